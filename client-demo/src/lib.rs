@@ -1,0 +1,1 @@
+//! A shared notebook on the command line that shows Landfall off

@@ -1,0 +1,163 @@
+//! The half of admission that looks at a document's history: pure functions over a read-only
+//! view, which both the relay's overlay and the engine's store implement.
+
+use thiserror::Error;
+
+use super::CheckedChange;
+use crate::code::{Code, NackClass};
+use crate::ids::{ActorId, ChangeHash, DocumentId, Offset};
+
+/// What is known of a stored change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Its hash.
+    pub hash: ChangeHash,
+    /// Its position: the log's offset at a relay, the local sequence number at an engine.
+    pub position: Offset,
+}
+
+/// A read-only view of the changes that are held, per document.
+pub trait History {
+    /// Why the view could not be read.
+    type Error;
+
+    /// The last sequence number of an actor in a document; `None` if it has none there.
+    fn last_sequence(
+        &self,
+        document: &DocumentId,
+        actor: &ActorId,
+    ) -> Result<Option<u64>, Self::Error>;
+
+    /// The change of an actor with a sequence number.
+    fn at_sequence(
+        &self,
+        document: &DocumentId,
+        actor: &ActorId,
+        sequence: u64,
+    ) -> Result<Option<Known>, Self::Error>;
+
+    /// The last operation counter of a change; `None` if the document does not have it.
+    fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Self::Error>;
+}
+
+/// A change that may be stored, or need not be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is next for its actor, and everything that it rests on is there.
+    New,
+    /// It is there already.
+    Duplicate(Known),
+}
+
+/// Why a well-formed change does not fit the document's history.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum HistoryError {
+    /// It rests on a change that is not there.
+    #[error("it depends on change {missing}, which is not there; send that first")]
+    MissingDependency {
+        /// The first one that is missing.
+        missing: ChangeHash,
+    },
+    /// Its actor's sequence numbers would have a hole.
+    #[error("actor {actor} is at sequence {last}, so {actual} cannot follow; send what is between")]
+    SequenceGap {
+        /// Whose.
+        actor: ActorId,
+        /// The last one that is there.
+        last: u64,
+        /// The change's own.
+        actual: u64,
+    },
+    /// A different change of this actor has this sequence number.
+    #[error("actor {actor} already has another change {held} as sequence {sequence}")]
+    ConflictingSequence {
+        /// Whose.
+        actor: ActorId,
+        /// Which number.
+        sequence: u64,
+        /// The change that has it.
+        held: ChangeHash,
+    },
+    /// Its operations would not come after those that it rests on.
+    #[error(
+        "its first operation is {start_op}, which is not past {dependency} of what it depends on"
+    )]
+    Counter {
+        /// The change's first operation counter.
+        start_op: u64,
+        /// The greatest operation counter of its dependencies.
+        dependency: u64,
+    },
+    /// It names an actor that has no change in this document.
+    #[error("it names actor {actor}, which has no change in this document")]
+    UnknownActor {
+        /// Which.
+        actor: ActorId,
+    },
+}
+
+impl HistoryError {
+    /// The code and class that the pusher is told.
+    pub fn nack(&self) -> (Code, NackClass) {
+        match self {
+            Self::MissingDependency { .. } => (Code::MISSING_DEPENDENCY, NackClass::RECONCILE),
+            Self::SequenceGap { .. } => (Code::SEQUENCE_GAP, NackClass::RECONCILE),
+            Self::UnknownActor { .. } => (Code::UNKNOWN_ACTOR, NackClass::RECONCILE),
+            Self::ConflictingSequence { .. } => (Code::CONFLICTING_SEQUENCE, NackClass::REFUSED),
+            Self::Counter { .. } => (Code::COUNTER, NackClass::REFUSED),
+        }
+    }
+}
+
+/// Judges a checked change against the history of its document.
+///
+/// The outer error is the view's own; the inner one says why the change does not fit.
+pub fn admit<H: History>(
+    history: &H,
+    document: &DocumentId,
+    change: &CheckedChange,
+) -> Result<Result<Verdict, HistoryError>, H::Error> {
+    let last = history.last_sequence(document, &change.actor)?.unwrap_or(0);
+    if change.seq <= last {
+        return repeated(history, document, change);
+    }
+    if change.seq != last + 1 {
+        let (actor, actual) = (change.actor.clone(), change.seq);
+        return Ok(Err(HistoryError::SequenceGap { actor, last, actual }));
+    }
+    let mut past = 0;
+    for dependency in &change.dependencies {
+        match history.max_op(document, dependency)? {
+            Some(max_op) => past = past.max(max_op),
+            None => return Ok(Err(HistoryError::MissingDependency { missing: *dependency })),
+        }
+    }
+    if change.start_op <= past {
+        let (start_op, dependency) = (change.start_op, past);
+        return Ok(Err(HistoryError::Counter { start_op, dependency }));
+    }
+    for actor in &change.other_actors {
+        if history.last_sequence(document, actor)?.is_none() {
+            return Ok(Err(HistoryError::UnknownActor { actor: actor.clone() }));
+        }
+    }
+    Ok(Ok(Verdict::New))
+}
+
+fn repeated<H: History>(
+    history: &H,
+    document: &DocumentId,
+    change: &CheckedChange,
+) -> Result<Result<Verdict, HistoryError>, H::Error> {
+    let (actor, sequence) = (&change.actor, change.seq);
+    let Some(known) = history.at_sequence(document, actor, sequence)? else {
+        // A view that knows a later sequence number but not this one: nothing may rest on it.
+        let (actor, last) = (actor.clone(), sequence - 1);
+        return Ok(Err(HistoryError::SequenceGap { actor, last, actual: sequence }));
+    };
+    if known.hash == change.hash {
+        return Ok(Ok(Verdict::Duplicate(known)));
+    }
+    let (actor, held) = (actor.clone(), known.hash);
+    Ok(Err(HistoryError::ConflictingSequence { actor, sequence, held }))
+}

@@ -1,0 +1,241 @@
+//! Frames of the native protocol `landfall.v1`. `docs/protocol.md` is their specification.
+//!
+//! A WebSocket binary message holds one or more frames. A frame is a fixed header (kind u16,
+//! flags u16, length u32, little-endian) and a body in bincode's legacy configuration. A released
+//! frame's body never changes: what is new comes as a frame of a new kind, marked optional where
+//! an older peer may skip it.
+
+mod codec;
+mod entry;
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::code::{Code, NackClass};
+use crate::ids::{
+    Cursor, DocumentId, Epoch, Offset, ReplicaId, Scope, SessionId, SpaceName, Upstream,
+};
+
+pub(crate) use codec::fit;
+pub use codec::{FrameError, Frames, decode, encode, encode_into, raw_frame};
+pub use entry::{EncodedEntry, EntriesBuilder, Entry, entry_flags, entry_kind};
+
+/// The WebSocket subprotocol that selects this protocol.
+pub const SUBPROTOCOL: &str = "landfall.v1";
+
+/// The protocol versions that this code speaks, best first.
+pub const VERSIONS: &[u16] = &[1];
+
+/// Numbers of the frame kinds. Numbers from 16 on are reserved as `docs/protocol.md` lists them.
+pub mod kind {
+    #![allow(missing_docs, reason = "each is the kind of the frame of that name")]
+    pub const HELLO: u16 = 1;
+    pub const WELCOME: u16 = 2;
+    pub const ERROR: u16 = 3;
+    pub const SUBSCRIBE: u16 = 4;
+    pub const SUBSCRIBED: u16 = 5;
+    pub const ENTRIES: u16 = 6;
+    pub const PUSH: u16 = 7;
+    pub const ACK: u16 = 8;
+    pub const NACK: u16 = 9;
+    pub const PING: u16 = 10;
+    pub const PONG: u16 = 11;
+    pub const CLOSE: u16 = 12;
+    pub const UNSUBSCRIBE: u16 = 13;
+    pub const UNSUBSCRIBED: u16 = 14;
+}
+
+/// Header flag: a receiver that does not know this kind skips the frame.
+pub const FLAG_OPTIONAL: u16 = 1;
+
+/// A number that the subscriber gives its subscription; it stands for the space in later frames.
+pub type SubscriptionId = u32;
+
+/// The first frame of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Versions that the client speaks, best first.
+    pub versions: Vec<u16>,
+    /// The client's store.
+    pub replica: ReplicaId,
+    /// What proves who it is, where the relay asks for that.
+    pub token: Option<ByteBuf>,
+    /// Name and version of the client's software, for logs.
+    pub agent: String,
+}
+
+/// The relay's answer to [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version that both will speak.
+    pub version: u16,
+    /// The relay's stable identity.
+    pub upstream: Upstream,
+    /// The session's number, for logs on both sides.
+    pub session: SessionId,
+    /// Largest message in bytes that the relay takes.
+    pub message_bytes: u32,
+    /// Most changes in a push.
+    pub push_changes: u32,
+    /// Most unanswered pushes.
+    pub pushes_in_flight: u32,
+    /// Name and version of the relay's software, for logs.
+    pub agent: String,
+}
+
+/// Why the relay ends the session. Nothing follows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorFrame {
+    /// The kind of error.
+    pub code: Code,
+    /// What was wrong, and where.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// "These changes I know you acknowledged": everything up to `offset` of `epoch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The lineage in which `offset` counts.
+    pub epoch: Epoch,
+    /// The greatest offset that an ack named.
+    pub offset: Offset,
+}
+
+/// Which documents of the space a subscription wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Filter {
+    /// Every document.
+    Everything,
+}
+
+/// Asks for a space's entries from a cursor on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribe {
+    /// The number that stands for it from now on; not in use in this session.
+    pub subscription: SubscriptionId,
+    /// The space.
+    pub space: SpaceName,
+    /// Which of its documents.
+    pub filter: Filter,
+    /// Where the replica's copy of the log ends; `None` for "I hold nothing".
+    pub cursor: Option<Cursor>,
+    /// The furthest ack seen. A relay that lost what it acknowledged beyond the cursor is found
+    /// by this, as the cursor alone would not show it.
+    pub acknowledged: Option<Mark>,
+}
+
+/// The subscription stands; entries follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribed {
+    /// Which one.
+    pub subscription: SubscriptionId,
+    /// The epoch of `head`; `None` while the space has no entry.
+    pub epoch: Option<Epoch>,
+    /// The last durable offset.
+    pub head: Offset,
+    /// The rules in force.
+    pub scope: Scope,
+    /// True: entries follow after the cursor. False: the cursor or the mark is not of this log's
+    /// lineage; entries follow from the start, and what the replica holds must be offered again.
+    pub resumed: bool,
+}
+
+/// The subscription was refused or ended by the relay; the session goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsubscribed {
+    /// Which one.
+    pub subscription: SubscriptionId,
+    /// Why.
+    pub code: Code,
+    /// What was wrong.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// Entries that cover (`after`, `up_to`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entries {
+    /// Of which subscription.
+    pub subscription: SubscriptionId,
+    /// Must be the receiver's cursor.
+    pub after: Offset,
+    /// The receiver's next cursor.
+    pub up_to: Offset,
+    /// The epoch of `up_to`.
+    pub epoch: Epoch,
+    /// The relay's last durable offset, for progress.
+    pub head: Offset,
+    /// Offsets grow strictly within (`after`, `up_to`].
+    pub entries: Vec<Entry>,
+}
+
+/// Changes of one document in dependency order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    /// Grows strictly within a session.
+    pub id: u64,
+    /// The subscription whose space this goes to.
+    pub subscription: SubscriptionId,
+    /// The document.
+    pub document: DocumentId,
+    /// automerge change chunks.
+    pub changes: Vec<ByteBuf>,
+}
+
+/// The first `count` changes of a push are on the relay's disk, at or before `through`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The push.
+    pub id: u64,
+    /// How many of its changes. Fewer than it has: a [`Nack`] for the rest follows.
+    pub count: u32,
+    /// Where they are in the log, at the latest.
+    pub through: Mark,
+}
+
+/// The changes of a push that were not acknowledged before this are not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nack {
+    /// The push.
+    pub id: u64,
+    /// Why.
+    pub code: Code,
+    /// What to do.
+    pub class: NackClass,
+    /// With [`NackClass::RETRY_AFTER`]: how long to wait, in milliseconds.
+    pub retry_after_ms: u32,
+    /// What was wrong, in words.
+    pub what: String,
+}
+
+/// The sender ends the session in good order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Close {
+    /// Why.
+    pub code: Code,
+    /// In words.
+    pub reason: String,
+}
+
+/// Every frame of version 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant holds the frame of its name")]
+pub enum Frame {
+    Hello(Hello),
+    Welcome(Welcome),
+    Error(ErrorFrame),
+    Subscribe(Subscribe),
+    Subscribed(Subscribed),
+    Unsubscribe(SubscriptionId),
+    Unsubscribed(Unsubscribed),
+    Entries(Entries),
+    Push(Push),
+    Ack(Ack),
+    Nack(Nack),
+    Ping(u64),
+    Pong(u64),
+    Close(Close),
+}

@@ -1,0 +1,194 @@
+//! Entries of a log as they travel: a header that every version can read, and an opaque body.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::{Entries, SubscriptionId, codec, kind};
+use crate::ids::{ChangeHash, DocumentId, Epoch, Offset};
+use crate::limits;
+
+/// Kinds of entries. A replica stores one that it does not know and reads it after an upgrade.
+pub mod entry_kind {
+    /// An automerge change chunk.
+    pub const CHANGE: u16 = 1;
+    /// Reserved: an automerge document that stands for folded history.
+    pub const SNAPSHOT: u16 = 2;
+    /// Reserved: a document's deletion.
+    pub const TOMBSTONE: u16 = 3;
+    /// Reserved: a change of rights.
+    pub const GRANT: u16 = 4;
+    /// Reserved: a reference to an attachment.
+    pub const ATTACHMENT: u16 = 5;
+    /// Reserved: an encrypted entry.
+    pub const SEALED: u16 = 6;
+}
+
+/// Flags of entries.
+pub mod entry_flags {
+    /// A replica that does not know the entry's kind must stop this space and say so.
+    pub const MUST_UNDERSTAND: u16 = 1;
+    /// The body is left out, because this very session pushed it.
+    pub const ECHO: u16 = 2;
+}
+
+/// One entry of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its position in the space's log.
+    pub offset: Offset,
+    /// The document that it belongs to.
+    pub document: DocumentId,
+    /// One of [`entry_kind`].
+    pub kind: u16,
+    /// Of [`entry_flags`].
+    pub flags: u16,
+    /// Names the entry: a change's hash.
+    pub id: [u8; 32],
+    /// Hashes of the changes that it rests on.
+    pub dependencies: Vec<[u8; 32]>,
+    /// Who pushed it: the identity of the author's session.
+    pub author: ByteBuf,
+    /// When the relay took it, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The kind's own bytes.
+    pub body: ByteBuf,
+}
+
+impl Entry {
+    /// The entry's id as a change hash.
+    pub fn hash(&self) -> ChangeHash {
+        ChangeHash(self.id)
+    }
+}
+
+/// Where the flags stand in an encoded entry: after offset, document and kind.
+const FLAGS_AT: usize = 8 + 16 + 2;
+
+/// An entry encoded once, as it stands inside an [`Entries`] frame, to be shared by all sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedEntry {
+    offset: Offset,
+    bytes: Box<[u8]>,
+    /// Bytes before the body's length.
+    header: usize,
+}
+
+impl EncodedEntry {
+    /// Encodes an entry.
+    pub fn new(entry: &Entry) -> Self {
+        let mut bytes = Vec::with_capacity(160 + entry.body.len());
+        codec::append_body(entry, &mut bytes);
+        let header = bytes.len() - entry.body.len() - 8;
+        Self { offset: entry.offset, bytes: bytes.into_boxed_slice(), header }
+    }
+
+    /// The entry's position in the log.
+    pub fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// Its length in bytes with its body.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Never: an entry has a header.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn append_echo(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&self.bytes[..self.header]);
+        out[start + FLAGS_AT] |= entry_flags::ECHO as u8;
+        out.extend_from_slice(&0u64.to_le_bytes());
+    }
+}
+
+/// Builds an [`Entries`] frame out of encoded entries, without encoding them again.
+pub struct EntriesBuilder {
+    message: Vec<u8>,
+    count: u64,
+    count_at: usize,
+}
+
+impl EntriesBuilder {
+    /// Begins a frame. `frame.entries` must be empty; its other fields are taken.
+    pub fn new(
+        subscription: SubscriptionId,
+        after: Offset,
+        up_to: Offset,
+        epoch: Epoch,
+        head: Offset,
+    ) -> Self {
+        let mut message = Vec::with_capacity(4096);
+        codec::raw_frame(kind::ENTRIES, 0, &[], &mut message);
+        let frame = Entries { subscription, after, up_to, epoch, head, entries: Vec::new() };
+        codec::append_body(&frame, &mut message);
+        let count_at = message.len() - 8;
+        Self { message, count: 0, count_at }
+    }
+
+    /// Adds an entry; with `echo`, without its body.
+    pub fn add(&mut self, entry: &EncodedEntry, echo: bool) {
+        match echo {
+            true => entry.append_echo(&mut self.message),
+            false => self.message.extend_from_slice(&entry.bytes),
+        }
+        self.count += 1;
+    }
+
+    /// The finished message.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.message[self.count_at..self.count_at + 8].copy_from_slice(&self.count.to_le_bytes());
+        let length = (self.message.len() - limits::FRAME_HEADER_BYTES) as u32;
+        self.message[4..8].copy_from_slice(&length.to_le_bytes());
+        self.message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Frame, decode, encode};
+    use super::*;
+
+    fn entry(offset: u64, body: &[u8]) -> Entry {
+        Entry {
+            offset: Offset(offset),
+            document: DocumentId::from_bytes([1; 16]),
+            kind: entry_kind::CHANGE,
+            flags: 0,
+            id: [2; 32],
+            dependencies: vec![[3; 32]; offset as usize % 3],
+            author: ByteBuf::from([4; 16]),
+            at_ms: 5,
+            body: ByteBuf::from(body),
+        }
+    }
+
+    #[test]
+    fn a_built_frame_is_the_frame_that_the_codec_writes() {
+        let entries = vec![entry(7, b"one"), entry(8, b""), entry(10, &[9; 300])];
+        let epoch = Epoch::from_bytes([6; 16]);
+        let mut builder = EntriesBuilder::new(3, Offset(6), Offset(11), epoch, Offset(12));
+        for entry in &entries {
+            builder.add(&EncodedEntry::new(entry), false);
+        }
+        let (after, up_to, head) = (Offset(6), Offset(11), Offset(12));
+        let frame = Frame::Entries(Entries { subscription: 3, after, up_to, epoch, head, entries });
+        assert_eq!(builder.finish(), encode(&frame));
+    }
+
+    #[test]
+    fn an_echo_differs_by_flag_and_body_only() {
+        let whole = entry(7, b"body");
+        let epoch = Epoch::from_bytes([6; 16]);
+        let mut builder = EntriesBuilder::new(3, Offset(6), Offset(7), epoch, Offset(7));
+        builder.add(&EncodedEntry::new(&whole), true);
+        let Frame::Entries(frame) = decode(&builder.finish()).unwrap() else {
+            panic!("no entries")
+        };
+        let echo = Entry { flags: entry_flags::ECHO, body: ByteBuf::new(), ..whole };
+        assert_eq!(frame.entries, [echo]);
+    }
+}

@@ -1,0 +1,36 @@
+//! Landfall's protocol, sans-io: what both ends must agree on, and the machines that decide.
+//!
+//! It knows no socket, no file, no clock and no randomness: they arrive as arguments, and every
+//! outcome, a storage failure too, comes back as an input. That is what lets one seed replay a
+//! whole fleet in a test. It never builds an automerge document.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`ids`], [`limits`], [`code`], [`moment`] | identifiers, every bound, codes that travel, time |
+//! | [`frame`] | the frames of `landfall.v1` and their codec (`docs/protocol.md`) |
+//! | [`admission`] | what a change must satisfy before anybody stores it |
+//! | [`lineage`], [`intervals`], [`ring`] | which cursors hold; what is held; live entries |
+//! | [`rights`] | who a session is and what it may do |
+//! | [`session`], [`space`] | the relay's machines |
+//! | [`replica`] | the engine's machine |
+
+pub mod admission;
+pub mod code;
+pub mod frame;
+pub mod ids;
+pub mod intervals;
+pub mod limits;
+pub mod lineage;
+pub mod moment;
+pub mod replica;
+pub mod rights;
+pub mod ring;
+pub mod session;
+pub mod space;
+
+pub use code::{Code, NackClass};
+pub use ids::{
+    ActorId, ChangeHash, Cursor, DocumentId, Epoch, Local, Offset, ReplicaId, Scope, SessionId,
+    SpaceName, Upstream,
+};
+pub use moment::Moment;

@@ -1,0 +1,126 @@
+//! Every limit of the protocol, each with its unit and its reason, and how they relate.
+//!
+//! Both ends compile these in; what a relay tells in `Welcome` can only be tighter.
+
+use std::time::Duration;
+
+/// Bytes of one native message (one WebSocket message): what either end must buffer whole
+/// before it can be judged. Larger values will travel in bounded parts.
+pub const MESSAGE_BYTES: usize = 4 * MIB;
+
+/// Bytes of a frame's header: kind, flags, length.
+pub const FRAME_HEADER_BYTES: usize = 8;
+
+/// Bytes of one change as it travels and is stored. Leaves room for its entry's header in a
+/// message.
+pub const CHANGE_BYTES: usize = MESSAGE_BYTES - 128 * KIB;
+
+/// Bytes of a change after inflation. A ratio is no measure: a long deletion is honest at 1,000 ×.
+pub const CHANGE_INFLATED_BYTES: usize = 32 * MIB;
+
+/// Operations of one change, counted from its run lengths. One pasted character is one
+/// operation, so a long paste is honest.
+pub const CHANGE_OPERATIONS: u64 = 1 << 20;
+
+/// Dependencies of one change: concurrent heads that it merges.
+pub const CHANGE_DEPENDENCIES: usize = 1_000;
+
+/// Other actors that one change names.
+pub const CHANGE_OTHER_ACTORS: usize = 65_536;
+
+/// Bytes of an actor id. automerge makes 16; others may be longer.
+pub const ACTOR_BYTES: usize = 64;
+
+/// The largest operation counter of a document. automerge 0.12 panics on local edits beyond
+/// 2³²; half of that leaves every replica room to go on.
+pub const OPERATION_COUNTER: u64 = (1 << 31) - 1;
+
+/// The largest sequence number of an actor in a document.
+pub const SEQUENCE: u64 = (1 << 31) - 1;
+
+/// Bytes of a space's name: it becomes a path segment and a label of a metric.
+pub const SPACE_NAME_BYTES: usize = 64;
+
+/// Bytes of the text in which a peer names itself, and of any message or hint on the wire.
+pub const TEXT_BYTES: usize = 512;
+
+/// Bytes of a token in `Hello`: a signed token with a few claims has 300 to 2,000.
+pub const TOKEN_BYTES: usize = 16 * KIB;
+
+/// Bytes that name an entry's author.
+pub const AUTHOR_BYTES: usize = 64;
+
+/// Protocol versions that a `Hello` may offer.
+pub const HELLO_VERSIONS: usize = 32;
+
+/// Subscriptions of one session.
+pub const SUBSCRIPTIONS: usize = 256;
+
+/// Changes in one push: bounds the work that the space's machine does in one go.
+pub const PUSH_CHANGES: usize = 1_024;
+
+/// Bytes that the changes of one push inflate to, together: bounds the processor time that a
+/// message of 4 MiB can ask for.
+pub const PUSH_INFLATED_BYTES: usize = 64 * MIB;
+
+/// Bytes of the changes of one push that an engine aims at. A single larger change is a push of
+/// its own.
+pub const PUSH_TARGET_BYTES: usize = 256 * KIB;
+
+/// Pushes that a session may have unanswered. Beyond it the relay stops reading that session.
+pub const PUSHES_IN_FLIGHT: usize = 64;
+
+/// Bytes of pushes that an engine keeps unanswered per space: enough to fill a commit while
+/// the one before is being written.
+pub const PUSH_WINDOW_BYTES: usize = 4 * MIB;
+
+/// Bytes of entries in one `Entries` frame that a relay aims at. One larger entry is sent alone.
+pub const ENTRIES_TARGET_BYTES: usize = 256 * KIB;
+
+/// Entries in one `Entries` frame: bounds the work of one transaction at the replica.
+pub const ENTRIES_COUNT: usize = 1_024;
+
+/// Bytes of received entries that a replica holds before they are committed. Beyond it the
+/// engine stops reading the socket, and TCP holds the relay back.
+pub const STORING_BYTES: usize = 8 * MIB;
+
+/// Bytes of encoded live entries that a space's ring keeps for sessions that are nearly up to
+/// date. One behind the ring is fed from the store.
+pub const RING_BYTES: usize = 2 * MIB;
+
+/// Bytes of changes that one commit of a space takes together.
+pub const COMMIT_BYTES: usize = 8 * MIB;
+
+/// Ranges of own offsets that a session remembers to reduce its echo to hashes. Beyond it, own
+/// changes come back whole, which costs bytes and nothing else.
+pub const OWN_RANGES: usize = 1_024;
+
+/// How long a peer may be silent before it is pinged.
+pub const PING_AFTER: Duration = Duration::from_secs(15);
+
+/// How long a peer may be silent before it is dropped.
+pub const DROP_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a relay waits for `Hello`, and an engine for `Welcome`.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The first wait before a link connects again; it doubles up to [`RECONNECT_MOST`].
+pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
+
+/// The longest wait before a link connects again.
+pub const RECONNECT_MOST: Duration = Duration::from_secs(30);
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Bytes that an entry's header can have at most: its fixed fields, dependencies and author.
+pub const ENTRY_HEADER_BYTES: usize = 104 + 32 * CHANGE_DEPENDENCIES + AUTHOR_BYTES;
+
+// How the limits relate. A build that breaks one of these does not compile.
+const _: () = assert!(CHANGE_BYTES + ENTRY_HEADER_BYTES + 1024 <= MESSAGE_BYTES);
+const _: () = assert!(PUSH_TARGET_BYTES <= PUSH_WINDOW_BYTES && PUSH_WINDOW_BYTES <= STORING_BYTES);
+const _: () = assert!(CHANGE_BYTES <= PUSH_WINDOW_BYTES);
+const _: () = assert!(ENTRIES_TARGET_BYTES <= RING_BYTES && CHANGE_BYTES <= CHANGE_INFLATED_BYTES);
+const _: () = assert!(TOKEN_BYTES < 64 * KIB && SPACE_NAME_BYTES <= TEXT_BYTES);
+const _: () = assert!(OPERATION_COUNTER + CHANGE_OPERATIONS < u32::MAX as u64);
+const _: () = assert!(PING_AFTER.as_millis() < DROP_AFTER.as_millis());

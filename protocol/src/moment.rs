@@ -1,0 +1,20 @@
+//! Time as an argument.
+
+use std::time::Duration;
+
+/// A point in time, as the time since a start that the caller chose. The machines only compare
+/// moments, so a test may step them as it likes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub Duration);
+
+impl Moment {
+    /// The moment that is `wait` later.
+    pub fn after(self, wait: Duration) -> Moment {
+        Moment(self.0.saturating_add(wait))
+    }
+
+    /// How long before this moment `earlier` was; zero if it was not.
+    pub fn since(self, earlier: Moment) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}

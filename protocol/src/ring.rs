@@ -1,0 +1,152 @@
+//! A space's ring: the latest live entries, encoded once, for all sessions that are nearly up to
+//! date. One that has fallen behind it is fed from the store.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::frame::EncodedEntry;
+use crate::ids::{Epoch, Offset};
+use crate::limits;
+
+/// Entries that cover (`after`, `up_to`] of a log.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The position before the page.
+    pub after: Offset,
+    /// The position behind the page.
+    pub up_to: Offset,
+    /// The epoch of `up_to`.
+    pub epoch: Epoch,
+    /// The log's last durable offset when the page was made.
+    pub head: Offset,
+    /// The entries, in order.
+    pub entries: Vec<Arc<EncodedEntry>>,
+}
+
+/// The ring of one space. All its entries are of the relay's present epoch.
+#[derive(Debug)]
+pub struct Ring {
+    entries: VecDeque<Arc<EncodedEntry>>,
+    bytes: usize,
+    capacity: usize,
+    /// Everything after this offset that is durable is in the ring.
+    after: Offset,
+    head: Offset,
+    epoch: Option<Epoch>,
+}
+
+impl Ring {
+    /// An empty ring over a log that ends at `head`.
+    pub fn new(head: Offset, capacity: usize) -> Self {
+        let entries = VecDeque::new();
+        Self { entries, bytes: 0, capacity, after: head, head, epoch: None }
+    }
+
+    /// The last durable offset.
+    pub fn head(&self) -> Offset {
+        self.head
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes what a commit made durable, in order, and forgets the oldest beyond the capacity.
+    pub fn publish(&mut self, epoch: Epoch, entries: impl IntoIterator<Item = Arc<EncodedEntry>>) {
+        self.epoch = Some(epoch);
+        for entry in entries {
+            self.head = entry.offset();
+            self.bytes += entry.len();
+            self.entries.push_back(entry);
+        }
+        while self.bytes > self.capacity {
+            let Some(oldest) = self.entries.pop_front() else { break };
+            self.bytes -= oldest.len();
+            self.after = oldest.offset();
+        }
+    }
+
+    /// The next page after a position; `None` if the position is behind the ring and the page
+    /// must come from the store. An empty page says that the position is the head.
+    pub fn page(&self, after: Offset) -> Option<Page> {
+        if after < self.after {
+            return None;
+        }
+        let epoch = self.epoch.unwrap_or(Epoch::from_bytes([0; 16]));
+        let first = self.entries.partition_point(|entry| entry.offset() <= after);
+        let mut page = Page { after, up_to: after, epoch, head: self.head, entries: Vec::new() };
+        let mut bytes = 0;
+        for entry in self.entries.range(first..).take(limits::ENTRIES_COUNT) {
+            bytes += entry.len();
+            if bytes > limits::ENTRIES_TARGET_BYTES && !page.entries.is_empty() {
+                break;
+            }
+            page.up_to = entry.offset();
+            page.entries.push(Arc::clone(entry));
+        }
+        Some(page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Entry, entry_kind};
+    use crate::ids::DocumentId;
+    use serde_bytes::ByteBuf;
+
+    fn entry(offset: u64, body: usize) -> Arc<EncodedEntry> {
+        Arc::new(EncodedEntry::new(&Entry {
+            offset: Offset(offset),
+            document: DocumentId::from_bytes([0; 16]),
+            kind: entry_kind::CHANGE,
+            flags: 0,
+            id: [0; 32],
+            dependencies: vec![],
+            author: ByteBuf::new(),
+            at_ms: 0,
+            body: ByteBuf::from(vec![0; body]),
+        }))
+    }
+
+    const EPOCH: Epoch = Epoch::from_bytes([1; 16]);
+
+    #[test]
+    fn pages_follow_each_other_without_a_gap() {
+        let mut ring = Ring::new(Offset(10), 1 << 20);
+        ring.publish(EPOCH, (11..=3_000).map(|offset| entry(offset, 10)));
+        let (mut after, mut seen) = (Offset(10), Vec::new());
+        loop {
+            let page = ring.page(after).unwrap();
+            if page.entries.is_empty() {
+                break;
+            }
+            assert_eq!(page.after, after);
+            assert!(page.entries.len() <= limits::ENTRIES_COUNT);
+            seen.extend(page.entries.iter().map(|entry| entry.offset().0));
+            after = page.up_to;
+        }
+        assert_eq!(seen, (11..=3_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn who_is_behind_is_told_so_and_memory_stays_bounded() {
+        let mut ring = Ring::new(Offset(0), 10_000);
+        assert!(ring.page(Offset(0)).unwrap().entries.is_empty());
+        ring.publish(EPOCH, (1..=100).map(|offset| entry(offset, 1_000)));
+        assert!(ring.bytes() <= 10_000);
+        assert!(ring.page(Offset(50)).is_none());
+        assert!(ring.page(Offset(95)).is_some());
+        assert_eq!(ring.head(), Offset(100));
+    }
+
+    #[test]
+    fn one_large_entry_is_a_page_of_its_own() {
+        let mut ring = Ring::new(Offset(0), 1 << 24);
+        let large = limits::ENTRIES_TARGET_BYTES * 2;
+        ring.publish(EPOCH, [entry(1, large), entry(2, 10)]);
+        assert_eq!(ring.page(Offset(0)).unwrap().entries.len(), 1);
+        assert_eq!(ring.page(Offset(1)).unwrap().up_to, Offset(2));
+    }
+}

@@ -1,0 +1,160 @@
+//! Connections: how one is opened, what is set on it, and the check that SQLite took it.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::durability::Durability;
+use crate::error::{OpenError, StorageError};
+use crate::options::{JOURNAL_SIZE_LIMIT, Options, STATEMENT_CACHE};
+use crate::schema::pragma_i64;
+
+/// The settings of the writing connection, as SQLite reads them back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pragmas {
+    /// `wal` for a file, `memory` in memory.
+    pub journal_mode: String,
+    /// `synchronous` while a [`Durability::Full`] group runs: 2 is FULL.
+    pub synchronous_full: i64,
+    /// `synchronous` while a [`Durability::Relaxed`] group runs: 1 is NORMAL.
+    pub synchronous_relaxed: i64,
+    /// Whether references between tables are enforced.
+    pub foreign_keys: bool,
+    /// Whether functions and virtual tables in the file's own schema are trusted.
+    pub trusted_schema: bool,
+    /// In milliseconds.
+    pub busy_timeout: i64,
+    /// Pages in the WAL at which a commit moves them into the database.
+    pub wal_autocheckpoint: i64,
+    /// Bytes to which a WAL is cut back at its reset.
+    pub journal_size_limit: i64,
+    /// 2 is MEMORY.
+    pub temp_store: i64,
+    /// Negative: the page cache in KiB.
+    pub cache_size: i64,
+    /// Whose file it is.
+    pub application_id: i64,
+    /// How many migrations it had.
+    pub user_version: i64,
+}
+
+/// Opens a connection to an existing file. The path is a path, never a URI.
+pub(crate) fn connect(path: &Path, writable: bool) -> Result<Connection, StorageError> {
+    let mode = if writable {
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+    } else {
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+    };
+    // One thread at a time uses a connection: SQLite's own mutexes would be paid for nothing.
+    let conn = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    Ok(conn)
+}
+
+/// Prepares a connection before anything is read through it.
+pub(crate) fn prepare(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
+    conn.busy_timeout(options.busy_timeout)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
+    conn.pragma_update(None, "trusted_schema", false)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "cache_size", cache_size(options))
+}
+
+/// Makes a connection one that cannot write, whatever is asked of it.
+pub(crate) fn prepare_reader(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
+    prepare(conn, options)?;
+    conn.pragma_update(None, "query_only", true)
+}
+
+/// Sets what the writer's promises rest on. [`verify`] follows once the migrations have run.
+pub(crate) fn prepare_writer(
+    conn: &Connection,
+    path: &Path,
+    in_memory: bool,
+) -> Result<(), OpenError> {
+    let failed = |error| OpenError::from_storage(path, StorageError::Sqlite(error));
+    let wanted = journal_mode(in_memory);
+    let set = |name, value: &dyn rusqlite::ToSql| {
+        // Some of these answer with the new value; it is not believed but asked for again below.
+        conn.pragma_update_and_check(None, name, value, |_| Ok(())).or_else(|error| match error {
+            rusqlite::Error::QueryReturnedNoRows => Ok(()),
+            error => Err(error),
+        })
+    };
+    set("journal_mode", &wanted).map_err(failed)?;
+    set("journal_size_limit", &JOURNAL_SIZE_LIMIT).map_err(failed)?;
+    // An fsync does not reach the platter on macOS; elsewhere this is without effect.
+    set("fullfsync", &true).map_err(failed)?;
+    set("checkpoint_fullfsync", &true).map_err(failed)?;
+    set("foreign_keys", &true).map_err(failed)?;
+    set_durability(conn, Durability::Full).map_err(failed)
+}
+
+/// Reads the writer's settings back: SQLite takes or drops some of them without an error.
+pub(crate) fn verify(conn: &Connection, path: &Path, in_memory: bool) -> Result<(), OpenError> {
+    let failed = |error| OpenError::from_storage(path, StorageError::Sqlite(error));
+    let expect = |pragma, wanted: String, found: String| {
+        let path = path.to_owned();
+        match wanted == found {
+            true => Ok(()),
+            false => Err(OpenError::Setting { path, pragma, wanted, found }),
+        }
+    };
+    let found: String =
+        conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(failed)?;
+    expect("journal_mode", journal_mode(in_memory).to_owned(), found)?;
+    let numbers = [
+        ("synchronous", 2),
+        ("foreign_keys", 1),
+        ("trusted_schema", 0),
+        ("temp_store", 2),
+        ("journal_size_limit", JOURNAL_SIZE_LIMIT),
+    ];
+    for (pragma, wanted) in numbers {
+        let found = pragma_i64(conn, pragma).map_err(failed)?;
+        expect(pragma, wanted.to_string(), found.to_string())?;
+    }
+    Ok(())
+}
+
+/// Decides whether the next commit is fsynced. Without effect inside a transaction.
+pub(crate) fn set_durability(conn: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    let value = match durability {
+        Durability::Full => "FULL",
+        Durability::Relaxed => "NORMAL",
+    };
+    conn.pragma_update(None, "synchronous", value)
+}
+
+/// Reads the settings back; leaves `synchronous` at `current`.
+pub(crate) fn read_back(conn: &Connection, current: Durability) -> rusqlite::Result<Pragmas> {
+    let synchronous = |durability| {
+        set_durability(conn, durability)?;
+        pragma_i64(conn, "synchronous")
+    };
+    let (full, relaxed) = (synchronous(Durability::Full), synchronous(Durability::Relaxed));
+    set_durability(conn, current)?;
+    let number = |name| pragma_i64(conn, name);
+    Ok(Pragmas {
+        journal_mode: conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?,
+        synchronous_full: full?,
+        synchronous_relaxed: relaxed?,
+        foreign_keys: number("foreign_keys")? != 0,
+        trusted_schema: number("trusted_schema")? != 0,
+        busy_timeout: number("busy_timeout")?,
+        wal_autocheckpoint: number("wal_autocheckpoint")?,
+        journal_size_limit: number("journal_size_limit")?,
+        temp_store: number("temp_store")?,
+        cache_size: number("cache_size")?,
+        application_id: number("application_id")?,
+        user_version: number("user_version")?,
+    })
+}
+
+fn journal_mode(in_memory: bool) -> &'static str {
+    if in_memory { "memory" } else { "wal" }
+}
+
+/// SQLite takes a negative number as KiB.
+fn cache_size(options: &Options) -> i64 {
+    -i64::from(i32::try_from(options.page_cache_bytes / 1024).unwrap_or(i32::MAX).max(1))
+}

@@ -1,0 +1,173 @@
+//! Faults on demand, for tests: of this crate, and of those that rest on it.
+//!
+//! Always compiled, so that what is tested is what ships. Unused it costs one relaxed load of an
+//! atomic per commit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::database::Core;
+use crate::error::{FailureClass, StorageError};
+use crate::schema::pragma_i64;
+
+/// What SQLite has when nobody set a limit.
+const NO_PAGE_LIMIT: u32 = 0xffff_fffe;
+
+/// How often things happened since the database was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Jobs that ran, whatever became of them.
+    pub jobs: u64,
+    /// Groups committed.
+    pub commits: u64,
+    /// Those among `commits` that were fsynced.
+    pub full_commits: u64,
+    /// Small transactions that the database made by itself, only to sync. Not in `commits`.
+    pub syncs: u64,
+}
+
+/// The state behind [`Faults`], consulted by the writer thread.
+#[derive(Default)]
+pub(crate) struct FaultState {
+    /// Whether `plan` asks for anything: spares every commit the mutex.
+    armed: AtomicBool,
+    plan: Mutex<Plan>,
+    changed: Condvar,
+    pub(crate) jobs: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) full_commits: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+}
+
+#[derive(Default)]
+struct Plan {
+    holds: usize,
+    /// Whether the writer stands before a COMMIT now.
+    waiting: bool,
+    failures: Option<(u32, FailureClass)>,
+}
+
+impl FaultState {
+    /// Stands before every COMMIT: waits while held, fails if told to.
+    pub(crate) fn before_commit(&self) -> Result<(), StorageError> {
+        if !self.armed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut plan = self.plan.lock();
+        while plan.holds > 0 {
+            plan.waiting = true;
+            self.changed.notify_all();
+            self.changed.wait(&mut plan);
+        }
+        plan.waiting = false;
+        let error = plan.failures.map(|(left, class)| {
+            plan.failures = left.checked_sub(1).filter(|left| *left > 0).map(|left| (left, class));
+            class.injected()
+        });
+        self.rearm(&plan);
+        error.map_or(Ok(()), Err)
+    }
+
+    fn rearm(&self, plan: &Plan) {
+        self.armed.store(plan.holds > 0 || plan.failures.is_some(), Ordering::Relaxed);
+    }
+
+    fn hold(&self, change: impl FnOnce(usize) -> usize) {
+        let mut plan = self.plan.lock();
+        plan.holds = change(plan.holds);
+        self.rearm(&plan);
+        self.changed.notify_all();
+    }
+}
+
+/// Makes a database misbehave, for tests. From [`Database::faults`](crate::Database::faults).
+pub struct Faults {
+    core: Arc<Core>,
+}
+
+impl Faults {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Makes every COMMIT wait until the returned guard is dropped: jobs have run, nothing is
+    /// committed. Drop it before `close`, and before `pragmas` or `limit_pages`, which wait for it.
+    #[must_use = "commits go on as soon as the guard is dropped"]
+    pub fn hold_commits(&self) -> CommitHold {
+        self.state().hold(|holds| holds + 1);
+        CommitHold { core: Arc::clone(&self.core) }
+    }
+
+    /// Makes the next `count` commits fail with an error of this class; also those that the
+    /// database makes by itself. 0 takes an earlier order back.
+    pub fn fail_next_commits(&self, count: u32, class: FailureClass) {
+        let state = self.state();
+        let mut plan = state.plan.lock();
+        plan.failures = (count > 0).then_some((count, class));
+        state.rearm(&plan);
+    }
+
+    /// Limits the file to so many pages, and gives back the limit that was: a true full disk from
+    /// SQLite's own code. A limit below the present size stops all growth; `None` takes it away.
+    ///
+    /// # Errors
+    /// Closed, opened read-only, or SQLite's own.
+    pub fn limit_pages(&self, limit: Option<u32>) -> Result<Option<u32>, StorageError> {
+        self.core.with_writing_connection(|conn| {
+            let before = pragma_i64(conn, "max_page_count")?;
+            // The pragma answers with what it took, which may be more than was asked for.
+            let wanted = limit.unwrap_or(NO_PAGE_LIMIT).max(1);
+            conn.pragma_update_and_check(None, "max_page_count", wanted, |_| Ok(()))?;
+            let before = u32::try_from(before).unwrap_or(NO_PAGE_LIMIT);
+            Ok((before != NO_PAGE_LIMIT).then_some(before))
+        })
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let state = self.state();
+        Counters {
+            jobs: state.jobs.load(Ordering::Acquire),
+            commits: state.commits.load(Ordering::Acquire),
+            full_commits: state.full_commits.load(Ordering::Acquire),
+            syncs: state.syncs.load(Ordering::Acquire),
+        }
+    }
+
+    fn state(&self) -> &FaultState {
+        &self.core.faults
+    }
+}
+
+/// Holds commits back until dropped. From [`Faults::hold_commits`].
+#[must_use = "commits go on as soon as the guard is dropped"]
+pub struct CommitHold {
+    core: Arc<Core>,
+}
+
+impl CommitHold {
+    /// Waits until the writer stands before a COMMIT: its jobs have run. `false` if that did not
+    /// happen within `timeout`.
+    #[must_use]
+    pub fn wait_reached(&self, timeout: Duration) -> bool {
+        let state = &self.core.faults;
+        let deadline = Instant::now() + timeout;
+        let mut plan = state.plan.lock();
+        while !plan.waiting {
+            if state.changed.wait_until(&mut plan, deadline).timed_out() {
+                return plan.waiting;
+            }
+        }
+        true
+    }
+}
+
+impl Drop for CommitHold {
+    fn drop(&mut self) {
+        self.core.faults.hold(|holds| holds.saturating_sub(1));
+    }
+}

@@ -1,0 +1,126 @@
+//! One writer per file: an operating-system lock that dies with its holder.
+//!
+//! The lock sits on a file of its own, `<database>.lock`, since SQLite takes and drops locks on the
+//! database itself. That file stays for ever: removing it would let two processes lock two files of
+//! one name. Its text names the holder, for the message that the next one gets; only the lock
+//! decides.
+
+use std::fmt;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{OpenError, StorageError};
+use crate::files;
+
+/// Longest name of a process that is written or believed, in characters.
+const NAME_LENGTH: usize = 64;
+
+/// The process that has a database open for writing, as far as its lock file tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: Option<u32>,
+    /// Its name: that of its executable.
+    pub process: Option<String>,
+}
+
+impl Holder {
+    fn this_process() -> Self {
+        let name = std::env::current_exe().ok();
+        let name = name.as_deref().and_then(Path::file_stem).map(|name| name.to_string_lossy());
+        Self { pid: Some(std::process::id()), process: name.map(|name| printable(&name)) }
+    }
+
+    /// Reads `<pid> <process>`; whatever is missing or odd stays unknown.
+    fn parse(text: &str) -> Self {
+        let line = text.lines().next().unwrap_or_default();
+        let (pid, process) = line.split_once(' ').unwrap_or((line, ""));
+        let process = printable(process.trim());
+        Self { pid: pid.parse().ok(), process: (!process.is_empty()).then_some(process) }
+    }
+}
+
+/// The text goes to a terminal, and anybody could have written it.
+fn printable(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(NAME_LENGTH).collect()
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.pid, &self.process) {
+            (Some(pid), Some(process)) => write!(f, "process {pid} ({process})"),
+            (Some(pid), None) => write!(f, "process {pid}"),
+            (None, _) => write!(f, "another process"),
+        }
+    }
+}
+
+/// The lock on a database file, held until dropped.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock for the database at `path`, or says who has it.
+    pub(crate) fn take(path: &Path, private: bool) -> Result<Self, OpenError> {
+        let lock_path = path_of(path);
+        let failed = |source| OpenError::from_storage(&lock_path, StorageError::Io(source));
+        let mut file = files::open_or_create(&lock_path, private).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::InUse { path: path.to_owned(), holder: read(&mut file) });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let mut lock = Self { file };
+        // A full disk must not keep a database from being read back and mended.
+        if let Err(error) = lock.sign(&Holder::this_process()) {
+            tracing::debug!(%error, "the lock file could not name its holder");
+        }
+        Ok(lock)
+    }
+
+    fn sign(&mut self, holder: &Holder) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        let pid = holder.pid.unwrap_or_default();
+        let process = holder.process.as_deref().unwrap_or_default();
+        self.file.write_all(format!("{pid} {process}\n").as_bytes())
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // So that nobody is named who has left. Best effort: the lock goes with the file handle.
+        let _ = self.file.set_len(0);
+    }
+}
+
+fn path_of(path: &Path) -> PathBuf {
+    files::beside(path, ".lock")
+}
+
+fn read(file: &mut File) -> Holder {
+    let mut bytes = [0; 256];
+    // Where locks are mandatory the text cannot be read; then the holder is just not named.
+    let length = file.read(&mut bytes).unwrap_or_default();
+    Holder::parse(&String::from_utf8_lossy(&bytes[..length]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_survives_its_text_and_odd_text_stays_unknown() {
+        let holder = Holder { pid: Some(42), process: Some("landfall relay".to_owned()) };
+        assert_eq!(Holder::parse("42 landfall relay\n"), holder);
+        assert_eq!(holder.to_string(), "process 42 (landfall relay)");
+        assert_eq!(Holder::parse(""), Holder::default());
+        assert_eq!(Holder::parse("x\u{1b}[2J").to_string(), "another process");
+        assert_eq!(Holder::parse("7 a\u{1b}b").process.as_deref(), Some("ab"));
+    }
+}

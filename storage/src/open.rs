@@ -1,0 +1,133 @@
+//! The way in: from a path to a connection that every promise can rest on, in a fixed order.
+//!
+//! Refusals come before changes: a file that is not ours, in use or too new is left as it was.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use crate::connect;
+use crate::error::{OpenError, StorageError};
+use crate::files::{self, Found};
+use crate::lock::Lock;
+use crate::options::{OLDEST_SQLITE, Options};
+use crate::schema::{self, Schema, State};
+
+/// A database that is ready for its writer thread.
+pub(crate) struct Opened {
+    pub(crate) path: PathBuf,
+    pub(crate) conn: Connection,
+    pub(crate) lock: Option<Lock>,
+}
+
+/// Opens a file for writing, creating and migrating it as needed.
+pub(crate) fn writable(
+    path: &Path,
+    schema: &Schema,
+    options: &Options,
+) -> Result<Opened, OpenError> {
+    check_usable(schema)?;
+    let path = files::resolve(path)?;
+    files::inspect(&path, schema.application_id)?;
+    let lock = Lock::take(&path, options.private)?;
+    // Looked at again under the lock: the holder before us may just have created it.
+    let found = files::inspect(&path, schema.application_id)?;
+    prepare_files(&path, options, found).map_err(|error| failed(&path, error.into()))?;
+    let left_over = files::length(&files::beside(&path, "-wal"));
+    let left_over = left_over.map_err(|error| failed(&path, error.into()))? > 0;
+
+    let conn = connect::connect(&path, true).map_err(|error| failed(&path, error))?;
+    refuse_silent_read_only(&conn, &path)?;
+    set_up(&conn, &path, schema, options, false)?;
+    if left_over {
+        // What a killed process left in the WAL may never have been fsynced, yet it is told from now
+        // on as commit 0, which is on disk.
+        schema::touch(&conn).map_err(|error| failed(&path, error.into()))?;
+    }
+    tracing::debug!(path = %path.display(), schema = schema.name, "opened");
+    Ok(Opened { path, conn, lock: Some(lock) })
+}
+
+/// Opens a database that lives as long as its handle.
+pub(crate) fn in_memory(schema: &Schema, options: &Options) -> Result<Opened, OpenError> {
+    check_usable(schema)?;
+    let path = PathBuf::from(":memory:");
+    let conn = Connection::open_in_memory().map_err(|error| failed(&path, error.into()))?;
+    set_up(&conn, &path, schema, options, true)?;
+    Ok(Opened { path, conn, lock: None })
+}
+
+/// Checks that a file can be read as it stands; it takes no lock and leaves no connection.
+pub(crate) fn read_only(
+    path: &Path,
+    schema: &Schema,
+    options: &Options,
+) -> Result<PathBuf, OpenError> {
+    check_usable(schema)?;
+    let path = files::resolve(path)?;
+    if files::inspect(&path, schema.application_id)? == Found::Nothing {
+        return Err(OpenError::NotFound { path });
+    }
+    let conn = connect::connect(&path, false).map_err(|error| failed(&path, error))?;
+    connect::prepare_reader(&conn, options).map_err(|error| failed(&path, error.into()))?;
+    match schema::recognise(&conn, &path, schema)? {
+        State::Version(found) if found == schema.version() => Ok(path),
+        State::Version(found) => Err(OpenError::TooOld { path, found, needed: schema.version() }),
+        State::Blank => Err(OpenError::NotFound { path }),
+    }
+}
+
+fn check_usable(schema: &Schema) -> Result<(), OpenError> {
+    schema.check_usable()?;
+    if rusqlite::version_number() < OLDEST_SQLITE {
+        return Err(OpenError::Setting {
+            path: PathBuf::new(),
+            pragma: "SQLite's version",
+            wanted: format!("at least {OLDEST_SQLITE}"),
+            found: rusqlite::version_number().to_string(),
+        });
+    }
+    Ok(())
+}
+
+fn prepare_files(path: &Path, options: &Options, found: Found) -> std::io::Result<()> {
+    if found == Found::Nothing {
+        // Created here and not by SQLite, for its mode.
+        drop(files::open_or_create(path, options.private)?);
+        files::sync_folder_of(path)?;
+    }
+    if options.private {
+        files::make_private(path)?;
+    }
+    Ok(())
+}
+
+/// SQLite falls back to reading when a file may not be written, and says so to nobody.
+fn refuse_silent_read_only(conn: &Connection, path: &Path) -> Result<(), OpenError> {
+    match conn.is_readonly("main") {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied).into();
+            Err(OpenError::Unwritable { path: path.to_owned(), source })
+        }
+        Err(error) => Err(failed(path, error.into())),
+    }
+}
+
+fn set_up(
+    conn: &Connection,
+    path: &Path,
+    schema: &Schema,
+    options: &Options,
+    in_memory: bool,
+) -> Result<(), OpenError> {
+    connect::prepare(conn, options).map_err(|error| failed(path, error.into()))?;
+    let state = schema::recognise(conn, path, schema)?;
+    connect::prepare_writer(conn, path, in_memory)?;
+    schema::migrate(conn, path, schema, state)?;
+    connect::verify(conn, path, in_memory)
+}
+
+fn failed(path: &Path, source: StorageError) -> OpenError {
+    OpenError::from_storage(path, source)
+}

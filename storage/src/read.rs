@@ -1,0 +1,197 @@
+//! Reads: a pool of connections that cannot write, and dedicated ones for those who ask.
+//!
+//! One read is one snapshot: its closure runs inside a read transaction, and nothing that is
+//! committed meanwhile shows in it. In memory there is only one connection, so a read takes its turn
+//! between two groups; it sees committed state all the same.
+
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use rusqlite::Connection;
+
+use crate::connect;
+use crate::database::{Core, Place};
+use crate::error::{ReadError, StorageError};
+
+/// Read connections that take turns.
+pub(crate) struct Pool {
+    limit: usize,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Connection>,
+    /// Connections that exist: idle ones and those in use.
+    open: usize,
+    closed: bool,
+}
+
+impl Pool {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit: limit.max(1), state: Mutex::default(), returned: Condvar::new() }
+    }
+
+    fn take<'a>(&'a self, core: &Core) -> Result<Lease<'a>, StorageError> {
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return Err(StorageError::Closed);
+            }
+            if let Some(conn) = state.idle.pop() {
+                return Ok(Lease { pool: self, conn: Some(conn) });
+            }
+            if state.open < self.limit {
+                break;
+            }
+            self.returned.wait(&mut state);
+        }
+        state.open += 1;
+        drop(state);
+        // The lease is made first: if the connection cannot be opened, its drop gives the place
+        // back.
+        let mut lease = Lease { pool: self, conn: None };
+        lease.conn = Some(core.connect_reader()?);
+        Ok(lease)
+    }
+
+    /// Closes what is idle; what is in use is closed when it comes back.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.open -= state.idle.len();
+        state.idle.clear();
+        self.returned.notify_all();
+    }
+}
+
+/// A connection of the pool in use.
+struct Lease<'a> {
+    pool: &'a Pool,
+    conn: Option<Connection>,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        // A connection that is stuck in its transaction would show an old snapshot for ever.
+        let usable = self.conn.take().filter(Connection::is_autocommit);
+        let mut state = self.pool.state.lock();
+        match usable {
+            Some(conn) if !state.closed => state.idle.push(conn),
+            _ => state.open -= 1,
+        }
+        self.pool.returned.notify_one();
+    }
+}
+
+/// A read connection of one's own, for a thread that reads often or long. It is closed when
+/// dropped; it gives `Closed` once the database is closed.
+pub struct Reader {
+    core: Arc<Core>,
+    /// None in memory.
+    conn: Option<Connection>,
+}
+
+impl Reader {
+    pub(crate) fn open(core: &Arc<Core>) -> Result<Self, StorageError> {
+        if core.is_closed() {
+            return Err(StorageError::Closed);
+        }
+        let conn = if core.in_memory() { None } else { Some(core.connect_reader()?) };
+        Ok(Self { core: Arc::clone(core), conn })
+    }
+
+    /// Reads in one snapshot, as [`Database::read`](crate::Database::read) does.
+    ///
+    /// # Errors
+    /// [`ReadError::Query`] with the closure's own error, [`ReadError::Connection`] otherwise.
+    pub fn with<T, E>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, E>,
+    ) -> Result<T, ReadError<E>> {
+        if self.core.is_closed() {
+            return Err(ReadError::Connection(StorageError::Closed));
+        }
+        match &self.conn {
+            Some(conn) => in_snapshot(conn, query),
+            None => self.core.read(query),
+        }
+    }
+}
+
+impl Core {
+    pub(crate) fn read<T, E>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, E>,
+    ) -> Result<T, ReadError<E>> {
+        if self.in_memory() {
+            let mut answer = None;
+            let told = self.with_writing_connection(|conn| {
+                let _guard = QueryOnly::set(conn)?;
+                answer = Some(in_snapshot(conn, query));
+                Ok(())
+            });
+            return match (answer, told) {
+                (Some(answer), _) => answer,
+                (None, Err(error)) => Err(ReadError::Connection(error)),
+                (None, Ok(())) => Err(ReadError::Connection(StorageError::Closed)),
+            };
+        }
+        let lease = self.pool.take(self).map_err(ReadError::Connection)?;
+        match &lease.conn {
+            Some(conn) => in_snapshot(conn, query),
+            None => Err(ReadError::Connection(StorageError::Closed)),
+        }
+    }
+
+    fn connect_reader(&self) -> Result<Connection, StorageError> {
+        let Place::File(path) = &self.place else { return Err(StorageError::Closed) };
+        let conn = connect::connect(path, false)?;
+        connect::prepare_reader(&conn, &self.options)?;
+        Ok(conn)
+    }
+}
+
+fn in_snapshot<T, E>(
+    conn: &Connection,
+    query: impl FnOnce(&Connection) -> Result<T, E>,
+) -> Result<T, ReadError<E>> {
+    let begun = conn.prepare_cached("BEGIN").and_then(|mut begin| begin.execute([]));
+    begun.map_err(|error| ReadError::Connection(error.into()))?;
+    let _end = EndSnapshot(conn);
+    query(conn).map_err(ReadError::Query)
+}
+
+/// Ends the read transaction, also when the closure panics.
+struct EndSnapshot<'a>(&'a Connection);
+
+impl Drop for EndSnapshot<'_> {
+    fn drop(&mut self) {
+        if self.0.is_autocommit() {
+            return;
+        }
+        let ended = self.0.prepare_cached("ROLLBACK").and_then(|mut end| end.execute([]));
+        if let Err(error) = ended {
+            tracing::warn!(%error, "a read transaction could not be ended");
+        }
+    }
+}
+
+/// Keeps a read in memory from writing: there the reader's connection is the writer's.
+struct QueryOnly<'a>(&'a Connection);
+
+impl<'a> QueryOnly<'a> {
+    fn set(conn: &'a Connection) -> rusqlite::Result<Self> {
+        conn.pragma_update(None, "query_only", true)?;
+        Ok(Self(conn))
+    }
+}
+
+impl Drop for QueryOnly<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.pragma_update(None, "query_only", false) {
+            tracing::error!(%error, "the connection stays read-only after a read");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The writer thread: takes what is queued, runs it as one transaction, commits, tells.
+//!
+//! A group is a transaction with a savepoint per job. Results are told after the commit and never
+//! before, in the order in which the jobs came. SQLite may roll a whole transaction back while one
+//! statement runs (a full disk does that): then the savepoints are gone, the group ends there, and
+//! nobody in it is told that it was committed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::connect;
+use crate::database::Core;
+use crate::durability::Durability;
+use crate::error::{FailureClass, StorageError};
+use crate::lock::Lock;
+use crate::options::{GROUP_JOBS, GROUP_TIME};
+use crate::queue::{Fate, Job, Next, Ran};
+use crate::schema;
+
+/// The thread's own state.
+pub(crate) struct Writer {
+    core: Arc<Core>,
+    /// Held here, so that it is let go when the connection is closed and not before.
+    lock: Option<Lock>,
+    /// When the oldest commit that waits for an fsync has waited long enough.
+    sync_by: Option<Instant>,
+}
+
+impl Writer {
+    pub(crate) fn new(core: Arc<Core>, lock: Option<Lock>) -> Self {
+        Self { core, lock, sync_by: None }
+    }
+
+    /// Runs until the queue is closed and empty; the result is that of closing.
+    pub(crate) fn run(mut self, started: impl FnOnce(ThreadId)) -> Result<(), StorageError> {
+        started(thread::current().id());
+        loop {
+            match self.core.queue.wait(self.sync_by) {
+                Next::Jobs => self.run_group(),
+                Next::Idle => self.sync_alone(),
+                Next::Finished => return self.shut_down(),
+            }
+        }
+    }
+
+    fn run_group(&mut self) {
+        let core = Arc::clone(&self.core);
+        let overdue = self.sync_by.is_some_and(|by| Instant::now() >= by);
+        let durability = if overdue || core.queue.next_group_is_full() {
+            Durability::Full
+        } else {
+            Durability::Relaxed
+        };
+        let mut ran = Vec::new();
+        let outcome = {
+            let mut conn = core.enter_group();
+            let outcome = match conn.as_mut() {
+                Some(conn) => self.transact(conn, durability, &mut ran),
+                None => Err(StorageError::Closed),
+            };
+            core.leave_group(conn);
+            outcome
+        };
+        let synced_before = core.progress.synced();
+        let fate = self.settle(outcome, durability, &mut ran);
+        for job in ran {
+            job.finish(fate.clone());
+        }
+        if core.progress.synced() > synced_before {
+            core.progress.announce();
+        }
+    }
+
+    /// One transaction over what is queued. `Ok(false)` if no job of it had anything to commit.
+    fn transact(
+        &self,
+        conn: &Connection,
+        durability: Durability,
+        ran: &mut Vec<Box<dyn Job>>,
+    ) -> Result<bool, StorageError> {
+        let result = self.core.use_durability(conn, durability).and_then(|()| {
+            let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+            if self.run_jobs(&tx, durability, ran)? == 0 {
+                tx.rollback()?;
+                return Ok(false);
+            }
+            // A group that wrote nothing itself would be committed without an fsync, and the
+            // relaxed commits before it would stay without one.
+            if durability == Durability::Full && self.core.progress.outstanding() {
+                schema::touch(&tx)?;
+            }
+            self.core.faults.before_commit()?;
+            tx.commit()?;
+            Ok(true)
+        });
+        leave_no_transaction(conn);
+        result
+    }
+
+    /// Runs jobs until the queue is empty or the group is large enough; says how many are to be
+    /// committed.
+    fn run_jobs(
+        &self,
+        tx: &Transaction<'_>,
+        durability: Durability,
+        ran: &mut Vec<Box<dyn Job>>,
+    ) -> Result<usize, StorageError> {
+        let began = Instant::now();
+        let mut kept = 0;
+        while ran.len() < GROUP_JOBS && (ran.is_empty() || began.elapsed() < GROUP_TIME) {
+            let Some(mut job) = self.core.queue.pop(durability) else { break };
+            self.core.faults.jobs.fetch_add(1, Ordering::Relaxed);
+            let outcome = run_in_savepoint(tx, job.as_mut());
+            ran.push(job);
+            kept += usize::from(outcome?);
+        }
+        Ok(kept)
+    }
+
+    /// Moves the watermarks, and says what the jobs of the group are told.
+    fn settle(
+        &mut self,
+        outcome: Result<bool, StorageError>,
+        durability: Durability,
+        ran: &mut Vec<Box<dyn Job>>,
+    ) -> Fate {
+        let core = &self.core;
+        match outcome {
+            Ok(true) => {
+                let full = durability == Durability::Full;
+                core.faults.commits.fetch_add(1, Ordering::Relaxed);
+                core.faults.full_commits.fetch_add(u64::from(full), Ordering::Relaxed);
+                // Nothing in memory outlives anything, so there all is as safe as it can be.
+                let synced = full || core.in_memory();
+                let number = core.progress.advance(synced);
+                self.sync_by = match self.sync_by {
+                    _ if synced => None,
+                    Some(by) => Some(by),
+                    None => Some(self.sync_time()),
+                };
+                Fate::Committed(number)
+            }
+            // Every job failed, and has its own error to tell.
+            Ok(false) => Fate::Committed(core.progress.committed()),
+            Err(error) => {
+                // A transaction that could not begin has taken no job yet: it fails what it would
+                // have taken, or a broken disk would leave everybody waiting.
+                if ran.is_empty() {
+                    let waiting = std::iter::from_fn(|| core.queue.pop(Durability::Full));
+                    ran.extend(waiting.take(GROUP_JOBS));
+                }
+                tracing::warn!(%error, class = ?error.class(), jobs = ran.len(), "a group of writes failed");
+                Fate::Lost(Arc::new(error))
+            }
+        }
+    }
+
+    /// Makes relaxed commits durable when nobody else did in time.
+    fn sync_alone(&mut self) {
+        match self.sync_now() {
+            Ok(()) => {
+                self.sync_by = None;
+                self.core.progress.announce();
+            }
+            Err(error) => {
+                tracing::warn!(%error, class = ?error.class(), "relaxed commits could not be synced yet");
+                self.sync_by = Some(self.sync_time().max(Instant::now() + SYNC_RETRY));
+            }
+        }
+    }
+
+    fn sync_now(&self) -> Result<(), StorageError> {
+        let mut guard = self.core.enter_group();
+        let result = match guard.as_mut() {
+            Some(conn) => self.sync_on(conn),
+            None => Err(StorageError::Closed),
+        };
+        self.core.leave_group(guard);
+        result
+    }
+
+    fn sync_on(&self, conn: &Connection) -> Result<(), StorageError> {
+        let result = self.core.use_durability(conn, Durability::Full).and_then(|()| {
+            let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+            schema::touch(&tx)?;
+            self.core.faults.before_commit()?;
+            tx.commit()?;
+            Ok(())
+        });
+        leave_no_transaction(conn);
+        result?;
+        self.core.faults.syncs.fetch_add(1, Ordering::Relaxed);
+        self.core.progress.all_synced();
+        Ok(())
+    }
+
+    fn sync_time(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_add(self.core.options.sync_idle).unwrap_or_else(|| now + A_LONG_TIME)
+    }
+
+    /// Makes everything durable, tidies the WAL away and lets go of the file.
+    fn shut_down(mut self) -> Result<(), StorageError> {
+        let synced = if self.core.progress.outstanding() { self.sync_now() } else { Ok(()) };
+        self.core.pool.close();
+        if let Some(conn) = self.core.take_writing_connection() {
+            if !self.core.in_memory() {
+                truncate_wal(&conn);
+            }
+            // Statements are only ever cached here, and `close` drops those first.
+            if let Err((_, error)) = conn.close() {
+                tracing::warn!(%error, "the writing connection did not close cleanly");
+            }
+        }
+        self.lock = None;
+        if synced.is_ok() {
+            self.core.progress.announce();
+        }
+        synced
+    }
+}
+
+/// Pause after a failed sync, so that a broken disk does not keep the thread busy.
+const SYNC_RETRY: Duration = Duration::from_millis(100);
+
+/// Stands for a time that the clock cannot express.
+const A_LONG_TIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Runs one job so that it can be undone alone. `Ok(true)` if it is to be committed; an error means
+/// that the whole group is lost.
+fn run_in_savepoint(tx: &Transaction<'_>, job: &mut dyn Job) -> Result<bool, StorageError> {
+    tx.prepare_cached("SAVEPOINT landfall_job")?.execute([])?;
+    let ran = job.run(tx);
+    if tx.is_autocommit() {
+        let class = match ran {
+            Ran::Badly(class) => class,
+            // It swallowed the error that ended the transaction, or ended it by itself.
+            Ran::Well => FailureClass::Other,
+        };
+        return Err(StorageError::RolledBack { class });
+    }
+    if let Ran::Badly(_) = ran {
+        tx.prepare_cached("ROLLBACK TO landfall_job")?.execute([])?;
+    }
+    tx.prepare_cached("RELEASE landfall_job")?.execute([])?;
+    Ok(matches!(ran, Ran::Well))
+}
+
+/// A failed COMMIT may leave its transaction open, and the next group must find none.
+fn leave_no_transaction(conn: &Connection) {
+    if !conn.is_autocommit()
+        && let Err(error) = conn.execute_batch("ROLLBACK")
+    {
+        tracing::error!(%error, "a failed transaction could not be rolled back");
+    }
+}
+
+/// Best effort: what stays in the WAL is found there at the next opening. Readers of other processes
+/// are not waited for.
+fn truncate_wal(conn: &Connection) {
+    let result = conn.busy_timeout(Duration::ZERO).and_then(|()| {
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
+    });
+    match result {
+        Ok(0) => {}
+        Ok(_) => tracing::debug!("somebody still reads; the WAL stays"),
+        Err(error) => tracing::debug!(%error, "the WAL could not be emptied"),
+    }
+}
+
+impl Core {
+    /// Sets `synchronous` only when it changes: it is a statement of its own before a group.
+    fn use_durability(&self, conn: &Connection, wanted: Durability) -> Result<(), StorageError> {
+        let mut current = self.current_durability.lock();
+        if *current != wanted {
+            connect::set_durability(conn, wanted)?;
+            *current = wanted;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Whole-system tests of Landfall: real processes, sockets and files

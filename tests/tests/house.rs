@@ -1,0 +1,22 @@
+//! The house rules, as tests: each reads the tree (or `cargo metadata`) and names what breaks it,
+//! where, and what to do. Beside every rule stands a test that shows the rule failing on a bad sample.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod house {
+    mod edges;
+    mod finding;
+    mod licences;
+    mod manifests;
+    mod markdown;
+    mod names;
+    mod packages;
+    mod pages;
+    mod panics;
+    mod purity;
+    mod sizes;
+    mod source;
+    mod survey;
+    mod tree;
+    mod words;
+}

@@ -1,0 +1,92 @@
+//! Who may know whom: the edges between this workspace's crates, and what the protocol must not use.
+
+use super::finding::{Finding, assert_found, assert_none};
+use super::packages::{self, Package, sample_member};
+use super::tree::Tree;
+
+/// A crate, and the crates of this workspace that it may depend on, for any purpose.
+/// `landfall-tests` may use all of them, so it is not listed; nobody may use `landfall-demo`.
+const MAY_KNOW: &[(&str, &[&str])] = &[
+    ("landfall-protocol", &[]),
+    ("landfall-storage", &[]),
+    ("landfall", &["landfall-protocol", "landfall-storage"]),
+    ("landfall-relay", &["landfall-protocol", "landfall-storage"]),
+    ("landfall-demo", &["landfall", "landfall-relay"]),
+];
+const TESTS: &str = "landfall-tests";
+
+/// What would bring I/O, clocks or randomness into the protocol.
+const PROTOCOL_NEVER: &[&str] = &["tokio", "rusqlite", "rand", "getrandom", "chrono"];
+
+fn between_crates(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let names: Vec<&str> = packages::members(packages).map(|(p, _)| p.name.as_str()).collect();
+    for (package, manifest) in packages::members(packages).filter(|(p, _)| p.name != TESTS) {
+        let Some((_, known)) = MAY_KNOW.iter().find(|(name, _)| *name == package.name) else {
+            let what = format!("crate `{}` has no place among the crate edges", package.name);
+            let remedy =
+                "decide whom it may know and add it to MAY_KNOW in tests/tests/house/edges.rs";
+            findings.push(Finding::new(manifest, 0, what, remedy));
+            continue;
+        };
+        let ours = package.dependencies.iter().filter(|d| names.contains(&d.name.as_str()));
+        for dependency in ours.filter(|d| !known.contains(&d.name.as_str())) {
+            let line = packages::line_of(tree, manifest, &dependency.name);
+            let what = format!("`{}` must not know `{}`", package.name, dependency.name);
+            let remedy = "move what both need down into protocol/ or storage/, or the code up";
+            findings.push(Finding::new(manifest, line, what, remedy));
+        }
+    }
+    findings
+}
+
+fn of_the_protocol(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (package, manifest) in packages::members(packages) {
+        if package.name != "landfall-protocol" {
+            continue;
+        }
+        let shipped = package.dependencies.iter().filter(|d| d.kind != "dev");
+        for dependency in shipped.filter(|d| PROTOCOL_NEVER.contains(&d.name.as_str())) {
+            let line = packages::line_of(tree, manifest, &dependency.name);
+            let what = format!("the protocol must not use `{}`", dependency.name);
+            let remedy = "let the caller pass in time, randomness and the outcome of I/O";
+            findings.push(Finding::new(manifest, line, what, remedy));
+        }
+    }
+    findings
+}
+
+#[test]
+fn crates_know_only_whom_they_may() {
+    assert_none(between_crates(Tree::repository(), packages::resolved()));
+}
+
+#[test]
+fn the_protocol_depends_on_no_io_clock_or_randomness() {
+    assert_none(of_the_protocol(Tree::repository(), packages::resolved()));
+}
+
+#[test]
+fn a_forbidden_edge_is_found() {
+    let tree = Tree::sample(&[("landfall/Cargo.toml", "[dependencies]\nlandfall-relay = \"1\"\n")]);
+    let packages = [
+        sample_member("landfall-protocol", &["serde"]),
+        sample_member("landfall", &["landfall-protocol", "landfall-relay dev"]),
+        sample_member("landfall-relay", &["landfall-demo"]),
+        sample_member("landfall-demo", &["landfall", "landfall-relay"]),
+        sample_member("landfall-tests", &["landfall-demo", "landfall-relay"]),
+        sample_member("landfall-new", &[]),
+    ];
+    let expected =
+        ["landfall/Cargo.toml:2", "landfall-new/Cargo.toml:0", "landfall-relay/Cargo.toml:0"];
+    assert_found(between_crates(&tree, &packages), &expected);
+}
+
+#[test]
+fn a_clock_in_the_protocol_is_found() {
+    let manifest = "[dependencies]\nserde = \"1\"\nchrono = \"0.4\"\n";
+    let tree = Tree::sample(&[("landfall-protocol/Cargo.toml", manifest)]);
+    let packages = [sample_member("landfall-protocol", &["serde", "rand dev", "chrono"])];
+    assert_found(of_the_protocol(&tree, &packages), &["landfall-protocol/Cargo.toml:3"]);
+}
