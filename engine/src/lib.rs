@@ -1,1 +1,65 @@
-//! Landfall, an offline-first CRDT sync engine: automerge documents in a local SQLite file, synced through a self-hosted relay
+//! Landfall, an offline-first CRDT sync engine to be embedded in applications.
+//!
+//! An application keeps its documents in a local SQLite file, reads and edits them with or
+//! without a network, and a self-hosted relay brings every replica to the same state when they
+//! meet again. Documents are [automerge] documents: concurrent edits merge.
+//!
+//! ```
+//! use landfall::automerge::{ReadDoc, ROOT, ObjType, transaction::Transactable};
+//! use landfall::{Options, Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("notes.landfall");
+//! let store = Store::open(&path, Options::default())?;
+//! let space = store.space("default")?;
+//! let note = space.create(|tx| {
+//!     let text = tx.put_object(ROOT, "text", ObjType::Text)?;
+//!     Ok(tx.splice_text(&text, 0, 0, "Hello")?)
+//! })?;
+//! // Saved: `create` returned. Sync whenever a relay is there; editing never waits for it.
+//! store.connect("ws://127.0.0.1:7600")?;
+//! println!("{} has {} changes to send", note.id(), store.status().pending().changes);
+//! # store.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The parts
+//! A [`Store`] is one SQLite file; it has [`Space`]s, each a named set of [`Document`]s that sync
+//! together. [`Document::change`] returns when the change is in the file. [`Store::status`] says
+//! what is saved where, [`Store::events`] what happened, [`Store::flush`] waits for the relay.
+//!
+//! # Inside
+//! `handle` is what applications see; `document` is a loaded document and who may touch it;
+//! `store` is SQLite, and the only place that knows it; `link` is the socket, and the only place
+//! that knows it. The decisions of sync are `landfall-protocol`'s.
+
+mod core;
+mod document;
+mod error;
+mod events;
+mod handle;
+mod link;
+mod named;
+mod options;
+mod random;
+mod status;
+mod store;
+
+pub use automerge;
+pub use autosurgeon;
+pub use error::{
+    BoxError, ChangeError, ConnectError, FlushError, OpenDocumentError, OpenError, ReadError,
+    SpaceError, StoreError, StoreFailure,
+};
+pub use events::{Event, EventKind, Events, Lagged, Origin};
+pub use handle::{Document, DocumentWatch, Group, Space, Store};
+pub use landfall_protocol::admission::FormError;
+pub use landfall_protocol::ids::{BadSpaceName, ParseDocumentIdError};
+pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, Upstream};
+pub use options::{Durability, LinkOptions, Options};
+pub use status::{
+    DocumentStatus, LinkStatus, ParkedDocument, SpaceStatus, Status, StatusWatch, SyncStatus,
+};
+pub use store::Pending;

@@ -26,4 +26,8 @@ impl IntervalSet {
     pub fn intervals(&self) -> usize {
         self.0.len()
     }
+    /// .
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter().map(|(a, b)| (*a, *b))
+    }
 }

@@ -38,6 +38,9 @@ pub const OPERATION_COUNTER: u64 = (1 << 31) - 1;
 /// The largest sequence number of an actor in a document.
 pub const SEQUENCE: u64 = (1 << 31) - 1;
 
+/// The largest offset of a log: what a signed 64-bit column holds.
+pub const OFFSET: u64 = i64::MAX as u64;
+
 /// Bytes of a space's name: it becomes a path segment and a label of a metric.
 pub const SPACE_NAME_BYTES: usize = 64;
 

@@ -182,6 +182,8 @@ pub struct Batch {
 pub enum Incoming {
     /// A change that passed the preflight.
     Change {
+        /// Its position in the log.
+        offset: Offset,
         /// Its document.
         document: DocumentId,
         /// The change.

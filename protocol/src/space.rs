@@ -166,14 +166,16 @@ pub struct Space {
 }
 
 impl Space {
-    /// A space as its store holds it. `fresh` must never have been used before.
+    /// A space as its store holds it. `fresh` must never have been used before, except by an
+    /// earlier machine of this space in this same process, which may be dropped while idle.
     pub fn new(name: SpaceName, lineage: Lineage, fresh: Epoch) -> Self {
         let last = lineage.head();
+        let fresh_is_open = lineage.epoch() == Some(fresh);
         Self {
             name,
             lineage,
             fresh,
-            fresh_is_open: false,
+            fresh_is_open,
             last,
             overlay: Overlay::default(),
             building: Vec::new(),

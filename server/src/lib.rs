@@ -1,1 +1,26 @@
-//! Landfall's relay: stores and forwards the changes of automerge documents, without ever loading one
+//! Landfall's relay: it stores and forwards the changes of automerge documents, and acknowledges
+//! only what it has fsynced. It never loads a document.
+//!
+//! `landfall_protocol` decides, this crate performs: sockets, threads, the clock and the disk are
+//! here, every judgement is there.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`serve`] | the server over a bound listener; what an embedder and a test call |
+//! | [`store`] | the log store: a trait, and the embedded SQLite |
+//! | [`limits`] | every bound of the relay's own |
+//! | [`cli`] | the command line, for the binary and for whoever carries a relay |
+//! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
+
+pub mod cli;
+mod health;
+mod http;
+mod hub;
+pub mod limits;
+mod logs;
+mod metrics;
+pub mod serve;
+mod session;
+pub mod store;
+
+pub use serve::{ServeError, ServeOptions, serve, serve_with_store};

@@ -40,11 +40,8 @@ pub struct Pragmas {
 
 /// Opens a connection to an existing file. The path is a path, never a URI.
 pub(crate) fn connect(path: &Path, writable: bool) -> Result<Connection, StorageError> {
-    let mode = if writable {
-        OpenFlags::SQLITE_OPEN_READ_WRITE
-    } else {
-        OpenFlags::SQLITE_OPEN_READ_ONLY
-    };
+    let mode =
+        if writable { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
     // One thread at a time uses a connection: SQLite's own mutexes would be paid for nothing.
     let conn = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     Ok(conn)

@@ -107,7 +107,9 @@ impl Database {
         let shared = Arc::clone(&core);
         let run = move || {
             let writer = Writer::new(Arc::clone(&shared), lock);
-            writer.run(|id| drop(shared.writer_thread.set(id)))
+            writer.run(|id| {
+                let _ = shared.writer_thread.set(id);
+            })
         };
         let thread = thread::Builder::new()
             .name("storage-writer".to_owned())
@@ -123,7 +125,11 @@ impl Database {
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub fn write<T, E, J>(&self, durability: Durability, job: J) -> Result<Committed<T>, WriteError<E>>
+    pub fn write<T, E, J>(
+        &self,
+        durability: Durability,
+        job: J,
+    ) -> Result<Committed<T>, WriteError<E>>
     where
         T: Send + 'static,
         E: Error + Send + 'static,

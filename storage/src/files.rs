@@ -47,10 +47,9 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
         return Err(missing(io::ErrorKind::NotADirectory.into()));
     }
     let real = fs::canonicalize(folder).map_err(|source| sort_missing(folder, source, missing))?;
-    let name = path.file_name().ok_or_else(|| OpenError::NotOurs {
-        path: path.to_owned(),
-        what: Foreign::NotAFile,
-    })?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| OpenError::NotOurs { path: path.to_owned(), what: Foreign::NotAFile })?;
     Ok(real.join(name))
 }
 
@@ -127,7 +126,8 @@ fn restrict_creation(_: &mut OpenOptions, _: bool) {}
 #[cfg(unix)]
 pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let paths = [path.to_owned(), beside(path, "-wal"), beside(path, "-shm"), beside(path, ".lock")];
+    let paths =
+        [path.to_owned(), beside(path, "-wal"), beside(path, "-shm"), beside(path, ".lock")];
     for path in paths {
         match fs::metadata(&path) {
             Ok(found) if found.permissions().mode() & 0o077 != 0 => {

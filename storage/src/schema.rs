@@ -46,7 +46,10 @@ impl Schema {
             return Err(OpenError::Schema { name, what: "its application id is 0" });
         }
         if i32::try_from(self.migrations.len()).is_err() {
-            return Err(OpenError::Schema { name, what: "it has more migrations than SQLite counts" });
+            return Err(OpenError::Schema {
+                name,
+                what: "it has more migrations than SQLite counts",
+            });
         }
         Ok(())
     }

@@ -32,6 +32,14 @@ pub enum FormError {
     #[error("malformed: {0}")]
     Malformed(String),
     /// .
+    #[error("{actual} bytes; the limit is {limit}")]
+    TooLarge {
+        /// .
+        limit: usize,
+        /// .
+        actual: usize,
+    },
+    /// .
     #[error("inflates beyond {limit} bytes")]
     Inflated {
         /// .
@@ -40,6 +48,12 @@ pub enum FormError {
 }
 /// Checks.
 pub fn preflight(bytes: &[u8]) -> Result<CheckedChange, FormError> {
+    if bytes.len() > crate::limits::CHANGE_BYTES {
+        return Err(FormError::TooLarge {
+            limit: crate::limits::CHANGE_BYTES,
+            actual: bytes.len(),
+        });
+    }
     let change = automerge::Change::from_bytes(bytes.to_vec())
         .map_err(|e| FormError::Malformed(e.to_string()))?;
     Ok(CheckedChange {

@@ -179,16 +179,6 @@ impl Replica {
         }
     }
 
-    /// A parked document may be pushed again.
-    pub fn handle_unparked(&mut self, now: Moment, space: &SpaceName, document: &DocumentId) {
-        if let Some(link) = self.spaces.get_mut(space) {
-            link.outbox.parked.remove(document);
-            link.outbox.requeued.remove(document);
-            link.outbox.restart = true;
-            self.pump(now, space);
-        }
-    }
-
     /// Sends what may be sent, and asks for more.
     pub(super) fn pump(&mut self, now: Moment, space: &SpaceName) {
         let Phase::Ready { limits, .. } = self.phase else { return };

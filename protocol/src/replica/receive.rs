@@ -152,7 +152,7 @@ fn check_order(at: Offset, frame: &Entries) -> Result<(), String> {
     if frame.after != at {
         return Err(format!("they follow offset {}, our copy ends at {at}", frame.after));
     }
-    if frame.up_to <= frame.after {
+    if frame.up_to <= frame.after || frame.up_to.0 > limits::OFFSET {
         return Err(format!("they go from {} to {}", frame.after, frame.up_to));
     }
     let mut last = frame.after;
@@ -184,8 +184,8 @@ fn check(entry: Entry) -> Incoming {
             Incoming::Aside { entry, reason: AsideReason::WrongId }
         }
         Ok(change) => {
-            let (author, at_ms) = (entry.author.into_vec(), entry.at_ms);
-            Incoming::Change { document, change, author, at_ms }
+            let (offset, author, at_ms) = (entry.offset, entry.author.into_vec(), entry.at_ms);
+            Incoming::Change { offset, document, change, author, at_ms }
         }
     }
 }

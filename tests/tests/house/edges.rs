@@ -79,7 +79,7 @@ fn a_forbidden_edge_is_found() {
         sample_member("landfall-new", &[]),
     ];
     let expected =
-        ["landfall/Cargo.toml:2", "landfall-new/Cargo.toml:0", "landfall-relay/Cargo.toml:0"];
+        ["landfall-new/Cargo.toml:0", "landfall-relay/Cargo.toml:0", "landfall/Cargo.toml:2"];
     assert_found(between_crates(&tree, &packages), &expected);
 }
 

@@ -92,7 +92,6 @@ fn parse(metadata: &Value, root: &Path) -> Vec<Package> {
 }
 
 /// A package for the test of a rule: `dependencies` are written `name`, or `name kind`.
-#[cfg(test)]
 pub(crate) fn sample(name: &str, version: &str, dependencies: &[&str]) -> Package {
     let dependency = |text: &&str| {
         let (name, kind) = text.split_once(' ').unwrap_or((text, "normal"));
@@ -107,7 +106,6 @@ pub(crate) fn sample(name: &str, version: &str, dependencies: &[&str]) -> Packag
 }
 
 /// The same, as a member of the workspace.
-#[cfg(test)]
 pub(crate) fn sample_member(name: &str, dependencies: &[&str]) -> Package {
     let manifest = Some(format!("{name}/Cargo.toml"));
     Package { manifest, ..sample(name, "0.1.0", dependencies) }

@@ -1,0 +1,311 @@
+//! Errors, one type per operation with only what it can return, sorted by blame: the caller, the
+//! disk, another program, or our own fault. Fields and sources are kept.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use landfall_protocol::admission::FormError;
+use landfall_protocol::ids::BadSpaceName;
+use landfall_protocol::{DocumentId, SpaceName};
+use landfall_storage::FailureClass;
+use thiserror::Error;
+
+use crate::status::ParkedDocument;
+use crate::store::{AppendError, OpenLogError, Pending, ViewError, WriteFailure};
+
+/// Any error, as closures may return it.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Why a store could not be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("the store {path} is in use by {holder}; close that first, or open it read-only")]
+    StoreInUse {
+        /// The store's file.
+        path: PathBuf,
+        /// Who holds it: a process id and name.
+        holder: String,
+    },
+    /// The file is something else.
+    #[error("{path} is not a Landfall store: {what}; choose another path")]
+    NotAStore {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        what: String,
+    },
+    /// A later version of this software wrote it.
+    #[error("the store is of format {found}, this version reads up to {supported}; upgrade")]
+    TooNew {
+        /// The file's format.
+        found: u32,
+        /// The latest that this version reads.
+        supported: u32,
+    },
+    /// The folder or file cannot be read or written, or the disk is full or broken.
+    #[error("the store cannot be opened: {0}")]
+    Storage(#[source] BoxError),
+    /// A thread could not be started.
+    #[error("a thread could not be started")]
+    Thread(#[source] std::io::Error),
+}
+
+impl From<OpenLogError> for OpenError {
+    fn from(error: OpenLogError) -> Self {
+        use landfall_storage::OpenError as Storage;
+        match error {
+            OpenLogError::Open(Storage::InUse { holder, path, .. }) => {
+                Self::StoreInUse { path, holder: holder.to_string() }
+            }
+            OpenLogError::Open(Storage::NotOurs { path, what, .. }) => {
+                Self::NotAStore { path, what: what.to_string() }
+            }
+            OpenLogError::Open(Storage::TooNew { found, supported, .. }) => {
+                Self::TooNew { found: found as u32, supported: supported as u32 }
+            }
+            OpenLogError::Open(other) => Self::Storage(Box::new(other)),
+            other => Self::Storage(Box::new(other)),
+        }
+    }
+}
+
+/// The store failed: the disk is full, broken or gone, or the store is closed.
+#[derive(Debug, Error)]
+#[error("the store failed ({class}): {source}")]
+pub struct StoreError {
+    /// What kind of failure.
+    pub class: StoreFailure,
+    /// What SQLite or the system said.
+    #[source]
+    pub source: BoxError,
+}
+
+/// Kinds of store failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreFailure {
+    /// No room is left on the disk; free some and try again.
+    DiskFull,
+    /// The store was opened read-only, or the file system is.
+    ReadOnly,
+    /// The file is damaged.
+    Corrupt,
+    /// The store is closed.
+    Closed,
+    /// Anything else.
+    Other,
+}
+
+impl std::fmt::Display for StoreFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::DiskFull => "the disk is full",
+            Self::ReadOnly => "it is read-only",
+            Self::Corrupt => "the file is damaged",
+            Self::Closed => "it is closed",
+            Self::Other => "input or output failed",
+        })
+    }
+}
+
+impl From<FailureClass> for StoreFailure {
+    fn from(class: FailureClass) -> Self {
+        match class {
+            FailureClass::DiskFull => Self::DiskFull,
+            FailureClass::ReadOnly => Self::ReadOnly,
+            FailureClass::Corrupt => Self::Corrupt,
+            FailureClass::Closed => Self::Closed,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl From<ViewError> for StoreError {
+    fn from(error: ViewError) -> Self {
+        Self { class: error.0.class().into(), source: Box::new(error) }
+    }
+}
+
+impl From<WriteFailure> for StoreError {
+    fn from(error: WriteFailure) -> Self {
+        Self { class: error.class().into(), source: Box::new(error) }
+    }
+}
+
+/// Why a space could not be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SpaceError {
+    /// The name is none.
+    #[error(transparent)]
+    BadName(#[from] BadSpaceName),
+    /// The store was opened read-only, and has no such space.
+    #[error("the store has no space `{0}`, and it is open read-only")]
+    Unknown(SpaceName),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a document could not be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenDocumentError {
+    /// The store has no change of it.
+    #[error(
+        "the store has no document {document} in space `{space}`; create it, or wait until it arrives"
+    )]
+    Unknown {
+        /// The document.
+        document: DocumentId,
+        /// The space.
+        space: SpaceName,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a document could not be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The call comes from inside a closure that changes the same document.
+    #[error(
+        "a document cannot be read from inside its own `change` closure; use what the closure is given"
+    )]
+    Reentrant,
+    /// What is there has not the shape of the type asked for.
+    #[error("the document is not of the type asked for: {0}")]
+    Hydrate(#[from] autosurgeon::HydrateError),
+    /// The document had to be read from the store again, and that failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a change was not made. Whatever the reason: it left no trace.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// The closure said no.
+    #[error("the change was given up: {0}")]
+    Closure(#[source] BoxError),
+    /// The change is larger than a relay would take.
+    #[error("the change has {actual} bytes, the limit is {limit}; split it into several")]
+    ChangeTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+        /// Its size in bytes.
+        actual: usize,
+    },
+    /// A relay would refuse the change for its form.
+    #[error("a relay would refuse the change: {0}")]
+    NotAdmitted(#[source] FormError),
+    /// The change does not follow what the store holds. The next change takes a fresh actor.
+    #[error("the change does not fit the store: {0}; try again")]
+    Conflict(#[source] BoxError),
+    /// The call comes from inside a closure that changes the same document.
+    #[error(
+        "a document cannot be changed from inside its own `change` closure; use what the closure is given"
+    )]
+    Reentrant,
+    /// automerge could not read all of the document's bytes.
+    #[error("document {document} is quarantined and takes no changes: {reason}")]
+    Quarantined {
+        /// The document.
+        document: DocumentId,
+        /// What automerge said.
+        reason: String,
+    },
+    /// The store failed. The document is back at what the store holds.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<FormError> for ChangeError {
+    fn from(error: FormError) -> Self {
+        match error {
+            FormError::TooLarge { limit, actual } => Self::ChangeTooLarge { limit, actual },
+            other => Self::NotAdmitted(other),
+        }
+    }
+}
+
+impl From<landfall_storage::WriteError<AppendError>> for ChangeError {
+    fn from(error: landfall_storage::WriteError<AppendError>) -> Self {
+        let class = error.class().into();
+        match error {
+            landfall_storage::WriteError::Job(AppendError::History(error)) => {
+                Self::Conflict(Box::new(error))
+            }
+            other => Self::Store(StoreError { class, source: Box::new(other) }),
+        }
+    }
+}
+
+/// Why `flush` ended before everything was acknowledged.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// The link is offline on purpose, or was never connected.
+    #[error("offline: {} changes ({} bytes) are saved here and not on the relay{}", pending.changes, pending.bytes, because(last_error))]
+    Offline {
+        /// What is pending.
+        pending: Pending,
+        /// Why the connection was lost last.
+        last_error: Option<String>,
+    },
+    /// The time ran out.
+    #[error("timed out: {} changes ({} bytes) are saved here and not on the relay{}", pending.changes, pending.bytes, because(last_error))]
+    TimedOut {
+        /// What is pending.
+        pending: Pending,
+        /// Why the connection is not there, or was lost last.
+        last_error: Option<String>,
+    },
+    /// The relay refuses what is left.
+    #[error("the relay refuses {} changes of {} documents: {}", pending.changes, parked.len(), first(parked))]
+    Refused {
+        /// What is pending.
+        pending: Pending,
+        /// The documents, and why.
+        parked: Vec<ParkedDocument>,
+    },
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+fn because(cause: &Option<String>) -> String {
+    cause.as_ref().map_or_else(String::new, |cause| format!(" ({cause})"))
+}
+
+fn first(parked: &[ParkedDocument]) -> String {
+    let first = parked.first();
+    first.map_or_else(String::new, |parked| format!("{}: {}", parked.document, parked.what))
+}
+
+/// Why a link could not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The URL is none that a relay can have.
+    #[error("`{url}` is no relay's URL: {what}; it looks like ws://host:port")]
+    BadUrl {
+        /// The URL as given.
+        url: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The store was opened read-only.
+    #[error("a store that is open read-only cannot sync")]
+    ReadOnly,
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+    /// A thread could not be started.
+    #[error("the link's thread could not be started")]
+    Thread(#[source] std::io::Error),
+}

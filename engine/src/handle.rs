@@ -1,0 +1,228 @@
+//! The handles that an application holds: a store, its spaces, its documents. All are cheap to
+//! clone and may be used from any thread; the store closes when the last one is gone.
+
+mod document;
+mod group;
+mod space;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_protocol::SpaceName;
+
+use crate::core::Core;
+use crate::document::Applier;
+use crate::error::{ChangeError, ConnectError, FlushError, OpenError, SpaceError, StoreError};
+use crate::events::{EventHub, Events};
+use crate::link::{Flush, LinkHandle};
+use crate::options::{LinkOptions, Options};
+use crate::random;
+use crate::status::{Status, StatusWatch};
+use crate::store::{LocalLog, Place};
+
+pub use document::{Document, DocumentWatch};
+pub use group::Group;
+pub use space::Space;
+
+/// An open store: one SQLite file with documents, and the link that syncs them.
+///
+/// Everything but `flush`, events and status is synchronous and needs no async runtime; those
+/// can be awaited on any executor, and have a blocking twin.
+///
+/// ```
+/// use landfall::{Options, Store, automerge::{ReadDoc, ROOT, transaction::Transactable}};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = Store::in_memory(Options::default())?;
+/// let notes = store.space("notes")?;
+/// let note = notes.create(|tx| Ok(tx.put(ROOT, "title", "Landfall")?))?;
+/// let title = note.read(|doc| doc.get(ROOT, "title").map(|found| found.map(|(v, _)| v.to_string())))??;
+/// assert_eq!(title.as_deref(), Some("\"Landfall\""));
+/// store.close()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+/// Closes the store when the last handle is gone.
+pub(crate) struct Shared {
+    pub(crate) core: Arc<Core>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Err(error) = self.core.close() {
+            tracing::error!(%error, "the store could not be closed in good order");
+        }
+    }
+}
+
+impl Store {
+    /// Opens a store, and makes it if the file does not exist. Its folder must exist.
+    ///
+    /// # Errors
+    /// [`OpenError::StoreInUse`] while another process has it open;
+    /// [`OpenError::NotAStore`] and [`OpenError::TooNew`] for files that are not for this version.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
+        Self::start(Place::File(path.as_ref()), &options)
+    }
+
+    /// Opens a store for reading only, beside the process that has it open.
+    ///
+    /// # Errors
+    /// As [`Store::open`], but never `StoreInUse`.
+    pub fn open_read_only(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
+        Self::start(Place::ReadOnly(path.as_ref()), &options)
+    }
+
+    /// Opens a store in memory, which is gone when it is closed.
+    ///
+    /// # Errors
+    /// [`OpenError::Storage`] if SQLite fails.
+    pub fn in_memory(options: Options) -> Result<Self, OpenError> {
+        Self::start(Place::Memory, &options)
+    }
+
+    fn start(place: Place<'_>, options: &Options) -> Result<Self, OpenError> {
+        let read_only = matches!(place, Place::ReadOnly(_));
+        let storage = landfall_storage::Options {
+            page_cache_bytes: options.page_cache_bytes,
+            ..landfall_storage::Options::default()
+        };
+        let fresh = random::replica_id().map_err(|error| OpenError::Storage(Box::new(error)))?;
+        let log = LocalLog::open(place, storage, fresh)?;
+        let applier = Applier::start().map_err(OpenError::Thread)?;
+        let events = EventHub::new(options.events);
+        let core = Core::new(log, events, applier, options.durability, read_only)
+            .map_err(|error| OpenError::Storage(Box::new(error)))?;
+        Ok(Self { shared: Arc::new(Shared { core: Arc::new(core) }) })
+    }
+
+    /// A space: a named set of documents, the unit of sync. It is made if the store has none of
+    /// that name. Names have 1 to 64 bytes of `a–z A–Z 0–9 . _ -`.
+    ///
+    /// # Errors
+    /// [`SpaceError::BadName`] says what is wrong with the name.
+    pub fn space(&self, name: &str) -> Result<Space, SpaceError> {
+        let name: SpaceName = name.parse()?;
+        let row = self.core().space(&name)?;
+        Ok(Space::new(Arc::clone(&self.shared), name, row))
+    }
+
+    /// The spaces of this store.
+    pub fn spaces(&self) -> Vec<Space> {
+        let space = |(name, row)| Space::new(Arc::clone(&self.shared), name, row);
+        self.core().spaces().into_iter().map(space).collect()
+    }
+
+    /// Makes several changes, of one or several documents, in one commit: all of them or none.
+    ///
+    /// # Errors
+    /// The closure's own error as [`ChangeError::Closure`]; otherwise as [`Document::change`].
+    pub fn group<T>(
+        &self,
+        changes: impl FnOnce(&mut Group) -> Result<T, ChangeError>,
+    ) -> Result<T, ChangeError> {
+        group::run(self.core(), changes)
+    }
+
+    /// Connects to a relay, and stays connected: the link makes the connection again whenever it
+    /// is lost. Returns at once; the [`status`](Store::status) tells how it goes. A link that was
+    /// there before is replaced.
+    ///
+    /// # Errors
+    /// [`ConnectError::BadUrl`] for what is no relay's URL. That nobody answers there is no error:
+    /// it is in the status, and tried again.
+    pub fn connect(&self, options: impl Into<LinkOptions>) -> Result<(), ConnectError> {
+        let core = self.core();
+        if core.read_only {
+            return Err(ConnectError::ReadOnly);
+        }
+        let new = LinkHandle::start(core, options.into())?;
+        let old = core.link.lock().replace(new);
+        if let Some(old) = old {
+            old.close();
+        }
+        Ok(())
+    }
+
+    /// Ends the connection on purpose, until [`Store::go_online`]. Edits go on.
+    pub fn go_offline(&self) {
+        if let Some(link) = &*self.core().link.lock() {
+            link.set_online(false);
+        }
+    }
+
+    /// Connects again after [`Store::go_offline`].
+    pub fn go_online(&self) {
+        if let Some(link) = &*self.core().link.lock() {
+            link.set_online(true);
+        }
+    }
+
+    /// Tries again now instead of after the present wait: for an app that wakes up, or that sees
+    /// the network come back.
+    pub fn reconnect_now(&self) {
+        if let Some(link) = &*self.core().link.lock() {
+            link.reconnect_now();
+        }
+    }
+
+    /// Waits, through reconnects, until everything that was changed so far is on the relay's
+    /// disk. Needs no particular executor.
+    ///
+    /// # Errors
+    /// [`FlushError::Offline`] at once if the link is offline on purpose or was never made;
+    /// [`FlushError::TimedOut`]; [`FlushError::Refused`] if the relay refuses what is left. Each
+    /// says what is pending; all of it stays saved here.
+    pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
+        let flush = Flush::begin(self.core(), timeout);
+        flush.done().await
+    }
+
+    /// Like [`Store::flush`], on this thread.
+    ///
+    /// # Errors
+    /// As [`Store::flush`].
+    pub fn flush_blocking(&self, timeout: Duration) -> Result<(), FlushError> {
+        pollster::block_on(self.flush(timeout))
+    }
+
+    /// The present status: what is saved, where, and what is pending.
+    pub fn status(&self) -> Status {
+        self.core().status.watch().now()
+    }
+
+    /// Watches the status.
+    pub fn watch(&self) -> StatusWatch {
+        self.core().status.watch()
+    }
+
+    /// Listens to events from now on.
+    pub fn events(&self) -> Events {
+        self.core().events.listen()
+    }
+
+    /// This store's own id, drawn when it was made.
+    pub fn replica(&self) -> landfall_protocol::ReplicaId {
+        self.core().log.replica()
+    }
+
+    /// Waits for what is running, says goodbye to the relay, makes everything durable and lets
+    /// the file go. Later calls on any handle give a typed error. Dropping the last handle does
+    /// the same.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the last writes could not be made durable.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.core().close()
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.shared.core
+    }
+}

@@ -1,0 +1,155 @@
+//! A document's handle.
+
+use std::sync::Arc;
+
+use automerge::Automerge;
+use automerge::transaction::Transaction;
+use autosurgeon::{Hydrate, Reconcile};
+use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
+
+use super::Shared;
+use crate::document::{Edit, OpenDocument, commit};
+use crate::error::{BoxError, ChangeError, ReadError, StoreError};
+use crate::status::{DocumentStatus, StatusWatch};
+
+/// An open document. It stays in memory while a handle to it lives.
+///
+/// Text positions count Unicode code points, in everything that takes or gives one.
+#[derive(Clone)]
+pub struct Document {
+    shared: Arc<Shared>,
+    open: Arc<OpenDocument>,
+}
+
+impl Document {
+    pub(super) fn new(shared: Arc<Shared>, open: Arc<OpenDocument>) -> Self {
+        Self { shared, open }
+    }
+
+    /// Its id; prints as automerge-repo's `automerge:…` URL.
+    pub fn id(&self) -> DocumentId {
+        self.open.id
+    }
+
+    /// The space that it belongs to.
+    pub fn space(&self) -> &SpaceName {
+        &self.open.space
+    }
+
+    /// Reads the document through automerge's own [`ReadDoc`](automerge::ReadDoc). Sees what the
+    /// store holds, never waits for the network. Text positions count Unicode code points.
+    ///
+    /// # Errors
+    /// [`ReadError::Reentrant`] inside a `change` closure of the same document.
+    pub fn read<T>(&self, read: impl FnOnce(&Automerge) -> T) -> Result<T, ReadError> {
+        self.open.read(|loaded| read(&loaded.automerge))
+    }
+
+    /// Changes the document through automerge's own
+    /// [`Transactable`](automerge::transaction::Transactable), and returns once the change is in
+    /// the store. A closure that returns `Err` or panics leaves no trace, and neither does a
+    /// change that could not be written. A closure that writes nothing makes no change. Text
+    /// positions count Unicode code points.
+    ///
+    /// # Errors
+    /// [`ChangeError::Closure`] with the closure's own error; [`ChangeError::ChangeTooLarge`];
+    /// [`ChangeError::Store`] if it could not be written.
+    pub fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
+    ) -> Result<T, ChangeError> {
+        let mut edit = Edit::begin(&self.open)?;
+        let value = edit.run(change)?;
+        commit(vec![edit])?;
+        Ok(value)
+    }
+
+    /// Reads the document as a type of the application's own.
+    ///
+    /// # Errors
+    /// [`ReadError::Hydrate`] if the document has another shape.
+    pub fn hydrate<T: Hydrate>(&self) -> Result<T, ReadError> {
+        Ok(self.read(|automerge| autosurgeon::hydrate(automerge))??)
+    }
+
+    /// Makes the document equal to a value of the application's own type, by the smallest change
+    /// that autosurgeon finds.
+    ///
+    /// # Errors
+    /// As [`Document::change`].
+    pub fn reconcile<T: Reconcile>(&self, value: &T) -> Result<(), ChangeError> {
+        self.change(|tx| Ok(autosurgeon::reconcile(tx, value)?))
+    }
+
+    /// The hashes of the changes that no other change of the document rests on.
+    ///
+    /// # Errors
+    /// As [`Document::read`].
+    pub fn heads(&self) -> Result<Vec<ChangeHash>, ReadError> {
+        self.read(Automerge::get_heads)
+    }
+
+    /// Where the document is saved, and what the relay does not have yet.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn status(&self) -> Result<DocumentStatus, StoreError> {
+        let (open, core) = (&self.open, &self.shared.core);
+        let (loaded, quarantined) = open.condition();
+        let status = core.status.watch().now().spaces.remove(&open.space);
+        let on_disk = status.as_ref().is_none_or(|space| space.not_on_disk == 0);
+        let parked = status
+            .and_then(|space| space.parked.into_iter().find(|parked| parked.document == open.id));
+        let (changes, pending) = match core.log.document(open.row, &open.id)? {
+            Some(row) => core.log.document_count(open.row, row)?,
+            None => Default::default(),
+        };
+        Ok(DocumentStatus { loaded, changes, on_disk, pending, parked, quarantined })
+    }
+
+    /// Watches the document's status.
+    pub fn watch(&self) -> DocumentWatch {
+        let store = self.shared.core.status.watch();
+        DocumentWatch { document: self.clone(), store, last: None }
+    }
+
+    pub(crate) fn open(&self) -> &Arc<OpenDocument> {
+        &self.open
+    }
+}
+
+/// Watches one document's status.
+pub struct DocumentWatch {
+    document: Document,
+    store: StatusWatch,
+    last: Option<DocumentStatus>,
+}
+
+impl DocumentWatch {
+    /// The first call gives the present status, each later one waits until it is another;
+    /// `None` once the store is closed. Needs no particular executor.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn changed(&mut self) -> Option<Result<DocumentStatus, StoreError>> {
+        loop {
+            match self.document.status() {
+                Ok(status) if self.last.as_ref() != Some(&status) => {
+                    self.last = Some(status.clone());
+                    return Some(Ok(status));
+                }
+                Ok(_) => {}
+                Err(error) => return Some(Err(error)),
+            }
+            self.store.changed().await?;
+        }
+    }
+
+    /// Like [`DocumentWatch::changed`], on this thread.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn changed_blocking(&mut self) -> Option<Result<DocumentStatus, StoreError>> {
+        pollster::block_on(self.changed())
+    }
+}

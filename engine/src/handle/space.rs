@@ -1,0 +1,110 @@
+//! A space's handle.
+
+use std::sync::Arc;
+
+use automerge::transaction::Transaction;
+use landfall_protocol::{DocumentId, SpaceName};
+
+use super::{Document, Shared};
+use crate::document::{Edit, OpenDocument, commit};
+use crate::error::{BoxError, ChangeError, OpenDocumentError, StoreError};
+use crate::status::SpaceStatus;
+use crate::store::SpaceRow;
+use crate::{named, random};
+
+/// A named set of documents, synced together.
+#[derive(Clone)]
+pub struct Space {
+    shared: Arc<Shared>,
+    name: SpaceName,
+    row: SpaceRow,
+}
+
+impl Space {
+    pub(super) fn new(shared: Arc<Shared>, name: SpaceName, row: SpaceRow) -> Self {
+        Self { shared, name, row }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &SpaceName {
+        &self.name
+    }
+
+    /// Creates a document with what the closure writes. Text positions count Unicode code points.
+    ///
+    /// # Errors
+    /// As [`Document::change`]; then there is no document.
+    pub fn create(
+        &self,
+        content: impl FnOnce(&mut Transaction<'_>) -> Result<(), BoxError>,
+    ) -> Result<Document, ChangeError> {
+        let open = self.open_document(random::document_id()?);
+        let mut edit = Edit::begin(&open)?;
+        edit.run(content)?;
+        if edit.is_empty() {
+            edit.run_empty()?;
+        }
+        commit(vec![edit])?;
+        Ok(Document::new(Arc::clone(&self.shared), open))
+    }
+
+    /// Creates or opens the document of a name. Its id and its first change are derived from the
+    /// space, the name and what the template writes, so two replicas that create it offline share
+    /// one root and merge. The template must write the same each time: no clocks, no randomness.
+    /// It is run only if the store does not have the document. Text positions count Unicode code
+    /// points.
+    ///
+    /// # Errors
+    /// As [`Document::change`].
+    pub fn create_named(
+        &self,
+        name: &str,
+        template: impl Fn(&mut Transaction<'_>) -> Result<(), BoxError>,
+    ) -> Result<Document, ChangeError> {
+        let id = named::document_id(&self.name, name);
+        let open = self.open_document(id);
+        if !self.contains(&id)? {
+            let first = named::first_change(&id, &template)?;
+            let mut edit = Edit::begin(&open)?;
+            edit.run_given(first)?;
+            commit(vec![edit])?;
+        }
+        Ok(Document::new(Arc::clone(&self.shared), open))
+    }
+
+    /// Opens a document that the store has.
+    ///
+    /// # Errors
+    /// [`OpenDocumentError::Unknown`] if it has none of this id.
+    pub fn open(&self, document: DocumentId) -> Result<Document, OpenDocumentError> {
+        if !self.contains(&document)? {
+            return Err(OpenDocumentError::Unknown { document, space: self.name.clone() });
+        }
+        Ok(Document::new(Arc::clone(&self.shared), self.open_document(document)))
+    }
+
+    /// Whether the store has a document.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn contains(&self, document: &DocumentId) -> Result<bool, StoreError> {
+        Ok(self.shared.core.log.document(self.row, document)?.is_some())
+    }
+
+    /// The documents that the store has, in no particular order.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn documents(&self) -> Result<Vec<DocumentId>, StoreError> {
+        Ok(self.shared.core.log.documents(self.row)?)
+    }
+
+    /// The space's present status.
+    pub fn status(&self) -> Option<SpaceStatus> {
+        self.shared.core.status.watch().now().spaces.remove(&self.name)
+    }
+
+    fn open_document(&self, id: DocumentId) -> Arc<OpenDocument> {
+        self.shared.core.open_document(&self.name, self.row, id)
+    }
+}

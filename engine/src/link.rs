@@ -1,0 +1,104 @@
+//! The link: a thread of the engine's own that keeps a connection to a relay.
+//!
+//! The decisions are `protocol::replica`'s; here are the socket, the clock and the effects. It
+//! never touches a loaded document.
+
+mod address;
+mod flush;
+mod perform;
+mod run;
+mod socket;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use landfall_protocol::SpaceName;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use crate::core::Core;
+use crate::error::ConnectError;
+use crate::options::LinkOptions;
+use crate::store::SpaceRow;
+
+pub(crate) use flush::Flush;
+
+/// What the link's thread is told.
+enum Command {
+    Space(SpaceName, SpaceRow),
+    Online(bool),
+    Reconnect,
+    Flush(flush::Waiter),
+    Close,
+}
+
+/// Spaces with something to push. A set, so that a fast writer makes it no larger.
+#[derive(Default)]
+struct Outbound {
+    spaces: Mutex<BTreeSet<SpaceRow>>,
+    wake: Notify,
+}
+
+/// The handle on the link's thread.
+pub(crate) struct LinkHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    outbound: Arc<Outbound>,
+    thread: JoinHandle<()>,
+}
+
+impl LinkHandle {
+    pub(crate) fn start(core: &Arc<Core>, options: LinkOptions) -> Result<Self, ConnectError> {
+        let address = address::parse(&options.url)?;
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let outbound = Arc::new(Outbound::default());
+        let runner =
+            run::Runner::new(Arc::clone(core), options, address, Arc::clone(&outbound), inbox);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ConnectError::Thread)?;
+        let thread = std::thread::Builder::new()
+            .name("landfall-link".to_owned())
+            .spawn(move || runtime.block_on(runner.run()))
+            .map_err(ConnectError::Thread)?;
+        Ok(Self { commands, outbound, thread })
+    }
+
+    /// These spaces have something to push.
+    pub(crate) fn local(&self, rows: impl Iterator<Item = SpaceRow>) {
+        self.outbound.spaces.lock().extend(rows);
+        self.outbound.wake.notify_one();
+    }
+
+    pub(crate) fn space(&self, name: SpaceName, row: SpaceRow) {
+        self.tell(Command::Space(name, row));
+    }
+
+    pub(crate) fn set_online(&self, online: bool) {
+        self.tell(Command::Online(online));
+    }
+
+    pub(crate) fn reconnect_now(&self) {
+        self.tell(Command::Reconnect);
+    }
+
+    /// Hands a flush over; dropped with its answer if the link is gone.
+    fn flush(&self, waiter: flush::Waiter) {
+        self.tell(Command::Flush(waiter));
+    }
+
+    /// Says goodbye to the relay and ends the thread.
+    pub(crate) fn close(self) {
+        self.tell(Command::Close);
+        if self.thread.thread().id() != std::thread::current().id() {
+            // A panic there was told by the panic hook; closing goes on.
+            let _ = self.thread.join();
+        }
+    }
+
+    fn tell(&self, command: Command) {
+        // A thread that is gone needs to be told nothing.
+        let _ = self.commands.send(command);
+    }
+}

@@ -1,0 +1,221 @@
+//! Performing the machine's effects on the store, and bringing the outcomes back as inputs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use landfall_protocol::frame::encode;
+use landfall_protocol::replica::{Batch, Replica, ReplicaEffect, ResumePoint};
+use landfall_protocol::{Code, DocumentId, Moment, SpaceName, Upstream};
+use landfall_storage::{Committed, WriteError};
+use tokio::sync::mpsc;
+
+use crate::core::Core;
+use crate::events::EventKind;
+use crate::status::LinkStatus;
+use crate::store::{SpaceCount, SpaceRow, WriteFailure};
+
+/// What the store finished, on behalf of one connection.
+pub(super) struct Completion {
+    /// Which connection: what an earlier one asked for says nothing to the present one.
+    connection: u64,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Resume(SpaceName, ResumePoint),
+    Stored(SpaceName, usize),
+    Reset(SpaceName),
+    Requeued(SpaceName),
+    /// Something is acknowledged or refused: those who flush want to know.
+    Settled,
+    Failed(String),
+}
+
+/// Performs effects.
+pub(super) struct Performer {
+    core: Arc<Core>,
+    tell: mpsc::UnboundedSender<Completion>,
+    spaces: BTreeMap<SpaceName, SpaceRow>,
+    connection: u64,
+}
+
+impl Performer {
+    pub(super) fn new(core: Arc<Core>, tell: mpsc::UnboundedSender<Completion>) -> Self {
+        Self { core, tell, spaces: BTreeMap::new(), connection: 0 }
+    }
+
+    pub(super) fn add_space(&mut self, name: SpaceName, row: SpaceRow) {
+        self.spaces.insert(name, row);
+    }
+
+    /// A new connection begins.
+    pub(super) fn begin(&mut self) {
+        self.connection += 1;
+    }
+
+    /// The names of spaces.
+    pub(super) fn names(&self, rows: BTreeSet<SpaceRow>) -> Vec<SpaceName> {
+        let wanted = self.spaces.iter().filter(|(_, row)| rows.contains(row));
+        wanted.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Brings an outcome to the machine.
+    pub(super) fn complete(&self, replica: &mut Replica, now: Moment, completion: Completion) {
+        if completion.connection != self.connection {
+            return;
+        }
+        match completion.outcome {
+            Outcome::Resume(space, point) => replica.handle_resume(&space, point),
+            Outcome::Stored(space, bytes) => replica.handle_stored(now, &space, bytes),
+            Outcome::Reset(space) => replica.handle_reset(now, &space),
+            Outcome::Requeued(space) => replica.handle_requeued(now, &space),
+            Outcome::Settled => {}
+            Outcome::Failed(what) => replica.handle_store_failed(what),
+        }
+    }
+
+    /// Performs one effect; gives a reason if the connection is to be closed.
+    pub(super) fn perform(
+        &self,
+        replica: &mut Replica,
+        now: Moment,
+        effect: ReplicaEffect,
+        out: Option<&mpsc::UnboundedSender<Vec<u8>>>,
+    ) -> Option<String> {
+        match effect {
+            ReplicaEffect::Send(frame) => {
+                if let Some(out) = out {
+                    // A writer that is gone shows at the reader.
+                    let _ = out.send(encode(&frame));
+                }
+            }
+            ReplicaEffect::Welcomed(upstream) => {
+                self.core.status.set_link(LinkStatus::Online, Some(upstream));
+            }
+            ReplicaEffect::LoadResume { upstream, space } => self.load_resume(upstream, space),
+            ReplicaEffect::Store(batch) => self.store(batch),
+            ReplicaEffect::Reset { space } => self.reset(space),
+            ReplicaEffect::LoadOutbox { space, after, changes, bytes } => {
+                let Some(row) = self.spaces.get(&space) else { return None };
+                match self.core.log.outbox(*row, after, changes, bytes) {
+                    Ok((page, more)) => replica.handle_outbox(now, &space, page, more),
+                    Err(error) => replica.handle_store_failed(error.to_string()),
+                }
+            }
+            ReplicaEffect::Acknowledged { space, locals, mark } => {
+                if let Some(row) = self.spaces.get(&space) {
+                    let done = self.counted(*row, |_| Outcome::Settled);
+                    self.core.log.submit_acknowledged(*row, locals, mark, done);
+                }
+            }
+            ReplicaEffect::Park { space, document, code, what } => {
+                self.park(&space, document, code, what);
+            }
+            ReplicaEffect::Requeue { space, document } => {
+                if let Some(row) = self.spaces.get(&space) {
+                    let done = self.counted(*row, move |_| Outcome::Requeued(space));
+                    self.core.log.submit_requeue(*row, document, done);
+                }
+            }
+            ReplicaEffect::Phase { space, phase } => self.core.status.set_phase(&space, phase),
+            ReplicaEffect::End(reason) => return Some(reason.to_string()),
+        }
+        None
+    }
+
+    fn load_resume(&self, upstream: Upstream, space: SpaceName) {
+        let Some(row) = self.spaces.get(&space).copied() else { return };
+        let (tell, connection) = (self.tell.clone(), self.connection);
+        let core = Arc::clone(&self.core);
+        let done = move |result: Result<Committed<(ResumePoint, SpaceCount)>, WriteFailure>| {
+            let outcome = match result {
+                Ok(Committed { value: (point, count), number }) => {
+                    count_space(&core, row, count, number.0);
+                    let parked = core.log.parked(row);
+                    core.status.set_parked(row, parked.unwrap_or_default());
+                    Outcome::Resume(space, point)
+                }
+                Err(error) => Outcome::Failed(chain(&error)),
+            };
+            let _ = tell.send(Completion { connection, outcome });
+        };
+        self.core.log.submit_meet(upstream, row, Box::new(done));
+    }
+
+    fn store(&self, batch: Batch) {
+        let Some(row) = self.spaces.get(&batch.space).copied() else { return };
+        let (space, bytes) = (batch.space.clone(), batch.bytes);
+        let (core, tell, connection) = (Arc::clone(&self.core), self.tell.clone(), self.connection);
+        self.core.log.submit_received(row, batch, move |result| {
+            let outcome = match result {
+                Ok(received) => {
+                    core.received(&space, row, received);
+                    Outcome::Stored(space, bytes)
+                }
+                Err(error) => Outcome::Failed(chain(&error)),
+            };
+            let _ = tell.send(Completion { connection, outcome });
+        });
+    }
+
+    fn reset(&self, space: SpaceName) {
+        let Some(row) = self.spaces.get(&space).copied() else { return };
+        tracing::warn!(%space, "the relay's log is not the one we knew: everything is offered again");
+        let core = Arc::clone(&self.core);
+        let done = self.counted(row, move |_| {
+            core.status.set_parked(row, Vec::new());
+            Outcome::Reset(space)
+        });
+        self.core.log.submit_reset(row, done);
+    }
+
+    fn park(&self, space: &SpaceName, document: DocumentId, code: Code, what: String) {
+        let Some(row) = self.spaces.get(space).copied() else { return };
+        tracing::warn!(%space, %document, %code, what, "the relay refuses a document's changes");
+        let core = Arc::clone(&self.core);
+        let (name, told) = (space.clone(), what.clone());
+        let done = self.counted(row, move |_| {
+            let parked = core.log.parked(row);
+            core.status.set_parked(row, parked.unwrap_or_default());
+            core.events.send(&name, document, EventKind::Parked { code, what: told });
+            Outcome::Settled
+        });
+        self.core.log.submit_park(row, document, code, what, done);
+    }
+
+    /// What most finished writes do: publish the space's counts, and tell the machine.
+    fn counted(
+        &self,
+        row: SpaceRow,
+        outcome: impl FnOnce(SpaceCount) -> Outcome + Send + 'static,
+    ) -> Box<dyn FnOnce(Result<Committed<SpaceCount>, WriteFailure>) + Send> {
+        let (core, tell, connection) = (Arc::clone(&self.core), self.tell.clone(), self.connection);
+        Box::new(move |result| {
+            let outcome = match result {
+                Ok(Committed { value: count, number }) => {
+                    count_space(&core, row, count, number.0);
+                    outcome(count)
+                }
+                Err(error) => Outcome::Failed(chain(&error)),
+            };
+            let _ = tell.send(Completion { connection, outcome });
+        })
+    }
+}
+
+fn count_space(core: &Core, row: SpaceRow, count: SpaceCount, number: u64) {
+    let synced = core.log.database().synced().0;
+    core.status.set_count(row, count, number, synced);
+}
+
+/// An error with its causes, in one line.
+fn chain<E: std::error::Error + 'static>(error: &WriteError<E>) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,86 @@
+//! How a store is opened and a relay is reached: every knob with its unit and default.
+
+use std::time::Duration;
+
+use landfall_protocol::limits;
+
+/// When `change()` may return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// After the change is on disk (SQLite's `synchronous=FULL`): it survives a power cut. Costs
+    /// one fsync per change, or per group of concurrent ones.
+    #[default]
+    Full,
+    /// After the change is in SQLite (`synchronous=NORMAL`): it survives a crash of the process,
+    /// but a power cut may take the last quarter of a second with it. The status tells when it is
+    /// on disk.
+    Normal,
+}
+
+/// How a store is opened. Change single fields of [`Options::default`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// When `change()` may return. Default: [`Durability::Full`].
+    pub durability: Durability,
+    /// Bytes of page cache per SQLite connection. Default 8 MiB. Small, and large stores read
+    /// slower; large, and memory is taken that the system's file cache would use better.
+    pub page_cache_bytes: u64,
+    /// Events that a listener may be behind before it is told that it lagged. Default 1,024.
+    /// Each may hold a change's patches, so large values cost memory with slow listeners.
+    pub events: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { durability: Durability::Full, page_cache_bytes: 8 * 1024 * 1024, events: 1024 }
+    }
+}
+
+/// How a relay is reached.
+#[derive(Debug, Clone)]
+pub struct LinkOptions {
+    /// Where the relay is: `ws://host:port/`.
+    pub url: String,
+    /// What proves who we are, where the relay asks for that. Default: none.
+    pub token: Option<Vec<u8>>,
+    /// Silence after which the relay is pinged. Default 15 s. Short costs battery and traffic;
+    /// long notices a dead connection late.
+    pub ping_after: Duration,
+    /// Silence after which the connection is dropped and made anew. Default 30 s; must be longer
+    /// than `ping_after`, or every pause drops it.
+    pub drop_after: Duration,
+    /// How long connecting, and then the relay's first answer, may each take. Default 10 s.
+    pub handshake: Duration,
+    /// The first wait before connecting again; it doubles each time. Default 250 ms.
+    pub reconnect_first: Duration,
+    /// The longest wait before connecting again. Default 30 s. The wait is jittered between half
+    /// and all of it, so that a herd of clients spreads.
+    pub reconnect_most: Duration,
+}
+
+impl LinkOptions {
+    /// The defaults for a relay's URL.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            token: None,
+            ping_after: limits::PING_AFTER,
+            drop_after: limits::DROP_AFTER,
+            handshake: limits::HANDSHAKE,
+            reconnect_first: limits::RECONNECT_FIRST,
+            reconnect_most: limits::RECONNECT_MOST,
+        }
+    }
+}
+
+impl From<&str> for LinkOptions {
+    fn from(url: &str) -> Self {
+        Self::new(url)
+    }
+}
+
+impl From<String> for LinkOptions {
+    fn from(url: String) -> Self {
+        Self::new(url)
+    }
+}

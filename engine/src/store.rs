@@ -1,0 +1,255 @@
+//! The engine's store: a log of changes in one SQLite file, and what each upstream is known to
+//! hold of it.
+//!
+//! It knows rows and transactions. It must never know a loaded document, a socket or an event.
+//! Every result is told after the commit that it speaks of.
+
+mod append;
+mod held;
+mod receive;
+mod rows;
+mod schema;
+mod view;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use landfall_protocol::frame::Mark;
+use landfall_protocol::intervals::IntervalSet;
+use landfall_protocol::replica::ResumePoint;
+use landfall_protocol::{Code, DocumentId, Local, ReplicaId, SpaceName, Upstream};
+use landfall_storage::{Committed, Database, Durability, OpenError, Options, WriteError};
+use rusqlite::{Connection, params};
+
+pub use held::Pending;
+
+pub(crate) use append::{AppendError, Appended, LocalChange};
+pub(crate) use receive::Received;
+pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
+pub(crate) use view::{Parked, ViewError};
+
+/// What a space amounts to after a commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SpaceCount {
+    pub(crate) totals: SpaceTotals,
+    pub(crate) pending: Pending,
+    /// The first local sequence number that the upstream is not known to hold.
+    pub(crate) first_gap: Option<u64>,
+    /// The first one that it is not known to hold and does not refuse.
+    pub(crate) first_unheld: Option<u64>,
+}
+
+/// A failed write, as the engine's callers need to know it.
+pub(crate) type WriteFailure = WriteError<rusqlite::Error>;
+
+/// What a finished write calls, on the writer thread.
+pub(crate) type Done<T, E = rusqlite::Error> =
+    Box<dyn FnOnce(Result<Committed<T>, WriteError<E>>) + Send>;
+
+/// How a store is opened.
+pub(crate) enum Place<'a> {
+    File(&'a Path),
+    ReadOnly(&'a Path),
+    Memory,
+}
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct LocalLog {
+    db: Database,
+    replica: ReplicaId,
+    /// The row of the upstream in use; 0 while none was ever met.
+    upstream: Arc<AtomicI64>,
+}
+
+impl LocalLog {
+    /// Opens the store; `fresh` becomes its replica id if it has none yet.
+    pub(crate) fn open(
+        place: Place<'_>,
+        options: Options,
+        fresh: ReplicaId,
+    ) -> Result<Self, OpenLogError> {
+        let schema = &schema::SCHEMA;
+        let writable = !matches!(place, Place::ReadOnly(_));
+        let db = match place {
+            Place::File(path) => Database::open(path, schema, options)?,
+            Place::ReadOnly(path) => Database::open_read_only(path, schema, options)?,
+            Place::Memory => Database::open_in_memory(schema, options)?,
+        };
+        if writable {
+            db.write(Durability::Full, move |tx| {
+                tx.execute("INSERT OR IGNORE INTO replica VALUES (1, ?1)", [fresh.as_bytes()])
+            })
+            .map_err(OpenLogError::Initialise)?;
+        }
+        let (replica, upstream) = db
+            .read(|conn| {
+                let replica = conn.query_row("SELECT id FROM replica", [], |row| row.get(0))?;
+                Ok::<_, rusqlite::Error>((ReplicaId::from_bytes(replica), held::last_met(conn)?))
+            })
+            .map_err(|error| OpenLogError::Read(ViewError::from(error)))?;
+        let upstream = upstream.map_or(0, |(row, _)| row.0);
+        Ok(Self { db, replica, upstream: Arc::new(AtomicI64::new(upstream)) })
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.db
+    }
+
+    pub(crate) fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    fn upstream(&self) -> Option<UpstreamRow> {
+        let row = self.upstream.load(Ordering::Acquire);
+        (row != 0).then_some(UpstreamRow(row))
+    }
+
+    /// The row of a space, which is made if it is new.
+    pub(crate) fn ensure_space(&self, name: &SpaceName) -> Result<SpaceRow, WriteFailure> {
+        let name = name.as_str().to_owned();
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            tx.execute("INSERT OR IGNORE INTO space (name) VALUES (?1)", [&name])?;
+            tx.query_row("SELECT id FROM space WHERE name = ?1", [&name], |row| row.get(0))
+        };
+        self.db.write(Durability::Full, job).map(|committed| SpaceRow(committed.value))
+    }
+
+    /// Notes which upstream is in use from now on, and gives where each space stands with it.
+    pub(crate) fn submit_meet(
+        &self,
+        upstream: Upstream,
+        space: SpaceRow,
+        done: Done<(ResumePoint, SpaceCount)>,
+    ) {
+        let current = Arc::clone(&self.upstream);
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let row = held::meet(tx, &upstream)?;
+            held::ensure_link(tx, row, space)?;
+            let point = held::resume_point(tx, row, space)?;
+            Ok::<_, rusqlite::Error>((row, point, count(tx, Some(row), space)?))
+        };
+        let done = move |result: Result<Committed<(UpstreamRow, _, _)>, WriteFailure>| {
+            done(result.map(|Committed { value: (row, point, count), number }| {
+                current.store(row.0, Ordering::Release);
+                Committed { value: (point, count), number }
+            }));
+        };
+        self.db.submit(Durability::Relaxed, job, done);
+    }
+
+    /// Forgets the cursor, the mark and everything held, of the upstream in use.
+    pub(crate) fn submit_reset(&self, space: SpaceRow, done: Done<SpaceCount>) {
+        self.submit_link(space, done, move |tx, upstream| {
+            held::reset(tx, upstream, space)?;
+            tx.prepare_cached(
+                "DELETE FROM parked WHERE upstream = ?1
+                     AND document IN (SELECT id FROM document WHERE space = ?2)",
+            )?
+            .execute(params![upstream.0, space.0])?;
+            Ok(())
+        });
+    }
+
+    /// The upstream in use has these changes on its disk.
+    pub(crate) fn submit_acknowledged(
+        &self,
+        space: SpaceRow,
+        locals: Vec<Local>,
+        mark: Mark,
+        done: Done<SpaceCount>,
+    ) {
+        let mut ranges = IntervalSet::new();
+        for local in locals {
+            ranges.insert(local.0, local.0);
+        }
+        self.submit_link(space, done, move |tx, upstream| {
+            held::hold(tx, upstream, space, &ranges)?;
+            held::set_mark(tx, upstream, space, &mark)
+        });
+    }
+
+    /// The upstream in use refuses a document's changes.
+    pub(crate) fn submit_park(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        code: Code,
+        what: String,
+        done: Done<SpaceCount>,
+    ) {
+        self.submit_link(space, done, move |tx, upstream| {
+            let Some(document) = rows::document_row(tx, space, &document)? else { return Ok(()) };
+            tx.prepare_cached(
+                "INSERT INTO parked (upstream, document, code, what) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET code = excluded.code, what = excluded.what",
+            )?
+            .execute(params![upstream.0, document.0, code.0, what])?;
+            Ok(())
+        });
+    }
+
+    /// A document's changes are to be offered to the upstream again.
+    pub(crate) fn submit_requeue(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        done: Done<SpaceCount>,
+    ) {
+        self.submit_link(space, done, move |tx, upstream| {
+            match rows::document_row(tx, space, &document)? {
+                Some(row) => held::release_document(tx, upstream, space, row),
+                None => Ok(()),
+            }
+        });
+    }
+
+    /// Bookkeeping about the upstream in use. It may be lost in a power cut: then it is done
+    /// again, since pushing is idempotent. So it takes no fsync of its own.
+    fn submit_link(
+        &self,
+        space: SpaceRow,
+        done: Done<SpaceCount>,
+        job: impl FnOnce(&Connection, UpstreamRow) -> rusqlite::Result<()> + Send + 'static,
+    ) {
+        let upstream = self.upstream();
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            if let Some(upstream) = upstream {
+                job(tx, upstream)?;
+            }
+            count(tx, upstream, space)
+        };
+        self.db.submit(Durability::Relaxed, job, done);
+    }
+}
+
+fn count(
+    conn: &Connection,
+    upstream: Option<UpstreamRow>,
+    space: SpaceRow,
+) -> rusqlite::Result<SpaceCount> {
+    let totals = rows::space_totals(conn, space)?;
+    let pending = held::pending(conn, upstream, space, totals)?;
+    let (first_gap, first_unheld) = match upstream {
+        _ if pending.changes == 0 => (None, None),
+        None => (Some(1), Some(1)),
+        Some(upstream) => {
+            let gaps = held::gaps_between(conn, upstream, space, 1, totals.changes)?;
+            let first_gap = gaps.first().map(|gap| gap.0);
+            (first_gap, held::first_unheld(conn, upstream, space)?)
+        }
+    };
+    Ok(SpaceCount { totals, pending, first_gap, first_unheld })
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenLogError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the new store could not be initialised")]
+    Initialise(#[source] WriteFailure),
+    #[error(transparent)]
+    Read(ViewError),
+}

@@ -1,0 +1,168 @@
+//! The relay's HTTP: who is let in, the pages for operators, and the door to sessions.
+//!
+//! It must not know frames: a connection that becomes a session leaves this module.
+
+mod guard;
+mod upgrade;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::{Response, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::routing::get;
+use axum::{Router, response};
+use landfall_protocol::SessionId;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::{debug, error};
+
+use crate::health::Health;
+use crate::session::{self, Shared};
+
+use guard::Refused;
+pub(crate) use guard::{Guard, is_loopback};
+use upgrade::Wish;
+
+/// What the handlers share.
+pub(crate) struct Door {
+    pub(crate) guard: Guard,
+    pub(crate) health: Arc<Health>,
+    pub(crate) sessions: Arc<Shared>,
+    pub(crate) last_session: AtomicU64,
+}
+
+/// One accepted connection. The session that comes out of it keeps its place.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// Given back when the connection, or the session after it, is gone.
+    pub(crate) _place: Arc<OwnedSemaphorePermit>,
+}
+
+/// The routes. Requests carry a [`Peer`] as an extension.
+pub(crate) fn router(door: Arc<Door>) -> Router {
+    Router::new()
+        .route("/", get(root))
+        .route("/healthz", get(|| async { text(StatusCode::OK, "ok") }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(|| async {
+            text(
+                StatusCode::NOT_FOUND,
+                "not found; a relay answers at /, /healthz, /readyz and /metrics",
+            )
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&door), guarded))
+        .with_state(door)
+}
+
+/// Answers one request. The router is never busy and never fails.
+pub(crate) async fn answer(
+    router: Router,
+    request: hyper::Request<hyper::body::Incoming>,
+) -> Response<Body> {
+    use hyper::service::Service as _;
+    hyper_util::service::TowerToHyperService::new(router)
+        .call(request)
+        .await
+        .unwrap_or_else(|never| match never {})
+}
+
+/// A short answer in plain text.
+fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
+    let mut body = body.into();
+    body.push('\n');
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+/// Refuses what the guard refuses, before any handler sees it.
+async fn guarded(
+    State(door): State<Arc<Door>>,
+    request: Request,
+    next: Next,
+) -> response::Response {
+    match door.guard.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(Refused::Origin(origin)) => {
+            door.sessions.metrics.request_refused("origin");
+            debug!(origin, "a browser's page was refused");
+            let what =
+                format!("pages of `{origin}` may not connect; allow them with --allow-origin");
+            text(StatusCode::FORBIDDEN, what)
+        }
+        Err(Refused::Host(host)) => {
+            door.sessions.metrics.request_refused("host");
+            debug!(host, "a foreign host name was refused");
+            let what = format!(
+                "`{host}` is no name of this machine's loopback, and this relay asks nobody who \
+                 they are; use localhost, or start it with --insecure-open"
+            );
+            text(StatusCode::MISDIRECTED_REQUEST, what)
+        }
+    }
+}
+
+async fn root(
+    State(door): State<Arc<Door>>,
+    Extension(peer): Extension<Peer>,
+    mut request: Request,
+) -> Response<Body> {
+    let key = match upgrade::wish(request.method(), request.headers()) {
+        Wish::Native { key } => key,
+        Wish::Page => {
+            let what = "This is a Landfall relay. Engines connect to it by WebSocket (landfall.v1); \
+                        operators read /healthz, /readyz and /metrics.";
+            return text(StatusCode::OK, what);
+        }
+        Wish::OtherProtocol => {
+            door.sessions.metrics.request_refused("protocol");
+            let what = "this version speaks the subprotocol landfall.v1 only, not automerge-repo's";
+            return text(StatusCode::NOT_IMPLEMENTED, what);
+        }
+        Wish::Broken(what) => {
+            door.sessions.metrics.request_refused("handshake");
+            return text(StatusCode::BAD_REQUEST, what);
+        }
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    let id = SessionId(door.last_session.fetch_add(1, Ordering::Relaxed) + 1);
+    let shared = Arc::clone(&door.sessions);
+    tokio::spawn(async move {
+        session::run(shared, id, peer.address, upgrade).await;
+        // The connection's place is free only now.
+        drop(peer);
+    });
+    upgrade::accept(&key)
+}
+
+async fn readyz(State(door): State<Arc<Door>>) -> Response<Body> {
+    match door.health.trouble() {
+        None => text(StatusCode::OK, "ready"),
+        Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+    }
+}
+
+async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
+    let (metrics, hub) = (&door.sessions.metrics, &door.sessions.hub);
+    metrics.hub_queue.set(hub.queued() as i64);
+    metrics.in_flight_bytes.set(hub.bytes_in_flight() as i64);
+    metrics.ready.set(i64::from(door.health.trouble().is_none()));
+    let mut response = match metrics.text() {
+        Ok(text) => Response::new(Body::from(text)),
+        Err(error) => {
+            error!(%error, "the metrics could not be written");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written");
+        }
+    };
+    let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let open = header::HeaderValue::from_static(open);
+    response.headers_mut().insert(header::CONTENT_TYPE, open);
+    response
+}

@@ -1,0 +1,162 @@
+//! Who may ask at all. A page in any browser can open a WebSocket to 127.0.0.1, so an open relay
+//! on loopback looks at what only browsers send (`Origin`), and at the name under which it was
+//! reached (`Host`): a foreign name that resolves to loopback is an attack by DNS rebinding.
+
+use std::net::IpAddr;
+
+use axum::http::{HeaderMap, Uri, header};
+
+use crate::limits;
+
+/// Which requests are let in.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Guard {
+    /// Origins whose pages may connect, as browsers write them: `https://app.example`.
+    pub(crate) allow_origins: Vec<String>,
+    /// Whether any `Host` is taken.
+    pub(crate) any_host: bool,
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// A browser's page that was not allowed.
+    Origin(String),
+    /// A name that is no loopback name.
+    Host(String),
+}
+
+impl Guard {
+    /// Judges a request by its head.
+    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
+        for origin in headers.get_all(header::ORIGIN) {
+            let origin = String::from_utf8_lossy(origin.as_bytes());
+            let allowed = |allowed: &String| allowed.eq_ignore_ascii_case(&origin);
+            if !self.allow_origins.iter().any(allowed) {
+                return Err(Refused::Origin(shown(&origin)));
+            }
+        }
+        if self.any_host {
+            return Ok(());
+        }
+        let mut hosts = headers.get_all(header::HOST).iter().map(|host| {
+            let host = String::from_utf8_lossy(host.as_bytes());
+            if is_loopback(&host) { Ok(()) } else { Err(Refused::Host(shown(&host))) }
+        });
+        // HTTP/1.1 asks for exactly one; its absence names no host at all.
+        hosts.next().unwrap_or_else(|| Err(Refused::Host(String::new())))?;
+        hosts.collect::<Result<(), _>>()?;
+        match uri.authority() {
+            Some(authority) if !is_loopback(authority.as_str()) => {
+                Err(Refused::Host(shown(authority.as_str())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(limits::SHOWN_HEADER_BYTES).collect()
+}
+
+/// Whether `host`, with or without a port, is a name or address of this machine's loopback.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) if port.is_empty() || is_port(port) => address,
+            _ => return false,
+        },
+        // An address with several colons and no brackets has no port.
+        None if host.matches(':').count() > 1 => host,
+        None => match host.split_once(':') {
+            Some((name, _)) if is_port(&host[name.len()..]) => name,
+            Some(_) => return false,
+            None => host,
+        },
+    };
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return address.is_loopback();
+    }
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+fn is_port(text: &str) -> bool {
+    text.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::{HeaderName, HeaderValue};
+
+    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn loopback_names_are_known_in_all_their_forms() {
+        for good in [
+            "localhost",
+            "LOCALHOST:7600",
+            "localhost.",
+            "notes.localhost:80",
+            "127.0.0.1",
+            "127.9.8.7:7600",
+            "[::1]",
+            "[::1]:7600",
+            "::1",
+        ] {
+            assert!(is_loopback(good), "{good}");
+        }
+        for bad in [
+            "",
+            "example.com",
+            "localhost.example.com",
+            "notlocalhost",
+            "127.0.0.1.example.com",
+            "128.0.0.1",
+            "[::2]:7600",
+            "[::1",
+            "[::1]x",
+            "localhost:port",
+            "localhost:99999",
+            "localhost:80@example.com",
+            "0.0.0.0",
+        ] {
+            assert!(!is_loopback(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins_are_refused_unless_allowed() {
+        let guard = Guard { allow_origins: vec!["https://App.example".into()], any_host: false };
+        let uri = Uri::from_static("/");
+        let host = (header::HOST, "localhost:7600");
+        assert_eq!(guard.check(&uri, &headers(std::slice::from_ref(&host))), Ok(()));
+        let ask = |origin| guard.check(&uri, &headers(&[host.clone(), (header::ORIGIN, origin)]));
+        assert_eq!(ask("https://app.example"), Ok(()));
+        for bad in ["null", "https://app.example.evil", "http://app.example", "http://localhost"] {
+            assert_eq!(ask(bad), Err(Refused::Origin(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_foreign_host_is_refused_wherever_it_stands() {
+        let guard = Guard::default();
+        let (local, foreign) = ((header::HOST, "localhost"), (header::HOST, "evil.example"));
+        let root = Uri::from_static("/");
+        let refused = Err(Refused::Host("evil.example".to_owned()));
+        assert_eq!(guard.check(&root, &headers(std::slice::from_ref(&foreign))), refused);
+        assert_eq!(guard.check(&root, &headers(&[local.clone(), foreign])), refused);
+        let absolute = Uri::from_static("http://evil.example/");
+        assert_eq!(guard.check(&absolute, &headers(&[local])), refused);
+        assert!(guard.check(&root, &headers(&[])).is_err());
+        let open = Guard { any_host: true, ..Guard::default() };
+        assert_eq!(open.check(&absolute, &headers(&[])), Ok(()));
+    }
+}

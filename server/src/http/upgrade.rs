@@ -1,0 +1,107 @@
+//! The WebSocket handshake on the side of HTTP: which connections become sessions, and what the
+//! others are told. Other subprotocols are left for a second protocol.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use landfall_protocol::frame::SUBPROTOCOL;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::text;
+
+/// What a request asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// No WebSocket.
+    Page,
+    /// A session of the native protocol; the key goes into the answer.
+    Native { key: String },
+    /// A WebSocket of another protocol.
+    OtherProtocol,
+    /// A WebSocket request that is not in order.
+    Broken(&'static str),
+}
+
+/// Reads a request's head.
+pub(super) fn wish(method: &Method, headers: &HeaderMap) -> Wish {
+    if !has_token(headers, header::UPGRADE, "websocket") {
+        return Wish::Page;
+    }
+    if method != Method::GET {
+        return Wish::Broken("a WebSocket begins with GET");
+    }
+    if !has_token(headers, header::CONNECTION, "upgrade") {
+        return Wish::Broken("the header `Connection: upgrade` is missing");
+    }
+    let is_13 = |value: &header::HeaderValue| value.as_bytes() == b"13";
+    if !headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(is_13) {
+        return Wish::Broken("`Sec-WebSocket-Version` must be 13");
+    }
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
+        return Wish::Broken("the header `Sec-WebSocket-Key` is missing");
+    };
+    if !has_token(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
+        return Wish::OtherProtocol;
+    }
+    Wish::Native { key: derive_accept_key(key.as_bytes()) }
+}
+
+/// Whether a comma-separated header holds a token, without regard to case.
+fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name);
+    let mut tokens =
+        values.iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+    tokens.any(|found| found.trim().eq_ignore_ascii_case(token))
+}
+
+/// "Switching protocols".
+pub(super) fn accept(key: &str) -> Response<Body> {
+    let response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_ACCEPT, key)
+        .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
+        .body(Body::empty());
+    response.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "no answer could be made"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn request() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (header::UPGRADE, "WebSocket"),
+            (header::CONNECTION, "keep-alive, Upgrade"),
+            (header::SEC_WEBSOCKET_VERSION, "13"),
+            (header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
+            (header::SEC_WEBSOCKET_PROTOCOL, "other, landfall.v1"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn a_native_request_gets_the_key_of_rfc_6455() {
+        let key = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned();
+        assert_eq!(wish(&Method::GET, &request()), Wish::Native { key });
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let without = |name: header::HeaderName| {
+            let mut headers = request();
+            headers.remove(name);
+            wish(&Method::GET, &headers)
+        };
+        assert_eq!(without(header::UPGRADE), Wish::Page);
+        assert_eq!(without(header::SEC_WEBSOCKET_PROTOCOL), Wish::OtherProtocol);
+        for name in [header::CONNECTION, header::SEC_WEBSOCKET_VERSION, header::SEC_WEBSOCKET_KEY] {
+            assert!(matches!(without(name.clone()), Wish::Broken(_)), "{name}");
+        }
+        assert!(matches!(wish(&Method::POST, &request()), Wish::Broken(_)));
+    }
+}

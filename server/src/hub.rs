@@ -1,0 +1,181 @@
+//! The hub: one thread that owns the spaces' machines, performs what they decide, and tells the
+//! sessions.
+//!
+//! It judges nothing (that is `landfall_protocol::space`) and must never wait for a session: what
+//! it has to tell goes into a bounded mailbox, and a session whose mailbox is full is ended.
+
+mod feed;
+mod inbox;
+mod sequencer;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use landfall_protocol::frame::{Mark, SubscriptionId};
+use landfall_protocol::space::{Answer, CheckedPush};
+use landfall_protocol::{Code, Cursor, Epoch, Offset, SessionId, SpaceName};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::health::Health;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::store::{LogStore, StoreError};
+
+pub(crate) use feed::Feed;
+use inbox::Inbox;
+use sequencer::Sequencer;
+
+/// A subscription that wants to know where it stands.
+pub(crate) struct Attach {
+    pub(crate) session: SessionId,
+    pub(crate) subscription: SubscriptionId,
+    /// Tells this attach from an earlier one of the same number.
+    pub(crate) ticket: u64,
+    pub(crate) space: SpaceName,
+    pub(crate) cursor: Option<Cursor>,
+    pub(crate) acknowledged: Option<Mark>,
+    pub(crate) mailbox: Mailbox,
+}
+
+/// What the hub is asked to do.
+enum Command {
+    Attach(Box<Attach>),
+    Detach(SessionId, SubscriptionId),
+    Push(SpaceName, Box<CheckedPush>, OwnedSemaphorePermit),
+    Leave(SessionId),
+    Committed(SpaceName, Result<(), StoreError>),
+    Probed(Result<(), StoreError>),
+    Shutdown,
+}
+
+/// What the hub tells a session.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A subscription is attached.
+    Attached {
+        subscription: SubscriptionId,
+        ticket: u64,
+        epoch: Option<Epoch>,
+        head: Offset,
+        resume: Option<Offset>,
+        feed: Arc<Feed>,
+    },
+    /// A space could not be opened.
+    AttachFailed { subscription: SubscriptionId, ticket: u64, code: Code, what: String },
+    /// A push was answered.
+    Answered(Answer),
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feed").field("space", &self.space).finish_non_exhaustive()
+    }
+}
+
+/// Where the hub reaches a session.
+#[derive(Clone)]
+pub(crate) struct Mailbox {
+    pub(crate) events: mpsc::Sender<Event>,
+    /// Told when an event found no room: the session cannot go on.
+    pub(crate) overflow: Arc<Notify>,
+    /// Told when a log that the session reads has grown.
+    pub(crate) grown: Arc<Notify>,
+}
+
+/// What a hub is made of.
+pub(crate) struct Parts {
+    pub(crate) store: Arc<dyn LogStore>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Bytes of live entries kept for each space.
+    pub(crate) ring_bytes: usize,
+    /// The epoch that this process opens in each log that it appends to.
+    pub(crate) epoch: Epoch,
+}
+
+/// How the hub's thread ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HubEnd {
+    /// It was asked to, and everything that it had taken is settled.
+    Drained,
+    /// A bug: it panicked. Nothing can be taken or acknowledged any more.
+    Panicked,
+}
+
+/// The way to the hub.
+#[derive(Clone)]
+pub(crate) struct Hub {
+    inbox: Arc<Inbox<Command>>,
+    budget: Arc<Semaphore>,
+}
+
+impl Hub {
+    /// Starts the hub's thread. The receiver hears how it ended.
+    pub(crate) fn start(parts: Parts) -> std::io::Result<(Self, oneshot::Receiver<HubEnd>)> {
+        let inbox = Arc::new(Inbox::new(limits::HUB_QUEUE));
+        let budget = Arc::new(Semaphore::new(limits::BYTES_IN_FLIGHT));
+        let hub = Self { inbox: Arc::clone(&inbox), budget };
+        let (ended, end) = oneshot::channel();
+        thread::Builder::new().name("hub".to_owned()).spawn(move || {
+            let run = || Sequencer::new(parts, Arc::clone(&inbox)).run();
+            let end = match catch_unwind(AssertUnwindSafe(run)) {
+                Ok(()) => HubEnd::Drained,
+                Err(_) => {
+                    tracing::error!("the hub panicked: the relay stops");
+                    HubEnd::Panicked
+                }
+            };
+            inbox.close();
+            // Nobody waits for it only if the whole server was dropped.
+            let _ = ended.send(end);
+        })?;
+        Ok((hub, end))
+    }
+
+    /// Attaches a subscription; the answer comes to its mailbox.
+    pub(crate) async fn attach(&self, attach: Attach) -> bool {
+        self.inbox.send(Command::Attach(Box::new(attach))).await.is_ok()
+    }
+
+    /// Ends a subscription.
+    pub(crate) async fn detach(&self, session: SessionId, subscription: SubscriptionId) -> bool {
+        self.inbox.send(Command::Detach(session, subscription)).await.is_ok()
+    }
+
+    /// Waits until a push of so many bytes may be handed in; false if the hub is gone.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = bytes.saturating_add(limits::PUSH_OVERHEAD_BYTES).min(limits::BYTES_IN_FLIGHT);
+        Arc::clone(&self.budget).acquire_many_owned(bytes as u32).await.ok()
+    }
+
+    /// Hands a push in; its answer comes to the session's mailbox, and its bytes are free then.
+    pub(crate) async fn push(
+        &self,
+        space: SpaceName,
+        push: CheckedPush,
+        bytes: OwnedSemaphorePermit,
+    ) -> bool {
+        self.inbox.send(Command::Push(space, Box::new(push), bytes)).await.is_ok()
+    }
+
+    /// The session is gone. Never waits, so that it can be called while dropping.
+    pub(crate) fn leave(&self, session: SessionId) {
+        self.inbox.put(Command::Leave(session));
+    }
+
+    /// Settle what was taken, then end.
+    pub(crate) fn shutdown(&self) {
+        self.inbox.put(Command::Shutdown);
+    }
+
+    /// Commands that wait.
+    pub(crate) fn queued(&self) -> usize {
+        self.inbox.len()
+    }
+
+    /// Bytes of pushes that are not answered.
+    pub(crate) fn bytes_in_flight(&self) -> usize {
+        limits::BYTES_IN_FLIGHT - self.budget.available_permits().min(limits::BYTES_IN_FLIGHT)
+    }
+}

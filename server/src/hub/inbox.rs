@@ -1,0 +1,115 @@
+//! The hub's bounded queue of commands, between async sessions and the hub's thread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A first-in-first-out queue with two ways in: [`Inbox::send`] waits for room; [`Inbox::put`]
+/// does not, and is for what its senders bound themselves (one commit a space, one farewell a
+/// session), since the store's thread must never wait for the hub.
+pub(super) struct Inbox<T> {
+    queue: Mutex<VecDeque<Queued<T>>>,
+    filled: Condvar,
+    room: Arc<Semaphore>,
+}
+
+struct Queued<T> {
+    command: T,
+    /// Its room, given back when the command is taken up.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<T> Inbox<T> {
+    pub(super) fn new(capacity: usize) -> Self {
+        let room = Arc::new(Semaphore::new(capacity));
+        Self { queue: Mutex::default(), filled: Condvar::new(), room }
+    }
+
+    /// Adds a command once there is room. Gives it back if the hub is gone.
+    pub(super) async fn send(&self, command: T) -> Result<(), T> {
+        match Arc::clone(&self.room).acquire_owned().await {
+            Ok(room) => {
+                self.add(Queued { command, _room: Some(room) });
+                Ok(())
+            }
+            Err(_) => Err(command),
+        }
+    }
+
+    /// Adds a command at once.
+    pub(super) fn put(&self, command: T) {
+        self.add(Queued { command, _room: None });
+    }
+
+    fn add(&self, queued: Queued<T>) {
+        self.queue.lock().push_back(queued);
+        self.filled.notify_one();
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.queue.lock().len()
+    }
+
+    /// Waits for commands, or until the deadline, and takes all there are.
+    pub(super) fn take(&self, deadline: Option<Instant>, into: &mut Vec<T>) {
+        let mut queue = self.queue.lock();
+        while queue.is_empty() {
+            match deadline {
+                None => self.filled.wait(&mut queue),
+                Some(deadline) if self.filled.wait_until(&mut queue, deadline).timed_out() => break,
+                Some(_) => {}
+            }
+        }
+        into.extend(queue.drain(..).map(|queued| queued.command));
+    }
+
+    /// Nobody takes commands any more: those who wait for room are told so.
+    pub(super) fn close(&self) {
+        self.room.close();
+        self.queue.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn senders_wait_for_room_and_putters_do_not() {
+        let inbox = Arc::new(Inbox::new(1));
+        inbox.send(1).await.unwrap();
+        let second = tokio::spawn({
+            let inbox = Arc::clone(&inbox);
+            async move { inbox.send(3).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        inbox.put(2);
+        let mut taken = Vec::new();
+        inbox.take(None, &mut taken);
+        assert_eq!(taken, [1, 2]);
+        second.await.unwrap().unwrap();
+        inbox.take(None, &mut taken);
+        assert_eq!(taken, [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_deadline_ends_a_wait() {
+        let inbox: Inbox<u8> = Inbox::new(1);
+        let mut taken = Vec::new();
+        inbox.take(Some(Instant::now() + Duration::from_millis(5)), &mut taken);
+        assert!(taken.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_closed_inbox_gives_commands_back() {
+        let inbox = Inbox::new(1);
+        inbox.close();
+        assert_eq!(inbox.send(7).await, Err(7));
+    }
+}

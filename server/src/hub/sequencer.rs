@@ -1,0 +1,318 @@
+//! The hub's thread: commands in, one at a time; commits to the store; answers and entries out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use landfall_protocol::admission::{History, Known};
+use landfall_protocol::frame::SubscriptionId;
+use landfall_protocol::space::{Answer, CheckedPush, Space, StoreFailure};
+use landfall_protocol::{ActorId, ChangeHash, Code, DocumentId, SessionId, SpaceName};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::feed::Feed;
+use super::inbox::Inbox;
+use super::{Attach, Command, Event, Mailbox, Parts};
+use crate::limits;
+use crate::store::StoreError;
+
+/// A space that is in memory.
+struct Slot {
+    machine: Space,
+    feed: Arc<Feed>,
+    /// When the commit under way went to the store.
+    commit_began: Instant,
+}
+
+/// A session that has attached to something.
+struct Seat {
+    mailbox: Mailbox,
+    subscriptions: BTreeMap<SubscriptionId, Arc<Feed>>,
+}
+
+/// The thread's own state.
+pub(super) struct Sequencer {
+    parts: Parts,
+    inbox: Arc<Inbox<Command>>,
+    spaces: HashMap<SpaceName, Slot>,
+    seats: HashMap<SessionId, Seat>,
+    /// The room that pushes take up until they are answered.
+    held: HashMap<(SessionId, u64), OwnedSemaphorePermit>,
+    next_probe: Option<Instant>,
+    stopping: bool,
+}
+
+impl Sequencer {
+    pub(super) fn new(parts: Parts, inbox: Arc<Inbox<Command>>) -> Self {
+        Self {
+            parts,
+            inbox,
+            spaces: HashMap::new(),
+            seats: HashMap::new(),
+            held: HashMap::new(),
+            next_probe: None,
+            stopping: false,
+        }
+    }
+
+    /// Runs until it is told to stop and everything that it took is settled.
+    pub(super) fn run(mut self) {
+        let mut commands = Vec::new();
+        while !(self.stopping && self.spaces.values().all(|slot| slot.machine.is_idle())) {
+            self.inbox.take(self.next_probe, &mut commands);
+            let mut touched = Vec::new();
+            for command in commands.drain(..) {
+                touched.extend(self.handle(command));
+            }
+            for space in touched {
+                self.settle(space);
+            }
+            self.probe_if_due();
+        }
+    }
+
+    /// Gives back the space whose machine may have something to commit, or may be dropped.
+    fn handle(&mut self, command: Command) -> Option<SpaceName> {
+        match command {
+            Command::Attach(attach) => self.handle_attach(*attach),
+            Command::Detach(session, subscription) => {
+                return self.handle_detach(session, subscription);
+            }
+            Command::Push(space, push, room) => return self.handle_push(space, *push, room),
+            Command::Leave(session) => self.handle_leave(session),
+            Command::Committed(space, result) => return Some(self.handle_commit(space, result)),
+            Command::Probed(result) => self.handle_probed(result),
+            Command::Shutdown => self.stopping = true,
+        }
+        None
+    }
+
+    /// Commits what a space has admitted, and drops a space that nobody needs.
+    fn settle(&mut self, space: SpaceName) {
+        let Some(slot) = self.spaces.get_mut(&space) else { return };
+        if let Some(commit) = slot.machine.poll_commit() {
+            slot.commit_began = Instant::now();
+            let inbox = Arc::clone(&self.inbox);
+            let done = move |result| inbox.put(Command::Committed(space, result));
+            self.parts.store.append(commit, Box::new(done));
+        } else if slot.machine.is_idle() && !slot.feed.is_read() {
+            self.spaces.remove(&space);
+            self.parts.metrics.spaces.dec();
+        }
+    }
+
+    fn open<'a>(
+        spaces: &'a mut HashMap<SpaceName, Slot>,
+        parts: &Parts,
+        space: &SpaceName,
+    ) -> Result<&'a mut Slot, StoreError> {
+        if !spaces.contains_key(space) {
+            let lineage = parts.store.open_space(space)?;
+            let feed = Arc::new(Feed::new(space.clone(), lineage.head(), parts.ring_bytes));
+            let machine = Space::new(space.clone(), lineage, parts.epoch);
+            let slot = Slot { machine, feed, commit_began: Instant::now() };
+            spaces.insert(space.clone(), slot);
+            parts.metrics.spaces.inc();
+        }
+        // invariant: inserted above if it was not there
+        #[allow(clippy::expect_used, reason = "the borrow checker takes no `return` in the middle")]
+        Ok(spaces.get_mut(space).expect("the space is there"))
+    }
+
+    fn handle_attach(&mut self, attach: Attach) {
+        let Attach { session, subscription, ticket, space, cursor, acknowledged, mailbox } = attach;
+        let slot = match Self::open(&mut self.spaces, &self.parts, &space) {
+            Ok(slot) => slot,
+            Err(error) => {
+                tracing::error!(%space, error = error.chain(), "a space could not be opened");
+                let what = "the relay could not read its store".to_owned();
+                let code = Code::STORAGE_FAILED;
+                let event = Event::AttachFailed { subscription, ticket, code, what };
+                return tell(&mailbox, event);
+            }
+        };
+        let lineage = slot.machine.lineage();
+        let event = Event::Attached {
+            subscription,
+            ticket,
+            epoch: lineage.epoch(),
+            head: lineage.head(),
+            resume: lineage.resume(cursor, acknowledged),
+            feed: Arc::clone(&slot.feed),
+        };
+        slot.feed.attach(session, subscription, Arc::clone(&mailbox.grown));
+        let feed = Arc::clone(&slot.feed);
+        tell(&mailbox, event);
+        let seat = self.seats.entry(session);
+        let seat = seat.or_insert_with(|| Seat { mailbox, subscriptions: BTreeMap::new() });
+        seat.subscriptions.insert(subscription, feed);
+    }
+
+    fn handle_detach(
+        &mut self,
+        session: SessionId,
+        subscription: SubscriptionId,
+    ) -> Option<SpaceName> {
+        let feed = self.seats.get_mut(&session)?.subscriptions.remove(&subscription)?;
+        feed.detach(session, subscription);
+        Some(feed.space.clone())
+    }
+
+    fn handle_leave(&mut self, session: SessionId) {
+        let Some(seat) = self.seats.remove(&session) else { return };
+        for (subscription, feed) in seat.subscriptions {
+            feed.detach(session, subscription);
+            self.settle(feed.space.clone());
+        }
+    }
+
+    fn handle_push(
+        &mut self,
+        space: SpaceName,
+        push: CheckedPush,
+        room: OwnedSemaphorePermit,
+    ) -> Option<SpaceName> {
+        let (session, id) = (push.session, push.id);
+        self.held.insert((session, id), room);
+        match self.admit(&space, push) {
+            Ok(answer) => answer.into_iter().for_each(|answer| self.answer(answer)),
+            Err(error) => {
+                tracing::error!(%space, error = error.chain(), "a push could not be judged");
+                let refusal = Some(StoreFailure::Failed.refusal());
+                let (count, through, added) = (0, None, None);
+                self.answer(Answer { session, push: id, count, through, added, refusal });
+            }
+        }
+        Some(space)
+    }
+
+    fn admit(
+        &mut self,
+        space: &SpaceName,
+        push: CheckedPush,
+    ) -> Result<Option<Answer>, StoreError> {
+        let slot = Self::open(&mut self.spaces, &self.parts, space)?;
+        let mut push = Some(push);
+        let mut answer = None;
+        let mut unread = None;
+        self.parts.store.with_history(space, &mut |view| {
+            if let Some(push) = push.take() {
+                (answer, unread) = slot.machine.handle_push(push, &Durable(view), now_ms());
+            }
+        })?;
+        if let Some(error) = unread {
+            tracing::error!(%space, error = error.chain(), "a push was judged only in part");
+        }
+        Ok(answer)
+    }
+
+    fn handle_commit(&mut self, space: SpaceName, result: Result<(), StoreError>) -> SpaceName {
+        let Some(slot) = self.spaces.get_mut(&space) else { return space };
+        let took = slot.commit_began.elapsed();
+        match result {
+            Ok(()) => {
+                self.parts.metrics.committed("durable", took);
+                let outcome = slot.machine.handle_committed();
+                let feed = Arc::clone(&slot.feed);
+                // The author first: its session then knows which entries it need not be sent.
+                outcome.answers.into_iter().for_each(|answer| self.answer(answer));
+                if let Some((epoch, entries)) = outcome.publish {
+                    self.parts.metrics.entries_in.inc_by(entries.len() as u64);
+                    feed.publish(epoch, entries);
+                }
+                self.store_works();
+            }
+            Err(error) => {
+                self.parts.metrics.committed("failed", took);
+                let answers = slot.machine.handle_commit_failed(error.failure);
+                answers.into_iter().for_each(|answer| self.answer(answer));
+                self.store_failed(&error);
+            }
+        }
+        space
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        self.held.remove(&(answer.session, answer.push));
+        if let Some(refusal) = &answer.refusal {
+            self.parts.metrics.rejected(refusal.code);
+        }
+        // A session that has left does not care any more; what it pushed is kept all the same.
+        if let Some(seat) = self.seats.get(&answer.session) {
+            tell(&seat.mailbox, Event::Answered(answer));
+        }
+    }
+
+    fn store_works(&mut self) {
+        if self.parts.health.store_is_ill() {
+            tracing::info!("the store takes writes again");
+        }
+        self.parts.health.store_works();
+        self.next_probe = None;
+    }
+
+    fn store_failed(&mut self, error: &StoreError) {
+        tracing::error!(error = error.chain(), "the store did not take a write");
+        self.parts.health.store_failed(error.failure);
+        self.next_probe = Some(Instant::now() + limits::PROBE_EVERY);
+    }
+
+    fn handle_probed(&mut self, result: Result<(), StoreError>) {
+        match result {
+            Ok(()) => self.store_works(),
+            Err(error) => self.store_failed(&error),
+        }
+    }
+
+    /// A store that failed is tried again: otherwise an idle relay would stay "not ready" after
+    /// somebody made room.
+    fn probe_if_due(&mut self) {
+        if self.next_probe.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        // The next is due only once this one has come back.
+        self.next_probe = None;
+        let inbox = Arc::clone(&self.inbox);
+        self.parts.store.probe(Box::new(move |result| inbox.put(Command::Probed(result))));
+    }
+}
+
+fn tell(mailbox: &Mailbox, event: Event) {
+    if mailbox.events.try_send(event).is_err() {
+        mailbox.overflow.notify_one();
+    }
+}
+
+fn now_ms() -> u64 {
+    // A clock before 1970 is no reason to refuse a push.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The store's view as a type of known size, as the machine takes it.
+struct Durable<'a>(&'a dyn History<Error = StoreError>);
+
+impl History for Durable<'_> {
+    type Error = StoreError;
+
+    fn last_sequence(
+        &self,
+        document: &DocumentId,
+        actor: &ActorId,
+    ) -> Result<Option<u64>, StoreError> {
+        self.0.last_sequence(document, actor)
+    }
+
+    fn at_sequence(
+        &self,
+        document: &DocumentId,
+        actor: &ActorId,
+        sequence: u64,
+    ) -> Result<Option<Known>, StoreError> {
+        self.0.at_sequence(document, actor, sequence)
+    }
+
+    fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, StoreError> {
+        self.0.max_op(document, hash)
+    }
+}

@@ -1,0 +1,105 @@
+//! The relay's own limits, each with its unit and its reason. What both ends must agree on stands
+//! in `landfall_protocol::limits`.
+
+use std::time::Duration;
+
+use landfall_protocol::limits as shared;
+
+/// Commands of sessions that wait for the hub: enough that it never idles, few enough that a
+/// command waits milliseconds. Sessions beyond it wait with theirs.
+pub const HUB_QUEUE: usize = 1_024;
+
+/// Bytes of pushes, of all sessions together, that are handed to the hub and not yet answered.
+/// It bounds what a slow disk can pile up in memory.
+pub const BYTES_IN_FLIGHT: usize = 64 * MIB;
+
+/// Bytes that a push counts beside its changes: its answer, its place in queues and overlay.
+pub const PUSH_OVERHEAD_BYTES: usize = 256;
+
+/// Bytes of a push up to which the preflight runs on the session's own task. They may inflate a
+/// thousandfold; at this size that still takes only milliseconds.
+pub const INLINE_CHECK_BYTES: usize = 4 * KIB;
+
+/// Larger preflights that run at a time. Each may hold one change inflated.
+pub const CHECKS: usize = 2;
+
+/// Store pages that are read at a time, and pooled read connections for them: more would only
+/// wait for the same disk.
+pub const PAGE_READS: usize = 2;
+
+/// Bytes of SQLite's page cache, for each connection: the writer, the hub's, and the pooled
+/// ones. The operating system caches the file as well.
+pub const PAGE_CACHE_BYTES: u64 = 4 * MIB as u64;
+
+/// Write jobs in the store's queue. The hub has one commit of each space under way.
+pub const STORE_QUEUE: usize = 1_024;
+
+/// Connections at a time, HTTP and WebSocket together. One more is answered 503. An idle session
+/// costs some 50 KiB; a file handle each is what runs out first.
+pub const CONNECTIONS: usize = 4_096;
+
+/// How long a client may take to send a request's head.
+pub const HEADER_READ: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's head, and of the buffer that it is read into.
+pub const HEAD_BYTES: usize = 16 * KIB;
+
+/// Bytes of the WebSocket's read and write buffers, per session; both grow for a large message.
+pub const SOCKET_BUFFER_BYTES: usize = 16 * KIB;
+
+/// Bytes that may wait in the WebSocket's write buffer: one message, and the replies to pings
+/// that gather behind it.
+pub const SOCKET_BACKLOG_BYTES: usize = 2 * shared::MESSAGE_BYTES;
+
+/// Bytes of small frames that are joined into one message.
+pub const JOINED_BYTES: usize = 16 * KIB;
+
+/// Frames other than entries that wait for a peer that does not read, before the relay stops
+/// reading it in turn. More than a client can cause that keeps to its pushes in flight.
+pub const OUTBOX_FRAMES: usize = 1_024;
+
+/// Attaches and pushes of one session that the hub has not answered.
+pub const UNANSWERED: usize = 2 * shared::PUSHES_IN_FLIGHT;
+
+/// How long a write may make no progress at all before the session is dropped.
+pub const STALL: Duration = Duration::from_secs(60);
+
+/// How long a session that ends may take to send what it has to say.
+pub const FLUSH: Duration = Duration::from_secs(5);
+
+/// How long, and for how many bytes, a closed connection is read on: closing a socket with unread
+/// bytes resets it, and the peer would lose the reason that it was just told.
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// See [`LINGER`].
+pub const LINGER_BYTES: u64 = 4 * shared::MESSAGE_BYTES as u64;
+
+/// How long a shutdown may take, from the signal to the closed store.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long the answers to pushes that are under way are waited for when the relay is stopped.
+pub const ANSWER_GRACE: Duration = Duration::from_secs(4);
+
+/// How long the accept loop rests after an error such as too many open files.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a store that failed is tried again.
+pub const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+/// Bytes that a probe of the store writes: as much as makes a file that is at its limit grow.
+pub const PROBE_BYTES: usize = 64 * KIB;
+
+/// Bytes of an `Origin` or `Host` that are shown in an answer.
+pub const SHOWN_HEADER_BYTES: usize = 200;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+// How the limits relate. A build that breaks one of these does not compile.
+const _: () = assert!(shared::MESSAGE_BYTES + PUSH_OVERHEAD_BYTES <= BYTES_IN_FLIGHT);
+const _: () = assert!(BYTES_IN_FLIGHT <= u32::MAX as usize);
+const _: () = assert!(shared::PUSHES_IN_FLIGHT <= UNANSWERED);
+const _: () = assert!(2 * UNANSWERED <= OUTBOX_FRAMES);
+const _: () = assert!(shared::MESSAGE_BYTES + SOCKET_BUFFER_BYTES < SOCKET_BACKLOG_BYTES);
+const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);
+const _: () = assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() < DRAIN.as_millis());

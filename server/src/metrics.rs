@@ -1,0 +1,157 @@
+//! What the relay counts, as Prometheus reads it. It knows names and numbers, and must not know
+//! who counts.
+
+use std::time::Duration;
+
+use landfall_protocol::Code;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// One label with a value of a fixed set: a code's name, an outcome. Never what a peer chose.
+type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// Every metric of a relay.
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// WebSocket sessions now.
+    pub(crate) sessions: Gauge,
+    /// Spaces whose machine is in memory now.
+    pub(crate) spaces: Gauge,
+    /// Entries that became durable.
+    pub(crate) entries_in: Counter,
+    /// Entries that were handed to sessions' sockets.
+    pub(crate) entries_out: Counter,
+    /// Bytes read from sessions' sockets.
+    pub(crate) bytes_in: Counter,
+    /// Bytes written to sessions' sockets.
+    pub(crate) bytes_out: Counter,
+    /// Commands that wait for the hub; set when read.
+    pub(crate) hub_queue: Gauge,
+    /// Bytes of pushes that are not answered; set when read.
+    pub(crate) in_flight_bytes: Gauge,
+    /// 1 while `/readyz` says so; set when read.
+    pub(crate) ready: Gauge,
+    commits: ByReason,
+    commit_time: Histogram,
+    fan_out_time: Histogram,
+    rejects: ByReason,
+    ended: ByReason,
+    refused: ByReason,
+}
+
+/// Buckets from half a millisecond to 16 s, each twice the one before.
+fn latency() -> Histogram {
+    Histogram::new(exponential_buckets(0.0005, 2.0, 16))
+}
+
+/// A code's name; codes that we do not know are one series, so that no peer can make more.
+fn name_of(code: Code) -> &'static str {
+    code.name().unwrap_or("other")
+}
+
+impl Metrics {
+    /// All at zero.
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("landfall_relay"),
+            sessions: Gauge::default(),
+            spaces: Gauge::default(),
+            entries_in: Counter::default(),
+            entries_out: Counter::default(),
+            bytes_in: Counter::default(),
+            bytes_out: Counter::default(),
+            hub_queue: Gauge::default(),
+            in_flight_bytes: Gauge::default(),
+            ready: Gauge::default(),
+            commits: ByReason::default(),
+            commit_time: latency(),
+            fan_out_time: latency(),
+            rejects: ByReason::default(),
+            ended: ByReason::default(),
+            refused: ByReason::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register("sessions", "WebSocket sessions now", self.sessions.clone());
+        r.register("spaces", "Spaces in memory now", self.spaces.clone());
+        r.register("entries_in", "Entries that became durable", self.entries_in.clone());
+        r.register("entries_out", "Entries sent to sessions", self.entries_out.clone());
+        r.register("bytes_in", "Bytes read from sessions", self.bytes_in.clone());
+        r.register("bytes_out", "Bytes written to sessions", self.bytes_out.clone());
+        r.register("hub_queue", "Commands that wait for the hub", self.hub_queue.clone());
+        let help = "Bytes of pushes that are not answered yet";
+        r.register("in_flight_bytes", help, self.in_flight_bytes.clone());
+        r.register("ready", "1 while /readyz says so", self.ready.clone());
+        r.register("commits", "Commits of spaces, by outcome", self.commits.clone());
+        let help = "From a commit's hand-over to the store until it is durable";
+        r.register_with_unit("commit", help, Unit::Seconds, self.commit_time.clone());
+        let help = "From an entry's durability until its page is in a session's socket";
+        r.register_with_unit("fan_out", help, Unit::Seconds, self.fan_out_time.clone());
+        r.register("rejects", "Pushes not taken, or not wholly, by code", self.rejects.clone());
+        r.register("sessions_ended", "Sessions that ended, by code", self.ended.clone());
+        r.register("requests_refused", "Requests refused, by reason", self.refused.clone());
+    }
+
+    /// A commit came back after `took`.
+    pub(crate) fn committed(&self, outcome: &'static str, took: Duration) {
+        self.commits.get_or_create(&[("outcome", outcome)]).inc();
+        self.commit_time.observe(took.as_secs_f64());
+    }
+
+    /// The newest entry of a page reached a socket `took` after it was durable.
+    pub(crate) fn fanned_out(&self, took: Duration) {
+        self.fan_out_time.observe(took.as_secs_f64());
+    }
+
+    /// A push, or its rest, was not taken.
+    pub(crate) fn rejected(&self, code: Code) {
+        self.rejects.get_or_create(&[("code", name_of(code))]).inc();
+    }
+
+    /// A session ended.
+    pub(crate) fn session_ended(&self, code: Code) {
+        self.ended.get_or_create(&[("code", name_of(code))]).inc();
+    }
+
+    /// A request was refused before it became a session.
+    pub(crate) fn request_refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// The text that Prometheus reads.
+    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_what_was_counted() {
+        let metrics = Metrics::new();
+        metrics.committed("durable", Duration::from_millis(3));
+        metrics.rejected(Code::STORAGE_FULL);
+        metrics.rejected(Code(60_000));
+        let text = metrics.text().unwrap();
+        for line in [
+            "landfall_relay_commits_total{outcome=\"durable\"} 1",
+            "landfall_relay_commit_seconds_count 1",
+            "landfall_relay_rejects_total{code=\"storage-full\"} 1",
+            "landfall_relay_rejects_total{code=\"other\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The server: accepts connections on a listener that it is given, and stops in good order.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use landfall_protocol::session::Patience;
+use landfall_protocol::{Epoch, limits as shared};
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, error, info, warn};
+
+use crate::health::Health;
+use crate::http::{self, Door, Guard, Peer};
+use crate::hub::{Hub, HubEnd, Parts};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::session::Shared;
+use crate::store::{LogStore, OpenStoreError, SqliteStore, StoreError};
+
+/// How a relay serves. Change single fields of [`ServeOptions::new`].
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// The folder that holds the store. Made, for its owner only, if there is none.
+    pub data: PathBuf,
+    /// Origins whose pages may connect, as browsers write them (`https://app.example`). Default
+    /// none: requests with an `Origin` are refused.
+    pub allow_origins: Vec<String>,
+    /// Whether requests for any `Host` are taken although nobody is asked who they are. Default
+    /// false: loopback names only. True exposes every document to whoever reaches the port.
+    pub insecure_open: bool,
+    /// How a peer's silence is measured. Default 15 s to a ping, 30 s to the end, 10 s for hello.
+    /// Too short, and sleeping laptops and slow links are cut; too long, and peers that vanished
+    /// hold their session.
+    pub patience: Patience,
+    /// How long a write may make no progress before the session is dropped. Default 60 s. Any
+    /// byte counts: short, and a phone in a tunnel is cut; long, and a stuck peer holds its pages.
+    pub stall: Duration,
+    /// Connections at a time. Default 4,096; one more is answered 503. Beyond the process's limit
+    /// of open files, accepting fails and is tried again.
+    pub connections: usize,
+    /// Bytes of live entries kept in memory for each space in use. Default 2 MiB. Small, and
+    /// sessions that are a little behind read the store; large, and memory grows with the spaces.
+    pub ring_bytes: usize,
+    /// How long a shutdown may take. Default 10 s. What is not settled by then is not
+    /// acknowledged, and its author will push it again.
+    pub drain: Duration,
+}
+
+impl ServeOptions {
+    /// The defaults, over a data folder.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            allow_origins: Vec::new(),
+            insecure_open: false,
+            patience: Patience::default(),
+            stall: limits::STALL,
+            connections: limits::CONNECTIONS,
+            ring_bytes: shared::RING_BYTES,
+            drain: limits::DRAIN,
+        }
+    }
+}
+
+/// Why serving ended, or did not begin.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// User or disk: the store was not opened.
+    #[error("the store could not be opened")]
+    Open(#[from] OpenStoreError),
+    /// System: the hub's thread could not be started.
+    #[error("the hub's thread could not be started")]
+    Thread(#[source] std::io::Error),
+    /// System: no randomness for a new epoch.
+    #[error("the system gave no randomness: {0}")]
+    Randomness(getrandom::Error),
+    /// Disk: the store was not closed in good order. What was acknowledged is on disk all the
+    /// same.
+    #[error("the store did not close cleanly")]
+    Close(#[source] StoreError),
+    /// Disk or peers: not everything was settled within [`ServeOptions::drain`].
+    #[error("stopping took longer than {limit:?}; what was not acknowledged will be pushed again")]
+    Drain {
+        /// The time that was allowed.
+        limit: Duration,
+    },
+    /// Our bug: the hub panicked. The log says where.
+    #[error("the relay failed: its hub panicked; please report what the log says")]
+    Hub,
+}
+
+/// Serves until `shutdown` comes, then drains: sessions are told, what was taken is committed and
+/// acknowledged, the store is closed.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn serve(
+    listener: TcpListener,
+    options: ServeOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let data = options.data.clone();
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&data)).await;
+    let store = opened.map_err(|_| ServeError::Hub)??;
+    serve_with_store(listener, options, Arc::new(store), shutdown).await
+}
+
+/// As [`serve`], over a store of the caller's; [`ServeOptions::data`] is not looked at.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn serve_with_store(
+    listener: TcpListener,
+    options: ServeOptions,
+    store: Arc<dyn LogStore>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let mut server = Server::start(&options, Arc::clone(&store))?;
+    let end = server.accept(listener, shutdown).await;
+    let drained = server.stop(end, options.drain).await;
+    // Also after a panic or a timeout: what is queued in the store is written, the lock let go.
+    let closed = tokio::task::spawn_blocking(move || store.close()).await;
+    drained?;
+    match closed {
+        Ok(closed) => closed.map_err(ServeError::Close),
+        Err(_) => Err(ServeError::Hub),
+    }
+}
+
+/// A running relay.
+struct Server {
+    door: Arc<Door>,
+    hub: Hub,
+    hub_end: oneshot::Receiver<HubEnd>,
+    stop: watch::Sender<bool>,
+    places: Arc<Semaphore>,
+    connections: u32,
+}
+
+/// Why accepting ended.
+#[derive(PartialEq, Eq)]
+enum AcceptEnd {
+    Shutdown,
+    HubGone,
+}
+
+impl Server {
+    fn start(options: &ServeOptions, store: Arc<dyn LogStore>) -> Result<Self, ServeError> {
+        let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+        let mut epoch = [0; 16];
+        getrandom::fill(&mut epoch).map_err(ServeError::Randomness)?;
+        let parts = Parts {
+            store: Arc::clone(&store),
+            health: Arc::clone(&health),
+            metrics: Arc::clone(&metrics),
+            ring_bytes: options.ring_bytes,
+            epoch: Epoch::from_bytes(epoch),
+        };
+        let (hub, hub_end) = Hub::start(parts).map_err(ServeError::Thread)?;
+        let (stop, stopping) = watch::channel(false);
+        let sessions = Arc::new(Shared {
+            hub: hub.clone(),
+            upstream: store.upstream(),
+            store,
+            metrics,
+            patience: options.patience,
+            stall: options.stall,
+            stopping,
+            checks: Arc::new(Semaphore::new(limits::CHECKS)),
+            page_reads: Arc::new(Semaphore::new(limits::PAGE_READS)),
+        });
+        let (allow_origins, any_host) = (options.allow_origins.clone(), options.insecure_open);
+        let guard = Guard { allow_origins, any_host };
+        let door = Arc::new(Door { guard, health, sessions, last_session: AtomicU64::new(0) });
+        let connections = u32::try_from(options.connections.max(1)).unwrap_or(u32::MAX >> 3);
+        let places = Arc::new(Semaphore::new(connections as usize));
+        Ok(Self { door, hub, hub_end, stop, places, connections })
+    }
+
+    async fn accept(
+        &mut self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> AcceptEnd {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let router = http::router(Arc::clone(&self.door));
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => return AcceptEnd::Shutdown,
+                _ = &mut self.hub_end => return AcceptEnd::HubGone,
+                accepted = listener.accept() => accepted,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "a connection could not be accepted");
+                    sleep(limits::ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            match Arc::clone(&self.places).try_acquire_owned() {
+                Ok(place) => {
+                    let peer = Peer { address, _place: Arc::new(place) };
+                    tokio::spawn(serve_connection(
+                        stream,
+                        peer,
+                        router.clone(),
+                        self.stop.subscribe(),
+                    ));
+                }
+                Err(_) => self.turn_away(&stream, address),
+            }
+        }
+    }
+
+    fn turn_away(&self, stream: &TcpStream, address: SocketAddr) {
+        self.door.sessions.metrics.request_refused("full");
+        warn!(peer = %address, "turned away: as many connections as allowed are open");
+        let answer =
+            b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        // A new socket has room for this; if not, closing it says enough.
+        let _ = stream.try_write(answer);
+    }
+
+    async fn stop(self, end: AcceptEnd, limit: Duration) -> Result<(), ServeError> {
+        self.door.health.stopping();
+        // Sessions and idle connections hear it; nobody listens if there are none.
+        let _ = self.stop.send(true);
+        if end == AcceptEnd::HubGone {
+            error!("the hub is gone: the relay stops");
+            // Long enough for sessions to be told.
+            let told = self.places.acquire_many(self.connections);
+            let _ = timeout_at(Instant::now() + limits::LINGER, told).await;
+            return Err(ServeError::Hub);
+        }
+        info!("stopping");
+        let deadline = Instant::now() + limit;
+        let gone = self.places.acquire_many(self.connections);
+        let all_gone = timeout_at(deadline, gone).await.is_ok();
+        self.hub.shutdown();
+        match timeout_at(deadline, self.hub_end).await {
+            Ok(Ok(HubEnd::Drained)) if all_gone => {
+                info!("stopped");
+                Ok(())
+            }
+            Ok(Ok(HubEnd::Drained)) | Err(_) => Err(ServeError::Drain { limit }),
+            Ok(_) => Err(ServeError::Hub),
+        }
+    }
+}
+
+/// Serves one connection until it is closed or becomes a session.
+async fn serve_connection(
+    stream: TcpStream,
+    peer: Peer,
+    router: axum::Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    // Frames are small and waited for.
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let address = peer.address;
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(http::answer(router, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEADER_READ)
+        .max_buf_size(limits::HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = async { drop(stop.wait_for(|stop| *stop).await) } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(peer = %address, %error, "a connection ended with an error");
+    }
+}

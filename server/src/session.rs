@@ -1,0 +1,531 @@
+//! A session: one task for each WebSocket that performs what `landfall_protocol::session`
+//! decides. It reads, feeds and waits; a second task writes.
+//!
+//! It must not know what a change is, nor touch the store's tables: pushes go to the hub, pages
+//! come from the ring or the store.
+
+mod feeding;
+mod intake;
+mod socket;
+mod writer;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use hyper::upgrade::OnUpgrade;
+use landfall_protocol::frame::{Frame, encode};
+use landfall_protocol::rights::Everything;
+use landfall_protocol::session::{Patience, Session, SessionEffect};
+use landfall_protocol::{Code, Moment, SessionId, Upstream};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::time::{sleep_until, timeout};
+use tokio_tungstenite::tungstenite::{self, Message};
+use tracing::{Instrument, Span, debug, info, info_span, warn};
+
+use crate::hub::{Attach, Event, Hub, Mailbox};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::store::LogStore;
+use feeding::{Feeding, Read};
+use intake::{Handed, Intake, Item};
+use socket::Stream;
+use writer::{Outgoing, Watch, WriteEnd, Writing};
+
+/// What every session of a relay shares.
+pub(crate) struct Shared {
+    pub(crate) hub: Hub,
+    pub(crate) store: Arc<dyn LogStore>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) upstream: Upstream,
+    pub(crate) patience: Patience,
+    pub(crate) stall: Duration,
+    /// Turns true when the relay is being stopped.
+    pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) checks: Arc<Semaphore>,
+    pub(crate) page_reads: Arc<Semaphore>,
+}
+
+/// How the relay names itself to peers.
+const AGENT: &str = concat!("landfall-relay/", env!("CARGO_PKG_VERSION"));
+
+/// WebSocket close codes from 4000 on are an application's own; ours are this plus the code.
+const CLOSE_BASE: u16 = 4_000;
+/// "Normal closure".
+const CLOSE_NORMAL: u16 = 1_000;
+/// "Message too big", for one that the WebSocket itself refused.
+const CLOSE_TOO_BIG: u16 = 1_009;
+
+/// Runs a session from the moment HTTP has agreed to it until its connection is closed.
+pub(crate) async fn run(shared: Arc<Shared>, id: SessionId, peer: SocketAddr, upgrade: OnUpgrade) {
+    let span = info_span!("session", session = id.0, %peer, space = tracing::field::Empty);
+    async move {
+        let upgraded = match upgrade.await {
+            Ok(upgraded) => upgraded,
+            Err(error) => return debug!(%error, "the connection broke before it was upgraded"),
+        };
+        let (socket, written) = socket::open(upgraded, Arc::clone(&shared.metrics)).await;
+        let (sink, stream) = socket.split();
+        let (stall, metrics) = (shared.stall, Arc::clone(&shared.metrics));
+        let (feed, writing) = writer::start(sink, Watch { written, stall, metrics });
+        info!("session opened");
+        let mut driver = Driver::new(Arc::clone(&shared), id, feed);
+        let ending = driver.drive(stream, writing).await;
+        shared.metrics.session_ended(ending);
+        info!(code = %ending, "session closed");
+    }
+    .instrument(span)
+    .await;
+}
+
+/// A session's place in the hub and among the metrics, given back when the session is dropped,
+/// however that comes.
+struct Seat {
+    shared: Arc<Shared>,
+    id: SessionId,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.hub.leave(self.id);
+        self.shared.metrics.sessions.dec();
+    }
+}
+
+/// How a session came to its end.
+enum Ending {
+    /// The machine ended it: send what is left, then close with this.
+    Closing(Code, u16),
+    /// There is nobody left to tell.
+    Lost(Code),
+}
+
+/// The task's own state.
+struct Driver {
+    shared: Arc<Shared>,
+    id: SessionId,
+    machine: Session,
+    rights: Everything,
+    start: Instant,
+    /// Frames other than entries, encoded, in order.
+    outbox: VecDeque<Vec<u8>>,
+    intake: Intake,
+    feeding: Feeding,
+    mailbox: Mailbox,
+    events: mpsc::Receiver<Event>,
+    /// `None` once nothing more is to be written.
+    writer: Option<mpsc::Sender<Outgoing>>,
+    ending: Option<Ending>,
+    /// When the relay is being stopped: until when answers are waited for.
+    stopping: Option<Instant>,
+    /// Last, so that the hub hears of the end after everything else is gone.
+    _seat: Seat,
+}
+
+/// What happened next.
+enum Happening {
+    Event(Option<Event>),
+    Overflow,
+    Handed(Handed),
+    Room,
+    Read(Option<Read>),
+    Written(WriteEnd),
+    Message(Option<Result<Message, tungstenite::Error>>),
+    Grown,
+    Time,
+    Stopping,
+}
+
+impl Driver {
+    fn new(shared: Arc<Shared>, id: SessionId, writer: mpsc::Sender<Outgoing>) -> Self {
+        shared.metrics.sessions.inc();
+        let seat = Seat { shared: Arc::clone(&shared), id };
+        let (events_in, events) = mpsc::channel(2 * limits::UNANSWERED);
+        let (overflow, grown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (upstream, patience) = (shared.upstream, shared.patience);
+        Self {
+            id,
+            machine: Session::new(id, upstream, AGENT.to_owned(), patience, Moment::default()),
+            rights: Everything,
+            start: Instant::now(),
+            outbox: VecDeque::new(),
+            intake: Intake::new(id, shared.hub.clone(), Arc::clone(&shared.checks)),
+            feeding: Feeding::new(Arc::clone(&shared.store), Arc::clone(&shared.page_reads)),
+            mailbox: Mailbox { events: events_in, overflow, grown },
+            events,
+            writer: Some(writer),
+            ending: None,
+            stopping: None,
+            _seat: seat,
+            shared,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment(self.start.elapsed())
+    }
+
+    /// Until the end; gives the code under which it ended.
+    async fn drive(&mut self, mut stream: Stream, mut writing: Writing) -> Code {
+        let ending = loop {
+            self.perform();
+            if let Some(ending) = self.ending.take() {
+                break ending;
+            }
+            self.feeding.read_if_behind(|id| self.machine.position(id));
+            let happening = self.next(&mut stream, &mut writing).await;
+            self.handle(happening);
+        };
+        match ending {
+            Ending::Closing(code, close) => {
+                self.close(code, close, stream, writing).await;
+                code
+            }
+            Ending::Lost(code) => {
+                writing.abort();
+                code
+            }
+        }
+    }
+
+    /// Waits for whatever comes first. Nothing here has a rank: a peer that is fed without end is
+    /// read all the same, and the other way round.
+    async fn next(&mut self, stream: &mut Stream, writing: &mut Writing) -> Happening {
+        let reads = self.wants_message();
+        let sends = self.has_something_to_send();
+        let deadline = self.deadline();
+        let mut stopping = self.shared.stopping.clone();
+        let stopped = self.stopping.is_some();
+        tokio::select! {
+            event = self.events.recv() => Happening::Event(event),
+            () = self.mailbox.overflow.notified() => Happening::Overflow,
+            handed = self.intake.handed() => Happening::Handed(handed),
+            () = room(self.writer.as_ref()), if sends => Happening::Room,
+            read = self.feeding.read() => Happening::Read(read),
+            end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
+            message = stream.next(), if reads => Happening::Message(message),
+            () = self.mailbox.grown.notified() => Happening::Grown,
+            () = sleep_until(deadline.into()) => Happening::Time,
+            // An error says that the server is gone, which is a stop as well.
+            () = async { drop(stopping.wait_for(|stop| *stop).await) }, if !stopped => {
+                Happening::Stopping
+            }
+        }
+    }
+
+    fn handle(&mut self, happening: Happening) {
+        match happening {
+            Happening::Event(Some(event)) => self.handle_event(event),
+            // `None` never comes: the driver holds a sender itself.
+            Happening::Event(None) | Happening::Grown => {}
+            Happening::Written(end) => self.handle_written(&end),
+            Happening::Overflow => {
+                let what = "the session did not take its answers".to_owned();
+                self.machine.fail(Code::OVERLOADED, what, "connect again");
+            }
+            Happening::Handed(Handed::Over) => {}
+            Happening::Handed(Handed::HubGone) => {
+                let what = "the relay cannot go on".to_owned();
+                self.machine.fail(Code::INTERNAL, what, "connect again later");
+            }
+            Happening::Room => self.send_next(),
+            Happening::Read(read) => read.into_iter().for_each(|read| self.handle_read(read)),
+            Happening::Message(message) => self.handle_message(message),
+            Happening::Time => self.handle_time(),
+            Happening::Stopping => {
+                self.stopping = Some(Instant::now() + limits::ANSWER_GRACE);
+                self.intake.drop_waiting();
+            }
+        }
+        if self.stopping.is_some() && self.intake.is_settled() {
+            self.stop();
+        }
+    }
+
+    fn stop(&mut self) {
+        // Answers that came while the last was handed over.
+        while let Ok(event) = self.events.try_recv() {
+            self.handle_event(event);
+        }
+        let what = "the relay is being stopped".to_owned();
+        self.machine.fail(Code::SHUTTING_DOWN, what, "connect again in a moment");
+    }
+
+    /// Carries out what the machine decided.
+    fn perform(&mut self) {
+        while let Some(effect) = self.machine.poll_effect() {
+            match effect {
+                SessionEffect::Send(frame) => {
+                    log_refusal(&frame);
+                    self.outbox.push_back(encode(&frame));
+                }
+                SessionEffect::Attach { subscription, space, cursor, acknowledged } => {
+                    // The first one names the session in its log lines.
+                    if self.feeding.is_empty() {
+                        Span::current().record("space", space.as_str());
+                    }
+                    let ticket = self.feeding.add(subscription);
+                    let (session, mailbox) = (self.id, self.mailbox.clone());
+                    let attach = Attach {
+                        session,
+                        subscription,
+                        ticket,
+                        space,
+                        cursor,
+                        acknowledged,
+                        mailbox,
+                    };
+                    self.intake.add(Item::Attach(Box::new(attach)));
+                }
+                SessionEffect::Detach(subscription) => {
+                    self.feeding.remove(subscription);
+                    self.intake.add(Item::Detach(subscription));
+                }
+                SessionEffect::Push { space, push } => {
+                    if let Some(identity) = self.machine.identity().cloned() {
+                        self.intake.add(Item::Push(space, push, identity));
+                    }
+                }
+                SessionEffect::End(code) => {
+                    let close = match code {
+                        Code::GOODBYE => CLOSE_NORMAL,
+                        code => CLOSE_BASE + code.0,
+                    };
+                    self.ending.get_or_insert(Ending::Closing(code, close));
+                }
+            }
+        }
+    }
+
+    fn wants_message(&self) -> bool {
+        self.stopping.is_none()
+            && self.machine.wants_message()
+            && self.intake.has_room()
+            && self.outbox.len() < limits::OUTBOX_FRAMES
+    }
+
+    fn has_something_to_send(&self) -> bool {
+        !self.outbox.is_empty()
+            || self.feeding.has_read()
+            || self.feeding.has_live(|id| self.machine.position(id))
+    }
+
+    fn deadline(&self) -> Instant {
+        let timeout = self.start.checked_add(self.machine.poll_timeout().0);
+        // A machine that waits for nothing says so with a moment that no clock reaches.
+        let timeout = timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
+        self.stopping.map_or(timeout, |grace| grace.min(timeout))
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Attached { subscription, ticket, epoch, head, resume, feed } => {
+                self.intake.handle_answered();
+                if self.feeding.is_current(subscription, ticket) {
+                    debug!(subscription, space = %feed.space, head = head.0, ?resume, "subscribed");
+                    self.feeding.handle_attached(subscription, feed);
+                    self.machine.handle_attached(subscription, epoch, head, resume);
+                }
+            }
+            Event::AttachFailed { subscription, ticket, code, what } => {
+                self.intake.handle_answered();
+                if self.feeding.is_current(subscription, ticket) {
+                    self.end_subscription(subscription, code, what);
+                }
+            }
+            Event::Answered(answer) => {
+                self.intake.handle_answered();
+                self.machine.handle_answer(self.now(), answer);
+            }
+        }
+    }
+
+    fn end_subscription(&mut self, subscription: u32, code: Code, what: String) {
+        self.feeding.remove(subscription);
+        self.machine.handle_attach_failed(subscription, code, what);
+        self.intake.add(Item::Detach(subscription));
+    }
+
+    fn handle_message(&mut self, message: Option<Result<Message, tungstenite::Error>>) {
+        use tungstenite::Error;
+        let now = self.now();
+        match message {
+            Some(Ok(Message::Binary(bytes))) => {
+                self.machine.handle_message(now, &bytes, &self.rights);
+            }
+            Some(Ok(Message::Text(_))) => self.machine.handle_alien("a text message"),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+                self.machine.handle_alive(now);
+            }
+            Some(Ok(Message::Close(_))) => {
+                // Nothing may follow the WebSocket's own close but the reply to it.
+                self.outbox.clear();
+                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL));
+            }
+            None => self.lose(Code::GOODBYE, "the peer closed"),
+            Some(Err(Error::Capacity(error))) => {
+                let hint = "the largest message is told in welcome; push less at once";
+                self.machine.fail(Code::TOO_LARGE, error.to_string(), hint);
+                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG));
+            }
+            Some(Err(error @ (Error::Protocol(_) | Error::Utf8(_)))) if !is_cut(&error) => {
+                self.machine.handle_alien(&error.to_string());
+            }
+            Some(Err(error)) => self.lose(Code::GOODBYE, &error.to_string()),
+        }
+    }
+
+    fn lose(&mut self, code: Code, why: &str) {
+        debug!(why, "the connection is gone");
+        self.ending = Some(Ending::Lost(code));
+    }
+
+    fn handle_written(&mut self, end: &WriteEnd) {
+        match end {
+            WriteEnd::Stalled => {
+                warn!(stall = ?self.shared.stall, "the peer does not read; it is dropped");
+                self.lose(Code::NOT_READING, "no byte was taken");
+            }
+            WriteEnd::Gone | WriteEnd::Finished => self.lose(Code::GOODBYE, "a write failed"),
+        }
+    }
+
+    fn handle_time(&mut self) {
+        if self.stopping.is_some_and(|grace| grace <= Instant::now()) {
+            return self.stop();
+        }
+        let now = self.now();
+        if self.outbox.len() >= limits::OUTBOX_FRAMES {
+            // It is not read now, so its silence says nothing; the writer watches it.
+            self.machine.handle_alive(now);
+        }
+        self.machine.handle_timeout(now);
+    }
+
+    fn handle_read(&mut self, (target, page): Read) {
+        let failed = match page {
+            Ok(Some(page)) => return self.feeding.handle_read(target, page),
+            Ok(None) => "the log ends before its own head".to_owned(),
+            Err(error) => error.chain(),
+        };
+        tracing::error!(space = %target.feed.space, error = failed, "a page could not be read");
+        if self.feeding.is_target(&target) {
+            let what = "the relay could not read its store".to_owned();
+            self.end_subscription(target.subscription, Code::STORAGE_FAILED, what);
+        }
+    }
+
+    /// The writer has room: small frames first, joined; then a page, whose turn it is.
+    fn send_next(&mut self) {
+        // An answer that waits says which entries need not be sent whole.
+        while let Ok(event) = self.events.try_recv() {
+            self.handle_event(event);
+        }
+        self.perform();
+        let next = match self.join_outbox() {
+            Some(frames) => Some(Outgoing::Frames(frames)),
+            None => self.next_page(),
+        };
+        if let (Some(next), Some(writer)) = (next, &self.writer) {
+            // There is room for one, and nobody else sends; a writer that has ended is noticed
+            // where it is waited for.
+            let _ = writer.try_send(next);
+        }
+    }
+
+    fn join_outbox(&mut self) -> Option<Vec<u8>> {
+        let mut message = self.outbox.pop_front()?;
+        while let Some(next) = self.outbox.front()
+            && message.len() + next.len() <= limits::JOINED_BYTES
+        {
+            message.extend_from_slice(next);
+            self.outbox.pop_front();
+        }
+        Some(message)
+    }
+
+    fn next_page(&mut self) -> Option<Outgoing> {
+        if let Some((target, page)) = self.feeding.take_read() {
+            return self.page_message(target, &page);
+        }
+        let target = self.feeding.next_live(|id| self.machine.position(id))?;
+        let position = self.machine.position(target.subscription)?;
+        match target.feed.page(position) {
+            Some(page) => self.page_message(target, &page),
+            None => {
+                self.feeding.handle_behind(target.subscription);
+                None
+            }
+        }
+    }
+
+    fn page_message(
+        &mut self,
+        target: feeding::Target,
+        page: &landfall_protocol::ring::Page,
+    ) -> Option<Outgoing> {
+        let message = self.machine.handle_page(target.subscription, page)?;
+        let (entries, up_to) = (page.entries.len(), page.up_to);
+        Some(Outgoing::Page { message, entries, feed: target.feed, up_to })
+    }
+
+    /// Sends what is left and the close, and waits a little for the peer to have heard it.
+    async fn close(&mut self, code: Code, close: u16, stream: Stream, writing: Writing) {
+        let Some(writer) = self.writer.take() else { return };
+        let abort = writing.abort_handle();
+        let goodbye = async {
+            while let Some(frames) = self.join_outbox() {
+                if writer.send(Outgoing::Frames(frames)).await.is_err() {
+                    return None;
+                }
+            }
+            writer.send(Outgoing::Close(close, code.to_string())).await.ok()?;
+            drop(writer);
+            let (end, sink) = writing.await.ok()?;
+            (end == WriteEnd::Finished).then_some(sink)
+        };
+        match timeout(limits::FLUSH, goodbye).await {
+            Ok(Some(sink)) => {
+                if let Ok(socket) = sink.reunite(stream) {
+                    socket::linger(socket).await;
+                }
+            }
+            Ok(None) => debug!("the connection broke before it was closed"),
+            Err(_) => {
+                debug!("the peer did not take the reason for the end in time");
+                abort.abort();
+            }
+        }
+    }
+}
+
+/// Waits until the writer would take a message.
+async fn room(writer: Option<&mpsc::Sender<Outgoing>>) {
+    match writer {
+        // A writer that has ended is noticed where it is waited for.
+        Some(writer) if writer.reserve().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+/// Whether a connection was cut rather than misused.
+fn is_cut(error: &tungstenite::Error) -> bool {
+    use tungstenite::error::ProtocolError;
+    matches!(error, tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))
+}
+
+/// What an operator wants to see of a session that is told no.
+fn log_refusal(frame: &Frame) {
+    match frame {
+        Frame::Error(error) => warn!(code = %error.code, what = error.what, "session refused"),
+        Frame::Nack(nack) => {
+            warn!(push = nack.id, code = %nack.code, what = nack.what, "push refused");
+        }
+        Frame::Unsubscribed(ended) => {
+            warn!(subscription = ended.subscription, code = %ended.code, "subscription refused");
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,197 @@
+//! What a session feeds its peer: for each subscription a feed, taken in turns; from the ring
+//! where it reaches back far enough, else from the store, one short page at a time.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use landfall_protocol::Offset;
+use landfall_protocol::frame::SubscriptionId;
+use landfall_protocol::ring::Page;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::hub::Feed;
+use crate::store::{LogStore, StoreError};
+
+/// One subscription's source.
+struct Source {
+    ticket: u64,
+    /// `None` until the hub has attached it.
+    feed: Option<Arc<Feed>>,
+    /// The ring does not reach back to its position: the store must be read.
+    behind: bool,
+}
+
+/// What a page is for. The ticket tells it from a later subscription of the same number.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) subscription: SubscriptionId,
+    ticket: u64,
+    pub(super) feed: Arc<Feed>,
+}
+
+/// A page that was read from the store, or why not.
+pub(super) type Read = (Target, Result<Option<Page>, StoreError>);
+
+/// All sources of a session.
+pub(super) struct Feeding {
+    store: Arc<dyn LogStore>,
+    /// Bounds, for the whole relay, how many pages are read at a time.
+    page_reads: Arc<Semaphore>,
+    sources: BTreeMap<SubscriptionId, Source>,
+    /// Whose turn was last.
+    last: SubscriptionId,
+    reading: Option<JoinHandle<Read>>,
+    read: Option<(Target, Page)>,
+    tickets: u64,
+}
+
+impl Feeding {
+    pub(super) fn new(store: Arc<dyn LogStore>, page_reads: Arc<Semaphore>) -> Self {
+        let (sources, reading, read) = (BTreeMap::new(), None, None);
+        Self { store, page_reads, sources, last: 0, reading, read, tickets: 0 }
+    }
+
+    /// A subscription that is about to be attached; gives its ticket.
+    pub(super) fn add(&mut self, subscription: SubscriptionId) -> u64 {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.sources.insert(subscription, Source { ticket, feed: None, behind: false });
+        ticket
+    }
+
+    pub(super) fn remove(&mut self, subscription: SubscriptionId) {
+        self.sources.remove(&subscription);
+    }
+
+    /// Whether a ticket is that of the present subscription.
+    pub(super) fn is_current(&self, subscription: SubscriptionId, ticket: u64) -> bool {
+        self.sources.get(&subscription).is_some_and(|source| source.ticket == ticket)
+    }
+
+    /// Whether a target is of a subscription that still stands.
+    pub(super) fn is_target(&self, target: &Target) -> bool {
+        self.is_current(target.subscription, target.ticket)
+    }
+
+    /// Whether nothing was subscribed to, or nothing is any more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    pub(super) fn handle_attached(&mut self, subscription: SubscriptionId, feed: Arc<Feed>) {
+        if let Some(source) = self.sources.get_mut(&subscription) {
+            source.feed = Some(feed);
+        }
+    }
+
+    /// The next subscription, in turn, whose log has grown past its position and whose page is in
+    /// the ring or may be.
+    pub(super) fn next_live(
+        &mut self,
+        position: impl Fn(SubscriptionId) -> Option<Offset>,
+    ) -> Option<Target> {
+        self.next(|source| !source.behind, position)
+    }
+
+    /// Whether there is one.
+    pub(super) fn has_live(&self, position: impl Fn(SubscriptionId) -> Option<Offset>) -> bool {
+        self.due(|source| !source.behind, position).next().is_some()
+    }
+
+    /// The ring does not hold this subscription's next entry.
+    pub(super) fn handle_behind(&mut self, subscription: SubscriptionId) {
+        if let Some(source) = self.sources.get_mut(&subscription) {
+            source.behind = true;
+        }
+    }
+
+    /// Begins to read the next page of a subscription that is behind, if none is being read.
+    pub(super) fn read_if_behind(&mut self, position: impl Fn(SubscriptionId) -> Option<Offset>) {
+        if self.reading.is_some() || self.read.is_some() {
+            return;
+        }
+        let Some(target) = self.next(|source| source.behind, &position) else { return };
+        let Some(after) = position(target.subscription) else { return };
+        let (store, reads) = (Arc::clone(&self.store), Arc::clone(&self.page_reads));
+        self.reading = Some(tokio::spawn(async move {
+            // Closed never; without a turn the read is only less polite.
+            let turn = reads.acquire_owned().await;
+            let space = target.feed.space.clone();
+            let page = tokio::task::spawn_blocking(move || {
+                let page = store.page(&space, after);
+                drop(turn);
+                page
+            });
+            let page = page.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)));
+            (target, page)
+        }));
+    }
+
+    /// Waits for the page that is being read; for ever if there is none.
+    pub(super) async fn read(&mut self) -> Option<Read> {
+        let Some(reading) = self.reading.as_mut() else { return std::future::pending().await };
+        let read = reading.await;
+        self.reading = None;
+        read.ok()
+    }
+
+    /// A page came from the store. After it the ring is tried again.
+    pub(super) fn handle_read(&mut self, target: Target, page: Page) {
+        let Some(source) = self.sources.get_mut(&target.subscription) else { return };
+        if source.ticket == target.ticket {
+            source.behind = false;
+            self.read = Some((target, page));
+        }
+    }
+
+    /// Whether a page from the store waits to be sent.
+    pub(super) fn has_read(&self) -> bool {
+        self.read.is_some()
+    }
+
+    /// The page from the store that waits to be sent, if its subscription still stands.
+    pub(super) fn take_read(&mut self) -> Option<(Target, Page)> {
+        let (target, page) = self.read.take()?;
+        self.is_current(target.subscription, target.ticket).then_some((target, page))
+    }
+
+    fn next(
+        &mut self,
+        which: impl Fn(&Source) -> bool,
+        position: impl Fn(SubscriptionId) -> Option<Offset>,
+    ) -> Option<Target> {
+        let target = self.due(which, position).next()?;
+        self.last = target.subscription;
+        Some(target)
+    }
+
+    /// Those that are due, beginning after the one whose turn was last.
+    fn due<'a>(
+        &'a self,
+        which: impl Fn(&Source) -> bool + 'a,
+        position: impl Fn(SubscriptionId) -> Option<Offset> + 'a,
+    ) -> impl Iterator<Item = Target> + 'a {
+        let after = self.sources.range((Bound::Excluded(self.last), Bound::Unbounded));
+        let turns = after.chain(self.sources.range(..=self.last));
+        // A page that waits to be sent goes first: the ring must not overtake it.
+        let held = self.read.as_ref().map(|(target, _)| target.subscription);
+        turns.filter(move |(id, source)| which(source) && held != Some(**id)).filter_map(
+            move |(id, source)| {
+                let feed = source.feed.as_ref()?;
+                let (subscription, ticket) = (*id, source.ticket);
+                let due = position(subscription)? < feed.head();
+                due.then(|| Target { subscription, ticket, feed: Arc::clone(feed) })
+            },
+        )
+    }
+}
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        if let Some(reading) = &self.reading {
+            reading.abort();
+        }
+    }
+}

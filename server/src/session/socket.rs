@@ -1,0 +1,98 @@
+//! A session's WebSocket: its limits, the counting of its bytes, and a close that the peer hears.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::stream::{SplitSink, SplitStream};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use landfall_protocol::limits as shared;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use crate::limits;
+use crate::metrics::Metrics;
+
+/// The WebSocket.
+pub(super) type Socket = WebSocketStream<Counted>;
+/// Its half for writing.
+pub(super) type Sink = SplitSink<Socket, Message>;
+/// Its half for reading.
+pub(super) type Stream = SplitStream<Socket>;
+
+/// Puts a WebSocket over a connection that HTTP gave up.
+pub(super) async fn open(upgraded: Upgraded, metrics: Arc<Metrics>) -> (Socket, Arc<AtomicU64>) {
+    let written = Arc::new(AtomicU64::new(0));
+    let io = Counted { io: TokioIo::new(upgraded), written: Arc::clone(&written), metrics };
+    let config = WebSocketConfig::default()
+        .read_buffer_size(limits::SOCKET_BUFFER_BYTES)
+        .write_buffer_size(limits::SOCKET_BUFFER_BYTES)
+        .max_write_buffer_size(limits::SOCKET_BACKLOG_BYTES)
+        .max_message_size(Some(shared::MESSAGE_BYTES))
+        .max_frame_size(Some(shared::MESSAGE_BYTES));
+    (WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await, written)
+}
+
+/// Ends a connection whose last message was written: our end is closed, and what the peer still
+/// sends is read away for a while. A socket closed over unread bytes is reset instead, and the
+/// reset overtakes what was written last.
+pub(super) async fn linger(mut socket: Socket) {
+    let io = socket.get_mut();
+    let drain = async {
+        io.shutdown().await?;
+        tokio::io::copy(&mut io.take(limits::LINGER_BYTES), &mut tokio::io::sink()).await
+    };
+    if let Ok(Err(error)) = timeout(limits::LINGER, drain).await {
+        tracing::debug!(%error, "the connection broke while it was closed");
+    }
+}
+
+/// A connection that counts what passes.
+pub(super) struct Counted {
+    io: TokioIo<Upgraded>,
+    /// Bytes that the system has taken: how a slow reader is told from one that does not read.
+    written: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let poll = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.metrics.bytes_in.inc_by((buf.filled().len() - before) as u64);
+        poll
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.io).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = &poll {
+            self.written.fetch_add(*count as u64, Ordering::Relaxed);
+            self.metrics.bytes_out.inc_by(*count as u64);
+        }
+        poll
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,112 @@
+//! A session's writing half: a task of its own, so that a peer that does not read is still read.
+//!
+//! It is fed by a channel of one message: the session makes the next page when there is room for
+//! it, and never ahead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::SinkExt;
+use landfall_protocol::Offset;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use super::socket::Sink;
+use crate::hub::Feed;
+use crate::metrics::Metrics;
+
+/// What the writer is given.
+pub(super) enum Outgoing {
+    /// A message of frames.
+    Frames(Vec<u8>),
+    /// A page of entries of a feed, up to this offset.
+    Page { message: Vec<u8>, entries: usize, feed: Arc<Feed>, up_to: Offset },
+    /// The WebSocket's own close, the last message.
+    Close(u16, String),
+}
+
+/// Why the writer stopped before it was told to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum WriteEnd {
+    /// The channel closed, and everything in it is written.
+    Finished,
+    /// No byte was taken for the time allowed.
+    Stalled,
+    /// The connection is gone.
+    Gone,
+}
+
+/// The task's handle: it gives the half back when it ends.
+pub(super) type Writing = JoinHandle<(WriteEnd, Sink)>;
+
+/// The writer's surroundings.
+pub(super) struct Watch {
+    /// Bytes that the system has taken so far.
+    pub(super) written: Arc<AtomicU64>,
+    /// How long a write may make no progress at all.
+    pub(super) stall: Duration,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Starts the task.
+pub(super) fn start(sink: Sink, watch: Watch) -> (mpsc::Sender<Outgoing>, Writing) {
+    let (feed, outgoing) = mpsc::channel(1);
+    (feed, tokio::spawn(run(sink, outgoing, watch)))
+}
+
+async fn run(
+    mut sink: Sink,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    watch: Watch,
+) -> (WriteEnd, Sink) {
+    while let Some(next) = outgoing.recv().await {
+        let (message, page) = match next {
+            Outgoing::Frames(bytes) => (Message::Binary(bytes.into()), None),
+            Outgoing::Page { message, entries, feed, up_to } => {
+                (Message::Binary(message.into()), Some((entries, feed, up_to)))
+            }
+            Outgoing::Close(code, reason) => {
+                let close = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
+                (Message::Close(Some(close)), None)
+            }
+        };
+        if let Err(end) = write(&mut sink, message, &watch).await {
+            return (end, sink);
+        }
+        if let Some((entries, feed, up_to)) = page {
+            watch.metrics.entries_out.inc_by(entries as u64);
+            // Only of those that are live: how long others waited is their own affair.
+            if let Some(age) = feed.age_of(up_to) {
+                watch.metrics.fanned_out(age);
+            }
+        }
+    }
+    (WriteEnd::Finished, sink)
+}
+
+/// Writes one message, for as long as bytes go out at all.
+async fn write(sink: &mut Sink, message: Message, watch: &Watch) -> Result<(), WriteEnd> {
+    let mut sending = std::pin::pin!(sink.send(message));
+    let mut before = watch.written.load(Ordering::Relaxed);
+    loop {
+        match timeout(watch.stall, &mut sending).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the connection broke while writing");
+                return Err(WriteEnd::Gone);
+            }
+            Err(_) => {
+                let now = watch.written.load(Ordering::Relaxed);
+                if now == before {
+                    return Err(WriteEnd::Stalled);
+                }
+                before = now;
+            }
+        }
+    }
+}

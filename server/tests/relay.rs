@@ -1,0 +1,22 @@
+//! The relay over real sockets and real files, with a raw WebSocket client. What a machine of
+//! `landfall_protocol` decides is tested there; here it is what this crate performs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+#[path = "relay/harness.rs"]
+mod harness;
+
+#[path = "relay/behind.rs"]
+mod behind;
+#[path = "relay/commits.rs"]
+mod commits;
+#[path = "relay/http.rs"]
+mod http;
+#[path = "relay/input.rs"]
+mod input;
+#[path = "relay/process.rs"]
+mod process;
+#[path = "relay/restarts.rs"]
+mod restarts;
+#[path = "relay/sync.rs"]
+mod sync;

@@ -1,0 +1,63 @@
+//! A disk that is really full, as SQLite's own code meets it.
+
+use landfall_storage::{Durability, FailureClass, StorageError, WriteError, rusqlite};
+
+use crate::support::{PATIENCE, Place, ids, insert, insert_bytes, outcome, submit};
+
+const MIB: i64 = 1024 * 1024;
+
+#[test]
+fn a_full_disk_is_told_as_such_and_left_behind_when_space_returns() {
+    let place = Place::new();
+    let db = place.open();
+    db.write(Durability::Full, insert(1)).unwrap();
+    assert_eq!(db.faults().limit_pages(Some(1)).unwrap(), None);
+    let error = db.write(Durability::Full, insert_bytes(2, MIB)).unwrap_err();
+    assert!(matches!(error, WriteError::Job(_)), "{error:?}");
+    assert_eq!(error.class(), FailureClass::DiskFull);
+    assert_eq!(ids(&db), [1]);
+
+    assert!(db.faults().limit_pages(None).unwrap().is_some(), "the limit that was");
+    db.write(Durability::Full, insert_bytes(2, MIB)).unwrap();
+    assert_eq!(ids(&db), [1, 2]);
+}
+
+/// SQLite answers a full disk by rolling the whole transaction back, with the jobs that had already
+/// run well in it.
+#[test]
+fn who_shared_the_group_is_never_told_that_it_was_committed() {
+    let place = Place::new();
+    let db = place.open();
+    // More than one round only if the clock cuts the group.
+    for round in 0..20 {
+        let hold = db.faults().hold_commits();
+        let faults = db.faults();
+        // Set on the writer thread, between the held group and the one that gathers behind it.
+        db.submit(
+            Durability::Full,
+            |_| Ok::<_, rusqlite::Error>(()),
+            move |_| {
+                faults.limit_pages(Some(1)).unwrap();
+            },
+        );
+        assert!(hold.wait_reached(PATIENCE));
+        let before = submit(&db, Durability::Full, insert(round * 10 + 1));
+        let greedy = submit(&db, Durability::Full, insert_bytes(round * 10 + 2, MIB));
+        let after = submit(&db, Durability::Full, insert(round * 10 + 3));
+        drop(hold);
+        let (before, greedy, after) = (outcome(&before), outcome(&greedy), outcome(&after));
+        db.faults().limit_pages(None).unwrap();
+
+        let there = ids(&db);
+        for (told, id) in [(&before, 1), (&greedy, 2), (&after, 3)] {
+            assert_eq!(told.is_ok(), there.contains(&(round * 10 + id)), "{told:?}");
+        }
+        assert_eq!(greedy.unwrap_err().class(), FailureClass::DiskFull);
+        if let Err(WriteError::Commit(error)) = &before {
+            assert!(matches!(**error, StorageError::RolledBack { .. }), "{error:?}");
+            assert_eq!(error.class(), FailureClass::DiskFull);
+            return;
+        }
+    }
+    panic!("no round had the greedy job in one group with another");
+}

@@ -1,0 +1,17 @@
+//! What `landfall-storage` promises, seen from outside: one binary, one module per promise.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test fails by panicking, and is its own documentation"
+)]
+
+mod closing;
+mod durability;
+mod full_disk;
+mod groups;
+mod opening;
+mod reading;
+mod support;
+mod two_processes;
