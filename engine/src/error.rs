@@ -63,7 +63,7 @@ impl From<OpenLogError> for OpenError {
                 Self::NotAStore { path, what: what.to_string() }
             }
             OpenLogError::Open(Storage::TooNew { found, supported, .. }) => {
-                Self::TooNew { found: found as u32, supported: supported as u32 }
+                Self::TooNew { found, supported }
             }
             OpenLogError::Open(other) => Self::Storage(Box::new(other)),
             other => Self::Storage(Box::new(other)),

@@ -153,7 +153,9 @@ async fn resolve(args: &ServeArgs) -> Result<SocketAddr, Failure> {
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "another process listens there; stop it, or use --listen",
+            io::ErrorKind::AddrInUse => {
+                "stop who listens there, or choose another port with --listen"
+            }
             io::ErrorKind::PermissionDenied => "use a port from 1024 on",
             _ => "choose another address with --listen",
         };
@@ -164,7 +166,9 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 fn store_failure(error: &OpenStoreError) -> Failure {
     let (code, hint) = match error.hint() {
         StoreHint::InUse => (IN_USE, "stop the other relay, or use another folder with --data"),
-        StoreHint::WrongFile => (STORE, "it was not touched; use another folder with --data"),
+        StoreHint::WrongFile => {
+            (STORE, "use another folder with --data (the file was not touched)")
+        }
         StoreHint::Newer => (STORE, "use the newer release of landfall-relay that wrote it"),
         StoreHint::Unwritable => (STORE, "make the folder writable, or use another with --data"),
         StoreHint::Full => (STORE, "make room on the disk"),

@@ -96,7 +96,7 @@ impl Performer {
             ReplicaEffect::Store(batch) => self.store(batch),
             ReplicaEffect::Reset { space } => self.reset(space),
             ReplicaEffect::LoadOutbox { space, after, changes, bytes } => {
-                let Some(row) = self.spaces.get(&space) else { return None };
+                let row = self.spaces.get(&space)?;
                 match self.core.log.outbox(*row, after, changes, bytes) {
                     Ok((page, more)) => replica.handle_outbox(now, &space, page, more),
                     Err(error) => replica.handle_store_failed(error.to_string()),

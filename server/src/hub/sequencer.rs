@@ -207,11 +207,14 @@ impl Sequencer {
     }
 
     fn handle_commit(&mut self, space: SpaceName, result: Result<(), StoreError>) -> SpaceName {
-        let Some(slot) = self.spaces.get_mut(&space) else { return space };
+        let Some(slot) = self.spaces.get(&space) else { return space };
         let took = slot.commit_began.elapsed();
         match result {
             Ok(()) => {
                 self.parts.metrics.committed("durable", took);
+                // Before the answers: who has one must not be told that the relay is not ready.
+                self.store_works();
+                let Some(slot) = self.spaces.get_mut(&space) else { return space };
                 let outcome = slot.machine.handle_committed();
                 let feed = Arc::clone(&slot.feed);
                 // The author first: its session then knows which entries it need not be sent.
@@ -220,13 +223,13 @@ impl Sequencer {
                     self.parts.metrics.entries_in.inc_by(entries.len() as u64);
                     feed.publish(epoch, entries);
                 }
-                self.store_works();
             }
             Err(error) => {
                 self.parts.metrics.committed("failed", took);
+                self.store_failed(&error);
+                let Some(slot) = self.spaces.get_mut(&space) else { return space };
                 let answers = slot.machine.handle_commit_failed(error.failure);
                 answers.into_iter().for_each(|answer| self.answer(answer));
-                self.store_failed(&error);
             }
         }
         space

@@ -36,7 +36,7 @@ pub enum OpenStoreError {
         source: io::Error,
     },
     /// User or disk: the file in it was not opened.
-    #[error("the store was not opened")]
+    #[error(transparent)]
     Open(#[from] OpenError),
     /// Disk: the file opened, but its identity could not be read or written.
     #[error("the store's identity could not be read")]

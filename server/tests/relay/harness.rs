@@ -26,30 +26,30 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 /// Nothing here takes that long: a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A space's name.
-pub const SPACE: &str = "notes";
+pub(crate) const SPACE: &str = "notes";
 
 /// Waits for something that must come.
-pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("it did not come in time")
 }
 
 /// A relay in this process.
-pub struct Relay {
-    pub address: SocketAddr,
-    pub store: Arc<SqliteStore>,
+pub(crate) struct Relay {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Arc<SqliteStore>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<Result<(), ServeError>>,
 }
 
 impl Relay {
-    pub async fn start(folder: &tempfile::TempDir) -> Self {
+    pub(crate) async fn start(folder: &tempfile::TempDir) -> Self {
         Self::start_with(folder, |_| {}).await
     }
 
-    pub async fn start_with(
+    pub(crate) async fn start_with(
         folder: &tempfile::TempDir,
         change: impl FnOnce(&mut ServeOptions),
     ) -> Self {
@@ -59,7 +59,7 @@ impl Relay {
     }
 
     /// Over a double that stands before the store.
-    pub async fn start_over(
+    pub(crate) async fn start_over(
         folder: &tempfile::TempDir,
         store: Arc<SqliteStore>,
         over: Arc<dyn LogStore>,
@@ -76,22 +76,22 @@ impl Relay {
         Self { address, store, stop: Some(stop), serving }
     }
 
-    pub fn ask_to_stop(&mut self) {
+    pub(crate) fn ask_to_stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
     }
 
     /// Waits for its end.
-    pub async fn ended(self) -> Result<(), ServeError> {
+    pub(crate) async fn ended(self) -> Result<(), ServeError> {
         soon(self.serving).await.unwrap()
     }
 
-    pub async fn stop(mut self) -> Result<(), ServeError> {
+    pub(crate) async fn stop(mut self) -> Result<(), ServeError> {
         self.ask_to_stop();
         self.ended().await
     }
 
     /// An HTTP request as it stands, and the status and body of its answer.
-    pub async fn ask(&self, request: &str) -> (u16, String) {
+    pub(crate) async fn ask(&self, request: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
@@ -102,20 +102,20 @@ impl Relay {
         (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
     }
 
-    pub async fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         self.ask(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
             .await
     }
 
     /// One number of `/metrics`.
-    pub async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
         line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
     }
 
     /// Waits until a number of `/metrics` is as wanted.
-    pub async fn until_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) {
+    pub(crate) async fn until_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) {
         soon(async {
             while !wanted(self.metric(name).await) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -128,27 +128,27 @@ impl Relay {
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// A raw client.
-pub struct Client {
-    pub socket: Socket,
+pub(crate) struct Client {
+    pub(crate) socket: Socket,
     frames: VecDeque<Frame>,
     last_push: u64,
 }
 
 impl Client {
     /// Connects, without a word.
-    pub async fn connect(relay: &Relay) -> Self {
+    pub(crate) async fn connect(relay: &Relay) -> Self {
         let (socket, _) = soon(connect_async(request(relay, Some(SUBPROTOCOL)))).await.unwrap();
         Self { socket, frames: VecDeque::new(), last_push: 0 }
     }
 
     /// Connects and says hello.
-    pub async fn hello(relay: &Relay) -> Self {
+    pub(crate) async fn hello(relay: &Relay) -> Self {
         let mut client = Self::connect(relay).await;
         client.say_hello().await;
         client
     }
 
-    pub async fn say_hello(&mut self) -> Welcome {
+    pub(crate) async fn say_hello(&mut self) -> Welcome {
         let replica = ReplicaId::from_bytes([7; 16]);
         let (versions, token, agent) = (vec![1], None, "test".to_owned());
         self.send(&Frame::Hello(Hello { versions, replica, token, agent })).await;
@@ -159,21 +159,21 @@ impl Client {
     }
 
     /// Says hello and subscribes to the space from its start, as subscription 1.
-    pub async fn at_start(relay: &Relay) -> Self {
+    pub(crate) async fn at_start(relay: &Relay) -> Self {
         let mut client = Self::hello(relay).await;
         client.subscribe(1, SPACE, None, None).await;
         client
     }
 
-    pub async fn send(&mut self, frame: &Frame) {
+    pub(crate) async fn send(&mut self, frame: &Frame) {
         self.send_bytes(encode(frame)).await;
     }
 
-    pub async fn send_bytes(&mut self, bytes: Vec<u8>) {
+    pub(crate) async fn send_bytes(&mut self, bytes: Vec<u8>) {
         soon(self.socket.send(Message::Binary(bytes.into()))).await.unwrap();
     }
 
-    pub async fn subscribe(
+    pub(crate) async fn subscribe(
         &mut self,
         subscription: u32,
         space: &str,
@@ -190,7 +190,7 @@ impl Client {
     }
 
     /// Sends a push to subscription 1; gives its number.
-    pub async fn push(&mut self, document: DocumentId, changes: &[Vec<u8>]) -> u64 {
+    pub(crate) async fn push(&mut self, document: DocumentId, changes: &[Vec<u8>]) -> u64 {
         self.last_push += 1;
         let changes = changes.iter().map(|change| ByteBuf::from(change.clone())).collect();
         let (id, subscription) = (self.last_push, 1);
@@ -199,7 +199,7 @@ impl Client {
     }
 
     /// The next frame other than pings; pings are answered.
-    pub async fn frame(&mut self) -> Frame {
+    pub(crate) async fn frame(&mut self) -> Frame {
         loop {
             match self.next().await {
                 Ok(Frame::Ping(nonce)) => self.send(&Frame::Pong(nonce)).await,
@@ -210,7 +210,7 @@ impl Client {
     }
 
     /// The next frame, or the WebSocket's close code, or `None` if it ended without one.
-    pub async fn next(&mut self) -> Result<Frame, Option<u16>> {
+    pub(crate) async fn next(&mut self) -> Result<Frame, Option<u16>> {
         loop {
             if let Some(frame) = self.frames.pop_front() {
                 return Ok(frame);
@@ -227,7 +227,7 @@ impl Client {
     }
 
     /// All frames until the end, and the close code.
-    pub async fn until_end(&mut self) -> (Vec<Frame>, Option<u16>) {
+    pub(crate) async fn until_end(&mut self) -> (Vec<Frame>, Option<u16>) {
         let mut frames = Vec::new();
         loop {
             match self.next().await {
@@ -238,7 +238,7 @@ impl Client {
     }
 
     /// Entries until so many have come; checks that they cover the log without a gap.
-    pub async fn entries(&mut self, count: usize) -> Vec<Entry> {
+    pub(crate) async fn entries(&mut self, count: usize) -> Vec<Entry> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut cursor: Option<Offset> = None;
         while entries.len() < count {
@@ -253,7 +253,7 @@ impl Client {
     }
 
     /// Acks until one for this push has come.
-    pub async fn acked(&mut self, push: u64) -> landfall_protocol::frame::Ack {
+    pub(crate) async fn acked(&mut self, push: u64) -> landfall_protocol::frame::Ack {
         loop {
             match self.frame().await {
                 Frame::Ack(ack) if ack.id == push => return ack,
@@ -264,7 +264,7 @@ impl Client {
     }
 
     /// Frames until the nack of this push.
-    pub async fn nacked(&mut self, push: u64) -> landfall_protocol::frame::Nack {
+    pub(crate) async fn nacked(&mut self, push: u64) -> landfall_protocol::frame::Nack {
         loop {
             match self.frame().await {
                 Frame::Nack(nack) if nack.id == push => return nack,
@@ -277,13 +277,16 @@ impl Client {
 
     /// Whether nothing comes for a short while. For what must not happen: the tests that use it
     /// hold the relay in a state where it could not come, however long one waits.
-    pub async fn is_quiet(&mut self) -> bool {
+    pub(crate) async fn is_quiet(&mut self) -> bool {
         self.frames.is_empty()
             && timeout(Duration::from_millis(150), self.socket.next()).await.is_err()
     }
 }
 
-pub fn request(relay: &Relay, subprotocol: Option<&str>) -> tungstenite::handshake::client::Request {
+pub(crate) fn request(
+    relay: &Relay,
+    subprotocol: Option<&str>,
+) -> tungstenite::handshake::client::Request {
     let mut request = format!("ws://{}/", relay.address).into_client_request().unwrap();
     if let Some(subprotocol) = subprotocol {
         let value = subprotocol.parse().unwrap();
@@ -293,46 +296,48 @@ pub fn request(relay: &Relay, subprotocol: Option<&str>) -> tungstenite::handsha
 }
 
 /// A document whose author makes one change after the other.
-pub struct Author {
-    pub document: DocumentId,
+pub(crate) struct Author {
+    pub(crate) document: DocumentId,
     doc: AutoCommit,
     edits: usize,
 }
 
 impl Author {
-    pub fn new(number: u8) -> Self {
+    pub(crate) fn new(number: u8) -> Self {
         let doc = AutoCommit::new().with_actor(ActorId::from([number; 16]));
         Self { document: DocumentId::from_bytes([number; 16]), doc, edits: 0 }
     }
 
-    pub fn change(&mut self) -> Vec<u8> {
+    pub(crate) fn change(&mut self) -> Vec<u8> {
         let edits = self.edits;
         self.change_of(&format!("edit {edits}"))
     }
 
     /// A change that holds this text.
-    pub fn change_of(&mut self, text: &str) -> Vec<u8> {
+    pub(crate) fn change_of(&mut self, text: &str) -> Vec<u8> {
         self.edits += 1;
         self.doc.put(ROOT, "text", text).unwrap();
         self.doc.get_last_local_change().unwrap().raw_bytes().to_vec()
     }
 
-    pub fn changes(&mut self, count: usize) -> Vec<Vec<u8>> {
+    pub(crate) fn changes(&mut self, count: usize) -> Vec<Vec<u8>> {
         (0..count).map(|_| self.change()).collect()
     }
 
     /// Changes that do not compress, so that they fill what they are sent through.
-    pub fn large_changes(&mut self, count: usize, bytes: usize) -> Vec<Vec<u8>> {
+    pub(crate) fn large_changes(&mut self, count: usize, bytes: usize) -> Vec<Vec<u8>> {
         let mut state = 0x9e37_79b9_u64;
         let mut noise = |_| {
             // A small generator of printable noise.
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             char::from(33 + (state >> 33) as u8 % 90)
         };
-        (0..count).map(|_| self.change_of(&(0..bytes).map(&mut noise).collect::<String>())).collect()
+        (0..count)
+            .map(|_| self.change_of(&(0..bytes).map(&mut noise).collect::<String>()))
+            .collect()
     }
 }
 
-pub fn cursor(epoch: Epoch, offset: u64) -> Option<Cursor> {
+pub(crate) fn cursor(epoch: Epoch, offset: u64) -> Option<Cursor> {
     Some(Cursor { epoch, offset: Offset(offset), scope: Scope::WHOLE_SPACE })
 }

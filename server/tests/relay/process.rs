@@ -1,1 +1,210 @@
-//! To come.
+//! The binary: its first line, its exit codes, its files, and its death.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+/// A relay of its own process, killed when dropped.
+struct Process {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+fn command(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_landfall-relay"));
+    command.arg("serve").arg("--data").arg(data);
+    // Nothing of the machine's own settings.
+    command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+impl Process {
+    fn start(data: &Path) -> Self {
+        let mut child = command(data).args(["--listen", "127.0.0.1:0"]).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("landfall-relay listening on ws://");
+        let address = address.unwrap_or_else(|| panic!("first line: {line:?}")).parse().unwrap();
+        Self { child, out, address }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end: exit code, the rest of its output, its log.
+    fn ended(mut self) -> (Option<i32>, String, String) {
+        let (mut out, mut log) = (String::new(), String::new());
+        self.out.read_to_string(&mut out).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), out, log)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The exit code and the one line of a relay that does not start.
+fn refusal(output: &Output) -> (i32, String) {
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    let error: Vec<&str> = log.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(error.len(), 1, "{log}");
+    assert_eq!(error[0].matches("; ").count(), 2, "what; why; hint: {}", error[0]);
+    assert!(output.stdout.is_empty(), "it printed an address");
+    (output.status.code().unwrap(), error[0].to_owned())
+}
+
+fn refused(data: &Path, arguments: &[&str]) -> (i32, String) {
+    refusal(&command(data).args(arguments).output().unwrap())
+}
+
+const FREE: &[&str] = &["--listen", "127.0.0.1:0"];
+
+#[test]
+fn it_serves_until_it_is_asked_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    for signal in ["-TERM", "-INT"] {
+        let relay = Process::start(&folder.path().join("data"));
+        assert_ne!(relay.address.port(), 0);
+        std::net::TcpStream::connect(relay.address).unwrap();
+        relay.signal(signal);
+        let (code, out, log) = relay.ended();
+        assert_eq!((code, out.as_str()), (Some(0), ""), "{log}");
+        assert!(log.lines().all(|line| line.starts_with('{')), "JSON without a terminal: {log}");
+    }
+}
+
+#[test]
+fn a_second_relay_on_the_same_folder_fails_at_once_and_names_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Process::start(folder.path());
+    let (code, line) = refused(folder.path(), FREE);
+    assert_eq!(code, 5);
+    assert!(line.contains(&format!("process {} (landfall-relay)", first.child.id())), "{line}");
+    first.signal("-KILL");
+    drop(first);
+    // The lock died with its holder.
+    drop(Process::start(folder.path()));
+}
+
+#[test]
+fn a_port_in_use_and_a_foreign_address_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let data = folder.path().join("data");
+    let (code, line) = refused(&data, &["--listen", &address]);
+    assert_eq!(code, 3);
+    assert!(line.contains(&address), "{line}");
+    let (code, line) = refused(&data, &["--listen", "0.0.0.0:0"]);
+    assert_eq!(code, 2);
+    assert!(line.contains("--insecure-open"), "{line}");
+    let (code, _) = refused(&data, &["--listen", "nonsense"]);
+    assert_eq!(code, 2);
+    let usage = command(&data).arg("--no-such-flag").output().unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+    assert!(!data.exists(), "nothing was made for a relay that does not start");
+}
+
+#[test]
+fn a_folder_or_a_store_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"x").unwrap();
+    let (code, line) = refused(&file.join("below"), FREE);
+    assert_eq!(code, 4);
+    assert!(line.contains("below"), "{line}");
+
+    let foreign = folder.path().join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("relay.db"), b"these are somebody's notes").unwrap();
+    let (code, line) = refused(&foreign, FREE);
+    assert_eq!(code, 4);
+    assert!(line.contains("not ours") && line.contains("--data"), "{line}");
+    let kept = std::fs::read(foreign.join("relay.db")).unwrap();
+    assert_eq!(kept, b"these are somebody's notes");
+
+    let newer = folder.path().join("newer");
+    let relay = Process::start(&newer);
+    relay.signal("-TERM");
+    relay.ended();
+    let store = rusqlite::Connection::open(newer.join("relay.db")).unwrap();
+    store.pragma_update(None, "user_version", 99).unwrap();
+    drop(store);
+    let (code, line) = refused(&newer, FREE);
+    assert_eq!(code, 4);
+    assert!(line.contains("99") && line.contains("newer"), "{line}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_without_permission_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    // Not even root makes a folder there.
+    let (code, line) = refused(Path::new("/proc/landfall"), FREE);
+    assert_eq!(code, 4, "{line}");
+    drop(folder);
+}
+
+#[cfg(unix)]
+#[test]
+fn its_files_are_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("deep/data");
+    let relay = Process::start(&data);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data), 0o700);
+    let mut files = 0;
+    for file in std::fs::read_dir(&data).unwrap() {
+        let path = file.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        files += 1;
+    }
+    assert!(files >= 2);
+    drop(relay);
+}
+
+#[test]
+fn settings_come_from_the_environment_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("from-env");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_landfall-relay"))
+        .arg("serve")
+        .env_clear()
+        .env("LANDFALL_DATA", &data)
+        .env("LANDFALL_LISTEN", "localhost:0")
+        .env("LANDFALL_LOG_FORMAT", "human")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.starts_with("landfall-relay listening on ws://"), "{line}");
+    assert!(data.join("relay.db").exists());
+}
+
+/// The figure of the issue, for an empty store; `docs/performance.md` has the others.
+#[cfg(target_os = "linux")]
+#[test]
+fn it_is_small_after_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Process::start(folder.path());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", relay.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().unwrap();
+    println!("resident after start: {kib} KiB");
+    assert!(kib <= 25 * 1024, "{kib} KiB");
+}

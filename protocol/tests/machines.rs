@@ -1,0 +1,14 @@
+//! The machines of both ends against each other, in memory: no socket, no file, no clock. One
+//! seed replays a whole run. Storage is a dumb model on both sides, and the checks are against
+//! what the models know.
+
+#[path = "machines/client.rs"]
+mod client;
+#[path = "machines/relay.rs"]
+mod relay;
+#[path = "machines/rng.rs"]
+mod rng;
+#[path = "machines/scenarios.rs"]
+mod scenarios;
+#[path = "machines/world.rs"]
+mod world;
