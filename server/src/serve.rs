@@ -46,6 +46,10 @@ pub struct ServeOptions {
     /// How long a write may make no progress before the session is dropped. Default 60 s. Any
     /// byte counts: short, and a phone in a tunnel is cut; long, and a stuck peer holds its pages.
     pub stall: Duration,
+    /// How long a connection is read on after its close. Default 1 s. Short, and a peer that was
+    /// still sending may see a reset instead of the reason; long, and those who do not hang up
+    /// hold their place.
+    pub linger: Duration,
     /// Connections at a time. Default 4,096; one more is answered 503. Beyond the process's limit
     /// of open files, accepting fails and is tried again.
     pub connections: usize,
@@ -66,6 +70,7 @@ impl ServeOptions {
             insecure_open: false,
             patience: Patience::default(),
             stall: limits::STALL,
+            linger: limits::LINGER,
             connections: limits::CONNECTIONS,
             ring_bytes: shared::RING_BYTES,
             drain: limits::DRAIN,
@@ -176,6 +181,7 @@ impl Server {
             metrics,
             patience: options.patience,
             stall: options.stall,
+            linger: options.linger,
             stopping,
             checks: Arc::new(Semaphore::new(limits::CHECKS)),
             page_reads: Arc::new(Semaphore::new(limits::PAGE_READS)),

@@ -42,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) upstream: Upstream,
     pub(crate) patience: Patience,
     pub(crate) stall: Duration,
+    pub(crate) linger: Duration,
     /// Turns true when the relay is being stopped.
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) checks: Arc<Semaphore>,
@@ -489,7 +490,7 @@ impl Driver {
         match timeout(limits::FLUSH, goodbye).await {
             Ok(Some(sink)) => {
                 if let Ok(socket) = sink.reunite(stream) {
-                    socket::linger(socket).await;
+                    socket::linger(socket, self.shared.linger).await;
                 }
             }
             Ok(None) => debug!("the connection broke before it was closed"),

@@ -10,6 +10,8 @@ mod harness;
 mod behind;
 #[path = "relay/commits.rs"]
 mod commits;
+#[path = "relay/figures.rs"]
+mod figures;
 #[path = "relay/http.rs"]
 mod http;
 #[path = "relay/input.rs"]

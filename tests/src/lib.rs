@@ -1,1 +1,14 @@
-//! Whole-system tests of Landfall: real processes, sockets and files
+//! What the whole-system tests share: real relay processes, real stores, a network that can be
+//! cut, seeds that are printed. Everything that is started here ends with its handle.
+
+pub mod network;
+pub mod process;
+pub mod replica;
+pub mod rng;
+pub mod traces;
+
+use std::time::Duration;
+
+/// How long a test waits for something that should happen at once. Not a figure: a machine may be
+/// slow, and a test that passes never waits that long.
+pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use landfall_protocol::admission::{History, Known};
 use landfall_protocol::frame::SubscriptionId;
-use landfall_protocol::space::{Answer, CheckedPush, Space, StoreFailure};
+use landfall_protocol::space::{Answer, CheckedPush, Outcome, Space, StoreFailure};
 use landfall_protocol::{ActorId, ChangeHash, Code, DocumentId, SessionId, SpaceName};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -209,30 +209,40 @@ impl Sequencer {
     fn handle_commit(&mut self, space: SpaceName, result: Result<(), StoreError>) -> SpaceName {
         let Some(slot) = self.spaces.get(&space) else { return space };
         let took = slot.commit_began.elapsed();
+        // The store's health before the answers: who has one must not then read otherwise.
         match result {
             Ok(()) => {
                 self.parts.metrics.committed("durable", took);
-                // Before the answers: who has one must not be told that the relay is not ready.
                 self.store_works();
-                let Some(slot) = self.spaces.get_mut(&space) else { return space };
-                let outcome = slot.machine.handle_committed();
-                let feed = Arc::clone(&slot.feed);
-                // The author first: its session then knows which entries it need not be sent.
-                outcome.answers.into_iter().for_each(|answer| self.answer(answer));
-                if let Some((epoch, entries)) = outcome.publish {
-                    self.parts.metrics.entries_in.inc_by(entries.len() as u64);
-                    feed.publish(epoch, entries);
-                }
+                self.handle_durable(&space);
             }
             Err(error) => {
                 self.parts.metrics.committed("failed", took);
                 self.store_failed(&error);
-                let Some(slot) = self.spaces.get_mut(&space) else { return space };
-                let answers = slot.machine.handle_commit_failed(error.failure);
-                answers.into_iter().for_each(|answer| self.answer(answer));
+                self.handle_lost(&space, error.failure);
             }
         }
         space
+    }
+
+    fn handle_durable(&mut self, space: &SpaceName) {
+        let Some(slot) = self.spaces.get_mut(space) else { return };
+        let Outcome { publish, answers } = slot.machine.handle_committed();
+        let feed = Arc::clone(&slot.feed);
+        if let Some((_, entries)) = &publish {
+            self.parts.metrics.entries_in.inc_by(entries.len() as u64);
+        }
+        // The author first: its session then knows which entries it need not be sent.
+        answers.into_iter().for_each(|answer| self.answer(answer));
+        if let Some((epoch, entries)) = publish {
+            feed.publish(epoch, entries);
+        }
+    }
+
+    fn handle_lost(&mut self, space: &SpaceName, failure: StoreFailure) {
+        let Some(slot) = self.spaces.get_mut(space) else { return };
+        let answers = slot.machine.handle_commit_failed(failure);
+        answers.into_iter().for_each(|answer| self.answer(answer));
     }
 
     fn answer(&mut self, answer: Answer) {

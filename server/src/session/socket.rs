@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use hyper::upgrade::Upgraded;
@@ -42,13 +43,13 @@ pub(super) async fn open(upgraded: Upgraded, metrics: Arc<Metrics>) -> (Socket, 
 /// Ends a connection whose last message was written: our end is closed, and what the peer still
 /// sends is read away for a while. A socket closed over unread bytes is reset instead, and the
 /// reset overtakes what was written last.
-pub(super) async fn linger(mut socket: Socket) {
+pub(super) async fn linger(mut socket: Socket, limit: Duration) {
     let io = socket.get_mut();
     let drain = async {
         io.shutdown().await?;
         tokio::io::copy(&mut io.take(limits::LINGER_BYTES), &mut tokio::io::sink()).await
     };
-    if let Ok(Err(error)) = timeout(limits::LINGER, drain).await {
+    if let Ok(Err(error)) = timeout(limit, drain).await {
         tracing::debug!(%error, "the connection broke while it was closed");
     }
 }

@@ -148,6 +148,7 @@ async fn what_a_peer_sends_is_taken_while_it_does_not_read() {
     }
     let whole = (COUNT + limits::PUSHES_IN_FLIGHT) as f64;
     relay.until_metric("landfall_relay_entries_in_total", |count| count == whole).await;
+    drop(author);
     // And now it reads: everything is there.
     assert_eq!(deaf.entries(whole as usize).await.len(), whole as usize);
     relay.stop().await.unwrap();

@@ -68,6 +68,8 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut options = ServeOptions::new(folder.path());
+        // Clients here hang up when their test ends, which is after their relay.
+        options.linger = Duration::from_millis(50);
         change(&mut options);
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(serve_with_store(listener, options, over, async {
@@ -137,7 +139,12 @@ pub(crate) struct Client {
 impl Client {
     /// Connects, without a word.
     pub(crate) async fn connect(relay: &Relay) -> Self {
-        let (socket, _) = soon(connect_async(request(relay, Some(SUBPROTOCOL)))).await.unwrap();
+        Self::connect_to(relay.address).await
+    }
+
+    pub(crate) async fn connect_to(address: SocketAddr) -> Self {
+        let request = request_to(address, Some(SUBPROTOCOL));
+        let (socket, _) = soon(connect_async(request)).await.unwrap();
         Self { socket, frames: VecDeque::new(), last_push: 0 }
     }
 
@@ -283,11 +290,14 @@ impl Client {
     }
 }
 
-pub(crate) fn request(
-    relay: &Relay,
-    subprotocol: Option<&str>,
-) -> tungstenite::handshake::client::Request {
-    let mut request = format!("ws://{}/", relay.address).into_client_request().unwrap();
+pub(crate) type Request = tungstenite::handshake::client::Request;
+
+pub(crate) fn request(relay: &Relay, subprotocol: Option<&str>) -> Request {
+    request_to(relay.address, subprotocol)
+}
+
+fn request_to(address: SocketAddr, subprotocol: Option<&str>) -> Request {
+    let mut request = format!("ws://{address}/").into_client_request().unwrap();
     if let Some(subprotocol) = subprotocol {
         let value = subprotocol.parse().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", value);

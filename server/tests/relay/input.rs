@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{Author, Client, Relay, soon};
+use crate::harness::{Author, Client, PATIENCE, Relay, soon};
 
 /// The error that ends the session, and the close code.
 async fn end(client: &mut Client) -> (ErrorFrame, Option<u16>) {
@@ -26,16 +26,18 @@ async fn end(client: &mut Client) -> (ErrorFrame, Option<u16>) {
 /// Says `message` after hello, in a session of its own beside one that goes on.
 async fn answer_to(message: Message) -> (ErrorFrame, Option<u16>) {
     let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start(&folder).await;
+    let relay = Relay::start_with(&folder, |options| options.linger = PATIENCE).await;
     let mut bystander = Client::at_start(&relay).await;
     let mut client = Client::hello(&relay).await;
     // The relay may hang up before all of it is sent.
     let _ = soon(client.socket.send(message)).await;
     let answer = end(&mut client).await;
+    drop(client);
     relay.until_metric("landfall_relay_sessions", |sessions| sessions == 1.0).await;
     let mut document = Author::new(1);
     let push = bystander.push(document.document, &document.changes(1)).await;
     bystander.acked(push).await;
+    drop(bystander);
     relay.stop().await.unwrap();
     answer
 }

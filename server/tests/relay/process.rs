@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 /// A relay of its own process, killed when dropped.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     out: BufReader<ChildStdout>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 fn command(data: &Path) -> Command {
@@ -21,7 +21,7 @@ fn command(data: &Path) -> Command {
 }
 
 impl Process {
-    fn start(data: &Path) -> Self {
+    pub(crate) fn start(data: &Path) -> Self {
         let mut child = command(data).args(["--listen", "127.0.0.1:0"]).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -29,6 +29,13 @@ impl Process {
         let address = line.trim_end().strip_prefix("landfall-relay listening on ws://");
         let address = address.unwrap_or_else(|| panic!("first line: {line:?}")).parse().unwrap();
         Self { child, out, address }
+    }
+
+    /// Its resident memory.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse().unwrap()
     }
 
     fn signal(&self, signal: &str) {
@@ -202,9 +209,7 @@ fn settings_come_from_the_environment_too() {
 fn it_is_small_after_start() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Process::start(folder.path());
-    let status = std::fs::read_to_string(format!("/proc/{}/status", relay.child.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().unwrap();
+    let kib = relay.resident_kib();
     println!("resident after start: {kib} KiB");
     assert!(kib <= 25 * 1024, "{kib} KiB");
 }

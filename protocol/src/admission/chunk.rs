@@ -1,0 +1,154 @@
+//! The chunk around a change: magic, checksum, type, length, and the deflated form.
+
+use std::borrow::Cow;
+
+use flate2::{Decompress, FlushDecompress, Status};
+use sha2::{Digest, Sha256};
+
+use super::form::FormError;
+use super::reader::Reader;
+use crate::ids::ChangeHash;
+use crate::limits;
+
+const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
+const CHANGE: u8 = 1;
+const DEFLATED_CHANGE: u8 = 2;
+
+/// Magic, checksum, type and a length of a `u32` in LEB128: at most this much stands before a body.
+const PREFIX: usize = 4 + 4 + 1 + 5;
+
+/// A change as one chunk of type 1, inflated if it came deflated, with a hash that its checksum
+/// agrees with.
+#[derive(Debug)]
+pub(super) struct Chunk<'a> {
+    bytes: Cow<'a, [u8]>,
+    /// Where the chunk begins in `bytes`.
+    start: usize,
+    /// Where its body begins in `bytes`.
+    body: usize,
+    pub(super) hash: ChangeHash,
+}
+
+impl<'a> Chunk<'a> {
+    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, FormError> {
+        let (limit, actual) = (limits::CHANGE_BYTES, bytes.len());
+        if actual > limit {
+            return Err(FormError::TooLong { limit, actual });
+        }
+        let mut reader = Reader::new(bytes);
+        let found = four(reader.take(4, "magic")?);
+        if found != MAGIC {
+            return Err(FormError::Magic { found });
+        }
+        let stated = four(reader.take(4, "checksum")?);
+        let found = reader.take(1, "chunk type")?[0];
+        if found != CHANGE && found != DEFLATED_CHANGE {
+            return Err(FormError::ChunkType { found });
+        }
+        let length = reader.unsigned("length")?;
+        let body = reader.take(length, "body")?;
+        if !reader.is_empty() {
+            let count = reader.rest().len();
+            return Err(FormError::TrailingBytes { part: "chunk", count });
+        }
+        if found == DEFLATED_CHANGE {
+            return Self::inflated(stated, body);
+        }
+        let body = bytes.len() - body.len();
+        let chunk = Self { bytes: Cow::Borrowed(bytes), start: 0, body, hash: ChangeHash([0; 32]) };
+        chunk.hashed(stated)
+    }
+
+    /// The whole chunk, of type 1: what automerge is given.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    /// What stands after the chunk's own header.
+    pub(super) fn body(&self) -> &[u8] {
+        &self.bytes[self.body..]
+    }
+
+    fn inflated(stated: [u8; 4], deflated: &[u8]) -> Result<Self, FormError> {
+        let mut bytes = inflate(deflated)?;
+        let body_length = bytes.len() - PREFIX;
+        let (length, length_bytes) = length_of(body_length);
+        let start = 5 - length_bytes;
+        bytes[start..start + 4].copy_from_slice(&MAGIC);
+        bytes[start + 4..start + 8].copy_from_slice(&stated);
+        bytes[start + 8] = CHANGE;
+        bytes[start + 9..PREFIX].copy_from_slice(&length[..length_bytes]);
+        let hash = ChangeHash([0; 32]);
+        Self { bytes: Cow::Owned(bytes), start, body: PREFIX, hash }.hashed(stated)
+    }
+
+    /// The hash covers type, length and body, and its first bytes are the checksum.
+    fn hashed(mut self, stated: [u8; 4]) -> Result<Self, FormError> {
+        let digest: [u8; 32] = Sha256::digest(&self.bytes[self.start + 8..]).into();
+        let actual = [digest[0], digest[1], digest[2], digest[3]];
+        if stated != actual {
+            return Err(FormError::Checksum { stated, actual });
+        }
+        self.hash = ChangeHash(digest);
+        Ok(self)
+    }
+}
+
+fn four(bytes: &[u8]) -> [u8; 4] {
+    let mut four = [0; 4];
+    four.copy_from_slice(bytes);
+    four
+}
+
+/// A length in LEB128, and how many bytes of it count. Lengths here stay far below 2³⁵.
+fn length_of(mut length: usize) -> ([u8; 5], usize) {
+    let mut bytes = [0; 5];
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = (length & 0x7f) as u8;
+        length >>= 7;
+        if length == 0 {
+            return (bytes, index + 1);
+        }
+        *byte |= 0x80;
+    }
+    (bytes, 5)
+}
+
+/// Inflates into a buffer that leaves [`PREFIX`] bytes free in front, so that the chunk is built
+/// without a second copy. The buffer grows with what has been inflated, up to the limit.
+fn inflate(deflated: &[u8]) -> Result<Vec<u8>, FormError> {
+    let limit = limits::CHANGE_INFLATED_BYTES;
+    let guess = deflated.len().saturating_mul(4).clamp(1024, limit);
+    let mut out = Vec::with_capacity(PREFIX + guess);
+    out.resize(PREFIX, 0);
+    let mut stream = Decompress::new(false);
+    let mut rest = deflated;
+    loop {
+        let before = (stream.total_in(), out.len());
+        let status = stream
+            .decompress_vec(rest, &mut out, FlushDecompress::None)
+            .map_err(|_| FormError::Deflate)?;
+        let consumed = usize::try_from(stream.total_in() - before.0).unwrap_or(usize::MAX);
+        rest = rest.get(consumed..).ok_or(FormError::Deflate)?;
+        if out.len() - PREFIX > limit {
+            return Err(FormError::Inflated { limit });
+        }
+        if status == Status::StreamEnd {
+            break;
+        }
+        let is_full = out.len() == out.capacity();
+        if !is_full && consumed == 0 && out.len() == before.1 {
+            // Neither input nor output moves: the stream is cut off.
+            return Err(FormError::Truncated { part: "deflated stream" });
+        }
+        if is_full {
+            // One byte past the limit is room enough to see that it is passed.
+            let most = PREFIX + limit + 1;
+            out.reserve_exact(out.len().min(most - out.len()));
+        }
+    }
+    match rest.len() {
+        0 => Ok(out),
+        count => Err(FormError::TrailingBytes { part: "deflated stream", count }),
+    }
+}

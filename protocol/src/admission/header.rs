@@ -1,0 +1,86 @@
+//! What stands in a change before its columns, parsed by us before automerge parses it.
+
+use super::form::FormError;
+use super::reader::Reader;
+use crate::ids::{ActorId, ChangeHash};
+use crate::limits;
+
+/// A change's header.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) dependencies: Vec<ChangeHash>,
+    pub(super) actor: ActorId,
+    pub(super) seq: u64,
+    pub(super) start_op: u64,
+    pub(super) other_actors: Vec<ActorId>,
+}
+
+impl Header {
+    /// Reads the header and leaves `body` where the columns' metadata begin.
+    pub(super) fn read(body: &mut Reader<'_>) -> Result<Self, FormError> {
+        let dependencies = dependencies(body)?;
+        let actor = actor(body)?;
+        let seq = body.unsigned("sequence number")?;
+        if !(1..=limits::SEQUENCE).contains(&seq) {
+            return Err(FormError::Sequence { limit: limits::SEQUENCE, actual: seq });
+        }
+        let start_op = body.unsigned("first operation counter")?;
+        if !(1..=limits::OPERATION_COUNTER).contains(&start_op) {
+            return Err(FormError::Counter { limit: limits::OPERATION_COUNTER, actual: start_op });
+        }
+        body.signed("timestamp")?;
+        let length = body.unsigned("message's length")?;
+        let message = body.take(length, "message")?;
+        std::str::from_utf8(message).map_err(|_| FormError::Message)?;
+        let other_actors = other_actors(body, &actor)?;
+        Ok(Self { dependencies, actor, seq, start_op, other_actors })
+    }
+}
+
+/// automerge takes duplicates, and an order of any kind.
+fn dependencies(body: &mut Reader<'_>) -> Result<Vec<ChangeHash>, FormError> {
+    let count = body.unsigned("number of dependencies")?;
+    let limit = limits::CHANGE_DEPENDENCIES;
+    let length = usize::try_from(count).ok().filter(|&length| length <= limit);
+    let length = length.ok_or(FormError::Dependencies { limit, actual: count })?;
+    let bytes = body.take(count * 32, "dependencies")?;
+    let mut dependencies = Vec::with_capacity(length);
+    dependencies.extend(bytes.as_chunks().0.iter().map(|&hash| ChangeHash(hash)));
+    // Honest changes list them in order, so this is the only pass that they cost.
+    if !dependencies.is_sorted_by(|a, b| a < b) {
+        let mut sorted = dependencies.clone();
+        sorted.sort_unstable();
+        if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(FormError::DuplicateDependency { hash: twice[0] });
+        }
+    }
+    Ok(dependencies)
+}
+
+fn actor(body: &mut Reader<'_>) -> Result<ActorId, FormError> {
+    let length = body.unsigned("actor id's length")?;
+    let limit = limits::ACTOR_BYTES;
+    if length == 0 || length > limit as u64 {
+        return Err(FormError::ActorLength { limit, actual: length });
+    }
+    Ok(ActorId::from(body.take(length, "actor id")?))
+}
+
+/// They ascend and leave the author out: automerge writes them so, and rebuilds the change so when
+/// it loads a saved document.
+fn other_actors(body: &mut Reader<'_>, author: &ActorId) -> Result<Vec<ActorId>, FormError> {
+    let count = body.unsigned("number of other actors")?;
+    let limit = limits::CHANGE_OTHER_ACTORS;
+    let length = usize::try_from(count).ok().filter(|&length| length <= limit);
+    let length = length.ok_or(FormError::OtherActors { limit, actual: count })?;
+    // An actor takes at least two bytes, so a false count reserves no more than its own input.
+    let mut actors: Vec<ActorId> = Vec::with_capacity(length.min(body.rest().len() / 2));
+    for index in 0..length {
+        let next = actor(body)?;
+        if next == *author || actors.last().is_some_and(|last| *last >= next) {
+            return Err(FormError::OtherActorOrder { index });
+        }
+        actors.push(next);
+    }
+    Ok(actors)
+}

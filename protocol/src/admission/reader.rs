@@ -1,0 +1,147 @@
+//! Reads bytes from outside: every step is checked, nothing is allocated.
+
+use super::form::FormError;
+
+/// What is left of some bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// The next `count` bytes of `part`. A claimed length is compared before it is used.
+    pub(super) fn take(&mut self, count: u64, part: &'static str) -> Result<&'a [u8], FormError> {
+        let split = usize::try_from(count).ok().and_then(|count| self.rest.split_at_checked(count));
+        let (taken, rest) = split.ok_or(FormError::Truncated { part })?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self, part: &'static str) -> Result<u8, FormError> {
+        let (&byte, rest) = self.rest.split_first().ok_or(FormError::Truncated { part })?;
+        self.rest = rest;
+        Ok(byte)
+    }
+
+    /// An unsigned LEB128 number in its shortest form. automerge takes longer forms inside
+    /// columns, but writes them back short: the change's hash would not survive a saved document.
+    pub(super) fn unsigned(&mut self, part: &'static str) -> Result<u64, FormError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte(part)?;
+            let bits = u64::from(byte & 0x7f);
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                let overlong = shift > 0 && byte == 0;
+                let overflows = shift == 63 && byte > 1;
+                return if overlong || overflows { Err(FormError::Number { part }) } else { Ok(value) };
+            }
+        }
+        Err(FormError::Number { part })
+    }
+
+    /// A signed LEB128 number in its shortest form.
+    pub(super) fn signed(&mut self, part: &'static str) -> Result<i64, FormError> {
+        let (mut value, mut before) = (0i64, 0u8);
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte(part)?;
+            value |= i64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                let sign_was_told = before & 0x40 != 0;
+                let overlong = shift > 0
+                    && ((byte == 0 && !sign_was_told) || (byte == 0x7f && sign_was_told));
+                // The tenth byte carries one bit, and that is the sign.
+                let overflows = shift == 63 && byte != 0 && byte != 0x7f;
+                if overlong || overflows {
+                    return Err(FormError::Number { part });
+                }
+                let negative = byte & 0x40 != 0 && shift < 57;
+                return Ok(if negative { value | (-1 << (shift + 7)) } else { value });
+            }
+            before = byte;
+        }
+        Err(FormError::Number { part })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Writes in the shortest form; the tests of the readers above use it too.
+    pub(in super::super) fn put_unsigned(mut value: u64, out: &mut Vec<u8>) {
+        while value > 0x7f {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+    }
+
+    pub(in super::super) fn put_signed(mut value: i64, out: &mut Vec<u8>) {
+        loop {
+            let byte = value as u8 & 0x7f;
+            value >>= 7;
+            if (value == 0 && byte & 0x40 == 0) || (value == -1 && byte & 0x40 != 0) {
+                return out.push(byte);
+            }
+            out.push(byte | 0x80);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_come_back(value in any::<i64>(), shift in 0u32..64) {
+            let value = value >> shift;
+            let mut bytes = Vec::new();
+            put_signed(value, &mut bytes);
+            put_unsigned(value as u64, &mut bytes);
+            let mut reader = Reader::new(&bytes);
+            prop_assert_eq!(reader.signed("signed"), Ok(value));
+            prop_assert_eq!(reader.unsigned("unsigned"), Ok(value as u64));
+            prop_assert!(reader.is_empty());
+        }
+
+        #[test]
+        fn whatever_is_read_is_in_its_shortest_form(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
+            let mut reader = Reader::new(&bytes);
+            if let Ok(value) = reader.unsigned("n") {
+                let mut again = Vec::new();
+                put_unsigned(value, &mut again);
+                prop_assert_eq!(&again[..], &bytes[..bytes.len() - reader.rest().len()]);
+            }
+            let mut reader = Reader::new(&bytes);
+            if let Ok(value) = reader.signed("n") {
+                let mut again = Vec::new();
+                put_signed(value, &mut again);
+                prop_assert_eq!(&again[..], &bytes[..bytes.len() - reader.rest().len()]);
+            }
+        }
+    }
+
+    #[test]
+    fn edges_of_numbers() {
+        let unsigned = |bytes: &[u8]| Reader::new(bytes).unsigned("n");
+        let bad = Err(FormError::Number { part: "n" });
+        let longest = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        assert_eq!(unsigned(&[&longest[..], &[1]].concat()), Ok(u64::MAX));
+        assert_eq!(unsigned(&[&longest[..], &[2]].concat()), bad);
+        assert_eq!(unsigned(&[&longest[..], &[0x81]].concat()), bad);
+        assert_eq!(unsigned(&[0x80, 0]), bad);
+        assert_eq!(unsigned(&[0x80]), Err(FormError::Truncated { part: "n" }));
+        assert_eq!(Reader::new(&[1, 2]).take(u64::MAX, "n"), Err(FormError::Truncated { part: "n" }));
+    }
+}

@@ -1,0 +1,138 @@
+//! Measurements. Run them with
+//! `cargo test --release -p landfall-relay --test relay -- --ignored --nocapture figures`.
+
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use landfall_protocol::frame::{Entry, entry_kind};
+use landfall_protocol::lineage::EpochRecord;
+use landfall_protocol::space::{Commit, NewEntry};
+use landfall_protocol::{ActorId, DocumentId, Epoch, Offset};
+use landfall_relay::store::{LogStore, SqliteStore};
+use serde_bytes::ByteBuf;
+
+use crate::harness::{Author, Client, Relay, SPACE};
+use crate::process::Process;
+
+/// Entries as typing makes them: 100 bytes each, one author for each document.
+fn entries(range: std::ops::Range<u64>, documents: u64) -> Vec<NewEntry> {
+    let entry = |offset: u64| {
+        // Spreads hashes over the whole range, as SHA-256 does.
+        let hash = |offset: u64| {
+            let mut id = [0; 32];
+            let mut state = offset;
+            for part in id.chunks_mut(8) {
+                state = (state ^ (state >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                part.copy_from_slice(&state.to_le_bytes());
+            }
+            id
+        };
+        let number = (offset % documents).to_le_bytes();
+        let mut document = [0; 16];
+        document[..8].copy_from_slice(&number);
+        let seq = offset / documents + 1;
+        let entry = Entry {
+            offset: Offset(offset + 1),
+            document: DocumentId::from_bytes(document),
+            kind: entry_kind::CHANGE,
+            flags: 0,
+            id: hash(offset + 1),
+            dependencies: vec![hash((offset + 1).saturating_sub(documents))],
+            author: ByteBuf::from([7; 16]),
+            at_ms: 1,
+            body: ByteBuf::from(vec![offset as u8; 100]),
+        };
+        NewEntry { entry, actor: ActorId::from(document), seq, max_op: seq }
+    };
+    range.map(entry).collect()
+}
+
+/// Appends entries in commits of 1,000; gives the time that they took together.
+fn append(folder: &Path, count: u64, documents: u64) -> Duration {
+    let store = SqliteStore::open(folder).unwrap();
+    let epoch = Epoch::from_bytes([1; 16]);
+    let mut took = Duration::ZERO;
+    for first in (0..count).step_by(1_000) {
+        let opens =
+            (first == 0).then_some(EpochRecord { epoch, first: Offset(1), predecessor: None });
+        let entries = entries(first..(first + 1_000).min(count), documents);
+        let commit = Commit { space: SPACE.parse().unwrap(), opens, entries };
+        let (done, committed) = mpsc::channel();
+        let began = Instant::now();
+        store.append(Arc::new(commit), Box::new(move |result| done.send(result).unwrap()));
+        committed.recv().unwrap().unwrap();
+        took += began.elapsed();
+    }
+    store.close().unwrap();
+    took
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn what_an_entry_costs() {
+    for documents in [1, 100, 10_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let count = 100_000;
+        let took = append(folder.path(), count, documents);
+        let size = std::fs::metadata(folder.path().join("relay.db")).unwrap().len();
+        println!(
+            "{documents} documents: {:.1} µs and {} bytes an entry",
+            took.as_secs_f64() * 1e6 / count as f64,
+            size / count
+        );
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn what_stays_resident_after_start() {
+    for documents in [0u64, 10_000, 100_000] {
+        let folder = tempfile::tempdir().unwrap();
+        append(folder.path(), documents * 2, documents.max(1));
+        let relay = Process::start(folder.path());
+        println!("{documents} documents: {} KiB resident", relay.resident_kib());
+    }
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn how_fast_a_log_is_filled_and_read() {
+    const COUNT: usize = 20_000;
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut author = Client::at_start(&relay).await;
+    let mut document = Author::new(1);
+    let changes = document.changes(COUNT);
+    let began = Instant::now();
+    let mut last = 0;
+    for part in changes.chunks(1_000) {
+        last = author.push(document.document, part).await;
+    }
+    author.acked(last).await;
+    let took = began.elapsed();
+    println!("pushed and durable: {:.0} changes/s", COUNT as f64 / took.as_secs_f64());
+    let began = Instant::now();
+    Client::at_start(&relay).await.entries(COUNT).await;
+    let took = began.elapsed();
+    println!("read from the start: {:.0} entries/s", COUNT as f64 / took.as_secs_f64());
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn what_an_idle_session_costs() {
+    const SESSIONS: usize = 1_000;
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path());
+    let before = process.resident_kib();
+    let mut clients = Vec::new();
+    for _ in 0..SESSIONS {
+        let mut client = Client::connect_to(process.address).await;
+        client.say_hello().await;
+        client.subscribe(1, SPACE, None, None).await;
+        clients.push(client);
+    }
+    let after = process.resident_kib();
+    println!("{} KiB a session", (after - before) as f64 / SESSIONS as f64);
+}

@@ -1,0 +1,85 @@
+//! Processes of ours, as a user would start them, ended with their handles.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The path of one of our binaries, built into the same target folder as this test.
+///
+/// # Panics
+/// If it was not built: `cargo build --workspace --bins` does that.
+pub fn binary(name: &str) -> PathBuf {
+    let mut folder = std::env::current_exe().expect("a test knows its own path");
+    folder.pop();
+    if folder.ends_with("deps") {
+        folder.pop();
+    }
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: cargo build --workspace --bins", path.display());
+    path
+}
+
+/// A relay process. It is killed when dropped.
+#[derive(Debug)]
+pub struct Relay {
+    child: Child,
+    /// Where it listens: `ws://127.0.0.1:PORT`.
+    pub url: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Relay {
+    /// Starts a relay on a data folder and a port (0 takes a free one), and waits until it
+    /// listens.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start(data: &Path, port: u16) -> Self {
+        Self::start_with(data, port, &[])
+    }
+
+    /// As [`Relay::start`], with more arguments.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_with(data: &Path, port: u16, more: &[&str]) -> Self {
+        let mut child = Command::new(binary("landfall-relay"))
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+            .arg(data)
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the relay starts");
+        let stdout = child.stdout.take().expect("it was piped");
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).expect("it prints a line");
+        let url = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+        let port = url.rsplit(':').next().and_then(|port| port.parse().ok());
+        let Some(port) = port else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the relay did not say where it listens, but {line:?}");
+        };
+        Self { child, url, port }
+    }
+
+    /// SIGKILL, as `kill -9` would: nothing of the process runs afterwards.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,136 @@
+//! Replicas in tests: opening, connecting, waiting, comparing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use landfall::automerge::{AutoSerde, Automerge, Change, ReadDoc};
+use landfall::{
+    ChangeHash, Document, DocumentId, LinkOptions, Options, Space, Status, Store, SyncStatus,
+};
+
+use crate::PATIENCE;
+
+/// Link options for tests: everything that waits waits briefly.
+pub fn link(url: &str) -> LinkOptions {
+    LinkOptions {
+        reconnect_first: Duration::from_millis(20),
+        reconnect_most: Duration::from_millis(200),
+        ..LinkOptions::new(url)
+    }
+}
+
+/// Opens a store with default options.
+///
+/// # Panics
+/// If it cannot be opened.
+pub fn open(path: &Path) -> Store {
+    Store::open(path, Options::default()).expect("the store opens")
+}
+
+/// Waits until every space is live and nothing is pending.
+///
+/// # Panics
+/// As [`wait`].
+pub fn wait_synced(store: &Store) {
+    wait_for(store, "to be synced", |status| {
+        status.pending().changes == 0
+            && status.spaces.values().all(|space| space.sync == SyncStatus::Live)
+    });
+}
+
+/// Waits until the status is as wanted, or panics with what it is instead.
+///
+/// # Panics
+/// With the last status, if it takes longer than [`PATIENCE`].
+pub fn wait_for(store: &Store, what: &str, wanted: impl Fn(&Status) -> bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime for the timer");
+    let mut watch = store.watch();
+    let waited = runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, watch.until(|status| wanted(status))).await
+    });
+    assert!(matches!(waited, Ok(Some(_))), "waited in vain {what}: {:#?}", store.status());
+}
+
+/// Waits until a condition on a space holds, woken by events.
+///
+/// # Panics
+/// If it takes longer than [`PATIENCE`].
+pub fn wait_until(store: &Store, what: &str, mut holds: impl FnMut() -> bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime for the timer");
+    let mut events = store.events();
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain {what}: {:#?}", store.status());
+        // The tick catches what happened between the check and the listening.
+        runtime.block_on(async {
+            let _ = tokio::time::timeout(Duration::from_millis(100), events.next()).await;
+        });
+    }
+}
+
+/// The hashes of a document's changes.
+///
+/// # Panics
+/// If the document cannot be read.
+pub fn hashes(document: &Document) -> BTreeSet<ChangeHash> {
+    let changes = document.read(|doc| doc.get_changes(&[])).expect("the document reads");
+    changes.iter().map(Change::hash).collect()
+}
+
+/// What must be equal at replicas that are synced: per document its heads, its changes, and its
+/// visible state with every concurrent value. (Not the saved bytes: automerge writes changes in
+/// the order in which they were applied.)
+#[derive(Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    documents: BTreeMap<DocumentId, (BTreeSet<ChangeHash>, BTreeSet<ChangeHash>, String)>,
+}
+
+impl Snapshot {
+    /// Of every document of a space.
+    ///
+    /// # Panics
+    /// If the space cannot be read.
+    pub fn of(space: &Space) -> Self {
+        let ids = space.documents().expect("the space lists");
+        let documents = ids.into_iter().map(|id| {
+            let document = space.open(id).expect("a listed document opens");
+            let all = hashes(&document);
+            let (heads, state) = document
+                .read(|doc| (doc.get_heads().into_iter().collect(), canonical(doc)))
+                .expect("the document reads");
+            (id, (heads, all, state))
+        });
+        Self { documents: documents.collect() }
+    }
+
+    /// How many changes there are in all.
+    pub fn changes(&self) -> usize {
+        self.documents.values().map(|document| document.1.len()).sum()
+    }
+}
+
+/// The visible state of a document that is rebuilt in a canonical order of its changes, with the
+/// conflicts of every key of the root.
+fn canonical(doc: &Automerge) -> String {
+    let mut changes = doc.get_changes(&[]);
+    changes.sort_by_key(|change| (change.max_op(), change.hash()));
+    let mut rebuilt = Automerge::new();
+    rebuilt.apply_changes(changes).expect("its own changes apply");
+    let visible = serde_json::to_string(&AutoSerde::from(&rebuilt)).expect("a document is JSON");
+    let own = serde_json::to_string(&AutoSerde::from(doc)).expect("a document is JSON");
+    assert_eq!(visible, own, "the state depends on the order in which changes came");
+    let conflicts: Vec<String> = rebuilt
+        .keys(landfall::automerge::ROOT)
+        .map(|key| {
+            let all = rebuilt.get_all(landfall::automerge::ROOT, &key).unwrap_or_default();
+            let mut all: Vec<String> =
+                all.iter().map(|(value, id)| format!("{value} {id}")).collect();
+            all.sort();
+            format!("{key}: {all:?}")
+        })
+        .collect();
+    format!("{visible}\n{}", conflicts.join("\n"))
+}

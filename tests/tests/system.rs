@@ -1,0 +1,5 @@
+//! Whole-system tests: real processes, real sockets, real files.
+
+mod system {
+    mod convergence;
+}
