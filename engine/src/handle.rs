@@ -222,6 +222,11 @@ impl Store {
         self.core().close()
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared_core(&self) -> &Arc<Core> {
+        self.core()
+    }
+
     fn core(&self) -> &Arc<Core> {
         &self.shared.core
     }

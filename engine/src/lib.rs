@@ -46,6 +46,8 @@ mod options;
 mod random;
 mod status;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use automerge;
 pub use autosurgeon;

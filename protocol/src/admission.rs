@@ -4,11 +4,19 @@
 //! memory by the size of its input and by [`crate::limits`], so sessions run it in parallel.
 //! [`admit`] is the half that looks at the document's history.
 
+mod chunk;
 mod columns;
+mod form;
+mod header;
 mod history;
 mod overlay;
+mod predecessors;
 mod preflight;
+mod reader;
+mod references;
+mod runs;
 
+pub use form::FormError;
 pub use history::{History, HistoryError, Known, Verdict, admit};
 pub use overlay::{Layered, Overlay};
-pub use preflight::{CheckedChange, FormError, preflight};
+pub use preflight::{CheckedChange, preflight};

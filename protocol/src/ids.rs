@@ -177,6 +177,13 @@ impl fmt::Display for SpaceName {
     }
 }
 
+/// A map keyed by names can be asked with a plain text.
+impl std::borrow::Borrow<str> for SpaceName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl From<SpaceName> for String {
     fn from(name: SpaceName) -> Self {
         name.0

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use tokio::net::TcpListener;
 
 pub use crate::logs::LogFormat;
@@ -31,7 +32,7 @@ pub struct ServeArgs {
     #[arg(long, env = "LANDFALL_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
     pub allow_origin: Vec<String>,
     /// Serve everybody who reaches the port, without asking who they are
-    #[arg(long, env = "LANDFALL_INSECURE_OPEN")]
+    #[arg(long, env = "LANDFALL_INSECURE_OPEN", value_parser = BoolishValueParser::new())]
     pub insecure_open: bool,
     /// How log lines are written to standard error
     #[arg(long, env = "LANDFALL_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]

@@ -65,7 +65,7 @@ pub const UNANSWERED: usize = 2 * shared::PUSHES_IN_FLIGHT;
 pub const STALL: Duration = Duration::from_secs(60);
 
 /// How long a session that ends may take to send what it has to say.
-pub const FLUSH: Duration = Duration::from_secs(5);
+pub const FLUSH: Duration = Duration::from_secs(3);
 
 /// How long, and for how many bytes, a closed connection is read on: closing a socket with unread
 /// bytes resets it, and the peer would lose the reason that it was just told.
@@ -102,4 +102,5 @@ const _: () = assert!(shared::PUSHES_IN_FLIGHT <= UNANSWERED);
 const _: () = assert!(2 * UNANSWERED <= OUTBOX_FRAMES);
 const _: () = assert!(shared::MESSAGE_BYTES + SOCKET_BUFFER_BYTES < SOCKET_BACKLOG_BYTES);
 const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);
-const _: () = assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() < DRAIN.as_millis());
+const _: () =
+    assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() + LINGER.as_millis() < DRAIN.as_millis());

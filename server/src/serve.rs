@@ -17,7 +17,7 @@ use landfall_protocol::{Epoch, limits as shared};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::health::Health;
@@ -294,7 +294,9 @@ async fn serve_connection(
         ended = connection.as_mut() => ended,
         () = async { drop(stop.wait_for(|stop| *stop).await) } => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // A request that is being answered is finished; a head that never ends is not.
+            let Ok(ended) = timeout(limits::FLUSH, connection).await else { return };
+            ended
         }
     };
     if let Err(error) = ended {

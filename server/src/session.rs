@@ -521,11 +521,12 @@ fn is_cut(error: &tungstenite::Error) -> bool {
 fn log_refusal(frame: &Frame) {
     match frame {
         Frame::Error(error) => warn!(code = %error.code, what = error.what, "session refused"),
+        // As many as a peer likes: counted in the metrics, and shown when asked for.
         Frame::Nack(nack) => {
-            warn!(push = nack.id, code = %nack.code, what = nack.what, "push refused");
+            debug!(push = nack.id, code = %nack.code, what = nack.what, "push refused");
         }
         Frame::Unsubscribed(ended) => {
-            warn!(subscription = ended.subscription, code = %ended.code, "subscription refused");
+            debug!(subscription = ended.subscription, code = %ended.code, "subscription refused");
         }
         _ => {}
     }

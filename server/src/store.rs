@@ -9,6 +9,8 @@ mod history;
 mod pages;
 mod schema;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::sync::Arc;

@@ -28,6 +28,33 @@ pub fn open(path: &Path) -> Store {
     Store::open(path, Options::default()).expect("the store opens")
 }
 
+/// What a relay alone gives to a replica that had nothing: a snapshot of the space, which must
+/// hold every change once and have set none aside.
+///
+/// # Panics
+/// If it does not, or does not sync.
+pub fn fresh_copy(url: &str, space: &str) -> Snapshot {
+    let store = Store::in_memory(Options::default()).expect("a store in memory");
+    let space = store.space(space).expect("a space");
+    store.connect(link(url)).expect("a relay's URL");
+    wait_synced(&store);
+    let snapshot = Snapshot::of(&space);
+    check_counts(&space, &snapshot);
+    store.close().expect("the store closes");
+    snapshot
+}
+
+/// Whether the store holds exactly the changes of a snapshot of its space, each once.
+///
+/// # Panics
+/// If not.
+pub fn check_counts(space: &Space, snapshot: &Snapshot) {
+    let status = space.status().expect("the store has the space");
+    assert_eq!(status.changes, snapshot.changes() as u64, "changes are missing or doubled");
+    assert_eq!(status.set_aside, 0, "entries were set aside");
+    assert_eq!(status.parked, [], "documents are parked");
+}
+
 /// Waits until every space is live and nothing is pending.
 ///
 /// # Panics
@@ -104,6 +131,16 @@ impl Snapshot {
             (id, (heads, all, state))
         });
         Self { documents: documents.collect() }
+    }
+
+    /// The hashes of every change.
+    pub fn hashes(&self) -> BTreeSet<ChangeHash> {
+        self.documents.values().flat_map(|document| document.1.iter().copied()).collect()
+    }
+
+    /// The hashes of a document's changes; none if it is not there.
+    pub fn hashes_of(&self, document: &DocumentId) -> BTreeSet<ChangeHash> {
+        self.documents.get(document).map(|found| found.1.clone()).unwrap_or_default()
     }
 
     /// How many changes there are in all.

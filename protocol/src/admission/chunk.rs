@@ -33,15 +33,15 @@ impl<'a> Chunk<'a> {
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, FormError> {
         let (limit, actual) = (limits::CHANGE_BYTES, bytes.len());
         if actual > limit {
-            return Err(FormError::TooLong { limit, actual });
+            return Err(FormError::TooLarge { limit, actual });
         }
         let mut reader = Reader::new(bytes);
-        let found = four(reader.take(4, "magic")?);
+        let found = reader.array("magic")?;
         if found != MAGIC {
             return Err(FormError::Magic { found });
         }
-        let stated = four(reader.take(4, "checksum")?);
-        let found = reader.take(1, "chunk type")?[0];
+        let stated = reader.array("checksum")?;
+        let found = reader.byte("chunk type")?;
         if found != CHANGE && found != DEFLATED_CHANGE {
             return Err(FormError::ChunkType { found });
         }
@@ -92,12 +92,6 @@ impl<'a> Chunk<'a> {
         self.hash = ChangeHash(digest);
         Ok(self)
     }
-}
-
-fn four(bytes: &[u8]) -> [u8; 4] {
-    let mut four = [0; 4];
-    four.copy_from_slice(bytes);
-    four
 }
 
 /// A length in LEB128, and how many bytes of it count. Lengths here stay far below 2³⁵.

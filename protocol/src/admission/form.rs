@@ -11,7 +11,7 @@ use crate::ids::ChangeHash;
 pub enum FormError {
     /// More bytes than a change may have as it travels.
     #[error("a change has at most {limit} bytes, this one has {actual}")]
-    TooLong {
+    TooLarge {
         /// The limit in bytes.
         limit: usize,
         /// The change's length in bytes.
@@ -206,7 +206,9 @@ pub enum FormError {
         actors: usize,
     },
     /// A reference to an operation that cannot be older than the one that refers to it.
-    #[error("the {column} column of operation {operation} refers to {value}, which is no earlier operation")]
+    #[error(
+        "the {column} column of operation {operation} refers to {value}, which is no earlier operation"
+    )]
     Reference {
         /// The column.
         column: &'static str,

@@ -1,71 +1,138 @@
-//! STAND-IN until the real preflight lands in minutes; overwrite this file.
+//! The preflight: everything about a change that its own bytes tell, checked before automerge 0.12
+//! sees them and before anybody stores them.
+//!
+//! The order is from the outside in: length and chunk, checksum, header, columns by their run
+//! lengths, and only then automerge's own parser, whose answer is compared with ours. The time is
+//! linear in the bytes and what they inflate to; automerge's share, which is linear in the
+//! operations, is bounded because they have been counted.
+//!
+//! What it cannot see is whether the objects, elements and predecessors that an operation names
+//! exist and belong together: that takes the document.
+
+use automerge::Change;
+
+use super::chunk::Chunk;
+use super::columns::count_operations;
+use super::form::FormError;
+use super::header::Header;
+use super::reader::Reader;
+use super::references::Actors;
 use crate::ids::{ActorId, ChangeHash};
-use thiserror::Error;
+use crate::limits;
+
+/// A change whose form is sound. Only [`preflight`] and [`CheckedChange::from_local`] make it.
 #[derive(Debug, Clone)]
-/// A change that passed.
+#[non_exhaustive]
 pub struct CheckedChange {
-    /// .
+    /// Its SHA-256, as automerge counts it: over the inflated chunk.
     pub hash: ChangeHash,
-    /// .
+    /// Who made it.
     pub actor: ActorId,
-    /// .
+    /// Its place among its actor's changes, from 1.
     pub seq: u64,
-    /// .
+    /// The counter of its first operation, from 1.
     pub start_op: u64,
-    /// .
+    /// The counter of its last operation; `start_op - 1` when it has none.
     pub max_op: u64,
-    /// .
+    /// How many operations it has; a merge without an edit has none.
     pub operations: u64,
-    /// .
+    /// The changes that it follows, each once, in the order in which it states them.
     pub dependencies: Vec<ChangeHash>,
-    /// .
+    /// The other actors whose operations it refers to, ascending.
     pub other_actors: Vec<ActorId>,
-    /// .
+    /// Its bytes exactly as received, deflated or not.
     pub bytes: Vec<u8>,
-    /// .
+    /// The length of its bytes when inflated: what it costs in memory before it is applied.
     pub inflated_bytes: usize,
 }
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-/// Why not.
-pub enum FormError {
-    /// .
-    #[error("malformed: {0}")]
-    Malformed(String),
-    /// .
-    #[error("{actual} bytes; the limit is {limit}")]
-    TooLarge {
-        /// .
-        limit: usize,
-        /// .
-        actual: usize,
-    },
-    /// .
-    #[error("inflates beyond {limit} bytes")]
-    Inflated {
-        /// .
-        limit: usize,
-    },
-}
-/// Checks.
+
+/// Checks the bytes of one change that comes from outside. It never panics, keeps no more memory
+/// than the bytes and [`limits::CHANGE_INFLATED_BYTES`], and needs no document.
 pub fn preflight(bytes: &[u8]) -> Result<CheckedChange, FormError> {
-    if bytes.len() > crate::limits::CHANGE_BYTES {
-        return Err(FormError::TooLarge {
-            limit: crate::limits::CHANGE_BYTES,
-            actual: bytes.len(),
-        });
-    }
-    let change = automerge::Change::from_bytes(bytes.to_vec())
-        .map_err(|e| FormError::Malformed(e.to_string()))?;
-    Ok(CheckedChange {
-        hash: change.hash(),
-        actor: change.actor_id().clone(),
-        seq: change.seq(),
-        start_op: change.start_op().get(),
-        max_op: change.max_op(),
-        operations: change.len() as u64,
-        dependencies: change.deps().to_vec(),
-        other_actors: change.other_actor_ids().to_vec(),
-        bytes: bytes.to_vec(),
-        inflated_bytes: change.raw_bytes().len(),
-    })
+    let chunk = Chunk::open(bytes)?;
+    let form = Form::read(&chunk)?;
+    let change = Change::try_from(chunk.bytes())
+        .map_err(|error| FormError::Refused { reason: error.to_string() })?;
+    form.compare(&change)?;
+    Ok(form.checked(bytes.to_vec(), chunk.bytes().len()))
 }
+
+impl CheckedChange {
+    /// Checks a change that automerge made here, by the same rules: what a relay would refuse, its
+    /// author must learn at once. automerge has parsed it already, so that part is not repeated.
+    pub fn from_local(change: &Change) -> Result<Self, FormError> {
+        let raw = change.raw_bytes();
+        if raw.len() > limits::CHANGE_BYTES {
+            // Deflated, as automerge itself stores and sends it, it may be short enough.
+            return preflight(&change.clone().bytes());
+        }
+        let chunk = Chunk::open(raw)?;
+        let form = Form::read(&chunk)?;
+        form.compare(change)?;
+        Ok(form.checked(raw.to_vec(), raw.len()))
+    }
+
+    /// Its bytes exactly as received, deflated or not.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// What we have read from a change ourselves.
+struct Form {
+    hash: ChangeHash,
+    header: Header,
+    operations: u64,
+}
+
+impl Form {
+    fn read(chunk: &Chunk<'_>) -> Result<Self, FormError> {
+        let mut body = Reader::new(chunk.body());
+        let header = Header::read(&mut body)?;
+        let mut actors = Actors::new(&header.actor, &header.other_actors);
+        let operations = count_operations(&mut body, header.start_op, &mut actors)?;
+        Ok(Self { hash: chunk.hash, header, operations })
+    }
+
+    /// Only what both have read alike is what everybody will see.
+    fn compare(&self, change: &Change) -> Result<(), FormError> {
+        let header = &self.header;
+        let same = [
+            ("hash", change.hash() == self.hash),
+            ("sequence number", change.seq() == header.seq),
+            ("first operation", change.start_op().get() == header.start_op),
+            ("number of operations", change.len() as u64 == self.operations),
+            ("last operation", change.max_op() == self.max_op()),
+            ("actor", *change.actor_id() == header.actor),
+            ("dependencies", change.deps() == header.dependencies),
+            ("other actors", change.other_actor_ids() == header.other_actors),
+        ];
+        match same.iter().find(|(_, same)| !same) {
+            Some(&(field, _)) => Err(FormError::Disagreement { field }),
+            None => Ok(()),
+        }
+    }
+
+    fn max_op(&self) -> u64 {
+        // Both were bounded when they were read, and the first counter is at least 1.
+        self.header.start_op + self.operations - 1
+    }
+
+    fn checked(self, bytes: Vec<u8>, inflated_bytes: usize) -> CheckedChange {
+        CheckedChange {
+            hash: self.hash,
+            max_op: self.max_op(),
+            actor: self.header.actor,
+            seq: self.header.seq,
+            start_op: self.header.start_op,
+            operations: self.operations,
+            dependencies: self.header.dependencies,
+            other_actors: self.header.other_actors,
+            bytes,
+            inflated_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,18 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn byte(&mut self, part: &'static str) -> Result<u8, FormError> {
+    /// The next `N` bytes of `part`.
+    pub(super) fn array<const N: usize>(
+        &mut self,
+        part: &'static str,
+    ) -> Result<[u8; N], FormError> {
+        let (&taken, rest) = self.rest.split_first_chunk().ok_or(FormError::Truncated { part })?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// The next byte, of `part`.
+    pub(super) fn byte(&mut self, part: &'static str) -> Result<u8, FormError> {
         let (&byte, rest) = self.rest.split_first().ok_or(FormError::Truncated { part })?;
         self.rest = rest;
         Ok(byte)
@@ -46,7 +57,11 @@ impl<'a> Reader<'a> {
             if byte & 0x80 == 0 {
                 let overlong = shift > 0 && byte == 0;
                 let overflows = shift == 63 && byte > 1;
-                return if overlong || overflows { Err(FormError::Number { part }) } else { Ok(value) };
+                return if overlong || overflows {
+                    Err(FormError::Number { part })
+                } else {
+                    Ok(value)
+                };
             }
         }
         Err(FormError::Number { part })
@@ -60,8 +75,8 @@ impl<'a> Reader<'a> {
             value |= i64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 let sign_was_told = before & 0x40 != 0;
-                let overlong = shift > 0
-                    && ((byte == 0 && !sign_was_told) || (byte == 0x7f && sign_was_told));
+                let overlong =
+                    shift > 0 && ((byte == 0 && !sign_was_told) || (byte == 0x7f && sign_was_told));
                 // The tenth byte carries one bit, and that is the sign.
                 let overflows = shift == 63 && byte != 0 && byte != 0x7f;
                 if overlong || overflows {
@@ -77,13 +92,13 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     /// Writes in the shortest form; the tests of the readers above use it too.
-    pub(in super::super) fn put_unsigned(mut value: u64, out: &mut Vec<u8>) {
+    pub(in crate::admission) fn put_unsigned(mut value: u64, out: &mut Vec<u8>) {
         while value > 0x7f {
             out.push(value as u8 | 0x80);
             value >>= 7;
@@ -91,7 +106,7 @@ mod tests {
         out.push(value as u8);
     }
 
-    pub(in super::super) fn put_signed(mut value: i64, out: &mut Vec<u8>) {
+    pub(in crate::admission) fn put_signed(mut value: i64, out: &mut Vec<u8>) {
         loop {
             let byte = value as u8 & 0x7f;
             value >>= 7;
@@ -142,6 +157,9 @@ mod tests {
         assert_eq!(unsigned(&[&longest[..], &[0x81]].concat()), bad);
         assert_eq!(unsigned(&[0x80, 0]), bad);
         assert_eq!(unsigned(&[0x80]), Err(FormError::Truncated { part: "n" }));
-        assert_eq!(Reader::new(&[1, 2]).take(u64::MAX, "n"), Err(FormError::Truncated { part: "n" }));
+        assert_eq!(
+            Reader::new(&[1, 2]).take(u64::MAX, "n"),
+            Err(FormError::Truncated { part: "n" })
+        );
     }
 }

@@ -16,7 +16,8 @@ const APPLICATION_ID: i32 = 0x4c66_526c;
 ///
 /// Offsets are unique within a space and not across spaces. `hash` names an entry within its
 /// document, and (actor, seq) a change: the log holds both only once, whatever a bug above it may
-/// ask for. Bodies stand last, so that a look at the other columns never reads their pages.
+/// ask for. An entry's space is that of its document: it stands in the row for the log's index,
+/// without a reference of its own, which would be looked up at every insertion. Bodies stand last, so that a look at the other columns never reads their pages.
 const VERSION_1: &str = "
 CREATE TABLE meta (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -50,7 +51,7 @@ CREATE TABLE actor (
 
 CREATE TABLE entry (
     id INTEGER PRIMARY KEY,
-    space INTEGER NOT NULL REFERENCES space (id),
+    space INTEGER NOT NULL,
     \"offset\" INTEGER NOT NULL,
     document INTEGER NOT NULL REFERENCES document (id),
     kind INTEGER NOT NULL,

@@ -4,11 +4,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::thread::JoinHandle;
 
 /// A relay of its own process, killed when dropped.
 pub(crate) struct Process {
     child: Child,
     out: BufReader<ChildStdout>,
+    /// Reads its log all the time: a relay whose log nobody takes stands still.
+    log: Option<JoinHandle<String>>,
     pub(crate) address: SocketAddr,
 }
 
@@ -28,7 +31,13 @@ impl Process {
         out.read_line(&mut line).unwrap();
         let address = line.trim_end().strip_prefix("landfall-relay listening on ws://");
         let address = address.unwrap_or_else(|| panic!("first line: {line:?}")).parse().unwrap();
-        Self { child, out, address }
+        let mut err = child.stderr.take().unwrap();
+        let log = std::thread::spawn(move || {
+            let mut log = String::new();
+            err.read_to_string(&mut log).unwrap();
+            log
+        });
+        Self { child, out, log: Some(log), address }
     }
 
     /// Its resident memory.
@@ -45,9 +54,9 @@ impl Process {
 
     /// Waits for its end: exit code, the rest of its output, its log.
     fn ended(mut self) -> (Option<i32>, String, String) {
-        let (mut out, mut log) = (String::new(), String::new());
+        let mut out = String::new();
         self.out.read_to_string(&mut out).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        let log = self.log.take().unwrap().join().unwrap();
         (self.child.wait().unwrap().code(), out, log)
     }
 }

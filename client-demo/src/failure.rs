@@ -1,0 +1,269 @@
+//! How a command fails: one line for a person, and a code for a script. The one place that gives
+//! the library's errors their exit code and their advice.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use landfall::{
+    ChangeError, ConnectError, FlushError, OpenDocumentError, OpenError, ReadError, SpaceError,
+    StoreError, StoreFailure,
+};
+
+/// What a script can tell apart. `docs/notebook.md` lists the same codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// A failure that has no code of its own.
+    Other = 1,
+    /// Wrong usage: an option, a URL or a name that cannot be.
+    Usage = 2,
+    /// The store cannot be opened, read or written.
+    Store = 3,
+    /// No relay answers, it refuses, or changes are still pending.
+    Relay = 4,
+    /// No such note, or several that could be meant.
+    Note = 5,
+    /// What must be equal differs, or a note has not the documented shape.
+    Differs = 6,
+    /// A file to be read is missing or not what it should be.
+    Input = 7,
+    /// Ended by a signal.
+    Interrupted = 130,
+}
+
+/// The table for `--help`.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 other failures; 2 wrong usage; 3 store not usable; \
+4 relay not reached, refusing, or changes still pending; 5 no such note, or several; \
+6 contents differ, or a note is malformed; 7 input file missing or unreadable; 130 interrupted";
+
+/// A failed command: what failed, why, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {why}; {remedy}")]
+pub(crate) struct Failure {
+    exit: Exit,
+    what: String,
+    why: String,
+    remedy: String,
+}
+
+impl Failure {
+    pub(crate) fn new(
+        exit: Exit,
+        what: impl Display,
+        why: impl Display,
+        remedy: impl Display,
+    ) -> Self {
+        let (what, why, remedy) = (line(what), line(why), line(remedy));
+        Self { exit, what, why, remedy }
+    }
+
+    /// The code for the process.
+    pub(crate) fn code(&self) -> ExitCode {
+        ExitCode::from(self.exit as u8)
+    }
+
+    /// The line for a person.
+    pub(crate) fn line(&self) -> String {
+        format!("error: {self}")
+    }
+
+    /// The same failure, with what it means for the user's work added to the advice.
+    pub(crate) fn and(mut self, more: impl Display) -> Self {
+        self.remedy = format!("{}; {}", self.remedy, line(more));
+        self
+    }
+}
+
+/// One line, whatever a path, a URL or a server's answer was made of.
+fn line(text: impl Display) -> String {
+    let text = text.to_string();
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    text.trim().chars().map(printable).collect()
+}
+
+/// An error and its causes, each said once.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+const REPORT: &str = "please report this";
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        const OTHER_STORE: &str = "choose another file with --store";
+        match &error {
+            OpenError::StoreInUse { path, holder } => {
+                let what = format!("cannot open the store {}", path.display());
+                let remedy = "end that first, or use another store with --store";
+                Self::new(Exit::Store, what, format!("{holder} has it open"), remedy)
+            }
+            OpenError::NotAStore { path, what: why } => {
+                let what = format!("{} is not a Landfall store", path.display());
+                Self::new(Exit::Store, what, why, format!("it was not touched; {OTHER_STORE}"))
+            }
+            OpenError::TooNew { found, supported } => {
+                let why = format!("it is of format {found}, this version reads up to {supported}");
+                let remedy = format!("use a newer landfall-demo, or {OTHER_STORE}");
+                Self::new(Exit::Store, "cannot open the store", why, remedy)
+            }
+            OpenError::Storage(source) => {
+                let remedy = "see that its folder exists, can be written and has room, \
+                              or choose another with --store";
+                Self::new(Exit::Store, "cannot open the store", chain(&**source), remedy)
+            }
+            _ => Self::new(Exit::Other, "cannot open the store", chain(&error), REPORT),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let remedy = match error.class {
+            StoreFailure::DiskFull => "make room on the disk and try again",
+            StoreFailure::ReadOnly => "make the store writable, or use another with --store",
+            StoreFailure::Corrupt => "restore a copy; what the relay has can be synced anew",
+            StoreFailure::Closed => "try again",
+            _ => "look at the disk and try again",
+        };
+        Self::new(Exit::Store, "the store failed", chain(&*error.source), remedy)
+    }
+}
+
+impl From<SpaceError> for Failure {
+    fn from(error: SpaceError) -> Self {
+        match error {
+            SpaceError::BadName(why) => {
+                let remedy = "choose another name with --space";
+                Self::new(Exit::Usage, "that is no name of a space", why, remedy)
+            }
+            SpaceError::Unknown(name) => {
+                let why = format!("it has no space `{name}`");
+                let remedy = "make a note in it, or sync";
+                Self::new(Exit::Note, "nothing to read in the store", why, remedy)
+            }
+            SpaceError::Store(error) => error.into(),
+            other => Self::new(Exit::Other, "cannot open the space", chain(&other), REPORT),
+        }
+    }
+}
+
+impl From<OpenDocumentError> for Failure {
+    fn from(error: OpenDocumentError) -> Self {
+        match error {
+            OpenDocumentError::Unknown { document, space } => {
+                let (what, why) = (format!("no note {document}"), format!("not in `{space}`"));
+                Self::new(Exit::Note, what, why, "see `landfall-demo notes list`")
+            }
+            OpenDocumentError::Store(error) => error.into(),
+            other => Self::new(Exit::Other, "cannot open the note", chain(&other), REPORT),
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => error.into(),
+            other => Self::new(Exit::Other, "cannot read the note", chain(&other), REPORT),
+        }
+    }
+}
+
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Self {
+        let what = "the note was not changed";
+        match error {
+            ChangeError::Store(error) => error.into(),
+            ChangeError::Closure(inner) => match inner.downcast::<Self>() {
+                Ok(failure) => *failure,
+                Err(other) => Self::new(Exit::Other, what, chain(&*other), REPORT),
+            },
+            ChangeError::ChangeTooLarge { limit, actual } => {
+                let why = format!("the change has {actual} bytes, the limit is {limit}");
+                Self::new(Exit::Other, what, why, "make it in smaller steps")
+            }
+            ChangeError::NotAdmitted(why) => {
+                Self::new(Exit::Other, what, chain(&why), "make it in smaller steps")
+            }
+            other => Self::new(Exit::Other, what, chain(&other), "try again"),
+        }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::BadUrl { url, what } => {
+                let remedy = "give one like ws://127.0.0.1:7600 with --relay";
+                Self::new(Exit::Usage, format!("`{url}` is no relay's URL"), what, remedy)
+            }
+            other => Self::new(Exit::Other, "cannot connect", chain(&other), "try again"),
+        }
+    }
+}
+
+impl From<FlushError> for Failure {
+    fn from(error: FlushError) -> Self {
+        let what = "not in sync";
+        match error {
+            FlushError::Refused { pending, parked } => {
+                let first = parked.first();
+                let why = first.map_or_else(String::new, |p| format!(" ({}: {})", p.code, p.what));
+                let why = format!("the relay refuses {} change(s){why}", pending.changes);
+                let remedy = "they are kept here; see `landfall-demo status`";
+                Self::new(Exit::Relay, what, why, remedy)
+            }
+            FlushError::Offline { pending, last_error }
+            | FlushError::TimedOut { pending, last_error } => {
+                let why = last_error.unwrap_or_else(|| "the time ran out".to_owned());
+                unsynced(&why, pending.changes)
+            }
+            other => Self::new(Exit::Other, what, chain(&other), "try again"),
+        }
+    }
+}
+
+/// Not everything reached the relay, or nothing is known to have come from it.
+pub(crate) fn unsynced(why: &str, pending: u64) -> Failure {
+    let remedy = match pending {
+        0 => "nothing waits to be sent; sync again when the relay is there".to_owned(),
+        n => format!("{n} change(s) are saved here and wait; sync again when the relay is there"),
+    };
+    Failure::new(Exit::Relay, "not in sync", why.trim_end_matches("; is it running?"), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line() {
+        let failure = Failure::new(Exit::Note, "no note\n`x`", "a\u{1b}[31m", "look");
+        assert_eq!(failure.line(), "error: no note `x`: a [31m; look");
+    }
+
+    #[test]
+    fn a_failure_of_ours_passes_through_a_change() {
+        let ours = Failure::new(Exit::Note, "what", "why", "remedy");
+        let back = Failure::from(ChangeError::Closure(Box::new(ours)));
+        assert_eq!((back.exit, back.to_string().as_str()), (Exit::Note, "what: why; remedy"));
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let inner = std::io::Error::other("disk on fire");
+        let outer = StoreError { class: StoreFailure::Other, source: Box::new(inner) };
+        assert_eq!(chain(&outer).matches("disk on fire").count(), 1);
+    }
+}

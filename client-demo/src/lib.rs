@@ -1,1 +1,0 @@
-//! A shared notebook on the command line that shows Landfall off

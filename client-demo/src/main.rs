@@ -1,0 +1,2 @@
+//! Stand-in; being written.
+fn main() {}

@@ -1,0 +1,172 @@
+//! The relay that this program carries, so that one binary is enough to try everything: served by
+//! a subcommand, and started as a process of its own for the tour and the replay. The only module
+//! that knows `landfall_relay`.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use landfall_relay::cli::{self, ServeArgs};
+use thiserror::Error;
+
+use crate::failure::{Exit, Failure};
+
+/// Options of `relay`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RelayArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// End when standard input does: whoever holds its other end is gone then
+    #[arg(long, hide = true)]
+    until_input_ends: bool,
+}
+
+/// Serves until a signal comes.
+pub(crate) fn serve(args: RelayArgs) -> ExitCode {
+    if args.until_input_ends {
+        std::thread::spawn(|| {
+            // Whether it ended or broke: nobody is there any more.
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            std::process::exit(0);
+        });
+    }
+    cli::run(args.serve)
+}
+
+/// How long a relay may take to listen.
+const START: Duration = Duration::from_secs(20);
+
+/// Why a relay could not be started.
+#[derive(Debug, Error)]
+pub(crate) enum RelayError {
+    /// The system would not start the process.
+    #[error("the process could not be started: {0}")]
+    Spawn(#[source] io::Error),
+    /// It ended before it listened.
+    #[error("it ended at once: {why}")]
+    Ended { why: String },
+    /// It said something else than where it listens.
+    #[error("its first line was `{line}`")]
+    FirstLine { line: String },
+    /// It said nothing.
+    #[error("it did not listen within {} s", START.as_secs())]
+    Silent,
+}
+
+impl From<RelayError> for Failure {
+    fn from(error: RelayError) -> Self {
+        let remedy = "try `landfall-demo relay` by hand";
+        Self::new(Exit::Relay, "cannot start a relay", error, remedy)
+    }
+}
+
+/// A relay in a process of its own. It ends when this is dropped, and also when this process is
+/// gone in whatever way, since that closes its standard input.
+pub(crate) struct RelayProcess {
+    child: Child,
+    url: String,
+    data: PathBuf,
+}
+
+impl RelayProcess {
+    /// Starts a relay on a free port.
+    pub(crate) fn start(data: &Path) -> Result<Self, RelayError> {
+        Self::start_at("127.0.0.1:0", data)
+    }
+
+    fn start_at(listen: &str, data: &Path) -> Result<Self, RelayError> {
+        let log = data.with_extension("log");
+        let errors = File::options().create(true).append(true).open(&log);
+        let mut command = Command::new(std::env::current_exe().map_err(RelayError::Spawn)?);
+        command
+            .args(["relay", "--until-input-ends", "--listen", listen, "--data"])
+            .arg(data)
+            .env_remove("LANDFALL_ALLOW_ORIGIN")
+            .env_remove("LANDFALL_INSECURE_OPEN")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors.map_err(RelayError::Spawn)?);
+        apart(&mut command);
+        let mut child = command.spawn().map_err(RelayError::Spawn)?;
+        let first = child.stdout.take().ok_or(RelayError::Silent).and_then(first_line);
+        let mut relay = Self { child, url: String::new(), data: data.to_owned() };
+        let first = first?;
+        if first.is_empty() {
+            return Err(RelayError::Ended { why: last_words(&log) });
+        }
+        match first.split_whitespace().find(|word| word.starts_with("ws://")) {
+            Some(url) => relay.url = url.to_owned(),
+            None => return Err(RelayError::FirstLine { line: first }),
+        }
+        Ok(relay)
+    }
+
+    /// Where it listens.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it as a crash would: it gets no chance to finish anything.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(|_| ())
+    }
+
+    /// Starts it again after [`RelayProcess::kill`], on the same port and data.
+    pub(crate) fn restart(&mut self) -> Result<(), RelayError> {
+        let listen = self.url.trim_start_matches("ws://").to_owned();
+        let again = Self::start_at(&listen, &self.data)?;
+        *self = again;
+        Ok(())
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = self.kill();
+    }
+}
+
+/// Signals from the terminal go to this program alone, which ends the relay in its own order.
+#[cfg(unix)]
+fn apart(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0);
+}
+
+#[cfg(not(unix))]
+fn apart(_: &mut Command) {}
+
+/// The first line that the process prints; empty if it ended without one.
+fn first_line(output: ChildStdout) -> Result<String, RelayError> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut output = BufReader::new(output);
+        let mut line = String::new();
+        let read = output.read_line(&mut line).map(|_| line.trim().to_owned());
+        // Whoever waited may have given up.
+        let _ = tell.send(read);
+        // What follows is read away, or the relay would block on it.
+        let _ = io::copy(&mut output, &mut io::sink());
+    });
+    match told.recv_timeout(START) {
+        Ok(line) => line.map_err(RelayError::Spawn),
+        Err(_) => Err(RelayError::Silent),
+    }
+}
+
+/// What a relay said last before it ended.
+fn last_words(log: &Path) -> String {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let last = log.lines().rev().find(|line| line.starts_with("error:"));
+    last.unwrap_or("error: it left no message").trim_start_matches("error: ").to_owned()
+}

@@ -1,0 +1,112 @@
+//! What the tour and the replay use and must leave nothing of: a temporary folder and a relay's
+//! process. Both go away when the work ends, fails or is interrupted.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use crate::failure::{Exit, Failure};
+use crate::relay::RelayProcess;
+use crate::wait;
+
+/// A temporary folder, and the relay that serves from it.
+pub(crate) struct Scratch {
+    path: PathBuf,
+    folder: Mutex<Option<TempDir>>,
+    relay: Mutex<Option<RelayProcess>>,
+}
+
+impl Scratch {
+    fn new(name: &str) -> Result<Self, Failure> {
+        let made = tempfile::Builder::new().prefix(&format!("landfall-{name}-")).tempdir();
+        let folder = made.map_err(|error| {
+            let remedy = "set TMPDIR to a folder that can be written";
+            Failure::new(Exit::Other, "cannot make a temporary folder", error, remedy)
+        })?;
+        let path = folder.path().to_owned();
+        Ok(Self { path, folder: Mutex::new(Some(folder)), relay: Mutex::new(None) })
+    }
+
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Starts the relay; gives its URL and process.
+    pub(crate) fn start_relay(&self) -> Result<(String, u32), Failure> {
+        let relay = RelayProcess::start(&self.path.join("relay"))?;
+        let started = (relay.url().to_owned(), relay.process());
+        *lock(&self.relay) = Some(relay);
+        Ok(started)
+    }
+
+    /// Does something with the running relay.
+    pub(crate) fn with_relay<T>(
+        &self,
+        work: impl FnOnce(&mut RelayProcess) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match lock(&self.relay).as_mut() {
+            Some(relay) => work(relay),
+            None => Err(Failure::new(Exit::Other, "the relay is gone", "it was ended", "try again")),
+        }
+    }
+
+    /// Ends the relay and removes the folder.
+    fn clear(&self) {
+        drop(lock(&self.relay).take());
+        if let Some(folder) = lock(&self.folder).take() {
+            // Somebody may still be writing: what is left then is told, not kept silent.
+            let path = folder.path().to_owned();
+            if folder.close().is_err() && std::fs::remove_dir_all(&path).is_err() && path.exists() {
+                crate::term::note(format!("could not remove {}; remove it by hand", path.display()));
+            }
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// A lock that a panic elsewhere does not take away: what it guards must be cleared all the same.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs work that needs a scratch, and clears it afterwards, whatever happens: also when the work
+/// panics, and when the process is asked to end.
+pub(crate) fn run<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce(&Scratch) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let scratch = Arc::new(Scratch::new(name)?);
+    let waiter = wait::Waiter::new()?;
+    let (tell, told) = oneshot::channel();
+    let for_work = Arc::clone(&scratch);
+    let worker = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let result = work(&for_work);
+        drop(for_work);
+        // The other end is gone only when the process is ending.
+        let _ = tell.send(result);
+    });
+    if let Err(error) = worker {
+        return Err(Failure::new(Exit::Other, "cannot start a thread", error, "try again"));
+    }
+    let ended = waiter.until_signal(told)?;
+    scratch.clear();
+    match ended {
+        Some(Ok(result)) => result,
+        Some(Err(_)) => {
+            Err(Failure::new(Exit::Other, "our own fault", "a thread panicked", "report this"))
+        }
+        None => {
+            let remedy = "nothing is left behind";
+            Err(Failure::new(Exit::Interrupted, "interrupted", "a signal came", remedy))
+        }
+    }
+}

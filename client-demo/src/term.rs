@@ -1,0 +1,212 @@
+//! Writing for a person: to whatever width there is, plainly where there is no terminal.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use console::{Term, measure_text_width, truncate_str};
+
+/// Where nothing says how wide it is.
+const WIDTH_DEFAULT: usize = 80;
+
+/// Lines longer than this are tiring to read, however wide the terminal.
+const WIDTH_MOST: usize = 120;
+
+/// Narrower than this, columns are unreadable: then let the terminal wrap.
+const WIDTH_LEAST: usize = 40;
+
+/// Columns to write in.
+pub(crate) fn width() -> usize {
+    let found = Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
+    found.unwrap_or(WIDTH_DEFAULT).clamp(WIDTH_LEAST, WIDTH_MOST)
+}
+
+/// Whether a person watches, so that lines may be drawn over.
+pub(crate) fn is_live() -> bool {
+    io::stdout().is_terminal() && !console::is_dumb()
+}
+
+/// Writes a line. Whoever closed the output does not want the rest, and that is no failure.
+pub(crate) fn say(line: impl Display) {
+    let _ = try_say(line);
+}
+
+/// Writes a line; fails when nobody reads any more.
+pub(crate) fn try_say(line: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Writes a line beside the result, for a person only.
+pub(crate) fn note(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Text from elsewhere, made harmless: it may hold what a terminal would obey.
+pub(crate) fn tame(text: &str) -> String {
+    let harmless = |c: char| match c {
+        '\n' | '\t' => c,
+        c if c.is_control() || is_invisible_order(c) => '\u{fffd}',
+        c => c,
+    };
+    text.replace("\r\n", "\n").chars().map(harmless).collect()
+}
+
+/// Characters that turn the order of what follows around.
+fn is_invisible_order(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The first line that says something, cut to a width.
+pub(crate) fn first_line(text: &str, width: usize) -> String {
+    let tame = tame(text).replace('\t', " ");
+    let line = tame.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    truncate_str(line, width, "…").into_owned()
+}
+
+/// Pads to a width, or cuts to it.
+pub(crate) fn fit(text: &str, width: usize) -> String {
+    let cut = truncate_str(text, width, "…");
+    let missing = width.saturating_sub(measure_text_width(&cut));
+    format!("{cut}{}", " ".repeat(missing))
+}
+
+/// Breaks text at words to a width.
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for paragraph in tame(text).lines() {
+        let mut line = String::new();
+        for word in paragraph.split_inclusive(' ') {
+            let wider = measure_text_width(&line) + measure_text_width(word.trim_end()) > width;
+            if wider && !line.is_empty() {
+                lines.push(std::mem::take(&mut line).trim_end().to_owned());
+            }
+            for c in word.chars() {
+                // A word that is wider than the column, such as a line of CJK.
+                if measure_text_width(&format!("{line}{c}").trim_end()) > width {
+                    lines.push(std::mem::take(&mut line));
+                }
+                line.push(c);
+            }
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    lines
+}
+
+/// Two texts side by side, each wrapped to its half.
+pub(crate) fn side_by_side(left: &[String], right: &[String], width: usize) -> Vec<String> {
+    let column = width.saturating_sub(3) / 2;
+    let rows = left.len().max(right.len());
+    let empty = String::new();
+    let row = |i: usize| {
+        let (l, r) = (left.get(i).unwrap_or(&empty), right.get(i).unwrap_or(&empty));
+        format!("{} │ {r}", fit(l, column)).trim_end().to_owned()
+    };
+    (0..rows).map(row).collect()
+}
+
+/// The width of one of two columns.
+pub(crate) fn half(width: usize) -> usize {
+    width.saturating_sub(3) / 2
+}
+
+/// A duration as a person says it.
+pub(crate) fn time(duration: Duration) -> String {
+    let ms = duration.as_secs_f64() * 1000.0;
+    match ms {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms if ms < 1000.0 => format!("{ms:.0} ms"),
+        ms => format!("{:.2} s", ms / 1000.0),
+    }
+}
+
+/// So many a second, with the thousands apart.
+pub(crate) fn rate(count: u64, duration: Duration) -> String {
+    let per_second = count as f64 / duration.as_secs_f64().max(1e-6);
+    thousands(per_second.round() as u64)
+}
+
+/// A number with its thousands apart.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 change`, `2 changes`.
+pub(crate) fn count(number: u64, one: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {one}{plural}", thousands(number))
+}
+
+/// A heading, which stands out on a terminal.
+pub(crate) fn heading(text: impl Display) -> String {
+    console::style(text).bold().cyan().to_string()
+}
+
+/// A word that stands out on a terminal.
+pub(crate) fn strong(text: impl Display) -> String {
+    console::style(text).bold().to_string()
+}
+
+/// A word that stands back on a terminal.
+pub(crate) fn faint(text: impl Display) -> String {
+    console::style(text).dim().to_string()
+}
+
+/// Good news.
+pub(crate) fn good(text: impl Display) -> String {
+    console::style(text).green().to_string()
+}
+
+/// Bad news.
+pub(crate) fn bad(text: impl Display) -> String {
+    console::style(text).red().bold().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrapping_keeps_every_word_within_the_width() {
+        let text = "The early train, 6:40 — 雨の日は傘を忘れないでください and aVeryLongWordThatDoesNotFit";
+        let lines = wrap(text, 16);
+        assert!(lines.iter().all(|line| measure_text_width(line) <= 16), "{lines:?}");
+        let squeeze = |text: &str| text.replace(' ', "");
+        assert_eq!(squeeze(&lines.concat()), squeeze(text));
+        assert_eq!(wrap("a\n\nb", 10), ["a", "", "b"]);
+    }
+
+    #[test]
+    fn columns_stand_beside_each_other() {
+        let left = vec!["雨具".to_owned(), "x".to_owned()];
+        let rows = side_by_side(&left, &["y".to_owned()], 23);
+        assert_eq!(rows, ["雨具       │ y", "x          │"]);
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_tamed() {
+        assert_eq!(tame("a\u{1b}[2Jb\r\nc\u{202e}d"), "a\u{fffd}[2Jb\nc\u{fffd}d");
+        assert_eq!(first_line("\n\n  héllo world", 7), "héllo …");
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(thousands(12), "12");
+        assert_eq!(count(1, "change"), "1 change");
+        assert_eq!(count(2_000, "change"), "2,000 changes");
+        assert_eq!(time(Duration::from_micros(1_230)), "1.2 ms");
+        assert_eq!(time(Duration::from_millis(1_230)), "1.23 s");
+        assert_eq!(rate(500, Duration::from_millis(250)), "2,000");
+    }
+}

@@ -1,0 +1,240 @@
+//! A text that somebody edited as a whole becomes the smallest operations, found by grapheme and
+//! placed by code point, and carried over to the text as it is by then: what others wrote in the
+//! meantime stays, and merges by character.
+//!
+//! An operation speaks of the text as it was when the editing began. automerge tells how the text
+//! changed since; that says where each old character stands now, or that it is gone. An insertion
+//! goes behind the character that it was made behind, a deletion takes the characters that it was
+//! made of and no others.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use landfall::automerge::transaction::{Transactable, Transaction};
+use landfall::automerge::{Automerge, ObjId, Patch, PatchAction, ReadDoc};
+use landfall::{BoxError, ChangeError, ChangeHash, Document, ReadError};
+use similar::{DiffOp, TextDiff};
+use thiserror::Error;
+
+use crate::note::{self, ShapeError};
+
+/// After this long the search for the smallest difference takes a good one instead. Only texts of
+/// hundreds of kilobytes that have little in common come near.
+const DIFF_TIME: Duration = Duration::from_secs(2);
+
+/// The note changes between reading and writing; more often than this in a row, it is a storm.
+const TRIES: usize = 32;
+
+/// Replaces code points `at..at + delete` by `insert`, in the old text's positions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TextOp {
+    pub(crate) at: usize,
+    pub(crate) delete: usize,
+    pub(crate) insert: String,
+}
+
+/// The smallest operations that make `new` of `old`: in order, apart from each other, and never
+/// cutting a grapheme in two.
+pub(crate) fn diff(old: &str, new: &str) -> Vec<TextOp> {
+    let diff = TextDiff::configure().timeout(DIFF_TIME).diff_graphemes(old, new);
+    let old: Vec<&str> = diff.iter_old_slices().collect();
+    let new: Vec<&str> = diff.iter_new_slices().collect();
+    let length = |graphemes: &[&str]| graphemes.iter().map(|g| g.chars().count()).sum::<usize>();
+    let mut ops: Vec<TextOp> = Vec::new();
+    // Where the walk stands, in code points of the old text, and whether the last step changed it.
+    let (mut at, mut adjoining) = (0, false);
+    for op in diff.ops() {
+        let delete = length(&old[op.old_range()]);
+        if matches!(op, DiffOp::Equal { .. }) {
+            (at, adjoining) = (at + delete, false);
+            continue;
+        }
+        let insert = new[op.new_range()].concat();
+        match ops.last_mut() {
+            Some(last) if adjoining => {
+                last.delete += delete;
+                last.insert.push_str(&insert);
+            }
+            _ => ops.push(TextOp { at, delete, insert }),
+        }
+        (at, adjoining) = (at + delete, true);
+    }
+    ops
+}
+
+/// Why an edited text could not be written back.
+#[derive(Debug, Error)]
+pub(crate) enum EditError {
+    /// The document is no note, or lacks the text.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// Somebody put another text in the place of the one that was edited.
+    #[error("the text was replaced by another one meanwhile")]
+    Replaced,
+    /// Others change the note faster than it can be read.
+    #[error("the note changes all the time")]
+    Storm,
+    /// The document could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The change was not made.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+}
+
+/// A text as somebody began to edit it.
+#[derive(Debug, Clone)]
+pub(crate) struct Base {
+    key: &'static str,
+    object: ObjId,
+    heads: Vec<ChangeHash>,
+    text: String,
+}
+
+impl Base {
+    /// The text at a key of a note, as it is now.
+    pub(crate) fn take(document: &Document, key: &'static str) -> Result<Self, EditError> {
+        let found = document.read(|doc| {
+            let object = note::text_object(doc, key)?.ok_or(ShapeError::Missing { key })?;
+            let text = doc.text(&object).map_err(|error| ShapeError::Unreadable {
+                key,
+                what: error.to_string(),
+            })?;
+            Ok::<_, ShapeError>(Self { key, object, heads: doc.get_heads(), text })
+        })?;
+        Ok(found?)
+    }
+
+    /// What there is to edit.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Writes the edited text back as one change that merges with what others did since. Gives
+    /// how many operations that took; none, and there is no change.
+    pub(crate) fn edit(&self, document: &Document, edited: &str) -> Result<usize, EditError> {
+        let ops = diff(&self.text, edited);
+        if ops.is_empty() {
+            return Ok(0);
+        }
+        for _ in 0..TRIES {
+            let (heads, splices) = document.read(|doc| self.carry(doc, &ops))??;
+            let attempt = document.change(|tx| {
+                if tx.get_heads() != heads {
+                    // Something arrived between the two closures: the places are of yesterday.
+                    return Ok(None);
+                }
+                apply(tx, &self.object, &splices)?;
+                Ok(Some(splices.len()))
+            })?;
+            if let Some(count) = attempt {
+                return Ok(count);
+            }
+        }
+        Err(EditError::Storm)
+    }
+
+    /// The operations in the document's present positions, and the heads that these belong to.
+    fn carry(
+        &self,
+        doc: &Automerge,
+        ops: &[TextOp],
+    ) -> Result<(Vec<ChangeHash>, Vec<Splice>), EditError> {
+        if note::text_object(doc, self.key)?.as_ref() != Some(&self.object) {
+            return Err(EditError::Replaced);
+        }
+        let now = doc.get_heads();
+        let patches = doc.diff_obj(&self.object, &self.heads, &now, false).map_err(|error| {
+            ShapeError::Unreadable { key: self.key, what: error.to_string() }
+        })?;
+        let places = Places::follow(self.text.chars().count(), &self.object, &patches);
+        Ok((now, ops.iter().flat_map(|op| places.carry(op)).collect()))
+    }
+}
+
+/// An operation in present positions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Splice {
+    at: usize,
+    delete: usize,
+    insert: String,
+}
+
+fn apply(tx: &mut Transaction<'_>, text: &ObjId, splices: &[Splice]) -> Result<(), BoxError> {
+    // From the back, so that no operation moves the place of another.
+    for splice in splices.iter().rev() {
+        let delete = isize::try_from(splice.delete)?;
+        tx.splice_text(text, splice.at, delete, &splice.insert)?;
+    }
+    Ok(())
+}
+
+/// Where each character of the old text stands now; `None` if it is gone.
+struct Places(Vec<Option<usize>>);
+
+impl Places {
+    fn follow(length: usize, object: &ObjId, patches: &[Patch]) -> Self {
+        // The present text, as indexes into the old one; `None` is a character of somebody else's.
+        let mut present: Vec<Option<usize>> = (0..length).map(Some).collect();
+        for patch in patches.iter().filter(|patch| patch.obj == *object) {
+            match &patch.action {
+                PatchAction::SpliceText { index, value, .. } => {
+                    let count = value.make_string().chars().count();
+                    replace(&mut present, *index..*index, count);
+                }
+                PatchAction::Insert { index, values } => {
+                    replace(&mut present, *index..*index, values.len());
+                }
+                PatchAction::DeleteSeq { index, length } => {
+                    replace(&mut present, *index..index.saturating_add(*length), 0);
+                }
+                PatchAction::PutSeq { index, .. } => {
+                    replace(&mut present, *index..index.saturating_add(1), 1);
+                }
+                _ => {}
+            }
+        }
+        let mut places = vec![None; length];
+        for (now, old) in present.into_iter().enumerate() {
+            if let Some(place) = old.and_then(|old| places.get_mut(old)) {
+                *place = Some(now);
+            }
+        }
+        Self(places)
+    }
+
+    /// One operation as splices: more than one if somebody wrote inside what it deletes.
+    fn carry(&self, op: &TextOp) -> Vec<Splice> {
+        let gap = self.gap(op.at);
+        let insertion = Splice { at: gap, delete: 0, insert: op.insert.clone() };
+        let mut splices = if op.insert.is_empty() { Vec::new() } else { vec![insertion] };
+        for place in self.0[op.at..op.at + op.delete].iter().flatten().copied() {
+            match splices.last_mut() {
+                Some(last) if last.at + last.delete == place => last.delete += 1,
+                _ => splices.push(Splice { at: place, delete: 1, insert: String::new() }),
+            }
+        }
+        splices
+    }
+
+    /// Where something goes that was written before the old character `at`: behind the one that
+    /// stood before it; if that is gone, before `at` itself; if that is gone too, behind the next
+    /// one to the left that is still there. What was written at the very front stays in front.
+    fn gap(&self, at: usize) -> usize {
+        let place = |index: usize| self.0.get(index).copied().flatten();
+        let before = at.checked_sub(1).and_then(place).map(|place| place + 1);
+        let itself = || place(at).filter(|_| at > 0);
+        let left = || (0..at).rev().find_map(place).map_or(0, |place| place + 1);
+        before.or_else(itself).unwrap_or_else(left)
+    }
+}
+
+/// Puts so many characters of somebody else's in the place of a range.
+fn replace(present: &mut Vec<Option<usize>>, range: Range<usize>, count: usize) {
+    let start = range.start.min(present.len());
+    let end = range.end.clamp(start, present.len());
+    present.splice(start..end, std::iter::repeat_n(None, count));
+}
+
+#[cfg(test)]
+mod tests;

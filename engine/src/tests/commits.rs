@@ -1,0 +1,106 @@
+//! A commit that fails, or is held back, leaves no trace.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use landfall_storage::FailureClass;
+
+use super::{put, store, text_of};
+use crate::{ChangeError, EventKind, StoreFailure};
+
+#[test]
+fn a_failed_commit_takes_the_document_back_and_the_next_change_takes_a_fresh_actor() {
+    let store = store();
+    let space = store.space("default").unwrap();
+    let document = space.create(|_| Ok(())).unwrap();
+    put(&document, "kept").unwrap();
+    let heads = document.heads().unwrap();
+    let mut events = store.events();
+    let faults = store.shared_core().log.database().faults();
+    faults.fail_next_commits(1, FailureClass::DiskFull);
+    let error = put(&document, "lost").unwrap_err();
+    assert!(
+        matches!(&error, ChangeError::Store(store) if store.class == StoreFailure::DiskFull),
+        "{error}"
+    );
+    assert_eq!((text_of(&document).as_str(), document.heads().unwrap()), ("\"kept\"", heads));
+    assert!(matches!(events.try_next().unwrap().unwrap().kind, EventKind::RolledBack));
+    put(&document, "after").unwrap();
+    let actors = document
+        .read(|doc| doc.get_changes(&[]).iter().map(|c| (c.actor_id().clone(), c.seq())).collect())
+        .unwrap();
+    let actors: Vec<_> = actors;
+    let distinct: BTreeSet<_> = actors.iter().cloned().collect();
+    assert_eq!(distinct.len(), 3, "no (actor, sequence) twice");
+    assert_eq!(actors.iter().map(|(actor, _)| actor).collect::<BTreeSet<_>>().len(), 2);
+}
+
+#[test]
+fn a_failed_group_leaves_none_of_its_documents_changed() {
+    let store = store();
+    let space = store.space("default").unwrap();
+    let documents = [(); 3].map(|()| space.create(|_| Ok(())).unwrap());
+    let before: Vec<_> = documents.iter().map(|document| document.heads().unwrap()).collect();
+    let faults = store.shared_core().log.database().faults();
+    faults.fail_next_commits(1, FailureClass::Io);
+    let put_all = || {
+        store.group(|group| {
+            for document in &documents {
+                use automerge::{ROOT, transaction::Transactable};
+                group.change(document, |tx| Ok(tx.put(ROOT, "text", "all")?))?;
+            }
+            Ok(())
+        })
+    };
+    put_all().unwrap_err();
+    let after: Vec<_> = documents.iter().map(|document| document.heads().unwrap()).collect();
+    assert_eq!(before, after);
+    let commits = faults.counters().commits;
+    put_all().unwrap();
+    assert_eq!(faults.counters().commits, commits + 1, "one commit for three documents");
+    assert!(documents.iter().all(|document| text_of(document) == "\"all\""));
+}
+
+#[test]
+fn change_returns_only_after_the_commit_and_readers_see_nothing_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = crate::Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    put(&document, "before").unwrap();
+    let hold = store.shared_core().log.database().faults().hold_commits();
+    let (tell, told) = mpsc::channel();
+    let writer = std::thread::spawn({
+        let document = document.clone();
+        move || {
+            put(&document, "after").unwrap();
+            tell.send(()).unwrap();
+        }
+    });
+    assert!(hold.wait_reached(Duration::from_secs(30)));
+    assert!(told.try_recv().is_err(), "it returned before the commit");
+    let reader = std::thread::spawn({
+        let document = document.clone();
+        move || text_of(&document)
+    });
+    assert!(told.try_recv().is_err());
+    drop(hold);
+    writer.join().unwrap();
+    told.recv().unwrap();
+    assert_eq!(reader.join().unwrap(), "\"after\"", "the reader waited for what is durable");
+}
+
+#[test]
+fn the_writing_connection_is_as_safe_as_documented() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = crate::Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
+    let pragmas = store.shared_core().log.database().pragmas().unwrap();
+    assert_eq!(pragmas.journal_mode, "wal");
+    assert_eq!((pragmas.synchronous_full, pragmas.synchronous_relaxed), (2, 1));
+    assert!(pragmas.foreign_keys && !pragmas.trusted_schema);
+    let faults = store.shared_core().log.database().faults();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let before = faults.counters().full_commits;
+    put(&document, "x").unwrap();
+    assert_eq!(faults.counters().full_commits, before + 1, "the default is one fsync a change");
+}

@@ -1,0 +1,10 @@
+//! The public API, as an application uses it.
+
+#[path = "engine/documents.rs"]
+mod documents;
+#[path = "engine/named.rs"]
+mod named;
+#[path = "engine/opening.rs"]
+mod opening;
+#[path = "engine/telling.rs"]
+mod telling;

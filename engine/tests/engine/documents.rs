@@ -1,0 +1,168 @@
+//! Reading and changing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use landfall::automerge::{ObjType, ROOT, ReadDoc, transaction::Transactable};
+use landfall::autosurgeon::{Hydrate, Reconcile};
+use landfall::{ChangeError, Document, Options, ReadError, Store};
+
+fn document() -> (Store, Document) {
+    let store = Store::in_memory(Options::default()).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    (store, document)
+}
+
+fn keys(document: &Document) -> Vec<String> {
+    document.read(|doc| doc.keys(ROOT).collect()).unwrap()
+}
+
+#[test]
+fn a_closure_that_fails_or_panics_leaves_no_trace() {
+    let (store, document) = document();
+    document.change(|tx| Ok(tx.put(ROOT, "kept", 1)?)).unwrap();
+    let (heads, status) = (document.heads().unwrap(), store.status());
+    let failed = document.change::<()>(|tx| {
+        tx.put(ROOT, "a", 1)?;
+        Err("no".into())
+    });
+    assert!(matches!(&failed, Err(ChangeError::Closure(why)) if why.to_string() == "no"));
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        document.change::<()>(|tx| {
+            tx.put(ROOT, "b", 1)?;
+            panic!("at the disco")
+        })
+    }));
+    assert!(panicked.is_err(), "the panic is the caller's");
+    assert_eq!((keys(&document), document.heads().unwrap()), (vec!["kept".to_owned()], heads));
+    assert_eq!(store.status(), status);
+    document.change(|tx| Ok(tx.put(ROOT, "c", 1)?)).unwrap();
+    assert_eq!(keys(&document), ["c", "kept"], "the document goes on");
+}
+
+#[test]
+fn a_closure_that_writes_nothing_makes_no_change() {
+    let (store, document) = document();
+    let before = store.status();
+    assert_eq!(document.change(|tx| Ok(tx.keys(ROOT).count())).unwrap(), 0);
+    assert_eq!(store.status(), before);
+}
+
+#[test]
+fn a_change_that_no_relay_would_take_is_refused_and_the_document_untouched() {
+    let (_store, document) = document();
+    document.change(|tx| Ok(tx.put(ROOT, "kept", 1)?)).unwrap();
+    let heads = document.heads().unwrap();
+    // Bytes that do not compress.
+    let mut state = 1u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as u8
+    })
+    .take(5 << 20)
+    .collect();
+    let refused = document.change(|tx| Ok(tx.put(ROOT, "large", noise)?));
+    let Err(ChangeError::ChangeTooLarge { limit, actual }) = refused else { panic!("{refused:?}") };
+    assert!(actual > limit && limit > 1 << 20, "{actual} {limit}");
+    assert_eq!((keys(&document), document.heads().unwrap()), (vec!["kept".to_owned()], heads));
+    document.change(|tx| Ok(tx.put(ROOT, "small", vec![1u8; 1 << 20])?)).unwrap();
+}
+
+#[test]
+fn text_positions_count_code_points() {
+    let (_store, document) = document();
+    let text = document
+        .change(|tx| {
+            let text = tx.put_object(ROOT, "text", ObjType::Text)?;
+            tx.splice_text(&text, 0, 0, "a👩‍👩‍👧e\u{301}漢")?;
+            Ok(text)
+        })
+        .unwrap();
+    assert_eq!(document.read(|doc| doc.length(&text)).unwrap(), 1 + 5 + 2 + 1);
+    document.change(|tx| Ok(tx.splice_text(&text, 8, 1, "字")?)).unwrap();
+    assert!(document.read(|doc| doc.text(&text).unwrap()).unwrap().ends_with("e\u{301}字"));
+}
+
+#[test]
+fn a_document_is_not_entered_twice() {
+    let (_store, document) = document();
+    let inner = document.clone();
+    document
+        .change(|tx| {
+            assert!(matches!(inner.change(|_| Ok(())), Err(ChangeError::Reentrant)));
+            assert!(matches!(inner.read(|_| ()), Err(ReadError::Reentrant)));
+            Ok(tx.put(ROOT, "k", 1)?)
+        })
+        .unwrap();
+    assert_eq!(keys(&inner), ["k"]);
+}
+
+#[derive(Debug, Clone, PartialEq, Reconcile, Hydrate)]
+struct Contact {
+    name: String,
+    tags: Vec<String>,
+}
+
+#[test]
+fn an_applications_own_types() {
+    let (_store, document) = document();
+    let mut contact = Contact { name: "Ada".into(), tags: vec!["maths".into()] };
+    document.reconcile(&contact).unwrap();
+    contact.tags.push("engines".into());
+    document.reconcile(&contact).unwrap();
+    assert_eq!(document.hydrate::<Contact>().unwrap(), contact);
+    document.change(|tx| Ok(tx.put(ROOT, "name", 7)?)).unwrap();
+    assert!(matches!(document.hydrate::<Contact>(), Err(ReadError::Hydrate(_))));
+}
+
+#[test]
+fn handles_are_shared_between_threads() {
+    let (store, document) = document();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let document = document.clone();
+            scope.spawn(move || {
+                for n in 0..25 {
+                    document.change(|tx| Ok(tx.put(ROOT, format!("{thread}-{n}"), n)?)).unwrap();
+                    document.read(|doc| doc.length(ROOT)).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(keys(&document).len(), 200);
+    assert_eq!(store.status().spaces["default"].changes, 201);
+}
+
+#[test]
+fn groups_of_two_threads_do_not_wait_for_each_other_for_ever() {
+    let (store, a) = document();
+    let b = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    std::thread::scope(|scope| {
+        for order in [[&a, &b], [&b, &a]] {
+            let store = store.clone();
+            scope.spawn(move || {
+                for n in 0..50 {
+                    store
+                        .group(|group| {
+                            group.change(order[0], |tx| Ok(tx.put(ROOT, "n", n)?))?;
+                            group.change(order[1], |tx| Ok(tx.put(ROOT, "n", n)?))
+                        })
+                        .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(a.status().unwrap().changes, 101);
+}
+
+#[test]
+fn a_group_that_fails_in_the_middle_commits_nothing() {
+    let (store, a) = document();
+    let b = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let before = store.status();
+    let failed = store.group::<()>(|group| {
+        group.change(&a, |tx| Ok(tx.put(ROOT, "k", 1)?))?;
+        group.change(&b, |_| Err("no".into()))
+    });
+    assert!(matches!(failed, Err(ChangeError::Closure(_))));
+    assert_eq!((keys(&a), store.status()), (vec![], before));
+}

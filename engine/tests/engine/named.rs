@@ -1,0 +1,62 @@
+//! Named documents share one root wherever they are created.
+
+use landfall::automerge::{
+    ObjType, ROOT, ReadDoc, transaction::Transactable, transaction::Transaction,
+};
+use landfall::{BoxError, Options, Store};
+
+fn template(tx: &mut Transaction<'_>) -> Result<(), BoxError> {
+    tx.put_object(ROOT, "text", ObjType::Text)?;
+    Ok(tx.put(ROOT, "version", 1)?)
+}
+
+/// The id and the first change are a format: replicas of all versions must agree on them. If an
+/// upgrade of automerge changes this, named documents need a new derivation, not a new golden.
+#[test]
+fn the_derivation_never_changes() {
+    let store = Store::in_memory(Options::default()).unwrap();
+    let space = store.space("default").unwrap();
+    let inbox = space.create_named("inbox", template).unwrap();
+    let change = inbox.read(|doc| doc.get_changes(&[]).remove(0)).unwrap();
+    let hex: String = change.raw_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        (inbox.id().to_string().as_str(), hex.as_str()),
+        (
+            include_str!("golden/named-id.txt").trim(),
+            include_str!("golden/named-change.txt").trim()
+        )
+    );
+}
+
+#[test]
+fn the_same_name_is_the_same_document() {
+    let stores = [(); 2].map(|()| Store::in_memory(Options::default()).unwrap());
+    let [a, b] = stores
+        .each_ref()
+        .map(|store| store.space("default").unwrap().create_named("inbox", template).unwrap());
+    assert_eq!((a.id(), a.heads().unwrap()), (b.id(), b.heads().unwrap()));
+    let again = stores[0].space("default").unwrap().create_named("inbox", template).unwrap();
+    assert_eq!(again.status().unwrap().changes, 1, "creating it again opens it");
+    let other_space = stores[0].space("other").unwrap().create_named("inbox", template).unwrap();
+    assert_ne!(a.id(), other_space.id());
+    // Another template is another root of the same document, by another actor: it merges.
+    let c = Store::in_memory(Options::default()).unwrap();
+    let c = c.space("default").unwrap();
+    let c = c.create_named("inbox", |tx| Ok(tx.put(ROOT, "version", 2)?)).unwrap();
+    assert_eq!(a.id(), c.id());
+    let actor = |document: &landfall::Document| {
+        document.read(|doc| doc.get_changes(&[])[0].actor_id().clone()).unwrap()
+    };
+    assert_ne!(actor(&a), actor(&c));
+}
+
+#[test]
+fn a_named_document_is_edited_by_a_fresh_actor() {
+    let store = Store::in_memory(Options::default()).unwrap();
+    let inbox = store.space("default").unwrap().create_named("inbox", template).unwrap();
+    let text = inbox.read(|doc| doc.get(ROOT, "text").unwrap().unwrap().1).unwrap();
+    inbox.change(|tx| Ok(tx.splice_text(&text, 0, 0, "hi")?)).unwrap();
+    let changes = inbox.read(|doc| doc.get_changes(&[])).unwrap();
+    assert_eq!(changes.len(), 2);
+    assert_ne!(changes[0].actor_id(), changes[1].actor_id());
+}

@@ -1,0 +1,74 @@
+//! An application that edits without pause until it is killed, for the crash tests: it prints
+//! what it was told, each line whole and at once.
+//!
+//! Usage: `typist STORE RELAY SPACE`. Lines: `begin DOCUMENT` before each `change()`,
+//! `change DOCUMENT HASH` after it returned, `acked N` when the first N of these are acknowledged.
+
+use std::error::Error;
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use landfall::automerge::{ROOT, transaction::Transactable};
+use landfall::{Document, LinkOptions, Options, Store};
+
+/// Documents that are edited, each by a thread of its own: commits are shared.
+const DOCUMENTS: usize = 2;
+
+/// How many changes were printed. Counted after the line, so that it is never ahead of it.
+static PRINTED: AtomicU64 = AtomicU64::new(0);
+
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [path, relay, space] = arguments.as_slice() else {
+        return Err("usage: typist STORE RELAY SPACE".into());
+    };
+    let store = Store::open(path, Options::default())?;
+    let space = store.space(space)?;
+    let link = LinkOptions { reconnect_first: Duration::from_millis(20), ..relay.as_str().into() };
+    store.connect(link)?;
+    let documents: Vec<Document> = (0..DOCUMENTS)
+        .map(|number| space.create_named(&format!("typed {number}"), |_| Ok(())))
+        .collect::<Result<_, _>>()?;
+    std::thread::scope(|scope| {
+        let typing: Vec<_> =
+            documents.iter().map(|document| scope.spawn(|| type_on(document))).collect();
+        scope.spawn(|| acknowledge(&store));
+        typing.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+    })
+}
+
+/// Changes a document for ever, until the disk or the reader of our lines is gone.
+fn type_on(document: &Document) -> Result<(), Box<dyn Error + Send + Sync>> {
+    for number in 0_i64.. {
+        line(&format!("begin {}\n", document.id()))?;
+        document.change(|tx| {
+            tx.put(ROOT, "number", number)?;
+            Ok(tx.put(ROOT, format!("key {}", number % 7), "typed, typed, typed")?)
+        })?;
+        // Nobody else edits this document, so its head is the new change.
+        let head = document.heads()?.first().copied().ok_or("a document without a head")?;
+        line(&format!("change {} {head}\n", document.id()))?;
+        PRINTED.fetch_add(1, Ordering::SeqCst);
+    }
+    Ok(())
+}
+
+/// Tells each time the relay acknowledged everything that was printed before.
+fn acknowledge(store: &Store) {
+    loop {
+        let before = PRINTED.load(Ordering::SeqCst);
+        if store.flush_blocking(Duration::from_secs(60)).is_ok()
+            && line(&format!("acked {before}\n")).is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// One write to the pipe per line, which a kill cannot cut: it is shorter than a pipe's page.
+fn line(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}

@@ -1,0 +1,62 @@
+//! A relay's log, read from a copy of its data folder: what is on its disk, whatever it says.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use landfall::ChangeHash;
+use landfall::automerge::Change;
+use landfall_protocol::Offset;
+use landfall_protocol::frame::{EntriesBuilder, Entry, Frame, decode};
+use landfall_relay::store::{LogStore, SqliteStore};
+
+/// Copies the files of a folder, which is made.
+///
+/// # Panics
+/// If it cannot.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder to copy to");
+    for file in std::fs::read_dir(from).expect("a folder to copy") {
+        let file = file.expect("a file to copy");
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("a copy");
+    }
+}
+
+/// A space's log in the data folder of a relay that does not run. The folder is left as it is, so
+/// that the next start finds what a kill left behind.
+///
+/// # Panics
+/// If it cannot be read.
+pub fn read(data: &Path, space: &str) -> Vec<Entry> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let copy = folder.path().join("copy");
+    copy_folder(data, &copy);
+    let store = SqliteStore::open(&copy).expect("the relay's store opens");
+    let space = space.parse().expect("a space's name");
+    let mut entries = Vec::new();
+    let mut at = Offset(0);
+    while let Some(page) = store.page(&space, at).expect("a page of the log") {
+        let mut frame = EntriesBuilder::new(0, page.after, page.up_to, page.epoch, page.head);
+        page.entries.iter().for_each(|entry| frame.add(entry, false));
+        let Ok(Frame::Entries(page)) = decode(&frame.finish()) else { panic!("not a page") };
+        at = page.up_to;
+        entries.extend(page.entries);
+    }
+    store.close().expect("the store closes");
+    entries
+}
+
+/// The hashes of a log's changes.
+///
+/// # Panics
+/// If the log holds a change twice, or two changes of one document for an (actor, sequence).
+pub fn hashes(log: &[Entry]) -> BTreeSet<ChangeHash> {
+    let mut all = BTreeSet::new();
+    let mut places = BTreeSet::new();
+    for entry in log {
+        let change = Change::from_bytes(entry.body.to_vec()).expect("a change");
+        let place = (entry.document, change.actor_id().clone(), change.seq());
+        assert!(all.insert(change.hash()), "{} is in the log twice", change.hash());
+        assert!(places.insert(place.clone()), "two changes for {place:?}");
+    }
+    all
+}
