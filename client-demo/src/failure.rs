@@ -97,7 +97,8 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-const REPORT: &str = "please report this";
+/// What to do about our own faults.
+pub(crate) const REPORT: &str = "please report this";
 
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {

@@ -139,7 +139,7 @@ pub(crate) fn items(doc: &impl ReadDoc) -> Result<Option<(ObjId, Vec<String>)>, 
                 items.push(doc.text(&text).map_err(|error| unreadable(ITEMS, &error))?);
             }
             Some((Value::Scalar(scalar), _)) if scalar.is_str() => {
-                items.push(scalar.to_str().unwrap_or_default().to_owned());
+                items.push(scalar.as_str().unwrap_or_default().to_owned());
             }
             Some((other, _)) => return Err(wrong(ITEMS, "a list of texts", &other)),
             None => return Err(ShapeError::Missing { key: ITEMS }),
@@ -151,7 +151,7 @@ pub(crate) fn items(doc: &impl ReadDoc) -> Result<Option<(ObjId, Vec<String>)>, 
 fn check_format(doc: &impl ReadDoc) -> Result<(), ShapeError> {
     let version = match get(doc, FORMAT)? {
         Some((Value::Scalar(scalar), _)) => {
-            scalar.to_i64().ok_or_else(|| scalar.to_string()).map(Some)
+            scalar.as_i64().ok_or_else(|| scalar.to_string()).map(Some)
         }
         Some((other, _)) => Err(kind(&other)),
         None => Ok(None),

@@ -9,12 +9,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let space = store.space("default")?;
     store.connect("ws://127.0.0.1:7600")?; // optional, and never waited for
 
-    let note = space.create(|tx| {
+    let note = space.create(|_| Ok(()))?;
+    let text = note.change(|tx| {
         let text = tx.put_object(ROOT, "text", ObjType::Text)?;
-        Ok(tx.splice_text(&text, 0, 0, "Hello, world")?)
+        tx.splice_text(&text, 0, 0, "Hello, world")?;
+        Ok(text)
     })?; // it is on this disk now
-
-    let (_, text) = note.read(|doc| doc.get(ROOT, "text"))??.ok_or("no text")?;
     note.change(|tx| Ok(tx.splice_text(&text, 7, 5, "Landfall 🏝️")?))?;
     println!("{} says {:?}", note.id(), note.read(|doc| doc.text(&text))??);
 

@@ -2,6 +2,12 @@
 //! seed replays a whole run. Storage is a dumb model on both sides, and the checks are against
 //! what the models know.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    reason = "a test may read its seed from the environment, and prints it"
+)]
+
 #[path = "machines/client.rs"]
 mod client;
 #[path = "machines/relay.rs"]

@@ -64,6 +64,13 @@ pub const UNANSWERED: usize = 2 * shared::PUSHES_IN_FLIGHT;
 /// How long a write may make no progress at all before the session is dropped.
 pub const STALL: Duration = Duration::from_secs(60);
 
+/// Bytes per second of the slowest link that is allowed for: a peer behind it answers a ping only
+/// once it has received what was written before.
+pub const SLOWEST_LINK: f64 = 32.0 * KIB as f64;
+
+/// How long a peer is excused by [`SLOWEST_LINK`] at most: one that vanished is still found.
+pub const LONGEST_DELIVERY: Duration = Duration::from_secs(120);
+
 /// How long a session that ends may take to send what it has to say.
 pub const FLUSH: Duration = Duration::from_secs(3);
 

@@ -6,6 +6,7 @@
 
 mod feeding;
 mod intake;
+mod sending;
 mod socket;
 mod writer;
 
@@ -21,7 +22,7 @@ use landfall_protocol::rights::Everything;
 use landfall_protocol::session::{Patience, Session, SessionEffect};
 use landfall_protocol::{Code, Moment, SessionId, Upstream};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
@@ -116,6 +117,8 @@ struct Driver {
     feeding: Feeding,
     mailbox: Mailbox,
     events: mpsc::Receiver<Event>,
+    /// When the slowest link that is allowed for would have delivered what was written so far.
+    delivered: Moment,
     /// `None` once nothing more is to be written.
     writer: Option<mpsc::Sender<Outgoing>>,
     ending: Option<Ending>,
@@ -156,6 +159,7 @@ impl Driver {
             feeding: Feeding::new(Arc::clone(&shared.store), Arc::clone(&shared.page_reads)),
             mailbox: Mailbox { events: events_in, overflow, grown },
             events,
+            delivered: Moment::default(),
             writer: Some(writer),
             ending: None,
             stopping: None,
@@ -307,12 +311,6 @@ impl Driver {
             && self.outbox.len() < limits::OUTBOX_FRAMES
     }
 
-    fn has_something_to_send(&self) -> bool {
-        !self.outbox.is_empty()
-            || self.feeding.has_read()
-            || self.feeding.has_live(|id| self.machine.position(id))
-    }
-
     fn deadline(&self) -> Instant {
         let timeout = self.start.checked_add(self.machine.poll_timeout().0);
         // A machine that waits for nothing says so with a moment that no clock reaches.
@@ -398,8 +396,9 @@ impl Driver {
             return self.stop();
         }
         let now = self.now();
-        if self.outbox.len() >= limits::OUTBOX_FRAMES {
-            // It is not read now, so its silence says nothing; the writer watches it.
+        // One that is not read now cannot be heard; one that has much to read answers a ping only
+        // after it. Their silence says nothing: the writer watches whether they read.
+        if self.outbox.len() >= limits::OUTBOX_FRAMES || now < self.delivered {
             self.machine.handle_alive(now);
         }
         self.machine.handle_timeout(now);
@@ -415,89 +414,6 @@ impl Driver {
         if self.feeding.is_target(&target) {
             let what = "the relay could not read its store".to_owned();
             self.end_subscription(target.subscription, Code::STORAGE_FAILED, what);
-        }
-    }
-
-    /// The writer has room: small frames first, joined; then a page, whose turn it is.
-    fn send_next(&mut self) {
-        // An answer that waits says which entries need not be sent whole.
-        while let Ok(event) = self.events.try_recv() {
-            self.handle_event(event);
-        }
-        self.perform();
-        let next = match self.join_outbox() {
-            Some(frames) => Some(Outgoing::Frames(frames)),
-            None => self.next_page(),
-        };
-        if let (Some(next), Some(writer)) = (next, &self.writer) {
-            // There is room for one, and nobody else sends; a writer that has ended is noticed
-            // where it is waited for.
-            let _ = writer.try_send(next);
-        }
-    }
-
-    fn join_outbox(&mut self) -> Option<Vec<u8>> {
-        let mut message = self.outbox.pop_front()?;
-        while let Some(next) = self.outbox.front()
-            && message.len() + next.len() <= limits::JOINED_BYTES
-        {
-            message.extend_from_slice(next);
-            self.outbox.pop_front();
-        }
-        Some(message)
-    }
-
-    fn next_page(&mut self) -> Option<Outgoing> {
-        if let Some((target, page)) = self.feeding.take_read() {
-            return self.page_message(target, &page);
-        }
-        let target = self.feeding.next_live(|id| self.machine.position(id))?;
-        let position = self.machine.position(target.subscription)?;
-        match target.feed.page(position) {
-            Some(page) => self.page_message(target, &page),
-            None => {
-                self.feeding.handle_behind(target.subscription);
-                None
-            }
-        }
-    }
-
-    fn page_message(
-        &mut self,
-        target: feeding::Target,
-        page: &landfall_protocol::ring::Page,
-    ) -> Option<Outgoing> {
-        let message = self.machine.handle_page(target.subscription, page)?;
-        let (entries, up_to) = (page.entries.len(), page.up_to);
-        Some(Outgoing::Page { message, entries, feed: target.feed, up_to })
-    }
-
-    /// Sends what is left and the close, and waits a little for the peer to have heard it.
-    async fn close(&mut self, code: Code, close: u16, stream: Stream, writing: Writing) {
-        let Some(writer) = self.writer.take() else { return };
-        let abort = writing.abort_handle();
-        let goodbye = async {
-            while let Some(frames) = self.join_outbox() {
-                if writer.send(Outgoing::Frames(frames)).await.is_err() {
-                    return None;
-                }
-            }
-            writer.send(Outgoing::Close(close, code.to_string())).await.ok()?;
-            drop(writer);
-            let (end, sink) = writing.await.ok()?;
-            (end == WriteEnd::Finished).then_some(sink)
-        };
-        match timeout(limits::FLUSH, goodbye).await {
-            Ok(Some(sink)) => {
-                if let Ok(socket) = sink.reunite(stream) {
-                    socket::linger(socket, self.shared.linger).await;
-                }
-            }
-            Ok(None) => debug!("the connection broke before it was closed"),
-            Err(_) => {
-                debug!("the peer did not take the reason for the end in time");
-                abort.abort();
-            }
         }
     }
 }

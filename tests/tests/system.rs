@@ -2,4 +2,5 @@
 
 mod system {
     mod convergence;
+    mod kills;
 }

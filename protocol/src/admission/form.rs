@@ -105,6 +105,14 @@ pub enum FormError {
         /// The counter out of range: the first of the change, or its last.
         actual: u64,
     },
+    /// A timestamp that automerge cannot store beside others.
+    #[error("timestamps are {limit} at most, before or after 1970, this one is {actual}")]
+    Timestamp {
+        /// The limit, in the unit of the change's author: seconds, by automerge's convention.
+        limit: i64,
+        /// The change's timestamp.
+        actual: i64,
+    },
     /// The message is not text.
     #[error("the change's message is not UTF-8")]
     Message,

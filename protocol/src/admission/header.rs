@@ -5,6 +5,11 @@ use super::reader::Reader;
 use crate::ids::{ActorId, ChangeHash};
 use crate::limits;
 
+/// The largest timestamp, either way: what a JavaScript number holds exactly. automerge stores the
+/// differences between timestamps, and overflows (panics, where overflow is checked) when two lie
+/// further apart than an `i64` reaches.
+const TIMESTAMP: i64 = (1 << 53) - 1;
+
 /// A change's header.
 #[derive(Debug)]
 pub(super) struct Header {
@@ -28,7 +33,10 @@ impl Header {
         if !(1..=limits::OPERATION_COUNTER).contains(&start_op) {
             return Err(FormError::Counter { limit: limits::OPERATION_COUNTER, actual: start_op });
         }
-        body.signed("timestamp")?;
+        let time = body.signed("timestamp")?;
+        if !(-TIMESTAMP..=TIMESTAMP).contains(&time) {
+            return Err(FormError::Timestamp { limit: TIMESTAMP, actual: time });
+        }
         let length = body.unsigned("message's length")?;
         let message = body.take(length, "message")?;
         std::str::from_utf8(message).map_err(|_| FormError::Message)?;

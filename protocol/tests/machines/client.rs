@@ -13,12 +13,14 @@ use landfall_protocol::{
     ActorId, ChangeHash, Cursor, DocumentId, Local, Moment, Offset, ReplicaId, SpaceName, Upstream,
 };
 
+/// Cursor, mark, and the locals that an upstream holds.
+pub type Link = (Option<Cursor>, Option<Mark>, BTreeSet<u64>);
+
 /// What an engine keeps: never lost, whatever happens to connections.
 #[derive(Default)]
 pub struct ModelStore {
     pub log: Vec<(DocumentId, CheckedChange)>,
-    /// Per upstream: cursor, mark, and the locals that it holds.
-    pub links: BTreeMap<Upstream, (Option<Cursor>, Option<Mark>, BTreeSet<u64>)>,
+    pub links: BTreeMap<Upstream, Link>,
     pub parked: BTreeSet<DocumentId>,
     pub aside: usize,
 }
@@ -165,7 +167,7 @@ impl Client {
                     .filter(|(_, (d, _))| *d == document)
                     .map(|(index, _)| index as u64 + 1)
                     .collect();
-                locals.iter().for_each(|local| drop(self.link().2.remove(local)));
+                self.link().2.retain(|held| !locals.contains(held));
                 self.replica.handle_requeued(now, &space);
             }
             other => panic!("no store work: {other:?}"),
@@ -174,7 +176,7 @@ impl Client {
         true
     }
 
-    pub fn link(&mut self) -> &mut (Option<Cursor>, Option<Mark>, BTreeSet<u64>) {
+    pub fn link(&mut self) -> &mut Link {
         let upstream = self.upstream.expect("an upstream was met");
         self.store.links.entry(upstream).or_default()
     }

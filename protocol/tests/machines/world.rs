@@ -91,18 +91,24 @@ impl World {
         let client = self.rng.below(self.clients.len());
         match self.rng.below(12) {
             0 => self.edit(client),
-            1 | 2 => self.to_relay(client),
-            3 | 4 => self.to_client(client),
+            1 | 2 => self.deliver_to_relay(client),
+            3 | 4 => self.deliver_to_client(client),
             5 | 6 => {
                 let fail = self.rng.chance(self.faults.store_fails);
                 self.clients[client].work(self.now, fail);
             }
-            7 => drop(self.relay.begin_commit()),
+            7 => {
+                self.relay.begin_commit();
+            }
             8 => {
                 let succeeds = !self.rng.chance(self.faults.commit_fails);
                 self.relay.finish_commit(self.now, succeeds);
             }
-            9 => drop(self.sessions[client].map(|session| self.relay.feed(session))),
+            9 => {
+                if let Some(session) = self.sessions[client] {
+                    self.relay.feed(session);
+                }
+            }
             10 if self.rng.chance(self.faults.cut) => self.disconnect(client),
             _ if self.sessions[client].is_none() => self.connect(client),
             _ => {}
@@ -123,7 +129,7 @@ impl World {
         }
     }
 
-    fn to_relay(&mut self, client: usize) {
+    fn deliver_to_relay(&mut self, client: usize) {
         let Some(session) = self.sessions[client] else { return };
         let readable = self.relay.sessions.get(&session).is_some_and(|c| c.session.wants_message());
         if !readable {
@@ -144,7 +150,7 @@ impl World {
         self.swallowed[client]
     }
 
-    fn to_client(&mut self, client: usize) {
+    fn deliver_to_client(&mut self, client: usize) {
         let Some(session) = self.sessions[client] else { return };
         if !self.clients[client].replica.wants_message() {
             return;
@@ -181,11 +187,11 @@ impl World {
                 busy = true;
             }
             busy |= !self.clients[client].sent.is_empty();
-            self.to_relay(client);
+            self.deliver_to_relay(client);
             let session = self.sessions[client];
             let waiting = session.and_then(|session| self.relay.sessions.get(&session));
             busy |= waiting.is_some_and(|connection| !connection.sent.is_empty());
-            self.to_client(client);
+            self.deliver_to_client(client);
             busy |= self.clients[client].work(self.now, false);
             busy |= session.is_some_and(|session| self.relay.feed(session));
             self.tidy(client);

@@ -30,6 +30,16 @@ pub(super) enum Outgoing {
     Close(u16, String),
 }
 
+impl Outgoing {
+    /// Its length, as far as it matters to how long it is on the way.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Frames(message) | Self::Page { message, .. } => message.len(),
+            Self::Close(..) => 0,
+        }
+    }
+}
+
 /// Why the writer stopped before it was told to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WriteEnd {

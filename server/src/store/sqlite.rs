@@ -81,9 +81,22 @@ impl OpenStoreError {
             OpenError::TooNew { .. } => StoreHint::Newer,
             OpenError::Unwritable { .. } | OpenError::FolderMissing { .. } => StoreHint::Unwritable,
             OpenError::DiskFull { .. } => StoreHint::Full,
+            OpenError::Io { source: StorageError::Sqlite(error), .. }
+                if lacks_index_room(error) =>
+            {
+                StoreHint::Full
+            }
             _ => StoreHint::Other,
         }
     }
+}
+
+/// Whether the file that indexes the WAL could not get its size. SQLite calls that an I/O error;
+/// it is what a disk without a free block comes to.
+fn lacks_index_room(error: &rusqlite::Error) -> bool {
+    error
+        .sqlite_error()
+        .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
 }
 
 /// The embedded store.

@@ -118,10 +118,34 @@ async fn one_that_vanished_without_a_word_is_freed() {
 }
 
 #[tokio::test]
+async fn one_that_has_much_to_read_may_answer_pings_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |options| {
+        let (ping_after, drop_after) = (Duration::from_millis(200), Duration::from_millis(600));
+        options.patience = Patience { ping_after, drop_after, ..Patience::default() };
+    })
+    .await;
+    let mut document = Author::new(1);
+    let changes = document.large_changes(5, BYTES);
+    let mut author = Client::at_start(&relay).await;
+    let push = author.push(document.document, &changes).await;
+    author.acked(push).await;
+    drop(author);
+    let mut slow = Client::at_start(&relay).await;
+    relay.until_metric("landfall_relay_entries_out_total", |count| count >= 5.0).await;
+    // Longer than the silence that is allowed; on a slow link it would still be receiving.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(slow.entries(5).await.len(), 5);
+    slow.send(&Frame::Ping(1)).await;
+    assert_eq!(slow.frame().await, Frame::Pong(1));
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn one_that_answers_pings_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
-        let (ping_after, drop_after) = (Duration::from_millis(40), Duration::from_millis(400));
+        let (ping_after, drop_after) = (Duration::from_millis(40), Duration::from_secs(5));
         options.patience = Patience { ping_after, drop_after, ..Patience::default() };
     })
     .await;

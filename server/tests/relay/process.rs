@@ -211,14 +211,3 @@ fn settings_come_from_the_environment_too() {
     assert!(line.starts_with("landfall-relay listening on ws://"), "{line}");
     assert!(data.join("relay.db").exists());
 }
-
-/// The figure of the issue, for an empty store; `docs/performance.md` has the others.
-#[cfg(target_os = "linux")]
-#[test]
-fn it_is_small_after_start() {
-    let folder = tempfile::tempdir().unwrap();
-    let relay = Process::start(folder.path());
-    let kib = relay.resident_kib();
-    println!("resident after start: {kib} KiB");
-    assert!(kib <= 25 * 1024, "{kib} KiB");
-}

@@ -51,6 +51,7 @@ struct Draft {
     actor: Vec<u8>,
     seq: u64,
     start_op: u64,
+    time: i64,
     message: Vec<u8>,
     other_actors: Vec<Vec<u8>>,
     columns: Vec<(u64, Vec<u8>)>,
@@ -65,6 +66,7 @@ impl Draft {
             actor: vec![0xaa, 0xbb],
             seq: 1,
             start_op: 1,
+            time: 0,
             message: vec![],
             other_actors: vec![],
             columns: vec![
@@ -120,7 +122,7 @@ impl Draft {
         put_bytes(&self.actor, &mut body);
         put_unsigned(self.seq, &mut body);
         put_unsigned(self.start_op, &mut body);
-        put_signed(0, &mut body);
+        put_signed(self.time, &mut body);
         put_bytes(&self.message, &mut body);
         put_unsigned(self.other_actors.len() as u64, &mut body);
         self.other_actors.iter().for_each(|actor| put_bytes(actor, &mut body));

@@ -1,0 +1,252 @@
+//! The command `import`: text and Markdown files become notes.
+//!
+//! A note made of a file is named after the file's name and content, so the same file becomes the
+//! same note, however often and on however many replicas it is imported. A file that was changed
+//! since becomes another note: nothing that somebody wrote is ever overwritten.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use landfall::ChangeError;
+use thiserror::Error;
+
+use crate::cli::Place;
+use crate::failure::{Exit, Failure};
+use crate::note;
+use crate::notebook::Notebook;
+use crate::term::{count, note as remark, say, tame};
+
+/// Larger files are no notes: a change takes 1,048,576 operations, and one character is one.
+const BYTES_MOST: u64 = 1_000_000;
+
+/// Files in one run. More is a mistake, such as a home folder.
+const FILES_MOST: usize = 10_000;
+
+/// What is taken from folders. A file that is named itself may be called anything.
+const EXTENSIONS: &[&str] = &["md", "markdown", "txt", "text"];
+
+/// Why a file did not become a note.
+#[derive(Debug, Error)]
+pub(crate) enum SkipError {
+    #[error("it is not UTF-8 text")]
+    NotUtf8,
+    #[error("it is a binary file")]
+    Binary,
+    #[error("it has {bytes} bytes, a note takes {BYTES_MOST}")]
+    TooLarge { bytes: u64 },
+    #[error("it is empty")]
+    Empty,
+    #[error("it is neither a file nor a folder")]
+    Special,
+    #[error("it cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    #[error("it is more than one change can hold")]
+    ChangeTooLarge,
+}
+
+/// What came of an import.
+#[derive(Debug, Default)]
+struct Tally {
+    made: u64,
+    known: u64,
+    skipped: u64,
+}
+
+/// Runs the command.
+pub(crate) fn run(place: &Place, paths: &[PathBuf]) -> Result<(), Failure> {
+    for path in paths {
+        path.symlink_metadata().map_err(|error| {
+            let what = format!("cannot import {}", path.display());
+            Failure::new(Exit::Input, what, error, "nothing was imported; check the path")
+        })?;
+    }
+    let mut files = BTreeSet::new();
+    let mut tally = Tally::default();
+    for path in paths {
+        collect(path, true, &mut files, &mut |path, why| tally.skip(path, &why))?;
+    }
+    let notebook = Notebook::open(place)?;
+    for path in &files {
+        match import(&notebook, path)? {
+            Ok(true) => {
+                tally.made += 1;
+                if !place.quiet {
+                    say(format!("made   {}", shown(path)));
+                }
+            }
+            Ok(false) => tally.known += 1,
+            Err(why) => tally.skip(path, &why),
+        }
+    }
+    if !place.quiet {
+        let Tally { made, known, skipped } = tally;
+        say(format!("{} made, {known} there already, {skipped} skipped", count(made, "note")));
+    }
+    match tally {
+        Tally { made: 0, known: 0, skipped: 1.. } => {
+            let why = "every file was skipped, for the reasons above";
+            Err(Failure::new(Exit::Input, "nothing was imported", why, "give text files"))
+        }
+        // Nothing to save, nothing to say about it.
+        Tally { made: 0, .. } => Ok(notebook.store.close()?),
+        _ => notebook.saved(),
+    }
+}
+
+impl Tally {
+    fn skip(&mut self, path: &Path, why: &SkipError) {
+        self.skipped += 1;
+        remark(format!("skip   {}: {why}", shown(path)));
+    }
+}
+
+fn shown(path: &Path) -> String {
+    tame(&path.display().to_string()).replace('\n', " ")
+}
+
+/// Finds the files; hidden files and links inside folders are left alone.
+fn collect(
+    path: &Path,
+    named: bool,
+    files: &mut BTreeSet<PathBuf>,
+    skip: &mut impl FnMut(&Path, SkipError),
+) -> Result<(), Failure> {
+    if files.len() >= FILES_MOST {
+        let why = format!("there are more than {FILES_MOST} files");
+        return Err(Failure::new(Exit::Input, "nothing was imported", why, "give smaller folders"));
+    }
+    let metadata = if named { fs::metadata(path) } else { fs::symlink_metadata(path) };
+    match metadata {
+        Err(error) => skip(path, error.into()),
+        Ok(metadata) if metadata.is_dir() => match entries(path) {
+            Ok(entries) => {
+                for entry in entries {
+                    collect(&entry, false, files, skip)?;
+                }
+            }
+            Err(error) => skip(path, error.into()),
+        },
+        Ok(metadata) if metadata.is_file() => {
+            if named || has_extension(path) {
+                files.insert(path.to_owned());
+            }
+        }
+        Ok(_) if named => skip(path, SkipError::Special),
+        Ok(_) => {}
+    }
+    Ok(())
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_hidden = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    };
+    let paths: io::Result<Vec<PathBuf>> =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect();
+    Ok(paths?.into_iter().filter(|path| !is_hidden(path)).collect())
+}
+
+fn has_extension(path: &Path) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+}
+
+/// Makes a note of a file; says whether it was not there before.
+fn import(notebook: &Notebook, path: &Path) -> Result<Result<bool, SkipError>, Failure> {
+    let text = match read(path) {
+        Ok(text) => text,
+        Err(why) => return Ok(Err(why)),
+    };
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let title = title(&text, path);
+    let before = notebook.space.documents()?.len();
+    let made = notebook.space.create_named(&format!("file {file}\n{text}"), |tx| {
+        // No date: the same file must make the same note everywhere.
+        note::write(tx, &title, &text, None)?;
+        Ok(())
+    });
+    match made {
+        Ok(_) => Ok(Ok(notebook.space.documents()?.len() > before)),
+        Err(ChangeError::ChangeTooLarge { .. } | ChangeError::NotAdmitted(_)) => {
+            Ok(Err(SkipError::ChangeTooLarge))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read(path: &Path) -> Result<String, SkipError> {
+    let bytes = fs::metadata(path)?.len();
+    if bytes > BYTES_MOST {
+        return Err(SkipError::TooLarge { bytes });
+    }
+    text_of(fs::read(path)?)
+}
+
+fn text_of(bytes: Vec<u8>) -> Result<String, SkipError> {
+    if bytes.contains(&0) {
+        return Err(SkipError::Binary);
+    }
+    let text = String::from_utf8(bytes).map_err(|_| SkipError::NotUtf8)?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    if text.trim().is_empty() {
+        return Err(SkipError::Empty);
+    }
+    Ok(text.to_owned())
+}
+
+/// The first heading, or the file's name without its extension.
+fn title(text: &str, path: &Path) -> String {
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") || line.trim_start().starts_with("~~~") {
+            fenced = !fenced;
+        }
+        let level = line.bytes().take_while(|byte| *byte == b'#').count();
+        let heading = line[level..].trim().trim_end_matches('#').trim_end();
+        let is_heading = (1..=6).contains(&level) && line[level..].starts_with([' ', '\t']);
+        if !fenced && is_heading && !heading.is_empty() {
+            return heading.to_owned();
+        }
+    }
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_title_is_the_first_heading_or_the_name() {
+        let title = |text| title(text, Path::new("folder/some file.md"));
+        assert_eq!(title("intro\n## Second *level* ##\n# First"), "Second *level*");
+        assert_eq!(title("```\n# code\n```\n# Héading\r\n"), "Héading");
+        assert_eq!(title("#hashtag\n####### seven\n#\n"), "some file");
+        assert_eq!(title("漢字"), "some file");
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused() {
+        assert!(matches!(text_of(vec![b'a', 0]), Err(SkipError::Binary)));
+        assert!(matches!(text_of(vec![0xff, b'a']), Err(SkipError::NotUtf8)));
+        assert!(matches!(text_of(b" \n".to_vec()), Err(SkipError::Empty)));
+        assert_eq!(text_of("\u{feff}a\r\n漢".into()).unwrap(), "a\r\n漢");
+    }
+
+    #[test]
+    fn folders_give_text_files_once_and_no_hidden_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        fs::create_dir_all(root.join("deep/.git")).unwrap();
+        for name in ["a.md", "b.TXT", "c.png", ".d.md", "deep/e.text", "deep/.git/f.md"] {
+            fs::write(root.join(name), "x").unwrap();
+        }
+        let mut files = BTreeSet::new();
+        for path in [root.to_owned(), root.join("a.md"), root.join("c.png")] {
+            collect(&path, true, &mut files, &mut |path, why| panic!("{path:?} {why}")).unwrap();
+        }
+        let names: Vec<_> = files.iter().map(|f| f.strip_prefix(root).unwrap()).collect();
+        assert_eq!(names, ["a.md", "b.TXT", "c.png", "deep/e.text"].map(Path::new));
+    }
+}

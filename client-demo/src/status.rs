@@ -1,0 +1,103 @@
+//! The command `status`: what is saved where, for a person or a program. It reads the store and
+//! nothing else, so it works beside whoever has the store open, and sends nothing.
+
+use landfall::{SpaceStatus, Status};
+use serde_json::{Value, json};
+
+use crate::cli::Place;
+use crate::failure::{Exit, Failure};
+use crate::notebook::Notebook;
+use crate::term::{count, faint, say, strong, thousands};
+
+/// One space, and how many documents it has.
+struct Row {
+    name: String,
+    documents: u64,
+    status: SpaceStatus,
+}
+
+/// Runs the command.
+pub(crate) fn run(place: &Place, as_json: bool) -> Result<(), Failure> {
+    let Some(notebook) = Notebook::open_to_read(place)? else {
+        return nothing(place, as_json);
+    };
+    let status = notebook.store.status();
+    let mut rows = Vec::new();
+    for space in notebook.store.spaces() {
+        let documents = space.documents()?.len() as u64;
+        let found = status.spaces.get(space.name());
+        let Some(found) = found.cloned() else { continue };
+        rows.push(Row { name: space.name().to_string(), documents, status: found });
+    }
+    match as_json {
+        true => say(json_of(place, &notebook, &status, &rows)),
+        false => print(place, &status, &rows),
+    }
+    Ok(())
+}
+
+fn nothing(place: &Place, as_json: bool) -> Result<(), Failure> {
+    let path = place.store.display();
+    if as_json {
+        say(json!({ "store": path.to_string(), "spaces": [] }));
+        return Ok(());
+    }
+    let why = format!("there is no space `{}` in {path} yet", place.space);
+    Err(Failure::new(Exit::Note, "nothing to tell", why, "make a note, or sync"))
+}
+
+fn json_of(place: &Place, notebook: &Notebook, status: &Status, rows: &[Row]) -> Value {
+    let pending = |p: landfall::Pending| json!({ "changes": p.changes, "bytes": p.bytes });
+    let space = |row: &Row| {
+        let parked = row.status.parked.iter().map(|parked| {
+            json!({
+                "document": parked.document.to_string(),
+                "code": parked.code.to_string(),
+                "what": parked.what,
+            })
+        });
+        json!({
+            "name": row.name,
+            "documents": row.documents,
+            "changes": row.status.changes,
+            "bytes": row.status.bytes,
+            "pending": pending(row.status.pending),
+            "parked": parked.collect::<Vec<_>>(),
+            "setAside": row.status.set_aside,
+        })
+    };
+    json!({
+        "store": place.store.display().to_string(),
+        "replica": notebook.store.replica().to_string(),
+        "relayMetLast": status.upstream.map(|upstream| upstream.to_string()),
+        "pending": pending(status.pending()),
+        "spaces": rows.iter().map(space).collect::<Vec<_>>(),
+    })
+}
+
+fn print(place: &Place, status: &Status, rows: &[Row]) {
+    say(format!("store   {}", place.store.display()));
+    let relay = match &status.upstream {
+        Some(upstream) => format!("met last: {}", &upstream.to_string()[..8]),
+        None => "none was met yet".to_owned(),
+    };
+    say(format!("relay   {relay} {}", faint("(not asked now; `sync` does)")));
+    for row in rows {
+        let space = &row.status;
+        let documents = count(row.documents, "document");
+        say(format!("\nspace   {}: {documents}", strong(&row.name)));
+        let (changes, bytes) = (count(space.changes, "change"), thousands(space.bytes));
+        say(format!("  saved here      {changes}, {bytes} bytes"));
+        let pending = space.pending;
+        say(match pending.changes {
+            0 => "  not on relay    nothing".to_owned(),
+            n => format!("  not on relay    {}, {} bytes", count(n, "change"), thousands(pending.bytes)),
+        });
+        for parked in &space.parked {
+            say(format!("  refused         {}: {} ({})", parked.document, parked.what, parked.code));
+        }
+        if space.set_aside > 0 {
+            say(format!("  set aside       {} that cannot be applied; kept", count(space.set_aside, "entry")));
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Recorded editing sessions: their format, and what is wrong with a file that is none.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::failure::{Exit, Failure};
+
+/// Bytes of a trace, inflated. The largest known one has a tenth of that.
+const BYTES_MOST: u64 = 256 * 1024 * 1024;
+
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// One author's session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Trace {
+    pub(crate) start: String,
+    pub(crate) end: String,
+    /// Each is one change.
+    pub(crate) transactions: Vec<Vec<Patch>>,
+}
+
+/// Replaces `deleted` code points at `position` by `inserted`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Patch(pub(crate) usize, pub(crate) usize, pub(crate) String);
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct File {
+    kind: Option<String>,
+    num_agents: Option<u64>,
+    #[serde(default)]
+    start_content: String,
+    end_content: String,
+    txns: Vec<Transaction>,
+}
+
+#[derive(Deserialize)]
+struct Transaction {
+    patches: Vec<Patch>,
+}
+
+/// Why a file is no trace that can be played.
+#[derive(Debug, Error)]
+pub(crate) enum TraceError {
+    #[error("cannot read the trace {path}: {source}")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the trace {path} is larger than {BYTES_MOST} bytes")]
+    TooLarge { path: PathBuf },
+    #[error("{path} is no trace: {source}")]
+    NotATrace {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Several authors who typed at once.
+    #[error("{path} is a trace of kind `{kind}` with {agents} authors")]
+    SeveralAuthors { path: PathBuf, kind: String, agents: u64 },
+    #[error("transaction {transaction} of {path} edits beyond the end of the text")]
+    OutOfRange { path: PathBuf, transaction: usize },
+    #[error("the transactions of {path} do not end in its endContent")]
+    Inconsistent { path: PathBuf },
+}
+
+impl From<TraceError> for Failure {
+    fn from(error: TraceError) -> Self {
+        let remedy = match &error {
+            TraceError::Unreadable { .. } => "check the path",
+            TraceError::SeveralAuthors { .. } => {
+                "that kind comes later; play one with a single author, or none for a made-up session"
+            }
+            _ => "give an editing trace as JSON or gzipped JSON",
+        };
+        Self::new(Exit::Input, "nothing was replayed", error, remedy)
+    }
+}
+
+impl Trace {
+    /// Reads a trace and checks that it can be played to its end.
+    pub(crate) fn read(path: &Path) -> Result<Self, TraceError> {
+        let unreadable = |source| TraceError::Unreadable { path: path.to_owned(), source };
+        let bytes = fs::read(path).map_err(unreadable)?;
+        let mut json = Vec::new();
+        let mut source: Box<dyn Read> = match bytes.starts_with(&GZIP) {
+            true => Box::new(MultiGzDecoder::new(bytes.as_slice())),
+            false => Box::new(bytes.as_slice()),
+        };
+        source.by_ref().take(BYTES_MOST + 1).read_to_end(&mut json).map_err(unreadable)?;
+        if json.len() as u64 > BYTES_MOST {
+            return Err(TraceError::TooLarge { path: path.to_owned() });
+        }
+        Self::parse(path, &json)
+    }
+
+    fn parse(path: &Path, json: &[u8]) -> Result<Self, TraceError> {
+        let path = path.to_owned();
+        let file: File = match serde_json::from_slice(json) {
+            Ok(file) => file,
+            Err(source) => return Err(TraceError::NotATrace { path, source }),
+        };
+        if let Some(kind) = file.kind {
+            let agents = file.num_agents.unwrap_or_default();
+            return Err(TraceError::SeveralAuthors { path, kind, agents });
+        }
+        let transactions = file.txns.into_iter().map(|txn| txn.patches).collect();
+        let trace = Self { start: file.start_content, end: file.end_content, transactions };
+        match trace.play() {
+            Err(transaction) => Err(TraceError::OutOfRange { path, transaction }),
+            Ok(text) if text != trace.end => Err(TraceError::Inconsistent { path }),
+            Ok(_) => Ok(trace),
+        }
+    }
+
+    /// Plays it on a plain string; the error is the transaction that cannot be.
+    fn play(&self) -> Result<String, usize> {
+        let mut text: Vec<char> = self.start.chars().collect();
+        for (index, patches) in self.transactions.iter().enumerate() {
+            for Patch(position, deleted, inserted) in patches {
+                let end = position.checked_add(*deleted).filter(|end| *end <= text.len());
+                text.splice(*position..end.ok_or(index)?, inserted.chars());
+            }
+        }
+        Ok(text.into_iter().collect())
+    }
+
+    /// The changes that it makes.
+    pub(crate) fn len(&self) -> u64 {
+        self.transactions.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn parse(json: &str) -> Result<Trace, TraceError> {
+        Trace::parse(Path::new("t.json"), json.as_bytes())
+    }
+
+    const SMALL: &str = r#"{"startContent":"漢a","endContent":"漢b!","txns":[
+        {"timestamp":"x","patches":[[1,1,"b"]]},{"patches":[[2,0,"?"],[2,1,"!"]]}]}"#;
+
+    #[test]
+    fn positions_are_code_points() {
+        let trace = parse(SMALL).unwrap();
+        assert_eq!(trace.len(), 2);
+        assert_eq!(trace.play().as_deref(), Ok("漢b!"));
+    }
+
+    #[test]
+    fn gzipped_and_plain_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (plain, packed) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&plain, SMALL).unwrap();
+        let file = fs::File::create(&packed).unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        gzip.write_all(SMALL.as_bytes()).unwrap();
+        gzip.finish().unwrap();
+        assert_eq!(Trace::read(&plain).unwrap(), Trace::read(&packed).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_trace_is_named() {
+        assert!(matches!(parse("{}"), Err(TraceError::NotATrace { .. })));
+        let several = parse(r#"{"kind":"concurrent","numAgents":2,"endContent":"","txns":[]}"#);
+        assert!(matches!(several, Err(TraceError::SeveralAuthors { agents: 2, .. })));
+        let beyond = parse(r#"{"endContent":"","txns":[{"patches":[[1,0,"a"]]}]}"#);
+        assert!(matches!(beyond, Err(TraceError::OutOfRange { transaction: 0, .. })));
+        let other = parse(r#"{"endContent":"b","txns":[{"patches":[[0,0,"a"]]}]}"#);
+        assert!(matches!(other, Err(TraceError::Inconsistent { .. })));
+        let missing = Trace::read(Path::new("no/such/trace"));
+        assert!(matches!(missing, Err(TraceError::Unreadable { .. })));
+    }
+}

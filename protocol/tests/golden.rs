@@ -1,0 +1,15 @@
+//! The bytes of `landfall.v1`: golden ones for every frame, a version against the next one, and
+//! `docs/protocol.md` against the code.
+//!
+//! A released frame never changes, so neither does a file under `golden/`. For a new frame, add an
+//! example and run the test once with `LANDFALL_BLESS=1`, which writes the files that are missing
+//! or differ; then look at the difference.
+
+#[path = "golden/documented.rs"]
+mod documented;
+#[path = "golden/examples.rs"]
+mod examples;
+#[path = "golden/files.rs"]
+mod files;
+#[path = "golden/versions.rs"]
+mod versions;

@@ -1,0 +1,144 @@
+//! `docs/protocol.md` against the code: whoever changes a number changes its page.
+
+use landfall_protocol::frame::{encode, entry_flags, entry_kind};
+use landfall_protocol::{Code, NackClass, limits};
+
+use crate::examples::{self, name_of};
+
+const PAGE: &str = include_str!("../../../docs/protocol.md");
+
+/// Whether a table of the page has a row that begins with these cells.
+fn has_row(cells: &[&str]) -> bool {
+    PAGE.lines().filter(|line| line.starts_with('|')).any(|line| {
+        let mut found = line.split('|').skip(1).map(str::trim);
+        cells.iter().all(|cell| found.next() == Some(cell))
+    })
+}
+
+#[track_caller]
+fn assert_row(cells: &[&str]) {
+    assert!(has_row(cells), "docs/protocol.md has no row | {} |", cells.join(" | "));
+}
+
+#[test]
+fn every_frame_is_in_the_page_with_its_number() {
+    for (_, frame) in examples::all() {
+        let message = encode(&frame);
+        let kind = u16::from_le_bytes([message[0], message[1]]).to_string();
+        let name = name_of(&frame);
+        assert_row(&[&kind, &format!("`{name}`")]);
+        assert!(PAGE.contains(&format!("### {name} ({kind})")), "no section for {name}");
+    }
+}
+
+#[test]
+fn every_code_is_in_the_page_with_its_number_and_name() {
+    for code in Code::ALL {
+        let name = code.name().unwrap();
+        assert_row(&[&code.0.to_string(), &format!("`{name}`")]);
+    }
+}
+
+#[test]
+fn classes_kinds_and_flags_are_in_the_page_with_their_numbers() {
+    for (name, class) in [
+        ("retry after", NackClass::RETRY_AFTER),
+        ("reconcile", NackClass::RECONCILE),
+        ("refused", NackClass::REFUSED),
+    ] {
+        assert_row(&[&class.0.to_string(), name]);
+    }
+    for (name, kind) in [
+        ("change", entry_kind::CHANGE),
+        ("snapshot", entry_kind::SNAPSHOT),
+        ("tombstone", entry_kind::TOMBSTONE),
+        ("grant", entry_kind::GRANT),
+        ("attachment reference", entry_kind::ATTACHMENT),
+        ("sealed", entry_kind::SEALED),
+    ] {
+        assert_row(&[&kind.to_string(), name]);
+    }
+    assert_row(&[&entry_flags::MUST_UNDERSTAND.to_string(), "must understand"]);
+    assert_row(&[&entry_flags::ECHO.to_string(), "echo"]);
+}
+
+/// As the page writes numbers: `4 MiB`, `3,968 KiB`, `1,024`.
+fn written(value: u64, bytes: bool) -> String {
+    const KIB: u64 = 1_024;
+    const MIB: u64 = KIB * KIB;
+    match value {
+        _ if bytes && value.is_multiple_of(MIB) => format!("{} MiB", grouped(value / MIB)),
+        _ if bytes && value.is_multiple_of(KIB) => format!("{} KiB", grouped(value / KIB)),
+        _ if bytes => format!("{} bytes", grouped(value)),
+        _ => grouped(value),
+    }
+}
+
+fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap())
+        .collect();
+    groups.join(",")
+}
+
+#[test]
+fn every_limit_of_the_wire_is_in_the_page() {
+    let bytes = [
+        ("MESSAGE_BYTES", limits::MESSAGE_BYTES),
+        ("FRAME_HEADER_BYTES", limits::FRAME_HEADER_BYTES),
+        ("CHANGE_BYTES", limits::CHANGE_BYTES),
+        ("CHANGE_INFLATED_BYTES", limits::CHANGE_INFLATED_BYTES),
+        ("ACTOR_BYTES", limits::ACTOR_BYTES),
+        ("SPACE_NAME_BYTES", limits::SPACE_NAME_BYTES),
+        ("TEXT_BYTES", limits::TEXT_BYTES),
+        ("TOKEN_BYTES", limits::TOKEN_BYTES),
+        ("AUTHOR_BYTES", limits::AUTHOR_BYTES),
+        ("PUSH_INFLATED_BYTES", limits::PUSH_INFLATED_BYTES),
+        ("PUSH_TARGET_BYTES", limits::PUSH_TARGET_BYTES),
+        ("PUSH_WINDOW_BYTES", limits::PUSH_WINDOW_BYTES),
+        ("ENTRIES_TARGET_BYTES", limits::ENTRIES_TARGET_BYTES),
+        ("STORING_BYTES", limits::STORING_BYTES),
+        ("RING_BYTES", limits::RING_BYTES),
+        ("COMMIT_BYTES", limits::COMMIT_BYTES),
+    ];
+    for (name, value) in bytes {
+        assert_row(&[&format!("`{name}`"), &written(value as u64, true)]);
+    }
+    let counts = [
+        ("CHANGE_OPERATIONS", limits::CHANGE_OPERATIONS),
+        ("CHANGE_DEPENDENCIES", limits::CHANGE_DEPENDENCIES as u64),
+        ("CHANGE_OTHER_ACTORS", limits::CHANGE_OTHER_ACTORS as u64),
+        ("OPERATION_COUNTER", limits::OPERATION_COUNTER),
+        ("SEQUENCE", limits::SEQUENCE),
+        ("HELLO_VERSIONS", limits::HELLO_VERSIONS as u64),
+        ("SUBSCRIPTIONS", limits::SUBSCRIPTIONS as u64),
+        ("PUSH_CHANGES", limits::PUSH_CHANGES as u64),
+        ("PUSHES_IN_FLIGHT", limits::PUSHES_IN_FLIGHT as u64),
+        ("ENTRIES_COUNT", limits::ENTRIES_COUNT as u64),
+        ("OWN_RANGES", limits::OWN_RANGES as u64),
+    ];
+    for (name, value) in counts {
+        assert_row(&[&format!("`{name}`"), &written(value, false)]);
+    }
+}
+
+#[test]
+fn every_time_of_the_wire_is_in_the_page() {
+    for (name, value) in [
+        ("PING_AFTER", limits::PING_AFTER),
+        ("DROP_AFTER", limits::DROP_AFTER),
+        ("HANDSHAKE", limits::HANDSHAKE),
+        ("RECONNECT_FIRST", limits::RECONNECT_FIRST),
+        ("RECONNECT_MOST", limits::RECONNECT_MOST),
+    ] {
+        let written = match value.subsec_millis() {
+            0 => format!("{} s", value.as_secs()),
+            _ => format!("{} ms", value.as_millis()),
+        };
+        assert_row(&[&format!("`{name}`"), &written]);
+    }
+}

@@ -1,0 +1,106 @@
+//! A session's sending: what goes to the writer next, and how a session that ends says so.
+
+use std::time::Duration;
+
+use landfall_protocol::ring::Page;
+use landfall_protocol::{Code, Moment};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::Driver;
+use super::feeding::Target;
+use super::socket::{self, Stream};
+use super::writer::{Outgoing, WriteEnd, Writing};
+use crate::limits;
+
+impl Driver {
+    /// Whether there is work for a writer that has room.
+    pub(super) fn has_something_to_send(&self) -> bool {
+        !self.outbox.is_empty()
+            || self.feeding.has_read()
+            || self.feeding.has_live(|id| self.machine.position(id))
+    }
+
+    /// The writer has room: small frames first, joined; then a page, whose turn it is.
+    pub(super) fn send_next(&mut self) {
+        // An answer that waits says which entries need not be sent whole.
+        while let Ok(event) = self.events.try_recv() {
+            self.handle_event(event);
+        }
+        self.perform();
+        let next = match self.join_outbox() {
+            Some(frames) => Some(Outgoing::Frames(frames)),
+            None => self.next_page(),
+        };
+        if let (Some(next), Some(writer)) = (next, &self.writer) {
+            let now = Moment(self.start.elapsed());
+            let takes = Duration::from_secs_f64(next.bytes() as f64 / limits::SLOWEST_LINK);
+            let delivered = self.delivered.max(now).after(takes);
+            self.delivered = delivered.min(now.after(limits::LONGEST_DELIVERY));
+            // There is room for one, and nobody else sends; a writer that has ended is noticed
+            // where it is waited for.
+            let _ = writer.try_send(next);
+        }
+    }
+
+    fn join_outbox(&mut self) -> Option<Vec<u8>> {
+        let mut message = self.outbox.pop_front()?;
+        while let Some(next) = self.outbox.front()
+            && message.len() + next.len() <= limits::JOINED_BYTES
+        {
+            message.extend_from_slice(next);
+            self.outbox.pop_front();
+        }
+        Some(message)
+    }
+
+    fn next_page(&mut self) -> Option<Outgoing> {
+        if let Some((target, page)) = self.feeding.take_read() {
+            return self.page_message(target, &page);
+        }
+        let target = self.feeding.next_live(|id| self.machine.position(id))?;
+        let position = self.machine.position(target.subscription)?;
+        match target.feed.page(position) {
+            Some(page) => self.page_message(target, &page),
+            None => {
+                self.feeding.handle_behind(target.subscription);
+                None
+            }
+        }
+    }
+
+    fn page_message(&mut self, target: Target, page: &Page) -> Option<Outgoing> {
+        let message = self.machine.handle_page(target.subscription, page)?;
+        let (entries, up_to) = (page.entries.len(), page.up_to);
+        Some(Outgoing::Page { message, entries, feed: target.feed, up_to })
+    }
+
+    /// Sends what is left and the close, and waits a little for the peer to have heard it.
+    pub(super) async fn close(&mut self, code: Code, close: u16, stream: Stream, writing: Writing) {
+        let Some(writer) = self.writer.take() else { return };
+        let abort = writing.abort_handle();
+        let goodbye = async {
+            while let Some(frames) = self.join_outbox() {
+                if writer.send(Outgoing::Frames(frames)).await.is_err() {
+                    return None;
+                }
+            }
+            writer.send(Outgoing::Close(close, code.to_string())).await.ok()?;
+            drop(writer);
+            let (end, sink) = writing.await.ok()?;
+            (end == WriteEnd::Finished).then_some(sink)
+        };
+        match timeout(limits::FLUSH, goodbye).await {
+            Ok(Some(sink)) => {
+                if let Ok(socket) = sink.reunite(stream) {
+                    socket::linger(socket, self.shared.linger).await;
+                }
+            }
+            Ok(None) => debug!("the connection broke before it was closed"),
+            Err(_) => {
+                debug!("the peer did not take the reason for the end in time");
+                abort.abort();
+            }
+        }
+    }
+}

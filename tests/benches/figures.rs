@@ -1,0 +1,43 @@
+//! The figures of `docs/performance.md`, measured on this machine, on this code.
+//!
+//! `cargo bench -p landfall-tests --bench figures` runs all of them; a word after `--` runs those
+//! whose name contains it. Never part of a pass or fail: machines differ and are noisy.
+
+#[path = "figures/bulk.rs"]
+mod bulk;
+#[path = "figures/latency.rs"]
+mod latency;
+#[path = "figures/measure.rs"]
+mod measure;
+#[path = "figures/resting.rs"]
+mod resting;
+#[path = "figures/setup.rs"]
+mod setup;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let first = arguments.next();
+    if first.as_deref() == Some(setup::RELAY) {
+        return setup::run_relay(arguments.collect());
+    }
+    let all: [(&str, fn()); 8] = [
+        ("disk", measure::disk),
+        ("change", latency::change_when_idle),
+        ("typing", latency::change_while_a_peer_types),
+        ("event", latency::edit_to_event),
+        ("bulk", bulk::offline_changes),
+        ("reconnect", resting::reconnect),
+        ("resident", resting::resident),
+        ("open", resting::open),
+    ];
+    let wanted = |name: &str| first.as_deref().is_none_or(|first| name.contains(first));
+    for (name, run) in all {
+        if wanted(name) {
+            println!("## {name}");
+            run();
+        }
+    }
+    ExitCode::SUCCESS
+}
