@@ -56,7 +56,8 @@ const RELAY_DEFAULT: &str = "ws://127.0.0.1:7600";
 impl Place {
     /// The relay's URL: from the command line, the environment, or the default.
     pub(crate) fn relay_url(&self) -> String {
-        let from_environment = || std::env::var("LANDFALL_RELAY").ok().filter(|url| !url.is_empty());
+        let from_environment =
+            || std::env::var("LANDFALL_RELAY").ok().filter(|url| !url.is_empty());
         let given = self.relay.clone().or_else(from_environment);
         given.unwrap_or_else(|| RELAY_DEFAULT.to_owned())
     }
@@ -88,7 +89,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct TourArgs {
     /// Edits that each of the two makes while the relay is killed
-    #[arg(long, default_value_t = 250, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=20_000))]
+    #[arg(long, default_value_t = 600, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=20_000))]
     pub(crate) edits: u32,
 }
 

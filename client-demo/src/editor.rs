@@ -71,7 +71,8 @@ pub(crate) fn edit(text: &str) -> Result<Edited, EditorError> {
 
 fn edit_with(command: &str, text: &str) -> Result<Edited, EditorError> {
     let mut made = tempfile::Builder::new();
-    let mut file = made.prefix("landfall-note-").suffix(".md").tempfile().map_err(EditorError::File)?;
+    let mut file =
+        made.prefix("landfall-note-").suffix(".md").tempfile().map_err(EditorError::File)?;
     // Editors end a file with a newline: with one there already, none is added unseen.
     let added = !text.is_empty() && !text.ends_with('\n');
     let end = if added { "\n" } else { "" };

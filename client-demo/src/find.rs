@@ -72,10 +72,8 @@ struct Candidate<'a> {
 /// The note that is meant. An id wins over a number, a number over a title, a whole title over a
 /// beginning of an id.
 pub(crate) fn find<'a>(all: &'a [Listed], asked: &str) -> Result<&'a Listed, FindError> {
-    let candidate = |listed: &'a Listed| Candidate {
-        id: short(&listed.document.id()),
-        title: listed.title(),
-    };
+    let candidate =
+        |listed: &'a Listed| Candidate { id: short(&listed.document.id()), title: listed.title() };
     let candidates: Vec<Candidate<'_>> = all.iter().map(candidate).collect();
     pick(&candidates, asked).map(|index| &all[index])
 }

@@ -9,8 +9,32 @@ use landfall::automerge::{ObjId, ReadDoc};
 
 /// What is typed: words, joined emoji, combining marks, CJK, right-to-left, both line ends.
 const PIECES: &[&str] = &[
-    "a", "e", "t", " ", " ", "the ", "and ", "note", ", ", ". ", "é", "e\u{301}", "n\u{303}", "ß",
-    "漢字", "日本語", "雨", "한국어", "שלום", "👍", "👩‍👩‍👧", "🇦🇹", "🏳️‍🌈", "\u{1d11e}", "\n", "\r\n",
+    "a",
+    "e",
+    "t",
+    " ",
+    " ",
+    "the ",
+    "and ",
+    "note",
+    ", ",
+    ". ",
+    "é",
+    "e\u{301}",
+    "n\u{303}",
+    "ß",
+    "漢字",
+    "日本語",
+    "雨",
+    "한국어",
+    "שלום",
+    "👍",
+    "👩‍👩‍👧",
+    "🇦🇹",
+    "🏳️‍🌈",
+    "\u{1d11e}",
+    "\n",
+    "\r\n",
 ];
 
 /// A small generator (SplitMix64): enough to choose, and the same everywhere.
@@ -55,7 +79,11 @@ impl Author {
     }
 
     /// The next edit, in a text that others change too.
-    pub(crate) fn stroke(&mut self, tx: &mut Transaction<'_>, text: &ObjId) -> Result<(), BoxError> {
+    pub(crate) fn stroke(
+        &mut self,
+        tx: &mut Transaction<'_>,
+        text: &ObjId,
+    ) -> Result<(), BoxError> {
         let length = tx.length(text);
         if self.random.below(12) == 0 {
             self.cursor = self.random.below(length + 1);

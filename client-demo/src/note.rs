@@ -94,13 +94,8 @@ pub(crate) fn problems(doc: &impl ReadDoc) -> Vec<ShapeError> {
         Ok(None) => Some(ShapeError::Missing { key }),
         Err(problem) => Some(problem),
     };
-    let found = [
-        required(TITLE),
-        required(BODY),
-        created(doc).err(),
-        votes(doc).err(),
-        items(doc).err(),
-    ];
+    let found =
+        [required(TITLE), required(BODY), created(doc).err(), votes(doc).err(), items(doc).err()];
     found.into_iter().flatten().collect()
 }
 

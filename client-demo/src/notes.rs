@@ -80,7 +80,9 @@ fn show(place: &Place, id: &str) -> Result<(), Failure> {
     let mut facts = vec![listed.document.id().to_string()];
     facts.push(match status.pending.changes {
         0 => "on the relay".to_owned(),
-        pending => format!("{pending} of {} not on the relay yet", term::count(status.changes, "change")),
+        pending => {
+            format!("{pending} of {} not on the relay yet", term::count(status.changes, "change"))
+        }
     });
     if let Some(parked) = &status.parked {
         facts.push(format!("refused by the relay ({}: {})", parked.code, parked.what));
@@ -122,7 +124,9 @@ fn new(place: &Place, title: Option<String>, text: Option<String>) -> Result<(),
     let text = text.map(given).transpose()?;
     let title = match (title, &text) {
         (Some(title), _) => title,
-        (None, Some(text)) => first_line(text, TITLE_CHARS).trim_start_matches('#').trim().to_owned(),
+        (None, Some(text)) => {
+            first_line(text, TITLE_CHARS).trim_start_matches('#').trim().to_owned()
+        }
         (None, None) => {
             let remedy = "give a title, or a text with --text";
             return Err(Failure::new(Exit::Usage, "no note was made", "it would be empty", remedy));

@@ -11,9 +11,9 @@ use crate::cli::{Place, ReplayArgs};
 use crate::failure::{self, Exit, Failure};
 use crate::generate::{self, Author};
 use crate::note;
+use crate::progress::Bars;
 use crate::replica::{self, Replica, until_same};
 use crate::scratch::{self, Scratch};
-use crate::progress::Bars;
 use crate::term::{count, good, rate, say, thousands, time};
 use crate::trace::{Patch, Trace};
 use crate::wait::Waiter;
@@ -188,7 +188,11 @@ impl Stage {
             ("at the other replica", times.arrived),
         ] {
             let rate = rate(changes, took);
-            self.say(format!("{what:<22}{:>9} after {:>8}  {rate:>9} changes/s", thousands(changes), time(took)));
+            self.say(format!(
+                "{what:<22}{:>9} after {:>8}  {rate:>9} changes/s",
+                thousands(changes),
+                time(took)
+            ));
         }
     }
 

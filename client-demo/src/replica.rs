@@ -146,7 +146,11 @@ pub(crate) fn all_hold(checks: &[Check]) -> Result<(), Failure> {
 
 /// The checks that two replicas of a document are the same: heads, changes (exactly as many as
 /// `change()` returned), what is seen of them, and what a third party makes of the same changes.
-pub(crate) fn same(mine: &Document, theirs: &Document, returned: u64) -> Result<Vec<Check>, Failure> {
+pub(crate) fn same(
+    mine: &Document,
+    theirs: &Document,
+    returned: u64,
+) -> Result<Vec<Check>, Failure> {
     let facts = |document: &Document| document.read(Facts::of);
     let (a, b) = (facts(mine)?, facts(theirs)?);
     let number = crate::term::thousands(returned);

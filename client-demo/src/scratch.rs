@@ -50,7 +50,9 @@ impl Scratch {
     ) -> Result<T, Failure> {
         match lock(&self.relay).as_mut() {
             Some(relay) => work(relay),
-            None => Err(Failure::new(Exit::Other, "the relay is gone", "it was ended", "try again")),
+            None => {
+                Err(Failure::new(Exit::Other, "the relay is gone", "it was ended", "try again"))
+            }
         }
     }
 
@@ -61,7 +63,10 @@ impl Scratch {
             // Somebody may still be writing: what is left then is told, not kept silent.
             let path = folder.path().to_owned();
             if folder.close().is_err() && std::fs::remove_dir_all(&path).is_err() && path.exists() {
-                crate::term::note(format!("could not remove {}; remove it by hand", path.display()));
+                crate::term::note(format!(
+                    "could not remove {}; remove it by hand",
+                    path.display()
+                ));
             }
         }
     }

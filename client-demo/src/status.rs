@@ -91,13 +91,23 @@ fn print(place: &Place, status: &Status, rows: &[Row]) {
         let pending = space.pending;
         say(match pending.changes {
             0 => "  not on relay    nothing".to_owned(),
-            n => format!("  not on relay    {}, {} bytes", count(n, "change"), thousands(pending.bytes)),
+            n => format!(
+                "  not on relay    {}, {} bytes",
+                count(n, "change"),
+                thousands(pending.bytes)
+            ),
         });
         for parked in &space.parked {
-            say(format!("  refused         {}: {} ({})", parked.document, parked.what, parked.code));
+            say(format!(
+                "  refused         {}: {} ({})",
+                parked.document, parked.what, parked.code
+            ));
         }
         if space.set_aside > 0 {
-            say(format!("  set aside       {} that cannot be applied; kept", count(space.set_aside, "entry")));
+            say(format!(
+                "  set aside       {} that cannot be applied; kept",
+                count(space.set_aside, "entry")
+            ));
         }
     }
 }

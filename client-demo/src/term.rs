@@ -84,7 +84,7 @@ pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
             }
             for c in word.chars() {
                 // A word that is wider than the column, such as a line of CJK.
-                if measure_text_width(&format!("{line}{c}").trim_end()) > width {
+                if measure_text_width(format!("{line}{c}").trim_end()) > width {
                     lines.push(std::mem::take(&mut line));
                 }
                 line.push(c);

@@ -96,10 +96,9 @@ impl Base {
     pub(crate) fn take(document: &Document, key: &'static str) -> Result<Self, EditError> {
         let found = document.read(|doc| {
             let object = note::text_object(doc, key)?.ok_or(ShapeError::Missing { key })?;
-            let text = doc.text(&object).map_err(|error| ShapeError::Unreadable {
-                key,
-                what: error.to_string(),
-            })?;
+            let text = doc
+                .text(&object)
+                .map_err(|error| ShapeError::Unreadable { key, what: error.to_string() })?;
             Ok::<_, ShapeError>(Self { key, object, heads: doc.get_heads(), text })
         })?;
         Ok(found?)
@@ -144,9 +143,9 @@ impl Base {
             return Err(EditError::Replaced);
         }
         let now = doc.get_heads();
-        let patches = doc.diff_obj(&self.object, &self.heads, &now, false).map_err(|error| {
-            ShapeError::Unreadable { key: self.key, what: error.to_string() }
-        })?;
+        let patches = doc
+            .diff_obj(&self.object, &self.heads, &now, false)
+            .map_err(|error| ShapeError::Unreadable { key: self.key, what: error.to_string() })?;
         let places = Places::follow(self.text.chars().count(), &self.object, &patches);
         Ok((now, ops.iter().flat_map(|op| places.carry(op)).collect()))
     }

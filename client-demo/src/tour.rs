@@ -90,7 +90,10 @@ impl<'a> Tour<'a> {
         let at_ann = edits::create(&self.ann.space)?;
         line(format!("in Ann's file after {}: change() returned", time(started.elapsed())));
         self.ann.flush()?;
-        line(format!("on the relay's disk after {}: the relay acknowledged", time(started.elapsed())));
+        line(format!(
+            "on the relay's disk after {}: the relay acknowledged",
+            time(started.elapsed())
+        ));
         let at_ben = self.ben.arrived(&self.waiter, at_ann.id())?;
         let title = read(&at_ben)?.title;
         line(format!("Ben reads “{title}” after {}", time(started.elapsed())));
@@ -135,6 +138,8 @@ impl<'a> Tour<'a> {
     /// Both type while the relay is killed and started again.
     fn burst(&mut self, edits: u64) -> Result<Shared, Failure> {
         step(5, "The relay is killed while both type");
+        let each = count(edits, "letter");
+        line(format!("a diary of two; {each} from each, every letter a change of its own"));
         let at_ann = burst::create(&self.ann.space)?;
         let at_ben = self.ben.arrived(&self.waiter, at_ann.id())?;
         at_ben.heads()?;

@@ -65,7 +65,9 @@ fn told(notebook: &Notebook, documents: &mut Vec<Document>, event: &Event) -> St
             format!("{} {who}{what}", strong(name))
         }
         EventKind::RolledBack => format!("{name}: an edit could not be saved and was taken back"),
-        EventKind::Parked { code, what } => format!("{name}: refused by the relay: {what} ({code})"),
+        EventKind::Parked { code, what } => {
+            format!("{name}: refused by the relay: {what} ({code})")
+        }
         EventKind::SetAside { reason } => format!("{name}: something was set aside: {reason}"),
         EventKind::Quarantined { reason } => format!("{name}: cannot be read: {reason}"),
         _ => format!("{name}: something happened that this version does not know"),

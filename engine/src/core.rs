@@ -2,6 +2,7 @@
 //! and the threads beside it. It holds no public handle, so that the threads may hold it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use landfall_protocol::{DocumentId, SpaceName};
@@ -24,6 +25,7 @@ pub(crate) struct Core {
     pub(crate) applier: Applier,
     pub(crate) link: Mutex<Option<LinkHandle>>,
     pub(crate) read_only: bool,
+    closed: AtomicBool,
     durability: Durability,
     groups: ReentrantMutex<()>,
     spaces: Mutex<BTreeMap<SpaceName, SpaceRow>>,
@@ -57,6 +59,7 @@ impl Core {
             applier,
             link: Mutex::new(None),
             read_only,
+            closed: AtomicBool::new(false),
             durability,
             groups: ReentrantMutex::new(()),
             spaces: Mutex::new(spaces),
@@ -125,6 +128,15 @@ impl Core {
         Ok(self.log.append(durability, changes, committed)?.value)
     }
 
+    /// Puts a link in place of the one before, if there was one; gives back the one to close.
+    pub(crate) fn replace_link(&self, new: LinkHandle) -> Result<Option<LinkHandle>, LinkHandle> {
+        let mut link = self.link.lock();
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(new),
+            false => Ok(link.replace(new)),
+        }
+    }
+
     /// The link has something to push.
     pub(crate) fn tell_link(&self, appended: &Appended) {
         if let Some(link) = &*self.link.lock() {
@@ -160,7 +172,12 @@ impl Core {
 
     /// Ends the threads, then the store, in the order in which they use each other.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
-        let link = self.link.lock().take();
+        let link = {
+            // Under the lock, so that nobody makes a link after it.
+            let mut link = self.link.lock();
+            self.closed.store(true, Ordering::Release);
+            link.take()
+        };
         if let Some(link) = link {
             link.close();
         }

@@ -142,12 +142,18 @@ impl Store {
         if core.read_only {
             return Err(ConnectError::ReadOnly);
         }
-        let new = LinkHandle::start(core, options.into())?;
-        let old = core.link.lock().replace(new);
-        if let Some(old) = old {
-            old.close();
+        match core.replace_link(LinkHandle::start(core, options.into())?) {
+            Ok(old) => {
+                if let Some(old) = old {
+                    old.close();
+                }
+                Ok(())
+            }
+            Err(refused) => {
+                refused.close();
+                Err(ConnectError::Closed)
+            }
         }
-        Ok(())
     }
 
     /// Ends the connection on purpose, until [`Store::go_online`]. Edits go on.

@@ -40,6 +40,14 @@ pub(crate) struct SpaceCount {
     pub(crate) first_unheld: Option<u64>,
 }
 
+/// Where a space stands with an upstream.
+#[derive(Debug)]
+pub(crate) struct Met {
+    pub(crate) point: ResumePoint,
+    pub(crate) count: SpaceCount,
+    pub(crate) parked: Vec<Parked>,
+}
+
 /// A failed write, as the engine's callers need to know it.
 pub(crate) type WriteFailure = WriteError<rusqlite::Error>;
 
@@ -116,31 +124,27 @@ impl LocalLog {
         self.db.write(Durability::Full, job).map(|committed| SpaceRow(committed.value))
     }
 
-    /// Notes which upstream is in use from now on, and gives where each space stands with it.
-    pub(crate) fn submit_meet(
-        &self,
-        upstream: Upstream,
-        space: SpaceRow,
-        done: Done<(ResumePoint, SpaceCount)>,
-    ) {
+    /// Notes which upstream is in use from now on, and gives where the space stands with it.
+    pub(crate) fn submit_meet(&self, upstream: Upstream, space: SpaceRow, done: Done<Met>) {
         let current = Arc::clone(&self.upstream);
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let row = held::meet(tx, &upstream)?;
             held::ensure_link(tx, row, space)?;
             let point = held::resume_point(tx, row, space)?;
-            Ok::<_, rusqlite::Error>((row, point, count(tx, Some(row), space)?))
+            let (count, parked) = (count(tx, Some(row), space)?, view::parked(tx, row, space)?);
+            Ok::<_, rusqlite::Error>((row, Met { point, count, parked }))
         };
-        let done = move |result: Result<Committed<(UpstreamRow, _, _)>, WriteFailure>| {
-            done(result.map(|Committed { value: (row, point, count), number }| {
+        let done = move |result: Result<Committed<(UpstreamRow, Met)>, WriteFailure>| {
+            done(result.map(|Committed { value: (row, value), number }| {
                 current.store(row.0, Ordering::Release);
-                Committed { value: (point, count), number }
+                Committed { value, number }
             }));
         };
         self.db.submit(Durability::Relaxed, job, done);
     }
 
     /// Forgets the cursor, the mark and everything held, of the upstream in use.
-    pub(crate) fn submit_reset(&self, space: SpaceRow, done: Done<SpaceCount>) {
+    pub(crate) fn submit_reset(&self, space: SpaceRow, done: Done<(SpaceCount, ())>) {
         self.submit_link(space, done, move |tx, upstream| {
             held::reset(tx, upstream, space)?;
             tx.prepare_cached(
@@ -158,7 +162,7 @@ impl LocalLog {
         space: SpaceRow,
         locals: Vec<Local>,
         mark: Mark,
-        done: Done<SpaceCount>,
+        done: Done<(SpaceCount, ())>,
     ) {
         let mut ranges = IntervalSet::new();
         for local in locals {
@@ -177,16 +181,17 @@ impl LocalLog {
         document: DocumentId,
         code: Code,
         what: String,
-        done: Done<SpaceCount>,
+        done: Done<(SpaceCount, Vec<Parked>)>,
     ) {
         self.submit_link(space, done, move |tx, upstream| {
-            let Some(document) = rows::document_row(tx, space, &document)? else { return Ok(()) };
-            tx.prepare_cached(
-                "INSERT INTO parked (upstream, document, code, what) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT DO UPDATE SET code = excluded.code, what = excluded.what",
-            )?
-            .execute(params![upstream.0, document.0, code.0, what])?;
-            Ok(())
+            if let Some(document) = rows::document_row(tx, space, &document)? {
+                tx.prepare_cached(
+                    "INSERT INTO parked (upstream, document, code, what) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT DO UPDATE SET code = excluded.code, what = excluded.what",
+                )?
+                .execute(params![upstream.0, document.0, code.0, what])?;
+            }
+            view::parked(tx, upstream, space)
         });
     }
 
@@ -195,7 +200,7 @@ impl LocalLog {
         &self,
         space: SpaceRow,
         document: DocumentId,
-        done: Done<SpaceCount>,
+        done: Done<(SpaceCount, ())>,
     ) {
         self.submit_link(space, done, move |tx, upstream| {
             match rows::document_row(tx, space, &document)? {
@@ -207,18 +212,19 @@ impl LocalLog {
 
     /// Bookkeeping about the upstream in use. It may be lost in a power cut: then it is done
     /// again, since pushing is idempotent. So it takes no fsync of its own.
-    fn submit_link(
+    fn submit_link<T: Default + Send + 'static>(
         &self,
         space: SpaceRow,
-        done: Done<SpaceCount>,
-        job: impl FnOnce(&Connection, UpstreamRow) -> rusqlite::Result<()> + Send + 'static,
+        done: Done<(SpaceCount, T)>,
+        job: impl FnOnce(&Connection, UpstreamRow) -> rusqlite::Result<T> + Send + 'static,
     ) {
         let upstream = self.upstream();
         let job = move |tx: &rusqlite::Transaction<'_>| {
-            if let Some(upstream) = upstream {
-                job(tx, upstream)?;
-            }
-            count(tx, upstream, space)
+            let value = match upstream {
+                Some(upstream) => job(tx, upstream)?,
+                None => T::default(),
+            };
+            Ok((count(tx, upstream, space)?, value))
         };
         self.db.submit(Durability::Relaxed, job, done);
     }

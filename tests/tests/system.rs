@@ -3,4 +3,5 @@
 mod system {
     mod convergence;
     mod kills;
+    mod lost_history;
 }

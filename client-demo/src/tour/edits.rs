@@ -57,7 +57,10 @@ pub(super) fn merged(note: &Note) -> Vec<Check> {
         Check::new("the title has Ann's letter", note.title == "Weekend in Kyōto"),
         Check::new("the first line has the edits of both", body.starts_with(line)),
         Check::new("the lines that both added are there, unmixed", both),
-        Check::new("no letter is there twice", body.len() == (line.len() + ANNS_LINE.len() + BENS_LINE.len())),
+        Check::new(
+            "no letter is there twice",
+            body.len() == (line.len() + ANNS_LINE.len() + BENS_LINE.len()),
+        ),
         Check::new("the votes are added up", note.votes == Some(6)),
         Check::new("the list has what both did to it", note.items == Some(items)),
     ]

@@ -67,7 +67,8 @@ fn card(note: &Note, width: usize) -> Vec<String> {
     const LABEL: usize = 7;
     let votes = note.votes.map(|votes| votes.to_string()).unwrap_or_default();
     let items = note.items.clone().unwrap_or_default().join(", ");
-    let fields = [("title", &note.title), ("text", &note.body), ("votes", &votes), ("list", &items)];
+    let fields =
+        [("title", &note.title), ("text", &note.body), ("votes", &votes), ("list", &items)];
     let field = |(label, text): (&str, &String)| {
         let lines = wrap(text, width.saturating_sub(LABEL));
         let labels = once(label.to_owned()).chain(std::iter::repeat(String::new()));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_protocol::frame::encode;
-use landfall_protocol::replica::{Batch, Replica, ReplicaEffect, ResumePoint};
+use landfall_protocol::replica::{Batch, EndReason, Replica, ReplicaEffect, ResumePoint};
 use landfall_protocol::{Code, DocumentId, Moment, SpaceName, Upstream};
 use landfall_storage::{Committed, WriteError};
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::status::LinkStatus;
-use crate::store::{SpaceCount, SpaceRow, WriteFailure};
+use crate::store::{Done, Met, SpaceCount, SpaceRow, WriteFailure};
 
 /// What the store finished, on behalf of one connection.
 pub(super) struct Completion {
@@ -74,14 +74,14 @@ impl Performer {
         }
     }
 
-    /// Performs one effect; gives a reason if the connection is to be closed.
+    /// Performs one effect; gives the reason if the connection is to be closed.
     pub(super) fn perform(
         &self,
         replica: &mut Replica,
         now: Moment,
         effect: ReplicaEffect,
         out: Option<&mpsc::UnboundedSender<Vec<u8>>>,
-    ) -> Option<String> {
+    ) -> Option<EndReason> {
         match effect {
             ReplicaEffect::Send(frame) => {
                 if let Some(out) = out {
@@ -104,7 +104,7 @@ impl Performer {
             }
             ReplicaEffect::Acknowledged { space, locals, mark } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    let done = self.counted(*row, |_| Outcome::Settled);
+                    let done = self.counted(*row, |()| Outcome::Settled);
                     self.core.log.submit_acknowledged(*row, locals, mark, done);
                 }
             }
@@ -113,12 +113,12 @@ impl Performer {
             }
             ReplicaEffect::Requeue { space, document } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    let done = self.counted(*row, move |_| Outcome::Requeued(space));
+                    let done = self.counted(*row, move |()| Outcome::Requeued(space));
                     self.core.log.submit_requeue(*row, document, done);
                 }
             }
             ReplicaEffect::Phase { space, phase } => self.core.status.set_phase(&space, phase),
-            ReplicaEffect::End(reason) => return Some(reason.to_string()),
+            ReplicaEffect::End(reason) => return Some(reason),
         }
         None
     }
@@ -127,12 +127,11 @@ impl Performer {
         let Some(row) = self.spaces.get(&space).copied() else { return };
         let (tell, connection) = (self.tell.clone(), self.connection);
         let core = Arc::clone(&self.core);
-        let done = move |result: Result<Committed<(ResumePoint, SpaceCount)>, WriteFailure>| {
+        let done = move |result: Result<Committed<Met>, WriteFailure>| {
             let outcome = match result {
-                Ok(Committed { value: (point, count), number }) => {
+                Ok(Committed { value: Met { point, count, parked }, number }) => {
                     count_space(&core, row, count, number.0);
-                    let parked = core.log.parked(row);
-                    core.status.set_parked(row, parked.unwrap_or_default());
+                    core.status.set_parked(row, parked);
                     Outcome::Resume(space, point)
                 }
                 Err(error) => Outcome::Failed(chain(&error)),
@@ -162,7 +161,7 @@ impl Performer {
         let Some(row) = self.spaces.get(&space).copied() else { return };
         tracing::warn!(%space, "the relay's log is not the one we knew: everything is offered again");
         let core = Arc::clone(&self.core);
-        let done = self.counted(row, move |_| {
+        let done = self.counted(row, move |()| {
             core.status.set_parked(row, Vec::new());
             Outcome::Reset(space)
         });
@@ -174,9 +173,8 @@ impl Performer {
         tracing::warn!(%space, %document, %code, what, "the relay refuses a document's changes");
         let core = Arc::clone(&self.core);
         let (name, told) = (space.clone(), what.clone());
-        let done = self.counted(row, move |_| {
-            let parked = core.log.parked(row);
-            core.status.set_parked(row, parked.unwrap_or_default());
+        let done = self.counted(row, move |parked| {
+            core.status.set_parked(row, parked);
             core.events.send(&name, document, EventKind::Parked { code, what: told });
             Outcome::Settled
         });
@@ -184,17 +182,17 @@ impl Performer {
     }
 
     /// What most finished writes do: publish the space's counts, and tell the machine.
-    fn counted(
+    fn counted<T>(
         &self,
         row: SpaceRow,
-        outcome: impl FnOnce(SpaceCount) -> Outcome + Send + 'static,
-    ) -> Box<dyn FnOnce(Result<Committed<SpaceCount>, WriteFailure>) + Send> {
+        outcome: impl FnOnce(T) -> Outcome + Send + 'static,
+    ) -> Done<(SpaceCount, T)> {
         let (core, tell, connection) = (Arc::clone(&self.core), self.tell.clone(), self.connection);
         Box::new(move |result| {
             let outcome = match result {
-                Ok(Committed { value: count, number }) => {
+                Ok(Committed { value: (count, value), number }) => {
                     count_space(&core, row, count, number.0);
-                    outcome(count)
+                    outcome(value)
                 }
                 Err(error) => Outcome::Failed(chain(&error)),
             };

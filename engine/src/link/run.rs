@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
-use landfall_protocol::Moment;
-use landfall_protocol::replica::Replica;
+use landfall_protocol::replica::{EndReason, Replica};
 use landfall_protocol::session::Patience;
+use landfall_protocol::{Code, Moment};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
@@ -38,15 +38,25 @@ pub(super) struct Runner {
     closing: bool,
     /// A wait for the next try is cut short.
     hurry: bool,
+    /// Tries since the link was last online.
     attempt: u32,
+    /// Sessions in a row that ended by a fault of one side: each connects well, so only this
+    /// makes the waits between them grow.
+    faults: u32,
     started: Instant,
 }
 
 /// How a session ended.
 enum Ended {
     OnPurpose,
+    /// The connection is gone.
     Lost(String),
+    /// One side could not go on: broken rules, a refusal, a full disk.
+    Fault(String),
 }
+
+/// A session that lasted this long counts as good, however it ends.
+const GOOD_SESSION: Duration = Duration::from_secs(60);
 
 impl Runner {
     pub(super) fn new(
@@ -83,6 +93,7 @@ impl Runner {
             closing: false,
             hurry: false,
             attempt: 0,
+            faults: 0,
             started: Instant::now(),
         }
     }
@@ -97,13 +108,19 @@ impl Runner {
             self.attempt = self.attempt.saturating_add(1);
             self.core.status.set_link(LinkStatus::Connecting { attempt: self.attempt }, None);
             let Some(connected) = self.connect().await else { continue };
+            let began = Instant::now();
             let ended = match connected {
                 Ok(socket) => self.session(socket).await,
                 Err(error) => Ended::Lost(error.to_string()),
             };
+            self.faults = match &ended {
+                Ended::Fault(_) if began.elapsed() < GOOD_SESSION => self.faults.saturating_add(1),
+                Ended::Lost(_) if began.elapsed() < GOOD_SESSION => self.faults,
+                Ended::Fault(_) | Ended::Lost(_) | Ended::OnPurpose => 0,
+            };
             self.replica.handle_disconnected();
             self.perform_offline();
-            if let Ended::Lost(why) = ended {
+            if let Ended::Lost(why) | Ended::Fault(why) = ended {
                 tracing::info!(relay = self.address.url, why, "not connected");
                 self.core.status.set_error(why);
                 self.core.status.set_link(LinkStatus::Connecting { attempt: self.attempt }, None);
@@ -116,7 +133,7 @@ impl Runner {
 
     /// The wait before the next try: doubled each time, with jitter.
     fn backoff(&self) -> Duration {
-        let doublings = self.attempt.saturating_sub(1).min(20);
+        let doublings = self.attempt.max(self.faults).saturating_sub(1).min(20);
         let most = self.options.reconnect_first.saturating_mul(1 << doublings);
         let most = most.min(self.options.reconnect_most);
         most.mul_f64(0.5 + random::fraction() / 2.0)
@@ -258,9 +275,9 @@ impl Runner {
     fn perform(&mut self, out: &mpsc::UnboundedSender<Vec<u8>>) -> Option<Ended> {
         while let Some(effect) = self.replica.poll_effect() {
             let now = self.now();
-            if let Some(reason) = self.performer.perform(&mut self.replica, now, effect, Some(out))
-            {
-                return Some(Ended::Lost(reason));
+            let end = self.performer.perform(&mut self.replica, now, effect, Some(out));
+            if let Some(reason) = end {
+                return Some(ended_by(&reason));
             }
         }
         if self.replica.is_ready() {
@@ -275,6 +292,15 @@ impl Runner {
             let now = self.now();
             self.performer.perform(&mut self.replica, now, effect, None);
         }
+    }
+}
+
+fn ended_by(reason: &EndReason) -> Ended {
+    match reason {
+        EndReason::Silent(_) | EndReason::Ended { code: Code::SHUTTING_DOWN, .. } => {
+            Ended::Lost(reason.to_string())
+        }
+        _ => Ended::Fault(reason.to_string()),
     }
 }
 

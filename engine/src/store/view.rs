@@ -6,7 +6,7 @@ use landfall_storage::ReadError;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{document_row, heads};
-use super::{DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, count, held};
+use super::{DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow, count, held};
 
 /// The store could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -138,19 +138,7 @@ impl LocalLog {
     /// The documents of a space whose changes the upstream in use refuses.
     pub(crate) fn parked(&self, space: SpaceRow) -> Result<Vec<Parked>, ViewError> {
         let Some(upstream) = self.upstream() else { return Ok(Vec::new()) };
-        let parked = |row: &rusqlite::Row<'_>| {
-            let (document, code, what) = (row.get(0)?, Code(row.get(1)?), row.get(2)?);
-            Ok(Parked { document: DocumentId::from_bytes(document), code, what })
-        };
-        self.view(|conn| {
-            conn.prepare_cached(
-                "SELECT d.document, p.code, p.what FROM parked p
-                 JOIN document d ON d.id = p.document
-                 WHERE p.upstream = ?1 AND d.space = ?2 ORDER BY d.id",
-            )?
-            .query_map(params![upstream.0, space.0], parked)?
-            .collect()
-        })
+        self.view(|conn| parked(conn, upstream, space))
     }
 
     /// How many entries of a space were set aside.
@@ -163,4 +151,22 @@ impl LocalLog {
             .map(Option::unwrap_or_default)
         })
     }
+}
+
+/// The documents of a space whose changes an upstream refuses.
+pub(super) fn parked(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<Vec<Parked>> {
+    let parked = |row: &rusqlite::Row<'_>| {
+        let (document, code, what) = (row.get(0)?, Code(row.get(1)?), row.get(2)?);
+        Ok(Parked { document: DocumentId::from_bytes(document), code, what })
+    };
+    conn.prepare_cached(
+        "SELECT d.document, p.code, p.what FROM parked p JOIN document d ON d.id = p.document
+         WHERE p.upstream = ?1 AND d.space = ?2 ORDER BY d.id",
+    )?
+    .query_map(params![upstream.0, space.0], parked)?
+    .collect()
 }

@@ -78,6 +78,7 @@ fn a_closed_store_says_so() {
     let Err(ChangeError::Store(error)) = refused else { panic!("{refused:?}") };
     assert_eq!(error.class, StoreFailure::Closed);
     assert!(events.next_blocking().is_none(), "the stream ends");
+    assert!(matches!(store.connect("ws://127.0.0.1:9"), Err(ConnectError::Closed)));
 }
 
 #[test]

@@ -43,7 +43,8 @@ fn type_on(document: &Document) -> Result<(), Box<dyn Error + Send + Sync>> {
     for number in 0_i64.. {
         line(&format!("begin {}\n", document.id()))?;
         document.change(|tx| {
-            tx.put(ROOT, "number", number)?;
+            // What is there already, perhaps from an earlier life, would be no change.
+            tx.put(ROOT, "who", format!("{} {number}", std::process::id()))?;
             Ok(tx.put(ROOT, format!("key {}", number % 7), "typed, typed, typed")?)
         })?;
         // Nobody else edits this document, so its head is the new change.

@@ -45,13 +45,15 @@ impl Typing {
     }
 
     fn type_until(&self, stop: &AtomicBool) {
+        let me = self.store.replica();
         for number in 0_i64.. {
             if stop.load(Ordering::SeqCst) {
                 return;
             }
             let document = &self.documents[number as usize % self.documents.len()];
             let change = document.change(|tx| {
-                tx.put(ROOT, "number", number)?;
+                // What is there already would be no change.
+                tx.put(ROOT, "who", format!("{me} {number}"))?;
                 Ok(tx.put(ROOT, format!("key {}", number % 5), "text")?)
             });
             change.unwrap();
