@@ -28,7 +28,7 @@ pub struct ServeArgs {
     /// The folder that holds the store; made, for its owner only, if there is none
     #[arg(long, env = "LANDFALL_DATA", default_value = "./landfall-data", value_name = "FOLDER")]
     pub data: PathBuf,
-    /// An origin whose pages may connect, such as https://app.example; may be repeated
+    /// An origin whose pages may connect, such as `https://app.example`; may be repeated
     #[arg(long, env = "LANDFALL_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
     pub allow_origin: Vec<String>,
     /// Serve everybody who reaches the port, without asking who they are

@@ -6,7 +6,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`serve`] | the server over a bound listener; what an embedder and a test call |
+//! | [`mod@serve`] | the server over a bound listener; what an embedder and a test call |
 //! | [`store`] | the log store: a trait, and the embedded SQLite |
 //! | [`limits`] | every bound of the relay's own |
 //! | [`cli`] | the command line, for the binary and for whoever carries a relay |

@@ -4,4 +4,5 @@ mod system {
     mod convergence;
     mod kills;
     mod lost_history;
+    mod readme;
 }

@@ -194,3 +194,30 @@ fn a_silent_relay_is_pinged_and_then_dropped() {
     client.collect();
     assert!(client.ended.as_deref().is_some_and(|why| why.contains("silent")));
 }
+
+#[test]
+fn a_reconnect_without_news_takes_four_small_messages() {
+    let mut world = World::new(11, 1, Faults::default());
+    (0..50).for_each(|_| world.edit(0));
+    world.settle();
+    world.connect(0);
+    let session = world.sessions[0].unwrap();
+    let (mut messages, mut bytes) = (0, 0);
+    for _ in 0..50 {
+        let connection = world.relay.sessions.get_mut(&session).unwrap();
+        if let Some(message) = connection.sent.pop_front() {
+            (messages, bytes) = (messages + 1, bytes + message.len());
+            world.clients[0].replica.handle_message(world.now, &message);
+            world.clients[0].collect();
+        }
+        if let Some(message) = world.clients[0].sent.pop_front() {
+            (messages, bytes) = (messages + 1, bytes + message.len());
+            assert!(world.relay.handle(world.now, session, &message));
+        }
+        world.clients[0].work(world.now, false);
+        assert!(!world.relay.feed(session), "there is nothing to feed");
+    }
+    assert_eq!(world.clients[0].phase, SpacePhase::Live);
+    assert_eq!(messages, 4);
+    assert!(bytes < 512, "{bytes} bytes");
+}
