@@ -68,6 +68,8 @@ impl FailureClass {
     fn of_code(error: &ffi::Error) -> Self {
         match error.extended_code {
             ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_DATA => return Self::Corrupt,
+            // The shared-memory file could not be made as long as it must be: no room for it.
+            ffi::SQLITE_IOERR_SHMSIZE => return Self::DiskFull,
             _ => {}
         }
         // The low byte of an extended code is the primary one.

@@ -160,6 +160,15 @@ pub(crate) fn sync_folder_of(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a file's content durable, if there is the file.
+pub(crate) fn sync_if_there(path: &Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(file) => file.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// The length of a file in bytes, 0 if there is none.
 pub(crate) fn length(path: &Path) -> io::Result<u64> {
     match fs::metadata(path) {

@@ -33,17 +33,14 @@ pub(crate) fn writable(
     // Looked at again under the lock: the holder before us may just have created it.
     let found = files::inspect(&path, schema.application_id)?;
     prepare_files(&path, options, found).map_err(|error| failed(&path, error.into()))?;
-    let left_over = files::length(&files::beside(&path, "-wal"));
-    let left_over = left_over.map_err(|error| failed(&path, error.into()))? > 0;
+    // What a killed process left in the WAL may never have been fsynced, yet it is told from now on
+    // as commit 0, which is on disk. By the file and not by a commit, which takes room.
+    files::sync_if_there(&files::beside(&path, "-wal"))
+        .map_err(|error| failed(&path, error.into()))?;
 
     let conn = connect::connect(&path, true).map_err(|error| failed(&path, error))?;
     refuse_silent_read_only(&conn, &path)?;
     set_up(&conn, &path, schema, options, false)?;
-    if left_over {
-        // What a killed process left in the WAL may never have been fsynced, yet it is told from now
-        // on as commit 0, which is on disk.
-        schema::touch(&conn).map_err(|error| failed(&path, error.into()))?;
-    }
     tracing::debug!(path = %path.display(), schema = schema.name, "opened");
     Ok(Opened { path, conn, lock: Some(lock) })
 }

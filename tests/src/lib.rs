@@ -1,6 +1,7 @@
 //! What the whole-system tests share: real relay processes, real stores, a network that can be
 //! cut, seeds that are printed. Everything that is started here ends with its handle.
 
+pub mod embedded;
 pub mod http;
 pub mod log;
 pub mod network;

@@ -2,6 +2,7 @@
 
 mod system {
     mod convergence;
+    mod cuts;
     mod kills;
     mod lost_history;
     mod readme;
