@@ -66,6 +66,15 @@ pub const PUSH_CHANGES: usize = 1_024;
 /// message of 4 MiB can ask for.
 pub const PUSH_INFLATED_BYTES: usize = 64 * MIB;
 
+/// Operations of the changes of one push, together, after which the rest is asked for again: each
+/// costs its checker about a quarter of a microsecond, whatever few bytes it came in.
+pub const PUSH_OPERATIONS: u64 = 2 * CHANGE_OPERATIONS;
+
+/// The largest timestamp of a change, either way, in seconds: what a JavaScript number holds
+/// exactly. automerge stores the differences between timestamps, and overflows (panics, where
+/// overflow is checked) when two lie further apart than an `i64` reaches.
+pub const TIMESTAMP: i64 = (1 << 53) - 1;
+
 /// Bytes of the changes of one push that an engine aims at. A single larger change is a push of
 /// its own.
 pub const PUSH_TARGET_BYTES: usize = 256 * KIB;

@@ -148,7 +148,7 @@ pub enum EndReason {
         hint: String,
     },
     /// Nothing was heard for too long.
-    #[error("the relay has been silent for {} s", .0.as_secs())]
+    #[error("the relay has been silent for {:.1} s", .0.as_secs_f64())]
     Silent(Duration),
     /// The local store failed; the connection begins again from what it holds.
     #[error("the local store failed: {0}")]

@@ -34,8 +34,8 @@ pub struct CheckedPush {
     pub author: Vec<u8>,
     /// Those that passed, in the order in which they were pushed.
     pub changes: Vec<CheckedChange>,
-    /// Why the one after them did not, if one did not.
-    pub malformed: Option<FormError>,
+    /// Why those after them were not checked or did not pass, if there are any.
+    pub rest: Option<Refusal>,
 }
 
 /// An entry to be stored, with what the store indexes of it.
@@ -86,9 +86,16 @@ impl Refusal {
         Self::new(code, class, format!("change {}: {error}", change.hash))
     }
 
-    fn of_form(index: u32, error: &FormError) -> Self {
+    /// A change that did not pass the preflight.
+    pub(crate) fn of_form(index: usize, error: &FormError) -> Self {
         let what = format!("change {index} of the push: {error}");
         Self::new(Code::FORM, NackClass::REFUSED, what)
+    }
+
+    /// Honest, but more work than one push may ask for: the rest is welcome at once.
+    pub(crate) fn of_weight() -> Self {
+        let what = "the push is more work than one may be; push the rest again".to_owned();
+        Self::new(Code::OVERLOADED, NackClass::RETRY_AFTER, what)
     }
 }
 
@@ -231,9 +238,7 @@ impl Space {
             answer.count += 1;
             until = until.max(position);
         }
-        if let (None, Some(error)) = (&answer.refusal, &push.malformed) {
-            answer.refusal = Some(Refusal::of_form(answer.count, error));
-        }
+        answer.refusal = answer.refusal.or(push.rest);
         (self.answer_when_durable(answer, until), view_error)
     }
 

@@ -107,6 +107,10 @@ async fn pump(
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(read) = from.read(&mut buffer).await {
         if read == 0 {
+            if shared.swallowing.load(Ordering::SeqCst) {
+                // Nor does the other side hear that this one hung up.
+                std::future::pending::<()>().await;
+            }
             return;
         }
         if shared.swallowing.load(Ordering::SeqCst) {

@@ -26,7 +26,7 @@ pub(super) enum SocketError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{host}:{port} did not answer within {} s", waited.as_secs())]
+    #[error("{host}:{port} did not answer within {waited:?}")]
     TimedOut { host: String, port: u16, waited: Duration },
     #[error("{url} is no Landfall relay: {what}")]
     NotLandfall { url: String, what: String },

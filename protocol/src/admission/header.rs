@@ -5,11 +5,6 @@ use super::reader::Reader;
 use crate::ids::{ActorId, ChangeHash};
 use crate::limits;
 
-/// The largest timestamp, either way: what a JavaScript number holds exactly. automerge stores the
-/// differences between timestamps, and overflows (panics, where overflow is checked) when two lie
-/// further apart than an `i64` reaches.
-const TIMESTAMP: i64 = (1 << 53) - 1;
-
 /// A change's header.
 #[derive(Debug)]
 pub(super) struct Header {
@@ -34,8 +29,8 @@ impl Header {
             return Err(FormError::Counter { limit: limits::OPERATION_COUNTER, actual: start_op });
         }
         let time = body.signed("timestamp")?;
-        if !(-TIMESTAMP..=TIMESTAMP).contains(&time) {
-            return Err(FormError::Timestamp { limit: TIMESTAMP, actual: time });
+        if !(-limits::TIMESTAMP..=limits::TIMESTAMP).contains(&time) {
+            return Err(FormError::Timestamp { limit: limits::TIMESTAMP, actual: time });
         }
         let length = body.unsigned("message's length")?;
         let message = body.take(length, "message")?;

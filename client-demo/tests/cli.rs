@@ -1,0 +1,13 @@
+//! The real program, as a person or a script runs it: processes, sockets and files.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+#[path = "cli/harness.rs"]
+mod harness;
+
+#[path = "cli/errors.rs"]
+mod errors;
+#[path = "cli/notes.rs"]
+mod notes;
+#[path = "cli/sessions.rs"]
+mod sessions;

@@ -1,0 +1,154 @@
+//! Bad input: each gets one line with what, why and what to do, and a code of its kind.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
+
+use landfall::automerge::ROOT;
+use landfall::automerge::transaction::Transactable;
+use landfall::{Options, Store};
+
+use crate::harness::{Home, Relay};
+
+#[test]
+fn wrong_usage() {
+    let home = Home::new();
+    home.run(&["notes", "frobnicate"]).failed(2, &["wrong usage", "frobnicate", "--help"]);
+    home.run(&["import"]).failed(2, &["wrong usage", "<PATH>"]);
+    home.run(&["notes", "new"]).failed(2, &["no note was made"]);
+    home.run(&["sync", "--timeout", "soon"]).failed(2, &["wrong usage", "soon"]);
+    home.run(&["--space", "a b", "sync"]).failed(2, &["no name of a space"]);
+    for url in ["http://127.0.0.1:1", "wss://a", "ws://a:x", "7600"] {
+        let new = ["--relay", url, "notes", "new", "x"];
+        home.run(&new).failed(2, &[url, "no relay's URL", "ws://127.0.0.1:7600"]);
+    }
+    let help = home.run(&["--help"]);
+    assert!(help.out().contains("Exit codes: 0 done"));
+}
+
+#[test]
+fn stores_that_cannot_be_used() {
+    let home = Home::new();
+    home.write("text", "no store");
+    for args in [&["notes", "list"][..], &["notes", "show", "1"], &["status"]] {
+        let args = [&["--store", "text"], args].concat();
+        home.run(&args).failed(3, &["not a Landfall store", "--store"]);
+    }
+    home.run(&["--store", "text", "notes", "new", "x"]).failed(3, &["it was not touched"]);
+    assert_eq!(std::fs::read(home.path("text")).unwrap(), b"no store");
+    home.run(&["--store", "no/such/folder/a", "notes", "new", "x"]).failed(3, &["does not exist"]);
+}
+
+#[test]
+fn a_store_that_is_in_use_can_be_read() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Held"]).ok();
+    let held = Store::open(home.path("notes.landfall"), Options::default()).unwrap();
+    let me = std::process::id().to_string();
+    home.run(&["notes", "new", "x"]).failed(3, &["cannot open the store", &me, "end that first"]);
+    home.run(&["sync"]).failed(3, &["cannot open the store"]);
+    assert!(home.run(&["notes", "list"]).ok().contains("Held"));
+    assert!(home.run(&["status"]).ok().contains("1 document"));
+    held.close().unwrap();
+}
+
+#[test]
+fn notes_that_are_not_there_or_not_clear() {
+    let home = Home::new();
+    home.run(&["notes", "show", "1"]).failed(5, &["no note `1`", "there is no store"]);
+    home.run(&["status"]).failed(5, &["nothing to tell"]);
+    for _ in 0..2 {
+        home.run(&["--offline", "notes", "new", "Twice"]).ok();
+    }
+    home.run(&["notes", "show", "zzzz"]).failed(5, &["no note `zzzz`"]);
+    home.run(&["notes", "append", "3", "x"]).failed(5, &["the list ends at 2"]);
+    home.run(&["notes", "show", "twice"]).failed(5, &["ambiguous", "1 ", " or 2 "]);
+    home.run(&["--space", "other", "notes", "show", "1"]).failed(5, &["no space `other`"]);
+}
+
+#[test]
+fn a_prefix_that_several_ids_share_is_ambiguous() {
+    let home = Home::new();
+    // Ids begin with one of 58 letters: among 59 notes two share their first.
+    let store = Store::open(home.path("notes.landfall"), Options::default()).unwrap();
+    let space = store.space("default").unwrap();
+    let mut letters = std::collections::BTreeSet::new();
+    let shared = loop {
+        let note = space.create(|tx| Ok(tx.put(ROOT, "landfallNotebook", 1)?)).unwrap();
+        let letter = note.id().to_string()["automerge:".len()..][..1].to_owned();
+        // A digit alone is a number in the list.
+        if !letters.insert(letter.clone()) && letter.parse::<u8>().is_err() {
+            break letter;
+        }
+    };
+    store.close().unwrap();
+    home.run(&["notes", "show", &shared]).failed(5, &["ambiguous", "give more of the id"]);
+}
+
+#[test]
+fn a_document_that_is_no_note_is_told_and_left_alone() {
+    let home = Home::new();
+    let store = Store::open(home.path("notes.landfall"), Options::default()).unwrap();
+    let space = store.space("default").unwrap();
+    space.create(|tx| Ok(tx.put(ROOT, "recipe", "soup")?)).unwrap();
+    store.close().unwrap();
+    assert!(home.run(&["notes", "list"]).ok().contains("(no note)"));
+    home.run(&["notes", "check", "1"]).failed(6, &["malformed", "`landfallNotebook` is missing"]);
+    home.run(&["--offline", "notes", "append", "1", "x"]).failed(6, &["cannot be used as a note"]);
+}
+
+#[test]
+fn servers_that_are_no_relay() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Kept"]).ok();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    // Ends with the test's process: it waits for connections for as long as that lives.
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // One read holds a small request whole.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nwhat?");
+        }
+    });
+    home.run(&["--relay", &url, "sync", "--timeout", "1s"])
+        .failed(4, &["no Landfall relay", "404", "1 change(s) are saved here"]);
+    let added = home.run(&["--relay", &url, "notes", "append", "kept", "x"]).ok();
+    assert_eq!(added, "saved here; not on the relay yet (2 pending)\n");
+}
+
+#[test]
+fn a_second_relay_fails_with_the_relays_own_code() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    let listen = relay.url.trim_start_matches("ws://");
+    let second = home.run(&["relay", "--listen", listen, "--data", "other"]);
+    second.failed(3, &["cannot listen on"]);
+    let third = home.run(&["relay", "--listen", "127.0.0.1:0", "--data", "relay-data"]);
+    third.failed(5, &["the store cannot be used"]);
+}
+
+#[test]
+fn paths_that_cannot_be_imported() {
+    let home = Home::new();
+    home.run(&["--offline", "import", "no/such"]).failed(7, &["cannot import no/such"]);
+    home.write("binary", [0, 1, 2]);
+    home.run(&["--offline", "import", "binary"]).failed(7, &["nothing was imported"]);
+}
+
+#[test]
+fn an_editor_that_fails_changes_nothing() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Kept", "--text", "text"]).ok();
+    for (editor, says) in
+        [("false", "ended with"), ("landfall-no-such-editor", "cannot be started")]
+    {
+        let mut edit = home.command(["--offline", "notes", "edit", "1"]);
+        let done = edit.env("EDITOR", editor).output().unwrap();
+        let err = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(1), "{err}");
+        assert!(err.starts_with("error: the note was not edited") && err.contains(says), "{err}");
+    }
+    assert_eq!(home.run(&["-q", "notes", "show", "1"]).ok(), "Kept\ntext\n");
+}

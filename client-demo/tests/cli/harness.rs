@@ -1,0 +1,197 @@
+//! Running the program: each test has a folder of its own, and ends what it started.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+const DEMO: &str = env!("CARGO_BIN_EXE_landfall-demo");
+
+/// A folder with stores, in which the program runs.
+pub struct Home {
+    folder: TempDir,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("tmp")).unwrap();
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The program with nothing of the surroundings: no environment of ours, no terminal.
+    pub fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+        let mut command = Command::new(DEMO);
+        for name in ["STORE", "RELAY", "SPACE", "LISTEN", "DATA"] {
+            command.env_remove(format!("LANDFALL_{name}"));
+        }
+        command
+            .args(args)
+            .current_dir(self.folder.path())
+            .env("TMPDIR", self.path("tmp"))
+            .env_remove("VISUAL")
+            .env("DEMO", DEMO)
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Done {
+        Done(self.command(args).output().unwrap())
+    }
+
+    /// With a relay's URL.
+    pub fn at(&self, relay: &Relay, args: &[&str]) -> Done {
+        self.run(&[&["--relay", &relay.url], args].concat())
+    }
+
+    pub fn with_input(&self, args: &[&str], input: &str) -> Done {
+        let mut command = self.command(args);
+        let streams = [Stdio::piped(), Stdio::piped(), Stdio::piped()];
+        let [stdin, stdout, stderr] = streams;
+        let mut child = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        Done(child.wait_with_output().unwrap())
+    }
+
+    /// Starts the program and gives its lines one by one.
+    pub fn start(&self, args: &[&str]) -> Running {
+        Running::start(self.command(args))
+    }
+
+    /// What the program left in the folder for temporary files.
+    pub fn left_behind(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.path("tmp")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+/// What a run came to.
+pub struct Done(Output);
+
+impl Done {
+    pub fn code(&self) -> Option<i32> {
+        self.0.status.code()
+    }
+
+    pub fn out(&self) -> String {
+        String::from_utf8(self.0.stdout.clone()).unwrap()
+    }
+
+    pub fn err(&self) -> String {
+        String::from_utf8(self.0.stderr.clone()).unwrap()
+    }
+
+    /// It worked; what it printed.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code(), Some(0), "{}{}", self.out(), self.err());
+        self.out()
+    }
+
+    /// It failed with this code and one line that says all this.
+    #[track_caller]
+    pub fn failed(self, code: i32, says: &[&str]) {
+        let err = self.err();
+        let lines: Vec<&str> = err.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(self.code(), Some(code), "{}{err}", self.out());
+        assert_eq!(lines.len(), 1, "{err}");
+        assert_eq!(err.lines().last(), lines.first().copied(), "{err}");
+        for part in says {
+            assert!(lines[0].contains(part), "`{part}` is not said: {err}");
+        }
+        assert!(lines[0].contains("; "), "it does not say what to do: {err}");
+    }
+}
+
+/// A program that runs until it is told to end.
+pub struct Running {
+    pub child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended");
+        line
+    }
+
+    /// Reads until a line has this in it.
+    pub fn until(&mut self, part: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    /// Sends a signal, and gives the exit code.
+    pub fn signal(mut self, signal: &str) -> Option<i32> {
+        let process = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A relay, served by the program itself.
+pub struct Relay {
+    pub url: String,
+    running: Running,
+}
+
+impl Relay {
+    pub fn start(home: &Home) -> Self {
+        Self::start_at(home, "127.0.0.1:0")
+    }
+
+    fn start_at(home: &Home, listen: &str) -> Self {
+        let mut running = home.start(&["relay", "--listen", listen, "--data", "relay-data"]);
+        let first = running.line();
+        let url = first.split_whitespace().last().unwrap().to_owned();
+        assert_eq!(first, format!("landfall-relay listening on {url}\n"));
+        Self { url, running }
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        self.running.child.kill().unwrap();
+        self.running.child.wait().unwrap();
+    }
+
+    /// Starts it again on the same port and data.
+    pub fn restart(&mut self, home: &Home) {
+        *self = Self::start_at(home, self.url.trim_start_matches("ws://"));
+    }
+}
+
+/// Whether a process is there.
+pub fn is_running(process: &str) -> bool {
+    Path::new("/proc").join(process).exists()
+}
