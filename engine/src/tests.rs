@@ -1,5 +1,6 @@
 //! Tests that reach inside: commits that fail, and documents that automerge cannot take.
 
+mod arrivals;
 mod commits;
 mod poisoned;
 

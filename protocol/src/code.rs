@@ -83,6 +83,14 @@ codes! {
     STORAGE_FAILED = 108, "storage-failed";
 }
 
+impl Code {
+    /// Whether it speaks of a trouble of the relay's that may pass by itself.
+    pub fn is_passing(self) -> bool {
+        let passing = [Self::STORAGE_FULL, Self::STORAGE_FAILED, Self::OVERLOADED, Self::INTERNAL];
+        passing.contains(&self)
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {

@@ -426,6 +426,10 @@ impl Replica {
     fn handle_ready(&mut self, now: Moment, frame: Frame) {
         match frame {
             Frame::Subscribed(subscribed) => self.handle_subscribed(now, &subscribed),
+            Frame::Unsubscribed(ended) if ended.code.is_passing() => {
+                let (code, what, hint) = (ended.code, ended.what, ended.hint);
+                self.end(EndReason::Ended { code, what, hint });
+            }
             Frame::Unsubscribed(ended) => {
                 let what = format!("{}; {}", ended.what, ended.hint);
                 let phase = SpacePhase::Refused { code: ended.code, what };

@@ -6,6 +6,7 @@ pub mod http;
 pub mod log;
 pub mod network;
 pub mod process;
+pub mod raw;
 pub mod replica;
 pub mod rng;
 pub mod traces;

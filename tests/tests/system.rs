@@ -1,9 +1,13 @@
 //! Whole-system tests: real processes, real sockets, real files.
 
 mod system {
+    mod bad_server;
     mod convergence;
     mod cuts;
+    mod disk_full;
     mod kills;
     mod lost_history;
+    mod many;
+    mod stores;
     mod readme;
 }

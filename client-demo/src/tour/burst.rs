@@ -14,7 +14,7 @@ use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ROOT, ScalarValue};
 use landfall::{ChangeError, Document, LinkStatus, Space};
 
-use super::view::indented;
+use super::view::{indented, line};
 use crate::failure::{self, Exit, Failure};
 use crate::note::{self, BODY, Note, ShapeError, VOTES};
 use crate::progress::Bars;
@@ -101,7 +101,7 @@ impl Burst<'_> {
         let settled = back.elapsed();
         bars.clear();
         let all = count(total, "edit");
-        indented(&bars, &format!("all {all} are at both, {} after its return", time(settled)));
+        line(format!("all {all} are at both, {} after its return", time(settled)));
         Ok(Figures { edits: total, typed, recovered, settled })
     }
 

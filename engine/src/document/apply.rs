@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use automerge::{Change, Patch, PatchLog};
+use automerge::{Automerge, Change, Patch, PatchLog};
 use parking_lot::{Condvar, Mutex};
 
 use super::load::apply_parsed;
@@ -83,13 +83,14 @@ impl Applier {
 fn run(shared: &Shared) {
     while let Some(document) = next(shared) {
         let started = Instant::now();
-        let more = step(&document);
-        let cost = started.elapsed();
-        if cost > REST_ABOVE {
-            *document.rests_until.lock() =
-                Some(Instant::now() + (cost * REST_FACTOR).min(REST_MOST));
-        }
-        if more && !document.dirty.swap(true, Ordering::AcqRel) {
+        let again = step(&document);
+        let rest = match started.elapsed() {
+            _ if again == Again::Later => REST_MOST,
+            cost if cost > REST_ABOVE => (cost * REST_FACTOR).min(REST_MOST),
+            _ => Duration::ZERO,
+        };
+        *document.rests_until.lock() = Some(Instant::now() + rest);
+        if again != Again::No {
             shared.queue.lock().waiting.push_back(document);
         }
     }
@@ -114,11 +115,21 @@ fn next(shared: &Shared) -> Option<Arc<OpenDocument>> {
     }
 }
 
-/// Applies what the store has and the document has not; `true` if there is more.
-fn step(document: &Arc<OpenDocument>) -> bool {
+/// Whether a document is to be looked at again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    No,
+    /// There is more than one batch.
+    Soon,
+    /// The store could not be read.
+    Later,
+}
+
+/// Applies what the store has and the document has not.
+fn step(document: &Arc<OpenDocument>) -> Again {
     let Some((base, applied)) = take_clone(document) else {
         tell_unloaded(document);
-        return false;
+        return Again::No;
     };
     let page = document.core.log.document(document.row, &document.id).and_then(|row| match row {
         Some(row) => document.core.log.changes_after(row, applied, BATCH_BYTES),
@@ -128,12 +139,13 @@ fn step(document: &Arc<OpenDocument>) -> bool {
         Ok(page) => page,
         Err(error) => {
             tracing::warn!(document = %document.id, %error, "what arrived could not be read");
-            return false;
+            release_clone(document, true);
+            return Again::Later;
         }
     };
     let Some(last) = page.last().map(|stored| stored.local) else {
-        release_clone(document);
-        return false;
+        release_clone(document, false);
+        return Again::No;
     };
     let mut patches = match document.core.events.has_listeners() {
         true => PatchLog::active(),
@@ -144,15 +156,27 @@ fn step(document: &Arc<OpenDocument>) -> bool {
         .map(|stored| Change::from_bytes(stored.body).map_err(|error| error.to_string()))
         .collect();
     match parsed.and_then(|changes| apply_parsed(base, changes, &mut patches)) {
-        Ok(built) => swap(document, built, last, patches),
-        Err(reason) => quarantine(document, reason),
+        Ok(built) => {
+            swap(document, built, Batch { last, more }, patches);
+            if more { Again::Soon } else { Again::No }
+        }
+        Err(reason) => {
+            quarantine(document, reason);
+            Again::No
+        }
     }
-    more
 }
 
-fn take_clone(document: &OpenDocument) -> Option<(automerge::Automerge, u64)> {
+/// What was read from the store: up to which local sequence number, and whether that was all.
+struct Batch {
+    last: u64,
+    more: bool,
+}
+
+fn take_clone(document: &OpenDocument) -> Option<(Automerge, u64)> {
     let _writer = document.writer.lock();
-    // Under the lock: a local change that follows what is to be applied must still find it set.
+    // Under the lock, and together with `since_clone`: as long as either is set, a local change
+    // does not say that everything before it is applied.
     document.dirty.store(false, Ordering::Release);
     let mut content = document.content.write();
     match &mut *content {
@@ -176,7 +200,10 @@ fn tell_unloaded(document: &OpenDocument) {
     document.core.events.send(&document.space, document.id, kind);
 }
 
-fn release_clone(document: &OpenDocument) {
+/// Gives up on a clone, without anything to publish.
+fn release_clone(document: &OpenDocument, still_dirty: bool) {
+    let _writer = document.writer.lock();
+    document.dirty.fetch_or(still_dirty, Ordering::AcqRel);
     if let Content::Loaded(loaded) = &mut *document.content.write() {
         loaded.since_clone = None;
     }
@@ -184,14 +211,16 @@ fn release_clone(document: &OpenDocument) {
 
 /// Publishes the new state. Local changes that were made meanwhile are added to it first; only
 /// writers wait for that, readers go on with the old state.
-fn swap(document: &OpenDocument, mut built: automerge::Automerge, last: u64, mut log: PatchLog) {
+fn swap(document: &OpenDocument, mut built: Automerge, batch: Batch, mut log: PatchLog) {
     let _writer = document.writer.lock();
+    // Under the lock: a local change must not count as applied what was not even read.
+    document.dirty.fetch_or(batch.more, Ordering::AcqRel);
     let (meanwhile, seen) = match &mut *document.content.write() {
         Content::Loaded(loaded) => (loaded.since_clone.take(), loaded.automerge.get_heads()),
         Content::Unloaded => (None, Vec::new()),
     };
     // Without a list, the content was reloaded meanwhile, with everything.
-    let Some(meanwhile) = meanwhile else { return };
+    let Some(meanwhile) = meanwhile else { return tell_unloaded(document) };
     let listening = document.core.events.has_listeners();
     let patches: Option<Vec<Patch>> = if meanwhile.is_empty() {
         listening.then(|| built.make_patches(&mut log))
@@ -206,7 +235,7 @@ fn swap(document: &OpenDocument, mut built: automerge::Automerge, last: u64, mut
     if let Content::Loaded(loaded) = &mut *document.content.write() {
         built.set_actor(loaded.automerge.get_actor().clone());
         loaded.automerge = built;
-        loaded.applied = loaded.applied.max(last);
+        loaded.applied = loaded.applied.max(batch.last);
     }
     let patches = patches.map(Into::into);
     let kind = EventKind::Changed { origin: Origin::Remote, heads, patches };

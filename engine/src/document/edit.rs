@@ -156,7 +156,8 @@ impl Edit {
     fn publish(&mut self, place: u64) {
         let document = &self.document;
         let Content::Loaded(loaded) = &mut *self.content else { return };
-        if !document.dirty.load(Ordering::Acquire) {
+        // Unless changes that came before it are still to be applied.
+        if loaded.since_clone.is_none() && !document.dirty.load(Ordering::Acquire) {
             loaded.applied = loaded.applied.max(place);
         }
         let made = std::mem::take(&mut self.made);

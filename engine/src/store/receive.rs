@@ -172,7 +172,8 @@ impl<'a> Writing<'a> {
     }
 
     fn put_aside(&mut self, entry: &Entry, reason: String) -> rusqlite::Result<()> {
-        self.conn
+        let new = self
+            .conn
             .prepare_cached(
                 "INSERT OR IGNORE INTO aside (upstream, space, offset, document, kind, flags, hash,
                      dependencies, author, at_ms, body, reason)
@@ -192,7 +193,10 @@ impl<'a> Writing<'a> {
                 entry.body.as_slice(),
                 reason,
             ])?;
-        self.aside.push((entry.document, reason));
+        // After a reset the same entries come again.
+        if new > 0 {
+            self.aside.push((entry.document, reason));
+        }
         Ok(())
     }
 

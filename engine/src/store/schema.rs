@@ -114,6 +114,6 @@ CREATE TABLE aside (
     at_ms INTEGER NOT NULL,
     body BLOB NOT NULL,
     reason TEXT NOT NULL,
-    UNIQUE (upstream, space, offset)
+    UNIQUE (upstream, space, hash)
 ) STRICT;
 ";

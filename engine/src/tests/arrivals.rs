@@ -1,0 +1,49 @@
+//! What arrives for an open document gets into it, whatever is written meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use automerge::{ROOT, transaction::Transactable};
+use landfall_protocol::admission::preflight;
+
+use super::{put, store};
+use crate::store::LocalChange;
+
+/// More than one batch arrives while the application writes: a local change must not count the
+/// unread rest as applied.
+#[test]
+fn a_writer_does_not_jump_over_what_is_still_to_be_applied() {
+    let store = store();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let mut other = document.read(|doc| doc.fork()).unwrap();
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as u8
+    };
+    let arrived = (0..30).map(|n| {
+        let mut tx = other.transaction();
+        tx.put(ROOT, format!("key{n}"), (0..700_000).map(|_| noise()).collect::<Vec<u8>>())
+            .unwrap();
+        tx.commit();
+        let change = preflight(other.get_last_local_change().unwrap().raw_bytes()).unwrap();
+        LocalChange { space: document.open().row, document: document.id(), change, at_ms: 0 }
+    });
+    let core = store.shared_core();
+    let arrived = arrived.collect();
+    core.log.append(landfall_storage::Durability::Relaxed, arrived, |_| ()).unwrap();
+    core.applier.notify(Arc::clone(document.open()));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let row = core.log.document(document.open().row, &document.id()).unwrap().unwrap();
+    let mut written = 0;
+    while document.heads().unwrap() != core.log.heads(row).unwrap() || written < 50 {
+        assert!(Instant::now() < deadline, "the document stays behind its store");
+        if written < 50 {
+            put(&document, &format!("local {written}")).unwrap();
+            written += 1;
+        }
+        std::thread::yield_now();
+    }
+    let count = document.read(|doc| doc.get_changes(&[]).len()).unwrap();
+    assert_eq!(count as u64, document.status().unwrap().changes);
+}

@@ -1,0 +1,182 @@
+//! The protocol by hand: a client that says what it likes, and servers that are no good relays.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use landfall::automerge::transaction::Transactable;
+use landfall::automerge::{ActorId, AutoCommit, ROOT};
+use landfall_protocol::frame::{
+    Filter, Frame, Frames, Hello, Push, SUBPROTOCOL, Subscribe, encode,
+};
+use landfall_protocol::{DocumentId, ReplicaId};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
+
+use crate::PATIENCE;
+
+/// The header in which a subprotocol is asked for.
+const SUBPROTOCOL_HEADER: &str = "sec-websocket-protocol";
+
+/// A client on a blocking socket.
+#[derive(Debug)]
+pub struct Client {
+    socket: WebSocket<TcpStream>,
+    frames: VecDeque<Frame>,
+}
+
+impl Client {
+    /// Connects to the relay on a port, says hello and subscribes to a space as number 1.
+    ///
+    /// # Panics
+    /// If the relay does not take it.
+    pub fn start(port: u16, space: &str) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("a relay");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut request = format!("ws://127.0.0.1:{port}/").into_client_request().expect("a URL");
+        let subprotocol = HeaderValue::from_static(SUBPROTOCOL);
+        request.headers_mut().insert(SUBPROTOCOL_HEADER, subprotocol);
+        let (socket, _) = client(request, stream).expect("a session");
+        let mut client = Self { socket, frames: VecDeque::new() };
+        let replica = ReplicaId::from_bytes([7; 16]);
+        let (versions, token, agent) = (vec![1], None, "raw".to_owned());
+        client.send(&Frame::Hello(Hello { versions, replica, token, agent }));
+        client.until(|frame| matches!(frame, Frame::Welcome(_)));
+        let (subscription, filter, cursor) = (1, Filter::Everything, None);
+        let space = space.parse().expect("a space's name");
+        let acknowledged = None;
+        let subscribe = Subscribe { subscription, space, filter, cursor, acknowledged };
+        client.send(&Frame::Subscribe(subscribe));
+        client.until(|frame| matches!(frame, Frame::Subscribed(_)));
+        client
+    }
+
+    /// Pushes changes of a document, and gives the relay's answer: an ack or a nack.
+    ///
+    /// # Panics
+    /// If the session ends before.
+    pub fn push(&mut self, id: u64, document: DocumentId, changes: &[Vec<u8>]) -> Frame {
+        let changes = changes.iter().map(|change| change.clone().into()).collect();
+        self.send(&Frame::Push(Push { id, subscription: 1, document, changes }));
+        self.until(|frame| match frame {
+            Frame::Ack(ack) => ack.id == id,
+            Frame::Nack(nack) => nack.id == id,
+            _ => false,
+        })
+    }
+
+    fn send(&mut self, frame: &Frame) {
+        self.socket.send(Message::Binary(encode(frame).into())).expect("the relay reads");
+    }
+
+    /// The next frame that is as wanted; others are left out.
+    fn until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        loop {
+            while let Some(frame) = self.frames.pop_front() {
+                if wanted(&frame) {
+                    return frame;
+                }
+            }
+            if let Message::Binary(bytes) = self.socket.read().expect("a frame") {
+                let frames = Frames::new(&bytes).expect("a message of frames");
+                self.frames.extend(frames.map(|frame| frame.expect("a frame")));
+            }
+        }
+    }
+}
+
+/// One change of an actor in a document of its own, of the given sequence number.
+///
+/// # Panics
+/// If automerge cannot make it.
+pub fn change_of(actor: ActorId, seq: u64, value: &str) -> Vec<u8> {
+    let mut doc = AutoCommit::new().with_actor(actor);
+    for number in 1..=seq {
+        doc.put(ROOT, "raw", format!("{value} {number}")).expect("a value");
+        doc.commit();
+    }
+    doc.get_last_local_change().expect("it was just made").raw_bytes().to_vec()
+}
+
+/// A server that treats its first connections badly and passes all later ones on to a relay.
+#[derive(Debug)]
+pub struct BadServer {
+    /// Where clients connect.
+    pub url: String,
+    /// How many connections came.
+    connections: Arc<AtomicUsize>,
+}
+
+impl BadServer {
+    /// Starts it; it ends with the process, and holds nothing but a socket until then.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    pub fn start(relay: u16, bad: usize, treat: fn(TcpStream)) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("ws://{}", listener.local_addr().expect("it is bound"));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let number = counter.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || match number < bad {
+                    true => treat(stream),
+                    false => pass_on(stream, relay),
+                });
+            }
+        });
+        Self { url, connections }
+    }
+
+    /// How many connections came so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// Passes bytes on in both directions until either side ends.
+fn pass_on(mut client: TcpStream, relay: u16) {
+    let Ok(mut server) = TcpStream::connect(("127.0.0.1", relay)) else { return };
+    let (Ok(mut from), Ok(mut to)) = (server.try_clone(), client.try_clone()) else { return };
+    let back = std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    });
+    let _ = std::io::copy(&mut client, &mut server);
+    let _ = server.shutdown(std::net::Shutdown::Both);
+    let _ = back.join();
+}
+
+/// Takes an HTTP request, as far as it comes at once, and answers with these bytes.
+pub fn answer(mut stream: TcpStream, bytes: &[u8]) {
+    let mut request = [0; 4096];
+    let _ = stream.read(&mut request);
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    // Until the other side has read it and hangs up.
+    let _ = stream.read(&mut request);
+}
+
+/// Upgrades to our subprotocol, sends these messages after the client's first, and reads on until
+/// it hangs up.
+pub fn speak(stream: TcpStream, messages: Vec<Message>) {
+    use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+    let choose = |_: &Request, mut response: Response| {
+        let subprotocol = HeaderValue::from_static(SUBPROTOCOL);
+        response.headers_mut().insert(SUBPROTOCOL_HEADER, subprotocol);
+        Ok(response)
+    };
+    let _ = stream.set_read_timeout(Some(PATIENCE));
+    let Ok(mut socket) = tokio_tungstenite::tungstenite::accept_hdr(stream, choose) else { return };
+    for message in messages {
+        // Each answers one of the client's: hello, subscribe, and what it says then.
+        if socket.read().is_err() || socket.send(message).is_err() {
+            return;
+        }
+    }
+    while socket.read().is_ok() {}
+}

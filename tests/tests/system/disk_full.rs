@@ -1,0 +1,192 @@
+//! A full disk at either end refuses, says so and recovers by itself; a refused document holds up
+//! no other.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use landfall::automerge::{ROOT, ScalarValue, transaction::Transactable};
+use landfall::{ChangeError, Code, Document, FlushError, LinkStatus, StoreFailure};
+use landfall_protocol::frame::Frame;
+use landfall_tests::process::Relay;
+use landfall_tests::replica::{
+    Snapshot, check_counts, fresh_copy, hashes, link, open, wait_for, wait_synced, wait_until,
+};
+use landfall_tests::rng::Rng;
+use landfall_tests::{PATIENCE, http, log, raw};
+
+const SPACE: &str = "default";
+const KIB: usize = 1024;
+
+/// A small disk of its own; unmounted when dropped, whoever still uses it.
+struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// `None`, with a printed reason, where only root could mount it.
+    fn mount(mebibytes: usize) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={mebibytes}m,mode=0700");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder.path())
+            .output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self { folder }),
+            Ok(output) => {
+                let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                println!("SKIPPED (needs root): no small disk can be mounted: {why}");
+                None
+            }
+            Err(error) => {
+                println!("SKIPPED (needs root): no small disk can be mounted: {error}");
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Takes room away until the file is removed.
+    fn ballast(&self, mebibytes: usize) -> PathBuf {
+        let path = self.path().join("ballast");
+        std::fs::write(&path, vec![1; mebibytes * KIB * KIB]).unwrap();
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.folder.path()).output();
+    }
+}
+
+/// Writes what cannot be compressed.
+fn write(document: &Document, rng: &mut Rng, bytes: usize) -> Result<(), ChangeError> {
+    let noise: Vec<u8> = (0..bytes / 8).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
+    document.change(|tx| Ok(tx.put(ROOT, "noise", ScalarValue::Bytes(noise))?))
+}
+
+#[test]
+fn a_full_disk_under_an_engine_refuses_changes_and_recovers() {
+    let Some(disk) = SmallDisk::mount(8) else { return };
+    let mut rng = Rng::new(1);
+    let ballast = disk.ballast(4);
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("relay");
+    let relay = Relay::start(&data, 0);
+    let store = open(&disk.path().join("store"));
+    let space = store.space(SPACE).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "text", "small")?)).unwrap();
+    store.connect(link(&relay.url)).unwrap();
+    let (mut made, mut before) = (1, hashes(&document));
+    let error = loop {
+        match write(&document, &mut rng, 100 * KIB) {
+            Ok(()) => made += 1,
+            Err(error) => break error,
+        }
+        before = hashes(&document);
+        assert!(made < 200, "a disk of 4 MiB never fills");
+    };
+    let ChangeError::Store(failure) = &error else { panic!("not a store's failure: {error}") };
+    assert_eq!(failure.class, StoreFailure::DiskFull, "{error}");
+    assert_eq!(hashes(&document), before, "a change that was refused left something");
+    assert_eq!(before.len(), made);
+    // What another replica writes cannot be stored either; the link says so and goes on trying.
+    let peer = open(&folder.path().join("peer"));
+    let peer_space = peer.space(SPACE).unwrap();
+    let theirs = peer_space.create(|_| Ok(())).unwrap();
+    (0..5).for_each(|_| write(&theirs, &mut rng, 300 * KIB).unwrap());
+    peer.connect(link(&relay.url)).unwrap();
+    wait_for(&store, "to say that its disk is full", |status| {
+        status.last_error.as_ref().is_some_and(|error| error.contains("store failed"))
+    });
+    assert!(write(&document, &mut rng, 100 * KIB).is_err());
+    assert_eq!(hashes(&document), before);
+    std::fs::remove_file(ballast).unwrap();
+    wait_until(&store, "for the peer's document", || space.contains(&theirs.id()).unwrap());
+    write(&document, &mut rng, 100 * KIB).unwrap();
+    store.flush_blocking(PATIENCE).unwrap();
+    for replica in [&store, &peer] {
+        wait_for(replica, "for every change", |status| {
+            status.spaces.values().all(|space| space.changes == made as u64 + 1 + 6)
+        });
+        wait_synced(replica);
+    }
+    let snapshot = Snapshot::of(&space);
+    check_counts(&space, &snapshot);
+    assert_eq!(snapshot, Snapshot::of(&peer_space));
+    assert_eq!(snapshot, fresh_copy(&relay.url, SPACE));
+    store.close().unwrap();
+    relay.kill();
+    // No (actor, sequence) twice: `hashes` looks.
+    assert_eq!(log::hashes(&log::read(&data, SPACE)), snapshot.hashes());
+}
+
+#[test]
+fn a_full_disk_under_a_relay_makes_pushes_wait() {
+    let Some(disk) = SmallDisk::mount(16) else { return };
+    let mut rng = Rng::new(2);
+    let data = disk.path().join("relay");
+    let ballast = disk.ballast(13);
+    let relay = Relay::start(&data, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("a"));
+    let space = store.space(SPACE).unwrap();
+    let document = space.create(|_| Ok(())).unwrap();
+    store.connect(link(&relay.url)).unwrap();
+    store.flush_blocking(PATIENCE).unwrap();
+    assert_eq!(http::get(relay.port, "/readyz").0, 200);
+    (0..50).for_each(|_| write(&document, &mut rng, 80 * KIB).unwrap());
+    http::wait("for the relay to be full", || http::get(relay.port, "/readyz").0 == 503);
+    let status = store.status();
+    assert!(status.pending().changes > 0, "{status:#?}");
+    assert_eq!(status.link, LinkStatus::Online, "a full relay goes on serving");
+    // What it has, it still gives.
+    assert!(fresh_copy(&relay.url, SPACE).changes() < 51);
+    std::fs::remove_file(ballast).unwrap();
+    wait_synced(&store);
+    assert_eq!(http::get(relay.port, "/readyz").0, 200);
+    let snapshot = Snapshot::of(&space);
+    assert_eq!(snapshot.changes(), 51);
+    check_counts(&space, &snapshot);
+    assert_eq!(snapshot, fresh_copy(&relay.url, SPACE));
+    relay.kill();
+    assert_eq!(log::hashes(&log::read(&data, SPACE)), snapshot.hashes());
+}
+
+#[test]
+fn a_refused_push_parks_one_document_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder.path().join("relay"), 0);
+    let store = open(&folder.path().join("a"));
+    let space = store.space(SPACE).unwrap();
+    let refused = space.create(|tx| Ok(tx.put(ROOT, "text", "ours")?)).unwrap();
+    let other = space.create(|tx| Ok(tx.put(ROOT, "text", "fine")?)).unwrap();
+    let actor = refused.read(|doc| doc.get_changes(&[])[0].actor_id().clone()).unwrap();
+    let theirs = raw::change_of(actor, 1, "theirs");
+    let answer = raw::Client::start(relay.port, SPACE).push(1, refused.id(), &[theirs]);
+    assert!(matches!(answer, Frame::Ack(_)), "{answer:?}");
+    store.connect(link(&relay.url)).unwrap();
+    let Err(error) = store.flush_blocking(PATIENCE) else { panic!("it was taken") };
+    let FlushError::Refused { pending, parked } = &error else { panic!("{error}") };
+    assert_eq!((pending.changes, parked.len()), (1, 1), "{error}");
+    assert_eq!(parked[0].document, refused.id());
+    assert_eq!(parked[0].code, Code::CONFLICTING_SEQUENCE);
+    // Parked is kept, goes on being edited, and holds up nobody.
+    refused.change(|tx| Ok(tx.put(ROOT, "text", "still ours")?)).unwrap();
+    other.change(|tx| Ok(tx.put(ROOT, "text", "more")?)).unwrap();
+    wait_for(&store, "for the other document", |status| status.pending().changes == 2);
+    assert_eq!(other.status().unwrap().pending.changes, 0);
+    let status = refused.status().unwrap();
+    assert_eq!(status.parked.map(|parked| parked.code), Some(Code::CONFLICTING_SEQUENCE));
+    assert_eq!((status.changes, status.pending.changes), (2, 2));
+    let copy = fresh_copy(&relay.url, SPACE);
+    assert_eq!(copy.hashes_of(&other.id()), hashes(&other));
+    assert_eq!(copy.hashes_of(&refused.id()).len(), 1, "theirs, and not ours");
+    store.close().unwrap();
+    let again = open(&folder.path().join("a"));
+    assert_eq!(again.status().spaces.values().map(|space| space.parked.len()).sum::<usize>(), 1);
+}

@@ -1,0 +1,93 @@
+//! Opening a store that is in use, is none, or is of a later version.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use landfall::automerge::{ROOT, ReadDoc, transaction::Transactable};
+use landfall::{ChangeError, ConnectError, OpenError, Options, Store, StoreFailure};
+use landfall_tests::process::{Relay, binary};
+use landfall_tests::replica::open;
+
+/// Where SQLite's header has the version that the application gives its file.
+const USER_VERSION_AT: u64 = 60;
+
+/// Another process that has a store open; killed when dropped.
+struct Holder(Child);
+
+impl Holder {
+    fn start(store: &Path) -> Self {
+        let mut child = Command::new(binary("typist"))
+            .arg(store)
+            // Nobody has to answer there: editing needs no relay.
+            .args(["ws://127.0.0.1:9", "default"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        while !lines.next().unwrap().unwrap().starts_with("change") {}
+        // Read on, or the pipe fills and it stops; ends with the child.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self(child)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn one_process_has_a_store_and_others_read_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let holder = Holder::start(&path);
+    let error = Store::open(&path, Options::default()).err().expect("it is in use");
+    let OpenError::StoreInUse { path: named, holder: who } = &error else { panic!("{error}") };
+    assert_eq!(named, &path);
+    assert!(who.contains(&holder.0.id().to_string()), "{error}");
+    let beside = Store::open_read_only(&path, Options::default()).unwrap();
+    let space = beside.space("default").unwrap();
+    let documents = space.documents().unwrap();
+    assert!(!documents.is_empty());
+    let document = space.open(documents[0]).unwrap();
+    assert!(document.read(|doc| doc.length(ROOT)).unwrap() > 0);
+    let refused = document.change(|tx| Ok(tx.put(ROOT, "who", "a reader")?)).unwrap_err();
+    let ChangeError::Store(failure) = &refused else { panic!("{refused}") };
+    assert_eq!(failure.class, StoreFailure::ReadOnly, "{refused}");
+    assert!(matches!(beside.connect("ws://127.0.0.1:9"), Err(ConnectError::ReadOnly)));
+    drop(holder);
+    open(&path).close().unwrap();
+}
+
+#[test]
+fn what_is_no_store_is_named_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("letter.txt");
+    fs::write(&text, "Dear reader, this is no database at all.\n".repeat(50)).unwrap();
+    let relays = folder.path().join("relay");
+    Relay::start(&relays, 0).kill();
+    for path in [text, relays.join("relay.db")] {
+        let before = fs::read(&path).unwrap();
+        let error = Store::open(&path, Options::default()).err().expect("it is no store");
+        assert!(matches!(&error, OpenError::NotAStore { path: named, .. } if *named == path));
+        assert!(error.to_string().contains("choose another path"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}
+
+#[test]
+fn a_newer_store_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    open(&path).close().unwrap();
+    let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.seek(SeekFrom::Start(USER_VERSION_AT)).unwrap();
+    file.write_all(&9_999_u32.to_be_bytes()).unwrap();
+    drop(file);
+    let error = Store::open(&path, Options::default()).err().expect("it is newer");
+    assert!(matches!(error, OpenError::TooNew { found: 9_999, .. }), "{error}");
+}
