@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::durability::Durability;
@@ -51,6 +52,10 @@ pub(crate) fn connect(path: &Path, writable: bool) -> Result<Connection, Storage
 pub(crate) fn prepare(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
     conn.busy_timeout(options.busy_timeout)?;
     conn.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
+    // Plans depend on the statement alone. Without this, SQLite prepares a statement again
+    // whenever a value is bound that its statistics might have an opinion on: a fifth of a busy
+    // writer's time.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     conn.pragma_update(None, "cache_size", cache_size(options))

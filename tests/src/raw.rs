@@ -163,6 +163,7 @@ pub fn answer(mut stream: TcpStream, bytes: &[u8]) {
 
 /// Upgrades to our subprotocol, sends these messages after the client's first, and reads on until
 /// it hangs up.
+#[allow(clippy::result_large_err, reason = "tungstenite's callback has this type")]
 pub fn speak(stream: TcpStream, messages: Vec<Message>) {
     use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
     let choose = |_: &Request, mut response: Response| {

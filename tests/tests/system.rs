@@ -8,6 +8,6 @@ mod system {
     mod kills;
     mod lost_history;
     mod many;
-    mod stores;
     mod readme;
+    mod stores;
 }

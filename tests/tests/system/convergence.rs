@@ -68,7 +68,7 @@ fn concurrent_offline_edits_of_every_type_converge() {
     let (left, right) = (Snapshot::of(&spaces[0]), Snapshot::of(&spaces[1]));
     assert_eq!(left, right);
     assert_eq!(left.changes(), 2 + 2 * 9);
-    let counter = first.read(|doc| doc.get(ROOT, "counter").unwrap().unwrap().0.to_i64());
+    let counter = first.read(|doc| doc.get(ROOT, "counter").unwrap().unwrap().0.as_i64());
     assert_eq!(counter.unwrap(), Some(3 * 5 + 3 * 7));
     stores.iter().for_each(|store| store.close().unwrap());
 }
@@ -87,7 +87,7 @@ fn a_recorded_session_replays_through_a_relay() {
     stores.iter().for_each(|store| store.connect(link(&relay.url)).unwrap());
     let spaces = stores.each_ref().map(|store| store.space("default").unwrap());
     let document =
-        spaces[0].create(|tx| Ok(drop(tx.put_object(ROOT, "text", ObjType::Text)?))).unwrap();
+        spaces[0].create(|tx| Ok(tx.put_object(ROOT, "text", ObjType::Text).map(|_| ())?)).unwrap();
     let text = document.read(|doc| doc.get(ROOT, "text").unwrap().unwrap().1).unwrap();
     for patches in &trace.transactions {
         document

