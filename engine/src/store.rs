@@ -25,6 +25,8 @@ use rusqlite::{Connection, params};
 pub use held::Pending;
 
 pub(crate) use append::{AppendError, Appended, LocalChange};
+#[cfg(test)]
+pub(crate) use receive::ReceiveError;
 pub(crate) use receive::Received;
 pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
 pub(crate) use view::{Parked, ViewError};

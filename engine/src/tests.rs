@@ -3,6 +3,7 @@
 mod arrivals;
 mod commits;
 mod poisoned;
+mod skipping;
 
 use crate::{Document, Options, Store};
 

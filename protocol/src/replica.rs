@@ -164,11 +164,14 @@ pub struct ResumePoint {
     pub acknowledged: Option<Mark>,
 }
 
-/// Entries for the store, to be written with the new cursor in one transaction.
+/// Entries for the store, to be written with the new cursor in one transaction, and only if its
+/// cursor is where the batch begins: when the one before could not be written, this one must not.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The space.
     pub space: SpaceName,
+    /// The offset of the cursor before; 0 if there must be none.
+    pub after: Offset,
     /// The cursor when they are written.
     pub cursor: Cursor,
     /// The entries, in order.

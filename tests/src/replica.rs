@@ -110,13 +110,13 @@ pub fn hashes(document: &Document) -> BTreeSet<ChangeHash> {
 /// What must be equal at replicas that are synced: per document its heads, its changes, and its
 /// visible state with every concurrent value. (Not the saved bytes: automerge writes changes in
 /// the order in which they were applied.)
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Snapshot {
     documents: BTreeMap<DocumentId, (BTreeSet<ChangeHash>, BTreeSet<ChangeHash>, String)>,
 }
 
 impl Snapshot {
-    /// Of every document of a space.
+    /// Of every document of a space, each with all that the store has of it.
     ///
     /// # Panics
     /// If the space cannot be read.
@@ -124,6 +124,7 @@ impl Snapshot {
         let ids = space.documents().expect("the space lists");
         let documents = ids.into_iter().map(|id| {
             let document = space.open(id).expect("a listed document opens");
+            settle(&document);
             let all = hashes(&document);
             let (heads, state) = document
                 .read(|doc| (doc.get_heads().into_iter().collect(), canonical(doc)))
@@ -146,6 +147,29 @@ impl Snapshot {
     /// How many changes there are in all.
     pub fn changes(&self) -> usize {
         self.documents.values().map(|document| document.1.len()).sum()
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut map = f.debug_map();
+        for (id, (heads, all, state)) in &self.documents {
+            let state: String = state.chars().take(200).collect();
+            map.entry(id, &format_args!("{} changes, heads {heads:?}: {state}", all.len()));
+        }
+        map.finish()
+    }
+}
+
+/// Waits until an open document shows all that the store has of it: what arrives is applied
+/// beside its readers, a moment after it is in the store.
+fn settle(document: &Document) {
+    let deadline = Instant::now() + PATIENCE;
+    let stored = || document.status().expect("the store reads").changes as usize;
+    while hashes(document).len() < stored() {
+        assert!(Instant::now() < deadline, "not applied: {:?}", document.status());
+        // sleep: only spaces the looks; the event of the apply may have come before the first
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

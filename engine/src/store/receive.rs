@@ -24,6 +24,8 @@ use super::{
 pub(crate) enum ReceiveError {
     #[error("the relay echoes change {0}, which this store does not hold")]
     UnknownEcho(ChangeHash),
+    #[error("the entries follow offset {after}, the store's cursor is at {at}")]
+    NotNext { at: Offset, after: Offset },
     #[error("no upstream is known")]
     NoUpstream,
     #[error(transparent)]
@@ -58,6 +60,12 @@ impl LocalLog {
         let upstream = self.upstream();
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let upstream = upstream.ok_or(ReceiveError::NoUpstream)?;
+            let cursor = held::resume_point(tx, upstream, space)?.cursor;
+            let at = cursor.map_or(Offset(0), |cursor| cursor.offset);
+            if at != batch.after {
+                // The batch before it failed, or a reset did. A cursor must never skip anything.
+                return Err(ReceiveError::NotNext { at, after: batch.after });
+            }
             let mut writing = Writing::new(tx, upstream, space)?;
             for incoming in batch.entries {
                 writing.take(incoming)?;

@@ -125,10 +125,10 @@ impl Replica {
             entries.push(check(entry));
         }
         if cursor.offset > receiver.at {
-            receiver.at = cursor.offset;
+            let after = std::mem::replace(&mut receiver.at, cursor.offset);
             receiver.storing += bytes;
             self.storing_bytes += bytes;
-            let batch = Batch { space: space.clone(), cursor, entries, bytes };
+            let batch = Batch { space: space.clone(), after, cursor, entries, bytes };
             self.effects.push_back(ReplicaEffect::Store(batch));
         }
         match stopped_by {

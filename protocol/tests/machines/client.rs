@@ -200,6 +200,10 @@ impl Client {
     }
 
     fn receive(&mut self, now: Moment, batch: Batch) {
+        let at = self.link().0.map_or(Offset(0), |cursor| cursor.offset);
+        if at != batch.after {
+            return self.replica.handle_store_failed("not the next batch".into());
+        }
         for incoming in batch.entries {
             match incoming {
                 Incoming::Change { document, change, .. } => {

@@ -1,0 +1,48 @@
+//! A batch that could not be written is never skipped by the one behind it.
+
+use landfall_protocol::replica::{Batch, ResumePoint};
+use landfall_protocol::{Cursor, Epoch, Offset, Scope, Upstream};
+use landfall_storage::{FailureClass, WriteError};
+
+use super::store;
+use crate::store::{Met, ReceiveError};
+
+#[test]
+fn a_batch_behind_one_that_failed_is_refused() {
+    let store = store();
+    let log = store.shared_core().log.clone();
+    let name: crate::SpaceName = "default".parse().unwrap();
+    let space = store.shared_core().space(&name).unwrap();
+    let meet = || {
+        let (tell, told) = std::sync::mpsc::channel();
+        let done = move |met| tell.send(met).unwrap();
+        log.submit_meet(Upstream::from_bytes([1; 16]), space, Box::new(done));
+        let Met { point, .. } = told.recv().unwrap().unwrap().value;
+        point
+    };
+    assert_eq!(meet(), ResumePoint::default());
+    let cursor = |offset| Cursor {
+        epoch: Epoch::from_bytes([2; 16]),
+        offset: Offset(offset),
+        scope: Scope::WHOLE_SPACE,
+    };
+    let receive = |after, up_to| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let batch = Batch {
+            space: name.clone(),
+            after: Offset(after),
+            cursor: cursor(up_to),
+            entries: vec![],
+            bytes: 0,
+        };
+        log.submit_received(space, batch, move |result| tell.send(result.map(drop)).unwrap());
+        told.recv().unwrap()
+    };
+    receive(0, 10).unwrap();
+    log.database().faults().fail_next_commits(1, FailureClass::DiskFull);
+    assert!(matches!(receive(10, 20), Err(WriteError::Commit(_))));
+    let skipping = receive(20, 30);
+    assert!(matches!(skipping, Err(WriteError::Job(ReceiveError::NotNext { .. }))), "{skipping:?}");
+    assert_eq!(meet().cursor, Some(cursor(10)), "the cursor stands before what is missing");
+    receive(10, 30).unwrap();
+}
