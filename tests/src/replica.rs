@@ -58,7 +58,7 @@ pub fn check_counts(space: &Space, snapshot: &Snapshot) {
 /// Waits until every space is live and nothing is pending.
 ///
 /// # Panics
-/// As [`wait`].
+/// As [`wait_for`].
 pub fn wait_synced(store: &Store) {
     wait_for(store, "to be synced", |status| {
         status.pending().changes == 0

@@ -35,6 +35,15 @@ fn the_quickstart_saves_without_a_relay() {
 }
 
 #[test]
+fn the_example_without_a_runtime_runs() {
+    let relay = landfall_tests::process::binary("landfall-relay");
+    let example = relay.with_file_name("examples").join("without_tokio");
+    let output = Command::new(example).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("saved here; offline"), "{output:?}");
+}
+
+#[test]
 fn the_relay_starts_with_its_defaults_alone() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
