@@ -17,7 +17,8 @@ pub struct Group {
 
 impl Group {
     /// Changes a document, as [`Document::change`] does, but is committed with the group. The
-    /// document is locked until then: read it through the closure's transaction.
+    /// document is locked until then: read it through the closure's transaction. Text positions
+    /// count Unicode code points.
     ///
     /// # Errors
     /// As [`Document::change`]. After [`ChangeError::Closure`] the group may go on without that
