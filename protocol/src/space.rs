@@ -10,13 +10,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use serde_bytes::ByteBuf;
-
 use crate::admission::{
     CheckedChange, FormError, History, HistoryError, Layered, Overlay, Verdict, admit,
 };
 use crate::code::{Code, NackClass};
-use crate::frame::{EncodedEntry, Entry, Mark, entry_kind, fit};
+use crate::frame::{EncodedEntry, Entry, Mark, fit};
 use crate::ids::{ActorId, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use crate::limits;
 use crate::lineage::{EpochRecord, Lineage};
@@ -265,18 +263,8 @@ impl Space {
     ) -> Offset {
         self.last = Offset(self.last.0 + 1);
         self.overlay.add(document, &change, self.last);
-        let entry = Entry {
-            offset: self.last,
-            document,
-            kind: entry_kind::CHANGE,
-            flags: 0,
-            id: change.hash.0,
-            dependencies: change.dependencies.iter().map(|hash| hash.0).collect(),
-            author: ByteBuf::from(author),
-            at_ms,
-            body: ByteBuf::from(change.bytes),
-        };
-        let (actor, seq, max_op) = (change.actor, change.seq, change.max_op);
+        let (actor, seq, max_op) = (change.actor.clone(), change.seq, change.max_op);
+        let entry = Entry::of_change(self.last, document, change, author, at_ms);
         self.building.push(NewEntry { entry, actor, seq, max_op });
         self.last
     }
@@ -337,7 +325,7 @@ impl Space {
 
     /// The commit under way failed: nothing of it is in the log, nor can anything that was
     /// admitted after it be, since it may rest on it. All of it is given back with *retry after*.
-    /// Its offsets are not used again.
+    /// Its offsets are not used again while this machine lives.
     pub fn handle_commit_failed(&mut self, failure: StoreFailure) -> Vec<Answer> {
         self.in_flight = None;
         self.building.clear();

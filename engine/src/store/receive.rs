@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use landfall_protocol::admission::{CheckedChange, Layered, Overlay, Verdict, admit};
-use landfall_protocol::frame::{Entry, entry_kind};
+use landfall_protocol::frame::Entry;
 use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::replica::{Batch, Incoming};
 use landfall_protocol::{ChangeHash, DocumentId, Offset};
 use landfall_storage::{Durability, WriteError};
 use rusqlite::{Connection, params};
-use serde_bytes::ByteBuf;
 
 use super::rows::{
     NewChange, StoredHistory, advance_heads, document_row, document_row_or_new, heads,
@@ -145,7 +144,7 @@ impl<'a> Writing<'a> {
             }
             Ok(Verdict::New) => self.append(document, &change, &author, at_ms)?,
             Err(reason) => {
-                let entry = entry_of(offset, document, change, author, at_ms);
+                let entry = Entry::of_change(offset, document, change, &author, at_ms);
                 self.put_aside(&entry, reason.to_string())?;
             }
         }
@@ -220,25 +219,5 @@ impl<'a> Writing<'a> {
         held::set_cursor(conn, upstream, space, cursor)?;
         let count = count(conn, Some(upstream), space)?;
         Ok(Received { touched, aside: self.aside, count })
-    }
-}
-
-fn entry_of(
-    offset: Offset,
-    document: DocumentId,
-    change: CheckedChange,
-    author: Vec<u8>,
-    at_ms: u64,
-) -> Entry {
-    Entry {
-        offset,
-        document,
-        kind: entry_kind::CHANGE,
-        flags: 0,
-        id: change.hash.0,
-        dependencies: change.dependencies.iter().map(|hash| hash.0).collect(),
-        author: ByteBuf::from(author),
-        at_ms,
-        body: ByteBuf::from(change.bytes),
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::{Entries, SubscriptionId, codec, kind};
+use crate::admission::CheckedChange;
 use crate::ids::{ChangeHash, DocumentId, Epoch, Offset};
 use crate::limits;
 
@@ -55,6 +56,27 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The entry of a change.
+    pub fn of_change(
+        offset: Offset,
+        document: DocumentId,
+        change: CheckedChange,
+        author: &[u8],
+        at_ms: u64,
+    ) -> Self {
+        Self {
+            offset,
+            document,
+            kind: entry_kind::CHANGE,
+            flags: 0,
+            id: change.hash.0,
+            dependencies: change.dependencies.iter().map(|hash| hash.0).collect(),
+            author: ByteBuf::from(author),
+            at_ms,
+            body: ByteBuf::from(change.bytes),
+        }
+    }
+
     /// The entry's id as a change hash.
     pub fn hash(&self) -> ChangeHash {
         ChangeHash(self.id)
