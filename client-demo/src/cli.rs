@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::failure::EXIT_CODES;
-use crate::relay::RelayArgs;
+use crate::relay::{self, RelayArgs};
+use crate::store::StoreCommand;
 
 /// A small shared notebook, synced by Landfall: try `landfall-demo tour` first
 #[derive(Debug, Parser)]
@@ -73,6 +74,9 @@ pub(crate) enum Command {
     Notes(NotesCommand),
     /// Make notes of text and Markdown files, and of those in folders
     Import(ImportArgs),
+    /// Look after the notebook's file: check, back up, restore, compact, move
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Send what is pending and fetch what is new
     Sync(SyncArgs),
     /// Say what is saved where; changes nothing and asks nobody
@@ -83,6 +87,9 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Serve as a relay, like `landfall-relay serve`; has that program's exit codes
     Relay(RelayArgs),
+    /// Fold one document's history, as the relay asks on standard input
+    #[command(name = relay::FOLD_WORKER, hide = true)]
+    FoldWorker,
 }
 
 /// Options of `tour`.
@@ -135,6 +142,55 @@ pub(crate) enum NotesCommand {
         /// The note
         id: String,
     },
+    /// Delete a note for good, here and on every replica
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// The note
+        id: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// List deleted notes with edits made here that nobody else has; save or discard those
+    Deleted(DeletedArgs),
+    /// List notes with changes that the relay refuses, why, and what can be done
+    Refused,
+    /// Offer a note's refused changes to the relay again
+    Retry {
+        /// The note
+        id: String,
+    },
+    /// Make a note's refused changes anew, by another author, on top of what the relay has
+    Reauthor {
+        /// The note
+        id: String,
+    },
+    /// Merge a note with another one of the same id that shares no history with it
+    Merge {
+        /// The note
+        id: String,
+    },
+    /// Save a note as an automerge document: with its refused changes, or a deleted one
+    Export {
+        /// The note
+        id: String,
+        /// A new file; `-` is standard output
+        file: PathBuf,
+    },
+}
+
+/// Options of `notes deleted`.
+#[derive(Debug, Args)]
+pub(crate) struct DeletedArgs {
+    /// Save one as an automerge document in a new file
+    #[arg(long, num_args = 2, value_names = ["NOTE", "FILE"], conflicts_with = "discard")]
+    pub(crate) export: Option<Vec<String>>,
+    /// Let one go
+    #[arg(long, value_name = "NOTE")]
+    pub(crate) discard: Option<String>,
+    /// Do not ask before letting go
+    #[arg(long, short, requires = "discard")]
+    pub(crate) yes: bool,
 }
 
 /// Options of `import`.
@@ -151,6 +207,15 @@ pub(crate) struct SyncArgs {
     /// How long to try, such as 500ms, 30s or 2m
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
+    /// Sync only these notes from now on; an id may be of a note that is not here yet
+    #[arg(long, value_name = "NOTE", num_args = 1.., conflicts_with = "all")]
+    pub(crate) only: Option<Vec<String>>,
+    /// Sync all notes from now on
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Then compare what the relay holds with what is here, and set right what differs
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 /// Options of `status`.

@@ -25,7 +25,8 @@ pub(crate) enum Exit {
     Note = 5,
     /// What must be equal differs, or a note has not the documented shape.
     Differs = 6,
-    /// A file to be read is missing or not what it should be.
+    /// A file to be read is missing or not what it should be; one to be written is there already,
+    /// or cannot be.
     Input = 7,
     /// Ended by a signal.
     Interrupted = 130,
@@ -35,7 +36,7 @@ pub(crate) enum Exit {
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 other failures; 2 wrong usage; 3 store not usable; \
 4 relay not reached, refusing, or changes still pending; 5 no such note, or several; \
-6 contents differ, or a note is malformed; 7 input file missing or unreadable; 130 interrupted";
+6 contents differ, or a note is malformed; 7 a file cannot be read or written; 130 interrupted";
 
 /// A failed command: what failed, why, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -194,6 +195,10 @@ impl From<ChangeError> for Failure {
                 let why = format!("the change has {actual} bytes, the limit is {limit}");
                 Self::new(Exit::Other, what, why, "make it in smaller steps")
             }
+            ChangeError::Deleted => {
+                let why = "the note was deleted meanwhile, for good";
+                Self::new(Exit::Note, what, why, "make a new one of it")
+            }
             ChangeError::NotAdmitted(why) => {
                 Self::new(Exit::Other, what, chain(&why), "make it in smaller steps")
             }
@@ -222,7 +227,7 @@ impl From<FlushError> for Failure {
                 let first = parked.first();
                 let why = first.map_or_else(String::new, |p| format!(" ({}: {})", p.code, p.what));
                 let why = format!("the relay refuses {} change(s){why}", pending.changes);
-                let remedy = "they are kept here; see `landfall-demo status`";
+                let remedy = "they are kept here; see `landfall-demo notes refused`";
                 Self::new(Exit::Relay, what, why, remedy)
             }
             FlushError::Offline { pending, last_error }

@@ -14,8 +14,18 @@ pub(crate) struct Listed {
     pub(crate) note: Result<Note, ShapeError>,
 }
 
-impl Listed {
+/// What can be looked for.
+pub(crate) trait Named {
+    fn id(&self) -> DocumentId;
     /// The title, if it is a note and has one.
+    fn title(&self) -> Option<&str>;
+}
+
+impl Named for Listed {
+    fn id(&self) -> DocumentId {
+        self.document.id()
+    }
+
     fn title(&self) -> Option<&str> {
         self.note.as_ref().ok().map(|note| note.title.trim()).filter(|title| !title.is_empty())
     }
@@ -71,9 +81,8 @@ struct Candidate<'a> {
 
 /// The note that is meant. An id wins over a number, a number over a title, a whole title over a
 /// beginning of an id.
-pub(crate) fn find<'a>(all: &'a [Listed], asked: &str) -> Result<&'a Listed, FindError> {
-    let candidate =
-        |listed: &'a Listed| Candidate { id: short(&listed.document.id()), title: listed.title() };
+pub(crate) fn find<'a, T: Named>(all: &'a [T], asked: &str) -> Result<&'a T, FindError> {
+    let candidate = |one: &'a T| Candidate { id: short(&one.id()), title: one.title() };
     let candidates: Vec<Candidate<'_>> = all.iter().map(candidate).collect();
     pick(&candidates, asked).map(|index| &all[index])
 }
@@ -117,6 +126,11 @@ fn ambiguous(all: &[Candidate<'_>], asked: &str, several: &[usize]) -> FindError
         candidates.push(format!("{} more", several.len() - NAMED));
     }
     FindError::Ambiguous { asked: asked.to_owned(), candidates }
+}
+
+/// The id that a text is, whether a document has it or not.
+pub(crate) fn id(asked: &str) -> Option<DocumentId> {
+    asked.trim().parse().ok()
 }
 
 /// An id without its scheme, as it is typed.

@@ -7,15 +7,19 @@
 //! |---|---|
 //! | `cli`, `failure` | what can be asked for; how it fails, with which exit code |
 //! | `note`, `text`, `find` | a note's shape; edits that merge; which note is meant |
-//! | `notebook` | a store, its space, its relay; `sync` |
-//! | `notes`, `editor`, `import`, `status`, `watch` | the commands of those names |
+//! | `notebook` | a store, its space, its relay |
+//! | `notes`, `editor`, `import`, `sync`, `status`, `watch` | the commands of those names |
+//! | `deleted`, `refused`, `export` | what became of notes and edits that go nowhere |
 //! | `tour` | the guided scenario |
 //! | `replay`, `trace`, `generate` | recorded and made-up editing sessions |
 //! | `replica`, `relay`, `scratch` | what tour and replay are made of |
+//! | `store` | looking after the notebook's file: check, back up, restore, compact, move |
 //! | `term`, `wait` | writing for a person; waiting with a limit |
 
 mod cli;
+mod deleted;
 mod editor;
+mod export;
 mod failure;
 mod find;
 mod generate;
@@ -24,11 +28,14 @@ mod note;
 mod notebook;
 mod notes;
 mod progress;
+mod refused;
 mod relay;
 mod replay;
 mod replica;
 mod scratch;
 mod status;
+mod store;
+mod sync;
 mod term;
 mod text;
 mod tour;
@@ -52,10 +59,12 @@ fn main() -> ExitCode {
     let place = cli.place;
     let result = match cli.command {
         Command::Relay(args) => return relay::serve(args),
+        Command::FoldWorker => return relay::fold_worker(),
         Command::Tour(args) => tour::run(&args),
         Command::Notes(command) => notes::run(&place, command),
         Command::Import(args) => import::run(&place, &args.paths),
-        Command::Sync(args) => notebook::run_sync(&place, args.timeout),
+        Command::Store(command) => store::run(&place, command),
+        Command::Sync(args) => sync::run(&place, &args),
         Command::Status(args) => status::run(&place, args.json),
         Command::Watch => watch::run(&place),
         Command::Replay(args) => replay::run(&place, &args),

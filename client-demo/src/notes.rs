@@ -1,6 +1,7 @@
 //! The commands `notes …`.
 
 use std::io::Read;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use landfall::Document;
@@ -8,11 +9,14 @@ use landfall::automerge::ReadDoc;
 use landfall::automerge::transaction::Transactable;
 
 use crate::cli::{NotesCommand, Place};
+use crate::deleted;
 use crate::editor;
+use crate::export;
 use crate::failure::{Exit, Failure};
-use crate::find::{self, Listed, find, listed};
+use crate::find::{self, FindError, Listed, find, listed};
 use crate::note::{self, BODY, Note, ShapeError, TITLE};
 use crate::notebook::Notebook;
+use crate::refused;
 use crate::term::{self, faint, first_line, fit, say, strong};
 use crate::text::{Base, EditError};
 
@@ -28,6 +32,17 @@ pub(crate) fn run(place: &Place, command: NotesCommand) -> Result<(), Failure> {
         NotesCommand::New { title, text } => new(place, title, text),
         NotesCommand::Append { id, text } => append(place, &id, &text),
         NotesCommand::Edit { id, title, text } => edit(place, &id, title, text),
+        NotesCommand::Rm { id, yes } => deleted::rm(place, &id, yes),
+        NotesCommand::Deleted(args) => match (args.export.as_deref(), args.discard) {
+            (Some([id, file]), _) => deleted::export(place, id, Path::new(file)),
+            (_, Some(id)) => deleted::discard(place, &id, args.yes),
+            _ => deleted::list(place),
+        },
+        NotesCommand::Refused => refused::list(place),
+        NotesCommand::Retry { id } => refused::retry(place, &id),
+        NotesCommand::Reauthor { id } => refused::reauthor(place, &id),
+        NotesCommand::Merge { id } => refused::merge(place, &id),
+        NotesCommand::Export { id, file } => export::run(place, &id, &file),
     }
 }
 
@@ -66,14 +81,25 @@ fn row(listed: &Listed, number: usize, width: usize) -> Result<String, Failure> 
     Ok(format!("{number:>3} {mark}{title}  {line}  {id}"))
 }
 
-fn title_of(note: &Note) -> String {
+pub(crate) fn title_of(note: &Note) -> String {
     let title = first_line(&note.title, TITLE_CHARS);
     if title.is_empty() { "(untitled)".to_owned() } else { title }
 }
 
+/// A note's title in quotes, or the id of what has none.
+pub(crate) fn name_of(listed: &Listed) -> String {
+    match &listed.note {
+        Ok(note) => format!("“{}”", title_of(note)),
+        Err(_) => listed.document.id().to_string(),
+    }
+}
+
 fn show(place: &Place, id: &str) -> Result<(), Failure> {
     let (notebook, all) = open_to_read(place, id)?;
-    let listed = find(&all, id)?;
+    let listed = match find(&all, id) {
+        Err(FindError::Unknown { .. }) if deleted::show_if_lost(&notebook, id)? => return Ok(()),
+        found => found.or_else(|error| Err(not_found(&notebook, error)?))?,
+    };
     let note = listed.note.as_ref().map_err(|problem| malformed(id, problem))?;
     let status = listed.document.status()?;
     say(strong(title_of(note)));
@@ -91,18 +117,23 @@ fn show(place: &Place, id: &str) -> Result<(), Failure> {
         facts.push(term::count(u64::try_from(votes).unwrap_or_default(), "vote"));
     }
     notebook.remark(faint(facts.join(" · ")));
+    print(note);
+    Ok(())
+}
+
+/// Prints what is below a note's title.
+pub(crate) fn print(note: &Note) {
     // As it is for a program, harmless for a terminal.
     let body = if term::is_live() { term::tame(&note.body) } else { note.body.clone() };
     say(body.strip_suffix('\n').unwrap_or(&body));
     for item in note.items.iter().flatten() {
         say(format!("- {}", first_line(item, term::width())));
     }
-    Ok(())
 }
 
 fn check(place: &Place, id: &str) -> Result<(), Failure> {
-    let (_notebook, all) = open_to_read(place, id)?;
-    let listed = find(&all, id)?;
+    let (notebook, all) = open_to_read(place, id)?;
+    let listed = found(&notebook, &all, id)?;
     let (problems, conflicts) =
         listed.document.read(|doc| (note::problems(doc), note::conflicts(doc)))?;
     for (key, values) in conflicts {
@@ -145,7 +176,7 @@ fn new(place: &Place, title: Option<String>, text: Option<String>) -> Result<(),
 fn append(place: &Place, id: &str, text: &str) -> Result<(), Failure> {
     let text = given(text.to_owned())?;
     let (notebook, all) = open(place, id)?;
-    let listed = find(&all, id)?;
+    let listed = found(&notebook, &all, id)?;
     listed.note.as_ref().map_err(|problem| malformed(id, problem))?;
     listed.document.change(|tx| {
         let body = note::text_object(tx, BODY)?.ok_or(ShapeError::Missing { key: BODY })?;
@@ -166,7 +197,7 @@ fn edit(
 ) -> Result<(), Failure> {
     let text = text.map(given).transpose()?;
     let (notebook, all) = open(place, id)?;
-    let listed = find(&all, id)?;
+    let listed = found(&notebook, &all, id)?;
     listed.note.as_ref().map_err(|problem| malformed(id, problem))?;
     let document = &listed.document;
     let mut operations = 0;
@@ -218,7 +249,29 @@ fn malformed(id: &str, problem: &ShapeError) -> Failure {
     Failure::new(Exit::Differs, what, problem, "docs/notebook.md has the shape")
 }
 
-fn open(place: &Place, id: &str) -> Result<(Notebook, Vec<Listed>), Failure> {
+/// The note that is meant.
+pub(crate) fn found<'a>(
+    notebook: &Notebook,
+    all: &'a [Listed],
+    id: &str,
+) -> Result<&'a Listed, Failure> {
+    find(all, id).or_else(|error| Err(not_found(notebook, error)?))
+}
+
+/// Why no note was found: it may be known to be deleted.
+pub(crate) fn not_found(notebook: &Notebook, error: FindError) -> Result<Failure, Failure> {
+    if let FindError::Unknown { asked, .. } = &error
+        && let Some(document) = find::id(asked)
+        && notebook.space.is_deleted(&document)?
+    {
+        let why = "it was deleted, for good";
+        let remedy = "see `landfall-demo notes deleted` for edits of yours that are left";
+        return Ok(Failure::new(Exit::Note, format!("no note `{asked}`"), why, remedy));
+    }
+    Ok(error.into())
+}
+
+pub(crate) fn open(place: &Place, id: &str) -> Result<(Notebook, Vec<Listed>), Failure> {
     if !place.store.exists() {
         return Err(nothing_there(place, id));
     }
@@ -227,13 +280,13 @@ fn open(place: &Place, id: &str) -> Result<(Notebook, Vec<Listed>), Failure> {
     Ok((notebook, all))
 }
 
-fn open_to_read(place: &Place, id: &str) -> Result<(Notebook, Vec<Listed>), Failure> {
+pub(crate) fn open_to_read(place: &Place, id: &str) -> Result<(Notebook, Vec<Listed>), Failure> {
     let notebook = Notebook::open_to_read(place)?.ok_or_else(|| nothing_there(place, id))?;
     let all = listed(notebook.documents()?)?;
     Ok((notebook, all))
 }
 
-fn nothing_there(place: &Place, id: &str) -> Failure {
+pub(crate) fn nothing_there(place: &Place, id: &str) -> Failure {
     let why = match place.store.exists() {
         true => format!("the store has no space `{}` yet", place.space),
         false => format!("there is no store {} yet", place.store.display()),

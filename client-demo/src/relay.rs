@@ -36,6 +36,14 @@ pub(crate) fn serve(args: RelayArgs) -> ExitCode {
     cli::run(args.serve)
 }
 
+/// The relay's child that folds.
+pub(crate) fn fold_worker() -> ExitCode {
+    cli::fold_worker()
+}
+
+/// The name of the hidden subcommand that is that child.
+pub(crate) const FOLD_WORKER: &str = cli::FOLD_WORKER;
+
 /// How long a relay may take to listen.
 const START: Duration = Duration::from_secs(20);
 

@@ -1,11 +1,13 @@
 //! The command `replay`: a recorded or made-up editing session as real typing, one change for each
 //! transaction, from one replica to another through a relay.
 
+mod together;
+
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use landfall::automerge::ObjId;
-use landfall::automerge::transaction::Transactable;
-use landfall::{Document, Durability};
+use landfall::automerge::transaction::{Transactable, Transaction};
+use landfall::{BoxError, Document, Durability};
 
 use crate::cli::{Place, ReplayArgs};
 use crate::failure::{self, Exit, Failure};
@@ -15,7 +17,7 @@ use crate::progress::Bars;
 use crate::replica::{self, Replica, until_same};
 use crate::scratch::{self, Scratch};
 use crate::term::{count, good, rate, say, thousands, time};
-use crate::trace::{Patch, Trace};
+use crate::trace::{Patch, Recorded, Trace};
 use crate::wait::Waiter;
 
 /// Changes between two looks at the clock and the bars.
@@ -23,14 +25,14 @@ const LOOK: u64 = 32;
 
 /// What is played.
 enum Script {
-    Recorded(Trace),
+    Recorded(Recorded),
     MadeUp { seed: u64, edits: u64 },
 }
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &ReplayArgs) -> Result<(), Failure> {
     let script = match &args.trace {
-        Some(path) => Script::Recorded(Trace::read(path)?),
+        Some(path) => Script::Recorded(Recorded::read(path)?),
         None => {
             let seed = args.seed.unwrap_or_else(generate::seed);
             Script::MadeUp { seed, edits: u64::from(args.edits) }
@@ -40,20 +42,29 @@ pub(crate) fn run(place: &Place, args: &ReplayArgs) -> Result<(), Failure> {
     // Only a relay that was asked for by name: another one's disk is not to be filled by accident.
     let (relay, quiet) = (place.relay.clone(), place.quiet);
     scratch::run("replay", move |scratch| {
-        let stage = Stage::set(scratch, relay, durability, quiet)?;
+        let set = |names: &[&'static str]| Stage::set(scratch, relay, durability, names, quiet);
         match &script {
-            Script::Recorded(trace) => stage.recorded(trace),
-            Script::MadeUp { seed, edits } => stage.made_up(*seed, *edits),
+            Script::Recorded(Recorded::Alone(trace)) => set(&["Writer", "Reader"])?.recorded(trace),
+            Script::Recorded(Recorded::Together(trace)) => {
+                together::play(&set(together::names(trace))?, trace)
+            }
+            Script::MadeUp { seed, edits } => set(&["Writer", "Reader"])?.made_up(*seed, *edits),
         }
     })
 }
 
-/// Two replicas and a note that both have open.
+/// Replicas that meet through a relay.
 struct Stage {
     waiter: Waiter,
-    writer: Replica,
-    reader: Replica,
+    replicas: Vec<Replica>,
     quiet: bool,
+}
+
+/// A note that every replica has open.
+struct Shared {
+    /// One handle for each replica, in their order.
+    documents: Vec<Document>,
+    body: ObjId,
 }
 
 /// How long it took.
@@ -68,6 +79,7 @@ impl Stage {
         scratch: &Scratch,
         relay: Option<String>,
         durability: Durability,
+        names: &[&'static str],
         quiet: bool,
     ) -> Result<Self, Failure> {
         let (url, own) = match relay {
@@ -78,29 +90,31 @@ impl Stage {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let space = format!("replay-{:x}", now.as_micros());
         let open = |name| Replica::open(scratch.path(), name, &space, durability);
-        let (writer, reader) = (open("Writer")?, open("Reader")?);
-        writer.store.connect(url.as_str())?;
-        reader.store.connect(url.as_str())?;
+        let replicas = names.iter().map(|name| open(name)).collect::<Result<Vec<_>, _>>()?;
+        for replica in &replicas {
+            replica.store.connect(url.as_str())?;
+        }
         if !quiet {
             let whose = if own { "a relay of its own at " } else { "" };
             say(format!("through {whose}{url}"));
         }
-        Ok(Self { waiter: Waiter::new()?, writer, reader, quiet })
+        Ok(Self { waiter: Waiter::new()?, replicas, quiet })
     }
 
     fn recorded(&self, trace: &Trace) -> Result<(), Failure> {
-        let (note, body, copy) = self.note("Replay", &trace.start)?;
+        let Shared { documents, body } = self.note("Replay", &trace.start)?;
+        let (note, reader) = (&documents[0], &self.replicas[1]);
         let total = trace.len();
         self.say(format!("{} by one author, one change each", count(total, "transaction")));
         let bars = Bars::new(self.quiet);
         let (typed, arrived) = (bars.bar("typed", total), bars.bar("arrived", total));
         let look = || {
-            let changes = self.reader.space.status().map_or(0, |status| status.changes);
+            let changes = reader.space.status().map_or(0, |status| status.changes);
             arrived.set_position(changes.saturating_sub(1));
         };
         let started = Instant::now();
         for (number, patches) in (1..).zip(&trace.transactions) {
-            type_one(&note, &body, patches)?;
+            note.change(|tx| type_all(tx, &body, patches))?;
             if number % LOOK == 0 {
                 typed.set_position(number);
                 look();
@@ -108,24 +122,20 @@ impl Stage {
         }
         let typing = started.elapsed();
         typed.set_position(total);
-        let (durable, arriving) = self.settle(started, &note, &copy, look)?;
+        let (durable, arriving) = self.settle(started, &documents, look)?;
         bars.clear();
         self.figures(total, &Times { typed: typing, durable, arrived: arriving });
-        for (replica, document) in [(&self.writer, &note), (&self.reader, &copy)] {
-            ends_in(replica, document, &trace.end)?;
-        }
-        let characters = count(trace.end.chars().count() as u64, "character");
-        self.say(good(format!("✓ both replicas equal the trace's end: {characters}")));
-        Ok(())
+        self.end_in(&documents, &trace.end)
     }
 
     fn made_up(&self, seed: u64, edits: u64) -> Result<(), Failure> {
-        let (note, body, copy) = self.note("Replay", "Two authors, one text. 雨だ ☔\r\n")?;
+        let Shared { documents, body } =
+            self.note("Replay", "Two authors, one text. 雨だ ☔\r\n")?;
         self.say(format!("two made-up authors, {} each, seed {seed}", count(edits, "edit")));
         let bars = Bars::new(self.quiet);
         let started = Instant::now();
         let typing = std::thread::scope(|scope| {
-            let authors = [(&note, "author 1", 0), (&copy, "author 2", 1)];
+            let authors = [(&documents[0], "author 1", 0), (&documents[1], "author 2", 1)];
             let threads = authors.map(|(document, name, number)| {
                 let (bar, body) = (bars.bar(name, edits), &body);
                 scope.spawn(move || {
@@ -142,43 +152,77 @@ impl Stage {
         });
         typing?;
         let typed = started.elapsed();
-        let (durable, arrived) = self.settle(started, &note, &copy, || ())?;
+        let (durable, arrived) = self.settle(started, &documents, || ())?;
         bars.clear();
         self.figures(2 * edits, &Times { typed, durable, arrived });
-        let checks = replica::same(&note, &copy, 1 + 2 * edits)?;
-        for check in checks.iter().filter(|check| check.holds) {
-            self.say(good(format!("✓ {}", check.what)));
+        self.all_same(&documents, 1 + 2 * edits)
+            .map_err(|failure| failure.and(format!("seed {seed}")))
+    }
+
+    /// Makes the note at the first replica, and opens it at the others once it is there.
+    fn note(&self, title: &str, text: &str) -> Result<Shared, Failure> {
+        let mut documents: Vec<Document> = Vec::with_capacity(self.replicas.len());
+        for replica in &self.replicas {
+            let document = match documents.first() {
+                Some(first) => replica.arrived(&self.waiter, first.id())?,
+                None => replica.space.create(|tx| {
+                    note::write(tx, title, text, None)?;
+                    Ok(())
+                })?,
+            };
+            // Loads it, so that what arrives is applied as it would be in front of a person.
+            document.heads()?;
+            documents.push(document);
         }
-        replica::all_hold(&checks).map_err(|failure| failure.and(format!("seed {seed}")))
+        let body =
+            documents.first().map(|note| note.read(|doc| note::text_object(doc, note::BODY)));
+        match body.transpose()? {
+            Some(Ok(Some(body))) => Ok(Shared { documents, body }),
+            _ => Err(lost_body()),
+        }
     }
 
-    /// Makes the note at the writer, and opens it at the reader once it is there.
-    fn note(&self, title: &str, text: &str) -> Result<(Document, ObjId, Document), Failure> {
-        let note = self.writer.space.create(|tx| {
-            note::write(tx, title, text, None)?;
-            Ok(())
-        })?;
-        let body = note.read(|doc| note::text_object(doc, note::BODY))?;
-        let Ok(Some(body)) = body else { return Err(lost_body()) };
-        let copy = self.reader.arrived(&self.waiter, note.id())?;
-        // Loads it, so that what arrives is applied as it would be in front of a person.
-        copy.heads()?;
-        Ok((note, body, copy))
-    }
-
-    /// Waits until everything is durable and both are the same; says when each was.
+    /// Waits until everything is durable and all are the same; says when each was.
     fn settle(
         &self,
         started: Instant,
-        note: &Document,
-        copy: &Document,
-        look: impl FnMut(),
+        documents: &[Document],
+        mut look: impl FnMut(),
     ) -> Result<(Duration, Duration), Failure> {
-        self.writer.flush()?;
-        self.reader.flush()?;
+        for replica in &self.replicas {
+            replica.flush()?;
+        }
         let durable = started.elapsed();
-        until_same(&self.waiter, (&self.writer, note), (&self.reader, copy), look)?;
+        let mut all = self.replicas.iter().zip(documents);
+        let Some(first) = all.next() else { return Ok((durable, durable)) };
+        for other in all {
+            until_same(&self.waiter, first, other, &mut look)?;
+        }
         Ok((durable, started.elapsed()))
+    }
+
+    /// Checks that all replicas of a note are the same, with so many changes.
+    fn all_same(&self, documents: &[Document], changes: u64) -> Result<(), Failure> {
+        let mut checks = Vec::new();
+        for pair in documents.windows(2) {
+            checks = replica::same(&pair[0], &pair[1], changes)?;
+            replica::all_hold(&checks)?;
+        }
+        for check in checks {
+            self.say(good(format!("✓ {}", check.what)));
+        }
+        Ok(())
+    }
+
+    /// Checks that all replicas of a note have this text in the end.
+    fn end_in(&self, documents: &[Document], end: &str) -> Result<(), Failure> {
+        for (replica, document) in self.replicas.iter().zip(documents) {
+            ends_in(replica, document, end)?;
+        }
+        let all = if documents.len() == 2 { "both" } else { "all" };
+        let characters = count(end.chars().count() as u64, "character");
+        self.say(good(format!("✓ {all} replicas equal the trace's end: {characters}")));
+        Ok(())
     }
 
     fn figures(&self, changes: u64, times: &Times) {
@@ -203,13 +247,11 @@ impl Stage {
     }
 }
 
-fn type_one(note: &Document, body: &ObjId, patches: &[Patch]) -> Result<(), Failure> {
-    note.change(|tx| {
-        for Patch(position, deleted, inserted) in patches {
-            tx.splice_text(body, *position, isize::try_from(*deleted)?, inserted)?;
-        }
-        Ok(())
-    })?;
+/// Makes one transaction's edits, as one change.
+fn type_all(tx: &mut Transaction<'_>, body: &ObjId, patches: &[Patch]) -> Result<(), BoxError> {
+    for Patch(position, deleted, inserted) in patches {
+        tx.splice_text(body, *position, isize::try_from(*deleted)?, inserted)?;
+    }
     Ok(())
 }
 

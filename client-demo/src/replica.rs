@@ -84,7 +84,7 @@ impl Replica {
         Ok(self.space.open(id)?)
     }
 
-    fn late(&self, what: &str) -> Failure {
+    pub(crate) fn late(&self, what: &str) -> Failure {
         let error = self.store.status().last_error;
         let last = error.map_or_else(String::new, |error| format!(" ({error})"));
         let why = format!("{what} within {} s{last}", PATIENCE.as_secs());

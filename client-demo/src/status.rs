@@ -1,7 +1,7 @@
 //! The command `status`: what is saved where, for a person or a program. It reads the store and
 //! nothing else, so it works beside whoever has the store open, and sends nothing.
 
-use landfall::{SpaceStatus, Status};
+use landfall::{LostEdits, SpaceStatus, Status};
 use serde_json::{Value, json};
 
 use crate::cli::Place;
@@ -9,10 +9,11 @@ use crate::failure::{Exit, Failure};
 use crate::notebook::Notebook;
 use crate::term::{count, faint, say, strong, thousands};
 
-/// One space, and how many documents it has.
+/// One space, how many documents it has, and deleted ones of which something is left.
 struct Row {
     name: String,
     documents: u64,
+    lost: Vec<LostEdits>,
     status: SpaceStatus,
 }
 
@@ -27,7 +28,8 @@ pub(crate) fn run(place: &Place, as_json: bool) -> Result<(), Failure> {
         let documents = space.documents()?.len() as u64;
         let found = status.spaces.get(space.name());
         let Some(found) = found.cloned() else { continue };
-        rows.push(Row { name: space.name().to_string(), documents, status: found });
+        let lost = space.lost_edits()?;
+        rows.push(Row { name: space.name().to_string(), documents, lost, status: found });
     }
     match as_json {
         true => say(json_of(place, &notebook, &status, &rows)),
@@ -56,6 +58,10 @@ fn json_of(place: &Place, notebook: &Notebook, status: &Status, rows: &[Row]) ->
                 "what": parked.what,
             })
         });
+        let lost = row
+            .lost
+            .iter()
+            .map(|lost| json!({ "document": lost.document.to_string(), "unsent": lost.unsent }));
         json!({
             "name": row.name,
             "documents": row.documents,
@@ -64,6 +70,7 @@ fn json_of(place: &Place, notebook: &Notebook, status: &Status, rows: &[Row]) ->
             "pending": pending(row.status.pending),
             "parked": parked.collect::<Vec<_>>(),
             "setAside": row.status.set_aside,
+            "deletedUnsent": lost.collect::<Vec<_>>(),
         })
     };
     json!({
@@ -101,6 +108,14 @@ fn print(place: &Place, status: &Status, rows: &[Row]) {
             say(format!(
                 "  refused         {}: {} ({})",
                 parked.document, parked.what, parked.code
+            ));
+        }
+        for lost in &row.lost {
+            let edits = count(lost.unsent, "change");
+            say(format!(
+                "  deleted         {}: {edits} that nobody else has {}",
+                lost.document,
+                faint("(see `notes deleted`)")
             ));
         }
         if space.set_aside > 0 {

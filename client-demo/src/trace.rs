@@ -1,5 +1,7 @@
 //! Recorded editing sessions: their format, and what is wrong with a file that is none.
 
+mod concurrent;
+
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -10,10 +12,21 @@ use thiserror::Error;
 
 use crate::failure::{Exit, Failure};
 
+pub(crate) use concurrent::{AGENTS_MOST, Concurrent, Seen};
+
 /// Bytes of a trace, inflated. The largest known one has a tenth of that.
 const BYTES_MOST: u64 = 256 * 1024 * 1024;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// One author.
+    Alone(Trace),
+    /// Several, who typed at once.
+    Together(Concurrent),
+}
 
 /// One author's session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +56,14 @@ struct File {
 #[derive(Deserialize)]
 struct Transaction {
     patches: Vec<Patch>,
+    #[serde(default)]
+    parents: Vec<usize>,
+    #[serde(default)]
+    agent: usize,
 }
+
+/// What `kind` says of a session of several authors.
+const CONCURRENT: &str = "concurrent";
 
 /// Why a file is no trace that can be played.
 #[derive(Debug, Error)]
@@ -62,9 +82,13 @@ pub(crate) enum TraceError {
         #[source]
         source: serde_json::Error,
     },
-    /// Several authors who typed at once.
-    #[error("{path} is a trace of kind `{kind}` with {agents} authors")]
-    SeveralAuthors { path: PathBuf, kind: String, agents: u64 },
+    #[error("{path} is a trace of kind `{kind}`")]
+    UnknownKind { path: PathBuf, kind: String },
+    #[error("{path} is a trace of {agents} authors")]
+    Authors { path: PathBuf, agents: u64 },
+    /// It rests on a later one, or not on its author's own last one, or is nobody's.
+    #[error("transaction {transaction} of {path} does not follow what is before it")]
+    Disorder { path: PathBuf, transaction: usize },
     #[error("transaction {transaction} of {path} edits beyond the end of the text")]
     OutOfRange { path: PathBuf, transaction: usize },
     #[error("the transactions of {path} do not end in its endContent")]
@@ -74,18 +98,19 @@ pub(crate) enum TraceError {
 impl From<TraceError> for Failure {
     fn from(error: TraceError) -> Self {
         let remedy = match &error {
-            TraceError::Unreadable { .. } => "check the path",
-            TraceError::SeveralAuthors { .. } => {
-                "that kind comes later; play one with a single author, or none for a made-up session"
+            TraceError::Unreadable { .. } => "check the path".to_owned(),
+            TraceError::UnknownKind { .. } => {
+                "this version plays those without a kind, and `concurrent` ones".to_owned()
             }
-            _ => "give an editing trace as JSON or gzipped JSON",
+            TraceError::Authors { .. } => format!("play one of 1 to {AGENTS_MOST} authors"),
+            _ => "give an editing trace as JSON or gzipped JSON".to_owned(),
         };
         Self::new(Exit::Input, "nothing was replayed", error, remedy)
     }
 }
 
-impl Trace {
-    /// Reads a trace and checks that it can be played to its end.
+impl Recorded {
+    /// Reads a trace and checks that it can be played, as far as one can tell before.
     pub(crate) fn read(path: &Path) -> Result<Self, TraceError> {
         let unreadable = |source| TraceError::Unreadable { path: path.to_owned(), source };
         let bytes = fs::read(path).map_err(unreadable)?;
@@ -107,10 +132,16 @@ impl Trace {
             Ok(file) => file,
             Err(source) => return Err(TraceError::NotATrace { path, source }),
         };
-        if let Some(kind) = file.kind {
-            let agents = file.num_agents.unwrap_or_default();
-            return Err(TraceError::SeveralAuthors { path, kind, agents });
+        match file.kind.as_deref() {
+            None => Trace::new(path, file).map(Self::Alone),
+            Some(CONCURRENT) => Concurrent::new(path, file).map(Self::Together),
+            Some(kind) => Err(TraceError::UnknownKind { path, kind: kind.to_owned() }),
         }
+    }
+}
+
+impl Trace {
+    fn new(path: PathBuf, file: File) -> Result<Self, TraceError> {
         let transactions = file.txns.into_iter().map(|txn| txn.patches).collect();
         let trace = Self { start: file.start_content, end: file.end_content, transactions };
         match trace.play() {
@@ -143,8 +174,8 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn parse(json: &str) -> Result<Trace, TraceError> {
-        Trace::parse(Path::new("t.json"), json.as_bytes())
+    fn parse(json: &str) -> Result<Recorded, TraceError> {
+        Recorded::parse(Path::new("t.json"), json.as_bytes())
     }
 
     const SMALL: &str = r#"{"startContent":"漢a","endContent":"漢b!","txns":[
@@ -152,7 +183,7 @@ mod tests {
 
     #[test]
     fn positions_are_code_points() {
-        let trace = parse(SMALL).unwrap();
+        let Recorded::Alone(trace) = parse(SMALL).unwrap() else { panic!() };
         assert_eq!(trace.len(), 2);
         assert_eq!(trace.play().as_deref(), Ok("漢b!"));
     }
@@ -166,19 +197,19 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
         gzip.write_all(SMALL.as_bytes()).unwrap();
         gzip.finish().unwrap();
-        assert_eq!(Trace::read(&plain).unwrap(), Trace::read(&packed).unwrap());
+        assert_eq!(Recorded::read(&plain).unwrap(), Recorded::read(&packed).unwrap());
     }
 
     #[test]
     fn what_is_no_trace_is_named() {
         assert!(matches!(parse("{}"), Err(TraceError::NotATrace { .. })));
-        let several = parse(r#"{"kind":"concurrent","numAgents":2,"endContent":"","txns":[]}"#);
-        assert!(matches!(several, Err(TraceError::SeveralAuthors { agents: 2, .. })));
+        let newer = parse(r#"{"kind":"video","endContent":"","txns":[]}"#);
+        assert!(matches!(newer, Err(TraceError::UnknownKind { kind, .. }) if kind == "video"));
         let beyond = parse(r#"{"endContent":"","txns":[{"patches":[[1,0,"a"]]}]}"#);
         assert!(matches!(beyond, Err(TraceError::OutOfRange { transaction: 0, .. })));
         let other = parse(r#"{"endContent":"b","txns":[{"patches":[[0,0,"a"]]}]}"#);
         assert!(matches!(other, Err(TraceError::Inconsistent { .. })));
-        let missing = Trace::read(Path::new("no/such/trace"));
+        let missing = Recorded::read(Path::new("no/such/trace"));
         assert!(matches!(missing, Err(TraceError::Unreadable { .. })));
     }
 }

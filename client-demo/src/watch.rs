@@ -1,6 +1,7 @@
 //! The command `watch`: stays in sync and says what happens, until it is told to end. On a
 //! terminal the present state stands on the last line; elsewhere each new state is a line.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -20,26 +21,27 @@ const TICK: Duration = Duration::from_millis(120);
 /// Runs the command.
 pub(crate) fn run(place: &Place) -> Result<(), Failure> {
     let notebook = Notebook::open(place)?;
-    // Held, so that events tell what changed in them.
-    let documents = notebook.documents()?;
+    let known = Known::of(&notebook)?;
     let url = if place.offline { "offline".to_owned() } else { place.relay_url() };
     let mut view = View::new(&url);
     let waiter = Waiter::new()?;
-    let ended = waiter.until_signal(follow(&notebook, documents, &mut view));
+    let ended = waiter.until_signal(follow(&notebook, known, &mut view));
     view.end();
     notebook.store.close()?;
     ended.map(|_| ())
 }
 
 /// Ends when the store is closed, or when nobody reads any more.
-async fn follow(notebook: &Notebook, mut documents: Vec<Document>, view: &mut View) {
+async fn follow(notebook: &Notebook, mut known: Known, view: &mut View) {
     let mut events = notebook.store.events();
     let mut status = notebook.store.watch();
     let mut open = view.state(&status.now());
     while open {
         open = tokio::select! {
             event = events.next() => match event {
-                Some(Ok(event)) => view.line(&told(notebook, &mut documents, &event)),
+                // That a deleted note's content was let go is no news.
+                Some(Ok(event)) if is_gone(&event) => true,
+                Some(Ok(event)) => view.line(&told(notebook, &mut known, &event)),
                 Some(Err(lagged)) => view.line(&lagged.to_string()),
                 None => false,
             },
@@ -48,13 +50,50 @@ async fn follow(notebook: &Notebook, mut documents: Vec<Document>, view: &mut Vi
     }
 }
 
+/// The notes that were seen, held so that events tell what changed in them; and their titles, by
+/// which to call them when they are gone.
+struct Known(BTreeMap<DocumentId, (Document, Option<String>)>);
+
+impl Known {
+    fn of(notebook: &Notebook) -> Result<Self, Failure> {
+        let titled = |document: Document| (document.id(), (document.clone(), title(&document)));
+        Ok(Self(notebook.documents()?.into_iter().map(titled).collect()))
+    }
+
+    /// What to call a note.
+    fn name(&mut self, notebook: &Notebook, event: &Event) -> String {
+        let id = event.document;
+        if event.space != *notebook.space.name() {
+            return format!("{id} in {}", event.space);
+        }
+        if let EventKind::Deleted { .. } = event.kind {
+            let gone = self.0.remove(&id).and_then(|(_, title)| title);
+            return gone.unwrap_or_else(|| id.to_string());
+        }
+        if !self.0.contains_key(&id)
+            && let Ok(document) = notebook.space.open(id)
+        {
+            self.0.insert(id, (document, None));
+        }
+        let Some((document, last)) = self.0.get_mut(&id) else { return id.to_string() };
+        *last = title(document).or(last.take());
+        last.clone().unwrap_or_else(|| id.to_string())
+    }
+}
+
+fn title(document: &Document) -> Option<String> {
+    let note = document.read(note::read).ok()?.ok()?;
+    let title = first_line(&note.title, 40);
+    (!title.is_empty()).then(|| format!("“{title}”"))
+}
+
+fn is_gone(event: &Event) -> bool {
+    matches!(&event.kind, EventKind::Changed { heads, .. } if heads.is_empty())
+}
+
 /// An event in words.
-fn told(notebook: &Notebook, documents: &mut Vec<Document>, event: &Event) -> String {
-    let name = if event.space == *notebook.space.name() {
-        title(notebook, documents, event.document)
-    } else {
-        format!("{} in {}", event.document, event.space)
-    };
+fn told(notebook: &Notebook, known: &mut Known, event: &Event) -> String {
+    let name = known.name(notebook, event);
     match &event.kind {
         EventKind::Changed { origin, patches, .. } => {
             let who = match origin {
@@ -66,25 +105,29 @@ fn told(notebook: &Notebook, documents: &mut Vec<Document>, event: &Event) -> St
         }
         EventKind::RolledBack => format!("{name}: an edit could not be saved and was taken back"),
         EventKind::Parked { code, what } => {
-            format!("{name}: refused by the relay: {what} ({code})")
+            format!("{name}: refused by the relay: {what} ({code}); see `notes refused`")
+        }
+        EventKind::Deleted { unsent: 0 } => format!("{} deleted", strong(name)),
+        EventKind::Deleted { unsent } => {
+            let edits = count(*unsent, "change");
+            let name = strong(name);
+            format!("{name} deleted; {edits} made here went to nobody; see `notes deleted`")
+        }
+        EventKind::Unrelated => {
+            format!("{name}: another note of the same id is at the relay; see `notes refused`")
+        }
+        EventKind::Conflicted => {
+            format!("{name}: other changes took the place of yours; see `notes refused`")
+        }
+        EventKind::Drifted => {
+            format!("{name}: the relay held something else than was thought; it is set right")
         }
         EventKind::SetAside { reason } => format!("{name}: something was set aside: {reason}"),
+        EventKind::ManyActors { actors } => {
+            format!("{name}: {} made it, which costs memory", count(*actors, "actor"))
+        }
         EventKind::Quarantined { reason } => format!("{name}: cannot be read: {reason}"),
         _ => format!("{name}: something happened that this version does not know"),
-    }
-}
-
-fn title(notebook: &Notebook, documents: &mut Vec<Document>, id: DocumentId) -> String {
-    let known = documents.iter().find(|document| document.id() == id).cloned();
-    let document = known.or_else(|| {
-        let opened = notebook.space.open(id).ok()?;
-        documents.push(opened.clone());
-        Some(opened)
-    });
-    let note = document.and_then(|document| document.read(note::read).ok()?.ok());
-    match note.map(|note| first_line(&note.title, 40)).filter(|title| !title.is_empty()) {
-        Some(title) => format!("“{title}”"),
-        None => id.to_string(),
     }
 }
 
@@ -179,14 +222,29 @@ fn state(relay: &str, status: &Status) -> String {
         },
         LinkStatus::Online => format!("{} at {relay}", online(status)),
     };
-    format!("{link}; {pending}")
+    let drifted: u64 = status.spaces.values().map(|space| space.drifted).sum();
+    match drifted {
+        0 => format!("{link}; {pending}"),
+        n => format!("{link}; {pending}; {} set right that had drifted", count(n, "note")),
+    }
 }
 
 fn online(status: &Status) -> String {
     for space in status.spaces.values() {
         match &space.sync {
+            SyncStatus::CatchingUp { snapshot: Some(part), .. }
+            | SyncStatus::Comparing { snapshot: Some(part), .. } => {
+                let (bytes, of) = (term::thousands(part.bytes), term::thousands(part.of));
+                return format!("receiving a note's history ({bytes} of {of} bytes)");
+            }
             SyncStatus::CatchingUp { to_go, .. } => {
                 return format!("catching up ({} to go)", term::thousands(*to_go));
+            }
+            SyncStatus::Comparing { documents, .. } => {
+                return match documents {
+                    0 => "comparing with the relay".to_owned(),
+                    n => format!("comparing with the relay ({} to fetch)", count(*n, "note")),
+                };
             }
             SyncStatus::Refused { code, what } => return format!("refused ({code}: {what})"),
             SyncStatus::Live => {}
@@ -194,4 +252,42 @@ fn online(status: &Status) -> String {
         }
     }
     "live".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use landfall::{Options, Progress, Store};
+
+    fn said(sync: SyncStatus, drifted: u64) -> String {
+        let store = Store::in_memory(Options::default()).unwrap();
+        let space = store.space("default").unwrap();
+        let mut status = store.status();
+        status.link = LinkStatus::Online;
+        let mut of_space = space.status().unwrap();
+        (of_space.sync, of_space.drifted) = (sync, drifted);
+        status.spaces.insert(space.name().clone(), of_space);
+        state("ws://relay", &status)
+    }
+
+    #[test]
+    fn how_far_it_is_stands_in_the_last_line() {
+        let part = Some(Progress { bytes: 1_024, of: 330_000 });
+        for (sync, says) in [
+            (SyncStatus::Live, "live at ws://relay; nothing pending"),
+            (SyncStatus::Comparing { documents: 0, snapshot: None }, "comparing with the relay at"),
+            (SyncStatus::Comparing { documents: 2, snapshot: None }, "(2 notes to fetch) at"),
+            (SyncStatus::Comparing { documents: 2, snapshot: part }, "(1,024 of 330,000 bytes) at"),
+            (
+                SyncStatus::CatchingUp { done: 1, to_go: 9, snapshot: part },
+                "receiving a note's history (1,024 of 330,000 bytes) at",
+            ),
+            (SyncStatus::CatchingUp { done: 1, to_go: 9, snapshot: None }, "catching up (9 to go)"),
+        ] {
+            let line = said(sync, 0);
+            assert!(line.contains(says), "{line}");
+        }
+        let line = said(SyncStatus::Live, 2);
+        assert!(line.ends_with("nothing pending; 2 notes set right that had drifted"), "{line}");
+    }
 }

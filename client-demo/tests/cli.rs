@@ -5,9 +5,19 @@
 #[path = "cli/harness.rs"]
 mod harness;
 
+#[path = "cli/deleted.rs"]
+mod deleted;
 #[path = "cli/errors.rs"]
 mod errors;
 #[path = "cli/notes.rs"]
 mod notes;
+#[path = "cli/refused.rs"]
+mod refused;
+#[path = "cli/replay.rs"]
+mod replay;
+#[path = "cli/scopes.rs"]
+mod scopes;
 #[path = "cli/sessions.rs"]
 mod sessions;
+#[path = "cli/store.rs"]
+mod store;

@@ -9,13 +9,15 @@ use landfall_protocol::{DocumentId, SpaceName};
 use landfall_storage::Committed;
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 
-use crate::document::{Applier, OpenDocument};
+use crate::actors::Actors;
+use crate::compactor::Compactor;
+use crate::document::{Applier, Cache, OpenDocument};
 use crate::error::{ChangeError, SpaceError, StoreError, StoreFailure};
 use crate::events::{EventHub, EventKind, Origin};
 use crate::link::LinkHandle;
-use crate::options::Durability;
+use crate::options::{Durability, Options};
 use crate::status::StatusHub;
-use crate::store::{Appended, LocalChange, LocalLog, Received, SpaceCount, SpaceRow};
+use crate::store::{Appended, FoldOptions, LocalChange, LocalLog, Received, SpaceCount, SpaceRow};
 
 /// The shared state of one open store.
 pub(crate) struct Core {
@@ -23,6 +25,10 @@ pub(crate) struct Core {
     pub(crate) events: EventHub,
     pub(crate) status: Arc<StatusHub>,
     pub(crate) applier: Applier,
+    pub(crate) actors: Actors,
+    pub(crate) cache: Cache,
+    /// Folds histories; `None` where nothing is written, or nobody wants it.
+    compactor: Option<Compactor>,
     pub(crate) link: Mutex<Option<LinkHandle>>,
     pub(crate) read_only: bool,
     closed: AtomicBool,
@@ -37,10 +43,12 @@ impl Core {
         log: LocalLog,
         events: EventHub,
         applier: Applier,
-        durability: Durability,
+        actors: Actors,
+        options: &Options,
         read_only: bool,
     ) -> Result<Self, StoreError> {
         let status = Arc::new(StatusHub::new(log.known_upstream()?));
+        let cache = Cache::new(options.document_cache_bytes, status.memory());
         let mut spaces = BTreeMap::new();
         for (name, row, count) in log.spaces()? {
             status.add_space(&name, row, count, &log);
@@ -52,15 +60,25 @@ impl Core {
                 status.set_synced(number.0);
             }
         }));
+        let compactor = match options.fold && !read_only {
+            true => Some(
+                Compactor::start(log.clone(), fold_options(options))
+                    .map_err(StoreError::of_thread)?,
+            ),
+            false => None,
+        };
         Ok(Self {
             log,
             events,
             status,
             applier,
+            actors,
+            cache,
+            compactor,
             link: Mutex::new(None),
             read_only,
             closed: AtomicBool::new(false),
-            durability,
+            durability: options.durability,
             groups: ReentrantMutex::new(()),
             spaces: Mutex::new(spaces),
             documents: Mutex::default(),
@@ -102,7 +120,10 @@ impl Core {
             return open;
         }
         let open = Arc::new(OpenDocument::new(Arc::clone(self), space.clone(), row, id));
-        documents.retain(|_, open| open.strong_count() > 0);
+        // Not each time: a great many may be open, or loaded without being open.
+        if documents.len().is_power_of_two() {
+            documents.retain(|_, open| open.strong_count() > 0);
+        }
         documents.insert((row, id), Arc::downgrade(&open));
         open
     }
@@ -125,7 +146,20 @@ impl Core {
                 status.set_count(*row, *count, appended.number.0, synced);
             }
         };
-        Ok(self.log.append(durability, changes, committed)?.value)
+        let appended = self.log.append(durability, changes, committed)?.value;
+        self.notify_compactor();
+        Ok(appended)
+    }
+
+    fn notify_compactor(&self) {
+        if let Some(compactor) = &self.compactor {
+            compactor.notify();
+        }
+    }
+
+    /// Takes the link away, to be closed.
+    pub(crate) fn take_link(&self) -> Option<LinkHandle> {
+        self.link.lock().take()
     }
 
     /// Puts a link in place of the one before, if there was one; gives back the one to close.
@@ -150,12 +184,31 @@ impl Core {
         let Committed { value: received, number } = received;
         let synced = self.log.database().synced().0;
         self.status.set_count(row, received.count, number.0, synced);
+        self.notify_compactor();
         if !received.aside.is_empty() {
             self.status.add_aside(row, received.aside.len() as u64);
         }
         for (document, reason) in received.aside {
             tracing::warn!(%space, %document, reason, "an entry was set aside");
             self.events.send(space, document, EventKind::SetAside { reason });
+        }
+        for document in received.unrelated {
+            tracing::warn!(%space, %document, "an unrelated history of the same id was set aside");
+            self.events.send(space, document, EventKind::Unrelated);
+        }
+        if !received.displaced.is_empty() {
+            self.status.set_parked(row, received.parked);
+        }
+        for displaced in received.displaced {
+            let (document, changes) = (displaced.document, displaced.changes);
+            tracing::warn!(%space, %document, changes, "others have the place of changes made here");
+            self.events.send(space, document, EventKind::Conflicted);
+            self.forget_document(row, document);
+        }
+        for deleted in received.deleted {
+            let (document, unsent) = (deleted.document, deleted.unsent);
+            self.events.send(space, document, EventKind::Deleted { unsent });
+            self.forget_document(row, document);
         }
         for touched in received.touched {
             let open = self.documents.lock().get(&(row, touched.document)).and_then(Weak::upgrade);
@@ -170,6 +223,31 @@ impl Core {
         }
     }
 
+    /// Changes were taken out of a document: if it is open it is read anew, and its next change
+    /// takes a fresh actor. Never waits.
+    pub(crate) fn forget_document(&self, row: SpaceRow, document: DocumentId) {
+        self.actors.end((row, document));
+        let open = self.documents.lock().get(&(row, document)).and_then(Weak::upgrade);
+        if let Some(open) = open {
+            open.mark_stale();
+            self.applier.notify(open);
+        }
+    }
+
+    /// A space has something to push.
+    pub(crate) fn tell_link_of(&self, row: SpaceRow) {
+        if let Some(link) = &*self.link.lock() {
+            link.local(std::iter::once(row));
+        }
+    }
+
+    /// A document that the relay refused is to be offered again.
+    pub(crate) fn unparked(&self, space: &SpaceName, document: DocumentId) {
+        if let Some(link) = &*self.link.lock() {
+            link.unparked(space.clone(), document);
+        }
+    }
+
     /// Ends the threads, then the store, in the order in which they use each other.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
         let link = {
@@ -181,13 +259,29 @@ impl Core {
         if let Some(link) = link {
             link.close();
         }
+        if let Some(compactor) = &self.compactor {
+            compactor.close();
+        }
         self.applier.close();
+        let leaving = self.actors.close(&self.log);
         let closed = self.log.database().close().map_err(|error| {
             let class = StoreFailure::from(error.class());
             StoreError { class, source: Box::new(error) }
         });
+        if let (Ok(()), Some(leaving)) = (&closed, leaving) {
+            leaving.leave();
+        }
+        self.cache.close();
         self.events.close();
         self.status.close();
         closed
+    }
+}
+
+fn fold_options(options: &Options) -> FoldOptions {
+    FoldOptions {
+        recent_entries: options.keep_recent,
+        recent_age: options.keep_recent_age,
+        ..FoldOptions::default()
     }
 }

@@ -4,14 +4,15 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use landfall_protocol::admission::FormError;
+use landfall_protocol::admission::{FormError, HistoryError};
 use landfall_protocol::ids::BadSpaceName;
-use landfall_protocol::{DocumentId, SpaceName};
+use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use landfall_storage::FailureClass;
 use thiserror::Error;
 
+use crate::reauthor::ReauthorError;
 use crate::status::ParkedDocument;
-use crate::store::{AppendError, OpenLogError, Pending, ViewError, WriteFailure};
+use crate::store::{AppendError, OpenLogError, Pending, ReplaceError, ViewError, WriteFailure};
 
 /// Any error, as closures may return it.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -107,6 +108,18 @@ impl std::fmt::Display for StoreFailure {
             Self::Closed => "it is closed",
             Self::Other => "input or output failed",
         })
+    }
+}
+
+impl StoreError {
+    /// A thread could not be started.
+    pub(crate) fn of_thread(source: std::io::Error) -> Self {
+        Self { class: StoreFailure::Other, source: Box::new(source) }
+    }
+
+    pub(crate) fn read_only() -> Self {
+        let class = StoreFailure::ReadOnly;
+        Self { class, source: "the store was opened for reading only".into() }
     }
 }
 
@@ -211,6 +224,14 @@ pub enum ChangeError {
         "a document cannot be changed from inside its own `change` closure; use what the closure is given"
     )]
     Reentrant,
+    /// `change_at` was given the hash of a change that the document does not have.
+    #[error(
+        "the document has no change {missing} to edit at; wait until it arrives, or take heads that the document gave"
+    )]
+    UnknownHeads {
+        /// The first one that is missing.
+        missing: ChangeHash,
+    },
     /// automerge could not read all of the document's bytes.
     #[error("document {document} is quarantined and takes no changes: {reason}")]
     Quarantined {
@@ -219,6 +240,9 @@ pub enum ChangeError {
         /// What automerge said.
         reason: String,
     },
+    /// The document is deleted, here or elsewhere, for good.
+    #[error("the document is deleted; make a new one")]
+    Deleted,
     /// The store failed. The document is back at what the store holds.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -237,6 +261,9 @@ impl From<landfall_storage::WriteError<AppendError>> for ChangeError {
     fn from(error: landfall_storage::WriteError<AppendError>) -> Self {
         let class = error.class().into();
         match error {
+            landfall_storage::WriteError::Job(AppendError::History(HistoryError::Deleted)) => {
+                Self::Deleted
+            }
             landfall_storage::WriteError::Job(AppendError::History(error)) => {
                 Self::Conflict(Box::new(error))
             }
@@ -285,6 +312,69 @@ fn because(cause: &Option<String>) -> String {
 fn first(parked: &[ParkedDocument]) -> String {
     let first = parked.first();
     first.map_or_else(String::new, |parked| format!("{}: {}", parked.document, parked.what))
+}
+
+/// Why edits that the relay does not take could not be exported or made anew. They are kept.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum KeptError {
+    /// There is nothing to do.
+    #[error("the document has no change that the relay does not hold")]
+    NothingRefused,
+    /// The document was edited, or the relay took something, in between.
+    #[error("the document changed meanwhile; try again")]
+    Changed,
+    /// automerge could not build the document, or take a change apart.
+    #[error("the document could not be rebuilt: {0}")]
+    Rebuild(#[source] BoxError),
+    /// A change that was made anew would be refused for its form.
+    #[error("a relay would refuse the new change: {0}")]
+    Form(#[source] FormError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<ViewError> for KeptError {
+    fn from(error: ViewError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<ReauthorError> for KeptError {
+    fn from(error: ReauthorError) -> Self {
+        Self::Rebuild(Box::new(error))
+    }
+}
+
+impl From<landfall_storage::WriteError<ReplaceError>> for KeptError {
+    fn from(error: landfall_storage::WriteError<ReplaceError>) -> Self {
+        let class = error.class().into();
+        match error {
+            landfall_storage::WriteError::Job(ReplaceError::Changed) => Self::Changed,
+            landfall_storage::WriteError::Job(ReplaceError::History(error)) => {
+                Self::Rebuild(Box::new(error))
+            }
+            other => Self::Store(StoreError { class, source: Box::new(other) }),
+        }
+    }
+}
+
+/// Why a space's subscription was not changed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// More documents than a subscription may name.
+    #[error("{actual} documents are named, the limit is {limit}; sync the whole space instead")]
+    TooMany {
+        /// How many.
+        actual: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Why a link could not be made.

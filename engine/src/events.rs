@@ -55,10 +55,32 @@ pub enum EventKind {
         /// In words.
         what: String,
     },
+    /// The document was deleted, here or elsewhere, for good.
+    Deleted {
+        /// Changes made here that no other replica has. They are kept until they are exported
+        /// ([`Space::export_lost`](crate::Space::export_lost)) and discarded.
+        unsent: u64,
+    },
+    /// A document of the same id, with a history that shares nothing with ours, arrived. It is
+    /// kept aside, until the application asks to merge the two
+    /// ([`Space::merge_unrelated`](crate::Space::merge_unrelated)).
+    Unrelated,
+    /// Another change has taken the place of changes made here: theirs counts, ours are refused by
+    /// the relay, kept, and can be made anew ([`Space::reauthor`](crate::Space::reauthor)).
+    Conflicted,
+    /// The relay held something else of this document than was thought, although nothing was under
+    /// way. It has been set right.
+    Drifted,
     /// Something arrived that cannot be applied. It is kept in the store.
     SetAside {
         /// Why.
         reason: String,
+    },
+    /// The document has more actors than [`MANY_ACTORS`](crate::MANY_ACTORS), which costs memory and
+    /// time in every replica. Told when it is loaded, once for as long as it is open.
+    ManyActors {
+        /// How many it has.
+        actors: u64,
     },
     /// automerge failed on this document's bytes. It keeps its last good state, and its bytes
     /// are kept; it takes no changes until a version that can read it opens it.

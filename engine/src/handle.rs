@@ -3,6 +3,7 @@
 
 mod document;
 mod group;
+mod refused;
 mod space;
 
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use landfall_protocol::SpaceName;
 
+use crate::actors::{Actors, outside::Found};
 use crate::core::Core;
 use crate::document::Applier;
 use crate::error::{ChangeError, ConnectError, FlushError, OpenError, SpaceError, StoreError};
@@ -18,11 +20,12 @@ use crate::events::{EventHub, Events};
 use crate::link::{Flush, LinkHandle};
 use crate::options::{LinkOptions, Options};
 use crate::random;
-use crate::status::{Status, StatusWatch};
+use crate::status::{LinkStatus, Status, StatusWatch};
 use crate::store::{LocalLog, Place};
 
 pub use document::{Document, DocumentWatch};
 pub use group::Group;
+pub use refused::LostEdits;
 pub use space::Space;
 
 /// An open store: one SQLite file with documents, and the link that syncs them.
@@ -94,10 +97,17 @@ impl Store {
             ..landfall_storage::Options::default()
         };
         let fresh = random::replica_id().map_err(|error| OpenError::Storage(Box::new(error)))?;
+        // Before the store is opened, which may change its file.
+        let left = match &place {
+            Place::File(path) => Found::look(path),
+            Place::ReadOnly(_) | Place::Memory => None,
+        };
         let log = LocalLog::open(place, storage, fresh)?;
+        let actors = Actors::begin(&log, read_only, left)
+            .map_err(|error| OpenError::Storage(Box::new(error)))?;
         let applier = Applier::start().map_err(OpenError::Thread)?;
         let events = EventHub::new(options.events);
-        let core = Core::new(log, events, applier, options.durability, read_only)
+        let core = Core::new(log, events, applier, actors, options, read_only)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
         Ok(Self { shared: Arc::new(Shared { core: Arc::new(core) }) })
     }
@@ -142,8 +152,15 @@ impl Store {
         if core.read_only {
             return Err(ConnectError::ReadOnly);
         }
-        match core.replace_link(LinkHandle::start(core, options.into())?) {
+        let options = options.into();
+        LinkHandle::validate(&options)?;
+        // The one before first: its last word is that it is offline.
+        if let Some(old) = core.take_link() {
+            old.close();
+        }
+        match core.replace_link(LinkHandle::start(core, options)?) {
             Ok(old) => {
+                // Somebody else connected at the same moment.
                 if let Some(old) = old {
                     old.close();
                 }
@@ -196,6 +213,53 @@ impl Store {
     /// As [`Store::flush`].
     pub fn flush_blocking(&self, timeout: Duration) -> Result<(), FlushError> {
         pollster::block_on(self.flush(timeout))
+    }
+
+    /// Compares what the relay holds with what this store holds, and sets right what differs
+    /// although nothing says that it should. It begins when nothing is under way, and is done when
+    /// every space has been compared. The link does the same now and then by itself
+    /// ([`LinkOptions::check_every`]). Gives how many documents differed. Needs no particular
+    /// executor.
+    ///
+    /// # Errors
+    /// [`FlushError::Offline`] without a link that wants to be online; [`FlushError::Closed`].
+    pub async fn check(&self) -> Result<u64, FlushError> {
+        let mut watch = self.watch();
+        let before = watch.now();
+        let drifted = |status: &Status| status.spaces.values().map(|space| space.drifted).sum();
+        let first: u64 = drifted(&before);
+        {
+            let link = self.core().link.lock();
+            let Some(link) = &*link else {
+                let (pending, last_error) = (before.pending(), before.last_error);
+                return Err(FlushError::Offline { pending, last_error });
+            };
+            before.spaces.keys().for_each(|space| link.check(space.clone()));
+        }
+        let done = |status: &Status| {
+            before.spaces.iter().all(|(name, before)| {
+                status.spaces.get(name).is_none_or(|now| now.checks > before.checks)
+            })
+        };
+        let after = watch
+            .until(|status| done(status) || status.link == LinkStatus::Offline)
+            .await
+            .ok_or(FlushError::Closed)?;
+        match done(&after) {
+            true => Ok(drifted(&after) - first),
+            false => {
+                let (pending, last_error) = (after.pending(), after.last_error);
+                Err(FlushError::Offline { pending, last_error })
+            }
+        }
+    }
+
+    /// Like [`Store::check`], on this thread.
+    ///
+    /// # Errors
+    /// As [`Store::check`].
+    pub fn check_blocking(&self) -> Result<u64, FlushError> {
+        pollster::block_on(self.check())
     }
 
     /// The present status: what is saved, where, and what is pending.

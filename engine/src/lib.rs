@@ -35,15 +35,19 @@
 //! `store` is SQLite, and the only place that knows it; `link` is the socket, and the only place
 //! that knows it. The decisions of sync are `landfall-protocol`'s.
 
+mod actors;
+mod compactor;
 mod core;
 mod document;
 mod error;
 mod events;
 mod handle;
 mod link;
+pub mod maintain;
 mod named;
 mod options;
 mod random;
+mod reauthor;
 mod status;
 mod store;
 #[cfg(test)]
@@ -52,16 +56,17 @@ mod tests;
 pub use automerge;
 pub use autosurgeon;
 pub use error::{
-    BoxError, ChangeError, ConnectError, FlushError, OpenDocumentError, OpenError, ReadError,
-    SpaceError, StoreError, StoreFailure,
+    BoxError, ChangeError, ConnectError, FlushError, KeptError, OpenDocumentError, OpenError,
+    ReadError, SpaceError, StoreError, StoreFailure, SubscribeError,
 };
 pub use events::{Event, EventKind, Events, Lagged, Origin};
-pub use handle::{Document, DocumentWatch, Group, Space, Store};
+pub use handle::{Document, DocumentWatch, Group, LostEdits, Space, Store};
 pub use landfall_protocol::admission::FormError;
 pub use landfall_protocol::ids::{BadSpaceName, ParseDocumentIdError};
 pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, Upstream};
-pub use options::{Durability, LinkOptions, Options};
+pub use options::{Durability, LinkOptions, MANY_ACTORS, Options};
 pub use status::{
-    DocumentStatus, LinkStatus, ParkedDocument, SpaceStatus, Status, StatusWatch, SyncStatus,
+    DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress, SpaceStatus, Status,
+    StatusWatch, SyncStatus,
 };
 pub use store::Pending;

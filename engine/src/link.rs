@@ -4,6 +4,7 @@
 //! never touches a loaded document.
 
 mod address;
+mod arrivals;
 mod flush;
 mod perform;
 mod run;
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use landfall_protocol::SpaceName;
+use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
@@ -30,6 +31,12 @@ enum Command {
     Online(bool),
     Reconnect,
     Flush(flush::Waiter),
+    /// Other documents of a space are wanted; the store has noted which.
+    Filter(SpaceName),
+    /// Compare with the relay, as soon as nothing is under way.
+    Check(SpaceName),
+    /// The application wants a document that the relay refused to be offered again.
+    Unparked(SpaceName, DocumentId),
     Close,
 }
 
@@ -48,12 +55,18 @@ pub(crate) struct LinkHandle {
 }
 
 impl LinkHandle {
+    /// Whether a link can be made of these options.
+    pub(crate) fn validate(options: &LinkOptions) -> Result<(), ConnectError> {
+        address::parse(&options.url).map(drop)
+    }
+
     pub(crate) fn start(core: &Arc<Core>, options: LinkOptions) -> Result<Self, ConnectError> {
         let address = address::parse(&options.url)?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let outbound = Arc::new(Outbound::default());
         let runner =
-            run::Runner::new(Arc::clone(core), options, address, Arc::clone(&outbound), inbox);
+            run::Runner::new(Arc::clone(core), options, address, Arc::clone(&outbound), inbox)
+                .map_err(ConnectError::Thread)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -81,6 +94,18 @@ impl LinkHandle {
 
     pub(crate) fn reconnect_now(&self) {
         self.tell(Command::Reconnect);
+    }
+
+    pub(crate) fn filter(&self, space: SpaceName) {
+        self.tell(Command::Filter(space));
+    }
+
+    pub(crate) fn check(&self, space: SpaceName) {
+        self.tell(Command::Check(space));
+    }
+
+    pub(crate) fn unparked(&self, space: SpaceName, document: DocumentId) {
+        self.tell(Command::Unparked(space, document));
     }
 
     /// Hands a flush over; dropped with its answer if the link is gone.

@@ -17,6 +17,12 @@ pub enum Durability {
     Normal,
 }
 
+/// Actors of one document beyond which the application is told
+/// ([`ManyActors`](crate::EventKind::ManyActors)). automerge keeps a clock of 4 bytes an actor for
+/// every 16 changes or less, in each replica: 1,024 actors in a document of 100,000 changes are some
+/// 25 MB, 10,000 actors ten times that.
+pub const MANY_ACTORS: u64 = 1024;
+
 /// How a store is opened. Change single fields of [`Options::default`].
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -25,6 +31,23 @@ pub struct Options {
     /// Bytes of page cache per SQLite connection. Default 8 MiB. Small, and large stores read
     /// slower; large, and memory is taken that the system's file cache would use better.
     pub page_cache_bytes: u64,
+    /// Bytes of memory for loaded documents, about. Default 256 MiB. Within it, documents stay
+    /// loaded that were used last, also when the application drops its handles. Beyond it, those go
+    /// that were not used for the longest time and that nobody is at, also when there are handles;
+    /// they are read from the store at the next access. Small, and documents are loaded again and
+    /// again, which costs time in proportion to their length; 0 keeps the one used last. Large, and
+    /// memory is taken for what nobody may look at again. What is in use at the same moment is in
+    /// memory whatever the budget, and a document of large values that compress well takes more than
+    /// is counted for it.
+    pub document_cache_bytes: u64,
+    /// Whether histories are folded in the background. Default true. Without it, every change is
+    /// kept as it came, and a document's log grows by about 100 bytes for each character typed.
+    pub fold: bool,
+    /// The youngest changes of each space, which are not folded. Default 1,000. Few, and a relay
+    /// that lost a little is healed with whole histories instead of single changes.
+    pub keep_recent: u64,
+    /// How old a change must be to be folded. Default 10 min. Short has the same price as few.
+    pub keep_recent_age: Duration,
     /// Events that a listener may be behind before it is told that it lagged. Default 1,024.
     /// Each may hold a change's patches, so large values cost memory with slow listeners.
     pub events: usize,
@@ -32,7 +55,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { durability: Durability::Full, page_cache_bytes: 8 * 1024 * 1024, events: 1024 }
+        Self {
+            durability: Durability::Full,
+            page_cache_bytes: 8 * 1024 * 1024,
+            document_cache_bytes: 256 * 1024 * 1024,
+            fold: true,
+            keep_recent: limits::RECENT_ENTRIES,
+            keep_recent_age: limits::RECENT_AGE,
+            events: 1024,
+        }
     }
 }
 
@@ -56,6 +87,11 @@ pub struct LinkOptions {
     /// The longest wait before connecting again. Default 30 s. The wait is jittered between half
     /// and all of it, so that a herd of clients spreads.
     pub reconnect_most: Duration,
+    /// How often what the relay holds is compared with what this store holds, although nothing
+    /// says that it should differ. Default 10 min; one comparison that finds nothing costs some
+    /// hundred bytes. Long, and damage on either side is noticed late. See
+    /// [`Store::check`](crate::Store::check).
+    pub check_every: Duration,
 }
 
 impl LinkOptions {
@@ -69,6 +105,7 @@ impl LinkOptions {
             handshake: limits::HANDSHAKE,
             reconnect_first: limits::RECONNECT_FIRST,
             reconnect_most: limits::RECONNECT_MOST,
+            check_every: limits::CHECK_EVERY,
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Status: "is my work saved, and where?", answered honestly.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use landfall_protocol::replica::SpacePhase;
 use landfall_protocol::{Code, DocumentId, SpaceName, Upstream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::document::Memory;
 use crate::store::{LocalLog, Parked, Pending, SpaceCount, SpaceRow};
 
 /// The whole store's status.
@@ -20,6 +22,19 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Each space.
     pub spaces: BTreeMap<SpaceName, SpaceStatus>,
+    /// What is in memory. That it changes wakes nobody who watches.
+    pub loaded: LoadedDocuments,
+}
+
+/// The documents that are in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoadedDocuments {
+    /// How many.
+    pub documents: u64,
+    /// About how many bytes they take: reckoned from their numbers of operations, changes and
+    /// actors, and from their bytes in the store. See
+    /// [`Options::document_cache_bytes`](crate::Options::document_cache_bytes).
+    pub bytes: u64,
 }
 
 impl Status {
@@ -53,9 +68,9 @@ pub enum LinkStatus {
 pub struct SpaceStatus {
     /// How it stands with the relay.
     pub sync: SyncStatus,
-    /// Changes in the store.
+    /// Changes in the store, folded ones too; a document's deletion counts as one.
     pub changes: u64,
-    /// Their bytes.
+    /// Their bytes; of folded ones those of the folded history.
     pub bytes: u64,
     /// How many of the changes may not be on the disk yet: a power cut could take them, a crash
     /// of the process cannot.
@@ -66,6 +81,11 @@ pub struct SpaceStatus {
     pub parked: Vec<ParkedDocument>,
     /// Entries that arrived and cannot be applied; they are kept.
     pub set_aside: u64,
+    /// Documents of which the relay turned out to hold something else than was thought, since the
+    /// store was opened. Each was set right, and told as an event.
+    pub drifted: u64,
+    /// Checks against the relay that came to an end, since the store was opened.
+    pub checks: u64,
 }
 
 /// How a space stands with the relay.
@@ -82,6 +102,16 @@ pub enum SyncStatus {
         done: u64,
         /// Log positions to go.
         to_go: u64,
+        /// A document's folded history that is arriving.
+        snapshot: Option<Progress>,
+    },
+    /// The relay's log is not the one that was known, or other documents are wanted: the two ends
+    /// compare what they hold, and exchange only what differs.
+    Comparing {
+        /// Documents that are known to differ and have not arrived yet.
+        documents: u64,
+        /// A document's folded history that is arriving.
+        snapshot: Option<Progress>,
     },
     /// Everything that the relay had is here.
     Live,
@@ -92,6 +122,21 @@ pub enum SyncStatus {
         /// In words, with what to do.
         what: String,
     },
+}
+
+/// How much of something has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes that are there.
+    pub bytes: u64,
+    /// All its bytes.
+    pub of: u64,
+}
+
+impl Progress {
+    fn of(parts: Option<(u64, u64)>) -> Option<Self> {
+        parts.map(|(bytes, of)| Self { bytes, of })
+    }
 }
 
 /// A document whose changes the relay refuses.
@@ -118,6 +163,8 @@ pub struct DocumentStatus {
     pub loaded: bool,
     /// Changes in the store.
     pub changes: u64,
+    /// Actors that made them; see [`MANY_ACTORS`](crate::MANY_ACTORS).
+    pub actors: u64,
     /// Whether all of them are surely on the disk.
     pub on_disk: bool,
     /// What the relay is not known to have on its disk. Without a relay: everything.
@@ -132,19 +179,28 @@ pub struct DocumentStatus {
 #[derive(Clone)]
 pub struct StatusWatch {
     receiver: watch::Receiver<Status>,
+    memory: Arc<Memory>,
 }
 
 impl StatusWatch {
     /// The present value.
     pub fn now(&self) -> Status {
-        self.receiver.borrow().clone()
+        let status = self.receiver.borrow().clone();
+        self.with_memory(status)
+    }
+
+    fn with_memory(&self, mut status: Status) -> Status {
+        let (documents, bytes) = self.memory.now();
+        status.loaded = LoadedDocuments { documents, bytes };
+        status
     }
 
     /// Waits for another value than the one seen last and gives it; `None` once the store is
     /// closed. Needs no particular executor.
     pub async fn changed(&mut self) -> Option<Status> {
         self.receiver.changed().await.ok()?;
-        Some(self.receiver.borrow_and_update().clone())
+        let status = self.receiver.borrow_and_update().clone();
+        Some(self.with_memory(status))
     }
 
     /// Like [`StatusWatch::changed`], on this thread.
@@ -155,7 +211,9 @@ impl StatusWatch {
     /// Waits until the status is as wanted, and gives it; `None` once the store is closed.
     pub async fn until(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
         let found = self.receiver.wait_for(|status| wanted(status)).await.ok()?;
-        Some(found.clone())
+        let status = found.clone();
+        drop(found);
+        Some(self.with_memory(status))
     }
 
     /// Like [`StatusWatch::until`], on this thread.
@@ -174,6 +232,8 @@ struct Facts {
     unsynced: BTreeMap<u64, u64>,
     parked: Vec<ParkedDocument>,
     set_aside: u64,
+    drifted: u64,
+    checks: u64,
 }
 
 #[derive(Debug, Default)]
@@ -189,17 +249,23 @@ pub(crate) struct StatusHub {
     facts: Mutex<Everything>,
     sender: Mutex<Option<watch::Sender<Status>>>,
     first: watch::Receiver<Status>,
+    memory: Arc<Memory>,
 }
 
 impl StatusHub {
     pub(crate) fn new(upstream: Option<Upstream>) -> Self {
         let (sender, first) = watch::channel(Status { upstream, ..Status::default() });
         let facts = Mutex::new(Everything { upstream, ..Everything::default() });
-        Self { facts, sender: Mutex::new(Some(sender)), first }
+        Self { facts, sender: Mutex::new(Some(sender)), first, memory: Arc::default() }
+    }
+
+    /// Where the cache of loaded documents tells what it holds.
+    pub(crate) fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
     }
 
     pub(crate) fn watch(&self) -> StatusWatch {
-        StatusWatch { receiver: self.first.clone() }
+        StatusWatch { receiver: self.first.clone(), memory: self.memory() }
     }
 
     /// Adds a space, with what the store knows of it.
@@ -218,6 +284,8 @@ impl StatusHub {
             unsynced: BTreeMap::new(),
             parked: parked.into_iter().map(Into::into).collect(),
             set_aside: log.aside_count(row).unwrap_or_default(),
+            drifted: 0,
+            checks: 0,
         };
         self.update(|all| {
             all.spaces.entry(name.clone()).or_insert(facts);
@@ -286,6 +354,16 @@ impl StatusHub {
         });
     }
 
+    /// A check against the relay came to an end, and found so many documents that differ.
+    pub(crate) fn add_check(&self, row: SpaceRow, drifted: u64) {
+        self.update(|all| {
+            if let Some(facts) = all.spaces.values_mut().find(|facts| facts.row == row) {
+                facts.checks += 1;
+                facts.drifted += drifted;
+            }
+        });
+    }
+
     /// The counts of a space, for `flush`.
     pub(crate) fn count(&self, row: SpaceRow) -> Option<SpaceCount> {
         let all = self.facts.lock();
@@ -319,12 +397,16 @@ fn publish(all: &Everything) -> Status {
         pending: facts.count.pending,
         parked: facts.parked.clone(),
         set_aside: facts.set_aside,
+        drifted: facts.drifted,
+        checks: facts.checks,
     };
     Status {
         link: all.link,
         upstream: all.upstream,
         last_error: all.last_error.clone(),
         spaces: all.spaces.iter().map(|(name, facts)| (name.clone(), space(facts))).collect(),
+        // Filled in by whoever looks.
+        loaded: LoadedDocuments::default(),
     }
 }
 
@@ -332,8 +414,13 @@ fn sync_of(link: LinkStatus, phase: &SpacePhase) -> SyncStatus {
     match (link, phase) {
         (LinkStatus::Offline, _) => SyncStatus::Offline,
         (LinkStatus::Connecting { .. }, _) | (_, SpacePhase::Waiting) => SyncStatus::Connecting,
-        (_, SpacePhase::CatchingUp { done, to_go }) => {
-            SyncStatus::CatchingUp { done: *done, to_go: *to_go }
+        (_, SpacePhase::CatchingUp { done, to_go, snapshot }) => {
+            let snapshot = Progress::of(*snapshot);
+            SyncStatus::CatchingUp { done: *done, to_go: *to_go, snapshot }
+        }
+        (_, SpacePhase::Comparing { documents, snapshot }) => {
+            let snapshot = Progress::of(*snapshot);
+            SyncStatus::Comparing { documents: *documents, snapshot }
         }
         (_, SpacePhase::Live) => SyncStatus::Live,
         (_, SpacePhase::Refused { code, what }) => {

@@ -4,11 +4,36 @@
 //! It knows rows and transactions. It must never know a loaded document, a socket or an event.
 //! Every result is told after the commit that it speaks of.
 
+mod actors;
+mod apart;
 mod append;
+mod aside;
+mod contents;
+mod deletion;
+mod displaced;
+mod folding;
+mod graph;
+mod heal;
 mod held;
+mod history;
+mod indexes;
+mod inspect;
+mod install;
+mod leaves;
+mod ledger;
+mod links;
+mod outbox;
+mod partial;
+mod prepare;
+mod quarantined;
 mod receive;
+mod resume;
 mod rows;
 mod schema;
+mod snapshots;
+mod verify;
+mod verify_document;
+mod verify_space;
 mod view;
 
 use std::path::Path;
@@ -22,14 +47,26 @@ use landfall_protocol::{Code, DocumentId, Local, ReplicaId, SpaceName, Upstream}
 use landfall_storage::{Committed, Database, Durability, OpenError, Options, WriteError};
 use rusqlite::{Connection, params};
 
-pub use held::Pending;
+pub use outbox::Pending;
 
+pub(crate) use actors::{Nonce, OwnActor};
 pub(crate) use append::{AppendError, Appended, LocalChange};
+pub(crate) use deletion::Lost;
+pub(crate) use displaced::{ReplaceError, Unsent};
+pub(crate) use folding::{FoldOptions, FoldTask};
+pub(crate) use heal::HealError;
+pub use heal::Healed;
+pub use inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
+pub(crate) use partial::SnapshotPart;
 #[cfg(test)]
-pub(crate) use receive::ReceiveError;
-pub(crate) use receive::Received;
+pub(crate) use prepare::{BadSnapshot, PrepareError};
+#[cfg(test)]
+pub(crate) use receive::{Deleted, Displaced};
+pub(crate) use receive::{ReceiveError, Received};
 pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
-pub(crate) use view::{Parked, ViewError};
+pub(crate) use snapshots::Opened;
+pub use verify::{Fault, Finding};
+pub(crate) use view::{Parked, Stored, ViewError};
 
 /// What a space amounts to after a commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -71,6 +108,7 @@ pub(crate) struct LocalLog {
     replica: ReplicaId,
     /// The row of the upstream in use; 0 while none was ever met.
     upstream: Arc<AtomicI64>,
+    indexes: Arc<indexes::Indexes>,
 }
 
 impl LocalLog {
@@ -89,18 +127,20 @@ impl LocalLog {
         };
         if writable {
             db.write(Durability::Full, move |tx| {
-                tx.execute("INSERT OR IGNORE INTO replica VALUES (1, ?1)", [fresh.as_bytes()])
+                tx.execute("INSERT OR IGNORE INTO replica VALUES (1, ?1)", [fresh.as_bytes()])?;
+                leaves::fill(tx)
             })
             .map_err(OpenLogError::Initialise)?;
         }
         let (replica, upstream) = db
             .read(|conn| {
                 let replica = conn.query_row("SELECT id FROM replica", [], |row| row.get(0))?;
-                Ok::<_, rusqlite::Error>((ReplicaId::from_bytes(replica), held::last_met(conn)?))
+                Ok::<_, rusqlite::Error>((ReplicaId::from_bytes(replica), links::last_met(conn)?))
             })
             .map_err(|error| OpenLogError::Read(ViewError::from(error)))?;
         let upstream = upstream.map_or(0, |(row, _)| row.0);
-        Ok(Self { db, replica, upstream: Arc::new(AtomicI64::new(upstream)) })
+        let upstream = Arc::new(AtomicI64::new(upstream));
+        Ok(Self { db, replica, upstream, indexes: Arc::default() })
     }
 
     pub(crate) fn database(&self) -> &Database {
@@ -128,11 +168,15 @@ impl LocalLog {
 
     /// Notes which upstream is in use from now on, and gives where the space stands with it.
     pub(crate) fn submit_meet(&self, upstream: Upstream, space: SpaceRow, done: Done<Met>) {
-        let current = Arc::clone(&self.upstream);
+        let (current, before) = (Arc::clone(&self.upstream), self.upstream());
         let job = move |tx: &rusqlite::Transaction<'_>| {
-            let row = held::meet(tx, &upstream)?;
-            held::ensure_link(tx, row, space)?;
-            let point = held::resume_point(tx, row, space)?;
+            let row = links::meet(tx, &upstream)?;
+            let new = links::ensure_link(tx, row, space)?;
+            // Of the upstream that is in use already this is kept up.
+            if new || before != Some(row) {
+                links::cover_vacant(tx, row, space)?;
+            }
+            let point = resume::resume_point(tx, row, space)?;
             let (count, parked) = (count(tx, Some(row), space)?, view::parked(tx, row, space)?);
             Ok::<_, rusqlite::Error>((row, Met { point, count, parked }))
         };
@@ -146,15 +190,16 @@ impl LocalLog {
     }
 
     /// Forgets the cursor, the mark and everything held, of the upstream in use.
-    pub(crate) fn submit_reset(&self, space: SpaceRow, done: Done<(SpaceCount, ())>) {
+    /// Gives the last local sequence number.
+    pub(crate) fn submit_reset(&self, space: SpaceRow, done: Done<(SpaceCount, Local)>) {
         self.submit_link(space, done, move |tx, upstream| {
-            held::reset(tx, upstream, space)?;
+            links::reset(tx, upstream, space)?;
             tx.prepare_cached(
                 "DELETE FROM parked WHERE upstream = ?1
                      AND document IN (SELECT id FROM document WHERE space = ?2)",
             )?
             .execute(params![upstream.0, space.0])?;
-            Ok(())
+            Ok(Local(rows::space_totals(tx, space)?.last))
         });
     }
 
@@ -172,7 +217,7 @@ impl LocalLog {
         }
         self.submit_link(space, done, move |tx, upstream| {
             held::hold(tx, upstream, space, &ranges)?;
-            held::set_mark(tx, upstream, space, &mark)
+            links::set_mark(tx, upstream, space, &mark)
         });
     }
 
@@ -238,15 +283,14 @@ fn count(
     space: SpaceRow,
 ) -> rusqlite::Result<SpaceCount> {
     let totals = rows::space_totals(conn, space)?;
-    let pending = held::pending(conn, upstream, space, totals)?;
+    let pending = outbox::pending(conn, upstream, space, totals)?;
     let (first_gap, first_unheld) = match upstream {
         _ if pending.changes == 0 => (None, None),
         None => (Some(1), Some(1)),
-        Some(upstream) => {
-            let gaps = held::gaps_between(conn, upstream, space, 1, totals.changes)?;
-            let first_gap = gaps.first().map(|gap| gap.0);
-            (first_gap, held::first_unheld(conn, upstream, space)?)
-        }
+        Some(upstream) => (
+            outbox::first_gap(conn, upstream, space, totals)?,
+            outbox::first_unheld(conn, upstream, space)?,
+        ),
     };
     Ok(SpaceCount { totals, pending, first_gap, first_unheld })
 }

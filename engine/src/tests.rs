@@ -1,9 +1,24 @@
 //! Tests that reach inside: commits that fail, and documents that automerge cannot take.
 
 mod arrivals;
+mod branches;
+mod closing;
 mod commits;
+mod folded;
+mod memory;
 mod poisoned;
+mod random;
+mod reauthored;
 mod skipping;
+mod store_comparing;
+mod store_damage;
+mod store_files;
+mod store_fixture;
+mod store_folding;
+mod store_random;
+mod store_receiving;
+mod store_refused;
+mod store_support;
 
 use crate::{Document, Options, Store};
 

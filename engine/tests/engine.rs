@@ -8,3 +8,5 @@ mod named;
 mod opening;
 #[path = "engine/telling.rs"]
 mod telling;
+#[path = "engine/views.rs"]
+mod views;

@@ -17,6 +17,6 @@ mod references;
 mod runs;
 
 pub use form::FormError;
-pub use history::{History, HistoryError, Known, Verdict, admit};
+pub use history::{History, HistoryError, Known, Roots, Verdict, admit};
 pub use overlay::{Layered, Overlay};
 pub use preflight::{CheckedChange, preflight};

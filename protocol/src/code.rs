@@ -81,6 +81,12 @@ codes! {
     STORAGE_FULL = 107, "storage-full";
     /// The store failed.
     STORAGE_FAILED = 108, "storage-failed";
+    /// The document was deleted; a deletion is for good.
+    DELETED = 109, "deleted";
+    /// The document has a history already, and the change begins another.
+    UNRELATED = 110, "unrelated";
+    /// A pushed snapshot is not what it says, or automerge cannot read it.
+    SNAPSHOT = 111, "snapshot";
 }
 
 impl Code {

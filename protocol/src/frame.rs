@@ -7,9 +7,12 @@
 
 mod codec;
 mod entry;
+mod folded;
+mod reconcile;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use sha2::{Digest as _, Sha256};
 
 use crate::code::{Code, NackClass};
 use crate::ids::{
@@ -18,7 +21,12 @@ use crate::ids::{
 
 pub(crate) use codec::fit;
 pub use codec::{FrameError, Frames, decode, encode, encode_into, raw_frame};
-pub use entry::{EncodedEntry, EntriesBuilder, Entry, entry_flags, entry_kind};
+pub use entry::{EncodedEntry, EntriesBuilder, Entry, encode_document, entry_flags, entry_kind};
+pub use folded::{Part, PushEntry, PushSnapshot, Wanted};
+pub use reconcile::{
+    Difference, DigestQuery, DocumentEntries, Features, Fetch, Holding, Partial, Refilter,
+    SubscribeFrom, Want, features,
+};
 
 /// The WebSocket subprotocol that selects this protocol.
 pub const SUBPROTOCOL: &str = "landfall.v1";
@@ -43,6 +51,18 @@ pub mod kind {
     pub const CLOSE: u16 = 12;
     pub const UNSUBSCRIBE: u16 = 13;
     pub const UNSUBSCRIBED: u16 = 14;
+    pub const FEATURES: u16 = 16;
+    pub const PART: u16 = 18;
+    pub const PUSH_SNAPSHOT: u16 = 19;
+    pub const DIGEST: u16 = 20;
+    pub const DIFFERENCE: u16 = 21;
+    pub const REFILTER: u16 = 22;
+    pub const PUSH_ENTRY: u16 = 23;
+    pub const FETCH: u16 = 24;
+    pub const WANTED: u16 = 27;
+    pub const SUBSCRIBE_FROM: u16 = 28;
+    pub const DOCUMENT: u16 = 29;
+    pub const RECONCILED: u16 = 30;
 }
 
 /// Header flag: a receiver that does not know this kind skips the frame.
@@ -108,6 +128,38 @@ pub struct Mark {
 pub enum Filter {
     /// Every document.
     Everything,
+    /// These, in the order of their ids. Only towards a peer whose
+    /// [`features`](features::FILTERS) name it.
+    Documents(Vec<DocumentId>),
+}
+
+impl Filter {
+    /// Exactly these documents, in whatever order they come.
+    pub fn of_documents(documents: impl IntoIterator<Item = DocumentId>) -> Self {
+        let sorted: std::collections::BTreeSet<DocumentId> = documents.into_iter().collect();
+        Self::Documents(sorted.into_iter().collect())
+    }
+
+    /// Whether a document is wanted.
+    pub fn wants(&self, document: &DocumentId) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Documents(documents) => documents.binary_search(document).is_ok(),
+        }
+    }
+
+    /// The fingerprint of a subscription with this filter and every right.
+    pub fn scope(&self) -> Scope {
+        let Self::Documents(documents) = self else { return Scope::WHOLE_SPACE };
+        let mut hasher = Sha256::new();
+        hasher.update(b"landfall scope documents");
+        documents.iter().for_each(|document| hasher.update(document.as_bytes()));
+        let hash: [u8; 32] = hasher.finalize().into();
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash[..8]);
+        // 0 is the whole space.
+        Scope(u64::from_le_bytes(first).max(1))
+    }
 }
 
 /// Asks for a space's entries from a cursor on.
@@ -220,7 +272,7 @@ pub struct Close {
     pub reason: String,
 }
 
-/// Every frame of version 1.
+/// Every frame of version 1. Those from `Features` on are for peers that know them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant holds the frame of its name")]
 pub enum Frame {
@@ -238,4 +290,16 @@ pub enum Frame {
     Ping(u64),
     Pong(u64),
     Close(Close),
+    Features(Features),
+    SubscribeFrom(SubscribeFrom),
+    Part(Part),
+    PushSnapshot(PushSnapshot),
+    Wanted(Wanted),
+    PushEntry(PushEntry),
+    Digest(DigestQuery),
+    Difference(Difference),
+    Fetch(Fetch),
+    Document(DocumentEntries),
+    Refilter(Refilter),
+    Reconciled(SubscriptionId),
 }

@@ -9,23 +9,31 @@
 //! | [`ids`], [`limits`], [`code`], [`moment`] | identifiers, every bound, codes that travel, time |
 //! | [`frame`] | the frames of `landfall.v1` and their codec (`docs/protocol.md`) |
 //! | [`admission`] | what a change must satisfy before anybody stores it |
+//! | [`folded`] | the packed index of history that a snapshot stands for |
 //! | [`lineage`], [`intervals`], [`ring`] | which cursors hold; what is held; live entries |
+//! | [`digest`] | what a space holds, summed: which documents differ between two ends |
+//! | [`snapshot`] | a document's folded history, as a fold gives it |
+//! | [`portable`] | a space as a file, to move it or to keep it |
 //! | [`rights`] | who a session is and what it may do |
 //! | [`session`], [`space`] | the relay's machines |
 //! | [`replica`] | the engine's machine |
 
 pub mod admission;
 pub mod code;
+pub mod digest;
+pub mod folded;
 pub mod frame;
 pub mod ids;
 pub mod intervals;
 pub mod limits;
 pub mod lineage;
 pub mod moment;
+pub mod portable;
 pub mod replica;
 pub mod rights;
 pub mod ring;
 pub mod session;
+pub mod snapshot;
 pub mod space;
 
 pub use code::{Code, NackClass};

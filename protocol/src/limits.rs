@@ -107,6 +107,54 @@ pub const COMMIT_BYTES: usize = 8 * MIB;
 /// changes come back whole, which costs bytes and nothing else.
 pub const OWN_RANGES: usize = 1_024;
 
+/// Bytes of a snapshot that travels inside its entry. A longer one travels in parts before it.
+pub const SNAPSHOT_INLINE_BYTES: usize = 128 * KIB;
+
+/// Bytes of one part of a snapshot.
+pub const PART_BYTES: usize = 256 * KIB;
+
+/// Bytes of a snapshot. A document of a million changes with an image or two has less.
+pub const SNAPSHOT_BYTES: usize = 64 * MIB;
+
+/// Bytes of a pushed snapshot that a client may send before it is asked for more.
+pub const SNAPSHOT_WINDOW_BYTES: usize = MIB;
+
+/// Prefixes in one question for digests, and branches in its answer.
+pub const BRANCHES: usize = 256;
+
+/// Documents below a prefix that are named one by one instead of summed further.
+pub const BRANCH_LEAVES: usize = 16;
+
+/// Documents in one `Fetch`.
+pub const FETCH_DOCUMENTS: usize = 64;
+
+/// Documents that a filter may name.
+pub const FILTER_DOCUMENTS: usize = 4_096;
+
+/// Questions of a session (digests, fetches) that wait for their answers. Beyond it the relay
+/// stops reading that session.
+pub const QUERIES: usize = 4;
+
+/// The fewest changes that are worth a fold.
+pub const FOLD_LEAST: u64 = 256;
+
+/// A fold is due when so many new changes wait for each one that is folded already: 1 for every 2.
+/// A share of the history, so that all folds together cost no more than a multiple of the last.
+pub const FOLD_SHARE: u64 = 2;
+
+/// The youngest entries of a log that are not folded, so that a replica that is slightly behind
+/// is fed single changes and never a snapshot.
+pub const RECENT_ENTRIES: u64 = 1_000;
+
+/// How old an entry must be to be folded, for the same reason.
+pub const RECENT_AGE: Duration = Duration::from_secs(600);
+
+/// How long a relay keeps a snapshot that was replaced, for those who have part of it.
+pub const SNAPSHOT_GRACE: Duration = Duration::from_secs(600);
+
+/// Changes that wait for their dependencies, per document and per store.
+pub const PEN_CHANGES: usize = 10_000;
+
 /// How long a peer may be silent before it is pinged.
 pub const PING_AFTER: Duration = Duration::from_secs(15);
 
@@ -122,6 +170,9 @@ pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait before a link connects again.
 pub const RECONNECT_MOST: Duration = Duration::from_secs(30);
 
+/// How often the two ends compare what they hold, although nothing says that it should differ.
+pub const CHECK_EVERY: Duration = Duration::from_secs(600);
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -133,6 +184,11 @@ const _: () = assert!(CHANGE_BYTES + ENTRY_HEADER_BYTES + 1024 <= MESSAGE_BYTES)
 const _: () = assert!(PUSH_TARGET_BYTES <= PUSH_WINDOW_BYTES && PUSH_WINDOW_BYTES <= STORING_BYTES);
 const _: () = assert!(CHANGE_BYTES <= PUSH_WINDOW_BYTES);
 const _: () = assert!(ENTRIES_TARGET_BYTES <= RING_BYTES && CHANGE_BYTES <= CHANGE_INFLATED_BYTES);
+const _: () = assert!(SNAPSHOT_INLINE_BYTES + ENTRY_HEADER_BYTES <= ENTRIES_TARGET_BYTES);
+const _: () = assert!(PART_BYTES <= SNAPSHOT_WINDOW_BYTES && PART_BYTES + 1024 <= MESSAGE_BYTES);
+const _: () = assert!(BRANCHES * 16 * 24 + 64 * BRANCHES <= MESSAGE_BYTES);
+const _: () = assert!(FILTER_DOCUMENTS * 16 + 1024 <= MESSAGE_BYTES);
+const _: () = assert!(FETCH_DOCUMENTS * (32 * CHANGE_DEPENDENCIES + 64) <= MESSAGE_BYTES);
 const _: () = assert!(TOKEN_BYTES < 64 * KIB && SPACE_NAME_BYTES <= TEXT_BYTES);
 const _: () = assert!(OPERATION_COUNTER + CHANGE_OPERATIONS < u32::MAX as u64);
 const _: () = assert!(PING_AFTER.as_millis() < DROP_AFTER.as_millis());

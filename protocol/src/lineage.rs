@@ -55,13 +55,19 @@ impl Lineage {
         self.head = self.head.max(head);
     }
 
-    /// Where a replica goes on: after its cursor, if this log is the one in which it counts;
-    /// `None` if the replica must begin at the start and offer again what it holds.
-    pub fn resume(&self, cursor: Option<Cursor>, acknowledged: Option<Mark>) -> Option<Offset> {
+    /// Where a replica goes on: after its cursor, if this log is the one in which it counts and
+    /// the rules are those under which it was reached; `None` if the two must compare what they
+    /// hold.
+    pub fn resume(
+        &self,
+        cursor: Option<Cursor>,
+        acknowledged: Option<Mark>,
+        scope: Scope,
+    ) -> Option<Offset> {
         let mark_holds = acknowledged.is_none_or(|mark| self.covers(mark.epoch, mark.offset));
         let after = match cursor {
             None => Offset(0),
-            Some(cursor) if cursor.scope != Scope::WHOLE_SPACE => return None,
+            Some(cursor) if cursor.scope != scope => return None,
             Some(cursor) if self.covers(cursor.epoch, cursor.offset) => cursor.offset,
             Some(_) => return None,
         };
@@ -107,26 +113,41 @@ mod tests {
     #[test]
     fn a_cursor_holds_up_to_its_epochs_last_offset() {
         let lineage = lineage();
-        assert_eq!(lineage.resume(cursor(1, 50), None), Some(Offset(50)));
-        assert_eq!(lineage.resume(cursor(1, 51), None), None, "the old copy grew past it");
-        assert_eq!(lineage.resume(cursor(2, 60), None), Some(Offset(60)));
-        assert_eq!(lineage.resume(cursor(2, 61), None), None, "the log lost its end");
-        assert_eq!(lineage.resume(cursor(3, 1), None), None, "another machine's log");
-        assert_eq!(lineage.resume(None, None), Some(Offset(0)));
+        assert_eq!(lineage.resume(cursor(1, 50), None, Scope::WHOLE_SPACE), Some(Offset(50)));
+        assert_eq!(
+            lineage.resume(cursor(1, 51), None, Scope::WHOLE_SPACE),
+            None,
+            "the old copy grew past it"
+        );
+        assert_eq!(lineage.resume(cursor(2, 60), None, Scope::WHOLE_SPACE), Some(Offset(60)));
+        assert_eq!(
+            lineage.resume(cursor(2, 61), None, Scope::WHOLE_SPACE),
+            None,
+            "the log lost its end"
+        );
+        assert_eq!(
+            lineage.resume(cursor(3, 1), None, Scope::WHOLE_SPACE),
+            None,
+            "another machine's log"
+        );
+        assert_eq!(lineage.resume(None, None, Scope::WHOLE_SPACE), Some(Offset(0)));
     }
 
     #[test]
     fn a_lost_acknowledgement_is_found_although_the_cursor_holds() {
         let lineage = lineage();
-        assert_eq!(lineage.resume(cursor(1, 40), mark(1, 50)), Some(Offset(40)));
-        assert_eq!(lineage.resume(cursor(1, 40), mark(1, 51)), None);
-        assert_eq!(lineage.resume(None, mark(9, 1)), None);
+        assert_eq!(
+            lineage.resume(cursor(1, 40), mark(1, 50), Scope::WHOLE_SPACE),
+            Some(Offset(40))
+        );
+        assert_eq!(lineage.resume(cursor(1, 40), mark(1, 51), Scope::WHOLE_SPACE), None);
+        assert_eq!(lineage.resume(None, mark(9, 1), Scope::WHOLE_SPACE), None);
     }
 
     #[test]
     fn a_cursor_of_other_rules_is_not_valid() {
         let other = cursor(2, 60).map(|cursor| Cursor { scope: Scope(1), ..cursor });
-        assert_eq!(lineage().resume(other, None), None);
+        assert_eq!(lineage().resume(other, None, Scope::WHOLE_SPACE), None);
     }
 
     #[test]

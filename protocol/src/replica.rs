@@ -7,6 +7,7 @@
 //!
 //! An ack never moves the cursor: only entries do, so nothing between them is skipped.
 
+mod compare;
 mod effects;
 mod outbox;
 mod receive;
@@ -16,20 +17,23 @@ use std::time::Duration;
 
 use crate::code::Code;
 use crate::frame::{
-    Close, Filter, Frame, Frames, Hello, Subscribe, Subscribed, SubscriptionId, VERSIONS, Welcome,
+    Close, Features, Filter, Frame, Frames, Hello, Refilter, Subscribe, SubscribeFrom, Subscribed,
+    SubscriptionId, VERSIONS, Welcome, features,
 };
-use crate::ids::{Offset, ReplicaId, SpaceName, Upstream};
+use crate::ids::{Local, Offset, ReplicaId, SpaceName, Upstream};
 use crate::limits;
 use crate::moment::Moment;
 use crate::session::Patience;
 
+use compare::Compare;
 use outbox::Outbox;
 use receive::Receiver;
 
 pub use effects::{
-    AsideReason, Batch, EndReason, Incoming, ReplicaEffect, ResumePoint, SpacePhase,
+    AsideReason, Batch, DocumentBatch, DocumentHeads, EndReason, Incoming, ReplicaEffect,
+    ResumePoint, SpacePhase,
 };
-pub use outbox::OutboxChange;
+pub use outbox::{OutboxChange, OutboxKind};
 
 #[derive(Debug)]
 enum Phase {
@@ -53,6 +57,13 @@ struct SpaceLink {
     receiver: Receiver,
     outbox: Outbox,
     told: SpacePhase,
+    filter: Filter,
+    /// What is under way to find out what differs.
+    compare: Option<Compare>,
+    /// `Refilter` was sent and is not answered.
+    refiltering: bool,
+    /// How often the store was asked where the space stands, and has not answered.
+    resumes: u32,
 }
 
 /// The machine.
@@ -67,6 +78,8 @@ pub struct Replica {
     next_push: u64,
     pushes_in_flight: usize,
     storing_bytes: usize,
+    /// What the relay can do beyond its version.
+    features: u64,
     heard: Moment,
     pinged: bool,
     effects: VecDeque<ReplicaEffect>,
@@ -85,6 +98,7 @@ impl Replica {
             next_push: 0,
             pushes_in_flight: 0,
             storing_bytes: 0,
+            features: 0,
             heard: Moment::default(),
             pinged: false,
             effects: VecDeque::new(),
@@ -113,7 +127,13 @@ impl Replica {
         }
         self.spaces.insert(space.clone(), SpaceLink::new(self.next_subscription));
         self.next_subscription += 1;
-        if let Phase::Ready { upstream, .. } = self.phase {
+        self.load_resume(space);
+    }
+
+    fn load_resume(&mut self, space: SpaceName) {
+        let Phase::Ready { upstream, .. } = self.phase else { return };
+        if let Some(link) = self.spaces.get_mut(&space) {
+            link.resumes += 1;
             self.effects.push_back(ReplicaEffect::LoadResume { upstream, space });
         }
     }
@@ -129,6 +149,7 @@ impl Replica {
             token: token.map(Into::into),
             agent: self.agent.clone(),
         }));
+        self.send(Frame::Features(Features { bits: features::ALL }));
     }
 
     /// The connection is gone. Effects that were not polled are void.
@@ -137,6 +158,7 @@ impl Replica {
         self.effects.clear();
         self.pushes_in_flight = 0;
         self.storing_bytes = 0;
+        self.features = 0;
         self.pinged = false;
         self.next_push = 0;
         self.next_subscription = 0;
@@ -194,6 +216,7 @@ impl Replica {
             }
             (_, Frame::Ping(nonce)) => self.send(Frame::Pong(nonce)),
             (_, Frame::Pong(_)) => {}
+            (Phase::AwaitingWelcome, Frame::Features(told)) => self.features = told.bits,
             (Phase::AwaitingWelcome, Frame::Welcome(welcome)) => self.handle_welcome(&welcome),
             (Phase::Ready { .. }, frame) => self.handle_ready(now, frame),
             (_, frame) => self.broken(format!("a {} frame before welcome", name_of(&frame))),
@@ -211,24 +234,80 @@ impl Replica {
         };
         self.phase = Phase::Ready { upstream, limits };
         self.effects.push_back(ReplicaEffect::Welcomed(upstream));
-        for space in self.spaces.keys().cloned() {
-            self.effects.push_back(ReplicaEffect::LoadResume { upstream, space });
-        }
+        let spaces: Vec<SpaceName> = self.spaces.keys().cloned().collect();
+        spaces.into_iter().for_each(|space| self.load_resume(space));
     }
 
     /// Where a space stands with the upstream, as the store has it.
     pub fn handle_resume(&mut self, space: &SpaceName, point: ResumePoint) {
         let Phase::Ready { .. } = self.phase else { return };
         let Some(link) = self.spaces.get_mut(space) else { return };
-        link.receiver.begin(point.cursor);
-        let subscribe = Subscribe {
-            subscription: link.subscription,
-            space: space.clone(),
-            filter: Filter::Everything,
-            cursor: point.cursor,
-            acknowledged: point.acknowledged,
+        link.resumes = link.resumes.saturating_sub(1);
+        if link.resumes > 0 {
+            // Something else has been asked for meanwhile, and the store asked again.
+            return;
+        }
+        let (subscription, space) = (link.subscription, space.clone());
+        let ResumePoint { cursor, acknowledged, holds, filter, partial } = point;
+        link.filter = filter.clone();
+        let knows = features::SNAPSHOTS | features::RECONCILE;
+        if self.features & knows == knows {
+            link.receiver.begin(cursor, partial);
+            let subscribe =
+                SubscribeFrom { subscription, space, filter, cursor, acknowledged, holds, partial };
+            return self.send(Frame::SubscribeFrom(subscribe));
+        }
+        if filter != Filter::Everything {
+            let code = Code::UNSUPPORTED_VERSION;
+            let what = "this relay cannot send single documents; upgrade it".to_owned();
+            return self.refuse_space(&space, SpacePhase::Refused { code, what });
+        }
+        link.receiver.begin(cursor, None);
+        self.send(Frame::Subscribe(Subscribe {
+            subscription,
+            space,
+            filter,
+            cursor,
+            acknowledged,
+        }));
+    }
+
+    /// The app wants other documents of a space. The store has noted it.
+    pub fn handle_filter(&mut self, space: &SpaceName, filter: Filter) {
+        let can = features::FILTERS | features::RECONCILE;
+        let can = self.is_ready() && self.features & can == can;
+        let Some(link) = self.spaces.get_mut(space).filter(|_| can) else {
+            return self.subscribe_again(space);
         };
-        self.send(Frame::Subscribe(subscribe));
+        if link.receiver.is_open() && link.compare.is_none() && !link.refiltering {
+            let subscription = link.subscription;
+            let before = std::mem::replace(&mut link.filter, filter.clone());
+            link.compare = Some(Compare::of_scope(&before, &filter));
+            link.refiltering = true;
+            return self.send(Frame::Refilter(Refilter { subscription, filter }));
+        }
+        // In the middle of something.
+        self.subscribe_again(space);
+    }
+
+    /// Begins a space again, with a subscription of its own.
+    fn subscribe_again(&mut self, space: &SpaceName) {
+        let Some(link) = self.spaces.get_mut(space) else { return };
+        if !matches!(self.phase, Phase::Ready { .. }) {
+            return;
+        }
+        let old = link.subscription;
+        self.pushes_in_flight -= link.outbox.stop();
+        let resumes = link.resumes;
+        let told = std::mem::replace(&mut link.told, SpacePhase::Waiting);
+        *link = SpaceLink { resumes, ..SpaceLink::new(self.next_subscription) };
+        self.next_subscription += 1;
+        if told != SpacePhase::Waiting {
+            let (space, phase) = (space.clone(), SpacePhase::Waiting);
+            self.effects.push_back(ReplicaEffect::Phase { space, phase });
+        }
+        self.send(Frame::Unsubscribe(old));
+        self.load_resume(space.clone());
     }
 
     fn handle_ready(&mut self, now: Moment, frame: Frame) {
@@ -246,6 +325,10 @@ impl Replica {
                 }
             }
             Frame::Entries(entries) => self.handle_entries(now, entries),
+            Frame::Part(part) => self.handle_part(part),
+            Frame::Difference(found) => self.handle_difference(found),
+            Frame::Document(found) => self.handle_document(now, found),
+            Frame::Wanted(wanted) => self.handle_wanted(wanted),
             Frame::Ack(ack) => self.handle_ack(now, ack),
             Frame::Nack(nack) => self.handle_nack(now, nack),
             frame => self.broken(format!("a {} frame, which only a client sends", name_of(&frame))),
@@ -263,9 +346,17 @@ impl Replica {
 
     fn handle_subscribed(&mut self, now: Moment, subscribed: &Subscribed) {
         let Some(space) = self.space_of(subscribed.subscription) else {
+            if subscribed.subscription < self.next_subscription {
+                // The answer crossed the end of its subscription.
+                return;
+            }
             return self.broken("it answers a subscription that nobody asked for".to_owned());
         };
         let Some(link) = self.spaces.get_mut(&space) else { return };
+        if std::mem::take(&mut link.refiltering) {
+            link.receiver.handle_refiltered(subscribed);
+            return self.compare_on(now, &space);
+        }
         if !link.receiver.handle_subscribed(subscribed) {
             return self.broken("it answers one subscription twice".to_owned());
         }
@@ -276,10 +367,19 @@ impl Replica {
         self.progress(now, &space);
     }
 
-    /// The store has forgotten the cursor, as [`ReplicaEffect::Reset`] asked.
-    pub fn handle_reset(&mut self, now: Moment, space: &SpaceName) {
+    /// The store has forgotten the cursor, as [`ReplicaEffect::Reset`] asked. `through` is its
+    /// last local change.
+    pub fn handle_reset(&mut self, now: Moment, space: &SpaceName, through: Local) {
+        let compares = self.features & features::RECONCILE != 0;
         if let Some(link) = self.spaces.get_mut(space) {
-            link.receiver.handle_reset();
+            if !link.receiver.handle_reset(compares) {
+                // Of the subscription before.
+                return;
+            }
+            if compares {
+                link.compare = Some(Compare::of_lineage(&link.filter, through));
+                self.compare_on(now, space);
+            }
             self.progress(now, space);
         }
     }
@@ -311,18 +411,30 @@ impl Replica {
     /// Tells a space's phase if it changed, and pushes what may be pushed.
     fn progress(&mut self, now: Moment, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
-        let phase = link.receiver.phase();
         if matches!(link.told, SpacePhase::Refused { .. }) {
             return;
-        }
-        if phase != link.told {
-            link.told = phase.clone();
-            self.effects.push_back(ReplicaEffect::Phase { space: space.clone(), phase });
         }
         if link.receiver.may_push() {
             link.outbox.open();
         }
+        self.tell_phase(space);
         self.pump(now, space);
+    }
+
+    /// Tells a space's phase if it is another than before.
+    fn tell_phase(&mut self, space: &SpaceName) {
+        let Some(link) = self.spaces.get_mut(space) else { return };
+        let phase = match &link.compare {
+            Some(compare) if link.receiver.is_comparing() => SpacePhase::Comparing {
+                documents: compare.to_come(),
+                snapshot: link.receiver.arriving(),
+            },
+            _ => link.receiver.phase(),
+        };
+        if phase != link.told && !matches!(link.told, SpacePhase::Refused { .. }) {
+            link.told = phase.clone();
+            self.effects.push_back(ReplicaEffect::Phase { space: space.clone(), phase });
+        }
     }
 
     fn space_of(&self, subscription: SubscriptionId) -> Option<SpaceName> {
@@ -387,7 +499,9 @@ impl Replica {
 impl SpaceLink {
     fn new(subscription: SubscriptionId) -> Self {
         let (receiver, outbox) = (Receiver::default(), Outbox::default());
-        Self { subscription, receiver, outbox, told: SpacePhase::Waiting }
+        let (told, filter) = (SpacePhase::Waiting, Filter::Everything);
+        let (compare, refiltering, resumes) = (None, false, 0);
+        Self { subscription, receiver, outbox, told, filter, compare, refiltering, resumes }
     }
 }
 
@@ -407,6 +521,18 @@ fn name_of(frame: &Frame) -> &'static str {
         Frame::Ping(_) => "ping",
         Frame::Pong(_) => "pong",
         Frame::Close(_) => "close",
+        Frame::Features(_) => "features",
+        Frame::SubscribeFrom(_) => "subscribe-from",
+        Frame::Part(_) => "part",
+        Frame::PushSnapshot(_) => "push-snapshot",
+        Frame::Wanted(_) => "wanted",
+        Frame::PushEntry(_) => "push-entry",
+        Frame::Digest(_) => "digest",
+        Frame::Difference(_) => "difference",
+        Frame::Fetch(_) => "fetch",
+        Frame::Document(_) => "document",
+        Frame::Refilter(_) => "refilter",
+        Frame::Reconciled(_) => "reconciled",
     }
 }
 

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::frame::EncodedEntry;
-use crate::ids::{Epoch, Offset};
+use crate::frame::{EncodedEntry, Holding, entry_kind};
+use crate::ids::{DocumentId, Epoch, Offset};
 use crate::limits;
 
 /// Entries that cover (`after`, `up_to`] of a log.
@@ -21,6 +21,42 @@ pub struct Page {
     pub head: Offset,
     /// The entries, in order.
     pub entries: Vec<Arc<EncodedEntry>>,
+}
+
+/// The next piece of a log for one subscription.
+#[derive(Debug, Clone)]
+pub enum Chunk {
+    /// Entries. A snapshot in them has its body, or all its parts went before.
+    Entries(Page),
+    /// A piece of the snapshot that comes next.
+    Part(SnapshotPart),
+}
+
+/// A piece of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotPart {
+    /// The document that the snapshot is of.
+    pub document: DocumentId,
+    /// SHA-256 of all its bytes.
+    pub hash: [u8; 32],
+    /// All its bytes.
+    pub total: u64,
+    /// Where the piece begins.
+    pub from: u64,
+    /// The piece.
+    pub bytes: Vec<u8>,
+}
+
+/// What a relay would send of one document to somebody who has part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentPlan {
+    /// What there is of it.
+    pub holding: Holding,
+    /// The snapshot, if what it folds is not all there: hash, bytes, offset.
+    pub snapshot: Option<([u8; 32], u64, Offset)>,
+    /// The offsets of the changes beyond it that are not there, in order; of a deleted document
+    /// that of its tombstone.
+    pub offsets: Vec<Offset>,
 }
 
 /// The ring of one space. All its entries are of the relay's present epoch.
@@ -57,6 +93,12 @@ impl Ring {
         self.epoch = Some(epoch);
         for entry in entries {
             self.head = entry.offset();
+            if entry.kind() == entry_kind::SNAPSHOT {
+                // Its body is in the store only: who has not passed it is fed from there.
+                self.entries.clear();
+                (self.bytes, self.after) = (0, entry.offset());
+                continue;
+            }
             self.bytes += entry.len();
             self.entries.push_back(entry);
         }
@@ -65,6 +107,28 @@ impl Ring {
             self.bytes -= oldest.len();
             self.after = oldest.offset();
         }
+    }
+
+    /// A snapshot is about to be written that stands at this offset and folds what is before it.
+    /// To be called first: who comes from the store has not been sent what is folded, and must
+    /// not come upon what follows it here before it has met the snapshot.
+    pub fn forget(&mut self, through: Offset) {
+        while let Some(oldest) = self.entries.front().filter(|oldest| oldest.offset() <= through) {
+            self.bytes -= oldest.len();
+            self.entries.pop_front();
+        }
+        self.after = self.after.max(through.min(self.head));
+    }
+
+    /// What lies at or before this offset was folded: who has not passed it is fed from the store,
+    /// which has fewer bytes for the same.
+    pub fn forget_through(&mut self, offset: Offset) {
+        while self.entries.front().is_some_and(|entry| entry.offset() <= offset) {
+            if let Some(oldest) = self.entries.pop_front() {
+                self.bytes -= oldest.len();
+            }
+        }
+        self.after = self.after.max(offset.min(self.head));
     }
 
     /// The next page after a position; `None` if the position is behind the ring and the page
@@ -92,8 +156,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Entry, entry_kind};
-    use crate::ids::DocumentId;
+    use crate::frame::Entry;
     use serde_bytes::ByteBuf;
 
     fn entry(offset: u64, body: usize) -> Arc<EncodedEntry> {
@@ -139,6 +202,32 @@ mod tests {
         assert!(ring.page(Offset(50)).is_none());
         assert!(ring.page(Offset(95)).is_some());
         assert_eq!(ring.head(), Offset(100));
+    }
+
+    #[test]
+    fn what_is_folded_comes_from_the_store_alone() {
+        let mut ring = Ring::new(Offset(0), 1 << 20);
+        ring.publish(EPOCH, (1..=100).map(|offset| entry(offset, 10)));
+        ring.forget(Offset(60));
+        assert!(ring.page(Offset(59)).is_none());
+        assert_eq!(ring.page(Offset(60)).unwrap().entries.len(), 40);
+        ring.forget(Offset(40));
+        assert!(ring.page(Offset(59)).is_none());
+        ring.forget(Offset(200));
+        assert!(ring.page(Offset(99)).is_none() && ring.bytes() == 0);
+        assert!(ring.page(Offset(100)).unwrap().entries.is_empty());
+    }
+
+    #[test]
+    fn who_has_not_passed_what_is_folded_is_sent_to_the_store() {
+        let mut ring = Ring::new(Offset(0), 1 << 20);
+        ring.publish(EPOCH, (1..=100).map(|offset| entry(offset, 10)));
+        ring.forget_through(Offset(60));
+        assert!(ring.page(Offset(59)).is_none());
+        assert_eq!(ring.page(Offset(60)).unwrap().entries.len(), 40);
+        ring.forget_through(Offset(1_000));
+        assert!(ring.page(Offset(100)).unwrap().entries.is_empty());
+        assert_eq!(ring.bytes(), 0);
     }
 
     #[test]

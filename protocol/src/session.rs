@@ -5,25 +5,30 @@
 //! the caller runs [`check_push`] (pure, so sessions do it in parallel) and hands the result to
 //! the space's machine.
 
+mod feed;
+mod offers;
 mod push;
+mod queries;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::code::{Code, NackClass};
+use crate::digest::Prefix;
 use crate::frame::{
-    Ack, EntriesBuilder, ErrorFrame, Frame, FrameError, Frames, Hello, Mark, Nack, Push, Subscribe,
-    Subscribed, SubscriptionId, Unsubscribed, VERSIONS, Welcome, fit,
+    Ack, ErrorFrame, Features, Filter, Frame, FrameError, Frames, Hello, Mark, Nack, Partial, Push,
+    PushEntry, Subscribe, SubscribeFrom, SubscriptionId, Unsubscribed, VERSIONS, Want, Welcome,
+    features, fit,
 };
-use crate::ids::{Cursor, Epoch, Offset, Scope, SessionId, SpaceName, Upstream};
+use crate::ids::{Cursor, DocumentId, Offset, SessionId, SpaceName, Upstream};
 use crate::intervals::IntervalSet;
 use crate::limits;
 use crate::moment::Moment;
 use crate::rights::{Identity, Rights};
-use crate::ring::Page;
 use crate::space::Answer;
 
-pub use push::check_push;
+pub use offers::Offered;
+pub use push::{check_push, check_pushed_change};
 
 /// What the caller must do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,15 +46,67 @@ pub enum SessionEffect {
         cursor: Option<Cursor>,
         /// The furthest ack that the replica saw.
         acknowledged: Option<Mark>,
+        /// Which documents it wants.
+        filter: Filter,
+        /// Without a cursor: it holds documents all the same.
+        holds: bool,
     },
     /// Nothing more is to be fed to this subscription.
     Detach(SubscriptionId),
+    /// A subscription that had nothing to be fed goes on where it stands.
+    Resumed(SubscriptionId),
     /// Check this push and hand it to the space's machine, which will answer it.
     Push {
         /// The space.
         space: SpaceName,
         /// The push as it came.
         push: Push,
+    },
+    /// Hand this entry to the space's machine, which will answer it like a push.
+    PushEntry {
+        /// The space.
+        space: SpaceName,
+        /// The entry as it came.
+        entry: PushEntry,
+    },
+    /// A snapshot is offered: say how much of it is there, with [`Session::handle_wanted`].
+    Offered {
+        /// The space.
+        space: SpaceName,
+        /// The offer.
+        offer: Offered,
+    },
+    /// A part of an offered snapshot came. Answer with [`Session::handle_wanted`]; when all of it
+    /// is there, hand it to the space's machine, which will answer it like a push.
+    Part {
+        /// The space.
+        space: SpaceName,
+        /// The offer.
+        offer: Offered,
+        /// Where the part begins.
+        from: u64,
+        /// The part.
+        bytes: Vec<u8>,
+    },
+    /// Sum what lies below these prefixes; answer with [`Session::handle_branches`].
+    Digest {
+        /// The subscription that asks.
+        subscription: SubscriptionId,
+        /// Its space.
+        space: SpaceName,
+        /// At least one.
+        prefixes: Vec<Prefix>,
+    },
+    /// Read what is missing of these documents: for each its plan and its entries, as
+    /// [`Session::document_frame`]s and [`Session::part_frame`]s; then
+    /// [`Session::handle_fetched`].
+    Fetch {
+        /// The subscription that asks.
+        subscription: SubscriptionId,
+        /// Its space.
+        space: SpaceName,
+        /// At least one.
+        wants: Vec<Want>,
     },
     /// Close the connection, after what was to be sent before.
     End(Code),
@@ -86,10 +143,21 @@ enum Phase {
 #[derive(Debug)]
 struct Subscription {
     space: SpaceName,
+    filter: Filter,
     /// `None` until the space's lineage is known.
     position: Option<Offset>,
+    /// The two compare what they hold: nothing is fed until the replica says that it is done.
+    comparing: bool,
+    /// Documents are being fetched: nothing is fed meanwhile, so that parts do not mix.
+    fetching: bool,
+    /// How much the replica has of the snapshot that comes next.
+    partial: Option<Partial>,
+    /// Whether the replica knows snapshots and can compare.
+    knows_snapshots: bool,
     /// Offsets of what this session pushed: they come back without their bodies.
     own: IntervalSet,
+    /// Snapshots that this session offered and that were taken as they are, with their bytes.
+    own_snapshots: BTreeMap<[u8; 32], u64>,
 }
 
 /// The machine.
@@ -103,6 +171,9 @@ pub struct Session {
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
     last_push: u64,
     in_flight: BTreeMap<u64, SubscriptionId>,
+    offers: BTreeMap<u64, Offered>,
+    /// Questions that are not answered yet.
+    queries: usize,
     heard: Moment,
     pinged: bool,
     effects: VecDeque<SessionEffect>,
@@ -126,6 +197,8 @@ impl Session {
             subscriptions: BTreeMap::new(),
             last_push: 0,
             in_flight: BTreeMap::new(),
+            offers: BTreeMap::new(),
+            queries: 0,
             heard: now,
             pinged: false,
             effects: VecDeque::new(),
@@ -137,10 +210,10 @@ impl Session {
         self.effects.pop_front()
     }
 
-    /// Whether the next message should be read: false while too many pushes are unanswered, so
-    /// that TCP holds the client back.
+    /// Whether the next message should be read: false while too many pushes or questions are
+    /// unanswered, so that TCP holds the client back.
     pub fn wants_message(&self) -> bool {
-        self.in_flight.len() < limits::PUSHES_IN_FLIGHT
+        self.in_flight.len() < limits::PUSHES_IN_FLIGHT && self.queries < limits::QUERIES
     }
 
     /// Whether the session is over.
@@ -190,6 +263,7 @@ impl Session {
         match (&self.phase, frame) {
             (Phase::AwaitingHello, Frame::Hello(hello)) => self.handle_hello(&hello, rights),
             (Phase::AwaitingHello, Frame::Close(_)) => self.end(Code::GOODBYE),
+            (_, Frame::Features(_)) => {}
             (Phase::AwaitingHello, _) => {
                 self.fail(Code::OUT_OF_ORDER, "a frame before hello".into(), "send hello first");
             }
@@ -208,6 +282,7 @@ impl Session {
             Ok(identity) => self.phase = Phase::Ready(identity),
             Err(denied) => return self.fail(Code::UNAUTHORIZED, denied.what, &denied.hint),
         }
+        self.send(Frame::Features(Features { bits: features::ALL }));
         self.send(Frame::Welcome(Welcome {
             version: *version,
             upstream: self.upstream,
@@ -221,12 +296,21 @@ impl Session {
 
     fn handle_ready(&mut self, frame: Frame, rights: &dyn Rights) {
         match frame {
-            Frame::Subscribe(subscribe) => self.handle_subscribe(subscribe, rights),
+            Frame::Subscribe(subscribe) => self.handle_subscribe(subscribe.into(), rights),
+            Frame::SubscribeFrom(subscribe) => self.handle_subscribe(subscribe.into(), rights),
             Frame::Unsubscribe(subscription) => {
                 if self.subscriptions.remove(&subscription).is_some() {
+                    self.withdraw_offers(|offer| offer.subscription == subscription);
                     self.effects.push_back(SessionEffect::Detach(subscription));
                 }
             }
+            Frame::Refilter(refilter) => self.handle_refilter(refilter),
+            Frame::Reconciled(subscription) => self.handle_reconciled(subscription),
+            Frame::Digest(query) => self.handle_digest(query),
+            Frame::Fetch(fetch) => self.handle_fetch(fetch),
+            Frame::PushEntry(entry) => self.handle_push_entry(entry, rights),
+            Frame::PushSnapshot(offer) => self.handle_push_snapshot(offer, rights),
+            Frame::Part(part) => self.handle_part(part),
             Frame::Push(push) => self.handle_push(push, rights),
             Frame::Ping(nonce) => self.send(Frame::Pong(nonce)),
             Frame::Pong(_) => {}
@@ -238,15 +322,19 @@ impl Session {
             | Frame::Unsubscribed(_)
             | Frame::Entries(_)
             | Frame::Ack(_)
-            | Frame::Nack(_) => {
+            | Frame::Nack(_)
+            | Frame::Features(_)
+            | Frame::Wanted(_)
+            | Frame::Difference(_)
+            | Frame::Document(_) => {
                 let what = "a frame that only a relay sends, or a second hello".to_owned();
                 self.fail(Code::OUT_OF_ORDER, what, "see docs/protocol.md for who sends what");
             }
         }
     }
 
-    fn handle_subscribe(&mut self, subscribe: Subscribe, rights: &dyn Rights) {
-        let Subscribe { subscription, space, filter: _, cursor, acknowledged } = subscribe;
+    fn handle_subscribe(&mut self, request: Request, rights: &dyn Rights) {
+        let Request { subscription, space, filter, cursor, acknowledged, .. } = request;
         if self.subscriptions.contains_key(&subscription) {
             let what = format!("subscription {subscription} is in use");
             return self.fail(Code::OUT_OF_ORDER, what, "give each subscription a new number");
@@ -270,9 +358,27 @@ impl Session {
                 denied.hint,
             );
         }
-        let entry = Subscription { space: space.clone(), position: None, own: IntervalSet::new() };
+        let holds = request.holds;
+        let entry = Subscription {
+            space: space.clone(),
+            filter: filter.clone(),
+            position: None,
+            comparing: false,
+            fetching: false,
+            partial: request.partial,
+            knows_snapshots: request.knows_snapshots,
+            own: IntervalSet::new(),
+            own_snapshots: BTreeMap::new(),
+        };
         self.subscriptions.insert(subscription, entry);
-        self.effects.push_back(SessionEffect::Attach { subscription, space, cursor, acknowledged });
+        self.effects.push_back(SessionEffect::Attach {
+            subscription,
+            space,
+            cursor,
+            acknowledged,
+            filter,
+            holds,
+        });
     }
 
     fn refuse_subscription(
@@ -287,83 +393,64 @@ impl Session {
     }
 
     fn handle_push(&mut self, push: Push, rights: &dyn Rights) {
-        if push.id <= self.last_push {
-            let what = format!("push {} after push {}", push.id, self.last_push);
-            return self.fail(Code::OUT_OF_ORDER, what, "number pushes upwards");
+        if let Some(space) = self.begin_push(push.id, push.subscription, &push.document, rights) {
+            self.effects.push_back(SessionEffect::Push { space, push });
         }
-        self.last_push = push.id;
-        let Some(subscription) = self.subscriptions.get(&push.subscription) else {
-            let what =
-                format!("a push to subscription {}, which does not exist", push.subscription);
-            return self.fail(Code::UNKNOWN_SUBSCRIPTION, what, "subscribe to the space first");
+    }
+
+    /// What every kind of push must pass; gives its space.
+    fn begin_push(
+        &mut self,
+        id: u64,
+        subscription: SubscriptionId,
+        document: &DocumentId,
+        rights: &dyn Rights,
+    ) -> Option<SpaceName> {
+        if id <= self.last_push {
+            let what = format!("push {id} after push {}", self.last_push);
+            self.fail(Code::OUT_OF_ORDER, what, "number pushes upwards");
+            return None;
+        }
+        self.last_push = id;
+        let Some(entry) = self.subscriptions.get(&subscription) else {
+            let what = format!("a push to subscription {subscription}, which does not exist");
+            self.fail(Code::UNKNOWN_SUBSCRIPTION, what, "subscribe to the space first");
+            return None;
         };
-        let Phase::Ready(identity) = &self.phase else { return };
-        let space = subscription.space.clone();
-        if let Err(denied) = rights.may_push(identity, &space, &push.document) {
+        let space = entry.space.clone();
+        // Whoever pushes to a document has given up what it offered of it before.
+        self.withdraw_offers(|offer| {
+            offer.subscription == subscription && offer.document == *document
+        });
+        let Phase::Ready(identity) = &self.phase else { return None };
+        if let Err(denied) = rights.may_push(identity, &space, document) {
             let nack = Nack {
-                id: push.id,
+                id,
                 code: Code::FORBIDDEN,
                 class: NackClass::REFUSED,
                 retry_after_ms: 0,
                 what: fit(denied.to_string()),
             };
-            return self.send(Frame::Nack(nack));
-        }
-        self.in_flight.insert(push.id, push.subscription);
-        self.effects.push_back(SessionEffect::Push { space, push });
-    }
-
-    /// The space's lineage answered a subscription: entries follow after `resume`, or from the
-    /// start if it is `None`.
-    pub fn handle_attached(
-        &mut self,
-        subscription: SubscriptionId,
-        epoch: Option<Epoch>,
-        head: Offset,
-        resume: Option<Offset>,
-    ) {
-        let Some(entry) = self.subscriptions.get_mut(&subscription) else { return };
-        entry.position = Some(resume.unwrap_or_default());
-        let (scope, resumed) = (Scope::WHOLE_SPACE, resume.is_some());
-        self.send(Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
-    }
-
-    /// The space could not be opened.
-    pub fn handle_attach_failed(&mut self, subscription: SubscriptionId, code: Code, what: String) {
-        if self.subscriptions.remove(&subscription).is_some() {
-            let hint = "try again later; the relay's log says more".to_owned();
-            self.refuse_subscription(subscription, code, what, hint);
-        }
-    }
-
-    /// Where a subscription stands; `None` if there is nothing to feed.
-    pub fn position(&self, subscription: SubscriptionId) -> Option<Offset> {
-        self.subscriptions.get(&subscription)?.position
-    }
-
-    /// A page of entries for a subscription, as a message that is ready to send; `None` if the
-    /// page does not go on where the subscription stands, or holds nothing new.
-    pub fn handle_page(&mut self, subscription: SubscriptionId, page: &Page) -> Option<Vec<u8>> {
-        let entry = self.subscriptions.get_mut(&subscription)?;
-        if entry.position != Some(page.after) || page.up_to <= page.after {
+            self.send(Frame::Nack(nack));
             return None;
         }
-        let Page { after, up_to, epoch, head, .. } = *page;
-        let mut frame = EntriesBuilder::new(subscription, after, up_to, epoch, head);
-        for encoded in &page.entries {
-            frame.add(encoded, entry.own.contains(encoded.offset().0));
-        }
-        entry.position = Some(up_to);
-        entry.own.remove(0, up_to.0);
-        Some(frame.finish())
+        self.in_flight.insert(id, subscription);
+        Some(space)
     }
 
     /// A push was answered.
     pub fn handle_answer(&mut self, now: Moment, answer: Answer) {
         let Some(subscription) = self.in_flight.remove(&answer.push) else { return };
+        let offer = self.offers.remove(&answer.push);
         if !self.wants_message_without(1) {
             // While nothing was read, the peer could not show that it is alive.
             self.heard = now;
+        }
+        if let (Some(offer), Some(_), Some(entry)) =
+            (offer, answer.added, self.subscriptions.get_mut(&subscription))
+            && entry.own_snapshots.len() < limits::PUSHES_IN_FLIGHT
+        {
+            entry.own_snapshots.insert(offer.hash, offer.total);
         }
         if let (Some((first, last)), Some(entry)) =
             (answer.added, self.subscriptions.get_mut(&subscription))
@@ -425,6 +512,11 @@ impl Session {
         }
     }
 
+    fn fail_unknown(&mut self, subscription: SubscriptionId) {
+        let what = format!("a frame for subscription {subscription}, which does not exist");
+        self.fail(Code::UNKNOWN_SUBSCRIPTION, what, "subscribe to the space first");
+    }
+
     fn fail_frame(&mut self, error: &FrameError) {
         let hint = "see docs/protocol.md; the versions of both sides may not fit";
         self.fail(error.code(), error.to_string(), hint);
@@ -437,5 +529,34 @@ impl Session {
 
     fn send(&mut self, frame: Frame) {
         self.effects.push_back(SessionEffect::Send(frame));
+    }
+}
+
+/// A subscription as either frame asks for it.
+struct Request {
+    subscription: SubscriptionId,
+    space: SpaceName,
+    filter: Filter,
+    cursor: Option<Cursor>,
+    acknowledged: Option<Mark>,
+    holds: bool,
+    partial: Option<Partial>,
+    knows_snapshots: bool,
+}
+
+impl From<Subscribe> for Request {
+    fn from(frame: Subscribe) -> Self {
+        let Subscribe { subscription, space, filter, cursor, acknowledged } = frame;
+        let (holds, partial, knows_snapshots) = (false, None, false);
+        Self { subscription, space, filter, cursor, acknowledged, holds, partial, knows_snapshots }
+    }
+}
+
+impl From<SubscribeFrom> for Request {
+    fn from(frame: SubscribeFrom) -> Self {
+        let SubscribeFrom { subscription, space, filter, cursor, acknowledged, holds, partial } =
+            frame;
+        let knows_snapshots = true;
+        Self { subscription, space, filter, cursor, acknowledged, holds, partial, knows_snapshots }
     }
 }

@@ -11,13 +11,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::admission::{
-    CheckedChange, FormError, History, HistoryError, Layered, Overlay, Verdict, admit,
+    CheckedChange, FormError, History, HistoryError, Layered, Overlay, Roots, Verdict, admit,
 };
 use crate::code::{Code, NackClass};
-use crate::frame::{EncodedEntry, Entry, Mark, fit};
+use crate::frame::{EncodedEntry, Entry, Mark, entry_flags, fit};
 use crate::ids::{ActorId, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use crate::limits;
 use crate::lineage::{EpochRecord, Lineage};
+use crate::snapshot::Snapshot;
 
 /// A push whose changes passed the preflight.
 #[derive(Debug, Clone)]
@@ -34,19 +35,70 @@ pub struct CheckedPush {
     pub changes: Vec<CheckedChange>,
     /// Why those after them were not checked or did not pass, if there are any.
     pub rest: Option<Refusal>,
+    /// Whether a change among them may begin a second history.
+    pub roots: Roots,
 }
 
 /// An entry to be stored, with what the store indexes of it.
 #[derive(Debug, Clone)]
 pub struct NewEntry {
-    /// The entry as it will travel.
+    /// The entry as it will travel; a snapshot's without its body.
     pub entry: Entry,
-    /// The change's actor.
-    pub actor: ActorId,
-    /// The change's sequence number.
-    pub seq: u64,
-    /// The change's last operation counter.
-    pub max_op: u64,
+    /// What it does to its document.
+    pub kind: NewKind,
+}
+
+/// What an entry does to its document.
+#[derive(Debug, Clone)]
+pub enum NewKind {
+    /// Adds a change.
+    Change {
+        /// The change's actor.
+        actor: ActorId,
+        /// The change's sequence number.
+        seq: u64,
+        /// The change's last operation counter.
+        max_op: u64,
+    },
+    /// Deletes it: its changes and snapshots go, for good.
+    Tombstone,
+    /// Stands for all that the document has, and for what a client offered folded.
+    Snapshot(Arc<Snapshot>),
+}
+
+impl NewEntry {
+    /// Bytes that it puts into the store, about.
+    fn weight(&self) -> usize {
+        match &self.kind {
+            NewKind::Change { .. } | NewKind::Tombstone => self.entry.body.len(),
+            NewKind::Snapshot(snapshot) => snapshot.body.len() + snapshot.packed.len(),
+        }
+    }
+}
+
+/// An entry that a session pushed and that is no change.
+#[derive(Debug, Clone)]
+pub struct PushedEntry {
+    /// Who pushed.
+    pub session: SessionId,
+    /// The session's number for it.
+    pub id: u64,
+    /// The document.
+    pub document: DocumentId,
+    /// The identity that the entry will name.
+    pub author: Vec<u8>,
+}
+
+impl PushedEntry {
+    fn answer(&self) -> Answer {
+        let (session, push) = (self.session, self.id);
+        Answer { session, push, count: 0, through: None, added: None, refusal: None }
+    }
+
+    /// The answer that refuses it.
+    pub fn refused(&self, refusal: Refusal) -> Answer {
+        Answer { refusal: Some(refusal), ..self.answer() }
+    }
 }
 
 /// What one commit of a space writes: all of it or nothing.
@@ -114,10 +166,53 @@ pub struct Answer {
     pub refusal: Option<Refusal>,
 }
 
+/// A push on its way through admission.
+#[derive(Debug)]
+pub struct Judging {
+    push: CheckedPush,
+    /// How many of its changes have been judged.
+    done: usize,
+    answer: Answer,
+    until: Offset,
+}
+
+impl Judging {
+    /// A push that nobody has looked at.
+    pub fn new(push: CheckedPush) -> Self {
+        let (session, id) = (push.session, push.id);
+        let (count, through, added, refusal) = (0, None, None, None);
+        let answer = Answer { session, push: id, count, through, added, refusal };
+        Self { push, done: 0, answer, until: Offset(0) }
+    }
+
+    /// Its document.
+    pub fn document(&self) -> DocumentId {
+        self.push.document
+    }
+
+    /// Who pushed, and the session's number for it.
+    pub fn key(&self) -> (SessionId, u64) {
+        (self.push.session, self.push.id)
+    }
+}
+
+/// What became of a push.
+#[derive(Debug)]
+pub enum Judged<E> {
+    /// This is the answer, at once.
+    Answered(Answer),
+    /// The answer comes with a commit.
+    Waits,
+    /// The view could not be read. What was judged before stands; go on with
+    /// [`Space::handle_push`] when it can be, or give up with [`Space::handle_unreadable`].
+    Stopped(Box<Judging>, E),
+}
+
 /// What a commit made known.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Entries that are durable now, encoded once, in order; with their epoch.
+    /// Entries that are durable now, encoded once, in order; with their epoch. A snapshot has no
+    /// body here: it is read from the store.
     pub publish: Option<(Epoch, Vec<Arc<EncodedEntry>>)>,
     /// Answers to pushes.
     pub answers: Vec<Answer>,
@@ -130,6 +225,8 @@ pub enum StoreFailure {
     Full,
     /// Anything else.
     Failed,
+    /// Nothing is wrong: too much waits for something that takes a moment.
+    Busy,
 }
 
 impl StoreFailure {
@@ -140,7 +237,8 @@ impl StoreFailure {
     pub fn refusal(self) -> Refusal {
         let (code, what) = match self {
             Self::Full => (Code::STORAGE_FULL, "the relay's disk is full"),
-            Self::Failed => (Code::STORAGE_FAILED, "the relay could not write to its store"),
+            Self::Failed => (Code::STORAGE_FAILED, "the relay could not use its store"),
+            Self::Busy => (Code::OVERLOADED, "too many pushes wait for this document's history"),
         };
         let (class, retry_after_ms) = (NackClass::RETRY_AFTER, Self::RETRY_AFTER_MS);
         Refusal { code, class, retry_after_ms, what: what.to_owned() }
@@ -200,53 +298,108 @@ impl Space {
     }
 
     /// Admits the longest valid prefix of a push. The answer comes at once if it need not wait
-    /// for the disk. If the view cannot be read, the push is answered with *retry after* and the
-    /// view's error is given to the caller for the log.
+    /// for the disk.
     pub fn handle_push<H: History>(
         &mut self,
-        push: CheckedPush,
+        mut judging: Judging,
         durable: &H,
         at_ms: u64,
-    ) -> (Option<Answer>, Option<H::Error>) {
-        let (session, id) = (push.session, push.id);
-        let mut answer =
-            Answer { session, push: id, count: 0, through: None, added: None, refusal: None };
-        let mut until = Offset(0);
-        let mut view_error = None;
-        for change in push.changes {
+    ) -> Judged<H::Error> {
+        while let Some(change) = judging.push.changes.get(judging.done) {
             let layered = Layered { overlay: &self.overlay, stored: durable };
-            let position = match admit(&layered, &push.document, &change) {
-                Ok(Ok(Verdict::New)) => {
-                    let position = self.append(&push.author, push.document, change, at_ms);
-                    let first = answer.added.map_or(position, |(first, _)| first);
-                    answer.added = Some((first, position));
-                    position
-                }
+            let position = match admit(&layered, &judging.push.document, change, judging.push.roots)
+            {
+                Ok(Ok(Verdict::New)) => self.append_next(&mut judging, at_ms),
                 Ok(Ok(Verdict::Duplicate(known))) => known.position,
                 Ok(Err(error)) => {
-                    answer.refusal = Some(Refusal::of_history(&change, &error));
+                    judging.answer.refusal = Some(Refusal::of_history(change, &error));
                     break;
                 }
-                Err(error) => {
-                    answer.refusal = Some(StoreFailure::Failed.refusal());
-                    view_error = Some(error);
-                    break;
-                }
+                Err(error) => return Judged::Stopped(Box::new(judging), error),
             };
-            answer.count += 1;
-            until = until.max(position);
+            judging.done += 1;
+            judging.answer.count += 1;
+            judging.until = judging.until.max(position);
         }
-        answer.refusal = answer.refusal.or(push.rest);
-        (self.answer_when_durable(answer, until), view_error)
+        judging.answer.refusal = judging.answer.refusal.or(judging.push.rest);
+        self.answer_when_durable(judging.answer, judging.until)
     }
 
-    fn answer_when_durable(&mut self, mut answer: Answer, until: Offset) -> Option<Answer> {
+    /// The view cannot be read, now or at all: what was judged stands, the rest may be pushed
+    /// again.
+    pub fn handle_unreadable<E>(&mut self, judging: Judging) -> Judged<E> {
+        let Judging { mut answer, until, .. } = judging;
+        answer.refusal = Some(StoreFailure::Failed.refusal());
+        self.answer_when_durable(answer, until)
+    }
+
+    /// Deletes a document. To delete it once more is no error.
+    pub fn handle_deletion<H: History>(
+        &mut self,
+        push: &PushedEntry,
+        durable: &H,
+        at_ms: u64,
+    ) -> Result<Judged<H::Error>, H::Error> {
+        let layered = Layered { overlay: &self.overlay, stored: durable };
+        let mut answer = push.answer();
+        let position = match layered.deleted_at(&push.document)? {
+            Some(position) => position,
+            None => {
+                let (document, author) = (push.document, push.author.as_slice());
+                let position = self.next_offset(&mut answer);
+                self.overlay.delete(document, position);
+                let entry = Entry::of_tombstone(position, document, author, at_ms);
+                self.building.push(NewEntry { entry, kind: NewKind::Tombstone });
+                position
+            }
+        };
+        answer.count = 1;
+        Ok(self.answer_when_durable(answer, position))
+    }
+
+    /// Takes a snapshot that stands for all that the document has and for what a client offered.
+    /// The caller has merged the two, and holds back everything else for this document until the
+    /// commit.
+    pub fn handle_snapshot<E>(
+        &mut self,
+        push: &PushedEntry,
+        snapshot: Arc<Snapshot>,
+        at_ms: u64,
+    ) -> Judged<E> {
+        let mut answer = push.answer();
+        let position = self.next_offset(&mut answer);
+        let heads = snapshot.head_hashes();
+        let (document, hash) = (push.document, snapshot.hash);
+        let entry = Entry::of_snapshot(position, document, hash, &heads, at_ms, None);
+        self.building.push(NewEntry { entry, kind: NewKind::Snapshot(snapshot) });
+        answer.count = 1;
+        self.answer_when_durable(answer, position)
+    }
+
+    fn next_offset(&mut self, answer: &mut Answer) -> Offset {
+        self.last = Offset(self.last.0 + 1);
+        let first = answer.added.map_or(self.last, |(first, _)| first);
+        answer.added = Some((first, self.last));
+        self.last
+    }
+
+    /// Everything that the relay holds of a document was all that a client offered.
+    pub fn handle_held<E>(&mut self, push: &PushedEntry) -> Judged<E> {
+        let answer = Answer { count: 1, ..push.answer() };
+        // Not `last`, which after a failed commit is an offset that nothing will have.
+        let in_flight = self.in_flight.iter().flat_map(|commit| &commit.entries);
+        let last = self.building.last().or(in_flight.last());
+        let until = last.map_or(self.lineage.head(), |new| new.entry.offset);
+        self.answer_when_durable(answer, until)
+    }
+
+    fn answer_when_durable<E>(&mut self, mut answer: Answer, until: Offset) -> Judged<E> {
         if until > self.lineage.head() {
             self.waiting.push_back(Waiting { answer, until });
-            return None;
+            return Judged::Waits;
         }
         answer.through = self.mark(answer.count, until);
-        Some(answer)
+        Judged::Answered(answer)
     }
 
     fn mark(&self, count: u32, offset: Offset) -> Option<Mark> {
@@ -254,19 +407,40 @@ impl Space {
         (count > 0).then_some(Mark { epoch, offset })
     }
 
-    fn append(
-        &mut self,
-        author: &[u8],
-        document: DocumentId,
-        change: CheckedChange,
-        at_ms: u64,
-    ) -> Offset {
-        self.last = Offset(self.last.0 + 1);
-        self.overlay.add(document, &change, self.last);
+    fn append_next(&mut self, judging: &mut Judging, at_ms: u64) -> Offset {
+        let offset = self.next_offset(&mut judging.answer);
+        let CheckedPush { document, author, changes, roots, .. } = &mut judging.push;
+        // Its bytes are needed once, and may be many.
+        let bytes = std::mem::take(&mut changes[judging.done].bytes);
+        let change = CheckedChange { bytes, ..changes[judging.done].clone() };
+        self.overlay.add(*document, &change, offset);
+        let is_second = *roots == Roots::Several && change.dependencies.is_empty();
         let (actor, seq, max_op) = (change.actor.clone(), change.seq, change.max_op);
-        let entry = Entry::of_change(self.last, document, change, author, at_ms);
-        self.building.push(NewEntry { entry, actor, seq, max_op });
-        self.last
+        let mut entry = Entry::of_change(offset, *document, change, author, at_ms);
+        if is_second {
+            entry.flags |= entry_flags::SECOND_ROOT;
+        }
+        self.building.push(NewEntry { entry, kind: NewKind::Change { actor, seq, max_op } });
+        offset
+    }
+
+    /// Whether a document is deleted, or will be when what is admitted is durable.
+    ///
+    /// # Errors
+    /// If the view cannot be read.
+    pub fn is_deleted<H: History>(
+        &self,
+        durable: &H,
+        document: &DocumentId,
+    ) -> Result<bool, H::Error> {
+        let layered = Layered { overlay: &self.overlay, stored: durable };
+        Ok(layered.deleted_at(document)?.is_some())
+    }
+
+    /// Whether a document has entries that are admitted and not durable.
+    pub fn has_uncommitted(&self, document: &DocumentId) -> bool {
+        let in_flight = self.in_flight.iter().flat_map(|commit| &commit.entries);
+        self.building.iter().chain(in_flight).any(|new| new.entry.document == *document)
     }
 
     /// What is to be written next, if anything is and no commit is under way.
@@ -277,7 +451,7 @@ impl Space {
         let mut taken = 0;
         let mut bytes = 0;
         for entry in &self.building {
-            bytes += entry.entry.body.len();
+            bytes += entry.weight();
             if bytes > limits::COMMIT_BYTES && taken > 0 {
                 break;
             }
@@ -304,7 +478,13 @@ impl Space {
         self.lineage.extend(commit.opens, head);
         for new in &commit.entries {
             let (document, hash) = (new.entry.document, new.entry.hash());
-            self.overlay.settle(document, &new.actor, new.seq, hash);
+            match &new.kind {
+                NewKind::Change { actor, seq, .. } => {
+                    self.overlay.settle(document, actor, *seq, hash);
+                }
+                NewKind::Tombstone => self.overlay.settle_deletion(&document),
+                NewKind::Snapshot(_) => {}
+            }
         }
         let encoded = commit.entries.iter().map(|new| Arc::new(EncodedEntry::new(&new.entry)));
         let publish = Some((self.fresh, encoded.collect()));

@@ -10,11 +10,23 @@
 
 #[path = "machines/client.rs"]
 mod client;
+#[path = "machines/costs.rs"]
+mod costs;
+#[path = "machines/disk.rs"]
+mod disk;
+#[path = "machines/long_life.rs"]
+mod long_life;
+#[path = "machines/model.rs"]
+mod model;
+#[path = "machines/older.rs"]
+mod older;
 #[path = "machines/relay.rs"]
 mod relay;
 #[path = "machines/rng.rs"]
 mod rng;
 #[path = "machines/scenarios.rs"]
 mod scenarios;
+#[path = "machines/store.rs"]
+mod store;
 #[path = "machines/world.rs"]
 mod world;

@@ -26,7 +26,7 @@ impl Health {
     pub(crate) fn store_failed(&self, failure: StoreFailure) {
         self.set(match failure {
             StoreFailure::Full => FULL,
-            StoreFailure::Failed => FAILED,
+            StoreFailure::Failed | StoreFailure::Busy => FAILED,
         });
     }
 

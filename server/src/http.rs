@@ -153,6 +153,11 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
     let (metrics, hub) = (&door.sessions.metrics, &door.sessions.hub);
     metrics.hub_queue.set(hub.queued() as i64);
     metrics.in_flight_bytes.set(hub.bytes_in_flight() as i64);
+    metrics.offer_bytes.set(door.sessions.offers.bytes() as i64);
+    let store = door.sessions.store.gauges();
+    metrics.index_bytes.set(store.index_bytes as i64);
+    metrics.index_loads.set(store.index_loads as i64);
+    metrics.damaged_indexes.set(store.damaged_indexes as i64);
     metrics.ready.set(i64::from(door.health.trouble().is_none()));
     let mut response = match metrics.text() {
         Ok(text) => Response::new(Body::from(text)),

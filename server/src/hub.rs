@@ -5,6 +5,7 @@
 //! it has to tell goes into a bounded mailbox, and a session whose mailbox is full is ended.
 
 mod feed;
+mod held;
 mod inbox;
 mod sequencer;
 
@@ -12,11 +13,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use landfall_protocol::frame::{Mark, SubscriptionId};
-use landfall_protocol::space::{Answer, CheckedPush};
-use landfall_protocol::{Code, Cursor, Epoch, Offset, SessionId, SpaceName};
+use landfall_protocol::frame::{Filter, Mark, SubscriptionId};
+use landfall_protocol::session::Offered;
+use landfall_protocol::space::{Answer, CheckedPush, Judging, PushedEntry};
+use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::folding::{Folder, MergeError, Merged};
 use crate::health::Health;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -24,6 +27,7 @@ use crate::store::{LogStore, StoreError};
 
 pub(crate) use feed::Feed;
 use inbox::Inbox;
+pub(crate) use sequencer::Durable;
 use sequencer::Sequencer;
 
 /// A subscription that wants to know where it stands.
@@ -35,14 +39,55 @@ pub(crate) struct Attach {
     pub(crate) space: SpaceName,
     pub(crate) cursor: Option<Cursor>,
     pub(crate) acknowledged: Option<Mark>,
+    pub(crate) filter: Filter,
+    /// Without a cursor: the replica holds documents all the same.
+    pub(crate) holds: bool,
     pub(crate) mailbox: Mailbox,
+}
+
+/// What a session pushed.
+#[derive(Debug)]
+pub(crate) enum Pushed {
+    /// Changes, checked; and how often an index had to be loaded for them.
+    Changes(Judging, u8),
+    /// A document's deletion.
+    Deletion(PushedEntry),
+    /// A snapshot, whole.
+    Snapshot(PushedEntry, Offered, Arc<Vec<u8>>),
+}
+
+impl Pushed {
+    /// Changes that passed the preflight.
+    pub(crate) fn changes(push: CheckedPush) -> Self {
+        Self::Changes(Judging::new(push), 0)
+    }
+
+    fn document(&self) -> DocumentId {
+        match self {
+            Self::Changes(judging, _) => judging.document(),
+            Self::Deletion(push) | Self::Snapshot(push, ..) => push.document,
+        }
+    }
+
+    fn key(&self) -> (SessionId, u64) {
+        match self {
+            Self::Changes(judging, _) => judging.key(),
+            Self::Deletion(push) | Self::Snapshot(push, ..) => (push.session, push.id),
+        }
+    }
 }
 
 /// What the hub is asked to do.
 enum Command {
     Attach(Box<Attach>),
     Detach(SessionId, SubscriptionId),
-    Push(SpaceName, Box<CheckedPush>, OwnedSemaphorePermit),
+    Push(SpaceName, Box<Pushed>, OwnedSemaphorePermit),
+    /// A document's packed index is in memory, or could not be brought there.
+    IndexLoaded(SpaceName, DocumentId, Result<(), StoreError>),
+    /// An offered snapshot was merged with what there is.
+    Merged(SpaceName, PushedEntry, Result<Merged, MergeError>),
+    /// Something of a space was folded, up to this offset.
+    Folded(SpaceName, Offset),
     Leave(SessionId),
     Committed(SpaceName, Result<(), StoreError>),
     Probed(Result<(), StoreError>),
@@ -88,6 +133,9 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<dyn LogStore>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) folder: Arc<Folder>,
+    /// Where calls of the store that take a moment are made.
+    pub(crate) runtime: tokio::runtime::Handle,
     /// Bytes of live entries kept for each space.
     pub(crate) ring_bytes: usize,
     /// The epoch that this process opens in each log that it appends to.
@@ -153,7 +201,7 @@ impl Hub {
     pub(crate) async fn push(
         &self,
         space: SpaceName,
-        push: CheckedPush,
+        push: Pushed,
         bytes: OwnedSemaphorePermit,
     ) -> bool {
         self.inbox.send(Command::Push(space, Box::new(push), bytes)).await.is_ok()
@@ -162,6 +210,11 @@ impl Hub {
     /// The session is gone. Never waits, so that it can be called while dropping.
     pub(crate) fn leave(&self, session: SessionId) {
         self.inbox.put(Command::Leave(session));
+    }
+
+    /// Something of a space was folded, up to this offset. Never waits.
+    pub(crate) fn folded(&self, space: SpaceName, through: Offset) {
+        self.inbox.put(Command::Folded(space, through));
     }
 
     /// Settle what was taken, then end.

@@ -10,17 +10,23 @@
 //! | [`store`] | the log store: a trait, and the embedded SQLite |
 //! | [`limits`] | every bound of the relay's own |
 //! | [`cli`] | the command line, for the binary and for whoever carries a relay |
+//! | `folding`, `offers` | folds in a child process; snapshots that clients offer, in parts |
+//! | `operate` | what the operator's commands do to a store |
 //! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
 
 pub mod cli;
+mod folding;
 mod health;
 mod http;
 mod hub;
 pub mod limits;
 mod logs;
 mod metrics;
+mod offers;
+mod operate;
 pub mod serve;
 mod session;
 pub mod store;
 
+pub use folding::FoldOptions;
 pub use serve::{ServeError, ServeOptions, serve, serve_with_store};

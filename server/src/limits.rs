@@ -96,6 +96,25 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// Bytes that a probe of the store writes: as much as makes a file that is at its limit grow.
 pub const PROBE_BYTES: usize = 64 * KIB;
 
+/// Bytes of memory that a child which folds may have.
+pub const FOLD_MEMORY_BYTES: u64 = 1024 * MIB as u64;
+
+/// How long a child may take for one fold: fifty times what 260,000 changes take.
+pub const FOLD_TIME: Duration = Duration::from_secs(60);
+
+/// How often the store is asked for a document that is worth a fold.
+pub const FOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// Rows that are pruned in one transaction: commits wait for it.
+pub const PRUNE_ROWS: usize = 150;
+
+/// Bytes of offered snapshots that are not whole yet, of all sessions together.
+pub const OFFER_BYTES: usize = 96 * MIB;
+
+/// Pushes to one document that wait while its index is loaded or an offered snapshot is merged.
+/// Beyond it they are given back.
+pub const HELD_PUSHES: usize = 256;
+
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;
 
@@ -108,6 +127,7 @@ const _: () = assert!(BYTES_IN_FLIGHT <= u32::MAX as usize);
 const _: () = assert!(shared::PUSHES_IN_FLIGHT <= UNANSWERED);
 const _: () = assert!(2 * UNANSWERED <= OUTBOX_FRAMES);
 const _: () = assert!(shared::MESSAGE_BYTES + SOCKET_BUFFER_BYTES < SOCKET_BACKLOG_BYTES);
+const _: () = assert!(shared::SNAPSHOT_BYTES <= OFFER_BYTES);
 const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);
 const _: () =
     assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() + LINGER.as_millis() < DRAIN.as_millis());

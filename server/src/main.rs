@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use landfall_relay::cli::{self, ServeArgs};
+use landfall_relay::cli::{self, OperatorCommand, ServeArgs};
 
 /// Landfall's relay: keeps the changes of documents and brings replicas to the same state
 #[derive(Parser)]
 #[command(
     version,
     after_help = "\
-Exit codes: 0 stopped in good order; 1 other failures; 2 wrong usage; 3 cannot listen; \
-4 data folder or store not usable; 5 store in use"
+Exit codes: 0 done, or stopped in good order; 1 other failures; 2 wrong usage; 3 cannot listen; \
+4 data folder or store not usable; 5 store in use; 6 something is damaged; 7 a file to read or \
+write is none, or in the way"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -22,10 +23,17 @@ struct Cli {
 enum Command {
     /// Serve until SIGTERM or SIGINT
     Serve(ServeArgs),
+    #[command(flatten)]
+    Operate(OperatorCommand),
+    /// Fold one document's history, as the relay asks on standard input
+    #[command(name = cli::FOLD_WORKER, hide = true)]
+    FoldWorker,
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => cli::run(args),
+        Command::Operate(command) => cli::operate(command),
+        Command::FoldWorker => cli::fold_worker(),
     }
 }

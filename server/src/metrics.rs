@@ -35,6 +35,18 @@ pub(crate) struct Metrics {
     pub(crate) in_flight_bytes: Gauge,
     /// 1 while `/readyz` says so; set when read.
     pub(crate) ready: Gauge,
+    /// Bytes of offered snapshots that are not whole yet; set when read.
+    pub(crate) offer_bytes: Gauge,
+    /// Packed indexes in memory, in bytes; set when read.
+    pub(crate) index_bytes: Gauge,
+    /// Packed indexes that were read from the disk; set when read.
+    pub(crate) index_loads: Gauge,
+    /// Packed indexes that were found to be damaged; set when read.
+    pub(crate) damaged_indexes: Gauge,
+    /// Snapshots that clients offered and that were merged.
+    pub(crate) snapshots_offered: Counter,
+    folds: ByReason,
+    fold_time: Histogram,
     commits: ByReason,
     commit_time: Histogram,
     fan_out_time: Histogram,
@@ -67,6 +79,13 @@ impl Metrics {
             hub_queue: Gauge::default(),
             in_flight_bytes: Gauge::default(),
             ready: Gauge::default(),
+            offer_bytes: Gauge::default(),
+            index_bytes: Gauge::default(),
+            index_loads: Gauge::default(),
+            damaged_indexes: Gauge::default(),
+            snapshots_offered: Counter::default(),
+            folds: ByReason::default(),
+            fold_time: latency(),
             commits: ByReason::default(),
             commit_time: latency(),
             fan_out_time: latency(),
@@ -90,6 +109,19 @@ impl Metrics {
         let help = "Bytes of pushes that are not answered yet";
         r.register("in_flight_bytes", help, self.in_flight_bytes.clone());
         r.register("ready", "1 while /readyz says so", self.ready.clone());
+        let help = "Bytes of offered snapshots that are not whole yet";
+        r.register("offer_bytes", help, self.offer_bytes.clone());
+        let help = "Bytes of packed indexes in memory";
+        r.register("index_bytes", help, self.index_bytes.clone());
+        let help = "Packed indexes read from the disk since the start";
+        r.register("index_loads", help, self.index_loads.clone());
+        let help = "Packed indexes found to be damaged since the start";
+        r.register("damaged_indexes", help, self.damaged_indexes.clone());
+        let help = "Snapshots that clients offered and that were taken";
+        r.register("snapshots_offered", help, self.snapshots_offered.clone());
+        r.register("folds", "Folds of documents, by outcome", self.folds.clone());
+        let help = "What a fold took, from the store and back";
+        r.register_with_unit("fold", help, Unit::Seconds, self.fold_time.clone());
         r.register("commits", "Commits of spaces, by outcome", self.commits.clone());
         let help = "From a commit's hand-over to the store until it is durable";
         r.register_with_unit("commit", help, Unit::Seconds, self.commit_time.clone());
@@ -104,6 +136,12 @@ impl Metrics {
     pub(crate) fn committed(&self, outcome: &'static str, took: Duration) {
         self.commits.get_or_create(&[("outcome", outcome)]).inc();
         self.commit_time.observe(took.as_secs_f64());
+    }
+
+    /// A fold ended after `took`.
+    pub(crate) fn folded(&self, outcome: &'static str, took: Duration) {
+        self.folds.get_or_create(&[("outcome", outcome)]).inc();
+        self.fold_time.observe(took.as_secs_f64());
     }
 
     /// The newest entry of a page reached a socket `took` after it was durable.

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
+use crate::folding::{FoldOptions, Folder};
 use crate::health::Health;
 use crate::http::{self, Door, Guard, Peer};
 use crate::hub::{Hub, HubEnd, Parts};
@@ -56,6 +57,8 @@ pub struct ServeOptions {
     /// Bytes of live entries kept in memory for each space in use. Default 2 MiB. Small, and
     /// sessions that are a little behind read the store; large, and memory grows with the spaces.
     pub ring_bytes: usize,
+    /// How documents are folded. By default nothing is: the caller names the worker.
+    pub folds: FoldOptions,
     /// How long a shutdown may take. Default 10 s. What is not settled by then is not
     /// acknowledged, and its author will push it again.
     pub drain: Duration,
@@ -73,6 +76,7 @@ impl ServeOptions {
             linger: limits::LINGER,
             connections: limits::CONNECTIONS,
             ring_bytes: shared::RING_BYTES,
+            folds: FoldOptions::default(),
             drain: limits::DRAIN,
         }
     }
@@ -132,10 +136,15 @@ pub async fn serve_with_store(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let mut server = Server::start(&options, Arc::clone(&store))?;
+    let folder = Arc::clone(&server.folder);
     let end = server.accept(listener, shutdown).await;
     let drained = server.stop(end, options.drain).await;
     // Also after a panic or a timeout: what is queued in the store is written, the lock let go.
-    let closed = tokio::task::spawn_blocking(move || store.close()).await;
+    let closed = tokio::task::spawn_blocking(move || {
+        folder.close();
+        store.close()
+    });
+    let closed = closed.await;
     drained?;
     match closed {
         Ok(closed) => closed.map_err(ServeError::Close),
@@ -148,6 +157,7 @@ struct Server {
     door: Arc<Door>,
     hub: Hub,
     hub_end: oneshot::Receiver<HubEnd>,
+    folder: Arc<Folder>,
     stop: watch::Sender<bool>,
     places: Arc<Semaphore>,
     connections: u32,
@@ -165,7 +175,12 @@ impl Server {
         let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
         let mut epoch = [0; 16];
         getrandom::fill(&mut epoch).map_err(ServeError::Randomness)?;
+        let folds = options.folds.clone();
+        let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), folds);
+        let folder = folder.map_err(ServeError::Thread)?;
         let parts = Parts {
+            folder: Arc::clone(&folder),
+            runtime: tokio::runtime::Handle::current(),
             store: Arc::clone(&store),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
@@ -173,6 +188,10 @@ impl Server {
             epoch: Epoch::from_bytes(epoch),
         };
         let (hub, hub_end) = Hub::start(parts).map_err(ServeError::Thread)?;
+        let for_folds = hub.clone();
+        folder.on_folded(Box::new(move |space, through| {
+            for_folds.folded(space.clone(), through);
+        }));
         let (stop, stopping) = watch::channel(false);
         let sessions = Arc::new(Shared {
             hub: hub.clone(),
@@ -185,13 +204,14 @@ impl Server {
             stopping,
             checks: Arc::new(Semaphore::new(limits::CHECKS)),
             page_reads: Arc::new(Semaphore::new(limits::PAGE_READS)),
+            offers: Arc::default(),
         });
         let (allow_origins, any_host) = (options.allow_origins.clone(), options.insecure_open);
         let guard = Guard { allow_origins, any_host };
         let door = Arc::new(Door { guard, health, sessions, last_session: AtomicU64::new(0) });
         let connections = u32::try_from(options.connections.max(1)).unwrap_or(u32::MAX >> 3);
         let places = Arc::new(Semaphore::new(connections as usize));
-        Ok(Self { door, hub, hub_end, stop, places, connections })
+        Ok(Self { door, hub, hub_end, folder, stop, places, connections })
     }
 
     async fn accept(

@@ -4,6 +4,7 @@
 //! It must not know what a change is, nor touch the store's tables: pushes go to the hub, pages
 //! come from the ring or the store.
 
+mod answering;
 mod feeding;
 mod intake;
 mod sending;
@@ -17,10 +18,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
-use landfall_protocol::frame::{Frame, encode};
+use landfall_protocol::frame::{Frame, SubscriptionId, encode};
 use landfall_protocol::rights::Everything;
-use landfall_protocol::session::{Patience, Session, SessionEffect};
-use landfall_protocol::{Code, Moment, SessionId, Upstream};
+use landfall_protocol::session::{Offered, Patience, Session, SessionEffect};
+use landfall_protocol::{Code, Moment, SessionId, SpaceName, Upstream};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::sleep_until;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -29,8 +30,10 @@ use tracing::{Instrument, Span, debug, info, info_span, warn};
 use crate::hub::{Attach, Event, Hub, Mailbox};
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::offers::{Offers, Took};
 use crate::store::LogStore;
-use feeding::{Feeding, Read};
+use answering::{Answering, Query, Reply};
+use feeding::{Feeding, Read, Standing};
 use intake::{Handed, Intake, Item};
 use socket::Stream;
 use writer::{Outgoing, Watch, WriteEnd, Writing};
@@ -48,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) checks: Arc<Semaphore>,
     pub(crate) page_reads: Arc<Semaphore>,
+    /// Snapshots that clients offer, while their parts arrive.
+    pub(crate) offers: Arc<Offers>,
 }
 
 /// How the relay names itself to peers.
@@ -115,6 +120,7 @@ struct Driver {
     outbox: VecDeque<Vec<u8>>,
     intake: Intake,
     feeding: Feeding,
+    answering: Answering,
     mailbox: Mailbox,
     events: mpsc::Receiver<Event>,
     /// When the slowest link that is allowed for would have delivered what was written so far.
@@ -135,6 +141,7 @@ enum Happening {
     Handed(Handed),
     Room,
     Read(Option<Read>),
+    Reply(Option<Reply>),
     Written(WriteEnd),
     Message(Option<Result<Message, tungstenite::Error>>),
     Grown,
@@ -157,6 +164,7 @@ impl Driver {
             outbox: VecDeque::new(),
             intake: Intake::new(id, shared.hub.clone(), Arc::clone(&shared.checks)),
             feeding: Feeding::new(Arc::clone(&shared.store), Arc::clone(&shared.page_reads)),
+            answering: Answering::new(Arc::clone(&shared.store), Arc::clone(&shared.page_reads)),
             mailbox: Mailbox { events: events_in, overflow, grown },
             events,
             delivered: Moment::default(),
@@ -179,7 +187,8 @@ impl Driver {
             if let Some(ending) = self.ending.take() {
                 break ending;
             }
-            self.feeding.read_if_behind(|id| self.machine.position(id));
+            self.feeding
+                .read_if_behind(|id| self.machine.position(id), |id| standing(&self.machine, id));
             let happening = self.next(&mut stream, &mut writing).await;
             self.handle(happening);
         };
@@ -200,6 +209,8 @@ impl Driver {
     async fn next(&mut self, stream: &mut Stream, writing: &mut Writing) -> Happening {
         let reads = self.wants_message();
         let sends = self.has_something_to_send();
+        // What is read for a peer waits for the peer.
+        let takes_replies = self.outbox.is_empty();
         let deadline = self.deadline();
         let mut stopping = self.shared.stopping.clone();
         let stopped = self.stopping.is_some();
@@ -209,6 +220,7 @@ impl Driver {
             handed = self.intake.handed() => Happening::Handed(handed),
             () = room(self.writer.as_ref()), if sends => Happening::Room,
             read = self.feeding.read() => Happening::Read(read),
+            reply = self.answering.reply(), if takes_replies => Happening::Reply(reply),
             end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
             message = stream.next(), if reads => Happening::Message(message),
             () = self.mailbox.grown.notified() => Happening::Grown,
@@ -237,6 +249,7 @@ impl Driver {
             }
             Happening::Room => self.send_next(),
             Happening::Read(read) => read.into_iter().for_each(|read| self.handle_read(read)),
+            Happening::Reply(reply) => reply.into_iter().for_each(|reply| self.handle_reply(reply)),
             Happening::Message(message) => self.handle_message(message),
             Happening::Time => self.handle_time(),
             Happening::Stopping => {
@@ -266,7 +279,14 @@ impl Driver {
                     log_refusal(&frame);
                     self.outbox.push_back(encode(&frame));
                 }
-                SessionEffect::Attach { subscription, space, cursor, acknowledged } => {
+                SessionEffect::Attach {
+                    subscription,
+                    space,
+                    cursor,
+                    acknowledged,
+                    filter,
+                    holds,
+                } => {
                     // The first one names the session in its log lines.
                     if self.feeding.is_empty() {
                         Span::current().record("space", space.as_str());
@@ -280,6 +300,8 @@ impl Driver {
                         space,
                         cursor,
                         acknowledged,
+                        filter,
+                        holds,
                         mailbox,
                     };
                     self.intake.add(Item::Attach(Box::new(attach)));
@@ -293,6 +315,26 @@ impl Driver {
                         self.intake.add(Item::Push(space, push, identity));
                     }
                 }
+                SessionEffect::PushEntry { space, entry } => {
+                    if let Some(identity) = self.machine.identity().cloned() {
+                        self.intake.add(Item::Entry(space, entry, identity));
+                    }
+                }
+                SessionEffect::Offered { space, offer } => {
+                    let from = self.shared.offers.begin(&space, &offer);
+                    self.machine.handle_wanted(offer.id, from);
+                }
+                SessionEffect::Part { space, offer, from, bytes } => {
+                    self.handle_part(space, offer, from, &bytes);
+                }
+                SessionEffect::Digest { subscription, space, prefixes } => {
+                    self.answering.add(Query::Digest(subscription, space, prefixes));
+                }
+                SessionEffect::Fetch { subscription, space, wants } => {
+                    self.answering.add(Query::Fetch(subscription, space, wants));
+                }
+                // Feeding asks the machine before each page where a subscription stands.
+                SessionEffect::Resumed(_) => {}
                 SessionEffect::End(code) => {
                     let close = match code {
                         Code::GOODBYE => CLOSE_NORMAL,
@@ -300,6 +342,34 @@ impl Driver {
                     };
                     self.ending.get_or_insert(Ending::Closing(code, close));
                 }
+            }
+        }
+    }
+
+    fn handle_part(&mut self, space: SpaceName, offer: Offered, from: u64, bytes: &[u8]) {
+        match self.shared.offers.add(&space, &offer, from, bytes) {
+            Took::Upto(there) => self.machine.handle_wanted(offer.id, there),
+            Took::Whole(whole) => {
+                if let Some(identity) = self.machine.identity().cloned() {
+                    self.intake.add(Item::Snapshot(space, offer, whole, identity));
+                }
+            }
+            // What gave way to others is asked for from its start.
+            Took::Stale if self.shared.offers.begin(&space, &offer) == 0 => {
+                self.machine.handle_wanted(offer.id, 0);
+            }
+            Took::Stale => {}
+        }
+    }
+
+    fn handle_reply(&mut self, reply: Reply) {
+        match reply {
+            Reply::Branches(subscription, found) => {
+                self.machine.handle_branches(subscription, found);
+            }
+            Reply::Message(message) => self.outbox.push_back(message),
+            Reply::Fetched(subscription, whole) => {
+                self.machine.handle_fetched(subscription, whole);
             }
         }
     }
@@ -416,6 +486,13 @@ impl Driver {
             self.end_subscription(target.subscription, Code::STORAGE_FAILED, what);
         }
     }
+}
+
+/// Where a subscription stands, for the store.
+fn standing(machine: &Session, subscription: SubscriptionId) -> Option<Standing> {
+    let after = machine.position(subscription)?;
+    let filter = machine.filter(subscription)?.clone();
+    Some(Standing { after, filter, partial: machine.partial(subscription) })
 }
 
 /// Waits until the writer would take a message.

@@ -1,78 +1,133 @@
 //! The log store: what the relay keeps on disk, behind a trait so that a test can hold a commit
 //! back and a larger installation can bring another database.
 //!
-//! It keeps what it is given and reads it back. It must not know sessions, sockets or frames'
-//! bytes on the wire, and it never judges a change: that is `landfall_protocol::space`.
+//! It keeps what it is given and reads it back: changes in the order of their offsets, snapshots
+//! that stand for folded ones, tombstones, and what follows from them (heads, digests, indexes).
+//! It must not know sessions, sockets or frames' bytes on the wire, and it never judges a change:
+//! that is `landfall_protocol::space`. It builds no document: a fold is done elsewhere.
 
 mod append;
+mod contents;
+pub mod copies;
+mod digests;
+mod documents;
+mod failure;
+mod fill;
+mod folding;
 mod history;
-mod pages;
+mod indexes;
+pub mod inspect;
+mod log;
+mod opening;
+mod plan;
+mod prune;
+pub mod repair;
 mod schema;
+mod snapshots;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 
-use std::error::Error;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use landfall_protocol::admission::History;
+use landfall_protocol::digest::{Branch, Prefix};
+use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
-use landfall_protocol::ring::Page;
-use landfall_protocol::space::{Commit, StoreFailure};
-use landfall_protocol::{Offset, SpaceName, Upstream};
-use thiserror::Error;
+use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
+use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::space::Commit;
+use landfall_protocol::{DocumentId, Offset, SpaceName, Upstream, limits};
 
-pub use landfall_storage::{CommitHold, FailureClass, Faults};
-pub use sqlite::{OpenStoreError, SqliteStore, StoreHint};
-
-/// Why the store did not do what it was asked.
-#[derive(Debug, Error)]
-#[error("the store could not {what}")]
-pub struct StoreError {
-    /// What was asked.
-    pub what: &'static str,
-    /// What a pusher is told of it.
-    pub failure: StoreFailure,
-    /// The cause.
-    pub source: Box<dyn Error + Send + Sync>,
-}
-
-impl StoreError {
-    /// A call that panicked, as a failure.
-    pub(crate) fn of_panic(source: impl Error + Send + Sync + 'static) -> Self {
-        let (what, failure) = ("finish a call, which panicked", StoreFailure::Failed);
-        Self { what, failure, source: Box::new(source) }
-    }
-
-    /// The error with all its causes, for one line of a log.
-    pub fn chain(&self) -> String {
-        chain(self)
-    }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
+pub use contents::RecordSink;
+pub(crate) use failure::chain;
+pub use failure::{DamagedIndex, StoreError};
+pub use indexes::INDEX_CACHE_BYTES;
+pub use inspect::Inspection;
+pub use landfall_storage::{BackupError, CommitHold, FailureClass, Faults};
+pub use opening::{OpenStoreError, StoreHint};
+pub use sqlite::SqliteStore;
 
 /// Called once, when a commit is durable or has failed; on a thread of the store, so it must
 /// neither wait nor take long.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
+/// How much of the end of a log is left unfolded, so that a replica that is slightly behind is fed
+/// single changes and never a snapshot. An entry is folded only if both say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoldWindow {
+    /// So many of the log's last offsets are not folded.
+    pub recent_entries: u64,
+    /// Nothing younger is folded.
+    pub recent_age: Duration,
+}
+
+impl Default for FoldWindow {
+    fn default() -> Self {
+        let (recent_entries, recent_age) = (limits::RECENT_ENTRIES, limits::RECENT_AGE);
+        Self { recent_entries, recent_age }
+    }
+}
+
+impl FoldWindow {
+    /// Everything may be folded.
+    pub const NONE: Self = Self { recent_entries: 0, recent_age: Duration::ZERO };
+}
+
+/// A document whose tail is worth a fold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoldTask {
+    /// Its space.
+    pub space: SpaceName,
+    /// The document.
+    pub document: DocumentId,
+    /// The last entry that is folded: where the snapshot will stand.
+    pub through: Offset,
+    /// Changes of the tail that are folded.
+    pub changes: u64,
+    /// Their bytes, and those of the snapshot that they are folded into.
+    pub bytes: u64,
+    /// Whether there is a snapshot to begin from.
+    pub has_base: bool,
+    /// That snapshot's hash and offset.
+    base: Option<([u8; 32], Offset)>,
+    /// Bytes of the changes alone.
+    tail_bytes: u64,
+}
+
+/// What a fold is made of, in the order in which it is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoldInput {
+    /// The snapshot that stands for what is folded already; at most one, first.
+    Base(Vec<u8>),
+    /// A change, after all that it rests on.
+    Change(Vec<u8>),
+}
+
+/// Takes what a fold is made of, and may say that it has enough.
+pub type FoldSink<'a> = dyn FnMut(FoldInput) -> ControlFlow<()> + 'a;
+
+/// What a store has in memory and has met, for the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreGauges {
+    /// Packed indexes in memory.
+    pub indexes: usize,
+    /// Their bytes.
+    pub index_bytes: usize,
+    /// Packed indexes that were read from the disk, since the start.
+    pub index_loads: u64,
+    /// Packed indexes that were found to be damaged, since the start.
+    pub damaged_indexes: u64,
+}
+
 /// A relay's store: one log for each space, and the index that admission asks.
 ///
 /// All calls may block, except that [`LogStore::append`] and [`LogStore::probe`] only wait for
-/// room in the store's queue.
+/// room in the store's queue. A store that stands before another one names it as
+/// [`LogStore::beneath`], and everything that it does not do itself goes there.
 pub trait LogStore: Send + Sync + 'static {
     /// The relay's stable identity, drawn when the store was made.
     fn upstream(&self) -> Upstream;
@@ -80,16 +135,28 @@ pub trait LogStore: Send + Sync + 'static {
     /// A space's lineage. An unknown space is an empty log, and asking makes nothing.
     fn open_space(&self, space: &SpaceName) -> Result<Lineage, StoreError>;
 
-    /// Calls `ask` with one snapshot of what is durable in a space.
+    /// Calls `ask` with one snapshot of what is durable in a space. A look-up that needs a packed
+    /// index which is not in memory fails with [`StoreError::needs_index`]: have it loaded by
+    /// [`LogStore::load_index`] and ask again.
     fn with_history(
         &self,
         space: &SpaceName,
         ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
     ) -> Result<(), StoreError>;
 
-    /// The next page of a log after a position, bounded as an `Entries` frame is; `None` at its
-    /// end.
-    fn page(&self, space: &SpaceName, after: Offset) -> Result<Option<Page>, StoreError>;
+    /// The next piece of a log after a position: every live entry, snapshot and tombstone in
+    /// offset order, bounded as an `Entries` frame is; `None` at the log's end. A page may be
+    /// empty and still move on.
+    ///
+    /// `partial` is the snapshot of which some bytes have arrived: if it comes next, or is one that
+    /// was replaced and is still kept, it goes on where it stopped.
+    fn next(
+        &self,
+        space: &SpaceName,
+        after: Offset,
+        filter: &Filter,
+        partial: Option<Partial>,
+    ) -> Result<Option<Chunk>, StoreError>;
 
     /// Writes a commit, all of it or nothing, with whatever else waits; `done` comes after its
     /// fsync.
@@ -100,4 +167,162 @@ pub trait LogStore: Send + Sync + 'static {
 
     /// Finishes what is queued and lets go of the files. Later calls fail.
     fn close(&self) -> Result<(), StoreError>;
+
+    /// The store behind this one, for a store that stands before another.
+    fn beneath(&self) -> Option<&dyn LogStore> {
+        None
+    }
+
+    /// Brings the packed index of a document's folded history into memory. If it is damaged, the
+    /// error's [`StoreError::damaged_index`] says so: it can be made anew from the snapshot.
+    fn load_index(&self, space: &SpaceName, document: &DocumentId) -> Result<(), StoreError> {
+        below(self)?.load_index(space, document)
+    }
+
+    /// Puts a packed index that was made anew in its place; false if the snapshot is not the
+    /// document's any more, or the index is not that of its heads.
+    fn store_index(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        snapshot: &[u8; 32],
+        packed: Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        below(self)?.store_index(space, document, snapshot, packed)
+    }
+
+    /// What the store would send of a document to somebody who has these heads; hashes that it
+    /// does not know are not looked at.
+    fn plan_document(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        have: &[[u8; 32]],
+    ) -> Result<DocumentPlan, StoreError> {
+        below(self)?.plan_document(space, document, have)
+    }
+
+    /// Changes and tombstones by their offsets, as a plan names them: as many from the front as one
+    /// frame takes, at least one. The row ends before an entry that is gone; if it is empty, the
+    /// document must be planned again. The first offset may be that of the document's snapshot;
+    /// [`LogStore::snapshot_entry`] names it without doubt.
+    fn read_entries(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        offsets: &[Offset],
+    ) -> Result<Vec<EncodedEntry>, StoreError> {
+        below(self)?.read_entries(space, document, offsets)
+    }
+
+    /// A snapshot's entry: with its body if that may stand in an entry, else without, to be sent
+    /// behind its parts. `None` if it is gone.
+    fn snapshot_entry(
+        &self,
+        space: &SpaceName,
+        hash: &[u8; 32],
+    ) -> Result<Option<EncodedEntry>, StoreError> {
+        below(self)?.snapshot_entry(space, hash)
+    }
+
+    /// A part of a snapshot, of its document's present one or of one that was replaced and is
+    /// still kept; `None` if it is gone or has no byte there.
+    fn snapshot_part(
+        &self,
+        space: &SpaceName,
+        hash: &[u8; 32],
+        from: u64,
+    ) -> Result<Option<SnapshotPart>, StoreError> {
+        below(self)?.snapshot_part(space, hash, from)
+    }
+
+    /// What lies below some prefixes of document ids, and the log's head at that moment.
+    fn branches(
+        &self,
+        space: &SpaceName,
+        prefixes: &[Prefix],
+    ) -> Result<(Offset, Vec<Branch>), StoreError> {
+        below(self)?.branches(space, prefixes)
+    }
+
+    /// How many changes there are of a document, folded ones too.
+    fn changes_held(&self, space: &SpaceName, document: &DocumentId) -> Result<u64, StoreError> {
+        below(self)?.changes_held(space, document)
+    }
+
+    /// Gives all that there is of a document: its snapshot, then its tail, in short reads. True if
+    /// the sink took everything; false if it had enough, or the document was folded meanwhile.
+    fn document_bases(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        sink: &mut FoldSink<'_>,
+    ) -> Result<bool, StoreError> {
+        below(self)?.document_bases(space, document, sink)
+    }
+
+    /// A document that is worth a fold now, if there is one. Cheap if there is none.
+    fn fold_candidate(
+        &self,
+        now_ms: u64,
+        window: FoldWindow,
+    ) -> Result<Option<FoldTask>, StoreError> {
+        below(self)?.fold_candidate(now_ms, window)
+    }
+
+    /// The fold of one document, whether it is worth it or not; `None` if nothing of its tail is
+    /// outside the window.
+    fn fold_task(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        now_ms: u64,
+        window: FoldWindow,
+    ) -> Result<Option<FoldTask>, StoreError> {
+        below(self)?.fold_task(space, document, now_ms, window)
+    }
+
+    /// Gives what a fold is made of, in short reads. True if the sink took everything, false if it
+    /// had enough or the document is another by now.
+    fn fold_read(&self, task: &FoldTask, sink: &mut FoldSink<'_>) -> Result<bool, StoreError> {
+        below(self)?.fold_read(task, sink)
+    }
+
+    /// Puts a snapshot in the place of what was read for it, durably; false if the document is
+    /// another by now, and the snapshot is of no use.
+    fn fold_commit(
+        &self,
+        task: &FoldTask,
+        snapshot: Snapshot,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        below(self)?.fold_commit(task, snapshot, now_ms)
+    }
+
+    /// Notes that a fold did not succeed with this version of the software: it is tried again when
+    /// the document's tail has doubled, or by another version.
+    fn fold_failed(&self, task: &FoldTask, version: &str, reason: &str) -> Result<(), StoreError> {
+        below(self)?.fold_failed(task, version, reason)
+    }
+
+    /// Makes folds that failed with another version of the software due again. Called at the start.
+    fn retry_failed_folds(&self, version: &str) -> Result<(), StoreError> {
+        below(self)?.retry_failed_folds(version)
+    }
+
+    /// Deletes some of what nobody reads any more; true if there is more. What is half done is
+    /// finished by a later call, also after a crash.
+    fn prune(&self, now_ms: u64, max_rows: usize) -> Result<bool, StoreError> {
+        below(self)?.prune(now_ms, max_rows)
+    }
+
+    /// What is in memory, and what was met.
+    fn gauges(&self) -> StoreGauges {
+        self.beneath().map(LogStore::gauges).unwrap_or_default()
+    }
+}
+
+/// The store that does what this one does not.
+fn below<S: LogStore + ?Sized>(store: &S) -> Result<&dyn LogStore, StoreError> {
+    store.beneath().ok_or_else(StoreError::unsupported)
 }

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, Transaction};
 
-use crate::backup::BackupError;
+use crate::backup::{self, BackupError};
 use crate::connect::{self, Pragmas};
 use crate::durability::{CommitNumber, Committed, Durability, Progress};
 use crate::error::{OpenError, ReadError, StorageError, WriteError};
@@ -221,13 +221,28 @@ impl Database {
         Reader::open(&self.inner.core)
     }
 
-    /// Copies one snapshot of the database to a new file, while it is in use. Row ids of tables
-    /// without an `INTEGER PRIMARY KEY` may change in the copy.
+    /// Copies one snapshot of the database to a new file, while it is in use. The copy is fsynced
+    /// and checked, and has `target`'s name only then. Row ids of tables without an
+    /// `INTEGER PRIMARY KEY` may change in it.
     ///
     /// # Errors
     /// See [`BackupError`]; nothing is left at the target then.
     pub fn backup_to(&self, target: impl AsRef<Path>) -> Result<(), BackupError> {
         self.core().backup_to(target.as_ref())
+    }
+
+    /// Copies a file of `schema` as [`backup_to`](Self::backup_to) does: also beside a process that
+    /// writes it, and one of an earlier version as it is. Gives that version.
+    ///
+    /// # Errors
+    /// See [`BackupError`]; nothing is left at the target then.
+    pub fn copy_file(
+        source: impl AsRef<Path>,
+        target: impl AsRef<Path>,
+        schema: &Schema,
+        options: &Options,
+    ) -> Result<u32, BackupError> {
+        backup::copy_file(source.as_ref(), target.as_ref(), schema, options)
     }
 
     /// Takes no more writes, finishes those that are queued, makes everything durable, tidies the

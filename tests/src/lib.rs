@@ -9,6 +9,7 @@ pub mod process;
 pub mod raw;
 pub mod replica;
 pub mod rng;
+pub mod site;
 pub mod traces;
 
 use std::time::Duration;

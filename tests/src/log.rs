@@ -6,7 +6,8 @@ use std::path::Path;
 use landfall::ChangeHash;
 use landfall::automerge::Change;
 use landfall_protocol::Offset;
-use landfall_protocol::frame::{EntriesBuilder, Entry, Frame, decode};
+use landfall_protocol::frame::{EntriesBuilder, Entry, Filter, Frame, Partial, decode, entry_kind};
+use landfall_protocol::ring::Chunk;
 use landfall_relay::store::{LogStore, SqliteStore};
 
 /// Copies the files of a folder, which is made.
@@ -21,8 +22,8 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// A space's log in the data folder of a relay that does not run. The folder is left as it is, so
-/// that the next start finds what a kill left behind.
+/// A space's log in the data folder of a relay that does not run, snapshots with all their bytes.
+/// The folder is left as it is, so that the next start finds what a kill left behind.
 ///
 /// # Panics
 /// If it cannot be read.
@@ -33,19 +34,37 @@ pub fn read(data: &Path, space: &str) -> Vec<Entry> {
     let store = SqliteStore::open(&copy).expect("the relay's store opens");
     let space = space.parse().expect("a space's name");
     let mut entries = Vec::new();
-    let mut at = Offset(0);
-    while let Some(page) = store.page(&space, at).expect("a page of the log") {
-        let mut frame = EntriesBuilder::new(0, page.after, page.up_to, page.epoch, page.head);
-        page.entries.iter().for_each(|entry| frame.add(entry, false));
-        let Ok(Frame::Entries(page)) = decode(&frame.finish()) else { panic!("not a page") };
-        at = page.up_to;
-        entries.extend(page.entries);
+    let (mut at, mut partial, mut parts) = (Offset(0), None, Vec::new());
+    while let Some(chunk) =
+        store.next(&space, at, &Filter::Everything, partial).expect("a piece of the log")
+    {
+        match chunk {
+            Chunk::Part(part) => {
+                parts.truncate(usize::try_from(part.from).expect("a part that fits"));
+                parts.extend_from_slice(&part.bytes);
+                partial = Some(Partial { hash: part.hash, bytes: parts.len() as u64 });
+            }
+            Chunk::Entries(page) => {
+                let (after, up_to, head) = (page.after, page.up_to, page.head);
+                let mut frame = EntriesBuilder::new(0, after, up_to, page.epoch, head);
+                page.entries.iter().for_each(|entry| frame.add(entry, false));
+                let Ok(Frame::Entries(page)) = decode(&frame.finish()) else { panic!("no page") };
+                at = page.up_to;
+                for mut entry in page.entries {
+                    if entry.kind == entry_kind::SNAPSHOT && entry.body.is_empty() {
+                        entry.body = std::mem::take(&mut parts).into();
+                    }
+                    entries.push(entry);
+                }
+                partial = None;
+            }
+        }
     }
     store.close().expect("the store closes");
     entries
 }
 
-/// The hashes of a log's changes.
+/// The hashes of a log's changes, folded ones too.
 ///
 /// # Panics
 /// If the log holds a change twice, or two changes of one document for an (actor, sequence).
@@ -53,10 +72,19 @@ pub fn hashes(log: &[Entry]) -> BTreeSet<ChangeHash> {
     let mut all = BTreeSet::new();
     let mut places = BTreeSet::new();
     for entry in log {
-        let change = Change::from_bytes(entry.body.to_vec()).expect("a change");
-        let place = (entry.document, change.actor_id().clone(), change.seq());
-        assert!(all.insert(change.hash()), "{} is in the log twice", change.hash());
-        assert!(places.insert(place.clone()), "two changes for {place:?}");
+        let chunks = match entry.kind {
+            entry_kind::CHANGE => vec![entry.body.to_vec()],
+            entry_kind::SNAPSHOT => {
+                landfall_fold::changes_since(&entry.body, &[]).expect("a snapshot that opens")
+            }
+            _ => Vec::new(),
+        };
+        for chunk in chunks {
+            let change = Change::from_bytes(chunk).expect("a change");
+            let place = (entry.document, change.actor_id().clone(), change.seq());
+            assert!(all.insert(change.hash()), "{} is in the log twice", change.hash());
+            assert!(places.insert(place.clone()), "two changes for {place:?}");
+        }
     }
     all
 }

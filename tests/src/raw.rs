@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use landfall::automerge::transaction::Transactable;
-use landfall::automerge::{ActorId, AutoCommit, ROOT};
+use landfall::automerge::{ActorId, AutoCommit, Change, ChangeHash, ObjType, ROOT};
 use landfall_protocol::frame::{
-    Filter, Frame, Frames, Hello, Push, SUBPROTOCOL, Subscribe, encode,
+    Filter, Frame, Frames, Hello, Push, SUBPROTOCOL, Subscribe, SubscribeFrom, encode,
 };
 use landfall_protocol::{DocumentId, ReplicaId};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -34,6 +34,33 @@ impl Client {
     /// # Panics
     /// If the relay does not take it.
     pub fn start(port: u16, space: &str) -> Self {
+        let (subscription, filter, cursor) = (1, Filter::Everything, None);
+        let space = space.parse().expect("a space's name");
+        let acknowledged = None;
+        let subscribe = Subscribe { subscription, space, filter, cursor, acknowledged };
+        Self::subscribed(port, &Frame::Subscribe(subscribe))
+    }
+
+    /// As [`Client::start`], as one that knows folded histories.
+    ///
+    /// # Panics
+    /// As [`Client::start`].
+    pub fn start_from(port: u16, space: &str) -> Self {
+        Self::subscribed(
+            port,
+            &Frame::SubscribeFrom(SubscribeFrom {
+                subscription: 1,
+                space: space.parse().expect("a space's name"),
+                filter: Filter::Everything,
+                cursor: None,
+                acknowledged: None,
+                holds: false,
+                partial: None,
+            }),
+        )
+    }
+
+    fn subscribed(port: u16, subscribe: &Frame) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("a relay");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let mut request = format!("ws://127.0.0.1:{port}/").into_client_request().expect("a URL");
@@ -45,11 +72,7 @@ impl Client {
         let (versions, token, agent) = (vec![1], None, "raw".to_owned());
         client.send(&Frame::Hello(Hello { versions, replica, token, agent }));
         client.until(|frame| matches!(frame, Frame::Welcome(_)));
-        let (subscription, filter, cursor) = (1, Filter::Everything, None);
-        let space = space.parse().expect("a space's name");
-        let acknowledged = None;
-        let subscribe = Subscribe { subscription, space, filter, cursor, acknowledged };
-        client.send(&Frame::Subscribe(subscribe));
+        client.send(subscribe);
         client.until(|frame| matches!(frame, Frame::Subscribed(_)));
         client
     }
@@ -99,6 +122,25 @@ pub fn change_of(actor: ActorId, seq: u64, value: &str) -> Vec<u8> {
         doc.commit();
     }
     doc.get_last_local_change().expect("it was just made").raw_bytes().to_vec()
+}
+
+/// A change that follows `heads` and edits a text that does not exist: it passes admission, and
+/// automerge 0.12 cannot apply it.
+///
+/// # Panics
+/// If automerge cannot make it.
+pub fn change_on_nothing(actor: ActorId, heads: &[ChangeHash], start_op: u64) -> Vec<u8> {
+    let mut doc = AutoCommit::new().with_actor(actor);
+    let text = doc.put_object(ROOT, "text", ObjType::Text).expect("a text");
+    doc.commit();
+    doc.splice_text(&text, 0, 0, "x").expect("a character");
+    doc.commit();
+    let mut change = doc.get_last_local_change().expect("it was just made").decode();
+    change.deps = heads.to_vec();
+    change.seq = 1;
+    change.start_op = start_op.try_into().expect("a counter");
+    change.hash = None;
+    Change::from(change).raw_bytes().to_vec()
 }
 
 /// A server that treats its first connections badly and passes all later ones on to a relay.

@@ -4,10 +4,13 @@ mod system {
     mod bad_server;
     mod convergence;
     mod cuts;
+    mod deletion;
     mod disk_full;
     mod kills;
+    mod long_life;
     mod lost_history;
     mod many;
     mod readme;
+    mod scopes;
     mod stores;
 }

@@ -17,7 +17,9 @@ pub struct Home {
 impl Home {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("tmp")).unwrap();
+        for name in ["tmp", "run"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
         Self { folder }
     }
 
@@ -42,6 +44,7 @@ impl Home {
             .args(args)
             .current_dir(self.folder.path())
             .env("TMPDIR", self.path("tmp"))
+            .env("XDG_RUNTIME_DIR", self.path("run"))
             .env_remove("VISUAL")
             .env("DEMO", DEMO)
             .stdin(Stdio::null());
@@ -183,6 +186,25 @@ impl Relay {
     pub fn kill(&mut self) {
         self.running.child.kill().unwrap();
         self.running.child.wait().unwrap();
+    }
+
+    /// Kills it, puts a copy of its data in the place of what it has by now, and starts it again.
+    pub fn restore(&mut self, home: &Home, copy: &str) {
+        self.kill();
+        std::fs::remove_dir_all(home.path("relay-data")).unwrap();
+        std::fs::rename(home.path(copy), home.path("relay-data")).unwrap();
+        self.restart(home);
+    }
+
+    /// Kills it, copies its data, and starts it again.
+    pub fn copy(&mut self, home: &Home, copy: &str) {
+        self.kill();
+        std::fs::create_dir(home.path(copy)).unwrap();
+        for entry in std::fs::read_dir(home.path("relay-data")).unwrap() {
+            let file = entry.unwrap();
+            std::fs::copy(file.path(), home.path(copy).join(file.file_name())).unwrap();
+        }
+        self.restart(home);
     }
 
     /// Starts it again on the same port and data.

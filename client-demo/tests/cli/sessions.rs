@@ -74,8 +74,8 @@ fn traces_that_cannot_be_played_are_named() {
     home.run(&["replay", "no.json"]).failed(7, &["no.json", "No such file"]);
     home.write("a", "{");
     home.run(&["replay", "a"]).failed(7, &["a is no trace"]);
-    home.write("b", r#"{"kind":"concurrent","numAgents":2,"endContent":"","txns":[]}"#);
-    home.run(&["replay", "b"]).failed(7, &["2 authors", "comes later"]);
+    home.write("b", r#"{"kind":"video","endContent":"","txns":[]}"#);
+    home.run(&["replay", "b"]).failed(7, &["of kind `video`"]);
     home.write("c", r#"{"endContent":"b","txns":[{"patches":[[0,0,"a"]]}]}"#);
     home.run(&["replay", "c"]).failed(7, &["do not end in its endContent"]);
     home.write("d", [0x1f, 0x8b, 0, 0]);

@@ -11,12 +11,14 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use automerge::{Automerge, Change, Patch, PatchLog};
+use automerge::{Automerge, PatchLog};
 use parking_lot::{Condvar, Mutex};
 
-use super::load::apply_parsed;
+use super::load::{Whole, apply_parsed, parse};
 use super::{Content, OpenDocument};
+use crate::error::StoreError;
 use crate::events::{EventKind, Origin};
+use crate::store::Stored;
 
 /// Bytes of changes in one apply.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
@@ -131,46 +133,125 @@ fn step(document: &Arc<OpenDocument>) -> Again {
         tell_unloaded(document);
         return Again::No;
     };
-    let page = document.core.log.document(document.row, &document.id).and_then(|row| match row {
-        Some(row) => document.core.log.changes_after(row, applied, BATCH_BYTES),
-        None => Ok((Vec::new(), false)),
-    });
-    let (page, more) = match page {
-        Ok(page) => page,
+    let missing = match read(document, applied) {
+        Ok(missing) => missing,
         Err(error) => {
             tracing::warn!(document = %document.id, %error, "what arrived could not be read");
             release_clone(document, true);
             return Again::Later;
         }
     };
-    let Some(last) = page.last().map(|stored| stored.local) else {
-        release_clone(document, false);
-        return Again::No;
-    };
-    let mut patches = match document.core.events.has_listeners() {
-        true => PatchLog::active(),
-        false => PatchLog::inactive(),
-    };
-    let parsed: Result<Vec<Change>, String> = page
-        .into_iter()
-        .map(|stored| Change::from_bytes(stored.body).map_err(|error| error.to_string()))
-        .collect();
-    match parsed.and_then(|changes| apply_parsed(base, changes, &mut patches)) {
-        Ok(built) => {
-            swap(document, built, Batch { last, more }, patches);
-            if more { Again::Soon } else { Again::No }
+    let built = match missing {
+        Missing::Nothing => {
+            release_clone(document, false);
+            return Again::No;
         }
-        Err(reason) => {
+        Missing::Changes { page, more } => extend(document, base, &page, more),
+        Missing::Everything(whole) => anew(&whole),
+    };
+    let published = built.and_then(|built| {
+        let more = built.more;
+        swap(document, built).map(|()| more)
+    });
+    match published {
+        Ok(true) => Again::Soon,
+        Ok(false) => Again::No,
+        Err(reason) => give_up(document, reason),
+    }
+}
+
+/// What the store has could not be added to what is loaded. Either it cannot be loaded at all, or
+/// changes were taken out of the store meanwhile, and it is the loaded content that is wrong.
+fn give_up(document: &Arc<OpenDocument>, reason: String) -> Again {
+    let log = &document.core.log;
+    let whole = match log.document(document.row, &document.id).map_err(StoreError::from) {
+        Ok(Some(row)) => Whole::read(log, row, None),
+        Ok(None) => Ok(Whole::default()),
+        Err(error) => Err(error),
+    };
+    match whole.map(|whole| whole.build()) {
+        Ok(Ok(_)) => {
+            let _writer = document.writer.lock();
+            document.let_go(&mut document.content.write());
+            tell_unloaded(document);
+            Again::No
+        }
+        Ok(Err(_)) => {
             quarantine(document, reason);
             Again::No
+        }
+        Err(error) => {
+            tracing::warn!(document = %document.id, %error, "the document could not be read again");
+            release_clone(document, true);
+            Again::Later
         }
     }
 }
 
-/// What was read from the store: up to which local sequence number, and whether that was all.
-struct Batch {
+/// What the store has and a document has not.
+enum Missing {
+    Nothing,
+    /// Changes; `more` if that is not all.
+    Changes {
+        page: Vec<Stored>,
+        more: bool,
+    },
+    /// Some of it is folded by now, so the document is built anew. From all of it: a part might
+    /// lack local changes that the document has.
+    Everything(Whole),
+}
+
+fn read(document: &OpenDocument, applied: u64) -> Result<Missing, StoreError> {
+    let log = &document.core.log;
+    let Some(row) = log.document(document.row, &document.id)? else { return Ok(Missing::Nothing) };
+    let (page, more) = log.changes_after(row, applied, BATCH_BYTES)?;
+    if page.iter().any(|stored| stored.folded) {
+        return Ok(Missing::Everything(Whole::read(log, row, Some(page))?));
+    }
+    match page.is_empty() {
+        true => Ok(Missing::Nothing),
+        false => Ok(Missing::Changes { page, more }),
+    }
+}
+
+/// A new state of a document, not yet published.
+struct Built {
+    automerge: Automerge,
+    /// Everything up to this local sequence number is in it.
     last: u64,
+    /// The store has more.
     more: bool,
+    /// Bytes that the store has of it.
+    bytes: Bytes,
+    /// How it came from the state before, if that is known.
+    patches: Option<PatchLog>,
+}
+
+enum Bytes {
+    /// So many more than before.
+    More(u64),
+    All(u64),
+}
+
+fn extend(
+    document: &OpenDocument,
+    base: Automerge,
+    page: &[Stored],
+    more: bool,
+) -> Result<Built, String> {
+    let mut patches = match document.core.events.has_listeners() {
+        true => PatchLog::active(),
+        false => PatchLog::inactive(),
+    };
+    let last = page.last().map_or(0, |stored| stored.local);
+    let bytes = page.iter().map(|stored| stored.body.len() as u64).sum();
+    let automerge = apply_parsed(base, parse(page)?, &mut patches)?;
+    Ok(Built { automerge, last, more, bytes: Bytes::More(bytes), patches: Some(patches) })
+}
+
+fn anew(whole: &Whole) -> Result<Built, String> {
+    let (last, bytes) = (whole.last, Bytes::All(whole.bytes));
+    Ok(Built { automerge: whole.build()?, last, more: false, bytes, patches: None })
 }
 
 fn take_clone(document: &OpenDocument) -> Option<(Automerge, u64)> {
@@ -179,13 +260,20 @@ fn take_clone(document: &OpenDocument) -> Option<(Automerge, u64)> {
     // does not say that everything before it is applied.
     document.dirty.store(false, Ordering::Release);
     let mut content = document.content.write();
+    let stale = document.stale.swap(false, Ordering::AcqRel);
+    let stays = document.handles.load(Ordering::Relaxed) > 0 && !stale;
     match &mut *content {
-        Content::Loaded(loaded) if loaded.quarantined.is_none() => {
+        Content::Loaded(loaded) if loaded.quarantined.is_none() && stays => {
             loaded.since_clone = Some(Vec::new());
             Some((loaded.automerge.clone(), loaded.applied))
         }
-        // It will be loaded with everything, or takes nothing any more.
-        Content::Loaded(_) | Content::Unloaded => None,
+        // It takes nothing any more.
+        Content::Loaded(_) if stays => None,
+        // It will be loaded with everything, should somebody want it.
+        Content::Loaded(_) | Content::Unloaded => {
+            document.let_go(&mut content);
+            None
+        }
     }
 }
 
@@ -211,48 +299,58 @@ fn release_clone(document: &OpenDocument, still_dirty: bool) {
 
 /// Publishes the new state. Local changes that were made meanwhile are added to it first; only
 /// writers wait for that, readers go on with the old state.
-fn swap(document: &OpenDocument, mut built: Automerge, batch: Batch, mut log: PatchLog) {
+fn swap(document: &Arc<OpenDocument>, new: Built) -> Result<(), String> {
+    let Built { automerge: mut built, last, more, bytes, patches } = new;
     let _writer = document.writer.lock();
     // Under the lock: a local change must not count as applied what was not even read.
-    document.dirty.fetch_or(batch.more, Ordering::AcqRel);
+    document.dirty.fetch_or(more, Ordering::AcqRel);
     let (meanwhile, seen) = match &mut *document.content.write() {
         Content::Loaded(loaded) => (loaded.since_clone.take(), loaded.automerge.get_heads()),
         Content::Unloaded => (None, Vec::new()),
     };
     // Without a list, the content was reloaded meanwhile, with everything.
-    let Some(meanwhile) = meanwhile else { return tell_unloaded(document) };
-    let listening = document.core.events.has_listeners();
-    let patches: Option<Vec<Patch>> = if meanwhile.is_empty() {
-        listening.then(|| built.make_patches(&mut log))
-    } else {
-        built = match apply_parsed(built, meanwhile, &mut PatchLog::inactive()) {
-            Ok(built) => built,
-            Err(reason) => return quarantine_content(document, reason),
-        };
-        listening.then(|| built.diff(&seen, &built.get_heads()))
+    let Some(meanwhile) = meanwhile else {
+        tell_unloaded(document);
+        return Ok(());
     };
+    let undisturbed = meanwhile.is_empty();
+    if !undisturbed {
+        built = apply_parsed(built, meanwhile, &mut PatchLog::inactive())?;
+    }
+    let listening = document.core.events.has_listeners();
+    let patches = listening.then(|| match patches.filter(|_| undisturbed) {
+        Some(mut log) => built.make_patches(&mut log),
+        None => built.diff(&seen, &built.get_heads()),
+    });
     let heads = built.get_heads();
-    if let Content::Loaded(loaded) = &mut *document.content.write() {
-        built.set_actor(loaded.automerge.get_actor().clone());
-        loaded.automerge = built;
-        loaded.applied = loaded.applied.max(batch.last);
+    {
+        let mut content = document.content.write();
+        if let Content::Loaded(loaded) = &mut *content {
+            built.set_actor(loaded.automerge.get_actor().clone());
+            loaded.automerge = built;
+            loaded.applied = loaded.applied.max(last);
+            loaded.stored_bytes = match bytes {
+                Bytes::More(more) => loaded.stored_bytes + more,
+                Bytes::All(all) => all,
+            };
+        }
+        document.weigh(&content);
     }
     let patches = patches.map(Into::into);
     let kind = EventKind::Changed { origin: Origin::Remote, heads, patches };
     document.core.events.send(&document.space, document.id, kind);
-}
-
-fn quarantine(document: &OpenDocument, reason: String) {
-    let _writer = document.writer.lock();
-    quarantine_content(document, reason);
+    Ok(())
 }
 
 /// Keeps the last good state and says why. The bytes stay in the store.
-fn quarantine_content(document: &OpenDocument, reason: String) {
+fn quarantine(document: &OpenDocument, reason: String) {
+    let _writer = document.writer.lock();
     tracing::error!(document = %document.id, reason, "the document is quarantined");
     if let Content::Loaded(loaded) = &mut *document.content.write() {
         loaded.since_clone = None;
         loaded.quarantined = Some(reason.clone());
     }
+    document.told_quarantine.store(true, Ordering::Relaxed);
+    document.core.log.submit_quarantine(document.row, document.id, Some(reason.clone()));
     document.core.events.send(&document.space, document.id, EventKind::Quarantined { reason });
 }

@@ -7,11 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use automerge::transaction::{CommitOptions, Transaction};
-use automerge::{ActorId, Change, Patch, PatchLog};
+use automerge::{Change, Patch, PatchLog};
+use landfall_protocol::ChangeHash;
 use landfall_protocol::admission::preflight;
 use parking_lot::{ArcMutexGuard, ArcRwLockWriteGuard, RawMutex, RawRwLock};
 
-use super::{Content, Loaded, OpenDocument, thread_number};
+use super::{Content, Loaded, OpenDocument, branch, thread_number};
+use crate::actors::TakeError;
 use crate::error::{BoxError, ChangeError, StoreError};
 use crate::events::{EventKind, Origin};
 use crate::random;
@@ -60,15 +62,38 @@ impl Edit {
         &mut self,
         closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
+        self.run_view(None, closure)
+    }
+
+    /// As [`Edit::run`], on the document as it was at these heads.
+    pub(crate) fn run_at<T>(
+        &mut self,
+        heads: &[ChangeHash],
+        closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
+    ) -> Result<T, ChangeError> {
+        let Content::Loaded(loaded) = &*self.content else {
+            return Err(ChangeError::Reentrant);
+        };
+        match branch::view(&loaded.automerge, heads)? {
+            branch::View::Present => self.run_view(None, closure),
+            branch::View::Past(heads) => self.run_view(Some(&heads), closure),
+        }
+    }
+
+    fn run_view<T>(
+        &mut self,
+        heads: Option<&[ChangeHash]>,
+        closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
+    ) -> Result<T, ChangeError> {
+        self.take_actor()?;
         let patches = self.document.core.events.has_listeners();
         let Content::Loaded(loaded) = &mut *self.content else {
             return Err(ChangeError::Reentrant);
         };
-        if !loaded.has_actor {
-            loaded.automerge.set_actor(ActorId::from(random::bytes::<16>()?));
-            loaded.has_actor = true;
-        }
-        let attempt = catch_unwind(AssertUnwindSafe(|| transact(loaded, patches, closure)));
+        let attempt = catch_unwind(AssertUnwindSafe(|| match heads {
+            None => transact(loaded, patches, closure),
+            Some(heads) => branch::transact_at(loaded, heads, patches, closure),
+        }));
         let outcome = match attempt {
             Ok(outcome) => outcome,
             Err(panic) => {
@@ -84,15 +109,27 @@ impl Edit {
         Ok(value)
     }
 
-    /// Adds a change that makes nothing, so that a document without content exists and syncs.
-    pub(crate) fn run_empty(&mut self) -> Result<(), ChangeError> {
+    /// Gives the document the actor of this opening: one that may be used again, or a fresh one.
+    fn take_actor(&mut self) -> Result<(), ChangeError> {
+        let document = &self.document;
         let Content::Loaded(loaded) = &mut *self.content else {
             return Err(ChangeError::Reentrant);
         };
-        if !loaded.has_actor {
-            loaded.automerge.set_actor(ActorId::from(random::bytes::<16>()?));
-            loaded.has_actor = true;
+        if loaded.own.is_some() {
+            return Ok(());
         }
+        let own = document.core.actors.take(&document.core.log, document.key())?;
+        loaded.automerge.set_actor(own.actor.clone());
+        loaded.own = Some(own);
+        Ok(())
+    }
+
+    /// Adds a change that makes nothing, so that a document without content exists and syncs.
+    pub(crate) fn run_empty(&mut self) -> Result<(), ChangeError> {
+        self.take_actor()?;
+        let Content::Loaded(loaded) = &mut *self.content else {
+            return Err(ChangeError::Reentrant);
+        };
         loaded.automerge.empty_commit(options());
         match loaded.automerge.get_last_local_change() {
             Some(change) => self.add(change, None),
@@ -148,7 +185,7 @@ impl Edit {
     /// Takes the document back to what the store holds: it is read again at the next access.
     /// What was made in this edit is forgotten.
     fn forget(&mut self) {
-        *self.content = Content::Unloaded;
+        self.document.let_go(&mut self.content);
         self.made.clear();
         self.spoiled = true;
     }
@@ -161,7 +198,11 @@ impl Edit {
             loaded.applied = loaded.applied.max(place);
         }
         let made = std::mem::take(&mut self.made);
-        for Made { change, patches, .. } in made {
+        if let Some(own) = &loaded.own {
+            document.core.actors.keep(&document.core.log, document.key(), own);
+        }
+        for Made { local, change, patches } in made {
+            loaded.stored_bytes += local.change.bytes.len() as u64;
             if let Some(since) = &mut loaded.since_clone {
                 since.push(change);
             }
@@ -169,6 +210,7 @@ impl Edit {
             let kind = EventKind::Changed { origin, heads, patches };
             document.core.events.send(&document.space, document.id, kind);
         }
+        document.weigh(&self.content);
     }
 }
 
@@ -181,7 +223,7 @@ impl Drop for Edit {
     }
 }
 
-type Transacted<T> = (T, Option<Change>, Option<Arc<[Patch]>>);
+pub(super) type Transacted<T> = (T, Option<Change>, Option<Arc<[Patch]>>);
 
 fn transact<T>(
     loaded: &mut Loaded,
@@ -232,12 +274,23 @@ pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
             Ok(())
         }
         Err(error) => {
+            // It may be there all the same: nobody can be sure of any actor.
+            core.actors.doubt();
             for edit in &mut edits {
                 let document = &edit.document;
                 core.events.send(&document.space, document.id, EventKind::RolledBack);
                 edit.forget();
             }
             Err(error)
+        }
+    }
+}
+
+impl From<TakeError> for ChangeError {
+    fn from(error: TakeError) -> Self {
+        match error {
+            TakeError::Store(error) => Self::Store(error),
+            TakeError::Randomness(error) => error.into(),
         }
     }
 }
@@ -249,7 +302,7 @@ impl From<random::NoRandomness> for ChangeError {
     }
 }
 
-fn options() -> CommitOptions {
+pub(super) fn options() -> CommitOptions {
     let seconds = i64::try_from(now_ms() / 1000).unwrap_or(0);
     CommitOptions::default().with_time(seconds)
 }

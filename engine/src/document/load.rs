@@ -2,12 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use automerge::{Automerge, Change, PatchLog, TextEncoding};
-use landfall_protocol::DocumentId;
+use automerge::{Automerge, Change, LoadOptions, PatchLog, TextEncoding};
+use landfall_protocol::{ChangeHash, DocumentId};
+use sha2::{Digest, Sha256};
 
 use super::Loaded;
 use crate::error::StoreError;
-use crate::store::{LocalLog, SpaceRow};
+use crate::store::{DocumentRow, LocalLog, SpaceRow, Stored};
 
 /// Bytes of changes that are read from the store in one page.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
@@ -17,58 +18,134 @@ pub(crate) fn empty() -> Automerge {
     Automerge::new_with_encoding(TextEncoding::UnicodeCodePoint)
 }
 
+/// What the store has of a document: its folded history, and the changes behind it in order.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    folded: Option<Stored>,
+    changes: Vec<Stored>,
+    /// The last local sequence number that was read.
+    pub(super) last: u64,
+    /// Bytes of all of it.
+    pub(super) bytes: u64,
+}
+
+impl Whole {
+    /// Adds what comes next. A folded history stands for everything that came before it.
+    fn add(&mut self, pieces: Vec<Stored>) {
+        for piece in pieces {
+            if piece.folded {
+                *self = Self::default();
+            }
+            self.last = piece.local;
+            self.bytes += piece.body.len() as u64;
+            match piece.folded {
+                true => self.folded = Some(piece),
+                false => self.changes.push(piece),
+            }
+        }
+    }
+
+    /// Reads what is missing behind a first page that was cut, or everything.
+    pub(super) fn read(
+        log: &LocalLog,
+        row: DocumentRow,
+        first: Option<Vec<Stored>>,
+    ) -> Result<Self, StoreError> {
+        let mut whole = Self::default();
+        whole.add(first.unwrap_or_default());
+        loop {
+            let (pieces, more) = log.changes_after(row, whole.last, PAGE_BYTES)?;
+            whole.add(pieces);
+            if !more {
+                return Ok(whole);
+            }
+        }
+    }
+
+    /// The document, or what automerge said.
+    pub(super) fn build(&self) -> Result<Automerge, String> {
+        let base = self.base()?;
+        match self.changes.is_empty() {
+            true => Ok(base),
+            false => apply(&base, &self.changes),
+        }
+    }
+
+    /// The document built from the longest part that automerge can take: the folded history, if
+    /// that can be read, and a prefix of the changes behind it.
+    fn last_good(&self) -> Automerge {
+        match self.base() {
+            Ok(base) => longest_prefix(base, &self.changes),
+            // Nothing stands without what it stands on.
+            Err(_) => empty(),
+        }
+    }
+
+    fn base(&self) -> Result<Automerge, String> {
+        let Some(folded) = &self.folded else { return Ok(empty()) };
+        if <[u8; 32]>::from(Sha256::digest(&folded.body)) != folded.hash {
+            return Err("the folded history is damaged in the store".to_owned());
+        }
+        let options = LoadOptions::new().text_encoding(TextEncoding::UnicodeCodePoint);
+        contained(|| Automerge::load_with_options(&folded.body, options))
+            .map_err(|error| format!("the folded history: {error}"))
+    }
+}
+
 /// Builds a document from everything that the store has of it.
 pub(super) fn load(
     log: &LocalLog,
     space: SpaceRow,
     document: &DocumentId,
 ) -> Result<Loaded, StoreError> {
-    let mut automerge = empty();
-    let (mut applied, mut quarantined) = (0, None);
-    if let Some(row) = log.document(space, document)? {
-        let mut changes = Vec::new();
-        loop {
-            let (page, more) = log.changes_after(row, applied, PAGE_BYTES)?;
-            applied = page.last().map_or(applied, |stored| stored.local);
-            changes.extend(page.into_iter().map(|stored| stored.body));
-            if !more {
-                break;
-            }
-        }
-        match apply(&automerge, &changes, &mut PatchLog::inactive()) {
-            Ok(built) => automerge = built,
-            Err(reason) => {
-                automerge = last_good(&changes);
-                quarantined = Some(reason);
-            }
-        }
-    }
-    Ok(Loaded { automerge, has_actor: false, applied, since_clone: None, quarantined })
+    let whole = match log.document(space, document)? {
+        Some(row) => Whole::read(log, row, None)?,
+        None => Whole::default(),
+    };
+    let (automerge, quarantined) = match whole.build() {
+        Ok(built) => (built, None),
+        Err(reason) => (whole.last_good(), Some(reason)),
+    };
+    Ok(Loaded {
+        automerge,
+        own: None,
+        applied: whole.last,
+        stored_bytes: whole.bytes,
+        since_clone: None,
+        quarantined,
+    })
 }
 
-/// The document with these changes added, or what automerge said. The original is untouched,
-/// whatever happens: automerge 0.12 can panic on changes that no check of ours finds (such as
-/// operations on an object that does not exist).
-pub(super) fn apply(
-    base: &Automerge,
-    changes: &[Vec<u8>],
-    patches: &mut PatchLog,
-) -> Result<Automerge, String> {
-    let parsed: Result<Vec<Change>, _> =
-        changes.iter().map(|bytes| Change::from_bytes(bytes.clone())).collect();
-    let parsed = parsed.map_err(|error| error.to_string())?;
-    apply_parsed(base.clone(), parsed, patches)
+/// The document with these changes added, or what automerge said. The original is untouched.
+fn apply(base: &Automerge, changes: &[Stored]) -> Result<Automerge, String> {
+    apply_parsed(base.clone(), parse(changes)?, &mut PatchLog::inactive())
 }
 
-pub(super) fn apply_parsed(
+/// The changes, if they are what was stored.
+pub(super) fn parse(stored: &[Stored]) -> Result<Vec<Change>, String> {
+    let parse = |stored: &Stored| {
+        let change = Change::try_from(&stored.body[..]).map_err(|error| error.to_string())?;
+        match change.hash().0 == stored.hash {
+            true => Ok(change),
+            false => Err(format!("change {} is damaged in the store", ChangeHash(stored.hash))),
+        }
+    };
+    stored.iter().map(parse).collect()
+}
+
+/// The document with these changes added, or what automerge said.
+pub(crate) fn apply_parsed(
     mut onto: Automerge,
     changes: Vec<Change>,
     patches: &mut PatchLog,
 ) -> Result<Automerge, String> {
-    let attempt = catch_unwind(AssertUnwindSafe(|| {
-        onto.apply_changes_log_patches(changes, patches).map(|()| onto)
-    }));
-    match attempt {
+    contained(|| onto.apply_changes_log_patches(changes, patches).map(|()| onto))
+}
+
+/// Calls automerge, which in 0.12 can panic on changes that no check of ours finds (such as
+/// operations on an object that does not exist).
+fn contained<T, E: std::fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(built)) => Ok(built),
         Ok(Err(error)) => Err(error.to_string()),
         Err(panic) => Err(format!("automerge panicked: {}", panic_text(&*panic))),
@@ -76,12 +153,12 @@ pub(super) fn apply_parsed(
 }
 
 /// The document built from the longest prefix of the changes that automerge can take.
-fn last_good(changes: &[Vec<u8>]) -> Automerge {
+fn longest_prefix(base: Automerge, changes: &[Stored]) -> Automerge {
     let (mut good, mut bad) = (0, changes.len());
-    let mut built = empty();
+    let mut built = base;
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;
-        match apply(&built, &changes[good..middle], &mut PatchLog::inactive()) {
+        match apply(&built, &changes[good..middle]) {
             Ok(next) => (built, good) = (next, middle),
             Err(_) => bad = middle,
         }
@@ -93,4 +170,65 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::{ROOT, ReadDoc, transaction::Transactable};
+
+    use super::*;
+
+    fn folded(local: u64, body: Vec<u8>) -> Stored {
+        let hash = Sha256::digest(&body).into();
+        Stored { local, body, folded: true, hash }
+    }
+
+    fn change(local: u64, change: &Change) -> Stored {
+        let (body, hash) = (change.raw_bytes().to_vec(), change.hash().0);
+        Stored { local, body, folded: false, hash }
+    }
+
+    fn written() -> (Automerge, Change) {
+        let mut document = empty();
+        document.transact(|tx| tx.put(ROOT, "k", 1)).unwrap();
+        let last = document.get_last_local_change().unwrap();
+        (document, last)
+    }
+
+    #[test]
+    fn a_snapshot_stands_for_what_came_before_it() {
+        let (mut document, first) = written();
+        let mut whole = Whole::default();
+        whole.add(vec![change(1, &first), folded(2, document.save())]);
+        document.transact(|tx| tx.put(ROOT, "k", 2)).unwrap();
+        whole.add(vec![change(3, &document.get_last_local_change().unwrap())]);
+        assert_eq!((whole.last, whole.changes.len()), (3, 1));
+        assert_eq!(whole.build().unwrap().get_heads(), document.get_heads());
+    }
+
+    /// Damage that automerge sees, and damage that only the hash shows.
+    #[test]
+    fn damaged_bytes_are_not_shown() {
+        let (document, first) = written();
+        let saved = document.save();
+        for damaged in [folded(1, saved[..saved.len() / 2].to_vec()), {
+            let mut other = folded(1, saved);
+            other.hash[0] ^= 1;
+            other
+        }] {
+            let mut whole = Whole::default();
+            whole.add(vec![damaged]);
+            let reason = whole.build().unwrap_err();
+            assert!(reason.starts_with("the folded history"), "{reason}");
+            assert_eq!(whole.last_good().length(ROOT), 0);
+        }
+        let mut whole = Whole::default();
+        let (_, other) = written();
+        let mut wrong = change(2, &other);
+        wrong.hash[0] ^= 1;
+        whole.add(vec![change(1, &first), wrong]);
+        let reason = whole.build().unwrap_err();
+        assert!(reason.contains("damaged"), "{reason}");
+        assert_eq!(whole.last_good().get_heads(), document.get_heads());
+    }
 }

@@ -8,22 +8,23 @@ use autosurgeon::{Hydrate, Reconcile};
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 
 use super::Shared;
-use crate::document::{Edit, OpenDocument, commit};
+use crate::document::{Condition, Edit, Held, OpenDocument, commit};
 use crate::error::{BoxError, ChangeError, ReadError, StoreError};
 use crate::status::{DocumentStatus, StatusWatch};
 
-/// An open document. It stays in memory while a handle to it lives.
+/// An open document. It is loaded at its first access, and stays in memory within the budget of
+/// [`Options::document_cache_bytes`](crate::Options::document_cache_bytes).
 ///
 /// Text positions count Unicode code points, in everything that takes or gives one.
 #[derive(Clone)]
 pub struct Document {
     shared: Arc<Shared>,
-    open: Arc<OpenDocument>,
+    open: Held,
 }
 
 impl Document {
     pub(super) fn new(shared: Arc<Shared>, open: Arc<OpenDocument>) -> Self {
-        Self { shared, open }
+        Self { shared, open: Held::new(open) }
     }
 
     /// Its id; prints as automerge-repo's `automerge:…` URL.
@@ -64,6 +65,29 @@ impl Document {
         Ok(value)
     }
 
+    /// Changes the document as it was at some [`heads`](Document::heads): for an app that edits a
+    /// view which it rendered earlier. The closure sees and changes that state; the change is
+    /// concurrent to everything made since, and merged with it. Everything else is as in
+    /// [`Document::change`]; events carry the patches of the present state. Heads that are the
+    /// present ones make this the same as `change`.
+    ///
+    /// Changes that are concurrent to each other need an actor each, and automerge remembers
+    /// actors for ever: many edits at one old state cost memory in every replica.
+    ///
+    /// # Errors
+    /// [`ChangeError::UnknownHeads`] if the document does not have one of the heads (yet);
+    /// otherwise as [`Document::change`].
+    pub fn change_at<T>(
+        &self,
+        heads: &[ChangeHash],
+        change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
+    ) -> Result<T, ChangeError> {
+        let mut edit = Edit::begin(&self.open)?;
+        let value = edit.run_at(heads, change)?;
+        commit(vec![edit])?;
+        Ok(value)
+    }
+
     /// Reads the document as a type of the application's own.
     ///
     /// # Errors
@@ -95,16 +119,24 @@ impl Document {
     /// If the store cannot be read.
     pub fn status(&self) -> Result<DocumentStatus, StoreError> {
         let (open, core) = (&self.open, &self.shared.core);
-        let (loaded, quarantined) = open.condition();
+        let Condition { loaded, actors, quarantined } = open.condition();
         let status = core.status.watch().now().spaces.remove(&open.space);
         let on_disk = status.as_ref().is_none_or(|space| space.not_on_disk == 0);
         let parked = status
             .and_then(|space| space.parked.into_iter().find(|parked| parked.document == open.id));
-        let (changes, pending) = match core.log.document(open.row, &open.id)? {
-            Some(row) => core.log.document_count(open.row, row)?,
-            None => Default::default(),
+        let (mut changes, mut pending, mut stored_actors) = Default::default();
+        if let Some(row) = core.log.document(open.row, &open.id)? {
+            (changes, pending) = core.log.document_count(open.row, row)?;
+            if actors.is_none() {
+                stored_actors = core.log.actor_count(row)?;
+            }
+        }
+        let actors = actors.unwrap_or(stored_actors);
+        let quarantined = match loaded {
+            true => quarantined,
+            false => core.log.quarantine(open.row, &open.id)?.map(|known| known.reason),
         };
-        Ok(DocumentStatus { loaded, changes, on_disk, pending, parked, quarantined })
+        Ok(DocumentStatus { loaded, changes, actors, on_disk, pending, parked, quarantined })
     }
 
     /// Watches the document's status.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use automerge::transaction::Transaction;
+use landfall_protocol::ChangeHash;
 
 use super::Document;
 use crate::core::Core;
@@ -28,6 +29,25 @@ impl Group {
         document: &Document,
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
+        self.edit(document)?.run(change)
+    }
+
+    /// Changes a document as it was at some heads, as [`Document::change_at`] does, but is
+    /// committed with the group.
+    ///
+    /// # Errors
+    /// As [`Group::change`]; after [`ChangeError::UnknownHeads`] too the group may go on.
+    pub fn change_at<T>(
+        &mut self,
+        document: &Document,
+        heads: &[ChangeHash],
+        change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
+    ) -> Result<T, ChangeError> {
+        self.edit(document)?.run_at(heads, change)
+    }
+
+    /// The group's one edit of a document.
+    fn edit(&mut self, document: &Document) -> Result<&mut Edit, ChangeError> {
         let open = document.open();
         if !Arc::ptr_eq(&open.core, &self.core) {
             return Err(ChangeError::Closure("the document is of another store".into()));
@@ -39,7 +59,7 @@ impl Group {
                 self.edits.len() - 1
             }
         };
-        self.edits[index].run(change)
+        Ok(&mut self.edits[index])
     }
 }
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use automerge::transaction::Transaction;
-use landfall_protocol::{DocumentId, SpaceName};
+use landfall_protocol::frame::Filter;
+use landfall_protocol::{DocumentId, SpaceName, limits};
 
 use super::{Document, Shared};
+use crate::core::Core;
 use crate::document::{Edit, OpenDocument, commit};
-use crate::error::{BoxError, ChangeError, OpenDocumentError, StoreError};
+use crate::error::{BoxError, ChangeError, OpenDocumentError, StoreError, SubscribeError};
 use crate::status::SpaceStatus;
 use crate::store::SpaceRow;
 use crate::{named, random};
@@ -102,6 +104,51 @@ impl Space {
     /// The space's present status.
     pub fn status(&self) -> Option<SpaceStatus> {
         self.shared.core.status.watch().now().spaces.remove(&self.name)
+    }
+
+    /// Syncs only these documents from now on, on this store, until told otherwise. Others that are
+    /// here stay here, and their edits still go to the relay. What is new among them arrives whole
+    /// before any later change of it.
+    ///
+    /// # Errors
+    /// [`SubscribeError::TooMany`]; or if the store cannot be written.
+    pub fn sync_only(
+        &self,
+        documents: impl IntoIterator<Item = DocumentId>,
+    ) -> Result<(), SubscribeError> {
+        let filter = Filter::of_documents(documents);
+        if let Filter::Documents(documents) = &filter
+            && documents.len() > limits::FILTER_DOCUMENTS
+        {
+            let (actual, limit) = (documents.len(), limits::FILTER_DOCUMENTS);
+            return Err(SubscribeError::TooMany { actual, limit });
+        }
+        self.set_filter(&filter)
+    }
+
+    /// Syncs every document of the space, which is the default.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn sync_everything(&self) -> Result<(), SubscribeError> {
+        self.set_filter(&Filter::Everything)
+    }
+
+    fn set_filter(&self, filter: &Filter) -> Result<(), SubscribeError> {
+        let core = self.core();
+        core.log.set_filter(self.row, filter).map_err(StoreError::from)?;
+        if let Some(link) = &*core.link.lock() {
+            link.filter(self.name.clone());
+        }
+        Ok(())
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.shared.core
+    }
+
+    pub(super) fn row(&self) -> SpaceRow {
+        self.row
     }
 
     fn open_document(&self, id: DocumentId) -> Arc<OpenDocument> {

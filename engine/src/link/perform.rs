@@ -1,18 +1,23 @@
 //! Performing the machine's effects on the store, and bringing the outcomes back as inputs.
 
+mod compare;
+mod store;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use landfall_protocol::frame::encode;
-use landfall_protocol::replica::{Batch, EndReason, Replica, ReplicaEffect, ResumePoint};
-use landfall_protocol::{Code, DocumentId, Moment, SpaceName, Upstream};
+use landfall_protocol::frame::{Filter, encode};
+use landfall_protocol::replica::{EndReason, Replica, ReplicaEffect, ResumePoint};
+use landfall_protocol::{Code, DocumentId, Local, Moment, SpaceName, Upstream};
 use landfall_storage::{Committed, WriteError};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::arrivals::Arrivals;
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::status::LinkStatus;
-use crate::store::{Done, Met, SpaceCount, SpaceRow, WriteFailure};
+use crate::store::{Done, Met, SnapshotPart, SpaceCount, SpaceRow, WriteFailure};
 
 /// What the store finished, on behalf of one connection.
 pub(super) struct Completion {
@@ -24,7 +29,8 @@ pub(super) struct Completion {
 enum Outcome {
     Resume(SpaceName, ResumePoint),
     Stored(SpaceName, usize),
-    Reset(SpaceName),
+    Reset(SpaceName, Local),
+    Reconciled(SpaceName),
     Requeued(SpaceName),
     /// Something is acknowledged or refused: those who flush want to know.
     Settled,
@@ -37,11 +43,24 @@ pub(super) struct Performer {
     tell: mpsc::UnboundedSender<Completion>,
     spaces: BTreeMap<SpaceName, SpaceRow>,
     connection: u64,
+    arrivals: Arrivals,
+    /// Spaces that have been compared with the relay.
+    checked: Mutex<BTreeSet<SpaceName>>,
 }
 
 impl Performer {
-    pub(super) fn new(core: Arc<Core>, tell: mpsc::UnboundedSender<Completion>) -> Self {
-        Self { core, tell, spaces: BTreeMap::new(), connection: 0 }
+    pub(super) fn new(
+        core: Arc<Core>,
+        tell: mpsc::UnboundedSender<Completion>,
+    ) -> std::io::Result<Self> {
+        let arrivals = Arrivals::start()?;
+        let (spaces, checked) = (BTreeMap::new(), Mutex::default());
+        Ok(Self { core, tell, spaces, connection: 0, arrivals, checked })
+    }
+
+    /// Spaces that have been compared with the relay since this was asked last.
+    pub(super) fn take_checked(&self) -> BTreeSet<SpaceName> {
+        std::mem::take(&mut *self.checked.lock())
     }
 
     pub(super) fn add_space(&mut self, name: SpaceName, row: SpaceRow) {
@@ -51,6 +70,22 @@ impl Performer {
     /// A new connection begins.
     pub(super) fn begin(&mut self) {
         self.connection += 1;
+        self.arrivals.begin(self.connection);
+    }
+
+    /// The row of a space.
+    pub(super) fn row(&self, space: &SpaceName) -> Option<SpaceRow> {
+        self.spaces.get(space).copied()
+    }
+
+    /// The names of all spaces.
+    pub(super) fn spaces(&self) -> Vec<SpaceName> {
+        self.spaces.keys().cloned().collect()
+    }
+
+    /// Which documents of a space the application wants.
+    pub(super) fn filter(&self, space: &SpaceName) -> Option<Filter> {
+        self.core.log.filter(self.row(space)?).ok()
     }
 
     /// The names of spaces.
@@ -67,7 +102,8 @@ impl Performer {
         match completion.outcome {
             Outcome::Resume(space, point) => replica.handle_resume(&space, point),
             Outcome::Stored(space, bytes) => replica.handle_stored(now, &space, bytes),
-            Outcome::Reset(space) => replica.handle_reset(now, &space),
+            Outcome::Reset(space, through) => replica.handle_reset(now, &space, through),
+            Outcome::Reconciled(space) => replica.handle_reconciled(now, &space),
             Outcome::Requeued(space) => replica.handle_requeued(now, &space),
             Outcome::Settled => {}
             Outcome::Failed(what) => replica.handle_store_failed(what),
@@ -119,8 +155,39 @@ impl Performer {
             }
             ReplicaEffect::Phase { space, phase } => self.core.status.set_phase(&space, phase),
             ReplicaEffect::End(reason) => return Some(reason),
+            later => self.perform_later(replica, now, later),
         }
         None
+    }
+
+    /// What belongs to folded history, comparison and deletion.
+    fn perform_later(&self, replica: &mut Replica, now: Moment, effect: ReplicaEffect) {
+        match effect {
+            ReplicaEffect::StorePart { space, document, hash, total, from, bytes } => {
+                self.store_part(space, SnapshotPart { document, hash, total, from, bytes });
+            }
+            ReplicaEffect::LoadBranches { space, prefixes } => {
+                self.load_branches(replica, now, &space, &prefixes);
+            }
+            ReplicaEffect::LoadHeads { space, documents } => {
+                self.load_heads(replica, &space, &documents);
+            }
+            ReplicaEffect::StoreDocument(batch) => self.store_document(batch),
+            ReplicaEffect::FinishReconcile { space, cursor, through, except } => {
+                self.finish_reconcile(space, cursor, through, except);
+            }
+            ReplicaEffect::Checked { space, drifted } => self.checked(&space, &drifted),
+            ReplicaEffect::LoadSnapshotPart { space, document, hash, from } => {
+                self.load_snapshot_part(replica, now, &space, document, hash, from);
+            }
+            ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark } => {
+                if let Some(row) = self.spaces.get(&space) {
+                    let done = self.counted(*row, |()| Outcome::Settled);
+                    self.core.log.submit_snapshot_acknowledged(*row, document, hash, mark, done);
+                }
+            }
+            other => debug_assert!(false, "an effect that `perform` does: {other:?}"),
+        }
     }
 
     fn load_resume(&self, upstream: Upstream, space: SpaceName) {
@@ -141,29 +208,13 @@ impl Performer {
         self.core.log.submit_meet(upstream, row, Box::new(done));
     }
 
-    fn store(&self, batch: Batch) {
-        let Some(row) = self.spaces.get(&batch.space).copied() else { return };
-        let (space, bytes) = (batch.space.clone(), batch.bytes);
-        let (core, tell, connection) = (Arc::clone(&self.core), self.tell.clone(), self.connection);
-        self.core.log.submit_received(row, batch, move |result| {
-            let outcome = match result {
-                Ok(received) => {
-                    core.received(&space, row, received);
-                    Outcome::Stored(space, bytes)
-                }
-                Err(error) => Outcome::Failed(chain(&error)),
-            };
-            let _ = tell.send(Completion { connection, outcome });
-        });
-    }
-
     fn reset(&self, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
-        tracing::warn!(%space, "the relay's log is not the one we knew: everything is offered again");
+        tracing::warn!(%space, "the relay's log is not the one we knew: what differs is exchanged");
         let core = Arc::clone(&self.core);
-        let done = self.counted(row, move |()| {
+        let done = self.counted(row, move |through| {
             core.status.set_parked(row, Vec::new());
-            Outcome::Reset(space)
+            Outcome::Reset(space, through)
         });
         self.core.log.submit_reset(row, done);
     }

@@ -1,12 +1,13 @@
 //! The link's life: connect, run the session, wait, again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use landfall_protocol::replica::{EndReason, Replica};
 use landfall_protocol::session::Patience;
-use landfall_protocol::{Code, Moment};
+use landfall_protocol::{Code, Moment, SpaceName};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
@@ -34,6 +35,9 @@ pub(super) struct Runner {
     performer: Performer,
     completions: mpsc::UnboundedReceiver<Completion>,
     waiters: Waiters,
+    /// Spaces that are to be compared with the relay as soon as nothing is under way.
+    checks: BTreeSet<SpaceName>,
+    next_check: Instant,
     online: bool,
     closing: bool,
     /// A wait for the next try is cut short.
@@ -65,7 +69,7 @@ impl Runner {
         address: Address,
         outbound: Arc<Outbound>,
         inbox: mpsc::UnboundedReceiver<Command>,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let agent = concat!("landfall/", env!("CARGO_PKG_VERSION")).to_owned();
         let patience = Patience {
             ping_after: options.ping_after,
@@ -74,12 +78,13 @@ impl Runner {
         };
         let mut replica = Replica::new(core.log.replica(), agent, patience);
         let (tell, completions) = mpsc::unbounded_channel();
-        let mut performer = Performer::new(Arc::clone(&core), tell);
+        let mut performer = Performer::new(Arc::clone(&core), tell)?;
         for (name, row) in core.spaces() {
             performer.add_space(name.clone(), row);
             replica.handle_space(name);
         }
-        Self {
+        let next_check = Instant::now() + options.check_every.min(FAR);
+        Ok(Self {
             core,
             options,
             address,
@@ -89,13 +94,15 @@ impl Runner {
             performer,
             completions,
             waiters: Waiters::default(),
+            checks: BTreeSet::new(),
+            next_check,
             online: true,
             closing: false,
             hurry: false,
             attempt: 0,
             faults: 0,
             started: Instant::now(),
-        }
+        })
     }
 
     pub(super) async fn run(mut self) {
@@ -195,6 +202,18 @@ impl Runner {
                 self.attempt = 0;
             }
             Some(Command::Flush(waiter)) => self.waiters.add(waiter),
+            Some(Command::Filter(space)) => {
+                if let Some(filter) = self.performer.filter(&space) {
+                    self.replica.handle_filter(&space, filter);
+                }
+            }
+            Some(Command::Check(space)) => {
+                self.checks.insert(space);
+            }
+            Some(Command::Unparked(space, document)) => {
+                let now = self.now();
+                self.replica.handle_unparked(now, &space, &document);
+            }
             Some(Command::Close) | None => self.closing = true,
         }
     }
@@ -231,7 +250,9 @@ impl Runner {
                 () = self.outbound.wake.notified() => self.push(),
                 () = sleep_until(Some(timeout)) => self.replica.handle_timeout(self.now()),
                 () = sleep_until(self.waiters.deadline()) => {}
+                () = sleep_until(Some(self.next_check)) => {}
             }
+            self.begin_checks();
             ended = ended.or_else(|| self.perform(&out));
             self.waiters.settle(&self.core, false);
             if self.closing || !self.online {
@@ -243,6 +264,22 @@ impl Runner {
         // A relay that does not read must not hold us.
         let _ = tokio::time::timeout(GOODBYE, writer).await;
         ended.unwrap_or(Ended::OnPurpose)
+    }
+
+    /// Has spaces compared with the relay that are due, as soon as nothing is under way there.
+    fn begin_checks(&mut self) {
+        let now = Instant::now();
+        if self.next_check <= now {
+            self.next_check = now + self.options.check_every.min(FAR);
+            self.checks.extend(self.performer.spaces());
+        }
+        for done in self.performer.take_checked() {
+            self.checks.remove(&done);
+        }
+        let now = self.now();
+        for space in self.checks.clone() {
+            self.replica.handle_check(now, &space);
+        }
     }
 
     fn push(&mut self) {

@@ -1,15 +1,16 @@
 //! Appending what was made here: admitted, logged, one transaction.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
 use landfall_protocol::DocumentId;
-use landfall_protocol::Offset;
-use landfall_protocol::admission::{CheckedChange, HistoryError, Layered, Overlay, Verdict, admit};
+use landfall_protocol::admission::{CheckedChange, HistoryError, Roots, Verdict};
 use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::Connection;
 
-use super::rows::{
-    NewChange, StoredHistory, advance_heads, document_row_or_new, heads, insert_change, set_heads,
-    set_space_totals, space_totals,
-};
+use super::indexes::Indexes;
+use super::ledger::Ledger;
 use super::{DocumentRow, LocalLog, SpaceCount, SpaceRow, UpstreamRow, count};
 
 /// A change that was made here.
@@ -50,7 +51,7 @@ impl LocalLog {
         changes: Vec<LocalChange>,
         committed: impl FnOnce(&Committed<Appended>) + Send + 'static,
     ) -> Result<Committed<Appended>, WriteError<AppendError>> {
-        let upstream = self.upstream();
+        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done = move |result: Result<Committed<Appended>, WriteError<AppendError>>| {
             if let Ok(appended) = &result {
@@ -59,61 +60,35 @@ impl LocalLog {
             // Whoever waits for this is below; nobody else can have gone.
             let _ = tell.send(result);
         };
-        self.db.submit(durability, move |tx| append(tx, upstream, &changes), done);
+        let job = move |tx: &rusqlite::Transaction<'_>| append(tx, &indexes, upstream, &changes);
+        self.db.submit(durability, job, done);
         told.recv().unwrap_or(Err(WriteError::Closed))
     }
 }
 
 fn append(
     conn: &Connection,
+    indexes: &Indexes,
     upstream: Option<UpstreamRow>,
     changes: &[LocalChange],
 ) -> Result<Appended, AppendError> {
     let mut appended = Appended { places: Vec::with_capacity(changes.len()), counts: Vec::new() };
-    let overlay = Overlay::default();
+    let mut ledgers: BTreeMap<SpaceRow, Ledger<'_>> = BTreeMap::new();
     for local in changes {
-        let stored = StoredHistory { conn, space: local.space };
-        let history = Layered { overlay: &overlay, stored: &stored };
-        let verdict = admit(&history, &local.document, &local.change)??;
-        let document = document_row_or_new(conn, local.space, &local.document)?;
-        let place = match verdict {
-            Verdict::Duplicate(known) => known.position,
-            Verdict::New => insert(conn, document, local)?,
+        let ledger = match ledgers.entry(local.space) {
+            Entry::Occupied(ledger) => ledger.into_mut(),
+            Entry::Vacant(place) => place.insert(Ledger::new(conn, indexes, local.space)?),
         };
-        appended.places.push((document, place.0));
-        if !appended.counts.iter().any(|(space, _)| *space == local.space) {
-            appended.counts.push((local.space, SpaceCount::default()));
-        }
+        let LocalChange { document, change, at_ms, .. } = local;
+        let place = match ledger.admit(document, change, Roots::One)?? {
+            Verdict::Duplicate(known) => known.position.0,
+            Verdict::New => ledger.append(*document, change, None, *at_ms)?,
+        };
+        appended.places.push((ledger.row(document)?, place));
     }
-    for (space, totals) in &mut appended.counts {
-        *totals = count(conn, upstream, *space)?;
+    for (space, ledger) in ledgers {
+        ledger.finish()?;
+        appended.counts.push((space, count(conn, upstream, space)?));
     }
     Ok(appended)
-}
-
-fn insert(
-    conn: &Connection,
-    document: DocumentRow,
-    local: &LocalChange,
-) -> rusqlite::Result<Offset> {
-    let mut totals = space_totals(conn, local.space)?;
-    totals.changes += 1;
-    totals.bytes += local.change.bytes.len() as u64;
-    insert_change(
-        conn,
-        &NewChange {
-            space: local.space,
-            local: totals.changes,
-            document,
-            change: &local.change,
-            author: None,
-            at_ms: local.at_ms,
-        },
-    )?;
-    let before = heads(conn, document)?;
-    let mut after = before.clone();
-    advance_heads(&mut after, &local.change);
-    set_heads(conn, document, &before, &after)?;
-    set_space_totals(conn, local.space, totals)?;
-    Ok(Offset(totals.changes))
 }

@@ -1,134 +1,15 @@
-//! What an upstream is known to hold of a space: disjoint ranges of local sequence numbers. What
-//! lies between them is the outbox. A dead upstream costs its ranges and nothing per new change.
+//! What an upstream is known to hold of a space: disjoint ranges of local sequence numbers, and all
+//! snapshots but those in `owed`. What is left is the outbox. A dead upstream costs its ranges and
+//! nothing per new change.
+//!
+//! A number whose change is no longer in the log (folded, displaced, of a deleted document) is
+//! *vacant*. The ranges of the upstream in use cover the vacant numbers too, so that what lies
+//! between them is alive; only what is alive is counted.
 
-use landfall_protocol::frame::Mark;
 use landfall_protocol::intervals::IntervalSet;
-use landfall_protocol::replica::{OutboxChange, ResumePoint};
-use landfall_protocol::{Cursor, DocumentId, Epoch, Local, Offset, Scope, Upstream};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
-use super::rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow, space_totals};
-
-/// What an upstream does not hold yet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pending {
-    /// Changes.
-    pub changes: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-/// The upstream that was met last, if any ever was.
-pub(super) fn last_met(conn: &Connection) -> rusqlite::Result<Option<(UpstreamRow, Upstream)>> {
-    conn.prepare_cached("SELECT id, identity FROM upstream ORDER BY met DESC LIMIT 1")?
-        .query_row([], |row| Ok((UpstreamRow(row.get(0)?), Upstream::from_bytes(row.get(1)?))))
-        .optional()
-}
-
-/// Notes that this upstream is the one in use.
-pub(super) fn meet(conn: &Connection, identity: &Upstream) -> rusqlite::Result<UpstreamRow> {
-    conn.prepare_cached(
-        "INSERT INTO upstream (identity, met) VALUES (?1, (SELECT count(*) FROM upstream))
-         ON CONFLICT (identity) DO UPDATE SET met = (SELECT max(met) + 1 FROM upstream)
-         RETURNING id",
-    )?
-    .query_row([identity.as_bytes()], |row| row.get(0).map(UpstreamRow))
-}
-
-pub(super) fn ensure_link(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT OR IGNORE INTO link (upstream, space) VALUES (?1, ?2)")?
-        .execute(params![upstream.0, space.0])?;
-    Ok(())
-}
-
-pub(super) fn resume_point(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-) -> rusqlite::Result<ResumePoint> {
-    let point = |row: &rusqlite::Row<'_>| {
-        let cursor = match row.get::<_, Option<[u8; 16]>>(0)? {
-            None => None,
-            Some(epoch) => Some(Cursor {
-                epoch: Epoch::from_bytes(epoch),
-                offset: Offset(row.get(1)?),
-                // A fingerprint uses all 64 bits.
-                scope: Scope(row.get::<_, i64>(2)?.cast_unsigned()),
-            }),
-        };
-        let acknowledged = match row.get::<_, Option<[u8; 16]>>(3)? {
-            None => None,
-            Some(epoch) => {
-                Some(Mark { epoch: Epoch::from_bytes(epoch), offset: Offset(row.get(4)?) })
-            }
-        };
-        Ok(ResumePoint { cursor, acknowledged })
-    };
-    let found = conn
-        .prepare_cached(
-            "SELECT epoch, offset, scope, ack_epoch, ack_offset FROM link
-             WHERE upstream = ?1 AND space = ?2",
-        )?
-        .query_row(params![upstream.0, space.0], point)
-        .optional()?;
-    Ok(found.unwrap_or_default())
-}
-
-pub(super) fn set_cursor(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-    cursor: &Cursor,
-) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "UPDATE link SET epoch = ?3, offset = ?4, scope = ?5 WHERE upstream = ?1 AND space = ?2",
-    )?
-    .execute(params![
-        upstream.0,
-        space.0,
-        cursor.epoch.as_bytes(),
-        cursor.offset.0,
-        cursor.scope.0.cast_signed()
-    ])?;
-    Ok(())
-}
-
-pub(super) fn set_mark(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-    mark: &Mark,
-) -> rusqlite::Result<()> {
-    // A mark of another epoch is of a later one: an upstream's epochs only ever follow each
-    // other, and a reset forgets the mark. Within one epoch the greatest counts.
-    conn.prepare_cached(
-        "UPDATE link SET ack_epoch = ?3, ack_offset = ?4
-         WHERE upstream = ?1 AND space = ?2 AND (ack_offset IS NULL OR ack_offset < ?4)",
-    )?
-    .execute(params![upstream.0, space.0, mark.epoch.as_bytes(), mark.offset.0])?;
-    Ok(())
-}
-
-/// Forgets the cursor, the mark, and that anything is held.
-pub(super) fn reset(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "UPDATE link SET epoch = NULL, offset = NULL, scope = NULL, ack_epoch = NULL,
-             ack_offset = NULL, held_changes = 0, held_bytes = 0
-         WHERE upstream = ?1 AND space = ?2",
-    )?
-    .execute(params![upstream.0, space.0])?;
-    conn.prepare_cached("DELETE FROM held WHERE upstream = ?1 AND space = ?2")?
-        .execute(params![upstream.0, space.0])?;
-    Ok(())
-}
+use super::rows::{DocumentRow, SpaceRow, UpstreamRow, parts};
 
 /// Adds to what is held. What was held already counts once.
 pub(super) fn hold(
@@ -141,6 +22,19 @@ pub(super) fn hold(
         for (first, last) in gaps_between(conn, upstream, space, first, last)? {
             count_held(conn, upstream, space, first, last, 1)?;
         }
+    }
+    cover(conn, upstream, space, locals)
+}
+
+/// Brings the ranges over numbers without counting what stands there: because it is counted
+/// already, or the numbers are vacant.
+pub(super) fn cover(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    locals: &IntervalSet,
+) -> rusqlite::Result<()> {
+    for (first, last) in locals.iter() {
         let (mut from, mut to) = (first, last);
         for (first, last) in touching(conn, upstream, space, first, last)? {
             from = from.min(first);
@@ -152,33 +46,124 @@ pub(super) fn hold(
     Ok(())
 }
 
-/// Takes one document's changes out of what is held.
+/// The local sequence numbers of a document's changes that are alive and not folded.
+pub(super) fn locals(conn: &Connection, document: DocumentRow) -> rusqlite::Result<IntervalSet> {
+    let base = parts(conn, document)?.base;
+    let mut locals = IntervalSet::new();
+    let mut statement = conn.prepare_cached(
+        "SELECT local FROM change WHERE document = ?1 AND local > ?2 ORDER BY local",
+    )?;
+    let mut rows = statement.query(params![document.0, base])?;
+    while let Some(row) = rows.next()? {
+        let local = row.get(0)?;
+        locals.insert(local, local);
+    }
+    Ok(locals)
+}
+
+/// What of these numbers the upstream holds.
+pub(super) fn held_of(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    locals: &IntervalSet,
+) -> rusqlite::Result<IntervalSet> {
+    let mut held = IntervalSet::new();
+    for (first, last) in locals.iter() {
+        held.insert(first, last);
+        for (first, last) in gaps_between(conn, upstream, space, first, last)? {
+            held.remove(first, last);
+        }
+    }
+    Ok(held)
+}
+
+/// Takes one document's changes, folded ones too, out of what is held.
 pub(super) fn release_document(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
     document: DocumentRow,
 ) -> rusqlite::Result<()> {
-    let locals: Vec<u64> = conn
-        .prepare_cached("SELECT local FROM change WHERE document = ?1 ORDER BY local")?
-        .query_map([document.0], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for local in locals {
-        for (first, last) in touching(conn, upstream, space, local, local)? {
-            if !(first..=last).contains(&local) {
+    release(conn, upstream, space, &locals(conn, document)?)?;
+    owe(conn, upstream, space, document)
+}
+
+/// Takes changes out of what is held.
+pub(super) fn release(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    locals: &IntervalSet,
+) -> rusqlite::Result<()> {
+    for (first, last) in held_of(conn, upstream, space, locals)?.iter() {
+        count_held(conn, upstream, space, first, last, -1)?;
+        for (from, to) in touching(conn, upstream, space, first, last)? {
+            if to < first || last < from {
                 continue;
             }
-            count_held(conn, upstream, space, local, local, -1)?;
-            delete_range(conn, upstream, space, first)?;
-            if first < local {
-                insert_range(conn, upstream, space, first, local - 1)?;
+            delete_range(conn, upstream, space, from)?;
+            if from < first {
+                insert_range(conn, upstream, space, from, first - 1)?;
             }
-            if local < last {
-                insert_range(conn, upstream, space, local + 1, last)?;
+            if last < to {
+                insert_range(conn, upstream, space, last + 1, to)?;
             }
         }
     }
     Ok(())
+}
+
+/// The upstream does not hold all of a document's snapshot.
+pub(super) fn owe(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    document: DocumentRow,
+) -> rusqlite::Result<()> {
+    let parts = parts(conn, document)?;
+    if parts.folded_changes == 0 {
+        return Ok(());
+    }
+    let new = conn
+        .prepare_cached(
+            "INSERT OR IGNORE INTO owed (upstream, space, local, document)
+             VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![upstream.0, space.0, parts.base, document.0])?;
+    if new > 0 {
+        let (changes, bytes) = (parts.folded_changes, parts.folded_bytes);
+        add_held(conn, upstream, space, (changes, bytes), -1)?;
+    }
+    Ok(())
+}
+
+/// The upstream holds everything that is folded in a document's snapshot.
+pub(super) fn settle(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    document: DocumentRow,
+) -> rusqlite::Result<()> {
+    let gone = conn
+        .prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND document = ?2")?
+        .execute(params![upstream.0, document.0])?;
+    if gone > 0 {
+        let parts = parts(conn, document)?;
+        let (changes, bytes) = (parts.folded_changes, parts.folded_bytes);
+        add_held(conn, upstream, space, (changes, bytes), 1)?;
+    }
+    Ok(())
+}
+
+/// Whether the upstream is not known to hold all of a document's snapshot.
+pub(super) fn is_owed(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    document: DocumentRow,
+) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM owed WHERE upstream = ?1 AND document = ?2")?
+        .exists(params![upstream.0, document.0])
 }
 
 fn insert_range(
@@ -204,6 +189,7 @@ fn delete_range(
     Ok(())
 }
 
+/// Counts what is alive in a range as held, or as no longer held.
 fn count_held(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -212,13 +198,46 @@ fn count_held(
     last: u64,
     sign: i64,
 ) -> rusqlite::Result<()> {
+    let alive = alive_between(conn, space, first, last)?;
+    add_held(conn, upstream, space, alive, sign)
+}
+
+/// How many changes and deletions of a range are alive, and their bytes.
+pub(super) fn alive_between(
+    conn: &Connection,
+    space: SpaceRow,
+    first: u64,
+    last: u64,
+) -> rusqlite::Result<(u64, u64)> {
+    let (changes, bytes): (u64, u64) = conn
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(length(c.body)), 0)
+             FROM change c JOIN document d ON d.id = c.document
+             WHERE c.space = ?1 AND c.local BETWEEN ?2 AND ?3 AND c.local > d.base",
+        )?
+        .query_row(params![space.0, first, last], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let deletions: u64 = conn
+        .prepare_cached(
+            "SELECT count(*) FROM deleted WHERE space = ?1 AND local BETWEEN ?2 AND ?3",
+        )?
+        .query_row(params![space.0, first, last], |row| row.get(0))?;
+    Ok((changes + deletions, bytes))
+}
+
+/// Adds to a link's counts of what is held, or takes from them.
+pub(super) fn add_held(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    (changes, bytes): (u64, u64),
+    sign: i64,
+) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "UPDATE link SET held_changes = held_changes + ?5 * (?4 - ?3 + 1),
-             held_bytes = held_bytes + ?5 * (SELECT coalesce(sum(length(body)), 0) FROM change
-                                             WHERE space = ?2 AND local BETWEEN ?3 AND ?4)
+        "UPDATE link SET held_changes = max(held_changes + ?3 * ?4, 0),
+             held_bytes = max(held_bytes + ?3 * ?5, 0)
          WHERE upstream = ?1 AND space = ?2",
     )?
-    .execute(params![upstream.0, space.0, first, last, sign])?;
+    .execute(params![upstream.0, space.0, sign, changes, bytes])?;
     Ok(())
 }
 
@@ -268,93 +287,4 @@ pub(super) fn gaps_between(
         gaps.push((next, last));
     }
     Ok(gaps)
-}
-
-/// What the upstream does not hold of a space; of an upstream never met, everything.
-pub(super) fn pending(
-    conn: &Connection,
-    upstream: Option<UpstreamRow>,
-    space: SpaceRow,
-    totals: SpaceTotals,
-) -> rusqlite::Result<Pending> {
-    let held: Option<(u64, u64)> = match upstream {
-        None => None,
-        Some(upstream) => conn
-            .prepare_cached(
-                "SELECT held_changes, held_bytes FROM link WHERE upstream = ?1 AND space = ?2",
-            )?
-            .query_row(params![upstream.0, space.0], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?,
-    };
-    let (changes, bytes) = held.unwrap_or_default();
-    Ok(Pending { changes: totals.changes - changes, bytes: totals.bytes - bytes })
-}
-
-/// What the upstream does not hold of one document.
-pub(super) fn pending_of_document(
-    conn: &Connection,
-    upstream: Option<UpstreamRow>,
-    space: SpaceRow,
-    document: DocumentRow,
-) -> rusqlite::Result<Pending> {
-    let last = space_totals(conn, space)?.changes;
-    let gaps = match upstream {
-        None => vec![(1, last)],
-        Some(upstream) => gaps_between(conn, upstream, space, 1, last)?,
-    };
-    let mut pending = Pending::default();
-    for (first, last) in gaps {
-        let (changes, bytes): (u64, u64) = conn
-            .prepare_cached(
-                "SELECT count(*), coalesce(sum(length(body)), 0) FROM change
-                 WHERE document = ?1 AND local BETWEEN ?2 AND ?3",
-            )?
-            .query_row(params![document.0, first, last], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        pending.changes += changes;
-        pending.bytes += bytes;
-    }
-    Ok(pending)
-}
-
-/// The first local sequence number that is not held and not of a parked document.
-pub(super) fn first_unheld(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-) -> rusqlite::Result<Option<u64>> {
-    let (page, _) = outbox_page(conn, upstream, space, Local(0), 1, 1)?;
-    Ok(page.first().map(|change| change.local.0))
-}
-
-/// A page of the outbox, without parked documents; `true` if it was cut.
-pub(super) fn outbox_page(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-    after: Local,
-    changes: usize,
-    bytes: usize,
-) -> rusqlite::Result<(Vec<OutboxChange>, bool)> {
-    let last = space_totals(conn, space)?.changes;
-    let mut page = Vec::new();
-    let mut weight = 0;
-    for (first, last) in gaps_between(conn, upstream, space, after.0 + 1, last)? {
-        let mut statement = conn.prepare_cached(
-            "SELECT c.local, d.document, c.body FROM change c JOIN document d ON d.id = c.document
-             WHERE c.space = ?2 AND c.local BETWEEN ?3 AND ?4 AND NOT EXISTS
-                 (SELECT 1 FROM parked p WHERE p.upstream = ?1 AND p.document = c.document)
-             ORDER BY c.local",
-        )?;
-        let mut rows = statement.query(params![upstream.0, space.0, first, last])?;
-        while let Some(row) = rows.next()? {
-            let body: Vec<u8> = row.get(2)?;
-            if page.len() >= changes || (weight + body.len() > bytes && !page.is_empty()) {
-                return Ok((page, true));
-            }
-            weight += body.len();
-            let document = DocumentId::from_bytes(row.get(1)?);
-            page.push(OutboxChange { local: Local(row.get(0)?), document, bytes: body });
-        }
-    }
-    Ok((page, false))
 }

@@ -1,21 +1,25 @@
 //! Writing what arrives: admitted like our own, with its cursor, in one transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use landfall_protocol::admission::{CheckedChange, Layered, Overlay, Verdict, admit};
-use landfall_protocol::frame::Entry;
+use landfall_protocol::admission::{CheckedChange, HistoryError, Roots, Verdict};
+use landfall_protocol::frame::{Entry, entry_flags};
 use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::replica::{Batch, Incoming};
 use landfall_protocol::{ChangeHash, DocumentId, Offset};
-use landfall_storage::{Durability, WriteError};
-use rusqlite::{Connection, params};
+use landfall_storage::{Committed, Durability, WriteError};
+use rusqlite::Connection;
 
-use super::rows::{
-    NewChange, StoredHistory, advance_heads, document_row, document_row_or_new, heads,
-    insert_change, local_of, set_heads, set_space_totals, space_totals,
-};
+use super::aside::{self, Wait};
+use super::indexes::Indexes;
+use super::install::{Source, install};
+use super::ledger::Ledger;
+use super::prepare::{JoinError, PrepareError, Prepared, Ready, ReadySnapshot};
+use super::rows::{document_row, heads, local_of, merges};
+use super::view::{self, Parked};
 use super::{
-    Committed, DocumentRow, LocalLog, SpaceCount, SpaceRow, SpaceTotals, UpstreamRow, count, held,
+    LocalLog, SpaceCount, SpaceRow, UpstreamRow, count, deletion, displaced, held, links, partial,
 };
 
 /// Why a batch was not written. The connection then begins again from what the store holds.
@@ -27,6 +31,12 @@ pub(crate) enum ReceiveError {
     NotNext { at: Offset, after: Offset },
     #[error("no upstream is known")]
     NoUpstream,
+    #[error("a part of a snapshot begins at {from} of {total}, what is there ends at {at}")]
+    Part { from: u64, at: u64, total: u64 },
+    #[error("the snapshot of document {document} cannot be joined with what is here: {reason}")]
+    Join { document: DocumentId, reason: landfall_fold::FoldError },
+    #[error(transparent)]
+    Prepare(#[from] Box<PrepareError>),
     #[error(transparent)]
     Sql(#[from] rusqlite::Error),
 }
@@ -38,186 +48,297 @@ pub(crate) struct Touched {
     pub(crate) heads: Vec<ChangeHash>,
 }
 
+/// A document that the upstream says is deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Deleted {
+    pub(crate) document: DocumentId,
+    /// Changes that the upstream was not known to hold. If there are any, the document's bytes are
+    /// kept until the application exports or discards them.
+    pub(crate) unsent: u64,
+}
+
+/// A document of which changes made here had to be taken out of the log, since others have their
+/// actor and sequence number: to be made anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Displaced {
+    pub(crate) document: DocumentId,
+    pub(crate) changes: u64,
+}
+
 /// What a batch brought.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Received {
     pub(crate) touched: Vec<Touched>,
     /// Entries that were set aside, with the reason.
     pub(crate) aside: Vec<(DocumentId, String)>,
+    /// Documents of which an unrelated history was set aside.
+    pub(crate) unrelated: Vec<DocumentId>,
+    /// How many entries that were aside are in their documents now.
+    pub(crate) recovered: u64,
+    pub(crate) deleted: Vec<Deleted>,
+    pub(crate) displaced: Vec<Displaced>,
+    /// With `displaced`: what the upstream refuses now, and what has to be made anew.
+    pub(crate) parked: Vec<Parked>,
     pub(crate) count: SpaceCount,
 }
 
 impl LocalLog {
-    /// Writes a batch and its cursor. Without an fsync of its own: a WAL survives as a prefix, so
-    /// after a power cut the cursor and the entries are gone together, and come again.
+    /// As [`LocalLog::submit_prepared`], with what is to be done before it done on this thread.
+    #[cfg(test)]
     pub(crate) fn submit_received(
         &self,
         space: SpaceRow,
-        batch: Batch,
+        mut batch: Batch,
         done: impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
     ) {
-        let upstream = self.upstream();
+        match self.prepare(space, std::mem::take(&mut batch.entries)) {
+            Ok(ready) => self.submit_prepared(space, batch, ready, done),
+            Err(error) => done(Err(WriteError::Job(ReceiveError::Prepare(Box::new(error))))),
+        }
+    }
+
+    /// Writes a batch, whose entries were made ready by [`LocalLog::prepare`], and its cursor.
+    /// Without an fsync of its own: a WAL survives as a prefix, so after a power cut the cursor
+    /// and the entries are gone together, and come again.
+    pub(crate) fn submit_prepared(
+        &self,
+        space: SpaceRow,
+        batch: Batch,
+        ready: Ready,
+        done: impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
+    ) {
+        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let upstream = upstream.ok_or(ReceiveError::NoUpstream)?;
-            let cursor = held::resume_point(tx, upstream, space)?.cursor;
+            let (cursor, _) = links::cursor(tx, upstream, space)?;
             let at = cursor.map_or(Offset(0), |cursor| cursor.offset);
             if at != batch.after {
                 // The batch before it failed, or a reset did. A cursor must never skip anything.
                 return Err(ReceiveError::NotNext { at, after: batch.after });
             }
-            let mut writing = Writing::new(tx, upstream, space)?;
-            for incoming in batch.entries {
-                writing.take(incoming)?;
+            let mut writing = Writing::new(tx, &indexes, upstream, space)?;
+            for entry in ready.entries {
+                writing.take(entry)?;
             }
-            writing.finish(&batch.cursor)
+            links::set_cursor(tx, upstream, space, &batch.cursor)?;
+            Ok(writing.finish()?)
         };
         self.db.submit(Durability::Relaxed, job, done);
     }
 }
 
-/// The state of one batch's transaction.
-struct Writing<'a> {
-    conn: &'a Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-    totals: SpaceTotals,
-    overlay: Overlay,
-    held: IntervalSet,
-    documents: BTreeMap<DocumentId, Open>,
-    aside: Vec<(DocumentId, String)>,
-}
-
-struct Open {
-    row: DocumentRow,
-    before: Vec<ChangeHash>,
-    after: Vec<ChangeHash>,
+/// The state of one transaction that writes what arrived.
+pub(super) struct Writing<'a> {
+    pub(super) ledger: Ledger<'a>,
+    pub(super) upstream: UpstreamRow,
+    /// What the upstream is known to hold by this.
+    pub(super) held: IntervalSet,
+    touched: BTreeSet<DocumentId>,
+    /// What came to a document: orphans may wait for it.
+    fresh: BTreeMap<DocumentId, aside::Fresh>,
+    received: Received,
 }
 
 impl<'a> Writing<'a> {
-    fn new(conn: &'a Connection, upstream: UpstreamRow, space: SpaceRow) -> rusqlite::Result<Self> {
+    pub(super) fn new(
+        conn: &'a Connection,
+        indexes: &'a Indexes,
+        upstream: UpstreamRow,
+        space: SpaceRow,
+    ) -> rusqlite::Result<Self> {
         Ok(Self {
-            conn,
+            ledger: Ledger::new(conn, indexes, space)?,
             upstream,
-            space,
-            totals: space_totals(conn, space)?,
-            overlay: Overlay::default(),
             held: IntervalSet::new(),
-            documents: BTreeMap::new(),
-            aside: Vec::new(),
+            touched: BTreeSet::new(),
+            fresh: BTreeMap::new(),
+            received: Received::default(),
         })
     }
 
-    fn take(&mut self, incoming: Incoming) -> Result<(), ReceiveError> {
-        match incoming {
-            Incoming::Change { offset, document, change, author, at_ms } => {
-                self.change(offset, document, change, author, at_ms)
+    pub(super) fn take(&mut self, entry: Prepared) -> Result<(), ReceiveError> {
+        match entry {
+            Prepared::Snapshot(ready) => self.snapshot(*ready),
+            Prepared::Plain(Incoming::Change {
+                offset,
+                document,
+                change,
+                author,
+                at_ms,
+                second_root,
+            }) => {
+                let roots = if second_root { Roots::Several } else { Roots::One };
+                if let Err((change, wait, reason)) =
+                    self.change(document, change, &author, at_ms, roots)?
+                {
+                    let mut entry = Entry::of_change(offset, document, change, &author, at_ms);
+                    entry.flags |= if second_root { entry_flags::SECOND_ROOT } else { 0 };
+                    self.put_aside(&entry, wait, reason.to_string())?;
+                }
+                Ok(())
             }
-            Incoming::Echo { document, hash } => self.echo(&document, hash),
-            Incoming::Aside { entry, reason } => Ok(self.put_aside(&entry, reason.to_string())?),
+            Prepared::Plain(Incoming::Echo { document, hash }) => self.echo(&document, hash),
+            Prepared::Plain(Incoming::SnapshotEcho { document, .. }) => {
+                let row = self.ledger.settle(&document)?;
+                Ok(held::settle(self.ledger.conn, self.upstream, self.ledger.space, row)?)
+            }
+            Prepared::Plain(Incoming::Tombstone { document, author, at_ms, .. }) => {
+                Ok(self.tombstone(document, Some(&author), at_ms)?)
+            }
+            Prepared::Plain(Incoming::Aside { entry, reason }) => {
+                Ok(self.put_aside(&entry, Wait::ForGood, reason.to_string())?)
+            }
+            // `prepare` leaves none of these.
+            Prepared::Plain(Incoming::Snapshot { .. }) => Ok(()),
         }
     }
 
     fn echo(&mut self, document: &DocumentId, hash: ChangeHash) -> Result<(), ReceiveError> {
-        let row = document_row(self.conn, self.space, document)?;
-        let local = match row {
-            Some(row) => local_of(self.conn, row, &hash)?,
-            None => None,
-        };
-        let local = local.ok_or(ReceiveError::UnknownEcho(hash))?;
-        self.held.insert(local, local);
-        Ok(())
+        let row = self.ledger.settle(document)?;
+        let conn = self.ledger.conn;
+        if let Some(local) = local_of(conn, row, &hash)? {
+            self.held.insert(local, local);
+            return Ok(());
+        }
+        // It was folded, taken out or deleted since it was pushed.
+        let known = self.ledger.knows(document, &hash)?
+            || deletion::is_deleted(conn, row)?
+            || displaced::contains(conn, row, &hash)?;
+        if known { Ok(()) } else { Err(ReceiveError::UnknownEcho(hash)) }
     }
 
-    fn change(
+    /// Admits a change and appends it; gives it back, with the reason, if it cannot be now.
+    pub(super) fn change(
         &mut self,
-        offset: Offset,
         document: DocumentId,
         change: CheckedChange,
-        author: Vec<u8>,
-        at_ms: u64,
-    ) -> Result<(), ReceiveError> {
-        let stored = StoredHistory { conn: self.conn, space: self.space };
-        let history = Layered { overlay: &self.overlay, stored: &stored };
-        match admit(&history, &document, &change)? {
-            Ok(Verdict::Duplicate(known)) => {
-                self.held.insert(known.position.0, known.position.0);
-            }
-            Ok(Verdict::New) => self.append(document, &change, &author, at_ms)?,
-            Err(reason) => {
-                let entry = Entry::of_change(offset, document, change, &author, at_ms);
-                self.put_aside(&entry, reason.to_string())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn append(
-        &mut self,
-        document: DocumentId,
-        change: &CheckedChange,
         author: &[u8],
         at_ms: u64,
+        roots: Roots,
+    ) -> rusqlite::Result<Result<(), (CheckedChange, Wait, HistoryError)>> {
+        let mut roots = roots;
+        if change.dependencies.is_empty() && merges(self.ledger.conn, self.ledger.space, &document)?
+        {
+            roots = Roots::Several;
+        }
+        let mut verdict = self.ledger.admit(&document, &change, roots)?;
+        if let Err(HistoryError::ConflictingSequence { held, .. }) = &verdict {
+            let changes = displaced::displace(&mut self.ledger, self.upstream, &document, *held)?;
+            if changes > 0 {
+                self.received.displaced.push(Displaced { document, changes });
+                self.touched.insert(document);
+                verdict = self.ledger.admit(&document, &change, roots)?;
+            }
+        }
+        let wait = match &verdict {
+            Ok(Verdict::Duplicate(known)) => {
+                let row = self.ledger.row(&document)?;
+                // One that is folded says nothing of the others that are.
+                if let Some(local) = local_of(self.ledger.conn, row, &known.hash)? {
+                    self.held.insert(local, local);
+                }
+                return Ok(Ok(()));
+            }
+            Ok(Verdict::New) => {
+                let local = self.ledger.append(document, &change, Some(author), at_ms)?;
+                self.held.insert(local, local);
+                self.touched.insert(document);
+                self.fresh.entry(document).or_default().add(change.hash);
+                return Ok(Ok(()));
+            }
+            // Ours to tell the upstream; nothing of such a document is kept.
+            Err(HistoryError::Deleted) => return Ok(Ok(())),
+            Err(
+                HistoryError::MissingDependency { .. }
+                | HistoryError::SequenceGap { .. }
+                | HistoryError::UnknownActor { .. },
+            ) => Wait::ForDependencies,
+            Err(HistoryError::Unrelated) => Wait::ForMerge,
+            Err(_) => Wait::ForGood,
+        };
+        Ok(verdict.map(drop).map_err(|reason| (change, wait, reason)))
+    }
+
+    fn snapshot(&mut self, mut ready: ReadySnapshot) -> Result<(), ReceiveError> {
+        let document = ready.document;
+        let row = self.ledger.settle(&document)?;
+        let (conn, space) = (self.ledger.conn, self.ledger.space);
+        partial::forget(conn, self.upstream, space)?;
+        if deletion::is_deleted(conn, row)? {
+            return Ok(());
+        }
+        ready.join(conn, Some(row)).map_err(|error| match error {
+            JoinError::Sql(error) => ReceiveError::Sql(error),
+            JoinError::Fold(reason) => ReceiveError::Join { document, reason },
+        })?;
+        let held = ready.pure || !held::is_owed(conn, self.upstream, row)?;
+        let source = Source::Upstream { upstream: self.upstream, held };
+        // Nothing that this transaction noted as held may be counted after its row is dead.
+        self.hold_now()?;
+        install(&mut self.ledger, &document, &ready.opened, &source)?;
+        self.touched.insert(document);
+        self.fresh.entry(document).or_default().all();
+        Ok(())
+    }
+
+    pub(super) fn tombstone(
+        &mut self,
+        document: DocumentId,
+        author: Option<&[u8]>,
+        at_ms: u64,
     ) -> rusqlite::Result<()> {
-        self.totals.changes += 1;
-        self.totals.bytes += change.bytes.len() as u64;
-        let local = self.totals.changes;
-        if !self.documents.contains_key(&document) {
-            let row = document_row_or_new(self.conn, self.space, &document)?;
-            let before = heads(self.conn, row)?;
-            self.documents.insert(document, Open { row, after: before.clone(), before });
+        self.hold_now()?;
+        let tombstone = deletion::Tombstone { author, at_ms, from: Some(self.upstream) };
+        if let Some(unsent) = deletion::delete(&mut self.ledger, &document, &tombstone)? {
+            self.received.deleted.push(Deleted { document, unsent });
+            self.touched.remove(&document);
+            self.fresh.remove(&document);
         }
-        let Some(open) = self.documents.get_mut(&document) else { return Ok(()) };
-        advance_heads(&mut open.after, change);
-        let (space, author, row) = (self.space, Some(author), open.row);
-        insert_change(
-            self.conn,
-            &NewChange { space, local, document: row, change, author, at_ms },
-        )?;
-        self.overlay.add(document, change, Offset(local));
-        self.held.insert(local, local);
         Ok(())
     }
 
-    fn put_aside(&mut self, entry: &Entry, reason: String) -> rusqlite::Result<()> {
-        let new = self
-            .conn
-            .prepare_cached(
-                "INSERT OR IGNORE INTO aside (upstream, space, offset, document, kind, flags, hash,
-                     dependencies, author, at_ms, body, reason)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-            )?
-            .execute(params![
-                self.upstream.0,
-                self.space.0,
-                entry.offset.0,
-                entry.document.as_bytes(),
-                entry.kind,
-                entry.flags,
-                entry.id,
-                entry.dependencies.concat(),
-                entry.author.as_slice(),
-                entry.at_ms,
-                entry.body.as_slice(),
-                reason,
-            ])?;
+    /// What waits for something that came to a document is tried again.
+    pub(super) fn try_again(&mut self, document: DocumentId, fresh: aside::Fresh) {
+        self.fresh.insert(document, fresh);
+    }
+
+    fn put_aside(&mut self, entry: &Entry, wait: Wait, reason: String) -> rusqlite::Result<()> {
+        let (conn, space) = (self.ledger.conn, self.ledger.space);
         // After a reset the same entries come again.
-        if new > 0 {
-            self.aside.push((entry.document, reason));
+        if aside::put(conn, self.upstream, space, entry, wait, &reason)? {
+            if wait == Wait::ForMerge {
+                self.received.unrelated.push(entry.document);
+            }
+            self.received.aside.push((entry.document, reason));
         }
         Ok(())
     }
 
-    fn finish(self, cursor: &landfall_protocol::Cursor) -> Result<Received, ReceiveError> {
-        let Self { conn, upstream, space, .. } = self;
-        set_space_totals(conn, space, self.totals)?;
-        let mut touched = Vec::with_capacity(self.documents.len());
-        for (document, open) in self.documents {
-            set_heads(conn, open.row, &open.before, &open.after)?;
-            touched.push(Touched { document, heads: open.after });
+    /// Writes down what is known to be held so far.
+    pub(super) fn hold_now(&mut self) -> rusqlite::Result<()> {
+        let held = std::mem::take(&mut self.held);
+        self.ledger.settle_all()?;
+        held::hold(self.ledger.conn, self.upstream, self.ledger.space, &held)
+    }
+
+    /// Tries again what waits for what has come, and writes everything.
+    pub(super) fn finish(mut self) -> rusqlite::Result<Received> {
+        while let Some((document, fresh)) = self.fresh.pop_first() {
+            self.received.recovered += aside::retry(&mut self, document, &fresh)?;
         }
-        held::hold(conn, upstream, space, &self.held)?;
-        held::set_cursor(conn, upstream, space, cursor)?;
-        let count = count(conn, Some(upstream), space)?;
-        Ok(Received { touched, aside: self.aside, count })
+        self.hold_now()?;
+        let Self { ledger, upstream, touched, mut received, .. } = self;
+        let (conn, space) = (ledger.conn, ledger.space);
+        ledger.finish()?;
+        for document in touched {
+            if let Some(row) = document_row(conn, space, &document)? {
+                received.touched.push(Touched { document, heads: heads(conn, row)? });
+            }
+        }
+        if !received.displaced.is_empty() {
+            received.parked = view::parked(conn, upstream, space)?;
+        }
+        received.count = count(conn, Some(upstream), space)?;
+        Ok(received)
     }
 }

@@ -1,7 +1,7 @@
 //! Rows and their values: the statements that several jobs share.
 
-use landfall_protocol::admission::{CheckedChange, History, Known};
-use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
+use landfall_protocol::admission::CheckedChange;
+use landfall_protocol::{ActorId, ChangeHash, DocumentId};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The row of a space.
@@ -39,13 +39,13 @@ pub(super) fn document_row_or_new(
     Ok(DocumentRow(conn.last_insert_rowid()))
 }
 
-fn actor_row(conn: &Connection, actor: &ActorId) -> rusqlite::Result<Option<i64>> {
+pub(super) fn actor_row(conn: &Connection, actor: &ActorId) -> rusqlite::Result<Option<i64>> {
     conn.prepare_cached("SELECT id FROM actor WHERE actor = ?1")?
         .query_row([actor.to_bytes()], |row| row.get(0))
         .optional()
 }
 
-fn actor_row_or_new(conn: &Connection, actor: &ActorId) -> rusqlite::Result<i64> {
+pub(super) fn actor_row_or_new(conn: &Connection, actor: &ActorId) -> rusqlite::Result<i64> {
     if let Some(row) = actor_row(conn, actor)? {
         return Ok(row);
     }
@@ -53,18 +53,41 @@ fn actor_row_or_new(conn: &Connection, actor: &ActorId) -> rusqlite::Result<i64>
     Ok(conn.last_insert_rowid())
 }
 
-/// What a space's row says after a change of it.
+/// The document's id.
+pub(super) fn document_id(
+    conn: &Connection,
+    document: DocumentRow,
+) -> rusqlite::Result<DocumentId> {
+    conn.prepare_cached("SELECT document FROM document WHERE id = ?1")?
+        .query_row([document.0], |row| row.get(0).map(DocumentId::from_bytes))
+}
+
+/// Whether the application wants unrelated histories of a document merged.
+pub(super) fn merges(
+    conn: &Connection,
+    space: SpaceRow,
+    document: &DocumentId,
+) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM document WHERE space = ?1 AND document = ?2 AND merges = 1")?
+        .exists(params![space.0, document.as_bytes()])
+}
+
+/// What a space's row says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SpaceTotals {
-    /// Changes held, which is also the last local sequence number.
+    /// The last local sequence number.
+    pub(crate) last: u64,
+    /// Changes held, with those that are folded; each deletion counts as one.
     pub(crate) changes: u64,
-    /// Their bytes.
+    /// The bytes of changes and snapshots.
     pub(crate) bytes: u64,
 }
 
 pub(super) fn space_totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceTotals> {
-    conn.prepare_cached("SELECT last, bytes FROM space WHERE id = ?1")?
-        .query_row([space.0], |row| Ok(SpaceTotals { changes: row.get(0)?, bytes: row.get(1)? }))
+    conn.prepare_cached("SELECT last, changes, bytes FROM space WHERE id = ?1")?
+        .query_row([space.0], |row| {
+            Ok(SpaceTotals { last: row.get(0)?, changes: row.get(1)?, bytes: row.get(2)? })
+        })
 }
 
 pub(super) fn set_space_totals(
@@ -72,8 +95,71 @@ pub(super) fn set_space_totals(
     space: SpaceRow,
     totals: SpaceTotals,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached("UPDATE space SET last = ?2, bytes = ?3 WHERE id = ?1")?
-        .execute(params![space.0, totals.changes, totals.bytes])?;
+    conn.prepare_cached("UPDATE space SET last = ?2, changes = ?3, bytes = ?4 WHERE id = ?1")?
+        .execute(params![space.0, totals.last, totals.changes, totals.bytes])?;
+    Ok(())
+}
+
+/// What a document consists of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// Rows of `change` at or below this local number are dead.
+    pub(super) base: u64,
+    pub(super) tail_changes: u64,
+    pub(super) tail_bytes: u64,
+    pub(super) folded_changes: u64,
+    pub(super) folded_bytes: u64,
+}
+
+impl Parts {
+    pub(super) fn changes(&self) -> u64 {
+        self.tail_changes + self.folded_changes
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.tail_bytes + self.folded_bytes
+    }
+}
+
+pub(super) fn parts(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Parts> {
+    let parts = |row: &rusqlite::Row<'_>| {
+        Ok(Parts {
+            base: row.get(0)?,
+            tail_changes: row.get(1)?,
+            tail_bytes: row.get(2)?,
+            folded_changes: row.get(3)?,
+            folded_bytes: row.get(4)?,
+        })
+    };
+    conn.prepare_cached(
+        "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes
+         FROM document WHERE id = ?1",
+    )?
+    .query_row([document.0], parts)
+}
+
+/// Writes what a document consists of now, and brings its space's totals after it.
+pub(super) fn set_parts(
+    conn: &Connection,
+    totals: &mut SpaceTotals,
+    document: DocumentRow,
+    before: &Parts,
+    after: &Parts,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE document SET base = ?2, tail_changes = ?3, tail_bytes = ?4, folded_changes = ?5,
+             folded_bytes = ?6 WHERE id = ?1",
+    )?
+    .execute(params![
+        document.0,
+        after.base,
+        after.tail_changes,
+        after.tail_bytes,
+        after.folded_changes,
+        after.folded_bytes,
+    ])?;
+    totals.changes = (totals.changes + after.changes()).saturating_sub(before.changes());
+    totals.bytes = (totals.bytes + after.bytes()).saturating_sub(before.bytes());
     Ok(())
 }
 
@@ -110,7 +196,7 @@ pub(super) fn insert_change(conn: &Connection, new: &NewChange<'_>) -> rusqlite:
     Ok(())
 }
 
-fn hash_of(bytes: [u8; 32]) -> ChangeHash {
+pub(super) fn hash_of(bytes: [u8; 32]) -> ChangeHash {
     ChangeHash(bytes)
 }
 
@@ -118,23 +204,6 @@ pub(super) fn heads(conn: &Connection, document: DocumentRow) -> rusqlite::Resul
     conn.prepare_cached("SELECT hash FROM head WHERE document = ?1 ORDER BY hash")?
         .query_map([document.0], |row| row.get(0).map(hash_of))?
         .collect()
-}
-
-pub(super) fn set_heads(
-    conn: &Connection,
-    document: DocumentRow,
-    before: &[ChangeHash],
-    after: &[ChangeHash],
-) -> rusqlite::Result<()> {
-    for gone in before.iter().filter(|hash| !after.contains(hash)) {
-        conn.prepare_cached("DELETE FROM head WHERE document = ?1 AND hash = ?2")?
-            .execute(params![document.0, gone.0])?;
-    }
-    for new in after.iter().filter(|hash| !before.contains(hash)) {
-        conn.prepare_cached("INSERT INTO head (document, hash) VALUES (?1, ?2)")?
-            .execute(params![document.0, new.0])?;
-    }
-    Ok(())
 }
 
 /// The heads after a change was added to them.
@@ -145,68 +214,16 @@ pub(super) fn advance_heads(heads: &mut Vec<ChangeHash>, change: &CheckedChange)
     }
 }
 
-/// The local sequence number of a change, by its hash.
+/// The local sequence number of a change that is not folded, by its hash.
 pub(super) fn local_of(
     conn: &Connection,
     document: DocumentRow,
     hash: &ChangeHash,
 ) -> rusqlite::Result<Option<u64>> {
-    conn.prepare_cached("SELECT local FROM change WHERE document = ?1 AND hash = ?2")?
-        .query_row(params![document.0, hash.0], |row| row.get(0))
-        .optional()
-}
-
-/// The log as admission sees it: one space of it.
-pub(super) struct StoredHistory<'a> {
-    pub(super) conn: &'a Connection,
-    pub(super) space: SpaceRow,
-}
-
-impl History for StoredHistory<'_> {
-    type Error = rusqlite::Error;
-
-    fn last_sequence(
-        &self,
-        document: &DocumentId,
-        actor: &ActorId,
-    ) -> rusqlite::Result<Option<u64>> {
-        let Some(document) = document_row(self.conn, self.space, document)? else {
-            return Ok(None);
-        };
-        let Some(actor) = actor_row(self.conn, actor)? else { return Ok(None) };
-        self.conn
-            .prepare_cached("SELECT max(seq) FROM change WHERE document = ?1 AND actor = ?2")?
-            .query_row(params![document.0, actor], |row| row.get(0))
-    }
-
-    fn at_sequence(
-        &self,
-        document: &DocumentId,
-        actor: &ActorId,
-        sequence: u64,
-    ) -> rusqlite::Result<Option<Known>> {
-        let Some(document) = document_row(self.conn, self.space, document)? else {
-            return Ok(None);
-        };
-        let Some(actor) = actor_row(self.conn, actor)? else { return Ok(None) };
-        let known = |row: &rusqlite::Row<'_>| {
-            Ok(Known { hash: ChangeHash(row.get(0)?), position: Offset(row.get(1)?) })
-        };
-        self.conn
-            .prepare_cached(
-                "SELECT hash, local FROM change WHERE document = ?1 AND actor = ?2 AND seq = ?3",
-            )?
-            .query_row(params![document.0, actor, sequence], known)
-            .optional()
-    }
-
-    fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> rusqlite::Result<Option<u64>> {
-        let Some(document) = document_row(self.conn, self.space, document)? else {
-            return Ok(None);
-        };
-        self.conn
-            .prepare_cached("SELECT max_op FROM change WHERE document = ?1 AND hash = ?2")?
-            .query_row(params![document.0, hash.0], |row| row.get(0))
-            .optional()
-    }
+    conn.prepare_cached(
+        "SELECT c.local FROM change c JOIN document d ON d.id = c.document
+         WHERE c.document = ?1 AND c.hash = ?2 AND c.local > d.base",
+    )?
+    .query_row(params![document.0, hash.0], |row| row.get(0))
+    .optional()
 }

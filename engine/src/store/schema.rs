@@ -6,7 +6,7 @@ use landfall_storage::Schema;
 pub(super) const SCHEMA: Schema = Schema {
     name: "Landfall engine store",
     application_id: 0x4c46_4531, // "LFE1"
-    migrations: &[VERSION_1],
+    migrations: &[VERSION_1, VERSION_2],
 };
 
 const VERSION_1: &str = "
@@ -116,4 +116,147 @@ CREATE TABLE aside (
     reason TEXT NOT NULL,
     UNIQUE (upstream, space, hash)
 ) STRICT;
+";
+
+// What SQL cannot compute (leaves, digests) is filled in when the store is opened: `leaves.rs`.
+const VERSION_2: &str = "
+-- `last` is from now on only the last local sequence number; `changes` counts what is held, with
+-- what is folded, and each deletion as one.
+ALTER TABLE space ADD COLUMN changes INTEGER NOT NULL DEFAULT 0;
+UPDATE space SET changes = last;
+
+-- `leaf`: of heads or tombstone; null while there is neither. `base`: rows of `change` with this
+-- local number or a lower one are dead: folded, or of a deleted document. `merges`: the
+-- application wants unrelated histories merged. `sweep`: dead rows wait to be removed.
+-- `fold_failed`: how long the tail was when a fold failed last, by which version, and why.
+ALTER TABLE document ADD COLUMN leaf BLOB CHECK (leaf IS NULL OR length(leaf) = 16);
+ALTER TABLE document ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN tail_changes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN tail_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN folded_changes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN folded_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN merges INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN sweep INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN fold_failed INTEGER;
+ALTER TABLE document ADD COLUMN fold_version TEXT;
+ALTER TABLE document ADD COLUMN fold_reason TEXT;
+UPDATE document SET
+    tail_changes = (SELECT count(*) FROM change WHERE change.document = document.id),
+    tail_bytes =
+        (SELECT coalesce(sum(length(body)), 0) FROM change WHERE change.document = document.id);
+CREATE INDEX document_tail ON document (space, tail_changes) WHERE tail_changes >= 64;
+CREATE INDEX document_sweep ON document (sweep) WHERE sweep = 1;
+
+-- Leaves of a space's documents, summed by the first byte of their ids.
+CREATE TABLE digest (
+    space INTEGER NOT NULL REFERENCES space (id),
+    bucket INTEGER NOT NULL CHECK (bucket BETWEEN 0 AND 255),
+    count INTEGER NOT NULL,
+    sum BLOB NOT NULL CHECK (length(sum) = 16),
+    PRIMARY KEY (space, bucket)
+) STRICT, WITHOUT ROWID;
+
+-- A document's folded history: an automerge document chunk. Its place in the log is the
+-- document's `base`. `heads`: 40 bytes each, the hash and its last operation counter
+-- (little-endian), sorted.
+CREATE TABLE snapshot (
+    document INTEGER PRIMARY KEY REFERENCES document (id),
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    heads BLOB NOT NULL CHECK (length(heads) % 40 = 0),
+    body BLOB NOT NULL
+) STRICT;
+
+-- The last folded change of every actor.
+CREATE TABLE folded_actor (
+    document INTEGER NOT NULL REFERENCES document (id),
+    actor INTEGER NOT NULL REFERENCES actor (id),
+    seq INTEGER NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    PRIMARY KEY (document, actor)
+) STRICT, WITHOUT ROWID;
+
+-- Snapshots that an upstream is not known to hold all of. `local` is the document's `base`.
+CREATE TABLE owed (
+    upstream INTEGER NOT NULL REFERENCES upstream (id),
+    space INTEGER NOT NULL REFERENCES space (id),
+    local INTEGER NOT NULL,
+    document INTEGER NOT NULL REFERENCES document (id),
+    PRIMARY KEY (upstream, space, local),
+    UNIQUE (upstream, document)
+) STRICT, WITHOUT ROWID;
+
+-- A snapshot that is arriving in pieces: at most one for each space and upstream.
+CREATE TABLE partial (
+    upstream INTEGER NOT NULL REFERENCES upstream (id),
+    space INTEGER NOT NULL REFERENCES space (id),
+    document BLOB NOT NULL CHECK (length(document) = 16),
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    total INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (upstream, space)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE partial_part (
+    id INTEGER PRIMARY KEY,
+    upstream INTEGER NOT NULL REFERENCES upstream (id),
+    space INTEGER NOT NULL REFERENCES space (id),
+    start INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    UNIQUE (upstream, space, start)
+) STRICT;
+
+-- Tombstones, for ever, each with a local sequence number of its own. `kept_base`: what the
+-- document's `base` was, while its changes are kept because the application has not said what is
+-- to become of those that were never sent.
+CREATE TABLE deleted (
+    document INTEGER PRIMARY KEY REFERENCES document (id),
+    space INTEGER NOT NULL REFERENCES space (id),
+    local INTEGER NOT NULL,
+    author BLOB,
+    at_ms INTEGER NOT NULL,
+    kept_base INTEGER,
+    unsent INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (space, local)
+) STRICT;
+
+-- Changes made here that were taken out of the log, because they can not stay: another change has
+-- their actor and sequence number. They wait to be made anew.
+CREATE TABLE displaced (
+    id INTEGER PRIMARY KEY,
+    document INTEGER NOT NULL REFERENCES document (id),
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    at_ms INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    UNIQUE (document, hash)
+) STRICT;
+
+-- Which documents of a space are wanted: 16 bytes each, sorted. No row: all.
+CREATE TABLE filter (
+    space INTEGER PRIMARY KEY REFERENCES space (id),
+    documents BLOB NOT NULL CHECK (length(documents) % 16 = 0)
+) STRICT;
+
+-- The actor that this store takes for a document, as long as it is sure to be its alone.
+CREATE TABLE own_actor (
+    document INTEGER PRIMARY KEY REFERENCES document (id),
+    actor INTEGER NOT NULL REFERENCES actor (id)
+) STRICT;
+
+-- Left behind by a clean close, and kept outside the store too.
+CREATE TABLE clean_close (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    nonce BLOB NOT NULL
+) STRICT;
+
+-- Documents that automerge could not read, by which version of this software, and why.
+CREATE TABLE quarantine (
+    document INTEGER PRIMARY KEY REFERENCES document (id),
+    version TEXT NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+
+-- Why an entry is aside: 0 for good, 1 it waits for what it rests on, 2 it begins an unrelated
+-- history and waits for the application's word.
+ALTER TABLE aside ADD COLUMN wait INTEGER NOT NULL DEFAULT 0;
+UPDATE aside SET wait = 1 WHERE kind = 1;
+CREATE INDEX aside_of_document ON aside (space, document);
 ";

@@ -5,19 +5,31 @@ use landfall_protocol::{ChangeHash, Code, DocumentId, Local, SpaceName, Upstream
 use landfall_storage::ReadError;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{document_row, heads};
-use super::{DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow, count, held};
+use super::rows::{document_row, heads, parts};
+use super::snapshots::{Base, base_after};
+use super::{
+    DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow, count, displaced, links,
+    outbox,
+};
 
 /// The store could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("the store could not be read")]
 pub(crate) struct ViewError(#[from] pub(crate) ReadError<rusqlite::Error>);
 
-/// One change of a document.
+/// One piece of a document.
 #[derive(Debug)]
 pub(crate) struct Stored {
+    /// What comes after it has a greater one.
     pub(crate) local: u64,
+    /// A change; or, if `folded`, an automerge document chunk.
     pub(crate) body: Vec<u8>,
+    /// It stands for everything up to `local`, and for what is not at hand there any more. It may
+    /// be added to a document that has part of it.
+    pub(crate) folded: bool,
+    /// What the body must be: a change's hash, or the SHA-256 of what is folded. Bytes that are not
+    /// are damaged, and must not be shown.
+    pub(crate) hash: [u8; 32],
 }
 
 /// A document whose changes the upstream refuses.
@@ -29,7 +41,7 @@ pub(crate) struct Parked {
 }
 
 impl LocalLog {
-    fn view<T>(
+    pub(super) fn view<T>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, ViewError> {
@@ -54,27 +66,42 @@ impl LocalLog {
         })
     }
 
+    /// The rows of all spaces.
+    pub(crate) fn space_rows(&self) -> Result<Vec<SpaceRow>, ViewError> {
+        self.view(|conn| {
+            conn.prepare_cached("SELECT id FROM space ORDER BY id")?
+                .query_map([], |row| row.get(0).map(SpaceRow))?
+                .collect()
+        })
+    }
+
     /// The upstream in use, if any was ever met.
     pub(crate) fn known_upstream(&self) -> Result<Option<Upstream>, ViewError> {
-        self.view(|conn| Ok(held::last_met(conn)?.map(|(_, upstream)| upstream)))
+        self.view(|conn| Ok(links::last_met(conn)?.map(|(_, upstream)| upstream)))
     }
 
     /// The documents of a space, in no particular order.
     pub(crate) fn documents(&self, space: SpaceRow) -> Result<Vec<DocumentId>, ViewError> {
         self.view(|conn| {
-            conn.prepare_cached("SELECT document FROM document WHERE space = ?1")?
-                .query_map([space.0], |row| row.get(0).map(DocumentId::from_bytes))?
-                .collect()
+            conn.prepare_cached(
+                "SELECT document FROM document
+                 WHERE space = ?1 AND tail_changes + folded_changes > 0",
+            )?
+            .query_map([space.0], |row| row.get(0).map(DocumentId::from_bytes))?
+            .collect()
         })
     }
 
-    /// The row of a document; `None` if the store has no change of it.
+    /// The row of a document; `None` if the store has no change of it, or it is deleted.
     pub(crate) fn document(
         &self,
         space: SpaceRow,
         document: &DocumentId,
     ) -> Result<Option<DocumentRow>, ViewError> {
-        self.view(|conn| document_row(conn, space, document))
+        self.view(|conn| match document_row(conn, space, document)? {
+            Some(row) if parts(conn, row)?.changes() > 0 => Ok(Some(row)),
+            _ => Ok(None),
+        })
     }
 
     /// A document's heads in the store.
@@ -83,7 +110,8 @@ impl LocalLog {
     }
 
     /// A document's changes after a position, in order, as many as the bytes allow and at least
-    /// one; `true` if there are more.
+    /// one; `true` if there are more. If the document's folded history lies beyond the position,
+    /// that comes first, and what follows it.
     pub(crate) fn changes_after(
         &self,
         document: DocumentRow,
@@ -91,20 +119,27 @@ impl LocalLog {
         most_bytes: usize,
     ) -> Result<(Vec<Stored>, bool), ViewError> {
         self.view(|conn| {
+            let (mut pieces, mut bytes, mut after) = (Vec::new(), 0, after);
+            if let Some(Base { local, body, hash }) = base_after(conn, document, after)? {
+                (bytes, after) = (body.len(), local);
+                pieces.push(Stored { local, body, folded: true, hash });
+            }
             let mut statement = conn.prepare_cached(
-                "SELECT local, body FROM change WHERE document = ?1 AND local > ?2 ORDER BY local",
+                "SELECT local, body, hash FROM change
+                 WHERE document = ?1 AND local > max(?2, (SELECT base FROM document WHERE id = ?1))
+                 ORDER BY local",
             )?;
             let mut rows = statement.query(params![document.0, after])?;
-            let (mut changes, mut bytes) = (Vec::new(), 0);
             while let Some(row) = rows.next()? {
-                let stored = Stored { local: row.get(0)?, body: row.get(1)? };
-                if bytes + stored.body.len() > most_bytes && !changes.is_empty() {
-                    return Ok((changes, true));
+                let (local, body, hash) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                let stored: Stored = Stored { local, body, folded: false, hash };
+                if bytes + stored.body.len() > most_bytes && !pieces.is_empty() {
+                    return Ok((pieces, true));
                 }
                 bytes += stored.body.len();
-                changes.push(stored);
+                pieces.push(stored);
             }
-            Ok((changes, false))
+            Ok((pieces, false))
         })
     }
 
@@ -117,7 +152,7 @@ impl LocalLog {
         bytes: usize,
     ) -> Result<(Vec<OutboxChange>, bool), ViewError> {
         let Some(upstream) = self.upstream() else { return Ok((Vec::new(), false)) };
-        self.view(|conn| held::outbox_page(conn, upstream, space, after, changes, bytes))
+        self.view(|conn| outbox::outbox_page(conn, upstream, space, after, changes, bytes))
     }
 
     /// How many changes a document has here, and what of them the upstream does not hold.
@@ -128,10 +163,8 @@ impl LocalLog {
     ) -> Result<(u64, Pending), ViewError> {
         let upstream = self.upstream();
         self.view(|conn| {
-            let changes = conn
-                .prepare_cached("SELECT count(*) FROM change WHERE document = ?1")?
-                .query_row([document.0], |row| row.get(0))?;
-            Ok((changes, held::pending_of_document(conn, upstream, space, document)?))
+            let changes = parts(conn, document)?.changes();
+            Ok((changes, outbox::pending_of_document(conn, upstream, space, document)?))
         })
     }
 
@@ -153,7 +186,7 @@ impl LocalLog {
     }
 }
 
-/// The documents of a space whose changes an upstream refuses.
+/// The documents of a space whose changes an upstream refuses, or which have to be made anew.
 pub(super) fn parked(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -163,10 +196,17 @@ pub(super) fn parked(
         let (document, code, what) = (row.get(0)?, Code(row.get(1)?), row.get(2)?);
         Ok(Parked { document: DocumentId::from_bytes(document), code, what })
     };
-    conn.prepare_cached(
-        "SELECT d.document, p.code, p.what FROM parked p JOIN document d ON d.id = p.document
-         WHERE p.upstream = ?1 AND d.space = ?2 ORDER BY d.id",
-    )?
-    .query_map(params![upstream.0, space.0], parked)?
-    .collect()
+    let mut all: Vec<Parked> = conn
+        .prepare_cached(
+            "SELECT d.document, p.code, p.what FROM parked p JOIN document d ON d.id = p.document
+             WHERE p.upstream = ?1 AND d.space = ?2 ORDER BY d.id",
+        )?
+        .query_map(params![upstream.0, space.0], parked)?
+        .collect::<rusqlite::Result<_>>()?;
+    for refused in displaced::refused(conn, space)? {
+        if !all.iter().any(|parked| parked.document == refused.document) {
+            all.push(refused);
+        }
+    }
+    Ok(all)
 }

@@ -9,7 +9,7 @@ use crate::store::LocalChange;
 use crate::{ChangeError, EventKind, Store};
 
 /// A change on an object that does not exist, built by hand: `preflight` cannot know that.
-fn poison(document: &crate::Document) -> Vec<u8> {
+pub(super) fn poison(document: &crate::Document) -> Vec<u8> {
     use automerge::{ActorId, Automerge, ObjType, ROOT, transaction::Transactable};
     // A text made in one change and edited in the next; only the second is sent, after its header
     // was made to depend on nothing.
@@ -31,7 +31,7 @@ fn poison(document: &crate::Document) -> Vec<u8> {
     automerge::Change::from(expanded).raw_bytes().to_vec()
 }
 
-fn append(store: &Store, document: &crate::Document, bytes: &[u8]) {
+pub(super) fn append(store: &Store, document: &crate::Document, bytes: &[u8]) {
     let core = store.shared_core();
     let change = preflight(bytes).expect("it passes the preflight");
     let local =
@@ -62,7 +62,32 @@ fn a_poisoned_document_keeps_its_last_good_state_and_harms_no_other() {
     drop(store);
     let store = Store::open(&path, crate::Options::default()).unwrap();
     let document = store.space("default").unwrap().open(id).unwrap();
+    let status = document.status().unwrap();
+    assert!(!status.loaded && status.quarantined.is_some(), "it is known without loading it");
     assert_eq!(text_of(&document), "\"good\"", "and so after opening it again");
     assert_eq!(document.status().unwrap().changes, 3, "its bytes are kept");
     store.flush_blocking(Duration::ZERO).unwrap_err();
+}
+
+/// An earlier version of this software could not read it, this one can.
+#[test]
+fn what_another_version_could_not_read_is_tried_again() {
+    let store = super::store();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    put(&document, "fine").unwrap();
+    let (core, row, id) = (store.shared_core(), document.open().row, document.id());
+    assert!(document.open().try_unload());
+    core.log.submit_quarantine(row, id, Some("an old automerge".to_owned()));
+    let note = || core.log.quarantine(row, &id).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while note().is_none() {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    let status = document.status().unwrap();
+    assert_eq!(status.quarantined.as_deref(), Some("an old automerge"));
+    assert!(note().unwrap().version.starts_with(env!("CARGO_PKG_VERSION")));
+    assert_eq!(text_of(&document), "\"fine\"");
+    put(&document, "finer").unwrap();
+    assert_eq!((note(), document.status().unwrap().quarantined), (None, None));
 }

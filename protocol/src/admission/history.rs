@@ -38,6 +38,22 @@ pub trait History {
 
     /// The last operation counter of a change; `None` if the document does not have it.
     fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Self::Error>;
+
+    /// Where the document's tombstone is, if it is deleted.
+    fn deleted_at(&self, document: &DocumentId) -> Result<Option<Offset>, Self::Error>;
+
+    /// Whether the document has any change.
+    fn has_changes(&self, document: &DocumentId) -> Result<bool, Self::Error>;
+}
+
+/// Whether a change may begin a history in a document that has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Roots {
+    /// It may not: a document's id that comes back with an unrelated history is a mistake, until
+    /// somebody says otherwise.
+    One,
+    /// Somebody has asked for the histories to be merged.
+    Several,
 }
 
 /// A change that may be stored, or need not be.
@@ -88,6 +104,12 @@ pub enum HistoryError {
         /// The greatest operation counter of its dependencies.
         dependency: u64,
     },
+    /// The document is deleted.
+    #[error("the document is deleted, and a deletion is for good")]
+    Deleted,
+    /// It begins a history in a document that has one.
+    #[error("it rests on nothing, and the document has a history already: the two are unrelated")]
+    Unrelated,
     /// It names an actor that has no change in this document.
     #[error("it names actor {actor}, which has no change in this document")]
     UnknownActor {
@@ -105,6 +127,8 @@ impl HistoryError {
             Self::UnknownActor { .. } => (Code::UNKNOWN_ACTOR, NackClass::RECONCILE),
             Self::ConflictingSequence { .. } => (Code::CONFLICTING_SEQUENCE, NackClass::REFUSED),
             Self::Counter { .. } => (Code::COUNTER, NackClass::REFUSED),
+            Self::Deleted => (Code::DELETED, NackClass::REFUSED),
+            Self::Unrelated => (Code::UNRELATED, NackClass::REFUSED),
         }
     }
 }
@@ -116,7 +140,11 @@ pub fn admit<H: History>(
     history: &H,
     document: &DocumentId,
     change: &CheckedChange,
+    roots: Roots,
 ) -> Result<Result<Verdict, HistoryError>, H::Error> {
+    if history.deleted_at(document)?.is_some() {
+        return Ok(Err(HistoryError::Deleted));
+    }
     let last = history.last_sequence(document, &change.actor)?.unwrap_or(0);
     if change.seq <= last {
         return repeated(history, document, change);
@@ -125,6 +153,10 @@ pub fn admit<H: History>(
         let (actor, actual) = (change.actor.clone(), change.seq);
         return Ok(Err(HistoryError::SequenceGap { actor, last, actual }));
     }
+    let is_root = change.dependencies.is_empty() && roots == Roots::One;
+    if is_root && history.has_changes(document)? {
+        return Ok(Err(HistoryError::Unrelated));
+    }
     let mut past = 0;
     for dependency in &change.dependencies {
         match history.max_op(document, dependency)? {
@@ -132,6 +164,7 @@ pub fn admit<H: History>(
             None => return Ok(Err(HistoryError::MissingDependency { missing: *dependency })),
         }
     }
+    past = past.max(own_counter(history, document, change)?);
     // An empty change anywhere but right after them cannot be loaded again by automerge 0.12.
     let is_next = change.start_op == past + 1;
     if change.start_op <= past || (change.operations == 0 && !is_next) {
@@ -144,6 +177,27 @@ pub fn admit<H: History>(
         }
     }
     Ok(Ok(Verdict::New))
+}
+
+/// The last operation counter of the actor's previous change: an actor's counters only grow, and
+/// a change that does not rest on its own predecessor can be applied and saved by automerge 0.12
+/// but not loaded again. (That it is an ancestor would need a walk; its counter is what costs
+/// nothing. What passes all the same is found by the fold, which loads what it saved.)
+fn own_counter<H: History>(
+    history: &H,
+    document: &DocumentId,
+    change: &CheckedChange,
+) -> Result<u64, H::Error> {
+    if change.seq <= 1 {
+        return Ok(0);
+    }
+    let Some(own) = history.at_sequence(document, &change.actor, change.seq - 1)? else {
+        return Ok(0);
+    };
+    if change.dependencies.contains(&own.hash) {
+        return Ok(0);
+    }
+    Ok(history.max_op(document, &own.hash)?.unwrap_or(0))
 }
 
 fn repeated<H: History>(

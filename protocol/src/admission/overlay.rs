@@ -1,7 +1,7 @@
 //! The overlay: what was admitted but is not yet in the store, laid over the store's view. The
 //! relay's space keeps one between commits, the engine's store one within a transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CheckedChange, History, Known};
 use crate::ids::{ActorId, ChangeHash, DocumentId, Offset};
@@ -12,6 +12,9 @@ pub struct Overlay {
     last_sequence: BTreeMap<(DocumentId, ActorId), u64>,
     at_sequence: BTreeMap<(DocumentId, ActorId, u64), Known>,
     max_op: BTreeMap<(DocumentId, ChangeHash), u64>,
+    deleted: BTreeMap<DocumentId, Offset>,
+    /// Documents that have changes, as far as this overlay was told.
+    known: BTreeSet<DocumentId>,
 }
 
 impl Overlay {
@@ -22,6 +25,17 @@ impl Overlay {
         let known = Known { hash: change.hash, position };
         self.at_sequence.insert((document, actor, change.seq), known);
         self.max_op.insert((document, change.hash), change.max_op);
+        self.known.insert(document);
+    }
+
+    /// A document's deletion was admitted and will be stored at this position.
+    pub fn delete(&mut self, document: DocumentId, position: Offset) {
+        self.deleted.insert(document, position);
+    }
+
+    /// A document's deletion is in the store's view now.
+    pub fn settle_deletion(&mut self, document: &DocumentId) {
+        self.deleted.remove(document);
     }
 
     /// The change with this actor, sequence number and hash is in the store's view now.
@@ -32,6 +46,14 @@ impl Overlay {
         }
         self.at_sequence.remove(&(document, actor.clone(), seq));
         self.max_op.remove(&(document, hash));
+        if self
+            .max_op
+            .range((document, ChangeHash([0; 32]))..=(document, ChangeHash([255; 32])))
+            .next()
+            .is_none()
+        {
+            self.known.remove(&document);
+        }
     }
 }
 
@@ -75,5 +97,15 @@ impl<H: History> History for Layered<'_, H> {
             Some(max_op) => Ok(Some(*max_op)),
             None => self.stored.max_op(document, hash),
         }
+    }
+    fn deleted_at(&self, document: &DocumentId) -> Result<Option<Offset>, H::Error> {
+        match self.overlay.deleted.get(document) {
+            Some(position) => Ok(Some(*position)),
+            None => self.stored.deleted_at(document),
+        }
+    }
+
+    fn has_changes(&self, document: &DocumentId) -> Result<bool, H::Error> {
+        Ok(self.overlay.known.contains(document) || self.stored.has_changes(document)?)
     }
 }

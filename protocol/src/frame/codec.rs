@@ -110,6 +110,30 @@ pub fn encode_into(frame: &Frame, message: &mut Vec<u8>) {
         Frame::Ping(body) => write(message, kind::PING, body),
         Frame::Pong(body) => write(message, kind::PONG, body),
         Frame::Close(body) => write(message, kind::CLOSE, body),
+        later => encode_later(later, message),
+    }
+}
+
+/// Those that a peer may not know.
+fn encode_later(frame: &Frame, message: &mut Vec<u8>) {
+    match frame {
+        Frame::Features(body) => {
+            let flags_at = message.len() + 2;
+            write(message, kind::FEATURES, body);
+            message[flags_at] |= FLAG_OPTIONAL as u8;
+        }
+        Frame::SubscribeFrom(body) => write(message, kind::SUBSCRIBE_FROM, body),
+        Frame::Part(body) => write(message, kind::PART, body),
+        Frame::PushSnapshot(body) => write(message, kind::PUSH_SNAPSHOT, body),
+        Frame::Wanted(body) => write(message, kind::WANTED, body),
+        Frame::PushEntry(body) => write(message, kind::PUSH_ENTRY, body),
+        Frame::Digest(body) => write(message, kind::DIGEST, body),
+        Frame::Difference(body) => write(message, kind::DIFFERENCE, body),
+        Frame::Fetch(body) => write(message, kind::FETCH, body),
+        Frame::Document(body) => write(message, kind::DOCUMENT, body),
+        Frame::Refilter(body) => write(message, kind::REFILTER, body),
+        Frame::Reconciled(body) => write(message, kind::RECONCILED, body),
+        _ => debug_assert!(false, "a frame that `encode_into` does not know"),
     }
 }
 
@@ -225,6 +249,18 @@ fn decode_body(kind: u16, flags: u16, body: &[u8]) -> Result<Option<Frame>, Fram
         kind::PING => Frame::Ping(read(kind, body)?),
         kind::PONG => Frame::Pong(read(kind, body)?),
         kind::CLOSE => Frame::Close(read(kind, body)?),
+        kind::FEATURES => Frame::Features(read(kind, body)?),
+        kind::SUBSCRIBE_FROM => Frame::SubscribeFrom(read(kind, body)?),
+        kind::PART => Frame::Part(read(kind, body)?),
+        kind::PUSH_SNAPSHOT => Frame::PushSnapshot(read(kind, body)?),
+        kind::WANTED => Frame::Wanted(read(kind, body)?),
+        kind::PUSH_ENTRY => Frame::PushEntry(read(kind, body)?),
+        kind::DIGEST => Frame::Digest(read(kind, body)?),
+        kind::DIFFERENCE => Frame::Difference(read(kind, body)?),
+        kind::FETCH => Frame::Fetch(read(kind, body)?),
+        kind::DOCUMENT => Frame::Document(read(kind, body)?),
+        kind::REFILTER => Frame::Refilter(read(kind, body)?),
+        kind::RECONCILED => Frame::Reconciled(read(kind, body)?),
         _ if flags & FLAG_OPTIONAL != 0 => return Ok(None),
         kind => return Err(FrameError::UnknownKind { kind }),
     };
@@ -265,24 +301,57 @@ fn check_fields(frame: &Frame) -> Result<(), FrameError> {
             text("unsubscribed.hint", &ended.hint)
         }
         Frame::Push(push) => bound("push.changes", push.changes.len(), limits::PUSH_CHANGES),
-        Frame::Entries(frame) => check_entries(frame, bound),
+        Frame::Entries(frame) => check_entries(&frame.entries, bound),
         Frame::Nack(nack) => text("nack.what", &nack.what),
         Frame::Close(close) => text("close.reason", &close.reason),
-        Frame::Subscribe(_)
-        | Frame::Subscribed(_)
+        Frame::Subscribe(subscribe) => check_filter(&subscribe.filter, &bound),
+        Frame::SubscribeFrom(subscribe) => check_filter(&subscribe.filter, &bound),
+        Frame::Refilter(refilter) => check_filter(&refilter.filter, &bound),
+        Frame::PushSnapshot(push) => {
+            bound("push.heads", push.heads.len(), limits::CHANGE_DEPENDENCIES)
+        }
+        Frame::Digest(query) => bound("digest.prefixes", query.prefixes.len(), limits::BRANCHES),
+        Frame::Difference(found) => {
+            bound("difference.branches", found.branches.len(), limits::BRANCHES)
+        }
+        Frame::Fetch(fetch) => {
+            bound("fetch.wants", fetch.wants.len(), limits::FETCH_DOCUMENTS)?;
+            fetch.wants.iter().try_for_each(|want| {
+                bound("want.have", want.have.len(), limits::CHANGE_DEPENDENCIES)
+            })
+        }
+        Frame::Document(found) => check_entries(&found.entries, bound),
+        Frame::Subscribed(_)
         | Frame::Unsubscribe(_)
         | Frame::Ack(_)
         | Frame::Ping(_)
-        | Frame::Pong(_) => Ok(()),
+        | Frame::Pong(_)
+        | Frame::Features(_)
+        | Frame::Part(_)
+        | Frame::Wanted(_)
+        | Frame::PushEntry(_)
+        | Frame::Reconciled(_) => Ok(()),
+    }
+}
+
+fn check_filter(
+    filter: &super::Filter,
+    bound: &impl Fn(&'static str, usize, usize) -> Result<(), FrameError>,
+) -> Result<(), FrameError> {
+    match filter {
+        super::Filter::Everything => Ok(()),
+        super::Filter::Documents(documents) => {
+            bound("filter.documents", documents.len(), limits::FILTER_DOCUMENTS)
+        }
     }
 }
 
 fn check_entries(
-    frame: &super::Entries,
+    entries: &[super::Entry],
     bound: impl Fn(&'static str, usize, usize) -> Result<(), FrameError>,
 ) -> Result<(), FrameError> {
-    bound("entries.entries", frame.entries.len(), limits::ENTRIES_COUNT)?;
-    frame.entries.iter().try_for_each(|entry| {
+    bound("entries.entries", entries.len(), limits::ENTRIES_COUNT)?;
+    entries.iter().try_for_each(|entry| {
         bound("entry.author", entry.author.len(), limits::AUTHOR_BYTES)?;
         bound("entry.dependencies", entry.dependencies.len(), limits::CHANGE_DEPENDENCIES)
     })

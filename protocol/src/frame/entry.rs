@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{Entries, SubscriptionId, codec, kind};
+use super::{DocumentEntries, Entries, Holding, SubscriptionId, codec, kind};
 use crate::admission::CheckedChange;
+use crate::digest::tombstone_id;
 use crate::ids::{ChangeHash, DocumentId, Epoch, Offset};
 use crate::limits;
 
@@ -12,9 +13,10 @@ use crate::limits;
 pub mod entry_kind {
     /// An automerge change chunk.
     pub const CHANGE: u16 = 1;
-    /// Reserved: an automerge document that stands for folded history.
+    /// An automerge document that stands for folded history: everything of its document up to its
+    /// offset. Its id is the SHA-256 of its bytes, its dependencies are its heads.
     pub const SNAPSHOT: u16 = 2;
-    /// Reserved: a document's deletion.
+    /// A document's deletion. It has no body.
     pub const TOMBSTONE: u16 = 3;
     /// Reserved: a change of rights.
     pub const GRANT: u16 = 4;
@@ -30,6 +32,11 @@ pub mod entry_flags {
     pub const MUST_UNDERSTAND: u16 = 1;
     /// The body is left out, because this very session pushed it.
     pub const ECHO: u16 = 2;
+    /// The body is left out, because it came in [`Part`](super::Part)s before.
+    pub const PARTS: u16 = 4;
+    /// A change without dependencies in a document that has others: somebody asked for the two
+    /// histories to be merged.
+    pub const SECOND_ROOT: u16 = 8;
 }
 
 /// One entry of a log.
@@ -77,6 +84,44 @@ impl Entry {
         }
     }
 
+    /// The entry of a document's deletion.
+    pub fn of_tombstone(offset: Offset, document: DocumentId, author: &[u8], at_ms: u64) -> Self {
+        Self {
+            offset,
+            document,
+            kind: entry_kind::TOMBSTONE,
+            flags: entry_flags::MUST_UNDERSTAND,
+            id: tombstone_id(&document),
+            dependencies: Vec::new(),
+            author: ByteBuf::from(author),
+            at_ms,
+            body: ByteBuf::new(),
+        }
+    }
+
+    /// The entry of a snapshot, with its bytes if they are to travel in it.
+    pub fn of_snapshot(
+        offset: Offset,
+        document: DocumentId,
+        hash: [u8; 32],
+        heads: &[ChangeHash],
+        at_ms: u64,
+        body: Option<Vec<u8>>,
+    ) -> Self {
+        let parts = if body.is_none() { entry_flags::PARTS } else { 0 };
+        Self {
+            offset,
+            document,
+            kind: entry_kind::SNAPSHOT,
+            flags: entry_flags::MUST_UNDERSTAND | parts,
+            id: hash,
+            dependencies: heads.iter().map(|head| head.0).collect(),
+            author: ByteBuf::new(),
+            at_ms,
+            body: ByteBuf::from(body.unwrap_or_default()),
+        }
+    }
+
     /// The entry's id as a change hash.
     pub fn hash(&self) -> ChangeHash {
         ChangeHash(self.id)
@@ -107,6 +152,25 @@ impl EncodedEntry {
     /// The entry's position in the log.
     pub fn offset(&self) -> Offset {
         self.offset
+    }
+
+    /// The document that it belongs to.
+    pub fn document(&self) -> DocumentId {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.bytes[8..24]);
+        DocumentId::from_bytes(id)
+    }
+
+    /// What names it.
+    pub fn id(&self) -> [u8; 32] {
+        let mut id = [0; 32];
+        id.copy_from_slice(&self.bytes[28..60]);
+        id
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> u16 {
+        u16::from_le_bytes([self.bytes[24], self.bytes[25]])
     }
 
     /// Its length in bytes with its body.
@@ -169,6 +233,28 @@ impl EntriesBuilder {
     }
 }
 
+/// A [`Document`](super::Frame::Document) frame of entries that are encoded already.
+pub fn encode_document(
+    subscription: SubscriptionId,
+    document: DocumentId,
+    holding: Holding,
+    entries: &[EncodedEntry],
+    more: bool,
+) -> Vec<u8> {
+    let mut message = Vec::with_capacity(4096);
+    codec::raw_frame(kind::DOCUMENT, 0, &[], &mut message);
+    let empty = DocumentEntries { subscription, document, holding, entries: Vec::new(), more };
+    codec::append_body(&empty, &mut message);
+    // The empty list and `more` stand at the end.
+    message.truncate(message.len() - 9);
+    message.extend_from_slice(&(entries.len() as u64).to_le_bytes());
+    entries.iter().for_each(|entry| message.extend_from_slice(&entry.bytes));
+    message.push(u8::from(more));
+    let length = (message.len() - limits::FRAME_HEADER_BYTES) as u32;
+    message[4..8].copy_from_slice(&length.to_le_bytes());
+    message
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Frame, decode, encode};
@@ -199,6 +285,16 @@ mod tests {
         let (after, up_to, head) = (Offset(6), Offset(11), Offset(12));
         let frame = Frame::Entries(Entries { subscription: 3, after, up_to, epoch, head, entries });
         assert_eq!(builder.finish(), encode(&frame));
+    }
+
+    #[test]
+    fn a_built_document_is_the_frame_that_the_codec_writes() {
+        let entries = vec![entry(7, b"one"), entry(8, b"")];
+        let encoded: Vec<EncodedEntry> = entries.iter().map(EncodedEntry::new).collect();
+        let (document, holding) = (entries[0].document, Holding::Present(vec![[9; 32]]));
+        let built = encode_document(3, document, holding.clone(), &encoded, true);
+        let frame = DocumentEntries { subscription: 3, document, holding, entries, more: true };
+        assert_eq!(built, encode(&Frame::Document(frame)));
     }
 
     #[test]

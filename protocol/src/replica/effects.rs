@@ -6,8 +6,9 @@ use thiserror::Error;
 
 use crate::admission::{CheckedChange, FormError};
 use crate::code::Code;
-use crate::frame::{Entry, Frame, FrameError, Mark};
-use crate::ids::{Cursor, DocumentId, Local, Offset, SpaceName, Upstream};
+use crate::digest::Prefix;
+use crate::frame::{Entry, Filter, Frame, FrameError, Holding, Mark, Partial};
+use crate::ids::{ChangeHash, Cursor, DocumentId, Local, Offset, SpaceName, Upstream};
 
 /// What the caller must do.
 #[derive(Debug, Clone)]
@@ -31,8 +32,93 @@ pub enum ReplicaEffect {
         /// The space.
         space: SpaceName,
     },
-    /// Read changes that the upstream is not known to hold, from after a position, without those
-    /// of parked documents; answer with [`handle_outbox`](super::Replica::handle_outbox).
+    /// Keep a piece of a snapshot that is arriving, until the snapshot is stored or another one's
+    /// first piece comes; answer with [`handle_stored`](super::Replica::handle_stored) and the
+    /// length of `bytes`.
+    StorePart {
+        /// The space.
+        space: SpaceName,
+        /// The document that it is of.
+        document: DocumentId,
+        /// The snapshot.
+        hash: [u8; 32],
+        /// All its bytes.
+        total: u64,
+        /// Where the piece begins. It is what was stored of it before, or 0.
+        from: u64,
+        /// The piece.
+        bytes: Vec<u8>,
+    },
+    /// Say what the store has below some prefixes: as digests, or as all the documents there;
+    /// answer with [`handle_branches`](super::Replica::handle_branches).
+    LoadBranches {
+        /// The space.
+        space: SpaceName,
+        /// Each with `true` if the documents themselves are wanted, however many they are.
+        prefixes: Vec<(Prefix, bool)>,
+    },
+    /// Read the heads of documents (none if it has no such document, or deleted it); answer with
+    /// [`handle_heads`](super::Replica::handle_heads), or better with
+    /// [`handle_heads_and_older`](super::Replica::handle_heads_and_older).
+    LoadHeads {
+        /// The space.
+        space: SpaceName,
+        /// Which.
+        documents: Vec<DocumentId>,
+    },
+    /// Write what came of one document apart from the log's order, in one transaction. With the
+    /// last piece: of what we have, the upstream holds exactly the ancestors of what it told (all
+    /// of it, if those are our heads; nothing, if it has none). Answer with
+    /// [`handle_stored`](super::Replica::handle_stored).
+    StoreDocument(DocumentBatch),
+    /// The two have compared everything. In one transaction: the cursor is this; of everything up
+    /// to `through`, the upstream holds what it was not found to lack. Answer with
+    /// [`handle_reconciled`](super::Replica::handle_reconciled).
+    FinishReconcile {
+        /// The space.
+        space: SpaceName,
+        /// Where the copy of the log ends now; `None` for an empty log.
+        cursor: Option<Cursor>,
+        /// The last local change when the comparison began. What came later is not held.
+        through: Local,
+        /// Documents that were not found equal: of these nothing is to be noted.
+        except: Vec<DocumentId>,
+    },
+    /// A check has come to its end. The two ends disagreed about these documents, although neither
+    /// had anything under way: to be counted, and named in the log. They have been set right, or
+    /// are about to be. No answer.
+    Checked {
+        /// The space.
+        space: SpaceName,
+        /// Which differed; none, as a rule.
+        drifted: Vec<DocumentId>,
+    },
+    /// Read a piece of a document's snapshot for the upstream, as many bytes as a part may have;
+    /// answer with [`handle_snapshot_part`](super::Replica::handle_snapshot_part).
+    LoadSnapshotPart {
+        /// The space.
+        space: SpaceName,
+        /// The document.
+        document: DocumentId,
+        /// The snapshot.
+        hash: [u8; 32],
+        /// Where the piece begins.
+        from: u64,
+    },
+    /// The upstream holds everything that is in this snapshot. No answer.
+    SnapshotAcknowledged {
+        /// The space.
+        space: SpaceName,
+        /// The document.
+        document: DocumentId,
+        /// The snapshot that was offered: by now another may have taken its place, in which case
+        /// its changes are held all the same.
+        hash: [u8; 32],
+        /// The furthest ack.
+        mark: Mark,
+    },
+    /// Read what the upstream is not known to hold, from after a position, without what belongs
+    /// to parked documents; answer with [`handle_outbox`](super::Replica::handle_outbox).
     LoadOutbox {
         /// The space.
         space: SpaceName,
@@ -40,7 +126,7 @@ pub enum ReplicaEffect {
         after: Local,
         /// At most so many.
         changes: usize,
-        /// At most so many bytes, but at least one change.
+        /// At most so many bytes, but at least one.
         bytes: usize,
     },
     /// The relay has these on its disk: write that down. No answer.
@@ -94,6 +180,16 @@ pub enum SpacePhase {
         done: u64,
         /// Log positions to go.
         to_go: u64,
+        /// Bytes of the snapshot that is arriving: those that are there, and all.
+        snapshot: Option<(u64, u64)>,
+    },
+    /// The relay's log is not the one that we knew, or other documents are wanted: the two
+    /// compare what they hold.
+    Comparing {
+        /// Documents that are known to differ and have not arrived yet.
+        documents: u64,
+        /// Bytes of the snapshot that is arriving: those that are there, and all.
+        snapshot: Option<(u64, u64)>,
     },
     /// Everything that the relay had is in the store.
     Live,
@@ -134,12 +230,37 @@ pub enum EndReason {
 }
 
 /// What the store knows of a space and an upstream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumePoint {
     /// Where the copy of the log ends.
     pub cursor: Option<Cursor>,
     /// The furthest ack.
     pub acknowledged: Option<Mark>,
+    /// Whether the store has documents of this space.
+    pub holds: bool,
+    /// Which documents the application wants of it.
+    pub filter: Filter,
+    /// A snapshot that has arrived in part.
+    pub partial: Option<Partial>,
+}
+
+impl Default for ResumePoint {
+    fn default() -> Self {
+        let (cursor, acknowledged, holds, partial) = (None, None, false, None);
+        Self { cursor, acknowledged, holds, filter: Filter::Everything, partial }
+    }
+}
+
+/// What the store has of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentHeads {
+    /// The document.
+    pub document: DocumentId,
+    /// Its heads; none if there is no such document, or if it is deleted.
+    pub heads: Vec<ChangeHash>,
+    /// Some of what they rest on, ever further back (1, 2, 4, 8 … changes): a relay that does not
+    /// know the heads finds here what both have, and does not send it.
+    pub older: Vec<ChangeHash>,
 }
 
 /// Entries for the store, to be written with the new cursor in one transaction, and only if its
@@ -158,6 +279,23 @@ pub struct Batch {
     pub bytes: usize,
 }
 
+/// What came of one document when it was fetched.
+#[derive(Debug, Clone)]
+pub struct DocumentBatch {
+    /// The space.
+    pub space: SpaceName,
+    /// The document.
+    pub document: DocumentId,
+    /// What the relay has of it.
+    pub holding: Holding,
+    /// In order.
+    pub entries: Vec<Incoming>,
+    /// Whether this is the last piece.
+    pub last: bool,
+    /// What they weigh; to be given back in [`handle_stored`](super::Replica::handle_stored).
+    pub bytes: usize,
+}
+
 /// One received entry after the stateless checks.
 #[derive(Debug, Clone)]
 pub enum Incoming {
@@ -172,6 +310,41 @@ pub enum Incoming {
         /// Who pushed it.
         author: Vec<u8>,
         /// When the relay took it, in milliseconds since 1970.
+        at_ms: u64,
+        /// Somebody asked for its history to be merged with the document's own.
+        second_root: bool,
+    },
+    /// A snapshot: everything that the document has in the log up to here.
+    Snapshot {
+        /// Its position in the log.
+        offset: Offset,
+        /// Its document.
+        document: DocumentId,
+        /// SHA-256 of its bytes.
+        hash: [u8; 32],
+        /// Its heads, as the relay says.
+        heads: Vec<ChangeHash>,
+        /// Its bytes; `None` if they came in parts, which the store has.
+        body: Option<Vec<u8>>,
+    },
+    /// The relay took this snapshot, which we offered on this connection.
+    SnapshotEcho {
+        /// Its document.
+        document: DocumentId,
+        /// SHA-256 of its bytes.
+        hash: [u8; 32],
+        /// Its heads: the relay holds what they rest on.
+        heads: Vec<ChangeHash>,
+    },
+    /// The document is deleted, for good.
+    Tombstone {
+        /// Its position in the log.
+        offset: Offset,
+        /// Its document.
+        document: DocumentId,
+        /// Who deleted it.
+        author: Vec<u8>,
+        /// When, in milliseconds since 1970.
         at_ms: u64,
     },
     /// The relay holds this change, which we pushed on this connection.

@@ -6,30 +6,77 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 
 use super::{Phase, PushLimits, Replica, ReplicaEffect};
+use crate::admission::Roots;
 use crate::code::{Code, NackClass};
-use crate::frame::{Ack, Frame, Nack, Push};
-use crate::ids::{DocumentId, Local, SpaceName};
+use crate::digest::tombstone_id;
+use crate::frame::{
+    Ack, Frame, Nack, Part, Push, PushEntry, PushSnapshot, SubscriptionId, Wanted, entry_flags,
+    entry_kind, features,
+};
+use crate::ids::{ChangeHash, DocumentId, Local, SpaceName};
 use crate::limits;
 use crate::moment::Moment;
 
-/// One change that the upstream is not known to hold.
+/// One thing that the upstream is not known to hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxChange {
-    /// Its position in our own log.
+    /// Its position in our own log: of a snapshot that of the last change which it folds.
     pub local: Local,
     /// Its document.
     pub document: DocumentId,
-    /// Its chunk.
-    pub bytes: Vec<u8>,
+    /// What it is.
+    pub what: OutboxKind,
 }
 
-/// Changes of one document that go into one push.
+/// What the outbox holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutboxKind {
+    /// A change: its chunk, and whether it may begin a second history.
+    Change(Vec<u8>, Roots),
+    /// A folded history.
+    Snapshot {
+        /// SHA-256 of its bytes.
+        hash: [u8; 32],
+        /// How many bytes.
+        total: u64,
+        /// Its heads, sorted.
+        heads: Vec<ChangeHash>,
+    },
+    /// The document's deletion.
+    Tombstone,
+}
+
+impl OutboxKind {
+    /// What the relay must know to take it.
+    fn needs(&self) -> u64 {
+        match self {
+            Self::Change(_, Roots::One) => 0,
+            Self::Snapshot { .. } => features::SNAPSHOTS,
+            Self::Change(_, Roots::Several) | Self::Tombstone => features::ENTRIES,
+        }
+    }
+}
+
+/// What of one document goes into one push.
 #[derive(Debug)]
 struct Group {
     document: DocumentId,
     locals: Vec<Local>,
-    changes: Vec<ByteBuf>,
+    load: Load,
     bytes: usize,
+}
+
+#[derive(Debug)]
+enum Load {
+    Changes(Vec<ByteBuf>),
+    /// One change that may begin a second history.
+    Root(ByteBuf),
+    Snapshot {
+        hash: [u8; 32],
+        total: u64,
+        heads: Vec<ChangeHash>,
+    },
+    Tombstone,
 }
 
 /// A push that is not answered yet.
@@ -40,6 +87,20 @@ struct InFlight {
     /// How many of them are acknowledged.
     acknowledged: usize,
     bytes: usize,
+    offer: Option<Offer>,
+}
+
+/// How far an offered snapshot is.
+#[derive(Debug, Clone, Copy)]
+struct Offer {
+    hash: [u8; 32],
+    total: u64,
+    /// Where the next part begins.
+    next: u64,
+    /// Parts may be sent up to here.
+    up_to: u64,
+    /// A part is being read.
+    reading: bool,
 }
 
 #[derive(Debug, Default)]
@@ -101,15 +162,25 @@ impl Outbox {
         }
     }
 
-    fn handle_page(&mut self, page: Vec<OutboxChange>, more: bool, limits: PushLimits) {
-        self.reading = false;
-        if self.restart {
+    fn handle_page(
+        &mut self,
+        page: Vec<OutboxChange>,
+        more: bool,
+        limits: PushLimits,
+        features: u64,
+    ) {
+        // A page that was asked for by the subscription before says nothing to this one.
+        let awaited = std::mem::take(&mut self.reading);
+        if self.restart || !awaited {
             return;
         }
         self.dirty |= more;
         if let Some(last) = page.last() {
             self.read_through = last.local;
         }
+        // What an older relay does not know waits for its upgrade.
+        let unknown = page.iter().filter(|change| change.what.needs() & !features != 0);
+        self.parked.extend(unknown.map(|change| change.document));
         let wanted = page.into_iter().filter(|change| !self.parked.contains(&change.document));
         self.ready.extend(group(wanted, limits.changes));
     }
@@ -118,23 +189,54 @@ impl Outbox {
         if self.restart || self.window >= limits::PUSH_WINDOW_BYTES {
             return None;
         }
-        self.ready.pop_front()
+        // What rests on a snapshot waits until the snapshot has been taken.
+        let offered = |group: &Group| {
+            let mut in_flight = self.in_flight.values();
+            in_flight.any(|push| push.offer.is_some() && push.document == group.document)
+        };
+        let index = self.ready.iter().position(|group| !offered(group))?;
+        self.ready.remove(index)
+    }
+
+    /// Whether everything that is known of has been answered.
+    pub(super) fn is_settled(&self) -> bool {
+        let idle = self.in_flight.is_empty() && self.ready.is_empty() && !self.reading;
+        self.open && !self.stopped && idle && !self.dirty && !self.restart && self.requeueing == 0
+    }
+
+    /// The store was asked to hold nothing of a document for acknowledged.
+    pub(super) fn begin_requeue(&mut self) {
+        self.requeueing += 1;
+    }
+
+    /// What the store holds for acknowledged has changed: begin again from the first that is not.
+    pub(super) fn begin_again(&mut self) {
+        self.restart = true;
     }
 }
 
 /// Groups changes by document, keeping each document's order; a group that is full is followed
-/// by another of its document.
+/// by another of its document, and so is one that is no row of changes.
 fn group(page: impl Iterator<Item = OutboxChange>, most: usize) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut open: BTreeMap<DocumentId, usize> = BTreeMap::new();
-    for OutboxChange { local, document, bytes } in page {
+    for OutboxChange { local, document, what } in page {
+        let bytes = match what {
+            OutboxKind::Change(bytes, Roots::One) => bytes,
+            other => {
+                open.remove(&document);
+                groups.push(alone(local, document, other));
+                continue;
+            }
+        };
         let fits = |group: &Group| {
             group.locals.len() < most && group.bytes + bytes.len() <= limits::PUSH_TARGET_BYTES
         };
         let index = match open.get(&document) {
             Some(index) if fits(&groups[*index]) => *index,
             _ => {
-                groups.push(Group { document, locals: vec![], changes: vec![], bytes: 0 });
+                let load = Load::Changes(Vec::new());
+                groups.push(Group { document, locals: vec![], load, bytes: 0 });
                 open.insert(document, groups.len() - 1);
                 groups.len() - 1
             }
@@ -142,9 +244,52 @@ fn group(page: impl Iterator<Item = OutboxChange>, most: usize) -> Vec<Group> {
         let group = &mut groups[index];
         group.bytes += bytes.len();
         group.locals.push(local);
-        group.changes.push(ByteBuf::from(bytes));
+        if let Load::Changes(changes) = &mut group.load {
+            changes.push(ByteBuf::from(bytes));
+        }
     }
     groups
+}
+
+fn alone(local: Local, document: DocumentId, what: OutboxKind) -> Group {
+    let (load, bytes) = match what {
+        OutboxKind::Change(bytes, _) => {
+            let weight = bytes.len();
+            (Load::Root(ByteBuf::from(bytes)), weight)
+        }
+        OutboxKind::Snapshot { hash, total, heads } => (Load::Snapshot { hash, total, heads }, 0),
+        OutboxKind::Tombstone => (Load::Tombstone, 0),
+    };
+    Group { document, locals: vec![local], load, bytes }
+}
+
+/// A group as the frame that pushes it, and how far it is if that is an offer.
+fn push_frame(
+    id: u64,
+    subscription: SubscriptionId,
+    document: DocumentId,
+    load: Load,
+) -> (Frame, Option<Offer>) {
+    let entry = |kind, flags, entry, body| {
+        Frame::PushEntry(PushEntry { id, subscription, document, kind, flags, entry, body })
+    };
+    match load {
+        Load::Changes(changes) => (Frame::Push(Push { id, subscription, document, changes }), None),
+        // Its hash is in its bytes.
+        Load::Root(bytes) => {
+            (entry(entry_kind::CHANGE, entry_flags::SECOND_ROOT, [0; 32], bytes), None)
+        }
+        Load::Tombstone => {
+            let flags = entry_flags::MUST_UNDERSTAND;
+            (entry(entry_kind::TOMBSTONE, flags, tombstone_id(&document), ByteBuf::new()), None)
+        }
+        Load::Snapshot { hash, total, heads } => {
+            let heads = heads.into_iter().map(|head| head.0).collect();
+            let push = PushSnapshot { id, subscription, document, hash, total, heads };
+            let offer = Offer { hash, total, next: 0, up_to: 0, reading: false };
+            (Frame::PushSnapshot(push), Some(offer))
+        }
+    }
 }
 
 impl Replica {
@@ -166,7 +311,7 @@ impl Replica {
     ) {
         let Phase::Ready { limits, .. } = self.phase else { return };
         if let Some(link) = self.spaces.get_mut(space) {
-            link.outbox.handle_page(page, more, limits);
+            link.outbox.handle_page(page, more, limits, self.features);
             self.pump(now, space);
         }
     }
@@ -195,12 +340,12 @@ impl Replica {
             self.next_push += 1;
             self.pushes_in_flight += 1;
             outbox.window += group.bytes;
-            let Group { document, locals, changes, bytes } = group;
-            let in_flight = InFlight { document, locals, acknowledged: 0, bytes };
-            outbox.in_flight.insert(self.next_push, in_flight);
+            let Group { document, locals, load, bytes } = group;
             let (id, subscription) = (self.next_push, link.subscription);
-            let push = Push { id, subscription, document, changes };
-            self.effects.push_back(ReplicaEffect::Send(Frame::Push(push)));
+            let (frame, offer) = push_frame(id, subscription, document, load);
+            let in_flight = InFlight { document, locals, acknowledged: 0, bytes, offer };
+            outbox.in_flight.insert(id, in_flight);
+            self.effects.push_back(ReplicaEffect::Send(frame));
         }
         if outbox.wants_page() {
             (outbox.reading, outbox.dirty) = (true, false);
@@ -236,14 +381,94 @@ impl Replica {
         }
         push.acknowledged = count;
         let locals = push.locals[..count].to_vec();
+        let offer = push.offer.map(|offer| (push.document, offer.hash));
         if count == push.locals.len() {
             link.outbox.window -= push.bytes;
             link.outbox.in_flight.remove(&ack.id);
             self.pushes_in_flight -= 1;
         }
         let mark = ack.through;
-        self.effects.push_back(ReplicaEffect::Acknowledged { space, locals, mark });
+        self.effects.push_back(match offer {
+            None => ReplicaEffect::Acknowledged { space, locals, mark },
+            Some((document, hash)) => {
+                ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark }
+            }
+        });
         self.pump_all(now);
+    }
+
+    /// The relay wants more of an offered snapshot.
+    pub(super) fn handle_wanted(&mut self, wanted: Wanted) {
+        let Wanted { id, from, up_to } = wanted;
+        let Some(space) = self.space_of_push(id) else { return };
+        let Some(link) = self.spaces.get_mut(&space) else { return };
+        let Some(push) = link.outbox.in_flight.get_mut(&id) else { return };
+        let Some(offer) = &mut push.offer else {
+            return self.broken("it wants parts of a push that has none".to_owned());
+        };
+        if from > offer.total || up_to > offer.total || up_to < from {
+            let total = offer.total;
+            return self.broken(format!("it wants bytes {from} to {up_to} of {total}"));
+        }
+        // From the start again: what it had, it had to let go.
+        offer.next = if from == 0 { 0 } else { offer.next.max(from) };
+        offer.up_to = up_to;
+        self.read_part(&space, id);
+    }
+
+    fn read_part(&mut self, space: &SpaceName, id: u64) {
+        let Some(link) = self.spaces.get_mut(space) else { return };
+        let Some(push) = link.outbox.in_flight.get_mut(&id) else { return };
+        let Some(offer) = &mut push.offer else { return };
+        if offer.reading || offer.next >= offer.up_to {
+            return;
+        }
+        offer.reading = true;
+        let (space, document) = (space.clone(), push.document);
+        let (hash, from) = (offer.hash, offer.next);
+        self.effects.push_back(ReplicaEffect::LoadSnapshotPart { space, document, hash, from });
+    }
+
+    /// The piece that [`ReplicaEffect::LoadSnapshotPart`] asked for; `None` if the store has
+    /// another snapshot of the document now, which is then offered instead.
+    pub fn handle_snapshot_part(
+        &mut self,
+        now: Moment,
+        space: &SpaceName,
+        document: DocumentId,
+        from: u64,
+        bytes: Option<Vec<u8>>,
+    ) {
+        let Some(link) = self.spaces.get_mut(space) else { return };
+        let is_of = |push: &InFlight| push.offer.is_some() && push.document == document;
+        let found = link.outbox.in_flight.iter_mut().find(|(_, push)| is_of(push));
+        let Some((&id, push)) = found else { return };
+        let Some(offer) = &mut push.offer else { return };
+        offer.reading = false;
+        let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
+            link.outbox.in_flight.remove(&id);
+            link.outbox.restart = true;
+            self.pushes_in_flight -= 1;
+            return self.pump(now, space);
+        };
+        // Otherwise it was asked for from the start meanwhile.
+        if offer.next == from {
+            offer.next = from + bytes.len() as u64;
+            let (subscription, hash, total) = (link.subscription, offer.hash, offer.total);
+            let bytes = ByteBuf::from(bytes);
+            self.send(Frame::Part(Part { subscription, document, hash, total, from, bytes }));
+        }
+        self.read_part(space, id);
+    }
+
+    /// A document that was parked may be pushed again.
+    pub fn handle_unparked(&mut self, now: Moment, space: &SpaceName, document: &DocumentId) {
+        if let Some(link) = self.spaces.get_mut(space) {
+            link.outbox.parked.remove(document);
+            link.outbox.requeued.remove(document);
+            link.outbox.restart = true;
+            self.pump(now, space);
+        }
     }
 
     pub(super) fn handle_nack(&mut self, now: Moment, nack: Nack) {

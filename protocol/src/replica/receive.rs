@@ -3,8 +3,8 @@
 use super::{AsideReason, Batch, Incoming, Replica, ReplicaEffect, SpacePhase, distance};
 use crate::admission::preflight;
 use crate::code::Code;
-use crate::frame::{Entries, Entry, Subscribed, entry_flags, entry_kind};
-use crate::ids::{Cursor, Offset, Scope, SpaceName};
+use crate::frame::{Entries, Entry, Part, Partial, Subscribed, entry_flags, entry_kind};
+use crate::ids::{ChangeHash, Cursor, Epoch, Offset, Scope, SpaceName};
 use crate::limits;
 use crate::moment::Moment;
 
@@ -16,6 +16,8 @@ enum Stage {
     Asked,
     /// The store is to forget its cursor; entries may arrive meanwhile and queue behind it.
     Resetting,
+    /// The two compare what they hold; no entries come.
+    Comparing,
     Open,
     Stopped,
 }
@@ -33,14 +35,20 @@ pub(super) struct Receiver {
     head: Offset,
     storing: usize,
     scope: Option<Scope>,
+    /// The epoch of `target`.
+    epoch: Option<Epoch>,
     live: bool,
+    /// A snapshot that is arriving: how much is there, and all its bytes.
+    partial: Option<(Partial, u64)>,
 }
 
 impl Receiver {
-    pub(super) fn begin(&mut self, cursor: Option<Cursor>) {
+    pub(super) fn begin(&mut self, cursor: Option<Cursor>, partial: Option<Partial>) {
         let at = cursor.map_or(Offset(0), |cursor| cursor.offset);
         let from_nothing = cursor.is_none();
-        *self = Self { stage: Stage::Asked, at, started_at: at, from_nothing, ..Self::default() };
+        let partial = partial.map(|partial| (partial, 0));
+        let (stage, epoch) = (Stage::Asked, cursor.map(|cursor| cursor.epoch));
+        *self = Self { stage, at, started_at: at, from_nothing, epoch, partial, ..Self::default() };
     }
 
     /// False if no answer was awaited.
@@ -54,14 +62,56 @@ impl Receiver {
         if !subscribed.resumed {
             self.stage = Stage::Resetting;
             (self.at, self.started_at, self.from_nothing) = (Offset(0), Offset(0), true);
+            (self.partial, self.epoch) = (None, subscribed.epoch);
         }
         true
     }
 
-    pub(super) fn handle_reset(&mut self) {
-        if matches!(self.stage, Stage::Resetting) {
-            self.stage = Stage::Open;
+    /// False if no reset was awaited.
+    pub(super) fn handle_reset(&mut self, compares: bool) -> bool {
+        let awaited = matches!(self.stage, Stage::Resetting);
+        if awaited {
+            self.stage = if compares { Stage::Comparing } else { Stage::Open };
         }
+        awaited
+    }
+
+    /// Another filter is being compared: the relay has stopped where we are.
+    pub(super) fn handle_refiltered(&mut self, subscribed: &Subscribed) {
+        self.stage = Stage::Comparing;
+        self.scope = Some(subscribed.scope);
+        (self.target, self.partial) = (subscribed.head, None);
+    }
+
+    /// The cursor that stands for everything up to the relay's head when comparing began.
+    pub(super) fn compared_cursor(&self) -> Option<Cursor> {
+        let scope = self.scope.unwrap_or(Scope::WHOLE_SPACE);
+        self.epoch.map(|epoch| Cursor { epoch, offset: self.target, scope })
+    }
+
+    pub(super) fn handle_compared(&mut self) {
+        if matches!(self.stage, Stage::Comparing) {
+            self.stage = Stage::Open;
+            (self.at, self.started_at, self.from_nothing) = (self.target, self.target, false);
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open)
+    }
+
+    pub(super) fn is_comparing(&self) -> bool {
+        matches!(self.stage, Stage::Comparing)
+    }
+
+    /// Where everything that the relay has is stored; `None` while something is on its way.
+    pub(super) fn settled_at(&self) -> Option<Offset> {
+        let open = matches!(self.stage, Stage::Open);
+        (open && self.at == self.head && self.storing == 0).then_some(self.at)
+    }
+
+    pub(super) fn add_storing(&mut self, bytes: usize) {
+        self.storing += bytes;
     }
 
     pub(super) fn handle_stored(&mut self, bytes: usize) {
@@ -90,8 +140,58 @@ impl Receiver {
         }
         match self.live {
             true => SpacePhase::Live,
-            false => SpacePhase::CatchingUp { done: distance(self.started_at, self.at), to_go },
+            false => {
+                let (done, snapshot) = (distance(self.started_at, self.at), self.arriving());
+                SpacePhase::CatchingUp { done, to_go, snapshot }
+            }
         }
+    }
+}
+
+impl Receiver {
+    /// A piece must go on where the one before ended, or begin another snapshot.
+    fn take_part(
+        &mut self,
+        hash: [u8; 32],
+        total: u64,
+        from: u64,
+        bytes: u64,
+    ) -> Result<(), String> {
+        let known = self.partial.filter(|(partial, _)| partial.hash == hash);
+        let at = known.map_or(0, |(partial, _)| partial.bytes);
+        let end = from.saturating_add(bytes);
+        if (from != at && from != 0) || bytes == 0 || end > total {
+            return Err(format!("it goes from {from} to {end} of {total}, we have {at}"));
+        }
+        if total > limits::SNAPSHOT_BYTES as u64 {
+            let limit = limits::SNAPSHOT_BYTES;
+            return Err(format!("the snapshot has {total} bytes, the limit is {limit}"));
+        }
+        self.partial = Some((Partial { hash, bytes: end }, total));
+        Ok(())
+    }
+
+    /// A snapshot whose body came before it must have come whole.
+    pub(super) fn take_parts_of(&mut self, entry: &Entry) -> Result<(), String> {
+        let in_parts = entry.flags & (entry_flags::PARTS | entry_flags::ECHO) == entry_flags::PARTS;
+        if entry.kind != entry_kind::SNAPSHOT || !in_parts {
+            return Ok(());
+        }
+        match self.partial.take() {
+            // After a reconnect the total is told again only with the next part.
+            Some((partial, total))
+                if partial.hash == entry.id && (total == 0 || partial.bytes == total) =>
+            {
+                Ok(())
+            }
+            _ => Err("a snapshot whose parts did not come".to_owned()),
+        }
+    }
+
+    /// How much of a snapshot that is arriving is there.
+    pub(super) fn arriving(&self) -> Option<(u64, u64)> {
+        let (partial, total) = self.partial?;
+        (total > 0).then_some((partial.bytes, total))
     }
 }
 
@@ -110,6 +210,7 @@ impl Replica {
             return self.broken(format!("entries of {space}: {what}"));
         }
         receiver.head = receiver.head.max(frame.head).max(frame.up_to);
+        receiver.epoch = Some(frame.epoch);
         let scope = receiver.scope.unwrap_or(Scope::WHOLE_SPACE);
         let mut cursor = Cursor { epoch: frame.epoch, offset: frame.up_to, scope };
         let mut entries = Vec::with_capacity(frame.entries.len());
@@ -122,6 +223,9 @@ impl Replica {
                 break;
             }
             bytes += entry.body.len() + 256;
+            if let Err(what) = receiver.take_parts_of(&entry) {
+                return self.broken(format!("entries of {space}: {what}"));
+            }
             entries.push(check(entry));
         }
         if cursor.offset > receiver.at {
@@ -135,6 +239,33 @@ impl Replica {
             Some(kind) => self.stop_space(&space, kind),
             None => self.progress(now, &space),
         }
+    }
+
+    /// A piece of a snapshot.
+    pub(super) fn handle_part(&mut self, part: Part) {
+        let Some(space) = self.space_of(part.subscription) else { return };
+        let Some(link) = self.spaces.get_mut(&space) else { return };
+        let receiver = &mut link.receiver;
+        if matches!(receiver.stage, Stage::Stopped) {
+            return;
+        }
+        let Part { document, hash, total, from, bytes, .. } = part;
+        if let Err(what) = receiver.take_part(hash, total, from, bytes.len() as u64) {
+            return self.broken(format!("a part of {space}: {what}"));
+        }
+        let weight = bytes.len();
+        receiver.storing += weight;
+        self.storing_bytes += weight;
+        let bytes = bytes.into_vec();
+        self.effects.push_back(ReplicaEffect::StorePart {
+            space: space.clone(),
+            document,
+            hash,
+            total,
+            from,
+            bytes,
+        });
+        self.tell_phase(&space);
     }
 
     fn stop_space(&mut self, space: &SpaceName, kind: u16) {
@@ -166,15 +297,22 @@ fn check_order(at: Offset, frame: &Entries) -> Result<(), String> {
 }
 
 fn must_stop(entry: &Entry) -> bool {
-    entry.kind != entry_kind::CHANGE && entry.flags & entry_flags::MUST_UNDERSTAND != 0
+    let known = [entry_kind::CHANGE, entry_kind::SNAPSHOT, entry_kind::TOMBSTONE];
+    !known.contains(&entry.kind) && entry.flags & entry_flags::MUST_UNDERSTAND != 0
 }
 
-fn check(entry: Entry) -> Incoming {
-    if entry.kind != entry_kind::CHANGE {
-        let reason = AsideReason::UnknownKind(entry.kind);
-        return Incoming::Aside { entry, reason };
-    }
+/// The stateless checks of one entry.
+pub(super) fn check(entry: Entry) -> Incoming {
     let document = entry.document;
+    match entry.kind {
+        entry_kind::CHANGE => {}
+        entry_kind::SNAPSHOT => return check_snapshot(entry),
+        entry_kind::TOMBSTONE => {
+            let (offset, author, at_ms) = (entry.offset, entry.author.into_vec(), entry.at_ms);
+            return Incoming::Tombstone { offset, document, author, at_ms };
+        }
+        kind => return Incoming::Aside { entry, reason: AsideReason::UnknownKind(kind) },
+    }
     if entry.flags & entry_flags::ECHO != 0 {
         return Incoming::Echo { document, hash: entry.hash() };
     }
@@ -185,7 +323,19 @@ fn check(entry: Entry) -> Incoming {
         }
         Ok(change) => {
             let (offset, author, at_ms) = (entry.offset, entry.author.into_vec(), entry.at_ms);
-            Incoming::Change { offset, document, change, author, at_ms }
+            let second_root = entry.flags & entry_flags::SECOND_ROOT != 0;
+            Incoming::Change { offset, document, change, author, at_ms, second_root }
         }
     }
+}
+
+fn check_snapshot(entry: Entry) -> Incoming {
+    let (offset, document, hash) = (entry.offset, entry.document, entry.id);
+    let heads = entry.dependencies.into_iter().map(ChangeHash).collect();
+    if entry.flags & entry_flags::ECHO != 0 {
+        return Incoming::SnapshotEcho { document, hash, heads };
+    }
+    let whole = entry.flags & entry_flags::PARTS == 0;
+    let body = whole.then(|| entry.body.into_vec());
+    Incoming::Snapshot { offset, document, hash, heads, body }
 }

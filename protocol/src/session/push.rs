@@ -1,7 +1,7 @@
 //! The stateless half of a push: every change's preflight, bounded as a whole.
 
-use crate::admission::preflight;
-use crate::frame::Push;
+use crate::admission::{Roots, preflight};
+use crate::frame::{Push, PushEntry, entry_flags};
 use crate::ids::SessionId;
 use crate::limits;
 use crate::rights::Identity;
@@ -18,6 +18,7 @@ pub fn check_push(session: SessionId, identity: &Identity, push: Push) -> Checke
         author: identity.author.clone(),
         changes: Vec::with_capacity(push.changes.len()),
         rest: None,
+        roots: Roots::One,
     };
     let (mut inflated, mut operations) = (0, 0);
     for (index, bytes) in push.changes.into_iter().enumerate() {
@@ -39,6 +40,21 @@ pub fn check_push(session: SessionId, identity: &Identity, push: Push) -> Checke
         }
     }
     checked
+}
+
+/// As [`check_push`], for a single change that may begin a second history, as its flag says.
+pub fn check_pushed_change(
+    session: SessionId,
+    identity: &Identity,
+    entry: PushEntry,
+) -> CheckedPush {
+    let PushEntry { id, subscription, document, flags, body, .. } = entry;
+    let push = Push { id, subscription, document, changes: vec![body] };
+    let roots = match flags & entry_flags::SECOND_ROOT {
+        0 => Roots::One,
+        _ => Roots::Several,
+    };
+    CheckedPush { roots, ..check_push(session, identity, push) }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `docs/protocol.md` against the code: whoever changes a number changes its page.
 
-use landfall_protocol::frame::{encode, entry_flags, entry_kind};
+use landfall_protocol::frame::{encode, entry_flags, entry_kind, features};
 use landfall_protocol::{Code, NackClass, limits};
 
 use crate::examples::{self, name_of};
@@ -60,6 +60,16 @@ fn classes_kinds_and_flags_are_in_the_page_with_their_numbers() {
     }
     assert_row(&[&entry_flags::MUST_UNDERSTAND.to_string(), "must understand"]);
     assert_row(&[&entry_flags::ECHO.to_string(), "echo"]);
+    assert_row(&[&entry_flags::PARTS.to_string(), "parts"]);
+    assert_row(&[&entry_flags::SECOND_ROOT.to_string(), "second root"]);
+    for (name, bit) in [
+        ("snapshots", features::SNAPSHOTS),
+        ("reconcile", features::RECONCILE),
+        ("filters", features::FILTERS),
+        ("entries", features::ENTRIES),
+    ] {
+        assert_row(&[&bit.to_string(), name]);
+    }
 }
 
 /// As the page writes numbers: `4 MiB`, `3,968 KiB`, `1,024`.
@@ -104,6 +114,10 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("STORING_BYTES", limits::STORING_BYTES),
         ("RING_BYTES", limits::RING_BYTES),
         ("COMMIT_BYTES", limits::COMMIT_BYTES),
+        ("SNAPSHOT_INLINE_BYTES", limits::SNAPSHOT_INLINE_BYTES),
+        ("PART_BYTES", limits::PART_BYTES),
+        ("SNAPSHOT_BYTES", limits::SNAPSHOT_BYTES),
+        ("SNAPSHOT_WINDOW_BYTES", limits::SNAPSHOT_WINDOW_BYTES),
     ];
     for (name, value) in bytes {
         assert_row(&[&format!("`{name}`"), &written(value as u64, true)]);
@@ -120,6 +134,12 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("PUSHES_IN_FLIGHT", limits::PUSHES_IN_FLIGHT as u64),
         ("ENTRIES_COUNT", limits::ENTRIES_COUNT as u64),
         ("OWN_RANGES", limits::OWN_RANGES as u64),
+        ("BRANCHES", limits::BRANCHES as u64),
+        ("BRANCH_LEAVES", limits::BRANCH_LEAVES as u64),
+        ("FETCH_DOCUMENTS", limits::FETCH_DOCUMENTS as u64),
+        ("FILTER_DOCUMENTS", limits::FILTER_DOCUMENTS as u64),
+        ("QUERIES", limits::QUERIES as u64),
+        ("RECENT_ENTRIES", limits::RECENT_ENTRIES),
     ];
     for (name, value) in counts {
         assert_row(&[&format!("`{name}`"), &written(value, false)]);
@@ -134,6 +154,8 @@ fn every_time_of_the_wire_is_in_the_page() {
         ("HANDSHAKE", limits::HANDSHAKE),
         ("RECONNECT_FIRST", limits::RECONNECT_FIRST),
         ("RECONNECT_MOST", limits::RECONNECT_MOST),
+        ("RECENT_AGE", limits::RECENT_AGE),
+        ("SNAPSHOT_GRACE", limits::SNAPSHOT_GRACE),
     ] {
         let written = match value.subsec_millis() {
             0 => format!("{} s", value.as_secs()),

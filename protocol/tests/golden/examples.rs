@@ -1,15 +1,20 @@
 //! One example of every frame, with values that show which byte is which.
 
+use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix, tombstone_id};
 use landfall_protocol::frame::{
-    Ack, Close, Entries, Entry, ErrorFrame, Filter, Frame, Hello, Mark, Nack, Push, Subscribe,
-    Subscribed, Unsubscribed, Welcome, entry_flags, entry_kind,
+    Ack, Close, Difference, DigestQuery, DocumentEntries, Entries, Entry, ErrorFrame, Features,
+    Fetch, Filter, Frame, Hello, Holding, Mark, Nack, Part, Partial, Push, PushEntry, PushSnapshot,
+    Refilter, Subscribe, SubscribeFrom, Subscribed, Unsubscribed, Want, Wanted, Welcome,
+    entry_flags, entry_kind, features,
 };
 use landfall_protocol::{
-    Code, Cursor, DocumentId, Epoch, NackClass, Offset, ReplicaId, Scope, SessionId, Upstream,
+    ChangeHash, Code, Cursor, DocumentId, Epoch, NackClass, Offset, ReplicaId, Scope, SessionId,
+    Upstream,
 };
 use serde_bytes::ByteBuf;
 
 const DOCUMENT: DocumentId = DocumentId::from_bytes([0xd0; 16]);
+const OTHER: DocumentId = DocumentId::from_bytes([0xd1; 16]);
 const EPOCH: Epoch = Epoch::from_bytes([0xe0; 16]);
 const REPLICA: [u8; 16] = [0xa0; 16];
 
@@ -31,17 +36,32 @@ pub fn name_of(frame: &Frame) -> &'static str {
         Frame::Close(_) => "Close",
         Frame::Unsubscribe(_) => "Unsubscribe",
         Frame::Unsubscribed(_) => "Unsubscribed",
+        Frame::Features(_) => "Features",
+        Frame::Part(_) => "Part",
+        Frame::PushSnapshot(_) => "PushSnapshot",
+        Frame::Digest(_) => "Digest",
+        Frame::Difference(_) => "Difference",
+        Frame::Refilter(_) => "Refilter",
+        Frame::PushEntry(_) => "PushEntry",
+        Frame::Fetch(_) => "Fetch",
+        Frame::Wanted(_) => "Wanted",
+        Frame::SubscribeFrom(_) => "SubscribeFrom",
+        Frame::Document(_) => "Document",
+        Frame::Reconciled(_) => "Reconciled",
     }
 }
 
 /// How many kinds of frames there are.
-pub const KINDS: usize = 14;
+pub const KINDS: usize = 26;
 
 /// Every example with the name of its golden file.
 pub fn all() -> Vec<(&'static str, Frame)> {
     let mut examples = handshake();
     examples.extend(subscriptions());
     examples.extend(changes());
+    examples.extend(folded());
+    examples.extend(reconciliation());
+    examples.extend(documents());
     examples.extend([
         ("ping", Frame::Ping(0x0102_0304_0506_0708)),
         ("pong", Frame::Pong(0x0102_0304_0506_0708)),
@@ -139,6 +159,133 @@ fn changes() -> Vec<(&'static str, Frame)> {
         ("ack", Frame::Ack(ack)),
         ("nack", Frame::Nack(nack)),
     ]
+}
+
+fn folded() -> Vec<(&'static str, Frame)> {
+    let (subscription, document, hash, total) = (3, DOCUMENT, [0x5a; 32], 0x0005_0000);
+    let part =
+        Part { subscription, document, hash, total, from: 0x0004_0000, bytes: bytes(b"piece") };
+    let heads = vec![[0xde; 32], [0xdf; 32]];
+    let offer = PushSnapshot { id: 6, subscription, document, hash, total, heads };
+    let wanted = Wanted { id: 6, from: 0x0004_0000, up_to: 0x0005_0000 };
+    let tombstone = PushEntry {
+        id: 7,
+        subscription,
+        document,
+        kind: entry_kind::TOMBSTONE,
+        flags: entry_flags::MUST_UNDERSTAND,
+        entry: tombstone_id(&DOCUMENT),
+        body: ByteBuf::new(),
+    };
+    let root = PushEntry {
+        id: 8,
+        kind: entry_kind::CHANGE,
+        flags: entry_flags::SECOND_ROOT,
+        entry: [0x1d; 32],
+        body: bytes(b"root"),
+        ..tombstone.clone()
+    };
+    vec![
+        ("part", Frame::Part(part)),
+        ("push-snapshot", Frame::PushSnapshot(offer)),
+        ("wanted", Frame::Wanted(wanted)),
+        ("push-tombstone", Frame::PushEntry(tombstone)),
+        ("push-second-root", Frame::PushEntry(root)),
+        ("entries-snapshot", entries(vec![snapshot(true), tombstone_after(43)])),
+        ("entries-snapshot-in-parts", entries(vec![snapshot(false), second_root()])),
+    ]
+}
+
+fn reconciliation() -> Vec<(&'static str, Frame)> {
+    let cursor = Cursor { epoch: EPOCH, offset: Offset(41), scope: Scope::WHOLE_SPACE };
+    let from = SubscribeFrom {
+        subscription: 3,
+        space: "notes".parse().unwrap(),
+        filter: Filter::Everything,
+        cursor: Some(cursor),
+        acknowledged: Some(Mark { epoch: EPOCH, offset: Offset(43) }),
+        holds: true,
+        partial: Some(Partial { hash: [0x5a; 32], bytes: 0x0004_0000 }),
+    };
+    let filter = Filter::of_documents([DOCUMENT, OTHER]);
+    let first = SubscribeFrom {
+        filter: filter.clone(),
+        cursor: None,
+        acknowledged: None,
+        holds: false,
+        partial: None,
+        ..from.clone()
+    };
+    let below_d = Prefix::ROOT.child(0xd);
+    let query = DigestQuery { subscription: 3, prefixes: vec![Prefix::ROOT, below_d] };
+    let mut children = vec![Digest::default(); 16];
+    children[0xd] = Digest { count: 2, sum: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10 };
+    let leaves = vec![(DOCUMENT, Leaf(0x11)), (OTHER, Leaf(0x12))];
+    let branches = vec![
+        Branch { prefix: Prefix::ROOT, node: Node::Children(children) },
+        Branch { prefix: below_d, node: Node::Leaves(leaves) },
+    ];
+    vec![
+        ("features", Frame::Features(Features { bits: features::ALL })),
+        ("subscribe-from", Frame::SubscribeFrom(from)),
+        ("subscribe-from-documents", Frame::SubscribeFrom(first)),
+        ("digest", Frame::Digest(query)),
+        (
+            "difference",
+            Frame::Difference(Difference { subscription: 3, head: Offset(44), branches }),
+        ),
+        ("refilter", Frame::Refilter(Refilter { subscription: 3, filter })),
+        ("reconciled", Frame::Reconciled(3)),
+    ]
+}
+
+fn documents() -> Vec<(&'static str, Frame)> {
+    let have = vec![[0xde; 32]];
+    let wants = vec![Want { document: DOCUMENT, have }, Want { document: OTHER, have: Vec::new() }];
+    let present = DocumentEntries {
+        subscription: 3,
+        document: DOCUMENT,
+        holding: Holding::Present(vec![[0x1d; 32]]),
+        entries: vec![snapshot(false), second_root()],
+        more: true,
+    };
+    let deleted = DocumentEntries {
+        holding: Holding::Deleted,
+        entries: vec![tombstone_after(42)],
+        more: false,
+        ..present.clone()
+    };
+    let absent = DocumentEntries {
+        document: OTHER,
+        holding: Holding::Absent,
+        entries: Vec::new(),
+        ..deleted.clone()
+    };
+    vec![
+        ("fetch", Frame::Fetch(Fetch { subscription: 3, wants })),
+        ("document-present", Frame::Document(present)),
+        ("document-deleted", Frame::Document(deleted)),
+        ("document-absent", Frame::Document(absent)),
+    ]
+}
+
+fn bytes(of: &[u8]) -> ByteBuf {
+    ByteBuf::from(of)
+}
+
+fn snapshot(inline: bool) -> Entry {
+    let heads = [ChangeHash([0xde; 32]), ChangeHash([0xdf; 32])];
+    let body = inline.then(|| b"folded".to_vec());
+    Entry::of_snapshot(Offset(42), DOCUMENT, [0x5a; 32], &heads, 1_700_000_000_000, body)
+}
+
+fn tombstone_after(offset: u64) -> Entry {
+    Entry::of_tombstone(Offset(offset), DOCUMENT, &REPLICA, 1_700_000_000_000)
+}
+
+fn second_root() -> Entry {
+    let (offset, flags) = (Offset(43), entry_flags::SECOND_ROOT);
+    Entry { offset, flags, dependencies: vec![], ..entry() }
 }
 
 /// A frame of entries after offset 41.

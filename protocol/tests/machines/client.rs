@@ -1,63 +1,16 @@
 //! A replica's machine over a model of an engine's store.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use automerge::{Automerge, ROOT, transaction::Transactable};
-use landfall_protocol::admission::{CheckedChange, History, Known, Verdict, admit, preflight};
-use landfall_protocol::frame::{Mark, encode};
-use landfall_protocol::replica::{
-    Batch, Incoming, OutboxChange, Replica, ReplicaEffect, ResumePoint, SpacePhase,
-};
+use landfall_protocol::admission::{Roots, Verdict, admit, preflight};
+use landfall_protocol::frame::{Filter, encode};
+use landfall_protocol::replica::{Replica, ReplicaEffect, SpacePhase};
 use landfall_protocol::session::Patience;
-use landfall_protocol::{
-    ActorId, ChangeHash, Cursor, DocumentId, Local, Moment, Offset, ReplicaId, SpaceName, Upstream,
-};
+use landfall_protocol::{ActorId, ChangeHash, DocumentId, Moment, ReplicaId, SpaceName, Upstream};
 
-/// Cursor, mark, and the locals that an upstream holds.
-pub type Link = (Option<Cursor>, Option<Mark>, BTreeSet<u64>);
-
-/// What an engine keeps: never lost, whatever happens to connections.
-#[derive(Default)]
-pub struct ModelStore {
-    pub log: Vec<(DocumentId, CheckedChange)>,
-    pub links: BTreeMap<Upstream, Link>,
-    pub parked: BTreeSet<DocumentId>,
-    pub aside: usize,
-}
-
-impl ModelStore {
-    fn local_of(&self, document: &DocumentId, hash: &ChangeHash) -> Option<u64> {
-        let found = self.log.iter().position(|(d, c)| d == document && c.hash == *hash);
-        found.map(|index| index as u64 + 1)
-    }
-}
-
-impl History for ModelStore {
-    type Error = std::convert::Infallible;
-
-    fn last_sequence(&self, d: &DocumentId, actor: &ActorId) -> Result<Option<u64>, Self::Error> {
-        let of_actor = self.log.iter().filter(|(doc, c)| doc == d && c.actor == *actor);
-        Ok(of_actor.map(|(_, change)| change.seq).max())
-    }
-
-    fn at_sequence(
-        &self,
-        d: &DocumentId,
-        actor: &ActorId,
-        sequence: u64,
-    ) -> Result<Option<Known>, Self::Error> {
-        let found =
-            self.log.iter().position(|(doc, c)| doc == d && c.actor == *actor && c.seq == sequence);
-        Ok(found.map(|index| Known {
-            hash: self.log[index].1.hash,
-            position: Offset(index as u64 + 1),
-        }))
-    }
-
-    fn max_op(&self, d: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Self::Error> {
-        Ok(self.local_of(d, hash).map(|local| self.log[local as usize - 1].1.max_op))
-    }
-}
+use crate::model;
+use crate::store::{Link, ModelStore};
 
 pub struct Client {
     pub replica: Replica,
@@ -70,37 +23,63 @@ pub struct Client {
     /// Messages on the way to the relay.
     pub sent: VecDeque<Vec<u8>>,
     pub ended: Option<String>,
-    /// What was live when: the status must not claim more than is so.
-    documents: BTreeMap<DocumentId, (Automerge, usize)>,
+    /// Which first change its documents begin with; others' are another history.
+    pub root: u8,
+    /// Loaded documents, and how far each has come in our log.
+    documents: BTreeMap<DocumentId, (Automerge, u64)>,
+    id: [u8; 16],
     actor: ActorId,
 }
 
 impl Client {
     pub fn new(id: [u8; 16], space: &SpaceName) -> Self {
+        Self::open(id, space, ModelStore::default(), ActorId::from(id))
+    }
+
+    /// Opens a store that is there, with an actor that nobody else has.
+    pub fn open(id: [u8; 16], space: &SpaceName, store: ModelStore, actor: ActorId) -> Self {
         let mut replica =
             Replica::new(ReplicaId::from_bytes(id), "model".into(), Patience::default());
         replica.handle_space(space.clone());
         Self {
             replica,
-            store: ModelStore::default(),
+            store,
             space: space.clone(),
             upstream: None,
             phase: SpacePhase::Waiting,
             jobs: VecDeque::new(),
             sent: VecDeque::new(),
             ended: None,
+            root: 7,
             documents: BTreeMap::new(),
-            actor: ActorId::from(id),
+            id,
+            actor,
         }
     }
 
-    /// A local change: in the store when this returns, as an engine's `change()`.
-    pub fn edit(&mut self, now: Moment, document: DocumentId, value: u64) -> ChangeHash {
+    /// The same store in another process; `fresh` names its actor.
+    pub fn reopen(&self, store: ModelStore, fresh: [u8; 16]) -> Self {
+        let root = self.root;
+        Self { root, ..Self::open(self.id, &self.space, store, ActorId::from(fresh)) }
+    }
+
+    /// A local change: in the store when this returns, as an engine's `change()`. Gives what was
+    /// made, with the document's first change if it had none; nothing if it is deleted.
+    pub fn edit(&mut self, now: Moment, document: DocumentId, value: u64) -> Vec<ChangeHash> {
+        if self.store.tombstones.contains_key(&document) {
+            return vec![];
+        }
+        let mut made = Vec::new();
+        if self.store.rows(&document).next().is_none() {
+            let root = model::root(self.root);
+            made.push(root.hash);
+            self.store.insert(document, root);
+        }
         let (automerge, seen) = self
             .documents
             .entry(document)
             .or_insert_with(|| (Automerge::new().with_actor(self.actor.clone()), 0));
-        let news = self.store.log[*seen..].iter().filter(|(d, _)| *d == document);
+        let news = self.store.rows(&document).filter(|(local, _)| *local > *seen);
         let changes = news
             .map(|(_, change)| automerge::Change::from_bytes(change.bytes.clone()).unwrap())
             .collect::<Vec<_>>();
@@ -110,12 +89,38 @@ impl Client {
         transaction.commit();
         let change = automerge.get_last_local_change().unwrap();
         let checked = preflight(change.raw_bytes()).unwrap();
-        assert_eq!(admit(&self.store, &document, &checked).unwrap(), Ok(Verdict::New));
-        self.store.log.push((document, checked));
-        *seen = self.store.log.len();
+        assert_eq!(admit(&self.store, &document, &checked, Roots::One), Ok(Ok(Verdict::New)));
+        made.push(checked.hash);
+        *seen = self.store.insert(document, checked);
         self.replica.handle_local(now, &self.space.clone());
         self.collect();
-        change.hash()
+        made
+    }
+
+    pub fn delete(&mut self, now: Moment, document: DocumentId) {
+        self.store.delete(document);
+        self.replica.handle_local(now, &self.space.clone());
+        self.collect();
+    }
+
+    pub fn set_filter(&mut self, filter: Filter) {
+        self.store.filter = Some(filter.clone());
+        self.replica.handle_filter(&self.space.clone(), filter);
+        self.collect();
+    }
+
+    pub fn check(&mut self, now: Moment) -> bool {
+        let began = self.replica.handle_check(now, &self.space.clone());
+        self.collect();
+        began
+    }
+
+    /// Merges a document's two histories, as the application asked.
+    pub fn merge_histories(&mut self, now: Moment, document: DocumentId) {
+        self.store.merge_histories(self.upstream.expect("an upstream was met"), document);
+        self.documents.remove(&document);
+        self.replica.handle_unparked(now, &self.space.clone(), &document);
+        self.collect();
     }
 
     /// Sorts effects into what is sent at once and what a store does later.
@@ -131,103 +136,98 @@ impl Client {
         }
     }
 
-    /// Does the next piece of store work, or fails at it.
+    /// Does the next piece of store work, or fails at it. After a failure nothing more is done of
+    /// what this connection asked for.
     pub fn work(&mut self, now: Moment, fail: bool) -> bool {
         let Some(job) = self.jobs.pop_front() else { return false };
-        match job {
-            _ if fail => self.replica.handle_store_failed("disk full".into()),
-            ReplicaEffect::LoadResume { upstream, space } => {
-                let (cursor, acknowledged, _) = self.store.links.entry(upstream).or_default();
-                let point = ResumePoint { cursor: *cursor, acknowledged: *acknowledged };
-                self.replica.handle_resume(&space, point);
-            }
-            ReplicaEffect::Store(batch) => self.receive(now, batch),
-            ReplicaEffect::Reset { space } => {
-                *self.link() = Default::default();
-                self.store.parked.clear();
-                self.replica.handle_reset(now, &space);
-            }
-            ReplicaEffect::LoadOutbox { space, after, changes, bytes } => {
-                let (page, more) = self.outbox(after, changes, bytes);
-                self.replica.handle_outbox(now, &space, page, more);
-            }
-            ReplicaEffect::Acknowledged { locals, mark, .. } => {
-                let link = self.link();
-                link.2.extend(locals.iter().map(|local| local.0));
-                if link.1.is_none_or(|old| old.offset < mark.offset) {
-                    link.1 = Some(mark);
-                }
-            }
-            ReplicaEffect::Park { document, .. } => {
-                self.store.parked.insert(document);
-            }
-            ReplicaEffect::Requeue { space, document } => {
-                let locals = self.store.log.iter().enumerate();
-                let locals: Vec<u64> = locals
-                    .filter(|(_, (d, _))| *d == document)
-                    .map(|(index, _)| index as u64 + 1)
-                    .collect();
-                self.link().2.retain(|held| !locals.contains(held));
-                self.replica.handle_requeued(now, &space);
-            }
-            other => panic!("no store work: {other:?}"),
+        let done = match fail {
+            true => Err("disk full"),
+            false => self.perform(now, job),
+        };
+        if let Err(what) = done {
+            self.jobs.clear();
+            self.replica.handle_store_failed(what.into());
         }
         self.collect();
         true
     }
 
-    pub fn link(&mut self) -> &mut Link {
+    fn perform(&mut self, now: Moment, job: ReplicaEffect) -> Result<(), &'static str> {
         let upstream = self.upstream.expect("an upstream was met");
-        self.store.links.entry(upstream).or_default()
+        let (replica, store) = (&mut self.replica, &mut self.store);
+        match job {
+            ReplicaEffect::LoadResume { upstream, space } => {
+                let point = store.resume(upstream);
+                replica.handle_resume(&space, point);
+            }
+            ReplicaEffect::Store(batch) => {
+                let (space, bytes) = (batch.space.clone(), batch.bytes);
+                store.receive(upstream, batch)?;
+                replica.handle_stored(now, &space, bytes);
+            }
+            ReplicaEffect::StoreDocument(batch) => {
+                let (space, bytes) = (batch.space.clone(), batch.bytes);
+                store.receive_document(upstream, batch)?;
+                replica.handle_stored(now, &space, bytes);
+            }
+            ReplicaEffect::StorePart { space, hash, from, bytes, .. } => {
+                store.store_part(upstream, hash, from, &bytes)?;
+                replica.handle_stored(now, &space, bytes.len());
+            }
+            ReplicaEffect::Reset { space } => {
+                let through = store.reset(upstream);
+                replica.handle_reset(now, &space, through);
+            }
+            ReplicaEffect::LoadBranches { space, prefixes } => {
+                let ours = store.branches(&prefixes);
+                replica.handle_branches(now, &space, &ours);
+            }
+            ReplicaEffect::LoadHeads { space, documents } => {
+                replica.handle_heads_and_older(&space, store.heads(&documents));
+            }
+            ReplicaEffect::FinishReconcile { space, cursor, through, except } => {
+                store.finish_reconcile(upstream, cursor, through, &except);
+                replica.handle_reconciled(now, &space);
+            }
+            ReplicaEffect::Checked { drifted, .. } => store.checked.push(drifted),
+            other => self.perform_push(now, upstream, other),
+        }
+        Ok(())
     }
 
-    fn outbox(&mut self, after: Local, most: usize, bytes: usize) -> (Vec<OutboxChange>, bool) {
-        let held = self.link().2.clone();
-        let (mut page, mut weight) = (Vec::new(), 0);
-        for (index, (document, change)) in self.store.log.iter().enumerate() {
-            let local = index as u64 + 1;
-            if local <= after.0 || held.contains(&local) || self.store.parked.contains(document) {
-                continue;
+    fn perform_push(&mut self, now: Moment, upstream: Upstream, job: ReplicaEffect) {
+        let (replica, store) = (&mut self.replica, &mut self.store);
+        match job {
+            ReplicaEffect::LoadOutbox { space, after, changes, .. } => {
+                let (page, more) = store.outbox(upstream, after, changes);
+                replica.handle_outbox(now, &space, page, more);
             }
-            if page.len() >= most.min(3) || (weight + change.bytes.len() > bytes && weight > 0) {
-                return (page, true);
+            ReplicaEffect::LoadSnapshotPart { space, document, hash, from } => {
+                let bytes = store.snapshot_part(&document, hash, from);
+                replica.handle_snapshot_part(now, &space, document, from, bytes);
             }
-            weight += change.bytes.len();
-            let (local, bytes) = (Local(local), change.bytes.clone());
-            page.push(OutboxChange { local, document: *document, bytes });
+            ReplicaEffect::Acknowledged { locals, mark, .. } => {
+                store.acknowledge(upstream, &locals, mark);
+            }
+            ReplicaEffect::SnapshotAcknowledged { document, hash, mark, .. } => {
+                store.acknowledge_snapshot(upstream, &document, hash, mark);
+            }
+            ReplicaEffect::Park { document, .. } => {
+                // Its deletion may be there already.
+                if !store.tombstones.contains_key(&document) {
+                    store.link(upstream).parked.insert(document);
+                }
+            }
+            ReplicaEffect::Requeue { space, document } => {
+                store.requeue(upstream, &document);
+                replica.handle_requeued(now, &space);
+            }
+            other => panic!("no store work: {other:?}"),
         }
-        (page, false)
     }
 
-    fn receive(&mut self, now: Moment, batch: Batch) {
-        let at = self.link().0.map_or(Offset(0), |cursor| cursor.offset);
-        if at != batch.after {
-            return self.replica.handle_store_failed("not the next batch".into());
-        }
-        for incoming in batch.entries {
-            match incoming {
-                Incoming::Change { document, change, .. } => {
-                    match admit(&self.store, &document, &change).unwrap() {
-                        Ok(Verdict::New) => {
-                            self.store.log.push((document, change));
-                            let local = self.store.log.len() as u64;
-                            self.link().2.insert(local);
-                        }
-                        Ok(Verdict::Duplicate(known)) => {
-                            self.link().2.insert(known.position.0);
-                        }
-                        Err(_) => self.store.aside += 1,
-                    }
-                }
-                Incoming::Echo { document, hash } => {
-                    let local = self.store.local_of(&document, &hash).expect("echo of our own");
-                    self.link().2.insert(local);
-                }
-                Incoming::Aside { .. } => self.store.aside += 1,
-            }
-        }
-        self.link().0 = Some(batch.cursor);
-        self.replica.handle_stored(now, &batch.space, batch.bytes);
+    pub fn link(&mut self) -> &mut Link {
+        self.store.link(self.upstream.expect("an upstream was met"))
     }
 
     pub fn disconnect(&mut self) {
@@ -237,10 +237,5 @@ impl Client {
         self.collect();
         self.ended = None;
         self.upstream = None;
-    }
-
-    /// Every change held, by document and hash.
-    pub fn holds(&self) -> BTreeSet<(DocumentId, ChangeHash)> {
-        self.store.log.iter().map(|(document, change)| (*document, change.hash)).collect()
     }
 }

@@ -1,65 +1,25 @@
 //! The relay's machines over a model of its log.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use landfall_protocol::admission::{History, Known};
-use landfall_protocol::frame::{EncodedEntry, encode};
-use landfall_protocol::lineage::{EpochRecord, Lineage};
+use landfall_protocol::code::{Code, NackClass};
+use landfall_protocol::frame::{EncodedEntry, SubscriptionId, Want, encode, entry_kind};
 use landfall_protocol::rights::Everything;
-use landfall_protocol::ring::{Page, Ring};
-use landfall_protocol::session::{Patience, Session, SessionEffect, check_push};
-use landfall_protocol::space::{Answer, Commit, NewEntry, Space, StoreFailure};
-use landfall_protocol::{
-    ActorId, ChangeHash, DocumentId, Epoch, Moment, Offset, SessionId, SpaceName, Upstream,
+use landfall_protocol::ring::{Chunk, Ring};
+use landfall_protocol::session::{
+    Offered, Patience, Session, SessionEffect, check_push, check_pushed_change,
 };
+use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::space::{
+    Answer, CheckedPush, Commit, Judged, Judging, PushedEntry, Refusal, Space, StoreFailure,
+};
+use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, SpaceName};
 
-/// What is on the relay's disk. A clone is a backup.
-#[derive(Clone)]
-pub struct Disk {
-    pub upstream: Upstream,
-    pub log: Vec<NewEntry>,
-    pub epochs: Vec<EpochRecord>,
-}
-
-impl Disk {
-    pub fn new(upstream: [u8; 16]) -> Self {
-        Self { upstream: Upstream::from_bytes(upstream), log: Vec::new(), epochs: Vec::new() }
-    }
-
-    fn head(&self) -> Offset {
-        self.log.last().map_or(Offset(0), |entry| entry.entry.offset)
-    }
-}
-
-impl History for Disk {
-    type Error = std::convert::Infallible;
-
-    fn last_sequence(&self, d: &DocumentId, actor: &ActorId) -> Result<Option<u64>, Self::Error> {
-        let of_actor =
-            self.log.iter().filter(|new| new.entry.document == *d && new.actor == *actor);
-        Ok(of_actor.map(|new| new.seq).max())
-    }
-
-    fn at_sequence(
-        &self,
-        d: &DocumentId,
-        actor: &ActorId,
-        sequence: u64,
-    ) -> Result<Option<Known>, Self::Error> {
-        let found = self
-            .log
-            .iter()
-            .find(|new| new.entry.document == *d && new.actor == *actor && new.seq == sequence);
-        Ok(found.map(|new| Known { hash: new.entry.hash(), position: new.entry.offset }))
-    }
-
-    fn max_op(&self, d: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Self::Error> {
-        let found =
-            self.log.iter().find(|new| new.entry.document == *d && new.entry.hash() == *hash);
-        Ok(found.map(|new| new.max_op))
-    }
-}
+pub use crate::disk::Disk;
+use crate::disk::Piece;
+use crate::model;
 
 /// A relay process: what a restart forgets.
 pub struct Relay {
@@ -69,6 +29,10 @@ pub struct Relay {
     pub sessions: BTreeMap<SessionId, Connection>,
     /// The commit that the disk is writing.
     pub writing: Option<Arc<Commit>>,
+    /// Offered snapshots that have arrived in part.
+    uploads: BTreeMap<(DocumentId, [u8; 32]), Vec<u8>>,
+    /// Documents whose snapshot is being merged or committed, and what waits for that.
+    busy: BTreeMap<DocumentId, Busy>,
     name: SpaceName,
     next_session: u64,
 }
@@ -77,16 +41,40 @@ pub struct Relay {
 pub struct Connection {
     pub session: Session,
     pub sent: VecDeque<Vec<u8>>,
+    subscriptions: BTreeSet<SubscriptionId>,
+    /// Fetches whose documents are still to be read.
+    fetches: VecDeque<(SubscriptionId, VecDeque<Want>)>,
+}
+
+struct Busy {
+    /// What is to be merged once nothing of the document is under way.
+    merge: Option<(PushedEntry, Vec<u8>)>,
+    waiting: VecDeque<Job>,
+}
+
+enum Job {
+    Push(Box<Judging>),
+    Deletion(PushedEntry),
+    Snapshot(PushedEntry, Vec<u8>),
+}
+
+impl Job {
+    fn document(&self) -> DocumentId {
+        match self {
+            Self::Push(judging) => judging.document(),
+            Self::Deletion(push) | Self::Snapshot(push, _) => push.document,
+        }
+    }
 }
 
 impl Relay {
     pub fn start(disk: Disk, name: &SpaceName, fresh: [u8; 16]) -> Self {
-        let lineage = Lineage::new(disk.epochs.clone(), disk.head());
-        let space = Space::new(name.clone(), lineage, Epoch::from_bytes(fresh));
+        let space = Space::new(name.clone(), disk.lineage(), Epoch::from_bytes(fresh));
         // A ring so small that sessions are often behind it.
-        let ring = Ring::new(disk.head(), 2_000);
-        let sessions = BTreeMap::new();
-        Self { disk, space, ring, sessions, writing: None, name: name.clone(), next_session: 1 }
+        let ring = Ring::new(disk.head, 2_000);
+        let (sessions, uploads, busy) = Default::default();
+        let (name, next_session) = (name.clone(), 1);
+        Self { disk, space, ring, sessions, writing: None, uploads, busy, name, next_session }
     }
 
     pub fn accept(&mut self, now: Moment) -> SessionId {
@@ -94,7 +82,8 @@ impl Relay {
         self.next_session += 1;
         let patience = Patience::default();
         let session = Session::new(id, self.disk.upstream, "model".into(), patience, now);
-        self.sessions.insert(id, Connection { session, sent: VecDeque::new() });
+        let (sent, subscriptions, fetches) = Default::default();
+        self.sessions.insert(id, Connection { session, sent, subscriptions, fetches });
         id
     }
 
@@ -109,28 +98,163 @@ impl Relay {
         loop {
             let Some(connection) = self.sessions.get_mut(&id) else { return false };
             let Some(effect) = connection.session.poll_effect() else { return true };
-            match effect {
-                SessionEffect::Send(frame) => connection.sent.push_back(encode(&frame)),
-                SessionEffect::Attach { subscription, cursor, acknowledged, .. } => {
-                    let lineage = self.space.lineage();
-                    let resume = lineage.resume(cursor, acknowledged);
-                    let (epoch, head) = (lineage.epoch(), lineage.head());
-                    connection.session.handle_attached(subscription, epoch, head, resume);
+            if matches!(effect, SessionEffect::End(_)) {
+                self.sessions.remove(&id);
+                return false;
+            }
+            self.perform(now, id, effect);
+        }
+    }
+
+    fn perform(&mut self, now: Moment, id: SessionId, effect: SessionEffect) {
+        let Some(connection) = self.sessions.get_mut(&id) else { return };
+        let identity = connection.session.identity().cloned();
+        match effect {
+            SessionEffect::Send(frame) => connection.sent.push_back(encode(&frame)),
+            SessionEffect::Attach { subscription, cursor, acknowledged, filter, holds, .. } => {
+                let lineage = self.space.lineage();
+                let resume = lineage.resume(cursor, acknowledged, filter.scope());
+                let resume = resume.filter(|_| cursor.is_some() || !holds);
+                let (epoch, head) = (lineage.epoch(), lineage.head());
+                connection.session.handle_attached(subscription, epoch, head, resume);
+                connection.subscriptions.insert(subscription);
+            }
+            SessionEffect::Detach(subscription) => {
+                connection.subscriptions.remove(&subscription);
+            }
+            SessionEffect::Resumed(_) => {}
+            SessionEffect::Push { space, push } => {
+                assert_eq!(space, self.name);
+                let checked = check_push(id, &identity.expect("ready"), push);
+                self.push(now, Job::of(checked));
+            }
+            SessionEffect::PushEntry { entry, .. } if entry.kind == entry_kind::CHANGE => {
+                let checked = check_pushed_change(id, &identity.expect("ready"), entry);
+                self.push(now, Job::of(checked));
+            }
+            SessionEffect::PushEntry { entry, .. } => {
+                let push = pushed(id, entry.id, entry.document);
+                self.push(now, Job::Deletion(push));
+            }
+            SessionEffect::Offered { offer, .. } => self.tell_wanted(now, id, &offer),
+            SessionEffect::Part { offer, from, bytes, .. } => {
+                let upload = self.uploads.entry((offer.document, offer.hash)).or_default();
+                if upload.len() as u64 == from {
+                    upload.extend_from_slice(&bytes);
                 }
-                SessionEffect::Detach(_) => {}
-                SessionEffect::Push { space, push } => {
-                    assert_eq!(space, self.name);
-                    let identity = connection.session.identity().expect("ready").clone();
-                    let checked = check_push(id, &identity, push);
-                    let (answer, _) = self.space.handle_push(checked, &self.disk, 0);
-                    self.answer(now, answer);
-                }
-                SessionEffect::End(_) => {
-                    self.sessions.remove(&id);
-                    return false;
-                }
+                self.tell_wanted(now, id, &offer);
+            }
+            SessionEffect::Digest { subscription, prefixes, .. } => {
+                let branches = prefixes.iter().map(|prefix| self.disk.branch(*prefix)).collect();
+                let found = Some((self.disk.head, branches));
+                connection.session.handle_branches(subscription, found);
+            }
+            SessionEffect::Fetch { subscription, wants, .. } => {
+                connection.fetches.push_back((subscription, wants.into()));
+            }
+            SessionEffect::End(_) => unreachable!("handled before"),
+        }
+    }
+
+    /// Asks for more of an offered snapshot, or takes it when all of it is there.
+    fn tell_wanted(&mut self, now: Moment, id: SessionId, offer: &Offered) {
+        let key = (offer.document, offer.hash);
+        let there = self.uploads.get(&key).map_or(0, |upload| upload.len() as u64);
+        if there < offer.total {
+            let connection = self.sessions.get_mut(&id).expect("it asked");
+            return connection.session.handle_wanted(offer.id, there);
+        }
+        let bytes = self.uploads.remove(&key).expect("all of it is there");
+        let push = pushed(id, offer.id, offer.document);
+        if model::sha256(&bytes) != offer.hash {
+            let what = "other bytes than its hash says".to_owned();
+            let refusal = Refusal::new(Code::SNAPSHOT, NackClass::REFUSED, what);
+            return self.answer(now, [push.refused(refusal)]);
+        }
+        self.push(now, Job::Snapshot(push, bytes));
+    }
+
+    /// Folds the first so many changes of a document's tail.
+    pub fn fold(&mut self, document: &DocumentId, count: usize) {
+        if let Some(through) = self.disk.foldable(document, count) {
+            self.ring.forget(through);
+            self.disk.fold(document, through);
+        }
+    }
+
+    /// Offered snapshots that have arrived in part are let go, for want of room.
+    pub fn drop_uploads(&mut self) {
+        self.uploads.clear();
+    }
+
+    fn push(&mut self, now: Moment, job: Job) {
+        let document = job.document();
+        if let Some(busy) = self.busy.get_mut(&document) {
+            return busy.waiting.push_back(job);
+        }
+        let judged = match job {
+            Job::Push(judging) => self.space.handle_push(*judging, &self.disk, 0),
+            Job::Deletion(push) => {
+                let Ok(judged) = self.space.handle_deletion(&push, &self.disk, 0);
+                judged
+            }
+            Job::Snapshot(push, bytes) => {
+                let busy = Busy { merge: Some((push, bytes)), waiting: VecDeque::new() };
+                self.busy.insert(document, busy);
+                return;
+            }
+        };
+        self.judged(now, judged);
+    }
+
+    fn judged(&mut self, now: Moment, judged: Judged<Infallible>) {
+        match judged {
+            Judged::Answered(answer) => self.answer(now, [answer]),
+            Judged::Waits => {}
+            Judged::Stopped(_, never) => match never {},
+        }
+    }
+
+    /// Merges the snapshots whose documents have nothing under way, and lets go on what waited
+    /// for one that is durable.
+    pub fn merge(&mut self, now: Moment) -> bool {
+        let free = |id: &&DocumentId| !self.space.has_uncommitted(id);
+        let Some(id) = self.busy.keys().find(free).copied() else { return false };
+        match self.busy.get_mut(&id).and_then(|busy| busy.merge.take()) {
+            Some((push, bytes)) => self.merge_one(now, &push, &bytes),
+            None => {
+                let waiting = self.busy.remove(&id).map(|busy| busy.waiting);
+                waiting.into_iter().flatten().for_each(|job| self.push(now, job));
             }
         }
+        true
+    }
+
+    fn merge_one(&mut self, now: Moment, push: &PushedEntry, bytes: &[u8]) {
+        let document = self.disk.documents.get(&push.document);
+        if document.is_some_and(|document| document.is_deleted()) {
+            let what = "the document is deleted".to_owned();
+            let refusal = Refusal::new(Code::DELETED, NackClass::REFUSED, what);
+            return self.answer(now, [push.refused(refusal)]);
+        }
+        let held = document.into_iter().flat_map(|document| document.changes());
+        let mut changes: Vec<_> = held.map(|(_, change)| change.clone()).collect();
+        let known: BTreeSet<ChangeHash> = changes.iter().map(|change| change.hash).collect();
+        let offered = model::decode(bytes);
+        if !known.is_empty() && offered.iter().all(|change| !known.contains(&change.hash)) {
+            let what = "the two share nothing".to_owned();
+            let refusal = Refusal::new(Code::UNRELATED, NackClass::REFUSED, what);
+            return self.answer(now, [push.refused(refusal)]);
+        }
+        changes.extend(offered.into_iter().filter(|change| !known.contains(&change.hash)));
+        let judged = match changes.len() == known.len() {
+            true => self.space.handle_held(push),
+            false => {
+                let snapshot = Arc::new(snapshot(&changes));
+                self.space.handle_snapshot(push, snapshot, 0)
+            }
+        };
+        self.judged(now, judged);
     }
 
     fn answer(&mut self, now: Moment, answers: impl IntoIterator<Item = Answer>) {
@@ -158,8 +282,7 @@ impl Relay {
             let answers = self.space.handle_commit_failed(StoreFailure::Full);
             return self.answer(now, answers);
         }
-        self.disk.epochs.extend(commit.opens);
-        self.disk.log.extend(commit.entries.iter().cloned());
+        self.disk.write(&commit);
         let outcome = self.space.handle_committed();
         if let Some((epoch, entries)) = outcome.publish {
             self.ring.publish(epoch, entries);
@@ -167,30 +290,92 @@ impl Relay {
         self.answer(now, outcome.answers);
     }
 
-    /// Feeds a session one page, from the ring or else from the disk.
+    /// Feeds a session one piece, from the ring or else from the disk.
     pub fn feed(&mut self, id: SessionId) -> bool {
         let Some(connection) = self.sessions.get_mut(&id) else { return false };
-        let Some(after) = connection.session.position(0) else { return false };
-        let page = self.ring.page(after).unwrap_or_else(|| page(&self.disk, after));
-        match connection.session.handle_page(0, &page) {
-            Some(message) => connection.sent.push_back(message),
-            None => return false,
+        let session = &mut connection.session;
+        for subscription in connection.subscriptions.clone() {
+            let Some(after) = session.position(subscription) else { continue };
+            let Some(filter) = session.filter(subscription).cloned() else { continue };
+            let before = session.partial(subscription);
+            let live = self.ring.page(after).map(Chunk::Entries);
+            let message = match live.or_else(|| self.disk.next(after, &filter, before)) {
+                None => continue,
+                Some(Chunk::Entries(page)) => session.handle_page(subscription, &page),
+                Some(Chunk::Part(part)) => session.handle_snapshot_part(subscription, part),
+            };
+            // The session may say that the peer has the snapshot already.
+            let moved = message.is_some() || session.partial(subscription) != before;
+            connection.sent.extend(message);
+            if moved {
+                return true;
+            }
         }
+        self.drain(Moment::default(), id);
+        false
+    }
+
+    /// Reads the next document of a session's fetches.
+    pub fn fetch(&mut self, now: Moment, id: SessionId) -> bool {
+        let Some(connection) = self.sessions.get_mut(&id) else { return false };
+        let Some((subscription, wants)) = connection.fetches.front_mut() else { return false };
+        let subscription = *subscription;
+        let Some(want) = wants.pop_front() else {
+            connection.fetches.pop_front();
+            connection.session.handle_fetched(subscription, true);
+            self.drain(now, id);
+            return true;
+        };
+        let have: Vec<ChangeHash> = want.have.into_iter().map(ChangeHash).collect();
+        let (holding, pieces) = self.disk.plan(&want.document, &have);
+        let frame = |entries: &[EncodedEntry], more| {
+            Session::document_frame(subscription, want.document, holding.clone(), entries, more)
+        };
+        let mut entries = Vec::new();
+        for piece in pieces {
+            match piece {
+                Piece::Part(part) => {
+                    connection.sent.push_back(Session::part_frame(subscription, part));
+                }
+                Piece::Entry(entry) if entries.len() < 2 => {
+                    entries.push(EncodedEntry::new(&entry));
+                }
+                Piece::Entry(entry) => {
+                    connection.sent.push_back(frame(&entries, true));
+                    entries = vec![EncodedEntry::new(&entry)];
+                }
+            }
+        }
+        connection.sent.push_back(frame(&entries, false));
         true
+    }
+
+    /// Whether nothing but sessions' silence is left.
+    pub fn is_idle(&self) -> bool {
+        self.busy.is_empty() && self.space.is_idle()
     }
 }
 
-/// A short page from the disk.
-fn page(disk: &Disk, after: Offset) -> Page {
-    let entries: Vec<_> = disk
-        .log
-        .iter()
-        .filter(|new| new.entry.offset > after)
-        .take(4)
-        .map(|new| Arc::new(EncodedEntry::new(&new.entry)))
-        .collect();
-    let up_to = entries.last().map_or(after, |entry| entry.offset());
-    let lineage = Lineage::new(disk.epochs.clone(), disk.head());
-    let epoch = lineage.epoch_at(up_to).unwrap_or(Epoch::from_bytes([0; 16]));
-    Page { after, up_to, epoch, head: disk.head(), entries }
+impl Job {
+    fn of(checked: CheckedPush) -> Self {
+        Self::Push(Box::new(Judging::new(checked)))
+    }
+}
+
+fn pushed(session: SessionId, id: u64, document: DocumentId) -> PushedEntry {
+    PushedEntry { session, id, document, author: vec![1; 16] }
+}
+
+fn snapshot(changes: &[landfall_protocol::admission::CheckedChange]) -> Snapshot {
+    let body = model::encode(changes);
+    let heads = model::heads(changes);
+    let max_op = |head: &ChangeHash| changes.iter().find(|c| c.hash == *head).unwrap().max_op;
+    Snapshot {
+        hash: model::sha256(&body),
+        heads: heads.iter().map(|head| (*head, max_op(head))).collect(),
+        actors: Vec::new(),
+        changes: changes.len() as u64,
+        body,
+        packed: Vec::new(),
+    }
 }

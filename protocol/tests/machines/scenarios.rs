@@ -5,10 +5,11 @@ use landfall_protocol::replica::SpacePhase;
 use crate::relay::Disk;
 use crate::world::{Faults, World};
 
-const HOSTILE: Faults = Faults { lose: 3, repeat: 3, cut: 20, commit_fails: 15, store_fails: 3 };
+pub const HOSTILE: Faults =
+    Faults { lose: 3, repeat: 3, cut: 20, commit_fails: 15, store_fails: 3, fold: 0, delete: 0 };
 
 /// The seeds of a run: fixed ones, or the one in `LANDFALL_SEED`.
-fn seeds(count: u64) -> Vec<u64> {
+pub fn seeds(count: u64) -> Vec<u64> {
     match std::env::var("LANDFALL_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => vec![seed],
         None => (0..count).collect(),
@@ -87,7 +88,7 @@ fn an_old_copy_that_grows_past_the_cursors_is_noticed() {
         let backup = world.relay.disk.clone();
         (0..500).for_each(|_| world.step());
         world.settle();
-        let before = world.relay.disk.log.len();
+        let before = world.relay.disk.head.0;
         world.restart_relay(backup);
         // One client fills the old copy beyond where the others' cursors stand.
         (0..before + 20).for_each(|_| world.edit(0));
@@ -120,8 +121,8 @@ fn a_restore_that_loses_acknowledged_changes_below_a_valid_cursor_is_noticed() {
         }
         while world.clients[0].work(world.now, false) {}
     }
-    assert_eq!(world.clients[0].link().2.len(), 1, "the change is acknowledged");
-    assert_eq!(world.clients[0].link().0, None, "and the cursor has not moved");
+    assert_eq!(world.clients[0].link().held.len(), 2, "the changes are acknowledged");
+    assert_eq!(world.clients[0].link().cursor, None, "and the cursor has not moved");
     world.restart_relay(backup);
     world.settle();
     world.check();
@@ -196,7 +197,7 @@ fn a_silent_relay_is_pinged_and_then_dropped() {
 }
 
 #[test]
-fn a_reconnect_without_news_takes_four_small_messages() {
+fn a_reconnect_without_news_takes_six_small_messages() {
     let mut world = World::new(11, 1, Faults::default());
     (0..50).for_each(|_| world.edit(0));
     world.settle();
@@ -218,6 +219,6 @@ fn a_reconnect_without_news_takes_four_small_messages() {
         assert!(!world.relay.feed(session), "there is nothing to feed");
     }
     assert_eq!(world.clients[0].phase, SpacePhase::Live);
-    assert_eq!(messages, 4);
+    assert_eq!(messages, 6);
     assert!(bytes < 512, "{bytes} bytes");
 }

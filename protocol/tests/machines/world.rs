@@ -1,8 +1,9 @@
 //! A relay, some clients, and a network that loses, repeats and cuts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use landfall_protocol::frame::Filter;
 use landfall_protocol::replica::SpacePhase;
 use landfall_protocol::{ChangeHash, DocumentId, Moment, SessionId, SpaceName};
 
@@ -18,12 +19,28 @@ pub struct World {
     pub rng: Rng,
     pub now: Moment,
     pub documents: Vec<DocumentId>,
-    /// Every change that an edit returned.
+    /// Every change that an edit returned, and that nobody has thrown away on purpose.
     pub returned: BTreeSet<(DocumentId, ChangeHash)>,
+    /// Every change that was ever made, with the first client that made it.
+    pub made: BTreeMap<(DocumentId, ChangeHash), usize>,
+    /// Documents that somebody has deleted.
+    pub deleted: BTreeSet<DocumentId>,
     pub faults: Faults,
+    /// What crossed the network, either way.
+    pub traffic: Traffic,
+    /// The relay is of a time before features: neither end hears of them.
+    pub older_relay: bool,
+    /// Why connections ended of themselves, lately.
+    pub ends: BTreeMap<String, usize>,
     /// Connections that lost a message: a stream never loses one and then goes on, so nothing
     /// arrives on them any more, until somebody notices the silence.
     swallowed: Vec<bool>,
+}
+
+#[derive(Clone, Copy, Default)]
+pub struct Traffic {
+    pub messages: usize,
+    pub bytes: usize,
 }
 
 /// How bad it is, in percent per step.
@@ -34,6 +51,10 @@ pub struct Faults {
     pub cut: u64,
     pub commit_fails: u64,
     pub store_fails: u64,
+    /// How often, instead of doing nothing, history is folded, at either end.
+    pub fold: u64,
+    /// How often, instead of editing, somebody deletes a document.
+    pub delete: u64,
 }
 
 impl World {
@@ -42,7 +63,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let space: SpaceName = "default".parse().unwrap();
         let relay = Relay::start(Disk::new(rng.bytes()), &space, rng.bytes());
-        let documents = (0..3).map(|_| DocumentId::from_bytes(rng.bytes())).collect();
+        let documents = (0..4).map(|_| DocumentId::from_bytes(rng.bytes())).collect();
         Self {
             relay,
             clients: (0..clients).map(|_| Client::new(rng.bytes(), &space)).collect(),
@@ -51,17 +72,37 @@ impl World {
             now: Moment(Duration::from_secs(1)),
             documents,
             returned: BTreeSet::new(),
+            made: BTreeMap::new(),
+            deleted: BTreeSet::new(),
             rng,
             faults,
+            traffic: Traffic::default(),
+            older_relay: false,
+            ends: BTreeMap::new(),
             swallowed: vec![false; clients],
         }
     }
 
+    pub fn document(&mut self) -> DocumentId {
+        self.documents[self.rng.below(self.documents.len())]
+    }
+
     pub fn edit(&mut self, client: usize) {
-        let document = self.documents[self.rng.below(self.documents.len())];
+        let document = self.document();
+        self.edit_document(client, document);
+    }
+
+    pub fn edit_document(&mut self, client: usize, document: DocumentId) {
         let value = self.rng.next() >> 1;
-        let hash = self.clients[client].edit(self.now, document, value);
-        self.returned.insert((document, hash));
+        for hash in self.clients[client].edit(self.now, document, value) {
+            self.returned.insert((document, hash));
+            self.made.entry((document, hash)).or_insert(client);
+        }
+    }
+
+    pub fn delete(&mut self, client: usize, document: DocumentId) {
+        self.deleted.insert(document);
+        self.clients[client].delete(self.now, document);
     }
 
     pub fn connect(&mut self, client: usize) {
@@ -79,17 +120,40 @@ impl World {
         self.swallowed[client] = false;
     }
 
-    /// The relay dies, and starts again from a disk.
-    pub fn restart_relay(&mut self, disk: Disk) {
+    /// The relay dies, and starts again from a disk; gives what was on its disk.
+    pub fn restart_relay(&mut self, disk: Disk) -> Disk {
         (0..self.clients.len()).for_each(|client| self.disconnect(client));
-        self.relay = Relay::start(disk, &self.space, self.rng.bytes());
+        let relay = Relay::start(disk, &self.space, self.rng.bytes());
+        std::mem::replace(&mut self.relay, relay).disk
+    }
+
+    /// A client's process ends, and another begins with this store.
+    pub fn reopen(&mut self, client: usize, store: crate::store::ModelStore) {
+        self.disconnect(client);
+        self.clients[client] = self.clients[client].reopen(store, self.rng.bytes());
+    }
+
+    /// One more client, which has a copy of another's store.
+    pub fn clone_client(&mut self, of: usize) {
+        let copy = self.clients[of].reopen(self.clients[of].store.clone(), self.rng.bytes());
+        self.add_client(copy);
+    }
+
+    pub fn add_client(&mut self, client: Client) {
+        self.clients.push(client);
+        self.sessions.push(None);
+        self.swallowed.push(false);
     }
 
     /// One random event.
     pub fn step(&mut self) {
         self.now = self.now.after(Duration::from_millis(self.rng.next() % 200));
         let client = self.rng.below(self.clients.len());
-        match self.rng.below(12) {
+        match self.rng.below(14) {
+            0 if self.rng.chance(self.faults.delete) => {
+                let document = self.document();
+                self.delete(client, document);
+            }
             0 => self.edit(client),
             1 | 2 => self.deliver_to_relay(client),
             3 | 4 => self.deliver_to_client(client),
@@ -98,22 +162,36 @@ impl World {
                 self.clients[client].work(self.now, fail);
             }
             7 => {
+                self.relay.merge(self.now);
                 self.relay.begin_commit();
             }
             8 => {
                 let succeeds = !self.rng.chance(self.faults.commit_fails);
                 self.relay.finish_commit(self.now, succeeds);
             }
-            9 => {
+            9 | 10 => {
                 if let Some(session) = self.sessions[client] {
                     self.relay.feed(session);
+                    self.relay.fetch(self.now, session);
                 }
             }
-            10 if self.rng.chance(self.faults.cut) => self.disconnect(client),
+            11 if self.rng.chance(self.faults.cut) => self.disconnect(client),
+            12 if self.rng.chance(self.faults.fold) => self.fold(client),
             _ if self.sessions[client].is_none() => self.connect(client),
             _ => {}
         }
         self.tidy(client);
+    }
+
+    /// Somebody folds some history, or lets go what folding has left.
+    fn fold(&mut self, client: usize) {
+        let (document, count) = (self.document(), self.rng.below(12));
+        match self.rng.below(6) {
+            0 | 1 => self.relay.fold(&document, count),
+            2 => self.relay.disk.prune(&document),
+            3 => self.relay.drop_uploads(),
+            _ => self.clients[client].store.fold(document, count * 2),
+        }
     }
 
     /// Reconnects whoever ended, and lets time work.
@@ -121,6 +199,8 @@ impl World {
         let gone = self.sessions[client]
             .is_some_and(|session| !self.relay.sessions.contains_key(&session));
         if self.clients[client].ended.is_some() || gone {
+            let why = self.clients[client].ended.clone().unwrap_or_default();
+            *self.ends.entry(why).or_default() += 1;
             self.disconnect(client);
         }
         if self.sessions[client].is_some() {
@@ -136,7 +216,7 @@ impl World {
             return;
         }
         let Some(message) = self.clients[client].sent.pop_front() else { return };
-        if self.is_lost(client) {
+        if self.is_lost(client, &message) {
             return;
         }
         self.relay.handle(self.now, session, &message);
@@ -145,7 +225,12 @@ impl World {
         }
     }
 
-    fn is_lost(&mut self, client: usize) -> bool {
+    fn is_lost(&mut self, client: usize, message: &[u8]) -> bool {
+        self.traffic.messages += 1;
+        self.traffic.bytes += message.len();
+        if self.older_relay && message.starts_with(&[16, 0]) {
+            return true;
+        }
         self.swallowed[client] |= self.rng.chance(self.faults.lose);
         self.swallowed[client]
     }
@@ -157,7 +242,7 @@ impl World {
         }
         let Some(connection) = self.relay.sessions.get_mut(&session) else { return };
         let Some(message) = connection.sent.pop_front() else { return };
-        if self.is_lost(client) {
+        if self.is_lost(client, &message) {
             return;
         }
         let replica = &mut self.clients[client].replica;
@@ -171,12 +256,35 @@ impl World {
     /// No more faults: everything that can happen happens, until nothing is left. Bounded.
     pub fn settle(&mut self) {
         self.faults = Faults::default();
+        self.ends.clear();
         for _ in 0..20_000 {
             if !self.settle_once() {
                 return;
             }
         }
-        panic!("the machines do not come to rest");
+        let upstream = self.relay.disk.upstream;
+        let of = |client: &Client| (client.store.pending(upstream), client.phase.clone());
+        let clients: Vec<_> = self.clients.iter().map(of).collect();
+        panic!("the machines do not come to rest: {clients:?}, ended by {:?}", self.ends);
+    }
+
+    /// A message each way, some work at both ends; false if there was nothing to do.
+    pub fn exchange(&mut self, client: usize) -> bool {
+        let mut busy = !self.clients[client].sent.is_empty();
+        self.deliver_to_relay(client);
+        let session = self.sessions[client];
+        let waiting = session.and_then(|session| self.relay.sessions.get(&session));
+        busy |= waiting.is_some_and(|connection| !connection.sent.is_empty());
+        self.deliver_to_client(client);
+        busy |= self.clients[client].work(self.now, false);
+        if let Some(session) = session {
+            busy |= self.relay.feed(session) | self.relay.fetch(self.now, session);
+        }
+        self.tidy(client);
+        busy |= self.relay.merge(self.now);
+        busy |= self.relay.begin_commit();
+        self.relay.finish_commit(self.now, true);
+        busy | self.sessions[client].is_none()
     }
 
     fn settle_once(&mut self) -> bool {
@@ -186,24 +294,12 @@ impl World {
                 self.connect(client);
                 busy = true;
             }
-            busy |= !self.clients[client].sent.is_empty();
-            self.deliver_to_relay(client);
-            let session = self.sessions[client];
-            let waiting = session.and_then(|session| self.relay.sessions.get(&session));
-            busy |= waiting.is_some_and(|connection| !connection.sent.is_empty());
-            self.deliver_to_client(client);
-            busy |= self.clients[client].work(self.now, false);
-            busy |= session.is_some_and(|session| self.relay.feed(session));
-            self.tidy(client);
-            busy |= self.sessions[client].is_none();
+            busy |= self.exchange(client);
         }
-        busy |= self.relay.begin_commit();
-        self.relay.finish_commit(self.now, true);
-        // A pause that a nack asked for passes; one that is only a silence does not.
+        // A pause that a nack asked for passes.
         if !busy {
-            let pauses = self.clients.iter().any(|client| {
-                client.replica.poll_timeout() < self.now.after(Duration::from_secs(10))
-            });
+            let upstream = self.relay.disk.upstream;
+            let pauses = self.clients.iter().any(|client| client.store.pending(upstream) > 0);
             let silent = self.swallowed.contains(&true);
             if pauses || silent {
                 self.now = self.now.after(Duration::from_secs(if silent { 16 } else { 3 }));
@@ -216,21 +312,58 @@ impl World {
 
     /// The promises.
     pub fn check(&mut self) {
-        let log = &self.relay.disk.log;
-        let relay: Vec<_> = log.iter().map(|new| (new.entry.document, new.entry.hash())).collect();
-        let distinct: BTreeSet<_> = relay.iter().copied().collect();
-        assert_eq!(relay.len(), distinct.len(), "a change doubled in the relay's log");
-        let missing = self.returned.difference(&distinct).count();
+        assert!(self.relay.is_idle(), "the relay waits for something");
+        let held = self.relay.disk.holds();
+        let relay: BTreeSet<_> = held.iter().copied().collect();
+        assert_eq!(held.len(), relay.len(), "a change doubled in the relay's log");
+        let is_lost = |made: &&(DocumentId, ChangeHash)| {
+            !self.deleted.contains(&made.0) && !relay.contains(*made)
+        };
+        let missing = self.returned.iter().filter(is_lost).count();
         assert_eq!(missing, 0, "the relay does not hold what was returned");
-        assert_eq!(distinct.len(), self.returned.len(), "the relay holds what nobody made");
-        for (index, client) in self.clients.iter_mut().enumerate() {
-            assert_eq!(client.store.log.len(), client.holds().len(), "doubled at client {index}");
-            let missing = self.returned.difference(&client.holds()).count();
-            assert_eq!(missing, 0, "client {index} misses changes");
-            assert_eq!(client.store.log.len(), self.returned.len(), "client {index}");
-            assert_eq!(client.store.aside, 0);
-            assert_eq!(client.phase, SpacePhase::Live, "client {index}");
-            assert_eq!(client.link().2.len(), self.returned.len(), "client {index} has an outbox");
+        assert!(relay.iter().all(|held| self.made.contains_key(held)), "nobody made it");
+        assert!(!relay.iter().any(|(document, _)| self.deleted.contains(document)), "risen");
+        for index in 0..self.clients.len() {
+            self.check_client(index, &relay);
+        }
+        self.check_told();
+    }
+
+    fn check_client(&self, index: usize, relay: &BTreeSet<(DocumentId, ChangeHash)>) {
+        let client = &self.clients[index];
+        let ours = client.store.holds();
+        let distinct: BTreeSet<_> = ours.iter().copied().collect();
+        assert_eq!(ours.len(), distinct.len(), "doubled at client {index}");
+        let filter = client.store.filter.clone().unwrap_or(Filter::Everything);
+        let wanted = |held: &&(DocumentId, ChangeHash)| filter.wants(&held.0);
+        let missing = relay.iter().filter(wanted).filter(|held| !distinct.contains(*held));
+        assert_eq!(missing.count(), 0, "client {index} misses changes");
+        let more = distinct.difference(relay).filter(wanted);
+        assert_eq!(more.count(), 0, "client {index} has what the relay has not");
+        let aside: Vec<_> = client.store.aside.iter().map(|(.., error)| error).collect();
+        assert!(aside.is_empty(), "client {index}: {aside:?}");
+        assert_eq!(client.phase, SpacePhase::Live, "client {index}");
+        let upstream = self.relay.disk.upstream;
+        assert_eq!(client.store.pending(upstream), 0, "client {index} has an outbox");
+        // Of what it does not want, a client learns that it is deleted when it is refused.
+        let unknown = |d: &&DocumentId| !self.deleted.contains(d) || filter.wants(d);
+        let refused = client.store.links[&upstream].parked.iter().filter(unknown).count();
+        assert_eq!(refused, 0, "client {index} was refused");
+        for document in self.deleted.iter().filter(|document| filter.wants(document)) {
+            assert!(client.store.tombstones.contains_key(document), "client {index}");
+        }
+    }
+
+    /// Whoever made a change of a document that is deleted saw it acknowledged, or was told.
+    fn check_told(&self) {
+        for ((document, hash), author) in &self.made {
+            let store = &self.clients[*author].store;
+            let is_told = store.told.contains(hash)
+                || store.acknowledged.contains(hash)
+                || store.links.values().any(|link| link.parked.contains(document));
+            let is_deleted = self.deleted.contains(document);
+            let is_counted = self.returned.contains(&(*document, *hash));
+            assert!(!is_deleted || !is_counted || is_told, "nobody was told of {hash}");
         }
     }
 }

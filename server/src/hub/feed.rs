@@ -59,6 +59,11 @@ impl Feed {
         live.readers.values().for_each(|reader| reader.notify_one());
     }
 
+    /// What lies at or before this offset was folded.
+    pub(super) fn forget_through(&self, offset: Offset) {
+        self.live.lock().ring.forget_through(offset);
+    }
+
     pub(super) fn attach(
         &self,
         session: SessionId,

@@ -6,22 +6,25 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use landfall_protocol::admission::{History, Known};
 use landfall_protocol::frame::SubscriptionId;
-use landfall_protocol::space::{Answer, CheckedPush, Outcome, Space, StoreFailure};
-use landfall_protocol::{ActorId, ChangeHash, Code, DocumentId, SessionId, SpaceName};
+use landfall_protocol::space::{Answer, Judged, Outcome, Space, StoreFailure};
+use landfall_protocol::{ActorId, ChangeHash, Code, DocumentId, Offset, SessionId, SpaceName};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::feed::Feed;
+use super::held::Held;
 use super::inbox::Inbox;
-use super::{Attach, Command, Event, Mailbox, Parts};
+use super::{Attach, Command, Event, Mailbox, Parts, Pushed};
 use crate::limits;
 use crate::store::StoreError;
 
 /// A space that is in memory.
-struct Slot {
-    machine: Space,
+pub(super) struct Slot {
+    pub(super) machine: Space,
     feed: Arc<Feed>,
     /// When the commit under way went to the store.
     commit_began: Instant,
+    /// Documents whose pushes wait.
+    pub(super) held: Held,
 }
 
 /// A session that has attached to something.
@@ -32,9 +35,9 @@ struct Seat {
 
 /// The thread's own state.
 pub(super) struct Sequencer {
-    parts: Parts,
-    inbox: Arc<Inbox<Command>>,
-    spaces: HashMap<SpaceName, Slot>,
+    pub(super) parts: Parts,
+    pub(super) inbox: Arc<Inbox<Command>>,
+    pub(super) spaces: HashMap<SpaceName, Slot>,
     seats: HashMap<SessionId, Seat>,
     /// The room that pushes take up until they are answered.
     held: HashMap<(SessionId, u64), OwnedSemaphorePermit>,
@@ -58,7 +61,7 @@ impl Sequencer {
     /// Runs until it is told to stop and everything that it took is settled.
     pub(super) fn run(mut self) {
         let mut commands = Vec::new();
-        while !(self.stopping && self.spaces.values().all(|slot| slot.machine.is_idle())) {
+        while !(self.stopping && self.spaces.values().all(Slot::is_idle)) {
             self.inbox.take(self.next_probe, &mut commands);
             let mut touched = Vec::new();
             for command in commands.drain(..) {
@@ -78,7 +81,24 @@ impl Sequencer {
             Command::Detach(session, subscription) => {
                 return self.handle_detach(session, subscription);
             }
-            Command::Push(space, push, room) => return self.handle_push(space, *push, room),
+            Command::Push(space, push, room) => {
+                self.held.insert(push.key(), room);
+                self.handle_push(&space, *push);
+                return Some(space);
+            }
+            Command::IndexLoaded(space, document, result) => {
+                self.handle_index(&space, &document, result);
+                return Some(space);
+            }
+            Command::Merged(space, push, result) => {
+                self.handle_merged(&space, &push, result);
+                return Some(space);
+            }
+            Command::Folded(space, through) => {
+                if let Some(slot) = self.spaces.get(&space) {
+                    slot.feed.forget_through(through);
+                }
+            }
             Command::Leave(session) => self.handle_leave(session),
             Command::Committed(space, result) => return Some(self.handle_commit(space, result)),
             Command::Probed(result) => self.handle_probed(result),
@@ -95,13 +115,13 @@ impl Sequencer {
             let inbox = Arc::clone(&self.inbox);
             let done = move |result| inbox.put(Command::Committed(space, result));
             self.parts.store.append(commit, Box::new(done));
-        } else if slot.machine.is_idle() && !slot.feed.is_read() {
+        } else if slot.is_idle() && !slot.feed.is_read() {
             self.spaces.remove(&space);
             self.parts.metrics.spaces.dec();
         }
     }
 
-    fn open<'a>(
+    pub(super) fn open<'a>(
         spaces: &'a mut HashMap<SpaceName, Slot>,
         parts: &Parts,
         space: &SpaceName,
@@ -110,7 +130,8 @@ impl Sequencer {
             let lineage = parts.store.open_space(space)?;
             let feed = Arc::new(Feed::new(space.clone(), lineage.head(), parts.ring_bytes));
             let machine = Space::new(space.clone(), lineage, parts.epoch);
-            let slot = Slot { machine, feed, commit_began: Instant::now() };
+            let held = Held::default();
+            let slot = Slot { machine, feed, commit_began: Instant::now(), held };
             spaces.insert(space.clone(), slot);
             parts.metrics.spaces.inc();
         }
@@ -120,7 +141,7 @@ impl Sequencer {
     }
 
     fn handle_attach(&mut self, attach: Attach) {
-        let Attach { session, subscription, ticket, space, cursor, acknowledged, mailbox } = attach;
+        let Attach { session, subscription, ticket, space, mailbox, .. } = attach;
         let slot = match Self::open(&mut self.spaces, &self.parts, &space) {
             Ok(slot) => slot,
             Err(error) => {
@@ -137,7 +158,10 @@ impl Sequencer {
             ticket,
             epoch: lineage.epoch(),
             head: lineage.head(),
-            resume: lineage.resume(cursor, acknowledged),
+            resume: match attach.cursor {
+                None if attach.holds => None,
+                cursor => lineage.resume(cursor, attach.acknowledged, attach.filter.scope()),
+            },
             feed: Arc::clone(&slot.feed),
         };
         slot.feed.attach(session, subscription, Arc::clone(&mailbox.grown));
@@ -166,44 +190,100 @@ impl Sequencer {
         }
     }
 
-    fn handle_push(
-        &mut self,
-        space: SpaceName,
-        push: CheckedPush,
-        room: OwnedSemaphorePermit,
-    ) -> Option<SpaceName> {
-        let (session, id) = (push.session, push.id);
-        self.held.insert((session, id), room);
-        match self.admit(&space, push) {
-            Ok(answer) => answer.into_iter().for_each(|answer| self.answer(answer)),
+    /// Has a push judged, unless its document's pushes wait.
+    pub(super) fn handle_push(&mut self, space: &SpaceName, push: Pushed) {
+        let (key, document) = (push.key(), push.document());
+        let slot = match Self::open(&mut self.spaces, &self.parts, space) {
+            Ok(slot) => slot,
             Err(error) => {
                 tracing::error!(%space, error = error.chain(), "a push could not be judged");
-                let refusal = Some(StoreFailure::Failed.refusal());
-                let (count, through, added) = (0, None, None);
-                self.answer(Answer { session, push: id, count, through, added, refusal });
+                return self.give_back(key, StoreFailure::Failed);
             }
+        };
+        if slot.held.is_held(&document) {
+            if let Err(_full) = slot.held.wait(&document, push) {
+                self.give_back(key, StoreFailure::Busy);
+            }
+            return;
         }
-        Some(space)
+        match push {
+            Pushed::Changes(judging, loads) => {
+                let judged = self
+                    .ask(space, |machine, view| Ok(machine.handle_push(judging, view, now_ms())));
+                self.handle_judged(space, key, loads, judged);
+            }
+            Pushed::Deletion(entry) => {
+                let judged = self
+                    .ask(space, |machine, view| machine.handle_deletion(&entry, view, now_ms()));
+                self.handle_judged(space, key, 0, judged);
+            }
+            Pushed::Snapshot(entry, offer, bytes) => self.begin_merge(space, entry, offer, bytes),
+        }
     }
 
-    fn admit(
+    /// Asks a space's machine, with the store's view of what is durable.
+    fn ask(
         &mut self,
         space: &SpaceName,
-        push: CheckedPush,
-    ) -> Result<Option<Answer>, StoreError> {
-        let slot = Self::open(&mut self.spaces, &self.parts, space)?;
-        let mut push = Some(push);
-        let mut answer = None;
-        let mut unread = None;
-        self.parts.store.with_history(space, &mut |view| {
-            if let Some(push) = push.take() {
-                (answer, unread) = slot.machine.handle_push(push, &Durable(view), now_ms());
+        ask: impl FnOnce(&mut Space, &Durable<'_>) -> Result<Judged<StoreError>, StoreError>,
+    ) -> Result<Judged<StoreError>, Option<StoreError>> {
+        let Some(slot) = self.spaces.get_mut(space) else { return Err(None) };
+        let (mut ask, mut judged) = (Some(ask), None);
+        let asked = self.parts.store.with_history(space, &mut |view| {
+            if let Some(ask) = ask.take() {
+                judged = Some(ask(&mut slot.machine, &Durable(view)));
             }
-        })?;
-        if let Some(error) = unread {
-            tracing::error!(%space, error = error.chain(), "a push was judged only in part");
+        });
+        // What was judged counts, even if the view could not be put away in good order.
+        match judged {
+            Some(judged) => judged.map_err(Some),
+            None => Err(asked.err()),
         }
-        Ok(answer)
+    }
+
+    /// Whether a document is deleted, or about to be; `None` if the store cannot say.
+    pub(super) fn ask_deleted(&mut self, space: &SpaceName, document: &DocumentId) -> Option<bool> {
+        let slot = self.spaces.get_mut(space)?;
+        let mut deleted = None;
+        let asked = self.parts.store.with_history(space, &mut |view| {
+            deleted = Some(slot.machine.is_deleted(&Durable(view), document));
+        });
+        match (asked, deleted) {
+            (_, Some(Ok(deleted))) => Some(deleted),
+            (_, Some(Err(error))) | (Err(error), None) => {
+                tracing::error!(%space, error = error.chain(), "an offer could not be judged");
+                None
+            }
+            (Ok(()), None) => None,
+        }
+    }
+
+    pub(super) fn handle_judged(
+        &mut self,
+        space: &SpaceName,
+        key: (SessionId, u64),
+        loads: u8,
+        judged: Result<Judged<StoreError>, Option<StoreError>>,
+    ) {
+        match judged {
+            Ok(Judged::Answered(answer)) => self.answer(answer),
+            Ok(Judged::Waits) => {}
+            Ok(Judged::Stopped(judging, error)) => {
+                self.handle_stopped(space, *judging, loads, &error);
+            }
+            Err(error) => {
+                let error = error.map_or_else(String::new, |error| error.chain());
+                tracing::error!(%space, error, "a push could not be judged");
+                self.give_back(key, StoreFailure::Failed);
+            }
+        }
+    }
+
+    /// Gives a push back, to be tried again.
+    pub(super) fn give_back(&mut self, (session, push): (SessionId, u64), failure: StoreFailure) {
+        let refusal = Some(failure.refusal());
+        let (count, through, added) = (0, None, None);
+        self.answer(Answer { session, push, count, through, added, refusal });
     }
 
     fn handle_commit(&mut self, space: SpaceName, result: Result<(), StoreError>) -> SpaceName {
@@ -237,15 +317,17 @@ impl Sequencer {
         if let Some((epoch, entries)) = publish {
             feed.publish(epoch, entries);
         }
+        self.advance_held(space);
     }
 
     fn handle_lost(&mut self, space: &SpaceName, failure: StoreFailure) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         let answers = slot.machine.handle_commit_failed(failure);
         answers.into_iter().for_each(|answer| self.answer(answer));
+        self.advance_held(space);
     }
 
-    fn answer(&mut self, answer: Answer) {
+    pub(super) fn answer(&mut self, answer: Answer) {
         self.held.remove(&(answer.session, answer.push));
         if let Some(refusal) = &answer.refusal {
             self.parts.metrics.rejected(refusal.code);
@@ -290,20 +372,26 @@ impl Sequencer {
     }
 }
 
+impl Slot {
+    fn is_idle(&self) -> bool {
+        self.machine.is_idle() && self.held.is_empty()
+    }
+}
+
 fn tell(mailbox: &Mailbox, event: Event) {
     if mailbox.events.try_send(event).is_err() {
         mailbox.overflow.notify_one();
     }
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     // A clock before 1970 is no reason to refuse a push.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The store's view as a type of known size, as the machine takes it.
-struct Durable<'a>(&'a dyn History<Error = StoreError>);
+pub(crate) struct Durable<'a>(pub(crate) &'a dyn History<Error = StoreError>);
 
 impl History for Durable<'_> {
     type Error = StoreError;
@@ -327,5 +415,12 @@ impl History for Durable<'_> {
 
     fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, StoreError> {
         self.0.max_op(document, hash)
+    }
+    fn deleted_at(&self, document: &DocumentId) -> Result<Option<Offset>, StoreError> {
+        self.0.deleted_at(document)
+    }
+
+    fn has_changes(&self, document: &DocumentId) -> Result<bool, StoreError> {
+        self.0.has_changes(document)
     }
 }

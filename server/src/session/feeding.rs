@@ -6,8 +6,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use landfall_protocol::Offset;
-use landfall_protocol::frame::SubscriptionId;
-use landfall_protocol::ring::Page;
+use landfall_protocol::frame::{Filter, Partial, SubscriptionId};
+use landfall_protocol::ring::Chunk;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -31,8 +31,15 @@ pub(super) struct Target {
     pub(super) feed: Arc<Feed>,
 }
 
-/// A page that was read from the store, or why not.
-pub(super) type Read = (Target, Result<Option<Page>, StoreError>);
+/// A chunk that was read from the store, or why not.
+pub(super) type Read = (Target, Result<Option<Chunk>, StoreError>);
+
+/// Where a subscription stands, and what it wants.
+pub(super) struct Standing {
+    pub(super) after: Offset,
+    pub(super) filter: Filter,
+    pub(super) partial: Option<Partial>,
+}
 
 /// All sources of a session.
 pub(super) struct Feeding {
@@ -43,7 +50,7 @@ pub(super) struct Feeding {
     /// Whose turn was last.
     last: SubscriptionId,
     reading: Option<JoinHandle<Read>>,
-    read: Option<(Target, Page)>,
+    read: Option<(Target, Chunk)>,
     tickets: u64,
 }
 
@@ -107,22 +114,27 @@ impl Feeding {
         }
     }
 
-    /// Begins to read the next page of a subscription that is behind, if none is being read.
-    pub(super) fn read_if_behind(&mut self, position: impl Fn(SubscriptionId) -> Option<Offset>) {
+    /// Begins to read the next chunk of a subscription that is behind, if none is being read.
+    pub(super) fn read_if_behind(
+        &mut self,
+        position: impl Fn(SubscriptionId) -> Option<Offset>,
+        standing: impl Fn(SubscriptionId) -> Option<Standing>,
+    ) {
         if self.reading.is_some() || self.read.is_some() {
             return;
         }
         let Some(target) = self.next(|source| source.behind, &position) else { return };
-        let Some(after) = position(target.subscription) else { return };
+        let Some(standing) = standing(target.subscription) else { return };
         let (store, reads) = (Arc::clone(&self.store), Arc::clone(&self.page_reads));
         self.reading = Some(tokio::spawn(async move {
             // Closed never; without a turn the read is only less polite.
             let turn = reads.acquire_owned().await;
             let space = target.feed.space.clone();
             let page = tokio::task::spawn_blocking(move || {
-                let page = store.page(&space, after);
+                let Standing { after, filter, partial } = standing;
+                let chunk = store.next(&space, after, &filter, partial);
                 drop(turn);
-                page
+                chunk
             });
             let page = page.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)));
             (target, page)
@@ -137,24 +149,24 @@ impl Feeding {
         read.ok()
     }
 
-    /// A page came from the store. After it the ring is tried again.
-    pub(super) fn handle_read(&mut self, target: Target, page: Page) {
+    /// A chunk came from the store. After it the ring is tried again.
+    pub(super) fn handle_read(&mut self, target: Target, chunk: Chunk) {
         let Some(source) = self.sources.get_mut(&target.subscription) else { return };
         if source.ticket == target.ticket {
             source.behind = false;
-            self.read = Some((target, page));
+            self.read = Some((target, chunk));
         }
     }
 
-    /// Whether a page from the store waits to be sent.
+    /// Whether a chunk from the store waits to be sent.
     pub(super) fn has_read(&self) -> bool {
         self.read.is_some()
     }
 
-    /// The page from the store that waits to be sent, if its subscription still stands.
-    pub(super) fn take_read(&mut self) -> Option<(Target, Page)> {
-        let (target, page) = self.read.take()?;
-        self.is_current(target.subscription, target.ticket).then_some((target, page))
+    /// The chunk from the store that waits to be sent, if its subscription still stands.
+    pub(super) fn take_read(&mut self) -> Option<(Target, Chunk)> {
+        let (target, chunk) = self.read.take()?;
+        self.is_current(target.subscription, target.ticket).then_some((target, chunk))
     }
 
     fn next(

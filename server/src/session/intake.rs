@@ -7,14 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use landfall_protocol::frame::{Push, SubscriptionId};
+use landfall_protocol::frame::{Push, PushEntry, SubscriptionId, entry_kind};
 use landfall_protocol::rights::Identity;
-use landfall_protocol::session::check_push;
-use landfall_protocol::space::CheckedPush;
-use landfall_protocol::{SessionId, SpaceName};
+use landfall_protocol::session::{Offered, check_push, check_pushed_change};
+use landfall_protocol::space::{CheckedPush, PushedEntry};
+use landfall_protocol::{DocumentId, SessionId, SpaceName};
 use tokio::sync::Semaphore;
 
-use crate::hub::{Attach, Hub};
+use crate::hub::{Attach, Hub, Pushed};
 use crate::limits;
 
 /// Something for the hub.
@@ -22,6 +22,8 @@ pub(super) enum Item {
     Attach(Box<Attach>),
     Detach(SubscriptionId),
     Push(SpaceName, Push, Identity),
+    Entry(SpaceName, PushEntry, Identity),
+    Snapshot(SpaceName, Offered, Arc<Vec<u8>>, Identity),
 }
 
 impl Item {
@@ -119,14 +121,45 @@ async fn hand_over(hub: Hub, checks: Arc<Semaphore>, session: SessionId, item: I
             let bytes = push.changes.iter().map(|change| change.len()).sum();
             match hub.reserve(bytes).await {
                 Some(room) => match check(&checks, session, identity, push, bytes).await {
-                    Some(checked) => hub.push(space, checked, room).await,
+                    Some(checked) => hub.push(space, Pushed::changes(checked), room).await,
                     None => false,
                 },
                 None => false,
             }
         }
+        Item::Entry(space, entry, identity) => {
+            let bytes = entry.body.len();
+            let pushed = match entry.kind {
+                entry_kind::CHANGE => {
+                    Pushed::changes(check_pushed_change(session, &identity, entry))
+                }
+                _ => Pushed::Deletion(pushed_entry(session, entry.id, entry.document, identity)),
+            };
+            push(&hub, space, pushed, bytes).await
+        }
+        Item::Snapshot(space, offer, bytes, identity) => {
+            let entry = pushed_entry(session, offer.id, offer.document, identity);
+            let weight = bytes.len();
+            push(&hub, space, Pushed::Snapshot(entry, offer, bytes), weight).await
+        }
     };
     if over { Handed::Over } else { Handed::HubGone }
+}
+
+async fn push(hub: &Hub, space: SpaceName, pushed: Pushed, bytes: usize) -> bool {
+    match hub.reserve(bytes).await {
+        Some(room) => hub.push(space, pushed, room).await,
+        None => false,
+    }
+}
+
+fn pushed_entry(
+    session: SessionId,
+    id: u64,
+    document: DocumentId,
+    identity: Identity,
+) -> PushedEntry {
+    PushedEntry { session, id, document, author: identity.author }
 }
 
 async fn check(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_protocol::ring::Page;
+use landfall_protocol::ring::{Chunk, Page};
 use landfall_protocol::{Code, Moment};
 use tokio::time::timeout;
 use tracing::debug;
@@ -55,8 +55,13 @@ impl Driver {
     }
 
     fn next_page(&mut self) -> Option<Outgoing> {
-        if let Some((target, page)) = self.feeding.take_read() {
-            return self.page_message(target, &page);
+        match self.feeding.take_read() {
+            Some((target, Chunk::Entries(page))) => return self.page_message(target, &page),
+            Some((target, Chunk::Part(part))) => {
+                let message = self.machine.handle_snapshot_part(target.subscription, part);
+                return message.map(Outgoing::Frames);
+            }
+            None => {}
         }
         let target = self.feeding.next_live(|id| self.machine.position(id))?;
         let position = self.machine.position(target.subscription)?;

@@ -1,60 +1,56 @@
-//! Writing a commit: rows for what is new, with the row ids of its documents and actors looked up
-//! once each.
+//! Writing a commit: rows for what is new, and for each document that it touches what follows from
+//! them, once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 
+use landfall_protocol::frame::Entry;
 use landfall_protocol::lineage::EpochRecord;
-use landfall_protocol::space::{Commit, NewEntry};
-use landfall_protocol::{ActorId, DocumentId, SpaceName};
-use rusqlite::{OptionalExtension, Transaction, params};
+use landfall_protocol::space::{Commit, NewEntry, NewKind};
+use landfall_protocol::{ActorId, DocumentId, Offset, SpaceName};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::schema::column;
+use super::digests::Buckets;
+use super::documents::Document;
+use super::schema::{broken, column};
+use super::snapshots;
 
 const INSERT_ENTRY: &str = "INSERT INTO entry \
     (space, \"offset\", document, kind, flags, hash, actor, seq, max_op, at_ms, author, deps, body) \
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 
+const INSERT_TOMBSTONE: &str = "INSERT INTO tombstone \
+    (document, space, \"offset\", hash, author, at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+
 /// Writes a commit into the transaction.
-pub(super) fn append(tx: &Transaction<'_>, commit: &Commit) -> rusqlite::Result<()> {
-    let space = space_row(tx, &commit.space)?;
+pub(super) fn append(tx: &Connection, commit: &Commit) -> rusqlite::Result<()> {
+    let Some(last) = commit.entries.last() else { return Ok(()) };
+    let space = raised(tx, &commit.space, last.entry.offset)?;
     if let Some(record) = &commit.opens {
         insert_epoch(tx, space, record)?;
     }
-    let mut rows = Rows { tx, space, documents: HashMap::new(), actors: HashMap::new() };
-    let mut insert = tx.prepare_cached(INSERT_ENTRY)?;
-    let mut dependencies = Vec::new();
-    for NewEntry { entry, actor, seq, max_op } in &commit.entries {
-        dependencies.clear();
-        entry.dependencies.iter().for_each(|hash| dependencies.extend_from_slice(hash));
-        insert.execute(params![
-            space,
-            column(entry.offset.0)?,
-            rows.document(entry.document)?,
-            entry.kind,
-            entry.flags,
-            entry.id,
-            rows.actor(actor)?,
-            column(*seq)?,
-            column(*max_op)?,
-            column(entry.at_ms)?,
-            entry.author.as_slice(),
-            dependencies,
-            entry.body.as_slice(),
-        ])?;
+    let mut touched = Touched { tx, space, documents: HashMap::new(), actors: Actors::new(tx) };
+    for new in &commit.entries {
+        touched.add(new)?;
     }
-    Ok(())
+    touched.save()
 }
 
-fn space_row(tx: &Transaction<'_>, name: &SpaceName) -> rusqlite::Result<i64> {
-    let mut find = tx.prepare_cached("SELECT id FROM space WHERE name = ?1")?;
-    match find.query_row([name.as_str()], |row| row.get(0)).optional()? {
+/// Moves the end of a space's log; the space's row, made if there is none.
+fn raised(tx: &Connection, name: &SpaceName, head: Offset) -> rusqlite::Result<i64> {
+    let key = params![name.as_str(), column(head.0)?];
+    let mut raise = tx.prepare_cached("UPDATE space SET head = ?2 WHERE name = ?1 RETURNING id")?;
+    match raise.query_row(key, |row| row.get(0)).optional()? {
         Some(id) => Ok(id),
-        None => tx.prepare_cached("INSERT INTO space (name) VALUES (?1)")?.insert([name.as_str()]),
+        None => tx.prepare_cached("INSERT INTO space (name, head) VALUES (?1, ?2)")?.insert(key),
     }
 }
 
-fn insert_epoch(tx: &Transaction<'_>, space: i64, record: &EpochRecord) -> rusqlite::Result<()> {
+pub(super) fn insert_epoch(
+    tx: &Connection,
+    space: i64,
+    record: &EpochRecord,
+) -> rusqlite::Result<()> {
     let EpochRecord { epoch, first, predecessor } = record;
     let predecessor = predecessor.as_ref().map(|epoch| epoch.as_bytes());
     tx.prepare_cached(
@@ -64,36 +60,145 @@ fn insert_epoch(tx: &Transaction<'_>, space: i64, record: &EpochRecord) -> rusql
     Ok(())
 }
 
-/// The row ids of what this commit names. Not kept beyond it: a commit that is rolled back would
-/// leave ids behind that lead nowhere.
-struct Rows<'a> {
-    tx: &'a Transaction<'a>,
-    space: i64,
-    documents: HashMap<DocumentId, i64>,
-    actors: HashMap<ActorId, i64>,
+/// A document that a commit touches.
+struct Changed {
+    document: Document,
+    /// The last entry of it in this commit.
+    last: Offset,
 }
 
-impl Rows<'_> {
-    fn document(&mut self, document: DocumentId) -> rusqlite::Result<i64> {
-        let slot = match self.documents.entry(document) {
-            Slot::Occupied(known) => return Ok(*known.get()),
-            Slot::Vacant(slot) => slot,
+/// What a commit touches. Not kept beyond it: a commit that is rolled back would leave row ids
+/// behind that lead nowhere.
+struct Touched<'a> {
+    tx: &'a Connection,
+    space: i64,
+    documents: HashMap<DocumentId, Changed>,
+    actors: Actors<'a>,
+}
+
+impl Touched<'_> {
+    fn add(&mut self, new: &NewEntry) -> rusqlite::Result<()> {
+        let NewEntry { entry, kind } = new;
+        let Self { tx, space, documents, actors } = self;
+        let changed = match documents.entry(entry.document) {
+            Slot::Occupied(known) => known.into_mut(),
+            Slot::Vacant(slot) => {
+                let document = match Document::find(tx, *space, &entry.document)? {
+                    Some(document) => document,
+                    None => Document::insert(tx, *space, &entry.document)?,
+                };
+                slot.insert(Changed { document, last: entry.offset })
+            }
         };
-        let key = params![self.space, document.as_bytes()];
-        let mut find =
-            self.tx.prepare_cached("SELECT id FROM document WHERE space = ?1 AND document = ?2")?;
-        let id = match find.query_row(key, |row| row.get(0)).optional()? {
-            Some(id) => id,
-            None => self
-                .tx
-                .prepare_cached("INSERT INTO document (space, document) VALUES (?1, ?2)")?
-                .insert(key)?,
-        };
-        Ok(*slot.insert(id))
+        changed.last = entry.offset;
+        let document = &mut changed.document;
+        if document.tombstone.is_some() {
+            return Err(broken("an entry of a document that is deleted"));
+        }
+        match kind {
+            NewKind::Change { actor, seq, max_op } => {
+                insert_change(
+                    tx,
+                    *space,
+                    document.row,
+                    entry,
+                    (actors.row(actor)?, *seq, *max_op),
+                )?;
+                document.add_change(entry.id, &entry.dependencies, entry.body.len());
+                Ok(())
+            }
+            NewKind::Tombstone => delete(tx, *space, document, entry),
+            NewKind::Snapshot(snapshot) => {
+                if snapshot.changes < document.folded_changes + document.tail_changes {
+                    return Err(broken("a snapshot of fewer changes than the document has"));
+                }
+                document.heads = snapshot.heads.iter().map(|(hash, _)| hash.0).collect();
+                document.heads.sort_unstable();
+                let place = snapshots::Place { space: *space, offset: entry.offset };
+                snapshots::replace(tx, actors, document, place, snapshot, entry.at_ms)?;
+                (document.tail_changes, document.tail_bytes) = (0, 0);
+                document.reckon_due(tx)
+            }
+        }
     }
 
-    fn actor(&mut self, actor: &ActorId) -> rusqlite::Result<i64> {
-        if let Some(id) = self.actors.get(actor) {
+    /// Writes what follows from the entries.
+    fn save(self) -> rusqlite::Result<()> {
+        let mut buckets = Buckets::new(self.tx, self.space);
+        for Changed { mut document, last } in self.documents.into_values() {
+            let leaf = document.leaf_now();
+            buckets.note(&document.id, document.leaf, leaf)?;
+            document.leaf = leaf;
+            document.note_due(last);
+            document.save(self.tx)?;
+        }
+        buckets.save()
+    }
+}
+
+fn insert_change(
+    tx: &Connection,
+    space: i64,
+    document: i64,
+    entry: &Entry,
+    (actor, seq, max_op): (i64, u64, u64),
+) -> rusqlite::Result<()> {
+    tx.prepare_cached(INSERT_ENTRY)?.execute(params![
+        space,
+        column(entry.offset.0)?,
+        document,
+        entry.kind,
+        entry.flags,
+        entry.id,
+        actor,
+        column(seq)?,
+        column(max_op)?,
+        column(entry.at_ms)?,
+        entry.author.as_slice(),
+        entry.dependencies.as_flattened(),
+        entry.body.as_slice(),
+    ])?;
+    Ok(())
+}
+
+/// A document's deletion: what it had is dead from now on.
+fn delete(
+    tx: &Connection,
+    space: i64,
+    document: &mut Document,
+    entry: &Entry,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached(INSERT_TOMBSTONE)?.execute(params![
+        document.row,
+        space,
+        column(entry.offset.0)?,
+        entry.id,
+        entry.author.as_slice(),
+        column(entry.at_ms)?,
+    ])?;
+    snapshots::retire(tx, document.row, 0)?;
+    tx.prepare_cached("DELETE FROM fold_failure WHERE document = ?1")?.execute([document.row])?;
+    document.tombstone = Some(entry.offset.0);
+    document.heads.clear();
+    (document.tail_changes, document.tail_bytes) = (0, 0);
+    (document.folded, document.folded_changes) = (0, 0);
+    document.dead = true;
+    document.reckon_due(tx)
+}
+
+/// The row ids of actors.
+pub(super) struct Actors<'a> {
+    tx: &'a Connection,
+    known: HashMap<ActorId, i64>,
+}
+
+impl<'a> Actors<'a> {
+    pub(super) fn new(tx: &'a Connection) -> Self {
+        Self { tx, known: HashMap::new() }
+    }
+
+    pub(super) fn row(&mut self, actor: &ActorId) -> rusqlite::Result<i64> {
+        if let Some(id) = self.known.get(actor) {
             return Ok(*id);
         }
         let key = params![actor.to_bytes()];
@@ -102,7 +207,7 @@ impl Rows<'_> {
             Some(id) => id,
             None => self.tx.prepare_cached("INSERT INTO actor (actor) VALUES (?1)")?.insert(key)?,
         };
-        self.actors.insert(actor.clone(), id);
+        self.known.insert(actor.clone(), id);
         Ok(id)
     }
 }

@@ -1,40 +1,132 @@
-//! The view that admission asks: what is durable in one space, within one snapshot.
+//! The view that admission asks: what is durable in one space, within one snapshot of the store.
+//!
+//! A change of the tail is a row. A folded one is looked for where it costs the least: the last
+//! change of each actor and the snapshot's heads are rows too; whatever is left is in the packed
+//! index, which may have to be loaded first. A folded change's position is its snapshot's.
+
+use std::cell::RefCell;
+use std::sync::Arc;
 
 use landfall_protocol::admission::{History, Known};
+use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::StoreError;
+use super::documents::{Document, space_row};
+use super::indexes::IndexCache;
 use super::schema::{column, number};
+use super::snapshots::{self, Stored};
 
-const LAST_SEQUENCE: &str = "SELECT max(seq) FROM entry \
-    WHERE document = (SELECT id FROM document WHERE space = ?1 AND document = ?2) \
-    AND actor = (SELECT id FROM actor WHERE actor = ?3)";
+const LAST_SEQUENCE: &str = "SELECT max(seq) FROM entry WHERE document = ?1 AND actor = ?2";
 
 const AT_SEQUENCE: &str = "SELECT hash, \"offset\" FROM entry \
-    WHERE document = (SELECT id FROM document WHERE space = ?1 AND document = ?2) \
-    AND actor = (SELECT id FROM actor WHERE actor = ?3) AND seq = ?4";
+    WHERE document = ?1 AND actor = ?2 AND seq = ?3";
 
-const MAX_OP: &str = "SELECT max_op FROM entry \
-    WHERE document = (SELECT id FROM document WHERE space = ?1 AND document = ?2) AND hash = ?3";
+const MAX_OP: &str = "SELECT max_op FROM entry WHERE document = ?1 AND hash = ?2";
+
+const FOLDED: &str =
+    "SELECT seq, hash, max_op FROM folded_actor WHERE document = ?1 AND actor = ?2";
 
 /// A space within a snapshot.
 pub(super) struct SpaceView<'a> {
     conn: &'a Connection,
     /// `None` while nothing was ever appended to it.
     space: Option<i64>,
+    indexes: &'a IndexCache,
+    /// The document that was asked about last: the questions of one push are about one.
+    last: RefCell<Option<(DocumentId, Option<Arc<Found>>)>>,
+    last_actor: RefCell<Option<(ActorId, Option<i64>)>>,
+}
+
+/// A document that exists and is not deleted.
+struct Found {
+    document: Document,
+    snapshot: Option<Stored>,
+}
+
+/// The last folded change of an actor.
+struct Folded {
+    seq: u64,
+    hash: ChangeHash,
 }
 
 impl<'a> SpaceView<'a> {
-    pub(super) fn new(conn: &'a Connection, name: &SpaceName) -> rusqlite::Result<Self> {
-        Ok(Self { conn, space: space_row(conn, name)? })
+    pub(super) fn new(
+        conn: &'a Connection,
+        name: &SpaceName,
+        indexes: &'a IndexCache,
+    ) -> rusqlite::Result<Self> {
+        let (last, last_actor) = (RefCell::new(None), RefCell::new(None));
+        Ok(Self { conn, space: space_row(conn, name)?, indexes, last, last_actor })
     }
-}
 
-/// A space's row id; `None` while nothing was ever appended to it.
-pub(super) fn space_row(conn: &Connection, name: &SpaceName) -> rusqlite::Result<Option<i64>> {
-    let mut find = conn.prepare_cached("SELECT id FROM space WHERE name = ?1")?;
-    find.query_row([name.as_str()], |row| row.get(0)).optional()
+    fn document(&self, document: &DocumentId) -> rusqlite::Result<Option<Arc<Found>>> {
+        let mut last = self.last.borrow_mut();
+        if let Some((_, found)) = last.as_ref().filter(|(id, _)| id == document) {
+            return Ok(found.clone());
+        }
+        let found = match self.space {
+            Some(space) => Document::find(self.conn, space, document)?,
+            None => None,
+        };
+        let found = match found {
+            Some(document) if document.folded > 0 => {
+                let snapshot = snapshots::current(self.conn, document.row)?;
+                Some(Arc::new(Found { document, snapshot }))
+            }
+            found => found.map(|document| Arc::new(Found { document, snapshot: None })),
+        };
+        *last = Some((*document, found.clone()));
+        Ok(found)
+    }
+
+    /// A document whose changes count.
+    fn present(&self, document: &DocumentId) -> rusqlite::Result<Option<Arc<Found>>> {
+        Ok(self.document(document)?.filter(|found| found.document.tombstone.is_none()))
+    }
+
+    fn actor(&self, actor: &ActorId) -> rusqlite::Result<Option<i64>> {
+        let mut last = self.last_actor.borrow_mut();
+        if let Some((_, row)) = last.as_ref().filter(|(id, _)| id == actor) {
+            return Ok(*row);
+        }
+        let mut find = self.conn.prepare_cached("SELECT id FROM actor WHERE actor = ?1")?;
+        let row = find.query_row([actor.to_bytes()], |row| row.get(0)).optional()?;
+        *last = Some((actor.clone(), row));
+        Ok(row)
+    }
+
+    fn folded(&self, found: &Found, actor: i64) -> rusqlite::Result<Option<Folded>> {
+        if found.document.folded == 0 {
+            return Ok(None);
+        }
+        let mut find = self.conn.prepare_cached(FOLDED)?;
+        let folded = |row: &rusqlite::Row<'_>| {
+            Ok(Folded { seq: number(row, 0)?, hash: ChangeHash(row.get(1)?) })
+        };
+        find.query_row([found.document.row, actor], folded).optional()
+    }
+
+    fn index(&self, found: &Found, snapshot: &Stored) -> Result<Arc<PackedIndex>, StoreError> {
+        let key = (found.document.row, snapshot.hash);
+        self.indexes.get(&key).ok_or_else(|| StoreError::needs_index(found.document.id))
+    }
+
+    fn row_at(&self, found: &Found, actor: i64, seq: u64) -> rusqlite::Result<Option<Known>> {
+        let mut find = self.conn.prepare_cached(AT_SEQUENCE)?;
+        let known = |row: &rusqlite::Row<'_>| {
+            // A row that is dead but not deleted yet stands where its snapshot stands.
+            let offset = number(row, 1)?;
+            let position = Offset(if offset <= found.document.folded {
+                found.document.folded
+            } else {
+                offset
+            });
+            Ok(Known { hash: ChangeHash(row.get(0)?), position })
+        };
+        find.query_row(params![found.document.row, actor, column(seq)?], known).optional()
+    }
 }
 
 fn failed(error: rusqlite::Error) -> StoreError {
@@ -49,14 +141,15 @@ impl History for SpaceView<'_> {
         document: &DocumentId,
         actor: &ActorId,
     ) -> Result<Option<u64>, StoreError> {
-        let Some(space) = self.space else { return Ok(None) };
+        let Some(found) = self.present(document).map_err(failed)? else { return Ok(None) };
+        let Some(actor) = self.actor(actor).map_err(failed)? else { return Ok(None) };
         let mut last = self.conn.prepare_cached(LAST_SEQUENCE).map_err(failed)?;
-        let key = params![space, document.as_bytes(), actor.to_bytes()];
         // `max` of nothing is one row of NULL.
-        let found: Option<i64> = last.query_row(key, |row| row.get(0)).map_err(failed)?;
-        found.map(u64::try_from).transpose().map_err(|_| {
-            failed(rusqlite::Error::IntegralValueOutOfRange(0, found.unwrap_or_default()))
-        })
+        let sequence = |row: &rusqlite::Row<'_>| super::schema::optional_number(row, 0);
+        let in_tail = last.query_row([found.document.row, actor], sequence).map_err(failed)?;
+        // Rows that are dead but not deleted yet may end before what was folded does.
+        let folded = self.folded(&found, actor).map_err(failed)?.map(|folded| folded.seq);
+        Ok(in_tail.max(folded))
     }
 
     fn at_sequence(
@@ -65,20 +158,41 @@ impl History for SpaceView<'_> {
         actor: &ActorId,
         sequence: u64,
     ) -> Result<Option<Known>, StoreError> {
-        let Some(space) = self.space else { return Ok(None) };
-        let mut find = self.conn.prepare_cached(AT_SEQUENCE).map_err(failed)?;
-        let sequence = column(sequence).map_err(failed)?;
-        let key = params![space, document.as_bytes(), actor.to_bytes(), sequence];
-        let known = |row: &rusqlite::Row<'_>| {
-            Ok(Known { hash: ChangeHash(row.get(0)?), position: Offset(number(row, 1)?) })
-        };
-        find.query_row(key, known).optional().map_err(failed)
+        let Some(found) = self.present(document).map_err(failed)? else { return Ok(None) };
+        let Some(row) = self.actor(actor).map_err(failed)? else { return Ok(None) };
+        if let Some(known) = self.row_at(&found, row, sequence).map_err(failed)? {
+            return Ok(Some(known));
+        }
+        let folded = self.folded(&found, row).map_err(failed)?;
+        let (Some(snapshot), Some(folded)) = (&found.snapshot, folded) else { return Ok(None) };
+        let position = Offset(snapshot.offset);
+        if sequence >= folded.seq {
+            let hash = folded.hash;
+            return Ok((sequence == folded.seq).then_some(Known { hash, position }));
+        }
+        let hash = self.index(&found, snapshot)?.at(actor, sequence);
+        Ok(hash.map(|hash| Known { hash, position }))
     }
 
     fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, StoreError> {
-        let Some(space) = self.space else { return Ok(None) };
+        let Some(found) = self.present(document).map_err(failed)? else { return Ok(None) };
         let mut find = self.conn.prepare_cached(MAX_OP).map_err(failed)?;
-        let key = params![space, document.as_bytes(), hash.0];
-        find.query_row(key, |row| number(row, 0)).optional().map_err(failed)
+        let key = params![found.document.row, hash.0];
+        let in_tail = find.query_row(key, |row| number(row, 0)).optional().map_err(failed)?;
+        let (None, Some(snapshot)) = (in_tail, &found.snapshot) else { return Ok(in_tail) };
+        if let Some((_, max_op)) = snapshot.heads.iter().find(|(head, _)| head == hash) {
+            return Ok(Some(*max_op));
+        }
+        Ok(self.index(&found, snapshot)?.find(hash).map(|found| found.max_op))
+    }
+
+    fn deleted_at(&self, document: &DocumentId) -> Result<Option<Offset>, StoreError> {
+        let found = self.document(document).map_err(failed)?;
+        Ok(found.and_then(|found| found.document.tombstone).map(Offset))
+    }
+
+    fn has_changes(&self, document: &DocumentId) -> Result<bool, StoreError> {
+        let found = self.present(document).map_err(failed)?;
+        Ok(found.is_some_and(|found| found.document.has_changes()))
     }
 }

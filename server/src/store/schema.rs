@@ -6,6 +6,7 @@ use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{DocumentId, Epoch};
 use landfall_storage::{FailureClass, ReadError, Schema, WriteError};
 use rusqlite::Row;
+use thiserror::Error;
 
 use super::StoreError;
 
@@ -73,12 +74,118 @@ CREATE TABLE entry (
 CREATE TABLE probe (filler BLOB NOT NULL) STRICT;
 ";
 
+/// Version 2: folded history, deletion, digests.
+///
+/// What a document is (heads, leaf, the length of its tail) stands in its row, so that nothing has
+/// to be counted; the step after this migration fills it in (`fill`).
+/// An entry at or below `folded` (the offset of the document's snapshot), and every entry of a
+/// deleted document, is dead: nobody reads it, and it is deleted in slices.
+///
+/// A snapshot's bytes lie in pieces, in rows `snapshot << 16 | piece`: in one row, reading a part
+/// would walk the chain of pages before it. Its packed index has a table of its own for the same
+/// reason.
+const VERSION_2: &str = "
+ALTER TABLE space ADD COLUMN head INTEGER NOT NULL DEFAULT 0;
+UPDATE space SET head =
+    coalesce((SELECT max(\"offset\") FROM entry WHERE entry.space = space.id), 0);
+
+ALTER TABLE document ADD COLUMN heads BLOB NOT NULL DEFAULT x'';
+ALTER TABLE document ADD COLUMN leaf BLOB CHECK (length(leaf) = 16);
+ALTER TABLE document ADD COLUMN tail_changes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN tail_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN folded INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN folded_changes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN tombstone INTEGER;
+ALTER TABLE document ADD COLUMN fold_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN due INTEGER;
+ALTER TABLE document ADD COLUMN dead INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX document_due ON document (space, due) WHERE due IS NOT NULL;
+CREATE INDEX document_dead ON document (id) WHERE dead = 1;
+
+-- Documents of version 1 whose new columns are still to be filled in.
+CREATE TABLE unfilled (document INTEGER PRIMARY KEY REFERENCES document (id)) STRICT;
+INSERT INTO unfilled (document) SELECT id FROM document;
+
+CREATE UNIQUE INDEX entry_document ON entry (document, \"offset\");
+
+CREATE TABLE snapshot (
+    id INTEGER PRIMARY KEY,
+    document INTEGER NOT NULL REFERENCES document (id),
+    space INTEGER NOT NULL,
+    \"offset\" INTEGER NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    heads BLOB NOT NULL,
+    changes INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    replaced_at_ms INTEGER
+) STRICT;
+CREATE UNIQUE INDEX snapshot_current ON snapshot (document) WHERE replaced_at_ms IS NULL;
+CREATE UNIQUE INDEX snapshot_log ON snapshot (space, \"offset\") WHERE replaced_at_ms IS NULL;
+CREATE INDEX snapshot_replaced ON snapshot (replaced_at_ms) WHERE replaced_at_ms IS NOT NULL;
+CREATE INDEX snapshot_hash ON snapshot (hash);
+
+CREATE TABLE snapshot_piece (
+    id INTEGER PRIMARY KEY,
+    bytes BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE snapshot_index (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshot (id),
+    packed BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE folded_actor (
+    document INTEGER NOT NULL REFERENCES document (id),
+    actor INTEGER NOT NULL REFERENCES actor (id),
+    seq INTEGER NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    max_op INTEGER NOT NULL,
+    PRIMARY KEY (document, actor)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE fold_failure (
+    document INTEGER PRIMARY KEY REFERENCES document (id),
+    version TEXT NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE tombstone (
+    document INTEGER PRIMARY KEY REFERENCES document (id),
+    space INTEGER NOT NULL,
+    \"offset\" INTEGER NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    author BLOB NOT NULL,
+    at_ms INTEGER NOT NULL,
+    UNIQUE (space, \"offset\")
+) STRICT;
+
+-- Of the documents whose ids begin with the byte `bucket`.
+CREATE TABLE digest (
+    space INTEGER NOT NULL REFERENCES space (id),
+    bucket INTEGER NOT NULL CHECK (bucket BETWEEN 0 AND 255),
+    count INTEGER NOT NULL,
+    sum BLOB NOT NULL CHECK (length(sum) = 16),
+    PRIMARY KEY (space, bucket)
+) STRICT, WITHOUT ROWID;
+";
+
 /// The schema with all its migrations.
 pub(super) const SCHEMA: Schema = Schema {
     name: "landfall relay store",
     application_id: APPLICATION_ID,
-    migrations: &[VERSION_1],
+    migrations: &[VERSION_1, VERSION_2],
 };
+
+/// A commit that contradicts what the store holds: a bug above it.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct BrokenRule(&'static str);
+
+/// Refuses a write that would break a rule of the log; its transaction leaves nothing.
+pub(super) fn broken(what: &'static str) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(BrokenRule(what)))
+}
 
 impl StoreError {
     pub(super) fn new(
@@ -90,7 +197,7 @@ impl StoreError {
             FailureClass::DiskFull => StoreFailure::Full,
             _ => StoreFailure::Failed,
         };
-        Self { what, failure, source: Box::new(source) }
+        Self { what, failure, needs_index: None, source: Box::new(source) }
     }
 
     pub(super) fn of_sqlite(what: &'static str, source: rusqlite::Error) -> Self {
@@ -123,4 +230,18 @@ pub(super) fn document_id(row: &Row<'_>, column: usize) -> rusqlite::Result<Docu
 
 pub(super) fn epoch(row: &Row<'_>, column: usize) -> rusqlite::Result<Epoch> {
     row.get(column).map(Epoch::from_bytes)
+}
+
+/// A `u64` that may be absent.
+pub(super) fn optional_number(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    let value: Option<i64> = row.get(column)?;
+    let convert = |value: i64| {
+        u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+    };
+    value.map(convert).transpose()
+}
+
+/// Hashes that stand one after the other in a column.
+pub(super) fn hashes(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<[u8; 32]>> {
+    Ok(row.get_ref(column)?.as_blob()?.as_chunks::<32>().0.to_vec())
 }

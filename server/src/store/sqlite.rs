@@ -1,103 +1,36 @@
 //! The embedded store: one SQLite file in the relay's data folder.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use landfall_protocol::admission::History;
+use landfall_protocol::digest::{Branch, Prefix};
+use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
-use landfall_protocol::ring::Page;
+use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
+use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::Commit;
-use landfall_protocol::{Offset, SpaceName, Upstream};
+use landfall_protocol::{DocumentId, Offset, SpaceName, Upstream};
 use landfall_storage::{
-    Database, Durability, Faults, OpenError, Options, ReadError, Reader, StorageError, WriteError,
+    BackupError, Database, Durability, Faults, Options, ReadError, Reader, StorageError, WriteError,
 };
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
-use thiserror::Error;
 
 use super::history::SpaceView;
+use super::indexes::{INDEX_CACHE_BYTES, IndexCache};
+use super::opening::OpenStoreError;
 use super::schema::SCHEMA;
-use super::{Done, LogStore, StoreError, append, pages};
+use super::{
+    DamagedIndex, Done, FoldSink, FoldTask, FoldWindow, LogStore, StoreError, StoreGauges, append,
+    digests, documents, fill, folding, log, plan, prune, snapshots,
+};
 use crate::limits;
 
 /// The file's name in the data folder.
-const FILE: &str = "relay.db";
-
-/// Why a store was not opened.
-#[derive(Debug, Error)]
-pub enum OpenStoreError {
-    /// User: the data folder cannot be made or used.
-    #[error("the data folder {path} cannot be used", path = path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What the file system said.
-        source: io::Error,
-    },
-    /// User or disk: the file in it was not opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// Disk: the file opened, but its identity could not be read or written.
-    #[error("the store's identity could not be read")]
-    Identity(#[source] StoreError),
-    /// Our bug or the system's: no randomness for a new store's identity.
-    #[error("the system gave no randomness: {0}")]
-    Randomness(getrandom::Error),
-}
-
-/// What a person can do about a store that does not open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreHint {
-    /// Another process has it.
-    InUse,
-    /// It is not a relay's store.
-    WrongFile,
-    /// A newer release wrote it.
-    Newer,
-    /// It may not be written.
-    Unwritable,
-    /// The disk is full.
-    Full,
-    /// None of these.
-    Other,
-}
-
-impl OpenStoreError {
-    /// What a person can do about it.
-    pub fn hint(&self) -> StoreHint {
-        let Self::Open(error) = self else {
-            return match self {
-                Self::Folder { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                    StoreHint::Full
-                }
-                Self::Folder { .. } => StoreHint::Unwritable,
-                _ => StoreHint::Other,
-            };
-        };
-        match error {
-            OpenError::InUse { .. } => StoreHint::InUse,
-            OpenError::NotOurs { .. } => StoreHint::WrongFile,
-            OpenError::TooNew { .. } => StoreHint::Newer,
-            OpenError::Unwritable { .. } | OpenError::FolderMissing { .. } => StoreHint::Unwritable,
-            OpenError::DiskFull { .. } => StoreHint::Full,
-            OpenError::Io { source: StorageError::Sqlite(error), .. }
-                if lacks_index_room(error) =>
-            {
-                StoreHint::Full
-            }
-            _ => StoreHint::Other,
-        }
-    }
-}
-
-/// Whether the file that indexes the WAL could not get its size. SQLite calls that an I/O error;
-/// it is what a disk without a free block comes to.
-fn lacks_index_room(error: &rusqlite::Error) -> bool {
-    error
-        .sqlite_error()
-        .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
-}
+pub(super) const FILE: &str = "relay.db";
 
 /// The embedded store.
 pub struct SqliteStore {
@@ -105,6 +38,7 @@ pub struct SqliteStore {
     upstream: Upstream,
     /// The hub's own connection, so that admission never waits for those who catch up.
     admission: Mutex<Option<Reader>>,
+    indexes: IndexCache,
 }
 
 impl SqliteStore {
@@ -120,15 +54,41 @@ impl SqliteStore {
         };
         let db = Database::open(folder.join(FILE), &SCHEMA, options)?;
         let upstream = identity(&db)?;
+        fill_in(&db)?;
         let reader = db.open_reader().map_err(|error| {
             OpenStoreError::Identity(StoreError::new("open a reader", error.class(), error))
         })?;
-        Ok(Self { db, upstream, admission: Mutex::new(Some(reader)) })
+        let indexes = IndexCache::new(INDEX_CACHE_BYTES);
+        Ok(Self { db, upstream, admission: Mutex::new(Some(reader)), indexes })
+    }
+
+    /// Copies the store, as it is at this moment, to a new file, while it is in use. The copy
+    /// holds no deleted bytes.
+    pub fn backup_to(&self, target: &Path) -> Result<(), BackupError> {
+        self.db.backup_to(target)
+    }
+
+    /// Bytes that the store takes on the disk, its write-ahead log included.
+    pub fn size_bytes(&self) -> Result<u64, StoreError> {
+        self.db.size_bytes().map_err(|error| StoreError::new("tell its size", error.class(), error))
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.db
     }
 
     /// Fault injection, for tests.
     pub fn faults(&self) -> Faults {
         self.db.faults()
+    }
+
+    fn write<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let written = self.db.write(Durability::Full, move |tx| job(tx));
+        written.map(|done| done.value).map_err(|error| StoreError::of_write(what, error))
     }
 
     fn read<T>(
@@ -142,7 +102,7 @@ impl SqliteStore {
 
 /// Makes the folder for its owner only. One that exists keeps its mode: it may be shared on
 /// purpose, and the files in it are private anyway.
-fn make_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -169,13 +129,29 @@ fn identity(db: &Database) -> Result<Upstream, OpenStoreError> {
     Ok(Upstream::from_bytes(bytes))
 }
 
+/// Finishes what the migration from version 1 begins.
+fn fill_in(db: &Database) -> Result<(), OpenStoreError> {
+    let what = "fill in what a migration left open";
+    let failed = |error| OpenStoreError::Migration(StoreError::of_write(what, error));
+    let is_due = db.read(fill::is_due);
+    let mut more =
+        is_due.map_err(|error| OpenStoreError::Migration(StoreError::of_read(what, error)))?;
+    while more {
+        more = db
+            .write(Durability::Full, |tx| fill::slice(tx, fill::SLICE_DOCUMENTS))
+            .map_err(failed)?
+            .value;
+    }
+    Ok(())
+}
+
 impl LogStore for SqliteStore {
     fn upstream(&self) -> Upstream {
         self.upstream
     }
 
     fn open_space(&self, space: &SpaceName) -> Result<Lineage, StoreError> {
-        self.read("read a space's lineage", |conn| pages::lineage(conn, space))
+        self.read("read a space's lineage", |conn| log::lineage(conn, space))
     }
 
     fn with_history(
@@ -191,14 +167,21 @@ impl LogStore for SqliteStore {
         };
         reader
             .with(|conn| {
-                ask(&SpaceView::new(conn, space)?);
+                ask(&SpaceView::new(conn, space, &self.indexes)?);
                 Ok(())
             })
             .map_err(|error| StoreError::of_read(what, error))
     }
 
-    fn page(&self, space: &SpaceName, after: Offset) -> Result<Option<Page>, StoreError> {
-        self.read("read a page of a log", |conn| pages::page(conn, space, after))
+    fn next(
+        &self,
+        space: &SpaceName,
+        after: Offset,
+        filter: &Filter,
+        partial: Option<Partial>,
+    ) -> Result<Option<Chunk>, StoreError> {
+        let what = "read a piece of a log";
+        self.read(what, |conn| log::next(conn, space, after, filter, partial))
     }
 
     fn append(&self, commit: Arc<Commit>, done: Done) {
@@ -224,5 +207,183 @@ impl LogStore for SqliteStore {
     fn close(&self) -> Result<(), StoreError> {
         *self.admission.lock() = None;
         self.db.close().map_err(|error| StoreError::new("close cleanly", error.class(), error))
+    }
+
+    fn load_index(&self, space: &SpaceName, document: &DocumentId) -> Result<(), StoreError> {
+        let what = "load the index of folded history";
+        let found = self.read(what, |conn| {
+            let Some((_, found)) = documents::find(conn, space, document)? else { return Ok(None) };
+            let Some(stored) = snapshots::current(conn, found.row)? else { return Ok(None) };
+            // One that is missing is as good as one that is damaged: it does not parse.
+            let packed = snapshots::packed(conn, stored.row)?.unwrap_or_default();
+            Ok(Some(((found.row, stored.hash), packed)))
+        })?;
+        let Some((key, packed)) = found else { return Ok(()) };
+        if self.indexes.get(&key).is_some() {
+            return Ok(());
+        }
+        match PackedIndex::parse(packed) {
+            Ok(index) => self.indexes.insert(key, index),
+            Err(source) => {
+                self.indexes.note_damage();
+                let (document, snapshot) = (*document, key.1);
+                let damage = DamagedIndex { document, snapshot, source };
+                return Err(StoreError::failed(what, damage));
+            }
+        }
+        Ok(())
+    }
+
+    fn store_index(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        snapshot: &[u8; 32],
+        packed: Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        let (space, document, snapshot) = (space.clone(), *document, *snapshot);
+        self.write("store the index of folded history", move |tx| {
+            snapshots::store_index(tx, &space, &document, &snapshot, packed)
+        })
+    }
+
+    fn plan_document(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        have: &[[u8; 32]],
+    ) -> Result<DocumentPlan, StoreError> {
+        let what = "see what of a document is missing";
+        self.read(what, |conn| plan::document(conn, space, document, have))
+    }
+
+    fn read_entries(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        offsets: &[Offset],
+    ) -> Result<Vec<EncodedEntry>, StoreError> {
+        let what = "read entries of a document";
+        self.read(what, |conn| plan::entries(conn, space, document, offsets))
+    }
+
+    fn snapshot_entry(
+        &self,
+        space: &SpaceName,
+        hash: &[u8; 32],
+    ) -> Result<Option<EncodedEntry>, StoreError> {
+        self.read("read a snapshot's entry", |conn| match documents::space_row(conn, space)? {
+            Some(space) => snapshots::entry(conn, space, hash),
+            None => Ok(None),
+        })
+    }
+
+    fn snapshot_part(
+        &self,
+        space: &SpaceName,
+        hash: &[u8; 32],
+        from: u64,
+    ) -> Result<Option<SnapshotPart>, StoreError> {
+        self.read("read a part of a snapshot", |conn| match documents::space_row(conn, space)? {
+            Some(space) => snapshots::part(conn, space, hash, from),
+            None => Ok(None),
+        })
+    }
+
+    fn branches(
+        &self,
+        space: &SpaceName,
+        prefixes: &[Prefix],
+    ) -> Result<(Offset, Vec<Branch>), StoreError> {
+        self.read("sum what a space holds", |conn| digests::branches(conn, space, prefixes))
+    }
+
+    fn changes_held(&self, space: &SpaceName, document: &DocumentId) -> Result<u64, StoreError> {
+        self.read("count a document's changes", |conn| {
+            let found = documents::find(conn, space, document)?;
+            Ok(found.map_or(0, |(_, found)| found.folded_changes + found.tail_changes))
+        })
+    }
+
+    fn document_bases(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        sink: &mut FoldSink<'_>,
+    ) -> Result<bool, StoreError> {
+        let what = "read all of a document";
+        let task = self.read(what, |conn| folding::everything(conn, space, document))?;
+        match task {
+            Some(task) => self.fold_read(&task, sink),
+            None => Ok(true),
+        }
+    }
+
+    fn fold_candidate(
+        &self,
+        now_ms: u64,
+        window: FoldWindow,
+    ) -> Result<Option<FoldTask>, StoreError> {
+        let what = "look for a document to fold";
+        self.read(what, |conn| folding::candidate(conn, now_ms, window))
+    }
+
+    fn fold_task(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        now_ms: u64,
+        window: FoldWindow,
+    ) -> Result<Option<FoldTask>, StoreError> {
+        let what = "look at a document to fold";
+        self.read(what, |conn| folding::task(conn, space, document, now_ms, window))
+    }
+
+    fn fold_read(&self, task: &FoldTask, sink: &mut FoldSink<'_>) -> Result<bool, StoreError> {
+        let mut after = None;
+        loop {
+            // The sink may wait for a child process: no read is open meanwhile.
+            let batch =
+                self.read("read what is folded", |conn| folding::batch(conn, task, after))?;
+            let Some(batch) = batch else { return Ok(false) };
+            for input in batch.inputs {
+                if sink(input).is_break() {
+                    return Ok(false);
+                }
+            }
+            match batch.next {
+                Some(next) => after = Some(next),
+                None => return Ok(true),
+            }
+        }
+    }
+
+    fn fold_commit(
+        &self,
+        task: &FoldTask,
+        snapshot: Snapshot,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let task = task.clone();
+        self.write("store a snapshot", move |tx| folding::commit(tx, &task, &snapshot, now_ms))
+    }
+
+    fn fold_failed(&self, task: &FoldTask, version: &str, reason: &str) -> Result<(), StoreError> {
+        let (task, version, reason) = (task.clone(), version.to_owned(), reason.to_owned());
+        let what = "note that a fold failed";
+        self.write(what, move |tx| folding::failed(tx, &task, &version, &reason))
+    }
+
+    fn retry_failed_folds(&self, version: &str) -> Result<(), StoreError> {
+        let version = version.to_owned();
+        self.write("note which folds to try again", move |tx| folding::retry(tx, &version))
+    }
+
+    fn prune(&self, now_ms: u64, max_rows: usize) -> Result<bool, StoreError> {
+        self.write("delete what is folded", move |tx| prune::prune(tx, now_ms, max_rows))
+    }
+
+    fn gauges(&self) -> StoreGauges {
+        self.indexes.gauges()
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use landfall_protocol::admission::History;
-use landfall_protocol::frame::Frame;
+use landfall_protocol::frame::{Filter, Frame, Partial};
 use landfall_protocol::lineage::Lineage;
-use landfall_protocol::ring::Page;
+use landfall_protocol::ring::Chunk;
 use landfall_protocol::space::{Commit, StoreFailure};
 use landfall_protocol::{Code, Offset, SpaceName, Upstream};
 use landfall_relay::ServeError;
@@ -28,7 +28,7 @@ impl Faulty {
             return Ok(());
         }
         let source = Box::new(std::io::Error::other("a bad sector, for a test"));
-        Err(StoreError { what: "read", failure: StoreFailure::Failed, source })
+        Err(StoreError { what: "read", failure: StoreFailure::Failed, needs_index: None, source })
     }
 }
 
@@ -51,9 +51,19 @@ impl LogStore for Faulty {
         self.store.with_history(space, ask)
     }
 
-    fn page(&self, space: &SpaceName, after: Offset) -> Result<Option<Page>, StoreError> {
+    fn next(
+        &self,
+        space: &SpaceName,
+        after: Offset,
+        filter: &Filter,
+        partial: Option<Partial>,
+    ) -> Result<Option<Chunk>, StoreError> {
         self.check()?;
-        self.store.page(space, after)
+        self.store.next(space, after, filter, partial)
+    }
+
+    fn beneath(&self) -> Option<&dyn LogStore> {
+        Some(&*self.store)
     }
 
     fn append(&self, commit: Arc<Commit>, done: Done) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use landfall_protocol::frame::{Entry, entry_kind};
 use landfall_protocol::lineage::EpochRecord;
-use landfall_protocol::space::{Commit, NewEntry};
+use landfall_protocol::space::{Commit, NewEntry, NewKind};
 use landfall_protocol::{ActorId, DocumentId, Epoch, Offset};
 use landfall_relay::store::{LogStore, SqliteStore};
 use serde_bytes::ByteBuf;
@@ -49,7 +49,8 @@ fn entries(range: std::ops::Range<u64>, documents: u64) -> Vec<NewEntry> {
             at_ms: 1,
             body: ByteBuf::from(vec![offset as u8; 100]),
         };
-        NewEntry { entry, actor: ActorId::from(document), seq, max_op: seq }
+        let actor = ActorId::from(document);
+        NewEntry { entry, kind: NewKind::Change { actor, seq, max_op: seq } }
     };
     range.map(entry).collect()
 }

@@ -13,5 +13,6 @@ mod full_disk;
 mod groups;
 mod opening;
 mod reading;
+mod replacing;
 mod support;
 mod two_processes;

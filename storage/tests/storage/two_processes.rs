@@ -5,9 +5,12 @@ use std::process::{Child, Command, Stdio};
 
 use landfall_storage::{Database, Durability, OpenError, WriteError, rusqlite};
 
-use crate::support::{Place, SCHEMA, ids, insert, patient};
+use crate::support::{Place, SCHEMA, ids, insert, insert_bytes, patient};
 
 const CHILD_FILE: &str = "LANDFALL_STORAGE_TEST_FILE";
+
+/// If set, the child writes one row after the other.
+const CHILD_WRITES: &str = "LANDFALL_STORAGE_TEST_WRITES";
 
 /// Not a test unless a parent started it: opens the file, writes, and lives until it is killed.
 #[test]
@@ -16,13 +19,22 @@ fn child_that_holds_the_file() {
     let db = Database::open(path, &SCHEMA, patient()).unwrap();
     db.write(Durability::Relaxed, insert(1)).unwrap();
     println!("\nready");
+    if std::env::var_os(CHILD_WRITES).is_some() {
+        (2..)
+            .try_for_each(|id| db.write(Durability::Full, insert_bytes(id, 5_000)).map(drop))
+            .unwrap();
+    }
     // Ends with the parent, at the latest.
     let _ = std::io::stdin().read(&mut [0; 1]);
     drop(db);
 }
 
 fn start_child(place: &Place) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    start_child_of(place, Command::new(std::env::current_exe().unwrap()))
+}
+
+fn start_child_of(place: &Place, mut command: Command) -> Child {
+    let mut child = command
         .args(["--exact", "two_processes::child_that_holds_the_file", "--nocapture"])
         .env(CHILD_FILE, place.file())
         .stdin(Stdio::piped())
@@ -84,4 +96,54 @@ fn a_link_to_the_file_is_the_same_file() {
 #[test]
 fn the_sqlite_inside_resets_its_wal_safely() {
     assert!(rusqlite::version_number() >= 3_051_003, "{}", Database::sqlite_version());
+}
+
+#[test]
+fn a_copy_is_made_beside_a_process_that_writes() {
+    let place = Place::new();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(CHILD_WRITES, "1");
+    let mut child = start_child_of(&place, command);
+    let visitor = Database::open_read_only(place.file(), &SCHEMA, patient()).unwrap();
+    let mut last = 0;
+    for number in 0..6 {
+        let target = place.folder.path().join(format!("copy-{number}.db"));
+        match number % 2 {
+            0 => visitor.backup_to(&target).unwrap(),
+            _ => {
+                let version = Database::copy_file(place.file(), &target, &SCHEMA, &patient());
+                assert_eq!(version.unwrap(), 1);
+            }
+        }
+        let copy = Database::open(&target, &SCHEMA, patient()).unwrap();
+        let found = ids(&copy);
+        assert!(found.iter().copied().eq(1..=found.len() as i64), "one snapshot: {found:?}");
+        assert!(found.len() >= last, "a later one has no less");
+        last = found.len();
+    }
+    assert!(child.try_wait().unwrap().is_none(), "it wrote all the time");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(ids(&place.open()).len() >= last);
+}
+
+#[test]
+fn what_a_killed_copy_left_is_not_in_the_way_and_not_written_to() {
+    let place = Place::new();
+    let db = place.open();
+    db.write(Durability::Full, insert(1)).unwrap();
+    let target = place.folder.path().join("copy.db");
+    let partial = place.folder.path().join("copy.db.partial");
+    std::fs::write(&partial, b"half a copy").unwrap();
+    db.backup_to(&target).unwrap();
+    assert!(!partial.exists());
+    // Killed between its two last steps, a copy has two names. Then the good one is moved away.
+    std::fs::hard_link(&target, &partial).unwrap();
+    let moved = place.folder.path().join("moved.db");
+    std::fs::rename(&target, &moved).unwrap();
+    db.write(Durability::Full, insert(2)).unwrap();
+    db.backup_to(&target).unwrap();
+    for (file, expected) in [(moved, vec![1]), (target, vec![1, 2])] {
+        assert_eq!(ids(&Database::open(file, &SCHEMA, patient()).unwrap()), expected);
+    }
 }

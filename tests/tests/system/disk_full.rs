@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use landfall::automerge::{ROOT, ScalarValue, transaction::Transactable};
+use landfall::automerge::{ROOT, ReadDoc, ScalarValue, transaction::Transactable};
 use landfall::{ChangeError, Code, Document, FlushError, LinkStatus, StoreFailure};
 use landfall_protocol::frame::Frame;
 use landfall_tests::process::Relay;
@@ -175,18 +175,34 @@ fn a_refused_push_parks_one_document_and_no_other() {
     assert_eq!((pending.changes, parked.len()), (1, 1), "{error}");
     assert_eq!(parked[0].document, refused.id());
     assert_eq!(parked[0].code, Code::CONFLICTING_SEQUENCE);
-    // Parked is kept, goes on being edited, and holds up nobody.
+    // It is kept, and the document goes on: theirs is here, and what is edited now gets through.
+    wait_until(&store, "for theirs", || {
+        refused.read(|doc| doc.get(ROOT, "raw").unwrap().is_some()).unwrap()
+    });
     refused.change(|tx| Ok(tx.put(ROOT, "text", "still ours")?)).unwrap();
     other.change(|tx| Ok(tx.put(ROOT, "text", "more")?)).unwrap();
-    wait_for(&store, "for the other document", |status| status.pending().changes == 2);
+    wait_for(&store, "for all but the refused one", |status| status.pending().changes == 1);
     assert_eq!(other.status().unwrap().pending.changes, 0);
     let status = refused.status().unwrap();
     assert_eq!(status.parked.map(|parked| parked.code), Some(Code::CONFLICTING_SEQUENCE));
-    assert_eq!((status.changes, status.pending.changes), (2, 2));
+    assert_eq!((status.changes, status.pending.changes), (2, 1));
     let copy = fresh_copy(&relay.url, SPACE);
     assert_eq!(copy.hashes_of(&other.id()), hashes(&other));
-    assert_eq!(copy.hashes_of(&refused.id()).len(), 1, "theirs, and not ours");
+    assert_eq!(copy.hashes_of(&refused.id()), hashes(&refused), "theirs, and what followed it");
     store.close().unwrap();
     let again = open(&folder.path().join("a"));
     assert_eq!(again.status().spaces.values().map(|space| space.parked.len()).sum::<usize>(), 1);
+    // Ours began the document, and so did theirs: only who asks for it gets both.
+    let space = again.space(SPACE).unwrap();
+    assert!(space.reauthor(refused.id()).is_err());
+    space.merge_unrelated(refused.id()).unwrap();
+    // Made anew, it is an edit like any other: concurrent with theirs.
+    assert_eq!(space.reauthor(refused.id()).unwrap(), 1);
+    again.connect(link(&relay.url)).unwrap();
+    wait_synced(&again);
+    let document = space.open(refused.id()).unwrap();
+    assert_eq!(fresh_copy(&relay.url, SPACE).hashes_of(&refused.id()), hashes(&document));
+    assert_eq!(hashes(&document).len(), 3);
+    let status = again.status();
+    assert!(status.spaces.values().all(|space| space.parked.is_empty()), "{status:#?}");
 }

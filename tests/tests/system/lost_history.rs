@@ -1,145 +1,42 @@
 //! A relay that lost or replaced its history is noticed and healed from its clients: everything
-//! comes back, and nothing doubles.
-
-use std::path::{Path, PathBuf};
+//! comes back, and nothing doubles. Each case once with the history as it came, and once folded on
+//! both sides.
 
 use landfall::automerge::{ROOT, ScalarValue, transaction::Transactable};
-use landfall::{Document, Space, Store};
+
 use landfall_tests::process::Relay;
-use landfall_tests::replica::{
-    Snapshot, check_counts, fresh_copy, link, open, wait_for, wait_synced,
-};
+use landfall_tests::replica::{Snapshot, wait_for, wait_synced};
 use landfall_tests::rng::Rng;
-use landfall_tests::{PATIENCE, log};
+use landfall_tests::site::{FOLDS, Replica, SPACE, Site, folds, sync_all, wait_equal};
+use landfall_tests::{http, log};
 
-const SPACE: &str = "default";
-
-/// A replica that counts its changes.
-struct Replica {
-    name: &'static str,
-    store: Store,
-    space: Space,
-    documents: Vec<Document>,
-    made: u64,
+/// A site as it is by default, and one where both ends fold: there, every replica has made so much
+/// that it is folded.
+fn sites() -> [(Site, u64); 2] {
+    [(Site::start(), 0), (Site::start_with(FOLDS, folds()), 700)]
 }
 
-impl Replica {
-    /// With a document that every replica has and one of its own.
-    fn open(folder: &Path, name: &'static str) -> Self {
-        let store = open(&folder.join(name));
-        let space = store.space(SPACE).unwrap();
-        let shared = space.create_named("shared", |tx| Ok(tx.put(ROOT, "root", true)?)).unwrap();
-        let own = space.create(|tx| Ok(tx.put(ROOT, "of", name)?)).unwrap();
-        Self { name, store, space, documents: vec![shared, own], made: 1 }
-    }
-
-    fn edit(&mut self, changes: u64) {
-        for _ in 0..changes {
-            let document = &self.documents[(self.made % 2) as usize];
-            let value = format!("{} {}", self.name, self.made);
-            document.change(|tx| Ok(tx.put(ROOT, "text", value)?)).unwrap();
-            self.made += 1;
-        }
-    }
-
-    fn flush(&self) {
-        self.store.flush_blocking(PATIENCE).unwrap();
-    }
-}
-
-/// A relay that is stopped, tampered with, and started at the same address.
-struct Site {
-    folder: tempfile::TempDir,
-    relay: Option<Relay>,
-    url: String,
-    port: u16,
-}
-
-impl Site {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let relay = Relay::start(&folder.path().join("relay"), 0);
-        let (url, port) = (relay.url.clone(), relay.port);
-        Self { folder, relay: Some(relay), url, port }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.folder.path().join("relay")
-    }
-
-    fn copy(&self) -> PathBuf {
-        self.folder.path().join("copy")
-    }
-
-    fn stop(&mut self) {
-        self.relay.take().unwrap().kill();
-    }
-
-    fn restart(&mut self) {
-        self.relay = Some(Relay::start(&self.data(), self.port));
-    }
-
-    /// Keeps a copy of the data folder, as a backup would.
-    fn back_up(&mut self) {
-        self.stop();
-        log::copy_folder(&self.data(), &self.copy());
-        self.restart();
-    }
-
-    /// Puts the copy back under a stopped relay.
-    fn restore(&self) {
-        std::fs::remove_dir_all(self.data()).unwrap();
-        log::copy_folder(&self.copy(), &self.data());
-    }
-
-    fn replicas<const N: usize>(&self, names: [&'static str; N]) -> [Replica; N] {
-        names.map(|name| {
-            let mut replica = Replica::open(self.folder.path(), name);
-            replica.edit(6);
-            replica.store.connect(link(&self.url)).unwrap();
-            replica
-        })
-    }
-
-    /// Every replica, the relay's disk and whoever comes anew hold the same, each change once.
-    fn check(&mut self, replicas: &[&Replica]) {
-        // One more: the shared document's first change is everybody's.
-        let all = replicas.iter().map(|replica| replica.made).sum::<u64>() + 1;
-        wait_equal(replicas, all);
-        let snapshot = Snapshot::of(&replicas[0].space);
-        assert_eq!(snapshot.changes() as u64, all);
-        for replica in replicas {
-            assert_eq!(snapshot, Snapshot::of(&replica.space), "{}", replica.name);
-            check_counts(&replica.space, &snapshot);
-            assert_eq!(replica.store.status().pending().changes, 0);
-            replica.flush();
-        }
-        assert_eq!(snapshot, fresh_copy(&self.url, SPACE));
-        replicas.iter().for_each(|replica| replica.store.close().unwrap());
-        self.stop();
-        assert_eq!(log::hashes(&log::read(&self.data(), SPACE)), snapshot.hashes());
-    }
-}
-
-fn wait_equal(replicas: &[&Replica], changes: u64) {
-    for replica in replicas {
-        wait_for(&replica.store, "for every change", |status| {
-            status.spaces.values().all(|space| space.changes == changes)
+/// Waits until the relay has folded something, if there is enough to be folded.
+fn wait_folded(site: &Site, long: u64) {
+    if long > 0 {
+        http::wait("for a fold", || {
+            http::metric(site.port, "landfall_relay_folds_total{outcome=\"folded\"}") > 0.0
         });
-        wait_synced(&replica.store);
     }
-}
-
-fn sync_all(replicas: &[&Replica]) {
-    let all = replicas.iter().map(|replica| replica.made).sum::<u64>() + 1;
-    wait_equal(replicas, all);
 }
 
 #[test]
 fn a_wiped_data_folder_is_filled_again() {
-    let mut site = Site::start();
+    for (site, long) in sites() {
+        wiped(site, long);
+    }
+}
+
+fn wiped(mut site: Site, long: u64) {
     let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
+    a.edit(long);
     sync_all(&[&a, &b, &c]);
+    wait_folded(&site, long);
     c.store.go_offline();
     a.edit(10);
     a.flush();
@@ -158,15 +55,22 @@ fn a_wiped_data_folder_is_filled_again() {
 
 #[test]
 fn an_old_copy_that_grows_past_the_cursors_is_noticed() {
-    let mut site = Site::start();
+    for (site, long) in sites() {
+        grown(site, long);
+    }
+}
+
+fn grown(mut site: Site, long: u64) {
     let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
+    a.edit(long);
     sync_all(&[&a, &b, &c]);
+    wait_folded(&site, long);
     c.store.go_offline();
     site.back_up();
     a.edit(20);
     b.edit(20);
     [&a, &b].iter().for_each(|replica| replica.flush());
-    let lost = a.made + b.made + 8;
+    let lost = a.made + b.made + c.made + 1;
     wait_equal(&[&a, &b], lost);
     site.stop();
     [&a, &b].iter().for_each(|replica| replica.store.go_offline());
@@ -223,4 +127,154 @@ fn what_was_acknowledged_and_never_received_comes_back_after_a_restore() {
     let lost = a.documents[(a.made as usize - 1) % 2].read(|doc| doc.get_heads()).unwrap();
     assert!(lost.iter().any(|head| !before.contains(head)), "the restore lost nothing");
     site.check(&[&a, &b, &c]);
+}
+
+#[test]
+fn a_restore_that_nobody_wrote_to_is_noticed() {
+    for (mut site, long) in sites() {
+        let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
+        a.edit(long);
+        sync_all(&[&a, &b, &c]);
+        wait_folded(&site, long);
+        c.store.go_offline();
+        site.back_up();
+        a.edit(10);
+        b.edit(10);
+        [&a, &b].iter().for_each(|replica| replica.flush());
+        wait_equal(&[&a, &b], a.made + b.made + c.made + 1);
+        site.stop();
+        site.restore();
+        c.edit(2);
+        site.restart();
+        [&a, &b].iter().for_each(|replica| wait_synced(&replica.store));
+        c.store.go_online();
+        site.check(&[&a, &b, &c]);
+    }
+}
+
+#[test]
+fn another_machines_copy_takes_the_relays_place() {
+    for (mut site, long) in sites() {
+        let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
+        a.edit(long);
+        sync_all(&[&a, &b, &c]);
+        wait_folded(&site, long);
+        c.store.go_offline();
+        // Both go on, each with clients of its own, under one identity.
+        site.back_up();
+        let second = Relay::start_with(&site.folder().join("copy"), 0, FOLDS);
+        b.connect(&second.url);
+        a.edit(20);
+        b.edit(30);
+        [&a, &b].iter().for_each(|replica| replica.flush());
+        a.connect(&second.url);
+        a.flush();
+        c.edit(4);
+        c.connect(&second.url);
+        c.store.go_online();
+        sync_all(&[&a, &b, &c]);
+        // And back to the first, which has what only a made meanwhile.
+        second.kill();
+        for replica in [&a, &b, &c] {
+            replica.connect(&site.url);
+        }
+        site.check(&[&a, &b, &c]);
+    }
+}
+
+#[test]
+fn two_relays_in_turn_hold_the_same() {
+    for (mut site, long) in sites() {
+        let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
+        a.edit(long);
+        sync_all(&[&a, &b, &c]);
+        wait_folded(&site, long);
+        c.store.go_offline();
+        let second = Relay::start_with(&site.folder().join("second"), 0, FOLDS);
+        a.connect(&second.url);
+        b.connect(&second.url);
+        a.edit(10);
+        b.edit(10);
+        sync_pending(&[&a, &b]);
+        a.connect(&site.url);
+        a.flush();
+        b.edit(5);
+        b.flush();
+        b.connect(&site.url);
+        c.edit(3);
+        c.store.go_online();
+        sync_all(&[&a, &b, &c]);
+        // The second is brought up to date by one that comes back to it.
+        c.connect(&second.url);
+        wait_synced(&c.store);
+        assert_eq!(Snapshot::of(&c.space), landfall_tests::replica::fresh_copy(&second.url, SPACE));
+        c.connect(&site.url);
+        site.check(&[&a, &b, &c]);
+    }
+}
+
+fn sync_pending(replicas: &[&Replica]) {
+    for replica in replicas {
+        replica.flush();
+        wait_synced(&replica.store);
+    }
+}
+
+#[test]
+fn a_store_restored_from_its_own_backup_loses_and_doubles_nothing() {
+    for (mut site, long) in sites() {
+        let [mut a, b, c] = site.replicas(["a", "b", "c"]);
+        a.edit(long);
+        sync_all(&[&a, &b, &c]);
+        wait_folded(&site, long);
+        c.store.go_offline();
+        a.store.close().unwrap();
+        let (file, kept) = (site.folder().join("a"), site.folder().join("a.kept"));
+        std::fs::copy(&file, &kept).unwrap();
+        reopen(&site, &mut a, long);
+        a.edit(10);
+        a.flush();
+        a.store.close().unwrap();
+        std::fs::copy(&kept, &file).unwrap();
+        reopen(&site, &mut a, long);
+        // What it had made since is at the relay; what it makes now must not take its place.
+        a.edit(10);
+        a.flush();
+        c.store.go_online();
+        site.check(&[&a, &b, &c]);
+    }
+}
+
+#[test]
+fn a_cloned_store_may_be_edited_on_both_sides() {
+    for (mut site, long) in sites() {
+        let [mut a, b, c] = site.replicas(["a", "b", "c"]);
+        a.edit(long);
+        sync_all(&[&a, &b, &c]);
+        wait_folded(&site, long);
+        c.store.go_offline();
+        a.store.close().unwrap();
+        std::fs::copy(site.folder().join("a"), site.folder().join("clone")).unwrap();
+        reopen(&site, &mut a, long);
+        let mut clone = Replica::reopen(site.folder(), "clone", options(long), &a.documents);
+        clone.connect(&site.url);
+        for _ in 0..10 {
+            a.edit(1);
+            clone.edit(1);
+        }
+        c.store.go_online();
+        site.check(&[&a, &b, &c, &clone]);
+    }
+}
+
+fn options(long: u64) -> landfall::Options {
+    if long > 0 { folds() } else { landfall::Options::default() }
+}
+
+/// Opens a replica's file again after its store was closed.
+fn reopen(site: &Site, replica: &mut Replica, long: u64) {
+    let made = replica.made;
+    *replica = Replica::reopen(site.folder(), replica.name, options(long), &replica.documents);
+    replica.made = made;
+    replica.connect(&site.url);
 }

@@ -1,0 +1,227 @@
+//! Deleting notes: `notes rm`, and what is left of notes that somebody deleted while edits made
+//! here had not reached the relay: `notes deleted`.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::Path;
+
+use landfall::automerge::Automerge;
+use landfall::{DocumentId, KeptError, Space};
+
+use crate::cli::Place;
+use crate::export;
+use crate::failure::{Exit, Failure};
+use crate::find::{self, FindError, Named, find};
+use crate::note::{self, Note};
+use crate::notebook::Notebook;
+use crate::notes;
+use crate::term::{self, count, faint, first_line, fit, say, strong};
+
+/// The command `notes rm`.
+pub(crate) fn rm(place: &Place, id: &str, yes: bool) -> Result<(), Failure> {
+    let (notebook, all) = notes::open(place, id)?;
+    let listed = notes::found(&notebook, &all, id)?;
+    let document = listed.document.id();
+    let name = notes::name_of(listed);
+    let pending = listed.document.status()?.pending.changes;
+    let only_here = match pending {
+        0 => String::new(),
+        n => format!("; {} of it went to no relay yet", count(n, "change")),
+    };
+    let question = format!("delete {name} for good, here and on every replica{only_here}?");
+    confirm(&question, yes, "nothing was deleted")?;
+    drop(all);
+    notebook.space.delete(document)?;
+    if !place.quiet {
+        say(format!("deleted {name} for good; other replicas follow when they sync"));
+    }
+    notebook.saved()
+}
+
+/// A deleted note with edits that no other replica has.
+struct Lost {
+    document: DocumentId,
+    unsent: u64,
+    note: Result<Note, String>,
+}
+
+impl Named for Lost {
+    fn id(&self) -> DocumentId {
+        self.document
+    }
+
+    fn title(&self) -> Option<&str> {
+        self.note.as_ref().ok().map(|note| note.title.trim()).filter(|title| !title.is_empty())
+    }
+}
+
+impl Lost {
+    fn name(&self) -> String {
+        match self.title() {
+            Some(title) => format!("“{}”", first_line(title, 40)),
+            None => self.document.to_string(),
+        }
+    }
+}
+
+/// Those of a space, in the order in which they were deleted.
+fn all_lost(space: &Space) -> Result<Vec<Lost>, Failure> {
+    let read = |edits: landfall::LostEdits| {
+        let note = match space.export_lost(&edits.document) {
+            Ok(Some(bytes)) => note_in(&bytes),
+            Ok(None) => Err("nothing is left of it".to_owned()),
+            Err(KeptError::Store(error)) => return Err(Failure::from(error)),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(Lost { document: edits.document, unsent: edits.unsent, note })
+    };
+    space.lost_edits()?.into_iter().map(read).collect()
+}
+
+fn note_in(bytes: &[u8]) -> Result<Note, String> {
+    let doc = Automerge::load(bytes).map_err(|error| error.to_string())?;
+    note::read(&doc).map_err(|problem| problem.to_string())
+}
+
+/// The command `notes deleted` without options: lists them.
+pub(crate) fn list(place: &Place) -> Result<(), Failure> {
+    let notebook = Notebook::open_to_read(place)?;
+    let lost = match &notebook {
+        Some(notebook) => all_lost(&notebook.space)?,
+        None => Vec::new(),
+    };
+    if lost.is_empty() {
+        if !place.quiet {
+            term::note("no deleted note has edits that only this store has");
+        }
+        return Ok(());
+    }
+    let width = term::width().saturating_sub(4 + 2 + 10);
+    for (lost, number) in lost.iter().zip(1..) {
+        let (title, line) = match &lost.note {
+            Ok(note) => (notes::title_of(note), first_line(&note.body, width)),
+            Err(problem) => ("(no note)".to_owned(), first_line(problem, width)),
+        };
+        let edits = format!("{} only here", count(lost.unsent, "change"));
+        let id = find::short(&lost.document);
+        let (title_width, edits_width) = (width * 2 / 5, 22);
+        let (title, edits) = (strong(fit(&title, title_width)), fit(&edits, edits_width));
+        let line = fit(&line, width - title_width - edits_width);
+        say(format!("{number:>3} {title}  {edits}  {line}  {}", faint(&id[..id.len().min(8)])));
+    }
+    if !place.quiet {
+        term::note(
+            "keep one with `landfall-demo notes deleted --export ID FILE`, \
+             let one go with `landfall-demo notes deleted --discard ID`",
+        );
+    }
+    Ok(())
+}
+
+/// The command `notes deleted --export`.
+pub(crate) fn export(place: &Place, id: &str, file: &Path) -> Result<(), Failure> {
+    let notebook = open_to_read(place, id)?;
+    match export_if_lost(&notebook, id, file)? {
+        true => Ok(()),
+        false => Err(unknown(id, "no deleted note with edits of yours is named so")),
+    }
+}
+
+/// Exports a deleted note, if one of that name has edits that only this store has.
+pub(crate) fn export_if_lost(notebook: &Notebook, id: &str, file: &Path) -> Result<bool, Failure> {
+    let all = all_lost(&notebook.space)?;
+    let lost = match find(&all, id) {
+        Ok(lost) => lost,
+        Err(FindError::Unknown { .. }) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let bytes = notebook.space.export_lost(&lost.document)?;
+    let Some(bytes) = bytes else { return Err(unknown(id, "nothing is left of it")) };
+    export::write(file, &bytes)?;
+    let edits = count(lost.unsent, "change");
+    let what = format!("the deleted note {}, with {edits} that nobody else has", lost.name());
+    notebook.remark(export::said(&what, file, bytes.len()));
+    Ok(true)
+}
+
+/// Prints a deleted note, if one of that name has edits that only this store has.
+pub(crate) fn show_if_lost(notebook: &Notebook, id: &str) -> Result<bool, Failure> {
+    let all = all_lost(&notebook.space)?;
+    let lost = match find(&all, id) {
+        Ok(lost) => lost,
+        Err(FindError::Unknown { .. }) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let Ok(note) = &lost.note else { return Ok(false) };
+    say(strong(notes::title_of(note)));
+    let edits = count(lost.unsent, "change");
+    notebook.remark(faint(format!("{} · deleted; {edits} that nobody else has", lost.document)));
+    notes::print(note);
+    Ok(true)
+}
+
+/// The command `notes deleted --discard`.
+pub(crate) fn discard(place: &Place, id: &str, yes: bool) -> Result<(), Failure> {
+    drop(open_to_read(place, id)?);
+    let notebook = Notebook::open(&Place { offline: true, ..place.clone() })?;
+    let all = all_lost(&notebook.space)?;
+    let lost = match find(&all, id) {
+        Err(FindError::Unknown { .. }) => {
+            return Err(unknown(id, "no deleted note with edits of yours is named so"));
+        }
+        found => found?,
+    };
+    let (name, edits) = (lost.name(), count(lost.unsent, "change"));
+    let question = format!("let go of {name} for good, with {edits} that nobody else has?");
+    confirm(&question, yes, "nothing was let go")?;
+    notebook.space.discard_lost(lost.document)?;
+    notebook.store.close()?;
+    if !place.quiet {
+        say(format!("nothing is left of {name} here"));
+    }
+    Ok(())
+}
+
+fn open_to_read(place: &Place, id: &str) -> Result<Notebook, Failure> {
+    Notebook::open_to_read(place)?.ok_or_else(|| notes::nothing_there(place, id))
+}
+
+fn unknown(id: &str, why: &str) -> Failure {
+    let remedy = "see `landfall-demo notes deleted`";
+    Failure::new(Exit::Note, format!("no deleted note `{id}`"), why, remedy)
+}
+
+/// Asks the person at the terminal. Where nobody can be asked, only `--yes` says yes.
+fn confirm(question: &str, yes: bool, otherwise: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        let why = "it is for good, and there is no terminal to ask at";
+        return Err(Failure::new(Exit::Usage, otherwise, why, "say --yes if it is meant"));
+    }
+    let mut answer = String::new();
+    let asked = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
+    // A terminal that cannot be written to or read has not said yes.
+    let read = asked.and_then(|()| io::stdin().lock().read_line(&mut answer));
+    match read.is_ok() && is_yes(&answer) {
+        true => Ok(()),
+        false => {
+            Err(Failure::new(Exit::Other, otherwise, "the answer was no", "say `y` if it is meant"))
+        }
+    }
+}
+
+fn is_yes(answer: &str) -> bool {
+    ["y", "yes"].contains(&answer.trim().to_lowercase().as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_yes_is_one() {
+        assert!(["y\n", "Y", " yes ", "YES\r\n"].into_iter().all(is_yes));
+        assert!(["", "\n", "n", "yep", "no, yes"].into_iter().all(|answer| !is_yes(answer)));
+    }
+}

@@ -1,0 +1,91 @@
+//! Writing notes to files as automerge documents, whatever became of them: `notes export`.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use landfall::KeptError;
+use landfall::automerge::Automerge;
+
+use crate::cli::Place;
+use crate::deleted;
+use crate::failure::{Exit, Failure, REPORT, chain};
+use crate::find::{FindError, find};
+use crate::notes;
+use crate::term::{count, thousands};
+
+/// The command `notes export`: the note as it is here, with what the relay refuses of it; or a
+/// deleted one of which something is left.
+pub(crate) fn run(place: &Place, id: &str, file: &Path) -> Result<(), Failure> {
+    let (notebook, all) = notes::open_to_read(place, id)?;
+    let listed = match find(&all, id) {
+        Ok(listed) => listed,
+        Err(FindError::Unknown { .. }) if deleted::export_if_lost(&notebook, id, file)? => {
+            return Ok(());
+        }
+        Err(error) => return Err(notes::not_found(&notebook, error)?),
+    };
+    let status = listed.document.status()?;
+    let name = notes::name_of(listed);
+    let (bytes, what) = match &status.parked {
+        Some(_) => {
+            let refused = count(status.pending.changes, "change");
+            let what = format!("{name}, with {refused} that the relay does not have");
+            (notebook.space.export_refused(&listed.document.id())?, what)
+        }
+        None => (listed.document.read(Automerge::save)?, name),
+    };
+    write(file, &bytes)?;
+    notebook.remark(said(&what, file, bytes.len()));
+    Ok(())
+}
+
+/// Writes a new file; `-` is standard output. What is there already is not touched.
+pub(crate) fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let written = match file == Path::new("-") {
+        true => {
+            let mut out = io::stdout().lock();
+            out.write_all(bytes).and_then(|()| out.flush())
+        }
+        false => File::create_new(file)
+            .and_then(|mut new| new.write_all(bytes).and_then(|()| new.sync_all())),
+    };
+    written.map_err(|error| {
+        let what = format!("cannot write {}", file.display());
+        let remedy = match error.kind() {
+            io::ErrorKind::AlreadyExists => "it was not touched; choose another name",
+            _ => "choose a place that can be written",
+        };
+        Failure::new(Exit::Input, what, error, remedy)
+    })
+}
+
+/// What was written where.
+pub(crate) fn said(what: &str, file: &Path, bytes: usize) -> String {
+    let bytes = thousands(bytes as u64);
+    match file == Path::new("-") {
+        true => format!("exported {what}: an automerge document of {bytes} bytes"),
+        false => {
+            format!("exported {what} to {}: an automerge document of {bytes} bytes", file.display())
+        }
+    }
+}
+
+impl From<KeptError> for Failure {
+    fn from(error: KeptError) -> Self {
+        let what = "the edits stay as they are";
+        match error {
+            KeptError::Store(error) => error.into(),
+            KeptError::NothingRefused => {
+                let why = "the relay refuses none of the note's changes";
+                Self::new(Exit::Note, "nothing was done", why, "see `landfall-demo notes refused`")
+            }
+            KeptError::Changed => Self::new(Exit::Other, what, error, "try again"),
+            KeptError::Form(_) | KeptError::Rebuild(_) => {
+                let remedy = "they are kept; save them with `landfall-demo notes export`";
+                Self::new(Exit::Other, what, chain(&error), remedy)
+            }
+            other => Self::new(Exit::Other, what, chain(&other), REPORT),
+        }
+    }
+}

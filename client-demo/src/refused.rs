@@ -1,0 +1,148 @@
+//! Notes with changes that the relay refuses: `notes refused`, and what can be done about them:
+//! `notes retry`, `notes reauthor`, `notes merge`. The changes are kept whatever one does.
+
+use std::time::Duration;
+
+use landfall::{Code, Document, ParkedDocument};
+
+use crate::cli::Place;
+use crate::failure::{Exit, Failure};
+use crate::find::{self, Listed, listed};
+use crate::notebook::Notebook;
+use crate::notes;
+use crate::term::{self, count, faint, first_line, fit, say, strong, tame};
+
+/// How long a command that offers changes again tries to reach the relay.
+const OFFER: Duration = Duration::from_secs(10);
+
+/// The command `notes refused`.
+pub(crate) fn list(place: &Place) -> Result<(), Failure> {
+    let Some(notebook) = Notebook::open_to_read(place)? else { return nothing(place) };
+    let all = listed(notebook.documents()?)?;
+    let mut some = false;
+    for (listed, number) in all.iter().zip(1..) {
+        let status = listed.document.status()?;
+        let Some(parked) = status.parked else { continue };
+        some = true;
+        say(entry(number, listed, &parked, status.pending.changes));
+    }
+    if some { Ok(()) } else { nothing(place) }
+}
+
+fn nothing(place: &Place) -> Result<(), Failure> {
+    if !place.quiet {
+        term::note("the relay refuses no changes, as far as it was asked");
+    }
+    Ok(())
+}
+
+/// The note as in `notes list`, why it is refused, and what can be done.
+fn entry(number: usize, listed: &Listed, parked: &ParkedDocument, pending: u64) -> String {
+    let id = find::short(&parked.document);
+    let id = &id[..id.len().min(8)];
+    let width = term::width().saturating_sub(4 + 2 + id.len());
+    let title = match &listed.note {
+        Ok(note) => notes::title_of(note),
+        Err(_) => "(no note)".to_owned(),
+    };
+    let title = strong(fit(&title, width));
+    format!(
+        "{number:>3} {title}  {}\n    {} refused: {} ({})\n    {}",
+        faint(id),
+        count(pending, "change"),
+        tame(&parked.what),
+        parked.code,
+        faint(advice(parked.code, id)),
+    )
+}
+
+/// What to try for a reason.
+fn advice(code: Code, id: &str) -> String {
+    match code {
+        Code::UNRELATED => format!(
+            "another note has the same id: `notes merge {id}` puts both contents into one, \
+             `notes export {id} FILE` saves this one"
+        ),
+        Code::CONFLICTING_SEQUENCE | Code::SEQUENCE_GAP | Code::COUNTER | Code::UNKNOWN_ACTOR => {
+            format!("`notes reauthor {id}` makes them anew, as other changes with the same content")
+        }
+        _ => format!(
+            "`notes retry {id}` offers them again, `notes export {id} FILE` saves the note with them"
+        ),
+    }
+}
+
+/// The command `notes retry`.
+pub(crate) fn retry(place: &Place, id: &str) -> Result<(), Failure> {
+    let (notebook, document) = open(place, id)?;
+    notebook.space.retry(document.id())?;
+    offered(notebook, &document, "offered again")
+}
+
+/// The command `notes reauthor`.
+pub(crate) fn reauthor(place: &Place, id: &str) -> Result<(), Failure> {
+    let (notebook, document) = open(place, id)?;
+    let made = notebook.space.reauthor(document.id())?;
+    offered(notebook, &document, &format!("{} made anew", count(made as u64, "change")))
+}
+
+/// The command `notes merge`.
+pub(crate) fn merge(place: &Place, id: &str) -> Result<(), Failure> {
+    let (notebook, document) = open(place, id)?;
+    let code = document.status()?.parked.map(|parked| parked.code);
+    if code.is_some_and(|code| code != Code::UNRELATED) {
+        let why = "the note's changes are refused for another reason";
+        let remedy = "see `landfall-demo notes refused`";
+        return Err(Failure::new(Exit::Note, "nothing to merge", why, remedy));
+    }
+    notebook.space.merge_unrelated(document.id())?;
+    offered(notebook, &document, "merged with the other note of this id")
+}
+
+/// Opens the notebook, and a note in it that has refused changes.
+fn open(place: &Place, id: &str) -> Result<(Notebook, Document), Failure> {
+    let (notebook, all) = notes::open(place, id)?;
+    let document = notes::found(&notebook, &all, id)?.document.clone();
+    if document.status()?.parked.is_none() {
+        let why = format!("the relay refuses no change of `{}`", first_line(id, 40));
+        let remedy = "see `landfall-demo notes refused`";
+        return Err(Failure::new(Exit::Note, "nothing was done", why, remedy));
+    }
+    Ok((notebook, document))
+}
+
+/// Ends a command that offers changes again: says what the relay said.
+fn offered(notebook: Notebook, document: &Document, done: &str) -> Result<(), Failure> {
+    notebook.try_to_sync(OFFER)?;
+    let status = document.status()?;
+    if let Some(parked) = status.parked {
+        notebook.store.close()?;
+        let why = format!("the relay refuses it: {} ({})", parked.what, parked.code);
+        let remedy = "it is kept; see `landfall-demo notes refused`";
+        return Err(Failure::new(Exit::Relay, done, why, remedy));
+    }
+    let pending = status.pending.changes;
+    let quiet = notebook.is_quiet();
+    notebook.store.close()?;
+    match pending {
+        _ if quiet => {}
+        0 => say(format!("{done}: saved here and on the relay")),
+        n => say(format!("{done}: saved here; not on the relay yet ({n} pending)")),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_an_advice_that_names_the_note() {
+        for code in Code::ALL {
+            assert!(advice(*code, "4xyz").contains("4xyz"), "{code}");
+        }
+        assert!(advice(Code::UNRELATED, "4xyz").contains("notes merge"));
+        assert!(advice(Code::CONFLICTING_SEQUENCE, "4xyz").contains("notes reauthor"));
+        assert!(advice(Code::FORBIDDEN, "4xyz").contains("notes retry"));
+    }
+}

@@ -1,0 +1,170 @@
+//! The commands `store …`: looking after a notebook's file. The work is the engine's
+//! ([`landfall::maintain`]); here it is asked for and told.
+
+mod failure;
+mod print;
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use landfall::{SpaceName, maintain};
+
+use crate::cli::Place;
+use crate::failure::{Exit, Failure};
+use crate::term::say;
+use print::size;
+
+/// What to do with a store's file.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Say what is in it: spaces, documents, sizes. Also while another process has it open
+    Inspect {
+        /// For a program to read
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check that it holds what was written. Also while another process has it open
+    Verify {
+        /// Set right what can be; the relay brings back what is lost. Nobody may have it open
+        #[arg(long)]
+        repair: bool,
+        /// For a program to read
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy it to a new file. Also while another process has it open
+    Backup {
+        /// The new file; one that is there is never overwritten
+        file: PathBuf,
+    },
+    /// Put a backup in its place. Nobody may have it open
+    Restore {
+        /// The backup; it stays as it is
+        file: PathBuf,
+        /// Replace the store that is there; it is kept beside the new one
+        #[arg(long)]
+        replace: bool,
+        /// Take a backup whatever is damaged in it
+        #[arg(long)]
+        unchecked: bool,
+    },
+    /// Fold history and give room back to the disk. Nobody may have it open
+    Compact {
+        /// Fold everything that the relay holds, not only what is due
+        #[arg(long)]
+        all: bool,
+    },
+    /// Write the space to a portable file. Also while another process has it open
+    Export {
+        /// The new file; one that is there is never overwritten
+        file: PathBuf,
+    },
+    /// Take in a portable file. Nobody may have the store open
+    Import {
+        /// The portable file
+        file: PathBuf,
+        /// Take it into this space instead of the one that it names
+        #[arg(long, value_name = "NAME")]
+        into: Option<SpaceName>,
+    },
+}
+
+/// Runs the command.
+pub(crate) fn run(place: &Place, command: StoreCommand) -> Result<(), Failure> {
+    let store = place.store.as_path();
+    match command {
+        StoreCommand::Inspect { json } => {
+            let found = maintain::inspect(store)?;
+            match json {
+                true => say(print::inspection_json(store, &found)),
+                false => print::inspection(store, &found),
+            }
+            Ok(())
+        }
+        StoreCommand::Verify { repair: false, json } => verify(store, json),
+        StoreCommand::Verify { repair: true, json } => repair(store, json),
+        StoreCommand::Backup { file } => {
+            maintain::backup(store, &file)?;
+            let length = file.metadata().map_or(0, |made| made.len());
+            say(format!("{}: {}", file.display(), size(length)));
+            Ok(())
+        }
+        StoreCommand::Restore { file, replace, unchecked } => {
+            let restored = maintain::restore(&file, store, replace, unchecked)?;
+            say(format!("restored {}", file.display()));
+            if let Some(kept) = restored.kept {
+                say(format!("what was there before is {}", kept.display()));
+            }
+            Ok(())
+        }
+        StoreCommand::Compact { all } => compact(store, all),
+        StoreCommand::Export { file } => export(place, &file),
+        StoreCommand::Import { file, into } => import(store, &file, into.as_ref()),
+    }
+}
+
+fn verify(store: &Path, json: bool) -> Result<(), Failure> {
+    let found = maintain::verify(store)?;
+    match json {
+        true => say(print::findings_json(&found)),
+        false => print::findings(&found),
+    }
+    clean(found.len(), "end who has it open and run `store verify --repair`; keep a backup first")
+}
+
+fn repair(store: &Path, json: bool) -> Result<(), Failure> {
+    let healed = maintain::repair(store)?;
+    match json {
+        true => say(print::healed_json(&healed)),
+        false => print::healed(&healed),
+    }
+    clean(healed.left.len(), "restore a backup; what the relay has can be synced anew")
+}
+
+fn clean(findings: usize, remedy: &str) -> Result<(), Failure> {
+    if findings == 0 {
+        return Ok(());
+    }
+    let what = format!("the store is damaged in {findings} place(s)");
+    Err(Failure::new(Exit::Differs, what, "see the list", remedy))
+}
+
+fn compact(store: &Path, all: bool) -> Result<(), Failure> {
+    let done = maintain::compact(store, all)?;
+    say(format!("{} documents folded, with {} changes", done.documents, done.changes));
+    say(format!("{} before, {} after", size(done.bytes_before), size(done.bytes_after)));
+    if done.failed > 0 {
+        let why = format!("{} document(s) could not be folded", done.failed);
+        return Err(Failure::new(Exit::Other, "not all was folded", why, "they are as they were"));
+    }
+    Ok(())
+}
+
+fn export(place: &Place, file: &Path) -> Result<(), Failure> {
+    let space: SpaceName = place.space.parse().map_err(landfall::SpaceError::BadName)?;
+    let counts = maintain::export(&place.store, &space, file)?;
+    say(format!(
+        "{}: {} documents ({} deleted), {} folded, {} changes beside",
+        file.display(),
+        counts.documents,
+        counts.tombstones,
+        counts.snapshots,
+        counts.changes,
+    ));
+    Ok(())
+}
+
+fn import(store: &Path, file: &Path, into: Option<&SpaceName>) -> Result<(), Failure> {
+    let done = maintain::import(store, file, into)?;
+    say(format!(
+        "space {}: {} documents in the file; {} changes are here now, {} deletions are new",
+        done.space, done.documents, done.changes, done.deletions,
+    ));
+    if done.deleted_here > 0 {
+        say(format!("{} not taken, of documents that are deleted here", done.deleted_here));
+    }
+    let Some((document, why)) = done.refused.first() else { return Ok(()) };
+    let what = format!("{} of the file's changes were refused", done.refused.len());
+    let why = format!("document {document}: {why}");
+    Err(Failure::new(Exit::Other, what, why, "everything else was taken"))
+}

@@ -1,0 +1,153 @@
+//! What the commands `store …` tell, for a person or a program.
+
+use std::path::Path;
+
+use landfall::maintain::{Finding, Healed, InspectedDocument, InspectedSpace, Inspection};
+use serde_json::{Value, json};
+
+use crate::term::{faint, say, strong, thousands};
+
+/// A length as a person reads it.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
+}
+
+pub(super) fn inspection(store: &Path, found: &Inspection) {
+    say(format!(
+        "{}: {}, of which {} free",
+        strong(store.display()),
+        size(found.bytes),
+        size(found.free_bytes)
+    ));
+    for space in &found.spaces {
+        say(format!(
+            "\nspace {}: {} documents, {} deleted, {} entries set aside",
+            strong(&space.name),
+            thousands(space.documents.len() as u64),
+            thousands(space.deleted),
+            thousands(space.aside),
+        ));
+        for link in &space.upstreams {
+            let in_use = if link.in_use { "" } else { ", not met last" };
+            let pending = link.pending;
+            say(format!(
+                "relay {}{in_use}: {} changes ({}) not known to be there",
+                link.upstream,
+                thousands(pending.changes),
+                size(pending.bytes),
+            ));
+        }
+        say(faint("   changes    folded      tail     bytes  actors  heads  document"));
+        space.documents.iter().map(document).for_each(say);
+    }
+}
+
+fn document(document: &InspectedDocument) -> String {
+    format!(
+        "{:>10}{:>10}{:>10}{:>10}{:>8}{:>7}  {}{}",
+        document.folded_changes + document.tail_changes,
+        document.folded_changes,
+        document.tail_changes,
+        document.folded_bytes + document.tail_bytes,
+        document.actors,
+        document.heads,
+        document.document,
+        document.fold_failed.as_ref().map_or(String::new(), |why| format!(" (not folded: {why})")),
+    )
+}
+
+pub(super) fn inspection_json(store: &Path, found: &Inspection) -> Value {
+    json!({
+        "store": store.display().to_string(),
+        "bytes": found.bytes,
+        "freeBytes": found.free_bytes,
+        "spaces": found.spaces.iter().map(space_json).collect::<Vec<_>>(),
+    })
+}
+
+fn space_json(space: &InspectedSpace) -> Value {
+    let document = |document: &InspectedDocument| {
+        json!({
+            "document": document.document.to_string(),
+            "tailChanges": document.tail_changes,
+            "tailBytes": document.tail_bytes,
+            "foldedChanges": document.folded_changes,
+            "foldedBytes": document.folded_bytes,
+            "heads": document.heads,
+            "actors": document.actors,
+            "foldFailed": document.fold_failed,
+        })
+    };
+    let upstreams = space.upstreams.iter().map(|link| {
+        json!({
+            "upstream": link.upstream.to_string(),
+            "inUse": link.in_use,
+            "pending": { "changes": link.pending.changes, "bytes": link.pending.bytes },
+        })
+    });
+    json!({
+        "name": space.name.to_string(),
+        "last": space.last,
+        "deleted": space.deleted,
+        "setAside": space.aside,
+        "upstreams": upstreams.collect::<Vec<_>>(),
+        "documents": space.documents.iter().map(document).collect::<Vec<_>>(),
+    })
+}
+
+pub(super) fn findings(found: &[Finding]) {
+    found.iter().for_each(say);
+    if found.is_empty() {
+        say("clean");
+    }
+}
+
+fn finding_json(finding: &Finding) -> Value {
+    json!({
+        "space": finding.space.as_ref().map(ToString::to_string),
+        "document": finding.document.map(|document| document.to_string()),
+        "what": finding.fault.to_string(),
+    })
+}
+
+pub(super) fn findings_json(found: &[Finding]) -> Value {
+    let findings: Vec<Value> = found.iter().map(finding_json).collect();
+    json!({ "clean": found.is_empty(), "findings": findings })
+}
+
+pub(super) fn healed(healed: &Healed) {
+    for finding in &healed.repaired {
+        say(format!("repaired: {finding}"));
+    }
+    for (space, document, changes) in &healed.dropped {
+        say(format!(
+            "space {space}: document {document}: {changes} changes taken out; the relay brings \
+             them back"
+        ));
+    }
+    for finding in &healed.left {
+        say(format!("still: {finding}"));
+    }
+    if healed.left.is_empty() {
+        say("clean");
+    }
+}
+
+pub(super) fn healed_json(healed: &Healed) -> Value {
+    let dropped = healed.dropped.iter().map(|(space, document, changes)| {
+        let (space, document) = (space.to_string(), document.to_string());
+        json!({ "space": space, "document": document, "changes": changes })
+    });
+    let repaired: Vec<Value> = healed.repaired.iter().map(finding_json).collect();
+    let left: Vec<Value> = healed.left.iter().map(finding_json).collect();
+    json!({
+        "clean": healed.left.is_empty(),
+        "repaired": repaired,
+        "dropped": dropped.collect::<Vec<_>>(),
+        "findings": left,
+    })
+}

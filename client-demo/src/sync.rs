@@ -1,0 +1,184 @@
+//! The command `sync`: sends what is pending, fetches what is new; says which notes are synced;
+//! compares with the relay.
+
+use std::time::{Duration, Instant};
+
+use landfall::{DocumentId, FlushError, LinkStatus, Status, Store, SubscribeError, SyncStatus};
+
+use crate::cli::{Place, SyncArgs};
+use crate::failure::{Exit, Failure, REPORT, chain, unsynced};
+use crate::find::{self, FindError, find, listed};
+use crate::notebook::Notebook;
+use crate::notes;
+use crate::term::{count, note, say};
+use crate::wait::Waiter;
+
+/// Runs the command.
+pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
+    let notebook = Notebook::open(&Place { offline: false, ..place.clone() })?;
+    let scope = subscribe(&notebook, args)?;
+    let before = changes(&notebook.store.status());
+    let to_send = notebook.store.status().pending().changes;
+    let started = Instant::now();
+    let left = || args.timeout.saturating_sub(started.elapsed());
+    let result = sync(&notebook.store, args.timeout, place.quiet);
+    let checked = match args.check && result.is_ok() {
+        true => check(&notebook.store, left).map(Some),
+        false => Ok(None),
+    };
+    let got = changes(&notebook.store.status()).saturating_sub(before);
+    let notes = notebook.space.documents()?.len() as u64;
+    let lost = notebook.space.lost_edits()?.len() as u64;
+    notebook.store.close()?;
+    if lost > 0 {
+        let what = if lost == 1 { "a deleted note has" } else { "deleted notes have" };
+        notebook.remark(format!(
+            "{what} edits that only this store has; see `landfall-demo notes deleted`"
+        ));
+    }
+    result?;
+    let checked = checked?;
+    if !place.quiet {
+        let (sent, got) = (count(to_send, "change"), count(got, "change"));
+        say(format!("in sync: {}; {sent} sent, {got} received", count(notes, "note")));
+    }
+    if let Some(differed) = checked {
+        say(compared(differed));
+    }
+    if let Some(scope) = scope {
+        notebook.remark(scope);
+    }
+    Ok(())
+}
+
+fn compared(differed: u64) -> String {
+    match differed {
+        0 => "compared with the relay: nothing differed".to_owned(),
+        n => format!("compared with the relay: {} differed and were set right", count(n, "note")),
+    }
+}
+
+/// Chooses which notes are synced, if that was asked for; gives what to say of it.
+fn subscribe(notebook: &Notebook, args: &SyncArgs) -> Result<Option<String>, Failure> {
+    if !args.all && args.only.is_none() {
+        return Ok(None);
+    }
+    let wanted = args.only.as_deref().map(|names| named(notebook, names)).transpose()?;
+    // Not while it is live with what was asked for before: that would pass for this.
+    notebook.store.go_offline();
+    notebook.store.watch().until_blocking(|status| status.link == LinkStatus::Offline);
+    let scope = match wanted {
+        Some(wanted) => {
+            let number = wanted.len() as u64;
+            notebook.space.sync_only(wanted)?;
+            let only = count(number, "note");
+            format!("from now on only {only} of this space; `landfall-demo sync --all` ends that")
+        }
+        None => {
+            notebook.space.sync_everything()?;
+            "from now on all notes of this space".to_owned()
+        }
+    };
+    notebook.store.go_online();
+    Ok(Some(scope))
+}
+
+/// The notes of these names. Whatever is an id is one, also if its note is not here yet.
+fn named(notebook: &Notebook, names: &[String]) -> Result<Vec<DocumentId>, Failure> {
+    let all = listed(notebook.documents()?)?;
+    let mut wanted = Vec::with_capacity(names.len());
+    for name in names {
+        wanted.push(match (find(&all, name), find::id(name)) {
+            (Ok(listed), _) => listed.document.id(),
+            (Err(FindError::Unknown { .. }), Some(id)) if !notebook.space.is_deleted(&id)? => id,
+            (Err(error), _) => return Err(notes::not_found(notebook, error)?),
+        });
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    Ok(wanted)
+}
+
+impl From<SubscribeError> for Failure {
+    fn from(error: SubscribeError) -> Self {
+        match error {
+            SubscribeError::Store(error) => error.into(),
+            SubscribeError::TooMany { .. } => {
+                let remedy = "name fewer, or sync all with --all";
+                Self::new(Exit::Usage, "not subscribed", error, remedy)
+            }
+            other => Self::new(Exit::Other, "not subscribed", chain(&other), REPORT),
+        }
+    }
+}
+
+/// Compares with the relay; gives how many documents differed, once they are set right.
+fn check(store: &Store, left: impl Fn() -> Duration) -> Result<u64, Failure> {
+    let waiter = Waiter::new()?;
+    let Some(checked) = waiter.within(left(), store.check()) else {
+        let why = "the relay did not answer the comparison in time";
+        return Err(unsynced(why, store.status().pending().changes));
+    };
+    let differed = checked?;
+    if differed > 0 {
+        sync(store, left(), true)?;
+    }
+    Ok(differed)
+}
+
+/// Sends and fetches everything, through reconnects, until the limit.
+fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
+    let waiter = Waiter::new()?;
+    let started = Instant::now();
+    let mut watch = store.watch();
+    let mut told = quiet;
+    let fetched = waiter.within(limit, async {
+        loop {
+            let status = watch.now();
+            if is_settled(&status) {
+                return;
+            }
+            if let (false, Some(error)) = (told, &status.last_error) {
+                note(format!("waiting: {error}"));
+                told = true;
+            }
+            if watch.changed().await.is_none() {
+                return;
+            }
+        }
+    });
+    let status = store.status();
+    let pending = status.pending().changes;
+    if fetched.is_none() {
+        let late = format!("the relay did not answer within {} s", limit.as_secs_f64());
+        return Err(unsynced(&status.last_error.unwrap_or(late), pending));
+    }
+    if let Some(why) = refusal(&status) {
+        return Err(unsynced(&format!("the relay refuses {why}"), pending));
+    }
+    store.flush_blocking(limit.saturating_sub(started.elapsed())).map_err(|error| match error {
+        FlushError::TimedOut { pending, last_error: None } => {
+            unsynced("the time ran out while sending", pending.changes)
+        }
+        other => other.into(),
+    })
+}
+
+/// Whether everything that the relay had is here, or it has said that we cannot have it.
+fn is_settled(status: &Status) -> bool {
+    status
+        .spaces
+        .values()
+        .all(|space| matches!(space.sync, SyncStatus::Live | SyncStatus::Refused { .. }))
+}
+
+fn refusal(status: &Status) -> Option<String> {
+    status.spaces.iter().find_map(|(name, space)| match &space.sync {
+        SyncStatus::Refused { code, what } => Some(format!("the space `{name}` ({code}: {what})")),
+        _ => None,
+    })
+}
+
+fn changes(status: &Status) -> u64 {
+    status.spaces.values().map(|space| space.changes).sum()
+}

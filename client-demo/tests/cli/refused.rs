@@ -1,0 +1,120 @@
+//! Changes that the relay refuses: told, offered again, made anew, merged and saved.
+
+use landfall::automerge::transaction::{Transactable, Transaction};
+use landfall::automerge::{Automerge, ObjType, ROOT, ReadDoc};
+use landfall::{BoxError, Options, Store};
+
+use crate::harness::{Home, Relay};
+
+/// Two notes of one id that share nothing: Ann's is on the relay, Ben's is refused. With a copy of
+/// the relay's data from before, in `early`.
+fn two_of_one_id(home: &Home) -> Relay {
+    let mut relay = Relay::start(home);
+    home.at(&relay, &["--store", "cem", "notes", "new", "Elsewhere"]).ok();
+    relay.copy(home, "early");
+    for (name, body) in [("ann", "by Ann"), ("ben", "by Ben")] {
+        let store = Store::open(home.path(name), Options::default()).unwrap();
+        let space = store.space("default").unwrap();
+        space.create_named("note", |tx| write(tx, body)).unwrap();
+        store.close().unwrap();
+    }
+    home.at(&relay, &["--store", "ann", "sync"]).ok();
+    home.at(&relay, &["--store", "ben", "sync"])
+        .failed(4, &["not in sync", "refuses 1 change(s)", "unrelated", "notes refused"]);
+    relay
+}
+
+fn write(tx: &mut Transaction<'_>, body: &str) -> Result<(), BoxError> {
+    tx.put(ROOT, "landfallNotebook", 1)?;
+    for (key, text) in [("title", "Same"), ("body", body)] {
+        let object = tx.put_object(ROOT, key, ObjType::Text)?;
+        tx.splice_text(&object, 0, 0, text)?;
+    }
+    Ok(())
+}
+
+fn ben(home: &Home, relay: &Relay, args: &[&str]) -> crate::harness::Done {
+    home.at(relay, &[&["--store", "ben"], args].concat())
+}
+
+#[test]
+fn refused_notes_are_listed_with_the_reason_and_can_be_saved() {
+    let home = Home::new();
+    let relay = two_of_one_id(&home);
+    let listed = ben(&home, &relay, &["notes", "refused"]).ok();
+    assert!(listed.contains("Same") && listed.contains("1 change refused: "), "{listed}");
+    assert!(listed.contains("(unrelated)") && listed.contains("notes merge "), "{listed}");
+    // The other note is no matter of it.
+    assert!(!listed.contains("Elsewhere"), "{listed}");
+    let ann = home.at(&relay, &["--store", "ann", "notes", "refused"]);
+    assert!(ann.err().contains("refuses no changes"), "{}", ann.err());
+    assert_eq!(ann.ok(), "");
+    let done = ben(&home, &relay, &["notes", "export", "same", "same.automerge"]);
+    assert!(done.err().contains("with 1 change that the relay does not have"), "{}", done.err());
+    done.ok();
+    let saved = Automerge::load(&std::fs::read(home.path("same.automerge")).unwrap()).unwrap();
+    let (_, body) = saved.get(ROOT, "body").unwrap().unwrap();
+    assert_eq!(saved.text(&body).unwrap(), "by Ben");
+}
+
+#[test]
+fn what_is_refused_again_is_told_with_the_reason() {
+    let home = Home::new();
+    let relay = two_of_one_id(&home);
+    for command in ["retry", "reauthor"] {
+        ben(&home, &relay, &["notes", command, "same"])
+            .failed(4, &["the relay refuses it", "(unrelated)", "it is kept"]);
+    }
+    assert_eq!(ben(&home, &relay, &["-q", "notes", "show", "same"]).ok(), "Same\nby Ben\n");
+    for command in ["retry", "reauthor", "merge"] {
+        ben(&home, &relay, &["notes", command, "elsewhere"])
+            .failed(5, &["nothing was done", "refuses no change of `elsewhere`"]);
+        ben(&home, &relay, &["notes", command, "nowhere"]).failed(5, &["no note `nowhere`"]);
+    }
+}
+
+/// The relay is put back to before Ann's note came: it has nothing against Ben's any more.
+#[test]
+fn what_the_relay_takes_by_now_is_taken_when_it_is_offered_again() {
+    for (command, says) in [("retry", "offered again"), ("reauthor", "1 change made anew")] {
+        let home = Home::new();
+        let mut relay = two_of_one_id(&home);
+        relay.restore(&home, "early");
+        let done = ben(&home, &relay, &["notes", command, "same"]).ok();
+        assert_eq!(done, format!("{says}: saved here and on the relay\n"));
+        assert_eq!(ben(&home, &relay, &["notes", "refused"]).ok(), "");
+        home.at(&relay, &["--store", "cem", "sync"]).ok();
+        let shown = home.run(&["--store", "cem", "-q", "notes", "show", "same"]).ok();
+        assert_eq!(shown, "Same\nby Ben\n");
+    }
+}
+
+#[test]
+fn notes_of_one_id_are_merged_when_that_is_asked_for() {
+    let home = Home::new();
+    let relay = two_of_one_id(&home);
+    let done = ben(&home, &relay, &["notes", "merge", "same"]).ok();
+    assert_eq!(done, "merged with the other note of this id: saved here and on the relay\n");
+    home.at(&relay, &["--store", "ann", "sync"]).ok();
+    let mut shown = Vec::new();
+    for store in ["ann", "ben"] {
+        let check = home.run(&["--store", store, "notes", "check", "same"]);
+        assert!(check.err().contains("`body` was set to 2 values"), "{}", check.err());
+        shown.push(home.run(&["--store", store, "-q", "notes", "show", "same"]).ok());
+    }
+    assert_eq!(shown[0], shown[1]);
+}
+
+#[cfg(unix)]
+#[test]
+fn watching_tells_of_another_note_with_the_same_id() {
+    let home = Home::new();
+    let mut relay = two_of_one_id(&home);
+    // Ben has not met this relay's present past, so what it refuses is told anew.
+    relay.restore(&home, "early");
+    home.at(&relay, &["--store", "ann", "sync"]).ok();
+    let mut watch = home.start(&["--store", "ben", "--relay", &relay.url, "watch"]);
+    let line = watch.until("see `notes refused`");
+    assert!(line.contains("“Same”"), "{line}");
+    assert_eq!(watch.signal("-INT"), Some(0));
+}

@@ -1,0 +1,76 @@
+//! Replays of several authors who typed at once.
+
+use crate::harness::Home;
+
+/// Two type at once, one removes nothing, one sees both.
+const TOGETHER: &str = r#"{"kind":"concurrent","numAgents":2,"endContent":"漢:bc!","txns":[
+    {"parents":[],"agent":0,"numChildren":3,"patches":[[0,0,"漢字:"]]},
+    {"parents":[0],"agent":1,"patches":[[1,1,""]]},
+    {"parents":[0],"agent":0,"patches":[[0,0,""]]},
+    {"parents":[2],"agent":0,"patches":[[3,0,"b"],[4,0,"c"]]},
+    {"parents":[1,3],"agent":1,"patches":[[4,0,"!"]]}]}"#;
+
+#[test]
+fn authors_who_typed_at_once_end_in_the_same_text() {
+    let home = Home::new();
+    home.write("trace.json", TOGETHER);
+    let out = home.run(&["replay", "trace.json"]).ok();
+    assert!(out.contains("5 transactions by 2 authors, one change each; 2 follow"), "{out}");
+    assert!(out.contains("✓ both have the same heads"), "{out}");
+    assert!(out.contains("✓ both have the same 5 changes"), "one changed nothing: {out}");
+    assert!(out.contains("✓ both replicas equal the trace's end: 5 characters"), "{out}");
+    assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
+}
+
+#[test]
+fn more_than_two_authors_have_a_replica_each() {
+    let home = Home::new();
+    let trace = TOGETHER.replace(r#""numAgents":2"#, r#""numAgents":3"#).replace(
+        "]}]}",
+        r#"]},
+    {"parents":[4],"agent":2,"patches":[[5,0,"?"]]},{"parents":[5],"agent":0,"patches":[[5,1,""]]}]}"#,
+    );
+    home.write("trace.json", trace);
+    let out = home.run(&["replay", "trace.json"]).ok();
+    assert!(out.contains("✓ all replicas equal the trace's end: 5 characters"), "{out}");
+}
+
+/// An author who edits the text as it is, and not as he saw it, would put this elsewhere.
+#[test]
+fn an_end_that_the_edits_do_not_lead_to_is_told() {
+    let home = Home::new();
+    home.write("trace.json", TOGETHER.replace("漢:bc!", "漢:cb!"));
+    home.run(&["replay", "trace.json"]).failed(6, &["differs from the trace's end", "character 2"]);
+}
+
+#[test]
+fn concurrent_traces_that_cannot_be_played_are_named() {
+    let home = Home::new();
+    home.write("a", TOGETHER.replace(r#""parents":[1,3]"#, r#""parents":[3]"#));
+    home.run(&["replay", "a"]).failed(7, &["transaction 4 of a does not follow"]);
+    home.write("b", TOGETHER.replace(r#""numAgents":2"#, r#""numAgents":9"#));
+    home.run(&["replay", "b"]).failed(7, &["9 authors", "1 to 8"]);
+    home.write("c", TOGETHER.replace("[4,0,\"!\"]", "[40,0,\"!\"]"));
+    home.run(&["replay", "c"]).failed(7, &["the trace cannot be played"]);
+}
+
+/// The recorded session of two authors, whole: 26,078 changes through a relay.
+#[test]
+fn two_recorded_authors_converge() {
+    let folder = std::env::var_os("LANDFALL_TRACES").map_or_else(
+        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
+        std::path::PathBuf::from,
+    );
+    let trace = folder.join("friendsforever.json.gz");
+    if !trace.exists() {
+        println!("SKIPPED: no trace at {}; set LANDFALL_TRACES to its folder", trace.display());
+        return;
+    }
+    let home = Home::new();
+    let out = home.run(&["replay", trace.to_str().unwrap()]).ok();
+    println!("{out}");
+    assert!(out.contains("26,078 transactions by 2 authors"), "{out}");
+    assert!(out.contains("✓ both have the same 26,079 changes"), "{out}");
+    assert!(out.contains("✓ both replicas equal the trace's end: 21,362 characters"), "{out}");
+    assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
+}

@@ -1,0 +1,219 @@
+//! `store …`: looking after a notebook's file, beside whoever has it open and alone, and killed at
+//! any instant.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use landfall::automerge::ReadDoc;
+use landfall::automerge::transaction::Transactable;
+use landfall::automerge::{ObjType, ROOT, ScalarValue};
+use landfall::{Options, Store};
+
+use crate::harness::{Home, Relay};
+
+/// How often a command is killed.
+const KILLS: u32 = 30;
+
+/// Makes a store with so many documents of so many changes each.
+fn fill(path: &Path, documents: usize, changes: u64) {
+    let store = Store::open(path, Options::default()).unwrap();
+    let space = store.space("default").unwrap();
+    for _ in 0..documents {
+        let note = space
+            .create(|tx| {
+                tx.put_object(ROOT, "body", ObjType::Text)?;
+                Ok(())
+            })
+            .unwrap();
+        for number in 1..changes {
+            note.change(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap();
+        }
+    }
+    store.close().unwrap();
+}
+
+/// The last number of each document, sorted.
+fn numbers(path: &Path) -> Vec<u64> {
+    let store = Store::open_read_only(path, Options::default()).unwrap();
+    let mut numbers = Vec::new();
+    for space in store.spaces() {
+        for id in space.documents().unwrap() {
+            let note = space.open(id).unwrap();
+            let number = note.read(|doc| match doc.get(ROOT, "number") {
+                Ok(Some((value, _))) => match value.as_scalar() {
+                    Some(ScalarValue::Uint(number)) => *number,
+                    _ => 0,
+                },
+                _ => 0,
+            });
+            numbers.push(number.unwrap());
+        }
+    }
+    numbers.sort_unstable();
+    numbers
+}
+
+fn verified(home: &Home, store: &str) {
+    home.run(&["--store", store, "store", "verify"]).ok();
+}
+
+#[test]
+fn a_store_in_use_is_looked_into_checked_copied_and_exported() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    home.at(&relay, &["notes", "new", "first", "--text", "hello"]).ok();
+    let mut watch = home.start(&["--relay", &relay.url, "watch"]);
+    watch.until("live");
+    let told = home.run(&["store", "inspect", "--json"]).ok();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let space = &told["spaces"][0];
+    assert_eq!(space["name"], "default");
+    assert_eq!(space["documents"].as_array().unwrap().len(), 1);
+    assert_eq!(space["upstreams"][0]["pending"]["changes"], 0);
+    assert!(home.run(&["store", "inspect"]).ok().contains("default"));
+    assert!(home.run(&["store", "verify"]).ok().contains("clean"));
+    home.run(&["store", "backup", "copy.landfall"]).ok();
+    home.run(&["store", "backup", "copy.landfall"]).failed(7, &["copy.landfall", "overwritten"]);
+    home.run(&["store", "export", "notes.space"]).ok();
+    for args in [
+        &["store", "compact"][..],
+        &["store", "verify", "--repair"],
+        &["store", "restore", "--replace", "copy.landfall"],
+        &["store", "import", "notes.space"],
+    ] {
+        home.run(args).failed(3, &["has it open"]);
+    }
+    watch.signal("-INT");
+    let list = home.run(&["--offline", "notes", "list"]).ok();
+    assert!(list.contains("first"), "{list}");
+}
+
+#[test]
+fn a_backup_comes_back_and_what_was_there_is_kept() {
+    let home = Home::new();
+    let store = home.path("a");
+    fill(&store, 2, 20);
+    home.run(&["--store", "a", "store", "backup", "backup"]).ok();
+    fill(&store, 1, 30);
+    assert_eq!(numbers(&store), [19, 19, 29]);
+    home.run(&["--store", "a", "store", "restore", "backup"]).failed(7, &["--replace"]);
+    let told = home.run(&["--store", "a", "store", "restore", "--replace", "backup"]).ok();
+    assert_eq!(numbers(&store), [19, 19]);
+    let kept = told.lines().last().unwrap().rsplit_once(' ').unwrap().1.to_owned();
+    home.run(&["--store", "b", "store", "restore", &kept]).ok();
+    assert_eq!(numbers(&home.path("b")), [19, 19, 29]);
+    home.write("text", "no store");
+    home.run(&["--store", "a", "store", "restore", "--replace", "text"])
+        .failed(7, &["nothing was changed"]);
+    home.run(&["--store", "none", "store", "compact"]).failed(7, &["none"]);
+    assert_eq!(numbers(&store), [19, 19]);
+    verified(&home, "a");
+}
+
+#[test]
+fn what_is_folded_is_smaller_and_the_same() {
+    let home = Home::new();
+    let store = home.path("a");
+    fill(&store, 3, 400);
+    let before = std::fs::metadata(&store).unwrap().len();
+    let told = home.run(&["--store", "a", "store", "compact", "--all"]).ok();
+    assert!(told.contains("3 documents folded, with 1200 changes"), "{told}");
+    assert!(std::fs::metadata(&store).unwrap().len() * 2 < before);
+    assert_eq!(numbers(&store), [399, 399, 399]);
+    verified(&home, "a");
+}
+
+#[test]
+fn a_space_moves_between_stores_and_on_to_a_relay() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    fill(&home.path("a"), 2, 300);
+    home.run(&["--store", "a", "store", "compact", "--all"]).ok();
+    fill(&home.path("a"), 1, 20);
+    home.run(&["--store", "a", "store", "export", "notes.space"]).ok();
+    fill(&home.path("b"), 0, 0);
+    for _ in 0..2 {
+        // The second time nothing is new, which is no error.
+        home.run(&["--store", "b", "store", "import", "notes.space"]).ok();
+        assert_eq!(numbers(&home.path("b")), [19, 299, 299]);
+        verified(&home, "b");
+    }
+    home.at(&relay, &["--store", "b", "sync"]).ok();
+    home.at(&relay, &["--store", "c", "sync"]).ok();
+    assert_eq!(numbers(&home.path("c")), [19, 299, 299]);
+    let whole = std::fs::read(home.path("notes.space")).unwrap();
+    home.write("cut.space", &whole[..whole.len() - 7]);
+    home.run(&["--store", "b", "store", "import", "cut.space"]).failed(6, &["cut"]);
+    home.run(&["--store", "b", "store", "import", "--into", "other", "notes.space"]).ok();
+    assert_eq!(numbers(&home.path("b")).len(), 6);
+}
+
+/// Copies a store over another one, with nothing left of that.
+fn put(home: &Home, from: &str, to: &str) {
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(home.path(&format!("{to}{suffix}")));
+    }
+    std::fs::copy(home.path(from), home.path(to)).unwrap();
+}
+
+#[test]
+fn a_command_that_is_killed_leaves_a_whole_store() {
+    let home = Home::new();
+    fill(&home.path("whole"), 4, 300);
+    fill(&home.path("other"), 1, 40);
+    home.run(&["--store", "whole", "store", "export", "notes.space"]).ok();
+    home.run(&["--store", "whole", "store", "backup", "backup"]).ok();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    println!("seed {now}");
+    let mut state = now;
+    let mut kill = |args: &[&str], time: Duration| {
+        let mut command = home.command(["--store", "a", "store"].iter().chain(args));
+        let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = quiet.spawn().unwrap();
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let micros = (state >> 33) % time.as_micros() as u64;
+        // sleep: a random instant is what is tried
+        std::thread::sleep(Duration::from_micros(micros));
+        let _ = child.kill();
+        child.wait().unwrap();
+    };
+    let commands: [&[&str]; 4] = [
+        &["compact", "--all"],
+        &["restore", "--replace", "backup"],
+        &["import", "notes.space"],
+        &["backup", "made"],
+    ];
+    let all = [39, 299, 299, 299, 299];
+    for args in commands {
+        let reset = |home: &Home| {
+            put(home, "whole", "a");
+            let _ = std::fs::remove_file(home.path("made"));
+        };
+        reset(&home);
+        let began = Instant::now();
+        home.run(&[&["--store", "a", "store"], args].concat()).ok();
+        let time = began.elapsed();
+        for round in 0..KILLS / 2 {
+            if round % 5 == 0 {
+                reset(&home);
+            }
+            kill(args, time);
+            verified(&home, "a");
+            assert_eq!(numbers(&home.path("a")), all[1..], "{args:?}");
+            if args[0] == "backup" && home.path("made").exists() {
+                verified(&home, "made");
+                std::fs::remove_file(home.path("made")).unwrap();
+            }
+        }
+    }
+    // Also into a store that had something else.
+    for _ in 0..KILLS / 2 {
+        put(&home, "other", "a");
+        kill(&["import", "notes.space"], Duration::from_millis(300));
+        verified(&home, "a");
+        home.run(&["--store", "a", "store", "import", "notes.space"]).ok();
+        assert_eq!(numbers(&home.path("a")), all);
+    }
+}

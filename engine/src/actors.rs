@@ -1,0 +1,167 @@
+//! Which actors may be used again.
+//!
+//! automerge keeps something for every actor that ever changed a document, so a program that opens
+//! its store, changes a document and closes the store should not need a new one each time. But two
+//! writers must never share an actor: a copied file, a restored backup and a crash each make two
+//! histories that could both go on with it. So an actor of an earlier opening is used again only if
+//! that opening closed the store cleanly and the very same file is opened now: the close left a
+//! random number in the store and the same one outside it (`outside`), and both are taken away
+//! before the first change. In any doubt actors are fresh.
+//!
+//! Within one opening an actor is used again whenever its document is loaded again, until a commit
+//! fails: from then on nobody can be sure what is in the store, and every actor taken is fresh.
+
+pub(crate) mod outside;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use automerge::ActorId;
+use landfall_protocol::DocumentId;
+use parking_lot::Mutex;
+
+use crate::error::StoreError;
+use crate::random::{self, NoRandomness};
+use crate::store::{LocalLog, OwnActor, SpaceRow, WriteFailure};
+
+/// Actors that are remembered in memory; beyond it they are in the store alone.
+const REMEMBERED: usize = 4096;
+
+type Key = (SpaceRow, DocumentId);
+
+/// The actors that an opening takes for one document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Own {
+    /// For changes of the present state.
+    pub(crate) actor: ActorId,
+    /// Further ones, for changes of earlier states. They end with the opening.
+    pub(crate) branches: Vec<ActorId>,
+    /// How often the document's actors were at an end when these were taken.
+    age: u64,
+}
+
+/// The actors of one opened store.
+pub(crate) struct Actors {
+    known: Mutex<Known>,
+    doubt: AtomicBool,
+}
+
+#[derive(Default)]
+struct Known {
+    own: BTreeMap<Key, Own>,
+    /// How often a document's actors were at an end.
+    ended: BTreeMap<Key, u64>,
+}
+
+impl Known {
+    fn age(&self, key: &Key) -> u64 {
+        self.ended.get(key).copied().unwrap_or_default()
+    }
+
+    fn take(&mut self) -> Vec<OwnActor> {
+        let own = std::mem::take(&mut self.own);
+        own.into_iter().map(|((space, document), own)| (space, document, own.actor)).collect()
+    }
+}
+
+impl Actors {
+    /// At the opening of a store: `found` is what an earlier close left outside it.
+    pub(crate) fn begin(
+        log: &LocalLog,
+        read_only: bool,
+        found: Option<outside::Found>,
+    ) -> Result<Self, WriteFailure> {
+        if !read_only {
+            log.take_clean_close(found.and_then(outside::Found::take))?;
+        }
+        Ok(Self { known: Mutex::default(), doubt: AtomicBool::new(read_only) })
+    }
+
+    /// The actors that go on with a document: those that may, or a fresh one.
+    pub(crate) fn take(&self, log: &LocalLog, key: Key) -> Result<Own, TakeError> {
+        let sure = !self.doubt.load(Ordering::Acquire);
+        let age = {
+            let known = self.known.lock();
+            if let Some(own) = known.own.get(&key).filter(|_| sure) {
+                return Ok(own.clone());
+            }
+            known.age(&key)
+        };
+        let earlier = match sure && age == 0 {
+            true => log.own_actor(key.0, &key.1).map_err(StoreError::from)?,
+            false => None,
+        };
+        let actor = match earlier {
+            Some(actor) => actor,
+            None => ActorId::from(random::bytes::<16>()?),
+        };
+        Ok(Own { actor, branches: Vec::new(), age })
+    }
+
+    /// These actors have changed the document, and the changes are in the store.
+    pub(crate) fn keep(&self, log: &LocalLog, key: Key, own: &Own) {
+        let too_many = {
+            let mut known = self.known.lock();
+            if known.own.get(&key) == Some(own) || known.age(&key) != own.age {
+                return;
+            }
+            known.own.insert(key, own.clone());
+            if known.own.len() > REMEMBERED { known.take() } else { Vec::new() }
+        };
+        // Not under the lock, which the writer thread takes too: this waits for room in its queue.
+        if !too_many.is_empty() {
+            log.submit_own_actors(too_many);
+        }
+    }
+
+    /// A document's actors are at an end: changes of theirs were taken out of the document. Never
+    /// waits; the document must be loaded anew after it, or goes on with them.
+    pub(crate) fn end(&self, key: Key) {
+        let mut known = self.known.lock();
+        known.own.remove(&key);
+        *known.ended.entry(key).or_default() += 1;
+    }
+
+    /// As if too many were remembered.
+    #[cfg(test)]
+    pub(crate) fn forget_what_is_in_memory(&self, log: &LocalLog) {
+        let known = self.known.lock().take();
+        log.submit_own_actors(known);
+    }
+
+    /// A commit failed, or may have: no actor is sure any more.
+    pub(crate) fn doubt(&self) {
+        self.doubt.store(true, Ordering::Release);
+        self.known.lock().own.clear();
+    }
+
+    /// Before the store is closed: what is to be left outside it afterwards, if anything.
+    pub(crate) fn close(&self, log: &LocalLog) -> Option<outside::Leaving> {
+        if self.doubt.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let path = log.database().path()?.to_owned();
+        let nonce = random::bytes().ok()?;
+        let (actors, ended) = {
+            let mut known = self.known.lock();
+            (known.take(), known.ended.keys().copied().collect())
+        };
+        match log.close_cleanly(actors, ended, nonce) {
+            Ok(true) => Some(outside::Leaving::new(path, nonce)),
+            Ok(false) => None,
+            Err(error) => {
+                tracing::debug!(%error, "the next opening takes fresh actors");
+                None
+            }
+        }
+    }
+}
+
+/// Why no actor could be taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TakeError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+}

@@ -1,0 +1,198 @@
+//! What a clean close leaves outside the store: a small file in a folder that dies with the
+//! session or the machine, and is this user's alone. It names the store's file (device, inode, path,
+//! the time of its last change, which only the kernel sets), the machine and its present run, and
+//! holds the random number that is in the store too. Whatever differs, it does not count.
+//!
+//! Linux only: elsewhere nothing is left, so actors are always fresh.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::store::Nonce;
+
+/// Files in the folder before old ones are removed: stores that were deleted leave theirs behind.
+const MOST_FILES: usize = 1024;
+
+/// What was found outside, while the store was not open yet.
+#[derive(Debug)]
+pub(crate) struct Found {
+    file: PathBuf,
+    nonce: Option<Nonce>,
+}
+
+impl Found {
+    /// Looks for what the last close of this store left. Must be called before the store is
+    /// opened, which may change its file.
+    pub(crate) fn look(store: &Path) -> Option<Self> {
+        let place = Place::of(store)?;
+        let file = place.file(&folder()?);
+        let text = std::fs::read_to_string(&file).ok()?;
+        let nonce = text.strip_prefix(&place.text()).and_then(parse);
+        Some(Self { file, nonce })
+    }
+
+    /// Takes it away and gives the number, if all else was as it was left.
+    pub(crate) fn take(self) -> Option<Nonce> {
+        std::fs::remove_file(&self.file).ok()?;
+        self.nonce
+    }
+}
+
+/// What is to be left once the store is closed.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    store: PathBuf,
+    nonce: Nonce,
+}
+
+impl Leaving {
+    pub(crate) fn new(store: PathBuf, nonce: Nonce) -> Self {
+        Self { store, nonce }
+    }
+
+    /// Leaves it. If that fails, the next opening takes fresh actors.
+    pub(crate) fn leave(self) {
+        let Some(folder) = folder() else { return };
+        let Some(place) = Place::of(&self.store) else { return };
+        let text = place.text() + &hex(&self.nonce) + "\n";
+        if let Err(error) = write(&place.file(&folder), &text) {
+            tracing::debug!(%error, "the next opening takes fresh actors");
+        }
+        // Now and then is enough, and reading a folder costs.
+        if self.nonce[0] < 8 {
+            prune(&folder);
+        }
+    }
+}
+
+/// Where the word about a store is left.
+#[cfg(test)]
+pub(crate) fn file_of(store: &Path) -> Option<PathBuf> {
+    Some(Place::of(store)?.file(&folder()?))
+}
+
+/// A store's file, as it is now, on this machine in its present run.
+struct Place {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+    machine: String,
+    boot: String,
+}
+
+impl Place {
+    #[cfg(target_os = "linux")]
+    fn of(store: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let path = std::fs::canonicalize(store).ok()?;
+        let found = std::fs::metadata(&path).ok()?;
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        // Not every system has one; the run's id is enough to tell machines apart.
+        let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        Some(Self {
+            path,
+            device: found.dev(),
+            inode: found.ino(),
+            changed: (found.ctime(), found.ctime_nsec()),
+            machine: machine.trim().to_owned(),
+            boot: boot.trim().to_owned(),
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn of(_store: &Path) -> Option<Self> {
+        None
+    }
+
+    fn file(&self, folder: &Path) -> PathBuf {
+        folder.join(hex(&self.name()[..16]))
+    }
+
+    fn name(&self) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(self.device.to_le_bytes())
+            .chain_update(self.inode.to_le_bytes())
+            .chain_update(self.path.as_os_str().as_encoded_bytes())
+            .finalize()
+            .into()
+    }
+
+    fn text(&self) -> String {
+        let Self { device, inode, changed: (seconds, nanoseconds), machine, boot, .. } = self;
+        let name = hex(&self.name());
+        format!(
+            "landfall clean close 1\nfile {name}\ndevice {device}\ninode {inode}\n\
+             changed {seconds}.{nanoseconds}\nmachine {machine}\nboot {boot}\nnonce "
+        )
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn parse(text: &str) -> Option<Nonce> {
+    let text = text.strip_suffix('\n').filter(|text| text.len() == 32 && text.is_ascii())?;
+    let mut nonce = Nonce::default();
+    for (index, byte) in nonce.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(nonce)
+}
+
+/// The folder: in `$XDG_RUNTIME_DIR`, which ends with the user's session, else among the temporary
+/// files. It must be a folder of this user's that nobody else may enter.
+#[cfg(target_os = "linux")]
+fn folder() -> Option<PathBuf> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let user = std::fs::metadata("/proc/self").ok()?.uid();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let folder = match runtime.filter(|path| path.is_absolute() && path.is_dir()) {
+        Some(runtime) => runtime.join("landfall"),
+        None => std::env::temp_dir().join(format!("landfall-{user}")),
+    };
+    // That it exists is the usual case; whether it is fit is looked at below.
+    let _ = std::fs::DirBuilder::new().mode(0o700).create(&folder);
+    let found = std::fs::symlink_metadata(&folder).ok()?;
+    let fit = found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0;
+    fit.then_some(folder)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn folder() -> Option<PathBuf> {
+    None
+}
+
+/// Writes a file whole or not at all. The folder is nobody else's.
+fn write(file: &Path, text: &str) -> std::io::Result<()> {
+    let beside = file.with_extension(std::process::id().to_string());
+    let mut new = std::fs::File::create(&beside)?;
+    new.write_all(text.as_bytes())?;
+    std::fs::rename(&beside, file)
+}
+
+/// Removes the older half of the files if there are too many.
+fn prune(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let dated = |entry: std::fs::DirEntry| {
+        let modified = entry.metadata().and_then(|found| found.modified()).ok()?;
+        Some((modified, entry.path()))
+    };
+    let mut files: Vec<_> = entries.flatten().filter_map(dated).collect();
+    if files.len() > MOST_FILES {
+        files.sort_unstable();
+        for (_, path) in files.iter().take(MOST_FILES / 2) {
+            // One that is gone already, or that stays, is no harm.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The thread that folds histories in the background, one document at a time, and removes what is
+//! folded from the log in slices. It gives way while the store is being written to, and ends at
+//! close within the fold that it is at.
+//!
+//! It decides nothing: which document is due and what of it may be folded is the store's
+//! (`store::folding`), and folding itself is `landfall-fold`'s.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::StoreError;
+use crate::store::{DocumentRow, FoldOptions, FoldTask, LocalLog, Opened};
+
+/// The shortest wait between two looks for something to fold.
+const REST: Duration = Duration::from_secs(1);
+
+/// The longest: what is too young to be folded grows older without anybody writing.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// How long the store is watched before a fold; and a pause between slices of removed rows.
+const WATCH: Duration = Duration::from_millis(50);
+
+/// So many commits in that time and it is busy...
+const BUSY_COMMITS: u64 = 8;
+
+/// ...but not for longer than this: somebody who always writes gets a shorter log too.
+const BUSY_MOST: Duration = Duration::from_secs(5);
+
+/// Rows that are removed in one transaction.
+pub(crate) const SLICE: usize = 500;
+
+/// What was folded since the store was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Compacted {
+    /// Documents of which something was folded, as often as it was.
+    pub(crate) documents: u64,
+    /// Changes that were folded.
+    pub(crate) changes: u64,
+    /// Documents that could not be folded.
+    pub(crate) failed: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    documents: AtomicU64,
+    changes: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Counts {
+    fn add(&self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Folded { changes } => {
+                self.documents.fetch_add(1, Ordering::Relaxed);
+                self.changes.fetch_add(*changes, Ordering::Relaxed);
+            }
+            Outcome::Failed => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+            }
+            Outcome::Changed => {}
+        }
+    }
+
+    fn get(&self) -> Compacted {
+        Compacted {
+            documents: self.documents.load(Ordering::Relaxed),
+            changes: self.changes.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// Something was committed since the last look.
+    woken: bool,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    counts: Counts,
+}
+
+impl Shared {
+    /// Waits, unless it is closed; `false` once it is.
+    fn pause(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let mut state = self.state.lock();
+        while !state.closed && Instant::now() < deadline {
+            self.wake.wait_until(&mut state, deadline);
+        }
+        !state.closed
+    }
+
+    /// Waits for a commit, or until it is time to look again; `false` once it is closed.
+    fn next(&self) -> bool {
+        let deadline = Instant::now() + LOOK_AGAIN;
+        let mut state = self.state.lock();
+        while !state.closed && !state.woken && Instant::now() < deadline {
+            self.wake.wait_until(&mut state, deadline);
+        }
+        state.woken = false;
+        !state.closed
+    }
+}
+
+/// The thread that folds.
+pub(crate) struct Compactor {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Compactor {
+    /// Starts the thread.
+    pub(crate) fn start(log: LocalLog, options: FoldOptions) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        // What an earlier run left behind is looked at first.
+        shared.state.lock().woken = true;
+        let for_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("landfall-compact".to_owned())
+            .spawn(move || run(&for_thread, &log, &options))?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Something was committed. Cheap; may be called on the writer thread.
+    pub(crate) fn notify(&self) {
+        let mut state = self.shared.state.lock();
+        if !state.woken {
+            state.woken = true;
+            self.shared.wake.notify_all();
+        }
+    }
+
+    /// What was folded since the store was opened.
+    pub(crate) fn compacted(&self) -> Compacted {
+        self.shared.counts.get()
+    }
+
+    /// Ends the thread after the fold that it is at.
+    pub(crate) fn close(&self) {
+        self.shared.state.lock().closed = true;
+        self.shared.wake.notify_all();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // A panic there was told by the panic hook; closing goes on.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(shared: &Shared, log: &LocalLog, options: &FoldOptions) {
+    while shared.next() {
+        if let Err(error) = round(shared, log, options) {
+            tracing::warn!(%error, "compaction could not go on");
+        }
+        if !shared.pause(REST) {
+            return;
+        }
+    }
+}
+
+/// Folds what is due, and removes what is dead.
+fn round(shared: &Shared, log: &LocalLog, options: &FoldOptions) -> Result<(), StoreError> {
+    let mut done = BTreeSet::new();
+    loop {
+        if !sweep(shared, log)? {
+            return Ok(());
+        }
+        let due = due(log, options, &done)?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        for task in due {
+            if !wait_for_quiet(shared, log) {
+                return Ok(());
+            }
+            shared.counts.add(&fold_one(log, &task)?);
+            done.insert(task.row);
+            if !sweep(shared, log)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Removes what is dead; `false` once it is closed.
+fn sweep(shared: &Shared, log: &LocalLog) -> Result<bool, StoreError> {
+    while log.sweep(SLICE)? {
+        if !shared.pause(WATCH) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Gives way to those who write; `false` once it is closed.
+fn wait_for_quiet(shared: &Shared, log: &LocalLog) -> bool {
+    let began = Instant::now();
+    loop {
+        let before = log.database().committed().0;
+        if !shared.pause(WATCH) {
+            return false;
+        }
+        let commits = log.database().committed().0.saturating_sub(before);
+        if commits < BUSY_COMMITS || began.elapsed() > BUSY_MOST {
+            return true;
+        }
+    }
+}
+
+/// Folds all that may be folded and removes what is dead, on this thread, for somebody who asked
+/// for it. A document that cannot be folded is counted and passed over.
+pub(crate) fn compact(log: &LocalLog, options: &FoldOptions) -> Result<Compacted, StoreError> {
+    let (counts, mut done) = (Counts::default(), BTreeSet::new());
+    loop {
+        let due = due(log, options, &done)?;
+        if due.is_empty() {
+            break;
+        }
+        for task in due {
+            counts.add(&fold_one(log, &task)?);
+            done.insert(task.row);
+        }
+    }
+    while log.sweep(SLICE)? {}
+    Ok(counts.get())
+}
+
+/// Everything that is due, but for documents that this round has looked at.
+fn due(
+    log: &LocalLog,
+    options: &FoldOptions,
+    done: &BTreeSet<DocumentRow>,
+) -> Result<Vec<FoldTask>, StoreError> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    let mut due = Vec::new();
+    for space in log.space_rows()? {
+        let tasks = log.fold_candidates(space, options, now_ms)?;
+        due.extend(tasks.into_iter().filter(|task| !done.contains(&task.row)));
+    }
+    Ok(due)
+}
+
+enum Outcome {
+    Folded {
+        changes: u64,
+    },
+    /// The document is not what it was when the fold began.
+    Changed,
+    Failed,
+}
+
+fn fold_one(log: &LocalLog, task: &FoldTask) -> Result<Outcome, StoreError> {
+    let Some(input) = log.fold_read(task)? else { return Ok(Outcome::Changed) };
+    let snapshots: Vec<&[u8]> = input.snapshot.as_deref().into_iter().collect();
+    let folded =
+        landfall_fold::fold(&snapshots, input.changes).and_then(|folded| Ok(Opened::of(folded)?));
+    match folded {
+        Ok(opened) => match log.fold_commit(task, opened)? {
+            true => {
+                tracing::debug!(document = %task.document, changes = task.changes, "folded");
+                Ok(Outcome::Folded { changes: task.changes })
+            }
+            false => Ok(Outcome::Changed),
+        },
+        Err(error) => {
+            tracing::warn!(document = %task.document, %error, "a document could not be folded");
+            log.fold_failed(task, error.to_string())?;
+            Ok(Outcome::Failed)
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Which documents' contents stay in memory: those used last, within a budget of bytes.
+//!
+//! The cache holds the documents themselves, so that one without handles stays loaded too. Its own
+//! lock is taken last, for a look-up: whoever tells it something may hold a document's locks. It
+//! takes no document's lock but by trying, so it waits for nobody, and what is being read, changed
+//! or applied to stays.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use automerge::{Automerge, ReadDoc};
+use landfall_protocol::DocumentId;
+use parking_lot::Mutex;
+
+use super::OpenDocument;
+use crate::store::SpaceRow;
+
+/// Measured with automerge 0.12: what an empty document takes, and what is kept beside it.
+const DOCUMENT_BYTES: u64 = 16 * 1024;
+
+/// Measured: 150 to 200 bytes a change when it was loaded, 230 to 300 when it was applied.
+const CHANGE_BYTES: u64 = 240;
+
+/// Measured: 1 byte for a character of a long paste, 33 for an entry of a map, beside its value.
+const OPERATION_BYTES: u64 = 32;
+
+/// Documents that are tried in one round before the lock is taken again.
+const ROUND: usize = 16;
+
+type Key = (SpaceRow, DocumentId);
+
+/// About how many bytes a loaded document takes. Values are in the store's bytes, where they may
+/// be compressed: a document of large values that compress well takes more than this.
+pub(super) fn estimate(automerge: &Automerge, stored_bytes: u64) -> u64 {
+    let stats = automerge.stats();
+    // automerge keeps a clock of 4 bytes an actor for every 16 changes, and more of them the more
+    // often the actors take turns.
+    let clocks = stats.num_changes.saturating_mul(stats.num_actors) / 4;
+    let history = stats.num_changes.saturating_mul(CHANGE_BYTES);
+    let content = stats.num_ops.saturating_mul(OPERATION_BYTES);
+    [clocks, history, content, stored_bytes].into_iter().fold(DOCUMENT_BYTES, u64::saturating_add)
+}
+
+/// What is loaded, for the status.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    documents: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Memory {
+    /// Documents, and about how many bytes they take.
+    pub(crate) fn now(&self) -> (u64, u64) {
+        (self.documents.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// The loaded documents of one store.
+pub(crate) struct Cache {
+    budget: u64,
+    entries: Mutex<Entries>,
+    memory: Arc<Memory>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_key: BTreeMap<Key, Entry>,
+    /// Least recently used first.
+    by_use: BTreeMap<u64, Key>,
+    uses: u64,
+    bytes: u64,
+    closed: bool,
+}
+
+struct Entry {
+    document: Arc<OpenDocument>,
+    bytes: u64,
+    used: u64,
+}
+
+impl Entries {
+    fn next_use(&mut self) -> u64 {
+        self.uses += 1;
+        self.uses
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Entry> {
+        let entry = self.by_key.remove(key)?;
+        self.by_use.remove(&entry.used);
+        self.bytes -= entry.bytes;
+        Some(entry)
+    }
+}
+
+impl Cache {
+    pub(crate) fn new(budget: u64, memory: Arc<Memory>) -> Self {
+        Self { budget, entries: Mutex::default(), memory }
+    }
+
+    /// A document was looked at.
+    pub(super) fn used(&self, document: &OpenDocument) {
+        let mut entries = self.entries.lock();
+        let key = document.key();
+        let now = entries.uses;
+        let Some(entry) = entries.by_key.get(&key) else { return };
+        let before = entry.used;
+        if before == now {
+            return;
+        }
+        let used = entries.next_use();
+        entries.by_use.remove(&before);
+        entries.by_use.insert(used, key);
+        if let Some(entry) = entries.by_key.get_mut(&key) {
+            entry.used = used;
+        }
+    }
+
+    /// A document is loaded, or has another size. Others make room for it. The caller holds its
+    /// content for writing.
+    pub(super) fn loaded(&self, document: &Arc<OpenDocument>, bytes: u64) {
+        let replaced = {
+            let mut entries = self.entries.lock();
+            if entries.closed {
+                return;
+            }
+            let key = document.key();
+            let replaced = entries.remove(&key);
+            let used = entries.next_use();
+            entries.by_use.insert(used, key);
+            entries.bytes += bytes;
+            let document = Arc::clone(document);
+            entries.by_key.insert(key, Entry { document, bytes, used });
+            self.publish(&entries);
+            replaced
+        };
+        // Not under the lock: it may be the last handle of a document.
+        drop(replaced);
+        self.make_room(document);
+    }
+
+    /// A document is not loaded any more. The caller holds its content for writing.
+    pub(super) fn unloaded(&self, document: &OpenDocument) {
+        let removed = {
+            let mut entries = self.entries.lock();
+            let removed = entries.remove(&document.key());
+            self.publish(&entries);
+            removed
+        };
+        drop(removed);
+    }
+
+    /// Lets the contents go that were used least recently, until the budget is kept. One stays
+    /// whatever its size: it is in use.
+    fn make_room(&self, stays: &Arc<OpenDocument>) {
+        let mut tried = 0;
+        loop {
+            let round: Vec<(u64, Arc<OpenDocument>)> = {
+                let entries = self.entries.lock();
+                if entries.bytes <= self.budget {
+                    return;
+                }
+                let entry = |(used, key): (&u64, &Key)| {
+                    let document = &entries.by_key.get(key)?.document;
+                    (!Arc::ptr_eq(document, stays)).then(|| (*used, Arc::clone(document)))
+                };
+                entries.by_use.range(tried + 1..).filter_map(entry).take(ROUND).collect()
+            };
+            if round.is_empty() {
+                return;
+            }
+            for (used, document) in round {
+                tried = used;
+                // It tells `unloaded` if it can go.
+                if document.try_unload() && self.entries.lock().bytes <= self.budget {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Lets everything go, for good: the documents hold what holds this cache.
+    pub(crate) fn close(&self) {
+        let gone = {
+            let mut entries = self.entries.lock();
+            entries.closed = true;
+            entries.by_use.clear();
+            entries.bytes = 0;
+            let gone = std::mem::take(&mut entries.by_key);
+            self.publish(&entries);
+            gone
+        };
+        drop(gone);
+    }
+
+    fn publish(&self, entries: &Entries) {
+        self.memory.documents.store(entries.by_key.len() as u64, Ordering::Relaxed);
+        self.memory.bytes.store(entries.bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,104 @@
+//! What arrives, on its way to the store: in its order, on a thread of its own when it has to be
+//! opened first. Opening a folded history costs as much as loading a document; the link's thread
+//! must answer pings meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use parking_lot::Mutex;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The queue before the store.
+pub(super) struct Arrivals {
+    queue: mpsc::Sender<(u64, Job)>,
+    waiting: Arc<AtomicUsize>,
+    /// The present connection. Held while a job is handed to the store: what an earlier
+    /// connection brought must not be written into what the present one's relay is known to hold.
+    connection: Arc<Mutex<u64>>,
+}
+
+/// Hands something to the store, if its connection is the present one.
+#[derive(Clone)]
+pub(super) struct Gate {
+    connection: u64,
+    present: Arc<Mutex<u64>>,
+}
+
+impl Gate {
+    /// Calls `submit` if the connection is the present one.
+    pub(super) fn pass(&self, submit: impl FnOnce()) {
+        let present = self.present.lock();
+        if *present == self.connection {
+            submit();
+        }
+    }
+}
+
+impl Arrivals {
+    /// Starts the thread. It ends when this is dropped and the queue is empty.
+    pub(super) fn start() -> std::io::Result<Self> {
+        let (queue, jobs) = mpsc::channel::<(u64, Job)>();
+        let (waiting, connection) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(0)));
+        let (for_thread, present) = (Arc::clone(&waiting), Arc::clone(&connection));
+        std::thread::Builder::new().name("landfall-arrivals".to_owned()).spawn(move || {
+            while let Ok((connection, job)) = jobs.recv() {
+                if *present.lock() == connection {
+                    job();
+                }
+                for_thread.fetch_sub(1, Ordering::AcqRel);
+            }
+        })?;
+        Ok(Self { queue, waiting, connection })
+    }
+
+    /// A new connection begins: what an earlier one brought is dropped.
+    pub(super) fn begin(&self, connection: u64) {
+        *self.connection.lock() = connection;
+    }
+
+    pub(super) fn gate(&self, connection: u64) -> Gate {
+        Gate { connection, present: Arc::clone(&self.connection) }
+    }
+
+    /// Does a job in its turn: at once on this thread, if nothing waits and it is `short`.
+    pub(super) fn run(&self, connection: u64, short: bool, job: impl FnOnce() + Send + 'static) {
+        if short && self.waiting.load(Ordering::Acquire) == 0 {
+            return job();
+        }
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        // The thread lives as long as this.
+        let _ = self.queue.send((connection, Box::new(job)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_keep_their_order_and_end_with_their_connection() {
+        let arrivals = Arrivals::start().unwrap();
+        arrivals.begin(1);
+        let (tell, told) = mpsc::channel();
+        let (open, hold) = mpsc::channel::<()>();
+        let first = tell.clone();
+        arrivals.run(1, false, move || {
+            hold.recv().unwrap();
+            first.send(1).unwrap();
+        });
+        let second = tell.clone();
+        arrivals.run(1, true, move || second.send(2).unwrap());
+        assert!(told.try_recv().is_err(), "the second waits for the first");
+        open.send(()).unwrap();
+        assert_eq!((told.recv().unwrap(), told.recv().unwrap()), (1, 2));
+        arrivals.begin(2);
+        let stale = tell.clone();
+        arrivals.run(1, false, move || stale.send(3).unwrap());
+        arrivals.run(2, false, move || tell.send(4).unwrap());
+        assert_eq!(told.recv().unwrap(), 4, "what the first connection brought is dropped");
+        let gate = arrivals.gate(1);
+        gate.pass(|| panic!("not the present connection"));
+    }
+}

@@ -1,0 +1,140 @@
+//! Looking after a store's file: looked into, checked, repaired, copied, put back, folded, taken out
+//! and put in as a portable file. For tools, and for applications that offer it to their users.
+//!
+//! All of it works on a path and blocks. What only reads works beside the process that has the
+//! store open. What writes takes the store for itself, and is refused while a process has it; a
+//! store that is open here must be closed first.
+
+mod copies;
+mod portable;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+
+pub use copies::{Restored, backup, compact, restore};
+pub use landfall_protocol::portable::{Counts, PortableError};
+pub use portable::{Imported, export, import};
+
+use crate::error::{BoxError, OpenError, StoreError};
+pub use crate::store::{
+    Fault, Finding, Healed, InspectedDocument, InspectedSpace, InspectedUpstream, Inspection,
+};
+use crate::store::{HealError, LocalLog, Place};
+use crate::{SpaceName, random};
+
+/// Why a store's file was not looked after.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MaintainError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It has no such space.
+    #[error("the store has no space `{0}`")]
+    NoSpace(SpaceName),
+    /// There is a file already, and it is not overwritten.
+    #[error("{path}: there is a file already", path = .0.display())]
+    Exists(PathBuf),
+    /// A file could not be read or written.
+    #[error("{path} cannot be read or written", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The copy was not made.
+    #[error("the copy was not made")]
+    Copy(#[source] BoxError),
+    /// The backup is no whole store.
+    #[error("the backup cannot be restored")]
+    BadBackup(#[source] BoxError),
+    /// What is in the backup is damaged.
+    #[error("the backup is damaged in {} place(s), the first: {}", .0.len(), first(.0))]
+    DamagedBackup(Vec<Finding>),
+    /// The file is no whole portable file.
+    #[error("it cannot be imported")]
+    Portable(#[from] PortableError),
+}
+
+fn first(findings: &[Finding]) -> String {
+    findings.first().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Says what is in a store, also beside the process that has it open. It reads no change and loads
+/// no document.
+///
+/// # Errors
+/// If it cannot be opened or read.
+pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, MaintainError> {
+    Ok(open(Place::ReadOnly(path.as_ref()))?.inspect().map_err(StoreError::from)?)
+}
+
+/// Checks that a store holds what was written, also beside the process that has it open. Every
+/// document is loaded, one after the other.
+///
+/// # Errors
+/// If it cannot be opened or read at all. What is damaged is a finding.
+pub fn verify(path: impl AsRef<Path>) -> Result<Vec<Finding>, MaintainError> {
+    Ok(open(Place::ReadOnly(path.as_ref()))?.verify().map_err(StoreError::from)?)
+}
+
+/// Checks a store that nobody has open and sets right what can be. Damaged changes that the relay
+/// holds are taken out, and come back when it is next reached.
+///
+/// # Errors
+/// If it cannot be opened, read or written. What was repaired before stays.
+pub fn repair(path: impl AsRef<Path>) -> Result<Healed, MaintainError> {
+    let log = take(path.as_ref())?;
+    let healed = log.heal().map_err(|error| match error {
+        HealError::View(error) => StoreError::from(error),
+        HealError::Write(error) => StoreError::from(error),
+    });
+    let closed = close(&log);
+    let healed = healed?;
+    closed?;
+    Ok(healed)
+}
+
+fn open(place: Place<'_>) -> Result<LocalLog, MaintainError> {
+    let fresh = random::replica_id().map_err(|error| OpenError::Storage(Box::new(error)))?;
+    let log = LocalLog::open(place, landfall_storage::Options::default(), fresh);
+    Ok(log.map_err(OpenError::from)?)
+}
+
+/// Opens a store that is there and that nobody has open, to change it. What is changed here is not
+/// what the application left: no actor goes on after it.
+fn take(path: &Path) -> Result<LocalLog, MaintainError> {
+    if !path.exists() {
+        let source = io::ErrorKind::NotFound.into();
+        return Err(MaintainError::File { path: path.to_owned(), source });
+    }
+    let log = open(Place::File(path))?;
+    log.take_clean_close(None).map_err(StoreError::from)?;
+    Ok(log)
+}
+
+fn close(log: &LocalLog) -> Result<(), StoreError> {
+    log.database().close().map_err(|error| {
+        let class = crate::StoreFailure::from(error.class());
+        StoreError { class, source: Box::new(error) }
+    })
+}
+
+fn size(log: &LocalLog) -> Result<u64, StoreError> {
+    log.database().size_bytes().map_err(|error| {
+        let class = crate::StoreFailure::from(error.class());
+        StoreError { class, source: Box::new(error) }
+    })
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

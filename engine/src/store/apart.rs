@@ -1,0 +1,171 @@
+//! What comes of documents apart from the log's order, when the two ends compare what they hold:
+//! it moves no cursor until all is compared.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use landfall_protocol::frame::{Holding, Mark};
+use landfall_protocol::intervals::IntervalSet;
+use landfall_protocol::replica::DocumentBatch;
+use landfall_protocol::{ChangeHash, Cursor, DocumentId, Local};
+use landfall_storage::{Committed, Durability, WriteError};
+use rusqlite::{Connection, params};
+
+use super::prepare::Ready;
+use super::receive::{ReceiveError, Received, Writing};
+use super::rows::{DocumentRow, SpaceRow, UpstreamRow, document_row, heads, space_totals};
+use super::snapshots::folded_heads;
+use super::{Done, LocalLog, SpaceCount, deletion, graph, held, links};
+
+impl LocalLog {
+    /// Writes what came of one document, whose entries were made ready by [`LocalLog::prepare`].
+    /// With the last piece it notes what of our document the upstream holds: exactly the ancestors
+    /// of what it told.
+    pub(crate) fn submit_document(
+        &self,
+        space: SpaceRow,
+        batch: DocumentBatch,
+        ready: Ready,
+        done: impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
+    ) {
+        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let upstream = upstream.ok_or(ReceiveError::NoUpstream)?;
+            let mut writing = Writing::new(tx, &indexes, upstream, space)?;
+            for entry in ready.entries {
+                writing.take(entry)?;
+            }
+            if batch.last {
+                writing.note(batch.document, &batch.holding)?;
+            }
+            Ok(writing.finish()?)
+        };
+        self.db.submit(Durability::Relaxed, job, done);
+    }
+
+    /// The two have compared everything: the cursor is this, and of everything up to `through` the
+    /// upstream holds what it was not found to lack. Of the documents in `except` nothing is noted.
+    pub(crate) fn submit_finish_reconcile(
+        &self,
+        space: SpaceRow,
+        cursor: Option<Cursor>,
+        through: Local,
+        except: Vec<DocumentId>,
+        done: Done<(SpaceCount, ())>,
+    ) {
+        self.submit_link(space, done, move |tx, upstream| {
+            match &cursor {
+                Some(cursor) => links::set_cursor(tx, upstream, space, cursor)?,
+                None => links::forget_cursor(tx, upstream, space)?,
+            }
+            hold_through(tx, upstream, space, through.0, &except)
+        });
+    }
+
+    /// The upstream in use holds everything that is in a document's snapshot. By now another may
+    /// have taken its place: it folds nothing that the upstream does not hold, so that is held too.
+    pub(crate) fn submit_snapshot_acknowledged(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        _hash: [u8; 32],
+        mark: Mark,
+        done: Done<(SpaceCount, ())>,
+    ) {
+        self.submit_link(space, done, move |tx, upstream| {
+            if let Some(row) = document_row(tx, space, &document)? {
+                held::settle(tx, upstream, space, row)?;
+            }
+            links::set_mark(tx, upstream, space, &mark)
+        });
+    }
+}
+
+fn hold_through(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    through: u64,
+    except: &[DocumentId],
+) -> rusqlite::Result<()> {
+    let through = through.min(space_totals(conn, space)?.last);
+    let mut holds = IntervalSet::new();
+    if through > 0 {
+        holds.insert(1, through);
+    }
+    let mut excepted = BTreeSet::new();
+    for document in except {
+        let Some(row) = document_row(conn, space, document)? else { continue };
+        excepted.insert(row);
+        let mut left = held::locals(conn, row)?;
+        if let Some(local) = deletion::local(conn, row)? {
+            left.insert(local, local);
+        }
+        for (first, last) in held::held_of(conn, upstream, space, &left)?.iter() {
+            left.remove(first, last);
+        }
+        left.iter().for_each(|(first, last)| drop(holds.remove(first, last)));
+    }
+    held::hold(conn, upstream, space, &holds)?;
+    let owed: Vec<DocumentRow> = conn
+        .prepare_cached(
+            "SELECT document FROM owed WHERE upstream = ?1 AND space = ?2 AND local <= ?3",
+        )?
+        .query_map(params![upstream.0, space.0, through], |row| row.get(0).map(DocumentRow))?
+        .collect::<rusqlite::Result<_>>()?;
+    for row in owed.into_iter().filter(|row| !excepted.contains(row)) {
+        held::settle(conn, upstream, space, row)?;
+    }
+    Ok(())
+}
+
+impl Writing<'_> {
+    /// Notes what of a document the upstream holds.
+    fn note(&mut self, document: DocumentId, holding: &Holding) -> Result<(), ReceiveError> {
+        if matches!(holding, Holding::Deleted) {
+            return Ok(self.tombstone(document, Some(&[]), 0)?);
+        }
+        self.hold_now()?;
+        let (conn, space, upstream) = (self.ledger.conn, self.ledger.space, self.upstream);
+        let Some(row) = document_row(conn, space, &document)? else { return Ok(()) };
+        if let Some(local) = deletion::local(conn, row)? {
+            // The upstream has it still: it is to be told.
+            let tombstone = IntervalSet::from_iter([(local, local)]);
+            return Ok(held::release(conn, upstream, space, &tombstone)?);
+        }
+        let theirs: Vec<ChangeHash> = match holding {
+            Holding::Present(heads) => heads.iter().map(|head| ChangeHash(*head)).collect(),
+            Holding::Absent | Holding::Deleted => Vec::new(),
+        };
+        Ok(note_heads(conn, upstream, space, row, theirs)?)
+    }
+}
+
+fn note_heads(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    row: DocumentRow,
+    mut theirs: Vec<ChangeHash>,
+) -> rusqlite::Result<()> {
+    theirs.sort_unstable();
+    let all = held::locals(conn, row)?;
+    if theirs == heads(conn, row)? {
+        held::hold(conn, upstream, space, &all)?;
+        return held::settle(conn, upstream, space, row);
+    }
+    let nodes = graph::tail(conn, row)?;
+    let (reached, outside) = graph::ancestors(&nodes, &theirs);
+    let (mut holds, mut lacks) = (IntervalSet::new(), IntervalSet::new());
+    for node in nodes {
+        let set = if reached.contains(&node.hash) { &mut holds } else { &mut lacks };
+        set.insert(node.local, node.local);
+    }
+    held::hold(conn, upstream, space, &holds)?;
+    held::release(conn, upstream, space, &lacks)?;
+    let folded = folded_heads(conn, row)?;
+    match folded.iter().all(|(head, _)| outside.contains(head)) {
+        true => held::settle(conn, upstream, space, row),
+        false => held::owe(conn, upstream, space, row),
+    }
+}

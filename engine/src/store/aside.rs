@@ -1,0 +1,219 @@
+//! Entries that arrived and cannot be applied now: kept, and tried again when what they wait for
+//! has come.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use landfall_protocol::admission::{Roots, preflight};
+use landfall_protocol::frame::{Entry, entry_flags};
+use landfall_protocol::intervals::IntervalSet;
+use landfall_protocol::{ChangeHash, DocumentId, limits};
+use landfall_storage::Durability;
+use rusqlite::{Connection, params};
+
+use super::receive::{Received, Writing};
+use super::rows::{SpaceRow, UpstreamRow, document_row_or_new};
+use super::{Done, LocalLog, count, held};
+
+/// What an entry waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Nothing: it is kept for a later version, or as evidence.
+    ForGood = 0,
+    /// Changes that it rests on.
+    ForDependencies = 1,
+    /// The application's word that unrelated histories are to be merged.
+    ForMerge = 2,
+}
+
+/// What came to a document.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    hashes: BTreeSet<ChangeHash>,
+    all: bool,
+}
+
+impl Fresh {
+    pub(super) fn add(&mut self, hash: ChangeHash) {
+        self.hashes.insert(hash);
+    }
+
+    /// So much that looking is not worth while.
+    pub(super) fn all(&mut self) {
+        self.all = true;
+    }
+
+    fn concerns(&self, dependencies: &[u8]) -> bool {
+        let came = |hash: &[u8; 32]| self.hashes.contains(&ChangeHash(*hash));
+        // One that states nothing waits for something else that may have come.
+        self.all || dependencies.is_empty() || dependencies.as_chunks().0.iter().any(came)
+    }
+}
+
+/// Keeps an entry; `false` if it is there already. Those that wait for dependencies are bounded:
+/// one more is dropped, and comes again when the two ends compare what they hold.
+pub(super) fn put(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    entry: &Entry,
+    wait: Wait,
+    reason: &str,
+) -> rusqlite::Result<bool> {
+    if wait == Wait::ForDependencies {
+        let waiting: usize = conn
+            .prepare_cached("SELECT count(*) FROM aside WHERE space = ?1 AND wait = 1")?
+            .query_row([space.0], |row| row.get(0))?;
+        if waiting >= limits::PEN_CHANGES {
+            tracing::warn!(document = %entry.document, "too many changes wait for their dependencies; one is dropped");
+            return Ok(false);
+        }
+    }
+    let new = conn
+        .prepare_cached(
+            "INSERT OR IGNORE INTO aside (upstream, space, offset, document, kind, flags, hash,
+                 dependencies, author, at_ms, body, reason, wait)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        )?
+        .execute(params![
+            upstream.0,
+            space.0,
+            entry.offset.0,
+            entry.document.as_bytes(),
+            entry.kind,
+            entry.flags,
+            entry.id,
+            entry.dependencies.concat(),
+            entry.author.as_slice(),
+            entry.at_ms,
+            entry.body.as_slice(),
+            reason,
+            wait as i64,
+        ])?;
+    Ok(new > 0)
+}
+
+/// A change that is aside.
+struct Waiting {
+    id: i64,
+    upstream: UpstreamRow,
+    flags: u16,
+    author: Vec<u8>,
+    at_ms: u64,
+    body: Vec<u8>,
+}
+
+/// Tries a document's changes again that may have waited for what came. Gives how many are in the
+/// document now.
+pub(super) fn retry(
+    writing: &mut Writing<'_>,
+    document: DocumentId,
+    fresh: &Fresh,
+) -> rusqlite::Result<u64> {
+    let (conn, space) = (writing.ledger.conn, writing.ledger.space);
+    let ids: Vec<i64> = {
+        let mut statement = conn.prepare_cached(
+            "SELECT id, dependencies FROM aside
+             WHERE space = ?1 AND document = ?2 AND wait = 1 ORDER BY id",
+        )?;
+        let mut rows = statement.query(params![space.0, document.as_bytes()])?;
+        let mut ids = Vec::new();
+        while let Some(row) = rows.next()? {
+            if fresh.concerns(&row.get::<_, Vec<u8>>(1)?) {
+                ids.push(row.get(0)?);
+            }
+        }
+        ids
+    };
+    let mut recovered = 0;
+    for id in ids {
+        let waiting = conn
+            .prepare_cached("SELECT upstream, flags, author, at_ms, body FROM aside WHERE id = ?1")?
+            .query_row([id], |row| {
+                let upstream = UpstreamRow(row.get(0)?);
+                let (flags, author) = (row.get(1)?, row.get(2)?);
+                Ok(Waiting { id, upstream, flags, author, at_ms: row.get(3)?, body: row.get(4)? })
+            })?;
+        recovered += u64::from(admit(writing, document, waiting)?);
+    }
+    Ok(recovered)
+}
+
+fn admit(
+    writing: &mut Writing<'_>,
+    document: DocumentId,
+    waiting: Waiting,
+) -> rusqlite::Result<bool> {
+    let conn = writing.ledger.conn;
+    let Waiting { id, upstream, flags, author, at_ms, body } = waiting;
+    let Ok(change) = preflight(&body) else {
+        wait_for(conn, id, Wait::ForGood)?;
+        return Ok(false);
+    };
+    let second = flags & entry_flags::SECOND_ROOT != 0;
+    let roots = if second { Roots::Several } else { Roots::One };
+    // What comes of it is held by the upstream that it came from, which may not be this one.
+    let held = std::mem::take(&mut writing.held);
+    let outcome = writing.change(document, change, &author, at_ms, roots)?;
+    let locals = std::mem::replace(&mut writing.held, held);
+    match outcome {
+        Ok(()) if upstream == writing.upstream => {
+            locals.iter().for_each(|(first, last)| drop(writing.held.insert(first, last)));
+        }
+        Ok(()) => hold_elsewhere(writing, upstream, &locals)?,
+        Err((_, wait, _)) => {
+            wait_for(conn, id, wait)?;
+            return Ok(false);
+        }
+    }
+    conn.prepare_cached("DELETE FROM aside WHERE id = ?1")?.execute([id])?;
+    Ok(true)
+}
+
+fn hold_elsewhere(
+    writing: &mut Writing<'_>,
+    upstream: UpstreamRow,
+    locals: &IntervalSet,
+) -> rusqlite::Result<()> {
+    writing.ledger.settle_all()?;
+    held::hold(writing.ledger.conn, upstream, writing.ledger.space, locals)
+}
+
+fn wait_for(conn: &Connection, id: i64, wait: Wait) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE aside SET wait = ?2 WHERE id = ?1")?
+        .execute(params![id, wait as i64])?;
+    Ok(())
+}
+
+impl LocalLog {
+    /// Lets unrelated histories of a document be merged from now on: what waits for that is
+    /// admitted, and our own changes are offered to the upstream again, as roots beside its own.
+    pub(crate) fn submit_allow_merge(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        done: Done<Received>,
+    ) {
+        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let row = document_row_or_new(tx, space, &document)?;
+            tx.prepare_cached("UPDATE document SET merges = 1 WHERE id = ?1")?.execute([row.0])?;
+            tx.prepare_cached(
+                "UPDATE aside SET wait = 1 WHERE space = ?1 AND document = ?2 AND wait = 2",
+            )?
+            .execute(params![space.0, document.as_bytes()])?;
+            let Some(upstream) = upstream else {
+                let count = count(tx, None, space)?;
+                return Ok(Received { count, ..Received::default() });
+            };
+            tx.prepare_cached("DELETE FROM parked WHERE upstream = ?1 AND document = ?2")?
+                .execute(params![upstream.0, row.0])?;
+            let mut writing = Writing::new(tx, &indexes, upstream, space)?;
+            let mut fresh = Fresh::default();
+            fresh.all();
+            writing.try_again(document, fresh);
+            writing.finish()
+        };
+        self.db.submit(Durability::Full, job, done);
+    }
+}

@@ -1,0 +1,114 @@
+//! All that there is: of a store, as a copy of its file; of a space, as a portable file says it.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use landfall_protocol::frame::entry_flags;
+use landfall_protocol::portable::Record;
+use landfall_protocol::{DocumentId, limits};
+use landfall_storage::{BackupError, Database, Options};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::rows::{DocumentRow, SpaceRow, merges, parts};
+use super::schema::SCHEMA;
+use super::{LocalLog, ViewError, snapshots};
+
+/// Takes records, and may say that it has enough.
+pub(crate) type RecordSink<'a> = dyn FnMut(Record) -> ControlFlow<()> + 'a;
+
+const DOCUMENTS: &str = "SELECT id, document,
+        EXISTS (SELECT 1 FROM deleted WHERE deleted.document = document.id)
+    FROM document WHERE space = ?1 ORDER BY document.document";
+
+impl LocalLog {
+    /// Copies a store's file, also beside the process that writes it: fsynced and checked, and only
+    /// then under its name.
+    pub(crate) fn copy_file(source: &Path, target: &Path) -> Result<(), BackupError> {
+        Database::copy_file(source, target, &SCHEMA, &Options::default()).map(drop)
+    }
+
+    /// Gives all documents of a space by their ids, each as the records of a portable file that
+    /// follow its name, in one view. What was made here has this replica as its author.
+    pub(crate) fn contents(
+        &self,
+        row: SpaceRow,
+        sink: &mut RecordSink<'_>,
+    ) -> Result<(), ViewError> {
+        let own = self.replica.as_bytes().to_vec();
+        self.view(|conn| {
+            let mut find = conn.prepare(DOCUMENTS)?;
+            let mut rows = find.query([row.0])?;
+            while let Some(found) = rows.next()? {
+                let place = place(found)?;
+                let flags =
+                    if merges(conn, row, &place.id)? { entry_flags::SECOND_ROOT } else { 0 };
+                if document(conn, &place, flags, &own, sink)?.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+struct Found {
+    row: DocumentRow,
+    id: DocumentId,
+    deleted: bool,
+}
+
+fn place(row: &Row<'_>) -> rusqlite::Result<Found> {
+    let id = DocumentId::from_bytes(row.get(1)?);
+    Ok(Found { row: DocumentRow(row.get(0)?), id, deleted: row.get(2)? })
+}
+
+fn document(
+    conn: &Connection,
+    found: &Found,
+    flags: u16,
+    own: &[u8],
+    sink: &mut RecordSink<'_>,
+) -> rusqlite::Result<ControlFlow<()>> {
+    let parts = parts(conn, found.row)?;
+    if !found.deleted && parts.changes() == 0 {
+        return Ok(ControlFlow::Continue(()));
+    }
+    let mut flow = sink(Record::Document(found.id));
+    let author = |told: Option<Vec<u8>>| told.unwrap_or_else(|| own.to_vec());
+    if found.deleted {
+        let tombstone = conn
+            .prepare_cached("SELECT at_ms, author FROM deleted WHERE document = ?1")?
+            .query_row([found.row.0], |row| {
+                Ok(Record::Tombstone { at_ms: row.get(0)?, author: author(row.get(1)?) })
+            })?;
+        return Ok(if flow.is_continue() { sink(tombstone) } else { flow });
+    }
+    let snapshot = conn
+        .prepare_cached("SELECT hash FROM snapshot WHERE document = ?1")?
+        .query_row([found.row.0], |row| row.get::<_, [u8; 32]>(0))
+        .optional()?;
+    if let (Some(hash), Some(body)) = (snapshot, snapshots::body(conn, found.row)?)
+        && parts.folded_changes > 0
+    {
+        let bytes = body.len() as u64;
+        if flow.is_continue() {
+            flow = sink(Record::Snapshot { hash, bytes });
+        }
+        for part in body.chunks(limits::PART_BYTES) {
+            if flow.is_continue() {
+                flow = sink(Record::Part(part.to_vec()));
+            }
+        }
+    }
+    let mut changes = conn.prepare_cached(
+        "SELECT at_ms, author, body FROM change WHERE document = ?1 AND local > ?2 ORDER BY local",
+    )?;
+    let mut rows = changes.query(params![found.row.0, parts.base])?;
+    while let Some(row) = rows.next()?
+        && flow.is_continue()
+    {
+        let (at_ms, author) = (row.get(0)?, author(row.get(1)?));
+        flow = sink(Record::Change { at_ms, flags, author, chunk: row.get(2)? });
+    }
+    Ok(flow)
+}

@@ -1,0 +1,278 @@
+//! Deletion: a tombstone with a local sequence number of its own, so that it goes through the
+//! outbox as a change does. It stays for ever; the document's bytes go, in slices.
+
+use std::sync::Arc;
+
+use landfall_protocol::DocumentId;
+use landfall_protocol::digest::Leaf;
+use landfall_protocol::intervals::IntervalSet;
+use landfall_storage::Durability;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::leaves::set_leaf;
+use super::ledger::Ledger;
+use super::rows::{DocumentRow, Parts, SpaceRow, UpstreamRow, document_row, parts, set_parts};
+use super::{Done, LocalLog, SpaceCount, ViewError, count, held, links, snapshots};
+
+/// What a deletion says of itself.
+pub(super) struct Tombstone<'a> {
+    /// Who deleted it; `None` if we did.
+    pub(super) author: Option<&'a [u8]>,
+    /// When, in milliseconds since 1970.
+    pub(super) at_ms: u64,
+    /// The upstream that told us, and so holds it.
+    pub(super) from: Option<UpstreamRow>,
+}
+
+pub(super) fn is_deleted(conn: &Connection, document: DocumentRow) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM deleted WHERE document = ?1")?.exists([document.0])
+}
+
+/// The local sequence number of a document's tombstone.
+pub(super) fn local(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Option<u64>> {
+    conn.prepare_cached("SELECT local FROM deleted WHERE document = ?1")?
+        .query_row([document.0], |row| row.get(0))
+        .optional()
+}
+
+/// Deletes a document. Gives how many of its changes were made here and never reached the upstream
+/// that says so; `None` if it was deleted already.
+pub(super) fn delete(
+    ledger: &mut Ledger<'_>,
+    document: &DocumentId,
+    tombstone: &Tombstone<'_>,
+) -> rusqlite::Result<Option<u64>> {
+    let row = ledger.settle(document)?;
+    let (conn, space) = (ledger.conn, ledger.space);
+    if let Some(local) = local(conn, row)? {
+        if let Some(upstream) = tombstone.from {
+            held::hold(conn, upstream, space, &IntervalSet::from_iter([(local, local)]))?;
+        }
+        return Ok(None);
+    }
+    let before = parts(conn, row)?;
+    let unsent = match tombstone.from {
+        Some(upstream) => unsent(conn, upstream, space, row)?,
+        // Whoever deletes here knows what is here.
+        None => 0,
+    };
+    let local = ledger.next_local();
+    let locals = held::locals(conn, row)?;
+    for upstream in links::linked(conn, space)? {
+        uncount(conn, upstream, space, row, &before, &locals)?;
+    }
+    conn.prepare_cached(
+        "INSERT INTO deleted (document, space, local, author, at_ms, kept_base, unsent)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![
+        row.0,
+        space.0,
+        local,
+        tombstone.author,
+        tombstone.at_ms,
+        (unsent > 0).then_some(before.base),
+        unsent
+    ])?;
+    let after = Parts { base: local, ..Parts::default() };
+    set_parts(conn, &mut ledger.totals, row, &before, &after)?;
+    ledger.totals.changes += 1;
+    conn.prepare_cached("DELETE FROM head WHERE document = ?1")?.execute([row.0])?;
+    set_leaf(conn, space, (row, document), Some(Leaf::of_tombstone(document)))?;
+    forget_rest(conn, space, row, document)?;
+    if unsent == 0 {
+        free(conn, row)?;
+    }
+    if let Some(upstream) = tombstone.from {
+        held::hold(conn, upstream, space, &IntervalSet::from_iter([(local, local)]))?;
+    }
+    Ok(Some(unsent))
+}
+
+/// Takes a document out of what an upstream is counted to hold; its numbers are vacant from then.
+fn uncount(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    row: DocumentRow,
+    before: &Parts,
+    locals: &IntervalSet,
+) -> rusqlite::Result<()> {
+    for (first, last) in held::held_of(conn, upstream, space, locals)?.iter() {
+        let alive = held::alive_between(conn, space, first, last)?;
+        held::add_held(conn, upstream, space, alive, -1)?;
+    }
+    if before.folded_changes > 0 && !held::is_owed(conn, upstream, row)? {
+        let folded = (before.folded_changes, before.folded_bytes);
+        held::add_held(conn, upstream, space, folded, -1)?;
+    }
+    conn.prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND document = ?2")?
+        .execute(params![upstream.0, row.0])?;
+    held::cover(conn, upstream, space, locals)
+}
+
+/// How many of a document's changes an upstream is not known to hold.
+fn unsent(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    row: DocumentRow,
+) -> rusqlite::Result<u64> {
+    let pending = super::outbox::pending_of_document(conn, Some(upstream), space, row)?;
+    Ok(pending.changes)
+}
+
+/// Everything beside the document's bytes.
+fn forget_rest(
+    conn: &Connection,
+    space: SpaceRow,
+    row: DocumentRow,
+    document: &DocumentId,
+) -> rusqlite::Result<()> {
+    for table in ["parked", "own_actor", "quarantine"] {
+        conn.prepare_cached(&format!("DELETE FROM {table} WHERE document = ?1"))?
+            .execute([row.0])?;
+    }
+    for table in ["aside", "partial"] {
+        if table == "partial" {
+            conn.prepare_cached(
+                "DELETE FROM partial_part WHERE space = ?1 AND EXISTS
+                     (SELECT 1 FROM partial p WHERE p.space = ?1 AND p.document = ?2
+                          AND p.upstream = partial_part.upstream)",
+            )?
+            .execute(params![space.0, document.as_bytes()])?;
+        }
+        conn.prepare_cached(&format!("DELETE FROM {table} WHERE space = ?1 AND document = ?2"))?
+            .execute(params![space.0, document.as_bytes()])?;
+    }
+    Ok(())
+}
+
+/// Lets go of a deleted document's bytes: the snapshot at once, rows later, in slices.
+fn free(conn: &Connection, row: DocumentRow) -> rusqlite::Result<()> {
+    snapshots::remove(conn, row)?;
+    conn.prepare_cached("DELETE FROM displaced WHERE document = ?1")?.execute([row.0])?;
+    conn.prepare_cached("UPDATE document SET sweep = 1 WHERE id = ?1")?.execute([row.0])?;
+    Ok(())
+}
+
+/// A deleted document of which changes never reached the upstream that says that it is deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) document: DocumentId,
+    /// How many of its changes were never sent.
+    pub(crate) unsent: u64,
+}
+
+/// A deleted document's bytes, whole: the folded history, then changes, dependencies first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct LostBytes {
+    pub(crate) snapshot: Option<Vec<u8>>,
+    pub(crate) changes: Vec<Vec<u8>>,
+    /// Which of the changes were never sent.
+    pub(crate) displaced: Vec<Vec<u8>>,
+}
+
+impl LocalLog {
+    /// Deletes a document here, and at the upstream when it is next reached.
+    pub(crate) fn submit_delete(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        at_ms: u64,
+        done: Done<(SpaceCount, bool)>,
+    ) {
+        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let mut ledger = Ledger::new(tx, &indexes, space)?;
+            let tombstone = Tombstone { author: None, at_ms, from: None };
+            let new = delete(&mut ledger, &document, &tombstone)?.is_some();
+            ledger.finish()?;
+            Ok((count(tx, upstream, space)?, new))
+        };
+        self.db.submit(Durability::Full, job, done);
+    }
+
+    /// Whether a document is deleted.
+    pub(crate) fn deleted(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+    ) -> Result<bool, ViewError> {
+        self.view(|conn| match document_row(conn, space, document)? {
+            Some(row) => is_deleted(conn, row),
+            None => Ok(false),
+        })
+    }
+
+    /// The documents of a space that are deleted.
+    pub(crate) fn deleted_documents(&self, space: SpaceRow) -> Result<Vec<DocumentId>, ViewError> {
+        self.view(|conn| {
+            conn.prepare_cached(
+                "SELECT d.document FROM deleted x JOIN document d ON d.id = x.document
+                 WHERE x.space = ?1 ORDER BY x.local",
+            )?
+            .query_map([space.0], |row| row.get(0).map(DocumentId::from_bytes))?
+            .collect()
+        })
+    }
+
+    /// Deleted documents of a space whose bytes are kept, because some of their changes were never
+    /// sent and the application has not said what is to become of them.
+    pub(crate) fn lost(&self, space: SpaceRow) -> Result<Vec<Lost>, ViewError> {
+        self.view(|conn| {
+            let lost = |row: &rusqlite::Row<'_>| {
+                let document = DocumentId::from_bytes(row.get(0)?);
+                Ok(Lost { document, unsent: row.get(1)? })
+            };
+            conn.prepare_cached(
+                "SELECT d.document, x.unsent FROM deleted x JOIN document d ON d.id = x.document
+                 WHERE x.space = ?1 AND x.kept_base IS NOT NULL ORDER BY x.local",
+            )?
+            .query_map([space.0], lost)?
+            .collect()
+        })
+    }
+
+    /// The bytes of a deleted document that are kept; `None` if none are.
+    pub(crate) fn lost_bytes(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+    ) -> Result<Option<LostBytes>, ViewError> {
+        self.view(|conn| {
+            let Some(row) = document_row(conn, space, document)? else { return Ok(None) };
+            let kept: Option<Option<u64>> = conn
+                .prepare_cached("SELECT kept_base FROM deleted WHERE document = ?1")?
+                .query_row([row.0], |row| row.get(0))
+                .optional()?;
+            let Some(base) = kept.flatten() else { return Ok(None) };
+            let changes = conn
+                .prepare_cached(
+                    "SELECT body FROM change WHERE document = ?1 AND local > ?2 ORDER BY local",
+                )?
+                .query_map(params![row.0, base], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            let displaced = conn
+                .prepare_cached("SELECT body FROM displaced WHERE document = ?1 ORDER BY id")?
+                .query_map([row.0], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(Some(LostBytes { snapshot: snapshots::body(conn, row)?, changes, displaced }))
+        })
+    }
+
+    /// Lets go of a deleted document's bytes that were kept.
+    pub(crate) fn submit_discard(&self, space: SpaceRow, document: DocumentId, done: Done<()>) {
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let Some(row) = document_row(tx, space, &document)? else { return Ok(()) };
+            let kept = tx
+                .prepare_cached(
+                    "UPDATE deleted SET kept_base = NULL, unsent = 0
+                     WHERE document = ?1 AND kept_base IS NOT NULL",
+                )?
+                .execute([row.0])?;
+            if kept > 0 { free(tx, row) } else { Ok(()) }
+        };
+        self.db.submit(Durability::Full, job, done);
+    }
+}

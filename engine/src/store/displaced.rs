@@ -1,0 +1,278 @@
+//! Changes made here that an upstream refuses, or whose actor and sequence number another change
+//! has: told, and replaced by what the application makes of them anew.
+
+use std::sync::Arc;
+
+use landfall_protocol::admission::{HistoryError, Roots};
+use landfall_protocol::intervals::IntervalSet;
+use landfall_protocol::{ChangeHash, Code, DocumentId};
+use landfall_storage::{Committed, Durability, WriteError};
+use rusqlite::{Connection, params};
+
+use super::append::LocalChange;
+use super::graph::{self, Node};
+use super::indexes::Indexes;
+use super::leaves::set_heads;
+use super::ledger::Ledger;
+use super::rows::{
+    DocumentRow, SpaceRow, UpstreamRow, document_row, heads, merges, parts, set_parts,
+};
+use super::view::Parked;
+use super::{Done, LocalLog, Pending, SpaceCount, ViewError, count, held, links};
+
+pub(super) fn contains(
+    conn: &Connection,
+    document: DocumentRow,
+    hash: &ChangeHash,
+) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM displaced WHERE document = ?1 AND hash = ?2")?
+        .exists(params![document.0, hash.0])
+}
+
+/// What was taken out of a space's log and waits to be made anew: it is on no relay. Of one
+/// document, if one is given.
+pub(super) fn pending(
+    conn: &Connection,
+    space: SpaceRow,
+    document: Option<DocumentRow>,
+) -> rusqlite::Result<Pending> {
+    conn.prepare_cached(
+        "SELECT count(*), coalesce(sum(length(x.body)), 0) FROM displaced x
+         JOIN document d ON d.id = x.document
+         WHERE d.space = ?1 AND (?2 IS NULL OR d.id = ?2)
+             AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)",
+    )?
+    .query_row(params![space.0, document.map(|row| row.0)], |row| {
+        Ok(Pending { changes: row.get(0)?, bytes: row.get(1)? })
+    })
+}
+
+/// The documents of a space that wait to be made anew, told like those that a relay refuses.
+pub(super) fn refused(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<Parked>> {
+    let what = "another change has the place of changes made here; make them anew";
+    let refused = |row: &rusqlite::Row<'_>| {
+        let document = DocumentId::from_bytes(row.get(0)?);
+        Ok(Parked { document, code: Code::CONFLICTING_SEQUENCE, what: what.to_owned() })
+    };
+    conn.prepare_cached(
+        "SELECT DISTINCT d.document FROM displaced x JOIN document d ON d.id = x.document
+         WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)
+         ORDER BY d.id",
+    )?
+    .query_map([space.0], refused)?
+    .collect()
+}
+
+/// Takes a change of ours and all that rests on it out of the log, so that another with its actor
+/// and sequence number can come in. Gives how many; 0 if the upstream holds it, or it is folded:
+/// then it stays.
+pub(super) fn displace(
+    ledger: &mut Ledger<'_>,
+    upstream: UpstreamRow,
+    document: &DocumentId,
+    hash: ChangeHash,
+) -> rusqlite::Result<u64> {
+    let row = ledger.settle(document)?;
+    let (conn, space) = (ledger.conn, ledger.space);
+    let gone = graph::dependents(&graph::tail(conn, row)?, &[hash]);
+    let locals: IntervalSet = gone.iter().map(|node| (node.local, node.local)).collect();
+    // What this very batch brought is held, too, though it is not written down yet.
+    let theirs = |node: &Node| is_received(conn, row, node);
+    for node in &gone {
+        if theirs(node)? {
+            return Ok(0);
+        }
+    }
+    if gone.is_empty() || !held::held_of(conn, upstream, space, &locals)?.is_empty() {
+        return Ok(0);
+    }
+    for node in &gone {
+        conn.prepare_cached(
+            "INSERT OR IGNORE INTO displaced (document, hash, at_ms, body)
+             SELECT document, hash, at_ms, body FROM change WHERE document = ?1 AND hash = ?2",
+        )?
+        .execute(params![row.0, node.hash.0])?;
+    }
+    drop_rows(ledger, document, row, &gone)?;
+    Ok(gone.len() as u64)
+}
+
+/// Whether an upstream sent it.
+fn is_received(conn: &Connection, row: DocumentRow, node: &Node) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT author IS NOT NULL FROM change WHERE document = ?1 AND hash = ?2")?
+        .query_row(params![row.0, node.hash.0], |row| row.get(0))
+}
+
+/// Removes changes from a document's tail. Nothing that stays may rest on them.
+pub(super) fn drop_rows(
+    ledger: &mut Ledger<'_>,
+    document: &DocumentId,
+    row: DocumentRow,
+    gone: &[Node],
+) -> rusqlite::Result<()> {
+    let (conn, space) = (ledger.conn, ledger.space);
+    let before = parts(conn, row)?;
+    let locals: IntervalSet = gone.iter().map(|node| (node.local, node.local)).collect();
+    for upstream in links::linked(conn, space)? {
+        for (first, last) in held::held_of(conn, upstream, space, &locals)?.iter() {
+            let alive = held::alive_between(conn, space, first, last)?;
+            held::add_held(conn, upstream, space, alive, -1)?;
+        }
+        held::cover(conn, upstream, space, &locals)?;
+    }
+    let mut after = before;
+    for node in gone {
+        let bytes: u64 = conn
+            .prepare_cached(
+                "DELETE FROM change WHERE document = ?1 AND local = ?2 RETURNING length(body)",
+            )?
+            .query_row(params![row.0, node.local], |row| row.get(0))?;
+        after.tail_changes = after.tail_changes.saturating_sub(1);
+        after.tail_bytes = after.tail_bytes.saturating_sub(bytes);
+    }
+    set_parts(conn, &mut ledger.totals, row, &before, &after)?;
+    let (old, new) = (heads(conn, row)?, graph::heads(conn, row)?);
+    set_heads(conn, space, (row, document), &old, &new)
+}
+
+/// A change that the upstream in use is not known to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unsent {
+    pub(crate) hash: ChangeHash,
+    pub(crate) body: Vec<u8>,
+    /// It is in the log; otherwise it was displaced, and its document is without it.
+    pub(crate) in_log: bool,
+}
+
+/// Why the unsent changes of a document were not replaced. Nothing was done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplaceError {
+    #[error("the document's unsent changes are not those that were given; take them again")]
+    Changed,
+    #[error("a new change does not fit the document's history: {0}")]
+    History(#[from] HistoryError),
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+}
+
+impl LocalLog {
+    /// Offers a document's changes to the upstream again, although it refused them.
+    pub(crate) fn submit_retry(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        done: Done<(SpaceCount, ())>,
+    ) {
+        self.submit_link(space, done, move |tx, upstream| {
+            let Some(row) = document_row(tx, space, &document)? else { return Ok(()) };
+            tx.prepare_cached("DELETE FROM parked WHERE upstream = ?1 AND document = ?2")?
+                .execute(params![upstream.0, row.0])?;
+            Ok(())
+        });
+    }
+
+    /// A document's changes that the upstream in use is not known to hold, dependencies first:
+    /// those in the log, then those that were displaced. Folded ones are not among them.
+    pub(crate) fn unsent(
+        &self,
+        space: SpaceRow,
+        document: DocumentRow,
+    ) -> Result<Vec<Unsent>, ViewError> {
+        let upstream = self.upstream();
+        self.view(|conn| {
+            let mut unsent = Vec::new();
+            for (first, last) in unheld(conn, upstream, space, document)?.iter() {
+                unsent.extend(
+                    conn.prepare_cached(
+                        "SELECT hash, body FROM change
+                         WHERE document = ?1 AND local BETWEEN ?2 AND ?3 ORDER BY local",
+                    )?
+                    .query_map(params![document.0, first, last], |row| {
+                        let hash = ChangeHash(row.get(0)?);
+                        Ok(Unsent { hash, body: row.get(1)?, in_log: true })
+                    })?
+                    .collect::<rusqlite::Result<Vec<_>>>()?,
+                );
+            }
+            unsent.extend(
+                conn.prepare_cached(
+                    "SELECT hash, body FROM displaced WHERE document = ?1 ORDER BY id",
+                )?
+                .query_map([document.0], |row| {
+                    let hash = ChangeHash(row.get(0)?);
+                    Ok(Unsent { hash, body: row.get(1)?, in_log: false })
+                })?
+                .collect::<rusqlite::Result<Vec<_>>>()?,
+            );
+            Ok(unsent)
+        })
+    }
+
+    /// Replaces the unsent changes of a document by others, in one transaction: `old` is what
+    /// [`LocalLog::unsent`] gave. The document is no longer refused.
+    pub(crate) fn replace_unsent(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        old: Vec<ChangeHash>,
+        new: Vec<LocalChange>,
+    ) -> Result<Committed<SpaceCount>, WriteError<ReplaceError>> {
+        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let row = document_row(tx, space, &document)?.ok_or(ReplaceError::Changed)?;
+            replace(tx, &indexes, upstream, (space, row, &document), &old, &new)?;
+            Ok(count(tx, upstream, space)?)
+        };
+        self.db.write(Durability::Full, job)
+    }
+}
+
+/// The numbers of a document's tail that the upstream in use is not known to hold.
+fn unheld(
+    conn: &Connection,
+    upstream: Option<UpstreamRow>,
+    space: SpaceRow,
+    document: DocumentRow,
+) -> rusqlite::Result<IntervalSet> {
+    let mut unheld = held::locals(conn, document)?;
+    if let Some(upstream) = upstream {
+        for (first, last) in held::held_of(conn, upstream, space, &unheld)?.iter() {
+            unheld.remove(first, last);
+        }
+    }
+    Ok(unheld)
+}
+
+fn replace(
+    conn: &Connection,
+    indexes: &Indexes,
+    upstream: Option<UpstreamRow>,
+    (space, row, document): (SpaceRow, DocumentRow, &DocumentId),
+    old: &[ChangeHash],
+    new: &[LocalChange],
+) -> Result<(), ReplaceError> {
+    let unheld = unheld(conn, upstream, space, row)?;
+    let nodes = graph::tail(conn, row)?;
+    let gone: Vec<Node> = nodes.into_iter().filter(|node| unheld.contains(node.local)).collect();
+    let displaced: Vec<ChangeHash> = conn
+        .prepare_cached("SELECT hash FROM displaced WHERE document = ?1 ORDER BY id")?
+        .query_map([row.0], |row| row.get(0).map(ChangeHash))?
+        .collect::<rusqlite::Result<_>>()?;
+    let there = gone.iter().map(|node| node.hash).chain(displaced);
+    if !there.eq(old.iter().copied()) {
+        return Err(ReplaceError::Changed);
+    }
+    let mut ledger = Ledger::new(conn, indexes, space)?;
+    drop_rows(&mut ledger, document, row, &gone)?;
+    conn.prepare_cached("DELETE FROM displaced WHERE document = ?1")?.execute([row.0])?;
+    if let Some(upstream) = upstream {
+        conn.prepare_cached("DELETE FROM parked WHERE upstream = ?1 AND document = ?2")?
+            .execute(params![upstream.0, row.0])?;
+    }
+    let roots = if merges(conn, space, document)? { Roots::Several } else { Roots::One };
+    for LocalChange { change, at_ms, .. } in new {
+        ledger.admit(document, change, roots)??;
+        ledger.append(*document, change, None, *at_ms)?;
+    }
+    Ok(ledger.finish()?)
+}

@@ -1,0 +1,280 @@
+//! Folding: which documents are due, what of them may be folded, and taking the result.
+//!
+//! A fold is due when the tail is long beside what is folded, so that all folds together cost no
+//! more than a multiple of the last one. The young end of the log is left alone, so that an
+//! upstream that is slightly behind is sent single changes. And nothing is folded that the
+//! upstream in use is not known to hold: a store that never met one folds everything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_protocol::{DocumentId, limits};
+use landfall_storage::{Durability, WriteError};
+use rusqlite::{Connection, params};
+
+use super::held;
+use super::install::{Source, install};
+use super::ledger::Ledger;
+use super::rows::{DocumentRow, SpaceRow, document_id, parts, space_totals};
+use super::snapshots::{Opened, body};
+use super::{LocalLog, UpstreamRow, ViewError, WriteFailure};
+
+/// The version of this software, as failed folds and quarantines remember it.
+pub(crate) const SOFTWARE: &str = concat!(env!("CARGO_PKG_VERSION"), " automerge 0.12.0");
+
+/// What is folded, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FoldOptions {
+    /// The fewest changes that are worth a fold.
+    pub(crate) least: u64,
+    /// A fold is due when the tail has one change for so many that are folded.
+    pub(crate) share: u64,
+    /// The youngest entries of a space's log that are not folded.
+    pub(crate) recent_entries: u64,
+    /// How old a change must be to be folded.
+    pub(crate) recent_age: Duration,
+}
+
+impl Default for FoldOptions {
+    fn default() -> Self {
+        Self {
+            least: limits::FOLD_LEAST,
+            share: limits::FOLD_SHARE,
+            recent_entries: limits::RECENT_ENTRIES,
+            recent_age: limits::RECENT_AGE,
+        }
+    }
+}
+
+impl FoldOptions {
+    /// Folds whatever may be folded, as somebody who asks for it wants.
+    pub(crate) const EVERYTHING: Self =
+        Self { least: 1, share: u64::MAX, recent_entries: 0, recent_age: Duration::ZERO };
+}
+
+/// A document of which something may be folded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FoldTask {
+    pub(crate) space: SpaceRow,
+    pub(crate) row: DocumentRow,
+    pub(crate) document: DocumentId,
+    /// Everything up to this local sequence number.
+    through: u64,
+    /// Where its history was folded to before.
+    base: u64,
+    /// How many changes are to be folded.
+    pub(crate) changes: u64,
+}
+
+/// What a fold is made of: the snapshot before, and changes, dependencies first.
+#[derive(Debug)]
+pub(crate) struct FoldInput {
+    pub(crate) snapshot: Option<Vec<u8>>,
+    pub(crate) changes: Vec<Vec<u8>>,
+}
+
+impl LocalLog {
+    /// The documents of a space of which a fold is due, the longest tails first.
+    pub(crate) fn fold_candidates(
+        &self,
+        space: SpaceRow,
+        options: &FoldOptions,
+        now_ms: u64,
+    ) -> Result<Vec<FoldTask>, ViewError> {
+        let upstream = self.upstream();
+        self.view(|conn| {
+            let mut due = Vec::new();
+            for row in long_tails(conn, space, options)? {
+                due.extend(task(conn, upstream, space, row, options, now_ms)?);
+            }
+            due.sort_by_key(|task| std::cmp::Reverse(task.changes));
+            Ok(due)
+        })
+    }
+
+    /// Reads what a fold is made of. `None` if the document has changed under the task.
+    pub(crate) fn fold_read(&self, task: &FoldTask) -> Result<Option<FoldInput>, ViewError> {
+        self.view(|conn| {
+            if parts(conn, task.row)?.base != task.base {
+                return Ok(None);
+            }
+            let changes = conn
+                .prepare_cached(
+                    "SELECT body FROM change
+                     WHERE document = ?1 AND local > ?2 AND local <= ?3 ORDER BY local",
+                )?
+                .query_map(params![task.row.0, task.base, task.through], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(Some(FoldInput { snapshot: body(conn, task.row)?, changes }))
+        })
+    }
+
+    /// Puts the result in place; `false` if the document is not what it was, and nothing was done.
+    /// Takes no fsync of its own: after a power cut both are there or neither is.
+    pub(crate) fn fold_commit(
+        &self,
+        task: &FoldTask,
+        opened: Opened,
+    ) -> Result<bool, WriteFailure> {
+        let (task, indexes, upstream) = (task.clone(), Arc::clone(&self.indexes), self.upstream());
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let now = parts(tx, task.row)?;
+            let folded = now.folded_changes + task.changes;
+            let same = now.base == task.base
+                && rows_between(tx, task.row, task.base, task.through)? == task.changes
+                && opened.changes() == folded
+                && unheld_from(tx, upstream, task.space, task.row)?
+                    .is_none_or(|first| first > task.through);
+            if !same {
+                return Ok(false);
+            }
+            let mut ledger = Ledger::new(tx, &indexes, task.space)?;
+            let source = Source::Fold { through: task.through };
+            install(&mut ledger, &task.document, &opened, &source)?;
+            ledger.finish()?;
+            Ok::<_, rusqlite::Error>(true)
+        };
+        self.db.write(Durability::Relaxed, job).map(|committed| committed.value)
+    }
+
+    /// Remembers that a document cannot be folded: by this version not before its tail has doubled.
+    pub(crate) fn fold_failed(&self, task: &FoldTask, reason: String) -> Result<(), WriteFailure> {
+        let row = task.row;
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            tx.execute(
+                "UPDATE document SET fold_failed = tail_changes, fold_version = ?2,
+                     fold_reason = ?3 WHERE id = ?1",
+                params![row.0, SOFTWARE, reason],
+            )
+            .map(drop)
+        };
+        self.db.write(Durability::Relaxed, job).map(|committed| committed.value)
+    }
+
+    /// Removes dead rows, no more than `most`; `true` if there are more.
+    pub(crate) fn sweep(&self, most: usize) -> Result<bool, WriteError<rusqlite::Error>> {
+        let job = move |tx: &rusqlite::Transaction<'_>| sweep(tx, most);
+        self.db.write(Durability::Relaxed, job).map(|committed| committed.value)
+    }
+}
+
+/// Documents whose tails are long enough, and whose last fold did not fail lately.
+fn long_tails(
+    conn: &Connection,
+    space: SpaceRow,
+    options: &FoldOptions,
+) -> rusqlite::Result<Vec<DocumentRow>> {
+    // The index is of tails that are worth a look by default.
+    let by_index = if options.least >= 64 { "AND tail_changes >= 64" } else { "" };
+    conn.prepare_cached(&format!(
+        "SELECT id FROM document WHERE space = ?1 AND tail_changes >= ?2 {by_index}
+             AND tail_changes >= folded_changes / ?3
+             AND (fold_failed IS NULL OR fold_version <> ?4 OR tail_changes >= 2 * fold_failed)"
+    ))?
+    .query_map(
+        params![space.0, options.least.max(1), options.share.min(i64::MAX as u64).max(1), SOFTWARE],
+        |row| row.get(0).map(DocumentRow),
+    )?
+    .collect()
+}
+
+/// What of a document may be folded, if that is enough.
+fn task(
+    conn: &Connection,
+    upstream: Option<UpstreamRow>,
+    space: SpaceRow,
+    row: DocumentRow,
+    options: &FoldOptions,
+    now_ms: u64,
+) -> rusqlite::Result<Option<FoldTask>> {
+    let last = space_totals(conn, space)?.last;
+    let parts = parts(conn, row)?;
+    let mut end = last.saturating_sub(options.recent_entries) + 1;
+    let age = u64::try_from(options.recent_age.as_millis()).unwrap_or(u64::MAX);
+    // What is of the future was made when a clock was wrong: its age says nothing.
+    let young: Option<u64> = match age {
+        0 => None,
+        _ => conn
+            .prepare_cached(
+                "SELECT min(local) FROM change
+                 WHERE document = ?1 AND local > ?2 AND at_ms > ?3 AND at_ms <= ?4",
+            )?
+            .query_row(params![row.0, parts.base, now_ms.saturating_sub(age), now_ms], |row| {
+                row.get(0)
+            })?,
+    };
+    let unheld = unheld_from(conn, upstream, space, row)?;
+    for first in [young, unheld].into_iter().flatten() {
+        end = end.min(first);
+    }
+    let through = end.saturating_sub(1);
+    let changes = rows_between(conn, row, parts.base, through)?;
+    let enough = options.least.max(parts.folded_changes / options.share.max(1)).max(1);
+    if changes < enough {
+        return Ok(None);
+    }
+    // The snapshot takes the place of the last change that it folds.
+    let through = conn
+        .prepare_cached("SELECT max(local) FROM change WHERE document = ?1 AND local <= ?2")?
+        .query_row(params![row.0, through], |row| row.get(0))?;
+    let document = document_id(conn, row)?;
+    Ok(Some(FoldTask { space, row, document, through, base: parts.base, changes }))
+}
+
+fn rows_between(
+    conn: &Connection,
+    row: DocumentRow,
+    after: u64,
+    through: u64,
+) -> rusqlite::Result<u64> {
+    conn.prepare_cached(
+        "SELECT count(*) FROM change WHERE document = ?1 AND local > ?2 AND local <= ?3",
+    )?
+    .query_row(params![row.0, after, through], |row| row.get(0))
+}
+
+/// The first change of a document's tail that the upstream in use is not known to hold.
+fn unheld_from(
+    conn: &Connection,
+    upstream: Option<UpstreamRow>,
+    space: SpaceRow,
+    row: DocumentRow,
+) -> rusqlite::Result<Option<u64>> {
+    let Some(upstream) = upstream else { return Ok(None) };
+    let (base, last) = (parts(conn, row)?.base, space_totals(conn, space)?.last);
+    for (first, last) in held::gaps_between(conn, upstream, space, base + 1, last)? {
+        let unheld: Option<u64> = conn
+            .prepare_cached(
+                "SELECT min(local) FROM change WHERE document = ?1 AND local BETWEEN ?2 AND ?3",
+            )?
+            .query_row(params![row.0, first, last], |row| row.get(0))?;
+        if unheld.is_some() {
+            return Ok(unheld);
+        }
+    }
+    Ok(None)
+}
+
+fn sweep(conn: &Connection, most: usize) -> rusqlite::Result<bool> {
+    let mut left = most;
+    while left > 0 {
+        let next: Option<i64> = conn
+            .prepare_cached("SELECT min(id) FROM document WHERE sweep = 1")?
+            .query_row([], |row| row.get(0))?;
+        let Some(document) = next else { return Ok(false) };
+        let gone = conn
+            .prepare_cached(
+                "DELETE FROM change WHERE id IN (SELECT c.id FROM change c
+                     WHERE c.document = ?1
+                         AND c.local <= (SELECT base FROM document WHERE id = ?1)
+                     LIMIT ?2)",
+            )?
+            .execute(params![document, left])?;
+        if gone < left {
+            conn.prepare_cached("UPDATE document SET sweep = 0 WHERE id = ?1")?
+                .execute([document])?;
+        }
+        left -= gone;
+    }
+    Ok(true)
+}

@@ -1,0 +1,98 @@
+//! A document's tail as a graph: heads computed anew, what rests on what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use automerge::Change;
+use landfall_protocol::{ActorId, ChangeHash};
+use rusqlite::{Connection, params};
+
+use super::rows::{DocumentRow, hash_of, parts};
+use super::snapshots::folded_heads;
+
+/// A change of the tail, with what it says of itself.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) local: u64,
+    pub(super) hash: ChangeHash,
+    pub(super) actor: ActorId,
+    pub(super) seq: u64,
+    pub(super) dependencies: Vec<ChangeHash>,
+}
+
+/// A document's tail in the order of the log. Each change is parsed, at about 12 µs. One whose
+/// bytes are damaged counts as resting on nothing.
+pub(super) fn tail(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<Node>> {
+    let base = parts(conn, document)?.base;
+    let mut statement = conn.prepare_cached(
+        "SELECT c.local, c.hash, a.actor, c.seq, c.body
+         FROM change c JOIN actor a ON a.id = c.actor
+         WHERE c.document = ?1 AND c.local > ?2 ORDER BY c.local",
+    )?;
+    let mut rows = statement.query(params![document.0, base])?;
+    let mut nodes = Vec::new();
+    while let Some(row) = rows.next()? {
+        let change = Change::from_bytes(row.get(4)?);
+        let dependencies = change.map(|change| change.deps().to_vec()).unwrap_or_default();
+        nodes.push(Node {
+            local: row.get(0)?,
+            hash: hash_of(row.get(1)?),
+            actor: ActorId::from(row.get::<_, Vec<u8>>(2)?),
+            seq: row.get(3)?,
+            dependencies,
+        });
+    }
+    Ok(nodes)
+}
+
+/// A document's heads, from its folded history and its tail, ascending.
+pub(super) fn heads(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<ChangeHash>> {
+    let folded = folded_heads(conn, document)?.into_iter().map(|(hash, _)| hash);
+    let mut heads: BTreeSet<ChangeHash> = folded.collect();
+    let nodes = tail(conn, document)?;
+    heads.extend(nodes.iter().map(|node| node.hash));
+    for dependency in nodes.iter().flat_map(|node| &node.dependencies) {
+        heads.remove(dependency);
+    }
+    Ok(heads.into_iter().collect())
+}
+
+/// These changes of the tail and all that rests on them, in the order of the log. An actor's later
+/// changes rest on its earlier ones, whatever they say.
+pub(super) fn dependents(nodes: &[Node], first: &[ChangeHash]) -> Vec<Node> {
+    let mut taken: BTreeSet<ChangeHash> = first.iter().copied().collect();
+    let mut actors: BTreeMap<&ActorId, u64> = BTreeMap::new();
+    let mut found = Vec::new();
+    for node in nodes {
+        let rests = node.dependencies.iter().any(|dependency| taken.contains(dependency));
+        let later = actors.get(&node.actor).is_some_and(|seq| *seq < node.seq);
+        if taken.contains(&node.hash) || rests || later {
+            taken.insert(node.hash);
+            let seq = actors.entry(&node.actor).or_insert(node.seq);
+            *seq = (*seq).min(node.seq);
+            found.push(node.clone());
+        }
+    }
+    found
+}
+
+/// The changes of the tail that some heads rest on, themselves included; and what they rest on, or
+/// are, outside of the tail: folded changes, or unknown ones.
+pub(super) fn ancestors(
+    nodes: &[Node],
+    heads: &[ChangeHash],
+) -> (BTreeSet<ChangeHash>, BTreeSet<ChangeHash>) {
+    let by_hash: BTreeMap<ChangeHash, &Node> = nodes.iter().map(|node| (node.hash, node)).collect();
+    let mut found = BTreeSet::new();
+    let mut outside = BTreeSet::new();
+    let mut waiting: Vec<ChangeHash> = heads.to_vec();
+    while let Some(hash) = waiting.pop() {
+        match by_hash.get(&hash) {
+            Some(node) if found.insert(hash) => waiting.extend(&node.dependencies),
+            Some(_) => {}
+            None => {
+                outside.insert(hash);
+            }
+        }
+    }
+    (found, outside)
+}

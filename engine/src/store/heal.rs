@@ -1,0 +1,275 @@
+//! Repairing what `verify` finds. What is derived is derived again. Damaged changes and snapshots
+//! go, with what rests on them, and the cursor is forgotten, so that the upstream brings them
+//! back; but never if the upstream is not known to hold all of it: then they stay, and are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use landfall_protocol::digest::Leaf;
+use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
+use landfall_storage::Durability;
+use rusqlite::{Connection, params};
+
+use super::displaced::drop_rows;
+use super::graph;
+use super::leaves::{set_heads, set_leaf, set_sums, sums};
+use super::ledger::Ledger;
+use super::rows::{
+    DocumentRow, Parts, SpaceRow, UpstreamRow, actor_row_or_new, document_row, heads, parts,
+    set_parts, set_space_totals, space_totals,
+};
+use super::snapshots::{self, Opened};
+use super::verify::{Fault, Finding, Remedy};
+use super::verify_document::{document_faults, raw_rows, sides};
+use super::verify_space::totals;
+use super::{LocalLog, ViewError, WriteFailure, deletion, held, links};
+
+/// What repairing came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Healed {
+    /// Documents of which changes were taken out, to come back from the relay, and how many.
+    pub dropped: Vec<(SpaceName, DocumentId, u64)>,
+    /// What was found, and is repaired.
+    pub repaired: Vec<Finding>,
+    /// What could not be repaired.
+    pub left: Vec<Finding>,
+}
+
+/// Why repairing ended early. What was repaired before stays.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HealError {
+    #[error(transparent)]
+    View(#[from] ViewError),
+    #[error(transparent)]
+    Write(#[from] WriteFailure),
+}
+
+impl LocalLog {
+    /// Looks at everything and repairs what can be repaired. Documents that somebody has open must
+    /// be read again afterwards.
+    pub(crate) fn heal(&self) -> Result<Healed, HealError> {
+        let found = self.verify()?;
+        let mut healed = Healed::default();
+        if found.is_empty() {
+            return Ok(healed);
+        }
+        if found.iter().any(|finding| finding.fault.remedy() == Remedy::Reindex) {
+            // What SQLite says is damaged beyond an index stays so, and is told at the end.
+            let reindexed = self.db.write(Durability::Full, |tx| tx.execute_batch("REINDEX"));
+            if let Err(error) = reindexed {
+                tracing::warn!(%error, "the file's indexes could not be made anew");
+            }
+        }
+        let mut spaces: BTreeMap<SpaceName, (BTreeMap<DocumentId, Remedy>, bool)> = BTreeMap::new();
+        for finding in &found {
+            let Some(space) = &finding.space else { continue };
+            let (documents, links) = spaces.entry(space.clone()).or_default();
+            *links |= matches!(finding.fault, Fault::Held(_) | Fault::Base);
+            if let Some(document) = finding.document {
+                let remedy = documents.entry(document).or_insert(Remedy::Derive);
+                *remedy = (*remedy).max(finding.fault.remedy());
+            }
+        }
+        for (name, (documents, links)) in spaces {
+            let Ok(row) = self.ensure_space(&name) else { continue };
+            for (document, remedy) in documents {
+                match self.heal_document(row, document, remedy) {
+                    Ok(0) => {}
+                    Ok(changes) => healed.dropped.push((name.clone(), document, changes)),
+                    Err(error) => tracing::warn!(%document, %error, "it could not be repaired"),
+                }
+            }
+            if let Err(error) = self.heal_space(row, links) {
+                tracing::warn!(space = %name, %error, "it could not be repaired");
+            }
+        }
+        healed.left = self.verify()?;
+        let is_left = |finding: &Finding| healed.left.contains(finding);
+        healed.repaired = found.into_iter().filter(|finding| !is_left(finding)).collect();
+        Ok(healed)
+    }
+
+    fn heal_document(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        remedy: Remedy,
+    ) -> Result<u64, WriteFailure> {
+        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let Some(row) = document_row(tx, space, &document)? else { return Ok(0) };
+            let mut dropped = 0;
+            if remedy == Remedy::Fetch
+                && let Some(upstream) = upstream
+            {
+                let mut ledger = Ledger::new(tx, &indexes, space)?;
+                dropped = drop_damaged(&mut ledger, upstream, &document, row)?;
+                ledger.finish()?;
+            }
+            derive(tx, space, &document, row)?;
+            if let Some(upstream) = upstream.filter(|_| dropped > 0) {
+                links::forget_cursor(tx, upstream, space)?;
+            }
+            Ok::<_, rusqlite::Error>(dropped)
+        };
+        self.db.write(Durability::Full, job).map(|committed| committed.value)
+    }
+
+    fn heal_space(&self, space: SpaceRow, links: bool) -> Result<(), WriteFailure> {
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let (noted, counted) = (space_totals(tx, space)?, totals(tx, space)?);
+            let last = noted.last.max(counted.last);
+            set_space_totals(tx, space, super::SpaceTotals { last, ..counted })?;
+            set_sums(tx, space, &sums(tx, space)?)?;
+            for upstream in links::linked(tx, space)? {
+                if links {
+                    // Nothing that is noted of it can be believed; the two compare what they hold.
+                    links::reset(tx, upstream, space)?;
+                }
+            }
+            Ok::<_, rusqlite::Error>(())
+        };
+        self.db.write(Durability::Full, job).map(drop)
+    }
+}
+
+/// Takes damaged changes out, with what rests on them, if the upstream holds all of it. Gives how
+/// many.
+fn drop_damaged(
+    ledger: &mut Ledger<'_>,
+    upstream: UpstreamRow,
+    document: &DocumentId,
+    row: DocumentRow,
+) -> rusqlite::Result<u64> {
+    let (conn, space) = (ledger.conn, ledger.space);
+    let faults = document_faults(conn, space, row, document)?;
+    let whole = faults.iter().any(|fault| matches!(fault, Fault::Snapshot(_) | Fault::Identity));
+    let damaged: Vec<ChangeHash> = faults
+        .iter()
+        .filter_map(|fault| match fault {
+            Fault::Change { hash, .. } | Fault::Dependency { hash, .. } | Fault::Sequence(hash) => {
+                Some(*hash)
+            }
+            _ => None,
+        })
+        .collect();
+    let nodes = graph::tail(conn, row)?;
+    let gone = if whole { nodes } else { graph::dependents(&nodes, &damaged) };
+    let locals = gone.iter().map(|node| (node.local, node.local)).collect();
+    let held = held::held_of(conn, upstream, space, &locals)?;
+    let owed = whole && held::is_owed(conn, upstream, row)?;
+    if held.len() != gone.len() as u64 || owed || (gone.is_empty() && !whole) {
+        return Ok(0);
+    }
+    let before = parts(conn, row)?;
+    if whole {
+        forget_folded(conn, space, row, &before)?;
+        let after = Parts { folded_changes: 0, folded_bytes: 0, ..before };
+        set_parts(conn, &mut ledger.totals, row, &before, &after)?;
+    }
+    drop_rows(ledger, document, row, &gone)?;
+    if whole {
+        // A new history of it begins: its rows are numbered after all that there was.
+        let now = parts(conn, row)?;
+        set_parts(conn, &mut ledger.totals, row, &now, &Parts { base: 0, ..now })?;
+        conn.prepare_cached("DELETE FROM change WHERE document = ?1")?.execute([row.0])?;
+    }
+    Ok(gone.len() as u64 + if whole { before.folded_changes } else { 0 })
+}
+
+fn forget_folded(
+    conn: &Connection,
+    space: SpaceRow,
+    row: DocumentRow,
+    before: &Parts,
+) -> rusqlite::Result<()> {
+    for upstream in links::linked(conn, space)? {
+        if before.folded_changes > 0 && !held::is_owed(conn, upstream, row)? {
+            let folded = (before.folded_changes, before.folded_bytes);
+            held::add_held(conn, upstream, space, folded, -1)?;
+        }
+    }
+    snapshots::remove(conn, row)
+}
+
+/// Computes everything of a document that follows from its bytes.
+fn derive(
+    conn: &Connection,
+    space: SpaceRow,
+    document: &DocumentId,
+    row: DocumentRow,
+) -> rusqlite::Result<()> {
+    if deletion::is_deleted(conn, row)? {
+        return derive_deleted(conn, space, document, row);
+    }
+    let before = parts(conn, row)?;
+    let mut after = before;
+    (after.folded_changes, after.folded_bytes) = (0, 0);
+    let mut index = None;
+    if let Some(body) = snapshots::body(conn, row)? {
+        let length = body.len() as u64;
+        // One that cannot be read stays as it is: it is told, and nothing can be derived from it.
+        let Ok(opened) = Opened::open(body) else { return Ok(()) };
+        conn.prepare_cached("DELETE FROM folded_actor WHERE document = ?1")?.execute([row.0])?;
+        snapshots::put(conn, row, &opened)?;
+        (after.folded_changes, after.folded_bytes) = (opened.changes(), length);
+        index = Some(opened.index);
+    }
+    after.base = base(&sides(conn, row, index.as_deref())?, before.base, index.is_some());
+    let rows = raw_rows(conn, row, after.base)?;
+    after.tail_changes = rows.len() as u64;
+    after.tail_bytes = rows.iter().map(|raw| raw.body.len() as u64).sum();
+    for raw in rows {
+        let Ok(change) = raw.check() else { continue };
+        if (&change.actor, change.seq, change.max_op) != (&raw.actor, raw.seq, raw.max_op) {
+            let actor = actor_row_or_new(conn, &change.actor)?;
+            conn.prepare_cached(
+                "UPDATE change SET actor = ?3, seq = ?4, max_op = ?5
+                 WHERE document = ?1 AND local = ?2",
+            )?
+            .execute(params![row.0, raw.local, actor, change.seq, change.max_op])?;
+        }
+    }
+    // Totals are counted anew when all documents are done.
+    set_parts(conn, &mut space_totals(conn, space)?, row, &before, &after)?;
+    conn.prepare_cached(
+        "UPDATE document SET sweep = EXISTS
+             (SELECT 1 FROM change WHERE document = ?1 AND local <= ?2) WHERE id = ?1",
+    )?
+    .execute(params![row.0, after.base])?;
+    let (old, new) = (heads(conn, row)?, graph::heads(conn, row)?);
+    set_heads(conn, space, (row, document), &old, &new)
+}
+
+fn derive_deleted(
+    conn: &Connection,
+    space: SpaceRow,
+    document: &DocumentId,
+    row: DocumentRow,
+) -> rusqlite::Result<()> {
+    let (local, kept): (u64, bool) = conn
+        .prepare_cached("SELECT local, kept_base IS NOT NULL FROM deleted WHERE document = ?1")?
+        .query_row([row.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let before = parts(conn, row)?;
+    let after = Parts { base: local, ..Parts::default() };
+    set_parts(conn, &mut space_totals(conn, space)?, row, &before, &after)?;
+    conn.prepare_cached("DELETE FROM head WHERE document = ?1")?.execute([row.0])?;
+    conn.prepare_cached("UPDATE document SET sweep = ?2 WHERE id = ?1")?
+        .execute(params![row.0, !kept])?;
+    set_leaf(conn, space, (row, document), Some(Leaf::of_tombstone(document)))
+}
+
+/// Where the folded history ends, from which rows are folded: what is not must come after it.
+fn base(sides: &[(u64, bool)], noted: u64, has_snapshot: bool) -> u64 {
+    if !has_snapshot {
+        return 0;
+    }
+    let alive = sides.iter().filter(|(_, folded)| !folded).map(|(local, _)| *local).min();
+    let end = alive.unwrap_or(u64::MAX);
+    let dead: BTreeSet<u64> =
+        sides.iter().filter(|(local, folded)| *folded && *local < end).map(|side| side.0).collect();
+    match dead.last() {
+        Some(last) => noted.max(*last).min(end - 1),
+        None => noted.min(end - 1),
+    }
+}

@@ -1,0 +1,140 @@
+//! The log as admission sees it: the rows of the tail, then what SQL has of the folded history,
+//! then its index.
+
+use std::cell::Cell;
+
+use landfall_protocol::admission::{History, Known};
+use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::indexes::Indexes;
+use super::rows::{DocumentRow, SpaceRow, actor_row, document_row, hash_of, parts};
+use super::snapshots::folded_heads;
+
+/// One space of the log, as it is for the length of a question.
+pub(super) struct StoredHistory<'a> {
+    conn: &'a Connection,
+    space: SpaceRow,
+    indexes: &'a Indexes,
+    /// The row that was looked up last: all that a question asks is of one document.
+    last: Cell<Option<(DocumentId, Option<DocumentRow>)>>,
+}
+
+impl<'a> StoredHistory<'a> {
+    pub(super) fn new(conn: &'a Connection, space: SpaceRow, indexes: &'a Indexes) -> Self {
+        Self { conn, space, indexes, last: Cell::new(None) }
+    }
+
+    fn row(&self, document: &DocumentId) -> rusqlite::Result<Option<DocumentRow>> {
+        if let Some((last, row)) = self.last.get()
+            && last == *document
+        {
+            return Ok(row);
+        }
+        let row = document_row(self.conn, self.space, document)?;
+        self.last.set(Some((*document, row)));
+        Ok(row)
+    }
+
+    /// The sequence number and hash of an actor's last folded change.
+    fn last_folded(
+        &self,
+        document: DocumentRow,
+        actor: i64,
+    ) -> rusqlite::Result<Option<(u64, ChangeHash)>> {
+        self.conn
+            .prepare_cached(
+                "SELECT seq, hash FROM folded_actor WHERE document = ?1 AND actor = ?2",
+            )?
+            .query_row(params![document.0, actor], |row| Ok((row.get(0)?, hash_of(row.get(1)?))))
+            .optional()
+    }
+}
+
+/// Rows of a folded change may still be there, to be removed: what they say is true all the same.
+impl History for StoredHistory<'_> {
+    type Error = rusqlite::Error;
+
+    fn last_sequence(
+        &self,
+        document: &DocumentId,
+        actor: &ActorId,
+    ) -> rusqlite::Result<Option<u64>> {
+        let Some(document) = self.row(document)? else { return Ok(None) };
+        let Some(actor) = actor_row(self.conn, actor)? else { return Ok(None) };
+        let last: Option<u64> = self
+            .conn
+            .prepare_cached("SELECT max(seq) FROM change WHERE document = ?1 AND actor = ?2")?
+            .query_row(params![document.0, actor], |row| row.get(0))?;
+        let folded = self.last_folded(document, actor)?.map(|(seq, _)| seq);
+        Ok(last.max(folded))
+    }
+
+    fn at_sequence(
+        &self,
+        document: &DocumentId,
+        actor: &ActorId,
+        sequence: u64,
+    ) -> rusqlite::Result<Option<Known>> {
+        let Some(document) = self.row(document)? else { return Ok(None) };
+        let Some(row) = actor_row(self.conn, actor)? else { return Ok(None) };
+        let known = |row: &rusqlite::Row<'_>| {
+            Ok(Known { hash: hash_of(row.get(0)?), position: Offset(row.get(1)?) })
+        };
+        let in_tail = self
+            .conn
+            .prepare_cached(
+                "SELECT hash, local FROM change WHERE document = ?1 AND actor = ?2 AND seq = ?3",
+            )?
+            .query_row(params![document.0, row, sequence], known)
+            .optional()?;
+        if in_tail.is_some() {
+            return Ok(in_tail);
+        }
+        let Some((last, hash)) = self.last_folded(document, row)? else { return Ok(None) };
+        let position = Offset(parts(self.conn, document)?.base);
+        if sequence == last {
+            return Ok(Some(Known { hash, position }));
+        }
+        if sequence > last {
+            return Ok(None);
+        }
+        let index = self.indexes.of(self.conn, document)?;
+        let hash = index.and_then(|index| index.at(actor, sequence));
+        Ok(hash.map(|hash| Known { hash, position }))
+    }
+
+    fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> rusqlite::Result<Option<u64>> {
+        let Some(document) = self.row(document)? else { return Ok(None) };
+        let in_tail = self
+            .conn
+            .prepare_cached("SELECT max_op FROM change WHERE document = ?1 AND hash = ?2")?
+            .query_row(params![document.0, hash.0], |row| row.get(0))
+            .optional()?;
+        if in_tail.is_some() {
+            return Ok(in_tail);
+        }
+        let heads = folded_heads(self.conn, document)?;
+        if let Some((_, max_op)) = heads.iter().find(|(head, _)| head == hash) {
+            return Ok(Some(*max_op));
+        }
+        if heads.is_empty() {
+            return Ok(None);
+        }
+        let index = self.indexes.of(self.conn, document)?;
+        Ok(index.and_then(|index| index.find(hash)).map(|found| found.max_op))
+    }
+
+    fn deleted_at(&self, document: &DocumentId) -> rusqlite::Result<Option<Offset>> {
+        let Some(document) = self.row(document)? else { return Ok(None) };
+        self.conn
+            .prepare_cached("SELECT local FROM deleted WHERE document = ?1")?
+            .query_row([document.0], |row| row.get(0).map(Offset))
+            .optional()
+    }
+
+    fn has_changes(&self, document: &DocumentId) -> rusqlite::Result<bool> {
+        let Some(document) = self.row(document)? else { return Ok(false) };
+        Ok(parts(self.conn, document)?.changes() > 0)
+    }
+}

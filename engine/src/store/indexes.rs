@@ -1,0 +1,103 @@
+//! The indexes of folded histories, made of their snapshots when they are asked for.
+//!
+//! They are not stored: a hash is longer than what a folded change takes in its snapshot. What is
+//! asked all the time (heads, every actor's last change) is in SQL. An index is needed when
+//! somebody builds on what is folded and no head, or repeats it. Making one costs as much as
+//! loading the document, so it is done before a batch's transaction (`prepare`) where possible.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use landfall_fold::FoldError;
+use landfall_protocol::folded::PackedIndex;
+use parking_lot::Mutex;
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::rows::DocumentRow;
+
+/// Bytes of memory that indexes may take beyond the one in use.
+const BUDGET_BYTES: usize = 32 * 1024 * 1024;
+
+/// Which snapshot an index is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    document: DocumentRow,
+    hash: [u8; 32],
+}
+
+#[derive(Default)]
+struct Kept {
+    /// The one used last is at the back.
+    indexes: VecDeque<(Key, Arc<PackedIndex>)>,
+    bytes: usize,
+}
+
+/// The indexes that were used last.
+#[derive(Default)]
+pub(super) struct Indexes {
+    kept: Mutex<Kept>,
+}
+
+impl Indexes {
+    /// The index of a document's folded history; `None` if nothing of it is folded.
+    pub(super) fn of(
+        &self,
+        conn: &Connection,
+        document: DocumentRow,
+    ) -> rusqlite::Result<Option<Arc<PackedIndex>>> {
+        let hash = conn
+            .prepare_cached("SELECT hash FROM snapshot WHERE document = ?1")?
+            .query_row([document.0], |row| row.get::<_, [u8; 32]>(0))
+            .optional()?;
+        let Some(hash) = hash else { return Ok(None) };
+        let key = Key { document, hash };
+        if let Some(index) = self.get(key) {
+            return Ok(Some(index));
+        }
+        let body: Vec<u8> = conn
+            .prepare_cached("SELECT body FROM snapshot WHERE document = ?1")?
+            .query_row([document.0], |row| row.get(0))?;
+        let index = Arc::new(build(&body).map_err(unreadable)?);
+        self.put(key, Arc::clone(&index));
+        Ok(Some(index))
+    }
+
+    /// Keeps the index of a snapshot that was just made or opened.
+    pub(super) fn add(&self, document: DocumentRow, hash: [u8; 32], index: Arc<PackedIndex>) {
+        self.put(Key { document, hash }, index);
+    }
+
+    fn get(&self, key: Key) -> Option<Arc<PackedIndex>> {
+        let mut kept = self.kept.lock();
+        let place = kept.indexes.iter().position(|(other, _)| *other == key)?;
+        let found = kept.indexes.remove(place)?;
+        let index = Arc::clone(&found.1);
+        kept.indexes.push_back(found);
+        Some(index)
+    }
+
+    fn put(&self, key: Key, index: Arc<PackedIndex>) {
+        let mut kept = self.kept.lock();
+        // A document has one snapshot: an index of an earlier one is of no use.
+        kept.indexes.retain(|(other, _)| other.document != key.document);
+        kept.indexes.push_back((key, index));
+        kept.bytes = kept.indexes.iter().map(|(_, index)| index.memory_bytes()).sum();
+        while kept.bytes > BUDGET_BYTES && kept.indexes.len() > 1 {
+            if let Some((_, gone)) = kept.indexes.pop_front() {
+                kept.bytes -= gone.memory_bytes();
+            }
+        }
+    }
+}
+
+/// Loads a snapshot to see what it holds.
+pub(super) fn build(snapshot: &[u8]) -> Result<PackedIndex, FoldError> {
+    let folded = landfall_fold::fold(&[snapshot], [])?;
+    Ok(PackedIndex::parse(folded.index)?)
+}
+
+/// A snapshot of our own store that does not load any more.
+fn unreadable(error: FoldError) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, Box::new(error))
+}

@@ -1,0 +1,155 @@
+//! What a store consists of, for people.
+
+use landfall_protocol::frame::Filter;
+use landfall_protocol::{Cursor, DocumentId, SpaceName, Upstream};
+use rusqlite::{Connection, params};
+
+use super::rows::{SpaceRow, UpstreamRow};
+use super::{LocalLog, Pending, ViewError, links, outbox, resume, rows};
+
+/// A store's contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// Bytes of the file; of memory, if it is there.
+    pub bytes: u64,
+    /// How many of them are free, and used again before the file grows.
+    pub free_bytes: u64,
+    /// Its spaces, by name.
+    pub spaces: Vec<InspectedSpace>,
+}
+
+/// A space's contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InspectedSpace {
+    /// Its name.
+    pub name: SpaceName,
+    /// The last local sequence number.
+    pub last: u64,
+    /// Which documents are wanted of it.
+    pub filter: Filter,
+    /// Documents that were deleted: their tombstones stay.
+    pub deleted: u64,
+    /// Entries that cannot be applied.
+    pub aside: u64,
+    /// The relays that it was ever synced with.
+    pub upstreams: Vec<InspectedUpstream>,
+    /// Its documents, in the order of their ids.
+    pub documents: Vec<InspectedDocument>,
+}
+
+/// Where a space stands with a relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InspectedUpstream {
+    /// Which relay.
+    pub upstream: Upstream,
+    /// Whether it is the one met last.
+    pub in_use: bool,
+    /// Where the copy of its log ends.
+    pub cursor: Option<Cursor>,
+    /// What it is not known to hold.
+    pub pending: Pending,
+}
+
+/// A document's contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InspectedDocument {
+    /// Which document.
+    pub document: DocumentId,
+    /// Changes that are not folded.
+    pub tail_changes: u64,
+    /// Their bytes.
+    pub tail_bytes: u64,
+    /// Changes that are folded.
+    pub folded_changes: u64,
+    /// Bytes of the folded history.
+    pub folded_bytes: u64,
+    /// How many heads it has.
+    pub heads: u64,
+    /// How many actors have changed it.
+    pub actors: u64,
+    /// Why it could not be folded, if it could not.
+    pub fold_failed: Option<String>,
+}
+
+impl LocalLog {
+    /// Looks at everything. It reads no change and loads no document.
+    pub(crate) fn inspect(&self) -> Result<Inspection, ViewError> {
+        let in_use = self.upstream();
+        self.view(|conn| {
+            let number = |pragma: &str| -> rusqlite::Result<u64> {
+                conn.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
+            };
+            let page = number("page_size")?;
+            let (pages, free) = (number("page_count")?, number("freelist_count")?);
+            let mut spaces = Vec::new();
+            let names: Vec<(i64, String)> = conn
+                .prepare("SELECT id, name FROM space ORDER BY name")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            for (row, name) in names {
+                // A name was checked when it was written.
+                let Ok(name) = name.parse() else { continue };
+                spaces.push(inspect_space(conn, name, SpaceRow(row), in_use)?);
+            }
+            Ok(Inspection { bytes: page * pages, free_bytes: page * free, spaces })
+        })
+    }
+}
+
+fn inspect_space(
+    conn: &Connection,
+    name: SpaceName,
+    space: SpaceRow,
+    in_use: Option<UpstreamRow>,
+) -> rusqlite::Result<InspectedSpace> {
+    let totals = rows::space_totals(conn, space)?;
+    let count = |table: &str| -> rusqlite::Result<u64> {
+        let sql = format!("SELECT count(*) FROM {table} WHERE space = ?1");
+        conn.query_row(&sql, [space.0], |row| row.get(0))
+    };
+    let mut upstreams = Vec::new();
+    for upstream in links::linked(conn, space)? {
+        upstreams.push(InspectedUpstream {
+            upstream: conn
+                .prepare_cached("SELECT identity FROM upstream WHERE id = ?1")?
+                .query_row([upstream.0], |row| row.get(0).map(Upstream::from_bytes))?,
+            in_use: in_use == Some(upstream),
+            cursor: links::cursor(conn, upstream, space)?.0,
+            pending: outbox::pending(conn, Some(upstream), space, totals)?,
+        });
+    }
+    let filter = resume::filter(conn, space)?;
+    let (deleted, aside) = (count("deleted")?, count("aside")?);
+    let documents = inspect_documents(conn, space)?;
+    let last = totals.last;
+    Ok(InspectedSpace { name, last, filter, deleted, aside, upstreams, documents })
+}
+
+fn inspect_documents(
+    conn: &Connection,
+    space: SpaceRow,
+) -> rusqlite::Result<Vec<InspectedDocument>> {
+    let inspected = |row: &rusqlite::Row<'_>| {
+        Ok(InspectedDocument {
+            document: DocumentId::from_bytes(row.get(0)?),
+            tail_changes: row.get(1)?,
+            tail_bytes: row.get(2)?,
+            folded_changes: row.get(3)?,
+            folded_bytes: row.get(4)?,
+            heads: row.get(5)?,
+            actors: row.get(6)?,
+            fold_failed: row.get(7)?,
+        })
+    };
+    conn.prepare(
+        "SELECT document, tail_changes, tail_bytes, folded_changes, folded_bytes,
+             (SELECT count(*) FROM head WHERE document = d.id),
+             (SELECT count(*) FROM (SELECT actor FROM change WHERE document = d.id
+                 UNION SELECT actor FROM folded_actor WHERE document = d.id)),
+             CASE WHEN fold_failed IS NULL THEN NULL ELSE fold_reason END
+         FROM document d WHERE space = ?1 AND tail_changes + folded_changes > 0
+         ORDER BY document",
+    )?
+    .query_map(params![space.0], inspected)?
+    .collect()
+}

@@ -1,0 +1,184 @@
+//! Putting a folded history under a document's tail: after a fold of our own, and when an upstream
+//! sends one. Rows that are in it are dead from then on, and removed later, in slices.
+
+use landfall_protocol::intervals::IntervalSet;
+use landfall_protocol::{ChangeHash, DocumentId};
+use rusqlite::{Connection, params};
+
+use super::graph;
+use super::held;
+use super::leaves::set_heads;
+use super::ledger::Ledger;
+use super::links;
+use super::rows::{DocumentRow, Parts, UpstreamRow, hash_of, heads, parts, set_parts};
+use super::snapshots::{Opened, put};
+
+/// Where a snapshot comes from.
+pub(super) enum Source {
+    /// Our own fold of everything up to this local sequence number.
+    Fold { through: u64 },
+    /// An upstream. `held`: it holds everything that is in the snapshot.
+    Upstream { upstream: UpstreamRow, held: bool },
+}
+
+/// A row of the tail.
+struct TailRow {
+    local: u64,
+    hash: ChangeHash,
+    bytes: u64,
+}
+
+/// Puts a snapshot in place. It must hold all that the one before it held.
+pub(super) fn install(
+    ledger: &mut Ledger<'_>,
+    document: &DocumentId,
+    opened: &Opened,
+    source: &Source,
+) -> rusqlite::Result<()> {
+    let row = ledger.settle(document)?;
+    let (conn, space) = (ledger.conn, ledger.space);
+    let before = parts(conn, row)?;
+    let (folded, rest): (Vec<TailRow>, Vec<TailRow>) = tail(conn, row, before.base)?
+        .into_iter()
+        .partition(|change| opened.index.contains(&change.hash));
+    let base = match source {
+        Source::Fold { through } => *through,
+        Source::Upstream { .. } => ledger.next_local(),
+    };
+    let after = Parts {
+        base,
+        tail_changes: rest.len() as u64,
+        tail_bytes: rest.iter().map(|change| change.bytes).sum(),
+        folded_changes: opened.changes(),
+        folded_bytes: opened.body.len() as u64,
+    };
+    let change = Change { row, before, after, folded: locals(&folded), bytes: bytes(&folded) };
+    for upstream in links::linked(conn, space)? {
+        count(conn, ledger, upstream, &change, source)?;
+    }
+    put(conn, row, opened)?;
+    set_parts(conn, &mut ledger.totals, row, &before, &after)?;
+    let moved: Vec<u64> =
+        rest.iter().map(|change| change.local).filter(|local| *local <= base).collect();
+    renumber(ledger, row, &moved)?;
+    if let Source::Upstream { upstream, .. } = source {
+        // These numbers are vacant now, and the upstream is the one in use.
+        let mut vacant = change.folded;
+        vacant.insert(base, base);
+        moved.iter().for_each(|local| drop(vacant.insert(*local, *local)));
+        held::cover(conn, *upstream, space, &vacant)?;
+        let (old, new) = (heads(conn, row)?, graph::heads(conn, row)?);
+        set_heads(conn, space, (row, document), &old, &new)?;
+    }
+    conn.prepare_cached(
+        "UPDATE document SET sweep = 1, fold_failed = NULL, fold_version = NULL,
+             fold_reason = NULL WHERE id = ?1",
+    )?
+    .execute([row.0])?;
+    ledger.indexes.add(row, opened.hash, std::sync::Arc::clone(&opened.index));
+    Ok(())
+}
+
+fn tail(conn: &Connection, row: DocumentRow, base: u64) -> rusqlite::Result<Vec<TailRow>> {
+    conn.prepare_cached(
+        "SELECT local, hash, length(body) FROM change WHERE document = ?1 AND local > ?2
+         ORDER BY local",
+    )?
+    .query_map(params![row.0, base], |row| {
+        Ok(TailRow { local: row.get(0)?, hash: hash_of(row.get(1)?), bytes: row.get(2)? })
+    })?
+    .collect()
+}
+
+fn locals(rows: &[TailRow]) -> IntervalSet {
+    rows.iter().map(|change| (change.local, change.local)).collect()
+}
+
+fn bytes(rows: &[TailRow]) -> u64 {
+    rows.iter().map(|change| change.bytes).sum()
+}
+
+/// What becomes of a document.
+struct Change {
+    row: DocumentRow,
+    before: Parts,
+    after: Parts,
+    /// The numbers of the rows that are folded now.
+    folded: IntervalSet,
+    bytes: u64,
+}
+
+/// Brings an upstream's counts, and whether it is owed the snapshot, after the document.
+fn count(
+    conn: &Connection,
+    ledger: &Ledger<'_>,
+    upstream: UpstreamRow,
+    change: &Change,
+    source: &Source,
+) -> rusqlite::Result<()> {
+    let Change { row, before, after, folded, bytes } = change;
+    let space = ledger.space;
+    let held_rows = held::held_of(conn, upstream, space, folded)?;
+    let mut held_bytes = 0;
+    for (first, last) in held_rows.iter() {
+        held_bytes += body_bytes(conn, *row, first, last)?;
+    }
+    let base_held = before.folded_changes > 0 && !held::is_owed(conn, upstream, *row)?;
+    held::add_held(conn, upstream, space, (held_rows.len(), held_bytes), -1)?;
+    if base_held {
+        let base = (before.folded_changes, before.folded_bytes);
+        held::add_held(conn, upstream, space, base, -1)?;
+    }
+    // All that is in the snapshot was here before, and the upstream held each part of it.
+    let nothing_new = after.folded_changes == before.folded_changes + folded.len();
+    let parts_held = (before.folded_changes == 0 || base_held)
+        && held_rows.len() == folded.len()
+        && held_bytes == *bytes;
+    let held = match source {
+        Source::Upstream { upstream: from, held } if *from == upstream => *held,
+        _ => nothing_new && parts_held,
+    };
+    conn.prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND document = ?2")?
+        .execute(params![upstream.0, row.0])?;
+    if held {
+        let base = (after.folded_changes, after.folded_bytes);
+        held::add_held(conn, upstream, space, base, 1)
+    } else {
+        conn.prepare_cached(
+            "INSERT INTO owed (upstream, space, local, document) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![upstream.0, space.0, after.base, row.0])?;
+        Ok(())
+    }
+}
+
+fn body_bytes(conn: &Connection, row: DocumentRow, first: u64, last: u64) -> rusqlite::Result<u64> {
+    conn.prepare_cached(
+        "SELECT coalesce(sum(length(body)), 0) FROM change
+         WHERE document = ?1 AND local BETWEEN ?2 AND ?3",
+    )?
+    .query_row(params![row.0, first, last], |row| row.get(0))
+}
+
+/// Gives changes new numbers, in their order: they come after the snapshot now. Each upstream
+/// holds of them what it held.
+fn renumber(ledger: &mut Ledger<'_>, row: DocumentRow, moved: &[u64]) -> rusqlite::Result<()> {
+    let (conn, space) = (ledger.conn, ledger.space);
+    let upstreams = links::linked(conn, space)?;
+    let old: IntervalSet = moved.iter().map(|local| (*local, *local)).collect();
+    let mut held = Vec::with_capacity(upstreams.len());
+    for upstream in upstreams {
+        held.push((upstream, held::held_of(conn, upstream, space, &old)?, IntervalSet::new()));
+    }
+    for &local in moved {
+        let new = ledger.next_local();
+        conn.prepare_cached("UPDATE change SET local = ?3 WHERE document = ?1 AND local = ?2")?
+            .execute(params![row.0, local, new])?;
+        for (_, before, after) in &mut held {
+            if before.contains(local) {
+                after.insert(new, new);
+            }
+        }
+    }
+    held.iter().try_for_each(|(upstream, _, after)| held::cover(conn, *upstream, space, after))
+}

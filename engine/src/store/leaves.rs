@@ -1,0 +1,208 @@
+//! Leaves and digests: what documents' heads come to, summed, so that two ends find out in a few
+//! hundred bytes where they differ. Kept up in every transaction that changes heads.
+//!
+//! Sums are kept for the 256 first bytes of document ids; what lies deeper is summed from the
+//! leaves when somebody asks.
+
+use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
+use landfall_protocol::{ChangeHash, DocumentId, limits};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::rows::{DocumentRow, SpaceRow, heads};
+use super::{LocalLog, ViewError};
+
+/// Writes a document's heads, its leaf and the sum that the leaf is in.
+pub(super) fn set_heads(
+    conn: &Connection,
+    space: SpaceRow,
+    (document, id): (DocumentRow, &DocumentId),
+    before: &[ChangeHash],
+    after: &[ChangeHash],
+) -> rusqlite::Result<()> {
+    for gone in before.iter().filter(|hash| !after.contains(hash)) {
+        conn.prepare_cached("DELETE FROM head WHERE document = ?1 AND hash = ?2")?
+            .execute(params![document.0, gone.0])?;
+    }
+    for new in after.iter().filter(|hash| !before.contains(hash)) {
+        conn.prepare_cached("INSERT INTO head (document, hash) VALUES (?1, ?2)")?
+            .execute(params![document.0, new.0])?;
+    }
+    let leaf = (!after.is_empty()).then(|| Leaf::of_heads(id, after));
+    set_leaf(conn, space, (document, id), leaf)
+}
+
+/// Writes a document's leaf and the sum that it is in.
+pub(super) fn set_leaf(
+    conn: &Connection,
+    space: SpaceRow,
+    (document, id): (DocumentRow, &DocumentId),
+    leaf: Option<Leaf>,
+) -> rusqlite::Result<()> {
+    let before = conn
+        .prepare_cached("SELECT leaf FROM document WHERE id = ?1")?
+        .query_row([document.0], |row| row.get::<_, Option<[u8; 16]>>(0))?
+        .map(Leaf::from_bytes);
+    if before == leaf {
+        return Ok(());
+    }
+    conn.prepare_cached("UPDATE document SET leaf = ?2 WHERE id = ?1")?
+        .execute(params![document.0, leaf.map(Leaf::to_bytes)])?;
+    let bucket = id.as_bytes()[0];
+    let mut digest = conn
+        .prepare_cached("SELECT count, sum FROM digest WHERE space = ?1 AND bucket = ?2")?
+        .query_row(params![space.0, bucket], digest_of)
+        .optional()?
+        .unwrap_or_default();
+    before.into_iter().for_each(|leaf| digest.remove(leaf));
+    leaf.into_iter().for_each(|leaf| digest.add(leaf));
+    put_digest(conn, space, bucket, digest)
+}
+
+fn put_digest(
+    conn: &Connection,
+    space: SpaceRow,
+    bucket: u8,
+    digest: Digest,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO digest (space, bucket, count, sum) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE SET count = excluded.count, sum = excluded.sum",
+    )?
+    .execute(params![space.0, bucket, digest.count, digest.sum_bytes()])?;
+    Ok(())
+}
+
+fn digest_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Digest> {
+    Ok(Digest { count: row.get(0)?, sum: u128::from_le_bytes(row.get(1)?) })
+}
+
+/// Computes the leaves of documents that have none although they have heads, as a store that was
+/// migrated has them, and with them the sums. Does nothing otherwise.
+pub(super) fn fill(conn: &Connection) -> rusqlite::Result<()> {
+    let missing: Vec<(DocumentRow, SpaceRow, DocumentId)> = conn
+        .prepare(
+            "SELECT id, space, document FROM document d
+             WHERE leaf IS NULL AND EXISTS (SELECT 1 FROM head WHERE document = d.id)",
+        )?
+        .query_map([], |row| {
+            let id = DocumentId::from_bytes(row.get(2)?);
+            Ok((DocumentRow(row.get(0)?), SpaceRow(row.get(1)?), id))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    for (document, space, id) in missing {
+        let leaf = Leaf::of_heads(&id, &heads(conn, document)?);
+        set_leaf(conn, space, (document, &id), Some(leaf))?;
+    }
+    Ok(())
+}
+
+/// Sums a space's leaves anew, for all 256 first bytes.
+pub(super) fn sums(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<Digest>> {
+    let mut sums = vec![Digest::default(); 256];
+    for (id, leaf) in leaves_below(conn, space, Prefix::ROOT, None)? {
+        sums[usize::from(id.as_bytes()[0])].add(leaf);
+    }
+    Ok(sums)
+}
+
+/// The sums as they are kept.
+pub(super) fn kept_sums(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<Digest>> {
+    let mut sums = vec![Digest::default(); 256];
+    let mut statement =
+        conn.prepare_cached("SELECT count, sum, bucket FROM digest WHERE space = ?1")?;
+    let mut rows = statement.query([space.0])?;
+    while let Some(row) = rows.next()? {
+        sums[usize::from(row.get::<_, u8>(2)?)] = digest_of(row)?;
+    }
+    Ok(sums)
+}
+
+/// Writes sums that were computed anew.
+pub(super) fn set_sums(
+    conn: &Connection,
+    space: SpaceRow,
+    sums: &[Digest],
+) -> rusqlite::Result<()> {
+    for (bucket, digest) in (0u8..=255).zip(sums) {
+        put_digest(conn, space, bucket, *digest)?;
+    }
+    Ok(())
+}
+
+/// The documents below a prefix with their leaves, in order; no more than `most` of them.
+fn leaves_below(
+    conn: &Connection,
+    space: SpaceRow,
+    prefix: Prefix,
+    most: Option<usize>,
+) -> rusqlite::Result<Vec<(DocumentId, Leaf)>> {
+    let (first, last) = prefix.range();
+    let most = most.map_or(-1, |most| i64::try_from(most).unwrap_or(i64::MAX));
+    conn.prepare_cached(
+        "SELECT document, leaf FROM document
+         WHERE space = ?1 AND document BETWEEN ?2 AND ?3 AND leaf IS NOT NULL
+         ORDER BY document LIMIT ?4",
+    )?
+    .query_map(params![space.0, first, last, most], |row| {
+        Ok((DocumentId::from_bytes(row.get(0)?), Leaf::from_bytes(row.get(1)?)))
+    })?
+    .collect()
+}
+
+fn node(conn: &Connection, space: SpaceRow, prefix: Prefix, whole: bool) -> rusqlite::Result<Node> {
+    if whole {
+        return Ok(Node::Leaves(leaves_below(conn, space, prefix, None)?));
+    }
+    let few = leaves_below(conn, space, prefix, Some(limits::BRANCH_LEAVES + 1))?;
+    if few.len() <= limits::BRANCH_LEAVES {
+        return Ok(Node::Leaves(few));
+    }
+    let mut children = vec![Digest::default(); 16];
+    if prefix.depth < 2 {
+        // Children of depth 1 or 2 are made of whole first bytes.
+        let first = usize::from(prefix.first[0]);
+        let below = if prefix.depth == 0 { 0..256 } else { first..first + 16 };
+        let sums = kept_sums(conn, space)?;
+        for byte in below {
+            let child = if prefix.depth == 0 { byte >> 4 } else { byte & 15 };
+            children[child] = children[child].plus(sums[byte]);
+        }
+    } else {
+        for (id, leaf) in leaves_below(conn, space, prefix, None)? {
+            children[usize::from(prefix.child_of(&id))].add(leaf);
+        }
+    }
+    Ok(Node::Children(children))
+}
+
+impl LocalLog {
+    /// What the store has below some prefixes. With `true` the documents themselves, however many
+    /// they are; else digests of the children, or the documents if they are few. Deleted documents
+    /// have a leaf as all others.
+    pub(crate) fn branches(
+        &self,
+        space: SpaceRow,
+        prefixes: &[(Prefix, bool)],
+    ) -> Result<Vec<Branch>, ViewError> {
+        self.view(|conn| {
+            let below =
+                |&(prefix, whole)| Ok(Branch { prefix, node: node(conn, space, prefix, whole)? });
+            prefixes.iter().map(below).collect()
+        })
+    }
+
+    /// The heads of documents; none of one that the store does not have, or that is deleted.
+    pub(crate) fn heads_of(
+        &self,
+        space: SpaceRow,
+        documents: &[DocumentId],
+    ) -> Result<Vec<(DocumentId, Vec<ChangeHash>)>, ViewError> {
+        self.view(|conn| {
+            let heads_of = |id: &DocumentId| match super::rows::document_row(conn, space, id)? {
+                Some(row) => Ok((*id, heads(conn, row)?)),
+                None => Ok((*id, Vec::new())),
+            };
+            documents.iter().map(heads_of).collect()
+        })
+    }
+}

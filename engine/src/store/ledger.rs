@@ -1,0 +1,134 @@
+//! What one transaction adds to a space's log: rows are written at once, heads, leaves and counts
+//! at its end.
+
+use std::collections::BTreeMap;
+
+use landfall_protocol::admission::{
+    CheckedChange, History as _, HistoryError, Layered, Overlay, Roots, Verdict, admit,
+};
+use landfall_protocol::{ChangeHash, DocumentId, Offset};
+use rusqlite::Connection;
+
+use super::history::StoredHistory;
+use super::indexes::Indexes;
+use super::leaves::set_heads;
+use super::rows::{
+    DocumentRow, NewChange, Parts, SpaceRow, SpaceTotals, advance_heads, document_row_or_new,
+    heads, insert_change, parts, set_parts, set_space_totals, space_totals,
+};
+
+/// The state of one transaction in one space.
+pub(super) struct Ledger<'a> {
+    pub(super) conn: &'a Connection,
+    pub(super) indexes: &'a Indexes,
+    pub(super) space: SpaceRow,
+    pub(super) totals: SpaceTotals,
+    pub(super) overlay: Overlay,
+    open: BTreeMap<DocumentId, Open>,
+}
+
+/// A document that is being added to.
+struct Open {
+    row: DocumentRow,
+    heads_before: Vec<ChangeHash>,
+    heads: Vec<ChangeHash>,
+    parts_before: Parts,
+    parts: Parts,
+}
+
+impl<'a> Ledger<'a> {
+    pub(super) fn new(
+        conn: &'a Connection,
+        indexes: &'a Indexes,
+        space: SpaceRow,
+    ) -> rusqlite::Result<Self> {
+        let totals = space_totals(conn, space)?;
+        let (overlay, open) = (Overlay::default(), BTreeMap::new());
+        Ok(Self { conn, indexes, space, totals, overlay, open })
+    }
+
+    /// Judges a change against everything that is there, with what this transaction added.
+    pub(super) fn admit(
+        &self,
+        document: &DocumentId,
+        change: &CheckedChange,
+        roots: Roots,
+    ) -> rusqlite::Result<Result<Verdict, HistoryError>> {
+        let stored = StoredHistory::new(self.conn, self.space, self.indexes);
+        admit(&Layered { overlay: &self.overlay, stored: &stored }, document, change, roots)
+    }
+
+    /// The next local sequence number.
+    pub(super) fn next_local(&mut self) -> u64 {
+        self.totals.last += 1;
+        self.totals.last
+    }
+
+    /// Appends a change that was admitted; gives its place.
+    pub(super) fn append(
+        &mut self,
+        document: DocumentId,
+        change: &CheckedChange,
+        author: Option<&[u8]>,
+        at_ms: u64,
+    ) -> rusqlite::Result<u64> {
+        let local = self.next_local();
+        let (conn, space) = (self.conn, self.space);
+        let open = self.open(&document)?;
+        advance_heads(&mut open.heads, change);
+        open.parts.tail_changes += 1;
+        open.parts.tail_bytes += change.bytes.len() as u64;
+        let row = open.row;
+        insert_change(conn, &NewChange { space, local, document: row, change, author, at_ms })?;
+        self.overlay.add(document, change, Offset(local));
+        Ok(local)
+    }
+
+    /// The row of a document, which is made if it is new.
+    pub(super) fn row(&self, document: &DocumentId) -> rusqlite::Result<DocumentRow> {
+        match self.open.get(document) {
+            Some(open) => Ok(open.row),
+            None => document_row_or_new(self.conn, self.space, document),
+        }
+    }
+
+    fn open(&mut self, document: &DocumentId) -> rusqlite::Result<&mut Open> {
+        if !self.open.contains_key(document) {
+            let row = document_row_or_new(self.conn, self.space, document)?;
+            let heads = heads(self.conn, row)?;
+            let parts = parts(self.conn, row)?;
+            let (heads_before, parts_before) = (heads.clone(), parts);
+            let open = Open { row, heads_before, heads, parts_before, parts };
+            self.open.insert(*document, open);
+        }
+        // invariant: it was put in above.
+        Ok(self.open.get_mut(document).expect("open"))
+    }
+
+    /// Writes what is known of a document, so that SQL shows all of it; gives its row.
+    pub(super) fn settle(&mut self, document: &DocumentId) -> rusqlite::Result<DocumentRow> {
+        let Some(open) = self.open.remove(document) else { return self.row(document) };
+        let place = (open.row, document);
+        set_heads(self.conn, self.space, place, &open.heads_before, &open.heads)?;
+        set_parts(self.conn, &mut self.totals, open.row, &open.parts_before, &open.parts)?;
+        Ok(open.row)
+    }
+
+    /// Writes what is known of all documents.
+    pub(super) fn settle_all(&mut self) -> rusqlite::Result<()> {
+        let open: Vec<DocumentId> = self.open.keys().copied().collect();
+        open.iter().try_for_each(|document| self.settle(document).map(drop))
+    }
+
+    /// Whether a document has a change, in its tail or folded.
+    pub(super) fn knows(&self, document: &DocumentId, hash: &ChangeHash) -> rusqlite::Result<bool> {
+        let stored = StoredHistory::new(self.conn, self.space, self.indexes);
+        Ok(stored.max_op(document, hash)?.is_some())
+    }
+
+    /// Writes everything that is still to be written.
+    pub(super) fn finish(mut self) -> rusqlite::Result<()> {
+        self.settle_all()?;
+        set_space_totals(self.conn, self.space, self.totals)
+    }
+}

@@ -1,0 +1,197 @@
+//! Where a space stands with an upstream: the cursor, the furthest ack, and the beginning and end of
+//! what is noted to be held.
+
+use landfall_protocol::frame::Mark;
+use landfall_protocol::intervals::IntervalSet;
+use landfall_protocol::{Cursor, Epoch, Offset, Scope, Upstream};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::held::{gaps_between, hold};
+use super::rows::{SpaceRow, UpstreamRow, space_totals};
+
+/// The upstream that was met last, if any ever was.
+pub(super) fn last_met(conn: &Connection) -> rusqlite::Result<Option<(UpstreamRow, Upstream)>> {
+    conn.prepare_cached("SELECT id, identity FROM upstream ORDER BY met DESC LIMIT 1")?
+        .query_row([], |row| Ok((UpstreamRow(row.get(0)?), Upstream::from_bytes(row.get(1)?))))
+        .optional()
+}
+
+/// Notes that this upstream is the one in use.
+pub(super) fn meet(conn: &Connection, identity: &Upstream) -> rusqlite::Result<UpstreamRow> {
+    conn.prepare_cached(
+        "INSERT INTO upstream (identity, met) VALUES (?1, (SELECT count(*) FROM upstream))
+         ON CONFLICT (identity) DO UPDATE SET met = (SELECT max(met) + 1 FROM upstream)
+         RETURNING id",
+    )?
+    .query_row([identity.as_bytes()], |row| row.get(0).map(UpstreamRow))
+}
+
+/// Makes sure that there is a link; `true` if it is new. A new one holds nothing, and is owed every
+/// snapshot.
+pub(super) fn ensure_link(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<bool> {
+    let new = conn
+        .prepare_cached("INSERT OR IGNORE INTO link (upstream, space) VALUES (?1, ?2)")?
+        .execute(params![upstream.0, space.0])?;
+    if new > 0 {
+        owe_everything(conn, upstream, space)?;
+    }
+    Ok(new > 0)
+}
+
+fn owe_everything(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT OR IGNORE INTO owed (upstream, space, local, document)
+         SELECT ?1, space, base, id FROM document WHERE space = ?2 AND folded_changes > 0",
+    )?
+    .execute(params![upstream.0, space.0])?;
+    Ok(())
+}
+
+/// Where the copy of the log ends, and the furthest ack.
+pub(super) fn cursor(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<(Option<Cursor>, Option<Mark>)> {
+    let point = |row: &rusqlite::Row<'_>| {
+        let cursor = match row.get::<_, Option<[u8; 16]>>(0)? {
+            None => None,
+            Some(epoch) => Some(Cursor {
+                epoch: Epoch::from_bytes(epoch),
+                offset: Offset(row.get(1)?),
+                // A fingerprint uses all 64 bits.
+                scope: Scope(row.get::<_, i64>(2)?.cast_unsigned()),
+            }),
+        };
+        let acknowledged = match row.get::<_, Option<[u8; 16]>>(3)? {
+            None => None,
+            Some(epoch) => {
+                Some(Mark { epoch: Epoch::from_bytes(epoch), offset: Offset(row.get(4)?) })
+            }
+        };
+        Ok((cursor, acknowledged))
+    };
+    let found = conn
+        .prepare_cached(
+            "SELECT epoch, offset, scope, ack_epoch, ack_offset FROM link
+             WHERE upstream = ?1 AND space = ?2",
+        )?
+        .query_row(params![upstream.0, space.0], point)
+        .optional()?;
+    Ok(found.unwrap_or_default())
+}
+
+pub(super) fn set_cursor(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    cursor: &Cursor,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE link SET epoch = ?3, offset = ?4, scope = ?5 WHERE upstream = ?1 AND space = ?2",
+    )?
+    .execute(params![
+        upstream.0,
+        space.0,
+        cursor.epoch.as_bytes(),
+        cursor.offset.0,
+        cursor.scope.0.cast_signed()
+    ])?;
+    Ok(())
+}
+
+pub(super) fn set_mark(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    mark: &Mark,
+) -> rusqlite::Result<()> {
+    // A mark of another epoch is of a later one: an upstream's epochs only ever follow each
+    // other, and a reset forgets the mark. Within one epoch the greatest counts.
+    conn.prepare_cached(
+        "UPDATE link SET ack_epoch = ?3, ack_offset = ?4
+         WHERE upstream = ?1 AND space = ?2 AND (ack_offset IS NULL OR ack_offset < ?4)",
+    )?
+    .execute(params![upstream.0, space.0, mark.epoch.as_bytes(), mark.offset.0])?;
+    Ok(())
+}
+
+/// Forgets the cursor, the mark, and that anything is held.
+pub(super) fn reset(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE link SET epoch = NULL, offset = NULL, scope = NULL, ack_epoch = NULL,
+             ack_offset = NULL, held_changes = 0, held_bytes = 0
+         WHERE upstream = ?1 AND space = ?2",
+    )?
+    .execute(params![upstream.0, space.0])?;
+    conn.prepare_cached("DELETE FROM held WHERE upstream = ?1 AND space = ?2")?
+        .execute(params![upstream.0, space.0])?;
+    conn.prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND space = ?2")?
+        .execute(params![upstream.0, space.0])?;
+    owe_everything(conn, upstream, space)?;
+    cover_vacant(conn, upstream, space)
+}
+
+/// Forgets the cursor and nothing else: the log is read again from its start, or compared.
+pub(super) fn forget_cursor(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE link SET epoch = NULL, offset = NULL, scope = NULL
+         WHERE upstream = ?1 AND space = ?2",
+    )?
+    .execute(params![upstream.0, space.0])?;
+    Ok(())
+}
+
+/// Brings the ranges over the vacant numbers, as the upstream in use must have them.
+pub(super) fn cover_vacant(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<()> {
+    let last = space_totals(conn, space)?.last;
+    let mut vacant = IntervalSet::new();
+    for (first, last) in gaps_between(conn, upstream, space, 1, last)? {
+        let mut next = first;
+        let mut statement = conn.prepare_cached(
+            "SELECT c.local FROM change c JOIN document d ON d.id = c.document
+             WHERE c.space = ?1 AND c.local BETWEEN ?2 AND ?3 AND c.local > d.base
+             UNION ALL SELECT local FROM deleted WHERE space = ?1 AND local BETWEEN ?2 AND ?3
+             ORDER BY 1",
+        )?;
+        let mut rows = statement.query(params![space.0, first, last])?;
+        while let Some(row) = rows.next()? {
+            let local: u64 = row.get(0)?;
+            if local > next {
+                vacant.insert(next, local - 1);
+            }
+            next = local + 1;
+        }
+        if next <= last {
+            vacant.insert(next, last);
+        }
+    }
+    hold(conn, upstream, space, &vacant)
+}
+
+/// Every upstream that this space was ever linked with.
+pub(super) fn linked(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<UpstreamRow>> {
+    conn.prepare_cached("SELECT upstream FROM link WHERE space = ?1")?
+        .query_map([space.0], |row| row.get(0).map(UpstreamRow))?
+        .collect()
+}

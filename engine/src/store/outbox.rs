@@ -1,0 +1,248 @@
+//! What an upstream is not known to hold: counted, and in pages, in the order of the log.
+
+use std::collections::BTreeMap;
+
+use landfall_protocol::admission::Roots;
+use landfall_protocol::replica::{OutboxChange, OutboxKind};
+use landfall_protocol::{DocumentId, Local};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::displaced;
+use super::held::gaps_between;
+use super::rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow, parts, space_totals};
+use super::snapshots::unpack_heads;
+
+/// What an upstream does not hold yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Changes.
+    pub changes: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What the upstream does not hold of a space; of an upstream never met, everything.
+pub(super) fn pending(
+    conn: &Connection,
+    upstream: Option<UpstreamRow>,
+    space: SpaceRow,
+    totals: SpaceTotals,
+) -> rusqlite::Result<Pending> {
+    let held: Option<(u64, u64)> = match upstream {
+        None => None,
+        Some(upstream) => conn
+            .prepare_cached(
+                "SELECT held_changes, held_bytes FROM link WHERE upstream = ?1 AND space = ?2",
+            )?
+            .query_row(params![upstream.0, space.0], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?,
+    };
+    let (changes, bytes) = held.unwrap_or_default();
+    // Not in the log any more, and on no relay.
+    let displaced = displaced::pending(conn, space, None)?;
+    Ok(Pending {
+        changes: totals.changes.saturating_sub(changes) + displaced.changes,
+        bytes: totals.bytes.saturating_sub(bytes) + displaced.bytes,
+    })
+}
+
+/// What the upstream does not hold of one document.
+pub(super) fn pending_of_document(
+    conn: &Connection,
+    upstream: Option<UpstreamRow>,
+    space: SpaceRow,
+    document: DocumentRow,
+) -> rusqlite::Result<Pending> {
+    let parts = parts(conn, document)?;
+    let Some(upstream) = upstream else {
+        return Ok(Pending { changes: parts.changes(), bytes: parts.bytes() });
+    };
+    let mut pending = displaced::pending(conn, space, Some(document))?;
+    if super::held::is_owed(conn, upstream, document)? || !is_linked(conn, upstream, space)? {
+        pending.changes += parts.folded_changes;
+        pending.bytes += parts.folded_bytes;
+    }
+    let last = space_totals(conn, space)?.last;
+    for (first, last) in gaps_between(conn, upstream, space, parts.base + 1, last)? {
+        let (changes, bytes): (u64, u64) = conn
+            .prepare_cached(
+                "SELECT count(*), coalesce(sum(length(body)), 0) FROM change
+                 WHERE document = ?1 AND local BETWEEN ?2 AND ?3",
+            )?
+            .query_row(params![document.0, first, last], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        pending.changes += changes;
+        pending.bytes += bytes;
+    }
+    Ok(pending)
+}
+
+fn is_linked(conn: &Connection, upstream: UpstreamRow, space: SpaceRow) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM link WHERE upstream = ?1 AND space = ?2")?
+        .exists(params![upstream.0, space.0])
+}
+
+/// The first local sequence number that is not held, whoever refuses it.
+pub(super) fn first_gap(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    totals: SpaceTotals,
+) -> rusqlite::Result<Option<u64>> {
+    let gaps = gaps_between(conn, upstream, space, 1, totals.last)?;
+    let owed: Option<u64> = conn
+        .prepare_cached("SELECT min(local) FROM owed WHERE upstream = ?1 AND space = ?2")?
+        .query_row(params![upstream.0, space.0], |row| row.get(0))?;
+    let first = gaps.first().map(|gap| gap.0);
+    // Older than whatever is in the log.
+    let displaced = displaced::pending(conn, space, None)?.changes > 0;
+    Ok(first.into_iter().chain(owed).chain(displaced.then_some(1)).min())
+}
+
+/// The first local sequence number that is not held and not of a parked document.
+pub(super) fn first_unheld(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<Option<u64>> {
+    let (page, _) = outbox_page(conn, upstream, space, Local(0), 1, 1)?;
+    Ok(page.first().map(|change| change.local.0))
+}
+
+/// A page of the outbox, without parked documents; `true` if it was cut.
+pub(super) fn outbox_page(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    after: Local,
+    changes: usize,
+    bytes: usize,
+) -> rusqlite::Result<(Vec<OutboxChange>, bool)> {
+    let last = space_totals(conn, space)?.last;
+    let gaps = gaps_between(conn, upstream, space, after.0 + 1, last)?;
+    let mut page = Page { items: Vec::new(), weight: 0, changes, bytes };
+    let mut others = snapshots(conn, upstream, space, after, changes)?;
+    deletions(conn, upstream, space, &gaps, &mut others)?;
+    for (first, last) in gaps {
+        let mut statement = conn.prepare_cached(
+            "SELECT c.local, d.document, c.body, d.merges AND c.seq = 1
+             FROM change c JOIN document d ON d.id = c.document
+             WHERE c.space = ?2 AND c.local BETWEEN ?3 AND ?4 AND c.local > d.base AND NOT EXISTS
+                 (SELECT 1 FROM parked p WHERE p.upstream = ?1 AND p.document = c.document)
+             ORDER BY c.local",
+        )?;
+        let mut rows = statement.query(params![upstream.0, space.0, first, last])?;
+        while let Some(row) = rows.next()? {
+            let local = Local(row.get(0)?);
+            if !page.take_before(&mut others, Some(local)) {
+                return Ok((page.items, true));
+            }
+            let (document, body): (_, Vec<u8>) = (DocumentId::from_bytes(row.get(1)?), row.get(2)?);
+            let roots = match row.get::<_, bool>(3)? && is_root(&body) {
+                true => Roots::Several,
+                false => Roots::One,
+            };
+            let weight = body.len();
+            let what = OutboxKind::Change(body, roots);
+            if !page.take(OutboxChange { local, document, what }, weight) {
+                return Ok((page.items, true));
+            }
+        }
+    }
+    let whole = page.take_before(&mut others, None);
+    Ok((page.items, !whole))
+}
+
+/// Whether a change rests on nothing.
+fn is_root(body: &[u8]) -> bool {
+    let change = automerge::Change::from_bytes(body.to_vec());
+    change.is_ok_and(|change| change.deps().is_empty())
+}
+
+struct Page {
+    items: Vec<OutboxChange>,
+    weight: usize,
+    changes: usize,
+    bytes: usize,
+}
+
+impl Page {
+    /// False if the page is full.
+    fn take(&mut self, item: OutboxChange, weight: usize) -> bool {
+        let fits = self.items.len() < self.changes && self.weight + weight <= self.bytes;
+        if !fits && !self.items.is_empty() {
+            return false;
+        }
+        self.weight += weight;
+        self.items.push(item);
+        true
+    }
+
+    /// Takes what stands before a position; false if the page is full.
+    fn take_before(
+        &mut self,
+        others: &mut BTreeMap<u64, OutboxChange>,
+        before: Option<Local>,
+    ) -> bool {
+        while let Some(first) = others.first_entry()
+            && before.is_none_or(|before| *first.key() < before.0)
+        {
+            if !self.take(first.get().clone(), 0) {
+                return false;
+            }
+            first.remove();
+        }
+        true
+    }
+}
+
+/// Snapshots that the upstream does not hold, by their place in the log, no more than fit a page.
+fn snapshots(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    after: Local,
+    most: usize,
+) -> rusqlite::Result<BTreeMap<u64, OutboxChange>> {
+    let snapshot = |row: &rusqlite::Row<'_>| {
+        let heads = unpack_heads(&row.get::<_, Vec<u8>>(4)?);
+        let heads = heads.into_iter().map(|(hash, _)| hash).collect();
+        let what = OutboxKind::Snapshot { hash: row.get(2)?, total: row.get(3)?, heads };
+        let (local, document) = (Local(row.get(0)?), DocumentId::from_bytes(row.get(1)?));
+        Ok((local.0, OutboxChange { local, document, what }))
+    };
+    conn.prepare_cached(
+        "SELECT o.local, d.document, s.hash, d.folded_bytes, s.heads
+         FROM owed o JOIN document d ON d.id = o.document JOIN snapshot s ON s.document = d.id
+         WHERE o.upstream = ?1 AND o.space = ?2 AND o.local > ?3 AND NOT EXISTS
+             (SELECT 1 FROM parked p WHERE p.upstream = ?1 AND p.document = o.document)
+         ORDER BY o.local LIMIT ?4",
+    )?
+    .query_map(params![upstream.0, space.0, after.0, most + 1], snapshot)?
+    .collect()
+}
+
+/// Adds the deletions that the upstream does not hold.
+fn deletions(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    gaps: &[(u64, u64)],
+    others: &mut BTreeMap<u64, OutboxChange>,
+) -> rusqlite::Result<()> {
+    let (Some((first, _)), Some((_, last))) = (gaps.first(), gaps.last()) else { return Ok(()) };
+    let mut statement = conn.prepare_cached(
+        "SELECT x.local, d.document FROM deleted x JOIN document d ON d.id = x.document
+         WHERE x.space = ?2 AND x.local BETWEEN ?3 AND ?4 AND NOT EXISTS
+             (SELECT 1 FROM parked p WHERE p.upstream = ?1 AND p.document = x.document)
+         ORDER BY x.local",
+    )?;
+    let mut rows = statement.query(params![upstream.0, space.0, first, last])?;
+    while let Some(row) = rows.next()? {
+        let local: u64 = row.get(0)?;
+        if gaps.iter().any(|(first, last)| (*first..=*last).contains(&local)) {
+            let (local, document) = (Local(local), DocumentId::from_bytes(row.get(1)?));
+            others.insert(local.0, OutboxChange { local, document, what: OutboxKind::Tombstone });
+        }
+    }
+    Ok(())
+}

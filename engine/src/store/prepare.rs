@@ -1,0 +1,263 @@
+//! What a batch needs before its transaction: snapshots assembled, opened and checked, indexes of
+//! folded histories at hand. It costs as much as loading the documents, so it runs on the thread
+//! of whoever asks, never on the writer's.
+
+use std::sync::Arc;
+
+use landfall_fold::FoldError;
+use landfall_protocol::admission::CheckedChange;
+use landfall_protocol::replica::Incoming;
+use landfall_protocol::{ChangeHash, DocumentId};
+use landfall_storage::{Durability, ReadError};
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+
+use super::rows::{DocumentRow, SpaceRow, document_row};
+use super::snapshots::{Opened, body, folded_heads};
+use super::{LocalLog, UpstreamRow, WriteFailure};
+
+/// Why a batch cannot be written. It is the relay's doing, or the store's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrepareError {
+    /// The relay's snapshot is not what it says, or automerge cannot read it.
+    #[error("the relay's snapshot of document {document} is bad: {reason}")]
+    Snapshot { document: DocumentId, reason: BadSnapshot },
+    #[error("the store could not be read")]
+    Read(#[from] ReadError<rusqlite::Error>),
+    #[error("the store could not be written")]
+    Write(#[from] WriteFailure),
+}
+
+/// What is wrong with a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadSnapshot {
+    #[error("its parts are not all there")]
+    Incomplete,
+    #[error("its SHA-256 is not the one that was told")]
+    Hash,
+    #[error("its heads are not those that were told")]
+    Heads,
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+}
+
+/// Entries that are ready for their transaction.
+#[derive(Debug, Default)]
+pub(crate) struct Ready {
+    pub(super) entries: Vec<Prepared>,
+}
+
+#[derive(Debug)]
+pub(super) enum Prepared {
+    Plain(Incoming),
+    Snapshot(Box<ReadySnapshot>),
+}
+
+/// A snapshot that was opened, with what was folded here.
+#[derive(Debug)]
+pub(super) struct ReadySnapshot {
+    pub(super) document: DocumentId,
+    /// What the upstream sent, and with it what only we had folded.
+    pub(super) opened: Opened,
+    /// Whether all of it is the upstream's.
+    pub(super) pure: bool,
+    /// Our own snapshot that it was joined with, or that is in it.
+    pub(super) over: Option<[u8; 32]>,
+    /// As the upstream told it, while `opened` is joined with our own.
+    received: Option<Opened>,
+}
+
+impl ReadySnapshot {
+    fn new(document: DocumentId, received: Opened) -> Self {
+        Self { document, opened: received, pure: true, over: None, received: None }
+    }
+
+    /// Joins it with what is folded here now, unless that was done.
+    pub(super) fn join(
+        &mut self,
+        conn: &Connection,
+        row: Option<DocumentRow>,
+    ) -> Result<(), JoinError> {
+        let now = match row {
+            None => None,
+            Some(row) => conn
+                .prepare_cached(
+                    "SELECT s.hash FROM snapshot s JOIN document d ON d.id = s.document
+                     WHERE s.document = ?1 AND d.folded_changes > 0",
+                )?
+                .query_row([row.0], |row| row.get(0))
+                .optional()?,
+        };
+        if self.over == now {
+            return Ok(());
+        }
+        self.over = now;
+        if let Some(received) = self.received.take() {
+            (self.opened, self.pure) = (received, true);
+        }
+        let Some(row) = row.filter(|_| now.is_some()) else { return Ok(()) };
+        let heads: Vec<ChangeHash> =
+            folded_heads(conn, row)?.into_iter().map(|(hash, _)| hash).collect();
+        if heads.iter().all(|head| self.opened.index.contains(head)) {
+            return Ok(());
+        }
+        let Some(ours) = body(conn, row)? else { return Ok(()) };
+        let joined = landfall_fold::fold(&[&self.opened.body, &ours], [])?;
+        let joined = Opened::of(joined).map_err(FoldError::from)?;
+        self.received = Some(std::mem::replace(&mut self.opened, joined));
+        self.pure = false;
+        Ok(())
+    }
+}
+
+/// Why a snapshot could not be joined with our own.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum JoinError {
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+}
+
+impl LocalLog {
+    /// Makes entries ready for their transaction. Blocks; never call it on the writer thread.
+    pub(crate) fn prepare(
+        &self,
+        space: SpaceRow,
+        entries: Vec<Incoming>,
+    ) -> Result<Ready, PrepareError> {
+        let in_parts = |entry: &Incoming| matches!(entry, Incoming::Snapshot { body: None, .. });
+        if entries.iter().any(in_parts) {
+            // The parts were submitted before this; so they are written after it.
+            self.db.write(Durability::Relaxed, |_| Ok::<_, rusqlite::Error>(()))?;
+        }
+        self.db.read(|conn| {
+            entries.iter().try_for_each(|entry| match entry {
+                Incoming::Change { document, change, .. } => {
+                    self.warm(conn, space, document, change)
+                }
+                _ => Ok(()),
+            })
+        })?;
+        let mut ready = Ready::default();
+        for entry in entries {
+            ready.entries.push(match entry {
+                Incoming::Snapshot { document, hash, heads, body, .. } => {
+                    let snapshot = self.open_snapshot(space, document, hash, heads, body)?;
+                    Prepared::Snapshot(Box::new(snapshot))
+                }
+                entry => Prepared::Plain(entry),
+            });
+        }
+        Ok(ready)
+    }
+
+    fn open_snapshot(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        hash: [u8; 32],
+        mut heads: Vec<ChangeHash>,
+        body: Option<Vec<u8>>,
+    ) -> Result<ReadySnapshot, PrepareError> {
+        let bad = |reason| PrepareError::Snapshot { document, reason };
+        let body = match (body, self.upstream()) {
+            (Some(body), _) => Some(body),
+            (None, Some(upstream)) => {
+                self.db.read(|conn| assemble(conn, upstream, space, &hash))?
+            }
+            (None, None) => None,
+        };
+        let body = body.ok_or_else(|| bad(BadSnapshot::Incomplete))?;
+        if <[u8; 32]>::from(Sha256::digest(&body)) != hash {
+            return Err(bad(BadSnapshot::Hash));
+        }
+        let opened = Opened::open(body).map_err(|error| bad(error.into()))?;
+        heads.sort_unstable();
+        if opened.index.heads() != heads {
+            return Err(bad(BadSnapshot::Heads));
+        }
+        let mut snapshot = ReadySnapshot::new(document, opened);
+        let joined = self.db.read(|conn| {
+            let row = document_row(conn, space, &document)?;
+            match snapshot.join(conn, row) {
+                Ok(()) => Ok(Ok(())),
+                Err(JoinError::Sql(error)) => Err(error),
+                Err(JoinError::Fold(error)) => Ok(Err(error)),
+            }
+        })?;
+        joined.map_err(|error| bad(error.into()))?;
+        Ok(snapshot)
+    }
+
+    /// Brings the index of a document's folded history into memory if a change will ask for it.
+    fn warm(
+        &self,
+        conn: &Connection,
+        space: SpaceRow,
+        document: &DocumentId,
+        change: &CheckedChange,
+    ) -> rusqlite::Result<()> {
+        let Some(row) = document_row(conn, space, document)? else { return Ok(()) };
+        let heads = folded_heads(conn, row)?;
+        if heads.is_empty() {
+            return Ok(());
+        }
+        for hash in change.dependencies.iter().chain([&change.hash]) {
+            let in_tail = conn
+                .prepare_cached("SELECT 1 FROM change WHERE document = ?1 AND hash = ?2")?
+                .exists(params![row.0, hash.0])?;
+            let is_head = heads.iter().any(|(head, _)| head == hash);
+            let is_new =
+                *hash == change.hash && change.seq > self.last_folded(conn, row, change)?;
+            if !in_tail && !is_head && !is_new {
+                let indexes = Arc::clone(&self.indexes);
+                // A snapshot that cannot be read is found by whoever needs it.
+                let _ = indexes.of(conn, row);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn last_folded(
+        &self,
+        conn: &Connection,
+        row: DocumentRow,
+        change: &CheckedChange,
+    ) -> rusqlite::Result<u64> {
+        let last: Option<u64> = conn
+            .prepare_cached(
+                "SELECT max(f.seq) FROM folded_actor f JOIN actor a ON a.id = f.actor
+                 WHERE f.document = ?1 AND a.actor = ?2",
+            )?
+            .query_row(params![row.0, change.actor.to_bytes()], |row| row.get(0))?;
+        Ok(last.unwrap_or(0))
+    }
+}
+
+/// A snapshot's bytes, if all its parts are there.
+fn assemble(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    hash: &[u8; 32],
+) -> rusqlite::Result<Option<Vec<u8>>> {
+    let total: Option<usize> = conn
+        .prepare_cached(
+            "SELECT total FROM partial
+             WHERE upstream = ?1 AND space = ?2 AND hash = ?3 AND bytes = total",
+        )?
+        .query_row(params![upstream.0, space.0, hash], |row| row.get(0))
+        .optional()?;
+    let Some(total) = total else { return Ok(None) };
+    let mut assembled = Vec::with_capacity(total);
+    let mut statement = conn.prepare_cached(
+        "SELECT body FROM partial_part WHERE upstream = ?1 AND space = ?2 ORDER BY start",
+    )?;
+    let mut rows = statement.query(params![upstream.0, space.0])?;
+    while let Some(row) = rows.next()? {
+        assembled.extend(row.get::<_, Vec<u8>>(0)?);
+    }
+    Ok((assembled.len() == total).then_some(assembled))
+}

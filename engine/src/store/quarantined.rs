@@ -1,0 +1,67 @@
+//! Documents that automerge could not read: by which version of this software, and why. Their
+//! changes stay where they are.
+
+use landfall_protocol::DocumentId;
+use landfall_storage::Durability;
+use rusqlite::{OptionalExtension, params};
+
+use super::folding::SOFTWARE;
+use super::rows::document_row;
+use super::{LocalLog, SpaceRow, ViewError};
+
+/// Why a document is quarantined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Quarantine {
+    /// The version that could not read it.
+    pub(crate) version: String,
+    /// What automerge said to it.
+    pub(crate) reason: String,
+}
+
+impl LocalLog {
+    /// Whether a document is known to be unreadable.
+    pub(crate) fn quarantine(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+    ) -> Result<Option<Quarantine>, ViewError> {
+        self.view(|conn| {
+            let Some(row) = document_row(conn, space, document)? else { return Ok(None) };
+            conn.prepare_cached("SELECT version, reason FROM quarantine WHERE document = ?1")?
+                .query_row([row.0], |row| {
+                    Ok(Quarantine { version: row.get(0)?, reason: row.get(1)? })
+                })
+                .optional()
+        })
+    }
+
+    /// Notes that a document cannot be read, and why, or that it can. Takes no fsync, and may be
+    /// lost: whoever loads the document next finds out again.
+    pub(crate) fn submit_quarantine(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        reason: Option<String>,
+    ) {
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let Some(row) = document_row(tx, space, &document)? else { return Ok(()) };
+            match reason {
+                Some(reason) => tx
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO quarantine (document, version, reason)
+                         VALUES (?1, ?2, ?3)",
+                    )?
+                    .execute(params![row.0, SOFTWARE, reason])?,
+                None => tx
+                    .prepare_cached("DELETE FROM quarantine WHERE document = ?1")?
+                    .execute([row.0])?,
+            };
+            Ok::<_, rusqlite::Error>(())
+        };
+        self.db.submit(Durability::Relaxed, job, move |noted| {
+            if let Err(error) = noted {
+                tracing::warn!(%document, %error, "a quarantine could not be noted");
+            }
+        });
+    }
+}

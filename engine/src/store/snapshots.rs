@@ -1,0 +1,162 @@
+//! Folded histories: a document's snapshot, beside which only the tail's rows are alive.
+
+use std::sync::Arc;
+
+use landfall_fold::{FoldError, Folded};
+use landfall_protocol::folded::{BadIndex, PackedIndex};
+use landfall_protocol::{ChangeHash, DocumentId, limits};
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+
+use super::rows::{DocumentRow, SpaceRow, actor_row_or_new, document_row};
+use super::{LocalLog, ViewError};
+
+/// A snapshot that was loaded once, and is what it says.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
+    pub(crate) hash: [u8; 32],
+    pub(crate) body: Vec<u8>,
+    pub(crate) index: Arc<PackedIndex>,
+}
+
+impl Opened {
+    /// Loads a snapshot's bytes. Costs as much as loading the document.
+    pub(crate) fn open(body: Vec<u8>) -> Result<Self, FoldError> {
+        let index = Arc::new(super::indexes::build(&body)?);
+        Ok(Self { hash: Sha256::digest(&body).into(), body, index })
+    }
+
+    /// What a fold made, which has loaded it.
+    pub(crate) fn of(folded: Folded) -> Result<Self, BadIndex> {
+        let index = Arc::new(PackedIndex::parse(folded.index)?);
+        Ok(Self { hash: folded.hash, body: folded.snapshot, index })
+    }
+
+    /// The heads with their last operation counters, ascending.
+    pub(super) fn heads(&self) -> Vec<(ChangeHash, u64)> {
+        let max_op = |hash: &ChangeHash| self.index.find(hash).map_or(0, |found| found.max_op);
+        self.index.heads().into_iter().map(|hash| (hash, max_op(&hash))).collect()
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.index.len() as u64
+    }
+}
+
+/// The heads of a folded history with their last operation counters; none if nothing is folded.
+pub(super) fn folded_heads(
+    conn: &Connection,
+    document: DocumentRow,
+) -> rusqlite::Result<Vec<(ChangeHash, u64)>> {
+    let heads = conn
+        .prepare_cached("SELECT heads FROM snapshot WHERE document = ?1")?
+        .query_row([document.0], |row| row.get::<_, Vec<u8>>(0))
+        .optional()?;
+    Ok(heads.map(|heads| unpack_heads(&heads)).unwrap_or_default())
+}
+
+pub(super) fn unpack_heads(bytes: &[u8]) -> Vec<(ChangeHash, u64)> {
+    let head = |bytes: &[u8; 40]| {
+        let (mut hash, mut max_op) = ([0; 32], [0; 8]);
+        hash.copy_from_slice(&bytes[..32]);
+        max_op.copy_from_slice(&bytes[32..]);
+        (ChangeHash(hash), u64::from_le_bytes(max_op))
+    };
+    bytes.as_chunks().0.iter().map(head).collect()
+}
+
+fn pack_heads(heads: &[(ChangeHash, u64)]) -> Vec<u8> {
+    let head = |(hash, max_op): &(ChangeHash, u64)| {
+        hash.0.into_iter().chain(max_op.to_le_bytes()).collect::<Vec<u8>>()
+    };
+    heads.iter().flat_map(head).collect()
+}
+
+/// Puts a snapshot in place of the one before. What was in that must be in this one too.
+pub(super) fn put(
+    conn: &Connection,
+    document: DocumentRow,
+    opened: &Opened,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO snapshot (document, hash, heads, body) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![document.0, opened.hash, pack_heads(&opened.heads()), opened.body])?;
+    for last in opened.index.actors() {
+        let actor = actor_row_or_new(conn, &last.actor)?;
+        conn.prepare_cached(
+            "INSERT INTO folded_actor (document, actor, seq, hash) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET seq = excluded.seq, hash = excluded.hash
+                 WHERE hash <> excluded.hash",
+        )?
+        .execute(params![document.0, actor, last.seq, last.hash.0])?;
+    }
+    Ok(())
+}
+
+/// Takes a document's folded history away.
+pub(super) fn remove(conn: &Connection, document: DocumentRow) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM folded_actor WHERE document = ?1")?.execute([document.0])?;
+    conn.prepare_cached("DELETE FROM owed WHERE document = ?1")?.execute([document.0])?;
+    conn.prepare_cached("DELETE FROM snapshot WHERE document = ?1")?.execute([document.0])?;
+    Ok(())
+}
+
+pub(super) fn body(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Option<Vec<u8>>> {
+    conn.prepare_cached("SELECT body FROM snapshot WHERE document = ?1")?
+        .query_row([document.0], |row| row.get(0))
+        .optional()
+}
+
+/// A document's folded history, to be loaded before its other changes.
+#[derive(Debug)]
+pub(crate) struct Base {
+    /// Its place in the log: changes after it are to be applied to it.
+    pub(crate) local: u64,
+    /// An automerge document chunk.
+    pub(crate) body: Vec<u8>,
+    /// Its SHA-256.
+    pub(crate) hash: [u8; 32],
+}
+
+/// A document's folded history, if it lies beyond a position.
+pub(super) fn base_after(
+    conn: &Connection,
+    document: DocumentRow,
+    after: u64,
+) -> rusqlite::Result<Option<Base>> {
+    conn.prepare_cached(
+        "SELECT d.base, s.body, s.hash FROM document d JOIN snapshot s ON s.document = d.id
+         WHERE d.id = ?1 AND d.folded_changes > 0 AND d.base > ?2",
+    )?
+    .query_row(params![document.0, after], |row| {
+        Ok(Base { local: row.get(0)?, body: row.get(1)?, hash: row.get(2)? })
+    })
+    .optional()
+}
+
+impl LocalLog {
+    /// A document's folded history; `None` if nothing of it is folded. What follows it is read
+    /// with [`LocalLog::changes_after`] from its `local` on.
+    pub(crate) fn document_base(&self, document: DocumentRow) -> Result<Option<Base>, ViewError> {
+        self.view(|conn| base_after(conn, document, 0))
+    }
+
+    /// A piece of a document's snapshot for the upstream, as long as a part may be; `None` if it has another one by now.
+    pub(crate) fn snapshot_part(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+        hash: &[u8; 32],
+        from: u64,
+    ) -> Result<Option<Vec<u8>>, ViewError> {
+        self.view(|conn| {
+            let Some(row) = document_row(conn, space, document)? else { return Ok(None) };
+            conn.prepare_cached(
+                "SELECT substr(body, ?3 + 1, ?4) FROM snapshot WHERE document = ?1 AND hash = ?2",
+            )?
+            .query_row(params![row.0, hash, from, limits::PART_BYTES], |row| row.get(0))
+            .optional()
+        })
+    }
+}

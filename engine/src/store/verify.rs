@@ -1,0 +1,221 @@
+//! Looking whether the store is what it should be: bytes against hashes, changes against what they
+//! rest on, snapshots against their heads, and all that is derived against what it is derived from.
+//! It changes nothing.
+
+use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
+use rusqlite::Connection;
+
+use super::rows::{DocumentRow, SpaceRow};
+use super::verify_document::document_faults;
+use super::verify_space::space_faults;
+use super::{LocalLog, ViewError};
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Where; `None` of the file as a whole.
+    pub space: Option<SpaceName>,
+    /// In which document, if in one.
+    pub document: Option<DocumentId>,
+    /// What.
+    pub fault: Fault,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(space) = &self.space {
+            write!(f, "space {space}: ")?;
+        }
+        if let Some(document) = &self.document {
+            write!(f, "document {document}: ")?;
+        }
+        self.fault.fmt(f)
+    }
+}
+
+/// What can be wrong with a store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// SQLite finds the file damaged.
+    #[error("the file is damaged: {0}")]
+    File(String),
+    /// A change's bytes are not those of its hash.
+    #[error("change {hash} is damaged: {reason}")]
+    Change {
+        /// The change, as the log names it.
+        hash: ChangeHash,
+        /// What its bytes are.
+        reason: String,
+    },
+    /// What the log says of a change is not what its bytes say.
+    #[error("the log's row of change {0} contradicts its bytes")]
+    Row(ChangeHash),
+    /// A change rests on one that is not there.
+    #[error("change {hash} rests on {missing}, which is not there")]
+    Dependency {
+        /// The change.
+        hash: ChangeHash,
+        /// What is missing.
+        missing: ChangeHash,
+    },
+    /// An actor's changes have a hole before this one.
+    #[error("change {0} does not follow its actor's last one")]
+    Sequence(ChangeHash),
+    /// A snapshot's bytes are not those of its hash, or automerge cannot read them.
+    #[error("the folded history is damaged: {0}")]
+    Snapshot(String),
+    /// What is noted of a folded history is not what it holds.
+    #[error("what is noted of the folded history is not what it holds")]
+    SnapshotNotes,
+    /// The document's id is not the one under which its leaf was computed.
+    #[error("the document's id is damaged")]
+    Identity,
+    /// The heads are not those of the changes.
+    #[error("the heads are not those of the changes")]
+    Heads,
+    /// The leaf is not that of the heads.
+    #[error("the leaf is not that of the heads")]
+    Leaf,
+    /// Folded changes and others are not told apart rightly.
+    #[error("rows of changes are on the wrong side of the folded history's end")]
+    Base,
+    /// The counts are not those of the changes.
+    #[error("the counts are not those of the changes")]
+    Counts,
+    /// Dead rows that nobody will remove.
+    #[error("rows of folded or deleted changes were left behind")]
+    Unswept,
+    /// A sum of leaves is wrong.
+    #[error("the sum of leaves {0:02x} is wrong")]
+    Digest(u8),
+    /// What an upstream is noted to hold is impossible, or wrongly counted.
+    #[error("what an upstream is noted to hold is wrong: {0}")]
+    Held(&'static str),
+}
+
+/// What is to be done about a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Remedy {
+    /// It is derived, and can be derived again.
+    Derive,
+    /// Bytes are lost: they go, and come back from the upstream.
+    Fetch,
+    /// SQLite's own to repair.
+    Reindex,
+}
+
+impl Fault {
+    pub(super) fn remedy(&self) -> Remedy {
+        match self {
+            Self::File(_) => Remedy::Reindex,
+            Self::Change { .. }
+            | Self::Dependency { .. }
+            | Self::Sequence(_)
+            | Self::Snapshot(_)
+            | Self::Identity => Remedy::Fetch,
+            _ => Remedy::Derive,
+        }
+    }
+}
+
+impl LocalLog {
+    /// Looks at everything. Each document's snapshot is loaded, one after the other.
+    ///
+    /// # Errors
+    /// If the store cannot be read at all. What SQLite finds damaged is a finding.
+    pub(crate) fn verify(&self) -> Result<Vec<Finding>, ViewError> {
+        let mut findings = Vec::new();
+        let mut add = |space: Option<&SpaceName>, document, faults: Vec<Fault>| {
+            let finding = |fault| Finding { space: space.cloned(), document, fault };
+            findings.extend(faults.into_iter().map(finding));
+        };
+        add(None, None, self.faults(file_faults)?);
+        let mut names = Vec::new();
+        let read = self.faults(|conn| {
+            names = space_names(conn)?;
+            Ok(Vec::new())
+        })?;
+        add(None, None, read);
+        let upstream = self.upstream();
+        for (name, space) in names {
+            let mut documents = Vec::new();
+            let read = self.faults(|conn| {
+                documents = documents_of(conn, space)?;
+                space_faults(conn, space, upstream)
+            })?;
+            add(Some(&name), None, read);
+            for (row, id) in documents {
+                let faults = self.faults(|conn| document_faults(conn, space, row, &id))?;
+                add(Some(&name), Some(id), faults);
+            }
+        }
+        Ok(findings)
+    }
+
+    /// The faults that a look finds. What SQLite cannot read is one.
+    fn faults(
+        &self,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<Vec<Fault>>,
+    ) -> Result<Vec<Fault>, ViewError> {
+        match self.view(look) {
+            Ok(faults) => Ok(faults),
+            Err(error) if is_damage(&error) => Ok(vec![Fault::File(chain(&error))]),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_damage(error: &ViewError) -> bool {
+    use landfall_storage::{FailureClass, ReadError};
+    let value = |error: &rusqlite::Error| {
+        matches!(
+            error,
+            rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::QueryReturnedNoRows
+                // Tables are made of text, too.
+                | rusqlite::Error::SqlInputError { .. }
+        )
+    };
+    error.0.class() == FailureClass::Corrupt
+        || matches!(&error.0, ReadError::Query(error) if value(error))
+}
+
+fn chain(error: &ViewError) -> String {
+    let source = std::error::Error::source(error);
+    let deeper = source.and_then(std::error::Error::source);
+    deeper.or(source).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn file_faults(conn: &Connection) -> rusqlite::Result<Vec<Fault>> {
+    let lines: Vec<String> = conn
+        .prepare("PRAGMA integrity_check(20)")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(lines.into_iter().filter(|line| line != "ok").map(Fault::File).collect())
+}
+
+fn space_names(conn: &Connection) -> rusqlite::Result<Vec<(SpaceName, SpaceRow)>> {
+    let mut statement = conn.prepare("SELECT id, name FROM space ORDER BY id")?;
+    let mut rows = statement.query([])?;
+    let mut names = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Ok(name) = row.get::<_, String>(1)?.parse() {
+            names.push((name, SpaceRow(row.get(0)?)));
+        }
+    }
+    Ok(names)
+}
+
+fn documents_of(
+    conn: &Connection,
+    space: SpaceRow,
+) -> rusqlite::Result<Vec<(DocumentRow, DocumentId)>> {
+    conn.prepare("SELECT id, document FROM document WHERE space = ?1 ORDER BY id")?
+        .query_map([space.0], |row| {
+            Ok((DocumentRow(row.get(0)?), DocumentId::from_bytes(row.get(1)?)))
+        })?
+        .collect()
+}

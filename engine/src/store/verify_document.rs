@@ -1,0 +1,264 @@
+//! Looking at one document: its changes, its folded history, and what is noted of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use landfall_protocol::admission::{CheckedChange, preflight};
+use landfall_protocol::digest::{Digest as LeafSum, Leaf};
+use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::{ActorId, ChangeHash, DocumentId};
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+
+use super::rows::{DocumentRow, Parts, SpaceRow, hash_of, heads, parts};
+use super::snapshots::{Opened, unpack_heads};
+use super::verify::Fault;
+use super::{deletion, leaves};
+
+/// What is wrong with a document.
+pub(super) fn document_faults(
+    conn: &Connection,
+    space: SpaceRow,
+    row: DocumentRow,
+    id: &DocumentId,
+) -> rusqlite::Result<Vec<Fault>> {
+    let parts = parts(conn, row)?;
+    let mut faults = Vec::new();
+    let (dead, sweep): (u64, bool) = conn
+        .prepare_cached(
+            "SELECT (SELECT count(*) FROM change WHERE document = ?1 AND local <= d.base), sweep
+             FROM document d WHERE id = ?1",
+        )?
+        .query_row([row.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if deletion::is_deleted(conn, row)? {
+        if parts != (Parts { base: parts.base, ..Parts::default() }) {
+            faults.push(Fault::Counts);
+        }
+        if !heads(conn, row)?.is_empty() {
+            faults.push(Fault::Heads);
+        }
+        let kept: bool = conn
+            .prepare_cached("SELECT kept_base IS NOT NULL FROM deleted WHERE document = ?1")?
+            .query_row([row.0], |row| row.get(0))?;
+        if dead > 0 && !sweep && !kept {
+            faults.push(Fault::Unswept);
+        }
+        faults.extend(leaf_fault(conn, space, row, id, Some(Leaf::of_tombstone(id)))?);
+        return Ok(faults);
+    }
+    if dead > 0 && !sweep && parts.folded_changes > 0 {
+        faults.push(Fault::Unswept);
+    }
+    let index = match snapshot_faults(conn, row, &parts, &mut faults)? {
+        // Nothing can be said of what rests on it.
+        None if parts.folded_changes > 0 => return Ok(faults),
+        index => index,
+    };
+    let index = index.as_ref();
+    if !base_is_right(&sides(conn, row, index)?, parts.base, index.is_some()) {
+        // What else is found would follow from it.
+        return Ok(vec![Fault::Base]);
+    }
+    tail_faults(conn, space, (row, id), &parts, index, &mut faults)?;
+    Ok(faults)
+}
+
+/// Each row of a document, dead or alive: its number, and whether it is folded.
+pub(super) fn sides(
+    conn: &Connection,
+    row: DocumentRow,
+    index: Option<&PackedIndex>,
+) -> rusqlite::Result<Vec<(u64, bool)>> {
+    conn.prepare_cached("SELECT local, hash FROM change WHERE document = ?1 ORDER BY local")?
+        .query_map([row.0], |row| {
+            let hash = hash_of(row.get(1)?);
+            Ok((row.get(0)?, index.is_some_and(|index| index.contains(&hash))))
+        })?
+        .collect()
+}
+
+fn base_is_right(sides: &[(u64, bool)], base: u64, has_snapshot: bool) -> bool {
+    (has_snapshot || base == 0) && sides.iter().all(|(local, folded)| *folded == (*local <= base))
+}
+
+/// The folded history's index, if there is one that can be read.
+fn snapshot_faults(
+    conn: &Connection,
+    row: DocumentRow,
+    parts: &Parts,
+    faults: &mut Vec<Fault>,
+) -> rusqlite::Result<Option<PackedIndex>> {
+    let stored = conn
+        .prepare_cached("SELECT hash, heads, body FROM snapshot WHERE document = ?1")?
+        .query_row([row.0], |row| {
+            Ok((row.get::<_, [u8; 32]>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
+        })
+        .optional()?;
+    let Some((hash, noted, body)) = stored else {
+        if parts.folded_changes > 0 {
+            faults.push(Fault::Snapshot("it is not there".to_owned()));
+        }
+        return Ok(None);
+    };
+    if <[u8; 32]>::from(Sha256::digest(&body)) != hash {
+        faults.push(Fault::Snapshot("its bytes are not those of its hash".to_owned()));
+        return Ok(None);
+    }
+    let length = body.len() as u64;
+    let opened = match Opened::open(body) {
+        Ok(opened) => opened,
+        Err(error) => {
+            faults.push(Fault::Snapshot(error.to_string()));
+            return Ok(None);
+        }
+    };
+    let mut actors: Vec<(ActorId, u64, ChangeHash)> = conn
+        .prepare_cached(
+            "SELECT a.actor, f.seq, f.hash FROM folded_actor f JOIN actor a ON a.id = f.actor
+             WHERE f.document = ?1",
+        )?
+        .query_map([row.0], |row| {
+            let actor = ActorId::from(row.get::<_, Vec<u8>>(0)?);
+            Ok((actor, row.get(1)?, hash_of(row.get(2)?)))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    actors.sort();
+    let mut held: Vec<(ActorId, u64, ChangeHash)> =
+        opened.index.actors().map(|last| (last.actor, last.seq, last.hash)).collect();
+    held.sort();
+    let counted = (parts.folded_changes, parts.folded_bytes) == (opened.changes(), length);
+    if actors != held || unpack_heads(&noted) != opened.heads() || !counted {
+        faults.push(Fault::SnapshotNotes);
+    }
+    Ok(Some((*opened.index).clone()))
+}
+
+/// A row of the log as it stands.
+pub(super) struct RawRow {
+    pub(super) local: u64,
+    pub(super) hash: ChangeHash,
+    pub(super) actor: ActorId,
+    pub(super) seq: u64,
+    pub(super) max_op: u64,
+    pub(super) body: Vec<u8>,
+}
+
+impl RawRow {
+    /// The change, if the bytes are those of the hash.
+    pub(super) fn check(&self) -> Result<CheckedChange, String> {
+        let change = preflight(&self.body).map_err(|error| error.to_string())?;
+        match change.hash == self.hash {
+            true => Ok(change),
+            false => Err(format!("its bytes are those of {}", change.hash)),
+        }
+    }
+}
+
+pub(super) fn raw_rows(
+    conn: &Connection,
+    row: DocumentRow,
+    base: u64,
+) -> rusqlite::Result<Vec<RawRow>> {
+    conn.prepare_cached(
+        "SELECT c.local, c.hash, a.actor, c.seq, c.max_op, c.body
+         FROM change c LEFT JOIN actor a ON a.id = c.actor
+         WHERE c.document = ?1 AND c.local > ?2 ORDER BY c.local",
+    )?
+    .query_map(params![row.0, base], |row| {
+        Ok(RawRow {
+            local: row.get(0)?,
+            hash: hash_of(row.get(1)?),
+            actor: ActorId::from(row.get::<_, Option<Vec<u8>>>(2)?.unwrap_or_default()),
+            seq: row.get(3)?,
+            max_op: row.get(4)?,
+            body: row.get(5)?,
+        })
+    })?
+    .collect()
+}
+
+fn tail_faults(
+    conn: &Connection,
+    space: SpaceRow,
+    (row, id): (DocumentRow, &DocumentId),
+    parts: &Parts,
+    index: Option<&PackedIndex>,
+    faults: &mut Vec<Fault>,
+) -> rusqlite::Result<()> {
+    let mut seen: BTreeSet<ChangeHash> = BTreeSet::new();
+    let mut sequences: BTreeMap<ActorId, u64> = BTreeMap::new();
+    let mut computed: BTreeSet<ChangeHash> =
+        index.map(|index| index.heads().into_iter().collect()).unwrap_or_default();
+    let (mut changes, mut bytes, mut damaged) = (0, 0, false);
+    for raw in raw_rows(conn, row, parts.base)? {
+        (changes, bytes) = (changes + 1, bytes + raw.body.len() as u64);
+        let hash = raw.hash;
+        let change = match raw.check() {
+            Ok(change) => change,
+            Err(reason) => {
+                damaged = true;
+                faults.push(Fault::Change { hash, reason });
+                continue;
+            }
+        };
+        if (&change.actor, change.seq, change.max_op) != (&raw.actor, raw.seq, raw.max_op) {
+            faults.push(Fault::Row(hash));
+        }
+        let there = |hash: &ChangeHash| {
+            seen.contains(hash) || index.is_some_and(|index| index.contains(hash))
+        };
+        if let Some(&missing) = change.dependencies.iter().find(|hash| !there(hash)) {
+            damaged = true;
+            faults.push(Fault::Dependency { hash, missing });
+        }
+        let folded =
+            || index.and_then(|index| index.last(&change.actor)).map_or(0, |last| last.seq);
+        let last = sequences.entry(change.actor.clone()).or_insert_with(folded);
+        if change.seq != *last + 1 {
+            damaged = true;
+            faults.push(Fault::Sequence(hash));
+        }
+        *last = change.seq;
+        seen.insert(hash);
+        for dependency in &change.dependencies {
+            computed.remove(dependency);
+        }
+        computed.insert(hash);
+    }
+    if (parts.tail_changes, parts.tail_bytes) != (changes, bytes) {
+        faults.push(Fault::Counts);
+    }
+    let noted = heads(conn, row)?;
+    if !damaged && !noted.iter().eq(computed.iter()) {
+        faults.push(Fault::Heads);
+    }
+    // Where changes are damaged, their hashes are those of the heads that are noted.
+    let heads = if damaged { noted } else { computed.into_iter().collect() };
+    let leaf = (!heads.is_empty()).then(|| Leaf::of_heads(id, &heads));
+    faults.extend(leaf_fault(conn, space, row, id, leaf)?);
+    Ok(())
+}
+
+/// Whether a leaf is what it should be; and if not, whether the leaf or the document's id is
+/// damaged: the sum tells which.
+fn leaf_fault(
+    conn: &Connection,
+    space: SpaceRow,
+    row: DocumentRow,
+    id: &DocumentId,
+    expected: Option<Leaf>,
+) -> rusqlite::Result<Option<Fault>> {
+    let leaf = conn
+        .prepare_cached("SELECT leaf FROM document WHERE id = ?1")?
+        .query_row([row.0], |row| row.get::<_, Option<[u8; 16]>>(0))?
+        .map(Leaf::from_bytes);
+    if leaf == expected {
+        return Ok(None);
+    }
+    let total =
+        |sums: Vec<LeafSum>| sums.into_iter().fold(LeafSum::default(), |sum, one| sum.plus(one));
+    let kept = total(leaves::kept_sums(conn, space)?);
+    let now = total(leaves::sums(conn, space)?);
+    tracing::debug!(%id, ?leaf, ?expected, "a leaf differs");
+    // The sum was made of this very leaf: so it is what it was, and the id is not.
+    Ok(Some(if kept == now && leaf.is_some() { Fault::Identity } else { Fault::Leaf }))
+}

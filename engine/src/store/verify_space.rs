@@ -1,0 +1,148 @@
+//! Looking at what a space says of itself: its counts, its sums, what upstreams are noted to hold.
+
+use landfall_protocol::Local;
+use rusqlite::{Connection, params};
+
+use super::outbox::outbox_page;
+use super::rows::{SpaceRow, SpaceTotals, UpstreamRow, space_totals};
+use super::verify::Fault;
+use super::{held, leaves, links};
+
+/// What is wrong with a space beside its documents.
+pub(super) fn space_faults(
+    conn: &Connection,
+    space: SpaceRow,
+    in_use: Option<UpstreamRow>,
+) -> rusqlite::Result<Vec<Fault>> {
+    let mut faults = Vec::new();
+    let noted = space_totals(conn, space)?;
+    let counted = totals(conn, space)?;
+    if (noted.changes, noted.bytes) != (counted.changes, counted.bytes) || noted.last < counted.last
+    {
+        faults.push(Fault::Counts);
+    }
+    let (kept, sums) = (leaves::kept_sums(conn, space)?, leaves::sums(conn, space)?);
+    for (bucket, (kept, sum)) in (0u8..=255).zip(kept.iter().zip(&sums)) {
+        if kept != sum {
+            faults.push(Fault::Digest(bucket));
+        }
+    }
+    for upstream in links::linked(conn, space)? {
+        let ranges = ranges(conn, upstream, space)?;
+        if !ranges_are_possible(&ranges, noted.last) {
+            faults.push(Fault::Held("its ranges overlap, or go beyond the log"));
+            continue;
+        }
+        if !owed_is_right(conn, upstream, space)? {
+            faults.push(Fault::Held("it is owed what is no folded history"));
+        }
+        let (changes, bytes) = held_counts(conn, upstream, space, &ranges)?;
+        if (changes, bytes) != noted_counts(conn, upstream, space)? {
+            faults.push(Fault::Held("it is wrongly counted"));
+        } else if in_use == Some(upstream) && !outbox_is_right(conn, upstream, space, &noted)? {
+            faults.push(Fault::Held("the outbox is not what is left of the log"));
+        }
+    }
+    Ok(faults)
+}
+
+/// What a space's documents come to; `last` is the greatest local number in use.
+pub(super) fn totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceTotals> {
+    let (changes, bytes, base): (u64, u64, u64) = conn
+        .prepare_cached(
+            "SELECT coalesce(sum(tail_changes + folded_changes), 0),
+                 coalesce(sum(tail_bytes + folded_bytes), 0), coalesce(max(base), 0)
+             FROM document WHERE space = ?1",
+        )?
+        .query_row([space.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let (deletions, deleted): (u64, u64) = conn
+        .prepare_cached("SELECT count(*), coalesce(max(local), 0) FROM deleted WHERE space = ?1")?
+        .query_row([space.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let last: u64 = conn
+        .prepare_cached("SELECT coalesce(max(local), 0) FROM change WHERE space = ?1")?
+        .query_row([space.0], |row| row.get(0))?;
+    Ok(SpaceTotals { last: last.max(base).max(deleted), changes: changes + deletions, bytes })
+}
+
+pub(super) fn ranges(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<Vec<(u64, u64)>> {
+    conn.prepare_cached(
+        "SELECT first, last FROM held WHERE upstream = ?1 AND space = ?2 ORDER BY first",
+    )?
+    .query_map(params![upstream.0, space.0], |row| Ok((row.get(0)?, row.get(1)?)))?
+    .collect()
+}
+
+fn ranges_are_possible(ranges: &[(u64, u64)], last: u64) -> bool {
+    ranges.windows(2).all(|pair| pair[0].1 < pair[1].0)
+        && ranges.iter().all(|(first, end)| 1 <= *first && first <= end && *end <= last)
+}
+
+fn owed_is_right(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<bool> {
+    let wrong = conn
+        .prepare_cached(
+            "SELECT 1 FROM owed o LEFT JOIN document d ON d.id = o.document
+             WHERE o.upstream = ?1 AND o.space = ?2
+                 AND (d.id IS NULL OR d.folded_changes = 0 OR d.base <> o.local OR d.space <> ?2)",
+        )?
+        .exists(params![upstream.0, space.0])?;
+    Ok(!wrong)
+}
+
+/// What an upstream holds by its ranges and by what it is not owed.
+pub(super) fn held_counts(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    ranges: &[(u64, u64)],
+) -> rusqlite::Result<(u64, u64)> {
+    let (mut changes, mut bytes): (u64, u64) = conn
+        .prepare_cached(
+            "SELECT coalesce(sum(folded_changes), 0), coalesce(sum(folded_bytes), 0)
+             FROM document d WHERE space = ?2 AND NOT EXISTS
+                 (SELECT 1 FROM owed o WHERE o.upstream = ?1 AND o.document = d.id)",
+        )?
+        .query_row(params![upstream.0, space.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    for (first, last) in ranges {
+        let (more, more_bytes) = held::alive_between(conn, space, *first, *last)?;
+        (changes, bytes) = (changes + more, bytes + more_bytes);
+    }
+    Ok((changes, bytes))
+}
+
+fn noted_counts(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<(u64, u64)> {
+    conn.prepare_cached(
+        "SELECT held_changes, held_bytes FROM link WHERE upstream = ?1 AND space = ?2",
+    )?
+    .query_row(params![upstream.0, space.0], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// Whether the outbox, with what is parked, comes to what is pending; and whether the gaps between
+/// the ranges have nothing vacant.
+fn outbox_is_right(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    noted: &SpaceTotals,
+) -> rusqlite::Result<bool> {
+    let gaps = held::gaps_between(conn, upstream, space, 1, noted.last)?;
+    for (first, last) in &gaps {
+        if held::alive_between(conn, space, *first, *last)?.0 != last - first + 1 {
+            return Ok(false);
+        }
+    }
+    let pending = super::outbox::pending(conn, Some(upstream), space, *noted)?;
+    let (page, _) = outbox_page(conn, upstream, space, Local(0), 1, 1)?;
+    Ok(pending.changes > 0 || page.is_empty())
+}

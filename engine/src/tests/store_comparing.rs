@@ -1,0 +1,144 @@
+//! Comparing with an upstream: digests, documents that come apart from the log, and what is noted
+//! to be held when all is compared.
+
+use landfall_protocol::DocumentId;
+use landfall_protocol::digest::{Digest, Leaf, Node, Prefix};
+use landfall_protocol::frame::Holding;
+
+use super::store_support::{Author, Bench, id};
+
+fn present(author: &Author) -> Holding {
+    Holding::Present(author.heads().iter().map(|head| head.0).collect())
+}
+
+#[test]
+fn digests_follow_every_change() {
+    let bench = Bench::new();
+    let mut documents = Vec::new();
+    for n in 0..60u8 {
+        let mut bytes = [n; 16];
+        bytes[0] = if n < 40 { 0x5a } else { n };
+        bytes[1] = n.wrapping_mul(37);
+        documents.push(DocumentId::from_bytes(bytes));
+    }
+    for (n, document) in documents.iter().enumerate() {
+        let mut author = Author::new(n as u8 + 1, 0);
+        bench.append_all(*document, &author.puts(n % 3 + 1));
+    }
+    bench.check();
+    walk(&bench, Prefix::ROOT, &documents);
+}
+
+/// Each level says what the level below it says.
+fn walk(bench: &Bench, prefix: Prefix, documents: &[DocumentId]) -> Digest {
+    let (first, last) = prefix.range();
+    let below: Vec<_> = documents
+        .iter()
+        .filter(|id| first <= *id.as_bytes() && *id.as_bytes() <= last)
+        .copied()
+        .collect();
+    let asked = [(prefix, false), (prefix, true)];
+    let branches = bench.log.branches(bench.space, &asked).unwrap();
+    let mut whole = Digest::default();
+    let Node::Leaves(leaves) = &branches[1].node else { panic!("no leaves") };
+    assert_eq!(leaves.len(), below.len());
+    for (id, leaf) in leaves {
+        assert_eq!(*leaf, Leaf::of_heads(id, &bench.heads(*id)));
+        whole.add(*leaf);
+    }
+    match &branches[0].node {
+        Node::Leaves(few) => assert_eq!((few, few.len() <= 16), (leaves, true)),
+        Node::Children(children) => {
+            assert!(below.len() > 16);
+            for (nibble, child) in (0..16).zip(children) {
+                assert_eq!(walk(bench, prefix.child(nibble), documents), *child);
+            }
+        }
+    }
+    whole
+}
+
+#[test]
+fn what_an_upstream_holds_is_what_its_heads_rest_on() {
+    let mut bench = Bench::new();
+    bench.meet(1);
+    let mut author = Author::new(1, 1);
+    bench.append_all(id(1), &author.puts(6));
+    let mut theirs = author.fork(2);
+    bench.append_all(id(1), &author.puts(4));
+    bench.acknowledge(1..=10);
+    // It has lost the last four, and has two that we lack.
+    let news = theirs.puts(2);
+    let received = bench.receive_apart(id(1), present(&theirs), theirs.incomings(news));
+    assert_eq!(received.touched.len(), 1);
+    bench.check();
+    let locals: Vec<u64> = bench.outbox().iter().map(|change| change.local.0).collect();
+    assert_eq!((locals, bench.count().pending.changes), (vec![7, 8, 9, 10], 4));
+    // Its heads are ours: it holds everything.
+    let mut both = author.fork(3);
+    both.merge(&mut theirs);
+    bench.receive_apart(id(1), present(&both), vec![]);
+    bench.check();
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("", 0));
+    bench.receive_apart(id(1), Holding::Absent, vec![]);
+    bench.check();
+    assert_eq!((bench.outbox_kinds().len(), bench.count().pending.changes), (12, 12));
+}
+
+#[test]
+fn a_folded_history_is_owed_or_held_as_a_whole() {
+    let mut bench = Bench::new();
+    bench.meet(1);
+    let mut author = Author::new(1, 1);
+    bench.append_all(id(1), &author.puts(8));
+    let early = author.fork(2);
+    bench.append_all(id(1), &author.puts(2));
+    bench.acknowledge(1..=10);
+    assert_eq!(bench.fold().changes, 10);
+    bench.append_all(id(1), &author.puts(3));
+    let now = author.fork(3);
+    bench.receive_apart(id(1), present(&early), vec![]);
+    bench.check();
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("sccc", 13));
+    bench.receive_apart(id(1), present(&now), vec![]);
+    bench.check();
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("", 0));
+    bench.receive_apart(id(1), Holding::Absent, vec![]);
+    bench.check();
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("sccc", 13));
+    // Its snapshot comes, of the folded part.
+    bench.receive_apart(id(1), present(&early), vec![early.snapshot()]);
+    bench.check();
+    assert_eq!(bench.outbox_kinds(), "sccc", "early is less than what is folded here");
+}
+
+#[test]
+fn after_a_comparison_all_that_was_not_found_to_differ_is_held() {
+    let mut bench = Bench::new();
+    bench.meet(1);
+    let mut authors: Vec<Author> = (1..=4).map(|n| Author::new(n, n)).collect();
+    for author in &mut authors {
+        let changes = author.puts(5);
+        bench.append_all(author.document, &changes);
+    }
+    bench.acknowledge(1..=10);
+    bench.fold();
+    bench.acknowledge(11..=20);
+    let through = bench.reset();
+    bench.check();
+    assert_eq!((through.0, bench.count().pending.changes), (20, 20));
+    assert_eq!(bench.outbox_kinds(), "ssccccccccccc"[..12].to_owned());
+    // Meanwhile something is written; the first and the third document differ.
+    bench.append_all(id(2), &authors[1].puts(1));
+    let third = Author::new(3, 3);
+    bench.receive_apart(id(3), present(&third), vec![]);
+    let count = bench.finish_reconcile(20, vec![id(1), id(3)]);
+    bench.check();
+    assert_eq!(bench.outbox_kinds(), "scccccc");
+    assert_eq!(count.pending.changes, 5 + 5 + 1);
+    bench.reset();
+    bench.check();
+    bench.finish_reconcile(21, vec![]);
+    bench.check();
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("", 0));
+}

@@ -1,0 +1,127 @@
+//! A store's file: how long it is when everything is folded, and what a flipped bit in it does.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use landfall_protocol::{DocumentId, ReplicaId};
+
+use super::store_support::{Author, Bench, id};
+use crate::compactor::compact;
+use crate::store::{FoldOptions, LocalLog, Place};
+
+#[test]
+fn a_folded_store_is_little_longer_than_its_documents() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::at(Place::File(&folder.path().join("s")));
+    let used = || {
+        let number = |sql| {
+            let read = bench.log.database().read(|conn| conn.query_row(sql, [], |row| row.get(0)));
+            read.unwrap()
+        };
+        let (pages, free): (u64, u64) =
+            (number("PRAGMA page_count"), number("PRAGMA freelist_count"));
+        (pages - free) * number("PRAGMA page_size")
+    };
+    // Every table and index has a page of its own.
+    let empty = used();
+    let mut saved = 0;
+    for n in 0..60u8 {
+        let mut author = Author::new(n, n);
+        bench.append_all(id(n), &author.puts(300));
+        saved += author.doc.save().len() as u64;
+    }
+    assert_eq!(bench.fold().changes, 60 * 300);
+    let (used, allowed) = (used() - empty, saved * 3 / 2 + 60 * 512);
+    assert!(used <= allowed, "{used} bytes for documents of {saved}, at most {allowed}");
+}
+
+/// A store with folded documents, tails and a tombstone; and what its documents show.
+fn write(path: &Path) -> BTreeMap<DocumentId, Vec<(String, String)>> {
+    let mut bench = Bench::at(Place::File(path));
+    bench.meet(1);
+    let mut shows = BTreeMap::new();
+    for n in 1..=8u8 {
+        let mut author = Author::new(n, n);
+        bench.append_all(id(n), &author.puts(20));
+        bench.acknowledge((u64::from(n) * 20 - 19)..=u64::from(n) * 20);
+        if n == 4 {
+            bench.fold();
+        }
+        shows.insert(id(n), Author::shows(&author.doc));
+    }
+    bench.check();
+    bench.log.database().close().unwrap();
+    shows
+}
+
+/// What a document shows, if everything in it is what the store says that it is.
+fn read(log: &LocalLog, bench: &Bench, document: DocumentId) -> Option<Vec<(String, String)>> {
+    let row = log.document(bench.space, &document).ok()??;
+    let mut doc = automerge::Automerge::new();
+    let (pieces, _) = log.changes_after(row, 0, usize::MAX).ok()?;
+    for piece in pieces {
+        doc.load_incremental(&piece.body).ok()?;
+    }
+    let mut heads = doc.get_heads();
+    heads.sort_unstable();
+    (heads == log.heads(row).ok()?).then(|| Author::shows(&doc))
+}
+
+/// One bit is flipped: the store says so when it is opened or looked at, or it does not matter.
+/// Whatever a document shows after that is what it showed.
+#[test]
+fn a_flipped_bit_is_found_or_harmless() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let shows = write(&path);
+    let whole = std::fs::read(&path).unwrap();
+    let flips = std::env::var("LANDFALL_FLIPS").map_or(40, |flips| flips.parse().unwrap());
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let (mut refused, mut found, mut harmless, mut healed) = (0, 0, 0, 0);
+    for _ in 0..flips {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let bit = (state >> 20) as usize % (whole.len() * 8);
+        let mut damaged = whole.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let path = folder.path().join("damaged");
+        std::fs::write(&path, &damaged).unwrap();
+        std::fs::remove_file(folder.path().join("damaged-wal")).ok();
+        let options = landfall_storage::Options::default();
+        let opened = LocalLog::open(Place::File(&path), options, ReplicaId::from_bytes([7; 16]));
+        let Ok(log) = opened else {
+            refused += 1;
+            continue;
+        };
+        let bench = Bench::with(log.clone());
+        let findings = log.verify().unwrap_or_else(|error| panic!("bit {bit}: {error:?}"));
+        let mut same = true;
+        for (document, shown) in &shows {
+            match read(&log, &bench, *document) {
+                Some(now) => assert_eq!(now, *shown, "bit {bit}: {findings:#?}"),
+                None => same = false,
+            }
+        }
+        match findings.is_empty() {
+            true => {
+                harmless += 1;
+                assert!(same, "bit {bit} was not found");
+            }
+            false => {
+                found += 1;
+                let after = log.heal().unwrap_or_default();
+                healed += u64::from(after.left.is_empty());
+                for (document, shown) in &shows {
+                    let dropped = after.dropped.iter().any(|(_, dropped, _)| dropped == document);
+                    if let Some(now) = read(&log, &bench, *document).filter(|_| !dropped) {
+                        assert_eq!(now, *shown, "bit {bit} after healing: {findings:#?}");
+                    }
+                }
+            }
+        }
+        compact(&log, &FoldOptions::EVERYTHING).ok();
+        log.database().close().ok();
+    }
+    println!("refused {refused}, found {found} ({healed} healed), harmless {harmless}");
+    // Most of a small file is room on pages.
+    assert!(found >= flips / 20, "refused {refused}, found {found}, harmless {harmless}");
+}

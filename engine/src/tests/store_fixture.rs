@@ -1,0 +1,250 @@
+//! Store files of released schema versions, kept for ever, and what must be found in them after
+//! a migration. The generator writes a file of the present version: run it once, when a version is
+//! about to be released, and keep the file.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use automerge::{ActorId, Automerge, ROOT, ReadDoc, transaction::Transactable};
+use landfall_protocol::admission::preflight;
+use landfall_protocol::frame::{Entry, Mark};
+use landfall_protocol::replica::{AsideReason, Batch, Incoming};
+use landfall_protocol::{
+    Code, Cursor, DocumentId, Epoch, Local, Offset, Scope, SpaceName, Upstream,
+};
+
+use crate::store::{LocalChange, LocalLog, SpaceRow};
+use crate::{Options, Store};
+
+pub(super) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// Everything that a migration must keep, in words.
+pub(super) fn facts(store: &Store) -> String {
+    let log = &store.shared_core().log;
+    let mut out = String::new();
+    for (name, row, count) in log.spaces().unwrap() {
+        let (changes, bytes) = (count.totals.changes, count.totals.bytes);
+        writeln!(out, "space {name}: {changes} changes, {bytes} bytes").unwrap();
+        writeln!(out, "  pending {:?}", count.pending).unwrap();
+        writeln!(out, "  gap {:?} unheld {:?}", count.first_gap, count.first_unheld).unwrap();
+        writeln!(out, "  aside {}", log.aside_count(row).unwrap()).unwrap();
+        for parked in log.parked(row).unwrap() {
+            writeln!(out, "  parked {} {} {}", parked.document, parked.code, parked.what).unwrap();
+        }
+        let (page, more) = log.outbox(row, Local(0), 1_000, 1 << 20).unwrap();
+        assert!(!more);
+        let locals: Vec<u64> = page.iter().map(|change| change.local.0).collect();
+        writeln!(out, "  outbox {locals:?}").unwrap();
+        let mut documents = log.documents(row).unwrap();
+        documents.sort();
+        for id in documents {
+            document_facts(store, &name, row, id, &mut out);
+        }
+    }
+    out
+}
+
+fn document_facts(
+    store: &Store,
+    name: &SpaceName,
+    row: SpaceRow,
+    id: DocumentId,
+    out: &mut String,
+) {
+    let log = &store.shared_core().log;
+    let document = log.document(row, &id).unwrap().unwrap();
+    let (changes, pending) = log.document_count(row, document).unwrap();
+    writeln!(out, "  document {id}: {changes} changes, pending {pending:?}").unwrap();
+    writeln!(out, "    heads {:?}", log.heads(document).unwrap()).unwrap();
+    let open = store.space(name.as_str()).unwrap().open(id).unwrap();
+    let text = open
+        .read(|doc| {
+            let keys: Vec<String> = doc
+                .keys(ROOT)
+                .map(|key| format!("{key}={:?}", doc.get_all(ROOT, key.as_str()).unwrap().len()))
+                .collect();
+            format!("{} changes, {keys:?}", doc.get_changes(&[]).len())
+        })
+        .unwrap();
+    writeln!(out, "    read {text}").unwrap();
+}
+
+/// An author with an actor of its own, who puts one key at a time.
+struct Author {
+    doc: Automerge,
+}
+
+impl Author {
+    fn new(actor: u8) -> Self {
+        Self { doc: Automerge::new().with_actor(ActorId::from([actor; 16])) }
+    }
+
+    fn put(&mut self, key: &str, value: &str) -> landfall_protocol::admission::CheckedChange {
+        let mut tx = self.doc.transaction();
+        tx.put(ROOT, key, value).unwrap();
+        tx.commit();
+        preflight(self.doc.get_last_local_change().unwrap().raw_bytes()).unwrap()
+    }
+
+    fn merge(&mut self, other: &mut Author) {
+        self.doc.merge(&mut other.doc).unwrap();
+    }
+}
+
+fn meet(log: &LocalLog, upstream: u8, space: SpaceRow) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let done = move |met| tell.send(met).unwrap();
+    log.submit_meet(Upstream::from_bytes([upstream; 16]), space, Box::new(done));
+    told.recv().unwrap().unwrap();
+}
+
+fn acknowledge(log: &LocalLog, space: SpaceRow, locals: &[u64], offset: u64) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let mark = Mark { epoch: Epoch::from_bytes([7; 16]), offset: Offset(offset) };
+    let done = Box::new(move |done| tell.send(done).unwrap());
+    let locals = locals.iter().copied().map(Local).collect();
+    log.submit_acknowledged(space, locals, mark, done);
+    told.recv().unwrap().unwrap();
+}
+
+fn receive(
+    log: &LocalLog,
+    name: &SpaceName,
+    space: SpaceRow,
+    (after, up_to): (u64, u64),
+    entries: Vec<Incoming>,
+) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let cursor = Cursor {
+        epoch: Epoch::from_bytes([7; 16]),
+        offset: Offset(up_to),
+        scope: Scope::WHOLE_SPACE,
+    };
+    let batch = Batch { space: name.clone(), after: Offset(after), cursor, entries, bytes: 0 };
+    log.submit_received(space, batch, move |result| tell.send(result.map(drop)).unwrap());
+    told.recv().unwrap().unwrap();
+}
+
+/// What others made: changes on one of ours, of which one is missing, and an entry of a later
+/// version.
+fn theirs(ours: &mut Author, documents: [DocumentId; 4]) -> Vec<Incoming> {
+    let mut theirs = Author::new(20);
+    theirs.merge(ours);
+    let mut entries = Vec::new();
+    for n in 0..4u64 {
+        let change = theirs.put("theirs", &n.to_string());
+        if n == 2 {
+            continue;
+        }
+        let (offset, author) = (Offset(20 + n), vec![20; 16]);
+        entries.push(Incoming::Change {
+            offset,
+            document: documents[0],
+            change,
+            author,
+            at_ms: 1_700_000_100_000,
+            second_root: false,
+        });
+    }
+    let change = Author::new(21).put("fresh", "from elsewhere");
+    let mut later = Entry::of_change(Offset(40), documents[1], change, &[21; 16], 5);
+    later.kind = 999;
+    let reason = AsideReason::UnknownKind(999);
+    entries.push(Incoming::Aside { entry: later, reason });
+    entries
+}
+
+#[test]
+#[ignore = "writes a store file of the present version; for a release"]
+fn write_a_store_of_this_version() {
+    let path = std::env::var("LANDFALL_FIXTURE")
+        .map_or_else(|_| fixtures().join("engine-new.db"), PathBuf::from);
+    std::fs::remove_file(&path).ok();
+    let store = Store::open(&path, Options::default()).unwrap();
+    let log = &store.shared_core().log;
+    let [notes, tasks] = ["notes", "tasks"].map(|name| name.parse::<SpaceName>().unwrap());
+    let [in_notes, in_tasks] =
+        [&notes, &tasks].map(|name| store.shared_core().space(name).unwrap());
+    store.space("unused").unwrap();
+    let documents = [1u8, 2, 3, 4].map(|n| DocumentId::from_bytes([n * 17; 16]));
+    let append = |space, document, change| {
+        let changes = vec![LocalChange { space, document, change, at_ms: 1_700_000_000_000 }];
+        log.append(landfall_storage::Durability::Full, changes, |_| ()).unwrap();
+    };
+    // Our own, in two spaces; the first document has two heads in the end.
+    let mut ours: Vec<Author> = (1..=4).map(Author::new).collect();
+    for n in 0..8 {
+        for (author, id) in ours.iter_mut().zip(documents) {
+            let change = author.put(&format!("ours {n}"), &"text ".repeat(n + 1));
+            append(in_notes, id, change);
+        }
+    }
+    let mut task = Author::new(9);
+    (0..5).for_each(|n| append(in_tasks, documents[0], task.put(&format!("{n}"), "task")));
+    // The first upstream: it acknowledges some, sends what others made, an orphan and what is of
+    // a later version, and refuses a document.
+    meet(log, 1, in_notes);
+    meet(log, 1, in_tasks);
+    acknowledge(log, in_notes, &[1, 2, 3, 5, 6, 9, 10, 11, 12], 12);
+    acknowledge(log, in_tasks, &[1, 2, 3], 3);
+    let entries = theirs(&mut ours[0], documents);
+    let ours_on = ours[0].put("ours 8", "concurrent");
+    append(in_notes, documents[0], ours_on);
+    receive(log, &notes, in_notes, (0, 41), entries);
+    let (tell, told) = std::sync::mpsc::channel();
+    log.submit_park(
+        in_notes,
+        documents[3],
+        Code::FORBIDDEN,
+        "no right to write".to_owned(),
+        Box::new(move |done| tell.send(done).unwrap()),
+    );
+    told.recv().unwrap().unwrap();
+    std::fs::write(path.with_extension("first.txt"), facts(&store)).unwrap();
+    // The second one holds less; it is the one in use.
+    meet(log, 2, in_notes);
+    meet(log, 2, in_tasks);
+    acknowledge(log, in_notes, &[4, 5, 6, 7, 8, 20], 6);
+    std::fs::write(path.with_extension("txt"), facts(&store)).unwrap();
+    store.close().unwrap();
+    std::fs::remove_file(path.with_extension("db.lock")).ok();
+}
+
+/// A copy of a kept file, opened by this version.
+fn migrated(name: &str) -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    std::fs::copy(fixtures().join(name), &path).unwrap();
+    let store = Store::open(&path, Options::default()).unwrap();
+    (folder, store)
+}
+
+#[test]
+fn a_store_of_version_1_keeps_everything() {
+    let (_folder, store) = migrated("engine-v1.db");
+    let expected = std::fs::read_to_string(fixtures().join("engine-v1.txt")).unwrap();
+    assert_eq!(facts(&store), expected);
+    let log = &store.shared_core().log;
+    for (_, row, _) in log.spaces().unwrap() {
+        meet(log, 1, row);
+    }
+    let expected = std::fs::read_to_string(fixtures().join("engine-v1.first.txt")).unwrap();
+    assert_eq!(facts(&store), expected, "and of the upstream that was met first");
+}
+
+#[test]
+fn a_migrated_store_has_leaves_and_digests() {
+    use landfall_protocol::digest::{Leaf, Node, Prefix};
+    let (_folder, store) = migrated("engine-v1.db");
+    let log = &store.shared_core().log;
+    let row = store.shared_core().space(&"notes".parse().unwrap()).unwrap();
+    let branches = log.branches(row, &[(Prefix::ROOT, true)]).unwrap();
+    let Node::Leaves(leaves) = &branches[0].node else { panic!("no leaves") };
+    assert_eq!(leaves.len(), 4);
+    for (id, leaf) in leaves {
+        let document = log.document(row, id).unwrap().unwrap();
+        assert_eq!(*leaf, Leaf::of_heads(id, &log.heads(document).unwrap()));
+    }
+}

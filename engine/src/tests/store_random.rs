@@ -1,0 +1,265 @@
+//! A store that goes through everything at random: after each step nothing is wrong with it, and
+//! in the end it shows what a document shows that was never in a store.
+
+use std::collections::BTreeMap;
+
+use automerge::ReadDoc;
+use landfall_protocol::admission::CheckedChange;
+use landfall_protocol::frame::Holding;
+use landfall_protocol::replica::{Incoming, OutboxKind};
+use landfall_protocol::{DocumentId, Offset};
+
+use super::store_support::{Author, Bench, id};
+use crate::store::FoldOptions;
+
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}
+
+/// A relay of which only the facts are kept.
+#[derive(Default)]
+struct Relay {
+    documents: BTreeMap<DocumentId, Author>,
+    deleted: Vec<DocumentId>,
+    /// What it has and has not sent to the store.
+    news: Vec<(DocumentId, CheckedChange)>,
+}
+
+struct World {
+    rng: Rng,
+    bench: Bench,
+    relays: [Relay; 2],
+    at: usize,
+    /// What the store should have.
+    ours: BTreeMap<DocumentId, Author>,
+    actors: u8,
+}
+
+const DOCUMENTS: usize = 4;
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut bench = Bench::new();
+        bench.meet(1);
+        let ours = (1..=DOCUMENTS as u8).map(|n| (id(n), Author::new(n, n))).collect();
+        let rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        Self { rng, bench, relays: Default::default(), at: 0, ours, actors: 10 }
+    }
+
+    fn document(&mut self) -> DocumentId {
+        id(self.rng.below(DOCUMENTS) as u8 + 1)
+    }
+
+    fn is_deleted(&self, document: DocumentId) -> bool {
+        self.bench.log.deleted(self.bench.space, &document).unwrap()
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(12) {
+            0..=3 => self.edit(),
+            4 | 5 => self.edit_elsewhere(),
+            6 => self.push(),
+            7 => self.pull(),
+            8 => {
+                let recent_entries = self.rng.below(20) as u64;
+                let options = FoldOptions { recent_entries, ..FoldOptions::EVERYTHING };
+                crate::compactor::compact(&self.bench.log, &options).unwrap();
+            }
+            9 => drop(self.bench.log.sweep(3).unwrap()),
+            10 => self.compare(),
+            _ if self.rng.below(8) == 0 => self.switch(),
+            _ if self.rng.below(30) == 0 => self.delete(),
+            _ => self.snapshot(),
+        }
+    }
+
+    fn edit(&mut self) {
+        let document = self.document();
+        if self.is_deleted(document) {
+            return;
+        }
+        let count = self.rng.below(6) + 1;
+        let Some(author) = self.ours.get_mut(&document) else { return };
+        let changes = author.puts(count);
+        self.bench.append_all(document, &changes);
+    }
+
+    /// Somebody else writes into the relay.
+    fn edit_elsewhere(&mut self) {
+        let document = self.document();
+        let count = self.rng.below(5) + 1;
+        self.actors += 1;
+        let actor = self.actors;
+        let relay = &mut self.relays[self.at];
+        if relay.deleted.contains(&document) {
+            return;
+        }
+        let Some(known) = relay.documents.get_mut(&document) else { return };
+        let mut author = known.fork(actor);
+        let changes = author.puts(count);
+        known.merge(&mut author);
+        relay.news.extend(changes.into_iter().map(|change| (document, change)));
+    }
+
+    /// The outbox goes to the relay, as far as it will.
+    fn push(&mut self) {
+        let most = self.rng.below(12) + 1;
+        for change in self.bench.outbox().into_iter().take(most) {
+            let relay = &mut self.relays[self.at];
+            let document = change.document;
+            let fresh = Author::new(200, document.as_bytes()[0]);
+            match change.what {
+                OutboxKind::Tombstone => {
+                    relay.deleted.push(document);
+                    relay.documents.remove(&document);
+                    relay.news.retain(|(other, _)| *other != document);
+                    self.bench.acknowledge([change.local.0]);
+                }
+                OutboxKind::Change(body, _) => {
+                    let known = relay.documents.entry(document).or_insert(fresh);
+                    known.doc.load_incremental(&body).unwrap();
+                    assert_eq!(known.doc.get_missing_deps(&[]), [], "it comes in order");
+                    self.bench.acknowledge([change.local.0]);
+                }
+                OutboxKind::Snapshot { hash, .. } => {
+                    let log = &self.bench.log;
+                    let part = log.snapshot_part(self.bench.space, &document, &hash, 0).unwrap();
+                    let known = relay.documents.entry(document).or_insert(fresh);
+                    known.doc.load_incremental(&part.unwrap()).unwrap();
+                    let (tell, told) = std::sync::mpsc::channel();
+                    let done = Box::new(move |done| tell.send(done).unwrap());
+                    let (space, mark) = (self.bench.space, Bench::mark(1));
+                    log.submit_snapshot_acknowledged(space, document, hash, mark, done);
+                    told.recv().unwrap().unwrap();
+                }
+            }
+        }
+    }
+
+    /// What the relay has of others comes, sometimes out of order.
+    fn pull(&mut self) {
+        let news = std::mem::take(&mut self.relays[self.at].news);
+        let mut entries: Vec<Incoming> = news
+            .into_iter()
+            .map(|(document, change)| {
+                let deleted = self.bench.log.deleted(self.bench.space, &document).unwrap();
+                if let Some(ours) = self.ours.get_mut(&document).filter(|_| !deleted) {
+                    ours.doc.load_incremental(&change.bytes).unwrap();
+                }
+                Author::new(1, document.as_bytes()[0]).incoming(change)
+            })
+            .collect();
+        if self.rng.below(3) == 0 && entries.len() > 1 {
+            entries.reverse();
+        }
+        self.bench.receive(entries);
+    }
+
+    /// The relay sends its folded history of a document.
+    fn snapshot(&mut self) {
+        let document = self.document();
+        let Some(known) = self.relays[self.at].documents.get_mut(&document) else { return };
+        if known.doc.get_heads().is_empty() {
+            return;
+        }
+        let snapshot = known.snapshot();
+        if let Some(ours) = self.ours.get_mut(&document)
+            && !self.bench.log.deleted(self.bench.space, &document).unwrap()
+        {
+            ours.merge(known);
+        }
+        self.bench.receive(vec![snapshot]);
+    }
+
+    /// The two find out what differs.
+    fn compare(&mut self) {
+        let through = self.bench.reset();
+        self.bench.check();
+        let mut except = Vec::new();
+        for document in (1..=DOCUMENTS as u8).map(id) {
+            let relay = &mut self.relays[self.at];
+            if relay.deleted.contains(&document) {
+                except.push(document);
+                let (offset, author, at_ms) = (Offset(1), vec![1], 1);
+                let entries = vec![Incoming::Tombstone { offset, document, author, at_ms }];
+                self.bench.receive_apart(document, Holding::Deleted, entries);
+                continue;
+            }
+            let heads = relay.documents.get(&document).map(Author::heads).unwrap_or_default();
+            if heads == self.bench.heads(document) && !self.is_deleted(document) {
+                continue;
+            }
+            except.push(document);
+            if self.rng.below(5) == 0 {
+                continue;
+            }
+            let relay = &mut self.relays[self.at];
+            let (mut entries, mut holding) = (Vec::new(), Holding::Absent);
+            if let Some(known) = relay.documents.get_mut(&document) {
+                holding = Holding::Present(heads.iter().map(|head| head.0).collect());
+                let have = self.bench.heads(document);
+                let missing = known.doc.get_changes(&have);
+                entries = missing
+                    .iter()
+                    .map(|change| landfall_protocol::admission::preflight(change.raw_bytes()))
+                    .map(|change| Author::new(1, document.as_bytes()[0]).incoming(change.unwrap()))
+                    .collect();
+                if !self.bench.log.deleted(self.bench.space, &document).unwrap()
+                    && let Some(ours) = self.ours.get_mut(&document)
+                {
+                    ours.merge(known);
+                }
+            }
+            self.bench.receive_apart(document, holding, entries);
+            self.bench.check();
+        }
+        self.bench.finish_reconcile(through.0, except);
+    }
+
+    fn switch(&mut self) {
+        self.at = 1 - self.at;
+        self.bench.meet(self.at as u8 + 1);
+    }
+
+    fn delete(&mut self) {
+        let document = self.document();
+        let (tell, told) = std::sync::mpsc::channel();
+        let done = Box::new(move |done| tell.send(done).unwrap());
+        self.bench.log.submit_delete(self.bench.space, document, 1, done);
+        told.recv().unwrap().unwrap();
+    }
+
+    fn check(&self) {
+        self.bench.check();
+        for (document, author) in &self.ours {
+            let heads = if self.is_deleted(*document) { vec![] } else { author.heads() };
+            assert_eq!(self.bench.heads(*document), heads, "{document}");
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_nothing_is_wrong() {
+    let seeds = std::env::var("LANDFALL_SEEDS").map_or(4, |seeds| seeds.parse().unwrap());
+    for seed in 1..=seeds {
+        let mut world = World::new(seed);
+        for _ in 0..100 {
+            world.step();
+            world.check();
+        }
+        world.pull();
+        for document in world.ours.keys() {
+            let doc = world.bench.load(*document);
+            if !world.is_deleted(*document) {
+                assert_eq!(Author::shows(&doc), Author::shows(&world.ours[document].doc));
+            }
+        }
+    }
+}

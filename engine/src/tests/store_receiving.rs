@@ -1,0 +1,217 @@
+//! Receiving folded histories: whole, in parts, over what is here.
+
+use landfall_protocol::frame::Partial;
+use landfall_protocol::replica::Incoming;
+use landfall_storage::WriteError;
+
+use super::store_support::{Author, Bench, id};
+use crate::store::{BadSnapshot, PrepareError, ReceiveError, SnapshotPart};
+
+/// A store that has met an upstream, and an author whom both know.
+fn met() -> (Bench, Author) {
+    let mut bench = Bench::new();
+    bench.meet(1);
+    (bench, Author::new(1, 1))
+}
+
+#[test]
+fn a_snapshot_fills_an_empty_store() {
+    let (mut bench, mut author) = met();
+    author.puts(50);
+    let received = bench.receive(vec![author.snapshot()]);
+    assert_eq!(received.touched.len(), 1);
+    assert_eq!(received.touched[0].heads, author.heads());
+    bench.check();
+    let count = bench.count();
+    assert_eq!((count.totals.changes, count.pending.changes), (50, 0));
+    assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&author.doc));
+    // What follows it, and the same once more.
+    let more = author.puts(3);
+    bench.receive(author.incomings(more.clone()));
+    bench.receive(author.incomings(more));
+    bench.receive(vec![author.snapshot()]);
+    bench.check();
+    assert_eq!((bench.count().totals.changes, bench.outbox_kinds().as_str()), (53, ""));
+    assert_eq!(bench.heads(id(1)), author.heads());
+}
+
+#[test]
+fn what_is_only_local_stays_behind_a_received_snapshot() {
+    let (mut bench, mut author) = met();
+    let shared = author.puts(10);
+    bench.append_all(id(1), &shared);
+    bench.acknowledge(1..=10);
+    let mut ours = author.fork(2);
+    bench.append_all(id(1), &ours.puts(4));
+    author.puts(30);
+    // The snapshot has what is shared and what they wrote, and not our four.
+    let received = bench.receive(vec![author.snapshot()]);
+    bench.check();
+    assert_eq!(received.touched[0].heads.len(), 2);
+    let count = bench.count();
+    assert_eq!((count.totals.changes, count.pending.changes), (44, 4));
+    assert_eq!(bench.outbox_kinds(), "cccc");
+    ours.merge(&mut author);
+    assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&ours.doc));
+    while bench.log.sweep(3).unwrap() {
+        bench.check();
+    }
+    assert_eq!(bench.rows(), 4);
+    let locals: Vec<u64> = bench.outbox().iter().map(|change| change.local.0).collect();
+    bench.acknowledge(locals);
+    assert_eq!(bench.fold().changes, 4);
+    assert_eq!((bench.count().pending.changes, bench.outbox_kinds().as_str()), (0, ""));
+}
+
+#[test]
+fn two_folded_histories_become_one() {
+    let (mut bench, mut author) = met();
+    bench.append_all(id(1), &author.puts(10));
+    bench.acknowledge(1..=10);
+    let mut ours = author.fork(2);
+    bench.append_all(id(1), &ours.puts(5));
+    bench.acknowledge(11..=15);
+    assert_eq!(bench.fold().changes, 15);
+    // The upstream's snapshot is of before our five, which it holds as changes.
+    author.puts(20);
+    bench.receive(vec![author.snapshot()]);
+    bench.check();
+    assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (35, 0));
+    ours.merge(&mut author);
+    assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&ours.doc));
+    assert_eq!(bench.heads(id(1)).len(), 2);
+    // Another upstream has neither.
+    bench.meet(2);
+    bench.check();
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("s", 35));
+    // It brings its own snapshot: what only we had folded stays owed.
+    let mut theirs = author.fork(3);
+    theirs.puts(2);
+    bench.receive(vec![theirs.snapshot()]);
+    bench.check();
+    assert_eq!(bench.outbox_kinds(), "s");
+    assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (37, 37));
+    bench.meet(1);
+    bench.check();
+    assert_eq!(bench.outbox_kinds(), "s", "the first one lacks what the second brought");
+}
+
+#[test]
+fn bad_snapshots_are_refused_and_leave_no_trace() {
+    let (mut bench, mut author) = met();
+    author.puts(20);
+    let Incoming::Snapshot { offset, document, hash, heads, body } = author.snapshot() else {
+        panic!("no snapshot")
+    };
+    let body = body.unwrap();
+    let mut changed = body.clone();
+    changed[40] ^= 1;
+    let told = |hash, heads, body| Incoming::Snapshot { offset, document, hash, heads, body };
+    let bad = [
+        (told([1; 32], heads.clone(), Some(body.clone())), "hash"),
+        (told(hash, heads[..0].to_vec(), Some(body)), "heads"),
+        (told(landfall_fold::hash_of(&changed), heads.clone(), Some(changed)), "fold"),
+        (told(hash, heads, None), "incomplete"),
+    ];
+    for (incoming, what) in bad {
+        let Err(WriteError::Job(ReceiveError::Prepare(error))) = bench.try_receive(vec![incoming])
+        else {
+            panic!("{what} was taken")
+        };
+        let PrepareError::Snapshot { reason, .. } = *error else { panic!("{what}: {error}") };
+        let expected = match what {
+            "hash" => matches!(reason, BadSnapshot::Hash),
+            "heads" => matches!(reason, BadSnapshot::Heads),
+            "fold" => matches!(reason, BadSnapshot::Fold(_)),
+            _ => matches!(reason, BadSnapshot::Incomplete),
+        };
+        assert!(expected, "{what}: {reason}");
+    }
+    bench.check();
+    assert_eq!(bench.count().totals.changes, 0);
+    bench.receive(vec![author.snapshot()]);
+    assert_eq!(bench.count().totals.changes, 20);
+}
+
+fn part(bench: &Bench, body: &[u8], from: usize, to: usize) -> Result<(), String> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let part = SnapshotPart {
+        document: id(1),
+        hash: landfall_fold::hash_of(body),
+        total: body.len() as u64,
+        from: from as u64,
+        bytes: body[from..to].to_vec(),
+    };
+    let done = move |result: Result<_, WriteError<ReceiveError>>| {
+        tell.send(result.map(drop).map_err(|error| error.to_string())).unwrap();
+    };
+    bench.log.submit_part(bench.space, part, done);
+    told.recv().unwrap()
+}
+
+#[test]
+fn a_snapshot_in_parts_goes_on_where_it_was_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let mut bench = Bench::at(crate::store::Place::File(&path));
+    bench.meet(1);
+    let mut author = Author::new(1, 1);
+    author.puts(60);
+    let body = author.doc.save();
+    let hash = landfall_fold::hash_of(&body);
+    part(&bench, &body, 0, 100).unwrap();
+    part(&bench, &body, 100, 150).unwrap();
+    part(&bench, &body, 160, 170).unwrap_err();
+    part(&bench, &[&body[..], &[0]].concat(), 150, 160).unwrap_err();
+    bench.log.database().close().unwrap();
+    drop(bench);
+    let mut bench = Bench::at(crate::store::Place::File(&path));
+    assert_eq!(bench.meet(1).partial, Some(Partial { hash, bytes: 150 }));
+    assert_eq!(bench.meet(2).partial, None);
+    assert_eq!(bench.meet(1).partial, Some(Partial { hash, bytes: 150 }));
+    part(&bench, &body, 150, body.len()).unwrap();
+    let Incoming::Snapshot { offset, document, hash, heads, .. } = author.snapshot() else {
+        panic!("no snapshot")
+    };
+    let whole = Incoming::Snapshot { offset, document, hash, heads, body: None };
+    bench.receive(vec![whole.clone()]);
+    bench.check();
+    assert_eq!(bench.heads(id(1)), author.heads());
+    assert_eq!(bench.meet(1).partial, None, "it is not kept twice");
+    // Another one's first part takes the place of what was there; one that begins anew, too.
+    part(&bench, &body, 0, 100).unwrap();
+    part(&bench, &body, 0, 50).unwrap();
+    part(&bench, &body, 50, 60).unwrap();
+    let other = Author::new(9, 2).doc.save();
+    part(&bench, &other, 0, 1).unwrap();
+    let other = landfall_fold::hash_of(&other);
+    assert_eq!(bench.meet(1).partial, Some(Partial { hash: other, bytes: 1 }));
+}
+
+#[test]
+fn an_orphan_waits_for_what_it_rests_on() {
+    let (mut bench, mut author) = met();
+    let mut changes = author.puts(9);
+    let last = changes.split_off(2);
+    bench.receive(author.incomings(changes));
+    let late: Vec<_> = last[1..].to_vec();
+    let received = bench.receive(author.incomings(late.clone()));
+    assert_eq!((received.aside.len(), bench.log.aside_count(bench.space).unwrap()), (6, 6));
+    bench.receive(author.incomings(late));
+    assert_eq!(bench.log.aside_count(bench.space).unwrap(), 6, "none is kept twice");
+    let received = bench.receive(author.incomings(vec![last[0].clone()]));
+    assert_eq!((received.recovered, received.touched.len()), (6, 1));
+    assert_eq!(bench.log.aside_count(bench.space).unwrap(), 0);
+    bench.check();
+    assert_eq!(bench.heads(id(1)), author.heads());
+    assert_eq!((bench.count().pending.changes, bench.outbox_kinds().as_str()), (0, ""));
+    // A snapshot brings what others wait for, too.
+    let mut author = Author::new(5, 2);
+    author.puts(5);
+    let snapshot = author.snapshot();
+    let after = author.puts(2);
+    bench.receive(author.incomings(after));
+    assert_eq!(bench.receive(vec![snapshot]).recovered, 2);
+    bench.check();
+    assert_eq!(bench.heads(id(2)), author.heads());
+}

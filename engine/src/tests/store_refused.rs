@@ -1,0 +1,227 @@
+//! Changes that cannot stay where they are, deleted documents, unrelated histories.
+
+use std::sync::mpsc;
+
+use landfall_protocol::Code;
+use landfall_protocol::admission::{CheckedChange, HistoryError, Roots};
+use landfall_protocol::frame::Holding;
+use landfall_protocol::replica::{Incoming, OutboxKind};
+use landfall_protocol::{DocumentId, Offset};
+use landfall_storage::{Durability, WriteError};
+
+use super::store_support::{Author, Bench, id};
+use crate::store::{AppendError, Deleted, Displaced, LocalChange, ReplaceError};
+
+fn met() -> (Bench, Author) {
+    let mut bench = Bench::new();
+    bench.meet(1);
+    (bench, Author::new(1, 1))
+}
+
+fn tombstone(document: DocumentId) -> Incoming {
+    Incoming::Tombstone { offset: Offset(1), document, author: vec![9; 16], at_ms: 1 }
+}
+
+fn delete(bench: &Bench, document: DocumentId) -> bool {
+    let (tell, told) = mpsc::channel();
+    let done = Box::new(move |done| tell.send(done).unwrap());
+    bench.log.submit_delete(bench.space, document, 1, done);
+    told.recv().unwrap().unwrap().value.1
+}
+
+fn park(bench: &Bench, document: DocumentId) {
+    let (tell, told) = mpsc::channel();
+    let done = Box::new(move |done| tell.send(done).unwrap());
+    bench.log.submit_park(bench.space, document, Code::FORBIDDEN, "no".to_owned(), done);
+    told.recv().unwrap().unwrap();
+}
+
+fn local(bench: &Bench, change: CheckedChange) -> LocalChange {
+    LocalChange { space: bench.space, document: id(1), change, at_ms: 2 }
+}
+
+#[test]
+fn an_inbound_change_takes_the_place_of_an_unacknowledged_one() {
+    let (mut bench, mut author) = met();
+    bench.append_all(id(1), &author.puts(5));
+    bench.acknowledge(1..=5);
+    // A copy of this store goes its own way, with the same actor.
+    let mut copy = author.fork(1);
+    bench.append_all(id(1), &author.puts(3));
+    let mut other = author.fork(2);
+    bench.append_all(id(1), &other.puts(2));
+    let theirs = vec![copy.put("copy", "one"), copy.put("copy", "two")];
+    let received = bench.receive(copy.incomings(theirs));
+    assert_eq!(received.displaced, [Displaced { document: id(1), changes: 5 }]);
+    assert_eq!(received.aside, []);
+    bench.check();
+    assert_eq!(bench.heads(id(1)), copy.heads());
+    // They are on no relay, and nothing can be done about it but by the application.
+    assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (7, 5));
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().first_unheld), ("", None));
+    assert_eq!(bench.log.parked(bench.space).unwrap()[0].document, id(1));
+    let row = bench.log.document(bench.space, &id(1)).unwrap().unwrap();
+    let unsent = bench.log.unsent(bench.space, row).unwrap();
+    assert_eq!(unsent.len(), 5);
+    assert!(unsent.iter().all(|unsent| !unsent.in_log));
+    // An echo of one that was on its way is no fault.
+    let echo = Incoming::Echo { document: id(1), hash: unsent[0].hash };
+    bench.receive(vec![echo]);
+    // They are made anew.
+    let mut again = copy.fork(3);
+    let new = again.puts(2).into_iter().map(|change| local(&bench, change)).collect();
+    let old = unsent.iter().map(|unsent| unsent.hash).collect();
+    bench.log.replace_unsent(bench.space, id(1), old, new).unwrap();
+    bench.check();
+    assert_eq!(bench.heads(id(1)), again.heads());
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
+}
+
+#[test]
+fn a_conflict_with_what_the_upstream_holds_is_set_aside() {
+    let (mut bench, mut author) = met();
+    bench.append_all(id(1), &author.puts(5));
+    let mut copy = author.fork(1);
+    bench.append_all(id(1), &author.puts(1));
+    bench.acknowledge(1..=6);
+    let theirs = vec![copy.put("copy", "one")];
+    let received = bench.receive(copy.incomings(theirs));
+    assert_eq!((received.displaced.len(), received.aside.len()), (0, 1));
+    bench.check();
+    assert_eq!(bench.heads(id(1)), author.heads());
+}
+
+#[test]
+fn refused_changes_are_offered_again_or_replaced() {
+    let (mut bench, mut author) = met();
+    bench.append_all(id(1), &author.puts(4));
+    bench.acknowledge(1..=4);
+    let mut acknowledged = author.fork(2);
+    bench.append_all(id(1), &author.puts(3));
+    park(&bench, id(1));
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("", 3));
+    let (tell, told) = mpsc::channel();
+    let done = Box::new(move |done| tell.send(done).unwrap());
+    bench.log.submit_retry(bench.space, id(1), done);
+    told.recv().unwrap().unwrap();
+    assert_eq!(bench.outbox_kinds(), "ccc");
+    park(&bench, id(1));
+    let row = bench.log.document(bench.space, &id(1)).unwrap().unwrap();
+    let unsent = bench.log.unsent(bench.space, row).unwrap();
+    let old: Vec<_> = unsent.iter().map(|unsent| unsent.hash).collect();
+    let new: Vec<_> = acknowledged.puts(2).into_iter().map(|c| local(&bench, c)).collect();
+    let replaced = bench.log.replace_unsent(bench.space, id(1), old[1..].to_vec(), new.clone());
+    assert!(matches!(replaced, Err(WriteError::Job(ReplaceError::Changed))));
+    bench.log.replace_unsent(bench.space, id(1), old, new).unwrap();
+    bench.check();
+    assert_eq!(bench.heads(id(1)), acknowledged.heads());
+    assert_eq!(bench.log.parked(bench.space).unwrap(), []);
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
+    bench.receive(vec![]);
+    bench.acknowledge([8, 9]);
+    assert_eq!(bench.fold().changes, 6);
+}
+
+#[test]
+fn a_document_that_is_deleted_here_goes_and_stays_away() {
+    let (mut bench, mut author) = met();
+    bench.append_all(id(1), &author.puts(30));
+    bench.acknowledge(1..=20);
+    bench.fold();
+    let mut other = Author::new(2, 2);
+    bench.append_all(id(2), &other.puts(2));
+    assert!(delete(&bench, id(1)));
+    assert!(!delete(&bench, id(1)), "it is deleted once");
+    bench.check();
+    assert_eq!(bench.log.documents(bench.space).unwrap(), [id(2)]);
+    assert_eq!((bench.heads(id(1)).len(), bench.outbox_kinds().as_str()), (0, "cct"));
+    assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (3, 3));
+    while bench.log.sweep(4).unwrap() {
+        bench.check();
+    }
+    assert_eq!(bench.rows(), 2);
+    // Nothing of it comes in again, neither from here nor from there.
+    let change = author.put("more", "edits");
+    let appended = bench.log.append(Durability::Full, vec![local(&bench, change.clone())], |_| ());
+    assert!(matches!(appended, Err(WriteError::Job(AppendError::History(HistoryError::Deleted)))));
+    let received = bench.receive(vec![author.incoming(change), author.snapshot()]);
+    assert_eq!((received.aside.len(), received.touched.len()), (0, 0));
+    bench.check();
+    // The upstream deletes it, too: ours is what it holds.
+    let received = bench.receive(vec![tombstone(id(1))]);
+    assert_eq!(received.deleted, []);
+    bench.check();
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
+    // Another one has it still.
+    bench.meet(2);
+    bench.receive_apart(id(1), Holding::Present(vec![author.heads()[0].0]), vec![]);
+    bench.check();
+    assert_eq!(bench.outbox_kinds(), "cct");
+    bench.receive_apart(id(1), Holding::Deleted, vec![tombstone(id(1))]);
+    bench.check();
+    assert_eq!(bench.outbox_kinds(), "cc");
+}
+
+#[test]
+fn what_was_never_sent_of_a_deleted_document_is_kept_until_somebody_says() {
+    let (mut bench, mut author) = met();
+    bench.append_all(id(1), &author.puts(20));
+    bench.acknowledge(1..=20);
+    bench.fold();
+    bench.append_all(id(1), &author.puts(2));
+    bench.acknowledge([21]);
+    let received = bench.receive(vec![tombstone(id(1)), tombstone(id(3))]);
+    let deleted = |document, unsent| Deleted { document, unsent };
+    assert_eq!(received.deleted, [deleted(id(1), 1), deleted(id(3), 0)]);
+    bench.check();
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("", 0));
+    assert_eq!(bench.log.documents(bench.space).unwrap(), []);
+    assert!(bench.log.deleted(bench.space, &id(1)).unwrap());
+    while bench.log.sweep(100).unwrap() {}
+    let lost = bench.log.lost(bench.space).unwrap();
+    assert_eq!((lost.len(), lost[0].document, lost[0].unsent), (1, id(1), 1));
+    let bytes = bench.log.lost_bytes(bench.space, &id(1)).unwrap().unwrap();
+    let mut doc = automerge::Automerge::load(&bytes.snapshot.unwrap()).unwrap();
+    bytes.changes.iter().for_each(|change| {
+        doc.load_incremental(change).unwrap();
+    });
+    assert_eq!(Author::shows(&doc), Author::shows(&author.doc));
+    let (tell, told) = mpsc::channel();
+    let done = Box::new(move |done: Result<_, _>| tell.send(done).unwrap());
+    bench.log.submit_discard(bench.space, id(1), done);
+    told.recv().unwrap().unwrap();
+    while bench.log.sweep(100).unwrap() {}
+    bench.check();
+    assert_eq!((bench.rows(), bench.log.lost(bench.space).unwrap().len()), (0, 0));
+    assert_eq!(bench.log.lost_bytes(bench.space, &id(1)).unwrap(), None);
+}
+
+#[test]
+fn unrelated_histories_are_merged_when_somebody_says() {
+    let (mut bench, mut author) = met();
+    bench.append_all(id(1), &author.puts(3));
+    let mut theirs = Author::new(2, 1);
+    let changes = theirs.puts(4);
+    let received = bench.receive(theirs.incomings(changes));
+    assert_eq!((received.unrelated.as_slice(), received.aside.len()), (&[id(1)][..], 4));
+    bench.check();
+    park(&bench, id(1));
+    let (tell, told) = mpsc::channel();
+    let done = Box::new(move |done| tell.send(done).unwrap());
+    bench.log.submit_allow_merge(bench.space, id(1), done);
+    let received = told.recv().unwrap().unwrap().value;
+    assert_eq!((received.recovered, received.touched.len()), (4, 1));
+    bench.check();
+    author.merge(&mut theirs);
+    assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&author.doc));
+    assert_eq!((bench.heads(id(1)).len(), bench.count().pending.changes), (2, 3));
+    let roots: Vec<Roots> = bench
+        .outbox()
+        .iter()
+        .map(|change| match &change.what {
+            OutboxKind::Change(_, roots) => *roots,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(roots, [Roots::Several, Roots::One, Roots::One]);
+}

@@ -1,0 +1,194 @@
+//! Building a document, saving it, and looking whether what was saved is what was built.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use automerge::{Automerge, Change, LoadOptions, ReadDoc, SaveOptions, TextEncoding};
+use landfall_protocol::ChangeHash;
+use landfall_protocol::folded::{FoldedChange, PackedIndex};
+
+use crate::{FoldError, Folded};
+
+/// Text positions count Unicode code points, as in the engine's own documents.
+const TEXT: TextEncoding = TextEncoding::UnicodeCodePoint;
+
+/// Applying costs the length of the document at every call, so changes are applied together: when
+/// they weigh this much, and a quarter of what has been applied. The total cost then stays linear
+/// in the history, and at most a quarter of it waits beside the document.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// What a parsed change weighs in memory besides its bytes.
+const CHANGE_WEIGHT: usize = 512;
+
+/// Folds snapshots and changes of one document into one snapshot: all of them, or nothing.
+/// Changes come dependencies first (one that waits for a later one is kept in memory meanwhile);
+/// repeated ones are taken once.
+///
+/// The snapshot has been loaded again, and holds the very changes that were given. A panic of
+/// automerge comes back as an error; memory without bound does not (that is what the
+/// [`Supervisor`](crate::Supervisor) is for).
+pub fn fold(
+    snapshots: &[&[u8]],
+    changes: impl IntoIterator<Item = Vec<u8>>,
+) -> Result<Folded, FoldError> {
+    contained(|| {
+        let mut builder = Builder::new(snapshots)?;
+        for (position, bytes) in changes.into_iter().enumerate() {
+            let change = Change::from_bytes(bytes).map_err(|error| {
+                let reason = error.to_string();
+                FoldError::Change { position, reason }
+            })?;
+            builder.add(change)?;
+        }
+        finish(builder.build()?)
+    })
+}
+
+/// Runs what calls automerge.
+pub(crate) fn contained<T>(run: impl FnOnce() -> Result<T, FoldError>) -> Result<T, FoldError> {
+    // Nothing that `run` touches is seen again after a panic.
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(FoldError::Panicked(text.unwrap_or_else(|| "without a message".to_owned())))
+    })
+}
+
+/// A document that grows.
+pub(crate) struct Builder {
+    document: Automerge,
+    waiting: Vec<Change>,
+    waiting_bytes: usize,
+    applied_bytes: usize,
+    /// Every change that was given: automerge must hold them all in the end.
+    given: Vec<ChangeHash>,
+}
+
+impl Builder {
+    pub(crate) fn new(snapshots: &[&[u8]]) -> Result<Self, FoldError> {
+        let mut document = None;
+        let mut given = Vec::new();
+        for (position, snapshot) in snapshots.iter().enumerate() {
+            let mut loaded = load(snapshot, position)?;
+            given.extend(loaded.get_changes_meta(&[]).into_iter().map(|change| change.hash));
+            match &mut document {
+                None => document = Some(loaded),
+                Some(document) => {
+                    document.merge(&mut loaded).map_err(apply_error)?;
+                }
+            }
+        }
+        let document = document.unwrap_or_else(|| Automerge::new_with_encoding(TEXT));
+        let applied_bytes = given.len() * CHANGE_WEIGHT;
+        Ok(Self { document, waiting: Vec::new(), waiting_bytes: 0, applied_bytes, given })
+    }
+
+    pub(crate) fn add(&mut self, change: Change) -> Result<(), FoldError> {
+        self.given.push(change.hash());
+        self.waiting_bytes += change.raw_bytes().len() + CHANGE_WEIGHT;
+        self.waiting.push(change);
+        if self.waiting_bytes >= BATCH_BYTES.max(self.applied_bytes / 4) {
+            self.apply()?;
+        }
+        Ok(())
+    }
+
+    /// The document with everything that was given, and nothing left out.
+    pub(crate) fn build(mut self) -> Result<Automerge, FoldError> {
+        self.apply()?;
+        if let Some(&missing) = self.document.get_missing_deps(&[]).first() {
+            return Err(FoldError::Orphans { missing });
+        }
+        let changes = self.document.get_changes_meta(&[]);
+        let mut held: Vec<ChangeHash> = changes.into_iter().map(|change| change.hash).collect();
+        held.sort_unstable();
+        match self.given.iter().find(|hash| held.binary_search(hash).is_err()) {
+            Some(&hash) => Err(FoldError::Lost { hash }),
+            None => Ok(self.document),
+        }
+    }
+
+    fn apply(&mut self) -> Result<(), FoldError> {
+        self.applied_bytes += std::mem::take(&mut self.waiting_bytes);
+        self.document.apply_changes(std::mem::take(&mut self.waiting)).map_err(apply_error)
+    }
+}
+
+fn apply_error(error: automerge::AutomergeError) -> FoldError {
+    FoldError::Apply { reason: error.to_string() }
+}
+
+/// Saves a document, and returns what was saved only if it loads as what it was.
+pub(crate) fn finish(document: Automerge) -> Result<Folded, FoldError> {
+    let options = SaveOptions { deflate: true, retain_orphans: false };
+    let snapshot = document.save_with_options(options);
+    let (heads, changes) = (document.get_heads(), folded_changes(&document));
+    // The next document is loaded without this one beside it.
+    drop(document);
+    let unfaithful = |what: String| FoldError::Unfaithful { what };
+    let loaded = load(&snapshot, 0).map_err(|error| unfaithful(error.to_string()))?;
+    if loaded.get_heads() != heads {
+        return Err(unfaithful("its heads are others".to_owned()));
+    }
+    if folded_changes(&loaded) != changes {
+        return Err(unfaithful("its changes are others".to_owned()));
+    }
+    drop(loaded);
+    let folded = Folded::from_parts(snapshot, PackedIndex::pack(&changes)?)?;
+    if folded.heads != heads {
+        return Err(unfaithful("its index has other heads".to_owned()));
+    }
+    Ok(folded)
+}
+
+/// What the index must know, in the document's own order: dependencies first.
+pub(crate) fn folded_changes(document: &Automerge) -> Vec<FoldedChange> {
+    let changes = document.get_changes_meta(&[]).into_iter();
+    let folded = changes.map(|change| FoldedChange {
+        hash: change.hash,
+        actor: change.actor.into_owned(),
+        seq: change.seq,
+        max_op: change.max_op,
+        dependencies: change.deps,
+    });
+    folded.collect()
+}
+
+/// Loads a snapshot. automerge derives every change from it, and compares the heads that come of
+/// their hashes with those that the snapshot states.
+pub(crate) fn load(snapshot: &[u8], position: usize) -> Result<Automerge, FoldError> {
+    one_document(snapshot).map_err(|what| FoldError::NotADocument { position, what })?;
+    let options = LoadOptions::new().text_encoding(TEXT);
+    Automerge::load_with_options(snapshot, options)
+        .map_err(|error| FoldError::Snapshot { position, reason: error.to_string() })
+}
+
+/// Whether these bytes are one chunk of type 0, and nothing follows: automerge loads other chunks,
+/// and keeps changes without their dependencies that follow.
+fn one_document(snapshot: &[u8]) -> Result<(), &'static str> {
+    let rest = snapshot.strip_prefix(&MAGIC).ok_or("it does not begin with 856f4a83")?;
+    // A checksum of 4 bytes, which automerge looks at.
+    let rest = rest.get(4..).ok_or("it is cut off")?;
+    let (&kind, mut rest) = rest.split_first().ok_or("it is cut off")?;
+    if kind != DOCUMENT {
+        return Err("it is a chunk of another type");
+    }
+    let length = number(&mut rest).ok_or("its length is no number")?;
+    if length == rest.len() as u64 { Ok(()) } else { Err("it is cut off, or something follows") }
+}
+
+const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
+const DOCUMENT: u8 = 0;
+
+/// The next unsigned LEB128 number.
+pub(crate) fn number(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..63).step_by(7) {
+        let (&byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}

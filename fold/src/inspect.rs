@@ -1,0 +1,153 @@
+//! A snapshot that a stranger made: everything in it must be what a push of its changes, one by
+//! one, would have brought.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use automerge::{Automerge, Change, SaveOptions};
+use landfall_protocol::admission::{History, Known, Roots, admit, preflight};
+use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
+use sha2::{Digest, Sha256};
+
+use crate::build::{Builder, contained, finish, folded_changes, load, number};
+use crate::since::chunk;
+use crate::{FoldError, Folded};
+
+/// Looks at a stranger's snapshot whose SHA-256 should be `hash`. Each change in it passes the
+/// preflight and fits those before it, and the document is built anew from them.
+///
+/// The snapshot that comes back is the stranger's own if automerge saves it in the same bytes and
+/// its operations stand as in the document that was built. Otherwise it is a new one with the same
+/// changes, and its hash differs from the one that was told: automerge does not check the order of
+/// operations when it loads a document, and inflates columns that it does not know.
+pub fn inspect(snapshot: &[u8], hash: [u8; 32]) -> Result<Folded, FoldError> {
+    if <[u8; 32]>::from(Sha256::digest(snapshot)) != hash {
+        return Err(FoldError::Hash);
+    }
+    contained(|| {
+        let document = load(snapshot, 0)?;
+        let (mut told, operations_told) = (folded_changes(&document), operations(&document)?);
+        let is_as_saved = [true, false].into_iter().any(|deflate| {
+            document.save_with_options(SaveOptions { deflate, retain_orphans: false }) == snapshot
+        });
+        let changes = document.get_changes(&[]);
+        drop(document);
+        let mut builder = Builder::new(&[])?;
+        let mut admitted = Admitted::default();
+        for change in changes {
+            admitted.check(&change)?;
+            builder.add(change)?;
+        }
+        let built = builder.build()?;
+        let is_its_own = is_as_saved && operations(&built)? == operations_told;
+        let mut found = folded_changes(&built);
+        let folded = finish(built)?;
+        // Its index keeps the order in which the snapshot itself has them.
+        let index = PackedIndex::pack(&told)?;
+        told.sort_unstable_by_key(|change| change.hash);
+        found.sort_unstable_by_key(|change| change.hash);
+        if told != found {
+            return Err(FoldError::Unfaithful { what: "its changes are others".to_owned() });
+        }
+        if is_its_own {
+            return Ok(Folded::from_parts(snapshot.to_vec(), index)?);
+        }
+        Ok(folded)
+    })
+}
+
+/// A fingerprint of a document's operations in their order, whatever the order of its changes:
+/// the SHA-256 of actors, heads and operation columns of its saved form.
+fn operations(document: &Automerge) -> Result<[u8; 32], FoldError> {
+    let options = SaveOptions { deflate: false, retain_orphans: false };
+    let saved = document.save_with_options(options);
+    digest(&saved).ok_or_else(|| FoldError::Unfaithful { what: "its form is unknown".to_owned() })
+}
+
+/// Of magic, checksum, type, length; actors; heads; metadata of change columns and of operation
+/// columns; data of change columns and of operation columns; and more.
+fn digest(saved: &[u8]) -> Option<[u8; 32]> {
+    let mut rest = saved.get(9..)?;
+    number(&mut rest)?;
+    let begin = rest;
+    for _ in 0..number(&mut rest)? {
+        let length = usize::try_from(number(&mut rest)?).ok()?;
+        rest = rest.get(length..)?;
+    }
+    let heads = usize::try_from(number(&mut rest)?).ok()?;
+    rest = rest.get(heads.checked_mul(32)?..)?;
+    let mut digest = Sha256::new();
+    digest.update(begin.get(..begin.len() - rest.len())?);
+    let changes = columns(&mut rest)?;
+    let before = rest;
+    let operations = columns(&mut rest)?;
+    digest.update(before.get(..before.len() - rest.len())?);
+    digest.update(rest.get(changes..)?.get(..operations)?);
+    Some(digest.finalize().into())
+}
+
+/// The length of the data of columns whose metadata comes next.
+fn columns(rest: &mut &[u8]) -> Option<usize> {
+    let mut length = 0usize;
+    for _ in 0..number(rest)? {
+        let _specification = number(rest)?;
+        length = length.checked_add(usize::try_from(number(rest)?).ok()?)?;
+    }
+    Some(length)
+}
+
+/// The changes that have been looked at, as the history of those that follow.
+#[derive(Default)]
+struct Admitted {
+    sequences: BTreeMap<ActorId, u64>,
+    max_ops: BTreeMap<ChangeHash, u64>,
+}
+
+impl Admitted {
+    fn check(&mut self, change: &Change) -> Result<(), FoldError> {
+        let hash = change.hash();
+        let checked = preflight(&chunk(change.clone()));
+        let checked = checked.map_err(|source| FoldError::Form { hash, source })?;
+        // Which document it is does not matter: there is only this one. Whoever made the snapshot
+        // may have merged several histories; whether it is related to one that is held already is
+        // for its receiver to see.
+        let document = DocumentId::from_bytes([0; 16]);
+        let Ok(verdict) = admit(self, &document, &checked, Roots::Several);
+        verdict.map_err(|source| FoldError::History { hash, source })?;
+        self.max_ops.insert(hash, checked.max_op);
+        self.sequences.insert(checked.actor, checked.seq);
+        Ok(())
+    }
+}
+
+impl History for Admitted {
+    type Error = Infallible;
+
+    fn last_sequence(&self, _: &DocumentId, actor: &ActorId) -> Result<Option<u64>, Infallible> {
+        Ok(self.sequences.get(actor).copied())
+    }
+
+    /// A sequence number that comes again is a second change of that number, or a repetition:
+    /// neither can be in a document, so what held it before does not matter.
+    fn at_sequence(
+        &self,
+        _: &DocumentId,
+        _: &ActorId,
+        _: u64,
+    ) -> Result<Option<Known>, Infallible> {
+        Ok(None)
+    }
+
+    fn max_op(&self, _: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {
+        Ok(self.max_ops.get(hash).copied())
+    }
+
+    fn deleted_at(&self, _: &DocumentId) -> Result<Option<Offset>, Infallible> {
+        Ok(None)
+    }
+
+    fn has_changes(&self, _: &DocumentId) -> Result<bool, Infallible> {
+        Ok(!self.max_ops.is_empty())
+    }
+}

@@ -1,0 +1,259 @@
+//! The parent of workers: starts one for each job, feeds it, and survives whatever becomes of it.
+//! All of it blocks: call it on a thread that may.
+
+mod watch;
+
+use std::ffi::OsString;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use landfall_protocol::ChangeHash;
+
+use crate::wire::{Greeting, Tag, read_part, write_part};
+use crate::{Folded, WorkerError};
+use watch::Watch;
+
+/// Bytes of a worker's standard error that are kept; the rest is read and forgotten.
+const SAID_BYTES: u64 = 4 * 1024;
+
+/// Bytes on their way to a worker: as much as a pipe holds on Linux.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// What a worker is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobKind {
+    /// [`fold`](crate::fold()) the snapshots and changes that follow. Snapshots come first.
+    Fold,
+    /// [`inspect`](crate::inspect()) the one snapshot that follows.
+    Inspect {
+        /// The SHA-256 that it should have.
+        hash: [u8; 32],
+    },
+    /// [`changes_since`](crate::changes_since()) of the one snapshot that follows.
+    ChangesSince {
+        /// What the receiver has.
+        have: Vec<ChangeHash>,
+    },
+}
+
+/// Starts workers.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    /// The worker's command line: a program that calls [`worker::main`](crate::worker::main).
+    pub command: Vec<OsString>,
+    /// Bytes of address space that a worker may have (Linux). The program itself takes some of
+    /// it: 64 MiB is the least that is sensible.
+    pub memory_bytes: u64,
+    /// How long a job may take, by the clock, from its start: the time for which its parent
+    /// gathers what it sends counts too.
+    pub time: Duration,
+}
+
+impl Supervisor {
+    /// Starts a worker on a job.
+    pub fn start(&self, kind: JobKind) -> Result<Job, WorkerError> {
+        let mut words = self.command.iter();
+        let program = words.next().cloned().unwrap_or_default();
+        let spawn =
+            |source| WorkerError::Spawn { command: program.to_string_lossy().into_owned(), source };
+        let mut command = Command::new(&program);
+        command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if cfg!(unix) {
+            // What handles a stranger's bytes need not know what is in our environment.
+            command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        }
+        let mut child = command.spawn().map_err(spawn)?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let watch = Watch::start(child, self.time);
+        let (Some(input), Some(output), Some(errors)) = pipes else {
+            watch.end();
+            return Err(spawn(io::Error::other("it has no pipes")));
+        };
+        let watch = watch.watching().map_err(spawn)?;
+        let said = thread::Builder::new().name("fold-stderr".to_owned());
+        let said = said.spawn(move || first_words(errors)).map_err(spawn)?;
+        let mut job = Job {
+            watch,
+            input: BufWriter::with_capacity(BUFFER_BYTES, input),
+            output: BufReader::new(output),
+            said: Some(said),
+            limits: (self.memory_bytes, self.time),
+        };
+        let greeting = Greeting { memory_bytes: self.memory_bytes, time: self.time, kind };
+        let sent = greeting.write(&mut job.input);
+        job.sent(sent)?;
+        Ok(job)
+    }
+
+    /// Folds in a worker: all snapshots and changes at once.
+    pub fn fold(
+        &self,
+        snapshots: &[&[u8]],
+        changes: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Result<Folded, WorkerError> {
+        let mut job = self.start(JobKind::Fold)?;
+        snapshots.iter().try_for_each(|snapshot| job.base(snapshot))?;
+        changes.into_iter().try_for_each(|change| job.change(&change))?;
+        job.finish()
+    }
+
+    /// Inspects a stranger's snapshot in a worker.
+    pub fn inspect(&self, snapshot: &[u8], hash: [u8; 32]) -> Result<Folded, WorkerError> {
+        let mut job = self.start(JobKind::Inspect { hash })?;
+        job.base(snapshot)?;
+        job.finish()
+    }
+
+    /// Takes changes out of a snapshot in a worker. `take` gets them one by one, dependencies
+    /// first; if the worker dies in between, it has got some of them.
+    pub fn changes_since(
+        &self,
+        snapshot: &[u8],
+        have: &[ChangeHash],
+        take: impl FnMut(Vec<u8>),
+    ) -> Result<(), WorkerError> {
+        let mut job = self.start(JobKind::ChangesSince { have: have.to_vec() })?;
+        job.base(snapshot)?;
+        job.finish_changes(take)
+    }
+}
+
+/// A worker at its job. Dropped before its end, it is killed. No process is left behind in any
+/// case.
+#[derive(Debug)]
+pub struct Job {
+    watch: Watch,
+    input: BufWriter<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    said: Option<JoinHandle<String>>,
+    limits: (u64, Duration),
+}
+
+impl Job {
+    /// The worker's process id, for a log.
+    pub fn id(&self) -> u32 {
+        self.watch.id()
+    }
+
+    /// Sends a snapshot. An error means that the worker is gone.
+    pub fn base(&mut self, snapshot: &[u8]) -> Result<(), WorkerError> {
+        let sent = write_part(&mut self.input, Tag::Snapshot, snapshot);
+        self.sent(sent)
+    }
+
+    /// Sends a change. An error means that the worker is gone.
+    pub fn change(&mut self, change: &[u8]) -> Result<(), WorkerError> {
+        let sent = write_part(&mut self.input, Tag::Change, change);
+        self.sent(sent)
+    }
+
+    /// Waits for what a job of [`JobKind::Fold`] or [`JobKind::Inspect`] brings.
+    pub fn finish(mut self) -> Result<Folded, WorkerError> {
+        self.send_end()?;
+        let (mut snapshot, mut index) = (None, None);
+        loop {
+            match self.receive()? {
+                (Tag::Snapshot, bytes) => snapshot = Some(bytes),
+                (Tag::Index, bytes) => index = Some(bytes),
+                (Tag::End, _) => break,
+                _ => return Err(senseless("a part that a fold does not have")),
+            }
+        }
+        let (Some(snapshot), Some(index)) = (snapshot, index) else {
+            return Err(senseless("a fold without its parts"));
+        };
+        Folded::from_parts(snapshot, index).map_err(senseless)
+    }
+
+    /// Waits for what a job of [`JobKind::ChangesSince`] brings, change by change. What was taken
+    /// before an error is right, but not everything.
+    pub fn finish_changes(mut self, mut take: impl FnMut(Vec<u8>)) -> Result<(), WorkerError> {
+        self.send_end()?;
+        loop {
+            match self.receive()? {
+                (Tag::Change, change) => take(change),
+                (Tag::End, _) => return Ok(()),
+                _ => return Err(senseless("a part that a list of changes does not have")),
+            }
+        }
+    }
+
+    /// The input stays open behind the end: when it closes, the worker takes us for dead.
+    fn send_end(&mut self) -> Result<(), WorkerError> {
+        let sent = write_part(&mut self.input, Tag::End, &[]);
+        let sent = sent.and_then(|()| self.input.flush());
+        self.sent(sent)
+    }
+
+    fn sent(&mut self, sent: io::Result<()>) -> Result<(), WorkerError> {
+        if sent.is_ok() {
+            return Ok(());
+        }
+        // It does not listen any more: it has died, or has said why it stopped.
+        loop {
+            self.receive()?;
+        }
+    }
+
+    /// The next part of the answer, unless it is a refusal or there is none.
+    fn receive(&mut self) -> Result<(Tag, Vec<u8>), WorkerError> {
+        // It cannot have made more than it has room for.
+        match read_part(&mut self.output, self.limits.0) {
+            Ok((Tag::Refused, reason)) => {
+                Err(WorkerError::Refused { reason: String::from_utf8_lossy(&reason).into_owned() })
+            }
+            Ok(part) => Ok(part),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(senseless(error)),
+            Err(_) => Err(self.death()),
+        }
+    }
+
+    /// Ends the worker, if it has not ended, and tells what it died of.
+    fn death(&mut self) -> WorkerError {
+        let ended = self.watch.end();
+        let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
+        match ended.status {
+            _ if ended.late => WorkerError::TimedOut { limit: self.limits.1 },
+            Ok(status) if out_of_processor_time(status) => {
+                WorkerError::TimedOut { limit: self.limits.1 }
+            }
+            Ok(status) => WorkerError::Died { how: status.to_string(), said },
+            Err(error) => WorkerError::Died { how: error.to_string(), said },
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.watch.end();
+        if let Some(said) = self.said.take() {
+            let _ = said.join();
+        }
+    }
+}
+
+fn senseless(what: impl ToString) -> WorkerError {
+    WorkerError::Answer { what: what.to_string() }
+}
+
+/// The beginning of what a worker says; the rest is read so that it never waits for us.
+fn first_words(mut errors: impl Read) -> String {
+    let mut said = Vec::new();
+    let _ = errors.by_ref().take(SAID_BYTES).read_to_end(&mut said);
+    let _ = io::copy(&mut errors, &mut io::sink());
+    String::from_utf8_lossy(&said).trim_end().to_owned()
+}
+
+#[cfg(unix)]
+fn out_of_processor_time(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    // `SIGXCPU`, by POSIX.
+    status.signal() == Some(24)
+}
+
+#[cfg(not(unix))]
+fn out_of_processor_time(_: ExitStatus) -> bool {
+    false
+}

@@ -1,0 +1,122 @@
+//! What a supervisor and its worker say to each other over two pipes. Both are the same program,
+//! so nothing here needs to last; that it is the same program is what the greeting shows.
+//!
+//! The parent sends a greeting, parts and an end; the worker answers with parts, and then that it
+//! is done, or with a refusal.
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use landfall_protocol::ChangeHash;
+
+use crate::JobKind;
+
+/// Begins every job. Its last byte is the version of what follows.
+const GREETING: [u8; 8] = *b"LFfold\0\x01";
+
+/// The hashes that a job may name: what a sync message may, by `landfall_protocol`.
+const HAVE_COUNT: usize = 1 << 20;
+
+/// What a part holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Tag {
+    /// To the worker, a snapshot to begin with; from it, the one that it has made.
+    Snapshot = 1,
+    /// A change, either way.
+    Change = 2,
+    /// From the worker: a packed index.
+    Index = 3,
+    /// From the worker: why there is nothing, as text.
+    Refused = 4,
+    /// Nothing follows.
+    End = 5,
+}
+
+impl Tag {
+    fn of(byte: u8) -> Option<Self> {
+        [Self::Snapshot, Self::Change, Self::Index, Self::Refused, Self::End]
+            .into_iter()
+            .find(|tag| *tag as u8 == byte)
+    }
+}
+
+/// A worker's job and limits.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    pub(crate) memory_bytes: u64,
+    pub(crate) time: Duration,
+    pub(crate) kind: JobKind,
+}
+
+impl Greeting {
+    pub(crate) fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        to.write_all(&GREETING)?;
+        to.write_all(&self.memory_bytes.to_le_bytes())?;
+        to.write_all(&u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX).to_le_bytes())?;
+        let (kind, hashes): (u8, Vec<[u8; 32]>) = match &self.kind {
+            JobKind::Fold => (0, Vec::new()),
+            JobKind::Inspect { hash } => (1, vec![*hash]),
+            JobKind::ChangesSince { have } => (2, have.iter().map(|hash| hash.0).collect()),
+        };
+        to.write_all(&[kind])?;
+        to.write_all(&(hashes.len() as u64).to_le_bytes())?;
+        to.write_all(hashes.as_flattened())
+    }
+
+    pub(crate) fn read(from: &mut impl Read) -> io::Result<Self> {
+        if array(from)? != GREETING {
+            return Err(senseless("this is for the program itself to start, not for anybody else"));
+        }
+        let memory_bytes = u64::from_le_bytes(array(from)?);
+        let time = Duration::from_millis(u64::from_le_bytes(array(from)?));
+        let [kind] = array(from)?;
+        let count = u64::from_le_bytes(array(from)?);
+        if count > HAVE_COUNT as u64 {
+            return Err(senseless("a job names too many hashes"));
+        }
+        let hashes: Vec<[u8; 32]> = (0..count).map(|_| array(from)).collect::<io::Result<_>>()?;
+        let kind = match (kind, &hashes[..]) {
+            (0, []) => JobKind::Fold,
+            (1, &[hash]) => JobKind::Inspect { hash },
+            (2, have) => {
+                JobKind::ChangesSince { have: have.iter().copied().map(ChangeHash).collect() }
+            }
+            _ => return Err(senseless("a job is of an unknown kind")),
+        };
+        Ok(Self { memory_bytes, time, kind })
+    }
+}
+
+pub(crate) fn write_part(to: &mut impl Write, tag: Tag, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(&[tag as u8])?;
+    to.write_all(&(bytes.len() as u64).to_le_bytes())?;
+    to.write_all(bytes)
+}
+
+/// The next part, of `limit` bytes at most. Memory grows with what arrives, not with what is
+/// claimed.
+pub(crate) fn read_part(from: &mut impl Read, limit: u64) -> io::Result<(Tag, Vec<u8>)> {
+    let [tag] = array(from)?;
+    let tag = Tag::of(tag).ok_or_else(|| senseless("a part is of an unknown kind"))?;
+    let length = u64::from_le_bytes(array(from)?);
+    if length > limit {
+        return Err(senseless("a part is too long"));
+    }
+    let mut bytes = Vec::new();
+    from.take(length).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((tag, bytes))
+}
+
+pub(crate) fn senseless(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn array<const N: usize>(from: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,182 @@
+//! The worker: the child process that does one job and ends. Whoever carries a relay offers it as
+//! a hidden subcommand whose body is [`main`].
+//!
+//! It reads its job from standard input, limits its own memory and processor time before it looks
+//! at anything of a document, and answers on standard output. It ends when its parent does.
+
+use std::io::{self, BufWriter, Read, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use crate::wire::{Greeting, Tag, read_part, senseless, write_part};
+use crate::{FoldError, Folded, JobKind, changes_since, fold, inspect};
+
+/// Bytes of a reason that go back to the parent.
+const REASON_BYTES: usize = 4 * 1024;
+
+/// The stack of the thread that waits for the parent's end: it calls `read` and `exit`.
+const WAITING_STACK_BYTES: usize = 64 * 1024;
+
+/// Exit code of one whose parent went away in the middle.
+const ABANDONED: u8 = 3;
+
+/// Does one job. Call it first in the process, before any thread is started and anything large is
+/// held.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            // Somebody reads this: the supervisor, or one who has called it by hand.
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+        Err(_) => ExitCode::from(ABANDONED),
+    }
+}
+
+fn run() -> io::Result<()> {
+    let mut stdin = io::stdin().lock();
+    let job = Greeting::read(&mut stdin)?;
+    limit(job.memory_bytes, job.time)?;
+    let input = Parts { stdin: Some(stdin) };
+    let answer = match job.kind {
+        JobKind::Fold => fold_parts(input)?.map(Answer::Folded),
+        JobKind::Inspect { hash } => {
+            inspect(&input.only_snapshot()?, hash).map(|folded| Answer::Folded(Box::new(folded)))
+        }
+        JobKind::ChangesSince { have } => {
+            changes_since(&input.only_snapshot()?, &have).map(Answer::Changes)
+        }
+    };
+    send(answer)
+}
+
+fn fold_parts(mut input: Parts) -> io::Result<Result<Box<Folded>, FoldError>> {
+    let mut snapshots = Vec::new();
+    let first = loop {
+        match input.next()? {
+            (Tag::Snapshot, snapshot) => snapshots.push(snapshot),
+            (Tag::Change, change) => break Some(change),
+            (Tag::End, _) => break None,
+            _ => return Err(senseless("a part is not for a worker")),
+        }
+    };
+    let snapshots: Vec<&[u8]> = snapshots.iter().map(Vec::as_slice).collect();
+    let mut ended = if first.is_none() { Some(Ok(())) } else { None };
+    let rest = std::iter::from_fn(|| {
+        if ended.is_some() {
+            return None;
+        }
+        let outcome = match input.next() {
+            Ok((Tag::Change, change)) => return Some(change),
+            Ok((Tag::End, _)) => Ok(()),
+            Ok(_) => Err(senseless("a snapshot comes after a change")),
+            Err(error) => Err(error),
+        };
+        // Nobody wants what the rest would come to, so the fold is made to stop: no bytes are no
+        // change.
+        let stop = outcome.is_err().then(Vec::new);
+        ended = Some(outcome);
+        stop
+    });
+    let folded = fold(&snapshots, first.into_iter().chain(rest));
+    // A refusal may come before the end of the input; what ended the input badly goes first.
+    ended.unwrap_or(Ok(()))?;
+    Ok(folded.map(Box::new))
+}
+
+enum Answer {
+    Folded(Box<Folded>),
+    Changes(Vec<Vec<u8>>),
+}
+
+fn send(answer: Result<Answer, FoldError>) -> io::Result<()> {
+    let mut output = BufWriter::new(io::stdout().lock());
+    match answer {
+        Ok(Answer::Folded(folded)) => {
+            write_part(&mut output, Tag::Snapshot, &folded.snapshot)?;
+            write_part(&mut output, Tag::Index, &folded.index)?;
+            write_part(&mut output, Tag::End, &[])?;
+        }
+        Ok(Answer::Changes(changes)) => {
+            for change in changes {
+                write_part(&mut output, Tag::Change, &change)?;
+            }
+            write_part(&mut output, Tag::End, &[])?;
+        }
+        Err(error) => {
+            let mut reason = error.to_string();
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES));
+            write_part(&mut output, Tag::Refused, reason.as_bytes())?;
+        }
+    }
+    output.flush()
+}
+
+/// What the parent sends. The input is given up at the end, for the thread that then waits on it.
+struct Parts {
+    stdin: Option<io::StdinLock<'static>>,
+}
+
+impl Parts {
+    fn next(&mut self) -> io::Result<(Tag, Vec<u8>)> {
+        let stdin = self.stdin.as_mut().ok_or(io::ErrorKind::UnexpectedEof)?;
+        let part = read_part(stdin, u64::MAX)?;
+        if part.0 == Tag::End {
+            self.stdin = None;
+            end_with_the_parent();
+        }
+        Ok(part)
+    }
+
+    fn only_snapshot(mut self) -> io::Result<Vec<u8>> {
+        let (Tag::Snapshot, snapshot) = self.next()? else {
+            return Err(senseless("a job without its snapshot"));
+        };
+        match self.next()? {
+            (Tag::End, _) => Ok(snapshot),
+            _ => Err(senseless("a part is too many")),
+        }
+    }
+}
+
+/// The parent sends nothing more and keeps the pipe open: that it closes means that it has died.
+fn end_with_the_parent() {
+    let wait = || {
+        let _ = io::stdin().lock().read(&mut [0]);
+        std::process::exit(i32::from(ABANDONED));
+    };
+    // Without the thread the limits end the process all the same.
+    let _ = thread::Builder::new().stack_size(WAITING_STACK_BYTES).spawn(wait);
+}
+
+/// Takes memory and processor time away from this process, for good.
+#[cfg(unix)]
+fn limit(memory_bytes: u64, time: Duration) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+    let seconds = time.as_secs().saturating_add(1);
+    // A core file of a document's contents is nothing to leave behind.
+    let limits =
+        [(Resource::As, memory_bytes, 0), (Resource::Cpu, seconds, 1), (Resource::Core, 0, 0)];
+    for (resource, most, more) in limits {
+        let before = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        // At the first of the two seconds it is told by a signal of its own what it dies of.
+        let (current, maximum) = (before.min(most), before.min(most.saturating_add(more)));
+        let limit = Rlimit { current: Some(current), maximum: Some(maximum) };
+        let set = setrlimit(resource, limit);
+        // Elsewhere some of them do not exist, and the parent's clock still holds.
+        if let (Err(error), true) = (set, cfg!(target_os = "linux")) {
+            let _ = writeln!(io::stderr(), "{resource:?} cannot be limited: {error}");
+            return Err(senseless("a limit cannot be set"));
+        }
+    }
+    // Half as much processor as the relay gets where both want it; failing to is no harm.
+    let _ = nice(5);
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn limit(_: u64, _: Duration) -> io::Result<()> {
+    Ok(())
+}

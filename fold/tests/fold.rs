@@ -1,0 +1,12 @@
+//! Folding, in this process and in children that die.
+
+#[path = "fold/figures.rs"]
+mod figures;
+#[path = "fold/folding.rs"]
+mod folding;
+#[path = "fold/histories.rs"]
+mod histories;
+#[path = "fold/strangers.rs"]
+mod strangers;
+#[path = "fold/workers.rs"]
+mod workers;

@@ -1,0 +1,44 @@
+//! What folding costs. Run with `--release -- --nocapture figures` for the figures; the bounds
+//! that are asserted are wide enough for a debug build on a busy machine.
+
+use std::time::Instant;
+
+use landfall_fold::{JobKind, Supervisor, changes_since, fold, inspect};
+
+use super::histories::{begun, changes, type_into};
+use super::workers::supervisor;
+
+#[test]
+fn figures_of_a_document_of_20_000_characters() {
+    let (mut document, text) = begun(1);
+    type_into(&mut document, &text, 20_000);
+    let all = changes(&document);
+    let raw: usize = all.iter().map(Vec::len).sum();
+    let begun = Instant::now();
+    let folded = fold(&[], all.iter().cloned()).unwrap();
+    let took = begun.elapsed();
+    println!("fold: {took:?}; raw {raw}, snapshot {} bytes", folded.snapshot.len());
+    println!("index: {} bytes for {} changes", folded.index.len(), folded.changes);
+    assert!(folded.index.len() as u64 <= 37 * folded.changes);
+    let begun = Instant::now();
+    inspect(&folded.snapshot, folded.hash).unwrap();
+    println!("inspect: {:?}", begun.elapsed());
+    let begun = Instant::now();
+    let since = changes_since(&folded.snapshot, &[]).unwrap();
+    println!("changes_since: {:?}, {} changes", begun.elapsed(), since.len());
+
+    let mut job = supervisor(&[]).start(JobKind::Fold).unwrap();
+    let begun = Instant::now();
+    all.iter().for_each(|change| job.change(change).unwrap());
+    let _ = job.finish().unwrap();
+    println!("fold in a child: {:?}", begun.elapsed());
+    for mebibytes in [16u64, 24, 32, 48, 64, 96, 128, 192, 256] {
+        let limited = Supervisor { memory_bytes: mebibytes << 20, ..supervisor(&[]) };
+        if limited.fold(&[], all.iter().cloned()).is_ok() {
+            println!("address space that is enough: {mebibytes} MiB");
+            assert!(mebibytes < 256);
+            return;
+        }
+    }
+    panic!("no address space was enough");
+}

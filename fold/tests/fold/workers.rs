@@ -1,0 +1,228 @@
+//! Folding in children, which die of everything that a child can die of.
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use landfall_fold::{JobKind, Supervisor, WorkerError, changes_since, fold, inspect};
+use sha2::{Digest, Sha256};
+
+use super::histories::{begun, changes, poison, session, type_into};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_landfall-fold-worker");
+
+pub fn supervisor(words: &[&str]) -> Supervisor {
+    Supervisor {
+        command: [PROGRAM].iter().chain(words).map(Into::into).collect(),
+        memory_bytes: 512 << 20,
+        time: Duration::from_secs(60),
+    }
+}
+
+/// Whether a process is there, be it as a zombie.
+fn is_there(id: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{id}")).exists()
+}
+
+#[test]
+fn a_worker_brings_what_the_library_brings() {
+    let document = session();
+    let supervisor = supervisor(&[]);
+    let all = changes(&document);
+    let (old, new) = all.split_at(200);
+    let base = fold(&[], old.iter().cloned()).unwrap();
+    let folded = supervisor.fold(&[&base.snapshot], new.iter().cloned()).unwrap();
+    assert_eq!(folded, fold(&[&base.snapshot], new.iter().cloned()).unwrap());
+    let snapshot = &folded.snapshot;
+    assert_eq!(supervisor.inspect(snapshot, folded.hash).unwrap(), folded);
+    assert_eq!(inspect(snapshot, folded.hash).unwrap(), folded);
+    let mut since = Vec::new();
+    supervisor.changes_since(snapshot, &base.heads, |change| since.push(change)).unwrap();
+    assert_eq!(since, changes_since(snapshot, &base.heads).unwrap());
+    assert_eq!(supervisor.fold(&[], []).unwrap(), fold(&[], []).unwrap());
+}
+
+#[test]
+fn what_the_library_refuses_a_worker_refuses_in_the_same_words() {
+    let document = session();
+    let supervisor = supervisor(&[]);
+    let refused = |error: WorkerError| match error {
+        WorkerError::Refused { reason } => reason,
+        other => panic!("{other:?}"),
+    };
+    let mut all = changes(&document);
+    all.remove(3);
+    let error = fold(&[], all.iter().cloned()).unwrap_err();
+    assert_eq!(refused(supervisor.fold(&[], all).unwrap_err()), error.to_string());
+    let snapshot = document.save();
+    let error = inspect(&snapshot, [1; 32]).unwrap_err();
+    assert_eq!(refused(supervisor.inspect(&snapshot, [1; 32]).unwrap_err()), error.to_string());
+    let mut all = changes(&document);
+    all.push(poison(&document));
+    refused(supervisor.fold(&[], all).unwrap_err());
+    // Refused long before everything was sent: the parent is told, and sends no more.
+    let mut job = supervisor.start(JobKind::Fold).unwrap();
+    let mut sent = 0;
+    let error = loop {
+        match job.change(&[0; 1000]) {
+            Ok(()) => sent += 1,
+            Err(error) => break error,
+        }
+        assert!(sent < 1_000_000);
+    };
+    assert!(refused(error).contains("change 0"));
+}
+
+#[test]
+fn a_worker_that_takes_too_much_memory_is_its_own_loss() {
+    // So many operations in a change of a few bytes.
+    let (mut document, text) = begun(1);
+    {
+        use automerge::transaction::Transactable;
+        let mut tx = document.transaction();
+        tx.splice_text(&text, 0, 0, &"a".repeat(300_000)).unwrap();
+        tx.commit();
+    }
+    let small = Supervisor { memory_bytes: 80 << 20, ..supervisor(&[]) };
+    let error = small.fold(&[], changes(&document)).unwrap_err();
+    let WorkerError::Died { how, said } = &error else { panic!("{error:?}") };
+    assert!(how.contains("SIGABRT") && said.contains("memory allocation"), "{error}");
+    // It is the limit that killed it, and the next one is well.
+    assert!(supervisor(&[]).fold(&[], changes(&document)).is_ok());
+    let (small_one, _) = begun(1);
+    assert!(small.fold(&[], changes(&small_one)).is_ok());
+}
+
+#[test]
+fn a_worker_that_is_not_done_in_time_is_killed() {
+    let impatient = Supervisor { time: Duration::from_millis(300), ..supervisor(&["hang"]) };
+    let begun = Instant::now();
+    let error = impatient.fold(&[], changes(&session())).unwrap_err();
+    assert!(matches!(error, WorkerError::TimedOut { .. }), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    // While its parent still sends, and the pipe is full.
+    let mut job = impatient.start(JobKind::Fold).unwrap();
+    let error = loop {
+        if let Err(error) = job.change(&[0; 1 << 16]) {
+            break error;
+        }
+    };
+    assert!(matches!(error, WorkerError::TimedOut { .. }), "{error:?}");
+    let id = job.id();
+    drop(job);
+    assert!(!is_there(id));
+}
+
+#[test]
+fn a_worker_that_dies_says_how() {
+    let died = |word: &str| {
+        let error = supervisor(&[word]).fold(&[], changes(&session())).unwrap_err();
+        match error {
+            WorkerError::Died { how, said } => (how, said),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(died("abort").0.contains("SIGABRT"));
+    assert!(died("leave").0.contains('7'));
+    let error = supervisor(&["babble"]).fold(&[], []).unwrap_err();
+    assert!(matches!(error, WorkerError::Answer { .. }), "{error:?}");
+    let nobody = Supervisor { command: vec!["/nobody/here".into()], ..supervisor(&[]) };
+    let error = nobody.fold(&[], []).unwrap_err();
+    assert!(matches!(error, WorkerError::Spawn { .. }), "{error:?}");
+    let nothing = Supervisor { command: vec![], ..supervisor(&[]) };
+    assert!(matches!(nothing.fold(&[], []).unwrap_err(), WorkerError::Spawn { .. }));
+}
+
+#[test]
+fn a_job_that_is_given_up_leaves_no_process() {
+    let mut job = supervisor(&[]).start(JobKind::Fold).unwrap();
+    job.change(&changes(&session())[0]).unwrap();
+    let id = job.id();
+    assert!(is_there(id) || !cfg!(target_os = "linux"));
+    drop(job);
+    assert!(!is_there(id));
+    let job = supervisor(&["hang"]).start(JobKind::Fold).unwrap();
+    let id = job.id();
+    drop(job);
+    assert!(!is_there(id));
+}
+
+/// The beginning of a fold, as a supervisor sends it.
+fn greeting(seconds: u64) -> Vec<u8> {
+    let mut bytes = b"LFfold\0\x01".to_vec();
+    bytes.extend((512u64 << 20).to_le_bytes());
+    bytes.extend((seconds * 1000).to_le_bytes());
+    bytes.push(0);
+    bytes.extend(0u64.to_le_bytes());
+    bytes
+}
+
+fn part(tag: u8, body: &[u8]) -> Vec<u8> {
+    [&[tag][..], &(body.len() as u64).to_le_bytes(), body].concat()
+}
+
+fn by_hand() -> std::process::Child {
+    let mut command = Command::new(PROGRAM);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+#[test]
+fn a_worker_ends_with_its_parent() {
+    // In the middle of what it is sent.
+    let mut child = by_hand();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&[greeting(60), part(2, &changes(&session())[0])].concat()).unwrap();
+    drop(input);
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    // And at its work: this takes it longer than a moment.
+    let (mut document, text) = begun(1);
+    type_into(&mut document, &text, 10_000);
+    let mut child = by_hand();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&[greeting(60), part(1, &document.save()), part(5, &[])].concat()).unwrap();
+    drop(input);
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    let mut answer = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, []);
+}
+
+#[test]
+fn a_worker_has_so_much_processor_time_and_no_more() {
+    let mut child = by_hand();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&greeting(0)).unwrap();
+    // Work without an end: the same change again and again.
+    let again = part(2, &changes(&session())[1]).repeat(100);
+    while input.write_all(&again).is_ok() {}
+    let status = child.wait().unwrap();
+    #[cfg(unix)]
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(24), "{status}");
+}
+
+#[test]
+fn one_who_calls_the_worker_by_hand_is_told() {
+    let mut child = by_hand();
+    child.stdin.take().unwrap().write_all(b"hello, what are you?").unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("for the program itself"), "{said}");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn many_workers_at_once_do_not_mix() {
+    let threads: Vec<_> = (1..=4u8)
+        .map(|actor| {
+            std::thread::spawn(move || {
+                let (mut document, text) = begun(actor);
+                type_into(&mut document, &text, 100 * usize::from(actor));
+                let folded = supervisor(&[]).fold(&[], changes(&document)).unwrap();
+                assert_eq!(folded.heads, document.get_heads());
+                assert_eq!(folded.hash, <[u8; 32]>::from(Sha256::digest(&folded.snapshot)));
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}

@@ -1,0 +1,150 @@
+//! What a subscription is sent: where it stands, the pages and parts that move it, and the pause
+//! while the two ends compare what they hold.
+
+use super::{Session, SessionEffect};
+use crate::code::Code;
+use crate::frame::{
+    EntriesBuilder, Filter, Frame, Part, Partial, Refilter, Subscribed, SubscriptionId, encode,
+    entry_kind,
+};
+use crate::ids::{Epoch, Offset};
+use crate::ring::{Page, SnapshotPart};
+
+impl Session {
+    /// The space's lineage answered a subscription: entries follow after `resume`. If it is
+    /// `None`, a replica that can compare does that first; another is fed from the start.
+    pub fn handle_attached(
+        &mut self,
+        subscription: SubscriptionId,
+        epoch: Option<Epoch>,
+        head: Offset,
+        resume: Option<Offset>,
+    ) {
+        let Some(entry) = self.subscriptions.get_mut(&subscription) else { return };
+        entry.comparing = resume.is_none() && entry.knows_snapshots;
+        entry.position = match resume {
+            Some(after) => Some(after),
+            None if entry.comparing => Some(head),
+            None => Some(Offset(0)),
+        };
+        if resume.is_none() {
+            entry.partial = None;
+        }
+        let (scope, resumed) = (entry.filter.scope(), resume.is_some());
+        self.send(Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
+    }
+
+    /// The space could not be opened.
+    pub fn handle_attach_failed(&mut self, subscription: SubscriptionId, code: Code, what: String) {
+        if self.subscriptions.remove(&subscription).is_some() {
+            let hint = "try again later; the relay's log says more".to_owned();
+            self.refuse_subscription(subscription, code, what, hint);
+        }
+    }
+
+    /// Where a subscription stands; `None` if there is nothing to feed.
+    pub fn position(&self, subscription: SubscriptionId) -> Option<Offset> {
+        let entry = self.subscriptions.get(&subscription)?;
+        if entry.comparing || entry.fetching { None } else { entry.position }
+    }
+
+    /// Which documents a subscription wants.
+    pub fn filter(&self, subscription: SubscriptionId) -> Option<&Filter> {
+        Some(&self.subscriptions.get(&subscription)?.filter)
+    }
+
+    /// How much the replica has of the snapshot that comes next.
+    pub fn partial(&self, subscription: SubscriptionId) -> Option<Partial> {
+        self.subscriptions.get(&subscription)?.partial
+    }
+
+    /// A page of entries for a subscription, as a message that is ready to send; `None` if the
+    /// page does not go on where the subscription stands, or holds nothing new.
+    pub fn handle_page(&mut self, subscription: SubscriptionId, page: &Page) -> Option<Vec<u8>> {
+        let entry = self.subscriptions.get_mut(&subscription)?;
+        let paused = entry.comparing || entry.fetching;
+        if paused || entry.position != Some(page.after) || page.up_to <= page.after {
+            return None;
+        }
+        let Page { after, up_to, epoch, head, .. } = *page;
+        let mut frame = EntriesBuilder::new(subscription, after, up_to, epoch, head);
+        for encoded in &page.entries {
+            let mut own = entry.own.contains(encoded.offset().0);
+            if encoded.kind() == entry_kind::SNAPSHOT {
+                entry.partial = None;
+                // What was offered may have become more than that.
+                own = entry.own_snapshots.remove(&encoded.id()).is_some();
+            }
+            if entry.filter.wants(&encoded.document()) {
+                frame.add(encoded, own);
+            }
+        }
+        entry.position = Some(up_to);
+        entry.own.remove(0, up_to.0);
+        Some(frame.finish())
+    }
+
+    /// A part of the snapshot that comes next, as a message that is ready to send; `None` if it
+    /// does not go on where the subscription stands.
+    pub fn handle_snapshot_part(
+        &mut self,
+        subscription: SubscriptionId,
+        part: SnapshotPart,
+    ) -> Option<Vec<u8>> {
+        let entry = self.subscriptions.get_mut(&subscription)?;
+        if !entry.knows_snapshots {
+            self.subscriptions.remove(&subscription);
+            let what = "the next entry is a snapshot, which must be understood".to_owned();
+            let hint = "upgrade this application".to_owned();
+            self.refuse_subscription(subscription, Code::MUST_UNDERSTAND, what, hint);
+            self.effects.push_back(SessionEffect::Detach(subscription));
+            return None;
+        }
+        if let Some(bytes) = entry.own_snapshots.get(&part.hash) {
+            // The peer has it: the next read gives its entry.
+            entry.partial = Some(Partial { hash: part.hash, bytes: *bytes });
+            return None;
+        }
+        let partial = entry.partial.filter(|partial| partial.hash == part.hash);
+        let at = partial.map_or(0, |partial| partial.bytes);
+        if entry.comparing || entry.fetching || (part.from != at && part.from != 0) {
+            return None;
+        }
+        let bytes = part.from + part.bytes.len() as u64;
+        entry.partial = Some(Partial { hash: part.hash, bytes });
+        Some(Self::part_frame(subscription, part))
+    }
+
+    /// A part of a snapshot as a message.
+    pub fn part_frame(subscription: SubscriptionId, part: SnapshotPart) -> Vec<u8> {
+        let SnapshotPart { document, hash, total, from, bytes } = part;
+        let bytes = bytes.into();
+        encode(&Frame::Part(Part { subscription, document, hash, total, from, bytes }))
+    }
+
+    pub(super) fn handle_refilter(&mut self, refilter: Refilter) {
+        let Refilter { subscription, filter } = refilter;
+        let Some(entry) = self.subscriptions.get_mut(&subscription) else {
+            return self.fail_unknown(subscription);
+        };
+        let Some(position) = entry.position else {
+            let what = "another filter before the subscription stands".to_owned();
+            return self.fail(Code::OUT_OF_ORDER, what, "wait for subscribed");
+        };
+        entry.filter = filter;
+        entry.comparing = true;
+        entry.partial = None;
+        let scope = entry.filter.scope();
+        // The head is where the feed goes on: everything up to it has been sent.
+        let (epoch, head, resumed) = (None, position, false);
+        self.send(Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
+    }
+
+    pub(super) fn handle_reconciled(&mut self, subscription: SubscriptionId) {
+        let Some(entry) = self.subscriptions.get_mut(&subscription) else {
+            return self.fail_unknown(subscription);
+        };
+        entry.comparing = false;
+        self.effects.push_back(SessionEffect::Resumed(subscription));
+    }
+}

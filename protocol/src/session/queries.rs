@@ -1,0 +1,84 @@
+//! Questions about what the relay holds: digests, and documents apart from the log's order.
+
+use super::{Session, SessionEffect};
+use crate::code::Code;
+use crate::digest::Branch;
+use crate::frame::{
+    Difference, DigestQuery, EncodedEntry, Fetch, Frame, Holding, SubscriptionId, encode_document,
+};
+use crate::ids::{DocumentId, Offset};
+
+impl Session {
+    pub(super) fn handle_digest(&mut self, query: DigestQuery) {
+        let DigestQuery { subscription, prefixes } = query;
+        let Some(entry) = self.subscriptions.get(&subscription) else {
+            return self.fail_unknown(subscription);
+        };
+        if prefixes.is_empty() || !prefixes.iter().all(|prefix| prefix.is_valid()) {
+            let what = "a digest of no prefix, or of one that is none".to_owned();
+            return self.fail(Code::MALFORMED, what, "see docs/protocol.md");
+        }
+        let space = entry.space.clone();
+        self.queries += 1;
+        self.effects.push_back(SessionEffect::Digest { subscription, space, prefixes });
+    }
+
+    pub(super) fn handle_fetch(&mut self, fetch: Fetch) {
+        let Fetch { subscription, wants } = fetch;
+        let Some(entry) = self.subscriptions.get_mut(&subscription) else {
+            return self.fail_unknown(subscription);
+        };
+        if wants.is_empty() || !wants.iter().all(|want| entry.filter.wants(&want.document)) {
+            let what = "a fetch of nothing, or of a document outside the filter".to_owned();
+            return self.fail(Code::MALFORMED, what, "change the filter first");
+        }
+        let space = entry.space.clone();
+        (entry.fetching, entry.partial) = (true, None);
+        self.queries += 1;
+        self.effects.push_back(SessionEffect::Fetch { subscription, space, wants });
+    }
+
+    /// What lies below the prefixes that were asked for; `None` if the store could not say, which
+    /// ends the subscription.
+    pub fn handle_branches(
+        &mut self,
+        subscription: SubscriptionId,
+        found: Option<(Offset, Vec<Branch>)>,
+    ) {
+        self.queries = self.queries.saturating_sub(1);
+        match found {
+            Some((head, branches)) => {
+                self.send(Frame::Difference(Difference { subscription, head, branches }));
+            }
+            None => self.fail_query(subscription),
+        }
+    }
+
+    /// A fetch was answered to its end, or could not be.
+    pub fn handle_fetched(&mut self, subscription: SubscriptionId, whole: bool) {
+        self.queries = self.queries.saturating_sub(1);
+        if let Some(entry) = self.subscriptions.get_mut(&subscription) {
+            entry.fetching = false;
+        }
+        if !whole {
+            return self.fail_query(subscription);
+        }
+        self.effects.push_back(SessionEffect::Resumed(subscription));
+    }
+
+    fn fail_query(&mut self, subscription: SubscriptionId) {
+        let what = format!("the store could not be read for subscription {subscription}");
+        self.fail(Code::STORAGE_FAILED, what, "connect again; the relay's log says more");
+    }
+
+    /// Entries of a fetched document as a message.
+    pub fn document_frame(
+        subscription: SubscriptionId,
+        document: DocumentId,
+        holding: Holding,
+        entries: &[EncodedEntry],
+        more: bool,
+    ) -> Vec<u8> {
+        encode_document(subscription, document, holding, entries, more)
+    }
+}

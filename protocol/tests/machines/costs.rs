@@ -1,0 +1,137 @@
+//! What healing costs, in messages and bytes: what is equal does not travel, what has arrived does
+//! not travel again.
+
+use landfall_protocol::DocumentId;
+
+use crate::relay::Disk;
+use crate::world::{Faults, Traffic, World};
+
+/// A settled world with so many documents of so many edits, made by the first client.
+fn world(clients: usize, documents: usize, edits: usize) -> World {
+    let mut world = World::new(1, clients, Faults::default());
+    world.documents = (0..documents).map(|_| DocumentId::from_bytes(world.rng.bytes())).collect();
+    for document in world.documents.clone() {
+        (0..edits).for_each(|_| world.edit_document(0, document));
+    }
+    world.settle();
+    world.check();
+    world
+}
+
+/// What crosses the network until everything has settled.
+fn settle(world: &mut World) -> Traffic {
+    world.traffic = Traffic::default();
+    world.settle();
+    world.check();
+    world.traffic
+}
+
+/// The same log under epochs that nobody has heard of.
+fn of_unknown_epochs(world: &mut World) -> Disk {
+    let mut disk = world.relay.disk.clone();
+    for record in &mut disk.epochs {
+        record.epoch = landfall_protocol::Epoch::from_bytes(world.rng.bytes());
+    }
+    disk
+}
+
+#[test]
+fn an_unknown_epoch_with_200_equal_documents_costs_a_handful_of_messages() {
+    let mut world = world(1, 200, 2);
+    let disk = of_unknown_epochs(&mut world);
+    world.restart_relay(disk);
+    let Traffic { messages, bytes } = settle(&mut world);
+    // The handshake with its features, the subscription, one question, one answer, and the end.
+    assert_eq!(messages, 9);
+    assert!(bytes < 1_200, "{bytes} bytes");
+}
+
+#[test]
+fn three_of_200_documents_that_differ_cost_in_proportion() {
+    let mut world = world(2, 200, 2);
+    let disk = of_unknown_epochs(&mut world);
+    world.disconnect(1);
+    world.restart_relay(disk);
+    // The second client is away: only the first one's traffic counts.
+    let second = world.clients.pop().unwrap();
+    (world.sessions.pop(), world.sessions.truncate(1));
+    for document in world.documents[..3].to_vec() {
+        world.edit_document(0, document);
+    }
+    let Traffic { messages, bytes } = settle(&mut world);
+    assert!(messages < 30, "{messages} messages");
+    assert!(bytes < 15_000, "{bytes} bytes");
+    drop(second);
+}
+
+#[test]
+fn a_client_that_is_ahead_of_a_restored_relay_is_not_sent_what_it_has() {
+    let mut world = world(1, 1, 200);
+    let disk = of_unknown_epochs(&mut world);
+    let whole = disk.holds().len() * 100;
+    let document = world.documents[0];
+    (0..5).for_each(|_| world.edit_document(0, document));
+    world.settle();
+    world.restart_relay(disk);
+    let Traffic { bytes, .. } = settle(&mut world);
+    assert!(bytes < whole / 4, "{bytes} bytes, and the document has more than {whole}");
+}
+
+#[test]
+fn a_snapshot_that_was_cut_goes_on_where_it_was() {
+    let mut world = world(1, 1, 60);
+    let document = world.documents[0];
+    world.relay.fold(&document, 61);
+    let mut cuts = 0;
+    // A second replica, whose connection breaks after every few messages.
+    let fresh = crate::client::Client::new(world.rng.bytes(), &world.space);
+    world.add_client(fresh);
+    world.traffic = Traffic::default();
+    while world.clients[1].store.holds().is_empty() {
+        world.connect(1);
+        cuts += 1;
+        for _ in 0..10 {
+            world.exchange(1);
+        }
+        assert!(cuts < 100, "it never gets whole");
+    }
+    assert!(cuts > 4, "only {cuts} cuts");
+    let bytes = world.traffic.bytes;
+    world.settle();
+    world.check();
+    let whole = world.relay.disk.snapshot_bytes(&document);
+    // Each connection has its handshake, and loses what was on its way.
+    assert!(bytes < whole + cuts * 1_600, "{bytes} bytes for {whole} and {cuts} cuts");
+}
+
+#[test]
+fn a_wiped_relay_is_offered_snapshots_and_not_single_changes() {
+    let mut world = world(1, 3, 40);
+    for document in world.documents.clone() {
+        world.clients[0].store.fold(document, 41);
+    }
+    let disk = Disk::new(world.rng.bytes());
+    world.restart_relay(disk);
+    settle(&mut world);
+    assert_eq!(world.relay.disk.snapshots(), 3);
+    assert_eq!(world.relay.disk.head.0, 3, "an entry for each");
+}
+
+#[test]
+fn an_offer_that_is_folded_again_in_the_middle_is_made_again() {
+    let mut world = world(1, 1, 60);
+    let document = world.documents[0];
+    world.clients[0].store.fold(document, 20);
+    let disk = Disk::new(world.rng.bytes());
+    world.restart_relay(disk);
+    for more in 21..=61 {
+        for _ in 0..12 {
+            if world.sessions[0].is_none() {
+                world.connect(0);
+            }
+            world.exchange(0);
+        }
+        world.clients[0].store.fold(document, more);
+    }
+    settle(&mut world);
+}

@@ -1,0 +1,352 @@
+//! What is on a relay's disk: a log whose folded history is a snapshot. A clone is a backup.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use landfall_protocol::admission::{CheckedChange, History, Known, preflight};
+use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
+use landfall_protocol::frame::{EncodedEntry, Entry, Filter, Holding, Partial};
+use landfall_protocol::lineage::{EpochRecord, Lineage};
+use landfall_protocol::ring::{Chunk, Page, SnapshotPart};
+use landfall_protocol::space::{Commit, NewKind};
+use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, Upstream, limits};
+
+use crate::model;
+
+#[derive(Clone)]
+pub struct Disk {
+    pub upstream: Upstream,
+    pub epochs: Vec<EpochRecord>,
+    pub head: Offset,
+    pub documents: BTreeMap<DocumentId, Document>,
+}
+
+#[derive(Clone, Default)]
+pub struct Document {
+    /// Those at or below the snapshot's offset are dead.
+    rows: BTreeMap<Offset, (Entry, CheckedChange)>,
+    snapshot: Option<Folded>,
+    /// Snapshots that were replaced and are still kept.
+    replaced: Vec<Folded>,
+    tombstone: Option<Entry>,
+}
+
+#[derive(Clone)]
+pub struct Folded {
+    offset: Offset,
+    hash: [u8; 32],
+    body: Vec<u8>,
+    changes: Vec<CheckedChange>,
+}
+
+impl Folded {
+    fn new(offset: Offset, body: Vec<u8>) -> Self {
+        Self { offset, hash: model::sha256(&body), changes: model::decode(&body), body }
+    }
+
+    fn entry(&self, document: DocumentId, in_parts: bool) -> Entry {
+        let body = (!in_parts).then(|| self.body.clone());
+        let heads = model::heads(&self.changes);
+        Entry::of_snapshot(self.offset, document, self.hash, &heads, 0, body)
+    }
+
+    fn in_parts(&self) -> bool {
+        self.body.len() > model::INLINE_BYTES
+    }
+
+    /// The next part for somebody who has so much.
+    fn part(&self, document: DocumentId, partial: Option<Partial>) -> Option<SnapshotPart> {
+        let partial = partial.filter(|partial| partial.hash == self.hash);
+        let from = partial.map_or(0, |partial| partial.bytes as usize);
+        if from >= self.body.len() {
+            return None;
+        }
+        let end = self.body.len().min(from + model::PART_BYTES);
+        let (hash, total, bytes) = (self.hash, self.body.len() as u64, &self.body[from..end]);
+        Some(SnapshotPart { document, hash, total, from: from as u64, bytes: bytes.to_vec() })
+    }
+}
+
+impl Document {
+    fn tail(&self) -> impl Iterator<Item = (&Offset, &(Entry, CheckedChange))> {
+        let folded = self.snapshot.as_ref().map_or(Offset(0), |snapshot| snapshot.offset);
+        self.rows.range(Offset(folded.0 + 1)..)
+    }
+
+    /// Every change, each after those that it rests on, with its offset.
+    pub fn changes(&self) -> impl Iterator<Item = (Offset, &CheckedChange)> {
+        let folded = self
+            .snapshot
+            .iter()
+            .flat_map(|snapshot| snapshot.changes.iter().map(|change| (snapshot.offset, change)));
+        folded.chain(self.tail().map(|(offset, (_, change))| (*offset, change)))
+    }
+
+    pub fn is_deleted(&self) -> bool {
+        self.tombstone.is_some()
+    }
+
+    fn leaf(&self, id: &DocumentId) -> Leaf {
+        match self.is_deleted() {
+            true => Leaf::of_tombstone(id),
+            false => Leaf::of_heads(id, &model::heads(self.changes().map(|(_, change)| change))),
+        }
+    }
+}
+
+/// What of a document is sent to somebody who has part of it.
+pub enum Piece {
+    Part(SnapshotPart),
+    Entry(Entry),
+}
+
+impl Disk {
+    pub fn new(upstream: [u8; 16]) -> Self {
+        let upstream = Upstream::from_bytes(upstream);
+        Self { upstream, epochs: Vec::new(), head: Offset(0), documents: BTreeMap::new() }
+    }
+
+    pub fn write(&mut self, commit: &Commit) {
+        self.epochs.extend(commit.opens);
+        for new in &commit.entries {
+            let entry = &new.entry;
+            let document = self.documents.entry(entry.document).or_default();
+            assert!(entry.offset > self.head, "an offset was given out twice");
+            self.head = entry.offset;
+            match &new.kind {
+                NewKind::Change { .. } => {
+                    let change = preflight(&entry.body).unwrap();
+                    document.rows.insert(entry.offset, (entry.clone(), change));
+                }
+                NewKind::Tombstone => {
+                    let tombstone = Some(entry.clone());
+                    *document = Document { tombstone, ..Document::default() };
+                }
+                NewKind::Snapshot(snapshot) => {
+                    document.replaced.extend(document.snapshot.take());
+                    document.snapshot = Some(Folded::new(entry.offset, snapshot.body.clone()));
+                }
+            }
+        }
+    }
+
+    /// Where a snapshot of the first so many changes of a document's tail would stand.
+    pub fn foldable(&self, id: &DocumentId, count: usize) -> Option<Offset> {
+        let (through, _) = self.documents.get(id)?.tail().take(count).last()?;
+        Some(*through)
+    }
+
+    /// Folds all changes of a document up to an offset.
+    pub fn fold(&mut self, id: &DocumentId, through: Offset) {
+        let Some(document) = self.documents.get_mut(id) else { return };
+        let all = document.changes().take_while(|(offset, _)| *offset <= through);
+        let body = model::encode(all.map(|(_, change)| change));
+        document.replaced.extend(document.snapshot.take());
+        document.snapshot = Some(Folded::new(through, body));
+    }
+
+    /// Drops dead rows and snapshots that were replaced.
+    pub fn prune(&mut self, id: &DocumentId) {
+        let Some(document) = self.documents.get_mut(id) else { return };
+        document.replaced.clear();
+        document.rows = document.tail().map(|(offset, row)| (*offset, row.clone())).collect();
+    }
+
+    /// Loses the last change of a document that nothing rests on and that is not folded.
+    pub fn lose(&mut self, id: &DocumentId) -> bool {
+        let Some(document) = self.documents.get_mut(id) else { return false };
+        let last = document.tail().last().map(|(offset, _)| *offset);
+        last.is_some_and(|offset| document.rows.remove(&offset).is_some())
+    }
+
+    /// Everything that is in the log now, in order: entries, and snapshots without their bodies.
+    fn live(&self, after: Offset) -> BTreeMap<Offset, (Entry, Option<&Folded>)> {
+        let mut found = BTreeMap::new();
+        for (id, document) in &self.documents {
+            if let Some(tombstone) = &document.tombstone {
+                found.insert(tombstone.offset, (tombstone.clone(), None));
+            }
+            if let Some(snapshot) = &document.snapshot {
+                found.insert(snapshot.offset, (snapshot.entry(*id, true), Some(snapshot)));
+            }
+            let tail = document.tail();
+            found.extend(tail.map(|(offset, (entry, _))| (*offset, (entry.clone(), None))));
+        }
+        found.split_off(&Offset(after.0 + 1))
+    }
+
+    /// The next piece of the log.
+    pub fn next(&self, after: Offset, filter: &Filter, partial: Option<Partial>) -> Option<Chunk> {
+        let live = self.live(after);
+        if let Some(chunk) = self.next_replaced(&live, after, partial) {
+            return Some(chunk);
+        }
+        let (mut entries, mut up_to) = (Vec::new(), after);
+        let mut is_last = true;
+        for (offset, (entry, snapshot)) in live {
+            if entries.len() >= model::PAGE {
+                is_last = false;
+                break;
+            }
+            let snapshot = snapshot.filter(|_| filter.wants(&entry.document));
+            let entry = match snapshot {
+                Some(snapshot) if snapshot.in_parts() => {
+                    let part = snapshot.part(entry.document, partial);
+                    match part {
+                        Some(part) if entries.is_empty() => return Some(Chunk::Part(part)),
+                        Some(_) => {
+                            is_last = false;
+                            break;
+                        }
+                        None => entry,
+                    }
+                }
+                Some(snapshot) => snapshot.entry(entry.document, false),
+                None => entry,
+            };
+            entries.push(EncodedEntry::new(&entry).into());
+            up_to = offset;
+        }
+        if is_last {
+            // What was lost at the end leaves no hole.
+            up_to = self.head;
+        }
+        (up_to > after).then(|| Chunk::Entries(self.page(after, up_to, entries)))
+    }
+
+    fn page(
+        &self,
+        after: Offset,
+        up_to: Offset,
+        entries: Vec<std::sync::Arc<EncodedEntry>>,
+    ) -> Page {
+        let epoch = self.lineage().epoch_at(up_to).unwrap_or(Epoch::from_bytes([0; 16]));
+        Page { after, up_to, epoch, head: self.head, entries }
+    }
+
+    /// A snapshot that was replaced when it was half sent goes on while it is kept.
+    fn next_replaced(
+        &self,
+        live: &BTreeMap<Offset, (Entry, Option<&Folded>)>,
+        after: Offset,
+        partial: Option<Partial>,
+    ) -> Option<Chunk> {
+        let hash = partial?.hash;
+        let (id, old) = self.documents.iter().find_map(|(id, document)| {
+            Some((id, document.replaced.iter().find(|old| old.hash == hash)?))
+        })?;
+        let is_next = old.offset > after && live.range(..old.offset).next().is_none();
+        if !is_next || self.documents[id].is_deleted() {
+            return None;
+        }
+        Some(match old.part(*id, partial) {
+            Some(part) => Chunk::Part(part),
+            None => {
+                let entry = EncodedEntry::new(&old.entry(*id, true));
+                Chunk::Entries(self.page(after, old.offset, vec![entry.into()]))
+            }
+        })
+    }
+
+    pub fn lineage(&self) -> Lineage {
+        Lineage::new(self.epochs.clone(), self.head)
+    }
+
+    /// What the relay has of a document, and what of it is sent to somebody with these changes.
+    pub fn plan(&self, id: &DocumentId, have: &[ChangeHash]) -> (Holding, Vec<Piece>) {
+        let Some(document) = self.documents.get(id) else { return (Holding::Absent, vec![]) };
+        if let Some(tombstone) = &document.tombstone {
+            return (Holding::Deleted, vec![Piece::Entry(tombstone.clone())]);
+        }
+        let changes = || document.changes().map(|(_, change)| change);
+        let had = model::ancestors(changes(), have);
+        let mut pieces = Vec::new();
+        if let Some(snapshot) = &document.snapshot
+            && snapshot.changes.iter().any(|change| !had.contains(&change.hash))
+        {
+            let mut partial = None;
+            while snapshot.in_parts()
+                && let Some(part) = snapshot.part(*id, partial)
+            {
+                let bytes = part.from + part.bytes.len() as u64;
+                partial = Some(Partial { hash: part.hash, bytes });
+                pieces.push(Piece::Part(part));
+            }
+            pieces.push(Piece::Entry(snapshot.entry(*id, snapshot.in_parts())));
+        }
+        let missing = document.tail().filter(|(_, (_, change))| !had.contains(&change.hash));
+        pieces.extend(missing.map(|(_, (entry, _))| Piece::Entry(entry.clone())));
+        let heads = model::heads(changes()).into_iter().map(|head| head.0).collect();
+        (Holding::Present(heads), pieces)
+    }
+
+    pub fn branch(&self, prefix: Prefix) -> Branch {
+        let leaves = self.documents.iter().map(|(id, document)| (*id, document.leaf(id)));
+        Branch { prefix, node: node(prefix, leaves, limits::BRANCH_LEAVES) }
+    }
+
+    /// Every change that the relay holds, each as often as it does.
+    pub fn holds(&self) -> Vec<(DocumentId, ChangeHash)> {
+        let of = |(id, document): (&DocumentId, &Document)| {
+            document.changes().map(|(_, change)| (*id, change.hash)).collect::<Vec<_>>()
+        };
+        self.documents.iter().flat_map(of).collect()
+    }
+
+    pub fn snapshot_bytes(&self, id: &DocumentId) -> usize {
+        self.documents[id].snapshot.as_ref().map_or(0, |snapshot| snapshot.body.len())
+    }
+
+    pub fn snapshots(&self) -> usize {
+        self.documents.values().filter(|document| document.snapshot.is_some()).count()
+    }
+}
+
+/// What lies below a prefix: the documents themselves, if they are no more than `most`.
+pub fn node(prefix: Prefix, leaves: impl Iterator<Item = (DocumentId, Leaf)>, most: usize) -> Node {
+    let (first, last) = prefix.range();
+    let below = |id: &DocumentId| first <= *id.as_bytes() && *id.as_bytes() <= last;
+    let below: Vec<(DocumentId, Leaf)> = leaves.filter(|(id, _)| below(id)).collect();
+    if below.len() <= most {
+        return Node::Leaves(below);
+    }
+    let mut children = vec![Digest::default(); 16];
+    for (id, leaf) in below {
+        children[usize::from(prefix.child_of(&id))].add(leaf);
+    }
+    Node::Children(children)
+}
+
+impl History for Disk {
+    type Error = Infallible;
+
+    fn last_sequence(&self, d: &DocumentId, actor: &ActorId) -> Result<Option<u64>, Infallible> {
+        let changes = self.documents.get(d).into_iter().flat_map(Document::changes);
+        Ok(changes.filter(|(_, c)| c.actor == *actor).map(|(_, c)| c.seq).max())
+    }
+
+    fn at_sequence(
+        &self,
+        d: &DocumentId,
+        actor: &ActorId,
+        sequence: u64,
+    ) -> Result<Option<Known>, Infallible> {
+        let mut changes = self.documents.get(d).into_iter().flat_map(Document::changes);
+        let found = changes.find(|(_, c)| c.actor == *actor && c.seq == sequence);
+        Ok(found.map(|(position, change)| Known { hash: change.hash, position }))
+    }
+
+    fn max_op(&self, d: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {
+        let mut changes = self.documents.get(d).into_iter().flat_map(Document::changes);
+        Ok(changes.find(|(_, change)| change.hash == *hash).map(|(_, change)| change.max_op))
+    }
+
+    fn deleted_at(&self, d: &DocumentId) -> Result<Option<Offset>, Infallible> {
+        let tombstone = self.documents.get(d).and_then(|document| document.tombstone.as_ref());
+        Ok(tombstone.map(|entry| entry.offset))
+    }
+
+    fn has_changes(&self, d: &DocumentId) -> Result<bool, Infallible> {
+        Ok(self.documents.get(d).is_some_and(|document| document.changes().next().is_some()))
+    }
+}

@@ -1,0 +1,511 @@
+//! A model of an engine's store: what is never lost, whatever happens to connections.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+
+use landfall_protocol::admission::{
+    CheckedChange, History, HistoryError, Known, Roots, Verdict, admit,
+};
+use landfall_protocol::digest::{Branch, Leaf, Prefix};
+use landfall_protocol::frame::{Filter, Holding, Mark, Partial};
+use landfall_protocol::replica::{
+    Batch, DocumentBatch, DocumentHeads, Incoming, OutboxChange, OutboxKind, ResumePoint,
+};
+use landfall_protocol::{ActorId, ChangeHash, Cursor, DocumentId, Local, Offset, Upstream};
+
+use crate::{disk, model};
+
+/// What is known of an upstream.
+#[derive(Clone, Default)]
+pub struct Link {
+    pub cursor: Option<Cursor>,
+    pub mark: Option<Mark>,
+    /// What it holds, by local numbers.
+    pub held: BTreeSet<u64>,
+    pub parked: BTreeSet<DocumentId>,
+    arriving: Option<Arriving>,
+}
+
+/// A snapshot that has arrived in part.
+#[derive(Clone)]
+struct Arriving {
+    hash: [u8; 32],
+    bytes: Vec<u8>,
+}
+
+#[derive(Clone, Default)]
+pub struct ModelStore {
+    /// Every change by its local number.
+    log: BTreeMap<u64, (DocumentId, CheckedChange)>,
+    documents: BTreeMap<DocumentId, Vec<u64>>,
+    last: u64,
+    /// How many of a document's first changes are folded.
+    folded: BTreeMap<DocumentId, usize>,
+    pub tombstones: BTreeMap<DocumentId, u64>,
+    pub links: BTreeMap<Upstream, Link>,
+    pub filter: Option<Filter>,
+    /// Documents whose second root was asked for.
+    pub several: BTreeSet<DocumentId>,
+    /// Received changes that did not fit.
+    pub aside: Vec<(DocumentId, CheckedChange, HistoryError)>,
+    /// What was ever known to be held by an upstream.
+    pub acknowledged: BTreeSet<ChangeHash>,
+    /// Changes that no upstream held when their document was deleted: their author was told.
+    pub told: BTreeSet<ChangeHash>,
+    /// What each check found to differ.
+    pub checked: Vec<Vec<DocumentId>>,
+    /// The changes of every snapshot that was ever offered.
+    offered: BTreeMap<[u8; 32], Vec<ChangeHash>>,
+}
+
+/// Why something could not be stored.
+pub type Failure = &'static str;
+
+impl ModelStore {
+    pub fn rows(&self, d: &DocumentId) -> impl Iterator<Item = (u64, &CheckedChange)> {
+        let locals = self.documents.get(d).into_iter().flatten();
+        locals.map(|local| (*local, &self.log[local].1))
+    }
+
+    pub fn changes(&self, d: &DocumentId) -> impl Iterator<Item = &CheckedChange> {
+        self.rows(d).map(|(_, change)| change)
+    }
+
+    /// Every change held, as often as it is.
+    pub fn holds(&self) -> Vec<(DocumentId, ChangeHash)> {
+        self.log.values().map(|(document, change)| (*document, change.hash)).collect()
+    }
+
+    pub fn local_of(&self, d: &DocumentId, hash: &ChangeHash) -> Option<u64> {
+        self.rows(d).find(|(_, change)| change.hash == *hash).map(|(local, _)| local)
+    }
+
+    /// How much an upstream is not known to hold, without what it has refused.
+    pub fn pending(&self, upstream: Upstream) -> usize {
+        let link = self.links.get(&upstream).cloned().unwrap_or_default();
+        let changes = self.log.iter().map(|(local, (document, _))| (local, document));
+        let tombstones = self.tombstones.iter().map(|(document, local)| (local, document));
+        let wanted = changes.chain(tombstones).filter(|(_, d)| !link.parked.contains(d));
+        wanted.filter(|(local, _)| !link.held.contains(local)).count()
+    }
+
+    pub fn insert(&mut self, document: DocumentId, change: CheckedChange) -> u64 {
+        self.last += 1;
+        self.log.insert(self.last, (document, change));
+        self.documents.entry(document).or_default().push(self.last);
+        self.last
+    }
+
+    /// Deletes a document, as the application or a tombstone says; gives the tombstone's number.
+    pub fn delete(&mut self, d: DocumentId) -> u64 {
+        if let Some(local) = self.tombstones.get(&d) {
+            return *local;
+        }
+        for local in self.documents.remove(&d).unwrap_or_default() {
+            let (_, change) = self.log.remove(&local).expect("a row");
+            if !self.acknowledged.contains(&change.hash) {
+                self.told.insert(change.hash);
+            }
+        }
+        self.folded.remove(&d);
+        self.aside.retain(|(document, ..)| *document != d);
+        self.last += 1;
+        self.tombstones.insert(d, self.last);
+        for link in self.links.values_mut() {
+            link.parked.remove(&d);
+        }
+        self.last
+    }
+
+    /// Folds the first so many changes of a document, if that is more than before.
+    pub fn fold(&mut self, d: DocumentId, count: usize) {
+        if count <= self.rows(&d).count() && count > 0 {
+            let folded = self.folded.entry(d).or_default();
+            *folded = count.max(*folded);
+        }
+    }
+
+    /// Loses a change that nothing rests on.
+    pub fn lose(&mut self, d: &DocumentId) -> Option<ChangeHash> {
+        let head = *model::heads(self.changes(d)).first()?;
+        let local = self.local_of(d, &head)?;
+        self.log.remove(&local);
+        for link in self.links.values_mut() {
+            link.held.remove(&local);
+        }
+        let locals = self.documents.get_mut(d).expect("it has a head");
+        locals.retain(|of| *of != local);
+        let left = locals.len();
+        if let Some(folded) = self.folded.get_mut(d) {
+            *folded = left.min(*folded);
+        }
+        Some(head)
+    }
+
+    pub fn link(&mut self, upstream: Upstream) -> &mut Link {
+        self.links.entry(upstream).or_default()
+    }
+
+    fn hold(&mut self, upstream: Upstream, local: u64) {
+        if let Some((_, change)) = self.log.get(&local) {
+            self.acknowledged.insert(change.hash);
+        }
+        self.link(upstream).held.insert(local);
+    }
+
+    pub fn resume(&mut self, upstream: Upstream) -> ResumePoint {
+        let holds = !self.log.is_empty() || !self.tombstones.is_empty();
+        let filter = self.filter.clone().unwrap_or(Filter::Everything);
+        let link = self.link(upstream);
+        let partial = link.arriving.as_ref().map(|arriving| {
+            let bytes = arriving.bytes.len() as u64;
+            Partial { hash: arriving.hash, bytes }
+        });
+        ResumePoint { cursor: link.cursor, acknowledged: link.mark, holds, filter, partial }
+    }
+
+    pub fn reset(&mut self, upstream: Upstream) -> Local {
+        *self.link(upstream) = Link::default();
+        Local(self.last)
+    }
+
+    fn snapshot(&self, d: &DocumentId) -> Option<(Vec<u64>, Vec<u8>)> {
+        let count = *self.folded.get(d)?;
+        let folded: Vec<_> = self.rows(d).take(count).collect();
+        let body = model::encode(folded.iter().map(|(_, change)| *change));
+        Some((folded.iter().map(|(local, _)| *local).collect(), body))
+    }
+
+    pub fn outbox(
+        &mut self,
+        upstream: Upstream,
+        after: Local,
+        most: usize,
+    ) -> (Vec<OutboxChange>, bool) {
+        let Link { held, parked, .. } = self.link(upstream).clone();
+        let mut found = Vec::new();
+        for (d, local) in &self.tombstones {
+            let what = OutboxKind::Tombstone;
+            found.push(OutboxChange { local: Local(*local), document: *d, what });
+        }
+        found.retain(|change| !held.contains(&change.local.0));
+        for document in self.documents.keys().copied().collect::<Vec<_>>() {
+            if let Some((locals, body)) = self.snapshot(&document)
+                && locals.iter().any(|local| !held.contains(local))
+            {
+                let (hash, total) = (model::sha256(&body), body.len() as u64);
+                let changes = model::decode(&body);
+                let heads = model::heads(&changes);
+                self.offered.insert(hash, changes.iter().map(|change| change.hash).collect());
+                let local = Local(*locals.last().expect("something is folded"));
+                let what = OutboxKind::Snapshot { hash, total, heads };
+                found.push(OutboxChange { local, document, what });
+            }
+            let folded = self.folded.get(&document).copied().unwrap_or(0);
+            let several = self.several.contains(&document);
+            for (local, change) in self.rows(&document).skip(folded) {
+                let second = several && change.dependencies.is_empty();
+                let roots = if second { Roots::Several } else { Roots::One };
+                let what = OutboxKind::Change(change.bytes.clone(), roots);
+                found.push(OutboxChange { local: Local(local), document, what });
+            }
+        }
+        found.retain(|change| {
+            let is_held =
+                matches!(change.what, OutboxKind::Change(..)) && held.contains(&change.local.0);
+            change.local > after && !is_held && !parked.contains(&change.document)
+        });
+        found.sort_by_key(|change| change.local);
+        let more = found.len() > most.min(3);
+        found.truncate(most.min(3));
+        (found, more)
+    }
+
+    pub fn snapshot_part(&self, d: &DocumentId, hash: [u8; 32], from: u64) -> Option<Vec<u8>> {
+        let (_, body) = self.snapshot(d)?;
+        let from = from as usize;
+        let end = body.len().min(from + model::PART_BYTES);
+        (model::sha256(&body) == hash).then(|| body[from..end].to_vec())
+    }
+
+    pub fn acknowledge(&mut self, upstream: Upstream, locals: &[Local], mark: Mark) {
+        for local in locals {
+            let is_there = self.log.contains_key(&local.0)
+                || self.tombstones.values().any(|tombstone| *tombstone == local.0);
+            if is_there {
+                self.hold(upstream, local.0);
+            }
+        }
+        let link = self.link(upstream);
+        if link.mark.is_none_or(|old| old.offset < mark.offset) {
+            link.mark = Some(mark);
+        }
+    }
+
+    pub fn acknowledge_snapshot(
+        &mut self,
+        upstream: Upstream,
+        d: &DocumentId,
+        hash: [u8; 32],
+        mark: Mark,
+    ) {
+        let hashes = self.offered[&hash].clone();
+        let locals = hashes.iter().filter_map(|hash| self.local_of(d, hash)).map(Local);
+        let locals: Vec<Local> = locals.collect();
+        self.acknowledge(upstream, &locals, mark);
+    }
+
+    pub fn requeue(&mut self, upstream: Upstream, d: &DocumentId) {
+        let of: Vec<u64> = self.numbers(d);
+        self.link(upstream).held.retain(|held| !of.contains(held));
+    }
+
+    /// The local numbers of a document's changes and of its tombstone.
+    fn numbers(&self, d: &DocumentId) -> Vec<u64> {
+        let tombstone = self.tombstones.get(d).copied();
+        self.rows(d).map(|(local, _)| local).chain(tombstone).collect()
+    }
+
+    pub fn branches(&self, prefixes: &[(Prefix, bool)]) -> Vec<Branch> {
+        let present = self.documents.keys().map(|d| {
+            let heads = model::heads(self.changes(d));
+            (*d, Leaf::of_heads(d, &heads))
+        });
+        let deleted = self.tombstones.keys().map(|d| (*d, Leaf::of_tombstone(d)));
+        let leaves: BTreeMap<DocumentId, Leaf> = present.chain(deleted).collect();
+        let of = |(prefix, whole): &(Prefix, bool)| {
+            let most = if *whole { usize::MAX } else { 0 };
+            let leaves = leaves.iter().map(|(d, leaf)| (*d, *leaf));
+            Branch { prefix: *prefix, node: disk::node(*prefix, leaves, most) }
+        };
+        prefixes.iter().map(of).collect()
+    }
+
+    pub fn heads(&self, documents: &[DocumentId]) -> Vec<DocumentHeads> {
+        let of = |d: &DocumentId| {
+            let changes: Vec<_> = self.changes(d).collect();
+            let heads = model::heads(changes.iter().copied());
+            DocumentHeads { document: *d, heads, older: model::older(&changes) }
+        };
+        documents.iter().map(of).collect()
+    }
+
+    pub fn store_part(
+        &mut self,
+        upstream: Upstream,
+        hash: [u8; 32],
+        from: u64,
+        bytes: &[u8],
+    ) -> Result<(), Failure> {
+        let arriving = &mut self.link(upstream).arriving;
+        if from == 0 {
+            *arriving = Some(Arriving { hash, bytes: Vec::new() });
+        }
+        let goes_on =
+            arriving.as_mut().filter(|one| one.hash == hash && one.bytes.len() as u64 == from);
+        goes_on.ok_or("not the next part")?.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    pub fn receive(&mut self, upstream: Upstream, batch: Batch) -> Result<(), Failure> {
+        let at = self.link(upstream).cursor.map_or(Offset(0), |cursor| cursor.offset);
+        if at != batch.after {
+            return Err("not the next batch");
+        }
+        let before = self.clone();
+        for incoming in batch.entries {
+            if let Err(failure) = self.take(upstream, incoming) {
+                *self = before;
+                return Err(failure);
+            }
+        }
+        self.link(upstream).cursor = Some(batch.cursor);
+        Ok(())
+    }
+
+    pub fn receive_document(
+        &mut self,
+        upstream: Upstream,
+        batch: DocumentBatch,
+    ) -> Result<(), Failure> {
+        let d = batch.document;
+        for incoming in batch.entries {
+            self.take(upstream, incoming)?;
+        }
+        if !batch.last {
+            return Ok(());
+        }
+        self.requeue(upstream, &d);
+        match batch.holding {
+            Holding::Absent => {}
+            Holding::Deleted => {
+                let local = self.delete(d);
+                self.hold(upstream, local);
+            }
+            Holding::Present(heads) => {
+                let heads: Vec<ChangeHash> = heads.into_iter().map(ChangeHash).collect();
+                self.hold_ancestors(upstream, &d, &heads);
+            }
+        }
+        Ok(())
+    }
+
+    fn hold_ancestors(&mut self, upstream: Upstream, d: &DocumentId, heads: &[ChangeHash]) {
+        let found = model::ancestors(self.changes(d), heads);
+        let locals = self.rows(d).filter(|(_, change)| found.contains(&change.hash));
+        let locals: Vec<u64> = locals.map(|(local, _)| local).collect();
+        locals.into_iter().for_each(|local| self.hold(upstream, local));
+    }
+
+    pub fn finish_reconcile(
+        &mut self,
+        upstream: Upstream,
+        cursor: Option<Cursor>,
+        through: Local,
+        except: &[DocumentId],
+    ) {
+        let changes = self.log.iter().map(|(local, (d, _))| (*local, *d));
+        let tombstones = self.tombstones.iter().map(|(d, local)| (*local, *d));
+        let held: Vec<u64> = changes
+            .chain(tombstones)
+            .filter(|(local, d)| *local <= through.0 && !except.contains(d))
+            .map(|(local, _)| local)
+            .collect();
+        held.into_iter().for_each(|local| self.hold(upstream, local));
+        let link = self.link(upstream);
+        (link.cursor, link.arriving) = (cursor, None);
+    }
+
+    fn take(&mut self, upstream: Upstream, incoming: Incoming) -> Result<(), Failure> {
+        match incoming {
+            Incoming::Change { document, change, second_root, .. } => {
+                self.take_change(upstream, document, change, second_root);
+            }
+            Incoming::Snapshot { document, hash, heads, body, .. } => {
+                let body = match body {
+                    Some(body) => body,
+                    None => {
+                        let arrived = self.link(upstream).arriving.take();
+                        let arrived = arrived.filter(|arrived| arrived.hash == hash);
+                        arrived.ok_or("a snapshot without its parts")?.bytes
+                    }
+                };
+                self.take_snapshot(upstream, document, hash, &heads, &body)?;
+            }
+            Incoming::SnapshotEcho { document, heads, .. } => {
+                let held = heads.iter().all(|head| self.local_of(&document, head).is_some());
+                if !held && !self.tombstones.contains_key(&document) {
+                    return Err("the echo of a snapshot that we do not have");
+                }
+                self.hold_ancestors(upstream, &document, &heads);
+            }
+            Incoming::Tombstone { document, .. } => {
+                let local = self.delete(document);
+                self.hold(upstream, local);
+            }
+            Incoming::Echo { document, hash } => match self.local_of(&document, &hash) {
+                Some(local) => self.hold(upstream, local),
+                None if self.tombstones.contains_key(&document) => {}
+                None => return Err("the echo of a change that we do not have"),
+            },
+            Incoming::Aside { entry, reason } => panic!("{:?}: {reason}", entry.hash()),
+        }
+        Ok(())
+    }
+
+    fn take_snapshot(
+        &mut self,
+        upstream: Upstream,
+        d: DocumentId,
+        hash: [u8; 32],
+        heads: &[ChangeHash],
+        body: &[u8],
+    ) -> Result<(), Failure> {
+        if model::sha256(body) != hash {
+            return Err("a snapshot of other bytes");
+        }
+        let changes = model::decode(body);
+        assert_eq!(model::heads(&changes), heads, "a snapshot has the heads that it says");
+        let has_none = self.rows(&d).next().is_none();
+        let mut rooted = !has_none;
+        let related = changes.iter().any(|change| self.local_of(&d, &change.hash).is_some());
+        for change in changes {
+            let root = change.dependencies.is_empty();
+            // Its own roots belong together; with ours only if one is common, or it was asked for.
+            let second = root && rooted && (related || has_none);
+            rooted |= root;
+            self.take_change(upstream, d, change, second);
+        }
+        if has_none {
+            let count = self.rows(&d).count();
+            self.fold(d, count);
+        }
+        Ok(())
+    }
+
+    fn take_change(
+        &mut self,
+        upstream: Upstream,
+        d: DocumentId,
+        change: CheckedChange,
+        second_root: bool,
+    ) {
+        if self.tombstones.contains_key(&d) {
+            return;
+        }
+        let several = second_root || self.several.contains(&d);
+        let roots = if several { Roots::Several } else { Roots::One };
+        let Ok(verdict) = admit(self, &d, &change, roots);
+        match verdict {
+            Ok(Verdict::New) => {
+                if second_root {
+                    self.several.insert(d);
+                }
+                let local = self.insert(d, change);
+                self.hold(upstream, local);
+            }
+            Ok(Verdict::Duplicate(known)) => self.hold(upstream, known.position.0),
+            Err(error) => self.aside.push((d, change, error)),
+        }
+    }
+
+    /// Merges a document's two histories, as the application asked.
+    pub fn merge_histories(&mut self, upstream: Upstream, d: DocumentId) {
+        self.several.insert(d);
+        let aside = std::mem::take(&mut self.aside);
+        for (document, change, _) in aside {
+            self.take_change(upstream, document, change, false);
+        }
+        self.link(upstream).parked.remove(&d);
+    }
+}
+
+impl History for ModelStore {
+    type Error = Infallible;
+
+    fn last_sequence(&self, d: &DocumentId, actor: &ActorId) -> Result<Option<u64>, Infallible> {
+        Ok(self.changes(d).filter(|c| c.actor == *actor).map(|change| change.seq).max())
+    }
+
+    fn at_sequence(
+        &self,
+        d: &DocumentId,
+        actor: &ActorId,
+        sequence: u64,
+    ) -> Result<Option<Known>, Infallible> {
+        let found = self.rows(d).find(|(_, c)| c.actor == *actor && c.seq == sequence);
+        Ok(found.map(|(local, change)| Known { hash: change.hash, position: Offset(local) }))
+    }
+
+    fn max_op(&self, d: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {
+        Ok(self.changes(d).find(|change| change.hash == *hash).map(|change| change.max_op))
+    }
+
+    fn deleted_at(&self, d: &DocumentId) -> Result<Option<Offset>, Infallible> {
+        Ok(self.tombstones.get(d).map(|local| Offset(*local)))
+    }
+
+    fn has_changes(&self, d: &DocumentId) -> Result<bool, Infallible> {
+        Ok(self.rows(d).next().is_some())
+    }
+}

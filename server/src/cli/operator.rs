@@ -1,0 +1,325 @@
+//! The operator's commands: their options, what they print, and how they fail.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use landfall_protocol::portable::PortableError;
+use landfall_protocol::{DocumentId, SpaceName};
+
+use super::print::{self, Output};
+use super::{
+    DAMAGED, FILE, Failure, FoldArgs, IN_USE, LogFormat, OTHER, STORE, USAGE, store_failure,
+};
+use crate::logs;
+use crate::operate::backup::backup;
+use crate::operate::compact::{CompactOptions, compact};
+use crate::operate::export::export;
+use crate::operate::import::import;
+use crate::operate::restore::{RestoreOptions, restore};
+use crate::operate::verify::{repair, verify};
+use crate::operate::{OperateError, must_have_store};
+use crate::store::{BackupError, FailureClass, Inspection, StoreError, chain};
+
+/// What an operator does with a store.
+#[derive(Debug, Subcommand)]
+pub enum OperatorCommand {
+    /// Say what is in the store: spaces, documents, sizes. Also beside the relay
+    Inspect(InspectArgs),
+    /// Check that the store holds what was written. Also beside the relay
+    Verify(VerifyArgs),
+    /// Copy the store to a new file. Also beside the relay, while clients write
+    Backup(BackupArgs),
+    /// Put a backup in the place of the store. The relay must be stopped
+    Restore(RestoreArgs),
+    /// Fold history and give room back to the disk. The relay must be stopped
+    Compact(CompactArgs),
+    /// Write a space to a portable file. Also beside the relay
+    Export(ExportArgs),
+    /// Take in a portable file. The relay must be stopped
+    Import(ImportArgs),
+}
+
+/// What all of them take.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The folder that holds the store
+    #[arg(long, env = "LANDFALL_DATA", default_value = "./landfall-data", value_name = "FOLDER")]
+    data: PathBuf,
+    /// For a program to read
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    common: Common,
+    /// This space with its documents
+    #[arg(long, value_name = "NAME")]
+    space: Option<SpaceName>,
+    /// This document with its heads and actors
+    #[arg(long, value_name = "ID", requires = "space")]
+    document: Option<DocumentId>,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Tell only what is found in this space
+    #[arg(long, value_name = "NAME")]
+    space: Option<SpaceName>,
+    /// Set right what can be; clients bring back what is lost. The relay must be stopped
+    #[arg(long)]
+    repair: bool,
+    #[command(flatten)]
+    fold: FoldArgs,
+}
+
+/// Options of `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The new file; one that is there is never overwritten
+    file: PathBuf,
+}
+
+/// Options of `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The backup; it stays as it is
+    file: PathBuf,
+    /// Replace the store that is there; it is kept beside the new one
+    #[arg(long)]
+    replace: bool,
+    /// Take a backup whatever is damaged in it
+    #[arg(long)]
+    unchecked: bool,
+}
+
+/// Options of `compact`.
+#[derive(Debug, Args)]
+pub struct CompactArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Fold only this space
+    #[arg(long, value_name = "NAME")]
+    space: Option<SpaceName>,
+    /// Fold only this document
+    #[arg(long, value_name = "ID", requires = "space")]
+    document: Option<DocumentId>,
+    /// Fold everything, not only what is due, and the youngest changes too
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    fold: FoldArgs,
+}
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The space
+    space: SpaceName,
+    /// The new file; one that is there is never overwritten
+    file: PathBuf,
+}
+
+/// Options of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The portable file
+    file: PathBuf,
+    /// Take it into this space instead of the one that it names
+    #[arg(long, value_name = "NAME")]
+    space: Option<SpaceName>,
+    #[command(flatten)]
+    fold: FoldArgs,
+}
+
+/// Does what an operator asks for.
+pub fn operate(command: OperatorCommand) -> ExitCode {
+    logs::start(LogFormat::Auto);
+    let done = match command {
+        OperatorCommand::Inspect(args) => run_inspect(args),
+        OperatorCommand::Verify(args) => run_verify(args),
+        OperatorCommand::Backup(args) => run_backup(args),
+        OperatorCommand::Restore(args) => run_restore(args),
+        OperatorCommand::Compact(args) => run_compact(args),
+        OperatorCommand::Export(args) => run_export(args),
+        OperatorCommand::Import(args) => run_import(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+fn run_inspect(args: InspectArgs) -> Result<(), Failure> {
+    let InspectArgs { common, space, document } = args;
+    let out = Output::new(common.json);
+    let failed = |error| failure(OperateError::from(error), &common.data);
+    must_have_store(&common.data).map_err(|error| failure(error, &common.data))?;
+    let inspection =
+        Inspection::open(&common.data).map_err(|error| failure(error.into(), &common.data))?;
+    let store = inspection.store().map_err(failed)?;
+    let Some(space) = space else {
+        out.store(&store);
+        return Ok(());
+    };
+    let found = store.spaces.iter().find(|report| report.space == space);
+    let missing = || failure(OperateError::NoSpace(space.clone()), &common.data);
+    let found = found.ok_or_else(missing)?;
+    let Some(document) = document else {
+        return out
+            .space(found, |after| inspection.documents(&space, after, print::PAGE))
+            .map_err(failed);
+    };
+    let report = inspection.document(&space, &document).map_err(failed)?;
+    let missing = || failure(OperateError::NoDocument(space.clone(), document), &common.data);
+    let report = report.ok_or_else(missing)?;
+    let actors = inspection.actors(&space, &document).map_err(failed)?;
+    out.document(&report, &actors);
+    Ok(())
+}
+
+fn run_verify(args: VerifyArgs) -> Result<(), Failure> {
+    let VerifyArgs { common, space, repair: is_repair, fold } = args;
+    let out = Output::new(common.json);
+    let failed = |error| failure(error, &common.data);
+    if !is_repair {
+        let found = verify(&common.data, space.as_ref()).map_err(failed)?;
+        out.found(&found);
+        return clean(
+            found.damage,
+            "stop the relay and run `verify --repair`; keep a backup first",
+        );
+    }
+    let mended = repair(&common.data, space.as_ref(), fold.options()).map_err(failed)?;
+    out.mended(&mended);
+    clean(mended.after.damage, "restore a backup; clients bring back what is newer")
+}
+
+fn clean(damage: u64, hint: &str) -> Result<(), Failure> {
+    if damage == 0 {
+        return Ok(());
+    }
+    let what = format!("the store has {damage} damaged place(s)");
+    Err(Failure::new(DAMAGED, what, "see the list", hint))
+}
+
+fn run_backup(args: BackupArgs) -> Result<(), Failure> {
+    let BackupArgs { common, file } = args;
+    let bytes = backup(&common.data, &file).map_err(|error| failure(error, &common.data))?;
+    Output::new(common.json).backup(&file, bytes);
+    Ok(())
+}
+
+fn run_restore(args: RestoreArgs) -> Result<(), Failure> {
+    let RestoreArgs { common, file, replace, unchecked } = args;
+    let restored = restore(&common.data, &file, RestoreOptions { replace, unchecked })
+        .map_err(|error| failure(error, &common.data))?;
+    Output::new(common.json).restored(&file, &restored);
+    Ok(())
+}
+
+fn run_compact(args: CompactArgs) -> Result<(), Failure> {
+    let CompactArgs { common, space, document, all, fold } = args;
+    let options = CompactOptions { space, document, all };
+    let compacted = compact(&common.data, &options, fold.options())
+        .map_err(|error| failure(error, &common.data))?;
+    Output::new(common.json).compacted(&compacted);
+    Ok(())
+}
+
+fn run_export(args: ExportArgs) -> Result<(), Failure> {
+    let ExportArgs { common, space, file } = args;
+    let exported =
+        export(&common.data, &space, &file).map_err(|error| failure(error, &common.data))?;
+    Output::new(common.json).exported(&space, &file, &exported);
+    Ok(())
+}
+
+fn run_import(args: ImportArgs) -> Result<(), Failure> {
+    let ImportArgs { common, file, space, fold } = args;
+    let imported = import(&common.data, &file, space, fold.options())
+        .map_err(|error| failure(error, &common.data))?;
+    Output::new(common.json).imported(&imported);
+    let Some((document, why)) = imported.refusals.first() else { return Ok(()) };
+    let what = format!("{} of the file's entries were refused", imported.refused);
+    let hint = "everything else was taken; see the list";
+    Err(Failure::new(OTHER, what, format!("document {document}: {why}"), hint))
+}
+
+/// An error as a line and a code.
+fn failure(error: OperateError, data: &Path) -> Failure {
+    let why = error.to_string();
+    let cause = std::error::Error::source(&error).map(chain);
+    let told = |code, hint| match &cause {
+        Some(cause) => Failure::new(code, &why, cause, hint),
+        None => Failure::new(code, "that cannot be done", &why, hint),
+    };
+    match &error {
+        OperateError::Open(error) => store_failure(error),
+        OperateError::Store(error) => of_store(error),
+        OperateError::NoStore(_) => told(STORE, "name the relay's folder with --data"),
+        OperateError::NoSpace(_) | OperateError::NoDocument(..) => {
+            told(USAGE, "see `landfall-relay inspect`")
+        }
+        OperateError::Backup(BackupError::Source(_)) => {
+            let why = cause.as_deref().unwrap_or_default();
+            let what = format!("there is no store to copy in {}", data.display());
+            Failure::new(STORE, what, why, "name the relay's folder with --data")
+        }
+        OperateError::Backup(BackupError::Exists { .. }) => {
+            told(FILE, "choose another name; a backup never overwrites")
+        }
+        OperateError::Backup(error) => match error.class() {
+            FailureClass::Corrupt => told(DAMAGED, "run `landfall-relay verify`"),
+            FailureClass::DiskFull => told(FILE, "make room on the disk"),
+            FailureClass::Busy => told(FILE, "wait for the other one"),
+            _ => told(FILE, "see that the target's folder exists and can be written"),
+        },
+        OperateError::BadBackup(BackupError::Exists { .. } | BackupError::Busy { .. }) => {
+            told(IN_USE, "wait for the other command")
+        }
+        OperateError::BadBackup(_) => told(FILE, "choose another backup; nothing was changed"),
+        OperateError::DamagedBackup { .. } => told(
+            DAMAGED,
+            "nothing was changed; choose another backup, or take it with --unchecked and repair",
+        ),
+        OperateError::HasStore(_) => told(FILE, "say --replace, and it is kept beside the new one"),
+        OperateError::Read(..) => told(FILE, "see that it exists and can be read"),
+        OperateError::Write(..) | OperateError::NewFile(_) => {
+            told(FILE, "choose another name, and see that there is room")
+        }
+        OperateError::Portable(_, PortableError::NotPortable | PortableError::Version { .. }) => {
+            told(FILE, "nothing was changed; name a file that `export` made")
+        }
+        OperateError::Portable(..) => told(DAMAGED, "nothing was changed; export it once more"),
+        OperateError::Unsound(_) => told(DAMAGED, "run `landfall-relay verify`"),
+        OperateError::Rewrite(_) => told(STORE, "make room on the disk and run it again"),
+        OperateError::NoWorker | OperateError::Randomness(_) => told(OTHER, "please report this"),
+    }
+}
+
+fn of_store(error: &StoreError) -> Failure {
+    let class = FailureClass::of_chain(error);
+    let (code, hint) = match class {
+        FailureClass::DiskFull => (STORE, "make room on the disk"),
+        FailureClass::Corrupt => (DAMAGED, "run `landfall-relay verify`"),
+        FailureClass::Busy => (IN_USE, "end what else reads the store"),
+        _ => (STORE, "look at the disk and try again"),
+    };
+    let why = std::error::Error::source(error).map_or_else(String::new, chain);
+    Failure::new(code, error, why, hint)
+}

@@ -1,0 +1,491 @@
+//! What the operator's commands print: lines for a person, or one JSON value for a program. Fields
+//! of the JSON are only ever added.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+
+use landfall_protocol::{ActorId, DocumentId, SpaceName};
+use serde_json::{Value, json};
+
+use crate::operate::compact::Compacted;
+use crate::operate::export::Exported;
+use crate::operate::import::Imported;
+use crate::operate::restore::Restored;
+use crate::operate::verify::{Found, Mended};
+use crate::store::StoreError;
+use crate::store::inspect::{DocumentReport, SpaceReport, StoreReport};
+use crate::store::repair::Repaired;
+use crate::store::verify::{Finding, Verified};
+
+/// Documents that are asked for at a time.
+pub(super) const PAGE: usize = 1_000;
+
+/// Standard output, in one of two ways.
+pub(super) struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Either of the two.
+    fn say(&self, value: impl FnOnce() -> Value, lines: impl FnOnce() -> Vec<String>) {
+        let text = match self.json {
+            true => value().to_string(),
+            false => lines().join("\n"),
+        };
+        line(text);
+    }
+
+    pub(super) fn store(&self, store: &StoreReport) {
+        self.say(
+            || store_value(store),
+            || {
+                let upstream = store.upstream.map_or("none yet".to_owned(), |id| id.to_string());
+                let mut lines = vec![
+                    format!("relay      {upstream}"),
+                    format!(
+                        "store      {}, of which {} free",
+                        bytes(store.bytes),
+                        bytes(store.free_bytes)
+                    ),
+                ];
+                for space in &store.spaces {
+                    lines.push(String::new());
+                    lines.extend(space_lines(space));
+                }
+                if store.spaces.is_empty() {
+                    lines.push("no spaces".to_owned());
+                }
+                lines
+            },
+        );
+    }
+
+    /// A space, and its documents page by page.
+    pub(super) fn space(
+        &self,
+        space: &SpaceReport,
+        mut page: impl FnMut(Option<DocumentId>) -> Result<Vec<DocumentReport>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut after = None;
+        let mut values = Vec::new();
+        if !self.json {
+            space_lines(space).into_iter().for_each(line);
+            line("\n   changes    folded      tail     bytes  actors  document");
+        }
+        loop {
+            let documents = page(after)?;
+            let Some(last) = documents.last() else { break };
+            after = Some(last.document);
+            match self.json {
+                true => values.extend(documents.iter().map(document_value)),
+                false => documents.iter().map(document_line).for_each(line),
+            }
+        }
+        if self.json {
+            let mut value = space_value(space);
+            value["list"] = Value::Array(values);
+            line(value);
+        }
+        Ok(())
+    }
+
+    pub(super) fn document(&self, document: &DocumentReport, actors: &[(ActorId, u64)]) {
+        let value = || {
+            let mut value = document_value(document);
+            let actor =
+                |(actor, last): &(ActorId, u64)| json!({"actor": actor.to_string(), "last": last});
+            value["actorList"] = actors.iter().map(actor).collect();
+            value
+        };
+        self.say(value, || document_lines(document, actors));
+    }
+
+    pub(super) fn found(&self, found: &Found) {
+        let value = || {
+            let findings: Vec<Value> = found.findings.iter().map(finding_value).collect();
+            json!({
+                "clean": found.damage == 0,
+                "damage": found.damage,
+                "checked": verified_value(&found.verified),
+                "findings": findings,
+            })
+        };
+        self.say(value, || {
+            let mut lines = finding_lines(found);
+            lines.push(verified_line(&found.verified));
+            lines.extend((found.damage == 0).then(|| "clean".to_owned()));
+            lines
+        });
+    }
+
+    pub(super) fn mended(&self, mended: &Mended) {
+        let Mended { before, rounds, after } = mended;
+        let value = || {
+            let findings = |found: &Found| -> Vec<Value> {
+                found.findings.iter().map(finding_value).collect()
+            };
+            let rounds: Vec<Value> = rounds.iter().map(repaired_value).collect();
+            json!({
+                "clean": after.damage == 0,
+                "damage": after.damage,
+                "checked": verified_value(&after.verified),
+                "found": findings(before),
+                "repairs": rounds,
+                "findings": findings(after),
+            })
+        };
+        self.say(value, || {
+            let mut lines = finding_lines(before);
+            for repaired in rounds {
+                lines.push(format!(
+                    "repaired: {} documents reckoned anew, {} changes and {} snapshots dropped, \
+                     {} indexes made anew",
+                    repaired.documents,
+                    repaired.dropped_changes,
+                    repaired.dropped_snapshots,
+                    repaired.indexes.len(),
+                ));
+                for space in &repaired.broken {
+                    lines.push(format!(
+                        "space {space} has lost something: its clients bring back what they have"
+                    ));
+                }
+            }
+            lines.extend(finding_lines(after).into_iter().map(|line| format!("still: {line}")));
+            lines.push(verified_line(&after.verified));
+            lines.extend((after.damage == 0).then(|| "clean".to_owned()));
+            lines
+        });
+    }
+
+    pub(super) fn backup(&self, file: &Path, length: u64) {
+        self.say(
+            || json!({"file": file.display().to_string(), "bytes": length}),
+            || vec![format!("{}: {}", file.display(), bytes(length))],
+        );
+    }
+
+    pub(super) fn restored(&self, file: &Path, restored: &Restored) {
+        let kept = restored.kept.as_ref().map(|kept| kept.display().to_string());
+        let value = || {
+            json!({
+                "file": file.display().to_string(),
+                "kept": kept,
+                "checked": restored.verified.as_ref().map(verified_value),
+            })
+        };
+        self.say(value, || {
+            let mut lines: Vec<String> = restored.verified.iter().map(verified_line).collect();
+            lines.push(format!("restored {}", file.display()));
+            lines.extend(kept.iter().map(|kept| format!("what was there before is {kept}")));
+            lines
+        });
+    }
+
+    pub(super) fn compacted(&self, compacted: &Compacted) {
+        let value = || {
+            let failed = |(space, document, reason): &(SpaceName, DocumentId, String)| {
+                let (space, document) = (space.to_string(), document.to_string());
+                json!({"space": space, "document": document, "reason": reason})
+            };
+            json!({
+                "folded": compacted.folded,
+                "changes": compacted.changes,
+                "failed": compacted.failed.iter().map(failed).collect::<Vec<_>>(),
+                "bytesBefore": compacted.before,
+                "bytesAfter": compacted.after,
+            })
+        };
+        self.say(value, || {
+            let failed = compacted.failed.iter().map(|(space, document, reason)| {
+                format!("not folded: space {space}, document {document}: {reason}")
+            });
+            let mut lines: Vec<String> = failed.collect();
+            let (folded, changes) = (compacted.folded, compacted.changes);
+            lines.push(format!("{folded} documents folded, with {changes} changes"));
+            let (before, after) = (bytes(compacted.before), bytes(compacted.after));
+            lines.push(format!("{before} before, {after} after"));
+            lines
+        });
+    }
+
+    pub(super) fn exported(&self, space: &SpaceName, file: &Path, exported: &Exported) {
+        let (counts, length) = (exported.counts, exported.bytes);
+        let value = || {
+            json!({
+                "space": space.to_string(),
+                "file": file.display().to_string(),
+                "bytes": length,
+                "documents": counts.documents,
+                "tombstones": counts.tombstones,
+                "snapshots": counts.snapshots,
+                "changes": counts.changes,
+            })
+        };
+        self.say(value, || {
+            vec![format!(
+                "{}: {} documents ({} deleted), {} snapshots, {} changes, {}",
+                file.display(),
+                counts.documents,
+                counts.tombstones,
+                counts.snapshots,
+                counts.changes,
+                bytes(length),
+            )]
+        });
+    }
+
+    pub(super) fn imported(&self, imported: &Imported) {
+        let value = || {
+            let refusal = |(document, why): &(DocumentId, String)| json!({"document": document.to_string(), "why": why});
+            json!({
+                "space": imported.space.to_string(),
+                "documents": imported.documents,
+                "changes": imported.changes,
+                "tombstones": imported.tombstones,
+                "snapshots": imported.snapshots,
+                "known": imported.known,
+                "deletedHere": imported.deleted_here,
+                "refused": imported.refused,
+                "refusals": imported.refusals.iter().map(refusal).collect::<Vec<_>>(),
+            })
+        };
+        self.say(value, || {
+            let refusal = |(document, why): &(DocumentId, String)| {
+                format!("refused: document {document}: {why}")
+            };
+            let mut lines: Vec<String> = imported.refusals.iter().map(refusal).collect();
+            lines.push(format!(
+                "space {}: {} documents in the file; new here: {} changes, {} snapshots, \
+                 {} deletions; here already: {}",
+                imported.space,
+                imported.documents,
+                imported.changes,
+                imported.snapshots,
+                imported.tombstones,
+                imported.known,
+            ));
+            if imported.deleted_here > 0 {
+                let count = imported.deleted_here;
+                lines.push(format!("{count} not taken, of documents that are deleted here"));
+            }
+            lines
+        });
+    }
+}
+
+fn line(text: impl Display) {
+    // Whoever closed the output does not want the rest.
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// A length as a person reads it.
+fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} bytes"),
+        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
+        _ => format!("{:.1} GB", count as f64 / 1e9),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn store_value(store: &StoreReport) -> Value {
+    json!({
+        "upstream": store.upstream.map(|upstream| upstream.to_string()),
+        "bytes": store.bytes,
+        "freeBytes": store.free_bytes,
+        "spaces": store.spaces.iter().map(space_value).collect::<Vec<_>>(),
+    })
+}
+
+fn space_value(space: &SpaceReport) -> Value {
+    let epochs: Vec<Value> = space
+        .epochs
+        .iter()
+        .map(|record| {
+            let predecessor = record.predecessor.map(|epoch| epoch.to_string());
+            json!({
+                "epoch": record.epoch.to_string(),
+                "first": record.first.0,
+                "predecessor": predecessor,
+            })
+        })
+        .collect();
+    json!({
+        "space": space.space.to_string(),
+        "head": space.head.0,
+        "epochs": epochs,
+        "documents": space.documents,
+        "deleted": space.deleted,
+        "tailChanges": space.tail_changes,
+        "tailBytes": space.tail_bytes,
+        "foldedChanges": space.folded_changes,
+        "snapshots": space.snapshots,
+        "snapshotBytes": space.snapshot_bytes,
+        "foldsDue": space.folds_due,
+        "foldsFailed": space.folds_failed,
+        "toPrune": space.to_prune,
+    })
+}
+
+fn space_lines(space: &SpaceReport) -> Vec<String> {
+    let epoch = space.epochs.last().map_or("none".to_owned(), |record| record.epoch.to_string());
+    vec![
+        format!("space      {}", space.space),
+        format!("log        offset {}, epoch {epoch} (number {})", space.head, space.epochs.len()),
+        format!("documents  {}, and {} deleted", space.documents, space.deleted),
+        format!("tail       {} changes, {}", space.tail_changes, bytes(space.tail_bytes)),
+        format!(
+            "folded     {} changes in {} snapshots, {}",
+            space.folded_changes,
+            space.snapshots,
+            bytes(space.snapshot_bytes),
+        ),
+        format!(
+            "folds      {} due, {} failed; {} documents to prune",
+            space.folds_due, space.folds_failed, space.to_prune,
+        ),
+    ]
+}
+
+fn document_value(document: &DocumentReport) -> Value {
+    let heads: Vec<String> = document.heads.iter().map(ToString::to_string).collect();
+    let snapshot = document.snapshot.map(|snapshot| {
+        json!({
+            "hash": hex(&snapshot.hash),
+            "offset": snapshot.offset.0,
+            "bytes": snapshot.bytes,
+            "indexBytes": snapshot.index_bytes,
+        })
+    });
+    let failure = document.fold_failure.as_ref();
+    json!({
+        "document": document.document.to_string(),
+        "heads": heads,
+        "deletedAt": document.deleted_at.map(|offset| offset.0),
+        "tailChanges": document.tail_changes,
+        "tailBytes": document.tail_bytes,
+        "tail": document.tail.map(|(first, last)| [first.0, last.0]),
+        "foldedChanges": document.folded_changes,
+        "snapshot": snapshot,
+        "actors": document.actors,
+        "foldDue": document.fold_due,
+        "foldFailure": failure.map(|(version, reason)| json!({"version": version, "reason": reason})),
+    })
+}
+
+fn document_line(document: &DocumentReport) -> String {
+    let folded_bytes = document.snapshot.map_or(0, |snapshot| snapshot.bytes);
+    format!(
+        "{:>10}{:>10}{:>10}{:>10}{:>8}  {}{}",
+        document.folded_changes + document.tail_changes,
+        document.folded_changes,
+        document.tail_changes,
+        folded_bytes + document.tail_bytes,
+        document.actors,
+        document.document,
+        if document.deleted_at.is_some() { " (deleted)" } else { "" },
+    )
+}
+
+fn document_lines(document: &DocumentReport, actors: &[(ActorId, u64)]) -> Vec<String> {
+    let mut lines = vec![format!("document   {}", document.document)];
+    lines.extend(document.deleted_at.map(|at| format!("deleted    at offset {at}")));
+    lines.extend(document.heads.iter().map(|head| format!("head       {head}")));
+    let (count, tail) = (document.tail_changes, bytes(document.tail_bytes));
+    lines.push(match document.tail {
+        Some((first, last)) => {
+            format!("tail       {count} changes, {tail}, offsets {first} to {last}")
+        }
+        None => format!("tail       {count} changes"),
+    });
+    if let Some(snapshot) = &document.snapshot {
+        lines.push(format!(
+            "snapshot   {} changes, {}, at offset {}, index {}",
+            document.folded_changes,
+            bytes(snapshot.bytes),
+            snapshot.offset,
+            bytes(snapshot.index_bytes),
+        ));
+        lines.push(format!("           {}", hex(&snapshot.hash)));
+    }
+    lines.extend(document.fold_due.then(|| "fold       due".to_owned()));
+    if let Some((version, reason)) = &document.fold_failure {
+        lines.push(format!("fold       failed with version {version}: {reason}"));
+    }
+    let actor =
+        |(actor, last): &(ActorId, u64)| format!("actor      {actor}, last sequence {last}");
+    lines.extend(actors.iter().map(actor));
+    lines
+}
+
+fn verified_value(verified: &Verified) -> Value {
+    json!({
+        "spaces": verified.spaces,
+        "documents": verified.documents,
+        "changes": verified.changes,
+        "snapshots": verified.snapshots,
+        "bytes": verified.bytes,
+    })
+}
+
+fn verified_line(verified: &Verified) -> String {
+    let Verified { spaces, documents, changes, snapshots, bytes: checked, .. } = verified;
+    format!(
+        "checked {spaces} spaces, {documents} documents, {changes} changes, {snapshots} snapshots, {}",
+        bytes(*checked)
+    )
+}
+
+fn finding_value(finding: &Finding) -> Value {
+    json!({
+        "space": finding.space.as_ref().map(ToString::to_string),
+        "document": finding.document.map(|document| document.to_string()),
+        "offset": finding.offset.map(|offset| offset.0),
+        "what": finding.damage.to_string(),
+        "derived": finding.damage.is_derived(),
+        "harmless": finding.damage.is_harmless(),
+    })
+}
+
+fn finding_lines(found: &Found) -> Vec<String> {
+    let mut lines: Vec<String> = found.findings.iter().map(ToString::to_string).collect();
+    let more = found.verified.findings.saturating_sub(lines.len() as u64);
+    lines.extend((more > 0).then(|| format!("and {more} more, or of other spaces")));
+    lines
+}
+
+fn repaired_value(repaired: &Repaired) -> Value {
+    let indexes = repaired.indexes.iter().map(|(space, document, _)| {
+        json!({"space": space.to_string(), "document": document.to_string()})
+    });
+    json!({
+        "documents": repaired.documents,
+        "droppedChanges": repaired.dropped_changes,
+        "droppedSnapshots": repaired.dropped_snapshots,
+        "broken": repaired.broken.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "indexes": indexes.collect::<Vec<_>>(),
+        "left": repaired.left.iter().map(finding_value).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_readable() {
+        let lengths = [0, 9_999, 10_000, 12_345_678, 98_765_432_100];
+        let read = lengths.map(bytes);
+        assert_eq!(read, ["0 bytes", "9999 bytes", "10.0 kB", "12.3 MB", "98.8 GB"]);
+    }
+}

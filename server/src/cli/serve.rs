@@ -1,0 +1,221 @@
+//! `landfall-relay serve`, for the binary and for programs that carry a relay.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use landfall_protocol::limits as shared;
+use tokio::net::TcpListener;
+
+use super::{Failure, LISTEN, LogFormat, OTHER, USAGE, store_failure};
+use crate::folding::FoldOptions;
+use crate::serve::{ServeError, ServeOptions, serve_with_store};
+use crate::store::{FoldWindow, SqliteStore, chain};
+use crate::{http, limits, logs};
+
+/// What `serve` can be told. Every option has a default and an environment variable.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Where to listen: address and port, or `localhost` and port. Port 0 takes a free one
+    #[arg(long, env = "LANDFALL_LISTEN", default_value = "127.0.0.1:7600", value_name = "ADDRESS")]
+    pub listen: String,
+    /// The folder that holds the store; made, for its owner only, if there is none
+    #[arg(long, env = "LANDFALL_DATA", default_value = "./landfall-data", value_name = "FOLDER")]
+    pub data: PathBuf,
+    /// An origin whose pages may connect, such as `https://app.example`; may be repeated
+    #[arg(long, env = "LANDFALL_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
+    pub allow_origin: Vec<String>,
+    /// Serve everybody who reaches the port, without asking who they are
+    #[arg(long, env = "LANDFALL_INSECURE_OPEN", value_parser = BoolishValueParser::new())]
+    pub insecure_open: bool,
+    /// How history is folded.
+    #[command(flatten)]
+    pub fold: FoldArgs,
+    /// Fold nothing: every change is kept as it came
+    #[arg(long, env = "LANDFALL_NO_FOLD", value_parser = BoolishValueParser::new())]
+    pub no_fold: bool,
+    /// How log lines are written to standard error
+    #[arg(long, env = "LANDFALL_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// How history is folded: by `serve`, and by the operator's commands.
+#[derive(Debug, Clone, Args)]
+pub struct FoldArgs {
+    /// Memory that the child process which folds history may have, in MiB
+    #[arg(long, env = "LANDFALL_FOLD_MEMORY", default_value_t = DEFAULT_FOLD_MIB, value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    pub fold_memory: u64,
+    /// How long that child may take for one document, in seconds
+    #[arg(long, env = "LANDFALL_FOLD_TIME", default_value_t = limits::FOLD_TIME.as_secs(),
+        value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub fold_time: u64,
+    /// The youngest changes of each space, which are never folded
+    #[arg(long, env = "LANDFALL_KEEP_RECENT", default_value_t = shared::RECENT_ENTRIES,
+        value_name = "CHANGES")]
+    pub keep_recent: u64,
+    /// How old a change must be to be folded, in seconds
+    #[arg(long, env = "LANDFALL_KEEP_RECENT_AGE", default_value_t = shared::RECENT_AGE.as_secs(),
+        value_name = "SECONDS")]
+    pub keep_recent_age: u64,
+}
+
+const DEFAULT_FOLD_MIB: u64 = limits::FOLD_MEMORY_BYTES >> 20;
+
+/// The hidden subcommand by which every binary that carries a relay is also the child that folds.
+pub const FOLD_WORKER: &str = "fold-worker";
+
+/// The child that folds: one job on standard input, its outcome on standard output.
+pub fn fold_worker() -> ExitCode {
+    landfall_fold::worker::main()
+}
+
+impl ServeArgs {
+    fn folds(&self) -> FoldOptions {
+        let folds = self.fold.options();
+        FoldOptions { worker: folds.worker.filter(|_| !self.no_fold), ..folds }
+    }
+}
+
+impl FoldArgs {
+    /// How documents are folded, by this same program run with [`FOLD_WORKER`].
+    pub(super) fn options(&self) -> FoldOptions {
+        let worker = std::env::current_exe().ok();
+        FoldOptions {
+            worker: worker.map(|program| vec![program.into_os_string(), FOLD_WORKER.into()]),
+            memory_bytes: self.fold_memory << 20,
+            time: Duration::from_secs(self.fold_time),
+            window: FoldWindow {
+                recent_entries: self.keep_recent,
+                recent_age: Duration::from_secs(self.keep_recent_age),
+            },
+            ..FoldOptions::default()
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT. The first line on standard output names the address, once
+/// connections are taken.
+pub fn run(args: ServeArgs) -> ExitCode {
+    logs::start(args.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(serve_until_signal(args)),
+        Err(error) => Err(Failure::new(
+            OTHER,
+            "the relay's threads could not be started",
+            error,
+            "look at the limits of processes and memory",
+        )),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
+    let address = resolve(&args).await?;
+    let listener = listen(address).await?;
+    let bound = listener.local_addr().unwrap_or(address);
+    let mut options = ServeOptions::new(&args.data);
+    options.folds = args.folds();
+    options.allow_origins = args.allow_origin;
+    options.insecure_open = args.insecure_open;
+    let data = args.data;
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&data)).await;
+    let store = match opened {
+        Ok(opened) => opened.map_err(|error| store_failure(&error))?,
+        Err(error) => {
+            let what = "the store could not be opened";
+            return Err(Failure::new(OTHER, what, error, "please report this"));
+        }
+    };
+    let signal = signal().map_err(|error| {
+        let what = "signals could not be listened to";
+        Failure::new(OTHER, what, error, "look at the limits of the process")
+    })?;
+    let mut out = io::stdout();
+    // Whoever started the relay may have closed its output; it serves all the same.
+    let _ = writeln!(out, "landfall-relay listening on ws://{bound}").and_then(|()| out.flush());
+    tracing::info!(address = %bound, data = %options.data.display(), "listening");
+    serve_with_store(listener, options, Arc::new(store), signal).await.map_err(|error| {
+        let hint = match error {
+            ServeError::Drain { .. } => "nothing acknowledged is lost",
+            _ => "see the log",
+        };
+        Failure::new(OTHER, "the relay stopped with an error", chain(&error), hint)
+    })
+}
+
+/// The address to listen on, if it may be listened on.
+async fn resolve(args: &ServeArgs) -> Result<SocketAddr, Failure> {
+    let listen = &args.listen;
+    let found: Vec<SocketAddr> = match tokio::net::lookup_host(listen.as_str()).await {
+        Ok(found) => found.collect(),
+        Err(error) => {
+            let what = format!("`{listen}` is no address to listen on");
+            let hint = "give address and port, such as 127.0.0.1:7600";
+            return Err(Failure::new(USAGE, what, error, hint));
+        }
+    };
+    let Some(address) = found.first() else {
+        let what = format!("`{listen}` is no address to listen on");
+        return Err(Failure::new(
+            USAGE,
+            what,
+            "it resolves to nothing",
+            "give an address and a port",
+        ));
+    };
+    let local = found.iter().all(|address| http::is_loopback(&address.ip().to_string()));
+    if !local && !args.insecure_open {
+        let what = format!("will not listen on {address}");
+        let why = "it is reachable from other machines, and no authentication is configured";
+        let hint = "listen on 127.0.0.1, or accept the risk with --insecure-open";
+        return Err(Failure::new(USAGE, what, why, hint));
+    }
+    Ok(*address)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "stop who listens there, or choose another port with --listen"
+            }
+            io::ErrorKind::PermissionDenied => "use a port from 1024 on",
+            _ => "choose another address with --listen",
+        };
+        Failure::new(LISTEN, format!("cannot listen on {address}"), error, hint)
+    })
+}
+
+/// Ready at the first signal that asks the process to end.
+#[cfg(unix)]
+fn signal() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn signal() -> io::Result<impl Future<Output = ()>> {
+    Ok(async {
+        // Without signals the process can only be ended from outside.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
+}

@@ -1,0 +1,445 @@
+//! The relay's folds: one thread that finds documents whose history is worth folding, has a child
+//! process fold them, and puts the snapshot in their place; and that merges a snapshot which a
+//! client offers with what there is.
+//!
+//! It never builds a document itself, and nobody waits for it but the one document that it is
+//! at: a child that dies costs its fold and nothing else.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::ops::ControlFlow;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use landfall_fold::{Folded, Job, JobKind, Supervisor, WorkerError};
+use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
+use parking_lot::{Condvar, Mutex};
+
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::store::{FoldInput, FoldTask, FoldWindow, LogStore, StoreError};
+
+/// How a relay folds.
+#[derive(Debug, Clone)]
+pub struct FoldOptions {
+    /// The command line of the child that folds; it is to call `landfall_fold::worker::main`.
+    /// `None`: nothing is folded, and no folded history is taken from clients.
+    pub worker: Option<Vec<OsString>>,
+    /// Bytes of memory that a child may have. Default 1 GiB. Too small, and long documents stay
+    /// unfolded; they still sync.
+    pub memory_bytes: u64,
+    /// How long one fold may take. Default 60 s.
+    pub time: Duration,
+    /// The youngest entries of a log, which are not folded. See
+    /// [`RECENT_ENTRIES`](landfall_protocol::limits::RECENT_ENTRIES).
+    pub window: FoldWindow,
+    /// How often the store is asked for a document that is worth a fold. Default 1 s.
+    pub every: Duration,
+}
+
+impl Default for FoldOptions {
+    fn default() -> Self {
+        Self {
+            worker: None,
+            memory_bytes: limits::FOLD_MEMORY_BYTES,
+            time: limits::FOLD_TIME,
+            window: FoldWindow::default(),
+            every: limits::FOLD_EVERY,
+        }
+    }
+}
+
+/// What became of an offered snapshot.
+pub(crate) enum Merged {
+    /// Everything in it was there already.
+    Nothing,
+    /// This stands for what was there and what was offered.
+    Snapshot(Arc<Snapshot>),
+}
+
+/// Why an offered snapshot was not merged.
+pub(crate) enum MergeError {
+    /// There is no worker.
+    NoWorker,
+    /// The worker did not take it.
+    Worker(WorkerError),
+    /// The store could not be read.
+    Store(StoreError),
+    /// It has nothing in common with what is there.
+    Unrelated,
+}
+
+/// A snapshot that a client offers, whole.
+pub(crate) struct Offer {
+    pub(crate) space: SpaceName,
+    pub(crate) document: DocumentId,
+    pub(crate) hash: [u8; 32],
+    pub(crate) heads: Vec<ChangeHash>,
+    pub(crate) bytes: Arc<Vec<u8>>,
+}
+
+type MergeDone = Box<dyn FnOnce(Result<Merged, MergeError>) + Send>;
+
+enum Work {
+    Merge(Offer, MergeDone),
+    /// The packed index of this document is damaged.
+    Rebuild(SpaceName, DocumentId, Box<dyn FnOnce(bool) + Send>),
+}
+
+#[derive(Default)]
+struct Queue {
+    work: VecDeque<Work>,
+    closed: bool,
+}
+
+/// Told of each fold: the space, and how far its log was folded.
+type OnFolded = Box<dyn Fn(&SpaceName, Offset) + Send + Sync>;
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    on_folded: OnceLock<OnFolded>,
+}
+
+/// The thread that folds.
+pub(crate) struct Folder {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Folder {
+    /// Starts it.
+    pub(crate) fn start(
+        store: Arc<dyn LogStore>,
+        metrics: Arc<Metrics>,
+        options: FoldOptions,
+    ) -> std::io::Result<Arc<Self>> {
+        let shared = Arc::new(Shared::default());
+        let worker = Worker::new(store, metrics, options);
+        let for_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("fold".to_owned())
+            .spawn(move || worker.run(&for_thread))?;
+        Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// Has somebody told of each fold, from now on.
+    pub(crate) fn on_folded(&self, told: OnFolded) {
+        // Set once, when the relay starts.
+        let _ = self.shared.on_folded.set(told);
+    }
+
+    /// Has an offered snapshot merged with what there is. `done` is called on the thread that
+    /// folds.
+    pub(crate) fn merge(&self, offer: Offer, done: MergeDone) {
+        self.add(Work::Merge(offer, done));
+    }
+
+    /// Has a packed index made anew from its snapshot; `done` says whether that worked.
+    pub(crate) fn rebuild(
+        &self,
+        space: SpaceName,
+        document: DocumentId,
+        done: Box<dyn FnOnce(bool) + Send>,
+    ) {
+        self.add(Work::Rebuild(space, document, done));
+    }
+
+    fn add(&self, work: Work) {
+        let mut queue = self.shared.queue.lock();
+        if queue.closed {
+            return;
+        }
+        queue.work.push_back(work);
+        self.shared.wake.notify_one();
+    }
+
+    /// Ends the thread after what it is at.
+    pub(crate) fn close(&self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.lock().take() {
+            // A panic there was told by the panic hook; the relay stops all the same.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread works with; and an operator's command, on a thread of its own.
+pub(crate) struct Worker {
+    store: Arc<dyn LogStore>,
+    metrics: Arc<Metrics>,
+    supervisor: Option<Supervisor>,
+    options: FoldOptions,
+}
+
+impl Worker {
+    /// Over a store, with the worker that the options name.
+    pub(crate) fn new(
+        store: Arc<dyn LogStore>,
+        metrics: Arc<Metrics>,
+        options: FoldOptions,
+    ) -> Self {
+        let supervisor = options.worker.clone().map(|command| Supervisor {
+            command,
+            memory_bytes: options.memory_bytes,
+            time: options.time,
+        });
+        Self { store, metrics, supervisor, options }
+    }
+
+    /// What starts the children that fold, if there is one.
+    pub(crate) fn supervisor(&self) -> Option<&Supervisor> {
+        self.supervisor.as_ref()
+    }
+
+    fn run(&self, shared: &Shared) {
+        if let Err(error) = self.store.retry_failed_folds(VERSION) {
+            tracing::error!(error = error.chain(), "failed folds could not be made due again");
+        }
+        let mut next_look = Instant::now();
+        while let Some(work) = next(shared, next_look) {
+            match work {
+                Some(Work::Merge(offer, done)) => done(self.merge(&offer)),
+                Some(Work::Rebuild(space, document, done)) => done(self.rebuild(&space, &document)),
+                None => {
+                    let busy = self.look(shared);
+                    let rest = if busy { Duration::ZERO } else { self.options.every };
+                    next_look = Instant::now() + rest;
+                }
+            }
+        }
+    }
+
+    /// Folds one document and prunes a little; true if there is more to do at once.
+    fn look(&self, shared: &Shared) -> bool {
+        let fold = |supervisor: &Supervisor| self.fold_one(shared, supervisor);
+        let folded = self.supervisor.as_ref().is_some_and(fold);
+        let more = self.store.prune(now_ms(), limits::PRUNE_ROWS).unwrap_or_else(|error| {
+            tracing::error!(error = error.chain(), "what is folded could not be pruned");
+            false
+        });
+        folded || more
+    }
+
+    fn fold_one(&self, shared: &Shared, supervisor: &Supervisor) -> bool {
+        let task = match self.store.fold_candidate(now_ms(), self.options.window) {
+            Ok(Some(task)) => task,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::error!(error = error.chain(), "no document could be found to fold");
+                return false;
+            }
+        };
+        let began = Instant::now();
+        match self.fold(supervisor, &task) {
+            Ok(Some(changes)) => {
+                self.metrics.folded("folded", began.elapsed());
+                if let Some(told) = shared.on_folded.get() {
+                    told(&task.space, task.through);
+                }
+                tracing::debug!(space = %task.space, document = %task.document, changes, "folded");
+                true
+            }
+            Ok(None) => {
+                self.metrics.folded("overtaken", began.elapsed());
+                true
+            }
+            Err(FoldFailure::Store(error)) => {
+                self.metrics.folded("failed", began.elapsed());
+                tracing::error!(error = error.chain(), "a fold could not be read or written");
+                false
+            }
+            Err(FoldFailure::Worker(error)) => {
+                self.metrics.folded("failed", began.elapsed());
+                let (space, document, reason) = (&task.space, &task.document, error.to_string());
+                tracing::warn!(%space, %document, reason, "a document cannot be folded; it syncs on");
+                if let Err(error) = self.store.fold_failed(&task, VERSION, &reason) {
+                    tracing::error!(error = error.chain(), "a failed fold could not be noted");
+                    return false;
+                }
+                true
+            }
+        }
+    }
+
+    /// Gives the number of changes that the snapshot has, or `None` if the document was another
+    /// by the time that it was done.
+    pub(crate) fn fold(
+        &self,
+        supervisor: &Supervisor,
+        task: &FoldTask,
+    ) -> Result<Option<u64>, FoldFailure> {
+        let mut job = supervisor.start(JobKind::Fold)?;
+        let mut failed = None;
+        let whole = self.store.fold_read(task, &mut |input| give(&mut job, input, &mut failed))?;
+        if let Some(error) = failed {
+            // What the worker says of its own end is better than a broken pipe.
+            return Err(FoldFailure::Worker(job.finish().err().unwrap_or(error)));
+        }
+        if !whole {
+            return Ok(None);
+        }
+        let snapshot = snapshot_of(job.finish()?)?;
+        let changes = snapshot.changes;
+        Ok(self.store.fold_commit(task, snapshot, now_ms())?.then_some(changes))
+    }
+
+    pub(crate) fn merge(&self, offer: &Offer) -> Result<Merged, MergeError> {
+        let Some(supervisor) = &self.supervisor else { return Err(MergeError::NoWorker) };
+        let began = Instant::now();
+        let merged = self.merge_with(supervisor, offer);
+        let outcome = match &merged {
+            Ok(_) => "folded",
+            Err(_) => "failed",
+        };
+        self.metrics.folded(outcome, began.elapsed());
+        merged
+    }
+
+    fn merge_with(&self, supervisor: &Supervisor, offer: &Offer) -> Result<Merged, MergeError> {
+        let worker = MergeError::Worker;
+        let inspected = supervisor.inspect(&offer.bytes, offer.hash).map_err(worker)?;
+        let mut theirs = inspected.heads.clone();
+        theirs.sort_unstable();
+        if theirs != offer.heads {
+            let reason = "its heads are not those that were told".to_owned();
+            return Err(worker(WorkerError::Refused { reason }));
+        }
+        let mut inputs = 0;
+        let mut failed = None;
+        let mut job = supervisor.start(JobKind::Fold).map_err(worker)?;
+        let mut given = false;
+        let whole = self.store.document_bases(&offer.space, &offer.document, &mut |input| {
+            inputs += 1;
+            if !given && matches!(input, FoldInput::Change(_)) {
+                // Snapshots come before changes.
+                given = true;
+                if let Err(error) = job.base(&offer.bytes) {
+                    failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+            }
+            give(&mut job, input, &mut failed)
+        });
+        let whole = whole.map_err(MergeError::Store)?;
+        if inputs == 0 {
+            drop(job);
+            return Ok(Merged::Snapshot(Arc::new(snapshot_of(inspected).map_err(worker)?)));
+        }
+        if failed.is_none() && whole && !given {
+            failed = job.base(&offer.bytes).err();
+        }
+        if let Some(error) = failed {
+            return Err(worker(job.finish().err().unwrap_or(error)));
+        }
+        let both = snapshot_of(job.finish().map_err(worker)?).map_err(worker)?;
+        self.judge_merge(offer, &inspected, both)
+    }
+
+    /// Whether the two had anything in common, and whether anything came of it.
+    fn judge_merge(
+        &self,
+        offer: &Offer,
+        theirs: &Folded,
+        both: Snapshot,
+    ) -> Result<Merged, MergeError> {
+        let store = MergeError::Store;
+        let have: Vec<[u8; 32]> = both.heads.iter().map(|(head, _)| head.0).collect();
+        let ours = self.store.changes_held(&offer.space, &offer.document).map_err(store)?;
+        if both.changes == ours {
+            return Ok(Merged::Nothing);
+        }
+        if both.changes == ours + theirs.changes {
+            return Err(MergeError::Unrelated);
+        }
+        debug_assert!(!have.is_empty());
+        Ok(Merged::Snapshot(Arc::new(both)))
+    }
+
+    pub(crate) fn rebuild(&self, space: &SpaceName, document: &DocumentId) -> bool {
+        let Some(supervisor) = &self.supervisor else { return false };
+        let mut base = None;
+        let read = self.store.document_bases(space, document, &mut |input| {
+            if let FoldInput::Base(bytes) = input {
+                base = Some(bytes);
+            }
+            ControlFlow::Break(())
+        });
+        let (Ok(_), Some(body)) = (read, base) else { return false };
+        let hash = landfall_fold::hash_of(&body);
+        let made = supervisor.inspect(&body, hash).map_err(|error| error.to_string());
+        let stored = made.and_then(|folded| {
+            let stored = self.store.store_index(space, document, &hash, folded.index);
+            stored.map_err(|error| error.chain())
+        });
+        if let Err(reason) = &stored {
+            tracing::error!(%space, %document, reason, "a damaged index could not be made anew");
+        }
+        stored.unwrap_or(false)
+    }
+}
+
+/// The version with which a fold failed.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(crate) enum FoldFailure {
+    Store(StoreError),
+    Worker(WorkerError),
+}
+
+impl From<StoreError> for FoldFailure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<WorkerError> for FoldFailure {
+    fn from(error: WorkerError) -> Self {
+        Self::Worker(error)
+    }
+}
+
+fn give(job: &mut Job, input: FoldInput, failed: &mut Option<WorkerError>) -> ControlFlow<()> {
+    let given = match &input {
+        FoldInput::Base(snapshot) => job.base(snapshot),
+        FoldInput::Change(change) => job.change(change),
+    };
+    match given {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            *failed = Some(error);
+            ControlFlow::Break(())
+        }
+    }
+}
+
+pub(crate) fn snapshot_of(folded: Folded) -> Result<Snapshot, WorkerError> {
+    let Folded { snapshot, hash, index, .. } = folded;
+    Snapshot::new(snapshot, hash, index)
+        .map_err(|error| WorkerError::Refused { reason: error.to_string() })
+}
+
+/// Waits for work, or until it is time to look for some; `None` at the end.
+fn next(shared: &Shared, look: Instant) -> Option<Option<Work>> {
+    let mut queue = shared.queue.lock();
+    loop {
+        if queue.closed {
+            return None;
+        }
+        if let Some(work) = queue.work.pop_front() {
+            return Some(Some(work));
+        }
+        if shared.wake.wait_until(&mut queue, look).timed_out() {
+            return Some(None);
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

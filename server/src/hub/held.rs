@@ -1,0 +1,253 @@
+//! Documents whose pushes wait, in their order, while something is done for them that takes a
+//! moment: a packed index is read, or an offered snapshot is merged. All other documents go on.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use landfall_protocol::session::Offered;
+use landfall_protocol::space::{Judged, Judging, PushedEntry, Refusal, StoreFailure};
+use landfall_protocol::{Code, DocumentId, NackClass, SpaceName};
+
+use super::sequencer::{Sequencer, now_ms};
+use super::{Command, Pushed};
+use crate::folding::{MergeError, Merged, Offer};
+use crate::limits;
+use crate::store::StoreError;
+
+/// How often one push has an index loaded for it: an index may be pushed out of memory again
+/// before it was used.
+const LOADS: u8 = 3;
+
+/// Why a document's pushes wait.
+enum Why {
+    /// Its index is being read.
+    Loading,
+    /// A snapshot was offered; first what was admitted before it must be durable.
+    Draining(PushedEntry, Offered, Arc<Vec<u8>>),
+    /// The snapshot is being merged with what there is.
+    Merging,
+    /// What came of that is being written.
+    Committing,
+}
+
+struct Waiting {
+    why: Why,
+    pushes: VecDeque<Pushed>,
+}
+
+/// The documents of one space whose pushes wait.
+#[derive(Default)]
+pub(super) struct Held {
+    documents: HashMap<DocumentId, Waiting>,
+}
+
+impl Held {
+    pub(super) fn is_empty(&self) -> bool {
+        self.documents.is_empty()
+    }
+
+    pub(super) fn is_held(&self, document: &DocumentId) -> bool {
+        self.documents.contains_key(document)
+    }
+
+    /// Adds a push to those that wait; gives it back if they are too many.
+    pub(super) fn wait(&mut self, document: &DocumentId, push: Pushed) -> Result<(), Pushed> {
+        match self.documents.get_mut(document) {
+            Some(waiting) if waiting.pushes.len() < limits::HELD_PUSHES => {
+                waiting.pushes.push_back(push);
+                Ok(())
+            }
+            _ => Err(push),
+        }
+    }
+
+    fn hold(&mut self, document: DocumentId, why: Why, first: Option<Pushed>) {
+        let pushes = first.into_iter().collect();
+        self.documents.insert(document, Waiting { why, pushes });
+    }
+
+    fn set(&mut self, document: &DocumentId, why: Why) {
+        if let Some(waiting) = self.documents.get_mut(document) {
+            waiting.why = why;
+        }
+    }
+
+    fn release(&mut self, document: &DocumentId) -> VecDeque<Pushed> {
+        self.documents.remove(document).map_or_else(VecDeque::new, |waiting| waiting.pushes)
+    }
+}
+
+impl Sequencer {
+    /// The store's view could not say something about a push.
+    pub(super) fn handle_stopped(
+        &mut self,
+        space: &SpaceName,
+        judging: Judging,
+        loads: u8,
+        error: &StoreError,
+    ) {
+        let Some(slot) = self.spaces.get_mut(space) else { return };
+        match error.needs_index {
+            Some(document) if loads < LOADS => {
+                slot.held.hold(document, Why::Loading, Some(Pushed::Changes(judging, loads + 1)));
+                self.load_index(space, document);
+            }
+            _ => {
+                tracing::error!(%space, error = error.chain(), "a push was judged only in part");
+                let key = judging.key();
+                let judged = slot.machine.handle_unreadable(judging);
+                self.handle_judged(space, key, loads, Ok(judged));
+            }
+        }
+    }
+
+    fn load_index(&self, space: &SpaceName, document: DocumentId) {
+        let (store, inbox) = (Arc::clone(&self.parts.store), Arc::clone(&self.inbox));
+        let space = space.clone();
+        self.parts.runtime.spawn_blocking(move || {
+            let result = store.load_index(&space, &document);
+            inbox.put(Command::IndexLoaded(space, document, result));
+        });
+    }
+
+    /// A document's index is in memory, or could not be brought there.
+    pub(super) fn handle_index(
+        &mut self,
+        space: &SpaceName,
+        document: &DocumentId,
+        result: Result<(), StoreError>,
+    ) {
+        match result {
+            Ok(()) => self.release(space, document),
+            Err(error) if error.damaged_index().is_some() => {
+                tracing::error!(%space, %document, "a packed index is damaged; it is made anew");
+                let (inbox, name, id) = (Arc::clone(&self.inbox), space.clone(), *document);
+                let done = move |made: bool| {
+                    let result = if made { Ok(()) } else { Err(StoreError::unsupported()) };
+                    inbox.put(Command::IndexLoaded(name, id, result));
+                };
+                self.parts.folder.rebuild(space.clone(), *document, Box::new(done));
+            }
+            Err(error) => {
+                tracing::error!(%space, %document, error = error.chain(), "no index");
+                let Some(slot) = self.spaces.get_mut(space) else { return };
+                for push in slot.held.release(document) {
+                    self.give_back_held(space, push);
+                }
+            }
+        }
+    }
+
+    fn give_back_held(&mut self, space: &SpaceName, push: Pushed) {
+        let key = push.key();
+        let Pushed::Changes(judging, loads) = push else {
+            return self.give_back(key, StoreFailure::Failed);
+        };
+        let Some(slot) = self.spaces.get_mut(space) else { return };
+        let judged = slot.machine.handle_unreadable(judging);
+        self.handle_judged(space, key, loads, Ok(judged));
+    }
+
+    /// What waited is judged now, in its order. What must wait again does.
+    fn release(&mut self, space: &SpaceName, document: &DocumentId) {
+        let Some(slot) = self.spaces.get_mut(space) else { return };
+        for push in slot.held.release(document) {
+            self.handle_push(space, push);
+        }
+    }
+
+    /// A snapshot was offered and has arrived.
+    pub(super) fn begin_merge(
+        &mut self,
+        space: &SpaceName,
+        entry: PushedEntry,
+        offer: Offered,
+        bytes: Arc<Vec<u8>>,
+    ) {
+        let document = entry.document;
+        let asked = self.ask_deleted(space, &document);
+        match asked {
+            Some(false) => {
+                let Some(slot) = self.spaces.get_mut(space) else { return };
+                slot.held.hold(document, Why::Draining(entry, offer, bytes), None);
+                self.advance_held(space);
+            }
+            Some(true) => {
+                let what = "the document is deleted, and a deletion is for good".to_owned();
+                self.answer(entry.refused(Refusal::new(Code::DELETED, NackClass::REFUSED, what)));
+            }
+            None => self.give_back((entry.session, entry.id), StoreFailure::Failed),
+        }
+    }
+
+    /// Takes held documents a step on: what was admitted has become durable, or is lost.
+    pub(super) fn advance_held(&mut self, space: &SpaceName) {
+        let Some(slot) = self.spaces.get_mut(space) else { return };
+        let settled: Vec<DocumentId> = slot
+            .held
+            .documents
+            .keys()
+            .filter(|document| !slot.machine.has_uncommitted(document))
+            .copied()
+            .collect();
+        for document in settled {
+            let Some(slot) = self.spaces.get_mut(space) else { return };
+            let Some(waiting) = slot.held.documents.get_mut(&document) else { continue };
+            match std::mem::replace(&mut waiting.why, Why::Merging) {
+                Why::Draining(entry, offer, bytes) => self.merge(space, entry, offer, bytes),
+                Why::Committing => self.release(space, &document),
+                why => waiting.why = why,
+            }
+        }
+    }
+
+    fn merge(&self, space: &SpaceName, entry: PushedEntry, offer: Offered, bytes: Arc<Vec<u8>>) {
+        let (inbox, name) = (Arc::clone(&self.inbox), space.clone());
+        let Offered { document, hash, heads, .. } = offer;
+        let offer = Offer { space: space.clone(), document, hash, heads, bytes };
+        let done = move |result| inbox.put(Command::Merged(name, entry, result));
+        self.parts.folder.merge(offer, Box::new(done));
+    }
+
+    /// An offered snapshot was merged, or could not be.
+    pub(super) fn handle_merged(
+        &mut self,
+        space: &SpaceName,
+        push: &PushedEntry,
+        result: Result<Merged, MergeError>,
+    ) {
+        let Some(slot) = self.spaces.get_mut(space) else { return };
+        slot.held.set(&push.document, Why::Committing);
+        let judged: Judged<StoreError> = match result {
+            Ok(Merged::Nothing) => slot.machine.handle_held(push),
+            Ok(Merged::Snapshot(snapshot)) => {
+                self.parts.metrics.snapshots_offered.inc();
+                slot.machine.handle_snapshot(push, snapshot, now_ms())
+            }
+            Err(error) => {
+                let refusal = refusal_of(&error);
+                tracing::warn!(%space, document = %push.document, what = refusal.what,
+                    "an offered snapshot was not taken");
+                Judged::Answered(push.refused(refusal))
+            }
+        };
+        self.handle_judged(space, (push.session, push.id), 0, Ok(judged));
+        self.advance_held(space);
+    }
+}
+
+fn refusal_of(error: &MergeError) -> Refusal {
+    let refused = |code, what| Refusal::new(code, NackClass::REFUSED, what);
+    match error {
+        MergeError::NoWorker => {
+            let what = "this relay has no worker that could open a folded history".to_owned();
+            refused(Code::SNAPSHOT, what)
+        }
+        MergeError::Worker(error) => refused(Code::SNAPSHOT, format!("the snapshot: {error}")),
+        MergeError::Unrelated => {
+            let what = "the document has a history that shares nothing with the snapshot's";
+            refused(Code::UNRELATED, what.to_owned())
+        }
+        MergeError::Store(error) => error.failure.refusal(),
+    }
+}

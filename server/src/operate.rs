@@ -1,0 +1,99 @@
+//! What the operator's commands do to a store: looked into, checked, copied, put back, folded, taken
+//! out and put in as a portable file. All of it blocks; none of it knows the command line.
+//!
+//! What only reads works beside the relay that uses the store. What writes takes the store for
+//! itself, and is refused while a relay has it.
+
+pub(crate) mod backup;
+pub(crate) mod compact;
+pub(crate) mod export;
+pub(crate) mod import;
+pub(crate) mod restore;
+pub(crate) mod verify;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use landfall_protocol::portable::PortableError;
+use landfall_protocol::{DocumentId, SpaceName};
+use landfall_storage::NewFileError;
+use thiserror::Error;
+
+use crate::store::copies::{self, RewriteError};
+use crate::store::{BackupError, OpenStoreError, StoreError};
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, Error)]
+pub(crate) enum OperateError {
+    /// The store cannot be opened.
+    #[error("the store cannot be used")]
+    Open(#[from] OpenStoreError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no store.
+    #[error("there is no store in {folder}", folder = .0.display())]
+    NoStore(PathBuf),
+    /// There is no such space.
+    #[error("the store has no space `{0}`")]
+    NoSpace(SpaceName),
+    /// There is no such document.
+    #[error("space `{0}` has no document {1}")]
+    NoDocument(SpaceName, DocumentId),
+    /// The copy was not made.
+    #[error("the backup was not made")]
+    Backup(#[source] BackupError),
+    /// What is to be restored is no whole backup.
+    #[error("the backup cannot be restored")]
+    BadBackup(#[source] BackupError),
+    /// What is in the backup is damaged.
+    #[error("the backup is damaged: {first} (and {more} more)")]
+    DamagedBackup {
+        /// The first finding.
+        first: String,
+        /// How many more there are.
+        more: u64,
+    },
+    /// There is a store already.
+    #[error("{folder} has a store already", folder = .0.display())]
+    HasStore(PathBuf),
+    /// A file could not be read.
+    #[error("{path} cannot be read", path = .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// A file or folder could not be written.
+    #[error("{path} cannot be written", path = .0.display())]
+    Write(PathBuf, #[source] io::Error),
+    /// A file was not made.
+    #[error("the file was not made")]
+    NewFile(#[from] NewFileError),
+    /// A file is no whole portable file.
+    #[error("{path} cannot be imported", path = .0.display())]
+    Portable(PathBuf, #[source] PortableError),
+    /// What was exported is not sound: the store is damaged.
+    #[error("the space cannot be exported whole")]
+    Unsound(#[source] PortableError),
+    /// The file was not rewritten.
+    #[error("everything is folded, but the file was not rewritten")]
+    Rewrite(#[source] RewriteError),
+    /// This program cannot start itself as a worker.
+    #[error("the child that folds cannot be started")]
+    NoWorker,
+    /// The system gave no randomness.
+    #[error("the system gave no randomness: {0}")]
+    Randomness(getrandom::Error),
+}
+
+/// Refuses a folder without a store: a wrong name must not make one.
+pub(crate) fn must_have_store(data: &Path) -> Result<(), OperateError> {
+    match copies::has_store(data) {
+        true => Ok(()),
+        false => Err(OperateError::NoStore(data.to_owned())),
+    }
+}
+
+/// Now, in milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

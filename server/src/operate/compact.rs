@@ -1,0 +1,147 @@
+//! `compact`: folds what is due, or everything, deletes what is folded, and gives the room back.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use landfall_protocol::{DocumentId, SpaceName};
+
+use super::{OperateError, must_have_store, now_ms};
+use crate::folding::{FoldFailure, FoldOptions, VERSION, Worker};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::store::copies::Seized;
+use crate::store::inspect::DocumentReport;
+use crate::store::{FoldTask, FoldWindow, Inspection, LogStore, SqliteStore};
+
+/// Documents whose rows are read at a time.
+const PAGE: usize = 1_000;
+
+/// What is compacted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CompactOptions {
+    /// Only this space.
+    pub(crate) space: Option<SpaceName>,
+    /// Only this document of it.
+    pub(crate) document: Option<DocumentId>,
+    /// Also what is not worth it yet, and the youngest changes.
+    pub(crate) all: bool,
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
+pub(crate) struct Compacted {
+    /// Documents that were folded.
+    pub(crate) folded: u64,
+    /// Changes that their snapshots stand for.
+    pub(crate) changes: u64,
+    /// Documents that could not be folded, and why; they are as they were.
+    pub(crate) failed: Vec<(SpaceName, DocumentId, String)>,
+    /// Bytes of the store before and after.
+    pub(crate) before: u64,
+    /// See `before`.
+    pub(crate) after: u64,
+}
+
+/// Compacts the store of a data folder that no relay uses.
+pub(crate) fn compact(
+    data: &Path,
+    options: &CompactOptions,
+    folds: FoldOptions,
+) -> Result<Compacted, OperateError> {
+    must_have_store(data)?;
+    let store = Arc::new(SqliteStore::open(data)?);
+    let before = store.size_bytes()?;
+    let folded = fold(&store, options, folds);
+    // The first error counts.
+    let closed = store.close();
+    let mut compacted = folded?;
+    closed?;
+    drop(store);
+    Seized::take(data)?.rewrite().map_err(OperateError::Rewrite)?;
+    (compacted.before, compacted.after) = (before, Inspection::open(data)?.store()?.bytes);
+    Ok(compacted)
+}
+
+fn fold(
+    store: &Arc<SqliteStore>,
+    options: &CompactOptions,
+    mut folds: FoldOptions,
+) -> Result<Compacted, OperateError> {
+    if options.all {
+        folds.window = FoldWindow::NONE;
+    }
+    let window = folds.window;
+    let worker = Worker::new(store.clone(), Arc::new(Metrics::new()), folds);
+    if worker.supervisor().is_none() {
+        return Err(OperateError::NoWorker);
+    }
+    let inspection = store.inspection();
+    let mut compacted = Compacted::default();
+    let mut each = |space: &SpaceName, document: &DocumentReport| {
+        let is_wanted = document.fold_due || (options.all && document.tail_changes > 0);
+        if !is_wanted {
+            return Ok(());
+        }
+        let task = store.fold_task(space, &document.document, now_ms(), window)?;
+        task.map_or(Ok(()), |task| fold_one(store, &worker, &task, &mut compacted))
+    };
+    match (&options.space, &options.document) {
+        (Some(space), Some(document)) => {
+            let found = inspection.document(space, document)?;
+            let missing = || OperateError::NoDocument(space.clone(), *document);
+            each(space, &found.ok_or_else(missing)?)?;
+        }
+        (only, _) => {
+            let spaces: Vec<SpaceName> =
+                inspection.store()?.spaces.into_iter().map(|report| report.space).collect();
+            if let Some(only) = only.as_ref().filter(|only| !spaces.contains(only)) {
+                return Err(OperateError::NoSpace(only.clone()));
+            }
+            let is_wanted = |space: &&SpaceName| only.as_ref().is_none_or(|only| only == *space);
+            for space in spaces.iter().filter(is_wanted) {
+                every(&inspection, space, &mut |document| each(space, document))?;
+            }
+        }
+    }
+    // Nobody is connected: what was replaced is of no use to anybody.
+    while store.prune(u64::MAX, limits::PRUNE_ROWS)? {}
+    Ok(compacted)
+}
+
+/// Calls for each document of a space.
+fn every(
+    inspection: &Inspection,
+    space: &SpaceName,
+    each: &mut dyn FnMut(&DocumentReport) -> Result<(), OperateError>,
+) -> Result<(), OperateError> {
+    let mut after = None;
+    loop {
+        let page = inspection.documents(space, after, PAGE)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.document);
+        page.iter().try_for_each(&mut *each)?;
+    }
+}
+
+fn fold_one(
+    store: &SqliteStore,
+    worker: &Worker,
+    task: &FoldTask,
+    compacted: &mut Compacted,
+) -> Result<(), OperateError> {
+    let Some(supervisor) = worker.supervisor() else { return Err(OperateError::NoWorker) };
+    match worker.fold(supervisor, task) {
+        Ok(Some(changes)) => {
+            compacted.folded += 1;
+            compacted.changes += changes;
+        }
+        Ok(None) => {}
+        Err(FoldFailure::Store(error)) => return Err(error.into()),
+        Err(FoldFailure::Worker(error)) => {
+            let reason = error.to_string();
+            store.fold_failed(task, VERSION, &reason)?;
+            compacted.failed.push((task.space.clone(), task.document, reason));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! `verify`: whether a store holds what was written; and its repair.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use landfall_protocol::SpaceName;
+
+use super::{OperateError, must_have_store};
+use crate::folding::{FoldOptions, Worker};
+use crate::metrics::Metrics;
+use crate::store::repair::Repaired;
+use crate::store::verify::{Finding, Verified};
+use crate::store::{Inspection, LogStore, SqliteStore, StoreError};
+
+/// Findings that are kept in memory; more are counted.
+const FINDINGS: usize = 10_000;
+
+/// Repairs in a row: the first drops what is gone, the second sets right what followed from it.
+const ROUNDS: usize = 4;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// What was looked at: the whole store.
+    pub(crate) verified: Verified,
+    /// The first findings.
+    pub(crate) findings: Vec<Finding>,
+    /// How many there are that are damage, and not only something to know.
+    pub(crate) damage: u64,
+}
+
+/// What was found and done.
+#[derive(Debug)]
+pub(crate) struct Mended {
+    /// What was found before the first repair.
+    pub(crate) before: Found,
+    /// What each repair did.
+    pub(crate) rounds: Vec<Repaired>,
+    /// What is still to be found.
+    pub(crate) after: Found,
+}
+
+/// Looks at the store of a data folder, also beside the relay that uses it.
+pub(crate) fn verify(data: &Path, space: Option<&SpaceName>) -> Result<Found, OperateError> {
+    must_have_store(data)?;
+    look(&Inspection::open(data)?, space)
+}
+
+/// Looks, and sets right what can be, until nothing is found or nothing more can be done.
+pub(crate) fn repair(
+    data: &Path,
+    space: Option<&SpaceName>,
+    folds: FoldOptions,
+) -> Result<Mended, OperateError> {
+    must_have_store(data)?;
+    let store = Arc::new(SqliteStore::open(data)?);
+    let mended = mend(&store, space, folds);
+    // The first error counts.
+    let closed = store.close();
+    let mended = mended?;
+    closed?;
+    Ok(mended)
+}
+
+fn mend(
+    store: &Arc<SqliteStore>,
+    space: Option<&SpaceName>,
+    folds: FoldOptions,
+) -> Result<Mended, OperateError> {
+    let worker = Worker::new(store.clone(), Arc::new(Metrics::new()), folds);
+    let before = look(&store.inspection(), space)?;
+    let mut after = look_again(&before);
+    let mut rounds = Vec::new();
+    while after.damage > 0 && rounds.len() < ROUNDS {
+        let repaired = store.repair(&after.findings)?;
+        for (space, document, _) in &repaired.indexes {
+            // One that cannot be made anew is found again below.
+            worker.rebuild(space, document);
+        }
+        rounds.push(repaired);
+        let now = look(&store.inspection(), space)?;
+        let is_same = now.findings == after.findings;
+        after = now;
+        if is_same {
+            break;
+        }
+    }
+    Ok(Mended { before, rounds, after })
+}
+
+fn look_again(found: &Found) -> Found {
+    let Found { verified, findings, damage } = found;
+    Found { verified: *verified, findings: findings.clone(), damage: *damage }
+}
+
+fn look(inspection: &Inspection, space: Option<&SpaceName>) -> Result<Found, OperateError> {
+    let mut found = Found::default();
+    let verified: Result<Verified, StoreError> = inspection.verify(true, &mut |finding| {
+        let is_of_another =
+            space.is_some_and(|space| finding.space.as_ref().is_some_and(|of| of != space));
+        if is_of_another {
+            return;
+        }
+        found.damage += u64::from(!finding.damage.is_harmless());
+        if found.findings.len() < FINDINGS {
+            found.findings.push(finding);
+        }
+    });
+    found.verified = verified?;
+    Ok(found)
+}

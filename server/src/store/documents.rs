@@ -1,0 +1,215 @@
+//! What a document is at the moment, as one row: read once for each commit that touches it,
+//! changed in memory, written back once.
+
+use landfall_protocol::digest::Leaf;
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::schema::{column, document_id, hashes, number, optional_number};
+
+const FIND: &str = "SELECT id, document, heads, leaf, tail_changes, tail_bytes, folded, \
+    folded_changes, tombstone, fold_at, due, dead FROM document WHERE space = ?1 AND document = ?2";
+
+const AT: &str = "SELECT id, document, heads, leaf, tail_changes, tail_bytes, folded, \
+    folded_changes, tombstone, fold_at, due, dead FROM document WHERE id = ?1";
+
+/// A document's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Document {
+    pub(super) row: i64,
+    pub(super) id: DocumentId,
+    /// Ascending; empty for a deleted document.
+    pub(super) heads: Vec<[u8; 32]>,
+    /// What of it is in the digests; nothing while it has neither heads nor a tombstone.
+    pub(super) leaf: Option<Leaf>,
+    /// Live changes beyond the snapshot.
+    pub(super) tail_changes: u64,
+    pub(super) tail_bytes: u64,
+    /// The snapshot's offset; 0 if there is none.
+    pub(super) folded: u64,
+    pub(super) folded_changes: u64,
+    pub(super) tombstone: Option<u64>,
+    /// How many changes of the tail make a fold worthwhile.
+    fold_at: u64,
+    /// The offset through which a fold was first worthwhile; nothing while it is not.
+    pub(super) due: Option<u64>,
+    /// Whether rows of it wait to be deleted.
+    pub(super) dead: bool,
+    /// What of it a change alone leaves as it is, as its row has it.
+    kept: Kept,
+}
+
+/// What of a document a change alone leaves as it is: folded, folded_changes, tombstone, fold_at,
+/// due, dead.
+type Kept = (u64, u64, Option<u64>, u64, Option<u64>, bool);
+
+impl Document {
+    fn of_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let leaf: Option<[u8; 16]> = row.get(3)?;
+        let mut document = Self {
+            row: row.get(0)?,
+            id: document_id(row, 1)?,
+            heads: hashes(row, 2)?,
+            leaf: leaf.map(Leaf::from_bytes),
+            tail_changes: number(row, 4)?,
+            tail_bytes: number(row, 5)?,
+            folded: number(row, 6)?,
+            folded_changes: number(row, 7)?,
+            tombstone: optional_number(row, 8)?,
+            fold_at: number(row, 9)?,
+            due: optional_number(row, 10)?,
+            dead: row.get(11)?,
+            kept: Kept::default(),
+        };
+        document.kept = document.kept_now();
+        Ok(document)
+    }
+
+    fn kept_now(&self) -> Kept {
+        let Self { folded, folded_changes, tombstone, fold_at, due, dead, .. } = *self;
+        (folded, folded_changes, tombstone, fold_at, due, dead)
+    }
+
+    /// Finds a document of a space.
+    pub(super) fn find(
+        conn: &Connection,
+        space: i64,
+        document: &DocumentId,
+    ) -> rusqlite::Result<Option<Self>> {
+        let key = params![space, document.as_bytes()];
+        conn.prepare_cached(FIND)?.query_row(key, Self::of_row).optional()
+    }
+
+    /// Reads a document's row.
+    pub(super) fn at(conn: &Connection, row: i64) -> rusqlite::Result<Self> {
+        conn.prepare_cached(AT)?.query_row([row], Self::of_row)
+    }
+
+    /// Makes the row of a document that has nothing yet.
+    pub(super) fn insert(
+        conn: &Connection,
+        space: i64,
+        document: &DocumentId,
+    ) -> rusqlite::Result<Self> {
+        let sql = "INSERT INTO document (space, document) VALUES (?1, ?2)";
+        let row = conn.prepare_cached(sql)?.insert(params![space, document.as_bytes()])?;
+        Ok(Self {
+            row,
+            id: *document,
+            heads: Vec::new(),
+            leaf: None,
+            tail_changes: 0,
+            tail_bytes: 0,
+            folded: 0,
+            folded_changes: 0,
+            tombstone: None,
+            fold_at: 0,
+            due: None,
+            dead: false,
+            kept: Kept::default(),
+        })
+    }
+
+    /// Writes the row: the columns that no index has an interest in, and the others if they are
+    /// other than they were.
+    pub(super) fn save(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let sql = "UPDATE document SET heads = ?2, leaf = ?3, tail_changes = ?4, tail_bytes = ?5 \
+            WHERE id = ?1";
+        conn.prepare_cached(sql)?.execute(params![
+            self.row,
+            self.heads.as_flattened(),
+            self.leaf.map(Leaf::to_bytes),
+            column(self.tail_changes)?,
+            column(self.tail_bytes)?,
+        ])?;
+        if self.kept_now() == self.kept {
+            return Ok(());
+        }
+        let sql = "UPDATE document SET folded = ?2, folded_changes = ?3, tombstone = ?4, \
+            fold_at = ?5, due = ?6, dead = ?7 WHERE id = ?1";
+        conn.prepare_cached(sql)?.execute(params![
+            self.row,
+            column(self.folded)?,
+            column(self.folded_changes)?,
+            self.tombstone.map(column).transpose()?,
+            column(self.fold_at)?,
+            self.due.map(column).transpose()?,
+            self.dead,
+        ])?;
+        Ok(())
+    }
+
+    /// A change came to its tail.
+    pub(super) fn add_change(&mut self, hash: [u8; 32], dependencies: &[[u8; 32]], bytes: usize) {
+        self.heads.retain(|head| !dependencies.contains(head));
+        if let Err(at) = self.heads.binary_search(&hash) {
+            self.heads.insert(at, hash);
+        }
+        self.tail_changes += 1;
+        self.tail_bytes += bytes as u64;
+    }
+
+    /// What of it belongs into the digests.
+    pub(super) fn leaf_now(&self) -> Option<Leaf> {
+        if self.tombstone.is_some() {
+            return Some(Leaf::of_tombstone(&self.id));
+        }
+        let heads: Vec<ChangeHash> = self.heads.iter().copied().map(ChangeHash).collect();
+        (!heads.is_empty()).then(|| Leaf::of_heads(&self.id, &heads))
+    }
+
+    /// Whether it has any change.
+    pub(super) fn has_changes(&self) -> bool {
+        self.tail_changes > 0 || self.folded_changes > 0
+    }
+
+    /// Notes that a fold has become worthwhile, if it has, through this offset.
+    pub(super) fn note_due(&mut self, last: Offset) {
+        if self.due.is_none() && self.tail_changes >= self.fold_at.max(self.worthwhile()) {
+            self.due = Some(last.0);
+        }
+    }
+
+    /// How many changes of the tail make a fold worthwhile: a share of what is folded, so that
+    /// all folds together cost a multiple of the last.
+    fn worthwhile(&self) -> u64 {
+        limits::FOLD_LEAST.max(self.folded_changes / limits::FOLD_SHARE)
+    }
+
+    /// Reckons anew when a fold is worthwhile.
+    pub(super) fn reckon_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        (self.fold_at, self.due) = (0, None);
+        let enough = self.worthwhile();
+        if self.tombstone.is_some() || self.tail_changes < enough {
+            return Ok(());
+        }
+        let sql = "SELECT \"offset\" FROM entry WHERE document = ?1 AND \"offset\" > ?2 \
+            ORDER BY \"offset\" LIMIT 1 OFFSET ?3";
+        let key = params![self.row, column(self.folded)?, column(enough - 1)?];
+        let mut find = conn.prepare_cached(sql)?;
+        self.due = find.query_row(key, |row| number(row, 0)).optional()?;
+        Ok(())
+    }
+
+    /// A fold has failed: it is not worthwhile before the tail has doubled.
+    pub(super) fn put_off(&mut self) {
+        self.fold_at = self.tail_changes.saturating_mul(2).max(1);
+        self.due = None;
+    }
+}
+
+/// A space's row id; `None` while nothing was ever appended to it.
+pub(super) fn space_row(conn: &Connection, name: &SpaceName) -> rusqlite::Result<Option<i64>> {
+    let mut find = conn.prepare_cached("SELECT id FROM space WHERE name = ?1")?;
+    find.query_row([name.as_str()], |row| row.get(0)).optional()
+}
+
+/// A space's document by their names.
+pub(super) fn find(
+    conn: &Connection,
+    name: &SpaceName,
+    document: &DocumentId,
+) -> rusqlite::Result<Option<(i64, Document)>> {
+    let Some(space) = space_row(conn, name)? else { return Ok(None) };
+    Ok(Document::find(conn, space, document)?.map(|found| (space, found)))
+}

@@ -1,0 +1,312 @@
+//! Folding as the store sees it: which document is worth it, what a fold is made of, and the
+//! snapshot in the place of what was read. The fold itself is done elsewhere, and may fail.
+//!
+//! A document's `due` is the offset through which a fold first became worthwhile. It is foldable
+//! when that offset has left the window, so the documents of a space are looked at in its order,
+//! and the first one that is not foldable yet answers for all behind it.
+
+use std::time::Duration;
+
+use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::{DocumentId, Offset, SpaceName};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::append::Actors;
+use super::documents::{self, Document};
+use super::log::head;
+use super::schema::{broken, column, number};
+use super::{FoldInput, FoldTask, FoldWindow, snapshots};
+
+/// Bytes of changes, and their number, that one read of a fold takes.
+const READ_BYTES: usize = 1024 * 1024;
+const READ_ROWS: usize = 4_096;
+
+const NEXT_DUE: &str = "SELECT space, id, due FROM document \
+    WHERE due IS NOT NULL AND space > ?1 ORDER BY space, due LIMIT 1";
+
+const AT_OR_AFTER: &str = "SELECT \"offset\", at_ms FROM entry \
+    WHERE document = ?1 AND \"offset\" >= ?2 ORDER BY \"offset\" LIMIT 1";
+
+const LAST_AT: &str = "SELECT max(\"offset\") FROM entry \
+    WHERE document = ?1 AND \"offset\" > ?2 AND \"offset\" <= ?3";
+
+const WEIGH: &str = "SELECT count(*), total(length(body)) FROM entry \
+    WHERE document = ?1 AND \"offset\" > ?2 AND \"offset\" <= ?3";
+
+const READ: &str = "SELECT \"offset\", body FROM entry \
+    WHERE document = ?1 AND \"offset\" > ?2 AND \"offset\" <= ?3 ORDER BY \"offset\" LIMIT ?4";
+
+/// What lies outside the window, for a space.
+struct Reach {
+    through: u64,
+    until_ms: u64,
+}
+
+impl Reach {
+    fn new(
+        conn: &Connection,
+        space: i64,
+        now_ms: u64,
+        window: FoldWindow,
+    ) -> rusqlite::Result<Self> {
+        let FoldWindow { recent_entries, recent_age } = window;
+        let through = head(conn, space)?.0.saturating_sub(recent_entries);
+        // Without an age it does not matter what a clock said.
+        let until_ms = match recent_age {
+            Duration::ZERO => u64::MAX,
+            age => now_ms.saturating_sub(millis(age)),
+        };
+        Ok(Self { through, until_ms })
+    }
+
+    fn has(&self, offset: u64, at_ms: u64) -> bool {
+        offset <= self.through && at_ms <= self.until_ms
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The first document that is worth a fold.
+pub(super) fn candidate(
+    conn: &Connection,
+    now_ms: u64,
+    window: FoldWindow,
+) -> rusqlite::Result<Option<FoldTask>> {
+    let mut next = conn.prepare_cached(NEXT_DUE)?;
+    let mut space = -1;
+    loop {
+        let due = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, number(row, 2)?));
+        let found: Option<(i64, i64, u64)> = next.query_row([space], due).optional()?;
+        let Some((of, row, due)) = found else { return Ok(None) };
+        space = of;
+        let reach = Reach::new(conn, space, now_ms, window)?;
+        // The entry itself is read only if the log has gone on far enough.
+        if due > reach.through {
+            continue;
+        }
+        if at_or_after(conn, row, due)?.is_some_and(|(offset, at)| reach.has(offset, at))
+            && let Some(task) = of_document(conn, space, Document::at(conn, row)?, &reach)?
+        {
+            return Ok(Some(task));
+        }
+    }
+}
+
+/// The fold of one document.
+pub(super) fn task(
+    conn: &Connection,
+    name: &SpaceName,
+    document: &DocumentId,
+    now_ms: u64,
+    window: FoldWindow,
+) -> rusqlite::Result<Option<FoldTask>> {
+    let Some((space, found)) = documents::find(conn, name, document)? else { return Ok(None) };
+    if found.tombstone.is_some() {
+        return Ok(None);
+    }
+    let reach = Reach::new(conn, space, now_ms, window)?;
+    of_document(conn, space, found, &reach)
+}
+
+fn at_or_after(
+    conn: &Connection,
+    document: i64,
+    offset: u64,
+) -> rusqlite::Result<Option<(u64, u64)>> {
+    let mut find = conn.prepare_cached(AT_OR_AFTER)?;
+    let place = |row: &Row<'_>| Ok((number(row, 0)?, number(row, 1)?));
+    find.query_row(params![document, column(offset)?], place).optional()
+}
+
+fn of_document(
+    conn: &Connection,
+    space: i64,
+    document: Document,
+    reach: &Reach,
+) -> rusqlite::Result<Option<FoldTask>> {
+    let Some(through) = last_foldable(conn, &document, reach)? else { return Ok(None) };
+    let key = params![document.row, column(document.folded)?, column(through)?];
+    let (changes, tail_bytes) = conn.prepare_cached(WEIGH)?.query_row(key, |row| {
+        let bytes: f64 = row.get(1)?;
+        Ok((number(row, 0)?, bytes as u64))
+    })?;
+    let base = snapshots::current(conn, document.row)?;
+    let mut name = conn.prepare_cached("SELECT name FROM space WHERE id = ?1")?;
+    let name: String = name.query_row([space], |row| row.get(0))?;
+    let name = SpaceName::try_from(name);
+    Ok(Some(FoldTask {
+        space: name.map_err(|_| broken("a space's name is impossible"))?,
+        document: document.id,
+        through: Offset(through),
+        changes,
+        bytes: tail_bytes + base.as_ref().map_or(0, |base| base.bytes),
+        has_base: base.is_some(),
+        base: base.map(|base| (base.hash, Offset(base.offset))),
+        tail_bytes,
+    }))
+}
+
+/// The last entry of the tail that is outside the window. Entries age in their order, or nearly
+/// (a clock may be set back): it is searched for by halving.
+fn last_foldable(
+    conn: &Connection,
+    document: &Document,
+    reach: &Reach,
+) -> rusqlite::Result<Option<u64>> {
+    // Everything up to `low` is foldable; `high` is the first offset that is not.
+    let (mut low, mut high) = (document.folded, reach.through.saturating_add(1));
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        match at_or_after(conn, document.row, middle)? {
+            Some((offset, at_ms)) if offset < high && reach.has(offset, at_ms) => low = offset,
+            _ => high = middle,
+        }
+    }
+    let key = params![document.row, column(document.folded)?, column(low)?];
+    // `max` of nothing is one row of NULL.
+    conn.prepare_cached(LAST_AT)?.query_row(key, |row| super::schema::optional_number(row, 0))
+}
+
+/// Whether the document is still what the task was made of; its row.
+fn unchanged(conn: &Connection, task: &FoldTask) -> rusqlite::Result<Option<(i64, Document)>> {
+    let found = documents::find(conn, &task.space, &task.document)?;
+    let Some((space, document)) = found.filter(|(_, found)| found.tombstone.is_none()) else {
+        return Ok(None);
+    };
+    let base = match document.folded {
+        0 => None,
+        _ => snapshots::current(conn, document.row)?,
+    };
+    let is_same = base.map(|base| (base.hash, Offset(base.offset))) == task.base;
+    Ok(is_same.then_some((space, document)))
+}
+
+/// The next things that a fold is made of.
+pub(super) struct Batch {
+    pub(super) inputs: Vec<FoldInput>,
+    /// Where the next batch goes on; `None` behind the last.
+    pub(super) next: Option<Offset>,
+}
+
+/// Reads the first batch (`after` is `None`) or a later one; `None` if the document is another by
+/// now.
+pub(super) fn batch(
+    conn: &Connection,
+    task: &FoldTask,
+    after: Option<Offset>,
+) -> rusqlite::Result<Option<Batch>> {
+    let Some((_, document)) = unchanged(conn, task)? else { return Ok(None) };
+    let mut inputs = Vec::new();
+    let after = match after {
+        Some(after) => after.0,
+        None => {
+            inputs.extend(base(conn, &document)?);
+            document.folded
+        }
+    };
+    let place = (document.row, after, task.through.0);
+    let next = changes(conn, place, &mut inputs)?;
+    Ok(Some(Batch { inputs, next: next.map(Offset) }))
+}
+
+fn base(conn: &Connection, document: &Document) -> rusqlite::Result<Option<FoldInput>> {
+    let Some(stored) = snapshots::current(conn, document.row)? else { return Ok(None) };
+    stored.read(conn, 0, stored.bytes as usize).map(FoldInput::Base).map(Some)
+}
+
+/// Reads the bodies of a document's tail in (after, through], as many as one read takes; where to
+/// go on, if there are more.
+fn changes(
+    conn: &Connection,
+    (document, mut after, through): (i64, u64, u64),
+    inputs: &mut Vec<FoldInput>,
+) -> rusqlite::Result<Option<u64>> {
+    let mut read = conn.prepare_cached(READ)?;
+    let key = params![document, column(after)?, column(through)?, READ_ROWS as i64];
+    let mut rows = read.query(key)?;
+    let (mut bytes, mut taken) = (0, 0);
+    while let Some(row) = rows.next()? {
+        let body: Vec<u8> = row.get(1)?;
+        (after, bytes, taken) = (number(row, 0)?, bytes + body.len(), taken + 1);
+        inputs.push(FoldInput::Change(body));
+        if bytes >= READ_BYTES {
+            return Ok(Some(after));
+        }
+    }
+    Ok((taken == READ_ROWS).then_some(after))
+}
+
+/// The reading of all that there is of a document; `None` if there is nothing.
+pub(super) fn everything(
+    conn: &Connection,
+    name: &SpaceName,
+    document: &DocumentId,
+) -> rusqlite::Result<Option<FoldTask>> {
+    let Some((space, found)) = documents::find(conn, name, document)? else { return Ok(None) };
+    if found.tombstone.is_some() {
+        return Ok(None);
+    }
+    let base = snapshots::current(conn, found.row)?;
+    let base_bytes = base.as_ref().map_or(0, |base| base.bytes);
+    Ok(Some(FoldTask {
+        space: name.clone(),
+        document: *document,
+        through: head(conn, space)?,
+        changes: found.tail_changes,
+        bytes: found.tail_bytes + base_bytes,
+        has_base: base.is_some(),
+        base: base.map(|base| (base.hash, Offset(base.offset))),
+        tail_bytes: found.tail_bytes,
+    }))
+}
+
+/// Puts a snapshot in the place of what was read for it; false if that is another by now.
+pub(super) fn commit(
+    tx: &Connection,
+    task: &FoldTask,
+    snapshot: &Snapshot,
+    now_ms: u64,
+) -> rusqlite::Result<bool> {
+    let Some((space, mut document)) = unchanged(tx, task)? else { return Ok(false) };
+    if snapshot.changes != document.folded_changes + task.changes {
+        return Err(broken("a snapshot of other changes than were read for it"));
+    }
+    let place = snapshots::Place { space, offset: task.through };
+    snapshots::replace(tx, &mut Actors::new(tx), &mut document, place, snapshot, now_ms)?;
+    document.tail_changes = document.tail_changes.saturating_sub(task.changes);
+    document.tail_bytes = document.tail_bytes.saturating_sub(task.tail_bytes);
+    document.reckon_due(tx)?;
+    document.save(tx)?;
+    tx.prepare_cached("DELETE FROM fold_failure WHERE document = ?1")?.execute([document.row])?;
+    Ok(true)
+}
+
+/// Notes that a fold did not succeed.
+pub(super) fn failed(
+    tx: &Connection,
+    task: &FoldTask,
+    version: &str,
+    reason: &str,
+) -> rusqlite::Result<()> {
+    let Some((_, mut document)) = unchanged(tx, task)? else { return Ok(()) };
+    document.put_off();
+    document.save(tx)?;
+    let sql = "INSERT OR REPLACE INTO fold_failure (document, version, reason) VALUES (?1, ?2, ?3)";
+    tx.prepare_cached(sql)?.execute(params![document.row, version, reason])?;
+    Ok(())
+}
+
+/// Makes folds that failed with another version due again.
+pub(super) fn retry(tx: &Connection, version: &str) -> rusqlite::Result<()> {
+    let mut find = tx.prepare_cached("SELECT document FROM fold_failure WHERE version <> ?1")?;
+    let rows: Vec<i64> = find.query_map([version], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for row in rows {
+        let mut document = Document::at(tx, row)?;
+        document.reckon_due(tx)?;
+        document.save(tx)?;
+        tx.prepare_cached("DELETE FROM fold_failure WHERE document = ?1")?.execute([row])?;
+    }
+    Ok(())
+}

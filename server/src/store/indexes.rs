@@ -1,0 +1,94 @@
+//! Packed indexes in memory, under a budget of bytes: the ones that were used last stay.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use landfall_protocol::folded::PackedIndex;
+use parking_lot::Mutex;
+
+use super::StoreGauges;
+
+/// Bytes of packed indexes that stay in memory: that of some 600,000 folded changes. One more takes
+/// the place of those that were not used for the longest time.
+pub const INDEX_CACHE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Which index: the document's row, and the hash of the snapshot that it stands beside.
+pub(super) type Key = (i64, [u8; 32]);
+
+/// The indexes in memory.
+pub(super) struct IndexCache {
+    budget: usize,
+    held: Mutex<Held>,
+    loads: AtomicU64,
+    damaged: AtomicU64,
+}
+
+#[derive(Default)]
+struct Held {
+    indexes: HashMap<Key, Slot>,
+    bytes: usize,
+    /// Counts uses, so that the oldest can be told.
+    clock: u64,
+}
+
+struct Slot {
+    index: Arc<PackedIndex>,
+    used: u64,
+}
+
+impl IndexCache {
+    pub(super) fn new(budget: usize) -> Self {
+        let (loads, damaged) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { budget, held: Mutex::default(), loads, damaged }
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<PackedIndex>> {
+        let mut held = self.held.lock();
+        held.clock += 1;
+        let clock = held.clock;
+        let slot = held.indexes.get_mut(key)?;
+        slot.used = clock;
+        Some(Arc::clone(&slot.index))
+    }
+
+    /// Takes an index in. It stays, whatever its size, until another one comes: somebody waits
+    /// for it.
+    pub(super) fn insert(&self, key: Key, index: PackedIndex) {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        let mut held = self.held.lock();
+        // That of an earlier snapshot of the document will not be asked for again.
+        held.retain(|held| held.0 != key.0);
+        let bytes = index.memory_bytes();
+        while held.bytes + bytes > self.budget && !held.indexes.is_empty() {
+            let oldest = held.indexes.iter().min_by_key(|(_, slot)| slot.used);
+            let Some(oldest) = oldest.map(|(key, _)| *key) else { break };
+            held.retain(|held| *held != oldest);
+        }
+        held.clock += 1;
+        let used = held.clock;
+        held.bytes += bytes;
+        held.indexes.insert(key, Slot { index: Arc::new(index), used });
+    }
+
+    pub(super) fn note_damage(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn gauges(&self) -> StoreGauges {
+        let held = self.held.lock();
+        StoreGauges {
+            indexes: held.indexes.len(),
+            index_bytes: held.bytes,
+            index_loads: self.loads.load(Ordering::Relaxed),
+            damaged_indexes: self.damaged.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Held {
+    fn retain(&mut self, keep: impl Fn(&Key) -> bool) {
+        self.indexes.retain(|key, _| keep(key));
+        self.bytes = self.indexes.values().map(|slot| slot.index.memory_bytes()).sum();
+    }
+}

@@ -1,0 +1,297 @@
+//! Looking into a store: what is in it and how large it is, for an operator. All of it reads only,
+//! also beside the relay that has the store open.
+
+use std::path::Path;
+
+use landfall_protocol::lineage::EpochRecord;
+use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName, Upstream};
+use landfall_storage::{BackupError, Database, Options};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::documents::{self, Document, space_row};
+use super::log::{epochs, head};
+use super::opening::OpenStoreError;
+use super::schema::{SCHEMA, broken, column, number, optional_number};
+use super::sqlite::{FILE, SqliteStore};
+use super::{StoreError, snapshots};
+
+/// A store that is looked into.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    pub(super) db: Database,
+}
+
+/// What there is in a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreReport {
+    /// The relay's identity; `None` of a store that no relay has used yet.
+    pub upstream: Option<Upstream>,
+    /// Bytes on the disk, the write-ahead log included.
+    pub bytes: u64,
+    /// Bytes of the file that hold nothing and are used again before it grows.
+    pub free_bytes: u64,
+    /// The spaces, by their names.
+    pub spaces: Vec<SpaceReport>,
+}
+
+/// What there is in a space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpaceReport {
+    /// Its name.
+    pub space: SpaceName,
+    /// The last offset of its log.
+    pub head: Offset,
+    /// Its lineage.
+    pub epochs: Vec<EpochRecord>,
+    /// Documents that are there.
+    pub documents: u64,
+    /// Documents that are deleted.
+    pub deleted: u64,
+    /// Changes that are not folded.
+    pub tail_changes: u64,
+    /// Their bytes.
+    pub tail_bytes: u64,
+    /// Changes that are folded.
+    pub folded_changes: u64,
+    /// Snapshots that stand in the log.
+    pub snapshots: u64,
+    /// Their bytes.
+    pub snapshot_bytes: u64,
+    /// Documents whose tail is worth a fold.
+    pub folds_due: u64,
+    /// Documents whose last fold failed.
+    pub folds_failed: u64,
+    /// Documents of which something waits to be deleted.
+    pub to_prune: u64,
+}
+
+/// What there is of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentReport {
+    /// Its id.
+    pub document: DocumentId,
+    /// Its heads, ascending.
+    pub heads: Vec<ChangeHash>,
+    /// Where its tombstone is, if it is deleted.
+    pub deleted_at: Option<Offset>,
+    /// Changes that are not folded.
+    pub tail_changes: u64,
+    /// Their bytes.
+    pub tail_bytes: u64,
+    /// The offsets of the tail's first and last change.
+    pub tail: Option<(Offset, Offset)>,
+    /// Changes that are folded.
+    pub folded_changes: u64,
+    /// The snapshot that stands for them.
+    pub snapshot: Option<SnapshotReport>,
+    /// How many actors have changes.
+    pub actors: u64,
+    /// Whether its tail is worth a fold.
+    pub fold_due: bool,
+    /// The version of the software with which the last fold failed, and why.
+    pub fold_failure: Option<(String, String)>,
+}
+
+/// A snapshot that stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotReport {
+    /// SHA-256 of its bytes.
+    pub hash: [u8; 32],
+    /// Where it stands.
+    pub offset: Offset,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Bytes of its packed index.
+    pub index_bytes: u64,
+}
+
+impl SqliteStore {
+    /// Looks into the store.
+    pub fn inspection(&self) -> Inspection {
+        Inspection { db: self.database().clone() }
+    }
+}
+
+impl Inspection {
+    /// Opens the store in a data folder to read, also beside the relay that uses it. A store of an
+    /// older version is refused: the relay migrates it when it starts.
+    pub fn open(folder: &Path) -> Result<Self, OpenStoreError> {
+        let options = Options { readers: 1, ..Options::default() };
+        Ok(Self { db: Database::open_read_only(folder.join(FILE), &SCHEMA, options)? })
+    }
+
+    /// Copies the store, as it is at this moment, to a new file: in one read transaction, while
+    /// others write. The copy holds no deleted bytes.
+    pub fn backup_to(&self, target: &Path) -> Result<(), BackupError> {
+        self.db.backup_to(target)
+    }
+
+    /// What there is.
+    pub fn store(&self) -> Result<StoreReport, StoreError> {
+        let bytes = self.db.size_bytes();
+        let bytes =
+            bytes.map_err(|error| StoreError::new("tell its size", error.class(), error))?;
+        self.read(|conn| {
+            let page = |name| conn.pragma_query_value(None, name, |row| number(row, 0));
+            let free_bytes = page("freelist_count")? * page("page_size")?;
+            let find = "SELECT upstream FROM meta WHERE id = 1";
+            let upstream = conn.query_row(find, [], |row| row.get(0)).optional()?;
+            let mut find = conn.prepare_cached("SELECT id, name FROM space ORDER BY name")?;
+            let named = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?));
+            let names = find.query_map([], named)?.collect::<rusqlite::Result<Vec<_>>>()?;
+            let spaces = names.into_iter().map(|(row, name)| space(conn, row, name));
+            let spaces = spaces.collect::<rusqlite::Result<_>>()?;
+            let upstream = upstream.map(Upstream::from_bytes);
+            Ok(StoreReport { upstream, bytes, free_bytes, spaces })
+        })
+    }
+
+    /// Documents of a space by their ids, from behind one on, at most so many.
+    pub fn documents(
+        &self,
+        space: &SpaceName,
+        after: Option<DocumentId>,
+        most: usize,
+    ) -> Result<Vec<DocumentReport>, StoreError> {
+        self.read(|conn| {
+            let Some(space) = space_row(conn, space)? else { return Ok(Vec::new()) };
+            let sql = "SELECT id FROM document WHERE space = ?1 AND document > ?2 \
+                ORDER BY document LIMIT ?3";
+            let mut find = conn.prepare_cached(sql)?;
+            let after = after.map_or(Vec::new(), |after| after.as_bytes().to_vec());
+            let rows = find.query_map(params![space, after, most as i64], |row| row.get(0))?;
+            rows.map(|row| report(conn, &Document::at(conn, row?)?)).collect()
+        })
+    }
+
+    /// One document.
+    pub fn document(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+    ) -> Result<Option<DocumentReport>, StoreError> {
+        self.read(|conn| {
+            let found = documents::find(conn, space, document)?;
+            found.map(|(_, found)| report(conn, &found)).transpose()
+        })
+    }
+
+    /// The actors of a document, each with its last sequence number, by their ids.
+    pub fn actors(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+    ) -> Result<Vec<(ActorId, u64)>, StoreError> {
+        self.read(|conn| {
+            let Some((_, found)) = documents::find(conn, space, document)? else {
+                return Ok(Vec::new());
+            };
+            let sql = "SELECT a.actor, max(u.seq) FROM (SELECT actor, seq FROM folded_actor \
+                WHERE document = ?1 UNION ALL SELECT actor, max(seq) FROM entry \
+                WHERE document = ?1 GROUP BY actor) u JOIN actor a ON a.id = u.actor \
+                GROUP BY a.actor ORDER BY a.actor";
+            let mut find = conn.prepare_cached(sql)?;
+            let actor = |row: &Row<'_>| {
+                let bytes: Vec<u8> = row.get(0)?;
+                Ok((ActorId::from(bytes), number(row, 1)?))
+            };
+            find.query_map([found.row], actor)?.collect()
+        })
+    }
+
+    pub(super) fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.db.read(query).map_err(|error| StoreError::of_read("be looked into", error))
+    }
+}
+
+/// A space's name as it stands in its row.
+pub(super) fn name(text: String) -> rusqlite::Result<SpaceName> {
+    SpaceName::try_from(text).map_err(|_| broken("a space's name is impossible"))
+}
+
+fn space(conn: &Connection, row: i64, text: String) -> rusqlite::Result<SpaceReport> {
+    let sql = "SELECT count(*), count(tombstone), coalesce(sum(tail_changes), 0), \
+        coalesce(sum(tail_bytes), 0), coalesce(sum(folded_changes), 0), count(due), \
+        coalesce(sum(dead), 0) FROM document WHERE space = ?1";
+    let mut sums = conn.prepare_cached(sql)?;
+    let sums = sums.query_row([row], |row| {
+        let mut sums = [0; 7];
+        for (index, sum) in sums.iter_mut().enumerate() {
+            *sum = number(row, index)?;
+        }
+        Ok(sums)
+    })?;
+    let [all, deleted, tail_changes, tail_bytes, folded_changes, folds_due, to_prune] = sums;
+    let sql = "SELECT count(*), coalesce(sum(bytes), 0) FROM snapshot \
+        WHERE space = ?1 AND replaced_at_ms IS NULL";
+    let pair = |row: &Row<'_>| Ok((number(row, 0)?, number(row, 1)?));
+    let (snapshots, snapshot_bytes) = conn.prepare_cached(sql)?.query_row([row], pair)?;
+    let sql = "SELECT count(*) FROM fold_failure f JOIN document d ON d.id = f.document \
+        WHERE d.space = ?1";
+    let folds_failed = conn.prepare_cached(sql)?.query_row([row], |row| number(row, 0))?;
+    Ok(SpaceReport {
+        space: name(text)?,
+        head: head(conn, row)?,
+        epochs: epochs(conn, row)?,
+        documents: all - deleted,
+        deleted,
+        tail_changes,
+        tail_bytes,
+        folded_changes,
+        snapshots,
+        snapshot_bytes,
+        folds_due,
+        folds_failed,
+        to_prune,
+    })
+}
+
+fn report(conn: &Connection, document: &Document) -> rusqlite::Result<DocumentReport> {
+    let live_from = match document.tombstone {
+        Some(_) => i64::MAX,
+        None => column(document.folded)?,
+    };
+    let sql = "SELECT min(\"offset\"), max(\"offset\") FROM entry \
+        WHERE document = ?1 AND \"offset\" > ?2";
+    let ends = |row: &Row<'_>| {
+        let ends = optional_number(row, 0)?.zip(optional_number(row, 1)?);
+        Ok(ends.map(|(first, last)| (Offset(first), Offset(last))))
+    };
+    let tail = conn.prepare_cached(sql)?.query_row(params![document.row, live_from], ends)?;
+    let sql = "SELECT count(*) FROM (SELECT actor FROM folded_actor WHERE document = ?1 \
+        UNION SELECT actor FROM entry WHERE document = ?1 AND \"offset\" > ?2)";
+    let mut count = conn.prepare_cached(sql)?;
+    let actors = count.query_row(params![document.row, live_from], |row| number(row, 0))?;
+    let sql = "SELECT version, reason FROM fold_failure WHERE document = ?1";
+    let both = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let fold_failure = conn.prepare_cached(sql)?.query_row([document.row], both).optional()?;
+    Ok(DocumentReport {
+        document: document.id,
+        heads: document.heads.iter().copied().map(ChangeHash).collect(),
+        deleted_at: document.tombstone.map(Offset),
+        tail_changes: document.tail_changes,
+        tail_bytes: document.tail_bytes,
+        tail,
+        folded_changes: document.folded_changes,
+        snapshot: snapshot(conn, document)?,
+        actors,
+        fold_due: document.due.is_some(),
+        fold_failure,
+    })
+}
+
+fn snapshot(conn: &Connection, document: &Document) -> rusqlite::Result<Option<SnapshotReport>> {
+    let Some(stored) = snapshots::current(conn, document.row)? else { return Ok(None) };
+    let sql = "SELECT length(packed) FROM snapshot_index WHERE snapshot = ?1";
+    let length = |row: &Row<'_>| number(row, 0);
+    let index_bytes = conn.prepare_cached(sql)?.query_row([stored.row], length).optional()?;
+    Ok(Some(SnapshotReport {
+        hash: stored.hash,
+        offset: Offset(stored.offset),
+        bytes: stored.bytes,
+        index_bytes: index_bytes.unwrap_or_default(),
+    }))
+}

@@ -1,0 +1,57 @@
+//! Where the first thing stands that a short filter wants: a subscription to a few documents of a
+//! large space need not pass everything between them.
+
+use landfall_protocol::frame::Filter;
+use landfall_protocol::{DocumentId, Offset};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::store::documents::Document;
+use crate::store::schema::{column, number};
+
+/// Documents of a filter up to which each is looked at by itself. Each costs about as much as
+/// passing ten rows.
+const SHORT: usize = 64;
+
+const NEXT: &str = "SELECT \"offset\" FROM entry \
+    WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\" LIMIT 1";
+
+/// The position before the first thing behind `after` that the filter wants; `after` itself of a
+/// long filter, `None` if there is nothing.
+pub(super) fn position(
+    conn: &Connection,
+    space: i64,
+    after: Offset,
+    filter: &Filter,
+) -> rusqlite::Result<Option<Offset>> {
+    let Filter::Documents(documents) = filter else { return Ok(Some(after)) };
+    if documents.len() > SHORT {
+        return Ok(Some(after));
+    }
+    let mut first: Option<u64> = None;
+    for document in documents {
+        let next = next_of(conn, space, after.0, document)?;
+        first = match (first, next) {
+            (Some(first), Some(next)) => Some(first.min(next)),
+            (first, next) => first.or(next),
+        };
+    }
+    Ok(first.map(|first| Offset(first - 1)))
+}
+
+/// The next thing of one document behind an offset.
+fn next_of(
+    conn: &Connection,
+    space: i64,
+    after: u64,
+    document: &DocumentId,
+) -> rusqlite::Result<Option<u64>> {
+    let Some(document) = Document::find(conn, space, document)? else { return Ok(None) };
+    if let Some(tombstone) = document.tombstone {
+        return Ok(Some(tombstone).filter(|at| *at > after));
+    }
+    if document.folded > after {
+        return Ok(Some(document.folded));
+    }
+    let mut find = conn.prepare_cached(NEXT)?;
+    find.query_row(params![document.row, column(after)?], |row| number(row, 0)).optional()
+}

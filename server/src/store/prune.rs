@@ -1,0 +1,84 @@
+//! Deleting what nobody reads any more, in slices: changes that are folded, all that a deleted
+//! document had, and snapshots that were replaced. Each slice is a transaction of its own, and
+//! what is left says so in the rows themselves, so that a crash between two loses nothing.
+
+use landfall_protocol::limits;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::documents::Document;
+use super::schema::column;
+use super::snapshots;
+
+/// A snapshot's piece costs its deletion about as much as so many rows.
+const PIECE_ROWS: usize = 32;
+
+/// By growing offset, so that of each actor the last change goes last.
+const DEAD_ENTRIES: &str = "DELETE FROM entry WHERE id IN (SELECT id FROM entry \
+    WHERE document = ?1 AND \"offset\" <= ?2 ORDER BY \"offset\" LIMIT ?3)";
+
+const DEAD_ACTORS: &str = "DELETE FROM folded_actor WHERE document = ?1 AND actor IN \
+    (SELECT actor FROM folded_actor WHERE document = ?1 LIMIT ?2)";
+
+/// Deletes some rows; true if there may be more.
+pub(super) fn prune(tx: &Connection, now_ms: u64, max_rows: usize) -> rusqlite::Result<bool> {
+    let mut left = max_rows.max(PIECE_ROWS);
+    while left > 0 {
+        let deleted = match dead_rows(tx, left)? {
+            0 => replaced_snapshots(tx, now_ms, left)?,
+            deleted => deleted,
+        };
+        if deleted == 0 {
+            return Ok(false);
+        }
+        left = left.saturating_sub(deleted);
+    }
+    Ok(true)
+}
+
+/// Rows of one document; a document that has none left is done.
+fn dead_rows(tx: &Connection, most: usize) -> rusqlite::Result<usize> {
+    let mut next =
+        tx.prepare_cached("SELECT id FROM document WHERE dead = 1 ORDER BY id LIMIT 1")?;
+    let Some(row) = next.query_row([], |row| row.get::<_, i64>(0)).optional()? else {
+        return Ok(0);
+    };
+    let document = Document::at(tx, row)?;
+    let is_deleted = document.tombstone.is_some();
+    let through = if is_deleted { i64::MAX } else { column(document.folded)? };
+    let mut delete = tx.prepare_cached(DEAD_ENTRIES)?;
+    let mut deleted = delete.execute(params![row, through, most as i64])?;
+    if deleted < most && is_deleted {
+        let mut delete = tx.prepare_cached(DEAD_ACTORS)?;
+        deleted += delete.execute(params![row, (most - deleted) as i64])?;
+    }
+    if deleted < most {
+        let mut done = tx.prepare_cached("UPDATE document SET dead = 0 WHERE id = ?1")?;
+        done.execute([row])?;
+        deleted += 1;
+    }
+    Ok(deleted)
+}
+
+/// Pieces of one snapshot whose time is over; then the snapshot.
+fn replaced_snapshots(tx: &Connection, now_ms: u64, most: usize) -> rusqlite::Result<usize> {
+    let grace = u64::try_from(limits::SNAPSHOT_GRACE.as_millis()).unwrap_or(u64::MAX);
+    let until = column(now_ms.saturating_sub(grace).min(i64::MAX as u64))?;
+    let sql = "SELECT id FROM snapshot WHERE replaced_at_ms IS NOT NULL AND replaced_at_ms <= ?1 \
+        ORDER BY replaced_at_ms LIMIT 1";
+    let found: Option<i64> =
+        tx.prepare_cached(sql)?.query_row([until], |row| row.get(0)).optional()?;
+    let Some(row) = found else { return Ok(0) };
+    // Half of it is nothing: from now on nobody finds it.
+    let mut forget = tx.prepare_cached("UPDATE snapshot SET replaced_at_ms = 0 WHERE id = ?1")?;
+    forget.execute([row])?;
+    let (low, high) = snapshots::pieces(row);
+    let most = (most / PIECE_ROWS).max(1);
+    let sql = "DELETE FROM snapshot_piece WHERE id IN (SELECT id FROM snapshot_piece \
+        WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3)";
+    let deleted = tx.prepare_cached(sql)?.execute(params![low, high, most as i64])?;
+    if deleted < most {
+        tx.prepare_cached("DELETE FROM snapshot_index WHERE snapshot = ?1")?.execute([row])?;
+        tx.prepare_cached("DELETE FROM snapshot WHERE id = ?1")?.execute([row])?;
+    }
+    Ok(PIECE_ROWS * deleted.max(1))
+}

@@ -1,0 +1,171 @@
+//! Setting right what [`verify`](super::verify) found. What follows from whole bytes is reckoned
+//! anew. A change or snapshot whose bytes are gone is dropped, with all that rests on it, and the
+//! space's lineage is broken: every replica then compares what it holds with this log, and brings
+//! back what it has.
+//!
+//! It is for a store that no relay serves: the machines in a relay's memory would not know of it.
+
+mod document;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use landfall_protocol::digest::{Digest, Leaf};
+use landfall_protocol::lineage::EpochRecord;
+use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
+use landfall_storage::Durability;
+use rusqlite::{Connection, params};
+
+use super::StoreError;
+use super::append::insert_epoch;
+use super::documents::space_row;
+use super::schema::{column, document_id};
+use super::sqlite::SqliteStore;
+use super::verify::{Damage, Finding};
+
+/// What a repair did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Documents whose rows were reckoned anew.
+    pub documents: u64,
+    /// Changes that were dropped: damaged, or resting on what is.
+    pub dropped_changes: u64,
+    /// Snapshots that were dropped, with the history that they stood for.
+    pub dropped_snapshots: u64,
+    /// Spaces whose lineage was broken, so that replicas bring back what was dropped.
+    pub broken: BTreeSet<SpaceName>,
+    /// Packed indexes that must be made anew from their snapshots, and stored by
+    /// [`LogStore::store_index`](super::LogStore::store_index): space, document, snapshot. Repair
+    /// once more after that.
+    pub indexes: Vec<(SpaceName, DocumentId, [u8; 32])>,
+    /// What cannot be repaired here: take a backup.
+    pub left: Vec<Finding>,
+}
+
+/// What is known to be damaged of one document.
+#[derive(Debug, Clone, Default)]
+struct Damaged {
+    /// Changes whose bytes or rows are.
+    changes: BTreeSet<u64>,
+    snapshot: bool,
+}
+
+/// What became of one document.
+#[derive(Debug, Default)]
+struct Mended {
+    dropped_changes: u64,
+    dropped_snapshots: u64,
+    index: Option<[u8; 32]>,
+}
+
+impl SqliteStore {
+    /// Repairs what was found, each document in a transaction of its own. To repair what is whole
+    /// changes nothing, so an interrupted repair is simply done again.
+    pub fn repair(&self, findings: &[Finding]) -> Result<Repaired, StoreError> {
+        let mut repaired = Repaired::default();
+        let mut spaces: BTreeMap<SpaceName, BTreeMap<DocumentId, Damaged>> = BTreeMap::new();
+        for finding in findings.iter().filter(|finding| !finding.damage.is_harmless()) {
+            let is_lost = matches!(finding.damage, Damage::File { .. } | Damage::Unreadable { .. });
+            let Some(space) = finding.space.clone().filter(|_| !is_lost) else {
+                repaired.left.push(finding.clone());
+                continue;
+            };
+            let documents = spaces.entry(space).or_default();
+            if let Some(document) = finding.document {
+                documents.entry(document).or_default().note(finding);
+            }
+        }
+        for (space, documents) in spaces {
+            for (document, damaged) in documents {
+                self.mend(&space, document, damaged, &mut repaired)?;
+            }
+            let name = space.clone();
+            self.repairing(move |tx| sums(tx, &name))?;
+        }
+        Ok(repaired)
+    }
+
+    fn mend(
+        &self,
+        space: &SpaceName,
+        document: DocumentId,
+        damaged: Damaged,
+        repaired: &mut Repaired,
+    ) -> Result<(), StoreError> {
+        let mut fresh = [0; 16];
+        getrandom::fill(&mut fresh).map_err(|error| {
+            StoreError::failed("repair itself", std::io::Error::other(error.to_string()))
+        })?;
+        let name = space.clone();
+        let mended = self.repairing(move |tx| {
+            let mended = document::mend(tx, &name, &document, &damaged)?;
+            if mended.dropped_changes + mended.dropped_snapshots > 0 {
+                break_lineage(tx, &name, Epoch::from_bytes(fresh))?;
+            }
+            Ok(mended)
+        })?;
+        repaired.documents += 1;
+        repaired.dropped_changes += mended.dropped_changes;
+        repaired.dropped_snapshots += mended.dropped_snapshots;
+        if mended.dropped_changes + mended.dropped_snapshots > 0 {
+            repaired.broken.insert(space.clone());
+        }
+        let index = mended.index.map(|snapshot| (space.clone(), document, snapshot));
+        repaired.indexes.extend(index);
+        Ok(())
+    }
+
+    fn repairing<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let written = self.database().write(Durability::Full, move |tx| job(tx));
+        written.map(|done| done.value).map_err(|error| StoreError::of_write("repair itself", error))
+    }
+}
+
+impl Damaged {
+    fn note(&mut self, finding: &Finding) {
+        match finding.damage {
+            Damage::ChangeBytes { .. }
+            | Damage::OtherChange { .. }
+            | Damage::ChangeField { .. } => {
+                self.changes.extend(finding.offset.map(|offset| offset.0));
+            }
+            Damage::SnapshotBytes => self.snapshot = true,
+            _ => {}
+        }
+    }
+}
+
+/// Replaces a space's epochs by a fresh one, so that no cursor holds.
+fn break_lineage(tx: &Connection, name: &SpaceName, fresh: Epoch) -> rusqlite::Result<()> {
+    let Some(space) = space_row(tx, name)? else { return Ok(()) };
+    tx.prepare_cached("DELETE FROM epoch WHERE space = ?1")?.execute([space])?;
+    let record = EpochRecord { epoch: fresh, first: Offset(1), predecessor: None };
+    insert_epoch(tx, space, &record)
+}
+
+/// Sums a space's digests anew, and moves its end behind its last entry.
+fn sums(tx: &Connection, name: &SpaceName) -> rusqlite::Result<()> {
+    let Some(space) = space_row(tx, name)? else { return Ok(()) };
+    let mut digests: BTreeMap<u8, Digest> = BTreeMap::new();
+    let sql = "SELECT document, leaf FROM document WHERE space = ?1 AND leaf IS NOT NULL";
+    let mut find = tx.prepare_cached(sql)?;
+    let mut rows = find.query([space])?;
+    while let Some(row) = rows.next()? {
+        let leaf = Leaf::from_bytes(row.get(1)?);
+        digests.entry(document_id(row, 0)?.as_bytes()[0]).or_default().add(leaf);
+    }
+    tx.prepare_cached("DELETE FROM digest WHERE space = ?1")?.execute([space])?;
+    let sql = "INSERT INTO digest (space, bucket, count, sum) VALUES (?1, ?2, ?3, ?4)";
+    let mut insert = tx.prepare_cached(sql)?;
+    for (bucket, digest) in digests {
+        insert.execute(params![space, bucket, column(digest.count)?, digest.sum_bytes()])?;
+    }
+    let sql = "UPDATE space SET head = max(head, \
+        (SELECT coalesce(max(\"offset\"), 0) FROM entry WHERE space = ?1), \
+        (SELECT coalesce(max(\"offset\"), 0) FROM snapshot WHERE space = ?1), \
+        (SELECT coalesce(max(\"offset\"), 0) FROM tombstone WHERE space = ?1)) WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute([space])?;
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! One document: its rows out of its bytes, and away with what its bytes do not carry.
+
+use std::collections::{HashMap, HashSet};
+
+use landfall_protocol::admission::{CheckedChange, preflight};
+use landfall_protocol::digest::tombstone_id;
+use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::frame::{entry_flags, entry_kind};
+use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{Damaged, Mended};
+use crate::store::append::Actors;
+use crate::store::documents::{self, Document};
+use crate::store::fill::reckon;
+use crate::store::schema::{column, hashes, number};
+use crate::store::snapshots::{self, Stored};
+
+const TAIL: &str = "SELECT id, \"offset\", hash, actor, seq, deps FROM entry \
+    WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\"";
+
+/// Makes of a document what its whole bytes say.
+pub(super) fn mend(
+    tx: &Connection,
+    name: &SpaceName,
+    document: &DocumentId,
+    damaged: &Damaged,
+) -> rusqlite::Result<Mended> {
+    let mut mended = Mended::default();
+    let Some((space, mut document)) = documents::find(tx, name, document)? else {
+        return Ok(mended);
+    };
+    if tombstone(tx, space, &mut document)? {
+        return document.save(tx).map(|()| mended);
+    }
+    let mut stored = snapshots::current(tx, document.row)?;
+    if damaged.snapshot
+        && let Some(lost) = stored.take()
+    {
+        drop_snapshot(tx, &lost)?;
+        mended.dropped_snapshots += 1;
+    }
+    let index = match &stored {
+        Some(stored) => snapshot(tx, stored)?,
+        None => None,
+    };
+    if index.is_none() {
+        mended.index = stored.as_ref().map(|stored| stored.hash);
+    }
+    // Its heads may have been set right.
+    let stored = snapshots::current(tx, document.row)?;
+    document.folded = stored.as_ref().map_or(0, |stored| stored.offset);
+    document.folded_changes = stored.as_ref().map_or(0, |stored| stored.changes);
+    for offset in &damaged.changes {
+        mended.dropped_changes += change(tx, &document, *offset)?;
+    }
+    let folded = stored.is_some().then_some(index.as_ref());
+    mended.dropped_changes += drop_unsupported(tx, &document, folded)?;
+    let heads = stored.map_or(Vec::new(), |stored| stored.heads);
+    document.heads = heads.into_iter().map(|(head, _)| head.0).collect();
+    reckon(tx, &mut document)?;
+    document.save(tx)?;
+    Ok(mended)
+}
+
+/// A deletion is for good, whichever of its two places says so.
+fn tombstone(tx: &Connection, space: i64, document: &mut Document) -> rusqlite::Result<bool> {
+    let sql = "SELECT \"offset\" FROM tombstone WHERE document = ?1";
+    let stated = tx.prepare_cached(sql)?.query_row([document.row], |row| number(row, 0));
+    let Some(offset) = document.tombstone.or(stated.optional()?) else { return Ok(false) };
+    let id = tombstone_id(&document.id);
+    let sql = "INSERT INTO tombstone (document, space, \"offset\", hash, author, at_ms) \
+        VALUES (?1, ?2, ?3, ?4, x'', 0) ON CONFLICT (document) DO UPDATE SET \
+        space = excluded.space, \"offset\" = excluded.\"offset\", hash = excluded.hash";
+    tx.prepare_cached(sql)?.execute(params![document.row, space, column(offset)?, id])?;
+    snapshots::retire(tx, document.row, 0)?;
+    document.tombstone = Some(offset);
+    document.heads.clear();
+    (document.tail_changes, document.tail_bytes) = (0, 0);
+    (document.folded, document.folded_changes) = (0, 0);
+    document.dead = true;
+    document.leaf = document.leaf_now();
+    document.reckon_due(tx)?;
+    Ok(true)
+}
+
+/// A snapshot whose bytes are gone, with what it says of its history. Changes that it stood for
+/// and that are not deleted yet live again.
+fn drop_snapshot(tx: &Connection, stored: &Stored) -> rusqlite::Result<()> {
+    let (low, high) = snapshots::pieces(stored.row);
+    let sql = "DELETE FROM snapshot_piece WHERE id >= ?1 AND id < ?2";
+    tx.prepare_cached(sql)?.execute([low, high])?;
+    tx.prepare_cached("DELETE FROM snapshot_index WHERE snapshot = ?1")?.execute([stored.row])?;
+    tx.prepare_cached("DELETE FROM snapshot WHERE id = ?1")?.execute([stored.row])?;
+    let sql = "DELETE FROM folded_actor WHERE document = ?1";
+    tx.prepare_cached(sql)?.execute([stored.document])?;
+    Ok(())
+}
+
+/// Rows of a snapshot out of its index; the index, if it is whole.
+fn snapshot(tx: &Connection, stored: &Stored) -> rusqlite::Result<Option<PackedIndex>> {
+    let packed = snapshots::packed(tx, stored.row)?.unwrap_or_default();
+    let Ok(index) = PackedIndex::parse(packed) else { return Ok(None) };
+    let max_op = |head: &ChangeHash| index.find(head).map_or(0, |found| found.max_op);
+    let heads: Vec<_> = index.heads().into_iter().map(|head| (head, max_op(&head))).collect();
+    let heads = snapshots::encoded_heads(&heads);
+    let sql = "UPDATE snapshot SET heads = ?2, changes = ?3 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![stored.row, heads, index.len() as i64])?;
+    let sql = "DELETE FROM folded_actor WHERE document = ?1";
+    tx.prepare_cached(sql)?.execute([stored.document])?;
+    let sql = "INSERT INTO folded_actor (document, actor, seq, hash, max_op) \
+        VALUES (?1, ?2, ?3, ?4, ?5)";
+    let (mut insert, mut actors) = (tx.prepare_cached(sql)?, Actors::new(tx));
+    for last in index.actors() {
+        let (actor, seq) = (actors.row(&last.actor)?, column(last.seq)?);
+        let max_op = column(last.max_op)?;
+        insert.execute(params![stored.document, actor, seq, last.hash.0, max_op])?;
+    }
+    Ok(Some(index))
+}
+
+/// Sets a change's row right from its bytes; drops it if they are not a change, or one that is
+/// there already. How many were dropped.
+fn change(tx: &Connection, document: &Document, offset: u64) -> rusqlite::Result<u64> {
+    let key = params![document.row, column(offset)?];
+    let sql = "SELECT id, body FROM entry WHERE document = ?1 AND \"offset\" = ?2";
+    let both = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let found: Option<(i64, Vec<u8>)> = tx.prepare_cached(sql)?.query_row(key, both).optional()?;
+    let Some((row, body)) = found else { return Ok(0) };
+    let is_set = match preflight(&body) {
+        Ok(change) => set_row(tx, row, &change)?,
+        Err(_) => false,
+    };
+    if !is_set {
+        tx.prepare_cached("DELETE FROM entry WHERE id = ?1")?.execute([row])?;
+    }
+    Ok(u64::from(!is_set))
+}
+
+fn set_row(tx: &Connection, row: i64, change: &CheckedChange) -> rusqlite::Result<bool> {
+    let actor = Actors::new(tx).row(&change.actor)?;
+    let deps: Vec<[u8; 32]> = change.dependencies.iter().map(|hash| hash.0).collect();
+    // Nothing happens if the document has the change, or the actor's number, in another row.
+    let sql = "UPDATE OR IGNORE entry SET kind = ?2, flags = flags & ?3, hash = ?4, actor = ?5, \
+        seq = ?6, max_op = ?7, deps = ?8 WHERE id = ?1";
+    let set = tx.prepare_cached(sql)?.execute(params![
+        row,
+        entry_kind::CHANGE,
+        entry_flags::SECOND_ROOT,
+        change.hash.0,
+        actor,
+        column(change.seq)?,
+        column(change.max_op)?,
+        deps.as_flattened(),
+    ])?;
+    Ok(set == 1)
+}
+
+/// Drops what rests on something that is not there, or does not follow its actor's last change;
+/// `folded` is the index of what lies below the tail, if that is known. How many were dropped.
+fn drop_unsupported(
+    tx: &Connection,
+    document: &Document,
+    folded: Option<Option<&PackedIndex>>,
+) -> rusqlite::Result<u64> {
+    let below = |hash: &ChangeHash| match folded {
+        Some(Some(index)) => index.contains(hash),
+        Some(None) => true,
+        None => false,
+    };
+    let mut kept: HashSet<[u8; 32]> = HashSet::new();
+    let mut sequences: HashMap<i64, u64> = folded_sequences(tx, document)?;
+    let mut lost = Vec::new();
+    let mut find = tx.prepare_cached(TAIL)?;
+    let mut rows = find.query(params![document.row, column(document.folded)?])?;
+    while let Some(row) = rows.next()? {
+        let (id, hash, actor): (i64, [u8; 32], i64) = (row.get(0)?, row.get(2)?, row.get(3)?);
+        let rests = hashes(row, 5)?;
+        let mut rests = rests.iter();
+        let is_carried = rests.all(|hash| kept.contains(hash) || below(&ChangeHash(*hash)));
+        let (last, next) = (sequences.get(&actor).copied().unwrap_or(0), number(row, 4)?);
+        if is_carried && next == last + 1 {
+            kept.insert(hash);
+            sequences.insert(actor, next);
+        } else {
+            lost.push(id);
+        }
+    }
+    drop(rows);
+    let mut delete = tx.prepare_cached("DELETE FROM entry WHERE id = ?1")?;
+    for id in &lost {
+        delete.execute([id])?;
+    }
+    Ok(lost.len() as u64)
+}
+
+fn folded_sequences(tx: &Connection, document: &Document) -> rusqlite::Result<HashMap<i64, u64>> {
+    let sql = "SELECT actor, seq FROM folded_actor WHERE document = ?1";
+    let mut find = tx.prepare_cached(sql)?;
+    let pair = |row: &Row<'_>| Ok((row.get(0)?, number(row, 1)?));
+    find.query_map([document.row], pair)?.collect()
+}

@@ -1,0 +1,271 @@
+//! Snapshots as rows: the row itself, its bytes in pieces, its packed index, and the last change
+//! of each actor in it.
+
+use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::frame::{EncodedEntry, Entry};
+use landfall_protocol::ring::SnapshotPart;
+use landfall_protocol::snapshot::{LastOfActor, Snapshot};
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::append::Actors;
+use super::documents::{self, Document};
+use super::schema::{broken, column, document_id, number, optional_number};
+
+/// Bytes of a piece: one part on the wire is at most two pieces.
+pub(super) const PIECE_BYTES: usize = limits::PART_BYTES;
+
+/// A snapshot's pieces are the rows `id << PIECE_BITS | number`.
+pub(super) const PIECE_BITS: u32 = 16;
+
+/// Bytes of a head in its column: the hash, and the last operation counter, little-endian.
+const HEAD_BYTES: usize = 40;
+
+const _: () = assert!(limits::SNAPSHOT_BYTES / PIECE_BYTES < 1 << PIECE_BITS);
+
+/// Where a snapshot stands in its log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) space: i64,
+    pub(super) offset: Offset,
+}
+
+/// A snapshot's row.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) row: i64,
+    pub(super) document: i64,
+    pub(super) offset: u64,
+    pub(super) hash: [u8; 32],
+    /// Ascending, with their last operation counters.
+    pub(super) heads: Vec<(ChangeHash, u64)>,
+    pub(super) changes: u64,
+    pub(super) bytes: u64,
+    pub(super) at_ms: u64,
+    pub(super) replaced_at_ms: Option<u64>,
+}
+
+impl Stored {
+    /// Out of the columns `id, document, "offset", hash, heads, changes, bytes, at_ms,
+    /// replaced_at_ms`, from one on.
+    pub(super) fn of_row(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
+        let heads = row.get_ref(first + 4)?.as_blob()?.as_chunks::<HEAD_BYTES>().0;
+        let head = |bytes: &[u8; HEAD_BYTES]| {
+            let (mut hash, mut max_op) = ([0; 32], [0; 8]);
+            hash.copy_from_slice(&bytes[..32]);
+            max_op.copy_from_slice(&bytes[32..]);
+            (ChangeHash(hash), u64::from_le_bytes(max_op))
+        };
+        Ok(Self {
+            row: row.get(first)?,
+            document: row.get(first + 1)?,
+            offset: number(row, first + 2)?,
+            hash: row.get(first + 3)?,
+            heads: heads.iter().map(head).collect(),
+            changes: number(row, first + 5)?,
+            bytes: number(row, first + 6)?,
+            at_ms: number(row, first + 7)?,
+            replaced_at_ms: optional_number(row, first + 8)?,
+        })
+    }
+
+    /// It as an entry, with its bytes if they are to travel in it.
+    pub(super) fn entry(&self, document: DocumentId, body: Option<Vec<u8>>) -> Entry {
+        let heads: Vec<ChangeHash> = self.heads.iter().map(|(hash, _)| *hash).collect();
+        Entry::of_snapshot(Offset(self.offset), document, self.hash, &heads, self.at_ms, body)
+    }
+
+    /// It as an entry, with its bytes if they may stand in one.
+    pub(super) fn encoded(
+        &self,
+        conn: &Connection,
+        document: DocumentId,
+    ) -> rusqlite::Result<EncodedEntry> {
+        let is_short = self.bytes <= limits::SNAPSHOT_INLINE_BYTES as u64;
+        let body = is_short.then(|| self.read(conn, 0, limits::SNAPSHOT_INLINE_BYTES));
+        Ok(EncodedEntry::new(&self.entry(document, body.transpose()?)))
+    }
+
+    /// Its bytes from one position on, at most so many.
+    pub(super) fn read(
+        &self,
+        conn: &Connection,
+        from: u64,
+        most: usize,
+    ) -> rusqlite::Result<Vec<u8>> {
+        let until = self.bytes.min(from.saturating_add(most as u64));
+        let mut bytes = Vec::with_capacity(until.saturating_sub(from) as usize);
+        let first = from / PIECE_BYTES as u64;
+        let mut skip = (from % PIECE_BYTES as u64) as usize;
+        let sql = "SELECT bytes FROM snapshot_piece WHERE id >= ?1 AND id < ?2 ORDER BY id";
+        let mut find = conn.prepare_cached(sql)?;
+        let (low, high) = pieces(self.row);
+        let mut rows = find.query([low + column(first)?, high])?;
+        while from + (bytes.len() as u64) < until {
+            let Some(row) = rows.next()? else { break };
+            let piece = row.get_ref(0)?.as_blob()?;
+            let left = (until - from) as usize - bytes.len();
+            let piece = piece.get(skip..).unwrap_or_default();
+            bytes.extend_from_slice(&piece[..piece.len().min(left)]);
+            skip = 0;
+        }
+        match from.saturating_add(bytes.len() as u64) < until {
+            true => Err(broken("a snapshot of which bytes are missing")),
+            false => Ok(bytes),
+        }
+    }
+
+    /// A part of it, if it has a byte there.
+    pub(super) fn part(
+        &self,
+        conn: &Connection,
+        document: DocumentId,
+        from: u64,
+    ) -> rusqlite::Result<Option<SnapshotPart>> {
+        let bytes = self.read(conn, from, limits::PART_BYTES)?;
+        let (hash, total) = (self.hash, self.bytes);
+        let part = SnapshotPart { document, hash, total, from, bytes };
+        Ok((!part.bytes.is_empty()).then_some(part))
+    }
+}
+
+/// Heads with their last operation counters, as they stand in their column.
+pub(super) fn encoded_heads(heads: &[(ChangeHash, u64)]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(heads.len() * HEAD_BYTES);
+    for (hash, max_op) in heads {
+        bytes.extend_from_slice(&hash.0);
+        bytes.extend_from_slice(&max_op.to_le_bytes());
+    }
+    bytes
+}
+
+/// The row ids of a snapshot's pieces: the first, and the one behind the last.
+pub(super) fn pieces(snapshot: i64) -> (i64, i64) {
+    (snapshot << PIECE_BITS, (snapshot + 1) << PIECE_BITS)
+}
+
+/// A document's present snapshot.
+pub(super) fn current(conn: &Connection, document: i64) -> rusqlite::Result<Option<Stored>> {
+    let sql = "SELECT id, document, \"offset\", hash, heads, changes, bytes, at_ms, replaced_at_ms \
+        FROM snapshot WHERE document = ?1 AND replaced_at_ms IS NULL";
+    conn.prepare_cached(sql)?.query_row([document], |row| Stored::of_row(row, 0)).optional()
+}
+
+/// A snapshot of a space by its hash, with its document: the present one, else the one that was
+/// replaced last. None of a deleted document.
+pub(super) fn by_hash(
+    conn: &Connection,
+    space: i64,
+    hash: &[u8; 32],
+) -> rusqlite::Result<Option<(DocumentId, Stored)>> {
+    let sql = "SELECT d.document, s.id, s.document, s.\"offset\", s.hash, s.heads, s.changes, \
+        s.bytes, s.at_ms, s.replaced_at_ms FROM snapshot s JOIN document d ON d.id = s.document \
+        WHERE s.hash = ?2 AND s.space = ?1 AND d.tombstone IS NULL \
+        AND (s.replaced_at_ms IS NULL OR s.replaced_at_ms > 0) \
+        ORDER BY s.replaced_at_ms IS NOT NULL, s.replaced_at_ms DESC LIMIT 1";
+    let found = |row: &Row<'_>| Ok((document_id(row, 0)?, Stored::of_row(row, 1)?));
+    conn.prepare_cached(sql)?.query_row(params![space, hash], found).optional()
+}
+
+/// A snapshot of a space as an entry: with its body if that may stand in it.
+pub(super) fn entry(
+    conn: &Connection,
+    space: i64,
+    hash: &[u8; 32],
+) -> rusqlite::Result<Option<EncodedEntry>> {
+    let Some((document, stored)) = by_hash(conn, space, hash)? else { return Ok(None) };
+    stored.encoded(conn, document).map(Some)
+}
+
+/// A part of a snapshot of a space.
+pub(super) fn part(
+    conn: &Connection,
+    space: i64,
+    hash: &[u8; 32],
+    from: u64,
+) -> rusqlite::Result<Option<SnapshotPart>> {
+    match by_hash(conn, space, hash)? {
+        Some((document, stored)) => stored.part(conn, document, from),
+        None => Ok(None),
+    }
+}
+
+/// The packed index beside a snapshot.
+pub(super) fn packed(conn: &Connection, snapshot: i64) -> rusqlite::Result<Option<Vec<u8>>> {
+    let mut find = conn.prepare_cached("SELECT packed FROM snapshot_index WHERE snapshot = ?1")?;
+    find.query_row([snapshot], |row| row.get(0)).optional()
+}
+
+/// Takes a document's present snapshot out of its log. One that was replaced at 0 is not found by
+/// anybody any more.
+pub(super) fn retire(conn: &Connection, document: i64, at_ms: u64) -> rusqlite::Result<()> {
+    let sql = "UPDATE snapshot SET replaced_at_ms = ?2 \
+        WHERE document = ?1 AND replaced_at_ms IS NULL";
+    conn.prepare_cached(sql)?.execute(params![document, column(at_ms)?])?;
+    Ok(())
+}
+
+/// Puts a snapshot in the place of a document's present one. What it stands for is dead from now
+/// on; the document's tail and heads are the caller's.
+pub(super) fn replace(
+    conn: &Connection,
+    actors: &mut Actors<'_>,
+    document: &mut Document,
+    place: Place,
+    snapshot: &Snapshot,
+    at_ms: u64,
+) -> rusqlite::Result<()> {
+    retire(conn, document.row, at_ms.max(1))?;
+    let Place { space, offset } = place;
+    let sql = "INSERT INTO snapshot (document, space, \"offset\", hash, heads, changes, bytes, \
+        at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let row = conn.prepare_cached(sql)?.insert(params![
+        document.row,
+        space,
+        column(offset.0)?,
+        snapshot.hash,
+        encoded_heads(&snapshot.heads),
+        column(snapshot.changes)?,
+        snapshot.body.len() as i64,
+        column(at_ms)?,
+    ])?;
+    let sql = "INSERT INTO snapshot_piece (id, bytes) VALUES (?1, ?2)";
+    let mut insert = conn.prepare_cached(sql)?;
+    for (number, piece) in snapshot.body.chunks(PIECE_BYTES).enumerate() {
+        insert.execute(params![pieces(row).0 + number as i64, piece])?;
+    }
+    conn.prepare_cached("INSERT INTO snapshot_index (snapshot, packed) VALUES (?1, ?2)")?
+        .execute(params![row, snapshot.packed])?;
+    let sql = "INSERT INTO folded_actor (document, actor, seq, hash, max_op) \
+        VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (document, actor) \
+        DO UPDATE SET seq = excluded.seq, hash = excluded.hash, max_op = excluded.max_op";
+    let mut insert = conn.prepare_cached(sql)?;
+    for LastOfActor { actor, seq, hash, max_op } in &snapshot.actors {
+        let (actor, seq, max_op) = (actors.row(actor)?, column(*seq)?, column(*max_op)?);
+        insert.execute(params![document.row, actor, seq, hash.0, max_op])?;
+    }
+    (document.folded, document.folded_changes) = (offset.0, snapshot.changes);
+    document.dead = true;
+    Ok(())
+}
+
+/// Puts an index beside a document's present snapshot; false if that is another one, or the index
+/// is not that of its heads.
+pub(super) fn store_index(
+    tx: &Connection,
+    name: &SpaceName,
+    document: &DocumentId,
+    hash: &[u8; 32],
+    index: Vec<u8>,
+) -> rusqlite::Result<bool> {
+    let Some((_, found)) = documents::find(tx, name, document)? else { return Ok(false) };
+    let stored = current(tx, found.row)?.filter(|stored| stored.hash == *hash);
+    let (Some(stored), Ok(index)) = (stored, PackedIndex::parse(index)) else { return Ok(false) };
+    let is_its = stored.heads.iter().map(|(head, _)| *head).eq(index.heads());
+    if !is_its || index.len() as u64 != stored.changes {
+        return Ok(false);
+    }
+    let sql = "INSERT OR REPLACE INTO snapshot_index (snapshot, packed) VALUES (?1, ?2)";
+    tx.prepare_cached(sql)?.execute(params![stored.row, index.as_bytes()])?;
+    Ok(true)
+}

@@ -1,0 +1,159 @@
+//! Changes and snapshots made up for the store, which does not look into them: their hashes,
+//! sequence numbers and dependencies are those of a history that could be.
+
+use std::sync::{Arc, mpsc};
+
+use landfall_protocol::folded::{FoldedChange, PackedIndex};
+use landfall_protocol::frame::{Entry, entry_kind};
+use landfall_protocol::lineage::EpochRecord;
+use landfall_protocol::snapshot::{LastOfActor, Snapshot};
+use landfall_protocol::space::{Commit, NewEntry, NewKind};
+use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, SpaceName};
+
+use crate::store::{LogStore, StoreError};
+
+/// A small generator of numbers, the same at each run.
+pub(super) struct Dice(u64);
+
+impl Dice {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// Below a bound.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % bound.max(1)
+    }
+
+    /// True once in so many times.
+    pub(super) fn one_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+}
+
+/// A change of a made-up history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Made {
+    pub(super) offset: u64,
+    pub(super) change: FoldedChange,
+    pub(super) body: Vec<u8>,
+}
+
+impl Made {
+    pub(super) fn entry(&self, document: DocumentId) -> NewEntry {
+        let FoldedChange { hash, actor, seq, max_op, dependencies } = self.change.clone();
+        let entry = Entry {
+            offset: Offset(self.offset),
+            document,
+            kind: entry_kind::CHANGE,
+            flags: 0,
+            id: hash.0,
+            dependencies: dependencies.iter().map(|hash| hash.0).collect(),
+            author: vec![7; 16].into(),
+            at_ms: self.offset * 1_000,
+            body: self.body.clone().into(),
+        };
+        NewEntry { entry, kind: NewKind::Change { actor, seq, max_op } }
+    }
+}
+
+/// A hash of whatever.
+pub(super) fn hash(of: &[u8]) -> [u8; 32] {
+    landfall_fold::hash_of(of)
+}
+
+/// The heads of a history.
+pub(super) fn heads(changes: &[FoldedChange]) -> Vec<ChangeHash> {
+    let followed: std::collections::HashSet<_> =
+        changes.iter().flat_map(|change| &change.dependencies).collect();
+    let mut heads: Vec<_> =
+        changes.iter().map(|change| change.hash).filter(|hash| !followed.contains(hash)).collect();
+    heads.sort_unstable();
+    heads
+}
+
+/// A snapshot of these changes with a body of so many bytes.
+pub(super) fn snapshot(changes: &[FoldedChange], bytes: usize) -> Snapshot {
+    let packed = PackedIndex::pack(changes).unwrap();
+    let index = PackedIndex::parse(packed.clone()).unwrap();
+    let seed = hash(&packed);
+    let body: Vec<u8> = (0..bytes).map(|at| seed[at % 32] ^ (at / 32) as u8).collect();
+    let heads = heads(changes);
+    let heads = heads.iter().map(|head| (*head, index.find(head).unwrap().max_op)).collect();
+    let last = |last: landfall_protocol::folded::LastOfActor| LastOfActor {
+        actor: last.actor,
+        seq: last.seq,
+        hash: last.hash,
+        max_op: last.max_op,
+    };
+    let actors = index.actors().map(last).collect();
+    Snapshot { hash: hash(&body), heads, actors, changes: changes.len() as u64, body, packed }
+}
+
+/// A document that grows, of a few authors.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Grown {
+    pub(super) changes: Vec<FoldedChange>,
+}
+
+impl Grown {
+    /// One more change, of one of so many authors, on all heads or on one of them.
+    pub(super) fn grow(&mut self, document: &DocumentId, dice: &mut Dice, authors: usize) {
+        let actor = ActorId::from([dice.below(authors) as u8 + 1; 16]);
+        let seq = 1 + self.changes.iter().filter(|change| change.actor == actor).count() as u64;
+        let mut dependencies = heads(&self.changes);
+        if dependencies.len() < 4 && dice.one_in(4) && !dependencies.is_empty() {
+            // Beside the newest: on an older change, but behind the author's own last.
+            let own = self.changes.iter().rev().find(|change| change.actor == actor);
+            dependencies = vec![own.map_or(self.changes[0].hash, |own| own.hash)];
+        }
+        let past = self.changes.iter().filter(|change| dependencies.contains(&change.hash));
+        let max_op = past.map(|change| change.max_op).max().unwrap_or(0) + 1;
+        let name = [document.as_bytes().as_slice(), actor.to_bytes(), &seq.to_le_bytes()].concat();
+        let hash = ChangeHash(hash(&name));
+        self.changes.push(FoldedChange { hash, actor, seq, max_op, dependencies });
+    }
+
+    /// A change of it as an entry.
+    pub(super) fn made(&self, at: usize, offset: u64) -> Made {
+        let change = self.changes[at].clone();
+        let body = [change.hash.0.as_slice(), &offset.to_le_bytes()].concat();
+        Made { offset, change, body }
+    }
+}
+
+/// Appends and waits.
+pub(super) fn commit(
+    store: &dyn LogStore,
+    space: &SpaceName,
+    opens: Option<EpochRecord>,
+    entries: Vec<NewEntry>,
+) -> Result<(), StoreError> {
+    let (done, committed) = mpsc::channel();
+    let commit = Commit { space: space.clone(), opens, entries };
+    store.append(Arc::new(commit), Box::new(move |result| done.send(result).unwrap()));
+    committed.recv().unwrap()
+}
+
+/// The entry of a tombstone.
+pub(super) fn tombstone(offset: u64, document: DocumentId) -> NewEntry {
+    let entry = Entry::of_tombstone(Offset(offset), document, &[7; 16], offset * 1_000);
+    NewEntry { entry, kind: NewKind::Tombstone }
+}
+
+/// The entry of a pushed snapshot.
+pub(super) fn pushed(offset: u64, document: DocumentId, snapshot: Snapshot) -> NewEntry {
+    let (heads, hash) = (snapshot.head_hashes(), snapshot.hash);
+    let entry = Entry::of_snapshot(Offset(offset), document, hash, &heads, offset * 1_000, None);
+    NewEntry { entry, kind: NewKind::Snapshot(Arc::new(snapshot)) }
+}
+
+/// An epoch's record.
+pub(super) fn opens(number: u8, first: u64) -> EpochRecord {
+    let epoch = |number| Epoch::from_bytes([number; 16]);
+    let predecessor = (number > 1).then(|| epoch(number - 1));
+    EpochRecord { epoch: epoch(number), first: Offset(first), predecessor }
+}

@@ -1,0 +1,336 @@
+//! Whether a store holds what was written: every live byte against its hash, every number against
+//! what it counts. It reads in one view of the store, one document at a time, beside whoever
+//! writes; what it finds it names, and changes nothing.
+
+mod document;
+
+use std::collections::BTreeMap;
+
+use landfall_protocol::digest::Digest;
+use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName};
+use landfall_storage::FailureClass;
+use rusqlite::{Connection, Row};
+use thiserror::Error;
+
+use super::StoreError;
+use super::digests::buckets;
+use super::inspect::{Inspection, name};
+use super::log::{epochs, head};
+use super::schema::number;
+
+/// How many complaints of SQLite's own check are passed on.
+const FILE_FINDINGS: u32 = 100;
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}: {damage}", place(.space, .document, .offset))]
+pub struct Finding {
+    /// In which space; `None` of the file itself.
+    pub space: Option<SpaceName>,
+    /// Of which document.
+    pub document: Option<DocumentId>,
+    /// Where in the log.
+    pub offset: Option<Offset>,
+    /// What is wrong.
+    pub damage: Damage,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// SQLite finds the file's own structure damaged.
+    #[error("the file is damaged: {what}")]
+    File {
+        /// In SQLite's words.
+        what: String,
+    },
+    /// Something cannot be read at all.
+    #[error("it cannot be read: {what}")]
+    Unreadable {
+        /// In SQLite's words.
+        what: String,
+    },
+    /// A change's bytes are not those that were written.
+    #[error("the change's bytes are damaged: {what}")]
+    ChangeBytes {
+        /// How that shows.
+        what: String,
+    },
+    /// A change's bytes are whole, but those of another change.
+    #[error("the change's bytes are those of change {found}")]
+    OtherChange {
+        /// Which.
+        found: ChangeHash,
+    },
+    /// A change's row contradicts its bytes.
+    #[error("the change's row has another {field} than its bytes")]
+    ChangeField {
+        /// Which field.
+        field: &'static str,
+    },
+    /// A change is whole, but this version would not take it today. Nothing is wrong with the
+    /// store.
+    #[error("the change would not be taken today: {what}")]
+    ChangeForm {
+        /// Why.
+        what: String,
+    },
+    /// What a change rests on is not there.
+    #[error("the change rests on {missing}, which is not there before it")]
+    MissingDependency {
+        /// Which change.
+        missing: ChangeHash,
+    },
+    /// An actor's sequence numbers have a hole.
+    #[error("actor {actor} goes from sequence {last} to {next}")]
+    SequenceGap {
+        /// Whose.
+        actor: ActorId,
+        /// The last one before the hole; 0 if there is none.
+        last: u64,
+        /// The next one.
+        next: u64,
+    },
+    /// An entry lies before the log's first epoch.
+    #[error("it lies in no epoch of the log")]
+    OutsideEpochs,
+    /// A snapshot's bytes are not those that were written, or not all there.
+    #[error("the snapshot's bytes are damaged")]
+    SnapshotBytes,
+    /// A snapshot's packed index is damaged. It can be made anew from the snapshot.
+    #[error("the snapshot's packed index is damaged: {what}")]
+    SnapshotIndex {
+        /// How that shows.
+        what: String,
+    },
+    /// A snapshot's row contradicts its index.
+    #[error("the snapshot's row has other {field} than its index")]
+    SnapshotField {
+        /// Which field.
+        field: &'static str,
+    },
+    /// The last folded change of each actor is not what the index says.
+    #[error("the actors of the folded history are not those of its index")]
+    FoldedActors,
+    /// A document's tombstone and its row contradict each other.
+    #[error("the tombstone and the document contradict each other")]
+    Tombstone,
+    /// A document's row has other values than follow from its changes.
+    #[error("the document's row has another {field} than follows from its changes")]
+    DocumentField {
+        /// Which.
+        field: &'static str,
+    },
+    /// The digest of the documents whose ids begin with a byte is not their sum.
+    #[error("the digest of the documents that begin with {bucket:02x} is not their sum")]
+    Digest {
+        /// The byte.
+        bucket: u8,
+    },
+    /// The log's end lies before its last entry.
+    #[error("the log is stated to end at {stated}, before its last entry")]
+    Head {
+        /// Where it is stated to end.
+        stated: Offset,
+    },
+}
+
+impl Damage {
+    /// Whether it can be set right from what is in the store, without loss.
+    pub fn is_derived(&self) -> bool {
+        matches!(
+            self,
+            Self::SnapshotIndex { .. }
+                | Self::FoldedActors
+                | Self::DocumentField { .. }
+                | Self::Digest { .. }
+                | Self::Head { .. }
+        )
+    }
+
+    /// Whether it is only something to know, and nothing to repair.
+    pub fn is_harmless(&self) -> bool {
+        matches!(self, Self::ChangeForm { .. })
+    }
+}
+
+fn place(
+    space: &Option<SpaceName>,
+    document: &Option<DocumentId>,
+    offset: &Option<Offset>,
+) -> String {
+    let Some(space) = space else { return "the store".to_owned() };
+    let mut text = format!("space {space}");
+    if let Some(document) = document {
+        text.push_str(&format!(", document {document}"));
+    }
+    if let Some(offset) = offset {
+        text.push_str(&format!(", offset {offset}"));
+    }
+    text
+}
+
+/// What was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Spaces.
+    pub spaces: u64,
+    /// Documents, deleted ones too.
+    pub documents: u64,
+    /// Changes that are not folded.
+    pub changes: u64,
+    /// Snapshots.
+    pub snapshots: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// What was found.
+    pub findings: u64,
+}
+
+impl Inspection {
+    /// Looks at everything; `found` hears what is not as it was written. `whole_file` also has
+    /// SQLite compare its tables with their indexes, which takes as long as the rest.
+    pub fn verify(
+        &self,
+        whole_file: bool,
+        found: &mut dyn FnMut(Finding),
+    ) -> Result<Verified, StoreError> {
+        let (mut verified, mut findings) = (Verified::default(), 0);
+        let mut count = |finding| {
+            findings += 1;
+            found(finding);
+        };
+        self.read(|conn| {
+            let seen = &mut verified;
+            let mut verifier = Verifier { conn, seen, found: &mut count };
+            if whole_file {
+                verifier.file()?;
+            }
+            verifier.spaces()
+        })?;
+        Ok(Verified { findings, ..verified })
+    }
+}
+
+/// One pass over a store.
+struct Verifier<'a> {
+    conn: &'a Connection,
+    seen: &'a mut Verified,
+    found: &'a mut dyn FnMut(Finding),
+}
+
+/// A space that is looked at.
+struct Space {
+    row: i64,
+    name: SpaceName,
+    /// The first offset of its first epoch.
+    first: Option<Offset>,
+}
+
+impl Verifier<'_> {
+    fn file(&mut self) -> rusqlite::Result<()> {
+        let mut check = self.conn.prepare(&format!("PRAGMA integrity_check({FILE_FINDINGS})"))?;
+        let mut rows = check.query([])?;
+        while let Some(row) = rows.next()? {
+            let what: String = row.get(0)?;
+            if what != "ok" {
+                let damage = Damage::File { what };
+                (self.found)(Finding { space: None, document: None, offset: None, damage });
+            }
+        }
+        Ok(())
+    }
+
+    fn spaces(&mut self) -> rusqlite::Result<()> {
+        let mut find = self.conn.prepare("SELECT id, name FROM space ORDER BY id")?;
+        let named = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?));
+        let spaces = find.query_map([], named)?.collect::<rusqlite::Result<Vec<_>>>()?;
+        for (row, text) in spaces {
+            let space = match name(text.clone()) {
+                Ok(name) => name,
+                Err(error) => {
+                    let damage = Damage::Unreadable { what: format!("{error}: {text:?}") };
+                    (self.found)(Finding { space: None, document: None, offset: None, damage });
+                    continue;
+                }
+            };
+            let first = epochs(self.conn, row)?.first().map(|record| record.first);
+            self.seen.spaces += 1;
+            self.space(&Space { row, name: space, first })?;
+        }
+        Ok(())
+    }
+
+    fn space(&mut self, space: &Space) -> rusqlite::Result<()> {
+        let stated = head(self.conn, space.row)?;
+        let last = "SELECT max((SELECT coalesce(max(\"offset\"), 0) FROM entry WHERE space = ?1), \
+            (SELECT coalesce(max(\"offset\"), 0) FROM snapshot WHERE space = ?1 \
+             AND replaced_at_ms IS NULL), \
+            (SELECT coalesce(max(\"offset\"), 0) FROM tombstone WHERE space = ?1))";
+        let last = self.conn.query_row(last, [space.row], |row| number(row, 0))?;
+        if last > stated.0 {
+            self.tell(space, None, Some(last), Damage::Head { stated });
+        }
+        let mut sums: BTreeMap<u8, Digest> = BTreeMap::new();
+        let mut find = self.conn.prepare("SELECT id, document FROM document WHERE space = ?1")?;
+        let mut rows = find.query([space.row])?;
+        while let Some(row) = rows.next()? {
+            let (row, id): (i64, [u8; 16]) = (row.get(0)?, row.get(1)?);
+            self.seen.documents += 1;
+            let id = DocumentId::from_bytes(id);
+            match self.document(space, row) {
+                Ok(leaf) => {
+                    let sum = sums.entry(id.as_bytes()[0]).or_default();
+                    leaf.into_iter().for_each(|leaf| sum.add(leaf));
+                }
+                Err(error) if is_damage(&error) => {
+                    let damage = Damage::Unreadable { what: error.to_string() };
+                    self.tell(space, Some(id), None, damage);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.digests(space, sums)
+    }
+
+    fn digests(&mut self, space: &Space, sums: BTreeMap<u8, Digest>) -> rusqlite::Result<()> {
+        let mut stated: BTreeMap<u8, Digest> =
+            buckets(self.conn, space.row, 0, u8::MAX)?.into_iter().collect();
+        for (bucket, sum) in sums {
+            if stated.remove(&bucket).unwrap_or_default() != sum {
+                self.tell(space, None, None, Damage::Digest { bucket });
+            }
+        }
+        for (bucket, rest) in stated {
+            if rest != Digest::default() {
+                self.tell(space, None, None, Damage::Digest { bucket });
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(
+        &mut self,
+        space: &Space,
+        document: Option<DocumentId>,
+        offset: Option<u64>,
+        damage: Damage,
+    ) {
+        let (space, offset) = (Some(space.name.clone()), offset.map(Offset));
+        (self.found)(Finding { space, document, offset, damage });
+    }
+}
+
+/// Whether an error speaks of what is in the file, and not of the disk or of us.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    let of_value = matches!(
+        error,
+        rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::ToSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::QueryReturnedNoRows
+    );
+    of_value || FailureClass::of(error) == FailureClass::Corrupt
+}

@@ -1,0 +1,303 @@
+//! One document: its snapshot, its tail, and what its row says of them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use landfall_fold::hash_of;
+use landfall_protocol::admission::{CheckedChange, FormError, preflight};
+use landfall_protocol::digest::{Leaf, tombstone_id};
+use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::frame::{entry_flags, entry_kind};
+use landfall_protocol::{ActorId, ChangeHash, DocumentId};
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::{Damage, Space, Verifier};
+use crate::store::documents::Document;
+use crate::store::schema::{column, hashes, number};
+use crate::store::snapshots::{self, Stored};
+
+const TAIL: &str = "SELECT e.\"offset\", e.kind, e.flags, e.hash, a.actor, e.seq, e.max_op, e.deps, \
+    e.body FROM entry e LEFT JOIN actor a ON a.id = e.actor \
+    WHERE e.document = ?1 AND e.\"offset\" > ?2 ORDER BY e.\"offset\"";
+
+/// A change as its row has it.
+struct Stated {
+    offset: u64,
+    kind: u16,
+    flags: u16,
+    hash: ChangeHash,
+    actor: ActorId,
+    seq: u64,
+    max_op: u64,
+    dependencies: Vec<ChangeHash>,
+    body: Vec<u8>,
+}
+
+impl Stated {
+    fn of_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let actor: Option<Vec<u8>> = row.get(4)?;
+        Ok(Self {
+            offset: number(row, 0)?,
+            kind: row.get(1)?,
+            flags: row.get(2)?,
+            hash: ChangeHash(row.get(3)?),
+            actor: ActorId::from(actor.unwrap_or_default()),
+            seq: number(row, 5)?,
+            max_op: number(row, 6)?,
+            dependencies: hashes(row, 7)?.into_iter().map(ChangeHash).collect(),
+            body: row.get(8)?,
+        })
+    }
+
+    /// What of the row contradicts the bytes.
+    fn contradiction(&self, change: &CheckedChange) -> Option<Damage> {
+        if change.hash != self.hash {
+            return Some(Damage::OtherChange { found: change.hash });
+        }
+        let fields = [
+            ("kind", self.kind == entry_kind::CHANGE),
+            ("flags", self.flags & !entry_flags::SECOND_ROOT == 0),
+            ("actor", self.actor == change.actor),
+            ("sequence number", self.seq == change.seq),
+            ("last operation", self.max_op == change.max_op),
+            ("dependencies", self.dependencies == change.dependencies),
+        ];
+        let (field, _) = fields.into_iter().find(|(_, same)| !same)?;
+        Some(Damage::ChangeField { field })
+    }
+}
+
+/// Whether the bytes are not a change at all any more, or only one that is not taken today.
+fn of_form(error: &FormError) -> Damage {
+    let what = error.to_string();
+    match error {
+        FormError::Magic { .. }
+        | FormError::ChunkType { .. }
+        | FormError::Truncated { .. }
+        | FormError::Number { .. }
+        | FormError::TrailingBytes { .. }
+        | FormError::Deflate
+        | FormError::Checksum { .. } => Damage::ChangeBytes { what },
+        // The checksum over all of it holds.
+        _ => Damage::ChangeForm { what },
+    }
+}
+
+/// What is gathered on the way through a tail.
+struct Passed {
+    heads: BTreeSet<[u8; 32]>,
+    sequences: HashMap<ActorId, u64>,
+    changes: u64,
+    bytes: u64,
+}
+
+impl Verifier<'_> {
+    /// Looks at a document; the leaf that it should have.
+    pub(super) fn document(&mut self, space: &Space, row: i64) -> rusqlite::Result<Option<Leaf>> {
+        let document = Document::at(self.conn, row)?;
+        self.tombstone(space, &document)?;
+        if document.tombstone.is_some() {
+            self.field(space, &document, "leaf", document.leaf == document.leaf_now());
+            return Ok(document.leaf_now());
+        }
+        let stored = snapshots::current(self.conn, row)?;
+        let stands = stored.as_ref().map_or(0, |stored| stored.offset);
+        self.field(space, &document, "snapshot", stands == document.folded);
+        let index = match &stored {
+            Some(stored) => self.snapshot(space, document.id, stored)?,
+            None => None,
+        };
+        let folded = stored.as_ref().map_or(0, |stored| stored.changes);
+        self.field(space, &document, "number of folded changes", folded == document.folded_changes);
+        let passed = self.tail(space, &document, stored.as_ref(), index.as_ref())?;
+        let mut expected = document.clone();
+        expected.heads = passed.heads.into_iter().collect();
+        (expected.tail_changes, expected.tail_bytes) = (passed.changes, passed.bytes);
+        let leaf = expected.leaf_now();
+        self.field(space, &document, "heads", document.heads == expected.heads);
+        self.field(space, &document, "leaf", document.leaf == leaf);
+        let counters = (document.tail_changes, document.tail_bytes);
+        let same = counters == (expected.tail_changes, expected.tail_bytes);
+        self.field(space, &document, "length of its tail", same);
+        Ok(leaf)
+    }
+
+    fn field(&mut self, space: &Space, document: &Document, field: &'static str, is_right: bool) {
+        if !is_right {
+            self.tell(space, Some(document.id), None, Damage::DocumentField { field });
+        }
+    }
+
+    fn tombstone(&mut self, space: &Space, document: &Document) -> rusqlite::Result<()> {
+        let sql = "SELECT \"offset\", hash, space FROM tombstone WHERE document = ?1";
+        let found = |row: &Row<'_>| Ok((number(row, 0)?, row.get(1)?, row.get(2)?));
+        let mut find = self.conn.prepare_cached(sql)?;
+        let found: Option<(u64, [u8; 32], i64)> =
+            find.query_row([document.row], found).optional()?;
+        let expected = document.tombstone.map(|at| (at, tombstone_id(&document.id), space.row));
+        if found != expected {
+            self.tell(space, Some(document.id), document.tombstone, Damage::Tombstone);
+        }
+        Ok(())
+    }
+
+    /// Looks at a snapshot; its index, if that is whole.
+    fn snapshot(
+        &mut self,
+        space: &Space,
+        document: DocumentId,
+        stored: &Stored,
+    ) -> rusqlite::Result<Option<PackedIndex>> {
+        self.seen.snapshots += 1;
+        self.seen.bytes += stored.bytes;
+        let at = Some(stored.offset);
+        let body = stored.read(self.conn, 0, stored.bytes as usize).unwrap_or_default();
+        let packed = snapshots::packed(self.conn, stored.row)?.unwrap_or_default();
+        let index = PackedIndex::parse(packed);
+        if hash_of(&body) != stored.hash {
+            self.tell(space, Some(document), at, Damage::SnapshotBytes);
+        }
+        let index = match index {
+            Ok(index) => index,
+            Err(error) => {
+                let damage = Damage::SnapshotIndex { what: error.to_string() };
+                self.tell(space, Some(document), at, damage);
+                return Ok(None);
+            }
+        };
+        let heads: Vec<_> = stored.heads.iter().map(|(head, _)| *head).collect();
+        let max_op = |(head, max_op): &(ChangeHash, u64)| {
+            index.find(head).is_some_and(|found| found.max_op == *max_op)
+        };
+        if heads != index.heads() || !stored.heads.iter().all(max_op) {
+            self.tell(space, Some(document), at, Damage::SnapshotField { field: "heads" });
+        }
+        if stored.changes != index.len() as u64 {
+            self.tell(space, Some(document), at, Damage::SnapshotField { field: "changes" });
+        }
+        if !self.actors_agree(stored, &index)? {
+            self.tell(space, Some(document), at, Damage::FoldedActors);
+        }
+        Ok(Some(index))
+    }
+
+    fn actors_agree(&self, stored: &Stored, index: &PackedIndex) -> rusqlite::Result<bool> {
+        let sql = "SELECT a.actor, f.seq, f.hash, f.max_op FROM folded_actor f \
+            JOIN actor a ON a.id = f.actor WHERE f.document = ?1 ORDER BY a.actor";
+        let mut find = self.conn.prepare_cached(sql)?;
+        let mut rows = find.query([stored.document])?;
+        for expected in index.actors() {
+            let Some(row) = rows.next()? else { return Ok(false) };
+            let actor: Vec<u8> = row.get(0)?;
+            let found = (ActorId::from(actor), number(row, 1)?, row.get(2)?, number(row, 3)?);
+            if found != (expected.actor, expected.seq, expected.hash.0, expected.max_op) {
+                return Ok(false);
+            }
+        }
+        Ok(rows.next()?.is_none())
+    }
+
+    fn tail(
+        &mut self,
+        space: &Space,
+        document: &Document,
+        stored: Option<&Stored>,
+        index: Option<&PackedIndex>,
+    ) -> rusqlite::Result<Passed> {
+        let heads = stored.map(|stored| stored.heads.iter().map(|(head, _)| head.0).collect());
+        let (heads, sequences) = (heads.unwrap_or_default(), HashMap::new());
+        let mut passed = Passed { heads, sequences, changes: 0, bytes: 0 };
+        let mut find = self.conn.prepare_cached(TAIL)?;
+        let mut rows = find.query(params![document.row, column(document.folded)?])?;
+        while let Some(row) = rows.next()? {
+            let stated = Stated::of_row(row)?;
+            passed.changes += 1;
+            passed.bytes += stated.body.len() as u64;
+            self.change(space, document, &stated)?;
+            self.rests(space, document, &stated, stored.is_some().then_some(index))?;
+            self.sequence(space, document, &stated, &mut passed)?;
+            for dependency in &stated.dependencies {
+                passed.heads.remove(&dependency.0);
+            }
+            passed.heads.insert(stated.hash.0);
+        }
+        Ok(passed)
+    }
+
+    /// A change's bytes against its row.
+    fn change(
+        &mut self,
+        space: &Space,
+        document: &Document,
+        stated: &Stated,
+    ) -> rusqlite::Result<()> {
+        self.seen.changes += 1;
+        self.seen.bytes += stated.body.len() as u64;
+        let damage = match preflight(&stated.body) {
+            Ok(change) => stated.contradiction(&change),
+            Err(error) => Some(of_form(&error)),
+        };
+        let (id, at) = (Some(document.id), Some(stated.offset));
+        if let Some(damage) = damage {
+            self.tell(space, id, at, damage);
+        }
+        if space.first.is_none_or(|first| stated.offset < first.0) {
+            self.tell(space, id, at, Damage::OutsideEpochs);
+        }
+        Ok(())
+    }
+
+    /// Whether what a change rests on is there. An index that is damaged is asked nothing.
+    fn rests(
+        &mut self,
+        space: &Space,
+        document: &Document,
+        stated: &Stated,
+        folded: Option<Option<&PackedIndex>>,
+    ) -> rusqlite::Result<()> {
+        let sql = "SELECT 1 FROM entry WHERE document = ?1 AND hash = ?2 AND \"offset\" < ?3 \
+            AND \"offset\" > ?4";
+        let (before, after) = (column(stated.offset)?, column(document.folded)?);
+        for dependency in &stated.dependencies {
+            let is_folded = match folded {
+                Some(Some(index)) => index.contains(dependency),
+                Some(None) => true,
+                None => false,
+            };
+            let mut find = self.conn.prepare_cached(sql)?;
+            if !is_folded && !find.exists(params![document.row, dependency.0, before, after])? {
+                let damage = Damage::MissingDependency { missing: *dependency };
+                self.tell(space, Some(document.id), Some(stated.offset), damage);
+            }
+        }
+        Ok(())
+    }
+
+    fn sequence(
+        &mut self,
+        space: &Space,
+        document: &Document,
+        stated: &Stated,
+        passed: &mut Passed,
+    ) -> rusqlite::Result<()> {
+        let last = match passed.sequences.get(&stated.actor) {
+            Some(last) => *last,
+            None => self.folded_sequence(document, &stated.actor)?,
+        };
+        passed.sequences.insert(stated.actor.clone(), stated.seq);
+        if stated.seq != last + 1 {
+            let (actor, next) = (stated.actor.clone(), stated.seq);
+            let damage = Damage::SequenceGap { actor, last, next };
+            self.tell(space, Some(document.id), Some(stated.offset), damage);
+        }
+        Ok(())
+    }
+
+    fn folded_sequence(&self, document: &Document, actor: &ActorId) -> rusqlite::Result<u64> {
+        let sql = "SELECT f.seq FROM folded_actor f JOIN actor a ON a.id = f.actor \
+            WHERE f.document = ?1 AND a.actor = ?2";
+        let mut find = self.conn.prepare_cached(sql)?;
+        let key = params![document.row, actor.to_bytes()];
+        let last = find.query_row(key, |row| number(row, 0)).optional()?;
+        Ok(last.unwrap_or(0))
+    }
+}

@@ -1,0 +1,20 @@
+//! The operator's commands as processes of their own: beside a relay that takes pushes, on a
+//! stopped one, and killed at any instant.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+#[path = "relay/harness.rs"]
+#[allow(dead_code, reason = "shared with the tests of the relay")]
+mod harness;
+
+#[path = "operator/support.rs"]
+mod support;
+
+#[path = "operator/backups.rs"]
+mod backups;
+#[path = "operator/compacting.rs"]
+mod compacting;
+#[path = "operator/looking.rs"]
+mod looking;
+#[path = "operator/moving.rs"]
+mod moving;

@@ -1,0 +1,94 @@
+//! `inspect` and `verify`, also beside a relay under load.
+
+use crate::support::{Load, Place, Served, check, count, fill, held, run};
+
+#[test]
+fn a_relay_under_load_is_looked_into() {
+    let place = Place::new();
+    let data = place.path("data");
+    let relay = Served::start(&data, &[]);
+    let load = Load::start(relay.address);
+    load.until(60);
+    let acked = count(&load.acked()) as u64;
+    let store = run(&data, &["inspect", "--json"]).json();
+    let space = &store["spaces"][0];
+    assert_eq!((space["space"].as_str(), space["documents"].as_u64()), (Some("notes"), Some(8)));
+    assert!(space["head"].as_u64().unwrap() >= acked);
+    let list = run(&data, &["inspect", "--space", "notes", "--json"]).json();
+    let documents = list["list"].as_array().unwrap();
+    assert_eq!(documents.len(), 8);
+    let id = documents[0]["document"].as_str().unwrap();
+    let one = run(&data, &["inspect", "--space", "notes", "--document", id, "--json"]).json();
+    assert_eq!(one["actors"], 1);
+    assert!(one["actorList"][0]["last"].as_u64().unwrap() >= 6);
+    assert_eq!(one["heads"].as_array().unwrap().len(), 1);
+    for args in [&["inspect"][..], &["inspect", "--space", "notes"]] {
+        assert!(run(&data, args).ok().contains("notes"));
+    }
+    let text = run(&data, &["inspect", "--space", "notes", "--document", id]).ok();
+    assert!(text.contains(id) && text.contains("actor"), "{text}");
+    run(&data, &["inspect", "--space", "nobody"]).failed(2, &["nobody"]);
+    let found = run(&data, &["verify", "--json"]).json();
+    assert_eq!(found["clean"], true);
+    assert!(found["checked"]["changes"].as_u64().unwrap() >= acked);
+    run(&data, &["verify", "--repair"]).failed(5, &["in use"]);
+    let acked = load.end();
+    relay.stop();
+    assert_eq!(check(&data, &acked), acked);
+}
+
+#[test]
+fn a_folder_without_a_store_is_named_and_left_alone() {
+    let place = Place::new();
+    let nothing = place.path("nothing");
+    for args in [
+        &["inspect"][..],
+        &["verify"],
+        &["verify", "--repair"],
+        &["compact"],
+        &["export", "notes", "file"],
+    ] {
+        run(&nothing, args).failed(4, &["no store", "--data"]);
+    }
+    assert!(!nothing.exists());
+}
+
+#[test]
+fn a_flipped_bit_is_named_and_repaired() {
+    let place = Place::new();
+    let data = place.path("data");
+    let before = fill(&data, 3, 50);
+    let conn = rusqlite::Connection::open(data.join("relay.db")).unwrap();
+    let flip = "UPDATE entry SET body = CAST(substr(body, 1, 20) || x'00' || substr(body, 22) AS BLOB) \
+        WHERE \"offset\" = 30";
+    conn.execute(flip, []).unwrap();
+    drop(conn);
+    let found = run(&data, &["verify"]);
+    let told = found.out();
+    assert!(
+        told.contains("space notes, document automerge:") && told.contains("offset 30"),
+        "{told}"
+    );
+    found.failed(6, &["--repair"]);
+    run(&data, &["verify", "--space", "other"]).ok();
+    let mended = run(&data, &["verify", "--repair", "--json"]).json();
+    assert_eq!(mended["clean"], true);
+    // What the first document has from the flipped bit on is gone; the others are as they were.
+    let after = held(&data);
+    assert_eq!(count(&before) - count(&after), 50 - 29);
+    run(&data, &["verify"]).ok();
+}
+
+#[test]
+fn a_damaged_index_of_folded_history_is_made_anew() {
+    let place = Place::new();
+    let data = place.path("data");
+    let before = fill(&data, 2, 50);
+    run(&data, &["compact", "--all"]).ok();
+    let conn = rusqlite::Connection::open(data.join("relay.db")).unwrap();
+    conn.execute("UPDATE snapshot_index SET packed = substr(packed, 1, 40)", []).unwrap();
+    drop(conn);
+    run(&data, &["verify"]).failed(6, &["damaged"]);
+    run(&data, &["verify", "--repair"]).ok();
+    assert_eq!(check(&data, &before), before);
+}

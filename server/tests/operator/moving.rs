@@ -1,0 +1,137 @@
+//! Export and import: a space from one relay to another.
+
+use landfall_protocol::DocumentId;
+use landfall_protocol::portable::{Encoder, Record};
+
+use crate::support::{
+    Load, Place, Random, Served, check, command, count, fill, held, held_of, killed, run, text,
+    time_of,
+};
+
+const KILLS: usize = 30;
+
+#[test]
+fn a_space_moves_from_a_relay_under_load_to_another() {
+    let place = Place::new();
+    let (data, other) = (place.path("data"), place.path("other"));
+    let first = fill(&data, 3, 300);
+    run(&data, &["compact", "--all"]).ok();
+    let relay = Served::start(&data, &[]);
+    let load = Load::start(relay.address);
+    load.until(60);
+    let before = load.acked();
+    let file = place.path("notes.space");
+    let told = run(&data, &["export", "notes", text(&file), "--json"]).json();
+    assert_eq!((told["documents"].as_u64(), told["snapshots"].as_u64()), (Some(11), Some(3)));
+    assert!(told["changes"].as_u64().unwrap() >= count(&before) as u64);
+    run(&data, &["export", "notes", text(&file)]).failed(7, &["already"]);
+    run(&data, &["export", "nobody", text(&place.path("x"))]).failed(2, &["nobody"]);
+    assert!(!place.path("x").exists());
+    load.end();
+    relay.stop();
+
+    let told = run(&other, &["import", text(&file), "--json"]).json();
+    assert_eq!((told["space"].as_str(), told["snapshots"].as_u64()), (Some("notes"), Some(3)));
+    assert_eq!(told["refused"], 0);
+    let there = check(&other, &first);
+    check(&other, &before);
+    let again = run(&other, &["import", text(&file), "--json"]).json();
+    assert_eq!((again["changes"].as_u64(), again["snapshots"].as_u64()), (Some(0), Some(0)));
+    assert_eq!(again["known"], told["changes"].as_u64().unwrap() + 3);
+    run(&other, &["import", text(&file), "--space", "second"]).ok();
+    assert_eq!(held_of(&other, "second"), there);
+    // What is newer at home is added to what was moved.
+    let newer = place.path("newer.space");
+    run(&data, &["export", "notes", text(&newer)]).ok();
+    run(&other, &["import", text(&newer)]).ok();
+    let all = held(&data);
+    assert_eq!(check(&other, &all), all);
+    let relay = Served::start(&other, &[]);
+    run(&other, &["import", text(&file)]).failed(5, &["in use"]);
+    relay.stop();
+}
+
+#[test]
+fn a_damaged_file_changes_nothing() {
+    let place = Place::new();
+    let (data, other) = (place.path("data"), place.path("other"));
+    fill(&data, 2, 100);
+    let file = place.path("notes.space");
+    run(&data, &["export", "notes", text(&file)]).ok();
+    let whole = std::fs::read(&file).unwrap();
+    let bad = place.path("bad.space");
+    let mut random = Random::new();
+    for _ in 0..5 {
+        std::fs::write(&bad, &whole[..random.below(whole.len() as u64) as usize / 2 + 12]).unwrap();
+        run(&other, &["import", text(&bad)]).failed(6, &["cut", "nothing was changed"]);
+        let mut damaged = whole.clone();
+        let bit = random.below(whole.len() as u64 * 8 - 100) as usize + 100;
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&bad, &damaged).unwrap();
+        run(&other, &["import", text(&bad)]).failed(6, &["nothing was changed"]);
+    }
+    std::fs::write(&bad, b"these are somebody's notes").unwrap();
+    run(&other, &["import", text(&bad)]).failed(7, &["nothing was changed"]);
+    assert!(!other.exists());
+}
+
+#[test]
+fn deletions_move_too_and_are_for_good() {
+    let place = Place::new();
+    let data = place.path("data");
+    let before = fill(&data, 2, 10);
+    let home = place.path("home.space");
+    run(&data, &["export", "notes", text(&home)]).ok();
+    let gone = DocumentId::from_bytes([1; 16]);
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(&"notes".parse().unwrap(), 5, &mut file);
+    encoder.add(&Record::Document(gone), &mut file).unwrap();
+    let tombstone = Record::Tombstone { at_ms: 7, author: b"somebody".to_vec() };
+    encoder.add(&tombstone, &mut file).unwrap();
+    encoder.finish(&mut file).unwrap();
+    let path = place.path("deletion.space");
+    std::fs::write(&path, file).unwrap();
+    let told = run(&data, &["import", text(&path), "--json"]).json();
+    assert_eq!(told["tombstones"], 1);
+    assert_eq!(held(&data).keys().collect::<Vec<_>>(), [&DocumentId::from_bytes([2; 16])]);
+    let back = run(&data, &["import", text(&home), "--json"]).json();
+    assert_eq!((back["deletedHere"].as_u64(), back["known"].as_u64()), (Some(10), Some(10)));
+    assert_eq!(count(&held(&data)) + 10, count(&before));
+    let again = place.path("again.space");
+    let told = run(&data, &["export", "notes", text(&again), "--json"]).json();
+    assert_eq!((told["documents"].as_u64(), told["tombstones"].as_u64()), (Some(2), Some(1)));
+    run(&data, &["verify"]).ok();
+}
+
+#[test]
+fn an_import_that_is_killed_is_done_again() {
+    let place = Place::new();
+    let (data, other) = (place.path("data"), place.path("other"));
+    let mut before = fill(&data, 4, 300);
+    run(&data, &["compact", "--all"]).ok();
+    let relay = Served::start(&data, &["--no-fold"]);
+    let load = Load::start(relay.address);
+    load.until(1_200);
+    before.extend(load.end());
+    relay.stop();
+    let file = place.path("notes.space");
+    run(&data, &["export", "notes", text(&file)]).ok();
+    let time = time_of(|| run(&place.path("timed"), &["import", text(&file)]));
+    let (mut random, mut deaths) = (Random::new(), 0);
+    for round in 0..KILLS {
+        if round % 5 == 0 {
+            let _ = std::fs::remove_dir_all(&other);
+        }
+        let died = killed(command(&other, &["import", text(&file)]), time, &mut random);
+        deaths += usize::from(died);
+        if other.join("relay.db").exists() && run(&other, &["inspect"]).out().contains("notes") {
+            let there = check(&other, &Default::default());
+            assert!(there.iter().all(|(document, hashes)| {
+                hashes.iter().all(|hash| before[document].binary_search(hash).is_ok())
+            }));
+        }
+    }
+    println!("killed {deaths} of {KILLS}");
+    run(&other, &["import", text(&file)]).ok();
+    assert_eq!(check(&other, &before), before);
+}

@@ -1,0 +1,235 @@
+//! A relay that is stopped, tampered with and started again, and the replicas around it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use landfall::automerge::{ROOT, transaction::Transactable};
+use landfall::{Document, Options, Space, Store};
+
+use crate::process::Relay;
+use crate::replica::{Snapshot, check_counts, fresh_copy, link, wait_for, wait_synced};
+use crate::{PATIENCE, log};
+
+/// The space that every replica uses.
+pub const SPACE: &str = "default";
+
+/// Arguments of a relay that folds whatever is long enough.
+pub const FOLDS: &[&str] = &["--keep-recent", "0", "--keep-recent-age", "0"];
+
+/// Options of an engine that folds whatever is long enough.
+pub fn folds() -> Options {
+    Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() }
+}
+
+/// A replica that counts its changes.
+pub struct Replica {
+    /// The store's file in the site's folder, and what its edits say.
+    pub name: &'static str,
+    /// Its store.
+    pub store: Store,
+    /// The space of it.
+    pub space: Space,
+    /// One document that every replica has, and one of its own.
+    pub documents: Vec<Document>,
+    /// Changes that it made, without the shared document's first.
+    pub made: u64,
+}
+
+impl Replica {
+    /// Opens a store and makes both documents.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn open(folder: &Path, name: &'static str, options: Options) -> Self {
+        let store = Store::open(folder.join(name), options).expect("the store opens");
+        let space = store.space(SPACE).expect("a space");
+        let shared = space.create_named("shared", |tx| Ok(tx.put(ROOT, "root", true)?));
+        let own = space.create(|tx| Ok(tx.put(ROOT, "of", name)?));
+        let documents = vec![shared.expect("a document"), own.expect("a document")];
+        Self { name, store, space, documents, made: 1 }
+    }
+
+    /// Opens a file that has the documents already; counts from nothing.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn reopen(
+        folder: &Path,
+        name: &'static str,
+        options: Options,
+        documents: &[Document],
+    ) -> Self {
+        let store = Store::open(folder.join(name), options).expect("the store opens");
+        let space = store.space(SPACE).expect("a space");
+        let open = |document: &Document| space.open(document.id()).expect("a document");
+        let documents = documents.iter().map(open).collect();
+        Self { name, store, space, documents, made: 0 }
+    }
+
+    /// Makes changes, in turn to the shared document and its own.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn edit(&mut self, changes: u64) {
+        for _ in 0..changes {
+            let document = &self.documents[(self.made % 2) as usize];
+            let value = format!("{} {}", self.name, self.made);
+            document.change(|tx| Ok(tx.put(ROOT, "text", value)?)).expect("a change");
+            self.made += 1;
+        }
+    }
+
+    /// Waits until everything is on the relay's disk.
+    ///
+    /// # Panics
+    /// If it takes too long.
+    pub fn flush(&self) {
+        self.store.flush_blocking(PATIENCE).expect("everything is acknowledged");
+    }
+
+    /// Connects to a relay.
+    ///
+    /// # Panics
+    /// If the URL is none.
+    pub fn connect(&self, url: &str) {
+        self.store.connect(link(url)).expect("a relay's URL");
+    }
+}
+
+/// A relay and its folder.
+pub struct Site {
+    folder: tempfile::TempDir,
+    relay: Option<Relay>,
+    arguments: &'static [&'static str],
+    options: Options,
+    /// Where it listens; stays the same over restarts.
+    pub url: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Site {
+    /// Starts a relay with default options.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start() -> Self {
+        Self::start_with(&[], Options::default())
+    }
+
+    /// Starts a relay, and has replicas opened with these options.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_with(arguments: &'static [&'static str], options: Options) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let relay = Relay::start_with(&folder.path().join("relay"), 0, arguments);
+        let (url, port) = (relay.url.clone(), relay.port);
+        Self { folder, relay: Some(relay), arguments, options, url, port }
+    }
+
+    /// The folder that everything is in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The relay's data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("relay")
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.folder.path().join("copy")
+    }
+
+    /// Kills the relay.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn stop(&mut self) {
+        self.relay.take().expect("a running relay").kill();
+    }
+
+    /// Starts it again at the same address.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn restart(&mut self) {
+        self.relay = Some(Relay::start_with(&self.data(), self.port, self.arguments));
+    }
+
+    /// Keeps a copy of the data folder, as a backup would.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn back_up(&mut self) {
+        self.stop();
+        log::copy_folder(&self.data(), &self.copy());
+        self.restart();
+    }
+
+    /// Puts the copy back under a stopped relay.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn restore(&self) {
+        std::fs::remove_dir_all(self.data()).expect("the data folder goes");
+        log::copy_folder(&self.copy(), &self.data());
+    }
+
+    /// Opens replicas that make a few edits and connect.
+    pub fn replicas<const N: usize>(&self, names: [&'static str; N]) -> [Replica; N] {
+        names.map(|name| {
+            let mut replica = Replica::open(self.folder.path(), name, self.options.clone());
+            replica.edit(6);
+            replica.connect(&self.url);
+            replica
+        })
+    }
+
+    /// Every replica, the relay's disk and whoever comes anew hold the same, each change once.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn check(&mut self, replicas: &[&Replica]) {
+        // One more: the shared document's first change is everybody's.
+        let all = replicas.iter().map(|replica| replica.made).sum::<u64>() + 1;
+        wait_equal(replicas, all);
+        let snapshot = Snapshot::of(&replicas[0].space);
+        assert_eq!(snapshot.changes() as u64, all);
+        for replica in replicas {
+            assert_eq!(snapshot, Snapshot::of(&replica.space), "{}", replica.name);
+            check_counts(&replica.space, &snapshot);
+            assert_eq!(replica.store.status().pending().changes, 0);
+            replica.flush();
+        }
+        assert_eq!(snapshot, fresh_copy(&self.url, SPACE));
+        for replica in replicas {
+            replica.store.close().expect("the store closes");
+        }
+        self.stop();
+        assert_eq!(log::hashes(&log::read(&self.data(), SPACE)), snapshot.hashes());
+    }
+}
+
+/// Waits until each replica has so many changes, and the relay has all of them.
+///
+/// # Panics
+/// If it takes too long.
+pub fn wait_equal(replicas: &[&Replica], changes: u64) {
+    for replica in replicas {
+        wait_for(&replica.store, "for every change", |status| {
+            status.spaces.values().all(|space| space.changes == changes)
+        });
+        wait_synced(&replica.store);
+    }
+}
+
+/// Waits until all have everything that they made.
+///
+/// # Panics
+/// If it takes too long.
+pub fn sync_all(replicas: &[&Replica]) {
+    let all = replicas.iter().map(|replica| replica.made).sum::<u64>() + 1;
+    wait_equal(replicas, all);
+}

@@ -1,0 +1,85 @@
+//! Deletion holds: against those who were away and edited, against a restored relay, over
+//! restarts; and nobody loses an edit without being told.
+
+use landfall::automerge::transaction::Transactable;
+use landfall::automerge::{Automerge, ROOT, ReadDoc};
+use landfall::{ChangeError, Document, EventKind, Options, Store};
+use landfall_tests::replica::{Snapshot, fresh_copy, wait_for, wait_synced, wait_until};
+use landfall_tests::site::{FOLDS, Replica, SPACE, Site, folds, sync_all};
+
+fn deleted(replica: &Replica, document: &Document) -> bool {
+    replica.space.is_deleted(&document.id()).unwrap()
+}
+
+#[test]
+fn a_deletion_beats_edits_that_did_not_know_of_it() {
+    for (arguments, options) in [(&[][..], Options::default()), (FOLDS, folds())] {
+        let long = if arguments.is_empty() { 10 } else { 700 };
+        let mut site = Site::start_with(arguments, options);
+        let [mut a, b, mut c] = site.replicas(["a", "b", "c"]);
+        a.edit(long);
+        sync_all(&[&a, &b, &c]);
+        c.store.go_offline();
+        site.back_up();
+        let shared = a.documents[0].clone();
+        // c edits it without knowing, twice.
+        c.edit(4);
+        a.space.delete(shared.id()).unwrap();
+        assert!(matches!(
+            shared.change(|tx| Ok(tx.put(ROOT, "late", true)?)),
+            Err(ChangeError::Deleted)
+        ));
+        a.flush();
+        wait_until(&b.store, "for the deletion", || deleted(&b, &shared));
+        assert!(!b.space.documents().unwrap().contains(&shared.id()));
+        let mut events = c.store.events();
+        c.store.go_online();
+        wait_until(&c.store, "for the deletion", || deleted(&c, &shared));
+        let lost = c.space.lost_edits().unwrap();
+        assert_eq!((lost.len(), lost[0].document, lost[0].unsent), (1, shared.id(), 2));
+        let told = std::iter::from_fn(|| events.try_next()).flatten().any(|event| {
+            event.document == shared.id() && matches!(event.kind, EventKind::Deleted { unsent: 2 })
+        });
+        assert!(told, "nobody said that edits were lost");
+        let export = c.space.export_lost(&shared.id()).unwrap().unwrap();
+        let rescued = Automerge::load(&export).unwrap();
+        let value = rescued.get(ROOT, "text").unwrap().unwrap().0.to_string();
+        assert!(value.contains("c "), "{value} is not what c wrote last");
+        c.space.discard_lost(shared.id()).unwrap();
+        assert_eq!(c.space.lost_edits().unwrap(), []);
+        // The relay comes back from before the deletion, and all of them know better.
+        site.stop();
+        site.restore();
+        site.restart();
+        for replica in [&a, &b, &c] {
+            replica.flush();
+            wait_synced(&replica.store);
+            assert!(deleted(replica, &shared), "{}", replica.name);
+        }
+        let copy = fresh_copy(&site.url, SPACE);
+        assert_eq!(copy.hashes_of(&shared.id()).len(), 0, "it came back");
+        assert_eq!(copy, Snapshot::of(&a.space));
+        // And over a restart of the application.
+        a.store.close().unwrap();
+        let again = Store::open(site.folder().join("a"), Options::default()).unwrap();
+        let space = again.space(SPACE).unwrap();
+        assert!(space.is_deleted(&shared.id()).unwrap() && space.open(shared.id()).is_err());
+        assert_eq!(Snapshot::of(&space), copy);
+    }
+}
+
+#[test]
+fn a_deletion_made_offline_arrives_later() {
+    let site = Site::start();
+    let [a, b] = site.replicas(["a", "b"]);
+    sync_all(&[&a, &b]);
+    a.store.go_offline();
+    let own = a.documents[1].clone();
+    a.space.delete(own.id()).unwrap();
+    assert!(a.store.status().pending().changes > 0, "a deletion is to be sent like an edit");
+    a.store.go_online();
+    a.flush();
+    wait_until(&b.store, "for the deletion", || deleted(&b, &own));
+    wait_for(&b.store, "to be settled", |status| status.pending().changes == 0);
+    assert_eq!(Snapshot::of(&a.space), Snapshot::of(&b.space));
+}

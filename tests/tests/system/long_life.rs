@@ -1,0 +1,157 @@
+//! Histories that are folded: at both ends, on the wire, cut in the middle, and with a document
+//! among them that automerge cannot survive.
+
+use landfall::automerge::transaction::Transactable;
+use landfall::automerge::{ActorId, ObjType, ROOT, ReadDoc, ScalarValue};
+use landfall::{Document, Options, Space, Store};
+use landfall_protocol::frame::entry_kind;
+use landfall_tests::network::Proxy;
+use landfall_tests::process::Relay;
+use landfall_tests::replica::{Snapshot, fresh_copy, link, wait_for, wait_synced, wait_until};
+use landfall_tests::rng::Rng;
+use landfall_tests::site::{FOLDS, SPACE, folds};
+use landfall_tests::{PATIENCE, http, log, raw};
+
+const FOLDED: &str = "landfall_relay_folds_total{outcome=\"folded\"}";
+
+/// Types so many characters, each a change.
+fn type_text(space: &Space, characters: usize) -> Document {
+    let document = space.create(|tx| Ok(tx.put_object(ROOT, "text", ObjType::Text).map(drop)?));
+    let document = document.unwrap();
+    let text = document.read(|doc| doc.get(ROOT, "text").unwrap().unwrap().1).unwrap();
+    for at in 0..characters {
+        document.change(|tx| Ok(tx.splice_text(&text, at, 0, "x")?)).unwrap();
+    }
+    document
+}
+
+fn wait_folded(relay: &Relay, folds: f64) {
+    http::wait("for a fold", || http::metric(relay.port, FOLDED) >= folds);
+}
+
+fn relaxed() -> Options {
+    Options { durability: landfall::Durability::Normal, ..folds() }
+}
+
+#[test]
+fn a_new_replica_gets_a_folded_history_in_few_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("relay");
+    let relay = Relay::start_with(&data, 0, FOLDS);
+    let store = Store::open(folder.path().join("a"), relaxed()).unwrap();
+    let space = store.space(SPACE).unwrap();
+    store.connect(link(&relay.url)).unwrap();
+    let document = type_text(&space, 3_000);
+    store.flush_blocking(PATIENCE).unwrap();
+    wait_folded(&relay, 1.0);
+    // Until what is not folded is less than what the rule leaves.
+    let proxy = Proxy::start(relay.port);
+    let tail = |entries: &[landfall_protocol::frame::Entry]| -> usize {
+        let changes = entries.iter().filter(|entry| entry.kind == entry_kind::CHANGE);
+        changes.map(|entry| entry.body.len() + 200).sum()
+    };
+    let entries = log::read(&data, SPACE);
+    assert!(entries.iter().any(|entry| entry.kind == entry_kind::SNAPSHOT), "nothing is folded");
+    assert!(tail(&entries) < 1_600 * 300, "the tail is {} bytes", tail(&entries));
+    let snapshot = Snapshot::of(&space);
+    assert_eq!(fresh_copy(&proxy.url, SPACE), snapshot);
+    let saved = document.read(|doc| doc.save().len()).unwrap();
+    let all: usize = 3_000 * 200;
+    let forwarded = proxy.forwarded() as usize;
+    assert!(forwarded < saved + tail(&entries) + 8_000, "{forwarded} bytes for {saved} saved");
+    assert!(forwarded < all / 2 + all / 4);
+    store.close().unwrap();
+    relay.kill();
+    assert_eq!(log::hashes(&log::read(&data, SPACE)), snapshot.hashes());
+    // The store was folded too, and has everything all the same.
+    let again = Store::open(folder.path().join("a"), folds()).unwrap();
+    assert_eq!(Snapshot::of(&again.space(SPACE).unwrap()), snapshot);
+}
+
+#[test]
+fn a_snapshot_that_was_cut_goes_on_where_it_stopped() {
+    let mut rng = Rng::new(11);
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder.path().join("relay"), 0, FOLDS);
+    let store = Store::open(folder.path().join("a"), relaxed()).unwrap();
+    let space = store.space(SPACE).unwrap();
+    store.connect(link(&relay.url)).unwrap();
+    let document = space.create(|_| Ok(())).unwrap();
+    for number in 0..300 {
+        let noise: Vec<u8> = (0..2_000).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
+        let key = format!("k{number}");
+        document.change(|tx| Ok(tx.put(ROOT, key, ScalarValue::Bytes(noise))?)).unwrap();
+    }
+    store.flush_blocking(PATIENCE).unwrap();
+    wait_folded(&relay, 1.0);
+    let snapshot = Snapshot::of(&space);
+    let saved = document.read(|doc| doc.save().len()).unwrap() as u64;
+    // The file stays over the cuts, and over a restart of the application.
+    let proxy = Proxy::start(relay.port);
+    let path = folder.path().join("b");
+    for _ in 0..3 {
+        let reader = Store::open(&path, Options::default()).unwrap();
+        let copy = reader.space(SPACE).unwrap();
+        let before = proxy.connections();
+        proxy.cut_after(saved / 5);
+        reader.connect(link(&proxy.url)).unwrap();
+        http::wait("for the connection after the cut", || proxy.connections() > before + 1);
+        reader.close().unwrap();
+        drop(copy);
+    }
+    let reader = Store::open(&path, Options::default()).unwrap();
+    let copy = reader.space(SPACE).unwrap();
+    reader.connect(link(&proxy.url)).unwrap();
+    wait_synced(&reader);
+    wait_for(&reader, "for the document", |status| {
+        status.spaces.values().all(|space| space.changes == 301)
+    });
+    assert_eq!(Snapshot::of(&copy), snapshot);
+    let forwarded = proxy.forwarded();
+    assert!(forwarded < saved * 3 / 2, "{forwarded} bytes for a snapshot of {saved}");
+}
+
+#[test]
+fn a_poisoned_document_harms_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("relay");
+    let relay = Relay::start_with(&data, 0, FOLDS);
+    let store = Store::open(folder.path().join("a"), relaxed()).unwrap();
+    let space = store.space(SPACE).unwrap();
+    store.connect(link(&relay.url)).unwrap();
+    let documents: Vec<Document> = (0..10).map(|_| type_text(&space, 30)).collect();
+    let poisoned = type_text(&space, 600);
+    store.flush_blocking(PATIENCE).unwrap();
+    wait_folded(&relay, 1.0);
+    // It rests on what is there, and edits an object that is not: admission cannot see that.
+    let heads = poisoned.heads().unwrap();
+    let counter = 1 + poisoned.read(|doc| doc.get_changes(&[]).last().unwrap().max_op()).unwrap();
+    let bad = raw::change_on_nothing(ActorId::random(), &heads, counter);
+    let answer = raw::Client::start_from(relay.port, SPACE).push(1, poisoned.id(), &[bad]);
+    assert!(matches!(answer, landfall_protocol::frame::Frame::Ack(_)), "{answer:?}");
+    let is_quarantined = || poisoned.status().unwrap().quarantined.is_some();
+    wait_until(&store, "for the quarantine", is_quarantined);
+    // What it was is still there to be read, and it takes no edits.
+    let text = |document: &Document| {
+        document.read(|doc| doc.get(ROOT, "text").unwrap().is_some()).unwrap()
+    };
+    assert!(text(&poisoned));
+    assert!(poisoned.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).is_err());
+    for document in &documents {
+        document.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).unwrap();
+    }
+    wait_synced(&store);
+    // The others reach whoever comes anew; so does the poison, which is contained there too.
+    let reader = Store::open(folder.path().join("b"), folds()).unwrap();
+    let copy = reader.space(SPACE).unwrap();
+    reader.connect(link(&relay.url)).unwrap();
+    wait_synced(&reader);
+    for document in &documents {
+        let there = copy.open(document.id()).unwrap();
+        assert_eq!(there.heads().unwrap(), document.heads().unwrap());
+    }
+    let there = copy.open(poisoned.id()).unwrap();
+    assert!(text(&there), "its last good state");
+    assert!(there.status().unwrap().quarantined.is_some());
+    assert_eq!(http::get(relay.port, "/readyz").0, 200);
+}
