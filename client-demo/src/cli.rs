@@ -104,7 +104,7 @@ pub(crate) struct TourArgs {
 /// `notes list`, or its title.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NotesCommand {
-    /// List all notes; `*` marks those with changes that the relay does not have yet
+    /// List all notes; `*` marks changes that the relay does not have yet, `!` refused ones
     List,
     /// Make a note; prints its id
     New {

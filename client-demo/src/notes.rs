@@ -68,8 +68,12 @@ fn list(place: &Place) -> Result<(), Failure> {
 fn row(listed: &Listed, number: usize, width: usize) -> Result<String, Failure> {
     const ID: usize = 8;
     let id = find::short(&listed.document.id());
-    let pending = listed.document.status()?.pending.changes > 0;
-    let mark = if pending { "*" } else { " " };
+    let status = listed.document.status()?;
+    let mark = match (&status.parked, status.pending.changes) {
+        (Some(_), _) => "!",
+        (None, 0) => " ",
+        (None, _) => "*",
+    };
     let rest = width.saturating_sub(4 + 1 + 2 + 2 + ID);
     let (title_width, line_width) = (rest * 2 / 5, rest - rest * 2 / 5);
     let (title, line) = match &listed.note {

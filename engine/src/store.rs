@@ -11,6 +11,7 @@ mod aside;
 mod contents;
 mod deletion;
 mod displaced;
+mod fitting;
 mod folding;
 mod graph;
 mod heal;
@@ -168,14 +169,10 @@ impl LocalLog {
 
     /// Notes which upstream is in use from now on, and gives where the space stands with it.
     pub(crate) fn submit_meet(&self, upstream: Upstream, space: SpaceRow, done: Done<Met>) {
-        let (current, before) = (Arc::clone(&self.upstream), self.upstream());
+        let current = Arc::clone(&self.upstream);
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let row = links::meet(tx, &upstream)?;
-            let new = links::ensure_link(tx, row, space)?;
-            // Of the upstream that is in use already this is kept up.
-            if new || before != Some(row) {
-                links::cover_vacant(tx, row, space)?;
-            }
+            links::ensure_link(tx, row, space)?;
             let point = resume::resume_point(tx, row, space)?;
             let (count, parked) = (count(tx, Some(row), space)?, view::parked(tx, row, space)?);
             Ok::<_, rusqlite::Error>((row, Met { point, count, parked }))

@@ -11,6 +11,7 @@ mod random;
 mod reauthored;
 mod skipping;
 mod store_comparing;
+mod store_compactor;
 mod store_damage;
 mod store_files;
 mod store_fixture;

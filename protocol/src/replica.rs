@@ -396,6 +396,9 @@ impl Replica {
         self.storing_bytes = self.storing_bytes.saturating_sub(bytes);
         if let Some(link) = self.spaces.get_mut(space) {
             link.receiver.handle_stored(bytes);
+            if !link.refiltering {
+                self.compare_on(now, space);
+            }
             self.progress(now, space);
         }
     }

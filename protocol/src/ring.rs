@@ -109,19 +109,10 @@ impl Ring {
         }
     }
 
-    /// A snapshot is about to be written that stands at this offset and folds what is before it.
-    /// To be called first: who comes from the store has not been sent what is folded, and must
-    /// not come upon what follows it here before it has met the snapshot.
-    pub fn forget(&mut self, through: Offset) {
-        while let Some(oldest) = self.entries.front().filter(|oldest| oldest.offset() <= through) {
-            self.bytes -= oldest.len();
-            self.entries.pop_front();
-        }
-        self.after = self.after.max(through.min(self.head));
-    }
-
-    /// What lies at or before this offset was folded: who has not passed it is fed from the store,
-    /// which has fewer bytes for the same.
+    /// A snapshot is about to be written that stands at this offset: who has not passed it is fed
+    /// from the store. To be called before the snapshot is written. Afterwards somebody who comes
+    /// from the store, and so was not sent what is folded, could come upon what follows it here
+    /// before meeting the snapshot, and would miss it for good.
     pub fn forget_through(&mut self, offset: Offset) {
         while self.entries.front().is_some_and(|entry| entry.offset() <= offset) {
             if let Some(oldest) = self.entries.pop_front() {
@@ -208,12 +199,12 @@ mod tests {
     fn what_is_folded_comes_from_the_store_alone() {
         let mut ring = Ring::new(Offset(0), 1 << 20);
         ring.publish(EPOCH, (1..=100).map(|offset| entry(offset, 10)));
-        ring.forget(Offset(60));
+        ring.forget_through(Offset(60));
         assert!(ring.page(Offset(59)).is_none());
         assert_eq!(ring.page(Offset(60)).unwrap().entries.len(), 40);
-        ring.forget(Offset(40));
+        ring.forget_through(Offset(40));
         assert!(ring.page(Offset(59)).is_none());
-        ring.forget(Offset(200));
+        ring.forget_through(Offset(200));
         assert!(ring.page(Offset(99)).is_none() && ring.bytes() == 0);
         assert!(ring.page(Offset(100)).unwrap().entries.is_empty());
     }

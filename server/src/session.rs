@@ -310,31 +310,6 @@ impl Driver {
                     self.feeding.remove(subscription);
                     self.intake.add(Item::Detach(subscription));
                 }
-                SessionEffect::Push { space, push } => {
-                    if let Some(identity) = self.machine.identity().cloned() {
-                        self.intake.add(Item::Push(space, push, identity));
-                    }
-                }
-                SessionEffect::PushEntry { space, entry } => {
-                    if let Some(identity) = self.machine.identity().cloned() {
-                        self.intake.add(Item::Entry(space, entry, identity));
-                    }
-                }
-                SessionEffect::Offered { space, offer } => {
-                    let from = self.shared.offers.begin(&space, &offer);
-                    self.machine.handle_wanted(offer.id, from);
-                }
-                SessionEffect::Part { space, offer, from, bytes } => {
-                    self.handle_part(space, offer, from, &bytes);
-                }
-                SessionEffect::Digest { subscription, space, prefixes } => {
-                    self.answering.add(Query::Digest(subscription, space, prefixes));
-                }
-                SessionEffect::Fetch { subscription, space, wants } => {
-                    self.answering.add(Query::Fetch(subscription, space, wants));
-                }
-                // Feeding asks the machine before each page where a subscription stands.
-                SessionEffect::Resumed(_) => {}
                 SessionEffect::End(code) => {
                     let close = match code {
                         Code::GOODBYE => CLOSE_NORMAL,
@@ -342,7 +317,37 @@ impl Driver {
                     };
                     self.ending.get_or_insert(Ending::Closing(code, close));
                 }
+                asked => self.perform_asked(asked),
             }
+        }
+    }
+
+    /// What the peer pushed, or asks.
+    fn perform_asked(&mut self, effect: SessionEffect) {
+        let identity = self.machine.identity().cloned();
+        match (effect, identity) {
+            (SessionEffect::Push { space, push }, Some(identity)) => {
+                self.intake.add(Item::Push(space, push, identity));
+            }
+            (SessionEffect::PushEntry { space, entry }, Some(identity)) => {
+                self.intake.add(Item::Entry(space, entry, identity));
+            }
+            (SessionEffect::Offered { space, offer }, _) => {
+                let from = self.shared.offers.begin(&space, &offer);
+                self.machine.handle_wanted(offer.id, from);
+            }
+            (SessionEffect::Part { space, offer, from, bytes }, _) => {
+                self.handle_part(space, offer, from, &bytes);
+            }
+            (SessionEffect::Digest { subscription, space, prefixes }, _) => {
+                self.answering.add(Query::Digest(subscription, space, prefixes));
+            }
+            (SessionEffect::Fetch { subscription, space, wants }, _) => {
+                self.answering.add(Query::Fetch(subscription, space, wants));
+            }
+            // Feeding asks the machine before each page where a subscription stands. A session
+            // without an identity has ended.
+            _ => {}
         }
     }
 

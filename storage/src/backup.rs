@@ -2,7 +2,11 @@
 //!
 //! A copy gets its name only when it is whole, checked and on the disk ([`NewFile`]).
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use thiserror::Error;
@@ -14,6 +18,9 @@ use crate::files::{self, Found};
 use crate::new_file::{NewFile, NewFileError};
 use crate::options::Options;
 use crate::schema::{self, Schema, State, pragma_i64};
+
+/// How often a growing copy is brought to the disk.
+const FLUSH_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a copy was not made. Nothing has the target's name then.
 #[derive(Debug, Error)]
@@ -137,7 +144,8 @@ fn fill(copy: &NewFile, target: &Path, conn: &Connection) -> Result<(), BackupEr
     let failed = |source| BackupError::Failed { path: target.to_owned(), source };
     let path = || rusqlite::Error::InvalidPath(copy.path().to_owned());
     let name = copy.path().to_str().ok_or_else(path).map_err(|error| failed(error.into()))?;
-    conn.execute("VACUUM INTO ?1", [name]).map_err(|error| failed(error.into()))?;
+    let copied = flushing(copy.file(), || conn.execute("VACUUM INTO ?1", [name]));
+    copied.map_err(|error| failed(error.into()))?;
     let wanted = identity(conn).map_err(|error| failed(error.into()))?;
     // SQLite leaves the copy in the system's cache.
     copy.file().sync_all().map_err(|error| failed(error.into()))?;
@@ -147,6 +155,25 @@ fn fill(copy: &NewFile, target: &Path, conn: &Connection) -> Result<(), BackupEr
         Ok(Some(what)) => Err(BackupError::Unsound { path: target.to_owned(), what }),
         Err(error) => Err(failed(error.into())),
     }
+}
+
+/// Runs something that fills a file, which is brought to the disk bit by bit meanwhile: all of it at
+/// the end would hold up everybody else's fsyncs.
+fn flushing<T>(file: &File, fill: impl FnOnce() -> T) -> T {
+    let (filled, wait) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let flush = move || {
+            while wait.recv_timeout(FLUSH_EVERY) == Err(RecvTimeoutError::Timeout) {
+                // The one at the end counts.
+                let _ = file.sync_data();
+            }
+        };
+        // Without the thread it is only less kind to others.
+        let _ = thread::Builder::new().name("storage-copy".to_owned()).spawn_scoped(scope, flush);
+        let done = fill();
+        drop(filled);
+        done
+    })
 }
 
 /// Whose file it is, and of which version.

@@ -1,5 +1,7 @@
 //! Notes: alone, between two replicas, and from files.
 
+use landfall::automerge::{Automerge, ROOT, ReadDoc};
+
 use crate::harness::{Home, Relay};
 
 const NOBODY: &[&str] = &["--relay", "ws://127.0.0.1:1"];
@@ -105,6 +107,24 @@ echo '1 two three!' > \"$1\"
     home.at(&relay, &["--store", "ben", "sync"]).ok();
     assert_eq!(home.run(&["--store", "ben", "-q", "notes", "show", "1"]).ok(), shown);
     assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
+}
+
+#[test]
+fn a_note_is_saved_as_an_automerge_document() {
+    let home = Home::new();
+    alone(&home, &["notes", "new", "Kept", "--text", "雨"]);
+    let done = home.run(&["notes", "export", "kept", "kept.automerge"]);
+    assert!(done.err().contains("exported “Kept” to kept.automerge"), "{}", done.err());
+    done.ok();
+    let bytes = std::fs::read(home.path("kept.automerge")).unwrap();
+    let saved = Automerge::load(&bytes).unwrap();
+    let (_, body) = saved.get(ROOT, "body").unwrap().unwrap();
+    assert_eq!(saved.text(&body).unwrap(), "雨");
+    home.run(&["notes", "export", "kept", "kept.automerge"]).failed(7, &["it was not touched"]);
+    assert_eq!(std::fs::read(home.path("kept.automerge")).unwrap(), bytes);
+    home.run(&["notes", "export", "kept", "no/such/folder/a"]).failed(7, &["cannot write no/such"]);
+    home.run(&["notes", "export", "lost", "a"]).failed(5, &["no note `lost`"]);
+    assert!(!home.path("a").exists());
 }
 
 #[test]

@@ -44,6 +44,8 @@ fn refused_notes_are_listed_with_the_reason_and_can_be_saved() {
     let listed = ben(&home, &relay, &["notes", "refused"]).ok();
     assert!(listed.contains("Same") && listed.contains("1 change refused: "), "{listed}");
     assert!(listed.contains("(unrelated)") && listed.contains("notes merge "), "{listed}");
+    let list = ben(&home, &relay, &["notes", "list"]).ok();
+    assert!(list.contains("!Same") && list.contains(" Elsewhere"), "{list}");
     // The other note is no matter of it.
     assert!(!listed.contains("Elsewhere"), "{listed}");
     let ann = home.at(&relay, &["--store", "ann", "notes", "refused"]);

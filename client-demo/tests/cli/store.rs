@@ -9,6 +9,7 @@ use landfall::automerge::ReadDoc;
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ObjType, ROOT, ScalarValue};
 use landfall::{Options, Store};
+use landfall_relay::store::{LogStore, SqliteStore};
 
 use crate::harness::{Home, Relay};
 
@@ -216,4 +217,63 @@ fn a_command_that_is_killed_leaves_a_whole_store() {
         home.run(&["--store", "a", "store", "import", "notes.space"]).ok();
         assert_eq!(numbers(&home.path("a")), all);
     }
+}
+
+/// Flips a bit of a file where this text is.
+fn flip(path: &Path, text: &str) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let found = bytes.windows(text.len()).position(|part| part == text.as_bytes());
+    bytes[found.expect("the text is there as it is")] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_in_either_store_is_named_and_healed_from_the_other_side() {
+    let home = Home::new();
+    let mut relay = Relay::start(&home);
+    for text in ["a zebra", "an okapi", "a giraffe"] {
+        home.at(&relay, &["notes", "new", text, "--text", text]).ok();
+    }
+    let list = home.run(&["--offline", "notes", "list"]).ok();
+    relay.kill();
+    // The relay's: SQLite does not see it, and the relay's own check does.
+    let data = home.path("relay-data");
+    SqliteStore::open(&data).unwrap().close().unwrap();
+    flip(&data.join("relay.db"), "a zebra");
+    let store = SqliteStore::open(&data).unwrap();
+    let look = || {
+        let mut findings = Vec::new();
+        store.inspection().verify(true, &mut |finding| findings.push(finding)).unwrap();
+        findings
+    };
+    let findings = look();
+    assert_eq!(findings[0].space.as_ref().unwrap().as_str(), "default");
+    assert!(findings[0].document.is_some() && findings[0].offset.is_some());
+    let repaired = store.repair(&findings).unwrap();
+    assert!(repaired.dropped_changes > 0 && repaired.left.is_empty(), "{repaired:?}");
+    assert_eq!(look(), []);
+    store.close().unwrap();
+    relay.restart(&home);
+    home.at(&relay, &["sync"]).ok();
+    home.at(&relay, &["--store", "other", "sync"]).ok();
+    let told = |store: &str| {
+        let list = home.run(&["--store", store, "--offline", "notes", "list"]).ok();
+        let mut lines: Vec<String> = list.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(told("other").len(), list.lines().count());
+    for text in ["a zebra", "an okapi", "a giraffe"] {
+        let note = home.run(&["--store", "other", "--offline", "notes", "show", text]).ok();
+        assert!(note.contains(text), "{note}");
+    }
+
+    // The engine's.
+    flip(&home.path("other"), "an okapi");
+    home.run(&["--store", "other", "store", "verify"]).failed(6, &["--repair"]);
+    home.run(&["--store", "other", "store", "verify", "--repair"]).ok();
+    home.at(&relay, &["--store", "other", "sync"]).ok();
+    verified(&home, "other");
+    let note = home.run(&["--store", "other", "--offline", "notes", "show", "an okapi"]).ok();
+    assert!(note.contains("an okapi"), "{note}");
 }

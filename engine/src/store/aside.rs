@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use landfall_protocol::admission::{Roots, preflight};
-use landfall_protocol::frame::{Entry, entry_flags};
+use landfall_protocol::frame::{Entry, entry_flags, entry_kind};
 use landfall_protocol::intervals::IntervalSet;
-use landfall_protocol::{ChangeHash, DocumentId, limits};
+use landfall_protocol::{ChangeHash, DocumentId, Offset, limits};
 use landfall_storage::Durability;
 use rusqlite::{Connection, params};
 
+use super::prepare::ReadySnapshot;
 use super::receive::{Received, Writing};
 use super::rows::{SpaceRow, UpstreamRow, document_row_or_new};
+use super::snapshots::Opened;
 use super::{Done, LocalLog, count, held};
 
 /// What an entry waits for.
@@ -96,6 +98,8 @@ pub(super) fn put(
 /// A change that is aside.
 struct Waiting {
     id: i64,
+    kind: u16,
+    document: DocumentId,
     upstream: UpstreamRow,
     flags: u16,
     author: Vec<u8>,
@@ -130,22 +134,46 @@ pub(super) fn retry(
         let waiting = conn
             .prepare_cached("SELECT upstream, flags, author, at_ms, body FROM aside WHERE id = ?1")?
             .query_row([id], |row| {
-                let upstream = UpstreamRow(row.get(0)?);
-                let (flags, author) = (row.get(1)?, row.get(2)?);
-                Ok(Waiting { id, upstream, flags, author, at_ms: row.get(3)?, body: row.get(4)? })
+                Ok(Waiting {
+                    id,
+                    kind: row.get(5)?,
+                    document,
+                    upstream: UpstreamRow(row.get(0)?),
+                    flags: row.get(1)?,
+                    author: row.get(2)?,
+                    at_ms: row.get(3)?,
+                    body: row.get(4)?,
+                })
             })?;
-        recovered += u64::from(admit(writing, document, waiting)?);
+        let admitted = match waiting.kind {
+            entry_kind::SNAPSHOT => admit_snapshot(writing, waiting)?,
+            _ => admit(writing, waiting)?,
+        };
+        recovered += u64::from(admitted);
     }
     Ok(recovered)
 }
 
-fn admit(
-    writing: &mut Writing<'_>,
-    document: DocumentId,
-    waiting: Waiting,
-) -> rusqlite::Result<bool> {
+/// A folded history that was set aside. It is opened here, within the transaction: it happens once.
+fn admit_snapshot(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> {
     let conn = writing.ledger.conn;
-    let Waiting { id, upstream, flags, author, at_ms, body } = waiting;
+    let Ok(opened) = Opened::open(waiting.body) else {
+        wait_for(conn, waiting.id, Wait::ForGood)?;
+        return Ok(false);
+    };
+    let held = waiting.upstream == writing.upstream;
+    let ready = ReadySnapshot::new(Offset(0), waiting.document, opened);
+    if let Err((_, wait, _)) = writing.fold_in(ready, held)? {
+        wait_for(conn, waiting.id, wait)?;
+        return Ok(false);
+    }
+    conn.prepare_cached("DELETE FROM aside WHERE id = ?1")?.execute([waiting.id])?;
+    Ok(true)
+}
+
+fn admit(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> {
+    let conn = writing.ledger.conn;
+    let Waiting { id, document, upstream, flags, author, at_ms, body, .. } = waiting;
     let Ok(change) = preflight(&body) else {
         wait_for(conn, id, Wait::ForGood)?;
         return Ok(false);

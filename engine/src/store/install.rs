@@ -61,6 +61,11 @@ pub(super) fn install(
     let moved: Vec<u64> =
         rest.iter().map(|change| change.local).filter(|local| *local <= base).collect();
     renumber(ledger, row, &moved)?;
+    let covered = match source {
+        Source::Fold { .. } => None,
+        Source::Upstream { upstream, .. } => Some(*upstream),
+    };
+    links::note_vacant(conn, space, covered)?;
     if let Source::Upstream { upstream, .. } = source {
         // These numbers are vacant now, and the upstream is the one in use.
         let mut vacant = change.folded;

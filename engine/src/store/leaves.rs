@@ -19,6 +19,22 @@ pub(super) fn set_heads(
     before: &[ChangeHash],
     after: &[ChangeHash],
 ) -> rusqlite::Result<()> {
+    put_heads(conn, document, before, after)?;
+    set_leaf(conn, space, (document, id), leaf_of(id, after))
+}
+
+/// The leaf of a document with these heads; none if it has none.
+pub(super) fn leaf_of(id: &DocumentId, heads: &[ChangeHash]) -> Option<Leaf> {
+    (!heads.is_empty()).then(|| Leaf::of_heads(id, heads))
+}
+
+/// Writes a document's heads, without its leaf.
+pub(super) fn put_heads(
+    conn: &Connection,
+    document: DocumentRow,
+    before: &[ChangeHash],
+    after: &[ChangeHash],
+) -> rusqlite::Result<()> {
     for gone in before.iter().filter(|hash| !after.contains(hash)) {
         conn.prepare_cached("DELETE FROM head WHERE document = ?1 AND hash = ?2")?
             .execute(params![document.0, gone.0])?;
@@ -27,8 +43,7 @@ pub(super) fn set_heads(
         conn.prepare_cached("INSERT INTO head (document, hash) VALUES (?1, ?2)")?
             .execute(params![document.0, new.0])?;
     }
-    let leaf = (!after.is_empty()).then(|| Leaf::of_heads(id, after));
-    set_leaf(conn, space, (document, id), leaf)
+    Ok(())
 }
 
 /// Writes a document's leaf and the sum that it is in.
@@ -47,6 +62,20 @@ pub(super) fn set_leaf(
     }
     conn.prepare_cached("UPDATE document SET leaf = ?2 WHERE id = ?1")?
         .execute(params![document.0, leaf.map(Leaf::to_bytes)])?;
+    move_leaf(conn, space, id, before, leaf)
+}
+
+/// Brings the sum that a leaf is in after it.
+pub(super) fn move_leaf(
+    conn: &Connection,
+    space: SpaceRow,
+    id: &DocumentId,
+    before: Option<Leaf>,
+    after: Option<Leaf>,
+) -> rusqlite::Result<()> {
+    if before == after {
+        return Ok(());
+    }
     let bucket = id.as_bytes()[0];
     let mut digest = conn
         .prepare_cached("SELECT count, sum FROM digest WHERE space = ?1 AND bucket = ?2")?
@@ -54,7 +83,7 @@ pub(super) fn set_leaf(
         .optional()?
         .unwrap_or_default();
     before.into_iter().for_each(|leaf| digest.remove(leaf));
-    leaf.into_iter().for_each(|leaf| digest.add(leaf));
+    after.into_iter().for_each(|leaf| digest.add(leaf));
     put_digest(conn, space, bucket, digest)
 }
 

@@ -6,15 +6,16 @@ use std::collections::BTreeMap;
 use landfall_protocol::admission::{
     CheckedChange, History as _, HistoryError, Layered, Overlay, Roots, Verdict, admit,
 };
+use landfall_protocol::digest::Leaf;
 use landfall_protocol::{ChangeHash, DocumentId, Offset};
 use rusqlite::Connection;
 
 use super::history::StoredHistory;
 use super::indexes::Indexes;
-use super::leaves::set_heads;
+use super::leaves::{leaf_of, move_leaf, put_heads};
 use super::rows::{
-    DocumentRow, NewChange, Parts, SpaceRow, SpaceTotals, advance_heads, document_row_or_new,
-    heads, insert_change, parts, set_parts, set_space_totals, space_totals,
+    DocumentRow, NewChange, Parts, SpaceRow, SpaceTotals, advance_heads, document_or_new,
+    document_row_or_new, heads, insert_change, set_space_totals, set_tail, space_totals,
 };
 
 /// The state of one transaction in one space.
@@ -34,6 +35,7 @@ struct Open {
     heads: Vec<ChangeHash>,
     parts_before: Parts,
     parts: Parts,
+    leaf: Option<Leaf>,
 }
 
 impl<'a> Ledger<'a> {
@@ -94,11 +96,10 @@ impl<'a> Ledger<'a> {
 
     fn open(&mut self, document: &DocumentId) -> rusqlite::Result<&mut Open> {
         if !self.open.contains_key(document) {
-            let row = document_row_or_new(self.conn, self.space, document)?;
+            let (row, parts, leaf) = document_or_new(self.conn, self.space, document)?;
             let heads = heads(self.conn, row)?;
-            let parts = parts(self.conn, row)?;
             let (heads_before, parts_before) = (heads.clone(), parts);
-            let open = Open { row, heads_before, heads, parts_before, parts };
+            let open = Open { row, heads_before, heads, parts_before, parts, leaf };
             self.open.insert(*document, open);
         }
         // invariant: it was put in above.
@@ -108,9 +109,11 @@ impl<'a> Ledger<'a> {
     /// Writes what is known of a document, so that SQL shows all of it; gives its row.
     pub(super) fn settle(&mut self, document: &DocumentId) -> rusqlite::Result<DocumentRow> {
         let Some(open) = self.open.remove(document) else { return self.row(document) };
-        let place = (open.row, document);
-        set_heads(self.conn, self.space, place, &open.heads_before, &open.heads)?;
-        set_parts(self.conn, &mut self.totals, open.row, &open.parts_before, &open.parts)?;
+        let leaf = leaf_of(document, &open.heads);
+        put_heads(self.conn, open.row, &open.heads_before, &open.heads)?;
+        let parts = (&open.parts_before, &open.parts);
+        set_tail(self.conn, &mut self.totals, open.row, parts, leaf)?;
+        move_leaf(self.conn, self.space, document, open.leaf, leaf)?;
         Ok(open.row)
     }
 

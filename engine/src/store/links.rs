@@ -26,20 +26,40 @@ pub(super) fn meet(conn: &Connection, identity: &Upstream) -> rusqlite::Result<U
     .query_row([identity.as_bytes()], |row| row.get(0).map(UpstreamRow))
 }
 
-/// Makes sure that there is a link; `true` if it is new. A new one holds nothing, and is owed every
-/// snapshot.
+/// Makes sure that there is a link, as the upstream in use must have it. A new one holds nothing,
+/// and is owed every snapshot.
 pub(super) fn ensure_link(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
-) -> rusqlite::Result<bool> {
+) -> rusqlite::Result<()> {
     let new = conn
         .prepare_cached("INSERT OR IGNORE INTO link (upstream, space) VALUES (?1, ?2)")?
         .execute(params![upstream.0, space.0])?;
     if new > 0 {
         owe_everything(conn, upstream, space)?;
     }
-    Ok(new > 0)
+    let vacant = conn
+        .prepare_cached(
+            "UPDATE link SET vacant = 0 WHERE upstream = ?1 AND space = ?2 AND vacant = 1",
+        )?
+        .execute(params![upstream.0, space.0])?;
+    if new > 0 || vacant > 0 {
+        cover_vacant(conn, upstream, space)?;
+    }
+    Ok(())
+}
+
+/// Notes that numbers of a space are vacant from now on which links may not cover: all but this
+/// upstream's.
+pub(super) fn note_vacant(
+    conn: &Connection,
+    space: SpaceRow,
+    except: Option<UpstreamRow>,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE link SET vacant = 1 WHERE space = ?1 AND upstream IS NOT ?2")?
+        .execute(params![space.0, except.map(|upstream| upstream.0)])?;
+    Ok(())
 }
 
 fn owe_everything(
@@ -159,11 +179,7 @@ pub(super) fn forget_cursor(
 }
 
 /// Brings the ranges over the vacant numbers, as the upstream in use must have them.
-pub(super) fn cover_vacant(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-) -> rusqlite::Result<()> {
+fn cover_vacant(conn: &Connection, upstream: UpstreamRow, space: SpaceRow) -> rusqlite::Result<()> {
     let last = space_totals(conn, space)?.last;
     let mut vacant = IntervalSet::new();
     for (first, last) in gaps_between(conn, upstream, space, 1, last)? {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use landfall_fold::FoldError;
 use landfall_protocol::admission::CheckedChange;
 use landfall_protocol::replica::Incoming;
-use landfall_protocol::{ChangeHash, DocumentId};
+use landfall_protocol::{ChangeHash, DocumentId, Offset};
 use landfall_storage::{Durability, ReadError};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
@@ -56,6 +56,7 @@ pub(super) enum Prepared {
 /// A snapshot that was opened, with what was folded here.
 #[derive(Debug)]
 pub(super) struct ReadySnapshot {
+    pub(super) offset: Offset,
     pub(super) document: DocumentId,
     /// What the upstream sent, and with it what only we had folded.
     pub(super) opened: Opened,
@@ -68,8 +69,13 @@ pub(super) struct ReadySnapshot {
 }
 
 impl ReadySnapshot {
-    fn new(document: DocumentId, received: Opened) -> Self {
-        Self { document, opened: received, pure: true, over: None, received: None }
+    pub(super) fn new(offset: Offset, document: DocumentId, received: Opened) -> Self {
+        Self { offset, document, opened: received, pure: true, over: None, received: None }
+    }
+
+    /// What the upstream sent.
+    pub(super) fn theirs(&self) -> &Opened {
+        self.received.as_ref().unwrap_or(&self.opened)
     }
 
     /// Joins it with what is folded here now, unless that was done.
@@ -91,22 +97,28 @@ impl ReadySnapshot {
         if self.over == now {
             return Ok(());
         }
-        self.over = now;
         if let Some(received) = self.received.take() {
             (self.opened, self.pure) = (received, true);
         }
-        let Some(row) = row.filter(|_| now.is_some()) else { return Ok(()) };
-        let heads: Vec<ChangeHash> =
-            folded_heads(conn, row)?.into_iter().map(|(hash, _)| hash).collect();
-        if heads.iter().all(|head| self.opened.index.contains(head)) {
+        let ours = match row.filter(|_| now.is_some()) {
+            Some(row) if self.misses_a_head(conn, row)? => body(conn, row)?,
+            _ => None,
+        };
+        let Some(ours) = ours else {
+            self.over = now;
             return Ok(());
-        }
-        let Some(ours) = body(conn, row)? else { return Ok(()) };
+        };
         let joined = landfall_fold::fold(&[&self.opened.body, &ours], [])?;
         let joined = Opened::of(joined).map_err(FoldError::from)?;
         self.received = Some(std::mem::replace(&mut self.opened, joined));
-        self.pure = false;
+        (self.pure, self.over) = (false, now);
         Ok(())
+    }
+
+    /// Whether something that is folded here is not in it.
+    fn misses_a_head(&self, conn: &Connection, row: DocumentRow) -> rusqlite::Result<bool> {
+        let heads = folded_heads(conn, row)?;
+        Ok(heads.iter().any(|(head, _)| !self.opened.index.contains(head)))
     }
 }
 
@@ -142,8 +154,10 @@ impl LocalLog {
         let mut ready = Ready::default();
         for entry in entries {
             ready.entries.push(match entry {
-                Incoming::Snapshot { document, hash, heads, body, .. } => {
-                    let snapshot = self.open_snapshot(space, document, hash, heads, body)?;
+                Incoming::Snapshot { offset, document, hash, heads, body } => {
+                    let opened = self.open_snapshot(space, document, hash, heads, body)?;
+                    let mut snapshot = ReadySnapshot::new(offset, document, opened);
+                    self.join(space, &mut snapshot)?;
                     Prepared::Snapshot(Box::new(snapshot))
                 }
                 entry => Prepared::Plain(entry),
@@ -159,7 +173,7 @@ impl LocalLog {
         hash: [u8; 32],
         mut heads: Vec<ChangeHash>,
         body: Option<Vec<u8>>,
-    ) -> Result<ReadySnapshot, PrepareError> {
+    ) -> Result<Opened, PrepareError> {
         let bad = |reason| PrepareError::Snapshot { document, reason };
         let body = match (body, self.upstream()) {
             (Some(body), _) => Some(body),
@@ -177,17 +191,24 @@ impl LocalLog {
         if opened.index.heads() != heads {
             return Err(bad(BadSnapshot::Heads));
         }
-        let mut snapshot = ReadySnapshot::new(document, opened);
+        Ok(opened)
+    }
+
+    /// Joins a snapshot with what is folded here. If the two do not go together, the transaction
+    /// finds that again, and says what is to be done.
+    fn join(&self, space: SpaceRow, snapshot: &mut ReadySnapshot) -> Result<(), PrepareError> {
+        let document = snapshot.document;
         let joined = self.db.read(|conn| {
             let row = document_row(conn, space, &document)?;
             match snapshot.join(conn, row) {
-                Ok(()) => Ok(Ok(())),
                 Err(JoinError::Sql(error)) => Err(error),
-                Err(JoinError::Fold(error)) => Ok(Err(error)),
+                joined => Ok(joined),
             }
         })?;
-        joined.map_err(|error| bad(error.into()))?;
-        Ok(snapshot)
+        if let Err(error) = joined {
+            tracing::warn!(%document, %error, "a relay's folded history does not go with our own");
+        }
+        Ok(())
     }
 
     /// Brings the index of a document's folded history into memory if a change will ask for it.

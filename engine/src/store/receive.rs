@@ -19,7 +19,8 @@ use super::prepare::{JoinError, PrepareError, Prepared, Ready, ReadySnapshot};
 use super::rows::{document_row, heads, local_of, merges};
 use super::view::{self, Parked};
 use super::{
-    LocalLog, SpaceCount, SpaceRow, UpstreamRow, count, deletion, displaced, held, links, partial,
+    LocalLog, SpaceCount, SpaceRow, UpstreamRow, count, deletion, displaced, fitting, held, links,
+    partial,
 };
 
 /// Why a batch was not written. The connection then begins again from what the store holds.
@@ -33,8 +34,6 @@ pub(crate) enum ReceiveError {
     NoUpstream,
     #[error("a part of a snapshot begins at {from} of {total}, what is there ends at {at}")]
     Part { from: u64, at: u64, total: u64 },
-    #[error("the snapshot of document {document} cannot be joined with what is here: {reason}")]
-    Join { document: DocumentId, reason: landfall_fold::FoldError },
     #[error(transparent)]
     Prepare(#[from] Box<PrepareError>),
     #[error(transparent)]
@@ -223,10 +222,7 @@ impl<'a> Writing<'a> {
         }
         let mut verdict = self.ledger.admit(&document, &change, roots)?;
         if let Err(HistoryError::ConflictingSequence { held, .. }) = &verdict {
-            let changes = displaced::displace(&mut self.ledger, self.upstream, &document, *held)?;
-            if changes > 0 {
-                self.received.displaced.push(Displaced { document, changes });
-                self.touched.insert(document);
+            if self.make_room(document, *held)? {
                 verdict = self.ledger.admit(&document, &change, roots)?;
             }
         }
@@ -259,26 +255,65 @@ impl<'a> Writing<'a> {
         Ok(verdict.map(drop).map_err(|reason| (change, wait, reason)))
     }
 
-    fn snapshot(&mut self, mut ready: ReadySnapshot) -> Result<(), ReceiveError> {
-        let document = ready.document;
-        let row = self.ledger.settle(&document)?;
+    fn snapshot(&mut self, ready: ReadySnapshot) -> Result<(), ReceiveError> {
         let (conn, space) = (self.ledger.conn, self.ledger.space);
         partial::forget(conn, self.upstream, space)?;
-        if deletion::is_deleted(conn, row)? {
-            return Ok(());
+        if let Err((ready, wait, reason)) = self.fold_in(ready, true)? {
+            let theirs = ready.theirs();
+            let (hash, heads) = (theirs.hash, theirs.index.heads());
+            let (document, body) = (ready.document, Some(theirs.body.clone()));
+            let entry = Entry::of_snapshot(ready.offset, document, hash, &heads, 0, body);
+            self.put_aside(&entry, wait, reason)?;
         }
-        ready.join(conn, Some(row)).map_err(|error| match error {
-            JoinError::Sql(error) => ReceiveError::Sql(error),
-            JoinError::Fold(reason) => ReceiveError::Join { document, reason },
-        })?;
-        let held = ready.pure || !held::is_owed(conn, self.upstream, row)?;
+        Ok(())
+    }
+
+    /// Puts a received snapshot under its document; gives it back, with the reason, if it cannot be
+    /// now. `held`: the upstream in use has it.
+    pub(super) fn fold_in(
+        &mut self,
+        mut ready: ReadySnapshot,
+        held: bool,
+    ) -> rusqlite::Result<Result<(), (ReadySnapshot, Wait, String)>> {
+        let document = ready.document;
+        let row = self.ledger.settle(&document)?;
+        if deletion::is_deleted(self.ledger.conn, row)? {
+            return Ok(Ok(()));
+        }
+        if let Err((wait, reason)) = fitting::check(self, &ready, row)? {
+            return Ok(Err((ready, wait, reason)));
+        }
+        match ready.join(self.ledger.conn, Some(row)) {
+            Ok(()) => {}
+            Err(JoinError::Sql(error)) => return Err(error),
+            Err(JoinError::Fold(error)) => {
+                let reason = format!("it cannot be joined with what is folded here: {error}");
+                return Ok(Err((ready, Wait::ForGood, reason)));
+            }
+        }
+        let held = held && (ready.pure || !held::is_owed(self.ledger.conn, self.upstream, row)?);
         let source = Source::Upstream { upstream: self.upstream, held };
         // Nothing that this transaction noted as held may be counted after its row is dead.
         self.hold_now()?;
         install(&mut self.ledger, &document, &ready.opened, &source)?;
         self.touched.insert(document);
         self.fresh.entry(document).or_default().all();
-        Ok(())
+        Ok(Ok(()))
+    }
+
+    /// Takes changes of ours out of a document that others have the place of; `false` if they are
+    /// not ours to take out.
+    pub(super) fn make_room(
+        &mut self,
+        document: DocumentId,
+        taken: ChangeHash,
+    ) -> rusqlite::Result<bool> {
+        let changes = displaced::displace(&mut self.ledger, self.upstream, &document, taken)?;
+        if changes > 0 {
+            self.received.displaced.push(Displaced { document, changes });
+            self.touched.insert(document);
+        }
+        Ok(changes > 0)
     }
 
     pub(super) fn tombstone(

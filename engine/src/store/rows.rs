@@ -1,6 +1,7 @@
 //! Rows and their values: the statements that several jobs share.
 
 use landfall_protocol::admission::CheckedChange;
+use landfall_protocol::digest::Leaf;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -83,6 +84,14 @@ pub(crate) struct SpaceTotals {
     pub(crate) bytes: u64,
 }
 
+impl SpaceTotals {
+    /// A document of the space came to consist of this.
+    fn follow(&mut self, before: &Parts, after: &Parts) {
+        self.changes = (self.changes + after.changes()).saturating_sub(before.changes());
+        self.bytes = (self.bytes + after.bytes()).saturating_sub(before.bytes());
+    }
+}
+
 pub(super) fn space_totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceTotals> {
     conn.prepare_cached("SELECT last, changes, bytes FROM space WHERE id = ?1")?
         .query_row([space.0], |row| {
@@ -121,21 +130,44 @@ impl Parts {
     }
 }
 
+fn parts_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parts> {
+    Ok(Parts {
+        base: row.get(0)?,
+        tail_changes: row.get(1)?,
+        tail_bytes: row.get(2)?,
+        folded_changes: row.get(3)?,
+        folded_bytes: row.get(4)?,
+    })
+}
+
 pub(super) fn parts(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Parts> {
-    let parts = |row: &rusqlite::Row<'_>| {
-        Ok(Parts {
-            base: row.get(0)?,
-            tail_changes: row.get(1)?,
-            tail_bytes: row.get(2)?,
-            folded_changes: row.get(3)?,
-            folded_bytes: row.get(4)?,
-        })
-    };
     conn.prepare_cached(
         "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes
          FROM document WHERE id = ?1",
     )?
-    .query_row([document.0], parts)
+    .query_row([document.0], parts_of)
+}
+
+/// A document's row with what it consists of and its leaf; it is made if it is new.
+pub(super) fn document_or_new(
+    conn: &Connection,
+    space: SpaceRow,
+    document: &DocumentId,
+) -> rusqlite::Result<(DocumentRow, Parts, Option<Leaf>)> {
+    let found = conn
+        .prepare_cached(
+            "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes, leaf, id
+             FROM document WHERE space = ?1 AND document = ?2",
+        )?
+        .query_row(params![space.0, document.as_bytes()], |row| {
+            let leaf = row.get::<_, Option<[u8; 16]>>(5)?.map(Leaf::from_bytes);
+            Ok((DocumentRow(row.get(6)?), parts_of(row)?, leaf))
+        })
+        .optional()?;
+    match found {
+        Some(found) => Ok(found),
+        None => Ok((document_row_or_new(conn, space, document)?, Parts::default(), None)),
+    }
 }
 
 /// Writes what a document consists of now, and brings its space's totals after it.
@@ -158,8 +190,28 @@ pub(super) fn set_parts(
         after.folded_changes,
         after.folded_bytes,
     ])?;
-    totals.changes = (totals.changes + after.changes()).saturating_sub(before.changes());
-    totals.bytes = (totals.bytes + after.bytes()).saturating_sub(before.bytes());
+    totals.follow(before, after);
+    Ok(())
+}
+
+/// As [`set_parts`], of a document that grows at its end; with its leaf.
+pub(super) fn set_tail(
+    conn: &Connection,
+    totals: &mut SpaceTotals,
+    document: DocumentRow,
+    (before, after): (&Parts, &Parts),
+    leaf: Option<Leaf>,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE document SET tail_changes = ?2, tail_bytes = ?3, leaf = ?4 WHERE id = ?1",
+    )?
+    .execute(params![
+        document.0,
+        after.tail_changes,
+        after.tail_bytes,
+        leaf.map(Leaf::to_bytes)
+    ])?;
+    totals.follow(before, after);
     Ok(())
 }
 

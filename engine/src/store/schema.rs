@@ -254,6 +254,9 @@ CREATE TABLE quarantine (
     reason TEXT NOT NULL
 ) STRICT;
 
+-- Whether numbers became vacant that the ranges may not cover: covered when it is met again.
+ALTER TABLE link ADD COLUMN vacant INTEGER NOT NULL DEFAULT 0;
+
 -- Why an entry is aside: 0 for good, 1 it waits for what it rests on, 2 it begins an unrelated
 -- history and waits for the application's word.
 ALTER TABLE aside ADD COLUMN wait INTEGER NOT NULL DEFAULT 0;

@@ -225,3 +225,60 @@ fn unrelated_histories_are_merged_when_somebody_says() {
         .collect();
     assert_eq!(roots, [Roots::Several, Roots::One, Roots::One]);
 }
+
+#[test]
+fn an_unrelated_folded_history_waits_for_the_word_to_merge() {
+    let (mut bench, mut author) = met();
+    bench.append_all(id(1), &author.puts(3));
+    let mut theirs = Author::new(2, 1);
+    theirs.puts(4);
+    let snapshot = theirs.snapshot();
+    let more = theirs.puts(2);
+    let received = bench.receive(vec![snapshot.clone()]);
+    assert_eq!((received.unrelated.as_slice(), received.touched.len()), (&[id(1)][..], 0));
+    bench.receive(vec![snapshot]);
+    bench.receive(theirs.incomings(more));
+    bench.check();
+    assert_eq!(bench.log.aside_count(bench.space).unwrap(), 3);
+    let (tell, told) = mpsc::channel();
+    let done = Box::new(move |done| tell.send(done).unwrap());
+    bench.log.submit_allow_merge(bench.space, id(1), done);
+    assert_eq!(told.recv().unwrap().unwrap().value.recovered, 3);
+    bench.check();
+    author.merge(&mut theirs);
+    assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&author.doc));
+    assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (9, 3));
+}
+
+#[test]
+fn a_folded_history_takes_the_place_of_what_was_not_sent() {
+    let (mut bench, mut author) = met();
+    bench.append_all(id(1), &author.puts(5));
+    bench.acknowledge(1..=5);
+    let mut copy = author.fork(1);
+    let mut other = author.fork(2);
+    bench.append_all(id(1), &author.puts(3));
+    bench.append_all(id(1), &other.puts(2));
+    copy.put("copy", "one");
+    let received = bench.receive(vec![copy.snapshot()]);
+    assert_eq!(received.displaced, [Displaced { document: id(1), changes: 3 }]);
+    bench.check();
+    // What has no conflict stays.
+    copy.merge(&mut other);
+    assert_eq!(bench.heads(id(1)), copy.heads());
+    assert_eq!(bench.outbox_kinds(), "cc");
+    // If the relay holds what is in the way, the snapshot is kept aside, and nothing is stuck.
+    let mut held = copy.fork(1);
+    let mut way = copy.fork(1);
+    bench.append_all(id(1), &[held.put("held", "there")]);
+    let locals: Vec<u64> = bench.outbox().iter().map(|change| change.local.0).collect();
+    bench.acknowledge(locals);
+    way.put("way", "in the");
+    let received = bench.receive(vec![way.snapshot()]);
+    assert_eq!((received.displaced.len(), received.aside.len()), (0, 1));
+    bench.check();
+    bench.fold();
+    let received = bench.receive(vec![way.snapshot()]);
+    assert_eq!((received.touched.len(), bench.log.aside_count(bench.space).unwrap()), (0, 1));
+    bench.check();
+}

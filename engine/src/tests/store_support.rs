@@ -50,7 +50,7 @@ impl Bench {
     pub(super) fn append(&self, document: DocumentId, change: &CheckedChange) -> u64 {
         let (space, change) = (self.space, change.clone());
         let changes = vec![LocalChange { space, document, change, at_ms: 1 }];
-        self.log.append(Durability::Full, changes, |_| ()).unwrap().value.places[0].1
+        self.log.append(Durability::Relaxed, changes, |_| ()).unwrap().value.places[0].1
     }
 
     pub(super) fn append_all(&self, document: DocumentId, changes: &[CheckedChange]) {

@@ -199,7 +199,7 @@ impl Replica {
         true
     }
 
-    /// Takes the next step, if nothing is awaited.
+    /// Takes the next step, if nothing is awaited. To be called whenever something was.
     pub(super) fn compare_on(&mut self, now: Moment, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let subscription = link.subscription;
@@ -217,6 +217,10 @@ impl Replica {
             compare.awaiting = Awaiting::Heads;
             let space = space.clone();
             return self.effects.push_back(ReplicaEffect::LoadHeads { space, documents });
+        }
+        // The end rests on all that came: if some of it cannot be stored, there is no end.
+        if link.receiver.is_storing() {
+            return;
         }
         compare.awaiting = Awaiting::Finish;
         match compare.purpose {

@@ -110,6 +110,11 @@ impl Receiver {
         (open && self.at == self.head && self.storing == 0).then_some(self.at)
     }
 
+    /// Whether the store has yet to write something that arrived.
+    pub(super) fn is_storing(&self) -> bool {
+        self.storing > 0
+    }
+
     pub(super) fn add_storing(&mut self, bytes: usize) {
         self.storing += bytes;
     }

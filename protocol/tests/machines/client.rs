@@ -23,6 +23,8 @@ pub struct Client {
     /// Messages on the way to the relay.
     pub sent: VecDeque<Vec<u8>>,
     pub ended: Option<String>,
+    /// Whether reads overtake writes.
+    pub reads_first: bool,
     /// Which first change its documents begin with; others' are another history.
     pub root: u8,
     /// Loaded documents, and how far each has come in our log.
@@ -50,6 +52,7 @@ impl Client {
             jobs: VecDeque::new(),
             sent: VecDeque::new(),
             ended: None,
+            reads_first: false,
             root: 7,
             documents: BTreeMap::new(),
             id,
@@ -59,8 +62,8 @@ impl Client {
 
     /// The same store in another process; `fresh` names its actor.
     pub fn reopen(&self, store: ModelStore, fresh: [u8; 16]) -> Self {
-        let root = self.root;
-        Self { root, ..Self::open(self.id, &self.space, store, ActorId::from(fresh)) }
+        let (root, reads_first) = (self.root, self.reads_first);
+        Self { root, reads_first, ..Self::open(self.id, &self.space, store, ActorId::from(fresh)) }
     }
 
     /// A local change: in the store when this returns, as an engine's `change()`. Gives what was
@@ -131,21 +134,26 @@ impl Client {
                 ReplicaEffect::Welcomed(upstream) => self.upstream = Some(upstream),
                 ReplicaEffect::Phase { phase, .. } => self.phase = phase,
                 ReplicaEffect::End(reason) => self.ended = Some(reason.to_string()),
-                job => self.jobs.push_back(job),
+                job => {
+                    let finishes = matches!(job, ReplicaEffect::FinishReconcile { .. });
+                    let writes = self.jobs.iter().any(is_arrival);
+                    assert!(!finishes || !writes, "the end rests on what may yet fail");
+                    self.jobs.push_back(job);
+                }
             }
         }
     }
 
-    /// Does the next piece of store work, or fails at it. After a failure nothing more is done of
-    /// what this connection asked for.
+    /// Does the next piece of store work, or fails at it. A store reads beside its writer, so reads
+    /// overtake what is to be written; and what is queued behind a failure is written all the same.
     pub fn work(&mut self, now: Moment, fail: bool) -> bool {
-        let Some(job) = self.jobs.pop_front() else { return false };
+        let reads = self.jobs.iter().position(is_read).filter(|_| self.reads_first);
+        let Some(job) = self.jobs.remove(reads.unwrap_or(0)) else { return false };
         let done = match fail {
             true => Err("disk full"),
             false => self.perform(now, job),
         };
         if let Err(what) = done {
-            self.jobs.clear();
             self.replica.handle_store_failed(what.into());
         }
         self.collect();
@@ -238,4 +246,21 @@ impl Client {
         self.ended = None;
         self.upstream = None;
     }
+}
+
+fn is_arrival(job: &ReplicaEffect) -> bool {
+    matches!(
+        job,
+        ReplicaEffect::Store(_) | ReplicaEffect::StorePart { .. } | ReplicaEffect::StoreDocument(_)
+    )
+}
+
+fn is_read(job: &ReplicaEffect) -> bool {
+    matches!(
+        job,
+        ReplicaEffect::LoadOutbox { .. }
+            | ReplicaEffect::LoadBranches { .. }
+            | ReplicaEffect::LoadHeads { .. }
+            | ReplicaEffect::LoadSnapshotPart { .. }
+    )
 }

@@ -177,7 +177,7 @@ impl Relay {
     /// Folds the first so many changes of a document's tail.
     pub fn fold(&mut self, document: &DocumentId, count: usize) {
         if let Some(through) = self.disk.foldable(document, count) {
-            self.ring.forget(through);
+            self.ring.forget_through(through);
             self.disk.fold(document, through);
         }
     }

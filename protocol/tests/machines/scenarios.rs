@@ -1,8 +1,10 @@
 //! What the promises say, scenario by scenario.
 
+use landfall_protocol::SessionId;
 use landfall_protocol::replica::SpacePhase;
+use landfall_protocol::space::{Judged, PushedEntry, StoreFailure};
 
-use crate::relay::Disk;
+use crate::relay::{Disk, Relay};
 use crate::world::{Faults, World};
 
 pub const HOSTILE: Faults =
@@ -149,6 +151,22 @@ fn nothing_is_acknowledged_or_sent_before_the_commit_returns() {
     world.relay.finish_commit(world.now, true);
     world.settle();
     world.check();
+}
+
+/// Its offset will never be written, so nobody may wait for it.
+#[test]
+fn nothing_waits_for_what_a_failed_commit_gave_back() {
+    let mut world = World::new(1, 1, Faults::default());
+    world.edit(0);
+    world.settle();
+    let (session, author) = (SessionId(9), vec![1]);
+    let push = PushedEntry { session, id: 1, document: world.documents[0], author };
+    let Relay { space, disk, .. } = &mut world.relay;
+    assert!(matches!(space.handle_deletion(&push, disk, 0), Ok(Judged::Waits)));
+    assert!(space.poll_commit().is_some());
+    assert_eq!(space.handle_commit_failed(StoreFailure::Failed).len(), 1);
+    let judged: Judged<()> = space.handle_held(&push);
+    assert!(matches!(judged, Judged::Answered(answer) if answer.count == 1));
 }
 
 #[test]

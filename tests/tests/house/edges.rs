@@ -9,8 +9,9 @@ use super::tree::Tree;
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("landfall-protocol", &[]),
     ("landfall-storage", &[]),
-    ("landfall", &["landfall-protocol", "landfall-storage"]),
-    ("landfall-relay", &["landfall-protocol", "landfall-storage"]),
+    ("landfall-fold", &["landfall-protocol"]),
+    ("landfall", &["landfall-fold", "landfall-protocol", "landfall-storage"]),
+    ("landfall-relay", &["landfall-fold", "landfall-protocol", "landfall-storage"]),
     ("landfall-demo", &["landfall", "landfall-relay"]),
 ];
 const TESTS: &str = "landfall-tests";

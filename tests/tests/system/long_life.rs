@@ -92,12 +92,15 @@ fn a_snapshot_that_was_cut_goes_on_where_it_stopped() {
     for _ in 0..3 {
         let reader = Store::open(&path, Options::default()).unwrap();
         let copy = reader.space(SPACE).unwrap();
-        let before = proxy.connections();
+        let before = proxy.forwarded();
         proxy.cut_after(saved / 5);
         reader.connect(link(&proxy.url)).unwrap();
-        http::wait("for the connection after the cut", || proxy.connections() > before + 1);
+        // Connected again at once it goes on, and may have come to its end.
+        http::wait("for the cut", || {
+            let arrived = copy.status().is_some_and(|status| status.changes == 301);
+            arrived || proxy.forwarded() - before >= saved / 5
+        });
         reader.close().unwrap();
-        drop(copy);
     }
     let reader = Store::open(&path, Options::default()).unwrap();
     let copy = reader.space(SPACE).unwrap();

@@ -204,11 +204,14 @@ fn a_store_of_version_2_is_as_it_was_left() {
     assert!(store.next(&space, Offset(0), &Filter::Everything, None).unwrap().is_some());
 }
 
-/// Writes the fixture of the present version. Run by hand, once for each version, with the last
-/// commit of that version: `cargo test -p landfall-relay write_the_fixture -- --ignored`.
+/// Writes the fixture of the present version, when asked to: once for each version, with the last
+/// commit of that version, `LANDFALL_FIXTURE=1 cargo test -p landfall-relay write_the_fixture`.
 #[test]
-#[ignore = "writes a file that is kept for ever"]
 fn write_the_fixture() {
+    if std::env::var_os("LANDFALL_FIXTURE").is_none() {
+        println!("skipped: it writes a file that is kept for ever");
+        return;
+    }
     let target = fixtures().join(format!("relay-v{}.db", SCHEMA.version()));
     assert!(!target.exists(), "{} is kept as it is", target.display());
     let folder = tempfile::tempdir().unwrap();

@@ -1,0 +1,71 @@
+//! Whether a received folded history goes with what is here: it must not be unrelated, and where it
+//! has the places of changes that were made here and not sent, those make room.
+
+use landfall_protocol::ChangeHash;
+use landfall_protocol::admission::HistoryError;
+use landfall_protocol::folded::PackedIndex;
+use rusqlite::Connection;
+
+use super::aside::Wait;
+use super::graph::{self, Node};
+use super::prepare::ReadySnapshot;
+use super::receive::Writing;
+use super::rows::{DocumentRow, merges, parts};
+use super::snapshots::folded_heads;
+
+/// Makes a document fit for a snapshot; says why it cannot be put there now, if it cannot.
+pub(super) fn check(
+    writing: &mut Writing<'_>,
+    ready: &ReadySnapshot,
+    row: DocumentRow,
+) -> rusqlite::Result<Result<(), (Wait, String)>> {
+    let (conn, space) = (writing.ledger.conn, writing.ledger.space);
+    let index = &ready.theirs().index;
+    let tail = graph::tail(conn, row)?;
+    if parts(conn, row)?.changes() > 0
+        && !merges(conn, space, &ready.document)?
+        && !is_related(writing, row, &tail, index)?
+    {
+        return Ok(Err((Wait::ForMerge, HistoryError::Unrelated.to_string())));
+    }
+    while let Some((hash, theirs)) = conflict(conn, row, index)? {
+        if !writing.make_room(ready.document, hash)? {
+            let reason = format!("it has {theirs} in the place of {hash}, which the relay holds");
+            return Ok(Err((Wait::ForGood, reason)));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Whether the two histories share a change; if they do, they share a root.
+fn is_related(
+    writing: &Writing<'_>,
+    row: DocumentRow,
+    tail: &[Node],
+    index: &PackedIndex,
+) -> rusqlite::Result<bool> {
+    let conn = writing.ledger.conn;
+    if tail.iter().any(|node| index.contains(&node.hash)) {
+        return Ok(true);
+    }
+    let folded = folded_heads(conn, row)?;
+    if folded.is_empty() || folded.iter().any(|(head, _)| index.contains(head)) {
+        return Ok(!folded.is_empty());
+    }
+    // Theirs may end inside what is folded here.
+    let ours = writing.ledger.indexes.of(conn, row)?;
+    Ok(ours.is_some_and(|ours| ours.hashes().any(|hash| index.contains(&hash))))
+}
+
+/// The first change of the tail whose place another one has, and that one.
+fn conflict(
+    conn: &Connection,
+    row: DocumentRow,
+    index: &PackedIndex,
+) -> rusqlite::Result<Option<(ChangeHash, ChangeHash)>> {
+    let other = |node: &Node| {
+        let theirs = index.at(&node.actor, node.seq).filter(|theirs| *theirs != node.hash)?;
+        Some((node.hash, theirs))
+    };
+    Ok(graph::tail(conn, row)?.iter().find_map(other))
+}

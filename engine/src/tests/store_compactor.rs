@@ -1,0 +1,84 @@
+//! The thread that folds: it does so by itself, gives up on what cannot be folded, and ends.
+
+use std::time::{Duration, Instant};
+
+use automerge::{ActorId, Automerge, ObjType, ROOT, transaction::Transactable};
+use landfall_protocol::admission::{CheckedChange, preflight};
+
+use super::store_support::{Author, Bench, id};
+use crate::compactor::{Compacted, Compactor};
+use crate::store::FoldOptions;
+
+fn until(compactor: &Compactor, wanted: impl Fn(&Compacted) -> bool) -> Compacted {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let now = compactor.compacted();
+        if wanted(&now) {
+            return now;
+        }
+        assert!(Instant::now() < deadline, "{now:?}");
+        std::thread::yield_now();
+    }
+}
+
+/// A change on an object that the document does not have: admission cannot know.
+fn poison(document: &Author) -> CheckedChange {
+    let mut other = Automerge::new().with_actor(ActorId::from([99u8; 16]));
+    let mut tx = other.transaction();
+    let text = tx.put_object(ROOT, "text", ObjType::Text).unwrap();
+    tx.commit();
+    let mut tx = other.transaction();
+    tx.splice_text(&text, 0, 0, "x").unwrap();
+    tx.commit();
+    let mut expanded = other.get_last_local_change().unwrap().decode();
+    expanded.deps = document.heads();
+    expanded.seq = 1;
+    expanded.start_op = 1_000.try_into().unwrap();
+    expanded.hash = None;
+    preflight(automerge::Change::from(expanded).raw_bytes()).unwrap()
+}
+
+#[test]
+fn it_folds_by_itself_and_harms_nothing_when_it_cannot() {
+    let bench = Bench::new();
+    let mut authors: Vec<Author> = (1..=3).map(|n| Author::new(n, n)).collect();
+    for author in &mut authors {
+        let changes = author.puts(20);
+        bench.append_all(author.document, &changes);
+    }
+    bench.append(id(2), &poison(&authors[1]));
+    let compactor = Compactor::start(bench.log.clone(), FoldOptions::EVERYTHING).unwrap();
+    let first = until(&compactor, |now| now.documents == 2 && now.failed == 1);
+    assert_eq!(first.changes, 40);
+    // What is written later is folded later.
+    let more = authors[0].puts(5);
+    bench.append_all(id(1), &more);
+    compactor.notify();
+    until(&compactor, |now| now.documents == 3);
+    compactor.close();
+    compactor.close();
+    bench.append_all(id(1), &authors[0].puts(5));
+    compactor.notify();
+    let last = compactor.compacted();
+    assert_eq!((last.documents, last.failed), (3, 1), "it is not tried again and again");
+    let inspection = bench.log.inspect().unwrap();
+    let documents = &inspection.spaces[0].documents;
+    assert!(documents[1].fold_failed.is_some());
+    let tails: Vec<u64> = documents.iter().map(|document| document.tail_changes).collect();
+    assert_eq!(tails, [5, 21, 0]);
+    let findings = bench.log.verify().unwrap();
+    assert_eq!(findings, [], "its bytes are what they were");
+}
+
+#[test]
+fn closing_does_not_wait_for_what_is_due() {
+    let bench = Bench::new();
+    for n in 1..=60u8 {
+        bench.append_all(id(n), &Author::new(n, n).puts(2));
+    }
+    let compactor = Compactor::start(bench.log.clone(), FoldOptions::EVERYTHING).unwrap();
+    until(&compactor, |now| now.documents > 0);
+    compactor.close();
+    assert!(compactor.compacted().documents < 60);
+    bench.check();
+}
