@@ -19,6 +19,10 @@ use crate::store::{DocumentRow, FoldOptions, FoldTask, LocalLog, Opened};
 /// The shortest wait between two looks for something to fold.
 const REST: Duration = Duration::from_secs(1);
 
+/// A look costs something where many documents wait to be folded and may not yet: after it the
+/// thread rests for so many times what it took.
+const REST_FACTOR: u32 = 10;
+
 /// The longest: what is too young to be folded grows older without anybody writing.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -141,6 +145,7 @@ impl Compactor {
     }
 
     /// What was folded since the store was opened.
+    #[cfg(test)]
     pub(crate) fn compacted(&self) -> Compacted {
         self.shared.counts.get()
     }
@@ -160,10 +165,12 @@ impl Compactor {
 
 fn run(shared: &Shared, log: &LocalLog, options: &FoldOptions) {
     while shared.next() {
+        let began = Instant::now();
         if let Err(error) = round(shared, log, options) {
             tracing::warn!(%error, "compaction could not go on");
         }
-        if !shared.pause(REST) {
+        let rest = (began.elapsed() * REST_FACTOR).clamp(REST, LOOK_AGAIN);
+        if !shared.pause(rest) {
             return;
         }
     }

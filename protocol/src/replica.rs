@@ -34,6 +34,7 @@ pub use effects::{
     ResumePoint, SpacePhase,
 };
 pub use outbox::{OutboxChange, OutboxKind};
+pub use receive::PART_WEIGHT;
 
 #[derive(Debug)]
 enum Phase {

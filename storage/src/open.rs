@@ -65,6 +65,7 @@ pub(crate) fn read_only(
     if files::inspect(&path, schema.application_id)? == Found::Nothing {
         return Err(OpenError::NotFound { path });
     }
+    roll_back(&path).map_err(|error| failed(&path, error))?;
     let conn = connect::connect(&path, false).map_err(|error| failed(&path, error))?;
     connect::prepare_reader(&conn, options).map_err(|error| failed(&path, error.into()))?;
     match schema::recognise(&conn, &path, schema)? {
@@ -72,6 +73,19 @@ pub(crate) fn read_only(
         State::Version(found) => Err(OpenError::TooOld { path, found, needed: schema.version() }),
         State::Blank => Err(OpenError::NotFound { path }),
     }
+}
+
+/// Undoes what a process left half done that was killed while the file had a rollback journal: at
+/// its making, or when it was rewritten. A connection that only reads may not do that, and would be
+/// refused. SQLite itself sees whether anybody is still at it.
+fn roll_back(path: &Path) -> Result<(), StorageError> {
+    let journal = files::beside(path, "-journal");
+    if !std::fs::metadata(&journal).is_ok_and(|journal| journal.len() > 0) {
+        return Ok(());
+    }
+    let conn = connect::connect(path, true)?;
+    let look = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    Ok(look.map(drop)?)
 }
 
 fn check_usable(schema: &Schema) -> Result<(), OpenError> {

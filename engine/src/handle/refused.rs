@@ -116,7 +116,7 @@ impl Space {
     /// refused change and one that was taken have the same place, this has the refused one.
     ///
     /// # Errors
-    /// [`KeptError::NothingRefused`] if every change of it is at the relay.
+    /// [`KeptError::NothingRefused`] if the relay refuses nothing of it.
     pub fn export_refused(&self, document: &DocumentId) -> Result<Vec<u8>, KeptError> {
         let (history, unsent) = self.refused(document)?;
         Ok(reauthor::export(&history, &parse(unsent.into_iter().map(|unsent| unsent.body))?)?)
@@ -168,25 +168,31 @@ impl Space {
     /// All changes of a document that has some which the relay does not take, and those.
     fn refused(&self, document: &DocumentId) -> Result<(Vec<Change>, Vec<Unsent>), KeptError> {
         let (log, row) = (&self.core().log, self.row());
-        let Some(document_row) = log.document(row, document)? else {
-            return Err(KeptError::NothingRefused);
-        };
+        let is_refused = log.parked(row)?.iter().any(|parked| parked.document == *document);
+        let found = if is_refused { log.document(row, document)? } else { None };
+        let Some(document_row) = found else { return Err(KeptError::NothingRefused) };
         let unsent = log.unsent(row, document_row)?;
         if unsent.is_empty() {
             return Err(KeptError::NothingRefused);
         }
-        let base = log.document_base(document_row)?;
-        let mut after = base.as_ref().map_or(0, |base| base.local);
-        let mut tail = Vec::new();
+        let (mut base, mut tail, mut after) = (None, Vec::new(), 0);
         loop {
             let (page, more) = log.changes_after(document_row, after, PAGE_BYTES)?;
             after = page.last().map_or(after, |stored| stored.local);
-            tail.extend(page.into_iter().map(|stored| stored.body));
+            for stored in page {
+                if stored.folded {
+                    // It stands for what came before it, too.
+                    base = Some(stored.body);
+                    tail.clear();
+                } else {
+                    tail.push(stored.body);
+                }
+            }
             if !more {
                 break;
             }
         }
-        Ok((unfold(base.as_ref().map(|base| base.body.as_slice()), tail)?, unsent))
+        Ok((unfold(base.as_deref(), tail)?, unsent))
     }
 
     /// Has the store do something, and waits for it.

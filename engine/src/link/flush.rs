@@ -29,7 +29,7 @@ impl Flush {
         let targets: Vec<(SpaceRow, u64)> = core
             .spaces()
             .into_iter()
-            .filter_map(|(_, row)| Some((row, core.status.count(row)?.totals.changes)))
+            .filter_map(|(_, row)| Some((row, core.status.count(row)?.totals.last)))
             .collect();
         let link = core.link.lock();
         let Some(link) = &*link else {

@@ -21,11 +21,11 @@ use super::{Done, LocalLog, count, held};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
     /// Nothing: it is kept for a later version, or as evidence.
-    ForGood = 0,
+    Never = 0,
     /// Changes that it rests on.
-    ForDependencies = 1,
+    Dependencies = 1,
     /// The application's word that unrelated histories are to be merged.
-    ForMerge = 2,
+    Merge = 2,
 }
 
 /// What came to a document.
@@ -62,7 +62,7 @@ pub(super) fn put(
     wait: Wait,
     reason: &str,
 ) -> rusqlite::Result<bool> {
-    if wait == Wait::ForDependencies {
+    if wait == Wait::Dependencies {
         let waiting: usize = conn
             .prepare_cached("SELECT count(*) FROM aside WHERE space = ?1 AND wait = 1")?
             .query_row([space.0], |row| row.get(0))?;
@@ -132,7 +132,9 @@ pub(super) fn retry(
     let mut recovered = 0;
     for id in ids {
         let waiting = conn
-            .prepare_cached("SELECT upstream, flags, author, at_ms, body FROM aside WHERE id = ?1")?
+            .prepare_cached(
+                "SELECT upstream, flags, author, at_ms, body, kind FROM aside WHERE id = ?1",
+            )?
             .query_row([id], |row| {
                 Ok(Waiting {
                     id,
@@ -158,7 +160,7 @@ pub(super) fn retry(
 fn admit_snapshot(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> {
     let conn = writing.ledger.conn;
     let Ok(opened) = Opened::open(waiting.body) else {
-        wait_for(conn, waiting.id, Wait::ForGood)?;
+        wait_for(conn, waiting.id, Wait::Never)?;
         return Ok(false);
     };
     let held = waiting.upstream == writing.upstream;
@@ -175,7 +177,7 @@ fn admit(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> 
     let conn = writing.ledger.conn;
     let Waiting { id, document, upstream, flags, author, at_ms, body, .. } = waiting;
     let Ok(change) = preflight(&body) else {
-        wait_for(conn, id, Wait::ForGood)?;
+        wait_for(conn, id, Wait::Never)?;
         return Ok(false);
     };
     let second = flags & entry_flags::SECOND_ROOT != 0;

@@ -26,12 +26,12 @@ pub(super) fn check(
         && !merges(conn, space, &ready.document)?
         && !is_related(writing, row, &tail, index)?
     {
-        return Ok(Err((Wait::ForMerge, HistoryError::Unrelated.to_string())));
+        return Ok(Err((Wait::Merge, HistoryError::Unrelated.to_string())));
     }
     while let Some((hash, theirs)) = conflict(conn, row, index)? {
         if !writing.make_room(ready.document, hash)? {
             let reason = format!("it has {theirs} in the place of {hash}, which the relay holds");
-            return Ok(Err((Wait::ForGood, reason)));
+            return Ok(Err((Wait::Never, reason)));
         }
     }
     Ok(Ok(()))

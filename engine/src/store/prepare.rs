@@ -50,7 +50,7 @@ pub(crate) struct Ready {
 #[derive(Debug)]
 pub(super) enum Prepared {
     Plain(Incoming),
-    Snapshot(Box<ReadySnapshot>),
+    Snapshot(ReadySnapshot),
 }
 
 /// A snapshot that was opened, with what was folded here.
@@ -158,7 +158,7 @@ impl LocalLog {
                     let opened = self.open_snapshot(space, document, hash, heads, body)?;
                     let mut snapshot = ReadySnapshot::new(offset, document, opened);
                     self.join(space, &mut snapshot)?;
-                    Prepared::Snapshot(Box::new(snapshot))
+                    Prepared::Snapshot(snapshot)
                 }
                 entry => Prepared::Plain(entry),
             });

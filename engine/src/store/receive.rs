@@ -157,7 +157,7 @@ impl<'a> Writing<'a> {
 
     pub(super) fn take(&mut self, entry: Prepared) -> Result<(), ReceiveError> {
         match entry {
-            Prepared::Snapshot(ready) => self.snapshot(*ready),
+            Prepared::Snapshot(ready) => self.snapshot(ready),
             Prepared::Plain(Incoming::Change {
                 offset,
                 document,
@@ -185,7 +185,7 @@ impl<'a> Writing<'a> {
                 Ok(self.tombstone(document, Some(&author), at_ms)?)
             }
             Prepared::Plain(Incoming::Aside { entry, reason }) => {
-                Ok(self.put_aside(&entry, Wait::ForGood, reason.to_string())?)
+                Ok(self.put_aside(&entry, Wait::Never, reason.to_string())?)
             }
             // `prepare` leaves none of these.
             Prepared::Plain(Incoming::Snapshot { .. }) => Ok(()),
@@ -221,10 +221,10 @@ impl<'a> Writing<'a> {
             roots = Roots::Several;
         }
         let mut verdict = self.ledger.admit(&document, &change, roots)?;
-        if let Err(HistoryError::ConflictingSequence { held, .. }) = &verdict {
-            if self.make_room(document, *held)? {
-                verdict = self.ledger.admit(&document, &change, roots)?;
-            }
+        if let Err(HistoryError::ConflictingSequence { held, .. }) = &verdict
+            && self.make_room(document, *held)?
+        {
+            verdict = self.ledger.admit(&document, &change, roots)?;
         }
         let wait = match &verdict {
             Ok(Verdict::Duplicate(known)) => {
@@ -248,9 +248,9 @@ impl<'a> Writing<'a> {
                 HistoryError::MissingDependency { .. }
                 | HistoryError::SequenceGap { .. }
                 | HistoryError::UnknownActor { .. },
-            ) => Wait::ForDependencies,
-            Err(HistoryError::Unrelated) => Wait::ForMerge,
-            Err(_) => Wait::ForGood,
+            ) => Wait::Dependencies,
+            Err(HistoryError::Unrelated) => Wait::Merge,
+            Err(_) => Wait::Never,
         };
         Ok(verdict.map(drop).map_err(|reason| (change, wait, reason)))
     }
@@ -288,7 +288,7 @@ impl<'a> Writing<'a> {
             Err(JoinError::Sql(error)) => return Err(error),
             Err(JoinError::Fold(error)) => {
                 let reason = format!("it cannot be joined with what is folded here: {error}");
-                return Ok(Err((ready, Wait::ForGood, reason)));
+                return Ok(Err((ready, Wait::Never, reason)));
             }
         }
         let held = held && (ready.pure || !held::is_owed(self.ledger.conn, self.upstream, row)?);
@@ -341,7 +341,7 @@ impl<'a> Writing<'a> {
         let (conn, space) = (self.ledger.conn, self.ledger.space);
         // After a reset the same entries come again.
         if aside::put(conn, self.upstream, space, entry, wait, &reason)? {
-            if wait == Wait::ForMerge {
+            if wait == Wait::Merge {
                 self.received.unrelated.push(entry.document);
             }
             self.received.aside.push((entry.document, reason));

@@ -136,12 +136,6 @@ pub(super) fn base_after(
 }
 
 impl LocalLog {
-    /// A document's folded history; `None` if nothing of it is folded. What follows it is read
-    /// with [`LocalLog::changes_after`] from its `local` on.
-    pub(crate) fn document_base(&self, document: DocumentRow) -> Result<Option<Base>, ViewError> {
-        self.view(|conn| base_after(conn, document, 0))
-    }
-
     /// A piece of a document's snapshot for the upstream, as long as a part may be; `None` if it has another one by now.
     pub(crate) fn snapshot_part(
         &self,

@@ -60,9 +60,12 @@ fn all_is_back(bench: &Bench, authors: &BTreeMap<DocumentId, Author>) {
     }
 }
 
+/// What is done to a store, and what must be found.
+type Case = (&'static str, fn(&Fault) -> bool);
+
 #[test]
 fn what_is_derived_is_derived_again() {
-    let cases: &[(&'static str, fn(&Fault) -> bool)] = &[
+    let cases: &[Case] = &[
         ("UPDATE change SET seq = seq + 1 WHERE id = (SELECT max(id) FROM change)", |fault| {
             matches!(fault, Fault::Row(_))
         }),

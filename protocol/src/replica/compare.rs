@@ -12,7 +12,7 @@ use super::receive::check;
 use super::{DocumentBatch, DocumentHeads, Replica, ReplicaEffect};
 use crate::digest::{Branch, Digest, Leaf, Node, Prefix};
 use crate::frame::{
-    Difference, DigestQuery, DocumentEntries, Fetch, Filter, Frame, Holding, Want, features,
+    Difference, DigestQuery, DocumentEntries, Entry, Fetch, Filter, Frame, Holding, Want, features,
 };
 use crate::ids::{ChangeHash, DocumentId, Local, Offset, SpaceName};
 use crate::limits;
@@ -65,6 +65,8 @@ pub(super) struct Compare {
     drifted: Vec<DocumentId>,
     /// Our heads of those that are being fetched, when they were read.
     heads: BTreeMap<DocumentId, Vec<ChangeHash>>,
+    /// How far entries had been received then.
+    heads_at: Offset,
 }
 
 impl Compare {
@@ -84,6 +86,7 @@ impl Compare {
             at: None,
             drifted: Vec::new(),
             heads: BTreeMap::new(),
+            heads_at: Offset(0),
         }
     }
 
@@ -333,9 +336,12 @@ impl Replica {
             return;
         }
         compare.awaiting = Awaiting::Documents(heads.iter().map(|of| of.document).collect());
-        if compare.purpose == Purpose::Drift && compare.at.is_none() {
+        // While something is being written, what was read may be of before.
+        let is_still = !link.receiver.is_storing() && compare.at.is_none();
+        if compare.purpose == Purpose::Drift && is_still {
             let read = heads.iter().map(|of| (of.document, of.heads.clone()));
             compare.heads.extend(read);
+            compare.heads_at = link.receiver.at();
         }
         let want = |of: DocumentHeads| {
             let have = of.heads.into_iter().chain(of.older).take(limits::CHANGE_DEPENDENCIES);
@@ -357,7 +363,15 @@ impl Replica {
         {
             return self.broken("it sends another document than was asked for".to_owned());
         }
-        if let Some(ours) = compare.heads.remove(&found.document) {
+        let heads_at = compare.heads_at;
+        let is_news = |entry: &Entry| entry.offset > heads_at;
+        if found.entries.iter().any(is_news) || !link.outbox.is_settled() {
+            // Whatever differs may be what is on its way.
+            compare.heads.remove(&found.document);
+        }
+        if !found.more
+            && let Some(ours) = compare.heads.remove(&found.document)
+        {
             // Without a walk, this is where a difference shows.
             let ours = ours.iter().map(|head| head.0).collect::<BTreeSet<_>>();
             let theirs = match &found.holding {

@@ -34,7 +34,7 @@ pub enum ReplicaEffect {
     },
     /// Keep a piece of a snapshot that is arriving, until the snapshot is stored or another one's
     /// first piece comes; answer with [`handle_stored`](super::Replica::handle_stored) and the
-    /// length of `bytes`.
+    /// length of `bytes` with [`PART_WEIGHT`](super::PART_WEIGHT) added.
     StorePart {
         /// The space.
         space: SpaceName,

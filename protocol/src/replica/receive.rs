@@ -8,6 +8,9 @@ use crate::ids::{ChangeHash, Cursor, Epoch, Offset, Scope, SpaceName};
 use crate::limits;
 use crate::moment::Moment;
 
+/// What a piece of a snapshot weighs beside its bytes, while it waits for the store.
+pub const PART_WEIGHT: usize = 256;
+
 /// How far a space's receiving half has come on this connection.
 #[derive(Debug, Default)]
 enum Stage {
@@ -108,6 +111,11 @@ impl Receiver {
     pub(super) fn settled_at(&self) -> Option<Offset> {
         let open = matches!(self.stage, Stage::Open);
         (open && self.at == self.head && self.storing == 0).then_some(self.at)
+    }
+
+    /// The last offset that has been received.
+    pub(super) fn at(&self) -> Offset {
+        self.at
     }
 
     /// Whether the store has yet to write something that arrived.
@@ -258,7 +266,7 @@ impl Replica {
         if let Err(what) = receiver.take_part(hash, total, from, bytes.len() as u64) {
             return self.broken(format!("a part of {space}: {what}"));
         }
-        let weight = bytes.len();
+        let weight = bytes.len() + PART_WEIGHT;
         receiver.storing += weight;
         self.storing_bytes += weight;
         let bytes = bytes.into_vec();

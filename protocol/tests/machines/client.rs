@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use automerge::{Automerge, ROOT, transaction::Transactable};
 use landfall_protocol::admission::{Roots, Verdict, admit, preflight};
 use landfall_protocol::frame::{Filter, encode};
-use landfall_protocol::replica::{Replica, ReplicaEffect, SpacePhase};
+use landfall_protocol::replica::{PART_WEIGHT, Replica, ReplicaEffect, SpacePhase};
 use landfall_protocol::session::Patience;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Moment, ReplicaId, SpaceName, Upstream};
 
@@ -180,7 +180,7 @@ impl Client {
             }
             ReplicaEffect::StorePart { space, hash, from, bytes, .. } => {
                 store.store_part(upstream, hash, from, &bytes)?;
-                replica.handle_stored(now, &space, bytes.len());
+                replica.handle_stored(now, &space, bytes.len() + PART_WEIGHT);
             }
             ReplicaEffect::Reset { space } => {
                 let through = store.reset(upstream);

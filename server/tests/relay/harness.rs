@@ -219,6 +219,8 @@ impl Client {
     /// The next frame, or the WebSocket's close code, or `None` if it ended without one.
     pub(crate) async fn next(&mut self) -> Result<Frame, Option<u16>> {
         loop {
+            // As a peer does that knows version 1 and no more.
+            self.frames.retain(|frame| !matches!(frame, Frame::Features(_)));
             if let Some(frame) = self.frames.pop_front() {
                 return Ok(frame);
             }
