@@ -188,6 +188,10 @@ impl Core {
         if !received.aside.is_empty() {
             self.status.add_aside(row, received.aside.len() as u64);
         }
+        if !received.aside.is_empty() {
+            // What it lacks to be admitted, a comparison may bring.
+            self.check_space(space);
+        }
         for (document, reason) in received.aside {
             tracing::warn!(%space, %document, reason, "an entry was set aside");
             self.events.send(space, document, EventKind::SetAside { reason });
@@ -238,6 +242,15 @@ impl Core {
     pub(crate) fn tell_link_of(&self, row: SpaceRow) {
         if let Some(link) = &*self.link.lock() {
             link.local(std::iter::once(row));
+        }
+    }
+
+    /// A space is to be compared with the relay, as soon as nothing is under way.
+    fn check_space(&self, space: &SpaceName) {
+        // Called on the writer thread, which never waits: if the link is being exchanged, the new
+        // one compares when its time comes.
+        if let Some(Some(link)) = self.link.try_lock().as_deref() {
+            link.check(space.clone());
         }
     }
 

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::{Automerge, Change, LoadOptions, ReadDoc, SaveOptions, TextEncoding};
-use landfall_protocol::ChangeHash;
 use landfall_protocol::folded::{FoldedChange, PackedIndex};
+use landfall_protocol::{ChangeHash, limits};
 
 use crate::{FoldError, Folded};
 
@@ -122,6 +122,10 @@ pub(crate) fn finish(document: Automerge) -> Result<Folded, FoldError> {
     let options = SaveOptions { deflate: true, retain_orphans: false };
     let snapshot = document.save_with_options(options);
     let (heads, changes) = (document.get_heads(), folded_changes(&document));
+    if heads.len() > limits::CHANGE_DEPENDENCIES {
+        let (actual, limit) = (heads.len(), limits::CHANGE_DEPENDENCIES);
+        return Err(FoldError::TooManyHeads { actual, limit });
+    }
     // The next document is loaded without this one beside it.
     drop(document);
     let unfaithful = |what: String| FoldError::Unfaithful { what };

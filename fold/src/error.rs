@@ -28,6 +28,14 @@ pub enum FoldError {
         /// automerge's own words.
         reason: String,
     },
+    /// More heads than an entry of a log can name: the document is to be merged by an edit first.
+    #[error("the document has {actual} heads, a snapshot can have {limit}")]
+    TooManyHeads {
+        /// How many it has.
+        actual: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// The snapshot's bytes are not those that were promised.
     #[error("the snapshot's SHA-256 is not the one that was told")]
     Hash,

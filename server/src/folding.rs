@@ -94,14 +94,16 @@ struct Queue {
     closed: bool,
 }
 
-/// Told of each fold: the space, and how far its log was folded.
-type OnFolded = Box<dyn Fn(&SpaceName, Offset) + Send + Sync>;
+/// Told before each fold is written: the space, and how far its log will be folded. It waits until
+/// nobody is fed single entries of that any more except from the store: a session that comes from
+/// the store must meet the snapshot there, and not be led past it. False if that cannot be had.
+type BeforeFold = Box<dyn Fn(&SpaceName, Offset) -> bool + Send + Sync>;
 
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
-    on_folded: OnceLock<OnFolded>,
+    before_fold: OnceLock<BeforeFold>,
 }
 
 /// The thread that folds.
@@ -126,10 +128,10 @@ impl Folder {
         Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
     }
 
-    /// Has somebody told of each fold, from now on.
-    pub(crate) fn on_folded(&self, told: OnFolded) {
+    /// Has somebody told before each fold is written, from now on.
+    pub(crate) fn before_fold(&self, told: BeforeFold) {
         // Set once, when the relay starts.
-        let _ = self.shared.on_folded.set(told);
+        let _ = self.shared.before_fold.set(told);
     }
 
     /// Has an offered snapshot merged with what there is. `done` is called on the thread that
@@ -235,12 +237,11 @@ impl Worker {
             }
         };
         let began = Instant::now();
-        match self.fold(supervisor, &task) {
+        let may_write =
+            || shared.before_fold.get().is_some_and(|told| told(&task.space, task.through));
+        match self.fold(supervisor, &task, may_write) {
             Ok(Some(changes)) => {
                 self.metrics.folded("folded", began.elapsed());
-                if let Some(told) = shared.on_folded.get() {
-                    told(&task.space, task.through);
-                }
                 tracing::debug!(space = %task.space, document = %task.document, changes, "folded");
                 true
             }
@@ -272,6 +273,7 @@ impl Worker {
         &self,
         supervisor: &Supervisor,
         task: &FoldTask,
+        may_write: impl FnOnce() -> bool,
     ) -> Result<Option<u64>, FoldFailure> {
         let mut job = supervisor.start(JobKind::Fold)?;
         let mut failed = None;
@@ -285,6 +287,9 @@ impl Worker {
         }
         let snapshot = snapshot_of(job.finish()?)?;
         let changes = snapshot.changes;
+        if !may_write() {
+            return Ok(None);
+        }
         Ok(self.store.fold_commit(task, snapshot, now_ms())?.then_some(changes))
     }
 

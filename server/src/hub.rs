@@ -86,8 +86,8 @@ enum Command {
     IndexLoaded(SpaceName, DocumentId, Result<(), StoreError>),
     /// An offered snapshot was merged with what there is.
     Merged(SpaceName, PushedEntry, Result<Merged, MergeError>),
-    /// Something of a space was folded, up to this offset.
-    Folded(SpaceName, Offset),
+    /// Something of a space is about to be folded, up to this offset.
+    Folding(SpaceName, Offset, std::sync::mpsc::SyncSender<()>),
     Leave(SessionId),
     Committed(SpaceName, Result<(), StoreError>),
     Probed(Result<(), StoreError>),
@@ -212,9 +212,12 @@ impl Hub {
         self.inbox.put(Command::Leave(session));
     }
 
-    /// Something of a space was folded, up to this offset. Never waits.
-    pub(crate) fn folded(&self, space: SpaceName, through: Offset) {
-        self.inbox.put(Command::Folded(space, through));
+    /// Something of a space is about to be folded, up to this offset: from now on that is fed from
+    /// the store. Waits for the hub; false if it is gone.
+    pub(crate) fn folding(&self, space: SpaceName, through: Offset) -> bool {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        self.inbox.put(Command::Folding(space, through, tell));
+        told.recv_timeout(limits::HUB_ANSWER).is_ok()
     }
 
     /// Settle what was taken, then end.

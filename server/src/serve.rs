@@ -189,9 +189,8 @@ impl Server {
         };
         let (hub, hub_end) = Hub::start(parts).map_err(ServeError::Thread)?;
         let for_folds = hub.clone();
-        folder.on_folded(Box::new(move |space, through| {
-            for_folds.folded(space.clone(), through);
-        }));
+        folder
+            .before_fold(Box::new(move |space, through| for_folds.folding(space.clone(), through)));
         let (stop, stopping) = watch::channel(false);
         let sessions = Arc::new(Shared {
             hub: hub.clone(),

@@ -5,10 +5,12 @@
 //! leaves when somebody asks.
 
 use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
+use landfall_protocol::replica::DocumentHeads;
 use landfall_protocol::{ChangeHash, DocumentId, limits};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{DocumentRow, SpaceRow, heads};
+use super::snapshots::folded_heads;
 use super::{LocalLog, ViewError};
 
 /// Writes a document's heads, its leaf and the sum that the leaf is in.
@@ -220,18 +222,41 @@ impl LocalLog {
         })
     }
 
-    /// The heads of documents; none of one that the store does not have, or that is deleted.
+    /// The heads of documents, with some of what they rest on; none of one that the store does not
+    /// have, or that is deleted.
     pub(crate) fn heads_of(
         &self,
         space: SpaceRow,
         documents: &[DocumentId],
-    ) -> Result<Vec<(DocumentId, Vec<ChangeHash>)>, ViewError> {
+    ) -> Result<Vec<DocumentHeads>, ViewError> {
         self.view(|conn| {
-            let heads_of = |id: &DocumentId| match super::rows::document_row(conn, space, id)? {
-                Some(row) => Ok((*id, heads(conn, row)?)),
-                None => Ok((*id, Vec::new())),
+            let of = |id: &DocumentId| {
+                let (mut heads_of, mut older_of) = (Vec::new(), Vec::new());
+                if let Some(row) = super::rows::document_row(conn, space, id)? {
+                    heads_of = heads(conn, row)?;
+                    older_of = older(conn, row)?;
+                }
+                Ok(DocumentHeads { document: *id, heads: heads_of, older: older_of })
             };
-            documents.iter().map(heads_of).collect()
+            documents.iter().map(of).collect()
         })
     }
+}
+
+/// What a document's heads rest on, ever further back in its tail, and the heads of what is folded:
+/// somewhere there a relay that lost a little finds what it has.
+fn older(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<ChangeHash>> {
+    let mut find = conn.prepare_cached(
+        "SELECT c.hash FROM change c JOIN document d ON d.id = c.document
+         WHERE c.document = ?1 AND c.local > d.base ORDER BY c.local DESC LIMIT 1 OFFSET ?2",
+    )?;
+    let mut found = Vec::new();
+    for back in (0..32).map(|power| 1u64 << power) {
+        match find.query_row(params![document.0, back], |row| row.get(0)).optional()? {
+            Some(hash) => found.push(ChangeHash(hash)),
+            None => break,
+        }
+    }
+    found.extend(folded_heads(conn, document)?.into_iter().map(|(hash, _)| hash));
+    Ok(found)
 }

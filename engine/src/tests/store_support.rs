@@ -178,7 +178,7 @@ impl Bench {
     }
 
     pub(super) fn heads(&self, document: DocumentId) -> Vec<ChangeHash> {
-        self.log.heads_of(self.space, &[document]).unwrap().remove(0).1
+        self.log.heads_of(self.space, &[document]).unwrap().remove(0).heads
     }
 
     /// The document as it loads from the store.

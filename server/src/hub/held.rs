@@ -50,14 +50,14 @@ impl Held {
         self.documents.contains_key(document)
     }
 
-    /// Adds a push to those that wait; gives it back if they are too many.
-    pub(super) fn wait(&mut self, document: &DocumentId, push: Pushed) -> Result<(), Pushed> {
+    /// Adds a push to those that wait; false if they are too many.
+    pub(super) fn wait(&mut self, document: &DocumentId, push: Pushed) -> bool {
         match self.documents.get_mut(document) {
             Some(waiting) if waiting.pushes.len() < limits::HELD_PUSHES => {
                 waiting.pushes.push_back(push);
-                Ok(())
+                true
             }
-            _ => Err(push),
+            _ => false,
         }
     }
 

@@ -94,10 +94,12 @@ impl Sequencer {
                 self.handle_merged(&space, &push, result);
                 return Some(space);
             }
-            Command::Folded(space, through) => {
+            Command::Folding(space, through, tell) => {
                 if let Some(slot) = self.spaces.get(&space) {
                     slot.feed.forget_through(through);
                 }
+                // Whoever asked may have given up.
+                let _ = tell.try_send(());
             }
             Command::Leave(session) => self.handle_leave(session),
             Command::Committed(space, result) => return Some(self.handle_commit(space, result)),
@@ -201,7 +203,7 @@ impl Sequencer {
             }
         };
         if slot.held.is_held(&document) {
-            if let Err(_full) = slot.held.wait(&document, push) {
+            if !slot.held.wait(&document, push) {
                 self.give_back(key, StoreFailure::Busy);
             }
             return;

@@ -130,7 +130,7 @@ fn fold_one(
     compacted: &mut Compacted,
 ) -> Result<(), OperateError> {
     let Some(supervisor) = worker.supervisor() else { return Err(OperateError::NoWorker) };
-    match worker.fold(supervisor, task) {
+    match worker.fold(supervisor, task, || true) {
         Ok(Some(changes)) => {
             compacted.folded += 1;
             compacted.changes += changes;
