@@ -105,6 +105,10 @@ pub const FOLD_TIME: Duration = Duration::from_secs(60);
 /// How often the store is asked for a document that is worth a fold.
 pub const FOLD_EVERY: Duration = Duration::from_secs(1);
 
+/// Bytes in the rings of live entries, of all spaces together. Beyond it a space keeps none, and
+/// its sessions are fed from the store.
+pub const RINGS_BYTES: usize = 64 * MIB;
+
 /// How long a fold waits for the hub before it is given up: the hub never takes that long, unless
 /// it is gone.
 pub const HUB_ANSWER: Duration = Duration::from_secs(10);

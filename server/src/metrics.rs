@@ -35,6 +35,8 @@ pub(crate) struct Metrics {
     pub(crate) in_flight_bytes: Gauge,
     /// 1 while `/readyz` says so; set when read.
     pub(crate) ready: Gauge,
+    /// Bytes of live entries in the rings of all spaces.
+    pub(crate) ring_bytes: Gauge,
     /// Bytes of offered snapshots that are not whole yet; set when read.
     pub(crate) offer_bytes: Gauge,
     /// Packed indexes in memory, in bytes; set when read.
@@ -79,6 +81,7 @@ impl Metrics {
             hub_queue: Gauge::default(),
             in_flight_bytes: Gauge::default(),
             ready: Gauge::default(),
+            ring_bytes: Gauge::default(),
             offer_bytes: Gauge::default(),
             index_bytes: Gauge::default(),
             index_loads: Gauge::default(),
@@ -109,6 +112,8 @@ impl Metrics {
         let help = "Bytes of pushes that are not answered yet";
         r.register("in_flight_bytes", help, self.in_flight_bytes.clone());
         r.register("ready", "1 while /readyz says so", self.ready.clone());
+        let help = "Bytes of live entries kept in memory, of all spaces";
+        r.register("ring_bytes", help, self.ring_bytes.clone());
         let help = "Bytes of offered snapshots that are not whole yet";
         r.register("offer_bytes", help, self.offer_bytes.clone());
         let help = "Bytes of packed indexes in memory";

@@ -7,6 +7,20 @@
 mod bulk;
 #[path = "figures/latency.rs"]
 mod latency;
+#[path = "figures/long.rs"]
+mod long;
+#[path = "figures/long_backup.rs"]
+mod long_backup;
+#[path = "figures/long_epoch.rs"]
+mod long_epoch;
+#[path = "figures/long_fresh.rs"]
+mod long_fresh;
+#[path = "figures/long_history.rs"]
+mod long_history;
+#[path = "figures/long_one_shot.rs"]
+mod long_one_shot;
+#[path = "figures/long_setup.rs"]
+mod long_setup;
 #[path = "figures/measure.rs"]
 mod measure;
 #[path = "figures/resting.rs"]
@@ -22,6 +36,11 @@ fn main() -> ExitCode {
     if first.as_deref() == Some(setup::RELAY) {
         return setup::run_relay(arguments.collect());
     }
+    if let Some(word) = first.as_deref()
+        && let Some(code) = long_setup::child(word, arguments.by_ref().collect())
+    {
+        return code;
+    }
     let all: [(&str, fn()); 8] = [
         ("disk", measure::disk),
         ("change", latency::change_when_idle),
@@ -33,7 +52,7 @@ fn main() -> ExitCode {
         ("open", resting::open),
     ];
     let wanted = |name: &str| first.as_deref().is_none_or(|first| name.contains(first));
-    for (name, run) in all {
+    for (name, run) in all.into_iter().chain(long::FIGURES) {
         if wanted(name) {
             println!("## {name}");
             run();

@@ -9,7 +9,10 @@ use landfall_protocol::frame::{EncodedEntry, SubscriptionId};
 use landfall_protocol::ring::{Page, Ring};
 use landfall_protocol::{Epoch, Offset, SessionId, SpaceName};
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
+
+use crate::limits;
 
 /// One space's live end, written by the hub and read by sessions.
 pub(crate) struct Feed {
@@ -18,6 +21,8 @@ pub(crate) struct Feed {
     /// The last durable offset, so that a session that is up to date need not lock.
     head: AtomicU64,
     live: Mutex<Live>,
+    /// Bytes in the rings of all spaces.
+    all_rings: Gauge,
 }
 
 struct Live {
@@ -29,10 +34,10 @@ struct Live {
 }
 
 impl Feed {
-    pub(super) fn new(space: SpaceName, head: Offset, ring_bytes: usize) -> Self {
+    pub(super) fn new(space: SpaceName, head: Offset, ring_bytes: usize, all_rings: Gauge) -> Self {
         let ring = Ring::new(head, ring_bytes);
         let live = Live { ring, since: Instant::now(), readers: HashMap::new() };
-        Self { space, head: AtomicU64::new(head.0), live: Mutex::new(live) }
+        Self { space, head: AtomicU64::new(head.0), live: Mutex::new(live), all_rings }
     }
 
     /// The last durable offset.
@@ -53,7 +58,15 @@ impl Feed {
 
     pub(super) fn publish(&self, epoch: Epoch, entries: Vec<Arc<EncodedEntry>>) {
         let mut live = self.live.lock();
+        let before = live.ring.bytes();
         live.ring.publish(epoch, entries);
+        let others = self.all_rings.get() - before as i64;
+        if others + live.ring.bytes() as i64 > limits::RINGS_BYTES as i64 {
+            // Whoever has not read it yet reads it from the store.
+            let head = live.ring.head();
+            live.ring.forget_through(head);
+        }
+        self.all_rings.inc_by(live.ring.bytes() as i64 - before as i64);
         live.since = Instant::now();
         self.head.store(live.ring.head().0, Ordering::Release);
         live.readers.values().for_each(|reader| reader.notify_one());
@@ -61,7 +74,10 @@ impl Feed {
 
     /// What lies at or before this offset was folded.
     pub(super) fn forget_through(&self, offset: Offset) {
-        self.live.lock().ring.forget_through(offset);
+        let mut live = self.live.lock();
+        let before = live.ring.bytes();
+        live.ring.forget_through(offset);
+        self.all_rings.dec_by(before as i64 - live.ring.bytes() as i64);
     }
 
     pub(super) fn attach(
@@ -79,5 +95,42 @@ impl Feed {
 
     pub(super) fn is_read(&self) -> bool {
         !self.live.lock().readers.is_empty()
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.all_rings.dec_by(self.live.get_mut().ring.bytes() as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_protocol::DocumentId;
+    use landfall_protocol::frame::Entry;
+
+    use super::*;
+
+    #[test]
+    fn all_rings_together_keep_to_their_budget() {
+        let all = Gauge::default();
+        let entry = |offset| {
+            let document = DocumentId::from_bytes([1; 16]);
+            let author = vec![0; 64 * 1024];
+            Arc::new(EncodedEntry::new(&Entry::of_tombstone(Offset(offset), document, &author, 0)))
+        };
+        let feed = |name: &str| {
+            Feed::new(name.parse().unwrap(), Offset(0), limits::RINGS_BYTES, all.clone())
+        };
+        let (first, second) = (feed("first"), feed("second"));
+        let half = limits::RINGS_BYTES as u64 / (64 * 1024) / 2;
+        let epoch = Epoch::from_bytes([1; 16]);
+        first.publish(epoch, (1..=half + 8).map(entry).collect());
+        assert!(first.page(Offset(0)).is_some());
+        second.publish(epoch, (1..=half + 8).map(entry).collect());
+        assert!(second.page(Offset(0)).is_none(), "it kept what there is no room for");
+        assert!(all.get() <= limits::RINGS_BYTES as i64);
+        drop((first, second));
+        assert_eq!(all.get(), 0);
     }
 }

@@ -130,7 +130,9 @@ impl Sequencer {
     ) -> Result<&'a mut Slot, StoreError> {
         if !spaces.contains_key(space) {
             let lineage = parts.store.open_space(space)?;
-            let feed = Arc::new(Feed::new(space.clone(), lineage.head(), parts.ring_bytes));
+            let rings = parts.metrics.ring_bytes.clone();
+            let feed = Feed::new(space.clone(), lineage.head(), parts.ring_bytes, rings);
+            let feed = Arc::new(feed);
             let machine = Space::new(space.clone(), lineage, parts.epoch);
             let held = Held::default();
             let slot = Slot { machine, feed, commit_began: Instant::now(), held };

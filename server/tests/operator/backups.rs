@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 /// How often a command is killed.
-const KILLS: usize = 30;
+const KILLS: usize = 36;
 
 #[test]
 fn a_backup_under_load_holds_all_that_was_acknowledged_before_it() {

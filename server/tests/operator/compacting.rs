@@ -4,7 +4,7 @@ use crate::support::{
     Load, Place, Random, Served, check, command, copy, fill, held, killed, run, text, time_of,
 };
 
-const KILLS: usize = 30;
+const KILLS: usize = 36;
 
 /// Everything that is worth it, however young.
 const DUE: &[&str] = &["compact", "--keep-recent", "0", "--keep-recent-age", "0"];

@@ -8,7 +8,7 @@ use crate::support::{
     time_of,
 };
 
-const KILLS: usize = 30;
+const KILLS: usize = 36;
 
 #[test]
 fn a_space_moves_from_a_relay_under_load_to_another() {

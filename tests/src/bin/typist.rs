@@ -23,7 +23,9 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let [path, relay, space] = arguments.as_slice() else {
         return Err("usage: typist STORE RELAY SPACE".into());
     };
-    let store = Store::open(path, Options::default())?;
+    // It folds whatever is long enough, so that kills fall into folds too.
+    let options = Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() };
+    let store = Store::open(path, options)?;
     let space = store.space(space)?;
     let link = LinkOptions { reconnect_first: Duration::from_millis(20), ..relay.as_str().into() };
     store.connect(link)?;

@@ -1,5 +1,6 @@
 //! SIGKILL at random moments under load: what `change()` returned is in the store, what was
-//! acknowledged is at the relay, and nothing is there twice.
+//! acknowledged is at the relay, and nothing is there twice. Both ends fold all the while, so that
+//! kills fall into folds too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -17,6 +18,7 @@ use landfall_tests::replica::{
     Snapshot, check_counts, fresh_copy, link, open, wait_for, wait_synced,
 };
 use landfall_tests::rng::Rng;
+use landfall_tests::site::{FOLDS, folds};
 use landfall_tests::{PATIENCE, RaiseOnDrop, log};
 
 const SPACE: &str = "default";
@@ -34,7 +36,7 @@ struct Typing {
 
 impl Typing {
     fn start(path: &Path, url: &str) -> Self {
-        let store = open(path);
+        let store = Store::open(path, folds()).unwrap();
         let space = store.space(SPACE).unwrap();
         let documents =
             (0..3).map(|number| space.create_named(&format!("shared {number}"), |_| Ok(())));
@@ -97,7 +99,7 @@ fn kill_relays(mut relay: Relay, data: &Path, rng: &mut Rng, both: &[Typing]) ->
         let kept = log::hashes(&log::read(data, SPACE));
         let lost: Vec<_> = acknowledged.difference(&kept).collect();
         assert!(lost.is_empty(), "kill {kill}: acknowledged, and not on the disk: {lost:?}");
-        relay = Relay::start(data, port);
+        relay = Relay::start_with(data, port, FOLDS);
     }
     (relay, pushing)
 }
@@ -107,7 +109,7 @@ fn a_killed_relay_loses_nothing_that_it_acknowledged() {
     let mut rng = Rng::from_environment();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
-    let relay = Relay::start(&data, 0);
+    let relay = Relay::start_with(&data, 0, FOLDS);
     let both = ["a", "b"].map(|name| Typing::start(&folder.path().join(name), &relay.url));
     let stop = AtomicBool::new(false);
     let (relay, pushing) = std::thread::scope(|scope| {
@@ -278,7 +280,7 @@ fn a_killed_engine_loses_nothing_that_returned() {
     let mut rng = Rng::from_environment();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
-    let relay = Relay::start(&data, 0);
+    let relay = Relay::start_with(&data, 0, FOLDS);
     let path = folder.path().join("typed");
     let peer = open(&folder.path().join("peer"));
     let peer_space = peer.space(SPACE).unwrap();

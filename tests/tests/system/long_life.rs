@@ -122,7 +122,7 @@ fn a_poisoned_document_harms_nobody() {
     let store = Store::open(folder.path().join("a"), relaxed()).unwrap();
     let space = store.space(SPACE).unwrap();
     store.connect(link(&relay.url)).unwrap();
-    let documents: Vec<Document> = (0..10).map(|_| type_text(&space, 30)).collect();
+    let documents: Vec<Document> = (0..50).map(|_| type_text(&space, 10)).collect();
     let poisoned = type_text(&space, 600);
     store.flush_blocking(PATIENCE).unwrap();
     wait_folded(&relay, 1.0);
