@@ -30,7 +30,8 @@ pub(super) fn contains(
 }
 
 /// What was taken out of a space's log and waits to be made anew: it is on no relay. Of one
-/// document, if one is given.
+/// document, if one is given. Asked at every commit: the join is a cross join, so that SQLite goes
+/// through what is displaced, as a rule nothing, and not through the documents.
 pub(super) fn pending(
     conn: &Connection,
     space: SpaceRow,
@@ -38,7 +39,7 @@ pub(super) fn pending(
 ) -> rusqlite::Result<Pending> {
     conn.prepare_cached(
         "SELECT count(*), coalesce(sum(length(x.body)), 0) FROM displaced x
-         JOIN document d ON d.id = x.document
+         CROSS JOIN document d ON d.id = x.document
          WHERE d.space = ?1 AND (?2 IS NULL OR d.id = ?2)
              AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)",
     )?
@@ -55,7 +56,7 @@ pub(super) fn refused(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Ve
         Ok(Parked { document, code: Code::CONFLICTING_SEQUENCE, what: what.to_owned() })
     };
     conn.prepare_cached(
-        "SELECT DISTINCT d.document FROM displaced x JOIN document d ON d.id = x.document
+        "SELECT DISTINCT d.document FROM displaced x CROSS JOIN document d ON d.id = x.document
          WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)
          ORDER BY d.id",
     )?
