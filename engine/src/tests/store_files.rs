@@ -75,7 +75,7 @@ fn a_flipped_bit_is_found_or_harmless() {
     let path = folder.path().join("s");
     let shows = write(&path);
     let whole = std::fs::read(&path).unwrap();
-    let flips = std::env::var("LANDFALL_FLIPS").map_or(40, |flips| flips.parse().unwrap());
+    let flips = std::env::var("LANDFALL_FLIPS").map_or(500, |flips| flips.parse().unwrap());
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let (mut refused, mut found, mut harmless, mut healed) = (0, 0, 0, 0);
     for _ in 0..flips {

@@ -254,7 +254,7 @@ fn a_flipped_bit_is_found_or_harmless() {
     let whole = std::fs::read(folder.path().join(FILE)).unwrap();
     let mut dice = Dice::new(7);
     let (mut found, mut refused, mut harmless, mut unseen) = (0, 0, 0, Vec::new());
-    for _ in 0..250 {
+    for _ in 0..500 {
         let mut bytes = whole.clone();
         let (at, bit) = (dice.below(bytes.len()), dice.below(8));
         bytes[at] ^= 1 << bit;
