@@ -24,6 +24,9 @@ use crate::status::LinkStatus;
 /// How long the goodbye to a relay may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
+/// Bytes of small frames that are joined into one message.
+const JOINED_BYTES: usize = 16 * 1024;
+
 /// The state of the link's thread.
 pub(super) struct Runner {
     pub(super) core: Arc<Core>,
@@ -228,7 +231,19 @@ impl Runner {
         // answers.
         let (out, mut queue) = mpsc::unbounded_channel::<Vec<u8>>();
         let writer = tokio::spawn(async move {
-            while let Some(message) = queue.recv().await {
+            let mut next = None;
+            while let Some(mut message) = match next.take() {
+                Some(message) => Some(message),
+                None => queue.recv().await,
+            } {
+                // What is there together travels together: small frames in one message.
+                while let Ok(more) = queue.try_recv() {
+                    if message.len() + more.len() > JOINED_BYTES {
+                        next = Some(more);
+                        break;
+                    }
+                    message.extend_from_slice(&more);
+                }
                 sink.send(Message::Binary(Bytes::from(message))).await?;
             }
             sink.close().await
