@@ -136,7 +136,7 @@ pub trait LogStore: Send + Sync + 'static {
     fn open_space(&self, space: &SpaceName) -> Result<Lineage, StoreError>;
 
     /// Calls `ask` with one snapshot of what is durable in a space. A look-up that needs a packed
-    /// index which is not in memory fails with [`StoreError::needs_index`]: have it loaded by
+    /// index which is not in memory fails with `StoreError::needs_index` set: have it loaded by
     /// [`LogStore::load_index`] and ask again.
     fn with_history(
         &self,

@@ -32,7 +32,7 @@ pub mod entry_flags {
     pub const MUST_UNDERSTAND: u16 = 1;
     /// The body is left out, because this very session pushed it.
     pub const ECHO: u16 = 2;
-    /// The body is left out, because it came in [`Part`](super::Part)s before.
+    /// The body is left out, because it came in [`Part`](super::super::Part)s before.
     pub const PARTS: u16 = 4;
     /// A change without dependencies in a document that has others: somebody asked for the two
     /// histories to be merged.
