@@ -59,6 +59,7 @@ pub(crate) use heal::HealError;
 pub use heal::Healed;
 pub use inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
 pub(crate) use partial::SnapshotPart;
+pub(crate) use prepare::Ready;
 #[cfg(test)]
 pub(crate) use prepare::{BadSnapshot, PrepareError};
 #[cfg(test)]

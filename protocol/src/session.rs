@@ -53,8 +53,6 @@ pub enum SessionEffect {
     },
     /// Nothing more is to be fed to this subscription.
     Detach(SubscriptionId),
-    /// A subscription that had nothing to be fed goes on where it stands.
-    Resumed(SubscriptionId),
     /// Check this push and hand it to the space's machine, which will answer it.
     Push {
         /// The space.

@@ -345,8 +345,7 @@ impl Driver {
             (SessionEffect::Fetch { subscription, space, wants }, _) => {
                 self.answering.add(Query::Fetch(subscription, space, wants));
             }
-            // Feeding asks the machine before each page where a subscription stands. A session
-            // without an identity has ended.
+            // A session without an identity has ended.
             _ => {}
         }
     }

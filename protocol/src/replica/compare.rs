@@ -320,15 +320,8 @@ impl Replica {
         self.tell_phase(space);
     }
 
-    /// The heads that [`ReplicaEffect::LoadHeads`] asked for.
-    pub fn handle_heads(&mut self, space: &SpaceName, heads: Vec<(DocumentId, Vec<ChangeHash>)>) {
-        let older = Vec::new;
-        let with_none = |(document, heads)| DocumentHeads { document, heads, older: older() };
-        self.handle_heads_and_older(space, heads.into_iter().map(with_none).collect());
-    }
-
     /// The heads that [`ReplicaEffect::LoadHeads`] asked for, with some of what they rest on.
-    pub fn handle_heads_and_older(&mut self, space: &SpaceName, heads: Vec<DocumentHeads>) {
+    pub fn handle_heads(&mut self, space: &SpaceName, heads: Vec<DocumentHeads>) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let subscription = link.subscription;
         let Some(compare) = &mut link.compare else { return };

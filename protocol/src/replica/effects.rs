@@ -59,7 +59,7 @@ pub enum ReplicaEffect {
     },
     /// Read the heads of documents (none if it has no such document, or deleted it); answer with
     /// [`handle_heads`](super::Replica::handle_heads), or better with
-    /// [`handle_heads_and_older`](super::Replica::handle_heads_and_older).
+    /// [`handle_heads`](super::Replica::handle_heads).
     LoadHeads {
         /// The space.
         space: SpaceName,

@@ -145,6 +145,5 @@ impl Session {
             return self.fail_unknown(subscription);
         };
         entry.comparing = false;
-        self.effects.push_back(SessionEffect::Resumed(subscription));
     }
 }

@@ -61,9 +61,8 @@ impl Session {
             entry.fetching = false;
         }
         if !whole {
-            return self.fail_query(subscription);
+            self.fail_query(subscription);
         }
-        self.effects.push_back(SessionEffect::Resumed(subscription));
     }
 
     fn fail_query(&mut self, subscription: SubscriptionId) {

@@ -191,7 +191,7 @@ impl Client {
                 replica.handle_branches(now, &space, &ours);
             }
             ReplicaEffect::LoadHeads { space, documents } => {
-                replica.handle_heads_and_older(&space, store.heads(&documents));
+                replica.handle_heads(&space, store.heads(&documents));
             }
             ReplicaEffect::FinishReconcile { space, cursor, through, except } => {
                 store.finish_reconcile(upstream, cursor, through, &except);

@@ -122,7 +122,6 @@ impl Relay {
             SessionEffect::Detach(subscription) => {
                 connection.subscriptions.remove(&subscription);
             }
-            SessionEffect::Resumed(_) => {}
             SessionEffect::Push { space, push } => {
                 assert_eq!(space, self.name);
                 let checked = check_push(id, &identity.expect("ready"), push);

@@ -16,6 +16,15 @@ fn sites() -> [(Site, u64); 2] {
     [(Site::start(), 0), (Site::start_with(FOLDS, folds()), 700)]
 }
 
+/// Three replicas that are in step, and a relay that has folded if there is enough to be folded.
+fn settled(site: &Site, long: u64) -> [Replica; 3] {
+    let mut replicas = site.replicas(["a", "b", "c"]);
+    replicas[0].edit(long);
+    sync_all(&replicas.each_ref());
+    wait_folded(site, long);
+    replicas
+}
+
 /// Waits until the relay has folded something, if there is enough to be folded.
 fn wait_folded(site: &Site, long: u64) {
     if long > 0 {
@@ -33,10 +42,7 @@ fn a_wiped_data_folder_is_filled_again() {
 }
 
 fn wiped(mut site: Site, long: u64) {
-    let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
-    a.edit(long);
-    sync_all(&[&a, &b, &c]);
-    wait_folded(&site, long);
+    let [mut a, mut b, mut c] = settled(&site, long);
     c.store.go_offline();
     a.edit(10);
     a.flush();
@@ -61,10 +67,7 @@ fn an_old_copy_that_grows_past_the_cursors_is_noticed() {
 }
 
 fn grown(mut site: Site, long: u64) {
-    let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
-    a.edit(long);
-    sync_all(&[&a, &b, &c]);
-    wait_folded(&site, long);
+    let [mut a, mut b, mut c] = settled(&site, long);
     c.store.go_offline();
     site.back_up();
     a.edit(20);
@@ -132,10 +135,7 @@ fn what_was_acknowledged_and_never_received_comes_back_after_a_restore() {
 #[test]
 fn a_restore_that_nobody_wrote_to_is_noticed() {
     for (mut site, long) in sites() {
-        let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
-        a.edit(long);
-        sync_all(&[&a, &b, &c]);
-        wait_folded(&site, long);
+        let [mut a, mut b, mut c] = settled(&site, long);
         c.store.go_offline();
         site.back_up();
         a.edit(10);
@@ -155,10 +155,7 @@ fn a_restore_that_nobody_wrote_to_is_noticed() {
 #[test]
 fn another_machines_copy_takes_the_relays_place() {
     for (mut site, long) in sites() {
-        let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
-        a.edit(long);
-        sync_all(&[&a, &b, &c]);
-        wait_folded(&site, long);
+        let [mut a, mut b, mut c] = settled(&site, long);
         c.store.go_offline();
         // Both go on, each with clients of its own, under one identity.
         site.back_up();
@@ -185,10 +182,7 @@ fn another_machines_copy_takes_the_relays_place() {
 #[test]
 fn two_relays_in_turn_hold_the_same() {
     for (mut site, long) in sites() {
-        let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
-        a.edit(long);
-        sync_all(&[&a, &b, &c]);
-        wait_folded(&site, long);
+        let [mut a, mut b, mut c] = settled(&site, long);
         c.store.go_offline();
         let second = Relay::start_with(&site.folder().join("second"), 0, FOLDS);
         a.connect(&second.url);
@@ -223,10 +217,7 @@ fn sync_pending(replicas: &[&Replica]) {
 #[test]
 fn a_store_restored_from_its_own_backup_loses_and_doubles_nothing() {
     for (mut site, long) in sites() {
-        let [mut a, b, c] = site.replicas(["a", "b", "c"]);
-        a.edit(long);
-        sync_all(&[&a, &b, &c]);
-        wait_folded(&site, long);
+        let [mut a, b, c] = settled(&site, long);
         c.store.go_offline();
         a.store.close().unwrap();
         let (file, kept) = (site.folder().join("a"), site.folder().join("a.kept"));
@@ -248,10 +239,7 @@ fn a_store_restored_from_its_own_backup_loses_and_doubles_nothing() {
 #[test]
 fn a_cloned_store_may_be_edited_on_both_sides() {
     for (mut site, long) in sites() {
-        let [mut a, b, c] = site.replicas(["a", "b", "c"]);
-        a.edit(long);
-        sync_all(&[&a, &b, &c]);
-        wait_folded(&site, long);
+        let [mut a, b, c] = settled(&site, long);
         c.store.go_offline();
         a.store.close().unwrap();
         std::fs::copy(site.folder().join("a"), site.folder().join("clone")).unwrap();

@@ -30,7 +30,7 @@ impl Performer {
     ) {
         let Some(row) = self.row(space) else { return };
         match self.core.log.heads_of(row, documents) {
-            Ok(heads) => replica.handle_heads_and_older(space, heads),
+            Ok(heads) => replica.handle_heads(space, heads),
             Err(error) => replica.handle_store_failed(error.to_string()),
         }
     }

@@ -7,57 +7,60 @@ use landfall_protocol::{Cursor, DocumentId, Local, SpaceName};
 use landfall_storage::{Committed, WriteError};
 
 use super::{Completion, Outcome, Performer, chain, count_space};
-use crate::store::{ReceiveError, Received, SnapshotPart};
+use crate::store::{LocalLog, Ready, ReceiveError, Received, SnapshotPart, SpaceRow};
 
-type ReceivedResult = Result<Committed<Received>, WriteError<ReceiveError>>;
+/// What is called when arrivals are written, or could not be.
+type Written = Box<dyn FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send>;
 
 impl Performer {
     pub(super) fn store(&self, mut batch: Batch) {
-        let Some(row) = self.row(&batch.space) else { return };
         let (space, bytes) = (batch.space.clone(), batch.bytes);
         let entries = std::mem::take(&mut batch.entries);
-        let short = !entries.iter().any(is_snapshot);
-        let (done, gate) = (self.received(space, bytes), self.arrivals.gate(self.connection));
-        let log = self.core.log.clone();
-        self.arrivals.run(self.connection, short, move || match log.prepare(row, entries) {
-            Ok(ready) => gate.pass(|| log.submit_prepared(row, batch, ready, done)),
-            Err(error) => done(Err(WriteError::Job(ReceiveError::Prepare(Box::new(error))))),
+        self.arrive(space, bytes, entries, |log, row, ready, done| {
+            log.submit_prepared(row, batch, ready, done);
         });
     }
 
     pub(super) fn store_document(&self, mut batch: DocumentBatch) {
-        let Some(row) = self.row(&batch.space) else { return };
         let (space, bytes) = (batch.space.clone(), batch.bytes);
         let entries = std::mem::take(&mut batch.entries);
+        self.arrive(space, bytes, entries, |log, row, ready, done| {
+            log.submit_document(row, batch, ready, done);
+        });
+    }
+
+    /// Makes entries ready for their transaction, in their turn, and hands them over.
+    fn arrive(
+        &self,
+        space: SpaceName,
+        bytes: usize,
+        entries: Vec<Incoming>,
+        submit: impl FnOnce(&LocalLog, SpaceRow, Ready, Written) + Send + 'static,
+    ) {
+        let Some(row) = self.row(&space) else { return };
         let short = !entries.iter().any(is_snapshot);
-        let (done, gate) = (self.received(space, bytes), self.arrivals.gate(self.connection));
+        let (done, gate) = (self.received(space, row, bytes), self.arrivals.gate(self.connection));
         let log = self.core.log.clone();
         self.arrivals.run(self.connection, short, move || match log.prepare(row, entries) {
-            Ok(ready) => gate.pass(|| log.submit_document(row, batch, ready, done)),
+            Ok(ready) => gate.pass(|| submit(&log, row, ready, done)),
             Err(error) => done(Err(WriteError::Job(ReceiveError::Prepare(Box::new(error))))),
         });
     }
 
     /// What every finished write of arrivals does: tell the core, then the machine.
-    fn received(
-        &self,
-        space: SpaceName,
-        bytes: usize,
-    ) -> impl FnOnce(ReceivedResult) + Send + 'static {
+    fn received(&self, space: SpaceName, row: SpaceRow, bytes: usize) -> Written {
         let (core, tell, connection) = (Arc::clone(&self.core), self.tell.clone(), self.connection);
-        let row = self.row(&space);
-        move |result| {
-            let outcome = match (result, row) {
-                (Ok(received), Some(row)) => {
+        Box::new(move |result| {
+            let outcome = match result {
+                Ok(received) => {
                     core.received(&space, row, received);
                     Outcome::Stored(space, bytes)
                 }
-                (Ok(_), None) => return,
-                (Err(error), _) => Outcome::Failed(chain(&error)),
+                Err(error) => Outcome::Failed(chain(&error)),
             };
             // A link that is gone needs no outcome.
             let _ = tell.send(Completion { connection, outcome });
-        }
+        })
     }
 
     pub(super) fn store_part(&self, space: SpaceName, part: SnapshotPart) {
