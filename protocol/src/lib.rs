@@ -17,6 +17,7 @@
 //! | [`rights`] | who a session is and what it may do |
 //! | [`session`], [`space`] | the relay's machines |
 //! | [`replica`] | the engine's machine |
+//! | [`repo`] | the automerge-repo protocol, answered from an index |
 
 pub mod admission;
 pub mod code;
@@ -30,6 +31,7 @@ pub mod lineage;
 pub mod moment;
 pub mod portable;
 pub mod replica;
+pub mod repo;
 pub mod rights;
 pub mod ring;
 pub mod session;
