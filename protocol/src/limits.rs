@@ -155,6 +155,52 @@ pub const SNAPSHOT_GRACE: Duration = Duration::from_secs(600);
 /// Changes that wait for their dependencies, per document and per store.
 pub const PEN_CHANGES: usize = 10_000;
 
+/// Bytes of one message of an automerge-repo client: the JavaScript client sends a document whole,
+/// and would repeat a refused one every five seconds for ever.
+pub const REPO_MESSAGE_BYTES: usize = 64 * MIB;
+
+/// Bytes of a name in a message of automerge-repo: peer, storage, session, document. Its own are
+/// at most 45 bytes long.
+pub const REPO_TEXT_BYTES: usize = 512;
+
+/// Items of a list in a message of automerge-repo: storages to hear of, heads of a storage.
+pub const REPO_LIST: usize = 1_024;
+
+/// Documents that an automerge-repo session has open.
+pub const REPO_DOCUMENTS: usize = 65_536;
+
+/// Bytes of an ephemeral message.
+pub const REPO_EPHEMERAL_BYTES: usize = 64 * KIB;
+
+/// How long a request for a document that the relay does not hold waits for somebody to bring it,
+/// before the client is told that it is not available.
+pub const REPO_REQUEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Bytes of changes that one sync message carries, about, beside a snapshot. The rest follows when
+/// the peer has answered.
+pub const REPO_CHANGES_BYTES: usize = 8 * MIB;
+
+/// A peer that has so many changes of a document of which the relay has none is asked to send the
+/// document whole. Changes sent one by one are some eighty times its bytes; opening a whole one
+/// takes a process of its own.
+pub const REPO_WHOLE_CHANGES: u32 = 4_096;
+
+/// Bytes of the changes that wait for their dependencies in one automerge-repo session.
+pub const REPO_PEN_BYTES: usize = 8 * MIB;
+
+/// Changes of a document that were refused and that a session remembers, so as not to ask for them
+/// again.
+pub const REPO_REFUSED: usize = 1_024;
+
+/// Hashes in a list of an automerge sync message: heads, needs, last common heads.
+pub const SYNC_HASHES: usize = 10_000;
+
+/// `have`s of an automerge sync message; automerge sends one.
+pub const SYNC_HAVES: usize = 8;
+
+/// Probes of a bloom filter in an automerge sync message; automerge makes 7.
+pub const SYNC_PROBES: u64 = 32;
+
 /// How long a peer may be silent before it is pinged.
 pub const PING_AFTER: Duration = Duration::from_secs(15);
 

@@ -1,6 +1,16 @@
 //! The automerge-repo side: the WebSocket protocol of automerge-repo, version "1", answered from a
 //! change index instead of a loaded document.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`message`] | the CBOR messages |
+//! | [`sync`], [`chunks`] | automerge's sync messages and what they carry, read within bounds |
+//! | [`index`], [`plan`] | a document as an index, and what an answer is made of |
 
+pub mod chunks;
 pub mod index;
+pub mod message;
+pub mod plan;
+pub mod sync;
 
 pub use index::{DocumentIndex, FoldedHistory, IndexRow};
