@@ -100,6 +100,14 @@ pub const STORING_BYTES: usize = 8 * MIB;
 /// date. One behind the ring is fed from the store.
 pub const RING_BYTES: usize = 2 * MIB;
 
+/// Bytes of one ephemeral message. A cursor or a name is some hundred; nothing is stored, so
+/// nothing large belongs here.
+pub const EPHEMERAL_BYTES: usize = 64 * KIB;
+
+/// Bytes of the name of an ephemeral message's sender, and of its session. automerge-repo's are
+/// some 20 to 40.
+pub const EPHEMERAL_NAME_BYTES: usize = 256;
+
 /// Bytes of changes that one commit of a space takes together.
 pub const COMMIT_BYTES: usize = 8 * MIB;
 

@@ -68,7 +68,7 @@ pub enum NewKind {
 
 impl NewEntry {
     /// Bytes that it puts into the store, about.
-    fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         match &self.kind {
             NewKind::Change { .. } | NewKind::Tombstone => self.entry.body.len(),
             NewKind::Snapshot(snapshot) => snapshot.body.len() + snapshot.packed.len(),
@@ -216,6 +216,8 @@ pub struct Outcome {
     pub publish: Option<(Epoch, Vec<Arc<EncodedEntry>>)>,
     /// Answers to pushes.
     pub answers: Vec<Answer>,
+    /// What was written, for whoever wants it as it was admitted.
+    pub commit: Option<Arc<Commit>>,
 }
 
 /// How a store failed, as far as a pusher needs to know.
@@ -475,7 +477,7 @@ impl Space {
         let Some(last) = commit.entries.last() else { return Outcome::default() };
         let head = last.entry.offset;
         self.fresh_is_open = true;
-        self.lineage.extend(commit.opens, head);
+        self.lineage.extend(commit.opens.clone(), head);
         for new in &commit.entries {
             let (document, hash) = (new.entry.document, new.entry.hash());
             match &new.kind {
@@ -500,7 +502,7 @@ impl Space {
             answers.push(waiting.answer);
         }
         self.waiting = still;
-        Outcome { publish, answers }
+        Outcome { publish, answers, commit: Some(commit) }
     }
 
     /// The commit under way failed: nothing of it is in the log, nor can anything that was

@@ -23,6 +23,7 @@ use crate::folding::{Folder, MergeError, Merged};
 use crate::health::Health;
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::rooms::Rooms;
 use crate::store::{LogStore, StoreError};
 
 pub(crate) use feed::Feed;
@@ -81,6 +82,7 @@ impl Pushed {
 enum Command {
     Attach(Box<Attach>),
     Detach(SessionId, SubscriptionId),
+    Join(SessionId, Mailbox),
     Push(SpaceName, Box<Pushed>, OwnedSemaphorePermit),
     /// A document's packed index is in memory, or could not be brought there.
     IndexLoaded(SpaceName, DocumentId, Result<(), StoreError>),
@@ -134,6 +136,8 @@ pub(crate) struct Parts {
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) folder: Arc<Folder>,
+    /// Who is told of what became durable, beside the subscriptions.
+    pub(crate) rooms: Arc<Rooms>,
     /// Where calls of the store that take a moment are made.
     pub(crate) runtime: tokio::runtime::Handle,
     /// Bytes of live entries kept for each space.
@@ -189,6 +193,12 @@ impl Hub {
     /// Ends a subscription.
     pub(crate) async fn detach(&self, session: SessionId, subscription: SubscriptionId) -> bool {
         self.inbox.send(Command::Detach(session, subscription)).await.is_ok()
+    }
+
+    /// Makes a session known without any subscription: what it pushes is answered to this mailbox
+    /// until it leaves. An attach does the same.
+    pub(crate) async fn join(&self, session: SessionId, mailbox: Mailbox) -> bool {
+        self.inbox.send(Command::Join(session, mailbox)).await.is_ok()
     }
 
     /// Waits until a push of so many bytes may be handed in; false if the hub is gone.

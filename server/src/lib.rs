@@ -11,6 +11,7 @@
 //! | [`limits`] | every bound of the relay's own |
 //! | [`cli`] | the command line, for the binary and for whoever carries a relay |
 //! | `folding`, `offers` | folds in a child process; snapshots that clients offer, in parts |
+//! | `rooms` | who follows which document; ephemeral messages |
 //! | `operate` | what the operator's commands do to a store |
 //! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
 
@@ -24,6 +25,7 @@ mod logs;
 mod metrics;
 mod offers;
 mod operate;
+mod rooms;
 pub mod serve;
 mod session;
 pub mod store;

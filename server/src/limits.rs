@@ -123,6 +123,25 @@ pub const OFFER_BYTES: usize = 96 * MIB;
 /// Beyond it they are given back.
 pub const HELD_PUSHES: usize = 256;
 
+/// Entries that wait for a session that has their documents open. Beyond it the session reads the
+/// store instead.
+pub const SEAT_ENTRIES: usize = 4_096;
+
+/// Bytes of the commits that those entries keep in memory, shared by all sessions. A larger commit
+/// is read from the store.
+pub const SEAT_ENTRY_BYTES: usize = shared::COMMIT_BYTES;
+
+/// Bytes of ephemeral messages that wait for a session. Beyond it the oldest are dropped: the next
+/// one says where a cursor is now.
+pub const SEAT_EPHEMERAL_BYTES: usize = 512 * KIB;
+
+/// Bytes that an ephemeral message counts beside its content.
+pub const EPHEMERAL_OVERHEAD_BYTES: usize = 128;
+
+/// Senders' sessions whose last count is remembered, for each space that somebody follows. One that
+/// is forgotten could be repeated once more.
+pub const EPHEMERAL_SOURCES: usize = 4_096;
+
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;
 
@@ -136,6 +155,10 @@ const _: () = assert!(shared::PUSHES_IN_FLIGHT <= UNANSWERED);
 const _: () = assert!(2 * UNANSWERED <= OUTBOX_FRAMES);
 const _: () = assert!(shared::MESSAGE_BYTES + SOCKET_BUFFER_BYTES < SOCKET_BACKLOG_BYTES);
 const _: () = assert!(shared::SNAPSHOT_BYTES <= OFFER_BYTES);
+const _: () = assert!(
+    shared::EPHEMERAL_BYTES + 2 * shared::EPHEMERAL_NAME_BYTES + EPHEMERAL_OVERHEAD_BYTES
+        <= SEAT_EPHEMERAL_BYTES
+);
 const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);
 const _: () =
     assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() + LINGER.as_millis() < DRAIN.as_millis());

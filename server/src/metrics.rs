@@ -47,6 +47,7 @@ pub(crate) struct Metrics {
     pub(crate) damaged_indexes: Gauge,
     /// Snapshots that clients offered and that were merged.
     pub(crate) snapshots_offered: Counter,
+    ephemeral: ByReason,
     folds: ByReason,
     fold_time: Histogram,
     commits: ByReason,
@@ -87,6 +88,7 @@ impl Metrics {
             index_loads: Gauge::default(),
             damaged_indexes: Gauge::default(),
             snapshots_offered: Counter::default(),
+            ephemeral: ByReason::default(),
             folds: ByReason::default(),
             fold_time: latency(),
             commits: ByReason::default(),
@@ -124,6 +126,8 @@ impl Metrics {
         r.register("damaged_indexes", help, self.damaged_indexes.clone());
         let help = "Snapshots that clients offered and that were taken";
         r.register("snapshots_offered", help, self.snapshots_offered.clone());
+        let help = "Ephemeral messages, by outcome: one for each receiver, or repeated";
+        r.register("ephemeral", help, self.ephemeral.clone());
         r.register("folds", "Folds of documents, by outcome", self.folds.clone());
         let help = "What a fold took, from the store and back";
         r.register_with_unit("fold", help, Unit::Seconds, self.fold_time.clone());
@@ -141,6 +145,11 @@ impl Metrics {
     pub(crate) fn committed(&self, outcome: &'static str, took: Duration) {
         self.commits.get_or_create(&[("outcome", outcome)]).inc();
         self.commit_time.observe(took.as_secs_f64());
+    }
+
+    /// An ephemeral message went to so many receivers, or was not forwarded.
+    pub(crate) fn ephemeral(&self, outcome: &'static str, times: usize) {
+        self.ephemeral.get_or_create(&[("outcome", outcome)]).inc_by(times as u64);
     }
 
     /// A fold ended after `took`.

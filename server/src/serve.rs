@@ -26,6 +26,7 @@ use crate::http::{self, Door, Guard, Peer};
 use crate::hub::{Hub, HubEnd, Parts};
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::rooms::Rooms;
 use crate::session::Shared;
 use crate::store::{LogStore, OpenStoreError, SqliteStore, StoreError};
 
@@ -178,8 +179,10 @@ impl Server {
         let folds = options.folds.clone();
         let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), folds);
         let folder = folder.map_err(ServeError::Thread)?;
+        let rooms = Arc::new(Rooms::new(Arc::clone(&metrics)));
         let parts = Parts {
             folder: Arc::clone(&folder),
+            rooms: Arc::clone(&rooms),
             runtime: tokio::runtime::Handle::current(),
             store: Arc::clone(&store),
             health: Arc::clone(&health),
@@ -204,6 +207,7 @@ impl Server {
             checks: Arc::new(Semaphore::new(limits::CHECKS)),
             page_reads: Arc::new(Semaphore::new(limits::PAGE_READS)),
             offers: Arc::default(),
+            rooms,
         });
         let (allow_origins, any_host) = (options.allow_origins.clone(), options.insecure_open);
         let guard = Guard { allow_origins, any_host };

@@ -31,6 +31,7 @@ use crate::hub::{Attach, Event, Hub, Mailbox};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::offers::{Offers, Took};
+use crate::rooms::Rooms;
 use crate::store::LogStore;
 use answering::{Answering, Query, Reply};
 use feeding::{Feeding, Read, Standing};
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) page_reads: Arc<Semaphore>,
     /// Snapshots that clients offer, while their parts arrive.
     pub(crate) offers: Arc<Offers>,
+    /// Who follows which document, and hears what is said about it.
+    pub(crate) rooms: Arc<Rooms>,
 }
 
 /// How the relay names itself to peers.

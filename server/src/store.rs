@@ -22,6 +22,7 @@ mod opening;
 mod plan;
 mod prune;
 pub mod repair;
+mod repo;
 mod schema;
 mod snapshots;
 mod sqlite;
@@ -37,10 +38,11 @@ use landfall_protocol::admission::History;
 use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
+use landfall_protocol::repo::DocumentIndex;
 use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::Commit;
-use landfall_protocol::{DocumentId, Offset, SpaceName, Upstream, limits};
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, Upstream, limits};
 
 pub use contents::RecordSink;
 pub(crate) use failure::chain;
@@ -109,6 +111,22 @@ pub enum FoldInput {
 
 /// Takes what a fold is made of, and may say that it has enough.
 pub type FoldSink<'a> = dyn FnMut(FoldInput) -> ControlFlow<()> + 'a;
+
+/// What there is of a document, in a few bytes. All of it is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing, and nothing says that there ever was.
+    Absent,
+    /// It was deleted.
+    Deleted,
+    /// Changes.
+    Present {
+        /// Its heads, ascending.
+        heads: Vec<ChangeHash>,
+        /// The offset of its last entry: of its snapshot, if nothing stands beyond that.
+        last: Offset,
+    },
+}
 
 /// What a store has in memory and has met, for the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -243,6 +261,38 @@ pub trait LogStore: Send + Sync + 'static {
         prefixes: &[Prefix],
     ) -> Result<(Offset, Vec<Branch>), StoreError> {
         below(self)?.branches(space, prefixes)
+    }
+
+    /// Where a document stands: one look at its row, whatever its length.
+    fn document_heads(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+    ) -> Result<Standing, StoreError> {
+        below(self)?.document_heads(space, document)
+    }
+
+    /// A document as an index, as it was at one moment; `None` if it is absent or deleted. With
+    /// the changes that are folded, if they are asked for: that brings them into memory, and a
+    /// damaged index is told by [`StoreError::damaged_index`].
+    fn document_index(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        with_folded: bool,
+    ) -> Result<Option<DocumentIndex>, StoreError> {
+        below(self)?.document_index(space, document, with_folded)
+    }
+
+    /// The ids of a space's documents that have changes and are not deleted, ascending by their
+    /// bytes: those after one, at most so many.
+    fn documents(
+        &self,
+        space: &SpaceName,
+        after: Option<DocumentId>,
+        most: usize,
+    ) -> Result<Vec<DocumentId>, StoreError> {
+        below(self)?.documents(space, after, most)
     }
 
     /// How many changes there are of a document, folded ones too.

@@ -27,7 +27,7 @@ pub(super) struct Slot {
     pub(super) held: Held,
 }
 
-/// A session that has attached to something.
+/// A session that has joined, or attached to something.
 struct Seat {
     mailbox: Mailbox,
     subscriptions: BTreeMap<SubscriptionId, Arc<Feed>>,
@@ -101,6 +101,9 @@ impl Sequencer {
                 // Whoever asked may have given up.
                 let _ = tell.try_send(());
             }
+            Command::Join(session, mailbox) => {
+                self.handle_join(session, mailbox);
+            }
             Command::Leave(session) => self.handle_leave(session),
             Command::Committed(space, result) => return Some(self.handle_commit(space, result)),
             Command::Probed(result) => self.handle_probed(result),
@@ -171,9 +174,13 @@ impl Sequencer {
         slot.feed.attach(session, subscription, Arc::clone(&mailbox.grown));
         let feed = Arc::clone(&slot.feed);
         tell(&mailbox, event);
+        self.handle_join(session, mailbox).subscriptions.insert(subscription, feed);
+    }
+
+    /// A session can be answered from now on.
+    fn handle_join(&mut self, session: SessionId, mailbox: Mailbox) -> &mut Seat {
         let seat = self.seats.entry(session);
-        let seat = seat.or_insert_with(|| Seat { mailbox, subscriptions: BTreeMap::new() });
-        seat.subscriptions.insert(subscription, feed);
+        seat.or_insert_with(|| Seat { mailbox, subscriptions: BTreeMap::new() })
     }
 
     fn handle_detach(
@@ -311,10 +318,15 @@ impl Sequencer {
 
     fn handle_durable(&mut self, space: &SpaceName) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        let Outcome { publish, answers } = slot.machine.handle_committed();
+        let Outcome { publish, answers, commit } = slot.machine.handle_committed();
         let feed = Arc::clone(&slot.feed);
         if let Some((_, entries)) = &publish {
             self.parts.metrics.entries_in.inc_by(entries.len() as u64);
+        }
+        // Whoever follows a document first: a session of automerge-repo that is answered then knows
+        // of everything up to its answer.
+        if let Some(commit) = &commit {
+            self.parts.rooms.publish(commit);
         }
         // The author first: its session then knows which entries it need not be sent.
         answers.into_iter().for_each(|answer| self.answer(answer));

@@ -54,7 +54,7 @@ impl IndexCache {
 
     /// Takes an index in. It stays, whatever its size, until another one comes: somebody waits
     /// for it.
-    pub(super) fn insert(&self, key: Key, index: PackedIndex) {
+    pub(super) fn insert(&self, key: Key, index: PackedIndex) -> Arc<PackedIndex> {
         self.loads.fetch_add(1, Ordering::Relaxed);
         let mut held = self.held.lock();
         // That of an earlier snapshot of the document will not be asked for again.
@@ -68,7 +68,9 @@ impl IndexCache {
         held.clock += 1;
         let used = held.clock;
         held.bytes += bytes;
-        held.indexes.insert(key, Slot { index: Arc::new(index), used });
+        let index = Arc::new(index);
+        held.indexes.insert(key, Slot { index: Arc::clone(&index), used });
+        index
     }
 
     pub(super) fn note_damage(&self) {

@@ -9,6 +9,7 @@ use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
+use landfall_protocol::repo::DocumentIndex;
 use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::Commit;
@@ -20,12 +21,12 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::history::SpaceView;
-use super::indexes::{INDEX_CACHE_BYTES, IndexCache};
+use super::indexes::{INDEX_CACHE_BYTES, IndexCache, Key};
 use super::opening::OpenStoreError;
 use super::schema::SCHEMA;
 use super::{
-    DamagedIndex, Done, FoldSink, FoldTask, FoldWindow, LogStore, StoreError, StoreGauges, append,
-    digests, documents, fill, folding, log, plan, prune, snapshots,
+    DamagedIndex, Done, FoldSink, FoldTask, FoldWindow, LogStore, Standing, StoreError,
+    StoreGauges, append, digests, documents, fill, folding, log, plan, prune, repo, snapshots,
 };
 use crate::limits;
 
@@ -89,6 +90,21 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         let written = self.db.write(Durability::Full, move |tx| job(tx));
         written.map(|done| done.value).map_err(|error| StoreError::of_write(what, error))
+    }
+
+    /// Takes a packed index into memory.
+    fn keep_index(
+        &self,
+        what: &'static str,
+        document: &DocumentId,
+        key: Key,
+        packed: Vec<u8>,
+    ) -> Result<Arc<PackedIndex>, StoreError> {
+        PackedIndex::parse(packed).map(|index| self.indexes.insert(key, index)).map_err(|source| {
+            self.indexes.note_damage();
+            let (document, snapshot) = (*document, key.1);
+            StoreError::failed(what, DamagedIndex { document, snapshot, source })
+        })
     }
 
     fn read<T>(
@@ -222,16 +238,7 @@ impl LogStore for SqliteStore {
         if self.indexes.get(&key).is_some() {
             return Ok(());
         }
-        match PackedIndex::parse(packed) {
-            Ok(index) => self.indexes.insert(key, index),
-            Err(source) => {
-                self.indexes.note_damage();
-                let (document, snapshot) = (*document, key.1);
-                let damage = DamagedIndex { document, snapshot, source };
-                return Err(StoreError::failed(what, damage));
-            }
-        }
-        Ok(())
+        self.keep_index(what, document, key, packed).map(drop)
     }
 
     fn store_index(
@@ -296,6 +303,39 @@ impl LogStore for SqliteStore {
         prefixes: &[Prefix],
     ) -> Result<(Offset, Vec<Branch>), StoreError> {
         self.read("sum what a space holds", |conn| digests::branches(conn, space, prefixes))
+    }
+
+    fn document_heads(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+    ) -> Result<Standing, StoreError> {
+        self.read("see where a document stands", |conn| repo::standing(conn, space, document))
+    }
+
+    fn document_index(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        with_folded: bool,
+    ) -> Result<Option<DocumentIndex>, StoreError> {
+        let what = "read a document's index";
+        let wanted = with_folded.then_some(&self.indexes);
+        let found = self.read(what, |conn| repo::index(conn, space, document, wanted))?;
+        let Some((mut index, packed)) = found else { return Ok(None) };
+        if let (Some(folded), Some((key, packed))) = (&mut index.folded, packed) {
+            folded.index = Some(self.keep_index(what, document, key, packed)?);
+        }
+        Ok(Some(index))
+    }
+
+    fn documents(
+        &self,
+        space: &SpaceName,
+        after: Option<DocumentId>,
+        most: usize,
+    ) -> Result<Vec<DocumentId>, StoreError> {
+        self.read("list documents", |conn| repo::documents(conn, space, after, most))
     }
 
     fn changes_held(&self, space: &SpaceName, document: &DocumentId) -> Result<u64, StoreError> {

@@ -7,6 +7,7 @@ mod migration;
 mod model;
 mod model_world;
 mod real;
+mod repo;
 
 use std::sync::{Arc, mpsc};
 

@@ -1,0 +1,133 @@
+//! What waits for one session, bounded.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use landfall_protocol::SessionId;
+use landfall_protocol::frame::SubscriptionId;
+use landfall_protocol::space::Commit;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Said;
+use crate::limits;
+
+/// What a session hears.
+#[derive(Debug, Clone)]
+pub(crate) enum News {
+    /// A document that the session has open has a new entry: this one of the commit.
+    Entry(Arc<Commit>, usize),
+    /// Something was said about a document that the session has open.
+    Said(Arc<Said>),
+    /// Something was said about a document that a subscription's filter takes.
+    Heard(SubscriptionId, Arc<Said>),
+}
+
+/// A session's bounded box. One that is full drops what came: of entries all of them, and says so,
+/// since the session reads the store then; of ephemeral messages the oldest.
+pub(crate) struct Seat {
+    session: SessionId,
+    waiting: Mutex<Waiting>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    entries: Vec<(Arc<Commit>, usize)>,
+    /// Bytes of the commits that the entries keep in memory.
+    entry_bytes: usize,
+    /// Entries were dropped since the last look.
+    behind: bool,
+    said: VecDeque<(Option<SubscriptionId>, Arc<Said>)>,
+    said_bytes: usize,
+}
+
+impl Seat {
+    /// An empty one.
+    pub(crate) fn new(session: SessionId) -> Arc<Self> {
+        Arc::new(Self { session, waiting: Mutex::default(), filled: Notify::new() })
+    }
+
+    /// Whose it is.
+    pub(crate) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// What came since the last look: entries by growing offset, then what was said. True if
+    /// entries were dropped: the store has them.
+    pub(crate) fn take(&self) -> (Vec<News>, bool) {
+        let Waiting { entries, behind, said, .. } = std::mem::take(&mut *self.waiting.lock());
+        let entries = entries.into_iter().map(|(commit, at)| News::Entry(commit, at));
+        let said = said.into_iter().map(|(through, said)| match through {
+            None => News::Said(said),
+            Some(subscription) => News::Heard(subscription, said),
+        });
+        (entries.chain(said).collect(), behind)
+    }
+
+    /// Waits until there is something to take. One waits at a time; to be dropped is no loss.
+    pub(crate) async fn wait(&self) {
+        while self.waiting.lock().is_empty() {
+            self.filled.notified().await;
+        }
+    }
+
+    /// Adds an entry of a commit of so many bytes.
+    pub(super) fn put_entry(&self, commit: &Arc<Commit>, at: usize, bytes: usize) {
+        {
+            let mut waiting = self.waiting.lock();
+            if waiting.behind {
+                return;
+            }
+            let last = waiting.entries.last();
+            // The entries of one commit come one after the other.
+            let kept = last.is_some_and(|(last, _)| Arc::ptr_eq(last, commit));
+            let bytes = waiting.entry_bytes + if kept { 0 } else { bytes };
+            let too_many = waiting.entries.len() >= limits::SEAT_ENTRIES;
+            if too_many || bytes > limits::SEAT_ENTRY_BYTES {
+                waiting.entries = Vec::new();
+                waiting.entry_bytes = 0;
+                waiting.behind = true;
+            } else {
+                waiting.entries.push((Arc::clone(commit), at));
+                waiting.entry_bytes = bytes;
+            }
+        }
+        self.filled.notify_one();
+    }
+
+    /// Adds an ephemeral message; gives how many older ones were dropped for it.
+    pub(super) fn put_said(&self, said: Arc<Said>, through: Option<SubscriptionId>) -> usize {
+        let mut dropped = 0;
+        {
+            let mut waiting = self.waiting.lock();
+            waiting.said_bytes += said.weight();
+            waiting.said.push_back((through, said));
+            while waiting.said_bytes > limits::SEAT_EPHEMERAL_BYTES {
+                let Some((_, oldest)) = waiting.said.pop_front() else { break };
+                waiting.said_bytes -= oldest.weight();
+                dropped += 1;
+            }
+        }
+        self.filled.notify_one();
+        dropped
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_entries(&self) -> usize {
+        self.waiting.lock().entries.len()
+    }
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.said.is_empty() && !self.behind
+    }
+}
+
+impl Said {
+    fn weight(&self) -> usize {
+        let content = self.data.len() + self.sender.len() + self.session.len();
+        content + limits::EPHEMERAL_OVERHEAD_BYTES
+    }
+}

@@ -1,0 +1,117 @@
+//! A document as automerge-repo's sync is answered from: where it stands, its index, and which
+//! documents there are. Each is one read of the store, so what it says was true at one moment.
+
+use landfall_protocol::repo::{DocumentIndex, FoldedHistory, IndexRow};
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::Standing;
+use super::documents::{self, Document};
+use super::indexes::{IndexCache, Key};
+use super::schema::{column, document_id, hashes, number};
+use super::snapshots::{self, Stored};
+
+/// Rows that are dead but not deleted yet stand at or below the snapshot.
+pub(super) const STANDING: &str = "SELECT d.tombstone IS NOT NULL, d.heads, \
+    max(d.folded, coalesce((SELECT max(\"offset\") FROM entry WHERE document = d.id), 0)) \
+    FROM space s JOIN document d ON d.space = s.id \
+    WHERE s.name = ?1 AND d.document = ?2 AND d.leaf IS NOT NULL";
+
+const TAIL: &str = "SELECT \"offset\", hash, deps FROM entry \
+    WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\"";
+
+pub(super) const DOCUMENTS: &str = "SELECT d.document FROM space s JOIN document d ON d.space = s.id \
+    WHERE s.name = ?1 AND d.document > ?2 AND d.leaf IS NOT NULL AND d.tombstone IS NULL \
+    ORDER BY d.document LIMIT ?3";
+
+/// Where a document stands.
+pub(super) fn standing(
+    conn: &Connection,
+    space: &SpaceName,
+    document: &DocumentId,
+) -> rusqlite::Result<Standing> {
+    let of_row = |row: &Row<'_>| match row.get(0)? {
+        true => Ok(Standing::Deleted),
+        false => Ok(Standing::Present { heads: changes(row, 1)?, last: Offset(number(row, 2)?) }),
+    };
+    let mut find = conn.prepare_cached(STANDING)?;
+    let found = find.query_row(params![space.as_str(), document.as_bytes()], of_row).optional()?;
+    Ok(found.unwrap_or(Standing::Absent))
+}
+
+fn changes(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<ChangeHash>> {
+    Ok(hashes(row, column)?.into_iter().map(ChangeHash).collect())
+}
+
+/// A packed index that is not in memory yet.
+type Unloaded = (Key, Vec<u8>);
+
+/// A document's index. If `wanted`, with its folded changes: from memory, or as they are packed on
+/// the disk, which is to be taken into memory outside of the read.
+pub(super) fn index(
+    conn: &Connection,
+    space: &SpaceName,
+    document: &DocumentId,
+    wanted: Option<&IndexCache>,
+) -> rusqlite::Result<Option<(DocumentIndex, Option<Unloaded>)>> {
+    let found = documents::find(conn, space, document)?.map(|(_, found)| found);
+    let is_there = |found: &Document| found.leaf.is_some() && found.tombstone.is_none();
+    let Some(found) = found.filter(is_there) else { return Ok(None) };
+    let stored = match found.folded {
+        0 => None,
+        _ => snapshots::current(conn, found.row)?,
+    };
+    let tail = tail(conn, &found)?;
+    let last = tail.last().map_or(Offset(found.folded), |row| row.offset);
+    let (mut folded, mut unloaded) = (None, None);
+    if let Some(stored) = stored {
+        let mut history = history(&stored);
+        if let Some(cache) = wanted {
+            let key = (found.row, stored.hash);
+            history.index = cache.get(&key);
+            if history.index.is_none() {
+                // One that is missing is as good as one that is damaged: it does not parse.
+                let packed = snapshots::packed(conn, stored.row)?.unwrap_or_default();
+                unloaded = Some((key, packed));
+            }
+        }
+        folded = Some(history);
+    }
+    let heads = found.heads.iter().copied().map(ChangeHash).collect();
+    Ok(Some((DocumentIndex { heads, last, folded, tail }, unloaded)))
+}
+
+fn history(stored: &Stored) -> FoldedHistory {
+    FoldedHistory {
+        hash: stored.hash,
+        bytes: stored.bytes,
+        offset: Offset(stored.offset),
+        heads: stored.heads.iter().map(|(head, _)| *head).collect(),
+        index: None,
+    }
+}
+
+fn tail(conn: &Connection, document: &Document) -> rusqlite::Result<Vec<IndexRow>> {
+    let mut find = conn.prepare_cached(TAIL)?;
+    let of_row = |row: &Row<'_>| {
+        Ok(IndexRow {
+            offset: Offset(number(row, 0)?),
+            hash: ChangeHash(row.get(1)?),
+            dependencies: changes(row, 2)?,
+        })
+    };
+    find.query_map(params![document.row, column(document.folded)?], of_row)?.collect()
+}
+
+/// The documents of a space after one.
+pub(super) fn documents(
+    conn: &Connection,
+    space: &SpaceName,
+    after: Option<DocumentId>,
+    most: usize,
+) -> rusqlite::Result<Vec<DocumentId>> {
+    let after = after.as_ref().map(|after| after.as_bytes().as_slice()).unwrap_or_default();
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut find = conn.prepare_cached(DOCUMENTS)?;
+    find.query_map(params![space.as_str(), after, most], |row| document_id(row, 0))?.collect()
+}

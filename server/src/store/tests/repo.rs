@@ -1,0 +1,202 @@
+//! What automerge-repo's sync is answered from: of documents that are plain, folded, folded with a
+//! tail, deleted and absent.
+
+use landfall_protocol::repo::{DocumentIndex, IndexRow};
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
+
+use super::made::{Dice, Grown, commit, heads, opens, pushed, snapshot, tombstone};
+use super::open;
+use crate::store::{FoldWindow, LogStore, SqliteStore, Standing};
+
+const PLAIN: DocumentId = DocumentId::from_bytes([1; 16]);
+const LONG: DocumentId = DocumentId::from_bytes([2; 16]);
+const DELETED: DocumentId = DocumentId::from_bytes([3; 16]);
+const ABSENT: DocumentId = DocumentId::from_bytes([4; 16]);
+
+fn space() -> SpaceName {
+    "notes".parse().unwrap()
+}
+
+/// A store with a plain document of 50 changes, a long one of 100 and a deleted one, and the two
+/// that live. The long one's changes stand at the offsets 51 to 150.
+fn store() -> (tempfile::TempDir, SqliteStore, Grown, Grown) {
+    let (folder, store) = open();
+    let (mut plain, mut long) = (Grown::default(), Grown::default());
+    let mut entries = Vec::new();
+    let mut dice = Dice::new(3);
+    for offset in 1..=150 {
+        let (document, grown) = if offset <= 50 { (PLAIN, &mut plain) } else { (LONG, &mut long) };
+        grown.grow(&document, &mut dice, 3);
+        entries.push(grown.made(grown.changes.len() - 1, offset).entry(document));
+    }
+    let mut deleted = Grown::default();
+    deleted.grow(&DELETED, &mut dice, 1);
+    entries.push(deleted.made(0, 151).entry(DELETED));
+    commit(&store, &space(), Some(opens(1, 1)), entries).unwrap();
+    commit(&store, &space(), None, vec![tombstone(152, DELETED)]).unwrap();
+    (folder, store, plain, long)
+}
+
+/// Folds the long document's changes but the log's last so many.
+fn fold(store: &SqliteStore, long: &Grown, recent_entries: u64) {
+    let window = FoldWindow { recent_entries, ..FoldWindow::NONE };
+    let task = store.fold_task(&space(), &LONG, 0, window).unwrap().unwrap();
+    let folded = snapshot(&long.changes[..task.through.0 as usize - 50], 700);
+    assert!(store.fold_commit(&task, folded, 0).unwrap());
+}
+
+fn standing(store: &SqliteStore, document: DocumentId) -> Standing {
+    store.document_heads(&space(), &document).unwrap()
+}
+
+/// The document's index, which must agree with where it stands.
+fn index(store: &SqliteStore, document: DocumentId, with_folded: bool) -> DocumentIndex {
+    let index = store.document_index(&space(), &document, with_folded).unwrap().unwrap();
+    let (heads, last) = (index.heads.clone(), index.last);
+    assert_eq!(standing(store, document), Standing::Present { heads, last });
+    index
+}
+
+/// The rows of a history's changes from one on, of which the first stands at an offset.
+fn rows(grown: &Grown, from: usize, first: u64) -> Vec<IndexRow> {
+    let row = |(at, change): (usize, &landfall_protocol::folded::FoldedChange)| IndexRow {
+        offset: Offset(first + at as u64),
+        hash: change.hash,
+        dependencies: change.dependencies.clone(),
+    };
+    grown.changes[from..].iter().enumerate().map(row).collect()
+}
+
+fn hashes(grown: &Grown, through: usize) -> Vec<ChangeHash> {
+    let mut hashes: Vec<_> = grown.changes[..through].iter().map(|change| change.hash).collect();
+    hashes.sort_unstable();
+    hashes
+}
+
+#[test]
+fn a_plain_document_is_its_rows() {
+    let (_folder, store, plain, _) = store();
+    for with_folded in [false, true] {
+        let index = index(&store, PLAIN, with_folded);
+        assert_eq!((index.heads, index.last), (heads(&plain.changes), Offset(50)));
+        assert!(index.folded.is_none());
+        assert_eq!(index.tail, rows(&plain, 0, 1));
+    }
+}
+
+#[test]
+fn a_folded_document_is_its_snapshot_and_its_tail() {
+    let (_folder, store, _, long) = store();
+    fold(&store, &long, 32);
+    // Whether what is folded has been deleted already or not.
+    for pruned in [false, true] {
+        while pruned && store.prune(u64::MAX / 2, 100).unwrap() {}
+        let index = index(&store, LONG, true);
+        assert_eq!((index.heads, index.last), (heads(&long.changes), Offset(150)));
+        let folded = index.folded.unwrap();
+        assert_eq!((folded.offset, folded.bytes), (Offset(120), 700));
+        assert_eq!(folded.hash, snapshot(&long.changes[..70], 700).hash);
+        assert_eq!(folded.heads, heads(&long.changes[..70]));
+        let mut known: Vec<_> = folded.index.unwrap().hashes().collect();
+        known.sort_unstable();
+        assert_eq!(known, hashes(&long, 70));
+        assert_eq!(index.tail, rows(&long, 70, 121));
+    }
+}
+
+#[test]
+fn a_document_without_a_tail_ends_at_its_snapshot() {
+    let (_folder, store, _, long) = store();
+    fold(&store, &long, 0);
+    let whole = index(&store, LONG, false);
+    assert_eq!((whole.heads, whole.last), (heads(&long.changes), Offset(150)));
+    assert!(whole.tail.is_empty());
+    // One that a client pushed stands at an offset of its own.
+    let mut more = long.clone();
+    more.grow(&LONG, &mut Dice::new(9), 1);
+    let snapshot = snapshot(&more.changes, 900);
+    commit(&store, &space(), None, vec![pushed(153, LONG, snapshot)]).unwrap();
+    let whole = index(&store, LONG, false);
+    assert_eq!((whole.heads, whole.last), (heads(&more.changes), Offset(153)));
+}
+
+#[test]
+fn folded_changes_are_loaded_only_if_they_are_asked_for_and_once() {
+    let (folder, store, _, long) = store();
+    fold(&store, &long, 32);
+    let loads = || store.gauges().index_loads;
+    assert!(index(&store, LONG, false).folded.unwrap().index.is_none());
+    assert_eq!(loads(), 0);
+    for _ in 0..3 {
+        index(&store, LONG, true);
+    }
+    assert_eq!(loads(), 1);
+    // Admission finds it in memory, and the other way round.
+    store.load_index(&space(), &LONG).unwrap();
+    assert_eq!(loads(), 1);
+    store.close().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    store.load_index(&space(), &LONG).unwrap();
+    index(&store, LONG, true);
+    assert_eq!(store.gauges().index_loads, 1);
+}
+
+#[test]
+fn a_damaged_index_is_told() {
+    let (folder, store, _, long) = store();
+    fold(&store, &long, 32);
+    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
+    for sql in ["UPDATE snapshot_index SET packed = x'00'", "DELETE FROM snapshot_index"] {
+        assert_eq!(conn.execute(sql, []).unwrap(), 1);
+        let error = store.document_index(&space(), &LONG, true).unwrap_err();
+        assert_eq!(error.damaged_index().unwrap().document, LONG);
+        assert!(index(&store, LONG, false).folded.is_some(), "nobody needs it for this");
+    }
+    assert_eq!(store.gauges().damaged_indexes, 2);
+    let made = snapshot(&long.changes[..70], 700);
+    assert!(store.store_index(&space(), &LONG, &made.hash, made.packed).unwrap());
+    assert_eq!(index(&store, LONG, true).folded.unwrap().index.unwrap().len(), 70);
+}
+
+#[test]
+fn what_is_deleted_or_absent_has_no_index() {
+    let (_folder, store, ..) = store();
+    assert_eq!(standing(&store, DELETED), Standing::Deleted);
+    assert_eq!(standing(&store, ABSENT), Standing::Absent);
+    let elsewhere = "elsewhere".parse().unwrap();
+    assert_eq!(store.document_heads(&elsewhere, &PLAIN).unwrap(), Standing::Absent);
+    for (space, document) in [(space(), DELETED), (space(), ABSENT), (elsewhere, PLAIN)] {
+        assert!(store.document_index(&space, &document, true).unwrap().is_none());
+    }
+}
+
+#[test]
+fn documents_are_listed_in_pages_without_the_deleted_ones() {
+    let (_folder, store, ..) = store();
+    let list = |after, most| store.documents(&space(), after, most).unwrap();
+    assert_eq!(list(None, 10), [PLAIN, LONG]);
+    assert_eq!(list(None, 1), [PLAIN]);
+    assert_eq!(list(Some(PLAIN), 10), [LONG]);
+    assert_eq!(list(Some(LONG), 10), []);
+    assert_eq!(list(Some(DocumentId::from_bytes([0; 16])), 10), [PLAIN, LONG]);
+    assert_eq!(list(None, 0), []);
+    assert_eq!(store.documents(&"elsewhere".parse().unwrap(), None, 10).unwrap(), []);
+}
+
+/// Every statement here goes by keys: what it costs does not grow with the store.
+#[test]
+fn nothing_is_scanned() {
+    let (folder, ..) = store();
+    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
+    for sql in [crate::store::repo::STANDING, crate::store::repo::DOCUMENTS] {
+        let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let names = ["?1", "?2", "?3"].iter().filter(|name| sql.contains(**name)).count();
+        let parameters = rusqlite::params_from_iter(vec![rusqlite::types::Null; names]);
+        let steps = plan.query_map(parameters, |row| row.get::<_, String>(3)).unwrap();
+        let steps: Vec<String> = steps.map(Result::unwrap).collect();
+        let searched = steps.iter().filter(|step| step.starts_with("SEARCH")).count();
+        assert!(searched >= 2, "{steps:#?}");
+        assert!(!steps.iter().any(|step| step.contains("SCAN d") || step.contains("SCAN e")));
+        assert!(!steps.iter().any(|step| step.contains("TEMP B-TREE")), "{steps:#?}");
+    }
+}
