@@ -177,9 +177,6 @@ pub const REPO_LIST: usize = 1_024;
 /// Documents that an automerge-repo session has open.
 pub const REPO_DOCUMENTS: usize = 65_536;
 
-/// Bytes of an ephemeral message.
-pub const REPO_EPHEMERAL_BYTES: usize = 64 * KIB;
-
 /// How long a request for a document that the relay does not hold waits for somebody to bring it,
 /// before the client is told that it is not available.
 pub const REPO_REQUEST_WAIT: Duration = Duration::from_secs(1);
@@ -195,6 +192,13 @@ pub const REPO_WHOLE_CHANGES: u32 = 4_096;
 
 /// Bytes of the changes that wait for their dependencies in one automerge-repo session.
 pub const REPO_PEN_BYTES: usize = 8 * MIB;
+
+/// Hashes of a document's latest changes that an automerge-repo session remembers: a peer that is
+/// this far behind is answered without asking the store.
+pub const REPO_RECENT: usize = 64;
+
+/// How often a peer is asked for the same changes that it announces and does not send.
+pub const REPO_ASKS: u8 = 4;
 
 /// Changes of a document that were refused and that a session remembers, so as not to ask for them
 /// again.

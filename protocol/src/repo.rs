@@ -10,6 +10,7 @@
 pub mod chunks;
 pub mod index;
 pub mod message;
+pub mod peer;
 pub mod plan;
 pub mod sync;
 

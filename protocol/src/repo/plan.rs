@@ -86,7 +86,8 @@ impl Plan {
         let sent_through = match self.offsets.get(sent.wrapping_sub(1)) {
             _ if complete => index.last,
             Some(last) => *last,
-            None => Offset(0),
+            // The snapshot alone.
+            None => index.folded.as_ref().map_or(Offset(0), |folded| folded.offset),
         };
         let have = match &self.filtered {
             _ if self.lost => vec![Have::default()],

@@ -1,0 +1,463 @@
+//! The relay's machine of one automerge-repo session: the handshake, the documents that the peer
+//! has open, what it is sent and what waits for it.
+//!
+//! Inputs are `handle_*`; after each, [`Peer::poll_effect`] is drained. The caller performs: it
+//! checks changes ([`Effect::Check`]), reads the store ([`Effect::Plan`]), hands changes to the
+//! space's machine ([`Effect::Push`]) and tells what became durable ([`Peer::handle_entry`]).
+//! The heads that a peer is told are always those of durable entries.
+
+mod document;
+mod gossip;
+mod intake;
+mod pen;
+mod reply;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::chunks::{Carried, carried};
+use super::message::{Ephemeral, Message, PeerMetadata, Sync, VERSION};
+use super::plan::Question;
+use super::sync::SyncMessage;
+use crate::admission::CheckedChange;
+use crate::code::Code;
+use crate::ids::{ChangeHash, DocumentId};
+use crate::limits;
+use crate::moment::Moment;
+use crate::session::Patience;
+use crate::space::{Commit, NewEntry, NewKind};
+use document::Document;
+
+pub use document::{Planned, Standing};
+pub use gossip::RemoteNews;
+
+/// Who the relay is towards automerge-repo clients of a space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its peer id.
+    pub peer_id: String,
+    /// The identity of its storage. Peers keep what they have in common with it under this name.
+    pub storage_id: String,
+}
+
+/// A peer that has joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// Its peer id.
+    pub peer_id: String,
+    /// The identity of its storage, if that lasts.
+    pub storage_id: Option<String>,
+}
+
+/// What the caller must do.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Send these bytes as one binary message.
+    Send(Vec<u8>),
+    /// Send a WebSocket ping.
+    Ping,
+    /// The peer has a name now. Whoever had it in this space before is to be ended, and what this
+    /// session followed is to be forgotten.
+    Joined(Remote),
+    /// Tell of this document's entries from now on, with [`Peer::handle_entry`].
+    Follow(DocumentId),
+    /// Run the preflight over these chunks, each a change, and answer with
+    /// [`Peer::handle_checked`]. Checks are to be done one after the other, in their order.
+    Check(DocumentId, Vec<Vec<u8>>),
+    /// Hand these changes to the space's machine; its answer comes to [`Peer::handle_answer`].
+    Push(RepoPush),
+    /// Have these bytes opened where nothing is lost by it, and what is in them admitted; the
+    /// answer comes to [`Peer::handle_answer`].
+    PushWhole {
+        /// The session's number for it.
+        id: u64,
+        /// The document.
+        document: DocumentId,
+        /// Chunks of any type, one after the other.
+        bytes: Vec<u8>,
+    },
+    /// Ask the store, and answer with [`Peer::handle_planned`].
+    Plan(DocumentId, Question),
+    /// Pass an ephemeral message on.
+    Say(Saying),
+    /// The peer wants to hear of these storages; tell what is known of them, with
+    /// [`Peer::handle_remote_heads`].
+    Subscribe(Vec<String>),
+    /// The heads of a document in a storage have changed: tell whoever wants to hear of it.
+    Gossip(RemoteNews),
+    /// Changes of this document were not taken. They are to be told in the log.
+    Refused {
+        /// The document.
+        document: DocumentId,
+        /// Why.
+        code: Code,
+        /// How many.
+        changes: usize,
+        /// In words.
+        what: String,
+    },
+    /// Something came that means nothing here.
+    Ignored(String),
+    /// Close the connection, after what was to be sent before.
+    End(Code, String),
+}
+
+/// Changes on their way to the space's machine.
+#[derive(Debug, Clone)]
+pub struct RepoPush {
+    /// The session's number for it.
+    pub id: u64,
+    /// The document.
+    pub document: DocumentId,
+    /// Dependencies before what rests on them.
+    pub changes: Vec<CheckedChange>,
+}
+
+/// An ephemeral message that a peer sends, or is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saying {
+    /// What it is about.
+    pub document: DocumentId,
+    /// Who says it.
+    pub sender: String,
+    /// The sender's session.
+    pub session: String,
+    /// Grows with each message of the session.
+    pub count: u64,
+    /// The CBOR of the application's value; never looked into.
+    pub data: Vec<u8>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Peer {
+    host: Host,
+    remote: Option<Remote>,
+    documents: BTreeMap<DocumentId, Document>,
+    /// Pushes that are not answered, with a copy of their changes: of a push that is refused in
+    /// its middle, the rest is pushed again.
+    pushes: BTreeMap<u64, (DocumentId, Vec<CheckedChange>)>,
+    last_push: u64,
+    /// Requests that wait for somebody to bring the document, by growing deadline.
+    requests: VecDeque<(Moment, DocumentId)>,
+    /// Storages of whose heads the peer wants to hear.
+    subscribed: BTreeSet<String>,
+    /// Bytes of changes that wait for their dependencies.
+    penned: usize,
+    effects: VecDeque<Effect>,
+    patience: Patience,
+    began: Moment,
+    heard: Moment,
+    pinged: bool,
+    ended: bool,
+}
+
+impl Peer {
+    /// A session whose connection was opened now.
+    pub fn new(host: Host, patience: Patience, now: Moment) -> Self {
+        Self {
+            host,
+            remote: None,
+            documents: BTreeMap::new(),
+            pushes: BTreeMap::new(),
+            last_push: 0,
+            requests: VecDeque::new(),
+            subscribed: BTreeSet::new(),
+            penned: 0,
+            effects: VecDeque::new(),
+            patience,
+            began: now,
+            heard: now,
+            pinged: false,
+            ended: false,
+        }
+    }
+
+    /// What is to be done next.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The peer, once it has joined.
+    pub fn remote(&self) -> Option<&Remote> {
+        self.remote.as_ref()
+    }
+
+    /// How many documents the peer has open.
+    pub fn documents(&self) -> usize {
+        self.documents.len()
+    }
+
+    /// Pushes and checks that are not answered yet.
+    pub fn unanswered(&self) -> usize {
+        self.pushes.len()
+    }
+
+    /// Something came from the peer, whatever it is.
+    pub fn handle_alive(&mut self, now: Moment) {
+        self.heard = self.heard.max(now);
+        self.pinged = false;
+    }
+
+    /// A binary message came.
+    pub fn handle_message(&mut self, bytes: &[u8], now: Moment) {
+        if self.ended {
+            return;
+        }
+        self.handle_alive(now);
+        let message = match Message::decode(bytes) {
+            Ok(message) => message,
+            Err(error) => return self.fail(error.code(), error.to_string()),
+        };
+        if let Message::Join { sender, metadata, versions } = message {
+            return self.handle_join(sender, metadata, versions);
+        }
+        if self.remote.is_none() {
+            let what = "a message came before `join`".to_owned();
+            return self.fail(Code::OUT_OF_ORDER, what);
+        }
+        match message {
+            Message::Request(sync) => self.handle_sync(sync, now),
+            Message::Sync(sync) => self.handle_sync(sync, now),
+            Message::Ephemeral(ephemeral) => self.handle_ephemeral(&ephemeral),
+            Message::RemoteSubscription { add, remove, .. } => self.handle_wish(&add, &remove),
+            Message::RemoteHeads { document, heads, .. } => self.handle_told(document, heads),
+            Message::Leave { .. } => self.fail(Code::GOODBYE, String::new()),
+            // What a client says so is that it does not have a document: it is not asked for any.
+            Message::Unavailable { .. } => {}
+            Message::Error { message, .. } => self.ignore(format!("the client says: {message}")),
+            Message::Unknown { kind } => self.ignore(format!("a message of type `{kind}`")),
+            Message::Join { .. } | Message::Peer { .. } => {
+                self.ignore("a message that only a server sends".to_owned());
+            }
+        }
+    }
+
+    /// A text message came: the protocol has none.
+    pub fn handle_text(&mut self) {
+        let what = "a text message: the protocol's messages are binary".to_owned();
+        self.fail(Code::MALFORMED, what);
+    }
+
+    /// Ends the session.
+    pub fn fail(&mut self, code: Code, what: String) {
+        if !self.ended {
+            self.ended = true;
+            self.effects.push_back(Effect::End(code, what));
+        }
+    }
+
+    fn handle_join(
+        &mut self,
+        sender: &str,
+        metadata: PeerMetadata<'_>,
+        versions: Option<Vec<&str>>,
+    ) {
+        if versions.is_some_and(|versions| !versions.contains(&VERSION)) {
+            let what = "this relay speaks version 1 of the automerge-repo protocol only";
+            let error = Message::Error { message: what, sender: &self.host.peer_id, target: sender };
+            let error = error.encode();
+            self.effects.push_back(Effect::Send(error));
+            return self.fail(Code::UNSUPPORTED_VERSION, what.to_owned());
+        }
+        // A second `join` begins anew: what the peer knew of this session is gone.
+        self.documents.clear();
+        self.requests.clear();
+        self.subscribed.clear();
+        self.penned = 0;
+        let lasting = metadata.storage_id.filter(|_| !metadata.is_ephemeral);
+        let remote =
+            Remote { peer_id: sender.to_owned(), storage_id: lasting.map(str::to_owned) };
+        self.effects.push_back(Effect::Joined(remote.clone()));
+        self.remote = Some(remote);
+        let metadata =
+            PeerMetadata { storage_id: Some(&self.host.storage_id), is_ephemeral: false };
+        let peer = Message::Peer {
+            sender: &self.host.peer_id,
+            target: sender,
+            metadata,
+            version: VERSION,
+        };
+        let peer = peer.encode();
+        self.effects.push_back(Effect::Send(peer));
+    }
+
+    fn handle_sync(&mut self, sync: Sync<'_>, now: Moment) {
+        if sync.target != self.host.peer_id || !self.is_peer(sync.sender) {
+            let (sender, target) = (sync.sender, sync.target);
+            return self.ignore(format!("a message from `{sender}` to `{target}`"));
+        }
+        let Ok(id) = sync.document.parse::<DocumentId>() else {
+            // Of another length, or of no form at all: it cannot be here.
+            self.ignore(format!("a document whose id has no 16 bytes: `{}`", sync.document));
+            return self.send_unavailable(sync.document);
+        };
+        let message = match SyncMessage::decode(sync.data) {
+            Ok(message) => message,
+            Err(error) => return self.fail(error.code(), error.to_string()),
+        };
+        let carried = match carried(&message) {
+            Ok(carried) => carried,
+            Err(error) => return self.fail(Code::FORM, error.to_string()),
+        };
+        if !self.open(id, sync.document) {
+            return;
+        }
+        self.carry(id, carried);
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        if document.hear(message) {
+            self.requests.push_back((now.after(limits::REPO_REQUEST_WAIT), id));
+        }
+        self.advance(id);
+    }
+
+    fn is_peer(&self, sender: &str) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.peer_id == sender)
+    }
+
+    /// Has a document among those that are open; false if there are too many.
+    fn open(&mut self, id: DocumentId, name: &str) -> bool {
+        if self.documents.contains_key(&id) {
+            return true;
+        }
+        if self.documents.len() >= limits::REPO_DOCUMENTS {
+            let what = format!("more than {} open documents", limits::REPO_DOCUMENTS);
+            self.fail(Code::OVERLOADED, what);
+            return false;
+        }
+        self.documents.insert(id, Document::new(name));
+        self.effects.push_back(Effect::Follow(id));
+        true
+    }
+
+    fn carry(&mut self, id: DocumentId, carried: Carried<'_>) {
+        match carried {
+            Carried::Changes(chunks) if chunks.is_empty() => {}
+            Carried::Changes(chunks) => {
+                let chunks = chunks.into_iter().map(<[u8]>::to_vec).collect();
+                self.note_check(id);
+                self.effects.push_back(Effect::Check(id, chunks));
+            }
+            Carried::Whole(chunks) => {
+                let push = self.next_push(id, Vec::new());
+                self.effects.push_back(Effect::PushWhole {
+                    id: push,
+                    document: id,
+                    bytes: chunks.concat(),
+                });
+            }
+        }
+    }
+
+    fn handle_ephemeral(&mut self, ephemeral: &Ephemeral<'_>) {
+        let Ok(document) = ephemeral.document.parse() else {
+            return self.ignore("an ephemeral message of a document that cannot be here".into());
+        };
+        self.effects.push_back(Effect::Say(Saying {
+            document,
+            sender: ephemeral.sender.to_owned(),
+            session: ephemeral.session.to_owned(),
+            count: ephemeral.count,
+            data: ephemeral.data.to_vec(),
+        }));
+    }
+
+    /// Somebody else said something about a document that the peer has open.
+    pub fn handle_said(&mut self, said: &Saying) {
+        let (Some(remote), Some(document)) = (&self.remote, self.documents.get(&said.document))
+        else {
+            return;
+        };
+        let message = Message::Ephemeral(Ephemeral {
+            document: document.name(),
+            sender: &said.sender,
+            target: &remote.peer_id,
+            session: &said.session,
+            count: said.count,
+            data: &said.data,
+        });
+        let message = message.encode();
+        self.effects.push_back(Effect::Send(message));
+    }
+
+    fn send_unavailable(&mut self, document: &str) {
+        let Some(remote) = &self.remote else { return };
+        let (sender, target) = (self.host.peer_id.as_str(), remote.peer_id.as_str());
+        let message = Message::Unavailable { document, sender, target }.encode();
+        self.effects.push_back(Effect::Send(message));
+    }
+
+    fn ignore(&mut self, what: String) {
+        self.effects.push_back(Effect::Ignored(crate::frame::fit(what)));
+    }
+
+    /// Entries were made and not told of: whatever is known of the store is out of date.
+    pub fn handle_behind(&mut self) {
+        let open: Vec<DocumentId> = self.documents.keys().copied().collect();
+        for id in open {
+            if let Some(document) = self.documents.get_mut(&id) {
+                document.forget_standing();
+            }
+            self.advance(id);
+        }
+    }
+
+    /// An entry of a document became durable: the one at `at` of a commit.
+    pub fn handle_entry(&mut self, commit: &Arc<Commit>, at: usize) {
+        let Some(NewEntry { entry, kind }) = commit.entries.get(at) else { return };
+        let id = entry.document;
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        match kind {
+            NewKind::Change { .. } => {
+                document.add_entry(commit, at, entry);
+                self.release(id, &[ChangeHash(entry.id)]);
+            }
+            NewKind::Tombstone => {
+                document.delete();
+                let name = document.name().to_owned();
+                self.send_unavailable(&name);
+            }
+            NewKind::Snapshot(_) => document.forget_standing(),
+        }
+        self.advance(id);
+    }
+
+    /// When [`Peer::handle_time`] is to be called next.
+    pub fn deadline(&self) -> Moment {
+        let silence = match (&self.remote, self.pinged) {
+            (None, _) => self.began.after(self.patience.handshake),
+            (_, false) => self.heard.after(self.patience.ping_after),
+            (_, true) => self.heard.after(self.patience.drop_after),
+        };
+        self.requests.front().map_or(silence, |(request, _)| silence.min(*request))
+    }
+
+    /// Time has passed. `delivered` is when the slowest link that is allowed for would have
+    /// delivered what was sent: the peer's silence counts from there.
+    pub fn handle_time(&mut self, now: Moment, delivered: Moment) {
+        while self.requests.front().is_some_and(|(deadline, _)| *deadline <= now) {
+            let Some((_, id)) = self.requests.pop_front() else { break };
+            let Some(document) = self.documents.get_mut(&id) else { continue };
+            if document.give_up_request() {
+                let name = document.name().to_owned();
+                self.send_unavailable(&name);
+            }
+        }
+        if self.remote.is_none() {
+            if self.began.after(self.patience.handshake) <= now {
+                self.fail(Code::SILENT, "no `join` came".to_owned());
+            }
+            return;
+        }
+        self.heard = self.heard.max(delivered.min(now));
+        let silent = now.since(self.heard);
+        if silent >= self.patience.drop_after {
+            self.fail(Code::SILENT, "the peer was silent for too long".to_owned());
+        } else if silent >= self.patience.ping_after && !self.pinged {
+            self.pinged = true;
+            self.effects.push_back(Effect::Ping);
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! What a session knows of one document that its peer has open.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::pen::Pen;
+use crate::frame::Entry;
+use crate::ids::{ChangeHash, Offset};
+use crate::limits;
+use crate::repo::plan::{Closing, Question};
+use crate::repo::sync::{Have, SyncMessage};
+use crate::space::Commit;
+
+/// Where a document stands in the log. All of it is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// There is nothing of it.
+    Absent,
+    /// It was deleted.
+    Deleted,
+    /// It has changes.
+    Present {
+        /// Its heads, ascending.
+        heads: Vec<ChangeHash>,
+        /// The offset of its last entry.
+        last: Offset,
+    },
+}
+
+/// What the store says to a [`Question`], read in one go.
+#[derive(Debug, Clone)]
+pub enum Planned {
+    /// There is nothing to send: the document is not here, or the peer has exactly its heads.
+    Standing(Standing),
+    /// What is to be sent.
+    Answer {
+        /// The document's heads, ascending.
+        heads: Vec<ChangeHash>,
+        /// The offset of its last entry.
+        last: Offset,
+        /// Heads of the peer that the document does not have.
+        unknown: Vec<ChangeHash>,
+        /// The peer believes that both had something in common which is not here.
+        lost: bool,
+        /// The snapshot, if it is to be sent, and then changes.
+        chunks: Vec<Vec<u8>>,
+        /// What closes the answer.
+        closing: Closing,
+    },
+    /// The store could not be read.
+    Failed,
+}
+
+/// Whether the peer waits for a document that is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    No,
+    /// It asked, and is told soon that nobody has it.
+    Asked,
+    /// It was told so.
+    Told,
+}
+
+/// The state of a document.
+#[derive(Debug)]
+pub(super) struct Document {
+    /// Its id as the client writes it.
+    name: Box<str>,
+    /// `None` until the store was asked, and when it must be asked again.
+    pub(super) standing: Option<Standing>,
+    /// The peer's heads, as it said last; `None` before it said anything.
+    pub(super) theirs: Option<Vec<ChangeHash>>,
+    /// What it said with them, until that is answered.
+    pub(super) question: Option<(Vec<Have>, Vec<ChangeHash>)>,
+    /// Checks and pushes of the peer's changes that are under way.
+    pub(super) checks: u32,
+    pub(super) pushes: u32,
+    /// Changes of the peer's own that are pushed and not answered.
+    pub(super) own: BTreeSet<ChangeHash>,
+    pub(super) planning: bool,
+    /// What the store says is out of date before it comes.
+    pub(super) stale: bool,
+    /// Everything up to here was sent to the peer, or is its own.
+    pub(super) sent_through: Offset,
+    /// Everything there is was sent: what becomes durable is passed on as it comes.
+    pub(super) caught_up: bool,
+    /// The rest is sent when the peer has answered.
+    pub(super) paging: bool,
+    /// Entries that came lately, and whether they are the peer's own; others are to be passed on.
+    live: Vec<(Arc<Commit>, usize, bool)>,
+    live_bytes: usize,
+    /// The heads that the peer was told last.
+    pub(super) told: Option<Vec<ChangeHash>>,
+    /// The latest changes that are known to be in the log.
+    recent: VecDeque<ChangeHash>,
+    pub(super) pen: Pen,
+    /// Changes that were refused, and those that rest on them.
+    pub(super) refused: BTreeSet<ChangeHash>,
+    pub(super) wanted: Wanted,
+    /// The heads with which the peer asked for everything last.
+    reset: Option<Vec<ChangeHash>>,
+    /// How often the peer was asked for what it announces.
+    pub(super) asks: u8,
+    /// How many changes the peer says to have beyond what it knows to be common.
+    announced: u32,
+    /// The peer takes no changes.
+    pub(super) read_only: bool,
+    /// Heads that others were told of as the peer's.
+    pub(super) gossiped: Option<Vec<ChangeHash>>,
+}
+
+impl Document {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            standing: None,
+            theirs: None,
+            question: None,
+            checks: 0,
+            pushes: 0,
+            own: BTreeSet::new(),
+            planning: false,
+            stale: false,
+            sent_through: Offset(0),
+            caught_up: false,
+            paging: false,
+            live: Vec::new(),
+            live_bytes: 0,
+            told: None,
+            recent: VecDeque::new(),
+            pen: Pen::default(),
+            refused: BTreeSet::new(),
+            wanted: Wanted::No,
+            reset: None,
+            asks: 0,
+            announced: 0,
+            read_only: false,
+            gossiped: None,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes in what the peer says; true if it begins to wait for the document.
+    pub(super) fn hear(&mut self, message: SyncMessage<'_>) -> bool {
+        let SyncMessage { mut heads, need, have, chunks, flags } = message;
+        heads.sort_unstable();
+        self.read_only = flags.is_some_and(|flags| flags.read_only);
+        self.announced = have.iter().map(|have| have.entries).max().unwrap_or_default();
+        let forget = flags.is_some_and(|flags| flags.reset) || heads.is_empty();
+        let asks_all = matches!(&have[..], [have] if *have == Have::default())
+            && chunks.is_empty()
+            && self.reset.as_ref() != Some(&heads);
+        if forget || asks_all {
+            // Once for the same heads: who cannot take what it is sent must not be sent it for ever.
+            self.reset = Some(heads.clone());
+            (self.sent_through, self.caught_up) = (Offset(0), false);
+        }
+        if self.theirs.as_ref() != Some(&heads) {
+            self.asks = 0;
+        }
+        let begins = heads.is_empty() && self.wanted == Wanted::No && !self.is_present();
+        if begins {
+            self.wanted = Wanted::Asked;
+        }
+        self.theirs = Some(heads);
+        self.question = Some((have, need));
+        self.paging = false;
+        begins
+    }
+
+    fn is_present(&self) -> bool {
+        matches!(self.standing, Some(Standing::Present { .. }))
+    }
+
+    /// Whether the peer has so many changes that sending them one by one would be a waste.
+    pub(super) fn announces_much(&self) -> bool {
+        self.announced >= limits::REPO_WHOLE_CHANGES
+    }
+
+    pub(super) fn has_live(&self) -> bool {
+        !self.live.is_empty()
+    }
+
+    /// The wait is over; true if the peer is to be told that nobody has the document.
+    pub(super) fn give_up_request(&mut self) -> bool {
+        let tells = self.wanted == Wanted::Asked && !self.is_present();
+        if tells {
+            self.wanted = Wanted::Told;
+        }
+        tells
+    }
+
+    pub(super) fn question(&mut self) -> Question {
+        let (have, need) = self.question.take().unwrap_or_default();
+        let heads = self.theirs.clone().unwrap_or_default();
+        Question { heads, have, need, sent_through: self.sent_through }
+    }
+
+    /// The store must be asked before anything more is said.
+    pub(super) fn forget_standing(&mut self) {
+        if self.standing == Some(Standing::Deleted) {
+            return;
+        }
+        self.stale = self.planning;
+        self.standing = None;
+        self.clear_live();
+        self.caught_up = false;
+        self.question.get_or_insert_default();
+    }
+
+    pub(super) fn delete(&mut self) {
+        self.standing = Some(Standing::Deleted);
+        self.clear_live();
+        self.question = None;
+    }
+
+    fn clear_live(&mut self) {
+        self.live = Vec::new();
+        self.live_bytes = 0;
+    }
+
+    /// A change became durable.
+    pub(super) fn add_entry(&mut self, commit: &Arc<Commit>, at: usize, entry: &Entry) {
+        let hash = ChangeHash(entry.id);
+        let is_own = self.own.remove(&hash);
+        self.note(hash);
+        let Some(standing) = &mut self.standing else {
+            // Nothing is known yet; but what is being read may have been read before this.
+            if self.planning {
+                self.keep_live(commit, at, is_own);
+            }
+            return;
+        };
+        let (mut heads, last) = match standing {
+            Standing::Present { heads, last } => (std::mem::take(heads), *last),
+            Standing::Absent => (Vec::new(), Offset(0)),
+            Standing::Deleted => return,
+        };
+        if entry.offset <= last {
+            *standing = Standing::Present { heads, last };
+            return;
+        }
+        heads.retain(|head| !entry.dependencies.contains(&head.0));
+        if let Err(place) = heads.binary_search(&hash) {
+            heads.insert(place, hash);
+        }
+        *standing = Standing::Present { heads, last: entry.offset };
+        if self.planning || !is_own || self.has_live() || !self.caught_up {
+            self.keep_live(commit, at, is_own);
+        } else {
+            self.sent_through = entry.offset;
+        }
+    }
+
+    fn keep_live(&mut self, commit: &Arc<Commit>, at: usize, is_own: bool) {
+        let bytes = commit.entries.get(at).map_or(0, |new| new.entry.body.len());
+        self.live_bytes += bytes;
+        if self.live_bytes > limits::REPO_CHANGES_BYTES {
+            return self.forget_standing();
+        }
+        self.live.push((Arc::clone(commit), at, is_own));
+    }
+
+    /// What came lately, by others: all that a peer lacks that has what came before.
+    pub(super) fn take_live(&mut self) -> Vec<(Arc<Commit>, usize)> {
+        self.live_bytes = 0;
+        let live = std::mem::take(&mut self.live);
+        let others = live.into_iter().filter(|(.., is_own)| !is_own);
+        others.map(|(commit, at, _)| (commit, at)).collect()
+    }
+
+    pub(super) fn note(&mut self, hash: ChangeHash) {
+        if self.recent.contains(&hash) {
+            return;
+        }
+        if self.recent.len() == limits::REPO_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(hash);
+    }
+
+    /// Whether a change is known to be in the log, or on its way there before whatever is pushed
+    /// next. That it is not known says nothing.
+    pub(super) fn is_familiar(&self, hash: &ChangeHash) -> bool {
+        self.own.contains(hash) || self.is_durable(hash)
+    }
+
+    /// Whether a change is known to be durable. That it is not known says nothing.
+    pub(super) fn is_durable(&self, hash: &ChangeHash) -> bool {
+        let among_heads = match &self.standing {
+            Some(Standing::Present { heads, .. }) => heads.binary_search(hash).is_ok(),
+            _ => false,
+        };
+        among_heads || self.recent.contains(hash)
+    }
+
+    /// What the store said is taken in. Entries that came meanwhile and are newer stay.
+    pub(super) fn stand(&mut self, heads: Vec<ChangeHash>, last: Offset) {
+        heads.iter().rev().take(limits::REPO_RECENT / 2).for_each(|head| self.note(*head));
+        self.standing = Some(Standing::Present { heads, last });
+        self.replay();
+    }
+
+    /// Nothing of it is in the store; what came meanwhile is.
+    pub(super) fn stand_absent(&mut self) {
+        self.standing = Some(Standing::Absent);
+        self.caught_up = true;
+        self.replay();
+    }
+
+    fn replay(&mut self) {
+        self.live_bytes = 0;
+        for (commit, at, is_own) in std::mem::take(&mut self.live) {
+            if let Some(new) = commit.entries.get(at) {
+                if is_own {
+                    self.own.insert(ChangeHash(new.entry.id));
+                }
+                self.add_entry(&commit, at, &new.entry);
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Which storage has which heads: told among peers, so that a client can say "the server has it"
+//! of a server that it is not connected to.
+
+use super::{Effect, Peer};
+use crate::ids::DocumentId;
+use crate::limits;
+use crate::repo::message::{Message, RemoteHeads};
+
+/// The heads of a document in a storage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RemoteNews {
+    /// The document.
+    pub document: DocumentId,
+    /// The storage.
+    pub storage_id: String,
+    /// The heads, each as base58check.
+    pub heads: Vec<String>,
+    /// When they were seen, in milliseconds since 1970; `None` for now.
+    pub timestamp_ms: Option<f64>,
+}
+
+impl Peer {
+    pub(super) fn handle_wish(&mut self, add: &[&str], remove: &[&str]) {
+        for storage in remove {
+            self.subscribed.remove(*storage);
+        }
+        let mut new = Vec::new();
+        for storage in add {
+            if self.subscribed.len() < limits::REPO_LIST
+                && self.subscribed.insert((*storage).to_owned())
+            {
+                new.push((*storage).to_owned());
+            }
+        }
+        if !new.is_empty() {
+            self.effects.push_back(Effect::Subscribe(new));
+        }
+    }
+
+    pub(super) fn handle_told(&mut self, document: &str, heads: Vec<RemoteHeads<'_>>) {
+        let Ok(document) = document.parse::<DocumentId>() else { return };
+        for RemoteHeads { storage_id, heads, timestamp_ms } in heads {
+            self.effects.push_back(Effect::Gossip(RemoteNews {
+                document,
+                storage_id: storage_id.to_owned(),
+                heads: heads.into_iter().map(str::to_owned).collect(),
+                timestamp_ms: Some(timestamp_ms),
+            }));
+        }
+    }
+
+    /// Tells others what heads the peer has, once it has heads that are here.
+    pub(super) fn gossip(&mut self, id: DocumentId) {
+        let Some(storage) = self.remote.as_ref().and_then(|remote| remote.storage_id.as_ref())
+        else {
+            return;
+        };
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        if document.theirs.is_none() || document.gossiped == document.theirs {
+            return;
+        }
+        document.gossiped.clone_from(&document.theirs);
+        let heads = document.theirs.iter().flatten();
+        let heads = heads.map(|head| bs58::encode(head.0).with_check().into_string()).collect();
+        let storage_id = storage.clone();
+        let news = RemoteNews { document: id, storage_id, heads, timestamp_ms: None };
+        self.effects.push_back(Effect::Gossip(news));
+    }
+
+    /// The heads of a document in a storage have changed, or the peer has just asked for them.
+    pub fn handle_remote_heads(&mut self, news: &RemoteNews) {
+        let (Some(remote), Some(document)) = (&self.remote, self.documents.get(&news.document))
+        else {
+            return;
+        };
+        let its_own = remote.storage_id.as_ref() == Some(&news.storage_id);
+        if its_own || !self.subscribed.contains(&news.storage_id) {
+            return;
+        }
+        let message = Message::RemoteHeads {
+            sender: &self.host.peer_id,
+            target: &remote.peer_id,
+            document: document.name(),
+            heads: vec![RemoteHeads {
+                storage_id: &news.storage_id,
+                heads: news.heads.iter().map(String::as_str).collect(),
+                timestamp_ms: news.timestamp_ms.unwrap_or_default(),
+            }],
+        };
+        let message = message.encode();
+        self.effects.push_back(Effect::Send(message));
+    }
+}

@@ -1,0 +1,168 @@
+//! The peer's changes on their way into the log: checked, put in order, pushed, answered.
+
+use super::{Effect, Peer, RepoPush};
+use crate::admission::{CheckedChange, FormError};
+use crate::code::{Code, NackClass};
+use crate::ids::{ChangeHash, DocumentId};
+use crate::limits;
+use crate::space::{Answer, Refusal};
+
+impl Peer {
+    pub(super) fn note_check(&mut self, id: DocumentId) {
+        if let Some(document) = self.documents.get_mut(&id) {
+            document.checks += 1;
+        }
+    }
+
+    /// What these changes rest on and may not be there: the caller asks the store before it calls
+    /// [`Peer::handle_checked`].
+    pub fn unfamiliar(&self, id: DocumentId, changes: &[CheckedChange]) -> Vec<ChangeHash> {
+        let Some(document) = self.documents.get(&id) else { return Vec::new() };
+        let mut own: Vec<ChangeHash> = changes.iter().map(|change| change.hash).collect();
+        own.sort_unstable();
+        let mut asked: Vec<ChangeHash> = changes
+            .iter()
+            .flat_map(|change| &change.dependencies)
+            .filter(|hash| own.binary_search(hash).is_err() && !document.is_familiar(hash))
+            .copied()
+            .collect();
+        asked.sort_unstable();
+        asked.dedup();
+        asked
+    }
+
+    /// Changes have passed the preflight, or one of them has not. `known` are those of
+    /// [`Peer::unfamiliar`] that the store holds, ascending.
+    pub fn handle_checked(
+        &mut self,
+        id: DocumentId,
+        changes: Result<Vec<CheckedChange>, FormError>,
+        known: &[ChangeHash],
+    ) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        document.checks = document.checks.saturating_sub(1);
+        match changes {
+            Ok(changes) => self.sort(id, changes, known),
+            Err(error) => self.fail(Code::FORM, format!("a change of {id}: {error}")),
+        }
+        self.advance(id);
+    }
+
+    /// The store could not be asked what is known.
+    pub fn handle_uncheckable(&mut self) {
+        self.fail(Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
+    }
+
+    fn sort(&mut self, id: DocumentId, changes: Vec<CheckedChange>, known: &[ChangeHash]) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        let mut pen = std::mem::take(&mut document.pen);
+        let before = pen.bytes();
+        let is_there =
+            |hash: &ChangeHash| known.binary_search(hash).is_ok() || document.is_familiar(hash);
+        let sorted = pen.sort(changes, is_there, |hash| document.refused.contains(hash));
+        self.penned = self.penned.saturating_sub(before) + pen.bytes();
+        let overflows = self.penned > limits::REPO_PEN_BYTES || pen.len() > limits::PEN_CHANGES;
+        document.pen = pen;
+        if overflows {
+            let what = format!("too many changes of {id} whose dependencies do not come");
+            return self.fail(Code::OVERLOADED, what);
+        }
+        if !sorted.refused.is_empty() {
+            let what = "they rest on a change that was refused".to_owned();
+            self.refuse(id, Code::MISSING_DEPENDENCY, &sorted.refused, what);
+        }
+        self.push(id, sorted.ready);
+    }
+
+    fn push(&mut self, id: DocumentId, mut changes: Vec<CheckedChange>) {
+        while !changes.is_empty() {
+            let rest = changes.split_off(changes.len().min(limits::PUSH_CHANGES));
+            if let Some(document) = self.documents.get_mut(&id) {
+                document.own.extend(changes.iter().map(|change| change.hash));
+            }
+            let push = self.next_push(id, changes.clone());
+            let push = RepoPush { id: push, document: id, changes };
+            self.effects.push_back(Effect::Push(push));
+            changes = rest;
+        }
+    }
+
+    pub(super) fn next_push(&mut self, id: DocumentId, changes: Vec<CheckedChange>) -> u64 {
+        self.last_push += 1;
+        self.pushes.insert(self.last_push, (id, changes));
+        if let Some(document) = self.documents.get_mut(&id) {
+            document.pushes += 1;
+        }
+        self.last_push
+    }
+
+    /// These have become durable: what waited for them need not any more.
+    pub(super) fn release(&mut self, id: DocumentId, hashes: &[ChangeHash]) {
+        let waits = |document: &super::Document| document.pen.waits_for(hashes);
+        if self.documents.get(&id).is_some_and(waits) {
+            self.sort(id, Vec::new(), &[]);
+        }
+    }
+
+    /// A push was answered. Entries that it made were told of before, by [`Peer::handle_entry`].
+    pub fn handle_answer(&mut self, answer: &Answer) {
+        let Some((id, changes)) = self.pushes.remove(&answer.push) else { return };
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        document.pushes = document.pushes.saturating_sub(1);
+        let taken = changes.len().min(answer.count as usize);
+        for change in &changes {
+            document.own.remove(&change.hash);
+        }
+        let newest = &changes[taken.saturating_sub(limits::REPO_RECENT / 2)..taken];
+        newest.iter().for_each(|change| document.note(change.hash));
+        let durable: Vec<ChangeHash> = changes[..taken].iter().map(|change| change.hash).collect();
+        self.release(id, &durable);
+        if let Some(refusal) = &answer.refusal {
+            self.handle_refusal(id, refusal, changes, taken);
+        }
+        self.advance(id);
+    }
+
+    fn handle_refusal(
+        &mut self,
+        id: DocumentId,
+        refusal: &Refusal,
+        mut changes: Vec<CheckedChange>,
+        taken: usize,
+    ) {
+        let lasts = refusal.class != NackClass::RETRY_AFTER
+            && refusal.code != Code::MISSING_DEPENDENCY;
+        if !lasts {
+            // What was not taken comes again with the next connection: nobody was told that it
+            // is here.
+            return self.fail(refusal.code, refusal.what.clone());
+        }
+        if refusal.code == Code::DELETED {
+            if let Some(document) = self.documents.get_mut(&id) {
+                document.delete();
+                let name = document.name().to_owned();
+                self.send_unavailable(&name);
+            }
+        }
+        let rest = changes.split_off(taken.min(changes.len()));
+        let first: Vec<ChangeHash> = rest.first().map(|change| change.hash).into_iter().collect();
+        self.refuse(id, refusal.code, &first, refusal.what.clone());
+        if refusal.code != Code::DELETED {
+            self.sort(id, rest.into_iter().skip(1).collect(), &[]);
+        }
+    }
+
+    fn refuse(&mut self, id: DocumentId, code: Code, hashes: &[ChangeHash], what: String) {
+        self.effects.push_back(Effect::Refused {
+            document: id,
+            code,
+            changes: hashes.len().max(1),
+            what: what.clone(),
+        });
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        document.refused.extend(hashes);
+        if document.refused.len() > limits::REPO_REFUSED {
+            self.fail(code, what);
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What the peer is told of a document, and when.
+//!
+//! Nothing is said while changes of the peer's own are on their way: the answer to them is what
+//! the log holds once they are durable. Where the session knows enough, it answers at once; else
+//! it asks the store.
+
+use std::sync::Arc;
+
+use super::document::{Document, Planned, Standing, Wanted};
+use super::{Effect, Peer};
+use crate::ids::{ChangeHash, DocumentId, Offset};
+use crate::limits;
+use crate::repo::message::{Message, Sync};
+use crate::repo::plan::Closing;
+use crate::repo::sync::{Have, Reply};
+use crate::space::Commit;
+
+/// What the session can do about a document without the store.
+enum Step {
+    /// Nothing is due.
+    Rest,
+    /// The peer has all that there is, or was sent it: at most it is told so.
+    Settled,
+    /// It lacks what has come lately.
+    Live,
+    /// The store must be asked.
+    Ask,
+}
+
+impl Document {
+    fn step(&self) -> Step {
+        if self.checks > 0 || self.pushes > 0 || self.planning {
+            return Step::Rest;
+        }
+        let Some(theirs) = &self.theirs else { return Step::Rest };
+        let heads: &[ChangeHash] = match &self.standing {
+            None if self.question.is_none() => return Step::Rest,
+            None => return Step::Ask,
+            Some(Standing::Deleted) => return Step::Rest,
+            Some(Standing::Absent) => &[],
+            Some(Standing::Present { heads, .. }) => heads,
+        };
+        let Some((_, need)) = &self.question else {
+            return match (!self.has_live(), self.caught_up, self.paging) {
+                (true, ..) | (_, false, true) => Step::Rest,
+                (_, true, _) => Step::Live,
+                (_, false, false) => Step::Ask,
+            };
+        };
+        if !need.is_empty() || !self.pen.is_empty() {
+            return Step::Ask;
+        }
+        if *theirs == heads {
+            return Step::Settled;
+        }
+        match self.caught_up && theirs.iter().all(|head| self.is_durable(head)) {
+            true if !self.has_live() => Step::Settled,
+            true => Step::Live,
+            false => Step::Ask,
+        }
+    }
+}
+
+impl Peer {
+    /// Takes a document a step on, after anything that may matter to it.
+    pub(super) fn advance(&mut self, id: DocumentId) {
+        if self.ended {
+            return;
+        }
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        match document.step() {
+            Step::Rest => {}
+            Step::Ask => {
+                document.planning = true;
+                let question = document.question();
+                self.effects.push_back(Effect::Plan(id, question));
+            }
+            Step::Settled => {
+                document.question = None;
+                self.settle(id);
+            }
+            Step::Live => {
+                document.question = None;
+                self.pass_on(id);
+            }
+        }
+    }
+
+    /// The peer has all that there is, or is being sent it.
+    fn settle(&mut self, id: DocumentId) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        let Some(Standing::Present { heads, last }) = document.standing.clone() else { return };
+        if document.theirs.as_ref() == Some(&heads) {
+            (document.caught_up, document.sent_through) = (true, last);
+            drop(document.take_live());
+        }
+        document.wanted = Wanted::No;
+        self.gossip(id);
+        self.say_once(id, heads);
+    }
+
+    /// Tells the heads, unless they are what was told last.
+    fn say_once(&mut self, id: DocumentId, heads: Vec<ChangeHash>) {
+        let told = self.documents.get(&id).and_then(|document| document.told.as_ref());
+        if told != Some(&heads) {
+            let have = [Have::of(heads.clone())];
+            self.send_sync(id, heads, &[], &have, &[], false);
+        }
+    }
+
+    /// Passes on what became durable lately, to a peer that has everything before.
+    fn pass_on(&mut self, id: DocumentId) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        let Some(Standing::Present { heads, last }) = document.standing.clone() else { return };
+        let live: Vec<(Arc<Commit>, usize)> = document.take_live();
+        document.sent_through = last;
+        document.wanted = Wanted::No;
+        let bodies = live.iter().filter_map(|(commit, at)| commit.entries.get(*at));
+        let chunks: Vec<&[u8]> = bodies.map(|new| new.entry.body.as_slice()).collect();
+        let have = [Have::of(heads.clone())];
+        self.send_sync(id, heads, &[], &have, &chunks, false);
+    }
+
+    /// The store has answered a question.
+    pub fn handle_planned(&mut self, id: DocumentId, planned: Planned) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        document.planning = false;
+        if std::mem::take(&mut document.stale) {
+            document.forget_standing();
+            return self.advance(id);
+        }
+        match planned {
+            Planned::Failed => {
+                let what = "the relay could not read its store".to_owned();
+                self.fail(crate::Code::STORAGE_FAILED, what);
+            }
+            Planned::Standing(standing) => self.handle_standing(id, standing),
+            Planned::Answer { heads, last, unknown, lost, chunks, closing } => {
+                document.stand(heads.clone(), last);
+                self.answer(id, (heads, last), unknown, lost, &chunks, closing);
+            }
+        }
+        self.advance(id);
+    }
+
+    fn handle_standing(&mut self, id: DocumentId, standing: Standing) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        match standing {
+            Standing::Deleted => {
+                document.delete();
+                let name = document.name().to_owned();
+                self.send_unavailable(&name);
+            }
+            Standing::Present { heads, last } => {
+                document.stand(heads, last);
+                (document.caught_up, document.sent_through) = (true, last);
+                if !document.has_live() {
+                    self.settle(id);
+                }
+            }
+            Standing::Absent => {
+                document.stand_absent();
+                self.ask_for_all(id);
+            }
+        }
+    }
+
+    /// Nothing of the document is here: the peer is asked for all that it has.
+    fn ask_for_all(&mut self, id: DocumentId) {
+        let Some(document) = self.documents.get(&id) else { return };
+        let theirs = document.theirs.clone().unwrap_or_default();
+        if theirs.is_empty() || document.standing != Some(Standing::Absent) {
+            // A request is never answered by empty heads: the client would wait for ever.
+            return;
+        }
+        let have = vec![Have::default()];
+        let closing = Closing { have, sent_through: Offset(0), complete: true };
+        self.answer(id, (Vec::new(), Offset(0)), theirs, false, &[], closing);
+    }
+
+    /// Sends what the store gave.
+    fn answer(
+        &mut self,
+        id: DocumentId,
+        (heads, _): (Vec<ChangeHash>, Offset),
+        unknown: Vec<ChangeHash>,
+        lost: bool,
+        chunks: &[Vec<u8>],
+        closing: Closing,
+    ) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        let Closing { have, sent_through, complete } = closing;
+        document.sent_through = document.sent_through.max(sent_through);
+        (document.caught_up, document.paging) = (complete && !lost, !complete);
+        let missing = document.pen.missing();
+        let is_refused = |hash: &ChangeHash| document.refused.contains(hash);
+        let mut need = if lost { Vec::new() } else { missing };
+        if need.is_empty() && !lost {
+            need.clone_from(&unknown);
+        }
+        need.retain(|hash| !is_refused(hash));
+        let exact = unknown.is_empty();
+        if chunks.is_empty() && exact && need.is_empty() {
+            self.gossip(id);
+            return self.say_once(id, heads);
+        }
+        if chunks.is_empty() && !exact {
+            if document.asks == limits::REPO_ASKS || unknown.iter().all(is_refused) {
+                return self.say_once(id, heads);
+            }
+            document.asks += 1;
+        }
+        document.wanted = Wanted::No;
+        let takes_whole = heads.is_empty() && document.announces_much();
+        // Automerge's own rule: nothing is told of what is here while something is needed that
+        // the peer did not announce.
+        let announced =
+            need.iter().all(|hash| document.theirs.iter().flatten().any(|head| head == hash));
+        let have = if announced { have } else { Vec::new() };
+        let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+        self.send_sync(id, heads, &need, &have, &chunks, takes_whole);
+    }
+
+    fn send_sync(
+        &mut self,
+        id: DocumentId,
+        heads: Vec<ChangeHash>,
+        need: &[ChangeHash],
+        have: &[Have],
+        chunks: &[&[u8]],
+        takes_whole: bool,
+    ) {
+        let (Some(remote), Some(document)) = (&self.remote, self.documents.get_mut(&id)) else {
+            return;
+        };
+        let chunks = if document.read_only { &[] } else { chunks };
+        let data = Reply { heads: &heads, need, have, chunks, takes_whole }.encode();
+        let message = Message::Sync(Sync {
+            document: document.name(),
+            sender: &self.host.peer_id,
+            target: &remote.peer_id,
+            data: &data,
+        });
+        let message = message.encode();
+        document.told = Some(heads);
+        self.effects.push_back(Effect::Send(message));
+    }
+}

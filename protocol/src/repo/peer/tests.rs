@@ -1,0 +1,1 @@
+//! The machine against real automerge peers.
