@@ -82,6 +82,14 @@ impl Builder {
         Ok(Self { document, waiting: Vec::new(), waiting_bytes: 0, applied_bytes, given })
     }
 
+    /// Goes on with a document that was built.
+    pub(crate) fn over(document: Automerge) -> Self {
+        let changes = document.get_changes_meta(&[]);
+        let given: Vec<ChangeHash> = changes.into_iter().map(|change| change.hash).collect();
+        let applied_bytes = given.len() * CHANGE_WEIGHT;
+        Self { document, waiting: Vec::new(), waiting_bytes: 0, applied_bytes, given }
+    }
+
     pub(crate) fn add(&mut self, change: Change) -> Result<(), FoldError> {
         self.given.push(change.hash());
         self.waiting_bytes += change.raw_bytes().len() + CHANGE_WEIGHT;
@@ -180,8 +188,14 @@ fn one_document(snapshot: &[u8]) -> Result<(), &'static str> {
     if length == rest.len() as u64 { Ok(()) } else { Err("it is cut off, or something follows") }
 }
 
-const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
-const DOCUMENT: u8 = 0;
+/// Begins every chunk.
+pub(crate) const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
+
+/// Types of chunks.
+pub(crate) const DOCUMENT: u8 = 0;
+pub(crate) const CHANGE: u8 = 1;
+pub(crate) const DEFLATED: u8 = 2;
+pub(crate) const BUNDLE: u8 = 3;
 
 /// The next unsigned LEB128 number.
 pub(crate) fn number(rest: &mut &[u8]) -> Option<u64> {

@@ -39,6 +39,16 @@ pub enum FoldError {
     /// The snapshot's bytes are not those that were promised.
     #[error("the snapshot's SHA-256 is not the one that was told")]
     Hash,
+    /// Bytes that are no chunk, or one that automerge does not open.
+    #[error("the chunk at byte {at} of part {part}: {what}")]
+    Chunk {
+        /// Which of the given parts, from 0.
+        part: usize,
+        /// Where in it, in bytes.
+        at: usize,
+        /// What is wrong.
+        what: String,
+    },
     /// Bytes that are no change.
     #[error("automerge does not read change {position}: {reason}")]
     Change {
@@ -47,16 +57,16 @@ pub enum FoldError {
         /// automerge's own words.
         reason: String,
     },
-    /// A change inside a stranger's snapshot that would not be admitted by itself.
-    #[error("the snapshot holds change {hash}, which is refused: {source}")]
+    /// A stranger's change that would not be admitted by itself.
+    #[error("it holds change {hash}, which is refused: {source}")]
     Form {
         /// Which change.
         hash: ChangeHash,
         /// What is wrong with it.
         source: FormError,
     },
-    /// A change inside a stranger's snapshot that does not fit those before it.
-    #[error("the snapshot holds change {hash}, which does not fit: {source}")]
+    /// A stranger's change that does not fit those before it.
+    #[error("it holds change {hash}, which does not fit: {source}")]
     History {
         /// Which change.
         hash: ChangeHash,
@@ -105,6 +115,12 @@ pub enum WorkerError {
     Refused {
         /// The worker's reason.
         reason: String,
+    },
+    /// It ran, and the stranger's changes rest on one that is neither held nor among them.
+    #[error("changes rest on {missing}, which is not there; send that first")]
+    Missing {
+        /// The first one that is missing.
+        missing: ChangeHash,
     },
     /// It died: of its memory limit, of an abort, or by somebody's hand.
     #[error("the worker died ({how}){}{said}", if said.is_empty() { "" } else { ": " })]

@@ -10,6 +10,7 @@
 //! Nothing is trusted that this crate has made itself: a snapshot is loaded again, and must hold
 //! the same changes, before anybody is given it.
 
+mod absorb;
 mod build;
 mod error;
 mod inspect;
@@ -24,6 +25,7 @@ use landfall_protocol::ChangeHash;
 use landfall_protocol::folded::{BadIndex, PackedIndex};
 use sha2::{Digest, Sha256};
 
+pub use absorb::{Absorbed, LeftOut, News, absorb};
 pub use build::fold;
 pub use error::{FoldError, WorkerError};
 pub use inspect::inspect;

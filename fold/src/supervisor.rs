@@ -12,7 +12,7 @@ use std::time::Duration;
 use landfall_protocol::ChangeHash;
 
 use crate::wire::{Greeting, Tag, read_part, write_part};
-use crate::{Folded, WorkerError};
+use crate::{Absorbed, Folded, LeftOut, News, WorkerError};
 use watch::Watch;
 
 /// Bytes of a worker's standard error that are kept; the rest is read and forgotten.
@@ -30,6 +30,12 @@ pub enum JobKind {
     Inspect {
         /// The SHA-256 that it should have.
         hash: [u8; 32],
+    },
+    /// [`absorb`](crate::absorb()) the parts that follow, for one who holds the snapshots and then
+    /// the changes that follow those.
+    Absorb {
+        /// Take what is sound, and tell what is not.
+        salvage: bool,
     },
     /// [`changes_since`](crate::changes_since()) of the one snapshot that follows.
     ChangesSince {
@@ -106,6 +112,21 @@ impl Supervisor {
         job.finish()
     }
 
+    /// Absorbs a stranger's chunks in a worker: parts, snapshots and changes at once.
+    pub fn absorb(
+        &self,
+        parts: &[&[u8]],
+        snapshots: &[&[u8]],
+        changes: impl IntoIterator<Item = Vec<u8>>,
+        salvage: bool,
+    ) -> Result<Absorbed, WorkerError> {
+        let mut job = self.start(JobKind::Absorb { salvage })?;
+        parts.iter().try_for_each(|part| job.part(part))?;
+        snapshots.iter().try_for_each(|snapshot| job.base(snapshot))?;
+        changes.into_iter().try_for_each(|change| job.change(&change))?;
+        job.finish_absorbed()
+    }
+
     /// Takes changes out of a snapshot in a worker. `take` gets them one by one, dependencies
     /// first; if the worker dies in between, it has got some of them.
     pub fn changes_since(
@@ -140,6 +161,12 @@ impl Job {
     /// Sends a snapshot. An error means that the worker is gone.
     pub fn base(&mut self, snapshot: &[u8]) -> Result<(), WorkerError> {
         let sent = write_part(&mut self.input, Tag::Snapshot, snapshot);
+        self.sent(sent)
+    }
+
+    /// Sends a stranger's chunks. An error means that the worker is gone.
+    pub fn part(&mut self, chunks: &[u8]) -> Result<(), WorkerError> {
+        let sent = write_part(&mut self.input, Tag::Part, chunks);
         self.sent(sent)
     }
 
@@ -180,6 +207,36 @@ impl Job {
         }
     }
 
+    /// Waits for what a job of [`JobKind::Absorb`] brings.
+    pub fn finish_absorbed(mut self) -> Result<Absorbed, WorkerError> {
+        self.send_end()?;
+        let (mut changes, mut snapshot, mut index) = (Vec::new(), None, None);
+        let mut left_out = Vec::new();
+        let left_out_count = loop {
+            match self.receive()? {
+                (Tag::Change, change) => changes.push(change),
+                (Tag::Snapshot, bytes) => snapshot = Some(bytes),
+                (Tag::Index, bytes) => index = Some(bytes),
+                (Tag::LeftOut, told) => left_out.push(read_left_out(&told)?),
+                (Tag::End, count) => {
+                    let count = <[u8; 8]>::try_from(count);
+                    break u64::from_le_bytes(count.map_err(|_| senseless("an end of no length"))?);
+                }
+                _ => return Err(senseless("a part that no news have")),
+            }
+        };
+        let news = match (snapshot, index) {
+            (None, None) if changes.is_empty() => News::Nothing,
+            (None, None) => News::Changes(changes),
+            (Some(snapshot), Some(index)) if changes.is_empty() => {
+                let folded = Folded::from_parts(snapshot, index).map_err(senseless)?;
+                News::Snapshot(Box::new(folded))
+            }
+            _ => return Err(senseless("news without their parts")),
+        };
+        Ok(Absorbed { news, left_out, left_out_count })
+    }
+
     /// The input stays open behind the end: when it closes, the worker takes us for dead.
     fn send_end(&mut self) -> Result<(), WorkerError> {
         let sent = write_part(&mut self.input, Tag::End, &[]);
@@ -201,6 +258,10 @@ impl Job {
     fn receive(&mut self) -> Result<(Tag, Vec<u8>), WorkerError> {
         // It cannot have made more than it has room for.
         match read_part(&mut self.output, self.limits.0) {
+            Ok((Tag::Missing, hash)) => {
+                let hash = <[u8; 32]>::try_from(hash).map_err(|_| senseless("no hash"))?;
+                Err(WorkerError::Missing { missing: ChangeHash(hash) })
+            }
             Ok((Tag::Refused, reason)) => {
                 Err(WorkerError::Refused { reason: String::from_utf8_lossy(&reason).into_owned() })
             }
@@ -232,6 +293,14 @@ impl Drop for Job {
             let _ = said.join();
         }
     }
+}
+
+fn read_left_out(told: &[u8]) -> Result<LeftOut, WorkerError> {
+    let Some((part, reason)) = told.split_first_chunk() else {
+        return Err(senseless("something was left out of nothing"));
+    };
+    let part = usize::try_from(u64::from_le_bytes(*part)).unwrap_or(usize::MAX);
+    Ok(LeftOut { part, reason: String::from_utf8_lossy(reason).into_owned() })
 }
 
 fn senseless(what: impl ToString) -> WorkerError {

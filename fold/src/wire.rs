@@ -12,7 +12,7 @@ use landfall_protocol::ChangeHash;
 use crate::JobKind;
 
 /// Begins every job. Its last byte is the version of what follows.
-const GREETING: [u8; 8] = *b"LFfold\0\x01";
+const GREETING: [u8; 8] = *b"LFfold\0\x02";
 
 /// The hashes that a job may name: what a sync message may, by `landfall_protocol`.
 const HAVE_COUNT: usize = 1 << 20;
@@ -31,11 +31,18 @@ pub(crate) enum Tag {
     Refused = 4,
     /// Nothing follows.
     End = 5,
+    /// To the worker: a stranger's chunks.
+    Part = 6,
+    /// From the worker: the hash of a change that is missing, instead of everything else.
+    Missing = 7,
+    /// From the worker: something that was left out. The number of its part, and why, as text.
+    LeftOut = 8,
 }
 
 impl Tag {
     fn of(byte: u8) -> Option<Self> {
-        [Self::Snapshot, Self::Change, Self::Index, Self::Refused, Self::End]
+        use Tag::{Change, End, Index, LeftOut, Missing, Part, Refused, Snapshot};
+        [Snapshot, Change, Index, Refused, End, Part, Missing, LeftOut]
             .into_iter()
             .find(|tag| *tag as u8 == byte)
     }
@@ -58,6 +65,8 @@ impl Greeting {
             JobKind::Fold => (0, Vec::new()),
             JobKind::Inspect { hash } => (1, vec![*hash]),
             JobKind::ChangesSince { have } => (2, have.iter().map(|hash| hash.0).collect()),
+            JobKind::Absorb { salvage: false } => (3, Vec::new()),
+            JobKind::Absorb { salvage: true } => (4, Vec::new()),
         };
         to.write_all(&[kind])?;
         to.write_all(&(hashes.len() as u64).to_le_bytes())?;
@@ -82,6 +91,8 @@ impl Greeting {
             (2, have) => {
                 JobKind::ChangesSince { have: have.iter().copied().map(ChangeHash).collect() }
             }
+            (3, []) => JobKind::Absorb { salvage: false },
+            (4, []) => JobKind::Absorb { salvage: true },
             _ => return Err(senseless("a job is of an unknown kind")),
         };
         Ok(Self { memory_bytes, time, kind })

@@ -9,8 +9,11 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use landfall_protocol::admission::HistoryError;
+
+use crate::absorb::Absorbing;
 use crate::wire::{Greeting, Tag, read_part, senseless, write_part};
-use crate::{FoldError, Folded, JobKind, changes_since, fold, inspect};
+use crate::{Absorbed, FoldError, Folded, JobKind, News, changes_since, fold, inspect};
 
 /// Bytes of a reason that go back to the parent.
 const REASON_BYTES: usize = 4 * 1024;
@@ -48,6 +51,7 @@ fn run() -> io::Result<()> {
         JobKind::ChangesSince { have } => {
             changes_since(&input.only_snapshot()?, &have).map(Answer::Changes)
         }
+        JobKind::Absorb { salvage } => absorb_parts(input, salvage)?.map(Answer::Absorbed),
     };
     send(answer)
 }
@@ -86,32 +90,79 @@ fn fold_parts(mut input: Parts) -> io::Result<Result<Box<Folded>, FoldError>> {
     Ok(folded.map(Box::new))
 }
 
+fn absorb_parts(mut input: Parts, salvage: bool) -> io::Result<Result<Absorbed, FoldError>> {
+    let mut absorbing = Absorbing::new(salvage);
+    loop {
+        let taken = match input.next()? {
+            (Tag::Part, bytes) => absorbing.part(&bytes),
+            (Tag::Snapshot, bytes) => {
+                absorbing.snapshot(bytes);
+                Ok(())
+            }
+            (Tag::Change, bytes) => absorbing.change(bytes),
+            (Tag::End, _) => return Ok(absorbing.finish()),
+            _ => return Err(senseless("a part is not for a worker")),
+        };
+        if let Err(error) = taken {
+            return Ok(Err(error));
+        }
+    }
+}
+
 enum Answer {
     Folded(Box<Folded>),
     Changes(Vec<Vec<u8>>),
+    Absorbed(Absorbed),
 }
 
 fn send(answer: Result<Answer, FoldError>) -> io::Result<()> {
     let mut output = BufWriter::new(io::stdout().lock());
     match answer {
         Ok(Answer::Folded(folded)) => {
-            write_part(&mut output, Tag::Snapshot, &folded.snapshot)?;
-            write_part(&mut output, Tag::Index, &folded.index)?;
+            send_folded(&mut output, &folded)?;
             write_part(&mut output, Tag::End, &[])?;
         }
         Ok(Answer::Changes(changes)) => {
-            for change in changes {
-                write_part(&mut output, Tag::Change, &change)?;
-            }
+            send_changes(&mut output, &changes)?;
             write_part(&mut output, Tag::End, &[])?;
         }
+        Ok(Answer::Absorbed(absorbed)) => send_absorbed(&mut output, &absorbed)?,
+        Err(FoldError::History { source: HistoryError::MissingDependency { missing }, .. }) => {
+            write_part(&mut output, Tag::Missing, &missing.0)?;
+        }
         Err(error) => {
-            let mut reason = error.to_string();
-            reason.truncate(reason.floor_char_boundary(REASON_BYTES));
-            write_part(&mut output, Tag::Refused, reason.as_bytes())?;
+            write_part(&mut output, Tag::Refused, reason(&error.to_string()).as_bytes())?;
         }
     }
     output.flush()
+}
+
+fn send_folded(output: &mut impl Write, folded: &Folded) -> io::Result<()> {
+    write_part(output, Tag::Snapshot, &folded.snapshot)?;
+    write_part(output, Tag::Index, &folded.index)
+}
+
+fn send_changes(output: &mut impl Write, changes: &[Vec<u8>]) -> io::Result<()> {
+    changes.iter().try_for_each(|change| write_part(output, Tag::Change, change))
+}
+
+fn send_absorbed(output: &mut impl Write, absorbed: &Absorbed) -> io::Result<()> {
+    match &absorbed.news {
+        News::Nothing => {}
+        News::Changes(changes) => send_changes(output, changes)?,
+        News::Snapshot(folded) => send_folded(output, folded)?,
+    }
+    for left_out in &absorbed.left_out {
+        let part = (left_out.part as u64).to_le_bytes();
+        let told = [part.as_slice(), reason(&left_out.reason).as_bytes()].concat();
+        write_part(output, Tag::LeftOut, &told)?;
+    }
+    write_part(output, Tag::End, &absorbed.left_out_count.to_le_bytes())
+}
+
+/// As much of a reason as goes back to the parent.
+fn reason(whole: &str) -> &str {
+    &whole[..whole.floor_char_boundary(REASON_BYTES)]
 }
 
 /// What the parent sends. The input is given up at the end, for the thread that then waits on it.

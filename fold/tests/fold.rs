@@ -1,5 +1,7 @@
 //! Folding, in this process and in children that die.
 
+#[path = "fold/absorbing.rs"]
+mod absorbing;
 #[path = "fold/figures.rs"]
 mod figures;
 #[path = "fold/folding.rs"]

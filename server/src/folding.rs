@@ -12,7 +12,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use landfall_fold::{Folded, Job, JobKind, Supervisor, WorkerError};
+use landfall_fold::{Absorbed, Folded, Job, JobKind, News, Supervisor, WorkerError};
+use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 use parking_lot::{Condvar, Mutex};
@@ -59,6 +60,14 @@ pub(crate) enum Merged {
     Snapshot(Arc<Snapshot>),
 }
 
+/// What came of something that had to be opened.
+pub(crate) enum Brought {
+    /// It is merged.
+    Merged(Merged),
+    /// It is not, but these changes of it are new, and are to be pushed in this order.
+    Changes(Vec<CheckedChange>),
+}
+
 /// Why an offered snapshot was not merged.
 pub(crate) enum MergeError {
     /// There is no worker.
@@ -69,6 +78,8 @@ pub(crate) enum MergeError {
     Store(StoreError),
     /// It has nothing in common with what is there.
     Unrelated,
+    /// The document was folded by somebody else meanwhile.
+    Overtaken,
 }
 
 /// A snapshot that a client offers, whole.
@@ -80,10 +91,19 @@ pub(crate) struct Offer {
     pub(crate) bytes: Arc<Vec<u8>>,
 }
 
-type MergeDone = Box<dyn FnOnce(Result<Merged, MergeError>) + Send>;
+/// A document as an automerge-repo peer has it.
+pub(crate) struct Chunks {
+    pub(crate) space: SpaceName,
+    pub(crate) document: DocumentId,
+    /// In each any number of chunks, of any type.
+    pub(crate) parts: Vec<Arc<Vec<u8>>>,
+}
+
+type MergeDone = Box<dyn FnOnce(Result<Brought, MergeError>) + Send>;
 
 enum Work {
     Merge(Offer, MergeDone),
+    Absorb(Chunks, MergeDone),
     /// The packed index of this document is damaged.
     Rebuild(SpaceName, DocumentId, Box<dyn FnOnce(bool) + Send>),
 }
@@ -138,6 +158,12 @@ impl Folder {
     /// folds.
     pub(crate) fn merge(&self, offer: Offer, done: MergeDone) {
         self.add(Work::Merge(offer, done));
+    }
+
+    /// Has a stranger's chunks merged with what there is: all of them, or nothing. `done` is called
+    /// on the thread that folds.
+    pub(crate) fn absorb(&self, chunks: Chunks, done: MergeDone) {
+        self.add(Work::Absorb(chunks, done));
     }
 
     /// Has a packed index made anew from its snapshot; `done` says whether that worked.
@@ -205,7 +231,10 @@ impl Worker {
         let mut next_look = Instant::now();
         while let Some(work) = next(shared, next_look) {
             match work {
-                Some(Work::Merge(offer, done)) => done(self.merge(&offer)),
+                Some(Work::Merge(offer, done)) => {
+                    done(self.merge(&offer).map(Brought::Merged));
+                }
+                Some(Work::Absorb(chunks, done)) => done(self.absorb(&chunks)),
                 Some(Work::Rebuild(space, document, done)) => done(self.rebuild(&space, &document)),
                 None => {
                     let busy = self.look(shared);
@@ -363,6 +392,48 @@ impl Worker {
         Ok(Merged::Snapshot(Arc::new(both)))
     }
 
+    /// What is new in a stranger's chunks; all of them, or an error.
+    fn absorb(&self, chunks: &Chunks) -> Result<Brought, MergeError> {
+        brought(self.open_chunks(chunks, false)?.news)
+    }
+
+    /// Has a child open a stranger's chunks. With `salvage`, what is sound of them.
+    pub(crate) fn open_chunks(
+        &self,
+        chunks: &Chunks,
+        salvage: bool,
+    ) -> Result<Absorbed, MergeError> {
+        let Some(supervisor) = &self.supervisor else { return Err(MergeError::NoWorker) };
+        let began = Instant::now();
+        let opened = self.open_with(supervisor, chunks, salvage);
+        let outcome = if opened.is_ok() { "folded" } else { "failed" };
+        self.metrics.folded(outcome, began.elapsed());
+        opened
+    }
+
+    fn open_with(
+        &self,
+        supervisor: &Supervisor,
+        chunks: &Chunks,
+        salvage: bool,
+    ) -> Result<Absorbed, MergeError> {
+        let Chunks { space, document, parts } = chunks;
+        let mut job = supervisor.start(JobKind::Absorb { salvage }).map_err(MergeError::Worker)?;
+        let mut failed = parts.iter().try_for_each(|part| job.part(part)).err();
+        if failed.is_none() {
+            let mut sink = |input| give(&mut job, input, &mut failed);
+            let whole = self.store.document_bases(space, document, &mut sink);
+            if !whole.map_err(MergeError::Store)? && failed.is_none() {
+                return Err(MergeError::Overtaken);
+            }
+        }
+        match failed {
+            // What the worker says of its own end is better than a broken pipe.
+            Some(error) => Err(MergeError::Worker(job.finish_absorbed().err().unwrap_or(error))),
+            None => job.finish_absorbed().map_err(MergeError::Worker),
+        }
+    }
+
     pub(crate) fn rebuild(&self, space: &SpaceName, document: &DocumentId) -> bool {
         let Some(supervisor) = &self.supervisor else { return false };
         let mut base = None;
@@ -416,6 +487,24 @@ fn give(job: &mut Job, input: FoldInput, failed: &mut Option<WorkerError>) -> Co
         Err(error) => {
             *failed = Some(error);
             ControlFlow::Break(())
+        }
+    }
+}
+
+/// What a child found in chunks, as what is to be done with it. The child has seen a stranger's
+/// bytes, so its word for a change's form is not enough.
+pub(crate) fn brought(news: News) -> Result<Brought, MergeError> {
+    match news {
+        News::Nothing => Ok(Brought::Merged(Merged::Nothing)),
+        News::Changes(changes) => {
+            let checked: Result<Vec<_>, _> = changes.iter().map(|bytes| preflight(bytes)).collect();
+            checked.map(Brought::Changes).map_err(|error| {
+                MergeError::Worker(WorkerError::Refused { reason: error.to_string() })
+            })
+        }
+        News::Snapshot(folded) => {
+            let snapshot = snapshot_of(*folded).map_err(MergeError::Worker)?;
+            Ok(Brought::Merged(Merged::Snapshot(Arc::new(snapshot))))
         }
     }
 }

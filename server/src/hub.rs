@@ -8,6 +8,8 @@ mod feed;
 mod held;
 mod inbox;
 mod sequencer;
+#[cfg(test)]
+mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use landfall_protocol::space::{Answer, CheckedPush, Judging, PushedEntry};
 use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::folding::{Folder, MergeError, Merged};
+use crate::folding::{Brought, Folder, MergeError};
 use crate::health::Health;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -55,6 +57,9 @@ pub(crate) enum Pushed {
     Deletion(PushedEntry),
     /// A snapshot, whole.
     Snapshot(PushedEntry, Offered, Arc<Vec<u8>>),
+    /// Chunks of any type.
+    #[allow(dead_code, reason = "for the automerge-repo sessions")]
+    Chunks(PushedEntry, Arc<Vec<u8>>),
 }
 
 impl Pushed {
@@ -63,17 +68,33 @@ impl Pushed {
         Self::Changes(Judging::new(push), 0)
     }
 
+    /// What an automerge-repo peer sends that is more than single changes: whole documents,
+    /// changes, deflated ones and bundles, one after the other and in any order. It is opened in a
+    /// child; the document's other pushes wait meanwhile.
+    ///
+    /// All of it is taken, or nothing. The answer counts what was added: changes, or 1 for a
+    /// snapshot in the place of everything; 1 also if nothing in it is new. A refusal with
+    /// `missing-dependency` names a change that it rests on and that is not there.
+    #[allow(dead_code, reason = "for the automerge-repo sessions")]
+    pub(crate) fn chunks(entry: PushedEntry, bytes: Arc<Vec<u8>>) -> Self {
+        Self::Chunks(entry, bytes)
+    }
+
     fn document(&self) -> DocumentId {
         match self {
             Self::Changes(judging, _) => judging.document(),
-            Self::Deletion(push) | Self::Snapshot(push, ..) => push.document,
+            Self::Deletion(push) | Self::Snapshot(push, ..) | Self::Chunks(push, _) => {
+                push.document
+            }
         }
     }
 
     fn key(&self) -> (SessionId, u64) {
         match self {
             Self::Changes(judging, _) => judging.key(),
-            Self::Deletion(push) | Self::Snapshot(push, ..) => (push.session, push.id),
+            Self::Deletion(push) | Self::Snapshot(push, ..) | Self::Chunks(push, _) => {
+                (push.session, push.id)
+            }
         }
     }
 }
@@ -86,8 +107,8 @@ enum Command {
     Push(SpaceName, Box<Pushed>, OwnedSemaphorePermit),
     /// A document's packed index is in memory, or could not be brought there.
     IndexLoaded(SpaceName, DocumentId, Result<(), StoreError>),
-    /// An offered snapshot was merged with what there is.
-    Merged(SpaceName, PushedEntry, Result<Merged, MergeError>),
+    /// What had to be opened was merged with what there is.
+    Merged(SpaceName, PushedEntry, Result<Brought, MergeError>),
     /// Something of a space is about to be folded, up to this offset.
     Folding(SpaceName, Offset, std::sync::mpsc::SyncSender<()>),
     Leave(SessionId),

@@ -149,7 +149,7 @@ fn a_job_that_is_given_up_leaves_no_process() {
 
 /// The beginning of a fold, as a supervisor sends it.
 fn greeting(seconds: u64) -> Vec<u8> {
-    let mut bytes = b"LFfold\0\x01".to_vec();
+    let mut bytes = b"LFfold\0\x02".to_vec();
     bytes.extend((512u64 << 20).to_le_bytes());
     bytes.extend((seconds * 1000).to_le_bytes());
     bytes.push(0);

@@ -4,13 +4,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use landfall_fold::WorkerError;
+use landfall_protocol::admission::{CheckedChange, Roots};
 use landfall_protocol::session::Offered;
-use landfall_protocol::space::{Judged, Judging, PushedEntry, Refusal, StoreFailure};
+use landfall_protocol::space::{CheckedPush, Judged, Judging, PushedEntry, Refusal, StoreFailure};
 use landfall_protocol::{Code, DocumentId, NackClass, SpaceName};
 
 use super::sequencer::{Sequencer, now_ms};
 use super::{Command, Pushed};
-use crate::folding::{MergeError, Merged, Offer};
+use crate::folding::{Brought, Chunks, MergeError, Merged, Offer};
 use crate::limits;
 use crate::store::StoreError;
 
@@ -18,13 +20,21 @@ use crate::store::StoreError;
 /// before it was used.
 const LOADS: u8 = 3;
 
+/// What is to be merged with what there is.
+pub(super) enum Arrived {
+    /// A snapshot that a client offered.
+    Snapshot(Offered, Arc<Vec<u8>>),
+    /// Chunks of an automerge-repo peer.
+    Chunks(Arc<Vec<u8>>),
+}
+
 /// Why a document's pushes wait.
 enum Why {
     /// Its index is being read.
     Loading,
-    /// A snapshot was offered; first what was admitted before it must be durable.
-    Draining(PushedEntry, Offered, Arc<Vec<u8>>),
-    /// The snapshot is being merged with what there is.
+    /// Something is to be merged; first what was admitted before it must be durable.
+    Draining(PushedEntry, Arrived),
+    /// It is being merged with what there is.
     Merging,
     /// What came of that is being written.
     Committing,
@@ -69,6 +79,13 @@ impl Held {
     fn set(&mut self, document: &DocumentId, why: Why) {
         if let Some(waiting) = self.documents.get_mut(document) {
             waiting.why = why;
+        }
+    }
+
+    /// Puts a push before those that wait.
+    fn put_first(&mut self, document: &DocumentId, push: Pushed) {
+        if let Some(waiting) = self.documents.get_mut(document) {
+            waiting.pushes.push_front(push);
         }
     }
 
@@ -156,20 +173,14 @@ impl Sequencer {
         }
     }
 
-    /// A snapshot was offered and has arrived.
-    pub(super) fn begin_merge(
-        &mut self,
-        space: &SpaceName,
-        entry: PushedEntry,
-        offer: Offered,
-        bytes: Arc<Vec<u8>>,
-    ) {
+    /// What is to be merged has arrived.
+    pub(super) fn begin_merge(&mut self, space: &SpaceName, entry: PushedEntry, arrived: Arrived) {
         let document = entry.document;
         let asked = self.ask_deleted(space, &document);
         match asked {
             Some(false) => {
                 let Some(slot) = self.spaces.get_mut(space) else { return };
-                slot.held.hold(document, Why::Draining(entry, offer, bytes), None);
+                slot.held.hold(document, Why::Draining(entry, arrived), None);
                 self.advance_held(space);
             }
             Some(true) => {
@@ -194,46 +205,66 @@ impl Sequencer {
             let Some(slot) = self.spaces.get_mut(space) else { return };
             let Some(waiting) = slot.held.documents.get_mut(&document) else { continue };
             match std::mem::replace(&mut waiting.why, Why::Merging) {
-                Why::Draining(entry, offer, bytes) => self.merge(space, entry, offer, bytes),
+                Why::Draining(entry, arrived) => self.merge(space, entry, arrived),
                 Why::Committing => self.release(space, &document),
                 why => waiting.why = why,
             }
         }
     }
 
-    fn merge(&self, space: &SpaceName, entry: PushedEntry, offer: Offered, bytes: Arc<Vec<u8>>) {
+    fn merge(&self, space: &SpaceName, entry: PushedEntry, arrived: Arrived) {
         let (inbox, name) = (Arc::clone(&self.inbox), space.clone());
-        let Offered { document, hash, heads, .. } = offer;
-        let offer = Offer { space: space.clone(), document, hash, heads, bytes };
-        let done = move |result| inbox.put(Command::Merged(name, entry, result));
-        self.parts.folder.merge(offer, Box::new(done));
+        let (space, document) = (space.clone(), entry.document);
+        let done = Box::new(move |result| inbox.put(Command::Merged(name, entry, result)));
+        match arrived {
+            Arrived::Snapshot(offer, bytes) => {
+                let Offered { hash, heads, .. } = offer;
+                let offer = Offer { space, document, hash, heads, bytes };
+                self.parts.folder.merge(offer, done);
+            }
+            Arrived::Chunks(bytes) => {
+                self.parts.folder.absorb(Chunks { space, document, parts: vec![bytes] }, done);
+            }
+        }
     }
 
-    /// An offered snapshot was merged, or could not be.
+    /// What arrived was merged, or could not be.
     pub(super) fn handle_merged(
         &mut self,
         space: &SpaceName,
         push: &PushedEntry,
-        result: Result<Merged, MergeError>,
+        result: Result<Brought, MergeError>,
     ) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         slot.held.set(&push.document, Why::Committing);
         let judged: Judged<StoreError> = match result {
-            Ok(Merged::Nothing) => slot.machine.handle_held(push),
-            Ok(Merged::Snapshot(snapshot)) => {
+            Ok(Brought::Merged(Merged::Nothing)) => slot.machine.handle_held(push),
+            Ok(Brought::Changes(changes)) => {
+                // They go the way of every push, before those that waited.
+                let document = push.document;
+                slot.held.put_first(&document, Pushed::changes(checked_push(push, changes)));
+                return self.release(space, &document);
+            }
+            Ok(Brought::Merged(Merged::Snapshot(snapshot))) => {
                 self.parts.metrics.snapshots_offered.inc();
                 slot.machine.handle_snapshot(push, snapshot, now_ms())
             }
             Err(error) => {
                 let refusal = refusal_of(&error);
                 tracing::warn!(%space, document = %push.document, what = refusal.what,
-                    "an offered snapshot was not taken");
+                    "a folded history was not taken");
                 Judged::Answered(push.refused(refusal))
             }
         };
         self.handle_judged(space, (push.session, push.id), 0, Ok(judged));
         self.advance_held(space);
     }
+}
+
+fn checked_push(entry: &PushedEntry, changes: Vec<CheckedChange>) -> CheckedPush {
+    let PushedEntry { session, id, document, author } = entry.clone();
+    // An automerge-repo document may have begun several times.
+    CheckedPush { session, id, document, author, changes, rest: None, roots: Roots::Several }
 }
 
 fn refusal_of(error: &MergeError) -> Refusal {
@@ -243,11 +274,16 @@ fn refusal_of(error: &MergeError) -> Refusal {
             let what = "this relay has no worker that could open a folded history".to_owned();
             refused(Code::SNAPSHOT, what)
         }
+        MergeError::Worker(error @ WorkerError::Missing { .. }) => {
+            let class = NackClass::RECONCILE;
+            Refusal::new(Code::MISSING_DEPENDENCY, class, error.to_string())
+        }
         MergeError::Worker(error) => refused(Code::SNAPSHOT, format!("the snapshot: {error}")),
         MergeError::Unrelated => {
             let what = "the document has a history that shares nothing with the snapshot's";
             refused(Code::UNRELATED, what.to_owned())
         }
         MergeError::Store(error) => error.failure.refusal(),
+        MergeError::Overtaken => StoreFailure::Busy.refusal(),
     }
 }

@@ -11,7 +11,7 @@ use landfall_protocol::{ActorId, ChangeHash, Code, DocumentId, Offset, SessionId
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::feed::Feed;
-use super::held::Held;
+use super::held::{Arrived, Held};
 use super::inbox::Inbox;
 use super::{Attach, Command, Event, Mailbox, Parts, Pushed};
 use crate::limits;
@@ -228,7 +228,12 @@ impl Sequencer {
                     .ask(space, |machine, view| machine.handle_deletion(&entry, view, now_ms()));
                 self.handle_judged(space, key, 0, judged);
             }
-            Pushed::Snapshot(entry, offer, bytes) => self.begin_merge(space, entry, offer, bytes),
+            Pushed::Snapshot(entry, offer, bytes) => {
+                self.begin_merge(space, entry, Arrived::Snapshot(offer, bytes));
+            }
+            Pushed::Chunks(entry, bytes) => {
+                self.begin_merge(space, entry, Arrived::Chunks(bytes));
+            }
         }
     }
 

@@ -270,6 +270,8 @@ impl Import {
             Ok(Merged::Snapshot(snapshot)) => snapshot,
             Err(MergeError::NoWorker) => return Err(OperateError::NoWorker),
             Err(MergeError::Store(error)) => return Err(error.into()),
+            // Nobody else folds here.
+            Err(MergeError::Overtaken) => return Err(StoreError::unsupported().into()),
             Err(MergeError::Worker(error)) => {
                 self.refuse(format!("its snapshot: {error}"));
                 return Ok(());

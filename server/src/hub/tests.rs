@@ -1,0 +1,239 @@
+//! Chunks that an automerge-repo peer sends whole, through the hub and a child process to the log.
+//!
+//! The child is this package's own binary, which `cargo test` builds beside these tests; where
+//! somebody has built these alone, they say so and skip.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_protocol::admission::{Roots, preflight};
+use landfall_protocol::frame::Filter;
+use landfall_protocol::space::{Answer, CheckedPush, PushedEntry};
+use landfall_protocol::{Code, DocumentId, Epoch, NackClass, Offset, SessionId, SpaceName, limits};
+use tokio::sync::{Notify, mpsc};
+
+use super::{Attach, Event, Hub, Mailbox, Parts, Pushed};
+use crate::cli::FOLD_WORKER;
+use crate::folding::{FoldOptions, Folder};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::store::{LogStore, SqliteStore, Standing};
+
+#[path = "../../tests/fixtures/world.rs"]
+#[allow(dead_code, reason = "shared with the tests of the store")]
+mod world;
+
+const DOCUMENT: DocumentId = DocumentId::from_bytes([7; 16]);
+const SESSION: SessionId = SessionId(1);
+
+fn space() -> SpaceName {
+    "notes".parse().unwrap()
+}
+
+/// The relay's program, if it was built.
+fn program() -> Option<PathBuf> {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.parent().unwrap().parent().unwrap().join("landfall-relay");
+    if !program.exists() {
+        eprintln!("skipped: {} is not built", program.display());
+        return None;
+    }
+    Some(program)
+}
+
+/// A hub over a store, and a session of it.
+struct Bench {
+    _folder: tempfile::TempDir,
+    store: Arc<SqliteStore>,
+    folder: Arc<Folder>,
+    hub: Hub,
+    events: mpsc::Receiver<Event>,
+    last_push: u64,
+}
+
+impl Bench {
+    async fn new(program: PathBuf) -> Self {
+        Self::over(tempfile::tempdir().unwrap(), program).await
+    }
+
+    /// As after a restart.
+    async fn again(self) -> Self {
+        let program = program().unwrap();
+        self.hub.shutdown();
+        self.folder.close();
+        Self::over(self._folder, program).await
+    }
+
+    async fn over(folder: tempfile::TempDir, program: PathBuf) -> Self {
+        let store = Arc::new(SqliteStore::open(folder.path()).unwrap());
+        let over: Arc<dyn LogStore> = store.clone();
+        let metrics = Arc::new(Metrics::new());
+        let worker = Some(vec![program.into(), FOLD_WORKER.into()]);
+        let folds = FoldOptions { worker, ..FoldOptions::default() };
+        let folds = Folder::start(Arc::clone(&over), Arc::clone(&metrics), folds).unwrap();
+        let (hub, _) = Hub::start(Parts {
+            store: over,
+            health: Arc::new(Health::default()),
+            metrics,
+            folder: Arc::clone(&folds),
+            runtime: tokio::runtime::Handle::current(),
+            ring_bytes: 1 << 20,
+            epoch: Epoch::from_bytes([1; 16]),
+        })
+        .unwrap();
+        let (tell, mut events) = mpsc::channel(100);
+        let (overflow, grown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let attach = Attach {
+            session: SESSION,
+            subscription: 0,
+            ticket: 0,
+            space: space(),
+            cursor: None,
+            acknowledged: None,
+            filter: Filter::Everything,
+            holds: false,
+            mailbox: Mailbox { events: tell, overflow, grown },
+        };
+        assert!(hub.attach(attach).await);
+        assert!(matches!(events.recv().await, Some(Event::Attached { .. })));
+        Self { _folder: folder, store, folder: folds, hub, events, last_push: 0 }
+    }
+
+    fn entry(&mut self) -> PushedEntry {
+        self.last_push += 1;
+        let (session, id, document) = (SESSION, self.last_push, DOCUMENT);
+        PushedEntry { session, id, document, author: vec![3; 16] }
+    }
+
+    async fn push(&mut self, pushed: Pushed) {
+        let room = self.hub.reserve(1_000).await.unwrap();
+        assert!(self.hub.push(space(), pushed, room).await);
+    }
+
+    async fn push_chunks(&mut self, bytes: Vec<u8>) {
+        let entry = self.entry();
+        self.push(Pushed::chunks(entry, Arc::new(bytes))).await;
+    }
+
+    async fn push_changes(&mut self, changes: &[Vec<u8>]) {
+        let PushedEntry { session, id, document, author } = self.entry();
+        let changes = changes.iter().map(|bytes| preflight(bytes).unwrap()).collect();
+        let (rest, roots) = (None, Roots::One);
+        let push = CheckedPush { session, id, document, author, changes, rest, roots };
+        self.push(Pushed::changes(push)).await;
+    }
+
+    async fn answer(&mut self) -> Answer {
+        let event = tokio::time::timeout(Duration::from_secs(60), self.events.recv()).await;
+        match event.unwrap() {
+            Some(Event::Answered(answer)) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn chunks(&mut self, bytes: Vec<u8>) -> Answer {
+        self.push_chunks(bytes).await;
+        self.answer().await
+    }
+
+    fn held(&self) -> u64 {
+        self.store.changes_held(&space(), &DOCUMENT).unwrap()
+    }
+
+    fn end(self) {
+        self.hub.shutdown();
+        self.folder.close();
+    }
+}
+
+/// A whole document, as automerge saves it.
+fn whole(changes: &[Vec<u8>]) -> Vec<u8> {
+    landfall_fold::fold(&[], changes.iter().cloned()).unwrap().snapshot
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_comes_whole_is_appended_change_by_change() {
+    let Some(program) = program() else { return };
+    let mut bench = Bench::new(program).await;
+    let all = world::typing(1, 300);
+    // What is pushed behind it waits for it, and rests on it.
+    bench.push_chunks(whole(&all[..250])).await;
+    bench.push_changes(&all[250..260]).await;
+    let (first, second) = (bench.answer().await, bench.answer().await);
+    assert_eq!((first.push, first.count, first.refusal), (1, 250, None));
+    assert_eq!(first.added, Some((Offset(1), Offset(250))));
+    assert_eq!((second.push, second.count, second.refusal), (2, 10, None));
+    // One who has more of it and less: only what is new is added.
+    let third = bench.chunks([whole(&all), all[100].clone()].concat()).await;
+    assert_eq!((third.count, third.added), (40, Some((Offset(261), Offset(300)))));
+    let again = bench.chunks(whole(&all)).await;
+    assert_eq!((again.count, again.added, again.refusal), (1, None, None));
+    assert_eq!(again.through.unwrap().offset, Offset(300));
+    let index = bench.store.document_index(&space(), &DOCUMENT, false).unwrap().unwrap();
+    assert_eq!((index.tail.len(), index.folded.is_none()), (300, true));
+    // Another beginning is a part of it.
+    let other = bench.chunks(whole(&world::typing(2, 5))).await;
+    assert_eq!((other.count, other.refusal), (5, None));
+    assert_eq!(bench.held(), 305);
+    bench.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_document_that_comes_whole_is_stored_folded() {
+    let Some(program) = program() else { return };
+    let mut bench = Bench::new(program).await;
+    let all = world::typing(1, limits::PUSH_CHANGES + 200);
+    bench.push_changes(&all[..100]).await;
+    assert_eq!(bench.answer().await.count, 100);
+    let own = world::side_by_side(1);
+    bench.push_chunks(own.concat()).await;
+    bench.push_chunks(whole(&all)).await;
+    bench.push_changes(&all[100..110]).await;
+    let counts = [bench.answer().await, bench.answer().await, bench.answer().await];
+    let counts = counts.map(|answer| (answer.push, answer.count, answer.refusal));
+    assert_eq!(counts, [(2, own.len() as u32, None), (3, 1, None), (4, 10, None)]);
+    assert_eq!(bench.held() as usize, all.len() + own.len());
+    let index = bench.store.document_index(&space(), &DOCUMENT, true).unwrap().unwrap();
+    let folded = index.folded.unwrap().index.unwrap();
+    assert_eq!((folded.len(), index.tail.len()), (all.len() + own.len(), 0));
+    // What rests on something deep in it has the index loaded first, and what is behind it waits.
+    bench.store.close().unwrap();
+    let mut bench = bench.again().await;
+    let mut other = world::author(9);
+    other.load_incremental(&all[..100].concat()).unwrap();
+    let beside = [world::edit(&mut other, "beside", 1), world::edit(&mut other, "beside", 2)];
+    bench.push_chunks(beside[0].clone()).await;
+    bench.push_changes(&beside[1..]).await;
+    let counts = [bench.answer().await, bench.answer().await];
+    assert_eq!(counts.map(|answer| (answer.push, answer.count)), [(1, 1), (2, 1)]);
+    assert_eq!(bench.store.gauges().index_loads, 1);
+    bench.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_taken_is_refused_and_leaves_nothing() {
+    let Some(program) = program() else { return };
+    let mut bench = Bench::new(program).await;
+    let all = world::typing(1, 50);
+    let missing = preflight(&all[20]).unwrap().hash.to_string();
+    let lacking = bench.chunks([all[..20].concat(), all[21..].concat()].concat()).await;
+    let refusal = lacking.refusal.unwrap();
+    assert_eq!((refusal.code, refusal.class), (Code::MISSING_DEPENDENCY, NackClass::RECONCILE));
+    assert!(refusal.what.contains(&missing), "{}", refusal.what);
+    assert_eq!((lacking.count, bench.held()), (0, 0));
+    let mut damaged = whole(&all);
+    damaged[60] ^= 1;
+    let refusal = bench.chunks(damaged).await.refusal.unwrap();
+    assert_eq!((refusal.code, refusal.class), (Code::SNAPSHOT, NackClass::REFUSED));
+    assert_eq!(bench.store.document_heads(&space(), &DOCUMENT).unwrap(), Standing::Absent);
+    // Nobody waits for ever behind it.
+    let whole_one = bench.chunks(whole(&all)).await;
+    assert_eq!((whole_one.count, whole_one.refusal), (50, None));
+    let entry = bench.entry();
+    bench.push(Pushed::Deletion(entry)).await;
+    assert_eq!(bench.answer().await.count, 1);
+    let refusal = bench.chunks(whole(&all)).await.refusal.unwrap();
+    assert_eq!((refusal.code, refusal.class), (Code::DELETED, NackClass::REFUSED));
+    bench.end();
+}
