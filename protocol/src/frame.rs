@@ -52,6 +52,7 @@ pub mod kind {
     pub const UNSUBSCRIBE: u16 = 13;
     pub const UNSUBSCRIBED: u16 = 14;
     pub const FEATURES: u16 = 16;
+    pub const EPHEMERAL: u16 = 17;
     pub const PART: u16 = 18;
     pub const PUSH_SNAPSHOT: u16 = 19;
     pub const DIGEST: u16 = 20;
@@ -272,6 +273,24 @@ pub struct Close {
     pub reason: String,
 }
 
+/// Something said about a document, for whoever follows it now. Never stored, and not answered.
+/// Only towards a peer whose [`features`](features::EPHEMERAL) name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ephemeral {
+    /// Over which subscription.
+    pub subscription: SubscriptionId,
+    /// What it is about.
+    pub document: DocumentId,
+    /// Who says it. A relay writes it; a client leaves it empty.
+    pub sender: String,
+    /// One run of the sender.
+    pub session: String,
+    /// Grows strictly within the sender's session.
+    pub count: u64,
+    /// What is said; never looked into.
+    pub data: ByteBuf,
+}
+
 /// Every frame of version 1. Those from `Features` on are for peers that know them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant holds the frame of its name")]
@@ -302,4 +321,5 @@ pub enum Frame {
     Document(DocumentEntries),
     Refilter(Refilter),
     Reconciled(SubscriptionId),
+    Ephemeral(Ephemeral),
 }

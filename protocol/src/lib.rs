@@ -22,6 +22,7 @@
 pub mod admission;
 pub mod code;
 pub mod digest;
+pub mod ephemeral;
 pub mod folded;
 pub mod frame;
 pub mod ids;

@@ -108,6 +108,10 @@ pub const EPHEMERAL_BYTES: usize = 64 * KIB;
 /// some 20 to 40.
 pub const EPHEMERAL_NAME_BYTES: usize = 256;
 
+/// Senders' sessions whose last count is remembered, for each space. One that is forgotten could
+/// be repeated once more.
+pub const EPHEMERAL_SOURCES: usize = 4_096;
+
 /// Bytes of changes that one commit of a space takes together.
 pub const COMMIT_BYTES: usize = 8 * MIB;
 

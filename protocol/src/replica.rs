@@ -9,6 +9,7 @@
 
 mod compare;
 mod effects;
+mod ephemeral;
 mod outbox;
 mod receive;
 
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::code::Code;
+use crate::ephemeral::Sources;
 use crate::frame::{
     Close, Features, Filter, Frame, Frames, Hello, Refilter, Subscribe, SubscribeFrom, Subscribed,
     SubscriptionId, VERSIONS, Welcome, features,
@@ -65,6 +67,8 @@ struct SpaceLink {
     refiltering: bool,
     /// How often the store was asked where the space stands, and has not answered.
     resumes: u32,
+    /// Ephemeral messages can be sent.
+    speaks: bool,
 }
 
 /// The machine.
@@ -81,6 +85,8 @@ pub struct Replica {
     storing_bytes: usize,
     /// What the relay can do beyond its version.
     features: u64,
+    /// Whose ephemeral messages were heard.
+    sources: BTreeMap<SpaceName, Sources>,
     heard: Moment,
     pinged: bool,
     effects: VecDeque<ReplicaEffect>,
@@ -100,6 +106,7 @@ impl Replica {
             pushes_in_flight: 0,
             storing_bytes: 0,
             features: 0,
+            sources: BTreeMap::new(),
             heard: Moment::default(),
             pinged: false,
             effects: VecDeque::new(),
@@ -165,6 +172,10 @@ impl Replica {
         self.next_subscription = 0;
         for (space, link) in &mut self.spaces {
             let told = std::mem::replace(&mut link.told, SpacePhase::Waiting);
+            if link.speaks {
+                let (space, filter) = (space.clone(), None);
+                self.effects.push_back(ReplicaEffect::Speaking { space, filter });
+            }
             *link = SpaceLink::new(self.next_subscription);
             self.next_subscription += 1;
             if told != SpacePhase::Waiting {
@@ -285,7 +296,8 @@ impl Replica {
             let before = std::mem::replace(&mut link.filter, filter.clone());
             link.compare = Some(Compare::of_scope(&before, &filter));
             link.refiltering = true;
-            return self.send(Frame::Refilter(Refilter { subscription, filter }));
+            self.send(Frame::Refilter(Refilter { subscription, filter }));
+            return self.tell_speaking(space, true);
         }
         // In the middle of something.
         self.subscribe_again(space);
@@ -293,10 +305,11 @@ impl Replica {
 
     /// Begins a space again, with a subscription of its own.
     fn subscribe_again(&mut self, space: &SpaceName) {
-        let Some(link) = self.spaces.get_mut(space) else { return };
         if !matches!(self.phase, Phase::Ready { .. }) {
             return;
         }
+        self.tell_speaking(space, false);
+        let Some(link) = self.spaces.get_mut(space) else { return };
         let old = link.subscription;
         self.pushes_in_flight -= link.outbox.stop();
         let resumes = link.resumes;
@@ -332,11 +345,13 @@ impl Replica {
             Frame::Wanted(wanted) => self.handle_wanted(wanted),
             Frame::Ack(ack) => self.handle_ack(now, ack),
             Frame::Nack(nack) => self.handle_nack(now, nack),
+            Frame::Ephemeral(message) => self.handle_ephemeral(message),
             frame => self.broken(format!("a {} frame, which only a client sends", name_of(&frame))),
         }
     }
 
     fn refuse_space(&mut self, space: &SpaceName, phase: SpacePhase) {
+        self.tell_speaking(space, false);
         if let Some(link) = self.spaces.get_mut(space) {
             self.pushes_in_flight -= link.outbox.stop();
             link.receiver.stop();
@@ -361,6 +376,7 @@ impl Replica {
         if !link.receiver.handle_subscribed(subscribed) {
             return self.broken("it answers one subscription twice".to_owned());
         }
+        self.tell_speaking(&space, true);
         if !subscribed.resumed {
             self.effects.push_back(ReplicaEffect::Reset { space });
             return;
@@ -504,8 +520,8 @@ impl SpaceLink {
     fn new(subscription: SubscriptionId) -> Self {
         let (receiver, outbox) = (Receiver::default(), Outbox::default());
         let (told, filter) = (SpacePhase::Waiting, Filter::Everything);
-        let (compare, refiltering, resumes) = (None, false, 0);
-        Self { subscription, receiver, outbox, told, filter, compare, refiltering, resumes }
+        let (compare, refiltering, resumes, speaks) = (None, false, 0, false);
+        Self { subscription, receiver, outbox, told, filter, compare, refiltering, resumes, speaks }
     }
 }
 
@@ -537,6 +553,7 @@ fn name_of(frame: &Frame) -> &'static str {
         Frame::Document(_) => "document",
         Frame::Refilter(_) => "refilter",
         Frame::Reconciled(_) => "reconciled",
+        Frame::Ephemeral(_) => "ephemeral",
     }
 }
 

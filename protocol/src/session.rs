@@ -5,6 +5,7 @@
 //! the caller runs [`check_push`] (pure, so sessions do it in parallel) and hands the result to
 //! the space's machine.
 
+mod ephemeral;
 mod feed;
 mod offers;
 mod push;
@@ -16,9 +17,9 @@ use std::time::Duration;
 use crate::code::{Code, NackClass};
 use crate::digest::Prefix;
 use crate::frame::{
-    Ack, ErrorFrame, Features, Filter, Frame, FrameError, Frames, Hello, Mark, Nack, Partial, Push,
-    PushEntry, Subscribe, SubscribeFrom, SubscriptionId, Unsubscribed, VERSIONS, Want, Welcome,
-    features, fit,
+    Ack, Ephemeral, ErrorFrame, Features, Filter, Frame, FrameError, Frames, Hello, Mark, Nack,
+    Partial, Push, PushEntry, Subscribe, SubscribeFrom, SubscriptionId, Unsubscribed, VERSIONS,
+    Want, Welcome, features, fit,
 };
 use crate::ids::{Cursor, DocumentId, Offset, SessionId, SpaceName, Upstream};
 use crate::intervals::IntervalSet;
@@ -106,6 +107,24 @@ pub enum SessionEffect {
         /// At least one.
         wants: Vec<Want>,
     },
+    /// From now on, what others say about the documents that this filter takes is wanted: give it
+    /// to [`Session::handle_said`]. Takes the place of what was wanted of the subscription before,
+    /// and ends with its [`SessionEffect::Detach`].
+    Listen {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// Its space.
+        space: SpaceName,
+        /// Which documents.
+        filter: Filter,
+    },
+    /// The peer said something: tell everybody else who follows the document.
+    Said {
+        /// The space.
+        space: SpaceName,
+        /// The message, with its sender's name.
+        message: Ephemeral,
+    },
     /// Close the connection, after what was to be sent before.
     End(Code),
 }
@@ -167,6 +186,8 @@ pub struct Session {
     patience: Patience,
     phase: Phase,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    /// What the peer can do beyond its version.
+    features: u64,
     last_push: u64,
     in_flight: BTreeMap<u64, SubscriptionId>,
     offers: BTreeMap<u64, Offered>,
@@ -193,6 +214,7 @@ impl Session {
             patience,
             phase: Phase::AwaitingHello,
             subscriptions: BTreeMap::new(),
+            features: 0,
             last_push: 0,
             in_flight: BTreeMap::new(),
             offers: BTreeMap::new(),
@@ -261,7 +283,7 @@ impl Session {
         match (&self.phase, frame) {
             (Phase::AwaitingHello, Frame::Hello(hello)) => self.handle_hello(&hello, rights),
             (Phase::AwaitingHello, Frame::Close(_)) => self.end(Code::GOODBYE),
-            (_, Frame::Features(_)) => {}
+            (_, Frame::Features(told)) => self.features = told.bits,
             (Phase::AwaitingHello, _) => {
                 self.fail(Code::OUT_OF_ORDER, "a frame before hello".into(), "send hello first");
             }
@@ -310,6 +332,7 @@ impl Session {
             Frame::PushSnapshot(offer) => self.handle_push_snapshot(offer, rights),
             Frame::Part(part) => self.handle_part(part),
             Frame::Push(push) => self.handle_push(push, rights),
+            Frame::Ephemeral(message) => self.handle_ephemeral(message),
             Frame::Ping(nonce) => self.send(Frame::Pong(nonce)),
             Frame::Pong(_) => {}
             Frame::Close(_) => self.end(Code::GOODBYE),
@@ -377,6 +400,7 @@ impl Session {
             filter,
             holds,
         });
+        self.listen(subscription);
     }
 
     fn refuse_subscription(

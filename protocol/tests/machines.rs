@@ -14,6 +14,8 @@ mod client;
 mod costs;
 #[path = "machines/disk.rs"]
 mod disk;
+#[path = "machines/ephemeral.rs"]
+mod ephemeral;
 #[path = "machines/long_life.rs"]
 mod long_life;
 #[path = "machines/model.rs"]

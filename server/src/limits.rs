@@ -138,10 +138,6 @@ pub const SEAT_EPHEMERAL_BYTES: usize = 512 * KIB;
 /// Bytes that an ephemeral message counts beside its content.
 pub const EPHEMERAL_OVERHEAD_BYTES: usize = 128;
 
-/// Senders' sessions whose last count is remembered, for each space that somebody follows. One that
-/// is forgotten could be repeated once more.
-pub const EPHEMERAL_SOURCES: usize = 4_096;
-
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;
 

@@ -9,11 +9,11 @@
 //! comes twice, and nothing is missed.
 
 mod seat;
-mod sources;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use landfall_protocol::ephemeral::Sources;
 use landfall_protocol::frame::{Filter, SubscriptionId};
 use landfall_protocol::limits::{EPHEMERAL_BYTES, EPHEMERAL_NAME_BYTES};
 use landfall_protocol::space::Commit;
@@ -22,7 +22,6 @@ use parking_lot::Mutex;
 
 use crate::metrics::Metrics;
 pub(crate) use seat::{News, Seat};
-use sources::Sources;
 
 /// An ephemeral message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +159,7 @@ impl Rooms {
         let mut told = Vec::new();
         {
             let mut room = room.lock();
-            if !room.sources.grows(&said) {
+            if !room.sources.grows(&said.sender, &said.session, said.count) {
                 drop(room);
                 self.metrics.ephemeral("repeated", 1);
                 return false;

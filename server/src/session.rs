@@ -6,6 +6,7 @@
 
 mod answering;
 mod feeding;
+mod hearing;
 mod intake;
 mod sending;
 mod socket;
@@ -31,10 +32,11 @@ use crate::hub::{Attach, Event, Hub, Mailbox};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::offers::{Offers, Took};
-use crate::rooms::Rooms;
+use crate::rooms::{News, Rooms};
 use crate::store::LogStore;
 use answering::{Answering, Query, Reply};
 use feeding::{Feeding, Read, Standing};
+use hearing::Hearing;
 use intake::{Handed, Intake, Item};
 use socket::Stream;
 use writer::{Outgoing, Watch, WriteEnd, Writing};
@@ -124,6 +126,7 @@ struct Driver {
     intake: Intake,
     feeding: Feeding,
     answering: Answering,
+    hearing: Hearing,
     mailbox: Mailbox,
     events: mpsc::Receiver<Event>,
     /// When the slowest link that is allowed for would have delivered what was written so far.
@@ -145,6 +148,7 @@ enum Happening {
     Room,
     Read(Option<Read>),
     Reply(Option<Reply>),
+    Said(Vec<News>),
     Written(WriteEnd),
     Message(Option<Result<Message, tungstenite::Error>>),
     Grown,
@@ -168,6 +172,7 @@ impl Driver {
             intake: Intake::new(id, shared.hub.clone(), Arc::clone(&shared.checks)),
             feeding: Feeding::new(Arc::clone(&shared.store), Arc::clone(&shared.page_reads)),
             answering: Answering::new(Arc::clone(&shared.store), Arc::clone(&shared.page_reads)),
+            hearing: Hearing::new(id, Arc::clone(&shared.rooms)),
             mailbox: Mailbox { events: events_in, overflow, grown },
             events,
             delivered: Moment::default(),
@@ -224,6 +229,7 @@ impl Driver {
             () = room(self.writer.as_ref()), if sends => Happening::Room,
             read = self.feeding.read() => Happening::Read(read),
             reply = self.answering.reply(), if takes_replies => Happening::Reply(reply),
+            said = self.hearing.said(), if takes_replies => Happening::Said(said),
             end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
             message = stream.next(), if reads => Happening::Message(message),
             () = self.mailbox.grown.notified() => Happening::Grown,
@@ -253,6 +259,7 @@ impl Driver {
             Happening::Room => self.send_next(),
             Happening::Read(read) => read.into_iter().for_each(|read| self.handle_read(read)),
             Happening::Reply(reply) => reply.into_iter().for_each(|reply| self.handle_reply(reply)),
+            Happening::Said(said) => self.handle_said(said),
             Happening::Message(message) => self.handle_message(message),
             Happening::Time => self.handle_time(),
             Happening::Stopping => {
@@ -311,8 +318,13 @@ impl Driver {
                 }
                 SessionEffect::Detach(subscription) => {
                     self.feeding.remove(subscription);
+                    self.hearing.end(subscription);
                     self.intake.add(Item::Detach(subscription));
                 }
+                SessionEffect::Listen { subscription, space, filter } => {
+                    self.hearing.listen(subscription, space, filter);
+                }
+                SessionEffect::Said { space, message } => self.hearing.say(&space, message),
                 SessionEffect::End(code) => {
                     let close = match code {
                         Code::GOODBYE => CLOSE_NORMAL,
@@ -381,6 +393,10 @@ impl Driver {
         }
     }
 
+    fn handle_said(&mut self, said: Vec<News>) {
+        hearing::messages(said).for_each(|message| self.machine.handle_said(message));
+    }
+
     fn wants_message(&self) -> bool {
         self.stopping.is_none()
             && self.machine.wants_message()
@@ -420,6 +436,7 @@ impl Driver {
 
     fn end_subscription(&mut self, subscription: u32, code: Code, what: String) {
         self.feeding.remove(subscription);
+        self.hearing.end(subscription);
         self.machine.handle_attach_failed(subscription, code, what);
         self.intake.add(Item::Detach(subscription));
     }

@@ -117,11 +117,8 @@ pub fn encode_into(frame: &Frame, message: &mut Vec<u8>) {
 /// Those that a peer may not know.
 fn encode_later(frame: &Frame, message: &mut Vec<u8>) {
     match frame {
-        Frame::Features(body) => {
-            let flags_at = message.len() + 2;
-            write(message, kind::FEATURES, body);
-            message[flags_at] |= FLAG_OPTIONAL as u8;
-        }
+        Frame::Features(body) => write_optional(message, kind::FEATURES, body),
+        Frame::Ephemeral(body) => write_optional(message, kind::EPHEMERAL, body),
         Frame::SubscribeFrom(body) => write(message, kind::SUBSCRIBE_FROM, body),
         Frame::Part(body) => write(message, kind::PART, body),
         Frame::PushSnapshot(body) => write(message, kind::PUSH_SNAPSHOT, body),
@@ -152,6 +149,12 @@ fn write<T: Serialize>(message: &mut Vec<u8>, kind: u16, body: &T) {
     append_body(body, message);
     let length = message.len() - start - limits::FRAME_HEADER_BYTES;
     message[start + 4..start + 8].copy_from_slice(&(length as u32).to_le_bytes());
+}
+
+fn write_optional<T: Serialize>(message: &mut Vec<u8>, kind: u16, body: &T) {
+    let flags_at = message.len() + 2;
+    write(message, kind, body);
+    message[flags_at] |= FLAG_OPTIONAL as u8;
 }
 
 /// Appends a value as the codec writes it.
@@ -250,6 +253,7 @@ fn decode_body(kind: u16, flags: u16, body: &[u8]) -> Result<Option<Frame>, Fram
         kind::PONG => Frame::Pong(read(kind, body)?),
         kind::CLOSE => Frame::Close(read(kind, body)?),
         kind::FEATURES => Frame::Features(read(kind, body)?),
+        kind::EPHEMERAL => Frame::Ephemeral(read(kind, body)?),
         kind::SUBSCRIBE_FROM => Frame::SubscribeFrom(read(kind, body)?),
         kind::PART => Frame::Part(read(kind, body)?),
         kind::PUSH_SNAPSHOT => Frame::PushSnapshot(read(kind, body)?),
@@ -321,6 +325,12 @@ fn check_fields(frame: &Frame) -> Result<(), FrameError> {
             })
         }
         Frame::Document(found) => check_entries(&found.entries, bound),
+        Frame::Ephemeral(message) => {
+            let (sender, session) = (message.sender.len(), message.session.len());
+            bound("ephemeral.sender", sender, limits::EPHEMERAL_NAME_BYTES)?;
+            bound("ephemeral.session", session, limits::EPHEMERAL_NAME_BYTES)?;
+            bound("ephemeral.data", message.data.len(), limits::EPHEMERAL_BYTES)
+        }
         Frame::Subscribed(_)
         | Frame::Unsubscribe(_)
         | Frame::Ack(_)

@@ -24,8 +24,10 @@ pub mod features {
     pub const FILTERS: u64 = 4;
     /// `PushEntry`: deletion, and roots beside a document's first one.
     pub const ENTRIES: u64 = 8;
+    /// `Ephemeral`.
+    pub const EPHEMERAL: u64 = 16;
     /// All that this version can do.
-    pub const ALL: u64 = SNAPSHOTS | RECONCILE | FILTERS | ENTRIES;
+    pub const ALL: u64 = SNAPSHOTS | RECONCILE | FILTERS | ENTRIES | EPHEMERAL;
 }
 
 /// A snapshot that has arrived in part.

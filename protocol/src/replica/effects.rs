@@ -165,6 +165,29 @@ pub enum ReplicaEffect {
         /// Where it stands now.
         phase: SpacePhase,
     },
+    /// What the application says about a space's documents that this filter takes can be sent from
+    /// now on; with `None`, about none of them.
+    Speaking {
+        /// The space.
+        space: SpaceName,
+        /// Which documents.
+        filter: Option<Filter>,
+    },
+    /// Somebody said something about a document. It is told once, and never stored.
+    Heard {
+        /// The space.
+        space: SpaceName,
+        /// The document.
+        document: DocumentId,
+        /// Who.
+        sender: String,
+        /// One run of the sender.
+        session: String,
+        /// Grows strictly within the sender's session.
+        count: u64,
+        /// What.
+        data: Vec<u8>,
+    },
     /// Close the connection, after what was to be sent before.
     End(EndReason),
 }

@@ -138,6 +138,7 @@ impl Session {
         // The head is where the feed goes on: everything up to it has been sent.
         let (epoch, head, resumed) = (None, position, false);
         self.send(Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
+        self.listen(subscription);
     }
 
     pub(super) fn handle_reconciled(&mut self, subscription: SubscriptionId) {

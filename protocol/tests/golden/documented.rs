@@ -67,6 +67,7 @@ fn classes_kinds_and_flags_are_in_the_page_with_their_numbers() {
         ("reconcile", features::RECONCILE),
         ("filters", features::FILTERS),
         ("entries", features::ENTRIES),
+        ("ephemeral", features::EPHEMERAL),
     ] {
         assert_row(&[&bit.to_string(), name]);
     }
@@ -118,6 +119,8 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("PART_BYTES", limits::PART_BYTES),
         ("SNAPSHOT_BYTES", limits::SNAPSHOT_BYTES),
         ("SNAPSHOT_WINDOW_BYTES", limits::SNAPSHOT_WINDOW_BYTES),
+        ("EPHEMERAL_BYTES", limits::EPHEMERAL_BYTES),
+        ("EPHEMERAL_NAME_BYTES", limits::EPHEMERAL_NAME_BYTES),
     ];
     for (name, value) in bytes {
         assert_row(&[&format!("`{name}`"), &written(value as u64, true)]);
@@ -140,6 +143,7 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("FILTER_DOCUMENTS", limits::FILTER_DOCUMENTS as u64),
         ("QUERIES", limits::QUERIES as u64),
         ("RECENT_ENTRIES", limits::RECENT_ENTRIES),
+        ("EPHEMERAL_SOURCES", limits::EPHEMERAL_SOURCES as u64),
     ];
     for (name, value) in counts {
         assert_row(&[&format!("`{name}`"), &written(value, false)]);

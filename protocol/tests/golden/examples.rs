@@ -2,10 +2,10 @@
 
 use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix, tombstone_id};
 use landfall_protocol::frame::{
-    Ack, Close, Difference, DigestQuery, DocumentEntries, Entries, Entry, ErrorFrame, Features,
-    Fetch, Filter, Frame, Hello, Holding, Mark, Nack, Part, Partial, Push, PushEntry, PushSnapshot,
-    Refilter, Subscribe, SubscribeFrom, Subscribed, Unsubscribed, Want, Wanted, Welcome,
-    entry_flags, entry_kind, features,
+    Ack, Close, Difference, DigestQuery, DocumentEntries, Entries, Entry, Ephemeral, ErrorFrame,
+    Features, Fetch, Filter, Frame, Hello, Holding, Mark, Nack, Part, Partial, Push, PushEntry,
+    PushSnapshot, Refilter, Subscribe, SubscribeFrom, Subscribed, Unsubscribed, Want, Wanted,
+    Welcome, entry_flags, entry_kind, features,
 };
 use landfall_protocol::{
     ChangeHash, Code, Cursor, DocumentId, Epoch, NackClass, Offset, ReplicaId, Scope, SessionId,
@@ -48,11 +48,12 @@ pub fn name_of(frame: &Frame) -> &'static str {
         Frame::SubscribeFrom(_) => "SubscribeFrom",
         Frame::Document(_) => "Document",
         Frame::Reconciled(_) => "Reconciled",
+        Frame::Ephemeral(_) => "Ephemeral",
     }
 }
 
 /// How many kinds of frames there are.
-pub const KINDS: usize = 26;
+pub const KINDS: usize = 27;
 
 /// Every example with the name of its golden file.
 pub fn all() -> Vec<(&'static str, Frame)> {
@@ -65,9 +66,21 @@ pub fn all() -> Vec<(&'static str, Frame)> {
     examples.extend([
         ("ping", Frame::Ping(0x0102_0304_0506_0708)),
         ("pong", Frame::Pong(0x0102_0304_0506_0708)),
+        ("ephemeral", Frame::Ephemeral(ephemeral())),
         ("close", Frame::Close(Close { code: Code::GOODBYE, reason: "closing".into() })),
     ]);
     examples
+}
+
+fn ephemeral() -> Ephemeral {
+    Ephemeral {
+        subscription: 3,
+        document: DOCUMENT,
+        sender: "ann".into(),
+        session: "s1".into(),
+        count: 0x0102_0304_0506_0708,
+        data: bytes(b"here"),
+    }
 }
 
 fn handshake() -> Vec<(&'static str, Frame)> {
@@ -225,8 +238,9 @@ fn reconciliation() -> Vec<(&'static str, Frame)> {
         Branch { prefix: Prefix::ROOT, node: Node::Children(children) },
         Branch { prefix: below_d, node: Node::Leaves(leaves) },
     ];
+    let bits = features::SNAPSHOTS | features::RECONCILE | features::FILTERS | features::ENTRIES;
     vec![
-        ("features", Frame::Features(Features { bits: features::ALL })),
+        ("features", Frame::Features(Features { bits })),
         ("subscribe-from", Frame::SubscribeFrom(from)),
         ("subscribe-from-documents", Frame::SubscribeFrom(first)),
         ("digest", Frame::Digest(query)),

@@ -157,3 +157,29 @@ fn fields_over_their_limits_are_named() {
     let error = decode(&encode(&Frame::Hello(hello))).unwrap_err();
     assert!(error.to_string().contains("hello.versions"), "{error}");
 }
+
+#[test]
+fn an_ephemeral_message_is_optional_and_bounded() {
+    let frame = examples::all().into_iter().find_map(|(_, frame)| match frame {
+        Frame::Ephemeral(message) => Some(message),
+        _ => None,
+    });
+    let mut message = frame.unwrap();
+    assert_eq!(encode(&Frame::Ephemeral(message.clone()))[2], FLAG_OPTIONAL as u8);
+    message.data = vec![0; limits::EPHEMERAL_BYTES].into();
+    message.sender = "x".repeat(limits::EPHEMERAL_NAME_BYTES);
+    message.session = "y".repeat(limits::EPHEMERAL_NAME_BYTES);
+    assert!(decode(&encode(&Frame::Ephemeral(message.clone()))).is_ok());
+    let longer: [(&str, fn(&mut landfall_protocol::frame::Ephemeral)); 3] = [
+        ("ephemeral.data", |message| message.data.push(0)),
+        ("ephemeral.sender", |message| message.sender.push('x')),
+        ("ephemeral.session", |message| message.session.push('y')),
+    ];
+    for (field, lengthen) in longer {
+        let mut message = message.clone();
+        lengthen(&mut message);
+        let error = decode(&encode(&Frame::Ephemeral(message))).unwrap_err();
+        assert!(error.to_string().contains(field), "{error}");
+        assert_eq!(error.code(), Code::TOO_LARGE);
+    }
+}

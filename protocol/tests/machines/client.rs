@@ -133,6 +133,8 @@ impl Client {
                 ReplicaEffect::Send(frame) => self.sent.push_back(encode(&frame)),
                 ReplicaEffect::Welcomed(upstream) => self.upstream = Some(upstream),
                 ReplicaEffect::Phase { phase, .. } => self.phase = phase,
+                // Nobody says anything here.
+                ReplicaEffect::Speaking { .. } | ReplicaEffect::Heard { .. } => {}
                 ReplicaEffect::End(reason) => self.ended = Some(reason.to_string()),
                 job => {
                     let finishes = matches!(job, ReplicaEffect::FinishReconcile { .. });

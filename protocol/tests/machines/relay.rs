@@ -151,6 +151,8 @@ impl Relay {
             SessionEffect::Fetch { subscription, wants, .. } => {
                 connection.fetches.push_back((subscription, wants.into()));
             }
+            // Nobody says anything here.
+            SessionEffect::Listen { .. } | SessionEffect::Said { .. } => {}
             SessionEffect::End(_) => unreachable!("handled before"),
         }
     }

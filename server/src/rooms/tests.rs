@@ -187,22 +187,6 @@ fn a_session_that_is_gone_leaves_nothing_behind() {
 }
 
 #[test]
-fn so_many_sources_are_remembered_and_the_longest_silent_is_forgotten() {
-    let mut sources = Sources::default();
-    let of = |n: usize, count| Said { sender: n.to_string(), ..said(document(1), count) };
-    for n in 0..limits::EPHEMERAL_SOURCES {
-        assert!(sources.grows(&of(n, 1)));
-    }
-    // Heard again: the second is the longest silent now.
-    assert!(sources.grows(&of(0, 2)));
-    assert!(sources.grows(&of(limits::EPHEMERAL_SOURCES, 1)));
-    assert_eq!(sources.len(), limits::EPHEMERAL_SOURCES);
-    assert!(!sources.grows(&of(0, 2)));
-    assert!(!sources.grows(&of(2, 1)));
-    assert!(sources.grows(&of(1, 1)), "it was not forgotten");
-}
-
-#[test]
 fn whoever_waits_is_woken() {
     let (rooms, here, seat) = (rooms(), space("here"), Seat::new(SessionId(1)));
     rooms.enter(&here, document(1), &seat);

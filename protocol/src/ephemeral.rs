@@ -1,0 +1,100 @@
+//! What both ends need for ephemeral messages: the names of senders, and what was heard before.
+//!
+//! An ephemeral message is bytes about a document, for whoever follows it now. It is never stored,
+//! and may be lost. What its bytes mean is the applications' business.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::ids::ReplicaId;
+use crate::limits;
+
+/// What the senders' names of Landfall's own replicas begin with.
+pub const SENDER_PREFIX: &str = "landfall-";
+
+/// The name under which a replica's ephemeral messages travel. A relay writes it, whatever the
+/// replica wrote.
+pub fn sender_of(replica: &ReplicaId) -> String {
+    let hex = replica.as_bytes().iter().map(|byte| format!("{byte:02x}"));
+    std::iter::once(SENDER_PREFIX.to_owned()).chain(hex).collect()
+}
+
+/// A sender's name and one run of it.
+type Source = (String, String);
+
+/// The last count of each sender's session, so that a repeated message is known as one. It
+/// remembers [`limits::EPHEMERAL_SOURCES`]; the one that was silent longest is forgotten first.
+#[derive(Debug, Default)]
+pub struct Sources {
+    last: BTreeMap<Arc<Source>, Heard>,
+    /// By when they were heard, the longest ago first.
+    order: BTreeMap<u64, Arc<Source>>,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Heard {
+    count: u64,
+    at: u64,
+}
+
+impl Sources {
+    /// Whether a message's count is larger than any that its session is known to have had. If it
+    /// is, it is remembered.
+    pub fn grows(&mut self, sender: &str, session: &str, count: u64) -> bool {
+        let source = Arc::new((sender.to_owned(), session.to_owned()));
+        if self.last.get(&source).is_some_and(|heard| heard.count >= count) {
+            return false;
+        }
+        self.clock += 1;
+        let at = self.clock;
+        self.order.insert(at, Arc::clone(&source));
+        if let Some(before) = self.last.insert(source, Heard { count, at }) {
+            self.order.remove(&before.at);
+        }
+        if self.last.len() > limits::EPHEMERAL_SOURCES
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.last.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replicas_name_is_its_id_in_hex() {
+        let replica = ReplicaId::from_bytes([0x0a; 16]);
+        assert_eq!(sender_of(&replica), format!("landfall-{}", "0a".repeat(16)));
+    }
+
+    #[test]
+    fn a_count_must_grow_within_its_session() {
+        let mut sources = Sources::default();
+        assert!(sources.grows("ann", "1", 5));
+        assert!(!sources.grows("ann", "1", 5));
+        assert!(!sources.grows("ann", "1", 4));
+        assert!(sources.grows("ann", "2", 1));
+        assert!(sources.grows("bob", "1", 1));
+        assert!(sources.grows("ann", "1", 6));
+    }
+
+    #[test]
+    fn so_many_are_remembered_and_the_longest_silent_is_forgotten() {
+        let mut sources = Sources::default();
+        for n in 0..limits::EPHEMERAL_SOURCES {
+            assert!(sources.grows(&n.to_string(), "", 1));
+        }
+        // The first is heard again: the second is the longest silent now.
+        assert!(sources.grows("0", "", 2));
+        assert!(sources.grows("one more", "", 1));
+        assert_eq!(sources.last.len(), limits::EPHEMERAL_SOURCES);
+        assert_eq!(sources.order.len(), limits::EPHEMERAL_SOURCES);
+        assert!(!sources.grows("0", "", 2));
+        assert!(!sources.grows("2", "", 1));
+        assert!(sources.grows("1", "", 1), "it was not forgotten");
+    }
+}

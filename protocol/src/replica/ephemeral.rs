@@ -1,0 +1,62 @@
+//! Ephemeral messages of a replica: what the application says, and what it hears.
+
+use super::{Replica, ReplicaEffect};
+use crate::frame::{Ephemeral, Frame, features};
+use crate::ids::{DocumentId, SpaceName};
+
+impl Replica {
+    /// The application says something about a document, as message `count` of its `session`. It
+    /// is sent if the space is subscribed at a relay that passes it on; gives false, and forgets
+    /// it, otherwise.
+    pub fn handle_broadcast(
+        &mut self,
+        space: &SpaceName,
+        document: DocumentId,
+        session: String,
+        count: u64,
+        data: Vec<u8>,
+    ) -> bool {
+        let Some(link) = self.spaces.get(space) else { return false };
+        if !self.is_ready() || !link.speaks || !link.filter.wants(&document) {
+            return false;
+        }
+        // The relay writes who says it.
+        let (subscription, sender, data) = (link.subscription, String::new(), data.into());
+        let message = Ephemeral { subscription, document, sender, session, count, data };
+        self.send(Frame::Ephemeral(message));
+        true
+    }
+
+    /// Somebody else said something.
+    pub(super) fn handle_ephemeral(&mut self, message: Ephemeral) {
+        // It may cross the end of its subscription, or another filter.
+        let Some(space) = self.space_of(message.subscription) else { return };
+        let wanted =
+            self.spaces.get(&space).is_some_and(|link| link.filter.wants(&message.document));
+        let Ephemeral { document, sender, session, count, data, .. } = message;
+        let sources = self.sources.entry(space.clone()).or_default();
+        if wanted && sources.grows(&sender, &session, count) {
+            let data = data.into_vec();
+            self.effects.push_back(ReplicaEffect::Heard {
+                space,
+                document,
+                sender,
+                session,
+                count,
+                data,
+            });
+        }
+    }
+
+    /// A subscription was answered, has another filter, or is over: tells what can be spoken about
+    /// now.
+    pub(super) fn tell_speaking(&mut self, space: &SpaceName, stands: bool) {
+        let knows = self.features & features::EPHEMERAL != 0;
+        let Some(link) = self.spaces.get_mut(space) else { return };
+        let before = std::mem::replace(&mut link.speaks, stands && knows);
+        if before || link.speaks {
+            let filter = link.speaks.then(|| link.filter.clone());
+            self.effects.push_back(ReplicaEffect::Speaking { space: space.clone(), filter });
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Ephemeral messages between one replica and one session.
+
+use landfall_protocol::frame::{Ephemeral, Features, Filter, Frame, Frames, encode, features};
+use landfall_protocol::replica::{Replica, ReplicaEffect, ResumePoint};
+use landfall_protocol::rights::Everything;
+use landfall_protocol::session::{Patience, Session, SessionEffect};
+use landfall_protocol::{DocumentId, Moment, Offset, ReplicaId, SessionId, SpaceName, Upstream};
+
+const NOW: Moment = Moment(std::time::Duration::ZERO);
+const INSIDE: DocumentId = DocumentId::from_bytes([1; 16]);
+const OUTSIDE: DocumentId = DocumentId::from_bytes([2; 16]);
+
+/// Both ends of one connection, with whatever they told their callers.
+struct Pair {
+    replica: Replica,
+    session: Session,
+    /// What the two must be told of each other's features.
+    hidden: u64,
+    space: SpaceName,
+    filter: Filter,
+    heard: Vec<(SpaceName, DocumentId, String, String, u64, Vec<u8>)>,
+    speaking: Vec<Option<Filter>>,
+    listens: Vec<Filter>,
+    said: Vec<Ephemeral>,
+}
+
+impl Pair {
+    fn new(hidden: u64) -> Self {
+        let replica = ReplicaId::from_bytes([0xa; 16]);
+        let (upstream, space) = (Upstream::from_bytes([0xb; 16]), "notes".parse().unwrap());
+        let patience = Patience::default();
+        Self {
+            replica: Replica::new(replica, "pair".into(), patience),
+            session: Session::new(SessionId(1), upstream, "pair".into(), patience, NOW),
+            hidden,
+            space,
+            filter: Filter::of_documents([INSIDE]),
+            heard: Vec::new(),
+            speaking: Vec::new(),
+            listens: Vec::new(),
+            said: Vec::new(),
+        }
+    }
+
+    fn connected(hidden: u64) -> Self {
+        let mut pair = Self::new(hidden);
+        pair.replica.handle_space(pair.space.clone());
+        pair.replica.handle_connected(NOW, None);
+        pair.run();
+        pair
+    }
+
+    /// The message, with what this test hides of the features.
+    fn on_the_wire(&self, frame: Frame) -> Vec<u8> {
+        encode(&match frame {
+            Frame::Features(told) => Frame::Features(Features { bits: told.bits & !self.hidden }),
+            other => other,
+        })
+    }
+
+    /// Until both are quiet.
+    fn run(&mut self) {
+        loop {
+            if let Some(effect) = self.replica.poll_effect() {
+                self.perform_replica(effect);
+            } else if let Some(effect) = self.session.poll_effect() {
+                self.perform_session(effect);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn perform_replica(&mut self, effect: ReplicaEffect) {
+        match effect {
+            ReplicaEffect::Send(frame) => {
+                let message = self.on_the_wire(frame);
+                self.session.handle_message(NOW, &message, &Everything);
+            }
+            ReplicaEffect::LoadResume { space, .. } => {
+                let point = ResumePoint { filter: self.filter.clone(), ..ResumePoint::default() };
+                self.replica.handle_resume(&space, point);
+            }
+            ReplicaEffect::Speaking { filter, .. } => self.speaking.push(filter),
+            ReplicaEffect::Heard { space, document, sender, session, count, data } => {
+                self.heard.push((space, document, sender, session, count, data));
+            }
+            ReplicaEffect::End(reason) => panic!("{reason}"),
+            _ => {}
+        }
+    }
+
+    fn perform_session(&mut self, effect: SessionEffect) {
+        match effect {
+            SessionEffect::Send(frame) => {
+                let message = self.on_the_wire(frame);
+                self.replica.handle_message(NOW, &message);
+            }
+            SessionEffect::Attach { subscription, .. } => {
+                self.session.handle_attached(subscription, None, Offset(0), Some(Offset(0)));
+            }
+            SessionEffect::Listen { filter, .. } => self.listens.push(filter),
+            SessionEffect::Said { space, message } => {
+                assert_eq!(space, self.space);
+                self.said.push(message);
+            }
+            SessionEffect::End(code) => panic!("{code}"),
+            _ => {}
+        }
+    }
+
+    fn broadcast(&mut self, document: DocumentId, count: u64) -> bool {
+        let space = self.space.clone();
+        let data = vec![count as u8];
+        let sent = self.replica.handle_broadcast(&space, document, "s".into(), count, data);
+        self.run();
+        sent
+    }
+}
+
+/// A message to subscription 0, which a pair's space has.
+fn message(document: DocumentId, count: u64) -> Ephemeral {
+    let (sender, session, data) = ("bob".to_owned(), "b1".to_owned(), vec![9].into());
+    Ephemeral { subscription: 0, document, sender, session, count, data }
+}
+
+#[test]
+fn what_a_replica_says_leaves_its_session_under_its_own_name() {
+    let mut pair = Pair::connected(0);
+    assert_eq!(pair.listens, [pair.filter.clone()]);
+    assert_eq!(pair.speaking, [Some(pair.filter.clone())]);
+    assert!(pair.broadcast(INSIDE, 1));
+    assert!(!pair.broadcast(OUTSIDE, 2));
+    // One that claims to be another, and one outside of what it wants, by hand.
+    let claimed = Ephemeral { sender: "bob".into(), ..message(INSIDE, 3) };
+    let session = &mut pair.session;
+    session.handle_message(NOW, &encode(&Frame::Ephemeral(claimed)), &Everything);
+    session.handle_message(NOW, &encode(&Frame::Ephemeral(message(OUTSIDE, 4))), &Everything);
+    let nowhere = Ephemeral { subscription: 7, ..message(INSIDE, 5) };
+    session.handle_message(NOW, &encode(&Frame::Ephemeral(nowhere)), &Everything);
+    pair.run();
+    let name = format!("landfall-{}", "0a".repeat(16));
+    let said: Vec<_> = pair.said.iter().map(|said| (said.count, said.sender.as_str())).collect();
+    assert_eq!(said, [(1, name.as_str()), (3, name.as_str())]);
+    assert!(!pair.session.has_ended());
+}
+
+#[test]
+fn what_others_say_is_heard_once_and_only_inside_the_filter() {
+    let mut pair = Pair::connected(0);
+    for (document, count) in [(INSIDE, 1), (INSIDE, 1), (OUTSIDE, 2), (INSIDE, 3)] {
+        pair.session.handle_said(message(document, count));
+    }
+    pair.session.handle_said(Ephemeral { subscription: 7, ..message(INSIDE, 4) });
+    pair.run();
+    let of = |count| {
+        let (sender, session) = ("bob".to_owned(), "b1".to_owned());
+        (pair.space.clone(), INSIDE, sender, session, count, vec![9])
+    };
+    assert_eq!(pair.heard, [of(1), of(3)]);
+    // Over a new connection the same is still known.
+    pair.heard.clear();
+    pair.session = Pair::new(0).session;
+    pair.replica.handle_connected(NOW, None);
+    pair.run();
+    pair.session.handle_said(message(INSIDE, 3));
+    pair.session.handle_said(message(INSIDE, 4));
+    pair.run();
+    assert_eq!(pair.heard.iter().map(|heard| heard.4).collect::<Vec<_>>(), [4]);
+}
+
+#[test]
+fn another_filter_is_in_force_at_once_on_both_ends() {
+    let mut pair = Pair::connected(0);
+    let (space, filter) = (pair.space.clone(), Filter::of_documents([OUTSIDE]));
+    pair.replica.handle_filter(&space, filter.clone());
+    assert!(pair.broadcast(OUTSIDE, 1));
+    assert!(!pair.broadcast(INSIDE, 2));
+    assert_eq!(pair.said.iter().map(|said| said.document).collect::<Vec<_>>(), [OUTSIDE]);
+    assert_eq!(pair.listens.last(), Some(&filter));
+    assert_eq!(pair.speaking.last(), Some(&Some(filter)));
+}
+
+#[test]
+fn nothing_is_said_without_a_subscription() {
+    let mut pair = Pair::new(0);
+    pair.replica.handle_space(pair.space.clone());
+    assert!(!pair.broadcast(INSIDE, 1));
+    pair.replica.handle_connected(NOW, None);
+    // Not before the relay has answered.
+    assert!(!pair.broadcast(INSIDE, 2));
+    pair.run();
+    assert!(pair.broadcast(INSIDE, 3));
+    pair.replica.handle_disconnected();
+    assert!(!pair.broadcast(INSIDE, 4));
+    assert_eq!(pair.speaking.last(), Some(&None));
+    assert_eq!(pair.said.len(), 1);
+}
+
+#[test]
+fn an_older_peer_is_sent_no_ephemeral_message() {
+    let mut pair = Pair::connected(features::EPHEMERAL);
+    assert!(!pair.broadcast(INSIDE, 1));
+    assert!(pair.listens.is_empty() && pair.speaking.is_empty());
+    // The frame itself is skipped by whoever does not know it.
+    let optional = encode(&Frame::Ephemeral(message(INSIDE, 1)));
+    assert_eq!(optional[2] & 1, 1);
+    assert_eq!(Frames::new(&optional).unwrap().count(), 1);
+}
