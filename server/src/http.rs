@@ -10,16 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::http::{Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::routing::get;
 use axum::{Router, response};
-use landfall_protocol::SessionId;
+use landfall_protocol::frame::SUBPROTOCOL;
+use landfall_protocol::{SessionId, SpaceName};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, error};
 
 use crate::health::Health;
+use crate::repo;
 use crate::session::{self, Shared};
 
 use guard::Refused;
@@ -46,6 +48,7 @@ pub(crate) struct Peer {
 pub(crate) fn router(door: Arc<Door>) -> Router {
     Router::new()
         .route("/", get(root))
+        .route("/spaces/{space}", get(space))
         .route("/healthz", get(|| async { text(StatusCode::OK, "ok") }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -109,21 +112,47 @@ async fn guarded(
     }
 }
 
+/// The space of automerge-repo clients that name none.
+const DEFAULT_SPACE: &str = "default";
+
 async fn root(
     State(door): State<Arc<Door>>,
     Extension(peer): Extension<Peer>,
-    mut request: Request,
+    request: Request,
 ) -> Response<Body> {
-    let key = match upgrade::wish(request.method(), request.headers()) {
-        Wish::Native { key } => key,
+    open(&door, peer, DEFAULT_SPACE, request)
+}
+
+async fn space(
+    State(door): State<Arc<Door>>,
+    Extension(peer): Extension<Peer>,
+    Path(space): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    open(&door, peer, &space, request)
+}
+
+/// Opens a session, or says what else there is.
+fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Response<Body> {
+    let space = match space.parse::<SpaceName>() {
+        Ok(space) => space,
+        Err(error) => {
+            door.sessions.metrics.request_refused("space");
+            return text(StatusCode::NOT_FOUND, error.to_string());
+        }
+    };
+    let (key, repo) = match upgrade::wish(request.method(), request.headers()) {
+        Wish::Native { key } => (key, false),
+        Wish::Repo { key } => (key, true),
         Wish::Page => {
-            let what = "This is a Landfall relay. Engines connect to it by WebSocket (landfall.v1); \
-                        operators read /healthz, /readyz and /metrics.";
+            let what = "This is a Landfall relay. Engines (landfall.v1) and automerge-repo clients \
+                        connect to it by WebSocket; operators read /healthz, /readyz and /metrics.";
             return text(StatusCode::OK, what);
         }
         Wish::OtherProtocol => {
             door.sessions.metrics.request_refused("protocol");
-            let what = "this version speaks the subprotocol landfall.v1 only, not automerge-repo's";
+            let what = "a relay speaks the subprotocol landfall.v1, and automerge-repo's protocol, \
+                        which names none";
             return text(StatusCode::NOT_IMPLEMENTED, what);
         }
         Wish::Broken(what) => {
@@ -135,11 +164,14 @@ async fn root(
     let id = SessionId(door.last_session.fetch_add(1, Ordering::Relaxed) + 1);
     let shared = Arc::clone(&door.sessions);
     tokio::spawn(async move {
-        session::run(shared, id, peer.address, upgrade).await;
+        match repo {
+            true => repo::run(shared, id, peer.address, space, upgrade).await,
+            false => session::run(shared, id, peer.address, upgrade).await,
+        }
         // The connection's place is free only now.
         drop(peer);
     });
-    upgrade::accept(&key)
+    upgrade::accept(&key, (!repo).then_some(SUBPROTOCOL))
 }
 
 async fn readyz(State(door): State<Arc<Door>>) -> Response<Body> {

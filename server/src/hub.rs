@@ -58,7 +58,6 @@ pub(crate) enum Pushed {
     /// A snapshot, whole.
     Snapshot(PushedEntry, Offered, Arc<Vec<u8>>),
     /// Chunks of any type.
-    #[allow(dead_code, reason = "for the automerge-repo sessions")]
     Chunks(PushedEntry, Arc<Vec<u8>>),
 }
 
@@ -75,7 +74,6 @@ impl Pushed {
     /// All of it is taken, or nothing. The answer counts what was added: changes, or 1 for a
     /// snapshot in the place of everything; 1 also if nothing in it is new. A refusal with
     /// `missing-dependency` names a change that it rests on and that is not there.
-    #[allow(dead_code, reason = "for the automerge-repo sessions")]
     pub(crate) fn chunks(entry: PushedEntry, bytes: Arc<Vec<u8>>) -> Self {
         Self::Chunks(entry, bytes)
     }

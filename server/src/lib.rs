@@ -12,6 +12,7 @@
 //! | [`cli`] | the command line, for the binary and for whoever carries a relay |
 //! | `folding`, `offers` | folds in a child process; snapshots that clients offer, in parts |
 //! | `rooms` | who follows which document; ephemeral messages |
+//! | `repo` | sessions of automerge-repo clients |
 //! | `operate` | what the operator's commands do to a store |
 //! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
 
@@ -25,6 +26,7 @@ mod logs;
 mod metrics;
 mod offers;
 mod operate;
+mod repo;
 mod rooms;
 pub mod serve;
 mod session;

@@ -138,6 +138,58 @@ pub const SEAT_EPHEMERAL_BYTES: usize = 512 * KIB;
 /// Bytes that an ephemeral message counts beside its content.
 pub const EPHEMERAL_OVERHEAD_BYTES: usize = 128;
 
+/// Senders' sessions whose last count is remembered, for each space that somebody follows. One that
+/// is forgotten could be repeated once more.
+pub const EPHEMERAL_SOURCES: usize = 4_096;
+
+/// Bytes of an automerge-repo message up to which it is simply read. A larger one needs one of
+/// [`REPO_LARGE_MESSAGES`] places.
+pub const REPO_SMALL_BYTES: usize = MIB;
+
+/// Large automerge-repo messages that arrive or are worked on at a time, in the whole relay. Each
+/// may be as large as [`shared::REPO_MESSAGE_BYTES`]; others wait, held back by TCP.
+pub const REPO_LARGE_MESSAGES: usize = 3;
+
+/// How long a large message may take to arrive: a slow link's, not one that keeps the place.
+pub const REPO_LARGE_TIME: Duration = Duration::from_secs(600);
+
+/// Bytes that may wait in the WebSocket's write buffer of an automerge-repo session: one message,
+/// with its envelope.
+pub const REPO_BACKLOG_BYTES: usize =
+    shared::REPO_MESSAGE_BYTES + shared::SNAPSHOT_BYTES + shared::REPO_CHANGES_BYTES;
+
+/// Bytes of answers to automerge-repo sessions that are on their way, of all sessions together.
+/// The next ones are read from the store when these are written.
+pub const REPO_ANSWER_BYTES: usize = 160 * MIB;
+
+/// Messages that wait for an automerge-repo peer that does not read, before nothing more is done
+/// for it; and their bytes.
+pub const REPO_OUTBOX: usize = 256;
+
+/// See [`REPO_OUTBOX`].
+pub const REPO_OUTBOX_BYTES: usize = MIB;
+
+/// Checks and pushes of an automerge-repo session that wait, before the relay stops reading it.
+pub const REPO_INTAKE: usize = 256;
+
+/// Bytes of changes that are checked in one go; others have their turn in between.
+pub const REPO_CHECK_BYTES: usize = 4 * MIB;
+
+/// How often an answer is planned again because the document was folded meanwhile.
+pub const REPO_PLANS: usize = 4;
+
+/// Heads of documents in peers' storages that are remembered for others, in the whole relay.
+pub const REPO_GOSSIP: usize = 16_384;
+
+/// Such news that wait for a session. What finds no room is lost: the next says the same.
+pub const REPO_GOSSIP_WAITING: usize = 256;
+
+/// Bytes of the reason with which an automerge-repo session is closed: what a WebSocket's close holds.
+pub const CLOSE_REASON_BYTES: usize = 120;
+
+/// Changes of an answer up to which no room is asked for.
+pub const REPO_FEW_CHANGES: usize = 64;
+
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;
 
@@ -155,6 +207,8 @@ const _: () = assert!(
     shared::EPHEMERAL_BYTES + 2 * shared::EPHEMERAL_NAME_BYTES + EPHEMERAL_OVERHEAD_BYTES
         <= SEAT_EPHEMERAL_BYTES
 );
+const _: () = assert!(shared::SNAPSHOT_BYTES + shared::REPO_CHANGES_BYTES <= REPO_ANSWER_BYTES);
+const _: () = assert!(REPO_ANSWER_BYTES <= u32::MAX as usize);
 const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);
 const _: () =
     assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() + LINGER.as_millis() < DRAIN.as_millis());

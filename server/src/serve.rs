@@ -208,6 +208,7 @@ impl Server {
             page_reads: Arc::new(Semaphore::new(limits::PAGE_READS)),
             offers: Arc::default(),
             rooms,
+            repo: crate::repo::Common::new(Arc::clone(&folder)),
         });
         let (allow_origins, any_host) = (options.allow_origins.clone(), options.insecure_open);
         let guard = Guard { allow_origins, any_host };

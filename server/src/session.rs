@@ -8,9 +8,10 @@ mod answering;
 mod feeding;
 mod hearing;
 mod intake;
+pub(crate) mod meter;
 mod sending;
-mod socket;
-mod writer;
+pub(crate) mod socket;
+pub(crate) mod writer;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -58,17 +59,19 @@ pub(crate) struct Shared {
     pub(crate) offers: Arc<Offers>,
     /// Who follows which document, and hears what is said about it.
     pub(crate) rooms: Arc<Rooms>,
+    /// What automerge-repo's sessions share beside.
+    pub(crate) repo: crate::repo::Common,
 }
 
 /// How the relay names itself to peers.
 const AGENT: &str = concat!("landfall-relay/", env!("CARGO_PKG_VERSION"));
 
 /// WebSocket close codes from 4000 on are an application's own; ours are this plus the code.
-const CLOSE_BASE: u16 = 4_000;
+pub(crate) const CLOSE_BASE: u16 = 4_000;
 /// "Normal closure".
-const CLOSE_NORMAL: u16 = 1_000;
+pub(crate) const CLOSE_NORMAL: u16 = 1_000;
 /// "Message too big", for one that the WebSocket itself refused.
-const CLOSE_TOO_BIG: u16 = 1_009;
+pub(crate) const CLOSE_TOO_BIG: u16 = 1_009;
 
 /// Runs a session from the moment HTTP has agreed to it until its connection is closed.
 pub(crate) async fn run(shared: Arc<Shared>, id: SessionId, peer: SocketAddr, upgrade: OnUpgrade) {
@@ -520,7 +523,7 @@ fn standing(machine: &Session, subscription: SubscriptionId) -> Option<Standing>
 }
 
 /// Waits until the writer would take a message.
-async fn room(writer: Option<&mpsc::Sender<Outgoing>>) {
+pub(crate) async fn room(writer: Option<&mpsc::Sender<Outgoing>>) {
     match writer {
         // A writer that has ended is noticed where it is waited for.
         Some(writer) if writer.reserve().await.is_ok() => {}
@@ -529,7 +532,7 @@ async fn room(writer: Option<&mpsc::Sender<Outgoing>>) {
 }
 
 /// Whether a connection was cut rather than misused.
-fn is_cut(error: &tungstenite::Error) -> bool {
+pub(crate) fn is_cut(error: &tungstenite::Error) -> bool {
     use tungstenite::error::ProtocolError;
     matches!(error, tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))
 }

@@ -173,6 +173,11 @@ impl EncodedEntry {
         u16::from_le_bytes([self.bytes[24], self.bytes[25]])
     }
 
+    /// The kind's own bytes.
+    pub fn body(&self) -> &[u8] {
+        self.bytes.get(self.header + 8..).unwrap_or_default()
+    }
+
     /// Its length in bytes with its body.
     pub fn len(&self) -> usize {
         self.bytes.len()

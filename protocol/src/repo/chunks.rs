@@ -1,8 +1,8 @@
 //! The chunks that a sync message carries: which of them are single changes, and whether anything
 //! among them must be opened by automerge itself.
 
-use crate::admission::FormError;
 use super::sync::SyncMessage;
+use crate::admission::FormError;
 
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 /// Magic and checksum.

@@ -257,7 +257,8 @@ impl Peer {
     ) {
         if versions.is_some_and(|versions| !versions.contains(&VERSION)) {
             let what = "this relay speaks version 1 of the automerge-repo protocol only";
-            let error = Message::Error { message: what, sender: &self.host.peer_id, target: sender };
+            let error =
+                Message::Error { message: what, sender: &self.host.peer_id, target: sender };
             let error = error.encode();
             self.effects.push_back(Effect::Send(error));
             return self.fail(Code::UNSUPPORTED_VERSION, what.to_owned());
@@ -268,8 +269,7 @@ impl Peer {
         self.subscribed.clear();
         self.penned = 0;
         let lasting = metadata.storage_id.filter(|_| !metadata.is_ephemeral);
-        let remote =
-            Remote { peer_id: sender.to_owned(), storage_id: lasting.map(str::to_owned) };
+        let remote = Remote { peer_id: sender.to_owned(), storage_id: lasting.map(str::to_owned) };
         self.effects.push_back(Effect::Joined(remote.clone()));
         self.remote = Some(remote);
         let metadata =

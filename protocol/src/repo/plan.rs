@@ -67,7 +67,25 @@ pub struct Closing {
     pub complete: bool,
 }
 
+/// Those of some changes that a document has, ascending.
+///
+/// # Errors
+/// If what is folded must be known one by one, and [`FoldedHistory::index`] is not there.
+pub fn known(index: &DocumentIndex, hashes: &[ChangeHash]) -> Result<Vec<ChangeHash>, NeedsFolded> {
+    let view = View::new(index);
+    let mut known = Vec::new();
+    for hash in hashes {
+        if view.is_known(hash)? {
+            known.push(*hash);
+        }
+    }
+    known.sort_unstable();
+    Ok(known)
+}
+
 impl Plan {
+    /// Plans the answer to a question.
+    ///
     /// # Errors
     /// If what is folded must be known one by one, and [`FoldedHistory::index`] is not there.
     pub fn of(index: &DocumentIndex, question: &Question) -> Result<Self, NeedsFolded> {

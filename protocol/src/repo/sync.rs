@@ -73,7 +73,9 @@ pub enum SyncError {
         actual: u64,
     },
     /// A filter that does not fit itself.
-    #[error("a bloom filter of {entries} entries, {bits} bits each and {probes} probes in {bytes} bytes")]
+    #[error(
+        "a bloom filter of {entries} entries, {bits} bits each and {probes} probes in {bytes} bytes"
+    )]
     Filter {
         /// What it claims to hold.
         entries: u64,

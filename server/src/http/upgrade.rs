@@ -1,5 +1,6 @@
 //! The WebSocket handshake on the side of HTTP: which connections become sessions, and what the
-//! others are told. Other subprotocols are left for a second protocol.
+//! others are told. The native protocol names itself as a subprotocol; a WebSocket without any is
+//! an automerge-repo client's.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Response, StatusCode, header};
@@ -15,6 +16,9 @@ pub(super) enum Wish {
     Page,
     /// A session of the native protocol; the key goes into the answer.
     Native { key: String },
+    /// A session of the automerge-repo protocol, which names no subprotocol; the key goes into the
+    /// answer.
+    Repo { key: String },
     /// A WebSocket of another protocol.
     OtherProtocol,
     /// A WebSocket request that is not in order.
@@ -39,10 +43,14 @@ pub(super) fn wish(method: &Method, headers: &HeaderMap) -> Wish {
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
         return Wish::Broken("the header `Sec-WebSocket-Key` is missing");
     };
-    if !has_token(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
-        return Wish::OtherProtocol;
+    let key = derive_accept_key(key.as_bytes());
+    if has_token(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
+        return Wish::Native { key };
     }
-    Wish::Native { key: derive_accept_key(key.as_bytes()) }
+    match headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        true => Wish::OtherProtocol,
+        false => Wish::Repo { key },
+    }
 }
 
 /// Whether a comma-separated header holds a token, without regard to case.
@@ -53,15 +61,17 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
     tokens.any(|found| found.trim().eq_ignore_ascii_case(token))
 }
 
-/// "Switching protocols".
-pub(super) fn accept(key: &str) -> Response<Body> {
-    let response = Response::builder()
+/// "Switching protocols", and to which subprotocol, if one was asked for.
+pub(super) fn accept(key: &str, subprotocol: Option<&'static str>) -> Response<Body> {
+    let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "upgrade")
         .header(header::UPGRADE, "websocket")
-        .header(header::SEC_WEBSOCKET_ACCEPT, key)
-        .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
-        .body(Body::empty());
+        .header(header::SEC_WEBSOCKET_ACCEPT, key);
+    if let Some(subprotocol) = subprotocol {
+        response = response.header(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    let response = response.body(Body::empty());
     response.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "no answer could be made"))
 }
 
@@ -98,7 +108,11 @@ mod tests {
             wish(&Method::GET, &headers)
         };
         assert_eq!(without(header::UPGRADE), Wish::Page);
-        assert_eq!(without(header::SEC_WEBSOCKET_PROTOCOL), Wish::OtherProtocol);
+        assert!(matches!(without(header::SEC_WEBSOCKET_PROTOCOL), Wish::Repo { .. }));
+        let mut other = request();
+        let name = HeaderValue::from_static("graphql-ws");
+        other.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+        assert_eq!(wish(&Method::GET, &other), Wish::OtherProtocol);
         for name in [header::CONNECTION, header::SEC_WEBSOCKET_VERSION, header::SEC_WEBSOCKET_KEY] {
             assert!(matches!(without(name.clone()), Wish::Broken(_)), "{name}");
         }

@@ -17,33 +17,55 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use super::meter::{Meter, Metered};
 use crate::limits;
 use crate::metrics::Metrics;
 
 /// The WebSocket.
-pub(super) type Socket = WebSocketStream<Counted>;
+pub(crate) type Socket = WebSocketStream<Counted>;
 /// Its half for writing.
-pub(super) type Sink = SplitSink<Socket, Message>;
+pub(crate) type Sink = SplitSink<Socket, Message>;
 /// Its half for reading.
-pub(super) type Stream = SplitStream<Socket>;
+pub(crate) type Stream = SplitStream<Socket>;
 
-/// Puts a WebSocket over a connection that HTTP gave up.
+/// Puts a WebSocket over a connection that HTTP gave up, for messages of the native protocol.
 pub(super) async fn open(upgraded: Upgraded, metrics: Arc<Metrics>) -> (Socket, Arc<AtomicU64>) {
     let written = Arc::new(AtomicU64::new(0));
-    let io = Counted { io: TokioIo::new(upgraded), written: Arc::clone(&written), metrics };
+    let io = TokioIo::new(upgraded);
+    let io = Counted { io, written: Arc::clone(&written), metrics, meter: None };
+    let bounds = (shared::MESSAGE_BYTES, limits::SOCKET_BACKLOG_BYTES);
+    (websocket(io, bounds).await, written)
+}
+
+/// The same for messages of automerge-repo, which may be large: `meter` makes the few that are
+/// wait for their room.
+pub(crate) async fn open_metered(
+    upgraded: Upgraded,
+    metrics: Arc<Metrics>,
+    meter: Arc<Meter>,
+) -> (Socket, Arc<AtomicU64>) {
+    let written = Arc::new(AtomicU64::new(0));
+    let metered = Metered { meter, reserving: None };
+    let io = TokioIo::new(upgraded);
+    let io = Counted { io, written: Arc::clone(&written), metrics, meter: Some(metered) };
+    let bounds = (shared::REPO_MESSAGE_BYTES, limits::REPO_BACKLOG_BYTES);
+    (websocket(io, bounds).await, written)
+}
+
+async fn websocket(io: Counted, (message, backlog): (usize, usize)) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(limits::SOCKET_BUFFER_BYTES)
         .write_buffer_size(limits::SOCKET_BUFFER_BYTES)
-        .max_write_buffer_size(limits::SOCKET_BACKLOG_BYTES)
-        .max_message_size(Some(shared::MESSAGE_BYTES))
-        .max_frame_size(Some(shared::MESSAGE_BYTES));
-    (WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await, written)
+        .max_write_buffer_size(backlog)
+        .max_message_size(Some(message))
+        .max_frame_size(Some(message));
+    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
 }
 
 /// Ends a connection whose last message was written: our end is closed, and what the peer still
 /// sends is read away for a while. A socket closed over unread bytes is reset instead, and the
 /// reset overtakes what was written last.
-pub(super) async fn linger(mut socket: Socket, limit: Duration) {
+pub(crate) async fn linger(mut socket: Socket, limit: Duration) {
     let io = socket.get_mut();
     let drain = async {
         io.shutdown().await?;
@@ -55,11 +77,12 @@ pub(super) async fn linger(mut socket: Socket, limit: Duration) {
 }
 
 /// A connection that counts what passes.
-pub(super) struct Counted {
+pub(crate) struct Counted {
     io: TokioIo<Upgraded>,
     /// Bytes that the system has taken: how a slow reader is told from one that does not read.
     written: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
+    meter: Option<Metered>,
 }
 
 impl AsyncRead for Counted {
@@ -68,9 +91,16 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(metered) = &mut self.meter {
+            std::task::ready!(metered.poll_room(cx));
+        }
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.metrics.bytes_in.inc_by((buf.filled().len() - before) as u64);
+        let count = buf.filled().len() - before;
+        self.metrics.bytes_in.inc_by(count as u64);
+        if let Some(metered) = &self.meter {
+            metered.meter.came(count);
+        }
         poll
     }
 }

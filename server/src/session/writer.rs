@@ -9,21 +9,25 @@ use std::time::Duration;
 
 use futures_util::SinkExt;
 use landfall_protocol::Offset;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::socket::Sink;
 use crate::hub::Feed;
 use crate::metrics::Metrics;
 
 /// What the writer is given.
-pub(super) enum Outgoing {
+pub(crate) enum Outgoing {
     /// A message of frames.
     Frames(Vec<u8>),
+    /// A message that takes up room until it is written.
+    Held(Vec<u8>, OwnedSemaphorePermit),
+    /// A WebSocket ping.
+    Ping,
     /// A page of entries of a feed, up to this offset.
     Page { message: Vec<u8>, entries: usize, feed: Arc<Feed>, up_to: Offset },
     /// The WebSocket's own close, the last message.
@@ -32,17 +36,19 @@ pub(super) enum Outgoing {
 
 impl Outgoing {
     /// Its length, as far as it matters to how long it is on the way.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Frames(message) | Self::Page { message, .. } => message.len(),
-            Self::Close(..) => 0,
+            Self::Frames(message) | Self::Held(message, _) | Self::Page { message, .. } => {
+                message.len()
+            }
+            Self::Close(..) | Self::Ping => 0,
         }
     }
 }
 
 /// Why the writer stopped before it was told to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum WriteEnd {
+pub(crate) enum WriteEnd {
     /// The channel closed, and everything in it is written.
     Finished,
     /// No byte was taken for the time allowed.
@@ -52,19 +58,19 @@ pub(super) enum WriteEnd {
 }
 
 /// The task's handle: it gives the half back when it ends.
-pub(super) type Writing = JoinHandle<(WriteEnd, Sink)>;
+pub(crate) type Writing = JoinHandle<(WriteEnd, Sink)>;
 
 /// The writer's surroundings.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     /// Bytes that the system has taken so far.
-    pub(super) written: Arc<AtomicU64>,
+    pub(crate) written: Arc<AtomicU64>,
     /// How long a write may make no progress at all.
-    pub(super) stall: Duration,
-    pub(super) metrics: Arc<Metrics>,
+    pub(crate) stall: Duration,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Starts the task.
-pub(super) fn start(sink: Sink, watch: Watch) -> (mpsc::Sender<Outgoing>, Writing) {
+pub(crate) fn start(sink: Sink, watch: Watch) -> (mpsc::Sender<Outgoing>, Writing) {
     let (feed, outgoing) = mpsc::channel(1);
     (feed, tokio::spawn(run(sink, outgoing, watch)))
 }
@@ -77,6 +83,15 @@ async fn run(
     while let Some(next) = outgoing.recv().await {
         let (message, page) = match next {
             Outgoing::Frames(bytes) => (Message::Binary(bytes.into()), None),
+            Outgoing::Held(bytes, room) => {
+                let written = write(&mut sink, Message::Binary(bytes.into()), &watch).await;
+                drop(room);
+                match written {
+                    Ok(()) => continue,
+                    Err(end) => return (end, sink),
+                }
+            }
+            Outgoing::Ping => (Message::Ping(Bytes::new()), None),
             Outgoing::Page { message, entries, feed, up_to } => {
                 (Message::Binary(message.into()), Some((entries, feed, up_to)))
             }

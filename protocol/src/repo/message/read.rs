@@ -95,11 +95,9 @@ impl<'a> Fields<'a> {
             "leave" => Message::Leave { sender: sender()? },
             "request" => Message::Request(sync()?),
             "sync" => Message::Sync(sync()?),
-            "doc-unavailable" => Message::Unavailable {
-                document: document()?,
-                sender: sender()?,
-                target: target()?,
-            },
+            "doc-unavailable" => {
+                Message::Unavailable { document: document()?, sender: sender()?, target: target()? }
+            }
             "ephemeral" => Message::Ephemeral(Ephemeral {
                 document: document()?,
                 sender: sender()?,

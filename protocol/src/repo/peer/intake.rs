@@ -130,8 +130,8 @@ impl Peer {
         mut changes: Vec<CheckedChange>,
         taken: usize,
     ) {
-        let lasts = refusal.class != NackClass::RETRY_AFTER
-            && refusal.code != Code::MISSING_DEPENDENCY;
+        let lasts =
+            refusal.class != NackClass::RETRY_AFTER && refusal.code != Code::MISSING_DEPENDENCY;
         if !lasts {
             // What was not taken comes again with the next connection: nobody was told that it
             // is here.

@@ -85,8 +85,7 @@ impl Pen {
                 next.extend(waits.remove(&hash).unwrap_or_default());
             }
         }
-        self.waiting =
-            waits.into_values().flatten().map(|change| (change.hash, change)).collect();
+        self.waiting = waits.into_values().flatten().map(|change| (change.hash, change)).collect();
         sorted
     }
 }

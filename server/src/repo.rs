@@ -1,0 +1,547 @@
+//! Sessions of automerge-repo clients: one task for each WebSocket that performs what
+//! `landfall_protocol::repo` decides. A second task writes.
+//!
+//! It must not know what a change is, nor touch the store's tables. Nothing here loads a
+//! document: answers are planned from its index.
+
+mod gossip;
+mod intake;
+mod peers;
+mod planning;
+mod sending;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use hyper::upgrade::OnUpgrade;
+use landfall_protocol::repo::peer::{Effect, Host, Peer, Saying};
+use landfall_protocol::{Code, Moment, SessionId, SpaceName, Upstream};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::sleep_until;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tracing::{Instrument, Span, debug, info, info_span, warn};
+
+use crate::folding::Folder;
+use crate::hub::{Event, Mailbox};
+use crate::limits;
+use crate::rooms::{News, Said, Seat};
+use crate::session::meter::Meter;
+use crate::session::socket::Stream;
+use crate::session::writer::{Outgoing, Watch, WriteEnd, Writing};
+use crate::session::{
+    CLOSE_BASE, CLOSE_NORMAL, CLOSE_TOO_BIG, Shared, is_cut, room, socket, writer,
+};
+use gossip::Gossip;
+use intake::{Done, Intake};
+use peers::Peers;
+use planning::{Planning, Reply};
+
+/// What all of these sessions share.
+pub(crate) struct Common {
+    folder: Arc<Folder>,
+    peers: Arc<Peers>,
+    gossip: Gossip,
+    /// Places for large messages that arrive.
+    places: Arc<Semaphore>,
+    /// Bytes of answers on their way.
+    answers: Arc<Semaphore>,
+}
+
+impl Common {
+    pub(crate) fn new(folder: Arc<Folder>) -> Self {
+        Self {
+            folder,
+            peers: Arc::default(),
+            gossip: Gossip::default(),
+            places: Arc::new(Semaphore::new(limits::REPO_LARGE_MESSAGES)),
+            answers: Arc::new(Semaphore::new(limits::REPO_ANSWER_BYTES)),
+        }
+    }
+}
+
+/// Who the relay is to the clients of a space. The storage's identity is the space's own: a peer
+/// keeps under it what it has in common with us of a document, and another space may have another
+/// part of the same document.
+fn host(upstream: Upstream, space: &SpaceName) -> Host {
+    let mut hash = Sha256::new();
+    hash.update(b"landfall automerge-repo storage");
+    hash.update(upstream.as_bytes());
+    hash.update(space.as_str());
+    let hash = hash.finalize();
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    // A UUID of version 8 (RFC 9562): made of anything.
+    id[6] = id[6] & 0x0f | 0x80;
+    id[8] = id[8] & 0x3f | 0x80;
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let parts = [&id[..4], &id[4..6], &id[6..8], &id[8..10], &id[10..]].map(hex);
+    let peer_id = format!("landfall-relay-{}", &upstream.to_string()[..16]);
+    Host { peer_id, storage_id: parts.join("-") }
+}
+
+/// Runs a session from the moment HTTP has agreed to it until its connection is closed.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    id: SessionId,
+    peer: SocketAddr,
+    space: SpaceName,
+    upgrade: OnUpgrade,
+) {
+    let span = info_span!("repo", session = id.0, %peer, %space, peer_id = tracing::field::Empty);
+    async move {
+        let upgraded = match upgrade.await {
+            Ok(upgraded) => upgraded,
+            Err(error) => return debug!(%error, "the connection broke before it was upgraded"),
+        };
+        let meter = Meter::new(Arc::clone(&shared.repo.places));
+        let metrics = Arc::clone(&shared.metrics);
+        let opened = socket::open_metered(upgraded, metrics, Arc::clone(&meter));
+        let (socket, written) = opened.await;
+        let (sink, stream) = socket.split();
+        let (stall, metrics) = (shared.stall, Arc::clone(&shared.metrics));
+        let (feed, writing) = writer::start(sink, Watch { written, stall, metrics });
+        debug!("automerge-repo session opened");
+        let mut driver = Driver::new(Arc::clone(&shared), id, space, meter, feed);
+        let ending = driver.drive(stream, writing).await;
+        shared.metrics.session_ended(ending);
+        info!(code = %ending, "automerge-repo session closed");
+    }
+    .instrument(span)
+    .await;
+}
+
+/// A session's places, given back when the session is dropped, however that comes.
+struct Places {
+    shared: Arc<Shared>,
+    id: SessionId,
+    space: SpaceName,
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        self.shared.hub.leave(self.id);
+        self.shared.rooms.forget(self.id);
+        self.shared.repo.peers.leave(&self.space, self.id);
+        self.shared.repo.gossip.leave(&self.space, self.id);
+        self.shared.metrics.sessions.dec();
+    }
+}
+
+/// How a session came to its end.
+enum Ending {
+    /// The machine ended it: send what is left, then close with this.
+    Closing(Code, u16, String),
+    /// There is nobody left to tell.
+    Lost(Code),
+}
+
+/// The task's own state.
+struct Driver {
+    shared: Arc<Shared>,
+    id: SessionId,
+    space: SpaceName,
+    machine: Peer,
+    start: Instant,
+    outbox: VecDeque<Outgoing>,
+    outbox_bytes: usize,
+    intake: Intake,
+    planning: Planning,
+    seat: Arc<Seat>,
+    meter: Arc<Meter>,
+    /// Bytes that had come when the peer's silence was last looked at.
+    bytes_before: u64,
+    mailbox: Mailbox,
+    events: mpsc::Receiver<Event>,
+    gossip: mpsc::Receiver<gossip::News>,
+    gossip_in: mpsc::Sender<gossip::News>,
+    /// Told when another connection takes the peer's name.
+    replaced: Arc<Notify>,
+    delivered: Moment,
+    writer: Option<mpsc::Sender<Outgoing>>,
+    ending: Option<Ending>,
+    stopping: Option<Instant>,
+    has_joined_hub: bool,
+    /// The room of the answer that the machine is working into a message.
+    answer_room: Option<OwnedSemaphorePermit>,
+    /// Last, so that others hear of the end after everything else is gone.
+    _places: Places,
+}
+
+/// What happened next.
+enum Happening {
+    Event(Option<Event>),
+    Overflow,
+    Done(Done),
+    Room,
+    Reply(Option<Reply>),
+    Written(WriteEnd),
+    Message(Option<Result<Message, tungstenite::Error>>),
+    News,
+    Gossip(Option<gossip::News>),
+    Replaced,
+    Time,
+    Stopping,
+}
+
+impl Driver {
+    fn new(
+        shared: Arc<Shared>,
+        id: SessionId,
+        space: SpaceName,
+        meter: Arc<Meter>,
+        writer: mpsc::Sender<Outgoing>,
+    ) -> Self {
+        shared.metrics.sessions.inc();
+        let places = Places { shared: Arc::clone(&shared), id, space: space.clone() };
+        let (events_in, events) = mpsc::channel(2 * limits::REPO_INTAKE);
+        let (gossip_in, gossip) = mpsc::channel(limits::REPO_GOSSIP_WAITING);
+        let (overflow, grown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let host = host(shared.upstream, &space);
+        Self {
+            id,
+            machine: Peer::new(host, shared.patience, Moment::default()),
+            start: Instant::now(),
+            outbox: VecDeque::new(),
+            outbox_bytes: 0,
+            intake: Intake::new(&shared, id, space.clone()),
+            planning: Planning::new(&shared, space.clone()),
+            seat: Seat::new(id),
+            meter,
+            bytes_before: 0,
+            mailbox: Mailbox { events: events_in, overflow, grown },
+            events,
+            gossip,
+            gossip_in,
+            replaced: Arc::default(),
+            delivered: Moment::default(),
+            writer: Some(writer),
+            ending: None,
+            stopping: None,
+            has_joined_hub: false,
+            answer_room: None,
+            _places: places,
+            space,
+            shared,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment(self.start.elapsed())
+    }
+
+    /// Until the end; gives the code under which it ended.
+    async fn drive(&mut self, mut stream: Stream, mut writing: Writing) -> Code {
+        let ending = loop {
+            self.perform();
+            if let Some(ending) = self.ending.take() {
+                break ending;
+            }
+            let happening = self.next(&mut stream, &mut writing).await;
+            self.handle(happening);
+        };
+        match ending {
+            Ending::Closing(code, close, what) => {
+                self.close(code, close, &what, stream, writing).await;
+                code
+            }
+            Ending::Lost(code) => {
+                writing.abort();
+                code
+            }
+        }
+    }
+
+    /// Waits for whatever comes first. For a peer that does not take what it is sent, nothing new
+    /// is made: it waits where it is bounded.
+    async fn next(&mut self, stream: &mut Stream, writing: &mut Writing) -> Happening {
+        let makes = self.outbox.len() < limits::REPO_OUTBOX
+            && self.outbox_bytes < limits::REPO_OUTBOX_BYTES;
+        let reads = makes && self.stopping.is_none() && self.intake.has_room();
+        let sends = !self.outbox.is_empty();
+        let deadline = self.deadline();
+        let mut stopping = self.shared.stopping.clone();
+        let stopped = self.stopping.is_some();
+        tokio::select! {
+            event = self.events.recv() => Happening::Event(event),
+            () = self.mailbox.overflow.notified() => Happening::Overflow,
+            done = self.intake.done() => Happening::Done(done),
+            () = room(self.writer.as_ref()), if sends => Happening::Room,
+            reply = self.planning.reply(), if makes => Happening::Reply(reply),
+            end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
+            message = stream.next(), if reads => Happening::Message(message),
+            () = self.seat.wait(), if makes => Happening::News,
+            news = self.gossip.recv(), if makes => Happening::Gossip(news),
+            () = self.replaced.notified() => Happening::Replaced,
+            () = sleep_until(deadline.into()) => Happening::Time,
+            // An error says that the server is gone, which is a stop as well.
+            () = async { drop(stopping.wait_for(|stop| *stop).await) }, if !stopped => {
+                Happening::Stopping
+            }
+        }
+    }
+
+    fn handle(&mut self, happening: Happening) {
+        match happening {
+            Happening::Event(Some(Event::Answered(answer))) => {
+                // The entries of what is answered were told of before; they are taken up before.
+                self.take_news();
+                self.intake.handle_answered();
+                self.machine.handle_answer(&answer);
+            }
+            Happening::Event(_) => {}
+            Happening::Overflow => {
+                let what = "the session did not take its answers".to_owned();
+                self.machine.fail(Code::OVERLOADED, what);
+            }
+            Happening::Done(done) => self.handle_done(done),
+            Happening::Room => self.send_next(),
+            Happening::Reply(reply) => reply.into_iter().for_each(|reply| self.handle_reply(reply)),
+            Happening::Written(end) => self.handle_written(&end),
+            Happening::Message(message) => self.handle_message(message),
+            Happening::News => self.take_news(),
+            Happening::Gossip(news) => {
+                news.into_iter().for_each(|news| self.machine.handle_remote_heads(&news));
+            }
+            Happening::Replaced => {
+                let what = "another connection has joined under the same peer id".to_owned();
+                self.machine.fail(Code::GOODBYE, what);
+            }
+            Happening::Time => self.handle_time(),
+            Happening::Stopping => {
+                self.stopping = Some(Instant::now() + limits::ANSWER_GRACE);
+                self.intake.drop_waiting();
+            }
+        }
+        if self.stopping.is_some() && self.intake.is_settled() {
+            self.stop();
+        }
+    }
+
+    fn handle_reply(&mut self, reply: Reply) {
+        let Reply { document, planned, room } = reply;
+        self.answer_room = room;
+        self.machine.handle_planned(document, planned);
+        self.perform();
+        self.answer_room = None;
+    }
+
+    fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Checked(document, Ok(changes)) => {
+                let asked = self.machine.unfamiliar(document, &changes);
+                if asked.is_empty() {
+                    self.machine.handle_checked(document, Ok(changes), &[]);
+                } else {
+                    self.intake.look_up(document, changes, asked);
+                }
+            }
+            Done::Checked(document, Err(error)) => {
+                self.machine.handle_checked(document, Err(error), &[]);
+            }
+            Done::LookedUp(document, changes, Some(known)) => {
+                self.machine.handle_checked(document, Ok(changes), &known);
+            }
+            Done::LookedUp(_, _, None) => self.machine.handle_uncheckable(),
+            Done::Over => {}
+            Done::HubGone => {
+                let what = "the relay cannot go on".to_owned();
+                self.machine.fail(Code::INTERNAL, what);
+            }
+        }
+    }
+
+    fn take_news(&mut self) {
+        let (news, behind) = self.seat.take();
+        for news in news {
+            match news {
+                News::Entry(commit, at) => self.machine.handle_entry(&commit, at),
+                News::Said(said) | News::Heard(_, said) => {
+                    let Said { document, sender, session, count, data } = &*said;
+                    let (sender, session) = (sender.clone(), session.clone());
+                    let (document, count, data) = (*document, *count, data.clone());
+                    self.machine.handle_said(&Saying { document, sender, session, count, data });
+                }
+            }
+        }
+        if behind {
+            debug!("entries came faster than they were sent on; the store is read again");
+            self.machine.handle_behind();
+        }
+    }
+
+    /// Carries out what the machine decided.
+    fn perform(&mut self) {
+        while let Some(effect) = self.machine.poll_effect() {
+            match effect {
+                Effect::Send(message) => {
+                    self.outbox_bytes += message.len();
+                    self.outbox.push_back(match self.answer_room.take() {
+                        Some(room) => Outgoing::Held(message, room),
+                        None => Outgoing::Frames(message),
+                    });
+                }
+                Effect::Ping => self.outbox.push_back(Outgoing::Ping),
+                Effect::Joined(remote) => self.join(&remote),
+                Effect::Follow(document) => {
+                    self.shared.rooms.enter(&self.space, document, &self.seat);
+                }
+                Effect::Check(document, chunks) => self.intake.check(document, chunks),
+                Effect::Push(push) => self.intake.push(push),
+                Effect::PushWhole { id, document, bytes } => {
+                    self.intake.push_whole(id, document, bytes);
+                }
+                Effect::Plan(document, question) => self.planning.ask(document, question),
+                Effect::Say(said) => self.say(said),
+                Effect::Subscribe(storages) => {
+                    let (space, news) = (&self.space, &self.gossip_in);
+                    self.shared.repo.gossip.subscribe(space, self.id, storages, news);
+                }
+                Effect::Gossip(news) => self.shared.repo.gossip.tell(&self.space, self.id, news),
+                Effect::Refused { document, code, changes, what } => {
+                    self.shared.metrics.rejected(code);
+                    warn!(%document, %code, changes, what, "changes were not taken");
+                }
+                Effect::Ignored(what) => debug!(what, "ignored"),
+                Effect::End(code, what) => self.end(code, what),
+            }
+        }
+    }
+
+    fn join(&mut self, remote: &landfall_protocol::repo::peer::Remote) {
+        // A span's field is set once; a second `join` is rare and told by its own line.
+        Span::current().record("peer_id", remote.peer_id.as_str());
+        info!(peer_id = remote.peer_id, "automerge-repo client joined");
+        self.shared.rooms.forget(self.id);
+        self.shared.repo.gossip.leave(&self.space, self.id);
+        let storage = remote.storage_id.as_deref();
+        self.intake.name_author(storage, &remote.peer_id);
+        let replaced = Arc::clone(&self.replaced);
+        self.shared.repo.peers.join(&self.space, &remote.peer_id, self.id, replaced);
+        if !self.has_joined_hub {
+            self.has_joined_hub = true;
+            self.intake.join(self.mailbox.clone());
+        }
+    }
+
+    fn say(&self, said: Saying) {
+        let Saying { document, sender, session, count, data } = said;
+        let said = Said { document, sender, session, count, data };
+        if !self.shared.rooms.say(self.id, &self.space, said) {
+            debug!(%document, "an ephemeral message was repeated or too large");
+        }
+    }
+
+    fn end(&mut self, code: Code, what: String) {
+        let close = match code {
+            Code::GOODBYE => CLOSE_NORMAL,
+            code => CLOSE_BASE + code.0,
+        };
+        match code {
+            Code::GOODBYE | Code::SHUTTING_DOWN => debug!(what, "the session ends"),
+            code => warn!(%code, what, "the session is ended"),
+        }
+        self.ending.get_or_insert(Ending::Closing(code, close, what));
+    }
+
+    fn stop(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.handle_late(event);
+        }
+        self.machine.fail(Code::SHUTTING_DOWN, "the relay is being stopped".to_owned());
+    }
+
+    fn handle_late(&mut self, event: Event) {
+        if let Event::Answered(answer) = event {
+            self.take_news();
+            self.machine.handle_answer(&answer);
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let timeout = self.start.checked_add(self.machine.deadline().0);
+        let timeout = timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
+        self.stopping.map_or(timeout, |grace| grace.min(timeout))
+    }
+
+    fn handle_time(&mut self) {
+        if self.stopping.is_some_and(|grace| grace <= Instant::now()) {
+            return self.stop();
+        }
+        if self.meter.is_overdue() {
+            let what = "a large message took too long to arrive".to_owned();
+            return self.machine.fail(Code::SILENT, what);
+        }
+        let (now, bytes) = (self.now(), self.meter.bytes());
+        // A large message is no silence while it arrives; nor is that of one who is not read.
+        if bytes != self.bytes_before || self.outbox_bytes >= limits::REPO_OUTBOX_BYTES {
+            self.machine.handle_alive(now);
+        }
+        self.bytes_before = bytes;
+        self.machine.handle_time(now, self.delivered);
+    }
+
+    fn handle_message(&mut self, message: Option<Result<Message, tungstenite::Error>>) {
+        use tungstenite::Error;
+        let now = self.now();
+        match message {
+            Some(Ok(Message::Binary(bytes))) => {
+                let place = self.meter.whole();
+                self.machine.handle_message(&bytes, now);
+                self.intake.keep_place(place);
+            }
+            Some(Ok(Message::Text(_))) => self.machine.handle_text(),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+                self.machine.handle_alive(now);
+            }
+            Some(Ok(Message::Close(_))) => {
+                self.outbox.clear();
+                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL, String::new()));
+            }
+            None => self.lose(Code::GOODBYE, "the peer closed"),
+            Some(Err(Error::Capacity(error))) => {
+                warn!(%error, "a message was too large");
+                let what = error.to_string();
+                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG, what));
+            }
+            Some(Err(error @ (Error::Protocol(_) | Error::Utf8(_)))) if !is_cut(&error) => {
+                self.machine.fail(Code::MALFORMED, error.to_string());
+            }
+            Some(Err(error)) => self.lose(Code::GOODBYE, &error.to_string()),
+        }
+    }
+
+    fn lose(&mut self, code: Code, why: &str) {
+        debug!(why, "the connection is gone");
+        self.ending = Some(Ending::Lost(code));
+    }
+
+    fn handle_written(&mut self, end: &WriteEnd) {
+        match end {
+            WriteEnd::Stalled => {
+                warn!(stall = ?self.shared.stall, "the peer does not read; it is dropped");
+                self.lose(Code::NOT_READING, "no byte was taken");
+            }
+            WriteEnd::Gone | WriteEnd::Finished => self.lose(Code::GOODBYE, "a write failed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_space_has_a_storage_of_its_own_and_always_the_same() {
+        let upstream = Upstream::from_bytes([7; 16]);
+        let name = |text: &str| text.parse::<SpaceName>().unwrap();
+        let (first, second) = (host(upstream, &name("a")), host(upstream, &name("b")));
+        assert_eq!(first, host(upstream, &name("a")));
+        assert_ne!(first.storage_id, second.storage_id);
+        assert_eq!(first.peer_id, second.peer_id);
+        assert_eq!(first.storage_id.len(), 36);
+    }
+}

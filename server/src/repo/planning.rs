@@ -1,0 +1,260 @@
+//! Answers from the store: one question of a session at a time, read off its own task.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use landfall_protocol::repo::DocumentIndex;
+use landfall_protocol::repo::peer::{Planned, Standing as Stands};
+use landfall_protocol::repo::plan::{NeedsFolded, Plan, Question};
+use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::folding::Folder;
+use crate::limits;
+use crate::session::Shared;
+use crate::store::{LogStore, Standing, StoreError};
+
+/// An answer.
+pub(super) struct Reply {
+    pub(super) document: DocumentId,
+    pub(super) planned: Planned,
+    /// The room that it takes up until it is written.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+/// The questions of a session.
+pub(super) struct Planning {
+    reader: Reader,
+    waiting: VecDeque<(DocumentId, Question)>,
+    task: Option<JoinHandle<()>>,
+    sender: mpsc::Sender<Reply>,
+    replies: mpsc::Receiver<Reply>,
+}
+
+impl Planning {
+    pub(super) fn new(shared: &Shared, space: SpaceName) -> Self {
+        let (sender, replies) = mpsc::channel(1);
+        let reader = Reader {
+            store: Arc::clone(&shared.store),
+            page_reads: Arc::clone(&shared.page_reads),
+            answers: Arc::clone(&shared.repo.answers),
+            folder: Arc::clone(&shared.repo.folder),
+            space,
+        };
+        Self { reader, waiting: VecDeque::new(), task: None, sender, replies }
+    }
+
+    /// A document has one question at a time, so these are as many as there are documents.
+    pub(super) fn ask(&mut self, document: DocumentId, question: Question) {
+        self.waiting.push_back((document, question));
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        if self.task.is_some() {
+            return;
+        }
+        let Some((document, question)) = self.waiting.pop_front() else { return };
+        let (reader, sender) = (self.reader.clone(), self.sender.clone());
+        self.task = Some(tokio::spawn(async move {
+            let (planned, room) = reader.answer(document, question).await;
+            // A session that is gone wants no answer.
+            let _ = sender.send(Reply { document, planned, room }).await;
+        }));
+    }
+
+    /// Waits for the next answer; for ever if nothing was asked.
+    pub(super) async fn reply(&mut self) -> Option<Reply> {
+        let reply = self.replies.recv().await;
+        self.task = None;
+        self.begin();
+        reply
+    }
+}
+
+impl Drop for Planning {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Reader {
+    store: Arc<dyn LogStore>,
+    page_reads: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
+    folder: Arc<Folder>,
+    space: SpaceName,
+}
+
+/// What is to be read of a document, planned.
+enum Outline {
+    /// Nothing.
+    Done(Planned),
+    Read(Box<(DocumentIndex, Plan)>),
+}
+
+impl Reader {
+    pub(super) fn new(shared: &Shared, space: SpaceName) -> Self {
+        Planning::new(shared, space).reader.clone()
+    }
+
+    async fn answer(
+        &self,
+        document: DocumentId,
+        question: Question,
+    ) -> (Planned, Option<OwnedSemaphorePermit>) {
+        let question = Arc::new(question);
+        for _ in 0..limits::REPO_PLANS {
+            let asked = Arc::clone(&question);
+            let outline =
+                self.ask(document, move |store, space| outline(store, space, &document, &asked));
+            let (index, plan) = match outline.await {
+                Some(Outline::Done(planned)) => return (planned, None),
+                Some(Outline::Read(read)) => *read,
+                None => return (Planned::Failed, None),
+            };
+            let room = match weight(&index, &plan) {
+                0 => None,
+                bytes => Arc::clone(&self.answers).acquire_many_owned(bytes).await.ok(),
+            };
+            let read = self
+                .ask(document, move |store, space| read(store, space, &document, &index, &plan));
+            match read.await {
+                Some(Some(planned)) => return (planned, room),
+                // Folded meanwhile: what was planned is not there any more.
+                Some(None) => {}
+                None => return (Planned::Failed, None),
+            }
+        }
+        tracing::error!(%document, "an answer could not be read: the document changes too fast");
+        (Planned::Failed, None)
+    }
+
+    /// Asks the store, where it may block. A packed index that is found to be damaged is made
+    /// anew first. `None`, and a line in the log, if it cannot be read.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        document: DocumentId,
+        ask: impl Fn(&dyn LogStore, &SpaceName) -> Result<T, StoreError> + Send + Sync + 'static,
+    ) -> Option<T> {
+        let ask = Arc::new(ask);
+        let mut asked = self.ask_once(&ask).await;
+        if asked.as_ref().is_err_and(|error| error.damaged_index().is_some()) {
+            tracing::error!(%document, "a packed index is damaged; it is made anew");
+            let (done, made) = oneshot::channel();
+            let tell = Box::new(move |ok| {
+                // Whoever asked may be gone.
+                let _ = done.send(ok);
+            });
+            self.folder.rebuild(self.space.clone(), document, tell);
+            if made.await.unwrap_or(false) {
+                asked = self.ask_once(&ask).await;
+            }
+        }
+        let failed = |error: &StoreError| {
+            tracing::error!(%document, error = error.chain(), "a document could not be read");
+        };
+        asked.inspect_err(failed).ok()
+    }
+
+    async fn ask_once<T, F>(&self, ask: &Arc<F>) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&dyn LogStore, &SpaceName) -> Result<T, StoreError> + Send + Sync + 'static,
+    {
+        let turn = Arc::clone(&self.page_reads).acquire_owned().await;
+        let (store, space, ask) = (Arc::clone(&self.store), self.space.clone(), Arc::clone(ask));
+        let asked = tokio::task::spawn_blocking(move || {
+            let asked = ask(&*store, &space);
+            drop(turn);
+            asked
+        });
+        asked.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
+    }
+}
+
+/// Bytes that an answer takes up, at most.
+fn weight(index: &DocumentIndex, plan: &Plan) -> u32 {
+    let snapshot = index.folded.as_ref().filter(|_| plan.snapshot);
+    let snapshot = snapshot.map_or(0, |folded| folded.bytes as usize);
+    let changes = if plan.offsets.is_empty() { 0 } else { shared_limits::REPO_CHANGES_BYTES };
+    // A few single changes are nothing to wait for.
+    let changes = if plan.offsets.len() <= limits::REPO_FEW_CHANGES { 0 } else { changes };
+    u32::try_from((snapshot + changes).min(limits::REPO_ANSWER_BYTES)).unwrap_or(u32::MAX)
+}
+
+fn outline(
+    store: &dyn LogStore,
+    space: &SpaceName,
+    document: &DocumentId,
+    question: &Question,
+) -> Result<Outline, StoreError> {
+    let done = |standing| Ok(Outline::Done(Planned::Standing(standing)));
+    match store.document_heads(space, document)? {
+        Standing::Absent => return done(Stands::Absent),
+        Standing::Deleted => return done(Stands::Deleted),
+        Standing::Present { heads, last }
+            if question.need.is_empty() && heads == question.heads =>
+        {
+            return done(Stands::Present { heads, last });
+        }
+        Standing::Present { .. } => {}
+    }
+    let mut index = store.document_index(space, document, false)?;
+    if let Some(without) = &index
+        && Plan::of(without, question).is_err()
+    {
+        index = store.document_index(space, document, true)?;
+    }
+    // Deleted in this moment: its tombstone is on the way.
+    let Some(index) = index else { return done(Stands::Deleted) };
+    match Plan::of(&index, question) {
+        Ok(plan) => Ok(Outline::Read(Box::new((index, plan)))),
+        Err(NeedsFolded) => Err(StoreError::unsupported()),
+    }
+}
+
+/// Reads what is planned; `None` if it is not there any more.
+fn read(
+    store: &dyn LogStore,
+    space: &SpaceName,
+    document: &DocumentId,
+    index: &DocumentIndex,
+    plan: &Plan,
+) -> Result<Option<Planned>, StoreError> {
+    let mut chunks = Vec::new();
+    if plan.snapshot
+        && let Some(folded) = &index.folded
+    {
+        let mut bytes = Vec::with_capacity(folded.bytes as usize);
+        while (bytes.len() as u64) < folded.bytes {
+            match store.snapshot_part(space, &folded.hash, bytes.len() as u64)? {
+                Some(part) => bytes.extend_from_slice(&part.bytes),
+                None => return Ok(None),
+            }
+        }
+        chunks.push(bytes);
+    }
+    let (mut sent, mut weight) = (0, 0);
+    while sent < plan.offsets.len() && weight < shared_limits::REPO_CHANGES_BYTES {
+        let entries = store.read_entries(space, document, &plan.offsets[sent..])?;
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        sent += entries.len();
+        weight += entries.iter().map(|entry| entry.len()).sum::<usize>();
+        chunks.extend(entries.iter().map(|entry| entry.body().to_vec()));
+    }
+    Ok(Some(Planned::Answer {
+        heads: index.heads.clone(),
+        last: index.last.max(Offset(0)),
+        unknown: plan.unknown.clone(),
+        lost: plan.lost,
+        chunks,
+        closing: plan.close(index, sent),
+    }))
+}
