@@ -20,6 +20,10 @@ mod http;
 mod input;
 #[path = "relay/process.rs"]
 mod process;
+#[path = "relay/repo.rs"]
+mod repo;
+#[path = "relay/repo_client.rs"]
+mod repo_client;
 #[path = "relay/restarts.rs"]
 mod restarts;
 #[path = "relay/sync.rs"]

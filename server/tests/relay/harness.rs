@@ -8,9 +8,10 @@ use std::time::Duration;
 use automerge::transaction::Transactable;
 use automerge::{ActorId, AutoCommit, ROOT};
 use futures_util::{SinkExt, StreamExt};
+use landfall_protocol::digest::tombstone_id;
 use landfall_protocol::frame::{
-    Entry, Filter, Frame, Frames, Hello, Mark, Push, SUBPROTOCOL, Subscribe, Subscribed, Welcome,
-    encode,
+    Entry, Features, Filter, Frame, Frames, Hello, Mark, Push, PushEntry, SUBPROTOCOL, Subscribe,
+    Subscribed, Welcome, encode, entry_flags, entry_kind, features,
 };
 use landfall_protocol::{Cursor, DocumentId, Epoch, Offset, ReplicaId, Scope};
 use landfall_relay::store::{LogStore, SqliteStore};
@@ -203,6 +204,18 @@ impl Client {
         let (id, subscription) = (self.last_push, 1);
         self.send(&Frame::Push(Push { id, subscription, document, changes })).await;
         id
+    }
+
+    /// Deletes a document, over subscription 1.
+    pub(crate) async fn delete(&mut self, document: DocumentId) {
+        self.send(&Frame::Features(Features { bits: features::ALL })).await;
+        self.last_push += 1;
+        let (id, subscription, flags) = (self.last_push, 1, entry_flags::MUST_UNDERSTAND);
+        let (kind, entry) = (entry_kind::TOMBSTONE, tombstone_id(&document));
+        let body = ByteBuf::new();
+        let push = PushEntry { id, subscription, document, kind, flags, entry, body };
+        self.send(&Frame::PushEntry(push)).await;
+        self.acked(id).await;
     }
 
     /// The next frame other than pings; pings are answered.
