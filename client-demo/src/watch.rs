@@ -39,8 +39,7 @@ async fn follow(notebook: &Notebook, mut known: Known, view: &mut View) {
     while open {
         open = tokio::select! {
             event = events.next() => match event {
-                // That a deleted note's content was let go is no news.
-                Some(Ok(event)) if is_gone(&event) => true,
+                Some(Ok(event)) if is_no_news(&event) => true,
                 Some(Ok(event)) => view.line(&told(notebook, &mut known, &event)),
                 Some(Err(lagged)) => view.line(&lagged.to_string()),
                 None => false,
@@ -87,8 +86,13 @@ fn title(document: &Document) -> Option<String> {
     (!title.is_empty()).then(|| format!("“{title}”"))
 }
 
-fn is_gone(event: &Event) -> bool {
-    matches!(&event.kind, EventKind::Changed { heads, .. } if heads.is_empty())
+/// That a deleted note's content was let go; or where somebody's cursor is.
+fn is_no_news(event: &Event) -> bool {
+    match &event.kind {
+        EventKind::Changed { heads, .. } => heads.is_empty(),
+        EventKind::Ephemeral { .. } => true,
+        _ => false,
+    }
 }
 
 /// An event in words.

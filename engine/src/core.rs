@@ -12,6 +12,7 @@ use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use crate::actors::Actors;
 use crate::compactor::Compactor;
 use crate::document::{Applier, Cache, OpenDocument};
+use crate::ephemeral::Speaker;
 use crate::error::{ChangeError, SpaceError, StoreError, StoreFailure};
 use crate::events::{EventHub, EventKind, Origin};
 use crate::link::LinkHandle;
@@ -30,6 +31,8 @@ pub(crate) struct Core {
     /// Folds histories; `None` where nothing is written, or nobody wants it.
     compactor: Option<Compactor>,
     pub(crate) link: Mutex<Option<LinkHandle>>,
+    /// This opening's ephemeral messages.
+    pub(crate) ephemeral: Speaker,
     pub(crate) read_only: bool,
     closed: AtomicBool,
     durability: Durability,
@@ -44,6 +47,7 @@ impl Core {
         events: EventHub,
         applier: Applier,
         actors: Actors,
+        ephemeral: Speaker,
         options: &Options,
         read_only: bool,
     ) -> Result<Self, StoreError> {
@@ -76,6 +80,7 @@ impl Core {
             cache,
             compactor,
             link: Mutex::new(None),
+            ephemeral,
             read_only,
             closed: AtomicBool::new(false),
             durability: options.durability,
@@ -160,6 +165,19 @@ impl Core {
     /// Takes the link away, to be closed.
     pub(crate) fn take_link(&self) -> Option<LinkHandle> {
         self.link.lock().take()
+    }
+
+    /// Whether the store is being closed, or is.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Somebody said something about a document: told if the application has it open.
+    pub(crate) fn heard(&self, space: &SpaceName, row: SpaceRow, id: DocumentId, kind: EventKind) {
+        let open = self.documents.lock().get(&(row, id)).and_then(Weak::upgrade);
+        if open.is_some_and(|open| open.is_held()) {
+            self.events.send(space, id, kind);
+        }
     }
 
     /// Puts a link in place of the one before, if there was one; gives back the one to close.

@@ -263,6 +263,11 @@ impl OpenDocument {
         }
     }
 
+    /// Whether the application has a handle to it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.handles.load(Ordering::Relaxed) > 0
+    }
+
     fn is_owner(&self) -> bool {
         self.owner.load(Ordering::Relaxed) == thread_number()
     }

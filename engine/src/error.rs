@@ -377,6 +377,40 @@ pub enum SubscribeError {
     Store(#[from] StoreError),
 }
 
+/// Why an ephemeral message was not sent. It is not kept: nothing sends it later.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BroadcastError {
+    /// It is too long.
+    #[error(
+        "the message has {actual} bytes, the limit is {limit}; what is large belongs into the document"
+    )]
+    TooLarge {
+        /// The limit in bytes.
+        limit: usize,
+        /// Its length in bytes.
+        actual: usize,
+    },
+    /// The document's space is not synced with a relay at this moment.
+    #[error("not connected, so nobody hears it{}", because(last_error))]
+    Offline {
+        /// Why the connection is not there, or was lost last.
+        last_error: Option<String>,
+    },
+    /// The relay is of a version that passes no messages on.
+    #[error("this relay passes no ephemeral messages on; upgrade it")]
+    Unsupported,
+    /// The application syncs other documents of the space.
+    #[error("the document is not among those that are synced; see `Space::sync_only`")]
+    OutOfScope,
+    /// Messages come faster than the relay takes them.
+    #[error("too many messages wait for the relay; send fewer")]
+    Congested,
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
 /// Why a link could not be made.
 #[derive(Debug, Error)]
 #[non_exhaustive]

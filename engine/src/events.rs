@@ -82,6 +82,22 @@ pub enum EventKind {
         /// How many it has.
         actors: u64,
     },
+    /// Somebody said something about a document that is open here, with
+    /// [`Document::broadcast`](crate::Document::broadcast) or as an automerge-repo client. Nobody
+    /// stores it; what comes while no handle to the document is held is not told. One that was
+    /// repeated on its way is told once.
+    Ephemeral {
+        /// Who: a name that stays the same over the sender's restarts. A Landfall store's is
+        /// `landfall-` and its [replica id](crate::Store::replica) in hexadecimal, an automerge-repo
+        /// client's its peer id.
+        sender: String,
+        /// One run of the sender.
+        session: String,
+        /// Grows with each message of the session.
+        count: u64,
+        /// What was said. An automerge-repo client puts the CBOR of one value here.
+        data: Arc<[u8]>,
+    },
     /// automerge failed on this document's bytes. It keeps its last good state, and its bytes
     /// are kept; it takes no changes until a version that can read it opens it.
     Quarantined {

@@ -15,6 +15,7 @@ use landfall_protocol::SpaceName;
 use crate::actors::{Actors, outside::Found};
 use crate::core::Core;
 use crate::document::Applier;
+use crate::ephemeral::Speaker;
 use crate::error::{ChangeError, ConnectError, FlushError, OpenError, SpaceError, StoreError};
 use crate::events::{EventHub, Events};
 use crate::link::{Flush, LinkHandle};
@@ -107,7 +108,8 @@ impl Store {
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
         let applier = Applier::start().map_err(OpenError::Thread)?;
         let events = EventHub::new(options.events);
-        let core = Core::new(log, events, applier, actors, options, read_only)
+        let ephemeral = Speaker::new().map_err(|error| OpenError::Storage(Box::new(error)))?;
+        let core = Core::new(log, events, applier, actors, ephemeral, options, read_only)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
         Ok(Self { shared: Arc::new(Shared { core: Arc::new(core) }) })
     }

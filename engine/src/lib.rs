@@ -39,6 +39,7 @@ mod actors;
 mod compactor;
 mod core;
 mod document;
+mod ephemeral;
 mod error;
 mod events;
 mod handle;
@@ -56,8 +57,8 @@ mod tests;
 pub use automerge;
 pub use autosurgeon;
 pub use error::{
-    BoxError, ChangeError, ConnectError, FlushError, KeptError, OpenDocumentError, OpenError,
-    ReadError, SpaceError, StoreError, StoreFailure, SubscribeError,
+    BoxError, BroadcastError, ChangeError, ConnectError, FlushError, KeptError, OpenDocumentError,
+    OpenError, ReadError, SpaceError, StoreError, StoreFailure, SubscribeError,
 };
 pub use events::{Event, EventKind, Events, Lagged, Origin};
 pub use handle::{Document, DocumentWatch, Group, LostEdits, Space, Store};

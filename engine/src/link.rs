@@ -9,6 +9,7 @@ mod flush;
 mod perform;
 mod run;
 mod socket;
+mod voice;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::options::LinkOptions;
 use crate::store::SpaceRow;
 
 pub(crate) use flush::Flush;
+pub(crate) use voice::Unspoken;
+use voice::Voice;
 
 /// What the link's thread is told.
 enum Command {
@@ -40,10 +43,13 @@ enum Command {
     Close,
 }
 
-/// Spaces with something to push. A set, so that a fast writer makes it no larger.
+/// What the application wants sent.
 #[derive(Default)]
 struct Outbound {
+    /// Spaces with something to push. A set, so that a fast writer makes it no larger.
     spaces: Mutex<BTreeSet<SpaceRow>>,
+    /// Ephemeral messages.
+    voice: Voice,
     wake: Notify,
 }
 
@@ -82,6 +88,19 @@ impl LinkHandle {
     pub(crate) fn local(&self, rows: impl Iterator<Item = SpaceRow>) {
         self.outbound.spaces.lock().extend(rows);
         self.outbound.wake.notify_one();
+    }
+
+    /// Takes an ephemeral message; `number` gives its place among those of the store.
+    pub(crate) fn speak(
+        &self,
+        space: &SpaceName,
+        document: DocumentId,
+        data: Vec<u8>,
+        number: impl FnOnce() -> u64,
+    ) -> Result<(), Unspoken> {
+        self.outbound.voice.add(space, document, data, number)?;
+        self.outbound.wake.notify_one();
+        Ok(())
     }
 
     pub(crate) fn space(&self, name: SpaceName, row: SpaceRow) {

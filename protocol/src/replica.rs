@@ -172,15 +172,16 @@ impl Replica {
         self.next_subscription = 0;
         for (space, link) in &mut self.spaces {
             let told = std::mem::replace(&mut link.told, SpacePhase::Waiting);
-            if link.speaks {
-                let (space, filter) = (space.clone(), None);
-                self.effects.push_back(ReplicaEffect::Speaking { space, filter });
-            }
+            let spoke = link.speaks;
             *link = SpaceLink::new(self.next_subscription);
             self.next_subscription += 1;
             if told != SpacePhase::Waiting {
                 let (space, phase) = (space.clone(), SpacePhase::Waiting);
                 self.effects.push_back(ReplicaEffect::Phase { space, phase });
+            }
+            if spoke {
+                let (space, filter) = (space.clone(), None);
+                self.effects.push_back(ReplicaEffect::Speaking { space, filter });
             }
         }
     }

@@ -477,7 +477,7 @@ impl Space {
         let Some(last) = commit.entries.last() else { return Outcome::default() };
         let head = last.entry.offset;
         self.fresh_is_open = true;
-        self.lineage.extend(commit.opens.clone(), head);
+        self.lineage.extend(commit.opens, head);
         for new in &commit.entries {
             let (document, hash) = (new.entry.document, new.entry.hash());
             match &new.kind {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ActorId, AutoCommit, Change, ChangeHash, ObjType, ROOT};
 use landfall_protocol::frame::{
-    Filter, Frame, Frames, Hello, Push, SUBPROTOCOL, Subscribe, SubscribeFrom, encode,
+    Ephemeral, Features, Filter, Frame, Frames, Hello, Push, SUBPROTOCOL, Subscribe, SubscribeFrom,
+    encode, features,
 };
 use landfall_protocol::{DocumentId, ReplicaId};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -26,10 +27,13 @@ const SUBPROTOCOL_HEADER: &str = "sec-websocket-protocol";
 pub struct Client {
     socket: WebSocket<TcpStream>,
     frames: VecDeque<Frame>,
+    /// How many ephemeral messages came.
+    pub said: usize,
 }
 
 impl Client {
-    /// Connects to the relay on a port, says hello and subscribes to a space as number 1.
+    /// Connects to the relay on a port, says hello and subscribes to a space as number 1, as one of
+    /// a time before snapshots.
     ///
     /// # Panics
     /// If the relay does not take it.
@@ -38,16 +42,17 @@ impl Client {
         let space = space.parse().expect("a space's name");
         let acknowledged = None;
         let subscribe = Subscribe { subscription, space, filter, cursor, acknowledged };
-        Self::subscribed(port, &Frame::Subscribe(subscribe))
+        Self::subscribed(port, None, &Frame::Subscribe(subscribe))
     }
 
-    /// As [`Client::start`], as one that knows folded histories.
+    /// As [`Client::start`], as one that knows everything.
     ///
     /// # Panics
     /// As [`Client::start`].
     pub fn start_from(port: u16, space: &str) -> Self {
         Self::subscribed(
             port,
+            Some(features::ALL),
             &Frame::SubscribeFrom(SubscribeFrom {
                 subscription: 1,
                 space: space.parse().expect("a space's name"),
@@ -60,17 +65,20 @@ impl Client {
         )
     }
 
-    fn subscribed(port: u16, subscribe: &Frame) -> Self {
+    fn subscribed(port: u16, knows: Option<u64>, subscribe: &Frame) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("a relay");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let mut request = format!("ws://127.0.0.1:{port}/").into_client_request().expect("a URL");
         let subprotocol = HeaderValue::from_static(SUBPROTOCOL);
         request.headers_mut().insert(SUBPROTOCOL_HEADER, subprotocol);
         let (socket, _) = client(request, stream).expect("a session");
-        let mut client = Self { socket, frames: VecDeque::new() };
+        let mut client = Self { socket, frames: VecDeque::new(), said: 0 };
         let replica = ReplicaId::from_bytes([7; 16]);
         let (versions, token, agent) = (vec![1], None, "raw".to_owned());
         client.send(&Frame::Hello(Hello { versions, replica, token, agent }));
+        if let Some(bits) = knows {
+            client.send(&Frame::Features(Features { bits }));
+        }
         client.until(|frame| matches!(frame, Frame::Welcome(_)));
         client.send(subscribe);
         client.until(|frame| matches!(frame, Frame::Subscribed(_)));
@@ -91,6 +99,28 @@ impl Client {
         })
     }
 
+    /// Says something about a document, as `bob`.
+    ///
+    /// # Panics
+    /// If the session is over.
+    pub fn say(&mut self, document: DocumentId, session: &str, count: u64, data: &[u8]) {
+        let (sender, session) = ("bob".to_owned(), session.to_owned());
+        let (subscription, data) = (1, data.to_vec().into());
+        let message = Ephemeral { subscription, document, sender, session, count, data };
+        self.send(&Frame::Ephemeral(message));
+    }
+
+    /// What is said next.
+    ///
+    /// # Panics
+    /// If the session ends before.
+    pub fn hear(&mut self) -> Ephemeral {
+        match self.until(|frame| matches!(frame, Frame::Ephemeral(_))) {
+            Frame::Ephemeral(message) => message,
+            other => panic!("{other:?} is not what was waited for"),
+        }
+    }
+
     fn send(&mut self, frame: &Frame) {
         self.socket.send(Message::Binary(encode(frame).into())).expect("the relay reads");
     }
@@ -99,6 +129,7 @@ impl Client {
     fn until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
         loop {
             while let Some(frame) = self.frames.pop_front() {
+                self.said += usize::from(matches!(frame, Frame::Ephemeral(_)));
                 if wanted(&frame) {
                     return frame;
                 }

@@ -6,6 +6,7 @@ mod system {
     mod cuts;
     mod deletion;
     mod disk_full;
+    mod ephemeral;
     mod kills;
     mod long_life;
     mod lost_history;

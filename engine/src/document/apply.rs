@@ -261,7 +261,7 @@ fn take_clone(document: &OpenDocument) -> Option<(Automerge, u64)> {
     document.dirty.store(false, Ordering::Release);
     let mut content = document.content.write();
     let stale = document.stale.swap(false, Ordering::AcqRel);
-    let stays = document.handles.load(Ordering::Relaxed) > 0 && !stale;
+    let stays = document.is_held() && !stale;
     match &mut *content {
         Content::Loaded(loaded) if loaded.quarantined.is_none() && stays => {
             loaded.since_clone = Some(Vec::new());

@@ -9,7 +9,8 @@ use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 
 use super::Shared;
 use crate::document::{Condition, Edit, Held, OpenDocument, commit};
-use crate::error::{BoxError, ChangeError, ReadError, StoreError};
+use crate::ephemeral;
+use crate::error::{BoxError, BroadcastError, ChangeError, ReadError, StoreError};
 use crate::status::{DocumentStatus, StatusWatch};
 
 /// An open document. It is loaded at its first access, and stays in memory within the budget of
@@ -111,6 +112,23 @@ impl Document {
     /// As [`Document::read`].
     pub fn heads(&self) -> Result<Vec<ChangeHash>, ReadError> {
         self.read(Automerge::get_heads)
+    }
+
+    /// Says something about the document to everybody who has it open now: where a cursor is, who
+    /// is here. It is not stored, neither here nor at the relay; whoever comes later does not hear
+    /// it, and it may be lost on its way. The others get an
+    /// [`EventKind::Ephemeral`](crate::EventKind::Ephemeral); this store does not.
+    ///
+    /// `data` are raw bytes, at most 64 KiB. automerge-repo clients hear them too, if they are the
+    /// CBOR of one value: that is what those clients take, and what they send.
+    ///
+    /// Returns at once. `Ok` says that the link has taken it while the space was synced with a
+    /// relay, not that somebody heard it.
+    ///
+    /// # Errors
+    /// [`BroadcastError`] says why it was dropped: nothing sends it later.
+    pub fn broadcast(&self, data: impl Into<Vec<u8>>) -> Result<(), BroadcastError> {
+        ephemeral::broadcast(&self.shared.core, &self.open.space, self.open.id, data.into())
     }
 
     /// Where the document is saved, and what the relay does not have yet.

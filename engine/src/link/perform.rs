@@ -5,6 +5,7 @@ mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use landfall_protocol::frame::{Filter, encode};
 use landfall_protocol::replica::{EndReason, Replica, ReplicaEffect, ResumePoint};
@@ -13,6 +14,7 @@ use landfall_storage::{Committed, WriteError};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::Outbound;
 use super::arrivals::Arrivals;
 use crate::core::Core;
 use crate::events::EventKind;
@@ -37,9 +39,33 @@ enum Outcome {
     Failed(String),
 }
 
+/// The way to the task that writes the socket.
+pub(super) struct Out {
+    queue: mpsc::UnboundedSender<Vec<u8>>,
+    /// Bytes that it has not written.
+    unsent: Arc<AtomicUsize>,
+}
+
+impl Out {
+    pub(super) fn new(queue: mpsc::UnboundedSender<Vec<u8>>, unsent: Arc<AtomicUsize>) -> Self {
+        Self { queue, unsent }
+    }
+
+    fn send(&self, message: Vec<u8>) {
+        self.unsent.fetch_add(message.len(), Ordering::AcqRel);
+        // A writer that is gone shows at the reader.
+        let _ = self.queue.send(message);
+    }
+
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent.load(Ordering::Acquire)
+    }
+}
+
 /// Performs effects.
 pub(super) struct Performer {
     core: Arc<Core>,
+    outbound: Arc<Outbound>,
     tell: mpsc::UnboundedSender<Completion>,
     spaces: BTreeMap<SpaceName, SpaceRow>,
     connection: u64,
@@ -51,11 +77,12 @@ pub(super) struct Performer {
 impl Performer {
     pub(super) fn new(
         core: Arc<Core>,
+        outbound: Arc<Outbound>,
         tell: mpsc::UnboundedSender<Completion>,
     ) -> std::io::Result<Self> {
         let arrivals = Arrivals::start()?;
         let (spaces, checked) = (BTreeMap::new(), Mutex::default());
-        Ok(Self { core, tell, spaces, connection: 0, arrivals, checked })
+        Ok(Self { core, outbound, tell, spaces, connection: 0, arrivals, checked })
     }
 
     /// Spaces that have been compared with the relay since this was asked last.
@@ -116,13 +143,12 @@ impl Performer {
         replica: &mut Replica,
         now: Moment,
         effect: ReplicaEffect,
-        out: Option<&mpsc::UnboundedSender<Vec<u8>>>,
+        out: Option<&Out>,
     ) -> Option<EndReason> {
         match effect {
             ReplicaEffect::Send(frame) => {
                 if let Some(out) = out {
-                    // A writer that is gone shows at the reader.
-                    let _ = out.send(encode(&frame));
+                    out.send(encode(&frame));
                 }
             }
             ReplicaEffect::Welcomed(upstream) => {
@@ -154,6 +180,7 @@ impl Performer {
                 }
             }
             ReplicaEffect::Phase { space, phase } => self.core.status.set_phase(&space, phase),
+            ReplicaEffect::Speaking { space, filter } => self.outbound.voice.set(space, filter),
             ReplicaEffect::End(reason) => return Some(reason),
             later => self.perform_later(replica, now, later),
         }
@@ -184,6 +211,13 @@ impl Performer {
                 if let Some(row) = self.spaces.get(&space) {
                     let done = self.counted(*row, |()| Outcome::Settled);
                     self.core.log.submit_snapshot_acknowledged(*row, document, hash, mark, done);
+                }
+            }
+            ReplicaEffect::Heard { space, document, sender, session, count, data } => {
+                if let Some(row) = self.spaces.get(&space) {
+                    let data = data.into();
+                    let kind = EventKind::Ephemeral { sender, session, count, data };
+                    self.core.heard(&space, *row, document, kind);
                 }
             }
             other => debug_assert!(false, "an effect that `perform` does: {other:?}"),

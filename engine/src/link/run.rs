@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
@@ -13,8 +14,9 @@ use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
 use super::address::Address;
 use super::flush::Waiters;
-use super::perform::{Completion, Performer};
+use super::perform::{Completion, Out, Performer};
 use super::socket::{Socket, connect};
+use super::voice::Spoken;
 use super::{Command, Outbound};
 use crate::core::Core;
 use crate::options::LinkOptions;
@@ -26,6 +28,10 @@ const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Bytes of small frames that are joined into one message.
 const JOINED_BYTES: usize = 16 * 1024;
+
+/// Bytes that wait for the socket, beyond which ephemeral messages wait outside: all else that is
+/// sent is bounded by what the relay answers, and they are not answered.
+const SPEAK_BELOW_BYTES: usize = 64 * 1024;
 
 /// The state of the link's thread.
 pub(super) struct Runner {
@@ -81,7 +87,7 @@ impl Runner {
         };
         let mut replica = Replica::new(core.log.replica(), agent, patience);
         let (tell, completions) = mpsc::unbounded_channel();
-        let mut performer = Performer::new(Arc::clone(&core), tell)?;
+        let mut performer = Performer::new(Arc::clone(&core), Arc::clone(&outbound), tell)?;
         for (name, row) in core.spaces() {
             performer.add_space(name.clone(), row);
             replica.handle_space(name);
@@ -228,8 +234,11 @@ impl Runner {
     async fn session(&mut self, socket: Socket) -> Ended {
         let (mut sink, mut stream) = socket.split();
         // Unbounded, because the machine bounds it: pushes by their window, all else by being
-        // answers.
+        // answers; ephemeral messages by `speak`.
         let (out, mut queue) = mpsc::unbounded_channel::<Vec<u8>>();
+        let unsent = Arc::new(AtomicUsize::new(0));
+        let out = Out::new(out, Arc::clone(&unsent));
+        let outbound = Arc::clone(&self.outbound);
         let writer = tokio::spawn(async move {
             let mut next = None;
             while let Some(mut message) = match next.take() {
@@ -244,7 +253,12 @@ impl Runner {
                     }
                     message.extend_from_slice(&more);
                 }
+                let bytes = message.len();
                 sink.send(Message::Binary(Bytes::from(message))).await?;
+                unsent.fetch_sub(bytes, Ordering::AcqRel);
+                if !outbound.voice.is_empty() {
+                    outbound.wake.notify_one();
+                }
             }
             sink.close().await
         });
@@ -262,7 +276,10 @@ impl Runner {
                     self.performer.complete(&mut self.replica, now, completion);
                 }
                 command = self.inbox.recv() => self.take(command),
-                () = self.outbound.wake.notified() => self.push(),
+                () = self.outbound.wake.notified() => {
+                    self.push();
+                    self.speak(&out);
+                }
                 () = sleep_until(Some(timeout)) => self.replica.handle_timeout(self.now()),
                 () = sleep_until(self.waiters.deadline()) => {}
                 () = sleep_until(Some(self.next_check)) => {}
@@ -305,6 +322,19 @@ impl Runner {
         }
     }
 
+    /// Sends the ephemeral messages that the socket has room for.
+    fn speak(&mut self, out: &Out) {
+        let mut room = SPEAK_BELOW_BYTES.saturating_sub(out.unsent());
+        while room > 0
+            && let Some(spoken) = self.outbound.voice.take()
+        {
+            room = room.saturating_sub(spoken.weight());
+            let Spoken { space, document, count, data } = spoken;
+            let session = self.core.ephemeral.session.clone();
+            self.replica.handle_broadcast(&space, document, session, count, data);
+        }
+    }
+
     fn receive(&mut self, message: Option<Result<Message, WsError>>) -> Option<Ended> {
         let now = self.now();
         match message {
@@ -324,7 +354,7 @@ impl Runner {
     }
 
     /// Does what the machine asks; says if the session is over.
-    fn perform(&mut self, out: &mpsc::UnboundedSender<Vec<u8>>) -> Option<Ended> {
+    fn perform(&mut self, out: &Out) -> Option<Ended> {
         while let Some(effect) = self.replica.poll_effect() {
             let now = self.now();
             let end = self.performer.perform(&mut self.replica, now, effect, Some(out));

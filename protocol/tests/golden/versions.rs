@@ -1,7 +1,8 @@
 //! A version against the next one, and bytes that no version sends.
 
 use landfall_protocol::frame::{
-    FLAG_OPTIONAL, Frame, FrameError, Frames, decode, encode, encode_into, kind, raw_frame,
+    Ephemeral, FLAG_OPTIONAL, Frame, FrameError, Frames, decode, encode, encode_into, kind,
+    raw_frame,
 };
 use landfall_protocol::limits::{FRAME_HEADER_BYTES, MESSAGE_BYTES};
 use landfall_protocol::{Code, limits};
@@ -170,7 +171,7 @@ fn an_ephemeral_message_is_optional_and_bounded() {
     message.sender = "x".repeat(limits::EPHEMERAL_NAME_BYTES);
     message.session = "y".repeat(limits::EPHEMERAL_NAME_BYTES);
     assert!(decode(&encode(&Frame::Ephemeral(message.clone()))).is_ok());
-    let longer: [(&str, fn(&mut landfall_protocol::frame::Ephemeral)); 3] = [
+    let longer: [(&str, fn(&mut Ephemeral)); 3] = [
         ("ephemeral.data", |message| message.data.push(0)),
         ("ephemeral.sender", |message| message.sender.push('x')),
         ("ephemeral.session", |message| message.session.push('y')),

@@ -22,6 +22,8 @@ struct Pair {
     speaking: Vec<Option<Filter>>,
     listens: Vec<Filter>,
     said: Vec<Ephemeral>,
+    /// Messages that the relay sent.
+    sent: Vec<u64>,
 }
 
 impl Pair {
@@ -39,6 +41,7 @@ impl Pair {
             speaking: Vec::new(),
             listens: Vec::new(),
             said: Vec::new(),
+            sent: Vec::new(),
         }
     }
 
@@ -93,6 +96,9 @@ impl Pair {
     fn perform_session(&mut self, effect: SessionEffect) {
         match effect {
             SessionEffect::Send(frame) => {
+                if let Frame::Ephemeral(message) = &frame {
+                    self.sent.push(message.count);
+                }
                 let message = self.on_the_wire(frame);
                 self.replica.handle_message(NOW, &message);
             }
@@ -158,6 +164,11 @@ fn what_others_say_is_heard_once_and_only_inside_the_filter() {
         (pair.space.clone(), INSIDE, sender, session, count, vec![9])
     };
     assert_eq!(pair.heard, [of(1), of(3)]);
+    assert_eq!(pair.sent, [1, 1, 3]);
+    // The replica does not rely on it.
+    pair.replica.handle_message(NOW, &encode(&Frame::Ephemeral(message(OUTSIDE, 9))));
+    pair.run();
+    assert_eq!(pair.heard.len(), 2);
     // Over a new connection the same is still known.
     pair.heard.clear();
     pair.session = Pair::new(0).session;

@@ -18,8 +18,10 @@ use crate::cli::FOLD_WORKER;
 use crate::folding::{FoldOptions, Folder};
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::rooms::Rooms;
 use crate::store::{LogStore, SqliteStore, Standing};
 
+mod joined;
 #[path = "../../tests/fixtures/world.rs"]
 #[allow(dead_code, reason = "shared with the tests of the store")]
 mod world;
@@ -73,6 +75,7 @@ impl Bench {
         let folds = FoldOptions { worker, ..FoldOptions::default() };
         let folds = Folder::start(Arc::clone(&over), Arc::clone(&metrics), folds).unwrap();
         let (hub, _) = Hub::start(Parts {
+            rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
             store: over,
             health: Arc::new(Health::default()),
             metrics,

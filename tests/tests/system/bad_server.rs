@@ -4,7 +4,7 @@
 use std::net::{TcpListener, TcpStream};
 
 use landfall::automerge::{ActorId, ROOT, transaction::Transactable};
-use landfall::{DocumentId, LinkStatus};
+use landfall::{BroadcastError, DocumentId, LinkStatus, Options, Store, SyncStatus};
 use landfall_protocol::frame::{Entries, Entry, Frame, Subscribed, Welcome, encode, entry_kind};
 use landfall_protocol::{Epoch, Offset, Scope, SessionId, Upstream};
 use landfall_tests::process::Relay;
@@ -138,6 +138,20 @@ fn entries_that_leave_a_gap_break_the_protocol() {
         speak(stream, vec![binary(&welcome()), Message::Binary(page.into())]);
     };
     survives(gap, "they follow offset 5");
+}
+
+#[test]
+fn an_older_relay_that_passes_no_messages_on_is_named() {
+    let older = |stream| speak(stream, vec![binary(&welcome()), binary(&subscribed(0))]);
+    let server = BadServer::start(0, usize::MAX, older);
+    let store = Store::in_memory(Options::default()).unwrap();
+    let space = store.space(SPACE).unwrap();
+    let note = space.create(|tx| Ok(tx.put(ROOT, "text", "here")?)).unwrap();
+    store.connect(link(&server.url)).unwrap();
+    wait_for(&store, "to be live", |status| {
+        status.spaces.values().all(|space| space.sync == SyncStatus::Live)
+    });
+    assert_eq!(note.broadcast("anybody?"), Err(BroadcastError::Unsupported));
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! Ephemeral messages as the application says them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use landfall_protocol::limits::EPHEMERAL_BYTES;
+use landfall_protocol::{DocumentId, SpaceName};
+
+use crate::core::Core;
+use crate::error::BroadcastError;
+use crate::link::Unspoken;
+use crate::random::{self, NoRandomness};
+use crate::status::SyncStatus;
+
+/// One opening of a store, as a sender: its name and how much it has said.
+pub(crate) struct Speaker {
+    pub(crate) session: String,
+    said: AtomicU64,
+}
+
+impl Speaker {
+    /// One that has said nothing, under a name that nobody had before.
+    pub(crate) fn new() -> Result<Self, NoRandomness> {
+        let session = random::bytes::<8>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { session, said: AtomicU64::new(0) })
+    }
+
+    fn next(&self) -> u64 {
+        self.said.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Says something about a document.
+pub(crate) fn broadcast(
+    core: &Core,
+    space: &SpaceName,
+    document: DocumentId,
+    data: Vec<u8>,
+) -> Result<(), BroadcastError> {
+    if data.len() > EPHEMERAL_BYTES {
+        let (limit, actual) = (EPHEMERAL_BYTES, data.len());
+        return Err(BroadcastError::TooLarge { limit, actual });
+    }
+    let said = match &*core.link.lock() {
+        Some(link) => link.speak(space, document, data, || core.ephemeral.next()),
+        None if core.is_closed() => return Err(BroadcastError::Closed),
+        None => Err(Unspoken::NotSpeaking),
+    };
+    said.map_err(|unspoken| match unspoken {
+        Unspoken::NotSpeaking => unheard(core, space),
+        Unspoken::OutOfScope => BroadcastError::OutOfScope,
+        Unspoken::Congested => BroadcastError::Congested,
+    })
+}
+
+/// Why a space cannot be spoken about.
+fn unheard(core: &Core, space: &SpaceName) -> BroadcastError {
+    let status = core.status.watch().now();
+    match status.spaces.get(space) {
+        // A relay that took messages would have been told of as such before.
+        Some(space) if space.sync == SyncStatus::Live => BroadcastError::Unsupported,
+        _ => BroadcastError::Offline { last_error: status.last_error },
+    }
+}

@@ -1,0 +1,159 @@
+//! Ephemeral messages on their way to the relay: bounded, never stored, and forgotten when the
+//! connection goes.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use landfall_protocol::frame::Filter;
+use landfall_protocol::limits::EPHEMERAL_BYTES;
+use landfall_protocol::{DocumentId, SpaceName};
+use parking_lot::Mutex;
+
+/// Bytes of messages that wait for the relay to read. Beyond it the application is told.
+const WAITING_BYTES: usize = 4 * EPHEMERAL_BYTES;
+
+/// What a message counts beside its bytes.
+const OVERHEAD_BYTES: usize = 128;
+
+/// A message that the application gave.
+pub(super) struct Spoken {
+    pub(super) space: SpaceName,
+    pub(super) document: DocumentId,
+    pub(super) count: u64,
+    pub(super) data: Vec<u8>,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unspoken {
+    /// The space is not subscribed now, or the relay passes no messages on.
+    NotSpeaking,
+    /// The subscription leaves the document out.
+    OutOfScope,
+    /// Too much waits.
+    Congested,
+}
+
+/// The queue between the application's threads and the link's.
+#[derive(Default)]
+pub(super) struct Voice(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// What can be spoken about.
+    spaces: BTreeMap<SpaceName, Filter>,
+    queue: VecDeque<Spoken>,
+    bytes: usize,
+}
+
+impl Spoken {
+    pub(super) fn weight(&self) -> usize {
+        self.data.len() + OVERHEAD_BYTES
+    }
+}
+
+impl Voice {
+    /// What of a space can be spoken about from now on. Without a filter, nothing: what waits is
+    /// forgotten.
+    pub(super) fn set(&self, space: SpaceName, filter: Option<Filter>) {
+        let mut state = self.0.lock();
+        match filter {
+            Some(filter) => {
+                state.spaces.insert(space, filter);
+            }
+            None => {
+                state.spaces.remove(&space);
+                state.queue.retain(|spoken| spoken.space != space);
+                state.bytes = state.queue.iter().map(Spoken::weight).sum();
+            }
+        }
+    }
+
+    /// Takes a message, and gives it its number under the lock, so that numbers grow in the order
+    /// in which messages are sent.
+    pub(super) fn add(
+        &self,
+        space: &SpaceName,
+        document: DocumentId,
+        data: Vec<u8>,
+        number: impl FnOnce() -> u64,
+    ) -> Result<(), Unspoken> {
+        let mut state = self.0.lock();
+        let filter = state.spaces.get(space).ok_or(Unspoken::NotSpeaking)?;
+        if !filter.wants(&document) {
+            return Err(Unspoken::OutOfScope);
+        }
+        let mut spoken = Spoken { space: space.clone(), document, count: 0, data };
+        if state.bytes + spoken.weight() > WAITING_BYTES {
+            return Err(Unspoken::Congested);
+        }
+        spoken.count = number();
+        state.bytes += spoken.weight();
+        state.queue.push_back(spoken);
+        Ok(())
+    }
+
+    /// The next one to be sent.
+    pub(super) fn take(&self) -> Option<Spoken> {
+        let mut state = self.0.lock();
+        let spoken = state.queue.pop_front()?;
+        state.bytes -= spoken.weight();
+        Some(spoken)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().queue.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: DocumentId = DocumentId::from_bytes([1; 16]);
+
+    fn space(name: &str) -> SpaceName {
+        name.parse().unwrap()
+    }
+
+    fn counts(voice: &Voice) -> Vec<u64> {
+        std::iter::from_fn(|| voice.take()).map(|spoken| spoken.count).collect()
+    }
+
+    #[test]
+    fn only_what_is_subscribed_is_taken() {
+        let voice = Voice::default();
+        let say = |name: &str, count| voice.add(&space(name), DOCUMENT, vec![1], || count);
+        assert_eq!(say("here", 1), Err(Unspoken::NotSpeaking));
+        voice.set(space("here"), Some(Filter::Everything));
+        voice.set(space("there"), Some(Filter::of_documents([])));
+        assert_eq!(say("here", 2), Ok(()));
+        assert_eq!(say("there", 3), Err(Unspoken::OutOfScope));
+        assert_eq!(counts(&voice), [2]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_goes_with_its_subscription() {
+        let voice = Voice::default();
+        let (here, there) = (space("here"), space("there"));
+        voice.set(here.clone(), Some(Filter::Everything));
+        voice.set(there.clone(), Some(Filter::Everything));
+        let mut number = 0;
+        let mut say = |space: &SpaceName| {
+            let data = vec![0; EPHEMERAL_BYTES];
+            voice.add(space, DOCUMENT, data, || {
+                number += 1;
+                number
+            })
+        };
+        assert_eq!(say(&here), Ok(()));
+        assert_eq!(say(&there), Ok(()));
+        assert_eq!(say(&here), Ok(()));
+        // A fourth would fit without what each counts beside its bytes.
+        assert_eq!(say(&here), Err(Unspoken::Congested));
+        voice.set(here.clone(), None);
+        assert_eq!(say(&there), Ok(()));
+        // The one that was not taken has no number.
+        assert_eq!(counts(&voice), [2, 4]);
+        assert!(voice.is_empty());
+    }
+}

@@ -1,0 +1,64 @@
+//! A session that has joined without a subscription.
+
+use landfall_protocol::space::PushedEntry;
+use tokio::sync::mpsc;
+
+use super::super::*;
+use crate::FoldOptions;
+use crate::rooms::{News, Rooms, Seat};
+use crate::store::SqliteStore;
+
+const SESSION: SessionId = SessionId(1);
+const DOCUMENT: DocumentId = DocumentId::from_bytes([1; 16]);
+
+fn parts(store: Arc<dyn LogStore>, rooms: &Arc<Rooms>) -> Parts {
+    let metrics = Arc::new(Metrics::new());
+    let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), FoldOptions::default());
+    Parts {
+        folder: folder.unwrap(),
+        rooms: Arc::clone(rooms),
+        runtime: tokio::runtime::Handle::current(),
+        store,
+        health: Arc::default(),
+        metrics,
+        ring_bytes: 1_000,
+        epoch: Epoch::from_bytes([7; 16]),
+    }
+}
+
+/// A document's deletion, which needs no change to be made.
+fn deletion(id: u64) -> Pushed {
+    Pushed::Deletion(PushedEntry { session: SESSION, id, document: DOCUMENT, author: vec![1] })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(folder.path()).unwrap());
+    let rooms = Arc::new(Rooms::new(Arc::new(Metrics::new())));
+    let parts = parts(Arc::clone(&store), &rooms);
+    let folds = Arc::clone(&parts.folder);
+    let (hub, end) = Hub::start(parts).unwrap();
+    let space: SpaceName = "notes".parse().unwrap();
+    let seat = Seat::new(SESSION);
+    rooms.enter(&space, DOCUMENT, &seat);
+    let (events, mut answers) = mpsc::channel(4);
+    let mailbox = Mailbox { events, overflow: Arc::default(), grown: Arc::default() };
+    assert!(hub.join(SESSION, mailbox).await);
+    let bytes = hub.reserve(1).await.unwrap();
+    assert!(hub.push(space.clone(), deletion(1), bytes).await);
+    let Some(Event::Answered(answer)) = answers.recv().await else { panic!("no answer") };
+    assert_eq!((answer.push, answer.count), (1, 1));
+    let (news, behind) = seat.take();
+    let [News::Entry(commit, 0)] = &news[..] else { panic!("{news:?}") };
+    assert!(!behind);
+    assert_eq!((commit.entries[0].entry.document, &commit.space), (DOCUMENT, &space));
+    // Nobody is answered once it has left; the mailbox goes with it.
+    hub.leave(SESSION);
+    let bytes = hub.reserve(1).await.unwrap();
+    assert!(hub.push(space, deletion(2), bytes).await);
+    assert!(answers.recv().await.is_none());
+    hub.shutdown();
+    assert_eq!(end.await.unwrap(), HubEnd::Drained);
+    folds.close();
+}
