@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::store::{LogStore, SqliteStore, Standing};
 
 #[path = "../../tests/fixtures/world.rs"]
-#[allow(dead_code, reason = "shared with the tests of the store")]
+#[allow(dead_code, clippy::duplicate_mod, reason = "shared with the tests of the store")]
 mod world;
 
 const DOCUMENT: DocumentId = DocumentId::from_bytes([7; 16]);
