@@ -113,8 +113,8 @@ impl ImportRepo {
         for (number, document) in (1..).zip(listing.found) {
             self.document(&document)?;
             if number % TELL_EVERY == 0 {
-                let (of, changes) = (self.documents, self.writing.done.changes);
-                tracing::info!(documents = number, of, changes, "importing");
+                let (of, problems) = (self.documents, self.problems.count);
+                tracing::info!(documents = number, of, problems, "importing");
             }
         }
         self.writing.flush()?;
@@ -194,7 +194,6 @@ impl ImportRepo {
             Brought::Merged(Merged::Nothing) => Ok(()),
             Brought::Merged(Merged::Snapshot(snapshot)) => {
                 self.added += 1;
-                // Its document is durable: it came once, and what was there was merged with it.
                 self.writing.snapshot(snapshot)
             }
             Brought::Changes(changes) => {
