@@ -18,6 +18,7 @@ use crate::cli::FOLD_WORKER;
 use crate::folding::{FoldOptions, Folder};
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::rooms::Rooms;
 use crate::store::{LogStore, SqliteStore, Standing};
 
 #[path = "../../tests/fixtures/world.rs"]
@@ -75,6 +76,7 @@ impl Bench {
         let (hub, _) = Hub::start(Parts {
             store: over,
             health: Arc::new(Health::default()),
+            rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
             metrics,
             folder: Arc::clone(&folds),
             runtime: tokio::runtime::Handle::current(),
