@@ -190,6 +190,10 @@ pub const CLOSE_REASON_BYTES: usize = 120;
 /// Changes of an answer up to which no room is asked for.
 pub const REPO_FEW_CHANGES: usize = 64;
 
+/// Bytes of the files of one document that `import-repo` takes. Far more than a snapshot may have:
+/// a child's memory is what ends first.
+pub const IMPORT_BYTES: u64 = 256 * MIB as u64;
+
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;
 

@@ -8,8 +8,11 @@ pub(crate) mod backup;
 pub(crate) mod compact;
 pub(crate) mod export;
 pub(crate) mod import;
+pub(crate) mod import_repo;
+mod repo_folder;
 pub(crate) mod restore;
 pub(crate) mod verify;
+mod writing;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -67,6 +70,9 @@ pub(crate) enum OperateError {
     /// A file was not made.
     #[error("the file was not made")]
     NewFile(#[from] NewFileError),
+    /// A folder holds no document of automerge-repo.
+    #[error("{folder} holds no documents as automerge-repo's file storage keeps them", folder = .0.display())]
+    NoRepo(PathBuf),
     /// A file is no whole portable file.
     #[error("{path} cannot be imported", path = .0.display())]
     Portable(PathBuf, #[source] PortableError),

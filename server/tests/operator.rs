@@ -18,3 +18,5 @@ mod compacting;
 mod looking;
 #[path = "operator/moving.rs"]
 mod moving;
+#[path = "operator/repo.rs"]
+mod repo;

@@ -16,6 +16,7 @@ use crate::operate::backup::backup;
 use crate::operate::compact::{CompactOptions, compact};
 use crate::operate::export::export;
 use crate::operate::import::import;
+use crate::operate::import_repo::import_repo;
 use crate::operate::restore::{RestoreOptions, restore};
 use crate::operate::verify::{repair, verify};
 use crate::operate::{OperateError, must_have_store};
@@ -38,6 +39,8 @@ pub enum OperatorCommand {
     Export(ExportArgs),
     /// Take in a portable file. The relay must be stopped
     Import(ImportArgs),
+    /// Take over the data folder of an automerge-repo sync server. The relay must be stopped
+    ImportRepo(ImportRepoArgs),
 }
 
 /// What all of them take.
@@ -146,6 +149,21 @@ pub struct ImportArgs {
     fold: FoldArgs,
 }
 
+/// Options of `import-repo`.
+#[derive(Debug, Args)]
+pub struct ImportRepoArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The folder that the sync server's file storage was given
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Take it into this space
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    space: SpaceName,
+    #[command(flatten)]
+    fold: FoldArgs,
+}
+
 /// Does what an operator asks for.
 pub fn operate(command: OperatorCommand) -> ExitCode {
     logs::start(LogFormat::Auto);
@@ -157,6 +175,7 @@ pub fn operate(command: OperatorCommand) -> ExitCode {
         OperatorCommand::Compact(args) => run_compact(args),
         OperatorCommand::Export(args) => run_export(args),
         OperatorCommand::Import(args) => run_import(args),
+        OperatorCommand::ImportRepo(args) => run_import_repo(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -254,10 +273,27 @@ fn run_import(args: ImportArgs) -> Result<(), Failure> {
     let imported = import(&common.data, &file, space, fold.options())
         .map_err(|error| failure(error, &common.data))?;
     Output::new(common.json).imported(&imported);
-    let Some((document, why)) = imported.refusals.first() else { return Ok(()) };
-    let what = format!("{} of the file's entries were refused", imported.refused);
+    let written = &imported.written;
+    let Some((document, why)) = written.refusals.first() else { return Ok(()) };
+    let what = format!("{} of the file's entries were refused", written.refused);
     let hint = "everything else was taken; see the list";
     Err(Failure::new(OTHER, what, format!("document {document}: {why}"), hint))
+}
+
+fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {
+    let ImportRepoArgs { common, folder, space, fold } = args;
+    let imported = import_repo(&common.data, &folder, space, fold.options())
+        .map_err(|error| failure(error, &common.data))?;
+    Output::new(common.json).repo_imported(&imported);
+    let (problems, written) = (&imported.problems, &imported.written);
+    let why = match (problems.first.first(), written.refusals.first()) {
+        (Some((path, why)), _) => format!("{}: {why}", path.display()),
+        (None, Some((document, why))) => format!("document {document}: {why}"),
+        (None, None) => return Ok(()),
+    };
+    let what = format!("{} place(s) could not be taken", problems.count + written.refused);
+    let hint = "everything else was taken; see the list";
+    Err(Failure::new(OTHER, what, why, hint))
 }
 
 /// An error as a line and a code.
@@ -299,6 +335,9 @@ fn failure(error: OperateError, data: &Path) -> Failure {
         ),
         OperateError::HasStore(_) => told(FILE, "say --replace, and it is kept beside the new one"),
         OperateError::Read(..) => told(FILE, "see that it exists and can be read"),
+        OperateError::NoRepo(_) => {
+            told(FILE, "name the folder that the server's storage adapter was given")
+        }
         OperateError::Write(..) | OperateError::NewFile(_) => {
             told(FILE, "choose another name, and see that there is room")
         }

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landfall_protocol::{ActorId, DocumentId, SpaceName};
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::operate::compact::Compacted;
 use crate::operate::export::Exported;
 use crate::operate::import::Imported;
+use crate::operate::import_repo::{RepoImported, Told};
 use crate::operate::restore::Restored;
 use crate::operate::verify::{Found, Mended};
 use crate::store::StoreError;
@@ -241,42 +242,93 @@ impl Output {
     }
 
     pub(super) fn imported(&self, imported: &Imported) {
+        let written = &imported.written;
         let value = || {
             let refusal = |(document, why): &(DocumentId, String)| json!({"document": document.to_string(), "why": why});
             json!({
                 "space": imported.space.to_string(),
                 "documents": imported.documents,
-                "changes": imported.changes,
-                "tombstones": imported.tombstones,
-                "snapshots": imported.snapshots,
-                "known": imported.known,
-                "deletedHere": imported.deleted_here,
-                "refused": imported.refused,
-                "refusals": imported.refusals.iter().map(refusal).collect::<Vec<_>>(),
+                "changes": written.changes,
+                "tombstones": written.tombstones,
+                "snapshots": written.snapshots,
+                "known": written.known,
+                "deletedHere": written.deleted_here,
+                "refused": written.refused,
+                "refusals": written.refusals.iter().map(refusal).collect::<Vec<_>>(),
             })
         };
         self.say(value, || {
             let refusal = |(document, why): &(DocumentId, String)| {
                 format!("refused: document {document}: {why}")
             };
-            let mut lines: Vec<String> = imported.refusals.iter().map(refusal).collect();
+            let mut lines: Vec<String> = written.refusals.iter().map(refusal).collect();
             lines.push(format!(
                 "space {}: {} documents in the file; new here: {} changes, {} snapshots, \
                  {} deletions; here already: {}",
                 imported.space,
                 imported.documents,
-                imported.changes,
-                imported.snapshots,
-                imported.tombstones,
-                imported.known,
+                written.changes,
+                written.snapshots,
+                written.tombstones,
+                written.known,
             ));
-            if imported.deleted_here > 0 {
-                let count = imported.deleted_here;
+            if written.deleted_here > 0 {
+                let count = written.deleted_here;
                 lines.push(format!("{count} not taken, of documents that are deleted here"));
             }
             lines
         });
     }
+
+    pub(super) fn repo_imported(&self, imported: &RepoImported) {
+        let written = &imported.written;
+        let told = |told: &Told| -> Vec<Value> {
+            let one = |(path, why): &(PathBuf, String)| json!({"path": path, "why": why});
+            told.first.iter().map(one).collect()
+        };
+        let value = || {
+            json!({
+                "space": imported.space.to_string(),
+                "documents": imported.documents,
+                "added": imported.added,
+                "changes": written.changes,
+                "snapshots": written.snapshots,
+                "deletedHere": imported.deleted_here,
+                "problems": imported.problems.count + written.refused,
+                "problemList": told(&imported.problems),
+                "passedOver": imported.others.count,
+                "passedOverList": told(&imported.others),
+            })
+        };
+        self.say(value, || repo_lines(imported));
+    }
+}
+
+fn repo_lines(imported: &RepoImported) -> Vec<String> {
+    let written = &imported.written;
+    let mut lines = told_lines("passed over", &imported.others);
+    lines.extend(told_lines("not taken", &imported.problems));
+    let refusal =
+        |(document, why): &(DocumentId, String)| format!("not taken: document {document}: {why}");
+    lines.extend(written.refusals.iter().map(refusal));
+    lines.push(format!(
+        "space {}: {} documents in the folder; new here: {} changes and {} snapshots of {} \
+         documents",
+        imported.space, imported.documents, written.changes, written.snapshots, imported.added,
+    ));
+    if imported.deleted_here > 0 {
+        let count = imported.deleted_here;
+        lines.push(format!("{count} documents not taken, since they are deleted here"));
+    }
+    lines
+}
+
+fn told_lines(word: &str, told: &Told) -> Vec<String> {
+    let one = |(path, why): &(PathBuf, String)| format!("{word}: {}: {why}", path.display());
+    let mut lines: Vec<String> = told.first.iter().map(one).collect();
+    let more = told.count - told.first.len() as u64;
+    lines.extend((more > 0).then(|| format!("{word}: {more} more")));
+    lines
 }
 
 fn line(text: impl Display) {

@@ -23,7 +23,7 @@ use crate::store::{LogStore, SqliteStore, Standing};
 
 mod joined;
 #[path = "../../tests/fixtures/world.rs"]
-#[allow(dead_code, reason = "shared with the tests of the store")]
+#[allow(dead_code, clippy::duplicate_mod, reason = "shared with the tests of the store")]
 mod world;
 
 const DOCUMENT: DocumentId = DocumentId::from_bytes([7; 16]);
@@ -78,6 +78,7 @@ impl Bench {
             rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
             store: over,
             health: Arc::new(Health::default()),
+            rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
             metrics,
             folder: Arc::clone(&folds),
             runtime: tokio::runtime::Handle::current(),

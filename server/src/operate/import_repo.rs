@@ -1,0 +1,216 @@
+//! `import-repo`: the data folder of an automerge-repo sync server into a store that no relay uses.
+//!
+//! A document's files are opened together, in a child: they may overlap, come in any order, and
+//! hold chunks of any type. What is sound and new in them passes the same admission as what clients
+//! push; what is not is told, and the rest goes on. What is there already is no error, so an
+//! interrupted import is simply done again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use landfall_fold::Absorbed;
+use landfall_protocol::SpaceName;
+use landfall_protocol::admission::Roots;
+
+use super::repo_folder::{self, Listing, RepoDocument};
+use super::writing::{REFUSALS, Writing, Written};
+use super::{OperateError, now_ms};
+use crate::folding::{Brought, Chunks, FoldOptions, MergeError, Merged, brought};
+use crate::limits;
+use crate::store::{LogStore, SqliteStore, StoreError};
+
+/// Whom the entries name: whoever made the changes is not told by the folder.
+const AUTHOR: &[u8] = b"import-repo";
+
+/// Documents after which the log says how far it is.
+const TELL_EVERY: u64 = 500;
+
+/// What became of a folder.
+#[derive(Debug)]
+pub(crate) struct RepoImported {
+    /// Where it went.
+    pub(crate) space: SpaceName,
+    /// Documents that the folder has.
+    pub(crate) documents: u64,
+    /// Those of which something was new here.
+    pub(crate) added: u64,
+    /// Those that are deleted here.
+    pub(crate) deleted_here: u64,
+    /// What was written.
+    pub(crate) written: Written,
+    /// What could not be taken: where it is, and why.
+    pub(crate) problems: Told,
+    /// What is in the folder and is no document.
+    pub(crate) others: Told,
+}
+
+/// Things that are told one by one, up to a limit.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// How many there are.
+    pub(crate) count: u64,
+    /// The first of them.
+    pub(crate) first: Vec<(PathBuf, String)>,
+}
+
+impl Told {
+    fn add(&mut self, path: PathBuf, why: String) {
+        self.count += 1;
+        if self.first.len() < REFUSALS {
+            self.first.push((path, why));
+        }
+    }
+}
+
+/// Imports a folder into the store of a data folder, into a space.
+pub(crate) fn import_repo(
+    data: &Path,
+    folder: &Path,
+    space: SpaceName,
+    folds: FoldOptions,
+) -> Result<RepoImported, OperateError> {
+    let listing = repo_folder::documents(folder);
+    let listing = listing.map_err(|error| OperateError::Read(folder.to_owned(), error))?;
+    if listing.found.is_empty() {
+        // A wrong name must not make a store.
+        return Err(OperateError::NoRepo(folder.to_owned()));
+    }
+    let store = Arc::new(SqliteStore::open(data)?);
+    let imported = Writing::begin(&store, space, folds)
+        .and_then(|writing| ImportRepo::new(writing, &listing).run(listing));
+    // The first error counts.
+    let closed = store.close();
+    let imported = imported?;
+    closed?;
+    Ok(imported)
+}
+
+/// An import under way.
+struct ImportRepo {
+    writing: Writing,
+    documents: u64,
+    added: u64,
+    deleted_here: u64,
+    problems: Told,
+    others: Told,
+}
+
+impl ImportRepo {
+    fn new(writing: Writing, listing: &Listing<RepoDocument>) -> Self {
+        Self {
+            writing,
+            documents: listing.found.len() as u64,
+            added: 0,
+            deleted_here: 0,
+            problems: Told::default(),
+            others: Told::default(),
+        }
+    }
+
+    fn run(mut self, listing: Listing<RepoDocument>) -> Result<RepoImported, OperateError> {
+        listing.others.into_iter().for_each(|(path, why)| self.others.add(path, why));
+        for (number, document) in (1..).zip(listing.found) {
+            self.document(&document)?;
+            if number % TELL_EVERY == 0 {
+                let (of, problems) = (self.documents, self.problems.count);
+                tracing::info!(documents = number, of, problems, "importing");
+            }
+        }
+        self.writing.flush()?;
+        let Self { writing, documents, added, deleted_here, problems, others } = self;
+        let (space, written) = (writing.space, writing.done);
+        let done =
+            RepoImported { space, documents, added, deleted_here, written, problems, others };
+        Ok(done)
+    }
+
+    fn document(&mut self, document: &RepoDocument) -> Result<(), OperateError> {
+        let files = match repo_folder::chunks(&document.folder) {
+            Ok(files) => files,
+            Err(error) => {
+                self.problems.add(document.folder.clone(), error.to_string());
+                return Ok(());
+            }
+        };
+        files.others.into_iter().for_each(|(path, why)| self.others.add(path, why));
+        let (mut paths, mut parts, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for path in files.found {
+            match read(&path, limits::IMPORT_BYTES - bytes) {
+                Ok(part) if part.is_empty() => {
+                    self.problems.add(path, "it is empty".to_owned());
+                }
+                Ok(part) => {
+                    bytes += part.len() as u64;
+                    parts.push(Arc::new(part));
+                    paths.push(path);
+                }
+                Err(error) => self.problems.add(path, error.to_string()),
+            }
+        }
+        if parts.is_empty() {
+            return Ok(());
+        }
+        self.writing.document = document.id;
+        if self.writing.is_deleted()? {
+            self.deleted_here += 1;
+            return Ok(());
+        }
+        self.merge(document, &paths, parts)
+    }
+
+    fn merge(
+        &mut self,
+        document: &RepoDocument,
+        paths: &[PathBuf],
+        parts: Vec<Arc<Vec<u8>>>,
+    ) -> Result<(), OperateError> {
+        let (space, id) = (self.writing.space.clone(), document.id);
+        let chunks = Chunks { space, document: id, parts };
+        let opened = self.writing.worker.open_chunks(&chunks, true);
+        let opened = opened.and_then(|absorbed| {
+            let Absorbed { news, left_out, left_out_count } = absorbed;
+            Ok((brought(news)?, left_out, left_out_count))
+        });
+        let (brought, left_out, count) = match opened {
+            Ok(opened) => opened,
+            Err(MergeError::NoWorker) => return Err(OperateError::NoWorker),
+            Err(MergeError::Store(error)) => return Err(error.into()),
+            // Neither can be: nobody else folds here, and nothing is asked to be related.
+            Err(MergeError::Overtaken | MergeError::Unrelated) => {
+                return Err(StoreError::unsupported().into());
+            }
+            Err(MergeError::Worker(error)) => {
+                self.problems.add(document.folder.clone(), error.to_string());
+                return Ok(());
+            }
+        };
+        self.problems.count += count - left_out.len() as u64;
+        for left_out in left_out {
+            let path = paths.get(left_out.part).unwrap_or(&document.folder);
+            self.problems.add(path.clone(), left_out.reason);
+        }
+        match brought {
+            Brought::Merged(Merged::Nothing) => Ok(()),
+            Brought::Merged(Merged::Snapshot(snapshot)) => {
+                self.added += 1;
+                self.writing.snapshot(snapshot)
+            }
+            Brought::Changes(changes) => {
+                self.added += 1;
+                self.writing.changes(changes, now_ms(), AUTHOR.to_vec(), Roots::Several)
+            }
+        }
+    }
+}
+
+/// A file of so many bytes at most.
+fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let length = std::fs::metadata(path)?.len();
+    if length > most {
+        let limit = limits::IMPORT_BYTES;
+        let what = format!("the document's files have more than {limit} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    std::fs::read(path)
+}
