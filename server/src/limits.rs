@@ -190,6 +190,9 @@ pub const CLOSE_REASON_BYTES: usize = 120;
 /// Changes of an answer up to which no room is asked for.
 pub const REPO_FEW_CHANGES: usize = 64;
 
+/// Ids in one answer of the playground's list: some 40 KiB, read in one go.
+pub const LISTED_DOCUMENTS: usize = 1_000;
+
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;
 
