@@ -114,7 +114,7 @@ async fn guarded(
     }
 }
 
-/// The space of automerge-repo clients that name none.
+/// The space of automerge-repo clients, and of pages, that name none.
 const DEFAULT_SPACE: &str = "default";
 
 async fn root(

@@ -15,7 +15,7 @@ use axum::routing::get;
 use landfall_protocol::{DocumentId, SpaceName};
 use tracing::error;
 
-use super::{Door, text};
+use super::{DEFAULT_SPACE, Door, text};
 use crate::limits;
 use crate::store::StoreError;
 
@@ -23,8 +23,6 @@ use crate::store::StoreError;
 const VERSION: &str = include_str!("../../assets/version.txt");
 const PAGE: &str = include_str!("../../assets/index.html");
 
-/// The space of whoever names none.
-const DEFAULT_SPACE: &str = "default";
 /// Documents in an answer, unless asked for otherwise.
 const DOCUMENTS_DEFAULT: usize = 100;
 
