@@ -3,6 +3,7 @@
 //! It must not know frames: a connection that becomes a session leaves this module.
 
 mod guard;
+mod playground;
 mod upgrade;
 
 use std::net::SocketAddr;
@@ -52,6 +53,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/healthz", get(|| async { text(StatusCode::OK, "ok") }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .merge(playground::routes())
         .fallback(|| async {
             text(
                 StatusCode::NOT_FOUND,
@@ -112,7 +114,7 @@ async fn guarded(
     }
 }
 
-/// The space of automerge-repo clients that name none.
+/// The space of automerge-repo clients, and of pages, that name none.
 const DEFAULT_SPACE: &str = "default";
 
 async fn root(
@@ -145,6 +147,9 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
         Wish::Native { key } => (key, false),
         Wish::Repo { key } => (key, true),
         Wish::Page => {
+            if let Some(page) = playground::page(request.headers()) {
+                return page;
+            }
             let what = "This is a Landfall relay. Engines (landfall.v1) and automerge-repo clients \
                         connect to it by WebSocket; operators read /healthz, /readyz and /metrics.";
             return text(StatusCode::OK, what);

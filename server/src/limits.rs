@@ -193,6 +193,8 @@ pub const REPO_FEW_CHANGES: usize = 64;
 /// Bytes of the files of one document that `import-repo` takes. Far more than a snapshot may have:
 /// a child's memory is what ends first.
 pub const IMPORT_BYTES: u64 = 256 * MIB as u64;
+/// Ids in one answer of the playground's list: some 40 KiB, read in one go.
+pub const LISTED_DOCUMENTS: usize = 1_000;
 
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;

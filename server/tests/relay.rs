@@ -18,6 +18,8 @@ mod figures;
 mod http;
 #[path = "relay/input.rs"]
 mod input;
+#[path = "relay/playground.rs"]
+mod playground;
 #[path = "relay/process.rs"]
 mod process;
 #[path = "relay/repo.rs"]

@@ -1,6 +1,9 @@
 //! Who may ask at all. A page in any browser can open a WebSocket to 127.0.0.1, so an open relay
 //! on loopback looks at what only browsers send (`Origin`), and at the name under which it was
 //! reached (`Host`): a foreign name that resolves to loopback is an attack by DNS rebinding.
+//!
+//! Let in are the relay's own page, pages that this machine serves, and those that were allowed:
+//! see `docs/decisions/0024-loopback-pages-are-let-in.md`.
 
 use std::net::IpAddr;
 
@@ -11,7 +14,8 @@ use crate::limits;
 /// Which requests are let in.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Guard {
-    /// Origins whose pages may connect, as browsers write them: `https://app.example`.
+    /// Origins whose pages may connect, as browsers write them: `https://app.example`. Besides the
+    /// relay's own page and those of this machine.
     pub(crate) allow_origins: Vec<String>,
     /// Whether any `Host` is taken.
     pub(crate) any_host: bool,
@@ -32,7 +36,8 @@ impl Guard {
         for origin in headers.get_all(header::ORIGIN) {
             let origin = String::from_utf8_lossy(origin.as_bytes());
             let allowed = |allowed: &String| allowed.eq_ignore_ascii_case(&origin);
-            if !self.allow_origins.iter().any(allowed) {
+            let is_let_in = is_near(&origin, headers) || self.allow_origins.iter().any(allowed);
+            if !is_let_in {
                 return Err(Refused::Origin(shown(&origin)));
             }
         }
@@ -53,6 +58,31 @@ impl Guard {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a page is of this machine, or was served by this relay itself.
+fn is_near(origin: &str, headers: &HeaderMap) -> bool {
+    let Some(host) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))
+    else {
+        return false;
+    };
+    if is_loopback(host) {
+        return true;
+    }
+    // Under `--insecure-open` a relay is reached by any name, and a name can be made to lead here
+    // by whoever owns it: then the page under it would be a stranger's. An address cannot.
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let own = hosts.next().is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(host.as_bytes()));
+    own && hosts.next().is_none() && is_address(host)
+}
+
+/// Whether a host, with or without a port, is an IP address.
+fn is_address(host: &str) -> bool {
+    let in_brackets =
+        |text: &str| text.strip_prefix('[').and_then(|t| t.strip_suffix(']').map(str::to_owned));
+    host.parse::<std::net::SocketAddr>().is_ok()
+        || host.parse::<std::net::Ipv4Addr>().is_ok()
+        || in_brackets(host).is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
 }
 
 fn shown(text: &str) -> String {
@@ -139,10 +169,63 @@ mod tests {
         let host = (header::HOST, "localhost:7600");
         assert_eq!(guard.check(&uri, &headers(std::slice::from_ref(&host))), Ok(()));
         let ask = |origin| guard.check(&uri, &headers(&[host.clone(), (header::ORIGIN, origin)]));
-        assert_eq!(ask("https://app.example"), Ok(()));
-        for bad in ["null", "https://app.example.evil", "http://app.example", "http://localhost"] {
+        for good in [
+            "https://app.example",
+            "http://localhost",
+            "http://localhost:5173",
+            "https://notes.localhost:8443",
+            "http://127.0.0.1:7600",
+            "http://[::1]:3000",
+        ] {
+            assert_eq!(ask(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "null",
+            "",
+            "https://app.example.evil",
+            "http://app.example",
+            "http://localhost.evil.example",
+            "http://127.0.0.1.evil.example",
+            "http://localhost@evil.example",
+            "http://localhost:80@evil.example",
+            "chrome-extension://localhost",
+            "file://",
+            "localhost",
+        ] {
             assert_eq!(ask(bad), Err(Refused::Origin(bad.to_owned())));
         }
+        let near = (header::ORIGIN, "http://localhost");
+        let two = headers(&[host.clone(), near, (header::ORIGIN, "http://evil.example")]);
+        assert!(guard.check(&uri, &two).is_err(), "one of two is enough to be refused");
+    }
+
+    #[test]
+    fn the_relays_own_page_is_let_in_by_address_and_not_by_name() {
+        let guard = Guard { any_host: true, ..Guard::default() };
+        let uri = Uri::from_static("/");
+        let ask = |host, origin| {
+            guard.check(&uri, &headers(&[(header::HOST, host), (header::ORIGIN, origin)]))
+        };
+        for (host, origin) in [
+            ("10.0.0.7:7600", "http://10.0.0.7:7600"),
+            ("10.0.0.7", "https://10.0.0.7"),
+            ("[fd00::7]:7600", "http://[fd00::7]:7600"),
+            ("[FD00::7]", "http://[fd00::7]"),
+        ] {
+            assert_eq!(ask(host, origin), Ok(()), "{host} {origin}");
+        }
+        for (host, origin) in [
+            // A name that its owner has let lead here.
+            ("evil.example:7600", "http://evil.example:7600"),
+            ("10.0.0.7:7600", "http://10.0.0.7:8080"),
+            ("10.0.0.7:7600", "http://10.0.0.8:7600"),
+            ("10.0.0.7.evil.example", "http://10.0.0.7.evil.example"),
+        ] {
+            assert_eq!(ask(host, origin), Err(Refused::Origin(origin.to_owned())), "{host}");
+        }
+        let own = (header::ORIGIN, "http://10.0.0.7");
+        let twice = headers(&[(header::HOST, "10.0.0.7"), (header::HOST, "b.example"), own]);
+        assert!(guard.check(&uri, &twice).is_err());
     }
 
     #[test]

@@ -95,14 +95,21 @@ impl Relay {
 
     /// An HTTP request as it stands, and the status and body of its answer.
     pub(crate) async fn ask(&self, request: &str) -> (u16, String) {
+        let (status, answer) = self.ask_bytes(request).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+    }
+
+    /// An HTTP request as it stands, the status of its answer, and all of it.
+    pub(crate) async fn ask_bytes(&self, request: &str) -> (u16, Vec<u8>) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         // What came before a reset counts.
         let _ = soon(stream.read_to_end(&mut answer)).await;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+        let head = String::from_utf8_lossy(&answer);
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        (status, answer)
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {

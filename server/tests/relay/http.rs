@@ -66,8 +66,10 @@ async fn browsers_pages_are_refused_unless_allowed() {
     assert_eq!(refused(with_origin("https://evil.example")).await, 403);
     assert_eq!(refused(with_origin("null")).await, 403);
     soon(connect_async(with_origin("https://app.example"))).await.unwrap();
+    soon(connect_async(with_origin("http://localhost:5173"))).await.unwrap();
+    soon(connect_async(with_origin(&format!("http://{}", relay.address)))).await.unwrap();
     let (status, body) = relay
-        .ask("GET /metrics HTTP/1.1\r\nhost: localhost\r\norigin: http://localhost\r\nconnection: close\r\n\r\n")
+        .ask("GET /metrics HTTP/1.1\r\nhost: localhost\r\norigin: http://evil.example\r\nconnection: close\r\n\r\n")
         .await;
     assert_eq!(status, 403);
     assert!(body.contains("--allow-origin"), "{body}");

@@ -1,0 +1,26 @@
+// Builds the page anew and compares it with what is committed. Compressed files are compared by
+// what is in them, since zlib's output may differ from one Node to the next.
+
+import { readdir, readFile } from "node:fs/promises"
+import { join } from "node:path"
+import { gunzipSync } from "node:zlib"
+
+import { assets, bundle } from "./bundle.mjs"
+
+const built = await bundle()
+const wrong = []
+const kept = await readdir(assets)
+for (const file of kept) {
+  const bytes = await readFile(join(assets, file))
+  const [name, content] = file.endsWith(".gz") ? [file.slice(0, -3), gunzipSync(bytes)] : [file, bytes]
+  if (!built[name]) wrong.push(`${file} is no part of the page`)
+  else if (!built[name].equals(content)) wrong.push(`${file} is not what the sources make`)
+  delete built[name]
+}
+wrong.push(...Object.keys(built).map(name => `${name} is missing`))
+if (wrong.length > 0) {
+  console.error(wrong.map(line => `server/assets: ${line}`).join("\n"))
+  console.error("run: npm ci --prefix server/playground && node server/playground/build.mjs")
+  process.exit(1)
+}
+console.log(`server/assets: ${kept.length} files, as the sources make them`)

@@ -1,0 +1,54 @@
+// A text as a textarea shows it, and as the document has it. Positions are UTF-16 units, as in the
+// DOM and in automerge's JavaScript. No DOM and no document here.
+
+/** What a textarea makes of a text: every line end is one `\n`. */
+export const shown = text => text.replace(/\r\n?/g, "\n")
+
+/** Where a position of the shown text stands in the text itself. */
+export function toText(text, position) {
+  if (!text.includes("\r\n")) return position
+  let at = 0
+  for (let left = position; left > 0 && at < text.length; left--) {
+    at += text.startsWith("\r\n", at) ? 2 : 1
+  }
+  return at
+}
+
+/** Where a position of a text stands once it is shown. */
+export const toShown = (text, position) => shown(text.slice(0, position)).length
+
+/**
+ * The one replacement that makes `after` of `before`. The caret says where somebody typed: of "aa"
+ * becoming "aaa", which `a` is new.
+ */
+export function difference(before, after, caret) {
+  const most = Math.min(before.length, after.length)
+  const fromEnd = (text, count) => text.charCodeAt(text.length - 1 - count)
+  let head = 0
+  let tail = 0
+  const extend = limit => {
+    while (tail < limit && fromEnd(before, tail) === fromEnd(after, tail)) tail++
+  }
+  extend(Math.min(most, after.length - caret))
+  while (head < most - tail && before.charCodeAt(head) === after.charCodeAt(head)) head++
+  extend(most - head)
+  // Half a surrogate pair is no character.
+  if (head > 0 && isHigh(before.charCodeAt(head - 1))) head--
+  if (tail > 0 && isLow(fromEnd(before, tail - 1))) tail--
+  return { at: head, remove: before.length - head - tail, insert: after.slice(head, after.length - tail) }
+}
+
+const isHigh = unit => unit >= 0xd800 && unit < 0xdc00
+const isLow = unit => unit >= 0xdc00 && unit < 0xe000
+
+/** Where a position of the text at `key` stands after automerge's patches. */
+export function carried(position, patches, key) {
+  for (const { action, path, value, length = 1 } of patches) {
+    const [root, at] = path
+    if (root !== key || path.length !== 2) continue
+    // What others write exactly at the caret goes behind it.
+    if (action === "splice" && at < position) position += value.length
+    if (action === "del" && at < position) position -= Math.min(length, position - at)
+  }
+  return position
+}
