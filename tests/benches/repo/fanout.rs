@@ -1,0 +1,314 @@
+//! Edits that many see: what they cost the server, and how long they take to the reader.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use automerge::sync::Message;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior, interval_at, sleep};
+
+use super::link::Link;
+use super::processes::Peak;
+use super::replica;
+use super::server::{Kind, Server};
+use super::sparse::Sparse;
+use super::table::Metric;
+use super::wire::{self, Said};
+use super::world::World;
+
+/// How long all clients may take to have everything, after the last edit.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// One measurement.
+#[derive(Clone, Copy)]
+pub struct Scene {
+    /// What the figures are called after.
+    pub name: &'static str,
+    /// Connections on the document. The last one only reads, and its frames are timed.
+    pub clients: usize,
+    /// Edits a second, by all others in turn.
+    pub rate: u32,
+    /// Changes that the document begins with.
+    pub length: usize,
+    pub warm: Duration,
+    pub measured: Duration,
+    /// Whether what it costs is told too.
+    pub costs: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Joining,
+    Editing,
+    Draining,
+    Over,
+}
+
+struct Shared {
+    scene: Scene,
+    port: u16,
+    document: String,
+    world: Mutex<World>,
+    ready: AtomicUsize,
+    /// Changes that came to those who did not make them.
+    delivered: AtomicU64,
+    phase: watch::Receiver<Phase>,
+}
+
+/// What the reader saw.
+#[derive(Default)]
+struct Seen {
+    /// When each edit was made, and how long it took here.
+    edits: Vec<(Instant, Duration)>,
+    /// All that came, to be given to automerge at the end.
+    chunks: Vec<Vec<u8>>,
+}
+
+struct Moment {
+    at: Instant,
+    processor: Duration,
+    delivered: u64,
+    own: Duration,
+}
+
+/// Runs a scene against a server of a kind.
+pub fn run(kind: Kind, scene: Scene) -> Result<Vec<Metric>, String> {
+    let server = Server::start(kind)?;
+    let world = World::new(scene.length, scene.clients);
+    let runtime = runtime();
+    runtime.block_on(replica::upload(server.port, &world.document, &world.base))?;
+    server.settle();
+    let (phase, phases) = watch::channel(Phase::Joining);
+    let shared = Arc::new(Shared {
+        scene,
+        port: server.port,
+        document: world.document.clone(),
+        world: Mutex::new(world),
+        ready: AtomicUsize::new(0),
+        delivered: AtomicU64::new(0),
+        phase: phases,
+    });
+    let for_reader = Arc::clone(&shared);
+    // On a thread of its own, so that no other client's work is in its times.
+    let reader =
+        std::thread::spawn(move || self::runtime().block_on(client(for_reader, scene.clients - 1)));
+    let (from, to, peak) = runtime.block_on(conduct(&shared, &phase, &server))?;
+    let seen = reader.join().map_err(|_| "the reader panicked")??;
+    verify(&shared, &seen)?;
+    let mut times: Vec<Duration> = seen
+        .edits
+        .iter()
+        .filter(|(made, _)| (from.at..to.at).contains(made))
+        .map(|(_, took)| *took)
+        .collect();
+    times.sort();
+    Ok(figures(scene, &server, &times, [&from, &to], peak))
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Leads the clients through the phases; gives the moments between which is measured.
+async fn conduct(
+    shared: &Arc<Shared>,
+    phase: &watch::Sender<Phase>,
+    server: &Server,
+) -> Result<(Moment, Moment, f64), String> {
+    let scene = shared.scene;
+    let mut clients = JoinSet::new();
+    for me in 0..scene.clients - 1 {
+        clients.spawn(client(Arc::clone(shared), me));
+    }
+    let ready = || shared.ready.load(Ordering::SeqCst) == scene.clients;
+    wait_for(ready, "not all clients were answered", &mut clients).await?;
+    // The last acknowledgements of the opening.
+    sleep(Duration::from_secs(1)).await;
+    phase.send_replace(Phase::Editing);
+    sleep(scene.warm).await;
+    let peak = Peak::watch(server.pid());
+    let from = moment(shared, server);
+    sleep(scene.measured).await;
+    let to = moment(shared, server);
+    let peak = peak.mib();
+    phase.send_replace(Phase::Draining);
+    let all = || {
+        let made = shared.world.lock().unwrap().made();
+        shared.delivered.load(Ordering::SeqCst) == made * (scene.clients as u64 - 1)
+    };
+    wait_for(all, "not everything came to everybody", &mut clients).await?;
+    phase.send_replace(Phase::Over);
+    while let Some(ended) = clients.join_next().await {
+        ended.map_err(|error| error.to_string())??;
+    }
+    Ok((from, to, peak))
+}
+
+fn moment(shared: &Shared, server: &Server) -> Moment {
+    Moment {
+        at: Instant::now(),
+        processor: server.processor_time(),
+        delivered: shared.delivered.load(Ordering::SeqCst),
+        own: super::processes::processor_time(std::process::id()) - server.processor_time(),
+    }
+}
+
+async fn wait_for(
+    reached: impl Fn() -> bool,
+    otherwise: &str,
+    clients: &mut JoinSet<Result<Seen, String>>,
+) -> Result<(), String> {
+    let began = Instant::now();
+    while !reached() {
+        if let Some(ended) = clients.try_join_next() {
+            ended.map_err(|error| error.to_string())??;
+        }
+        if began.elapsed() > CATCH_UP {
+            return Err(format!("{otherwise} within {CATCH_UP:?}"));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+async fn client(shared: Arc<Shared>, me: usize) -> Result<Seen, String> {
+    let reads_only = me == shared.scene.clients - 1;
+    let mut link = Link::join(shared.port, &format!("client-{me}"), None).await?;
+    let mut sparse = Sparse::new(&shared.world.lock().unwrap(), me);
+    let mut seen = Seen::default();
+    say(&shared, &mut sparse, &mut link).await?;
+    let mut phases = shared.phase.clone();
+    let mut ticker: Option<Interval> = None;
+    let mut is_ready = false;
+    loop {
+        let tick = async {
+            match &mut ticker {
+                Some(ticker) => ticker.tick().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            bytes = link.next_at_any_time() => {
+                let bytes = bytes?;
+                if take(&shared, &mut sparse, &bytes, reads_only.then_some(&mut seen))? {
+                    say(&shared, &mut sparse, &mut link).await?;
+                    if !std::mem::replace(&mut is_ready, true) {
+                        shared.ready.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            }
+            _ = tick => {
+                sparse.edit(&mut shared.world.lock().unwrap());
+                say(&shared, &mut sparse, &mut link).await?;
+            }
+            _ = phases.changed() => match *phases.borrow_and_update() {
+                Phase::Editing if !reads_only => ticker = Some(turns(shared.scene, me)),
+                Phase::Draining => ticker = None,
+                Phase::Over => return Ok(seen),
+                _ => {}
+            },
+        }
+    }
+}
+
+/// When a client edits: all in turn, so that the edits are spread evenly.
+fn turns(scene: Scene, me: usize) -> Interval {
+    let one = Duration::from_secs(1) / scene.rate;
+    let editors = scene.clients as u32 - 1;
+    let begin = tokio::time::Instant::now() + one * (me as u32 + 1);
+    let mut turns = interval_at(begin, one * editors);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    turns
+}
+
+async fn say(shared: &Shared, sparse: &mut Sparse, link: &mut Link) -> Result<(), String> {
+    let message = sparse.generate(&shared.world.lock().unwrap());
+    if let Some(data) = message {
+        let message = link.sync("sync", &shared.document, &data);
+        link.send(message).await?;
+    }
+    Ok(())
+}
+
+/// Whether it was a sync message, which is to be answered.
+fn take(
+    shared: &Shared,
+    sparse: &mut Sparse,
+    bytes: &[u8],
+    seen: Option<&mut Seen>,
+) -> Result<bool, String> {
+    let arrived = Instant::now();
+    let data = match wire::decode(bytes) {
+        Said::Sync { document, data } if document == shared.document => data,
+        Said::Unavailable(_) => return Err("the document is unavailable".to_owned()),
+        Said::Error(text) => return Err(text.to_owned()),
+        _ => return Ok(false),
+    };
+    let message = Message::decode(data).map_err(|error| error.to_string())?;
+    let world = shared.world.lock().unwrap();
+    let chunks: Option<Vec<Vec<u8>>> =
+        seen.is_some().then(|| message.changes.iter().map(<[u8]>::to_vec).collect());
+    let new = sparse.receive(&world, message);
+    shared.delivered.fetch_add(new.len() as u64, Ordering::SeqCst);
+    if let Some(seen) = seen {
+        seen.chunks.extend(chunks.unwrap_or_default());
+        let made = new.iter().map(|&number| world.change(number).made);
+        seen.edits.extend(made.map(|made| (made, arrived.duration_since(made))));
+    }
+    Ok(true)
+}
+
+/// What the reader was sent, in the hands of automerge: is it the document that was typed?
+fn verify(shared: &Shared, seen: &Seen) -> Result<(), String> {
+    let mut world = shared.world.lock().unwrap();
+    let expected = world.heads();
+    let loaded = world.base.load_incremental(&seen.chunks.concat());
+    loaded.map_err(|error| format!("what came does not load: {error}"))?;
+    match world.base.get_heads() == expected {
+        true => Ok(()),
+        false => Err("what came is not what was typed".to_owned()),
+    }
+}
+
+fn figures(
+    scene: Scene,
+    server: &Server,
+    times: &[Duration],
+    [from, to]: [&Moment; 2],
+    peak: f64,
+) -> Vec<Metric> {
+    let name = scene.name;
+    let at = |percent: usize| {
+        let place = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+        times.get(place).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+    };
+    let mut metrics = vec![
+        Metric::lower(format!("{name}: edit → frame at the reader, p50"), "ms", at(50)),
+        Metric::lower(format!("{name}: edit → frame at the reader, p99"), "ms", at(99)),
+    ];
+    let processor = (to.processor - from.processor).as_secs_f64();
+    let seconds = (to.at - from.at).as_secs_f64();
+    let edits = (to.delivered - from.delivered) as f64 / (scene.clients as f64 - 1.0);
+    let own = (to.own.saturating_sub(from.own)).as_secs_f64() / seconds;
+    eprintln!("   ({edits:.0} edits in {seconds:.1} s; the load client took {own:.2} of a core)");
+    let cores = Metric::lower(format!("{name}: server CPU"), "cores", processor / seconds);
+    if scene.costs {
+        metrics.insert(
+            0,
+            Metric::higher(
+                format!("{name}: edits fanned out per server CPU-second"),
+                "edits",
+                edits / processor,
+            ),
+        );
+        metrics.push(cores);
+        let above = server.above_empty(peak);
+        metrics.push(Metric::lower(format!("{name}: memory above empty, peak"), "MiB", above));
+    } else {
+        metrics.push(cores);
+    }
+    metrics
+}

@@ -1,0 +1,39 @@
+//! A minimal samod server: WebSockets through axum, documents in files. Arguments: port, folder.
+//! Everything else is samod's default.
+
+use axum::Router;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::routing::get;
+use samod::storage::TokioFilesystemStorage;
+use samod::{Repo, ShareConfig};
+
+/// axum's default refuses frames above 16 MiB: no reason to lose a row over that.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let port: u16 = arguments.next().expect("a port").parse().expect("a number");
+    let folder = arguments.next().expect("a folder");
+    let repo = Repo::build_tokio()
+        .with_storage(TokioFilesystemStorage::new(folder))
+        // As the other servers do: a document goes to those who ask for it.
+        .with_share_policy(ShareConfig::read_write().with_announce(false))
+        .load()
+        .await;
+    let url = format!("ws://127.0.0.1:{port}/").parse().expect("a URL");
+    let acceptor = repo.make_acceptor(url).expect("the repo runs");
+    let answer = move |upgrade: WebSocketUpgrade| {
+        let acceptor = acceptor.clone();
+        async move {
+            let upgrade =
+                upgrade.max_frame_size(MESSAGE_BYTES_MAX).max_message_size(MESSAGE_BYTES_MAX);
+            upgrade.on_upgrade(move |socket| async move {
+                // The repo drives the connection; one that it does not take is closed by the drop.
+                let _ = acceptor.accept_axum(socket, None);
+            })
+        }
+    };
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
+    axum::serve(listener, Router::new().route("/", get(answer))).await.expect("it serves");
+}

@@ -1,0 +1,275 @@
+//! The servers: each a process of its own over a data folder of its own, ended with its handle.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{peers, processes};
+
+/// The word that makes this binary a relay: so it is of the same profile as the bench.
+pub const RELAY: &str = "relay-for-figures";
+
+#[derive(clap::Parser)]
+struct Arguments {
+    #[command(flatten)]
+    serve: landfall_relay::cli::ServeArgs,
+}
+
+/// What this binary does as the relay's process.
+pub fn run_relay(arguments: Vec<String>) -> ExitCode {
+    let arguments = std::iter::once(RELAY.to_owned()).chain(arguments);
+    let parsed = <Arguments as clap::Parser>::parse_from(arguments);
+    landfall_relay::cli::run(parsed.serve)
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Our relay as it is.
+    Relay,
+    /// Our relay with a disk whose fsync costs nothing.
+    RelayNoFsync,
+    /// `server.mjs`: automerge-repo's own adapters.
+    Repo,
+    /// `samod/`.
+    Samod,
+    /// The published sync server.
+    SyncServer,
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] =
+        [Self::Relay, Self::RelayNoFsync, Self::Repo, Self::Samod, Self::SyncServer];
+
+    /// Its column, and its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Relay => "landfall",
+            Self::RelayNoFsync => "landfall-no-fsync",
+            Self::Repo => "automerge-repo",
+            Self::Samod => "samod",
+            Self::SyncServer => "sync-server",
+        }
+    }
+
+    /// Puts it in place. The error says what is missing.
+    pub fn install(self) -> Result<(), String> {
+        match self {
+            Self::Relay => Ok(()),
+            Self::RelayNoFsync => installed(&NO_FSYNC, peers::no_fsync),
+            Self::Samod => installed(&SAMOD, peers::samod),
+            Self::Repo | Self::SyncServer => installed(&NODE, peers::node),
+        }
+    }
+
+    fn command(self, data: &Path, port: u16) -> Command {
+        let port = port.to_string();
+        match self {
+            Self::Relay | Self::RelayNoFsync => {
+                let mut command = Command::new(std::env::current_exe().unwrap());
+                command.args([RELAY, "--listen", &format!("127.0.0.1:{port}"), "--data"]).arg(data);
+                if self == Self::RelayNoFsync {
+                    command.env("LD_PRELOAD", NO_FSYNC.get().unwrap());
+                }
+                command
+            }
+            Self::Repo => {
+                let mut command = Command::new("node");
+                command.arg("server.mjs").current_dir(NODE.get().unwrap()).arg(port).arg(data);
+                command
+            }
+            Self::Samod => {
+                let mut command = Command::new(SAMOD.get().unwrap());
+                command.arg(port).arg(data);
+                command
+            }
+            Self::SyncServer => {
+                let mut command = Command::new("node");
+                command.arg("node_modules/@automerge/automerge-repo-sync-server/src/index.js");
+                command.current_dir(NODE.get().unwrap()).env("PORT", port).env("DATA_DIR", data);
+                command
+            }
+        }
+    }
+}
+
+static NO_FSYNC: OnceLock<PathBuf> = OnceLock::new();
+static SAMOD: OnceLock<PathBuf> = OnceLock::new();
+static NODE: OnceLock<PathBuf> = OnceLock::new();
+
+fn installed(
+    place: &OnceLock<PathBuf>,
+    install: fn() -> Result<PathBuf, String>,
+) -> Result<(), String> {
+    if place.get().is_none() {
+        place.get_or_init({
+            let found = install()?;
+            move || found
+        });
+    }
+    Ok(())
+}
+
+/// A running server.
+pub struct Server {
+    kind: Kind,
+    child: Child,
+    root: TempDir,
+    /// Where it listens, on loopback.
+    pub port: u16,
+    /// Resident once it had started on an empty folder, in MiB.
+    empty_mib: f64,
+    /// The process itself: another than the child under strace.
+    traced: Option<u32>,
+}
+
+impl Server {
+    /// Starts one on an empty folder.
+    pub fn start(kind: Kind) -> Result<Self, String> {
+        Self::start_traced(kind, None)
+    }
+
+    /// As [`Server::start`], with the system calls that reach the disk written to a file.
+    pub fn start_traced(kind: Kind, trace: Option<&Path>) -> Result<Self, String> {
+        let root = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let port = free_port();
+        let child = spawn(kind, root.path(), port, trace)?;
+        let mut server = Self { kind, child, root, port, empty_mib: 0.0, traced: None };
+        server.wait_until_listening()?;
+        server.traced = trace.and_then(|_| processes::first_child(server.child.id()));
+        rest(Duration::from_millis(700));
+        server.empty_mib = server.resident_mib();
+        Ok(server)
+    }
+
+    /// The process whose figures count.
+    pub fn pid(&self) -> u32 {
+        self.traced.unwrap_or_else(|| self.child.id())
+    }
+
+    /// Processor time so far, children's too.
+    pub fn processor_time(&self) -> Duration {
+        processes::processor_time(self.pid())
+    }
+
+    /// Resident now, children too.
+    pub fn resident_mib(&self) -> f64 {
+        processes::resident_mib(self.pid())
+    }
+
+    /// Of so much, what is above the empty process.
+    pub fn above_empty(&self, mib: f64) -> f64 {
+        (mib - self.empty_mib).max(0.0)
+    }
+
+    /// Its data.
+    pub fn data(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, and after ten seconds SIGKILL.
+    pub fn stop(&mut self) {
+        signal(self.pid());
+        let asked = Instant::now();
+        while asked.elapsed() < Duration::from_secs(10) {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            rest(Duration::from_millis(10));
+        }
+        self.kill();
+    }
+
+    /// Starts it again on the same data, after [`Server::stop`] or [`Server::kill`].
+    pub fn start_again(&mut self) -> Result<(), String> {
+        self.port = free_port();
+        self.child = spawn(self.kind, self.root.path(), self.port, None)?;
+        self.wait_until_listening()
+    }
+
+    /// Waits until it neither computes nor writes: what was put off is done.
+    pub fn settle(&self) {
+        let began = Instant::now();
+        let look = || (self.processor_time(), processes::folder_bytes(&self.data()));
+        let (mut last, mut since) = (look(), Instant::now());
+        while since.elapsed() < Duration::from_millis(2_500)
+            && began.elapsed() < Duration::from_secs(60)
+        {
+            rest(Duration::from_millis(250));
+            let now = look();
+            // A timer's tick of 10 ms is no work.
+            if now.1 != last.1 || now.0 > last.0 + Duration::from_millis(20) {
+                (last, since) = (now, Instant::now());
+            }
+        }
+    }
+
+    fn wait_until_listening(&mut self) -> Result<(), String> {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(30) {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                let log = std::fs::read_to_string(self.root.path().join("log")).unwrap_or_default();
+                return Err(format!("{} ended: {status}: {log}", self.kind.name()));
+            }
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return Ok(());
+            }
+            rest(Duration::from_millis(5));
+        }
+        Err(format!("{} does not listen", self.kind.name()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(traced) = self.traced {
+            // strace ends with what it traces.
+            signal(traced);
+            rest(Duration::from_millis(300));
+        }
+        self.kill();
+    }
+}
+
+fn spawn(kind: Kind, root: &Path, port: u16, trace: Option<&Path>) -> Result<Child, String> {
+    let mut command = kind.command(&root.join("data"), port);
+    if let Some(trace) = trace {
+        let plain = command;
+        command = Command::new("strace");
+        command.args(["-f", "-qq", "-o"]).arg(trace);
+        command.args(["-e", "trace=fsync,fdatasync,sync_file_range,msync,sync,syncfs"]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        plain.get_current_dir().map(|folder| command.current_dir(folder));
+    }
+    let log = std::fs::File::create(root.join("log")).map_err(|error| error.to_string())?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.spawn().map_err(|error| format!("{}: {error}", kind.name()))
+}
+
+fn signal(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits for what another process does without telling.
+pub fn rest(time: Duration) {
+    // sleep: servers of others do not tell when they are ready, or done
+    std::thread::sleep(time);
+}

@@ -1,0 +1,198 @@
+//! All changes of one document that the clients of a row make, so that a client needs no document
+//! to take part: a change is made from its dependencies alone, and known again by its checksum.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::time::Instant;
+
+use automerge::legacy::{ElementId, Key, ObjectId, Op, OpId, OpType, SortedVec};
+use automerge::transaction::Transactable;
+use automerge::{ActorId, AutoCommit, Change, ChangeHash, ExpandedChange, ObjType, ROOT};
+use landfall_protocol::DocumentId;
+
+/// One change.
+pub struct Made {
+    pub hash: ChangeHash,
+    /// Its chunk, as it travels.
+    pub bytes: Vec<u8>,
+    pub author: usize,
+    /// Counted from 1.
+    pub seq: u32,
+    pub dependencies: Vec<usize>,
+    max_op: u64,
+    /// For each author, the last of its changes that this one rests on, itself included.
+    pub clock: Vec<u32>,
+    /// When its author was about to send it.
+    pub made: Instant,
+}
+
+/// A document's changes. Number 0 stands for the whole document that all clients begin with; its
+/// author is the one after all clients.
+pub struct World {
+    pub document: String,
+    /// The document that all begin with.
+    pub base: AutoCommit,
+    changes: Vec<Made>,
+    by_author: Vec<Vec<usize>>,
+    by_checksum: HashMap<[u8; 4], usize>,
+    by_hash: HashMap<ChangeHash, usize>,
+    text: OpId,
+}
+
+/// A text that was typed in so many changes, one character each, at growing and now and then other
+/// positions.
+pub fn typed(seed: u8, changes: usize) -> AutoCommit {
+    let mut doc = AutoCommit::new().with_actor(ActorId::from([seed; 16]));
+    let text = doc.put_object(ROOT, "text", ObjType::Text).unwrap();
+    doc.commit();
+    type_on(&mut doc, &text, changes.saturating_sub(1));
+    doc
+}
+
+/// Types on, one change for each character.
+pub fn type_on(doc: &mut AutoCommit, text: &automerge::ObjId, changes: usize) {
+    const LETTERS: &[u8] = b"etaoin shrdlu etaoin cmfwyp vbgk etaoin\n";
+    let mut at = automerge::ReadDoc::length(doc, text);
+    for n in 0..changes {
+        if n % 97 == 96 {
+            at = n * 7 % (at + 1);
+        }
+        let letter = &LETTERS[n * 31 % LETTERS.len()..][..1];
+        doc.splice_text(text, at, 0, std::str::from_utf8(letter).unwrap()).unwrap();
+        doc.commit();
+        at += 1;
+    }
+}
+
+/// A document's id, as automerge-repo's messages carry it.
+pub fn document_id(bytes: [u8; 16]) -> String {
+    DocumentId::from_bytes(bytes).to_string().trim_start_matches("automerge:").to_owned()
+}
+
+/// A new document id.
+pub fn fresh_id() -> String {
+    document_id(ActorId::random().to_bytes()[..16].try_into().unwrap())
+}
+
+impl World {
+    /// A document of so many changes, for so many clients that edit it.
+    pub fn new(length: usize, clients: usize) -> Self {
+        let mut base = typed(0xba, length);
+        let heads = base.get_heads();
+        let all = base.get_changes(&[]);
+        let text = OpId(all[0].max_op(), all[0].actor_id().clone());
+        let mut clock = vec![0; clients + 1];
+        clock[clients] = 1;
+        let first = Made {
+            hash: heads[0],
+            bytes: Vec::new(),
+            author: clients,
+            seq: 1,
+            dependencies: Vec::new(),
+            max_op: all.last().unwrap().max_op(),
+            clock,
+            made: Instant::now(),
+        };
+        let mut by_author = vec![Vec::new(); clients + 1];
+        by_author[clients].push(0);
+        Self {
+            document: fresh_id(),
+            base,
+            by_hash: HashMap::from([(first.hash, 0)]),
+            changes: vec![first],
+            by_author,
+            by_checksum: HashMap::new(),
+            text,
+        }
+    }
+
+    /// A client types a character behind its last one, on top of what it has.
+    pub fn edit(&mut self, author: usize, on: &[usize]) -> usize {
+        let mut clock = vec![0; self.by_author.len()];
+        let mut last_op = 0;
+        for &number in on {
+            last_op = last_op.max(self.changes[number].max_op);
+            cover(&mut clock, &self.changes[number].clock);
+        }
+        let actor = ActorId::from([author as u8; 16]);
+        let seq = clock[author] + 1;
+        clock[author] = seq;
+        let behind = self.by_author[author].last().map_or(ElementId::Head, |&last| {
+            ElementId::Id(OpId(self.changes[last].max_op, actor.clone()))
+        });
+        let operation = Op {
+            action: OpType::Put("x".into()),
+            obj: ObjectId::Id(self.text.clone()),
+            key: Key::Seq(behind),
+            pred: SortedVec::new(),
+            insert: true,
+        };
+        let mut deps: Vec<ChangeHash> = on.iter().map(|&n| self.changes[n].hash).collect();
+        deps.sort();
+        let change = Change::from(ExpandedChange {
+            operations: vec![operation],
+            actor_id: actor,
+            hash: None,
+            seq: seq.into(),
+            start_op: NonZeroU64::new(last_op + 1).unwrap(),
+            time: 0,
+            message: None,
+            deps,
+            extra_bytes: Vec::new(),
+            author: None,
+        });
+        let (hash, bytes) = (change.hash(), change.raw_bytes().to_vec());
+        let number = self.changes.len();
+        self.by_checksum.insert(bytes[4..8].try_into().unwrap(), number);
+        self.by_hash.insert(hash, number);
+        self.by_author[author].push(number);
+        let (dependencies, max_op, made) = (on.to_vec(), last_op + 1, Instant::now());
+        let made = Made { hash, bytes, author, seq, dependencies, max_op, clock, made };
+        self.changes.push(made);
+        number
+    }
+
+    /// A change by its number.
+    pub fn change(&self, number: usize) -> &Made {
+        &self.changes[number]
+    }
+
+    /// An author's change by its place in the author's sequence, from 1.
+    pub fn by_author(&self, author: usize, seq: u32) -> usize {
+        self.by_author[author][seq as usize - 1]
+    }
+
+    /// A change by its hash.
+    pub fn by_hash(&self, hash: &ChangeHash) -> Option<usize> {
+        self.by_hash.get(hash).copied()
+    }
+
+    /// A change by the first bytes of its hash, which its chunk begins with.
+    pub fn by_checksum(&self, checksum: [u8; 4]) -> Option<usize> {
+        self.by_checksum.get(&checksum).copied()
+    }
+
+    /// How many were made by clients.
+    pub fn made(&self) -> u64 {
+        self.changes.len() as u64 - 1
+    }
+
+    /// Heads as numbers: those that nothing rests on.
+    pub fn heads(&self) -> Vec<ChangeHash> {
+        let mut rested_on = vec![false; self.changes.len()];
+        for change in &self.changes {
+            change.dependencies.iter().for_each(|&number| rested_on[number] = true);
+        }
+        let heads = self.changes.iter().zip(rested_on).filter(|(_, rested_on)| !rested_on);
+        let mut heads: Vec<ChangeHash> = heads.map(|(change, _)| change.hash).collect();
+        heads.sort();
+        heads
+    }
+}
+
+/// Raises a clock to cover another.
+pub fn cover(clock: &mut [u32], other: &[u32]) {
+    for (mine, other) in clock.iter_mut().zip(other) {
+        *mine = (*mine).max(*other);
+    }
+}
