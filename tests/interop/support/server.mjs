@@ -1,0 +1,31 @@
+// The server under test: the relay, or automerge-repo's own server with
+// LANDFALL_INTEROP_SERVER=reference. Each has its own data folder and a free port.
+import { existsSync } from "node:fs"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { startServer } from "./process.mjs"
+
+const here = fileURLToPath(new URL("..", import.meta.url))
+const binaries =
+  process.env.LANDFALL_BINARIES ??
+  join(process.env.CARGO_TARGET_DIR ?? join(here, "../../target"), "debug")
+
+export const isReference = process.env.LANDFALL_INTEROP_SERVER === "reference"
+
+/** The path of one of our programs. */
+export function binary(name) {
+  const path = join(binaries, name)
+  if (!existsSync(path)) throw new Error(`${path} is missing: cargo build --workspace --bins`)
+  return path
+}
+
+/**
+ * Starts a server on a data folder, on a free port or a given one.
+ * Its standard error is dropped: hostile frames make it complain, and that is right.
+ */
+export function startRelay(data, port = 0, more = []) {
+  const args = ["serve", "--listen", `127.0.0.1:${port}`, "--data", data, ...more]
+  return isReference
+    ? startServer(process.execPath, [join(here, "reference-server.mjs"), ...args], { quiet: true })
+    : startServer(binary("landfall-relay"), args, { quiet: true })
+}

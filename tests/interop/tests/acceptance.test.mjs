@@ -1,0 +1,36 @@
+// The published acceptance suite for network adapters. Its author's servers are peers; here a relay
+// stands between the adapters, so not every case can hold.
+import { runNetworkAdapterTests } from "@automerge/automerge-repo/helpers/tests/network-adapter-tests.js"
+import { WebSocketClientAdapter } from "@automerge/automerge-repo-network-websocket"
+import { TestRunner } from "vitest"
+import { Relay } from "../support/world.mjs"
+
+/** Cases that cannot hold with an outside hub, and why. */
+const NOT_WITH_A_HUB = new Map([
+  [
+    "emits a peer-candidate event with proper peer metadata when a peer connects",
+    "an adapter's peer is the hub, not the other adapter",
+  ],
+  [
+    "should emit disconnect events on disconnect",
+    "the hub stays connected when the other client leaves",
+  ],
+  [
+    "should not send messages after disconnect",
+    "it waits for the other client's disconnection, which a hub does not tell",
+  ],
+])
+
+runNetworkAdapterTests(async () => {
+  const test = TestRunner.getCurrentTest()
+  const reason = NOT_WITH_A_HUB.get(test.name)
+  if (reason) test.context.skip(reason)
+  const relay = await Relay.start()
+  const adapters = [1, 2, 3].map(() => new WebSocketClientAdapter(relay.url, 200))
+  // The suite's repos cannot be reached from here: their adapters are told to stay away.
+  const teardown = () => adapters.forEach(adapter => {
+    adapter.connect = () => {}
+    if (adapter.socket) adapter.disconnect()
+  })
+  return { adapters, teardown }
+}, "over a hub")

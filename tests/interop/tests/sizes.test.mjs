@@ -1,0 +1,48 @@
+// Many documents on one connection, and a large one.
+import { randomBytes } from "node:crypto"
+import { ImmutableString } from "@automerge/automerge"
+import { expect, test } from "vitest"
+import { Relay, client, converged, onServer, proxy, until } from "../support/world.mjs"
+
+const DOCUMENTS = 1000
+const MEGABYTE = 1 << 20
+
+test("1,000 documents on one connection, read on another", async () => {
+  const relay = await Relay.start()
+  const maker = client(relay.url, { peerId: "maker" })
+  const made = Array.from({ length: DOCUMENTS }, (_, at) => maker.repo.create({ at }))
+  await Promise.all(made.map(handle => onServer(maker, handle)))
+
+  const reader = client(relay.url, { peerId: "reader" })
+  const copies = await Promise.all(made.map(({ url }) => reader.repo.find(url)))
+  expect(copies.map(copy => copy.doc().at)).toEqual(made.map((_, at) => at))
+
+  // And the other way, in each of them.
+  copies.forEach(copy => copy.change(doc => (doc.seen = true)))
+  await until("all were seen", () => made.every(handle => handle.doc().seen))
+})
+
+test("a document of 30 MB, uploaded whole and read by another client", async () => {
+  const relay = await Relay.start()
+  const between = await proxy(relay.url)
+  const author = client(between.url, { peerId: "author" })
+  author.adapter.connect = () => {}
+  const handle = author.repo.create({ parts: [] })
+  // Random, so that nothing on the way can make it small; and each one value, not a text of a
+  // million characters, which would measure automerge and not the way.
+  for (let part = 0; part < 30; part++) {
+    const text = randomBytes((MEGABYTE * 3) / 4).toString("base64")
+    handle.change(doc => doc.parts.push(new ImmutableString(text)))
+  }
+  delete author.adapter.connect
+  author.adapter.connect("author", { isEphemeral: true })
+  await onServer(author, handle)
+  const largest = Math.max(...between.frames.map(({ bytes }) => bytes.length))
+  console.log(`the largest frame had ${largest} bytes`)
+
+  const reader = client(relay.url, { peerId: "reader" })
+  const copy = await reader.repo.find(handle.url)
+  await until("the reader has it all", () => copy.doc().parts.length === 30)
+  await converged(handle, copy)
+  expect(copy.doc().parts.map(({ val }) => val.length)).toEqual(Array(30).fill(MEGABYTE))
+})
