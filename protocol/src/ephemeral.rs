@@ -19,6 +19,12 @@ pub fn sender_of(replica: &ReplicaId) -> String {
     std::iter::once(SENDER_PREFIX.to_owned()).chain(hex).collect()
 }
 
+/// Whether a name is one that [`sender_of`] gives: nobody else may take it.
+pub fn is_replica(name: &str) -> bool {
+    name.strip_prefix(SENDER_PREFIX)
+        .is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// A sender's name and one run of it.
 type Source = (String, String);
 

@@ -255,6 +255,19 @@ struct Waiting {
     until: Offset,
 }
 
+/// Whether a change begins a history in a document that has one.
+fn is_second_root<H: History>(
+    history: &H,
+    judging: &Judging,
+    change: &CheckedChange,
+) -> Result<bool, H::Error> {
+    let CheckedPush { document, roots, .. } = &judging.push;
+    match change.dependencies.is_empty() && *roots == Roots::Several {
+        true => history.has_changes(document),
+        false => Ok(false),
+    }
+}
+
 /// The machine. See the module's page for the order of calls.
 #[derive(Debug)]
 pub struct Space {
@@ -311,7 +324,10 @@ impl Space {
             let layered = Layered { overlay: &self.overlay, stored: durable };
             let position = match admit(&layered, &judging.push.document, change, judging.push.roots)
             {
-                Ok(Ok(Verdict::New)) => self.append_next(&mut judging, at_ms),
+                Ok(Ok(Verdict::New)) => match is_second_root(&layered, &judging, change) {
+                    Ok(is_second) => self.append_next(&mut judging, is_second, at_ms),
+                    Err(error) => return Judged::Stopped(Box::new(judging), error),
+                },
                 Ok(Ok(Verdict::Duplicate(known))) => known.position,
                 Ok(Err(error)) => {
                     judging.answer.refusal = Some(Refusal::of_history(change, &error));
@@ -409,14 +425,13 @@ impl Space {
         (count > 0).then_some(Mark { epoch, offset })
     }
 
-    fn append_next(&mut self, judging: &mut Judging, at_ms: u64) -> Offset {
+    fn append_next(&mut self, judging: &mut Judging, is_second: bool, at_ms: u64) -> Offset {
         let offset = self.next_offset(&mut judging.answer);
-        let CheckedPush { document, author, changes, roots, .. } = &mut judging.push;
+        let CheckedPush { document, author, changes, .. } = &mut judging.push;
         // Its bytes are needed once, and may be many.
         let bytes = std::mem::take(&mut changes[judging.done].bytes);
         let change = CheckedChange { bytes, ..changes[judging.done].clone() };
         self.overlay.add(*document, &change, offset);
-        let is_second = *roots == Roots::Several && change.dependencies.is_empty();
         let (actor, seq, max_op) = (change.actor.clone(), change.seq, change.max_op);
         let mut entry = Entry::of_change(offset, *document, change, author, at_ms);
         if is_second {

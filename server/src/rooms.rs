@@ -85,11 +85,6 @@ impl Rooms {
         });
     }
 
-    /// A session has closed a document. What was on its way may still come.
-    pub(crate) fn leave(&self, space: &SpaceName, document: &DocumentId, session: SessionId) {
-        self.change(space, session, |room| room.close(document, session));
-    }
-
     /// A session hears what is said about the documents that a subscription's filter takes.
     pub(crate) fn listen(
         &self,

@@ -23,6 +23,7 @@ use super::plan::Question;
 use super::sync::SyncMessage;
 use crate::admission::CheckedChange;
 use crate::code::Code;
+use crate::ephemeral::is_replica;
 use crate::ids::{ChangeHash, DocumentId};
 use crate::limits;
 use crate::moment::Moment;
@@ -257,11 +258,11 @@ impl Peer {
     ) {
         if versions.is_some_and(|versions| !versions.contains(&VERSION)) {
             let what = "this relay speaks version 1 of the automerge-repo protocol only";
-            let error =
-                Message::Error { message: what, sender: &self.host.peer_id, target: sender };
-            let error = error.encode();
-            self.effects.push_back(Effect::Send(error));
-            return self.fail(Code::UNSUPPORTED_VERSION, what.to_owned());
+            return self.turn_away(sender, Code::UNSUPPORTED_VERSION, what);
+        }
+        if sender == self.host.peer_id || is_replica(sender) {
+            let what = "the peer id is the relay's own, or that of an engine: take another";
+            return self.turn_away(sender, Code::FORBIDDEN, what);
         }
         // A second `join` begins anew: what the peer knew of this session is gone.
         self.documents.clear();
@@ -282,6 +283,14 @@ impl Peer {
         };
         let peer = peer.encode();
         self.effects.push_back(Effect::Send(peer));
+    }
+
+    /// Says in words why a client may not join, and ends.
+    fn turn_away(&mut self, sender: &str, code: Code, what: &str) {
+        let error = Message::Error { message: what, sender: &self.host.peer_id, target: sender };
+        let error = error.encode();
+        self.effects.push_back(Effect::Send(error));
+        self.fail(code, what.to_owned());
     }
 
     fn handle_sync(&mut self, sync: Sync<'_>, now: Moment) {
@@ -352,6 +361,10 @@ impl Peer {
     }
 
     fn handle_ephemeral(&mut self, ephemeral: &Ephemeral<'_>) {
+        if !self.is_peer(ephemeral.sender) {
+            // Whoever passes on what others say: the relay has told everybody itself.
+            return self.ignore(format!("an ephemeral message of `{}`", ephemeral.sender));
+        }
         let Ok(document) = ephemeral.document.parse() else {
             return self.ignore("an ephemeral message of a document that cannot be here".into());
         };

@@ -171,7 +171,8 @@ fn an_ephemeral_message_is_optional_and_bounded() {
     message.sender = "x".repeat(limits::EPHEMERAL_NAME_BYTES);
     message.session = "y".repeat(limits::EPHEMERAL_NAME_BYTES);
     assert!(decode(&encode(&Frame::Ephemeral(message.clone()))).is_ok());
-    let longer: [(&str, fn(&mut Ephemeral)); 3] = [
+    type Lengthen = (&'static str, fn(&mut Ephemeral));
+    let longer: [Lengthen; 3] = [
         ("ephemeral.data", |message| message.data.push(0)),
         ("ephemeral.sender", |message| message.sender.push('x')),
         ("ephemeral.session", |message| message.session.push('y')),

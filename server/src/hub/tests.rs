@@ -78,7 +78,6 @@ impl Bench {
             rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
             store: over,
             health: Arc::new(Health::default()),
-            rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
             metrics,
             folder: Arc::clone(&folds),
             runtime: tokio::runtime::Handle::current(),

@@ -63,7 +63,7 @@ fn entries_reach_those_who_have_the_document_open() {
     rooms.publish(&commit(&space("there"), &entries));
     assert_eq!(offsets(&one), (vec![1, 2], false));
     assert_eq!(offsets(&two), (vec![2], false));
-    rooms.leave(&here, &document(2), SessionId(2));
+    rooms.forget(SessionId(2));
     rooms.publish(&commit(&here, &[(4, document(2), 1)]));
     assert_eq!(offsets(&one), (vec![4], false));
     assert_eq!(offsets(&two), (vec![], false));
@@ -180,7 +180,6 @@ fn a_session_that_is_gone_leaves_nothing_behind() {
     rooms.forget(SessionId(2));
     // One that never came.
     rooms.forget(SessionId(3));
-    rooms.leave(&here, &document(1), SessionId(2));
     let index = rooms.index.lock();
     assert!(index.rooms.is_empty() && index.places.is_empty());
     assert_eq!((Arc::strong_count(&one), Arc::strong_count(&two)), (1, 1));

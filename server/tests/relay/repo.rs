@@ -205,14 +205,22 @@ async fn who_the_relay_is_outlives_it() {
 }
 
 #[tokio::test]
-async fn a_version_that_nobody_speaks_is_refused_in_words() {
+async fn a_version_that_nobody_speaks_and_a_name_that_is_anothers_are_refused_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
+    let server = RepoClient::join(&relay, "/", "alice").await.server;
     let mut client = RepoClient::connect(relay.address, "/", "alice").await;
     let (metadata, versions) = (PeerMetadata::default(), Some(vec!["2", "3"]));
     client.say(&Repo::Join { sender: "alice", metadata, versions }).await;
     assert!(matches!(client.hear().await, Heard::Error(what) if what.contains("version 1")));
     assert_eq!(client.end().await, closed(Code::UNSUPPORTED_VERSION));
+    // Names that are others' are not to be had.
+    for name in [&server, &format!("landfall-{}", "7".repeat(32))] {
+        let mut client = RepoClient::connect(relay.address, "/", name).await;
+        client.say_join(None).await;
+        assert!(matches!(client.hear().await, Heard::Error(_)), "{name}");
+        assert_eq!(client.end().await, closed(Code::FORBIDDEN));
+    }
     // Whoever names none speaks this one.
     let mut client = RepoClient::connect(relay.address, "/", "alice").await;
     client.say(&Repo::Join { sender: "alice", metadata, versions: None }).await;

@@ -9,6 +9,8 @@ const ALLOWED: &[&str] = &[
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    // Permissive, approved by the OSI: MIT's terms with a patent licence. minicbor has it.
+    "BlueOak-1.0.0",
     "BSL-1.0",
     "CC0-1.0",
     "ISC",

@@ -137,12 +137,16 @@ impl Peer {
             // is here.
             return self.fail(refusal.code, refusal.what.clone());
         }
-        if refusal.code == Code::DELETED {
-            if let Some(document) = self.documents.get_mut(&id) {
-                document.delete();
-                let name = document.name().to_owned();
-                self.send_unavailable(&name);
-            }
+        if refusal.code == Code::DELETED
+            && let Some(document) = self.documents.get_mut(&id)
+        {
+            document.delete();
+            let name = document.name().to_owned();
+            self.send_unavailable(&name);
+        }
+        if refusal.code == Code::SNAPSHOT {
+            // Opening it cost a process; nobody asks for that again and again.
+            return self.fail(refusal.code, refusal.what.clone());
         }
         let rest = changes.split_off(taken.min(changes.len()));
         let first: Vec<ChangeHash> = rest.first().map(|change| change.hash).into_iter().collect();
