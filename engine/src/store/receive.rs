@@ -167,12 +167,15 @@ impl<'a> Writing<'a> {
                 second_root,
             }) => {
                 let roots = if second_root { Roots::Several } else { Roots::One };
-                if let Err((change, wait, reason)) =
-                    self.change(document, change, &author, at_ms, roots)?
-                {
-                    let mut entry = Entry::of_change(offset, document, change, &author, at_ms);
-                    entry.flags |= if second_root { entry_flags::SECOND_ROOT } else { 0 };
-                    self.put_aside(&entry, wait, reason.to_string())?;
+                match self.change(document, change, &author, at_ms, roots)? {
+                    // Should the relay lose it, it is brought back as what it is.
+                    Ok(()) if second_root => self.note_merge(&document)?,
+                    Ok(()) => {}
+                    Err((change, wait, reason)) => {
+                        let mut entry = Entry::of_change(offset, document, change, &author, at_ms);
+                        entry.flags |= if second_root { entry_flags::SECOND_ROOT } else { 0 };
+                        self.put_aside(&entry, wait, reason.to_string())?;
+                    }
                 }
                 Ok(())
             }
@@ -190,6 +193,14 @@ impl<'a> Writing<'a> {
             // `prepare` leaves none of these.
             Prepared::Plain(Incoming::Snapshot { .. }) => Ok(()),
         }
+    }
+
+    /// The document holds several histories that somebody has merged.
+    fn note_merge(&mut self, document: &DocumentId) -> rusqlite::Result<()> {
+        let row = self.ledger.settle(document)?;
+        let sql = "UPDATE document SET merges = 1 WHERE id = ?1 AND merges = 0";
+        self.ledger.conn.prepare_cached(sql)?.execute([row.0])?;
+        Ok(())
     }
 
     fn echo(&mut self, document: &DocumentId, hash: ChangeHash) -> Result<(), ReceiveError> {

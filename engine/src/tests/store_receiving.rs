@@ -1,7 +1,8 @@
 //! Receiving folded histories: whole, in parts, over what is here.
 
+use landfall_protocol::admission::Roots;
 use landfall_protocol::frame::Partial;
-use landfall_protocol::replica::Incoming;
+use landfall_protocol::replica::{Incoming, OutboxChange, OutboxKind};
 use landfall_storage::WriteError;
 
 use super::store_support::{Author, Bench, id};
@@ -33,6 +34,27 @@ fn a_snapshot_fills_an_empty_store() {
     bench.check();
     assert_eq!((bench.count().totals.changes, bench.outbox_kinds().as_str()), (53, ""));
     assert_eq!(bench.heads(id(1)), author.heads());
+}
+
+#[test]
+fn a_second_root_that_came_from_the_relay_goes_back_as_one() {
+    let (mut bench, mut first) = met();
+    let mut second = Author::new(2, 1);
+    let root = first.put("a", "1");
+    bench.receive(vec![first.incoming(root)]);
+    let other = second.put("b", "2");
+    let Incoming::Change { offset, document, change, author, at_ms, .. } = second.incoming(other)
+    else {
+        unreachable!()
+    };
+    let second_root = true;
+    bench.receive(vec![Incoming::Change { offset, document, change, author, at_ms, second_root }]);
+    bench.check();
+    assert_eq!(bench.heads(id(1)).len(), 2);
+    // The relay has lost everything: what begins a history says that others may be beside it.
+    bench.reset();
+    let several = |item: &OutboxChange| matches!(item.what, OutboxKind::Change(_, Roots::Several));
+    assert_eq!(bench.outbox().iter().filter(|item| several(item)).count(), 2);
 }
 
 #[test]
