@@ -11,8 +11,6 @@ mod gossip;
 mod intake;
 mod pen;
 mod reply;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

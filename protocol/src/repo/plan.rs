@@ -54,6 +54,8 @@ pub struct Plan {
     there: Vec<bool>,
     /// What is common for certain, and a filter over the rest. `None` if the answer is exact.
     filtered: Option<Have>,
+    /// What the peer lacks is not known: more than this may have to be sent once it has told.
+    blind: bool,
 }
 
 /// What closes an answer, once it is known how many of the planned changes it carries.
@@ -61,9 +63,9 @@ pub struct Plan {
 pub struct Closing {
     /// What the relay has.
     pub have: Vec<Have>,
-    /// Everything up to this offset is sent with this answer.
+    /// Everything up to this offset is sent with this answer; 0 if that is not known.
     pub sent_through: Offset,
-    /// There is nothing more to send.
+    /// There is nothing more to send before the peer says something new.
     pub complete: bool,
 }
 
@@ -100,8 +102,9 @@ impl Plan {
     /// Closes an answer that carries the first `sent` of [`Plan::offsets`], and the snapshot if it
     /// is to be sent. `index` is the one that the plan was made of.
     pub fn close(&self, index: &DocumentIndex, sent: usize) -> Closing {
-        let complete = sent == self.offsets.len();
+        let complete = sent == self.offsets.len() && !self.blind;
         let sent_through = match self.offsets.get(sent.wrapping_sub(1)) {
+            _ if self.blind => Offset(0),
             _ if complete => index.last,
             Some(last) => *last,
             // The snapshot alone.
@@ -182,6 +185,8 @@ impl<'a> View<'a> {
         }
         let exact = unknown.is_empty();
         let lost = !exact && !self.add_last_sync(&question.have, &mut common)?;
+        let says_nothing = question.have.is_empty() && question.sent_through == Offset(0);
+        let blind = lost || (!exact && says_nothing);
         let held = self.held(&common);
         let rows = self.index.tail.len();
         let mut wanted = vec![false; rows];
@@ -191,6 +196,10 @@ impl<'a> View<'a> {
             snapshot = !held.folded;
         } else if !lost && !question.have.is_empty() {
             snapshot = self.add_by_filters(&question.have, &held, &mut wanted)?;
+        } else if !lost && !blind {
+            // It says nothing of what it has, but it was sent what there was then.
+            wanted = held.rows.iter().map(|held| !held).collect();
+            snapshot = !held.folded;
         }
         let mut forced = vec![false; rows];
         let mut force_snapshot = false;
@@ -214,7 +223,7 @@ impl<'a> View<'a> {
         let there = held.rows.iter().zip(&self.index.tail);
         let there = there.map(|(held, row)| *held || row.offset <= sent).collect();
         let snapshot = force_snapshot || (snapshot && !folded_sent);
-        Ok(Plan { unknown, lost, snapshot, offsets, there, filtered })
+        Ok(Plan { unknown, lost, snapshot, offsets, there, filtered, blind })
     }
 
     /// Adds what the peer says that both had; false if the first `have` names something unknown.

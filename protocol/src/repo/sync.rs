@@ -130,7 +130,7 @@ pub struct Reply<'a> {
     pub heads: &'a [ChangeHash],
     /// What it asks for, ascending.
     pub need: &'a [ChangeHash],
-    /// What it has. None are told while something is needed that is not among the peer's heads.
+    /// What it has.
     pub have: &'a [Have],
     /// What it sends. Each is a chunk or several; the receiver joins them.
     pub chunks: &'a [&'a [u8]],

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::pen::Pen;
+use crate::admission::CheckedChange;
 use crate::frame::Entry;
 use crate::ids::{ChangeHash, Offset};
 use crate::limits;
@@ -96,6 +97,8 @@ pub(super) struct Document {
     pub(super) pen: Pen,
     /// Changes that were refused, and those that rest on them.
     pub(super) refused: BTreeSet<ChangeHash>,
+    /// Changes that lack what may be refused in another push: to be sorted when that is known.
+    pub(super) again: Vec<CheckedChange>,
     pub(super) wanted: Wanted,
     /// The heads with which the peer asked for everything last.
     reset: Option<Vec<ChangeHash>>,
@@ -130,6 +133,7 @@ impl Document {
             recent: VecDeque::new(),
             pen: Pen::default(),
             refused: BTreeSet::new(),
+            again: Vec::new(),
             wanted: Wanted::No,
             reset: None,
             asks: 0,
@@ -157,6 +161,7 @@ impl Document {
             // Once for the same heads: who cannot take what it is sent must not be sent it for ever.
             self.reset = Some(heads.clone());
             (self.sent_through, self.caught_up) = (Offset(0), false);
+            self.stale |= self.planning;
         }
         if self.theirs.as_ref() != Some(&heads) {
             self.asks = 0;
@@ -295,6 +300,11 @@ impl Document {
             _ => false,
         };
         among_heads || self.recent.contains(hash)
+    }
+
+    /// The peer's heads, as far as they are known to be durable.
+    pub(super) fn durable_heads(&self) -> Vec<ChangeHash> {
+        self.theirs.iter().flatten().filter(|head| self.is_durable(head)).copied().collect()
     }
 
     /// What the store said is taken in. Entries that came meanwhile and are newer stay.

@@ -1,5 +1,7 @@
 //! The peer's changes on their way into the log: checked, put in order, pushed, answered.
 
+use std::collections::BTreeSet;
+
 use super::{Effect, Peer, RepoPush};
 use crate::admission::{CheckedChange, FormError};
 use crate::code::{Code, NackClass};
@@ -75,7 +77,7 @@ impl Peer {
     }
 
     fn push(&mut self, id: DocumentId, mut changes: Vec<CheckedChange>) {
-        while !changes.is_empty() {
+        while !changes.is_empty() && !self.ended {
             let rest = changes.split_off(changes.len().min(limits::PUSH_CHANGES));
             if let Some(document) = self.documents.get_mut(&id) {
                 document.own.extend(changes.iter().map(|change| change.hash));
@@ -120,7 +122,22 @@ impl Peer {
         if let Some(refusal) = &answer.refusal {
             self.handle_refusal(id, refusal, changes, taken);
         }
+        self.sort_again(id);
         self.advance(id);
+    }
+
+    /// Sorts what was refused for want of something that another push carries, once that is known
+    /// to be taken or refused.
+    fn sort_again(&mut self, id: DocumentId) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        let (own, refused) = (&document.own, &document.refused);
+        let is_known = |change: &CheckedChange| {
+            !change.dependencies.iter().any(|hash| own.contains(hash) && !refused.contains(hash))
+        };
+        if document.again.first().is_some_and(is_known) {
+            let again = std::mem::take(&mut document.again);
+            self.sort_pushed(id, again);
+        }
     }
 
     fn handle_refusal(
@@ -130,9 +147,15 @@ impl Peer {
         mut changes: Vec<CheckedChange>,
         taken: usize,
     ) {
-        let lasts =
-            refusal.class != NackClass::RETRY_AFTER && refusal.code != Code::MISSING_DEPENDENCY;
-        if !lasts {
+        let rest = changes.split_off(taken.min(changes.len()));
+        let is_missing = refusal.code == Code::MISSING_DEPENDENCY;
+        if is_missing && self.is_explained(id, &rest) {
+            if let Some(document) = self.documents.get_mut(&id) {
+                document.again.extend(rest);
+            }
+            return;
+        }
+        if is_missing || refusal.class == NackClass::RETRY_AFTER {
             // What was not taken comes again with the next connection: nobody was told that it
             // is here.
             return self.fail(refusal.code, refusal.what.clone());
@@ -148,12 +171,36 @@ impl Peer {
             // Opening it cost a process; nobody asks for that again and again.
             return self.fail(refusal.code, refusal.what.clone());
         }
-        let rest = changes.split_off(taken.min(changes.len()));
         let first: Vec<ChangeHash> = rest.first().map(|change| change.hash).into_iter().collect();
         self.refuse(id, refusal.code, &first, refusal.what.clone());
         if refusal.code != Code::DELETED {
-            self.sort(id, rest.into_iter().skip(1).collect(), &[]);
+            self.sort_pushed(id, rest.into_iter().skip(1).collect());
         }
+    }
+
+    /// Sorts changes that were pushed before: all that they rest on, and that is not among them
+    /// or refused since, was there.
+    fn sort_pushed(&mut self, id: DocumentId, changes: Vec<CheckedChange>) {
+        let own: BTreeSet<ChangeHash> = changes.iter().map(|change| change.hash).collect();
+        let there: BTreeSet<ChangeHash> =
+            changes.iter().flat_map(|change| &change.dependencies).copied().collect();
+        let there: Vec<ChangeHash> = there.difference(&own).copied().collect();
+        self.sort(id, changes, &there);
+    }
+
+    /// Whether the first of these lacks what was refused, or what another push carries that is not
+    /// answered: a push may be answered before one that was made before it, if it need not wait
+    /// for the disk.
+    fn is_explained(&self, id: DocumentId, changes: &[CheckedChange]) -> bool {
+        let (Some(document), Some(first)) = (self.documents.get(&id), changes.first()) else {
+            return false;
+        };
+        let explains = |hash: &ChangeHash| {
+            document.own.contains(hash)
+                || document.refused.contains(hash)
+                || document.again.iter().any(|change| change.hash == *hash)
+        };
+        first.dependencies.iter().any(explains)
     }
 
     fn refuse(&mut self, id: DocumentId, code: Code, hashes: &[ChangeHash], what: String) {

@@ -191,7 +191,7 @@ impl Peer {
         let Some(document) = self.documents.get_mut(&id) else { return };
         let Closing { have, sent_through, complete } = closing;
         document.sent_through = document.sent_through.max(sent_through);
-        (document.caught_up, document.paging) = (complete && !lost, !complete);
+        (document.caught_up, document.paging) = (complete, !complete);
         let missing = document.pen.missing();
         let is_refused = |hash: &ChangeHash| document.refused.contains(hash);
         let mut need = if lost { Vec::new() } else { missing };
@@ -210,13 +210,10 @@ impl Peer {
             }
             document.asks += 1;
         }
+        // Automerge tells nothing of what it has while it needs what the peer did not announce. The
+        // peer then sends exactly that, and the rest of a chain would come one by one.
         document.wanted = Wanted::No;
         let takes_whole = heads.is_empty() && document.announces_much();
-        // Automerge's own rule: nothing is told of what is here while something is needed that
-        // the peer did not announce.
-        let announced =
-            need.iter().all(|hash| document.theirs.iter().flatten().any(|head| head == hash));
-        let have = if announced { have } else { Vec::new() };
         let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
         self.send_sync(id, heads, &need, &have, &chunks, takes_whole);
     }
@@ -233,6 +230,11 @@ impl Peer {
         let (Some(remote), Some(document)) = (&self.remote, self.documents.get_mut(&id)) else {
             return;
         };
+        // To one that takes nothing, what is here is not common, and it answers what names as
+        // common what it lacks by a wish for everything, and nothing else.
+        let own = document.read_only.then(|| [Have::of(document.durable_heads())]);
+        let says_all = |have: &[Have]| matches!(have, [all] if all.last_sync == heads);
+        let have = own.as_ref().filter(|_| says_all(have)).map_or(have, |own| own.as_slice());
         let chunks = if document.read_only { &[] } else { chunks };
         let data = Reply { heads: &heads, need, have, chunks, takes_whole }.encode();
         let message = Message::Sync(Sync {

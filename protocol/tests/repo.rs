@@ -1,0 +1,26 @@
+//! The machine of automerge-repo sessions against real automerge peers, in memory: no socket, no
+//! file, no clock. One seed replays a whole run. The log is a model, and the checks are against
+//! what the model knows.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    reason = "a test may read its seed from the environment, and prints it"
+)]
+
+#[path = "repo/client.rs"]
+mod client;
+#[path = "repo/log.rs"]
+mod log;
+#[path = "repo/random.rs"]
+mod random;
+#[path = "repo/refusals.rs"]
+mod refusals;
+#[path = "repo/relay.rs"]
+mod relay;
+#[path = "machines/rng.rs"]
+mod rng;
+#[path = "repo/scenarios.rs"]
+mod scenarios;
+#[path = "repo/world.rs"]
+mod world;

@@ -1,0 +1,263 @@
+//! A model of the relay's log: what is durable, folded or not, and what the store says of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use automerge::Automerge;
+use landfall_protocol::admission::{History, Known};
+use landfall_protocol::folded::{FoldedChange, PackedIndex};
+use landfall_protocol::frame::Entry;
+use landfall_protocol::lineage::{EpochRecord, Lineage};
+use landfall_protocol::repo::peer::{Planned, Standing};
+use landfall_protocol::repo::plan::{Plan, Question};
+use landfall_protocol::repo::{DocumentIndex, FoldedHistory, IndexRow};
+use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::space::{Commit, NewKind};
+use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
+use sha2::{Digest, Sha256};
+
+/// What is durable.
+#[derive(Default)]
+pub struct Log {
+    epochs: Vec<EpochRecord>,
+    head: Offset,
+    pub documents: BTreeMap<DocumentId, Stored>,
+    /// Bytes of changes that one answer carries, about.
+    pub page_bytes: usize,
+    /// How often the packed index of what is folded had to be loaded.
+    pub index_loads: usize,
+}
+
+/// A document.
+#[derive(Default)]
+pub struct Stored {
+    tail: BTreeMap<Offset, Entry>,
+    folded: Option<Folded>,
+    /// Every change, by hash.
+    pub changes: BTreeMap<ChangeHash, Row>,
+    sequences: BTreeMap<(ActorId, u64), ChangeHash>,
+    pub heads: BTreeSet<ChangeHash>,
+    last: Offset,
+    deleted: Option<Offset>,
+}
+
+#[derive(Clone)]
+pub struct Row {
+    position: Offset,
+    actor: ActorId,
+    seq: u64,
+    max_op: u64,
+    dependencies: Vec<ChangeHash>,
+}
+
+struct Folded {
+    offset: Offset,
+    body: Vec<u8>,
+    /// As the real store gives it: written, and read again.
+    index: Arc<PackedIndex>,
+}
+
+impl Stored {
+    fn add(&mut self, hash: ChangeHash, row: Row) {
+        for dependency in &row.dependencies {
+            assert!(self.changes.contains_key(dependency), "a change before what it rests on");
+            self.heads.remove(dependency);
+        }
+        self.heads.insert(hash);
+        self.sequences.insert((row.actor.clone(), row.seq), hash);
+        assert!(self.changes.insert(hash, row).is_none(), "{hash} is stored twice");
+    }
+
+    /// All that there is, as one document.
+    pub fn open(&self) -> Automerge {
+        let mut automerge = match &self.folded {
+            Some(folded) => Automerge::load(&folded.body).unwrap(),
+            None => Automerge::new(),
+        };
+        let tail: Vec<u8> = self.tail.values().flat_map(|entry| entry.body.to_vec()).collect();
+        automerge.load_incremental(&tail).unwrap();
+        automerge
+    }
+
+    fn fold(&mut self, snapshot: &Snapshot, offset: Offset) {
+        let index = PackedIndex::parse(snapshot.packed.clone()).unwrap();
+        for change in index.changes() {
+            let FoldedChange { hash, actor, seq, max_op, dependencies } = change;
+            if !self.changes.contains_key(&hash) {
+                self.add(hash, Row { position: offset, actor, seq, max_op, dependencies });
+            }
+        }
+        let body = snapshot.body.clone();
+        self.folded = Some(Folded { offset, body, index: Arc::new(index) });
+        self.tail.retain(|at, _| *at > offset);
+        self.last = self.last.max(offset);
+    }
+
+    pub fn tail_len(&self) -> usize {
+        self.tail.len()
+    }
+}
+
+/// A document as a fold makes it.
+pub fn snapshot(automerge: &Automerge) -> Snapshot {
+    let body = automerge.save();
+    let changes: Vec<FoldedChange> = automerge
+        .get_changes(&[])
+        .iter()
+        .map(|change| FoldedChange {
+            hash: change.hash(),
+            actor: change.actor_id().clone(),
+            seq: change.seq(),
+            max_op: change.max_op(),
+            dependencies: change.deps().to_vec(),
+        })
+        .collect();
+    let hash = Sha256::digest(&body).into();
+    Snapshot::new(body, hash, PackedIndex::pack(&changes).unwrap()).unwrap()
+}
+
+impl Log {
+    pub fn new(page_bytes: usize) -> Self {
+        Self { page_bytes, ..Self::default() }
+    }
+
+    pub fn lineage(&self) -> Lineage {
+        Lineage::new(self.epochs.clone(), self.head)
+    }
+
+    pub fn write(&mut self, commit: &Commit) {
+        self.epochs.extend(commit.opens);
+        for new in &commit.entries {
+            let entry = &new.entry;
+            assert!(entry.offset > self.head, "an offset was given out twice");
+            self.head = entry.offset;
+            let stored = self.documents.entry(entry.document).or_default();
+            match &new.kind {
+                NewKind::Change { actor, seq, max_op } => {
+                    let dependencies = entry.dependencies.iter().copied().map(ChangeHash).collect();
+                    let (actor, seq, max_op) = (actor.clone(), *seq, *max_op);
+                    let row = Row { position: entry.offset, actor, seq, max_op, dependencies };
+                    stored.add(ChangeHash(entry.id), row);
+                    stored.tail.insert(entry.offset, entry.clone());
+                    stored.last = entry.offset;
+                }
+                NewKind::Tombstone => {
+                    *stored = Stored { deleted: Some(entry.offset), ..Stored::default() };
+                }
+                NewKind::Snapshot(snapshot) => stored.fold(snapshot, entry.offset),
+            }
+        }
+    }
+
+    /// Folds the first so many changes of a document's tail.
+    pub fn fold(&mut self, id: &DocumentId, count: usize) {
+        let Some(stored) = self.documents.get_mut(id) else { return };
+        let Some((&through, _)) = stored.tail.iter().take(count).last() else { return };
+        let young = stored.tail.split_off(&Offset(through.0 + 1));
+        let folded = snapshot(&stored.open());
+        stored.tail.extend(young);
+        stored.fold(&folded, through);
+    }
+
+    pub fn heads(&self, id: &DocumentId) -> Vec<ChangeHash> {
+        self.documents.get(id).map_or(Vec::new(), |stored| stored.heads.iter().copied().collect())
+    }
+
+    pub fn contains(&self, id: &DocumentId, hash: &ChangeHash) -> bool {
+        self.documents.get(id).is_some_and(|stored| stored.changes.contains_key(hash))
+    }
+
+    pub fn index(&self, id: &DocumentId, with_folded: bool) -> Option<DocumentIndex> {
+        let stored = self.documents.get(id)?;
+        if stored.deleted.is_some() {
+            return None;
+        }
+        let row = |(offset, entry): (&Offset, &Entry)| IndexRow {
+            offset: *offset,
+            hash: ChangeHash(entry.id),
+            dependencies: entry.dependencies.iter().copied().map(ChangeHash).collect(),
+        };
+        let folded = stored.folded.as_ref().map(|folded| FoldedHistory {
+            hash: Sha256::digest(&folded.body).into(),
+            bytes: folded.body.len() as u64,
+            offset: folded.offset,
+            heads: folded.index.heads(),
+            index: with_folded.then(|| Arc::clone(&folded.index)),
+        });
+        let tail = stored.tail.iter().map(row).collect();
+        Some(DocumentIndex { heads: self.heads(id), last: stored.last, folded, tail })
+    }
+
+    /// As the relay answers from its store.
+    pub fn answer(&mut self, id: &DocumentId, question: &Question) -> Planned {
+        let Some(stored) = self.documents.get(id) else {
+            return Planned::Standing(Standing::Absent);
+        };
+        if stored.deleted.is_some() {
+            return Planned::Standing(Standing::Deleted);
+        }
+        let (heads, last) = (self.heads(id), stored.last);
+        if question.need.is_empty() && heads == question.heads {
+            return Planned::Standing(Standing::Present { heads, last });
+        }
+        let mut index = self.index(id, false).unwrap();
+        if Plan::of(&index, question).is_err() {
+            index = self.index(id, true).unwrap();
+            self.index_loads += 1;
+        }
+        let plan = Plan::of(&index, question).expect("all of it is there");
+        let mut chunks = Vec::new();
+        if plan.snapshot {
+            chunks.push(self.documents[id].folded.as_ref().unwrap().body.clone());
+        }
+        let (mut sent, mut weight) = (0, 0);
+        while sent < plan.offsets.len() && weight < self.page_bytes {
+            let body = &self.documents[id].tail[&plan.offsets[sent]].body;
+            (sent, weight) = (sent + 1, weight + body.len());
+            chunks.push(body.to_vec());
+        }
+        Planned::Answer {
+            heads,
+            last,
+            unknown: plan.unknown.clone(),
+            lost: plan.lost,
+            chunks,
+            closing: plan.close(&index, sent),
+        }
+    }
+}
+
+impl History for Log {
+    type Error = Infallible;
+
+    fn last_sequence(&self, d: &DocumentId, actor: &ActorId) -> Result<Option<u64>, Infallible> {
+        let Some(stored) = self.documents.get(d) else { return Ok(None) };
+        let of = stored.sequences.range((actor.clone(), 0)..=(actor.clone(), u64::MAX));
+        Ok(of.last().map(|((_, seq), _)| *seq))
+    }
+
+    fn at_sequence(
+        &self,
+        d: &DocumentId,
+        actor: &ActorId,
+        sequence: u64,
+    ) -> Result<Option<Known>, Infallible> {
+        let Some(stored) = self.documents.get(d) else { return Ok(None) };
+        let found = stored.sequences.get(&(actor.clone(), sequence));
+        Ok(found.map(|hash| Known { hash: *hash, position: stored.changes[hash].position }))
+    }
+
+    fn max_op(&self, d: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {
+        let stored = self.documents.get(d);
+        Ok(stored.and_then(|stored| stored.changes.get(hash)).map(|row| row.max_op))
+    }
+
+    fn deleted_at(&self, d: &DocumentId) -> Result<Option<Offset>, Infallible> {
+        Ok(self.documents.get(d).and_then(|stored| stored.deleted))
+    }
+
+    fn has_changes(&self, d: &DocumentId) -> Result<bool, Infallible> {
+        Ok(self.documents.get(d).is_some_and(|stored| !stored.changes.is_empty()))
+    }
+}

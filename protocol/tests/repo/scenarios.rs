@@ -1,0 +1,448 @@
+//! The ordinary ways of meeting, one by one, with what they may cost.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use automerge::Automerge;
+use automerge::transaction::Transactable;
+use landfall_protocol::DocumentId;
+use landfall_protocol::limits;
+
+use crate::client::Traffic;
+use crate::world::World;
+
+/// A world in which the first client has brought a document of so many changes.
+fn world_with(seed: u64, clients: usize, changes: usize) -> (World, DocumentId) {
+    let (mut world, document) = World::of_one(seed, clients);
+    world.connect(0);
+    world.edit_often(0, document, changes);
+    world.settle();
+    world.assert_equal();
+    world.assert_all_live();
+    world.traffic(0);
+    (world, document)
+}
+
+#[test]
+fn an_empty_client_gets_everything_in_one_message() {
+    let (mut world, document) = world_with(1, 2, 30);
+    world.open(1, document);
+    world.connect(1);
+    world.settle();
+    world.assert_equal();
+    let Traffic { sent, received, received_chunks, sent_chunks, .. } = world.traffic(1);
+    // It asks, and says what it has then.
+    assert_eq!((sent, received, received_chunks, sent_chunks), (2, 1, 30, 0));
+}
+
+#[test]
+fn an_equal_client_that_returns_costs_one_message_each_way_and_no_changes() {
+    for keeps in [true, false] {
+        let (mut world, _) = world_with(2, 1, 30);
+        world.clients[0].keeps_states = keeps;
+        for _ in 0..3 {
+            world.connect(0);
+            world.settle();
+            let Traffic { sent, received, received_chunks, sent_chunks, received_bytes } =
+                world.traffic(0);
+            assert_eq!((sent, received, received_chunks, sent_chunks), (1, 1, 0, 0));
+            // Heads, one `have` without a filter.
+            assert!(received_bytes < 100, "{received_bytes}");
+        }
+        assert_eq!(world.relay.log.index_loads, 0);
+    }
+}
+
+#[test]
+fn an_edit_is_answered_once_passed_on_once_and_not_echoed() {
+    let (mut world, document) = world_with(3, 2, 5);
+    world.open(1, document);
+    world.connect(1);
+    world.settle();
+    (world.traffic(0), world.traffic(1));
+    world.edit(0, document);
+    world.settle();
+    world.assert_equal();
+    let author = world.traffic(0);
+    assert_eq!((author.sent, author.sent_chunks), (1, 1));
+    assert_eq!((author.received, author.received_chunks), (1, 0), "told, and nothing echoed");
+    let other = world.traffic(1);
+    assert_eq!((other.received, other.received_chunks), (1, 1));
+    assert_eq!((other.sent, other.sent_chunks), (1, 0));
+}
+
+#[test]
+fn one_that_is_slightly_behind_gets_what_it_lacks_and_the_log_is_not_unfolded() {
+    for keeps in [true, false] {
+        let (mut world, document) = world_with(4, 2, 40);
+        world.clients[1].keeps_states = keeps;
+        world.open(1, document);
+        world.connect(1);
+        world.settle();
+        world.disconnect(1);
+        world.relay.log.fold(&document, 40);
+        world.edit_often(0, document, 3);
+        world.settle();
+        world.traffic(1);
+        world.connect(1);
+        world.settle();
+        world.assert_equal();
+        let traffic = world.traffic(1);
+        assert_eq!((traffic.received, traffic.received_chunks), (1, 3));
+        assert_eq!(world.relay.log.index_loads, 0);
+    }
+}
+
+#[test]
+fn one_that_is_far_behind_gets_the_snapshot_and_the_tail() {
+    let (mut world, document) = world_with(5, 2, 10);
+    world.open(1, document);
+    world.connect(1);
+    world.settle();
+    world.disconnect(1);
+    world.edit_often(0, document, 60);
+    world.settle();
+    world.relay.log.fold(&document, 65);
+    world.traffic(1);
+    world.connect(1);
+    world.settle();
+    world.assert_equal();
+    let traffic = world.traffic(1);
+    assert_eq!((traffic.received, traffic.received_chunks), (1, 1 + 5));
+    assert_eq!(world.relay.log.index_loads, 1);
+}
+
+#[test]
+fn two_that_diverged_inside_folded_history_meet() {
+    for (seed, keeps) in [(6, true), (7, false)] {
+        let (mut world, document) = world_with(seed, 2, 20);
+        world.clients[1].keeps_states = keeps;
+        world.open(1, document);
+        world.connect(1);
+        world.settle();
+        world.disconnect(1);
+        world.edit_often(0, document, 50);
+        world.settle();
+        world.relay.log.fold(&document, 70);
+        world.edit_often(1, document, 15);
+        world.traffic(1);
+        world.connect(1);
+        world.settle();
+        world.assert_equal();
+        let traffic = world.traffic(1);
+        assert!(traffic.sent <= 4 && traffic.received <= 4, "{traffic:?}");
+        // Its own 15 once; the snapshot, and the 15 of its own not again.
+        assert_eq!((traffic.sent_chunks, traffic.received_chunks), (15, 1));
+        assert_eq!(world.relay.log.documents[&document].changes.len(), 85);
+    }
+}
+
+#[test]
+fn histories_that_share_nothing_are_both_kept() {
+    let (mut world, document) = World::of_one(8, 2);
+    world.edit_often(0, document, 4);
+    world.edit_often(1, document, 6);
+    world.connect(0);
+    world.connect(1);
+    world.settle();
+    world.assert_equal();
+    assert_eq!(world.heads(0, document).len(), 2);
+    assert_eq!(world.relay.log.documents[&document].changes.len(), 10);
+}
+
+#[test]
+fn a_first_upload_of_thousands_of_changes_comes_whole() {
+    let (mut world, document) = World::of_one(9, 2);
+    world.edit_often(0, document, 5_000);
+    world.connect(0);
+    world.settle();
+    world.assert_equal();
+    assert_eq!(world.session(0).wholes, 1);
+    let traffic = world.traffic(0);
+    assert_eq!(traffic.sent_chunks, 1);
+    assert!(traffic.sent <= 3 && traffic.received <= 3, "{traffic:?}");
+    assert_eq!(world.relay.log.documents[&document].tail_len(), 0, "it is folded at once");
+    // What it does from now on comes as single changes, whole document or not.
+    world.edit(0, document);
+    world.settle();
+    world.open(1, document);
+    world.connect(1);
+    world.settle();
+    world.assert_equal();
+    assert_eq!(world.session(0).wholes, 1);
+    let traffic = world.traffic(1);
+    assert_eq!((traffic.received, traffic.received_chunks <= 2), (1, true), "{traffic:?}");
+}
+
+#[test]
+fn fewer_than_that_come_as_single_changes() {
+    let (mut world, document) = World::of_one(10, 1);
+    world.edit_often(0, document, 4_000);
+    world.connect(0);
+    world.settle();
+    world.assert_equal();
+    assert_eq!(world.session(0).wholes, 0);
+    assert_eq!(world.relay.log.documents[&document].tail_len(), 4_000);
+}
+
+#[test]
+fn a_long_answer_comes_in_pages_each_of_which_is_whole() {
+    for fold in [0, 50] {
+        let (mut world, document) = world_with(11, 2, 200);
+        world.relay.log.fold(&document, fold);
+        world.relay.log.page_bytes = 2_000;
+        world.open(1, document);
+        world.connect(1);
+        world.settle();
+        world.assert_equal();
+        let traffic = world.traffic(1);
+        assert!(traffic.received > 5, "{traffic:?}");
+        let snapshot = usize::from(fold > 0);
+        assert_eq!(traffic.received_chunks, 200 - fold + snapshot, "nothing is sent twice");
+    }
+}
+
+#[test]
+fn what_is_made_between_two_pages_is_neither_lost_nor_sent_twice() {
+    let (mut world, document) = world_with(12, 2, 200);
+    world.relay.log.page_bytes = 2_000;
+    world.open(1, document);
+    world.connect(1);
+    for round in 0..60 {
+        world.step();
+        if round % 20 == 0 {
+            world.edit(0, document);
+        }
+    }
+    world.settle();
+    world.assert_equal();
+    assert_eq!(world.traffic(1).received_chunks, 203);
+}
+
+#[test]
+fn changes_that_together_are_beyond_what_a_session_keeps_are_read_from_the_store() {
+    let (mut world, document) = world_with(13, 2, 1);
+    world.open(1, document);
+    world.connect(1);
+    world.settle();
+    // Each is a third of what is kept for one that is being answered.
+    let large = "x".repeat(limits::REPO_CHANGES_BYTES / 3);
+    for (number, key) in ["a", "b", "c", "d"].iter().enumerate() {
+        let value = format!("{number}{}", incompressible(&large, number as u64));
+        world.clients[0].edit(document, key, &value);
+    }
+    world.settle();
+    world.assert_equal();
+    world.assert_all_live();
+}
+
+/// As long, and not to be deflated to nothing.
+fn incompressible(like: &str, seed: u64) -> String {
+    let mut rng = crate::rng::Rng::new(seed);
+    (0..like.len()).map(|_| char::from(b'!' + (rng.next() % 90) as u8)).collect()
+}
+
+#[test]
+fn who_asks_for_what_nobody_has_is_told_so_and_gets_it_when_it_comes() {
+    let (mut world, document) = World::of_one(14, 2);
+    world.open(0, document);
+    world.connect(0);
+    world.settle();
+    assert!(world.clients[0].unavailable.is_empty(), "not before somebody had time to bring it");
+    assert_eq!(world.traffic(0).received, 0);
+    world.pass(limits::REPO_REQUEST_WAIT);
+    world.settle();
+    assert_eq!(world.clients[0].unavailable, BTreeSet::from([document]));
+    world.pass(Duration::from_secs(5));
+    world.settle();
+    world.connect(1);
+    world.edit(1, document);
+    world.settle();
+    world.assert_equal();
+    assert_eq!(world.clients[0].unavailable, BTreeSet::new());
+    assert_eq!(world.heads(0, document), world.heads(1, document));
+}
+
+#[test]
+fn who_asks_while_somebody_brings_it_is_not_told_that_nobody_has_it() {
+    let (mut world, document) = World::of_one(15, 2);
+    world.open(0, document);
+    world.connect(0);
+    world.settle();
+    world.edit_often(1, document, 10);
+    world.connect(1);
+    world.settle();
+    world.pass(limits::REPO_REQUEST_WAIT);
+    world.settle();
+    world.assert_equal();
+    assert!(world.clients[0].unavailable.is_empty());
+}
+
+#[test]
+fn a_deleted_document_is_unavailable_and_takes_nothing() {
+    let (mut world, document) = world_with(16, 3, 3);
+    world.open(1, document);
+    world.connect(1);
+    world.settle();
+    world.relay.delete(document);
+    world.settle();
+    // Both who have it open are told, and so is one who comes, with changes or without.
+    assert!((0..2).all(|client| world.clients[client].unavailable.contains(&document)));
+    world.edit(0, document);
+    world.settle();
+    for asks in [true, false] {
+        if !asks {
+            world.edit(2, document);
+        }
+        world.clients[2].unavailable.clear();
+        world.open(2, document);
+        world.connect(2);
+        world.settle();
+        assert!(world.clients[2].unavailable.contains(&document));
+        assert_eq!(world.traffic(2).received, 0);
+    }
+    assert!(world.relay.log.documents[&document].changes.is_empty());
+    world.assert_all_live();
+}
+
+#[test]
+fn a_peer_that_reads_nothing_publishes_all_the_same() {
+    let (mut world, document) = world_with(17, 3, 3);
+    world.open(1, document);
+    world.clients[1].copies.get_mut(&document).unwrap().reads_only = true;
+    world.edit(1, document);
+    let own = world.heads(1, document);
+    world.connect(1);
+    world.settle();
+    // Others go on, of which it is told; then it goes on itself.
+    for round in 0..3 {
+        world.edit_often(0, document, 2);
+        world.settle();
+        world.edit(1, document);
+        world.settle();
+        let heads = world.heads(1, document);
+        assert!(heads.iter().all(|head| world.relay.log.contains(&document, head)), "{round}");
+    }
+    assert_eq!(world.traffic(1).received_chunks, 0);
+    assert_eq!(world.clients[1].copy(&document).automerge.get_changes(&own).len(), 3);
+    world.open(2, document);
+    world.connect(2);
+    world.settle();
+    assert_eq!(world.heads(2, document), world.relay.log.heads(&document));
+    assert_eq!(world.heads(0, document), world.relay.log.heads(&document));
+    // It begins to read: it asks for what it was not sent.
+    let copy = world.clients[1].copies.get_mut(&document).unwrap();
+    copy.state.set_read_only(false);
+    copy.reads_only = false;
+    world.clients[1].say(document);
+    world.settle();
+    world.assert_equal();
+}
+
+#[test]
+fn a_second_join_on_a_live_session_begins_anew() {
+    let (mut world, document) = world_with(18, 2, 10);
+    world.open(1, document);
+    world.connect(1);
+    world.settle();
+    world.clients[1].join();
+    world.settle();
+    world.edit(0, document);
+    world.settle();
+    world.assert_equal();
+    // And while the answers to what was said before are still on their way.
+    for cut in 0..40 {
+        let (mut world, document) = world_with(100 + cut as u64, 2, 10);
+        world.open(1, document);
+        world.connect(1);
+        world.clients[1].keeps_states = false;
+        world.steps(cut);
+        world.edit(1, document);
+        world.steps(cut % 7);
+        // The page was loaded again behind the same connection: it has nothing any more.
+        let actor = world.rng.bytes();
+        world.clients[1].out.clear();
+        world.session(1).sent.clear();
+        world.clients[1].put(document, &Automerge::new(), actor);
+        world.clients[1].join();
+        world.settle();
+        world.edit(0, document);
+        world.settle();
+        world.assert_equal();
+        world.assert_all_live();
+    }
+}
+
+#[test]
+fn who_begins_a_document_again_on_the_same_connection_gets_it_again() {
+    for cut in 0..30 {
+        let (mut world, document) = world_with(200 + cut as u64, 2, 10);
+        world.open(1, document);
+        world.connect(1);
+        world.steps(cut);
+        // What is on its way is lost with the copy.
+        let actor = world.rng.bytes();
+        if world.clients[1].ready {
+            world.clients[1].out.clear();
+            world.session(1).sent.clear();
+            world.clients[1].put(document, &Automerge::new(), actor);
+        }
+        world.settle();
+        assert_eq!(world.heads(1, document), world.relay.log.heads(&document), "{cut}");
+    }
+}
+
+#[test]
+fn a_relay_that_lost_its_log_gets_it_back_and_gives_what_is_new() {
+    // The client believes that both have what only it has; others have filled the new log.
+    let (mut world, document) = world_with(19, 2, 50);
+    world.wipe();
+    world.connect(1);
+    world.edit_often(1, document, 80);
+    world.settle();
+    world.traffic(0);
+    world.connect(0);
+    world.settle();
+    world.assert_equal();
+    let traffic = world.traffic(0);
+    assert_eq!(world.relay.log.documents[&document].changes.len(), 130);
+    assert!(traffic.received <= 5, "{traffic:?}");
+    assert_eq!((traffic.sent_chunks, traffic.received_chunks), (50, 80));
+}
+
+#[test]
+fn a_document_that_was_merged_elsewhere_is_not_sent_back() {
+    // Two clients that also know each other: what one brings, the other has already.
+    let (mut world, document) = world_with(20, 2, 5);
+    let mut merged = world.clients[0].copy(&document).automerge.fork();
+    let actor = world.rng.bytes();
+    let mut transaction = merged.transaction();
+    transaction.put(automerge::ROOT, "elsewhere", 1).unwrap();
+    transaction.commit();
+    world.clients[1].put(document, &merged, actor);
+    world.connect(1);
+    world.settle();
+    world.assert_equal();
+    let traffic = world.traffic(1);
+    assert_eq!((traffic.sent_chunks, traffic.received_chunks), (1, 0));
+}
+
+#[test]
+fn one_that_types_on_while_it_is_being_answered_is_asked_for_all_at_once() {
+    // Its heads are others by the time it is asked for those that it announced.
+    for seed in 0..30 {
+        let (mut world, document) = world_with(seed, 1, 3);
+        world.disconnect(0);
+        world.edit_often(0, document, 41);
+        world.connect(0);
+        for _ in 0..10 {
+            world.steps(2);
+            world.edit(0, document);
+        }
+        world.settle();
+        world.assert_equal();
+        let traffic = world.traffic(0);
+        assert!(traffic.received <= 14, "{traffic:?}");
+        assert_eq!(traffic.sent_chunks, 51, "{traffic:?}");
+    }
+}
