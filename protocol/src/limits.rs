@@ -201,6 +201,14 @@ pub const REPO_PEN_BYTES: usize = 8 * MIB;
 /// this far behind is answered without asking the store.
 pub const REPO_RECENT: usize = 64;
 
+/// How often a peer is sent what became durable of a document, at most: what comes sooner travels
+/// together. A first change is never kept back.
+pub const REPO_PACE: Duration = Duration::from_millis(25);
+
+/// How long a peer may take to answer what it was sent before it is sent more of the same
+/// document: applying one message costs it time in proportion to the document.
+pub const REPO_UNANSWERED: Duration = Duration::from_millis(500);
+
 /// How often a peer is asked for the same changes that it announces and does not send.
 pub const REPO_ASKS: u8 = 4;
 

@@ -101,7 +101,7 @@ impl Pushed {
 enum Command {
     Attach(Box<Attach>),
     Detach(SessionId, SubscriptionId),
-    Join(SessionId, Mailbox),
+    Join(SessionId, SpaceName, Mailbox),
     Push(SpaceName, Box<Pushed>, OwnedSemaphorePermit),
     /// A document's packed index is in memory, or could not be brought there.
     IndexLoaded(SpaceName, DocumentId, Result<(), StoreError>),
@@ -216,8 +216,13 @@ impl Hub {
 
     /// Makes a session known without any subscription: what it pushes is answered to this mailbox
     /// until it leaves. An attach does the same.
-    pub(crate) async fn join(&self, session: SessionId, mailbox: Mailbox) -> bool {
-        self.inbox.send(Command::Join(session, mailbox)).await.is_ok()
+    pub(crate) async fn join(
+        &self,
+        session: SessionId,
+        space: SpaceName,
+        mailbox: Mailbox,
+    ) -> bool {
+        self.inbox.send(Command::Join(session, space, mailbox)).await.is_ok()
     }
 
     /// Waits until a push of so many bytes may be handed in; false if the hub is gone.

@@ -47,6 +47,10 @@ pub const HEAD_BYTES: usize = 16 * KIB;
 /// Bytes of the WebSocket's read and write buffers, per session; both grow for a large message.
 pub const SOCKET_BUFFER_BYTES: usize = 16 * KIB;
 
+/// The same, of an automerge-repo session: its messages are small, but for those that are large,
+/// and every read of the buffer costs its whole length.
+pub const REPO_BUFFER_BYTES: usize = 4 * KIB;
+
 /// Bytes that may wait in the WebSocket's write buffer: one message, and the replies to pings
 /// that gather behind it.
 pub const SOCKET_BACKLOG_BYTES: usize = 2 * shared::MESSAGE_BYTES;

@@ -123,8 +123,9 @@ struct Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        self.shared.hub.leave(self.id);
+        // The hub keeps a space for as long as somebody follows something in it.
         self.shared.rooms.forget(self.id);
+        self.shared.hub.leave(self.id);
         self.shared.repo.peers.leave(&self.space, self.id);
         self.shared.repo.gossip.leave(&self.space, self.id);
         self.shared.metrics.sessions.dec();
@@ -285,6 +286,7 @@ impl Driver {
     }
 
     fn handle(&mut self, happening: Happening) {
+        self.machine.handle_clock(self.now());
         match happening {
             Happening::Event(Some(Event::Answered(answer))) => {
                 // The entries of what is answered were told of before; they are taken up before.

@@ -177,6 +177,11 @@ impl Rooms {
         true
     }
 
+    /// Whether anybody follows anything in a space.
+    pub(crate) fn is_followed(&self, space: &SpaceName) -> bool {
+        self.index.lock().rooms.contains_key(space)
+    }
+
     fn room(&self, space: &SpaceName) -> Option<Arc<Mutex<Room>>> {
         self.index.lock().rooms.get(space).cloned()
     }

@@ -141,6 +141,11 @@ pub struct Peer {
     last_push: u64,
     /// Requests that wait for somebody to bring the document, by growing deadline.
     requests: VecDeque<(Moment, DocumentId)>,
+    /// Documents whose news wait for their time.
+    paced: BTreeSet<(Moment, DocumentId)>,
+    /// Documents of which something became durable since the last effect was asked for.
+    touched: BTreeSet<DocumentId>,
+    now: Moment,
     /// Storages of whose heads the peer wants to hear.
     subscribed: BTreeSet<String>,
     /// Bytes of changes that wait for their dependencies.
@@ -163,6 +168,9 @@ impl Peer {
             pushes: BTreeMap::new(),
             last_push: 0,
             requests: VecDeque::new(),
+            paced: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            now,
             subscribed: BTreeSet::new(),
             penned: 0,
             effects: VecDeque::new(),
@@ -176,7 +184,17 @@ impl Peer {
 
     /// What is to be done next.
     pub fn poll_effect(&mut self) -> Option<Effect> {
+        // Entries that came together are sent together.
+        while self.effects.is_empty() {
+            let id = self.touched.pop_first()?;
+            self.advance(id);
+        }
         self.effects.pop_front()
+    }
+
+    /// It is this moment now. Inputs that do not say so themselves are judged by it.
+    pub fn handle_clock(&mut self, now: Moment) {
+        self.now = self.now.max(now);
     }
 
     /// The peer, once it has joined.
@@ -196,6 +214,7 @@ impl Peer {
 
     /// Something came from the peer, whatever it is.
     pub fn handle_alive(&mut self, now: Moment) {
+        self.handle_clock(now);
         self.heard = self.heard.max(now);
         self.pinged = false;
     }
@@ -265,6 +284,7 @@ impl Peer {
         // A second `join` begins anew: what the peer knew of this session is gone.
         self.documents.clear();
         self.requests.clear();
+        self.paced.clear();
         self.subscribed.clear();
         self.penned = 0;
         let lasting = metadata.storage_id.filter(|_| !metadata.is_ephemeral);
@@ -432,7 +452,7 @@ impl Peer {
             }
             NewKind::Snapshot(_) => document.forget_standing(),
         }
-        self.advance(id);
+        self.touched.insert(id);
     }
 
     /// When [`Peer::handle_time`] is to be called next.
@@ -442,12 +462,19 @@ impl Peer {
             (_, false) => self.heard.after(self.patience.ping_after),
             (_, true) => self.heard.after(self.patience.drop_after),
         };
-        self.requests.front().map_or(silence, |(request, _)| silence.min(*request))
+        let request = self.requests.front().map_or(silence, |(request, _)| *request);
+        let paced = self.paced.first().map_or(silence, |(paced, _)| *paced);
+        silence.min(request).min(paced)
     }
 
     /// Time has passed. `delivered` is when the slowest link that is allowed for would have
     /// delivered what was sent: the peer's silence counts from there.
     pub fn handle_time(&mut self, now: Moment, delivered: Moment) {
+        self.handle_clock(now);
+        while self.paced.first().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, id)) = self.paced.pop_first() else { break };
+            self.touched.insert(id);
+        }
         while self.requests.front().is_some_and(|(deadline, _)| *deadline <= now) {
             let Some((_, id)) = self.requests.pop_front() else { break };
             let Some(document) = self.documents.get_mut(&id) else { continue };

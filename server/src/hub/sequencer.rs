@@ -30,6 +30,8 @@ pub(super) struct Slot {
 /// A session that has joined, or attached to something.
 struct Seat {
     mailbox: Mailbox,
+    /// The space that it pushes to without a subscription.
+    home: Option<SpaceName>,
     subscriptions: BTreeMap<SubscriptionId, Arc<Feed>>,
 }
 
@@ -101,8 +103,8 @@ impl Sequencer {
                 // Whoever asked may have given up.
                 let _ = tell.try_send(());
             }
-            Command::Join(session, mailbox) => {
-                self.handle_join(session, mailbox);
+            Command::Join(session, space, mailbox) => {
+                self.handle_join(session, mailbox).home = Some(space);
             }
             Command::Leave(session) => self.handle_leave(session),
             Command::Committed(space, result) => return Some(self.handle_commit(space, result)),
@@ -120,7 +122,7 @@ impl Sequencer {
             let inbox = Arc::clone(&self.inbox);
             let done = move |result| inbox.put(Command::Committed(space, result));
             self.parts.store.append(commit, Box::new(done));
-        } else if slot.is_idle() && !slot.feed.is_read() {
+        } else if slot.is_idle() && !slot.feed.is_read() && !self.parts.rooms.is_followed(&space) {
             self.spaces.remove(&space);
             self.parts.metrics.spaces.dec();
         }
@@ -180,7 +182,7 @@ impl Sequencer {
     /// A session can be answered from now on.
     fn handle_join(&mut self, session: SessionId, mailbox: Mailbox) -> &mut Seat {
         let seat = self.seats.entry(session);
-        seat.or_insert_with(|| Seat { mailbox, subscriptions: BTreeMap::new() })
+        seat.or_insert_with(|| Seat { mailbox, home: None, subscriptions: BTreeMap::new() })
     }
 
     fn handle_detach(
@@ -198,6 +200,9 @@ impl Sequencer {
         for (subscription, feed) in seat.subscriptions {
             feed.detach(session, subscription);
             self.settle(feed.space.clone());
+        }
+        if let Some(space) = seat.home {
+            self.settle(space);
         }
     }
 

@@ -166,7 +166,9 @@ impl Intake {
         let (hub, session, space) = (self.hub.clone(), self.session, self.space.clone());
         let author = self.author.clone();
         match item {
-            Item::Join(mailbox) => Box::pin(async move { over(hub.join(session, mailbox).await) }),
+            Item::Join(mailbox) => {
+                Box::pin(async move { over(hub.join(session, space, mailbox).await) })
+            }
             Item::Check(document, chunks) => {
                 let checks = Arc::clone(&self.checks);
                 Box::pin(async move { Done::Checked(document, check(&checks, chunks).await) })

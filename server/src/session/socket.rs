@@ -34,7 +34,7 @@ pub(super) async fn open(upgraded: Upgraded, metrics: Arc<Metrics>) -> (Socket, 
     let io = TokioIo::new(upgraded);
     let io = Counted { io, written: Arc::clone(&written), metrics, meter: None };
     let bounds = (shared::MESSAGE_BYTES, limits::SOCKET_BACKLOG_BYTES);
-    (websocket(io, bounds).await, written)
+    (websocket(io, bounds, limits::SOCKET_BUFFER_BYTES).await, written)
 }
 
 /// The same for messages of automerge-repo, which may be large: `meter` makes the few that are
@@ -49,13 +49,13 @@ pub(crate) async fn open_metered(
     let io = TokioIo::new(upgraded);
     let io = Counted { io, written: Arc::clone(&written), metrics, meter: Some(metered) };
     let bounds = (shared::REPO_MESSAGE_BYTES, limits::REPO_BACKLOG_BYTES);
-    (websocket(io, bounds).await, written)
+    (websocket(io, bounds, limits::REPO_BUFFER_BYTES).await, written)
 }
 
-async fn websocket(io: Counted, (message, backlog): (usize, usize)) -> Socket {
+async fn websocket(io: Counted, (message, backlog): (usize, usize), buffer: usize) -> Socket {
     let config = WebSocketConfig::default()
-        .read_buffer_size(limits::SOCKET_BUFFER_BYTES)
-        .write_buffer_size(limits::SOCKET_BUFFER_BYTES)
+        .read_buffer_size(buffer)
+        .write_buffer_size(buffer)
         .max_write_buffer_size(backlog)
         .max_message_size(Some(message))
         .max_frame_size(Some(message));

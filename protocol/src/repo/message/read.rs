@@ -15,13 +15,36 @@ impl<'a> Message<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = Decoder::new(bytes);
         let mut fields = Fields::default();
-        each_pair(&mut reader, &mut |reader, key| fields.read(reader, key))?;
+        each_pair(&mut reader, &mut |reader, key| {
+            let at = reader.position();
+            if let Err(error) = fields.read(reader, key) {
+                // Of a type that is not known, nothing is known of its fields either.
+                fields.bad.get_or_insert(error);
+                reader.set_position(at);
+                reader.skip()?;
+            }
+            Ok(())
+        })?;
         if reader.position() != bytes.len() {
             return Err(malformed("bytes follow the message"));
         }
         fields.message()
     }
 }
+
+/// The types that are known.
+const KINDS: [&str; 10] = [
+    "join",
+    "peer",
+    "error",
+    "leave",
+    "request",
+    "sync",
+    "doc-unavailable",
+    "ephemeral",
+    "remote-subscription-change",
+    "remote-heads-changed",
+];
 
 /// The fields of all types of messages, as far as they came.
 #[derive(Default)]
@@ -40,6 +63,8 @@ struct Fields<'a> {
     add: Vec<&'a str>,
     remove: Vec<&'a str>,
     heads: Option<Vec<RemoteHeads<'a>>>,
+    /// What is wrong with a field.
+    bad: Option<MessageError>,
 }
 
 impl<'a> Fields<'a> {
@@ -65,7 +90,11 @@ impl<'a> Fields<'a> {
     }
 
     fn message(self) -> Result<Message<'a>, MessageError> {
-        let kind = self.kind.ok_or_else(|| malformed("a message without `type`"))?;
+        let kind = match (self.kind, self.bad) {
+            (None, bad) => return Err(bad.unwrap_or_else(|| malformed("no `type`"))),
+            (Some(kind), Some(bad)) if KINDS.contains(&kind) => return Err(bad),
+            (Some(kind), _) => kind,
+        };
         let missing = |field| MessageError::Missing { kind: kind.to_owned(), field };
         let sender = || self.sender.ok_or_else(|| missing("senderId"));
         let target = || self.target.ok_or_else(|| missing("targetId"));

@@ -8,6 +8,7 @@ use crate::admission::CheckedChange;
 use crate::frame::Entry;
 use crate::ids::{ChangeHash, Offset};
 use crate::limits;
+use crate::moment::Moment;
 use crate::repo::plan::{Closing, Question};
 use crate::repo::sync::{Have, SyncMessage};
 use crate::space::Commit;
@@ -90,6 +91,8 @@ pub(super) struct Document {
     /// Entries that came lately, and whether they are the peer's own; others are to be passed on.
     live: Vec<(Arc<Commit>, usize, bool)>,
     live_bytes: usize,
+    /// When news were sent last, and whether the peer has said something since.
+    sent_at: Option<(Moment, bool)>,
     /// The heads that the peer was told last.
     pub(super) told: Option<Vec<ChangeHash>>,
     /// The latest changes that are known to be in the log.
@@ -129,6 +132,7 @@ impl Document {
             paging: false,
             live: Vec::new(),
             live_bytes: 0,
+            sent_at: None,
             told: None,
             recent: VecDeque::new(),
             pen: Pen::default(),
@@ -169,6 +173,9 @@ impl Document {
         let begins = heads.is_empty() && self.wanted == Wanted::No && !self.is_present();
         if begins {
             self.wanted = Wanted::Asked;
+        }
+        if let Some((_, answered)) = &mut self.sent_at {
+            *answered = true;
         }
         self.theirs = Some(heads);
         self.question = Some((have, need));
@@ -267,6 +274,20 @@ impl Document {
             return self.forget_standing();
         }
         self.live.push((Arc::clone(commit), at, is_own));
+    }
+
+    /// When news may be sent.
+    pub(super) fn due(&self) -> Moment {
+        match self.sent_at {
+            None => Moment::default(),
+            Some((at, true)) => at.after(limits::REPO_PACE),
+            Some((at, false)) => at.after(limits::REPO_UNANSWERED),
+        }
+    }
+
+    /// News are sent now.
+    pub(super) fn note_sent(&mut self, now: Moment) {
+        self.sent_at = Some((now, false));
     }
 
     /// What came lately, by others: all that a peer lacks that has what came before.

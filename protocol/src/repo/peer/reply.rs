@@ -81,7 +81,11 @@ impl Peer {
             }
             Step::Live => {
                 document.question = None;
-                self.pass_on(id);
+                let (due, now) = (document.due(), self.now);
+                match due <= now {
+                    true => self.pass_on(id),
+                    false => drop(self.paced.insert((due, id))),
+                }
             }
         }
     }
@@ -115,6 +119,7 @@ impl Peer {
         let live: Vec<(Arc<Commit>, usize)> = document.take_live();
         document.sent_through = last;
         document.wanted = Wanted::No;
+        document.note_sent(self.now);
         let bodies = live.iter().filter_map(|(commit, at)| commit.entries.get(*at));
         let chunks: Vec<&[u8]> = bodies.map(|new| new.entry.body.as_slice()).collect();
         let have = [Have::of(heads.clone())];

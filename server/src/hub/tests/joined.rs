@@ -44,7 +44,7 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
     rooms.enter(&space, DOCUMENT, &seat);
     let (events, mut answers) = mpsc::channel(4);
     let mailbox = Mailbox { events, overflow: Arc::default(), grown: Arc::default() };
-    assert!(hub.join(SESSION, mailbox).await);
+    assert!(hub.join(SESSION, space.clone(), mailbox).await);
     let bytes = hub.reserve(1).await.unwrap();
     assert!(hub.push(space.clone(), deletion(1), bytes).await);
     let Some(Event::Answered(answer)) = answers.recv().await else { panic!("no answer") };
