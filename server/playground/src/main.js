@@ -49,7 +49,7 @@ function drawStatus() {
   at("switch").setAttribute("aria-checked", String(online))
   const notes = owing === 1 ? "1 note" : `${owing} notes`
   const status = at("status")
-  if (!online) say(status, "off", owing ? `Offline · ${notes} not on the relay yet` : "Offline")
+  if (!online) say(status, owing ? "wait" : "off", owing ? `Offline · ${notes} not on the relay yet` : "Offline")
   else if (!link?.up) say(status, "wait", owing ? `Relay not reached · ${notes} not there yet` : "Connecting…")
   else if (owing) say(status, "wait", `Connected · ${notes} on the way`)
   else say(status, "good", "Connected · all on the relay")
@@ -132,7 +132,7 @@ function drawSaved(state) {
   if (state !== "ready") say(saved, "off", state === "gone" ? "Deleted" : "")
   else if (selected.safe) say(saved, "good", "On the relay’s disk")
   else if (notebook.link.up) say(saved, "wait", "On its way to the relay")
-  else say(saved, "off", "In this browser, not on the relay yet")
+  else say(saved, "wait", "In this browser, not on the relay yet")
 }
 
 function drawFacts(view) {
@@ -146,8 +146,13 @@ function drawFacts(view) {
 }
 
 function drawPeople() {
-  at("people").dataset.alone = String(people.others().length === 0)
-  at("others").replaceChildren(...people.others().map(({ peer, name }) => {
+  const others = people.others()
+  at("nobody").hidden = others.length > 0
+  at("nobody").textContent = notebook.link?.up ? "Nobody else is here" : "Others are out of sight"
+  const now = JSON.stringify(others)
+  if (at("others").dataset.now === now) return
+  at("others").dataset.now = now
+  at("others").replaceChildren(...others.map(({ peer, name }) => {
     const person = document.createElement("li")
     person.className = "person"
     person.dataset.hue = String(hueOf(peer))

@@ -1,0 +1,57 @@
+// What is typed and what others write, as positions of a text.
+
+import assert from "node:assert/strict"
+import { test } from "node:test"
+
+import { carried, difference, shown, toShown, toText } from "../src/text.js"
+
+const apply = (text, { at, remove, insert }) => text.slice(0, at) + insert + text.slice(at + remove)
+
+test("a difference makes the one of the other", () => {
+  const alphabet = ["a", "b", "\n", "🏝", "🏞", "é"]
+  // A generator of its own, so that what fails can be run again.
+  let state = 7
+  const next = below => (state = (state * 48271) % 0x7fffffff) % below
+  const word = () => Array.from({ length: next(8) }, () => alphabet[next(alphabet.length)]).join("")
+  for (let round = 0; round < 5_000; round++) {
+    const [before, after] = [word(), word()]
+    const edit = difference(before, after, next(after.length + 1))
+    assert.equal(apply(before, edit), after, JSON.stringify([before, after, edit]))
+    for (const at of [edit.at, edit.at + edit.remove]) {
+      const cut = before.slice(0, at)
+      assert.ok(cut.isWellFormed(), `half a character: ${JSON.stringify([before, after, edit])}`)
+    }
+    assert.ok(edit.insert.isWellFormed())
+  }
+})
+
+test("the caret says which of two equal letters is new", () => {
+  assert.deepEqual(difference("aa", "aaa", 1), { at: 0, remove: 0, insert: "a" })
+  assert.deepEqual(difference("aa", "aaa", 2), { at: 1, remove: 0, insert: "a" })
+  assert.deepEqual(difference("aa", "aaa", 3), { at: 2, remove: 0, insert: "a" })
+})
+
+test("an edit elsewhere than at the caret stays small", () => {
+  assert.deepEqual(difference("one two three", "one 2 three", 11), { at: 4, remove: 3, insert: "2" })
+})
+
+test("line ends of two characters are one in a textarea", () => {
+  const text = "a\r\nb\rc\nd\r\n"
+  assert.equal(shown(text), "a\nb\nc\nd\n")
+  const places = [...shown(text)].map((_, at) => toText(text, at))
+  assert.deepEqual(places, [0, 1, 3, 4, 5, 6, 7, 8])
+  assert.equal(toText(text, shown(text).length), text.length)
+  for (const [at, place] of places.entries()) assert.equal(toShown(text, place), at)
+})
+
+test("a caret stays between the characters that it stood between", () => {
+  const patch = (action, at, rest) => ({ action, path: ["body", at], ...rest })
+  assert.equal(carried(3, [patch("splice", 0, { value: "xy" })], "body"), 5)
+  assert.equal(carried(3, [patch("splice", 3, { value: "xy" })], "body"), 3)
+  assert.equal(carried(3, [patch("splice", 4, { value: "xy" })], "body"), 3)
+  assert.equal(carried(3, [patch("del", 0, { length: 2 })], "body"), 1)
+  assert.equal(carried(3, [patch("del", 1, { length: 9 })], "body"), 1)
+  assert.equal(carried(3, [patch("del", 1)], "body"), 2)
+  assert.equal(carried(3, [patch("del", 3)], "body"), 3)
+  assert.equal(carried(3, [{ action: "splice", path: ["title", 0], value: "xy" }], "body"), 3)
+})

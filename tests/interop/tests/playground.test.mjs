@@ -1,0 +1,239 @@
+// The playground's page, as the relay serves it, in a real browser: against landfall-demo, against
+// another visitor, switched off, and with the relay killed.
+import { mkdirSync } from "node:fs"
+import { join } from "node:path"
+import { describe, expect, test } from "vitest"
+import { holds, NARROW, noBrowser, notebook, pageOf, says, startBrowser, visitor, WIDE, write } from "../support/page.mjs"
+import { Relay, until } from "../support/world.mjs"
+
+if (noBrowser && process.env.LANDFALL_CI) throw new Error(noBrowser)
+if (noBrowser) console.log(`SKIPPED: the playground in a browser: ${noBrowser}`)
+
+const SAFE = "On the relay’s disk"
+
+describe.skipIf(noBrowser)("the playground", () => {
+  test("shares notes with landfall-demo, both ways", async () => {
+    const relay = await Relay.start()
+    const demo = notebook(relay.url)
+    const page = await visitor(await startBrowser(), pageOf(relay.url))
+    await says(page, "#empty", "No notes here yet")
+    await write(page, "Shopping", "milk 🥛\noats")
+    await says(page, "#saved", SAFE)
+
+    await demo("sync")
+    expect(await demo("-q", "notes", "show", "Shopping")).toBe("Shopping\nmilk 🥛\noats\n")
+    expect(await demo("notes", "check", "Shopping")).toContain("as docs/notebook.md has it")
+
+    // The caret stands behind "milk 🥛" and stays there, whatever others write around it.
+    await page.evaluate(() => document.getElementById("body").setSelectionRange(7, 7))
+    await demo("notes", "edit", "Shopping", "--text", "two bottles of milk 🥛\noats\nbread")
+    await holds(page, "two bottles of milk 🥛\noats\nbread")
+    await page.keyboard.type(", cold")
+    await holds(page, "two bottles of milk 🥛, cold\noats\nbread")
+    await says(page, "#saved", SAFE)
+    await demo("sync")
+    expect(await demo("-q", "notes", "show", "Shopping")).toContain("milk 🥛, cold\noats\nbread")
+
+    await demo("notes", "new", "From a terminal", "--text", "hello")
+    await page.locator("#list a", { hasText: "From a terminal" }).click()
+    await holds(page, "hello")
+    await demo("notes", "rm", "From a terminal", "--yes")
+    await says(page, "#problem", "deleted")
+    expect(await page.inputValue("#body"), "the last copy can still be read").toBe("hello")
+    await page.locator("#list a", { hasText: "From a terminal" }).waitFor({ state: "detached" })
+  })
+
+  test("keeps line ends that a textarea cannot show", async () => {
+    const relay = await Relay.start()
+    const demo = notebook(relay.url)
+    const id = (await demo("-q", "notes", "new", "Windows", "--text", "one\r\ntwo\r\nthree")).trim()
+    const page = await visitor(await startBrowser(), `${pageOf(relay.url)}#${id}`)
+    await holds(page, "one\ntwo\nthree")
+    await page.evaluate(() => {
+      const body = document.getElementById("body")
+      body.focus()
+      body.setSelectionRange(7, 7)
+    })
+    await page.keyboard.type("!")
+    await says(page, "#saved", SAFE)
+    await demo("sync")
+    expect(await demo("-q", "notes", "show", "Windows")).toBe("Windows\none\r\ntwo!\r\nthree\n")
+  })
+
+  test("goes on while it is switched off, and meets the others again", async () => {
+    const relay = await Relay.start()
+    const demo = notebook(relay.url)
+    const page = await visitor(await startBrowser(), pageOf(relay.url))
+    await write(page, "Plan", "middle")
+    await says(page, "#saved", SAFE)
+    await says(page, "#status", "all on the relay")
+
+    await page.locator("#switch").press("Space")
+    expect(await page.getAttribute("#switch", "aria-checked")).toBe("false")
+    await page.locator("#body").press("Control+End")
+    await page.keyboard.type(" end")
+    await says(page, "#status", "Offline · 1 note not on the relay yet")
+    await says(page, "#saved", "In this browser, not on the relay yet")
+    await demo("sync")
+    await demo("notes", "edit", "Plan", "--text", "start middle")
+    expect(await page.inputValue("#body")).toBe("middle end")
+    expect(await demo("-q", "notes", "show", "Plan")).toBe("Plan\nstart middle\n")
+
+    await page.locator("#switch").press("Space")
+    await holds(page, "start middle end")
+    await says(page, "#status", "all on the relay")
+    await demo("sync")
+    expect(await demo("-q", "notes", "show", "Plan")).toBe("Plan\nstart middle end\n")
+  })
+
+  test("keeps what was written offline through a reload, and while the relay is dead", async () => {
+    const relay = await Relay.start()
+    const demo = notebook(relay.url)
+    const page = await visitor(await startBrowser(), pageOf(relay.url))
+    await page.locator("#switch").press("Space")
+    await write(page, "Made offline", "kept")
+    await says(page, "#status", "1 note not on the relay yet")
+    // It is in the browser's database once the page says so to whoever closes it.
+    await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")))
+    await until("it is stored", () => page.evaluate(storedTexts).then(count => count > 0))
+    await page.reload()
+    await holds(page, "kept")
+    await says(page, "#saved", SAFE)
+    await demo("sync")
+    expect(await demo("-q", "notes", "show", "Made offline")).toBe("Made offline\nkept\n")
+
+    await relay.kill()
+    await says(page, "#status", "Relay not reached")
+    await page.locator("#body").press("Control+End")
+    await page.keyboard.type(" safe")
+    await says(page, "#status", "1 note not there yet")
+    await relay.restart()
+    await says(page, "#saved", SAFE)
+    await demo("sync")
+    expect(await demo("-q", "notes", "show", "Made offline")).toBe("Made offline\nkept safe\n")
+  })
+
+  test("shows who is here", async () => {
+    const relay = await Relay.start()
+    const browser = await startBrowser()
+    const ann = await visitor(browser, pageOf(relay.url))
+    await write(ann, "Harbour", "low tide")
+    await ann.fill("#name", "Ann")
+    await ann.keyboard.press("Tab")
+    await says(ann, "#nobody", "Nobody else is here")
+    const ben = await visitor(browser, ann.url(), NARROW)
+    await says(ben, "#others", "Ann")
+    await ben.fill("#name", "Ben")
+    await ben.keyboard.press("Enter")
+    await says(ann, "#others", "Ben")
+    // Both at once, at two places.
+    await ann.locator("#body").press("Control+End")
+    await ann.keyboard.type(" at two")
+    await ben.locator("#body").press("Control+Home")
+    await ben.keyboard.type("Mind: ")
+    await holds(ann, "Mind: low tide at two")
+    await holds(ben, "Mind: low tide at two")
+
+    await ben.locator("#switch").click()
+    await ann.locator("#others li").waitFor({ state: "detached" })
+    await says(ben, "#nobody", "Others are out of sight")
+    await ben.locator("#switch").click()
+    await says(ann, "#others", "Ben")
+    await says(ben, "#others", "Ann")
+    await ben.close()
+    await ann.locator("#others li").waitFor({ state: "detached" })
+  })
+
+  test("shows another space under its own address", async () => {
+    const relay = await Relay.start()
+    const browser = await startBrowser()
+    const team = await visitor(browser, `${pageOf(relay.url)}spaces/team.notes`)
+    expect(await team.textContent("#space")).toBe("team.notes")
+    await write(team, "For the team", "here")
+    await says(team, "#saved", SAFE)
+    expect(await notebook(relay.url, "team.notes")("sync")).toBeDefined()
+    const demo = notebook(relay.url, "team.notes")
+    await demo("sync")
+    expect(await demo("-q", "notes", "show", "1")).toBe("For the team\nhere\n")
+    const main = await visitor(browser, pageOf(relay.url))
+    await says(main, "#empty", "No notes here yet")
+  })
+
+  test("fits a large and a small screen, in light and dark", async () => {
+    const relay = await Relay.start()
+    const browser = await startBrowser()
+    const ann = await visitor(browser, pageOf(relay.url))
+    for (const [title, body] of SAMPLE) {
+      await write(ann, title, body)
+      await says(ann, "#saved", SAFE)
+    }
+    await ann.fill("#name", "Ann")
+    await ann.keyboard.press("Tab")
+    for (const [name, viewport, colorScheme] of SCREENS) {
+      const page = await visitor(browser, ann.url(), viewport, { colorScheme })
+      await says(page, "#others", "Ann")
+      await page.fill("#name", "Ben")
+      await page.keyboard.press("Enter")
+      await says(ann, "#others", "Ben")
+      await says(page, "#status", "all on the relay")
+      expect(await page.evaluate(overflow), name).toEqual([])
+      await shoot(page, name)
+      await page.locator("#home").click()
+      await page.locator("#note").waitFor({ state: "hidden" })
+      expect(await page.evaluate(overflow), `${name}, the list`).toEqual([])
+      await shoot(page, `${name}-list`)
+      await page.close()
+      await ann.locator("#others li").waitFor({ state: "detached" })
+    }
+  })
+})
+
+const SCREENS = [
+  ["wide", WIDE, "light"],
+  ["narrow", NARROW, "light"],
+  ["wide-dark", WIDE, "dark"],
+  ["narrow-dark", { width: 380, height: 780 }, "dark"],
+]
+
+const SAMPLE = [
+  ["Groceries", "milk\noats\nbread, if the baker is open"],
+  ["Talk on Friday", "Start with the picture of the two logs.\n\nThen the demo: two terminals and a browser."],
+  ["Ferry times", "out 07:40, 09:10\nback 16:05, 18:30"],
+  [
+    "Harbour walk",
+    "Low tide is at 14:10. Bring the binoculars: curlews and dunlins on the flats, and the osprey if we are lucky.\n\n- Ann drives\n- Ben has the map\n- we meet at the boathouse at half past one",
+  ],
+]
+
+/** Elements that stand out of the page to the side. Runs in the page. */
+function overflow() {
+  const wide = element => element.getBoundingClientRect().right > innerWidth + 1
+  const seen = [...document.querySelectorAll("body *")].filter(element => element.checkVisibility())
+  const inScroller = element => element.closest("pre")
+  return seen.filter(element => wide(element) && !inScroller(element)).map(element => element.id || element.className)
+}
+
+/** How many chunks the page's database has. Runs in the page. */
+async function storedTexts() {
+  const [{ name }] = await indexedDB.databases()
+  const opened = indexedDB.open(name)
+  const database = await new Promise((resolve, reject) => {
+    opened.onsuccess = () => resolve(opened.result)
+    opened.onerror = () => reject(opened.error)
+  })
+  const keys = database.transaction("documents").objectStore("documents").getAllKeys()
+  return new Promise(resolve => {
+    keys.onsuccess = () => {
+      database.close()
+      resolve(keys.result.filter(key => key[1] === "incremental" || key[1] === "snapshot").length)
+    }
+  })
+}
+
+/** Keeps a picture, if anybody wants them. */
+async function shoot(page, name) {
+  const folder = process.env.LANDFALL_SCREENSHOTS
+  if (!folder) return
+  mkdirSync(folder, { recursive: true })
+  await page.screenshot({ path: join(folder, `${name}.png`) })
+}
