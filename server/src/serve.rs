@@ -35,8 +35,8 @@ use crate::store::{LogStore, OpenStoreError, SqliteStore, StoreError};
 pub struct ServeOptions {
     /// The folder that holds the store. Made, for its owner only, if there is none.
     pub data: PathBuf,
-    /// Origins whose pages may connect, as browsers write them (`https://app.example`). Default
-    /// none: requests with an `Origin` are refused.
+    /// Origins whose pages may connect, as browsers write them (`https://app.example`), besides
+    /// loopback origins and the relay's own page. Default none.
     pub allow_origins: Vec<String>,
     /// Whether requests for any `Host` are taken although nobody is asked who they are. Default
     /// false: loopback names only. True exposes every document to whoever reaches the port.

@@ -11,9 +11,22 @@ const retryAfter = () => 1_500 + Math.random() * 1_000
  */
 class Connection extends WebSocketClientAdapter {
   #ended = false
+  #onLost
+
+  constructor(url, onLost) {
+    super(url, retryAfter())
+    this.#onLost = onLost
+  }
 
   connect(peerId, metadata) {
-    if (!this.#ended) super.connect(peerId, metadata)
+    if (this.#ended) return
+    super.connect(peerId, metadata)
+    this.socket.addEventListener("close", this.#onLost)
+  }
+
+  /** What finds no open socket is said again after the next handshake; the adapter would throw. */
+  send(message) {
+    if (this.socket?.readyState === WebSocket.OPEN) super.send(message)
   }
 
   disconnect() {
@@ -23,10 +36,11 @@ class Connection extends WebSocketClientAdapter {
   }
 }
 
-/** `online` is what the user wants, `up` what is. */
+/** `online` is what the user wants, `up` what is; `lost` says that it was tried in vain. */
 export class Link {
   online = false
   up = false
+  lost = false
   /** The relay's name for its storage, as automerge-repo keeps heads by it. */
   storageId = null
   #repo
@@ -43,14 +57,15 @@ export class Link {
   connect() {
     if (this.online) return
     this.online = true
-    const connection = new Connection(this.#url, retryAfter())
+    this.lost = false
+    const connection = new Connection(this.#url, () => this.#is(connection, false, true))
+    this.#connection = connection
+    // Its own listeners come first, so that it knows of the relay when others are told.
+    this.#repo.networkSubsystem.addNetworkAdapter(connection)
     connection.on("peer-candidate", ({ peerMetadata }) => {
       this.storageId = peerMetadata?.storageId ?? null
       this.#is(connection, true)
     })
-    connection.on("peer-disconnected", () => this.#is(connection, false))
-    this.#connection = connection
-    this.#repo.networkSubsystem.addNetworkAdapter(connection)
     this.#tell()
   }
 
@@ -62,9 +77,10 @@ export class Link {
     this.#connection = null
   }
 
-  #is(connection, up) {
+  #is(connection, up, lost = false) {
     if (connection !== this.#connection) return
     this.up = up
+    this.lost = lost
     this.#tell()
   }
 }

@@ -27,7 +27,9 @@ const hues = new Map()
 function draw() {
   if (drawing) return
   drawing = true
-  requestAnimationFrame(() => {
+  // A page in the background has no frames.
+  const soon = document.hidden ? callback => setTimeout(callback) : requestAnimationFrame
+  soon(() => {
     drawing = false
     drawStatus()
     drawList()
@@ -50,7 +52,8 @@ function drawStatus() {
   const notes = owing === 1 ? "1 note" : `${owing} notes`
   const status = at("status")
   if (!online) say(status, owing ? "wait" : "off", owing ? `Offline · ${notes} not on the relay yet` : "Offline")
-  else if (!link?.up) say(status, "wait", owing ? `Relay not reached · ${notes} not there yet` : "Connecting…")
+  else if (link?.lost || notebook.deaf) say(status, "bad", owing ? `Relay not reached · ${notes} not there yet` : "Relay not reached")
+  else if (!link?.up) say(status, "wait", "Connecting…")
   else if (owing) say(status, "wait", `Connected · ${notes} on the way`)
   else say(status, "good", "Connected · all on the relay")
 }
@@ -132,6 +135,7 @@ function drawSaved(state) {
   if (state !== "ready") say(saved, "off", state === "gone" ? "Deleted" : "")
   else if (selected.safe) say(saved, "good", "On the relay’s disk")
   else if (notebook.link.up) say(saved, "wait", "On its way to the relay")
+  else if (!selected.kept) say(saved, "wait", "Being stored in this browser")
   else say(saved, "wait", "In this browser, not on the relay yet")
 }
 
@@ -244,6 +248,9 @@ function listen() {
     if (event.key !== "Enter" || event.isComposing) return
     event.preventDefault()
     at("body").focus()
+  })
+  at("name").addEventListener("keydown", event => {
+    if (event.key === "Enter") at("name").blur()
   })
   at("name").addEventListener("change", () => {
     people.rename(at("name").value)

@@ -16,13 +16,18 @@ const OPEN_FIRST = 100
 /** How often the relay is asked which notes there are: it announces none by itself. */
 const LOOK_EVERY_MS = 2_000
 
+/** How long somebody who types must rest before it is looked whether all is stored. */
+const KEEP_AFTER_MS = 250
+
 /**
  * A note: `state` is `loading`, `ready`, `missing` (the relay did not give it) or `gone` (deleted
- * by somebody); `view` what it holds; `safe` whether the relay has all of it.
+ * by somebody); `view` what it holds; `kept` whether this browser has stored all of it, `safe` whether
+ * the relay has.
  */
 class Note {
   state = "loading"
   view = null
+  kept = true
   safe = false
   handle = null
 
@@ -44,6 +49,8 @@ export class Notebook {
   #timer = null
   #relay = null
 
+  /** The relay did not answer when it was asked last. */
+  deaf = false
   /** The way to the relay, once it has been reached for the first time. */
   link = null
 
@@ -99,6 +106,7 @@ export class Notebook {
     this.#owed.add(handle.documentId)
     const note = this.#open(handle.documentId)
     this.#ready(note, handle)
+    this.#keep(note)
     return note
   }
 
@@ -144,10 +152,25 @@ export class Notebook {
     note.state = "ready"
     handle.on("change", ({ patchInfo }) => {
       if (patchInfo.source !== "receiveSyncMessage") this.#owed.add(note.id)
+      this.#keep(note)
       this.#refresh(note)
     })
     handle.on("remote-heads", () => this.#refresh(note))
     this.#refresh(note)
+  }
+
+  /** The repo stores what changed by itself; this is to know when it has. */
+  #keep(note) {
+    note.kept = false
+    clearTimeout(note.keeping)
+    note.keeping = setTimeout(async () => {
+      if (note.state !== "ready") return
+      const stored = String(note.handle.heads())
+      const flushed = this.#repo.flush([note.id])
+      const done = await flushed.then(() => true, () => false)
+      note.kept = done && note.state === "ready" && String(note.handle.heads()) === stored
+      this.#tell("notes", note)
+    }, KEEP_AFTER_MS)
   }
 
   #refresh(note) {
@@ -170,9 +193,12 @@ export class Notebook {
     clearTimeout(this.#timer)
     try {
       if (!this.link || this.link.online) await this.#learn()
+      this.deaf = false
     } catch {
-      // It is tried again; the link says whether the relay is there.
+      // It is tried again.
+      this.deaf = true
     }
+    this.#tell("notes")
     const pages = Math.ceil((this.known.size + 1) / PAGE)
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => void this.#look(), LOOK_EVERY_MS * pages)

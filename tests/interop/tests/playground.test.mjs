@@ -4,7 +4,7 @@ import { mkdirSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, test } from "vitest"
 import { holds, NARROW, noBrowser, notebook, pageOf, says, startBrowser, visitor, WIDE, write } from "../support/page.mjs"
-import { Relay, until } from "../support/world.mjs"
+import { Relay } from "../support/world.mjs"
 
 if (noBrowser && process.env.LANDFALL_CI) throw new Error(noBrowser)
 if (noBrowser) console.log(`SKIPPED: the playground in a browser: ${noBrowser}`)
@@ -69,7 +69,7 @@ describe.skipIf(noBrowser)("the playground", () => {
     await says(page, "#status", "all on the relay")
 
     await page.locator("#switch").press("Space")
-    expect(await page.getAttribute("#switch", "aria-checked")).toBe("false")
+    await page.locator('#switch[aria-checked="false"]').waitFor()
     await page.locator("#body").press("Control+End")
     await page.keyboard.type(" end")
     await says(page, "#status", "Offline · 1 note not on the relay yet")
@@ -93,9 +93,8 @@ describe.skipIf(noBrowser)("the playground", () => {
     await page.locator("#switch").press("Space")
     await write(page, "Made offline", "kept")
     await says(page, "#status", "1 note not on the relay yet")
-    // It is in the browser's database once the page says so to whoever closes it.
-    await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")))
-    await until("it is stored", () => page.evaluate(storedTexts).then(count => count > 0))
+    await drawn(page)
+    await says(page, "#saved", "In this browser, not on the relay yet")
     await page.reload()
     await holds(page, "kept")
     await says(page, "#saved", SAFE)
@@ -119,7 +118,7 @@ describe.skipIf(noBrowser)("the playground", () => {
     const ann = await visitor(browser, pageOf(relay.url))
     await write(ann, "Harbour", "low tide")
     await ann.fill("#name", "Ann")
-    await ann.keyboard.press("Tab")
+    await ann.keyboard.press("Enter")
     await says(ann, "#nobody", "Nobody else is here")
     const ben = await visitor(browser, ann.url(), NARROW)
     await says(ben, "#others", "Ann")
@@ -168,7 +167,7 @@ describe.skipIf(noBrowser)("the playground", () => {
       await says(ann, "#saved", SAFE)
     }
     await ann.fill("#name", "Ann")
-    await ann.keyboard.press("Tab")
+    await ann.keyboard.press("Enter")
     for (const [name, viewport, colorScheme] of SCREENS) {
       const page = await visitor(browser, ann.url(), viewport, { colorScheme })
       await says(page, "#others", "Ann")
@@ -213,22 +212,9 @@ function overflow() {
   return seen.filter(element => wide(element) && !inScroller(element)).map(element => element.id || element.className)
 }
 
-/** How many chunks the page's database has. Runs in the page. */
-async function storedTexts() {
-  const [{ name }] = await indexedDB.databases()
-  const opened = indexedDB.open(name)
-  const database = await new Promise((resolve, reject) => {
-    opened.onsuccess = () => resolve(opened.result)
-    opened.onerror = () => reject(opened.error)
-  })
-  const keys = database.transaction("documents").objectStore("documents").getAllKeys()
-  return new Promise(resolve => {
-    keys.onsuccess = () => {
-      database.close()
-      resolve(keys.result.filter(key => key[1] === "incremental" || key[1] === "snapshot").length)
-    }
-  })
-}
+/** Waits until the page shows what has happened. */
+const drawn = page =>
+  page.evaluate(() => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve))))
 
 /** Keeps a picture, if anybody wants them. */
 async function shoot(page, name) {
