@@ -46,12 +46,15 @@ export class Link {
   #repo
   #url
   #tell
+  #refused
   #connection = null
 
-  constructor(repo, url, tell) {
+  /** `refused(id)` hears of documents that the relay says it does not have. */
+  constructor(repo, url, tell, refused) {
     this.#repo = repo
     this.#url = url
     this.#tell = tell
+    this.#refused = refused
   }
 
   connect() {
@@ -65,6 +68,9 @@ export class Link {
     connection.on("peer-candidate", ({ peerMetadata }) => {
       this.storageId = peerMetadata?.storageId ?? null
       this.#is(connection, true)
+    })
+    connection.on("message", ({ type, documentId }) => {
+      if (type === "doc-unavailable") this.#refused(documentId)
     })
     this.#tell()
   }

@@ -69,7 +69,9 @@ export class Notebook {
     this.#repo.on("doc-metrics", event => {
       if (event.type === "receive-sync-message") this.#tell("heard", this.notes.get(event.documentId))
     })
-    this.link = new Link(this.#repo, this.#place.socket, () => this.#linkChanged())
+    // Of a note that we have, the relay says this only if somebody deleted it.
+    const refused = id => this.notes.get(id)?.state === "ready" && this.#lost(id)
+    this.link = new Link(this.#repo, this.#place.socket, () => this.#linkChanged(), refused)
     for (const id of this.#owed.ids()) this.#open(id)
     this.link.connect()
     this.#tell("begun")
