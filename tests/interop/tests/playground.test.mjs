@@ -95,7 +95,8 @@ describe.skipIf(noBrowser)("the playground", () => {
     await says(page, "#status", "1 note not on the relay yet")
     await drawn(page)
     await says(page, "#saved", "In this browser, not on the relay yet")
-    await page.reload()
+    // Without the note's id in the address: nobody but the page itself knows of it.
+    await page.goto(pageOf(relay.url))
     await holds(page, "kept")
     await says(page, "#saved", SAFE)
     await demo("sync")
