@@ -5,16 +5,13 @@ import { Demo } from "../support/demo.mjs"
 import { isReference } from "../support/server.mjs"
 import { Relay, until } from "../support/world.mjs"
 
-if (!hasChromium) console.log("SKIPPED (needs root): no Chromium; as root, tests/run.sh installs it")
-
-/** What the page has in its body, and whether it is connected. */
 const body = page => page.evaluate(() => window.app.body())
 const connected = page => page.evaluate(() => window.app.connected())
 
 const open = (page, url, id) =>
   page.evaluate(([url, id]) => window.app.open(url, id), [url, id])
 
-// automerge-repo's own server knows no engine.
+// tests/run.sh installs Chromium, or says that it cannot. automerge-repo's own server knows no engine.
 const browserTest = test.skipIf(!hasChromium || isReference)
 
 browserTest("a page and an engine edit one note, live and after time offline", async () => {
