@@ -1,14 +1,13 @@
 // The server under test: the relay, or automerge-repo's own server with
 // LANDFALL_INTEROP_SERVER=reference. Each has its own data folder and a free port.
 import { existsSync } from "node:fs"
-import { join } from "node:path"
+import { join, resolve } from "node:path"
 import { fileURLToPath } from "node:url"
 import { startServer } from "./process.mjs"
 
 const here = fileURLToPath(new URL("..", import.meta.url))
-const binaries =
-  process.env.LANDFALL_BINARIES ??
-  join(process.env.CARGO_TARGET_DIR ?? join(here, "../../target"), "debug")
+const repository = resolve(here, "../..")
+const binaries = resolve(repository, process.env.CARGO_TARGET_DIR ?? "target", "debug")
 
 export const isReference = process.env.LANDFALL_INTEROP_SERVER === "reference"
 

@@ -10,6 +10,7 @@ import {
   converged,
   leave,
   onServer,
+  pause,
   proxy,
   scratch,
   serverStorage,
@@ -32,7 +33,7 @@ test("an unchanged return of a long document costs next to nothing", async () =>
   await until("the sync state is on disk", () =>
     sharedHeads(folder, handle.documentId, storageId).includes(A.getHeads(doc)[0])
   )
-  await before.repo.flush()
+  await syncStateIsWritten()
   await leave(before)
 
   const between = await proxy(relay.url)
@@ -46,6 +47,7 @@ test("an unchanged return of a long document costs next to nothing", async () =>
     const after = client(between.url, { peerId: "returning", folder })
     const again = await after.repo.find(handle.url)
     await onServer(after, again)
+    await syncStateIsWritten()
     await leave(after)
     const sizes = count(between.frames)
     console.log(`an unchanged return of ${CHANGES} changes:`, sizes)
@@ -93,6 +95,12 @@ test("the heads of another client's storage come through the relay", async () =>
   expect(latest.timestamp).toBeTypeOf("number")
   expect(his.getSyncInfo(storageId).lastHeads).toEqual(hers.heads())
 })
+
+/**
+ * A client writes its sync state 100 ms after the last message, over the old one and in place, and
+ * nothing tells when: one that leaves just then finds half a file, and starts with a filter again.
+ */
+const syncStateIsWritten = () => pause(500)
 
 /** Bytes of whole messages in each direction. */
 function count(frames) {
