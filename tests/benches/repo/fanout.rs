@@ -19,7 +19,7 @@ use super::table::Metric;
 use super::wire::{self, Said};
 use super::world::World;
 
-/// How long all clients may take to have everything, after the last edit.
+/// How long clients may take to be answered, and to have everything after the last edit.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
 /// One measurement.
@@ -67,6 +67,15 @@ struct Seen {
     chunks: Vec<Vec<u8>>,
 }
 
+/// What was measured, besides what the reader saw.
+struct Measured {
+    from: Moment,
+    to: Moment,
+    peak_mib: f64,
+    /// From the last edit until everybody had everything, if that came.
+    caught_up: Option<Duration>,
+}
+
 struct Moment {
     at: Instant,
     processor: Duration,
@@ -95,17 +104,24 @@ pub fn run(kind: Kind, scene: Scene) -> Result<Vec<Metric>, String> {
     // On a thread of its own, so that no other client's work is in its times.
     let reader =
         std::thread::spawn(move || self::runtime().block_on(client(for_reader, scene.clients - 1)));
-    let (from, to, peak) = runtime.block_on(conduct(&shared, &phase, &server))?;
+    let measured = runtime.block_on(conduct(&shared, &phase, &server))?;
     let seen = reader.join().map_err(|_| "the reader panicked")??;
-    verify(&shared, &seen)?;
-    let mut times: Vec<Duration> = seen
-        .edits
-        .iter()
-        .filter(|(made, _)| (from.at..to.at).contains(made))
-        .map(|(_, took)| *took)
-        .collect();
+    if measured.caught_up.is_some() {
+        verify(&shared, &seen)?;
+    }
+    Ok(figures(&shared, &server, &times(&shared, &seen, &measured), &measured))
+}
+
+/// How long each edit of the measured time took to the reader, in order; without end for those
+/// that never came.
+fn times(shared: &Shared, seen: &Seen, measured: &Measured) -> Vec<Duration> {
+    let counts = |made: &Instant| (measured.from.at..measured.to.at).contains(made);
+    let came = seen.edits.iter().filter(|(made, _)| counts(made)).map(|(_, took)| *took);
+    let mut times: Vec<Duration> = came.collect();
+    let all = shared.world.lock().unwrap().count(counts);
+    times.resize(all.max(times.len()), Duration::MAX);
     times.sort();
-    Ok(figures(scene, &server, &times, [&from, &to], peak))
+    times
 }
 
 fn runtime() -> Runtime {
@@ -117,14 +133,16 @@ async fn conduct(
     shared: &Arc<Shared>,
     phase: &watch::Sender<Phase>,
     server: &Server,
-) -> Result<(Moment, Moment, f64), String> {
+) -> Result<Measured, String> {
     let scene = shared.scene;
     let mut clients = JoinSet::new();
     for me in 0..scene.clients - 1 {
         clients.spawn(client(Arc::clone(shared), me));
     }
     let ready = || shared.ready.load(Ordering::SeqCst) == scene.clients;
-    wait_for(ready, "not all clients were answered", &mut clients).await?;
+    if wait_for(ready, &mut clients).await?.is_none() {
+        return Err(format!("not all clients were answered within {CATCH_UP:?}"));
+    }
     // The last acknowledgements of the opening.
     sleep(Duration::from_secs(1)).await;
     phase.send_replace(Phase::Editing);
@@ -133,18 +151,18 @@ async fn conduct(
     let from = moment(shared, server);
     sleep(scene.measured).await;
     let to = moment(shared, server);
-    let peak = peak.mib();
+    let peak_mib = peak.mib();
     phase.send_replace(Phase::Draining);
     let all = || {
         let made = shared.world.lock().unwrap().made();
         shared.delivered.load(Ordering::SeqCst) == made * (scene.clients as u64 - 1)
     };
-    wait_for(all, "not everything came to everybody", &mut clients).await?;
+    let caught_up = wait_for(all, &mut clients).await?;
     phase.send_replace(Phase::Over);
     while let Some(ended) = clients.join_next().await {
         ended.map_err(|error| error.to_string())??;
     }
-    Ok((from, to, peak))
+    Ok(Measured { from, to, peak_mib, caught_up })
 }
 
 fn moment(shared: &Shared, server: &Server) -> Moment {
@@ -156,22 +174,22 @@ fn moment(shared: &Shared, server: &Server) -> Moment {
     }
 }
 
+/// Waits for something, at most [`CATCH_UP`]; gives how long it took.
 async fn wait_for(
     reached: impl Fn() -> bool,
-    otherwise: &str,
     clients: &mut JoinSet<Result<Seen, String>>,
-) -> Result<(), String> {
+) -> Result<Option<Duration>, String> {
     let began = Instant::now();
     while !reached() {
         if let Some(ended) = clients.try_join_next() {
             ended.map_err(|error| error.to_string())??;
         }
         if began.elapsed() > CATCH_UP {
-            return Err(format!("{otherwise} within {CATCH_UP:?}"));
+            return Ok(None);
         }
-        sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(5)).await;
     }
-    Ok(())
+    Ok(Some(began.elapsed()))
 }
 
 async fn client(shared: Arc<Shared>, me: usize) -> Result<Seen, String> {
@@ -274,41 +292,44 @@ fn verify(shared: &Shared, seen: &Seen) -> Result<(), String> {
 }
 
 fn figures(
-    scene: Scene,
+    shared: &Shared,
     server: &Server,
     times: &[Duration],
-    [from, to]: [&Moment; 2],
-    peak: f64,
+    measured: &Measured,
 ) -> Vec<Metric> {
+    let (scene, from, to) = (shared.scene, &measured.from, &measured.to);
     let name = scene.name;
+    let ms = |time: Duration| match time {
+        Duration::MAX => f64::INFINITY,
+        time => time.as_secs_f64() * 1e3,
+    };
     let at = |percent: usize| {
         let place = (times.len() * percent / 100).min(times.len().saturating_sub(1));
-        times.get(place).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+        times.get(place).map_or(f64::NAN, |time| ms(*time))
     };
-    let mut metrics = vec![
-        Metric::lower(format!("{name}: edit → frame at the reader, p50"), "ms", at(50)),
-        Metric::lower(format!("{name}: edit → frame at the reader, p99"), "ms", at(99)),
-    ];
     let processor = (to.processor - from.processor).as_secs_f64();
     let seconds = (to.at - from.at).as_secs_f64();
     let edits = (to.delivered - from.delivered) as f64 / (scene.clients as f64 - 1.0);
     let own = (to.own.saturating_sub(from.own)).as_secs_f64() / seconds;
     eprintln!("   ({edits:.0} edits in {seconds:.1} s; the load client took {own:.2} of a core)");
-    let cores = Metric::lower(format!("{name}: server CPU"), "cores", processor / seconds);
+    let mut metrics = Vec::new();
     if scene.costs {
-        metrics.insert(
-            0,
-            Metric::higher(
-                format!("{name}: edits fanned out per server CPU-second"),
-                "edits",
-                edits / processor,
-            ),
-        );
-        metrics.push(cores);
-        let above = server.above_empty(peak);
-        metrics.push(Metric::lower(format!("{name}: memory above empty, peak"), "MiB", above));
-    } else {
-        metrics.push(cores);
+        let each = format!("{name}: edits fanned out per server CPU-second");
+        metrics.push(Metric::higher(each, "edits", edits / processor));
+    }
+    let cores = processor / seconds;
+    let behind = measured.caught_up.map_or(f64::INFINITY, |took| took.as_secs_f64());
+    metrics.extend([
+        Metric::lower(format!("{name}: edit → frame at the reader, p50"), "ms", at(50)),
+        Metric::lower(format!("{name}: edit → frame at the reader, p99"), "ms", at(99)),
+        Metric::lower(format!("{name}: server CPU"), "cores", cores),
+    ]);
+    if scene.costs {
+        let above = server.above_empty(measured.peak_mib);
+        metrics.extend([
+            Metric::lower(format!("{name}: last edit → everybody has everything"), "s", behind),
+            Metric::lower(format!("{name}: memory above empty, peak"), "MiB", above),
+        ]);
     }
     metrics
 }

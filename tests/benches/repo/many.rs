@@ -33,7 +33,8 @@ pub fn documents(kind: Kind, count: usize) -> Result<Vec<Metric>, String> {
         replicas.iter_mut().for_each(Replica::reconnect);
         let before = server.processor_time();
         let began = Instant::now();
-        runtime.block_on(visit_all(server.port, &mut replicas))?;
+        let visited = runtime.block_on(visit_all(server.port, visit, &mut replicas));
+        visited.map_err(|why| format!("{visit}: {why}"))?;
         let took = began.elapsed();
         server.settle();
         let processor = server.processor_time() - before;
@@ -66,9 +67,10 @@ fn small(number: usize) -> Replica {
 }
 
 /// Connects and announces all documents at once, as automerge-repo does, until the server said of
-/// each that it has it.
-async fn visit_all(port: u16, replicas: &mut [Replica]) -> Result<(), String> {
-    let link = Link::join(port, "owner", Some(STORAGE)).await?;
+/// each that it has it. Each visit has a peer id of its own, as a page that is loaded again has: to
+/// one that it remembers, automerge-repo says nothing where nothing has changed.
+async fn visit_all(port: u16, me: &str, replicas: &mut [Replica]) -> Result<(), String> {
+    let link = Link::join(port, me, Some(STORAGE)).await?;
     let (mut inbox, sender) = link.split();
     let places = replicas.iter().enumerate().map(|(at, r)| (r.document.clone(), at));
     let places: HashMap<String, usize> = places.collect();

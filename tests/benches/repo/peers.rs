@@ -24,9 +24,11 @@ pub fn node() -> Result<PathBuf, String> {
         std::fs::copy(from.join(file), to.join(file)).map_err(|e| e.to_string())?;
     }
     if !is_done {
-        // With install scripts: one compiles the CBOR codec's native part, which its server is owed.
+        // Not `ci`, which refuses the lock file because optional packages of other platforms are
+        // not in it. With install scripts: one compiles the CBOR codec's native part, which its
+        // server is owed.
         let mut npm = Command::new("npm");
-        npm.args(["ci", "--no-audit", "--no-fund"]).current_dir(&to);
+        npm.args(["install", "--no-audit", "--no-fund"]).current_dir(&to);
         run(&mut npm)?;
         std::fs::write(done, lock).map_err(|e| e.to_string())?;
     }

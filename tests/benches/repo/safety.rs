@@ -24,10 +24,12 @@ pub fn kills(kind: Kind, times: usize) -> Result<Vec<Metric>, String> {
     server.settle();
     let (mut lost, mut acknowledged) = (0, 0);
     for round in 0..times {
-        let acked = runtime.block_on(edit_until_killed(&mut server, &mut writer, round))?;
+        let acked = runtime.block_on(edit_until_killed(&mut server, &mut writer, round));
+        let acked = acked.map_err(|why| format!("round {round}: {why}: {}", server.log()))?;
         acknowledged += acked.len();
         server.start_again()?;
-        lost += runtime.block_on(missing(&server, &writer.document, &acked))?;
+        let missing = runtime.block_on(missing(&server, &writer.document, &acked));
+        lost += missing.map_err(|why| format!("after {round}: {why}: {}", server.log()))?;
     }
     let name = format!("acknowledged changes lost over {times} SIGKILLs at the ack");
     let name = format!("{name}, of {acknowledged}");

@@ -172,6 +172,13 @@ impl Server {
         self.root.path().join("data")
     }
 
+    /// The end of what it said on its standard error, since it was started last.
+    pub fn log(&self) -> String {
+        let log = std::fs::read_to_string(self.root.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(12)..].join(" | ")
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -219,8 +226,7 @@ impl Server {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(30) {
             if let Ok(Some(status)) = self.child.try_wait() {
-                let log = std::fs::read_to_string(self.root.path().join("log")).unwrap_or_default();
-                return Err(format!("{} ended: {status}: {log}", self.kind.name()));
+                return Err(format!("{} ended: {status}: {}", self.kind.name(), self.log()));
             }
             if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
                 return Ok(());

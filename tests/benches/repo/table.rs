@@ -106,6 +106,7 @@ impl Line {
         };
         match ratio {
             None => "–".to_owned(),
+            Some(f64::INFINITY) if of(Kind::Relay) != Some(0.0) => "they did not".to_owned(),
             Some(ratio) if ratio.is_finite() => format!("{} ×", shown(ratio)),
             Some(_) => "no figure: ours is 0".to_owned(),
         }
@@ -126,6 +127,7 @@ fn median(samples: &[f64]) -> f64 {
 fn shown(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
+        f64::INFINITY => "not reached".to_owned(),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),

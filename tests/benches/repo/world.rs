@@ -65,13 +65,17 @@ pub fn type_on(doc: &mut AutoCommit, text: &automerge::ObjId, changes: usize) {
 }
 
 /// A document's id, as automerge-repo's messages carry it.
-pub fn document_id(bytes: [u8; 16]) -> String {
+fn document_id(bytes: [u8; 16]) -> String {
     DocumentId::from_bytes(bytes).to_string().trim_start_matches("automerge:").to_owned()
 }
 
-/// A new document id.
+/// A new document id: a UUID of version 4, as automerge-repo makes them. Its older versions take no
+/// other.
 pub fn fresh_id() -> String {
-    document_id(ActorId::random().to_bytes()[..16].try_into().unwrap())
+    let mut bytes: [u8; 16] = ActorId::random().to_bytes()[..16].try_into().unwrap();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    document_id(bytes)
 }
 
 impl World {
@@ -177,7 +181,12 @@ impl World {
         self.changes.len() as u64 - 1
     }
 
-    /// Heads as numbers: those that nothing rests on.
+    /// How many clients' changes were made at such a time.
+    pub fn count(&self, at: impl Fn(&Instant) -> bool) -> usize {
+        self.changes[1..].iter().filter(|change| at(&change.made)).count()
+    }
+
+    /// The heads: those that nothing rests on.
     pub fn heads(&self) -> Vec<ChangeHash> {
         let mut rested_on = vec![false; self.changes.len()];
         for change in &self.changes {
