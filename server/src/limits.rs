@@ -185,6 +185,13 @@ pub const REPO_PLANS: usize = 4;
 /// Heads of documents in peers' storages that are remembered for others, in the whole relay.
 pub const REPO_GOSSIP: usize = 16_384;
 
+/// Bytes that they take up. Others are told anew whenever a client connects.
+pub const REPO_GOSSIP_BYTES: usize = 16 * MIB;
+
+/// Bytes of such news of one document in one storage: some fifty heads. A document with more is
+/// not told of until its heads were joined.
+pub const REPO_GOSSIP_NEWS_BYTES: usize = 4 * KIB;
+
 /// Such news that wait for a session. What finds no room is lost: the next says the same.
 pub const REPO_GOSSIP_WAITING: usize = 256;
 

@@ -414,9 +414,15 @@ impl Driver {
     }
 
     fn join(&mut self, remote: &landfall_protocol::repo::peer::Remote) {
-        // A span's field is set once; a second `join` is rare and told by its own line.
-        Span::current().record("peer_id", remote.peer_id.as_str());
-        info!(peer_id = remote.peer_id, "automerge-repo client joined");
+        if self.has_joined_hub {
+            debug!(peer_id = remote.peer_id, "the client joins once more");
+            // What was asked for the client as it was is no answer for the one that begins now.
+            self.planning = Planning::new(&self.shared, self.space.clone());
+        } else {
+            // Once only: a second value would stand beside the first in every line.
+            Span::current().record("peer_id", remote.peer_id.as_str());
+            info!("automerge-repo client joined");
+        }
         self.shared.rooms.forget(self.id);
         self.shared.repo.gossip.leave(&self.space, self.id);
         let storage = remote.storage_id.as_deref();
