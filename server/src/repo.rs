@@ -49,6 +49,8 @@ pub(crate) struct Common {
     places: Arc<Semaphore>,
     /// Bytes of answers on their way.
     answers: Arc<Semaphore>,
+    /// Bytes of documents that are to be opened.
+    wholes: Arc<Semaphore>,
 }
 
 impl Common {
@@ -59,6 +61,7 @@ impl Common {
             gossip: Gossip::default(),
             places: Arc::new(Semaphore::new(limits::REPO_LARGE_MESSAGES)),
             answers: Arc::new(Semaphore::new(limits::REPO_ANSWER_BYTES)),
+            wholes: Arc::new(Semaphore::new(limits::REPO_WHOLE_BYTES)),
         }
     }
 }
@@ -259,9 +262,7 @@ impl Driver {
     /// Waits for whatever comes first. For a peer that does not take what it is sent, nothing new
     /// is made: it waits where it is bounded.
     async fn next(&mut self, stream: &mut Stream, writing: &mut Writing) -> Happening {
-        let makes = self.outbox.len() < limits::REPO_OUTBOX
-            && self.outbox_bytes < limits::REPO_OUTBOX_BYTES;
-        let reads = makes && self.stopping.is_none() && self.intake.has_room();
+        let (makes, reads) = (self.makes(), self.reads());
         let sends = !self.outbox.is_empty();
         let deadline = self.deadline();
         let mut stopping = self.shared.stopping.clone();
@@ -282,6 +283,26 @@ impl Driver {
             () = async { drop(stopping.wait_for(|stop| *stop).await) }, if !stopped => {
                 Happening::Stopping
             }
+        }
+    }
+
+    /// Whether the peer takes what it is sent.
+    fn makes(&self) -> bool {
+        let few = self.outbox.len() < limits::REPO_OUTBOX;
+        few && self.outbox_bytes < limits::REPO_OUTBOX_BYTES
+    }
+
+    /// Whether what the peer sends can be taken.
+    fn reads(&self) -> bool {
+        let has_room = self.intake.has_room() && self.planning.has_room();
+        self.makes() && self.stopping.is_none() && has_room
+    }
+
+    /// Ends a session whose large message hardly comes; pings in the middle of it are no excuse.
+    fn watch_large(&mut self) {
+        if self.meter.is_overdue(self.reads()) {
+            let what = "a large message took too long to arrive".to_owned();
+            self.machine.fail(Code::SILENT, what);
         }
     }
 
@@ -479,10 +500,7 @@ impl Driver {
         if self.stopping.is_some_and(|grace| grace <= Instant::now()) {
             return self.stop();
         }
-        if self.meter.is_overdue() {
-            let what = "a large message took too long to arrive".to_owned();
-            return self.machine.fail(Code::SILENT, what);
-        }
+        self.watch_large();
         let (now, bytes) = (self.now(), self.meter.bytes());
         // A large message is no silence while it arrives; nor is that of one who is not read.
         if bytes != self.bytes_before || self.outbox_bytes >= limits::REPO_OUTBOX_BYTES {
@@ -502,9 +520,12 @@ impl Driver {
                 self.intake.keep_place(place);
             }
             Some(Ok(Message::Text(_))) => self.machine.handle_text(),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+            Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
+                self.meter.control(payload.len());
+                self.watch_large();
                 self.machine.handle_alive(now);
             }
+            Some(Ok(Message::Frame(_))) => self.machine.handle_alive(now),
             Some(Ok(Message::Close(_))) => {
                 self.outbox.clear();
                 self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL, String::new()));
