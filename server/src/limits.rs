@@ -200,6 +200,10 @@ pub const REPO_QUESTION_OVERHEAD_BYTES: usize = 256;
 /// other pushes do not wait for it.
 pub const REPO_WHOLE_BYTES: usize = 2 * shared::REPO_MESSAGE_BYTES;
 
+/// Refused changes of an automerge-repo session that are told in the log, each with a line. The
+/// metrics count the others.
+pub const REPO_REFUSALS_TOLD: u32 = 32;
+
 /// Bytes of changes, inflated, that are checked in one go; others have their turn in between.
 pub const REPO_CHECK_BYTES: usize = 4 * MIB;
 

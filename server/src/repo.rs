@@ -169,6 +169,8 @@ struct Driver {
     ending: Option<Ending>,
     stopping: Option<Instant>,
     has_joined_hub: bool,
+    /// How often changes were not taken.
+    refusals: u32,
     /// The room of the answer that the machine is working into a message.
     answer_room: Option<OwnedSemaphorePermit>,
     /// Last, so that others hear of the end after everything else is gone.
@@ -226,6 +228,7 @@ impl Driver {
             ending: None,
             stopping: None,
             has_joined_hub: false,
+            refusals: 0,
             answer_room: None,
             _places: places,
             space,
@@ -426,7 +429,11 @@ impl Driver {
                 Effect::Gossip(news) => self.shared.repo.gossip.tell(&self.space, self.id, news),
                 Effect::Refused { document, code, changes, what } => {
                     self.shared.metrics.rejected(code);
-                    warn!(%document, %code, changes, what, "changes were not taken");
+                    self.refusals = self.refusals.saturating_add(1);
+                    match self.refusals <= limits::REPO_REFUSALS_TOLD {
+                        true => warn!(%document, %code, changes, what, "changes were not taken"),
+                        false => debug!(%document, %code, changes, what, "changes were not taken"),
+                    }
                 }
                 Effect::Ignored(what) => debug!(what, "ignored"),
                 Effect::End(code, what) => self.end(code, what),

@@ -188,7 +188,7 @@ impl Reader {
 
 fn question_bytes(question: &Question) -> usize {
     let Question { heads, have, need, .. } = question;
-    let have = have.iter().map(|have| have.filter.to_bytes().len() + 32 * have.last_sync.len());
+    let have = have.iter().map(|have| have.bytes + 32 * have.last_sync.len());
     let hashes = 32 * (heads.len() + need.len());
     limits::REPO_QUESTION_OVERHEAD_BYTES + hashes + have.sum::<usize>()
 }
