@@ -136,6 +136,9 @@ pub enum WorkerError {
         /// Its limit.
         limit: Duration,
     },
+    /// It was killed, or not started at all, since whoever wanted it stops.
+    #[error("the worker was stopped")]
+    Stopped,
     /// It answered what no worker answers: it is another program, or another version.
     #[error("the worker's answer makes no sense: {what}")]
     Answer {

@@ -6,6 +6,8 @@ mod watch;
 use std::ffi::OsString;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -55,11 +57,16 @@ pub struct Supervisor {
     /// How long a job may take, by the clock, from its start: the time for which its parent
     /// gathers what it sends counts too.
     pub time: Duration,
+    /// Once it is raised, every worker is killed: whoever started them stops.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Supervisor {
     /// Starts a worker on a job.
     pub fn start(&self, kind: JobKind) -> Result<Job, WorkerError> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(WorkerError::Stopped);
+        }
         let mut words = self.command.iter();
         let program = words.next().cloned().unwrap_or_default();
         let spawn =
@@ -72,7 +79,7 @@ impl Supervisor {
         }
         let mut child = command.spawn().map_err(spawn)?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let watch = Watch::start(child, self.time);
+        let watch = Watch::start(child, self.time, Arc::clone(&self.stop));
         let (Some(input), Some(output), Some(errors)) = pipes else {
             watch.end();
             return Err(spawn(io::Error::other("it has no pipes")));
@@ -276,6 +283,7 @@ impl Job {
         let ended = self.watch.end();
         let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
         match ended.status {
+            _ if ended.stopped => WorkerError::Stopped,
             _ if ended.late => WorkerError::TimedOut { limit: self.limits.1 },
             Ok(status) if out_of_processor_time(status) => {
                 WorkerError::TimedOut { limit: self.limits.1 }

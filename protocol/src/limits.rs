@@ -197,6 +197,18 @@ pub const REPO_WHOLE_CHANGES: u32 = 4_096;
 /// Bytes of the changes that wait for their dependencies in one automerge-repo session.
 pub const REPO_PEN_BYTES: usize = 8 * MIB;
 
+/// Bytes of heads, filters and refused hashes that are kept of what one automerge-repo peer said
+/// about its documents. One head of each of [`REPO_DOCUMENTS`] is kept four times, in 8 MiB.
+pub const REPO_KEPT_BYTES: usize = 64 * MIB;
+
+/// Hashes that an automerge-repo peer is asked for at a time, of those that changes of its own rest
+/// on and that did not come. The others are asked for after these.
+pub const REPO_NEEDS: usize = 1_024;
+
+/// Changes that wait up to which all that they lack is asked for at once; beyond it, one hash for
+/// each of them.
+pub const REPO_NEEDS_OF: usize = 64;
+
 /// Hashes of a document's latest changes that an automerge-repo session remembers: a peer that is
 /// this far behind is answered without asking the store.
 pub const REPO_RECENT: usize = 64;

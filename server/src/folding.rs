@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -130,6 +131,8 @@ struct Shared {
 pub(crate) struct Folder {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Ends the child that is at work.
+    stop: Arc<AtomicBool>,
 }
 
 impl Folder {
@@ -142,10 +145,11 @@ impl Folder {
         let shared = Arc::new(Shared::default());
         let worker = Worker::new(store, metrics, options);
         let for_thread = Arc::clone(&shared);
+        let stop = worker.supervisor().map_or_else(Arc::default, |s| Arc::clone(&s.stop));
         let thread = std::thread::Builder::new()
             .name("fold".to_owned())
             .spawn(move || worker.run(&for_thread))?;
-        Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)), stop }))
     }
 
     /// Has somebody told before each fold is written, from now on.
@@ -185,8 +189,15 @@ impl Folder {
         self.shared.wake.notify_one();
     }
 
+    /// Ends the child that is at work, and has none started any more: it may have minutes to go,
+    /// and the relay stops. What waits is answered so.
+    pub(crate) fn end_jobs(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Ends the thread after what it is at.
     pub(crate) fn close(&self) {
+        self.end_jobs();
         self.shared.queue.lock().closed = true;
         self.shared.wake.notify_one();
         if let Some(thread) = self.thread.lock().take() {
@@ -215,6 +226,7 @@ impl Worker {
             command,
             memory_bytes: options.memory_bytes,
             time: options.time,
+            stop: Arc::default(),
         });
         Self { store, metrics, supervisor, options }
     }
@@ -283,6 +295,8 @@ impl Worker {
                 tracing::error!(error = error.chain(), "a fold could not be read or written");
                 false
             }
+            // It says nothing about the document.
+            Err(FoldFailure::Worker(WorkerError::Stopped)) => false,
             Err(FoldFailure::Worker(error)) => {
                 self.metrics.folded("failed", began.elapsed());
                 let (space, document, reason) = (&task.space, &task.document, error.to_string());

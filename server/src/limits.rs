@@ -127,6 +127,10 @@ pub const OFFER_BYTES: usize = 96 * MIB;
 /// Beyond it they are given back.
 pub const HELD_PUSHES: usize = 256;
 
+/// Bytes of those pushes: a quarter of what all sessions together may have in flight, since what
+/// they wait for may take a minute.
+pub const HELD_BYTES: usize = BYTES_IN_FLIGHT / 4;
+
 /// Entries that wait for a session that has their documents open. Beyond it the session reads the
 /// store instead.
 pub const SEAT_ENTRIES: usize = 4_096;
@@ -157,6 +161,10 @@ pub const REPO_LARGE_MESSAGES: usize = 3;
 /// How long a large message may take to arrive: a slow link's, not one that keeps the place.
 pub const REPO_LARGE_TIME: Duration = Duration::from_secs(600);
 
+/// How long it is watched how fast a large message comes. One that comes slower than
+/// [`SLOWEST_LINK`] gives its place up, and its session.
+pub const REPO_LARGE_LOOK: Duration = Duration::from_secs(30);
+
 /// Bytes that may wait in the WebSocket's write buffer of an automerge-repo session: one message,
 /// with its envelope.
 pub const REPO_BACKLOG_BYTES: usize =
@@ -173,17 +181,47 @@ pub const REPO_OUTBOX: usize = 256;
 /// See [`REPO_OUTBOX`].
 pub const REPO_OUTBOX_BYTES: usize = MIB;
 
-/// Checks and pushes of an automerge-repo session that wait, before the relay stops reading it.
+/// Checks and pushes of an automerge-repo session that wait, before the relay stops reading it;
+/// and their bytes, beside one message.
 pub const REPO_INTAKE: usize = 256;
 
-/// Bytes of changes that are checked in one go; others have their turn in between.
+/// See [`REPO_INTAKE`].
+pub const REPO_INTAKE_BYTES: usize = 4 * MIB;
+
+/// Bytes of an automerge-repo session's questions that wait for their answers (heads and filters),
+/// before the relay stops reading it.
+pub const REPO_QUESTION_BYTES: usize = 4 * MIB;
+
+/// Bytes that a question counts beside its hashes and filters.
+pub const REPO_QUESTION_OVERHEAD_BYTES: usize = 256;
+
+/// Bytes of documents that automerge-repo peers have sent whole and that wait for the child that
+/// opens them, of all sessions together. Not of [`BYTES_IN_FLIGHT`]: a child may take a minute, and
+/// other pushes do not wait for it.
+pub const REPO_WHOLE_BYTES: usize = 2 * shared::REPO_MESSAGE_BYTES;
+
+/// Refused changes of an automerge-repo session that are told in the log, each with a line. The
+/// metrics count the others.
+pub const REPO_REFUSALS_TOLD: u32 = 32;
+
+/// Bytes of changes, inflated, that are checked in one go; others have their turn in between.
 pub const REPO_CHECK_BYTES: usize = 4 * MIB;
+
+/// Operations of those changes.
+pub const REPO_CHECK_OPERATIONS: u64 = shared::CHANGE_OPERATIONS;
 
 /// How often an answer is planned again because the document was folded meanwhile.
 pub const REPO_PLANS: usize = 4;
 
 /// Heads of documents in peers' storages that are remembered for others, in the whole relay.
 pub const REPO_GOSSIP: usize = 16_384;
+
+/// Bytes that they take up. Others are told anew whenever a client connects.
+pub const REPO_GOSSIP_BYTES: usize = 16 * MIB;
+
+/// Bytes of such news of one document in one storage: some fifty heads. A document with more is
+/// not told of until its heads were joined.
+pub const REPO_GOSSIP_NEWS_BYTES: usize = 4 * KIB;
 
 /// Such news that wait for a session. What finds no room is lost: the next says the same.
 pub const REPO_GOSSIP_WAITING: usize = 256;
@@ -219,6 +257,8 @@ const _: () = assert!(
 );
 const _: () = assert!(shared::SNAPSHOT_BYTES + shared::REPO_CHANGES_BYTES <= REPO_ANSWER_BYTES);
 const _: () = assert!(REPO_ANSWER_BYTES <= u32::MAX as usize);
+const _: () = assert!(shared::REPO_MESSAGE_BYTES + PUSH_OVERHEAD_BYTES <= REPO_WHOLE_BYTES);
+const _: () = assert!(REPO_WHOLE_BYTES <= u32::MAX as usize);
 const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);
 const _: () =
     assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() + LINGER.as_millis() < DRAIN.as_millis());

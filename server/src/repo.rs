@@ -49,6 +49,8 @@ pub(crate) struct Common {
     places: Arc<Semaphore>,
     /// Bytes of answers on their way.
     answers: Arc<Semaphore>,
+    /// Bytes of documents that are to be opened.
+    wholes: Arc<Semaphore>,
 }
 
 impl Common {
@@ -59,6 +61,7 @@ impl Common {
             gossip: Gossip::default(),
             places: Arc::new(Semaphore::new(limits::REPO_LARGE_MESSAGES)),
             answers: Arc::new(Semaphore::new(limits::REPO_ANSWER_BYTES)),
+            wholes: Arc::new(Semaphore::new(limits::REPO_WHOLE_BYTES)),
         }
     }
 }
@@ -166,6 +169,8 @@ struct Driver {
     ending: Option<Ending>,
     stopping: Option<Instant>,
     has_joined_hub: bool,
+    /// How often changes were not taken.
+    refusals: u32,
     /// The room of the answer that the machine is working into a message.
     answer_room: Option<OwnedSemaphorePermit>,
     /// Last, so that others hear of the end after everything else is gone.
@@ -223,6 +228,7 @@ impl Driver {
             ending: None,
             stopping: None,
             has_joined_hub: false,
+            refusals: 0,
             answer_room: None,
             _places: places,
             space,
@@ -259,9 +265,7 @@ impl Driver {
     /// Waits for whatever comes first. For a peer that does not take what it is sent, nothing new
     /// is made: it waits where it is bounded.
     async fn next(&mut self, stream: &mut Stream, writing: &mut Writing) -> Happening {
-        let makes = self.outbox.len() < limits::REPO_OUTBOX
-            && self.outbox_bytes < limits::REPO_OUTBOX_BYTES;
-        let reads = makes && self.stopping.is_none() && self.intake.has_room();
+        let (makes, reads) = (self.makes(), self.reads());
         let sends = !self.outbox.is_empty();
         let deadline = self.deadline();
         let mut stopping = self.shared.stopping.clone();
@@ -282,6 +286,26 @@ impl Driver {
             () = async { drop(stopping.wait_for(|stop| *stop).await) }, if !stopped => {
                 Happening::Stopping
             }
+        }
+    }
+
+    /// Whether the peer takes what it is sent.
+    fn makes(&self) -> bool {
+        let few = self.outbox.len() < limits::REPO_OUTBOX;
+        few && self.outbox_bytes < limits::REPO_OUTBOX_BYTES
+    }
+
+    /// Whether what the peer sends can be taken.
+    fn reads(&self) -> bool {
+        let has_room = self.intake.has_room() && self.planning.has_room();
+        self.makes() && self.stopping.is_none() && has_room
+    }
+
+    /// Ends a session whose large message hardly comes; pings in the middle of it are no excuse.
+    fn watch_large(&mut self) {
+        if self.meter.is_overdue(self.reads()) {
+            let what = "a large message took too long to arrive".to_owned();
+            self.machine.fail(Code::SILENT, what);
         }
     }
 
@@ -405,7 +429,11 @@ impl Driver {
                 Effect::Gossip(news) => self.shared.repo.gossip.tell(&self.space, self.id, news),
                 Effect::Refused { document, code, changes, what } => {
                     self.shared.metrics.rejected(code);
-                    warn!(%document, %code, changes, what, "changes were not taken");
+                    self.refusals = self.refusals.saturating_add(1);
+                    match self.refusals <= limits::REPO_REFUSALS_TOLD {
+                        true => warn!(%document, %code, changes, what, "changes were not taken"),
+                        false => debug!(%document, %code, changes, what, "changes were not taken"),
+                    }
                 }
                 Effect::Ignored(what) => debug!(what, "ignored"),
                 Effect::End(code, what) => self.end(code, what),
@@ -414,9 +442,15 @@ impl Driver {
     }
 
     fn join(&mut self, remote: &landfall_protocol::repo::peer::Remote) {
-        // A span's field is set once; a second `join` is rare and told by its own line.
-        Span::current().record("peer_id", remote.peer_id.as_str());
-        info!(peer_id = remote.peer_id, "automerge-repo client joined");
+        if self.has_joined_hub {
+            debug!(peer_id = remote.peer_id, "the client joins once more");
+            // What was asked for the client as it was is no answer for the one that begins now.
+            self.planning = Planning::new(&self.shared, self.space.clone());
+        } else {
+            // Once only: a second value would stand beside the first in every line.
+            Span::current().record("peer_id", remote.peer_id.as_str());
+            info!("automerge-repo client joined");
+        }
         self.shared.rooms.forget(self.id);
         self.shared.repo.gossip.leave(&self.space, self.id);
         let storage = remote.storage_id.as_deref();
@@ -473,10 +507,7 @@ impl Driver {
         if self.stopping.is_some_and(|grace| grace <= Instant::now()) {
             return self.stop();
         }
-        if self.meter.is_overdue() {
-            let what = "a large message took too long to arrive".to_owned();
-            return self.machine.fail(Code::SILENT, what);
-        }
+        self.watch_large();
         let (now, bytes) = (self.now(), self.meter.bytes());
         // A large message is no silence while it arrives; nor is that of one who is not read.
         if bytes != self.bytes_before || self.outbox_bytes >= limits::REPO_OUTBOX_BYTES {
@@ -496,9 +527,12 @@ impl Driver {
                 self.intake.keep_place(place);
             }
             Some(Ok(Message::Text(_))) => self.machine.handle_text(),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+            Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
+                self.meter.control(payload.len());
+                self.watch_large();
                 self.machine.handle_alive(now);
             }
+            Some(Ok(Message::Frame(_))) => self.machine.handle_alive(now),
             Some(Ok(Message::Close(_))) => {
                 self.outbox.clear();
                 self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL, String::new()));

@@ -278,6 +278,7 @@ impl Server {
         let deadline = Instant::now() + limit;
         let gone = self.places.acquire_many(self.connections);
         let all_gone = timeout_at(deadline, gone).await.is_ok();
+        self.folder.end_jobs();
         self.hub.shutdown();
         match timeout_at(deadline, self.hub_end).await {
             Ok(Ok(HubEnd::Drained)) if all_gone => {

@@ -13,6 +13,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_landfall-fold-worker");
 
 pub fn supervisor(words: &[&str]) -> Supervisor {
     Supervisor {
+        stop: Default::default(),
         command: [PROGRAM].iter().chain(words).map(Into::into).collect(),
         memory_bytes: 512 << 20,
         time: Duration::from_secs(60),
@@ -91,6 +92,24 @@ fn a_worker_that_takes_too_much_memory_is_its_own_loss() {
     assert!(supervisor(&[]).fold(&[], changes(&document)).is_ok());
     let (small_one, _) = begun(1);
     assert!(small.fold(&[], changes(&small_one)).is_ok());
+}
+
+#[test]
+fn workers_end_when_whoever_wants_them_stops() {
+    let supervisor = supervisor(&["hang"]);
+    let stop = std::sync::Arc::clone(&supervisor.stop);
+    let mut job = supervisor.start(JobKind::Fold).unwrap();
+    let id = job.id();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let error = loop {
+        if let Err(error) = job.change(&[0; 1 << 16]) {
+            break error;
+        }
+    };
+    assert!(matches!(error, WorkerError::Stopped), "{error:?}");
+    drop(job);
+    assert!(!is_there(id));
+    assert!(matches!(supervisor.start(JobKind::Fold), Err(WorkerError::Stopped)));
 }
 
 #[test]

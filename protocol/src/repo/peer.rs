@@ -150,6 +150,8 @@ pub struct Peer {
     subscribed: BTreeSet<String>,
     /// Bytes of changes that wait for their dependencies.
     penned: usize,
+    /// Bytes of heads, needs and filters that are kept of what the peer said.
+    kept: usize,
     effects: VecDeque<Effect>,
     patience: Patience,
     began: Moment,
@@ -173,6 +175,7 @@ impl Peer {
             now,
             subscribed: BTreeSet::new(),
             penned: 0,
+            kept: 0,
             effects: VecDeque::new(),
             patience,
             began: now,
@@ -286,7 +289,7 @@ impl Peer {
         self.requests.clear();
         self.paced.clear();
         self.subscribed.clear();
-        self.penned = 0;
+        (self.penned, self.kept) = (0, 0);
         let lasting = metadata.storage_id.filter(|_| !metadata.is_ephemeral);
         let remote = Remote { peer_id: sender.to_owned(), storage_id: lasting.map(str::to_owned) };
         self.effects.push_back(Effect::Joined(remote.clone()));

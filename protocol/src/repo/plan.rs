@@ -310,7 +310,7 @@ impl<'a> View<'a> {
         beyond.extend(rows.filter(|(_, held)| !**held).map(|(row, _)| row.hash));
         let entries = u32::try_from(beyond.len()).unwrap_or(u32::MAX);
         let filter = BloomFilter::from_hashes(beyond.iter());
-        Ok(Have { last_sync: common.to_vec(), filter, entries })
+        Ok(Have { last_sync: common.to_vec(), filter, entries, bytes: 0 })
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Have {
     pub filter: BloomFilter,
     /// How many changes the filter says that it holds.
     pub entries: u32,
+    /// The filter's bytes, as they came.
+    pub bytes: usize,
 }
 
 /// The flags of a message.
@@ -250,7 +252,9 @@ impl<'a> Reader<'a> {
         let last_sync = self.hashes("last sync")?;
         let bytes = self.prefixed("filter")?;
         let (filter, entries) = filter(bytes)?;
-        Ok(Have { last_sync, filter, entries })
+        // What holds nothing keeps none, whatever it came in.
+        let bytes = if entries == 0 { 0 } else { bytes.len() };
+        Ok(Have { last_sync, filter, entries, bytes })
     }
 }
 

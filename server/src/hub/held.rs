@@ -43,6 +43,8 @@ enum Why {
 struct Waiting {
     why: Why,
     pushes: VecDeque<Pushed>,
+    /// What the pushes take up of the bytes that all sessions may have in flight.
+    bytes: usize,
 }
 
 /// The documents of one space whose pushes wait.
@@ -60,20 +62,22 @@ impl Held {
         self.documents.contains_key(document)
     }
 
-    /// Adds a push to those that wait; false if they are too many.
-    pub(super) fn wait(&mut self, document: &DocumentId, push: Pushed) -> bool {
-        match self.documents.get_mut(document) {
-            Some(waiting) if waiting.pushes.len() < limits::HELD_PUSHES => {
-                waiting.pushes.push_back(push);
-                true
-            }
-            _ => false,
+    /// Adds a push to those that wait; false if they are too many, or too much: whoever pushes to
+    /// other documents needs room too.
+    pub(super) fn wait(&mut self, document: &DocumentId, push: Pushed, bytes: usize) -> bool {
+        let Some(waiting) = self.documents.get_mut(document) else { return false };
+        let bytes = waiting.bytes + bytes;
+        if waiting.pushes.len() >= limits::HELD_PUSHES || bytes > limits::HELD_BYTES {
+            return false;
         }
+        waiting.bytes = bytes;
+        waiting.pushes.push_back(push);
+        true
     }
 
     fn hold(&mut self, document: DocumentId, why: Why, first: Option<Pushed>) {
         let pushes = first.into_iter().collect();
-        self.documents.insert(document, Waiting { why, pushes });
+        self.documents.insert(document, Waiting { why, pushes, bytes: 0 });
     }
 
     fn set(&mut self, document: &DocumentId, why: Why) {

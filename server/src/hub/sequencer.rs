@@ -217,7 +217,11 @@ impl Sequencer {
             }
         };
         if slot.held.is_held(&document) {
-            if !slot.held.wait(&document, push) {
+            // Chunks and snapshots have room of their own.
+            let is_small = matches!(push, Pushed::Changes(..) | Pushed::Deletion(_));
+            let room = self.held.get(&key).filter(|_| is_small);
+            let bytes = room.map_or(0, OwnedSemaphorePermit::num_permits);
+            if !slot.held.wait(&document, push, bytes) {
                 self.give_back(key, StoreFailure::Busy);
             }
             return;

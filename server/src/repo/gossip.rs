@@ -2,6 +2,7 @@
 //! was heard last. Kept in memory only; every client tells its heads again when it connects.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use landfall_protocol::repo::peer::RemoteNews;
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::limits;
 
 /// What a session is told.
-pub(super) type News = RemoteNews;
+pub(super) type News = Arc<RemoteNews>;
 
 /// Everybody who wants to hear, and what there is to hear.
 #[derive(Default)]
@@ -20,16 +21,17 @@ pub(super) struct Gossip {
     state: Mutex<State>,
 }
 
-type Key = (SpaceName, DocumentId, String);
+type Storage = (SpaceName, String);
 
 #[derive(Default)]
 struct State {
-    /// By space and storage.
-    listeners: HashMap<(SpaceName, String), HashMap<SessionId, mpsc::Sender<News>>>,
+    listeners: HashMap<Storage, HashMap<SessionId, mpsc::Sender<News>>>,
     wishes: HashMap<SessionId, BTreeSet<String>>,
-    known: HashMap<Key, News>,
+    known: HashMap<Storage, HashMap<DocumentId, News>>,
     /// The known ones, by age.
-    order: VecDeque<Key>,
+    order: VecDeque<(Storage, DocumentId)>,
+    /// What they take up.
+    bytes: usize,
 }
 
 impl Gossip {
@@ -43,46 +45,40 @@ impl Gossip {
     ) {
         let mut state = self.state.lock();
         for storage in storages {
-            let about = |key: &&Key| key.0 == *space && key.2 == storage;
-            for key in state.known.keys().filter(about) {
-                if let Some(known) = state.known.get(key) {
-                    let _ = news.try_send(known.clone());
-                }
+            let key = (space.clone(), storage.clone());
+            for known in state.known.get(&key).into_iter().flat_map(HashMap::values) {
+                // What finds no room is lost; the next news of the storage says the same.
+                let _ = news.try_send(Arc::clone(known));
             }
-            let listeners = state.listeners.entry((space.clone(), storage.clone()));
-            listeners.or_default().insert(id, news.clone());
+            state.listeners.entry(key).or_default().insert(id, news.clone());
             state.wishes.entry(id).or_default().insert(storage);
         }
     }
 
     /// A document's heads in a storage have changed, as a session says.
-    pub(super) fn tell(&self, space: &SpaceName, from: SessionId, mut news: News) {
+    pub(super) fn tell(&self, space: &SpaceName, from: SessionId, mut news: RemoteNews) {
+        let weight = weight(&news);
+        if weight > limits::REPO_GOSSIP_NEWS_BYTES {
+            return;
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let timestamp = news.timestamp_ms.unwrap_or(now.as_millis() as f64);
+        let now = now.as_millis() as f64;
+        // What is said to come from the future would go before everything that comes until then.
+        let timestamp = news.timestamp_ms.unwrap_or(now).min(now);
         news.timestamp_ms = Some(timestamp);
+        let (key, document) = ((space.clone(), news.storage_id.clone()), news.document);
         let mut state = self.state.lock();
-        let key = (space.clone(), news.document, news.storage_id.clone());
-        match state.known.get(&key) {
-            Some(known) if known.timestamp_ms.is_some_and(|known| known >= timestamp) => return,
-            Some(_) => {}
-            None => {
-                state.order.push_back(key.clone());
-                if state.order.len() > limits::REPO_GOSSIP
-                    && let Some(oldest) = state.order.pop_front()
-                {
-                    state.known.remove(&oldest);
-                }
+        let known = state.known.get(&key).and_then(|known| known.get(&document));
+        if known.and_then(|known| known.timestamp_ms).is_some_and(|known| known >= timestamp) {
+            return;
+        }
+        let news = Arc::new(news);
+        for (id, listener) in state.listeners.get(&key).into_iter().flatten() {
+            if *id != from {
+                let _ = listener.try_send(Arc::clone(&news));
             }
         }
-        let (_, document, storage) = &key;
-        debug_assert_eq!(news.document, *document);
-        if let Some(listeners) = state.listeners.get(&(space.clone(), storage.clone())) {
-            for (_, listener) in listeners.iter().filter(|(id, _)| **id != from) {
-                // What finds no room is lost; the next news of the storage says the same.
-                let _ = listener.try_send(news.clone());
-            }
-        }
-        state.known.insert(key, news);
+        state.keep(key, news, weight);
     }
 
     /// A session wants to hear nothing any more.
@@ -100,14 +96,41 @@ impl Gossip {
     }
 }
 
+impl State {
+    /// Remembers news for those who ask later, and forgets the oldest for them.
+    fn keep(&mut self, key: Storage, news: News, bytes: usize) {
+        self.bytes += bytes;
+        let document = news.document;
+        let known = self.known.entry(key.clone()).or_default();
+        match known.insert(document, news) {
+            Some(before) => self.bytes -= weight(&before),
+            None => self.order.push_back((key, document)),
+        }
+        while self.order.len() > limits::REPO_GOSSIP || self.bytes > limits::REPO_GOSSIP_BYTES {
+            let Some((key, document)) = self.order.pop_front() else { return };
+            let Some(known) = self.known.get_mut(&key) else { continue };
+            self.bytes -= known.remove(&document).map_or(0, |news| weight(&news));
+            if known.is_empty() {
+                self.known.remove(&key);
+            }
+        }
+    }
+}
+
+/// Bytes that news take up, about.
+fn weight(news: &RemoteNews) -> usize {
+    let heads = news.heads.iter().map(|head| head.len() + size_of::<String>());
+    size_of::<RemoteNews>() + news.storage_id.len() + heads.sum::<usize>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn news(timestamp_ms: f64) -> News {
+    fn news(timestamp_ms: f64) -> RemoteNews {
         let document = DocumentId::from_bytes([1; 16]);
         let heads = vec![timestamp_ms.to_string()];
-        News { document, storage_id: "s".into(), heads, timestamp_ms: Some(timestamp_ms) }
+        RemoteNews { document, storage_id: "s".into(), heads, timestamp_ms: Some(timestamp_ms) }
     }
 
     #[test]
@@ -133,14 +156,31 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
-        for number in 0..=limits::REPO_GOSSIP as u128 {
+        let tell = |number: u128, heads: usize| {
             let document = DocumentId::from_bytes(number.to_le_bytes());
-            gossip.tell(&space, SessionId(1), News { document, ..news(1.0) });
-        }
+            let heads = vec!["x".repeat(60); heads];
+            gossip.tell(&space, SessionId(1), RemoteNews { document, heads, ..news(1.0) });
+        };
+        (0..=limits::REPO_GOSSIP as u128).for_each(|number| tell(number, 1));
+        assert_eq!(gossip.state.lock().order.len(), limits::REPO_GOSSIP);
+        // By bytes too: many heads each, and those that have too many for one.
+        (0..=limits::REPO_GOSSIP as u128).for_each(|number| tell(number + 100_000, 40));
+        tell(7, 1_024);
         let state = gossip.state.lock();
-        assert_eq!(
-            (state.known.len(), state.order.len()),
-            (limits::REPO_GOSSIP, limits::REPO_GOSSIP)
-        );
+        let all = || state.known.values().flat_map(HashMap::values);
+        assert_eq!(state.bytes, all().map(|news| weight(news)).sum::<usize>());
+        assert_eq!(state.order.len(), all().count());
+        assert!(state.bytes <= limits::REPO_GOSSIP_BYTES && all().all(|n| n.heads.len() == 40));
+    }
+
+    #[test]
+    fn news_from_the_future_do_not_silence_those_that_come() {
+        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (sender, mut receiver) = mpsc::channel(8);
+        gossip.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
+        gossip.tell(&space, SessionId(1), news(1e300));
+        let said = receiver.try_recv().unwrap().timestamp_ms.unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        assert!(said <= now.as_millis() as f64);
     }
 }

@@ -26,8 +26,21 @@ enum Item {
     LookUp(DocumentId, Vec<CheckedChange>, Vec<ChangeHash>),
     Push(RepoPush),
     Whole(u64, DocumentId, Vec<u8>),
-    /// The message whose parts stand before this is worked off: its place is free.
-    Place(OwnedSemaphorePermit),
+    /// The place of a message whose parts stand before this. What comes of their checks is pushed
+    /// behind it, so it goes to the end once more before it is free.
+    Place(OwnedSemaphorePermit, bool),
+}
+
+impl Item {
+    /// What it takes up while it waits. What is looked up was checked a moment ago and is next.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Check(_, chunks) => chunks.iter().map(|chunk| chunk.len() + 24).sum(),
+            Self::Push(push) => push_bytes(push),
+            Self::Whole(_, _, bytes) => bytes.len(),
+            Self::Join(_) | Self::LookUp(..) | Self::Place(..) => 0,
+        }
+    }
 }
 
 /// What was done.
@@ -54,6 +67,9 @@ pub(super) struct Intake {
     /// Whom the entries will name.
     author: Vec<u8>,
     waiting: VecDeque<Item>,
+    /// Bytes of what waits.
+    bytes: usize,
+    wholes: Arc<Semaphore>,
     doing: Option<Doing>,
     unanswered: usize,
 }
@@ -68,6 +84,8 @@ impl Intake {
             space,
             author: Vec::new(),
             waiting: VecDeque::new(),
+            bytes: 0,
+            wholes: Arc::clone(&shared.repo.wholes),
             doing: None,
             unanswered: 0,
         }
@@ -111,11 +129,12 @@ impl Intake {
     /// What has been added by now came in one message; its place is kept until that is done.
     pub(super) fn keep_place(&mut self, place: Option<OwnedSemaphorePermit>) {
         if let Some(place) = place {
-            self.add(Item::Place(place));
+            self.add(Item::Place(place, false));
         }
     }
 
     fn add(&mut self, item: Item) {
+        self.bytes += item.bytes();
         self.waiting.push_back(item);
         self.begin();
     }
@@ -128,12 +147,13 @@ impl Intake {
 
     /// Whether the peer may send more.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.len() < limits::REPO_INTAKE
+        self.waiting.len() < limits::REPO_INTAKE && self.bytes < limits::REPO_INTAKE_BYTES
     }
 
     /// What was not begun is not done any more: the relay stops.
     pub(super) fn drop_waiting(&mut self) {
         self.waiting.clear();
+        self.bytes = 0;
     }
 
     /// Whether everything is handed over and answered.
@@ -158,11 +178,20 @@ impl Intake {
             return;
         }
         let Some(item) = self.waiting.pop_front() else { return };
+        self.bytes -= item.bytes();
         self.unanswered += usize::from(matches!(item, Item::Push(_) | Item::Whole(..)));
-        self.doing = Some(self.start(item));
+        let doing = self.start(item);
+        self.doing = Some(doing);
     }
 
-    fn start(&self, item: Item) -> Doing {
+    fn start(&mut self, item: Item) -> Doing {
+        let item = match item {
+            Item::Place(place, false) => {
+                self.waiting.push_back(Item::Place(place, true));
+                return Box::pin(async { Done::Over });
+            }
+            item => item,
+        };
         let (hub, session, space) = (self.hub.clone(), self.session, self.space.clone());
         let author = self.author.clone();
         match item {
@@ -181,17 +210,24 @@ impl Intake {
                 })
             }
             Item::Push(push) => {
-                let bytes = push.changes.iter().map(|change| change.bytes.len()).sum();
+                let bytes = push_bytes(&push);
                 let pushed = Pushed::changes(checked_push(session, author, push));
-                Box::pin(async move { over(hand_over(&hub, space, pushed, bytes).await) })
+                Box::pin(async move {
+                    let room = hub.reserve(bytes).await;
+                    over(hand_over(&hub, space, pushed, room).await)
+                })
             }
             Item::Whole(id, document, bytes) => {
-                let weight = bytes.len();
+                let weight = (bytes.len() + limits::PUSH_OVERHEAD_BYTES) as u32;
+                let wholes = Arc::clone(&self.wholes);
                 let entry = PushedEntry { session, id, document, author };
                 let pushed = Pushed::chunks(entry, Arc::new(bytes));
-                Box::pin(async move { over(hand_over(&hub, space, pushed, weight).await) })
+                Box::pin(async move {
+                    let room = wholes.acquire_many_owned(weight).await.ok();
+                    over(hand_over(&hub, space, pushed, room).await)
+                })
             }
-            Item::Place(place) => Box::pin(async move {
+            Item::Place(place, _) => Box::pin(async move {
                 drop(place);
                 Done::Over
             }),
@@ -210,8 +246,18 @@ fn checked_push(session: SessionId, author: Vec<u8>, push: RepoPush) -> CheckedP
     CheckedPush { session, id, document, author, changes, rest: None, roots }
 }
 
-async fn hand_over(hub: &Hub, space: SpaceName, pushed: Pushed, bytes: usize) -> bool {
-    match hub.reserve(bytes).await {
+fn push_bytes(push: &RepoPush) -> usize {
+    push.changes.iter().map(|change| change.bytes.len()).sum()
+}
+
+/// The room is free once the push is answered.
+async fn hand_over(
+    hub: &Hub,
+    space: SpaceName,
+    pushed: Pushed,
+    room: Option<OwnedSemaphorePermit>,
+) -> bool {
+    match room {
         Some(room) => hub.push(space, pushed, room).await,
         None => false,
     }
@@ -224,24 +270,35 @@ async fn check(checks: &Semaphore, chunks: Vec<Vec<u8>>) -> Result<Vec<CheckedCh
     if bytes <= limits::INLINE_CHECK_BYTES {
         return check_all(&chunks);
     }
-    let mut checked = Vec::with_capacity(chunks.len());
-    let mut chunks = chunks.into_iter().peekable();
-    while chunks.peek().is_some() {
-        let (mut some, mut bytes) = (Vec::new(), 0);
-        while let Some(chunk) = chunks.next_if(|_| bytes < limits::REPO_CHECK_BYTES) {
-            bytes += chunk.len();
-            some.push(chunk);
-        }
+    let (mut checked, mut chunks) = (Vec::with_capacity(chunks.len()), chunks.into_iter());
+    while chunks.len() > 0 {
         // It is never closed.
         let turn = checks.acquire().await.ok();
-        let some = tokio::task::spawn_blocking(move || check_all(&some)).await;
+        let task = tokio::task::spawn_blocking(move || (check_some(&mut chunks), chunks));
+        let some = task.await;
         drop(turn);
         match some {
-            Ok(some) => checked.extend(some?),
+            Ok((some, rest)) => {
+                checked.extend(some?);
+                chunks = rest;
+            }
             Err(_) => return Err(FormError::Refused { reason: "the check failed".to_owned() }),
         }
     }
     Ok(checked)
+}
+
+/// Checks changes until it is somebody else's turn: a few bytes may inflate to many.
+fn check_some(chunks: &mut std::vec::IntoIter<Vec<u8>>) -> Result<Vec<CheckedChange>, FormError> {
+    let (mut some, mut bytes, mut operations) = (Vec::new(), 0, 0);
+    while bytes < limits::REPO_CHECK_BYTES && operations < limits::REPO_CHECK_OPERATIONS {
+        let Some(chunk) = chunks.next() else { break };
+        let change = preflight(&chunk)?;
+        bytes += change.inflated_bytes;
+        operations += change.operations;
+        some.push(change);
+    }
+    Ok(some)
 }
 
 fn check_all(chunks: &[Vec<u8>]) -> Result<Vec<CheckedChange>, FormError> {

@@ -27,6 +27,8 @@ pub(super) struct Reply {
 pub(super) struct Planning {
     reader: Reader,
     waiting: VecDeque<(DocumentId, Question)>,
+    /// Bytes of those that wait.
+    bytes: usize,
     task: Option<JoinHandle<()>>,
     sender: mpsc::Sender<Reply>,
     replies: mpsc::Receiver<Reply>,
@@ -42,13 +44,19 @@ impl Planning {
             folder: Arc::clone(&shared.repo.folder),
             space,
         };
-        Self { reader, waiting: VecDeque::new(), task: None, sender, replies }
+        Self { reader, waiting: VecDeque::new(), bytes: 0, task: None, sender, replies }
     }
 
     /// A document has one question at a time, so these are as many as there are documents.
     pub(super) fn ask(&mut self, document: DocumentId, question: Question) {
+        self.bytes += question_bytes(&question);
         self.waiting.push_back((document, question));
         self.begin();
+    }
+
+    /// Whether the peer may ask more.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes < limits::REPO_QUESTION_BYTES
     }
 
     fn begin(&mut self) {
@@ -56,6 +64,7 @@ impl Planning {
             return;
         }
         let Some((document, question)) = self.waiting.pop_front() else { return };
+        self.bytes -= question_bytes(&question);
         let (reader, sender) = (self.reader.clone(), self.sender.clone());
         self.task = Some(tokio::spawn(async move {
             let (planned, room) = reader.answer(document, question).await;
@@ -175,6 +184,13 @@ impl Reader {
         });
         asked.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
     }
+}
+
+fn question_bytes(question: &Question) -> usize {
+    let Question { heads, have, need, .. } = question;
+    let have = have.iter().map(|have| have.bytes + 32 * have.last_sync.len());
+    let hashes = 32 * (heads.len() + need.len());
+    limits::REPO_QUESTION_OVERHEAD_BYTES + hashes + have.sum::<usize>()
 }
 
 /// Bytes that an answer takes up, at most.

@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::socket::Sink;
 use crate::hub::Feed;
+use crate::limits;
 use crate::metrics::Metrics;
 
 /// What the writer is given.
@@ -84,7 +85,7 @@ async fn run(
         let (message, page) = match next {
             Outgoing::Frames(bytes) => (Message::Binary(bytes.into()), None),
             Outgoing::Held(bytes, room) => {
-                let written = write(&mut sink, Message::Binary(bytes.into()), &watch).await;
+                let written = write_held(&mut sink, Message::Binary(bytes.into()), &watch).await;
                 drop(room);
                 match written {
                     Ok(()) => continue,
@@ -114,8 +115,25 @@ async fn run(
     (WriteEnd::Finished, sink)
 }
 
+/// Writes a message for whose room others wait: not slower than the slowest link, nor for ever.
+async fn write_held(sink: &mut Sink, message: Message, watch: &Watch) -> Result<(), WriteEnd> {
+    let least = (limits::SLOWEST_LINK * watch.stall.as_secs_f64()) as u64;
+    let written = write_at(sink, message, watch, least);
+    timeout(limits::REPO_LARGE_TIME, written).await.unwrap_or(Err(WriteEnd::Stalled))
+}
+
 /// Writes one message, for as long as bytes go out at all.
 async fn write(sink: &mut Sink, message: Message, watch: &Watch) -> Result<(), WriteEnd> {
+    write_at(sink, message, watch, 1).await
+}
+
+/// Writes one message, for as long as so many bytes go out in each time of a stall.
+async fn write_at(
+    sink: &mut Sink,
+    message: Message,
+    watch: &Watch,
+    least: u64,
+) -> Result<(), WriteEnd> {
     let mut sending = std::pin::pin!(sink.send(message));
     let mut before = watch.written.load(Ordering::Relaxed);
     loop {
@@ -127,7 +145,7 @@ async fn write(sink: &mut Sink, message: Message, watch: &Watch) -> Result<(), W
             }
             Err(_) => {
                 let now = watch.written.load(Ordering::Relaxed);
-                if now == before {
+                if now - before < least {
                     return Err(WriteEnd::Stalled);
                 }
                 before = now;

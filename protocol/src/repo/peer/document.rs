@@ -109,6 +109,10 @@ pub(super) struct Document {
     pub(super) asks: u8,
     /// How many changes the peer says to have beyond what it knows to be common.
     announced: u32,
+    /// Bytes of the filters of [`Document::question`].
+    filters: usize,
+    /// See [`Document::count_kept`].
+    kept: usize,
     /// The peer takes no changes.
     pub(super) read_only: bool,
     /// Heads that others were told of as the peer's.
@@ -142,6 +146,8 @@ impl Document {
             reset: None,
             asks: 0,
             announced: 0,
+            filters: 0,
+            kept: 0,
             read_only: false,
             gossiped: None,
         }
@@ -178,6 +184,7 @@ impl Document {
             *answered = true;
         }
         self.theirs = Some(heads);
+        self.filters = have.iter().map(|have| have.bytes).sum();
         self.question = Some((have, need));
         self.paging = false;
         begins
@@ -203,6 +210,18 @@ impl Document {
             self.wanted = Wanted::Told;
         }
         tells
+    }
+
+    /// Bytes of what is kept of the peer's words, as they are now, and as they were last counted.
+    pub(super) fn count_kept(&mut self) -> (usize, usize) {
+        let heads = [&self.theirs, &self.told, &self.gossiped, &self.reset];
+        let heads = heads.into_iter().flatten().map(Vec::len).sum::<usize>();
+        let asked = self.question.as_ref().map_or(0, |(have, need)| {
+            need.len() + have.iter().map(|have| have.last_sync.len()).sum::<usize>()
+        });
+        let filters = if self.question.is_some() { self.filters } else { 0 };
+        let now = 32 * (heads + asked + self.refused.len()) + filters;
+        (now, std::mem::replace(&mut self.kept, now))
     }
 
     pub(super) fn question(&mut self) -> Question {

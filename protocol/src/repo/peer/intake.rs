@@ -56,12 +56,23 @@ impl Peer {
     }
 
     fn sort(&mut self, id: DocumentId, changes: Vec<CheckedChange>, known: &[ChangeHash]) {
+        self.sort_all(id, changes, known, &[]);
+    }
+
+    /// `came`: what may be waited for and is there now, or was refused.
+    fn sort_all(
+        &mut self,
+        id: DocumentId,
+        changes: Vec<CheckedChange>,
+        known: &[ChangeHash],
+        came: &[ChangeHash],
+    ) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         let mut pen = std::mem::take(&mut document.pen);
         let before = pen.bytes();
         let is_there =
             |hash: &ChangeHash| known.binary_search(hash).is_ok() || document.is_familiar(hash);
-        let sorted = pen.sort(changes, is_there, |hash| document.refused.contains(hash));
+        let sorted = pen.sort(changes, came, is_there, |hash| document.refused.contains(hash));
         self.penned = self.penned.saturating_sub(before) + pen.bytes();
         let overflows = self.penned > limits::REPO_PEN_BYTES || pen.len() > limits::PEN_CHANGES;
         document.pen = pen;
@@ -102,7 +113,7 @@ impl Peer {
     pub(super) fn release(&mut self, id: DocumentId, hashes: &[ChangeHash]) {
         let waits = |document: &super::Document| document.pen.waits_for(hashes);
         if self.documents.get(&id).is_some_and(waits) {
-            self.sort(id, Vec::new(), &[]);
+            self.sort_all(id, Vec::new(), &[], hashes);
         }
     }
 
@@ -213,7 +224,8 @@ impl Peer {
         let Some(document) = self.documents.get_mut(&id) else { return };
         document.refused.extend(hashes);
         if document.refused.len() > limits::REPO_REFUSED {
-            self.fail(code, what);
+            return self.fail(code, what);
         }
+        self.release(id, hashes);
     }
 }

@@ -5,11 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admission::CheckedChange;
 use crate::ids::ChangeHash;
+use crate::limits;
 
-/// The changes of one document that wait, by hash.
+/// The changes of one document that wait, by hash. Each stands behind one thing that it lacks, so
+/// that whatever comes is work for those that wait for it, and for no others.
 #[derive(Debug, Default)]
 pub(super) struct Pen {
-    waiting: BTreeMap<ChangeHash, CheckedChange>,
+    waiting: BTreeMap<ChangeHash, Waiting>,
+    /// What is lacked, and who stands behind it.
+    behind: BTreeSet<(ChangeHash, ChangeHash)>,
+    bytes: usize,
+}
+
+/// A change that waits.
+#[derive(Debug)]
+struct Waiting {
+    change: CheckedChange,
+    /// So many of its dependencies are there; it stands behind the next.
+    there: usize,
 }
 
 /// What became of some changes.
@@ -31,61 +44,179 @@ impl Pen {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.waiting.values().map(|change| change.bytes.len()).sum()
+        self.bytes
     }
 
-    /// What the waiting changes rest on and is not here, ascending.
+    /// What the waiting changes rest on and is not here, ascending, as far as it is asked for at
+    /// a time.
     pub(super) fn missing(&self) -> Vec<ChangeHash> {
-        let needed: BTreeSet<ChangeHash> =
-            self.waiting.values().flat_map(|change| &change.dependencies).copied().collect();
-        needed.into_iter().filter(|hash| !self.waiting.contains_key(hash)).collect()
+        let is_out = |hash: &ChangeHash| !self.waiting.contains_key(hash);
+        if self.waiting.len() <= limits::REPO_NEEDS_OF {
+            let all = self.waiting.values().flat_map(|w| &w.change.dependencies[w.there..]);
+            let all: BTreeSet<ChangeHash> = all.copied().filter(is_out).collect();
+            return all.into_iter().take(limits::REPO_NEEDS).collect();
+        }
+        let mut missing: Vec<ChangeHash> = Vec::new();
+        let lacked = self.behind.iter().map(|(lacked, _)| *lacked);
+        for hash in lacked.filter(is_out) {
+            if missing.last() != Some(&hash) {
+                missing.push(hash);
+            }
+            if missing.len() == limits::REPO_NEEDS {
+                break;
+            }
+        }
+        missing
     }
 
     /// Whether anything waits for one of these.
     pub(super) fn waits_for(&self, hashes: &[ChangeHash]) -> bool {
-        let rests = |change: &CheckedChange| {
-            change.dependencies.iter().any(|dependency| hashes.contains(dependency))
-        };
-        self.waiting.values().any(rests)
+        !self.is_empty() && hashes.iter().any(|hash| self.first_behind(hash).is_some())
+    }
+
+    fn first_behind(&self, lacked: &ChangeHash) -> Option<ChangeHash> {
+        let first = (*lacked, ChangeHash([0; 32]));
+        let next = self.behind.range(first..).next().filter(|(found, _)| found == lacked);
+        next.map(|(_, hash)| *hash)
     }
 
     /// Adds changes, and takes out what need not wait any more, dependencies before what rests on
-    /// them.
+    /// them. `came` are those for which something may wait, and does not have to any more.
     pub(super) fn sort(
         &mut self,
         new: Vec<CheckedChange>,
+        came: &[ChangeHash],
         is_there: impl Fn(&ChangeHash) -> bool,
         is_refused: impl Fn(&ChangeHash) -> bool,
     ) -> Sorted {
-        let mut changes: Vec<CheckedChange> =
-            std::mem::take(&mut self.waiting).into_values().collect();
-        changes.extend(new);
         let mut sorted = Sorted::default();
-        let (mut out, mut bad) = (BTreeSet::new(), BTreeSet::new());
-        let mut waits: BTreeMap<ChangeHash, Vec<CheckedChange>> = BTreeMap::new();
-        for change in changes {
+        let mut out: BTreeSet<ChangeHash> = came.iter().copied().collect();
+        let mut taken = BTreeSet::new();
+        let mut bad = BTreeSet::new();
+        let mut next = Vec::new();
+        came.iter().for_each(|hash| self.free(hash, &mut next));
+        let new = new.into_iter().map(|change| Waiting { change, there: 0 });
+        let mut all = next.into_iter().chain(new);
+        while let Some(first) = all.next() {
             // What comes out may be what others wait for, and those in turn.
-            let mut next = vec![change];
-            while let Some(change) = next.pop() {
+            let mut next = vec![first];
+            while let Some(Waiting { change, mut there }) = next.pop() {
                 let hash = change.hash;
+                self.take(&hash);
                 let is_bad = |hash: &ChangeHash| is_refused(hash) || bad.contains(hash);
                 if is_bad(&hash) || change.dependencies.iter().any(is_bad) {
                     bad.insert(hash);
                     sorted.refused.push(hash);
                 } else {
-                    let lacks = |hash: &&ChangeHash| !out.contains(*hash) && !is_there(hash);
-                    if let Some(missing) = change.dependencies.iter().find(lacks).copied() {
-                        waits.entry(missing).or_default().push(change);
+                    let lacked = |hash: &ChangeHash| !out.contains(hash) && !is_there(hash);
+                    let rest = &change.dependencies[there..];
+                    there += rest.iter().position(lacked).unwrap_or(rest.len());
+                    if there < change.dependencies.len() {
+                        self.put(Waiting { change, there });
                         continue;
                     }
-                    if out.insert(hash) {
+                    out.insert(hash);
+                    if taken.insert(hash) {
                         sorted.ready.push(change);
                     }
                 }
-                next.extend(waits.remove(&hash).unwrap_or_default());
+                self.free(&hash, &mut next);
             }
         }
-        self.waiting = waits.into_values().flatten().map(|change| (change.hash, change)).collect();
         sorted
+    }
+
+    /// Has those that stand behind something wait no longer.
+    fn free(&mut self, lacked: &ChangeHash, into: &mut Vec<Waiting>) {
+        while let Some(hash) = self.first_behind(lacked) {
+            into.extend(self.take(&hash));
+        }
+    }
+
+    fn put(&mut self, waiting: Waiting) {
+        self.bytes += waiting.bytes();
+        self.behind.insert((waiting.lacked(), waiting.change.hash));
+        self.waiting.insert(waiting.change.hash, waiting);
+    }
+
+    fn take(&mut self, hash: &ChangeHash) -> Option<Waiting> {
+        let waiting = self.waiting.remove(hash)?;
+        self.bytes -= waiting.bytes();
+        self.behind.remove(&(waiting.lacked(), *hash));
+        Some(waiting)
+    }
+}
+
+impl Waiting {
+    fn lacked(&self) -> ChangeHash {
+        self.change.dependencies[self.there]
+    }
+
+    /// What it takes up. The names of other actors may have been deflated to little.
+    fn bytes(&self) -> usize {
+        let names = self.change.other_actors.len() + self.change.dependencies.len();
+        self.change.bytes.len() + limits::ACTOR_BYTES * names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::transaction::Transactable;
+    use automerge::{AutoCommit, ROOT};
+
+    use super::*;
+    use crate::admission::preflight;
+
+    fn history(changes: usize) -> Vec<CheckedChange> {
+        let mut document = AutoCommit::new();
+        for number in 0..changes {
+            document.put(ROOT, "number", number as i64).unwrap();
+            document.commit();
+        }
+        let changes = document.get_changes(&[]);
+        changes.iter().map(|change| preflight(change.raw_bytes()).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_waits_comes_out_in_order_once_what_it_rests_on_is_there() {
+        let all = history(4);
+        let mut pen = Pen::default();
+        let sort = |pen: &mut Pen, new: &[&CheckedChange], came: &[ChangeHash]| {
+            let new = new.iter().copied().cloned().collect();
+            let sorted = pen.sort(new, came, |_| false, |_| false);
+            assert!(sorted.refused.is_empty());
+            sorted.ready.iter().map(|change| change.hash).collect::<Vec<_>>()
+        };
+        // Also one that comes twice, and in a message that has it twice.
+        assert!(sort(&mut pen, &[&all[3], &all[2], &all[3]], &[]).is_empty());
+        assert!(sort(&mut pen, &[&all[2]], &[]).is_empty());
+        assert_eq!((pen.len(), pen.missing()), (2, vec![all[1].hash]));
+        assert!(pen.waits_for(&[all[0].hash, all[1].hash]) && !pen.waits_for(&[all[0].hash]));
+        let came = [all[1].hash];
+        assert_eq!(sort(&mut pen, &[], &came), [all[2].hash, all[3].hash]);
+        assert!(pen.is_empty() && pen.behind.is_empty() && pen.bytes() == 0);
+        assert_eq!(sort(&mut pen, &[&all[0], &all[0]], &[]), [all[0].hash]);
+    }
+
+    #[test]
+    fn what_waits_for_something_refused_is_refused() {
+        let all = history(4);
+        let mut pen = Pen::default();
+        pen.sort(all[2..].to_vec(), &[], |_| false, |_| false);
+        let refused = all[1].hash;
+        let sorted = pen.sort(Vec::new(), &[refused], |_| false, |hash| *hash == refused);
+        assert_eq!(sorted.refused, [all[2].hash, all[3].hash]);
+        assert!(sorted.ready.is_empty() && pen.is_empty());
+    }
+
+    #[test]
+    fn what_is_asked_for_at_a_time_is_bounded() {
+        let many: Vec<_> = (0..limits::REPO_NEEDS + 9).map(|_| history(2).remove(1)).collect();
+        let mut pen = Pen::default();
+        pen.sort(many, &[], |_| false, |_| false);
+        let missing = pen.missing();
+        assert_eq!(missing.len(), limits::REPO_NEEDS);
+        assert!(missing.is_sorted_by(|one, next| one < next));
+        assert_eq!(missing, pen.missing());
     }
 }

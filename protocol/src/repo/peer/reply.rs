@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::document::{Document, Planned, Standing, Wanted};
 use super::{Effect, Peer};
+use crate::code::Code;
 use crate::ids::{ChangeHash, DocumentId, Offset};
 use crate::limits;
 use crate::repo::message::{Message, Sync};
@@ -68,6 +69,12 @@ impl Peer {
             return;
         }
         let Some(document) = self.documents.get_mut(&id) else { return };
+        let (now, before) = document.count_kept();
+        self.kept = self.kept.saturating_sub(before) + now;
+        if self.kept > limits::REPO_KEPT_BYTES {
+            let what = "too many heads and filters at a time".to_owned();
+            return self.fail(Code::OVERLOADED, what);
+        }
         match document.step() {
             Step::Rest => {}
             Step::Ask => {
