@@ -5,6 +5,8 @@
 //! example and run the test once with `LANDFALL_BLESS=1`, which writes the files that are missing
 //! or differ; then look at the difference.
 
+#[path = "golden/automerge_repo.rs"]
+mod automerge_repo;
 #[path = "golden/documented.rs"]
 mod documented;
 #[path = "golden/examples.rs"]

@@ -10,8 +10,12 @@
 
 #[path = "repo/client.rs"]
 mod client;
+#[path = "repo/hostile.rs"]
+mod hostile;
 #[path = "repo/log.rs"]
 mod log;
+#[path = "repo/plans.rs"]
+mod plans;
 #[path = "repo/random.rs"]
 mod random;
 #[path = "repo/refusals.rs"]
@@ -22,5 +26,7 @@ mod relay;
 mod rng;
 #[path = "repo/scenarios.rs"]
 mod scenarios;
+#[path = "repo/syncs.rs"]
+mod syncs;
 #[path = "repo/world.rs"]
 mod world;

@@ -121,6 +121,10 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("SNAPSHOT_WINDOW_BYTES", limits::SNAPSHOT_WINDOW_BYTES),
         ("EPHEMERAL_BYTES", limits::EPHEMERAL_BYTES),
         ("EPHEMERAL_NAME_BYTES", limits::EPHEMERAL_NAME_BYTES),
+        ("REPO_MESSAGE_BYTES", limits::REPO_MESSAGE_BYTES),
+        ("REPO_TEXT_BYTES", limits::REPO_TEXT_BYTES),
+        ("REPO_CHANGES_BYTES", limits::REPO_CHANGES_BYTES),
+        ("REPO_PEN_BYTES", limits::REPO_PEN_BYTES),
     ];
     for (name, value) in bytes {
         assert_row(&[&format!("`{name}`"), &written(value as u64, true)]);
@@ -144,10 +148,46 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("QUERIES", limits::QUERIES as u64),
         ("RECENT_ENTRIES", limits::RECENT_ENTRIES),
         ("EPHEMERAL_SOURCES", limits::EPHEMERAL_SOURCES as u64),
+        ("REPO_LIST", limits::REPO_LIST as u64),
+        ("REPO_DOCUMENTS", limits::REPO_DOCUMENTS as u64),
+        ("REPO_WHOLE_CHANGES", u64::from(limits::REPO_WHOLE_CHANGES)),
+        ("REPO_RECENT", limits::REPO_RECENT as u64),
+        ("REPO_ASKS", u64::from(limits::REPO_ASKS)),
+        ("REPO_REFUSED", limits::REPO_REFUSED as u64),
+        ("PEN_CHANGES", limits::PEN_CHANGES as u64),
+        ("SYNC_HASHES", limits::SYNC_HASHES as u64),
+        ("SYNC_HAVES", limits::SYNC_HAVES as u64),
+        ("SYNC_PROBES", limits::SYNC_PROBES),
     ];
     for (name, value) in counts {
         assert_row(&[&format!("`{name}`"), &written(value, false)]);
     }
+}
+
+/// A limit that somebody adds is in the lists of these tests, or it is no limit of the wire.
+#[test]
+fn every_limit_of_automerge_repo_sessions_is_looked_for() {
+    let limits = include_str!("../../src/limits.rs");
+    let names = limits.lines().filter_map(|line| line.strip_prefix("pub const "));
+    let names = names.filter_map(|line| line.split(':').next());
+    let ours = names.filter(|name| name.starts_with("REPO_") || name.starts_with("SYNC_"));
+    let tests = include_str!("documented.rs");
+    let missing: Vec<&str> =
+        ours.filter(|name| !tests.contains(&format!("(\"{name}\","))).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+/// Each type of message that is read or written has its row.
+#[test]
+fn every_message_of_automerge_repo_is_in_the_page() {
+    let read = include_str!("../../src/repo/message/read.rs");
+    let (_, arms) = read.split_once("Ok(match kind {").unwrap();
+    let (arms, _) = arms.split_once("kind => Message::Unknown").unwrap();
+    let arms = arms.lines().filter_map(|line| line.trim().strip_prefix('"'));
+    let kinds: Vec<&str> =
+        arms.filter_map(|line| line.split_once("\" => ")).map(|(k, _)| k).collect();
+    assert_eq!(kinds.len(), 10, "{kinds:?}");
+    kinds.iter().for_each(|kind| assert_row(&[&format!("`{kind}`")]));
 }
 
 #[test]
@@ -160,6 +200,7 @@ fn every_time_of_the_wire_is_in_the_page() {
         ("RECONNECT_MOST", limits::RECONNECT_MOST),
         ("RECENT_AGE", limits::RECENT_AGE),
         ("SNAPSHOT_GRACE", limits::SNAPSHOT_GRACE),
+        ("REPO_REQUEST_WAIT", limits::REPO_REQUEST_WAIT),
     ] {
         let written = match value.subsec_millis() {
             0 => format!("{} s", value.as_secs()),

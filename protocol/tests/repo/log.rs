@@ -153,7 +153,7 @@ impl Log {
     /// Folds the first so many changes of a document's tail.
     pub fn fold(&mut self, id: &DocumentId, count: usize) {
         let Some(stored) = self.documents.get_mut(id) else { return };
-        let Some((&through, _)) = stored.tail.iter().take(count).last() else { return };
+        let Some((&through, _)) = stored.tail.iter().take(count).next_back() else { return };
         let young = stored.tail.split_off(&Offset(through.0 + 1));
         let folded = snapshot(&stored.open());
         stored.tail.extend(young);

@@ -202,7 +202,8 @@ fn a_change_that_is_refused_does_not_stop_the_others() {
         let refused: usize = world.relay.refused.iter().map(|(.., changes)| changes).sum();
         assert_eq!((refused, world.relay.refused[0].1), (4, Code::COUNTER));
         // Both go on, and what either does comes to the other.
-        (world.traffic(0), world.traffic(1));
+        world.traffic(0);
+        world.traffic(1);
         world.edit(0, document);
         world.settle();
         world.assert_all_live();

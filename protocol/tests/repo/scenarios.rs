@@ -59,7 +59,8 @@ fn an_edit_is_answered_once_passed_on_once_and_not_echoed() {
     world.open(1, document);
     world.connect(1);
     world.settle();
-    (world.traffic(0), world.traffic(1));
+    world.traffic(0);
+    world.traffic(1);
     world.edit(0, document);
     world.settle();
     world.assert_equal();

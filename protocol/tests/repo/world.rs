@@ -216,7 +216,7 @@ impl World {
 
     /// What a client was sent last, which must be a sync message. The rest is dropped.
     pub fn last_sync(&mut self, client: usize) -> Told {
-        let message = self.session(client).sent.drain(..).last().expect("something was sent");
+        let message = self.session(client).sent.drain(..).next_back().expect("something was sent");
         let Message::Sync(sync) = Message::decode(&message).unwrap() else { panic!("no sync") };
         let SyncMessage { heads, need, have, chunks, flags } =
             SyncMessage::decode(sync.data).unwrap();
