@@ -96,8 +96,8 @@ impl Pen {
         let mut next = Vec::new();
         came.iter().for_each(|hash| self.free(hash, &mut next));
         let new = new.into_iter().map(|change| Waiting { change, there: 0 });
-        let mut all = next.into_iter().chain(new);
-        while let Some(first) = all.next() {
+        let all = next.into_iter().chain(new);
+        for first in all {
             // What comes out may be what others wait for, and those in turn.
             let mut next = vec![first];
             while let Some(Waiting { change, mut there }) = next.pop() {
