@@ -8,6 +8,7 @@ pub mod network;
 pub mod process;
 pub mod raw;
 pub mod replica;
+pub mod repo;
 pub mod rng;
 pub mod site;
 pub mod traces;

@@ -12,6 +12,7 @@ mod system {
     mod lost_history;
     mod many;
     mod readme;
+    mod repo_kills;
     mod scopes;
     mod stores;
 }

@@ -1,0 +1,134 @@
+//! An automerge-repo client as a test drives it: a real automerge document on a blocking socket,
+//! which connects again for as long as it is wanted.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use automerge::sync::{Message as SyncMessage, State, SyncDoc};
+use automerge::transaction::Transactable;
+use automerge::{Automerge, ChangeHash, ROOT};
+use landfall_protocol::DocumentId;
+use landfall_protocol::repo::message::{Message as Repo, PeerMetadata, Sync};
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
+
+/// How long a client waits for more before it types on.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A client with one document.
+#[derive(Debug)]
+pub struct Peer {
+    name: String,
+    document: String,
+    /// What it has.
+    pub doc: Automerge,
+    has_asked: bool,
+    typed: u64,
+}
+
+/// Its connection.
+struct Session {
+    socket: WebSocket<TcpStream>,
+    server: String,
+    state: State,
+}
+
+impl Peer {
+    /// With nothing of the document.
+    pub fn new(name: &str, document: DocumentId) -> Self {
+        let document = document.to_string().trim_start_matches("automerge:").to_owned();
+        Self { name: name.to_owned(), document, doc: Automerge::new(), has_asked: false, typed: 0 }
+    }
+
+    /// Makes a change.
+    ///
+    /// # Panics
+    /// If automerge does not take it.
+    pub fn type_one(&mut self) {
+        self.typed += 1;
+        let mut tx = self.doc.transaction();
+        let value = format!("{} {}", self.name, self.typed);
+        tx.put(ROOT, format!("key {}", self.typed % 5), value).expect("a put");
+        tx.commit();
+    }
+
+    /// Syncs with the relay on a port, again and again, until `goes_on` says otherwise; it is asked
+    /// after each round and may type. Heads that the relay tells go into `told`.
+    pub fn sync(
+        &mut self,
+        port: u16,
+        told: &Mutex<BTreeSet<ChangeHash>>,
+        mut goes_on: impl FnMut(&mut Self) -> bool,
+    ) {
+        let mut session = None;
+        while goes_on(self) {
+            let round = match &mut session {
+                None => self.connect(port).map(|new| session = Some(new)),
+                Some(session) => self.round(session, told),
+            };
+            if round.is_none() {
+                session = None;
+                // sleep: the relay is being killed and started; nothing says when it is there
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    /// Connects and joins; `None` if nobody is there.
+    fn connect(&mut self, port: u16) -> Option<Session> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.set_nodelay(true).ok()?;
+        let (mut socket, _) = client(format!("ws://127.0.0.1:{port}/"), stream).ok()?;
+        let metadata = PeerMetadata { storage_id: None, is_ephemeral: true };
+        let join = Repo::Join { sender: &self.name, metadata, versions: Some(vec!["1"]) };
+        socket.send(Message::Binary(join.encode().into())).ok()?;
+        let Message::Binary(answer) = socket.read().ok()? else { return None };
+        let Ok(Repo::Peer { sender, .. }) = Repo::decode(&answer) else { return None };
+        let server = sender.to_owned();
+        socket.get_ref().set_read_timeout(Some(PAUSE)).ok()?;
+        self.has_asked = false;
+        Some(Session { socket, server, state: State::new() })
+    }
+
+    /// Says what there is to say and hears what came; `None` if the connection is gone.
+    fn round(&mut self, session: &mut Session, told: &Mutex<BTreeSet<ChangeHash>>) -> Option<()> {
+        self.say(session)?;
+        loop {
+            match session.socket.read() {
+                Ok(Message::Binary(bytes)) => self.hear(session, &bytes, told),
+                Ok(Message::Close(_)) => return None,
+                Ok(_) => {}
+                Err(Error::Io(error))
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return Some(());
+                }
+                Err(_) => return None,
+            }
+            self.say(session)?;
+        }
+    }
+
+    fn say(&mut self, session: &mut Session) -> Option<()> {
+        let message = self.doc.generate_sync_message(&mut session.state);
+        let Some(message) = message else { return Some(()) };
+        let data = message.encode();
+        let (document, sender, target) = (&self.document, &self.name, &session.server);
+        let sync = Sync { document, sender, target, data: &data };
+        let asks = self.doc.get_heads().is_empty() && !self.has_asked;
+        self.has_asked = true;
+        let message = if asks { Repo::Request(sync) } else { Repo::Sync(sync) };
+        session.socket.send(Message::Binary(message.encode().into())).ok()
+    }
+
+    fn hear(&mut self, session: &mut Session, bytes: &[u8], told: &Mutex<BTreeSet<ChangeHash>>) {
+        let Ok(Repo::Sync(sync)) = Repo::decode(bytes) else { return };
+        let message = SyncMessage::decode(sync.data).expect("the relay's message");
+        told.lock().expect("nobody panicked").extend(&message.heads);
+        let received = self.doc.receive_sync_message(&mut session.state, message);
+        received.expect("the relay's changes");
+    }
+}
