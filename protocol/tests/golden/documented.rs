@@ -125,6 +125,7 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("REPO_TEXT_BYTES", limits::REPO_TEXT_BYTES),
         ("REPO_CHANGES_BYTES", limits::REPO_CHANGES_BYTES),
         ("REPO_PEN_BYTES", limits::REPO_PEN_BYTES),
+        ("REPO_KEPT_BYTES", limits::REPO_KEPT_BYTES),
     ];
     for (name, value) in bytes {
         assert_row(&[&format!("`{name}`"), &written(value as u64, true)]);
@@ -154,6 +155,8 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("REPO_RECENT", limits::REPO_RECENT as u64),
         ("REPO_ASKS", u64::from(limits::REPO_ASKS)),
         ("REPO_REFUSED", limits::REPO_REFUSED as u64),
+        ("REPO_NEEDS", limits::REPO_NEEDS as u64),
+        ("REPO_NEEDS_OF", limits::REPO_NEEDS_OF as u64),
         ("PEN_CHANGES", limits::PEN_CHANGES as u64),
         ("SYNC_HASHES", limits::SYNC_HASHES as u64),
         ("SYNC_HAVES", limits::SYNC_HAVES as u64),
@@ -201,6 +204,8 @@ fn every_time_of_the_wire_is_in_the_page() {
         ("RECENT_AGE", limits::RECENT_AGE),
         ("SNAPSHOT_GRACE", limits::SNAPSHOT_GRACE),
         ("REPO_REQUEST_WAIT", limits::REPO_REQUEST_WAIT),
+        ("REPO_PACE", limits::REPO_PACE),
+        ("REPO_UNANSWERED", limits::REPO_UNANSWERED),
     ] {
         let written = match value.subsec_millis() {
             0 => format!("{} s", value.as_secs()),

@@ -115,7 +115,7 @@ fn every_message_is_answered_by_one_at_most() {
             };
             let (heads, need, last_sync, held) = (some(4), some(3), some(3), some(20));
             let filter = automerge::sync::BloomFilter::from_hashes(held.iter());
-            let have = [Have { last_sync, filter, entries: held.len() as u32 }];
+            let have = [Have { last_sync, filter, entries: held.len() as u32, bytes: 0 }];
             let have = if held.len() % 5 == 4 { &[][..] } else { &have[..] };
             world.session(1).sent.clear();
             let count = say(

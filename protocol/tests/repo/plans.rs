@@ -134,7 +134,7 @@ fn case(seed: u64, strangers: bool) -> (Case, Rng) {
     }
     let filter = BloomFilter::from_hashes(held.iter());
     let last_sync = graph.heads_of(&common);
-    let have = vec![Have { last_sync, filter, entries: held.len() as u32 }];
+    let have = vec![Have { last_sync, filter, entries: held.len() as u32, bytes: 0 }];
     let question = Question { heads, have, need: Vec::new(), sent_through: Offset(0) };
     (Case { graph, has, common, question }, rng)
 }

@@ -319,6 +319,8 @@ fn what_rests_on_a_change_that_is_being_refused_is_refused_with_it() {
         send(&mut world, document, &heads, &rest);
         world.settle_relay();
         world.assert_all_live();
+        let refused: usize = world.relay.refused.iter().map(|(.., changes)| changes).sum();
+        assert_eq!(refused, 3, "it and what rests on it");
         assert!(world.relay.log.contains(&document, &good));
         assert_eq!(world.relay.log.documents[&document].changes.len(), 3);
     }

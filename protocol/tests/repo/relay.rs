@@ -8,7 +8,7 @@ use landfall_protocol::admission::{CheckedChange, Roots, preflight};
 use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::repo::chunks::{Carried, carried};
 use landfall_protocol::repo::message::Message;
-use landfall_protocol::repo::peer::{Effect, Host, Peer, Saying};
+use landfall_protocol::repo::peer::{Effect, Host, Peer, Planned, Saying};
 use landfall_protocol::repo::plan::{Question, known};
 use landfall_protocol::repo::sync::SyncMessage;
 use landfall_protocol::session::Patience;
@@ -45,6 +45,8 @@ pub struct Session {
     pub follows: BTreeSet<DocumentId>,
     jobs: VecDeque<Job>,
     plans: VecDeque<(DocumentId, Question)>,
+    /// An answer that was read, and that the machine is not told yet.
+    planned: Option<(DocumentId, Planned)>,
     entries: VecDeque<(Arc<Commit>, usize)>,
     answers: VecDeque<Answer>,
     /// Whole documents that were pushed.
@@ -90,8 +92,19 @@ impl Relay {
         let peer = Peer::new(host(), Patience::default(), now);
         let (sent, follows, jobs, plans, entries, answers) = Default::default();
         let (wholes, ended, said) = (0, None, Vec::new());
-        let session =
-            Session { peer, sent, follows, jobs, plans, entries, answers, wholes, ended, said };
+        let session = Session {
+            peer,
+            sent,
+            follows,
+            jobs,
+            plans,
+            planned: None,
+            entries,
+            answers,
+            wholes,
+            ended,
+            said,
+        };
         self.sessions.insert(id, session);
         id
     }
@@ -187,7 +200,7 @@ impl Relay {
             }
             let ready = [
                 !session.jobs.is_empty(),
-                !session.plans.is_empty(),
+                !session.plans.is_empty() || session.planned.is_some(),
                 !session.entries.is_empty(),
                 !session.answers.is_empty(),
             ];
@@ -344,11 +357,14 @@ impl Relay {
         }
     }
 
-    /// Answers a session's oldest question.
+    /// Reads the answer to a session's oldest question, or tells what was read.
     fn plan(&mut self, id: SessionId) {
+        if let Some((document, planned)) = self.session(id).planned.take() {
+            return self.with(id, |peer| peer.handle_planned(document, planned));
+        }
         let Some((document, question)) = self.session(id).plans.pop_front() else { return };
         let planned = self.log.answer(&document, &question);
-        self.with(id, |peer| peer.handle_planned(document, planned));
+        self.session(id).planned = Some((document, planned));
     }
 
     fn tell_entry(&mut self, id: SessionId) {

@@ -19,10 +19,10 @@ fn hashes(most: usize) -> impl Strategy<Value = Vec<ChangeHash>> {
 }
 
 fn have() -> impl Strategy<Value = Have> {
-    (hashes(4), hashes(40)).prop_map(|(last_sync, held)| Have {
-        last_sync,
-        filter: BloomFilter::from_hashes(held.iter()),
-        entries: held.len() as u32,
+    (hashes(4), hashes(40)).prop_map(|(last_sync, held)| {
+        let filter = BloomFilter::from_hashes(held.iter());
+        let bytes = filter.to_bytes().len();
+        Have { last_sync, filter, entries: held.len() as u32, bytes }
     })
 }
 

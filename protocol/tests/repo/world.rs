@@ -135,11 +135,20 @@ impl World {
     /// Until nothing happens any more. That it comes to this is itself a check.
     pub fn settle(&mut self) {
         for _ in 0..MANY {
-            if !self.step() {
+            if !self.step() && !self.pass_a_moment() {
                 return;
             }
         }
         panic!("messages go to and fro without end");
+    }
+
+    /// News that are kept back for a moment are let go; false if there are none.
+    pub fn pass_a_moment(&mut self) -> bool {
+        let live = self.relay.sessions.values().filter(|session| session.ended.is_none());
+        let due = live.map(|session| session.peer.deadline()).min();
+        let wait = due.map(|due| due.since(self.now));
+        let passes = wait.filter(|wait| *wait <= limits::REPO_UNANSWERED);
+        passes.map(|wait| self.pass(wait)).is_some()
     }
 
     pub fn pass(&mut self, wait: std::time::Duration) {
@@ -207,7 +216,7 @@ impl World {
         for _ in 0..MANY {
             let others: Vec<usize> = (0..self.clients.len()).filter(|n| *n != stuck).collect();
             let carried = others.into_iter().any(|client| self.carry(client));
-            if !carried && !self.relay.step(&mut self.rng) {
+            if !carried && !self.relay.step(&mut self.rng) && !self.pass_a_moment() {
                 return;
             }
         }
