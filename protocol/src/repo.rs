@@ -5,8 +5,10 @@
 //! |---|---|
 //! | [`message`] | the CBOR messages |
 //! | [`sync`], [`chunks`] | automerge's sync messages and what they carry, read within bounds |
+//! | [`check`] | the preflight of what they carry |
 //! | [`index`], [`plan`] | a document as an index, and what an answer is made of |
 
+pub mod check;
 pub mod chunks;
 pub mod index;
 pub mod message;

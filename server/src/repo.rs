@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
+use landfall_protocol::repo::check::Inspected;
 use landfall_protocol::repo::peer::{Effect, Host, Peer, Saying};
 use landfall_protocol::{Code, Moment, SessionId, SpaceName, Upstream};
 use sha2::{Digest, Sha256};
@@ -357,7 +358,16 @@ impl Driver {
 
     fn handle_done(&mut self, done: Done) {
         match done {
-            Done::Checked(document, Ok(changes)) => {
+            Done::Checked(document, Ok(inspected)) => {
+                let mut changes = Vec::with_capacity(inspected.len());
+                for inspected in inspected {
+                    match inspected {
+                        Inspected::Sound(change) => changes.push(change),
+                        Inspected::TooLarge(hash, error) => {
+                            self.machine.handle_too_large(document, hash, &error);
+                        }
+                    }
+                }
                 let asked = self.machine.unfamiliar(document, &changes);
                 if asked.is_empty() {
                     self.machine.handle_checked(document, Ok(changes), &[]);

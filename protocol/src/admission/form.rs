@@ -247,3 +247,19 @@ pub enum FormError {
         field: &'static str,
     },
 }
+
+impl FormError {
+    /// Whether the change is what it should be, and larger than is taken.
+    pub fn is_size(&self) -> bool {
+        matches!(
+            self,
+            Self::TooLarge { .. }
+                | Self::Inflated { .. }
+                | Self::Dependencies { .. }
+                | Self::OtherActors { .. }
+                | Self::Operations { .. }
+                | Self::Predecessors { .. }
+                | Self::Text { .. }
+        )
+    }
+}

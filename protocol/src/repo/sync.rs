@@ -171,7 +171,7 @@ fn write_number(out: &mut Vec<u8>, mut number: usize) {
     out.push(number as u8);
 }
 
-fn write_prefixed(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn write_prefixed(out: &mut Vec<u8>, bytes: &[u8]) {
     write_number(out, bytes.len());
     out.extend_from_slice(bytes);
 }

@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use landfall_protocol::admission::{CheckedChange, FormError, Roots, preflight};
+use landfall_protocol::admission::{CheckedChange, FormError, Roots};
+use landfall_protocol::repo::check::{Inspected, inspect};
 use landfall_protocol::repo::peer::RepoPush;
 use landfall_protocol::repo::plan::known;
 use landfall_protocol::space::{CheckedPush, PushedEntry};
@@ -46,7 +47,7 @@ impl Item {
 /// What was done.
 pub(super) enum Done {
     /// Changes passed the preflight, or one did not.
-    Checked(DocumentId, Result<Vec<CheckedChange>, FormError>),
+    Checked(DocumentId, Result<Vec<Inspected>, FormError>),
     /// Those that are known; `None` if the store cannot say.
     LookedUp(DocumentId, Vec<CheckedChange>, Option<Vec<ChangeHash>>),
     /// The hub has it.
@@ -265,7 +266,7 @@ async fn hand_over(
 
 /// Runs the preflight, off the session's own task if that takes more than a moment, and in turns:
 /// a message may be so large that others would wait for it.
-async fn check(checks: &Semaphore, chunks: Vec<Vec<u8>>) -> Result<Vec<CheckedChange>, FormError> {
+async fn check(checks: &Semaphore, chunks: Vec<Vec<u8>>) -> Result<Vec<Inspected>, FormError> {
     let bytes: usize = chunks.iter().map(Vec::len).sum();
     if bytes <= limits::INLINE_CHECK_BYTES {
         return check_all(&chunks);
@@ -289,20 +290,25 @@ async fn check(checks: &Semaphore, chunks: Vec<Vec<u8>>) -> Result<Vec<CheckedCh
 }
 
 /// Checks changes until it is somebody else's turn: a few bytes may inflate to many.
-fn check_some(chunks: &mut std::vec::IntoIter<Vec<u8>>) -> Result<Vec<CheckedChange>, FormError> {
+fn check_some(chunks: &mut std::vec::IntoIter<Vec<u8>>) -> Result<Vec<Inspected>, FormError> {
     let (mut some, mut bytes, mut operations) = (Vec::new(), 0, 0);
     while bytes < limits::REPO_CHECK_BYTES && operations < limits::REPO_CHECK_OPERATIONS {
         let Some(chunk) = chunks.next() else { break };
-        let change = preflight(&chunk)?;
-        bytes += change.inflated_bytes;
-        operations += change.operations;
-        some.push(change);
+        let inspected = inspect(&chunk)?;
+        match &inspected {
+            Inspected::Sound(change) => {
+                bytes += change.inflated_bytes;
+                operations += change.operations;
+            }
+            Inspected::TooLarge(..) => bytes += chunk.len(),
+        }
+        some.push(inspected);
     }
     Ok(some)
 }
 
-fn check_all(chunks: &[Vec<u8>]) -> Result<Vec<CheckedChange>, FormError> {
-    chunks.iter().map(|chunk| preflight(chunk)).collect()
+fn check_all(chunks: &[Vec<u8>]) -> Result<Vec<Inspected>, FormError> {
+    chunks.iter().map(|chunk| inspect(chunk)).collect()
 }
 
 async fn look_up(

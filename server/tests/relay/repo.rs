@@ -358,6 +358,30 @@ async fn a_change_that_contradicts_history_is_not_taken_and_the_rest_is() {
 }
 
 #[tokio::test]
+async fn a_change_that_is_too_large_is_not_taken_and_stops_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut alice = RepoClient::join(&relay, "/", "alice").await;
+    let mut large = Replica::made(1, 1);
+    alice.send(&mut large).await;
+    alice.settle(&mut large).await;
+    let before = large.heads();
+    large.put("image", &noise(6_000_000, 1));
+    large.put("after", "the image");
+    alice.send(&mut large).await;
+    let name = "landfall_relay_rejects_total{code=\"too-large\"}";
+    relay.until_metric(name, |count| count >= 1.0).await;
+    let mut other = Replica::made(2, 2);
+    alice.send(&mut other).await;
+    alice.settle(&mut other).await;
+    let mut bob = RepoClient::join(&relay, "/", "bob").await;
+    let mut his = Replica::empty(1);
+    bob.send(&mut his).await;
+    bob.until(&mut his, &before).await;
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn ephemeral_messages_reach_everybody_else_once() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;

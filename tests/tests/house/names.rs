@@ -41,8 +41,8 @@ const ROOMS: &[Room] = &[
     Room {
         names: &["axum", "hyper", "hyper_util"],
         within: "server/src/",
-        homes: &["server/src/http", "server/src/session", "server/src/serve"],
-        remedy: "keep HTTP and sockets in the http, session and serve modules",
+        homes: &["server/src/http", "server/src/session", "server/src/repo", "server/src/serve"],
+        remedy: "keep HTTP and sockets in the http, session, repo and serve modules",
     },
 ];
 

@@ -33,6 +33,12 @@ impl Peer {
         asked
     }
 
+    /// A change is honest and larger than a change may be: it is not taken, nor is what rests on it.
+    /// To be called before [`Peer::handle_checked`] with the others that came with it.
+    pub fn handle_too_large(&mut self, id: DocumentId, hash: ChangeHash, error: &FormError) {
+        self.refuse(id, Code::TOO_LARGE, &[hash], format!("change {hash}: {error}"));
+    }
+
     /// Changes have passed the preflight, or one of them has not. `known` are those of
     /// [`Peer::unfamiliar`] that the store holds, ascending.
     pub fn handle_checked(

@@ -1,0 +1,109 @@
+//! The preflight of a change that an automerge-repo client sends.
+//!
+//! A change that is no change ends the session that sent it. One that is honest and too large does
+//! not: its author would come again and again with it, and its other documents would wait. It is
+//! refused, with what rests on it.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
+use sha2::{Digest, Sha256};
+
+use crate::admission::{CheckedChange, FormError, preflight};
+use crate::ids::ChangeHash;
+use crate::limits;
+
+/// Magic and checksum.
+const PREFIX: usize = 8;
+const CHANGE: u8 = 1;
+const DEFLATED_CHANGE: u8 = 2;
+
+/// A change that may be one.
+#[derive(Debug, Clone)]
+pub enum Inspected {
+    /// It passed the preflight.
+    Sound(CheckedChange),
+    /// It is larger than a change may be.
+    TooLarge(ChangeHash, FormError),
+}
+
+/// Checks one chunk. automerge-repo's clients send changes as they are; one that is too long so is
+/// kept deflated, as automerge itself would store it.
+///
+/// # Errors
+/// If it is no change.
+pub fn inspect(chunk: &[u8]) -> Result<Inspected, FormError> {
+    let is_plain = chunk.get(PREFIX) == Some(&CHANGE);
+    let may_shrink = chunk.len() > limits::CHANGE_BYTES
+        && chunk.len() <= limits::CHANGE_INFLATED_BYTES
+        && is_plain;
+    let checked = match may_shrink.then(|| deflated(chunk)).flatten() {
+        Some(deflated) => preflight(&deflated),
+        None => preflight(chunk),
+    };
+    match checked {
+        Ok(change) => Ok(Inspected::Sound(change)),
+        Err(error) if error.is_size() && is_plain => {
+            // What a hash covers begins behind the checksum.
+            let hash = Sha256::digest(chunk.get(PREFIX..).unwrap_or_default());
+            Ok(Inspected::TooLarge(ChangeHash(hash.into()), error))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The same change as a chunk of type 2.
+fn deflated(chunk: &[u8]) -> Option<Vec<u8>> {
+    let length = chunk.get(PREFIX + 1..)?.iter().position(|byte| byte & 0x80 == 0)?;
+    let body = chunk.get(PREFIX + 2 + length..)?;
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(body).ok()?;
+    let short = encoder.finish().ok()?;
+    let mut out = Vec::with_capacity(PREFIX + 11 + short.len());
+    out.extend_from_slice(chunk.get(..PREFIX)?);
+    out.push(DEFLATED_CHANGE);
+    super::sync::write_prefixed(&mut out, &short);
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::transaction::Transactable;
+    use automerge::{Automerge, ROOT};
+
+    use super::*;
+
+    fn change(value: Vec<u8>) -> (Vec<u8>, ChangeHash) {
+        let mut document = Automerge::new();
+        let mut tx = document.transaction();
+        tx.put(ROOT, "image", value).unwrap();
+        tx.commit();
+        let change = document.get_changes(&[]).remove(0);
+        (change.raw_bytes().to_vec(), change.hash())
+    }
+
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut state = 7u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
+            (state >> 33) as u8
+        };
+        (0..bytes).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn what_is_long_and_deflates_is_sound_and_what_does_not_is_too_large() {
+        let (chunk, hash) = change(vec![7; 5_000_000]);
+        let Ok(Inspected::Sound(sound)) = inspect(&chunk) else { panic!("it was not taken") };
+        assert_eq!(sound.hash, hash);
+        assert!(sound.bytes.len() < 50_000);
+        let (chunk, hash) = change(noise(5_000_000));
+        let Ok(Inspected::TooLarge(found, error)) = inspect(&chunk) else { panic!("taken") };
+        assert_eq!(found, hash);
+        assert!(matches!(error, FormError::TooLarge { .. }), "{error}");
+        let (mut chunk, _) = change(noise(1_000));
+        chunk[20] ^= 1;
+        assert!(inspect(&chunk).is_err());
+    }
+}
