@@ -56,6 +56,9 @@ impl Peer {
 
     /// Syncs with the relay on a port, again and again, until `goes_on` says otherwise; it is asked
     /// after each round and may type. Heads that the relay tells go into `told`.
+    ///
+    /// # Panics
+    /// If the relay sends what automerge does not take.
     pub fn sync(
         &mut self,
         port: u16,

@@ -18,7 +18,7 @@ use landfall_tests::{PATIENCE, RaiseOnDrop, log};
 
 const KILLS: usize = 10;
 /// Heads that are told between two kills, at least.
-const TOLD: usize = 3;
+const TOLD: usize = 30;
 
 type Told = Mutex<BTreeSet<ChangeHash>>;
 
@@ -132,6 +132,9 @@ fn an_engine_and_a_repo_client_converge_over_a_relay_that_is_killed_and_folds() 
     let document = space.create(|tx| Ok(tx.put(ROOT, "root", true)?)).unwrap();
     store.connect(link(&relay.url)).unwrap();
     let mut peer = Peer::new("peer", document.id());
+    // Who types into nothing begins a history of its own, which an engine does not join with its.
+    wait_synced(&store);
+    settle(&mut peer, port, &told, |doc| !doc.get_heads().is_empty());
     let _relay = std::thread::scope(|scope| {
         let _stops = RaiseOnDrop(&stop);
         scope.spawn(|| type_until(&document, &stop));
