@@ -15,6 +15,11 @@ use super::wire::{self, Said};
 /// How long a server may take for an answer that a row waits for.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long an answer to `join` is waited for, and how often it is asked for. Long enough for a
+/// server that is busy.
+const TRY: Duration = Duration::from_secs(4);
+const TRIES: usize = 10;
+
 /// A connection that has joined.
 pub struct Link {
     socket: WebSocketStream<TcpStream>,
@@ -23,8 +28,21 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects to a server on a port of this machine and joins.
+    /// Connects to a server on a port of this machine and joins. Tries again where no answer comes:
+    /// automerge-repo's server never hears a connection that comes while it is starting.
     pub async fn join(port: u16, me: &str, storage: Option<&str>) -> Result<Self, String> {
+        let mut last = String::new();
+        for _ in 0..TRIES {
+            match timeout(TRY, Self::join_once(port, me, storage)).await {
+                Ok(Ok(link)) => return Ok(link),
+                Ok(Err(why)) => last = why,
+                Err(_) => last = format!("no answer to `join` within {TRY:?}"),
+            }
+        }
+        Err(last)
+    }
+
+    async fn join_once(port: u16, me: &str, storage: Option<&str>) -> Result<Self, String> {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| e.to_string())?;
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
         let config = WebSocketConfig::default()
