@@ -12,6 +12,7 @@ mod system {
     mod lost_history;
     mod many;
     mod readme;
+    mod samod;
     mod scopes;
     mod stores;
 }
