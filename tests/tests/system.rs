@@ -13,6 +13,7 @@ mod system {
     mod many;
     mod readme;
     mod repo_kills;
+    mod samod;
     mod scopes;
     mod stores;
 }

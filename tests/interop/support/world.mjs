@@ -11,7 +11,7 @@ import { startProxy } from "./proxy.mjs"
 import { startRelay } from "./server.mjs"
 
 /** How long a test waits for what should happen at once. Not a figure: a machine may be slow. */
-const PATIENCE_MS = 60_000
+const PATIENCE_MS = 120_000
 
 /** A folder that is removed when the test ends. */
 export function scratch() {
