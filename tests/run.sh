@@ -97,6 +97,12 @@ section 'automerge-repo clients'
 node_packages tests/interop
 npm test --prefix tests/interop
 
+# The page that the relay serves is what its sources make, byte for byte.
+section 'playground'
+node_packages server/playground
+node server/playground/check.mjs
+npm test --prefix server/playground
+
 section 'docs'
 RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc "${locked[@]}" --workspace --no-deps
 
