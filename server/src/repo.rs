@@ -268,6 +268,8 @@ impl Driver {
     async fn next(&mut self, stream: &mut Stream, writing: &mut Writing) -> Happening {
         let (makes, reads) = (self.makes(), self.reads());
         let sends = !self.outbox.is_empty();
+        // To be woken for each of them would cost more than to send them.
+        let hears = makes && !self.machine.is_pacing(self.now());
         let deadline = self.deadline();
         let mut stopping = self.shared.stopping.clone();
         let stopped = self.stopping.is_some();
@@ -279,7 +281,7 @@ impl Driver {
             reply = self.planning.reply(), if makes => Happening::Reply(reply),
             end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
             message = stream.next(), if reads => Happening::Message(message),
-            () = self.seat.wait(), if makes => Happening::News,
+            () = self.seat.wait(), if hears => Happening::News,
             news = self.gossip.recv(), if makes => Happening::Gossip(news),
             () = self.replaced.notified() => Happening::Replaced,
             () = sleep_until(deadline.into()) => Happening::Time,
@@ -518,6 +520,8 @@ impl Driver {
             return self.stop();
         }
         self.watch_large();
+        // What waited for its time goes with what has come since.
+        self.take_news();
         let (now, bytes) = (self.now(), self.meter.bytes());
         // A large message is no silence while it arrives; nor is that of one who is not read.
         if bytes != self.bytes_before || self.outbox_bytes >= limits::REPO_OUTBOX_BYTES {

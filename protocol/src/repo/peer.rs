@@ -458,6 +458,13 @@ impl Peer {
         self.touched.insert(id);
     }
 
+    /// Whether what became durable lately waits for a moment anyway: more of it need not be told
+    /// before [`Peer::handle_time`].
+    pub fn is_pacing(&self, now: Moment) -> bool {
+        let soon = now.after(limits::REPO_PACE);
+        self.paced.first().is_some_and(|(due, _)| *due > now && *due <= soon)
+    }
+
     /// When [`Peer::handle_time`] is to be called next.
     pub fn deadline(&self) -> Moment {
         let silence = match (&self.remote, self.pinged) {
