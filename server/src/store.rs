@@ -284,6 +284,17 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.document_index(space, document, with_folded)
     }
 
+    /// Those of some changes that a document has, ascending. Costs a look-up for each, whatever the
+    /// document's length. A damaged index is told by [`StoreError::damaged_index`].
+    fn changes_known(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        hashes: &[ChangeHash],
+    ) -> Result<Vec<ChangeHash>, StoreError> {
+        below(self)?.changes_known(space, document, hashes)
+    }
+
     /// The ids of a space's documents that have changes and are not deleted, ascending by their
     /// bytes: those after one, at most so many.
     fn documents(

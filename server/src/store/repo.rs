@@ -20,6 +20,8 @@ pub(super) const STANDING: &str = "SELECT d.tombstone IS NOT NULL, d.heads, \
 const TAIL: &str = "SELECT \"offset\", hash, deps FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\"";
 
+pub(super) const HAS: &str = "SELECT 1 FROM entry WHERE document = ?1 AND hash = ?2";
+
 pub(super) const DOCUMENTS: &str = "SELECT d.document FROM space s JOIN document d ON d.space = s.id \
     WHERE s.name = ?1 AND d.document > ?2 AND d.leaf IS NOT NULL AND d.tombstone IS NULL \
     ORDER BY d.document LIMIT ?3";
@@ -54,14 +56,61 @@ pub(super) fn index(
     document: &DocumentId,
     wanted: Option<&IndexCache>,
 ) -> rusqlite::Result<Option<(DocumentIndex, Option<Unloaded>)>> {
+    read_index(conn, space, document, wanted, true)
+}
+
+/// The same without its tail.
+pub(super) fn folded(
+    conn: &Connection,
+    space: &SpaceName,
+    document: &DocumentId,
+    wanted: Option<&IndexCache>,
+) -> rusqlite::Result<Option<(DocumentIndex, Option<Unloaded>)>> {
+    read_index(conn, space, document, wanted, false)
+}
+
+/// A document that has changes and is not deleted.
+fn present(
+    conn: &Connection,
+    space: &SpaceName,
+    document: &DocumentId,
+) -> rusqlite::Result<Option<Document>> {
     let found = documents::find(conn, space, document)?.map(|(_, found)| found);
-    let is_there = |found: &Document| found.leaf.is_some() && found.tombstone.is_none();
-    let Some(found) = found.filter(is_there) else { return Ok(None) };
+    Ok(found.filter(|found| found.leaf.is_some() && found.tombstone.is_none()))
+}
+
+/// Those of some changes that are rows, and whether others may be folded. `None` if there is nothing
+/// of the document.
+pub(super) fn tail_has(
+    conn: &Connection,
+    space: &SpaceName,
+    document: &DocumentId,
+    hashes: &[ChangeHash],
+) -> rusqlite::Result<Option<(Vec<ChangeHash>, bool)>> {
+    let Some(found) = present(conn, space, document)? else { return Ok(None) };
+    let mut is_there = conn.prepare_cached(HAS)?;
+    let mut known = Vec::new();
+    for hash in hashes {
+        if is_there.exists(params![found.row, &hash.0[..]])? {
+            known.push(*hash);
+        }
+    }
+    Ok(Some((known, found.folded > 0)))
+}
+
+fn read_index(
+    conn: &Connection,
+    space: &SpaceName,
+    document: &DocumentId,
+    wanted: Option<&IndexCache>,
+    with_tail: bool,
+) -> rusqlite::Result<Option<(DocumentIndex, Option<Unloaded>)>> {
+    let Some(found) = present(conn, space, document)? else { return Ok(None) };
     let stored = match found.folded {
         0 => None,
         _ => snapshots::current(conn, found.row)?,
     };
-    let tail = tail(conn, &found)?;
+    let tail = if with_tail { tail(conn, &found)? } else { Vec::new() };
     let last = tail.last().map_or(Offset(found.folded), |row| row.offset);
     let (mut folded, mut unloaded) = (None, None);
     if let Some(stored) = stored {

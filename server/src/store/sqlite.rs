@@ -9,11 +9,11 @@ use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
-use landfall_protocol::repo::DocumentIndex;
+use landfall_protocol::repo::{DocumentIndex, plan as sync_plan};
 use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::Commit;
-use landfall_protocol::{DocumentId, Offset, SpaceName, Upstream};
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, Upstream};
 use landfall_storage::{
     BackupError, Database, Durability, Faults, Options, ReadError, Reader, StorageError, WriteError,
 };
@@ -327,6 +327,33 @@ impl LogStore for SqliteStore {
             folded.index = Some(self.keep_index(what, document, key, packed)?);
         }
         Ok(Some(index))
+    }
+
+    fn changes_known(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        hashes: &[ChangeHash],
+    ) -> Result<Vec<ChangeHash>, StoreError> {
+        let what = "look for changes of a document";
+        let found = self.read(what, |conn| repo::tail_has(conn, space, document, hashes))?;
+        let Some((mut known, folded)) = found else { return Ok(Vec::new()) };
+        if folded && known.len() < hashes.len() {
+            // What is folded in this moment was in the tail when that was read.
+            let indexes = Some(&self.indexes);
+            let found = self.read(what, |conn| repo::folded(conn, space, document, indexes))?;
+            if let Some((mut index, packed)) = found {
+                if let (Some(folded), Some((key, packed))) = (&mut index.folded, packed) {
+                    folded.index = Some(self.keep_index(what, document, key, packed)?);
+                }
+                known.extend(
+                    sync_plan::known(&index, hashes).map_err(|_| StoreError::unsupported())?,
+                );
+            }
+        }
+        known.sort_unstable();
+        known.dedup();
+        Ok(known)
     }
 
     fn documents(
