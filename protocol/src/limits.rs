@@ -221,7 +221,8 @@ pub const REPO_PACE: Duration = Duration::from_millis(25);
 /// document: applying one message costs it time in proportion to the document.
 pub const REPO_UNANSWERED: Duration = Duration::from_millis(500);
 
-/// How often a peer is asked for the same changes that it announces and does not send.
+/// How often a peer is asked for the same changes that it announces and does not send, and told
+/// the same heads again that it has and forgot to be common.
 pub const REPO_ASKS: u8 = 4;
 
 /// Changes of a document that were refused and that a session remembers, so as not to ask for them
@@ -233,6 +234,10 @@ pub const SYNC_HASHES: usize = 10_000;
 
 /// `have`s of an automerge sync message; automerge sends one.
 pub const SYNC_HAVES: usize = 8;
+
+/// Changes in one automerge sync message. None has less than some 70 bytes, so an honest message of
+/// [`REPO_MESSAGE_BYTES`] has not as many.
+pub const SYNC_CHUNKS: usize = 1 << 20;
 
 /// Probes of a bloom filter in an automerge sync message; automerge makes 7.
 pub const SYNC_PROBES: u64 = 32;

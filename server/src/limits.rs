@@ -192,6 +192,10 @@ pub const REPO_INTAKE_BYTES: usize = 4 * MIB;
 /// before the relay stops reading it.
 pub const REPO_QUESTION_BYTES: usize = 4 * MIB;
 
+/// Questions of an automerge-repo session that are answered in one go, if where their documents
+/// stand is all that is asked: handing them over one by one costs a thread's waking for each.
+pub const REPO_QUESTIONS: usize = 64;
+
 /// Bytes that a question counts beside its hashes and filters.
 pub const REPO_QUESTION_OVERHEAD_BYTES: usize = 256;
 

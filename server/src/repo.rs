@@ -37,7 +37,7 @@ use crate::session::{
     CLOSE_BASE, CLOSE_NORMAL, CLOSE_TOO_BIG, Shared, is_cut, room, socket, writer,
 };
 use gossip::Gossip;
-use intake::{Done, Intake};
+use intake::{Checked, Done, Intake};
 use peers::Peers;
 use planning::{Planning, Reply};
 
@@ -351,45 +351,49 @@ impl Driver {
     }
 
     fn handle_reply(&mut self, reply: Reply) {
-        let Reply { document, planned, room } = reply;
+        let Reply { ticket, planned, room } = reply;
         self.answer_room = room;
-        self.machine.handle_planned(document, planned);
+        self.machine.handle_planned(ticket, planned);
         self.perform();
         self.answer_room = None;
     }
 
     fn handle_done(&mut self, done: Done) {
         match done {
-            Done::Checked(document, Ok(inspected)) => {
+            Done::Checked(ticket, Ok(inspected), rest) => {
                 let mut changes = Vec::with_capacity(inspected.len());
                 for inspected in inspected {
                     match inspected {
                         Inspected::Sound(change) => changes.push(change),
                         Inspected::TooLarge(hash, error) => {
-                            self.machine.handle_too_large(document, hash, &error);
+                            self.machine.handle_too_large(ticket, hash, &error);
                         }
                     }
                 }
-                let asked = self.machine.unfamiliar(document, &changes);
+                let more = !rest.is_empty();
+                self.intake.check_rest(ticket, rest);
+                let asked = self.machine.unfamiliar(ticket, &changes);
                 if asked.is_empty() {
-                    self.machine.handle_checked(document, Ok(changes), &[]);
+                    self.machine.handle_checked(ticket, Ok(changes), &[], more);
                 } else {
-                    self.intake.look_up(document, changes, asked);
+                    self.intake.look_up(Checked { ticket, changes, more }, asked);
                 }
             }
-            Done::Checked(document, Err(error)) => {
-                self.machine.handle_checked(document, Err(error), &[]);
+            Done::Checked(ticket, Err(error), _) => {
+                self.machine.handle_checked(ticket, Err(error), &[], false);
             }
-            Done::LookedUp(document, changes, Some(known)) => {
-                self.machine.handle_checked(document, Ok(changes), &known);
+            Done::LookedUp(Checked { ticket, changes, more }, Some(known)) => {
+                self.machine.handle_checked(ticket, Ok(changes), &known, more);
             }
-            Done::LookedUp(_, _, None) => self.machine.handle_uncheckable(),
+            Done::LookedUp(_, None) => self.machine.handle_uncheckable(),
             Done::Over => {}
             Done::HubGone => {
                 let what = "the relay cannot go on".to_owned();
                 self.machine.fail(Code::INTERNAL, what);
             }
         }
+        self.perform();
+        self.intake.go_on();
     }
 
     fn take_news(&mut self) {
@@ -427,12 +431,12 @@ impl Driver {
                 Effect::Follow(document) => {
                     self.shared.rooms.enter(&self.space, document, &self.seat);
                 }
-                Effect::Check(document, chunks) => self.intake.check(document, chunks),
+                Effect::Check(ticket, chunks) => self.intake.check(ticket, chunks),
                 Effect::Push(push) => self.intake.push(push),
                 Effect::PushWhole { id, document, bytes } => {
                     self.intake.push_whole(id, document, bytes);
                 }
-                Effect::Plan(document, question) => self.planning.ask(document, question),
+                Effect::Plan(ticket, question) => self.planning.ask(ticket, question),
                 Effect::Say(said) => self.say(said),
                 Effect::Subscribe(storages) => {
                     let (space, news) = (&self.space, &self.gossip_in);

@@ -26,6 +26,8 @@ mod process;
 mod repo;
 #[path = "relay/repo_client.rs"]
 mod repo_client;
+#[path = "relay/repo_hostile.rs"]
+mod repo_hostile;
 #[path = "relay/restarts.rs"]
 mod restarts;
 #[path = "relay/sync.rs"]

@@ -7,38 +7,80 @@ use crate::admission::FormError;
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 /// Magic and checksum.
 const PREFIX: usize = 8;
+/// A change whose bytes are deflated.
+const DEFLATED: u8 = 2;
 
 /// What a message carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Carried<'a> {
-    /// Single changes, each a chunk of its own.
-    Changes(Vec<&'a [u8]>),
+pub enum Carried {
+    /// Single changes; there may be none.
+    Changes(Chunks),
     /// At least one chunk that holds many changes: a whole document or a bundle. Only a process
     /// that may die opens these.
-    Whole(Vec<&'a [u8]>),
+    Whole(Vec<u8>),
+}
+
+/// Single changes, each a chunk, one after the other in one piece of memory: a message may have
+/// very many of a few bytes each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chunks {
+    bytes: Vec<u8>,
+    at: usize,
+    has_deflated: bool,
+}
+
+impl Chunks {
+    /// The next one. It has a header and the length that this tells; no more is known of it.
+    pub fn take_next(&mut self) -> Option<&[u8]> {
+        let rest = self.bytes.get(self.at..)?;
+        let (_, length) = measure(rest).ok()?;
+        let chunk = rest.get(..length)?;
+        self.at += length;
+        Some(chunk)
+    }
+
+    /// Whether there is none left.
+    pub fn is_empty(&self) -> bool {
+        self.at >= self.bytes.len()
+    }
+
+    /// How many bytes are left.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len().saturating_sub(self.at)
+    }
+
+    /// Whether a few bytes may be many, once inflated.
+    pub fn has_deflated(&self) -> bool {
+        self.has_deflated
+    }
 }
 
 /// Takes a message's chunks apart by their headers. Nothing inside them is looked at.
 ///
 /// # Errors
 /// If the bytes are no chunks, or are of a type that nobody knows.
-pub fn carried<'a>(message: &SyncMessage<'a>) -> Result<Carried<'a>, FormError> {
-    let (mut changes, mut whole) = (Vec::new(), false);
+pub fn carried(message: &SyncMessage<'_>) -> Result<Carried, FormError> {
+    let (mut has_deflated, mut whole) = (false, false);
     for joined in &message.chunks {
         let mut rest = *joined;
         while !rest.is_empty() {
             let (kind, length) = measure(rest)?;
-            let (chunk, after) =
+            let (_, after) =
                 rest.split_at_checked(length).ok_or(FormError::Truncated { part: "chunk" })?;
             match kind {
-                1 | 2 => changes.push(chunk),
+                1 => {}
+                DEFLATED => has_deflated = true,
                 0 | 3 => whole = true,
                 found => return Err(FormError::ChunkType { found }),
             }
             rest = after;
         }
     }
-    Ok(if whole { Carried::Whole(message.chunks.clone()) } else { Carried::Changes(changes) })
+    let bytes = message.chunks.concat();
+    Ok(match whole {
+        true => Carried::Whole(bytes),
+        false => Carried::Changes(Chunks { bytes, at: 0, has_deflated }),
+    })
 }
 
 /// The type of the chunk at the front, and its length with its header.

@@ -15,7 +15,7 @@ mod reply;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::chunks::{Carried, carried};
+use super::chunks::{Carried, Chunks, carried};
 use super::message::{Ephemeral, Message, PeerMetadata, Sync, VERSION};
 use super::plan::Question;
 use super::sync::SyncMessage;
@@ -63,8 +63,9 @@ pub enum Effect {
     /// Tell of this document's entries from now on, with [`Peer::handle_entry`].
     Follow(DocumentId),
     /// Run the preflight over these chunks, each a change, and answer with
-    /// [`Peer::handle_checked`]. Checks are to be done one after the other, in their order.
-    Check(DocumentId, Vec<Vec<u8>>),
+    /// [`Peer::handle_checked`], for all at once or for some after the other: a message may have
+    /// very many. Checks are to be done one after the other, in their order.
+    Check(Ticket, Chunks),
     /// Hand these changes to the space's machine; its answer comes to [`Peer::handle_answer`].
     Push(RepoPush),
     /// Have these bytes opened where nothing is lost by it, and what is in them admitted; the
@@ -78,7 +79,7 @@ pub enum Effect {
         bytes: Vec<u8>,
     },
     /// Ask the store, and answer with [`Peer::handle_planned`].
-    Plan(DocumentId, Question),
+    Plan(Ticket, Question),
     /// Pass an ephemeral message on.
     Say(Saying),
     /// The peer wants to hear of these storages; tell what is known of them, with
@@ -101,6 +102,15 @@ pub enum Effect {
     Ignored(String),
     /// Close the connection, after what was to be sent before.
     End(Code, String),
+}
+
+/// Names what is asked of the caller: the document, and after which `join`. What was asked for a
+/// peer before it joined once more is no answer for what it has begun since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// The document.
+    pub document: DocumentId,
+    joined: u64,
 }
 
 /// Changes on their way to the space's machine.
@@ -134,6 +144,8 @@ pub struct Saying {
 pub struct Peer {
     host: Host,
     remote: Option<Remote>,
+    /// How often it has joined.
+    joined: u64,
     documents: BTreeMap<DocumentId, Document>,
     /// Pushes that are not answered, with a copy of their changes: of a push that is refused in
     /// its middle, the rest is pushed again.
@@ -166,6 +178,7 @@ impl Peer {
         Self {
             host,
             remote: None,
+            joined: 0,
             documents: BTreeMap::new(),
             pushes: BTreeMap::new(),
             last_push: 0,
@@ -270,6 +283,25 @@ impl Peer {
         }
     }
 
+    fn forget(&mut self) {
+        self.documents.clear();
+        self.pushes.clear();
+        self.requests.clear();
+        self.paced.clear();
+        self.touched.clear();
+        self.subscribed.clear();
+        (self.penned, self.kept) = (0, 0);
+    }
+
+    fn ticket(&self, document: DocumentId) -> Ticket {
+        Ticket { document, joined: self.joined }
+    }
+
+    /// The document, unless the peer has joined anew since.
+    fn of(&self, ticket: Ticket) -> Option<DocumentId> {
+        (ticket.joined == self.joined).then_some(ticket.document)
+    }
+
     fn handle_join(
         &mut self,
         sender: &str,
@@ -284,12 +316,10 @@ impl Peer {
             let what = "the peer id is the relay's own, or that of an engine: take another";
             return self.turn_away(sender, Code::FORBIDDEN, what);
         }
-        // A second `join` begins anew: what the peer knew of this session is gone.
-        self.documents.clear();
-        self.requests.clear();
-        self.paced.clear();
-        self.subscribed.clear();
-        (self.penned, self.kept) = (0, 0);
+        // A second `join` begins anew: what the peer knew of this session is gone, and what is
+        // still being asked for it is not taken in any more.
+        self.joined += 1;
+        self.forget();
         let lasting = metadata.storage_id.filter(|_| !metadata.is_ephemeral);
         let remote = Remote { peer_id: sender.to_owned(), storage_id: lasting.map(str::to_owned) };
         self.effects.push_back(Effect::Joined(remote.clone()));
@@ -362,21 +392,16 @@ impl Peer {
         true
     }
 
-    fn carry(&mut self, id: DocumentId, carried: Carried<'_>) {
+    fn carry(&mut self, id: DocumentId, carried: Carried) {
         match carried {
             Carried::Changes(chunks) if chunks.is_empty() => {}
             Carried::Changes(chunks) => {
-                let chunks = chunks.into_iter().map(<[u8]>::to_vec).collect();
                 self.note_check(id);
-                self.effects.push_back(Effect::Check(id, chunks));
+                self.effects.push_back(Effect::Check(self.ticket(id), chunks));
             }
-            Carried::Whole(chunks) => {
+            Carried::Whole(bytes) => {
                 let push = self.next_push(id, Vec::new());
-                self.effects.push_back(Effect::PushWhole {
-                    id: push,
-                    document: id,
-                    bytes: chunks.concat(),
-                });
+                self.effects.push_back(Effect::PushWhole { id: push, document: id, bytes });
             }
         }
     }

@@ -115,7 +115,7 @@ impl<'a> SyncMessage<'a> {
         let need = reader.hashes("need")?;
         let count = reader.count("have", limits::SYNC_HAVES)?;
         let have = (0..count).map(|_| reader.have()).collect::<Result<_, _>>()?;
-        let count = reader.count("chunks", reader.rest.len())?;
+        let count = reader.count("chunks", limits::SYNC_CHUNKS.min(reader.rest.len()))?;
         let chunks = (0..count).map(|_| reader.prefixed("chunks")).collect::<Result<_, _>>()?;
         let flags = match reader.rest {
             [] => None,

@@ -103,8 +103,11 @@ fn said_sync(sync: &Sync<'_>) -> String {
         .map(|have| format!("{}+{}", short(&have.last_sync), have.entries))
         .collect();
     let carried = match carried(&message).unwrap() {
-        Carried::Changes(changes) => format!("{} changes", changes.len()),
-        Carried::Whole(chunks) => format!("whole in {}", chunks.len()),
+        Carried::Changes(mut changes) => {
+            let count = std::iter::from_fn(|| changes.take_next().map(drop)).count();
+            format!("{count} changes")
+        }
+        Carried::Whole(_) => format!("whole in {}", message.chunks.len()),
     };
     let flags = match message.flags {
         None => "none".to_owned(),

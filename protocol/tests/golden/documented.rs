@@ -160,6 +160,7 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("PEN_CHANGES", limits::PEN_CHANGES as u64),
         ("SYNC_HASHES", limits::SYNC_HASHES as u64),
         ("SYNC_HAVES", limits::SYNC_HAVES as u64),
+        ("SYNC_CHUNKS", limits::SYNC_CHUNKS as u64),
         ("SYNC_PROBES", limits::SYNC_PROBES),
     ];
     for (name, value) in counts {

@@ -1,6 +1,8 @@
 //! Peers that do not do what automerge does: what they can cost is bounded, and nobody else is
 //! the worse for them.
 
+use automerge::ROOT;
+use automerge::transaction::Transactable;
 use landfall_protocol::repo::message::{Message, PeerMetadata, Sync};
 use landfall_protocol::repo::sync::{Have, Reply};
 use landfall_protocol::session::Patience;
@@ -33,6 +35,12 @@ fn raw(world: &mut World, bytes: &[u8]) {
     let (id, now) = (world.session_id(1), world.now);
     world.relay.with(id, |peer| peer.handle_message(bytes, now));
     world.settle_relay();
+}
+
+/// The relay's work waits.
+fn raw_only(world: &mut World, bytes: &[u8]) {
+    let (id, now) = (world.session_id(1), world.now);
+    world.relay.with(id, |peer| peer.handle_message(bytes, now));
 }
 
 fn ended(world: &mut World) -> Option<Code> {
@@ -84,6 +92,71 @@ fn who_asks_for_everything_again_and_again_with_the_same_heads_gets_it_once() {
         assert!(bytes < 20_000, "{bytes}");
     }
     assert_eq!(ended(&mut world), None);
+}
+
+#[test]
+fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
+    let (mut world, document) = world(5);
+    let all = world.clients[0].copy(&document).automerge.get_changes(&[]);
+    let (older, head) = ([all[3].hash()], [all[4].hash()]);
+    let mut more = world.clients[0].copy(&document).automerge.fork();
+    let mut transaction = more.transaction();
+    transaction.put(ROOT, "more", 1).unwrap();
+    transaction.commit();
+    let (bytes, heads) = (more.get_changes(&head)[0].raw_bytes().to_vec(), more.get_heads());
+    // A question, a check and a push are under way. None of them is answered yet.
+    let name = world.clients[1].name.clone();
+    let join = Message::Join { sender: &name, metadata: PeerMetadata::default(), versions: None };
+    let say = |world: &mut World, reply: &Reply<'_>| {
+        world.clients[1].send(document, false, &reply.encode());
+        world.carry_up(1);
+    };
+    say(&mut world, &Reply { heads: &older, have: &[Have::default()], ..Reply::default() });
+    raw_only(&mut world, &join.encode());
+    say(&mut world, &Reply::default());
+    world.settle_relay();
+    let told: Vec<_> = world.session(1).sent.drain(1..).collect();
+    assert_eq!(told.len(), 1, "the answer to what was asked before came too");
+    let Ok(Message::Sync(sync)) = Message::decode(&told[0]) else { panic!("no sync") };
+    let sync = landfall_protocol::repo::sync::SyncMessage::decode(sync.data).unwrap();
+    assert_eq!((&sync.heads[..], sync.chunks.len()), (&head[..], 5));
+    // What a check finds that was begun before is not taken; the peer offers it again.
+    let chunks = [bytes.as_slice()];
+    let offer = Reply { heads: &heads, chunks: &chunks, ..Reply::default() };
+    say(&mut world, &offer);
+    raw_only(&mut world, &join.encode());
+    world.settle_relay();
+    assert_eq!(world.relay.log.heads(&document), head);
+    say(&mut world, &offer);
+    world.settle_relay();
+    assert_eq!(world.relay.log.heads(&document), heads);
+    // And the answer to a push of before would be taken for one of now.
+    let mut late = more.fork();
+    let mut transaction = late.transaction();
+    transaction.put(ROOT, "late", 1).unwrap();
+    transaction.commit();
+    let (bytes, late) = (late.get_changes(&heads)[0].raw_bytes().to_vec(), late.get_heads());
+    say(&mut world, &Reply { heads: &late, chunks: &[&bytes], ..Reply::default() });
+    while world.session(1).peer.unanswered() == 0 {
+        world.relay_steps(1);
+    }
+    raw_only(&mut world, &join.encode());
+    assert_eq!((ended(&mut world), world.session(1).peer.unanswered()), (None, 0));
+}
+
+#[test]
+fn who_forgot_what_it_was_told_is_told_again_a_few_times() {
+    let (mut world, document) = world(5);
+    let heads = world.heads(0, document);
+    let filter = automerge::sync::BloomFilter::from_hashes(heads.iter());
+    let first = [Have { filter, entries: 1, ..Have::default() }];
+    let first = Reply { heads: &heads, have: &first, ..Reply::default() };
+    let mut told = 0;
+    for _ in 0..3 * limits::REPO_ASKS {
+        told += say(&mut world, document, &first);
+        assert!(world.session(1).sent.drain(..).count() <= 1);
+    }
+    assert_eq!(told, 1 + usize::from(limits::REPO_ASKS));
 }
 
 #[test]

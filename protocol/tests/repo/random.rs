@@ -34,6 +34,12 @@ fn run(seed: u64) {
                 world.clients[client].forget(&document);
             }
             49 => world.pass(std::time::Duration::from_millis(700)),
+            50 if world.clients[client].session.is_some() && !session_ended(&mut world, client) => {
+                // It begins anew on the same connection.
+                world.clients[client].out.clear();
+                world.session(client).sent.clear();
+                world.clients[client].join();
+            }
             _ => {
                 let steps = world.rng.below(20);
                 world.steps(steps);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use automerge::ReadDoc;
 use landfall_protocol::admission::{CheckedChange, Roots, preflight};
 use landfall_protocol::code::{Code, NackClass};
-use landfall_protocol::repo::chunks::{Carried, carried};
+use landfall_protocol::repo::chunks::{Carried, Chunks, carried};
 use landfall_protocol::repo::message::Message;
-use landfall_protocol::repo::peer::{Effect, Host, Peer, Planned, Saying};
+use landfall_protocol::repo::peer::{Effect, Host, Peer, Planned, Saying, Ticket};
 use landfall_protocol::repo::plan::{Question, known};
 use landfall_protocol::repo::sync::SyncMessage;
 use landfall_protocol::session::Patience;
@@ -44,9 +44,9 @@ pub struct Session {
     pub sent: VecDeque<Vec<u8>>,
     pub follows: BTreeSet<DocumentId>,
     jobs: VecDeque<Job>,
-    plans: VecDeque<(DocumentId, Question)>,
+    plans: VecDeque<(Ticket, Question)>,
     /// An answer that was read, and that the machine is not told yet.
-    planned: Option<(DocumentId, Planned)>,
+    planned: Option<(Ticket, Planned)>,
     entries: VecDeque<(Arc<Commit>, usize)>,
     answers: VecDeque<Answer>,
     /// Whole documents that were pushed.
@@ -56,8 +56,9 @@ pub struct Session {
 }
 
 enum Job {
-    Check(DocumentId, Vec<Vec<u8>>),
-    LookUp(DocumentId, Vec<CheckedChange>, Vec<ChangeHash>),
+    Check(Ticket, Chunks),
+    /// The last: others of the same check follow.
+    LookUp(Ticket, Vec<CheckedChange>, Vec<ChangeHash>, bool),
     Push(Judging),
     Whole(PushedEntry, Vec<u8>),
 }
@@ -135,9 +136,7 @@ impl Relay {
             Effect::Ping => {}
             Effect::Joined(_) => session.follows.clear(),
             Effect::Follow(document) => assert!(session.follows.insert(document)),
-            Effect::Check(document, chunks) => {
-                session.jobs.push_back(Job::Check(document, chunks));
-            }
+            Effect::Check(ticket, chunks) => session.jobs.push_back(Job::Check(ticket, chunks)),
             Effect::Push(mut push) => {
                 let unwanted = |change: &CheckedChange| self.unwanted.contains(&change.hash);
                 let cut = push.changes.iter().position(unwanted);
@@ -160,7 +159,7 @@ impl Relay {
                 let entry = PushedEntry { session: id, id: push, document, author: Vec::new() };
                 session.jobs.push_back(Job::Whole(entry, bytes));
             }
-            Effect::Plan(document, question) => session.plans.push_back((document, question)),
+            Effect::Plan(ticket, question) => session.plans.push_back((ticket, question)),
             Effect::Say(said) => session.said.push(said),
             Effect::Refused { document, code, changes, .. } => {
                 self.refused.push((document, code, changes));
@@ -181,8 +180,8 @@ impl Relay {
             assert!(self.log.contains(&document, head), "told of {head}, which is not durable");
         }
         assert!(sync.heads.is_sorted() && sync.need.is_sorted());
-        if let Ok(Carried::Changes(chunks)) = carried(&sync) {
-            for chunk in chunks {
+        if let Ok(Carried::Changes(mut chunks)) = carried(&sync) {
+            while let Some(chunk) = chunks.take_next() {
                 let hash = preflight(chunk).unwrap().hash;
                 assert!(self.log.contains(&document, &hash), "sent {hash}, which is not durable");
             }
@@ -235,25 +234,31 @@ impl Relay {
     fn work(&mut self, id: SessionId) {
         let Some(job) = self.session(id).jobs.pop_front() else { return };
         match job {
-            Job::Check(document, chunks) => {
-                let checked: Result<Vec<_>, _> =
-                    chunks.iter().map(|chunk| preflight(chunk)).collect();
+            Job::Check(ticket, mut chunks) => {
+                let next = || chunks.take_next().map(preflight);
+                let checked: Result<Vec<_>, _> = std::iter::from_fn(next).take(3).collect();
+                let more = !chunks.is_empty();
                 let asked = match &checked {
-                    Ok(changes) => self.session(id).peer.unfamiliar(document, changes),
+                    Ok(changes) => self.session(id).peer.unfamiliar(ticket, changes),
                     Err(_) => Vec::new(),
                 };
+                if more {
+                    self.session(id).jobs.push_front(Job::Check(ticket, chunks));
+                }
                 match checked {
                     Ok(changes) if !asked.is_empty() => {
-                        let next = Job::LookUp(document, changes, asked);
+                        let next = Job::LookUp(ticket, changes, asked, more);
                         self.session(id).jobs.push_front(next);
                     }
-                    checked => self.with(id, |peer| peer.handle_checked(document, checked, &[])),
+                    checked => {
+                        self.with(id, |peer| peer.handle_checked(ticket, checked, &[], more));
+                    }
                 }
             }
-            Job::LookUp(document, changes, asked) => {
-                let index = self.log.index(&document, true);
+            Job::LookUp(ticket, changes, asked, more) => {
+                let index = self.log.index(&ticket.document, true);
                 let known = index.map_or(Vec::new(), |index| known(&index, &asked).unwrap());
-                self.with(id, |peer| peer.handle_checked(document, Ok(changes), &known));
+                self.with(id, |peer| peer.handle_checked(ticket, Ok(changes), &known, more));
             }
             Job::Push(judging) => self.push(judging),
             Job::Whole(entry, bytes) => {
@@ -359,12 +364,12 @@ impl Relay {
 
     /// Reads the answer to a session's oldest question, or tells what was read.
     fn plan(&mut self, id: SessionId) {
-        if let Some((document, planned)) = self.session(id).planned.take() {
-            return self.with(id, |peer| peer.handle_planned(document, planned));
+        if let Some((ticket, planned)) = self.session(id).planned.take() {
+            return self.with(id, |peer| peer.handle_planned(ticket, planned));
         }
-        let Some((document, question)) = self.session(id).plans.pop_front() else { return };
-        let planned = self.log.answer(&document, &question);
-        self.session(id).planned = Some((document, planned));
+        let Some((ticket, question)) = self.session(id).plans.pop_front() else { return };
+        let planned = self.log.answer(&ticket.document, &question);
+        self.session(id).planned = Some((ticket, planned));
     }
 
     fn tell_entry(&mut self, id: SessionId) {

@@ -291,6 +291,13 @@ fn chunks_that_are_longer_than_the_message_are_refused() {
     let bytes = [0x42, 0, 0, 0, 0xff, 0x7f, 0, 0, 0];
     let error = SyncMessage::decode(&bytes).unwrap_err();
     assert!(matches!(error, SyncError::TooMany { part: "chunks", .. }));
+    // Many that are nothing: a piece of memory for each.
+    for (count, is_taken) in [(limits::SYNC_CHUNKS, true), (limits::SYNC_CHUNKS + 1, false)] {
+        let mut bytes = vec![0x42, 0, 0, 0];
+        bytes.extend([count as u8 | 0x80, (count >> 7) as u8 | 0x80, (count >> 14) as u8]);
+        bytes.extend(vec![0; count]);
+        assert_eq!(SyncMessage::decode(&bytes).is_ok(), is_taken, "{count}");
+    }
     // Another version, and none.
     assert_eq!(SyncMessage::decode(&[0x44]), Err(SyncError::Version { found: 0x44 }));
     assert_eq!(SyncMessage::decode(&[]), Err(SyncError::Truncated { part: "version" }));

@@ -1,5 +1,6 @@
 //! The changes of a session's peer on their way to the hub, in their order: checked, looked up,
-//! handed over. One thing at a time.
+//! handed over. One thing at a time, and of a message with many changes some at a time: what is
+//! checked is handed over before the next are.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -9,8 +10,8 @@ use std::task::{Context, Poll};
 
 use landfall_protocol::admission::{CheckedChange, FormError, Roots};
 use landfall_protocol::repo::check::{Inspected, inspect};
-use landfall_protocol::repo::peer::RepoPush;
-use landfall_protocol::repo::plan::known;
+use landfall_protocol::repo::chunks::Chunks;
+use landfall_protocol::repo::peer::{RepoPush, Ticket};
 use landfall_protocol::space::{CheckedPush, PushedEntry};
 use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as shared_limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,20 +24,19 @@ use crate::session::Shared;
 /// Something to be done.
 enum Item {
     Join(Mailbox),
-    Check(DocumentId, Vec<Vec<u8>>),
-    LookUp(DocumentId, Vec<CheckedChange>, Vec<ChangeHash>),
+    Check(Ticket, Chunks),
+    LookUp(Checked, Vec<ChangeHash>),
     Push(RepoPush),
     Whole(u64, DocumentId, Vec<u8>),
-    /// The place of a message whose parts stand before this. What comes of their checks is pushed
-    /// behind it, so it goes to the end once more before it is free.
-    Place(OwnedSemaphorePermit, bool),
+    /// The place of a message whose parts stand before this.
+    Place(OwnedSemaphorePermit),
 }
 
 impl Item {
     /// What it takes up while it waits. What is looked up was checked a moment ago and is next.
     fn bytes(&self) -> usize {
         match self {
-            Self::Check(_, chunks) => chunks.iter().map(|chunk| chunk.len() + 24).sum(),
+            Self::Check(_, chunks) => chunks.bytes(),
             Self::Push(push) => push_bytes(push),
             Self::Whole(_, _, bytes) => bytes.len(),
             Self::Join(_) | Self::LookUp(..) | Self::Place(..) => 0,
@@ -44,12 +44,19 @@ impl Item {
     }
 }
 
-/// What was done.
+/// Changes that passed the preflight. `more`: others of their message follow.
+pub(super) struct Checked {
+    pub(super) ticket: Ticket,
+    pub(super) changes: Vec<CheckedChange>,
+    pub(super) more: bool,
+}
+
+/// What was done. The next thing is begun by [`Intake::go_on`], once that was taken in.
 pub(super) enum Done {
-    /// Changes passed the preflight, or one did not.
-    Checked(DocumentId, Result<Vec<Inspected>, FormError>),
+    /// Changes passed the preflight, or one did not; and those that follow.
+    Checked(Ticket, Result<Vec<Inspected>, FormError>, Chunks),
     /// Those that are known; `None` if the store cannot say.
-    LookedUp(DocumentId, Vec<CheckedChange>, Option<Vec<ChangeHash>>),
+    LookedUp(Checked, Option<Vec<ChangeHash>>),
     /// The hub has it.
     Over,
     /// The hub has ended.
@@ -67,11 +74,18 @@ pub(super) struct Intake {
     reader: Reader,
     /// Whom the entries will name.
     author: Vec<u8>,
+    /// What comes of checks: it goes before all other things.
+    first: VecDeque<Item>,
+    /// What is left of the message whose changes are being checked.
+    rest: Option<Item>,
     waiting: VecDeque<Item>,
     /// Bytes of what waits.
     bytes: usize,
     wholes: Arc<Semaphore>,
     doing: Option<Doing>,
+    /// Something was done and is not taken in yet.
+    is_told: bool,
+    is_stopping: bool,
     unanswered: usize,
 }
 
@@ -84,10 +98,14 @@ impl Intake {
             reader: Reader::new(shared, space.clone()),
             space,
             author: Vec::new(),
+            first: VecDeque::new(),
+            rest: None,
             waiting: VecDeque::new(),
             bytes: 0,
             wholes: Arc::clone(&shared.repo.wholes),
             doing: None,
+            is_told: false,
+            is_stopping: false,
             unanswered: 0,
         }
     }
@@ -104,23 +122,27 @@ impl Intake {
         self.add(Item::Join(mailbox));
     }
 
-    pub(super) fn check(&mut self, document: DocumentId, chunks: Vec<Vec<u8>>) {
-        self.add(Item::Check(document, chunks));
+    pub(super) fn check(&mut self, ticket: Ticket, chunks: Chunks) {
+        self.add(Item::Check(ticket, chunks));
     }
 
-    /// Goes before everything else, so that changes stay in their order.
-    pub(super) fn look_up(
-        &mut self,
-        document: DocumentId,
-        changes: Vec<CheckedChange>,
-        asked: Vec<ChangeHash>,
-    ) {
-        self.waiting.push_front(Item::LookUp(document, changes, asked));
-        self.begin();
+    /// What follows what was checked just now.
+    pub(super) fn check_rest(&mut self, ticket: Ticket, chunks: Chunks) {
+        if !chunks.is_empty() && !self.is_stopping {
+            self.bytes += chunks.bytes();
+            self.rest = Some(Item::Check(ticket, chunks));
+        }
+    }
+
+    pub(super) fn look_up(&mut self, checked: Checked, asked: Vec<ChangeHash>) {
+        self.first.push_back(Item::LookUp(checked, asked));
     }
 
     pub(super) fn push(&mut self, push: RepoPush) {
-        self.add(Item::Push(push));
+        let push = Item::Push(push);
+        self.bytes += push.bytes();
+        self.first.push_back(push);
+        self.begin();
     }
 
     pub(super) fn push_whole(&mut self, id: u64, document: DocumentId, bytes: Vec<u8>) {
@@ -130,7 +152,7 @@ impl Intake {
     /// What has been added by now came in one message; its place is kept until that is done.
     pub(super) fn keep_place(&mut self, place: Option<OwnedSemaphorePermit>) {
         if let Some(place) = place {
-            self.add(Item::Place(place, false));
+            self.add(Item::Place(place));
         }
     }
 
@@ -148,18 +170,22 @@ impl Intake {
 
     /// Whether the peer may send more.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.len() < limits::REPO_INTAKE && self.bytes < limits::REPO_INTAKE_BYTES
+        let waiting = self.waiting.len() + self.first.len();
+        waiting < limits::REPO_INTAKE && self.bytes < limits::REPO_INTAKE_BYTES
     }
 
     /// What was not begun is not done any more: the relay stops.
     pub(super) fn drop_waiting(&mut self) {
+        self.is_stopping = true;
+        self.first.clear();
+        self.rest = None;
         self.waiting.clear();
         self.bytes = 0;
     }
 
     /// Whether everything is handed over and answered.
     pub(super) fn is_settled(&self) -> bool {
-        self.doing.is_none() && self.unanswered == 0
+        self.doing.is_none() && !self.is_told && self.unanswered == 0
     }
 
     /// Waits until something is done; for ever if there is nothing to do.
@@ -170,44 +196,47 @@ impl Intake {
         })
         .await;
         self.doing = None;
-        self.begin();
+        self.is_told = true;
         done
     }
 
+    /// What was done is taken in, and what comes of it is here.
+    pub(super) fn go_on(&mut self) {
+        self.is_told = false;
+        self.begin();
+    }
+
     fn begin(&mut self) {
-        if self.doing.is_some() || self.unanswered >= limits::REPO_INTAKE {
+        if self.doing.is_some() || self.is_told || self.unanswered >= limits::REPO_INTAKE {
             return;
         }
-        let Some(item) = self.waiting.pop_front() else { return };
+        let next = self.first.pop_front().or_else(|| self.rest.take());
+        let Some(item) = next.or_else(|| self.waiting.pop_front()) else { return };
         self.bytes -= item.bytes();
         self.unanswered += usize::from(matches!(item, Item::Push(_) | Item::Whole(..)));
         let doing = self.start(item);
         self.doing = Some(doing);
     }
 
-    fn start(&mut self, item: Item) -> Doing {
-        let item = match item {
-            Item::Place(place, false) => {
-                self.waiting.push_back(Item::Place(place, true));
-                return Box::pin(async { Done::Over });
-            }
-            item => item,
-        };
+    fn start(&self, item: Item) -> Doing {
         let (hub, session, space) = (self.hub.clone(), self.session, self.space.clone());
         let author = self.author.clone();
         match item {
             Item::Join(mailbox) => {
                 Box::pin(async move { over(hub.join(session, space, mailbox).await) })
             }
-            Item::Check(document, chunks) => {
+            Item::Check(ticket, chunks) => {
                 let checks = Arc::clone(&self.checks);
-                Box::pin(async move { Done::Checked(document, check(&checks, chunks).await) })
+                Box::pin(async move {
+                    let (checked, rest) = check(&checks, chunks).await;
+                    Done::Checked(ticket, checked, rest)
+                })
             }
-            Item::LookUp(document, changes, asked) => {
+            Item::LookUp(checked, asked) => {
                 let reader = self.reader.clone();
                 Box::pin(async move {
-                    let found = look_up(&reader, document, asked).await;
-                    Done::LookedUp(document, changes, found)
+                    let found = look_up(&reader, checked.ticket.document, asked).await;
+                    Done::LookedUp(checked, found)
                 })
             }
             Item::Push(push) => {
@@ -228,7 +257,7 @@ impl Intake {
                     over(hand_over(&hub, space, pushed, room).await)
                 })
             }
-            Item::Place(place, _) => Box::pin(async move {
+            Item::Place(place) => Box::pin(async move {
                 drop(place);
                 Done::Over
             }),
@@ -264,37 +293,37 @@ async fn hand_over(
     }
 }
 
-/// Runs the preflight, off the session's own task if that takes more than a moment, and in turns:
-/// a message may be so large that others would wait for it.
-async fn check(checks: &Semaphore, chunks: Vec<Vec<u8>>) -> Result<Vec<Inspected>, FormError> {
-    let bytes: usize = chunks.iter().map(Vec::len).sum();
-    if bytes <= limits::INLINE_CHECK_BYTES {
-        return check_all(&chunks);
+/// Runs the preflight over some changes, off the session's own task if that takes more than a
+/// moment, and in turns: a message may be so large that others would wait for it. Gives what is
+/// left.
+async fn check(
+    checks: &Semaphore,
+    mut chunks: Chunks,
+) -> (Result<Vec<Inspected>, FormError>, Chunks) {
+    if chunks.bytes() <= limits::INLINE_CHECK_BYTES && !chunks.has_deflated() {
+        let some = check_some(&mut chunks);
+        return (some, chunks);
     }
-    let (mut checked, mut chunks) = (Vec::with_capacity(chunks.len()), chunks.into_iter());
-    while chunks.len() > 0 {
-        // It is never closed.
-        let turn = checks.acquire().await.ok();
-        let task = tokio::task::spawn_blocking(move || (check_some(&mut chunks), chunks));
-        let some = task.await;
-        drop(turn);
-        match some {
-            Ok((some, rest)) => {
-                checked.extend(some?);
-                chunks = rest;
-            }
-            Err(_) => return Err(FormError::Refused { reason: "the check failed".to_owned() }),
-        }
-    }
-    Ok(checked)
+    // It is never closed.
+    let turn = checks.acquire().await.ok();
+    let task = tokio::task::spawn_blocking(move || (check_some(&mut chunks), chunks));
+    let some = task.await;
+    drop(turn);
+    some.unwrap_or_else(|_| {
+        let reason = "the check failed".to_owned();
+        (Err(FormError::Refused { reason }), Chunks::default())
+    })
 }
 
 /// Checks changes until it is somebody else's turn: a few bytes may inflate to many.
-fn check_some(chunks: &mut std::vec::IntoIter<Vec<u8>>) -> Result<Vec<Inspected>, FormError> {
+fn check_some(chunks: &mut Chunks) -> Result<Vec<Inspected>, FormError> {
     let (mut some, mut bytes, mut operations) = (Vec::new(), 0, 0);
-    while bytes < limits::REPO_CHECK_BYTES && operations < limits::REPO_CHECK_OPERATIONS {
-        let Some(chunk) = chunks.next() else { break };
-        let inspected = inspect(&chunk)?;
+    while bytes < limits::REPO_CHECK_BYTES
+        && operations < limits::REPO_CHECK_OPERATIONS
+        && some.len() < shared_limits::PUSH_CHANGES
+    {
+        let Some(chunk) = chunks.take_next() else { break };
+        let inspected = inspect(chunk)?;
         match &inspected {
             Inspected::Sound(change) => {
                 bytes += change.inflated_bytes;
@@ -307,24 +336,13 @@ fn check_some(chunks: &mut std::vec::IntoIter<Vec<u8>>) -> Result<Vec<Inspected>
     Ok(some)
 }
 
-fn check_all(chunks: &[Vec<u8>]) -> Result<Vec<Inspected>, FormError> {
-    chunks.iter().map(|chunk| inspect(chunk)).collect()
-}
-
 async fn look_up(
     reader: &Reader,
     document: DocumentId,
     asked: Vec<ChangeHash>,
 ) -> Option<Vec<ChangeHash>> {
     let ask = move |store: &dyn crate::store::LogStore, space: &SpaceName| {
-        let Some(index) = store.document_index(space, &document, false)? else {
-            return Ok(Vec::new());
-        };
-        if let Ok(known) = known(&index, &asked) {
-            return Ok(known);
-        }
-        let index = store.document_index(space, &document, true)?;
-        Ok(index.and_then(|index| known(&index, &asked).ok()).unwrap_or_default())
+        store.changes_known(space, &document, &asked)
     };
     reader.ask(document, ask).await
 }

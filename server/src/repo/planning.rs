@@ -1,10 +1,11 @@
-//! Answers from the store: one question of a session at a time, read off its own task.
+//! Answers from the store, read off the session's own task: one at a time, or several in one go of
+//! those that need no more than a look at where their documents stand.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use landfall_protocol::repo::DocumentIndex;
-use landfall_protocol::repo::peer::{Planned, Standing as Stands};
+use landfall_protocol::repo::peer::{Planned, Standing as Stands, Ticket};
 use landfall_protocol::repo::plan::{NeedsFolded, Plan, Question};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -17,7 +18,7 @@ use crate::store::{LogStore, Standing, StoreError};
 
 /// An answer.
 pub(super) struct Reply {
-    pub(super) document: DocumentId,
+    pub(super) ticket: Ticket,
     pub(super) planned: Planned,
     /// The room that it takes up until it is written.
     pub(super) room: Option<OwnedSemaphorePermit>,
@@ -26,17 +27,29 @@ pub(super) struct Reply {
 /// The questions of a session.
 pub(super) struct Planning {
     reader: Reader,
-    waiting: VecDeque<(DocumentId, Question)>,
+    waiting: VecDeque<Asked>,
     /// Bytes of those that wait.
     bytes: usize,
     task: Option<JoinHandle<()>>,
-    sender: mpsc::Sender<Reply>,
-    replies: mpsc::Receiver<Reply>,
+    sender: mpsc::Sender<Answered>,
+    answered: mpsc::Receiver<Answered>,
+    ready: VecDeque<Reply>,
+}
+
+type Asked = (Ticket, Question);
+
+/// What came of some questions.
+struct Answered {
+    /// The answers to the first of them.
+    replies: VecDeque<Reply>,
+    /// The others.
+    rest: Vec<Asked>,
 }
 
 impl Planning {
     pub(super) fn new(shared: &Shared, space: SpaceName) -> Self {
-        let (sender, replies) = mpsc::channel(1);
+        let (sender, answered) = mpsc::channel(1);
+        let (waiting, ready) = Default::default();
         let reader = Reader {
             store: Arc::clone(&shared.store),
             page_reads: Arc::clone(&shared.page_reads),
@@ -44,13 +57,13 @@ impl Planning {
             folder: Arc::clone(&shared.repo.folder),
             space,
         };
-        Self { reader, waiting: VecDeque::new(), bytes: 0, task: None, sender, replies }
+        Self { reader, waiting, bytes: 0, task: None, sender, answered, ready }
     }
 
     /// A document has one question at a time, so these are as many as there are documents.
-    pub(super) fn ask(&mut self, document: DocumentId, question: Question) {
+    pub(super) fn ask(&mut self, ticket: Ticket, question: Question) {
         self.bytes += question_bytes(&question);
-        self.waiting.push_back((document, question));
+        self.waiting.push_back((ticket, question));
         self.begin();
     }
 
@@ -63,22 +76,32 @@ impl Planning {
         if self.task.is_some() {
             return;
         }
-        let Some((document, question)) = self.waiting.pop_front() else { return };
-        self.bytes -= question_bytes(&question);
+        let count = self.waiting.len().min(limits::REPO_QUESTIONS);
+        let asked: Vec<Asked> = self.waiting.drain(..count).collect();
+        if asked.is_empty() {
+            return;
+        }
+        self.bytes -= asked.iter().map(|(_, question)| question_bytes(question)).sum::<usize>();
         let (reader, sender) = (self.reader.clone(), self.sender.clone());
         self.task = Some(tokio::spawn(async move {
-            let (planned, room) = reader.answer(document, question).await;
+            let answered = reader.answer_some(asked).await;
             // A session that is gone wants no answer.
-            let _ = sender.send(Reply { document, planned, room }).await;
+            let _ = sender.send(answered).await;
         }));
     }
 
     /// Waits for the next answer; for ever if nothing was asked.
     pub(super) async fn reply(&mut self) -> Option<Reply> {
-        let reply = self.replies.recv().await;
+        if let Some(ready) = self.ready.pop_front() {
+            return Some(ready);
+        }
+        let Answered { replies, rest } = self.answered.recv().await?;
+        self.ready = replies;
+        self.bytes += rest.iter().map(|(_, question)| question_bytes(question)).sum::<usize>();
+        rest.into_iter().rev().for_each(|asked| self.waiting.push_front(asked));
         self.task = None;
         self.begin();
-        reply
+        self.ready.pop_front()
     }
 }
 
@@ -111,17 +134,49 @@ impl Reader {
         Planning::new(shared, space).reader.clone()
     }
 
+    /// Answers questions up to the first one that needs more than a look at where its document
+    /// stands.
+    async fn answer_some(&self, asked: Vec<Asked>) -> Answered {
+        let asked = Arc::new(asked);
+        let outlines = match asked.first() {
+            Some((ticket, _)) => {
+                let asked = Arc::clone(&asked);
+                self.ask(ticket.document, move |store, space| outlines(store, space, &asked)).await
+            }
+            None => Some(Vec::new()),
+        };
+        let mut asked = Arc::unwrap_or_clone(asked);
+        // The store cannot be read, which ends the session.
+        let outlines = outlines.unwrap_or_else(|| vec![Outline::Done(Planned::Failed)]);
+        let rest = asked.split_off(outlines.len().min(asked.len()));
+        let mut replies = VecDeque::with_capacity(asked.len());
+        for ((ticket, question), outline) in asked.into_iter().zip(outlines) {
+            let (planned, room) = self.answer(ticket.document, question, outline).await;
+            replies.push_back(Reply { ticket, planned, room });
+        }
+        Answered { replies, rest }
+    }
+
     async fn answer(
         &self,
         document: DocumentId,
         question: Question,
+        first: Outline,
     ) -> (Planned, Option<OwnedSemaphorePermit>) {
         let question = Arc::new(question);
+        let mut first = Some(first);
         for _ in 0..limits::REPO_PLANS {
-            let asked = Arc::clone(&question);
-            let outline =
-                self.ask(document, move |store, space| outline(store, space, &document, &asked));
-            let (index, plan) = match outline.await {
+            let outline = match first.take() {
+                Some(first) => Some(first),
+                None => {
+                    let asked = Arc::clone(&question);
+                    let plan = move |store: &dyn LogStore, space: &SpaceName| {
+                        outline(store, space, &document, &asked)
+                    };
+                    self.ask(document, plan).await
+                }
+            };
+            let (index, plan) = match outline {
                 Some(Outline::Done(planned)) => return (planned, None),
                 Some(Outline::Read(read)) => *read,
                 None => return (Planned::Failed, None),
@@ -201,6 +256,29 @@ fn weight(index: &DocumentIndex, plan: &Plan) -> u32 {
     // A few single changes are nothing to wait for.
     let changes = if plan.offsets.len() <= limits::REPO_FEW_CHANGES { 0 } else { changes };
     u32::try_from((snapshot + changes).min(limits::REPO_ANSWER_BYTES)).unwrap_or(u32::MAX)
+}
+
+/// Outlines of some questions, up to the first of which something is to be read: no other session
+/// waits for more than that.
+fn outlines(
+    store: &dyn LogStore,
+    space: &SpaceName,
+    asked: &[Asked],
+) -> Result<Vec<Outline>, StoreError> {
+    let mut outlines = Vec::with_capacity(asked.len());
+    for (ticket, question) in asked {
+        let outline = match outline(store, space, &ticket.document, question) {
+            // It is asked again, as the first.
+            Err(_) if !outlines.is_empty() => break,
+            outline => outline?,
+        };
+        let is_read = matches!(outline, Outline::Read(_));
+        outlines.push(outline);
+        if is_read {
+            break;
+        }
+    }
+    Ok(outlines)
 }
 
 fn outline(

@@ -11,7 +11,7 @@ use futures_util::SinkExt;
 
 const CLOSE_BASE: u16 = 4_000;
 
-fn closed(code: Code) -> Option<u16> {
+pub(crate) fn closed(code: Code) -> Option<u16> {
     Some(CLOSE_BASE + code.0)
 }
 

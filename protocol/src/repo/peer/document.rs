@@ -100,6 +100,9 @@ pub(super) struct Document {
     pub(super) pen: Pen,
     /// Changes that were refused, and those that rest on them.
     pub(super) refused: BTreeSet<ChangeHash>,
+    /// Pushes up to this one were judged while the rest of another, which was refused in its middle,
+    /// was not pushed again yet.
+    pub(super) cut: u64,
     /// Changes that lack what may be refused in another push: to be sorted when that is known.
     pub(super) again: Vec<CheckedChange>,
     pub(super) wanted: Wanted,
@@ -107,6 +110,8 @@ pub(super) struct Document {
     reset: Option<Vec<ChangeHash>>,
     /// How often the peer was asked for what it announces.
     pub(super) asks: u8,
+    /// How often it was told once more that it has what there is.
+    reminded: u8,
     /// How many changes the peer says to have beyond what it knows to be common.
     announced: u32,
     /// Bytes of the filters of [`Document::question`].
@@ -141,10 +146,12 @@ impl Document {
             recent: VecDeque::new(),
             pen: Pen::default(),
             refused: BTreeSet::new(),
+            cut: 0,
             again: Vec::new(),
             wanted: Wanted::No,
             reset: None,
             asks: 0,
+            reminded: 0,
             announced: 0,
             filters: 0,
             kept: 0,
@@ -174,7 +181,16 @@ impl Document {
             self.stale |= self.planning;
         }
         if self.theirs.as_ref() != Some(&heads) {
-            self.asks = 0;
+            (self.asks, self.reminded) = (0, 0);
+        }
+        // It has what there is and was told so, and says that nothing is known to be common: it has
+        // forgotten. automerge would leave it so.
+        let forgot = !forget
+            && matches!(&have[..], [have] if have.last_sync.is_empty())
+            && self.told.as_ref() == Some(&heads);
+        if forgot && self.reminded < limits::REPO_ASKS {
+            self.reminded += 1;
+            self.told = None;
         }
         let begins = heads.is_empty() && self.wanted == Wanted::No && !self.is_present();
         if begins {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Effect, Peer, RepoPush};
+use super::{Effect, Peer, RepoPush, Ticket};
 use crate::admission::{CheckedChange, FormError};
 use crate::code::{Code, NackClass};
 use crate::ids::{ChangeHash, DocumentId};
@@ -18,8 +18,9 @@ impl Peer {
 
     /// What these changes rest on and may not be there: the caller asks the store before it calls
     /// [`Peer::handle_checked`].
-    pub fn unfamiliar(&self, id: DocumentId, changes: &[CheckedChange]) -> Vec<ChangeHash> {
-        let Some(document) = self.documents.get(&id) else { return Vec::new() };
+    pub fn unfamiliar(&self, ticket: Ticket, changes: &[CheckedChange]) -> Vec<ChangeHash> {
+        let document = self.of(ticket).and_then(|id| self.documents.get(&id));
+        let Some(document) = document else { return Vec::new() };
         let mut own: Vec<ChangeHash> = changes.iter().map(|change| change.hash).collect();
         own.sort_unstable();
         let mut asked: Vec<ChangeHash> = changes
@@ -35,20 +36,24 @@ impl Peer {
 
     /// A change is honest and larger than a change may be: it is not taken, nor is what rests on it.
     /// To be called before [`Peer::handle_checked`] with the others that came with it.
-    pub fn handle_too_large(&mut self, id: DocumentId, hash: ChangeHash, error: &FormError) {
+    pub fn handle_too_large(&mut self, ticket: Ticket, hash: ChangeHash, error: &FormError) {
+        let Some(id) = self.of(ticket) else { return };
         self.refuse(id, Code::TOO_LARGE, &[hash], format!("change {hash}: {error}"));
     }
 
     /// Changes have passed the preflight, or one of them has not. `known` are those of
-    /// [`Peer::unfamiliar`] that the store holds, ascending.
+    /// [`Peer::unfamiliar`] that the store holds, ascending. `more`: others of the same check
+    /// follow.
     pub fn handle_checked(
         &mut self,
-        id: DocumentId,
+        ticket: Ticket,
         changes: Result<Vec<CheckedChange>, FormError>,
         known: &[ChangeHash],
+        more: bool,
     ) {
+        let Some(id) = self.of(ticket) else { return };
         let Some(document) = self.documents.get_mut(&id) else { return };
-        document.checks = document.checks.saturating_sub(1);
+        document.checks = document.checks.saturating_sub(u32::from(!more));
         match changes {
             Ok(changes) => self.sort(id, changes, known),
             Err(error) => self.fail(Code::FORM, format!("a change of {id}: {error}")),
@@ -137,7 +142,7 @@ impl Peer {
         let durable: Vec<ChangeHash> = changes[..taken].iter().map(|change| change.hash).collect();
         self.release(id, &durable);
         if let Some(refusal) = &answer.refusal {
-            self.handle_refusal(id, refusal, changes, taken);
+            self.handle_refusal(id, (answer.push, refusal), changes, taken);
         }
         self.sort_again(id);
         self.advance(id);
@@ -160,13 +165,16 @@ impl Peer {
     fn handle_refusal(
         &mut self,
         id: DocumentId,
-        refusal: &Refusal,
+        (push, refusal): (u64, &Refusal),
         mut changes: Vec<CheckedChange>,
         taken: usize,
     ) {
         let rest = changes.split_off(taken.min(changes.len()));
         let is_missing = refusal.code == Code::MISSING_DEPENDENCY;
-        if is_missing && self.is_explained(id, &rest) {
+        // What stood before it in another push was not taken with it: so its number is not the next
+        // either.
+        let is_behind = is_missing || refusal.code == Code::SEQUENCE_GAP;
+        if is_behind && self.is_explained(id, push, &rest) {
             if let Some(document) = self.documents.get_mut(&id) {
                 document.again.extend(rest);
             }
@@ -188,6 +196,9 @@ impl Peer {
             // Opening it cost a process; nobody asks for that again and again.
             return self.fail(refusal.code, refusal.what.clone());
         }
+        if let Some(document) = self.documents.get_mut(&id) {
+            document.cut = self.last_push;
+        }
         let first: Vec<ChangeHash> = rest.first().map(|change| change.hash).into_iter().collect();
         self.refuse(id, refusal.code, &first, refusal.what.clone());
         if refusal.code != Code::DELETED {
@@ -207,8 +218,8 @@ impl Peer {
 
     /// Whether the first of these lacks what was refused, or what another push carries that is not
     /// answered: a push may be answered before one that was made before it, if it need not wait
-    /// for the disk.
-    fn is_explained(&self, id: DocumentId, changes: &[CheckedChange]) -> bool {
+    /// for the disk. Or what another carried that was cut short, and that may be there by now.
+    fn is_explained(&self, id: DocumentId, push: u64, changes: &[CheckedChange]) -> bool {
         let (Some(document), Some(first)) = (self.documents.get(&id), changes.first()) else {
             return false;
         };
@@ -217,7 +228,7 @@ impl Peer {
                 || document.refused.contains(hash)
                 || document.again.iter().any(|change| change.hash == *hash)
         };
-        first.dependencies.iter().any(explains)
+        push <= document.cut || first.dependencies.iter().any(explains)
     }
 
     fn refuse(&mut self, id: DocumentId, code: Code, hashes: &[ChangeHash], what: String) {

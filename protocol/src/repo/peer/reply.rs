@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::document::{Document, Planned, Standing, Wanted};
-use super::{Effect, Peer};
+use super::{Effect, Peer, Ticket};
 use crate::code::Code;
 use crate::ids::{ChangeHash, DocumentId, Offset};
 use crate::limits;
@@ -80,7 +80,7 @@ impl Peer {
             Step::Ask => {
                 document.planning = true;
                 let question = document.question();
-                self.effects.push_back(Effect::Plan(id, question));
+                self.effects.push_back(Effect::Plan(self.ticket(id), question));
             }
             Step::Settled => {
                 document.question = None;
@@ -134,7 +134,8 @@ impl Peer {
     }
 
     /// The store has answered a question.
-    pub fn handle_planned(&mut self, id: DocumentId, planned: Planned) {
+    pub fn handle_planned(&mut self, ticket: Ticket, planned: Planned) {
+        let Some(id) = self.of(ticket) else { return };
         let Some(document) = self.documents.get_mut(&id) else { return };
         document.planning = false;
         if std::mem::take(&mut document.stale) {

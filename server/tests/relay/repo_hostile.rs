@@ -1,0 +1,60 @@
+//! automerge-repo clients that cost the relay as much as they can: others go on.
+
+use automerge::sync::{Message as SyncMessage, MessageVersion};
+use landfall_protocol::repo::sync::Reply;
+use landfall_protocol::{Code, limits};
+
+use crate::harness::Relay;
+use crate::repo::closed;
+use crate::repo_client::{Replica, RepoClient};
+
+/// A sync message with all changes of a replica.
+fn everything(replica: &Replica) -> Vec<u8> {
+    let changes = replica.doc.get_changes(&[]);
+    let changes: Vec<Vec<u8>> = changes.iter().map(|change| change.raw_bytes().to_vec()).collect();
+    let (heads, version) = (replica.heads(), MessageVersion::V1);
+    let (need, have, flags) = (Vec::new(), Vec::new(), None);
+    SyncMessage { heads, need, have, changes: changes.into(), flags, version }.encode()
+}
+
+#[tokio::test]
+async fn a_message_of_many_changes_is_taken_some_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut alice = RepoClient::join(&relay, "/", "alice").await;
+    let mut hers = Replica::made(1, 1);
+    for number in 0..2 * limits::PUSH_CHANGES + 9 {
+        hers.put("number", &number.to_string());
+    }
+    alice.say_sync(hers.id, &everything(&hers)).await;
+    // What comes behind it stays behind it.
+    hers.put("last", "of all");
+    alice.say_sync(hers.id, &everything(&hers)).await;
+    let mut bob = RepoClient::join(&relay, "/", "bob").await;
+    let mut his = Replica::empty(1);
+    bob.send(&mut his).await;
+    bob.until(&mut his, &hers.heads()).await;
+    assert_eq!(his.get("last"), hers.get("last"));
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn millions_of_changes_that_are_none_end_their_own_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let chunk = [0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, 1, 0];
+    // As many parts as bytes allow, and as many chunks in one part.
+    let many = vec![&chunk[..0]; limits::SYNC_CHUNKS + 1];
+    let joined = chunk.repeat(limits::SYNC_CHUNKS);
+    for (chunks, code) in [(&many[..], Code::TOO_LARGE), (&[joined.as_slice()], Code::FORM)] {
+        let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
+        let data = Reply { chunks, ..Reply::default() }.encode();
+        mallory.say_sync(Replica::empty(1).id, &data).await;
+        assert_eq!(mallory.end().await, closed(code));
+    }
+    let mut alice = RepoClient::join(&relay, "/", "alice").await;
+    let mut hers = Replica::made(1, 1);
+    alice.send(&mut hers).await;
+    alice.settle(&mut hers).await;
+    relay.stop().await.unwrap();
+}
