@@ -14,6 +14,8 @@ mod client;
 mod hostile;
 #[path = "repo/log.rs"]
 mod log;
+#[path = "repo/moments.rs"]
+mod moments;
 #[path = "repo/plans.rs"]
 mod plans;
 #[path = "repo/random.rs"]

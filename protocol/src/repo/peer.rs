@@ -253,8 +253,8 @@ impl Peer {
             return self.fail(Code::OUT_OF_ORDER, what);
         }
         match message {
-            Message::Request(sync) => self.handle_sync(sync, now),
-            Message::Sync(sync) => self.handle_sync(sync, now),
+            Message::Request(sync) => self.handle_sync(sync, true, now),
+            Message::Sync(sync) => self.handle_sync(sync, false, now),
             Message::Ephemeral(ephemeral) => self.handle_ephemeral(&ephemeral),
             Message::RemoteSubscription { add, remove, .. } => self.handle_wish(&add, &remove),
             Message::RemoteHeads { document, heads, .. } => self.handle_told(document, heads),
@@ -293,7 +293,8 @@ impl Peer {
         (self.penned, self.kept) = (0, 0);
     }
 
-    fn ticket(&self, document: DocumentId) -> Ticket {
+    /// What is asked about a document now carries this.
+    pub fn ticket(&self, document: DocumentId) -> Ticket {
         Ticket { document, joined: self.joined }
     }
 
@@ -344,7 +345,7 @@ impl Peer {
         self.fail(code, what.to_owned());
     }
 
-    fn handle_sync(&mut self, sync: Sync<'_>, now: Moment) {
+    fn handle_sync(&mut self, sync: Sync<'_>, asks: bool, now: Moment) {
         if sync.target != self.host.peer_id || !self.is_peer(sync.sender) {
             let (sender, target) = (sync.sender, sync.target);
             return self.ignore(format!("a message from `{sender}` to `{target}`"));
@@ -367,7 +368,7 @@ impl Peer {
         }
         self.carry(id, carried);
         let Some(document) = self.documents.get_mut(&id) else { return };
-        if document.hear(message) {
+        if document.hear(message, asks) {
             self.requests.push_back((now.after(limits::REPO_REQUEST_WAIT), id));
         }
         self.advance(id);

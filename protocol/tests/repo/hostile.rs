@@ -3,7 +3,7 @@
 
 use automerge::ROOT;
 use automerge::transaction::Transactable;
-use landfall_protocol::repo::message::{Message, PeerMetadata, Sync};
+use landfall_protocol::repo::message::{Ephemeral, Message, PeerMetadata, Sync};
 use landfall_protocol::repo::sync::{Have, Reply};
 use landfall_protocol::session::Patience;
 use landfall_protocol::{ChangeHash, Code, DocumentId, limits};
@@ -257,6 +257,15 @@ fn messages_out_of_order_of_others_or_of_no_form() {
     raw(&mut world, &sync(&document, "alice", "relay"));
     raw(&mut world, &sync(&document, "mallory", "other"));
     assert!(world.session(1).sent.is_empty() && world.session(1).follows.is_empty());
+    let ephemeral = |sender| {
+        let (document, target, session) = (document.as_str(), "relay", "session");
+        let said = Ephemeral { document, sender, target, session, count: 1, data: &[1] };
+        Message::Ephemeral(said).encode()
+    };
+    raw(&mut world, &ephemeral("alice"));
+    assert_eq!(world.session(1).said, []);
+    raw(&mut world, &ephemeral("mallory"));
+    assert_eq!(world.session(1).said.len(), 1);
     // A document whose id is none of ours.
     raw(&mut world, &sync("not an id", "mallory", "relay"));
     let answer = world.session(1).sent.pop_front().unwrap();

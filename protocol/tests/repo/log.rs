@@ -25,6 +25,8 @@ pub struct Log {
     pub documents: BTreeMap<DocumentId, Stored>,
     /// Bytes of changes that one answer carries, about.
     pub page_bytes: usize,
+    /// How often it was asked for an answer.
+    pub answers: usize,
     /// How often the packed index of what is folded had to be loaded.
     pub index_loads: usize,
 }
@@ -191,6 +193,7 @@ impl Log {
 
     /// As the relay answers from its store.
     pub fn answer(&mut self, id: &DocumentId, question: &Question) -> Planned {
+        self.answers += 1;
         let Some(stored) = self.documents.get(id) else {
             return Planned::Standing(Standing::Absent);
         };

@@ -15,7 +15,7 @@ use landfall_protocol::session::Patience;
 use landfall_protocol::space::{
     Answer, CheckedPush, Commit, Judged, Judging, PushedEntry, Refusal, Space, StoreFailure,
 };
-use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId};
+use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, limits};
 
 use crate::log::{Log, snapshot};
 use crate::rng::Rng;
@@ -138,6 +138,7 @@ impl Relay {
             Effect::Follow(document) => assert!(session.follows.insert(document)),
             Effect::Check(ticket, chunks) => session.jobs.push_back(Job::Check(ticket, chunks)),
             Effect::Push(mut push) => {
+                assert!(push.changes.len() <= limits::PUSH_CHANGES);
                 let unwanted = |change: &CheckedChange| self.unwanted.contains(&change.hash);
                 let cut = push.changes.iter().position(unwanted);
                 push.changes.truncate(cut.unwrap_or(usize::MAX));
@@ -370,6 +371,43 @@ impl Relay {
         let Some((ticket, question)) = self.session(id).plans.pop_front() else { return };
         let planned = self.log.answer(&ticket.document, &question);
         self.session(id).planned = Some((ticket, planned));
+    }
+
+    /// Reads the answer to a session's question from the log as it is now. The machine is told
+    /// later.
+    pub fn read_plan(&mut self, id: SessionId) {
+        assert!(self.session(id).planned.is_none() && !self.session(id).plans.is_empty());
+        self.plan(id);
+    }
+
+    pub fn tell_plan(&mut self, id: SessionId) {
+        assert!(self.session(id).planned.is_some());
+        self.plan(id);
+    }
+
+    /// Everything that there is to do is done, except that nothing is read for answers.
+    pub fn settle_pushes(&mut self) {
+        let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
+        loop {
+            for id in &ids {
+                while !self.session(*id).jobs.is_empty() {
+                    self.work(*id);
+                }
+            }
+            self.writing = self.writing.take().or_else(|| self.space.poll_commit());
+            if self.writing.is_none() {
+                return;
+            }
+            self.finish_commit(true);
+            for id in &ids {
+                while !self.session(*id).entries.is_empty() {
+                    self.tell_entry(*id);
+                }
+                while !self.session(*id).answers.is_empty() {
+                    self.tell_answer(*id);
+                }
+            }
+        }
     }
 
     fn tell_entry(&mut self, id: SessionId) {

@@ -228,6 +228,7 @@ fn changes_that_together_are_beyond_what_a_session_keeps_are_read_from_the_store
     world.settle();
     // Each is a third of what is kept for one that is being answered.
     let large = "x".repeat(limits::REPO_CHANGES_BYTES / 3);
+    let answers = world.relay.log.answers;
     for (number, key) in ["a", "b", "c", "d"].iter().enumerate() {
         let value = format!("{number}{}", incompressible(&large, number as u64));
         world.clients[0].edit(document, key, &value);
@@ -235,6 +236,7 @@ fn changes_that_together_are_beyond_what_a_session_keeps_are_read_from_the_store
     world.settle();
     world.assert_equal();
     world.assert_all_live();
+    assert!(world.relay.log.answers > answers);
 }
 
 /// As long, and not to be deflated to nothing.

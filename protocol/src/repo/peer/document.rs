@@ -164,8 +164,9 @@ impl Document {
         &self.name
     }
 
-    /// Takes in what the peer says; true if it begins to wait for the document.
-    pub(super) fn hear(&mut self, message: SyncMessage<'_>) -> bool {
+    /// Takes in what the peer says; true if it begins to wait for the document. `asks`: it says so
+    /// itself, by a `request`.
+    pub(super) fn hear(&mut self, message: SyncMessage<'_>, asks: bool) -> bool {
         let SyncMessage { mut heads, need, have, chunks, flags } = message;
         heads.sort_unstable();
         self.read_only = flags.is_some_and(|flags| flags.read_only);
@@ -192,7 +193,14 @@ impl Document {
             self.reminded += 1;
             self.told = None;
         }
-        let begins = heads.is_empty() && self.wanted == Wanted::No && !self.is_present();
+        // Who was told that nobody has it, and asks again, is told again: it may be another part of
+        // the application, which has heard nothing yet.
+        let waits = match self.wanted {
+            Wanted::No => false,
+            Wanted::Asked => true,
+            Wanted::Told => !asks,
+        };
+        let begins = heads.is_empty() && !waits && !self.is_present();
         if begins {
             self.wanted = Wanted::Asked;
         }
