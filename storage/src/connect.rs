@@ -64,7 +64,14 @@ pub(crate) fn prepare(conn: &Connection, options: &Options) -> rusqlite::Result<
 /// Makes a connection one that cannot write, whatever is asked of it.
 pub(crate) fn prepare_reader(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
     prepare(conn, options)?;
+    leave_files(conn)?;
     conn.pragma_update(None, "query_only", true)
+}
+
+/// Has the close of a connection leave the WAL where it is. The last one to close would empty and
+/// remove it by its name, which may be that of another database's WAL by then.
+pub(crate) fn leave_files(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
 }
 
 /// Sets what the writer's promises rest on. [`verify`] follows once the migrations have run.

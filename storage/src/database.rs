@@ -15,6 +15,7 @@ use crate::durability::{CommitNumber, Committed, Durability, Progress};
 use crate::error::{OpenError, ReadError, StorageError, WriteError};
 use crate::faults::{FaultState, Faults};
 use crate::files;
+use crate::identity::{FileWatch, GoneFile};
 use crate::lock::Lock;
 use crate::open::{self, Opened};
 use crate::options::Options;
@@ -58,6 +59,8 @@ pub(crate) struct Core {
     /// Whether the writer thread has `conn` locked, for calls that would wait for themselves.
     in_group: AtomicBool,
     closed: AtomicBool,
+    /// Last: it lets go of the file, which no connection must have open then.
+    pub(crate) watch: FileWatch,
 }
 
 impl Database {
@@ -71,8 +74,8 @@ impl Database {
         schema: &Schema,
         options: Options,
     ) -> Result<Self, OpenError> {
-        let Opened { path, conn, lock } = open::writable(path.as_ref(), schema, &options)?;
-        let core = Core::new(Place::File(path.clone()), options, Some(conn));
+        let Opened { path, conn, lock, watch } = open::writable(path.as_ref(), schema, &options)?;
+        let core = Core::new(Place::File(path.clone()), options, Some(conn), watch);
         Self::start(core, lock, &path)
     }
 
@@ -86,8 +89,8 @@ impl Database {
         schema: &Schema,
         options: Options,
     ) -> Result<Self, OpenError> {
-        let path = open::read_only(path.as_ref(), schema, &options)?;
-        let core = Arc::new(Core::new(Place::File(path), options, None));
+        let (path, watch) = open::read_only(path.as_ref(), schema, &options)?;
+        let core = Arc::new(Core::new(Place::File(path), options, None, watch));
         core.queue.close();
         Ok(Self { inner: Arc::new(Inner { core, thread: Mutex::new(None) }) })
     }
@@ -98,8 +101,8 @@ impl Database {
     /// # Errors
     /// See [`OpenError`]; only a schema that does not work and lack of memory or threads occur.
     pub fn open_in_memory(schema: &Schema, options: Options) -> Result<Self, OpenError> {
-        let Opened { path, conn, lock } = open::in_memory(schema, &options)?;
-        Self::start(Core::new(Place::Memory, options, Some(conn)), lock, &path)
+        let Opened { path, conn, lock, watch } = open::in_memory(schema, &options)?;
+        Self::start(Core::new(Place::Memory, options, Some(conn), watch), lock, &path)
     }
 
     fn start(core: Core, lock: Option<Lock>, path: &Path) -> Result<Self, OpenError> {
@@ -200,6 +203,28 @@ impl Database {
     /// handle would keep it open for ever.
     pub fn on_synced(&self, callback: Box<dyn Fn(CommitNumber) + Send + Sync>) {
         self.core().progress.subscribe(Arc::from(callback));
+    }
+
+    /// Looks whether the database's names still lead to its files, as it does by itself around each
+    /// commit and every [`Options::look_at_files`].
+    ///
+    /// # Errors
+    /// [`StorageError::Gone`] if they do not, or did not once before.
+    pub fn look_at_files(&self) -> Result<(), StorageError> {
+        self.core().watch.look()
+    }
+
+    /// Which of its files is gone, if that was noticed. Every write fails then, and nothing of what
+    /// was written is known to be saved.
+    #[must_use]
+    pub fn gone(&self) -> Option<&GoneFile> {
+        self.core().watch.gone()
+    }
+
+    /// Has `callback` called once, when a file is found to be gone, or at once if one is. It is
+    /// called on the thread that noticed: keep it short.
+    pub fn on_gone(&self, callback: Box<dyn FnOnce(&GoneFile) + Send>) {
+        self.core().watch.on_gone(callback);
     }
 
     /// Reads in one snapshot on a pooled connection; waits while all are in use.
@@ -349,12 +374,13 @@ impl Drop for Inner {
 }
 
 impl Core {
-    fn new(place: Place, options: Options, conn: Option<Connection>) -> Self {
+    fn new(place: Place, options: Options, conn: Option<Connection>, watch: FileWatch) -> Self {
         Self {
             place,
             queue: Queue::new(options.queue),
             pool: Pool::new(options.readers),
             progress: Progress::default(),
+            watch,
             faults: FaultState::default(),
             current_durability: Mutex::new(Durability::Full),
             writable: conn.is_some(),

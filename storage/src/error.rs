@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rusqlite::ffi;
 use thiserror::Error as ThisError;
 
+use crate::identity::{Gone, GoneFile};
 use crate::lock::Holder;
 
 /// What kind of trouble a failure is: enough for a caller to decide whether to retry, to ask for
@@ -28,6 +29,9 @@ pub enum FailureClass {
     Busy,
     /// The disk or the file system failed.
     Io,
+    /// A file of the database was removed, renamed, replaced or overwritten while it was open. Final
+    /// until it is opened again.
+    Gone,
     /// The database was closed.
     Closed,
     /// None of these: a constraint, a mistake in SQL, a failure of the caller's own.
@@ -100,6 +104,10 @@ impl FailureClass {
             Self::Busy => ffi::SQLITE_BUSY,
             Self::Io => ffi::SQLITE_IOERR_FSYNC,
             Self::Closed => return StorageError::Closed,
+            Self::Gone => {
+                let path = PathBuf::from("injected for a test");
+                return StorageError::Gone(GoneFile { path, how: Gone::Removed });
+            }
             Self::Other => ffi::SQLITE_ERROR,
         };
         let what = Some("injected for a test".to_owned());
@@ -126,6 +134,9 @@ pub enum StorageError {
         /// What the job at fault met, as far as its error tells.
         class: FailureClass,
     },
+    /// A file of the database is not where it was. What was committed before may be gone with it.
+    #[error("the database's file is gone: {0}")]
+    Gone(GoneFile),
     /// SQLite failed.
     #[error("SQLite failed")]
     Sqlite(#[from] rusqlite::Error),
@@ -143,6 +154,7 @@ impl StorageError {
             Self::ReadOnly => FailureClass::ReadOnly,
             Self::WouldDeadlock => FailureClass::Other,
             Self::RolledBack { class } => *class,
+            Self::Gone(_) => FailureClass::Gone,
             Self::Sqlite(error) => FailureClass::of(error),
             Self::Io(error) => FailureClass::of_io(error),
         }
@@ -333,6 +345,8 @@ pub enum WriteError<E> {
     /// After [`FailureClass::Io`] the outcome is known only while the process lives: frames whose
     /// fsync failed may have reached the disk, and a power cut before the next commit could bring
     /// them back.
+    ///
+    /// After [`FailureClass::Gone`] it may stand in the file that is gone.
     #[error("the commit failed")]
     Commit(#[source] Arc<StorageError>),
     /// The handle was opened read-only.

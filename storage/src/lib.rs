@@ -12,6 +12,8 @@
 //! - A result is told only after the commit it speaks of, and [`Durability::Full`] means that the
 //!   commit is on disk by then.
 //! - Every failure has a [`FailureClass`], derived in one place from SQLite's own codes.
+//! - A file that is removed, renamed, replaced or overwritten while it is open takes no more
+//!   commits: [`FailureClass::Gone`].
 //!
 //! ```
 //! use landfall_storage::{Database, Durability, Options, Schema};
@@ -43,6 +45,7 @@ mod durability;
 mod error;
 mod faults;
 mod files;
+mod identity;
 mod lock;
 mod new_file;
 mod open;
@@ -59,6 +62,7 @@ pub use database::Database;
 pub use durability::{CommitNumber, Committed, Durability};
 pub use error::{FailureClass, Foreign, OpenError, ReadError, StorageError, WriteError};
 pub use faults::{CommitHold, Counters, Faults};
+pub use identity::{Gone, GoneFile};
 pub use lock::Holder;
 pub use new_file::{NewFile, NewFileError};
 pub use options::Options;

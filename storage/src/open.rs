@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use crate::connect;
 use crate::error::{OpenError, StorageError};
 use crate::files::{self, Found};
+use crate::identity::FileWatch;
 use crate::lock::Lock;
 use crate::options::{OLDEST_SQLITE, Options};
 use crate::schema::{self, Schema, State};
@@ -18,6 +19,7 @@ pub(crate) struct Opened {
     pub(crate) path: PathBuf,
     pub(crate) conn: Connection,
     pub(crate) lock: Option<Lock>,
+    pub(crate) watch: FileWatch,
 }
 
 /// Opens a file for writing, creating and migrating it as needed.
@@ -38,11 +40,13 @@ pub(crate) fn writable(
     files::sync_if_there(&files::beside(&path, "-wal"))
         .map_err(|error| failed(&path, error.into()))?;
 
+    let file = open_for_watch(&path).map_err(|error| failed(&path, error.into()))?;
     let conn = connect::connect(&path, true).map_err(|error| failed(&path, error))?;
     refuse_silent_read_only(&conn, &path)?;
     set_up(&conn, &path, schema, options, false)?;
+    let watch = FileWatch::of_writer(&path, file).map_err(|error| failed(&path, error.into()))?;
     tracing::debug!(path = %path.display(), schema = schema.name, "opened");
-    Ok(Opened { path, conn, lock: Some(lock) })
+    Ok(Opened { path, conn, lock: Some(lock), watch })
 }
 
 /// Opens a database that lives as long as its handle.
@@ -51,7 +55,7 @@ pub(crate) fn in_memory(schema: &Schema, options: &Options) -> Result<Opened, Op
     let path = PathBuf::from(":memory:");
     let conn = Connection::open_in_memory().map_err(|error| failed(&path, error.into()))?;
     set_up(&conn, &path, schema, options, true)?;
-    Ok(Opened { path, conn, lock: None })
+    Ok(Opened { path, conn, lock: None, watch: FileWatch::default() })
 }
 
 /// Checks that a file can be read as it stands; it takes no lock and leaves no connection.
@@ -59,17 +63,18 @@ pub(crate) fn read_only(
     path: &Path,
     schema: &Schema,
     options: &Options,
-) -> Result<PathBuf, OpenError> {
+) -> Result<(PathBuf, FileWatch), OpenError> {
     check_usable(schema)?;
     let path = files::resolve(path)?;
     if files::inspect(&path, schema.application_id)? == Found::Nothing {
         return Err(OpenError::NotFound { path });
     }
     roll_back(&path).map_err(|error| failed(&path, error))?;
+    let watch = FileWatch::of_reader(&path).map_err(|error| failed(&path, error.into()))?;
     let conn = connect::connect(&path, false).map_err(|error| failed(&path, error))?;
     connect::prepare_reader(&conn, options).map_err(|error| failed(&path, error.into()))?;
     match schema::recognise(&conn, &path, schema)? {
-        State::Version(found) if found == schema.version() => Ok(path),
+        State::Version(found) if found == schema.version() => Ok((path, watch)),
         State::Version(found) => Err(OpenError::TooOld { path, found, needed: schema.version() }),
         State::Blank => Err(OpenError::NotFound { path }),
     }
@@ -111,6 +116,11 @@ fn prepare_files(path: &Path, options: &Options, found: Found) -> std::io::Resul
         files::make_private(path)?;
     }
     Ok(())
+}
+
+/// As SQLite will open it; a file that may not be written is SQLite's to refuse.
+fn open_for_watch(path: &Path) -> std::io::Result<std::fs::File> {
+    std::fs::File::options().read(true).write(true).open(path)
 }
 
 /// SQLite falls back to reading when a file may not be written, and says so to nobody.

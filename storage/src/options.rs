@@ -35,6 +35,12 @@ pub struct Options {
     /// Nobody but a visiting tool takes such locks, since writers exclude each other before. Zero
     /// makes a visitor's moment a failed commit; long, and a visitor that hangs stops all writes.
     pub busy_timeout: Duration,
+    /// How often an idle database looks whether its names still lead to its files. Default 10 s.
+    ///
+    /// Before and after each commit it looks anyway. Short, and an idle process wakes up for it;
+    /// long, and a file that was removed is noticed late by a process that writes nothing. Without
+    /// effect on a database in memory or opened read-only.
+    pub look_at_files: Duration,
     /// Whether the files are for their owner's eyes only (mode 0600 on Unix). Default `true`.
     ///
     /// Also narrows files that exist already. `false` leaves the mode to the process's umask, for
@@ -50,6 +56,7 @@ impl Default for Options {
             queue: 1024,
             sync_idle: Duration::from_millis(250),
             busy_timeout: Duration::from_secs(5),
+            look_at_files: Duration::from_secs(10),
             private: true,
         }
     }

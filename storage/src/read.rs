@@ -88,9 +88,9 @@ impl Drop for Lease<'_> {
 /// A read connection of one's own, for a thread that reads often or long. It is closed when
 /// dropped; it gives `Closed` once the database is closed.
 pub struct Reader {
-    core: Arc<Core>,
-    /// None in memory.
+    /// None in memory. Closed before the core lets go of the file.
     conn: Option<Connection>,
+    core: Arc<Core>,
 }
 
 impl Reader {
@@ -99,7 +99,7 @@ impl Reader {
             return Err(StorageError::Closed);
         }
         let conn = if core.in_memory() { None } else { Some(core.connect_reader()?) };
-        Ok(Self { core: Arc::clone(core), conn })
+        Ok(Self { conn, core: Arc::clone(core) })
     }
 
     /// Reads in one snapshot, as [`Database::read`](crate::Database::read) does.
@@ -147,9 +147,12 @@ impl Core {
 
     fn connect_reader(&self) -> Result<Connection, StorageError> {
         let Place::File(path) = &self.place else { return Err(StorageError::Closed) };
-        let conn = connect::connect(path, false)?;
-        connect::prepare_reader(&conn, &self.options)?;
-        Ok(conn)
+        let connected = connect::connect(path, false).and_then(|conn| {
+            connect::prepare_reader(&conn, &self.options)?;
+            Ok(conn)
+        });
+        // The name may lead to another file than the one that was opened first, or to none.
+        self.watch.look().and(connected)
     }
 }
 

@@ -28,23 +28,37 @@ pub(crate) struct Writer {
     lock: Option<Lock>,
     /// When the oldest commit that waits for an fsync has waited long enough.
     sync_by: Option<Instant>,
+    /// When the files are looked at next, if nothing is written until then.
+    look_at: Option<Instant>,
 }
 
 impl Writer {
     pub(crate) fn new(core: Arc<Core>, lock: Option<Lock>) -> Self {
-        Self { core, lock, sync_by: None }
+        let look_at = next_look(&core);
+        Self { core, lock, sync_by: None, look_at }
     }
 
     /// Runs until the queue is closed and empty; the result is that of closing.
     pub(crate) fn run(mut self, started: impl FnOnce(ThreadId)) -> Result<(), StorageError> {
         started(thread::current().id());
         loop {
-            match self.core.queue.wait(self.sync_by) {
+            let until = [self.sync_by, self.look_at].into_iter().flatten().min();
+            match self.core.queue.wait(until) {
                 Next::Jobs => self.run_group(),
-                Next::Idle => self.sync_alone(),
+                Next::Idle if self.sync_by.is_some_and(|by| Instant::now() >= by) => {
+                    self.sync_alone();
+                }
+                Next::Idle => self.look(),
                 Next::Finished => return self.shut_down(),
             }
         }
+    }
+
+    /// Looks at the files of an idle database. What is gone stays gone, and is not looked at again.
+    fn look(&mut self) {
+        // It tells by itself what it finds.
+        let looked = self.core.watch.look_before_commit();
+        self.look_at = next_look(&self.core).filter(|_| looked.is_ok());
     }
 
     fn run_group(&mut self) {
@@ -82,7 +96,8 @@ impl Writer {
         durability: Durability,
         ran: &mut Vec<Box<dyn Job>>,
     ) -> Result<bool, StorageError> {
-        let result = self.core.use_durability(conn, durability).and_then(|()| {
+        let result = self.core.watch.look_before_commit().and_then(|()| {
+            self.core.use_durability(conn, durability)?;
             let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
             if self.run_jobs(&tx, durability, ran)? == 0 {
                 tx.rollback()?;
@@ -95,10 +110,13 @@ impl Writer {
             }
             self.core.faults.before_commit()?;
             tx.commit()?;
+            // A commit into a file that is gone is none.
+            self.core.watch.look_after_commit()?;
             Ok(true)
         });
         leave_no_transaction(conn);
-        result
+        // Files that go away fail in many ways; that they are gone says more.
+        result.or_else(|error| self.core.watch.look().and(Err(error)))
     }
 
     /// Runs jobs until the queue is empty or the group is large enough; says how many are to be
@@ -166,6 +184,8 @@ impl Writer {
                 self.sync_by = None;
                 self.core.progress.announce();
             }
+            // They went with the file.
+            Err(StorageError::Gone(_)) => self.sync_by = None,
             Err(error) => {
                 tracing::warn!(%error, class = ?error.class(), "relaxed commits could not be synced yet");
                 self.sync_by = Some(self.sync_time().max(Instant::now() + SYNC_RETRY));
@@ -184,12 +204,13 @@ impl Writer {
     }
 
     fn sync_on(&self, conn: &Connection) -> Result<(), StorageError> {
-        let result = self.core.use_durability(conn, Durability::Full).and_then(|()| {
+        let result = self.core.watch.look_before_commit().and_then(|()| {
+            self.core.use_durability(conn, Durability::Full)?;
             let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
             schema::touch(&tx)?;
             self.core.faults.before_commit()?;
             tx.commit()?;
-            Ok(())
+            self.core.watch.look_after_commit()
         });
         leave_no_transaction(conn);
         result?;
@@ -206,10 +227,14 @@ impl Writer {
     /// Makes everything durable, tidies the WAL away and lets go of the file.
     fn shut_down(mut self) -> Result<(), StorageError> {
         let synced = if self.core.progress.outstanding() { self.sync_now() } else { Ok(()) };
+        let there = self.core.watch.look_before_commit();
         self.core.pool.close();
         if let Some(conn) = self.core.take_writing_connection() {
-            if !self.core.in_memory() {
-                truncate_wal(&conn);
+            match &there {
+                _ if self.core.in_memory() => {}
+                Ok(()) => truncate_wal(&conn),
+                // What has the names now is not ours to write or to remove.
+                Err(_) => keep_hands_off(&conn),
             }
             // Statements are only ever cached here, and `close` drops those first.
             if let Err((_, error)) = conn.close() {
@@ -217,11 +242,19 @@ impl Writer {
             }
         }
         self.lock = None;
-        if synced.is_ok() {
+        let closed = there.and(synced);
+        if closed.is_ok() {
             self.core.progress.announce();
         }
-        synced
+        closed
     }
+}
+
+fn next_look(core: &Core) -> Option<Instant> {
+    if core.in_memory() {
+        return None;
+    }
+    Instant::now().checked_add(core.options.look_at_files)
 }
 
 /// Pause after a failed sync, so that a broken disk does not keep the thread busy.
@@ -269,6 +302,12 @@ fn truncate_wal(conn: &Connection) {
         Ok(0) => {}
         Ok(_) => tracing::debug!("somebody still reads; the WAL stays"),
         Err(error) => tracing::debug!(%error, "the WAL could not be emptied"),
+    }
+}
+
+fn keep_hands_off(conn: &Connection) {
+    if let Err(error) = connect::leave_files(conn) {
+        tracing::warn!(%error, "the WAL of a database that is gone may be removed by its name");
     }
 }
 

@@ -10,6 +10,7 @@
 mod closing;
 mod durability;
 mod full_disk;
+mod gone;
 mod groups;
 mod opening;
 mod reading;
