@@ -28,6 +28,10 @@ pub enum FailureClass {
     Busy,
     /// The disk or the file system failed.
     Io,
+    /// An fsync failed, now or earlier in this opening: the operating system may have dropped what
+    /// it was asked to write, and a later fsync would not say so. The handle refuses every write
+    /// from then on; close the database and open it again.
+    FsyncFailed,
     /// The database was closed.
     Closed,
     /// None of these: a constraint, a mistake in SQL, a failure of the caller's own.
@@ -68,6 +72,7 @@ impl FailureClass {
     fn of_code(error: &ffi::Error) -> Self {
         match error.extended_code {
             ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_DATA => return Self::Corrupt,
+            ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => return Self::FsyncFailed,
             // The shared-memory file could not be made as long as it must be: no room for it.
             ffi::SQLITE_IOERR_SHMSIZE => return Self::DiskFull,
             _ => {}
@@ -98,7 +103,8 @@ impl FailureClass {
             Self::ReadOnly => ffi::SQLITE_READONLY,
             Self::Corrupt => ffi::SQLITE_CORRUPT,
             Self::Busy => ffi::SQLITE_BUSY,
-            Self::Io => ffi::SQLITE_IOERR_FSYNC,
+            Self::Io => ffi::SQLITE_IOERR_WRITE,
+            Self::FsyncFailed => ffi::SQLITE_IOERR_FSYNC,
             Self::Closed => return StorageError::Closed,
             Self::Other => ffi::SQLITE_ERROR,
         };
@@ -126,6 +132,12 @@ pub enum StorageError {
         /// What the job at fault met, as far as its error tells.
         class: FailureClass,
     },
+    /// An fsync failed earlier in this opening, so the write was not tried: see
+    /// [`FailureClass::FsyncFailed`].
+    #[error(
+        "an fsync failed earlier, so nothing more is written; close the database and open it again"
+    )]
+    FsyncFailed(#[source] Arc<StorageError>),
     /// SQLite failed.
     #[error("SQLite failed")]
     Sqlite(#[from] rusqlite::Error),
@@ -143,6 +155,7 @@ impl StorageError {
             Self::ReadOnly => FailureClass::ReadOnly,
             Self::WouldDeadlock => FailureClass::Other,
             Self::RolledBack { class } => *class,
+            Self::FsyncFailed(_) => FailureClass::FsyncFailed,
             Self::Sqlite(error) => FailureClass::of(error),
             Self::Io(error) => FailureClass::of_io(error),
         }
@@ -330,9 +343,9 @@ pub enum WriteError<E> {
     Panicked(String),
     /// The group's transaction failed, and every job of it with it; they share the cause.
     ///
-    /// After [`FailureClass::Io`] the outcome is known only while the process lives: frames whose
-    /// fsync failed may have reached the disk, and a power cut before the next commit could bring
-    /// them back.
+    /// After [`FailureClass::FsyncFailed`] the outcome is known only while the process lives:
+    /// frames whose fsync failed may have reached the disk, and the next opening could find them.
+    /// No later commit of this opening succeeds.
     #[error("the commit failed")]
     Commit(#[source] Arc<StorageError>),
     /// The handle was opened read-only.
@@ -408,7 +421,9 @@ mod tests {
             (ffi::SQLITE_CORRUPT_INDEX, FailureClass::Corrupt),
             (ffi::SQLITE_IOERR_CORRUPTFS, FailureClass::Corrupt),
             (ffi::SQLITE_BUSY_SNAPSHOT, FailureClass::Busy),
-            (ffi::SQLITE_IOERR_FSYNC, FailureClass::Io),
+            (ffi::SQLITE_IOERR_WRITE, FailureClass::Io),
+            (ffi::SQLITE_IOERR_FSYNC, FailureClass::FsyncFailed),
+            (ffi::SQLITE_IOERR_DIR_FSYNC, FailureClass::FsyncFailed),
             (ffi::SQLITE_CONSTRAINT_UNIQUE, FailureClass::Other),
         ] {
             assert_eq!(FailureClass::of(&failure(code)), class, "code {code}");
@@ -431,6 +446,7 @@ mod tests {
             FailureClass::Corrupt,
             FailureClass::Busy,
             FailureClass::Io,
+            FailureClass::FsyncFailed,
             FailureClass::Closed,
             FailureClass::Other,
         ] {
