@@ -80,6 +80,11 @@ impl From<KeptError> for Failure {
                 let why = "the relay refuses none of the note's changes";
                 Self::new(Exit::Note, "nothing was done", why, "see `landfall-demo notes refused`")
             }
+            KeptError::Unanswered => {
+                let remedy = "offer them again with `landfall-demo notes retry`, or save them with \
+                    `landfall-demo notes export`";
+                Self::new(Exit::Other, what, error, remedy)
+            }
             KeptError::Changed => Self::new(Exit::Other, what, error, "try again"),
             KeptError::Form(_) | KeptError::Rebuild(_) => {
                 let remedy = "they are kept; save them with `landfall-demo notes export`";

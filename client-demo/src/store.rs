@@ -151,6 +151,18 @@ fn export(place: &Place, file: &Path) -> Result<(), Failure> {
         counts.snapshots,
         counts.changes,
     ));
+    for left in &counts.left_out {
+        let (document, changes) = (left.document, left.changes);
+        say(match left.kept {
+            maintain::Kept::LostEdits => {
+                format!("not in it: {changes} edits of {document}, which is deleted")
+            }
+            maintain::Kept::Displaced => {
+                format!("not in it: {changes} edits of {document} that are to be made again")
+            }
+            _ => format!("not in it: {changes} entries of {document} that are set aside"),
+        });
+    }
     Ok(())
 }
 
@@ -160,6 +172,9 @@ fn import(store: &Path, file: &Path, into: Option<&SpaceName>) -> Result<(), Fai
         "space {}: {} documents in the file; {} changes are here now, {} deletions are new",
         done.space, done.documents, done.changes, done.deletions,
     ));
+    if done.kept > 0 {
+        say(format!("{} deleted documents still have edits that no relay has", done.kept));
+    }
     if done.deleted_here > 0 {
         say(format!("{} not taken, of documents that are deleted here", done.deleted_here));
     }

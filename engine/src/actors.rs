@@ -5,8 +5,8 @@
 //! writers must never share an actor: a copied file, a restored backup and a crash each make two
 //! histories that could both go on with it. So an actor of an earlier opening is used again only if
 //! that opening closed the store cleanly and the very same file is opened now: the close left a
-//! random number in the store and the same one outside it (`outside`), and both are taken away
-//! before the first change. In any doubt actors are fresh.
+//! random number in the store and the same one outside it, where it is not copied with the store
+//! (`outside`), and both are taken away before the first change. In any doubt actors are fresh.
 //!
 //! Within one opening an actor is used again whenever its document is loaded again, until a commit
 //! fails: from then on nobody can be sure what is in the store, and every actor taken is fresh.

@@ -95,6 +95,9 @@ pub enum StoreFailure {
     Corrupt,
     /// The store is closed.
     Closed,
+    /// An fsync failed, so what was written last may not be on the disk, and nothing more is
+    /// written. Close the store and open it again: what is found then is written once more.
+    FsyncFailed,
     /// Anything else.
     Other,
 }
@@ -106,6 +109,7 @@ impl std::fmt::Display for StoreFailure {
             Self::ReadOnly => "it is read-only",
             Self::Corrupt => "the file is damaged",
             Self::Closed => "it is closed",
+            Self::FsyncFailed => "an fsync failed; close it and open it again",
             Self::Other => "input or output failed",
         })
     }
@@ -130,6 +134,7 @@ impl From<FailureClass> for StoreFailure {
             FailureClass::ReadOnly => Self::ReadOnly,
             FailureClass::Corrupt => Self::Corrupt,
             FailureClass::Closed => Self::Closed,
+            FailureClass::FsyncFailed => Self::FsyncFailed,
             _ => Self::Other,
         }
     }
@@ -321,6 +326,14 @@ pub enum KeptError {
     /// There is nothing to do.
     #[error("the document has no change that the relay does not hold")]
     NothingRefused,
+    /// The relay refuses the document, but has not answered which changes it has not taken; or they
+    /// are in the folded history. Offer them again with [`Space::retry`](crate::Space::retry) and
+    /// wait for the answer, or export them.
+    #[error(
+        "which changes the relay has not taken is not known; offer them again and wait for its \
+         answer, or export the document"
+    )]
+    Unanswered,
     /// The document was edited, or the relay took something, in between.
     #[error("the document changed meanwhile; try again")]
     Changed,

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 pub use copies::{Restored, backup, compact, restore};
 pub use landfall_protocol::portable::{Counts, PortableError};
-pub use portable::{Imported, export, import};
+pub use portable::{Exported, Imported, Kept, LeftOut, export, import};
 
 use crate::error::{BoxError, OpenError, StoreError};
 pub use crate::store::{

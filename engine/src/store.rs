@@ -17,6 +17,7 @@ mod graph;
 mod heal;
 mod held;
 mod history;
+mod import;
 mod indexes;
 mod inspect;
 mod install;
@@ -52,11 +53,13 @@ pub use outbox::Pending;
 
 pub(crate) use actors::{Nonce, OwnActor};
 pub(crate) use append::{AppendError, Appended, LocalChange};
+pub use contents::{Kept, LeftOut};
 pub(crate) use deletion::Lost;
 pub(crate) use displaced::{ReplaceError, Unsent};
 pub(crate) use folding::{FoldOptions, FoldTask};
 pub(crate) use heal::HealError;
 pub use heal::Healed;
+pub(crate) use import::ImportChange;
 pub use inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
 pub(crate) use partial::SnapshotPart;
 pub(crate) use prepare::Ready;
@@ -192,11 +195,13 @@ impl LocalLog {
     pub(crate) fn submit_reset(&self, space: SpaceRow, done: Done<(SpaceCount, Local)>) {
         self.submit_link(space, done, move |tx, upstream| {
             links::reset(tx, upstream, space)?;
-            tx.prepare_cached(
-                "DELETE FROM parked WHERE upstream = ?1
-                     AND document IN (SELECT id FROM document WHERE space = ?2)",
-            )?
-            .execute(params![upstream.0, space.0])?;
+            for table in ["parked", "refused"] {
+                tx.prepare_cached(&format!(
+                    "DELETE FROM {table} WHERE upstream = ?1
+                         AND document IN (SELECT id FROM document WHERE space = ?2)"
+                ))?
+                .execute(params![upstream.0, space.0])?;
+            }
             Ok(Local(rows::space_totals(tx, space)?.last))
         });
     }

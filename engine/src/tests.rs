@@ -4,6 +4,8 @@ mod arrivals;
 mod branches;
 mod closing;
 mod commits;
+#[cfg(target_os = "linux")]
+mod containers;
 mod folded;
 mod memory;
 mod poisoned;
@@ -16,6 +18,8 @@ mod store_damage;
 mod store_files;
 mod store_fixture;
 mod store_folding;
+mod store_kept;
+mod store_portable;
 mod store_random;
 mod store_receiving;
 mod store_refused;

@@ -25,7 +25,8 @@ pub struct Pragmas {
     pub trusted_schema: bool,
     /// In milliseconds.
     pub busy_timeout: i64,
-    /// Pages in the WAL at which a commit moves them into the database.
+    /// 0: the writer thread decides when the WAL is moved into the database, since SQLite would not
+    /// say that an fsync of it failed.
     pub wal_autocheckpoint: i64,
     /// Bytes to which a WAL is cut back at its reset.
     pub journal_size_limit: i64,
@@ -91,6 +92,7 @@ pub(crate) fn prepare_writer(
     };
     set("journal_mode", &wanted).map_err(failed)?;
     set("journal_size_limit", &JOURNAL_SIZE_LIMIT).map_err(failed)?;
+    set("wal_autocheckpoint", &0).map_err(failed)?;
     // An fsync does not reach the platter on macOS; elsewhere this is without effect.
     set("fullfsync", &true).map_err(failed)?;
     set("checkpoint_fullfsync", &true).map_err(failed)?;
@@ -116,6 +118,7 @@ pub(crate) fn verify(conn: &Connection, path: &Path, in_memory: bool) -> Result<
         ("foreign_keys", 1),
         ("trusted_schema", 0),
         ("temp_store", 2),
+        ("wal_autocheckpoint", 0),
         ("journal_size_limit", JOURNAL_SIZE_LIMIT),
     ];
     for (pragma, wanted) in numbers {

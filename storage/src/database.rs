@@ -12,7 +12,7 @@ use rusqlite::{Connection, Transaction};
 use crate::backup::{self, BackupError};
 use crate::connect::{self, Pragmas};
 use crate::durability::{CommitNumber, Committed, Durability, Progress};
-use crate::error::{OpenError, ReadError, StorageError, WriteError};
+use crate::error::{FailureClass, OpenError, ReadError, StorageError, WriteError};
 use crate::faults::{FaultState, Faults};
 use crate::files;
 use crate::identity::{FileWatch, GoneFile};
@@ -56,6 +56,8 @@ pub(crate) struct Core {
     /// The writing connection, locked for the length of a group. None once closed.
     conn: Mutex<Option<Connection>>,
     writer_thread: OnceLock<ThreadId>,
+    /// The first fsync that failed. From then on nothing is written.
+    fsync_failure: OnceLock<Arc<StorageError>>,
     /// Whether the writer thread has `conn` locked, for calls that would wait for themselves.
     in_group: AtomicBool,
     closed: AtomicBool,
@@ -227,6 +229,23 @@ impl Database {
         self.core().watch.on_gone(callback);
     }
 
+    /// The first fsync of this opening that failed, if one did. An fsync that failed is final: the
+    /// operating system may have dropped pages that it was asked to write, and a later fsync
+    /// succeeds without them. So [`synced`](Self::synced) no longer grows, and every write gives
+    /// [`FailureClass::FsyncFailed`](crate::FailureClass::FsyncFailed) until the database is closed
+    /// and opened again. Reads go on.
+    #[must_use]
+    pub fn fsync_failure(&self) -> Option<Arc<StorageError>> {
+        self.core().fsync_failure().cloned()
+    }
+
+    /// Has `callback` called on the writer thread, once, when an fsync fails for the first time:
+    /// also one of the database's own, of which no write is told. Subscribe right after opening: a
+    /// failure before that is in [`fsync_failure`](Self::fsync_failure) only.
+    pub fn on_fsync_failed(&self, callback: Box<dyn Fn(&StorageError) + Send + Sync>) {
+        self.core().progress.subscribe_to_failure(Arc::from(callback));
+    }
+
     /// Reads in one snapshot on a pooled connection; waits while all are in use.
     ///
     /// # Errors
@@ -386,6 +405,7 @@ impl Core {
             writable: conn.is_some(),
             conn: Mutex::new(conn),
             writer_thread: OnceLock::new(),
+            fsync_failure: OnceLock::new(),
             in_group: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             options,
@@ -398,6 +418,23 @@ impl Core {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn fsync_failure(&self) -> Option<&Arc<StorageError>> {
+        self.fsync_failure.get()
+    }
+
+    /// Notes an error if it is a failed fsync. Only the first one counts.
+    pub(crate) fn note_failure(&self, error: &Arc<StorageError>) {
+        let is_new = error.class() == FailureClass::FsyncFailed
+            && self.fsync_failure.set(Arc::clone(error)).is_ok();
+        if is_new {
+            tracing::error!(
+                %error,
+                "an fsync failed; nothing more is written until the database is opened again"
+            );
+            self.progress.announce_failure(error);
+        }
     }
 
     fn on_writer_thread(&self) -> bool {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::error::StorageError;
+
 /// How safe a commit is when its result is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Durability {
@@ -38,6 +40,8 @@ pub struct Committed<T> {
     pub number: CommitNumber,
 }
 
+type OnFailure = Arc<dyn Fn(&StorageError) + Send + Sync>;
+
 type OnSynced = Arc<dyn Fn(CommitNumber) + Send + Sync>;
 
 /// How far commits and fsyncs have come. Written by the writer thread only.
@@ -46,6 +50,7 @@ pub(crate) struct Progress {
     committed: AtomicU64,
     synced: AtomicU64,
     on_synced: Mutex<Vec<OnSynced>>,
+    on_failure: Mutex<Vec<OnFailure>>,
 }
 
 impl Progress {
@@ -79,6 +84,20 @@ impl Progress {
 
     pub(crate) fn subscribe(&self, callback: OnSynced) {
         self.on_synced.lock().push(callback);
+    }
+
+    pub(crate) fn subscribe_to_failure(&self, callback: OnFailure) {
+        self.on_failure.lock().push(callback);
+    }
+
+    /// Tells the subscribers that an fsync failed.
+    pub(crate) fn announce_failure(&self, error: &StorageError) {
+        let callbacks = self.on_failure.lock().clone();
+        for callback in callbacks {
+            if catch_unwind(AssertUnwindSafe(|| callback(error))).is_err() {
+                tracing::error!("a callback for a failed fsync panicked");
+            }
+        }
     }
 
     /// Tells the subscribers. No lock is held meanwhile, so that one may subscribe another.

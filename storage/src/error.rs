@@ -32,6 +32,10 @@ pub enum FailureClass {
     /// A file of the database was removed, renamed, replaced or overwritten while it was open. Final
     /// until it is opened again.
     Gone,
+    /// An fsync failed, now or earlier in this opening: the operating system may have dropped what
+    /// it was asked to write, and a later fsync would not say so. The handle refuses every write
+    /// from then on; close the database and open it again.
+    FsyncFailed,
     /// The database was closed.
     Closed,
     /// None of these: a constraint, a mistake in SQL, a failure of the caller's own.
@@ -72,6 +76,7 @@ impl FailureClass {
     fn of_code(error: &ffi::Error) -> Self {
         match error.extended_code {
             ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_DATA => return Self::Corrupt,
+            ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => return Self::FsyncFailed,
             // The shared-memory file could not be made as long as it must be: no room for it.
             ffi::SQLITE_IOERR_SHMSIZE => return Self::DiskFull,
             _ => {}
@@ -102,7 +107,8 @@ impl FailureClass {
             Self::ReadOnly => ffi::SQLITE_READONLY,
             Self::Corrupt => ffi::SQLITE_CORRUPT,
             Self::Busy => ffi::SQLITE_BUSY,
-            Self::Io => ffi::SQLITE_IOERR_FSYNC,
+            Self::Io => ffi::SQLITE_IOERR_WRITE,
+            Self::FsyncFailed => ffi::SQLITE_IOERR_FSYNC,
             Self::Closed => return StorageError::Closed,
             Self::Gone => {
                 let path = PathBuf::from("injected for a test");
@@ -137,6 +143,12 @@ pub enum StorageError {
     /// A file of the database is not where it was. What was committed before may be gone with it.
     #[error("the database's file is gone: {0}")]
     Gone(GoneFile),
+    /// An fsync failed earlier in this opening, so the write was not tried: see
+    /// [`FailureClass::FsyncFailed`].
+    #[error(
+        "an fsync failed earlier, so nothing more is written; close the database and open it again"
+    )]
+    FsyncFailed(#[source] Arc<StorageError>),
     /// SQLite failed.
     #[error("SQLite failed")]
     Sqlite(#[from] rusqlite::Error),
@@ -155,6 +167,7 @@ impl StorageError {
             Self::WouldDeadlock => FailureClass::Other,
             Self::RolledBack { class } => *class,
             Self::Gone(_) => FailureClass::Gone,
+            Self::FsyncFailed(_) => FailureClass::FsyncFailed,
             Self::Sqlite(error) => FailureClass::of(error),
             Self::Io(error) => FailureClass::of_io(error),
         }
@@ -342,9 +355,9 @@ pub enum WriteError<E> {
     Panicked(String),
     /// The group's transaction failed, and every job of it with it; they share the cause.
     ///
-    /// After [`FailureClass::Io`] the outcome is known only while the process lives: frames whose
-    /// fsync failed may have reached the disk, and a power cut before the next commit could bring
-    /// them back.
+    /// After [`FailureClass::FsyncFailed`] the outcome is known only while the process lives:
+    /// frames whose fsync failed may have reached the disk, and the next opening could find them.
+    /// No later commit of this opening succeeds.
     ///
     /// After [`FailureClass::Gone`] it may stand in the file that is gone.
     #[error("the commit failed")]
@@ -422,7 +435,9 @@ mod tests {
             (ffi::SQLITE_CORRUPT_INDEX, FailureClass::Corrupt),
             (ffi::SQLITE_IOERR_CORRUPTFS, FailureClass::Corrupt),
             (ffi::SQLITE_BUSY_SNAPSHOT, FailureClass::Busy),
-            (ffi::SQLITE_IOERR_FSYNC, FailureClass::Io),
+            (ffi::SQLITE_IOERR_WRITE, FailureClass::Io),
+            (ffi::SQLITE_IOERR_FSYNC, FailureClass::FsyncFailed),
+            (ffi::SQLITE_IOERR_DIR_FSYNC, FailureClass::FsyncFailed),
             (ffi::SQLITE_CONSTRAINT_UNIQUE, FailureClass::Other),
         ] {
             assert_eq!(FailureClass::of(&failure(code)), class, "code {code}");
@@ -445,6 +460,7 @@ mod tests {
             FailureClass::Corrupt,
             FailureClass::Busy,
             FailureClass::Io,
+            FailureClass::FsyncFailed,
             FailureClass::Closed,
             FailureClass::Other,
         ] {

@@ -48,6 +48,8 @@ struct Plan {
     /// Whether the writer stands before a COMMIT now.
     waiting: bool,
     failures: Option<(u32, FailureClass)>,
+    /// What the next checkpoint fails with.
+    checkpoint: Option<FailureClass>,
 }
 
 impl FaultState {
@@ -69,6 +71,14 @@ impl FaultState {
         });
         self.rearm(&plan);
         error.map_or(Ok(()), Err)
+    }
+
+    /// Stands before every checkpoint: fails if told to.
+    pub(crate) fn before_checkpoint(&self) -> Result<(), StorageError> {
+        match self.plan.lock().checkpoint.take() {
+            Some(class) => Err(class.injected()),
+            None => Ok(()),
+        }
     }
 
     fn rearm(&self, plan: &Plan) {
@@ -108,6 +118,12 @@ impl Faults {
         let mut plan = state.plan.lock();
         plan.failures = (count > 0).then_some((count, class));
         state.rearm(&plan);
+    }
+
+    /// Makes the next checkpoint fail with an error of this class. One follows the first commit
+    /// that finds a long WAL, and is nobody's write.
+    pub fn fail_next_checkpoint(&self, class: FailureClass) {
+        self.state().plan.lock().checkpoint = Some(class);
     }
 
     /// Limits the file to so many pages, and gives back the limit that was: a true full disk from

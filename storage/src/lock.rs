@@ -94,8 +94,14 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // So that nobody is named who has left. Best effort: the lock goes with the file handle.
+        // Best effort: the text only names the holder in a message.
         let _ = self.file.set_len(0);
+        // Closing the handle is not enough. A process that another thread is starting right now has
+        // a copy of the handle between its fork and its exec, and an flock ends only with the last
+        // copy; an explicit unlock ends it at once, for all copies.
+        if let Err(error) = self.file.unlock() {
+            tracing::debug!(%error, "the lock was not released before its file was closed");
+        }
     }
 }
 
@@ -113,6 +119,19 @@ fn read(file: &mut File) -> Holder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dropped_lock_is_free_while_a_copy_of_its_handle_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes.db");
+        let lock = Lock::take(&path, true).unwrap();
+        // What a child process has between its fork and its exec.
+        let copy = lock.file.try_clone().unwrap();
+        assert!(matches!(Lock::take(&path, true), Err(OpenError::InUse { .. })));
+        drop(lock);
+        Lock::take(&path, true).unwrap();
+        drop(copy);
+    }
 
     #[test]
     fn a_holder_survives_its_text_and_odd_text_stays_unknown() {

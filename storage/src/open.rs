@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use crate::connect;
-use crate::error::{OpenError, StorageError};
+use crate::error::{FailureClass, OpenError, StorageError};
 use crate::files::{self, Found};
 use crate::identity::FileWatch;
 use crate::lock::Lock;
@@ -44,6 +44,7 @@ pub(crate) fn writable(
     let conn = connect::connect(&path, true).map_err(|error| failed(&path, error))?;
     refuse_silent_read_only(&conn, &path)?;
     set_up(&conn, &path, schema, options, false)?;
+    settle_wal(&conn, options).map_err(|error| failed(&path, error.into()))?;
     let watch = FileWatch::of_writer(&path, file).map_err(|error| failed(&path, error.into()))?;
     tracing::debug!(path = %path.display(), schema = schema.name, "opened");
     Ok(Opened { path, conn, lock: Some(lock), watch })
@@ -121,6 +122,24 @@ fn prepare_files(path: &Path, options: &Options, found: Found) -> std::io::Resul
 /// As SQLite will open it; a file that may not be written is SQLite's to refuse.
 fn open_for_watch(path: &Path) -> std::io::Result<std::fs::File> {
     std::fs::File::options().read(true).write(true).open(path)
+}
+
+/// Moves what an earlier process left in the WAL into the database, which writes it once more. If
+/// that process met a failed fsync, some pages of the WAL may be in the system's cache only, and no
+/// fsync of the WAL would bring them to the disk. Best effort: readers of other processes are not
+/// waited for, and it may need room that is not there.
+fn settle_wal(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
+    conn.busy_timeout(std::time::Duration::ZERO)?;
+    let result = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    conn.busy_timeout(options.busy_timeout)?;
+    match result {
+        Err(error) if FailureClass::of(&error) == FailureClass::FsyncFailed => Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "the WAL stays as the last process left it");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// SQLite falls back to reading when a file may not be written, and says so to nobody.

@@ -77,6 +77,10 @@ pub(crate) const STATEMENT_CACHE: usize = 64;
 /// A WAL that grew past this is cut back at its next reset.
 pub(crate) const JOURNAL_SIZE_LIMIT: i64 = 64 * 1024 * 1024;
 
+/// Pages in the WAL from which on a commit is followed by a checkpoint. SQLite's own default: fewer
+/// and the database is fsynced often, more and readers have a longer index to search.
+pub(crate) const CHECKPOINT_PAGES: i64 = 1_000;
+
 /// SQLite before this version can lose a commit when a WAL is reset while it is being read.
 pub(crate) const OLDEST_SQLITE: i32 = 3_051_003;
 

@@ -35,6 +35,13 @@ impl Replacement {
         Ok(Self { path, _lock: lock })
     }
 
+    /// The file, without links: what is to be renamed over it must be made beside this path, which
+    /// may lie in another folder and another file system than the path that was given.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether there is a file to be replaced.
     pub fn is_there(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok()

@@ -17,7 +17,7 @@ use crate::database::Core;
 use crate::durability::Durability;
 use crate::error::{FailureClass, StorageError};
 use crate::lock::Lock;
-use crate::options::{GROUP_JOBS, GROUP_TIME};
+use crate::options::{CHECKPOINT_PAGES, GROUP_JOBS, GROUP_TIME};
 use crate::queue::{Fate, Job, Next, Ran};
 use crate::schema;
 
@@ -72,9 +72,10 @@ impl Writer {
         let mut ran = Vec::new();
         let outcome = {
             let mut conn = core.enter_group();
-            let outcome = match conn.as_mut() {
-                Some(conn) => self.transact(conn, durability, &mut ran),
-                None => Err(StorageError::Closed),
+            let outcome = match (core.fsync_failure(), conn.as_mut()) {
+                (Some(failed), _) => Err(StorageError::FsyncFailed(Arc::clone(failed))),
+                (None, Some(conn)) => self.transact(conn, durability, &mut ran),
+                (None, None) => Err(StorageError::Closed),
             };
             core.leave_group(conn);
             outcome
@@ -87,6 +88,8 @@ impl Writer {
         if core.progress.synced() > synced_before {
             core.progress.announce();
         }
+        // After the results: nobody waits for it who need not.
+        self.checkpoint_if_due();
     }
 
     /// One transaction over what is queued. `Ok(false)` if no job of it had anything to commit.
@@ -172,7 +175,9 @@ impl Writer {
                     ran.extend(waiting.take(GROUP_JOBS));
                 }
                 tracing::warn!(%error, class = ?error.class(), jobs = ran.len(), "a group of writes failed");
-                Fate::Lost(Arc::new(error))
+                let error = Arc::new(error);
+                core.note_failure(&error);
+                Fate::Lost(error)
             }
         }
     }
@@ -188,12 +193,19 @@ impl Writer {
             Err(StorageError::Gone(_)) => self.sync_by = None,
             Err(error) => {
                 tracing::warn!(%error, class = ?error.class(), "relaxed commits could not be synced yet");
-                self.sync_by = Some(self.sync_time().max(Instant::now() + SYNC_RETRY));
+                self.core.note_failure(&Arc::new(error));
+                // A failed fsync is final: trying again would succeed without what was dropped.
+                let again = self.core.fsync_failure().is_none();
+                let at = self.sync_time().max(Instant::now() + SYNC_RETRY);
+                self.sync_by = again.then_some(at);
             }
         }
     }
 
     fn sync_now(&self) -> Result<(), StorageError> {
+        if let Some(failed) = self.core.fsync_failure() {
+            return Err(StorageError::FsyncFailed(Arc::clone(failed)));
+        }
         let mut guard = self.core.enter_group();
         let result = match guard.as_mut() {
             Some(conn) => self.sync_on(conn),
@@ -224,17 +236,51 @@ impl Writer {
         now.checked_add(self.core.options.sync_idle).unwrap_or_else(|| now + A_LONG_TIME)
     }
 
+    /// Moves what is in the WAL into the database once that is worth it. SQLite would do it by
+    /// itself, but says nothing when an fsync of it fails.
+    fn checkpoint_if_due(&self) {
+        if self.core.in_memory() || self.core.fsync_failure().is_some() {
+            return;
+        }
+        let guard = self.core.enter_group();
+        let result = guard.as_ref().map_or(Ok(()), |conn| self.checkpoint_on(conn));
+        self.core.leave_group(guard);
+        if let Err(error) = result {
+            // What is in the WAL stays there, and the next commit tries again.
+            tracing::debug!(%error, "the WAL could not be moved into the database");
+            self.core.note_failure(&Arc::new(error));
+        }
+    }
+
+    fn checkpoint_on(&self, conn: &Connection) -> Result<(), StorageError> {
+        let pages = |mode: &str| {
+            let sql = format!("PRAGMA wal_checkpoint({mode})");
+            conn.prepare_cached(&sql)?.query_row([], |row| row.get::<_, i64>(1))
+        };
+        // NOOP only says how long the WAL is.
+        if pages("NOOP")? < CHECKPOINT_PAGES {
+            return Ok(());
+        }
+        self.core.faults.before_checkpoint()?;
+        pages("PASSIVE")?;
+        Ok(())
+    }
+
     /// Makes everything durable, tidies the WAL away and lets go of the file.
     fn shut_down(mut self) -> Result<(), StorageError> {
-        let synced = if self.core.progress.outstanding() { self.sync_now() } else { Ok(()) };
+        let synced = match (self.core.fsync_failure(), self.core.progress.outstanding()) {
+            (None, false) => Ok(()),
+            _ => self.sync_now(),
+        };
         let there = self.core.watch.look_before_commit();
         self.core.pool.close();
         if let Some(conn) = self.core.take_writing_connection() {
-            match &there {
-                _ if self.core.in_memory() => {}
-                Ok(()) => truncate_wal(&conn),
-                // What has the names now is not ours to write or to remove.
-                Err(_) => keep_hands_off(&conn),
+            // After a failed fsync the WAL is the only good copy, and the name of a file that is
+            // gone belongs to another file: neither is written to.
+            let settled = self.core.in_memory()
+                || there.is_ok() && !synced.as_ref().is_err_and(is_fsync) && truncate_wal(&conn);
+            if !settled {
+                leave_files(&conn);
             }
             // Statements are only ever cached here, and `close` drops those first.
             if let Err((_, error)) = conn.close() {
@@ -292,23 +338,33 @@ fn leave_no_transaction(conn: &Connection) {
     }
 }
 
+/// After a failed fsync the WAL is only to be read from its start, with its checksums, as the next
+/// opening does: a checkpoint trusts an index in memory, and would copy whatever the disk has now.
+fn leave_files(conn: &Connection) {
+    if let Err(error) = connect::leave_files(conn) {
+        tracing::error!(%error, "closing may move the WAL into the database, or remove it");
+    }
+}
+
+fn is_fsync(error: &StorageError) -> bool {
+    error.class() == FailureClass::FsyncFailed
+}
+
 /// Best effort: what stays in the WAL is found there at the next opening. Readers of other processes
-/// are not waited for.
-fn truncate_wal(conn: &Connection) {
+/// are not waited for. `false` if an fsync failed.
+fn truncate_wal(conn: &Connection) -> bool {
     let result = conn.busy_timeout(Duration::ZERO).and_then(|()| {
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
     });
     match result {
         Ok(0) => {}
         Ok(_) => tracing::debug!("somebody still reads; the WAL stays"),
-        Err(error) => tracing::debug!(%error, "the WAL could not be emptied"),
+        Err(error) => {
+            tracing::debug!(%error, "the WAL could not be emptied");
+            return FailureClass::of(&error) != FailureClass::FsyncFailed;
+        }
     }
-}
-
-fn keep_hands_off(conn: &Connection) {
-    if let Err(error) = connect::leave_files(conn) {
-        tracing::warn!(%error, "the WAL of a database that is gone may be removed by its name");
-    }
+    true
 }
 
 impl Core {

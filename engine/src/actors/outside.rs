@@ -1,7 +1,17 @@
-//! What a clean close leaves outside the store: a small file in a folder that dies with the
-//! session or the machine, and is this user's alone. It names the store's file (device, inode, path,
-//! the time of its last change, which only the kernel sets), the machine and its present run, and
-//! holds the random number that is in the store too. Whatever differs, it does not count.
+//! What a clean close leaves outside the store: a marker that is not copied when the store is. It
+//! is a small file in a folder of this user's on a tmpfs, in memory, on another device than the
+//! store's. So an image, a backup, a snapshot of a disk and a copy of a folder do not have it,
+//! whatever they hold; and where two copies of a store share one tmpfs, the first one to open
+//! removes the marker, and only who has removed it goes on with the store's actors.
+//!
+//! The marker names the store's file (device, inode, path, the time of its last change, which only
+//! the kernel sets), the machine and its present run, and holds the random number that is in the
+//! store too. Whatever differs, it does not count. If there is no such place, or in doubt, nothing
+//! is left, and the next opening takes fresh actors.
+//!
+//! What is *not* told apart is a machine whose memory was copied with its disks (a virtual machine
+//! that is resumed twice from one snapshot, a process that is restored twice from one checkpoint):
+//! then the marker is copied too. `docs/decisions` says what finds that.
 //!
 //! Linux only: elsewhere nothing is left, so actors are always fresh.
 
@@ -13,8 +23,9 @@ use sha2::{Digest, Sha256};
 
 use crate::store::Nonce;
 
-/// Files in the folder before old ones are removed: stores that were deleted leave theirs behind.
-const MOST_FILES: usize = 1024;
+/// Files in the folder before old ones are removed: stores that were deleted leave theirs behind,
+/// each in a page of memory, until the machine stops.
+const MOST_FILES: usize = 256;
 
 /// What was found outside, while the store was not open yet.
 #[derive(Debug)]
@@ -28,7 +39,7 @@ impl Found {
     /// opened, which may change its file.
     pub(crate) fn look(store: &Path) -> Option<Self> {
         let place = Place::of(store)?;
-        let file = place.file(&folder()?);
+        let file = place.file(&folder(place.device)?);
         let text = std::fs::read_to_string(&file).ok()?;
         let nonce = text.strip_prefix(&place.text()).and_then(parse);
         Some(Self { file, nonce })
@@ -55,8 +66,8 @@ impl Leaving {
 
     /// Leaves it. If that fails, the next opening takes fresh actors.
     pub(crate) fn leave(self) {
-        let Some(folder) = folder() else { return };
         let Some(place) = Place::of(&self.store) else { return };
+        let Some(folder) = folder(place.device) else { return };
         let text = place.text() + &hex(&self.nonce) + "\n";
         if let Err(error) = write(&place.file(&folder), &text) {
             tracing::debug!(%error, "the next opening takes fresh actors");
@@ -71,7 +82,8 @@ impl Leaving {
 /// Where the word about a store is left.
 #[cfg(test)]
 pub(crate) fn file_of(store: &Path) -> Option<PathBuf> {
-    Some(Place::of(store)?.file(&folder()?))
+    let place = Place::of(store)?;
+    Some(place.file(&folder(place.device)?))
 }
 
 /// A store's file, as it is now, on this machine in its present run.
@@ -149,26 +161,53 @@ fn parse(text: &str) -> Option<Nonce> {
     Some(nonce)
 }
 
-/// The folder: in `$XDG_RUNTIME_DIR`, which ends with the user's session, else among the temporary
-/// files. It must be a folder of this user's that nobody else may enter.
+/// The folder for the marker of a store on this device: of the user's session, or else of the
+/// machine's shared memory; both are in memory as a rule, which is looked at.
 #[cfg(target_os = "linux")]
-fn folder() -> Option<PathBuf> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+fn folder(store_device: u64) -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
     let user = std::fs::metadata("/proc/self").ok()?.uid();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let folder = match runtime.filter(|path| path.is_absolute() && path.is_dir()) {
-        Some(runtime) => runtime.join("landfall"),
-        None => std::env::temp_dir().join(format!("landfall-{user}")),
-    };
-    // That it exists is the usual case; whether it is fit is looked at below.
-    let _ = std::fs::DirBuilder::new().mode(0o700).create(&folder);
-    let found = std::fs::symlink_metadata(&folder).ok()?;
-    let fit = found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0;
-    fit.then_some(folder)
+    let runtime = runtime.filter(|path| path.is_absolute()).map(|path| path.join("landfall"));
+    let shared = Path::new("/dev/shm").join(format!("landfall-{user}"));
+    runtime.into_iter().chain([shared]).find(|folder| fits(folder, user, store_device))
 }
 
+/// Whether a folder can hold a marker that is not copied with a store on this device. It is made if
+/// it is not there. It must be a folder of this user's that no other may enter, for whoever can
+/// write there could bring a marker back.
+#[cfg(target_os = "linux")]
+fn fits(folder: &Path, user: u32, store_device: u64) -> bool {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    // Nothing is made where no marker could be.
+    if !folder.parent().is_some_and(|parent| in_memory(parent, store_device)) {
+        return false;
+    }
+    // That it exists is the usual case; whether it is fit is looked at below.
+    let _ = std::fs::DirBuilder::new().mode(0o700).create(folder);
+    let Ok(found) = std::fs::symlink_metadata(folder) else { return false };
+    found.is_dir()
+        && found.uid() == user
+        && found.mode() & 0o077 == 0
+        && in_memory(folder, store_device)
+}
+
+/// Whether a folder is on a tmpfs, and not on the store's device: a tmpfs that holds both may be
+/// copied with both.
+#[cfg(target_os = "linux")]
+fn in_memory(folder: &Path, store_device: u64) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(found) = std::fs::metadata(folder) else { return false };
+    let Ok(file_system) = rustix::fs::statfs(folder) else { return false };
+    file_system.f_type == TMPFS_MAGIC as _ && found.dev() != store_device
+}
+
+/// What statfs(2) says of a tmpfs.
+#[cfg(target_os = "linux")]
+const TMPFS_MAGIC: u32 = 0x0102_1994;
+
 #[cfg(not(target_os = "linux"))]
-fn folder() -> Option<PathBuf> {
+fn folder(_store_device: u64) -> Option<PathBuf> {
     None
 }
 

@@ -125,14 +125,22 @@ impl Space {
     /// Makes the changes of a document that the relay refuses anew: the same edits, by a fresh
     /// actor, on top of what the relay has. For changes whose actor and sequence number somebody
     /// else's changes have (a copied store), and for whatever a relay takes only from another
-    /// actor. Gives how many were made anew.
+    /// actor. Gives how many were made anew. Those that the relay was sent and has not answered
+    /// stay as they are: it may have them.
     ///
     /// # Errors
-    /// [`KeptError::NothingRefused`]; [`KeptError::Rebuild`] if a change cannot be taken apart;
+    /// [`KeptError::NothingRefused`]; [`KeptError::Unanswered`]; [`KeptError::Rebuild`] if a change cannot be taken apart;
     /// [`KeptError::Changed`] if the document was edited meanwhile: try again.
     pub fn reauthor(&self, document: DocumentId) -> Result<usize, KeptError> {
         let (core, row) = (self.core(), self.row());
-        let (mut history, unsent) = self.refused(&document)?;
+        let (mut history, _) = self.refused(&document)?;
+        let unsent = match core.log.document(row, &document)? {
+            Some(document) => core.log.not_taken(row, document)?,
+            None => Vec::new(),
+        };
+        if unsent.is_empty() {
+            return Err(KeptError::Unanswered);
+        }
         let displaced = unsent.iter().filter(|unsent| !unsent.in_log);
         history.extend(parse(displaced.map(|unsent| unsent.body.clone()))?);
         let refused: BTreeSet<ChangeHash> = unsent.iter().map(|unsent| unsent.hash).collect();

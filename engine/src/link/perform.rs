@@ -199,6 +199,12 @@ impl Performer {
             ReplicaEffect::LoadHeads { space, documents } => {
                 self.load_heads(replica, &space, &documents);
             }
+            ReplicaEffect::Refused { space, document, locals } => {
+                if let Some(row) = self.spaces.get(&space) {
+                    let done = self.counted(*row, |()| Outcome::Settled);
+                    self.core.log.submit_refused(*row, document, locals, done);
+                }
+            }
             ReplicaEffect::StoreDocument(batch) => self.store_document(batch),
             ReplicaEffect::FinishReconcile { space, cursor, through, except } => {
                 self.finish_reconcile(space, cursor, through, except);

@@ -69,17 +69,19 @@ pub fn restore(
     if place.is_there() && !replace {
         return Err(MaintainError::Exists(path.to_owned()));
     }
-    let staging = beside(path, ".restoring");
+    // Beside the file itself: a link may lead to it from another folder and file system, where it
+    // could not be renamed.
+    let staging = beside(place.path(), ".restoring");
     clear(&staging)?;
-    let made = stage(backup.as_ref(), &staging, unchecked);
+    let kept = beside(place.path(), &format!(".replaced-{}", now_ms()));
+    let kept = place.is_there().then_some(kept);
+    let made = stage(backup.as_ref(), &staging, unchecked)
+        .and_then(|()| place.put(&staging, kept.as_deref()).map_err(failed));
     if let Err(error) = made {
         // The first error counts.
         let _ = clear(&staging);
         return Err(error);
     }
-    let kept = beside(path, &format!(".replaced-{}", now_ms()));
-    let kept = place.is_there().then_some(kept);
-    place.put(&staging, kept.as_deref()).map_err(failed)?;
     clear(&staging)?;
     Ok(Restored { kept })
 }
@@ -118,11 +120,16 @@ pub fn compact(path: impl AsRef<Path>, all: bool) -> Result<Compacted, MaintainE
     let (folded, bytes_before) = (folded?, before?);
     closed?;
     let place = seize(path)?;
-    let rewritten = beside(path, ".rewritten");
+    let rewritten = beside(place.path(), ".rewritten");
     clear(&rewritten)?;
-    LocalLog::copy_file(path, &rewritten)
-        .map_err(|error| MaintainError::Copy(Box::new(error) as BoxError))?;
-    place.put(&rewritten, None).map_err(failed)?;
+    let made = LocalLog::copy_file(place.path(), &rewritten)
+        .map_err(|error| MaintainError::Copy(Box::new(error) as BoxError))
+        .and_then(|()| place.put(&rewritten, None).map_err(failed));
+    if let Err(error) = made {
+        // The first error counts.
+        let _ = clear(&rewritten);
+        return Err(error);
+    }
     let made = fs::metadata(path);
     let made = made.map_err(|source| MaintainError::File { path: path.to_owned(), source })?;
     Ok(Compacted {

@@ -4,22 +4,46 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::mpsc;
 
-use landfall_protocol::admission::{CheckedChange, preflight};
+use landfall_protocol::admission::{CheckedChange, HistoryError, Roots, preflight};
+use landfall_protocol::frame::entry_flags;
+use landfall_protocol::limits;
 use landfall_protocol::portable::{Counts, Decoder, Encoder, PortableError, Record};
-use landfall_storage::{Durability, NewFile, NewFileError, WriteError};
+use landfall_storage::{NewFile, NewFileError};
 
 use super::{MaintainError, close, now_ms, open, take};
-use crate::error::{StoreError, StoreFailure};
-use crate::store::{AppendError, LocalChange, LocalLog, Place, SpaceRow};
-use crate::{DocumentId, SpaceName};
+use crate::error::StoreError;
+use crate::store::{ImportChange, LocalLog, Place, SpaceRow};
+pub use crate::store::{Kept, LeftOut};
+use crate::{ChangeHash, DocumentId, SpaceName};
 
 /// Bytes that are written or read at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Changes in one transaction.
+/// Changes in one transaction, and their bytes.
 const BATCH: usize = 256;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Bytes of changes that came before something that they need. A file that was exported has each
+/// change behind what it rests on, so that this is for files that were made otherwise.
+const EARLY_BYTES: usize = 64 << 20;
+
+/// What an export came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exported {
+    /// Documents in the file, deleted ones too.
+    pub documents: u64,
+    /// Deleted documents.
+    pub tombstones: u64,
+    /// Folded histories.
+    pub snapshots: u64,
+    /// Changes beside those that are in folded histories.
+    pub changes: u64,
+    /// What the store keeps and the file does not have, since it is in no document. It stays in the
+    /// store.
+    pub left_out: Vec<LeftOut>,
+}
 
 /// What an import came to.
 #[derive(Debug, Clone)]
@@ -33,14 +57,18 @@ pub struct Imported {
     pub changes: u64,
     /// Deletions that are new here.
     pub deletions: u64,
+    /// Documents among those of which edits are kept that the relay is not known to hold:
+    /// [`Space::lost_edits`](crate::Space::lost_edits) names them.
+    pub kept: u64,
     /// What is of documents that are deleted here: a deletion is for good.
     pub deleted_here: u64,
     /// What was refused: whose, and why.
     pub refused: Vec<(DocumentId, String)>,
 }
 
-/// Writes all that a space holds to a new portable file, also beside the process that has the store
-/// open. The file is fsynced and read again, and has its name only then.
+/// Writes all documents of a space to a new portable file, also beside the process that has the
+/// store open. The file is fsynced and read again, and has its name only then. What the store keeps
+/// beside its documents is not in it, and is named in [`Exported::left_out`].
 ///
 /// # Errors
 /// See [`MaintainError`]; nothing is left at the target then.
@@ -48,7 +76,7 @@ pub fn export(
     path: impl AsRef<Path>,
     space: &SpaceName,
     target: impl AsRef<Path>,
-) -> Result<Counts, MaintainError> {
+) -> Result<Exported, MaintainError> {
     let target = target.as_ref();
     let log = open(Place::ReadOnly(path.as_ref()))?;
     let spaces = log.spaces().map_err(StoreError::from)?;
@@ -82,13 +110,14 @@ pub fn export(
     if let Some(trouble) = trouble {
         return Err(trouble);
     }
-    let counts = encoder.finish(&mut out)?;
+    let Counts { documents, tombstones, snapshots, changes } = encoder.finish(&mut out)?;
     write_out(made.file(), &mut out).map_err(failed)?;
     made.file().sync_all().map_err(failed)?;
     let again = File::open(made.path()).map_err(failed)?;
     read_all(again, target, &mut |_| Ok(()))?;
     made.finish().map_err(of_file)?;
-    Ok(counts)
+    let left_out = log.left_out(row).map_err(StoreError::from)?;
+    Ok(Exported { documents, tombstones, snapshots, changes, left_out })
 }
 
 /// Takes a portable file into a store that nobody has open, into the space that it names or another
@@ -119,8 +148,7 @@ pub fn import(
     let log = take(path.as_ref())?;
     let imported = Import::begin(&log, space).and_then(|mut import| {
         read_all(&opened, file, &mut |record| import.take(record))?;
-        import.flush()?;
-        Ok(import.done)
+        import.finish()
     });
     let closed = close(&log);
     let imported = imported?;
@@ -163,8 +191,18 @@ struct Import<'a> {
     document: DocumentId,
     /// The bytes of the document's snapshot that have come, and how many it has.
     snapshot: (Vec<u8>, usize),
-    waiting: Vec<LocalChange>,
+    waiting: Batch,
+    /// Changes that came before something that they need, and what each of them lacked.
+    early: Vec<(ImportChange, HistoryError)>,
+    early_bytes: usize,
     done: Imported,
+}
+
+/// Changes for one transaction.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<ImportChange>,
+    bytes: usize,
 }
 
 impl<'a> Import<'a> {
@@ -175,12 +213,15 @@ impl<'a> Import<'a> {
             row,
             document: DocumentId::from_bytes([0; 16]),
             snapshot: (Vec::new(), 0),
-            waiting: Vec::new(),
+            waiting: Batch::default(),
+            early: Vec::new(),
+            early_bytes: 0,
             done: Imported {
                 space,
                 documents: 0,
                 changes: 0,
                 deletions: 0,
+                kept: 0,
                 deleted_here: 0,
                 refused: Vec::new(),
             },
@@ -194,10 +235,7 @@ impl<'a> Import<'a> {
                 self.document = document;
                 Ok(())
             }
-            Record::Tombstone { at_ms, .. } => {
-                self.flush()?;
-                self.delete(at_ms)
-            }
+            Record::Tombstone { at_ms, .. } => self.delete(at_ms),
             Record::Snapshot { bytes, .. } => {
                 self.snapshot = (Vec::new(), bytes as usize);
                 Ok(())
@@ -210,87 +248,125 @@ impl<'a> Import<'a> {
                 let body = std::mem::take(&mut self.snapshot.0);
                 self.folded(&body)
             }
-            Record::Change { at_ms, chunk, .. } => self.change(at_ms, &chunk),
+            Record::Change { at_ms, flags, chunk, .. } => {
+                let is_second = flags & entry_flags::SECOND_ROOT != 0;
+                let roots = if is_second { Roots::Several } else { Roots::One };
+                match preflight(&chunk) {
+                    Ok(change) => self.change(at_ms, change, roots),
+                    Err(error) => {
+                        self.refuse(self.document, error.to_string());
+                        Ok(())
+                    }
+                }
+            }
         }
     }
 
     /// What is folded goes in change by change: what it folds is not known to be the relay's.
     fn folded(&mut self, body: &[u8]) -> Result<(), MaintainError> {
-        match landfall_fold::changes_since(body, &[]) {
-            Ok(changes) => {
-                let now = now_ms();
-                changes.iter().try_for_each(|chunk| self.change(now, chunk))
-            }
+        let chunks = match landfall_fold::changes_since(body, &[]) {
+            Ok(chunks) => chunks,
             Err(error) => {
-                self.done.refused.push((self.document, error.to_string()));
-                Ok(())
-            }
-        }
-    }
-
-    fn change(&mut self, at_ms: u64, chunk: &[u8]) -> Result<(), MaintainError> {
-        let change: CheckedChange = match preflight(chunk) {
-            Ok(change) => change,
-            Err(error) => {
-                self.done.refused.push((self.document, error.to_string()));
+                self.refuse(self.document, error.to_string());
                 return Ok(());
             }
         };
-        let (space, document) = (self.row, self.document);
-        self.waiting.push(LocalChange { space, document, change, at_ms });
-        match self.waiting.len() < BATCH {
+        let mut changes = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            match preflight(&chunk) {
+                Ok(change) => changes.push(change),
+                Err(error) => self.refuse(self.document, error.to_string()),
+            }
+        }
+        let is_root = |change: &&CheckedChange| change.dependencies.is_empty();
+        let roots: Vec<ChangeHash> =
+            changes.iter().filter(is_root).map(|change| change.hash).collect();
+        // No record of a folded change says that its root was merged. That several stand in one
+        // history says it; whether it is the history that is here is another question.
+        let several = roots.len() > 1 && {
+            self.flush()?;
+            self.log.takes_roots(self.row, &self.document, &roots).map_err(StoreError::from)?
+        };
+        let (roots, now) = (if several { Roots::Several } else { Roots::One }, now_ms());
+        changes.into_iter().try_for_each(|change| self.change(now, change, roots))
+    }
+
+    fn change(
+        &mut self,
+        at_ms: u64,
+        change: CheckedChange,
+        roots: Roots,
+    ) -> Result<(), MaintainError> {
+        let document = self.document;
+        self.waiting.bytes += change.bytes.len();
+        self.waiting.changes.push(ImportChange { document, change, at_ms, roots });
+        match self.waiting.changes.len() < BATCH && self.waiting.bytes < BATCH_BYTES {
             true => Ok(()),
             false => self.flush(),
         }
     }
 
+    /// Stores what waits for a transaction.
     fn flush(&mut self) -> Result<(), MaintainError> {
-        let waiting = std::mem::take(&mut self.waiting);
-        if waiting.is_empty() || self.append(&waiting)?.is_none() {
-            return Ok(());
-        }
-        // One of them does not fit: each alone, then.
-        for change in waiting {
-            let document = change.document;
-            if let Some(why) = self.append(&[change])? {
-                match self.log.deleted(self.row, &document).map_err(StoreError::from)? {
-                    true => self.done.deleted_here += 1,
-                    false => self.done.refused.push((document, why)),
-                }
-            }
+        let Batch { changes, .. } = std::mem::take(&mut self.waiting);
+        if !changes.is_empty() {
+            self.store(changes)?;
         }
         Ok(())
     }
 
-    /// Appends changes, all or none; says why not if they do not fit.
-    fn append(&mut self, changes: &[LocalChange]) -> Result<Option<String>, MaintainError> {
-        match self.log.append(Durability::Full, changes.to_vec(), |_| ()) {
-            Ok(_) => {
-                self.done.changes += changes.len() as u64;
-                Ok(None)
-            }
-            Err(WriteError::Job(AppendError::History(error))) => Ok(Some(error.to_string())),
-            Err(error) => {
-                let class = StoreFailure::from(error.class());
-                Err(StoreError { class, source: Box::new(error) }.into())
+    /// Gives how many changes were taken.
+    fn store(&mut self, changes: Vec<ImportChange>) -> Result<u64, MaintainError> {
+        let stored = self.log.import_changes(self.row, changes).map_err(StoreError::from)?;
+        self.done.changes += stored.taken;
+        for (change, error) in stored.refused {
+            match error {
+                HistoryError::Deleted => self.done.deleted_here += 1,
+                HistoryError::MissingDependency { .. }
+                | HistoryError::SequenceGap { .. }
+                | HistoryError::UnknownActor { .. }
+                    if self.early.len() < limits::PEN_CHANGES && self.early_bytes < EARLY_BYTES =>
+                {
+                    self.early_bytes += change.change.bytes.len();
+                    self.early.push((change, error));
+                }
+                error => self.refuse(change.document, error.to_string()),
             }
         }
+        Ok(stored.taken)
+    }
+
+    /// Stores everything; what came too early is tried again for as long as something of it fits.
+    fn finish(mut self) -> Result<Imported, MaintainError> {
+        self.flush()?;
+        loop {
+            let early = std::mem::take(&mut self.early);
+            self.early_bytes = 0;
+            let mut taken = 0;
+            let mut changes = early.into_iter().map(|(change, _)| change).peekable();
+            while changes.peek().is_some() {
+                taken += self.store(changes.by_ref().take(BATCH).collect())?;
+            }
+            if taken == 0 {
+                break;
+            }
+        }
+        for (change, error) in std::mem::take(&mut self.early) {
+            self.refuse(change.document, error.to_string());
+        }
+        Ok(self.done)
+    }
+
+    fn refuse(&mut self, document: DocumentId, why: String) {
+        self.done.refused.push((document, why));
     }
 
     fn delete(&mut self, at_ms: u64) -> Result<(), MaintainError> {
-        let (tell, told) = mpsc::sync_channel(1);
-        let done = move |result| {
-            // Nobody hears it only if the waiting thread is gone.
-            let _ = tell.send(result);
-        };
-        self.log.submit_delete(self.row, self.document, at_ms, Box::new(done));
-        match told.recv() {
-            Ok(Ok(committed)) => {
-                self.done.deletions += u64::from(committed.value.1);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(StoreError::from(error).into()),
-            Err(_) => Ok(()),
-        }
+        self.flush()?;
+        let deletion = self.log.import_deletion(self.row, self.document, at_ms);
+        let deletion = deletion.map_err(StoreError::from)?;
+        self.done.deletions += u64::from(deletion.is_new);
+        self.done.kept += u64::from(deletion.kept > 0);
+        Ok(())
     }
 }

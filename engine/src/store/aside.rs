@@ -15,7 +15,7 @@ use super::prepare::ReadySnapshot;
 use super::receive::{Received, Writing};
 use super::rows::{SpaceRow, UpstreamRow, document_row_or_new};
 use super::snapshots::Opened;
-use super::{Done, LocalLog, count, held};
+use super::{Done, LocalLog, count, displaced, held};
 
 /// What an entry waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,6 +196,9 @@ fn admit(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> 
             return Ok(false);
         }
     }
+    if second {
+        writing.note_merge(&document)?;
+    }
     conn.prepare_cached("DELETE FROM aside WHERE id = ?1")?.execute([id])?;
     Ok(true)
 }
@@ -236,8 +239,7 @@ impl LocalLog {
                 let count = count(tx, None, space)?;
                 return Ok(Received { count, ..Received::default() });
             };
-            tx.prepare_cached("DELETE FROM parked WHERE upstream = ?1 AND document = ?2")?
-                .execute(params![upstream.0, row.0])?;
+            displaced::unpark(tx, upstream, row)?;
             let mut writing = Writing::new(tx, &indexes, upstream, space)?;
             let mut fresh = Fresh::default();
             fresh.all();

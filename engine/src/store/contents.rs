@@ -51,6 +51,61 @@ impl LocalLog {
     }
 }
 
+/// Why the store keeps something of a document that is not in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kept {
+    /// Edits of a deleted document that no relay is known to hold:
+    /// [`Space::export_lost`](crate::Space::export_lost) gives them.
+    LostEdits,
+    /// Changes made here whose actor and sequence number another change has:
+    /// [`Space::export_refused`](crate::Space::export_refused) gives them.
+    Displaced,
+    /// What came from a relay and cannot be applied.
+    SetAside,
+}
+
+/// Something that a store keeps of a document, and that a portable file of its space does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// Of which document.
+    pub document: DocumentId,
+    /// Why it is kept.
+    pub kept: Kept,
+    /// How many changes or entries.
+    pub changes: u64,
+}
+
+const LEFT_OUT: &str = "
+    SELECT d.document, 0, x.unsent FROM deleted x JOIN document d ON d.id = x.document
+        WHERE x.space = ?1 AND x.kept_base IS NOT NULL
+    UNION ALL
+    SELECT d.document, 1, count(*) FROM displaced x JOIN document d ON d.id = x.document
+        WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)
+        GROUP BY d.document
+    UNION ALL
+    SELECT document, 2, count(*) FROM aside WHERE space = ?1 GROUP BY document
+    ORDER BY 1, 2";
+
+impl LocalLog {
+    /// What is kept of a space's documents and is not in them.
+    pub(crate) fn left_out(&self, space: SpaceRow) -> Result<Vec<LeftOut>, ViewError> {
+        self.view(|conn| {
+            let left_out = |row: &Row<'_>| {
+                let kept = match row.get(1)? {
+                    0 => Kept::LostEdits,
+                    1 => Kept::Displaced,
+                    _ => Kept::SetAside,
+                };
+                let document = DocumentId::from_bytes(row.get(0)?);
+                Ok(LeftOut { document, kept, changes: row.get(2)? })
+            };
+            conn.prepare_cached(LEFT_OUT)?.query_map([space.0], left_out)?.collect()
+        })
+    }
+}
+
 struct Found {
     row: DocumentRow,
     id: DocumentId,

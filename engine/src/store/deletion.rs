@@ -11,7 +11,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::leaves::set_leaf;
 use super::ledger::Ledger;
-use super::rows::{DocumentRow, Parts, SpaceRow, UpstreamRow, document_row, parts, set_parts};
+use super::rows::{
+    DocumentRow, Parts, SpaceRow, UpstreamRow, document_row, parts, set_parts, sweep_through,
+};
 use super::{Done, LocalLog, SpaceCount, ViewError, count, held, links, snapshots};
 
 /// What a deletion says of itself.
@@ -22,6 +24,9 @@ pub(super) struct Tombstone<'a> {
     pub(super) at_ms: u64,
     /// The upstream that told us, and so holds it.
     pub(super) from: Option<UpstreamRow>,
+    /// Changes of the document here that who deleted it did not know of, if no upstream says that
+    /// it is deleted: 0 of a deletion that was made here.
+    pub(super) unaware: u64,
 }
 
 pub(super) fn is_deleted(conn: &Connection, document: DocumentRow) -> rusqlite::Result<bool> {
@@ -53,8 +58,7 @@ pub(super) fn delete(
     let before = parts(conn, row)?;
     let unsent = match tombstone.from {
         Some(upstream) => unsent(conn, upstream, space, row)?,
-        // Whoever deletes here knows what is here.
-        None => 0,
+        None => tombstone.unaware,
     };
     let local = ledger.next_local();
     let locals = held::locals(conn, row)?;
@@ -129,7 +133,7 @@ fn forget_rest(
     row: DocumentRow,
     document: &DocumentId,
 ) -> rusqlite::Result<()> {
-    for table in ["parked", "own_actor", "quarantine"] {
+    for table in ["parked", "refused", "own_actor", "quarantine"] {
         conn.prepare_cached(&format!("DELETE FROM {table} WHERE document = ?1"))?
             .execute([row.0])?;
     }
@@ -148,12 +152,21 @@ fn forget_rest(
     Ok(())
 }
 
+/// Up to which local number nothing needs a document's rows: they are folded, or of a deleted
+/// document whose changes are not kept.
+pub(super) fn dead_through(conn: &Connection, row: DocumentRow) -> rusqlite::Result<u64> {
+    conn.prepare_cached(
+        "SELECT coalesce((SELECT kept_base FROM deleted WHERE document = ?1), base)
+         FROM document WHERE id = ?1",
+    )?
+    .query_row([row.0], |row| row.get(0))
+}
+
 /// Lets go of a deleted document's bytes: the snapshot at once, rows later, in slices.
 fn free(conn: &Connection, row: DocumentRow) -> rusqlite::Result<()> {
     snapshots::remove(conn, row)?;
     conn.prepare_cached("DELETE FROM displaced WHERE document = ?1")?.execute([row.0])?;
-    conn.prepare_cached("UPDATE document SET sweep = 1 WHERE id = ?1")?.execute([row.0])?;
-    Ok(())
+    sweep_through(conn, row, dead_through(conn, row)?)
 }
 
 /// A deleted document of which changes never reached the upstream that says that it is deleted.
@@ -185,7 +198,7 @@ impl LocalLog {
         let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let mut ledger = Ledger::new(tx, &indexes, space)?;
-            let tombstone = Tombstone { author: None, at_ms, from: None };
+            let tombstone = Tombstone { author: None, at_ms, from: None, unaware: 0 };
             let new = delete(&mut ledger, &document, &tombstone)?.is_some();
             ledger.finish()?;
             Ok((count(tx, upstream, space)?, new))

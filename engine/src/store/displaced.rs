@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use landfall_protocol::admission::{HistoryError, Roots};
 use landfall_protocol::intervals::IntervalSet;
-use landfall_protocol::{ChangeHash, Code, DocumentId};
+use landfall_protocol::{ChangeHash, Code, DocumentId, Local};
 use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::{Connection, params};
 
@@ -62,6 +62,19 @@ pub(super) fn refused(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Ve
     )?
     .query_map([space.0], refused)?
     .collect()
+}
+
+/// The document is offered to the upstream again: what it refused before says nothing any more.
+pub(super) fn unpark(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    document: DocumentRow,
+) -> rusqlite::Result<()> {
+    for table in ["parked", "refused"] {
+        let sql = format!("DELETE FROM {table} WHERE upstream = ?1 AND document = ?2");
+        conn.prepare_cached(&sql)?.execute(params![upstream.0, document.0])?;
+    }
+    Ok(())
 }
 
 /// Takes a change of ours and all that rests on it out of the log, so that another with its actor
@@ -166,10 +179,55 @@ impl LocalLog {
     ) {
         self.submit_link(space, done, move |tx, upstream| {
             let Some(row) = document_row(tx, space, &document)? else { return Ok(()) };
-            tx.prepare_cached("DELETE FROM parked WHERE upstream = ?1 AND document = ?2")?
-                .execute(params![upstream.0, row.0])?;
+            unpark(tx, upstream, row)
+        });
+    }
+
+    /// The upstream in use answered that it has not taken these changes of a document.
+    pub(crate) fn submit_refused(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        locals: Vec<Local>,
+        done: Done<(SpaceCount, ())>,
+    ) {
+        self.submit_link(space, done, move |tx, upstream| {
+            let Some(row) = document_row(tx, space, &document)? else { return Ok(()) };
+            for local in locals {
+                tx.prepare_cached(
+                    "INSERT OR IGNORE INTO refused (upstream, document, hash)
+                     SELECT ?1, document, hash FROM change WHERE document = ?2 AND local = ?3",
+                )?
+                .execute(params![upstream.0, row.0, local.0])?;
+            }
             Ok(())
         });
+    }
+
+    /// A document's changes that are known not to be on the disk of the upstream in use,
+    /// dependencies first: those in the log which it answered that it has not taken, with what
+    /// rests on them, then those that were displaced, whose places others have there. Nothing that
+    /// is on its way, or may have arrived without an answer, is among them: made again, that would
+    /// be there twice.
+    pub(crate) fn not_taken(
+        &self,
+        space: SpaceRow,
+        document: DocumentRow,
+    ) -> Result<Vec<Unsent>, ViewError> {
+        let upstream = self.upstream();
+        self.view(|conn| {
+            let mut found = Vec::new();
+            for node in refused_nodes(conn, upstream, space, document)? {
+                found.push(
+                    conn.prepare_cached(
+                        "SELECT hash, body FROM change WHERE document = ?1 AND local = ?2",
+                    )?
+                    .query_row(params![document.0, node.local], |row| unsent_of(row, true))?,
+                );
+            }
+            found.extend(displaced_of(conn, document)?);
+            Ok(found)
+        })
     }
 
     /// A document's changes that the upstream in use is not known to hold, dependencies first:
@@ -188,29 +246,17 @@ impl LocalLog {
                         "SELECT hash, body FROM change
                          WHERE document = ?1 AND local BETWEEN ?2 AND ?3 ORDER BY local",
                     )?
-                    .query_map(params![document.0, first, last], |row| {
-                        let hash = ChangeHash(row.get(0)?);
-                        Ok(Unsent { hash, body: row.get(1)?, in_log: true })
-                    })?
+                    .query_map(params![document.0, first, last], |row| unsent_of(row, true))?
                     .collect::<rusqlite::Result<Vec<_>>>()?,
                 );
             }
-            unsent.extend(
-                conn.prepare_cached(
-                    "SELECT hash, body FROM displaced WHERE document = ?1 ORDER BY id",
-                )?
-                .query_map([document.0], |row| {
-                    let hash = ChangeHash(row.get(0)?);
-                    Ok(Unsent { hash, body: row.get(1)?, in_log: false })
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()?,
-            );
+            unsent.extend(displaced_of(conn, document)?);
             Ok(unsent)
         })
     }
 
-    /// Replaces the unsent changes of a document by others, in one transaction: `old` is what
-    /// [`LocalLog::unsent`] gave. The document is no longer refused.
+    /// Replaces changes of a document by others, in one transaction: `old` is what
+    /// [`LocalLog::not_taken`] gave. The document is no longer refused.
     pub(crate) fn replace_unsent(
         &self,
         space: SpaceRow,
@@ -244,6 +290,41 @@ fn unheld(
     Ok(unheld)
 }
 
+fn unsent_of(row: &rusqlite::Row<'_>, in_log: bool) -> rusqlite::Result<Unsent> {
+    Ok(Unsent { hash: ChangeHash(row.get(0)?), body: row.get(1)?, in_log })
+}
+
+fn displaced_of(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<Unsent>> {
+    conn.prepare_cached("SELECT hash, body FROM displaced WHERE document = ?1 ORDER BY id")?
+        .query_map([document.0], |row| unsent_of(row, false))?
+        .collect()
+}
+
+/// What of a document's tail the upstream in use answered that it has not taken, and what rests on
+/// that, in the order of the log.
+fn refused_nodes(
+    conn: &Connection,
+    upstream: Option<UpstreamRow>,
+    space: SpaceRow,
+    document: DocumentRow,
+) -> rusqlite::Result<Vec<Node>> {
+    let Some(upstream) = upstream else { return Ok(Vec::new()) };
+    let refused: Vec<ChangeHash> = conn
+        .prepare_cached("SELECT hash FROM refused WHERE upstream = ?1 AND document = ?2")?
+        .query_map(params![upstream.0, document.0], |row| row.get(0).map(ChangeHash))?
+        .collect::<rusqlite::Result<_>>()?;
+    if refused.is_empty() {
+        return Ok(Vec::new());
+    }
+    let nodes = graph::dependents(&graph::tail(conn, document)?, &refused);
+    let unheld = unheld(conn, Some(upstream), space, document)?;
+    // They may have come to the upstream by another way since, and what rests on them with them.
+    match nodes.iter().all(|node| unheld.contains(node.local)) {
+        true => Ok(nodes),
+        false => Ok(Vec::new()),
+    }
+}
+
 fn replace(
     conn: &Connection,
     indexes: &Indexes,
@@ -252,14 +333,9 @@ fn replace(
     old: &[ChangeHash],
     new: &[LocalChange],
 ) -> Result<(), ReplaceError> {
-    let unheld = unheld(conn, upstream, space, row)?;
-    let nodes = graph::tail(conn, row)?;
-    let gone: Vec<Node> = nodes.into_iter().filter(|node| unheld.contains(node.local)).collect();
-    let displaced: Vec<ChangeHash> = conn
-        .prepare_cached("SELECT hash FROM displaced WHERE document = ?1 ORDER BY id")?
-        .query_map([row.0], |row| row.get(0).map(ChangeHash))?
-        .collect::<rusqlite::Result<_>>()?;
-    let there = gone.iter().map(|node| node.hash).chain(displaced);
+    let gone = refused_nodes(conn, upstream, space, row)?;
+    let displaced = displaced_of(conn, row)?;
+    let there = gone.iter().map(|node| node.hash).chain(displaced.iter().map(|one| one.hash));
     if !there.eq(old.iter().copied()) {
         return Err(ReplaceError::Changed);
     }
@@ -267,8 +343,7 @@ fn replace(
     drop_rows(&mut ledger, document, row, &gone)?;
     conn.prepare_cached("DELETE FROM displaced WHERE document = ?1")?.execute([row.0])?;
     if let Some(upstream) = upstream {
-        conn.prepare_cached("DELETE FROM parked WHERE upstream = ?1 AND document = ?2")?
-            .execute(params![upstream.0, row.0])?;
+        unpark(conn, upstream, row)?;
     }
     let roots = if merges(conn, space, document)? { Roots::Several } else { Roots::One };
     for LocalChange { change, at_ms, .. } in new {

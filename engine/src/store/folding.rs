@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use landfall_protocol::{DocumentId, limits};
 use landfall_storage::{Durability, WriteError};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::held;
 use super::install::{Source, install};
@@ -255,23 +255,26 @@ fn unheld_from(
     Ok(None)
 }
 
+/// Removes the rows that a document's mark names, and no others: what `base` or a tombstone have
+/// come to mean since says nothing about them.
 fn sweep(conn: &Connection, most: usize) -> rusqlite::Result<bool> {
     let mut left = most;
     while left > 0 {
-        let next: Option<i64> = conn
-            .prepare_cached("SELECT min(id) FROM document WHERE sweep = 1")?
-            .query_row([], |row| row.get(0))?;
-        let Some(document) = next else { return Ok(false) };
+        let next: Option<(i64, u64)> = conn
+            .prepare_cached(
+                "SELECT id, sweep_through FROM document WHERE sweep_through > 0 ORDER BY id LIMIT 1",
+            )?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((document, through)) = next else { return Ok(false) };
         let gone = conn
             .prepare_cached(
                 "DELETE FROM change WHERE id IN (SELECT c.id FROM change c
-                     WHERE c.document = ?1
-                         AND c.local <= (SELECT base FROM document WHERE id = ?1)
-                     LIMIT ?2)",
+                     WHERE c.document = ?1 AND c.local <= ?2 LIMIT ?3)",
             )?
-            .execute(params![document, left])?;
+            .execute(params![document, through, left])?;
         if gone < left {
-            conn.prepare_cached("UPDATE document SET sweep = 0 WHERE id = ?1")?
+            conn.prepare_cached("UPDATE document SET sweep_through = 0 WHERE id = ?1")?
                 .execute([document])?;
         }
         left -= gone;

@@ -99,7 +99,9 @@ impl LocalLog {
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let Some(row) = document_row(tx, space, &document)? else { return Ok(0) };
             let mut dropped = 0;
+            // Nothing of a deleted document comes back; what is kept of it is nowhere else.
             if remedy == Remedy::Fetch
+                && !deletion::is_deleted(tx, row)?
                 && let Some(upstream) = upstream
             {
                 let mut ledger = Ledger::new(tx, &indexes, space)?;
@@ -232,11 +234,7 @@ fn derive(
     }
     // Totals are counted anew when all documents are done.
     set_parts(conn, &mut space_totals(conn, space)?, row, &before, &after)?;
-    conn.prepare_cached(
-        "UPDATE document SET sweep = EXISTS
-             (SELECT 1 FROM change WHERE document = ?1 AND local <= ?2) WHERE id = ?1",
-    )?
-    .execute(params![row.0, after.base])?;
+    derive_mark(conn, row)?;
     let (old, new) = (heads(conn, row)?, graph::heads(conn, row)?);
     set_heads(conn, space, (row, document), &old, &new)
 }
@@ -247,16 +245,27 @@ fn derive_deleted(
     document: &DocumentId,
     row: DocumentRow,
 ) -> rusqlite::Result<()> {
-    let (local, kept): (u64, bool) = conn
-        .prepare_cached("SELECT local, kept_base IS NOT NULL FROM deleted WHERE document = ?1")?
-        .query_row([row.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let local: u64 = conn
+        .prepare_cached("SELECT local FROM deleted WHERE document = ?1")?
+        .query_row([row.0], |row| row.get(0))?;
     let before = parts(conn, row)?;
     let after = Parts { base: local, ..Parts::default() };
     set_parts(conn, &mut space_totals(conn, space)?, row, &before, &after)?;
     conn.prepare_cached("DELETE FROM head WHERE document = ?1")?.execute([row.0])?;
-    conn.prepare_cached("UPDATE document SET sweep = ?2 WHERE id = ?1")?
-        .execute(params![row.0, !kept])?;
+    derive_mark(conn, row)?;
     set_leaf(conn, space, (row, document), Some(Leaf::of_tombstone(document)))
+}
+
+/// Marks what nothing needs as removable, and nothing else: the mark there may be wrong.
+fn derive_mark(conn: &Connection, row: DocumentRow) -> rusqlite::Result<()> {
+    let dead_through = deletion::dead_through(conn, row)?;
+    conn.prepare_cached(
+        "UPDATE document SET sweep_through = CASE WHEN EXISTS
+             (SELECT 1 FROM change WHERE document = ?1 AND local <= ?2) THEN ?2 ELSE 0 END
+         WHERE id = ?1",
+    )?
+    .execute(params![row.0, dead_through])?;
+    Ok(())
 }
 
 /// Where the folded history ends, from which rows are folded: what is not must come after it.

@@ -10,7 +10,9 @@ use super::held;
 use super::leaves::set_heads;
 use super::ledger::Ledger;
 use super::links;
-use super::rows::{DocumentRow, Parts, UpstreamRow, hash_of, heads, parts, set_parts};
+use super::rows::{
+    DocumentRow, Parts, UpstreamRow, hash_of, heads, parts, set_parts, sweep_through,
+};
 use super::snapshots::{Opened, put};
 
 /// Where a snapshot comes from.
@@ -76,10 +78,12 @@ pub(super) fn install(
         set_heads(conn, space, (row, document), &old, &new)?;
     }
     conn.prepare_cached(
-        "UPDATE document SET sweep = 1, fold_failed = NULL, fold_version = NULL,
-             fold_reason = NULL WHERE id = ?1",
+        "UPDATE document SET fold_failed = NULL, fold_version = NULL, fold_reason = NULL
+         WHERE id = ?1",
     )?
     .execute([row.0])?;
+    // What is not folded has numbers beyond it by now.
+    sweep_through(conn, row, base)?;
     ledger.indexes.add(row, opened.hash, std::sync::Arc::clone(&opened.index));
     Ok(())
 }

@@ -196,7 +196,7 @@ impl<'a> Writing<'a> {
     }
 
     /// The document holds several histories that somebody has merged.
-    fn note_merge(&mut self, document: &DocumentId) -> rusqlite::Result<()> {
+    pub(super) fn note_merge(&mut self, document: &DocumentId) -> rusqlite::Result<()> {
         let row = self.ledger.settle(document)?;
         let sql = "UPDATE document SET merges = 1 WHERE id = ?1 AND merges = 0";
         self.ledger.conn.prepare_cached(sql)?.execute([row.0])?;
@@ -334,7 +334,8 @@ impl<'a> Writing<'a> {
         at_ms: u64,
     ) -> rusqlite::Result<()> {
         self.hold_now()?;
-        let tombstone = deletion::Tombstone { author, at_ms, from: Some(self.upstream) };
+        let tombstone =
+            deletion::Tombstone { author, at_ms, from: Some(self.upstream), unaware: 0 };
         if let Some(unsent) = deletion::delete(&mut self.ledger, &document, &tombstone)? {
             self.received.deleted.push(Deleted { document, unsent });
             self.touched.remove(&document);

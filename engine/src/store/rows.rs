@@ -194,6 +194,20 @@ pub(super) fn set_parts(
     Ok(())
 }
 
+/// Marks the rows of a document up to a local number as removable. A mark only ever grows, and is
+/// never set beyond rows that something still needs.
+pub(super) fn sweep_through(
+    conn: &Connection,
+    document: DocumentRow,
+    local: u64,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE document SET sweep_through = max(sweep_through, ?2) WHERE id = ?1",
+    )?
+    .execute(params![document.0, local])?;
+    Ok(())
+}
+
 /// As [`set_parts`], of a document that grows at its end; with its leaf.
 pub(super) fn set_tail(
     conn: &Connection,

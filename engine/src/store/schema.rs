@@ -6,7 +6,7 @@ use landfall_storage::Schema;
 pub(super) const SCHEMA: Schema = Schema {
     name: "Landfall engine store",
     application_id: 0x4c46_4531, // "LFE1"
-    migrations: &[VERSION_1, VERSION_2],
+    migrations: &[VERSION_1, VERSION_2, VERSION_3],
 };
 
 const VERSION_1: &str = "
@@ -262,4 +262,26 @@ ALTER TABLE link ADD COLUMN vacant INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE aside ADD COLUMN wait INTEGER NOT NULL DEFAULT 0;
 UPDATE aside SET wait = 1 WHERE kind = 1;
 CREATE INDEX aside_of_document ON aside (space, document);
+";
+
+const VERSION_3: &str = "
+-- What may be removed is said by the mark itself and follows from nothing else: rows of `change`
+-- with the local number `sweep_through` or a lower one; 0: none. `base` is no such bound, since a
+-- deletion raises it over edits that are kept until the application exports or discards them.
+DROP INDEX document_sweep;
+ALTER TABLE document ADD COLUMN sweep_through INTEGER NOT NULL DEFAULT 0;
+UPDATE document SET sweep_through = coalesce(
+    (SELECT kept_base FROM deleted WHERE deleted.document = document.id), base)
+WHERE sweep = 1;
+ALTER TABLE document DROP COLUMN sweep;
+CREATE INDEX document_sweep ON document (id) WHERE sweep_through > 0;
+
+-- Changes of parked documents that the upstream answered that it has not taken. Only those are
+-- known not to be on its disk: what was pushed and not answered may be.
+CREATE TABLE refused (
+    upstream INTEGER NOT NULL REFERENCES upstream (id),
+    document INTEGER NOT NULL REFERENCES document (id),
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    PRIMARY KEY (upstream, document, hash)
+) STRICT, WITHOUT ROWID;
 ";

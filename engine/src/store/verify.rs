@@ -86,6 +86,9 @@ pub enum Fault {
     /// Dead rows that nobody will remove.
     #[error("rows of folded or deleted changes were left behind")]
     Unswept,
+    /// The mark of removable rows reaches rows that are needed.
+    #[error("rows that are needed are marked as removable")]
+    SweepMark,
     /// A sum of leaves is wrong.
     #[error("the sum of leaves {0:02x} is wrong")]
     Digest(u8),

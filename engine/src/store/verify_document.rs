@@ -23,12 +23,7 @@ pub(super) fn document_faults(
 ) -> rusqlite::Result<Vec<Fault>> {
     let parts = parts(conn, row)?;
     let mut faults = Vec::new();
-    let (dead, sweep): (u64, bool) = conn
-        .prepare_cached(
-            "SELECT (SELECT count(*) FROM change WHERE document = ?1 AND local <= d.base), sweep
-             FROM document d WHERE id = ?1",
-        )?
-        .query_row([row.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    faults.extend(sweep_fault(conn, row)?);
     if deletion::is_deleted(conn, row)? {
         if parts != (Parts { base: parts.base, ..Parts::default() }) {
             faults.push(Fault::Counts);
@@ -36,17 +31,8 @@ pub(super) fn document_faults(
         if !heads(conn, row)?.is_empty() {
             faults.push(Fault::Heads);
         }
-        let kept: bool = conn
-            .prepare_cached("SELECT kept_base IS NOT NULL FROM deleted WHERE document = ?1")?
-            .query_row([row.0], |row| row.get(0))?;
-        if dead > 0 && !sweep && !kept {
-            faults.push(Fault::Unswept);
-        }
         faults.extend(leaf_fault(conn, space, row, id, Some(Leaf::of_tombstone(id)))?);
         return Ok(faults);
-    }
-    if dead > 0 && !sweep && parts.folded_changes > 0 {
-        faults.push(Fault::Unswept);
     }
     let index = match snapshot_faults(conn, row, &parts, &mut faults)? {
         // Nothing can be said of what rests on it.
@@ -60,6 +46,22 @@ pub(super) fn document_faults(
     }
     tail_faults(conn, space, (row, id), &parts, index, &mut faults)?;
     Ok(faults)
+}
+
+/// Whether the mark of what may be removed reaches too far, or not far enough.
+fn sweep_fault(conn: &Connection, row: DocumentRow) -> rusqlite::Result<Option<Fault>> {
+    let dead_through = deletion::dead_through(conn, row)?;
+    let (marked, left): (u64, bool) = conn
+        .prepare_cached(
+            "SELECT sweep_through, EXISTS (SELECT 1 FROM change
+                 WHERE document = ?1 AND local > sweep_through AND local <= ?2)
+             FROM document WHERE id = ?1",
+        )?
+        .query_row(params![row.0, dead_through], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(match marked > dead_through {
+        true => Some(Fault::SweepMark),
+        false => left.then_some(Fault::Unswept),
+    })
 }
 
 /// Each row of a document, dead or alive: its number, and whether it is folded.

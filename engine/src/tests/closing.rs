@@ -13,7 +13,7 @@ use crate::{ChangeError, Document, DocumentId, Options, Store};
 /// Names the store of a child process that dies in the middle.
 const DIES_AT: &str = "LANDFALL_TEST_DIES_AT";
 
-type Written = BTreeSet<(ActorId, u64)>;
+pub(super) type Written = BTreeSet<(ActorId, u64)>;
 
 fn open(path: &Path) -> (Store, Document) {
     let store = Store::open(path, Options::default()).unwrap();
@@ -26,8 +26,18 @@ fn open(path: &Path) -> (Store, Document) {
     (store, document)
 }
 
+/// Whether a marker can be left for a store at this path: without one, actors are always fresh.
+pub(super) fn has_a_place(path: &Path) -> bool {
+    std::fs::File::options().append(true).create(true).open(path).unwrap();
+    let has = outside::file_of(path).is_some();
+    if !has {
+        println!("SKIPPED (there is no tmpfs for the marker, or the store is on it)");
+    }
+    has
+}
+
 /// What a one-shot command does. Gives who made each change that the document has.
-fn once(path: &Path) -> Written {
+pub(super) fn once(path: &Path) -> Written {
     let (store, document) = open(path);
     // Another value each time: the same one again would be no change.
     put(&document, &document.heads().unwrap()[0].to_string()).unwrap();
@@ -60,6 +70,9 @@ fn check_apart(common: &Written, one: &Written, other: &Written) {
 fn fifty_one_shot_commands_use_one_actor() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
+    if !has_a_place(&path) {
+        return;
+    }
     for n in 1..=50 {
         let written = once(&path);
         assert_eq!((actors(&written), written.len()), (1, n + 1));
@@ -105,6 +118,9 @@ fn a_file_that_was_moved_away_and_replaced_takes_a_fresh_actor() {
 fn a_backup_restored_at_once_takes_a_fresh_actor() {
     let folder = tempfile::tempdir().unwrap();
     let (path, copy) = (folder.path().join("s"), folder.path().join("copy"));
+    if !has_a_place(&path) {
+        return;
+    }
     once(&path);
     std::fs::copy(&path, &copy).unwrap();
     // The kernel's clock for files is coarse: until it shows.
@@ -177,6 +193,9 @@ fn what_lies_outside_is_nobody_elses() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
+    if !has_a_place(&path) {
+        return;
+    }
     once(&path);
     let file = outside::file_of(&path).unwrap();
     assert!(file.exists());
@@ -211,6 +230,9 @@ fn after_a_failed_commit_no_actor_is_sure() {
 fn actors_outlive_what_is_loaded_but_branches_do_not_outlive_the_opening() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
+    if !has_a_place(&path) {
+        return;
+    }
     once(&path);
     let (store, document) = open(&path);
     let past = document.heads().unwrap();
@@ -240,6 +262,9 @@ fn actors_outlive_what_is_loaded_but_branches_do_not_outlive_the_opening() {
 fn an_actor_can_be_ended() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
+    if !has_a_place(&path) {
+        return;
+    }
     once(&path);
     let (store, document) = open(&path);
     put(&document, "by the old one").unwrap();

@@ -6,7 +6,7 @@ use landfall_protocol::Code;
 use landfall_protocol::admission::{CheckedChange, HistoryError, Roots};
 use landfall_protocol::frame::Holding;
 use landfall_protocol::replica::{Incoming, OutboxKind};
-use landfall_protocol::{DocumentId, Offset};
+use landfall_protocol::{ChangeHash, DocumentId, Local, Offset};
 use landfall_storage::{Durability, WriteError};
 
 use super::store_support::{Author, Bench, id};
@@ -34,6 +34,22 @@ fn park(bench: &Bench, document: DocumentId) {
     let done = Box::new(move |done| tell.send(done).unwrap());
     bench.log.submit_park(bench.space, document, Code::FORBIDDEN, "no".to_owned(), done);
     told.recv().unwrap().unwrap();
+}
+
+/// The upstream answers that it has not taken these.
+fn refuse(bench: &Bench, document: DocumentId, locals: impl IntoIterator<Item = u64>) {
+    let (tell, told) = mpsc::channel();
+    let done = Box::new(move |done| tell.send(done).unwrap());
+    let locals = locals.into_iter().map(Local).collect();
+    bench.log.submit_refused(bench.space, document, locals, done);
+    told.recv().unwrap().unwrap();
+    park(bench, document);
+}
+
+fn not_taken(bench: &Bench, document: DocumentId) -> Vec<ChangeHash> {
+    let row = bench.log.document(bench.space, &document).unwrap().unwrap();
+    let found = bench.log.not_taken(bench.space, row).unwrap();
+    found.iter().map(|change| change.hash).collect()
 }
 
 fn local(bench: &Bench, change: CheckedChange) -> LocalChange {
@@ -98,17 +114,21 @@ fn refused_changes_are_offered_again_or_replaced() {
     bench.acknowledge(1..=4);
     let mut acknowledged = author.fork(2);
     bench.append_all(id(1), &author.puts(3));
-    park(&bench, id(1));
+    refuse(&bench, id(1), 5..=7);
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("", 3));
+    assert_eq!(not_taken(&bench, id(1)).len(), 3);
     let (tell, told) = mpsc::channel();
     let done = Box::new(move |done| tell.send(done).unwrap());
     bench.log.submit_retry(bench.space, id(1), done);
     told.recv().unwrap().unwrap();
     assert_eq!(bench.outbox_kinds(), "ccc");
+    // Offered again, nothing is known of them until that is answered.
     park(&bench, id(1));
-    let row = bench.log.document(bench.space, &id(1)).unwrap().unwrap();
-    let unsent = bench.log.unsent(bench.space, row).unwrap();
-    let old: Vec<_> = unsent.iter().map(|unsent| unsent.hash).collect();
+    assert_eq!(not_taken(&bench, id(1)), []);
+    // What rests on a refused one cannot have been taken either.
+    refuse(&bench, id(1), [5]);
+    let old = not_taken(&bench, id(1));
+    assert_eq!(old.len(), 3);
     let new: Vec<_> = acknowledged.puts(2).into_iter().map(|c| local(&bench, c)).collect();
     let replaced = bench.log.replace_unsent(bench.space, id(1), old[1..].to_vec(), new.clone());
     assert!(matches!(replaced, Err(WriteError::Job(ReplaceError::Changed))));
@@ -120,6 +140,48 @@ fn refused_changes_are_offered_again_or_replaced() {
     bench.receive(vec![]);
     bench.acknowledge([8, 9]);
     assert_eq!(bench.fold().changes, 6);
+}
+
+/// The relay has taken a change, and its answer is still on the way. Made anew, its content would
+/// be there twice.
+#[test]
+fn what_was_sent_and_not_answered_is_never_made_anew() {
+    let (mut bench, mut author) = met();
+    bench.append_all(id(1), &author.puts(4));
+    bench.acknowledge(1..=4);
+    let (mut one, mut other, mut anew) = (author.fork(2), author.fork(3), author.fork(4));
+    let (refused, taken) = (one.put("one", "refused"), other.put("other", "taken"));
+    bench.append_all(id(1), &[refused.clone(), taken.clone()]);
+    let more = one.put("more", "never sent");
+    bench.append_all(id(1), std::slice::from_ref(&more));
+    refuse(&bench, id(1), [5]);
+    assert_eq!(not_taken(&bench, id(1)), [refused.hash, more.hash]);
+    let new: Vec<_> = anew.puts(2).into_iter().map(|change| local(&bench, change)).collect();
+    let all = vec![refused.hash, taken.hash, more.hash];
+    let replaced = bench.log.replace_unsent(bench.space, id(1), all, new.clone());
+    assert!(matches!(replaced, Err(WriteError::Job(ReplaceError::Changed))));
+    let old = vec![refused.hash, more.hash];
+    bench.log.replace_unsent(bench.space, id(1), old, new).unwrap();
+    bench.check();
+    // The answer comes, as the echo of what was taken: it is where it was.
+    bench.receive(vec![Incoming::Echo { document: id(1), hash: taken.hash }]);
+    anew.merge(&mut other);
+    assert_eq!(bench.heads(id(1)), anew.heads());
+    assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&anew.doc));
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
+}
+
+/// A refused change that the relay has all the same, by way of a copy of the store.
+#[test]
+fn what_came_to_the_relay_by_another_way_is_not_made_anew() {
+    let (mut bench, mut author) = met();
+    let changes = author.puts(3);
+    bench.append_all(id(1), &changes);
+    refuse(&bench, id(1), 1..=3);
+    assert_eq!(not_taken(&bench, id(1)).len(), 3);
+    bench.receive(vec![author.incoming(changes[0].clone())]);
+    assert_eq!(not_taken(&bench, id(1)), []);
+    bench.check();
 }
 
 #[test]

@@ -138,6 +138,17 @@ pub enum ReplicaEffect {
         /// The furthest ack.
         mark: Mark,
     },
+    /// The relay answered that it has not taken these: write that down, before what follows. They
+    /// are not on its disk, so they may be made again by another actor; of a push that was not
+    /// answered nobody can say that. No answer.
+    Refused {
+        /// The space.
+        space: SpaceName,
+        /// The document.
+        document: DocumentId,
+        /// Which changes.
+        locals: Vec<Local>,
+    },
     /// The relay refuses this document's changes: keep them, say so, push none until told. No
     /// answer.
     Park {

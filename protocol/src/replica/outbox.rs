@@ -494,13 +494,24 @@ impl Replica {
                 outbox.restart = true;
                 self.effects.push_back(ReplicaEffect::Requeue { space, document });
             }
-            _ => self.park(&space, document, nack.code, nack.what),
+            _ => {
+                let refused = push.locals[push.acknowledged..].to_vec();
+                self.park(&space, document, (nack.code, nack.what), refused);
+            }
         }
         self.pump_all(now);
     }
 
-    fn park(&mut self, space: &SpaceName, document: DocumentId, code: Code, what: String) {
+    fn park(
+        &mut self,
+        space: &SpaceName,
+        document: DocumentId,
+        (code, what): (Code, String),
+        locals: Vec<Local>,
+    ) {
         let Some(link) = self.spaces.get_mut(space) else { return };
+        let refused = ReplicaEffect::Refused { space: space.clone(), document, locals };
+        self.effects.push_back(refused);
         if link.outbox.parked.insert(document) {
             link.outbox.ready.retain(|group| group.document != document);
             let space = space.clone();

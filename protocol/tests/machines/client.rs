@@ -222,6 +222,7 @@ impl Client {
             ReplicaEffect::SnapshotAcknowledged { document, hash, mark, .. } => {
                 store.acknowledge_snapshot(upstream, &document, hash, mark);
             }
+            ReplicaEffect::Refused { .. } => {}
             ReplicaEffect::Park { document, .. } => {
                 // Its deletion may be there already.
                 if !store.tombstones.contains_key(&document) {

@@ -44,9 +44,12 @@ pub(crate) fn restore(
     if seized.has_store() && !options.replace {
         return Err(OperateError::HasStore(data.to_owned()));
     }
-    let staging = data.join(STAGING);
+    let staging = seized.file_folder().join(STAGING);
     clear(&staging)?;
-    let made = stage(backup, &staging, options);
+    let name = format!("relay.db.replaced-{}", now_ms());
+    let kept = seized.has_store().then(|| seized.file_folder().join(&name));
+    let made = stage(backup, &staging, options)
+        .and_then(|verified| Ok(seized.put(&staging, &name).map(|()| verified)?));
     let verified = match made {
         Ok(verified) => verified,
         Err(error) => {
@@ -55,9 +58,6 @@ pub(crate) fn restore(
             return Err(error);
         }
     };
-    let name = format!("relay.db.replaced-{}", now_ms());
-    let kept = seized.has_store().then(|| data.join(&name));
-    seized.put(&staging, &name)?;
     clear(&staging)?;
     Ok(Restored { verified, kept })
 }

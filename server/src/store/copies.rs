@@ -60,14 +60,20 @@ impl Seized {
         Ok(Self { folder: folder.to_owned(), file })
     }
 
+    /// The folder of the store's file itself, which a link may lead to from the data folder: what
+    /// is to be renamed over the file must be made in its file system.
+    pub fn file_folder(&self) -> &Path {
+        self.file.path().parent().unwrap_or(&self.folder)
+    }
+
     /// Whether there is a store in it.
     pub fn has_store(&self) -> bool {
         self.file.is_there()
     }
 
     /// Moves the store of another folder, which nobody has open and which was closed in good
-    /// order, here. What was here goes to `keep`, a name in this folder. Interrupted anywhere, the
-    /// old store is here or the new one.
+    /// order, here. What was here goes to `keep`, a name in
+    /// [`Self::file_folder`]. Interrupted anywhere, the old store is here or the new one.
     pub fn put(&self, from: &Path, keep: &str) -> Result<(), StoreError> {
         self.put_file(&from.join(FILE), Some(keep))
     }
@@ -76,19 +82,26 @@ impl Seized {
     /// as much room again as what is in use. Interrupted anywhere, the old file is there or the
     /// new one.
     pub fn rewrite(&self) -> Result<(), RewriteError> {
-        let new = self.folder.join(REWRITTEN);
+        // Beside the file itself, which a link may lead to from this folder: it is renamed.
+        let new = self.file_folder().join(REWRITTEN);
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(RewriteError::Place(failed(error.into())));
             }
             _ => {}
         }
-        copy_out(&self.folder, &new).map_err(RewriteError::Copy)?;
-        self.put_file(&new, None).map_err(RewriteError::Place)
+        let made = copy_out(&self.folder, &new)
+            .map_err(RewriteError::Copy)
+            .and_then(|()| self.put_file(&new, None).map_err(RewriteError::Place));
+        if made.is_err() {
+            // The first error counts.
+            let _ = std::fs::remove_file(&new);
+        }
+        made
     }
 
     fn put_file(&self, new: &Path, keep: Option<&str>) -> Result<(), StoreError> {
-        let keep = keep.map(|name| self.folder.join(name));
+        let keep = keep.map(|name| self.file_folder().join(name));
         self.file.put(new, keep.as_deref()).map_err(failed)
     }
 }

@@ -9,6 +9,7 @@
 
 mod closing;
 mod durability;
+mod failed_fsync;
 mod full_disk;
 mod gone;
 mod groups;

@@ -31,7 +31,7 @@ fn settings_read_back_as_they_must_be() {
     assert_eq!(pragmas.journal_mode, "wal");
     assert_eq!((pragmas.synchronous_full, pragmas.synchronous_relaxed), (2, 1));
     assert!(pragmas.foreign_keys && !pragmas.trusted_schema);
-    assert_eq!((pragmas.busy_timeout, pragmas.wal_autocheckpoint), (5_000, 1_000));
+    assert_eq!((pragmas.busy_timeout, pragmas.wal_autocheckpoint), (5_000, 0));
     assert_eq!((pragmas.journal_size_limit, pragmas.temp_store), (64 << 20, 2));
     assert_eq!((pragmas.cache_size, pragmas.user_version), (-1024, 1));
     assert_eq!(pragmas.application_id, i64::from(SCHEMA.application_id));

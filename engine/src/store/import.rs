@@ -1,0 +1,138 @@
+//! What a portable file brings: admitted as what was made here, in the file's order.
+
+use std::sync::Arc;
+
+use landfall_protocol::DocumentId;
+use landfall_protocol::admission::{CheckedChange, HistoryError, Roots, Verdict};
+use landfall_storage::Durability;
+use rusqlite::{Connection, params};
+
+use super::deletion::{self, Tombstone};
+use super::indexes::Indexes;
+use super::ledger::Ledger;
+use super::rows::{document_row, merges, parts};
+use super::{LocalLog, SpaceRow, ViewError, WriteFailure};
+
+/// A change of a portable file.
+#[derive(Debug, Clone)]
+pub(crate) struct ImportChange {
+    pub(crate) document: DocumentId,
+    pub(crate) change: CheckedChange,
+    /// When it was made, in milliseconds since 1970.
+    pub(crate) at_ms: u64,
+    /// Whether the file says that it may stand beside another history.
+    pub(crate) roots: Roots,
+}
+
+/// What became of a batch of changes.
+#[derive(Debug, Default)]
+pub(crate) struct ImportBatch {
+    /// How many are in the store now, those that were there before too.
+    pub(crate) taken: u64,
+    /// Those that do not fit, and why. The others are stored all the same.
+    pub(crate) refused: Vec<(ImportChange, HistoryError)>,
+}
+
+/// What became of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ImportDeletion {
+    /// The document was not deleted before.
+    pub(crate) is_new: bool,
+    /// Changes that the relay in use is not known to hold. They are kept: who deleted the document
+    /// did not know of them.
+    pub(crate) kept: u64,
+}
+
+impl LocalLog {
+    /// Stores those of a batch of changes that fit, in one transaction.
+    pub(crate) fn import_changes(
+        &self,
+        space: SpaceRow,
+        changes: Vec<ImportChange>,
+    ) -> Result<ImportBatch, WriteFailure> {
+        let indexes = Arc::clone(&self.indexes);
+        let job = move |tx: &rusqlite::Transaction<'_>| take(tx, &indexes, space, changes);
+        self.db.write(Durability::Full, job).map(|committed| committed.value)
+    }
+
+    /// Deletes a document as a file says.
+    pub(crate) fn import_deletion(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        at_ms: u64,
+    ) -> Result<ImportDeletion, WriteFailure> {
+        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let mut ledger = Ledger::new(tx, &indexes, space)?;
+            let row = ledger.row(&document)?;
+            let pending = super::outbox::pending_of_document(tx, upstream, space, row)?;
+            let tombstone = Tombstone { author: None, at_ms, from: None, unaware: pending.changes };
+            let kept = deletion::delete(&mut ledger, &document, &tombstone)?;
+            ledger.finish()?;
+            Ok(ImportDeletion { is_new: kept.is_some(), kept: kept.unwrap_or_default() })
+        };
+        self.db.write(Durability::Full, job).map(|committed| committed.value)
+    }
+
+    /// Whether a document of a file with several roots is the document that is here: nothing is
+    /// here, one of the roots is, or the application has asked for unrelated histories to be merged.
+    pub(crate) fn takes_roots(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+        roots: &[landfall_protocol::ChangeHash],
+    ) -> Result<bool, ViewError> {
+        let indexes = Arc::clone(&self.indexes);
+        self.view(|conn| {
+            let Some(row) = document_row(conn, space, document)? else { return Ok(true) };
+            if parts(conn, row)?.changes() == 0 || merges(conn, space, document)? {
+                return Ok(true);
+            }
+            let ledger = Ledger::new(conn, &indexes, space)?;
+            for root in roots {
+                if ledger.knows(document, root)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+}
+
+fn take(
+    conn: &Connection,
+    indexes: &Indexes,
+    space: SpaceRow,
+    changes: Vec<ImportChange>,
+) -> rusqlite::Result<ImportBatch> {
+    let mut batch = ImportBatch::default();
+    let mut ledger = Ledger::new(conn, indexes, space)?;
+    for item in changes {
+        let ImportChange { document, change, at_ms, roots } = &item;
+        let is_root = change.dependencies.is_empty();
+        let roots = match is_root && merges(conn, space, document)? {
+            true => Roots::Several,
+            false => *roots,
+        };
+        match ledger.admit(document, change, roots)? {
+            Ok(Verdict::Duplicate(_)) => batch.taken += 1,
+            Ok(Verdict::New) => {
+                ledger.append(*document, change, None, *at_ms)?;
+                batch.taken += 1;
+            }
+            Err(error) => {
+                batch.refused.push((item, error));
+                continue;
+            }
+        }
+        if is_root && roots == Roots::Several {
+            // The relay takes a second root only if it is told to, which the outbox goes by.
+            let row = ledger.row(document)?;
+            conn.prepare_cached("UPDATE document SET merges = 1 WHERE id = ?1 AND merges = 0")?
+                .execute(params![row.0])?;
+        }
+    }
+    ledger.finish()?;
+    Ok(batch)
+}

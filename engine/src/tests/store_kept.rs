@@ -1,0 +1,191 @@
+//! Edits of a deleted document that no other replica has are kept until the application exports or
+//! discards them: through compaction, restarts, copies, maintenance and migration.
+
+use std::path::Path;
+use std::sync::mpsc;
+
+use landfall_fold::fold;
+use landfall_protocol::replica::Incoming;
+use landfall_protocol::{Offset, ReplicaId};
+use landfall_storage::Durability;
+
+use super::store_support::{Author, Bench, id};
+use crate::maintain;
+use crate::store::{Fault, FoldOptions, LocalLog, Opened, Place};
+
+/// How far a compaction came before the deletion.
+#[derive(Debug, Clone, Copy)]
+enum Compacted {
+    Not,
+    /// Folded; the rows are still there, marked as removable.
+    Folded,
+    /// Some of the rows were removed.
+    PartlySwept,
+    Swept,
+}
+
+const CASES: [Compacted; 4] =
+    [Compacted::Not, Compacted::Folded, Compacted::PartlySwept, Compacted::Swept];
+
+fn open(path: &Path) -> Bench {
+    let options = landfall_storage::Options::default();
+    Bench::with(LocalLog::open(Place::File(path), options, ReplicaId::from_bytes([7; 16])).unwrap())
+}
+
+fn sweep(bench: &Bench) {
+    while bench.log.sweep(3).unwrap() {}
+}
+
+/// Folds what may be folded and removes no row.
+fn fold_only(bench: &Bench) {
+    for task in bench.log.fold_candidates(bench.space, &FoldOptions::EVERYTHING, 1).unwrap() {
+        let input = bench.log.fold_read(&task).unwrap().unwrap();
+        let snapshots: Vec<&[u8]> = input.snapshot.as_deref().into_iter().collect();
+        let opened = Opened::of(fold(&snapshots, input.changes).unwrap()).unwrap();
+        assert!(bench.log.fold_commit(&task, opened).unwrap());
+    }
+}
+
+/// A store in which a document was compacted, edited and then deleted by the relay: 20 changes that
+/// the relay held, and 5 that only this store has.
+fn orphaned(path: &Path, compacted: Compacted) -> (Bench, Author) {
+    let mut bench = open(path);
+    bench.meet(1);
+    let mut author = Author::new(1, 1);
+    bench.append_all(id(1), &author.puts(15));
+    bench.acknowledge(1..=15);
+    match compacted {
+        Compacted::Not => {}
+        Compacted::Folded => fold_only(&bench),
+        Compacted::PartlySwept => {
+            fold_only(&bench);
+            assert!(bench.log.sweep(7).unwrap());
+        }
+        Compacted::Swept => {
+            fold_only(&bench);
+            sweep(&bench);
+        }
+    }
+    bench.append_all(id(1), &author.puts(10));
+    bench.acknowledge(16..=20);
+    let tombstone =
+        Incoming::Tombstone { offset: Offset(1), document: id(1), author: vec![9; 16], at_ms: 1 };
+    let received = bench.receive(vec![tombstone]);
+    assert_eq!(received.deleted[0].unsent, 5, "{compacted:?}");
+    bench.check();
+    (bench, author)
+}
+
+/// All of the document is there, and is told as lost edits.
+fn check_kept(bench: &Bench, author: &Author, when: &str) {
+    bench.check();
+    let lost = bench.log.lost(bench.space).unwrap();
+    assert_eq!((lost.len(), lost.first().map(|lost| lost.unsent)), (1, Some(5)), "{when}");
+    let bytes = bench.log.lost_bytes(bench.space, &id(1)).unwrap().expect(when);
+    let mut doc = automerge::Automerge::new();
+    for body in bytes.snapshot.iter().chain(&bytes.changes) {
+        doc.load_incremental(body).unwrap();
+    }
+    assert_eq!(doc.get_changes(&[]).len(), 25, "{when}");
+    assert_eq!(Author::shows(&doc), Author::shows(&author.doc), "{when}");
+}
+
+#[test]
+fn orphaned_edits_survive_every_compaction_and_restart() {
+    for compacted in CASES {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (bench, author) = orphaned(&path, compacted);
+        check_kept(&bench, &author, &format!("{compacted:?}, just deleted"));
+        sweep(&bench);
+        check_kept(&bench, &author, &format!("{compacted:?}, swept"));
+        for start in 1..=2 {
+            bench.log.database().close().unwrap();
+            let bench = open(&path);
+            bench.fold();
+            sweep(&bench);
+            check_kept(&bench, &author, &format!("{compacted:?}, start {start}"));
+            bench.log.database().close().unwrap();
+        }
+        // When they are let go of, all goes.
+        let bench = open(&path);
+        let (tell, told) = mpsc::channel();
+        let done = Box::new(move |done: Result<_, _>| tell.send(done).unwrap());
+        bench.log.submit_discard(bench.space, id(1), done);
+        told.recv().unwrap().unwrap();
+        sweep(&bench);
+        bench.check();
+        assert_eq!((bench.rows(), bench.log.lost(bench.space).unwrap().len()), (0, 0));
+    }
+}
+
+#[test]
+fn orphaned_edits_survive_maintenance() {
+    for compacted in CASES {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, copy, file, restored] =
+            ["s", "copy", "file", "restored"].map(|name| folder.path().join(name));
+        let (bench, author) = orphaned(&path, compacted);
+        bench.log.database().close().unwrap();
+        maintain::backup(&path, &copy).unwrap();
+        maintain::restore(&copy, &restored, false, false).unwrap();
+        let exported = maintain::export(&path, &bench.name, &file).unwrap();
+        assert_eq!((exported.documents, exported.tombstones), (1, 1));
+        for all in [false, true] {
+            maintain::compact(&path, all).unwrap();
+            maintain::compact(&restored, all).unwrap();
+        }
+        maintain::import(&path, &file, None).unwrap();
+        assert_eq!(maintain::repair(&path).unwrap().left, []);
+        for path in [&path, &restored] {
+            let bench = open(path);
+            sweep(&bench);
+            check_kept(&bench, &author, &format!("{compacted:?}, {}", path.display()));
+            bench.log.database().close().unwrap();
+        }
+    }
+}
+
+/// A store of version 2 said only that there is something to remove, and a deletion left that as
+/// it was.
+#[test]
+fn orphaned_edits_survive_the_migration_of_a_store_that_would_lose_them() {
+    for compacted in CASES {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (bench, author) = orphaned(&path, compacted);
+        let back = "DROP INDEX document_sweep;
+            ALTER TABLE document ADD COLUMN sweep INTEGER NOT NULL DEFAULT 0;
+            UPDATE document SET sweep = 1;
+            ALTER TABLE document DROP COLUMN sweep_through;
+            CREATE INDEX document_sweep ON document (sweep) WHERE sweep = 1;
+            DROP TABLE refused;
+            PRAGMA user_version = 2";
+        bench.log.database().write(Durability::Full, |tx| tx.execute_batch(back)).unwrap();
+        bench.log.database().close().unwrap();
+        let bench = open(&path);
+        sweep(&bench);
+        check_kept(&bench, &author, &format!("{compacted:?}"));
+    }
+}
+
+#[test]
+fn a_mark_that_reaches_too_far_is_found_and_a_repair_keeps_the_edits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, author) = orphaned(&folder.path().join("s"), Compacted::Folded);
+    let damage = |sql: &'static str| {
+        bench.log.database().write(Durability::Full, move |tx| tx.execute(sql, [])).unwrap();
+    };
+    damage("UPDATE document SET sweep_through = base");
+    let faults: Vec<Fault> = bench.log.verify().unwrap().into_iter().map(|f| f.fault).collect();
+    assert_eq!(faults, [Fault::SweepMark]);
+    assert_eq!(bench.log.heal().unwrap().left, []);
+    sweep(&bench);
+    check_kept(&bench, &author, "healed");
+    // What of a deleted document is damaged never comes back; what is kept of it must not go.
+    damage("UPDATE document SET document = zeroblob(16)");
+    bench.log.heal().unwrap();
+    damage("UPDATE document SET document = x'01010101010101010101010101010101'");
+    bench.log.heal().unwrap();
+    check_kept(&bench, &author, "healed again");
+}

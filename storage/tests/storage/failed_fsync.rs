@@ -1,0 +1,105 @@
+//! A failed fsync is final: the operating system may have dropped the pages, and a later fsync
+//! succeeds without them.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use landfall_storage::{Database, Durability, FailureClass, Options, StorageError};
+
+use super::support::{PATIENCE, Place, SCHEMA, ids, insert, insert_bytes, patient};
+
+/// Everything that writes is refused, and nothing that was not on disk before is said to be there.
+fn check_final(db: &Database, synced: u64) {
+    for durability in [Durability::Full, Durability::Relaxed] {
+        let refused = db.write(durability, insert(100)).unwrap_err();
+        assert_eq!(refused.class(), FailureClass::FsyncFailed, "{refused:?}");
+    }
+    assert_eq!(db.synced().0, synced);
+    assert!(db.fsync_failure().is_some());
+}
+
+#[test]
+fn after_a_failed_fsync_nothing_more_is_written_or_said_to_be_on_disk() {
+    let place = Place::new();
+    let db = place.open();
+    let (tell, told) = mpsc::channel();
+    db.on_fsync_failed(Box::new(move |error| tell.send(error.class()).unwrap()));
+    db.write(Durability::Full, insert(1)).unwrap();
+    let relaxed = db.write(Durability::Relaxed, insert(2)).unwrap().number;
+    assert!(db.fsync_failure().is_none());
+    // Its pages may be lost with those of the relaxed commit before it: one fsync is for both.
+    db.faults().fail_next_commits(1, FailureClass::FsyncFailed);
+    let failed = db.write(Durability::Full, insert(3)).unwrap_err();
+    assert_eq!(failed.class(), FailureClass::FsyncFailed);
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), FailureClass::FsyncFailed);
+    check_final(&db, relaxed.0 - 1);
+    let unsynced = db.sync().unwrap_err();
+    assert_eq!(unsynced.class(), FailureClass::FsyncFailed);
+    assert!(told.try_recv().is_err(), "it is announced once");
+    // Reads go on, and closing says what it could not do.
+    assert_eq!(ids(&db), [1, 2]);
+    let closed = db.close().unwrap_err();
+    assert!(matches!(closed, StorageError::FsyncFailed(_)), "{closed:?}");
+    // Opened again, what is found is written once more, and counts.
+    let again = place.open();
+    assert_eq!(ids(&again), [1, 2]);
+    assert_eq!(again.write(Durability::Full, insert(4)).unwrap().number, again.synced());
+    again.close().unwrap();
+}
+
+#[test]
+fn a_failed_fsync_of_the_idle_writer_is_final_and_announced() {
+    let place = Place::new();
+    let db = place.open_with(Options { sync_idle: Duration::from_millis(5), ..patient() });
+    let (tell, told) = mpsc::channel();
+    db.on_fsync_failed(Box::new(move |_| tell.send(()).unwrap()));
+    let faults = db.faults();
+    db.submit(Durability::Relaxed, insert(1), move |result| {
+        result.unwrap();
+        faults.fail_next_commits(1, FailureClass::FsyncFailed);
+    });
+    told.recv_timeout(PATIENCE).unwrap();
+    check_final(&db, 0);
+    assert_eq!(db.faults().counters().syncs, 0);
+}
+
+/// SQLite checkpoints by itself after a commit, and swallows the errors of it.
+#[test]
+fn a_failed_fsync_of_a_checkpoint_is_final_and_announced() {
+    let place = Place::new();
+    let db = place.open();
+    let (tell, told) = mpsc::channel();
+    db.on_fsync_failed(Box::new(move |_| tell.send(()).unwrap()));
+    db.faults().fail_next_checkpoint(FailureClass::FsyncFailed);
+    // More than the pages that make one due.
+    let number = db.write(Durability::Relaxed, insert_bytes(1, 8 << 20)).unwrap().number;
+    told.recv_timeout(PATIENCE).unwrap();
+    check_final(&db, number.0 - 1);
+}
+
+#[test]
+fn a_long_wal_is_moved_into_the_database_and_used_again() {
+    let place = Place::new();
+    let db = place.open();
+    let length = || std::fs::metadata(place.folder.path().join("notes.db")).unwrap().len();
+    for id in 0..8 {
+        db.write(Durability::Full, insert_bytes(id, 5 << 20)).unwrap();
+    }
+    assert!(length() > 7 * 5 << 20, "{} bytes are in the database", length());
+    let wal = std::fs::metadata(place.folder.path().join("notes.db-wal")).unwrap().len();
+    assert!(wal < 2 * 6 << 20, "the WAL has {wal} bytes");
+}
+
+#[test]
+fn what_a_killed_process_left_in_the_wal_is_moved_into_the_database_when_it_is_opened() {
+    let place = Place::new();
+    let db = place.open();
+    db.write(Durability::Relaxed, insert(1)).unwrap();
+    let copy = Place::new();
+    for name in ["notes.db", "notes.db-wal"] {
+        std::fs::copy(place.folder.path().join(name), copy.folder.path().join(name)).unwrap();
+    }
+    let copied = Database::open(copy.file(), &SCHEMA, patient()).unwrap();
+    let wal = std::fs::metadata(copy.folder.path().join("notes.db-wal")).unwrap().len();
+    assert_eq!((ids(&copied).as_slice(), wal), (&[1][..], 0));
+}
