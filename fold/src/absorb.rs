@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::build::{BUNDLE, Builder, CHANGE, DEFLATED, DOCUMENT, MAGIC, contained, number};
 use crate::build::{finish, folded_changes, load};
 use crate::since::chunk;
-use crate::{FoldError, Folded};
+use crate::{FoldError, FoldLimits, Folded};
 
 /// What is told one by one of what was left out; the rest is counted.
 const TOLD: usize = 100;
@@ -39,9 +39,10 @@ pub struct Absorbed {
 pub enum News {
     /// Everything in them is held.
     Nothing,
-    /// These changes, in the order in which they may be pushed: no more than one push may be.
+    /// These changes, in the order in which they may be pushed: no more than one push may be; or
+    /// more, if a snapshot of everything would be too large.
     Changes(Vec<Vec<u8>>),
-    /// More than that. This stands for what is held, and for what is new.
+    /// More than one push may be. This stands for what is held, and for what is new.
     Snapshot(Box<Folded>),
 }
 
@@ -63,7 +64,7 @@ pub fn absorb(
     changes: impl IntoIterator<Item = Vec<u8>>,
     salvage: bool,
 ) -> Result<Absorbed, FoldError> {
-    let mut absorbing = Absorbing::new(salvage);
+    let mut absorbing = Absorbing::new(salvage, FoldLimits::default());
     parts.iter().try_for_each(|part| absorbing.part(part))?;
     snapshots.into_iter().for_each(|snapshot| absorbing.snapshot(snapshot));
     changes.into_iter().try_for_each(|change| absorbing.change(change))?;
@@ -82,11 +83,13 @@ pub(crate) struct Absorbing {
     held_changes: usize,
     left_out: Vec<LeftOut>,
     left_out_count: u64,
+    limits: FoldLimits,
 }
 
 impl Absorbing {
-    pub(crate) fn new(salvage: bool) -> Self {
+    pub(crate) fn new(salvage: bool, limits: FoldLimits) -> Self {
         Self {
+            limits,
             salvage,
             parts: 0,
             offered: Vec::new(),
@@ -175,11 +178,24 @@ impl Absorbing {
                 false if weight.is_one_push() => {
                     News::Changes(new.into_iter().map(chunk).collect())
                 }
-                false => News::Snapshot(Box::new(together(document, new)?)),
+                false => self.together(document, new)?,
             };
             let Self { left_out, left_out_count, .. } = self;
             Ok(Absorbed { news, left_out, left_out_count })
         })
+    }
+
+    /// What is held and what is new, as one snapshot; single changes if it would be too large.
+    fn together(&self, document: Automerge, new: Vec<Change>) -> Result<News, FoldError> {
+        let mut builder = Builder::over(document);
+        new.iter().cloned().try_for_each(|change| builder.add(change))?;
+        match finish(builder.build()?, &self.limits) {
+            Ok(folded) => Ok(News::Snapshot(Box::new(folded))),
+            Err(FoldError::TooLarge { .. }) => {
+                Ok(News::Changes(new.into_iter().map(chunk).collect()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Goes on without something, if that was asked for.
@@ -274,13 +290,6 @@ fn in_order(offered: Vec<(usize, Change)>) -> Vec<(usize, Change)> {
     order.extend((0..offered.len()).filter(|&index| waits_for[index] > 0));
     let mut offered: Vec<_> = offered.into_iter().map(Some).collect();
     order.into_iter().filter_map(|index| offered[index].take()).collect()
-}
-
-/// What is held and what is new, as one snapshot.
-fn together(document: Automerge, new: Vec<Change>) -> Result<Folded, FoldError> {
-    let mut builder = Builder::over(document);
-    new.into_iter().try_for_each(|change| builder.add(change))?;
-    finish(builder.build()?)
 }
 
 /// How much work new changes are for one who admits them.

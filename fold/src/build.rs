@@ -6,7 +6,7 @@ use automerge::{Automerge, Change, LoadOptions, ReadDoc, SaveOptions, TextEncodi
 use landfall_protocol::folded::{FoldedChange, PackedIndex};
 use landfall_protocol::{ChangeHash, limits};
 
-use crate::{FoldError, Folded};
+use crate::{FoldError, FoldLimits, Folded};
 
 /// Text positions count Unicode code points, as in the engine's own documents.
 const TEXT: TextEncoding = TextEncoding::UnicodeCodePoint;
@@ -30,6 +30,15 @@ pub fn fold(
     snapshots: &[&[u8]],
     changes: impl IntoIterator<Item = Vec<u8>>,
 ) -> Result<Folded, FoldError> {
+    fold_within(snapshots, changes, &FoldLimits::default())
+}
+
+/// As [`fold`], with limits of the caller's.
+pub fn fold_within(
+    snapshots: &[&[u8]],
+    changes: impl IntoIterator<Item = Vec<u8>>,
+    limits: &FoldLimits,
+) -> Result<Folded, FoldError> {
     contained(|| {
         let mut builder = Builder::new(snapshots)?;
         for (position, bytes) in changes.into_iter().enumerate() {
@@ -39,7 +48,32 @@ pub fn fold(
             })?;
             builder.add(change)?;
         }
-        finish(builder.build()?)
+        finish(builder.build()?, limits)
+    })
+}
+
+/// Folds a document that is loaded: saves it, and loads what was saved once for comparison. Cheap
+/// beside [`fold`], which has to apply every change first.
+pub fn fold_loaded(document: &Automerge, limits: &FoldLimits) -> Result<Folded, FoldError> {
+    contained(|| Saved::of(document, limits)?.verified())
+}
+
+/// Opens a snapshot that was made elsewhere, which is loaded once: everything that follows from
+/// its bytes. This is the one place where an engine opens a snapshot that it did not make.
+///
+/// # Errors
+/// If it exceeds `limits`, is not exactly one document chunk, or automerge does not load it.
+pub fn open(snapshot: Vec<u8>, limits: &FoldLimits) -> Result<Folded, FoldError> {
+    contained(|| {
+        limits.check(snapshot.len())?;
+        let document = load(&snapshot, 0)?;
+        let (heads, changes) = (document.get_heads(), folded_changes(&document));
+        drop(document);
+        let folded = Folded::from_parts(snapshot, PackedIndex::pack(&changes)?)?;
+        match folded.heads == heads {
+            true => Ok(folded),
+            false => Err(unfaithful("its index has other heads")),
+        }
     })
 }
 
@@ -126,30 +160,54 @@ fn apply_error(error: automerge::AutomergeError) -> FoldError {
 }
 
 /// Saves a document, and returns what was saved only if it loads as what it was.
-pub(crate) fn finish(document: Automerge) -> Result<Folded, FoldError> {
-    let options = SaveOptions { deflate: true, retain_orphans: false };
-    let snapshot = document.save_with_options(options);
-    let (heads, changes) = (document.get_heads(), folded_changes(&document));
-    if heads.len() > limits::CHANGE_DEPENDENCIES {
-        let (actual, limit) = (heads.len(), limits::CHANGE_DEPENDENCIES);
-        return Err(FoldError::TooManyHeads { actual, limit });
-    }
+pub(crate) fn finish(document: Automerge, limits: &FoldLimits) -> Result<Folded, FoldError> {
+    let saved = Saved::of(&document, limits)?;
     // The next document is loaded without this one beside it.
     drop(document);
-    let unfaithful = |what: String| FoldError::Unfaithful { what };
-    let loaded = load(&snapshot, 0).map_err(|error| unfaithful(error.to_string()))?;
-    if loaded.get_heads() != heads {
-        return Err(unfaithful("its heads are others".to_owned()));
+    saved.verified()
+}
+
+/// A document as automerge saved it, and what it has to load as.
+struct Saved {
+    snapshot: Vec<u8>,
+    heads: Vec<ChangeHash>,
+    changes: Vec<FoldedChange>,
+}
+
+impl Saved {
+    fn of(document: &Automerge, limits: &FoldLimits) -> Result<Self, FoldError> {
+        let options = SaveOptions { deflate: true, retain_orphans: false };
+        let snapshot = document.save_with_options(options);
+        limits.check(snapshot.len())?;
+        let (heads, changes) = (document.get_heads(), folded_changes(document));
+        if heads.len() > limits::CHANGE_DEPENDENCIES {
+            let (actual, limit) = (heads.len(), limits::CHANGE_DEPENDENCIES);
+            return Err(FoldError::TooManyHeads { actual, limit });
+        }
+        Ok(Self { snapshot, heads, changes })
     }
-    if folded_changes(&loaded) != changes {
-        return Err(unfaithful("its changes are others".to_owned()));
+
+    /// Loads what was saved, and compares.
+    fn verified(self) -> Result<Folded, FoldError> {
+        let Self { snapshot, heads, changes } = self;
+        let loaded = load(&snapshot, 0).map_err(|error| unfaithful(error.to_string()))?;
+        if loaded.get_heads() != heads {
+            return Err(unfaithful("its heads are others"));
+        }
+        if folded_changes(&loaded) != changes {
+            return Err(unfaithful("its changes are others"));
+        }
+        drop(loaded);
+        let folded = Folded::from_parts(snapshot, PackedIndex::pack(&changes)?)?;
+        if folded.heads != heads {
+            return Err(unfaithful("its index has other heads"));
+        }
+        Ok(folded)
     }
-    drop(loaded);
-    let folded = Folded::from_parts(snapshot, PackedIndex::pack(&changes)?)?;
-    if folded.heads != heads {
-        return Err(unfaithful("its index has other heads".to_owned()));
-    }
-    Ok(folded)
+}
+
+fn unfaithful(what: impl Into<String>) -> FoldError {
+    FoldError::Unfaithful { what: what.into() }
 }
 
 /// What the index must know, in the document's own order: dependencies first.

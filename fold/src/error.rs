@@ -36,6 +36,15 @@ pub enum FoldError {
         /// How many it may have.
         limit: usize,
     },
+    /// The snapshot has or would have more bytes than may be sent in one. The history is whole: it
+    /// stays single changes.
+    #[error("the snapshot has {actual} bytes, the limit is {limit}; the changes stay single")]
+    TooLarge {
+        /// Its bytes.
+        actual: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// The snapshot's bytes are not those that were promised.
     #[error("the snapshot's SHA-256 is not the one that was told")]
     Hash,
@@ -121,6 +130,14 @@ pub enum WorkerError {
     Missing {
         /// The first one that is missing.
         missing: ChangeHash,
+    },
+    /// It ran, and the snapshot would have more bytes than may be sent in one.
+    #[error("the snapshot has {actual} bytes, the limit is {limit}; the changes stay single")]
+    TooLarge {
+        /// Its bytes.
+        actual: usize,
+        /// How many it may have.
+        limit: usize,
     },
     /// It died: of its memory limit, of an abort, or by somebody's hand.
     #[error("the worker died ({how}){}{said}", if said.is_empty() { "" } else { ": " })]

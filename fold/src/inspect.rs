@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::build::{Builder, contained, finish, folded_changes, load, number};
 use crate::since::chunk;
-use crate::{FoldError, Folded};
+use crate::{FoldError, FoldLimits, Folded};
 
 /// Looks at a stranger's snapshot whose SHA-256 should be `hash`. Each change in it passes the
 /// preflight and fits those before it, and the document is built anew from them.
@@ -22,6 +22,16 @@ use crate::{FoldError, Folded};
 /// changes, and its hash differs from the one that was told: automerge does not check the order of
 /// operations when it loads a document, and inflates columns that it does not know.
 pub fn inspect(snapshot: &[u8], hash: [u8; 32]) -> Result<Folded, FoldError> {
+    inspect_within(snapshot, hash, &FoldLimits::default())
+}
+
+/// As [`inspect`], with limits of the caller's.
+pub(crate) fn inspect_within(
+    snapshot: &[u8],
+    hash: [u8; 32],
+    limits: &FoldLimits,
+) -> Result<Folded, FoldError> {
+    limits.check(snapshot.len())?;
     if <[u8; 32]>::from(Sha256::digest(snapshot)) != hash {
         return Err(FoldError::Hash);
     }
@@ -42,7 +52,7 @@ pub fn inspect(snapshot: &[u8], hash: [u8; 32]) -> Result<Folded, FoldError> {
         let built = builder.build()?;
         let is_its_own = is_as_saved && operations(&built)? == operations_told;
         let mut found = folded_changes(&built);
-        let folded = finish(built)?;
+        let folded = finish(built, limits)?;
         // Its index keeps the order in which the snapshot itself has them.
         let index = PackedIndex::pack(&told)?;
         told.sort_unstable_by_key(|change| change.hash);

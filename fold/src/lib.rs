@@ -21,12 +21,12 @@ pub mod worker;
 
 use std::fmt;
 
-use landfall_protocol::ChangeHash;
 use landfall_protocol::folded::{BadIndex, PackedIndex};
+use landfall_protocol::{ChangeHash, limits};
 use sha2::{Digest, Sha256};
 
 pub use absorb::{Absorbed, LeftOut, News, absorb};
-pub use build::fold;
+pub use build::{fold, fold_loaded, fold_within, open};
 pub use error::{FoldError, WorkerError};
 pub use inspect::inspect;
 pub use landfall_protocol::folded::LastOfActor;
@@ -36,6 +36,30 @@ pub use supervisor::{Job, JobKind, Supervisor};
 /// What names a snapshot: the SHA-256 of its bytes.
 pub fn hash_of(snapshot: &[u8]) -> [u8; 32] {
     Sha256::digest(snapshot).into()
+}
+
+/// What a fold, or the opening of a snapshot, may come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoldLimits {
+    /// Bytes of a snapshot, made or opened. Default [`limits::SNAPSHOT_BYTES`]: a longer one cannot
+    /// be sent to anybody. What exceeds it stays single changes.
+    pub snapshot_bytes: usize,
+}
+
+impl Default for FoldLimits {
+    fn default() -> Self {
+        Self { snapshot_bytes: limits::SNAPSHOT_BYTES }
+    }
+}
+
+impl FoldLimits {
+    /// Whether a snapshot of so many bytes is within them.
+    pub fn check(&self, actual: usize) -> Result<(), FoldError> {
+        match self.snapshot_bytes {
+            limit if actual > limit => Err(FoldError::TooLarge { actual, limit }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A snapshot and what it holds.

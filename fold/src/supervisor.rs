@@ -57,6 +57,9 @@ pub struct Supervisor {
     /// How long a job may take, by the clock, from its start: the time for which its parent
     /// gathers what it sends counts too.
     pub time: Duration,
+    /// Bytes of a snapshot that a worker may make or open: [`SNAPSHOT_BYTES`](landfall_protocol::limits::SNAPSHOT_BYTES),
+    /// but in tests.
+    pub snapshot_bytes: u64,
     /// Once it is raised, every worker is killed: whoever started them stops.
     pub stop: Arc<AtomicBool>,
 }
@@ -94,7 +97,12 @@ impl Supervisor {
             said: Some(said),
             limits: (self.memory_bytes, self.time),
         };
-        let greeting = Greeting { memory_bytes: self.memory_bytes, time: self.time, kind };
+        let greeting = Greeting {
+            memory_bytes: self.memory_bytes,
+            time: self.time,
+            snapshot_bytes: self.snapshot_bytes,
+            kind,
+        };
         let sent = greeting.write(&mut job.input);
         job.sent(sent)?;
         Ok(job)
@@ -268,6 +276,14 @@ impl Job {
             Ok((Tag::Missing, hash)) => {
                 let hash = <[u8; 32]>::try_from(hash).map_err(|_| senseless("no hash"))?;
                 Err(WorkerError::Missing { missing: ChangeHash(hash) })
+            }
+            Ok((Tag::TooLarge, numbers)) => {
+                let [actual, limit] = match numbers.as_chunks().0 {
+                    [actual, limit] => [actual, limit]
+                        .map(|n| usize::try_from(u64::from_le_bytes(*n)).unwrap_or(usize::MAX)),
+                    _ => return Err(senseless("no numbers")),
+                };
+                Err(WorkerError::TooLarge { actual, limit })
             }
             Ok((Tag::Refused, reason)) => {
                 Err(WorkerError::Refused { reason: String::from_utf8_lossy(&reason).into_owned() })

@@ -12,7 +12,7 @@ use landfall_protocol::ChangeHash;
 use crate::JobKind;
 
 /// Begins every job. Its last byte is the version of what follows.
-const GREETING: [u8; 8] = *b"LFfold\0\x02";
+const GREETING: [u8; 8] = *b"LFfold\0\x03";
 
 /// The hashes that a job may name: what a sync message may, by `landfall_protocol`.
 const HAVE_COUNT: usize = 1 << 20;
@@ -37,12 +37,14 @@ pub(crate) enum Tag {
     Missing = 7,
     /// From the worker: something that was left out. The number of its part, and why, as text.
     LeftOut = 8,
+    /// From the worker: the bytes of a snapshot that is too large, and how many it may have.
+    TooLarge = 9,
 }
 
 impl Tag {
     fn of(byte: u8) -> Option<Self> {
-        use Tag::{Change, End, Index, LeftOut, Missing, Part, Refused, Snapshot};
-        [Snapshot, Change, Index, Refused, End, Part, Missing, LeftOut]
+        use Tag::{Change, End, Index, LeftOut, Missing, Part, Refused, Snapshot, TooLarge};
+        [Snapshot, Change, Index, Refused, End, Part, Missing, LeftOut, TooLarge]
             .into_iter()
             .find(|tag| *tag as u8 == byte)
     }
@@ -53,6 +55,8 @@ impl Tag {
 pub(crate) struct Greeting {
     pub(crate) memory_bytes: u64,
     pub(crate) time: Duration,
+    /// Bytes of a snapshot, made or opened.
+    pub(crate) snapshot_bytes: u64,
     pub(crate) kind: JobKind,
 }
 
@@ -61,6 +65,7 @@ impl Greeting {
         to.write_all(&GREETING)?;
         to.write_all(&self.memory_bytes.to_le_bytes())?;
         to.write_all(&u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX).to_le_bytes())?;
+        to.write_all(&self.snapshot_bytes.to_le_bytes())?;
         let (kind, hashes): (u8, Vec<[u8; 32]>) = match &self.kind {
             JobKind::Fold => (0, Vec::new()),
             JobKind::Inspect { hash } => (1, vec![*hash]),
@@ -79,6 +84,7 @@ impl Greeting {
         }
         let memory_bytes = u64::from_le_bytes(array(from)?);
         let time = Duration::from_millis(u64::from_le_bytes(array(from)?));
+        let snapshot_bytes = u64::from_le_bytes(array(from)?);
         let [kind] = array(from)?;
         let count = u64::from_le_bytes(array(from)?);
         if count > HAVE_COUNT as u64 {
@@ -95,7 +101,7 @@ impl Greeting {
             (4, []) => JobKind::Absorb { salvage: true },
             _ => return Err(senseless("a job is of an unknown kind")),
         };
-        Ok(Self { memory_bytes, time, kind })
+        Ok(Self { memory_bytes, time, snapshot_bytes, kind })
     }
 }
 

@@ -12,8 +12,9 @@ use std::time::Duration;
 use landfall_protocol::admission::HistoryError;
 
 use crate::absorb::Absorbing;
+use crate::inspect::inspect_within;
 use crate::wire::{Greeting, Tag, read_part, senseless, write_part};
-use crate::{Absorbed, FoldError, Folded, JobKind, News, changes_since, fold, inspect};
+use crate::{Absorbed, FoldError, FoldLimits, Folded, JobKind, News, changes_since, fold_within};
 
 /// Bytes of a reason that go back to the parent.
 const REASON_BYTES: usize = 4 * 1024;
@@ -43,20 +44,25 @@ fn run() -> io::Result<()> {
     let job = Greeting::read(&mut stdin)?;
     limit(job.memory_bytes, job.time)?;
     let input = Parts { stdin: Some(stdin) };
+    let limits =
+        FoldLimits { snapshot_bytes: usize::try_from(job.snapshot_bytes).unwrap_or(usize::MAX) };
     let answer = match job.kind {
-        JobKind::Fold => fold_parts(input)?.map(Answer::Folded),
+        JobKind::Fold => fold_parts(input, &limits)?.map(Answer::Folded),
         JobKind::Inspect { hash } => {
-            inspect(&input.only_snapshot()?, hash).map(|folded| Answer::Folded(Box::new(folded)))
+            let inspected = inspect_within(&input.only_snapshot()?, hash, &limits);
+            inspected.map(|folded| Answer::Folded(Box::new(folded)))
         }
         JobKind::ChangesSince { have } => {
             changes_since(&input.only_snapshot()?, &have).map(Answer::Changes)
         }
-        JobKind::Absorb { salvage } => absorb_parts(input, salvage)?.map(Answer::Absorbed),
+        JobKind::Absorb { salvage } => {
+            absorb_parts(input, Absorbing::new(salvage, limits))?.map(Answer::Absorbed)
+        }
     };
     send(answer)
 }
 
-fn fold_parts(mut input: Parts) -> io::Result<Result<Box<Folded>, FoldError>> {
+fn fold_parts(mut input: Parts, limits: &FoldLimits) -> io::Result<Result<Box<Folded>, FoldError>> {
     let mut snapshots = Vec::new();
     let first = loop {
         match input.next()? {
@@ -84,14 +90,16 @@ fn fold_parts(mut input: Parts) -> io::Result<Result<Box<Folded>, FoldError>> {
         ended = Some(outcome);
         stop
     });
-    let folded = fold(&snapshots, first.into_iter().chain(rest));
+    let folded = fold_within(&snapshots, first.into_iter().chain(rest), limits);
     // A refusal may come before the end of the input; what ended the input badly goes first.
     ended.unwrap_or(Ok(()))?;
     Ok(folded.map(Box::new))
 }
 
-fn absorb_parts(mut input: Parts, salvage: bool) -> io::Result<Result<Absorbed, FoldError>> {
-    let mut absorbing = Absorbing::new(salvage);
+fn absorb_parts(
+    mut input: Parts,
+    mut absorbing: Absorbing,
+) -> io::Result<Result<Absorbed, FoldError>> {
     loop {
         let taken = match input.next()? {
             (Tag::Part, bytes) => absorbing.part(&bytes),
@@ -129,6 +137,10 @@ fn send(answer: Result<Answer, FoldError>) -> io::Result<()> {
         Ok(Answer::Absorbed(absorbed)) => send_absorbed(&mut output, &absorbed)?,
         Err(FoldError::History { source: HistoryError::MissingDependency { missing }, .. }) => {
             write_part(&mut output, Tag::Missing, &missing.0)?;
+        }
+        Err(FoldError::TooLarge { actual, limit }) => {
+            let numbers = [actual as u64, limit as u64].map(u64::to_le_bytes);
+            write_part(&mut output, Tag::TooLarge, numbers.as_flattened())?;
         }
         Err(error) => {
             write_part(&mut output, Tag::Refused, reason(&error.to_string()).as_bytes())?;

@@ -13,6 +13,7 @@
 //! | [`lineage`], [`intervals`], [`ring`] | which cursors hold; what is held; live entries |
 //! | [`digest`] | what a space holds, summed: which documents differ between two ends |
 //! | [`snapshot`] | a document's folded history, as a fold gives it |
+//! | [`weight`] | what a history weighs, and when it is due to be folded |
 //! | [`portable`] | a space as a file, to move it or to keep it |
 //! | [`rights`] | who a session is and what it may do |
 //! | [`session`], [`space`] | the relay's machines |
@@ -38,6 +39,7 @@ pub mod ring;
 pub mod session;
 pub mod snapshot;
 pub mod space;
+pub mod weight;
 
 pub use code::{Code, NackClass};
 pub use ids::{

@@ -13,6 +13,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_landfall-fold-worker");
 
 pub fn supervisor(words: &[&str]) -> Supervisor {
     Supervisor {
+        snapshot_bytes: landfall_protocol::limits::SNAPSHOT_BYTES as u64,
         stop: Default::default(),
         command: [PROGRAM].iter().chain(words).map(Into::into).collect(),
         memory_bytes: 512 << 20,

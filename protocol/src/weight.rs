@@ -1,0 +1,160 @@
+//! What a document's history weighs, and when it is due to be folded: one rule for both ends. It
+//! knows numbers only; the stores count them.
+//!
+//! A fold reads and writes the whole document, so its cost is in proportion to the document's
+//! weight. A fold is due when what came since the last one weighs a fixed share of what is folded.
+//! The weights at which a document is folded therefore grow geometrically, and all folds together
+//! cost a constant multiple of the last one, whether the document grows by many small changes or by
+//! few large ones.
+
+use crate::limits;
+
+/// The weight of a part of a history.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// Changes.
+    pub changes: u64,
+    /// Operations, or how far the operation counter has advanced: not more than the operations.
+    pub operations: u64,
+    /// Bytes as stored: of a snapshot, or of single changes.
+    pub bytes: u64,
+}
+
+/// When a fold is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoldRule {
+    /// In each measure, the least that is worth a fold. A measure of 0 counts as 1.
+    pub least: Weight,
+    /// A fold is due when the tail weighs 1 for so many that the folded history weighs.
+    pub share: u64,
+}
+
+impl Default for FoldRule {
+    fn default() -> Self {
+        let least = Weight {
+            changes: limits::FOLD_LEAST,
+            operations: limits::FOLD_LEAST_OPERATIONS,
+            bytes: limits::FOLD_LEAST_BYTES,
+        };
+        Self { least, share: limits::FOLD_SHARE }
+    }
+}
+
+/// Fractions of the least worthwhile weight in which weights are compared.
+const UNIT: u128 = 1 << 20;
+
+impl FoldRule {
+    /// Whether a fold of all of `tail` is due over what is folded.
+    pub fn is_due(&self, folded: &Weight, tail: &Weight) -> bool {
+        let needed = self.measure(folded) / u128::from(self.share.max(1));
+        tail.changes > 0 && self.measure(tail) >= needed.max(UNIT)
+    }
+
+    /// Whether it is due even without counting changes: by the operations or bytes of few changes.
+    /// A snapshot then costs a receiver about what the changes cost it, so their age is no reason
+    /// to keep them single.
+    pub fn is_heavy(&self, folded: &Weight, tail: &Weight) -> bool {
+        let without = Weight { changes: tail.changes.min(1), ..*tail };
+        self.is_due(folded, &without)
+    }
+
+    /// The weight in the measure in which it is greatest, in [`UNIT`]s of the least worth a fold.
+    fn measure(&self, weight: &Weight) -> u128 {
+        let in_units = |value: u64, least: u64| u128::from(value) * UNIT / u128::from(least.max(1));
+        in_units(weight.changes, self.least.changes)
+            .max(in_units(weight.operations, self.least.operations))
+            .max(in_units(weight.bytes, self.least.bytes))
+    }
+}
+
+/// The bytes of a document, as [`limits::DOCUMENT_BYTES`] counts them: about what its snapshot has
+/// or would have.
+pub fn document_bytes(folded_bytes: u64, tail_changes: u64, tail_bytes: u64) -> u64 {
+    let overhead = tail_changes.saturating_mul(limits::CHANGE_OVERHEAD_BYTES);
+    folded_bytes.saturating_add(tail_bytes.saturating_sub(overhead))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes(changes: u64) -> Weight {
+        Weight { changes, operations: changes, bytes: changes * 100 }
+    }
+
+    #[test]
+    fn small_changes_are_counted() {
+        let rule = FoldRule::default();
+        let none = Weight::default();
+        assert!(!rule.is_due(&none, &changes(limits::FOLD_LEAST - 1)));
+        assert!(rule.is_due(&none, &changes(limits::FOLD_LEAST)));
+        let folded = Weight { changes: 10_000, operations: 10_000, bytes: 13_000 };
+        assert!(!rule.is_due(&folded, &changes(4_999)));
+        assert!(rule.is_due(&folded, &changes(5_000)));
+        assert!(!rule.is_heavy(&folded, &changes(5_000)), "they are many, not heavy");
+    }
+
+    #[test]
+    fn one_large_change_is_due_by_its_operations_or_its_bytes() {
+        let rule = FoldRule::default();
+        let none = Weight::default();
+        let by_operations = Weight { changes: 1, operations: 1_000_000, bytes: 200 };
+        let by_bytes = Weight { changes: 1, operations: 1, bytes: limits::FOLD_LEAST_BYTES };
+        for tail in [by_operations, by_bytes] {
+            assert!(rule.is_due(&none, &tail) && rule.is_heavy(&none, &tail), "{tail:?}");
+            let folded = Weight { changes: 1, ..tail };
+            assert!(rule.is_due(&folded, &tail), "another of its size is due");
+        }
+        let folded = Weight { bytes: 1_000_000, ..by_operations };
+        assert!(!rule.is_due(&folded, &changes(300)), "small changes wait beside a large one");
+        assert!(rule.is_due(&folded, &changes(2_000)));
+        let less = Weight { bytes: limits::FOLD_LEAST_BYTES - 1, ..by_bytes };
+        assert!(!rule.is_due(&none, &less));
+        assert!(!rule.is_due(&none, &none), "nothing is nothing to fold");
+    }
+
+    /// Whatever a document grows by, all folds together fold no more than five times the last one.
+    #[test]
+    fn folds_cost_in_proportion_to_the_history() {
+        let rule = FoldRule::default();
+        let typed = Weight { changes: 1, operations: 1, bytes: 100 };
+        let pasted = Weight { changes: 1, operations: 100_000, bytes: 100_000 };
+        let image = Weight { changes: 1, operations: 1, bytes: 300_000 };
+        for (name, steps) in [
+            ("typed", vec![typed]),
+            ("pasted", vec![pasted]),
+            ("images", vec![image]),
+            ("mixed", vec![pasted, typed, typed, image, typed]),
+        ] {
+            let (mut folded, mut tail) = (Weight::default(), Weight::default());
+            let (mut folds, mut cost) = (0, 0u128);
+            for step in steps.iter().cycle().take(50_000) {
+                tail = sum(&tail, step);
+                if rule.is_due(&folded, &tail) {
+                    folded = sum(&folded, &tail);
+                    tail = Weight::default();
+                    cost += rule.measure(&folded);
+                    folds += 1;
+                }
+            }
+            assert!(folds > 5, "{name}: {folds} folds");
+            assert!(cost <= 5 * rule.measure(&folded), "{name}: {folds} folds cost {cost}");
+        }
+    }
+
+    fn sum(a: &Weight, b: &Weight) -> Weight {
+        Weight {
+            changes: a.changes + b.changes,
+            operations: a.operations + b.operations,
+            bytes: a.bytes + b.bytes,
+        }
+    }
+
+    #[test]
+    fn a_single_change_counts_without_its_overhead() {
+        assert_eq!(document_bytes(1_000, 0, 0), 1_000);
+        assert_eq!(document_bytes(1_000, 10, 1_000), 1_000 + 1_000 - 640);
+        assert_eq!(document_bytes(0, 10, 600), 0, "never below nothing");
+        assert_eq!(document_bytes(u64::MAX, 1, u64::MAX), u64::MAX);
+    }
+}
