@@ -20,7 +20,7 @@ use automerge::ActorId;
 use landfall_protocol::DocumentId;
 use parking_lot::Mutex;
 
-use crate::error::StoreError;
+use crate::error::{ChangeError, StoreError};
 use crate::random::{self, NoRandomness};
 use crate::store::{LocalLog, OwnActor, SpaceRow, WriteFailure};
 
@@ -129,8 +129,19 @@ impl Actors {
         log.submit_own_actors(known);
     }
 
-    /// A commit failed, or may have: no actor is sure any more.
-    pub(crate) fn doubt(&self) {
+    /// A commit of these documents failed. What was refused before it was written is not in the
+    /// store, so that other documents go on with their actors; a document that did not fit has
+    /// something else in the store. After any other failure the commit may be there all the same.
+    pub(crate) fn failed(&self, error: &ChangeError, documents: impl Iterator<Item = Key>) {
+        match error {
+            ChangeError::Deleted => {}
+            ChangeError::Conflict(_) => documents.for_each(|document| self.end(document)),
+            _ => self.doubt(),
+        }
+    }
+
+    /// A commit may have failed or not: no actor is sure any more.
+    fn doubt(&self) {
         self.doubt.store(true, Ordering::Release);
         self.known.lock().own.clear();
     }

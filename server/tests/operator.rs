@@ -16,6 +16,8 @@ mod backups;
 mod compacting;
 #[path = "operator/looking.rs"]
 mod looking;
+#[path = "operator/merged.rs"]
+mod merged;
 #[path = "operator/moving.rs"]
 mod moving;
 #[path = "operator/repo.rs"]

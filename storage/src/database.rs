@@ -240,7 +240,7 @@ impl Database {
     }
 
     /// Has `callback` called on the writer thread, once, when an fsync fails for the first time:
-    /// also one of the database's own, of which no write is told. Subscribe right after opening: a
+    /// also one that the database does by itself, beside all writes. Subscribe right after opening: a
     /// failure before that is in [`fsync_failure`](Self::fsync_failure) only.
     pub fn on_fsync_failed(&self, callback: Box<dyn Fn(&StorageError) + Send + Sync>) {
         self.core().progress.subscribe_to_failure(Arc::from(callback));

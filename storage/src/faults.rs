@@ -121,7 +121,7 @@ impl Faults {
     }
 
     /// Makes the next checkpoint fail with an error of this class. One follows the first commit
-    /// that finds a long WAL, and is nobody's write.
+    /// that finds a long WAL, after its result is delivered.
     pub fn fail_next_checkpoint(&self, class: FailureClass) {
         self.state().plan.lock().checkpoint = Some(class);
     }

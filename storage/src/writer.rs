@@ -88,7 +88,7 @@ impl Writer {
         if core.progress.synced() > synced_before {
             core.progress.announce();
         }
-        // After the results: nobody waits for it who need not.
+        // After the results, which do not depend on it.
         self.checkpoint_if_due();
     }
 

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::random;
 use crate::store::Nonce;
 
 /// Files in the folder before old ones are removed: stores that were deleted leave theirs behind,
@@ -31,24 +32,28 @@ const MOST_FILES: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Found {
     file: PathBuf,
-    nonce: Option<Nonce>,
+    /// What the marker of this very file says before its number.
+    expected: String,
 }
 
 impl Found {
-    /// Looks for what the last close of this store left. Must be called before the store is
+    /// Looks whether the last close of this store left a marker. Must be called before the store is
     /// opened, which may change its file.
     pub(crate) fn look(store: &Path) -> Option<Self> {
         let place = Place::of(store)?;
         let file = place.file(&folder(place.device)?);
-        let text = std::fs::read_to_string(&file).ok()?;
-        let nonce = text.strip_prefix(&place.text()).and_then(parse);
-        Some(Self { file, nonce })
+        file.exists().then(|| Self { file, expected: place.text() })
     }
 
-    /// Takes it away and gives the number, if all else was as it was left.
+    /// Takes the marker away and gives the number, if all else was as it was left. It is renamed
+    /// before it is read: of several that share the folder one gets it, and reads the one that it
+    /// got and not one that another has left since.
     pub(crate) fn take(self) -> Option<Nonce> {
-        std::fs::remove_file(&self.file).ok()?;
-        self.nonce
+        let own = beside(&self.file)?;
+        std::fs::rename(&self.file, &own).ok()?;
+        let text = std::fs::read_to_string(&own);
+        std::fs::remove_file(&own).ok()?;
+        text.ok()?.strip_prefix(&self.expected).and_then(parse)
     }
 }
 
@@ -174,8 +179,8 @@ fn folder(store_device: u64) -> Option<PathBuf> {
 }
 
 /// Whether a folder can hold a marker that is not copied with a store on this device. It is made if
-/// it is not there. It must be a folder of this user's that no other may enter, for whoever can
-/// write there could bring a marker back.
+/// it is not there. It must be a folder of this user's that no other may enter, since a
+/// user who can write there could put a marker back.
 #[cfg(target_os = "linux")]
 fn fits(folder: &Path, user: u32, store_device: u64) -> bool {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -211,9 +216,15 @@ fn folder(_store_device: u64) -> Option<PathBuf> {
     None
 }
 
+/// A name that no other process has, also of those that number their processes otherwise.
+fn beside(file: &Path) -> Option<PathBuf> {
+    let suffix: [u8; 8] = random::bytes().ok()?;
+    Some(file.with_extension(hex(&suffix)))
+}
+
 /// Writes a file whole or not at all. The folder is nobody else's.
 fn write(file: &Path, text: &str) -> std::io::Result<()> {
-    let beside = file.with_extension(std::process::id().to_string());
+    let beside = beside(file).ok_or(std::io::ErrorKind::Other)?;
     let mut new = std::fs::File::create(&beside)?;
     new.write_all(text.as_bytes())?;
     std::fs::rename(&beside, file)
@@ -233,5 +244,37 @@ fn prune(folder: &Path) {
             // One that is gone already, or that stays, is no harm.
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn a_marker_fits_only_in_memory_on_another_device_in_a_private_folder() {
+        let disk = tempfile::tempdir().unwrap();
+        let Ok(memory) = tempfile::tempdir_in("/dev/shm") else {
+            return println!("SKIPPED (needs /dev/shm)");
+        };
+        let found = std::fs::metadata(memory.path()).unwrap();
+        let (user, device) = (found.uid(), found.dev());
+        let of_disk = std::fs::metadata(disk.path()).unwrap().dev();
+        if device == of_disk || !in_memory(memory.path(), of_disk) {
+            return println!("SKIPPED (needs a disk, and a tmpfs in /dev/shm)");
+        }
+        let [on_disk, private] = [&disk, &memory].map(|folder| folder.path().join("landfall"));
+        assert!(!fits(&on_disk, user, device) && !fits(&on_disk, user, of_disk));
+        assert!(!on_disk.exists(), "nothing is made where no marker can be");
+        assert!(!fits(&private, user, device), "what holds both may be copied with both");
+        assert!(fits(&private, user, of_disk));
+        assert!(!fits(&private, user + 1, of_disk));
+        std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o750)).unwrap();
+        assert!(!fits(&private, user, of_disk));
+        std::fs::remove_dir(&private).unwrap();
+        std::os::unix::fs::symlink(disk.path(), &private).unwrap();
+        assert!(!fits(&private, user, of_disk), "a link leads anywhere");
     }
 }

@@ -274,8 +274,7 @@ pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
             Ok(())
         }
         Err(error) => {
-            // It may be there all the same: nobody can be sure of any actor.
-            core.actors.doubt();
+            core.actors.failed(&error, edits.iter().map(|edit| edit.document.key()));
             for edit in &mut edits {
                 let document = &edit.document;
                 core.events.send(&document.space, document.id, EventKind::RolledBack);

@@ -24,8 +24,8 @@ const PIECE_BYTES: usize = 1 << 20;
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Bytes of changes that came before something that they need. A file that was exported has each
-/// change behind what it rests on, so that this is for files that were made otherwise.
+/// Bytes of changes that come before something that they depend on. An exported file has each change
+/// behind its dependencies; a file of another origin may not.
 const EARLY_BYTES: usize = 64 << 20;
 
 /// What an export came to.

@@ -205,10 +205,10 @@ impl LocalLog {
     }
 
     /// A document's changes that are known not to be on the disk of the upstream in use,
-    /// dependencies first: those in the log which it answered that it has not taken, with what
-    /// rests on them, then those that were displaced, whose places others have there. Nothing that
-    /// is on its way, or may have arrived without an answer, is among them: made again, that would
-    /// be there twice.
+    /// dependencies first: those in the log of which it answered that it has not taken them, with
+    /// what depends on them, then those that were displaced, whose places others have there. A
+    /// change that was pushed without an answer is not among them: it may be there, and its content
+    /// would be there twice.
     pub(crate) fn not_taken(
         &self,
         space: SpaceRow,
@@ -300,8 +300,8 @@ fn displaced_of(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Ve
         .collect()
 }
 
-/// What of a document's tail the upstream in use answered that it has not taken, and what rests on
-/// that, in the order of the log.
+/// The changes of a document's tail of which the upstream in use answered that it has not taken
+/// them, and those that depend on them, in the order of the log.
 fn refused_nodes(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
@@ -318,7 +318,7 @@ fn refused_nodes(
     }
     let nodes = graph::dependents(&graph::tail(conn, document)?, &refused);
     let unheld = unheld(conn, Some(upstream), space, document)?;
-    // They may have come to the upstream by another way since, and what rests on them with them.
+    // They may have come to the upstream by another way since, with what depends on them.
     match nodes.iter().all(|node| unheld.contains(node.local)) {
         true => Ok(nodes),
         false => Ok(Vec::new()),

@@ -127,7 +127,7 @@ fn take(
             }
         }
         if is_root && roots == Roots::Several {
-            // The relay takes a second root only if it is told to, which the outbox goes by.
+            // The outbox marks second roots of such documents, or the relay would refuse them.
             let row = ledger.row(document)?;
             conn.prepare_cached("UPDATE document SET merges = 1 WHERE id = ?1 AND merges = 0")?
                 .execute(params![row.0])?;

@@ -223,6 +223,22 @@ fn after_a_failed_commit_no_actor_is_sure() {
     assert_eq!(actors(&once(&path)), actors(&before) + 1);
 }
 
+/// A change that is refused before it is written says nothing about the actors of others.
+#[test]
+fn an_edit_of_a_deleted_document_costs_no_other_document_its_actor() {
+    let store = super::store();
+    let space = store.space("default").unwrap();
+    let [kept, deleted] = [(); 2].map(|()| space.create(|_| Ok(())).unwrap());
+    put(&kept, "before").unwrap();
+    space.delete(deleted.id()).unwrap();
+    assert!(matches!(put(&deleted, "refused"), Err(ChangeError::Deleted)));
+    for n in 0..5 {
+        kept.open().mark_stale();
+        put(&kept, &n.to_string()).unwrap();
+    }
+    assert_eq!(actors(&written(&kept)), 1);
+}
+
 /// Loaded again within one opening, a document goes on with its actors; actors of earlier states
 /// end with the opening.
 #[cfg(target_os = "linux")]

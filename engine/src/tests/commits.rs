@@ -104,3 +104,36 @@ fn the_writing_connection_is_as_safe_as_documented() {
     put(&document, "x").unwrap();
     assert_eq!(faults.counters().full_commits, before + 1, "the default is one fsync a change");
 }
+
+#[test]
+fn after_a_failed_fsync_every_change_is_refused_until_the_store_is_opened_again() {
+    use crate::{Durability, Options, Store};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let options = || Options { durability: Durability::Normal, ..Options::default() };
+    let store = Store::open(&path, options()).unwrap();
+    let space = store.space("default").unwrap();
+    let document = space.create(|_| Ok(())).unwrap();
+    put(&document, "not on the disk yet").unwrap();
+    let database = store.shared_core().log.database().clone();
+    let is_final = |error: ChangeError| {
+        let ChangeError::Store(error) = error else { panic!("{error}") };
+        assert_eq!(error.class, StoreFailure::FsyncFailed, "{error}");
+    };
+    // Of the change, or of the fsync that the store makes by itself: whichever comes first.
+    database.faults().fail_next_commits(1, FailureClass::FsyncFailed);
+    is_final(put(&document, "failed").unwrap_err());
+    let synced = database.synced();
+    is_final(put(&document, "refused").unwrap_err());
+    is_final(space.create(|_| Ok(())).map(drop).unwrap_err());
+    assert_eq!(database.synced(), synced);
+    let shown = text_of(&document);
+    assert_eq!(store.close().unwrap_err().class, StoreFailure::FsyncFailed);
+    drop((store, space, document, database));
+    let store = Store::open(&path, options()).unwrap();
+    let space = store.space("default").unwrap();
+    let document = space.open(space.documents().unwrap()[0]).unwrap();
+    assert_eq!(text_of(&document), shown);
+    put(&document, "goes on").unwrap();
+    store.close().unwrap();
+}

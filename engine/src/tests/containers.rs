@@ -60,6 +60,9 @@ impl Container<'_> {
         let ran = command.output().unwrap();
         let text = String::from_utf8_lossy(&ran.stdout);
         assert!(ran.status.success(), "{text} {}", String::from_utf8_lossy(&ran.stderr));
+        // Nothing is left behind among the temporary files.
+        let left = std::fs::read_dir(upper.join("tmp")).map_or(0, |entries| entries.count());
+        assert_eq!(left, 0);
         let written = |line: &str| Some(line.split_once("wrote ")?.1.to_owned());
         text.lines().filter_map(written).collect()
     }

@@ -7,6 +7,7 @@ use landfall_protocol::{DocumentId, ReplicaId};
 
 use super::store_support::{Author, Bench, id};
 use crate::compactor::compact;
+use crate::maintain;
 use crate::store::{FoldOptions, LocalLog, Place};
 
 #[test]
@@ -124,4 +125,49 @@ fn a_flipped_bit_is_found_or_harmless() {
     println!("refused {refused}, found {found} ({healed} healed), harmless {harmless}");
     // Most of a small file is room on pages.
     assert!(found >= flips / 20, "refused {refused}, found {found}, harmless {harmless}");
+}
+
+/// The file is in another file system than the link that leads to it: nothing can be renamed from
+/// beside the link.
+#[cfg(target_os = "linux")]
+#[test]
+fn maintenance_through_a_link_to_another_file_system_works_beside_the_file() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().unwrap();
+    let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
+        return println!("SKIPPED (needs /dev/shm)");
+    };
+    let device = |path: &Path| std::fs::metadata(path).unwrap().dev();
+    if device(folder.path()) == device(other.path()) {
+        return println!("SKIPPED (the temporary files are in /dev/shm)");
+    }
+    let (file, link) = (other.path().join("s"), folder.path().join("link"));
+    let shows = write(&file);
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let names = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).unwrap().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    maintain::compact(&link, true).unwrap();
+    assert_eq!(names(folder.path()), ["link"]);
+    assert_eq!(names(other.path()), ["s", "s.lock"]);
+    let copy = folder.path().join("copy");
+    maintain::backup(&link, &copy).unwrap();
+    let kept = maintain::restore(&copy, &link, true, false).unwrap().kept.unwrap();
+    assert_eq!(kept.parent(), Some(other.path()));
+    assert_eq!(names(folder.path()), ["copy", "link"]);
+    assert!(link.is_symlink());
+    // What cannot be restored leaves nothing either.
+    std::fs::write(&copy, b"no store").unwrap();
+    maintain::restore(&copy, &link, true, false).unwrap_err();
+    assert_eq!(names(folder.path()), ["copy", "link"]);
+    assert_eq!(names(other.path()).len(), 3, "{:?}", names(other.path()));
+    let bench = Bench::at(Place::File(&link));
+    bench.check();
+    for (document, shown) in &shows {
+        assert_eq!(read(&bench.log, &bench, *document).as_ref(), Some(shown));
+    }
 }

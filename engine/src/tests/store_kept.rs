@@ -76,7 +76,7 @@ fn orphaned(path: &Path, compacted: Compacted) -> (Bench, Author) {
     (bench, author)
 }
 
-/// All of the document is there, and is told as lost edits.
+/// All of the document is there, and is listed among the lost edits.
 fn check_kept(bench: &Bench, author: &Author, when: &str) {
     bench.check();
     let lost = bench.log.lost(bench.space).unwrap();

@@ -115,7 +115,7 @@ fn befall(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut 
             told.recv().unwrap().unwrap();
         }
         3 => {
-            // What rests on something that never came is kept aside.
+            // A change without its dependency is kept aside.
             let mut other = Author { doc: doc.fork().with_actor(ActorId::from([9; 9])), document };
             other.put("never", "sent");
             let orphan = other.put("an", "orphan");

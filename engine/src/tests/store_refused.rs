@@ -125,7 +125,7 @@ fn refused_changes_are_offered_again_or_replaced() {
     // Offered again, nothing is known of them until that is answered.
     park(&bench, id(1));
     assert_eq!(not_taken(&bench, id(1)), []);
-    // What rests on a refused one cannot have been taken either.
+    // What depends on a refused one cannot have been taken either.
     refuse(&bench, id(1), [5]);
     let old = not_taken(&bench, id(1));
     assert_eq!(old.len(), 3);
@@ -142,21 +142,21 @@ fn refused_changes_are_offered_again_or_replaced() {
     assert_eq!(bench.fold().changes, 6);
 }
 
-/// The relay has taken a change, and its answer is still on the way. Made anew, its content would
+/// The relay has taken a change, and its answer is still on the way. Made again, its content would
 /// be there twice.
 #[test]
-fn what_was_sent_and_not_answered_is_never_made_anew() {
+fn what_was_sent_and_not_answered_is_never_made_again() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(4));
     bench.acknowledge(1..=4);
-    let (mut one, mut other, mut anew) = (author.fork(2), author.fork(3), author.fork(4));
+    let (mut one, mut other, mut again) = (author.fork(2), author.fork(3), author.fork(4));
     let (refused, taken) = (one.put("one", "refused"), other.put("other", "taken"));
     bench.append_all(id(1), &[refused.clone(), taken.clone()]);
     let more = one.put("more", "never sent");
     bench.append_all(id(1), std::slice::from_ref(&more));
     refuse(&bench, id(1), [5]);
     assert_eq!(not_taken(&bench, id(1)), [refused.hash, more.hash]);
-    let new: Vec<_> = anew.puts(2).into_iter().map(|change| local(&bench, change)).collect();
+    let new: Vec<_> = again.puts(2).into_iter().map(|change| local(&bench, change)).collect();
     let all = vec![refused.hash, taken.hash, more.hash];
     let replaced = bench.log.replace_unsent(bench.space, id(1), all, new.clone());
     assert!(matches!(replaced, Err(WriteError::Job(ReplaceError::Changed))));
@@ -165,15 +165,15 @@ fn what_was_sent_and_not_answered_is_never_made_anew() {
     bench.check();
     // The answer comes, as the echo of what was taken: it is where it was.
     bench.receive(vec![Incoming::Echo { document: id(1), hash: taken.hash }]);
-    anew.merge(&mut other);
-    assert_eq!(bench.heads(id(1)), anew.heads());
-    assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&anew.doc));
+    again.merge(&mut other);
+    assert_eq!(bench.heads(id(1)), again.heads());
+    assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&again.doc));
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
 }
 
 /// A refused change that the relay has all the same, by way of a copy of the store.
 #[test]
-fn what_came_to_the_relay_by_another_way_is_not_made_anew() {
+fn what_came_to_the_relay_by_another_way_is_not_made_again() {
     let (mut bench, mut author) = met();
     let changes = author.puts(3);
     bench.append_all(id(1), &changes);

@@ -139,8 +139,8 @@ pub enum ReplicaEffect {
         mark: Mark,
     },
     /// The relay answered that it has not taken these: write that down, before what follows. They
-    /// are not on its disk, so they may be made again by another actor; of a push that was not
-    /// answered nobody can say that. No answer.
+    /// are not on its disk, so they may be made again by another actor; the changes of a push
+    /// without an answer may be there. No answer.
     Refused {
         /// The space.
         space: SpaceName,

@@ -85,9 +85,9 @@ fn a_long_wal_is_moved_into_the_database_and_used_again() {
     for id in 0..8 {
         db.write(Durability::Full, insert_bytes(id, 5 << 20)).unwrap();
     }
-    assert!(length() > 7 * 5 << 20, "{} bytes are in the database", length());
+    assert!(length() > (7 * 5) << 20, "{} bytes are in the database", length());
     let wal = std::fs::metadata(place.folder.path().join("notes.db-wal")).unwrap().len();
-    assert!(wal < 2 * 6 << 20, "the WAL has {wal} bytes");
+    assert!(wal < (2 * 6) << 20, "the WAL has {wal} bytes");
 }
 
 #[test]
