@@ -118,7 +118,7 @@ fn verify(store: &Path, json: bool) -> Result<(), Failure> {
 }
 
 /// What helps where the file itself is damaged: no repair of single documents does.
-const FILE_DAMAGED: &str = "restore a backup (`store restore --replace`); without one, move the \
+const FILE_DAMAGED: &str = "restore a backup (`store restore --replace`), or without one move the \
     store away and sync into a new one: the relay has what was sent";
 
 fn repair(store: &Path, json: bool) -> Result<(), Failure> {

@@ -98,8 +98,9 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// each commit anyway; so this is how long readers are served from files that are gone.
 pub const LOOK_AT_FILES: Duration = Duration::from_secs(2);
 
-/// How long a relay whose store takes no more writes, since its files are gone or an fsync failed, answers `/readyz` and refuses pushes with the
-/// reason before it ends: time for a monitor to read it.
+/// How long a relay whose store takes no more writes, since its files are gone or an fsync failed,
+/// answers `/readyz` and refuses pushes with the reason before it ends: time for a monitor to read
+/// it.
 pub const STORE_ENDED_GRACE: Duration = Duration::from_secs(5);
 
 /// How often the server looks whether the store has ended so.

@@ -231,8 +231,8 @@ fn run_verify(args: VerifyArgs) -> Result<(), Failure> {
 }
 
 /// What helps where the file itself is damaged.
-const FILE_DAMAGED: &str = "stop the relay and restore a backup (`restore --replace`); without \
-    one, move the data folder away and start with an empty one; clients bring back what they have";
+const FILE_DAMAGED: &str = "stop the relay and restore a backup (`restore --replace`), or without \
+    one begin with an empty data folder: clients bring back what they have";
 
 fn clean(damage: u64, hint: &str) -> Result<(), Failure> {
     if damage == 0 {
