@@ -47,7 +47,7 @@ fn no_change_returns_for_a_file_that_is_gone() {
         assert!(!note.status().unwrap().on_disk, "{case}");
         // What was there can be read, to be saved elsewhere.
         assert_eq!(note.heads().unwrap(), before, "{case}");
-        let value = note.read(|doc| doc.get(ROOT, "k").unwrap().unwrap().0.to_i64()).unwrap();
+        let value = note.read(|doc| doc.get(ROOT, "k").unwrap().unwrap().0.as_i64()).unwrap();
         assert_eq!(value, Some(1), "{case}");
         assert_eq!(store.close().unwrap_err().class, StoreFailure::Gone, "{case}");
     }
