@@ -204,7 +204,7 @@ pub(crate) struct ImportArgs {
 /// Options of `sync`.
 #[derive(Debug, Args)]
 pub(crate) struct SyncArgs {
-    /// How long to try, such as 500ms, 30s or 2m
+    /// Give up once nothing has moved for so long, such as 500ms, 30s or 2m
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
     /// Sync only these notes from now on; an id may be of a note that is not here yet
@@ -234,6 +234,9 @@ pub(crate) struct ReplayArgs {
     /// Wait for the disk at each change, as the notebook does
     #[arg(long)]
     pub(crate) full: bool,
+    /// Give up once nothing has moved for so long
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = duration)]
+    pub(crate) stall: Duration,
     /// Without a trace: what the session is made from; any number, drawn if not given
     #[arg(long, conflicts_with = "trace")]
     pub(crate) seed: Option<u64>,

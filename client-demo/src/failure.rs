@@ -136,6 +136,7 @@ impl From<StoreError> for Failure {
             StoreFailure::ReadOnly => "make the store writable, or use another with --store",
             StoreFailure::Corrupt => "restore a copy; what the relay has can be synced anew",
             StoreFailure::Closed => "try again",
+            StoreFailure::Gone => "put the store's file back or restore a copy, then try again",
             _ => "look at the disk and try again",
         };
         Self::new(Exit::Store, "the store failed", chain(&*error.source), remedy)

@@ -40,9 +40,13 @@ pub(crate) fn run(place: &Place, args: &ReplayArgs) -> Result<(), Failure> {
     };
     let durability = if args.full { Durability::Full } else { Durability::Normal };
     // Only a relay that was asked for by name: another one's disk is not to be filled by accident.
-    let (relay, quiet) = (place.relay.clone(), place.quiet);
+    let (relay, quiet, stall) = (place.relay.clone(), place.quiet, args.stall);
     scratch::run("replay", move |scratch| {
-        let set = |names: &[&'static str]| Stage::set(scratch, relay, durability, names, quiet);
+        let set = |names: &[&'static str]| {
+            let mut stage = Stage::set(scratch, relay, durability, names, quiet)?;
+            stage.replicas.iter_mut().for_each(|replica| replica.patience = stall);
+            Ok::<_, Failure>(stage)
+        };
         match &script {
             Script::Recorded(Recorded::Alone(trace)) => set(&["Writer", "Reader"])?.recorded(trace),
             Script::Recorded(Recorded::Together(trace)) => {

@@ -13,9 +13,10 @@ use landfall::{
 
 use crate::failure::{Exit, Failure};
 use crate::note;
-use crate::wait::Waiter;
+use crate::term::time;
+use crate::wait::{self, Moved, Waiter};
 
-/// Longer than this nothing takes here; what does has failed.
+/// What does not move for so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A store of its own, as another device would have.
@@ -23,6 +24,8 @@ pub(crate) struct Replica {
     pub(crate) name: &'static str,
     pub(crate) store: Store,
     pub(crate) space: Space,
+    /// How long nothing may move.
+    pub(crate) patience: Duration,
 }
 
 impl Replica {
@@ -36,12 +39,12 @@ impl Replica {
         let path = folder.join(format!("{}.landfall", name.to_lowercase()));
         let store = Store::open(path, Options { durability, ..Options::default() })?;
         let space = store.space(space)?;
-        Ok(Self { name, store, space })
+        Ok(Self { name, store, space, patience: PATIENCE })
     }
 
     /// Waits until everything that was changed here is on the relay's disk.
     pub(crate) fn flush(&self) -> Result<(), Failure> {
-        Ok(self.store.flush_blocking(PATIENCE)?)
+        Ok(wait::flush(&self.store, self.patience)?)
     }
 
     /// Changes that the relay does not have yet.
@@ -56,7 +59,7 @@ impl Replica {
         wanted: impl Fn(LinkStatus) -> bool,
     ) -> Result<(), Failure> {
         let mut watch = self.store.watch();
-        let found = waiter.within(PATIENCE, watch.until(|status| wanted(status.link)));
+        let found = self.wait(waiter, watch.until(|status| wanted(status.link)));
         found.map(|_| ()).ok_or_else(|| self.late("its link did not get there"))
     }
 
@@ -66,13 +69,13 @@ impl Replica {
         let live = watch.until(|status| {
             status.spaces.values().all(|space| matches!(space.sync, SyncStatus::Live))
         });
-        waiter.within(PATIENCE, live).map(|_| ()).ok_or_else(|| self.late("it did not get live"))
+        self.wait(waiter, live).map(|_| ()).ok_or_else(|| self.late("it did not get live"))
     }
 
     /// Waits until a document arrives, and opens it.
     pub(crate) fn arrived(&self, waiter: &Waiter, id: DocumentId) -> Result<Document, Failure> {
         let mut events = self.store.events();
-        let there = waiter.within(PATIENCE, async {
+        let there = self.wait(waiter, async {
             while !self.space.contains(&id)? {
                 if events.next().await.is_none() {
                     break;
@@ -84,10 +87,15 @@ impl Replica {
         Ok(self.space.open(id)?)
     }
 
+    /// Waits for as long as something moves here.
+    fn wait<T>(&self, waiter: &Waiter, work: impl Future<Output = T>) -> Option<T> {
+        waiter.while_moving(self.patience, || Moved::of(&self.store), work)
+    }
+
     pub(crate) fn late(&self, what: &str) -> Failure {
         let error = self.store.status().last_error;
         let last = error.map_or_else(String::new, |error| format!(" ({error})"));
-        let why = format!("{what} within {} s{last}", PATIENCE.as_secs());
+        let why = format!("{what}: nothing moved for {}{last}", time(self.patience));
         Failure::new(Exit::Relay, format!("{} is stuck", self.name), why, "try again")
     }
 }
@@ -100,7 +108,8 @@ pub(crate) fn until_same(
     mut tick: impl FnMut(),
 ) -> Result<(), Failure> {
     let mut events: (Events, Events) = (here.store.events(), there.store.events());
-    let same = waiter.within(PATIENCE, async {
+    let moved = || (Moved::of(&here.store), Moved::of(&there.store));
+    let same = waiter.while_moving(here.patience, moved, async {
         while mine.heads()? != theirs.heads()? {
             tick();
             // That some were missed does not matter: the heads are what counts.
@@ -115,7 +124,7 @@ pub(crate) fn until_same(
         Ok::<_, Failure>(())
     });
     same.unwrap_or_else(|| {
-        let why = format!("they differ after {} s", PATIENCE.as_secs());
+        let why = format!("they differ, and nothing moved for {}", time(here.patience));
         Err(Failure::new(Exit::Differs, "the replicas did not converge", why, "report this"))
     })
 }

@@ -109,8 +109,17 @@ fn verify(store: &Path, json: bool) -> Result<(), Failure> {
         true => say(print::findings_json(&found)),
         false => print::findings(&found),
     }
-    clean(found.len(), "end who has it open and run `store verify --repair`; keep a backup first")
+    let of_file = found.iter().any(|finding| matches!(finding.fault, maintain::Fault::File(_)));
+    let remedy = match of_file {
+        true => FILE_DAMAGED,
+        false => "end who has it open and run `store verify --repair`; keep a backup first",
+    };
+    clean(found.len(), remedy)
 }
+
+/// What helps where the file itself is damaged: no repair of single documents does.
+const FILE_DAMAGED: &str = "restore a backup (`store restore --replace`), or without one move the \
+    store away and sync into a new one: the relay has what was sent";
 
 fn repair(store: &Path, json: bool) -> Result<(), Failure> {
     let healed = maintain::repair(store)?;
@@ -118,7 +127,7 @@ fn repair(store: &Path, json: bool) -> Result<(), Failure> {
         true => say(print::healed_json(&healed)),
         false => print::healed(&healed),
     }
-    clean(healed.left.len(), "restore a backup; what the relay has can be synced anew")
+    clean(healed.left.len(), FILE_DAMAGED)
 }
 
 fn clean(findings: usize, remedy: &str) -> Result<(), Failure> {

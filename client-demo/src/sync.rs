@@ -1,7 +1,7 @@
 //! The command `sync`: sends what is pending, fetches what is new; says which notes are synced;
 //! compares with the relay.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use landfall::{DocumentId, FlushError, LinkStatus, Status, Store, SubscribeError, SyncStatus};
 
@@ -11,7 +11,7 @@ use crate::find::{self, FindError, find, listed};
 use crate::notebook::Notebook;
 use crate::notes;
 use crate::term::{count, note, say};
-use crate::wait::Waiter;
+use crate::wait::{self, Moved, Waiter};
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
@@ -19,11 +19,9 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
     let scope = subscribe(&notebook, args)?;
     let before = changes(&notebook.store.status());
     let to_send = notebook.store.status().pending().changes;
-    let started = Instant::now();
-    let left = || args.timeout.saturating_sub(started.elapsed());
     let result = sync(&notebook.store, args.timeout, place.quiet);
     let checked = match args.check && result.is_ok() {
-        true => check(&notebook.store, left).map(Some),
+        true => check(&notebook.store, args.timeout).map(Some),
         false => Ok(None),
     };
     let got = changes(&notebook.store.status()).saturating_sub(before);
@@ -113,26 +111,26 @@ impl From<SubscribeError> for Failure {
 }
 
 /// Compares with the relay; gives how many documents differed, once they are set right.
-fn check(store: &Store, left: impl Fn() -> Duration) -> Result<u64, Failure> {
+fn check(store: &Store, limit: Duration) -> Result<u64, Failure> {
     let waiter = Waiter::new()?;
-    let Some(checked) = waiter.within(left(), store.check()) else {
+    let moved = || Moved::of(store);
+    let Some(checked) = waiter.while_moving(limit, moved, store.check()) else {
         let why = "the relay did not answer the comparison in time";
         return Err(unsynced(why, store.status().pending().changes));
     };
     let differed = checked?;
     if differed > 0 {
-        sync(store, left(), true)?;
+        sync(store, limit, true)?;
     }
     Ok(differed)
 }
 
-/// Sends and fetches everything, through reconnects, until the limit.
+/// Sends and fetches everything, through reconnects, for as long as something moves.
 fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
     let waiter = Waiter::new()?;
-    let started = Instant::now();
     let mut watch = store.watch();
     let mut told = quiet;
-    let fetched = waiter.within(limit, async {
+    let fetched = waiter.while_moving(limit, || Moved::of(store), async {
         loop {
             let status = watch.now();
             if is_settled(&status) {
@@ -150,15 +148,15 @@ fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
     let status = store.status();
     let pending = status.pending().changes;
     if fetched.is_none() {
-        let late = format!("the relay did not answer within {} s", limit.as_secs_f64());
+        let late = format!("nothing came from the relay for {} s", limit.as_secs_f64());
         return Err(unsynced(&status.last_error.unwrap_or(late), pending));
     }
     if let Some(why) = refusal(&status) {
         return Err(unsynced(&format!("the relay refuses {why}"), pending));
     }
-    store.flush_blocking(limit.saturating_sub(started.elapsed())).map_err(|error| match error {
+    wait::flush(store, limit).map_err(|error| match error {
         FlushError::TimedOut { pending, last_error: None } => {
-            unsynced("the time ran out while sending", pending.changes)
+            unsynced("the relay acknowledged nothing more in time", pending.changes)
         }
         other => other.into(),
     })

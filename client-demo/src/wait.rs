@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use landfall::{FlushError, Pending, Store, SyncStatus};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::failure::{Exit, Failure};
@@ -25,6 +26,31 @@ impl Waiter {
         self.0.block_on(async { tokio::time::timeout(limit, work).await.ok() })
     }
 
+    /// The outcome, or `None` once nothing has moved for as long as the limit, and at the latest for
+    /// twice as long. Whatever takes long is waited for as long as it goes on. `moved` gives another
+    /// value whenever something has moved.
+    pub(crate) fn while_moving<T, M: PartialEq>(
+        &self,
+        limit: Duration,
+        moved: impl Fn() -> M,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        self.0.block_on(async {
+            let mut work = std::pin::pin!(work);
+            let mut before = moved();
+            loop {
+                if let Ok(outcome) = tokio::time::timeout(limit, &mut work).await {
+                    return Some(outcome);
+                }
+                let now = moved();
+                if now == before {
+                    return None;
+                }
+                before = now;
+            }
+        })
+    }
+
     /// The outcome, or `None` once the process is asked to end.
     pub(crate) fn until_signal<T>(
         &self,
@@ -41,6 +67,42 @@ impl Waiter {
             let remedy = "look at the limits of the process";
             Failure::new(Exit::Other, "cannot listen to signals", error, remedy)
         })
+    }
+}
+
+/// What moves in a store while it syncs. The link's tries are no progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pending: Pending,
+    spaces: Vec<(u64, SyncStatus)>,
+}
+
+impl Moved {
+    pub(crate) fn of(store: &Store) -> Self {
+        let status = store.status();
+        // That a connection comes and goes moves nothing.
+        let sync = |sync: &SyncStatus| match sync {
+            SyncStatus::CatchingUp { .. } | SyncStatus::Comparing { .. } => sync.clone(),
+            _ => SyncStatus::Offline,
+        };
+        let spaces = status.spaces.values().map(|space| (space.changes, sync(&space.sync)));
+        Self { pending: status.pending(), spaces: spaces.collect() }
+    }
+}
+
+/// Waits until everything so far is on the relay's disk, for as long as something moves.
+pub(crate) fn flush(store: &Store, limit: Duration) -> Result<(), FlushError> {
+    let mut before = Moved::of(store);
+    loop {
+        let flushed = store.flush_blocking(limit);
+        if !matches!(flushed, Err(FlushError::TimedOut { .. })) {
+            return flushed;
+        }
+        let now = Moved::of(store);
+        if now == before {
+            return flushed;
+        }
+        before = now;
     }
 }
 
@@ -68,4 +130,33 @@ fn signal() -> io::Result<impl Future<Output = ()>> {
             std::future::pending::<()>().await;
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn what_goes_on_is_waited_for_and_what_stands_still_is_not() {
+        let waiter = Waiter::new().unwrap();
+        // Done only after the limit has passed many times.
+        let (looks, done) = (Cell::new(0), Notify::new());
+        let moved = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 20 {
+                done.notify_one();
+            }
+            looks.get()
+        };
+        assert_eq!(waiter.while_moving(SHORT, moved, done.notified()), Some(()));
+        assert_eq!(looks.get(), 20);
+        let stands = waiter.while_moving(SHORT, || 1, std::future::pending::<()>());
+        assert_eq!(stands, None);
+    }
 }

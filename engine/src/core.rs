@@ -64,6 +64,7 @@ impl Core {
                 status.set_synced(number.0);
             }
         }));
+        tell_of_failures(&log, &status);
         let compactor = match options.fold && !read_only {
             true => Some(
                 Compactor::start(log.clone(), fold_options(options))
@@ -307,6 +308,22 @@ impl Core {
         self.status.close();
         closed
     }
+}
+
+/// Has the status say when the store takes no more writes.
+fn tell_of_failures(log: &LocalLog, status: &Arc<StatusHub>) {
+    let gone = Arc::downgrade(status);
+    log.database().on_gone(Box::new(move |file| {
+        if let Some(status) = gone.upgrade() {
+            status.set_store_failed(StoreFailure::Gone, file.to_string());
+        }
+    }));
+    let failed = Arc::downgrade(status);
+    log.database().on_fsync_failed(Box::new(move |error| {
+        if let Some(status) = failed.upgrade() {
+            status.set_store_failed(StoreFailure::FsyncFailed, error.to_string());
+        }
+    }));
 }
 
 fn fold_options(options: &Options) -> FoldOptions {

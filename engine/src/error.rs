@@ -98,6 +98,10 @@ pub enum StoreFailure {
     /// An fsync failed, so what was written last may not be on the disk, and nothing more is
     /// written. Close the store and open it again: what is found then is written once more.
     FsyncFailed,
+    /// The store's file was removed, renamed, replaced or overwritten while it was open: nothing
+    /// more is written, and what was saved before may be gone. What is in memory can still be read
+    /// and sent; then close the store, put its file back or restore a copy, and open it.
+    Gone,
     /// Anything else.
     Other,
 }
@@ -110,6 +114,7 @@ impl std::fmt::Display for StoreFailure {
             Self::Corrupt => "the file is damaged",
             Self::Closed => "it is closed",
             Self::FsyncFailed => "an fsync failed; close it and open it again",
+            Self::Gone => "its file was removed or replaced",
             Self::Other => "input or output failed",
         })
     }
@@ -135,6 +140,7 @@ impl From<FailureClass> for StoreFailure {
             FailureClass::Corrupt => Self::Corrupt,
             FailureClass::Closed => Self::Closed,
             FailureClass::FsyncFailed => Self::FsyncFailed,
+            FailureClass::Gone => Self::Gone,
             _ => Self::Other,
         }
     }

@@ -68,6 +68,6 @@ pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, 
 pub use options::{Durability, LinkOptions, MANY_ACTORS, Options};
 pub use status::{
     DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress, SpaceStatus, Status,
-    StatusWatch, SyncStatus,
+    StatusWatch, StoreFailed, SyncStatus,
 };
 pub use store::Pending;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::document::Memory;
+use crate::error::StoreFailure;
 use crate::store::{LocalLog, Parked, Pending, SpaceCount, SpaceRow};
 
 /// The whole store's status.
@@ -22,8 +23,20 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Each space.
     pub spaces: BTreeMap<SpaceName, SpaceStatus>,
+    /// Why the store takes no more writes until it is closed and opened again; `None` while it
+    /// does.
+    pub store_failed: Option<StoreFailed>,
     /// What is in memory. That it changes wakes nobody who watches.
     pub loaded: LoadedDocuments,
+}
+
+/// A failure after which a store takes no more writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreFailed {
+    /// What kind: [`StoreFailure::Gone`] or [`StoreFailure::FsyncFailed`].
+    pub class: StoreFailure,
+    /// In words: which file, and what happened to it.
+    pub what: String,
 }
 
 /// The documents that are in memory.
@@ -73,7 +86,7 @@ pub struct SpaceStatus {
     /// Their bytes; of folded ones those of the folded history.
     pub bytes: u64,
     /// How many of the changes may not be on the disk yet: a power cut could take them, a crash
-    /// of the process cannot.
+    /// of the process cannot. All of them, once the store's file is gone.
     pub not_on_disk: u64,
     /// What the relay is not known to have on its disk. Without a relay: everything.
     pub pending: Pending,
@@ -241,6 +254,7 @@ struct Everything {
     link: LinkStatus,
     upstream: Option<Upstream>,
     last_error: Option<String>,
+    store_failed: Option<StoreFailed>,
     spaces: BTreeMap<SpaceName, Facts>,
 }
 
@@ -304,6 +318,13 @@ impl StatusHub {
 
     pub(crate) fn set_error(&self, error: String) {
         self.update(|all| all.last_error = Some(error));
+    }
+
+    /// The store takes no more writes. The first reason stays.
+    pub(crate) fn set_store_failed(&self, class: StoreFailure, what: String) {
+        self.update(|all| {
+            all.store_failed.get_or_insert(StoreFailed { class, what });
+        });
     }
 
     pub(crate) fn set_phase(&self, space: &SpaceName, phase: SpacePhase) {
@@ -389,11 +410,17 @@ impl StatusHub {
 }
 
 fn publish(all: &Everything) -> Status {
+    let is_gone =
+        all.store_failed.as_ref().is_some_and(|failed| failed.class == StoreFailure::Gone);
     let space = |facts: &Facts| SpaceStatus {
         sync: sync_of(all.link, &facts.phase),
         changes: facts.count.totals.changes,
         bytes: facts.count.totals.bytes,
-        not_on_disk: facts.unsynced.values().sum(),
+        not_on_disk: match is_gone {
+            // Whatever was saved went with the file.
+            true => facts.count.totals.changes,
+            false => facts.unsynced.values().sum(),
+        },
         pending: facts.count.pending,
         parked: facts.parked.clone(),
         set_aside: facts.set_aside,
@@ -404,6 +431,7 @@ fn publish(all: &Everything) -> Status {
         link: all.link,
         upstream: all.upstream,
         last_error: all.last_error.clone(),
+        store_failed: all.store_failed.clone(),
         spaces: all.spaces.iter().map(|(name, facts)| (name.clone(), space(facts))).collect(),
         // Filled in by whoever looks.
         loaded: LoadedDocuments::default(),

@@ -87,6 +87,9 @@ codes! {
     UNRELATED = 110, "unrelated";
     /// A pushed snapshot is not what it says, or automerge cannot read it.
     SNAPSHOT = 111, "snapshot";
+    /// What the relay's store has of it is damaged. It does not pass by itself: the relay's
+    /// operator repairs or restores the store.
+    DAMAGED = 115, "damaged";
 }
 
 impl Code {

@@ -227,6 +227,10 @@ pub enum StoreFailure {
     Full,
     /// Anything else.
     Failed,
+    /// What the store has of the document is damaged.
+    Damaged,
+    /// The store's files were removed or replaced.
+    Gone,
     /// Nothing is wrong: too much waits for something that takes a moment.
     Busy,
 }
@@ -240,6 +244,15 @@ impl StoreFailure {
         let (code, what) = match self {
             Self::Full => (Code::STORAGE_FULL, "the relay's disk is full"),
             Self::Failed => (Code::STORAGE_FAILED, "the relay could not use its store"),
+            Self::Gone => {
+                (Code::STORAGE_FAILED, "the files of the relay's store were removed or replaced")
+            }
+            // Tried again it would fail again, and hold up all other documents.
+            Self::Damaged => {
+                let what = "what the relay has of this document is damaged; its operator must \
+                            repair or restore the store, then retry";
+                return Refusal::new(Code::DAMAGED, NackClass::REFUSED, what.to_owned());
+            }
             Self::Busy => (Code::OVERLOADED, "too many pushes wait for this document's history"),
         };
         let (class, retry_after_ms) = (NackClass::RETRY_AFTER, Self::RETRY_AFTER_MS);
@@ -345,9 +358,9 @@ impl Space {
 
     /// The view cannot be read, now or at all: what was judged stands, the rest may be pushed
     /// again.
-    pub fn handle_unreadable<E>(&mut self, judging: Judging) -> Judged<E> {
+    pub fn handle_unreadable<E>(&mut self, judging: Judging, failure: StoreFailure) -> Judged<E> {
         let Judging { mut answer, until, .. } = judging;
-        answer.refusal = Some(StoreFailure::Failed.refusal());
+        answer.refusal = Some(failure.refusal());
         self.answer_when_durable(answer, until)
     }
 

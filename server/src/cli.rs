@@ -4,7 +4,8 @@
 //! Exit codes: 0 done, or stopped in good order; 1 a failure that has no code of its own; 2 wrong
 //! usage; 3 cannot listen there; 4 the data folder or the store in it cannot be used; 5 another
 //! process uses the store; 6 something is damaged; 7 a file to read or to write is none, or in the
-//! way.
+//! way; 8 the store's files were removed or replaced while it was served;
+//! 9 an fsync of the store failed while it was served.
 
 mod operator;
 mod print;
@@ -34,6 +35,8 @@ const STORE: u8 = 4;
 const IN_USE: u8 = 5;
 const DAMAGED: u8 = 6;
 const FILE: u8 = 7;
+const GONE: u8 = 8;
+const FSYNC: u8 = 9;
 
 impl Failure {
     fn new(code: u8, what: impl Display, why: impl Display, hint: &str) -> Self {

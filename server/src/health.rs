@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use landfall_protocol::space::StoreFailure;
 
+use crate::limits;
+use crate::store::{Condition, REMEDY};
+
 const GOOD: u8 = 0;
 const FULL: u8 = 1;
 const FAILED: u8 = 2;
@@ -26,7 +29,9 @@ impl Health {
     pub(crate) fn store_failed(&self, failure: StoreFailure) {
         self.set(match failure {
             StoreFailure::Full => FULL,
-            StoreFailure::Failed | StoreFailure::Busy => FAILED,
+            // Told by the store's own condition, which does not pass.
+            StoreFailure::Damaged => return,
+            _ => FAILED,
         });
     }
 
@@ -40,8 +45,26 @@ impl Health {
         matches!(self.state.load(Ordering::Acquire), FULL | FAILED)
     }
 
-    /// Why the relay is not ready; `None` if it is.
-    pub(crate) fn trouble(&self) -> Option<&'static str> {
+    /// Why the relay is not ready, a line for each reason and the gravest first; `None` if it is.
+    pub(crate) fn not_ready(&self, store: &Condition) -> Option<String> {
+        let gone = store.gone.as_ref().map(|gone| {
+            format!("the store's files are gone: {gone}; nothing is acknowledged, the relay ends")
+        });
+        let damaged = (!store.damaged.is_empty()).then(|| damage(store));
+        let failing = store
+            .failing
+            .as_ref()
+            .map(|error| format!("reads of the store fail: {error}; look at the disk"));
+        let fsync = store.fsync_failed.as_ref().map(|error| {
+            format!("an fsync failed: {error}; nothing is acknowledged, the relay ends")
+        });
+        let reasons = [gone, fsync, self.trouble().map(str::to_owned), damaged, failing];
+        let reasons: Vec<String> = reasons.into_iter().flatten().collect();
+        (!reasons.is_empty()).then(|| reasons.join("\n"))
+    }
+
+    /// Why the relay takes no pushes; `None` if it does.
+    fn trouble(&self) -> Option<&'static str> {
         match self.state.load(Ordering::Acquire) {
             GOOD => None,
             FULL => Some("the disk is full: pushes are refused until there is room"),
@@ -57,9 +80,55 @@ impl Health {
     }
 }
 
+fn damage(store: &Condition) -> String {
+    let named = store.damaged.iter().take(limits::DAMAGED_NAMED).map(ToString::to_string);
+    let mut named: Vec<String> = named.collect();
+    let more = store.damaged.len() - named.len();
+    if store.more_damaged {
+        named.push("and more than can be counted".to_owned());
+    } else if more > 0 {
+        named.push(format!("and {more} more"));
+    }
+    format!("the store is damaged: {}; all else is served; {REMEDY}", named.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
+    use landfall_protocol::DocumentId;
+
     use super::*;
+    use crate::store::DamagedPlace;
+
+    #[test]
+    fn every_reason_is_told_the_gravest_first() {
+        let health = Health::default();
+        assert_eq!(health.not_ready(&Condition::default()), None);
+        health.store_failed(StoreFailure::Full);
+        let place = |number: u8| DamagedPlace {
+            space: "notes".parse().ok(),
+            document: Some(DocumentId::from_bytes([number; 16])),
+        };
+        let condition = Condition {
+            gone: Some("/data/relay.db was removed or renamed".to_owned()),
+            damaged: (0..limits::DAMAGED_NAMED as u8 + 2).map(place).collect(),
+            more_damaged: false,
+            fsync_failed: None,
+            failing: Some("a bad sector".to_owned()),
+        };
+        let told = health.not_ready(&condition).unwrap();
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines.len(), 4, "{told}");
+        for (line, words) in lines.iter().zip([
+            "/data/relay.db was removed",
+            "disk is full",
+            "and 2 more; all else is served; stop the relay and run `landfall-relay verify --repair`",
+            "a bad sector",
+        ]) {
+            assert!(line.contains(words), "{words} in {line}");
+        }
+        assert!(lines[2].contains(&place(0).to_string()), "{told}");
+        assert!(!lines[2].contains(&place(limits::DAMAGED_NAMED as u8).to_string()), "{told}");
+    }
 
     #[test]
     fn the_last_word_of_the_store_counts_until_the_relay_stops() {

@@ -180,7 +180,7 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
 }
 
 async fn readyz(State(door): State<Arc<Door>>) -> Response<Body> {
-    match door.health.trouble() {
+    match door.health.not_ready(&door.sessions.store.condition()) {
         None => text(StatusCode::OK, "ready"),
         Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
     }
@@ -191,11 +191,13 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
     metrics.hub_queue.set(hub.queued() as i64);
     metrics.in_flight_bytes.set(hub.bytes_in_flight() as i64);
     metrics.offer_bytes.set(door.sessions.offers.bytes() as i64);
+    let condition = door.sessions.store.condition();
+    metrics.damaged_places.set(condition.damaged.len() as i64);
+    metrics.ready.set(i64::from(door.health.not_ready(&condition).is_none()));
     let store = door.sessions.store.gauges();
     metrics.index_bytes.set(store.index_bytes as i64);
     metrics.index_loads.set(store.index_loads as i64);
     metrics.damaged_indexes.set(store.damaged_indexes as i64);
-    metrics.ready.set(i64::from(door.health.trouble().is_none()));
     let mut response = match metrics.text() {
         Ok(text) => Response::new(Body::from(text)),
         Err(error) => {

@@ -94,6 +94,29 @@ pub const ANSWER_GRACE: Duration = Duration::from_secs(4);
 /// How long the accept loop rests after an error such as too many open files.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often an idle relay looks whether its store's files are where they were. It looks around
+/// each commit anyway; so this is how long readers are served from files that are gone.
+pub const LOOK_AT_FILES: Duration = Duration::from_secs(2);
+
+/// How long a relay whose store takes no more writes, since its files are gone or an fsync failed,
+/// answers `/readyz` and refuses pushes with the reason before it ends: time for a monitor to read
+/// it.
+pub const STORE_ENDED_GRACE: Duration = Duration::from_secs(5);
+
+/// How often the server looks whether the store has ended so.
+pub const STORE_ENDED_LOOK: Duration = Duration::from_millis(500);
+
+/// Damaged places of a store that are kept by name. More than an operator reads, and each some 200
+/// bytes; that there are more is said.
+pub const DAMAGED_PLACES: usize = 1_000;
+
+/// Damaged places that `/readyz` and refusals name; the log has all.
+pub const DAMAGED_NAMED: usize = 10;
+
+/// How long a failed read that is not damage counts against readiness: a disk that fails now and
+/// then is seen by a monitor that asks each 30 s.
+pub const READ_FAILURE_SHOWN: Duration = Duration::from_secs(60);
+
 /// How often a store that failed is tried again.
 pub const PROBE_EVERY: Duration = Duration::from_secs(2);
 
@@ -263,6 +286,8 @@ const _: () = assert!(shared::SNAPSHOT_BYTES + shared::REPO_CHANGES_BYTES <= REP
 const _: () = assert!(REPO_ANSWER_BYTES <= u32::MAX as usize);
 const _: () = assert!(shared::REPO_MESSAGE_BYTES + PUSH_OVERHEAD_BYTES <= REPO_WHOLE_BYTES);
 const _: () = assert!(REPO_WHOLE_BYTES <= u32::MAX as usize);
+const _: () = assert!(DAMAGED_NAMED <= DAMAGED_PLACES);
+const _: () = assert!(STORE_ENDED_LOOK.as_millis() < STORE_ENDED_GRACE.as_millis());
 const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);
 const _: () =
     assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() + LINGER.as_millis() < DRAIN.as_millis());

@@ -26,7 +26,10 @@ pub(crate) fn start(format: LogFormat) {
     let started = match format {
         LogFormat::Human => lines.with_ansi(terminal).try_init(),
         LogFormat::Auto if terminal => lines.with_ansi(true).try_init(),
-        LogFormat::Auto | LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Auto | LogFormat::Json => {
+            // A line is in one span at most: as `span`, and not again in a list.
+            lines.json().flatten_event(true).with_span_list(false).try_init()
+        }
     };
     if started.is_err() {
         tracing::debug!("logging was started before");

@@ -45,6 +45,8 @@ pub(crate) struct Metrics {
     pub(crate) index_loads: Gauge,
     /// Packed indexes that were found to be damaged; set when read.
     pub(crate) damaged_indexes: Gauge,
+    /// Places of the store that reads found damaged; set when read.
+    pub(crate) damaged_places: Gauge,
     /// Snapshots that clients offered and that were merged.
     pub(crate) snapshots_offered: Counter,
     ephemeral: ByReason,
@@ -87,6 +89,7 @@ impl Metrics {
             index_bytes: Gauge::default(),
             index_loads: Gauge::default(),
             damaged_indexes: Gauge::default(),
+            damaged_places: Gauge::default(),
             snapshots_offered: Counter::default(),
             ephemeral: ByReason::default(),
             folds: ByReason::default(),
@@ -124,6 +127,8 @@ impl Metrics {
         r.register("index_loads", help, self.index_loads.clone());
         let help = "Packed indexes found to be damaged since the start";
         r.register("damaged_indexes", help, self.damaged_indexes.clone());
+        let help = "Documents and logs of the store that reads found damaged since the start";
+        r.register("damaged_places", help, self.damaged_places.clone());
         let help = "Snapshots that clients offered and that were taken";
         r.register("snapshots_offered", help, self.snapshots_offered.clone());
         let help = "Ephemeral messages, by outcome: one for each receiver, or repeated";

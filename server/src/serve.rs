@@ -28,7 +28,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
 use crate::session::Shared;
-use crate::store::{LogStore, OpenStoreError, SqliteStore, StoreError};
+use crate::store::{Condition, LogStore, OpenStoreError, SqliteStore, StoreError};
 
 /// How a relay serves. Change single fields of [`ServeOptions::new`].
 #[derive(Debug, Clone)]
@@ -105,6 +105,14 @@ pub enum ServeError {
         /// The time that was allowed.
         limit: Duration,
     },
+    /// User or disk: the store's files were removed, renamed, replaced or overwritten while it was
+    /// served. Nothing was acknowledged since that was noticed.
+    #[error("the store's files are gone: {0}")]
+    Gone(String),
+    /// Disk: an fsync failed, after which nothing that is written can be known to be on the disk
+    /// until the store is opened again.
+    #[error("an fsync of the store failed: {0}")]
+    Fsync(String),
     /// Our bug: the hub panicked. The log says where.
     #[error("the relay failed: its hub panicked; please report what the log says")]
     Hub,
@@ -148,6 +156,7 @@ pub async fn serve_with_store(
     let closed = closed.await;
     drained?;
     match closed {
+        Ok(Err(error)) if error.is_gone() => Err(ServeError::Gone(error.chain())),
         Ok(closed) => closed.map_err(ServeError::Close),
         Err(_) => Err(ServeError::Hub),
     }
@@ -169,6 +178,31 @@ struct Server {
 enum AcceptEnd {
     Shutdown,
     HubGone,
+    /// The store takes no more writes until it is opened again.
+    StoreEnded(StoreEnd),
+}
+
+/// Why a store takes no more writes.
+#[derive(Debug, PartialEq, Eq)]
+enum StoreEnd {
+    Gone(String),
+    Fsync(String),
+}
+
+impl StoreEnd {
+    fn of(store: &dyn LogStore) -> Option<Self> {
+        let Condition { gone, fsync_failed, .. } = store.condition();
+        gone.map(Self::Gone).or_else(|| fsync_failed.map(Self::Fsync))
+    }
+}
+
+impl From<StoreEnd> for ServeError {
+    fn from(end: StoreEnd) -> Self {
+        match end {
+            StoreEnd::Gone(what) => Self::Gone(what),
+            StoreEnd::Fsync(what) => Self::Fsync(what),
+        }
+    }
 }
 
 impl Server {
@@ -224,10 +258,15 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> AcceptEnd {
         let mut shutdown = std::pin::pin!(shutdown);
+        let mut ended = std::pin::pin!(self.store_ended());
         let router = http::router(Arc::clone(&self.door));
         loop {
             let accepted = tokio::select! {
-                () = &mut shutdown => return AcceptEnd::Shutdown,
+                () = &mut shutdown => {
+                    let ended = StoreEnd::of(&*self.door.sessions.store);
+                    return ended.map_or(AcceptEnd::Shutdown, AcceptEnd::StoreEnded);
+                }
+                ended = &mut ended => return AcceptEnd::StoreEnded(ended),
                 _ = &mut self.hub_end => return AcceptEnd::HubGone,
                 accepted = listener.accept() => accepted,
             };
@@ -254,6 +293,24 @@ impl Server {
         }
     }
 
+    /// Comes back some time after the store has taken its last write: until then `/readyz` and the
+    /// answers to pushes say why.
+    fn store_ended(&self) -> impl Future<Output = StoreEnd> + use<> {
+        let store = Arc::clone(&self.door.sessions.store);
+        async move {
+            loop {
+                sleep(limits::STORE_ENDED_LOOK).await;
+                let Some(end) = StoreEnd::of(&*store) else { continue };
+                error!(
+                    ?end,
+                    "the store takes no more writes: nothing is acknowledged, the relay ends"
+                );
+                sleep(limits::STORE_ENDED_GRACE).await;
+                return end;
+            }
+        }
+    }
+
     fn turn_away(&self, stream: &TcpStream, address: SocketAddr) {
         self.door.sessions.metrics.request_refused("full");
         warn!(peer = %address, "turned away: as many connections as allowed are open");
@@ -274,13 +331,17 @@ impl Server {
             let _ = timeout_at(Instant::now() + limits::LINGER, told).await;
             return Err(ServeError::Hub);
         }
-        info!("stopping");
+        match &end {
+            AcceptEnd::StoreEnded(end) => error!(?end, "stopping: the store takes no more writes"),
+            _ => info!("stopping"),
+        }
         let deadline = Instant::now() + limit;
         let gone = self.places.acquire_many(self.connections);
         let all_gone = timeout_at(deadline, gone).await.is_ok();
         self.folder.end_jobs();
         self.hub.shutdown();
         match timeout_at(deadline, self.hub_end).await {
+            _ if let AcceptEnd::StoreEnded(end) = end => Err(end.into()),
             Ok(Ok(HubEnd::Drained)) if all_gone => {
                 info!("stopped");
                 Ok(())

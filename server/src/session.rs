@@ -386,12 +386,14 @@ impl Driver {
 
     fn handle_reply(&mut self, reply: Reply) {
         match reply {
-            Reply::Branches(subscription, found) => {
-                self.machine.handle_branches(subscription, found);
+            Reply::Branches(subscription, head, branches) => {
+                self.machine.handle_branches(subscription, head, branches);
             }
             Reply::Message(message) => self.outbox.push_back(message),
-            Reply::Fetched(subscription, whole) => {
-                self.machine.handle_fetched(subscription, whole);
+            Reply::Fetched(subscription) => self.machine.handle_fetched(subscription),
+            Reply::Failed(subscription, code, what) => {
+                self.machine.handle_unanswerable();
+                self.end_subscription(subscription, code, what);
             }
         }
     }
@@ -502,15 +504,17 @@ impl Driver {
     }
 
     fn handle_read(&mut self, (target, page): Read) {
-        let failed = match page {
+        let (failed, (code, what)) = match page {
             Ok(Some(page)) => return self.feeding.handle_read(target, page),
-            Ok(None) => "the log ends before its own head".to_owned(),
-            Err(error) => error.chain(),
+            Ok(None) => {
+                let told = (Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
+                ("the log ends before its own head".to_owned(), told)
+            }
+            Err(error) => (error.chain(), error.told()),
         };
         tracing::error!(space = %target.feed.space, error = failed, "a page could not be read");
         if self.feeding.is_target(&target) {
-            let what = "the relay could not read its store".to_owned();
-            self.end_subscription(target.subscription, Code::STORAGE_FAILED, what);
+            self.end_subscription(target.subscription, code, what);
         }
     }
 }
@@ -540,6 +544,10 @@ pub(crate) fn is_cut(error: &tungstenite::Error) -> bool {
 /// What an operator wants to see of a session that is told no.
 fn log_refusal(frame: &Frame) {
     match frame {
+        // The relay's own doing, once for each session.
+        Frame::Error(error) if error.code == Code::SHUTTING_DOWN => {
+            debug!(code = %error.code, what = error.what, "session ended");
+        }
         Frame::Error(error) => warn!(code = %error.code, what = error.what, "session refused"),
         // As many as a peer likes: counted in the metrics, and shown when asked for.
         Frame::Nack(nack) => {

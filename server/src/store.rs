@@ -7,6 +7,7 @@
 //! that is `landfall_protocol::space`. It builds no document: a fold is done elsewhere.
 
 mod append;
+mod condition;
 mod contents;
 pub mod copies;
 mod digests;
@@ -44,6 +45,8 @@ use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::Commit;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, Upstream, limits};
 
+pub(crate) use condition::REMEDY;
+pub use condition::{Condition, DamagedPlace};
 pub use contents::RecordSink;
 pub(crate) use failure::chain;
 pub use failure::{DamagedIndex, StoreError};
@@ -375,6 +378,17 @@ pub trait LogStore: Send + Sync + 'static {
     /// finished by a later call, also after a crash.
     fn prune(&self, now_ms: u64, max_rows: usize) -> Result<bool, StoreError> {
         below(self)?.prune(now_ms, max_rows)
+    }
+
+    /// What was found to be wrong with the store since it was opened. Reads nothing.
+    fn condition(&self) -> Condition {
+        self.beneath().map(LogStore::condition).unwrap_or_default()
+    }
+
+    /// Whether a read has found this document damaged: what is pushed to it is refused before it
+    /// can take the commit of others with it.
+    fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
+        self.beneath().is_some_and(|store| store.is_damaged(space, document))
     }
 
     /// What is in memory, and what was met.

@@ -12,8 +12,12 @@ mod behind;
 mod bugs;
 #[path = "relay/commits.rs"]
 mod commits;
+#[path = "relay/damage.rs"]
+mod damage;
 #[path = "relay/figures.rs"]
 mod figures;
+#[path = "relay/gone.rs"]
+mod gone;
 #[path = "relay/http.rs"]
 mod http;
 #[path = "relay/input.rs"]

@@ -61,7 +61,6 @@ pub(crate) struct Core {
     /// Whether the writer thread has `conn` locked, for calls that would wait for themselves.
     in_group: AtomicBool,
     closed: AtomicBool,
-    /// Last: it lets go of the file, which no connection must have open then.
     pub(crate) watch: FileWatch,
 }
 

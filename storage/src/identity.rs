@@ -3,11 +3,12 @@
 //! A file that was removed, renamed or replaced while it is open takes writes and fsyncs as before,
 //! and nobody finds them again. SQLite does not notice. So the device and inode behind each name
 //! are compared with those at the opening: before and after each commit, and now and then. A file
-//! that another program overwrote in place keeps its inode; that shows in its header.
+//! that another program overwrote in place keeps its inode, and shows by the time of its last
+//! change: the database itself is written by our own checkpoints only.
 //!
 //! What is found stays so: a name that leads to the file again later has been away meanwhile.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -19,11 +20,6 @@ use thiserror::Error;
 
 use crate::error::StorageError;
 use crate::files;
-
-/// Where SQLite's header has what each checkpoint changes: from the change counter to the
-/// freelist, all that tells one state of a database file from another.
-const STATE_AT: u64 = 24;
-const STATE: usize = 16;
 
 /// What stands beside the database and must be the same file throughout.
 const BESIDE: [&str; 3] = ["-wal", "-shm", ".lock"];
@@ -59,7 +55,8 @@ type OnGone = Box<dyn FnOnce(&GoneFile) + Send>;
 #[derive(Default)]
 pub(crate) struct FileWatch {
     files: Vec<Named>,
-    content: Option<Content>,
+    /// The database as our last checkpoint left it; `None` if it is not ours to write.
+    content: Option<Mutex<State>>,
     gone: OnceLock<GoneFile>,
     on_gone: Mutex<Vec<OnGone>>,
 }
@@ -70,29 +67,19 @@ struct Named {
     id: FileId,
 }
 
-/// The database file itself, beside SQLite's own handles.
-struct Content {
-    /// Closing any handle of a file drops the locks that SQLite has on it, so this one must stay
-    /// open for as long as SQLite's are. Opened for writing, as SQLite's are: an overlay file
-    /// system would show the file below it otherwise.
-    file: File,
-    last: Mutex<State>,
-}
-
 /// What tells that nobody else wrote the file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct State {
     length: u64,
     modified: Option<SystemTime>,
-    header: [u8; STATE],
 }
 
 impl FileWatch {
-    /// Begins to watch a database that was opened for writing. `file` was opened before SQLite
-    /// opened it.
-    pub(crate) fn of_writer(path: &Path, file: File) -> io::Result<Self> {
-        let found = file.metadata()?;
-        if !same_file(path, FileId::of(&found)) {
+    /// Begins to watch a database that was opened for writing, and that was `before` when it was not
+    /// open yet.
+    pub(crate) fn of_writer(path: &Path, before: &fs::Metadata) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        if FileId::of(&found) != FileId::of(before) {
             let what = "another file has taken its name while it was opened";
             return Err(io::Error::other(what));
         }
@@ -104,8 +91,7 @@ impl FileWatch {
                 files.push(Named { path, id: FileId::of(&found) });
             }
         }
-        let last = State::of(&file, &found)?;
-        let content = Some(Content { file, last: Mutex::new(last) });
+        let content = Some(Mutex::new(State::of(&found)));
         Ok(Self { files, content, ..Self::default() })
     }
 
@@ -125,20 +111,20 @@ impl FileWatch {
         self.settle(|_| true)
     }
 
-    /// Looks also whether another program wrote the database. Only between two commits: a commit
-    /// may move pages into it.
-    pub(crate) fn look_before_commit(&self) -> Result<(), StorageError> {
+    /// Looks also whether another program wrote the database: nothing of ours does but a checkpoint.
+    /// For the thread that makes them.
+    pub(crate) fn look_closely(&self) -> Result<(), StorageError> {
         self.settle(|found| match &self.content {
-            Some(content) => content.is_as_left(found),
+            Some(content) => *content.lock() == State::of(found),
             None => true,
         })
     }
 
-    /// Looks after a commit, and takes the database as the commit left it.
-    pub(crate) fn look_after_commit(&self) -> Result<(), StorageError> {
+    /// Looks after a checkpoint, and takes the database as that left it.
+    pub(crate) fn look_after_checkpoint(&self) -> Result<(), StorageError> {
         self.settle(|found| {
             if let Some(content) = &self.content {
-                content.note(found);
+                *content.lock() = State::of(found);
             }
             true
         })
@@ -198,57 +184,15 @@ fn call(tell: OnGone, gone: &GoneFile) {
     }
 }
 
-impl Content {
-    /// Whether the file is as our own last commit left it.
-    fn is_as_left(&self, found: &fs::Metadata) -> bool {
-        let mut last = self.last.lock();
-        if last.length == found.len() && last.modified == found.modified().ok() {
-            return true;
-        }
-        // Something set the time of its change, or its header says that it was written.
-        match State::of(&self.file, found) {
-            Ok(now) if now.length == last.length && now.header == last.header => {
-                *last = now;
-                true
-            }
-            Ok(_) => false,
-            Err(error) => {
-                tracing::debug!(%error, "the database's header cannot be read");
-                true
-            }
-        }
-    }
-
-    /// Takes the file as it is, after a commit of ours.
-    fn note(&self, found: &fs::Metadata) {
-        let mut last = self.last.lock();
-        if last.length == found.len() && last.modified == found.modified().ok() {
-            return;
-        }
-        if let Ok(now) = State::of(&self.file, found) {
-            *last = now;
-        }
-    }
-}
-
 impl State {
-    fn of(file: &File, found: &fs::Metadata) -> io::Result<Self> {
-        let mut header = [0; STATE];
-        // A file that is shorter has none.
-        if found.len() >= STATE_AT + STATE as u64 {
-            read_at(file, &mut header, STATE_AT)?;
-        }
-        Ok(Self { length: found.len(), modified: found.modified().ok(), header })
+    fn of(found: &fs::Metadata) -> Self {
+        Self { length: found.len(), modified: found.modified().ok() }
     }
 }
 
 fn is_missing(error: &io::Error) -> bool {
     use io::ErrorKind::{NotADirectory, NotFound, StaleNetworkFileHandle};
     matches!(error.kind(), NotFound | NotADirectory | StaleNetworkFileHandle)
-}
-
-fn same_file(path: &Path, id: FileId) -> bool {
-    fs::metadata(path).is_ok_and(|found| FileId::of(&found) == id)
 }
 
 /// Tells one file from all others, for as long as it is open.
@@ -267,11 +211,6 @@ impl FileId {
     }
 }
 
-#[cfg(unix)]
-fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
-}
-
 /// Elsewhere a file that is open can be neither removed nor replaced.
 #[cfg(not(unix))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,9 +221,4 @@ impl FileId {
     fn of(_: &fs::Metadata) -> Self {
         Self
     }
-}
-
-#[cfg(not(unix))]
-fn read_at(_: &File, _: &mut [u8], _: u64) -> io::Result<()> {
-    Ok(())
 }

@@ -40,12 +40,13 @@ pub(crate) fn writable(
     files::sync_if_there(&files::beside(&path, "-wal"))
         .map_err(|error| failed(&path, error.into()))?;
 
-    let file = open_for_watch(&path).map_err(|error| failed(&path, error.into()))?;
+    let before = std::fs::metadata(&path).map_err(|error| failed(&path, error.into()))?;
     let conn = connect::connect(&path, true).map_err(|error| failed(&path, error))?;
     refuse_silent_read_only(&conn, &path)?;
     set_up(&conn, &path, schema, options, false)?;
     settle_wal(&conn, options).map_err(|error| failed(&path, error.into()))?;
-    let watch = FileWatch::of_writer(&path, file).map_err(|error| failed(&path, error.into()))?;
+    let watch =
+        FileWatch::of_writer(&path, &before).map_err(|error| failed(&path, error.into()))?;
     tracing::debug!(path = %path.display(), schema = schema.name, "opened");
     Ok(Opened { path, conn, lock: Some(lock), watch })
 }
@@ -117,11 +118,6 @@ fn prepare_files(path: &Path, options: &Options, found: Found) -> std::io::Resul
         files::make_private(path)?;
     }
     Ok(())
-}
-
-/// As SQLite will open it; a file that may not be written is SQLite's to refuse.
-fn open_for_watch(path: &Path) -> std::io::Result<std::fs::File> {
-    std::fs::File::options().read(true).write(true).open(path)
 }
 
 /// Moves what an earlier process left in the WAL into the database, which writes it once more. If

@@ -88,7 +88,7 @@ impl Drop for Lease<'_> {
 /// A read connection of one's own, for a thread that reads often or long. It is closed when
 /// dropped; it gives `Closed` once the database is closed.
 pub struct Reader {
-    /// None in memory. Closed before the core lets go of the file.
+    /// None in memory.
     conn: Option<Connection>,
     core: Arc<Core>,
 }

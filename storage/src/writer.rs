@@ -57,7 +57,7 @@ impl Writer {
     /// Looks at the files of an idle database. What is gone stays gone, and is not looked at again.
     fn look(&mut self) {
         // It tells by itself what it finds.
-        let looked = self.core.watch.look_before_commit();
+        let looked = self.core.watch.look_closely();
         self.look_at = next_look(&self.core).filter(|_| looked.is_ok());
     }
 
@@ -99,7 +99,7 @@ impl Writer {
         durability: Durability,
         ran: &mut Vec<Box<dyn Job>>,
     ) -> Result<bool, StorageError> {
-        let result = self.core.watch.look_before_commit().and_then(|()| {
+        let result = self.core.watch.look_closely().and_then(|()| {
             self.core.use_durability(conn, durability)?;
             let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
             if self.run_jobs(&tx, durability, ran)? == 0 {
@@ -114,7 +114,7 @@ impl Writer {
             self.core.faults.before_commit()?;
             tx.commit()?;
             // A commit into a file that is gone is none.
-            self.core.watch.look_after_commit()?;
+            self.core.watch.look_closely()?;
             Ok(true)
         });
         leave_no_transaction(conn);
@@ -216,13 +216,13 @@ impl Writer {
     }
 
     fn sync_on(&self, conn: &Connection) -> Result<(), StorageError> {
-        let result = self.core.watch.look_before_commit().and_then(|()| {
+        let result = self.core.watch.look_closely().and_then(|()| {
             self.core.use_durability(conn, Durability::Full)?;
             let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
             schema::touch(&tx)?;
             self.core.faults.before_commit()?;
             tx.commit()?;
-            self.core.watch.look_after_commit()
+            self.core.watch.look_closely()
         });
         leave_no_transaction(conn);
         result?;
@@ -261,9 +261,12 @@ impl Writer {
         if pages("NOOP")? < CHECKPOINT_PAGES {
             return Ok(());
         }
+        self.core.watch.look_closely()?;
         self.core.faults.before_checkpoint()?;
-        pages("PASSIVE")?;
-        Ok(())
+        let moved = pages("PASSIVE");
+        // Also one that fails has written something.
+        self.core.watch.look_after_checkpoint()?;
+        Ok(moved.map(drop)?)
     }
 
     /// Makes everything durable, tidies the WAL away and lets go of the file.
@@ -272,7 +275,7 @@ impl Writer {
             (None, false) => Ok(()),
             _ => self.sync_now(),
         };
-        let there = self.core.watch.look_before_commit();
+        let there = self.core.watch.look_closely();
         self.core.pool.close();
         if let Some(conn) = self.core.take_writing_connection() {
             // After a failed fsync the WAL is the only good copy, and the name of a file that is

@@ -4,6 +4,7 @@
 //! authors share a list of which transaction became which change, to know what to wait for, and no
 //! content.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use super::{Shared, Stage, Times, panicked, type_all};
 use crate::failure::{Exit, Failure};
 use crate::progress::Bars;
-use crate::replica::{PATIENCE, Replica};
+use crate::replica::Replica;
 use crate::term::{count, thousands, time};
 use crate::trace::{AGENTS_MOST, Concurrent, Seen};
 use crate::wait::Waiter;
@@ -170,7 +171,10 @@ impl Author<'_> {
         let mut last = None;
         for (number, seen) in self.trace.of(self.agent) {
             let one = self.type_at_its_time(seen, &mut told, &mut typed);
-            let heads = match waiter.within(PATIENCE, one) {
+            // One who begins late waits for the others, for as long as they type.
+            let moved =
+                || self.ledger.published() + self.replica.space.status().map_or(0, |s| s.changes);
+            let heads = match waiter.while_moving(self.replica.patience, moved, one) {
                 Some(done) => done?,
                 None => return Err(self.replica.late("what another typed did not come").into()),
             };
@@ -270,6 +274,7 @@ struct Ledger {
     root: Vec<ChangeHash>,
     /// The heads behind each transaction: its change, or if it changed nothing, those before it.
     made: Mutex<Vec<Option<Vec<ChangeHash>>>>,
+    published: AtomicU64,
     told: watch::Sender<Told>,
 }
 
@@ -282,7 +287,8 @@ struct Told {
 impl Ledger {
     fn new(root: Vec<ChangeHash>, transactions: usize) -> Self {
         let made = Mutex::new(vec![None; transactions]);
-        Self { root, made, told: watch::Sender::new(Told::default()) }
+        let (published, told) = (AtomicU64::new(0), watch::Sender::new(Told::default()));
+        Self { root, made, published, told }
     }
 
     fn publish(&self, transaction: usize, heads: Vec<ChangeHash>) {
@@ -291,7 +297,13 @@ impl Ledger {
             *place = Some(heads);
         }
         drop(made);
+        self.published.fetch_add(1, Ordering::Relaxed);
         self.told.send_modify(|_| ());
+    }
+
+    /// Transactions that were typed.
+    fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
     }
 
     /// Ends the others' waits: one has failed.

@@ -74,3 +74,24 @@ fn two_recorded_authors_converge() {
     assert!(out.contains("✓ both replicas equal the trace's end: 21,362 characters"), "{out}");
     assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
 }
+
+/// The second author begins when the first has typed for much longer than anything may stand still.
+#[test]
+fn an_author_who_begins_late_waits_for_as_long_as_the_others_type() {
+    const TYPED: usize = 20_000;
+    let first = (0..TYPED).map(|number| {
+        let parents = number.checked_sub(1).map(|before| before.to_string()).unwrap_or_default();
+        format!(r#"{{"parents":[{parents}],"agent":0,"numChildren":1,"patches":[[0,0,"a"]]}}"#)
+    });
+    let last = TYPED - 1;
+    let late = format!(r#"{{"parents":[{last}],"agent":1,"patches":[[0,{TYPED},"late"]]}}"#);
+    let all: Vec<String> = first.chain([late]).collect();
+    let trace = format!(
+        r#"{{"kind":"concurrent","numAgents":2,"endContent":"late","txns":[{}]}}"#,
+        all.join(",")
+    );
+    let home = Home::new();
+    home.write("trace.json", trace);
+    let out = home.run(&["replay", "trace.json", "--stall", "1s"]).ok();
+    assert!(out.contains("✓ both replicas equal the trace's end: 4 characters"), "{out}");
+}

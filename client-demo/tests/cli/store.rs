@@ -277,3 +277,21 @@ fn a_flipped_bit_in_either_store_is_named_and_healed_from_the_other_side() {
     let note = home.run(&["--store", "other", "--offline", "notes", "show", "an okapi"]).ok();
     assert!(note.contains("an okapi"), "{note}");
 }
+
+/// A page that SQLite cannot read is mended by no command: what helps is named, by each.
+#[test]
+fn a_damaged_file_names_what_helps() {
+    use std::io::{Seek, SeekFrom, Write};
+    let home = Home::new();
+    let path = home.path("notes.db");
+    fill(&path, 3, 200);
+    let pages = path.metadata().unwrap().len() / 4096;
+    let mut file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.seek(SeekFrom::Start((pages - 1) * 4096)).unwrap();
+    file.write_all(&[0xff; 100]).unwrap();
+    drop(file);
+    let store = path.to_str().unwrap();
+    let helps = ["restore a backup", "the relay has what was sent"];
+    home.run(&["--store", store, "store", "verify"]).failed(6, &helps);
+    home.run(&["--store", store, "store", "verify", "--repair"]).failed(6, &helps);
+}

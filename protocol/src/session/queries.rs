@@ -38,36 +38,28 @@ impl Session {
         self.effects.push_back(SessionEffect::Fetch { subscription, space, wants });
     }
 
-    /// What lies below the prefixes that were asked for; `None` if the store could not say, which
-    /// ends the subscription.
+    /// What lies below the prefixes that were asked for.
     pub fn handle_branches(
         &mut self,
         subscription: SubscriptionId,
-        found: Option<(Offset, Vec<Branch>)>,
+        head: Offset,
+        branches: Vec<Branch>,
     ) {
         self.queries = self.queries.saturating_sub(1);
-        match found {
-            Some((head, branches)) => {
-                self.send(Frame::Difference(Difference { subscription, head, branches }));
-            }
-            None => self.fail_query(subscription),
-        }
+        self.send(Frame::Difference(Difference { subscription, head, branches }));
     }
 
-    /// A fetch was answered to its end, or could not be.
-    pub fn handle_fetched(&mut self, subscription: SubscriptionId, whole: bool) {
+    /// A fetch was answered to its end.
+    pub fn handle_fetched(&mut self, subscription: SubscriptionId) {
         self.queries = self.queries.saturating_sub(1);
         if let Some(entry) = self.subscriptions.get_mut(&subscription) {
             entry.fetching = false;
         }
-        if !whole {
-            self.fail_query(subscription);
-        }
     }
 
-    fn fail_query(&mut self, subscription: SubscriptionId) {
-        let what = format!("the store could not be read for subscription {subscription}");
-        self.fail(Code::STORAGE_FAILED, what, "connect again; the relay's log says more");
+    /// The store could not answer a question. The caller ends its subscription with the reason.
+    pub fn handle_unanswerable(&mut self) {
+        self.queries = self.queries.saturating_sub(1);
     }
 
     /// Entries of a fetched document as a message.

@@ -145,8 +145,8 @@ impl Relay {
             }
             SessionEffect::Digest { subscription, prefixes, .. } => {
                 let branches = prefixes.iter().map(|prefix| self.disk.branch(*prefix)).collect();
-                let found = Some((self.disk.head, branches));
-                connection.session.handle_branches(subscription, found);
+                let head = self.disk.head;
+                connection.session.handle_branches(subscription, head, branches);
             }
             SessionEffect::Fetch { subscription, wants, .. } => {
                 connection.fetches.push_back((subscription, wants.into()));
@@ -323,7 +323,7 @@ impl Relay {
         let subscription = *subscription;
         let Some(want) = wants.pop_front() else {
             connection.fetches.pop_front();
-            connection.session.handle_fetched(subscription, true);
+            connection.session.handle_fetched(subscription);
             self.drain(now, id);
             return true;
         };

@@ -9,7 +9,7 @@ use landfall_protocol::{DocumentId, SpaceName};
 
 use super::print::{self, Output};
 use super::{
-    DAMAGED, FILE, Failure, FoldArgs, IN_USE, LogFormat, OTHER, STORE, USAGE, store_failure,
+    DAMAGED, FILE, Failure, FoldArgs, GONE, IN_USE, LogFormat, OTHER, STORE, USAGE, store_failure,
 };
 use crate::logs;
 use crate::operate::backup::backup;
@@ -218,15 +218,21 @@ fn run_verify(args: VerifyArgs) -> Result<(), Failure> {
     if !is_repair {
         let found = verify(&common.data, space.as_ref()).map_err(failed)?;
         out.found(&found);
-        return clean(
-            found.damage,
-            "stop the relay and run `verify --repair`; keep a backup first",
-        );
+        let of_file = found.findings.iter().any(|finding| finding.damage.is_of_file());
+        let hint = match of_file {
+            true => FILE_DAMAGED,
+            false => "stop the relay and run `verify --repair`; keep a backup first",
+        };
+        return clean(found.damage, hint);
     }
     let mended = repair(&common.data, space.as_ref(), fold.options()).map_err(failed)?;
     out.mended(&mended);
-    clean(mended.after.damage, "restore a backup; clients bring back what is newer")
+    clean(mended.after.damage, FILE_DAMAGED)
 }
+
+/// What helps where the file itself is damaged.
+const FILE_DAMAGED: &str = "stop the relay and restore a backup (`restore --replace`), or without \
+    one begin with an empty data folder: clients bring back what they have";
 
 fn clean(damage: u64, hint: &str) -> Result<(), Failure> {
     if damage == 0 {
@@ -355,7 +361,8 @@ fn of_store(error: &StoreError) -> Failure {
     let class = FailureClass::of_chain(error);
     let (code, hint) = match class {
         FailureClass::DiskFull => (STORE, "make room on the disk"),
-        FailureClass::Corrupt => (DAMAGED, "run `landfall-relay verify`"),
+        FailureClass::Corrupt => (DAMAGED, FILE_DAMAGED),
+        FailureClass::Gone => (GONE, "put the store's files back, or restore a backup"),
         FailureClass::Busy => (IN_USE, "end what else reads the store"),
         _ => (STORE, "look at the disk and try again"),
     };

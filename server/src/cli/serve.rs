@@ -12,7 +12,7 @@ use clap::builder::BoolishValueParser;
 use landfall_protocol::limits as shared;
 use tokio::net::TcpListener;
 
-use super::{Failure, LISTEN, LogFormat, OTHER, USAGE, store_failure};
+use super::{FSYNC, Failure, GONE, LISTEN, LogFormat, OTHER, USAGE, store_failure};
 use crate::folding::FoldOptions;
 use crate::serve::{ServeError, ServeOptions, serve_with_store};
 use crate::store::{FoldWindow, SqliteStore, chain};
@@ -145,11 +145,19 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     let _ = writeln!(out, "landfall-relay listening on ws://{bound}").and_then(|()| out.flush());
     tracing::info!(address = %bound, data = %options.data.display(), "listening");
     serve_with_store(listener, options, Arc::new(store), signal).await.map_err(|error| {
-        let hint = match error {
-            ServeError::Drain { .. } => "nothing acknowledged is lost",
-            _ => "see the log",
+        let (code, hint) = match error {
+            ServeError::Drain { .. } => (OTHER, "nothing acknowledged is lost"),
+            ServeError::Gone(_) => {
+                let hint = "put the store's files back or restore a backup before you start it \
+                            again: without them it begins an empty store";
+                (GONE, hint)
+            }
+            ServeError::Fsync(_) => {
+                (FSYNC, "look at the disk, and start it again: it opens what is on the disk")
+            }
+            _ => (OTHER, "see the log"),
         };
-        Failure::new(OTHER, "the relay stopped with an error", chain(&error), hint)
+        Failure::new(code, "the relay stopped with an error", chain(&error), hint)
     })
 }
 

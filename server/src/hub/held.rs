@@ -116,7 +116,7 @@ impl Sequencer {
             _ => {
                 tracing::error!(%space, error = error.chain(), "a push was judged only in part");
                 let key = judging.key();
-                let judged = slot.machine.handle_unreadable(judging);
+                let judged = slot.machine.handle_unreadable(judging, error.failure);
                 self.handle_judged(space, key, loads, Ok(judged));
             }
         }
@@ -153,19 +153,19 @@ impl Sequencer {
                 tracing::error!(%space, %document, error = error.chain(), "no index");
                 let Some(slot) = self.spaces.get_mut(space) else { return };
                 for push in slot.held.release(document) {
-                    self.give_back_held(space, push);
+                    self.give_back_held(space, push, error.failure);
                 }
             }
         }
     }
 
-    fn give_back_held(&mut self, space: &SpaceName, push: Pushed) {
+    fn give_back_held(&mut self, space: &SpaceName, push: Pushed, failure: StoreFailure) {
         let key = push.key();
         let Pushed::Changes(judging, loads) = push else {
-            return self.give_back(key, StoreFailure::Failed);
+            return self.give_back(key, failure);
         };
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        let judged = slot.machine.handle_unreadable(judging);
+        let judged = slot.machine.handle_unreadable(judging, failure);
         self.handle_judged(space, key, loads, Ok(judged));
     }
 
@@ -180,18 +180,17 @@ impl Sequencer {
     /// What is to be merged has arrived.
     pub(super) fn begin_merge(&mut self, space: &SpaceName, entry: PushedEntry, arrived: Arrived) {
         let document = entry.document;
-        let asked = self.ask_deleted(space, &document);
-        match asked {
-            Some(false) => {
+        match self.ask_deleted(space, &document) {
+            Ok(false) => {
                 let Some(slot) = self.spaces.get_mut(space) else { return };
                 slot.held.hold(document, Why::Draining(entry, arrived), None);
                 self.advance_held(space);
             }
-            Some(true) => {
+            Ok(true) => {
                 let what = "the document is deleted, and a deletion is for good".to_owned();
                 self.answer(entry.refused(Refusal::new(Code::DELETED, NackClass::REFUSED, what)));
             }
-            None => self.give_back((entry.session, entry.id), StoreFailure::Failed),
+            Err(failure) => self.give_back((entry.session, entry.id), failure),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use landfall_protocol::admission::{History, Known};
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::space::{Answer, Judged, Outcome, Space, StoreFailure};
-use landfall_protocol::{ActorId, ChangeHash, Code, DocumentId, Offset, SessionId, SpaceName};
+use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SessionId, SpaceName};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::feed::Feed;
@@ -155,8 +155,7 @@ impl Sequencer {
             Ok(slot) => slot,
             Err(error) => {
                 tracing::error!(%space, error = error.chain(), "a space could not be opened");
-                let what = "the relay could not read its store".to_owned();
-                let code = Code::STORAGE_FAILED;
+                let (code, what) = error.told();
                 let event = Event::AttachFailed { subscription, ticket, code, what };
                 return tell(&mailbox, event);
             }
@@ -213,9 +212,13 @@ impl Sequencer {
             Ok(slot) => slot,
             Err(error) => {
                 tracing::error!(%space, error = error.chain(), "a push could not be judged");
+                // Of the whole space: no document is to blame.
                 return self.give_back(key, StoreFailure::Failed);
             }
         };
+        if self.parts.store.is_damaged(space, &document) {
+            return self.give_back(key, StoreFailure::Damaged);
+        }
         if slot.held.is_held(&document) {
             // Chunks and snapshots have room of their own.
             let is_small = matches!(push, Pushed::Changes(..) | Pushed::Deletion(_));
@@ -266,20 +269,24 @@ impl Sequencer {
         }
     }
 
-    /// Whether a document is deleted, or about to be; `None` if the store cannot say.
-    pub(super) fn ask_deleted(&mut self, space: &SpaceName, document: &DocumentId) -> Option<bool> {
-        let slot = self.spaces.get_mut(space)?;
+    /// Whether a document is deleted, or about to be.
+    pub(super) fn ask_deleted(
+        &mut self,
+        space: &SpaceName,
+        document: &DocumentId,
+    ) -> Result<bool, StoreFailure> {
+        let Some(slot) = self.spaces.get_mut(space) else { return Err(StoreFailure::Failed) };
         let mut deleted = None;
         let asked = self.parts.store.with_history(space, &mut |view| {
             deleted = Some(slot.machine.is_deleted(&Durable(view), document));
         });
         match (asked, deleted) {
-            (_, Some(Ok(deleted))) => Some(deleted),
+            (_, Some(Ok(deleted))) => Ok(deleted),
             (_, Some(Err(error))) | (Err(error), None) => {
                 tracing::error!(%space, error = error.chain(), "an offer could not be judged");
-                None
+                Err(error.failure)
             }
-            (Ok(()), None) => None,
+            (Ok(()), None) => Err(StoreFailure::Failed),
         }
     }
 
@@ -297,9 +304,10 @@ impl Sequencer {
                 self.handle_stopped(space, *judging, loads, &error);
             }
             Err(error) => {
+                let failure = error.as_ref().map_or(StoreFailure::Failed, |error| error.failure);
                 let error = error.map_or_else(String::new, |error| error.chain());
                 tracing::error!(%space, error, "a push could not be judged");
-                self.give_back(key, StoreFailure::Failed);
+                self.give_back(key, failure);
             }
         }
     }
@@ -324,7 +332,13 @@ impl Sequencer {
             Err(error) => {
                 self.parts.metrics.committed("failed", took);
                 self.store_failed(&error);
-                self.handle_lost(&space, error.failure);
+                let failure = match error.failure {
+                    // Others were committed with the damaged one, and are not to blame. Sent again,
+                    // it is refused before them.
+                    StoreFailure::Damaged => StoreFailure::Failed,
+                    failure => failure,
+                };
+                self.handle_lost(&space, failure);
             }
         }
         space

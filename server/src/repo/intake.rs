@@ -12,7 +12,7 @@ use landfall_protocol::admission::{CheckedChange, FormError, Roots};
 use landfall_protocol::repo::check::{Inspected, inspect};
 use landfall_protocol::repo::chunks::Chunks;
 use landfall_protocol::repo::peer::{RepoPush, Ticket};
-use landfall_protocol::space::{CheckedPush, PushedEntry};
+use landfall_protocol::space::{CheckedPush, PushedEntry, StoreFailure};
 use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as shared_limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -344,5 +344,10 @@ async fn look_up(
     let ask = move |store: &dyn crate::store::LogStore, space: &SpaceName| {
         store.changes_known(space, &document, &asked)
     };
-    reader.ask(document, ask).await
+    match reader.ask(document, ask).await {
+        Ok(known) => Some(known),
+        // The hub refuses what is pushed to it, and the session goes on.
+        Err(StoreFailure::Damaged) => Some(Vec::new()),
+        Err(_) => None,
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use landfall_protocol::repo::DocumentIndex;
 use landfall_protocol::repo::peer::{Planned, Standing as Stands, Ticket};
 use landfall_protocol::repo::plan::{NeedsFolded, Plan, Question};
+use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -143,11 +144,10 @@ impl Reader {
                 let asked = Arc::clone(&asked);
                 self.ask(ticket.document, move |store, space| outlines(store, space, &asked)).await
             }
-            None => Some(Vec::new()),
+            None => Ok(Vec::new()),
         };
         let mut asked = Arc::unwrap_or_clone(asked);
-        // The store cannot be read, which ends the session.
-        let outlines = outlines.unwrap_or_else(|| vec![Outline::Done(Planned::Failed)]);
+        let outlines = outlines.unwrap_or_else(|failure| vec![Outline::Done(unread(failure))]);
         let rest = asked.split_off(outlines.len().min(asked.len()));
         let mut replies = VecDeque::with_capacity(asked.len());
         for ((ticket, question), outline) in asked.into_iter().zip(outlines) {
@@ -167,7 +167,7 @@ impl Reader {
         let mut first = Some(first);
         for _ in 0..limits::REPO_PLANS {
             let outline = match first.take() {
-                Some(first) => Some(first),
+                Some(first) => Ok(first),
                 None => {
                     let asked = Arc::clone(&question);
                     let plan = move |store: &dyn LogStore, space: &SpaceName| {
@@ -177,9 +177,9 @@ impl Reader {
                 }
             };
             let (index, plan) = match outline {
-                Some(Outline::Done(planned)) => return (planned, None),
-                Some(Outline::Read(read)) => *read,
-                None => return (Planned::Failed, None),
+                Ok(Outline::Done(planned)) => return (planned, None),
+                Ok(Outline::Read(read)) => *read,
+                Err(failure) => return (unread(failure), None),
             };
             let room = match weight(&index, &plan) {
                 0 => None,
@@ -188,10 +188,10 @@ impl Reader {
             let read = self
                 .ask(document, move |store, space| read(store, space, &document, &index, &plan));
             match read.await {
-                Some(Some(planned)) => return (planned, room),
+                Ok(Some(planned)) => return (planned, room),
                 // Folded meanwhile: what was planned is not there any more.
-                Some(None) => {}
-                None => return (Planned::Failed, None),
+                Ok(None) => {}
+                Err(failure) => return (unread(failure), None),
             }
         }
         tracing::error!(%document, "an answer could not be read: the document changes too fast");
@@ -199,12 +199,12 @@ impl Reader {
     }
 
     /// Asks the store, where it may block. A packed index that is found to be damaged is made
-    /// anew first. `None`, and a line in the log, if it cannot be read.
+    /// anew first. That it cannot be read is in the log.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         document: DocumentId,
         ask: impl Fn(&dyn LogStore, &SpaceName) -> Result<T, StoreError> + Send + Sync + 'static,
-    ) -> Option<T> {
+    ) -> Result<T, StoreFailure> {
         let ask = Arc::new(ask);
         let mut asked = self.ask_once(&ask).await;
         if asked.as_ref().is_err_and(|error| error.damaged_index().is_some()) {
@@ -222,7 +222,7 @@ impl Reader {
         let failed = |error: &StoreError| {
             tracing::error!(%document, error = error.chain(), "a document could not be read");
         };
-        asked.inspect_err(failed).ok()
+        asked.inspect_err(failed).map_err(|error| error.failure)
     }
 
     async fn ask_once<T, F>(&self, ask: &Arc<F>) -> Result<T, StoreError>
@@ -238,6 +238,14 @@ impl Reader {
             asked
         });
         asked.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
+    }
+}
+
+/// The answer of a store that cannot be read: of one document, or, which ends the session, of all.
+fn unread(failure: StoreFailure) -> Planned {
+    match failure {
+        StoreFailure::Damaged => Planned::Standing(Stands::Damaged),
+        _ => Planned::Failed,
     }
 }
 

@@ -9,7 +9,8 @@ use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::frame::{EncodedEntry, Holding, SubscriptionId, Want};
 use landfall_protocol::ring::DocumentPlan;
 use landfall_protocol::session::Session;
-use landfall_protocol::{DocumentId, Offset, SpaceName};
+use landfall_protocol::space::StoreFailure;
+use landfall_protocol::{Code, DocumentId, Offset, SpaceName};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
@@ -26,12 +27,14 @@ pub(super) enum Query {
 
 /// A piece of an answer.
 pub(super) enum Reply {
-    /// What lies below the prefixes; `None` if the store could not say.
-    Branches(SubscriptionId, Option<(Offset, Vec<Branch>)>),
+    /// What lies below the prefixes, and the log's head.
+    Branches(SubscriptionId, Offset, Vec<Branch>),
     /// A message that is ready to send.
     Message(Vec<u8>),
-    /// A fetch has been answered, wholly or not.
-    Fetched(SubscriptionId, bool),
+    /// A fetch has been answered.
+    Fetched(SubscriptionId),
+    /// The store could not answer; documents of a fetch that it could read were sent.
+    Failed(SubscriptionId, Code, String),
 }
 
 /// The questions of one session.
@@ -68,7 +71,7 @@ impl Answering {
     /// Waits for the next piece of an answer; for ever if nothing was asked.
     pub(super) async fn reply(&mut self) -> Option<Reply> {
         let reply = self.replies.recv().await;
-        if matches!(reply, Some(Reply::Branches(..) | Reply::Fetched(..))) {
+        if matches!(reply, Some(Reply::Branches(..) | Reply::Fetched(..) | Reply::Failed(..))) {
             self.task = None;
             self.begin();
         }
@@ -101,12 +104,16 @@ impl Reader {
     async fn answer(&self, query: Query, replies: &mpsc::Sender<Reply>) {
         let reply = match query {
             Query::Digest(subscription, space, prefixes) => {
-                let found = self.read(move |store| store.branches(&space, &prefixes)).await;
-                Reply::Branches(subscription, found.map_err(|stop| stop.log()).ok())
+                match self.read(move |store| store.branches(&space, &prefixes)).await {
+                    Ok((head, branches)) => Reply::Branches(subscription, head, branches),
+                    Err(stop) => stop.reply(subscription),
+                }
             }
             Query::Fetch(subscription, space, wants) => {
-                let fetched = self.fetch(subscription, &space, wants, replies).await;
-                Reply::Fetched(subscription, fetched.map_err(|stop| stop.log()).is_ok())
+                match self.fetch(subscription, &space, wants, replies).await {
+                    Ok(()) => Reply::Fetched(subscription),
+                    Err(stop) => stop.reply(subscription),
+                }
             }
         };
         // A session that is gone wants no answer.
@@ -134,18 +141,31 @@ impl Reader {
         wants: Vec<Want>,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<(), Stop> {
+        // One that is damaged keeps nobody from the others.
+        let mut damaged = None;
         for want in wants {
             let answering = Fetching { reader: self, subscription, space, replies };
-            answering.document(want).await?;
+            match answering.document(want).await {
+                Err(Stop::Failed(error)) if error.failure == StoreFailure::Damaged => {
+                    damaged.get_or_insert(Stop::Failed(error));
+                }
+                answered => answered?,
+            }
         }
-        Ok(())
+        damaged.map_or(Ok(()), Err)
     }
 }
 
 impl Stop {
-    fn log(self) {
-        if let Self::Failed(error) = self {
-            tracing::error!(error = error.chain(), "a question could not be answered");
+    fn reply(self, subscription: SubscriptionId) -> Reply {
+        match self {
+            Self::Failed(error) => {
+                tracing::error!(error = error.chain(), "a question could not be answered");
+                let (code, what) = error.told();
+                Reply::Failed(subscription, code, what)
+            }
+            // Nobody hears it.
+            Self::Gone => Reply::Fetched(subscription),
         }
     }
 }

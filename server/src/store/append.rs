@@ -22,8 +22,12 @@ const INSERT_ENTRY: &str = "INSERT INTO entry \
 const INSERT_TOMBSTONE: &str = "INSERT INTO tombstone \
     (document, space, \"offset\", hash, author, at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
-/// Writes a commit into the transaction.
-pub(super) fn append(tx: &Connection, commit: &Commit) -> rusqlite::Result<()> {
+/// Writes a commit into the transaction. `at` hears which document it fails at, if it is one's.
+pub(super) fn append(
+    tx: &Connection,
+    commit: &Commit,
+    at: &mut dyn FnMut(DocumentId),
+) -> rusqlite::Result<()> {
     let Some(last) = commit.entries.last() else { return Ok(()) };
     let space = raised(tx, &commit.space, last.entry.offset)?;
     if let Some(record) = &commit.opens {
@@ -31,9 +35,9 @@ pub(super) fn append(tx: &Connection, commit: &Commit) -> rusqlite::Result<()> {
     }
     let mut touched = Touched { tx, space, documents: HashMap::new(), actors: Actors::new(tx) };
     for new in &commit.entries {
-        touched.add(new)?;
+        touched.add(new).inspect_err(|_| at(new.entry.document))?;
     }
-    touched.save()
+    touched.save(at)
 }
 
 /// Moves the end of a space's log; the space's row, made if there is none.
@@ -123,14 +127,15 @@ impl Touched<'_> {
     }
 
     /// Writes what follows from the entries.
-    fn save(self) -> rusqlite::Result<()> {
+    fn save(self, at: &mut dyn FnMut(DocumentId)) -> rusqlite::Result<()> {
         let mut buckets = Buckets::new(self.tx, self.space);
         for Changed { mut document, last } in self.documents.into_values() {
             let leaf = document.leaf_now();
-            buckets.note(&document.id, document.leaf, leaf)?;
+            let id = document.id;
+            buckets.note(&id, document.leaf, leaf)?;
             document.leaf = leaf;
             document.note_due(last);
-            document.save(self.tx)?;
+            document.save(self.tx).inspect_err(|_| at(id))?;
         }
         buckets.save()
     }

@@ -2,9 +2,9 @@
 
 use std::error::Error;
 
-use landfall_protocol::DocumentId;
 use landfall_protocol::folded::BadIndex;
 use landfall_protocol::space::StoreFailure;
+use landfall_protocol::{Code, DocumentId};
 use thiserror::Error;
 
 /// Why the store did not do what it was asked.
@@ -53,6 +53,21 @@ impl StoreError {
     /// The damage, if a packed index is damaged.
     pub fn damaged_index(&self) -> Option<&DamagedIndex> {
         self.source.downcast_ref()
+    }
+
+    /// What a peer is told of a read that failed.
+    pub(crate) fn told(&self) -> (Code, String) {
+        match self.failure {
+            StoreFailure::Damaged => {
+                let what = "what the relay's store has there is damaged; its operator must repair \
+                            or restore it";
+                (Code::DAMAGED, what.to_owned())
+            }
+            failure => {
+                let refusal = failure.refusal();
+                (refusal.code, refusal.what)
+            }
+        }
     }
 
     /// The error with all its causes, for one line of a log.

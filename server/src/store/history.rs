@@ -13,6 +13,7 @@ use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::StoreError;
+use super::condition::{Asked, Recorder};
 use super::documents::{Document, space_row};
 use super::indexes::IndexCache;
 use super::schema::{column, number};
@@ -34,6 +35,8 @@ pub(super) struct SpaceView<'a> {
     /// `None` while nothing was ever appended to it.
     space: Option<i64>,
     indexes: &'a IndexCache,
+    name: &'a SpaceName,
+    found: &'a Recorder,
     /// The document that was asked about last: the questions of one push are about one.
     last: RefCell<Option<(DocumentId, Option<Arc<Found>>)>>,
     last_actor: RefCell<Option<(ActorId, Option<i64>)>>,
@@ -54,11 +57,13 @@ struct Folded {
 impl<'a> SpaceView<'a> {
     pub(super) fn new(
         conn: &'a Connection,
-        name: &SpaceName,
+        name: &'a SpaceName,
         indexes: &'a IndexCache,
+        found: &'a Recorder,
     ) -> rusqlite::Result<Self> {
         let (last, last_actor) = (RefCell::new(None), RefCell::new(None));
-        Ok(Self { conn, space: space_row(conn, name)?, indexes, last, last_actor })
+        let space = space_row(conn, name)?;
+        Ok(Self { conn, space, indexes, name, found, last, last_actor })
     }
 
     fn document(&self, document: &DocumentId) -> rusqlite::Result<Option<Arc<Found>>> {
@@ -108,6 +113,16 @@ impl<'a> SpaceView<'a> {
         find.query_row([found.document.row, actor], folded).optional()
     }
 
+    /// Notes what could not be read.
+    fn failed<'b>(
+        &'b self,
+        document: &'b DocumentId,
+    ) -> impl Fn(rusqlite::Error) -> StoreError + 'b {
+        let what = "look up a document's history";
+        let asked = Asked::of_document(what, self.name, document);
+        move |error| self.found.note(asked, StoreError::of_sqlite(what, error))
+    }
+
     fn index(&self, found: &Found, snapshot: &Stored) -> Result<Arc<PackedIndex>, StoreError> {
         let key = (found.document.row, snapshot.hash);
         self.indexes.get(&key).ok_or_else(|| StoreError::needs_index(found.document.id))
@@ -129,10 +144,6 @@ impl<'a> SpaceView<'a> {
     }
 }
 
-fn failed(error: rusqlite::Error) -> StoreError {
-    StoreError::of_sqlite("look up a document's history", error)
-}
-
 impl History for SpaceView<'_> {
     type Error = StoreError;
 
@@ -141,14 +152,20 @@ impl History for SpaceView<'_> {
         document: &DocumentId,
         actor: &ActorId,
     ) -> Result<Option<u64>, StoreError> {
-        let Some(found) = self.present(document).map_err(failed)? else { return Ok(None) };
-        let Some(actor) = self.actor(actor).map_err(failed)? else { return Ok(None) };
-        let mut last = self.conn.prepare_cached(LAST_SEQUENCE).map_err(failed)?;
+        let Some(found) = self.present(document).map_err(self.failed(document))? else {
+            return Ok(None);
+        };
+        let Some(actor) = self.actor(actor).map_err(self.failed(document))? else {
+            return Ok(None);
+        };
+        let mut last = self.conn.prepare_cached(LAST_SEQUENCE).map_err(self.failed(document))?;
         // `max` of nothing is one row of NULL.
         let sequence = |row: &rusqlite::Row<'_>| super::schema::optional_number(row, 0);
-        let in_tail = last.query_row([found.document.row, actor], sequence).map_err(failed)?;
+        let in_tail =
+            last.query_row([found.document.row, actor], sequence).map_err(self.failed(document))?;
         // Rows that are dead but not deleted yet may end before what was folded does.
-        let folded = self.folded(&found, actor).map_err(failed)?.map(|folded| folded.seq);
+        let folded =
+            self.folded(&found, actor).map_err(self.failed(document))?.map(|folded| folded.seq);
         Ok(in_tail.max(folded))
     }
 
@@ -158,12 +175,14 @@ impl History for SpaceView<'_> {
         actor: &ActorId,
         sequence: u64,
     ) -> Result<Option<Known>, StoreError> {
-        let Some(found) = self.present(document).map_err(failed)? else { return Ok(None) };
-        let Some(row) = self.actor(actor).map_err(failed)? else { return Ok(None) };
-        if let Some(known) = self.row_at(&found, row, sequence).map_err(failed)? {
+        let Some(found) = self.present(document).map_err(self.failed(document))? else {
+            return Ok(None);
+        };
+        let Some(row) = self.actor(actor).map_err(self.failed(document))? else { return Ok(None) };
+        if let Some(known) = self.row_at(&found, row, sequence).map_err(self.failed(document))? {
             return Ok(Some(known));
         }
-        let folded = self.folded(&found, row).map_err(failed)?;
+        let folded = self.folded(&found, row).map_err(self.failed(document))?;
         let (Some(snapshot), Some(folded)) = (&found.snapshot, folded) else { return Ok(None) };
         let position = Offset(snapshot.offset);
         if sequence >= folded.seq {
@@ -175,10 +194,13 @@ impl History for SpaceView<'_> {
     }
 
     fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, StoreError> {
-        let Some(found) = self.present(document).map_err(failed)? else { return Ok(None) };
-        let mut find = self.conn.prepare_cached(MAX_OP).map_err(failed)?;
+        let Some(found) = self.present(document).map_err(self.failed(document))? else {
+            return Ok(None);
+        };
+        let mut find = self.conn.prepare_cached(MAX_OP).map_err(self.failed(document))?;
         let key = params![found.document.row, hash.0];
-        let in_tail = find.query_row(key, |row| number(row, 0)).optional().map_err(failed)?;
+        let in_tail =
+            find.query_row(key, |row| number(row, 0)).optional().map_err(self.failed(document))?;
         let (None, Some(snapshot)) = (in_tail, &found.snapshot) else { return Ok(in_tail) };
         if let Some((_, max_op)) = snapshot.heads.iter().find(|(head, _)| head == hash) {
             return Ok(Some(*max_op));
@@ -187,12 +209,12 @@ impl History for SpaceView<'_> {
     }
 
     fn deleted_at(&self, document: &DocumentId) -> Result<Option<Offset>, StoreError> {
-        let found = self.document(document).map_err(failed)?;
+        let found = self.document(document).map_err(self.failed(document))?;
         Ok(found.and_then(|found| found.document.tombstone).map(Offset))
     }
 
     fn has_changes(&self, document: &DocumentId) -> Result<bool, StoreError> {
-        let found = self.present(document).map_err(failed)?;
+        let found = self.present(document).map_err(self.failed(document))?;
         Ok(found.is_some_and(|found| found.document.has_changes()))
     }
 }

@@ -64,7 +64,7 @@ impl SqliteStore {
         let mut repaired = Repaired::default();
         let mut spaces: BTreeMap<SpaceName, BTreeMap<DocumentId, Damaged>> = BTreeMap::new();
         for finding in findings.iter().filter(|finding| !finding.damage.is_harmless()) {
-            let is_lost = matches!(finding.damage, Damage::File { .. } | Damage::Unreadable { .. });
+            let is_lost = finding.damage.is_of_file();
             let Some(space) = finding.space.clone().filter(|_| !is_lost) else {
                 repaired.left.push(finding.clone());
                 continue;

@@ -9,6 +9,7 @@ use rusqlite::Row;
 use thiserror::Error;
 
 use super::StoreError;
+use super::verify::is_damage;
 
 /// "LfRl", so that a relay's store is told from a replica's.
 const APPLICATION_ID: i32 = 0x4c66_526c;
@@ -195,17 +196,27 @@ impl StoreError {
     ) -> Self {
         let failure = match class {
             FailureClass::DiskFull => StoreFailure::Full,
+            FailureClass::Corrupt => StoreFailure::Damaged,
+            FailureClass::Gone => StoreFailure::Gone,
             _ => StoreFailure::Failed,
         };
         Self { what, failure, needs_index: None, source: Box::new(source) }
     }
 
     pub(super) fn of_sqlite(what: &'static str, source: rusqlite::Error) -> Self {
-        Self::new(what, FailureClass::of(&source), source)
+        match is_damage(&source) {
+            true => Self::new(what, FailureClass::Corrupt, source),
+            false => Self::new(what, FailureClass::of(&source), source),
+        }
     }
 
     pub(super) fn of_read(what: &'static str, source: ReadError<rusqlite::Error>) -> Self {
-        Self::new(what, source.class(), source)
+        match &source {
+            ReadError::Query(error) if is_damage(error) => {
+                Self::new(what, FailureClass::Corrupt, source)
+            }
+            _ => Self::new(what, source.class(), source),
+        }
     }
 
     pub(super) fn of_write(what: &'static str, source: WriteError<rusqlite::Error>) -> Self {

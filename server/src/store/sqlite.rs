@@ -12,7 +12,7 @@ use landfall_protocol::lineage::Lineage;
 use landfall_protocol::repo::{DocumentIndex, plan as sync_plan};
 use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
 use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::Commit;
+use landfall_protocol::space::{Commit, StoreFailure};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, Upstream};
 use landfall_storage::{
     BackupError, Database, Durability, Faults, Options, ReadError, Reader, StorageError, WriteError,
@@ -20,6 +20,8 @@ use landfall_storage::{
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::condition::{Asked, Condition, Recorder};
+use super::failure::chain;
 use super::history::SpaceView;
 use super::indexes::{INDEX_CACHE_BYTES, IndexCache, Key};
 use super::opening::OpenStoreError;
@@ -40,6 +42,8 @@ pub struct SqliteStore {
     /// The hub's own connection, so that admission never waits for those who catch up.
     admission: Mutex<Option<Reader>>,
     indexes: IndexCache,
+    /// What was found wrong.
+    found: Arc<Recorder>,
 }
 
 impl SqliteStore {
@@ -51,6 +55,7 @@ impl SqliteStore {
             page_cache_bytes: limits::PAGE_CACHE_BYTES,
             readers: limits::PAGE_READS,
             queue: limits::STORE_QUEUE,
+            look_at_files: limits::LOOK_AT_FILES,
             ..Options::default()
         };
         let db = Database::open(folder.join(FILE), &SCHEMA, options)?;
@@ -60,7 +65,8 @@ impl SqliteStore {
             OpenStoreError::Identity(StoreError::new("open a reader", error.class(), error))
         })?;
         let indexes = IndexCache::new(INDEX_CACHE_BYTES);
-        Ok(Self { db, upstream, admission: Mutex::new(Some(reader)), indexes })
+        let (admission, found) = (Mutex::new(Some(reader)), Arc::default());
+        Ok(Self { db, upstream, admission, indexes, found })
     }
 
     /// Copies the store, as it is at this moment, to a new file, while it is in use. The copy
@@ -107,12 +113,14 @@ impl SqliteStore {
         })
     }
 
-    fn read<T>(
+    fn read<'a, T>(
         &self,
-        what: &'static str,
+        asked: impl Into<Asked<'a>>,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        self.db.read(query).map_err(|error| StoreError::of_read(what, error))
+        let asked = asked.into();
+        let failed = |error| self.found.note(asked, StoreError::of_read(asked.what, error));
+        self.db.read(query).map_err(failed)
     }
 }
 
@@ -167,7 +175,9 @@ impl LogStore for SqliteStore {
     }
 
     fn open_space(&self, space: &SpaceName) -> Result<Lineage, StoreError> {
-        self.read("read a space's lineage", |conn| log::lineage(conn, space))
+        self.read(Asked::of_space("read a space's lineage", space), |conn| {
+            log::lineage(conn, space)
+        })
     }
 
     fn with_history(
@@ -181,12 +191,13 @@ impl LogStore for SqliteStore {
             let closed: ReadError<rusqlite::Error> = ReadError::Connection(StorageError::Closed);
             return Err(StoreError::of_read(what, closed));
         };
+        let asked = Asked::of_space(what, space);
         reader
             .with(|conn| {
-                ask(&SpaceView::new(conn, space, &self.indexes)?);
+                ask(&SpaceView::new(conn, space, &self.indexes, &self.found)?);
                 Ok(())
             })
-            .map_err(|error| StoreError::of_read(what, error))
+            .map_err(|error| self.found.note(asked, StoreError::of_read(what, error)))
     }
 
     fn next(
@@ -197,14 +208,36 @@ impl LogStore for SqliteStore {
         partial: Option<Partial>,
     ) -> Result<Option<Chunk>, StoreError> {
         let what = "read a piece of a log";
-        self.read(what, |conn| log::next(conn, space, after, filter, partial))
+        self.read(Asked::of_space(what, space), |conn| {
+            log::next(conn, space, after, filter, partial)
+        })
     }
 
     fn append(&self, commit: Arc<Commit>, done: Done) {
-        let told = |result: Result<_, WriteError<rusqlite::Error>>| {
-            done(result.map(drop).map_err(|error| StoreError::of_write("append to a log", error)));
+        let what = "append to a log";
+        // Which document the commit failed at.
+        let failed_at = Arc::new(Mutex::new(None));
+        let (note_at, found, space) =
+            (Arc::clone(&failed_at), Arc::clone(&self.found), commit.space.clone());
+        let told = move |result: Result<_, WriteError<rusqlite::Error>>| {
+            let failed = |error| {
+                let error = StoreError::of_write(what, error);
+                let at = *failed_at.lock();
+                match at {
+                    // The hub tells of all others.
+                    _ if error.failure != StoreFailure::Damaged => error,
+                    Some(document) => {
+                        found.note(Asked::of_document(what, &space, &document), error)
+                    }
+                    None => found.note(Asked::of_space(what, &space), error),
+                }
+            };
+            done(result.map(drop).map_err(failed));
         };
-        self.db.submit(Durability::Full, move |tx| append::append(tx, &commit), told);
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            append::append(tx, &commit, &mut |document| *note_at.lock() = Some(document))
+        };
+        self.db.submit(Durability::Full, job, told);
     }
 
     fn probe(&self, done: Done) {
@@ -227,7 +260,8 @@ impl LogStore for SqliteStore {
 
     fn load_index(&self, space: &SpaceName, document: &DocumentId) -> Result<(), StoreError> {
         let what = "load the index of folded history";
-        let found = self.read(what, |conn| {
+        let asked = Asked::of_document(what, space, document);
+        let found = self.read(asked, |conn| {
             let Some((_, found)) = documents::find(conn, space, document)? else { return Ok(None) };
             let Some(stored) = snapshots::current(conn, found.row)? else { return Ok(None) };
             // One that is missing is as good as one that is damaged: it does not parse.
@@ -261,7 +295,9 @@ impl LogStore for SqliteStore {
         have: &[[u8; 32]],
     ) -> Result<DocumentPlan, StoreError> {
         let what = "see what of a document is missing";
-        self.read(what, |conn| plan::document(conn, space, document, have))
+        self.read(Asked::of_document(what, space, document), |conn| {
+            plan::document(conn, space, document, have)
+        })
     }
 
     fn read_entries(
@@ -271,7 +307,9 @@ impl LogStore for SqliteStore {
         offsets: &[Offset],
     ) -> Result<Vec<EncodedEntry>, StoreError> {
         let what = "read entries of a document";
-        self.read(what, |conn| plan::entries(conn, space, document, offsets))
+        self.read(Asked::of_document(what, space, document), |conn| {
+            plan::entries(conn, space, document, offsets)
+        })
     }
 
     fn snapshot_entry(
@@ -279,9 +317,11 @@ impl LogStore for SqliteStore {
         space: &SpaceName,
         hash: &[u8; 32],
     ) -> Result<Option<EncodedEntry>, StoreError> {
-        self.read("read a snapshot's entry", |conn| match documents::space_row(conn, space)? {
-            Some(space) => snapshots::entry(conn, space, hash),
-            None => Ok(None),
+        self.read(Asked::of_space("read a snapshot's entry", space), |conn| {
+            match documents::space_row(conn, space)? {
+                Some(space) => snapshots::entry(conn, space, hash),
+                None => Ok(None),
+            }
         })
     }
 
@@ -291,9 +331,11 @@ impl LogStore for SqliteStore {
         hash: &[u8; 32],
         from: u64,
     ) -> Result<Option<SnapshotPart>, StoreError> {
-        self.read("read a part of a snapshot", |conn| match documents::space_row(conn, space)? {
-            Some(space) => snapshots::part(conn, space, hash, from),
-            None => Ok(None),
+        self.read(Asked::of_space("read a part of a snapshot", space), |conn| {
+            match documents::space_row(conn, space)? {
+                Some(space) => snapshots::part(conn, space, hash, from),
+                None => Ok(None),
+            }
         })
     }
 
@@ -302,7 +344,9 @@ impl LogStore for SqliteStore {
         space: &SpaceName,
         prefixes: &[Prefix],
     ) -> Result<(Offset, Vec<Branch>), StoreError> {
-        self.read("sum what a space holds", |conn| digests::branches(conn, space, prefixes))
+        self.read(Asked::of_space("sum what a space holds", space), |conn| {
+            digests::branches(conn, space, prefixes)
+        })
     }
 
     fn document_heads(
@@ -310,7 +354,9 @@ impl LogStore for SqliteStore {
         space: &SpaceName,
         document: &DocumentId,
     ) -> Result<Standing, StoreError> {
-        self.read("see where a document stands", |conn| repo::standing(conn, space, document))
+        self.read(Asked::of_document("see where a document stands", space, document), |conn| {
+            repo::standing(conn, space, document)
+        })
     }
 
     fn document_index(
@@ -321,7 +367,9 @@ impl LogStore for SqliteStore {
     ) -> Result<Option<DocumentIndex>, StoreError> {
         let what = "read a document's index";
         let wanted = with_folded.then_some(&self.indexes);
-        let found = self.read(what, |conn| repo::index(conn, space, document, wanted))?;
+        let found = self.read(Asked::of_document(what, space, document), |conn| {
+            repo::index(conn, space, document, wanted)
+        })?;
         let Some((mut index, packed)) = found else { return Ok(None) };
         if let (Some(folded), Some((key, packed))) = (&mut index.folded, packed) {
             folded.index = Some(self.keep_index(what, document, key, packed)?);
@@ -336,12 +384,16 @@ impl LogStore for SqliteStore {
         hashes: &[ChangeHash],
     ) -> Result<Vec<ChangeHash>, StoreError> {
         let what = "look for changes of a document";
-        let found = self.read(what, |conn| repo::tail_has(conn, space, document, hashes))?;
+        let found = self.read(Asked::of_document(what, space, document), |conn| {
+            repo::tail_has(conn, space, document, hashes)
+        })?;
         let Some((mut known, folded)) = found else { return Ok(Vec::new()) };
         if folded && known.len() < hashes.len() {
             // What is folded in this moment was in the tail when that was read.
             let indexes = Some(&self.indexes);
-            let found = self.read(what, |conn| repo::folded(conn, space, document, indexes))?;
+            let found = self.read(Asked::of_document(what, space, document), |conn| {
+                repo::folded(conn, space, document, indexes)
+            })?;
             if let Some((mut index, packed)) = found {
                 if let (Some(folded), Some((key, packed))) = (&mut index.folded, packed) {
                     folded.index = Some(self.keep_index(what, document, key, packed)?);
@@ -362,11 +414,13 @@ impl LogStore for SqliteStore {
         after: Option<DocumentId>,
         most: usize,
     ) -> Result<Vec<DocumentId>, StoreError> {
-        self.read("list documents", |conn| repo::documents(conn, space, after, most))
+        self.read(Asked::of_space("list documents", space), |conn| {
+            repo::documents(conn, space, after, most)
+        })
     }
 
     fn changes_held(&self, space: &SpaceName, document: &DocumentId) -> Result<u64, StoreError> {
-        self.read("count a document's changes", |conn| {
+        self.read(Asked::of_document("count a document's changes", space, document), |conn| {
             let found = documents::find(conn, space, document)?;
             Ok(found.map_or(0, |(_, found)| found.folded_changes + found.tail_changes))
         })
@@ -379,7 +433,9 @@ impl LogStore for SqliteStore {
         sink: &mut FoldSink<'_>,
     ) -> Result<bool, StoreError> {
         let what = "read all of a document";
-        let task = self.read(what, |conn| folding::everything(conn, space, document))?;
+        let task = self.read(Asked::of_document(what, space, document), |conn| {
+            folding::everything(conn, space, document)
+        })?;
         match task {
             Some(task) => self.fold_read(&task, sink),
             None => Ok(true),
@@ -403,15 +459,19 @@ impl LogStore for SqliteStore {
         window: FoldWindow,
     ) -> Result<Option<FoldTask>, StoreError> {
         let what = "look at a document to fold";
-        self.read(what, |conn| folding::task(conn, space, document, now_ms, window))
+        self.read(Asked::of_document(what, space, document), |conn| {
+            folding::task(conn, space, document, now_ms, window)
+        })
     }
 
     fn fold_read(&self, task: &FoldTask, sink: &mut FoldSink<'_>) -> Result<bool, StoreError> {
         let mut after = None;
         loop {
             // The sink may wait for a child process: no read is open meanwhile.
-            let batch =
-                self.read("read what is folded", |conn| folding::batch(conn, task, after))?;
+            let batch = self.read(
+                Asked::of_document("read what is folded", &task.space, &task.document),
+                |conn| folding::batch(conn, task, after),
+            )?;
             let Some(batch) = batch else { return Ok(false) };
             for input in batch.inputs {
                 if sink(input).is_break() {
@@ -448,6 +508,15 @@ impl LogStore for SqliteStore {
 
     fn prune(&self, now_ms: u64, max_rows: usize) -> Result<bool, StoreError> {
         self.write("delete what is folded", move |tx| prune::prune(tx, now_ms, max_rows))
+    }
+
+    fn condition(&self) -> Condition {
+        let fsync_failed = self.db.fsync_failure().map(|error| chain(&*error));
+        self.found.condition(self.db.gone().map(ToString::to_string), fsync_failed)
+    }
+
+    fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
+        self.found.is_damaged(space, document)
     }
 
     fn gauges(&self) -> StoreGauges {

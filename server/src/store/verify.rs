@@ -149,6 +149,11 @@ impl Damage {
         )
     }
 
+    /// Whether what is damaged is the file itself: no repair of single documents mends it.
+    pub fn is_of_file(&self) -> bool {
+        matches!(self, Self::File { .. } | Self::Unreadable { .. })
+    }
+
     /// Whether it is only something to know, and nothing to repair.
     pub fn is_harmless(&self) -> bool {
         matches!(self, Self::ChangeForm { .. })
@@ -205,9 +210,11 @@ impl Inspection {
             let seen = &mut verified;
             let mut verifier = Verifier { conn, seen, found: &mut count };
             if whole_file {
-                verifier.file()?;
+                let checked = verifier.file();
+                verifier.note_unreadable(None, checked)?;
             }
-            verifier.spaces()
+            let checked = verifier.spaces();
+            verifier.note_unreadable(None, checked)
         })?;
         Ok(Verified { findings, ..verified })
     }
@@ -255,11 +262,32 @@ impl Verifier<'_> {
                     continue;
                 }
             };
-            let first = epochs(self.conn, row)?.first().map(|record| record.first);
             self.seen.spaces += 1;
-            self.space(&Space { row, name: space, first })?;
+            let checked = self.space_of(row, space.clone());
+            self.note_unreadable(Some(space), checked)?;
         }
         Ok(())
+    }
+
+    /// That something cannot be read is a finding, and no reason to look at nothing else.
+    fn note_unreadable(
+        &mut self,
+        space: Option<SpaceName>,
+        checked: rusqlite::Result<()>,
+    ) -> rusqlite::Result<()> {
+        match checked {
+            Err(error) if is_damage(&error) => {
+                let damage = Damage::Unreadable { what: error.to_string() };
+                (self.found)(Finding { space, document: None, offset: None, damage });
+                Ok(())
+            }
+            checked => checked,
+        }
+    }
+
+    fn space_of(&mut self, row: i64, name: SpaceName) -> rusqlite::Result<()> {
+        let first = epochs(self.conn, row)?.first().map(|record| record.first);
+        self.space(&Space { row, name, first })
     }
 
     fn space(&mut self, space: &Space) -> rusqlite::Result<()> {
@@ -323,7 +351,7 @@ impl Verifier<'_> {
 }
 
 /// Whether an error speaks of what is in the file, and not of the disk or of us.
-fn is_damage(error: &rusqlite::Error) -> bool {
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     let of_value = matches!(
         error,
         rusqlite::Error::InvalidColumnType(..)

@@ -92,3 +92,26 @@ fn a_damaged_index_of_folded_history_is_made_anew() {
     run(&data, &["verify", "--repair"]).ok();
     assert_eq!(check(&data, &before), before);
 }
+
+/// No repair of single documents mends a page that cannot be read: what helps is named, by each.
+#[test]
+fn a_page_that_cannot_be_read_is_named_with_what_helps() {
+    use std::io::{Seek, SeekFrom, Write};
+    let place = Place::new();
+    let data = place.path("data");
+    fill(&data, 3, 50);
+    let conn = rusqlite::Connection::open(data.join("relay.db")).unwrap();
+    let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'entry'";
+    let root: i64 = conn.query_row(root, [], |row| row.get(0)).unwrap();
+    drop(conn);
+    let mut file = std::fs::File::options().write(true).open(data.join("relay.db")).unwrap();
+    file.seek(SeekFrom::Start((root as u64 - 1) * 4096)).unwrap();
+    file.write_all(&[0xff; 100]).unwrap();
+    drop(file);
+    for args in [&["verify"][..], &["verify", "--repair"]] {
+        let found = run(&data, args);
+        assert_eq!(found.out().matches("it cannot be read").count(), 3, "{}", found.out());
+        found.failed(6, &["restore a backup", "empty data folder"]);
+    }
+    run(&data, &["export", "notes", "file"]).failed(6, &["restore a backup"]);
+}

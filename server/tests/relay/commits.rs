@@ -3,9 +3,29 @@
 use std::time::Duration;
 
 use landfall_protocol::{Code, NackClass, Offset};
+use landfall_relay::ServeError;
 use landfall_relay::store::FailureClass;
 
 use crate::harness::{Author, Client, PATIENCE, Relay, soon};
+
+/// Nothing that is written later can be known to be on the disk.
+#[tokio::test]
+async fn a_failed_fsync_is_told_and_ends_the_relay() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut document = Author::new(1);
+    let change = document.changes(1);
+    relay.store.faults().fail_next_commits(1, FailureClass::FsyncFailed);
+    for _ in 0..2 {
+        let push = client.push(document.document, &change).await;
+        assert_eq!(client.nacked(push).await.code, Code::STORAGE_FAILED);
+    }
+    let (status, told) = relay.get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(told.contains("an fsync failed"), "{told}");
+    assert!(matches!(relay.ended().await, Err(ServeError::Fsync(_))));
+}
 
 #[tokio::test]
 async fn neither_ack_nor_entries_come_before_the_commit() {

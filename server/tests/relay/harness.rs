@@ -95,26 +95,16 @@ impl Relay {
 
     /// An HTTP request as it stands, and the status and body of its answer.
     pub(crate) async fn ask(&self, request: &str) -> (u16, String) {
-        let (status, answer) = self.ask_bytes(request).await;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+        ask_of(self.address, request).await
     }
 
     /// An HTTP request as it stands, the status of its answer, and all of it.
     pub(crate) async fn ask_bytes(&self, request: &str) -> (u16, Vec<u8>) {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        // What came before a reset counts.
-        let _ = soon(stream.read_to_end(&mut answer)).await;
-        let head = String::from_utf8_lossy(&answer);
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        (status, answer)
+        ask_bytes_of(self.address, request).await
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
-            .await
+        get_of(self.address, path).await
     }
 
     /// One number of `/metrics`.
@@ -133,6 +123,29 @@ impl Relay {
         })
         .await;
     }
+}
+
+/// A page of a relay, in whichever process.
+pub(crate) async fn get_of(address: SocketAddr, path: &str) -> (u16, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    ask_of(address, &request).await
+}
+
+async fn ask_of(address: SocketAddr, request: &str) -> (u16, String) {
+    let (status, answer) = ask_bytes_of(address, request).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+}
+
+async fn ask_bytes_of(address: SocketAddr, request: &str) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // What came before a reset counts.
+    let _ = soon(stream.read_to_end(&mut answer)).await;
+    let head = String::from_utf8_lossy(&answer);
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    (status, answer)
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;

@@ -6,6 +6,11 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::thread::JoinHandle;
 
+use landfall_protocol::Code;
+use landfall_protocol::frame::Frame;
+
+use crate::harness::{Client, SPACE, soon};
+
 /// A relay of its own process, killed when dropped.
 pub(crate) struct Process {
     child: Child,
@@ -47,13 +52,13 @@ impl Process {
         line.trim().trim_end_matches(" kB").trim().parse().unwrap()
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// Waits for its end: exit code, the rest of its output, its log.
-    fn ended(mut self) -> (Option<i32>, String, String) {
+    pub(crate) fn ended(mut self) -> (Option<i32>, String, String) {
         let mut out = String::new();
         self.out.read_to_string(&mut out).unwrap();
         let log = self.log.take().unwrap().join().unwrap();
@@ -210,4 +215,26 @@ fn settings_come_from_the_environment_too() {
     child.wait().unwrap();
     assert!(line.starts_with("landfall-relay listening on ws://"), "{line}");
     assert!(data.join("relay.db").exists());
+}
+
+/// A log line names its session once, and a stop in good order is nothing to be warned of.
+#[tokio::test]
+async fn json_lines_name_their_session_once_and_a_stop_warns_of_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Process::start(&folder.path().join("data"));
+    let mut client = Client::connect_to(relay.address).await;
+    client.say_hello().await;
+    client.subscribe(1, SPACE, None, None).await;
+    relay.signal("-TERM");
+    let (frames, _) = client.until_end().await;
+    assert!(
+        matches!(frames.last(), Some(Frame::Error(error)) if error.code == Code::SHUTTING_DOWN)
+    );
+    let ended = tokio::task::spawn_blocking(move || relay.ended());
+    let (code, _, log) = soon(ended).await.unwrap();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    let closed = log.lines().find(|line| line.contains("session closed")).unwrap();
+    assert_eq!(closed.matches("\"session\":1").count(), 1, "{closed}");
+    assert_eq!(closed.matches(&format!("\"space\":\"{SPACE}\"")).count(), 1, "{closed}");
 }

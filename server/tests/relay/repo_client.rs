@@ -88,6 +88,11 @@ impl RepoClient {
         self.next().await.expect("the session goes on")
     }
 
+    /// Hears until it is told that a document cannot be had.
+    pub(crate) async fn unavailable(&mut self, document: DocumentId) {
+        while self.hear().await != Heard::Unavailable(document) {}
+    }
+
     /// The code with which the session ends, after whatever it still says.
     pub(crate) async fn end(&mut self) -> Option<u16> {
         loop {

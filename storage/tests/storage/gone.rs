@@ -166,7 +166,7 @@ fn a_file_system_mounted_over_the_folder_takes_the_files_away() {
     assert_eq!(db.write(Durability::Full, insert(3)).unwrap_err().class(), FailureClass::Gone);
 }
 
-/// Checkpoints, copies, links, times and modes are no reason to stop.
+/// Checkpoints, copies, links and modes are no reason to stop.
 #[test]
 fn what_is_done_to_files_that_stay_is_no_harm() {
     let place = Place::new();
@@ -180,8 +180,8 @@ fn what_is_done_to_files_that_stay_is_no_harm() {
         db.write(Durability::Relaxed, insert_bytes(round + 10, 600_000)).unwrap();
         db.read(|conn| conn.query_row("SELECT count(*) FROM note", [], |_| Ok(()))).unwrap();
     }
-    let touch = Command::new("touch").args(["-d", "2001-01-01"]).arg(&file).status();
-    assert!(touch.is_ok_and(|touched| touched.success()));
+    let mode = Command::new("chmod").arg("640").arg(&file).status();
+    assert!(mode.is_ok_and(|changed| changed.success()));
     db.write(Durability::Full, insert(2)).unwrap();
     db.look_at_files().unwrap();
     db.close().unwrap();

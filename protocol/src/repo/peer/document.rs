@@ -20,6 +20,8 @@ pub enum Standing {
     Absent,
     /// It was deleted.
     Deleted,
+    /// What the store has of it is damaged: nothing can be said of it.
+    Damaged,
     /// It has changes.
     Present {
         /// Its heads, ascending.
@@ -256,7 +258,7 @@ impl Document {
 
     /// The store must be asked before anything more is said.
     pub(super) fn forget_standing(&mut self) {
-        if self.standing == Some(Standing::Deleted) {
+        if matches!(self.standing, Some(Standing::Deleted | Standing::Damaged)) {
             return;
         }
         self.stale = self.planning;
@@ -267,7 +269,12 @@ impl Document {
     }
 
     pub(super) fn delete(&mut self) {
-        self.standing = Some(Standing::Deleted);
+        self.close(Standing::Deleted);
+    }
+
+    /// Nothing is said of the document any more, for as long as the session lasts.
+    pub(super) fn close(&mut self, standing: Standing) {
+        self.standing = Some(standing);
         self.clear_live();
         self.question = None;
     }
@@ -292,7 +299,7 @@ impl Document {
         let (mut heads, last) = match standing {
             Standing::Present { heads, last } => (std::mem::take(heads), *last),
             Standing::Absent => (Vec::new(), Offset(0)),
-            Standing::Deleted => return,
+            Standing::Deleted | Standing::Damaged => return,
         };
         if entry.offset <= last {
             *standing = Standing::Present { heads, last };

@@ -37,7 +37,7 @@ impl Document {
         let heads: &[ChangeHash] = match &self.standing {
             None if self.question.is_none() => return Step::Rest,
             None => return Step::Ask,
-            Some(Standing::Deleted) => return Step::Rest,
+            Some(Standing::Deleted | Standing::Damaged) => return Step::Rest,
             Some(Standing::Absent) => &[],
             Some(Standing::Present { heads, .. }) => heads,
         };
@@ -163,6 +163,16 @@ impl Peer {
                 document.delete();
                 let name = document.name().to_owned();
                 self.send_unavailable(&name);
+            }
+            Standing::Damaged => {
+                // The client is told that it cannot be had here, and keeps what it has of it. All
+                // other documents go on.
+                document.close(Standing::Damaged);
+                let name = document.name().to_owned();
+                self.send_unavailable(&name);
+                let what = "what the relay's store has of it is damaged".to_owned();
+                let (document, code) = (id, crate::Code::DAMAGED);
+                self.effects.push_back(Effect::Refused { document, code, changes: 0, what });
             }
             Standing::Present { heads, last } => {
                 document.stand(heads, last);

@@ -1,0 +1,183 @@
+//! What was found to be wrong with a store since it was opened, for health, the log and operators.
+//!
+//! It is noted where the store is read, so that no caller can forget it.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use landfall_protocol::{DocumentId, SpaceName};
+use landfall_storage::FailureClass;
+use parking_lot::Mutex;
+
+use super::StoreError;
+use crate::limits;
+
+/// What is wrong with a store, as far as it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// A file of the store was removed, renamed, replaced or overwritten: which, and how. Final.
+    pub gone: Option<String>,
+    /// An fsync failed, in SQLite's words. Final until the store is opened again.
+    pub fsync_failed: Option<String>,
+    /// What reads found damaged, at most
+    /// [`DAMAGED_PLACES`](crate::limits::DAMAGED_PLACES) places. It stays until the store is opened
+    /// again.
+    pub damaged: Vec<DamagedPlace>,
+    /// Whether there are more of them.
+    pub more_damaged: bool,
+    /// A read failed lately for another reason than damage: the last one, in words.
+    pub failing: Option<String>,
+}
+
+/// Where a store is damaged.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DamagedPlace {
+    /// The space; `None` of what all spaces share.
+    pub space: Option<SpaceName>,
+    /// The document; `None` of what all documents of the space share.
+    pub document: Option<DocumentId>,
+}
+
+impl fmt::Display for DamagedPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.space, &self.document) {
+            (Some(space), Some(document)) => write!(f, "document {document} of space {space}"),
+            (Some(space), None) => write!(f, "the log of space {space}"),
+            (None, _) => f.write_str("the store's file"),
+        }
+    }
+}
+
+/// What was asked of a store.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) what: &'static str,
+    space: Option<&'a SpaceName>,
+    document: Option<&'a DocumentId>,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn of_space(what: &'static str, space: &'a SpaceName) -> Self {
+        Self { what, space: Some(space), document: None }
+    }
+
+    pub(super) fn of_document(
+        what: &'static str,
+        space: &'a SpaceName,
+        document: &'a DocumentId,
+    ) -> Self {
+        Self { what, space: Some(space), document: Some(document) }
+    }
+}
+
+/// Of the whole store.
+impl From<&'static str> for Asked<'_> {
+    fn from(what: &'static str) -> Self {
+        Self { what, space: None, document: None }
+    }
+}
+
+/// Keeps what was found.
+#[derive(Default)]
+pub(super) struct Recorder {
+    found: Mutex<Found>,
+    /// Spares every push the mutex while all is well.
+    has_damage: AtomicBool,
+}
+
+#[derive(Default)]
+struct Found {
+    damaged: BTreeMap<DamagedPlace, ()>,
+    more: bool,
+    failed: Option<(Instant, String)>,
+}
+
+impl Recorder {
+    /// Notes why something was not read; gives the error back.
+    pub(super) fn note(&self, asked: Asked<'_>, error: StoreError) -> StoreError {
+        let class = FailureClass::of_chain(&error);
+        match class {
+            _ if error.needs_index.is_some() || error.damaged_index().is_some() => {}
+            _ if error.is_damage() => self.note_damage(asked, &error),
+            // The caller's own doing, or told otherwise.
+            FailureClass::Closed | FailureClass::Gone | FailureClass::FsyncFailed => {}
+            _ => {
+                let failed = Some((Instant::now(), error.chain()));
+                self.found.lock().failed = failed;
+            }
+        }
+        error
+    }
+
+    fn note_damage(&self, asked: Asked<'_>, error: &StoreError) {
+        let (space, document) = (asked.space.cloned(), asked.document.copied());
+        let place = DamagedPlace { space, document };
+        let mut found = self.found.lock();
+        self.has_damage.store(true, Ordering::Release);
+        if found.damaged.contains_key(&place) {
+            return;
+        }
+        if found.damaged.len() >= limits::DAMAGED_PLACES {
+            found.more = true;
+            return;
+        }
+        // Once for each place: what asks for it asks again and again.
+        tracing::error!(%place, error = error.chain(), remedy = REMEDY, "the store is damaged");
+        found.damaged.insert(place, ());
+    }
+
+    /// Whether this document was found to be damaged.
+    pub(super) fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
+        if !self.has_damage.load(Ordering::Acquire) {
+            return false;
+        }
+        let place = DamagedPlace { space: Some(space.clone()), document: Some(*document) };
+        self.found.lock().damaged.contains_key(&place)
+    }
+
+    pub(super) fn condition(
+        &self,
+        gone: Option<String>,
+        fsync_failed: Option<String>,
+    ) -> Condition {
+        let found = self.found.lock();
+        let lately = |at: &Instant| at.elapsed() < FAILING_SHOWN;
+        let failing = found.failed.as_ref().filter(|(at, _)| lately(at));
+        Condition {
+            gone,
+            fsync_failed,
+            damaged: found.damaged.keys().cloned().collect(),
+            more_damaged: found.more,
+            failing: failing.map(|(_, what)| what.clone()),
+        }
+    }
+}
+
+/// How long a read that failed is shown: that others work says nothing about it.
+const FAILING_SHOWN: Duration = limits::READ_FAILURE_SHOWN;
+
+/// What helps against damage.
+pub(crate) const REMEDY: &str = "stop the relay and run `landfall-relay verify --repair`, or \
+    restore a backup; clients bring back what they have";
+
+impl StoreError {
+    /// Whether what is in the file is damaged.
+    pub fn is_damage(&self) -> bool {
+        let mut next: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref::<rusqlite::Error>() {
+                return super::verify::is_damage(error);
+            }
+            next = error.source();
+        }
+        FailureClass::of_chain(self) == FailureClass::Corrupt
+    }
+
+    /// Whether a file of the store is gone.
+    pub fn is_gone(&self) -> bool {
+        FailureClass::of_chain(self) == FailureClass::Gone
+    }
+}
