@@ -87,6 +87,8 @@ codes! {
     UNRELATED = 110, "unrelated";
     /// A pushed snapshot is not what it says, or automerge cannot read it.
     SNAPSHOT = 111, "snapshot";
+    /// The document has as many changes, operations or heads as one may have.
+    DOCUMENT_FULL = 112, "document-full";
 }
 
 impl Code {

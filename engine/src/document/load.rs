@@ -3,7 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::{Automerge, Change, LoadOptions, PatchLog, TextEncoding};
-use landfall_protocol::{ChangeHash, DocumentId};
+use landfall_protocol::admission::{Budget, OverBudget, measure};
+use landfall_protocol::{ChangeHash, DocumentId, limits};
 use sha2::{Digest, Sha256};
 
 use super::Loaded;
@@ -12,6 +13,10 @@ use crate::store::{DocumentRow, LocalLog, SpaceRow, Stored};
 
 /// Bytes of changes that are read from the store in one page.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Operations that automerge is given at a time: it takes some 400 bytes for each while it applies
+/// them.
+const BATCH_OPERATIONS: usize = limits::CHANGE_OPERATIONS as usize;
 
 /// An empty document as this engine makes them: text positions count Unicode code points.
 pub(crate) fn empty() -> Automerge {
@@ -64,10 +69,10 @@ impl Whole {
 
     /// The document, or what automerge said.
     pub(super) fn build(&self) -> Result<Automerge, String> {
-        let base = self.base()?;
+        let (base, operations) = self.base()?;
         match self.changes.is_empty() {
             true => Ok(base),
-            false => apply(&base, &self.changes),
+            false => Ok(apply(&base, &self.changes, operations)?.0),
         }
     }
 
@@ -75,20 +80,23 @@ impl Whole {
     /// that can be read, and a prefix of the changes behind it.
     fn last_good(&self) -> Automerge {
         match self.base() {
-            Ok(base) => longest_prefix(base, &self.changes),
+            Ok((base, operations)) => longest_prefix(base, &self.changes, operations),
             // Nothing stands without what it stands on.
             Err(_) => empty(),
         }
     }
 
-    fn base(&self) -> Result<Automerge, String> {
-        let Some(folded) = &self.folded else { return Ok(empty()) };
+    /// The folded history, with how many operations it has.
+    fn base(&self) -> Result<(Automerge, u64), String> {
+        let Some(folded) = &self.folded else { return Ok((empty(), 0)) };
         if <[u8; 32]>::from(Sha256::digest(&folded.body)) != folded.hash {
             return Err("the folded history is damaged in the store".to_owned());
         }
+        let in_base = |error: String| format!("the folded history: {error}");
+        let size = measure(&folded.body).map_err(|error| in_base(error.to_string()))?;
         let options = LoadOptions::new().text_encoding(TextEncoding::UnicodeCodePoint);
-        contained(|| Automerge::load_with_options(&folded.body, options))
-            .map_err(|error| format!("the folded history: {error}"))
+        let base = contained(|| Automerge::load_with_options(&folded.body, options));
+        base.map(|base| (base, size.operations)).map_err(in_base)
     }
 }
 
@@ -117,8 +125,21 @@ pub(super) fn load(
 }
 
 /// The document with these changes added, or what automerge said. The original is untouched.
-fn apply(base: &Automerge, changes: &[Stored]) -> Result<Automerge, String> {
-    apply_parsed(base.clone(), parse(changes)?, &mut PatchLog::inactive())
+/// `operations` are those that the document has already; those that it has now come back.
+fn apply(
+    base: &Automerge,
+    changes: &[Stored],
+    operations: u64,
+) -> Result<(Automerge, u64), String> {
+    let changes = parse(changes)?;
+    let added: u64 = changes.iter().map(|change| change.len() as u64).sum();
+    let (actual, limit) = (operations.saturating_add(added), limits::DOCUMENT_OPERATIONS);
+    if actual > limit {
+        let budget = Budget::Operations;
+        return Err(OverBudget { budget, limit, actual }.to_string());
+    }
+    let applied = apply_parsed(base.clone(), changes, &mut PatchLog::inactive())?;
+    Ok((applied, actual))
 }
 
 /// The changes, if they are what was stored.
@@ -139,7 +160,27 @@ pub(crate) fn apply_parsed(
     changes: Vec<Change>,
     patches: &mut PatchLog,
 ) -> Result<Automerge, String> {
-    contained(|| onto.apply_changes_log_patches(changes, patches).map(|()| onto))
+    contained(|| {
+        for batch in batches(changes) {
+            onto.apply_changes_log_patches(batch, patches)?;
+        }
+        Ok::<_, automerge::AutomergeError>(onto)
+    })
+}
+
+/// The changes in their order, so many together as have [`BATCH_OPERATIONS`].
+fn batches(changes: Vec<Change>) -> impl Iterator<Item = Vec<Change>> {
+    let mut changes = changes.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let first = changes.next()?;
+        let mut operations = first.len();
+        let mut batch = vec![first];
+        while let Some(next) = changes.next_if(|next| operations + next.len() <= BATCH_OPERATIONS) {
+            operations += next.len();
+            batch.push(next);
+        }
+        Some(batch)
+    })
 }
 
 /// Calls automerge, which in 0.12 can panic on changes that no check of ours finds (such as
@@ -153,13 +194,13 @@ fn contained<T, E: std::fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Re
 }
 
 /// The document built from the longest prefix of the changes that automerge can take.
-fn longest_prefix(base: Automerge, changes: &[Stored]) -> Automerge {
+fn longest_prefix(base: Automerge, changes: &[Stored], operations: u64) -> Automerge {
     let (mut good, mut bad) = (0, changes.len());
-    let mut built = base;
+    let (mut built, mut operations) = (base, operations);
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;
-        match apply(&built, &changes[good..middle]) {
-            Ok(next) => (built, good) = (next, middle),
+        match apply(&built, &changes[good..middle], operations) {
+            Ok((next, now)) => (built, operations, good) = (next, now, middle),
             Err(_) => bad = middle,
         }
     }

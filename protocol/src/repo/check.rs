@@ -10,7 +10,7 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use sha2::{Digest, Sha256};
 
-use crate::admission::{CheckedChange, FormError, preflight};
+use crate::admission::{CheckedChange, FormError, change_hash, preflight};
 use crate::ids::ChangeHash;
 use crate::limits;
 
@@ -49,6 +49,11 @@ pub fn inspect(chunk: &[u8]) -> Result<Inspected, FormError> {
             let hash = Sha256::digest(chunk.get(PREFIX..).unwrap_or_default());
             Ok(Inspected::TooLarge(ChangeHash(hash.into()), error))
         }
+        // Of a deflated one the hash is known once it is inflated, if it may be.
+        Err(error) if error.is_size() => match change_hash(chunk) {
+            Ok(hash) => Ok(Inspected::TooLarge(hash, error)),
+            Err(_) => Err(error),
+        },
         Err(error) => Err(error),
     }
 }

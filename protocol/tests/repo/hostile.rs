@@ -25,7 +25,7 @@ fn world(changes: usize) -> (World, DocumentId) {
 }
 
 fn say(world: &mut World, document: DocumentId, reply: &Reply<'_>) -> usize {
-    world.clients[1].send(document, false, &reply.encode());
+    world.clients[1].send(document, false, &reply.encode().unwrap());
     world.carry_up(1);
     world.settle_relay();
     world.session(1).sent.len()
@@ -108,7 +108,7 @@ fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
     let name = world.clients[1].name.clone();
     let join = Message::Join { sender: &name, metadata: PeerMetadata::default(), versions: None };
     let say = |world: &mut World, reply: &Reply<'_>| {
-        world.clients[1].send(document, false, &reply.encode());
+        world.clients[1].send(document, false, &reply.encode().unwrap());
         world.carry_up(1);
     };
     say(&mut world, &Reply { heads: &older, have: &[Have::default()], ..Reply::default() });
@@ -231,7 +231,7 @@ fn messages_out_of_order_of_others_or_of_no_form() {
         Message::Join { sender: "mallory", metadata, versions }.encode()
     };
     let sync = |document: &str, sender: &str, target: &str| {
-        let data = &Reply::default().encode();
+        let data = &Reply::default().encode().unwrap();
         Message::Sync(Sync { document, sender, target, data }).encode()
     };
     let fresh = || {
@@ -305,7 +305,7 @@ fn more_documents_than_a_session_may_have_end_it() {
     let (mut world, _) = world(0);
     let name = world.clients[1].name.clone();
     let (id, now) = (world.session_id(1), world.now);
-    let data = Reply::default().encode();
+    let data = Reply::default().encode().unwrap();
     for number in 0..=limits::REPO_DOCUMENTS as u128 {
         assert_eq!(ended(&mut world), None, "{number}");
         let document = name_of(&DocumentId::from_bytes(number.to_be_bytes()));
