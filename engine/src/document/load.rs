@@ -18,6 +18,10 @@ const PAGE_BYTES: usize = 16 * 1024 * 1024;
 /// them.
 const BATCH_OPERATIONS: usize = limits::CHANGE_OPERATIONS as usize;
 
+/// Operations of a document that is loaded. Twice what admission takes: a store counts at least what
+/// is there, and what it was told in snapshots only in part.
+const MOST_OPERATIONS: u64 = 2 * limits::DOCUMENT_OPERATIONS;
+
 /// An empty document as this engine makes them: text positions count Unicode code points.
 pub(crate) fn empty() -> Automerge {
     Automerge::new_with_encoding(TextEncoding::UnicodeCodePoint)
@@ -133,7 +137,7 @@ fn apply(
 ) -> Result<(Automerge, u64), String> {
     let changes = parse(changes)?;
     let added: u64 = changes.iter().map(|change| change.len() as u64).sum();
-    let (actual, limit) = (operations.saturating_add(added), limits::DOCUMENT_OPERATIONS);
+    let (actual, limit) = (operations.saturating_add(added), MOST_OPERATIONS);
     if actual > limit {
         let budget = Budget::Operations;
         return Err(OverBudget { budget, limit, actual }.to_string());
@@ -245,6 +249,32 @@ mod tests {
         whole.add(vec![change(3, &document.get_last_local_change().unwrap())]);
         assert_eq!((whole.last, whole.changes.len()), (3, 1));
         assert_eq!(whole.build().unwrap().get_heads(), document.get_heads());
+    }
+
+    /// A store of an earlier version may hold what would take all memory: it is not shown, and the
+    /// application goes on.
+    #[test]
+    fn what_states_too_much_is_not_given_to_automerge() {
+        // A document chunk of two columns of changes: 2^29 of actor 0, sequence numbers ascending.
+        let run = |value| [0x80, 0x80, 0x80, 0x80, 0x02, value];
+        let mut body = [&[1, 16][..], &[1; 16], &[1], &[7; 32], &[2, 0x01, 6, 0x03, 6]].concat();
+        body.push(0);
+        body.extend([run(0), run(1)].concat());
+        body.push(0);
+        let typed = [&[0, body.len() as u8][..], &body].concat();
+        let sum = &Sha256::digest(&typed)[..4];
+        let claims = [&[0x85, 0x6f, 0x4a, 0x83], sum, &typed].concat();
+        let mut whole = Whole::default();
+        whole.add(vec![folded(1, claims)]);
+        let reason = whole.build().unwrap_err();
+        assert!(reason.starts_with("the folded history"), "{reason}");
+        assert_eq!(whole.last_good().length(ROOT), 0);
+        // More operations behind a history than a document may have.
+        let (_, first) = written();
+        let changes = [change(1, &first)];
+        assert!(apply(&empty(), &changes, MOST_OPERATIONS - 1).is_ok());
+        let reason = apply(&empty(), &changes, MOST_OPERATIONS).unwrap_err();
+        assert!(reason.contains("operations"), "{reason}");
     }
 
     /// Damage that automerge sees, and damage that only the hash shows.

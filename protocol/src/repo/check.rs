@@ -98,6 +98,26 @@ mod tests {
     }
 
     #[test]
+    fn counters_that_leave_no_room_are_too_large_however_they_come() {
+        let mut document = Automerge::new();
+        let mut tx = document.transaction();
+        tx.put(ROOT, "k", "long enough to be deflated ".repeat(40)).unwrap();
+        tx.commit();
+        let mut change = document.get_changes(&[]).remove(0).decode();
+        change.start_op = ((1u64 << 31) + 5).try_into().unwrap();
+        change.hash = None;
+        let mut change = automerge::Change::from(change);
+        let plain = change.raw_bytes().to_vec();
+        let deflated = change.bytes().to_vec();
+        assert_eq!((plain[PREFIX], deflated[PREFIX]), (CHANGE, DEFLATED_CHANGE));
+        for chunk in [plain, deflated] {
+            let Ok(Inspected::TooLarge(hash, error)) = inspect(&chunk) else { panic!("taken") };
+            assert_eq!(hash, change.hash());
+            assert!(matches!(error, FormError::Counter { .. }), "{error}");
+        }
+    }
+
+    #[test]
     fn what_is_long_and_deflates_is_sound_and_what_does_not_is_too_large() {
         let (chunk, hash) = change(vec![7; 5_000_000]);
         let Ok(Inspected::Sound(sound)) = inspect(&chunk) else { panic!("it was not taken") };

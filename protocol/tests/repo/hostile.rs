@@ -94,6 +94,28 @@ fn who_asks_for_everything_again_and_again_with_the_same_heads_gets_it_once() {
     assert_eq!(ended(&mut world), None);
 }
 
+/// What cut clients off from all documents: one of 10,050 heads, told and sent back.
+#[test]
+fn a_document_of_too_many_heads_is_unavailable_and_no_other_is() {
+    let (mut world, document) = world(3);
+    let mut data = vec![0x42, 0xc2, 0x4e];
+    (0..10_050u32).for_each(|n| data.extend([n.to_be_bytes(); 8].concat()));
+    data.extend([0, 0, 0]);
+    for _ in 0..3 {
+        world.clients[1].send(document, false, &data);
+        world.carry_up(1);
+        world.settle_relay();
+    }
+    assert_eq!(ended(&mut world), None);
+    let told = world.session(1).sent.drain(..).collect::<Vec<_>>();
+    let is_unavailable =
+        |bytes: &Vec<u8>| matches!(Message::decode(bytes), Ok(Message::Unavailable { .. }));
+    assert!(!told.is_empty() && told.iter().all(is_unavailable), "{}", told.len());
+    // The session goes on, and so does the document, for a message that can be read.
+    assert!(say(&mut world, document, &Reply::default()) > 0);
+    assert_eq!(ended(&mut world), None);
+}
+
 #[test]
 fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
     let (mut world, document) = world(5);
