@@ -39,7 +39,7 @@ impl Snapshot {
             heads: index.heads().into_iter().map(|head| (head, max_op(&head))).collect(),
             actors: index.actors().collect(),
             changes: index.len() as u64,
-            // Whoever loaded the chunk has measured it before.
+            // The fold that loaded the chunk has measured it before.
             operations: measure(&body).map_or(0, |size| size.operations),
             body,
             packed: index.as_bytes().to_vec(),

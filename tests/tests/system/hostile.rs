@@ -1,5 +1,4 @@
-//! A writer who states much in few bytes: refused document by document, and nobody else is the
-//! worse.
+//! A writer that states much in few bytes is refused for that document alone.
 
 use landfall::automerge::ActorId;
 use landfall_protocol::admission::preflight;

@@ -1,6 +1,6 @@
 //! The columns of a document chunk, counted by their types. The encodings are not held to
-//! automerge's own here, as those of a change are: automerge writes a document anew when it saves
-//! it, and other versions have written them otherwise.
+//! automerge's own here, as those of a change are: automerge encodes all columns again when it
+//! saves a document, and other versions have encoded them otherwise.
 
 use super::super::chunk::inflate;
 use super::super::form::FormError;
@@ -21,6 +21,13 @@ const DIFFERENCES: u64 = 3;
 const BOOLEANS: u64 = 4;
 const TEXTS: u64 = 5;
 const VALUES: u64 = 7;
+
+/// The columns that automerge 0.12 reads, of changes and of operations, ascending. It drops others
+/// without looking at them.
+const KNOWN: [u64; 20] = [
+    0x01, 0x02, 0x03, 0x11, 0x13, 0x15, 0x21, 0x23, 0x34, 0x35, 0x40, 0x42, 0x43, 0x56, 0x57, 0x80,
+    0x81, 0x83, 0x94, 0xa5,
+];
 
 /// What columns are there, before their data.
 #[derive(Debug)]
@@ -72,6 +79,9 @@ impl Columns {
             } else {
                 data
             };
+            if KNOWN.binary_search(&(spec & !DEFLATED)).is_err() {
+                continue;
+            }
             let (id, kind) = (spec >> 4, spec & 7);
             let column = count(kind, data)?;
             tally.text_bytes = tally.text_bytes.saturating_add(column.text_bytes);

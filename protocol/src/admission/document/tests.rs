@@ -1,4 +1,4 @@
-//! Document chunks, as automerge saves them and as nobody honest does.
+//! Document chunks as automerge saves them, and hostile ones made by hand.
 
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{Automerge, ObjType, ROOT, SaveOptions, ScalarValue};
@@ -8,7 +8,7 @@ use super::*;
 use crate::admission::preflight;
 use crate::admission::reader::tests::{put_signed, put_unsigned};
 
-/// Someone types, deletes, overwrites, counts, marks, and merges what another one did meanwhile.
+/// Two authors type, delete, overwrite, count and mark at the same time, and merge.
 fn session() -> Automerge {
     let mut one = Automerge::new().with_actor([1; 16].into());
     let mut tx = one.transaction();

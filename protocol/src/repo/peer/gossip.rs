@@ -62,7 +62,7 @@ impl Peer {
         document.gossiped.clone_from(&document.theirs);
         let heads = document.theirs.iter().flatten();
         if heads.clone().count() > limits::REPO_LIST {
-            // Nobody reads a longer list, the relay neither.
+            // No reader takes a longer list.
             return;
         }
         let heads = heads.map(|head| bs58::encode(head.0).with_check().into_string()).collect();
