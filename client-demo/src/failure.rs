@@ -200,6 +200,9 @@ impl From<ChangeError> for Failure {
                 let why = "the note was deleted meanwhile, for good";
                 Self::new(Exit::Note, what, why, "make a new one of it")
             }
+            ChangeError::DocumentFull(why) => {
+                Self::new(Exit::Note, what, chain(&*why), "go on in another note")
+            }
             ChangeError::NotAdmitted(why) => {
                 Self::new(Exit::Other, what, chain(&why), "make it in smaller steps")
             }

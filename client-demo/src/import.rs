@@ -169,9 +169,11 @@ fn import(notebook: &Notebook, path: &Path) -> Result<Result<bool, SkipError>, F
     });
     match made {
         Ok(_) => Ok(Ok(notebook.space.documents()?.len() > before)),
-        Err(ChangeError::ChangeTooLarge { .. } | ChangeError::NotAdmitted(_)) => {
-            Ok(Err(SkipError::ChangeTooLarge))
-        }
+        Err(
+            ChangeError::ChangeTooLarge { .. }
+            | ChangeError::NotAdmitted(_)
+            | ChangeError::DocumentFull(_),
+        ) => Ok(Err(SkipError::ChangeTooLarge)),
         Err(error) => Err(error.into()),
     }
 }

@@ -251,6 +251,9 @@ pub enum ChangeError {
         /// What automerge said.
         reason: String,
     },
+    /// The document has as much as one may have: changes, operations, or counters of operations.
+    #[error("the document takes no more changes: {0}; go on in another document")]
+    DocumentFull(#[source] BoxError),
     /// The document is deleted, here or elsewhere, for good.
     #[error("the document is deleted; make a new one")]
     Deleted,
@@ -263,6 +266,7 @@ impl From<FormError> for ChangeError {
     fn from(error: FormError) -> Self {
         match error {
             FormError::TooLarge { limit, actual } => Self::ChangeTooLarge { limit, actual },
+            FormError::Counter { .. } => Self::DocumentFull(Box::new(error)),
             other => Self::NotAdmitted(other),
         }
     }
@@ -275,6 +279,9 @@ impl From<landfall_storage::WriteError<AppendError>> for ChangeError {
             landfall_storage::WriteError::Job(AppendError::History(HistoryError::Deleted)) => {
                 Self::Deleted
             }
+            landfall_storage::WriteError::Job(AppendError::History(
+                error @ (HistoryError::OverBudget(_) | HistoryError::CounterHole { .. }),
+            )) => Self::DocumentFull(Box::new(error)),
             landfall_storage::WriteError::Job(AppendError::History(error)) => {
                 Self::Conflict(Box::new(error))
             }

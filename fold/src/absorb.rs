@@ -10,7 +10,7 @@ use std::convert::Infallible;
 
 use automerge::{Automerge, Bundle, Change};
 use landfall_protocol::admission::{
-    CheckedChange, History, HistoryError, Known, Roots, admit, preflight,
+    CheckedChange, DocumentSize, History, HistoryError, Known, Roots, admit, preflight,
 };
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, limits};
 use sha2::{Digest, Sha256};
@@ -322,6 +322,7 @@ impl Weight {
 struct Growing {
     max_ops: HashMap<ChangeHash, u64>,
     authors: HashMap<ActorId, BTreeMap<u64, ChangeHash>>,
+    size: DocumentSize,
 }
 
 impl Growing {
@@ -339,6 +340,7 @@ impl Growing {
 
     fn add(&mut self, hash: ChangeHash, actor: ActorId, seq: u64, max_op: u64) {
         self.max_ops.insert(hash, max_op);
+        self.size.changes += 1;
         self.authors.entry(actor).or_default().insert(seq, hash);
     }
 
@@ -357,6 +359,8 @@ impl Growing {
         let Ok(verdict) = admit(self, &document, &checked, Roots::Several);
         verdict.map_err(|source| FoldError::History { hash, source })?;
         self.add(hash, checked.actor.clone(), checked.seq, checked.max_op);
+        self.size.bytes += checked.bytes.len() as u64;
+        self.size.operations += checked.stored_operations;
         Ok(checked)
     }
 }
@@ -388,5 +392,14 @@ impl History for Growing {
 
     fn has_changes(&self, _: &DocumentId) -> Result<bool, Infallible> {
         Ok(!self.max_ops.is_empty())
+    }
+
+    fn size(&self, _: &DocumentId) -> Result<DocumentSize, Infallible> {
+        Ok(self.size)
+    }
+
+    /// Its heads are counted when it is saved.
+    fn is_head(&self, _: &DocumentId, _: &ChangeHash) -> Result<bool, Infallible> {
+        Ok(true)
     }
 }

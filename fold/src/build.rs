@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::{Automerge, Change, LoadOptions, ReadDoc, SaveOptions, TextEncoding};
+use landfall_protocol::admission::{DocumentError, measure};
 use landfall_protocol::folded::{FoldedChange, PackedIndex};
 use landfall_protocol::{ChangeHash, limits};
 
@@ -18,6 +19,9 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// What a parsed change weighs in memory besides its bytes.
 const CHANGE_WEIGHT: usize = 512;
+
+/// What each of its operations weighs while it is applied.
+const OPERATION_WEIGHT: usize = 400;
 
 /// Folds snapshots and changes of one document into one snapshot: all of them, or nothing.
 /// Changes come dependencies first (one that waits for a later one is kept in memory meanwhile);
@@ -77,6 +81,21 @@ pub fn open(snapshot: Vec<u8>, limits: &FoldLimits) -> Result<Folded, FoldError>
     })
 }
 
+/// The index of a snapshot's changes. Costs as much as loading the document once.
+///
+/// # Errors
+/// If the snapshot states more than automerge is given, is none, or has more heads than an entry
+/// names.
+pub fn index_of(snapshot: &[u8]) -> Result<PackedIndex, FoldError> {
+    let changes = contained(|| Ok(folded_changes(&load(snapshot, 0)?)))?;
+    let index = PackedIndex::parse(PackedIndex::pack(&changes)?)?;
+    let (actual, limit) = (index.heads().len(), limits::CHANGE_DEPENDENCIES);
+    if actual > limit {
+        return Err(FoldError::TooManyHeads { actual, limit });
+    }
+    Ok(index)
+}
+
 /// Runs what calls automerge.
 pub(crate) fn contained<T>(run: impl FnOnce() -> Result<T, FoldError>) -> Result<T, FoldError> {
     // Nothing that `run` touches is seen again after a panic.
@@ -126,7 +145,8 @@ impl Builder {
 
     pub(crate) fn add(&mut self, change: Change) -> Result<(), FoldError> {
         self.given.push(change.hash());
-        self.waiting_bytes += change.raw_bytes().len() + CHANGE_WEIGHT;
+        let operations = change.len() * OPERATION_WEIGHT;
+        self.waiting_bytes += change.raw_bytes().len() + CHANGE_WEIGHT + operations;
         self.waiting.push(change);
         if self.waiting_bytes >= BATCH_BYTES.max(self.applied_bytes / 4) {
             self.apply()?;
@@ -223,27 +243,16 @@ pub(crate) fn folded_changes(document: &Automerge) -> Vec<FoldedChange> {
     folded.collect()
 }
 
-/// Loads a snapshot. automerge derives every change from it, and compares the heads that come of
+/// Loads a snapshot, unless it states more than its bytes may stand for. automerge derives every change from it, and compares the heads that come of
 /// their hashes with those that the snapshot states.
 pub(crate) fn load(snapshot: &[u8], position: usize) -> Result<Automerge, FoldError> {
-    one_document(snapshot).map_err(|what| FoldError::NotADocument { position, what })?;
+    measure(snapshot).map_err(|error| match error {
+        DocumentError::NotADocument { what } => FoldError::NotADocument { position, what },
+        source => FoldError::Measured { position, source },
+    })?;
     let options = LoadOptions::new().text_encoding(TEXT);
     Automerge::load_with_options(snapshot, options)
         .map_err(|error| FoldError::Snapshot { position, reason: error.to_string() })
-}
-
-/// Whether these bytes are one chunk of type 0, and nothing follows: automerge loads other chunks,
-/// and keeps changes without their dependencies that follow.
-fn one_document(snapshot: &[u8]) -> Result<(), &'static str> {
-    let rest = snapshot.strip_prefix(&MAGIC).ok_or("it does not begin with 856f4a83")?;
-    // A checksum of 4 bytes, which automerge looks at.
-    let rest = rest.get(4..).ok_or("it is cut off")?;
-    let (&kind, mut rest) = rest.split_first().ok_or("it is cut off")?;
-    if kind != DOCUMENT {
-        return Err("it is a chunk of another type");
-    }
-    let length = number(&mut rest).ok_or("its length is no number")?;
-    if length == rest.len() as u64 { Ok(()) } else { Err("it is cut off, or something follows") }
 }
 
 /// Begins every chunk.

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use landfall_protocol::ChangeHash;
-use landfall_protocol::admission::{FormError, HistoryError};
+use landfall_protocol::admission::{DocumentError, FormError, HistoryError};
 use landfall_protocol::folded::BadIndex;
 use thiserror::Error;
 
@@ -19,6 +19,14 @@ pub enum FoldError {
         position: usize,
         /// What is wrong.
         what: &'static str,
+    },
+    /// A snapshot states more than automerge is given, or cannot be read.
+    #[error("snapshot {position} is not opened: {source}")]
+    Measured {
+        /// Which of the given snapshots, from 0.
+        position: usize,
+        /// What is wrong.
+        source: DocumentError,
     },
     /// automerge does not load a snapshot.
     #[error("automerge does not load snapshot {position}: {reason}")]

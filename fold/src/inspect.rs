@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use automerge::{Automerge, Change, SaveOptions};
-use landfall_protocol::admission::{History, Known, Roots, admit, preflight};
+use landfall_protocol::admission::{DocumentSize, History, Known, Roots, admit, preflight};
 use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
 use sha2::{Digest, Sha256};
@@ -112,6 +112,7 @@ fn columns(rest: &mut &[u8]) -> Option<usize> {
 struct Admitted {
     sequences: BTreeMap<ActorId, u64>,
     max_ops: BTreeMap<ChangeHash, u64>,
+    size: DocumentSize,
 }
 
 impl Admitted {
@@ -126,6 +127,9 @@ impl Admitted {
         let Ok(verdict) = admit(self, &document, &checked, Roots::Several);
         verdict.map_err(|source| FoldError::History { hash, source })?;
         self.max_ops.insert(hash, checked.max_op);
+        self.size.bytes += checked.bytes.len() as u64;
+        self.size.operations += checked.stored_operations;
+        self.size.changes += 1;
         self.sequences.insert(checked.actor, checked.seq);
         Ok(())
     }
@@ -159,5 +163,14 @@ impl History for Admitted {
 
     fn has_changes(&self, _: &DocumentId) -> Result<bool, Infallible> {
         Ok(!self.max_ops.is_empty())
+    }
+
+    fn size(&self, _: &DocumentId) -> Result<DocumentSize, Infallible> {
+        Ok(self.size)
+    }
+
+    /// Its heads are counted when it is saved.
+    fn is_head(&self, _: &DocumentId, _: &ChangeHash) -> Result<bool, Infallible> {
+        Ok(true)
     }
 }

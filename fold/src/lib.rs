@@ -26,7 +26,7 @@ use landfall_protocol::{ChangeHash, limits};
 use sha2::{Digest, Sha256};
 
 pub use absorb::{Absorbed, LeftOut, News, absorb};
-pub use build::{fold, fold_loaded, fold_within, open};
+pub use build::{fold, fold_loaded, fold_within, index_of, open};
 pub use error::{FoldError, WorkerError};
 pub use inspect::inspect;
 pub use landfall_protocol::folded::LastOfActor;

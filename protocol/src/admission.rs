@@ -6,6 +6,7 @@
 
 mod chunk;
 mod columns;
+mod document;
 mod form;
 mod header;
 mod history;
@@ -16,7 +17,8 @@ mod reader;
 mod references;
 mod runs;
 
+pub use document::{Budget, DocumentError, DocumentSize, OverBudget, measure};
 pub use form::FormError;
 pub use history::{History, HistoryError, Known, Roots, Verdict, admit};
 pub use overlay::{Layered, Overlay};
-pub use preflight::{CheckedChange, preflight};
+pub use preflight::{CheckedChange, change_hash, preflight};

@@ -87,6 +87,8 @@ codes! {
     UNRELATED = 110, "unrelated";
     /// A pushed snapshot is not what it says, or automerge cannot read it.
     SNAPSHOT = 111, "snapshot";
+    /// The document has as many changes, operations or heads as one may have.
+    DOCUMENT_FULL = 112, "document-full";
     /// What the relay's store has of it is damaged. It does not pass by itself: the relay's
     /// operator repairs or restores the store.
     DAMAGED = 115, "damaged";

@@ -32,8 +32,55 @@ pub const CHANGE_OTHER_ACTORS: usize = 65_536;
 pub const ACTOR_BYTES: usize = 64;
 
 /// The largest operation counter of a document. automerge 0.12 panics on local edits beyond
-/// 2³²; half of that leaves every replica room to go on.
+/// 2³², and JavaScript's integers are exact to 2⁵³ only in a float; half of the first leaves every
+/// replica room to go on.
 pub const OPERATION_COUNTER: u64 = (1 << 31) - 1;
+
+/// How far a change's first operation counter may lie beyond those of what it depends on. automerge
+/// goes on from the largest counter that its author has, so an edit of an earlier view leaves a
+/// hole; it is no larger than a document has operations.
+pub const COUNTER_HOLE: u64 = DOCUMENT_OPERATIONS;
+
+/// Changes of one document. automerge keeps about 500 bytes for each while it opens the document.
+pub const DOCUMENT_CHANGES: u64 = 1 << 20;
+
+/// Changes of a document that its bytes need not account for. A saved document of honest typing
+/// has 0.5 to 2 bytes for each change; an application that only counts has next to none.
+pub const DOCUMENT_CHANGES_FREE: u64 = 128 * 1024;
+
+/// Changes that each byte of a saved document may stand for, beyond the free ones.
+pub const DOCUMENT_CHANGES_PER_BYTE: u64 = 4;
+
+/// Operations of one document, as a saved one holds them: one for each character that was ever
+/// written, and one for each deletion. automerge takes about 90 bytes for each while it opens a saved
+/// document, and 500 while it applies one. A novel of a million characters, rewritten three
+/// times, has some six million.
+pub const DOCUMENT_OPERATIONS: u64 = 1 << 23;
+
+/// Operations of a document that its bytes need not account for: two changes as large as one may
+/// be, such as a paste of one repeated letter, which a few bytes can say.
+pub const DOCUMENT_OPERATIONS_FREE: u64 = 2 * CHANGE_OPERATIONS;
+
+/// Operations that each stored byte of a document may stand for, beyond the free ones. Pasted text
+/// deflates to a third, logs to a twentieth; a deletion of all of it takes next to nothing.
+pub const DOCUMENT_OPERATIONS_PER_BYTE: u64 = 64;
+
+/// Concurrent heads of one document. A change merges up to [`CHANGE_DEPENDENCIES`] of them; all of
+/// them stand in a `Document` frame beside the largest change.
+pub const DOCUMENT_HEADS: usize = 2_048;
+
+/// Bytes to which the columns of a document chunk may inflate, together.
+pub const DOCUMENT_INFLATED_BYTES: usize = 256 * MIB;
+
+/// Bytes of a document's keys, mark names and messages, each as often as it is used: automerge
+/// writes them out when it derives the changes.
+pub const DOCUMENT_TEXT_BYTES: u64 = 256 * MIB as u64;
+
+/// automerge keeps a vector clock at every 16th change, about.
+pub const CLOCK_EVERY: u64 = 16;
+
+/// Entries of the vector clocks of a document, of 4 bytes each.
+pub const DOCUMENT_CLOCK_ENTRIES: u64 = 64 << 20;
 
 /// The largest sequence number of an actor in a document.
 pub const SEQUENCE: u64 = (1 << 31) - 1;
@@ -304,5 +351,14 @@ const _: () = assert!(BRANCHES * 16 * 24 + 64 * BRANCHES <= MESSAGE_BYTES);
 const _: () = assert!(FILTER_DOCUMENTS * 16 + 1024 <= MESSAGE_BYTES);
 const _: () = assert!(FETCH_DOCUMENTS * (32 * CHANGE_DEPENDENCIES + 64) <= MESSAGE_BYTES);
 const _: () = assert!(TOKEN_BYTES < 64 * KIB && SPACE_NAME_BYTES <= TEXT_BYTES);
+const _: () = assert!(DOCUMENT_OPERATIONS_FREE <= DOCUMENT_OPERATIONS);
+const _: () = assert!(DOCUMENT_CHANGES_FREE <= DOCUMENT_CHANGES);
+const _: () = assert!(SNAPSHOT_BYTES <= DOCUMENT_INFLATED_BYTES);
+// What is admitted can be told: in a sync message of automerge-repo, whose reader is ours too.
+const _: () = assert!(DOCUMENT_HEADS <= SYNC_HASHES && CHANGE_DEPENDENCIES <= DOCUMENT_HEADS);
+const _: () =
+    assert!(DOCUMENT_HEADS * 32 + CHANGE_BYTES + ENTRY_HEADER_BYTES + 1024 <= MESSAGE_BYTES);
+// An honest document never meets the limit of counters: its holes together stay below it.
+const _: () = assert!(DOCUMENT_OPERATIONS + COUNTER_HOLE <= OPERATION_COUNTER / 16);
 const _: () = assert!(OPERATION_COUNTER + CHANGE_OPERATIONS < u32::MAX as u64);
 const _: () = assert!(PING_AFTER.as_millis() < DROP_AFTER.as_millis());

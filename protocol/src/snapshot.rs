@@ -1,5 +1,6 @@
 //! A document's folded history as plain data: what a fold made, before anybody stores it.
 
+use crate::admission::measure;
 use crate::folded::{BadIndex, PackedIndex};
 use crate::ids::ChangeHash;
 
@@ -16,6 +17,8 @@ pub struct Snapshot {
     pub actors: Vec<LastOfActor>,
     /// How many changes are folded.
     pub changes: u64,
+    /// How many operations are ([`DocumentSize::operations`](crate::admission::DocumentSize)).
+    pub operations: u64,
     /// The chunk.
     pub body: Vec<u8>,
     /// The packed index of the changes ([`folded`](crate::folded)).
@@ -36,6 +39,8 @@ impl Snapshot {
             heads: index.heads().into_iter().map(|head| (head, max_op(&head))).collect(),
             actors: index.actors().collect(),
             changes: index.len() as u64,
+            // The fold that loaded the chunk has measured it before.
+            operations: measure(&body).map_or(0, |size| size.operations),
             body,
             packed: index.as_bytes().to_vec(),
         })

@@ -59,6 +59,9 @@ pub enum NewKind {
         seq: u64,
         /// The change's last operation counter.
         max_op: u64,
+        /// What it adds to its document's operations
+        /// ([`DocumentSize::operations`](crate::admission::DocumentSize)).
+        operations: u64,
     },
     /// Deletes it: its changes and snapshots go, for good.
     Tombstone,
@@ -446,11 +449,13 @@ impl Space {
         let change = CheckedChange { bytes, ..changes[judging.done].clone() };
         self.overlay.add(*document, &change, offset);
         let (actor, seq, max_op) = (change.actor.clone(), change.seq, change.max_op);
+        let operations = change.stored_operations;
         let mut entry = Entry::of_change(offset, *document, change, author, at_ms);
         if is_second {
             entry.flags |= entry_flags::SECOND_ROOT;
         }
-        self.building.push(NewEntry { entry, kind: NewKind::Change { actor, seq, max_op } });
+        let kind = NewKind::Change { actor, seq, max_op, operations };
+        self.building.push(NewEntry { entry, kind });
         offset
     }
 

@@ -174,6 +174,65 @@ pub fn change_on_nothing(actor: ActorId, heads: &[ChangeHash], start_op: u64) ->
     Change::from(change).raw_bytes().to_vec()
 }
 
+/// A change of at least two operations, each of which puts the same key: by its run lengths it has
+/// the same few bytes, however many there are.
+///
+/// # Panics
+/// If it is asked for less than two.
+#[must_use]
+pub fn dense_change(
+    actor: &ActorId,
+    (seq, start_op): (u64, u64),
+    dependencies: &[ChangeHash],
+    operations: u32,
+) -> Vec<u8> {
+    assert!(operations >= 2, "a run has two values at least");
+    let run = |value: &[u8]| {
+        let (mut out, mut left) = (Vec::new(), operations);
+        while left > 0x3f {
+            out.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        out.push(left as u8);
+        out.extend(value);
+        out
+    };
+    // Keys, no insertion, puts, nulls, no predecessors.
+    let columns = [
+        (&[0x15u8][..], run(b"\x01k")),
+        (&[0x34], number(u64::from(operations))),
+        (&[0x42], run(&[1])),
+        (&[0x56], run(&[0])),
+        (&[0x70], run(&[0])),
+    ];
+    let mut body = number(dependencies.len() as u64);
+    dependencies.iter().for_each(|hash| body.extend(hash.0));
+    body.extend(number(actor.to_bytes().len() as u64));
+    body.extend(actor.to_bytes());
+    body.extend(number(seq));
+    body.extend(number(start_op));
+    // No time, no message, no other actors.
+    body.extend([0, 0, 0, columns.len() as u8]);
+    columns.iter().for_each(|(spec, data)| {
+        body.extend(*spec);
+        body.push(data.len() as u8);
+    });
+    columns.iter().for_each(|(_, data)| body.extend(data));
+    let typed = [vec![1], number(body.len() as u64), body].concat();
+    [&[0x85, 0x6f, 0x4a, 0x83], &landfall_fold::hash_of(&typed)[..4], &typed].concat()
+}
+
+/// An unsigned LEB128 number.
+fn number(mut value: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    while value > 0x7f {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+    out
+}
+
 /// A server that treats its first connections badly and passes all later ones on to a relay.
 #[derive(Debug)]
 pub struct BadServer {

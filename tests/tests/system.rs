@@ -7,6 +7,7 @@ mod system {
     mod deletion;
     mod disk_full;
     mod ephemeral;
+    mod hostile;
     mod kills;
     mod long_life;
     mod lost_history;

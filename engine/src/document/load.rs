@@ -3,7 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::{Automerge, Change, LoadOptions, PatchLog, TextEncoding};
-use landfall_protocol::{ChangeHash, DocumentId};
+use landfall_protocol::admission::{Budget, OverBudget, measure};
+use landfall_protocol::{ChangeHash, DocumentId, limits};
 use sha2::{Digest, Sha256};
 
 use super::Loaded;
@@ -12,6 +13,14 @@ use crate::store::{DocumentRow, LocalLog, SpaceRow, Stored};
 
 /// Bytes of changes that are read from the store in one page.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Operations that automerge is given at a time: it takes some 400 bytes for each while it applies
+/// them.
+const BATCH_OPERATIONS: usize = limits::CHANGE_OPERATIONS as usize;
+
+/// Operations of a document that is loaded. Twice what admission takes: a store counts at least what
+/// is there, and what it was told in snapshots only in part.
+const MOST_OPERATIONS: u64 = 2 * limits::DOCUMENT_OPERATIONS;
 
 /// An empty document as this engine makes them: text positions count Unicode code points.
 pub(crate) fn empty() -> Automerge {
@@ -64,10 +73,10 @@ impl Whole {
 
     /// The document, or what automerge said.
     pub(super) fn build(&self) -> Result<Automerge, String> {
-        let base = self.base()?;
+        let (base, operations) = self.base()?;
         match self.changes.is_empty() {
             true => Ok(base),
-            false => apply(&base, &self.changes),
+            false => Ok(apply(&base, &self.changes, operations)?.0),
         }
     }
 
@@ -75,20 +84,23 @@ impl Whole {
     /// that can be read, and a prefix of the changes behind it.
     fn last_good(&self) -> Automerge {
         match self.base() {
-            Ok(base) => longest_prefix(base, &self.changes),
+            Ok((base, operations)) => longest_prefix(base, &self.changes, operations),
             // Nothing stands without what it stands on.
             Err(_) => empty(),
         }
     }
 
-    fn base(&self) -> Result<Automerge, String> {
-        let Some(folded) = &self.folded else { return Ok(empty()) };
+    /// The folded history, with how many operations it has.
+    fn base(&self) -> Result<(Automerge, u64), String> {
+        let Some(folded) = &self.folded else { return Ok((empty(), 0)) };
         if <[u8; 32]>::from(Sha256::digest(&folded.body)) != folded.hash {
             return Err("the folded history is damaged in the store".to_owned());
         }
+        let in_base = |error: String| format!("the folded history: {error}");
+        let size = measure(&folded.body).map_err(|error| in_base(error.to_string()))?;
         let options = LoadOptions::new().text_encoding(TextEncoding::UnicodeCodePoint);
-        contained(|| Automerge::load_with_options(&folded.body, options))
-            .map_err(|error| format!("the folded history: {error}"))
+        let base = contained(|| Automerge::load_with_options(&folded.body, options));
+        base.map(|base| (base, size.operations)).map_err(in_base)
     }
 }
 
@@ -117,8 +129,21 @@ pub(super) fn load(
 }
 
 /// The document with these changes added, or what automerge said. The original is untouched.
-fn apply(base: &Automerge, changes: &[Stored]) -> Result<Automerge, String> {
-    apply_parsed(base.clone(), parse(changes)?, &mut PatchLog::inactive())
+/// `operations` are those that the document has already; those that it has now come back.
+fn apply(
+    base: &Automerge,
+    changes: &[Stored],
+    operations: u64,
+) -> Result<(Automerge, u64), String> {
+    let changes = parse(changes)?;
+    let added: u64 = changes.iter().map(|change| change.len() as u64).sum();
+    let (actual, limit) = (operations.saturating_add(added), MOST_OPERATIONS);
+    if actual > limit {
+        let budget = Budget::Operations;
+        return Err(OverBudget { budget, limit, actual }.to_string());
+    }
+    let applied = apply_parsed(base.clone(), changes, &mut PatchLog::inactive())?;
+    Ok((applied, actual))
 }
 
 /// The changes, if they are what was stored.
@@ -139,7 +164,27 @@ pub(crate) fn apply_parsed(
     changes: Vec<Change>,
     patches: &mut PatchLog,
 ) -> Result<Automerge, String> {
-    contained(|| onto.apply_changes_log_patches(changes, patches).map(|()| onto))
+    contained(|| {
+        for batch in batches(changes) {
+            onto.apply_changes_log_patches(batch, patches)?;
+        }
+        Ok::<_, automerge::AutomergeError>(onto)
+    })
+}
+
+/// The changes in their order, so many together as have [`BATCH_OPERATIONS`].
+fn batches(changes: Vec<Change>) -> impl Iterator<Item = Vec<Change>> {
+    let mut changes = changes.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let first = changes.next()?;
+        let mut operations = first.len();
+        let mut batch = vec![first];
+        while let Some(next) = changes.next_if(|next| operations + next.len() <= BATCH_OPERATIONS) {
+            operations += next.len();
+            batch.push(next);
+        }
+        Some(batch)
+    })
 }
 
 /// Calls automerge, which in 0.12 can panic on changes that no check of ours finds (such as
@@ -153,13 +198,13 @@ fn contained<T, E: std::fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Re
 }
 
 /// The document built from the longest prefix of the changes that automerge can take.
-fn longest_prefix(base: Automerge, changes: &[Stored]) -> Automerge {
+fn longest_prefix(base: Automerge, changes: &[Stored], operations: u64) -> Automerge {
     let (mut good, mut bad) = (0, changes.len());
-    let mut built = base;
+    let (mut built, mut operations) = (base, operations);
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;
-        match apply(&built, &changes[good..middle]) {
-            Ok(next) => (built, good) = (next, middle),
+        match apply(&built, &changes[good..middle], operations) {
+            Ok((next, now)) => (built, operations, good) = (next, now, middle),
             Err(_) => bad = middle,
         }
     }
@@ -204,6 +249,32 @@ mod tests {
         whole.add(vec![change(3, &document.get_last_local_change().unwrap())]);
         assert_eq!((whole.last, whole.changes.len()), (3, 1));
         assert_eq!(whole.build().unwrap().get_heads(), document.get_heads());
+    }
+
+    /// A store of an earlier version may hold what would take all memory: it is not shown, and the
+    /// application goes on.
+    #[test]
+    fn what_states_too_much_is_not_given_to_automerge() {
+        // A document chunk of two columns of changes: 2^29 of actor 0, sequence numbers ascending.
+        let run = |value| [0x80, 0x80, 0x80, 0x80, 0x02, value];
+        let mut body = [&[1, 16][..], &[1; 16], &[1], &[7; 32], &[2, 0x01, 6, 0x03, 6]].concat();
+        body.push(0);
+        body.extend([run(0), run(1)].concat());
+        body.push(0);
+        let typed = [&[0, body.len() as u8][..], &body].concat();
+        let sum = &Sha256::digest(&typed)[..4];
+        let claims = [&[0x85, 0x6f, 0x4a, 0x83], sum, &typed].concat();
+        let mut whole = Whole::default();
+        whole.add(vec![folded(1, claims)]);
+        let reason = whole.build().unwrap_err();
+        assert!(reason.starts_with("the folded history"), "{reason}");
+        assert_eq!(whole.last_good().length(ROOT), 0);
+        // More operations behind a history than a document may have.
+        let (_, first) = written();
+        let changes = [change(1, &first)];
+        assert!(apply(&empty(), &changes, MOST_OPERATIONS - 1).is_ok());
+        let reason = apply(&empty(), &changes, MOST_OPERATIONS).unwrap_err();
+        assert!(reason.contains("operations"), "{reason}");
     }
 
     /// Damage that automerge sees, and damage that only the hash shows.

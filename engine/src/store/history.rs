@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use landfall_protocol::admission::{History, Known};
+use landfall_protocol::admission::{DocumentSize, History, Known};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -136,5 +136,23 @@ impl History for StoredHistory<'_> {
     fn has_changes(&self, document: &DocumentId) -> rusqlite::Result<bool> {
         let Some(document) = self.row(document)? else { return Ok(false) };
         Ok(parts(self.conn, document)?.changes() > 0)
+    }
+
+    fn size(&self, document: &DocumentId) -> rusqlite::Result<DocumentSize> {
+        let Some(document) = self.row(document)? else { return Ok(DocumentSize::default()) };
+        let parts = parts(self.conn, document)?;
+        let heads = self
+            .conn
+            .prepare_cached("SELECT count(*) FROM head WHERE document = ?1")?
+            .query_row([document.0], |row| row.get(0))?;
+        let (bytes, changes, operations) = (parts.bytes(), parts.changes(), parts.operations);
+        Ok(DocumentSize { bytes, changes, operations, heads })
+    }
+
+    fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> rusqlite::Result<bool> {
+        let Some(document) = self.row(document)? else { return Ok(false) };
+        self.conn
+            .prepare_cached("SELECT 1 FROM head WHERE document = ?1 AND hash = ?2")?
+            .exists(params![document.0, hash.0])
     }
 }

@@ -93,8 +93,7 @@ impl Indexes {
 
 /// Loads a snapshot to see what it holds.
 pub(super) fn build(snapshot: &[u8]) -> Result<PackedIndex, FoldError> {
-    let folded = landfall_fold::fold(&[snapshot], [])?;
-    Ok(PackedIndex::parse(folded.index)?)
+    landfall_fold::index_of(snapshot)
 }
 
 /// A snapshot of our own store that does not load any more.

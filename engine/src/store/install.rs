@@ -53,6 +53,8 @@ pub(super) fn install(
         tail_bytes: rest.iter().map(|change| change.bytes).sum(),
         folded_changes: opened.changes(),
         folded_bytes: opened.body.len() as u64,
+        // What lies behind the snapshot was counted when it came.
+        operations: before.operations.max(opened.operations),
     };
     let change = Change { row, before, after, folded: locals(&folded), bytes: bytes(&folded) };
     for upstream in links::linked(conn, space)? {

@@ -80,6 +80,7 @@ impl<'a> Ledger<'a> {
         advance_heads(&mut open.heads, change);
         open.parts.tail_changes += 1;
         open.parts.tail_bytes += change.bytes.len() as u64;
+        open.parts.operations += change.stored_operations;
         let row = open.row;
         insert_change(conn, &NewChange { space, local, document: row, change, author, at_ms })?;
         self.overlay.add(document, change, Offset(local));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use landfall_fold::FoldError;
 use landfall_protocol::admission::CheckedChange;
+use landfall_protocol::frame::Entry;
 use landfall_protocol::replica::Incoming;
 use landfall_protocol::{ChangeHash, DocumentId, Offset};
 use landfall_storage::{Durability, ReadError};
@@ -51,6 +52,11 @@ pub(crate) struct Ready {
 pub(super) enum Prepared {
     Plain(Incoming),
     Snapshot(ReadySnapshot),
+    /// A snapshot that is not what it says, or that is not opened: only its document is without it.
+    Rejected {
+        entry: Entry,
+        reason: String,
+    },
 }
 
 /// A snapshot that was opened, with what was folded here.
@@ -155,10 +161,19 @@ impl LocalLog {
         for entry in entries {
             ready.entries.push(match entry {
                 Incoming::Snapshot { offset, document, hash, heads, body } => {
-                    let opened = self.open_snapshot(space, document, hash, heads, body)?;
-                    let mut snapshot = ReadySnapshot::new(offset, document, opened);
-                    self.join(space, &mut snapshot)?;
-                    Prepared::Snapshot(snapshot)
+                    let body = self.whole_body(space, document, &hash, body)?;
+                    match open_snapshot(body, hash, &heads) {
+                        Ok(opened) => {
+                            let mut snapshot = ReadySnapshot::new(offset, document, opened);
+                            self.join(space, &mut snapshot)?;
+                            Prepared::Snapshot(snapshot)
+                        }
+                        Err((body, bad)) => {
+                            let entry =
+                                Entry::of_snapshot(offset, document, hash, &heads, 0, Some(body));
+                            Prepared::Rejected { entry, reason: bad.to_string() }
+                        }
+                    }
                 }
                 entry => Prepared::Plain(entry),
             });
@@ -166,32 +181,20 @@ impl LocalLog {
         Ok(ready)
     }
 
-    fn open_snapshot(
+    /// A snapshot's bytes: those of its entry, or the parts that came before it.
+    fn whole_body(
         &self,
         space: SpaceRow,
         document: DocumentId,
-        hash: [u8; 32],
-        mut heads: Vec<ChangeHash>,
+        hash: &[u8; 32],
         body: Option<Vec<u8>>,
-    ) -> Result<Opened, PrepareError> {
-        let bad = |reason| PrepareError::Snapshot { document, reason };
+    ) -> Result<Vec<u8>, PrepareError> {
         let body = match (body, self.upstream()) {
             (Some(body), _) => Some(body),
-            (None, Some(upstream)) => {
-                self.db.read(|conn| assemble(conn, upstream, space, &hash))?
-            }
+            (None, Some(upstream)) => self.db.read(|conn| assemble(conn, upstream, space, hash))?,
             (None, None) => None,
         };
-        let body = body.ok_or_else(|| bad(BadSnapshot::Incomplete))?;
-        if <[u8; 32]>::from(Sha256::digest(&body)) != hash {
-            return Err(bad(BadSnapshot::Hash));
-        }
-        let opened = Opened::open(body).map_err(|error| bad(error.into()))?;
-        heads.sort_unstable();
-        if opened.index.heads() != heads {
-            return Err(bad(BadSnapshot::Heads));
-        }
-        Ok(opened)
+        body.ok_or(PrepareError::Snapshot { document, reason: BadSnapshot::Incomplete })
     }
 
     /// Joins a snapshot with what is folded here. If the two do not go together, the transaction
@@ -254,6 +257,28 @@ impl LocalLog {
             )?
             .query_row(params![row.0, change.actor.to_bytes()], |row| row.get(0))?;
         Ok(last.unwrap_or(0))
+    }
+}
+
+/// Opens a snapshot, if its bytes are those that were told and automerge may be given them. What is
+/// rejected comes back.
+fn open_snapshot(
+    body: Vec<u8>,
+    hash: [u8; 32],
+    heads: &[ChangeHash],
+) -> Result<Opened, (Vec<u8>, BadSnapshot)> {
+    if <[u8; 32]>::from(Sha256::digest(&body)) != hash {
+        return Err((body, BadSnapshot::Hash));
+    }
+    let index = match super::indexes::build(&body) {
+        Ok(index) => index,
+        Err(error) => return Err((body, error.into())),
+    };
+    let mut told = heads.to_vec();
+    told.sort_unstable();
+    match index.heads() == told {
+        true => Ok(Opened::new(hash, body, index)),
+        false => Err((body, BadSnapshot::Heads)),
     }
 }
 

@@ -158,6 +158,10 @@ impl<'a> Writing<'a> {
     pub(super) fn take(&mut self, entry: Prepared) -> Result<(), ReceiveError> {
         match entry {
             Prepared::Snapshot(ready) => self.snapshot(ready),
+            Prepared::Rejected { entry, reason } => {
+                partial::forget(self.ledger.conn, self.upstream, self.ledger.space)?;
+                Ok(self.put_aside(&entry, Wait::Never, reason)?)
+            }
             Prepared::Plain(Incoming::Change {
                 offset,
                 document,

@@ -118,6 +118,8 @@ pub(super) struct Parts {
     pub(super) tail_bytes: u64,
     pub(super) folded_changes: u64,
     pub(super) folded_bytes: u64,
+    /// Operations of all of it, as admission counts them; at least so many.
+    pub(super) operations: u64,
 }
 
 impl Parts {
@@ -137,12 +139,13 @@ fn parts_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parts> {
         tail_bytes: row.get(2)?,
         folded_changes: row.get(3)?,
         folded_bytes: row.get(4)?,
+        operations: row.get(5)?,
     })
 }
 
 pub(super) fn parts(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Parts> {
     conn.prepare_cached(
-        "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes
+        "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes, operations
          FROM document WHERE id = ?1",
     )?
     .query_row([document.0], parts_of)
@@ -156,12 +159,13 @@ pub(super) fn document_or_new(
 ) -> rusqlite::Result<(DocumentRow, Parts, Option<Leaf>)> {
     let found = conn
         .prepare_cached(
-            "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes, leaf, id
+            "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes, operations, leaf,
+                 id
              FROM document WHERE space = ?1 AND document = ?2",
         )?
         .query_row(params![space.0, document.as_bytes()], |row| {
-            let leaf = row.get::<_, Option<[u8; 16]>>(5)?.map(Leaf::from_bytes);
-            Ok((DocumentRow(row.get(6)?), parts_of(row)?, leaf))
+            let leaf = row.get::<_, Option<[u8; 16]>>(6)?.map(Leaf::from_bytes);
+            Ok((DocumentRow(row.get(7)?), parts_of(row)?, leaf))
         })
         .optional()?;
     match found {
@@ -180,7 +184,7 @@ pub(super) fn set_parts(
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE document SET base = ?2, tail_changes = ?3, tail_bytes = ?4, folded_changes = ?5,
-             folded_bytes = ?6 WHERE id = ?1",
+             folded_bytes = ?6, operations = ?7 WHERE id = ?1",
     )?
     .execute(params![
         document.0,
@@ -189,6 +193,7 @@ pub(super) fn set_parts(
         after.tail_bytes,
         after.folded_changes,
         after.folded_bytes,
+        after.operations,
     ])?;
     totals.follow(before, after);
     Ok(())
@@ -217,13 +222,15 @@ pub(super) fn set_tail(
     leaf: Option<Leaf>,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "UPDATE document SET tail_changes = ?2, tail_bytes = ?3, leaf = ?4 WHERE id = ?1",
+        "UPDATE document SET tail_changes = ?2, tail_bytes = ?3, leaf = ?4, operations = ?5
+         WHERE id = ?1",
     )?
     .execute(params![
         document.0,
         after.tail_changes,
         after.tail_bytes,
-        leaf.map(Leaf::to_bytes)
+        leaf.map(Leaf::to_bytes),
+        after.operations,
     ])?;
     totals.follow(before, after);
     Ok(())

@@ -6,7 +6,7 @@ use landfall_storage::Schema;
 pub(super) const SCHEMA: Schema = Schema {
     name: "Landfall engine store",
     application_id: 0x4c46_4531, // "LFE1"
-    migrations: &[VERSION_1, VERSION_2, VERSION_3],
+    migrations: &[VERSION_1, VERSION_2, VERSION_3, VERSION_4],
 };
 
 const VERSION_1: &str = "
@@ -284,4 +284,11 @@ CREATE TABLE refused (
     hash BLOB NOT NULL CHECK (length(hash) = 32),
     PRIMARY KEY (upstream, document, hash)
 ) STRICT, WITHOUT ROWID;
+";
+
+// Counted from here on: a document that was there before has more than this says, until it is
+// folded next.
+const VERSION_4: &str = "
+-- `operations`: of all changes, as admission counts them against the document's budget.
+ALTER TABLE document ADD COLUMN operations INTEGER NOT NULL DEFAULT 0;
 ";

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use landfall_fold::{FoldError, Folded};
+use landfall_protocol::admission::measure;
 use landfall_protocol::folded::{BadIndex, PackedIndex};
 use landfall_protocol::{ChangeHash, DocumentId, limits};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -17,19 +18,27 @@ pub(crate) struct Opened {
     pub(crate) hash: [u8; 32],
     pub(crate) body: Vec<u8>,
     pub(crate) index: Arc<PackedIndex>,
+    /// Its operations, as admission counts them.
+    pub(crate) operations: u64,
 }
 
 impl Opened {
     /// Loads a snapshot's bytes. Costs as much as loading the document.
     pub(crate) fn open(body: Vec<u8>) -> Result<Self, FoldError> {
-        let index = Arc::new(super::indexes::build(&body)?);
-        Ok(Self { hash: Sha256::digest(&body).into(), body, index })
+        let index = super::indexes::build(&body)?;
+        Ok(Self::new(Sha256::digest(&body).into(), body, index))
+    }
+
+    /// A snapshot that was loaded, with its SHA-256 and its index.
+    pub(super) fn new(hash: [u8; 32], body: Vec<u8>, index: PackedIndex) -> Self {
+        let operations = operations_of(&body);
+        Self { hash, body, index: Arc::new(index), operations }
     }
 
     /// What a fold made, which has loaded it.
     pub(crate) fn of(folded: Folded) -> Result<Self, BadIndex> {
-        let index = Arc::new(PackedIndex::parse(folded.index)?);
-        Ok(Self { hash: folded.hash, body: folded.snapshot, index })
+        let index = PackedIndex::parse(folded.index)?;
+        Ok(Self::new(folded.hash, folded.snapshot, index))
     }
 
     /// The heads with their last operation counters, ascending.
@@ -41,6 +50,11 @@ impl Opened {
     pub(super) fn changes(&self) -> u64 {
         self.index.len() as u64
     }
+}
+
+/// The operations of a chunk that was loaded.
+fn operations_of(body: &[u8]) -> u64 {
+    measure(body).map_or(0, |size| size.operations)
 }
 
 /// The heads of a folded history with their last operation counters; none if nothing is folded.

@@ -1,7 +1,8 @@
 //! Snapshots that strangers made.
 
 use automerge::SaveOptions;
-use landfall_fold::{FoldError, Folded, fold, inspect};
+use landfall_fold::{FoldError, Folded, absorb, changes_since, fold, inspect};
+use landfall_protocol::admission::DocumentError;
 use sha2::{Digest, Sha256};
 
 use super::folding::load;
@@ -124,6 +125,46 @@ fn what_is_not_what_was_told_is_refused() {
     assert!(matches!(error, FoldError::NotADocument { .. }), "{error}");
     let error = inspected(&poison(&session())).unwrap_err();
     assert!(matches!(error, FoldError::NotADocument { .. }), "{error}");
+}
+
+/// 94 bytes that state so many changes: automerge would take a gigabyte for a million.
+fn claiming(changes: i64) -> Vec<u8> {
+    let run = |value: u8| {
+        let (mut out, mut left) = (Vec::new(), changes);
+        while left > 0x3f {
+            out.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        out.extend([left as u8, value]);
+        out
+    };
+    let columns = [(0x01, run(0)), (0x03, run(1)), (0x13, run(0))];
+    let mut body = [&[1, 16][..], &[1; 16], &[1], &[7; 32], &[3]].concat();
+    columns.iter().for_each(|(spec, data)| body.extend([*spec, data.len() as u8]));
+    body.push(0);
+    columns.iter().for_each(|(_, data)| body.extend(data));
+    body.push(0);
+    let mut typed = vec![0];
+    put_number(body.len(), &mut typed);
+    typed.extend(body);
+    [&[0x85, 0x6f, 0x4a, 0x83], &Sha256::digest(&typed)[..4], &typed].concat()
+}
+
+#[test]
+fn a_snapshot_that_states_more_than_its_bytes_is_not_opened_by_anybody() {
+    for changes in [300_000, 1 << 20, i64::MAX] {
+        let claims = claiming(changes);
+        let over = |error: FoldError| match error {
+            FoldError::Measured { source: DocumentError::OverBudget(over), .. } => over.actual,
+            other => panic!("{other}"),
+        };
+        assert_eq!(over(inspected(&claims).unwrap_err()), changes as u64);
+        assert_eq!(over(fold(&[&claims], []).unwrap_err()), changes as u64);
+        assert_eq!(over(landfall_fold::index_of(&claims).unwrap_err()), changes as u64);
+        assert_eq!(over(changes_since(&claims, &[]).unwrap_err()), changes as u64);
+        let absorbed = absorb(&[&claims], Vec::new(), [], false).unwrap_err();
+        assert!(absorbed.to_string().contains(&format!("{changes} changes")), "{absorbed}");
+    }
 }
 
 #[test]

@@ -10,7 +10,8 @@ use super::reader::Reader;
 use crate::ids::ChangeHash;
 use crate::limits;
 
-const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
+/// Begins every chunk.
+pub(super) const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 const CHANGE: u8 = 1;
 const DEFLATED_CHANGE: u8 = 2;
 
@@ -70,7 +71,7 @@ impl<'a> Chunk<'a> {
     }
 
     fn inflated(stated: [u8; 4], deflated: &[u8]) -> Result<Self, FormError> {
-        let mut bytes = inflate(deflated)?;
+        let mut bytes = inflate(deflated, PREFIX, limits::CHANGE_INFLATED_BYTES)?;
         let body_length = bytes.len() - PREFIX;
         let (length, length_bytes) = length_of(body_length);
         let start = 5 - length_bytes;
@@ -108,13 +109,12 @@ fn length_of(mut length: usize) -> ([u8; 5], usize) {
     (bytes, 5)
 }
 
-/// Inflates into a buffer that leaves [`PREFIX`] bytes free in front, so that the chunk is built
+/// Inflates into a buffer that leaves `prefix` bytes free in front, so that a chunk is built
 /// without a second copy. The buffer grows with what has been inflated, up to the limit.
-fn inflate(deflated: &[u8]) -> Result<Vec<u8>, FormError> {
-    let limit = limits::CHANGE_INFLATED_BYTES;
-    let guess = deflated.len().saturating_mul(4).clamp(1024, limit);
-    let mut out = Vec::with_capacity(PREFIX + guess);
-    out.resize(PREFIX, 0);
+pub(super) fn inflate(deflated: &[u8], prefix: usize, limit: usize) -> Result<Vec<u8>, FormError> {
+    let guess = deflated.len().saturating_mul(4).max(1024).min(limit);
+    let mut out = Vec::with_capacity(prefix + guess);
+    out.resize(prefix, 0);
     let mut stream = Decompress::new(false);
     let mut rest = deflated;
     loop {
@@ -124,7 +124,7 @@ fn inflate(deflated: &[u8]) -> Result<Vec<u8>, FormError> {
             .map_err(|_| FormError::Deflate)?;
         let consumed = usize::try_from(stream.total_in() - before.0).unwrap_or(usize::MAX);
         rest = rest.get(consumed..).ok_or(FormError::Deflate)?;
-        if out.len() - PREFIX > limit {
+        if out.len() - prefix > limit {
             return Err(FormError::Inflated { limit });
         }
         if status == Status::StreamEnd {
@@ -137,8 +137,8 @@ fn inflate(deflated: &[u8]) -> Result<Vec<u8>, FormError> {
         }
         if is_full {
             // One byte past the limit is room enough to see that it is passed.
-            let most = PREFIX + limit + 1;
-            out.reserve_exact(out.len().min(most - out.len()));
+            let most = prefix + limit + 1;
+            out.reserve_exact(out.len().max(1024).min(most - out.len()));
         }
     }
     match rest.len() {

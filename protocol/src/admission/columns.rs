@@ -36,13 +36,24 @@ pub(super) fn count_operations(
     body: &mut Reader<'_>,
     start_op: u64,
     actors: &mut Actors<'_>,
-) -> Result<u64, FormError> {
+) -> Result<Counted, FormError> {
     let columns = split(body)?;
     let mut rows = Rows::new(&columns, start_op);
     rows.walk(actors)?;
     rows.finish()?;
     actors.finish()?;
-    Ok(rows.walked)
+    let stored_operations = rows.kept.saturating_add(rows.predecessors.total());
+    Ok(Counted { operations: rows.walked, stored_operations })
+}
+
+/// How many operations a change has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted {
+    /// All of them.
+    pub(super) operations: u64,
+    /// What they add to a saved document: a row for each but deletions, and an entry for each
+    /// predecessor.
+    pub(super) stored_operations: u64,
 }
 
 /// Reads the columns' metadata, and cuts their data apart.
@@ -109,6 +120,8 @@ struct Rows<'a> {
     mark_name: Runs<'a, &'a [u8]>,
     start_op: u64,
     walked: u64,
+    /// Of those walked, the operations that are no deletions.
+    kept: u64,
     stated_value_bytes: u64,
     text_bytes: u64,
     /// The object of the operation before, if that operation begins a mark.
@@ -149,6 +162,7 @@ impl<'a> Rows<'a> {
             mark_name: Runs::new("mark name", mark_name),
             start_op,
             walked: 0,
+            kept: 0,
             stated_value_bytes: 0,
             text_bytes: 0,
             begun_mark: None,
@@ -169,6 +183,7 @@ impl<'a> Rows<'a> {
             self.add_value(&stretch)?;
             self.add_text(&stretch)?;
             self.predecessors.walk(group, actors)?;
+            self.kept += if stretch.action == DELETE { 0 } else { stretch.rows };
             self.advance(stretch.rows)?;
         }
         Ok(())

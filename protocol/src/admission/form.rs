@@ -249,11 +249,13 @@ pub enum FormError {
 }
 
 impl FormError {
-    /// Whether the change is what it should be, and larger than is taken.
+    /// Whether the change is what it should be, and larger than is taken: its bytes, its operations
+    /// or their counters.
     pub fn is_size(&self) -> bool {
         matches!(
             self,
             Self::TooLarge { .. }
+                | Self::Counter { .. }
                 | Self::Inflated { .. }
                 | Self::Dependencies { .. }
                 | Self::OtherActors { .. }

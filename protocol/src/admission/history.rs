@@ -3,9 +3,10 @@
 
 use thiserror::Error;
 
-use super::CheckedChange;
+use super::{Budget, CheckedChange, DocumentSize, OverBudget};
 use crate::code::{Code, NackClass};
 use crate::ids::{ActorId, ChangeHash, DocumentId, Offset};
+use crate::limits;
 
 /// What is known of a stored change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,14 @@ pub trait History {
 
     /// Whether the document has any change.
     fn has_changes(&self, document: &DocumentId) -> Result<bool, Self::Error>;
+
+    /// How large the document is; nothing if there is none.
+    fn size(&self, document: &DocumentId) -> Result<DocumentSize, Self::Error>;
+
+    /// Whether a change that has this dependency takes the place of a head, or of a change that is
+    /// admitted and not stored yet. Asked only of a document that has
+    /// [`limits::DOCUMENT_HEADS`].
+    fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, Self::Error>;
 }
 
 /// Whether a change may begin a history in a document that has one.
@@ -104,6 +113,20 @@ pub enum HistoryError {
         /// The greatest operation counter of its dependencies.
         dependency: u64,
     },
+    /// Its operations would leave a hole that no honest author leaves: counters would run out.
+    #[error(
+        "its first operation is {start_op}, more than {} past {dependency} of what it depends on",
+        limits::COUNTER_HOLE
+    )]
+    CounterHole {
+        /// The change's first operation counter.
+        start_op: u64,
+        /// The greatest operation counter of its dependencies.
+        dependency: u64,
+    },
+    /// The document has as much as one may have. What is there stays; start another document.
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
     /// The document is deleted.
     #[error("the document is deleted, and a deletion is for good")]
     Deleted,
@@ -126,7 +149,8 @@ impl HistoryError {
             Self::SequenceGap { .. } => (Code::SEQUENCE_GAP, NackClass::RECONCILE),
             Self::UnknownActor { .. } => (Code::UNKNOWN_ACTOR, NackClass::RECONCILE),
             Self::ConflictingSequence { .. } => (Code::CONFLICTING_SEQUENCE, NackClass::REFUSED),
-            Self::Counter { .. } => (Code::COUNTER, NackClass::REFUSED),
+            Self::Counter { .. } | Self::CounterHole { .. } => (Code::COUNTER, NackClass::REFUSED),
+            Self::OverBudget(_) => (Code::DOCUMENT_FULL, NackClass::REFUSED),
             Self::Deleted => (Code::DELETED, NackClass::REFUSED),
             Self::Unrelated => (Code::UNRELATED, NackClass::REFUSED),
         }
@@ -171,12 +195,38 @@ pub fn admit<H: History>(
         let (start_op, dependency) = (change.start_op, past);
         return Ok(Err(HistoryError::Counter { start_op, dependency }));
     }
+    if change.start_op - past > limits::COUNTER_HOLE {
+        let (start_op, dependency) = (change.start_op, past);
+        return Ok(Err(HistoryError::CounterHole { start_op, dependency }));
+    }
     for actor in &change.other_actors {
         if history.last_sequence(document, actor)?.is_none() {
             return Ok(Err(HistoryError::UnknownActor { actor: actor.clone() }));
         }
     }
-    Ok(Ok(Verdict::New))
+    Ok(within_budget(history, document, change)?.map(|()| Verdict::New).map_err(Into::into))
+}
+
+/// Whether the document may grow by this change.
+fn within_budget<H: History>(
+    history: &H,
+    document: &DocumentId,
+    change: &CheckedChange,
+) -> Result<Result<(), OverBudget>, H::Error> {
+    let size = history.size(document)?;
+    if let Err(over) = size.check_growth(change.bytes.len() as u64, change.stored_operations) {
+        return Ok(Err(over));
+    }
+    if size.heads < limits::DOCUMENT_HEADS as u64 {
+        return Ok(Ok(()));
+    }
+    for dependency in &change.dependencies {
+        if history.is_head(document, dependency)? {
+            return Ok(Ok(()));
+        }
+    }
+    let (budget, limit) = (Budget::Heads, limits::DOCUMENT_HEADS as u64);
+    Ok(Err(OverBudget { budget, limit, actual: size.heads + 1 }))
 }
 
 /// The last operation counter of the actor's previous change: an actor's counters only grow, and
@@ -217,3 +267,6 @@ fn repeated<H: History>(
     let (actor, held) = (actor.clone(), known.hash);
     Ok(Err(HistoryError::ConflictingSequence { actor, sequence, held }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 //! The overlay: what was admitted but is not yet in the store, laid over the store's view. The
 //! relay's space keeps one between commits, the engine's store one within a transaction.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::{CheckedChange, History, Known};
+use super::{CheckedChange, DocumentSize, History, Known};
 use crate::ids::{ActorId, ChangeHash, DocumentId, Offset};
 
 /// Admitted changes that the store's view does not show yet.
@@ -13,8 +13,53 @@ pub struct Overlay {
     at_sequence: BTreeMap<(DocumentId, ActorId, u64), Known>,
     max_op: BTreeMap<(DocumentId, ChangeHash), u64>,
     deleted: BTreeMap<DocumentId, Offset>,
-    /// Documents that have changes, as far as this overlay was told.
-    known: BTreeSet<DocumentId>,
+    /// What is added to documents.
+    pending: BTreeMap<DocumentId, Pending>,
+}
+
+/// What was admitted of one document.
+#[derive(Debug, Default)]
+struct Pending {
+    changes: BTreeMap<ChangeHash, Added>,
+    /// Their sum. Its heads are those that no other of them follows.
+    size: DocumentSize,
+}
+
+/// What a change adds to its document.
+#[derive(Debug)]
+struct Added {
+    bytes: u64,
+    operations: u64,
+    /// Whether another change that was admitted follows it.
+    followed: bool,
+}
+
+impl Pending {
+    fn add(&mut self, change: &CheckedChange) {
+        for dependency in &change.dependencies {
+            if let Some(before) = self.changes.get_mut(dependency).filter(|it| !it.followed) {
+                before.followed = true;
+                self.size.heads -= 1;
+            }
+        }
+        let (bytes, operations) = (change.bytes.len() as u64, change.stored_operations);
+        let added = Added { bytes, operations, followed: false };
+        if self.changes.insert(change.hash, added).is_none() {
+            self.size.bytes += bytes;
+            self.size.operations += operations;
+            self.size.changes += 1;
+            self.size.heads += 1;
+        }
+    }
+
+    fn settle(&mut self, hash: &ChangeHash) {
+        if let Some(Added { bytes, operations, followed }) = self.changes.remove(hash) {
+            self.size.bytes -= bytes;
+            self.size.operations -= operations;
+            self.size.changes -= 1;
+            self.size.heads -= u64::from(!followed);
+        }
+    }
 }
 
 impl Overlay {
@@ -25,7 +70,7 @@ impl Overlay {
         let known = Known { hash: change.hash, position };
         self.at_sequence.insert((document, actor, change.seq), known);
         self.max_op.insert((document, change.hash), change.max_op);
-        self.known.insert(document);
+        self.pending.entry(document).or_default().add(change);
     }
 
     /// A document's deletion was admitted and will be stored at this position.
@@ -46,13 +91,11 @@ impl Overlay {
         }
         self.at_sequence.remove(&(document, actor.clone(), seq));
         self.max_op.remove(&(document, hash));
-        if self
-            .max_op
-            .range((document, ChangeHash([0; 32]))..=(document, ChangeHash([255; 32])))
-            .next()
-            .is_none()
-        {
-            self.known.remove(&document);
+        if let Some(pending) = self.pending.get_mut(&document) {
+            pending.settle(&hash);
+            if pending.changes.is_empty() {
+                self.pending.remove(&document);
+            }
         }
     }
 }
@@ -106,6 +149,24 @@ impl<H: History> History for Layered<'_, H> {
     }
 
     fn has_changes(&self, document: &DocumentId) -> Result<bool, H::Error> {
-        Ok(self.overlay.known.contains(document) || self.stored.has_changes(document)?)
+        Ok(self.overlay.pending.contains_key(document) || self.stored.has_changes(document)?)
+    }
+
+    fn size(&self, document: &DocumentId) -> Result<DocumentSize, H::Error> {
+        let mut size = self.stored.size(document)?;
+        if let Some(pending) = self.overlay.pending.get(document) {
+            size.bytes = size.bytes.saturating_add(pending.size.bytes);
+            size.changes = size.changes.saturating_add(pending.size.changes);
+            size.operations = size.operations.saturating_add(pending.size.operations);
+            size.heads = size.heads.saturating_add(pending.size.heads);
+        }
+        Ok(size)
+    }
+
+    fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, H::Error> {
+        match self.overlay.max_op.contains_key(&(*document, *hash)) {
+            true => Ok(true),
+            false => self.stored.is_head(document, hash),
+        }
     }
 }

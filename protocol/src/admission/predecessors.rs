@@ -71,6 +71,11 @@ impl<'a> Predecessors<'a> {
         Ok(())
     }
 
+    /// How many have been walked.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
     pub(super) fn finish(&mut self) -> Result<(), FormError> {
         self.actor.finish(self.total)?;
         self.counter.finish(self.total)

@@ -12,7 +12,7 @@
 use automerge::Change;
 
 use super::chunk::Chunk;
-use super::columns::count_operations;
+use super::columns::{Counted, count_operations};
 use super::form::FormError;
 use super::header::Header;
 use super::reader::Reader;
@@ -36,6 +36,9 @@ pub struct CheckedChange {
     pub max_op: u64,
     /// How many operations it has; a merge without an edit has none.
     pub operations: u64,
+    /// What it adds to its document's [`DocumentSize::operations`](super::DocumentSize): its
+    /// operations but for deletions, and the predecessors that they name.
+    pub stored_operations: u64,
     /// The changes that it follows, each once, in the order in which it states them.
     pub dependencies: Vec<ChangeHash>,
     /// The other actors whose operations it refers to, ascending.
@@ -55,6 +58,14 @@ pub fn preflight(bytes: &[u8]) -> Result<CheckedChange, FormError> {
         .map_err(|error| FormError::Refused { reason: error.to_string() })?;
     form.compare(&change)?;
     Ok(form.checked(bytes.to_vec(), chunk.bytes().len()))
+}
+
+/// The hash of a change, whatever it holds: its chunk is sound.
+///
+/// # Errors
+/// If it is no change, or inflates to more than is taken.
+pub fn change_hash(bytes: &[u8]) -> Result<ChangeHash, FormError> {
+    Chunk::open(bytes).map(|chunk| chunk.hash)
 }
 
 impl CheckedChange {
@@ -83,6 +94,7 @@ struct Form {
     hash: ChangeHash,
     header: Header,
     operations: u64,
+    stored_operations: u64,
 }
 
 impl Form {
@@ -90,8 +102,9 @@ impl Form {
         let mut body = Reader::new(chunk.body());
         let header = Header::read(&mut body)?;
         let mut actors = Actors::new(&header.actor, &header.other_actors);
-        let operations = count_operations(&mut body, header.start_op, &mut actors)?;
-        Ok(Self { hash: chunk.hash, header, operations })
+        let counted = count_operations(&mut body, header.start_op, &mut actors)?;
+        let Counted { operations, stored_operations } = counted;
+        Ok(Self { hash: chunk.hash, header, operations, stored_operations })
     }
 
     /// Only what both have read alike is what everybody will see.
@@ -126,6 +139,7 @@ impl Form {
             seq: self.header.seq,
             start_op: self.header.start_op,
             operations: self.operations,
+            stored_operations: self.stored_operations,
             dependencies: self.header.dependencies,
             other_actors: self.header.other_actors,
             bytes,

@@ -10,7 +10,7 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use sha2::{Digest, Sha256};
 
-use crate::admission::{CheckedChange, FormError, preflight};
+use crate::admission::{CheckedChange, FormError, change_hash, preflight};
 use crate::ids::ChangeHash;
 use crate::limits;
 
@@ -49,6 +49,11 @@ pub fn inspect(chunk: &[u8]) -> Result<Inspected, FormError> {
             let hash = Sha256::digest(chunk.get(PREFIX..).unwrap_or_default());
             Ok(Inspected::TooLarge(ChangeHash(hash.into()), error))
         }
+        // Of a deflated one the hash is known once it is inflated, if it may be.
+        Err(error) if error.is_size() => match change_hash(chunk) {
+            Ok(hash) => Ok(Inspected::TooLarge(hash, error)),
+            Err(_) => Err(error),
+        },
         Err(error) => Err(error),
     }
 }
@@ -90,6 +95,26 @@ mod tests {
             (state >> 33) as u8
         };
         (0..bytes).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn counters_that_leave_no_room_are_too_large_however_they_come() {
+        let mut document = Automerge::new();
+        let mut tx = document.transaction();
+        tx.put(ROOT, "k", "long enough to be deflated ".repeat(40)).unwrap();
+        tx.commit();
+        let mut change = document.get_changes(&[]).remove(0).decode();
+        change.start_op = ((1u64 << 31) + 5).try_into().unwrap();
+        change.hash = None;
+        let mut change = automerge::Change::from(change);
+        let plain = change.raw_bytes().to_vec();
+        let deflated = change.bytes().to_vec();
+        assert_eq!((plain[PREFIX], deflated[PREFIX]), (CHANGE, DEFLATED_CHANGE));
+        for chunk in [plain, deflated] {
+            let Ok(Inspected::TooLarge(hash, error)) = inspect(&chunk) else { panic!("taken") };
+            assert_eq!(hash, change.hash());
+            assert!(matches!(error, FormError::Counter { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::chunks::{Carried, Chunks, carried};
 use super::message::{Ephemeral, Message, PeerMetadata, Sync, VERSION};
 use super::plan::Question;
-use super::sync::SyncMessage;
+use super::sync::{SyncError, SyncMessage};
 use crate::admission::CheckedChange;
 use crate::code::Code;
 use crate::ephemeral::is_replica;
@@ -357,6 +357,11 @@ impl Peer {
         };
         let message = match SyncMessage::decode(sync.data) {
             Ok(message) => message,
+            Err(error @ SyncError::TooMany { .. }) => {
+                // A document that has grown beyond what is synced: its session has others.
+                self.ignore(format!("a message about document {id}: {error}"));
+                return self.send_unavailable(sync.document);
+            }
             Err(error) => return self.fail(error.code(), error.to_string()),
         };
         let carried = match carried(&message) {

@@ -142,7 +142,22 @@ pub struct Reply<'a> {
 
 impl Reply<'_> {
     /// The message's bytes, of version 1, which everybody reads.
-    pub fn encode(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// If a list is longer than [`SyncMessage::decode`] takes: a peer that has the same document
+    /// would send the same list back.
+    pub fn encode(&self) -> Result<Vec<u8>, SyncError> {
+        within("heads", self.heads.len(), limits::SYNC_HASHES)?;
+        within("need", self.need.len(), limits::SYNC_HASHES)?;
+        within("have", self.have.len(), limits::SYNC_HAVES)?;
+        for have in self.have {
+            within("last sync", have.last_sync.len(), limits::SYNC_HASHES)?;
+        }
+        within("chunks", self.chunks.len(), limits::SYNC_CHUNKS)?;
+        Ok(self.written())
+    }
+
+    fn written(&self) -> Vec<u8> {
         let room: usize = self.chunks.iter().map(|chunk| chunk.len() + 10).sum();
         let mut out = Vec::with_capacity(256 + 32 * (self.heads.len() + self.need.len()) + room);
         out.push(0x42);
@@ -160,6 +175,13 @@ impl Reply<'_> {
             write_prefixed(&mut out, &[0x02]);
         }
         out
+    }
+}
+
+fn within(part: &'static str, actual: usize, limit: usize) -> Result<(), SyncError> {
+    match actual > limit {
+        true => Err(SyncError::TooMany { part, limit, actual: actual as u64 }),
+        false => Ok(()),
     }
 }
 

@@ -205,7 +205,7 @@ fn every_sync_message_that_is_sent_is_written_as_it_always_was() {
             format!("4202{aa}{bb}00000203{}05{}", to_hex(b"one"), to_hex(b"three")),
         ),
     ] {
-        assert_eq!(to_hex(&reply.encode()), golden);
+        assert_eq!(to_hex(&reply.encode().unwrap()), golden);
     }
 }
 

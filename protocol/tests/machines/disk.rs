@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use landfall_protocol::admission::{CheckedChange, History, Known, preflight};
+use landfall_protocol::admission::{CheckedChange, DocumentSize, History, Known, preflight};
 use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
 use landfall_protocol::frame::{EncodedEntry, Entry, Filter, Holding, Partial};
 use landfall_protocol::lineage::{EpochRecord, Lineage};
@@ -348,5 +348,14 @@ impl History for Disk {
 
     fn has_changes(&self, d: &DocumentId) -> Result<bool, Infallible> {
         Ok(self.documents.get(d).is_some_and(|document| document.changes().next().is_some()))
+    }
+
+    fn size(&self, d: &DocumentId) -> Result<DocumentSize, Infallible> {
+        let changes = self.documents.get(d).into_iter().flat_map(Document::changes).count() as u64;
+        Ok(DocumentSize { changes, ..DocumentSize::default() })
+    }
+
+    fn is_head(&self, _: &DocumentId, _: &ChangeHash) -> Result<bool, Infallible> {
+        Ok(true)
     }
 }

@@ -376,6 +376,7 @@ fn snapshot(changes: &[landfall_protocol::admission::CheckedChange]) -> Snapshot
         heads: heads.iter().map(|head| (*head, max_op(head))).collect(),
         actors: Vec::new(),
         changes: changes.len() as u64,
+        operations: 0,
         body,
         packed: Vec::new(),
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use landfall_protocol::admission::{
-    CheckedChange, History, HistoryError, Known, Roots, Verdict, admit,
+    CheckedChange, DocumentSize, History, HistoryError, Known, Roots, Verdict, admit,
 };
 use landfall_protocol::digest::{Branch, Leaf, Prefix};
 use landfall_protocol::frame::{Filter, Holding, Mark, Partial};
@@ -507,5 +507,14 @@ impl History for ModelStore {
 
     fn has_changes(&self, d: &DocumentId) -> Result<bool, Infallible> {
         Ok(self.rows(d).next().is_some())
+    }
+
+    fn size(&self, d: &DocumentId) -> Result<DocumentSize, Infallible> {
+        let changes = self.changes(d).count() as u64;
+        Ok(DocumentSize { changes, ..DocumentSize::default() })
+    }
+
+    fn is_head(&self, _: &DocumentId, _: &ChangeHash) -> Result<bool, Infallible> {
+        Ok(true)
     }
 }

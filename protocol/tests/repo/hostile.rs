@@ -25,7 +25,7 @@ fn world(changes: usize) -> (World, DocumentId) {
 }
 
 fn say(world: &mut World, document: DocumentId, reply: &Reply<'_>) -> usize {
-    world.clients[1].send(document, false, &reply.encode());
+    world.clients[1].send(document, false, &reply.encode().unwrap());
     world.carry_up(1);
     world.settle_relay();
     world.session(1).sent.len()
@@ -94,6 +94,28 @@ fn who_asks_for_everything_again_and_again_with_the_same_heads_gets_it_once() {
     assert_eq!(ended(&mut world), None);
 }
 
+/// What cut clients off from all documents: one of 10,050 heads, told and sent back.
+#[test]
+fn a_document_of_too_many_heads_is_unavailable_and_no_other_is() {
+    let (mut world, document) = world(3);
+    let mut data = vec![0x42, 0xc2, 0x4e];
+    (0..10_050u32).for_each(|n| data.extend([n.to_be_bytes(); 8].concat()));
+    data.extend([0, 0, 0]);
+    for _ in 0..3 {
+        world.clients[1].send(document, false, &data);
+        world.carry_up(1);
+        world.settle_relay();
+    }
+    assert_eq!(ended(&mut world), None);
+    let told = world.session(1).sent.drain(..).collect::<Vec<_>>();
+    let is_unavailable =
+        |bytes: &Vec<u8>| matches!(Message::decode(bytes), Ok(Message::Unavailable { .. }));
+    assert!(!told.is_empty() && told.iter().all(is_unavailable), "{}", told.len());
+    // The session goes on, and so does the document, for a message that can be read.
+    assert!(say(&mut world, document, &Reply::default()) > 0);
+    assert_eq!(ended(&mut world), None);
+}
+
 #[test]
 fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
     let (mut world, document) = world(5);
@@ -108,7 +130,7 @@ fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
     let name = world.clients[1].name.clone();
     let join = Message::Join { sender: &name, metadata: PeerMetadata::default(), versions: None };
     let say = |world: &mut World, reply: &Reply<'_>| {
-        world.clients[1].send(document, false, &reply.encode());
+        world.clients[1].send(document, false, &reply.encode().unwrap());
         world.carry_up(1);
     };
     say(&mut world, &Reply { heads: &older, have: &[Have::default()], ..Reply::default() });
@@ -231,7 +253,7 @@ fn messages_out_of_order_of_others_or_of_no_form() {
         Message::Join { sender: "mallory", metadata, versions }.encode()
     };
     let sync = |document: &str, sender: &str, target: &str| {
-        let data = &Reply::default().encode();
+        let data = &Reply::default().encode().unwrap();
         Message::Sync(Sync { document, sender, target, data }).encode()
     };
     let fresh = || {
@@ -305,7 +327,7 @@ fn more_documents_than_a_session_may_have_end_it() {
     let (mut world, _) = world(0);
     let name = world.clients[1].name.clone();
     let (id, now) = (world.session_id(1), world.now);
-    let data = Reply::default().encode();
+    let data = Reply::default().encode().unwrap();
     for number in 0..=limits::REPO_DOCUMENTS as u128 {
         assert_eq!(ended(&mut world), None, "{number}");
         let document = name_of(&DocumentId::from_bytes(number.to_be_bytes()));

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use automerge::Automerge;
-use landfall_protocol::admission::{History, Known};
+use landfall_protocol::admission::{DocumentSize, History, Known};
 use landfall_protocol::folded::{FoldedChange, PackedIndex};
 use landfall_protocol::frame::Entry;
 use landfall_protocol::lineage::{EpochRecord, Lineage};
@@ -136,7 +136,7 @@ impl Log {
             self.head = entry.offset;
             let stored = self.documents.entry(entry.document).or_default();
             match &new.kind {
-                NewKind::Change { actor, seq, max_op } => {
+                NewKind::Change { actor, seq, max_op, .. } => {
                     let dependencies = entry.dependencies.iter().copied().map(ChangeHash).collect();
                     let (actor, seq, max_op) = (actor.clone(), *seq, *max_op);
                     let row = Row { position: entry.offset, actor, seq, max_op, dependencies };
@@ -262,5 +262,14 @@ impl History for Log {
 
     fn has_changes(&self, d: &DocumentId) -> Result<bool, Infallible> {
         Ok(self.documents.get(d).is_some_and(|stored| !stored.changes.is_empty()))
+    }
+
+    fn size(&self, d: &DocumentId) -> Result<DocumentSize, Infallible> {
+        let changes = self.documents.get(d).map_or(0, |stored| stored.changes.len()) as u64;
+        Ok(DocumentSize { changes, ..DocumentSize::default() })
+    }
+
+    fn is_head(&self, _: &DocumentId, _: &ChangeHash) -> Result<bool, Infallible> {
+        Ok(true)
     }
 }

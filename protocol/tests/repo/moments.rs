@@ -190,7 +190,7 @@ fn who_asks_again_for_what_nobody_has_is_told_so_again() {
         world.settle();
         assert!(world.clients[0].unavailable.remove(&document));
         // Another word is no question.
-        let empty = Reply::default().encode();
+        let empty = Reply::default().encode().unwrap();
         world.clients[0].send(document, false, &empty);
         world.settle();
         world.pass(limits::REPO_REQUEST_WAIT);

@@ -38,7 +38,8 @@ fn puppet(seed: u64) -> (World, DocumentId) {
 }
 
 fn send(world: &mut World, document: DocumentId, heads: &[ChangeHash], chunks: &[&[u8]]) {
-    let data = Reply { heads, chunks, have: &[Default::default()], ..Reply::default() }.encode();
+    let data =
+        Reply { heads, chunks, have: &[Default::default()], ..Reply::default() }.encode().unwrap();
     world.clients[1].send(document, false, &data);
     while !world.clients[1].out.is_empty() {
         world.carry_up(1);
@@ -117,7 +118,7 @@ fn a_hole_that_a_filter_hides_is_asked_for_by_both() {
         (state.in_flight, state.have_responded) = (true, true);
         let filter = automerge::sync::BloomFilter::from_hashes([own[0], hidden].iter());
         let have = Have { filter, ..Have::default() };
-        let data = Reply { heads: &own, have: &[have], ..Reply::default() }.encode();
+        let data = Reply { heads: &own, have: &[have], ..Reply::default() }.encode().unwrap();
         world.clients[1].send(document, false, &data);
         world.traffic(1);
         world.settle();

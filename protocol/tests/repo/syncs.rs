@@ -43,7 +43,7 @@ proptest! {
     ) {
         let slices: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
         let reply = Reply { heads: &heads, need: &need, have: &have, chunks: &slices, takes_whole };
-        let bytes = reply.encode();
+        let bytes = reply.encode().unwrap();
         let theirs = sync::Message {
             heads: heads.clone(),
             need: need.clone(),
@@ -244,15 +244,37 @@ fn a_thousand_filters_are_refused() {
     for (count, taken) in
         [(limits::SYNC_HAVES, true), (limits::SYNC_HAVES + 1, false), (1_000, false)]
     {
-        let bytes = Reply { have: &vec![one.clone(); count], ..Reply::default() }.encode();
+        let have = vec![one.clone(); count];
+        let written = Reply { have: &have, ..Reply::default() }.encode();
+        assert_eq!(written.is_ok(), taken, "{count}");
+        // By hand: nothing is written that is not read.
+        let bytes = with_haves(&have);
         assert_eq!(SyncMessage::decode(&bytes).is_ok(), taken, "{count}");
         if !taken {
             let error = SyncMessage::decode(&bytes).unwrap_err();
+            assert_eq!(written.unwrap_err(), error);
             let (part, limit, actual) = ("have", limits::SYNC_HAVES, count as u64);
             assert_eq!(error, SyncError::TooMany { part, limit, actual });
             assert_eq!(error.code(), Code::TOO_LARGE);
         }
     }
+}
+
+/// A message that says nothing but what its sender has.
+fn with_haves(have: &[Have]) -> Vec<u8> {
+    let one = Reply { have: &have[..1], ..Reply::default() }.encode().unwrap();
+    // Behind the version, two empty lists and the number of `have`s; before the number of chunks.
+    let body = &one[4..one.len() - 1];
+    let mut bytes = vec![0x42, 0, 0];
+    let mut count = have.len();
+    while count > 0x7f {
+        bytes.push(count as u8 | 0x80);
+        count >>= 7;
+    }
+    bytes.push(count as u8);
+    have.iter().for_each(|_| bytes.extend(body));
+    bytes.push(0);
+    bytes
 }
 
 fn have_of(hash: &ChangeHash) -> Have {
@@ -263,16 +285,24 @@ fn have_of(hash: &ChangeHash) -> Have {
 fn lists_of_hashes_end_at_their_limit_and_at_their_bytes() {
     let many = vec![ChangeHash([7; 32]); limits::SYNC_HASHES + 1];
     let (most, more) = (&many[1..], &many[..]);
-    assert!(SyncMessage::decode(&Reply { heads: most, ..Reply::default() }.encode()).is_ok());
+    let have = [Have::of(most.to_vec())];
+    let longest = Reply { heads: most, need: most, have: &have, ..Reply::default() };
+    assert_eq!(SyncMessage::decode(&longest.encode().unwrap()).unwrap().heads, most);
     let have = [Have::of(more.to_vec())];
     for reply in [
         Reply { heads: more, ..Reply::default() },
         Reply { need: more, ..Reply::default() },
         Reply { have: &have, ..Reply::default() },
     ] {
-        let error = SyncMessage::decode(&reply.encode()).unwrap_err();
+        let error = reply.encode().unwrap_err();
         assert!(matches!(error, SyncError::TooMany { actual: 10_001, .. }), "{error}");
     }
+    // The same by hand: 10,001 heads.
+    let mut bytes = vec![0x42, 0x91, 0x4e];
+    more.iter().for_each(|hash| bytes.extend(hash.0));
+    bytes.extend([0, 0, 0]);
+    let error = SyncMessage::decode(&bytes).unwrap_err();
+    assert!(matches!(error, SyncError::TooMany { part: "heads", actual: 10_001, .. }), "{error}");
     // So many are claimed, and not there: nothing is allocated for them.
     let mut bytes = vec![0x42, 0x90, 0x4e];
     bytes.extend([7; 64]);

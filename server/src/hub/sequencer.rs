@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use landfall_protocol::admission::{History, Known};
+use landfall_protocol::admission::{DocumentSize, History, Known};
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::space::{Answer, Judged, Outcome, Space, StoreFailure};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SessionId, SpaceName};
@@ -466,5 +466,13 @@ impl History for Durable<'_> {
 
     fn has_changes(&self, document: &DocumentId) -> Result<bool, StoreError> {
         self.0.has_changes(document)
+    }
+
+    fn size(&self, document: &DocumentId) -> Result<DocumentSize, StoreError> {
+        self.0.size(document)
+    }
+
+    fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, StoreError> {
+        self.0.is_head(document, hash)
     }
 }

@@ -100,7 +100,7 @@ impl Touched<'_> {
             return Err(broken("an entry of a document that is deleted"));
         }
         match kind {
-            NewKind::Change { actor, seq, max_op } => {
+            NewKind::Change { actor, seq, max_op, operations } => {
                 insert_change(
                     tx,
                     *space,
@@ -109,6 +109,7 @@ impl Touched<'_> {
                     (actors.row(actor)?, *seq, *max_op),
                 )?;
                 document.add_change(entry.id, &entry.dependencies, entry.body.len());
+                document.operations = document.operations.saturating_add(*operations);
                 Ok(())
             }
             NewKind::Tombstone => delete(tx, *space, document, entry),

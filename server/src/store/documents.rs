@@ -8,10 +8,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::schema::{column, document_id, hashes, number, optional_number};
 
 const FIND: &str = "SELECT id, document, heads, leaf, tail_changes, tail_bytes, folded, \
-    folded_changes, tombstone, fold_at, due, dead FROM document WHERE space = ?1 AND document = ?2";
+    folded_changes, tombstone, fold_at, due, dead, operations FROM document WHERE space = ?1 AND document = ?2";
 
 const AT: &str = "SELECT id, document, heads, leaf, tail_changes, tail_bytes, folded, \
-    folded_changes, tombstone, fold_at, due, dead FROM document WHERE id = ?1";
+    folded_changes, tombstone, fold_at, due, dead, operations FROM document WHERE id = ?1";
 
 /// A document's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub(super) struct Document {
     pub(super) due: Option<u64>,
     /// Whether rows of it wait to be deleted.
     pub(super) dead: bool,
+    /// Operations of all its changes, as admission counts them; at least so many.
+    pub(super) operations: u64,
     /// What of it a change alone leaves as it is, as its row has it.
     kept: Kept,
 }
@@ -59,6 +61,7 @@ impl Document {
             fold_at: number(row, 9)?,
             due: optional_number(row, 10)?,
             dead: row.get(11)?,
+            operations: number(row, 12)?,
             kept: Kept::default(),
         };
         document.kept = document.kept_now();
@@ -106,6 +109,7 @@ impl Document {
             fold_at: 0,
             due: None,
             dead: false,
+            operations: 0,
             kept: Kept::default(),
         })
     }
@@ -113,14 +117,15 @@ impl Document {
     /// Writes the row: the columns that no index has an interest in, and the others if they are
     /// other than they were.
     pub(super) fn save(&self, conn: &Connection) -> rusqlite::Result<()> {
-        let sql = "UPDATE document SET heads = ?2, leaf = ?3, tail_changes = ?4, tail_bytes = ?5 \
-            WHERE id = ?1";
+        let sql = "UPDATE document SET heads = ?2, leaf = ?3, tail_changes = ?4, tail_bytes = ?5, \
+            operations = ?6 WHERE id = ?1";
         conn.prepare_cached(sql)?.execute(params![
             self.row,
             self.heads.as_flattened(),
             self.leaf.map(Leaf::to_bytes),
             column(self.tail_changes)?,
             column(self.tail_bytes)?,
+            column(self.operations)?,
         ])?;
         if self.kept_now() == self.kept {
             return Ok(());

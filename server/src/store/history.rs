@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use landfall_protocol::admission::{History, Known};
+use landfall_protocol::admission::{DocumentSize, History, Known};
 use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -216,5 +216,22 @@ impl History for SpaceView<'_> {
     fn has_changes(&self, document: &DocumentId) -> Result<bool, StoreError> {
         let found = self.present(document).map_err(self.failed(document))?;
         Ok(found.is_some_and(|found| found.document.has_changes()))
+    }
+
+    fn size(&self, document: &DocumentId) -> Result<DocumentSize, StoreError> {
+        let found = self.present(document).map_err(failed)?;
+        Ok(found.map_or_else(DocumentSize::default, |found| {
+            let Document { tail_bytes, tail_changes, folded_changes, operations, .. } =
+                found.document;
+            let folded_bytes = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes);
+            let heads = found.document.heads.len() as u64;
+            let (bytes, changes) = (tail_bytes + folded_bytes, tail_changes + folded_changes);
+            DocumentSize { bytes, changes, operations, heads }
+        }))
+    }
+
+    fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, StoreError> {
+        let found = self.present(document).map_err(failed)?;
+        Ok(found.is_some_and(|found| found.document.heads.contains(&hash.0)))
     }
 }

@@ -171,11 +171,17 @@ CREATE TABLE digest (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Version 3: how many operations a document has, against its budget. Counted from here on: a
+/// document that was there before has more than this says, until it is folded next.
+const VERSION_3: &str = "
+ALTER TABLE document ADD COLUMN operations INTEGER NOT NULL DEFAULT 0;
+";
+
 /// The schema with all its migrations.
 pub(super) const SCHEMA: Schema = Schema {
     name: "landfall relay store",
     application_id: APPLICATION_ID,
-    migrations: &[VERSION_1, VERSION_2],
+    migrations: &[VERSION_1, VERSION_2, VERSION_3],
 };
 
 /// A commit that contradicts what the store holds: a bug above it.

@@ -245,6 +245,7 @@ pub(super) fn replace(
         insert.execute(params![document.row, actor, seq, hash.0, max_op])?;
     }
     (document.folded, document.folded_changes) = (offset.0, snapshot.changes);
+    document.operations = document.operations.max(snapshot.operations);
     document.dead = true;
     Ok(())
 }

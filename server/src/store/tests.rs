@@ -48,7 +48,7 @@ fn entry(offset: u64, body: usize) -> NewEntry {
         body: vec![offset as u8; body].into(),
     };
     let (seq, max_op) = (offset, offset * 10);
-    let kind = NewKind::Change { actor: ActorId::from([2; 16]), seq, max_op };
+    let kind = NewKind::Change { actor: ActorId::from([2; 16]), seq, max_op, operations: 1 };
     NewEntry { entry, kind }
 }
 
@@ -151,7 +151,8 @@ fn a_commit_that_breaks_a_rule_of_the_log_leaves_nothing() {
     append(&store, opens(1, 1), vec![entry(1, 1)]).unwrap();
     // The second of them has a sequence number that is taken.
     let mut second = entry(3, 1);
-    second.kind = NewKind::Change { actor: ActorId::from([2; 16]), seq: 1, max_op: 30 };
+    second.kind =
+        NewKind::Change { actor: ActorId::from([2; 16]), seq: 1, max_op: 30, operations: 1 };
     let error = append(&store, None, vec![entry(2, 1), second]).unwrap_err();
     assert_eq!(error.failure, StoreFailure::Failed);
     assert!(error.chain().contains("UNIQUE"), "{}", error.chain());

@@ -50,7 +50,7 @@ fn entries(range: std::ops::Range<u64>, documents: u64) -> Vec<NewEntry> {
             body: ByteBuf::from(vec![offset as u8; 100]),
         };
         let actor = ActorId::from(document);
-        NewEntry { entry, kind: NewKind::Change { actor, seq, max_op: seq } }
+        NewEntry { entry, kind: NewKind::Change { actor, seq, max_op: seq, operations: 1 } }
     };
     range.map(entry).collect()
 }

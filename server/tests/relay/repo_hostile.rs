@@ -48,7 +48,7 @@ async fn millions_of_changes_that_are_none_end_their_own_session() {
     let joined = chunk.repeat(limits::SYNC_CHUNKS);
     for (chunks, code) in [(&many[..], Code::TOO_LARGE), (&[joined.as_slice()], Code::FORM)] {
         let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
-        let data = Reply { chunks, ..Reply::default() }.encode();
+        let data = Reply { chunks, ..Reply::default() }.encode().unwrap();
         mallory.say_sync(Replica::empty(1).id, &data).await;
         assert_eq!(mallory.end().await, closed(code));
     }

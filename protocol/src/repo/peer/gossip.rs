@@ -61,6 +61,10 @@ impl Peer {
         }
         document.gossiped.clone_from(&document.theirs);
         let heads = document.theirs.iter().flatten();
+        if heads.clone().count() > limits::REPO_LIST {
+            // No reader takes a longer list.
+            return;
+        }
         let heads = heads.map(|head| bs58::encode(head.0).with_check().into_string()).collect();
         let storage_id = storage.clone();
         let news = RemoteNews { document: id, storage_id, heads, timestamp_ms: None };

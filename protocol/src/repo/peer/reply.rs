@@ -259,7 +259,15 @@ impl Peer {
         let says_all = |have: &[Have]| matches!(have, [all] if all.last_sync == heads);
         let have = own.as_ref().filter(|_| says_all(have)).map_or(have, |own| own.as_slice());
         let chunks = if document.read_only { &[] } else { chunks };
-        let data = Reply { heads: &heads, need, have, chunks, takes_whole }.encode();
+        let data = match (Reply { heads: &heads, need, have, chunks, takes_whole }).encode() {
+            Ok(data) => data,
+            Err(error) => {
+                // Only this document cannot be told; the others of the session can.
+                let name = document.name().to_owned();
+                self.ignore(format!("document {id} cannot be sent: {error}"));
+                return self.send_unavailable(&name);
+            }
+        };
         let message = Message::Sync(Sync {
             document: document.name(),
             sender: &self.host.peer_id,

@@ -56,7 +56,7 @@ impl Made {
             at_ms: self.offset * 1_000,
             body: self.body.clone().into(),
         };
-        NewEntry { entry, kind: NewKind::Change { actor, seq, max_op } }
+        NewEntry { entry, kind: NewKind::Change { actor, seq, max_op, operations: 1 } }
     }
 }
 
@@ -90,7 +90,8 @@ pub(super) fn snapshot(changes: &[FoldedChange], bytes: usize) -> Snapshot {
         max_op: last.max_op,
     };
     let actors = index.actors().map(last).collect();
-    Snapshot { hash: hash(&body), heads, actors, changes: changes.len() as u64, body, packed }
+    let (hash, changes) = (hash(&body), changes.len() as u64);
+    Snapshot { hash, heads, actors, changes, operations: changes, body, packed }
 }
 
 /// A document that grows, of a few authors.

@@ -40,7 +40,7 @@ pub(super) fn entry(offset: u64, document: DocumentId, bytes: &[u8]) -> NewEntry
     let (actor, seq, max_op) = (checked.actor.clone(), checked.seq, checked.max_op);
     let (author, at_ms) = ([offset as u8; 16], 1_700_000_000_000 + offset);
     let entry = Entry::of_change(Offset(offset), document, checked, &author, at_ms);
-    NewEntry { entry, kind: NewKind::Change { actor, seq, max_op } }
+    NewEntry { entry, kind: NewKind::Change { actor, seq, max_op, operations: 1 } }
 }
 
 /// What a fold makes.
@@ -58,6 +58,7 @@ pub(super) fn snapshot_of(folded: Folded) -> Snapshot {
         heads: folded.heads.iter().map(head).collect(),
         actors: folded.actors.into_iter().map(last).collect(),
         changes: folded.changes,
+        operations: 0,
         body: folded.snapshot,
         packed: folded.index,
     }

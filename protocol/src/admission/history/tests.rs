@@ -1,0 +1,133 @@
+//! The budget of a document, as admission holds changes against it.
+
+use std::convert::Infallible;
+
+use automerge::transaction::Transactable;
+use automerge::{Automerge, ROOT};
+
+use super::*;
+use crate::admission::{Layered, Overlay, preflight};
+
+/// A document of one root change, of any size.
+struct One {
+    root: CheckedChange,
+    size: DocumentSize,
+}
+
+impl History for One {
+    type Error = Infallible;
+
+    fn last_sequence(&self, _: &DocumentId, actor: &ActorId) -> Result<Option<u64>, Infallible> {
+        Ok((*actor == self.root.actor).then_some(1))
+    }
+
+    fn at_sequence(
+        &self,
+        _: &DocumentId,
+        _: &ActorId,
+        _: u64,
+    ) -> Result<Option<Known>, Infallible> {
+        Ok(Some(Known { hash: self.root.hash, position: Offset(1) }))
+    }
+
+    fn max_op(&self, _: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {
+        Ok((*hash == self.root.hash).then_some(self.root.max_op))
+    }
+
+    fn deleted_at(&self, _: &DocumentId) -> Result<Option<Offset>, Infallible> {
+        Ok(None)
+    }
+
+    fn has_changes(&self, _: &DocumentId) -> Result<bool, Infallible> {
+        Ok(true)
+    }
+
+    fn size(&self, _: &DocumentId) -> Result<DocumentSize, Infallible> {
+        Ok(self.size)
+    }
+
+    fn is_head(&self, _: &DocumentId, _: &ChangeHash) -> Result<bool, Infallible> {
+        Ok(false)
+    }
+}
+
+const DOCUMENT: DocumentId = DocumentId::from_bytes([1; 16]);
+
+/// A document's first change, and two that follow it, one after the other.
+fn written() -> (One, [CheckedChange; 2]) {
+    let mut automerge = Automerge::new().with_actor([1; 16].into());
+    let mut changes = (0..3).map(|value| {
+        let mut tx = automerge.transaction();
+        tx.put(ROOT, "k", value).unwrap();
+        tx.commit();
+        preflight(automerge.get_last_local_change().unwrap().raw_bytes()).unwrap()
+    });
+    let root = changes.next().unwrap();
+    let rest = [changes.next().unwrap(), changes.next().unwrap()];
+    (One { root, size: DocumentSize::default() }, rest)
+}
+
+fn judged<H: History<Error = Infallible>>(
+    history: &H,
+    change: &CheckedChange,
+) -> Result<Verdict, HistoryError> {
+    let Ok(verdict) = admit(history, &DOCUMENT, change, Roots::One);
+    verdict
+}
+
+#[test]
+fn a_full_document_refuses_what_comes_and_says_so() {
+    let (mut history, [next, _]) = written();
+    assert_eq!(judged(&history, &next), Ok(Verdict::New));
+    history.size.operations = limits::DOCUMENT_OPERATIONS;
+    let error = judged(&history, &next).unwrap_err();
+    assert_eq!(error.nack(), (Code::DOCUMENT_FULL, NackClass::REFUSED));
+    let told = "operations, the limit for one of its bytes is 8388608";
+    assert!(error.to_string().contains(told), "{error}");
+    history.size = DocumentSize { changes: limits::DOCUMENT_CHANGES, ..DocumentSize::default() };
+    assert!(matches!(judged(&history, &next), Err(HistoryError::OverBudget(_))));
+}
+
+#[test]
+fn what_is_admitted_and_not_stored_counts() {
+    let (mut history, [next, last]) = written();
+    history.size.changes = limits::DOCUMENT_CHANGES - 1;
+    let mut overlay = Overlay::default();
+    overlay.add(DOCUMENT, &next, Offset(2));
+    let layered = Layered { overlay: &overlay, stored: &history };
+    let Ok(size) = layered.size(&DOCUMENT);
+    assert_eq!(size.operations, next.stored_operations);
+    assert!(matches!(judged(&layered, &last), Err(HistoryError::OverBudget(_))));
+    overlay.settle(DOCUMENT, &next.actor, next.seq, next.hash);
+    let Ok(size) = Layered { overlay: &overlay, stored: &history }.size(&DOCUMENT);
+    assert_eq!(size, history.size);
+}
+
+#[test]
+fn heads_grow_to_their_limit_and_can_always_be_merged() {
+    let (mut history, [next, last]) = written();
+    history.size.heads = limits::DOCUMENT_HEADS as u64;
+    let error = judged(&history, &next).unwrap_err();
+    assert!(matches!(error, HistoryError::OverBudget(OverBudget { budget: Budget::Heads, .. })));
+    // One that follows what is on its way makes no new head.
+    let mut overlay = Overlay::default();
+    overlay.add(DOCUMENT, &next, Offset(2));
+    let layered = Layered { overlay: &overlay, stored: &history };
+    assert_eq!(judged(&layered, &last), Ok(Verdict::New));
+}
+
+#[test]
+fn a_hole_in_the_counters_is_no_larger_than_a_document() {
+    let (history, [next, _]) = written();
+    let at = |start_op| {
+        let max_op = start_op + next.operations - 1;
+        CheckedChange { start_op, max_op, ..next.clone() }
+    };
+    let most = history.root.max_op + limits::COUNTER_HOLE;
+    assert_eq!(judged(&history, &at(most)), Ok(Verdict::New));
+    for start_op in [most + 1, limits::OPERATION_COUNTER] {
+        let error = judged(&history, &at(start_op)).unwrap_err();
+        assert!(matches!(error, HistoryError::CounterHole { .. }), "{error}");
+        assert_eq!(error.nack(), (Code::COUNTER, NackClass::REFUSED));
+    }
+}
