@@ -4,6 +4,8 @@
 mod documents;
 #[path = "engine/named.rs"]
 mod named;
+#[path = "engine/nesting.rs"]
+mod nesting;
 #[path = "engine/opening.rs"]
 mod opening;
 #[path = "engine/telling.rs"]
