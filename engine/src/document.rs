@@ -228,30 +228,29 @@ impl OpenDocument {
         true
     }
 
-    /// After a load: tells and keeps that automerge could not take all of the bytes; or notes that
-    /// this version can, if an earlier one could not.
-    fn note_quarantine(&self, reason: Option<&str>) -> Result<(), StoreError> {
+    /// After a load: keeps that automerge could not take all of the bytes; or notes that this
+    /// version can, if an earlier one could not. Gives what is to be told.
+    fn note_quarantine(&self, reason: Option<&str>) -> Result<Option<EventKind>, StoreError> {
         let core = &self.core;
         let told = self.told_quarantine.swap(reason.is_some(), Ordering::Relaxed);
-        if let Some(reason) = reason.filter(|_| !told) {
-            let kind = EventKind::Quarantined { reason: reason.to_owned() };
-            core.events.send(&self.space, self.id, kind);
-        }
+        let told = reason.filter(|_| !told);
+        let kind = told.map(|reason| EventKind::Quarantined { reason: reason.to_owned() });
         let known = core.log.quarantine(self.row, &self.id)?;
         if known.as_ref().map(|known| known.reason.as_str()) != reason && !core.read_only {
             core.log.submit_quarantine(self.row, self.id, reason.map(str::to_owned));
         }
-        Ok(())
+        Ok(kind)
     }
 
-    /// Tells, once, that the document has more actors than is good for it.
-    fn warn_of_actors(&self, loaded: &Loaded) {
+    /// To be told, once: that the document has more actors than is good for it.
+    fn warn_of_actors(&self, loaded: &Loaded) -> Option<EventKind> {
         let actors = loaded.automerge.stats().num_actors;
-        if actors > crate::options::MANY_ACTORS && !self.told_actors.swap(true, Ordering::Relaxed) {
+        let warn =
+            actors > crate::options::MANY_ACTORS && !self.told_actors.swap(true, Ordering::Relaxed);
+        warn.then(|| {
             tracing::warn!(document = %self.id, actors, "the document has very many actors");
-            let kind = EventKind::ManyActors { actors };
-            self.core.events.send(&self.space, self.id, kind);
-        }
+            EventKind::ManyActors { actors }
+        })
     }
 
     /// What is known of it without loading it.

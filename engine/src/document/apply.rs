@@ -146,24 +146,23 @@ enum Step {
 
 /// A step whose panic, in automerge or in this engine, is the fault of that document alone.
 fn contained_step(document: &Arc<OpenDocument>) -> Step {
-    let failed = match catch_unwind(AssertUnwindSafe(|| step(document))) {
-        Ok(ended) => return ended,
-        Err(panic) => format!("applying what arrived panicked: {}", panic_text(&*panic)),
-    };
-    let given_up = catch_unwind(AssertUnwindSafe(|| swap::quarantine(document, failed)));
-    if given_up.is_err() {
-        tracing::error!(document = %document.id, "the document could not even be quarantined");
-    }
-    Step::Done
+    let ended = catch_unwind(AssertUnwindSafe(|| step(document))).unwrap_or_else(|panic| {
+        let reason = format!("applying what arrived panicked: {}", panic_text(&*panic));
+        if catch_unwind(AssertUnwindSafe(|| swap::quarantine(document, reason))).is_err() {
+            tracing::error!(document = %document.id, "the document could not even be quarantined");
+        }
+        Step::Done
+    });
+    document.tell_pending();
+    ended
 }
 
 /// Applies what the store has and the document has not.
 fn step(document: &Arc<OpenDocument>) -> Step {
-    document.tell_pending();
     let done = match document.next_job() {
         Job::None => return Step::Waits,
         Job::Tell => {
-            document.tell_unloaded();
+            document.note_unloaded();
             true
         }
         Job::Swap => swap::offer_again(document),

@@ -44,6 +44,10 @@ pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
     }
     let documents: Vec<_> = edits.iter().map(|edit| Arc::clone(&edit.document)).collect();
     let published = move |appended: &Appended| {
+        if publications.len() > 1 {
+            // All or none: a reader that has seen one of them sees the others.
+            publications.iter().for_each(|one| one.document.slot.lock().publishing = true);
+        }
         let mut places = appended.places.iter();
         for publication in publications {
             let last = places.by_ref().take(publication.made.len()).last();
@@ -133,6 +137,7 @@ impl Publication {
         }
         let replaced = {
             let mut slot = document.slot.lock();
+            slot.publishing = false;
             let current = slot.generation == generation;
             let told = slot.told.as_ref().map(|(_, heads)| heads.clone());
             let fitting = current && told.is_none_or(|told| told == patches_from);

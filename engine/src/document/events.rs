@@ -29,7 +29,8 @@ impl Slot {
 }
 
 impl OpenDocument {
-    /// Sends what waits in the slot, unless another thread is at it: then that one does.
+    /// Sends what waits in the slot, unless another thread is at it: then that one does. The caller
+    /// holds no lock and no writer right: this wakes the application's tasks.
     pub(crate) fn tell_pending(&self) {
         loop {
             let kinds = {
@@ -48,15 +49,15 @@ impl OpenDocument {
         }
     }
 
-    /// Nothing is loaded that could say more; the application is told that there is something.
-    pub(super) fn tell_unloaded(&self) {
+    /// Nothing is loaded that could say more; the application is told that there is something, at
+    /// the next `tell_pending`.
+    pub(super) fn note_unloaded(&self) {
         let log = &self.core.log;
         let heads = match log.document(self.row, &self.id) {
             Ok(Some(row)) => log.heads(row).unwrap_or_default(),
             Ok(None) | Err(_) => Vec::new(),
         };
         self.slot.lock().tell_changed(Origin::Remote, heads, None);
-        self.tell_pending();
     }
 }
 

@@ -57,9 +57,10 @@ impl OpenDocument {
             Found::Document { loaded, quarantined } => (Some(Arc::new(loaded)), quarantined),
             Found::Deleted => (None, None),
         };
+        let mut told = Vec::new();
         if let Some(loaded) = &state {
-            self.note_quarantine(quarantined.as_deref())?;
-            self.warn_of_actors(loaded);
+            told.extend(self.note_quarantine(quarantined.as_deref())?);
+            told.extend(self.warn_of_actors(loaded));
         }
         let bytes = state.as_ref().map(|loaded| loaded.bytes());
         {
@@ -71,8 +72,15 @@ impl OpenDocument {
                 slot.state = state.map_or(State::Deleted, State::Published);
                 slot.quarantined = quarantined;
             }
+            slot.events.extend(told);
+            if Changing::is_here() {
+                self.call_applier_to_tell(&mut slot);
+            }
         }
         drop(unfinished);
+        if !Changing::is_here() {
+            self.tell_pending();
+        }
         self.core.cache.make_room(self);
         Ok(self.slot.lock())
     }

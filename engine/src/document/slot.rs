@@ -83,6 +83,8 @@ pub(super) struct Slot {
     pub(super) built: Option<Box<Built>>,
     /// The document's last `Changed` event: whose, and the heads that it told.
     pub(super) told: Option<(Origin, Vec<ChangeHash>)>,
+    /// A commit of several documents is being published: readers wait for all of it.
+    pub(super) publishing: bool,
     /// Events in their order, to be sent once the lock is released.
     pub(super) events: VecDeque<EventKind>,
     /// A thread sends them.
@@ -113,6 +115,7 @@ impl Slot {
     /// reading thread is itself in one, which others may wait for.
     pub(super) fn look(&self, nested: bool, patience: &mut Option<Instant>) -> Look {
         match &self.state {
+            _ if self.publishing => Look::Wait(None),
             State::Published(loaded) => Look::Here(Arc::clone(loaded)),
             State::Deleted => Look::Deleted,
             State::Unloaded => Look::Load,

@@ -52,7 +52,7 @@ pub(super) fn offer_again(document: &Arc<OpenDocument>) -> bool {
     true
 }
 
-/// Publishes what was built.
+/// Publishes what was built. Its event waits in the slot until the right is gone.
 pub(super) fn finish(right: &Right, built: Built) {
     let document = &right.document;
     let Built { state, more, generation } = built;
@@ -155,7 +155,6 @@ fn publish(document: &Arc<OpenDocument>, generation: u64, next: Next) {
         replaced
     };
     drop(replaced);
-    document.tell_pending();
     document.core.cache.make_room(document);
 }
 
@@ -202,7 +201,7 @@ pub(super) fn give_up(document: &Arc<OpenDocument>, reason: String) {
         Ok(Ok(_)) => {
             document.slot.lock().since = None;
             document.outdate();
-            document.tell_unloaded();
+            document.note_unloaded();
         }
         Ok(Err(_)) => quarantine(document, reason),
         Err(error) => {
@@ -220,10 +219,10 @@ pub(super) fn quarantine(document: &OpenDocument, reason: String) {
         let mut slot = document.slot.lock();
         slot.since = None;
         slot.quarantined = Some(reason.clone());
+        slot.events.push_back(EventKind::Quarantined { reason: reason.clone() });
         slot.built.take()
     };
     drop(gone);
     document.told_quarantine.store(true, std::sync::atomic::Ordering::Relaxed);
-    document.core.log.submit_quarantine(document.row, document.id, Some(reason.clone()));
-    document.core.events.send(&document.space, document.id, EventKind::Quarantined { reason });
+    document.core.log.submit_quarantine(document.row, document.id, Some(reason));
 }

@@ -159,10 +159,10 @@ fn what_was_sent_and_not_answered_is_never_made_anew() {
     assert_eq!(not_taken(&bench, id(1)), [refused.hash, more.hash]);
     let new: Vec<_> = anew.puts(2).into_iter().map(|change| local(&bench, change)).collect();
     let all = vec![refused.hash, taken.hash, more.hash];
-    let replaced = bench.log.replace_unsent(bench.space, id(1), all, new.clone());
+    let replaced = bench.log.replace_unsent(bench.space, id(1), all, new.clone(), || ());
     assert!(matches!(replaced, Err(WriteError::Job(ReplaceError::Changed))));
     let old = vec![refused.hash, more.hash];
-    bench.log.replace_unsent(bench.space, id(1), old, new).unwrap();
+    bench.log.replace_unsent(bench.space, id(1), old, new, || ()).unwrap();
     bench.check();
     // The answer comes, as the echo of what was taken: it is where it was.
     bench.receive(vec![Incoming::Echo { document: id(1), hash: taken.hash }]);

@@ -63,7 +63,7 @@ fn put(document: &Document, value: i64) -> Result<(), ChangeError> {
 }
 
 fn value(document: &Document) -> i64 {
-    document.read(|doc| doc.get(ROOT, "k").unwrap().unwrap().0.to_i64().unwrap()).unwrap()
+    document.read(|doc| doc.get(ROOT, "k").unwrap().unwrap().0.as_i64().unwrap()).unwrap()
 }
 
 /// Threads that read, change and group both documents until they are dropped.
@@ -382,7 +382,7 @@ fn what_a_reader_holds_stays_as_it_is_while_the_document_goes_on() {
         .read(|doc| {
             put(&world.a, 1).unwrap();
             put(&world.a, 2).unwrap();
-            assert_eq!(doc.get(ROOT, "k").unwrap().unwrap().0.to_i64(), Some(0));
+            assert_eq!(doc.get(ROOT, "k").unwrap().unwrap().0.as_i64(), Some(0));
             assert_eq!(value(&world.a), 2);
         })
         .unwrap();
