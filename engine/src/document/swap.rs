@@ -174,6 +174,7 @@ impl OpenDocument {
         let make = || {
             #[cfg(test)]
             if self.panic_in_patches.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                // invariant: in tests only, which contain it.
                 panic!("as automerge might");
             }
             Ok::<_, String>(make())
@@ -225,4 +226,92 @@ pub(super) fn quarantine(document: &OpenDocument, reason: String) {
     drop(gone);
     document.told_quarantine.store(true, std::sync::atomic::Ordering::Relaxed);
     document.core.log.submit_quarantine(document.row, document.id, Some(reason));
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::{ActorId, ROOT, ReadDoc, transaction::Transactable};
+    use landfall_protocol::admission::preflight;
+
+    use super::super::build::{Job, build};
+    use super::*;
+    use crate::store::LocalChange;
+    use crate::{Document, Options, ReadError, Space, Store};
+
+    /// A document for which something has arrived that the applier has built in and not swapped in.
+    fn built() -> (Store, Space, Document, Box<Built>) {
+        let store = Store::in_memory(Options::default()).unwrap();
+        let space = store.space("default").unwrap();
+        let document = space.create(|tx| Ok(tx.put(ROOT, "mine", 1)?)).unwrap();
+        let mut other = document.read(|doc| doc.fork().with_actor(ActorId::from([9; 16]))).unwrap();
+        other.transact(|tx| tx.put(ROOT, "theirs", 1)).unwrap();
+        let change = preflight(other.get_last_local_change().unwrap().raw_bytes()).unwrap();
+        let (open, core) = (document.open(), store.shared_core());
+        let change = LocalChange { space: open.row, document: open.id, change, at_ms: 0 };
+        core.log.append(landfall_storage::Durability::Full, vec![change], |_| ()).unwrap();
+        open.slot.lock().arrived = true;
+        let Job::Build(base) = open.next_job() else { panic!("there is something to build") };
+        let built = build(open, base).unwrap().unwrap();
+        (store, space, document, built)
+    }
+
+    fn keys(document: &Document) -> Vec<String> {
+        document.read(|doc| doc.keys(ROOT).collect()).unwrap()
+    }
+
+    #[test]
+    fn what_was_built_is_shown_with_what_was_changed_meanwhile() {
+        let (_store, _space, document, built) = built();
+        document.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).unwrap();
+        assert_eq!(keys(&document), ["mine", "more"]);
+        assert!(offer(document.open(), built));
+        assert_eq!(keys(&document), ["mine", "more", "theirs"]);
+    }
+
+    #[test]
+    fn what_was_built_before_a_deletion_is_not_shown() {
+        let (store, space, document, built) = built();
+        let mut events = store.events();
+        space.delete(document.id()).unwrap();
+        offer(document.open(), built);
+        document.open().tell_pending();
+        assert!(matches!(document.read(|_| ()), Err(ReadError::Deleted)));
+        let told: Vec<_> = std::iter::from_fn(|| events.try_next()).collect();
+        assert!(
+            matches!(&told[..], [Ok(event)] if matches!(event.kind, EventKind::Deleted { .. })),
+            "{told:?}"
+        );
+    }
+
+    /// As after `reauthor`: what is loaded and what was built on it is not what the store holds.
+    #[test]
+    fn what_was_built_on_an_outdated_state_is_not_shown() {
+        let (_store, _space, document, mut built) = built();
+        if let Some(state) = &mut built.state {
+            state.automerge.transact(|tx| tx.put(ROOT, "never stored", 1)).unwrap();
+        }
+        document.open().outdate();
+        offer(document.open(), built);
+        assert_eq!(keys(&document), ["mine", "theirs"]);
+    }
+
+    /// A writer that is busy takes in what was built before its next change.
+    #[test]
+    fn the_next_writer_takes_in_what_was_built() {
+        let (_store, _space, document, built) = built();
+        let mut built = Some(built);
+        document
+            .change(|tx| {
+                assert!(!offer(document.open(), built.take().unwrap()), "a writer is busy");
+                Ok(tx.put(ROOT, "first", 1)?)
+            })
+            .unwrap();
+        document
+            .change(|tx| {
+                assert!(tx.get(ROOT, "theirs")?.is_some());
+                Ok(tx.put(ROOT, "second", 1)?)
+            })
+            .unwrap();
+        assert_eq!(keys(&document), ["first", "mine", "second", "theirs"]);
+    }
 }
