@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use landfall_protocol::{DocumentId, SpaceName};
 use landfall_storage::Committed;
-use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::actors::Actors;
 use crate::compactor::Compactor;
@@ -36,7 +36,8 @@ pub(crate) struct Core {
     pub(crate) read_only: bool,
     closed: AtomicBool,
     durability: Durability,
-    groups: ReentrantMutex<()>,
+    /// Orders groups among themselves.
+    groups: Mutex<()>,
     spaces: Mutex<BTreeMap<SpaceName, SpaceRow>>,
     documents: Mutex<BTreeMap<(SpaceRow, DocumentId), Weak<OpenDocument>>>,
 }
@@ -85,7 +86,7 @@ impl Core {
             read_only,
             closed: AtomicBool::new(false),
             durability: options.durability,
-            groups: ReentrantMutex::new(()),
+            groups: Mutex::default(),
             spaces: Mutex::new(spaces),
             documents: Mutex::default(),
         })
@@ -98,6 +99,9 @@ impl Core {
 
     /// The row of a space, which is made if it is new.
     pub(crate) fn space(&self, name: &SpaceName) -> Result<SpaceRow, SpaceError> {
+        if self.is_closed() {
+            return Err(StoreError::closed().into());
+        }
         let mut spaces = self.spaces.lock();
         if let Some(row) = spaces.get(name) {
             return Ok(*row);
@@ -134,13 +138,19 @@ impl Core {
         open
     }
 
-    /// Held while a group of changes collects its documents' locks.
-    pub(crate) fn begin_group(&self) -> ReentrantMutexGuard<'_, ()> {
+    /// Held while a group of changes collects its documents' writer rights. The application's
+    /// closure runs under it: nothing but groups may wait for it.
+    pub(crate) fn begin_group(&self) -> MutexGuard<'_, ()> {
         self.groups.lock()
     }
 
-    /// Writes local changes in one commit.
-    pub(crate) fn append(&self, changes: Vec<LocalChange>) -> Result<Appended, ChangeError> {
+    /// Writes local changes in one commit. Its completion calls `publish` on the store's writer
+    /// thread, before that of any later commit.
+    pub(crate) fn append(
+        &self,
+        changes: Vec<LocalChange>,
+        publish: impl FnOnce(&Appended) + Send + 'static,
+    ) -> Result<Appended, ChangeError> {
         let durability = match self.durability {
             Durability::Full => landfall_storage::Durability::Full,
             Durability::Normal => landfall_storage::Durability::Relaxed,
@@ -151,6 +161,7 @@ impl Core {
             for (row, count) in &appended.value.counts {
                 status.set_count(*row, *count, appended.number.0, synced);
             }
+            publish(&appended.value);
         };
         let appended = self.log.append(durability, changes, committed)?.value;
         self.notify_compactor();
@@ -175,7 +186,7 @@ impl Core {
 
     /// Somebody said something about a document: told if the application has it open.
     pub(crate) fn heard(&self, space: &SpaceName, row: SpaceRow, id: DocumentId, kind: EventKind) {
-        let open = self.documents.lock().get(&(row, id)).and_then(Weak::upgrade);
+        let open = self.known(row, id);
         if open.is_some_and(|open| open.is_held()) {
             self.events.send(space, id, kind);
         }
@@ -230,13 +241,11 @@ impl Core {
         }
         for deleted in received.deleted {
             let (document, unsent) = (deleted.document, deleted.unsent);
-            self.events.send(space, document, EventKind::Deleted { unsent });
-            self.forget_document(row, document);
+            self.delete_document(space, row, document, Some(EventKind::Deleted { unsent }));
         }
         for touched in received.touched {
-            let open = self.documents.lock().get(&(row, touched.document)).and_then(Weak::upgrade);
-            match open {
-                Some(open) => self.applier.notify(open),
+            match self.known(row, touched.document) {
+                Some(open) => self.applier.notify(&open),
                 None => {
                     let (origin, heads) = (Origin::Remote, touched.heads);
                     let kind = EventKind::Changed { origin, heads, patches: None };
@@ -250,11 +259,39 @@ impl Core {
     /// takes a fresh actor. Never waits.
     pub(crate) fn forget_document(&self, row: SpaceRow, document: DocumentId) {
         self.actors.end((row, document));
-        let open = self.documents.lock().get(&(row, document)).and_then(Weak::upgrade);
-        if let Some(open) = open {
-            open.mark_stale();
-            self.applier.notify(open);
+        if let Some(open) = self.known(row, document) {
+            open.outdate();
+            self.applier.notify(&open);
         }
+    }
+
+    /// A deletion is committed: the document is not shown any more, and its next change fails.
+    /// Called by the commit's completion, so that nothing is published after it. Never waits.
+    pub(crate) fn delete_document(
+        &self,
+        space: &SpaceName,
+        row: SpaceRow,
+        document: DocumentId,
+        kind: Option<EventKind>,
+    ) {
+        self.actors.end((row, document));
+        match (self.known(row, document), kind) {
+            (Some(open), kind) => open.delete(kind),
+            (None, Some(kind)) => self.events.send(space, document, kind),
+            (None, None) => {}
+        }
+    }
+
+    /// Sends the events of a document that wait for a thread that may wake tasks.
+    pub(crate) fn tell_pending(&self, row: SpaceRow, document: DocumentId) {
+        if let Some(open) = self.known(row, document) {
+            open.tell_pending();
+        }
+    }
+
+    /// The document, if it is open or loaded.
+    fn known(&self, row: SpaceRow, document: DocumentId) -> Option<Arc<OpenDocument>> {
+        self.documents.lock().get(&(row, document)).and_then(Weak::upgrade)
     }
 
     /// A space has something to push.

@@ -1,53 +1,73 @@
 //! A loaded document: who may touch it when.
 //!
-//! Two locks. `writer` orders those who make a new state: local changes and the swap at the end
-//! of an apply. `content` guards the state that readers see. A local change holds both from its
-//! closure to its commit, so nobody reads what the store does not hold. Remote changes are
-//! applied to a clone beside both (`apply`), and the swap takes `content` for a moment only: so
-//! readers never wait for the network, and a writer waits for one apply at most.
+//! The application's code never runs under a lock of ours. One short mutex, `slot`, is held for
+//! look-ups only. A reader takes the published state out of it, an `Arc`, and runs its closure on
+//! that (`loading`). Who makes the next state has the *writer right* (`right`): one thread of the
+//! application's, from before its closure until after its commit, or the applier for the moment of
+//! a swap. The right is no lock for anybody but other writers of the same document:
+//!
+//! - A reader that finds the only copy being changed in place waits for the engine's own commit,
+//!   but not for the closure: it loads what the store holds.
+//! - The applier leaves what it has built in the slot, and the writer takes it in at its next
+//!   change, or calls the applier when it is done.
+//!
+//! A state is published by the completion of its commit, on the store's writer thread, together
+//! with its event. A deletion, a failed commit and changes that were taken out of the store begin
+//! a new *generation*; what was built on an older one is never published.
 //!
 //! What is loaded may go again while nobody is at it (`cache`), and is read from the store at the
 //! next access.
 
 mod apply;
 mod branch;
+mod build;
 mod cache;
+mod commit;
 mod edit;
+mod events;
 mod load;
+mod loading;
+mod merge;
+mod nesting;
+mod right;
+mod slot;
+mod swap;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use automerge::{Automerge, Change, ReadDoc};
+use automerge::{Automerge, ReadDoc};
 use landfall_protocol::{DocumentId, SpaceName};
-use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Condvar, Mutex};
 
 use crate::actors::Own;
 use crate::core::Core;
 use crate::error::{ReadError, StoreError};
+use crate::events::EventKind;
 use crate::store::SpaceRow;
+use slot::{Slot, State};
 
 pub(crate) use apply::Applier;
 pub(crate) use cache::{Cache, Memory};
-pub(crate) use edit::{Edit, commit, now_ms};
+pub(crate) use commit::commit;
+pub(crate) use edit::{Edit, now_ms};
 pub(crate) use load::{apply_parsed, empty};
+pub(crate) use nesting::Changing;
 
-/// One document that somebody has open.
+/// One document that the application has open, or that is loaded.
 pub(crate) struct OpenDocument {
     pub(crate) core: Arc<Core>,
     pub(crate) space: SpaceName,
     pub(crate) row: SpaceRow,
     pub(crate) id: DocumentId,
-    writer: Arc<Mutex<()>>,
-    content: Arc<RwLock<Content>>,
-    /// The thread that is inside a closure on this document; 0 for none.
-    owner: AtomicU64,
-    /// The store has changes that the content does not.
-    dirty: AtomicBool,
-    /// The content is not what the store holds any more: it is to be read anew.
-    stale: AtomicBool,
-    /// The applier leaves the document alone until then.
+    /// Orders the application's writers, fairly. Taken before `slot`, never while that is held.
+    writers: Arc<Mutex<()>>,
+    /// Held for look-ups only: never while code of the application's, automerge or SQLite runs.
+    slot: Mutex<Slot>,
+    /// Something changed in the slot that a reader or writer may wait for.
+    changed: Condvar,
+    /// The applier leaves the document alone until then. Taken last.
     rests_until: Mutex<Option<Instant>>,
     /// Handles that the application has. Without any, nothing that arrives is applied.
     handles: AtomicUsize,
@@ -55,6 +75,9 @@ pub(crate) struct OpenDocument {
     told_actors: AtomicBool,
     /// That it is quarantined was told.
     told_quarantine: AtomicBool,
+    /// Makes the next computation of patches panic, as automerge might.
+    #[cfg(test)]
+    pub(crate) panic_in_patches: AtomicBool,
 }
 
 /// A document that an application has a handle to.
@@ -87,7 +110,7 @@ impl std::ops::Deref for Held {
     }
 }
 
-/// What a document's content tells of it.
+/// What a document's slot tells of it.
 #[derive(Debug, Default)]
 pub(crate) struct Condition {
     /// Whether it is in memory.
@@ -98,13 +121,8 @@ pub(crate) struct Condition {
     pub(crate) quarantined: Option<String>,
 }
 
-/// What readers see.
-pub(crate) enum Content {
-    /// To be read from the store at the next access.
-    Unloaded,
-    Loaded(Box<Loaded>),
-}
-
+/// One state of a document. Published, it is never changed: readers may have it for any time.
+#[derive(Clone)]
 pub(crate) struct Loaded {
     pub(crate) automerge: Automerge,
     /// The actors that this opening has taken, once it has.
@@ -113,10 +131,13 @@ pub(crate) struct Loaded {
     applied: u64,
     /// Bytes that the store has of it.
     stored_bytes: u64,
-    /// Local changes made since the applier took its clone; `None` while it has none.
-    since_clone: Option<Vec<Change>>,
-    /// Why automerge could not take all of the bytes, if it could not.
-    quarantined: Option<String>,
+}
+
+impl Loaded {
+    /// About how many bytes it takes in memory.
+    fn bytes(&self) -> u64 {
+        cache::estimate(&self.automerge, self.stored_bytes)
+    }
 }
 
 impl OpenDocument {
@@ -126,15 +147,15 @@ impl OpenDocument {
             space,
             row,
             id,
-            writer: Arc::default(),
-            content: Arc::new(RwLock::new(Content::Unloaded)),
-            owner: AtomicU64::new(0),
-            dirty: AtomicBool::new(false),
-            stale: AtomicBool::new(false),
+            writers: Arc::default(),
+            slot: Mutex::default(),
+            changed: Condvar::new(),
             rests_until: Mutex::new(None),
             handles: AtomicUsize::new(0),
             told_actors: AtomicBool::new(false),
             told_quarantine: AtomicBool::new(false),
+            #[cfg(test)]
+            panic_in_patches: AtomicBool::new(false),
         }
     }
 
@@ -143,141 +164,112 @@ impl OpenDocument {
         (self.row, self.id)
     }
 
-    /// Reads the last published state.
+    /// Reads the last committed state. No lock is held while `read` runs.
     pub(crate) fn read<T>(
         self: &Arc<Self>,
         read: impl FnOnce(&Loaded) -> T,
     ) -> Result<T, ReadError> {
-        if self.is_owner() {
-            return Err(ReadError::Reentrant);
-        }
-        let content = self.loaded()?;
-        match &*content {
-            Content::Loaded(loaded) => Ok(read(loaded)),
-            // `loaded` gives no other; if it did, the store would be asked again next time.
-            Content::Unloaded => Err(ReadError::Reentrant),
-        }
+        let state = self.committed()?;
+        Ok(read(&state))
     }
 
-    /// The content, loaded.
-    fn loaded(self: &Arc<Self>) -> Result<RwLockReadGuard<'_, Content>, StoreError> {
-        let content = self.content.read();
-        if matches!(*content, Content::Loaded(_)) && !self.stale.load(Ordering::Acquire) {
-            self.core.cache.used(self);
-            return Ok(content);
-        }
-        drop(content);
-        let mut content = self.content.write();
-        self.ensure_loaded(&mut content)?;
-        Ok(RwLockWriteGuard::downgrade(content))
+    /// The store holds something else than what is loaded by now, and not only more: changes were
+    /// taken out of it. What is loaded goes, and nothing that was built on it is published.
+    pub(crate) fn outdate(self: &Arc<Self>) {
+        self.begin_generation(State::Unloaded, None);
     }
 
-    fn ensure_loaded(self: &Arc<Self>, content: &mut Content) -> Result<(), StoreError> {
-        if self.stale.swap(false, Ordering::AcqRel) {
-            self.let_go(content);
-        }
-        if matches!(content, Content::Loaded(_)) {
-            self.core.cache.used(self);
-            return Ok(());
-        }
-        let loaded = load::load(&self.core.log, self.row, &self.id)?;
-        self.note_quarantine(loaded.quarantined.as_deref())?;
-        self.warn_of_actors(&loaded);
-        *content = Content::Loaded(Box::new(loaded));
-        self.weigh(content);
-        Ok(())
+    /// The document is deleted, for good; `kind` is told after everything that was before it, by
+    /// the applier or by `tell_pending`.
+    pub(crate) fn delete(self: &Arc<Self>, kind: Option<EventKind>) {
+        self.begin_generation(State::Deleted, kind);
     }
 
-    /// Tells the cache what the content takes.
-    fn weigh(self: &Arc<Self>, content: &Content) {
-        match content {
-            Content::Loaded(loaded) => {
-                let bytes = cache::estimate(&loaded.automerge, loaded.stored_bytes);
-                self.core.cache.loaded(self, bytes);
+    /// Puts `state` in place of whatever is there. Never waits, and wakes none of the application's
+    /// tasks: it may be called on the store's writer thread.
+    fn begin_generation(self: &Arc<Self>, state: State, kind: Option<EventKind>) {
+        let gone = {
+            let mut slot = self.slot.lock();
+            if matches!((&slot.state, &state), (State::Deleted, State::Unloaded)) {
+                // Nothing comes after a deletion.
+                return;
             }
-            Content::Unloaded => self.core.cache.unloaded(self),
-        }
+            let gone = slot.begin_generation(state);
+            slot.events.extend(kind);
+            self.core.cache.unloaded(self);
+            self.wake(&mut slot);
+            if slot.arrived || !slot.events.is_empty() {
+                self.core.applier.enqueue(self, &mut slot);
+            }
+            gone
+        };
+        // A large document, so not under the lock.
+        drop(gone);
     }
 
-    /// The store holds something else than the content by now, and not only more (a deletion, or
-    /// changes that were made anew): the content is read anew at the next access. Never waits; the applier, told of the document, lets the
-    /// content go and tells the application.
-    pub(crate) fn mark_stale(&self) {
-        self.stale.store(true, Ordering::Release);
-    }
-
-    /// Lets the content go if nobody is at it; tells whether it is gone.
+    /// Lets the loaded state go if nobody is at it; tells whether it is gone.
     pub(crate) fn try_unload(&self) -> bool {
-        let Some(_writer) = self.writer.try_lock() else { return false };
-        let Some(mut content) = self.content.try_write() else { return false };
-        let applying = matches!(&*content, Content::Loaded(loaded) if loaded.since_clone.is_some());
-        if !applying {
-            self.let_go(&mut content);
-        }
-        !applying
+        let gone = {
+            let mut slot = self.slot.lock();
+            if slot.writer.is_some() || slot.since.is_some() || slot.built.is_some() {
+                return false;
+            }
+            match &slot.state {
+                State::Published(loaded) if Arc::strong_count(loaded) > 1 => return false,
+                State::Loading | State::InPlace(_) => return false,
+                State::Deleted => None,
+                State::Published(_) | State::Unloaded => {
+                    Some(std::mem::replace(&mut slot.state, State::Unloaded))
+                }
+            }
+            .inspect(|_| self.core.cache.unloaded(self))
+        };
+        drop(gone);
+        true
     }
 
-    fn let_go(&self, content: &mut Content) {
-        *content = Content::Unloaded;
-        self.core.cache.unloaded(self);
-    }
-
-    /// After a load: tells and keeps that automerge could not take all of the bytes; or notes that
-    /// this version can, if an earlier one could not.
-    fn note_quarantine(&self, reason: Option<&str>) -> Result<(), StoreError> {
+    /// After a load: keeps that automerge could not take all of the bytes; or notes that this
+    /// version can, if an earlier one could not. Gives what is to be told.
+    fn note_quarantine(&self, reason: Option<&str>) -> Result<Option<EventKind>, StoreError> {
         let core = &self.core;
         let told = self.told_quarantine.swap(reason.is_some(), Ordering::Relaxed);
-        if let Some(reason) = reason.filter(|_| !told) {
-            let kind = crate::events::EventKind::Quarantined { reason: reason.to_owned() };
-            core.events.send(&self.space, self.id, kind);
-        }
+        let told = reason.filter(|_| !told);
+        let kind = told.map(|reason| EventKind::Quarantined { reason: reason.to_owned() });
         let known = core.log.quarantine(self.row, &self.id)?;
         if known.as_ref().map(|known| known.reason.as_str()) != reason && !core.read_only {
             core.log.submit_quarantine(self.row, self.id, reason.map(str::to_owned));
         }
-        Ok(())
+        Ok(kind)
     }
 
-    /// Tells, once, that the document has more actors than is good for it.
-    fn warn_of_actors(&self, loaded: &Loaded) {
+    /// To be told, once: that the document has more actors than is good for it.
+    fn warn_of_actors(&self, loaded: &Loaded) -> Option<EventKind> {
         let actors = loaded.automerge.stats().num_actors;
-        if actors > crate::options::MANY_ACTORS && !self.told_actors.swap(true, Ordering::Relaxed) {
+        let warn =
+            actors > crate::options::MANY_ACTORS && !self.told_actors.swap(true, Ordering::Relaxed);
+        warn.then(|| {
             tracing::warn!(document = %self.id, actors, "the document has very many actors");
-            let kind = crate::events::EventKind::ManyActors { actors };
-            self.core.events.send(&self.space, self.id, kind);
-        }
+            EventKind::ManyActors { actors }
+        })
     }
 
-    /// What its content tells of it.
+    /// What is known of it without loading it.
     pub(crate) fn condition(&self) -> Condition {
-        if self.is_owner() {
-            return Condition { loaded: true, ..Condition::default() };
-        }
-        match &*self.content.read() {
-            Content::Unloaded => Condition::default(),
-            Content::Loaded(loaded) => Condition {
-                loaded: true,
-                actors: Some(loaded.automerge.stats().num_actors),
-                quarantined: loaded.quarantined.clone(),
-            },
-        }
+        let (published, loaded, quarantined) = {
+            let slot = self.slot.lock();
+            let (published, loaded) = match &slot.state {
+                State::Published(loaded) => (Some(Arc::clone(loaded)), true),
+                State::InPlace(_) => (None, true),
+                State::Unloaded | State::Loading | State::Deleted => (None, false),
+            };
+            (published, loaded, slot.quarantined.clone().filter(|_| loaded))
+        };
+        let actors = published.map(|loaded| loaded.automerge.stats().num_actors);
+        Condition { loaded, actors, quarantined }
     }
 
     /// Whether the application has a handle to it.
     pub(crate) fn is_held(&self) -> bool {
         self.handles.load(Ordering::Relaxed) > 0
     }
-
-    fn is_owner(&self) -> bool {
-        self.owner.load(Ordering::Relaxed) == thread_number()
-    }
-}
-
-/// A number for this thread, never 0 and never used again.
-fn thread_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    thread_local! {
-        static NUMBER: u64 = NEXT.fetch_add(1, Ordering::Relaxed);
-    }
-    NUMBER.with(|number| *number)
 }

@@ -102,6 +102,8 @@ pub enum StoreFailure {
     /// more is written, and what was saved before may be gone. What is in memory can still be read
     /// and sent; then close the store, put its file back or restore a copy, and open it.
     Gone,
+    /// The call comes from inside a closure that changes a document.
+    Reentrant,
     /// Anything else.
     Other,
 }
@@ -115,6 +117,7 @@ impl std::fmt::Display for StoreFailure {
             Self::Closed => "it is closed",
             Self::FsyncFailed => "an fsync failed; close it and open it again",
             Self::Gone => "its file was removed or replaced",
+            Self::Reentrant => "the call comes from inside a `change` or group closure",
             Self::Other => "input or output failed",
         })
     }
@@ -124,6 +127,16 @@ impl StoreError {
     /// A thread could not be started.
     pub(crate) fn of_thread(source: std::io::Error) -> Self {
         Self { class: StoreFailure::Other, source: Box::new(source) }
+    }
+
+    /// The store is closed, or is being closed.
+    pub(crate) fn closed() -> Self {
+        Self { class: StoreFailure::Closed, source: "the store was closed before".into() }
+    }
+
+    /// The caller is inside a closure that changes a document.
+    pub(crate) fn reentrant() -> Self {
+        Self { class: StoreFailure::Reentrant, source: "return from the closure first".into() }
     }
 
     pub(crate) fn read_only() -> Self {
@@ -196,11 +209,15 @@ pub enum OpenDocumentError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The call comes from inside a closure that changes the same document.
+    /// The call comes from inside a closure that changes the same document, or from a group that
+    /// has changed it: there, the transaction shows the document.
     #[error(
         "a document cannot be read from inside its own `change` closure; use what the closure is given"
     )]
     Reentrant,
+    /// The document is deleted, here or elsewhere, for good.
+    #[error("the document is deleted; edits that no other replica has may be left in `lost_edits`")]
+    Deleted,
     /// What is there has not the shape of the type asked for.
     #[error("the document is not of the type asked for: {0}")]
     Hydrate(#[from] autosurgeon::HydrateError),
@@ -230,11 +247,20 @@ pub enum ChangeError {
     /// The change does not follow what the store holds. The next change takes a fresh actor.
     #[error("the change does not fit the store: {0}; try again")]
     Conflict(#[source] BoxError),
-    /// The call comes from inside a closure that changes the same document.
+    /// The call comes from inside the closure of another change or group, of whatever document or
+    /// store.
     #[error(
-        "a document cannot be changed from inside its own `change` closure; use what the closure is given"
+        "nothing can be changed from inside the closure of another change or group; change several documents in one group"
     )]
     Reentrant,
+    /// A group was given a document of another store.
+    #[error(
+        "the document {document} is of another store than the group; use a group for each store"
+    )]
+    OtherStore {
+        /// The document.
+        document: DocumentId,
+    },
     /// `change_at` was given the hash of a change that the document does not have.
     #[error(
         "the document has no change {missing} to edit at; wait until it arrives, or take heads that the document gave"

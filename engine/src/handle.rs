@@ -14,7 +14,7 @@ use landfall_protocol::SpaceName;
 
 use crate::actors::{Actors, outside::Found};
 use crate::core::Core;
-use crate::document::Applier;
+use crate::document::{Applier, Changing};
 use crate::ephemeral::Speaker;
 use crate::error::{ChangeError, ConnectError, FlushError, OpenError, SpaceError, StoreError};
 use crate::events::{EventHub, Events};
@@ -131,7 +131,9 @@ impl Store {
         self.core().spaces().into_iter().map(space).collect()
     }
 
-    /// Makes several changes, of one or several documents, in one commit: all of them or none.
+    /// Makes several changes, of one or several documents, in one commit: all of them or none. Other
+    /// groups of the store wait for this one; single changes wait for it only where it has changed
+    /// their document.
     ///
     /// # Errors
     /// The closure's own error as [`ChangeError::Closure`]; otherwise as [`Document::change`].
@@ -286,11 +288,17 @@ impl Store {
 
     /// Waits for what is running, says goodbye to the relay, makes everything durable and lets
     /// the file go. Later calls on any handle give a typed error. Dropping the last handle does
-    /// the same.
+    /// the same. Never waits for a closure of the application's: a change whose closure still runs
+    /// fails.
     ///
     /// # Errors
-    /// [`StoreError`] if the last writes could not be made durable.
+    /// [`StoreError`] if the last writes could not be made durable;
+    /// [`StoreFailure::Reentrant`](crate::StoreFailure::Reentrant) inside a `change` or group
+    /// closure, whose change would be lost.
     pub fn close(&self) -> Result<(), StoreError> {
+        if Changing::is_here() {
+            return Err(StoreError::reentrant());
+        }
         self.core().close()
     }
 

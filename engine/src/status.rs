@@ -221,12 +221,19 @@ impl StatusWatch {
         pollster::block_on(self.changed())
     }
 
-    /// Waits until the status is as wanted, and gives it; `None` once the store is closed.
+    /// Waits until the status is as wanted, and gives it; `None` once the store is closed. No lock
+    /// is held while `wanted` runs: it may take its time, and call anything. It sees the present
+    /// status first, then later ones; those that come while it runs may be left out, but not the
+    /// last.
     pub async fn until(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
-        let found = self.receiver.wait_for(|status| wanted(status)).await.ok()?;
-        let status = found.clone();
-        drop(found);
-        Some(self.with_memory(status))
+        loop {
+            let status = self.receiver.borrow_and_update().clone();
+            let status = self.with_memory(status);
+            if wanted(&status) {
+                return Some(status);
+            }
+            self.receiver.changed().await.ok()?;
+        }
     }
 
     /// Like [`StatusWatch::until`], on this thread.

@@ -2,11 +2,13 @@
 
 mod arrivals;
 mod branches;
+mod busy_writers;
 mod closing;
 mod commits;
 #[cfg(target_os = "linux")]
 mod containers;
 mod folded;
+mod many_heads;
 mod memory;
 mod poisoned;
 mod random;

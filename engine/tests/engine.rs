@@ -6,6 +6,8 @@ mod documents;
 mod gone;
 #[path = "engine/named.rs"]
 mod named;
+#[path = "engine/nesting.rs"]
+mod nesting;
 #[path = "engine/opening.rs"]
 mod opening;
 #[path = "engine/telling.rs"]

@@ -12,8 +12,8 @@ use automerge::transaction::Transaction;
 use automerge::{ActorId, Automerge, PatchLog};
 use landfall_protocol::ChangeHash;
 
-use super::Loaded;
 use super::edit::{Transacted, options};
+use super::{Loaded, OpenDocument};
 use crate::error::{BoxError, ChangeError};
 use crate::random;
 
@@ -41,14 +41,15 @@ pub(super) fn view(automerge: &Automerge, heads: &[ChangeHash]) -> Result<View, 
 /// Runs a closure as one automerge change on top of these heads. The patches lead from the present
 /// state to the one with the change merged into it.
 pub(super) fn transact_at<T>(
+    document: &OpenDocument,
     loaded: &mut Loaded,
     heads: &[ChangeHash],
-    patches: bool,
     closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
 ) -> Result<Transacted<T>, ChangeError> {
     let (actor, is_new) = actor_at(loaded, heads)?;
     let own = loaded.automerge.get_actor().clone();
-    let before = patches.then(|| loaded.automerge.get_heads());
+    let listening = document.core.events.has_listeners();
+    let before = listening.then(|| loaded.automerge.get_heads());
     loaded.automerge.set_actor(actor.clone());
     let made = make(&mut loaded.automerge, heads, closure);
     let change = match &made {
@@ -63,9 +64,20 @@ pub(super) fn transact_at<T>(
     if let Some(own) = loaded.own.as_mut().filter(|_| is_new) {
         own.branches.push(actor);
     }
-    let automerge = &loaded.automerge;
-    let patches = before.map(|before| automerge.diff(&before, &automerge.get_heads()).into());
+    let patches = before.and_then(|before| document.diff(&loaded.automerge, &before));
     Ok((value, change, patches))
+}
+
+/// The actor for changes at these heads, which goes on to belong to the opening.
+pub(super) fn take_actor_at(
+    loaded: &mut Loaded,
+    heads: &[ChangeHash],
+) -> Result<ActorId, ChangeError> {
+    let (actor, is_new) = actor_at(loaded, heads)?;
+    if let Some(own) = loaded.own.as_mut().filter(|_| is_new) {
+        own.branches.push(actor.clone());
+    }
+    Ok(actor)
 }
 
 /// Runs the closure; tells whether it changed anything.

@@ -1,9 +1,9 @@
 //! Which documents' contents stay in memory: those used last, within a budget of bytes.
 //!
 //! The cache holds the documents themselves, so that one without handles stays loaded too. Its own
-//! lock is taken last, for a look-up: whoever tells it something may hold a document's locks. It
-//! takes no document's lock but by trying, so it waits for nobody, and what is being read, changed
-//! or applied to stays.
+//! lock is taken last, for a look-up, also while a document's slot is held. It takes slots only in
+//! `make_room`, one at a time and without its own lock; what is being read, changed or applied to
+//! stays.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -116,9 +116,9 @@ impl Cache {
         }
     }
 
-    /// A document is loaded, or has another size. Others make room for it. The caller holds its
-    /// content for writing.
-    pub(super) fn loaded(&self, document: &Arc<OpenDocument>, bytes: u64) {
+    /// A document is loaded, or has another size. The caller holds its slot, and makes room
+    /// (`make_room`) once it does not.
+    pub(super) fn put(&self, document: &Arc<OpenDocument>, bytes: u64) {
         let replaced = {
             let mut entries = self.entries.lock();
             if entries.closed {
@@ -134,12 +134,10 @@ impl Cache {
             self.publish(&entries);
             replaced
         };
-        // Not under the lock: it may be the last handle of a document.
         drop(replaced);
-        self.make_room(document);
     }
 
-    /// A document is not loaded any more. The caller holds its content for writing.
+    /// A document is not loaded any more. The caller holds its slot, and a reference to it.
     pub(super) fn unloaded(&self, document: &OpenDocument) {
         let removed = {
             let mut entries = self.entries.lock();
@@ -150,9 +148,9 @@ impl Cache {
         drop(removed);
     }
 
-    /// Lets the contents go that were used least recently, until the budget is kept. One stays
-    /// whatever its size: it is in use.
-    fn make_room(&self, stays: &Arc<OpenDocument>) {
+    /// Lets the documents go that were used least recently, until the budget is kept. One stays
+    /// whatever its size: it is in use. The caller holds no slot.
+    pub(super) fn make_room(&self, stays: &Arc<OpenDocument>) {
         let mut tried = 0;
         loop {
             let round: Vec<(u64, Arc<OpenDocument>)> = {

@@ -36,6 +36,8 @@ pub(super) struct Whole {
     pub(super) last: u64,
     /// Bytes of all of it.
     pub(super) bytes: u64,
+    /// Pages that it was read in: each is a snapshot of the store of its own.
+    pages: u32,
 }
 
 impl Whole {
@@ -43,7 +45,7 @@ impl Whole {
     fn add(&mut self, pieces: Vec<Stored>) {
         for piece in pieces {
             if piece.folded {
-                *self = Self::default();
+                *self = Self { pages: self.pages, ..Self::default() };
             }
             self.last = piece.local;
             self.bytes += piece.body.len() as u64;
@@ -65,6 +67,7 @@ impl Whole {
         loop {
             let (pieces, more) = log.changes_after(row, whole.last, PAGE_BYTES)?;
             whole.add(pieces);
+            whole.pages += 1;
             if !more {
                 return Ok(whole);
             }
@@ -104,26 +107,38 @@ impl Whole {
     }
 }
 
+/// What the store has under a document's id.
+pub(super) enum Found {
+    Document {
+        loaded: Loaded,
+        /// Why automerge could not take all of the bytes, if it could not.
+        quarantined: Option<String>,
+    },
+    Deleted,
+}
+
 /// Builds a document from everything that the store has of it.
 pub(super) fn load(
     log: &LocalLog,
     space: SpaceRow,
     document: &DocumentId,
-) -> Result<Loaded, StoreError> {
-    let whole = match log.document(space, document)? {
+) -> Result<Found, StoreError> {
+    let row = log.document(space, document)?;
+    let whole = match row {
         Some(row) => Whole::read(log, row, None)?,
         None => Whole::default(),
     };
+    // After the bytes: they may have gone between two pages of them.
+    if (whole.pages > 1 || whole.last == 0) && log.deleted(space, document)? {
+        return Ok(Found::Deleted);
+    }
     let (automerge, quarantined) = match whole.build() {
         Ok(built) => (built, None),
         Err(reason) => (whole.last_good(), Some(reason)),
     };
-    Ok(Loaded {
-        automerge,
-        own: None,
-        applied: whole.last,
-        stored_bytes: whole.bytes,
-        since_clone: None,
+    let (applied, stored_bytes) = (whole.last, whole.bytes);
+    Ok(Found::Document {
+        loaded: Loaded { automerge, own: None, applied, stored_bytes },
         quarantined,
     })
 }
@@ -189,7 +204,9 @@ fn batches(changes: Vec<Change>) -> impl Iterator<Item = Vec<Change>> {
 
 /// Calls automerge, which in 0.12 can panic on changes that no check of ours finds (such as
 /// operations on an object that does not exist).
-fn contained<T, E: std::fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+pub(super) fn contained<T, E: std::fmt::Display>(
+    call: impl FnOnce() -> Result<T, E>,
+) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(built)) => Ok(built),
         Ok(Err(error)) => Err(error.to_string()),
@@ -211,7 +228,7 @@ fn longest_prefix(base: Automerge, changes: &[Stored], operations: u64) -> Autom
     built
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "without a message".to_owned())

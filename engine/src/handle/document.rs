@@ -8,7 +8,7 @@ use autosurgeon::{Hydrate, Reconcile};
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 
 use super::Shared;
-use crate::document::{Condition, Edit, Held, OpenDocument, commit};
+use crate::document::{Changing, Condition, Edit, Held, OpenDocument, commit};
 use crate::ephemeral;
 use crate::error::{BoxError, BroadcastError, ChangeError, ReadError, StoreError};
 use crate::status::{DocumentStatus, StatusWatch};
@@ -38,11 +38,16 @@ impl Document {
         &self.open.space
     }
 
-    /// Reads the document through automerge's own [`ReadDoc`](automerge::ReadDoc). Sees what the
-    /// store holds, never waits for the network. Text positions count Unicode code points.
+    /// Reads the document through automerge's own [`ReadDoc`](automerge::ReadDoc). Sees what is
+    /// committed in the store, never waits for the network, and never for another thread's closure.
+    /// No lock is held while `read` runs: it may take its time, read other documents, and change
+    /// any document, this one too. What it sees stays as it is. Text positions count Unicode code
+    /// points.
     ///
     /// # Errors
-    /// [`ReadError::Reentrant`] inside a `change` closure of the same document.
+    /// [`ReadError::Reentrant`] inside a `change` closure of the same document, where the
+    /// transaction shows more than the store holds; [`ReadError::Deleted`] once it is deleted;
+    /// [`ReadError::Store`] if it cannot be loaded, or the store is closed.
     pub fn read<T>(&self, read: impl FnOnce(&Automerge) -> T) -> Result<T, ReadError> {
         self.open.read(|loaded| read(&loaded.automerge))
     }
@@ -53,14 +58,21 @@ impl Document {
     /// change that could not be written. A closure that writes nothing makes no change. Text
     /// positions count Unicode code points.
     ///
+    /// While the closure runs, other threads that change the same document wait; nothing else does.
+    /// Inside it other documents may be read, and nothing may be changed but through the
+    /// transaction: for changes of several documents see [`Store::group`](crate::Store::group). Do
+    /// not wait in it for another thread that changes this document.
+    ///
     /// # Errors
-    /// [`ChangeError::Closure`] with the closure's own error; [`ChangeError::ChangeTooLarge`];
-    /// [`ChangeError::Store`] if it could not be written.
+    /// [`ChangeError::Closure`] with the closure's own error; [`ChangeError::Reentrant`] inside the
+    /// closure of another change or group; [`ChangeError::Deleted`] once the document is deleted;
+    /// [`ChangeError::ChangeTooLarge`]; [`ChangeError::Store`] if it could not be written.
     pub fn change<T>(
         &self,
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
-        let mut edit = Edit::begin(&self.open)?;
+        let inside = Changing::enter()?;
+        let mut edit = Edit::begin(&inside, &self.open)?;
         let value = edit.run(change)?;
         commit(vec![edit])?;
         Ok(value)
@@ -83,7 +95,8 @@ impl Document {
         heads: &[ChangeHash],
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
-        let mut edit = Edit::begin(&self.open)?;
+        let inside = Changing::enter()?;
+        let mut edit = Edit::begin(&inside, &self.open)?;
         let value = edit.run_at(heads, change)?;
         commit(vec![edit])?;
         Ok(value)

@@ -7,29 +7,35 @@ use landfall_protocol::ChangeHash;
 
 use super::Document;
 use crate::core::Core;
-use crate::document::{Edit, commit};
+use crate::document::{Changing, Edit, commit};
 use crate::error::{BoxError, ChangeError};
 
 /// Changes that are committed together: all of them or none.
 pub struct Group {
     core: Arc<Core>,
     edits: Vec<Edit>,
+    /// An error that ends the group was returned.
+    failed: bool,
+    /// Marks the thread; dropped after the edits.
+    inside: Changing,
 }
 
 impl Group {
-    /// Changes a document, as [`Document::change`] does, but is committed with the group. The
-    /// document is locked until then: read it through the closure's transaction. Text positions
-    /// count Unicode code points.
+    /// Changes a document, as [`Document::change`] does, but is committed with the group. Until
+    /// then this thread reads the document through the closure's transaction only, other threads
+    /// see it as it was, and those that want to change it wait. Text positions count Unicode code
+    /// points.
     ///
     /// # Errors
-    /// As [`Document::change`]. After [`ChangeError::Closure`] the group may go on without that
-    /// one change; after any other error nothing of the group will be committed.
+    /// As [`Document::change`], and [`ChangeError::OtherStore`]. After [`ChangeError::Closure`] the
+    /// group may go on without that one change; after any other error nothing of the group will be
+    /// committed.
     pub fn change<T>(
         &mut self,
         document: &Document,
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
-        self.edit(document)?.run(change)
+        self.track(|group| group.edit(document)?.run(change))
     }
 
     /// Changes a document as it was at some heads, as [`Document::change_at`] does, but is
@@ -43,19 +49,33 @@ impl Group {
         heads: &[ChangeHash],
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
-        self.edit(document)?.run_at(heads, change)
+        self.track(|group| group.edit(document)?.run_at(heads, change))
+    }
+
+    /// Keeps that an error was returned after which nothing is committed.
+    fn track<T>(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> Result<T, ChangeError>,
+    ) -> Result<T, ChangeError> {
+        let outcome = change(self);
+        let harmless = matches!(
+            &outcome,
+            Ok(_) | Err(ChangeError::Closure(_) | ChangeError::UnknownHeads { .. })
+        );
+        self.failed |= !harmless;
+        outcome
     }
 
     /// The group's one edit of a document.
     fn edit(&mut self, document: &Document) -> Result<&mut Edit, ChangeError> {
         let open = document.open();
         if !Arc::ptr_eq(&open.core, &self.core) {
-            return Err(ChangeError::Closure("the document is of another store".into()));
+            return Err(ChangeError::OtherStore { document: document.id() });
         }
-        let index = match self.edits.iter().position(|edit| Arc::ptr_eq(&edit.document, open)) {
+        let index = match self.edits.iter().position(|edit| edit.is_of(open)) {
             Some(index) => index,
             None => {
-                self.edits.push(Edit::begin(open)?);
+                self.edits.push(Edit::begin(&self.inside, open)?);
                 self.edits.len() - 1
             }
         };
@@ -67,14 +87,16 @@ pub(super) fn run<T>(
     core: &Arc<Core>,
     changes: impl FnOnce(&mut Group) -> Result<T, ChangeError>,
 ) -> Result<T, ChangeError> {
-    // One group at a time: two that lock the same documents in another order would wait for each
-    // other for ever. A single change locks one document only and cannot.
+    let inside = Changing::enter()?;
+    // One group at a time: two that take the same documents in another order would wait for each
+    // other for ever. A single change takes one document only, and never waits for this.
     let _alone = core.begin_group();
-    let mut group = Group { core: Arc::clone(core), edits: Vec::new() };
+    let mut group = Group { core: Arc::clone(core), edits: Vec::new(), failed: false, inside };
     let value = changes(&mut group)?;
-    if group.edits.iter().any(Edit::is_spoiled) {
+    let Group { edits, failed, inside: _inside, .. } = group;
+    if failed || edits.iter().any(Edit::is_spoiled) {
         return Err(ChangeError::Closure("a change of the group failed before".into()));
     }
-    commit(group.edits)?;
+    commit(edits)?;
     Ok(value)
 }

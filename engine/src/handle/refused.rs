@@ -2,6 +2,7 @@
 //! documents that share an id and nothing else: told, kept, and put into the application's hands.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use automerge::Change;
 use landfall_protocol::admission::preflight;
@@ -13,7 +14,7 @@ use crate::document::now_ms;
 use crate::error::{KeptError, StoreError};
 use crate::events::EventKind;
 use crate::reauthor;
-use crate::store::{Done, LocalChange, Unsent, WriteFailure};
+use crate::store::{Done, LocalChange, SpaceCount, Unsent, WriteFailure};
 
 /// A deleted document that still has edits which no other replica has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +37,16 @@ impl Space {
         if core.read_only {
             return Err(StoreError::read_only());
         }
-        let Committed { value: (count, new), number } =
-            self.ask(|done| core.log.submit_delete(row, document, now_ms(), done))?;
-        core.status.set_count(row, count, number.0, core.log.database().synced().0);
-        core.forget_document(row, document);
-        if new {
-            core.events.send(self.name(), document, EventKind::Deleted { unsent: 0 });
-        }
+        let (for_commit, name) = (Arc::clone(core), self.name().clone());
+        let committed = move |committed: Committed<(SpaceCount, bool)>| {
+            let Committed { value: (count, new), number } = committed;
+            let synced = for_commit.log.database().synced().0;
+            for_commit.status.set_count(row, count, number.0, synced);
+            let kind = new.then_some(EventKind::Deleted { unsent: 0 });
+            for_commit.delete_document(&name, row, document, kind);
+        };
+        self.ask(|done| core.log.submit_delete(row, document, now_ms(), done), committed)?;
+        core.tell_pending(row, document);
         core.tell_link_of(row);
         Ok(())
     }
@@ -94,7 +98,7 @@ impl Space {
     /// If the store cannot be written.
     pub fn discard_lost(&self, document: DocumentId) -> Result<(), StoreError> {
         let (core, row) = (self.core(), self.row());
-        self.ask(|done| core.log.submit_discard(row, document, done)).map(|_| ())
+        self.ask(|done| core.log.submit_discard(row, document, done), drop)
     }
 
     /// Offers a document's changes to the relay again that it refused: after a quota was raised, a
@@ -105,7 +109,7 @@ impl Space {
     pub fn retry(&self, document: DocumentId) -> Result<(), StoreError> {
         let (core, row) = (self.core(), self.row());
         let Committed { value: (count, ()), number } =
-            self.ask(|done| core.log.submit_retry(row, document, done))?;
+            self.ask(|done| core.log.submit_retry(row, document, done), |committed| committed)?;
         core.status.set_count(row, count, number.0, core.log.database().synced().0);
         core.status.set_parked(row, core.log.parked(row)?);
         core.unparked(self.name(), document);
@@ -152,10 +156,12 @@ impl Space {
             new.push(LocalChange { space: row, document, change, at_ms: now_ms() });
         }
         let count = new.len();
-        let Committed { value, number } = core.log.replace_unsent(row, document, old, new)?;
+        let for_commit = Arc::clone(core);
+        let replaced = move || for_commit.forget_document(row, document);
+        let Committed { value, number } =
+            core.log.replace_unsent(row, document, old, new, replaced)?;
         core.status.set_count(row, value, number.0, core.log.database().synced().0);
         core.status.set_parked(row, core.log.parked(row)?);
-        core.forget_document(row, document);
         core.unparked(self.name(), document);
         Ok(count)
     }
@@ -168,8 +174,9 @@ impl Space {
     /// If the store cannot be written.
     pub fn merge_unrelated(&self, document: DocumentId) -> Result<(), StoreError> {
         let (core, row) = (self.core(), self.row());
-        let received = self.ask(|done| core.log.submit_allow_merge(row, document, done));
-        core.received(self.name(), row, received?);
+        let (for_commit, name) = (Arc::clone(core), self.name().clone());
+        let committed = move |received| for_commit.received(&name, row, received);
+        self.ask(|done| core.log.submit_allow_merge(row, document, done), committed)?;
         self.retry(document)
     }
 
@@ -203,15 +210,17 @@ impl Space {
         Ok((unfold(base.as_deref(), tail)?, unsent))
     }
 
-    /// Has the store do something, and waits for it.
-    fn ask<T: Send + 'static>(
+    /// Has the store do something, and waits for it. Its completion calls `committed`, on the
+    /// store's writer thread: what it publishes is in the order of the commits.
+    fn ask<T: Send + 'static, U: Send + 'static>(
         &self,
         submit: impl FnOnce(Done<T>),
-    ) -> Result<Committed<T>, StoreError> {
+        committed: impl FnOnce(Committed<T>) -> U + Send + 'static,
+    ) -> Result<U, StoreError> {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         submit(Box::new(move |result: Result<Committed<T>, WriteFailure>| {
-            // Whoever waits for this is below; nobody else can have gone.
-            let _ = tell.send(result);
+            // The caller waits for it below.
+            let _ = tell.send(result.map(committed));
         }));
         let result = told.recv().unwrap_or(Err(WriteFailure::Closed));
         Ok(result?)

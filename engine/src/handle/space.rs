@@ -8,7 +8,7 @@ use landfall_protocol::{DocumentId, SpaceName, limits};
 
 use super::{Document, Shared};
 use crate::core::Core;
-use crate::document::{Edit, OpenDocument, commit};
+use crate::document::{Changing, Edit, OpenDocument, commit};
 use crate::error::{BoxError, ChangeError, OpenDocumentError, StoreError, SubscribeError};
 use crate::status::SpaceStatus;
 use crate::store::SpaceRow;
@@ -40,8 +40,9 @@ impl Space {
         &self,
         content: impl FnOnce(&mut Transaction<'_>) -> Result<(), BoxError>,
     ) -> Result<Document, ChangeError> {
+        let inside = Changing::enter()?;
         let open = self.open_document(random::document_id()?);
-        let mut edit = Edit::begin(&open)?;
+        let mut edit = Edit::begin(&inside, &open)?;
         edit.run(content)?;
         if edit.is_empty() {
             edit.run_empty()?;
@@ -66,8 +67,9 @@ impl Space {
         let id = named::document_id(&self.name, name);
         let open = self.open_document(id);
         if !self.contains(&id)? {
+            let inside = Changing::enter()?;
             let first = named::first_change(&id, &template)?;
-            let mut edit = Edit::begin(&open)?;
+            let mut edit = Edit::begin(&inside, &open)?;
             edit.run_given(first)?;
             commit(vec![edit])?;
         }

@@ -263,6 +263,7 @@ impl LocalLog {
         document: DocumentId,
         old: Vec<ChangeHash>,
         new: Vec<LocalChange>,
+        replaced: impl FnOnce() + Send + 'static,
     ) -> Result<Committed<SpaceCount>, WriteError<ReplaceError>> {
         let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
@@ -270,7 +271,15 @@ impl LocalLog {
             replace(tx, &indexes, upstream, (space, row, &document), &old, &new)?;
             Ok(count(tx, upstream, space)?)
         };
-        self.db.write(Durability::Full, job)
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        self.db.submit(Durability::Full, job, move |result| {
+            if result.is_ok() {
+                replaced();
+            }
+            // The caller waits for it below.
+            let _ = tell.send(result);
+        });
+        told.recv().unwrap_or(Err(WriteError::Closed))
     }
 }
 

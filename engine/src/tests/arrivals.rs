@@ -1,6 +1,5 @@
 //! What arrives for an open document gets into it, whatever is written meanwhile.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use automerge::{ROOT, transaction::Transactable};
@@ -32,7 +31,7 @@ fn a_writer_does_not_jump_over_what_is_still_to_be_applied() {
     let core = store.shared_core();
     let arrived = arrived.collect();
     core.log.append(landfall_storage::Durability::Relaxed, arrived, |_| ()).unwrap();
-    core.applier.notify(Arc::clone(document.open()));
+    core.applier.notify(document.open());
     let deadline = Instant::now() + Duration::from_secs(60);
     let row = core.log.document(document.open().row, &document.id()).unwrap().unwrap();
     let mut written = 0;

@@ -254,9 +254,9 @@ fn actors_outlive_what_is_loaded_but_branches_do_not_outlive_the_opening() {
     let past = document.heads().unwrap();
     let mut branch = past.clone();
     for n in 0..6 {
-        document.open().mark_stale();
+        document.open().outdate();
         put(&document, &n.to_string()).unwrap();
-        document.open().mark_stale();
+        document.open().outdate();
         let before = document.heads().unwrap();
         document.change_at(&branch, |tx| Ok(tx.put(ROOT, "branch", n)?)).unwrap();
         branch = document.heads().unwrap();
@@ -312,7 +312,7 @@ fn many_documents_in_one_opening_keep_their_actors() {
     space.create(|_| Ok(())).unwrap();
     for id in ids {
         let document = space.open(id).unwrap();
-        document.open().mark_stale();
+        document.open().outdate();
         put(&document, "again").unwrap();
         let count = document.read(|doc| doc.stats().num_actors).unwrap();
         assert_eq!(count, 1, "the store knows what memory does not");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use automerge::{ObjType, ROOT, transaction::Transactable};
 use landfall_storage::FailureClass;
 
 use super::{put, store, text_of};
@@ -47,7 +48,6 @@ fn a_failed_group_leaves_none_of_its_documents_changed() {
     let put_all = || {
         store.group(|group| {
             for document in &documents {
-                use automerge::{ROOT, transaction::Transactable};
                 group.change(document, |tx| Ok(tx.put(ROOT, "text", "all")?))?;
             }
             Ok(())
@@ -62,32 +62,47 @@ fn a_failed_group_leaves_none_of_its_documents_changed() {
     assert!(documents.iter().all(|document| text_of(document) == "\"all\""));
 }
 
+/// A short document is changed beside its published state, a long one in place.
 #[test]
 fn change_returns_only_after_the_commit_and_readers_see_nothing_before() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = crate::Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
-    put(&document, "before").unwrap();
-    let hold = store.shared_core().log.database().faults().hold_commits();
-    let (tell, told) = mpsc::channel();
-    let writer = std::thread::spawn({
-        let document = document.clone();
-        move || {
-            put(&document, "after").unwrap();
-            tell.send(()).unwrap();
+    for length in [1, 3_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
+        let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+        document
+            .change(|tx| {
+                let long = tx.put_object(ROOT, "long", ObjType::Text)?;
+                Ok(tx.splice_text(&long, 0, 0, &"x".repeat(length))?)
+            })
+            .unwrap();
+        put(&document, "before").unwrap();
+        let hold = store.shared_core().log.database().faults().hold_commits();
+        let (tell, told) = mpsc::channel();
+        let writer = std::thread::spawn({
+            let document = document.clone();
+            move || {
+                put(&document, "after").unwrap();
+                tell.send(()).unwrap();
+            }
+        });
+        assert!(hold.wait_reached(Duration::from_secs(30)));
+        assert!(told.try_recv().is_err(), "it returned before the commit");
+        let reader = std::thread::spawn({
+            let document = document.clone();
+            move || text_of(&document)
+        });
+        assert!(told.try_recv().is_err());
+        if length == 1 {
+            assert_eq!(reader.join().unwrap(), "\"before\"", "it is shown before the commit");
+            drop(hold);
+        } else {
+            drop(hold);
+            assert_eq!(reader.join().unwrap(), "\"after\"", "the reader waited for the commit");
         }
-    });
-    assert!(hold.wait_reached(Duration::from_secs(30)));
-    assert!(told.try_recv().is_err(), "it returned before the commit");
-    let reader = std::thread::spawn({
-        let document = document.clone();
-        move || text_of(&document)
-    });
-    assert!(told.try_recv().is_err());
-    drop(hold);
-    writer.join().unwrap();
-    told.recv().unwrap();
-    assert_eq!(reader.join().unwrap(), "\"after\"", "the reader waited for what is durable");
+        writer.join().unwrap();
+        told.recv().unwrap();
+        assert_eq!(text_of(&document), "\"after\"");
+    }
 }
 
 #[test]

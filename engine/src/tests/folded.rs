@@ -1,7 +1,6 @@
 //! Documents of which the store has a snapshot and what came behind it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -74,7 +73,7 @@ fn a_poisoned_tail_is_cut_off_behind_the_snapshot() {
     assert_eq!(text_of(&document), "\"good\"");
     // The rest of the tail comes and goes, the state stays.
     let mut events = store.events();
-    store.shared_core().applier.notify(Arc::clone(document.open()));
+    store.shared_core().applier.notify(document.open());
     let event = events.next_blocking().unwrap().unwrap();
     assert!(matches!(event.kind, EventKind::Changed { patches: None, .. }), "{event:?}");
     assert_eq!(text_of(&document), "\"good\"");
@@ -95,7 +94,7 @@ fn what_was_folded_unseen_gets_in_all_the_same() {
     }
     fold(&store, 12);
     let mut events = store.events();
-    store.shared_core().applier.notify(Arc::clone(document.open()));
+    store.shared_core().applier.notify(document.open());
     // A change made beside it is not lost, whichever comes first.
     document.change(|tx| Ok(tx.put(ROOT, "mine", 1)?)).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -156,7 +155,7 @@ fn everything_at_once() {
                 other.transact(|tx| tx.put(ROOT, format!("theirs{}", n % 9), n as u64)).unwrap();
                 let change = other.get_last_local_change().unwrap();
                 append(&store, document, change.raw_bytes());
-                store.shared_core().applier.notify(Arc::clone(document.open()));
+                store.shared_core().applier.notify(document.open());
             }
             busy.fetch_sub(1, Ordering::Relaxed);
         });

@@ -103,7 +103,7 @@ fn a_document_without_handles_stays_loaded_until_something_arrives_for_it() {
     drop(document);
     // As if something had arrived.
     let mut events = store.events();
-    store.shared_core().applier.notify(open.upgrade().unwrap());
+    store.shared_core().applier.notify(&open.upgrade().unwrap());
     let event = events.next_blocking().unwrap().unwrap();
     assert!(matches!(event.kind, EventKind::Changed { patches: None, .. }), "{event:?}");
     assert_eq!(store.status().loaded.documents, 0, "nobody looks at it, so nobody applies it");

@@ -49,7 +49,7 @@ fn a_poisoned_document_keeps_its_last_good_state_and_harms_no_other() {
     put(&document, "good").unwrap();
     let mut events = store.events();
     append(&store, &document, &poison(&document));
-    store.shared_core().applier.notify(std::sync::Arc::clone(document.open()));
+    store.shared_core().applier.notify(document.open());
     let event = events.next_blocking().unwrap().unwrap();
     assert!(matches!(event.kind, EventKind::Quarantined { .. }), "{event:?}");
     assert_eq!(text_of(&document), "\"good\"");

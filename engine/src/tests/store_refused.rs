@@ -87,7 +87,7 @@ fn an_inbound_change_takes_the_place_of_an_unacknowledged_one() {
     let mut again = copy.fork(3);
     let new = again.puts(2).into_iter().map(|change| local(&bench, change)).collect();
     let old = unsent.iter().map(|unsent| unsent.hash).collect();
-    bench.log.replace_unsent(bench.space, id(1), old, new).unwrap();
+    bench.log.replace_unsent(bench.space, id(1), old, new, || ()).unwrap();
     bench.check();
     assert_eq!(bench.heads(id(1)), again.heads());
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
@@ -130,9 +130,10 @@ fn refused_changes_are_offered_again_or_replaced() {
     let old = not_taken(&bench, id(1));
     assert_eq!(old.len(), 3);
     let new: Vec<_> = acknowledged.puts(2).into_iter().map(|c| local(&bench, c)).collect();
-    let replaced = bench.log.replace_unsent(bench.space, id(1), old[1..].to_vec(), new.clone());
+    let replaced =
+        bench.log.replace_unsent(bench.space, id(1), old[1..].to_vec(), new.clone(), || ());
     assert!(matches!(replaced, Err(WriteError::Job(ReplaceError::Changed))));
-    bench.log.replace_unsent(bench.space, id(1), old, new).unwrap();
+    bench.log.replace_unsent(bench.space, id(1), old, new, || ()).unwrap();
     bench.check();
     assert_eq!(bench.heads(id(1)), acknowledged.heads());
     assert_eq!(bench.log.parked(bench.space).unwrap(), []);
@@ -158,10 +159,10 @@ fn what_was_sent_and_not_answered_is_never_made_again() {
     assert_eq!(not_taken(&bench, id(1)), [refused.hash, more.hash]);
     let new: Vec<_> = again.puts(2).into_iter().map(|change| local(&bench, change)).collect();
     let all = vec![refused.hash, taken.hash, more.hash];
-    let replaced = bench.log.replace_unsent(bench.space, id(1), all, new.clone());
+    let replaced = bench.log.replace_unsent(bench.space, id(1), all, new.clone(), || ());
     assert!(matches!(replaced, Err(WriteError::Job(ReplaceError::Changed))));
     let old = vec![refused.hash, more.hash];
-    bench.log.replace_unsent(bench.space, id(1), old, new).unwrap();
+    bench.log.replace_unsent(bench.space, id(1), old, new, || ()).unwrap();
     bench.check();
     // The answer comes, as the echo of what was taken: it is where it was.
     bench.receive(vec![Incoming::Echo { document: id(1), hash: taken.hash }]);

@@ -1,0 +1,173 @@
+//! Committing edits, and publishing them in the order of the commits.
+//!
+//! The completion of a commit publishes it, on the store's writer thread: the state, its place in
+//! the store and its event at once, before anything that was committed later. Readers wait from
+//! the submission until then.
+
+use std::sync::Arc;
+
+use automerge::{Change, Patch, PatchLog};
+use landfall_protocol::ChangeHash;
+
+use super::edit::{Edit, Made};
+use super::load::apply_parsed;
+use super::slot::{State, StoreCopy};
+use super::{Loaded, OpenDocument};
+use crate::error::ChangeError;
+use crate::events::{EventKind, Origin};
+use crate::store::Appended;
+
+/// One document's part of a commit.
+struct Publication {
+    document: Arc<OpenDocument>,
+    loaded: Arc<Loaded>,
+    generation: u64,
+    heads: Vec<ChangeHash>,
+    /// The heads that the patches lead from.
+    patches_from: Vec<ChangeHash>,
+    made: Vec<(Change, Option<Arc<[Patch]>>)>,
+    bytes: u64,
+}
+
+/// Writes what the edits made in one commit, which publishes it. If the commit fails, or may have,
+/// every document goes back to what the store holds, and its next change takes a fresh actor.
+pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
+    edits.retain(|edit| !edit.is_empty());
+    let Some(core) = edits.first().map(|edit| Arc::clone(&edit.document.core)) else {
+        return Ok(());
+    };
+    let (mut changes, mut publications) = (Vec::new(), Vec::with_capacity(edits.len()));
+    for edit in &mut edits {
+        let made = std::mem::take(&mut edit.made);
+        changes.extend(made.iter().map(|made| made.local.clone()));
+        publications.push(prepare(edit, made)?);
+    }
+    let documents: Vec<_> = edits.iter().map(|edit| Arc::clone(&edit.document)).collect();
+    let published = move |appended: &Appended| {
+        if publications.len() > 1 {
+            // All or none: a reader that has seen one of them sees the others.
+            publications.iter().for_each(|one| one.document.slot.lock().publishing = true);
+        }
+        let mut places = appended.places.iter();
+        for publication in publications {
+            let last = places.by_ref().take(publication.made.len()).last();
+            publication.publish(last.map_or(0, |place| place.1));
+        }
+    };
+    let appended = core.append(changes, published);
+    if let Err(error) = &appended {
+        // The commit may be in the store all the same: only the store's state is certain.
+        core.actors.failed(error, documents.iter().map(|document| document.key()));
+        documents.iter().for_each(|document| document.roll_back());
+    }
+    // The rights go before any task of the application's is woken.
+    drop(edits);
+    for document in &documents {
+        document.tell_pending();
+        document.core.cache.make_room(document);
+    }
+    core.tell_link(&appended?);
+    Ok(())
+}
+
+/// The closure has ended: readers wait for the commit from now on.
+fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError> {
+    let (told, copy) = {
+        let mut slot = edit.document.slot.lock();
+        let copy = slot.in_place(edit.number).and_then(|in_place| {
+            in_place.committing = true;
+            match std::mem::take(&mut in_place.copy) {
+                StoreCopy::Loaded(copy) => Some(copy),
+                StoreCopy::None | StoreCopy::Loading => None,
+            }
+        });
+        (slot.told.as_ref().map(|(_, heads)| heads.clone()), copy)
+    };
+    let changes: Vec<Change> = made.iter().map(|made| made.change.clone()).collect();
+    if let Some(copy) = copy.filter(|copy| copy.automerge.get_heads() != edit.began_at) {
+        // Readers have seen what arrived meanwhile, and must go on seeing it.
+        let own = edit.loaded()?.own.clone();
+        let actor = edit.loaded()?.automerge.get_actor().clone();
+        let none = &mut PatchLog::inactive();
+        if let Ok(mut automerge) = apply_parsed(copy.automerge.clone(), changes.clone(), none) {
+            automerge.set_actor(actor);
+            let (applied, stored_bytes) = (copy.applied, copy.stored_bytes);
+            edit.work = Some(Arc::new(Loaded { automerge, own, applied, stored_bytes }));
+        }
+    }
+    let bytes = made.iter().map(|made| made.local.change.bytes.len() as u64).sum::<u64>();
+    let loaded = edit.loaded()?;
+    loaded.stored_bytes += bytes;
+    let heads = loaded.automerge.get_heads();
+    let mut patches: Vec<_> = made.into_iter().map(|made| made.patches).collect();
+    let mut patches_from = edit.began_at.clone();
+    if let Some(told) = told.filter(|told| *told != patches_from) {
+        // Something that no event has told was loaded with the state that was changed.
+        let listening = edit.document.core.events.has_listeners();
+        let document = Arc::clone(&edit.document);
+        let automerge = &edit.loaded()?.automerge;
+        let whole = if listening { document.diff(automerge, &told) } else { None };
+        patches.iter_mut().for_each(|patches| *patches = None);
+        if let Some(last) = patches.last_mut() {
+            *last = whole;
+        }
+        patches_from = told;
+    }
+    let bytes = edit.loaded()?.bytes();
+    let gone = || ChangeError::Closure("the document's state is gone".into());
+    Ok(Publication {
+        document: Arc::clone(&edit.document),
+        loaded: edit.work.take().ok_or_else(gone)?,
+        generation: edit.generation,
+        heads,
+        patches_from,
+        made: changes.into_iter().zip(patches).collect(),
+        bytes,
+    })
+}
+
+impl Publication {
+    /// The commit is done; `place` is the local sequence number of its last change of the document.
+    /// Runs on the store's writer thread: it waits for nothing, and wakes none of the application's
+    /// tasks.
+    fn publish(self, place: u64) {
+        let Self { document, mut loaded, generation, heads, patches_from, made, bytes } = self;
+        if let Some(own) = &loaded.own {
+            document.core.actors.keep(&document.core.log, document.key(), own);
+        }
+        let replaced = {
+            let mut slot = document.slot.lock();
+            slot.publishing = false;
+            let current = slot.generation == generation;
+            let told = slot.told.as_ref().map(|(_, heads)| heads.clone());
+            let fitting = current && told.is_none_or(|told| told == patches_from);
+            // Unless changes that came before it are still to be applied.
+            if slot.since.is_none() && !slot.arrived {
+                Arc::make_mut(&mut loaded).applied = loaded.applied.max(place);
+            }
+            for (change, patches) in made {
+                if let Some(since) = &mut slot.since {
+                    since.push(change);
+                }
+                slot.tell_changed(Origin::Local, heads.clone(), patches.filter(|_| fitting));
+            }
+            let replaced = current.then(|| {
+                document.core.cache.put(&document, bytes);
+                std::mem::replace(&mut slot.state, State::Published(loaded))
+            });
+            document.wake(&mut slot);
+            replaced
+        };
+        if replaced.is_none() {
+            // What was loaded since may lack this change, and this state lacks what came then.
+            document.outdate();
+        }
+    }
+}
+
+impl OpenDocument {
+    /// A commit of it failed, or may have.
+    fn roll_back(self: &Arc<Self>) {
+        self.begin_generation(State::Unloaded, Some(EventKind::RolledBack));
+    }
+}

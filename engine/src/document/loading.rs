@@ -1,0 +1,146 @@
+//! The state that a reader gets, and reading it from the store.
+//!
+//! A reader may wait for the engine (a load, a commit) but never for a closure of the application's
+//! beyond its patience. Loads run without the lock, and what they give is put into the slot only if
+//! it still is what was asked for.
+
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+
+use super::load::{self, Found};
+use super::slot::{Look, Slot, State, StoreCopy};
+use super::{Changing, Loaded, OpenDocument};
+use crate::error::{ReadError, StoreError};
+
+type Guard<'a> = MutexGuard<'a, Slot>;
+
+impl OpenDocument {
+    /// The last committed state.
+    pub(super) fn committed(self: &Arc<Self>) -> Result<Arc<Loaded>, ReadError> {
+        if self.core.is_closed() {
+            return Err(StoreError::closed().into());
+        }
+        let (nested, mut patience) = (Changing::is_here(), None);
+        let mut slot = self.slot.lock();
+        if slot.is_mine() {
+            return Err(ReadError::Reentrant);
+        }
+        loop {
+            match slot.look(nested, &mut patience) {
+                Look::Here(loaded) => {
+                    drop(slot);
+                    self.core.cache.used(self);
+                    return Ok(loaded);
+                }
+                Look::Deleted => return Err(ReadError::Deleted),
+                Look::Load => slot = self.load(slot)?,
+                Look::LoadCopy(edit) => slot = self.load_copy(slot, edit)?,
+                Look::Wait(None) => self.changed.wait(&mut slot),
+                Look::Wait(Some(until)) => drop(self.changed.wait_until(&mut slot, until)),
+            }
+        }
+    }
+
+    /// Reads the document from the store into the slot, unless it is another generation by then.
+    /// The caller looks again.
+    pub(super) fn load<'a>(
+        self: &'a Arc<Self>,
+        mut slot: Guard<'a>,
+    ) -> Result<Guard<'a>, StoreError> {
+        slot.state = State::Loading;
+        let generation = slot.generation;
+        drop(slot);
+        let unfinished = Unfinished { document: self, load: Load::State(generation) };
+        let found = load::load(&self.core.log, self.row, &self.id)?;
+        let (state, quarantined) = match found {
+            Found::Document { loaded, quarantined } => (Some(Arc::new(loaded)), quarantined),
+            Found::Deleted => (None, None),
+        };
+        let mut told = Vec::new();
+        if let Some(loaded) = &state {
+            told.extend(self.note_quarantine(quarantined.as_deref())?);
+            told.extend(self.warn_of_actors(loaded));
+        }
+        let bytes = state.as_ref().map(|loaded| loaded.bytes());
+        {
+            let mut slot = self.slot.lock();
+            if slot.generation == generation {
+                if let Some(bytes) = bytes {
+                    self.core.cache.put(self, bytes);
+                }
+                slot.state = state.map_or(State::Deleted, State::Published);
+                slot.quarantined = quarantined;
+            }
+            slot.events.extend(told);
+            if Changing::is_here() {
+                self.call_applier_to_tell(&mut slot);
+            }
+        }
+        drop(unfinished);
+        if !Changing::is_here() {
+            self.tell_pending();
+        }
+        self.core.cache.make_room(self);
+        Ok(self.slot.lock())
+    }
+
+    /// Reads from the store what an edit has not committed over yet. Later readers share it, until
+    /// the edit ends.
+    fn load_copy<'a>(
+        self: &'a Arc<Self>,
+        mut slot: Guard<'a>,
+        edit: u64,
+    ) -> Result<Guard<'a>, ReadError> {
+        if let Some(in_place) = slot.in_place(edit) {
+            in_place.copy = StoreCopy::Loading;
+        }
+        drop(slot);
+        let unfinished = Unfinished { document: self, load: Load::Copy(edit) };
+        let found = load::load(&self.core.log, self.row, &self.id)?;
+        let Found::Document { loaded, .. } = found else { return Err(ReadError::Deleted) };
+        {
+            let mut slot = self.slot.lock();
+            // One that came too late is not shown: the edit's own state may lack what it has.
+            if let Some(in_place) = slot.in_place(edit).filter(|edit| !edit.committing) {
+                in_place.copy = StoreCopy::Loaded(Arc::new(loaded));
+            }
+        }
+        drop(unfinished);
+        Ok(self.slot.lock())
+    }
+}
+
+enum Load {
+    /// Of this generation.
+    State(u64),
+    /// For this edit.
+    Copy(u64),
+}
+
+/// A load that runs. However it ends, who waits for it looks again.
+struct Unfinished<'a> {
+    document: &'a Arc<OpenDocument>,
+    load: Load,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let mut slot = self.document.slot.lock();
+        match self.load {
+            Load::State(generation) => {
+                if slot.generation == generation && matches!(slot.state, State::Loading) {
+                    slot.state = State::Unloaded;
+                }
+            }
+            Load::Copy(edit) => {
+                if let Some(in_place) = slot.in_place(edit)
+                    && matches!(in_place.copy, StoreCopy::Loading)
+                {
+                    in_place.copy = StoreCopy::None;
+                }
+            }
+        }
+        self.document.wake(&mut slot);
+    }
+}

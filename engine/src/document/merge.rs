@@ -1,0 +1,86 @@
+//! Merging heads, so that a change depends on no more than it may.
+//!
+//! A change depends on every head of its document, and no peer takes one with more than
+//! [`limits::CHANGE_DEPENDENCIES`]. Where there are more, changes without operations are made
+//! before the edit, in a chain: each depends on the one before it and on some further heads. They
+//! are committed with the edit.
+
+use automerge::{ActorId, Automerge, Change, ExpandedChange};
+use landfall_protocol::{ChangeHash, limits};
+
+use super::branch::{self, View};
+use super::edit::{Edit, now_seconds};
+use crate::error::ChangeError;
+
+/// The view with its heads merged, if there are more than a change may depend on.
+pub(super) fn few_heads(edit: &mut Edit, view: View) -> Result<View, ChangeError> {
+    let loaded = edit.loaded()?;
+    let heads = match &view {
+        View::Present => loaded.automerge.get_heads(),
+        View::Past(heads) => heads.clone(),
+    };
+    // An actor's own last change is one more dependency, where it is no head.
+    if heads.len() < limits::CHANGE_DEPENDENCIES {
+        return Ok(view);
+    }
+    let actor = match &view {
+        View::Present => loaded.automerge.get_actor().clone(),
+        View::Past(heads) => branch::take_actor_at(loaded, heads)?,
+    };
+    let changes = chain(&mut loaded.automerge, &actor, &heads);
+    edit.apply(changes.clone())?;
+    let last = changes.last().map(Change::hash);
+    let listening = edit.document.core.events.has_listeners();
+    for change in changes {
+        // Nothing that is visible changes.
+        edit.add(change, listening.then(|| [].into()), true)?;
+    }
+    Ok(match view {
+        View::Present => View::Present,
+        View::Past(heads) => View::Past(last.map_or(heads, |last| vec![last])),
+    })
+}
+
+/// Changes without operations, of which the last one rests on all of the heads.
+fn chain(automerge: &mut Automerge, actor: &ActorId, heads: &[ChangeHash]) -> Vec<Change> {
+    let before = automerge.get_actor().clone();
+    automerge.set_actor(actor.clone());
+    let own = automerge.get_last_local_change();
+    automerge.set_actor(before);
+    let (mut seq, mut max_op) = own.as_ref().map_or((0, 0), |own| (own.seq(), own.max_op()));
+    // The actor's own last change comes first, unless it is a head.
+    let mut last = own.map(|own| own.hash()).filter(|own| !heads.contains(own));
+    let mut changes = Vec::new();
+    let mut rest = heads;
+    while rest.len() + usize::from(last.is_some()) > 1 {
+        let room = limits::CHANGE_DEPENDENCIES - usize::from(last.is_some());
+        let (now, later) = rest.split_at(room.min(rest.len()));
+        for head in now {
+            let meta = automerge.get_change_meta_by_hash(head);
+            max_op = max_op.max(meta.map_or(0, |meta| meta.max_op));
+        }
+        seq += 1;
+        let change = empty_change(actor, seq, max_op, last.iter().chain(now).copied().collect());
+        last = Some(change.hash());
+        changes.push(change);
+        rest = later;
+    }
+    changes
+}
+
+fn empty_change(actor: &ActorId, seq: u64, max_op: u64, mut deps: Vec<ChangeHash>) -> Change {
+    deps.sort_unstable();
+    let start_op = std::num::NonZeroU64::MIN.saturating_add(max_op);
+    Change::from(ExpandedChange {
+        operations: Vec::new(),
+        actor_id: actor.clone(),
+        hash: None,
+        seq,
+        start_op,
+        time: now_seconds(),
+        message: None,
+        deps,
+        extra_bytes: Vec::new(),
+        author: None,
+    })
+}

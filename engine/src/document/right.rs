@@ -1,0 +1,76 @@
+//! The writer right: who makes a document's next state.
+//!
+//! An application's thread holds it through its closure and its commit. Nothing but other writers
+//! of the same document waits for it. A swap holds it for as long as the engine computes.
+
+use std::sync::Arc;
+
+use parking_lot::{ArcMutexGuard, RawMutex};
+
+use super::slot::{Slot, Writer, thread_number};
+use super::{Changing, OpenDocument, swap};
+
+/// The writer right of one document.
+pub(super) struct Right {
+    pub(super) document: Arc<OpenDocument>,
+    /// The place among the application's writers; released after the right.
+    _order: Option<ArcMutexGuard<RawMutex, ()>>,
+}
+
+impl Right {
+    /// Waits for the document's other writers, and takes in what the applier built meanwhile.
+    pub(super) fn of_application(document: &Arc<OpenDocument>, _: &Changing) -> Self {
+        let order = document.writers.lock_arc();
+        let built = {
+            let mut slot = document.slot.lock();
+            // A swap runs no code of the application's.
+            while slot.writer.is_some() {
+                document.changed.wait(&mut slot);
+            }
+            slot.writer = Some(Writer::Application(thread_number()));
+            slot.built.take()
+        };
+        let right = Self { document: Arc::clone(document), _order: Some(order) };
+        if let Some(built) = built {
+            swap::finish(&right, *built);
+            document.call_applier_to_tell(&mut document.slot.lock());
+        }
+        right
+    }
+
+    /// The right for a swap, if nobody has it.
+    pub(super) fn of_swap(document: &Arc<OpenDocument>, slot: &mut Slot) -> Option<Self> {
+        match slot.writer {
+            Some(_) => None,
+            None => {
+                slot.writer = Some(Writer::Swap);
+                Some(Self { document: Arc::clone(document), _order: None })
+            }
+        }
+    }
+}
+
+impl Drop for Right {
+    fn drop(&mut self) {
+        let mut slot = self.document.slot.lock();
+        slot.writer = None;
+        self.document.wake(&mut slot);
+    }
+}
+
+impl OpenDocument {
+    /// Has the applier send what waits in the slot: this thread has a writer right.
+    pub(super) fn call_applier_to_tell(self: &Arc<Self>, slot: &mut Slot) {
+        if !slot.events.is_empty() {
+            self.core.applier.enqueue(self, slot);
+        }
+    }
+
+    /// Wakes who waits for the slot, and calls the applier if it can go on.
+    pub(super) fn wake(self: &Arc<Self>, slot: &mut Slot) {
+        self.changed.notify_all();
+        if slot.calls_applier() {
+            self.core.applier.enqueue(self, slot);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What a document's lock guards: the state that readers see, and who makes the next one.
+//!
+//! Nothing here waits, loads or calls automerge; whatever takes long is moved out and dropped by
+//! the caller.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use automerge::Change;
+use landfall_protocol::ChangeHash;
+
+use super::Loaded;
+use super::build::Built;
+use crate::events::{EventKind, Origin};
+
+/// What readers see.
+#[derive(Default)]
+pub(super) enum State {
+    /// To be read from the store at the next access.
+    #[default]
+    Unloaded,
+    /// A thread reads it from the store.
+    Loading,
+    /// The last state that is committed and applied.
+    Published(Arc<Loaded>),
+    /// A writer changes the only copy.
+    InPlace(InPlace),
+    /// Deleted, for good.
+    Deleted,
+}
+
+/// While a writer has the only copy.
+pub(super) struct InPlace {
+    /// Which edit: `Slot::edits` when it began.
+    pub(super) edit: u64,
+    /// The closure has ended, and the engine commits. Readers wait for that.
+    pub(super) committing: bool,
+    /// How long a reader waits for the closure before it loads a copy: about what that costs.
+    pub(super) patience: Duration,
+    pub(super) copy: StoreCopy,
+}
+
+/// What the store holds, for those who read while the only copy is being changed.
+#[derive(Default)]
+pub(super) enum StoreCopy {
+    #[default]
+    None,
+    Loading,
+    Loaded(Arc<Loaded>),
+}
+
+/// Who makes the next state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// A thread of the application's, by its number.
+    Application(u64),
+    /// Whichever thread swaps in what the applier built.
+    Swap,
+}
+
+#[derive(Default)]
+pub(super) struct Slot {
+    pub(super) state: State,
+    /// Grows whenever the store holds something else than what was loaded, and not only more.
+    pub(super) generation: u64,
+    pub(super) writer: Option<Writer>,
+    /// Edits begun so far.
+    pub(super) edits: u64,
+    /// Why automerge could not take all of the loaded document's bytes, if it could not.
+    pub(super) quarantined: Option<String>,
+    /// The store has changes that the state does not, or that no event has told.
+    pub(super) arrived: bool,
+    /// It waits in the applier's queue.
+    pub(super) queued: bool,
+    /// The applier found no state to begin with: the next writer leaves it one.
+    pub(super) base_wanted: bool,
+    /// Local changes published since the applier took the state that it builds on; `None` while
+    /// it builds nothing.
+    pub(super) since: Option<Vec<Change>>,
+    /// What the applier built while a writer was busy.
+    pub(super) built: Option<Box<Built>>,
+    /// The document's last `Changed` event: whose, and the heads that it told.
+    pub(super) told: Option<(Origin, Vec<ChangeHash>)>,
+    /// A commit of several documents is being published: readers wait for all of it.
+    pub(super) publishing: bool,
+    /// Events in their order, to be sent once the lock is released.
+    pub(super) events: VecDeque<EventKind>,
+    /// A thread sends them.
+    pub(super) sending: bool,
+}
+
+/// What a reader is to do.
+pub(super) enum Look {
+    Here(Arc<Loaded>),
+    Deleted,
+    Load,
+    /// Load what the store holds, for this edit.
+    LoadCopy(u64),
+    Wait(Option<Instant>),
+}
+
+impl Slot {
+    /// Replaces the state; gives what is to be dropped without the lock.
+    pub(super) fn begin_generation(&mut self, state: State) -> (State, Option<Box<Built>>) {
+        self.generation += 1;
+        // What arrived and was being built is still to be told.
+        self.arrived |= self.since.take().is_some();
+        self.quarantined = None;
+        (std::mem::replace(&mut self.state, state), self.built.take())
+    }
+
+    /// What a reader does next. `patience` keeps until when it waits for a closure; `now` if the
+    /// reading thread is itself in one, which others may wait for.
+    pub(super) fn look(&self, nested: bool, patience: &mut Option<Instant>) -> Look {
+        match &self.state {
+            _ if self.publishing => Look::Wait(None),
+            State::Published(loaded) => Look::Here(Arc::clone(loaded)),
+            State::Deleted => Look::Deleted,
+            State::Unloaded => Look::Load,
+            State::Loading => Look::Wait(None),
+            State::InPlace(InPlace { committing: true, .. }) => Look::Wait(None),
+            State::InPlace(InPlace { copy: StoreCopy::Loaded(copy), .. }) => {
+                Look::Here(Arc::clone(copy))
+            }
+            State::InPlace(InPlace { copy: StoreCopy::Loading, .. }) => Look::Wait(None),
+            State::InPlace(in_place) => {
+                let now = Instant::now();
+                let wait = if nested { Duration::ZERO } else { in_place.patience };
+                let until = *patience.get_or_insert_with(|| now + wait);
+                if now < until { Look::Wait(Some(until)) } else { Look::LoadCopy(in_place.edit) }
+            }
+        }
+    }
+
+    /// The edit that changes the only copy, if it is this one.
+    pub(super) fn in_place(&mut self, edit: u64) -> Option<&mut InPlace> {
+        match &mut self.state {
+            State::InPlace(in_place) if in_place.edit == edit => Some(in_place),
+            _ => None,
+        }
+    }
+
+    /// Whether the calling thread has the writer right.
+    pub(super) fn is_mine(&self) -> bool {
+        self.writer == Some(Writer::Application(thread_number()))
+    }
+
+    /// Whether the applier has something to do that it could not do before.
+    pub(super) fn calls_applier(&self) -> bool {
+        let has_base = !matches!(self.state, State::Loading | State::InPlace(_));
+        (self.built.is_some() && self.writer.is_none()) || (self.base_wanted && has_base)
+    }
+}
+
+/// A number for this thread, never used again.
+pub(super) fn thread_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static NUMBER: u64 = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    NUMBER.with(|number| *number)
+}

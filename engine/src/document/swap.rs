@@ -1,0 +1,317 @@
+//! Putting what the applier built in place of the published state.
+//!
+//! Local changes that were made meanwhile are added to it first, by whoever has the writer right:
+//! the applier if no writer is busy, else the next writer before its closure. Readers go on with
+//! the old state. What was built on another generation is dropped.
+
+use std::sync::Arc;
+
+use automerge::{Automerge, Change, Patch, PatchLog};
+use landfall_protocol::ChangeHash;
+
+use super::build::{Built, Bytes, NewState};
+use super::load::{Whole, apply_parsed, contained};
+use super::right::Right;
+use super::slot::State;
+use super::{Loaded, OpenDocument};
+use crate::error::StoreError;
+use crate::events::{EventKind, Origin};
+
+/// Swaps in what was built now, or leaves it to the writer that is busy. Tells whether it is done.
+pub(super) fn offer(document: &Arc<OpenDocument>, built: Box<Built>) -> bool {
+    let right = {
+        let mut slot = document.slot.lock();
+        match Right::of_swap(document, &mut slot) {
+            Some(right) => right,
+            None => {
+                if slot.generation == built.generation {
+                    slot.built = Some(built);
+                }
+                return false;
+            }
+        }
+    };
+    finish(&right, *built);
+    true
+}
+
+/// Swaps in what was left in the slot, if it still is there and no writer is busy.
+pub(super) fn offer_again(document: &Arc<OpenDocument>) -> bool {
+    let (right, built) = {
+        let mut slot = document.slot.lock();
+        let Some(built) = slot.built.take() else { return true };
+        match Right::of_swap(document, &mut slot) {
+            Some(right) => (right, built),
+            None => {
+                slot.built = Some(built);
+                return false;
+            }
+        }
+    };
+    finish(&right, *built);
+    true
+}
+
+/// Publishes what was built. Its event waits in the slot until the right is gone.
+pub(super) fn finish(right: &Right, built: Built) {
+    let document = &right.document;
+    let Built { state, more, generation } = built;
+    let found = {
+        let mut slot = document.slot.lock();
+        slot.arrived |= more;
+        let current = slot.generation == generation;
+        let meanwhile = slot.since.take().filter(|_| current);
+        match (&slot.state, meanwhile) {
+            (State::Published(loaded), Some(meanwhile)) => {
+                Some((Arc::clone(loaded), meanwhile, slot.told.clone()))
+            }
+            _ => None,
+        }
+    };
+    // Another generation is read from the store, with everything, and told by the applier.
+    if let Some((before, meanwhile, told)) = found {
+        // The state before may have been read from the store while this was built.
+        let state = state.filter(|state| state.last > before.applied);
+        match next_state(document, state, &before, meanwhile, told) {
+            Ok(Some(next)) => publish(document, generation, next),
+            Ok(None) => {}
+            Err(reason) => give_up(document, reason),
+        }
+    }
+    let mut slot = document.slot.lock();
+    if slot.arrived {
+        document.core.applier.enqueue(document, &mut slot);
+    }
+}
+
+/// A state and what is told of it.
+struct Next {
+    /// `None` if the published one stays.
+    loaded: Option<Arc<Loaded>>,
+    heads: Vec<ChangeHash>,
+    patches: Option<Arc<[Patch]>>,
+}
+
+type Told = Option<(Origin, Vec<ChangeHash>)>;
+
+/// Computes the next state and its event; `None` if nothing is to be told.
+fn next_state(
+    document: &OpenDocument,
+    new: Option<NewState>,
+    before: &Loaded,
+    meanwhile: Vec<Change>,
+    told: Told,
+) -> Result<Option<Next>, String> {
+    let seen = before.automerge.get_heads();
+    let listening = document.core.events.has_listeners();
+    let since = told.as_ref().map(|(_, heads)| heads);
+    let Some(NewState { automerge, last, bytes, patches }) = new else {
+        if told.as_ref().is_some_and(|(origin, heads)| *origin == Origin::Remote && *heads == seen)
+        {
+            return Ok(None);
+        }
+        let since = since.filter(|_| listening);
+        let patches = since.and_then(|since| document.diff(&before.automerge, since));
+        return Ok(Some(Next { loaded: None, heads: seen, patches }));
+    };
+    let (mut automerge, undisturbed) = (automerge, meanwhile.is_empty());
+    if !undisturbed {
+        automerge = apply_parsed(automerge, meanwhile, &mut PatchLog::inactive())?;
+    }
+    let patches = match patches.filter(|_| undisturbed && since.is_none_or(|since| *since == seen))
+    {
+        _ if !listening => None,
+        Some(mut log) => document.patches(|| automerge.make_patches(&mut log)),
+        None => document.diff(&automerge, since.unwrap_or(&seen)),
+    };
+    automerge.set_actor(before.automerge.get_actor().clone());
+    let heads = automerge.get_heads();
+    let stored_bytes = match bytes {
+        Bytes::More(more) => before.stored_bytes + more,
+        Bytes::All(all) => all,
+    };
+    let applied = before.applied.max(last);
+    let loaded = Loaded { automerge, own: before.own.clone(), applied, stored_bytes };
+    Ok(Some(Next { loaded: Some(Arc::new(loaded)), heads, patches }))
+}
+
+fn publish(document: &Arc<OpenDocument>, generation: u64, next: Next) {
+    let Next { loaded, heads, patches } = next;
+    let bytes = loaded.as_ref().map(|loaded| loaded.bytes());
+    let replaced = {
+        let mut slot = document.slot.lock();
+        let current = slot.generation == generation;
+        if !current {
+            // It is read again from the store, and told by the applier.
+            slot.arrived = true;
+            return;
+        }
+        if let Some(bytes) = bytes {
+            document.core.cache.put(document, bytes);
+        }
+        let replaced = loaded.map(|new| std::mem::replace(&mut slot.state, State::Published(new)));
+        slot.tell_changed(Origin::Remote, heads, patches);
+        document.wake(&mut slot);
+        replaced
+    };
+    drop(replaced);
+    document.core.cache.make_room(document);
+}
+
+impl OpenDocument {
+    /// How a document came from the state at these heads; `None` if that is not known, or automerge
+    /// panics over it: then the listener reads the document.
+    pub(super) fn diff(&self, automerge: &Automerge, since: &[ChangeHash]) -> Option<Arc<[Patch]>> {
+        let known = |head| automerge.get_change_meta_by_hash(head).is_some();
+        match since.iter().all(known) {
+            true => self.patches(|| automerge.diff(since, &automerge.get_heads())),
+            false => None,
+        }
+    }
+
+    /// What `make` gives, unless automerge panics.
+    pub(super) fn patches(&self, make: impl FnOnce() -> Vec<Patch>) -> Option<Arc<[Patch]>> {
+        let make = || {
+            #[cfg(test)]
+            if self.panic_in_patches.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                // invariant: in tests only, which contain it.
+                panic!("as automerge might");
+            }
+            Ok::<_, String>(make())
+        };
+        match contained(make) {
+            Ok(patches) => Some(patches.into()),
+            Err(reason) => {
+                tracing::error!(document = %self.id, reason, "no patches could be computed");
+                None
+            }
+        }
+    }
+}
+
+/// What the store has could not be added to what is loaded. Either automerge cannot load it at
+/// all, or changes were taken out of the store meanwhile, and it is the loaded state that is wrong.
+pub(super) fn give_up(document: &Arc<OpenDocument>, reason: String) {
+    let log = &document.core.log;
+    let whole = match log.document(document.row, &document.id).map_err(StoreError::from) {
+        Ok(Some(row)) => Whole::read(log, row, None),
+        Ok(None) => Ok(Whole::default()),
+        Err(error) => Err(error),
+    };
+    match whole.map(|whole| whole.build()) {
+        Ok(Ok(_)) => {
+            document.slot.lock().since = None;
+            document.outdate();
+            document.note_unloaded();
+        }
+        Ok(Err(_)) => quarantine(document, reason),
+        Err(error) => {
+            tracing::warn!(document = %document.id, %error, "the document could not be read again");
+            let mut slot = document.slot.lock();
+            (slot.since, slot.arrived) = (None, true);
+        }
+    }
+}
+
+/// Keeps the last good state and says why. The bytes stay in the store.
+pub(super) fn quarantine(document: &OpenDocument, reason: String) {
+    tracing::error!(document = %document.id, reason, "the document is quarantined");
+    let gone = {
+        let mut slot = document.slot.lock();
+        slot.since = None;
+        slot.quarantined = Some(reason.clone());
+        slot.events.push_back(EventKind::Quarantined { reason: reason.clone() });
+        slot.built.take()
+    };
+    drop(gone);
+    document.told_quarantine.store(true, std::sync::atomic::Ordering::Relaxed);
+    document.core.log.submit_quarantine(document.row, document.id, Some(reason));
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::{ActorId, ROOT, ReadDoc, transaction::Transactable};
+    use landfall_protocol::admission::preflight;
+
+    use super::super::build::{Job, build};
+    use super::*;
+    use crate::store::LocalChange;
+    use crate::{Document, Options, ReadError, Space, Store};
+
+    /// A document for which something has arrived that the applier has built in and not swapped in.
+    fn built() -> (Store, Space, Document, Box<Built>) {
+        let store = Store::in_memory(Options::default()).unwrap();
+        let space = store.space("default").unwrap();
+        let document = space.create(|tx| Ok(tx.put(ROOT, "mine", 1)?)).unwrap();
+        let mut other = document.read(|doc| doc.fork().with_actor(ActorId::from([9; 16]))).unwrap();
+        other.transact(|tx| tx.put(ROOT, "theirs", 1)).unwrap();
+        let change = preflight(other.get_last_local_change().unwrap().raw_bytes()).unwrap();
+        let (open, core) = (document.open(), store.shared_core());
+        let change = LocalChange { space: open.row, document: open.id, change, at_ms: 0 };
+        core.log.append(landfall_storage::Durability::Full, vec![change], |_| ()).unwrap();
+        open.slot.lock().arrived = true;
+        let Job::Build(base) = open.next_job() else { panic!("there is something to build") };
+        let built = build(open, base).unwrap().unwrap();
+        (store, space, document, built)
+    }
+
+    fn keys(document: &Document) -> Vec<String> {
+        document.read(|doc| doc.keys(ROOT).collect()).unwrap()
+    }
+
+    #[test]
+    fn what_was_built_is_shown_with_what_was_changed_meanwhile() {
+        let (_store, _space, document, built) = built();
+        document.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).unwrap();
+        assert_eq!(keys(&document), ["mine", "more"]);
+        assert!(offer(document.open(), built));
+        assert_eq!(keys(&document), ["mine", "more", "theirs"]);
+    }
+
+    #[test]
+    fn what_was_built_before_a_deletion_is_not_shown() {
+        let (store, space, document, built) = built();
+        let mut events = store.events();
+        space.delete(document.id()).unwrap();
+        offer(document.open(), built);
+        document.open().tell_pending();
+        assert!(matches!(document.read(|_| ()), Err(ReadError::Deleted)));
+        let told: Vec<_> = std::iter::from_fn(|| events.try_next()).collect();
+        assert!(
+            matches!(&told[..], [Ok(event)] if matches!(event.kind, EventKind::Deleted { .. })),
+            "{told:?}"
+        );
+    }
+
+    /// As after `reauthor`: what is loaded and what was built on it is not what the store holds.
+    #[test]
+    fn what_was_built_on_an_outdated_state_is_not_shown() {
+        let (_store, _space, document, mut built) = built();
+        if let Some(state) = &mut built.state {
+            state.automerge.transact(|tx| tx.put(ROOT, "never stored", 1)).unwrap();
+        }
+        document.open().outdate();
+        offer(document.open(), built);
+        assert_eq!(keys(&document), ["mine", "theirs"]);
+    }
+
+    /// A writer that is busy takes in what was built before its next change.
+    #[test]
+    fn the_next_writer_takes_in_what_was_built() {
+        let (_store, _space, document, built) = built();
+        let mut built = Some(built);
+        document
+            .change(|tx| {
+                assert!(!offer(document.open(), built.take().unwrap()), "a writer is busy");
+                Ok(tx.put(ROOT, "first", 1)?)
+            })
+            .unwrap();
+        document
+            .change(|tx| {
+                assert!(tx.get(ROOT, "theirs")?.is_some());
+                Ok(tx.put(ROOT, "second", 1)?)
+            })
+            .unwrap();
+        assert_eq!(keys(&document), ["first", "mine", "second", "theirs"]);
+    }
+}

@@ -1,0 +1,343 @@
+//! What arrives, what is read and what is told while a writer is inside its closure.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use automerge::{ActorId, Automerge, ObjType, ROOT, ReadDoc, transaction::Transactable};
+use landfall_protocol::ChangeHash;
+use landfall_protocol::admission::preflight;
+
+use super::poisoned::append;
+use super::{put, store, text_of};
+use crate::store::LocalChange;
+use crate::{ChangeError, Document, Event, EventKind, Events, Origin, ReadError, Space, Store};
+
+/// Only something that never happens takes this long.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// A document that is changed in place, since a clone would cost more.
+fn long_document(space: &Space) -> Document {
+    let document = space.create(|_| Ok(())).unwrap();
+    document
+        .change(|tx| {
+            let text = tx.put_object(ROOT, "long", ObjType::Text)?;
+            Ok(tx.splice_text(&text, 0, 0, &"x".repeat(3_000))?)
+        })
+        .unwrap();
+    document
+}
+
+/// A replica of another author.
+fn theirs(document: &Document) -> Automerge {
+    document.read(|doc| doc.fork().with_actor(ActorId::from([9; 16]))).unwrap()
+}
+
+/// They put a value, which arrives.
+fn arrive(store: &Store, document: &Document, theirs: &mut Automerge, value: &str) {
+    theirs.transact(|tx| tx.put(ROOT, "theirs", value)).unwrap();
+    append(store, document, theirs.get_last_local_change().unwrap().raw_bytes());
+}
+
+fn notify(store: &Store, document: &Document) {
+    store.shared_core().applier.notify(document.open());
+}
+
+/// As `arrive` and `notify`, in the order of the commits: as batches of the link's do.
+fn arrive_told(store: &Store, document: &Document, theirs: &mut Automerge, value: &str) {
+    theirs.transact(|tx| tx.put(ROOT, "theirs", value)).unwrap();
+    let change = preflight(theirs.get_last_local_change().unwrap().raw_bytes()).unwrap();
+    let space = document.open().row;
+    let change = LocalChange { space, document: document.id(), change, at_ms: 0 };
+    let (core, open) = (Arc::clone(store.shared_core()), Arc::clone(document.open()));
+    let told = move |_: &_| core.applier.notify(&open);
+    let log = &store.shared_core().log;
+    log.append(landfall_storage::Durability::Full, vec![change], told).unwrap();
+}
+
+fn theirs_of(document: &Document) -> Option<String> {
+    let read = |doc: &Automerge| doc.get(ROOT, "theirs").unwrap().map(|(v, _)| v.to_string());
+    document.read(read).unwrap()
+}
+
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + WATCHDOG;
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A writer that is inside its closure until it is told to end.
+struct Busy {
+    leave: mpsc::Sender<Result<(), &'static str>>,
+    writer: std::thread::JoinHandle<Result<(), ChangeError>>,
+}
+
+impl Busy {
+    fn start(document: &Document) -> Self {
+        let (entered, inside) = mpsc::channel();
+        let (leave, left) = mpsc::channel::<Result<(), &'static str>>();
+        let document = document.clone();
+        let writer = std::thread::spawn(move || {
+            document.change(|tx| {
+                tx.put(ROOT, "text", "busy")?;
+                entered.send(()).unwrap();
+                Ok(left.recv()??)
+            })
+        });
+        inside.recv().unwrap();
+        Self { leave, writer }
+    }
+
+    fn end(self, how: Result<(), &'static str>) -> Result<(), ChangeError> {
+        self.leave.send(how).unwrap();
+        self.writer.join().unwrap()
+    }
+}
+
+/// The events so far: the document, whose change, how many patches.
+fn changes(events: &mut Events) -> Vec<(landfall_protocol::DocumentId, Origin, Option<usize>)> {
+    std::iter::from_fn(|| events.try_next())
+        .map(Result::unwrap)
+        .filter_map(|Event { document, kind, .. }| match kind {
+            EventKind::Changed { origin, patches, .. } => {
+                Some((document, origin, patches.map(|patches| patches.len())))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn heads(document: &Document) -> Vec<ChangeHash> {
+    document.heads().unwrap()
+}
+
+#[test]
+fn a_slow_closure_delays_what_arrives_for_its_own_document_only() {
+    let store = store();
+    let space = store.space("default").unwrap();
+    let [a, b] = [(); 2].map(|()| long_document(&space));
+    let (mut for_a, mut for_b) = (theirs(&a), theirs(&b));
+    let busy = Busy::start(&b);
+    arrive(&store, &b, &mut for_b, "1");
+    notify(&store, &b);
+    for n in 0..3 {
+        arrive(&store, &a, &mut for_a, &n.to_string());
+        notify(&store, &a);
+        until("a stays behind", || theirs_of(&a) == Some(format!("\"{n}\"")));
+    }
+    busy.end(Ok(())).unwrap();
+    until("b stays behind", || theirs_of(&b).as_deref() == Some("\"1\""));
+    assert_eq!(text_of(&b), "\"busy\"");
+    let count = b.read(|doc| doc.get_changes(&[]).len()).unwrap();
+    assert_eq!(count as u64, b.status().unwrap().changes);
+}
+
+/// A writer without a pause still lets what arrives in.
+#[test]
+fn what_arrives_gets_in_beside_a_writer_without_a_pause() {
+    let store = store();
+    let document = long_document(&store.space("default").unwrap());
+    let mut theirs = theirs(&document);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                put(&document, &n.to_string()).unwrap();
+                n += 1;
+            }
+        });
+        for n in 0..20 {
+            arrive_told(&store, &document, &mut theirs, &n.to_string());
+            until("it never gets in", || theirs_of(&document) == Some(format!("\"{n}\"")));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+/// A reader beside a closure loads what the store holds, with what the state in memory lacks. It
+/// never sees less again, however the closure ends.
+#[test]
+fn what_a_reader_has_seen_it_sees_again() {
+    for how in [Ok(()), Err("no")] {
+        let store = store();
+        let document = long_document(&store.space("default").unwrap());
+        let mut theirs = theirs(&document);
+        let mut events = store.events();
+        let busy = Busy::start(&document);
+        arrive(&store, &document, &mut theirs, "1");
+        assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""), "what the store holds");
+        assert_eq!(text_of(&document), "", "and nothing else");
+        busy.end(how).unwrap_or_default();
+        assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""), "{how:?}");
+        assert_eq!(text_of(&document), if how.is_ok() { "\"busy\"" } else { "" });
+        // The applier comes late, and tells it all the same.
+        notify(&store, &document);
+        let mut told = Vec::new();
+        until("it is never told", || {
+            told.extend(changes(&mut events));
+            told.iter().any(|(_, origin, _)| *origin == Origin::Remote)
+        });
+        put(&document, "after").unwrap();
+        let count = document.read(|doc| doc.get_changes(&[]).len()).unwrap();
+        assert_eq!(count as u64, document.status().unwrap().changes);
+        document.open().outdate();
+        assert_eq!(document.read(|doc| doc.get_changes(&[]).len()).unwrap(), count);
+    }
+}
+
+/// A reader loads the document, with what has just arrived, before the applier looks at it.
+#[test]
+fn a_remote_change_that_a_reader_loaded_is_told() {
+    let store = store();
+    let document = long_document(&store.space("default").unwrap());
+    let mut theirs = theirs(&document);
+    document.open().outdate();
+    let mut events = store.events();
+    arrive(&store, &document, &mut theirs, "1");
+    assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""));
+    notify(&store, &document);
+    let told = events.next_blocking().unwrap().unwrap();
+    let EventKind::Changed { origin, heads: told, .. } = told.kind else { panic!("{told:?}") };
+    assert_eq!((origin, told), (Origin::Remote, heads(&document)));
+}
+
+/// Patches lead from event to event, also where a load brought in what no event had told.
+#[test]
+fn patches_leave_out_nothing_that_a_load_brought_in() {
+    let store = store();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let mut theirs = theirs(&document);
+    let mut events = store.events();
+    put(&document, "1").unwrap();
+    arrive(&store, &document, &mut theirs, "1");
+    document.open().outdate();
+    assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""));
+    put(&document, "2").unwrap();
+    let id = document.id();
+    let local = (id, Origin::Local, Some(1));
+    let told = changes(&mut events);
+    assert_eq!(told, [local, (id, Origin::Local, Some(2))], "theirs, and the second of ours");
+    notify(&store, &document);
+    let mut told = Vec::new();
+    until("it is never told", || {
+        told.extend(changes(&mut events));
+        !told.is_empty()
+    });
+    assert_eq!(told, [(id, Origin::Remote, Some(0))]);
+}
+
+#[test]
+fn a_panic_over_patches_ends_nothing() {
+    let store = store();
+    let space = store.space("default").unwrap();
+    let [a, b] = [(); 2].map(|()| long_document(&space));
+    let mut events = store.events();
+    for document in [&a, &b] {
+        let mut theirs = theirs(document);
+        let panics = &document.open().panic_in_patches;
+        panics.store(true, std::sync::atomic::Ordering::Relaxed);
+        arrive(&store, document, &mut theirs, "1");
+        notify(&store, document);
+        let told = events.next_blocking().unwrap().unwrap();
+        assert!(matches!(told.kind, EventKind::Changed { patches: None, .. }), "{told:?}");
+        assert_eq!(theirs_of(document).as_deref(), Some("\"1\""));
+        // In a local change it is no fault of the closure's.
+        panics.store(true, std::sync::atomic::Ordering::Relaxed);
+        put(document, "mine").unwrap();
+        let told = events.next_blocking().unwrap().unwrap();
+        assert!(matches!(told.kind, EventKind::Changed { patches: None, .. }), "{told:?}");
+    }
+    arrive(&store, &a, &mut theirs(&a), "2");
+    notify(&store, &a);
+    until("the applier is gone", || theirs_of(&a).as_deref() == Some("\"2\""));
+}
+
+/// A deletion beside a closure: nobody is shown the document again, and nothing is told after it.
+#[test]
+fn nothing_follows_a_deletion() {
+    for how in [Ok(()), Err("no")] {
+        let store = store();
+        let space = store.space("default").unwrap();
+        let document = long_document(&space);
+        let mut theirs = theirs(&document);
+        let mut events = store.events();
+        let busy = Busy::start(&document);
+        arrive(&store, &document, &mut theirs, "1");
+        notify(&store, &document);
+        space.delete(document.id()).unwrap();
+        assert!(matches!(document.read(|_| ()), Err(ReadError::Deleted)));
+        let failed = busy.end(how).unwrap_err();
+        match how {
+            Ok(()) => assert!(matches!(failed, ChangeError::Deleted), "{failed}"),
+            Err(_) => assert!(matches!(failed, ChangeError::Closure(_)), "{failed}"),
+        }
+        assert!(matches!(document.heads(), Err(ReadError::Deleted)));
+        notify(&store, &document);
+        // Another document's arrival, behind it in the applier's queue.
+        let other = long_document(&space);
+        notify(&store, &other);
+        let mut kinds = Vec::new();
+        while let Some(event) = events.next_blocking() {
+            let event = event.unwrap();
+            if event.document == other.id()
+                && matches!(event.kind, EventKind::Changed { origin: Origin::Remote, .. })
+            {
+                break;
+            }
+            if event.document == document.id() {
+                kinds.push(event.kind);
+            }
+        }
+        assert!(matches!(kinds[..], [EventKind::Deleted { .. }]), "{kinds:?}");
+        assert!(matches!(document.read(|_| ()), Err(ReadError::Deleted)));
+    }
+}
+
+/// Deletions, readers, writers and arrivals, all at the same documents.
+#[test]
+fn deleted_is_deleted_whatever_goes_on() {
+    let store = store();
+    let space = store.space("default").unwrap();
+    for _ in 0..30 {
+        let document = long_document(&space);
+        let mut theirs = theirs(&document);
+        let (seen, told) = std::thread::scope(|scope| {
+            let mut events = store.events();
+            scope.spawn(|| while put(&document, "mine").is_ok() {});
+            let reader = scope.spawn(|| {
+                while document.read(|_| ()).is_ok() {}
+                (0..200).filter(|_| document.read(|_| ()).is_ok()).count()
+            });
+            arrive_told(&store, &document, &mut theirs, "1");
+            space.delete(document.id()).unwrap();
+            let seen = reader.join().unwrap();
+            let mut told = Vec::new();
+            while let Some(event) = events.try_next() {
+                told.push(event.unwrap().kind);
+            }
+            (seen, told)
+        });
+        assert_eq!(seen, 0, "shown again");
+        assert!(matches!(told.last(), Some(EventKind::Deleted { .. })), "{told:?}");
+    }
+}
+
+/// The published state and the store's are the same, whatever comes when: a change that another
+/// commit of the same document comes before must not count as all that is applied.
+#[test]
+fn what_is_shown_is_what_is_stored() {
+    let store = store();
+    let document = Arc::new(long_document(&store.space("default").unwrap()));
+    let mut theirs = theirs(&document);
+    let core = store.shared_core();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..200).for_each(|n| put(&document, &n.to_string()).unwrap()));
+        for n in 0..50 {
+            arrive_told(&store, &document, &mut theirs, &n.to_string());
+        }
+    });
+    let row = core.log.document(document.open().row, &document.id()).unwrap().unwrap();
+    until("it stays behind", || heads(&document) == core.log.heads(row).unwrap());
+}
