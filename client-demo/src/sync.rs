@@ -157,7 +157,7 @@ fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
         return Err(unsynced(&format!("the relay refuses {why}"), pending));
     }
     store.flush_blocking(limit.saturating_sub(started.elapsed())).map_err(|error| match error {
-        FlushError::TimedOut { pending, last_error: None } => {
+        FlushError::TimedOut { pending, last_error: None, .. } => {
             unsynced("the time ran out while sending", pending.changes)
         }
         other => other.into(),

@@ -173,6 +173,7 @@ impl OpenDocument {
     }
 
     fn ensure_loaded(self: &Arc<Self>, content: &mut Content) -> Result<(), StoreError> {
+        self.core.present(self.row)?;
         if self.stale.swap(false, Ordering::AcqRel) {
             self.let_go(content);
         }

@@ -7,10 +7,12 @@ mod commits;
 #[cfg(target_os = "linux")]
 mod containers;
 mod folded;
+mod links;
 mod memory;
 mod poisoned;
 mod random;
 mod reauthored;
+mod removal;
 mod skipping;
 mod store_compactor;
 mod store_comparing;

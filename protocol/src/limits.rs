@@ -335,7 +335,8 @@ const _: () = assert!(DOCUMENT_LOCAL_BYTES + CHANGE_BYTES as u64 <= DOCUMENT_BYT
 const _: () =
     assert!(FOLD_LEAST_BYTES * 8 <= DOCUMENT_BYTES && FOLD_LEAST_OPERATIONS <= CHANGE_OPERATIONS);
 const _: () = assert!(BRANCHES * 16 * 24 + 64 * BRANCHES <= MESSAGE_BYTES);
-const _: () = assert!(FILTER_DOCUMENTS <= SESSION_FILTER_DOCUMENTS && OWN_RANGES <= SESSION_OWN_RANGES);
+const _: () =
+    assert!(FILTER_DOCUMENTS <= SESSION_FILTER_DOCUMENTS && OWN_RANGES <= SESSION_OWN_RANGES);
 const _: () = assert!(PUSH_WINDOW_BYTES <= WINDOWS_BYTES && OUTBOX_PAGES > 0);
 const _: () = assert!(PROBE.as_millis() < DROP_AFTER.as_millis() && FRUITLESS_QUESTIONS > 2 * 32);
 const _: () = assert!(FILTER_DOCUMENTS * 16 + 1024 <= MESSAGE_BYTES);

@@ -142,6 +142,11 @@ impl Replica {
         }
     }
 
+    /// How long the relay may be silent, from now on.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
     /// What to do next, if anything.
     pub fn poll_effect(&mut self) -> Option<ReplicaEffect> {
         self.effects.pop_front()
@@ -364,6 +369,14 @@ impl Replica {
         }
     }
 
+    /// A batch will not be written, because its space was removed.
+    pub fn handle_discarded(&mut self, now: Moment, bytes: usize) {
+        if !self.wants_message() {
+            self.heard = now;
+        }
+        self.storing_bytes = self.storing_bytes.saturating_sub(bytes);
+    }
+
     /// The store failed at something that the machine asked for. The connection ends, and the
     /// next one begins from what the store holds.
     pub fn handle_store_failed(&mut self, what: String) {
@@ -446,7 +459,8 @@ impl Replica {
             let wakes = self.spaces.get(space).and_then(SpaceLink::wakes_at);
             wakes.is_none_or(|at| at <= now)
         };
-        let due: Vec<SpaceName> = self.timers.iter().filter(|space| is_due(space)).cloned().collect();
+        let due: Vec<SpaceName> =
+            self.timers.iter().filter(|space| is_due(space)).cloned().collect();
         for space in due {
             self.timers.remove(&space);
             self.pump(now, &space);

@@ -419,6 +419,7 @@ impl Session {
         if self.remove_subscription(subscription) {
             let what = format!("the relay's {limit} subscriptions are taken");
             self.refuse_too_many(subscription, what);
+            self.effects.push_back(SessionEffect::Detach(subscription));
         }
     }
 

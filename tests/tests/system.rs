@@ -8,6 +8,7 @@ mod system {
     mod disk_full;
     mod ephemeral;
     mod kills;
+    mod links;
     mod long_life;
     mod lost_history;
     mod many;

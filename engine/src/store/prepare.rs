@@ -175,12 +175,12 @@ impl LocalLog {
         body: Option<Vec<u8>>,
     ) -> Result<Opened, PrepareError> {
         let bad = |reason| PrepareError::Snapshot { document, reason };
-        let body = match (body, self.upstream()) {
-            (Some(body), _) => Some(body),
-            (None, Some(upstream)) => {
-                self.db.read(|conn| assemble(conn, upstream, space, &hash))?
-            }
-            (None, None) => None,
+        let body = match body {
+            Some(body) => Some(body),
+            None => self.db.read(|conn| match self.whose.row(conn)? {
+                Some(upstream) => assemble(conn, upstream, space, &hash),
+                None => Ok(None),
+            })?,
         };
         let body = body.ok_or_else(|| bad(BadSnapshot::Incomplete))?;
         if <[u8; 32]>::from(Sha256::digest(&body)) != hash {

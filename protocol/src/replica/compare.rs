@@ -178,7 +178,7 @@ impl Compare {
                 self.wanted.insert(*document);
                 match ours.contains_key(document) {
                     true => self.unequal.push(*document),
-                    false => drop(self.lacking.insert(*document)),
+                    false => self.lacking.extend([*document]),
                 }
                 self.add_drifted(*document);
             }
@@ -198,6 +198,25 @@ impl Compare {
     /// Whether enough was found to be fetched before the walk goes on.
     fn fetches_first(&self) -> bool {
         self.prefixes.is_empty() || self.wanted.len() >= limits::FETCH_DOCUMENTS
+    }
+
+    /// The relay goes on with the same document if there is more of it, else with the next.
+    fn next_document(&mut self, more: bool) {
+        let Awaiting::Documents(expected) = &mut self.awaiting else { return };
+        if !more {
+            expected.pop_front();
+        }
+        if expected.is_empty() {
+            self.awaiting = Awaiting::Nothing;
+        }
+    }
+
+    /// False if this ends what the relay sends of a document that it told of, and nothing came.
+    fn comes(&mut self, found: &DocumentEntries) -> bool {
+        if !found.entries.is_empty() || found.holding == Holding::Deleted {
+            self.lacking.remove(&found.document);
+        }
+        found.more || !self.lacking.contains(&found.document)
     }
 
     fn next_wanted(&mut self) -> Vec<DocumentId> {
@@ -403,7 +422,7 @@ impl Replica {
         let Some(space) = self.space_of(found.subscription) else { return };
         let Some(link) = self.spaces.get_mut(&space) else { return };
         let Some(compare) = &mut link.compare else { return };
-        let Awaiting::Documents(expected) = &mut compare.awaiting else {
+        let Awaiting::Documents(expected) = &compare.awaiting else {
             return self.broken("it sends a document that nobody asked for".to_owned());
         };
         if expected.front() != Some(&found.document)
@@ -412,10 +431,7 @@ impl Replica {
             return self.broken("it sends another document than was asked for".to_owned());
         }
         self.check_steps += u64::from(compare.ticket.is_some());
-        let is_there = !found.entries.is_empty() || found.holding == Holding::Deleted;
-        if is_there {
-            compare.lacking.remove(&found.document);
-        } else if !found.more && compare.lacking.contains(&found.document) {
+        if !compare.comes(&found) {
             let document = found.document;
             return self.broken(format!("it tells of document {document} and sends nothing of it"));
         }
@@ -437,12 +453,7 @@ impl Replica {
             };
             differs = ours != theirs;
         }
-        if !found.more {
-            expected.pop_front();
-        }
-        if expected.is_empty() {
-            compare.awaiting = Awaiting::Nothing;
-        }
+        compare.next_document(found.more);
         if differs {
             compare.add_drifted(found.document);
         }

@@ -127,6 +127,11 @@ impl Client {
         began
     }
 
+    /// The last ticket, if there was any.
+    pub fn asked(&self) -> Option<u64> {
+        (self.tickets > 0).then_some(self.tickets)
+    }
+
     /// Merges a document's two histories, as the application asked.
     pub fn merge_histories(&mut self, now: Moment, document: DocumentId) {
         self.store.merge_histories(self.upstream.expect("an upstream was met"), document);
