@@ -74,7 +74,7 @@ impl Link {
         let arrivals = Arrivals::start()?;
         let (core, desk) = (Arc::clone(core), Arc::clone(&self.desk));
         std::thread::Builder::new().name("landfall-link".to_owned()).spawn(move || {
-            // However the thread ends, a panic included, nobody waits for it in vain.
+            // However the thread ends, a panic included, every request is answered.
             let _closes = desk::ClosesRequests(Arc::clone(&desk));
             runtime.block_on(run::Runner::new(core, desk, arrivals).run());
         })
@@ -116,7 +116,7 @@ impl Link {
         self.desk.filter(row);
     }
 
-    /// A space is to be compared with the relay; whoever asks does not wait for it.
+    /// Asks for a comparison of a space with the relay, without a request to wait for.
     pub(crate) fn check_space(&self, row: SpaceRow) {
         self.desk.check(row);
     }

@@ -226,6 +226,7 @@ impl Worker {
             command,
             memory_bytes: options.memory_bytes,
             time: options.time,
+            snapshot_bytes: landfall_protocol::limits::SNAPSHOT_BYTES as u64,
             stop: Arc::default(),
         });
         Self { store, metrics, supervisor, options }

@@ -202,7 +202,7 @@ impl Performer {
             return;
         }
         if !self.names.contains_key(&row) {
-            // Its space was removed: nobody is interested, and it may well have failed.
+            // Its space was removed: the outcome, often an error, has no receiver.
             return replica.handle_discarded(now, bytes);
         }
         match outcome {

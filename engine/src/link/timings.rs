@@ -17,7 +17,7 @@ const LEAST: Duration = Duration::from_millis(1);
 /// second.
 const LEAST_RECONNECT: Duration = Duration::from_millis(10);
 
-/// The shortest time between two comparisons that nobody asked for.
+/// The shortest time between two scheduled comparisons.
 const LEAST_CHECK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]

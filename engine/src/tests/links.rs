@@ -12,7 +12,7 @@ use super::store_support::{Author, Bench, id};
 use crate::{FlushError, LinkOptions, Options, Store};
 
 /// Nothing listens there.
-const NOBODY: &str = "ws://127.0.0.1:9";
+const UNREACHABLE: &str = "ws://127.0.0.1:9";
 
 fn with_a_change() -> Store {
     let store = Store::in_memory(Options::default()).unwrap();
@@ -23,7 +23,7 @@ fn with_a_change() -> Store {
 #[test]
 fn a_future_that_is_dropped_leaves_no_request() {
     let store = with_a_change();
-    store.connect(NOBODY).unwrap();
+    store.connect(UNREACHABLE).unwrap();
     let mut context = Context::from_waker(Waker::noop());
     let link = &store.shared_core().link;
     {
@@ -37,9 +37,9 @@ fn a_future_that_is_dropped_leaves_no_request() {
 }
 
 #[test]
-fn closing_answers_whoever_waits_and_ends_the_threads() {
+fn closing_answers_every_request_and_ends_the_threads() {
     let store = with_a_change();
-    store.connect(NOBODY).unwrap();
+    store.connect(UNREACHABLE).unwrap();
     let (tell, told) = mpsc::channel();
     let waiting = store.clone();
     let thread = std::thread::spawn(move || {
@@ -53,7 +53,7 @@ fn closing_answers_whoever_waits_and_ends_the_threads() {
     store.close().unwrap();
     assert!(matches!(thread.join().unwrap(), Err(FlushError::Closed)));
     assert!(matches!(store.check_blocking(), Err(crate::CheckError::Closed)));
-    assert!(matches!(store.connect(NOBODY), Err(crate::ConnectError::Closed)));
+    assert!(matches!(store.connect(UNREACHABLE), Err(crate::ConnectError::Closed)));
 }
 
 #[test]
@@ -67,12 +67,12 @@ fn times_at_their_ends_break_nothing() {
             reconnect_first: time,
             reconnect_most: time,
             check_every: time,
-            ..LinkOptions::new(NOBODY)
+            ..LinkOptions::new(UNREACHABLE)
         };
         store.connect(options).unwrap();
         let flushed = store.flush_blocking(Duration::from_millis(50));
         assert!(matches!(flushed, Err(FlushError::TimedOut { reached: false, .. })), "{flushed:?}");
-        // The link lives: it takes a wish up, and ends when it is told to.
+        // The link lives: it takes a wish up, and ends at `close`.
         store.reconnect_now();
         let flushed = store.flush_blocking(Duration::from_millis(50));
         assert!(matches!(flushed, Err(FlushError::TimedOut { .. })), "{flushed:?}");

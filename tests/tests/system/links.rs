@@ -12,7 +12,7 @@ use landfall_tests::process::Relay;
 use landfall_tests::replica::{fresh_copy, link, open, wait_for, wait_synced, wait_until};
 
 /// Nothing listens there.
-const NOBODY: &str = "ws://127.0.0.1:9";
+const UNREACHABLE: &str = "ws://127.0.0.1:9";
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn is_live(store: &Store) -> bool {
@@ -46,8 +46,8 @@ fn flush_and_status_speak_of_the_relay_that_is_wanted() {
         wait_until(&store, "to be live", || is_live(&store));
     }
     let of_first = store.status().upstream;
-    // All is on the first one's disk, and none of it on that of a relay that nobody reached.
-    store.connect(link(NOBODY)).unwrap();
+    // All is on the first one's disk, and none of it on that of a relay that was never reached.
+    store.connect(link(UNREACHABLE)).unwrap();
     let flushed = store.flush_blocking(Duration::from_millis(200));
     assert!(matches!(flushed, Err(FlushError::TimedOut { reached: false, .. })), "{flushed:?}");
     store.go_offline();
