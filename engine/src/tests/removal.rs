@@ -89,7 +89,8 @@ fn no_row_of_it_is_left() {
         .into_iter()
         .filter(|(name, count)| {
             // What belongs to the store, and the space that stays.
-            let stays = ["replica", "actor", "upstream", "space", "clean_close"];
+            let stays =
+                ["replica", "actor", "upstream", "space", "clean_close", "storage_sync"];
             *count > 0 && !stays.contains(&name.as_str())
         })
         .collect();
