@@ -178,7 +178,7 @@ pub const FRUITLESS_QUESTIONS: u32 = 128;
 /// Documents that a check names of those that differ; the others are counted.
 pub const DRIFTED_DOCUMENTS: usize = 1_024;
 
-/// How often a check that changes interrupted is begun again, before the space is told as busy:
+/// How often a check that changes interrupted is begun again, before the space is reported as busy:
 /// with pauses that double from [`CHECK_PAUSE`], some 20 s.
 pub const CHECK_TRIES: u32 = 10;
 
@@ -301,7 +301,7 @@ pub const PING_AFTER: Duration = Duration::from_secs(15);
 pub const DROP_AFTER: Duration = Duration::from_secs(30);
 
 /// How long an answer to a ping may take after the application asked to connect again: two round
-/// trips over a satellite, and a connection that died in its sleep is given up while somebody waits.
+/// trips over a satellite, and a connection that died while the computer slept is given up while a person waits.
 pub const PROBE: Duration = Duration::from_secs(2);
 
 /// How long a relay waits for `Hello`, and an engine for `Welcome`.

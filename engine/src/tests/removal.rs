@@ -89,8 +89,7 @@ fn no_row_of_it_is_left() {
         .into_iter()
         .filter(|(name, count)| {
             // What belongs to the store, and the space that stays.
-            let stays =
-                ["replica", "actor", "upstream", "space", "clean_close", "storage_sync"];
+            let stays = ["replica", "actor", "upstream", "space", "clean_close", "storage_sync"];
             *count > 0 && !stays.contains(&name.as_str())
         })
         .collect();

@@ -1,9 +1,9 @@
-//! Checks: comparisons that somebody asked for, each under a ticket that is answered exactly once,
+//! Checks: comparisons on request, each under a ticket that is answered exactly once,
 //! by [`ReplicaEffect::Checked`] or [`ReplicaEffect::NotChecked`], however many connections it takes.
 //!
 //! A check begins when the space has nothing under way. If something comes in between it is begun
-//! again, after ever longer pauses and a limited number of times: a space that never rests is told
-//! as busy.
+//! again, after ever longer pauses and a limited number of times: a space that never rests is
+//! reported as busy.
 
 use std::time::Duration;
 

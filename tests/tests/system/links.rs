@@ -199,12 +199,12 @@ fn a_space_that_was_removed_comes_back_from_the_relay() {
     let document = space.create(|tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap();
     store.connect(link(&relay.url)).unwrap();
     store.flush_blocking(PATIENCE).unwrap();
-    for _ in 0..3 {
+    for round in 2..5 {
         store.remove_space("s", false).unwrap();
         assert!(document.read(|_| ()).is_err());
         let again = store.space("s").unwrap();
         wait_until(&store, "for the document", || again.contains(&document.id()).unwrap());
-        again.open(document.id()).unwrap().change(|tx| Ok(tx.put(ROOT, "k", 2)?)).unwrap();
+        again.open(document.id()).unwrap().change(|tx| Ok(tx.put(ROOT, "k", round)?)).unwrap();
         store.flush_blocking(PATIENCE).unwrap();
     }
     assert_eq!(fresh_copy(&relay.url, "s").changes(), 4);
