@@ -1,24 +1,26 @@
 //! What the parts of one open store share: its log, its open documents, its events and status,
 //! and the threads beside it. It holds no public handle, so that the threads may hold it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use landfall_protocol::{DocumentId, SpaceName};
-use landfall_storage::Committed;
-use parking_lot::{Mutex, MutexGuard};
+use landfall_storage::{Committed, WriteError};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::actors::Actors;
 use crate::compactor::Compactor;
 use crate::document::{Applier, Cache, OpenDocument};
 use crate::ephemeral::Speaker;
-use crate::error::{ChangeError, SpaceError, StoreError, StoreFailure};
+use crate::error::{ChangeError, RemoveSpaceError, SpaceError, StoreError, StoreFailure};
 use crate::events::{EventHub, EventKind, Origin};
-use crate::link::LinkHandle;
+use crate::link::Link;
 use crate::options::{Durability, Options};
 use crate::status::StatusHub;
-use crate::store::{Appended, FoldOptions, LocalChange, LocalLog, Received, SpaceCount, SpaceRow};
+use crate::store::{
+    Appended, FoldOptions, LocalChange, LocalLog, Received, RemovalError, SpaceCount, SpaceRow,
+};
 
 /// The shared state of one open store.
 pub(crate) struct Core {
@@ -30,7 +32,7 @@ pub(crate) struct Core {
     pub(crate) cache: Cache,
     /// Folds histories; `None` where nothing is written, or nobody wants it.
     compactor: Option<Compactor>,
-    pub(crate) link: Mutex<Option<LinkHandle>>,
+    pub(crate) link: Link,
     /// This opening's ephemeral messages.
     pub(crate) ephemeral: Speaker,
     pub(crate) read_only: bool,
@@ -39,6 +41,8 @@ pub(crate) struct Core {
     /// Orders groups among themselves.
     groups: Mutex<()>,
     spaces: Mutex<BTreeMap<SpaceName, SpaceRow>>,
+    /// Spaces that were removed since the store was opened: their handles are void.
+    removed: RwLock<BTreeSet<SpaceRow>>,
     documents: Mutex<BTreeMap<(SpaceRow, DocumentId), Weak<OpenDocument>>>,
 }
 
@@ -81,13 +85,14 @@ impl Core {
             actors,
             cache,
             compactor,
-            link: Mutex::new(None),
+            link: Link::new(),
             ephemeral,
             read_only,
             closed: AtomicBool::new(false),
             durability: options.durability,
             groups: Mutex::default(),
             spaces: Mutex::new(spaces),
+            removed: RwLock::default(),
             documents: Mutex::default(),
         })
     }
@@ -112,10 +117,60 @@ impl Core {
         let row = self.log.ensure_space(name).map_err(StoreError::from)?;
         spaces.insert(name.clone(), row);
         self.status.add_space(name, row, SpaceCount::default(), &self.log);
-        if let Some(link) = &*self.link.lock() {
-            link.space(name.clone(), row);
-        }
+        drop(spaces);
+        // After it is in `spaces`: the link looks there, now or when it begins.
+        self.link.spaces_changed();
         Ok(row)
+    }
+
+    /// Whether a space is still there.
+    pub(crate) fn present(&self, row: SpaceRow) -> Result<(), StoreError> {
+        match self.removed.read().contains(&row) {
+            true => Err(StoreError::space_removed()),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes a space from this store.
+    pub(crate) fn remove_space(
+        &self,
+        name: &SpaceName,
+        force: bool,
+    ) -> Result<(), RemoveSpaceError> {
+        let mut spaces = self.spaces.lock();
+        let unknown = || RemoveSpaceError::Unknown(name.clone());
+        let row = *spaces.get(name).ok_or_else(unknown)?;
+        self.log.remove_space(row, force).map_err(|error| match error {
+            WriteError::Job(RemovalError::Unsent(pending)) => {
+                RemoveSpaceError::Unsent { space: name.clone(), pending }
+            }
+            other => {
+                let class = other.class().into();
+                StoreError { class, source: Box::new(other) }.into()
+            }
+        })?;
+        self.removed.write().insert(row);
+        spaces.remove(name);
+        self.status.remove_space(name);
+        drop(spaces);
+        self.link.spaces_changed();
+        self.forget_documents_of(row);
+        Ok(())
+    }
+
+    /// Lets go of what is in memory of a space's documents.
+    fn forget_documents_of(&self, row: SpaceRow) {
+        let of_space: Vec<_> = {
+            let mut documents = self.documents.lock();
+            let keys: Vec<_> = documents.keys().filter(|key| key.0 == row).copied().collect();
+            keys.into_iter().filter_map(|key| Some((key, documents.remove(&key)?))).collect()
+        };
+        for (key, open) in of_space {
+            self.actors.end(key);
+            if let Some(open) = open.upgrade() {
+                open.outdate();
+            }
+        }
     }
 
     /// The one open document of this id: two handles share it.
@@ -155,6 +210,7 @@ impl Core {
             Durability::Full => landfall_storage::Durability::Full,
             Durability::Normal => landfall_storage::Durability::Relaxed,
         };
+        let rows: BTreeSet<SpaceRow> = changes.iter().map(|change| change.space).collect();
         let (status, database) = (Arc::clone(&self.status), self.log.database().clone());
         let committed = move |appended: &Committed<Appended>| {
             let synced = database.synced().0;
@@ -163,7 +219,12 @@ impl Core {
             }
             publish(&appended.value);
         };
-        let appended = self.log.append(durability, changes, committed)?.value;
+        let appended = self.log.append(durability, changes, committed);
+        if appended.is_err() {
+            // Whatever the store says of rows that are gone, this is why.
+            rows.iter().try_for_each(|row| self.present(*row))?;
+        }
+        let appended = appended?.value;
         self.notify_compactor();
         Ok(appended)
     }
@@ -172,11 +233,6 @@ impl Core {
         if let Some(compactor) = &self.compactor {
             compactor.notify();
         }
-    }
-
-    /// Takes the link away, to be closed.
-    pub(crate) fn take_link(&self) -> Option<LinkHandle> {
-        self.link.lock().take()
     }
 
     /// Whether the store is being closed, or is.
@@ -192,21 +248,9 @@ impl Core {
         }
     }
 
-    /// Puts a link in place of the one before, if there was one; gives back the one to close.
-    pub(crate) fn replace_link(&self, new: LinkHandle) -> Result<Option<LinkHandle>, LinkHandle> {
-        let mut link = self.link.lock();
-        match self.closed.load(Ordering::Acquire) {
-            true => Err(new),
-            false => Ok(link.replace(new)),
-        }
-    }
-
     /// The link has something to push.
     pub(crate) fn tell_link(&self, appended: &Appended) {
-        if let Some(link) = &*self.link.lock() {
-            let rows = appended.counts.iter().map(|(row, _)| *row);
-            link.local(rows);
-        }
+        self.link.local(appended.counts.iter().map(|(row, _)| *row));
     }
 
     /// A batch is in the store. Called on the writer thread: it must not block.
@@ -220,7 +264,7 @@ impl Core {
         }
         if !received.aside.is_empty() {
             // What it lacks to be admitted, a comparison may bring.
-            self.check_space(space);
+            self.link.check_space(row);
         }
         for (document, reason) in received.aside {
             tracing::warn!(%space, %document, reason, "an entry was set aside");
@@ -296,38 +340,13 @@ impl Core {
 
     /// A space has something to push.
     pub(crate) fn tell_link_of(&self, row: SpaceRow) {
-        if let Some(link) = &*self.link.lock() {
-            link.local(std::iter::once(row));
-        }
-    }
-
-    /// A space is to be compared with the relay, as soon as nothing is under way.
-    fn check_space(&self, space: &SpaceName) {
-        // Called on the writer thread, which never waits: if the link is being exchanged, the new
-        // one compares when its time comes.
-        if let Some(Some(link)) = self.link.try_lock().as_deref() {
-            link.check(space.clone());
-        }
-    }
-
-    /// A document that the relay refused is to be offered again.
-    pub(crate) fn unparked(&self, space: &SpaceName, document: DocumentId) {
-        if let Some(link) = &*self.link.lock() {
-            link.unparked(space.clone(), document);
-        }
+        self.link.local(std::iter::once(row));
     }
 
     /// Ends the threads, then the store, in the order in which they use each other.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
-        let link = {
-            // Under the lock, so that nobody makes a link after it.
-            let mut link = self.link.lock();
-            self.closed.store(true, Ordering::Release);
-            link.take()
-        };
-        if let Some(link) = link {
-            link.close();
-        }
+        self.closed.store(true, Ordering::Release);
+        self.link.close();
         if let Some(compactor) = &self.compactor {
             compactor.close();
         }

@@ -57,8 +57,9 @@ mod tests;
 pub use automerge;
 pub use autosurgeon;
 pub use error::{
-    BoxError, BroadcastError, ChangeError, ConnectError, FlushError, KeptError, OpenDocumentError,
-    OpenError, ReadError, SpaceError, StoreError, StoreFailure, SubscribeError,
+    BoxError, BroadcastError, ChangeError, CheckError, ConnectError, FlushError, KeptError,
+    NotCompared, OpenDocumentError, OpenError, ReadError, RefusedSpace, RemoveSpaceError,
+    SpaceError, StoreError, StoreFailure, SubscribeError,
 };
 pub use events::{Event, EventKind, Events, Lagged, Origin};
 pub use handle::{Document, DocumentWatch, Group, LostEdits, Space, Store};

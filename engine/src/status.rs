@@ -313,6 +313,13 @@ impl StatusHub {
         });
     }
 
+    /// A space was removed.
+    pub(crate) fn remove_space(&self, name: &SpaceName) {
+        self.update(|all| {
+            all.spaces.remove(name);
+        });
+    }
+
     pub(crate) fn set_link(&self, link: LinkStatus, upstream: Option<Upstream>) {
         self.update(|all| {
             all.link = link;

@@ -63,6 +63,7 @@ impl Edit {
         if document.core.is_closed() {
             return Err(StoreError::closed().into());
         }
+        document.core.present(document.row)?;
         let right = Right::of_application(document, inside);
         let mut slot = document.slot.lock();
         let base = loop {

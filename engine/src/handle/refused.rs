@@ -33,7 +33,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn delete(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row());
+        let (core, row) = (self.core(), self.row()?);
         if core.read_only {
             return Err(StoreError::read_only());
         }
@@ -56,7 +56,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn is_deleted(&self, document: &DocumentId) -> Result<bool, StoreError> {
-        Ok(self.core().log.deleted(self.row(), document)?)
+        Ok(self.core().log.deleted(self.row()?, document)?)
     }
 
     /// The documents that are deleted, in the order in which this store heard of it.
@@ -64,7 +64,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn deleted_documents(&self) -> Result<Vec<DocumentId>, StoreError> {
-        Ok(self.core().log.deleted_documents(self.row())?)
+        Ok(self.core().log.deleted_documents(self.row()?)?)
     }
 
     /// Deleted documents that still have edits which no other replica has: export or discard them.
@@ -72,7 +72,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn lost_edits(&self) -> Result<Vec<LostEdits>, StoreError> {
-        let lost = self.core().log.lost(self.row())?;
+        let lost = self.core().log.lost(self.row()?)?;
         let told =
             |lost: crate::store::Lost| LostEdits { document: lost.document, unsent: lost.unsent };
         Ok(lost.into_iter().map(told).collect())
@@ -85,7 +85,7 @@ impl Space {
     /// # Errors
     /// [`KeptError::Rebuild`] if automerge cannot build it.
     pub fn export_lost(&self, document: &DocumentId) -> Result<Option<Vec<u8>>, KeptError> {
-        let Some(lost) = self.core().log.lost_bytes(self.row(), document)? else {
+        let Some(lost) = self.core().log.lost_bytes(self.row()?, document)? else {
             return Ok(None);
         };
         let history = unfold(lost.snapshot.as_deref(), lost.changes)?;
@@ -97,7 +97,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn discard_lost(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row());
+        let (core, row) = (self.core(), self.row()?);
         self.ask(|done| core.log.submit_discard(row, document, done), drop)
     }
 
@@ -107,12 +107,12 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn retry(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row());
+        let (core, row) = (self.core(), self.row()?);
         let Committed { value: (count, ()), number } =
             self.ask(|done| core.log.submit_retry(row, document, done), |committed| committed)?;
         core.status.set_count(row, count, number.0, core.log.database().synced().0);
         core.status.set_parked(row, core.log.parked(row)?);
-        core.unparked(self.name(), document);
+        core.link.unparked(row, document);
         Ok(())
     }
 
@@ -136,7 +136,7 @@ impl Space {
     /// [`KeptError::NothingRefused`]; [`KeptError::Unanswered`]; [`KeptError::Rebuild`] if a change cannot be taken apart;
     /// [`KeptError::Changed`] if the document was edited meanwhile: try again.
     pub fn reauthor(&self, document: DocumentId) -> Result<usize, KeptError> {
-        let (core, row) = (self.core(), self.row());
+        let (core, row) = (self.core(), self.row()?);
         let (mut history, _) = self.refused(&document)?;
         let unsent = match core.log.document(row, &document)? {
             Some(document) => core.log.not_taken(row, document)?,
@@ -162,7 +162,7 @@ impl Space {
             core.log.replace_unsent(row, document, old, new, replaced)?;
         core.status.set_count(row, value, number.0, core.log.database().synced().0);
         core.status.set_parked(row, core.log.parked(row)?);
-        core.unparked(self.name(), document);
+        core.link.unparked(row, document);
         Ok(count)
     }
 
@@ -173,7 +173,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn merge_unrelated(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row());
+        let (core, row) = (self.core(), self.row()?);
         let (for_commit, name) = (Arc::clone(core), self.name().clone());
         let committed = move |received| for_commit.received(&name, row, received);
         self.ask(|done| core.log.submit_allow_merge(row, document, done), committed)?;
@@ -182,7 +182,7 @@ impl Space {
 
     /// All changes of a document that has some which the relay does not take, and those.
     fn refused(&self, document: &DocumentId) -> Result<(Vec<Change>, Vec<Unsent>), KeptError> {
-        let (log, row) = (&self.core().log, self.row());
+        let (log, row) = (&self.core().log, self.row()?);
         let is_refused = log.parked(row)?.iter().any(|parked| parked.document == *document);
         let found = if is_refused { log.document(row, document)? } else { None };
         let Some(document_row) = found else { return Err(KeptError::NothingRefused) };

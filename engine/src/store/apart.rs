@@ -28,9 +28,9 @@ impl LocalLog {
         ready: Ready,
         done: impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
     ) {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
-            let upstream = upstream.ok_or(ReceiveError::NoUpstream)?;
+            let upstream = whose.row(tx)?.ok_or(ReceiveError::NoUpstream)?;
             let mut writing = Writing::new(tx, &indexes, upstream, space)?;
             for entry in ready.entries {
                 writing.take(entry)?;

@@ -51,7 +51,7 @@ impl LocalLog {
         changes: Vec<LocalChange>,
         committed: impl FnOnce(&Committed<Appended>) + Send + 'static,
     ) -> Result<Committed<Appended>, WriteError<AppendError>> {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let done = move |result: Result<Committed<Appended>, WriteError<AppendError>>| {
             if let Ok(appended) = &result {
@@ -60,7 +60,8 @@ impl LocalLog {
             // Whoever waits for this is below; nobody else can have gone.
             let _ = tell.send(result);
         };
-        let job = move |tx: &rusqlite::Transaction<'_>| append(tx, &indexes, upstream, &changes);
+        let job =
+            move |tx: &rusqlite::Transaction<'_>| append(tx, &indexes, whose.row(tx)?, &changes);
         self.db.submit(durability, job, done);
         told.recv().unwrap_or(Err(WriteError::Closed))
     }

@@ -227,7 +227,7 @@ impl LocalLog {
         document: DocumentId,
         done: Done<Received>,
     ) {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let row = document_row_or_new(tx, space, &document)?;
             tx.prepare_cached("UPDATE document SET merges = 1 WHERE id = ?1")?.execute([row.0])?;
@@ -235,7 +235,7 @@ impl LocalLog {
                 "UPDATE aside SET wait = 1 WHERE space = ?1 AND document = ?2 AND wait = 2",
             )?
             .execute(params![space.0, document.as_bytes()])?;
-            let Some(upstream) = upstream else {
+            let Some(upstream) = whose.row(tx)? else {
                 let count = count(tx, None, space)?;
                 return Ok(Received { count, ..Received::default() });
             };

@@ -195,13 +195,13 @@ impl LocalLog {
         at_ms: u64,
         done: Done<(SpaceCount, bool)>,
     ) {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let mut ledger = Ledger::new(tx, &indexes, space)?;
             let tombstone = Tombstone { author: None, at_ms, from: None, unaware: 0 };
             let new = delete(&mut ledger, &document, &tombstone)?.is_some();
             ledger.finish()?;
-            Ok((count(tx, upstream, space)?, new))
+            Ok((count(tx, whose.row(tx)?, space)?, new))
         };
         self.db.submit(Durability::Full, job, done);
     }

@@ -214,8 +214,9 @@ impl LocalLog {
         space: SpaceRow,
         document: DocumentRow,
     ) -> Result<Vec<Unsent>, ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let mut found = Vec::new();
             for node in refused_nodes(conn, upstream, space, document)? {
                 found.push(
@@ -237,8 +238,9 @@ impl LocalLog {
         space: SpaceRow,
         document: DocumentRow,
     ) -> Result<Vec<Unsent>, ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let mut unsent = Vec::new();
             for (first, last) in unheld(conn, upstream, space, document)?.iter() {
                 unsent.extend(
@@ -265,8 +267,9 @@ impl LocalLog {
         new: Vec<LocalChange>,
         replaced: impl FnOnce() + Send + 'static,
     ) -> Result<Committed<SpaceCount>, WriteError<ReplaceError>> {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
+            let upstream = whose.row(tx)?;
             let row = document_row(tx, space, &document)?.ok_or(ReplaceError::Changed)?;
             replace(tx, &indexes, upstream, (space, row, &document), &old, &new)?;
             Ok(count(tx, upstream, space)?)

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::held;
 use super::install::{Source, install};
 use super::ledger::Ledger;
-use super::rows::{DocumentRow, SpaceRow, document_id, parts, space_totals};
+use super::rows::{DocumentRow, SpaceRow, document_id, document_row, parts, space_totals};
 use super::snapshots::{Opened, body};
 use super::{LocalLog, UpstreamRow, ViewError, WriteFailure};
 
@@ -81,8 +81,9 @@ impl LocalLog {
         options: &FoldOptions,
         now_ms: u64,
     ) -> Result<Vec<FoldTask>, ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let mut due = Vec::new();
             for row in long_tails(conn, space, options)? {
                 due.extend(task(conn, upstream, space, row, options, now_ms)?);
@@ -116,14 +117,18 @@ impl LocalLog {
         task: &FoldTask,
         opened: Opened,
     ) -> Result<bool, WriteFailure> {
-        let (task, indexes, upstream) = (task.clone(), Arc::clone(&self.indexes), self.upstream());
+        let (task, indexes, whose) = (task.clone(), Arc::clone(&self.indexes), self.whose);
         let job = move |tx: &rusqlite::Transaction<'_>| {
+            if document_row(tx, task.space, &task.document)? != Some(task.row) {
+                // Its space was removed, and another document may have the row.
+                return Ok(false);
+            }
             let now = parts(tx, task.row)?;
             let folded = now.folded_changes + task.changes;
             let same = now.base == task.base
                 && rows_between(tx, task.row, task.base, task.through)? == task.changes
                 && opened.changes() == folded
-                && unheld_from(tx, upstream, task.space, task.row)?
+                && unheld_from(tx, whose.row(tx)?, task.space, task.row)?
                     .is_none_or(|first| first > task.through);
             if !same {
                 return Ok(false);

@@ -62,8 +62,9 @@ impl LocalLog {
         document: DocumentId,
         at_ms: u64,
     ) -> Result<ImportDeletion, WriteFailure> {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
+            let upstream = whose.row(tx)?;
             let mut ledger = Ledger::new(tx, &indexes, space)?;
             let row = ledger.row(&document)?;
             let pending = super::outbox::pending_of_document(tx, upstream, space, row)?;

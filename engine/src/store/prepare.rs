@@ -189,10 +189,12 @@ impl LocalLog {
         hash: &[u8; 32],
         body: Option<Vec<u8>>,
     ) -> Result<Vec<u8>, PrepareError> {
-        let body = match (body, self.upstream()) {
-            (Some(body), _) => Some(body),
-            (None, Some(upstream)) => self.db.read(|conn| assemble(conn, upstream, space, hash))?,
-            (None, None) => None,
+        let body = match body {
+            Some(body) => Some(body),
+            None => self.db.read(|conn| match self.whose.row(conn)? {
+                Some(upstream) => assemble(conn, upstream, space, hash),
+                None => Ok(None),
+            })?,
         };
         body.ok_or(PrepareError::Snapshot { document, reason: BadSnapshot::Incomplete })
     }

@@ -106,9 +106,9 @@ impl LocalLog {
         ready: Ready,
         done: impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
     ) {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
-            let upstream = upstream.ok_or(ReceiveError::NoUpstream)?;
+            let upstream = whose.row(tx)?.ok_or(ReceiveError::NoUpstream)?;
             let (cursor, _) = links::cursor(tx, upstream, space)?;
             let at = cursor.map_or(Offset(0), |cursor| cursor.offset);
             if at != batch.after {

@@ -50,8 +50,9 @@ impl LocalLog {
 
     /// Every space, as it is now.
     pub(crate) fn spaces(&self) -> Result<Vec<(SpaceName, SpaceRow, SpaceCount)>, ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let mut statement = conn.prepare("SELECT id, name FROM space ORDER BY name")?;
             let mut rows = statement.query([])?;
             let mut spaces = Vec::new();
@@ -151,8 +152,10 @@ impl LocalLog {
         changes: usize,
         bytes: usize,
     ) -> Result<(Vec<OutboxChange>, bool), ViewError> {
-        let Some(upstream) = self.upstream() else { return Ok((Vec::new(), false)) };
-        self.view(|conn| outbox::outbox_page(conn, upstream, space, after, changes, bytes))
+        self.view(|conn| match self.whose.row(conn)? {
+            Some(upstream) => outbox::outbox_page(conn, upstream, space, after, changes, bytes),
+            None => Ok((Vec::new(), false)),
+        })
     }
 
     /// How many changes a document has here, and what of them the upstream does not hold.
@@ -161,8 +164,9 @@ impl LocalLog {
         space: SpaceRow,
         document: DocumentRow,
     ) -> Result<(u64, Pending), ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let changes = parts(conn, document)?.changes();
             Ok((changes, outbox::pending_of_document(conn, upstream, space, document)?))
         })
@@ -170,8 +174,10 @@ impl LocalLog {
 
     /// The documents of a space whose changes the upstream in use refuses.
     pub(crate) fn parked(&self, space: SpaceRow) -> Result<Vec<Parked>, ViewError> {
-        let Some(upstream) = self.upstream() else { return Ok(Vec::new()) };
-        self.view(|conn| parked(conn, upstream, space))
+        self.view(|conn| match self.whose.row(conn)? {
+            Some(upstream) => parked(conn, upstream, space),
+            None => Ok(Vec::new()),
+        })
     }
 
     /// How many entries of a space were set aside.

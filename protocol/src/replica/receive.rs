@@ -235,7 +235,7 @@ impl Replica {
                 stopped_by = Some(entry.kind);
                 break;
             }
-            bytes += entry.body.len() + 256;
+            bytes += weight(&entry);
             if let Err(what) = receiver.take_parts_of(&entry) {
                 return self.broken(format!("entries of {space}: {what}"));
             }
@@ -312,6 +312,12 @@ fn check_order(at: Offset, frame: &Entries) -> Result<(), String> {
 fn must_stop(entry: &Entry) -> bool {
     let known = [entry_kind::CHANGE, entry_kind::SNAPSHOT, entry_kind::TOMBSTONE];
     !known.contains(&entry.kind) && entry.flags & entry_flags::MUST_UNDERSTAND != 0
+}
+
+/// What an entry takes in memory while it waits for the store, about: a small body may come with a
+/// thousand dependencies.
+pub(super) fn weight(entry: &Entry) -> usize {
+    entry.body.len() + 32 * entry.dependencies.len() + entry.author.len() + 256
 }
 
 /// The stateless checks of one entry.

@@ -86,7 +86,7 @@ impl Bench {
         })
         .unwrap();
         let (tell, mut events) = mpsc::channel(100);
-        let (overflow, grown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (overflow, grown) = (Arc::new(Notify::new()), Arc::default());
         let attach = Attach {
             session: SESSION,
             subscription: 0,

@@ -51,14 +51,18 @@ impl Performer {
         }
     }
 
-    /// A check came to its end.
-    pub(super) fn checked(&self, space: &SpaceName, drifted: &[DocumentId]) {
-        let Some(row) = self.row(space) else { return };
+    /// A check came to its end; gives how many documents differed.
+    pub(super) fn checked(&self, space: &SpaceName, drifted: &[DocumentId], more: u64) -> u64 {
+        let count = drifted.len() as u64 + more;
+        let Some(row) = self.row(space) else { return count };
         for document in drifted {
             tracing::error!(%space, %document, "the relay and this store had drifted apart");
             self.core.events.send(space, *document, EventKind::Drifted);
         }
-        self.checked.lock().insert(space.clone());
-        self.core.status.add_check(row, drifted.len() as u64);
+        if more > 0 {
+            tracing::error!(%space, more, "the relay and this store had drifted apart elsewhere too");
+        }
+        self.core.status.add_check(row, count);
+        count
     }
 }
