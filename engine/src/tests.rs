@@ -8,6 +8,7 @@ mod commits;
 #[cfg(target_os = "linux")]
 mod containers;
 mod folded;
+mod links;
 mod many_heads;
 mod links;
 mod memory;
