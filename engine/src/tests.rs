@@ -10,7 +10,6 @@ mod containers;
 mod folded;
 mod links;
 mod many_heads;
-mod links;
 mod memory;
 mod poisoned;
 mod random;
