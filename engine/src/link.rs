@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 use crate::core::Core;
 use crate::error::ConnectError;
 use crate::options::LinkOptions;
+use crate::status::LinkStatus;
 use crate::store::SpaceRow;
 
 use arrivals::Arrivals;
@@ -63,6 +64,8 @@ impl Link {
         if thread.is_none() {
             *thread = Some(self.start(core).map_err(ConnectError::Thread)?);
         }
+        // Before the link's thread can know of it: what the status said of another relay ends here.
+        core.status.set_link(LinkStatus::Connecting { attempt: 1 }, None);
         match self.desk.connect(target) {
             true => Ok(()),
             false => Err(ConnectError::Closed),

@@ -93,6 +93,11 @@ impl Desk {
         true
     }
 
+    /// How often `connect` was called.
+    pub(super) fn connects(&self) -> u64 {
+        self.wishes.lock().connects
+    }
+
     /// Whether a relay is wanted, and to be connected with.
     pub(super) fn is_online(&self) -> bool {
         let wishes = self.wishes.lock();

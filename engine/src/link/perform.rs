@@ -95,6 +95,8 @@ pub(super) struct Performer {
     spaces: BTreeMap<SpaceName, SpaceRow>,
     names: BTreeMap<SpaceRow, SpaceName>,
     connection: u64,
+    /// Which `connect` the present relay is of.
+    connects: u64,
     arrivals: Arrivals,
     reached: Reached,
     /// What is known of the relay has changed.
@@ -118,6 +120,7 @@ impl Performer {
             spaces: BTreeMap::new(),
             names: BTreeMap::new(),
             connection: 0,
+            connects: 0,
             arrivals,
             reached: Reached::default(),
             changed: false,
@@ -157,8 +160,15 @@ impl Performer {
     }
 
     /// Another relay is wanted, or the same again: nothing is known of it.
-    pub(super) fn forget_relay(&mut self) {
+    pub(super) fn forget_relay(&mut self, connects: u64) {
         self.reached = Reached::default();
+        self.connects = connects;
+    }
+
+    /// Whether another `connect` came, which the link's thread has not taken up yet: from then on the
+    /// status says nothing of this session's relay.
+    fn is_superseded(&self) -> bool {
+        self.desk.connects() != self.connects
     }
 
     pub(super) fn reached(&self) -> &Reached {
@@ -328,7 +338,9 @@ impl Performer {
         confirmed.clear();
         refused.clear();
         self.changed = true;
-        self.core.status.set_link(LinkStatus::Online, Some(upstream));
+        if !self.is_superseded() {
+            self.core.status.set_link(LinkStatus::Online, Some(upstream));
+        }
     }
 
     fn phase(&mut self, space: SpaceName, phase: SpacePhase) {
@@ -344,7 +356,9 @@ impl Performer {
             }
             self.changed = true;
         }
-        self.core.status.set_phase(&space, phase);
+        if phase == SpacePhase::Waiting || !self.is_superseded() {
+            self.core.status.set_phase(&space, phase);
+        }
     }
 
     /// Reads the parts of snapshots that the socket has room for.

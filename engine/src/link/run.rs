@@ -183,7 +183,7 @@ impl Runner {
             self.connects = wishes.connects;
             self.target = wishes.target.clone();
             (self.attempt, self.faults, self.unsettled) = (0, 0, true);
-            self.performer.forget_relay();
+            self.performer.forget_relay(self.connects);
             if let Some(target) = &self.target {
                 self.replica.set_patience(target.timings.patience);
                 self.next_check = Instant::now() + target.timings.check_every;

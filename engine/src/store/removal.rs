@@ -36,6 +36,22 @@ impl LocalLog {
         };
         self.db.write(Durability::Full, job).map(drop)
     }
+
+    /// How many rows each table of the file has.
+    #[cfg(test)]
+    pub(crate) fn rows_of_tables(&self) -> Result<Vec<(String, u64)>, super::ViewError> {
+        self.view(|conn| {
+            let names: Vec<String> = conn
+                .prepare("SELECT name FROM sqlite_master WHERE type = 'table'")?
+                .query_map([], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            let count = |name: String| {
+                let sql = format!("SELECT count(*) FROM {name}");
+                Ok((name, conn.query_row(&sql, [], |row| row.get(0))?))
+            };
+            names.into_iter().map(count).collect()
+        })
+    }
 }
 
 /// Edits of deleted documents that were never sent and are kept.

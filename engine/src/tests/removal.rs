@@ -66,25 +66,7 @@ fn no_row_of_it_is_left() {
     bench.fold();
     let other = bench.log.ensure_space(&"other".parse().unwrap()).unwrap();
     bench.log.remove_space(bench.space, true).unwrap();
-    let tables: Vec<(String, u64)> = bench
-        .log
-        .database()
-        .read(|conn| {
-            let sql = "SELECT name FROM sqlite_master WHERE type = 'table'";
-            let names: Vec<String> = conn
-                .prepare(sql)?
-                .query_map([], |row| row.get(0))?
-                .collect::<rusqlite::Result<_>>()?;
-            names
-                .into_iter()
-                .map(|name| {
-                    let count = format!("SELECT count(*) FROM {name}");
-                    let count = conn.query_row(&count, [], |row| row.get(0))?;
-                    Ok::<_, rusqlite::Error>((name, count))
-                })
-                .collect()
-        })
-        .unwrap();
+    let tables = bench.log.rows_of_tables().unwrap();
     let left: Vec<_> = tables
         .into_iter()
         .filter(|(name, count)| {

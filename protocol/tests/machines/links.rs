@@ -149,7 +149,7 @@ fn a_space_that_is_removed_is_unsubscribed_and_gives_its_places_back() {
     link.replica.handle_local(link.now, &stays);
     link.drain();
     assert!(link.sent.contains(&Frame::Unsubscribe(subscription)));
-    let last = link.sent.iter().filter_map(of).last().unwrap();
+    let last = link.sent.iter().filter_map(of).next_back().unwrap();
     assert_ne!(last, subscription, "the other space is pushed");
     // Made again, it is another subscription, and what the relay still says of the first is ignored.
     link.replica.handle_space(gone.clone());
