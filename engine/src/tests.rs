@@ -8,8 +8,8 @@ mod commits;
 #[cfg(target_os = "linux")]
 mod containers;
 mod folded;
-mod many_heads;
 mod links;
+mod many_heads;
 mod memory;
 mod poisoned;
 mod random;
