@@ -134,7 +134,7 @@ impl Actors {
     /// something else in the store. After any other failure the commit may be there all the same.
     pub(crate) fn failed(&self, error: &ChangeError, documents: impl Iterator<Item = Key>) {
         match error {
-            ChangeError::Deleted => {}
+            ChangeError::Deleted | ChangeError::DocumentTooLarge { .. } => {}
             ChangeError::Conflict(_) => documents.for_each(|document| self.end(document)),
             _ => self.doubt(),
         }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use landfall_protocol::{DocumentId, SpaceName};
+use landfall_fold::FoldLimits;
+use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use landfall_storage::{Committed, WriteError};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -44,6 +45,8 @@ pub(crate) struct Core {
     /// Spaces that were removed since the store was opened: their handles are void.
     removed: RwLock<BTreeSet<SpaceRow>>,
     documents: Mutex<BTreeMap<(SpaceRow, DocumentId), Weak<OpenDocument>>>,
+    /// Documents of which it was told that they exceed the limit.
+    told_oversized: Mutex<BTreeSet<(SpaceRow, DocumentId)>>,
 }
 
 impl Core {
@@ -72,7 +75,7 @@ impl Core {
         tell_of_failures(&log, &status);
         let compactor = match options.fold && !read_only {
             true => Some(
-                Compactor::start(log.clone(), fold_options(options))
+                Compactor::start(log.clone(), fold_options(options, &log))
                     .map_err(StoreError::of_thread)?,
             ),
             false => None,
@@ -94,6 +97,7 @@ impl Core {
             spaces: Mutex::new(spaces),
             removed: RwLock::default(),
             documents: Mutex::default(),
+            told_oversized: Mutex::default(),
         })
     }
 
@@ -219,7 +223,8 @@ impl Core {
             }
             publish(&appended.value);
         };
-        let appended = self.log.append(durability, changes, committed);
+        let appended =
+            self.log.append_up_to(self.log.local_bytes(), durability, changes, committed);
         if appended.is_err() {
             // Whatever the store says of rows that are gone, this is why.
             rows.iter().try_for_each(|row| self.present(*row))?;
@@ -232,6 +237,24 @@ impl Core {
     fn notify_compactor(&self) {
         if let Some(compactor) = &self.compactor {
             compactor.notify();
+        }
+    }
+
+    /// Whether local changes may bring more to a document that has about `stored` bytes.
+    pub(crate) fn has_room(
+        &self,
+        (row, document): (SpaceRow, DocumentId),
+        stored: u64,
+    ) -> Result<(), ChangeError> {
+        let limit = self.log.local_bytes();
+        // What is counted is never more than what is stored, but a fold may have shortened that.
+        if stored <= limit {
+            return Ok(());
+        }
+        let bytes = self.log.bytes_of(row, &document).map_err(StoreError::from)?;
+        match bytes > limit {
+            true => Err(ChangeError::DocumentTooLarge { document, bytes, limit }),
+            false => Ok(()),
         }
     }
 
@@ -277,6 +300,14 @@ impl Core {
         if !received.displaced.is_empty() {
             self.status.set_parked(row, received.parked);
         }
+        for (document, bytes) in received.oversized {
+            if !self.is_news((row, document)) {
+                continue;
+            }
+            let limit = self.log.document_bytes();
+            tracing::warn!(%space, %document, bytes, limit, "a document exceeds the limit; it syncs on");
+            self.events.send(space, document, EventKind::Oversized { bytes, limit });
+        }
         for displaced in received.displaced {
             let (document, changes) = (displaced.document, displaced.changes);
             tracing::warn!(%space, %document, changes, "others have the place of changes made here");
@@ -297,6 +328,17 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Whether it was not told yet that this document exceeds the limit. Beyond so many documents it
+    /// may be told again.
+    fn is_news(&self, key: (SpaceRow, DocumentId)) -> bool {
+        const TOLD: usize = 4_096;
+        let mut told = self.told_oversized.lock();
+        if told.len() >= TOLD {
+            told.clear();
+        }
+        told.insert(key)
     }
 
     /// Changes were taken out of a document: if it is open it is read anew, and its next change
@@ -351,6 +393,9 @@ impl Core {
             compactor.close();
         }
         self.applier.close();
+        if let Some(compactor) = &self.compactor {
+            self.fold_at_close(compactor);
+        }
         let leaving = self.actors.close(&self.log);
         let closed = self.log.database().close().map_err(|error| {
             let class = StoreFailure::from(error.class());
@@ -382,8 +427,32 @@ fn tell_of_failures(log: &LocalLog, status: &Arc<StatusHub>) {
     }));
 }
 
-fn fold_options(options: &Options) -> FoldOptions {
+impl Core {
+    /// Folds what is loaded and due, as far as it is cheap: a program that opens a store, pastes a
+    /// long text and closes it leaves no time to do so in the background.
+    fn fold_at_close(&self, compactor: &Compactor) {
+        let open: Vec<Arc<OpenDocument>> =
+            self.documents.lock().values().filter_map(Weak::upgrade).collect();
+        let mut closing = compactor.closing(&self.log);
+        for document in open {
+            let fold = |limits: &FoldLimits, heads: &[ChangeHash]| {
+                document.with_loaded(|automerge| {
+                    let is_whole = automerge.get_heads() == heads;
+                    is_whole.then(|| landfall_fold::fold_loaded(automerge, limits))
+                })?
+            };
+            match closing.fold(document.key(), fold) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return tracing::warn!(%error, "nothing more is folded at close"),
+            }
+        }
+    }
+}
+
+fn fold_options(options: &Options, log: &LocalLog) -> FoldOptions {
     FoldOptions {
+        limits: log.fold_limits(),
         recent_entries: options.keep_recent,
         recent_age: options.keep_recent_age,
         ..FoldOptions::default()

@@ -253,6 +253,19 @@ impl OpenDocument {
         })
     }
 
+    /// Calls `look` with the document if it is in memory as automerge could read all of it, and
+    /// nobody is changing it. Never waits.
+    pub(crate) fn with_loaded<T>(&self, look: impl FnOnce(&Automerge) -> T) -> Option<T> {
+        let loaded = {
+            let slot = self.slot.try_lock()?;
+            match &slot.state {
+                State::Published(loaded) if slot.quarantined.is_none() => Arc::clone(loaded),
+                _ => return None,
+            }
+        };
+        Some(look(&loaded.automerge))
+    }
+
     /// What is known of it without loading it.
     pub(crate) fn condition(&self) -> Condition {
         let (published, loaded, quarantined) = {

@@ -250,6 +250,22 @@ pub enum ChangeError {
         /// Its size in bytes.
         actual: usize,
     },
+    /// The document has, or would have with the change, more bytes than local changes may bring it
+    /// to: 75 % of what a document may have
+    /// ([`Options::document_bytes`](crate::Options::document_bytes)). Deleting content does not
+    /// help, as a deletion is a change too and the history keeps what was deleted. Changes that
+    /// others make still arrive.
+    #[error(
+        "document {document} would have {bytes} bytes, and local changes end at {limit}; copy its present content to a new document and go on there"
+    )]
+    DocumentTooLarge {
+        /// The document.
+        document: DocumentId,
+        /// Its bytes with the change: of its folded history and the changes behind it.
+        bytes: u64,
+        /// How many local changes may bring it to.
+        limit: u64,
+    },
     /// A relay would refuse the change for its form.
     #[error("a relay would refuse the change: {0}")]
     NotAdmitted(#[source] FormError),
@@ -320,6 +336,11 @@ impl From<landfall_storage::WriteError<AppendError>> for ChangeError {
             landfall_storage::WriteError::Job(AppendError::History(error)) => {
                 Self::Conflict(Box::new(error))
             }
+            landfall_storage::WriteError::Job(AppendError::DocumentTooLarge {
+                document,
+                bytes,
+                limit,
+            }) => Self::DocumentTooLarge { document, bytes, limit },
             other => Self::Store(StoreError { class, source: Box::new(other) }),
         }
     }

@@ -105,7 +105,13 @@ impl Store {
             Place::File(path) => Found::look(path),
             Place::ReadOnly(_) | Place::Memory => None,
         };
-        let log = LocalLog::open(place, storage, fresh)?;
+        let log =
+            LocalLog::open(place, storage, fresh)?.with_document_bytes(options.document_bytes);
+        if !read_only {
+            // What exceeds the limit could not be sent to any relay.
+            log.unfold_oversized(log.document_bytes())
+                .map_err(|error| OpenError::Storage(Box::new(error)))?;
+        }
         let actors = Actors::begin(&log, read_only, left)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
         let applier = Applier::start().map_err(OpenError::Thread)?;

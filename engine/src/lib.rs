@@ -68,7 +68,7 @@ pub use landfall_protocol::ids::{BadSpaceName, ParseDocumentIdError};
 pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, Upstream};
 pub use options::{Durability, LinkOptions, MANY_ACTORS, Options};
 pub use status::{
-    DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress, SpaceStatus, Status,
-    StatusWatch, StoreFailed, SyncStatus,
+    DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress,
+    SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus,
 };
 pub use store::Pending;

@@ -34,6 +34,7 @@ mod resume;
 mod rows;
 mod schema;
 mod snapshots;
+mod unfold;
 mod verify;
 mod verify_document;
 mod verify_space;
@@ -43,10 +44,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use landfall_fold::FoldLimits;
 use landfall_protocol::frame::Mark;
 use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::replica::ResumePoint;
-use landfall_protocol::{Code, DocumentId, Local, ReplicaId, SpaceName, Upstream};
+use landfall_protocol::{Code, DocumentId, Local, ReplicaId, SpaceName, Upstream, limits};
 use landfall_storage::{Committed, Database, Durability, OpenError, Options, WriteError};
 use rusqlite::{Connection, params};
 
@@ -57,7 +59,7 @@ pub(crate) use append::{AppendError, Appended, LocalChange};
 pub use contents::{Kept, LeftOut};
 pub(crate) use deletion::Lost;
 pub(crate) use displaced::{ReplaceError, Unsent};
-pub(crate) use folding::{FoldOptions, FoldTask};
+pub(crate) use folding::{FoldInput, FoldOptions, FoldTask};
 pub(crate) use heal::HealError;
 pub use heal::Healed;
 pub(crate) use import::ImportChange;
@@ -65,13 +67,12 @@ pub use inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspecti
 pub(crate) use partial::SnapshotPart;
 pub(crate) use prepare::Ready;
 #[cfg(test)]
-pub(crate) use prepare::{BadSnapshot, PrepareError};
-#[cfg(test)]
 pub(crate) use receive::{Deleted, Displaced};
 pub(crate) use receive::{ReceiveError, Received};
 pub(crate) use removal::RemovalError;
 pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
 pub(crate) use snapshots::Opened;
+pub(crate) use unfold::UnfoldError;
 pub use verify::{Fault, Finding};
 pub(crate) use view::{Parked, Stored, ViewError};
 
@@ -131,6 +132,8 @@ pub(crate) struct LocalLog {
     /// The greatest row that a space was given: the row of one that was removed is never given
     /// again while jobs about it may wait.
     last_space: Arc<AtomicI64>,
+    /// The bytes that a document may have; see `limits::DOCUMENT_BYTES`.
+    document_bytes: u64,
 }
 
 impl LocalLog {
@@ -166,6 +169,7 @@ impl LocalLog {
             whose: links::Whose::LastMet,
             indexes: Arc::default(),
             last_space: Arc::default(),
+            document_bytes: limits::DOCUMENT_BYTES,
         })
     }
 
@@ -173,6 +177,27 @@ impl LocalLog {
     /// job is about the upstream that was met last when it runs.
     pub(crate) fn about(&self, upstream: Upstream) -> Self {
         Self { whose: links::Whose::Of(upstream), ..self.clone() }
+    }
+
+    /// The store with a lower limit of documents than the protocol's.
+    pub(crate) fn with_document_bytes(self, most: u64) -> Self {
+        Self { document_bytes: most.min(limits::DOCUMENT_BYTES), ..self }
+    }
+
+    /// The bytes that a document may have.
+    pub(crate) fn document_bytes(&self) -> u64 {
+        self.document_bytes
+    }
+
+    /// The bytes of a document from which no local change is taken: 75 % of what it may have, as
+    /// `limits::DOCUMENT_LOCAL_BYTES` is of `limits::DOCUMENT_BYTES`.
+    pub(crate) fn local_bytes(&self) -> u64 {
+        self.document_bytes / 4 * 3
+    }
+
+    /// What a snapshot may have.
+    pub(crate) fn fold_limits(&self) -> FoldLimits {
+        FoldLimits { snapshot_bytes: usize::try_from(self.document_bytes).unwrap_or(usize::MAX) }
     }
 
     pub(crate) fn database(&self) -> &Database {

@@ -23,6 +23,7 @@ mod store_files;
 mod store_fixture;
 mod store_folding;
 mod store_kept;
+mod store_oversized;
 mod store_portable;
 mod store_random;
 mod store_receiving;

@@ -4,6 +4,8 @@
 mod documents;
 #[path = "engine/gone.rs"]
 mod gone;
+#[path = "engine/large.rs"]
+mod large;
 #[path = "engine/named.rs"]
 mod named;
 #[path = "engine/nesting.rs"]

@@ -26,6 +26,8 @@ mod long_life;
 mod model;
 #[path = "machines/older.rs"]
 mod older;
+#[path = "machines/oversized.rs"]
+mod oversized;
 #[path = "machines/relay.rs"]
 mod relay;
 #[path = "machines/rng.rs"]

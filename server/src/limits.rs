@@ -130,6 +130,10 @@ pub const PROBE_BYTES: usize = 64 * KIB;
 /// Bytes of memory that a child which folds may have.
 pub const FOLD_MEMORY_BYTES: u64 = 1024 * MIB as u64;
 
+/// Bytes of the changes of one snapshot that is taken apart, since it exceeds what one may have:
+/// they are held in memory once, when the relay starts.
+pub const UNFOLD_BYTES: usize = 512 * MIB;
+
 /// How long a child may take for one fold: fifty times what 260,000 changes take.
 pub const FOLD_TIME: Duration = Duration::from_secs(60);
 

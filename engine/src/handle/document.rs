@@ -11,7 +11,7 @@ use super::Shared;
 use crate::document::{Changing, Condition, Edit, Held, OpenDocument, commit};
 use crate::ephemeral;
 use crate::error::{BoxError, BroadcastError, ChangeError, ReadError, StoreError};
-use crate::status::{DocumentStatus, StatusWatch};
+use crate::status::{DocumentSize, DocumentStatus, StatusWatch};
 
 /// An open document. It is loaded at its first access, and stays in memory within the budget of
 /// [`Options::document_cache_bytes`](crate::Options::document_cache_bytes).
@@ -163,11 +163,16 @@ impl Document {
             }
         }
         let actors = actors.unwrap_or(stored_actors);
+        let size = DocumentSize {
+            bytes: core.log.bytes_of(open.row, &open.id)?,
+            local_limit: core.log.local_bytes(),
+            limit: core.log.document_bytes(),
+        };
         let quarantined = match loaded {
             true => quarantined,
             false => core.log.quarantine(open.row, &open.id)?.map(|known| known.reason),
         };
-        Ok(DocumentStatus { loaded, changes, actors, on_disk, pending, parked, quarantined })
+        Ok(DocumentStatus { loaded, changes, size, actors, on_disk, pending, parked, quarantined })
     }
 
     /// Watches the document's status.

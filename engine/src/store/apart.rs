@@ -29,9 +29,10 @@ impl LocalLog {
         done: impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
     ) {
         let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
+        let limits = self.fold_limits();
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let upstream = whose.row(tx)?.ok_or(ReceiveError::NoUpstream)?;
-            let mut writing = Writing::new(tx, &indexes, upstream, space)?;
+            let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
             for entry in ready.entries {
                 writing.take(entry)?;
             }

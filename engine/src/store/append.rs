@@ -11,7 +11,8 @@ use rusqlite::Connection;
 
 use super::indexes::Indexes;
 use super::ledger::Ledger;
-use super::{DocumentRow, LocalLog, SpaceCount, SpaceRow, UpstreamRow, count};
+use super::rows::{document_row, parts};
+use super::{DocumentRow, LocalLog, SpaceCount, SpaceRow, UpstreamRow, ViewError, count};
 
 /// A change that was made here.
 #[derive(Debug, Clone)]
@@ -28,6 +29,9 @@ pub(crate) struct LocalChange {
 pub(crate) enum AppendError {
     #[error("the change does not fit the document's history: {0}")]
     History(#[from] HistoryError),
+    /// With the change the document would exceed what local changes may bring it to.
+    #[error("document {document} would have {bytes} bytes, local changes end at {limit}")]
+    DocumentTooLarge { document: DocumentId, bytes: u64, limit: u64 },
     #[error(transparent)]
     Sql(#[from] rusqlite::Error),
 }
@@ -42,11 +46,24 @@ pub(crate) struct Appended {
 }
 
 impl LocalLog {
-    /// Appends changes in one transaction: all or none. A change that is there already (a named
-    /// document's first one) is not appended twice. `committed` is called on the writer thread,
-    /// in the order of the commits, before this returns.
+    /// As [`LocalLog::append_up_to`], with documents of any size.
+    #[cfg(test)]
     pub(crate) fn append(
         &self,
+        durability: Durability,
+        changes: Vec<LocalChange>,
+        committed: impl FnOnce(&Committed<Appended>) + Send + 'static,
+    ) -> Result<Committed<Appended>, WriteError<AppendError>> {
+        self.append_up_to(u64::MAX, durability, changes, committed)
+    }
+
+    /// Appends changes in one transaction: all or none. A change that is there already (a named
+    /// document's first one) is not appended twice. `committed` is called on the writer thread,
+    /// in the order of the commits, before this returns. Nothing is appended if a document would
+    /// have more than so many bytes.
+    pub(crate) fn append_up_to(
+        &self,
+        most_bytes: u64,
         durability: Durability,
         changes: Vec<LocalChange>,
         committed: impl FnOnce(&Committed<Appended>) + Send + 'static,
@@ -60,10 +77,25 @@ impl LocalLog {
             // Whoever waits for this is below; nobody else can have gone.
             let _ = tell.send(result);
         };
-        let job =
-            move |tx: &rusqlite::Transaction<'_>| append(tx, &indexes, whose.row(tx)?, &changes);
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            append(tx, &indexes, whose.row(tx)?, &changes, most_bytes)
+        };
         self.db.submit(durability, job, done);
         told.recv().unwrap_or(Err(WriteError::Closed))
+    }
+}
+
+impl LocalLog {
+    /// The bytes of a document, as its limits count them; 0 if the store has no change of it.
+    pub(crate) fn bytes_of(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+    ) -> Result<u64, ViewError> {
+        self.view(|conn| match document_row(conn, space, document)? {
+            Some(row) => Ok(parts(conn, row)?.document_bytes()),
+            None => Ok(0),
+        })
     }
 }
 
@@ -72,6 +104,7 @@ fn append(
     indexes: &Indexes,
     upstream: Option<UpstreamRow>,
     changes: &[LocalChange],
+    most_bytes: u64,
 ) -> Result<Appended, AppendError> {
     let mut appended = Appended { places: Vec::with_capacity(changes.len()), counts: Vec::new() };
     let mut ledgers: BTreeMap<SpaceRow, Ledger<'_>> = BTreeMap::new();
@@ -83,7 +116,15 @@ fn append(
         let LocalChange { document, change, at_ms, .. } = local;
         let place = match ledger.admit(document, change, Roots::One)?? {
             Verdict::Duplicate(known) => known.position.0,
-            Verdict::New => ledger.append(*document, change, None, *at_ms)?,
+            Verdict::New => {
+                let place = ledger.append(*document, change, None, *at_ms)?;
+                let bytes = ledger.document_bytes(document);
+                if bytes > most_bytes {
+                    let (document, limit) = (*document, most_bytes);
+                    return Err(AppendError::DocumentTooLarge { document, bytes, limit });
+                }
+                place
+            }
         };
         appended.places.push((ledger.row(document)?, place));
     }

@@ -159,7 +159,7 @@ pub(super) fn retry(
 /// A folded history that was set aside. It is opened here, within the transaction: it happens once.
 fn admit_snapshot(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> {
     let conn = writing.ledger.conn;
-    let Ok(opened) = Opened::open(waiting.body) else {
+    let Ok(opened) = Opened::open_within(waiting.body, &writing.limits) else {
         wait_for(conn, waiting.id, Wait::Never)?;
         return Ok(false);
     };
@@ -228,6 +228,7 @@ impl LocalLog {
         done: Done<Received>,
     ) {
         let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
+        let limits = self.fold_limits();
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let row = document_row_or_new(tx, space, &document)?;
             tx.prepare_cached("UPDATE document SET merges = 1 WHERE id = ?1")?.execute([row.0])?;
@@ -240,7 +241,7 @@ impl LocalLog {
                 return Ok(Received { count, ..Received::default() });
             };
             displaced::unpark(tx, upstream, row)?;
-            let mut writing = Writing::new(tx, &indexes, upstream, space)?;
+            let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
             let mut fresh = Fresh::default();
             fresh.all();
             writing.try_again(document, fresh);

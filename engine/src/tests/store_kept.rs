@@ -154,7 +154,11 @@ fn orphaned_edits_survive_the_migration_of_a_store_that_would_lose_them() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let (bench, author) = orphaned(&path, compacted);
-        let back = "DROP INDEX document_sweep;
+        let back = "DROP INDEX document_heavy;
+            ALTER TABLE document DROP COLUMN counter;
+            ALTER TABLE document DROP COLUMN folded_counter;
+            ALTER TABLE document DROP COLUMN operations;
+            DROP INDEX document_sweep;
             ALTER TABLE document ADD COLUMN sweep INTEGER NOT NULL DEFAULT 0;
             UPDATE document SET sweep = 1;
             ALTER TABLE document DROP COLUMN sweep_through;

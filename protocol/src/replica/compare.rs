@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::receive::{check, weight};
+use super::receive::{check, too_large, weight};
 use super::{DocumentBatch, DocumentHeads, Replica, ReplicaEffect};
 use crate::digest::{Branch, Digest, Leaf, Node, Prefix};
 use crate::frame::{
@@ -464,7 +464,10 @@ impl Replica {
                 return self.broken(format!("a document of {space}: {what}"));
             }
             bytes += weight(&entry);
-            entries.push(check(entry));
+            entries.push(match link.receiver.take_oversized(&entry) {
+                Some(total) => too_large(entry, total),
+                None => check(entry),
+            });
         }
         link.receiver.add_storing(bytes);
         self.storing_bytes += bytes;

@@ -451,4 +451,17 @@ pub enum AsideReason {
     /// It is not the change that its header says.
     #[error("the entry's id is not its change's hash")]
     WrongId,
+    /// It is a snapshot of more bytes than one may have. Its document is fetched again when the two
+    /// ends next compare what they hold.
+    #[error("the snapshot has {actual} bytes, the limit is {limit}; it was not taken")]
+    SnapshotTooLarge {
+        /// Its bytes, as the relay says.
+        actual: u64,
+        /// How many it may have.
+        limit: u64,
+    },
+    /// It is a snapshot that is not what the entry says, or that automerge does not read: in words.
+    /// Its document is fetched again when the two ends next compare what they hold.
+    #[error("the snapshot is bad: {0}")]
+    Snapshot(String),
 }

@@ -97,6 +97,12 @@ fn grouped(value: u64) -> String {
 }
 
 #[test]
+fn the_limits_of_a_document_are_in_the_page() {
+    assert_row(&["`DOCUMENT_BYTES`", &written(limits::DOCUMENT_BYTES, true)]);
+    assert_row(&["`DOCUMENT_LOCAL_BYTES`", &written(limits::DOCUMENT_LOCAL_BYTES, true)]);
+}
+
+#[test]
 fn every_limit_of_the_wire_is_in_the_page() {
     let bytes = [
         ("MESSAGE_BYTES", limits::MESSAGE_BYTES),
