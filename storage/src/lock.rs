@@ -9,12 +9,21 @@ use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{OpenError, StorageError};
 use crate::files;
 
 /// Longest name of a process that is written or believed, in characters.
 const NAME_LENGTH: usize = 64;
+
+/// How long the lock of a process that has ended is waited for. A process that it was starting when
+/// it was killed has a copy of the handle until it runs its own program: milliseconds, or more on a
+/// busy machine.
+const ORPHANED_LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Between two tries. No event tells that an flock is free without taking it.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// The process that has a database open for writing, as far as its lock file tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,12 +77,19 @@ impl Lock {
         let lock_path = path_of(path);
         let failed = |source| OpenError::from_storage(&lock_path, StorageError::Io(source));
         let mut file = files::open_or_create(&lock_path, private).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::InUse { path: path.to_owned(), holder: read(&mut file) });
+        let give_up = Instant::now() + ORPHANED_LOCK_WAIT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    let holder = read(&mut file);
+                    if !has_ended(&holder) || Instant::now() >= give_up {
+                        return Err(OpenError::InUse { path: path.to_owned(), holder });
+                    }
+                    std::thread::sleep(RETRY);
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         let mut lock = Self { file };
         // A full disk must not keep a database from being read back and mended.
@@ -109,10 +125,26 @@ fn path_of(path: &Path) -> PathBuf {
     files::beside(path, ".lock")
 }
 
+/// Whether the process that took the lock has ended, as far as this one can see. One of another
+/// container's process ids may seem to have ended: its lock is then waited for in vain, and no harm
+/// is done.
+#[cfg(unix)]
+fn has_ended(holder: &Holder) -> bool {
+    let pid = holder.pid.and_then(|pid| i32::try_from(pid).ok());
+    let pid = pid.and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+}
+
+#[cfg(not(unix))]
+fn has_ended(_: &Holder) -> bool {
+    false
+}
+
 fn read(file: &mut File) -> Holder {
     let mut bytes = [0; 256];
     // Where locks are mandatory the text cannot be read; then the holder is just not named.
-    let length = file.read(&mut bytes).unwrap_or_default();
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read(&mut bytes));
+    let length = read.unwrap_or_default();
     Holder::parse(&String::from_utf8_lossy(&bytes[..length]))
 }
 
@@ -131,6 +163,29 @@ mod tests {
         drop(lock);
         Lock::take(&path, true).unwrap();
         drop(copy);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_lock_of_a_process_that_was_killed_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes.db");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = child.id();
+        child.wait().unwrap();
+        let mut lock = Lock::take(&path, true).unwrap();
+        lock.sign(&Holder { pid: Some(ended), process: None }).unwrap();
+        // What a child of the process that ended still has.
+        let copy = lock.file.try_clone().unwrap();
+        std::mem::forget(lock);
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || Lock::take(&path, true).map(drop)
+        });
+        // sleep: a first try is to find the lock taken; whether it does changes no outcome
+        std::thread::sleep(Duration::from_millis(50));
+        copy.unlock().unwrap();
+        waiting.join().unwrap().unwrap();
     }
 
     #[test]
