@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use landfall_protocol::{DocumentId, SpaceName};
 use landfall_storage::Committed;
@@ -15,9 +15,10 @@ use crate::document::{Applier, Cache, OpenDocument};
 use crate::ephemeral::Speaker;
 use crate::error::{ChangeError, SpaceError, StoreError, StoreFailure};
 use crate::events::{EventHub, EventKind, Origin};
+use crate::follow::Follower;
 use crate::link::LinkHandle;
 use crate::options::{Durability, Options};
-use crate::status::StatusHub;
+use crate::status::{SpaceFacts, StatusHub};
 use crate::store::{Appended, FoldOptions, LocalChange, LocalLog, Received, SpaceCount, SpaceRow};
 
 /// The shared state of one open store.
@@ -34,6 +35,8 @@ pub(crate) struct Core {
     /// This opening's ephemeral messages.
     pub(crate) ephemeral: Speaker,
     pub(crate) read_only: bool,
+    /// Follows the process that writes the store; only of one that is open for reading only.
+    pub(crate) follower: OnceLock<Follower>,
     closed: AtomicBool,
     durability: Durability,
     /// Orders groups among themselves.
@@ -52,13 +55,20 @@ impl Core {
         options: &Options,
         read_only: bool,
     ) -> Result<Self, StoreError> {
-        let status = Arc::new(StatusHub::new(log.known_upstream()?));
+        let status = Arc::new(StatusHub::new(log.known_upstream()?, read_only));
         let cache = Cache::new(options.document_cache_bytes, status.memory());
         let mut spaces = BTreeMap::new();
         for (name, row, count) in log.spaces()? {
-            status.add_space(&name, row, count, &log);
+            let parked = log.parked(row)?;
+            status.add_space(SpaceFacts { name: name.clone(), row, count, parked });
             spaces.insert(name, row);
         }
+        let for_reports = Arc::downgrade(&status);
+        log.observe(Box::new(move |report| {
+            if let Some(status) = for_reports.upgrade() {
+                status.report(report);
+            }
+        }));
         let for_synced = Arc::downgrade(&status);
         log.database().on_synced(Box::new(move |number| {
             if let Some(status) = for_synced.upgrade() {
@@ -84,6 +94,7 @@ impl Core {
             link: Mutex::new(None),
             ephemeral,
             read_only,
+            follower: OnceLock::new(),
             closed: AtomicBool::new(false),
             durability: options.durability,
             groups: Mutex::default(),
@@ -97,23 +108,50 @@ impl Core {
         self.spaces.lock().iter().map(|(name, row)| (name.clone(), *row)).collect()
     }
 
+    /// Returns when everything that the process that writes the store has committed is seen. Only a
+    /// store that is open for reading only has to look.
+    pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
+        match self.follower.get() {
+            Some(follower) => follower.catch_up(),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes a space that another process has made; tells whether it is new.
+    pub(crate) fn know_space(&self, name: &SpaceName, row: SpaceRow) -> bool {
+        self.spaces.lock().insert(name.clone(), row).is_none()
+    }
+
+    /// The store holds something else of a document: it is read anew at the next access.
+    pub(crate) fn document_is_stale(&self, row: SpaceRow, document: DocumentId, deleted: bool) {
+        if let Some(open) = self.known(row, document) {
+            match deleted {
+                true => open.delete(None),
+                false => open.outdate(),
+            }
+        }
+    }
+
     /// The row of a space, which is made if it is new.
     pub(crate) fn space(&self, name: &SpaceName) -> Result<SpaceRow, SpaceError> {
         if self.is_closed() {
             return Err(StoreError::closed().into());
         }
+        if self.read_only {
+            self.catch_up()?;
+            let known = self.spaces.lock().get(name).copied();
+            return known.ok_or_else(|| SpaceError::Unknown(name.clone()));
+        }
         let mut spaces = self.spaces.lock();
         if let Some(row) = spaces.get(name) {
             return Ok(*row);
         }
-        if self.read_only {
-            return Err(SpaceError::Unknown(name.clone()));
-        }
         let row = self.log.ensure_space(name).map_err(StoreError::from)?;
         spaces.insert(name.clone(), row);
-        self.status.add_space(name, row, SpaceCount::default(), &self.log);
+        let (name, count, parked) = (name.clone(), SpaceCount::default(), Vec::new());
+        self.status.add_space(SpaceFacts { name: name.clone(), row, count, parked });
         if let Some(link) = &*self.link.lock() {
-            link.space(name.clone(), row);
+            link.space(name, row);
         }
         Ok(row)
     }
@@ -155,14 +193,7 @@ impl Core {
             Durability::Full => landfall_storage::Durability::Full,
             Durability::Normal => landfall_storage::Durability::Relaxed,
         };
-        let (status, database) = (Arc::clone(&self.status), self.log.database().clone());
-        let committed = move |appended: &Committed<Appended>| {
-            let synced = database.synced().0;
-            for (row, count) in &appended.value.counts {
-                status.set_count(*row, *count, appended.number.0, synced);
-            }
-            publish(&appended.value);
-        };
+        let committed = move |appended: &Committed<Appended>| publish(&appended.value);
         let appended = self.log.append(durability, changes, committed)?.value;
         self.notify_compactor();
         Ok(appended)
@@ -211,13 +242,8 @@ impl Core {
 
     /// A batch is in the store. Called on the writer thread: it must not block.
     pub(crate) fn received(&self, space: &SpaceName, row: SpaceRow, received: Committed<Received>) {
-        let Committed { value: received, number } = received;
-        let synced = self.log.database().synced().0;
-        self.status.set_count(row, received.count, number.0, synced);
+        let received = received.value;
         self.notify_compactor();
-        if !received.aside.is_empty() {
-            self.status.add_aside(row, received.aside.len() as u64);
-        }
         if !received.aside.is_empty() {
             // What it lacks to be admitted, a comparison may bring.
             self.check_space(space);
@@ -229,9 +255,6 @@ impl Core {
         for document in received.unrelated {
             tracing::warn!(%space, %document, "an unrelated history of the same id was set aside");
             self.events.send(space, document, EventKind::Unrelated);
-        }
-        if !received.displaced.is_empty() {
-            self.status.set_parked(row, received.parked);
         }
         for displaced in received.displaced {
             let (document, changes) = (displaced.document, displaced.changes);
@@ -330,6 +353,9 @@ impl Core {
         }
         if let Some(compactor) = &self.compactor {
             compactor.close();
+        }
+        if let Some(follower) = self.follower.get() {
+            follower.close();
         }
         self.applier.close();
         let leaving = self.actors.close(&self.log);

@@ -241,6 +241,16 @@ pub enum ChangeError {
         /// Its size in bytes.
         actual: usize,
     },
+    /// The change has more operations than a relay would take
+    /// ([`CHANGE_OPERATIONS`](crate::CHANGE_OPERATIONS)): one for each character that is inserted
+    /// or deleted, each value that is set, each object that is made.
+    #[error("the change has {actual} operations, the limit is {limit}; split it into several")]
+    TooManyOperations {
+        /// The limit.
+        limit: u64,
+        /// How many it has.
+        actual: u64,
+    },
     /// A relay would refuse the change for its form.
     #[error("a relay would refuse the change: {0}")]
     NotAdmitted(#[source] FormError),
@@ -293,6 +303,7 @@ impl From<FormError> for ChangeError {
         match error {
             FormError::TooLarge { limit, actual } => Self::ChangeTooLarge { limit, actual },
             FormError::Counter { .. } => Self::DocumentFull(Box::new(error)),
+            FormError::Operations { limit, actual } => Self::TooManyOperations { limit, actual },
             other => Self::NotAdmitted(other),
         }
     }

@@ -13,6 +13,7 @@ mod deletion;
 mod displaced;
 mod fitting;
 mod folding;
+mod follow;
 mod graph;
 mod heal;
 mod held;
@@ -29,9 +30,11 @@ mod partial;
 mod prepare;
 mod quarantined;
 mod receive;
+mod report;
 mod resume;
 mod rows;
 mod schema;
+mod schema_status;
 mod snapshots;
 mod verify;
 mod verify_document;
@@ -57,6 +60,7 @@ pub use contents::{Kept, LeftOut};
 pub(crate) use deletion::Lost;
 pub(crate) use displaced::{ReplaceError, Unsent};
 pub(crate) use folding::{FoldOptions, FoldTask};
+pub(crate) use follow::{Follow, Followed};
 pub(crate) use heal::HealError;
 pub use heal::Healed;
 pub(crate) use import::ImportChange;
@@ -68,10 +72,11 @@ pub(crate) use prepare::{BadSnapshot, PrepareError};
 #[cfg(test)]
 pub(crate) use receive::{Deleted, Displaced};
 pub(crate) use receive::{ReceiveError, Received};
+pub(crate) use report::SpaceReport;
 pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
 pub(crate) use snapshots::Opened;
 pub use verify::{Fault, Finding};
-pub(crate) use view::{Parked, Stored, ViewError};
+pub(crate) use view::{DocumentFacts, Parked, Stored, ViewError};
 
 /// What a space amounts to after a commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -82,14 +87,14 @@ pub(crate) struct SpaceCount {
     pub(crate) first_gap: Option<u64>,
     /// The first one that it is not known to hold and does not refuse.
     pub(crate) first_unheld: Option<u64>,
+    /// Entries that are set aside.
+    pub(crate) aside: u64,
 }
 
 /// Where a space stands with an upstream.
 #[derive(Debug)]
 pub(crate) struct Met {
     pub(crate) point: ResumePoint,
-    pub(crate) count: SpaceCount,
-    pub(crate) parked: Vec<Parked>,
 }
 
 /// A failed write, as the engine's callers need to know it.
@@ -114,6 +119,7 @@ pub(crate) struct LocalLog {
     /// The row of the upstream in use; 0 while none was ever met.
     upstream: Arc<AtomicI64>,
     indexes: Arc<indexes::Indexes>,
+    reports: Arc<report::Reports>,
 }
 
 impl LocalLog {
@@ -145,7 +151,8 @@ impl LocalLog {
             .map_err(|error| OpenLogError::Read(ViewError::from(error)))?;
         let upstream = upstream.map_or(0, |(row, _)| row.0);
         let upstream = Arc::new(AtomicI64::new(upstream));
-        Ok(Self { db, replica, upstream, indexes: Arc::default() })
+        let (indexes, reports) = (Arc::default(), Arc::default());
+        Ok(Self { db, replica, upstream, indexes, reports })
     }
 
     pub(crate) fn database(&self) -> &Database {
@@ -178,16 +185,15 @@ impl LocalLog {
             let row = links::meet(tx, &upstream)?;
             links::ensure_link(tx, row, space)?;
             let point = resume::resume_point(tx, row, space)?;
-            let (count, parked) = (count(tx, Some(row), space)?, view::parked(tx, row, space)?);
-            Ok::<_, rusqlite::Error>((row, Met { point, count, parked }))
+            Ok::<_, rusqlite::Error>((row, Met { point }))
         };
-        let done = move |result: Result<Committed<(UpstreamRow, Met)>, WriteFailure>| {
-            done(result.map(|Committed { value: (row, value), number }| {
+        let done = move |result: Result<Committed<(_, (UpstreamRow, Met))>, WriteFailure>| {
+            done(result.map(|Committed { value: (_, (row, value)), number }| {
                 current.store(row.0, Ordering::Release);
                 Committed { value, number }
             }));
         };
-        self.db.submit(Durability::Relaxed, job, done);
+        self.submit_in_space(Durability::Relaxed, space, job, done);
     }
 
     /// Forgets the cursor, the mark and everything held, of the upstream in use.
@@ -231,7 +237,7 @@ impl LocalLog {
         document: DocumentId,
         code: Code,
         what: String,
-        done: Done<(SpaceCount, Vec<Parked>)>,
+        done: Done<(SpaceCount, ())>,
     ) {
         self.submit_link(space, done, move |tx, upstream| {
             if let Some(document) = rows::document_row(tx, space, &document)? {
@@ -241,7 +247,7 @@ impl LocalLog {
                 )?
                 .execute(params![upstream.0, document.0, code.0, what])?;
             }
-            view::parked(tx, upstream, space)
+            Ok(())
         });
     }
 
@@ -269,33 +275,12 @@ impl LocalLog {
         job: impl FnOnce(&Connection, UpstreamRow) -> rusqlite::Result<T> + Send + 'static,
     ) {
         let upstream = self.upstream();
-        let job = move |tx: &rusqlite::Transaction<'_>| {
-            let value = match upstream {
-                Some(upstream) => job(tx, upstream)?,
-                None => T::default(),
-            };
-            Ok((count(tx, upstream, space)?, value))
+        let job = move |tx: &rusqlite::Transaction<'_>| match upstream {
+            Some(upstream) => job(tx, upstream),
+            None => Ok(T::default()),
         };
-        self.db.submit(Durability::Relaxed, job, done);
+        self.submit_in_space(Durability::Relaxed, space, job, done);
     }
-}
-
-fn count(
-    conn: &Connection,
-    upstream: Option<UpstreamRow>,
-    space: SpaceRow,
-) -> rusqlite::Result<SpaceCount> {
-    let totals = rows::space_totals(conn, space)?;
-    let pending = outbox::pending(conn, upstream, space, totals)?;
-    let (first_gap, first_unheld) = match upstream {
-        _ if pending.changes == 0 => (None, None),
-        None => (Some(1), Some(1)),
-        Some(upstream) => (
-            outbox::first_gap(conn, upstream, space, totals)?,
-            outbox::first_unheld(conn, upstream, space)?,
-        ),
-    };
-    Ok(SpaceCount { totals, pending, first_gap, first_unheld })
 }
 
 /// Why the store could not be opened.

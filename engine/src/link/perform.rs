@@ -166,7 +166,7 @@ impl Performer {
             }
             ReplicaEffect::Acknowledged { space, locals, mark } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    let done = self.counted(*row, |()| Outcome::Settled);
+                    let done = self.counted(|()| Outcome::Settled);
                     self.core.log.submit_acknowledged(*row, locals, mark, done);
                 }
             }
@@ -175,7 +175,7 @@ impl Performer {
             }
             ReplicaEffect::Requeue { space, document } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    let done = self.counted(*row, move |()| Outcome::Requeued(space));
+                    let done = self.counted(move |()| Outcome::Requeued(space));
                     self.core.log.submit_requeue(*row, document, done);
                 }
             }
@@ -201,7 +201,7 @@ impl Performer {
             }
             ReplicaEffect::Refused { space, document, locals } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    let done = self.counted(*row, |()| Outcome::Settled);
+                    let done = self.counted(|()| Outcome::Settled);
                     self.core.log.submit_refused(*row, document, locals, done);
                 }
             }
@@ -215,7 +215,7 @@ impl Performer {
             }
             ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    let done = self.counted(*row, |()| Outcome::Settled);
+                    let done = self.counted(|()| Outcome::Settled);
                     self.core.log.submit_snapshot_acknowledged(*row, document, hash, mark, done);
                 }
             }
@@ -233,14 +233,9 @@ impl Performer {
     fn load_resume(&self, upstream: Upstream, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
         let (tell, connection) = (self.tell.clone(), self.connection);
-        let core = Arc::clone(&self.core);
         let done = move |result: Result<Committed<Met>, WriteFailure>| {
             let outcome = match result {
-                Ok(Committed { value: Met { point, count, parked }, number }) => {
-                    count_space(&core, row, count, number.0);
-                    core.status.set_parked(row, parked);
-                    Outcome::Resume(space, point)
-                }
+                Ok(Committed { value: Met { point }, .. }) => Outcome::Resume(space, point),
                 Err(error) => Outcome::Failed(chain(&error)),
             };
             let _ = tell.send(Completion { connection, outcome });
@@ -251,11 +246,7 @@ impl Performer {
     fn reset(&self, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
         tracing::warn!(%space, "the relay's log is not the one we knew: what differs is exchanged");
-        let core = Arc::clone(&self.core);
-        let done = self.counted(row, move |through| {
-            core.status.set_parked(row, Vec::new());
-            Outcome::Reset(space, through)
-        });
+        let done = self.counted(move |through| Outcome::Reset(space, through));
         self.core.log.submit_reset(row, done);
     }
 
@@ -264,37 +255,27 @@ impl Performer {
         tracing::warn!(%space, %document, %code, what, "the relay refuses a document's changes");
         let core = Arc::clone(&self.core);
         let (name, told) = (space.clone(), what.clone());
-        let done = self.counted(row, move |parked| {
-            core.status.set_parked(row, parked);
+        let done = self.counted(move |()| {
             core.events.send(&name, document, EventKind::Parked { code, what: told });
             Outcome::Settled
         });
         self.core.log.submit_park(row, document, code, what, done);
     }
 
-    /// What most finished writes do: publish the space's counts, and tell the machine.
+    /// What most finished writes do, once the store has reported them: tell the machine.
     fn counted<T>(
         &self,
-        row: SpaceRow,
         outcome: impl FnOnce(T) -> Outcome + Send + 'static,
     ) -> Done<(SpaceCount, T)> {
-        let (core, tell, connection) = (Arc::clone(&self.core), self.tell.clone(), self.connection);
+        let (tell, connection) = (self.tell.clone(), self.connection);
         Box::new(move |result| {
             let outcome = match result {
-                Ok(Committed { value: (count, value), number }) => {
-                    count_space(&core, row, count, number.0);
-                    outcome(value)
-                }
+                Ok(Committed { value: (_, value), .. }) => outcome(value),
                 Err(error) => Outcome::Failed(chain(&error)),
             };
             let _ = tell.send(Completion { connection, outcome });
         })
     }
-}
-
-fn count_space(core: &Core, row: SpaceRow, count: SpaceCount, number: u64) {
-    let synced = core.log.database().synced().0;
-    core.status.set_count(row, count, number, synced);
 }
 
 /// An error with its causes, in one line.

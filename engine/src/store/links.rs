@@ -19,7 +19,7 @@ pub(super) fn last_met(conn: &Connection) -> rusqlite::Result<Option<(UpstreamRo
 /// Notes that this upstream is the one in use.
 pub(super) fn meet(conn: &Connection, identity: &Upstream) -> rusqlite::Result<UpstreamRow> {
     conn.prepare_cached(
-        "INSERT INTO upstream (identity, met) VALUES (?1, (SELECT count(*) FROM upstream))
+        "INSERT INTO upstream (identity, met) VALUES (?1, (SELECT coalesce(max(met), 0) + 1 FROM upstream))
          ON CONFLICT (identity) DO UPDATE SET met = (SELECT max(met) + 1 FROM upstream)
          RETURNING id",
     )?
@@ -152,7 +152,7 @@ pub(super) fn reset(
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE link SET epoch = NULL, offset = NULL, scope = NULL, ack_epoch = NULL,
-             ack_offset = NULL, held_changes = 0, held_bytes = 0
+             ack_offset = NULL, held_changes = 0, held_bytes = 0, unheld_from = 1
          WHERE upstream = ?1 AND space = ?2",
     )?
     .execute(params![upstream.0, space.0])?;

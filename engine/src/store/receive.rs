@@ -17,10 +17,8 @@ use super::install::{Source, install};
 use super::ledger::Ledger;
 use super::prepare::{JoinError, PrepareError, Prepared, Ready, ReadySnapshot};
 use super::rows::{document_row, heads, local_of, merges};
-use super::view::{self, Parked};
 use super::{
-    LocalLog, SpaceCount, SpaceRow, UpstreamRow, count, deletion, displaced, fitting, held, links,
-    partial,
+    LocalLog, SpaceCount, SpaceRow, UpstreamRow, deletion, displaced, fitting, held, links, partial,
 };
 
 /// Why a batch was not written. The connection then begins again from what the store holds.
@@ -76,9 +74,6 @@ pub(crate) struct Received {
     pub(crate) recovered: u64,
     pub(crate) deleted: Vec<Deleted>,
     pub(crate) displaced: Vec<Displaced>,
-    /// With `displaced`: what the upstream refuses now, and what has to be made anew.
-    pub(crate) parked: Vec<Parked>,
-    pub(crate) count: SpaceCount,
 }
 
 impl LocalLog {
@@ -122,7 +117,16 @@ impl LocalLog {
             links::set_cursor(tx, upstream, space, &batch.cursor)?;
             Ok(writing.finish()?)
         };
-        self.db.submit(Durability::Relaxed, job, done);
+        self.submit_in_space(Durability::Relaxed, space, job, received_only(done));
+    }
+}
+
+/// Calls `done` without the count, which was reported.
+pub(super) fn received_only<E>(
+    done: impl FnOnce(Result<Committed<Received>, WriteError<E>>) + Send + 'static,
+) -> impl FnOnce(Result<Committed<(SpaceCount, Received)>, WriteError<E>>) + Send + 'static {
+    move |result| {
+        done(result.map(|Committed { value: (_, value), number }| Committed { value, number }));
     }
 }
 
@@ -378,7 +382,7 @@ impl<'a> Writing<'a> {
             self.received.recovered += aside::retry(&mut self, document, &fresh)?;
         }
         self.hold_now()?;
-        let Self { ledger, upstream, touched, mut received, .. } = self;
+        let Self { ledger, touched, mut received, .. } = self;
         let (conn, space) = (ledger.conn, ledger.space);
         ledger.finish()?;
         for document in touched {
@@ -386,10 +390,6 @@ impl<'a> Writing<'a> {
                 received.touched.push(Touched { document, heads: heads(conn, row)? });
             }
         }
-        if !received.displaced.is_empty() {
-            received.parked = view::parked(conn, upstream, space)?;
-        }
-        received.count = count(conn, Some(upstream), space)?;
         Ok(received)
     }
 }

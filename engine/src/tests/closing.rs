@@ -233,7 +233,7 @@ fn an_edit_of_a_deleted_document_costs_no_other_document_its_actor() {
     space.delete(deleted.id()).unwrap();
     assert!(matches!(put(&deleted, "refused"), Err(ChangeError::Deleted)));
     for n in 0..5 {
-        kept.open().mark_stale();
+        kept.open().outdate();
         put(&kept, &n.to_string()).unwrap();
     }
     assert_eq!(actors(&written(&kept)), 1);

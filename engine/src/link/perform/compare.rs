@@ -54,7 +54,16 @@ impl Performer {
     /// A check came to its end.
     pub(super) fn checked(&self, space: &SpaceName, drifted: &[DocumentId]) {
         let Some(row) = self.row(space) else { return };
-        for document in drifted {
+        // A document that is refused, or of which something is aside, differs as long as it is: that
+        // was told, and is in the status.
+        let drifted = match self.core.log.unexplained(row, drifted) {
+            Ok(drifted) => drifted,
+            Err(error) => {
+                tracing::warn!(%space, %error, "what is refused could not be read");
+                drifted.to_vec()
+            }
+        };
+        for document in &drifted {
             tracing::error!(%space, %document, "the relay and this store had drifted apart");
             self.core.events.send(space, *document, EventKind::Drifted);
         }
