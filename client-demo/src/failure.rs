@@ -6,8 +6,8 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use landfall::{
-    ChangeError, ConnectError, FlushError, OpenDocumentError, OpenError, ReadError, SpaceError,
-    StoreError, StoreFailure,
+    ChangeError, CheckError, ConnectError, FlushError, OpenDocumentError, OpenError, ReadError,
+    SpaceError, StoreError, StoreFailure,
 };
 
 /// What a script can tell apart. `docs/notebook.md` lists the same codes.
@@ -238,13 +238,27 @@ impl From<FlushError> for Failure {
                 let remedy = "they are kept here; see `landfall-demo notes refused`";
                 Self::new(Exit::Relay, what, why, remedy)
             }
-            FlushError::Offline { pending, last_error }
-            | FlushError::TimedOut { pending, last_error } => {
+            FlushError::SpaceRefused { spaces, .. } => {
+                let first = spaces.first();
+                let why = first.map_or_else(String::new, |refused| {
+                    format!("the relay refuses the space `{}` ({})", refused.space, refused.code)
+                });
+                let remedy = first.map_or("try again", |refused| refused.what.as_str());
+                Self::new(Exit::Relay, what, why, remedy)
+            }
+            FlushError::Offline { pending, last_error, .. }
+            | FlushError::TimedOut { pending, last_error, .. } => {
                 let why = last_error.unwrap_or_else(|| "the time ran out".to_owned());
                 unsynced(&why, pending.changes)
             }
             other => Self::new(Exit::Other, what, chain(&other), "try again"),
         }
+    }
+}
+
+impl From<CheckError> for Failure {
+    fn from(error: CheckError) -> Self {
+        Self::new(Exit::Relay, "not compared with the relay", chain(&error), "try again")
     }
 }
 

@@ -155,7 +155,7 @@ fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
         return Err(unsynced(&format!("the relay refuses {why}"), pending));
     }
     wait::flush(store, limit).map_err(|error| match error {
-        FlushError::TimedOut { pending, last_error: None } => {
+        FlushError::TimedOut { pending, last_error: None, .. } => {
             unsynced("the relay acknowledged nothing more in time", pending.changes)
         }
         other => other.into(),

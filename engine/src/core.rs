@@ -1,25 +1,28 @@
 //! What the parts of one open store share: its log, its open documents, its events and status,
 //! and the threads beside it. It holds no public handle, so that the threads may hold it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use landfall_protocol::{DocumentId, SpaceName};
-use landfall_storage::Committed;
-use parking_lot::{Mutex, MutexGuard};
+use landfall_fold::FoldLimits;
+use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
+use landfall_storage::{Committed, WriteError};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::actors::Actors;
 use crate::compactor::Compactor;
 use crate::document::{Applier, Cache, OpenDocument};
 use crate::ephemeral::Speaker;
-use crate::error::{ChangeError, SpaceError, StoreError, StoreFailure};
+use crate::error::{ChangeError, RemoveSpaceError, SpaceError, StoreError, StoreFailure};
 use crate::events::{EventHub, EventKind, Origin};
 use crate::follow::Follower;
-use crate::link::LinkHandle;
+use crate::link::Link;
 use crate::options::{Durability, Options};
 use crate::status::{SpaceFacts, StatusHub};
-use crate::store::{Appended, FoldOptions, LocalChange, LocalLog, Received, SpaceCount, SpaceRow};
+use crate::store::{
+    Appended, FoldOptions, LocalChange, LocalLog, Received, RemovalError, SpaceCount, SpaceRow,
+};
 
 /// The shared state of one open store.
 pub(crate) struct Core {
@@ -31,7 +34,7 @@ pub(crate) struct Core {
     pub(crate) cache: Cache,
     /// Folds histories; `None` where nothing is written, or nobody wants it.
     compactor: Option<Compactor>,
-    pub(crate) link: Mutex<Option<LinkHandle>>,
+    pub(crate) link: Link,
     /// This opening's ephemeral messages.
     pub(crate) ephemeral: Speaker,
     pub(crate) read_only: bool,
@@ -42,7 +45,11 @@ pub(crate) struct Core {
     /// Orders groups among themselves.
     groups: Mutex<()>,
     spaces: Mutex<BTreeMap<SpaceName, SpaceRow>>,
+    /// Spaces that were removed since the store was opened: their handles are void.
+    removed: RwLock<BTreeSet<SpaceRow>>,
     documents: Mutex<BTreeMap<(SpaceRow, DocumentId), Weak<OpenDocument>>>,
+    /// Documents of which it was told that they exceed the limit.
+    told_oversized: Mutex<BTreeSet<(SpaceRow, DocumentId)>>,
 }
 
 impl Core {
@@ -78,7 +85,7 @@ impl Core {
         tell_of_failures(&log, &status);
         let compactor = match options.fold && !read_only {
             true => Some(
-                Compactor::start(log.clone(), fold_options(options))
+                Compactor::start(log.clone(), fold_options(options, &log))
                     .map_err(StoreError::of_thread)?,
             ),
             false => None,
@@ -91,7 +98,7 @@ impl Core {
             actors,
             cache,
             compactor,
-            link: Mutex::new(None),
+            link: Link::new(),
             ephemeral,
             read_only,
             follower: OnceLock::new(),
@@ -99,7 +106,9 @@ impl Core {
             durability: options.durability,
             groups: Mutex::default(),
             spaces: Mutex::new(spaces),
+            removed: RwLock::default(),
             documents: Mutex::default(),
+            told_oversized: Mutex::default(),
         })
     }
 
@@ -120,6 +129,13 @@ impl Core {
     /// Notes a space that another process has made; tells whether it is new.
     pub(crate) fn know_space(&self, name: &SpaceName, row: SpaceRow) -> bool {
         self.spaces.lock().insert(name.clone(), row).is_none()
+    }
+
+    /// Another process has removed a space.
+    pub(crate) fn space_is_gone(&self, row: SpaceRow) {
+        self.spaces.lock().retain(|_, known| *known != row);
+        self.removed.write().insert(row);
+        self.forget_documents_of(row);
     }
 
     /// The store holds something else of a document: it is read anew at the next access.
@@ -148,12 +164,62 @@ impl Core {
         }
         let row = self.log.ensure_space(name).map_err(StoreError::from)?;
         spaces.insert(name.clone(), row);
-        let (name, count, parked) = (name.clone(), SpaceCount::default(), Vec::new());
+        let (count, parked) = (SpaceCount::default(), Vec::new());
         self.status.add_space(SpaceFacts { name: name.clone(), row, count, parked });
-        if let Some(link) = &*self.link.lock() {
-            link.space(name, row);
-        }
+        drop(spaces);
+        // After it is in `spaces`: the link looks there, now or when it begins.
+        self.link.spaces_changed();
         Ok(row)
+    }
+
+    /// Whether a space is still there.
+    pub(crate) fn present(&self, row: SpaceRow) -> Result<(), StoreError> {
+        match self.removed.read().contains(&row) {
+            true => Err(StoreError::space_removed()),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes a space from this store.
+    pub(crate) fn remove_space(
+        &self,
+        name: &SpaceName,
+        force: bool,
+    ) -> Result<(), RemoveSpaceError> {
+        let mut spaces = self.spaces.lock();
+        let unknown = || RemoveSpaceError::Unknown(name.clone());
+        let row = *spaces.get(name).ok_or_else(unknown)?;
+        self.log.remove_space(row, force).map_err(|error| match error {
+            WriteError::Job(RemovalError::Unsent(pending)) => {
+                RemoveSpaceError::Unsent { space: name.clone(), pending }
+            }
+            other => {
+                let class = other.class().into();
+                StoreError { class, source: Box::new(other) }.into()
+            }
+        })?;
+        self.removed.write().insert(row);
+        spaces.remove(name);
+        self.status.remove_space(row);
+        drop(spaces);
+        self.link.spaces_changed();
+        self.forget_documents_of(row);
+        Ok(())
+    }
+
+    /// Lets go of what is in memory of a space's documents.
+    fn forget_documents_of(&self, row: SpaceRow) {
+        let of_space: Vec<_> = {
+            let mut documents = self.documents.lock();
+            let keys: Vec<_> = documents.keys().filter(|key| key.0 == row).copied().collect();
+            keys.into_iter().filter_map(|key| Some((key, documents.remove(&key)?))).collect()
+        };
+        for (key, open) in of_space {
+            self.actors.end(key);
+            if let Some(open) = open.upgrade() {
+                open.outdate();
+            }
+        }
     }
 
     /// The one open document of this id: two handles share it.
@@ -193,8 +259,15 @@ impl Core {
             Durability::Full => landfall_storage::Durability::Full,
             Durability::Normal => landfall_storage::Durability::Relaxed,
         };
+        let rows: BTreeSet<SpaceRow> = changes.iter().map(|change| change.space).collect();
         let committed = move |appended: &Committed<Appended>| publish(&appended.value);
-        let appended = self.log.append(durability, changes, committed)?.value;
+        let appended =
+            self.log.append_up_to(self.log.local_bytes(), durability, changes, committed);
+        if appended.is_err() {
+            // Whatever the store says of rows that are gone, this is why.
+            rows.iter().try_for_each(|row| self.present(*row))?;
+        }
+        let appended = appended?.value;
         self.notify_compactor();
         Ok(appended)
     }
@@ -205,9 +278,22 @@ impl Core {
         }
     }
 
-    /// Takes the link away, to be closed.
-    pub(crate) fn take_link(&self) -> Option<LinkHandle> {
-        self.link.lock().take()
+    /// Whether local changes may bring more to a document that has about `stored` bytes.
+    pub(crate) fn has_room(
+        &self,
+        (row, document): (SpaceRow, DocumentId),
+        stored: u64,
+    ) -> Result<(), ChangeError> {
+        let limit = self.log.local_bytes();
+        // What is counted is never more than what is stored, but a fold may have shortened that.
+        if stored <= limit {
+            return Ok(());
+        }
+        let bytes = self.log.bytes_of(row, &document).map_err(StoreError::from)?;
+        match bytes > limit {
+            true => Err(ChangeError::DocumentTooLarge { document, bytes, limit }),
+            false => Ok(()),
+        }
     }
 
     /// Whether the store is being closed, or is.
@@ -223,21 +309,9 @@ impl Core {
         }
     }
 
-    /// Puts a link in place of the one before, if there was one; gives back the one to close.
-    pub(crate) fn replace_link(&self, new: LinkHandle) -> Result<Option<LinkHandle>, LinkHandle> {
-        let mut link = self.link.lock();
-        match self.closed.load(Ordering::Acquire) {
-            true => Err(new),
-            false => Ok(link.replace(new)),
-        }
-    }
-
     /// The link has something to push.
     pub(crate) fn tell_link(&self, appended: &Appended) {
-        if let Some(link) = &*self.link.lock() {
-            let rows = appended.counts.iter().map(|(row, _)| *row);
-            link.local(rows);
-        }
+        self.link.local(appended.counts.iter().map(|(row, _)| *row));
     }
 
     /// A batch is in the store. Called on the writer thread: it must not block.
@@ -246,7 +320,7 @@ impl Core {
         self.notify_compactor();
         if !received.aside.is_empty() {
             // What it lacks to be admitted, a comparison may bring.
-            self.check_space(space);
+            self.link.check_space(row);
         }
         for (document, reason) in received.aside {
             tracing::warn!(%space, %document, reason, "an entry was set aside");
@@ -255,6 +329,14 @@ impl Core {
         for document in received.unrelated {
             tracing::warn!(%space, %document, "an unrelated history of the same id was set aside");
             self.events.send(space, document, EventKind::Unrelated);
+        }
+        for (document, bytes) in received.oversized {
+            if !self.is_news((row, document)) {
+                continue;
+            }
+            let limit = self.log.document_bytes();
+            tracing::warn!(%space, %document, bytes, limit, "a document exceeds the limit; it syncs on");
+            self.events.send(space, document, EventKind::Oversized { bytes, limit });
         }
         for displaced in received.displaced {
             let (document, changes) = (displaced.document, displaced.changes);
@@ -276,6 +358,17 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Whether it was not told yet that this document exceeds the limit. Beyond so many documents it
+    /// may be told again.
+    fn is_news(&self, key: (SpaceRow, DocumentId)) -> bool {
+        const TOLD: usize = 4_096;
+        let mut told = self.told_oversized.lock();
+        if told.len() >= TOLD {
+            told.clear();
+        }
+        told.insert(key)
     }
 
     /// Changes were taken out of a document: if it is open it is read anew, and its next change
@@ -319,38 +412,13 @@ impl Core {
 
     /// A space has something to push.
     pub(crate) fn tell_link_of(&self, row: SpaceRow) {
-        if let Some(link) = &*self.link.lock() {
-            link.local(std::iter::once(row));
-        }
-    }
-
-    /// A space is to be compared with the relay, as soon as nothing is under way.
-    fn check_space(&self, space: &SpaceName) {
-        // Called on the writer thread, which never waits: if the link is being exchanged, the new
-        // one compares when its time comes.
-        if let Some(Some(link)) = self.link.try_lock().as_deref() {
-            link.check(space.clone());
-        }
-    }
-
-    /// A document that the relay refused is to be offered again.
-    pub(crate) fn unparked(&self, space: &SpaceName, document: DocumentId) {
-        if let Some(link) = &*self.link.lock() {
-            link.unparked(space.clone(), document);
-        }
+        self.link.local(std::iter::once(row));
     }
 
     /// Ends the threads, then the store, in the order in which they use each other.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
-        let link = {
-            // Under the lock, so that nobody makes a link after it.
-            let mut link = self.link.lock();
-            self.closed.store(true, Ordering::Release);
-            link.take()
-        };
-        if let Some(link) = link {
-            link.close();
-        }
+        self.closed.store(true, Ordering::Release);
+        self.link.close();
         if let Some(compactor) = &self.compactor {
             compactor.close();
         }
@@ -358,6 +426,9 @@ impl Core {
             follower.close();
         }
         self.applier.close();
+        if let Some(compactor) = &self.compactor {
+            self.fold_at_close(compactor);
+        }
         let leaving = self.actors.close(&self.log);
         let closed = self.log.database().close().map_err(|error| {
             let class = StoreFailure::from(error.class());
@@ -389,8 +460,32 @@ fn tell_of_failures(log: &LocalLog, status: &Arc<StatusHub>) {
     }));
 }
 
-fn fold_options(options: &Options) -> FoldOptions {
+impl Core {
+    /// Folds what is loaded and due, as far as it is cheap: a program that opens a store, pastes a
+    /// long text and closes it leaves no time to do so in the background.
+    fn fold_at_close(&self, compactor: &Compactor) {
+        let open: Vec<Arc<OpenDocument>> =
+            self.documents.lock().values().filter_map(Weak::upgrade).collect();
+        let mut closing = compactor.closing(&self.log);
+        for document in open {
+            let fold = |limits: &FoldLimits, heads: &[ChangeHash]| {
+                document.with_loaded(|automerge| {
+                    let is_whole = automerge.get_heads() == heads;
+                    is_whole.then(|| landfall_fold::fold_loaded(automerge, limits))
+                })?
+            };
+            match closing.fold(document.key(), fold) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return tracing::warn!(%error, "nothing more is folded at close"),
+            }
+        }
+    }
+}
+
+fn fold_options(options: &Options, log: &LocalLog) -> FoldOptions {
     FoldOptions {
+        limits: log.fold_limits(),
         recent_entries: options.keep_recent,
         recent_age: options.keep_recent_age,
         ..FoldOptions::default()

@@ -15,7 +15,7 @@
 //! with its event. A deletion, a failed commit and changes that were taken out of the store begin
 //! a new *generation*; what was built on an older one is never published.
 //!
-//! What is loaded may go again while nobody is at it (`cache`), and is read from the store at the
+//! A loaded document that no thread uses may be let go (`cache`), and is read from the store at the
 //! next access.
 
 mod apply;
@@ -179,8 +179,8 @@ impl OpenDocument {
         self.begin_generation(State::Unloaded, None);
     }
 
-    /// The document is deleted, for good; `kind` is told after everything that was before it, by
-    /// the applier or by `tell_pending`.
+    /// The document is deleted, for good; the applier or `tell_pending` sends `kind`, after every
+    /// event that was before it.
     pub(crate) fn delete(self: &Arc<Self>, kind: Option<EventKind>) {
         self.begin_generation(State::Deleted, kind);
     }
@@ -207,7 +207,7 @@ impl OpenDocument {
         drop(gone);
     }
 
-    /// Lets the loaded state go if nobody is at it; tells whether it is gone.
+    /// Lets the loaded state go if no thread uses it; gives whether it is gone.
     pub(crate) fn try_unload(&self) -> bool {
         let gone = {
             let mut slot = self.slot.lock();
@@ -251,6 +251,19 @@ impl OpenDocument {
             tracing::warn!(document = %self.id, actors, "the document has very many actors");
             EventKind::ManyActors { actors }
         })
+    }
+
+    /// Calls `look` with the document if it is in memory as automerge could read all of it, and
+    /// nobody is changing it. Never waits.
+    pub(crate) fn with_loaded<T>(&self, look: impl FnOnce(&Automerge) -> T) -> Option<T> {
+        let loaded = {
+            let slot = self.slot.try_lock()?;
+            match &slot.state {
+                State::Published(loaded) if slot.quarantined.is_none() => Arc::clone(loaded),
+                _ => return None,
+            }
+        };
+        Some(look(&loaded.automerge))
     }
 
     /// What is known of it without loading it.

@@ -40,11 +40,10 @@ pub(crate) fn broadcast(
         let (limit, actual) = (EPHEMERAL_BYTES, data.len());
         return Err(BroadcastError::TooLarge { limit, actual });
     }
-    let said = match &*core.link.lock() {
-        Some(link) => link.speak(space, document, data, || core.ephemeral.next()),
-        None if core.is_closed() => return Err(BroadcastError::Closed),
-        None => Err(Unspoken::NotSpeaking),
-    };
+    if core.is_closed() {
+        return Err(BroadcastError::Closed);
+    }
+    let said = core.link.speak(space, document, data, || core.ephemeral.next());
     said.map_err(|unspoken| match unspoken {
         Unspoken::NotSpeaking => unheard(core, space),
         Unspoken::OutOfScope => BroadcastError::OutOfScope,

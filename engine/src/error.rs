@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use landfall_protocol::admission::{FormError, HistoryError};
 use landfall_protocol::ids::BadSpaceName;
-use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
+use landfall_protocol::replica::Unchecked;
+use landfall_protocol::{ChangeHash, Code, DocumentId, SpaceName};
 use landfall_storage::FailureClass;
 use thiserror::Error;
 
@@ -104,6 +105,8 @@ pub enum StoreFailure {
     Gone,
     /// The call comes from inside a closure that changes a document.
     Reentrant,
+    /// The space was removed from this store.
+    SpaceRemoved,
     /// Anything else.
     Other,
 }
@@ -118,6 +121,7 @@ impl std::fmt::Display for StoreFailure {
             Self::FsyncFailed => "an fsync failed; close it and open it again",
             Self::Gone => "its file was removed or replaced",
             Self::Reentrant => "the call comes from inside a `change` or group closure",
+            Self::SpaceRemoved => "the space was removed",
             Self::Other => "input or output failed",
         })
     }
@@ -137,6 +141,11 @@ impl StoreError {
     /// The caller is inside a closure that changes a document.
     pub(crate) fn reentrant() -> Self {
         Self { class: StoreFailure::Reentrant, source: "return from the closure first".into() }
+    }
+
+    pub(crate) fn space_removed() -> Self {
+        let class = StoreFailure::SpaceRemoved;
+        Self { class, source: "the space was removed from this store; open it again".into() }
     }
 
     pub(crate) fn read_only() -> Self {
@@ -251,6 +260,22 @@ pub enum ChangeError {
         /// How many it has.
         actual: u64,
     },
+    /// The document has, or would have with the change, more bytes than local changes may bring it
+    /// to: 75 % of what a document may have
+    /// ([`Options::document_bytes`](crate::Options::document_bytes)). Deleting content does not
+    /// help, as a deletion is a change too and the history keeps what was deleted. Changes that
+    /// others make still arrive.
+    #[error(
+        "document {document} would have {bytes} bytes, and local changes end at {limit}; copy its present content to a new document and go on there"
+    )]
+    DocumentTooLarge {
+        /// The document.
+        document: DocumentId,
+        /// Its bytes with the change: of its folded history and the changes behind it.
+        bytes: u64,
+        /// How many local changes may bring it to.
+        limit: u64,
+    },
     /// A relay would refuse the change for its form.
     #[error("a relay would refuse the change: {0}")]
     NotAdmitted(#[source] FormError),
@@ -322,6 +347,11 @@ impl From<landfall_storage::WriteError<AppendError>> for ChangeError {
             landfall_storage::WriteError::Job(AppendError::History(error)) => {
                 Self::Conflict(Box::new(error))
             }
+            landfall_storage::WriteError::Job(AppendError::DocumentTooLarge {
+                document,
+                bytes,
+                limit,
+            }) => Self::DocumentTooLarge { document, bytes, limit },
             other => Self::Store(StoreError { class, source: Box::new(other) }),
         }
     }
@@ -332,20 +362,26 @@ impl From<landfall_storage::WriteError<AppendError>> for ChangeError {
 #[non_exhaustive]
 pub enum FlushError {
     /// The link is offline on purpose, or was never connected.
-    #[error("offline: {} changes ({} bytes) are saved here and not on the relay{}", pending.changes, pending.bytes, because(last_error))]
+    #[error("offline: {} changes ({} bytes) are saved here and not on the relay{}{}", pending.changes, pending.bytes, unreached(*reached), because(last_error))]
     Offline {
-        /// What is pending.
+        /// What is pending, at the relay that was met last.
         pending: Pending,
         /// Why the connection was lost last.
         last_error: Option<String>,
+        /// Whether a relay has answered since `connect`. If none has, what `pending` says is of an
+        /// earlier connection, and perhaps of another relay.
+        reached: bool,
     },
     /// The time ran out.
-    #[error("timed out: {} changes ({} bytes) are saved here and not on the relay{}", pending.changes, pending.bytes, because(last_error))]
+    #[error("timed out: {} changes ({} bytes) are saved here and not on the relay{}{}", pending.changes, pending.bytes, unreached(*reached), because(last_error))]
     TimedOut {
-        /// What is pending.
+        /// What is pending, at the relay that was met last.
         pending: Pending,
         /// Why the connection is not there, or was lost last.
         last_error: Option<String>,
+        /// Whether a relay has answered since `connect`. If none has, what `pending` says is of an
+        /// earlier connection, and perhaps of another relay.
+        reached: bool,
     },
     /// The relay refuses what is left.
     #[error("the relay refuses {} changes of {} documents: {}", pending.changes, parked.len(), first(parked))]
@@ -355,9 +391,132 @@ pub enum FlushError {
         /// The documents, and why.
         parked: Vec<ParkedDocument>,
     },
+    /// The relay refuses whole spaces of which something is pending.
+    #[error("the relay refuses {} spaces, with changes that are saved here only: {}", spaces.len(), first_space(spaces))]
+    SpaceRefused {
+        /// What is pending, over all spaces.
+        pending: Pending,
+        /// The spaces, why, and what to do.
+        spaces: Vec<RefusedSpace>,
+    },
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
+}
+
+/// A space that the relay refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedSpace {
+    /// The space.
+    pub space: SpaceName,
+    /// Why.
+    pub code: Code,
+    /// In words, with what to do.
+    pub what: String,
+}
+
+/// Why `check` did not compare every space with the relay.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CheckError {
+    /// The link is offline on purpose, or was never connected.
+    #[error("offline: nothing was compared{}", because(last_error))]
+    Offline {
+        /// Why the connection was lost last.
+        last_error: Option<String>,
+    },
+    /// Some spaces could not be compared. All others were.
+    #[error("{} spaces could not be compared with the relay: {}", spaces.len(), first_uncompared(spaces))]
+    NotCompared {
+        /// How many documents differed in the spaces that were compared.
+        drifted: u64,
+        /// The spaces that were not, and why.
+        spaces: Vec<(SpaceName, NotCompared)>,
+    },
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Why a space could not be compared with the relay.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NotCompared {
+    /// The relay refuses the space.
+    #[error("the relay refuses it ({code}): {what}")]
+    Refused {
+        /// Why.
+        code: Code,
+        /// In words, with what to do.
+        what: String,
+    },
+    /// The relay is of a version that cannot compare.
+    #[error("this relay cannot compare what it holds; upgrade it")]
+    Unsupported,
+    /// Its changes came and went all the time.
+    #[error("changes are always under way; check again when it is quieter")]
+    Busy,
+    /// It was removed meanwhile.
+    #[error("it was removed")]
+    Removed,
+    /// The relay was not reached, or does not answer.
+    #[error("no relay answered{}", because(last_error))]
+    NoAnswer {
+        /// Why the connection is not there, or was lost last.
+        last_error: Option<String>,
+    },
+}
+
+impl From<Unchecked> for NotCompared {
+    fn from(why: Unchecked) -> Self {
+        match why {
+            Unchecked::Refused { code, what } => Self::Refused { code, what },
+            Unchecked::Unsupported => Self::Unsupported,
+            Unchecked::Removed => Self::Removed,
+            // What a later version of the machine may add is of this kind.
+            _ => Self::Busy,
+        }
+    }
+}
+
+/// Why a space was not removed from this store. It is as it was.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RemoveSpaceError {
+    /// The store has no such space.
+    #[error("the store has no space `{0}`")]
+    Unknown(SpaceName),
+    /// The relay is not known to have all of it.
+    #[error(
+        "{} changes ({} bytes) of space `{space}` are on no relay; flush first, or remove it by force and lose them",
+        pending.changes, pending.bytes
+    )]
+    Unsent {
+        /// The space.
+        space: SpaceName,
+        /// What would be lost.
+        pending: Pending,
+    },
+    /// The name is none.
+    #[error(transparent)]
+    BadName(#[from] BadSpaceName),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn unreached(reached: bool) -> &'static str {
+    if reached { "" } else { "; no relay was reached since the last `connect`" }
+}
+
+fn first_space(spaces: &[RefusedSpace]) -> String {
+    let first = spaces.first();
+    first.map_or_else(String::new, |refused| format!("{}: {}", refused.space, refused.what))
+}
+
+fn first_uncompared(spaces: &[(SpaceName, NotCompared)]) -> String {
+    let first = spaces.first();
+    first.map_or_else(String::new, |(space, why)| format!("`{space}`: {why}"))
 }
 
 fn because(cause: &Option<String>) -> String {

@@ -76,6 +76,15 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
+    /// By what arrived the document exceeds what a document may have
+    /// ([`Options::document_bytes`](crate::Options::document_bytes)). It is kept, and syncs on as
+    /// single changes; only local changes are refused. Told once while the store is open.
+    Oversized {
+        /// Its bytes.
+        bytes: u64,
+        /// How many it may have.
+        limit: u64,
+    },
     /// The document has more actors than [`MANY_ACTORS`](crate::MANY_ACTORS), which costs memory and
     /// time in every replica. Told when it is loaded, once for as long as it is open.
     ManyActors {

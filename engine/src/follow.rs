@@ -137,6 +137,9 @@ impl Core {
     /// Brings what is in memory up to a look; tells whether the status is another now.
     fn followed(&self, followed: &Followed) -> bool {
         let mut changed = self.status.follow(followed);
+        for row in &followed.removed {
+            self.space_is_gone(*row);
+        }
         for space in &followed.spaces {
             changed |= self.know_space(&space.name, space.row);
             for (document, heads) in &space.touched {

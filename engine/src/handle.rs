@@ -16,13 +16,15 @@ use crate::actors::{Actors, outside::Found};
 use crate::core::Core;
 use crate::document::{Applier, Changing};
 use crate::ephemeral::Speaker;
-use crate::error::{ChangeError, ConnectError, FlushError, OpenError, SpaceError, StoreError};
+use crate::error::{
+    ChangeError, CheckError, ConnectError, FlushError, OpenError, RemoveSpaceError, SpaceError,
+    StoreError,
+};
 use crate::events::{EventHub, Events};
 use crate::follow::Follower;
-use crate::link::{Flush, LinkHandle};
 use crate::options::{LinkOptions, Options};
 use crate::random;
-use crate::status::{LinkStatus, Status, StatusWatch};
+use crate::status::{Status, StatusWatch};
 use crate::store::{LocalLog, Place};
 
 pub use document::{Document, DocumentWatch};
@@ -111,7 +113,13 @@ impl Store {
             Place::File(path) => Found::look(path),
             Place::ReadOnly(_) | Place::Memory => None,
         };
-        let log = LocalLog::open(place, storage, fresh)?;
+        let log =
+            LocalLog::open(place, storage, fresh)?.with_document_bytes(options.document_bytes);
+        if !read_only {
+            // What exceeds the limit could not be sent to any relay.
+            log.unfold_oversized(log.document_bytes())
+                .map_err(|error| OpenError::Storage(Box::new(error)))?;
+        }
         let actors = Actors::begin(&log, read_only, left)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
         let applier = Applier::start().map_err(OpenError::Thread)?;
@@ -161,8 +169,9 @@ impl Store {
     }
 
     /// Connects to a relay, and stays connected: the link makes the connection again whenever it
-    /// is lost. Returns at once; the [`status`](Store::status) tells how it goes. A link that was
-    /// there before is replaced.
+    /// is lost. Returns at once; the [`status`](Store::status) tells how it goes. From now on this
+    /// relay is wanted: a session with another one is ended, and what it was sending is never taken
+    /// for the new one's.
     ///
     /// # Errors
     /// [`ConnectError::BadUrl`] for what is no relay's URL. That nobody answers there is no error:
@@ -172,58 +181,37 @@ impl Store {
         if core.read_only {
             return Err(ConnectError::ReadOnly);
         }
-        let options = options.into();
-        LinkHandle::validate(&options)?;
-        // The one before first: its last word is that it is offline.
-        if let Some(old) = core.take_link() {
-            old.close();
-        }
-        match core.replace_link(LinkHandle::start(core, options)?) {
-            Ok(old) => {
-                // Somebody else connected at the same moment.
-                if let Some(old) = old {
-                    old.close();
-                }
-                Ok(())
-            }
-            Err(refused) => {
-                refused.close();
-                Err(ConnectError::Closed)
-            }
-        }
+        core.link.connect(core, options.into())
     }
 
     /// Ends the connection on purpose, until [`Store::go_online`]. Edits go on.
     pub fn go_offline(&self) {
-        if let Some(link) = &*self.core().link.lock() {
-            link.set_online(false);
-        }
+        self.core().link.set_online(false);
     }
 
     /// Connects again after [`Store::go_offline`].
     pub fn go_online(&self) {
-        if let Some(link) = &*self.core().link.lock() {
-            link.set_online(true);
-        }
+        self.core().link.set_online(true);
     }
 
-    /// Tries again now instead of after the present wait: for an app that wakes up, or that sees
-    /// the network come back.
+    /// For an app that wakes up, or that sees the network come back: makes sure at once that there
+    /// is a connection. A wait is cut short, and a try that hangs is given up for another one. A
+    /// connection that stands is pinged; if nothing is heard within 2 s it is dead, and made again.
     pub fn reconnect_now(&self) {
-        if let Some(link) = &*self.core().link.lock() {
-            link.reconnect_now();
-        }
+        self.core().link.reconnect_now();
     }
 
-    /// Waits, through reconnects, until everything that was changed so far is on the relay's
-    /// disk. Needs no particular executor.
+    /// Waits, through reconnects, until everything that was changed so far is on the disk of the
+    /// relay that was last [connected](Store::connect) with. What another relay has does not count,
+    /// nor what this one said before it answered. Needs no particular executor; dropped, it costs
+    /// nothing more.
     ///
     /// # Errors
     /// [`FlushError::Offline`] at once if the link is offline on purpose or was never made;
-    /// [`FlushError::TimedOut`]; [`FlushError::Refused`] if the relay refuses what is left. Each
-    /// says what is pending; all of it stays saved here.
+    /// [`FlushError::TimedOut`]; [`FlushError::Refused`] and [`FlushError::SpaceRefused`] at once
+    /// if the relay refuses what is left. Each says what is pending; all of it stays saved here.
     pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
-        let flush = Flush::begin(self.core(), timeout);
+        let flush = self.core().link.flush(self.core(), timeout);
         flush.done().await
     }
 
@@ -236,50 +224,44 @@ impl Store {
     }
 
     /// Compares what the relay holds with what this store holds, and sets right what differs
-    /// although nothing says that it should. It begins when nothing is under way, and is done when
-    /// every space has been compared. The link does the same now and then by itself
-    /// ([`LinkOptions::check_every`]). Gives how many documents differed. Needs no particular
+    /// although nothing says that it should. It begins in each space when nothing is under way
+    /// there, and is done when every space has been compared, or cannot be. The link does the same
+    /// now and then by itself ([`LinkOptions::check_every`]). Gives how many documents differed.
+    /// Always comes to an end: at the latest when no space has come on for 30 s. Needs no particular
     /// executor.
     ///
     /// # Errors
-    /// [`FlushError::Offline`] without a link that wants to be online; [`FlushError::Closed`].
-    pub async fn check(&self) -> Result<u64, FlushError> {
-        let mut watch = self.watch();
-        let before = watch.now();
-        let drifted = |status: &Status| status.spaces.values().map(|space| space.drifted).sum();
-        let first: u64 = drifted(&before);
-        {
-            let link = self.core().link.lock();
-            let Some(link) = &*link else {
-                let (pending, last_error) = (before.pending(), before.last_error);
-                return Err(FlushError::Offline { pending, last_error });
-            };
-            before.spaces.keys().for_each(|space| link.check(space.clone()));
-        }
-        let done = |status: &Status| {
-            before.spaces.iter().all(|(name, before)| {
-                status.spaces.get(name).is_none_or(|now| now.checks > before.checks)
-            })
-        };
-        let after = watch
-            .until(|status| done(status) || status.link == LinkStatus::Offline)
-            .await
-            .ok_or(FlushError::Closed)?;
-        match done(&after) {
-            true => Ok(drifted(&after) - first),
-            false => {
-                let (pending, last_error) = (after.pending(), after.last_error);
-                Err(FlushError::Offline { pending, last_error })
-            }
-        }
+    /// [`CheckError::NotCompared`] names the spaces that could not be compared, and why; all others
+    /// were. [`CheckError::Offline`] without a link that wants to be online; [`CheckError::Closed`].
+    pub async fn check(&self) -> Result<u64, CheckError> {
+        let check = self.core().link.check(self.core());
+        check.done().await
     }
 
     /// Like [`Store::check`], on this thread.
     ///
     /// # Errors
     /// As [`Store::check`].
-    pub fn check_blocking(&self) -> Result<u64, FlushError> {
+    pub fn check_blocking(&self) -> Result<u64, CheckError> {
         pollster::block_on(self.check())
+    }
+
+    /// Removes a space with all its documents from this store, and from nowhere else: the relay and
+    /// other replicas keep theirs, and a space that is made again under this name gets them back.
+    /// Handles of it and of its documents give [`StoreFailure::SpaceRemoved`](crate::StoreFailure)
+    /// afterwards.
+    ///
+    /// With `force`, changes that are on no relay are lost. Takes time in proportion to what the
+    /// space has; other writes wait meanwhile.
+    ///
+    /// # Errors
+    /// [`RemoveSpaceError::Unsent`] if not everything of it is known to be on the relay that was met
+    /// last, unless it is forced; [`RemoveSpaceError::Unknown`].
+    pub fn remove_space(&self, name: &str, force: bool) -> Result<(), RemoveSpaceError> {
+        if self.core().read_only {
+            return Err(StoreError::read_only().into());
+        }
+        self.core().remove_space(&name.parse()?, force)
     }
 
     /// The present status: what is saved, where, and what is pending.

@@ -58,8 +58,9 @@ mod tests;
 pub use automerge;
 pub use autosurgeon;
 pub use error::{
-    BoxError, BroadcastError, ChangeError, ConnectError, FlushError, KeptError, OpenDocumentError,
-    OpenError, ReadError, SpaceError, StoreError, StoreFailure, SubscribeError,
+    BoxError, BroadcastError, ChangeError, CheckError, ConnectError, FlushError, KeptError,
+    NotCompared, OpenDocumentError, OpenError, ReadError, RefusedSpace, RemoveSpaceError,
+    SpaceError, StoreError, StoreFailure, SubscribeError,
 };
 pub use events::{Event, EventKind, Events, Lagged, Origin};
 pub use handle::{Document, DocumentWatch, Group, LostEdits, Space, Store};
@@ -68,7 +69,7 @@ pub use landfall_protocol::ids::{BadSpaceName, ParseDocumentIdError};
 pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, Upstream};
 pub use options::{CHANGE_OPERATIONS, Durability, LinkOptions, MANY_ACTORS, Options};
 pub use status::{
-    DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress, SpaceStatus, Status,
-    StatusWatch, StoreFailed, SyncStatus,
+    DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress,
+    SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus,
 };
 pub use store::Pending;

@@ -1,93 +1,91 @@
-//! The link: a thread of the engine's own that keeps a connection to a relay.
+//! The link: one thread for each store that has ever connected, which keeps a connection to the
+//! relay that the application wants.
+//!
+//! It lives from the first `connect` to the end of the store, so a session is always ended before
+//! the next begins, and everything that it knows has one owner. Application threads never wait for
+//! it: they leave what they want on the `desk`, as states (which relay, online or not, which spaces
+//! have something to push) and as `requests` that are answered exactly once.
 //!
 //! The decisions are `protocol::replica`'s; here are the socket, the clock and the effects. It
 //! never touches a loaded document.
 
 mod address;
 mod arrivals;
-mod flush;
+mod desk;
 mod perform;
+mod requests;
 mod run;
+mod session;
 mod socket;
+mod timings;
 mod voice;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
 
 use crate::core::Core;
 use crate::error::ConnectError;
 use crate::options::LinkOptions;
+use crate::status::LinkStatus;
 use crate::store::SpaceRow;
 
-pub(crate) use flush::Flush;
+use arrivals::Arrivals;
+use desk::{Desk, Target};
+pub(crate) use requests::{Check, Flush};
 pub(crate) use voice::Unspoken;
-use voice::Voice;
 
-/// What the link's thread is told.
-enum Command {
-    Space(SpaceName, SpaceRow),
-    Online(bool),
-    Reconnect,
-    Flush(flush::Waiter),
-    /// Other documents of a space are wanted; the store has noted which.
-    Filter(SpaceName),
-    /// Compare with the relay, as soon as nothing is under way.
-    Check(SpaceName),
-    /// The application wants a document that the relay refused to be offered again.
-    Unparked(SpaceName, DocumentId),
-    Close,
+/// The way to the link.
+pub(crate) struct Link {
+    desk: Arc<Desk>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the application wants sent.
-#[derive(Default)]
-struct Outbound {
-    /// Spaces with something to push. A set, so that a fast writer makes it no larger.
-    spaces: Mutex<BTreeSet<SpaceRow>>,
-    /// Ephemeral messages.
-    voice: Voice,
-    wake: Notify,
-}
-
-/// The handle on the link's thread.
-pub(crate) struct LinkHandle {
-    commands: mpsc::UnboundedSender<Command>,
-    outbound: Arc<Outbound>,
-    thread: JoinHandle<()>,
-}
-
-impl LinkHandle {
-    /// Whether a link can be made of these options.
-    pub(crate) fn validate(options: &LinkOptions) -> Result<(), ConnectError> {
-        address::parse(&options.url).map(drop)
+impl Link {
+    /// A link that wants no relay, and has no thread yet.
+    pub(crate) fn new() -> Self {
+        Self { desk: Arc::default(), thread: Mutex::default() }
     }
 
-    pub(crate) fn start(core: &Arc<Core>, options: LinkOptions) -> Result<Self, ConnectError> {
-        let address = address::parse(&options.url)?;
-        let (commands, inbox) = mpsc::unbounded_channel();
-        let outbound = Arc::new(Outbound::default());
-        let runner =
-            run::Runner::new(Arc::clone(core), options, address, Arc::clone(&outbound), inbox)
-                .map_err(ConnectError::Thread)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(ConnectError::Thread)?;
-        let thread = std::thread::Builder::new()
-            .name("landfall-link".to_owned())
-            .spawn(move || runtime.block_on(runner.run()))
-            .map_err(ConnectError::Thread)?;
-        Ok(Self { commands, outbound, thread })
+    /// From now on this relay is wanted, and online. Starts the thread if there is none.
+    pub(crate) fn connect(
+        &self,
+        core: &Arc<Core>,
+        options: LinkOptions,
+    ) -> Result<(), ConnectError> {
+        let target = Target::new(options)?;
+        let mut thread = self.thread.lock();
+        if self.desk.is_closing() {
+            return Err(ConnectError::Closed);
+        }
+        if thread.is_none() {
+            *thread = Some(self.start(core).map_err(ConnectError::Thread)?);
+        }
+        // Before the link's thread can know of it: what the status said of another relay ends here.
+        core.status.set_link(LinkStatus::Connecting { attempt: 1 }, None);
+        match self.desk.connect(target) {
+            true => Ok(()),
+            false => Err(ConnectError::Closed),
+        }
+    }
+
+    fn start(&self, core: &Arc<Core>) -> std::io::Result<JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let arrivals = Arrivals::start()?;
+        let (core, desk) = (Arc::clone(core), Arc::clone(&self.desk));
+        std::thread::Builder::new().name("landfall-link".to_owned()).spawn(move || {
+            // However the thread ends, a panic included, every request is answered.
+            let _closes = desk::ClosesRequests(Arc::clone(&desk));
+            runtime.block_on(run::Runner::new(core, desk, arrivals).run());
+        })
     }
 
     /// These spaces have something to push.
     pub(crate) fn local(&self, rows: impl Iterator<Item = SpaceRow>) {
-        self.outbound.spaces.lock().extend(rows);
-        self.outbound.wake.notify_one();
+        self.desk.local(rows);
     }
 
     /// Takes an ephemeral message; `number` gives its place among those of the store.
@@ -98,51 +96,66 @@ impl LinkHandle {
         data: Vec<u8>,
         number: impl FnOnce() -> u64,
     ) -> Result<(), Unspoken> {
-        self.outbound.voice.add(space, document, data, number)?;
-        self.outbound.wake.notify_one();
+        self.desk.voice.add(space, document, data, number)?;
+        self.desk.wake.notify_one();
         Ok(())
     }
 
-    pub(crate) fn space(&self, name: SpaceName, row: SpaceRow) {
-        self.tell(Command::Space(name, row));
+    /// The store has other spaces than before.
+    pub(crate) fn spaces_changed(&self) {
+        self.desk.spaces_changed();
     }
 
     pub(crate) fn set_online(&self, online: bool) {
-        self.tell(Command::Online(online));
+        self.desk.set_online(online);
     }
 
     pub(crate) fn reconnect_now(&self) {
-        self.tell(Command::Reconnect);
+        self.desk.reconnect_now();
     }
 
-    pub(crate) fn filter(&self, space: SpaceName) {
-        self.tell(Command::Filter(space));
+    /// Other documents of a space are wanted; the store has noted which.
+    pub(crate) fn filter(&self, row: SpaceRow) {
+        self.desk.filter(row);
     }
 
-    pub(crate) fn check(&self, space: SpaceName) {
-        self.tell(Command::Check(space));
+    /// Asks for a comparison of a space with the relay, without a request to wait for.
+    pub(crate) fn check_space(&self, row: SpaceRow) {
+        self.desk.check(row);
     }
 
-    pub(crate) fn unparked(&self, space: SpaceName, document: DocumentId) {
-        self.tell(Command::Unparked(space, document));
+    /// The application wants a document that the relay refused to be offered again.
+    pub(crate) fn unparked(&self, row: SpaceRow, document: DocumentId) {
+        self.desk.unparked(row, document);
     }
 
-    /// Hands a flush over; dropped with its answer if the link is gone.
-    fn flush(&self, waiter: flush::Waiter) {
-        self.tell(Command::Flush(waiter));
+    /// Begins a flush: what it waits for is fixed now.
+    pub(crate) fn flush(&self, core: &Arc<Core>, timeout: Duration) -> Flush {
+        Flush::begin(core, &self.desk, timeout)
     }
 
-    /// Says goodbye to the relay and ends the thread.
-    pub(crate) fn close(self) {
-        self.tell(Command::Close);
-        if self.thread.thread().id() != std::thread::current().id() {
+    /// Begins a check of every space that there is now.
+    pub(crate) fn check(&self, core: &Arc<Core>) -> Check {
+        Check::begin(core, &self.desk)
+    }
+
+    /// How many requests are not answered.
+    #[cfg(test)]
+    pub(crate) fn open_requests(&self) -> usize {
+        self.desk.requests.open()
+    }
+
+    /// Says goodbye to the relay, ends the threads and waits for them. Every request is answered.
+    pub(crate) fn close(&self) {
+        self.desk.close();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            // An application's waker may drop the last handle of the store there.
+            && thread.thread().id() != std::thread::current().id()
+        {
             // A panic there was told by the panic hook; closing goes on.
-            let _ = self.thread.join();
+            let _ = thread.join();
         }
-    }
-
-    fn tell(&self, command: Command) {
-        // A thread that is gone needs to be told nothing.
-        let _ = self.commands.send(command);
+        self.desk.requests.close();
     }
 }

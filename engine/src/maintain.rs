@@ -22,7 +22,7 @@ use crate::error::{BoxError, OpenError, StoreError};
 pub use crate::store::{
     Fault, Finding, Healed, InspectedDocument, InspectedSpace, InspectedUpstream, Inspection,
 };
-use crate::store::{HealError, LocalLog, Place};
+use crate::store::{HealError, LocalLog, Place, UnfoldError};
 use crate::{SpaceName, random};
 
 /// Why a store's file was not looked after.
@@ -116,6 +116,10 @@ fn take(path: &Path) -> Result<LocalLog, MaintainError> {
         return Err(MaintainError::File { path: path.to_owned(), source });
     }
     let log = open(Place::File(path))?;
+    log.unfold_oversized(log.document_bytes()).map_err(|error| match error {
+        UnfoldError::View(error) => StoreError::from(error),
+        UnfoldError::Write(error) => StoreError::from(error),
+    })?;
     log.take_clean_close(None).map_err(StoreError::from)?;
     Ok(log)
 }

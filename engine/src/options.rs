@@ -60,6 +60,12 @@ pub struct Options {
     /// reads no page of the file. Long, and events come late; short, and an idle program wakes up
     /// more often. [`Duration::MAX`] leaves it to the calls.
     pub follow_every: Duration,
+    /// Bytes that a document may have: of its folded history and the changes behind it. Default and
+    /// most: 64 MiB ([`DOCUMENT_BYTES`](landfall_protocol::limits::DOCUMENT_BYTES)). From 75 % of it
+    /// on, local changes are refused
+    /// ([`DocumentTooLarge`](crate::ChangeError::DocumentTooLarge)); what others made is taken
+    /// whatever it comes to. Less keeps documents quick to load on small devices.
+    pub document_bytes: u64,
     /// Events that a listener may be behind before it is told that it lagged. Default 1,024.
     /// Each may hold a change's patches, so large values cost memory with slow listeners.
     pub events: usize,
@@ -75,6 +81,7 @@ impl Default for Options {
             keep_recent: limits::RECENT_ENTRIES,
             keep_recent_age: limits::RECENT_AGE,
             follow_every: Duration::from_millis(250),
+            document_bytes: limits::DOCUMENT_BYTES,
             events: 1024,
         }
     }

@@ -183,6 +183,8 @@ pub struct DocumentStatus {
     pub loaded: bool,
     /// Changes in the store; a deletion counts as one.
     pub changes: u64,
+    /// How large it is, and whether it can grow.
+    pub size: DocumentSize,
     /// Actors that made them; see [`MANY_ACTORS`](crate::MANY_ACTORS).
     pub actors: u64,
     /// Whether all of them are surely on the disk. A store that is open for reading only cannot
@@ -194,6 +196,32 @@ pub struct DocumentStatus {
     pub parked: Option<ParkedDocument>,
     /// Why it is quarantined, if it is.
     pub quarantined: Option<String>,
+}
+
+/// How large a document is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DocumentSize {
+    /// Its bytes: of its folded history and the changes behind it, each without what a folded one
+    /// does not have.
+    pub bytes: u64,
+    /// From how many bytes on local changes are refused.
+    pub local_limit: u64,
+    /// How many bytes a document may have. One that has more by what others made syncs on, as
+    /// single changes.
+    pub limit: u64,
+}
+
+impl DocumentSize {
+    /// Whether local changes are refused
+    /// ([`DocumentTooLarge`](crate::ChangeError::DocumentTooLarge)).
+    pub fn is_full(&self) -> bool {
+        self.bytes >= self.local_limit
+    }
+
+    /// Whether it has more than a document may have.
+    pub fn is_oversized(&self) -> bool {
+        self.bytes > self.limit
+    }
 }
 
 /// Watches a status: it always has the present value, and tells when there is another.

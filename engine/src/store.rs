@@ -30,12 +30,14 @@ mod partial;
 mod prepare;
 mod quarantined;
 mod receive;
+mod removal;
 mod report;
 mod resume;
 mod rows;
 mod schema;
 mod schema_status;
 mod snapshots;
+mod unfold;
 mod verify;
 mod verify_document;
 mod verify_space;
@@ -45,10 +47,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use landfall_fold::FoldLimits;
 use landfall_protocol::frame::Mark;
 use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::replica::ResumePoint;
-use landfall_protocol::{Code, DocumentId, Local, ReplicaId, SpaceName, Upstream};
+use landfall_protocol::{Code, DocumentId, Local, ReplicaId, SpaceName, Upstream, limits};
 use landfall_storage::{Committed, Database, Durability, OpenError, Options, WriteError};
 use rusqlite::{Connection, params};
 
@@ -59,7 +62,7 @@ pub(crate) use append::{AppendError, Appended, LocalChange};
 pub use contents::{Kept, LeftOut};
 pub(crate) use deletion::Lost;
 pub(crate) use displaced::{ReplaceError, Unsent};
-pub(crate) use folding::{FoldOptions, FoldTask};
+pub(crate) use folding::{FoldInput, FoldOptions, FoldTask};
 pub(crate) use follow::{Follow, Followed};
 pub(crate) use heal::HealError;
 pub use heal::Healed;
@@ -68,19 +71,21 @@ pub use inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspecti
 pub(crate) use partial::SnapshotPart;
 pub(crate) use prepare::Ready;
 #[cfg(test)]
-pub(crate) use prepare::{BadSnapshot, PrepareError};
-#[cfg(test)]
 pub(crate) use receive::{Deleted, Displaced};
 pub(crate) use receive::{ReceiveError, Received};
+pub(crate) use removal::RemovalError;
 pub(crate) use report::SpaceReport;
 pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
 pub(crate) use snapshots::Opened;
+pub(crate) use unfold::UnfoldError;
 pub use verify::{Fault, Finding};
 pub(crate) use view::{DocumentFacts, Parked, Stored, ViewError};
 
 /// What a space amounts to after a commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SpaceCount {
+    /// The upstream of which the rest is said; `None` if none was ever met.
+    pub(crate) upstream: Option<UpstreamRow>,
     pub(crate) totals: SpaceTotals,
     pub(crate) pending: Pending,
     /// The first local sequence number that the upstream is not known to hold.
@@ -94,7 +99,17 @@ pub(crate) struct SpaceCount {
 /// Where a space stands with an upstream.
 #[derive(Debug)]
 pub(crate) struct Met {
+    pub(crate) upstream: UpstreamRow,
     pub(crate) point: ResumePoint,
+}
+
+/// What an upstream refuses of a document, and why.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) code: Code,
+    pub(crate) what: String,
+    /// Its deletion, and not its changes.
+    pub(crate) deletion: bool,
 }
 
 /// A failed write, as the engine's callers need to know it.
@@ -116,10 +131,15 @@ pub(crate) enum Place<'a> {
 pub(crate) struct LocalLog {
     db: Database,
     replica: ReplicaId,
-    /// The row of the upstream in use; 0 while none was ever met.
-    upstream: Arc<AtomicI64>,
+    /// The upstream that this handle's jobs are about.
+    whose: links::Whose,
     indexes: Arc<indexes::Indexes>,
     reports: Arc<report::Reports>,
+    /// The greatest row that a space was given: the row of one that was removed is never given
+    /// again while jobs about it may wait.
+    last_space: Arc<AtomicI64>,
+    /// The bytes that a document may have; see `limits::DOCUMENT_BYTES`.
+    document_bytes: u64,
 }
 
 impl LocalLog {
@@ -143,16 +163,48 @@ impl LocalLog {
             })
             .map_err(OpenLogError::Initialise)?;
         }
-        let (replica, upstream) = db
+        let replica = db
             .read(|conn| {
                 let replica = conn.query_row("SELECT id FROM replica", [], |row| row.get(0))?;
-                Ok::<_, rusqlite::Error>((ReplicaId::from_bytes(replica), links::last_met(conn)?))
+                Ok::<_, rusqlite::Error>(ReplicaId::from_bytes(replica))
             })
             .map_err(|error| OpenLogError::Read(ViewError::from(error)))?;
-        let upstream = upstream.map_or(0, |(row, _)| row.0);
-        let upstream = Arc::new(AtomicI64::new(upstream));
-        let (indexes, reports) = (Arc::default(), Arc::default());
-        Ok(Self { db, replica, upstream, indexes, reports })
+        Ok(Self {
+            db,
+            replica,
+            whose: links::Whose::LastMet,
+            indexes: Arc::default(),
+            reports: Arc::default(),
+            last_space: Arc::default(),
+            document_bytes: limits::DOCUMENT_BYTES,
+        })
+    }
+
+    /// The same store, for jobs about this upstream, whichever is met meanwhile. Without this, a
+    /// job is about the upstream that was met last when it runs.
+    pub(crate) fn about(&self, upstream: Upstream) -> Self {
+        Self { whose: links::Whose::Of(upstream), ..self.clone() }
+    }
+
+    /// The store with a lower limit of documents than the protocol's.
+    pub(crate) fn with_document_bytes(self, most: u64) -> Self {
+        Self { document_bytes: most.min(limits::DOCUMENT_BYTES), ..self }
+    }
+
+    /// The bytes that a document may have.
+    pub(crate) fn document_bytes(&self) -> u64 {
+        self.document_bytes
+    }
+
+    /// The bytes of a document from which no local change is taken: 75 % of what it may have, as
+    /// `limits::DOCUMENT_LOCAL_BYTES` is of `limits::DOCUMENT_BYTES`.
+    pub(crate) fn local_bytes(&self) -> u64 {
+        self.document_bytes / 4 * 3
+    }
+
+    /// What a snapshot may have.
+    pub(crate) fn fold_limits(&self) -> FoldLimits {
+        FoldLimits { snapshot_bytes: usize::try_from(self.document_bytes).unwrap_or(usize::MAX) }
     }
 
     pub(crate) fn database(&self) -> &Database {
@@ -163,35 +215,33 @@ impl LocalLog {
         self.replica
     }
 
-    fn upstream(&self) -> Option<UpstreamRow> {
-        let row = self.upstream.load(Ordering::Acquire);
-        (row != 0).then_some(UpstreamRow(row))
-    }
-
     /// The row of a space, which is made if it is new.
     pub(crate) fn ensure_space(&self, name: &SpaceName) -> Result<SpaceRow, WriteFailure> {
-        let name = name.as_str().to_owned();
+        let (name, given) = (name.as_str().to_owned(), Arc::clone(&self.last_space));
         let job = move |tx: &rusqlite::Transaction<'_>| {
-            tx.execute("INSERT OR IGNORE INTO space (name) VALUES (?1)", [&name])?;
-            tx.query_row("SELECT id FROM space WHERE name = ?1", [&name], |row| row.get(0))
+            tx.execute(
+                "INSERT OR IGNORE INTO space (id, name)
+                     VALUES (1 + max(?2, (SELECT coalesce(max(id), 0) FROM space)), ?1)",
+                params![name, given.load(Ordering::Acquire)],
+            )?;
+            let row =
+                tx.query_row("SELECT id FROM space WHERE name = ?1", [&name], |r| r.get(0))?;
+            given.fetch_max(row, Ordering::AcqRel);
+            Ok::<i64, rusqlite::Error>(row)
         };
         self.db.write(Durability::Full, job).map(|committed| SpaceRow(committed.value))
     }
 
-    /// Notes which upstream is in use from now on, and gives where the space stands with it.
+    /// Notes that this upstream is the one in use, and gives where the space stands with it.
     pub(crate) fn submit_meet(&self, upstream: Upstream, space: SpaceRow, done: Done<Met>) {
-        let current = Arc::clone(&self.upstream);
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let row = links::meet(tx, &upstream)?;
             links::ensure_link(tx, row, space)?;
             let point = resume::resume_point(tx, row, space)?;
-            Ok::<_, rusqlite::Error>((row, Met { point }))
+            Ok::<_, rusqlite::Error>(Met { upstream: row, point })
         };
-        let done = move |result: Result<Committed<(_, (UpstreamRow, Met))>, WriteFailure>| {
-            done(result.map(|Committed { value: (_, (row, value)), number }| {
-                current.store(row.0, Ordering::Release);
-                Committed { value, number }
-            }));
+        let done = move |result: Result<Committed<(SpaceCount, Met)>, WriteFailure>| {
+            done(result.map(|Committed { value: (_, value), number }| Committed { value, number }));
         };
         self.submit_in_space(Durability::Relaxed, space, job, done);
     }
@@ -230,17 +280,20 @@ impl LocalLog {
         });
     }
 
-    /// The upstream in use refuses a document's changes.
+    /// The upstream refuses a document's changes; or its deletion, if that is what `refused` says.
     pub(crate) fn submit_park(
         &self,
         space: SpaceRow,
         document: DocumentId,
-        code: Code,
-        what: String,
+        refused: Refused,
         done: Done<(SpaceCount, ())>,
     ) {
+        let Refused { code, what, deletion } = refused;
         self.submit_link(space, done, move |tx, upstream| {
-            if let Some(document) = rows::document_row(tx, space, &document)? {
+            if let Some(document) = rows::document_row(tx, space, &document)?
+                // Deleted meanwhile: its changes are no more, and its deletion is to be sent.
+                && (deletion || !deletion::is_deleted(tx, document)?)
+            {
                 tx.prepare_cached(
                     "INSERT INTO parked (upstream, document, code, what) VALUES (?1, ?2, ?3, ?4)
                      ON CONFLICT DO UPDATE SET code = excluded.code, what = excluded.what",
@@ -274,8 +327,8 @@ impl LocalLog {
         done: Done<(SpaceCount, T)>,
         job: impl FnOnce(&Connection, UpstreamRow) -> rusqlite::Result<T> + Send + 'static,
     ) {
-        let upstream = self.upstream();
-        let job = move |tx: &rusqlite::Transaction<'_>| match upstream {
+        let whose = self.whose;
+        let job = move |tx: &rusqlite::Transaction<'_>| match whose.row(tx)? {
             Some(upstream) => job(tx, upstream),
             None => Ok(T::default()),
         };

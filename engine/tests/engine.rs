@@ -6,6 +6,8 @@ mod documents;
 mod following;
 #[path = "engine/gone.rs"]
 mod gone;
+#[path = "engine/large.rs"]
+mod large;
 #[path = "engine/named.rs"]
 mod named;
 #[path = "engine/nesting.rs"]

@@ -103,8 +103,16 @@ pub const AUTHOR_BYTES: usize = 64;
 /// Protocol versions that a `Hello` may offer.
 pub const HELLO_VERSIONS: usize = 32;
 
-/// Subscriptions of one session.
-pub const SUBSCRIPTIONS: usize = 256;
+/// Subscriptions of one session. One costs a relay some 500 bytes, so the whole of a session's cost
+/// 8 MiB; an engine has one for each of its spaces.
+pub const SUBSCRIPTIONS: usize = 16_384;
+
+/// Documents that the filters of one session's subscriptions name, together: 16 bytes each, 1 MiB,
+/// and some four times that in memory.
+pub const SESSION_FILTER_DOCUMENTS: usize = 65_536;
+
+/// Ranges of own offsets that a session remembers over all its subscriptions; see [`OWN_RANGES`].
+pub const SESSION_OWN_RANGES: usize = 65_536;
 
 /// Changes in one push: bounds the work that the space's machine does in one go.
 pub const PUSH_CHANGES: usize = 1_024;
@@ -139,6 +147,13 @@ pub const ENTRIES_TARGET_BYTES: usize = 256 * KIB;
 /// Entries in one `Entries` frame: bounds the work of one transaction at the replica.
 pub const ENTRIES_COUNT: usize = 1_024;
 
+/// Bytes of pushes that an engine keeps unanswered over all spaces.
+pub const WINDOWS_BYTES: usize = 16 * MIB;
+
+/// Spaces of which an engine keeps a page of what is to be pushed in memory at a time. A page has
+/// up to [`PUSH_WINDOW_BYTES`]; the other spaces have their turn afterwards.
+pub const OUTBOX_PAGES: usize = 8;
+
 /// Bytes of received entries that a replica holds before they are committed. Beyond it the
 /// engine stops reading the socket, and TCP holds the relay back.
 pub const STORING_BYTES: usize = 8 * MIB;
@@ -155,8 +170,8 @@ pub const EPHEMERAL_BYTES: usize = 64 * KIB;
 /// some 20 to 40.
 pub const EPHEMERAL_NAME_BYTES: usize = 256;
 
-/// Senders' sessions whose last count is remembered, for each space. One that is forgotten could
-/// be repeated once more.
+/// Senders' sessions whose last count is remembered: of each space at a relay, of all spaces together
+/// at an engine. One that is forgotten could be repeated once more.
 pub const EPHEMERAL_SOURCES: usize = 4_096;
 
 /// Bytes of changes that one commit of a space takes together.
@@ -201,6 +216,21 @@ pub const BRANCH_LEAVES: usize = 16;
 
 /// Documents in one `Fetch`.
 pub const FETCH_DOCUMENTS: usize = 64;
+
+/// Questions for digests in a row whose answers lead to no document: the way from the root to a
+/// document has 32 steps, and a change that comes in between may make one step lead nowhere. A relay
+/// beyond it makes its digests up.
+pub const FRUITLESS_QUESTIONS: u32 = 128;
+
+/// Documents that a check names of those that differ; the others are counted.
+pub const DRIFTED_DOCUMENTS: usize = 1_024;
+
+/// How often a check that changes interrupted is begun again, before the space is reported as busy:
+/// with pauses that double from [`CHECK_PAUSE`], some 20 s.
+pub const CHECK_TRIES: u32 = 10;
+
+/// The first pause before a check is begun again.
+pub const CHECK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Documents that a filter may name.
 pub const FILTER_DOCUMENTS: usize = 4_096;
@@ -317,6 +347,10 @@ pub const PING_AFTER: Duration = Duration::from_secs(15);
 /// How long a peer may be silent before it is dropped.
 pub const DROP_AFTER: Duration = Duration::from_secs(30);
 
+/// How long an answer to a ping may take after the application asked to connect again: two round
+/// trips over a satellite, and a connection that died while the computer slept is given up while a person waits.
+pub const PROBE: Duration = Duration::from_secs(2);
+
 /// How long a relay waits for `Hello`, and an engine for `Welcome`.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -348,6 +382,10 @@ const _: () = assert!(DOCUMENT_LOCAL_BYTES + CHANGE_BYTES as u64 <= DOCUMENT_BYT
 const _: () =
     assert!(FOLD_LEAST_BYTES * 8 <= DOCUMENT_BYTES && FOLD_LEAST_OPERATIONS <= CHANGE_OPERATIONS);
 const _: () = assert!(BRANCHES * 16 * 24 + 64 * BRANCHES <= MESSAGE_BYTES);
+const _: () =
+    assert!(FILTER_DOCUMENTS <= SESSION_FILTER_DOCUMENTS && OWN_RANGES <= SESSION_OWN_RANGES);
+const _: () = assert!(PUSH_WINDOW_BYTES <= WINDOWS_BYTES && OUTBOX_PAGES > 0);
+const _: () = assert!(PROBE.as_millis() < DROP_AFTER.as_millis() && FRUITLESS_QUESTIONS > 2 * 32);
 const _: () = assert!(FILTER_DOCUMENTS * 16 + 1024 <= MESSAGE_BYTES);
 const _: () = assert!(FETCH_DOCUMENTS * (32 * CHANGE_DEPENDENCIES + 64) <= MESSAGE_BYTES);
 const _: () = assert!(TOKEN_BYTES < 64 * KIB && SPACE_NAME_BYTES <= TEXT_BYTES);

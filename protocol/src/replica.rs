@@ -7,33 +7,36 @@
 //!
 //! An ack never moves the cursor: only entries do, so nothing between them is skipped.
 
+mod checks;
 mod compare;
 mod effects;
 mod ephemeral;
 mod outbox;
 mod receive;
+mod spaces;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::code::Code;
 use crate::ephemeral::Sources;
 use crate::frame::{
-    Close, Features, Filter, Frame, Frames, Hello, Refilter, Subscribe, SubscribeFrom, Subscribed,
-    SubscriptionId, VERSIONS, Welcome, features,
+    Close, Features, Filter, Frame, Frames, Hello, Subscribed, SubscriptionId, VERSIONS, Welcome,
+    features,
 };
 use crate::ids::{Local, Offset, ReplicaId, SpaceName, Upstream};
 use crate::limits;
 use crate::moment::Moment;
 use crate::session::Patience;
 
+use checks::CheckState;
 use compare::Compare;
 use outbox::Outbox;
 use receive::Receiver;
 
 pub use effects::{
     AsideReason, Batch, DocumentBatch, DocumentHeads, EndReason, Incoming, ReplicaEffect,
-    ResumePoint, SpacePhase,
+    ResumePoint, SpacePhase, Unchecked,
 };
 pub use outbox::{OutboxChange, OutboxKind};
 pub use receive::PART_WEIGHT;
@@ -63,6 +66,10 @@ struct SpaceLink {
     filter: Filter,
     /// What is under way to find out what differs.
     compare: Option<Compare>,
+    /// A check that was asked for and has not begun.
+    check: CheckState,
+    /// It waits in `hungry`.
+    hungry: bool,
     /// `Refilter` was sent and is not answered.
     refiltering: bool,
     /// How often the store was asked where the space stands, and has not answered.
@@ -79,16 +86,31 @@ pub struct Replica {
     patience: Patience,
     phase: Phase,
     spaces: BTreeMap<SpaceName, SpaceLink>,
+    /// The spaces of the subscriptions of this connection.
+    subscriptions: BTreeMap<SubscriptionId, SpaceName>,
+    /// The spaces of the pushes in flight.
+    pushes: BTreeMap<u64, SpaceName>,
     next_subscription: SubscriptionId,
     next_push: u64,
-    pushes_in_flight: usize,
+    /// Bytes of all pushes in flight.
+    window: usize,
+    /// Spaces that have a page of their outbox in memory, or are reading one.
+    paged: BTreeSet<SpaceName>,
+    /// Spaces that wait for their turn to read a page.
+    hungry: VecDeque<SpaceName>,
+    /// Spaces that wait for a moment.
+    timers: BTreeSet<SpaceName>,
+    /// Steps that checks have made.
+    check_steps: u64,
     storing_bytes: usize,
     /// What the relay can do beyond its version.
     features: u64,
-    /// Whose ephemeral messages were heard.
-    sources: BTreeMap<SpaceName, Sources>,
+    /// Whose ephemeral messages were heard, over all spaces.
+    sources: Sources,
     heard: Moment,
     pinged: bool,
+    /// Something must be heard until then, or the connection is taken for dead.
+    probe_until: Option<Moment>,
     effects: VecDeque<ReplicaEffect>,
 }
 
@@ -101,16 +123,28 @@ impl Replica {
             patience,
             phase: Phase::Disconnected,
             spaces: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            pushes: BTreeMap::new(),
             next_subscription: 0,
             next_push: 0,
-            pushes_in_flight: 0,
+            window: 0,
+            paged: BTreeSet::new(),
+            hungry: VecDeque::new(),
+            timers: BTreeSet::new(),
+            check_steps: 0,
             storing_bytes: 0,
             features: 0,
-            sources: BTreeMap::new(),
+            sources: Sources::default(),
             heard: Moment::default(),
             pinged: false,
+            probe_until: None,
             effects: VecDeque::new(),
         }
+    }
+
+    /// How long the relay may be silent, from now on.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
     }
 
     /// What to do next, if anything.
@@ -126,24 +160,6 @@ impl Replica {
     /// Whether a handshake is done and the connection goes on.
     pub fn is_ready(&self) -> bool {
         matches!(self.phase, Phase::Ready { .. })
-    }
-
-    /// The app uses this space. Once told, it is subscribed on every connection.
-    pub fn handle_space(&mut self, space: SpaceName) {
-        if self.spaces.contains_key(&space) {
-            return;
-        }
-        self.spaces.insert(space.clone(), SpaceLink::new(self.next_subscription));
-        self.next_subscription += 1;
-        self.load_resume(space);
-    }
-
-    fn load_resume(&mut self, space: SpaceName) {
-        let Phase::Ready { upstream, .. } = self.phase else { return };
-        if let Some(link) = self.spaces.get_mut(&space) {
-            link.resumes += 1;
-            self.effects.push_back(ReplicaEffect::LoadResume { upstream, space });
-        }
     }
 
     /// A connection stands. `token` is what proves who we are, if the relay asks for that.
@@ -164,16 +180,23 @@ impl Replica {
     pub fn handle_disconnected(&mut self) {
         self.phase = Phase::Disconnected;
         self.effects.clear();
-        self.pushes_in_flight = 0;
+        self.subscriptions.clear();
+        self.pushes.clear();
+        self.window = 0;
+        self.paged.clear();
+        self.hungry.clear();
+        self.timers.clear();
         self.storing_bytes = 0;
         self.features = 0;
-        self.pinged = false;
+        (self.pinged, self.probe_until) = (false, None);
         self.next_push = 0;
         self.next_subscription = 0;
         for (space, link) in &mut self.spaces {
             let told = std::mem::replace(&mut link.told, SpacePhase::Waiting);
             let spoke = link.speaks;
-            *link = SpaceLink::new(self.next_subscription);
+            let check = link.take_check();
+            *link = SpaceLink { check, ..SpaceLink::new(self.next_subscription) };
+            self.subscriptions.insert(self.next_subscription, space.clone());
             self.next_subscription += 1;
             if told != SpacePhase::Waiting {
                 let (space, phase) = (space.clone(), SpacePhase::Waiting);
@@ -214,7 +237,16 @@ impl Replica {
     /// Some sign of life that is no message, such as a WebSocket ping.
     pub fn handle_alive(&mut self, now: Moment) {
         self.heard = now;
-        self.pinged = false;
+        (self.pinged, self.probe_until) = (false, None);
+    }
+
+    /// The application wants to know at once whether the connection is alive: it is pinged, and
+    /// ends with [`EndReason::Unanswered`] if nothing is heard within [`limits::PROBE`].
+    pub fn handle_probe(&mut self, now: Moment) {
+        if self.is_ready() && self.probe_until.is_none() {
+            self.probe_until = Some(now.after(limits::PROBE));
+            self.send(Frame::Ping(self.next_push));
+        }
     }
 
     fn handle_frame(&mut self, now: Moment, frame: Frame) {
@@ -251,80 +283,6 @@ impl Replica {
         spaces.into_iter().for_each(|space| self.load_resume(space));
     }
 
-    /// Where a space stands with the upstream, as the store has it.
-    pub fn handle_resume(&mut self, space: &SpaceName, point: ResumePoint) {
-        let Phase::Ready { .. } = self.phase else { return };
-        let Some(link) = self.spaces.get_mut(space) else { return };
-        link.resumes = link.resumes.saturating_sub(1);
-        if link.resumes > 0 {
-            // Something else has been asked for meanwhile, and the store asked again.
-            return;
-        }
-        let (subscription, space) = (link.subscription, space.clone());
-        let ResumePoint { cursor, acknowledged, holds, filter, partial } = point;
-        link.filter = filter.clone();
-        let knows = features::SNAPSHOTS | features::RECONCILE;
-        if self.features & knows == knows {
-            link.receiver.begin(cursor, partial);
-            let subscribe =
-                SubscribeFrom { subscription, space, filter, cursor, acknowledged, holds, partial };
-            return self.send(Frame::SubscribeFrom(subscribe));
-        }
-        if filter != Filter::Everything {
-            let code = Code::UNSUPPORTED_VERSION;
-            let what = "this relay cannot send single documents; upgrade it".to_owned();
-            return self.refuse_space(&space, SpacePhase::Refused { code, what });
-        }
-        link.receiver.begin(cursor, None);
-        self.send(Frame::Subscribe(Subscribe {
-            subscription,
-            space,
-            filter,
-            cursor,
-            acknowledged,
-        }));
-    }
-
-    /// The app wants other documents of a space. The store has noted it.
-    pub fn handle_filter(&mut self, space: &SpaceName, filter: Filter) {
-        let can = features::FILTERS | features::RECONCILE;
-        let can = self.is_ready() && self.features & can == can;
-        let Some(link) = self.spaces.get_mut(space).filter(|_| can) else {
-            return self.subscribe_again(space);
-        };
-        if link.receiver.is_open() && link.compare.is_none() && !link.refiltering {
-            let subscription = link.subscription;
-            let before = std::mem::replace(&mut link.filter, filter.clone());
-            link.compare = Some(Compare::of_scope(&before, &filter));
-            link.refiltering = true;
-            self.send(Frame::Refilter(Refilter { subscription, filter }));
-            return self.tell_speaking(space, true);
-        }
-        // In the middle of something.
-        self.subscribe_again(space);
-    }
-
-    /// Begins a space again, with a subscription of its own.
-    fn subscribe_again(&mut self, space: &SpaceName) {
-        if !matches!(self.phase, Phase::Ready { .. }) {
-            return;
-        }
-        self.tell_speaking(space, false);
-        let Some(link) = self.spaces.get_mut(space) else { return };
-        let old = link.subscription;
-        self.pushes_in_flight -= link.outbox.stop();
-        let resumes = link.resumes;
-        let told = std::mem::replace(&mut link.told, SpacePhase::Waiting);
-        *link = SpaceLink { resumes, ..SpaceLink::new(self.next_subscription) };
-        self.next_subscription += 1;
-        if told != SpacePhase::Waiting {
-            let (space, phase) = (space.clone(), SpacePhase::Waiting);
-            self.effects.push_back(ReplicaEffect::Phase { space, phase });
-        }
-        self.send(Frame::Unsubscribe(old));
-        self.load_resume(space.clone());
-    }
-
     fn handle_ready(&mut self, now: Moment, frame: Frame) {
         match frame {
             Frame::Subscribed(subscribed) => self.handle_subscribed(now, &subscribed),
@@ -341,23 +299,13 @@ impl Replica {
             }
             Frame::Entries(entries) => self.handle_entries(now, entries),
             Frame::Part(part) => self.handle_part(part),
-            Frame::Difference(found) => self.handle_difference(found),
+            Frame::Difference(found) => self.handle_difference(now, found),
             Frame::Document(found) => self.handle_document(now, found),
             Frame::Wanted(wanted) => self.handle_wanted(wanted),
             Frame::Ack(ack) => self.handle_ack(now, ack),
             Frame::Nack(nack) => self.handle_nack(now, nack),
             Frame::Ephemeral(message) => self.handle_ephemeral(message),
             frame => self.broken(format!("a {} frame, which only a client sends", name_of(&frame))),
-        }
-    }
-
-    fn refuse_space(&mut self, space: &SpaceName, phase: SpacePhase) {
-        self.tell_speaking(space, false);
-        if let Some(link) = self.spaces.get_mut(space) {
-            self.pushes_in_flight -= link.outbox.stop();
-            link.receiver.stop();
-            link.told = phase.clone();
-            self.effects.push_back(ReplicaEffect::Phase { space: space.clone(), phase });
         }
     }
 
@@ -421,6 +369,14 @@ impl Replica {
         }
     }
 
+    /// A batch will not be written, because its space was removed.
+    pub fn handle_discarded(&mut self, now: Moment, bytes: usize) {
+        if !self.wants_message() {
+            self.heard = now;
+        }
+        self.storing_bytes = self.storing_bytes.saturating_sub(bytes);
+    }
+
     /// The store failed at something that the machine asked for. The connection ends, and the
     /// next one begins from what the store holds.
     pub fn handle_store_failed(&mut self, what: String) {
@@ -440,6 +396,7 @@ impl Replica {
         }
         self.tell_phase(space);
         self.pump(now, space);
+        self.try_check(now, space);
     }
 
     /// Tells a space's phase if it is another than before.
@@ -459,8 +416,7 @@ impl Replica {
     }
 
     fn space_of(&self, subscription: SubscriptionId) -> Option<SpaceName> {
-        let found = self.spaces.iter().find(|(_, link)| link.subscription == subscription);
-        found.map(|(space, _)| space.clone())
+        self.subscriptions.get(&subscription).cloned()
     }
 
     /// When [`Replica::handle_timeout`] is next to be called.
@@ -471,15 +427,22 @@ impl Replica {
             Phase::Ready { .. } if self.pinged => self.heard.after(self.patience.drop_after),
             Phase::Ready { .. } => self.heard.after(self.patience.ping_after),
         };
-        let retries = self.spaces.values().filter_map(|link| link.outbox.paused_until());
-        retries.fold(silence, Ord::min)
+        let waits = self.timers.iter().filter_map(|space| self.spaces.get(space)?.wakes_at());
+        waits.chain(self.probe_until).fold(silence, Ord::min)
     }
 
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Moment) {
         let silent = now.since(self.heard);
         match self.phase {
-            Phase::Ready { .. } if !self.wants_message() => self.heard = now,
+            Phase::Ready { .. } if !self.wants_message() => {
+                self.heard = now;
+                // What is not read cannot answer.
+                self.probe_until = self.probe_until.map(|_| now.after(limits::PROBE));
+            }
+            Phase::Ready { .. } if self.probe_until.is_some_and(|until| until <= now) => {
+                self.end(EndReason::Unanswered(limits::PROBE));
+            }
             Phase::AwaitingWelcome if silent >= self.patience.handshake => {
                 self.end(EndReason::Silent(silent));
             }
@@ -492,8 +455,17 @@ impl Replica {
             }
             _ => {}
         }
-        let spaces: Vec<SpaceName> = self.spaces.keys().cloned().collect();
-        spaces.iter().for_each(|space| self.pump(now, space));
+        let is_due = |space: &SpaceName| {
+            let wakes = self.spaces.get(space).and_then(SpaceLink::wakes_at);
+            wakes.is_none_or(|at| at <= now)
+        };
+        let due: Vec<SpaceName> =
+            self.timers.iter().filter(|space| is_due(space)).cloned().collect();
+        for space in due {
+            self.timers.remove(&space);
+            self.pump(now, &space);
+            self.try_check(now, &space);
+        }
     }
 
     fn broken(&mut self, what: String) {
@@ -504,7 +476,7 @@ impl Replica {
         let (code, text) = match &reason {
             EndReason::Broken(_) => (Code::OUT_OF_ORDER, reason.to_string()),
             EndReason::Malformed(error) => (error.code(), reason.to_string()),
-            EndReason::Silent(_) => (Code::SILENT, reason.to_string()),
+            EndReason::Silent(_) | EndReason::Unanswered(_) => (Code::SILENT, reason.to_string()),
             EndReason::Ended { .. } | EndReason::Store(_) => (Code::GOODBYE, String::new()),
         };
         self.send(Frame::Close(Close { code, reason: crate::frame::fit(text) }));
@@ -514,15 +486,6 @@ impl Replica {
 
     fn send(&mut self, frame: Frame) {
         self.effects.push_back(ReplicaEffect::Send(frame));
-    }
-}
-
-impl SpaceLink {
-    fn new(subscription: SubscriptionId) -> Self {
-        let (receiver, outbox) = (Receiver::default(), Outbox::default());
-        let (told, filter) = (SpacePhase::Waiting, Filter::Everything);
-        let (compare, refiltering, resumes, speaks) = (None, false, 0, false);
-        Self { subscription, receiver, outbox, told, filter, compare, refiltering, resumes, speaks }
     }
 }
 

@@ -186,6 +186,10 @@ pub struct Session {
     patience: Patience,
     phase: Phase,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    /// Documents that the filters of all subscriptions name.
+    filter_documents: usize,
+    /// Ranges of own offsets of all subscriptions.
+    own_ranges: usize,
     /// What the peer can do beyond its version.
     features: u64,
     last_push: u64,
@@ -214,6 +218,8 @@ impl Session {
             patience,
             phase: Phase::AwaitingHello,
             subscriptions: BTreeMap::new(),
+            filter_documents: 0,
+            own_ranges: 0,
             features: 0,
             last_push: 0,
             in_flight: BTreeMap::new(),
@@ -319,7 +325,7 @@ impl Session {
             Frame::Subscribe(subscribe) => self.handle_subscribe(subscribe.into(), rights),
             Frame::SubscribeFrom(subscribe) => self.handle_subscribe(subscribe.into(), rights),
             Frame::Unsubscribe(subscription) => {
-                if self.subscriptions.remove(&subscription).is_some() {
+                if self.remove_subscription(subscription) {
                     self.withdraw_offers(|offer| offer.subscription == subscription);
                     self.effects.push_back(SessionEffect::Detach(subscription));
                 }
@@ -362,13 +368,12 @@ impl Session {
         }
         if self.subscriptions.len() >= limits::SUBSCRIPTIONS {
             let what = format!("{} subscriptions are open", limits::SUBSCRIPTIONS);
-            let hint = "end some, or use a second connection".to_owned();
-            return self.refuse_subscription(
-                subscription,
-                Code::TOO_MANY_SUBSCRIPTIONS,
-                what,
-                hint,
-            );
+            return self.refuse_too_many(subscription, what);
+        }
+        if self.filter_documents + named(&filter) > limits::SESSION_FILTER_DOCUMENTS {
+            let limit = limits::SESSION_FILTER_DOCUMENTS;
+            let what = format!("the filters of this session name {limit} documents");
+            return self.refuse_too_many(subscription, what);
         }
         let Phase::Ready(identity) = &self.phase else { return };
         if let Err(denied) = rights.may_subscribe(identity, &space) {
@@ -391,6 +396,7 @@ impl Session {
             own: IntervalSet::new(),
             own_snapshots: BTreeMap::new(),
         };
+        self.filter_documents += named(&filter);
         self.subscriptions.insert(subscription, entry);
         self.effects.push_back(SessionEffect::Attach {
             subscription,
@@ -401,6 +407,28 @@ impl Session {
             holds,
         });
         self.listen(subscription);
+    }
+
+    fn refuse_too_many(&mut self, subscription: SubscriptionId, what: String) {
+        let hint = "remove spaces that are not needed here, or use a second connection".to_owned();
+        self.refuse_subscription(subscription, Code::TOO_MANY_SUBSCRIPTIONS, what, hint);
+    }
+
+    /// The relay has no room for another subscription, of whatever session: it is refused.
+    pub fn handle_no_room(&mut self, subscription: SubscriptionId, limit: usize) {
+        if self.remove_subscription(subscription) {
+            let what = format!("the relay's {limit} subscriptions are taken");
+            self.refuse_too_many(subscription, what);
+            self.effects.push_back(SessionEffect::Detach(subscription));
+        }
+    }
+
+    /// True if there was one.
+    fn remove_subscription(&mut self, subscription: SubscriptionId) -> bool {
+        let Some(entry) = self.subscriptions.remove(&subscription) else { return false };
+        self.filter_documents -= named(&entry.filter);
+        self.own_ranges -= entry.own.intervals();
+        true
     }
 
     fn refuse_subscription(
@@ -477,8 +505,11 @@ impl Session {
         if let (Some((first, last)), Some(entry)) =
             (answer.added, self.subscriptions.get_mut(&subscription))
             && entry.own.intervals() < limits::OWN_RANGES
+            && self.own_ranges < limits::SESSION_OWN_RANGES
         {
+            let before = entry.own.intervals();
             entry.own.insert(first.0, last.0);
+            self.own_ranges = self.own_ranges + entry.own.intervals() - before;
         }
         let (id, count) = (answer.push, answer.count);
         if let Some(through) = answer.through {
@@ -551,6 +582,14 @@ impl Session {
 
     fn send(&mut self, frame: Frame) {
         self.effects.push_back(SessionEffect::Send(frame));
+    }
+}
+
+/// How many documents a filter names.
+fn named(filter: &Filter) -> usize {
+    match filter {
+        Filter::Everything => 0,
+        Filter::Documents(documents) => documents.len(),
     }
 }
 

@@ -177,6 +177,8 @@ pub struct Judging {
     done: usize,
     answer: Answer,
     until: Offset,
+    /// Its changes are those of one snapshot: it is answered as the one entry that was pushed.
+    is_snapshot: bool,
 }
 
 impl Judging {
@@ -185,7 +187,22 @@ impl Judging {
         let (session, id) = (push.session, push.id);
         let (count, through, added, refusal) = (0, None, None, None);
         let answer = Answer { session, push: id, count, through, added, refusal };
-        Self { push, done: 0, answer, until: Offset(0) }
+        Self { push, done: 0, answer, until: Offset(0), is_snapshot: false }
+    }
+
+    /// The changes of a snapshot that a client offered, which are taken one by one. All of them
+    /// count as the one entry that it pushed; if one is refused, so is that.
+    pub fn of_snapshot(push: CheckedPush) -> Self {
+        Self { is_snapshot: true, ..Self::new(push) }
+    }
+
+    /// The answer, once nothing more of it is judged.
+    fn answered(self) -> (Answer, Offset) {
+        let Self { mut answer, until, is_snapshot, .. } = self;
+        if is_snapshot {
+            answer.count = u32::from(answer.refusal.is_none());
+        }
+        (answer, until)
     }
 
     /// Its document.
@@ -355,15 +372,17 @@ impl Space {
             judging.answer.count += 1;
             judging.until = judging.until.max(position);
         }
-        judging.answer.refusal = judging.answer.refusal.or(judging.push.rest);
-        self.answer_when_durable(judging.answer, judging.until)
+        judging.answer.refusal = judging.answer.refusal.take().or(judging.push.rest.take());
+        let (answer, until) = judging.answered();
+        self.answer_when_durable(answer, until)
     }
 
     /// The view cannot be read, now or at all: what was judged stands, the rest may be pushed
     /// again.
     pub fn handle_unreadable<E>(&mut self, judging: Judging, failure: StoreFailure) -> Judged<E> {
-        let Judging { mut answer, until, .. } = judging;
-        answer.refusal = Some(failure.refusal());
+        let mut judging = judging;
+        judging.answer.refusal = Some(failure.refusal());
+        let (answer, until) = judging.answered();
         self.answer_when_durable(answer, until)
     }
 

@@ -16,19 +16,29 @@ mod costs;
 mod disk;
 #[path = "machines/ephemeral.rs"]
 mod ephemeral;
+#[path = "machines/hostile.rs"]
+mod hostile;
+#[path = "machines/links.rs"]
+mod links;
 #[path = "machines/long_life.rs"]
 mod long_life;
 #[path = "machines/model.rs"]
 mod model;
 #[path = "machines/older.rs"]
 mod older;
+#[path = "machines/oversized.rs"]
+mod oversized;
 #[path = "machines/relay.rs"]
 mod relay;
 #[path = "machines/rng.rs"]
 mod rng;
 #[path = "machines/scenarios.rs"]
 mod scenarios;
+#[path = "machines/scripted.rs"]
+mod scripted;
 #[path = "machines/store.rs"]
 mod store;
+#[path = "machines/subscriptions.rs"]
+mod subscriptions;
 #[path = "machines/world.rs"]
 mod world;

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use landfall_fold::{Absorbed, Folded, Job, JobKind, News, Supervisor, WorkerError};
 use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
+use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName};
 use parking_lot::{Condvar, Mutex};
 
 use crate::limits;
@@ -67,6 +68,9 @@ pub(crate) enum Brought {
     Merged(Merged),
     /// It is not, but these changes of it are new, and are to be pushed in this order.
     Changes(Vec<CheckedChange>),
+    /// The same of an offered snapshot: together with what there is it would exceed what one may
+    /// have.
+    Apart(Vec<CheckedChange>),
 }
 
 /// Why an offered snapshot was not merged.
@@ -136,7 +140,8 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Starts it.
+    /// Takes snapshots apart that exceed the limit, and starts the thread. Nothing else may write to
+    /// the store before it returns.
     pub(crate) fn start(
         store: Arc<dyn LogStore>,
         metrics: Arc<Metrics>,
@@ -145,6 +150,7 @@ impl Folder {
         let shared = Arc::new(Shared::default());
         let worker = Worker::new(store, metrics, options);
         let for_thread = Arc::clone(&shared);
+        worker.heal_oversized();
         let stop = worker.supervisor().map_or_else(Arc::default, |s| Arc::clone(&s.stop));
         let thread = std::thread::Builder::new()
             .name("fold".to_owned())
@@ -226,7 +232,7 @@ impl Worker {
             command,
             memory_bytes: options.memory_bytes,
             time: options.time,
-            snapshot_bytes: landfall_protocol::limits::SNAPSHOT_BYTES as u64,
+            snapshot_bytes: options.window.snapshot_bytes,
             stop: Arc::default(),
         });
         Self { store, metrics, supervisor, options }
@@ -244,9 +250,7 @@ impl Worker {
         let mut next_look = Instant::now();
         while let Some(work) = next(shared, next_look) {
             match work {
-                Some(Work::Merge(offer, done)) => {
-                    done(self.merge(&offer).map(Brought::Merged));
-                }
+                Some(Work::Merge(offer, done)) => done(self.merge(&offer)),
                 Some(Work::Absorb(chunks, done)) => done(self.absorb(&chunks)),
                 Some(Work::Rebuild(space, document, done)) => done(self.rebuild(&space, &document)),
                 None => {
@@ -278,6 +282,9 @@ impl Worker {
                 return false;
             }
         };
+        if task.is_oversized {
+            return self.note_failure(&task, "oversized", &OVERSIZED);
+        }
         let began = Instant::now();
         let may_write =
             || shared.before_fold.get().is_some_and(|told| told(&task.space, task.through));
@@ -298,16 +305,77 @@ impl Worker {
             }
             // It says nothing about the document.
             Err(FoldFailure::Worker(WorkerError::Stopped)) => false,
-            Err(FoldFailure::Worker(error)) => {
-                self.metrics.folded("failed", began.elapsed());
-                let (space, document, reason) = (&task.space, &task.document, error.to_string());
-                tracing::warn!(%space, %document, reason, "a document cannot be folded; it syncs on");
-                if let Err(error) = self.store.fold_failed(&task, VERSION, &reason) {
-                    tracing::error!(error = error.chain(), "a failed fold could not be noted");
-                    return false;
-                }
-                true
+            Err(FoldFailure::Worker(error @ WorkerError::TooLarge { .. })) => {
+                self.note_failure(&task, "oversized", &error)
             }
+            Err(FoldFailure::Worker(error)) => self.note_failure(&task, "failed", &error),
+        }
+    }
+
+    /// Notes that a document cannot be folded; true if that is noted.
+    fn note_failure(&self, task: &FoldTask, outcome: &'static str, why: &dyn Display) -> bool {
+        self.metrics.folded(outcome, Duration::ZERO);
+        let (space, document, reason) = (&task.space, &task.document, why.to_string());
+        let bytes = task.bytes;
+        tracing::warn!(%space, %document, bytes, reason, "a document cannot be folded; it syncs on");
+        if let Err(error) = self.store.fold_failed(task, VERSION, &reason) {
+            tracing::error!(error = error.chain(), "a failed fold could not be noted");
+            return false;
+        }
+        true
+    }
+
+    /// Takes snapshots apart that exceed the limit, and that no replica would take: an earlier
+    /// version made them. Blocks; only while nothing else writes to the store.
+    pub(crate) fn heal_oversized(&self) {
+        let limit = self.options.window.snapshot_bytes;
+        let found = self.store.oversized(limit).unwrap_or_else(|error| {
+            tracing::error!(error = error.chain(), "no oversized snapshots could be looked for");
+            Vec::new()
+        });
+        for (space, document, bytes) in found {
+            match self.take_apart(&space, &document) {
+                Ok(changes) => tracing::warn!(%space, %document, bytes, limit, changes,
+                    "a snapshot exceeded the limit; its changes are single entries now"),
+                Err(reason) => tracing::error!(%space, %document, bytes, limit, reason,
+                    "a snapshot exceeds the limit and could not be taken apart"),
+            }
+        }
+    }
+
+    /// Gives the number of changes that the snapshot had.
+    fn take_apart(&self, space: &SpaceName, document: &DocumentId) -> Result<usize, String> {
+        let supervisor = self.supervisor.as_ref().ok_or("there is no worker to open it")?;
+        let mut base = None;
+        let read = self.store.document_bases(space, document, &mut |input| {
+            if let FoldInput::Base(bytes) = input {
+                base = Some(bytes);
+            }
+            ControlFlow::Break(())
+        });
+        read.map_err(|error| error.chain())?;
+        let body = base.ok_or("it is gone")?;
+        let hash = landfall_fold::hash_of(&body);
+        let (mut changes, mut bytes, mut bad) = (Vec::new(), 0, None);
+        let opened = supervisor.changes_since(&body, &[], |change| {
+            bytes += change.len();
+            match preflight(&change) {
+                _ if bytes > limits::UNFOLD_BYTES => bad = Some("its changes are too long".into()),
+                Ok(checked) => changes.push(checked),
+                Err(error) => bad = Some(error.to_string()),
+            }
+        });
+        opened.map_err(|error| error.to_string())?;
+        if let Some(bad) = bad {
+            return Err(bad);
+        }
+        let (count, mut epoch) = (changes.len(), [0; 16]);
+        getrandom::fill(&mut epoch).map_err(|error| error.to_string())?;
+        let epoch = Epoch::from_bytes(epoch);
+        match self.store.unfold(space, document, &hash, changes, epoch) {
+            Ok(true) => Ok(count),
+            Ok(false) => Err("it is another one than its index says".to_owned()),
+            Err(error) => Err(error.chain()),
         }
     }
 
@@ -337,11 +405,14 @@ impl Worker {
         Ok(self.store.fold_commit(task, snapshot, now_ms())?.then_some(changes))
     }
 
-    pub(crate) fn merge(&self, offer: &Offer) -> Result<Merged, MergeError> {
+    /// Merges an offered snapshot with what there is. If both together exceed a snapshot, what is
+    /// new in it comes as single changes.
+    pub(crate) fn merge(&self, offer: &Offer) -> Result<Brought, MergeError> {
         let Some(supervisor) = &self.supervisor else { return Err(MergeError::NoWorker) };
         let began = Instant::now();
         let merged = self.merge_with(supervisor, offer);
         let outcome = match &merged {
+            Ok(Brought::Apart(_)) => "oversized",
             Ok(_) => "folded",
             Err(_) => "failed",
         };
@@ -349,7 +420,21 @@ impl Worker {
         merged
     }
 
-    fn merge_with(&self, supervisor: &Supervisor, offer: &Offer) -> Result<Merged, MergeError> {
+    /// What is new in an offered snapshot of so many changes, as single changes.
+    fn merge_apart(&self, offer: &Offer, theirs: u64) -> Result<Brought, MergeError> {
+        let (space, document) = (offer.space.clone(), offer.document);
+        let chunks = Chunks { space, document, parts: vec![Arc::clone(&offer.bytes)] };
+        match self.absorb(&chunks)? {
+            // There is something here, and they have nothing of it.
+            Brought::Changes(changes) if changes.len() as u64 == theirs => {
+                Err(MergeError::Unrelated)
+            }
+            Brought::Changes(changes) => Ok(Brought::Apart(changes)),
+            brought => Ok(brought),
+        }
+    }
+
+    fn merge_with(&self, supervisor: &Supervisor, offer: &Offer) -> Result<Brought, MergeError> {
         let worker = MergeError::Worker;
         let inspected = supervisor.inspect(&offer.bytes, offer.hash).map_err(worker)?;
         let mut theirs = inspected.heads.clone();
@@ -377,7 +462,8 @@ impl Worker {
         let whole = whole.map_err(MergeError::Store)?;
         if inputs == 0 {
             drop(job);
-            return Ok(Merged::Snapshot(Arc::new(snapshot_of(inspected).map_err(worker)?)));
+            let theirs = snapshot_of(inspected).map_err(worker)?;
+            return Ok(Brought::Merged(Merged::Snapshot(Arc::new(theirs))));
         }
         if failed.is_none() && whole && !given {
             failed = job.base(&offer.bytes).err();
@@ -385,8 +471,16 @@ impl Worker {
         if let Some(error) = failed {
             return Err(worker(job.finish().err().unwrap_or(error)));
         }
-        let both = snapshot_of(job.finish().map_err(worker)?).map_err(worker)?;
-        self.judge_merge(offer, &inspected, both)
+        let both = match job.finish() {
+            Err(WorkerError::TooLarge { actual, limit }) => {
+                let (space, document) = (&offer.space, &offer.document);
+                tracing::warn!(%space, %document, actual, limit,
+                    "a document exceeds the limit by a snapshot that was offered; it syncs on");
+                return self.merge_apart(offer, inspected.changes);
+            }
+            both => snapshot_of(both.map_err(worker)?).map_err(worker)?,
+        };
+        self.judge_merge(offer, &inspected, both).map(Brought::Merged)
     }
 
     /// Whether the two had anything in common, and whether anything came of it.
@@ -471,6 +565,9 @@ impl Worker {
         stored.unwrap_or(false)
     }
 }
+
+/// Why a document is not even tried to be folded.
+const OVERSIZED: &str = "its snapshot would exceed the limit; its changes stay single";
 
 /// The version with which a fold failed.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::rooms::Rooms;
 use crate::store::{LogStore, StoreError};
 
-pub(crate) use feed::Feed;
+pub(crate) use feed::{Feed, Grown};
 use inbox::Inbox;
 pub(crate) use sequencer::Durable;
 use sequencer::Sequencer;
@@ -145,8 +145,8 @@ pub(crate) struct Mailbox {
     pub(crate) events: mpsc::Sender<Event>,
     /// Told when an event found no room: the session cannot go on.
     pub(crate) overflow: Arc<Notify>,
-    /// Told when a log that the session reads has grown.
-    pub(crate) grown: Arc<Notify>,
+    /// Told which of the session's logs have grown.
+    pub(crate) grown: Arc<Grown>,
 }
 
 /// What a hub is made of.

@@ -38,6 +38,10 @@ pub const STORE_QUEUE: usize = 1_024;
 /// costs some 50 KiB; a file handle each is what runs out first.
 pub const CONNECTIONS: usize = 4_096;
 
+/// Subscriptions of all sessions together, some 2 KiB each with a space of its own. What one session
+/// may have is [`shared::SUBSCRIPTIONS`].
+pub const SUBSCRIPTIONS: usize = 131_072;
+
 /// How long a client may take to send a request's head.
 pub const HEADER_READ: Duration = Duration::from_secs(10);
 
@@ -125,6 +129,10 @@ pub const PROBE_BYTES: usize = 64 * KIB;
 
 /// Bytes of memory that a child which folds may have.
 pub const FOLD_MEMORY_BYTES: u64 = 1024 * MIB as u64;
+
+/// Bytes of the changes of one snapshot that is taken apart, since it exceeds what one may have:
+/// they are held in memory once, when the relay starts.
+pub const UNFOLD_BYTES: usize = 512 * MIB;
 
 /// How long a child may take for one fold: fifty times what 260,000 changes take.
 pub const FOLD_TIME: Duration = Duration::from_secs(60);
@@ -272,6 +280,7 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 // How the limits relate. A build that breaks one of these does not compile.
+const _: () = assert!(shared::SUBSCRIPTIONS <= SUBSCRIPTIONS);
 const _: () = assert!(shared::MESSAGE_BYTES + PUSH_OVERHEAD_BYTES <= BYTES_IN_FLIGHT);
 const _: () = assert!(BYTES_IN_FLIGHT <= u32::MAX as usize);
 const _: () = assert!(shared::PUSHES_IN_FLIGHT <= UNANSWERED);

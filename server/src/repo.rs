@@ -206,7 +206,7 @@ impl Driver {
         let places = Places { shared: Arc::clone(&shared), id, space: space.clone() };
         let (events_in, events) = mpsc::channel(2 * limits::REPO_INTAKE);
         let (gossip_in, gossip) = mpsc::channel(limits::REPO_GOSSIP_WAITING);
-        let (overflow, grown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (overflow, grown) = (Arc::new(Notify::new()), Arc::default());
         let host = host(shared.upstream, &space);
         Self {
             id,

@@ -240,6 +240,7 @@ impl Server {
             stopping,
             checks: Arc::new(Semaphore::new(limits::CHECKS)),
             page_reads: Arc::new(Semaphore::new(limits::PAGE_READS)),
+            subscriptions: Arc::new(Semaphore::new(limits::SUBSCRIPTIONS)),
             offers: Arc::default(),
             rooms,
             repo: crate::repo::Common::new(Arc::clone(&folder)),

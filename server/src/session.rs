@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) checks: Arc<Semaphore>,
     pub(crate) page_reads: Arc<Semaphore>,
+    /// Places for subscriptions, of the whole relay.
+    pub(crate) subscriptions: Arc<Semaphore>,
     /// Snapshots that clients offer, while their parts arrive.
     pub(crate) offers: Arc<Offers>,
     /// Who follows which document, and hears what is said about it.
@@ -164,7 +166,7 @@ impl Driver {
         shared.metrics.sessions.inc();
         let seat = Seat { shared: Arc::clone(&shared), id };
         let (events_in, events) = mpsc::channel(2 * limits::UNANSWERED);
-        let (overflow, grown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (overflow, grown) = (Arc::new(Notify::new()), Arc::default());
         let (upstream, patience) = (shared.upstream, shared.patience);
         Self {
             id,
@@ -173,7 +175,11 @@ impl Driver {
             start: Instant::now(),
             outbox: VecDeque::new(),
             intake: Intake::new(id, shared.hub.clone(), Arc::clone(&shared.checks)),
-            feeding: Feeding::new(Arc::clone(&shared.store), Arc::clone(&shared.page_reads)),
+            feeding: Feeding::new(
+                Arc::clone(&shared.store),
+                Arc::clone(&shared.page_reads),
+                Arc::clone(&shared.subscriptions),
+            ),
             answering: Answering::new(Arc::clone(&shared.store), Arc::clone(&shared.page_reads)),
             hearing: Hearing::new(id, Arc::clone(&shared.rooms)),
             mailbox: Mailbox { events: events_in, overflow, grown },
@@ -248,7 +254,8 @@ impl Driver {
         match happening {
             Happening::Event(Some(event)) => self.handle_event(event),
             // `None` never comes: the driver holds a sender itself.
-            Happening::Event(None) | Happening::Grown => {}
+            Happening::Event(None) => {}
+            Happening::Grown => self.feeding.handle_grown(self.mailbox.grown.take()),
             Happening::Written(end) => self.handle_written(&end),
             Happening::Overflow => {
                 let what = "the session did not take its answers".to_owned();
@@ -304,7 +311,10 @@ impl Driver {
                     if self.feeding.is_empty() {
                         Span::current().record("space", space.as_str());
                     }
-                    let ticket = self.feeding.add(subscription);
+                    let Some(ticket) = self.feeding.add(subscription) else {
+                        self.machine.handle_no_room(subscription, limits::SUBSCRIPTIONS);
+                        continue;
+                    };
                     let (session, mailbox) = (self.id, self.mailbox.clone());
                     let attach = Attach {
                         session,

@@ -29,13 +29,14 @@ mod snapshots;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod unfold;
 pub mod verify;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_protocol::admission::History;
+use landfall_protocol::admission::{CheckedChange, History};
 use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
@@ -43,7 +44,7 @@ use landfall_protocol::repo::DocumentIndex;
 use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::Commit;
-use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, Upstream, limits};
+use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName, Upstream, limits};
 
 pub(crate) use condition::REMEDY;
 pub use condition::{Condition, DamagedPlace};
@@ -68,18 +69,24 @@ pub struct FoldWindow {
     pub recent_entries: u64,
     /// Nothing younger is folded.
     pub recent_age: Duration,
+    /// Bytes that a snapshot may have: what exceeds it stays single changes.
+    pub snapshot_bytes: u64,
 }
 
 impl Default for FoldWindow {
     fn default() -> Self {
         let (recent_entries, recent_age) = (limits::RECENT_ENTRIES, limits::RECENT_AGE);
-        Self { recent_entries, recent_age }
+        Self { recent_entries, recent_age, ..Self::NONE }
     }
 }
 
 impl FoldWindow {
     /// Everything may be folded.
-    pub const NONE: Self = Self { recent_entries: 0, recent_age: Duration::ZERO };
+    pub const NONE: Self = Self {
+        recent_entries: 0,
+        recent_age: Duration::ZERO,
+        snapshot_bytes: limits::SNAPSHOT_BYTES as u64,
+    };
 }
 
 /// A document whose tail is worth a fold.
@@ -95,6 +102,8 @@ pub struct FoldTask {
     pub changes: u64,
     /// Their bytes, and those of the snapshot that they are folded into.
     pub bytes: u64,
+    /// Whether a snapshot of it would surely be too large, and no part of it is worth one.
+    pub is_oversized: bool,
     /// Whether there is a snapshot to begin from.
     pub has_base: bool,
     /// That snapshot's hash and offset.
@@ -389,6 +398,25 @@ pub trait LogStore: Send + Sync + 'static {
     /// can take the commit of others with it.
     fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
         self.beneath().is_some_and(|store| store.is_damaged(space, document))
+    }
+
+    /// The documents whose snapshots have more than so many bytes, with these.
+    fn oversized(&self, most_bytes: u64) -> Result<Vec<(SpaceName, DocumentId, u64)>, StoreError> {
+        below(self)?.oversized(most_bytes)
+    }
+
+    /// Puts the changes of a document's snapshot, dependencies first, in its place, at the end of
+    /// the log and in an epoch of their own; false if it is another by now. Nothing else may be
+    /// appended meanwhile.
+    fn unfold(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        hash: &[u8; 32],
+        changes: Vec<CheckedChange>,
+        fresh: Epoch,
+    ) -> Result<bool, StoreError> {
+        below(self)?.unfold(space, document, hash, changes, fresh)
     }
 
     /// What is in memory, and what was met.

@@ -9,6 +9,7 @@ mod system {
     mod ephemeral;
     mod hostile;
     mod kills;
+    mod links;
     mod long_life;
     mod lost_history;
     mod many;

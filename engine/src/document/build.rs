@@ -1,7 +1,7 @@
 //! Building the next state of a document from what arrived, beside its readers and writers.
 //!
 //! Nothing here holds a lock while automerge or SQLite runs. What comes out is swapped in (`swap`)
-//! by whoever has the writer right.
+//! by the thread that has the writer right.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub(super) enum Bytes {
 pub(super) enum Job {
     /// Nothing; or a writer calls the applier when there is.
     None,
-    /// What arrived is told, since nothing is loaded that could be brought up to date.
+    /// Send an event only: nothing is loaded that could be brought up to date.
     Tell,
     /// What was built before is to be swapped in.
     Swap,

@@ -63,6 +63,7 @@ impl Edit {
         if document.core.is_closed() {
             return Err(StoreError::closed().into());
         }
+        document.core.present(document.row)?;
         let right = Right::of_application(document, inside);
         let mut slot = document.slot.lock();
         let base = loop {
@@ -77,6 +78,7 @@ impl Edit {
         if let Some(reason) = slot.quarantined.clone() {
             return Err(ChangeError::Quarantined { document: document.id, reason });
         }
+        document.core.has_room(document.key(), base.stored_bytes)?;
         slot.edits += 1;
         let (number, generation) = (slot.edits, slot.generation);
         let stats = base.automerge.stats();

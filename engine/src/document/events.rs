@@ -14,7 +14,7 @@ use super::slot::{Slot, State};
 use crate::events::{EventKind, Origin};
 
 impl Slot {
-    /// The document has these heads now. Nothing is told of a document after its deletion.
+    /// The document has these heads now. No event follows a deletion.
     pub(super) fn tell_changed(
         &mut self,
         origin: Origin,
@@ -49,8 +49,8 @@ impl OpenDocument {
         }
     }
 
-    /// Nothing is loaded that could say more; the application is told that there is something, at
-    /// the next `tell_pending`.
+    /// Nothing is loaded that could say more: the next `tell_pending` sends an event with the
+    /// store's heads and without patches.
     pub(super) fn note_unloaded(&self) {
         let log = &self.core.log;
         let heads = match log.document(self.row, &self.id) {

@@ -21,6 +21,7 @@ impl OpenDocument {
         if self.core.is_closed() {
             return Err(StoreError::closed().into());
         }
+        self.core.present(self.row)?;
         let (nested, mut patience) = (Changing::is_here(), None);
         let mut slot = self.slot.lock();
         if slot.is_mine() {

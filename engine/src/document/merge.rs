@@ -41,7 +41,7 @@ pub(super) fn few_heads(edit: &mut Edit, view: View) -> Result<View, ChangeError
     })
 }
 
-/// Changes without operations, of which the last one rests on all of the heads.
+/// Changes without operations, of which the last one has all of the heads behind it.
 fn chain(automerge: &mut Automerge, actor: &ActorId, heads: &[ChangeHash]) -> Vec<Change> {
     let before = automerge.get_actor().clone();
     automerge.set_actor(actor.clone());

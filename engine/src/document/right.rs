@@ -38,7 +38,7 @@ impl Right {
         right
     }
 
-    /// The right for a swap, if nobody has it.
+    /// The right for a swap, if no thread has it.
     pub(super) fn of_swap(document: &Arc<OpenDocument>, slot: &mut Slot) -> Option<Self> {
         match slot.writer {
             Some(_) => None,

@@ -1,6 +1,6 @@
 //! Putting what the applier built in place of the published state.
 //!
-//! Local changes that were made meanwhile are added to it first, by whoever has the writer right:
+//! Local changes that were made meanwhile are added to it first, by the thread that has the writer right:
 //! the applier if no writer is busy, else the next writer before its closure. Readers go on with
 //! the old state. What was built on another generation is dropped.
 
@@ -84,7 +84,7 @@ pub(super) fn finish(right: &Right, built: Built) {
     }
 }
 
-/// A state and what is told of it.
+/// A state and its event.
 struct Next {
     /// `None` if the published one stays.
     loaded: Option<Arc<Loaded>>,

@@ -11,7 +11,7 @@ use super::Shared;
 use crate::document::{Changing, Condition, Edit, Held, OpenDocument, commit};
 use crate::ephemeral;
 use crate::error::{BoxError, BroadcastError, ChangeError, ReadError, StoreError};
-use crate::status::{DocumentStatus, StatusWatch};
+use crate::status::{DocumentSize, DocumentStatus, StatusWatch};
 use crate::store::DocumentFacts;
 
 /// An open document. It is loaded at its first access, and stays in memory within the budget of
@@ -160,11 +160,16 @@ impl Document {
         let on_disk = core.status.is_on_disk(open.row, last);
         let parked = parked.map(Into::into);
         let actors = actors.unwrap_or(stored_actors);
+        let size = DocumentSize {
+            bytes: core.log.bytes_of(open.row, &open.id)?,
+            local_limit: core.log.local_bytes(),
+            limit: core.log.document_bytes(),
+        };
         let quarantined = match loaded {
             true => quarantined,
             false => core.log.quarantine(open.row, &open.id)?.map(|known| known.reason),
         };
-        Ok(DocumentStatus { loaded, changes, actors, on_disk, pending, parked, quarantined })
+        Ok(DocumentStatus { loaded, changes, size, actors, on_disk, pending, parked, quarantined })
     }
 
     /// Watches the document's status.

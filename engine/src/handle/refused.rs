@@ -33,7 +33,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn delete(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row());
+        let (core, row) = (self.core(), self.row()?);
         if core.read_only {
             return Err(StoreError::read_only());
         }
@@ -53,7 +53,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn is_deleted(&self, document: &DocumentId) -> Result<bool, StoreError> {
-        Ok(self.core().log.deleted(self.row(), document)?)
+        Ok(self.core().log.deleted(self.row()?, document)?)
     }
 
     /// The documents that are deleted, in the order in which this store heard of it.
@@ -61,7 +61,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn deleted_documents(&self) -> Result<Vec<DocumentId>, StoreError> {
-        Ok(self.core().log.deleted_documents(self.row())?)
+        Ok(self.core().log.deleted_documents(self.row()?)?)
     }
 
     /// Deleted documents that still have edits which no other replica has: export or discard them.
@@ -69,7 +69,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn lost_edits(&self) -> Result<Vec<LostEdits>, StoreError> {
-        let lost = self.core().log.lost(self.row())?;
+        let lost = self.core().log.lost(self.row()?)?;
         let told =
             |lost: crate::store::Lost| LostEdits { document: lost.document, unsent: lost.unsent };
         Ok(lost.into_iter().map(told).collect())
@@ -82,7 +82,7 @@ impl Space {
     /// # Errors
     /// [`KeptError::Rebuild`] if automerge cannot build it.
     pub fn export_lost(&self, document: &DocumentId) -> Result<Option<Vec<u8>>, KeptError> {
-        let Some(lost) = self.core().log.lost_bytes(self.row(), document)? else {
+        let Some(lost) = self.core().log.lost_bytes(self.row()?, document)? else {
             return Ok(None);
         };
         let history = unfold(lost.snapshot.as_deref(), lost.changes)?;
@@ -94,7 +94,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn discard_lost(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row());
+        let (core, row) = (self.core(), self.row()?);
         self.ask(|done| core.log.submit_discard(row, document, done), drop)
     }
 
@@ -104,9 +104,9 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn retry(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row());
+        let (core, row) = (self.core(), self.row()?);
         self.ask(|done| core.log.submit_retry(row, document, done), drop)?;
-        core.unparked(self.name(), document);
+        core.link.unparked(row, document);
         Ok(())
     }
 
@@ -130,7 +130,7 @@ impl Space {
     /// [`KeptError::NothingRefused`]; [`KeptError::Unanswered`]; [`KeptError::Rebuild`] if a change cannot be taken apart;
     /// [`KeptError::Changed`] if the document was edited meanwhile: try again.
     pub fn reauthor(&self, document: DocumentId) -> Result<usize, KeptError> {
-        let (core, row) = (self.core(), self.row());
+        let (core, row) = (self.core(), self.row()?);
         let (mut history, _) = self.refused(&document)?;
         let unsent = match core.log.document(row, &document)? {
             Some(document) => core.log.not_taken(row, document)?,
@@ -153,7 +153,7 @@ impl Space {
         let for_commit = Arc::clone(core);
         let replaced = move || for_commit.forget_document(row, document);
         core.log.replace_unsent(row, document, old, new, replaced)?;
-        core.unparked(self.name(), document);
+        core.link.unparked(row, document);
         Ok(count)
     }
 
@@ -164,17 +164,17 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn merge_unrelated(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row());
+        let (core, row) = (self.core(), self.row()?);
         let (for_commit, name) = (Arc::clone(core), self.name().clone());
         let committed = move |received| for_commit.received(&name, row, received);
         self.ask(|done| core.log.submit_allow_merge(row, document, done), committed)?;
-        core.unparked(self.name(), document);
+        core.link.unparked(row, document);
         Ok(())
     }
 
     /// All changes of a document that has some which the relay does not take, and those.
     fn refused(&self, document: &DocumentId) -> Result<(Vec<Change>, Vec<Unsent>), KeptError> {
-        let (log, row) = (&self.core().log, self.row());
+        let (log, row) = (&self.core().log, self.row()?);
         let is_refused = log.parked(row)?.iter().any(|parked| parked.document == *document);
         let found = if is_refused { log.document(row, document)? } else { None };
         let Some(document_row) = found else { return Err(KeptError::NothingRefused) };

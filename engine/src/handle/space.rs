@@ -92,6 +92,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn contains(&self, document: &DocumentId) -> Result<bool, StoreError> {
+        self.core().present(self.row)?;
         Ok(self.shared.core.log.document(self.row, document)?.is_some())
     }
 
@@ -100,10 +101,11 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn documents(&self) -> Result<Vec<DocumentId>, StoreError> {
+        self.core().present(self.row)?;
         Ok(self.shared.core.log.documents(self.row)?)
     }
 
-    /// The space's present status.
+    /// The space's present status; `None` once it was removed.
     pub fn status(&self) -> Option<SpaceStatus> {
         // A look that failed was logged, and the next one tries again.
         let _ = self.shared.core.catch_up();
@@ -140,10 +142,9 @@ impl Space {
 
     fn set_filter(&self, filter: &Filter) -> Result<(), SubscribeError> {
         let core = self.core();
+        core.present(self.row)?;
         core.log.set_filter(self.row, filter).map_err(StoreError::from)?;
-        if let Some(link) = &*core.link.lock() {
-            link.filter(self.name.clone());
-        }
+        core.link.filter(self.row);
         Ok(())
     }
 
@@ -151,8 +152,10 @@ impl Space {
         &self.shared.core
     }
 
-    pub(super) fn row(&self) -> SpaceRow {
-        self.row
+    /// Its row, if the space is still there.
+    pub(super) fn row(&self) -> Result<SpaceRow, StoreError> {
+        self.core().present(self.row)?;
+        Ok(self.row)
     }
 
     fn open_document(&self, id: DocumentId) -> Arc<OpenDocument> {

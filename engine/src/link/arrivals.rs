@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
@@ -12,7 +13,9 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// The queue before the store.
 pub(super) struct Arrivals {
-    queue: mpsc::Sender<(u64, Job)>,
+    /// `None` once closed.
+    queue: Option<mpsc::Sender<(u64, Job)>>,
+    thread: Option<JoinHandle<()>>,
     waiting: Arc<AtomicUsize>,
     /// The present connection. Held while a job is handed to the store: what an earlier
     /// connection brought must not be written into what the present one's relay is known to hold.
@@ -42,7 +45,8 @@ impl Arrivals {
         let (queue, jobs) = mpsc::channel::<(u64, Job)>();
         let (waiting, connection) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(0)));
         let (for_thread, present) = (Arc::clone(&waiting), Arc::clone(&connection));
-        std::thread::Builder::new().name("landfall-arrivals".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("landfall-arrivals".to_owned());
+        let thread = thread.spawn(move || {
             while let Ok((connection, job)) = jobs.recv() {
                 if *present.lock() == connection {
                     job();
@@ -50,7 +54,16 @@ impl Arrivals {
                 for_thread.fetch_sub(1, Ordering::AcqRel);
             }
         })?;
-        Ok(Self { queue, waiting, connection })
+        Ok(Self { queue: Some(queue), thread: Some(thread), waiting, connection })
+    }
+
+    /// Ends the thread, and waits for what it is opening.
+    pub(super) fn close(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was told by the panic hook.
+            let _ = thread.join();
+        }
     }
 
     /// A new connection begins: what an earlier one brought is dropped.
@@ -68,8 +81,10 @@ impl Arrivals {
             return job();
         }
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        // The thread lives as long as this.
-        let _ = self.queue.send((connection, Box::new(job)));
+        if let Some(queue) = &self.queue {
+            // The thread lives as long as the queue.
+            let _ = queue.send((connection, Box::new(job)));
+        }
     }
 }
 

@@ -3,34 +3,49 @@
 mod compare;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use landfall_protocol::frame::{Filter, encode};
-use landfall_protocol::replica::{EndReason, Replica, ReplicaEffect, ResumePoint};
-use landfall_protocol::{Code, DocumentId, Local, Moment, SpaceName, Upstream};
+use landfall_protocol::frame::{Filter, Frame, encode};
+use landfall_protocol::replica::{EndReason, Replica, ReplicaEffect, ResumePoint, SpacePhase};
+use landfall_protocol::{DocumentId, Local, Moment, SpaceName, Upstream};
 use landfall_storage::{Committed, WriteError};
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::Outbound;
 use super::arrivals::Arrivals;
+use super::desk::Desk;
+use super::requests::Reached;
 use crate::core::Core;
+use crate::error::RefusedSpace;
 use crate::events::EventKind;
 use crate::status::LinkStatus;
-use crate::store::{Done, Met, SnapshotPart, SpaceCount, SpaceRow, WriteFailure};
+use crate::store::{
+    Done, LocalLog, Met, Refused, SnapshotPart, SpaceCount, SpaceRow, UpstreamRow, WriteFailure,
+};
+
+/// Bytes that wait for the socket, beyond which no further part of a snapshot is read for it: a relay
+/// may ask for the same part again and again.
+const PARTS_BELOW_BYTES: usize = 1024 * 1024;
+
+/// Bytes that wait for the socket, beyond which pings are not answered: what is on its way says that
+/// we are alive, once the relay reads it.
+const PONG_BELOW_BYTES: usize = 64 * 1024;
 
 /// What the store finished, on behalf of one connection.
 pub(super) struct Completion {
     /// Which connection: what an earlier one asked for says nothing to the present one.
     connection: u64,
+    /// The space's row when it was asked for. A space of the same name may have another by now.
+    row: SpaceRow,
+    /// What the machine counted for it until now, if it was an arrival.
+    bytes: usize,
     outcome: Outcome,
 }
 
 enum Outcome {
-    Resume(SpaceName, ResumePoint),
-    Stored(SpaceName, usize),
+    Resume(SpaceName, ResumePoint, UpstreamRow),
+    Stored(SpaceName),
     Reset(SpaceName, Local),
     Reconciled(SpaceName),
     Requeued(SpaceName),
@@ -62,42 +77,107 @@ impl Out {
     }
 }
 
+/// A part of a snapshot that the relay wants and that was not read yet.
+struct WantedPart {
+    space: SpaceName,
+    document: DocumentId,
+    hash: [u8; 32],
+    from: u64,
+}
+
 /// Performs effects.
 pub(super) struct Performer {
     core: Arc<Core>,
-    outbound: Arc<Outbound>,
+    /// The store, for jobs about the relay of the present connection, whatever comes after it.
+    log: LocalLog,
+    desk: Arc<Desk>,
     tell: mpsc::UnboundedSender<Completion>,
     spaces: BTreeMap<SpaceName, SpaceRow>,
+    names: BTreeMap<SpaceRow, SpaceName>,
     connection: u64,
+    /// Which `connect` the present relay is of.
+    connects: u64,
     arrivals: Arrivals,
-    /// Spaces that have been compared with the relay.
-    checked: Mutex<BTreeSet<SpaceName>>,
+    reached: Reached,
+    /// What is known of the relay has changed.
+    changed: bool,
+    /// At most one of each snapshot that is being offered.
+    parts: VecDeque<WantedPart>,
 }
 
 impl Performer {
     pub(super) fn new(
         core: Arc<Core>,
-        outbound: Arc<Outbound>,
+        desk: Arc<Desk>,
+        arrivals: Arrivals,
         tell: mpsc::UnboundedSender<Completion>,
-    ) -> std::io::Result<Self> {
-        let arrivals = Arrivals::start()?;
-        let (spaces, checked) = (BTreeMap::new(), Mutex::default());
-        Ok(Self { core, outbound, tell, spaces, connection: 0, arrivals, checked })
+    ) -> Self {
+        Self {
+            log: core.log.clone(),
+            core,
+            desk,
+            tell,
+            spaces: BTreeMap::new(),
+            names: BTreeMap::new(),
+            connection: 0,
+            connects: 0,
+            arrivals,
+            reached: Reached::default(),
+            changed: false,
+            parts: VecDeque::new(),
+        }
     }
 
-    /// Spaces that have been compared with the relay since this was asked last.
-    pub(super) fn take_checked(&self) -> BTreeSet<SpaceName> {
-        std::mem::take(&mut *self.checked.lock())
+    /// False if it is there.
+    pub(super) fn add_space(&mut self, name: SpaceName, row: SpaceRow) -> bool {
+        self.names.insert(row, name.clone());
+        self.spaces.insert(name, row).is_none()
     }
 
-    pub(super) fn add_space(&mut self, name: SpaceName, row: SpaceRow) {
-        self.spaces.insert(name, row);
+    pub(super) fn remove_space(&mut self, name: &SpaceName, row: SpaceRow) {
+        self.spaces.remove(name);
+        self.names.remove(&row);
+        self.reached.confirmed.remove(&row);
+        self.reached.refused.remove(&row);
     }
 
     /// A new connection begins.
     pub(super) fn begin(&mut self) {
         self.connection += 1;
         self.arrivals.begin(self.connection);
+        self.parts.clear();
+    }
+
+    /// The connection is over: what it brought and is not handed to the store is dropped.
+    pub(super) fn end(&mut self) {
+        self.begin();
+    }
+
+    /// Waits for what is being opened.
+    pub(super) fn close(&mut self) {
+        self.begin();
+        self.arrivals.close();
+    }
+
+    /// Another relay is wanted, or the same again: nothing is known of it.
+    pub(super) fn forget_relay(&mut self, connects: u64) {
+        self.reached = Reached::default();
+        self.connects = connects;
+    }
+
+    /// Whether another `connect` came, which the link's thread has not taken up yet: from then on the
+    /// status says nothing of this session's relay.
+    fn is_superseded(&self) -> bool {
+        self.desk.connects() != self.connects
+    }
+
+    pub(super) fn reached(&self) -> &Reached {
+        &self.reached
+    }
+
+    /// Whether what is known of the relay has changed since this was asked last.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// The row of a space.
@@ -105,9 +185,9 @@ impl Performer {
         self.spaces.get(space).copied()
     }
 
-    /// The names of all spaces.
-    pub(super) fn spaces(&self) -> Vec<SpaceName> {
-        self.spaces.keys().cloned().collect()
+    /// All spaces.
+    pub(super) fn spaces(&self) -> Vec<(SpaceName, SpaceRow)> {
+        self.spaces.iter().map(|(name, row)| (name.clone(), *row)).collect()
     }
 
     /// Which documents of a space the application wants.
@@ -115,20 +195,32 @@ impl Performer {
         self.core.log.filter(self.row(space)?).ok()
     }
 
+    /// The name of a space.
+    pub(super) fn name(&self, row: SpaceRow) -> Option<SpaceName> {
+        self.names.get(&row).cloned()
+    }
+
     /// The names of spaces.
-    pub(super) fn names(&self, rows: BTreeSet<SpaceRow>) -> Vec<SpaceName> {
-        let wanted = self.spaces.iter().filter(|(_, row)| rows.contains(row));
-        wanted.map(|(name, _)| name.clone()).collect()
+    pub(super) fn names(&self, rows: &BTreeSet<SpaceRow>) -> Vec<SpaceName> {
+        rows.iter().filter_map(|row| self.name(*row)).collect()
     }
 
     /// Brings an outcome to the machine.
-    pub(super) fn complete(&self, replica: &mut Replica, now: Moment, completion: Completion) {
-        if completion.connection != self.connection {
+    pub(super) fn complete(&mut self, replica: &mut Replica, now: Moment, completion: Completion) {
+        let Completion { connection, row, bytes, outcome } = completion;
+        if connection != self.connection {
             return;
         }
-        match completion.outcome {
-            Outcome::Resume(space, point) => replica.handle_resume(&space, point),
-            Outcome::Stored(space, bytes) => replica.handle_stored(now, &space, bytes),
+        if !self.names.contains_key(&row) {
+            // Its space was removed: the outcome, often an error, has no receiver.
+            return replica.handle_discarded(now, bytes);
+        }
+        match outcome {
+            Outcome::Resume(space, point, upstream) => {
+                self.reached.upstream = Some(upstream);
+                replica.handle_resume(&space, point);
+            }
+            Outcome::Stored(space) => replica.handle_stored(now, &space, bytes),
             Outcome::Reset(space, through) => replica.handle_reset(now, &space, through),
             Outcome::Reconciled(space) => replica.handle_reconciled(now, &space),
             Outcome::Requeued(space) => replica.handle_requeued(now, &space),
@@ -139,7 +231,7 @@ impl Performer {
 
     /// Performs one effect; gives the reason if the connection is to be closed.
     pub(super) fn perform(
-        &self,
+        &mut self,
         replica: &mut Replica,
         now: Moment,
         effect: ReplicaEffect,
@@ -147,40 +239,40 @@ impl Performer {
     ) -> Option<EndReason> {
         match effect {
             ReplicaEffect::Send(frame) => {
-                if let Some(out) = out {
+                if let Some(out) = out
+                    && !(matches!(frame, Frame::Pong(_)) && out.unsent() > PONG_BELOW_BYTES)
+                {
                     out.send(encode(&frame));
                 }
             }
-            ReplicaEffect::Welcomed(upstream) => {
-                self.core.status.set_link(LinkStatus::Online, Some(upstream));
-            }
+            ReplicaEffect::Welcomed(upstream) => self.welcomed(upstream),
             ReplicaEffect::LoadResume { upstream, space } => self.load_resume(upstream, space),
             ReplicaEffect::Store(batch) => self.store(batch),
             ReplicaEffect::Reset { space } => self.reset(space),
             ReplicaEffect::LoadOutbox { space, after, changes, bytes } => {
                 let row = self.spaces.get(&space)?;
-                match self.core.log.outbox(*row, after, changes, bytes) {
+                match self.log.outbox(*row, after, changes, bytes) {
                     Ok((page, more)) => replica.handle_outbox(now, &space, page, more),
                     Err(error) => replica.handle_store_failed(error.to_string()),
                 }
             }
             ReplicaEffect::Acknowledged { space, locals, mark } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    let done = self.counted(|()| Outcome::Settled);
-                    self.core.log.submit_acknowledged(*row, locals, mark, done);
+                    let done = self.counted(*row, |()| Outcome::Settled);
+                    self.log.submit_acknowledged(*row, locals, mark, done);
                 }
             }
-            ReplicaEffect::Park { space, document, code, what } => {
-                self.park(&space, document, code, what);
+            ReplicaEffect::Park { space, document, code, what, deletion } => {
+                self.park(&space, document, Refused { code, what, deletion });
             }
             ReplicaEffect::Requeue { space, document } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    let done = self.counted(move |()| Outcome::Requeued(space));
-                    self.core.log.submit_requeue(*row, document, done);
+                    let done = self.counted(*row, move |()| Outcome::Requeued(space));
+                    self.log.submit_requeue(*row, document, done);
                 }
             }
-            ReplicaEffect::Phase { space, phase } => self.core.status.set_phase(&space, phase),
-            ReplicaEffect::Speaking { space, filter } => self.outbound.voice.set(space, filter),
+            ReplicaEffect::Phase { space, phase } => self.phase(space, phase),
+            ReplicaEffect::Speaking { space, filter } => self.desk.voice.set(space, filter),
             ReplicaEffect::End(reason) => return Some(reason),
             later => self.perform_later(replica, now, later),
         }
@@ -188,7 +280,7 @@ impl Performer {
     }
 
     /// What belongs to folded history, comparison and deletion.
-    fn perform_later(&self, replica: &mut Replica, now: Moment, effect: ReplicaEffect) {
+    fn perform_later(&mut self, replica: &mut Replica, now: Moment, effect: ReplicaEffect) {
         match effect {
             ReplicaEffect::StorePart { space, document, hash, total, from, bytes } => {
                 self.store_part(space, SnapshotPart { document, hash, total, from, bytes });
@@ -201,22 +293,31 @@ impl Performer {
             }
             ReplicaEffect::Refused { space, document, locals } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    let done = self.counted(|()| Outcome::Settled);
-                    self.core.log.submit_refused(*row, document, locals, done);
+                    let done = self.counted(*row, |()| Outcome::Settled);
+                    self.log.submit_refused(*row, document, locals, done);
                 }
             }
             ReplicaEffect::StoreDocument(batch) => self.store_document(batch),
             ReplicaEffect::FinishReconcile { space, cursor, through, except } => {
                 self.finish_reconcile(space, cursor, through, except);
             }
-            ReplicaEffect::Checked { space, drifted } => self.checked(&space, &drifted),
+            ReplicaEffect::Checked { space, ticket, drifted, more } => {
+                let count = self.checked(&space, &drifted, more);
+                self.desk.requests.checked(&space, ticket, &Ok(count));
+            }
+            ReplicaEffect::NotChecked { space, ticket, why } => {
+                tracing::debug!(%space, %why, "the space was not compared with the relay");
+                self.desk.requests.checked(&space, ticket, &Err(why));
+            }
             ReplicaEffect::LoadSnapshotPart { space, document, hash, from } => {
-                self.load_snapshot_part(replica, now, &space, document, hash, from);
+                self.parts.push_back(WantedPart { space, document, hash, from });
+                self.desk.wants_room.store(true, Ordering::Release);
+                self.desk.wake.notify_one();
             }
             ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    let done = self.counted(|()| Outcome::Settled);
-                    self.core.log.submit_snapshot_acknowledged(*row, document, hash, mark, done);
+                    let done = self.counted(*row, |()| Outcome::Settled);
+                    self.log.submit_snapshot_acknowledged(*row, document, hash, mark, done);
                 }
             }
             ReplicaEffect::Heard { space, document, sender, session, count, data } => {
@@ -230,41 +331,90 @@ impl Performer {
         }
     }
 
+    fn welcomed(&mut self, upstream: Upstream) {
+        self.log = self.core.log.about(upstream);
+        let Reached { upstream: row, answered, confirmed, refused } = &mut self.reached;
+        (*row, *answered) = (None, true);
+        confirmed.clear();
+        refused.clear();
+        self.changed = true;
+        if !self.is_superseded() {
+            self.core.status.set_link(LinkStatus::Online, Some(upstream));
+        }
+    }
+
+    fn phase(&mut self, space: SpaceName, phase: SpacePhase) {
+        if let Some(row) = self.row(&space) {
+            self.reached.refused.remove(&row);
+            match phase.clone() {
+                SpacePhase::Waiting => {}
+                SpacePhase::Refused { code, what } => {
+                    let refusal = RefusedSpace { space: space.clone(), code, what };
+                    self.reached.refused.insert(row, refusal);
+                }
+                _ => self.reached.confirmed.extend([row]),
+            }
+            self.changed = true;
+        }
+        if phase == SpacePhase::Waiting || !self.is_superseded() {
+            self.core.status.set_phase(&space, phase);
+        }
+    }
+
+    /// Reads the parts of snapshots that the socket has room for.
+    pub(super) fn read_parts(&mut self, replica: &mut Replica, now: Moment, out: &Out) {
+        if out.unsent() >= PARTS_BELOW_BYTES {
+            return;
+        }
+        if let Some(part) = self.parts.pop_front() {
+            let WantedPart { space, document, hash, from } = part;
+            self.load_snapshot_part(replica, now, &space, document, hash, from);
+        }
+        self.desk.wants_room.store(!self.parts.is_empty(), Ordering::Release);
+        if !self.parts.is_empty() {
+            self.desk.wake.notify_one();
+        }
+    }
+
     fn load_resume(&self, upstream: Upstream, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
         let (tell, connection) = (self.tell.clone(), self.connection);
         let done = move |result: Result<Committed<Met>, WriteFailure>| {
             let outcome = match result {
-                Ok(Committed { value: Met { point }, .. }) => Outcome::Resume(space, point),
+                Ok(Committed { value: Met { upstream, point }, .. }) => {
+                    Outcome::Resume(space, point, upstream)
+                }
                 Err(error) => Outcome::Failed(chain(&error)),
             };
-            let _ = tell.send(Completion { connection, outcome });
+            let _ = tell.send(Completion { connection, row, bytes: 0, outcome });
         };
-        self.core.log.submit_meet(upstream, row, Box::new(done));
+        self.log.submit_meet(upstream, row, Box::new(done));
     }
 
     fn reset(&self, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
         tracing::warn!(%space, "the relay's log is not the one we knew: what differs is exchanged");
-        let done = self.counted(move |through| Outcome::Reset(space, through));
-        self.core.log.submit_reset(row, done);
+        let done = self.counted(row, move |through| Outcome::Reset(space, through));
+        self.log.submit_reset(row, done);
     }
 
-    fn park(&self, space: &SpaceName, document: DocumentId, code: Code, what: String) {
+    fn park(&self, space: &SpaceName, document: DocumentId, refused: Refused) {
         let Some(row) = self.spaces.get(space).copied() else { return };
+        let (code, what) = (refused.code, refused.what.clone());
         tracing::warn!(%space, %document, %code, what, "the relay refuses a document's changes");
         let core = Arc::clone(&self.core);
-        let (name, told) = (space.clone(), what.clone());
-        let done = self.counted(move |()| {
-            core.events.send(&name, document, EventKind::Parked { code, what: told });
+        let name = space.clone();
+        let done = self.counted(row, move |()| {
+            core.events.send(&name, document, EventKind::Parked { code, what });
             Outcome::Settled
         });
-        self.core.log.submit_park(row, document, code, what, done);
+        self.log.submit_park(row, document, refused, done);
     }
 
     /// What most finished writes do, once the store has reported them: tell the machine.
     fn counted<T>(
         &self,
+        row: SpaceRow,
         outcome: impl FnOnce(T) -> Outcome + Send + 'static,
     ) -> Done<(SpaceCount, T)> {
         let (tell, connection) = (self.tell.clone(), self.connection);
@@ -273,7 +423,7 @@ impl Performer {
                 Ok(Committed { value: (_, value), .. }) => outcome(value),
                 Err(error) => Outcome::Failed(chain(&error)),
             };
-            let _ = tell.send(Completion { connection, outcome });
+            let _ = tell.send(Completion { connection, row, bytes: 0, outcome });
         })
     }
 }

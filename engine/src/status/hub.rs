@@ -94,6 +94,16 @@ impl Everything {
         true
     }
 
+    /// Removes a space; tells whether it was there.
+    fn remove(&mut self, row: SpaceRow) -> bool {
+        let Some(facts) = self.spaces.remove(&row) else { return false };
+        self.rows.remove(&facts.name);
+        for added in self.unsynced.values_mut() {
+            added.remove(&row);
+        }
+        true
+    }
+
     /// Brings one space up to a commit; tells whether its status is another now.
     fn report(&mut self, report: SpaceReport) -> bool {
         let SpaceReport { space, count, parked, number, synced } = report;
@@ -185,6 +195,11 @@ impl StatusHub {
         self.update(|all| all.add(space));
     }
 
+    /// A space was removed.
+    pub(crate) fn remove_space(&self, row: SpaceRow) {
+        self.update(|all| all.remove(row));
+    }
+
     pub(crate) fn set_link(&self, link: LinkStatus, upstream: Option<Upstream>) {
         self.update(|all| {
             let before = (all.link, all.upstream, all.last_error.is_some());
@@ -250,6 +265,9 @@ impl StatusHub {
         let mut all = self.facts.lock();
         let mut changed = all.upstream != followed.upstream;
         all.upstream = followed.upstream;
+        for row in &followed.removed {
+            changed |= all.remove(*row);
+        }
         for space in &followed.spaces {
             let (name, row, count) = (space.name.clone(), space.row, space.count);
             let parked = space.parked.clone();

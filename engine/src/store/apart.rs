@@ -28,10 +28,11 @@ impl LocalLog {
         ready: Ready,
         done: impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
     ) {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
+        let limits = self.fold_limits();
         let job = move |tx: &rusqlite::Transaction<'_>| {
-            let upstream = upstream.ok_or(ReceiveError::NoUpstream)?;
-            let mut writing = Writing::new(tx, &indexes, upstream, space)?;
+            let upstream = whose.row(tx)?.ok_or(ReceiveError::NoUpstream)?;
+            let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
             for entry in ready.entries {
                 writing.take(entry)?;
             }

@@ -11,7 +11,8 @@ use rusqlite::Connection;
 
 use super::indexes::Indexes;
 use super::ledger::Ledger;
-use super::{DocumentRow, LocalLog, SpaceCount, SpaceRow};
+use super::rows::{document_row, parts};
+use super::{DocumentRow, LocalLog, SpaceCount, SpaceRow, ViewError};
 
 /// A change that was made here.
 #[derive(Debug, Clone)]
@@ -28,6 +29,9 @@ pub(crate) struct LocalChange {
 pub(crate) enum AppendError {
     #[error("the change does not fit the document's history: {0}")]
     History(#[from] HistoryError),
+    /// With the change the document would exceed what local changes may bring it to.
+    #[error("document {document} would have {bytes} bytes, local changes end at {limit}")]
+    DocumentTooLarge { document: DocumentId, bytes: u64, limit: u64 },
     #[error(transparent)]
     Sql(#[from] rusqlite::Error),
 }
@@ -42,11 +46,24 @@ pub(crate) struct Appended {
 }
 
 impl LocalLog {
-    /// Appends changes in one transaction: all or none. A change that is there already (a named
-    /// document's first one) is not appended twice. `committed` is called on the writer thread,
-    /// in the order of the commits, before this returns.
+    /// As [`LocalLog::append_up_to`], with documents of any size.
+    #[cfg(test)]
     pub(crate) fn append(
         &self,
+        durability: Durability,
+        changes: Vec<LocalChange>,
+        committed: impl FnOnce(&Committed<Appended>) + Send + 'static,
+    ) -> Result<Committed<Appended>, WriteError<AppendError>> {
+        self.append_up_to(u64::MAX, durability, changes, committed)
+    }
+
+    /// Appends changes in one transaction: all or none. A change that is there already (a named
+    /// document's first one) is not appended twice. `committed` is called on the writer thread,
+    /// in the order of the commits, before this returns. Nothing is appended if a document would
+    /// have more than so many bytes.
+    pub(crate) fn append_up_to(
+        &self,
+        most_bytes: u64,
         durability: Durability,
         changes: Vec<LocalChange>,
         committed: impl FnOnce(&Committed<Appended>) + Send + 'static,
@@ -64,7 +81,7 @@ impl LocalLog {
             // Whoever waits for this is below; nobody else can have gone.
             let _ = tell.send(result);
         };
-        let job = move |tx: &rusqlite::Transaction<'_>| append(tx, &indexes, &changes);
+        let job = move |tx: &rusqlite::Transaction<'_>| append(tx, &indexes, &changes, most_bytes);
         self.submit_reported(durability, job, done);
         told.recv().unwrap_or(Err(WriteError::Closed))
     }
@@ -92,7 +109,7 @@ impl LocalLog {
         let mut costs = Vec::with_capacity(changes.len());
         for change in changes {
             let before = operations.load(Ordering::Relaxed);
-            let (_, spaces) = append(&conn, &self.indexes, &[change])?;
+            let (_, spaces) = append(&conn, &self.indexes, &[change], u64::MAX)?;
             spaces.into_iter().try_for_each(|space| self.reports.try_draft(&conn, space))?;
             costs.push(operations.load(Ordering::Relaxed) - before);
         }
@@ -104,10 +121,25 @@ impl LocalLog {
 /// Where each change went.
 type Places = Vec<(DocumentRow, u64)>;
 
+impl LocalLog {
+    /// The bytes of a document, as its limits count them; 0 if the store has no change of it.
+    pub(crate) fn bytes_of(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+    ) -> Result<u64, ViewError> {
+        self.view(|conn| match document_row(conn, space, document)? {
+            Some(row) => Ok(parts(conn, row)?.document_bytes()),
+            None => Ok(0),
+        })
+    }
+}
+
 fn append(
     conn: &Connection,
     indexes: &Indexes,
     changes: &[LocalChange],
+    most_bytes: u64,
 ) -> Result<(Places, Vec<SpaceRow>), AppendError> {
     let mut places = Vec::with_capacity(changes.len());
     let mut ledgers: BTreeMap<SpaceRow, Ledger<'_>> = BTreeMap::new();
@@ -119,7 +151,15 @@ fn append(
         let LocalChange { document, change, at_ms, .. } = local;
         let place = match ledger.admit(document, change, Roots::One)?? {
             Verdict::Duplicate(known) => known.position.0,
-            Verdict::New => ledger.append(*document, change, None, *at_ms)?,
+            Verdict::New => {
+                let place = ledger.append(*document, change, None, *at_ms)?;
+                let bytes = ledger.document_bytes(document);
+                if bytes > most_bytes {
+                    let (document, limit) = (*document, most_bytes);
+                    return Err(AppendError::DocumentTooLarge { document, bytes, limit });
+                }
+                place
+            }
         };
         places.push((ledger.row(document)?, place));
     }

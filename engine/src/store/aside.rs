@@ -157,7 +157,7 @@ pub(super) fn retry(
 /// A folded history that was set aside. It is opened here, within the transaction: it happens once.
 fn admit_snapshot(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> {
     let conn = writing.ledger.conn;
-    let Ok(opened) = Opened::open(waiting.body) else {
+    let Ok(opened) = Opened::open_within(waiting.body, &writing.limits) else {
         wait_for(conn, waiting.id, Wait::Never)?;
         return Ok(false);
     };
@@ -225,7 +225,8 @@ impl LocalLog {
         document: DocumentId,
         done: Done<Received>,
     ) {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
+        let limits = self.fold_limits();
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let row = document_row_or_new(tx, space, &document)?;
             tx.prepare_cached("UPDATE document SET merges = 1 WHERE id = ?1")?.execute([row.0])?;
@@ -233,9 +234,9 @@ impl LocalLog {
                 "UPDATE aside SET wait = 1 WHERE space = ?1 AND document = ?2 AND wait = 2",
             )?
             .execute(params![space.0, document.as_bytes()])?;
-            let Some(upstream) = upstream else { return Ok(Received::default()) };
+            let Some(upstream) = whose.row(tx)? else { return Ok(Received::default()) };
             displaced::unpark(tx, upstream, row)?;
-            let mut writing = Writing::new(tx, &indexes, upstream, space)?;
+            let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
             let mut fresh = Fresh::default();
             fresh.all();
             writing.try_again(document, fresh);

@@ -9,6 +9,7 @@ use landfall_protocol::{DocumentId, limits};
 use landfall_storage::{BackupError, Database, Options};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::indexes::unreadable;
 use super::rows::{DocumentRow, SpaceRow, merges, parts};
 use super::schema::SCHEMA;
 use super::{LocalLog, ViewError, snapshots};
@@ -145,15 +146,7 @@ fn document(
     if let (Some(hash), Some(body)) = (snapshot, snapshots::body(conn, found.row)?)
         && parts.folded_changes > 0
     {
-        let bytes = body.len() as u64;
-        if flow.is_continue() {
-            flow = sink(Record::Snapshot { hash, bytes });
-        }
-        for part in body.chunks(limits::PART_BYTES) {
-            if flow.is_continue() {
-                flow = sink(Record::Part(part.to_vec()));
-            }
-        }
+        flow = folded(hash, &body, (flags, own), flow, sink)?;
     }
     let mut changes = conn.prepare_cached(
         "SELECT at_ms, author, body FROM change WHERE document = ?1 AND local > ?2 ORDER BY local",
@@ -164,6 +157,30 @@ fn document(
     {
         let (at_ms, author) = (row.get(0)?, author(row.get(1)?));
         flow = sink(Record::Change { at_ms, flags, author, chunk: row.get(2)? });
+    }
+    Ok(flow)
+}
+
+/// A folded history; as the changes that it stands for, if it is longer than a file may have it.
+fn folded(
+    hash: [u8; 32],
+    body: &[u8],
+    (flags, own): (u16, &[u8]),
+    mut flow: ControlFlow<()>,
+    sink: &mut RecordSink<'_>,
+) -> rusqlite::Result<ControlFlow<()>> {
+    let records: Vec<Record> = if body.len() > limits::SNAPSHOT_BYTES {
+        let changes = landfall_fold::changes_since(body, &[]).map_err(unreadable)?;
+        let change = |chunk| Record::Change { at_ms: 0, flags, author: own.to_vec(), chunk };
+        changes.into_iter().map(change).collect()
+    } else {
+        let parts = body.chunks(limits::PART_BYTES).map(|part| Record::Part(part.to_vec()));
+        std::iter::once(Record::Snapshot { hash, bytes: body.len() as u64 }).chain(parts).collect()
+    };
+    for record in records {
+        if flow.is_continue() {
+            flow = sink(record);
+        }
     }
     Ok(flow)
 }

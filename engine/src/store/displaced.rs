@@ -206,8 +206,9 @@ impl LocalLog {
         space: SpaceRow,
         document: DocumentRow,
     ) -> Result<Vec<Unsent>, ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let mut found = Vec::new();
             for node in refused_nodes(conn, upstream, space, document)? {
                 found.push(
@@ -229,8 +230,9 @@ impl LocalLog {
         space: SpaceRow,
         document: DocumentRow,
     ) -> Result<Vec<Unsent>, ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let mut unsent = Vec::new();
             for (first, last) in unheld(conn, upstream, space, document)?.iter() {
                 unsent.extend(
@@ -258,9 +260,10 @@ impl LocalLog {
         new: Vec<LocalChange>,
         committed: impl FnOnce() + Send + 'static,
     ) -> Result<(), WriteError<ReplaceError>> {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let job = move |tx: &rusqlite::Transaction<'_>| {
+            let upstream = whose.row(tx)?;
             let row = document_row(tx, space, &document)?.ok_or(ReplaceError::Changed)?;
             replace(tx, &indexes, upstream, (space, row, &document), &old, &new)
         };

@@ -1,13 +1,17 @@
 //! Folding: which documents are due, what of them may be folded, and taking the result.
 //!
-//! A fold is due when the tail is long beside what is folded, so that all folds together cost no
-//! more than a multiple of the last one. The young end of the log is left alone, so that an
-//! upstream that is slightly behind is sent single changes. And nothing is folded that the
-//! upstream in use is not known to hold: a store that never met one folds everything.
+//! When a fold is due is `landfall_protocol::weight`'s to say. The young end of the log is left
+//! alone, so that an upstream that is slightly behind is sent single changes; but for a tail of few
+//! large changes, which a snapshot is no longer than. Nothing is folded that the upstream in use is
+//! not known to hold: a store that never met one folds everything. And no more is folded than one
+//! snapshot may have: the rest stays single changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_fold::FoldLimits;
+use landfall_protocol::weight::{FoldRule, Weight, document_bytes};
 use landfall_protocol::{DocumentId, limits};
 use landfall_storage::{Durability, WriteError};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -15,7 +19,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::held;
 use super::install::{Source, install};
 use super::ledger::Ledger;
-use super::rows::{DocumentRow, SpaceRow, document_id, parts, space_totals};
+use super::rows::{DocumentRow, Parts, SpaceRow, document_id, document_row, parts, space_totals};
 use super::snapshots::{Opened, body};
 use super::{LocalLog, UpstreamRow, ViewError, WriteFailure};
 
@@ -33,6 +37,8 @@ pub(crate) struct FoldOptions {
     pub(crate) recent_entries: u64,
     /// How old a change must be to be folded.
     pub(crate) recent_age: Duration,
+    /// What a snapshot may have.
+    pub(crate) limits: FoldLimits,
 }
 
 impl Default for FoldOptions {
@@ -42,14 +48,25 @@ impl Default for FoldOptions {
             share: limits::FOLD_SHARE,
             recent_entries: limits::RECENT_ENTRIES,
             recent_age: limits::RECENT_AGE,
+            limits: FoldLimits::default(),
         }
     }
 }
 
 impl FoldOptions {
     /// Folds whatever may be folded, as somebody who asks for it wants.
-    pub(crate) const EVERYTHING: Self =
-        Self { least: 1, share: u64::MAX, recent_entries: 0, recent_age: Duration::ZERO };
+    pub(crate) const EVERYTHING: Self = Self {
+        least: 1,
+        share: u64::MAX,
+        recent_entries: 0,
+        recent_age: Duration::ZERO,
+        limits: FoldLimits { snapshot_bytes: limits::SNAPSHOT_BYTES },
+    };
+
+    fn rule(&self) -> FoldRule {
+        let rule = FoldRule::default();
+        FoldRule { least: Weight { changes: self.least, ..rule.least }, share: self.share }
+    }
 }
 
 /// A document of which something may be folded.
@@ -64,6 +81,12 @@ pub(crate) struct FoldTask {
     base: u64,
     /// How many changes are to be folded.
     pub(crate) changes: u64,
+    /// Whether nothing of the document stays outside.
+    pub(crate) whole: bool,
+    /// The operations of all that the snapshot will stand for, about.
+    pub(crate) operations: u64,
+    /// The bytes of all that it is made of.
+    pub(crate) bytes: u64,
 }
 
 /// What a fold is made of: the snapshot before, and changes, dependencies first.
@@ -81,14 +104,37 @@ impl LocalLog {
         options: &FoldOptions,
         now_ms: u64,
     ) -> Result<Vec<FoldTask>, ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let mut due = Vec::new();
             for row in long_tails(conn, space, options)? {
                 due.extend(task(conn, upstream, space, row, options, now_ms)?);
             }
             due.sort_by_key(|task| std::cmp::Reverse(task.changes));
             Ok(due)
+        })
+    }
+
+    /// The fold of one document, if one is due.
+    pub(crate) fn fold_candidate(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+        options: &FoldOptions,
+        now_ms: u64,
+    ) -> Result<Option<FoldTask>, ViewError> {
+        self.view(|conn| {
+            let upstream = self.whose.row(conn)?;
+            let Some(row) = document_row(conn, space, document)? else { return Ok(None) };
+            let may = conn
+                .prepare_cached(
+                    "SELECT 1 FROM document WHERE id = ?1 AND tail_changes > 0 AND
+                         (fold_failed IS NULL OR fold_version <> ?2
+                             OR tail_changes >= 2 * fold_failed)",
+                )?
+                .exists(params![row.0, SOFTWARE])?;
+            if may { task(conn, upstream, space, row, options, now_ms) } else { Ok(None) }
         })
     }
 
@@ -117,14 +163,18 @@ impl LocalLog {
         opened: Opened,
     ) -> Result<bool, WriteFailure> {
         let space = task.space;
-        let (task, indexes, upstream) = (task.clone(), Arc::clone(&self.indexes), self.upstream());
+        let (task, indexes, whose) = (task.clone(), Arc::clone(&self.indexes), self.whose);
         let job = move |tx: &rusqlite::Transaction<'_>| {
+            if document_row(tx, task.space, &task.document)? != Some(task.row) {
+                // Its space was removed, and another document may have the row.
+                return Ok(false);
+            }
             let now = parts(tx, task.row)?;
             let folded = now.folded_changes + task.changes;
             let same = now.base == task.base
                 && rows_between(tx, task.row, task.base, task.through)? == task.changes
                 && opened.changes() == folded
-                && unheld_from(tx, upstream, task.space, task.row)?
+                && unheld_from(tx, whose.row(tx)?, task.space, task.row)?
                     .is_none_or(|first| first > task.through);
             if !same {
                 return Ok(false);
@@ -166,24 +216,34 @@ impl LocalLog {
     }
 }
 
-/// Documents whose tails are long enough, and whose last fold did not fail lately.
+/// Documents whose tails may be due, and whose last fold did not fail lately.
 fn long_tails(
     conn: &Connection,
     space: SpaceRow,
     options: &FoldOptions,
 ) -> rusqlite::Result<Vec<DocumentRow>> {
-    // The index is of tails that are worth a look by default.
+    // The indexes are of tails that are worth a look by default; their conditions stand here word
+    // for word.
     let by_index = if options.least >= 64 { "AND tail_changes >= 64" } else { "" };
-    conn.prepare_cached(&format!(
-        "SELECT id FROM document WHERE space = ?1 AND tail_changes >= ?2 {by_index}
-             AND tail_changes >= folded_changes / ?3
-             AND (fold_failed IS NULL OR fold_version <> ?4 OR tail_changes >= 2 * fold_failed)"
-    ))?
-    .query_map(
-        params![space.0, options.least.max(1), options.share.min(i64::MAX as u64).max(1), SOFTWARE],
-        |row| row.get(0).map(DocumentRow),
-    )?
-    .collect()
+    let long = format!("AND tail_changes >= ?3 {by_index} AND tail_changes >= folded_changes / ?4");
+    let heavy = "AND (tail_bytes >= 524288 OR counter - folded_counter >= 32768)";
+    let least = options.least.clamp(1, i64::MAX as u64);
+    let share = options.share.clamp(1, i64::MAX as u64);
+    let (long_params, heavy_params) =
+        (params![space.0, SOFTWARE, least, share], params![space.0, SOFTWARE]);
+    let mut found = BTreeSet::new();
+    for (which, params) in [(long.as_str(), long_params), (heavy, heavy_params)] {
+        let mut statement = conn.prepare_cached(&format!(
+            "SELECT id FROM document WHERE space = ?1 AND
+                 (fold_failed IS NULL OR fold_version <> ?2 OR tail_changes >= 2 * fold_failed)
+                 {which}"
+        ))?;
+        let mut rows = statement.query(params)?;
+        while let Some(row) = rows.next()? {
+            found.insert(DocumentRow(row.get(0)?));
+        }
+    }
+    Ok(found.into_iter().collect())
 }
 
 /// What of a document may be folded, if that is enough.
@@ -197,36 +257,113 @@ fn task(
 ) -> rusqlite::Result<Option<FoldTask>> {
     let last = space_totals(conn, space)?.last;
     let parts = parts(conn, row)?;
-    let mut end = last.saturating_sub(options.recent_entries) + 1;
-    let age = u64::try_from(options.recent_age.as_millis()).unwrap_or(u64::MAX);
-    // What is of the future was made when a clock was wrong: its age says nothing.
-    let young: Option<u64> = match age {
-        0 => None,
-        _ => conn
-            .prepare_cached(
-                "SELECT min(local) FROM change
-                 WHERE document = ?1 AND local > ?2 AND at_ms > ?3 AND at_ms <= ?4",
-            )?
-            .query_row(params![row.0, parts.base, now_ms.saturating_sub(age), now_ms], |row| {
-                row.get(0)
-            })?,
+    let (rule, folded) = (options.rule(), parts.folded());
+    let held = match unheld_from(conn, upstream, space, row)? {
+        Some(first) => first.saturating_sub(1),
+        None => last,
     };
-    let unheld = unheld_from(conn, upstream, space, row)?;
-    for first in [young, unheld].into_iter().flatten() {
-        end = end.min(first);
+    let young = young_from(conn, row, &parts, last, options, now_ms)?;
+    let mut due = None;
+    for (through, is_due) in [
+        (held.min(young.saturating_sub(1)), FoldRule::is_due as fn(&FoldRule, &_, &_) -> bool),
+        (held, FoldRule::is_heavy),
+    ] {
+        let through = fitting(conn, row, &parts, through, options.limits)?;
+        let tail = weigh(conn, row, &parts, through)?;
+        if is_due(&rule, &folded, &tail) {
+            due = Some((through, tail));
+            break;
+        }
     }
-    let through = end.saturating_sub(1);
-    let changes = rows_between(conn, row, parts.base, through)?;
-    let enough = options.least.max(parts.folded_changes / options.share.max(1)).max(1);
-    if changes < enough {
-        return Ok(None);
-    }
+    let Some((through, tail)) = due else { return Ok(None) };
     // The snapshot takes the place of the last change that it folds.
     let through = conn
         .prepare_cached("SELECT max(local) FROM change WHERE document = ?1 AND local <= ?2")?
         .query_row(params![row.0, through], |row| row.get(0))?;
-    let document = document_id(conn, row)?;
-    Ok(Some(FoldTask { space, row, document, through, base: parts.base, changes }))
+    Ok(Some(FoldTask {
+        space,
+        row,
+        document: document_id(conn, row)?,
+        through,
+        base: parts.base,
+        changes: tail.changes,
+        whole: tail.changes == parts.tail_changes,
+        operations: parts.counter,
+        bytes: parts.folded_bytes + tail.bytes,
+    }))
+}
+
+/// The first local sequence number of a document that is too young to be folded.
+fn young_from(
+    conn: &Connection,
+    row: DocumentRow,
+    parts: &Parts,
+    last: u64,
+    options: &FoldOptions,
+    now_ms: u64,
+) -> rusqlite::Result<u64> {
+    let end = last.saturating_sub(options.recent_entries) + 1;
+    let age = u64::try_from(options.recent_age.as_millis()).unwrap_or(u64::MAX);
+    if age == 0 {
+        return Ok(end);
+    }
+    // What is of the future was made when a clock was wrong: its age says nothing.
+    let young: Option<u64> = conn
+        .prepare_cached(
+            "SELECT min(local) FROM change
+             WHERE document = ?1 AND local > ?2 AND at_ms > ?3 AND at_ms <= ?4",
+        )?
+        .query_row(params![row.0, parts.base, now_ms.saturating_sub(age), now_ms], |row| {
+            row.get(0)
+        })?;
+    Ok(young.map_or(end, |young| young.min(end)))
+}
+
+/// How far a document can be folded, up to `through`, into a snapshot that is not too large. Cut
+/// before a fold by what its changes weigh, which is more than they will have: what is left is
+/// looked at again with what they came to.
+fn fitting(
+    conn: &Connection,
+    row: DocumentRow,
+    parts: &Parts,
+    through: u64,
+    limits: FoldLimits,
+) -> rusqlite::Result<u64> {
+    let most = limits.snapshot_bytes as u64;
+    if parts.document_bytes() <= most {
+        return Ok(through);
+    }
+    let mut statement = conn.prepare_cached(
+        "SELECT local, length(body) FROM change
+         WHERE document = ?1 AND local > ?2 AND local <= ?3 ORDER BY local",
+    )?;
+    let mut rows = statement.query(params![row.0, parts.base, through])?;
+    let (mut fits, mut bytes) = (parts.base, parts.folded_bytes);
+    while let Some(row) = rows.next()? {
+        bytes += document_bytes(0, 1, row.get(1)?);
+        if bytes > most {
+            break;
+        }
+        fits = row.get(0)?;
+    }
+    Ok(fits)
+}
+
+/// The weight of a document's tail up to a local sequence number.
+fn weigh(
+    conn: &Connection,
+    row: DocumentRow,
+    parts: &Parts,
+    through: u64,
+) -> rusqlite::Result<Weight> {
+    conn.prepare_cached(
+        "SELECT count(*), coalesce(sum(length(body)), 0), coalesce(max(max_op), 0) FROM change
+         WHERE document = ?1 AND local > ?2 AND local <= ?3",
+    )?
+    .query_row(params![row.0, parts.base, through], |row| {
+        let (changes, bytes, counter): (u64, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(Weight { changes, operations: counter.saturating_sub(parts.folded_counter), bytes })
+    })
 }
 
 fn rows_between(

@@ -2,7 +2,6 @@
 //! committed since the last look, in one snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
 
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName, Upstream};
 use landfall_storage::{ReadError, Reader};
@@ -15,18 +14,19 @@ use super::{LocalLog, SpaceCount, ViewError, deletion, links};
 
 /// A place in the history of the store's file.
 pub(crate) struct Follow {
-    log: LocalLog,
     reader: Reader,
     /// SQLite's `data_version` of this connection at the last look: it changes with every commit of
     /// another connection, and asking for it reads no page.
     version: Option<i64>,
-    /// The last local number of each space that was looked at.
-    seen: BTreeMap<SpaceRow, u64>,
+    /// Each space that was looked at, with its last local number.
+    seen: BTreeMap<SpaceRow, (SpaceName, u64)>,
 }
 
 /// What is in the store at a look, with what has come since the one before.
 pub(crate) struct Followed {
     pub(crate) upstream: Option<Upstream>,
+    /// Spaces that were removed since the look before.
+    pub(crate) removed: Vec<SpaceRow>,
     pub(crate) spaces: Vec<FollowedSpace>,
 }
 
@@ -45,7 +45,7 @@ impl LocalLog {
     pub(crate) fn follow(&self) -> Result<Follow, ViewError> {
         let reader =
             self.db.open_reader().map_err(|error| ViewError(ReadError::Connection(error)))?;
-        Ok(Follow { log: self.clone(), reader, version: None, seen: BTreeMap::new() })
+        Ok(Follow { reader, version: None, seen: BTreeMap::new() })
     }
 }
 
@@ -65,16 +65,23 @@ impl Follow {
         })?;
         let Some((version, met, spaces)) = found else { return Ok(None) };
         self.version = Some(version);
-        self.seen = spaces.iter().map(|space| (space.row, space.count.totals.last)).collect();
-        self.log.upstream.store(met.map_or(0, |(row, _)| row.0), Ordering::Release);
-        Ok(Some(Followed { upstream: met.map(|(_, upstream)| upstream), spaces }))
+        let seen =
+            |space: &FollowedSpace| (space.row, (space.name.clone(), space.count.totals.last));
+        let now: BTreeMap<_, _> = spaces.iter().map(seen).collect();
+        let is_there = |row: &SpaceRow, name: &SpaceName| {
+            now.get(row).is_some_and(|(present, _)| present == name)
+        };
+        let gone = self.seen.iter().filter(|(row, (name, _))| !is_there(row, name));
+        let removed = gone.map(|(row, _)| *row).collect();
+        self.seen = now;
+        Ok(Some(Followed { upstream: met.map(|(_, upstream)| upstream), removed, spaces }))
     }
 }
 
 fn spaces(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
-    seen: Option<&BTreeMap<SpaceRow, u64>>,
+    seen: Option<&BTreeMap<SpaceRow, (SpaceName, u64)>>,
 ) -> rusqlite::Result<Vec<FollowedSpace>> {
     let mut statement = conn.prepare_cached("SELECT id, name FROM space ORDER BY name")?;
     let mut rows = statement.query([])?;
@@ -82,9 +89,9 @@ fn spaces(
     while let Some(found) = rows.next()? {
         let (row, name) = (SpaceRow(found.get(0)?), found.get::<_, String>(1)?);
         // A name was checked when it was written.
-        let Ok(name) = name.parse() else { continue };
+        let Ok(name) = name.parse::<SpaceName>() else { continue };
         let count = count(conn, upstream, row)?;
-        let touched = match seen.map(|seen| seen.get(&row).copied().unwrap_or_default()) {
+        let touched = match seen.map(|seen| last_seen(seen, row, &name)) {
             Some(last) if last < count.totals.last => touched(conn, row, last)?,
             _ => Vec::new(),
         };
@@ -92,6 +99,11 @@ fn spaces(
         spaces.push(FollowedSpace { name, row, count, parked, touched });
     }
     Ok(spaces)
+}
+
+/// The last local number that was seen of a space; 0 if another space had the row.
+fn last_seen(seen: &BTreeMap<SpaceRow, (SpaceName, u64)>, row: SpaceRow, name: &SpaceName) -> u64 {
+    seen.get(&row).filter(|(known, _)| known == name).map_or(0, |(_, last)| *last)
 }
 
 /// Documents that have something behind a local number: a change, a deletion, a folded history.

@@ -95,8 +95,9 @@ impl LocalLog {
         document: DocumentId,
         remedy: Remedy,
     ) -> Result<u64, WriteFailure> {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
+            let upstream = whose.row(tx)?;
             let Some(row) = document_row(tx, space, &document)? else { return Ok(0) };
             let mut dropped = 0;
             // Nothing of a deleted document comes back; what is kept of it is nowhere else.

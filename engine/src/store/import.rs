@@ -52,7 +52,7 @@ impl LocalLog {
     ) -> Result<ImportBatch, WriteFailure> {
         let indexes = Arc::clone(&self.indexes);
         let job = move |tx: &rusqlite::Transaction<'_>| take(tx, &indexes, space, changes);
-        self.db.write(Durability::Full, job).map(|committed| committed.value)
+        self.write_in_space(Durability::Full, space, job).map(|committed| committed.value.1)
     }
 
     /// Deletes a document as a file says.
@@ -62,8 +62,9 @@ impl LocalLog {
         document: DocumentId,
         at_ms: u64,
     ) -> Result<ImportDeletion, WriteFailure> {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
+            let upstream = whose.row(tx)?;
             let mut ledger = Ledger::new(tx, &indexes, space)?;
             let row = ledger.row(&document)?;
             let pending = super::outbox::pending_of_document(tx, upstream, space, row)?;
@@ -72,7 +73,7 @@ impl LocalLog {
             ledger.finish()?;
             Ok(ImportDeletion { is_new: kept.is_some(), kept: kept.unwrap_or_default() })
         };
-        self.db.write(Durability::Full, job).map(|committed| committed.value)
+        self.write_in_space(Durability::Full, space, job).map(|committed| committed.value.1)
     }
 
     /// Whether a document of a file with several roots is the document that is here: nothing is

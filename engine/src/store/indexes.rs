@@ -96,7 +96,16 @@ pub(super) fn build(snapshot: &[u8]) -> Result<PackedIndex, FoldError> {
     landfall_fold::index_of(snapshot)
 }
 
+/// Whether an error says that a snapshot of our own store does not load any more: that is about its
+/// document, and nothing else.
+pub(super) fn is_unreadable(error: &rusqlite::Error) -> bool {
+    let rusqlite::Error::FromSqlConversionFailure(_, Type::Blob, source) = error else {
+        return false;
+    };
+    source.is::<FoldError>()
+}
+
 /// A snapshot of our own store that does not load any more.
-fn unreadable(error: FoldError) -> rusqlite::Error {
+pub(super) fn unreadable(error: FoldError) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, Box::new(error))
 }

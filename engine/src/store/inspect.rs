@@ -74,8 +74,9 @@ pub struct InspectedDocument {
 impl LocalLog {
     /// Looks at everything. It reads no change and loads no document.
     pub(crate) fn inspect(&self) -> Result<Inspection, ViewError> {
-        let in_use = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let in_use = whose.row(conn)?;
             let number = |pragma: &str| -> rusqlite::Result<u64> {
                 conn.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
             };

@@ -55,6 +55,8 @@ pub(super) fn install(
         folded_bytes: opened.body.len() as u64,
         // What lies behind the snapshot was counted when it came.
         operations: before.operations.max(opened.operations),
+        counter: before.counter.max(opened.counter()),
+        folded_counter: opened.counter(),
     };
     let change = Change { row, before, after, folded: locals(&folded), bytes: bytes(&folded) };
     for upstream in links::linked(conn, space)? {
@@ -173,7 +175,11 @@ fn body_bytes(conn: &Connection, row: DocumentRow, first: u64, last: u64) -> rus
 
 /// Gives changes new numbers, in their order: they come after the snapshot now. Each upstream
 /// holds of them what it held.
-fn renumber(ledger: &mut Ledger<'_>, row: DocumentRow, moved: &[u64]) -> rusqlite::Result<()> {
+pub(super) fn renumber(
+    ledger: &mut Ledger<'_>,
+    row: DocumentRow,
+    moved: &[u64],
+) -> rusqlite::Result<()> {
     let (conn, space) = (ledger.conn, ledger.space);
     let upstreams = links::linked(conn, space)?;
     let old: IntervalSet = moved.iter().map(|local| (*local, *local)).collect();

@@ -81,10 +81,16 @@ impl<'a> Ledger<'a> {
         open.parts.tail_changes += 1;
         open.parts.tail_bytes += change.bytes.len() as u64;
         open.parts.operations += change.stored_operations;
+        open.parts.counter = open.parts.counter.max(change.max_op);
         let row = open.row;
         insert_change(conn, &NewChange { space, local, document: row, change, author, at_ms })?;
         self.overlay.add(document, change, Offset(local));
         Ok(local)
+    }
+
+    /// The bytes of a document that this transaction has added to, as limits count them.
+    pub(super) fn document_bytes(&self, document: &DocumentId) -> u64 {
+        self.open.get(document).map_or(0, |open| open.parts.document_bytes())
     }
 
     /// The row of a document, which is made if it is new.

@@ -16,11 +16,45 @@ pub(super) fn last_met(conn: &Connection) -> rusqlite::Result<Option<(UpstreamRo
         .optional()
 }
 
-/// Notes that this upstream is the one in use.
+/// An upstream's row, if it was ever met.
+fn upstream_row(conn: &Connection, identity: &Upstream) -> rusqlite::Result<Option<UpstreamRow>> {
+    conn.prepare_cached("SELECT id FROM upstream WHERE identity = ?1")?
+        .query_row([identity.as_bytes()], |row| row.get(0).map(UpstreamRow))
+        .optional()
+}
+
+/// Which upstream a job is about. It is looked up in the job's own transaction: whatever was met
+/// meanwhile, a job about one upstream is never credited to another.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whose {
+    /// The one that was met last when the job runs.
+    LastMet,
+    /// This one.
+    Of(Upstream),
+}
+
+impl Whose {
+    /// Its row, if it was ever met.
+    pub(super) fn row(self, conn: &Connection) -> rusqlite::Result<Option<UpstreamRow>> {
+        match self {
+            Self::LastMet => Ok(last_met(conn)?.map(|(row, _)| row)),
+            Self::Of(upstream) => upstream_row(conn, &upstream),
+        }
+    }
+}
+
+/// Notes that this upstream is the one in use: the one that was met last. `met` grows with each
+/// change of the upstream and with nothing else.
 pub(super) fn meet(conn: &Connection, identity: &Upstream) -> rusqlite::Result<UpstreamRow> {
+    if let Some((row, last)) = last_met(conn)?
+        && last == *identity
+    {
+        return Ok(row);
+    }
     conn.prepare_cached(
-        "INSERT INTO upstream (identity, met) VALUES (?1, (SELECT coalesce(max(met), 0) + 1 FROM upstream))
-         ON CONFLICT (identity) DO UPDATE SET met = (SELECT max(met) + 1 FROM upstream)
+        "INSERT INTO upstream (identity, met)
+             VALUES (?1, (SELECT coalesce(max(met), 0) + 1 FROM upstream))
+         ON CONFLICT (identity) DO UPDATE SET met = excluded.met
          RETURNING id",
     )?
     .query_row([identity.as_bytes()], |row| row.get(0).map(UpstreamRow))

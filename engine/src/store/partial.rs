@@ -30,9 +30,9 @@ impl LocalLog {
         part: SnapshotPart,
         done: impl FnOnce(Result<Committed<()>, WriteError<ReceiveError>>) + Send + 'static,
     ) {
-        let upstream = self.upstream();
+        let whose = self.whose;
         let job = move |tx: &rusqlite::Transaction<'_>| {
-            let upstream = upstream.ok_or(ReceiveError::NoUpstream)?;
+            let upstream = whose.row(tx)?.ok_or(ReceiveError::NoUpstream)?;
             keep(tx, upstream, space, &part)
         };
         self.db.submit(Durability::Relaxed, job, done);

@@ -2,34 +2,32 @@
 //! folded histories at hand. It costs as much as loading the documents, so it runs on the thread
 //! of whoever asks, never on the writer's.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
-use landfall_fold::FoldError;
-use landfall_protocol::admission::CheckedChange;
+use landfall_fold::{FoldError, FoldLimits};
+use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::frame::Entry;
-use landfall_protocol::replica::Incoming;
+use landfall_protocol::replica::{AsideReason, Incoming};
 use landfall_protocol::{ChangeHash, DocumentId, Offset};
 use landfall_storage::{Durability, ReadError};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
+use super::indexes::is_unreadable;
 use super::rows::{DocumentRow, SpaceRow, document_row};
 use super::snapshots::{Opened, body, folded_heads};
 use super::{LocalLog, UpstreamRow, WriteFailure};
 
-/// Why a batch cannot be written. It is the relay's doing, or the store's.
+/// Why a batch cannot be written: the store failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrepareError {
-    /// The relay's snapshot is not what it says, or automerge cannot read it.
-    #[error("the relay's snapshot of document {document} is bad: {reason}")]
-    Snapshot { document: DocumentId, reason: BadSnapshot },
     #[error("the store could not be read")]
     Read(#[from] ReadError<rusqlite::Error>),
     #[error("the store could not be written")]
     Write(#[from] WriteFailure),
 }
 
-/// What is wrong with a snapshot.
+/// What is wrong with a snapshot: its document alone is rejected for it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadSnapshot {
     #[error("its parts are not all there")]
@@ -72,11 +70,15 @@ pub(super) struct ReadySnapshot {
     pub(super) over: Option<[u8; 32]>,
     /// As the upstream told it, while `opened` is joined with our own.
     received: Option<Opened>,
+    /// What is new in it, in order, if it cannot be joined with our own because both together
+    /// exceed what a snapshot may have: it comes in as single changes.
+    pub(super) apart: Option<Vec<CheckedChange>>,
 }
 
 impl ReadySnapshot {
     pub(super) fn new(offset: Offset, document: DocumentId, received: Opened) -> Self {
-        Self { offset, document, opened: received, pure: true, over: None, received: None }
+        let (opened, pure) = (received, true);
+        Self { offset, document, opened, pure, over: None, received: None, apart: None }
     }
 
     /// What the upstream sent.
@@ -89,6 +91,7 @@ impl ReadySnapshot {
         &mut self,
         conn: &Connection,
         row: Option<DocumentRow>,
+        limits: &FoldLimits,
     ) -> Result<(), JoinError> {
         let now = match row {
             None => None,
@@ -103,6 +106,7 @@ impl ReadySnapshot {
         if self.over == now {
             return Ok(());
         }
+        self.apart = None;
         if let Some(received) = self.received.take() {
             (self.opened, self.pure) = (received, true);
         }
@@ -114,11 +118,37 @@ impl ReadySnapshot {
             self.over = now;
             return Ok(());
         };
-        let joined = landfall_fold::fold(&[&self.opened.body, &ours], [])?;
-        let joined = Opened::of(joined).map_err(FoldError::from)?;
+        let joined = match landfall_fold::fold_within(&[&self.opened.body, &ours], [], limits) {
+            Err(FoldError::TooLarge { actual, limit }) => {
+                tracing::info!(document = %self.document, actual, limit,
+                    "a folded history and our own exceed a snapshot; it comes in as changes");
+                self.apart = Some(self.apart(conn, row)?);
+                self.over = now;
+                return Ok(());
+            }
+            joined => Opened::of(joined?).map_err(FoldError::from)?,
+        };
         self.received = Some(std::mem::replace(&mut self.opened, joined));
         (self.pure, self.over) = (false, now);
         Ok(())
+    }
+
+    /// The changes in it that are not folded here, dependencies first.
+    fn apart(
+        &self,
+        conn: &Connection,
+        row: Option<DocumentRow>,
+    ) -> Result<Vec<CheckedChange>, JoinError> {
+        let have: Vec<ChangeHash> = match row {
+            Some(row) => folded_heads(conn, row)?.into_iter().map(|(head, _)| head).collect(),
+            None => Vec::new(),
+        };
+        let changes = landfall_fold::changes_since(&self.opened.body, &have)?;
+        let checked = changes.iter().enumerate().map(|(position, change)| {
+            preflight(change)
+                .map_err(|error| FoldError::Change { position, reason: error.to_string() }.into())
+        });
+        checked.collect()
     }
 
     /// Whether something that is folded here is not in it.
@@ -149,28 +179,44 @@ impl LocalLog {
             // The parts were submitted before this; so they are written after it.
             self.db.write(Durability::Relaxed, |_| Ok::<_, rusqlite::Error>(()))?;
         }
+        // Documents whose own folded history cannot be read: what comes of them waits for a repair.
+        let mut damaged = BTreeSet::new();
         self.db.read(|conn| {
-            entries.iter().try_for_each(|entry| match entry {
-                Incoming::Change { document, change, .. } => {
-                    self.warm(conn, space, document, change)
+            for entry in &entries {
+                if let Incoming::Change { document, change, .. } = entry
+                    && !damaged.contains(document)
+                    && !self.warm(conn, space, document, change)?
+                {
+                    damaged.insert(*document);
                 }
-                _ => Ok(()),
-            })
+            }
+            Ok(())
         })?;
         let mut ready = Ready::default();
         for entry in entries {
             ready.entries.push(match entry {
+                Incoming::Change { offset, document, change, author, at_ms, .. }
+                    if damaged.contains(&document) =>
+                {
+                    let entry = Entry::of_change(offset, document, change, &author, at_ms);
+                    let what = "the document's own folded history cannot be read; repair the store";
+                    let reason = AsideReason::Snapshot(what.to_owned());
+                    Prepared::Plain(Incoming::Aside { entry, reason })
+                }
                 Incoming::Snapshot { offset, document, hash, heads, body } => {
-                    let body = self.whole_body(space, document, &hash, body)?;
-                    match open_snapshot(body, hash, &heads) {
+                    let opened = match self.whole_body(space, &hash, body)? {
+                        Some(body) => open_snapshot(body, hash, &heads)
+                            .map_err(|(body, bad)| (Some(body), bad)),
+                        None => Err((None, BadSnapshot::Incomplete)),
+                    };
+                    match opened {
                         Ok(opened) => {
                             let mut snapshot = ReadySnapshot::new(offset, document, opened);
                             self.join(space, &mut snapshot)?;
                             Prepared::Snapshot(snapshot)
                         }
                         Err((body, bad)) => {
-                            let entry =
-                                Entry::of_snapshot(offset, document, hash, &heads, 0, Some(body));
+                            let entry = Entry::of_snapshot(offset, document, hash, &heads, 0, body);
                             Prepared::Rejected { entry, reason: bad.to_string() }
                         }
                     }
@@ -181,29 +227,29 @@ impl LocalLog {
         Ok(ready)
     }
 
-    /// A snapshot's bytes: those of its entry, or the parts that came before it.
+    /// A snapshot's bytes: those of its entry, or the parts that came before it, if all did.
     fn whole_body(
         &self,
         space: SpaceRow,
-        document: DocumentId,
         hash: &[u8; 32],
         body: Option<Vec<u8>>,
-    ) -> Result<Vec<u8>, PrepareError> {
-        let body = match (body, self.upstream()) {
-            (Some(body), _) => Some(body),
-            (None, Some(upstream)) => self.db.read(|conn| assemble(conn, upstream, space, hash))?,
-            (None, None) => None,
-        };
-        body.ok_or(PrepareError::Snapshot { document, reason: BadSnapshot::Incomplete })
+    ) -> Result<Option<Vec<u8>>, PrepareError> {
+        match body {
+            Some(body) => Ok(Some(body)),
+            None => Ok(self.db.read(|conn| match self.whose.row(conn)? {
+                Some(upstream) => assemble(conn, upstream, space, hash),
+                None => Ok(None),
+            })?),
+        }
     }
 
     /// Joins a snapshot with what is folded here. If the two do not go together, the transaction
     /// finds that again, and says what is to be done.
     fn join(&self, space: SpaceRow, snapshot: &mut ReadySnapshot) -> Result<(), PrepareError> {
-        let document = snapshot.document;
+        let (document, limits) = (snapshot.document, self.fold_limits());
         let joined = self.db.read(|conn| {
             let row = document_row(conn, space, &document)?;
-            match snapshot.join(conn, row) {
+            match snapshot.join(conn, row, &limits) {
                 Err(JoinError::Sql(error)) => Err(error),
                 joined => Ok(joined),
             }
@@ -215,17 +261,18 @@ impl LocalLog {
     }
 
     /// Brings the index of a document's folded history into memory if a change will ask for it.
+    /// False if that history cannot be read.
     fn warm(
         &self,
         conn: &Connection,
         space: SpaceRow,
         document: &DocumentId,
         change: &CheckedChange,
-    ) -> rusqlite::Result<()> {
-        let Some(row) = document_row(conn, space, document)? else { return Ok(()) };
+    ) -> rusqlite::Result<bool> {
+        let Some(row) = document_row(conn, space, document)? else { return Ok(true) };
         let heads = folded_heads(conn, row)?;
         if heads.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         for hash in change.dependencies.iter().chain([&change.hash]) {
             let in_tail = conn
@@ -235,13 +282,14 @@ impl LocalLog {
             let is_new =
                 *hash == change.hash && change.seq > self.last_folded(conn, row, change)?;
             if !in_tail && !is_head && !is_new {
-                let indexes = Arc::clone(&self.indexes);
-                // A snapshot that cannot be read is found by whoever needs it.
-                let _ = indexes.of(conn, row);
-                return Ok(());
+                return match self.indexes.of(conn, row) {
+                    Ok(_) => Ok(true),
+                    Err(error) if is_unreadable(&error) => Ok(false),
+                    Err(error) => Err(error),
+                };
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn last_folded(

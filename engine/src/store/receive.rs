@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use landfall_fold::FoldLimits;
 use landfall_protocol::admission::{CheckedChange, HistoryError, Roots, Verdict};
-use landfall_protocol::frame::{Entry, entry_flags};
+use landfall_protocol::frame::{Entry, entry_flags, entry_kind};
 use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::replica::{Batch, Incoming};
 use landfall_protocol::{ChangeHash, DocumentId, Offset};
@@ -12,11 +13,11 @@ use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::Connection;
 
 use super::aside::{self, Wait};
-use super::indexes::Indexes;
+use super::indexes::{Indexes, is_unreadable};
 use super::install::{Source, install};
 use super::ledger::Ledger;
 use super::prepare::{JoinError, PrepareError, Prepared, Ready, ReadySnapshot};
-use super::rows::{document_row, heads, local_of, merges};
+use super::rows::{document_row, heads, local_of, merges, parts};
 use super::{
     LocalLog, SpaceCount, SpaceRow, UpstreamRow, deletion, displaced, fitting, held, links, partial,
 };
@@ -74,6 +75,8 @@ pub(crate) struct Received {
     pub(crate) recovered: u64,
     pub(crate) deleted: Vec<Deleted>,
     pub(crate) displaced: Vec<Displaced>,
+    /// Documents that exceed the limit by what came, with their bytes.
+    pub(crate) oversized: Vec<(DocumentId, u64)>,
 }
 
 impl LocalLog {
@@ -101,16 +104,17 @@ impl LocalLog {
         ready: Ready,
         done: impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
     ) {
-        let (upstream, indexes) = (self.upstream(), Arc::clone(&self.indexes));
+        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
+        let limits = self.fold_limits();
         let job = move |tx: &rusqlite::Transaction<'_>| {
-            let upstream = upstream.ok_or(ReceiveError::NoUpstream)?;
+            let upstream = whose.row(tx)?.ok_or(ReceiveError::NoUpstream)?;
             let (cursor, _) = links::cursor(tx, upstream, space)?;
             let at = cursor.map_or(Offset(0), |cursor| cursor.offset);
             if at != batch.after {
                 // The batch before it failed, or a reset did. A cursor must never skip anything.
                 return Err(ReceiveError::NotNext { at, after: batch.after });
             }
-            let mut writing = Writing::new(tx, &indexes, upstream, space)?;
+            let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
             for entry in ready.entries {
                 writing.take(entry)?;
             }
@@ -140,6 +144,8 @@ pub(super) struct Writing<'a> {
     /// What came to a document: orphans may wait for it.
     fresh: BTreeMap<DocumentId, aside::Fresh>,
     received: Received,
+    /// What a snapshot may have.
+    pub(super) limits: FoldLimits,
 }
 
 impl<'a> Writing<'a> {
@@ -148,6 +154,7 @@ impl<'a> Writing<'a> {
         indexes: &'a Indexes,
         upstream: UpstreamRow,
         space: SpaceRow,
+        limits: FoldLimits,
     ) -> rusqlite::Result<Self> {
         Ok(Self {
             ledger: Ledger::new(conn, indexes, space)?,
@@ -156,6 +163,7 @@ impl<'a> Writing<'a> {
             touched: BTreeSet::new(),
             fresh: BTreeMap::new(),
             received: Received::default(),
+            limits,
         })
     }
 
@@ -196,6 +204,9 @@ impl<'a> Writing<'a> {
                 Ok(self.tombstone(document, Some(&author), at_ms)?)
             }
             Prepared::Plain(Incoming::Aside { entry, reason }) => {
+                if entry.kind == entry_kind::SNAPSHOT {
+                    partial::forget(self.ledger.conn, self.upstream, self.ledger.space)?;
+                }
                 Ok(self.put_aside(&entry, Wait::Never, reason.to_string())?)
             }
             // `prepare` leaves none of these.
@@ -299,10 +310,17 @@ impl<'a> Writing<'a> {
         if deletion::is_deleted(self.ledger.conn, row)? {
             return Ok(Ok(()));
         }
-        if let Err((wait, reason)) = fitting::check(self, &ready, row)? {
-            return Ok(Err((ready, wait, reason)));
+        match fitting::check(self, &ready, row) {
+            Ok(Ok(())) => {}
+            Ok(Err((wait, reason))) => return Ok(Err((ready, wait, reason))),
+            // Ours cannot be read: that is this document's trouble alone.
+            Err(error) if is_unreadable(&error) => {
+                return Ok(Err((ready, Wait::Never, error.to_string())));
+            }
+            Err(error) => return Err(error),
         }
-        match ready.join(self.ledger.conn, Some(row)) {
+        match ready.join(self.ledger.conn, Some(row), &self.limits) {
+            Ok(()) if ready.apart.is_some() => return self.take_apart(ready, held),
             Ok(()) => {}
             Err(JoinError::Sql(error)) => return Err(error),
             Err(JoinError::Fold(error)) => {
@@ -318,6 +336,30 @@ impl<'a> Writing<'a> {
         self.touched.insert(document);
         self.fresh.entry(document).or_default().all();
         Ok(Ok(()))
+    }
+
+    /// Admits what is new in a received snapshot as single changes. One that does not fit sets the
+    /// whole snapshot aside; those before it stay.
+    fn take_apart(
+        &mut self,
+        mut ready: ReadySnapshot,
+        held: bool,
+    ) -> rusqlite::Result<Result<(), (ReadySnapshot, Wait, String)>> {
+        let before = std::mem::take(&mut self.held);
+        let mut refused = None;
+        for change in ready.apart.take().unwrap_or_default() {
+            // Its histories were found to belong together.
+            let admitted = self.change(ready.document, change, &[], 0, Roots::Several)?;
+            if let Err((_, wait, reason)) = admitted {
+                refused = Some((wait, reason.to_string()));
+                break;
+            }
+        }
+        let came = std::mem::replace(&mut self.held, before);
+        if held {
+            came.iter().for_each(|(first, last)| drop(self.held.insert(first, last)));
+        }
+        Ok(refused.map_or(Ok(()), |(wait, reason)| Err((ready, wait, reason))))
     }
 
     /// Takes changes of ours out of a document that others have the place of; `false` if they are
@@ -382,11 +424,15 @@ impl<'a> Writing<'a> {
             self.received.recovered += aside::retry(&mut self, document, &fresh)?;
         }
         self.hold_now()?;
-        let Self { ledger, touched, mut received, .. } = self;
+        let Self { ledger, touched, mut received, limits, .. } = self;
         let (conn, space) = (ledger.conn, ledger.space);
         ledger.finish()?;
         for document in touched {
             if let Some(row) = document_row(conn, space, &document)? {
+                let bytes = parts(conn, row)?.document_bytes();
+                if bytes > limits.snapshot_bytes as u64 {
+                    received.oversized.push((document, bytes));
+                }
                 received.touched.push(Touched { document, heads: heads(conn, row)? });
             }
         }

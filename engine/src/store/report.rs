@@ -67,6 +67,11 @@ impl Reports {
         Ok(Draft { space, count, parked, listed })
     }
 
+    /// A space was removed.
+    pub(super) fn forget(&self, space: SpaceRow) {
+        self.listed.lock().remove(&space);
+    }
+
     #[cfg(test)]
     pub(super) fn try_draft(&self, conn: &Connection, space: SpaceRow) -> rusqlite::Result<()> {
         self.draft(conn, space).map(drop)
@@ -104,8 +109,14 @@ impl LocalLog {
         let for_done = (Arc::clone(&self.reports), self.db.clone());
         let job = move |tx: &Transaction<'_>| {
             let (value, spaces) = job(tx)?;
-            let draft = |space| reports.draft(tx, space);
-            Ok((value, spaces.into_iter().map(draft).collect::<rusqlite::Result<Vec<_>>>()?))
+            let mut drafts = Vec::with_capacity(spaces.len());
+            for space in spaces {
+                // A space that was removed has nothing to report.
+                if rows::is_space(tx, space)? {
+                    drafts.push(reports.draft(tx, space)?);
+                }
+            }
+            Ok((value, drafts))
         };
         let done = move |result: Result<Committed<(T, Vec<Draft>)>, WriteError<E>>| {
             let (reports, db) = for_done;
@@ -184,5 +195,6 @@ pub(super) fn count(
             outbox::first_unheld(conn, upstream, space, totals)?,
         ),
     };
-    Ok(SpaceCount { totals, pending, first_gap, first_unheld, aside: waiting.aside_entries })
+    let aside = waiting.aside_entries;
+    Ok(SpaceCount { upstream, totals, pending, first_gap, first_unheld, aside })
 }

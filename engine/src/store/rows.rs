@@ -2,6 +2,7 @@
 
 use landfall_protocol::admission::CheckedChange;
 use landfall_protocol::digest::Leaf;
+use landfall_protocol::weight::{Weight, document_bytes};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -105,6 +106,11 @@ pub(super) fn space_totals(conn: &Connection, space: SpaceRow) -> rusqlite::Resu
     )
 }
 
+/// Whether there is such a space.
+pub(super) fn is_space(conn: &Connection, space: SpaceRow) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM space WHERE id = ?1")?.exists([space.0])
+}
+
 /// What waits in a space beside its log. Triggers keep it (`schema_status.rs`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct SpaceWaiting {
@@ -155,6 +161,10 @@ pub(super) struct Parts {
     pub(super) folded_bytes: u64,
     /// Operations of all of it, as admission counts them; at least so many.
     pub(super) operations: u64,
+    /// The last operation counter of all of it.
+    pub(super) counter: u64,
+    /// The last operation counter of what is folded.
+    pub(super) folded_counter: u64,
 }
 
 impl Parts {
@@ -164,6 +174,17 @@ impl Parts {
 
     pub(super) fn bytes(&self) -> u64 {
         self.tail_bytes + self.folded_bytes
+    }
+
+    /// What is folded.
+    pub(super) fn folded(&self) -> Weight {
+        let (changes, bytes) = (self.folded_changes, self.folded_bytes);
+        Weight { changes, operations: self.folded_counter, bytes }
+    }
+
+    /// Its bytes as limits count them.
+    pub(super) fn document_bytes(&self) -> u64 {
+        document_bytes(self.folded_bytes, self.tail_changes, self.tail_bytes)
     }
 }
 
@@ -175,13 +196,15 @@ fn parts_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parts> {
         folded_changes: row.get(3)?,
         folded_bytes: row.get(4)?,
         operations: row.get(5)?,
+        counter: row.get(6)?,
+        folded_counter: row.get(7)?,
     })
 }
 
 pub(super) fn parts(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Parts> {
     conn.prepare_cached(
-        "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes, operations
-         FROM document WHERE id = ?1",
+        "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes, operations,
+             counter, folded_counter FROM document WHERE id = ?1",
     )?
     .query_row([document.0], parts_of)
 }
@@ -194,13 +217,13 @@ pub(super) fn document_or_new(
 ) -> rusqlite::Result<(DocumentRow, Parts, Option<Leaf>)> {
     let found = conn
         .prepare_cached(
-            "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes, operations, leaf,
-                 id
+            "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes, operations,
+                 counter, folded_counter, leaf, id
              FROM document WHERE space = ?1 AND document = ?2",
         )?
         .query_row(params![space.0, document.as_bytes()], |row| {
-            let leaf = row.get::<_, Option<[u8; 16]>>(6)?.map(Leaf::from_bytes);
-            Ok((DocumentRow(row.get(7)?), parts_of(row)?, leaf))
+            let leaf = row.get::<_, Option<[u8; 16]>>(8)?.map(Leaf::from_bytes);
+            Ok((DocumentRow(row.get(9)?), parts_of(row)?, leaf))
         })
         .optional()?;
     match found {
@@ -219,7 +242,8 @@ pub(super) fn set_parts(
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE document SET base = ?2, tail_changes = ?3, tail_bytes = ?4, folded_changes = ?5,
-             folded_bytes = ?6, operations = ?7 WHERE id = ?1",
+             folded_bytes = ?6, operations = ?7, counter = ?8, folded_counter = ?9
+         WHERE id = ?1",
     )?
     .execute(params![
         document.0,
@@ -229,6 +253,8 @@ pub(super) fn set_parts(
         after.folded_changes,
         after.folded_bytes,
         after.operations,
+        after.counter,
+        after.folded_counter,
     ])?;
     totals.follow(before, after);
     Ok(())
@@ -257,7 +283,8 @@ pub(super) fn set_tail(
     leaf: Option<Leaf>,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "UPDATE document SET tail_changes = ?2, tail_bytes = ?3, leaf = ?4, operations = ?5
+        "UPDATE document SET tail_changes = ?2, tail_bytes = ?3, leaf = ?4, operations = ?5,
+             counter = ?6
          WHERE id = ?1",
     )?
     .execute(params![
@@ -266,6 +293,7 @@ pub(super) fn set_tail(
         after.tail_bytes,
         leaf.map(Leaf::to_bytes),
         after.operations,
+        after.counter,
     ])?;
     totals.follow(before, after);
     Ok(())

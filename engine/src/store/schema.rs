@@ -2,13 +2,13 @@
 
 use landfall_storage::Schema;
 
-use super::schema_status::VERSION_5;
+use super::schema_status::VERSION_6;
 
 /// The store's schema: one migration per version, forward only. A released one never changes.
 pub(super) const SCHEMA: Schema = Schema {
     name: "Landfall engine store",
     application_id: 0x4c46_4531, // "LFE1"
-    migrations: &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5],
+    migrations: &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6],
 };
 
 const VERSION_1: &str = "
@@ -293,4 +293,17 @@ CREATE TABLE refused (
 const VERSION_4: &str = "
 -- `operations`: of all changes, as admission counts them against the document's budget.
 ALTER TABLE document ADD COLUMN operations INTEGER NOT NULL DEFAULT 0;
+";
+
+// A store of version 4 does not know `folded_counter`: its long documents are folded once more.
+const VERSION_5: &str = "
+-- `counter`: the last operation counter of the tail and of what is folded; `folded_counter`: of
+-- what is folded. Their difference is about how many operations the tail has.
+ALTER TABLE document ADD COLUMN counter INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE document ADD COLUMN folded_counter INTEGER NOT NULL DEFAULT 0;
+UPDATE document SET counter = coalesce((SELECT max(max_op) FROM change
+    WHERE change.document = document.id AND change.local > document.base), 0);
+-- Tails of few changes that may be worth a fold by their bytes or operations.
+CREATE INDEX document_heavy ON document (space)
+    WHERE tail_bytes >= 524288 OR counter - folded_counter >= 32768;
 ";

@@ -1,9 +1,9 @@
-//! The migration to version 5: what status needs of each space, kept by triggers, so that reading
+//! The migration to version 6: what status needs of each space, kept by triggers, so that reading
 //! it costs the same whatever waits, is refused or is kept aside. A trigger runs in the transaction
 //! that changes the rows, whichever statement does it: no code path can leave a counter behind.
 
 /// The counters, their first values, and the triggers that keep them.
-pub(super) const VERSION_5: &str = "
+pub(super) const VERSION_6: &str = "
 -- `added`: every change and deletion ever added; it only grows, so the difference between two
 -- commits is what the later one added. `aside_entries`, `aside_waiting`: rows of `aside`, and those
 -- of them that wait for dependencies. `displaced_changes`, `displaced_bytes`: rows of `displaced`

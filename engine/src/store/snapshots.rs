@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use landfall_fold::{FoldError, Folded};
+use landfall_fold::{FoldError, FoldLimits, Folded};
 use landfall_protocol::admission::measure;
 use landfall_protocol::folded::{BadIndex, PackedIndex};
 use landfall_protocol::{ChangeHash, DocumentId, limits};
 use rusqlite::{Connection, OptionalExtension, params};
-use sha2::{Digest, Sha256};
 
 use super::rows::{DocumentRow, SpaceRow, actor_row_or_new, document_row};
 use super::{LocalLog, ViewError};
@@ -23,16 +22,22 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Loads a snapshot's bytes. Costs as much as loading the document.
+    /// Loads the bytes of a snapshot that this store has. Costs as much as loading the document.
     pub(crate) fn open(body: Vec<u8>) -> Result<Self, FoldError> {
         let index = super::indexes::build(&body)?;
-        Ok(Self::new(Sha256::digest(&body).into(), body, index))
+        Ok(Self::new(landfall_fold::hash_of(&body), body, index))
     }
 
     /// A snapshot that was loaded, with its SHA-256 and its index.
     pub(super) fn new(hash: [u8; 32], body: Vec<u8>, index: PackedIndex) -> Self {
         let operations = operations_of(&body);
         Self { hash, body, index: Arc::new(index), operations }
+    }
+
+    /// Loads the bytes of a snapshot that comes from elsewhere.
+    pub(crate) fn open_within(body: Vec<u8>, limits: &FoldLimits) -> Result<Self, FoldError> {
+        limits.check(body.len())?;
+        Self::open(body)
     }
 
     /// What a fold made, which has loaded it.
@@ -49,6 +54,11 @@ impl Opened {
 
     pub(super) fn changes(&self) -> u64 {
         self.index.len() as u64
+    }
+
+    /// Its last operation counter.
+    pub(super) fn counter(&self) -> u64 {
+        self.heads().into_iter().map(|(_, max_op)| max_op).max().unwrap_or_default()
     }
 }
 

@@ -140,12 +140,12 @@ impl LocalLog {
             Ok(Vec::new())
         })?;
         add(None, None, read);
-        let upstream = self.upstream();
+        let whose = self.whose;
         for (name, space) in names {
             let mut documents = Vec::new();
             let read = self.faults(|conn| {
                 documents = documents_of(conn, space)?;
-                space_faults(conn, space, upstream)
+                space_faults(conn, space, whose.row(conn)?)
             })?;
             add(Some(&name), None, read);
             for (row, id) in documents {

@@ -65,8 +65,9 @@ impl LocalLog {
 
     /// Every space, as it is now.
     pub(crate) fn spaces(&self) -> Result<Vec<(SpaceName, SpaceRow, SpaceCount)>, ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let mut statement = conn.prepare("SELECT id, name FROM space ORDER BY name")?;
             let mut rows = statement.query([])?;
             let mut spaces = Vec::new();
@@ -166,8 +167,10 @@ impl LocalLog {
         changes: usize,
         bytes: usize,
     ) -> Result<(Vec<OutboxChange>, bool), ViewError> {
-        let Some(upstream) = self.upstream() else { return Ok((Vec::new(), false)) };
-        self.view(|conn| outbox::outbox_page(conn, upstream, space, after, changes, bytes))
+        self.view(|conn| match self.whose.row(conn)? {
+            Some(upstream) => outbox::outbox_page(conn, upstream, space, after, changes, bytes),
+            None => Ok((Vec::new(), false)),
+        })
     }
 
     /// What the store knows of one document, read in one snapshot: nothing in it contradicts
@@ -177,8 +180,9 @@ impl LocalLog {
         space: SpaceRow,
         document: &DocumentId,
     ) -> Result<DocumentFacts, ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let last = space_totals(conn, space)?.last;
             let facts = DocumentFacts { last, ..DocumentFacts::default() };
             let Some(row) = document_row(conn, space, document)? else { return Ok(facts) };
@@ -198,15 +202,16 @@ impl LocalLog {
         })
     }
 
-    /// Those of some documents of which nothing says why the upstream in use holds something else:
-    /// their changes are not refused, and nothing of them is set aside.
+    /// Those of some documents of which nothing says why the upstream holds something else: their
+    /// changes are not refused, and nothing of them is set aside.
     pub(crate) fn unexplained(
         &self,
         space: SpaceRow,
         documents: &[DocumentId],
     ) -> Result<Vec<DocumentId>, ViewError> {
-        let upstream = self.upstream();
+        let whose = self.whose;
         self.view(|conn| {
+            let upstream = whose.row(conn)?;
             let mut aside = conn
                 .prepare_cached("SELECT 1 FROM aside WHERE space = ?1 AND document = ?2 LIMIT 1")?;
             let mut unexplained = Vec::new();
@@ -225,8 +230,7 @@ impl LocalLog {
 
     /// The documents of a space whose changes the upstream in use refuses.
     pub(crate) fn parked(&self, space: SpaceRow) -> Result<Vec<Parked>, ViewError> {
-        let upstream = self.upstream();
-        self.view(|conn| parked(conn, upstream, space))
+        self.view(|conn| parked(conn, self.whose.row(conn)?, space))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What arrives, what is read and what is told while a writer is inside its closure.
+//! Arrivals, reads and events while a writer is inside its closure.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// A writer that is inside its closure until it is told to end.
+/// A writer that is inside its closure until `end`.
 struct Busy {
     leave: mpsc::Sender<Result<(), &'static str>>,
     writer: std::thread::JoinHandle<Result<(), ChangeError>>,
@@ -254,7 +254,7 @@ fn a_panic_over_patches_ends_nothing() {
     until("the applier is gone", || theirs_of(&a).as_deref() == Some("\"2\""));
 }
 
-/// A deletion beside a closure: nobody is shown the document again, and nothing is told after it.
+/// A deletion beside a closure: no reader sees the document again, and no event follows.
 #[test]
 fn nothing_follows_a_deletion() {
     for how in [Ok(()), Err("no")] {

@@ -7,7 +7,7 @@ use landfall_protocol::Code;
 
 use super::{put, store};
 use crate::status::Status;
-use crate::store::{FoldOptions, LocalLog, SpaceRow};
+use crate::store::{FoldOptions, LocalLog, Refused, SpaceRow};
 use crate::{EventKind, Store, Upstream};
 
 /// What the store itself says, read anew, in the form of the status.
@@ -65,7 +65,14 @@ fn the_status_is_right_when_nobody_writes_any_more() {
                     _ => {
                         let what = "no".to_owned();
                         let id = document.id();
-                        wait(|done| core.log.submit_park(row, id, Code::FORBIDDEN, what, done));
+                        wait(|done| {
+                            core.log.submit_park(
+                                row,
+                                id,
+                                Refused { code: Code::FORBIDDEN, what, deletion: false },
+                                done,
+                            )
+                        });
                         if round % 2 == 0 {
                             space.retry(id).unwrap();
                         }
@@ -138,7 +145,14 @@ fn folding_and_deleting_what_is_refused_show_in_the_status() {
     assert!(store.status().spaces["default"].bytes < before);
     meet(&core.log, 1, row);
     let (id, what) = (document.id(), "no".to_owned());
-    wait(|done| core.log.submit_park(row, id, Code::FORBIDDEN, what, done));
+    wait(|done| {
+        core.log.submit_park(
+            row,
+            id,
+            Refused { code: Code::FORBIDDEN, what, deletion: false },
+            done,
+        )
+    });
     assert_eq!(document.status().unwrap().parked.unwrap().code, Code::FORBIDDEN);
     assert_eq!(store.status().spaces["default"].parked.len(), 1);
     space.delete(id).unwrap();

@@ -14,7 +14,7 @@ use landfall_storage::{Committed, WriteError};
 use super::status::{stored, told};
 use super::store_support::{Author, Bench};
 use crate::core::Core;
-use crate::store::{FoldOptions, ReceiveError, Received, SpaceRow};
+use crate::store::{FoldOptions, ReceiveError, Received, Refused, SpaceRow};
 use crate::{Durability, EventKind, Events, Options, Space, Store, Upstream};
 
 #[derive(Clone)]
@@ -202,7 +202,12 @@ impl Relay {
             core.events.send(&name, document, kind);
             tell.send(result.is_ok()).unwrap();
         });
-        self.core.log.submit_park(self.row, document, Code::FORBIDDEN, what, done);
+        self.core.log.submit_park(
+            self.row,
+            document,
+            Refused { code: Code::FORBIDDEN, what, deletion: false },
+            done,
+        );
         assert!(told.recv().unwrap());
         self.refused += 1;
     }

@@ -1,13 +1,17 @@
 //! The thread that folds: it does so by itself, gives up on what cannot be folded, and ends.
 
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use automerge::{ActorId, Automerge, ObjType, ROOT, transaction::Transactable};
+use landfall_fold::FoldLimits;
+use landfall_protocol::ReplicaId;
 use landfall_protocol::admission::{CheckedChange, preflight};
+use parking_lot::Mutex;
 
 use super::store_support::{Author, Bench, id};
 use crate::compactor::{Compacted, Compactor};
-use crate::store::FoldOptions;
+use crate::store::{FoldInput, FoldOptions, LocalLog, Opened, Place};
 
 fn until(compactor: &Compactor, wanted: impl Fn(&Compacted) -> bool) -> Compacted {
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -81,4 +85,40 @@ fn closing_does_not_wait_for_what_is_due() {
     compactor.close();
     assert!(compactor.compacted().documents < 60);
     bench.check();
+}
+
+/// A fold that is held until the test lets it go on.
+#[test]
+fn closing_does_not_wait_for_a_fold_and_the_store_opens_again_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let bench = Bench::at(Place::File(&path));
+    bench.append_all(id(1), &Author::new(1, 1).puts(20));
+    let (began, begun) = mpsc::channel();
+    let (go_on, gone_on) = mpsc::channel::<()>();
+    let (ended, end) = mpsc::channel();
+    let held = Mutex::new((gone_on, ended));
+    let fold = move |input: FoldInput, _: &FoldLimits| {
+        began.send(input.changes.len()).unwrap();
+        let held = held.lock();
+        held.0.recv().unwrap();
+        let folded = landfall_fold::fold(&[], input.changes)?;
+        held.1.send(()).unwrap();
+        Ok(Opened::of(folded)?)
+    };
+    let log = bench.log.clone();
+    let compactor = Compactor::start_with(log, FoldOptions::EVERYTHING, Arc::new(fold)).unwrap();
+    assert_eq!(begun.recv().unwrap(), 20);
+    compactor.close();
+    bench.log.database().close().unwrap();
+    // The file and its lock are free while the fold is still under way.
+    let options = landfall_storage::Options::default();
+    let log = LocalLog::open(Place::File(&path), options, ReplicaId::from_bytes([8; 16])).unwrap();
+    let again = Bench::with(log);
+    again.append_all(id(2), &Author::new(2, 2).puts(3));
+    go_on.send(()).unwrap();
+    end.recv().unwrap();
+    again.check();
+    assert_eq!((again.rows(), again.count().totals.changes), (23, 23), "its result is dropped");
+    assert_eq!(again.fold().changes, 23);
 }

@@ -7,7 +7,7 @@ use landfall_protocol::Code;
 use landfall_storage::Durability;
 
 use super::store_support::{Author, Bench, id};
-use crate::store::{LocalChange, Place};
+use crate::store::{LocalChange, Place, Refused};
 
 /// Operations that a commit may cost more beside many. SQLite's own bookkeeping varies by a few.
 const SLACK: u64 = 60;
@@ -69,7 +69,14 @@ fn a_commit_costs_the_same_beside_many_refused_changes() {
         let (mut refused, mut held) = (Author::new(3, 3), Author::new(4, 4));
         bench.append(id(3), &refused.puts(1)[0]);
         let what = "no".to_owned();
-        wait(|done| bench.log.submit_park(bench.space, id(3), Code::FORBIDDEN, what, done));
+        wait(|done| {
+            bench.log.submit_park(
+                bench.space,
+                id(3),
+                Refused { code: Code::FORBIDDEN, what, deletion: false },
+                done,
+            )
+        });
         for _ in 0..count {
             bench.append(id(3), &refused.puts(1)[0]);
             let local = bench.append(id(4), &held.puts(1)[0]);

@@ -13,7 +13,7 @@ use landfall_protocol::{
     Code, Cursor, DocumentId, Epoch, Local, Offset, Scope, SpaceName, Upstream,
 };
 
-use crate::store::{DocumentFacts, LocalChange, LocalLog, SpaceRow};
+use crate::store::{DocumentFacts, LocalChange, LocalLog, Refused, SpaceRow};
 use crate::{Options, Store};
 
 pub(super) fn fixtures() -> PathBuf {
@@ -234,8 +234,7 @@ fn write_a_store_of_this_version() {
     log.submit_park(
         in_notes,
         documents[3],
-        Code::FORBIDDEN,
-        "no right to write".to_owned(),
+        Refused { code: Code::FORBIDDEN, what: "no right to write".to_owned(), deletion: false },
         Box::new(move |done| tell.send(done).unwrap()),
     );
     told.recv().unwrap().unwrap();

@@ -87,6 +87,7 @@ fn the_young_end_stays_and_folds_wait_for_enough() {
         share: 2,
         recent_entries: 30,
         recent_age: Duration::from_millis(1_000),
+        ..FoldOptions::default()
     };
     let due = |now_ms| bench.log.fold_candidates(bench.space, &options, now_ms).unwrap();
     assert_eq!(due(900), [], "all of it is young");

@@ -111,7 +111,8 @@ fn befall(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut 
             let (tell, told) = mpsc::channel();
             let done = Box::new(move |done: Result<_, _>| tell.send(done).unwrap());
             let (code, what) = (Code::FORBIDDEN, "no".to_owned());
-            bench.log.submit_park(bench.space, document, code, what, done);
+            let refused = crate::store::Refused { code, what, deletion: false };
+            bench.log.submit_park(bench.space, document, refused, done);
             told.recv().unwrap().unwrap();
         }
         3 => {

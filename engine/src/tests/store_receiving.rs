@@ -3,10 +3,10 @@
 use landfall_protocol::admission::Roots;
 use landfall_protocol::frame::Partial;
 use landfall_protocol::replica::{Incoming, OutboxChange, OutboxKind};
-use landfall_storage::WriteError;
+use landfall_storage::{Durability, WriteError};
 
 use super::store_support::{Author, Bench, id};
-use crate::store::{BadSnapshot, PrepareError, ReceiveError, SnapshotPart};
+use crate::store::{ReceiveError, SnapshotPart};
 
 /// A store that has met an upstream, and an author whom both know.
 fn met() -> (Bench, Author) {
@@ -150,12 +150,8 @@ fn a_bad_snapshot_rejects_its_document_alone() {
     bench.check();
     assert_eq!(bench.count().aside, 4, "they are kept, with the reason");
     // One whose parts are not there may come again.
-    let incoming = told(hash, heads, None);
-    let Err(WriteError::Job(ReceiveError::Prepare(error))) = bench.try_receive(vec![incoming])
-    else {
-        panic!("it was taken")
-    };
-    assert!(matches!(*error, PrepareError::Snapshot { reason: BadSnapshot::Incomplete, .. }));
+    let received = bench.receive(vec![told([2; 32], heads, None)]);
+    assert!(received.aside[0].1.contains("parts"), "{:?}", received.aside);
     assert_eq!(bench.count().totals.changes, 4);
     bench.receive(vec![author.snapshot()]);
     assert_eq!(bench.count().totals.changes, 24);
@@ -272,4 +268,27 @@ fn an_orphan_waits_for_what_it_rests_on() {
     assert_eq!(bench.receive(vec![snapshot]).recovered, 2);
     bench.check();
     assert_eq!(bench.heads(id(2)), author.heads());
+}
+
+#[test]
+fn a_damaged_folded_history_concerns_its_own_document_only() {
+    let (mut bench, mut author) = met();
+    let all = author.puts(20);
+    bench.receive(author.incomings(all.clone()));
+    assert_eq!(bench.fold().changes, 20);
+    let mut early = Author::new(3, 1);
+    for change in &all[..10] {
+        early.doc.load_incremental(&change.bytes).unwrap();
+    }
+    let damage = "UPDATE snapshot SET body = x'00', hash = zeroblob(32)";
+    bench.log.database().write(Durability::Full, move |tx| tx.execute(damage, [])).unwrap();
+    let mut others = Author::new(2, 2);
+    let (late, other) = (early.put("late", "branch"), others.put("key", "value"));
+    let received = bench.receive(vec![early.incoming(late), others.incoming(other)]);
+    assert_eq!((received.aside.len(), received.aside[0].0), (1, id(1)));
+    assert_eq!(received.touched.len(), 1, "the other one is taken");
+    let other = others.put("key", "more");
+    let received = bench.receive(vec![early.snapshot(), others.incoming(other)]);
+    assert_eq!((received.aside.len(), received.aside[0].0), (1, id(1)));
+    assert_eq!(received.touched.len(), 1);
 }

@@ -10,7 +10,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Local, Offset};
 use landfall_storage::{Durability, WriteError};
 
 use super::store_support::{Author, Bench, id};
-use crate::store::{AppendError, Deleted, Displaced, LocalChange, ReplaceError};
+use crate::store::{AppendError, Deleted, Displaced, LocalChange, Refused, ReplaceError};
 
 fn met() -> (Bench, Author) {
     let mut bench = Bench::new();
@@ -32,7 +32,8 @@ fn delete(bench: &Bench, document: DocumentId) -> bool {
 fn park(bench: &Bench, document: DocumentId) {
     let (tell, told) = mpsc::channel();
     let done = Box::new(move |done| tell.send(done).unwrap());
-    bench.log.submit_park(bench.space, document, Code::FORBIDDEN, "no".to_owned(), done);
+    let refused = Refused { code: Code::FORBIDDEN, what: "no".to_owned(), deletion: false };
+    bench.log.submit_park(bench.space, document, refused, done);
     told.recv().unwrap().unwrap();
 }
 

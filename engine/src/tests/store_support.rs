@@ -47,6 +47,12 @@ impl Bench {
         Self { log, name, space, at: 0 }
     }
 
+    /// The same store, for jobs about an upstream, whichever is met.
+    pub(super) fn about(&self, upstream: u8) -> Self {
+        let log = self.log.about(Upstream::from_bytes([upstream; 16]));
+        Self { log, name: self.name.clone(), space: self.space, at: self.at }
+    }
+
     pub(super) fn append(&self, document: DocumentId, change: &CheckedChange) -> u64 {
         let (space, change) = (self.space, change.clone());
         let changes = vec![LocalChange { space, document, change, at_ms: 1 }];

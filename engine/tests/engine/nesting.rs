@@ -24,7 +24,7 @@ fn ends<T: Send + 'static>(what: &str, run: impl FnOnce() -> T + Send + 'static)
             Err(panic) => std::panic::resume_unwind(panic),
             Ok(()) => unreachable!(),
         },
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: nobody goes on"),
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: a deadlock"),
     }
 }
 

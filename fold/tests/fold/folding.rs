@@ -2,7 +2,7 @@
 
 use automerge::transaction::Transactable;
 use automerge::{Automerge, Change, LoadOptions, ROOT, TextEncoding};
-use landfall_fold::{FoldError, changes_since, fold};
+use landfall_fold::{FoldError, FoldLimits, changes_since, fold, fold_loaded, fold_within, open};
 use landfall_protocol::ChangeHash;
 use landfall_protocol::folded::PackedIndex;
 use sha2::{Digest, Sha256};
@@ -175,4 +175,26 @@ fn put(document: &mut Automerge, key: &str) -> Change {
     tx.put(ROOT, key, 1).unwrap();
     tx.commit();
     document.get_last_local_change().unwrap()
+}
+
+#[test]
+fn a_snapshot_is_no_longer_than_it_may_be() {
+    let (mut one, text) = begun(1);
+    type_into(&mut one, &text, 50);
+    let all = changes(&one);
+    let folded = fold(&[], all.clone()).unwrap();
+    let actual = folded.snapshot.len();
+    let within = |snapshot_bytes| FoldLimits { snapshot_bytes };
+    assert_eq!(fold_within(&[], all.clone(), &within(actual)).unwrap(), folded);
+    let (less, more) = (within(actual - 1), within(actual));
+    let too_large = FoldError::TooLarge { actual, limit: actual - 1 };
+    assert_eq!(fold_within(&[], all, &less).unwrap_err(), too_large);
+    // A loaded document comes to the same, and so does a snapshot that is opened.
+    assert_eq!(fold_loaded(&one, &more).unwrap(), folded);
+    assert_eq!(fold_loaded(&one, &less).unwrap_err(), too_large);
+    assert_eq!(open(folded.snapshot.clone(), &more).unwrap(), folded);
+    assert_eq!(open(folded.snapshot.clone(), &less).unwrap_err(), too_large);
+    let mut cut = folded.snapshot;
+    cut.truncate(actual - 1);
+    assert!(matches!(open(cut, &more).unwrap_err(), FoldError::NotADocument { .. }));
 }

@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use landfall_fold::{JobKind, Supervisor, WorkerError, changes_since, fold, inspect};
+use automerge::{ROOT, transaction::Transactable};
+use landfall_fold::{JobKind, News, Supervisor, WorkerError, changes_since, fold, inspect};
+use landfall_protocol::limits;
 use sha2::{Digest, Sha256};
 
 use super::histories::{begun, changes, poison, session, type_into};
@@ -13,7 +15,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_landfall-fold-worker");
 
 pub fn supervisor(words: &[&str]) -> Supervisor {
     Supervisor {
-        snapshot_bytes: landfall_protocol::limits::SNAPSHOT_BYTES as u64,
+        snapshot_bytes: limits::SNAPSHOT_BYTES as u64,
         stop: Default::default(),
         command: [PROGRAM].iter().chain(words).map(Into::into).collect(),
         memory_bytes: 512 << 20,
@@ -245,4 +247,28 @@ fn many_workers_at_once_do_not_mix() {
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_worker_makes_no_longer_snapshot_than_it_may() {
+    let document = session();
+    let all = changes(&document);
+    let actual = fold(&[], all.iter().cloned()).unwrap().snapshot.len();
+    let supervisor = Supervisor { snapshot_bytes: actual as u64 - 1, ..supervisor(&[]) };
+    match supervisor.fold(&[], all.iter().cloned()).unwrap_err() {
+        WorkerError::TooLarge { actual: told, limit } => {
+            assert_eq!((told, limit), (actual, actual - 1));
+        }
+        other => panic!("{other:?}"),
+    }
+    // What is new in a whole document comes as changes then, however many they are.
+    let mut long = begun(1).0;
+    for n in 0..limits::PUSH_CHANGES + 10 {
+        let put = |tx: &mut automerge::transaction::Transaction<'_>| tx.put(ROOT, "n", n as i64);
+        long.transact(put).unwrap();
+    }
+    let small = Supervisor { snapshot_bytes: 1_000, ..supervisor };
+    let absorbed = small.absorb(&[&long.save()], &[], [], false).unwrap();
+    let News::Changes(new) = absorbed.news else { panic!("{:?}", absorbed.news) };
+    assert_eq!(new.len(), long.get_changes(&[]).len());
 }

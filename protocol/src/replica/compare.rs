@@ -1,18 +1,23 @@
 //! Comparing what the two ends hold: after the relay's log turned out to be another one, after
 //! the application asked for other documents, and now and then to find drift.
 //!
-//! The walk goes down from the root of the digests, only where they differ. Then each document
-//! that differs is fetched: the relay says what it has and sends what we lack; what it lacks is
+//! The walk goes down from the root of the digests, only where they differ. Each document that
+//! differs is fetched: the relay says what it has and sends what we lack; what it lacks is
 //! thereby known, and goes out through the outbox. Cut anywhere, the next walk no longer meets
 //! the documents that are equal by then.
+//!
+//! What a relay says is bounded in what it makes us keep. The walk goes depth first and fetches what
+//! it finds before it goes on, so that no list grows with the relay's documents. A relay whose
+//! digests lead nowhere, or that tells of documents and sends nothing of them, has broken the
+//! protocol.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::receive::check;
+use super::receive::{check, too_large, weight};
 use super::{DocumentBatch, DocumentHeads, Replica, ReplicaEffect};
 use crate::digest::{Branch, Digest, Leaf, Node, Prefix};
 use crate::frame::{
-    Difference, DigestQuery, DocumentEntries, Entry, Fetch, Filter, Frame, Holding, Want, features,
+    Difference, DigestQuery, DocumentEntries, Entry, Fetch, Filter, Frame, Holding, Want,
 };
 use crate::ids::{ChangeHash, DocumentId, Local, Offset, SpaceName};
 use crate::limits;
@@ -51,18 +56,27 @@ enum Awaiting {
 pub(super) struct Compare {
     purpose: Purpose,
     awaiting: Awaiting,
-    /// Prefixes that are to be asked for.
-    prefixes: VecDeque<Prefix>,
-    /// Documents that are to be fetched.
+    /// The ticket under which a check is answered.
+    ticket: Option<u64>,
+    /// Prefixes that are to be asked for, the deepest last. Those are asked first: then no more wait
+    /// than the children of one question for each of the 32 steps.
+    prefixes: Vec<Prefix>,
+    /// Questions in a row whose answers led to no document.
+    fruitless: u32,
+    /// Documents that are to be fetched: what one answer tells, and less than one fetch.
     wanted: BTreeSet<DocumentId>,
-    /// Documents that were found to differ, or that only we have.
+    /// Those of them, and of the ones that are being fetched, of which we have nothing and the relay
+    /// says that it has something.
+    lacking: BTreeSet<DocumentId>,
+    /// Documents of ours that were found to differ, or that only we have.
     unequal: Vec<DocumentId>,
     /// Those of them that only we have.
     ours_only: Vec<DocumentId>,
     /// The log's last offset when the relay summed, for drift.
     at: Option<Offset>,
-    /// Documents that differed although nothing was under way.
+    /// Documents that differed although nothing was under way, and how many more there were.
     drifted: Vec<DocumentId>,
+    more_drifted: u64,
     /// Our heads of those that are being fetched, when they were read.
     heads: BTreeMap<DocumentId, Vec<ChangeHash>>,
     /// How far entries had been received then.
@@ -72,19 +86,23 @@ pub(super) struct Compare {
 impl Compare {
     fn new(purpose: Purpose, filter: &Filter) -> Self {
         let (prefixes, wanted) = match filter {
-            Filter::Everything => (VecDeque::from([Prefix::ROOT]), BTreeSet::new()),
-            Filter::Documents(documents) => (VecDeque::new(), documents.iter().copied().collect()),
+            Filter::Everything => (vec![Prefix::ROOT], BTreeSet::new()),
+            Filter::Documents(documents) => (Vec::new(), documents.iter().copied().collect()),
         };
         let unequal = wanted.iter().copied().collect();
         Self {
             purpose,
             awaiting: Awaiting::Nothing,
+            ticket: None,
             prefixes,
+            fruitless: 0,
             wanted,
+            lacking: BTreeSet::new(),
             unequal,
             ours_only: Vec::new(),
             at: None,
             drifted: Vec::new(),
+            more_drifted: 0,
             heads: BTreeMap::new(),
             heads_at: Offset(0),
         }
@@ -106,8 +124,20 @@ impl Compare {
         compare
     }
 
-    fn of_drift(filter: &Filter) -> Self {
-        Self::new(Purpose::Drift, filter)
+    /// To see whether all is well; answered under a ticket.
+    pub(super) fn of_drift(filter: &Filter, ticket: u64) -> Self {
+        Self { ticket: Some(ticket), ..Self::new(Purpose::Drift, filter) }
+    }
+
+    pub(super) fn ticket(&self) -> Option<u64> {
+        self.ticket
+    }
+
+    fn add_drifted(&mut self, document: DocumentId) {
+        match self.drifted.len() < limits::DRIFTED_DOCUMENTS {
+            true => self.drifted.push(document),
+            false => self.more_drifted += 1,
+        }
     }
 
     /// Documents that are known to differ and have not arrived yet.
@@ -127,7 +157,7 @@ impl Compare {
                 for nibble in 0..16u8 {
                     let at = usize::from(nibble);
                     if theirs_below[at] != below[at] {
-                        self.prefixes.push_back(theirs.prefix.child(nibble));
+                        self.prefixes.push(theirs.prefix.child(nibble));
                     }
                 }
             }
@@ -146,20 +176,47 @@ impl Compare {
         for (document, leaf) in &theirs {
             if ours.get(document) != Some(leaf) {
                 self.wanted.insert(*document);
-                self.unequal.push(*document);
-                self.drifted.push(*document);
+                match ours.contains_key(document) {
+                    true => self.unequal.push(*document),
+                    false => self.lacking.extend([*document]),
+                }
+                self.add_drifted(*document);
             }
         }
         for document in ours.keys().filter(|document| !theirs.contains_key(document)) {
             self.ours_only.push(*document);
             self.unequal.push(*document);
-            self.drifted.push(*document);
+            self.add_drifted(*document);
         }
     }
 
     fn next_prefixes(&mut self) -> Vec<Prefix> {
         let most = self.prefixes.len().min(limits::BRANCHES);
-        self.prefixes.drain(..most).collect()
+        self.prefixes.split_off(self.prefixes.len() - most)
+    }
+
+    /// Whether enough was found to be fetched before the walk goes on.
+    fn fetches_first(&self) -> bool {
+        self.prefixes.is_empty() || self.wanted.len() >= limits::FETCH_DOCUMENTS
+    }
+
+    /// The relay goes on with the same document if there is more of it, else with the next.
+    fn next_document(&mut self, more: bool) {
+        let Awaiting::Documents(expected) = &mut self.awaiting else { return };
+        if !more {
+            expected.pop_front();
+        }
+        if expected.is_empty() {
+            self.awaiting = Awaiting::Nothing;
+        }
+    }
+
+    /// False if this ends what the relay sends of a document that it told of, and nothing came.
+    fn comes(&mut self, found: &DocumentEntries) -> bool {
+        if !found.entries.is_empty() || found.holding == Holding::Deleted {
+            self.lacking.remove(&found.document);
+        }
+        found.more || !self.lacking.contains(&found.document)
     }
 
     fn next_wanted(&mut self) -> Vec<DocumentId> {
@@ -171,6 +228,17 @@ impl Compare {
         }
         batch
     }
+}
+
+/// Whether a branch is of its form, and names only documents below its prefix.
+fn is_within(branch: &Branch) -> bool {
+    let (first, last) = branch.prefix.range();
+    let is_below = |document: &DocumentId| (first..=last).contains(document.as_bytes());
+    let below = match &branch.node {
+        Node::Children(_) => branch.prefix.depth < Prefix::DEEPEST,
+        Node::Leaves(leaves) => leaves.iter().all(|(document, _)| is_below(document)),
+    };
+    below && branch.node.is_valid()
 }
 
 /// The digests of the sixteen children.
@@ -188,20 +256,6 @@ fn children(prefix: Prefix, node: &Node) -> Vec<Digest> {
 }
 
 impl Replica {
-    /// Compares what the two ends hold, if nothing is under way: for a schedule, and on demand.
-    /// True if it begins now.
-    pub fn handle_check(&mut self, now: Moment, space: &SpaceName) -> bool {
-        let can = self.is_ready() && self.features & features::RECONCILE != 0;
-        let Some(link) = self.spaces.get_mut(space).filter(|_| can) else { return false };
-        let settled = link.receiver.settled_at().is_some() && link.outbox.is_settled();
-        if !settled || link.compare.is_some() || link.refiltering {
-            return false;
-        }
-        link.compare = Some(Compare::of_drift(&link.filter));
-        self.compare_on(now, space);
-        true
-    }
-
     /// Takes the next step, if nothing is awaited. To be called whenever something was.
     pub(super) fn compare_on(&mut self, now: Moment, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
@@ -210,16 +264,22 @@ impl Replica {
         if compare.awaiting != Awaiting::Nothing {
             return;
         }
+        if compare.fetches_first() {
+            let documents = compare.next_wanted();
+            if !documents.is_empty() {
+                compare.awaiting = Awaiting::Heads;
+                let space = space.clone();
+                return self.effects.push_back(ReplicaEffect::LoadHeads { space, documents });
+            }
+        }
+        if compare.purpose == Purpose::Drift && link.receiver.is_storing() {
+            // What was fetched is to be in our own digests.
+            return;
+        }
         let prefixes = compare.next_prefixes();
         if !prefixes.is_empty() {
             compare.awaiting = Awaiting::Relay(prefixes.clone());
             return self.send(Frame::Digest(DigestQuery { subscription, prefixes }));
-        }
-        let documents = compare.next_wanted();
-        if !documents.is_empty() {
-            compare.awaiting = Awaiting::Heads;
-            let space = space.clone();
-            return self.effects.push_back(ReplicaEffect::LoadHeads { space, documents });
         }
         // The end rests on all that came: if some of it cannot be stored, there is no end.
         if link.receiver.is_storing() {
@@ -260,12 +320,16 @@ impl Replica {
         if differs {
             link.outbox.begin_again();
         }
-        let (space_name, drifted) = (space.clone(), compare.drifted);
-        self.effects.push_back(ReplicaEffect::Checked { space: space_name, drifted });
+        let (space_name, drifted, more) = (space.clone(), compare.drifted, compare.more_drifted);
+        if let Some(ticket) = compare.ticket {
+            let checked = ReplicaEffect::Checked { space: space_name, ticket, drifted, more };
+            self.effects.push_back(checked);
+        }
         self.pump(now, space);
+        self.try_check(now, space);
     }
 
-    pub(super) fn handle_difference(&mut self, found: Difference) {
+    pub(super) fn handle_difference(&mut self, now: Moment, found: Difference) {
         let Some(space) = self.space_of(found.subscription) else { return };
         let Some(link) = self.spaces.get_mut(&space) else { return };
         // An answer may cross the end of its question.
@@ -278,7 +342,7 @@ impl Replica {
                 .branches
                 .iter()
                 .zip(asked)
-                .all(|(branch, prefix)| branch.prefix == *prefix && branch.node.is_valid());
+                .all(|(branch, prefix)| branch.prefix == *prefix && is_within(branch));
         if !fits {
             return self.broken("it tells other differences than were asked for".to_owned());
         }
@@ -288,9 +352,9 @@ impl Replica {
                 && link.outbox.is_settled()
                 && compare.at.is_none_or(|at| at == found.head);
             compare.at = Some(found.head);
+            self.check_steps += 1;
             if !still {
-                link.compare = None;
-                return;
+                return self.interrupt_check(now, &space);
             }
         }
         let wants_leaves = |branch: &Branch| matches!(branch.node, Node::Leaves(_));
@@ -310,11 +374,17 @@ impl Replica {
         };
         if compare.purpose == Purpose::Drift && !link.outbox.is_settled() {
             // A change was made meanwhile: what differs may be that.
-            link.compare = None;
-            return;
+            return self.interrupt_check(now, space);
         }
+        let found = (compare.wanted.len(), compare.ours_only.len());
         for (theirs, ours) in theirs.iter().zip(ours) {
             compare.hold_against(theirs, ours);
+        }
+        let is_fruitless = found == (compare.wanted.len(), compare.ours_only.len());
+        compare.fruitless = if is_fruitless { compare.fruitless + 1 } else { 0 };
+        if compare.fruitless > limits::FRUITLESS_QUESTIONS {
+            let what = format!("its digests of {space} differ from ours where no document does");
+            return self.broken(what);
         }
         self.compare_on(now, space);
         self.tell_phase(space);
@@ -329,6 +399,10 @@ impl Replica {
             return;
         }
         compare.awaiting = Awaiting::Documents(heads.iter().map(|of| of.document).collect());
+        for of in heads.iter().filter(|of| !of.heads.is_empty()) {
+            // It came in between.
+            compare.lacking.remove(&of.document);
+        }
         // While something is being written, what was read may be of before.
         let is_still = !link.receiver.is_storing() && compare.at.is_none();
         if compare.purpose == Purpose::Drift && is_still {
@@ -348,7 +422,7 @@ impl Replica {
         let Some(space) = self.space_of(found.subscription) else { return };
         let Some(link) = self.spaces.get_mut(&space) else { return };
         let Some(compare) = &mut link.compare else { return };
-        let Awaiting::Documents(expected) = &mut compare.awaiting else {
+        let Awaiting::Documents(expected) = &compare.awaiting else {
             return self.broken("it sends a document that nobody asked for".to_owned());
         };
         if expected.front() != Some(&found.document)
@@ -356,12 +430,18 @@ impl Replica {
         {
             return self.broken("it sends another document than was asked for".to_owned());
         }
+        self.check_steps += u64::from(compare.ticket.is_some());
+        if !compare.comes(&found) {
+            let document = found.document;
+            return self.broken(format!("it tells of document {document} and sends nothing of it"));
+        }
         let heads_at = compare.heads_at;
         let is_news = |entry: &Entry| entry.offset > heads_at;
         if found.entries.iter().any(is_news) || !link.outbox.is_settled() {
             // Whatever differs may be what is on its way.
             compare.heads.remove(&found.document);
         }
+        let mut differs = false;
         if !found.more
             && let Some(ours) = compare.heads.remove(&found.document)
         {
@@ -371,15 +451,11 @@ impl Replica {
                 Holding::Present(heads) => heads.iter().copied().collect(),
                 Holding::Absent | Holding::Deleted => BTreeSet::new(),
             };
-            if ours != theirs {
-                compare.drifted.push(found.document);
-            }
+            differs = ours != theirs;
         }
-        if !found.more {
-            expected.pop_front();
-        }
-        if expected.is_empty() {
-            compare.awaiting = Awaiting::Nothing;
+        compare.next_document(found.more);
+        if differs {
+            compare.add_drifted(found.document);
         }
         let mut bytes = 64;
         let mut entries = Vec::with_capacity(found.entries.len());
@@ -387,8 +463,11 @@ impl Replica {
             if let Err(what) = link.receiver.take_parts_of(&entry) {
                 return self.broken(format!("a document of {space}: {what}"));
             }
-            bytes += entry.body.len() + 256;
-            entries.push(check(entry));
+            bytes += weight(&entry);
+            entries.push(match link.receiver.take_oversized(&entry) {
+                Some(total) => too_large(entry, total),
+                None => check(entry),
+            });
         }
         link.receiver.add_storing(bytes);
         self.storing_bytes += bytes;

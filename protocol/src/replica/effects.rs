@@ -86,12 +86,25 @@ pub enum ReplicaEffect {
     },
     /// A check has come to its end. The two ends disagreed about these documents, although neither
     /// had anything under way: to be counted, and named in the log. They have been set right, or
-    /// are about to be. No answer.
+    /// are about to be. Answers this ticket and every smaller one. No answer.
     Checked {
         /// The space.
         space: SpaceName,
-        /// Which differed; none, as a rule.
+        /// The latest ticket that asked for it.
+        ticket: u64,
+        /// Which differed; none, as a rule. At most [`DRIFTED_DOCUMENTS`](crate::limits::DRIFTED_DOCUMENTS).
         drifted: Vec<DocumentId>,
+        /// How many more differed.
+        more: u64,
+    },
+    /// A check was given up. Answers this ticket and every smaller one. No answer.
+    NotChecked {
+        /// The space.
+        space: SpaceName,
+        /// The latest ticket that asked for it.
+        ticket: u64,
+        /// Why.
+        why: Unchecked,
     },
     /// Read a piece of a document's snapshot for the upstream, as many bytes as a part may have;
     /// answer with [`handle_snapshot_part`](super::Replica::handle_snapshot_part).
@@ -160,6 +173,9 @@ pub enum ReplicaEffect {
         code: Code,
         /// In words.
         what: String,
+        /// What was refused is the document's deletion. Otherwise its deletion, if there is one by
+        /// now, is offered all the same.
+        deletion: bool,
     },
     /// The relay lacks what this document's changes rest on: hold none of them for acknowledged;
     /// answer with [`handle_requeued`](super::Replica::handle_requeued).
@@ -236,6 +252,29 @@ pub enum SpacePhase {
     },
 }
 
+/// Why a space was not compared with the relay, although that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Unchecked {
+    /// The relay refuses the space.
+    #[error("the relay refuses the space ({code}): {what}")]
+    Refused {
+        /// Why.
+        code: Code,
+        /// In words, with what to do.
+        what: String,
+    },
+    /// The relay is of a version that cannot compare.
+    #[error("this relay cannot compare what it holds; upgrade it")]
+    Unsupported,
+    /// Changes came and went all the time.
+    #[error("changes of the space are always under way; check again when it is quieter")]
+    Busy,
+    /// The space was removed.
+    #[error("the space was removed")]
+    Removed,
+}
+
 /// Why the machine ends a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EndReason {
@@ -258,6 +297,9 @@ pub enum EndReason {
     /// Nothing was heard for too long.
     #[error("the relay has been silent for {:.1} s", .0.as_secs_f64())]
     Silent(Duration),
+    /// A probe was not answered: the connection is taken for dead.
+    #[error("the relay did not answer a ping within {:.1} s", .0.as_secs_f64())]
+    Unanswered(Duration),
     /// The local store failed; the connection begins again from what it holds.
     #[error("the local store failed: {0}")]
     Store(String),
@@ -409,4 +451,17 @@ pub enum AsideReason {
     /// It is not the change that its header says.
     #[error("the entry's id is not its change's hash")]
     WrongId,
+    /// It is a snapshot of more bytes than one may have. Its document is fetched again when the two
+    /// ends next compare what they hold.
+    #[error("the snapshot has {actual} bytes, the limit is {limit}; it was not taken")]
+    SnapshotTooLarge {
+        /// Its bytes, as the relay says.
+        actual: u64,
+        /// How many it may have.
+        limit: u64,
+    },
+    /// It is a snapshot that is not what the entry says, or that automerge does not read: in words.
+    /// Its document is fetched again when the two ends next compare what they hold.
+    #[error("the snapshot is bad: {0}")]
+    Snapshot(String),
 }

@@ -34,8 +34,9 @@ impl Replica {
         let wanted =
             self.spaces.get(&space).is_some_and(|link| link.filter.wants(&message.document));
         let Ephemeral { document, sender, session, count, data, .. } = message;
-        let sources = self.sources.entry(space.clone()).or_default();
-        if wanted && sources.grows(&sender, &session, count) {
+        // No space's name has a slash.
+        let source = format!("{space}/{sender}");
+        if wanted && self.sources.grows(&source, &session, count) {
             let data = data.into_vec();
             self.effects.push_back(ReplicaEffect::Heard {
                 space,

@@ -1,4 +1,7 @@
 //! The pushing half of a space: a window over what the upstream is not known to hold.
+//!
+//! Over all spaces, [`limits::OUTBOX_PAGES`] have a page in memory and [`limits::WINDOWS_BYTES`] are
+//! in flight; the other spaces have their turn afterwards.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -88,6 +91,8 @@ struct InFlight {
     acknowledged: usize,
     bytes: usize,
     offer: Option<Offer>,
+    /// It is the document's deletion.
+    deletion: bool,
 }
 
 /// How far an offered snapshot is.
@@ -121,7 +126,8 @@ pub(super) struct Outbox {
     /// How many requeues the store is still working on.
     requeueing: usize,
     requeued: BTreeSet<DocumentId>,
-    parked: BTreeSet<DocumentId>,
+    /// Documents whose changes the relay refuses; `true` if it refuses their deletion too.
+    parked: BTreeMap<DocumentId, bool>,
 }
 
 impl Outbox {
@@ -132,11 +138,15 @@ impl Outbox {
         }
     }
 
-    /// Nothing more is pushed. Gives the number of pushes that were in flight.
-    pub(super) fn stop(&mut self) -> usize {
-        let in_flight = self.in_flight.len();
-        *self = Self { stopped: true, ..Self::default() };
-        in_flight
+    /// Whether it has a page in memory, or one is being read.
+    fn has_page(&self) -> bool {
+        self.reading || !self.ready.is_empty()
+    }
+
+    /// Whether the relay refuses this.
+    fn is_parked(&self, change: &OutboxChange) -> bool {
+        let deletion = matches!(change.what, OutboxKind::Tombstone);
+        self.parked.get(&change.document).is_some_and(|deletion_too| !deletion || *deletion_too)
     }
 
     pub(super) fn paused_until(&self) -> Option<Moment> {
@@ -179,10 +189,12 @@ impl Outbox {
             self.read_through = last.local;
         }
         // What an older relay does not know waits for its upgrade.
-        let unknown = page.iter().filter(|change| change.what.needs() & !features != 0);
-        self.parked.extend(unknown.map(|change| change.document));
-        let wanted = page.into_iter().filter(|change| !self.parked.contains(&change.document));
-        self.ready.extend(group(wanted, limits.changes));
+        for change in page.iter().filter(|change| change.what.needs() & !features != 0) {
+            let deletion = matches!(change.what, OutboxKind::Tombstone);
+            *self.parked.entry(change.document).or_default() |= deletion;
+        }
+        let wanted: Vec<_> = page.into_iter().filter(|change| !self.is_parked(change)).collect();
+        self.ready.extend(group(wanted.into_iter(), limits.changes));
     }
 
     fn take_ready(&mut self) -> Option<Group> {
@@ -313,6 +325,7 @@ impl Replica {
         if let Some(link) = self.spaces.get_mut(space) {
             link.outbox.handle_page(page, more, limits, self.features);
             self.pump(now, space);
+            self.try_check(now, space);
         }
     }
 
@@ -321,11 +334,32 @@ impl Replica {
         if let Some(link) = self.spaces.get_mut(space) {
             link.outbox.requeueing = link.outbox.requeueing.saturating_sub(1);
             self.pump(now, space);
+            self.try_check(now, space);
         }
     }
 
-    /// Sends what may be sent, and asks for more.
+    /// Sends what may be sent of a space, and asks for more; then of the others that wait.
     pub(super) fn pump(&mut self, now: Moment, space: &SpaceName) {
+        self.pump_one(now, space, false);
+        self.pump_hungry(now);
+    }
+
+    /// Something became free: the spaces that waited for it have their turn.
+    pub(super) fn pump_hungry(&mut self, now: Moment) {
+        let paged: Vec<SpaceName> = self.paged.iter().cloned().collect();
+        paged.iter().for_each(|space| self.pump_one(now, space, false));
+        while self.paged.len() < limits::OUTBOX_PAGES
+            && let Some(space) = self.hungry.pop_front()
+        {
+            if let Some(link) = self.spaces.get_mut(&space) {
+                link.hungry = false;
+                self.pump_one(now, &space, true);
+            }
+        }
+    }
+
+    /// `turn`: it has waited for a page.
+    fn pump_one(&mut self, now: Moment, space: &SpaceName, turn: bool) {
         let Phase::Ready { limits, .. } = self.phase else { return };
         let Some(link) = self.spaces.get_mut(space) else { return };
         let outbox = &mut link.outbox;
@@ -333,40 +367,76 @@ impl Replica {
             return;
         }
         outbox.try_restart(now);
+        if outbox.restart {
+            // It is read again.
+            outbox.ready.clear();
+        }
         // One place is kept free: a relay stops reading when all are taken.
-        while self.pushes_in_flight + 1 < limits.in_flight
+        while self.pushes.len() + 1 < limits.in_flight
+            && self.window < limits::WINDOWS_BYTES
             && let Some(group) = outbox.take_ready()
         {
             self.next_push += 1;
-            self.pushes_in_flight += 1;
-            outbox.window += group.bytes;
+            self.pushes.insert(self.next_push, space.clone());
+            (outbox.window, self.window) = (outbox.window + group.bytes, self.window + group.bytes);
             let Group { document, locals, load, bytes } = group;
             let (id, subscription) = (self.next_push, link.subscription);
+            let deletion = matches!(load, Load::Tombstone);
             let (frame, offer) = push_frame(id, subscription, document, load);
-            let in_flight = InFlight { document, locals, acknowledged: 0, bytes, offer };
+            let in_flight = InFlight { document, locals, acknowledged: 0, bytes, offer, deletion };
             outbox.in_flight.insert(id, in_flight);
             self.effects.push_back(ReplicaEffect::Send(frame));
         }
-        if outbox.wants_page() {
-            (outbox.reading, outbox.dirty) = (true, false);
-            self.effects.push_back(ReplicaEffect::LoadOutbox {
-                space: space.clone(),
-                after: outbox.read_through,
-                changes: limits::PUSH_CHANGES,
-                bytes: limits::PUSH_WINDOW_BYTES - outbox.window,
-            });
+        if !outbox.has_page() {
+            self.paged.remove(space);
+        }
+        if outbox.paused_until.is_some() {
+            self.timers.insert(space.clone());
+        }
+        if !outbox.wants_page() {
+            return;
+        }
+        let has_turn = turn || self.hungry.is_empty();
+        if !has_turn || self.paged.len() >= limits::OUTBOX_PAGES {
+            if !std::mem::replace(&mut link.hungry, true) {
+                self.hungry.push_back(space.clone());
+            }
+            return;
+        }
+        (outbox.reading, outbox.dirty) = (true, false);
+        self.paged.insert(space.clone());
+        self.effects.push_back(ReplicaEffect::LoadOutbox {
+            space: space.clone(),
+            after: outbox.read_through,
+            changes: limits::PUSH_CHANGES,
+            bytes: limits::PUSH_WINDOW_BYTES - outbox.window,
+        });
+    }
+
+    /// Nothing more of a space is pushed.
+    pub(super) fn stop_pushing(&mut self, space: &SpaceName) {
+        let Some(link) = self.spaces.get_mut(space) else { return };
+        let outbox = Outbox { stopped: true, ..Outbox::default() };
+        let before = std::mem::replace(&mut link.outbox, outbox);
+        before.in_flight.keys().for_each(|id| drop(self.pushes.remove(id)));
+        self.window -= before.window;
+        self.paged.remove(space);
+        if std::mem::take(&mut link.hungry) {
+            self.hungry.retain(|other| other != space);
         }
     }
 
-    /// Pumps every space: a place became free.
-    fn pump_all(&mut self, now: Moment) {
-        let spaces: Vec<SpaceName> = self.spaces.keys().cloned().collect();
-        spaces.iter().for_each(|space| self.pump(now, space));
+    /// A push of a space is answered or given up; gives it.
+    fn end_push(&mut self, space: &SpaceName, id: u64) -> Option<InFlight> {
+        self.pushes.remove(&id);
+        let push = self.spaces.get_mut(space)?.outbox.in_flight.remove(&id)?;
+        self.window -= push.bytes;
+        self.spaces.get_mut(space)?.outbox.window -= push.bytes;
+        Some(push)
     }
 
     fn space_of_push(&self, id: u64) -> Option<SpaceName> {
-        let found = self.spaces.iter().find(|(_, link)| link.outbox.in_flight.contains_key(&id));
-        found.map(|(space, _)| space.clone())
+        self.pushes.get(&id).cloned()
     }
 
     pub(super) fn handle_ack(&mut self, now: Moment, ack: Ack) {
@@ -383,18 +453,17 @@ impl Replica {
         let locals = push.locals[..count].to_vec();
         let offer = push.offer.map(|offer| (push.document, offer.hash));
         if count == push.locals.len() {
-            link.outbox.window -= push.bytes;
-            link.outbox.in_flight.remove(&ack.id);
-            self.pushes_in_flight -= 1;
+            self.end_push(&space, ack.id);
         }
-        let mark = ack.through;
+        let (name, mark) = (space.clone(), ack.through);
         self.effects.push_back(match offer {
             None => ReplicaEffect::Acknowledged { space, locals, mark },
             Some((document, hash)) => {
                 ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark }
             }
         });
-        self.pump_all(now);
+        self.pump(now, &name);
+        self.try_check(now, &name);
     }
 
     /// The relay wants more of an offered snapshot.
@@ -406,7 +475,8 @@ impl Replica {
         let Some(offer) = &mut push.offer else {
             return self.broken("it wants parts of a push that has none".to_owned());
         };
-        if from > offer.total || up_to > offer.total || up_to < from {
+        let window = limits::SNAPSHOT_WINDOW_BYTES as u64;
+        if from > offer.total || up_to > offer.total || up_to < from || up_to - from > window {
             let total = offer.total;
             return self.broken(format!("it wants bytes {from} to {up_to} of {total}"));
         }
@@ -446,9 +516,8 @@ impl Replica {
         let Some(offer) = &mut push.offer else { return };
         offer.reading = false;
         let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
-            link.outbox.in_flight.remove(&id);
             link.outbox.restart = true;
-            self.pushes_in_flight -= 1;
+            self.end_push(space, id);
             return self.pump(now, space);
         };
         // Otherwise it was asked for from the start meanwhile.
@@ -473,13 +542,12 @@ impl Replica {
 
     pub(super) fn handle_nack(&mut self, now: Moment, nack: Nack) {
         let Some(space) = self.space_of_push(nack.id) else { return };
+        let Some(push) = self.end_push(&space, nack.id) else { return };
         let Some(link) = self.spaces.get_mut(&space) else { return };
         let outbox = &mut link.outbox;
-        let Some(push) = outbox.in_flight.remove(&nack.id) else { return };
-        outbox.window -= push.bytes;
-        self.pushes_in_flight -= 1;
-        let document = push.document;
-        let repeats = outbox.restart || outbox.parked.contains(&document);
+        let (document, deletion) = (push.document, push.deletion);
+        let repeats = outbox.restart || outbox.parked.contains_key(&document);
+        let name = space.clone();
         match nack.class {
             NackClass::RETRY_AFTER => {
                 let wait = Duration::from_millis(u64::from(nack.retry_after_ms));
@@ -495,27 +563,35 @@ impl Replica {
                 self.effects.push_back(ReplicaEffect::Requeue { space, document });
             }
             _ => {
-                let refused = push.locals[push.acknowledged..].to_vec();
-                self.park(&space, document, (nack.code, nack.what), refused);
+                let locals = push.locals[push.acknowledged..].to_vec();
+                let refused = ReplicaEffect::Refused { space: name.clone(), document, locals };
+                self.effects.push_back(refused);
+                self.park(&space, document, deletion, (nack.code, nack.what));
             }
         }
-        self.pump_all(now);
+        self.pump(now, &name);
+        self.try_check(now, &name);
     }
 
     fn park(
         &mut self,
         space: &SpaceName,
         document: DocumentId,
+        deletion: bool,
         (code, what): (Code, String),
-        locals: Vec<Local>,
     ) {
         let Some(link) = self.spaces.get_mut(space) else { return };
-        let refused = ReplicaEffect::Refused { space: space.clone(), document, locals };
-        self.effects.push_back(refused);
-        if link.outbox.parked.insert(document) {
-            link.outbox.ready.retain(|group| group.document != document);
-            let space = space.clone();
-            self.effects.push_back(ReplicaEffect::Park { space, document, code, what });
+        let before = link.outbox.parked.insert(document, deletion);
+        if before.is_some_and(|before| before || !deletion) {
+            let parked = before.unwrap_or_default() || deletion;
+            link.outbox.parked.insert(document, parked);
+            return;
         }
+        let stays = |group: &Group| {
+            group.document != document || (!deletion && matches!(group.load, Load::Tombstone))
+        };
+        link.outbox.ready.retain(stays);
+        let space = space.clone();
+        self.effects.push_back(ReplicaEffect::Park { space, document, code, what, deletion });
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Receiver {
     live: bool,
     /// A snapshot that is arriving: how much is there, and all its bytes.
     partial: Option<(Partial, u64)>,
+    /// A snapshot whose parts are passed over, and all its bytes: it exceeds the limit.
+    oversized: Option<([u8; 32], u64)>,
 }
 
 impl Receiver {
@@ -162,26 +164,36 @@ impl Receiver {
 }
 
 impl Receiver {
-    /// A piece must go on where the one before ended, or begin another snapshot.
+    /// A piece must go on where the one before ended, or begin another snapshot. False for one that
+    /// is to be passed over, because the snapshot exceeds the limit: its document is set aside when
+    /// the snapshot's entry comes, and everything else goes on.
     fn take_part(
         &mut self,
         hash: [u8; 32],
         total: u64,
         from: u64,
         bytes: u64,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let known = self.partial.filter(|(partial, _)| partial.hash == hash);
         let at = known.map_or(0, |(partial, _)| partial.bytes);
         let end = from.saturating_add(bytes);
         if (from != at && from != 0) || bytes == 0 || end > total {
             return Err(format!("it goes from {from} to {end} of {total}, we have {at}"));
         }
-        if total > limits::SNAPSHOT_BYTES as u64 {
-            let limit = limits::SNAPSHOT_BYTES;
-            return Err(format!("the snapshot has {total} bytes, the limit is {limit}"));
-        }
         self.partial = Some((Partial { hash, bytes: end }, total));
-        Ok(())
+        let fits = total <= limits::SNAPSHOT_BYTES as u64;
+        self.oversized = (!fits).then_some((hash, total));
+        Ok(fits)
+    }
+
+    /// The bytes of a snapshot whose parts were passed over.
+    pub(super) fn take_oversized(&mut self, entry: &Entry) -> Option<u64> {
+        let (hash, total) = self.oversized?;
+        let is_its = entry.kind == entry_kind::SNAPSHOT && entry.id == hash;
+        is_its.then(|| {
+            self.oversized = None;
+            total
+        })
     }
 
     /// A snapshot whose body came before it must have come whole.
@@ -235,11 +247,14 @@ impl Replica {
                 stopped_by = Some(entry.kind);
                 break;
             }
-            bytes += entry.body.len() + 256;
+            bytes += weight(&entry);
             if let Err(what) = receiver.take_parts_of(&entry) {
                 return self.broken(format!("entries of {space}: {what}"));
             }
-            entries.push(check(entry));
+            entries.push(match receiver.take_oversized(&entry) {
+                Some(total) => too_large(entry, total),
+                None => check(entry),
+            });
         }
         if cursor.offset > receiver.at {
             let after = std::mem::replace(&mut receiver.at, cursor.offset);
@@ -263,8 +278,10 @@ impl Replica {
             return;
         }
         let Part { document, hash, total, from, bytes, .. } = part;
-        if let Err(what) = receiver.take_part(hash, total, from, bytes.len() as u64) {
-            return self.broken(format!("a part of {space}: {what}"));
+        match receiver.take_part(hash, total, from, bytes.len() as u64) {
+            Err(what) => return self.broken(format!("a part of {space}: {what}")),
+            Ok(false) => return self.tell_phase(&space),
+            Ok(true) => {}
         }
         let weight = bytes.len() + PART_WEIGHT;
         receiver.storing += weight;
@@ -314,6 +331,12 @@ fn must_stop(entry: &Entry) -> bool {
     !known.contains(&entry.kind) && entry.flags & entry_flags::MUST_UNDERSTAND != 0
 }
 
+/// What an entry takes in memory while it waits for the store, about: a small body may come with a
+/// thousand dependencies.
+pub(super) fn weight(entry: &Entry) -> usize {
+    entry.body.len() + 32 * entry.dependencies.len() + entry.author.len() + 256
+}
+
 /// The stateless checks of one entry.
 pub(super) fn check(entry: Entry) -> Incoming {
     let document = entry.document;
@@ -340,6 +363,12 @@ pub(super) fn check(entry: Entry) -> Incoming {
             Incoming::Change { offset, document, change, author, at_ms, second_root }
         }
     }
+}
+
+/// The entry of a snapshot that exceeds the limit.
+pub(super) fn too_large(entry: Entry, actual: u64) -> Incoming {
+    let limit = limits::SNAPSHOT_BYTES as u64;
+    Incoming::Aside { entry, reason: AsideReason::SnapshotTooLarge { actual, limit } }
 }
 
 fn check_snapshot(entry: Entry) -> Incoming {

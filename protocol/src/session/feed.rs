@@ -1,13 +1,14 @@
 //! What a subscription is sent: where it stands, the pages and parts that move it, and the pause
 //! while the two ends compare what they hold.
 
-use super::{Session, SessionEffect};
+use super::{Session, SessionEffect, named};
 use crate::code::Code;
 use crate::frame::{
     EntriesBuilder, Filter, Frame, Part, Partial, Refilter, Subscribed, SubscriptionId, encode,
     entry_kind,
 };
 use crate::ids::{Epoch, Offset};
+use crate::limits;
 use crate::ring::{Page, SnapshotPart};
 
 impl Session {
@@ -36,7 +37,7 @@ impl Session {
 
     /// The space could not be opened.
     pub fn handle_attach_failed(&mut self, subscription: SubscriptionId, code: Code, what: String) {
-        if self.subscriptions.remove(&subscription).is_some() {
+        if self.remove_subscription(subscription) {
             let hint = "try again later; the relay's log says more".to_owned();
             self.refuse_subscription(subscription, code, what, hint);
         }
@@ -80,7 +81,9 @@ impl Session {
             }
         }
         entry.position = Some(up_to);
+        let before = entry.own.intervals();
         entry.own.remove(0, up_to.0);
+        self.own_ranges = self.own_ranges + entry.own.intervals() - before;
         Some(frame.finish())
     }
 
@@ -93,7 +96,7 @@ impl Session {
     ) -> Option<Vec<u8>> {
         let entry = self.subscriptions.get_mut(&subscription)?;
         if !entry.knows_snapshots {
-            self.subscriptions.remove(&subscription);
+            self.remove_subscription(subscription);
             let what = "the next entry is a snapshot, which must be understood".to_owned();
             let hint = "upgrade this application".to_owned();
             self.refuse_subscription(subscription, Code::MUST_UNDERSTAND, what, hint);
@@ -131,6 +134,15 @@ impl Session {
             let what = "another filter before the subscription stands".to_owned();
             return self.fail(Code::OUT_OF_ORDER, what, "wait for subscribed");
         };
+        let others = self.filter_documents - named(&entry.filter);
+        if others + named(&filter) > limits::SESSION_FILTER_DOCUMENTS {
+            self.remove_subscription(subscription);
+            self.effects.push_back(SessionEffect::Detach(subscription));
+            let limit = limits::SESSION_FILTER_DOCUMENTS;
+            let what = format!("the filters of this session name {limit} documents");
+            return self.refuse_too_many(subscription, what);
+        }
+        self.filter_documents = others + named(&filter);
         entry.filter = filter;
         entry.comparing = true;
         entry.partial = None;

@@ -97,6 +97,12 @@ fn grouped(value: u64) -> String {
 }
 
 #[test]
+fn the_limits_of_a_document_are_in_the_page() {
+    assert_row(&["`DOCUMENT_BYTES`", &written(limits::DOCUMENT_BYTES, true)]);
+    assert_row(&["`DOCUMENT_LOCAL_BYTES`", &written(limits::DOCUMENT_LOCAL_BYTES, true)]);
+}
+
+#[test]
 fn every_limit_of_the_wire_is_in_the_page() {
     let bytes = [
         ("MESSAGE_BYTES", limits::MESSAGE_BYTES),
@@ -117,6 +123,7 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("COMMIT_BYTES", limits::COMMIT_BYTES),
         ("SNAPSHOT_INLINE_BYTES", limits::SNAPSHOT_INLINE_BYTES),
         ("PART_BYTES", limits::PART_BYTES),
+        ("WINDOWS_BYTES", limits::WINDOWS_BYTES),
         ("SNAPSHOT_BYTES", limits::SNAPSHOT_BYTES),
         ("DOCUMENT_INFLATED_BYTES", limits::DOCUMENT_INFLATED_BYTES),
         ("DOCUMENT_TEXT_BYTES", limits::DOCUMENT_TEXT_BYTES as usize),
@@ -132,6 +139,10 @@ fn every_limit_of_the_wire_is_in_the_page() {
     for (name, value) in bytes {
         assert_row(&[&format!("`{name}`"), &written(value as u64, true)]);
     }
+}
+
+#[test]
+fn every_count_of_the_wire_is_in_the_page() {
     let counts = [
         ("CHANGE_OPERATIONS", limits::CHANGE_OPERATIONS),
         ("CHANGE_DEPENDENCIES", limits::CHANGE_DEPENDENCIES as u64),
@@ -149,6 +160,12 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("SEQUENCE", limits::SEQUENCE),
         ("HELLO_VERSIONS", limits::HELLO_VERSIONS as u64),
         ("SUBSCRIPTIONS", limits::SUBSCRIPTIONS as u64),
+        ("SESSION_FILTER_DOCUMENTS", limits::SESSION_FILTER_DOCUMENTS as u64),
+        ("SESSION_OWN_RANGES", limits::SESSION_OWN_RANGES as u64),
+        ("OUTBOX_PAGES", limits::OUTBOX_PAGES as u64),
+        ("FRUITLESS_QUESTIONS", u64::from(limits::FRUITLESS_QUESTIONS)),
+        ("DRIFTED_DOCUMENTS", limits::DRIFTED_DOCUMENTS as u64),
+        ("CHECK_TRIES", u64::from(limits::CHECK_TRIES)),
         ("PUSH_CHANGES", limits::PUSH_CHANGES as u64),
         ("PUSHES_IN_FLIGHT", limits::PUSHES_IN_FLIGHT as u64),
         ("ENTRIES_COUNT", limits::ENTRIES_COUNT as u64),
@@ -210,6 +227,7 @@ fn every_time_of_the_wire_is_in_the_page() {
     for (name, value) in [
         ("PING_AFTER", limits::PING_AFTER),
         ("DROP_AFTER", limits::DROP_AFTER),
+        ("PROBE", limits::PROBE),
         ("HANDSHAKE", limits::HANDSHAKE),
         ("RECONNECT_FIRST", limits::RECONNECT_FIRST),
         ("RECONNECT_MOST", limits::RECONNECT_MOST),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use automerge::{Automerge, ROOT, transaction::Transactable};
 use landfall_protocol::admission::{Roots, Verdict, admit, preflight};
 use landfall_protocol::frame::{Filter, encode};
-use landfall_protocol::replica::{PART_WEIGHT, Replica, ReplicaEffect, SpacePhase};
+use landfall_protocol::replica::{PART_WEIGHT, Replica, ReplicaEffect, SpacePhase, Unchecked};
 use landfall_protocol::session::Patience;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Moment, ReplicaId, SpaceName, Upstream};
 
@@ -23,6 +23,10 @@ pub struct Client {
     /// Messages on the way to the relay.
     pub sent: VecDeque<Vec<u8>>,
     pub ended: Option<String>,
+    /// The ticket of the last check, those that were answered, and why some were not made.
+    pub tickets: u64,
+    pub answered: Vec<u64>,
+    pub unchecked: Vec<Unchecked>,
     /// Whether reads overtake writes.
     pub reads_first: bool,
     /// Which first change its documents begin with; others' are another history.
@@ -52,6 +56,9 @@ impl Client {
             jobs: VecDeque::new(),
             sent: VecDeque::new(),
             ended: None,
+            tickets: 0,
+            answered: Vec::new(),
+            unchecked: Vec::new(),
             reads_first: false,
             root: 7,
             documents: BTreeMap::new(),
@@ -113,9 +120,16 @@ impl Client {
     }
 
     pub fn check(&mut self, now: Moment) -> bool {
-        let began = self.replica.handle_check(now, &self.space.clone());
+        self.tickets += 1;
+        self.replica.handle_check(now, &self.space.clone(), self.tickets);
+        let began = self.replica.is_checking(&self.space);
         self.collect();
         began
+    }
+
+    /// The last ticket, if there was any.
+    pub fn asked(&self) -> Option<u64> {
+        (self.tickets > 0).then_some(self.tickets)
     }
 
     /// Merges a document's two histories, as the application asked.
@@ -199,7 +213,14 @@ impl Client {
                 store.finish_reconcile(upstream, cursor, through, &except);
                 replica.handle_reconciled(now, &space);
             }
-            ReplicaEffect::Checked { drifted, .. } => store.checked.push(drifted),
+            ReplicaEffect::Checked { ticket, drifted, .. } => {
+                self.answered.push(ticket);
+                store.checked.push(drifted);
+            }
+            ReplicaEffect::NotChecked { ticket, why, .. } => {
+                self.answered.push(ticket);
+                self.unchecked.push(why);
+            }
             other => self.perform_push(now, upstream, other),
         }
         Ok(())
@@ -223,9 +244,9 @@ impl Client {
                 store.acknowledge_snapshot(upstream, &document, hash, mark);
             }
             ReplicaEffect::Refused { .. } => {}
-            ReplicaEffect::Park { document, .. } => {
+            ReplicaEffect::Park { document, deletion, .. } => {
                 // Its deletion may be there already.
-                if !store.tombstones.contains_key(&document) {
+                if deletion || !store.tombstones.contains_key(&document) {
                     store.link(upstream).parked.insert(document);
                 }
             }

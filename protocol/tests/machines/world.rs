@@ -304,7 +304,11 @@ impl World {
         // A pause that a nack asked for passes.
         if !busy {
             let upstream = self.relay.disk.upstream;
-            let pauses = self.clients.iter().any(|client| client.store.pending(upstream) > 0);
+            let waits = |client: &Client| {
+                client.store.pending(upstream) > 0
+                    || client.answered.last() < client.asked().as_ref()
+            };
+            let pauses = self.clients.iter().any(waits);
             let silent = self.swallowed.contains(&true);
             if pauses || silent {
                 self.now = self.now.after(Duration::from_secs(if silent { 16 } else { 3 }));

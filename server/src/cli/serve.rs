@@ -93,6 +93,7 @@ impl FoldArgs {
             window: FoldWindow {
                 recent_entries: self.keep_recent,
                 recent_age: Duration::from_secs(self.keep_recent_age),
+                ..FoldWindow::NONE
             },
             ..FoldOptions::default()
         }

@@ -1,6 +1,6 @@
 //! What sessions read of a space: its ring of live entries and where its log ends.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +13,31 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 
 use crate::limits;
+
+/// The subscriptions of one session whose logs have grown since it looked. A session with thousands
+/// of subscriptions looks at these only.
+#[derive(Default)]
+pub(crate) struct Grown {
+    subscriptions: Mutex<BTreeSet<SubscriptionId>>,
+    told: Notify,
+}
+
+impl Grown {
+    fn add(&self, subscription: SubscriptionId) {
+        self.subscriptions.lock().insert(subscription);
+        self.told.notify_one();
+    }
+
+    /// Waits until there is one.
+    pub(crate) async fn notified(&self) {
+        self.told.notified().await;
+    }
+
+    /// Those that have grown.
+    pub(crate) fn take(&self) -> BTreeSet<SubscriptionId> {
+        std::mem::take(&mut *self.subscriptions.lock())
+    }
+}
 
 /// One space's live end, written by the hub and read by sessions.
 pub(crate) struct Feed {
@@ -30,7 +55,7 @@ struct Live {
     /// When the head became durable.
     since: Instant,
     /// Whom to wake. A session stands here once for each of its subscriptions.
-    readers: HashMap<(SessionId, SubscriptionId), Arc<Notify>>,
+    readers: HashMap<(SessionId, SubscriptionId), Arc<Grown>>,
 }
 
 impl Feed {
@@ -69,7 +94,7 @@ impl Feed {
         self.all_rings.inc_by(live.ring.bytes() as i64 - before as i64);
         live.since = Instant::now();
         self.head.store(live.ring.head().0, Ordering::Release);
-        live.readers.values().for_each(|reader| reader.notify_one());
+        live.readers.iter().for_each(|((_, subscription), reader)| reader.add(*subscription));
     }
 
     /// What lies at or before this offset was folded.
@@ -84,7 +109,7 @@ impl Feed {
         &self,
         session: SessionId,
         subscription: SubscriptionId,
-        wake: Arc<Notify>,
+        wake: Arc<Grown>,
     ) {
         self.live.lock().readers.insert((session, subscription), wake);
     }

@@ -248,6 +248,11 @@ impl Sequencer {
                 slot.held.put_first(&document, Pushed::changes(checked_push(push, changes)));
                 return self.release(space, &document);
             }
+            Ok(Brought::Apart(changes)) => {
+                let judging = Judging::of_snapshot(checked_push(push, changes));
+                slot.held.put_first(&push.document, Pushed::Changes(judging, 0));
+                return self.release(space, &push.document);
+            }
             Ok(Brought::Merged(Merged::Snapshot(snapshot))) => {
                 self.parts.metrics.snapshots_offered.inc();
                 slot.machine.handle_snapshot(push, snapshot, now_ms())

@@ -19,9 +19,10 @@ use crate::folding::{FoldOptions, Folder};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
-use crate::store::{LogStore, SqliteStore, Standing};
+use crate::store::{FoldWindow, LogStore, SqliteStore, Standing};
 
 mod joined;
+mod oversized;
 #[path = "../../tests/fixtures/world.rs"]
 #[allow(dead_code, clippy::duplicate_mod, reason = "shared with the tests of the store")]
 mod world;
@@ -56,23 +57,34 @@ struct Bench {
 
 impl Bench {
     async fn new(program: PathBuf) -> Self {
-        Self::over(tempfile::tempdir().unwrap(), program).await
+        Self::within(program, limits::SNAPSHOT_BYTES).await
+    }
+
+    /// One whose snapshots have no more than so many bytes.
+    async fn within(program: PathBuf, snapshot_bytes: usize) -> Self {
+        Self::over(tempfile::tempdir().unwrap(), program, snapshot_bytes).await
     }
 
     /// As after a restart.
     async fn again(self) -> Self {
+        self.again_within(limits::SNAPSHOT_BYTES).await
+    }
+
+    async fn again_within(self, snapshot_bytes: usize) -> Self {
         let program = program().unwrap();
         self.hub.shutdown();
         self.folder.close();
-        Self::over(self._folder, program).await
+        Self::over(self._folder, program, snapshot_bytes).await
     }
 
-    async fn over(folder: tempfile::TempDir, program: PathBuf) -> Self {
+    async fn over(folder: tempfile::TempDir, program: PathBuf, snapshot_bytes: usize) -> Self {
         let store = Arc::new(SqliteStore::open(folder.path()).unwrap());
         let over: Arc<dyn LogStore> = store.clone();
         let metrics = Arc::new(Metrics::new());
         let worker = Some(vec![program.into(), FOLD_WORKER.into()]);
-        let folds = FoldOptions { worker, ..FoldOptions::default() };
+        let snapshot_bytes = snapshot_bytes as u64;
+        let window = FoldWindow { snapshot_bytes, ..FoldWindow::default() };
+        let folds = FoldOptions { worker, window, ..FoldOptions::default() };
         let folds = Folder::start(Arc::clone(&over), Arc::clone(&metrics), folds).unwrap();
         let (hub, _) = Hub::start(Parts {
             rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
@@ -86,7 +98,7 @@ impl Bench {
         })
         .unwrap();
         let (tell, mut events) = mpsc::channel(100);
-        let (overflow, grown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (overflow, grown) = (Arc::new(Notify::new()), Arc::default());
         let attach = Attach {
             session: SESSION,
             subscription: 0,

@@ -17,7 +17,7 @@ use landfall_protocol::portable::{PortableError, Record};
 use super::OperateError;
 use super::export::read;
 use super::writing::{Writing, Written};
-use crate::folding::{FoldOptions, MergeError, Merged, Offer, snapshot_of};
+use crate::folding::{Brought, FoldOptions, MergeError, Merged, Offer, snapshot_of};
 use crate::store::{LogStore, SqliteStore, StoreError};
 
 /// What became of a file.
@@ -118,11 +118,14 @@ impl Import {
             return Ok(());
         }
         let snapshot = match self.merge(hash, body) {
-            Ok(Merged::Nothing) => {
+            Ok(Brought::Merged(Merged::Nothing)) => {
                 self.writing.done.known += 1;
                 return Ok(());
             }
-            Ok(Merged::Snapshot(snapshot)) => snapshot,
+            Ok(Brought::Merged(Merged::Snapshot(snapshot))) => snapshot,
+            Ok(Brought::Changes(changes) | Brought::Apart(changes)) => {
+                return self.writing.changes(changes, 0, Vec::new(), Roots::Several);
+            }
             Err(MergeError::NoWorker) => return Err(OperateError::NoWorker),
             Err(MergeError::Store(error)) => return Err(error.into()),
             // Nobody else folds here.
@@ -141,14 +144,14 @@ impl Import {
     }
 
     /// What a snapshot and what is here come to.
-    fn merge(&self, hash: [u8; 32], body: Vec<u8>) -> Result<Merged, MergeError> {
+    fn merge(&self, hash: [u8; 32], body: Vec<u8>) -> Result<Brought, MergeError> {
         let Writing { store, worker, space, document, .. } = &self.writing;
         let Some(supervisor) = worker.supervisor() else { return Err(MergeError::NoWorker) };
         let inspected = supervisor.inspect(&body, hash).map_err(MergeError::Worker)?;
         let ours = store.changes_held(space, document).map_err(MergeError::Store)?;
         if ours == 0 {
             let snapshot = snapshot_of(inspected).map_err(MergeError::Worker)?;
-            return Ok(Merged::Snapshot(Arc::new(snapshot)));
+            return Ok(Brought::Merged(Merged::Snapshot(Arc::new(snapshot))));
         }
         let mut heads = inspected.heads;
         heads.sort_unstable();

@@ -196,7 +196,7 @@ impl ImportRepo {
                 self.added += 1;
                 self.writing.snapshot(snapshot)
             }
-            Brought::Changes(changes) => {
+            Brought::Changes(changes) | Brought::Apart(changes) => {
                 self.added += 1;
                 self.writing.changes(changes, now_ms(), AUTHOR.to_vec(), Roots::Several)
             }

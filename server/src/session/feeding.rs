@@ -1,14 +1,14 @@
 //! What a session feeds its peer: for each subscription a feed, taken in turns; from the ring
 //! where it reaches back far enough, else from the store, one short page at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use landfall_protocol::Offset;
 use landfall_protocol::frame::{Filter, Partial, SubscriptionId};
 use landfall_protocol::ring::Chunk;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::hub::Feed;
@@ -21,6 +21,8 @@ struct Source {
     feed: Option<Arc<Feed>>,
     /// The ring does not reach back to its position: the store must be read.
     behind: bool,
+    /// Its place among all subscriptions of the relay.
+    _place: OwnedSemaphorePermit,
 }
 
 /// What a page is for. The ticket tells it from a later subscription of the same number.
@@ -46,7 +48,11 @@ pub(super) struct Feeding {
     store: Arc<dyn LogStore>,
     /// Bounds, for the whole relay, how many pages are read at a time.
     page_reads: Arc<Semaphore>,
+    /// Places for subscriptions, of the whole relay.
+    places: Arc<Semaphore>,
     sources: BTreeMap<SubscriptionId, Source>,
+    /// Those that may have something to be fed; all others have not.
+    due: BTreeSet<SubscriptionId>,
     /// Whose turn was last.
     last: SubscriptionId,
     reading: Option<JoinHandle<Read>>,
@@ -55,21 +61,43 @@ pub(super) struct Feeding {
 }
 
 impl Feeding {
-    pub(super) fn new(store: Arc<dyn LogStore>, page_reads: Arc<Semaphore>) -> Self {
-        let (sources, reading, read) = (BTreeMap::new(), None, None);
-        Self { store, page_reads, sources, last: 0, reading, read, tickets: 0 }
+    pub(super) fn new(
+        store: Arc<dyn LogStore>,
+        page_reads: Arc<Semaphore>,
+        places: Arc<Semaphore>,
+    ) -> Self {
+        Self {
+            store,
+            page_reads,
+            places,
+            sources: BTreeMap::new(),
+            due: BTreeSet::new(),
+            last: 0,
+            reading: None,
+            read: None,
+            tickets: 0,
+        }
     }
 
-    /// A subscription that is about to be attached; gives its ticket.
-    pub(super) fn add(&mut self, subscription: SubscriptionId) -> u64 {
+    /// A subscription that is about to be attached; gives its ticket. `None` if the relay has no
+    /// place for another one.
+    pub(super) fn add(&mut self, subscription: SubscriptionId) -> Option<u64> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         self.tickets += 1;
         let ticket = self.tickets;
-        self.sources.insert(subscription, Source { ticket, feed: None, behind: false });
-        ticket
+        let source = Source { ticket, feed: None, behind: false, _place: place };
+        self.sources.insert(subscription, source);
+        Some(ticket)
     }
 
     pub(super) fn remove(&mut self, subscription: SubscriptionId) {
         self.sources.remove(&subscription);
+        self.due.remove(&subscription);
+    }
+
+    /// These logs have grown.
+    pub(super) fn handle_grown(&mut self, subscriptions: BTreeSet<SubscriptionId>) {
+        self.due.extend(subscriptions);
     }
 
     /// Whether a ticket is that of the present subscription.
@@ -90,6 +118,7 @@ impl Feeding {
     pub(super) fn handle_attached(&mut self, subscription: SubscriptionId, feed: Arc<Feed>) {
         if let Some(source) = self.sources.get_mut(&subscription) {
             source.feed = Some(feed);
+            self.due.insert(subscription);
         }
     }
 
@@ -103,8 +132,8 @@ impl Feeding {
     }
 
     /// Whether there is one.
-    pub(super) fn has_live(&self, position: impl Fn(SubscriptionId) -> Option<Offset>) -> bool {
-        self.due(|source| !source.behind, position).next().is_some()
+    pub(super) fn has_live(&mut self, position: impl Fn(SubscriptionId) -> Option<Offset>) -> bool {
+        self.first_due(|source| !source.behind, position).is_some()
     }
 
     /// The ring does not hold this subscription's next entry.
@@ -174,29 +203,44 @@ impl Feeding {
         which: impl Fn(&Source) -> bool,
         position: impl Fn(SubscriptionId) -> Option<Offset>,
     ) -> Option<Target> {
-        let target = self.due(which, position).next()?;
+        let target = self.first_due(which, position)?;
         self.last = target.subscription;
         Some(target)
     }
 
-    /// Those that are due, beginning after the one whose turn was last.
-    fn due<'a>(
-        &'a self,
-        which: impl Fn(&Source) -> bool + 'a,
-        position: impl Fn(SubscriptionId) -> Option<Offset> + 'a,
-    ) -> impl Iterator<Item = Target> + 'a {
-        let after = self.sources.range((Bound::Excluded(self.last), Bound::Unbounded));
-        let turns = after.chain(self.sources.range(..=self.last));
+    /// The first that is due, beginning after the one whose turn was last. Those that turn out to
+    /// have nothing are not looked at again until their logs have grown: so each growth costs one
+    /// look, however many subscriptions there are.
+    fn first_due(
+        &mut self,
+        which: impl Fn(&Source) -> bool,
+        position: impl Fn(SubscriptionId) -> Option<Offset>,
+    ) -> Option<Target> {
         // A page that waits to be sent goes first: the ring must not overtake it.
         let held = self.read.as_ref().map(|(target, _)| target.subscription);
-        turns.filter(move |(id, source)| which(source) && held != Some(**id)).filter_map(
-            move |(id, source)| {
-                let feed = source.feed.as_ref()?;
-                let (subscription, ticket) = (*id, source.ticket);
-                let due = position(subscription)? < feed.head();
-                due.then(|| Target { subscription, ticket, feed: Arc::clone(feed) })
-            },
-        )
+        let after = self.due.range((Bound::Excluded(self.last), Bound::Unbounded));
+        let turns = after.chain(self.due.range(..=self.last)).copied();
+        let (mut found, mut idle) = (None, Vec::new());
+        for subscription in turns {
+            let source = self.sources.get(&subscription);
+            let Some((source, feed)) = source.and_then(|s| Some((s, s.feed.as_ref()?))) else {
+                idle.push(subscription);
+                continue;
+            };
+            // Without a position it is paused, and goes on of itself.
+            let Some(at) = position(subscription) else { continue };
+            if at >= feed.head() {
+                idle.push(subscription);
+            } else if which(source) && held != Some(subscription) {
+                found =
+                    Some(Target { subscription, ticket: source.ticket, feed: Arc::clone(feed) });
+                break;
+            }
+        }
+        idle.iter().for_each(|subscription| {
+            self.due.remove(subscription);
+        });
+        found
     }
 }
 

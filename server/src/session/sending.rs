@@ -15,7 +15,7 @@ use crate::limits;
 
 impl Driver {
     /// Whether there is work for a writer that has room.
-    pub(super) fn has_something_to_send(&self) -> bool {
+    pub(super) fn has_something_to_send(&mut self) -> bool {
         !self.outbox.is_empty()
             || self.feeding.has_read()
             || self.feeding.has_live(|id| self.machine.position(id))

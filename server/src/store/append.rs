@@ -142,7 +142,7 @@ impl Touched<'_> {
     }
 }
 
-fn insert_change(
+pub(super) fn insert_change(
     tx: &Connection,
     space: i64,
     document: i64,

@@ -2,6 +2,7 @@
 //! changed in memory, written back once.
 
 use landfall_protocol::digest::Leaf;
+use landfall_protocol::weight::{FoldRule, Weight};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -170,22 +171,28 @@ impl Document {
 
     /// Notes that a fold has become worthwhile, if it has, through this offset.
     pub(super) fn note_due(&mut self, last: Offset) {
-        if self.due.is_none() && self.tail_changes >= self.fold_at.max(self.worthwhile()) {
+        if self.due.is_none() && self.tail_changes >= self.fold_at && self.is_worthwhile() {
             self.due = Some(last.0);
         }
     }
 
-    /// How many changes of the tail make a fold worthwhile: a share of what is folded, so that
-    /// all folds together cost a multiple of the last.
+    /// Whether the tail makes a fold worthwhile, by the number of its changes: a relay loads no
+    /// document, so what few large ones cost is the replicas' to save.
+    fn is_worthwhile(&self) -> bool {
+        let weight = |changes| Weight { changes, ..Weight::default() };
+        FoldRule::default().is_due(&weight(self.folded_changes), &weight(self.tail_changes))
+    }
+
+    /// How many changes of the tail do.
     fn worthwhile(&self) -> u64 {
-        limits::FOLD_LEAST.max(self.folded_changes / limits::FOLD_SHARE)
+        limits::FOLD_LEAST.max(self.folded_changes.div_ceil(limits::FOLD_SHARE))
     }
 
     /// Reckons anew when a fold is worthwhile.
     pub(super) fn reckon_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         (self.fold_at, self.due) = (0, None);
         let enough = self.worthwhile();
-        if self.tombstone.is_some() || self.tail_changes < enough {
+        if self.tombstone.is_some() || !self.is_worthwhile() {
             return Ok(());
         }
         let sql = "SELECT \"offset\" FROM entry WHERE document = ?1 AND \"offset\" > ?2 \

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::weight::{FoldRule, Weight, document_bytes};
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -33,6 +34,9 @@ const LAST_AT: &str = "SELECT max(\"offset\") FROM entry \
 const WEIGH: &str = "SELECT count(*), total(length(body)) FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 AND \"offset\" <= ?3";
 
+const LENGTHS: &str = "SELECT \"offset\", length(body) FROM entry \
+    WHERE document = ?1 AND \"offset\" > ?2 AND \"offset\" <= ?3 ORDER BY \"offset\"";
+
 const READ: &str = "SELECT \"offset\", body FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 AND \"offset\" <= ?3 ORDER BY \"offset\" LIMIT ?4";
 
@@ -40,6 +44,7 @@ const READ: &str = "SELECT \"offset\", body FROM entry \
 struct Reach {
     through: u64,
     until_ms: u64,
+    snapshot_bytes: u64,
 }
 
 impl Reach {
@@ -49,14 +54,14 @@ impl Reach {
         now_ms: u64,
         window: FoldWindow,
     ) -> rusqlite::Result<Self> {
-        let FoldWindow { recent_entries, recent_age } = window;
+        let FoldWindow { recent_entries, recent_age, snapshot_bytes } = window;
         let through = head(conn, space)?.0.saturating_sub(recent_entries);
         // Without an age it does not matter what a clock said.
         let until_ms = match recent_age {
             Duration::ZERO => u64::MAX,
             age => now_ms.saturating_sub(millis(age)),
         };
-        Ok(Self { through, until_ms })
+        Ok(Self { through, until_ms, snapshot_bytes })
     }
 
     fn has(&self, offset: u64, at_ms: u64) -> bool {
@@ -127,12 +132,20 @@ fn of_document(
     reach: &Reach,
 ) -> rusqlite::Result<Option<FoldTask>> {
     let Some(through) = last_foldable(conn, &document, reach)? else { return Ok(None) };
-    let key = params![document.row, column(document.folded)?, column(through)?];
-    let (changes, tail_bytes) = conn.prepare_cached(WEIGH)?.query_row(key, |row| {
-        let bytes: f64 = row.get(1)?;
-        Ok((number(row, 0)?, bytes as u64))
-    })?;
     let base = snapshots::current(conn, document.row)?;
+    let base_bytes = base.as_ref().map_or(0, |base| base.bytes);
+    let (mut through, mut tail) = (through, weigh(conn, &document, through)?);
+    let mut is_oversized = false;
+    if document_bytes(base_bytes, tail.changes, tail.bytes) > reach.snapshot_bytes {
+        let cut = fitting(conn, &document, base_bytes, (through, reach.snapshot_bytes))?;
+        let part = weigh(conn, &document, cut)?;
+        let folded = Weight { changes: document.folded_changes, operations: 0, bytes: base_bytes };
+        is_oversized = !FoldRule::default().is_due(&folded, &part);
+        if !is_oversized {
+            (through, tail) = (last_at(conn, &document, cut)?.unwrap_or(cut), part);
+        }
+    }
+    let (changes, tail_bytes) = (tail.changes, tail.bytes);
     let mut name = conn.prepare_cached("SELECT name FROM space WHERE id = ?1")?;
     let name: String = name.query_row([space], |row| row.get(0))?;
     let name = SpaceName::try_from(name);
@@ -141,7 +154,8 @@ fn of_document(
         document: document.id,
         through: Offset(through),
         changes,
-        bytes: tail_bytes + base.as_ref().map_or(0, |base| base.bytes),
+        bytes: tail_bytes + base_bytes,
+        is_oversized,
         has_base: base.is_some(),
         base: base.map(|base| (base.hash, Offset(base.offset))),
         tail_bytes,
@@ -164,9 +178,45 @@ fn last_foldable(
             _ => high = middle,
         }
     }
+    last_at(conn, document, low)
+}
+
+/// The last entry of the tail up to an offset.
+fn last_at(conn: &Connection, document: &Document, low: u64) -> rusqlite::Result<Option<u64>> {
     let key = params![document.row, column(document.folded)?, column(low)?];
     // `max` of nothing is one row of NULL.
     conn.prepare_cached(LAST_AT)?.query_row(key, |row| super::schema::optional_number(row, 0))
+}
+
+/// The weight of the tail up to an offset.
+fn weigh(conn: &Connection, document: &Document, through: u64) -> rusqlite::Result<Weight> {
+    let key = params![document.row, column(document.folded)?, column(through)?];
+    conn.prepare_cached(WEIGH)?.query_row(key, |row| {
+        let bytes: f64 = row.get(1)?;
+        Ok(Weight { changes: number(row, 0)?, operations: 0, bytes: bytes as u64 })
+    })
+}
+
+/// How far the tail can be folded into a snapshot of at most so many bytes, by what its changes
+/// weigh: they will have less, and what is left is looked at again.
+fn fitting(
+    conn: &Connection,
+    document: &Document,
+    base_bytes: u64,
+    (through, most): (u64, u64),
+) -> rusqlite::Result<u64> {
+    let mut find = conn.prepare_cached(LENGTHS)?;
+    let key = params![document.row, column(document.folded)?, column(through)?];
+    let mut rows = find.query(key)?;
+    let (mut fits, mut bytes) = (document.folded, base_bytes);
+    while let Some(row) = rows.next()? {
+        bytes += document_bytes(0, 1, number(row, 1)?);
+        if bytes > most {
+            break;
+        }
+        fits = number(row, 0)?;
+    }
+    Ok(fits)
 }
 
 /// Whether the document is still what the task was made of; its row.
@@ -256,6 +306,7 @@ pub(super) fn everything(
         through: head(conn, space)?,
         changes: found.tail_changes,
         bytes: found.tail_bytes + base_bytes,
+        is_oversized: false,
         has_base: base.is_some(),
         base: base.map(|base| (base.hash, Offset(base.offset))),
         tail_bytes: found.tail_bytes,

@@ -219,7 +219,7 @@ impl History for SpaceView<'_> {
     }
 
     fn size(&self, document: &DocumentId) -> Result<DocumentSize, StoreError> {
-        let found = self.present(document).map_err(failed)?;
+        let found = self.present(document).map_err(self.failed(document))?;
         Ok(found.map_or_else(DocumentSize::default, |found| {
             let Document { tail_bytes, tail_changes, folded_changes, operations, .. } =
                 found.document;
@@ -231,7 +231,7 @@ impl History for SpaceView<'_> {
     }
 
     fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, StoreError> {
-        let found = self.present(document).map_err(failed)?;
+        let found = self.present(document).map_err(self.failed(document))?;
         Ok(found.is_some_and(|found| found.document.heads.contains(&hash.0)))
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use landfall_protocol::admission::History;
+use landfall_protocol::admission::{CheckedChange, History};
 use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
@@ -13,7 +13,7 @@ use landfall_protocol::repo::{DocumentIndex, plan as sync_plan};
 use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::{Commit, StoreFailure};
-use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, Upstream};
+use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName, Upstream};
 use landfall_storage::{
     BackupError, Database, Durability, Faults, Options, ReadError, Reader, StorageError, WriteError,
 };
@@ -29,6 +29,7 @@ use super::schema::SCHEMA;
 use super::{
     DamagedIndex, Done, FoldSink, FoldTask, FoldWindow, LogStore, Standing, StoreError,
     StoreGauges, append, digests, documents, fill, folding, log, plan, prune, repo, snapshots,
+    unfold,
 };
 use crate::limits;
 
@@ -517,6 +518,24 @@ impl LogStore for SqliteStore {
 
     fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
         self.found.is_damaged(space, document)
+    }
+
+    fn oversized(&self, most_bytes: u64) -> Result<Vec<(SpaceName, DocumentId, u64)>, StoreError> {
+        self.read("look for oversized snapshots", |conn| unfold::oversized(conn, most_bytes))
+    }
+
+    fn unfold(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        hash: &[u8; 32],
+        changes: Vec<CheckedChange>,
+        fresh: Epoch,
+    ) -> Result<bool, StoreError> {
+        let (space, document, hash) = (space.clone(), *document, *hash);
+        self.write("take a snapshot apart", move |tx| {
+            unfold::unfold(tx, &space, &document, &hash, changes, fresh)
+        })
     }
 
     fn gauges(&self) -> StoreGauges {

@@ -6,6 +6,7 @@ mod made;
 mod migration;
 mod model;
 mod model_world;
+mod oversized;
 mod real;
 mod repo;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use landfall_protocol::replica::{Batch, DocumentBatch, Incoming};
+use landfall_protocol::replica::{Batch, DocumentBatch, Incoming, PART_WEIGHT};
 use landfall_protocol::{Cursor, DocumentId, Local, SpaceName};
 use landfall_storage::{Committed, WriteError};
 
@@ -40,7 +40,7 @@ impl Performer {
         let Some(row) = self.row(&space) else { return };
         let short = !entries.iter().any(is_snapshot);
         let (done, gate) = (self.received(space, row, bytes), self.arrivals.gate(self.connection));
-        let log = self.core.log.clone();
+        let log = self.log.clone();
         self.arrivals.run(self.connection, short, move || match log.prepare(row, entries) {
             Ok(ready) => gate.pass(|| submit(&log, row, ready, done)),
             Err(error) => done(Err(WriteError::Job(ReceiveError::Prepare(Box::new(error))))),
@@ -54,28 +54,28 @@ impl Performer {
             let outcome = match result {
                 Ok(received) => {
                     core.received(&space, row, received);
-                    Outcome::Stored(space, bytes)
+                    Outcome::Stored(space)
                 }
                 Err(error) => Outcome::Failed(chain(&error)),
             };
             // A link that is gone needs no outcome.
-            let _ = tell.send(Completion { connection, outcome });
+            let _ = tell.send(Completion { connection, row, bytes, outcome });
         })
     }
 
     pub(super) fn store_part(&self, space: SpaceName, part: SnapshotPart) {
         let Some(row) = self.row(&space) else { return };
         // As the machine weighs it.
-        let bytes = part.bytes.len() + 256;
+        let bytes = part.bytes.len() + PART_WEIGHT;
         let (tell, connection) = (self.tell.clone(), self.connection);
         let done = move |result: Result<Committed<()>, WriteError<ReceiveError>>| {
             let outcome = match result {
-                Ok(_) => Outcome::Stored(space, bytes),
+                Ok(_) => Outcome::Stored(space),
                 Err(error) => Outcome::Failed(chain(&error)),
             };
-            let _ = tell.send(Completion { connection, outcome });
+            let _ = tell.send(Completion { connection, row, bytes, outcome });
         };
-        let (log, gate) = (self.core.log.clone(), self.arrivals.gate(connection));
+        let (log, gate) = (self.log.clone(), self.arrivals.gate(connection));
         self.arrivals.run(connection, true, move || {
             gate.pass(|| log.submit_part(row, part, done));
         });
@@ -95,9 +95,9 @@ impl Performer {
                 Ok(_) => Outcome::Reconciled(space),
                 Err(error) => Outcome::Failed(chain(&error)),
             };
-            let _ = tell.send(Completion { connection, outcome });
+            let _ = tell.send(Completion { connection, row, bytes: 0, outcome });
         };
-        let (log, gate) = (self.core.log.clone(), self.arrivals.gate(connection));
+        let (log, gate) = (self.log.clone(), self.arrivals.gate(connection));
         self.arrivals.run(connection, true, move || {
             gate.pass(|| {
                 log.submit_finish_reconcile(row, cursor, through, except, Box::new(done));

@@ -49,8 +49,22 @@ fn damage(folder: &Path, sql: &str) {
     assert!(conn.execute(sql, []).unwrap() > 0, "{sql}");
 }
 
+/// A store, and its folder for as long as it is used.
+struct Kept {
+    store: SqliteStore,
+    _folder: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Kept {
+    type Target = SqliteStore;
+
+    fn deref(&self) -> &SqliteStore {
+        &self.store
+    }
+}
+
 /// Damages a store, wants it found and named so, repairs it, and wants it whole.
-fn found_and_repaired(sql: &str, expected: impl Fn(&Finding) -> bool) -> (SqliteStore, Repaired) {
+fn found_and_repaired(sql: &str, expected: impl Fn(&Finding) -> bool) -> (Kept, Repaired) {
     let (folder, store) = store();
     damage(folder.path(), sql);
     let (_, findings) = verify(&store);
@@ -59,7 +73,7 @@ fn found_and_repaired(sql: &str, expected: impl Fn(&Finding) -> bool) -> (Sqlite
     if repaired.indexes.is_empty() {
         assert_eq!(verify(&store).1, [], "{sql}");
     }
-    (store, repaired)
+    (Kept { store, _folder: folder }, repaired)
 }
 
 fn is_of(document: DocumentId, damage: impl Fn(&Damage) -> bool) -> impl Fn(&Finding) -> bool {

@@ -164,7 +164,7 @@ fn a_fold_is_due_when_enough_has_left_the_window() {
     assert_eq!(one.candidate(10_000, FoldWindow::NONE), None, "too little");
     one.grow(100);
     let (entries, age) = (50, Duration::from_secs(60));
-    let window = FoldWindow { recent_entries: entries, recent_age: age };
+    let window = FoldWindow { recent_entries: entries, recent_age: age, ..FoldWindow::NONE };
     // The change at offset n is n seconds old at 0; enough are there from 355 on.
     assert_eq!(one.candidate(355 + 59, window), None, "too young");
     assert_eq!(one.candidate(10_000, window), None, "too few beyond it");

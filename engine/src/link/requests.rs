@@ -1,0 +1,430 @@
+//! Requests: what an application waits for. Each has an id and is answered exactly once: done,
+//! refused, out of time, offline or closed. A future that is dropped takes its request back.
+//!
+//! They are kept here and not in the link's thread, so that taking one back costs what it takes to
+//! remove it, and nothing afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use landfall_protocol::SpaceName;
+use landfall_protocol::replica::Unchecked;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::desk::Desk;
+use super::timings::FAR;
+use crate::core::Core;
+use crate::error::{CheckError, FlushError, NotCompared, RefusedSpace};
+use crate::status::Status;
+use crate::store::{SpaceRow, UpstreamRow};
+
+/// How long a check may make no step at all before it is given up: as long as a relay may be silent
+/// before it is dropped.
+const CHECK_PATIENCE: Duration = landfall_protocol::limits::DROP_AFTER;
+
+/// All requests that are not answered.
+#[derive(Default)]
+pub(super) struct Requests(Mutex<Registry>);
+
+#[derive(Default)]
+struct Registry {
+    last: u64,
+    open: BTreeMap<u64, Request>,
+    /// Checks that the link's thread has not seen.
+    fresh: Vec<(u64, Vec<SpaceName>)>,
+    /// A request came, or was taken back.
+    changed: bool,
+    closed: bool,
+}
+
+enum Request {
+    Flush(FlushRequest),
+    Check(CheckRequest),
+}
+
+/// Everything up to some changes is to be on the relay's disk.
+struct FlushRequest {
+    /// Every change up to this local sequence number, for each space.
+    targets: Vec<(SpaceRow, u64)>,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<(), FlushError>>,
+}
+
+/// Some spaces are to be compared with the relay.
+struct CheckRequest {
+    remaining: BTreeSet<SpaceName>,
+    drifted: u64,
+    not_compared: Vec<(SpaceName, NotCompared)>,
+    deadline: Instant,
+    /// The steps that checks had made when it was looked at last.
+    steps: u64,
+    reply: oneshot::Sender<Result<u64, CheckError>>,
+}
+
+/// An answer on its way. It is given when no lock is held: it wakes the application.
+enum Answer {
+    Flush(oneshot::Sender<Result<(), FlushError>>, Result<(), FlushError>),
+    Check(oneshot::Sender<Result<u64, CheckError>>, Result<u64, CheckError>),
+}
+
+impl Answer {
+    fn give(self) {
+        // The application may have given up at this moment.
+        match self {
+            Self::Flush(reply, result) => drop(reply.send(result)),
+            Self::Check(reply, result) => drop(reply.send(result)),
+        }
+    }
+}
+
+/// What the link knows of the relay that is wanted.
+#[derive(Debug, Default)]
+pub(super) struct Reached {
+    /// The relay that answered last since it was wanted.
+    pub(super) upstream: Option<UpstreamRow>,
+    /// Whether one has answered at all.
+    pub(super) answered: bool,
+    /// Spaces of which that relay has said that its log is the one that is known.
+    pub(super) confirmed: BTreeSet<SpaceRow>,
+    /// Spaces that it refuses.
+    pub(super) refused: BTreeMap<SpaceRow, RefusedSpace>,
+}
+
+impl Requests {
+    /// How many are not answered.
+    #[cfg(test)]
+    pub(super) fn open(&self) -> usize {
+        self.0.lock().open.len()
+    }
+
+    /// A number that no request and no other caller has.
+    pub(super) fn number(&self) -> u64 {
+        let mut registry = self.0.lock();
+        registry.last += 1;
+        registry.last
+    }
+
+    fn add(&self, request: Request) -> Option<u64> {
+        let mut registry = self.0.lock();
+        if registry.closed {
+            return None;
+        }
+        registry.last += 1;
+        let id = registry.last;
+        if let Request::Check(check) = &request {
+            registry.fresh.push((id, check.remaining.iter().cloned().collect()));
+        }
+        registry.open.insert(id, request);
+        registry.changed = true;
+        Some(id)
+    }
+
+    fn cancel(&self, id: u64) {
+        let mut registry = self.0.lock();
+        let request = registry.open.remove(&id);
+        registry.fresh.retain(|(fresh, _)| *fresh != id);
+        drop(registry);
+        drop(request);
+    }
+
+    /// Checks that came since this was asked last.
+    pub(super) fn take_fresh(&self) -> Vec<(u64, Vec<SpaceName>)> {
+        std::mem::take(&mut self.0.lock().fresh)
+    }
+
+    /// Whether a request came since this was asked last.
+    pub(super) fn take_changed(&self) -> bool {
+        std::mem::take(&mut self.0.lock().changed)
+    }
+
+    /// When the next one's time runs out.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let registry = self.0.lock();
+        let deadline = |request: &Request| match request {
+            Request::Flush(flush) => flush.deadline,
+            Request::Check(check) => check.deadline,
+        };
+        registry.open.values().map(deadline).min()
+    }
+
+    /// Answers the flushes that are done, refused or out of time; with `is_offline`, all of them,
+    /// and all checks.
+    pub(super) fn settle(&self, core: &Core, reached: &Reached, is_offline: bool) {
+        let now = Instant::now();
+        self.answer(|request| match request {
+            Request::Flush(flush) => {
+                let decided = decide(core, Some(reached), &flush.targets);
+                decided.or_else(|| match () {
+                    () if is_offline => Some(Err(offline(core, reached.answered))),
+                    () if flush.deadline <= now => Some(Err(timed_out(core, reached.answered))),
+                    () => None,
+                })
+            }
+            Request::Check(_) => None,
+        });
+        if is_offline {
+            let last_error = core.status.watch().now().last_error;
+            self.answer_checks(|_| {
+                Some(Err(CheckError::Offline { last_error: last_error.clone() }))
+            });
+        }
+    }
+
+    /// Gives up checks that have not come on for too long; `steps` is how many steps all checks have
+    /// made.
+    pub(super) fn expire_checks(&self, core: &Core, steps: u64) {
+        let now = Instant::now();
+        self.answer_checks(|check| {
+            if check.deadline > now {
+                return None;
+            }
+            if check.steps != steps {
+                (check.steps, check.deadline) = (steps, now + CHECK_PATIENCE);
+                return None;
+            }
+            let last_error = core.status.watch().now().last_error;
+            for space in std::mem::take(&mut check.remaining) {
+                let why = NotCompared::NoAnswer { last_error: last_error.clone() };
+                check.not_compared.push((space, why));
+            }
+            Some(check.result())
+        });
+    }
+
+    /// A space was compared, or could not be, under this ticket: that answers every check that was
+    /// asked for before it began.
+    pub(super) fn checked(&self, space: &SpaceName, ticket: u64, outcome: &Result<u64, Unchecked>) {
+        let mut registry = self.0.lock();
+        for (_, request) in registry.open.range_mut(..=ticket) {
+            let Request::Check(check) = request else { continue };
+            if check.remaining.remove(space) {
+                check.deadline = Instant::now() + CHECK_PATIENCE;
+                match outcome {
+                    Ok(drifted) => check.drifted += drifted,
+                    Err(why) => check.not_compared.push((space.clone(), why.clone().into())),
+                }
+            }
+        }
+        drop(registry);
+        self.answer_checks(|check| check.remaining.is_empty().then(|| check.result()));
+    }
+
+    /// The link has ended: what is left is answered so, and so is what comes.
+    pub(super) fn close(&self) {
+        let mut registry = self.0.lock();
+        registry.closed = true;
+        registry.fresh.clear();
+        let open = std::mem::take(&mut registry.open);
+        drop(registry);
+        // Without a sender, those who wait hear that it is closed.
+        drop(open);
+    }
+
+    fn answer_checks(
+        &self,
+        mut decide: impl FnMut(&mut CheckRequest) -> Option<Result<u64, CheckError>>,
+    ) {
+        let mut registry = self.0.lock();
+        let done: Vec<(u64, Result<u64, CheckError>)> = registry
+            .open
+            .iter_mut()
+            .filter_map(|(id, request)| match request {
+                Request::Check(check) => Some((*id, decide(check)?)),
+                Request::Flush(_) => None,
+            })
+            .collect();
+        let mut answers = Vec::with_capacity(done.len());
+        for (id, result) in done {
+            if let Some(Request::Check(check)) = registry.open.remove(&id) {
+                answers.push(Answer::Check(check.reply, result));
+            }
+        }
+        drop(registry);
+        answers.into_iter().for_each(Answer::give);
+    }
+
+    fn answer(&self, mut decide: impl FnMut(&Request) -> Option<Result<(), FlushError>>) {
+        let mut registry = self.0.lock();
+        let done: Vec<(u64, Result<(), FlushError>)> = registry
+            .open
+            .iter()
+            .filter_map(|(id, request)| Some((*id, decide(request)?)))
+            .collect();
+        let mut answers = Vec::with_capacity(done.len());
+        for (id, result) in done {
+            if let Some(Request::Flush(flush)) = registry.open.remove(&id) {
+                answers.push(Answer::Flush(flush.reply, result));
+            }
+        }
+        drop(registry);
+        answers.into_iter().for_each(Answer::give);
+    }
+}
+
+impl CheckRequest {
+    fn result(&mut self) -> Result<u64, CheckError> {
+        match self.not_compared.is_empty() {
+            true => Ok(self.drifted),
+            false => {
+                let spaces = std::mem::take(&mut self.not_compared);
+                Err(CheckError::NotCompared { drifted: self.drifted, spaces })
+            }
+        }
+    }
+}
+
+/// A request that an application waits for; dropped, it is taken back.
+pub(crate) struct Registered<T> {
+    desk: Arc<Desk>,
+    id: u64,
+    answer: oneshot::Receiver<T>,
+}
+
+impl<T> Drop for Registered<T> {
+    fn drop(&mut self) {
+        self.desk.requests.cancel(self.id);
+    }
+}
+
+/// A flush, begun: what it waits for is fixed.
+pub(crate) enum Flush {
+    Decided(Result<(), FlushError>),
+    Waiting(Registered<Result<(), FlushError>>),
+}
+
+impl Flush {
+    pub(super) fn begin(core: &Arc<Core>, desk: &Arc<Desk>, timeout: Duration) -> Self {
+        let targets: Vec<(SpaceRow, u64)> = core
+            .spaces()
+            .into_iter()
+            .filter_map(|(_, row)| Some((row, core.status.count(row)?.totals.last)))
+            .collect();
+        if !desk.has_target() {
+            let decided = decide(core, None, &targets);
+            return Self::Decided(decided.unwrap_or_else(|| Err(offline(core, false))));
+        }
+        let (reply, answer) = oneshot::channel();
+        let deadline = Instant::now() + timeout.min(FAR);
+        let request = Request::Flush(FlushRequest { targets, deadline, reply });
+        match desk.requests.add(request) {
+            Some(id) => {
+                desk.wake.notify_one();
+                Self::Waiting(Registered { desk: Arc::clone(desk), id, answer })
+            }
+            None => Self::Decided(Err(FlushError::Closed)),
+        }
+    }
+
+    pub(crate) async fn done(self) -> Result<(), FlushError> {
+        match self {
+            Self::Decided(result) => result,
+            Self::Waiting(mut waiting) => {
+                (&mut waiting.answer).await.unwrap_or(Err(FlushError::Closed))
+            }
+        }
+    }
+}
+
+/// A check, begun.
+pub(crate) enum Check {
+    Decided(Result<u64, CheckError>),
+    Waiting(Registered<Result<u64, CheckError>>),
+}
+
+impl Check {
+    pub(super) fn begin(core: &Arc<Core>, desk: &Arc<Desk>) -> Self {
+        if core.is_closed() {
+            return Self::Decided(Err(CheckError::Closed));
+        }
+        if !desk.is_online() {
+            let last_error = core.status.watch().now().last_error;
+            return Self::Decided(Err(CheckError::Offline { last_error }));
+        }
+        let remaining: BTreeSet<SpaceName> =
+            core.spaces().into_iter().map(|(name, _)| name).collect();
+        if remaining.is_empty() {
+            return Self::Decided(Ok(0));
+        }
+        let (reply, answer) = oneshot::channel();
+        let deadline = Instant::now() + CHECK_PATIENCE;
+        let (drifted, not_compared, steps) = (0, Vec::new(), 0);
+        let check = CheckRequest { remaining, drifted, not_compared, deadline, steps, reply };
+        match desk.requests.add(Request::Check(check)) {
+            Some(id) => {
+                desk.wake.notify_one();
+                Self::Waiting(Registered { desk: Arc::clone(desk), id, answer })
+            }
+            None => Self::Decided(Err(CheckError::Closed)),
+        }
+    }
+
+    pub(crate) async fn done(self) -> Result<u64, CheckError> {
+        match self {
+            Self::Decided(result) => result,
+            Self::Waiting(mut waiting) => {
+                (&mut waiting.answer).await.unwrap_or(Err(CheckError::Closed))
+            }
+        }
+    }
+}
+
+/// Whether the targets are reached, or can not be. With `reached`, at the relay that is wanted;
+/// without, at the one that was met last.
+fn decide(
+    core: &Core,
+    reached: Option<&Reached>,
+    targets: &[(SpaceRow, u64)],
+) -> Option<Result<(), FlushError>> {
+    if reached.is_some_and(|reached| !reached.answered) {
+        return None;
+    }
+    let (mut waits, mut rejects, mut refused) = (false, false, Vec::new());
+    for (row, target) in targets {
+        // A space that was removed waits for nothing.
+        let Some(count) = core.status.count(*row) else { continue };
+        if let Some(reached) = reached {
+            // Counts of another relay say nothing of this one.
+            if count.upstream != reached.upstream {
+                waits = true;
+                continue;
+            }
+            if let Some(refusal) = reached.refused.get(row)
+                && count.first_unheld.is_some_and(|first| first <= *target)
+            {
+                refused.push(refusal.clone());
+                continue;
+            }
+            if !reached.confirmed.contains(row) && !reached.refused.contains_key(row) {
+                waits = true;
+                continue;
+            }
+        }
+        waits |= count.first_unheld.is_some_and(|first| first <= *target);
+        rejects |= count.first_gap.is_some_and(|first| first <= *target);
+    }
+    if !refused.is_empty() {
+        let pending = core.status.watch().now().pending();
+        return Some(Err(FlushError::SpaceRefused { pending, spaces: refused }));
+    }
+    if waits {
+        return None;
+    }
+    if !rejects {
+        return Some(Ok(()));
+    }
+    let status = core.status.watch().now();
+    let parked = status.spaces.values().flat_map(|space| space.parked.clone()).collect();
+    Some(Err(FlushError::Refused { pending: status.pending(), parked }))
+}
+
+fn offline(core: &Core, reached: bool) -> FlushError {
+    let status: Status = core.status.watch().now();
+    FlushError::Offline { pending: status.pending(), last_error: status.last_error, reached }
+}
+
+fn timed_out(core: &Core, reached: bool) -> FlushError {
+    let status: Status = core.status.watch().now();
+    FlushError::TimedOut { pending: status.pending(), last_error: status.last_error, reached }
+}

@@ -1,0 +1,192 @@
+//! One session with a relay: from the connection to its end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::SplitSink;
+use futures_util::{SinkExt, StreamExt};
+use landfall_protocol::Code;
+use landfall_protocol::replica::EndReason;
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
+
+use super::desk::{Desk, Target};
+use super::perform::Out;
+use super::run::{Runner, sleep_until};
+use super::socket::Socket;
+use super::timings::FAR;
+use super::voice::Spoken;
+
+/// How long the goodbye to a relay may take.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Bytes of small frames that are joined into one message.
+const JOINED_BYTES: usize = 16 * 1024;
+
+/// Bytes that wait for the socket, beyond which ephemeral messages wait outside: all else that is
+/// sent is bounded by what the relay answers, and they are not answered.
+const SPEAK_BELOW_BYTES: usize = 64 * 1024;
+
+/// How a session ended.
+pub(super) enum Ended {
+    /// Something else is wanted: another relay, to be offline, the end.
+    OnPurpose,
+    /// The application asked for another try, and this one does not answer.
+    Retry,
+    /// The connection is gone.
+    Lost(String),
+    /// One side could not go on: broken rules, a refusal, a full disk.
+    Fault(String),
+}
+
+/// Writes what is queued, until the queue's sender is gone.
+async fn write(
+    mut sink: SplitSink<Socket, Message>,
+    mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    unsent: Arc<AtomicUsize>,
+    desk: Arc<Desk>,
+) -> Result<(), WsError> {
+    let mut next = None;
+    while let Some(mut message) = match next.take() {
+        Some(message) => Some(message),
+        None => queue.recv().await,
+    } {
+        // What is there together travels together: small frames in one message.
+        while let Ok(more) = queue.try_recv() {
+            if message.len() + more.len() > JOINED_BYTES {
+                next = Some(more);
+                break;
+            }
+            message.extend_from_slice(&more);
+        }
+        let bytes = message.len();
+        sink.send(Message::Binary(Bytes::from(message))).await?;
+        unsent.fetch_sub(bytes, Ordering::AcqRel);
+        desk.handle_room();
+    }
+    sink.close().await
+}
+
+impl Runner {
+    pub(super) async fn session(
+        &mut self,
+        socket: Socket,
+        target: &Target,
+        connects: u64,
+    ) -> Ended {
+        let (sink, mut stream) = socket.split();
+        // Unbounded, because the machine bounds it: pushes by their window, parts by what the
+        // socket takes, all else by being answers; ephemeral messages by `speak`.
+        let (queue, queued) = mpsc::unbounded_channel::<Vec<u8>>();
+        let unsent = Arc::new(AtomicUsize::new(0));
+        let out = Out::new(queue, Arc::clone(&unsent));
+        let mut writer = tokio::spawn(write(sink, queued, unsent, Arc::clone(&self.desk)));
+        self.performer.begin();
+        self.replica.handle_connected(self.now(), target.token.clone());
+        let desk = Arc::clone(&self.desk);
+        let mut ended = self.perform(&out);
+        while ended.is_none() {
+            let timeout = self.started + self.replica.poll_timeout().0.min(FAR);
+            tokio::select! {
+                message = stream.next(), if self.replica.wants_message() => {
+                    ended = self.receive(message);
+                }
+                Some(completion) = self.completions.recv() => self.complete(completion),
+                () = desk.wake.notified() => {
+                    self.take_wishes();
+                    self.speak(&out);
+                }
+                () = sleep_until(Some(timeout)) => self.replica.handle_timeout(self.now()),
+                () = sleep_until(desk.requests.deadline()) => self.unsettled = true,
+                () = sleep_until(Some(self.next_check)) => self.begin_checks(target),
+            }
+            if std::mem::take(&mut self.hurry) {
+                match self.replica.is_ready() {
+                    true => self.replica.handle_probe(self.now()),
+                    false => ended = ended.or(Some(Ended::Retry)),
+                }
+            }
+            let now = self.now();
+            self.performer.read_parts(&mut self.replica, now, &out);
+            ended = ended.or_else(|| self.perform(&out));
+            self.settle(false);
+            if self.is_over(connects) {
+                self.replica.handle_close("going offline");
+                ended = ended.or_else(|| self.perform(&out)).or(Some(Ended::OnPurpose));
+            }
+        }
+        drop(out);
+        // A relay that does not read must not hold us.
+        if tokio::time::timeout(GOODBYE, &mut writer).await.is_err() {
+            writer.abort();
+        }
+        ended.unwrap_or(Ended::OnPurpose)
+    }
+
+    /// Has every space compared with the relay: it is time.
+    fn begin_checks(&mut self, target: &Target) {
+        self.next_check = Instant::now() + target.timings.check_every;
+        let (now, ticket) = (self.now(), self.desk.requests.number());
+        for (space, _) in self.performer.spaces() {
+            self.replica.handle_check(now, &space, ticket);
+        }
+    }
+
+    /// Sends the ephemeral messages that the socket has room for.
+    fn speak(&mut self, out: &Out) {
+        let mut room = SPEAK_BELOW_BYTES.saturating_sub(out.unsent());
+        while room > 0
+            && let Some(spoken) = self.desk.voice.take()
+        {
+            room = room.saturating_sub(spoken.weight());
+            let Spoken { space, document, count, data } = spoken;
+            let session = self.core.ephemeral.session.clone();
+            self.replica.handle_broadcast(&space, document, session, count, data);
+        }
+    }
+
+    fn receive(&mut self, message: Option<Result<Message, WsError>>) -> Option<Ended> {
+        let now = self.now();
+        match message {
+            Some(Ok(Message::Binary(bytes))) => self.replica.handle_message(now, &bytes),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => self.replica.handle_alive(now),
+            Some(Ok(Message::Close(frame))) => {
+                let why = frame.map_or_else(String::new, |frame| format!(": {frame}"));
+                return Some(Ended::Lost(format!("the relay closed the connection{why}")));
+            }
+            Some(Ok(Message::Text(_) | Message::Frame(_))) => {
+                return Some(Ended::Lost("the relay sent a text message".to_owned()));
+            }
+            Some(Err(error)) => return Some(Ended::Lost(format!("the connection broke: {error}"))),
+            None => return Some(Ended::Lost("the relay closed the connection".to_owned())),
+        }
+        None
+    }
+
+    /// Does what the machine asks; says if the session is over.
+    fn perform(&mut self, out: &Out) -> Option<Ended> {
+        while let Some(effect) = self.replica.poll_effect() {
+            let now = self.now();
+            let end = self.performer.perform(&mut self.replica, now, effect, Some(out));
+            self.unsettled |= self.performer.take_changed();
+            if let Some(reason) = end {
+                return Some(ended_by(&reason));
+            }
+        }
+        if self.replica.is_ready() {
+            self.attempt = 0;
+        }
+        None
+    }
+}
+
+fn ended_by(reason: &EndReason) -> Ended {
+    match reason {
+        EndReason::Unanswered(_) => Ended::Retry,
+        EndReason::Silent(_) | EndReason::Ended { code: Code::SHUTTING_DOWN, .. } => {
+            Ended::Lost(reason.to_string())
+        }
+        _ => Ended::Fault(reason.to_string()),
+    }
+}

@@ -1,0 +1,89 @@
+//! The link's times, as they are used: whatever the options say, no sum of them overflows and none
+//! makes the link turn without rest.
+
+use std::time::Duration;
+
+use landfall_protocol::session::Patience;
+
+use crate::options::LinkOptions;
+
+/// A time that far ahead never comes.
+pub(super) const FAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// The shortest wait for anything: what a computer can tell from none.
+const LEAST: Duration = Duration::from_millis(1);
+
+/// The shortest wait before connecting again: a relay that refuses is not asked a thousand times a
+/// second.
+const LEAST_RECONNECT: Duration = Duration::from_millis(10);
+
+/// The shortest time between two scheduled comparisons.
+const LEAST_CHECK: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timings {
+    pub(super) patience: Patience,
+    pub(super) reconnect_first: Duration,
+    pub(super) reconnect_most: Duration,
+    pub(super) check_every: Duration,
+}
+
+impl Timings {
+    pub(super) fn of(options: &LinkOptions) -> Self {
+        let reconnect_most = options.reconnect_most.clamp(LEAST_RECONNECT, FAR);
+        Self {
+            patience: Patience {
+                ping_after: options.ping_after.clamp(LEAST, FAR),
+                drop_after: options.drop_after.clamp(LEAST, FAR),
+                handshake: options.handshake.clamp(LEAST, FAR),
+            },
+            reconnect_first: options.reconnect_first.clamp(LEAST_RECONNECT, reconnect_most),
+            reconnect_most,
+            check_every: options.check_every.clamp(LEAST_CHECK, FAR),
+        }
+    }
+
+    /// The wait before try number `attempt`, from 1; `jitter` is between 0 and 1.
+    pub(super) fn backoff(&self, attempt: u32, jitter: f64) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(20);
+        let most = self.reconnect_first.saturating_mul(1 << doublings).min(self.reconnect_most);
+        most.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_option_makes_a_time_that_overflows_or_is_no_wait() {
+        for time in [Duration::ZERO, Duration::MAX] {
+            let options = LinkOptions {
+                ping_after: time,
+                drop_after: time,
+                handshake: time,
+                reconnect_first: time,
+                reconnect_most: time,
+                check_every: time,
+                ..LinkOptions::new("ws://127.0.0.1:1")
+            };
+            let timings = Timings::of(&options);
+            for attempt in [0, 1, 2, 40, u32::MAX] {
+                let wait = timings.backoff(attempt, 1.0);
+                assert!((LEAST_RECONNECT / 2..=FAR).contains(&wait), "{wait:?}");
+            }
+            let Patience { ping_after, drop_after, handshake } = timings.patience;
+            for time in [ping_after, drop_after, handshake, timings.check_every] {
+                assert!((LEAST..=FAR).contains(&time), "{time:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_wait_is_never_longer_than_the_longest() {
+        let mut options = LinkOptions::new("ws://127.0.0.1:1");
+        options.reconnect_first = Duration::MAX;
+        options.reconnect_most = Duration::from_secs(2);
+        assert_eq!(Timings::of(&options).backoff(1, 1.0), Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,175 @@
+//! Taking a folded history apart again: a snapshot that has more bytes than one may have can not
+//! be sent to any relay, so its changes become single ones, which can.
+//!
+//! A store comes to have such a snapshot from a version that did not know the limit, or when the
+//! limit was lowered. It is found and taken apart when the store is opened.
+
+use std::sync::Arc;
+
+use landfall_protocol::DocumentId;
+use landfall_protocol::admission::{CheckedChange, preflight};
+use landfall_protocol::intervals::IntervalSet;
+use landfall_storage::Durability;
+use rusqlite::{Connection, params};
+
+use super::install::renumber;
+use super::ledger::Ledger;
+use super::rows::{
+    DocumentRow, NewChange, Parts, SpaceRow, document_id, insert_change, parts, set_parts,
+};
+use super::{LocalLog, ViewError, WriteFailure, displaced, held, links, snapshots};
+
+/// What is noted as the author of a change that was folded: it was not kept, and may be anybody.
+const UNKNOWN_AUTHOR: &[u8] = &[];
+
+/// Why snapshots could not be taken apart.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnfoldError {
+    #[error(transparent)]
+    View(#[from] ViewError),
+    #[error(transparent)]
+    Write(#[from] WriteFailure),
+}
+
+/// A document whose snapshot is too large.
+struct Oversized {
+    space: SpaceRow,
+    row: DocumentRow,
+    document: DocumentId,
+    hash: [u8; 32],
+    body: Vec<u8>,
+}
+
+impl LocalLog {
+    /// Takes apart all snapshots of more than so many bytes, one after the other; gives how many.
+    /// One that automerge does not read stays as it is. Takes memory for one document.
+    pub(crate) fn unfold_oversized(&self, most_bytes: u64) -> Result<u64, UnfoldError> {
+        let mut unfolded = 0;
+        for (space, row) in self.view(|conn| oversized(conn, most_bytes))? {
+            let Some(task) = self.view(|conn| read(conn, space, row))? else { continue };
+            let (document, bytes) = (task.document, task.body.len());
+            match changes_of(&task.body) {
+                Ok(changes) => {
+                    tracing::warn!(%document, bytes, limit = most_bytes, changes = changes.len(),
+                        "a folded history exceeds the limit; its changes become single ones");
+                    unfolded += u64::from(self.unfold(task, changes)?);
+                }
+                Err(reason) => {
+                    tracing::error!(%document, bytes, reason,
+                        "a folded history exceeds the limit and cannot be taken apart");
+                }
+            }
+        }
+        Ok(unfolded)
+    }
+
+    /// Puts changes in the place of the snapshot that holds them; `false` if there is another by
+    /// now.
+    fn unfold(&self, task: Oversized, changes: Vec<CheckedChange>) -> Result<bool, WriteFailure> {
+        let indexes = Arc::clone(&self.indexes);
+        let space = task.space;
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let same = tx
+                .prepare_cached("SELECT 1 FROM snapshot WHERE document = ?1 AND hash = ?2")?
+                .exists(params![task.row.0, task.hash])?;
+            if !same || parts(tx, task.row)?.folded_changes != changes.len() as u64 {
+                return Ok(false);
+            }
+            let mut ledger = Ledger::new(tx, &indexes, task.space)?;
+            replace(&mut ledger, task.row, &changes)?;
+            ledger.finish()?;
+            Ok::<_, rusqlite::Error>(true)
+        };
+        self.write_in_space(Durability::Full, space, job).map(|committed| committed.value.1)
+    }
+}
+
+/// The documents with snapshots of more than so many bytes.
+fn oversized(conn: &Connection, most_bytes: u64) -> rusqlite::Result<Vec<(SpaceRow, DocumentRow)>> {
+    conn.prepare_cached(
+        "SELECT space, id FROM document WHERE folded_changes > 0 AND folded_bytes > ?1
+             AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.document = document.id)",
+    )?
+    .query_map([most_bytes.min(i64::MAX as u64)], |row| {
+        Ok((SpaceRow(row.get(0)?), DocumentRow(row.get(1)?)))
+    })?
+    .collect()
+}
+
+fn read(
+    conn: &Connection,
+    space: SpaceRow,
+    row: DocumentRow,
+) -> rusqlite::Result<Option<Oversized>> {
+    let Some(body) = snapshots::body(conn, row)? else { return Ok(None) };
+    let hash = landfall_fold::hash_of(&body);
+    Ok(Some(Oversized { space, row, document: document_id(conn, row)?, hash, body }))
+}
+
+fn changes_of(snapshot: &[u8]) -> Result<Vec<CheckedChange>, String> {
+    let changes = landfall_fold::changes_since(snapshot, &[]).map_err(|error| error.to_string())?;
+    let checked = changes.iter().map(|change| preflight(change).map_err(|e| e.to_string()));
+    checked.collect()
+}
+
+/// Appends the changes, dependencies first, and after them the tail. Each upstream holds of them
+/// what it held.
+fn replace(
+    ledger: &mut Ledger<'_>,
+    row: DocumentRow,
+    changes: &[CheckedChange],
+) -> rusqlite::Result<()> {
+    let (conn, space) = (ledger.conn, ledger.space);
+    let before = parts(conn, row)?;
+    let tail = held::locals(conn, row)?;
+    // Rows of folded changes that wait to be removed have the places of those that come.
+    conn.prepare_cached("DELETE FROM change WHERE document = ?1 AND local <= ?2")?
+        .execute(params![row.0, before.base])?;
+    let mut holders = Vec::new();
+    for upstream in links::linked(conn, space)? {
+        if !held::is_owed(conn, upstream, row)? {
+            let folded = (before.folded_changes, before.folded_bytes);
+            held::add_held(conn, upstream, space, folded, -1)?;
+            holders.push(upstream);
+        }
+    }
+    snapshots::remove(conn, row)?;
+    let (mut locals, mut bytes) = (IntervalSet::new(), 0);
+    for change in changes {
+        let local = ledger.next_local();
+        let (author, at_ms) = (Some(UNKNOWN_AUTHOR), 0);
+        insert_change(conn, &NewChange { space, local, document: row, change, author, at_ms })?;
+        locals.insert(local, local);
+        bytes += change.bytes.len() as u64;
+    }
+    let after = Parts {
+        base: 0,
+        tail_changes: before.tail_changes + changes.len() as u64,
+        tail_bytes: before.tail_bytes + bytes,
+        folded_changes: 0,
+        folded_bytes: 0,
+        operations: before.operations,
+        counter: before.counter,
+        folded_counter: 0,
+    };
+    set_parts(conn, &mut ledger.totals, row, &before, &after)?;
+    for upstream in holders {
+        held::hold(conn, upstream, space, &locals)?;
+    }
+    let moved: Vec<u64> = tail.iter().flat_map(|(first, last)| first..=last).collect();
+    renumber(ledger, row, &moved)?;
+    // The old numbers of the tail are vacant now.
+    for upstream in links::linked(conn, space)? {
+        held::cover(conn, upstream, space, &tail)?;
+    }
+    // A relay may have refused it for its size.
+    for upstream in links::linked(conn, space)? {
+        displaced::unpark(conn, upstream, row)?;
+    }
+    conn.prepare_cached(
+        "UPDATE document SET sweep_through = 0, fold_failed = NULL, fold_version = NULL,
+             fold_reason = NULL WHERE id = ?1",
+    )?
+    .execute([row.0])?;
+    Ok(())
+}

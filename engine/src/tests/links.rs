@@ -1,0 +1,115 @@
+//! Requests of the link, and whose what arrives is.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::mpsc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use landfall_protocol::Upstream;
+
+use super::store_support::{Author, Bench, id};
+use crate::{FlushError, LinkOptions, Options, Store};
+
+/// Nothing listens there.
+const UNREACHABLE: &str = "ws://127.0.0.1:9";
+
+fn with_a_change() -> Store {
+    let store = Store::in_memory(Options::default()).unwrap();
+    store.space("s").unwrap().create(|_| Ok(())).unwrap();
+    store
+}
+
+#[test]
+fn a_future_that_is_dropped_leaves_no_request() {
+    let store = with_a_change();
+    store.connect(UNREACHABLE).unwrap();
+    let mut context = Context::from_waker(Waker::noop());
+    let link = &store.shared_core().link;
+    {
+        let (flush, check) = (store.flush(Duration::from_secs(3_600)), store.check());
+        let (mut flush, mut check) = (pin!(flush), pin!(check));
+        assert!(flush.as_mut().poll(&mut context).is_pending());
+        assert!(check.as_mut().poll(&mut context).is_pending());
+        assert_eq!(link.open_requests(), 2);
+    }
+    assert_eq!(link.open_requests(), 0);
+}
+
+#[test]
+fn closing_answers_every_request_and_ends_the_threads() {
+    let store = with_a_change();
+    store.connect(UNREACHABLE).unwrap();
+    let (tell, told) = mpsc::channel();
+    let waiting = store.clone();
+    let thread = std::thread::spawn(move || {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut flush = Box::pin(waiting.flush(Duration::from_secs(3_600)));
+        assert!(flush.as_mut().poll(&mut context).is_pending());
+        tell.send(()).unwrap();
+        pollster::block_on(flush)
+    });
+    told.recv().unwrap();
+    store.close().unwrap();
+    assert!(matches!(thread.join().unwrap(), Err(FlushError::Closed)));
+    assert!(matches!(store.check_blocking(), Err(crate::CheckError::Closed)));
+    assert!(matches!(store.connect(UNREACHABLE), Err(crate::ConnectError::Closed)));
+}
+
+#[test]
+fn times_at_their_ends_break_nothing() {
+    for time in [Duration::ZERO, Duration::MAX] {
+        let store = with_a_change();
+        let options = LinkOptions {
+            ping_after: time,
+            drop_after: time,
+            handshake: time,
+            reconnect_first: time,
+            reconnect_most: time,
+            check_every: time,
+            ..LinkOptions::new(UNREACHABLE)
+        };
+        store.connect(options).unwrap();
+        let flushed = store.flush_blocking(Duration::from_millis(50));
+        assert!(matches!(flushed, Err(FlushError::TimedOut { reached: false, .. })), "{flushed:?}");
+        // The link lives: it takes a wish up, and ends at `close`.
+        store.reconnect_now();
+        let flushed = store.flush_blocking(Duration::from_millis(50));
+        assert!(matches!(flushed, Err(FlushError::TimedOut { .. })), "{flushed:?}");
+        store.close().unwrap();
+    }
+}
+
+/// What one relay sent is written after another was met: it is the first one's.
+#[test]
+fn what_arrives_is_of_the_relay_that_sent_it() {
+    let mut bench = Bench::new();
+    bench.meet(1);
+    let mut of_first = bench.about(1);
+    let (mut ours, mut theirs) = (Author::new(1, 1), Author::new(2, 2));
+    let local = bench.append(id(1), &ours.put("ours", "1"));
+    bench.meet(2);
+    let change = theirs.put("theirs", "2");
+    let received = of_first.receive(theirs.incomings(vec![change]));
+    assert_eq!(received.touched.len(), 1);
+    let acknowledged = of_first.acknowledge([local]);
+    assert_eq!(acknowledged.pending.changes, 0, "the first has everything");
+    assert_eq!(bench.count().pending.changes, 2, "the second is not known to have anything");
+    assert_eq!((of_first.outbox().len(), bench.outbox().len()), (0, 2));
+    assert_eq!(bench.about(2).meet(2).cursor, None, "the second sent nothing");
+    assert!(bench.about(1).meet(1).cursor.is_some());
+    bench.check();
+}
+
+#[test]
+fn the_relay_that_was_met_last_is_known_as_such_however_often_others_were() {
+    let mut bench = Bench::new();
+    for _ in 0..5 {
+        bench.meet(1);
+    }
+    bench.meet(2);
+    let last = || bench.log.known_upstream().unwrap();
+    assert_eq!(last(), Some(Upstream::from_bytes([2; 16])));
+    bench.about(1).meet(1);
+    assert_eq!(last(), Some(Upstream::from_bytes([1; 16])));
+}

@@ -1,0 +1,182 @@
+//! Documents that exceed what a snapshot may have, and documents of few large changes: how far they
+//! are folded, and that what was folded too far is taken apart again.
+
+use automerge::{ObjType, ROOT, ScalarValue, transaction::Transactable};
+use landfall_fold::FoldLimits;
+use landfall_protocol::admission::{CheckedChange, preflight};
+use landfall_protocol::limits;
+use landfall_storage::Durability;
+use landfall_storage::WriteError;
+
+use super::store_support::{Author, Bench, id};
+use crate::compactor::compact;
+use crate::store::{AppendError, FoldOptions, LocalChange};
+
+/// Bytes that do not compress.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let byte = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    std::iter::repeat_with(byte).take(bytes).collect()
+}
+
+/// Changes of 1,000 bytes each that do not compress.
+fn images(author: &mut Author, count: u64) -> Vec<CheckedChange> {
+    let before = author.doc.get_changes(&[]).len() as u64;
+    let seed = author.doc.get_actor().to_bytes()[0];
+    let mut image = |n: u64| {
+        let mut tx = author.doc.transaction();
+        tx.put(
+            ROOT,
+            format!("image {n}"),
+            ScalarValue::Bytes(noise(n << 8 | u64::from(seed), 1_000)),
+        )
+        .unwrap();
+        tx.commit();
+        preflight(author.doc.get_last_local_change().unwrap().raw_bytes()).unwrap()
+    };
+    (before..before + count).map(|n| image(n)).collect()
+}
+
+fn within(snapshot_bytes: usize) -> FoldOptions {
+    FoldOptions { limits: FoldLimits { snapshot_bytes }, ..FoldOptions::EVERYTHING }
+}
+
+/// Tail, folded changes, and the folded history's bytes, of the first document.
+fn shape(bench: &Bench) -> (u64, u64, u64) {
+    let inspection = bench.log.inspect().unwrap();
+    let document = &inspection.spaces[0].documents[0];
+    (document.tail_changes, document.folded_changes, document.folded_bytes)
+}
+
+#[test]
+fn no_more_is_folded_than_one_snapshot_may_have() {
+    let bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    bench.append_all(id(1), &images(&mut author, 30));
+    let compacted = compact(&bench.log, &within(20_500)).unwrap();
+    assert_eq!((compacted.documents, compacted.failed), (1, 0));
+    // It was cut by what single changes weigh, so a little more may fit.
+    while compact(&bench.log, &within(20_500)).unwrap().documents > 0 {}
+    bench.check();
+    let (tail, folded, bytes) = shape(&bench);
+    assert_eq!(tail + folded, 30);
+    assert!((15..=20).contains(&folded) && bytes <= 20_500, "{folded} of 30, {bytes} bytes");
+    // What is left does not fit, and is not tried again and again.
+    let again = compact(&bench.log, &within(20_500)).unwrap();
+    assert_eq!((again.documents, again.failed), (0, 0));
+    assert_eq!(bench.outbox_kinds(), "", "no upstream was met");
+    assert_eq!(bench.load(id(1)).get_heads(), author.doc.get_heads());
+}
+
+#[test]
+fn a_snapshot_beyond_the_limit_is_taken_apart() {
+    let mut bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    bench.append_all(id(1), &images(&mut author, 12));
+    // Upstream 1 holds everything, upstream 2 nothing; each knows it as a snapshot.
+    bench.meet(2);
+    bench.meet(1);
+    bench.acknowledge(1..=12);
+    assert_eq!(bench.fold().changes, 12);
+    bench.append_all(id(1), &images(&mut author, 3));
+    bench.acknowledge([13, 14]);
+    bench.meet(2);
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("sccc", 15));
+    assert_eq!(bench.log.unfold_oversized(1 << 20).unwrap(), 0, "it is within this limit");
+    assert_eq!(bench.log.unfold_oversized(10_000).unwrap(), 1);
+    bench.check();
+    let (tail, folded, bytes) = shape(&bench);
+    assert_eq!((tail, folded, bytes), (15, 0, 0));
+    bench.meet(2);
+    bench.check();
+    assert_eq!(bench.outbox_kinds(), "c".repeat(15));
+    assert_eq!(bench.count().pending.changes, 15);
+    bench.meet(1);
+    bench.check();
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("c", 1));
+    assert_eq!(bench.load(id(1)).get_heads(), author.doc.get_heads());
+    // Admission knows the changes, and it goes on.
+    bench.append_all(id(1), &images(&mut author, 2));
+    assert_eq!(bench.log.unfold_oversized(10_000).unwrap(), 0);
+    bench.check();
+}
+
+#[test]
+fn two_folded_histories_that_exceed_a_snapshot_together_are_both_kept() {
+    let mut bench = Bench::new();
+    bench.log = bench.log.clone().with_document_bytes(20_500);
+    let mut ours = Author::new(1, 1);
+    bench.append_all(id(1), &images(&mut ours, 1));
+    bench.meet(1);
+    let mut theirs = ours.fork(2);
+    let own = images(&mut ours, 14);
+    bench.append_all(id(1), &own);
+    bench.acknowledge(1..=15);
+    let compacted = compact(&bench.log, &within(20_500)).unwrap();
+    assert_eq!(compacted.changes, 15);
+    images(&mut theirs, 14);
+    let received = bench.receive(vec![theirs.snapshot()]);
+    assert_eq!(received.aside, []);
+    let [(document, bytes)] = received.oversized[..] else { panic!("{:?}", received.oversized) };
+    assert!(document == id(1) && bytes > 20_500, "{bytes}");
+    bench.check();
+    assert_eq!(shape(&bench).0, 14, "theirs came in as single changes");
+    assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (29, 0));
+    ours.merge(&mut theirs);
+    assert_eq!(bench.heads(id(1)), ours.heads());
+    // More of it comes, and is taken; a local change is not.
+    let more = images(&mut theirs, 1);
+    let received = bench.receive(theirs.incomings(more));
+    assert_eq!((received.aside, received.oversized.len()), (vec![], 1));
+    let change = ours.put("key", "value");
+    let local = vec![LocalChange { space: bench.space, document: id(1), change, at_ms: 1 }];
+    let most = bench.log.local_bytes();
+    let refused = bench.log.append_up_to(most, Durability::Full, local.clone(), |_| ());
+    match refused {
+        Err(WriteError::Job(AppendError::DocumentTooLarge { document, bytes, limit })) => {
+            assert_eq!((document, limit), (id(1), 20_500 / 4 * 3));
+            assert!(bytes > 20_500);
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.check();
+}
+
+/// One change whose operations are many is folded at once, however young it is; typing is not.
+#[test]
+fn a_tail_of_few_heavy_changes_is_due_at_once() {
+    let bench = Bench::new();
+    let options = FoldOptions::default();
+    let mut author = Author::new(1, 1);
+    bench.append_all(id(1), &author.puts(300));
+    let due = || bench.log.fold_candidates(bench.space, &options, 2).unwrap();
+    assert_eq!(due(), [], "it is young");
+    let text = {
+        let mut tx = author.doc.transaction();
+        let text = tx.put_object(ROOT, "text", ObjType::Text).unwrap();
+        tx.splice_text(&text, 0, 0, &"a".repeat(limits::FOLD_LEAST_OPERATIONS as usize)).unwrap();
+        tx.commit();
+        text
+    };
+    let last = |author: &mut Author| {
+        preflight(author.doc.get_last_local_change().unwrap().raw_bytes()).unwrap()
+    };
+    bench.append(id(1), &last(&mut author));
+    let tasks = due();
+    assert_eq!((tasks.len(), tasks[0].changes, tasks[0].whole), (1, 301, true));
+    assert_eq!(compact(&bench.log, &options).unwrap().changes, 301);
+    bench.check();
+    // A few characters more are not worth another.
+    for n in 0..20 {
+        let mut tx = author.doc.transaction();
+        tx.splice_text(&text, n, 0, "b").unwrap();
+        tx.commit();
+        bench.append(id(1), &last(&mut author));
+    }
+    assert_eq!(due(), []);
+}

@@ -1,0 +1,84 @@
+//! Documents that exceed what a snapshot may have: offered snapshots that would make them so, and
+//! snapshots that an earlier version has stored.
+
+use std::sync::Arc;
+
+use landfall_protocol::session::Offered;
+use landfall_protocol::space::Answer;
+use landfall_protocol::{Code, limits};
+
+use super::{Bench, DOCUMENT, Pushed, program, space, whole, world};
+use crate::store::{LogStore, Standing};
+
+impl Bench {
+    /// Offers a snapshot, all of whose parts are there.
+    async fn offer(&mut self, changes: &[Vec<u8>]) -> Answer {
+        let folded = landfall_fold::fold(&[], changes.iter().cloned()).unwrap();
+        let entry = self.entry();
+        let offered = Offered {
+            id: entry.id,
+            subscription: 0,
+            document: DOCUMENT,
+            hash: folded.hash,
+            total: folded.snapshot.len() as u64,
+            heads: folded.heads,
+        };
+        self.push(Pushed::Snapshot(entry, offered, Arc::new(folded.snapshot))).await;
+        self.answer().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offered_snapshot_that_would_be_too_large_comes_in_as_changes() {
+    let Some(program) = program() else { return };
+    let all = world::typing(1, 300);
+    let mut other = world::author(9);
+    other.load_incremental(&all[..100].concat()).unwrap();
+    let beside: Vec<Vec<u8>> = (0..80).map(|n| world::edit(&mut other, "beside", n)).collect();
+    let theirs = [&all[..100], &beside].concat();
+    let mut bench = Bench::within(program, whole(&theirs).len()).await;
+    bench.push_changes(&all).await;
+    assert_eq!(bench.answer().await.count, 300);
+    let answer = bench.offer(&theirs).await;
+    assert_eq!((answer.count, answer.refusal), (1, None), "it is answered as one entry");
+    assert_eq!(bench.held(), 380);
+    assert_eq!(bench.store.oversized(0).unwrap(), [], "they are single changes");
+    // Once more: nothing is new.
+    let again = bench.offer(&theirs).await;
+    assert_eq!((again.count, again.added, again.refusal), (1, None, None));
+    // What shares nothing with it is refused as before.
+    let unrelated = bench.offer(&world::typing(2, 50)).await;
+    assert_eq!(unrelated.refusal.unwrap().code, Code::UNRELATED);
+    assert_eq!((unrelated.count, bench.held()), (0, 380));
+    bench.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_starts_takes_oversized_snapshots_apart() {
+    let Some(program) = program() else { return };
+    let mut bench = Bench::new(program).await;
+    let all = world::typing(1, limits::PUSH_CHANGES + 200);
+    bench.push_chunks(whole(&all)).await;
+    assert_eq!(bench.answer().await.count, 1);
+    assert_eq!(bench.store.oversized(100).unwrap().len(), 1, "it is stored folded");
+    let heads = |bench: &Bench| match bench.store.document_heads(&space(), &DOCUMENT).unwrap() {
+        Standing::Present { heads, .. } => heads,
+        other => panic!("{other:?}"),
+    };
+    let before = heads(&bench);
+    bench.store.close().unwrap();
+    let mut bench = bench.again_within(100).await;
+    assert_eq!(bench.store.oversized(100).unwrap(), []);
+    assert_eq!(bench.held() as usize, all.len());
+    assert_eq!(heads(&bench), before);
+    let index = bench.store.document_index(&space(), &DOCUMENT, false).unwrap().unwrap();
+    assert_eq!((index.tail.len(), index.folded.is_none()), (all.len(), true));
+    // The log goes on behind it.
+    let end = bench.store.open_space(&space()).unwrap().head();
+    let mut other = world::author(9);
+    other.load_incremental(&all.concat()).unwrap();
+    bench.push_changes(&[world::edit(&mut other, "next", 1)]).await;
+    let answer = bench.answer().await;
+    assert_eq!((answer.count, answer.added.unwrap().0.0), (1, end.0 + 1));
+    bench.end();
+}

@@ -1,0 +1,109 @@
+//! Documents that exceed what a snapshot may have: how far they are folded, and a snapshot that is
+//! taken apart again.
+
+use std::ops::ControlFlow;
+
+use landfall_protocol::admission::{CheckedChange, preflight};
+use landfall_protocol::frame::entry_kind;
+use landfall_protocol::{DocumentId, Epoch, SpaceName};
+
+use super::real::{entries_of, fold, put_world, world};
+use crate::store::{FoldInput, FoldWindow, LogStore, SqliteStore, Standing};
+
+fn space() -> SpaceName {
+    "notes".parse().unwrap()
+}
+
+fn document() -> DocumentId {
+    world::document(0x10, 1)
+}
+
+fn store() -> (tempfile::TempDir, SqliteStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    put_world(&store);
+    (folder, store)
+}
+
+/// The snapshot of the document, and its changes.
+fn snapshot(store: &SqliteStore) -> ([u8; 32], Vec<CheckedChange>) {
+    let mut base = Vec::new();
+    let mut take = |input| {
+        if let FoldInput::Base(bytes) = input {
+            base = bytes;
+        }
+        ControlFlow::Break(())
+    };
+    store.document_bases(&space(), &document(), &mut take).unwrap();
+    let changes = landfall_fold::changes_since(&base, &[]).unwrap();
+    let changes = changes.iter().map(|change| preflight(change).unwrap()).collect();
+    (landfall_fold::hash_of(&base), changes)
+}
+
+fn findings(store: &SqliteStore) -> Vec<String> {
+    let mut findings = Vec::new();
+    store.inspection().verify(true, &mut |found| findings.push(format!("{found:?}"))).unwrap();
+    findings
+}
+
+#[test]
+fn a_snapshot_is_taken_apart_into_entries_behind_all_others() {
+    let (_folder, store) = store();
+    fold(&store, &space(), &document(), 280);
+    let (lineage, before) = (store.open_space(&space()).unwrap(), entries_of(&store, &space()));
+    let is_of = |entry: &&landfall_protocol::frame::Entry| entry.document == document();
+    let tail: Vec<[u8; 32]> = before.iter().filter(is_of).map(|entry| entry.id).skip(1).collect();
+    let heads = || match store.document_heads(&space(), &document()).unwrap() {
+        Standing::Present { heads, .. } => heads,
+        other => panic!("{other:?}"),
+    };
+    let before_heads = heads();
+    let (hash, changes) = snapshot(&store);
+    let ids: Vec<[u8; 32]> = changes.iter().map(|change| change.hash.0).collect();
+    assert_eq!(store.oversized(1 << 20).unwrap(), []);
+    let found = store.oversized(100).unwrap();
+    assert_eq!((found.len(), &found[0].0, found[0].1), (1, &space(), document()));
+    let fresh = Epoch::from_bytes([77; 16]);
+    // Of another snapshot nothing is done.
+    let other = store.unfold(&space(), &document(), &[1; 32], changes.clone(), fresh).unwrap();
+    assert!(!other);
+    assert!(store.unfold(&space(), &document(), &hash, changes.clone(), fresh).unwrap());
+    assert_eq!(findings(&store), Vec::<String>::new());
+    let after = store.open_space(&space()).unwrap();
+    assert_eq!(after.epoch(), Some(fresh), "a replica can tell these offsets from others");
+    assert!(after.head().0 >= lineage.head().0 + 280);
+    let entries = entries_of(&store, &space());
+    let moved: Vec<_> = entries.iter().filter(is_of).collect();
+    assert!(moved.iter().all(|entry| entry.kind == entry_kind::CHANGE));
+    assert!(moved.iter().all(|entry| entry.offset > lineage.head()));
+    let found: Vec<[u8; 32]> = moved.iter().map(|entry| entry.id).collect();
+    assert_eq!(found, [ids, tail].concat(), "dependencies first, and none is lost");
+    assert_eq!(heads(), before_heads);
+    let rest = |entries: &[landfall_protocol::frame::Entry]| {
+        entries.iter().filter(|entry| !is_of(entry)).map(|e| (e.offset, e.id)).collect::<Vec<_>>()
+    };
+    assert_eq!(rest(&entries), rest(&before), "other documents stay where they are");
+    while store.prune(u64::MAX / 2, 100).unwrap() {}
+    assert_eq!(findings(&store), Vec::<String>::new());
+    // It can be folded again.
+    let window = FoldWindow::NONE;
+    let task = store.fold_task(&space(), &document(), u64::MAX / 2, window).unwrap().unwrap();
+    assert_eq!(task.changes as usize, found.len());
+}
+
+#[test]
+fn a_fold_is_cut_where_its_snapshot_would_be_too_large() {
+    let (_folder, store) = store();
+    let whole = FoldWindow::NONE;
+    let task =
+        |window| store.fold_task(&space(), &document(), u64::MAX / 2, window).unwrap().unwrap();
+    let all = task(whole);
+    assert!(!all.is_oversized && all.changes > 280, "{all:?}");
+    // By what they weigh, so many fit.
+    let some = task(FoldWindow { snapshot_bytes: all.bytes - all.changes * 64 - 200, ..whole });
+    assert!(!some.is_oversized && some.changes < all.changes, "{some:?}");
+    assert!(some.through < all.through && some.changes >= 256);
+    // Too few to be worth a fold: it is not even tried.
+    let none = task(FoldWindow { snapshot_bytes: 1_000, ..whole });
+    assert!(none.is_oversized);
+}
