@@ -1,6 +1,7 @@
 //! Building a document from the store's bytes, and surviving what automerge cannot.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use automerge::{Automerge, Change, LoadOptions, PatchLog, TextEncoding};
 use landfall_protocol::admission::{Budget, OverBudget, measure};
@@ -110,7 +111,7 @@ impl Whole {
 /// What the store has under a document's id.
 pub(super) enum Found {
     Document {
-        loaded: Loaded,
+        loaded: Arc<Loaded>,
         /// Why automerge could not take all of the bytes, if it could not.
         quarantined: Option<String>,
     },
@@ -138,7 +139,7 @@ pub(super) fn load(
     };
     let (applied, stored_bytes) = (whole.last, whole.bytes);
     Ok(Found::Document {
-        loaded: Loaded { automerge, own: None, applied, stored_bytes },
+        loaded: Arc::new(Loaded { automerge, own: None, applied, stored_bytes }),
         quarantined,
     })
 }

@@ -55,7 +55,7 @@ impl OpenDocument {
         let unfinished = Unfinished { document: self, load: Load::State(generation) };
         let found = load::load(&self.core.log, self.row, &self.id)?;
         let (state, quarantined) = match found {
-            Found::Document { loaded, quarantined } => (Some(Arc::new(loaded)), quarantined),
+            Found::Document { loaded, quarantined } => (Some(loaded), quarantined),
             Found::Deleted => (None, None),
         };
         let mut told = Vec::new();
@@ -104,7 +104,7 @@ impl OpenDocument {
             let mut slot = self.slot.lock();
             // One that came too late is not shown: the edit's own state may lack what it has.
             if let Some(in_place) = slot.in_place(edit).filter(|edit| !edit.committing) {
-                in_place.copy = StoreCopy::Loaded(Arc::new(loaded));
+                in_place.copy = StoreCopy::Loaded(loaded);
             }
         }
         drop(unfinished);
