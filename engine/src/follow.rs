@@ -5,6 +5,7 @@
 //! is published by this thread alone, so that status and events come in the order of the commits,
 //! and with no lock held.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::core::Core;
 use crate::error::StoreError;
-use crate::store::{Follow, Followed};
+use crate::store::{Follow, Followed, SpaceRow};
 
 /// Stands for a time that the clock cannot express.
 const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -136,10 +137,13 @@ fn run(shared: &Shared, core: &Weak<Core>, mut follow: Follow, every: Duration) 
 impl Core {
     /// Brings what is in memory up to a look; tells whether the status is another now.
     fn followed(&self, followed: &Followed) -> bool {
-        let mut changed = self.status.follow(followed);
-        for row in &followed.removed {
-            self.space_is_gone(*row);
-        }
+        let there: BTreeSet<_> =
+            followed.spaces.iter().map(|space| (&space.name, space.row)).collect();
+        let known = self.spaces();
+        let gone = known.iter().filter(|(name, row)| !there.contains(&(name, *row)));
+        let removed: Vec<SpaceRow> = gone.map(|(_, row)| *row).collect();
+        let mut changed = self.status.follow(followed, &removed);
+        removed.iter().for_each(|row| self.space_is_gone(*row));
         for space in &followed.spaces {
             changed |= self.know_space(&space.name, space.row);
             for (document, heads) in &space.touched {

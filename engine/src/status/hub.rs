@@ -261,11 +261,11 @@ impl StatusHub {
 
     /// Brings everything up to what the process that writes the store has committed; tells whether
     /// the status is another now, which is still to be announced.
-    pub(crate) fn follow(&self, followed: &Followed) -> bool {
+    pub(crate) fn follow(&self, followed: &Followed, removed: &[SpaceRow]) -> bool {
         let mut all = self.facts.lock();
         let mut changed = all.upstream != followed.upstream;
         all.upstream = followed.upstream;
-        for row in &followed.removed {
+        for row in removed {
             changed |= all.remove(*row);
         }
         for space in &followed.spaces {

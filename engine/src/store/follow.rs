@@ -25,8 +25,7 @@ pub(crate) struct Follow {
 /// What is in the store at a look, with what has come since the one before.
 pub(crate) struct Followed {
     pub(crate) upstream: Option<Upstream>,
-    /// Spaces that were removed since the look before.
-    pub(crate) removed: Vec<SpaceRow>,
+    /// All spaces that there are.
     pub(crate) spaces: Vec<FollowedSpace>,
 }
 
@@ -67,14 +66,8 @@ impl Follow {
         self.version = Some(version);
         let seen =
             |space: &FollowedSpace| (space.row, (space.name.clone(), space.count.totals.last));
-        let now: BTreeMap<_, _> = spaces.iter().map(seen).collect();
-        let is_there = |row: &SpaceRow, name: &SpaceName| {
-            now.get(row).is_some_and(|(present, _)| present == name)
-        };
-        let gone = self.seen.iter().filter(|(row, (name, _))| !is_there(row, name));
-        let removed = gone.map(|(row, _)| *row).collect();
-        self.seen = now;
-        Ok(Some(Followed { upstream: met.map(|(_, upstream)| upstream), removed, spaces }))
+        self.seen = spaces.iter().map(seen).collect();
+        Ok(Some(Followed { upstream: met.map(|(_, upstream)| upstream), spaces }))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfall::automerge::{ROOT, ReadDoc, transaction::Transactable};
-use landfall::{Document, Event, EventKind, Options, SpaceError, Store};
+use landfall::{Document, Event, EventKind, Options, SpaceError, Store, StoreFailure};
 
 struct Pair {
     _folder: tempfile::TempDir,
@@ -90,4 +90,25 @@ fn events_and_the_watched_status_come_by_themselves() {
     watch.until_blocking(|status| status.spaces.contains_key("later")).unwrap();
     reader.close().unwrap();
     assert!(watch.changed_blocking().is_none());
+}
+
+#[test]
+fn a_space_that_the_writer_removes_is_gone_from_the_reader() {
+    let Pair { writer, reader, .. } = &pair(true);
+    let written = writer.space("s").unwrap().create(|_| Ok(())).unwrap();
+    writer.space("stays").unwrap();
+    let space = reader.space("s").unwrap();
+    let read = space.open(written.id()).unwrap();
+    let mut watch = reader.watch();
+    writer.remove_space("s", true).unwrap();
+    watch.until_blocking(|status| !status.spaces.contains_key("s")).unwrap();
+    assert_eq!(reader.spaces().len(), 1);
+    assert!(space.status().is_none());
+    assert!(matches!(space.documents().unwrap_err().class, StoreFailure::SpaceRemoved));
+    assert!(read.read(|_| ()).is_err(), "its documents are not shown");
+    assert!(matches!(reader.space("s"), Err(SpaceError::Unknown(_))));
+    // Another space of the same name is another space.
+    writer.space("s").unwrap().create(|_| Ok(())).unwrap();
+    assert_eq!(reader.space("s").unwrap().documents().unwrap().len(), 1);
+    assert!(space.documents().is_err(), "an old handle came alive");
 }
