@@ -148,9 +148,12 @@ impl Actors {
     /// then the actors of these documents end, and of no others.
     pub(crate) fn failed(&self, error: &ChangeError, documents: impl Iterator<Item = Key>) {
         match error {
-            ChangeError::Deleted | ChangeError::DocumentTooLarge { .. } => {}
-            ChangeError::Store(StoreError { class, .. })
-                if matches!(class, StoreFailure::Closed | StoreFailure::ReadOnly) => {}
+            ChangeError::Deleted
+            | ChangeError::DocumentTooLarge { .. }
+            | ChangeError::Store(StoreError {
+                class: StoreFailure::Closed | StoreFailure::ReadOnly,
+                ..
+            }) => {}
             ChangeError::Conflict(_) => documents.for_each(|document| self.end(document)),
             _ => self.doubt(documents),
         }

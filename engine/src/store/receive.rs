@@ -125,10 +125,13 @@ impl LocalLog {
     }
 }
 
+/// The result of a job that wrote a batch, with the count of its space.
+type Counted<E> = Result<Committed<(SpaceCount, Received)>, WriteError<E>>;
+
 /// Calls `done` without the count, which was reported.
 pub(super) fn received_only<E>(
     done: impl FnOnce(Result<Committed<Received>, WriteError<E>>) + Send + 'static,
-) -> impl FnOnce(Result<Committed<(SpaceCount, Received)>, WriteError<E>>) + Send + 'static {
+) -> impl FnOnce(Counted<E>) + Send + 'static {
     move |result| {
         done(result.map(|Committed { value: (_, value), number }| Committed { value, number }));
     }
@@ -359,7 +362,10 @@ impl<'a> Writing<'a> {
         if held {
             came.iter().for_each(|(first, last)| drop(self.held.insert(first, last)));
         }
-        Ok(refused.map_or(Ok(()), |(wait, reason)| Err((ready, wait, reason))))
+        Ok(match refused {
+            Some((wait, reason)) => Err((ready, wait, reason)),
+            None => Ok(()),
+        })
     }
 
     /// Takes changes of ours out of a document that others have the place of; `false` if they are

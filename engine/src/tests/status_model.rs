@@ -17,6 +17,8 @@ use crate::core::Core;
 use crate::store::{FoldOptions, ReceiveError, Received, Refused, SpaceRow};
 use crate::{Durability, EventKind, Events, Options, Space, Store, Upstream};
 
+type Written = Result<Committed<Received>, WriteError<ReceiveError>>;
+
 #[derive(Clone)]
 struct Rng(u64);
 
@@ -110,15 +112,10 @@ impl Relay {
     }
 
     /// What is done when something that arrived is written, or could not be.
-    fn done(
-        &self,
-    ) -> (
-        impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
-        mpsc::Receiver<bool>,
-    ) {
+    fn done(&self) -> (impl FnOnce(Written) + Send + 'static, mpsc::Receiver<bool>) {
         let (core, space, row) = (Arc::clone(&self.core), self.space.name().clone(), self.row);
         let (tell, told) = mpsc::channel();
-        let done = move |result: Result<Committed<Received>, WriteError<ReceiveError>>| {
+        let done = move |result: Written| {
             let well = result.map(|received| core.received(&space, row, received)).is_ok();
             tell.send(well).unwrap();
         };
