@@ -196,6 +196,10 @@ impl From<ChangeError> for Failure {
                 let why = format!("the change has {actual} bytes, the limit is {limit}");
                 Self::new(Exit::Other, what, why, "make it in smaller steps")
             }
+            ChangeError::TooManyOperations { limit, actual } => {
+                let why = format!("the change has {actual} operations, the limit is {limit}");
+                Self::new(Exit::Other, what, why, "make it in smaller steps")
+            }
             ChangeError::Deleted => {
                 let why = "the note was deleted meanwhile, for good";
                 Self::new(Exit::Note, what, why, "make a new one of it")

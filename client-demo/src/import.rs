@@ -172,7 +172,8 @@ fn import(notebook: &Notebook, path: &Path) -> Result<Result<bool, SkipError>, F
         Err(
             ChangeError::ChangeTooLarge { .. }
             | ChangeError::NotAdmitted(_)
-            | ChangeError::DocumentFull(_),
+            | ChangeError::DocumentFull(_)
+            | ChangeError::TooManyOperations { .. },
         ) => Ok(Err(SkipError::ChangeTooLarge)),
         Err(error) => Err(error.into()),
     }

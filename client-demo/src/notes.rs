@@ -18,10 +18,13 @@ use crate::note::{self, BODY, Note, ShapeError, TITLE};
 use crate::notebook::Notebook;
 use crate::refused;
 use crate::term::{self, faint, first_line, fit, say, strong};
-use crate::text::{Base, EditError};
+use crate::text::{Base, EditError, TooLong, fits};
 
 /// A note's text, and what it is titled with without a title: longer is a paragraph.
 const TITLE_CHARS: usize = 80;
+
+/// Bytes of a text from standard input. A document can hardly be longer.
+const GIVEN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Runs one of the commands.
 pub(crate) fn run(place: &Place, command: NotesCommand) -> Result<(), Failure> {
@@ -167,6 +170,7 @@ fn new(place: &Place, title: Option<String>, text: Option<String>) -> Result<(),
             return Err(Failure::new(Exit::Usage, "no note was made", "it would be empty", remedy));
         }
     };
+    fits(title.chars().count() + text.as_ref().map_or(0, |text| text.chars().count()))?;
     let notebook = Notebook::open(place)?;
     let (body, created) = (text.unwrap_or_default(), now_ms());
     let made = notebook.space.create(|tx| {
@@ -179,6 +183,7 @@ fn new(place: &Place, title: Option<String>, text: Option<String>) -> Result<(),
 
 fn append(place: &Place, id: &str, text: &str) -> Result<(), Failure> {
     let text = given(text.to_owned())?;
+    fits(text.chars().count())?;
     let (notebook, all) = open(place, id)?;
     let listed = found(&notebook, &all, id)?;
     listed.note.as_ref().map_err(|problem| malformed(id, problem))?;
@@ -241,10 +246,17 @@ impl From<EditError> for Failure {
         let what = "the note was not changed";
         match error {
             EditError::Shape(problem) => malformed("it", &problem),
+            EditError::TooLong(error) => error.into(),
             EditError::Read(error) => error.into(),
             EditError::Change(error) => error.into(),
             other => Self::new(Exit::Other, what, other, "try again"),
         }
+    }
+}
+
+impl From<TooLong> for Failure {
+    fn from(error: TooLong) -> Self {
+        Self::new(Exit::Input, "the text was not taken", error, "make it in smaller steps")
     }
 }
 
@@ -303,10 +315,15 @@ fn given(text: String) -> Result<String, Failure> {
     if text != "-" {
         return Ok(text);
     }
+    let failed = |why: &dyn std::fmt::Display| {
+        Failure::new(Exit::Input, "cannot read standard input", why, "give shorter UTF-8 text")
+    };
     let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).map_err(|error| {
-        Failure::new(Exit::Input, "cannot read standard input", error, "give UTF-8 text")
-    })?;
+    let read = std::io::stdin().take(GIVEN_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|error| failed(&error))?;
+    if text.len() as u64 > GIVEN_BYTES {
+        return Err(failed(&format!("it has more than {GIVEN_BYTES} bytes")));
+    }
     Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
 }
 

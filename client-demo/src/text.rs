@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use landfall::automerge::transaction::{Transactable, Transaction};
 use landfall::automerge::{Automerge, ObjId, Patch, PatchAction, ReadDoc};
-use landfall::{BoxError, ChangeError, ChangeHash, Document, ReadError};
+use landfall::{BoxError, CHANGE_OPERATIONS, ChangeError, ChangeHash, Document, ReadError};
 use similar::{DiffOp, TextDiff};
 use thiserror::Error;
 
@@ -62,6 +62,23 @@ pub(crate) fn diff(old: &str, new: &str) -> Vec<TextOp> {
     ops
 }
 
+/// A text of which one change cannot hold the insertion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "it takes {operations} operations, one for each character, and a change holds {CHANGE_OPERATIONS}"
+)]
+pub(crate) struct TooLong {
+    operations: u64,
+}
+
+/// Refuses what one change cannot hold: before automerge has worked on it.
+pub(crate) fn fits(characters: usize) -> Result<(), TooLong> {
+    // The objects and values that are made beside the characters of a new note.
+    const OTHERS: u64 = 8;
+    let operations = characters as u64 + OTHERS;
+    if operations > CHANGE_OPERATIONS { Err(TooLong { operations }) } else { Ok(()) }
+}
+
 /// Why an edited text could not be written back.
 #[derive(Debug, Error)]
 pub(crate) enum EditError {
@@ -71,6 +88,9 @@ pub(crate) enum EditError {
     /// Somebody put another text in the place of the one that was edited.
     #[error("the text was replaced by another one meanwhile")]
     Replaced,
+    /// More than one change can hold.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     /// Others change the note faster than it can be read.
     #[error("the note changes all the time")]
     Storm,
@@ -112,10 +132,13 @@ impl Base {
     /// Writes the edited text back as one change that merges with what others did since. Gives
     /// how many operations that took; none, and there is no change.
     pub(crate) fn edit(&self, document: &Document, edited: &str) -> Result<usize, EditError> {
+        // At least so much is inserted: told before the two are compared.
+        fits(edited.chars().count().saturating_sub(self.text.chars().count()))?;
         let ops = diff(&self.text, edited);
         if ops.is_empty() {
             return Ok(0);
         }
+        fits(ops.iter().map(|op| op.delete + op.insert.chars().count()).sum())?;
         for _ in 0..TRIES {
             let (heads, splices) = document.read(|doc| self.carry(doc, &ops))??;
             let attempt = document.change(|tx| {

@@ -9,7 +9,9 @@
 //! (`outside`), and both are taken away before the first change. In any doubt actors are fresh.
 //!
 //! Within one opening an actor is used again whenever its document is loaded again, until a commit
-//! fails: from then on nobody can be sure what is in the store, and every actor taken is fresh.
+//! with a change of it has an unknown outcome: then the actors of that document end, once, and its
+//! next change takes a fresh one. A change that the store refused, or never tried to commit, leaves
+//! no doubt, and neither does a failed commit about the documents that it did not change.
 
 pub(crate) mod outside;
 
@@ -20,7 +22,7 @@ use automerge::ActorId;
 use landfall_protocol::DocumentId;
 use parking_lot::Mutex;
 
-use crate::error::{ChangeError, StoreError};
+use crate::error::{ChangeError, StoreError, StoreFailure};
 use crate::random::{self, NoRandomness};
 use crate::store::{LocalLog, OwnActor, SpaceRow, WriteFailure};
 
@@ -43,7 +45,10 @@ pub(crate) struct Own {
 /// The actors of one opened store.
 pub(crate) struct Actors {
     known: Mutex<Known>,
-    doubt: AtomicBool,
+    /// The store is read-only, or closed: nothing that is remembered may be used.
+    ended: AtomicBool,
+    /// The outcome of a commit is unknown: this opening cannot say that it closed cleanly.
+    unsure: AtomicBool,
 }
 
 #[derive(Default)]
@@ -74,12 +79,13 @@ impl Actors {
         if !read_only {
             log.take_clean_close(found.and_then(outside::Found::take))?;
         }
-        Ok(Self { known: Mutex::default(), doubt: AtomicBool::new(read_only) })
+        let (known, unsure) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self { known, ended: AtomicBool::new(read_only), unsure })
     }
 
     /// The actors that go on with a document: those that may, or a fresh one.
     pub(crate) fn take(&self, log: &LocalLog, key: Key) -> Result<Own, TakeError> {
-        let sure = !self.doubt.load(Ordering::Acquire);
+        let sure = !self.ended.load(Ordering::Acquire);
         let age = {
             let known = self.known.lock();
             if let Some(own) = known.own.get(&key).filter(|_| sure) {
@@ -122,6 +128,13 @@ impl Actors {
         *known.ended.entry(key).or_default() += 1;
     }
 
+    /// A commit failed that may be in the store all the same, and these documents' changes with it:
+    /// their actors end. All others go on with theirs.
+    pub(crate) fn doubt(&self, documents: impl IntoIterator<Item = Key>) {
+        self.unsure.store(true, Ordering::Release);
+        documents.into_iter().for_each(|document| self.end(document));
+    }
+
     /// As if too many were remembered.
     #[cfg(test)]
     pub(crate) fn forget_what_is_in_memory(&self, log: &LocalLog) {
@@ -130,25 +143,25 @@ impl Actors {
     }
 
     /// A commit of these documents failed. What was refused before it was written is not in the
-    /// store, so that other documents go on with their actors; a document that did not fit has
-    /// something else in the store. After any other failure the commit may be there all the same.
+    /// store, so that all documents go on with their actors; a document that did not fit has
+    /// something else in the store. After any other failure the commit may be there all the same:
+    /// then the actors of these documents end, and of no others.
     pub(crate) fn failed(&self, error: &ChangeError, documents: impl Iterator<Item = Key>) {
         match error {
-            ChangeError::Deleted | ChangeError::DocumentTooLarge { .. } => {}
+            ChangeError::Deleted
+            | ChangeError::DocumentTooLarge { .. }
+            | ChangeError::Store(StoreError {
+                class: StoreFailure::Closed | StoreFailure::ReadOnly,
+                ..
+            }) => {}
             ChangeError::Conflict(_) => documents.for_each(|document| self.end(document)),
-            _ => self.doubt(),
+            _ => self.doubt(documents),
         }
-    }
-
-    /// A commit may have failed or not: no actor is sure any more.
-    fn doubt(&self) {
-        self.doubt.store(true, Ordering::Release);
-        self.known.lock().own.clear();
     }
 
     /// Before the store is closed: what is to be left outside it afterwards, if anything.
     pub(crate) fn close(&self, log: &LocalLog) -> Option<outside::Leaving> {
-        if self.doubt.swap(true, Ordering::AcqRel) {
+        if self.ended.swap(true, Ordering::AcqRel) || self.unsure.load(Ordering::Acquire) {
             return None;
         }
         let path = log.database().path()?.to_owned();

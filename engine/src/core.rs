@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use landfall_fold::FoldLimits;
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
@@ -16,9 +16,10 @@ use crate::document::{Applier, Cache, OpenDocument};
 use crate::ephemeral::Speaker;
 use crate::error::{ChangeError, RemoveSpaceError, SpaceError, StoreError, StoreFailure};
 use crate::events::{EventHub, EventKind, Origin};
+use crate::follow::Follower;
 use crate::link::Link;
 use crate::options::{Durability, Options};
-use crate::status::StatusHub;
+use crate::status::{SpaceFacts, StatusHub};
 use crate::store::{
     Appended, FoldOptions, LocalChange, LocalLog, Received, RemovalError, SpaceCount, SpaceRow,
 };
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     /// This opening's ephemeral messages.
     pub(crate) ephemeral: Speaker,
     pub(crate) read_only: bool,
+    /// Follows the process that writes the store; only of one that is open for reading only.
+    pub(crate) follower: OnceLock<Follower>,
     closed: AtomicBool,
     durability: Durability,
     /// Orders groups among themselves.
@@ -59,13 +62,20 @@ impl Core {
         options: &Options,
         read_only: bool,
     ) -> Result<Self, StoreError> {
-        let status = Arc::new(StatusHub::new(log.known_upstream()?));
+        let status = Arc::new(StatusHub::new(log.known_upstream()?, read_only));
         let cache = Cache::new(options.document_cache_bytes, status.memory());
         let mut spaces = BTreeMap::new();
         for (name, row, count) in log.spaces()? {
-            status.add_space(&name, row, count, &log);
+            let parked = log.parked(row)?;
+            status.add_space(SpaceFacts { name: name.clone(), row, count, parked });
             spaces.insert(name, row);
         }
+        let for_reports = Arc::downgrade(&status);
+        log.observe(Box::new(move |report| {
+            if let Some(status) = for_reports.upgrade() {
+                status.report(report);
+            }
+        }));
         let for_synced = Arc::downgrade(&status);
         log.database().on_synced(Box::new(move |number| {
             if let Some(status) = for_synced.upgrade() {
@@ -91,6 +101,7 @@ impl Core {
             link: Link::new(),
             ephemeral,
             read_only,
+            follower: OnceLock::new(),
             closed: AtomicBool::new(false),
             durability: options.durability,
             groups: Mutex::default(),
@@ -106,21 +117,55 @@ impl Core {
         self.spaces.lock().iter().map(|(name, row)| (name.clone(), *row)).collect()
     }
 
+    /// Returns when everything that the process that writes the store has committed is seen. Only a
+    /// store that is open for reading only has to look.
+    pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
+        match self.follower.get() {
+            Some(follower) => follower.catch_up(),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes a space that another process has made; tells whether it is new.
+    pub(crate) fn know_space(&self, name: &SpaceName, row: SpaceRow) -> bool {
+        self.spaces.lock().insert(name.clone(), row).is_none()
+    }
+
+    /// Another process has removed a space.
+    pub(crate) fn space_is_gone(&self, row: SpaceRow) {
+        self.spaces.lock().retain(|_, known| *known != row);
+        self.removed.write().insert(row);
+        self.forget_documents_of(row);
+    }
+
+    /// The store holds something else of a document: it is read anew at the next access.
+    pub(crate) fn document_is_stale(&self, row: SpaceRow, document: DocumentId, deleted: bool) {
+        if let Some(open) = self.known(row, document) {
+            match deleted {
+                true => open.delete(None),
+                false => open.outdate(),
+            }
+        }
+    }
+
     /// The row of a space, which is made if it is new.
     pub(crate) fn space(&self, name: &SpaceName) -> Result<SpaceRow, SpaceError> {
         if self.is_closed() {
             return Err(StoreError::closed().into());
         }
+        if self.read_only {
+            self.catch_up()?;
+            let known = self.spaces.lock().get(name).copied();
+            return known.ok_or_else(|| SpaceError::Unknown(name.clone()));
+        }
         let mut spaces = self.spaces.lock();
         if let Some(row) = spaces.get(name) {
             return Ok(*row);
         }
-        if self.read_only {
-            return Err(SpaceError::Unknown(name.clone()));
-        }
         let row = self.log.ensure_space(name).map_err(StoreError::from)?;
         spaces.insert(name.clone(), row);
-        self.status.add_space(name, row, SpaceCount::default(), &self.log);
+        let (count, parked) = (SpaceCount::default(), Vec::new());
+        self.status.add_space(SpaceFacts { name: name.clone(), row, count, parked });
         drop(spaces);
         // After it is in `spaces`: the link looks there, now or when it begins.
         self.link.spaces_changed();
@@ -155,7 +200,7 @@ impl Core {
         })?;
         self.removed.write().insert(row);
         spaces.remove(name);
-        self.status.remove_space(name);
+        self.status.remove_space(row);
         drop(spaces);
         self.link.spaces_changed();
         self.forget_documents_of(row);
@@ -215,14 +260,7 @@ impl Core {
             Durability::Normal => landfall_storage::Durability::Relaxed,
         };
         let rows: BTreeSet<SpaceRow> = changes.iter().map(|change| change.space).collect();
-        let (status, database) = (Arc::clone(&self.status), self.log.database().clone());
-        let committed = move |appended: &Committed<Appended>| {
-            let synced = database.synced().0;
-            for (row, count) in &appended.value.counts {
-                status.set_count(*row, *count, appended.number.0, synced);
-            }
-            publish(&appended.value);
-        };
+        let committed = move |appended: &Committed<Appended>| publish(&appended.value);
         let appended =
             self.log.append_up_to(self.log.local_bytes(), durability, changes, committed);
         if appended.is_err() {
@@ -278,13 +316,8 @@ impl Core {
 
     /// A batch is in the store. Called on the writer thread: it must not block.
     pub(crate) fn received(&self, space: &SpaceName, row: SpaceRow, received: Committed<Received>) {
-        let Committed { value: received, number } = received;
-        let synced = self.log.database().synced().0;
-        self.status.set_count(row, received.count, number.0, synced);
+        let received = received.value;
         self.notify_compactor();
-        if !received.aside.is_empty() {
-            self.status.add_aside(row, received.aside.len() as u64);
-        }
         if !received.aside.is_empty() {
             // What it lacks to be admitted, a comparison may bring.
             self.link.check_space(row);
@@ -296,9 +329,6 @@ impl Core {
         for document in received.unrelated {
             tracing::warn!(%space, %document, "an unrelated history of the same id was set aside");
             self.events.send(space, document, EventKind::Unrelated);
-        }
-        if !received.displaced.is_empty() {
-            self.status.set_parked(row, received.parked);
         }
         for (document, bytes) in received.oversized {
             if !self.is_news((row, document)) {
@@ -391,6 +421,9 @@ impl Core {
         self.link.close();
         if let Some(compactor) = &self.compactor {
             compactor.close();
+        }
+        if let Some(follower) = self.follower.get() {
+            follower.close();
         }
         self.applier.close();
         if let Some(compactor) = &self.compactor {

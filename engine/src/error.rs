@@ -250,6 +250,16 @@ pub enum ChangeError {
         /// Its size in bytes.
         actual: usize,
     },
+    /// The change has more operations than a relay would take
+    /// ([`CHANGE_OPERATIONS`](crate::CHANGE_OPERATIONS)): one for each character that is inserted
+    /// or deleted, each value that is set, each object that is made.
+    #[error("the change has {actual} operations, the limit is {limit}; split it into several")]
+    TooManyOperations {
+        /// The limit.
+        limit: u64,
+        /// How many it has.
+        actual: u64,
+    },
     /// The document has, or would have with the change, more bytes than local changes may bring it
     /// to: 75 % of what a document may have
     /// ([`Options::document_bytes`](crate::Options::document_bytes)). Deleting content does not
@@ -318,6 +328,7 @@ impl From<FormError> for ChangeError {
         match error {
             FormError::TooLarge { limit, actual } => Self::ChangeTooLarge { limit, actual },
             FormError::Counter { .. } => Self::DocumentFull(Box::new(error)),
+            FormError::Operations { limit, actual } => Self::TooManyOperations { limit, actual },
             other => Self::NotAdmitted(other),
         }
     }

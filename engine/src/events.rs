@@ -182,13 +182,16 @@ impl EventHub {
     }
 
     pub(crate) fn send(&self, space: &SpaceName, document: DocumentId, kind: EventKind) {
-        if let Some(sender) = &*self.sender.read() {
-            // Nobody listening is no failure.
+        // A clone, so that no lock is held while it wakes those who listen.
+        let sender = self.sender.read().clone();
+        if let Some(sender) = sender {
+            // That there is no listener is no failure.
             let _ = sender.send(Event { space: space.clone(), document, kind });
         }
     }
 
     pub(crate) fn close(&self) {
-        self.sender.write().take();
+        let last = self.sender.write().take();
+        drop(last);
     }
 }

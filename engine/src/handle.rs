@@ -21,6 +21,7 @@ use crate::error::{
     StoreError,
 };
 use crate::events::{EventHub, Events};
+use crate::follow::Follower;
 use crate::options::{LinkOptions, Options};
 use crate::random;
 use crate::status::{Status, StatusWatch};
@@ -77,7 +78,14 @@ impl Store {
         Self::start(Place::File(path.as_ref()), &options)
     }
 
-    /// Opens a store for reading only, beside the process that has it open.
+    /// Opens a store for reading only, beside the process that has it open. It follows that process:
+    /// each call sees what was committed before it (a document that changed is read anew), and
+    /// events and the watched status come at most
+    /// [`Options::follow_every`](crate::Options::follow_every) later. Its events are
+    /// [`EventKind::Changed`](crate::EventKind::Changed), without patches and as of another replica,
+    /// and [`EventKind::Deleted`](crate::EventKind::Deleted); what else happens, the writer alone
+    /// tells. Only the writer knows what is on the disk: see
+    /// [`SpaceStatus::not_on_disk`](crate::SpaceStatus::not_on_disk).
     ///
     /// # Errors
     /// As [`Store::open`], but never `StoreInUse`.
@@ -119,7 +127,14 @@ impl Store {
         let ephemeral = Speaker::new().map_err(|error| OpenError::Storage(Box::new(error)))?;
         let core = Core::new(log, events, applier, actors, ephemeral, options, read_only)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
-        Ok(Self { shared: Arc::new(Shared { core: Arc::new(core) }) })
+        let shared = Arc::new(Shared { core: Arc::new(core) });
+        if read_only {
+            let follower = Follower::start(&shared.core, options.follow_every)
+                .map_err(|error| OpenError::Storage(Box::new(error)))?;
+            // It is the first: this handle is not out of our hands yet.
+            let _ = shared.core.follower.set(follower);
+        }
+        Ok(Self { shared })
     }
 
     /// A space: a named set of documents, the unit of sync. It is made if the store has none of
@@ -135,6 +150,7 @@ impl Store {
 
     /// The spaces of this store.
     pub fn spaces(&self) -> Vec<Space> {
+        self.catch_up();
         let space = |(name, row)| Space::new(Arc::clone(&self.shared), name, row);
         self.core().spaces().into_iter().map(space).collect()
     }
@@ -250,6 +266,7 @@ impl Store {
 
     /// The present status: what is saved, where, and what is pending.
     pub fn status(&self) -> Status {
+        self.catch_up();
         self.core().status.watch().now()
     }
 
@@ -287,6 +304,11 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn shared_core(&self) -> &Arc<Core> {
         self.core()
+    }
+
+    /// For calls that cannot fail: a look that failed was logged, and the next one tries again.
+    fn catch_up(&self) {
+        let _ = self.core().catch_up();
     }
 
     fn core(&self) -> &Arc<Core> {

@@ -42,6 +42,7 @@ mod document;
 mod ephemeral;
 mod error;
 mod events;
+mod follow;
 mod handle;
 mod link;
 pub mod maintain;
@@ -66,7 +67,7 @@ pub use handle::{Document, DocumentWatch, Group, LostEdits, Space, Store};
 pub use landfall_protocol::admission::FormError;
 pub use landfall_protocol::ids::{BadSpaceName, ParseDocumentIdError};
 pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, Upstream};
-pub use options::{Durability, LinkOptions, MANY_ACTORS, Options};
+pub use options::{CHANGE_OPERATIONS, Durability, LinkOptions, MANY_ACTORS, Options};
 pub use status::{
     DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress,
     SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus,

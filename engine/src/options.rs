@@ -23,6 +23,12 @@ pub enum Durability {
 /// 25 MB, 10,000 actors ten times that.
 pub const MANY_ACTORS: u64 = 1024;
 
+/// Operations that one change may have: 1,048,576. One character that is inserted or deleted is one
+/// operation. An application that takes text from outside can refuse what is longer before it begins
+/// a change; [`Document::change`](crate::Document::change) gives
+/// [`ChangeError::TooManyOperations`](crate::ChangeError::TooManyOperations).
+pub const CHANGE_OPERATIONS: u64 = limits::CHANGE_OPERATIONS;
+
 /// How a store is opened. Change single fields of [`Options::default`].
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -48,6 +54,12 @@ pub struct Options {
     pub keep_recent: u64,
     /// How old a change must be to be folded. Default 10 min. Short has the same price as few.
     pub keep_recent_age: Duration,
+    /// How often a store that is open for reading only looks whether the process that writes it has
+    /// committed something. Default 250 ms. Its calls look by themselves and see the latest commit;
+    /// this is how late its events come and its watched status changes. A look that finds nothing
+    /// reads no page of the file. Long, and events come late; short, and an idle program wakes up
+    /// more often. [`Duration::MAX`] leaves it to the calls.
+    pub follow_every: Duration,
     /// Bytes that a document may have: of its folded history and the changes behind it. Default and
     /// most: 64 MiB ([`DOCUMENT_BYTES`](landfall_protocol::limits::DOCUMENT_BYTES)). From 75 % of it
     /// on, local changes are refused
@@ -68,6 +80,7 @@ impl Default for Options {
             fold: true,
             keep_recent: limits::RECENT_ENTRIES,
             keep_recent_age: limits::RECENT_AGE,
+            follow_every: Duration::from_millis(250),
             document_bytes: limits::DOCUMENT_BYTES,
             events: 1024,
         }

@@ -1,5 +1,7 @@
 //! Status: "is my work saved, and where?", answered honestly.
 
+mod hub;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,7 +12,11 @@ use tokio::sync::watch;
 
 use crate::document::Memory;
 use crate::error::StoreFailure;
-use crate::store::{LocalLog, Parked, Pending, SpaceCount, SpaceRow};
+use crate::store::{Parked, Pending};
+
+pub(crate) use hub::{SpaceFacts, StatusHub};
+
+use hub::Everything;
 
 /// The whole store's status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,7 +92,8 @@ pub struct SpaceStatus {
     /// Their bytes; of folded ones those of the folded history.
     pub bytes: u64,
     /// How many of the changes may not be on the disk yet: a power cut could take them, a crash
-    /// of the process cannot. All of them, once the store's file is gone.
+    /// of the process cannot. All of them, once the store's file is gone; and in a store that is
+    /// open for reading only, which cannot know it.
     pub not_on_disk: u64,
     /// What the relay is not known to have on its disk. Without a relay: everything.
     pub pending: Pending,
@@ -174,13 +181,14 @@ impl From<Parked> for ParkedDocument {
 pub struct DocumentStatus {
     /// Whether it is in memory.
     pub loaded: bool,
-    /// Changes in the store.
+    /// Changes in the store; a deletion counts as one.
     pub changes: u64,
     /// How large it is, and whether it can grow.
     pub size: DocumentSize,
     /// Actors that made them; see [`MANY_ACTORS`](crate::MANY_ACTORS).
     pub actors: u64,
-    /// Whether all of them are surely on the disk.
+    /// Whether all of them are surely on the disk. A store that is open for reading only cannot
+    /// know it: false.
     pub on_disk: bool,
     /// What the relay is not known to have on its disk. Without a relay: everything.
     pub pending: Pending,
@@ -219,18 +227,17 @@ impl DocumentSize {
 /// Watches a status: it always has the present value, and tells when there is another.
 #[derive(Clone)]
 pub struct StatusWatch {
-    receiver: watch::Receiver<Status>,
+    /// Counts the changes of the status. The value itself is put together when it is asked for, so
+    /// that a commit costs the same however many spaces the store has.
+    receiver: watch::Receiver<u64>,
+    facts: Arc<Mutex<Everything>>,
     memory: Arc<Memory>,
 }
 
 impl StatusWatch {
     /// The present value.
     pub fn now(&self) -> Status {
-        let status = self.receiver.borrow().clone();
-        self.with_memory(status)
-    }
-
-    fn with_memory(&self, mut status: Status) -> Status {
+        let mut status = self.facts.lock().status();
         let (documents, bytes) = self.memory.now();
         status.loaded = LoadedDocuments { documents, bytes };
         status
@@ -240,8 +247,7 @@ impl StatusWatch {
     /// closed. Needs no particular executor.
     pub async fn changed(&mut self) -> Option<Status> {
         self.receiver.changed().await.ok()?;
-        let status = self.receiver.borrow_and_update().clone();
-        Some(self.with_memory(status))
+        Some(self.now())
     }
 
     /// Like [`StatusWatch::changed`], on this thread.
@@ -255,8 +261,8 @@ impl StatusWatch {
     /// last.
     pub async fn until(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
         loop {
-            let status = self.receiver.borrow_and_update().clone();
-            let status = self.with_memory(status);
+            self.receiver.mark_unchanged();
+            let status = self.now();
             if wanted(&status) {
                 return Some(status);
             }
@@ -267,216 +273,6 @@ impl StatusWatch {
     /// Like [`StatusWatch::until`], on this thread.
     pub fn until_blocking(&mut self, wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
         pollster::block_on(self.until(wanted))
-    }
-}
-
-/// What one space's status is made of.
-#[derive(Debug)]
-struct Facts {
-    row: SpaceRow,
-    count: SpaceCount,
-    phase: SpacePhase,
-    /// Changes by the commit that they are in, until that is on disk.
-    unsynced: BTreeMap<u64, u64>,
-    parked: Vec<ParkedDocument>,
-    set_aside: u64,
-    drifted: u64,
-    checks: u64,
-}
-
-#[derive(Debug, Default)]
-struct Everything {
-    link: LinkStatus,
-    upstream: Option<Upstream>,
-    last_error: Option<String>,
-    store_failed: Option<StoreFailed>,
-    spaces: BTreeMap<SpaceName, Facts>,
-}
-
-/// Where the status is kept and published.
-pub(crate) struct StatusHub {
-    facts: Mutex<Everything>,
-    sender: Mutex<Option<watch::Sender<Status>>>,
-    first: watch::Receiver<Status>,
-    memory: Arc<Memory>,
-}
-
-impl StatusHub {
-    pub(crate) fn new(upstream: Option<Upstream>) -> Self {
-        let (sender, first) = watch::channel(Status { upstream, ..Status::default() });
-        let facts = Mutex::new(Everything { upstream, ..Everything::default() });
-        Self { facts, sender: Mutex::new(Some(sender)), first, memory: Arc::default() }
-    }
-
-    /// Where the cache of loaded documents tells what it holds.
-    pub(crate) fn memory(&self) -> Arc<Memory> {
-        Arc::clone(&self.memory)
-    }
-
-    pub(crate) fn watch(&self) -> StatusWatch {
-        StatusWatch { receiver: self.first.clone(), memory: self.memory() }
-    }
-
-    /// Adds a space, with what the store knows of it.
-    pub(crate) fn add_space(
-        &self,
-        name: &SpaceName,
-        row: SpaceRow,
-        count: SpaceCount,
-        log: &LocalLog,
-    ) {
-        let parked = log.parked(row).unwrap_or_default();
-        let facts = Facts {
-            row,
-            count,
-            phase: SpacePhase::Waiting,
-            unsynced: BTreeMap::new(),
-            parked: parked.into_iter().map(Into::into).collect(),
-            set_aside: log.aside_count(row).unwrap_or_default(),
-            drifted: 0,
-            checks: 0,
-        };
-        self.update(|all| {
-            all.spaces.entry(name.clone()).or_insert(facts);
-        });
-    }
-
-    /// A space was removed.
-    pub(crate) fn remove_space(&self, name: &SpaceName) {
-        self.update(|all| {
-            all.spaces.remove(name);
-        });
-    }
-
-    pub(crate) fn set_link(&self, link: LinkStatus, upstream: Option<Upstream>) {
-        self.update(|all| {
-            all.link = link;
-            all.upstream = upstream.or(all.upstream);
-            if link == LinkStatus::Online {
-                all.last_error = None;
-            }
-        });
-    }
-
-    pub(crate) fn set_error(&self, error: String) {
-        self.update(|all| all.last_error = Some(error));
-    }
-
-    /// The store takes no more writes. The first reason stays.
-    pub(crate) fn set_store_failed(&self, class: StoreFailure, what: String) {
-        self.update(|all| {
-            all.store_failed.get_or_insert(StoreFailed { class, what });
-        });
-    }
-
-    pub(crate) fn set_phase(&self, space: &SpaceName, phase: SpacePhase) {
-        self.update(|all| {
-            if let Some(facts) = all.spaces.get_mut(space) {
-                facts.phase = phase;
-            }
-        });
-    }
-
-    /// A commit changed a space; `number` is the commit's, `synced` the last on disk. Called on
-    /// the writer thread only, so that reports come in the order of the commits.
-    pub(crate) fn set_count(&self, row: SpaceRow, count: SpaceCount, number: u64, synced: u64) {
-        self.update(|all| {
-            let Some(facts) = all.spaces.values_mut().find(|facts| facts.row == row) else {
-                return;
-            };
-            let added = count.totals.changes.saturating_sub(facts.count.totals.changes);
-            if added > 0 && number > synced {
-                *facts.unsynced.entry(number).or_default() += added;
-            }
-            facts.count = count;
-        });
-    }
-
-    /// Everything up to a commit is on disk.
-    pub(crate) fn set_synced(&self, number: u64) {
-        self.update(|all| {
-            for facts in all.spaces.values_mut() {
-                facts.unsynced = facts.unsynced.split_off(&(number + 1));
-            }
-        });
-    }
-
-    pub(crate) fn set_parked(&self, row: SpaceRow, parked: Vec<Parked>) {
-        self.update(|all| {
-            if let Some(facts) = all.spaces.values_mut().find(|facts| facts.row == row) {
-                facts.parked = parked.into_iter().map(Into::into).collect();
-            }
-        });
-    }
-
-    pub(crate) fn add_aside(&self, row: SpaceRow, count: u64) {
-        self.update(|all| {
-            if let Some(facts) = all.spaces.values_mut().find(|facts| facts.row == row) {
-                facts.set_aside += count;
-            }
-        });
-    }
-
-    /// A check against the relay came to an end, and found so many documents that differ.
-    pub(crate) fn add_check(&self, row: SpaceRow, drifted: u64) {
-        self.update(|all| {
-            if let Some(facts) = all.spaces.values_mut().find(|facts| facts.row == row) {
-                facts.checks += 1;
-                facts.drifted += drifted;
-            }
-        });
-    }
-
-    /// The counts of a space, for `flush`.
-    pub(crate) fn count(&self, row: SpaceRow) -> Option<SpaceCount> {
-        let all = self.facts.lock();
-        all.spaces.values().find(|facts| facts.row == row).map(|facts| facts.count)
-    }
-
-    fn update(&self, change: impl FnOnce(&mut Everything)) {
-        let mut all = self.facts.lock();
-        change(&mut all);
-        if let Some(sender) = &*self.sender.lock() {
-            let status = publish(&all);
-            sender.send_if_modified(|old| {
-                let differs = *old != status;
-                *old = status;
-                differs
-            });
-        }
-    }
-
-    pub(crate) fn close(&self) {
-        self.sender.lock().take();
-    }
-}
-
-fn publish(all: &Everything) -> Status {
-    let is_gone =
-        all.store_failed.as_ref().is_some_and(|failed| failed.class == StoreFailure::Gone);
-    let space = |facts: &Facts| SpaceStatus {
-        sync: sync_of(all.link, &facts.phase),
-        changes: facts.count.totals.changes,
-        bytes: facts.count.totals.bytes,
-        not_on_disk: match is_gone {
-            // Whatever was saved went with the file.
-            true => facts.count.totals.changes,
-            false => facts.unsynced.values().sum(),
-        },
-        pending: facts.count.pending,
-        parked: facts.parked.clone(),
-        set_aside: facts.set_aside,
-        drifted: facts.drifted,
-        checks: facts.checks,
-    };
-    Status {
-        link: all.link,
-        upstream: all.upstream,
-        last_error: all.last_error.clone(),
-        store_failed: all.store_failed.clone(),
-        spaces: all.spaces.iter().map(|(name, facts)| (name.clone(), space(facts))).collect(),
-        // Filled in by whoever looks.
-        loaded: LoadedDocuments::default(),
     }
 }
 

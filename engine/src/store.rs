@@ -13,6 +13,7 @@ mod deletion;
 mod displaced;
 mod fitting;
 mod folding;
+mod follow;
 mod graph;
 mod heal;
 mod held;
@@ -30,9 +31,11 @@ mod prepare;
 mod quarantined;
 mod receive;
 mod removal;
+mod report;
 mod resume;
 mod rows;
 mod schema;
+mod schema_status;
 mod snapshots;
 mod unfold;
 mod verify;
@@ -60,6 +63,7 @@ pub use contents::{Kept, LeftOut};
 pub(crate) use deletion::Lost;
 pub(crate) use displaced::{ReplaceError, Unsent};
 pub(crate) use folding::{FoldInput, FoldOptions, FoldTask};
+pub(crate) use follow::{Follow, Followed};
 pub(crate) use heal::HealError;
 pub use heal::Healed;
 pub(crate) use import::ImportChange;
@@ -70,11 +74,12 @@ pub(crate) use prepare::Ready;
 pub(crate) use receive::{Deleted, Displaced};
 pub(crate) use receive::{ReceiveError, Received};
 pub(crate) use removal::RemovalError;
+pub(crate) use report::SpaceReport;
 pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
 pub(crate) use snapshots::Opened;
 pub(crate) use unfold::UnfoldError;
 pub use verify::{Fault, Finding};
-pub(crate) use view::{Parked, Stored, ViewError};
+pub(crate) use view::{DocumentFacts, Parked, Stored, ViewError};
 
 /// What a space amounts to after a commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,6 +92,8 @@ pub(crate) struct SpaceCount {
     pub(crate) first_gap: Option<u64>,
     /// The first one that it is not known to hold and does not refuse.
     pub(crate) first_unheld: Option<u64>,
+    /// Entries that are set aside.
+    pub(crate) aside: u64,
 }
 
 /// Where a space stands with an upstream.
@@ -94,8 +101,6 @@ pub(crate) struct SpaceCount {
 pub(crate) struct Met {
     pub(crate) upstream: UpstreamRow,
     pub(crate) point: ResumePoint,
-    pub(crate) count: SpaceCount,
-    pub(crate) parked: Vec<Parked>,
 }
 
 /// What an upstream refuses of a document, and why.
@@ -129,6 +134,7 @@ pub(crate) struct LocalLog {
     /// The upstream that this handle's jobs are about.
     whose: links::Whose,
     indexes: Arc<indexes::Indexes>,
+    reports: Arc<report::Reports>,
     /// The greatest row that a space was given: the row of one that was removed is never given
     /// again while jobs about it may wait.
     last_space: Arc<AtomicI64>,
@@ -168,6 +174,7 @@ impl LocalLog {
             replica,
             whose: links::Whose::LastMet,
             indexes: Arc::default(),
+            reports: Arc::default(),
             last_space: Arc::default(),
             document_bytes: limits::DOCUMENT_BYTES,
         })
@@ -231,10 +238,12 @@ impl LocalLog {
             let row = links::meet(tx, &upstream)?;
             links::ensure_link(tx, row, space)?;
             let point = resume::resume_point(tx, row, space)?;
-            let (count, parked) = (count(tx, Some(row), space)?, view::parked(tx, row, space)?);
-            Ok::<_, rusqlite::Error>(Met { upstream: row, point, count, parked })
+            Ok::<_, rusqlite::Error>(Met { upstream: row, point })
         };
-        self.db.submit(Durability::Relaxed, job, done);
+        let done = move |result: Result<Committed<(SpaceCount, Met)>, WriteFailure>| {
+            done(result.map(|Committed { value: (_, value), number }| Committed { value, number }));
+        };
+        self.submit_in_space(Durability::Relaxed, space, job, done);
     }
 
     /// Forgets the cursor, the mark and everything held, of the upstream in use.
@@ -277,7 +286,7 @@ impl LocalLog {
         space: SpaceRow,
         document: DocumentId,
         refused: Refused,
-        done: Done<(SpaceCount, Vec<Parked>)>,
+        done: Done<(SpaceCount, ())>,
     ) {
         let Refused { code, what, deletion } = refused;
         self.submit_link(space, done, move |tx, upstream| {
@@ -291,7 +300,7 @@ impl LocalLog {
                 )?
                 .execute(params![upstream.0, document.0, code.0, what])?;
             }
-            view::parked(tx, upstream, space)
+            Ok(())
         });
     }
 
@@ -319,34 +328,12 @@ impl LocalLog {
         job: impl FnOnce(&Connection, UpstreamRow) -> rusqlite::Result<T> + Send + 'static,
     ) {
         let whose = self.whose;
-        let job = move |tx: &rusqlite::Transaction<'_>| {
-            let upstream = whose.row(tx)?;
-            let value = match upstream {
-                Some(upstream) => job(tx, upstream)?,
-                None => T::default(),
-            };
-            Ok((count(tx, upstream, space)?, value))
+        let job = move |tx: &rusqlite::Transaction<'_>| match whose.row(tx)? {
+            Some(upstream) => job(tx, upstream),
+            None => Ok(T::default()),
         };
-        self.db.submit(Durability::Relaxed, job, done);
+        self.submit_in_space(Durability::Relaxed, space, job, done);
     }
-}
-
-fn count(
-    conn: &Connection,
-    upstream: Option<UpstreamRow>,
-    space: SpaceRow,
-) -> rusqlite::Result<SpaceCount> {
-    let totals = rows::space_totals(conn, space)?;
-    let pending = outbox::pending(conn, upstream, space, totals)?;
-    let (first_gap, first_unheld) = match upstream {
-        _ if pending.changes == 0 => (None, None),
-        None => (Some(1), Some(1)),
-        Some(upstream) => (
-            outbox::first_gap(conn, upstream, space, totals)?,
-            outbox::first_unheld(conn, upstream, space)?,
-        ),
-    };
-    Ok(SpaceCount { upstream, totals, pending, first_gap, first_unheld })
 }
 
 /// Why the store could not be opened.

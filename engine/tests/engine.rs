@@ -2,6 +2,8 @@
 
 #[path = "engine/documents.rs"]
 mod documents;
+#[path = "engine/following.rs"]
+mod following;
 #[path = "engine/gone.rs"]
 mod gone;
 #[path = "engine/large.rs"]

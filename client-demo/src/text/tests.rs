@@ -160,3 +160,15 @@ fn an_edit_that_changes_nothing_makes_no_change() {
     assert_eq!(Base::take(&document, BODY).unwrap().edit(&document, "same").unwrap(), 0);
     assert_eq!(document.heads().unwrap(), heads);
 }
+
+/// Nothing of it reaches automerge, and nothing is compared: a text of a hundred times the limit is
+/// refused at once.
+#[test]
+fn what_one_change_cannot_hold_is_refused_before_any_work() {
+    let document = note_with("short");
+    let base = Base::take(&document, BODY).unwrap();
+    let long = "x".repeat(CHANGE_OPERATIONS as usize + 6);
+    assert!(matches!(base.edit(&document, &long), Err(EditError::TooLong(_))));
+    assert_eq!(fits(CHANGE_OPERATIONS as usize - 8), Ok(()));
+    assert!(fits(CHANGE_OPERATIONS as usize - 7).is_err());
+}

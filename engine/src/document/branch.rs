@@ -12,7 +12,7 @@ use automerge::transaction::Transaction;
 use automerge::{ActorId, Automerge, PatchLog};
 use landfall_protocol::ChangeHash;
 
-use super::edit::{Transacted, options};
+use super::edit::{Transacted, excess, options};
 use super::{Loaded, OpenDocument};
 use crate::error::{BoxError, ChangeError};
 use crate::random;
@@ -90,7 +90,11 @@ fn make<T>(
         .transaction_at(PatchLog::inactive(), heads)
         .map_err(|error| ChangeError::Closure(Box::new(error)))?;
     match closure(&mut transaction) {
-        Ok(value) => Ok((value, transaction.commit_with(options()).0.is_some())),
+        Ok(value) => {
+            let excess = excess(&transaction);
+            let changed = transaction.commit_with(options()).0.is_some();
+            excess.map(|()| (value, changed))
+        }
         Err(error) => {
             transaction.rollback();
             Err(ChangeError::Closure(error))

@@ -6,10 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use automerge::transaction::{CommitOptions, Transaction};
+use automerge::transaction::{CommitOptions, Transactable, Transaction};
 use automerge::{Change, Patch, PatchLog, ReadDoc};
-use landfall_protocol::ChangeHash;
-use landfall_protocol::admission::preflight;
+use landfall_protocol::admission::{CheckedChange, FormError, preflight};
+use landfall_protocol::{ChangeHash, limits};
 
 use super::load::{apply_parsed, empty, panic_text};
 use super::right::Right;
@@ -160,6 +160,11 @@ impl Edit {
                 return Err(ChangeError::Closure(reason.into()));
             }
         };
+        if let Err(ChangeError::TooManyOperations { .. }) = &outcome {
+            // It is in the loaded document: to undo it operation by operation takes far longer than
+            // to read the document again.
+            self.forget();
+        }
         let (value, change, patches) = outcome?;
         if let Some(change) = change {
             self.add(change, patches, false)?;
@@ -236,7 +241,7 @@ impl Edit {
         patches: Option<Arc<[Patch]>>,
         merges: bool,
     ) -> Result<(), ChangeError> {
-        let checked = preflight(&change.bytes()).inspect_err(|_| self.forget())?;
+        let checked = check(&mut change).inspect_err(|_| self.forget())?;
         let local = LocalChange {
             space: self.document.row,
             document: self.document.id,
@@ -253,6 +258,19 @@ impl Edit {
         self.made.clear();
     }
 }
+
+/// The form of a change that was made here. What would inflate to too much is refused before it is
+/// compressed.
+fn check(change: &mut Change) -> Result<CheckedChange, FormError> {
+    let limit = limits::CHANGE_INFLATED_BYTES;
+    if change.raw_bytes().len() > limit + CHUNK_HEADER_MOST {
+        return Err(FormError::Inflated { limit });
+    }
+    preflight(&change.bytes())
+}
+
+/// Bytes of a chunk before what can be compressed: magic, checksum, type, length.
+const CHUNK_HEADER_MOST: usize = 4 + 4 + 1 + 10;
 
 impl Drop for Edit {
     fn drop(&mut self) {
@@ -301,7 +319,9 @@ fn transact<T>(
             return Err(ChangeError::Closure(error));
         }
     };
+    let excess = excess(&transaction);
     let (hash, mut log) = transaction.commit_with(options());
+    excess?;
     if hash.is_none() {
         return Ok((value, None, None));
     }
@@ -309,6 +329,16 @@ fn transact<T>(
     let make = || loaded.automerge.make_patches(&mut log);
     let patches = if listening { document.patches(make) } else { None };
     Ok((value, change, patches))
+}
+
+/// Refuses a change that has more operations than one may have, before its patches are made and its
+/// bytes are compressed and judged.
+pub(super) fn excess(transaction: &Transaction<'_>) -> Result<(), ChangeError> {
+    let (limit, actual) = (limits::CHANGE_OPERATIONS, transaction.pending_ops() as u64);
+    match actual > limit {
+        true => Err(ChangeError::TooManyOperations { limit, actual }),
+        false => Ok(()),
+    }
 }
 
 impl From<TakeError> for ChangeError {

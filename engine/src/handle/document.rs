@@ -12,6 +12,7 @@ use crate::document::{Changing, Condition, Edit, Held, OpenDocument, commit};
 use crate::ephemeral;
 use crate::error::{BoxError, BroadcastError, ChangeError, ReadError, StoreError};
 use crate::status::{DocumentSize, DocumentStatus, StatusWatch};
+use crate::store::DocumentFacts;
 
 /// An open document. It is loaded at its first access, and stays in memory within the budget of
 /// [`Options::document_cache_bytes`](crate::Options::document_cache_bytes).
@@ -49,6 +50,7 @@ impl Document {
     /// transaction shows more than the store holds; [`ReadError::Deleted`] once it is deleted;
     /// [`ReadError::Store`] if it cannot be loaded, or the store is closed.
     pub fn read<T>(&self, read: impl FnOnce(&Automerge) -> T) -> Result<T, ReadError> {
+        self.shared.core.catch_up()?;
         self.open.read(|loaded| read(&loaded.automerge))
     }
 
@@ -66,7 +68,8 @@ impl Document {
     /// # Errors
     /// [`ChangeError::Closure`] with the closure's own error; [`ChangeError::Reentrant`] inside the
     /// closure of another change or group; [`ChangeError::Deleted`] once the document is deleted;
-    /// [`ChangeError::ChangeTooLarge`]; [`ChangeError::Store`] if it could not be written.
+    /// [`ChangeError::ChangeTooLarge`] and [`ChangeError::TooManyOperations`], judged when the
+    /// closure has ended; [`ChangeError::Store`] if it could not be written.
     pub fn change<T>(
         &self,
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
@@ -150,18 +153,12 @@ impl Document {
     /// If the store cannot be read.
     pub fn status(&self) -> Result<DocumentStatus, StoreError> {
         let (open, core) = (&self.open, &self.shared.core);
+        core.catch_up()?;
         let Condition { loaded, actors, quarantined } = open.condition();
-        let status = core.status.watch().now().spaces.remove(&open.space);
-        let on_disk = status.as_ref().is_none_or(|space| space.not_on_disk == 0);
-        let parked = status
-            .and_then(|space| space.parked.into_iter().find(|parked| parked.document == open.id));
-        let (mut changes, mut pending, mut stored_actors) = Default::default();
-        if let Some(row) = core.log.document(open.row, &open.id)? {
-            (changes, pending) = core.log.document_count(open.row, row)?;
-            if actors.is_none() {
-                stored_actors = core.log.actor_count(row)?;
-            }
-        }
+        let facts = core.log.document_facts(open.row, &open.id)?;
+        let DocumentFacts { changes, pending, parked, actors: stored_actors, last } = facts;
+        let on_disk = core.status.is_on_disk(open.row, last);
+        let parked = parked.map(Into::into);
         let actors = actors.unwrap_or(stored_actors);
         let size = DocumentSize {
             bytes: core.log.bytes_of(open.row, &open.id)?,

@@ -39,10 +39,7 @@ impl Space {
         }
         let (for_commit, name) = (Arc::clone(core), self.name().clone());
         let committed = move |committed: Committed<(SpaceCount, bool)>| {
-            let Committed { value: (count, new), number } = committed;
-            let synced = for_commit.log.database().synced().0;
-            for_commit.status.set_count(row, count, number.0, synced);
-            let kind = new.then_some(EventKind::Deleted { unsent: 0 });
+            let kind = committed.value.1.then_some(EventKind::Deleted { unsent: 0 });
             for_commit.delete_document(&name, row, document, kind);
         };
         self.ask(|done| core.log.submit_delete(row, document, now_ms(), done), committed)?;
@@ -108,10 +105,7 @@ impl Space {
     /// If the store cannot be written.
     pub fn retry(&self, document: DocumentId) -> Result<(), StoreError> {
         let (core, row) = (self.core(), self.row()?);
-        let Committed { value: (count, ()), number } =
-            self.ask(|done| core.log.submit_retry(row, document, done), |committed| committed)?;
-        core.status.set_count(row, count, number.0, core.log.database().synced().0);
-        core.status.set_parked(row, core.log.parked(row)?);
+        self.ask(|done| core.log.submit_retry(row, document, done), drop)?;
         core.link.unparked(row, document);
         Ok(())
     }
@@ -158,10 +152,7 @@ impl Space {
         let count = new.len();
         let for_commit = Arc::clone(core);
         let replaced = move || for_commit.forget_document(row, document);
-        let Committed { value, number } =
-            core.log.replace_unsent(row, document, old, new, replaced)?;
-        core.status.set_count(row, value, number.0, core.log.database().synced().0);
-        core.status.set_parked(row, core.log.parked(row)?);
+        core.log.replace_unsent(row, document, old, new, replaced)?;
         core.link.unparked(row, document);
         Ok(count)
     }
@@ -177,7 +168,8 @@ impl Space {
         let (for_commit, name) = (Arc::clone(core), self.name().clone());
         let committed = move |received| for_commit.received(&name, row, received);
         self.ask(|done| core.log.submit_allow_merge(row, document, done), committed)?;
-        self.retry(document)
+        core.link.unparked(row, document);
+        Ok(())
     }
 
     /// All changes of a document that has some which the relay does not take, and those.

@@ -107,7 +107,9 @@ impl Space {
 
     /// The space's present status; `None` once it was removed.
     pub fn status(&self) -> Option<SpaceStatus> {
-        self.shared.core.status.watch().now().spaces.remove(&self.name)
+        // A look that failed was logged, and the next one tries again.
+        let _ = self.shared.core.catch_up();
+        self.shared.core.status.space(self.row)
     }
 
     /// Syncs only these documents from now on, on this store, until told otherwise. Others that are

@@ -379,12 +379,9 @@ impl Performer {
     fn load_resume(&self, upstream: Upstream, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
         let (tell, connection) = (self.tell.clone(), self.connection);
-        let core = Arc::clone(&self.core);
         let done = move |result: Result<Committed<Met>, WriteFailure>| {
             let outcome = match result {
-                Ok(Committed { value: Met { upstream, point, count, parked }, number }) => {
-                    count_space(&core, row, count, number.0);
-                    core.status.set_parked(row, parked);
+                Ok(Committed { value: Met { upstream, point }, .. }) => {
                     Outcome::Resume(space, point, upstream)
                 }
                 Err(error) => Outcome::Failed(chain(&error)),
@@ -397,11 +394,7 @@ impl Performer {
     fn reset(&self, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
         tracing::warn!(%space, "the relay's log is not the one we knew: what differs is exchanged");
-        let core = Arc::clone(&self.core);
-        let done = self.counted(row, move |through| {
-            core.status.set_parked(row, Vec::new());
-            Outcome::Reset(space, through)
-        });
+        let done = self.counted(row, move |through| Outcome::Reset(space, through));
         self.log.submit_reset(row, done);
     }
 
@@ -411,37 +404,28 @@ impl Performer {
         tracing::warn!(%space, %document, %code, what, "the relay refuses a document's changes");
         let core = Arc::clone(&self.core);
         let name = space.clone();
-        let done = self.counted(row, move |parked| {
-            core.status.set_parked(row, parked);
+        let done = self.counted(row, move |()| {
             core.events.send(&name, document, EventKind::Parked { code, what });
             Outcome::Settled
         });
         self.log.submit_park(row, document, refused, done);
     }
 
-    /// What most finished writes do: publish the space's counts, and tell the machine.
+    /// What most finished writes do, once the store has reported them: tell the machine.
     fn counted<T>(
         &self,
         row: SpaceRow,
         outcome: impl FnOnce(T) -> Outcome + Send + 'static,
     ) -> Done<(SpaceCount, T)> {
-        let (core, tell, connection) = (Arc::clone(&self.core), self.tell.clone(), self.connection);
+        let (tell, connection) = (self.tell.clone(), self.connection);
         Box::new(move |result| {
             let outcome = match result {
-                Ok(Committed { value: (count, value), number }) => {
-                    count_space(&core, row, count, number.0);
-                    outcome(value)
-                }
+                Ok(Committed { value: (_, value), .. }) => outcome(value),
                 Err(error) => Outcome::Failed(chain(&error)),
             };
             let _ = tell.send(Completion { connection, row, bytes: 0, outcome });
         })
     }
-}
-
-fn count_space(core: &Core, row: SpaceRow, count: SpaceCount, number: u64) {
-    let synced = core.log.database().synced().0;
-    core.status.set_count(row, count, number, synced);
 }
 
 /// An error with its causes, in one line.

@@ -96,18 +96,16 @@ impl LocalLog {
         };
         self.db.write(Durability::Relaxed, job).map(|committed| committed.value)
     }
+}
 
-    /// How many actors have changed a document.
-    pub(crate) fn actor_count(&self, document: DocumentRow) -> Result<u64, ViewError> {
-        self.view(|conn| {
-            conn.prepare_cached(
-                "SELECT count(*) FROM (
-                     SELECT actor FROM change WHERE document = ?1
-                     UNION SELECT actor FROM folded_actor WHERE document = ?1)",
-            )?
-            .query_row([document.0], |row| row.get(0))
-        })
-    }
+/// How many actors have changed a document.
+pub(super) fn count(conn: &Connection, document: DocumentRow) -> rusqlite::Result<u64> {
+    conn.prepare_cached(
+        "SELECT count(*) FROM (
+             SELECT actor FROM change WHERE document = ?1
+             UNION SELECT actor FROM folded_actor WHERE document = ?1)",
+    )?
+    .query_row([document.0], |row| row.get(0))
 }
 
 /// Only an actor that made a change of the document can go on with it.

@@ -12,7 +12,7 @@ use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::{Connection, params};
 
 use super::prepare::Ready;
-use super::receive::{ReceiveError, Received, Writing};
+use super::receive::{ReceiveError, Received, Writing, received_only};
 use super::rows::{DocumentRow, SpaceRow, UpstreamRow, document_row, heads, space_totals};
 use super::snapshots::folded_heads;
 use super::{Done, LocalLog, SpaceCount, deletion, graph, held, links};
@@ -41,7 +41,7 @@ impl LocalLog {
             }
             Ok(writing.finish()?)
         };
-        self.db.submit(Durability::Relaxed, job, done);
+        self.submit_in_space(Durability::Relaxed, space, job, received_only(done));
     }
 
     /// The two have compared everything: the cursor is this, and of everything up to `through` the

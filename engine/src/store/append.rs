@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::indexes::Indexes;
 use super::ledger::Ledger;
 use super::rows::{document_row, parts};
-use super::{DocumentRow, LocalLog, SpaceCount, SpaceRow, UpstreamRow, ViewError, count};
+use super::{DocumentRow, LocalLog, SpaceCount, SpaceRow, ViewError};
 
 /// A change that was made here.
 #[derive(Debug, Clone)]
@@ -68,22 +68,58 @@ impl LocalLog {
         changes: Vec<LocalChange>,
         committed: impl FnOnce(&Committed<Appended>) + Send + 'static,
     ) -> Result<Committed<Appended>, WriteError<AppendError>> {
-        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
+        let indexes = Arc::clone(&self.indexes);
         let (tell, told) = std::sync::mpsc::sync_channel(1);
-        let done = move |result: Result<Committed<Appended>, WriteError<AppendError>>| {
+        let done = move |result: Result<Committed<(Places, _)>, WriteError<AppendError>>| {
+            let result = result.map(|Committed { value: (places, counts), number }| Committed {
+                value: Appended { places, counts },
+                number,
+            });
             if let Ok(appended) = &result {
                 committed(appended);
             }
             // Whoever waits for this is below; nobody else can have gone.
             let _ = tell.send(result);
         };
-        let job = move |tx: &rusqlite::Transaction<'_>| {
-            append(tx, &indexes, whose.row(tx)?, &changes, most_bytes)
-        };
-        self.db.submit(durability, job, done);
+        let job = move |tx: &rusqlite::Transaction<'_>| append(tx, &indexes, &changes, most_bytes);
+        self.submit_reported(durability, job, done);
         told.recv().unwrap_or(Err(WriteError::Closed))
     }
 }
+
+#[cfg(test)]
+impl LocalLog {
+    /// Appends changes one by one on another connection, as a commit does, with the report, and
+    /// rolls back: the operations of SQLite's virtual machine that each took.
+    pub(crate) fn operations_of(
+        &self,
+        path: &std::path::Path,
+        changes: Vec<LocalChange>,
+    ) -> Result<Vec<u64>, AppendError> {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        let mut conn = Connection::open(path)?;
+        let operations = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&operations);
+        let count = move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        conn.progress_handler(1, Some(count))?;
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        let mut costs = Vec::with_capacity(changes.len());
+        for change in changes {
+            let before = operations.load(Ordering::Relaxed);
+            let (_, spaces) = append(&conn, &self.indexes, &[change], u64::MAX)?;
+            spaces.into_iter().try_for_each(|space| self.reports.try_draft(&conn, space))?;
+            costs.push(operations.load(Ordering::Relaxed) - before);
+        }
+        conn.execute_batch("ROLLBACK")?;
+        Ok(costs)
+    }
+}
+
+/// Where each change went.
+type Places = Vec<(DocumentRow, u64)>;
 
 impl LocalLog {
     /// The bytes of a document, as its limits count them; 0 if the store has no change of it.
@@ -102,11 +138,10 @@ impl LocalLog {
 fn append(
     conn: &Connection,
     indexes: &Indexes,
-    upstream: Option<UpstreamRow>,
     changes: &[LocalChange],
     most_bytes: u64,
-) -> Result<Appended, AppendError> {
-    let mut appended = Appended { places: Vec::with_capacity(changes.len()), counts: Vec::new() };
+) -> Result<(Places, Vec<SpaceRow>), AppendError> {
+    let mut places = Vec::with_capacity(changes.len());
     let mut ledgers: BTreeMap<SpaceRow, Ledger<'_>> = BTreeMap::new();
     for local in changes {
         let ledger = match ledgers.entry(local.space) {
@@ -126,11 +161,9 @@ fn append(
                 place
             }
         };
-        appended.places.push((ledger.row(document)?, place));
+        places.push((ledger.row(document)?, place));
     }
-    for (space, ledger) in ledgers {
-        ledger.finish()?;
-        appended.counts.push((space, count(conn, upstream, space)?));
-    }
-    Ok(appended)
+    let spaces = ledgers.keys().copied().collect();
+    ledgers.into_values().try_for_each(Ledger::finish)?;
+    Ok((places, spaces))
 }

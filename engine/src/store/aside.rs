@@ -12,10 +12,10 @@ use landfall_storage::Durability;
 use rusqlite::{Connection, params};
 
 use super::prepare::ReadySnapshot;
-use super::receive::{Received, Writing};
-use super::rows::{SpaceRow, UpstreamRow, document_row_or_new};
+use super::receive::{Received, Writing, received_only};
+use super::rows::{SpaceRow, UpstreamRow, document_row_or_new, space_waiting};
 use super::snapshots::Opened;
-use super::{Done, LocalLog, count, displaced, held};
+use super::{Done, LocalLog, displaced, held};
 
 /// What an entry waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +63,8 @@ pub(super) fn put(
     reason: &str,
 ) -> rusqlite::Result<bool> {
     if wait == Wait::Dependencies {
-        let waiting: usize = conn
-            .prepare_cached("SELECT count(*) FROM aside WHERE space = ?1 AND wait = 1")?
-            .query_row([space.0], |row| row.get(0))?;
-        if waiting >= limits::PEN_CHANGES {
+        let waiting = space_waiting(conn, space)?.aside_waiting;
+        if waiting >= limits::PEN_CHANGES as u64 {
             tracing::warn!(document = %entry.document, "too many changes wait for their dependencies; one is dropped");
             return Ok(false);
         }
@@ -236,10 +234,7 @@ impl LocalLog {
                 "UPDATE aside SET wait = 1 WHERE space = ?1 AND document = ?2 AND wait = 2",
             )?
             .execute(params![space.0, document.as_bytes()])?;
-            let Some(upstream) = whose.row(tx)? else {
-                let count = count(tx, None, space)?;
-                return Ok(Received { count, ..Received::default() });
-            };
+            let Some(upstream) = whose.row(tx)? else { return Ok(Received::default()) };
             displaced::unpark(tx, upstream, row)?;
             let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
             let mut fresh = Fresh::default();
@@ -247,6 +242,6 @@ impl LocalLog {
             writing.try_again(document, fresh);
             writing.finish()
         };
-        self.db.submit(Durability::Full, job, done);
+        self.submit_in_space(Durability::Full, space, job, received_only(done));
     }
 }

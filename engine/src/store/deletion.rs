@@ -14,7 +14,7 @@ use super::ledger::Ledger;
 use super::rows::{
     DocumentRow, Parts, SpaceRow, UpstreamRow, document_row, parts, set_parts, sweep_through,
 };
-use super::{Done, LocalLog, SpaceCount, ViewError, count, held, links, snapshots};
+use super::{Done, LocalLog, SpaceCount, ViewError, held, links, snapshots};
 
 /// What a deletion says of itself.
 pub(super) struct Tombstone<'a> {
@@ -81,6 +81,7 @@ pub(super) fn delete(
     let after = Parts { base: local, ..Parts::default() };
     set_parts(conn, &mut ledger.totals, row, &before, &after)?;
     ledger.totals.changes += 1;
+    ledger.totals.added += 1;
     conn.prepare_cached("DELETE FROM head WHERE document = ?1")?.execute([row.0])?;
     set_leaf(conn, space, (row, document), Some(Leaf::of_tombstone(document)))?;
     forget_rest(conn, space, row, document)?;
@@ -195,15 +196,15 @@ impl LocalLog {
         at_ms: u64,
         done: Done<(SpaceCount, bool)>,
     ) {
-        let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
+        let indexes = Arc::clone(&self.indexes);
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let mut ledger = Ledger::new(tx, &indexes, space)?;
             let tombstone = Tombstone { author: None, at_ms, from: None, unaware: 0 };
             let new = delete(&mut ledger, &document, &tombstone)?.is_some();
             ledger.finish()?;
-            Ok((count(tx, whose.row(tx)?, space)?, new))
+            Ok(new)
         };
-        self.db.submit(Durability::Full, job, done);
+        self.submit_in_space(Durability::Full, space, job, done);
     }
 
     /// Whether a document is deleted.
@@ -275,7 +276,12 @@ impl LocalLog {
     }
 
     /// Lets go of a deleted document's bytes that were kept.
-    pub(crate) fn submit_discard(&self, space: SpaceRow, document: DocumentId, done: Done<()>) {
+    pub(crate) fn submit_discard(
+        &self,
+        space: SpaceRow,
+        document: DocumentId,
+        done: Done<(SpaceCount, ())>,
+    ) {
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let Some(row) = document_row(tx, space, &document)? else { return Ok(()) };
             let kept = tx
@@ -286,6 +292,6 @@ impl LocalLog {
                 .execute([row.0])?;
             if kept > 0 { free(tx, row) } else { Ok(()) }
         };
-        self.db.submit(Durability::Full, job, done);
+        self.submit_in_space(Durability::Full, space, job, done);
     }
 }

@@ -18,7 +18,7 @@ use super::rows::{
     DocumentRow, SpaceRow, UpstreamRow, document_row, heads, merges, parts, set_parts,
 };
 use super::view::Parked;
-use super::{Done, LocalLog, Pending, SpaceCount, ViewError, count, held, links};
+use super::{Done, LocalLog, Pending, SpaceCount, ViewError, held, links};
 
 pub(super) fn contains(
     conn: &Connection,
@@ -29,32 +29,24 @@ pub(super) fn contains(
         .exists(params![document.0, hash.0])
 }
 
-/// What was taken out of a space's log and waits to be made anew: it is on no relay. Of one
-/// document, if one is given. Asked at every commit: the join is a cross join, so that SQLite goes
-/// through what is displaced, as a rule nothing, and not through the documents.
-pub(super) fn pending(
-    conn: &Connection,
-    space: SpaceRow,
-    document: Option<DocumentRow>,
-) -> rusqlite::Result<Pending> {
+/// What was taken out of a document's log and waits to be made anew: it is on no relay.
+pub(super) fn pending(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Pending> {
     conn.prepare_cached(
-        "SELECT count(*), coalesce(sum(length(x.body)), 0) FROM displaced x
-         CROSS JOIN document d ON d.id = x.document
-         WHERE d.space = ?1 AND (?2 IS NULL OR d.id = ?2)
-             AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)",
+        "SELECT count(*), coalesce(sum(length(body)), 0) FROM displaced WHERE document = ?1
+             AND NOT EXISTS (SELECT 1 FROM deleted WHERE document = ?1)",
     )?
-    .query_row(params![space.0, document.map(|row| row.0)], |row| {
-        Ok(Pending { changes: row.get(0)?, bytes: row.get(1)? })
-    })
+    .query_row([document.0], |row| Ok(Pending { changes: row.get(0)?, bytes: row.get(1)? }))
+}
+
+/// That a document waits to be made anew, told like a relay's refusal.
+pub(super) fn refusal(document: DocumentId) -> Parked {
+    let what = "another change has the place of changes made here; make them anew".to_owned();
+    Parked { document, code: Code::CONFLICTING_SEQUENCE, what }
 }
 
 /// The documents of a space that wait to be made anew, told like those that a relay refuses.
 pub(super) fn refused(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<Parked>> {
-    let what = "another change has the place of changes made here; make them anew";
-    let refused = |row: &rusqlite::Row<'_>| {
-        let document = DocumentId::from_bytes(row.get(0)?);
-        Ok(Parked { document, code: Code::CONFLICTING_SEQUENCE, what: what.to_owned() })
-    };
+    let refused = |row: &rusqlite::Row<'_>| Ok(refusal(DocumentId::from_bytes(row.get(0)?)));
     conn.prepare_cached(
         "SELECT DISTINCT d.document FROM displaced x CROSS JOIN document d ON d.id = x.document
          WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)
@@ -259,29 +251,30 @@ impl LocalLog {
 
     /// Replaces changes of a document by others, in one transaction: `old` is what
     /// [`LocalLog::not_taken`] gave. The document is no longer refused.
+    /// `committed` is called on the writer thread, in the order of the commits, before this returns.
     pub(crate) fn replace_unsent(
         &self,
         space: SpaceRow,
         document: DocumentId,
         old: Vec<ChangeHash>,
         new: Vec<LocalChange>,
-        replaced: impl FnOnce() + Send + 'static,
-    ) -> Result<Committed<SpaceCount>, WriteError<ReplaceError>> {
+        committed: impl FnOnce() + Send + 'static,
+    ) -> Result<(), WriteError<ReplaceError>> {
         let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let upstream = whose.row(tx)?;
             let row = document_row(tx, space, &document)?.ok_or(ReplaceError::Changed)?;
-            replace(tx, &indexes, upstream, (space, row, &document), &old, &new)?;
-            Ok(count(tx, upstream, space)?)
+            replace(tx, &indexes, upstream, (space, row, &document), &old, &new)
         };
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
-        self.db.submit(Durability::Full, job, move |result| {
+        let done = move |result: Result<Committed<(SpaceCount, ())>, _>| {
             if result.is_ok() {
-                replaced();
+                committed();
             }
-            // The caller waits for it below.
-            let _ = tell.send(result);
-        });
+            // The receiver is below and waits.
+            let _ = tell.send(result.map(drop));
+        };
+        self.submit_in_space(Durability::Full, space, job, done);
         told.recv().unwrap_or(Err(WriteError::Closed))
     }
 }

@@ -162,6 +162,7 @@ impl LocalLog {
         task: &FoldTask,
         opened: Opened,
     ) -> Result<bool, WriteFailure> {
+        let space = task.space;
         let (task, indexes, whose) = (task.clone(), Arc::clone(&self.indexes), self.whose);
         let job = move |tx: &rusqlite::Transaction<'_>| {
             if document_row(tx, task.space, &task.document)? != Some(task.row) {
@@ -184,7 +185,7 @@ impl LocalLog {
             ledger.finish()?;
             Ok::<_, rusqlite::Error>(true)
         };
-        self.db.write(Durability::Relaxed, job).map(|committed| committed.value)
+        self.write_in_space(Durability::Relaxed, space, job).map(|committed| committed.value.1)
     }
 
     /// Remembers that a document cannot be folded: by this version not before its tail has doubled.
@@ -199,6 +200,13 @@ impl LocalLog {
             .map(drop)
         };
         self.db.write(Durability::Relaxed, job).map(|committed| committed.value)
+    }
+
+    /// Whether dead rows wait to be removed. It only reads.
+    pub(crate) fn has_dead_rows(&self) -> Result<bool, ViewError> {
+        self.view(|conn| {
+            conn.prepare_cached("SELECT 1 FROM document WHERE sweep_through > 0")?.exists([])
+        })
     }
 
     /// Removes dead rows, no more than `most`; `true` if there are more.

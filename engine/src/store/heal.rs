@@ -21,7 +21,7 @@ use super::rows::{
 use super::snapshots::{self, Opened};
 use super::verify::{Fault, Finding, Remedy};
 use super::verify_document::{document_faults, raw_rows, sides};
-use super::verify_space::totals;
+use super::verify_space::{set_waiting, totals, waiting};
 use super::{LocalLog, ViewError, WriteFailure, deletion, held, links};
 
 /// What repairing came to.
@@ -122,7 +122,9 @@ impl LocalLog {
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let (noted, counted) = (space_totals(tx, space)?, totals(tx, space)?);
             let last = noted.last.max(counted.last);
-            set_space_totals(tx, space, super::SpaceTotals { last, ..counted })?;
+            let added = noted.added.max(counted.added);
+            set_space_totals(tx, space, super::SpaceTotals { last, added, ..counted })?;
+            set_waiting(tx, space, &waiting(tx, space)?)?;
             set_sums(tx, space, &sums(tx, space)?)?;
             for upstream in links::linked(tx, space)? {
                 if links {

@@ -7,7 +7,7 @@
 //! between them is alive; only what is alive is counted.
 
 use landfall_protocol::intervals::IntervalSet;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{DocumentRow, SpaceRow, UpstreamRow, parts};
 
@@ -96,7 +96,15 @@ pub(super) fn release(
     space: SpaceRow,
     locals: &IntervalSet,
 ) -> rusqlite::Result<()> {
-    for (first, last) in held_of(conn, upstream, space, locals)?.iter() {
+    let released = held_of(conn, upstream, space, locals)?;
+    if let Some((first, _)) = released.iter().next() {
+        conn.prepare_cached(
+            "UPDATE link SET unheld_from = min(unheld_from, ?3)
+             WHERE upstream = ?1 AND space = ?2",
+        )?
+        .execute(params![upstream.0, space.0, first])?;
+    }
+    for (first, last) in released.iter() {
         count_held(conn, upstream, space, first, last, -1)?;
         for (from, to) in touching(conn, upstream, space, first, last)? {
             if to < first || last < from {
@@ -265,6 +273,47 @@ fn touching(
     }
     found.reverse();
     Ok(found)
+}
+
+/// Whether the upstream holds one number.
+pub(super) fn is_held(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    local: u64,
+) -> rusqlite::Result<bool> {
+    Ok(next_gap(conn, upstream, space, local, local)?.is_none())
+}
+
+/// The first range of `from..=last` that is not held.
+pub(super) fn next_gap(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    from: u64,
+    last: u64,
+) -> rusqlite::Result<Option<(u64, u64)>> {
+    let mut at = from;
+    while at <= last {
+        let end: Option<u64> = conn
+            .prepare_cached(
+                "SELECT last FROM held WHERE upstream = ?1 AND space = ?2 AND first <= ?3
+                 ORDER BY first DESC LIMIT 1",
+            )?
+            .query_row(params![upstream.0, space.0, at], |row| row.get(0))
+            .optional()?;
+        if let Some(end) = end.filter(|end| *end >= at) {
+            at = end + 1;
+            continue;
+        }
+        let next: Option<u64> = conn
+            .prepare_cached(
+                "SELECT min(first) FROM held WHERE upstream = ?1 AND space = ?2 AND first > ?3",
+            )?
+            .query_row(params![upstream.0, space.0, at], |row| row.get(0))?;
+        return Ok(Some((at, next.map_or(last, |next| last.min(next - 1)))));
+    }
+    Ok(None)
 }
 
 /// What of `first..=last` is not held, in order.

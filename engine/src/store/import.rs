@@ -52,7 +52,7 @@ impl LocalLog {
     ) -> Result<ImportBatch, WriteFailure> {
         let indexes = Arc::clone(&self.indexes);
         let job = move |tx: &rusqlite::Transaction<'_>| take(tx, &indexes, space, changes);
-        self.db.write(Durability::Full, job).map(|committed| committed.value)
+        self.write_in_space(Durability::Full, space, job).map(|committed| committed.value.1)
     }
 
     /// Deletes a document as a file says.
@@ -73,7 +73,7 @@ impl LocalLog {
             ledger.finish()?;
             Ok(ImportDeletion { is_new: kept.is_some(), kept: kept.unwrap_or_default() })
         };
-        self.db.write(Durability::Full, job).map(|committed| committed.value)
+        self.write_in_space(Durability::Full, space, job).map(|committed| committed.value.1)
     }
 
     /// Whether a document of a file with several roots is the document that is here: nothing is

@@ -104,6 +104,7 @@ fn inspect_space(
     in_use: Option<UpstreamRow>,
 ) -> rusqlite::Result<InspectedSpace> {
     let totals = rows::space_totals(conn, space)?;
+    let waiting = rows::space_waiting(conn, space)?;
     let count = |table: &str| -> rusqlite::Result<u64> {
         let sql = format!("SELECT count(*) FROM {table} WHERE space = ?1");
         conn.query_row(&sql, [space.0], |row| row.get(0))
@@ -116,7 +117,7 @@ fn inspect_space(
                 .query_row([upstream.0], |row| row.get(0).map(Upstream::from_bytes))?,
             in_use: in_use == Some(upstream),
             cursor: links::cursor(conn, upstream, space)?.0,
-            pending: outbox::pending(conn, Some(upstream), space, totals)?,
+            pending: outbox::pending(conn, Some(upstream), space, totals, &waiting)?,
         });
     }
     let filter = resume::filter(conn, space)?;

@@ -186,7 +186,7 @@ pub(super) fn reset(
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE link SET epoch = NULL, offset = NULL, scope = NULL, ack_epoch = NULL,
-             ack_offset = NULL, held_changes = 0, held_bytes = 0
+             ack_offset = NULL, held_changes = 0, held_bytes = 0, unheld_from = 1
          WHERE upstream = ?1 AND space = ?2",
     )?
     .execute(params![upstream.0, space.0])?;

@@ -7,10 +7,12 @@ use landfall_protocol::replica::{OutboxChange, OutboxKind};
 use landfall_protocol::{DocumentId, Local};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::displaced;
-use super::held::gaps_between;
-use super::rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow, parts, space_totals};
+use super::held::{gaps_between, next_gap};
+use super::rows::{
+    DocumentRow, SpaceRow, SpaceTotals, SpaceWaiting, UpstreamRow, parts, space_totals,
+};
 use super::snapshots::unpack_heads;
+use super::{SpaceCount, displaced};
 
 /// What an upstream does not hold yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,6 +29,7 @@ pub(super) fn pending(
     upstream: Option<UpstreamRow>,
     space: SpaceRow,
     totals: SpaceTotals,
+    waiting: &SpaceWaiting,
 ) -> rusqlite::Result<Pending> {
     let held: Option<(u64, u64)> = match upstream {
         None => None,
@@ -38,11 +41,10 @@ pub(super) fn pending(
             .optional()?,
     };
     let (changes, bytes) = held.unwrap_or_default();
-    // Not in the log any more, and on no relay.
-    let displaced = displaced::pending(conn, space, None)?;
+    // What is displaced is not in the log any more, and on no relay.
     Ok(Pending {
-        changes: totals.changes.saturating_sub(changes) + displaced.changes,
-        bytes: totals.bytes.saturating_sub(bytes) + displaced.bytes,
+        changes: totals.changes.saturating_sub(changes) + waiting.displaced_changes,
+        bytes: totals.bytes.saturating_sub(bytes) + waiting.displaced_bytes,
     })
 }
 
@@ -57,7 +59,7 @@ pub(super) fn pending_of_document(
     let Some(upstream) = upstream else {
         return Ok(Pending { changes: parts.changes(), bytes: parts.bytes() });
     };
-    let mut pending = displaced::pending(conn, space, Some(document))?;
+    let mut pending = displaced::pending(conn, document)?;
     if super::held::is_owed(conn, upstream, document)? || !is_linked(conn, upstream, space)? {
         pending.changes += parts.folded_changes;
         pending.bytes += parts.folded_bytes;
@@ -87,25 +89,120 @@ pub(super) fn first_gap(
     upstream: UpstreamRow,
     space: SpaceRow,
     totals: SpaceTotals,
+    waiting: &SpaceWaiting,
 ) -> rusqlite::Result<Option<u64>> {
-    let gaps = gaps_between(conn, upstream, space, 1, totals.last)?;
+    let gap = next_gap(conn, upstream, space, 1, totals.last)?.map(|gap| gap.0);
     let owed: Option<u64> = conn
         .prepare_cached("SELECT min(local) FROM owed WHERE upstream = ?1 AND space = ?2")?
         .query_row(params![upstream.0, space.0], |row| row.get(0))?;
-    let first = gaps.first().map(|gap| gap.0);
     // Older than whatever is in the log.
-    let displaced = displaced::pending(conn, space, None)?.changes > 0;
-    Ok(first.into_iter().chain(owed).chain(displaced.then_some(1)).min())
+    let displaced = (waiting.displaced_changes > 0).then_some(1);
+    Ok(gap.into_iter().chain(owed).chain(displaced).min())
 }
 
-/// The first local sequence number that is not held and not of a parked document.
+/// The first local sequence number that is not held and not of a parked document. It looks from
+/// the link's `unheld_from` on, so that what is refused is passed over once and not at each commit.
 pub(super) fn first_unheld(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
+    totals: SpaceTotals,
 ) -> rusqlite::Result<Option<u64>> {
-    let (page, _) = outbox_page(conn, upstream, space, Local(0), 1, 1)?;
-    Ok(page.first().map(|change| change.local.0))
+    let from = unheld_from(conn, upstream, space)?;
+    first_unheld_after(conn, upstream, space, (from, totals.last))
+}
+
+/// As [`first_unheld`], between two numbers, both included.
+pub(super) fn first_unheld_after(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    (from, last): (u64, u64),
+) -> rusqlite::Result<Option<u64>> {
+    let owed: Option<u64> = conn
+        .prepare_cached(
+            "SELECT o.local FROM owed o WHERE o.upstream = ?1 AND o.space = ?2 AND o.local >= ?3
+                 AND NOT EXISTS
+                     (SELECT 1 FROM parked p WHERE p.upstream = ?1 AND p.document = o.document)
+             ORDER BY o.local LIMIT 1",
+        )?
+        .query_row(params![upstream.0, space.0, from], |row| row.get(0))
+        .optional()?;
+    let mut at = from;
+    while let Some((first, end)) = next_gap(conn, upstream, space, at, last)? {
+        if let Some(found) = first_offered(conn, upstream, space, (first, end))? {
+            return Ok(Some(owed.map_or(found, |owed| owed.min(found))));
+        }
+        at = end + 1;
+    }
+    Ok(owed)
+}
+
+/// The first change or deletion of a range that is alive and not of a parked document.
+fn first_offered(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    (first, last): (u64, u64),
+) -> rusqlite::Result<Option<u64>> {
+    let range = params![upstream.0, space.0, first, last];
+    // Cross joins, so that SQLite walks the range by its index and stops at the first row.
+    let change: Option<u64> = conn
+        .prepare_cached(
+            "SELECT c.local FROM change c CROSS JOIN document d ON d.id = c.document
+             WHERE c.space = ?2 AND c.local BETWEEN ?3 AND ?4 AND c.local > d.base AND NOT EXISTS
+                 (SELECT 1 FROM parked p WHERE p.upstream = ?1 AND p.document = c.document)
+             ORDER BY c.local LIMIT 1",
+        )?
+        .query_row(range, |row| row.get(0))
+        .optional()?;
+    let deletion: Option<u64> = conn
+        .prepare_cached(
+            "SELECT x.local FROM deleted x
+             WHERE x.space = ?2 AND x.local BETWEEN ?3 AND ?4 AND NOT EXISTS
+                 (SELECT 1 FROM parked p WHERE p.upstream = ?1 AND p.document = x.document)
+             ORDER BY x.local LIMIT 1",
+        )?
+        .query_row(range, |row| row.get(0))
+        .optional()?;
+    Ok(change.into_iter().chain(deletion).min())
+}
+
+/// A number that every unheld and unrefused one is at or behind.
+pub(super) fn unheld_from(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<u64> {
+    let found = conn
+        .prepare_cached("SELECT unheld_from FROM link WHERE upstream = ?1 AND space = ?2")?
+        .query_row(params![upstream.0, space.0], |row| row.get(0))
+        .optional()?;
+    Ok(found.unwrap_or(1))
+}
+
+/// Numbers that a count may pass over again before `unheld_from` is written: most commits need not
+/// write it.
+const UNHELD_SLACK: u64 = 16;
+
+/// Notes how far a count looked, so that the next one begins there.
+pub(super) fn note_unheld_from(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    count: &SpaceCount,
+) -> rusqlite::Result<()> {
+    if count.pending.changes == 0 {
+        // Nothing was looked at.
+        return Ok(());
+    }
+    let reached = count.first_unheld.unwrap_or(count.totals.last + 1);
+    conn.prepare_cached(
+        "UPDATE link SET unheld_from = ?3
+         WHERE upstream = ?1 AND space = ?2 AND unheld_from + ?4 < ?3",
+    )?
+    .execute(params![upstream.0, space.0, reached, UNHELD_SLACK])?;
+    Ok(())
 }
 
 /// A page of the outbox, without parked documents; `true` if it was cut.
@@ -121,7 +218,7 @@ pub(super) fn outbox_page(
     let gaps = gaps_between(conn, upstream, space, after.0 + 1, last)?;
     let mut page = Page { items: Vec::new(), weight: 0, changes, bytes };
     let mut others = snapshots(conn, upstream, space, after, changes)?;
-    deletions(conn, upstream, space, &gaps, &mut others)?;
+    deletions(conn, upstream, space, &gaps, changes, &mut others)?;
     for (first, last) in gaps {
         let mut statement = conn.prepare_cached(
             "SELECT c.local, d.document, c.body, d.merges AND c.seq = 1
@@ -221,12 +318,13 @@ fn snapshots(
     .collect()
 }
 
-/// Adds the deletions that the upstream does not hold.
+/// Adds the deletions that the upstream does not hold, no more than fit a page.
 fn deletions(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
     gaps: &[(u64, u64)],
+    most: usize,
     others: &mut BTreeMap<u64, OutboxChange>,
 ) -> rusqlite::Result<()> {
     let (Some((first, _)), Some((_, last))) = (gaps.first(), gaps.last()) else { return Ok(()) };
@@ -237,11 +335,16 @@ fn deletions(
          ORDER BY x.local",
     )?;
     let mut rows = statement.query(params![upstream.0, space.0, first, last])?;
-    while let Some(row) = rows.next()? {
+    let mut found = 0;
+    // One more than fits shows that the page was cut.
+    while found <= most
+        && let Some(row) = rows.next()?
+    {
         let local: u64 = row.get(0)?;
         if gaps.iter().any(|(first, last)| (*first..=*last).contains(&local)) {
             let (local, document) = (Local(local), DocumentId::from_bytes(row.get(1)?));
             others.insert(local.0, OutboxChange { local, document, what: OutboxKind::Tombstone });
+            found += 1;
         }
     }
     Ok(())

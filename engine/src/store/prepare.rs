@@ -207,7 +207,7 @@ impl LocalLog {
                     let opened = match self.whole_body(space, &hash, body)? {
                         Some(body) => open_snapshot(body, hash, &heads)
                             .map_err(|(body, bad)| (Some(body), bad)),
-                        None => Err((None, BadSnapshot::Incomplete)),
+                        None => Err((None, Box::new(BadSnapshot::Incomplete))),
                     };
                     match opened {
                         Ok(opened) => {
@@ -314,19 +314,19 @@ fn open_snapshot(
     body: Vec<u8>,
     hash: [u8; 32],
     heads: &[ChangeHash],
-) -> Result<Opened, (Vec<u8>, BadSnapshot)> {
+) -> Result<Opened, (Vec<u8>, Box<BadSnapshot>)> {
     if <[u8; 32]>::from(Sha256::digest(&body)) != hash {
-        return Err((body, BadSnapshot::Hash));
+        return Err((body, Box::new(BadSnapshot::Hash)));
     }
     let index = match super::indexes::build(&body) {
         Ok(index) => index,
-        Err(error) => return Err((body, error.into())),
+        Err(error) => return Err((body, Box::new(error.into()))),
     };
     let mut told = heads.to_vec();
     told.sort_unstable();
     match index.heads() == told {
         true => Ok(Opened::new(hash, body, index)),
-        false => Err((body, BadSnapshot::Heads)),
+        false => Err((body, Box::new(BadSnapshot::Heads))),
     }
 }
 

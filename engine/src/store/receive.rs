@@ -18,10 +18,8 @@ use super::install::{Source, install};
 use super::ledger::Ledger;
 use super::prepare::{JoinError, PrepareError, Prepared, Ready, ReadySnapshot};
 use super::rows::{document_row, heads, local_of, merges, parts};
-use super::view::{self, Parked};
 use super::{
-    LocalLog, SpaceCount, SpaceRow, UpstreamRow, count, deletion, displaced, fitting, held, links,
-    partial,
+    LocalLog, SpaceCount, SpaceRow, UpstreamRow, deletion, displaced, fitting, held, links, partial,
 };
 
 /// Why a batch was not written. The connection then begins again from what the store holds.
@@ -79,9 +77,6 @@ pub(crate) struct Received {
     pub(crate) displaced: Vec<Displaced>,
     /// Documents that exceed the limit by what came, with their bytes.
     pub(crate) oversized: Vec<(DocumentId, u64)>,
-    /// With `displaced`: what the upstream refuses now, and what has to be made anew.
-    pub(crate) parked: Vec<Parked>,
-    pub(crate) count: SpaceCount,
 }
 
 impl LocalLog {
@@ -126,7 +121,19 @@ impl LocalLog {
             links::set_cursor(tx, upstream, space, &batch.cursor)?;
             Ok(writing.finish()?)
         };
-        self.db.submit(Durability::Relaxed, job, done);
+        self.submit_in_space(Durability::Relaxed, space, job, received_only(done));
+    }
+}
+
+/// The result of a job that wrote a batch, with the count of its space.
+type Counted<E> = Result<Committed<(SpaceCount, Received)>, WriteError<E>>;
+
+/// Calls `done` without the count, which was reported.
+pub(super) fn received_only<E>(
+    done: impl FnOnce(Result<Committed<Received>, WriteError<E>>) + Send + 'static,
+) -> impl FnOnce(Counted<E>) + Send + 'static {
+    move |result| {
+        done(result.map(|Committed { value: (_, value), number }| Committed { value, number }));
     }
 }
 
@@ -355,7 +362,10 @@ impl<'a> Writing<'a> {
         if held {
             came.iter().for_each(|(first, last)| drop(self.held.insert(first, last)));
         }
-        Ok(refused.map_or(Ok(()), |(wait, reason)| Err((ready, wait, reason))))
+        Ok(match refused {
+            Some((wait, reason)) => Err((ready, wait, reason)),
+            None => Ok(()),
+        })
     }
 
     /// Takes changes of ours out of a document that others have the place of; `false` if they are
@@ -420,7 +430,7 @@ impl<'a> Writing<'a> {
             self.received.recovered += aside::retry(&mut self, document, &fresh)?;
         }
         self.hold_now()?;
-        let Self { ledger, upstream, touched, mut received, limits, .. } = self;
+        let Self { ledger, touched, mut received, limits, .. } = self;
         let (conn, space) = (ledger.conn, ledger.space);
         ledger.finish()?;
         for document in touched {
@@ -432,10 +442,6 @@ impl<'a> Writing<'a> {
                 received.touched.push(Touched { document, heads: heads(conn, row)? });
             }
         }
-        if !received.displaced.is_empty() {
-            received.parked = view::parked(conn, upstream, space)?;
-        }
-        received.count = count(conn, Some(upstream), space)?;
         Ok(received)
     }
 }

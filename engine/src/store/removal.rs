@@ -4,8 +4,9 @@
 use landfall_storage::{Durability, WriteError};
 use rusqlite::Connection;
 
+use super::report::count;
 use super::rows::SpaceRow;
-use super::{LocalLog, Pending, count};
+use super::{LocalLog, Pending};
 
 /// Why a space was not removed.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +35,9 @@ impl LocalLog {
             }
             Ok(remove(tx, space)?)
         };
-        self.db.write(Durability::Full, job).map(drop)
+        self.db.write(Durability::Full, job)?;
+        self.reports.forget(space);
+        Ok(())
     }
 
     /// How many rows each table of the file has.

@@ -83,21 +83,59 @@ pub(crate) struct SpaceTotals {
     pub(crate) changes: u64,
     /// The bytes of changes and snapshots.
     pub(crate) bytes: u64,
+    /// Changes and deletions that were ever added. It only grows.
+    pub(crate) added: u64,
 }
 
 impl SpaceTotals {
     /// A document of the space came to consist of this.
     fn follow(&mut self, before: &Parts, after: &Parts) {
+        self.added += after.changes().saturating_sub(before.changes());
         self.changes = (self.changes + after.changes()).saturating_sub(before.changes());
         self.bytes = (self.bytes + after.bytes()).saturating_sub(before.bytes());
     }
 }
 
 pub(super) fn space_totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceTotals> {
-    conn.prepare_cached("SELECT last, changes, bytes FROM space WHERE id = ?1")?
-        .query_row([space.0], |row| {
-            Ok(SpaceTotals { last: row.get(0)?, changes: row.get(1)?, bytes: row.get(2)? })
+    conn.prepare_cached("SELECT last, changes, bytes, added FROM space WHERE id = ?1")?.query_row(
+        [space.0],
+        |row| {
+            let (last, changes, bytes) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(SpaceTotals { last, changes, bytes, added: row.get(3)? })
+        },
+    )
+}
+
+/// Whether there is such a space.
+pub(super) fn is_space(conn: &Connection, space: SpaceRow) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM space WHERE id = ?1")?.exists([space.0])
+}
+
+/// What waits in a space beside its log. Triggers keep it (`schema_status.rs`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct SpaceWaiting {
+    /// Entries that are set aside.
+    pub(super) aside_entries: u64,
+    /// Those of them that wait for dependencies.
+    pub(super) aside_waiting: u64,
+    /// Displaced changes of documents that are not deleted.
+    pub(super) displaced_changes: u64,
+    pub(super) displaced_bytes: u64,
+}
+
+pub(super) fn space_waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceWaiting> {
+    conn.prepare_cached(
+        "SELECT aside_entries, aside_waiting, displaced_changes, displaced_bytes
+         FROM space WHERE id = ?1",
+    )?
+    .query_row([space.0], |row| {
+        Ok(SpaceWaiting {
+            aside_entries: row.get(0)?,
+            aside_waiting: row.get(1)?,
+            displaced_changes: row.get(2)?,
+            displaced_bytes: row.get(3)?,
         })
+    })
 }
 
 pub(super) fn set_space_totals(
@@ -105,8 +143,10 @@ pub(super) fn set_space_totals(
     space: SpaceRow,
     totals: SpaceTotals,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached("UPDATE space SET last = ?2, changes = ?3, bytes = ?4 WHERE id = ?1")?
-        .execute(params![space.0, totals.last, totals.changes, totals.bytes])?;
+    conn.prepare_cached(
+        "UPDATE space SET last = ?2, changes = ?3, bytes = ?4, added = ?5 WHERE id = ?1",
+    )?
+    .execute(params![space.0, totals.last, totals.changes, totals.bytes, totals.added])?;
     Ok(())
 }
 

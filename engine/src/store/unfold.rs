@@ -67,6 +67,7 @@ impl LocalLog {
     /// now.
     fn unfold(&self, task: Oversized, changes: Vec<CheckedChange>) -> Result<bool, WriteFailure> {
         let indexes = Arc::clone(&self.indexes);
+        let space = task.space;
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let same = tx
                 .prepare_cached("SELECT 1 FROM snapshot WHERE document = ?1 AND hash = ?2")?
@@ -79,7 +80,7 @@ impl LocalLog {
             ledger.finish()?;
             Ok::<_, rusqlite::Error>(true)
         };
-        self.db.write(Durability::Full, job).map(|committed| committed.value)
+        self.write_in_space(Durability::Full, space, job).map(|committed| committed.value.1)
     }
 }
 

@@ -4,9 +4,9 @@ use landfall_protocol::Local;
 use rusqlite::{Connection, params};
 
 use super::outbox::outbox_page;
-use super::rows::{SpaceRow, SpaceTotals, UpstreamRow, space_totals};
+use super::rows::{SpaceRow, SpaceTotals, SpaceWaiting, UpstreamRow, space_totals, space_waiting};
 use super::verify::Fault;
-use super::{held, leaves, links};
+use super::{held, leaves, links, outbox};
 
 /// What is wrong with a space beside its documents.
 pub(super) fn space_faults(
@@ -17,7 +17,10 @@ pub(super) fn space_faults(
     let mut faults = Vec::new();
     let noted = space_totals(conn, space)?;
     let counted = totals(conn, space)?;
-    if (noted.changes, noted.bytes) != (counted.changes, counted.bytes) || noted.last < counted.last
+    if (noted.changes, noted.bytes) != (counted.changes, counted.bytes)
+        || noted.last < counted.last
+        || noted.added < counted.changes
+        || space_waiting(conn, space)? != waiting(conn, space)?
     {
         faults.push(Fault::Counts);
     }
@@ -61,7 +64,43 @@ pub(super) fn totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Spa
     let last: u64 = conn
         .prepare_cached("SELECT coalesce(max(local), 0) FROM change WHERE space = ?1")?
         .query_row([space.0], |row| row.get(0))?;
-    Ok(SpaceTotals { last: last.max(base).max(deleted), changes: changes + deletions, bytes })
+    let (last, changes) = (last.max(base).max(deleted), changes + deletions);
+    Ok(SpaceTotals { last, changes, bytes, added: changes })
+}
+
+/// What waits beside a space's log, counted row by row.
+pub(super) fn waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceWaiting> {
+    let (aside_entries, aside_waiting) = conn
+        .prepare_cached("SELECT count(*), coalesce(sum(wait = 1), 0) FROM aside WHERE space = ?1")?
+        .query_row([space.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (displaced_changes, displaced_bytes) = conn
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(length(x.body)), 0)
+             FROM displaced x CROSS JOIN document d ON d.id = x.document
+             WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)",
+        )?
+        .query_row([space.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(SpaceWaiting { aside_entries, aside_waiting, displaced_changes, displaced_bytes })
+}
+
+/// Sets right what waits.
+pub(super) fn set_waiting(
+    conn: &Connection,
+    space: SpaceRow,
+    waiting: &SpaceWaiting,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE space SET aside_entries = ?2, aside_waiting = ?3, displaced_changes = ?4,
+             displaced_bytes = ?5, refusals = refusals + 1 WHERE id = ?1",
+    )?
+    .execute(params![
+        space.0,
+        waiting.aside_entries,
+        waiting.aside_waiting,
+        waiting.displaced_changes,
+        waiting.displaced_bytes
+    ])?;
+    Ok(())
 }
 
 pub(super) fn ranges(
@@ -142,7 +181,10 @@ fn outbox_is_right(
             return Ok(false);
         }
     }
-    let pending = super::outbox::pending(conn, Some(upstream), space, *noted)?;
+    let waiting = space_waiting(conn, space)?;
+    let pending = outbox::pending(conn, Some(upstream), space, *noted, &waiting)?;
     let (page, _) = outbox_page(conn, upstream, space, Local(0), 1, 1)?;
-    Ok(pending.changes > 0 || page.is_empty())
+    let first = page.first().map(|change| change.local.0);
+    let from = outbox::unheld_from(conn, upstream, space)?;
+    Ok((pending.changes > 0 || page.is_empty()) && first.is_none_or(|first| from <= first))
 }

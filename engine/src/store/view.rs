@@ -5,11 +5,11 @@ use landfall_protocol::{ChangeHash, Code, DocumentId, Local, SpaceName, Upstream
 use landfall_storage::ReadError;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{document_row, heads, parts};
+use super::rows::{document_row, heads, parts, space_totals};
 use super::snapshots::{Base, base_after};
 use super::{
-    DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow, count, displaced, links,
-    outbox,
+    DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow, actors, deletion, displaced,
+    held, links, outbox, report,
 };
 
 /// The store could not be read.
@@ -40,6 +40,21 @@ pub(crate) struct Parked {
     pub(crate) what: String,
 }
 
+/// What the store knows of one document.
+#[derive(Debug, Default)]
+pub(crate) struct DocumentFacts {
+    /// Its changes; its deletion counts as one.
+    pub(crate) changes: u64,
+    /// What of them the upstream is not known to hold.
+    pub(crate) pending: Pending,
+    /// Why its changes are refused, if they are.
+    pub(crate) parked: Option<Parked>,
+    /// How many actors have changed it.
+    pub(crate) actors: u64,
+    /// The last local sequence number of its space.
+    pub(crate) last: u64,
+}
+
 impl LocalLog {
     pub(super) fn view<T>(
         &self,
@@ -60,7 +75,7 @@ impl LocalLog {
                 let (space, name) = (SpaceRow(row.get(0)?), row.get::<_, String>(1)?);
                 // A name was checked when it was written.
                 if let Ok(name) = name.parse() {
-                    spaces.push((name, space, count(conn, upstream, space)?));
+                    spaces.push((name, space, report::count(conn, upstream, space)?));
                 }
             }
             Ok(spaces)
@@ -158,46 +173,103 @@ impl LocalLog {
         })
     }
 
-    /// How many changes a document has here, and what of them the upstream does not hold.
-    pub(crate) fn document_count(
+    /// What the store knows of one document, read in one snapshot: nothing in it contradicts
+    /// anything else.
+    pub(crate) fn document_facts(
         &self,
         space: SpaceRow,
-        document: DocumentRow,
-    ) -> Result<(u64, Pending), ViewError> {
+        document: &DocumentId,
+    ) -> Result<DocumentFacts, ViewError> {
         let whose = self.whose;
         self.view(|conn| {
             let upstream = whose.row(conn)?;
-            let changes = parts(conn, document)?.changes();
-            Ok((changes, outbox::pending_of_document(conn, upstream, space, document)?))
+            let last = space_totals(conn, space)?.last;
+            let facts = DocumentFacts { last, ..DocumentFacts::default() };
+            let Some(row) = document_row(conn, space, document)? else { return Ok(facts) };
+            let parked = parked_document(conn, upstream, row, document)?;
+            if let Some(local) = deletion::local(conn, row)? {
+                let held = match upstream {
+                    Some(upstream) => held::is_held(conn, upstream, space, local)?,
+                    None => false,
+                };
+                let pending = Pending { changes: u64::from(!held), bytes: 0 };
+                return Ok(DocumentFacts { changes: 1, pending, parked, ..facts });
+            }
+            let changes = parts(conn, row)?.changes();
+            let pending = outbox::pending_of_document(conn, upstream, space, row)?;
+            let actors = actors::count(conn, row)?;
+            Ok(DocumentFacts { changes, pending, parked, actors, ..facts })
+        })
+    }
+
+    /// Those of some documents of which nothing says why the upstream holds something else: their
+    /// changes are not refused, and nothing of them is set aside.
+    pub(crate) fn unexplained(
+        &self,
+        space: SpaceRow,
+        documents: &[DocumentId],
+    ) -> Result<Vec<DocumentId>, ViewError> {
+        let whose = self.whose;
+        self.view(|conn| {
+            let upstream = whose.row(conn)?;
+            let mut aside = conn
+                .prepare_cached("SELECT 1 FROM aside WHERE space = ?1 AND document = ?2 LIMIT 1")?;
+            let mut unexplained = Vec::new();
+            for document in documents {
+                let refused = match document_row(conn, space, document)? {
+                    Some(row) => parked_document(conn, upstream, row, document)?.is_some(),
+                    None => false,
+                };
+                if !refused && !aside.exists(params![space.0, document.as_bytes()])? {
+                    unexplained.push(*document);
+                }
+            }
+            Ok(unexplained)
         })
     }
 
     /// The documents of a space whose changes the upstream in use refuses.
     pub(crate) fn parked(&self, space: SpaceRow) -> Result<Vec<Parked>, ViewError> {
-        self.view(|conn| match self.whose.row(conn)? {
-            Some(upstream) => parked(conn, upstream, space),
-            None => Ok(Vec::new()),
-        })
+        self.view(|conn| parked(conn, self.whose.row(conn)?, space))
     }
+}
 
-    /// How many entries of a space were set aside.
-    pub(crate) fn aside_count(&self, space: SpaceRow) -> Result<u64, ViewError> {
-        self.view(|conn| {
-            conn.query_row("SELECT count(*) FROM aside WHERE space = ?1", [space.0], |row| {
-                row.get(0)
-            })
-            .optional()
-            .map(Option::unwrap_or_default)
+/// Grows whenever the list of [`parked`] documents changes.
+pub(super) fn refusals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<u64> {
+    conn.prepare_cached("SELECT refusals FROM space WHERE id = ?1")?
+        .query_row([space.0], |row| row.get(0))
+}
+
+/// Why a document's changes are refused, or have to be made anew.
+fn parked_document(
+    conn: &Connection,
+    upstream: Option<UpstreamRow>,
+    row: DocumentRow,
+    document: &DocumentId,
+) -> rusqlite::Result<Option<Parked>> {
+    let Some(upstream) = upstream else { return Ok(None) };
+    let found = conn
+        .prepare_cached("SELECT code, what FROM parked WHERE upstream = ?1 AND document = ?2")?
+        .query_row(params![upstream.0, row.0], |row| {
+            Ok(Parked { document: *document, code: Code(row.get(0)?), what: row.get(1)? })
         })
+        .optional()?;
+    match found {
+        Some(parked) => Ok(Some(parked)),
+        None if displaced::pending(conn, row)?.changes > 0 => {
+            Ok(Some(displaced::refusal(*document)))
+        }
+        None => Ok(None),
     }
 }
 
 /// The documents of a space whose changes an upstream refuses, or which have to be made anew.
 pub(super) fn parked(
     conn: &Connection,
-    upstream: UpstreamRow,
+    upstream: Option<UpstreamRow>,
     space: SpaceRow,
 ) -> rusqlite::Result<Vec<Parked>> {
+    let Some(upstream) = upstream else { return Ok(Vec::new()) };
     let parked = |row: &rusqlite::Row<'_>| {
         let (document, code, what) = (row.get(0)?, Code(row.get(1)?), row.get(2)?);
         Ok(Parked { document: DocumentId::from_bytes(document), code, what })

@@ -37,6 +37,37 @@ fn a_failed_commit_takes_the_document_back_and_the_next_change_takes_a_fresh_act
     assert_eq!(actors.iter().map(|(actor, _)| actor).collect::<BTreeSet<_>>().len(), 2);
 }
 
+fn actors_of(document: &crate::Document) -> usize {
+    let actors = |doc: &automerge::Automerge| -> BTreeSet<_> {
+        doc.get_changes(&[]).iter().map(|change| change.actor_id().clone()).collect()
+    };
+    document.read(actors).unwrap().len()
+}
+
+/// A change that the store refuses says nothing about any actor, and a failed commit says nothing
+/// about documents that it did not change. Nothing stays loaded, so each edit asks for its actor.
+#[test]
+fn only_an_unknown_outcome_ends_actors_and_only_those_that_it_concerns() {
+    let options = crate::Options { document_cache_bytes: 0, ..crate::Options::default() };
+    let store = crate::Store::in_memory(options).unwrap();
+    let space = store.space("default").unwrap();
+    let [one, two, deleted] = [(); 3].map(|()| space.create(|_| Ok(())).unwrap());
+    let edit_both = || {
+        for n in 0..5 {
+            put(&one, &n.to_string()).unwrap();
+            put(&two, &n.to_string()).unwrap();
+        }
+        (actors_of(&one), actors_of(&two))
+    };
+    assert_eq!(edit_both(), (1, 1));
+    space.delete(deleted.id()).unwrap();
+    assert!(matches!(put(&deleted, "late"), Err(ChangeError::Deleted)));
+    assert_eq!(edit_both(), (1, 1), "a refused change leaves no doubt");
+    store.shared_core().log.database().faults().fail_next_commits(1, FailureClass::Io);
+    put(&one, "lost").unwrap_err();
+    assert_eq!(edit_both(), (2, 1), "one fresh actor, and none for the other document");
+}
+
 #[test]
 fn a_failed_group_leaves_none_of_its_documents_changed() {
     let store = store();

@@ -93,7 +93,8 @@ fn what_arrives_is_of_the_relay_that_sent_it() {
     let received = of_first.receive(theirs.incomings(vec![change]));
     assert_eq!(received.touched.len(), 1);
     let acknowledged = of_first.acknowledge([local]);
-    assert_eq!(acknowledged.pending.changes, 0, "the first has everything");
+    assert_eq!(acknowledged, bench.count(), "a commit reports against the relay met last");
+    assert_eq!(of_first.count().pending.changes, 0, "the first has everything");
     assert_eq!(bench.count().pending.changes, 2, "the second is not known to have anything");
     assert_eq!((of_first.outbox().len(), bench.outbox().len()), (0, 2));
     assert_eq!(bench.about(2).meet(2).cursor, None, "the second sent nothing");

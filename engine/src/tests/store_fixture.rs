@@ -13,7 +13,7 @@ use landfall_protocol::{
     Code, Cursor, DocumentId, Epoch, Local, Offset, Scope, SpaceName, Upstream,
 };
 
-use crate::store::{LocalChange, LocalLog, Refused, SpaceRow};
+use crate::store::{DocumentFacts, LocalChange, LocalLog, Refused, SpaceRow};
 use crate::{Options, Store};
 
 pub(super) fn fixtures() -> PathBuf {
@@ -29,7 +29,7 @@ pub(super) fn facts(store: &Store) -> String {
         writeln!(out, "space {name}: {changes} changes, {bytes} bytes").unwrap();
         writeln!(out, "  pending {:?}", count.pending).unwrap();
         writeln!(out, "  gap {:?} unheld {:?}", count.first_gap, count.first_unheld).unwrap();
-        writeln!(out, "  aside {}", log.aside_count(row).unwrap()).unwrap();
+        writeln!(out, "  aside {}", count.aside).unwrap();
         for parked in log.parked(row).unwrap() {
             writeln!(out, "  parked {} {} {}", parked.document, parked.code, parked.what).unwrap();
         }
@@ -55,7 +55,7 @@ fn document_facts(
 ) {
     let log = &store.shared_core().log;
     let document = log.document(row, &id).unwrap().unwrap();
-    let (changes, pending) = log.document_count(row, document).unwrap();
+    let DocumentFacts { changes, pending, .. } = log.document_facts(row, &id).unwrap();
     writeln!(out, "  document {id}: {changes} changes, pending {pending:?}").unwrap();
     writeln!(out, "    heads {:?}", log.heads(document).unwrap()).unwrap();
     let open = store.space(name.as_str()).unwrap().open(id).unwrap();
@@ -156,6 +156,42 @@ fn theirs(ours: &mut Author, documents: [DocumentId; 4]) -> Vec<Incoming> {
     entries
 }
 
+/// What version 2 added to what may wait: changes that others have displaced, in a document that
+/// is deleted later and in one that is not; the root of an unrelated history; a deletion.
+fn what_waits(log: &LocalLog, name: &SpaceName, space: SpaceRow) {
+    let entry = |offset, document, change| Incoming::Change {
+        offset: Offset(offset),
+        document,
+        change,
+        author: vec![30; 16],
+        at_ms: 1_700_000_200_000,
+        second_root: false,
+    };
+    let [kept, deleted] = [5u8, 6].map(|n| DocumentId::from_bytes([n * 17; 16]));
+    let mut entries = Vec::new();
+    for (document, actor) in [(kept, 31u8), (deleted, 32)] {
+        let mut ours = Author::new(actor);
+        let root = ours.put("root", "shared");
+        let mut theirs = Author::new(actor);
+        theirs.merge(&mut ours);
+        let changes = [root.clone(), ours.put("k", "ours"), ours.put("l", "ours too")];
+        for change in changes {
+            let changes = vec![LocalChange { space, document, change, at_ms: 1_700_000_150_000 }];
+            log.append(landfall_storage::Durability::Full, changes, |_| ()).unwrap();
+        }
+        entries.push(entry(50, document, root));
+        entries.push(entry(51, document, theirs.put("k", "theirs")));
+    }
+    entries.push(entry(52, kept, Author::new(33).put("k", "unrelated")));
+    receive(log, name, space, (41, 52), entries);
+    for document in [deleted, DocumentId::from_bytes([3 * 17; 16])] {
+        let (tell, told) = std::sync::mpsc::channel();
+        let done = Box::new(move |done| tell.send(done).unwrap());
+        log.submit_delete(space, document, 1_700_000_300_000, done);
+        told.recv().unwrap().unwrap();
+    }
+}
+
 /// Writes a store of the present version, when asked to: for a release, to be kept as a fixture.
 #[test]
 fn write_a_store_of_this_version() {
@@ -202,6 +238,7 @@ fn write_a_store_of_this_version() {
         Box::new(move |done| tell.send(done).unwrap()),
     );
     told.recv().unwrap().unwrap();
+    what_waits(log, &notes, in_notes);
     std::fs::write(path.with_extension("first.txt"), facts(&store)).unwrap();
     // The second one holds less; it is the one in use.
     meet(log, 2, in_notes);
@@ -231,6 +268,20 @@ fn a_store_of_version_1_keeps_everything() {
         meet(log, 1, row);
     }
     let expected = std::fs::read_to_string(fixtures().join("engine-v1.first.txt")).unwrap();
+    assert_eq!(facts(&store), expected, "and of the upstream that was met first");
+}
+
+#[test]
+fn a_store_of_version_2_keeps_everything() {
+    let (_folder, store) = migrated("engine-v2-waiting.db");
+    let expected = std::fs::read_to_string(fixtures().join("engine-v2-waiting.txt")).unwrap();
+    assert_eq!(facts(&store), expected);
+    let log = &store.shared_core().log;
+    assert_eq!(log.verify().unwrap(), [], "what is counted from version 5 on is right");
+    for (_, row, _) in log.spaces().unwrap() {
+        meet(log, 1, row);
+    }
+    let expected = std::fs::read_to_string(fixtures().join("engine-v2-waiting.first.txt")).unwrap();
     assert_eq!(facts(&store), expected, "and of the upstream that was met first");
 }
 

@@ -303,7 +303,7 @@ fn an_unrelated_folded_history_waits_for_the_word_to_merge() {
     bench.receive(vec![snapshot]);
     bench.receive(theirs.incomings(more));
     bench.check();
-    assert_eq!(bench.log.aside_count(bench.space).unwrap(), 3);
+    assert_eq!(bench.count().aside, 3);
     let (tell, told) = mpsc::channel();
     let done = Box::new(move |done| tell.send(done).unwrap());
     bench.log.submit_allow_merge(bench.space, id(1), done);
@@ -343,6 +343,6 @@ fn a_folded_history_takes_the_place_of_what_was_not_sent() {
     bench.check();
     bench.fold();
     let received = bench.receive(vec![way.snapshot()]);
-    assert_eq!((received.touched.len(), bench.log.aside_count(bench.space).unwrap()), (0, 1));
+    assert_eq!((received.touched.len(), bench.count().aside), (0, 1));
     bench.check();
 }

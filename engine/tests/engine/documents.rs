@@ -137,10 +137,11 @@ fn groups_of_two_threads_do_not_wait_for_each_other_for_ever() {
     let (store, a) = document();
     let b = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     std::thread::scope(|scope| {
-        for order in [[&a, &b], [&b, &a]] {
+        for (thread, order) in [[&a, &b], [&b, &a]].into_iter().enumerate() {
             let store = store.clone();
             scope.spawn(move || {
-                for n in 0..50 {
+                // No value twice: to put the one that is there makes no change.
+                for n in (0..50).map(|n| 2 * n + thread as i64) {
                     store
                         .group(|group| {
                             group.change(order[0], |tx| Ok(tx.put(ROOT, "n", n)?))?;
@@ -165,4 +166,29 @@ fn a_group_that_fails_in_the_middle_commits_nothing() {
     });
     assert!(matches!(failed, Err(ChangeError::Closure(_))));
     assert_eq!((keys(&a), store.status()), (vec![], before));
+}
+
+/// Judged when the closure ends, before the change is encoded; the document is read anew, and nothing
+/// of the change is in it. At an earlier state the same.
+#[test]
+fn a_change_of_too_many_operations_is_refused_and_leaves_no_trace() {
+    let store = Store::in_memory(Options::default()).unwrap();
+    let note = store.space("default").unwrap().create(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap();
+    let first = note.heads().unwrap();
+    note.change(|tx| Ok(tx.put(ROOT, "k", "w")?)).unwrap();
+    let heads = note.heads().unwrap();
+    let long = "x".repeat(landfall::CHANGE_OPERATIONS as usize);
+    let paste = |tx: &mut landfall::automerge::transaction::Transaction<'_>| {
+        let text = tx.put_object(ROOT, "text", ObjType::Text)?;
+        Ok(tx.splice_text(&text, 0, 0, &long)?)
+    };
+    for refused in [note.change(paste), note.change_at(&first, paste)] {
+        let Err(ChangeError::TooManyOperations { limit, actual }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!((limit, actual), (landfall::CHANGE_OPERATIONS, limit + 1));
+        assert_eq!(note.heads().unwrap(), heads);
+    }
+    note.change(|tx| Ok(tx.put(ROOT, "k", "x")?)).unwrap();
+    assert_eq!(note.status().unwrap().actors, 1);
 }

@@ -51,11 +51,20 @@ impl Performer {
         }
     }
 
-    /// A check came to its end; gives how many documents differed.
+    /// A check came to its end; gives how many documents differed without a known reason.
     pub(super) fn checked(&self, space: &SpaceName, drifted: &[DocumentId], more: u64) -> u64 {
+        let Some(row) = self.row(space) else { return drifted.len() as u64 + more };
+        // A document that is refused, or of which something is aside, differs as long as it is: that
+        // was told, and is in the status.
+        let drifted = match self.log.unexplained(row, drifted) {
+            Ok(drifted) => drifted,
+            Err(error) => {
+                tracing::warn!(%space, %error, "what is refused could not be read");
+                drifted.to_vec()
+            }
+        };
         let count = drifted.len() as u64 + more;
-        let Some(row) = self.row(space) else { return count };
-        for document in drifted {
+        for document in &drifted {
             tracing::error!(%space, %document, "the relay and this store had drifted apart");
             self.core.events.send(space, *document, EventKind::Drifted);
         }

@@ -6,7 +6,7 @@ use landfall_protocol::replica::{Batch, DocumentBatch, Incoming, PART_WEIGHT};
 use landfall_protocol::{Cursor, DocumentId, Local, SpaceName};
 use landfall_storage::{Committed, WriteError};
 
-use super::{Completion, Outcome, Performer, chain, count_space};
+use super::{Completion, Outcome, Performer, chain};
 use crate::store::{LocalLog, Ready, ReceiveError, Received, SnapshotPart, SpaceRow};
 
 /// What is called when arrivals are written, or could not be.
@@ -89,13 +89,10 @@ impl Performer {
         except: Vec<DocumentId>,
     ) {
         let Some(row) = self.row(&space) else { return };
-        let (core, tell, connection) = (Arc::clone(&self.core), self.tell.clone(), self.connection);
+        let (tell, connection) = (self.tell.clone(), self.connection);
         let done = move |result: Result<Committed<_>, WriteError<_>>| {
             let outcome = match result {
-                Ok(Committed { value: (count, ()), number }) => {
-                    count_space(&core, row, count, number.0);
-                    Outcome::Reconciled(space)
-                }
+                Ok(_) => Outcome::Reconciled(space),
                 Err(error) => Outcome::Failed(chain(&error)),
             };
             let _ = tell.send(Completion { connection, row, bytes: 0, outcome });

@@ -1,0 +1,175 @@
+//! A store that is open for reading only follows the process that writes it: one thread looks for
+//! commits on a timer, and whenever a call wants to be sure that it sees the latest one.
+//!
+//! A look that finds nothing asks SQLite for its `data_version`, which reads no page. What it finds
+//! is published by this thread alone, so that status and events come in the order of the commits,
+//! and with no lock held.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::core::Core;
+use crate::error::StoreError;
+use crate::store::{Follow, Followed, SpaceRow};
+
+/// Stands for a time that the clock cannot express.
+const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+#[derive(Default)]
+struct State {
+    /// Looks that were asked for, and the last of them that is answered.
+    asked: u64,
+    answered: u64,
+    /// What the last look failed with.
+    failure: Option<Arc<StoreError>>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something was asked, or the store is being closed.
+    wake: Condvar,
+    /// Something was answered.
+    answer: Condvar,
+}
+
+/// The thread that follows.
+pub(crate) struct Follower {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    id: std::thread::ThreadId,
+}
+
+impl Follower {
+    pub(crate) fn start(core: &Arc<Core>, every: Duration) -> Result<Self, StoreError> {
+        let mut follow = core.log.follow()?;
+        // From here on what is committed is news.
+        if let Some(followed) = follow.look()? {
+            core.followed(&followed);
+        }
+        let shared = Arc::new(Shared::default());
+        let (for_thread, core) = (Arc::clone(&shared), Arc::downgrade(core));
+        let thread = std::thread::Builder::new()
+            .name("landfall-follow".to_owned())
+            .spawn(move || run(&for_thread, &core, follow, every))
+            .map_err(StoreError::of_thread)?;
+        let id = thread.thread().id();
+        Ok(Self { shared, thread: Mutex::new(Some(thread)), id })
+    }
+
+    /// Returns when everything that is committed now is seen. On the follower's own thread, where a
+    /// waker may run, it returns at once.
+    pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
+        if std::thread::current().id() == self.id {
+            return Ok(());
+        }
+        let mut state = self.shared.state.lock();
+        state.asked += 1;
+        let asked = state.asked;
+        self.shared.wake.notify_one();
+        while state.answered < asked && !state.closed {
+            self.shared.answer.wait(&mut state);
+        }
+        match &state.failure {
+            Some(error) => Err(StoreError { class: error.class, source: error.to_string().into() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.shared.state.lock().closed = true;
+        self.shared.wake.notify_all();
+        self.shared.answer.notify_all();
+        if let Some(thread) = self.thread.lock().take()
+            && self.id != std::thread::current().id()
+        {
+            // A panic there was told by the panic hook; closing goes on.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Waits until somebody asks or it is time; the number of the last question, `None` once closed.
+    fn next(&self, every: Duration) -> Option<u64> {
+        let deadline = Instant::now() + every.min(FAR);
+        let mut state = self.state.lock();
+        while !state.closed && state.asked == state.answered {
+            if self.wake.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        (!state.closed).then_some(state.asked)
+    }
+
+    fn answer(&self, asked: u64, failure: Option<Arc<StoreError>>) {
+        let mut state = self.state.lock();
+        (state.answered, state.failure) = (asked, failure);
+        self.answer.notify_all();
+    }
+}
+
+fn run(shared: &Shared, core: &Weak<Core>, mut follow: Follow, every: Duration) {
+    while let Some(asked) = shared.next(every) {
+        let looked = follow.look().map_err(StoreError::from);
+        let Some(core) = core.upgrade() else { return };
+        match looked {
+            Ok(None) => shared.answer(asked, None),
+            Ok(Some(followed)) => {
+                let changed = core.followed(&followed);
+                // Callers see the new state from here on; they need not wait for wakers.
+                shared.answer(asked, None);
+                core.announce(&followed, changed);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what the writer committed could not be read");
+                shared.answer(asked, Some(Arc::new(error)));
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Brings what is in memory up to a look; tells whether the status is another now.
+    fn followed(&self, followed: &Followed) -> bool {
+        let there: BTreeSet<_> =
+            followed.spaces.iter().map(|space| (&space.name, space.row)).collect();
+        let known = self.spaces();
+        let gone = known.iter().filter(|(name, row)| !there.contains(&(name, *row)));
+        let removed: Vec<SpaceRow> = gone.map(|(_, row)| *row).collect();
+        let mut changed = self.status.follow(followed, &removed);
+        removed.iter().for_each(|row| self.space_is_gone(*row));
+        for space in &followed.spaces {
+            changed |= self.know_space(&space.name, space.row);
+            for (document, heads) in &space.touched {
+                self.document_is_stale(space.row, *document, heads.is_none());
+            }
+        }
+        changed
+    }
+
+    /// Tells those who watch and listen.
+    fn announce(&self, followed: &Followed, changed: bool) {
+        use crate::events::{EventKind, Origin};
+        if changed {
+            self.status.announce();
+        }
+        for space in &followed.spaces {
+            for (document, heads) in &space.touched {
+                let kind = match heads {
+                    Some(heads) => {
+                        let (origin, heads) = (Origin::Remote, heads.clone());
+                        EventKind::Changed { origin, heads, patches: None }
+                    }
+                    None => EventKind::Deleted { unsent: 0 },
+                };
+                self.events.send(&space.name, *document, kind);
+            }
+        }
+    }
+}

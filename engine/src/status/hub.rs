@@ -1,0 +1,307 @@
+//! Where the status is kept. Commits bring one space's numbers up to date; the value that the
+//! application sees is put together when it is read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use landfall_protocol::replica::SpacePhase;
+use landfall_protocol::{SpaceName, Upstream};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{
+    LinkStatus, LoadedDocuments, ParkedDocument, SpaceStatus, Status, StatusWatch, StoreFailed,
+    sync_of,
+};
+use crate::document::Memory;
+use crate::error::StoreFailure;
+use crate::store::{Followed, Parked, SpaceCount, SpaceReport, SpaceRow};
+
+/// What one space's status is made of.
+#[derive(Debug)]
+struct Facts {
+    name: SpaceName,
+    count: SpaceCount,
+    phase: SpacePhase,
+    not_on_disk: u64,
+    parked: Vec<ParkedDocument>,
+    drifted: u64,
+    checks: u64,
+}
+
+/// All that a status is made of.
+#[derive(Debug, Default)]
+pub(super) struct Everything {
+    link: LinkStatus,
+    upstream: Option<Upstream>,
+    last_error: Option<String>,
+    store_failed: Option<StoreFailed>,
+    spaces: BTreeMap<SpaceRow, Facts>,
+    rows: BTreeMap<SpaceName, SpaceRow>,
+    /// What each commit added to which space, until the commit is on disk.
+    unsynced: BTreeMap<u64, BTreeMap<SpaceRow, u64>>,
+    /// Nothing that is read here is known to be on disk: another process writes the store.
+    on_disk_unknown: bool,
+}
+
+impl Everything {
+    pub(super) fn status(&self) -> Status {
+        let space = |facts: &Facts| (facts.name.clone(), self.space_status(facts));
+        Status {
+            link: self.link,
+            upstream: self.upstream,
+            last_error: self.last_error.clone(),
+            store_failed: self.store_failed.clone(),
+            spaces: self.spaces.values().map(space).collect(),
+            // The reader fills it in.
+            loaded: LoadedDocuments::default(),
+        }
+    }
+
+    /// Whatever was saved went with the file.
+    fn is_gone(&self) -> bool {
+        self.store_failed.as_ref().is_some_and(|failed| failed.class == StoreFailure::Gone)
+    }
+
+    fn space_status(&self, facts: &Facts) -> SpaceStatus {
+        SpaceStatus {
+            sync: sync_of(self.link, &facts.phase),
+            changes: facts.count.totals.changes,
+            bytes: facts.count.totals.bytes,
+            not_on_disk: match self.on_disk_unknown || self.is_gone() {
+                true => facts.count.totals.changes,
+                false => facts.not_on_disk,
+            },
+            pending: facts.count.pending,
+            parked: facts.parked.clone(),
+            set_aside: facts.count.aside,
+            drifted: facts.drifted,
+            checks: facts.checks,
+        }
+    }
+
+    /// Adds a space if it is not there; tells whether it was not.
+    fn add(&mut self, space: SpaceFacts) -> bool {
+        let SpaceFacts { name, row, count, parked } = space;
+        if self.spaces.contains_key(&row) {
+            return false;
+        }
+        self.rows.insert(name.clone(), row);
+        let (phase, parked) = (SpacePhase::Waiting, listed(parked));
+        let (not_on_disk, drifted, checks) = (0, 0, 0);
+        let facts = Facts { name, count, phase, not_on_disk, parked, drifted, checks };
+        self.spaces.insert(row, facts);
+        true
+    }
+
+    /// Removes a space; tells whether it was there.
+    fn remove(&mut self, row: SpaceRow) -> bool {
+        let Some(facts) = self.spaces.remove(&row) else { return false };
+        self.rows.remove(&facts.name);
+        for added in self.unsynced.values_mut() {
+            added.remove(&row);
+        }
+        true
+    }
+
+    /// Brings one space up to a commit; tells whether its status is another now.
+    fn report(&mut self, report: SpaceReport) -> bool {
+        let SpaceReport { space, count, parked, number, synced } = report;
+        let Some(facts) = self.spaces.get_mut(&space) else { return false };
+        let added = count.totals.added.saturating_sub(facts.count.totals.added);
+        let unsynced = added > 0 && number > synced;
+        if unsynced {
+            *self.unsynced.entry(number).or_default().entry(space).or_default() += added;
+            facts.not_on_disk += added;
+        }
+        let differs = facts.count != count;
+        facts.count = count;
+        let mut relisted = false;
+        if let Some(parked) = parked {
+            let parked = listed(parked);
+            relisted = facts.parked != parked;
+            facts.parked = parked;
+        }
+        unsynced || differs || relisted
+    }
+
+    /// Everything up to a commit is on disk.
+    fn synced(&mut self, number: u64) -> bool {
+        let left = self.unsynced.split_off(&(number + 1));
+        let on_disk = std::mem::replace(&mut self.unsynced, left);
+        let changed = !on_disk.is_empty();
+        for (space, added) in on_disk.into_values().flatten() {
+            if let Some(facts) = self.spaces.get_mut(&space) {
+                facts.not_on_disk = facts.not_on_disk.saturating_sub(added);
+            }
+        }
+        changed
+    }
+}
+
+/// What the store knows of a space.
+pub(crate) struct SpaceFacts {
+    pub(crate) name: SpaceName,
+    pub(crate) row: SpaceRow,
+    pub(crate) count: SpaceCount,
+    pub(crate) parked: Vec<Parked>,
+}
+
+/// Where the status is kept and published. Changes are announced with no lock held: a waker is the
+/// application's code.
+pub(crate) struct StatusHub {
+    facts: Arc<Mutex<Everything>>,
+    sender: Mutex<Option<watch::Sender<u64>>>,
+    first: watch::Receiver<u64>,
+    memory: Arc<Memory>,
+}
+
+impl StatusHub {
+    pub(crate) fn new(upstream: Option<Upstream>, read_only: bool) -> Self {
+        let (sender, first) = watch::channel(0);
+        let everything =
+            Everything { upstream, on_disk_unknown: read_only, ..Everything::default() };
+        let facts = Arc::new(Mutex::new(everything));
+        Self { facts, sender: Mutex::new(Some(sender)), first, memory: Arc::default() }
+    }
+
+    /// Where the cache of loaded documents tells what it holds.
+    pub(crate) fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
+    }
+
+    pub(crate) fn watch(&self) -> StatusWatch {
+        let (receiver, facts) = (self.first.clone(), Arc::clone(&self.facts));
+        StatusWatch { receiver, facts, memory: self.memory() }
+    }
+
+    /// The present status of one space.
+    pub(crate) fn space(&self, row: SpaceRow) -> Option<SpaceStatus> {
+        let all = self.facts.lock();
+        all.spaces.get(&row).map(|facts| all.space_status(facts))
+    }
+
+    /// Whether everything of a space that a reader of the store saw is on disk: `last` is the last
+    /// local number that it saw. A commit shows in the store a moment before it is reported here.
+    pub(crate) fn is_on_disk(&self, row: SpaceRow, last: u64) -> bool {
+        let all = self.facts.lock();
+        let Some(facts) = all.spaces.get(&row) else { return false };
+        let known = !all.on_disk_unknown && !all.is_gone();
+        known && facts.not_on_disk == 0 && last <= facts.count.totals.last
+    }
+
+    /// Adds a space, with what the store knows of it.
+    pub(crate) fn add_space(&self, space: SpaceFacts) {
+        self.update(|all| all.add(space));
+    }
+
+    /// A space was removed.
+    pub(crate) fn remove_space(&self, row: SpaceRow) {
+        self.update(|all| all.remove(row));
+    }
+
+    pub(crate) fn set_link(&self, link: LinkStatus, upstream: Option<Upstream>) {
+        self.update(|all| {
+            let before = (all.link, all.upstream, all.last_error.is_some());
+            all.link = link;
+            all.upstream = upstream.or(all.upstream);
+            if link == LinkStatus::Online {
+                all.last_error = None;
+            }
+            before != (all.link, all.upstream, all.last_error.is_some())
+        });
+    }
+
+    pub(crate) fn set_error(&self, error: String) {
+        self.update(|all| all.last_error.replace(error.clone()) != Some(error));
+    }
+
+    /// The store takes no more writes. Of several failures the first one stays.
+    pub(crate) fn set_store_failed(&self, class: StoreFailure, what: String) {
+        self.update(|all| {
+            let first = all.store_failed.is_none();
+            all.store_failed.get_or_insert(StoreFailed { class, what });
+            first
+        });
+    }
+
+    pub(crate) fn set_phase(&self, space: &SpaceName, phase: SpacePhase) {
+        self.update(|all| {
+            let Some(facts) = all.rows.get(space).and_then(|row| all.spaces.get_mut(row)) else {
+                return false;
+            };
+            std::mem::replace(&mut facts.phase, phase.clone()) != phase
+        });
+    }
+
+    /// A commit changed a space. Called on the writer thread only, in the order of the commits.
+    pub(crate) fn report(&self, report: SpaceReport) {
+        self.update(|all| all.report(report));
+    }
+
+    /// Everything up to a commit is on disk.
+    pub(crate) fn set_synced(&self, number: u64) {
+        self.update(|all| all.synced(number));
+    }
+
+    /// A check against the relay came to an end, and found so many documents that differ.
+    pub(crate) fn add_check(&self, row: SpaceRow, drifted: u64) {
+        self.update(|all| {
+            let Some(facts) = all.spaces.get_mut(&row) else { return false };
+            facts.checks += 1;
+            facts.drifted += drifted;
+            true
+        });
+    }
+
+    /// The counts of a space, for `flush`.
+    pub(crate) fn count(&self, row: SpaceRow) -> Option<SpaceCount> {
+        self.facts.lock().spaces.get(&row).map(|facts| facts.count)
+    }
+
+    /// Brings everything up to what the process that writes the store has committed; tells whether
+    /// the status is another now, which is still to be announced.
+    pub(crate) fn follow(&self, followed: &Followed, removed: &[SpaceRow]) -> bool {
+        let mut all = self.facts.lock();
+        let mut changed = all.upstream != followed.upstream;
+        all.upstream = followed.upstream;
+        for row in removed {
+            changed |= all.remove(*row);
+        }
+        for space in &followed.spaces {
+            let (name, row, count) = (space.name.clone(), space.row, space.count);
+            let parked = space.parked.clone();
+            if all.add(SpaceFacts { name, row, count, parked: parked.clone() }) {
+                changed = true;
+                continue;
+            }
+            let (parked, number, synced) = (Some(parked), 0, 0);
+            changed |= all.report(SpaceReport { space: row, count, parked, number, synced });
+        }
+        changed
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Everything) -> bool) {
+        if change(&mut self.facts.lock()) {
+            self.announce();
+        }
+    }
+
+    /// Wakes those who watch.
+    pub(crate) fn announce(&self) {
+        // A clone, so that no lock is held while it wakes those who watch.
+        let sender = self.sender.lock().clone();
+        if let Some(sender) = sender {
+            sender.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        let last = self.sender.lock().take();
+        drop(last);
+    }
+}
+
+fn listed(parked: Vec<Parked>) -> Vec<ParkedDocument> {
+    parked.into_iter().map(Into::into).collect()
+}

@@ -1,0 +1,200 @@
+//! What a commit leaves a space at: read inside the transaction, and published once it is
+//! committed, on the writer thread, in the order of the commits. Every job that can change a
+//! space's counts goes through here, so that no caller can publish late, twice or not at all.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::{Arc, OnceLock, mpsc};
+
+use landfall_storage::{Committed, Database, Durability, WriteError};
+use parking_lot::Mutex;
+use rusqlite::{Connection, Transaction};
+
+use super::view::{self, Parked};
+use super::{LocalLog, SpaceCount, SpaceRow, UpstreamRow, links, outbox, rows};
+
+/// What a commit left one space at. Every value is absolute.
+#[derive(Debug)]
+pub(crate) struct SpaceReport {
+    pub(crate) space: SpaceRow,
+    pub(crate) count: SpaceCount,
+    /// The documents whose changes are refused, if the list is not the one reported last.
+    pub(crate) parked: Option<Vec<Parked>>,
+    /// The commit's number, and the last one that is on disk.
+    pub(crate) number: u64,
+    pub(crate) synced: u64,
+}
+
+/// Called with each report, on the writer thread: it must not block.
+pub(crate) type Observer = Box<dyn Fn(SpaceReport) + Send + Sync>;
+
+/// Which list of refused documents a report had: the upstream's row (0 for none) and the space's
+/// `refusals`.
+type Listed = (i64, u64);
+
+/// Where reports go.
+#[derive(Default)]
+pub(super) struct Reports {
+    observer: OnceLock<Observer>,
+    /// The list that was reported last, for each space. Only ever behind the store, since it is
+    /// brought up after the commit; then a list is reported once more.
+    listed: Mutex<BTreeMap<SpaceRow, Listed>>,
+}
+
+/// A report as its transaction read it.
+struct Draft {
+    space: SpaceRow,
+    count: SpaceCount,
+    parked: Option<Vec<Parked>>,
+    listed: Listed,
+}
+
+impl Reports {
+    fn draft(&self, conn: &Connection, space: SpaceRow) -> rusqlite::Result<Draft> {
+        // Not the upstream that was in use when the job was submitted: another may have been met
+        // since, and what is published after that meeting must speak of the same one.
+        let upstream = links::last_met(conn)?.map(|(row, _)| row);
+        let count = count(conn, upstream, space)?;
+        if let Some(upstream) = upstream {
+            outbox::note_unheld_from(conn, upstream, space, &count)?;
+        }
+        let listed = (upstream.map_or(0, |row| row.0), view::refusals(conn, space)?);
+        let known = self.listed.lock().get(&space) == Some(&listed);
+        let parked = match known {
+            true => None,
+            false => Some(view::parked(conn, upstream, space)?),
+        };
+        Ok(Draft { space, count, parked, listed })
+    }
+
+    /// A space was removed.
+    pub(super) fn forget(&self, space: SpaceRow) {
+        self.listed.lock().remove(&space);
+    }
+
+    #[cfg(test)]
+    pub(super) fn try_draft(&self, conn: &Connection, space: SpaceRow) -> rusqlite::Result<()> {
+        self.draft(conn, space).map(drop)
+    }
+
+    fn publish(&self, draft: Draft, number: u64, synced: u64) {
+        let Draft { space, count, parked, listed } = draft;
+        self.listed.lock().insert(space, listed);
+        if let Some(observer) = self.observer.get() {
+            observer(SpaceReport { space, count, parked, number, synced });
+        }
+    }
+}
+
+impl LocalLog {
+    /// Has every commit that may change a space's counts reported from now on. To be called once,
+    /// before anything is written that is to be reported.
+    pub(crate) fn observe(&self, observer: Observer) {
+        if self.reports.observer.set(observer).is_err() {
+            tracing::error!("a store has two observers; the second one is not called");
+        }
+    }
+
+    /// Runs a job that touches spaces, which it names; `done` is called after the report.
+    pub(super) fn submit_reported<T, E>(
+        &self,
+        durability: Durability,
+        job: impl FnOnce(&Transaction<'_>) -> Result<(T, Vec<SpaceRow>), E> + Send + 'static,
+        done: impl FnOnce(Result<Committed<(T, Vec<SpaceCounted>)>, WriteError<E>>) + Send + 'static,
+    ) where
+        T: Send + 'static,
+        E: Error + From<rusqlite::Error> + Send + 'static,
+    {
+        let reports = Arc::clone(&self.reports);
+        let for_done = (Arc::clone(&self.reports), self.db.clone());
+        let job = move |tx: &Transaction<'_>| {
+            let (value, spaces) = job(tx)?;
+            let mut drafts = Vec::with_capacity(spaces.len());
+            for space in spaces {
+                // A space that was removed has nothing to report.
+                if rows::is_space(tx, space)? {
+                    drafts.push(reports.draft(tx, space)?);
+                }
+            }
+            Ok((value, drafts))
+        };
+        let done = move |result: Result<Committed<(T, Vec<Draft>)>, WriteError<E>>| {
+            let (reports, db) = for_done;
+            done(result.map(|Committed { value: (value, drafts), number }| {
+                let counted = drafts.iter().map(|draft| (draft.space, draft.count)).collect();
+                publish_all(&reports, &db, drafts, number.0);
+                Committed { value: (value, counted), number }
+            }));
+        };
+        self.db.submit(durability, job, done);
+    }
+
+    /// As [`LocalLog::submit_reported`], of one space.
+    pub(super) fn submit_in_space<T, E>(
+        &self,
+        durability: Durability,
+        space: SpaceRow,
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+        done: impl FnOnce(Result<Committed<(SpaceCount, T)>, WriteError<E>>) + Send + 'static,
+    ) where
+        T: Send + 'static,
+        E: Error + From<rusqlite::Error> + Send + 'static,
+    {
+        let job = move |tx: &Transaction<'_>| Ok((job(tx)?, vec![space]));
+        let done = move |result: Result<Committed<(T, Vec<SpaceCounted>)>, WriteError<E>>| {
+            done(result.map(|Committed { value: (value, counted), number }| {
+                let count = counted.first().map(|counted| counted.1).unwrap_or_default();
+                Committed { value: (count, value), number }
+            }));
+        };
+        self.submit_reported(durability, job, done);
+    }
+
+    /// As [`LocalLog::submit_in_space`], and waits.
+    pub(super) fn write_in_space<T, E>(
+        &self,
+        durability: Durability,
+        space: SpaceRow,
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<Committed<(SpaceCount, T)>, WriteError<E>>
+    where
+        T: Send + 'static,
+        E: Error + From<rusqlite::Error> + Send + 'static,
+    {
+        let (tell, told) = mpsc::sync_channel(1);
+        self.submit_in_space(durability, space, job, move |result| {
+            // The receiver is below and waits.
+            let _ = tell.send(result);
+        });
+        told.recv().unwrap_or(Err(WriteError::Closed))
+    }
+}
+
+/// A space, and what it amounts to after the commit.
+pub(super) type SpaceCounted = (SpaceRow, SpaceCount);
+
+fn publish_all(reports: &Reports, db: &Database, drafts: Vec<Draft>, number: u64) {
+    let synced = db.synced().0;
+    drafts.into_iter().for_each(|draft| reports.publish(draft, number, synced));
+}
+
+/// What a space amounts to. Its cost does not depend on how much is in the store.
+pub(super) fn count(
+    conn: &Connection,
+    upstream: Option<UpstreamRow>,
+    space: SpaceRow,
+) -> rusqlite::Result<SpaceCount> {
+    let totals = rows::space_totals(conn, space)?;
+    let waiting = rows::space_waiting(conn, space)?;
+    let pending = outbox::pending(conn, upstream, space, totals, &waiting)?;
+    let (first_gap, first_unheld) = match upstream {
+        _ if pending.changes == 0 => (None, None),
+        None => (Some(1), Some(1)),
+        Some(upstream) => (
+            outbox::first_gap(conn, upstream, space, totals, &waiting)?,
+            outbox::first_unheld(conn, upstream, space, totals)?,
+        ),
+    };
+    let aside = waiting.aside_entries;
+    Ok(SpaceCount { upstream, totals, pending, first_gap, first_unheld, aside })
+}

@@ -1,0 +1,178 @@
+//! Status and events follow the commits: nothing that a caller does afterwards can make them wrong.
+
+use std::sync::mpsc;
+
+use automerge::{ROOT, transaction::Transactable};
+use landfall_protocol::Code;
+
+use super::{put, store};
+use crate::status::Status;
+use crate::store::{FoldOptions, LocalLog, Refused, SpaceRow};
+use crate::{EventKind, Store, Upstream};
+
+/// What the store itself says, read anew, in the form of the status.
+pub(super) fn stored(store: &Store) -> Status {
+    let core = store.shared_core();
+    let hub = crate::status::StatusHub::new(None, false);
+    for (name, row, count) in core.log.spaces().unwrap() {
+        let parked = core.log.parked(row).unwrap();
+        hub.add_space(crate::status::SpaceFacts { name, row, count, parked });
+    }
+    hub.watch().now()
+}
+
+/// The status, without what a store does not keep.
+pub(super) fn told(store: &Store) -> Status {
+    let mut status = store.status();
+    status.loaded = crate::LoadedDocuments::default();
+    (status.last_error, status.upstream) = (None, None);
+    for space in status.spaces.values_mut() {
+        (space.checks, space.drifted) = (0, 0);
+    }
+    status
+}
+
+fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) -> T {
+    let (tell, told) = mpsc::channel();
+    submit(Box::new(move |result| tell.send(result).unwrap()));
+    told.recv().unwrap().unwrap().value
+}
+
+fn meet(log: &LocalLog, upstream: u8, row: SpaceRow) {
+    wait(|done| log.submit_meet(Upstream::from_bytes([upstream; 16]), row, done));
+}
+
+/// A commit is reported before whoever made it goes on, and by the writer thread: the one that
+/// comes last in the store comes last in the status. The calls run while commits are held back, so
+/// they all wait at the same moment and are woken in any order.
+#[test]
+fn the_status_is_right_when_nobody_writes_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
+    let space = store.space("default").unwrap();
+    let core = store.shared_core();
+    let row = core.space(space.name()).unwrap();
+    meet(&core.log, 1, row);
+    for round in 0..10 {
+        let documents = [(); 6].map(|()| space.create(|_| Ok(())).unwrap());
+        let hold = core.log.database().faults().hold_commits();
+        std::thread::scope(|scope| {
+            for (n, document) in documents.iter().enumerate() {
+                let (space, core) = (&space, &core);
+                scope.spawn(move || match n % 3 {
+                    0 => space.delete(document.id()).unwrap(),
+                    1 => put(document, "x").unwrap(),
+                    _ => {
+                        let what = "no".to_owned();
+                        let id = document.id();
+                        wait(|done| {
+                            core.log.submit_park(
+                                row,
+                                id,
+                                Refused { code: Code::FORBIDDEN, what, deletion: false },
+                                done,
+                            )
+                        });
+                        if round % 2 == 0 {
+                            space.retry(id).unwrap();
+                        }
+                    }
+                });
+            }
+            drop(hold);
+        });
+        assert_eq!(told(&store), stored(&store), "round {round}");
+    }
+}
+
+#[test]
+fn a_deletion_is_told_once_and_behind_the_changes_before_it() {
+    let store = store();
+    let space = store.space("default").unwrap();
+    let document = space.create(|_| Ok(())).unwrap();
+    let mut events = store.events();
+    put(&document, "x").unwrap();
+    space.delete(document.id()).unwrap();
+    space.delete(document.id()).unwrap();
+    let kinds: Vec<_> = std::iter::from_fn(|| events.try_next()).map(|e| e.unwrap().kind).collect();
+    assert!(matches!(kinds[0], EventKind::Changed { .. }), "{kinds:?}");
+    let deletions = |kind: &&EventKind| matches!(kind, EventKind::Deleted { .. });
+    assert_eq!(kinds.iter().filter(deletions).count(), 1, "{kinds:?}");
+    // It is on no relay.
+    let status = document.status().unwrap();
+    assert_eq!((status.changes, status.pending.changes), (1, 1));
+    assert_eq!(store.status().pending().changes, 1);
+}
+
+/// A relay that is met between the submission of a write and its commit: what is published after
+/// the meeting speaks of that relay, too.
+#[test]
+fn counts_speak_of_the_relay_that_was_met_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
+    let space = store.space("default").unwrap();
+    let document = space.create(|_| Ok(())).unwrap();
+    let core = store.shared_core();
+    let row = core.space(space.name()).unwrap();
+    meet(&core.log, 1, row);
+    let locals = vec![landfall_protocol::Local(1)];
+    let mark = super::store_support::Bench::mark(1);
+    wait(|done| core.log.submit_acknowledged(row, locals, mark, done));
+    assert_eq!(store.status().pending().changes, 0);
+    let hold = core.log.database().faults().hold_commits();
+    let (tell, told) = mpsc::channel();
+    core.log.submit_meet(Upstream::from_bytes([2; 16]), row, Box::new(|_| ()));
+    // Submitted while the first relay is still the one in use.
+    let retried = Box::new(move |result: Result<_, _>| tell.send(result.map(drop)).unwrap());
+    core.log.submit_retry(row, document.id(), retried);
+    drop(hold);
+    told.recv().unwrap().unwrap();
+    assert_eq!(store.status().pending().changes, 1, "the second relay holds nothing");
+}
+
+#[test]
+fn folding_and_deleting_what_is_refused_show_in_the_status() {
+    let store = store();
+    let space = store.space("default").unwrap();
+    let document = space.create(|_| Ok(())).unwrap();
+    for n in 0..20 {
+        document.change(|tx| Ok(tx.put(ROOT, "k", n)?)).unwrap();
+    }
+    let core = store.shared_core();
+    let row = core.space(space.name()).unwrap();
+    let before = store.status().spaces["default"].bytes;
+    crate::compactor::compact(&core.log, &FoldOptions::EVERYTHING).unwrap();
+    assert!(store.status().spaces["default"].bytes < before);
+    meet(&core.log, 1, row);
+    let (id, what) = (document.id(), "no".to_owned());
+    wait(|done| {
+        core.log.submit_park(
+            row,
+            id,
+            Refused { code: Code::FORBIDDEN, what, deletion: false },
+            done,
+        )
+    });
+    assert_eq!(document.status().unwrap().parked.unwrap().code, Code::FORBIDDEN);
+    assert_eq!(store.status().spaces["default"].parked.len(), 1);
+    space.delete(id).unwrap();
+    assert_eq!(store.status().spaces["default"].parked, []);
+    assert_eq!(told(&store), stored(&store));
+}
+
+/// An idle store takes no write, so it wakes no disk: a look for dead rows only reads.
+#[test]
+fn looking_for_something_to_fold_writes_nothing() {
+    let store = store();
+    store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let core = store.shared_core();
+    let before = core.log.database().faults().counters();
+    crate::compactor::compact(&core.log, &FoldOptions::EVERYTHING).unwrap();
+    // The one change is folded and its row removed; from then on there is nothing to do.
+    let folded = core.log.database().faults().counters();
+    assert!(folded.commits > before.commits);
+    for _ in 0..3 {
+        crate::compactor::compact(&core.log, &FoldOptions::EVERYTHING).unwrap();
+    }
+    assert_eq!(core.log.database().faults().counters(), folded);
+}

@@ -1,0 +1,304 @@
+//! Everything at once: applications on several threads, a relay that sends, refuses, acknowledges
+//! and forgets, and restarts in between. Whenever all is quiet, the status is what the store holds,
+//! and the events are what has happened.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, mpsc};
+
+use automerge::{ROOT, transaction::Transactable};
+use landfall_protocol::frame::Holding;
+use landfall_protocol::replica::{Batch, DocumentBatch, Incoming};
+use landfall_protocol::{Code, DocumentId, Local, Offset};
+use landfall_storage::{Committed, WriteError};
+
+use super::status::{stored, told};
+use super::store_support::{Author, Bench};
+use crate::core::Core;
+use crate::store::{FoldOptions, ReceiveError, Received, Refused, SpaceRow};
+use crate::{Durability, EventKind, Events, Options, Space, Store, Upstream};
+
+type Written = Result<Committed<Received>, WriteError<ReceiveError>>;
+
+#[derive(Clone)]
+struct Rng(u64);
+
+impl Rng {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}
+
+/// Documents that exist or existed; all threads choose among them.
+type Known = Arc<Mutex<Vec<DocumentId>>>;
+
+fn any(known: &Known, rng: &mut Rng) -> Option<DocumentId> {
+    let known = known.lock().unwrap();
+    (!known.is_empty()).then(|| known[rng.below(known.len())])
+}
+
+/// One thing that an application does. What is refused is as good as what is done: it is the
+/// status afterwards that counts.
+fn application(space: &Space, known: &Known, rng: &mut Rng) {
+    let what = rng.below(16);
+    if what < 3 {
+        let made = space.create(|tx| Ok(tx.put(ROOT, "made", 1)?)).unwrap();
+        return known.lock().unwrap().push(made.id());
+    }
+    let Some(id) = any(known, rng) else { return };
+    match what {
+        3..=8 => {
+            if let Ok(document) = space.open(id) {
+                let _ = document.change(|tx| Ok(tx.put(ROOT, "k", rng.below(100) as i64)?));
+                document.status().unwrap();
+            }
+        }
+        9 => space.delete(id).unwrap(),
+        10 => space.retry(id).unwrap(),
+        // It may have nothing to do, or the document may have changed meanwhile.
+        11 => drop(space.reauthor(id)),
+        12 => space.merge_unrelated(id).unwrap(),
+        13 => space.discard_lost(id).unwrap(),
+        14 if rng.below(2) == 0 => space.sync_everything().unwrap(),
+        14 => space.sync_only([id]).unwrap(),
+        _ => drop(space.status()),
+    }
+}
+
+/// The relay, as the link brings it to the store.
+struct Relay {
+    core: Arc<Core>,
+    space: Space,
+    row: SpaceRow,
+    known: Known,
+    rng: Rng,
+    /// Where the store's copy of its log ends.
+    at: u64,
+    actors: u16,
+    authors: BTreeMap<DocumentId, Author>,
+    /// Refusals that it has told.
+    refused: u64,
+}
+
+fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) -> T {
+    let (tell, told) = mpsc::channel();
+    submit(Box::new(move |result| tell.send(result).unwrap()));
+    told.recv().unwrap().unwrap().value
+}
+
+impl Relay {
+    fn meet(&mut self) {
+        let upstream = Upstream::from_bytes([1 + self.rng.below(2) as u8; 16]);
+        let met = wait(|done| self.core.log.submit_meet(upstream, self.row, done));
+        self.at = met.point.cursor.map_or(0, |cursor| cursor.offset.0);
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(12) {
+            0..=3 => self.send(),
+            4 => self.tell_document(),
+            5 | 6 => self.acknowledge(),
+            7 | 8 => self.refuse(),
+            9 => self.forget(),
+            10 => self.finish(),
+            _ => self.meet(),
+        }
+    }
+
+    /// What is done when something that arrived is written, or could not be.
+    fn done(&self) -> (impl FnOnce(Written) + Send + 'static, mpsc::Receiver<bool>) {
+        let (core, space, row) = (Arc::clone(&self.core), self.space.name().clone(), self.row);
+        let (tell, told) = mpsc::channel();
+        let done = move |result: Written| {
+            let well = result.map(|received| core.received(&space, row, received)).is_ok();
+            tell.send(well).unwrap();
+        };
+        (done, told)
+    }
+
+    /// Somebody else's changes: some without what they rest on, some of an unrelated history, and
+    /// deletions.
+    fn entries(&mut self) -> Vec<Incoming> {
+        let document = match any(&self.known, &mut self.rng) {
+            Some(document) if self.rng.below(3) > 0 => document,
+            _ => DocumentId::from_bytes(std::array::from_fn(|_| self.rng.below(256) as u8)),
+        };
+        self.known.lock().unwrap().push(document);
+        if self.rng.below(20) == 0 {
+            let (offset, author) = (Offset(1), vec![9; 16]);
+            return vec![Incoming::Tombstone { offset, document, author, at_ms: 1 }];
+        }
+        self.actors += 1;
+        let actor = self.actors.to_be_bytes()[1];
+        let author = self
+            .authors
+            .entry(document)
+            .or_insert_with(|| Author::new(actor, document.as_bytes()[0]));
+        author.document = document;
+        let (count, skip) = (self.rng.below(4) + 1, self.rng.below(3) / 2);
+        let changes = author.puts(count + skip);
+        author.incomings(changes[skip..].to_vec())
+    }
+
+    fn send(&mut self) {
+        let entries = self.entries();
+        let Ok(ready) = self.core.log.prepare(self.row, entries) else { return };
+        let (after, up_to) = (self.at, self.at + 100);
+        let batch = Batch {
+            space: self.space.name().clone(),
+            after: Offset(after),
+            cursor: Bench::cursor(up_to),
+            entries: Vec::new(),
+            bytes: 0,
+        };
+        let (done, told) = self.done();
+        self.core.log.submit_prepared(self.row, batch, ready, done);
+        if told.recv().unwrap() {
+            self.at = up_to;
+        }
+    }
+
+    fn tell_document(&mut self) {
+        let Some(document) = any(&self.known, &mut self.rng) else { return };
+        let ready = self.core.log.prepare(self.row, Vec::new()).unwrap();
+        let holding = match self.rng.below(4) {
+            0 => Holding::Absent,
+            _ => {
+                let heads = self.core.log.heads_of(self.row, &[document]).unwrap().remove(0).heads;
+                Holding::Present(heads.iter().map(|head| head.0).collect())
+            }
+        };
+        let (space, entries) = (self.space.name().clone(), Vec::new());
+        let batch = DocumentBatch { space, document, holding, entries, last: true, bytes: 0 };
+        let (done, told) = self.done();
+        self.core.log.submit_document(self.row, batch, ready, done);
+        told.recv().unwrap();
+    }
+
+    fn acknowledge(&mut self) {
+        let most = self.rng.below(8) + 1;
+        let (page, _) = self.core.log.outbox(self.row, Local(0), most, 1 << 20).unwrap();
+        let locals = page.iter().map(|change| change.local).collect();
+        let mark = Bench::mark(1);
+        wait(|done| self.core.log.submit_acknowledged(self.row, locals, mark, done));
+    }
+
+    fn refuse(&mut self) {
+        let Some(document) = any(&self.known, &mut self.rng) else { return };
+        let what = format!("quota {}", self.rng.below(3));
+        let (core, name) = (Arc::clone(&self.core), self.space.name().clone());
+        let (tell, told) = mpsc::channel();
+        let done = Box::new(move |result: Result<_, crate::store::WriteFailure>| {
+            let kind = EventKind::Parked { code: Code::FORBIDDEN, what: String::new() };
+            core.events.send(&name, document, kind);
+            tell.send(result.is_ok()).unwrap();
+        });
+        self.core.log.submit_park(
+            self.row,
+            document,
+            Refused { code: Code::FORBIDDEN, what, deletion: false },
+            done,
+        );
+        assert!(told.recv().unwrap());
+        self.refused += 1;
+    }
+
+    fn forget(&mut self) {
+        if self.rng.below(4) == 0 {
+            wait(|done| self.core.log.submit_reset(self.row, done));
+            self.at = 0;
+        } else if let Some(document) = any(&self.known, &mut self.rng) {
+            wait(|done| self.core.log.submit_requeue(self.row, document, done));
+        }
+    }
+
+    fn finish(&mut self) {
+        let except: Vec<_> = any(&self.known, &mut self.rng).into_iter().collect();
+        let through = Local(self.rng.below(200) as u64);
+        let cursor = Some(Bench::cursor(self.at + 10));
+        let row = self.row;
+        wait(|done| self.core.log.submit_finish_reconcile(row, cursor, through, except, done));
+        self.at += 10;
+    }
+}
+
+/// What the events of one opening must say.
+fn check_events(events: &mut Events, space: &Space, before: usize, refused: u64, name: &str) {
+    let (mut deleted, mut told_refused) = (BTreeMap::new(), 0);
+    while let Some(event) = events.try_next() {
+        let event = event.expect("the listener keeps up");
+        match event.kind {
+            EventKind::Deleted { .. } => *deleted.entry(event.document).or_insert(0) += 1,
+            EventKind::Parked { .. } => told_refused += 1,
+            _ => {}
+        }
+    }
+    let all = space.deleted_documents().unwrap();
+    let new = &all[before..];
+    assert!(deleted.values().all(|times| *times == 1), "{name}: each deletion is told once");
+    assert!(new.iter().all(|document| deleted.contains_key(document)), "{name}: each is told");
+    assert_eq!(new.len(), deleted.len(), "{name}: and no other");
+    assert_eq!(told_refused, refused, "{name}");
+}
+
+fn opening(path: &std::path::Path, known: &Known, seed: u64, name: &str) {
+    let durability = [Durability::Full, Durability::Normal][seed as usize % 2];
+    let options = Options { durability, fold: false, events: 1 << 16, ..Options::default() };
+    let store = Store::open(path, options).unwrap();
+    let space = store.space("s").unwrap();
+    assert_eq!(told(&store), stored(&store), "{name}: after the opening");
+    let (mut events, before) = (store.events(), space.deleted_documents().unwrap().len());
+    let core = Arc::clone(store.shared_core());
+    let row = core.space(space.name()).unwrap();
+    let mut relay = Relay {
+        core,
+        space: space.clone(),
+        row,
+        known: Arc::clone(known),
+        rng: Rng::new(seed + 1000),
+        at: 0,
+        actors: seed as u16 * 31 % 200,
+        authors: BTreeMap::new(),
+        refused: 0,
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (space, mut rng) = (&space, Rng::new(seed * 10 + thread));
+            scope.spawn(move || (0..40).for_each(|_| application(space, known, &mut rng)));
+        }
+        scope.spawn(|| {
+            relay.meet();
+            (0..60).for_each(|_| relay.step());
+        });
+    });
+    let core = store.shared_core();
+    if seed.is_multiple_of(3) {
+        crate::compactor::compact(&core.log, &FoldOptions::EVERYTHING).unwrap();
+    }
+    // Whatever is committed is on the disk before the two are compared.
+    core.log.database().sync().unwrap();
+    store.watch().until_blocking(|status| status.spaces["s"].not_on_disk == 0).unwrap();
+    assert_eq!(told(&store), stored(&store), "{name}");
+    let findings = core.log.verify().unwrap();
+    assert_eq!(findings, [], "{name}: what is counted is what is there");
+    check_events(&mut events, &space, before, relay.refused, name);
+    store.close().unwrap();
+}
+
+#[test]
+fn status_and_events_are_what_the_store_holds_once_all_is_quiet() {
+    for seed in 0..6 {
+        let folder = tempfile::tempdir().unwrap();
+        let known = Known::default();
+        for round in 0..3 {
+            let name = format!("seed {seed}, opening {round}");
+            opening(&folder.path().join("s"), &known, seed * 3 + round, &name);
+        }
+    }
+}
