@@ -37,7 +37,7 @@ pub(crate) enum BadSnapshot {
     #[error("its heads are not those that were told")]
     Heads,
     #[error(transparent)]
-    Fold(#[from] FoldError),
+    Fold(Box<FoldError>),
 }
 
 /// Entries that are ready for their transaction.
@@ -320,7 +320,7 @@ fn open_snapshot(
     }
     let index = match super::indexes::build(&body) {
         Ok(index) => index,
-        Err(error) => return Err((body, error.into())),
+        Err(error) => return Err((body, BadSnapshot::Fold(Box::new(error)))),
     };
     let mut told = heads.to_vec();
     told.sort_unstable();

@@ -355,7 +355,10 @@ impl<'a> Writing<'a> {
         if held {
             came.iter().for_each(|(first, last)| drop(self.held.insert(first, last)));
         }
-        Ok(refused.map_or(Ok(()), |(wait, reason)| Err((ready, wait, reason))))
+        Ok(match refused {
+            Some((wait, reason)) => Err((ready, wait, reason)),
+            None => Ok(()),
+        })
     }
 
     /// Takes changes of ours out of a document that others have the place of; `false` if they are

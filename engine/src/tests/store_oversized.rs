@@ -39,7 +39,7 @@ fn images(author: &mut Author, count: u64) -> Vec<CheckedChange> {
         tx.commit();
         preflight(author.doc.get_last_local_change().unwrap().raw_bytes()).unwrap()
     };
-    (before..before + count).map(|n| image(n)).collect()
+    (before..before + count).map(image).collect()
 }
 
 fn within(snapshot_bytes: usize) -> FoldOptions {

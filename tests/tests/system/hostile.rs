@@ -28,7 +28,7 @@ fn a_few_bytes_of_very_many_operations_fill_their_own_document_only() {
         let (seq, start_op) = (acknowledged + 1, acknowledged * million + 1);
         let change = dense_change(&actor, (seq, start_op), &last, million as u32);
         last = vec![preflight(&change).unwrap().hash];
-        match writer.push(seq, dense, &[change.clone()]) {
+        match writer.push(seq, dense, std::slice::from_ref(&change)) {
             Frame::Ack(_) => (acknowledged, bytes) = (seq, bytes + change.len()),
             answer => break nacked(answer),
         }
