@@ -28,7 +28,7 @@ fn noise(seed: u64, bytes: usize) -> Vec<u8> {
 fn images(author: &mut Author, count: u64) -> Vec<CheckedChange> {
     let before = author.doc.get_changes(&[]).len() as u64;
     let seed = author.doc.get_actor().to_bytes()[0];
-    let mut image = |n: u64| {
+    let image = |n: u64| {
         let mut tx = author.doc.transaction();
         tx.put(
             ROOT,
