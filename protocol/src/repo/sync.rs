@@ -91,7 +91,8 @@ pub enum SyncError {
 }
 
 impl SyncError {
-    /// The code under which a session ends that receives this.
+    /// The code that says this. A relay's session ends under it, except for
+    /// [`SyncError::TooMany`], which refuses the message's document only.
     pub fn code(&self) -> Code {
         match self {
             Self::TooMany { .. } => Code::TOO_LARGE,

@@ -2,7 +2,7 @@
 //! machine, and what real clients make of it in the interoperability tests.
 
 use landfall_protocol::repo::message::{Ephemeral, Message as Repo, PeerMetadata, Sync};
-use landfall_protocol::{ChangeHash, Code, DocumentId};
+use landfall_protocol::{ChangeHash, Code, DocumentId, limits};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{Author, Client, PATIENCE, Relay, soon};
@@ -243,20 +243,34 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, Code)> {
         bytes.extend(chunk);
         bytes
     };
-    let mut haves = vec![0x42, 0, 0, 0xe8, 0x07];
-    haves.extend((0..1_000).flat_map(|_| [0, 0]));
-    haves.push(0);
     vec![
         ("a filter of one entry and no bits", message(&[1, 0, 7]), Code::MALFORMED),
         ("2³² probes", message(&[1, 8, 0xff, 0xff, 0xff, 0xff, 0x0f, 0]), Code::MALFORMED),
-        ("a thousand haves", haves, Code::TOO_LARGE),
         ("a change of no bytes", chunk(1, &[0]), Code::FORM),
         ("a chunk that claims 4 GiB", chunk(1, &[0xff, 0xff, 0xff, 0xff, 0x0f]), Code::FORM),
         ("a chunk of a type that nobody knows", chunk(9, &[0]), Code::FORM),
         ("no chunk at all", vec![0x42, 0, 0, 0, 1, 3, 1, 2, 3], Code::FORM),
         ("nothing", vec![], Code::MALFORMED),
         ("a message of no version", vec![0x99, 0, 0, 0, 0], Code::MALFORMED),
-        ("heads that are not there", vec![0x42, 0xff, 0x7f], Code::TOO_LARGE),
+        ("heads that are not there", vec![0x42, 0x90, 0x4e], Code::MALFORMED),
+    ]
+}
+
+/// Sync messages with a list beyond its limit. An honest client sends one for a document that has
+/// grown too far, so it costs the client that document and not the connection for all others.
+fn too_long() -> Vec<(&'static str, Vec<u8>)> {
+    let mut haves = vec![0x42, 0, 0, 0xe8, 0x07];
+    haves.extend((0..1_000).flat_map(|_| [0, 0]));
+    haves.push(0);
+    let count = limits::SYNC_CHUNKS + 1;
+    let mut chunks = vec![0x42, 0, 0, 0];
+    chunks.extend([count as u8 | 0x80, (count >> 7) as u8 | 0x80, (count >> 14) as u8]);
+    chunks.extend(vec![0; count]);
+    vec![
+        ("a thousand haves", haves),
+        ("more chunks than anybody sends", chunks),
+        ("16,383 heads that are not there", vec![0x42, 0xff, 0x7f]),
+        ("as many needs", vec![0x42, 0, 0xff, 0x7f]),
     ]
 }
 
@@ -287,6 +301,31 @@ async fn a_hostile_message_ends_its_own_session_and_nothing_else() {
     hers.put("still", "here");
     alice.send(&mut hers).await;
     alice.settle(&mut hers).await;
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_list_beyond_its_limit_refuses_its_document_and_the_session_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut alice = RepoClient::join(&relay, "/", "alice").await;
+    let mut hers = Replica::made(1, 1);
+    alice.send(&mut hers).await;
+    alice.settle(&mut hers).await;
+    let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
+    for (what, data) in too_long() {
+        mallory.say_sync(hers.id, &data).await;
+        assert_eq!(mallory.hear().await, Heard::Unavailable(hers.id), "{what}");
+    }
+    // In the same session another document is served, and so is this one once it is asked for in a
+    // message that can be read.
+    let mut other = Replica::made(2, 2);
+    mallory.send(&mut other).await;
+    mallory.settle(&mut other).await;
+    let mut copy = Replica::empty(1);
+    mallory.send(&mut copy).await;
+    mallory.until(&mut copy, &hers.heads()).await;
+    assert_eq!(copy.get("made"), hers.get("made"));
     relay.stop().await.unwrap();
 }
 

@@ -39,19 +39,16 @@ async fn a_message_of_many_changes_is_taken_some_at_a_time() {
 }
 
 #[tokio::test]
-async fn millions_of_changes_that_are_none_end_their_own_session() {
+async fn a_million_changes_that_are_none_end_their_own_session() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    let chunk = [0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, 1, 0];
-    // As many parts as bytes allow, and as many chunks in one part.
-    let many = vec![&chunk[..0]; limits::SYNC_CHUNKS + 1];
-    let joined = chunk.repeat(limits::SYNC_CHUNKS);
-    for (chunks, code) in [(&many[..], Code::TOO_LARGE), (&[joined.as_slice()], Code::FORM)] {
-        let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
-        let data = Reply { chunks, ..Reply::default() }.encode().unwrap();
-        mallory.say_sync(Replica::empty(1).id, &data).await;
-        assert_eq!(mallory.end().await, closed(code));
-    }
+    // A million chunks of no bytes in one part. (More parts than the limit only cost the document:
+    // `repo::a_list_beyond_its_limit_refuses_its_document_and_the_session_goes_on`.)
+    let joined = [0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, 1, 0].repeat(limits::SYNC_CHUNKS);
+    let data = Reply { chunks: &[&joined], ..Reply::default() }.encode().unwrap();
+    let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
+    mallory.say_sync(Replica::empty(1).id, &data).await;
+    assert_eq!(mallory.end().await, closed(Code::FORM));
     let mut alice = RepoClient::join(&relay, "/", "alice").await;
     let mut hers = Replica::made(1, 1);
     alice.send(&mut hers).await;
