@@ -211,12 +211,12 @@ impl OpenDocument {
     pub(crate) fn try_unload(&self) -> bool {
         let gone = {
             let mut slot = self.slot.lock();
-            if slot.writer.is_some() || slot.since.is_some() || slot.built.is_some() {
+            if slot.writer.is_some() || slot.building.is_some() {
                 return false;
             }
             match &slot.state {
                 State::Published(loaded) if Arc::strong_count(loaded) > 1 => return false,
-                State::Loading | State::InPlace(_) => return false,
+                State::Loading(_) | State::InPlace(_) => return false,
                 State::Deleted => None,
                 State::Published(_) | State::Unloaded => {
                     Some(std::mem::replace(&mut slot.state, State::Unloaded))
@@ -273,7 +273,7 @@ impl OpenDocument {
             let (published, loaded) = match &slot.state {
                 State::Published(loaded) => (Some(Arc::clone(loaded)), true),
                 State::InPlace(_) => (None, true),
-                State::Unloaded | State::Loading | State::Deleted => (None, false),
+                State::Unloaded | State::Loading(_) | State::Deleted => (None, false),
             };
             (published, loaded, slot.quarantined.clone().filter(|_| loaded))
         };

@@ -7,6 +7,7 @@ mod closing;
 mod commits;
 #[cfg(target_os = "linux")]
 mod containers;
+mod contended;
 mod folded;
 mod links;
 mod many_heads;

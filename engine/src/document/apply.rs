@@ -175,7 +175,7 @@ fn step(document: &Arc<OpenDocument>) -> Step {
             Err(error) => {
                 tracing::warn!(document = %document.id, %error, "what arrived could not be read");
                 let mut slot = document.slot.lock();
-                (slot.since, slot.arrived) = (None, true);
+                (slot.building, slot.arrived) = (None, true);
                 document.core.applier.enqueue(document, &mut slot);
                 return Step::Failed;
             }

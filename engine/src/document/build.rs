@@ -22,8 +22,8 @@ pub(super) struct Built {
     pub(super) state: Option<NewState>,
     /// The store has more.
     pub(super) more: bool,
-    /// The generation of the state that it was built on.
-    pub(super) generation: u64,
+    /// Which build it is.
+    pub(super) number: u64,
 }
 
 pub(super) struct NewState {
@@ -57,7 +57,8 @@ pub(super) enum Job {
 /// The state that is built on.
 pub(super) struct Base {
     loaded: Arc<Loaded>,
-    generation: u64,
+    /// Which build begins with it.
+    number: u64,
 }
 
 impl OpenDocument {
@@ -71,25 +72,25 @@ impl OpenDocument {
         if slot.built.is_some() {
             return Job::Swap;
         }
-        if !slot.arrived {
+        if !slot.arrived || slot.building.is_some() {
+            // The end of the present build calls again.
             return Job::None;
         }
         let held = self.is_held();
         match &slot.state {
-            State::Loading | State::InPlace(_) => {
+            State::Loading(_) | State::InPlace(_) => {
                 slot.base_wanted = true;
                 return Job::None;
             }
             State::Published(loaded)
                 if slot.quarantined.is_none() && (held || slot.writer.is_some()) =>
             {
-                let base = Base { loaded: Arc::clone(loaded), generation: slot.generation };
+                let loaded = Arc::clone(loaded);
                 slot.arrived = false;
-                slot.since = Some(Vec::new());
-                return Job::Build(base);
+                return Job::Build(Base { loaded, number: slot.begin_build() });
             }
             // It will be loaded with everything at the next access.
-            State::Published(_) if !held => {
+            State::Published(_) if !held && slot.writer.is_none() => {
                 std::mem::swap(&mut slot.state, &mut unloaded);
                 self.core.cache.unloaded(self);
             }
@@ -125,7 +126,7 @@ pub(super) fn build(
     document: &OpenDocument,
     base: Base,
 ) -> Result<Result<Box<Built>, String>, StoreError> {
-    let Base { loaded, generation } = base;
+    let Base { loaded, number } = base;
     let (state, more) = match read(document, loaded.applied)? {
         Missing::Nothing => (Ok(None), false),
         Missing::Changes { page, more } => {
@@ -136,7 +137,7 @@ pub(super) fn build(
         }
         Missing::Everything(whole) => (whole_of(&whole).map(Some), false),
     };
-    Ok(state.map(|state| Box::new(Built { state, more, generation })))
+    Ok(state.map(|state| Box::new(Built { state, more, number })))
 }
 
 fn read(document: &OpenDocument, applied: u64) -> Result<Missing, StoreError> {

@@ -21,6 +21,9 @@ use crate::store::Appended;
 struct Publication {
     document: Arc<OpenDocument>,
     loaded: Arc<Loaded>,
+    /// As [`Edit::number`] and [`Edit::base`]: the state that `loaded` may replace.
+    edit: u64,
+    base: Option<Arc<Loaded>>,
     generation: u64,
     heads: Vec<ChangeHash>,
     /// The heads that the patches lead from.
@@ -118,6 +121,8 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
     Ok(Publication {
         document: Arc::clone(&edit.document),
         loaded: edit.work.take().ok_or_else(gone)?,
+        edit: edit.number,
+        base: edit.base.take(),
         generation: edit.generation,
         heads,
         patches_from,
@@ -131,23 +136,24 @@ impl Publication {
     /// Runs on the store's writer thread: it waits for nothing, and wakes none of the application's
     /// tasks.
     fn publish(self, place: u64) {
-        let Self { document, mut loaded, generation, heads, patches_from, made, bytes } = self;
+        let Self { document, mut loaded, edit, base, heads, patches_from, made, bytes, .. } = self;
         if let Some(own) = &loaded.own {
             document.core.actors.keep(&document.core.log, document.key(), own);
         }
         let replaced = {
             let mut slot = document.slot.lock();
             slot.publishing = false;
-            let current = slot.generation == generation;
+            let current =
+                slot.generation == self.generation && slot.is_unchanged_since(edit, base.as_ref());
             let told = slot.told.as_ref().map(|(_, heads)| heads.clone());
             let fitting = current && told.is_none_or(|told| told == patches_from);
             // Unless changes that came before it are still to be applied.
-            if slot.since.is_none() && !slot.arrived {
+            if slot.building.is_none() && !slot.arrived {
                 Arc::make_mut(&mut loaded).applied = loaded.applied.max(place);
             }
             for (change, patches) in made {
-                if let Some(since) = &mut slot.since {
-                    since.push(change);
+                if let Some(building) = &mut slot.building {
+                    building.since.push(change);
                 }
                 slot.tell_changed(Origin::Local, heads.clone(), patches.filter(|_| fitting));
             }

@@ -33,6 +33,8 @@ const PATIENCE_PER_CHANGE: Duration = Duration::from_micros(10);
 /// the document as the store holds it.
 pub(crate) struct Edit {
     pub(super) document: Arc<OpenDocument>,
+    /// The published state that `work` is a clone of; `None` if `work` is the only copy.
+    pub(super) base: Option<Arc<Loaded>>,
     /// The state that is being made; nobody else has it. `None` once something had to be forgotten.
     pub(super) work: Option<Arc<Loaded>>,
     pub(super) made: Vec<Made>,
@@ -72,7 +74,7 @@ impl Edit {
                 State::Deleted => return Err(ChangeError::Deleted),
                 State::Unloaded => slot = document.load(slot)?,
                 // Only the right's holder makes the second, and drops it before the right.
-                State::Loading | State::InPlace(_) => document.changed.wait(&mut slot),
+                State::Loading(_) | State::InPlace(_) => document.changed.wait(&mut slot),
             }
         };
         if let Some(reason) = slot.quarantined.clone() {
@@ -94,10 +96,17 @@ impl Edit {
             slot.state = State::InPlace(state);
         }
         drop(slot);
-        let work = if in_place { base } else { Arc::new(Loaded::clone(&base)) };
+        let (base, work) = match in_place {
+            true => (None, base),
+            false => {
+                let clone = Arc::new(Loaded::clone(&base));
+                (Some(base), clone)
+            }
+        };
         Ok(Self {
             document: Arc::clone(document),
             began_at: work.automerge.get_heads(),
+            base,
             work: Some(work),
             made: Vec::new(),
             number,

@@ -43,16 +43,15 @@ impl OpenDocument {
         }
     }
 
-    /// Reads the document from the store into the slot, unless it is another generation by then.
-    /// The caller looks again.
+    /// Reads the document from the store into the slot, unless something else is there by then,
+    /// which may be a later state than the one that was read. The caller looks again.
     pub(super) fn load<'a>(
         self: &'a Arc<Self>,
         mut slot: Guard<'a>,
     ) -> Result<Guard<'a>, StoreError> {
-        slot.state = State::Loading;
-        let generation = slot.generation;
+        let number = slot.begin_load();
         drop(slot);
-        let unfinished = Unfinished { document: self, load: Load::State(generation) };
+        let unfinished = Unfinished { document: self, load: Load::State(number) };
         let found = load::load(&self.core.log, self.row, &self.id)?;
         let (state, quarantined) = match found {
             Found::Document { loaded, quarantined } => (Some(loaded), quarantined),
@@ -66,7 +65,7 @@ impl OpenDocument {
         let bytes = state.as_ref().map(|loaded| loaded.bytes());
         {
             let mut slot = self.slot.lock();
-            if slot.generation == generation {
+            if slot.is_loading(number) {
                 if let Some(bytes) = bytes {
                     self.core.cache.put(self, bytes);
                 }
@@ -113,7 +112,7 @@ impl OpenDocument {
 }
 
 enum Load {
-    /// Of this generation.
+    /// Of the state: its number.
     State(u64),
     /// For this edit.
     Copy(u64),
@@ -129,8 +128,8 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         let mut slot = self.document.slot.lock();
         match self.load {
-            Load::State(generation) => {
-                if slot.generation == generation && matches!(slot.state, State::Loading) {
+            Load::State(number) => {
+                if slot.is_loading(number) {
                     slot.state = State::Unloaded;
                 }
             }

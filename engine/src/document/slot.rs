@@ -21,8 +21,8 @@ pub(super) enum State {
     /// To be read from the store at the next access.
     #[default]
     Unloaded,
-    /// A thread reads it from the store.
-    Loading,
+    /// A thread reads it from the store: which load, as `Slot::loads` counts them.
+    Loading(u64),
     /// The last state that is committed and applied.
     Published(Arc<Loaded>),
     /// A writer changes the only copy.
@@ -60,6 +60,16 @@ pub(super) enum Writer {
     Swap,
 }
 
+/// The applier builds the next state, or has built one that is not swapped in yet. There is one
+/// such build at a time, from its base until its swap is done, so that the changes kept here are
+/// those of this build.
+pub(super) struct Building {
+    /// Which build: `Slot::builds` when it began.
+    pub(super) number: u64,
+    /// Local changes published since the build took its base.
+    pub(super) since: Vec<Change>,
+}
+
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) state: State,
@@ -68,6 +78,10 @@ pub(super) struct Slot {
     pub(super) writer: Option<Writer>,
     /// Edits begun so far.
     pub(super) edits: u64,
+    /// Loads begun so far.
+    pub(super) loads: u64,
+    /// Builds begun so far.
+    pub(super) builds: u64,
     /// Why automerge could not take all of the loaded document's bytes, if it could not.
     pub(super) quarantined: Option<String>,
     /// The store has changes that the state does not, or that no event has told.
@@ -76,9 +90,8 @@ pub(super) struct Slot {
     pub(super) queued: bool,
     /// The applier found no state to begin with: the next writer leaves it one.
     pub(super) base_wanted: bool,
-    /// Local changes published since the applier took the state that it builds on; `None` while
-    /// it builds nothing.
-    pub(super) since: Option<Vec<Change>>,
+    /// What the applier builds; `None` while it builds nothing and nothing waits for its swap.
+    pub(super) building: Option<Building>,
     /// What the applier built while a writer was busy.
     pub(super) built: Option<Box<Built>>,
     /// The document's last `Changed` event: whose, and the heads that it told.
@@ -106,7 +119,7 @@ impl Slot {
     pub(super) fn begin_generation(&mut self, state: State) -> (State, Option<Box<Built>>) {
         self.generation += 1;
         // What arrived and was being built is still to be told.
-        self.arrived |= self.since.take().is_some();
+        self.arrived |= self.building.take().is_some();
         self.quarantined = None;
         (std::mem::replace(&mut self.state, state), self.built.take())
     }
@@ -119,7 +132,7 @@ impl Slot {
             State::Published(loaded) => Look::Here(Arc::clone(loaded)),
             State::Deleted => Look::Deleted,
             State::Unloaded => Look::Load,
-            State::Loading => Look::Wait(None),
+            State::Loading(_) => Look::Wait(None),
             State::InPlace(InPlace { committing: true, .. }) => Look::Wait(None),
             State::InPlace(InPlace { copy: StoreCopy::Loaded(copy), .. }) => {
                 Look::Here(Arc::clone(copy))
@@ -142,6 +155,40 @@ impl Slot {
         }
     }
 
+    /// Begins a load; gives its number.
+    pub(super) fn begin_load(&mut self) -> u64 {
+        self.loads += 1;
+        self.state = State::Loading(self.loads);
+        self.loads
+    }
+
+    /// Whether the state still is to come from this load.
+    pub(super) fn is_loading(&self, load: u64) -> bool {
+        matches!(self.state, State::Loading(number) if number == load)
+    }
+
+    /// Begins a build; gives its number. Local changes are kept for its swap from now on.
+    pub(super) fn begin_build(&mut self) -> u64 {
+        self.builds += 1;
+        self.building = Some(Building { number: self.builds, since: Vec::new() });
+        self.builds
+    }
+
+    /// The build that is not swapped in yet, if it is this one.
+    pub(super) fn building(&mut self, build: u64) -> Option<&mut Building> {
+        self.building.as_mut().filter(|building| building.number == build)
+    }
+
+    /// Whether the state still is the one that this edit began with: `base` if the edit works on a
+    /// clone, else the edit has the only copy.
+    pub(super) fn is_unchanged_since(&self, edit: u64, base: Option<&Arc<Loaded>>) -> bool {
+        match (&self.state, base) {
+            (State::Published(loaded), Some(base)) => Arc::ptr_eq(loaded, base),
+            (State::InPlace(in_place), None) => in_place.edit == edit,
+            _ => false,
+        }
+    }
+
     /// Whether the calling thread has the writer right.
     pub(super) fn is_mine(&self) -> bool {
         self.writer == Some(Writer::Application(thread_number()))
@@ -149,7 +196,7 @@ impl Slot {
 
     /// Whether the applier has something to do that it could not do before.
     pub(super) fn calls_applier(&self) -> bool {
-        let has_base = !matches!(self.state, State::Loading | State::InPlace(_));
+        let has_base = !matches!(self.state, State::Loading(_) | State::InPlace(_));
         (self.built.is_some() && self.writer.is_none()) || (self.base_wanted && has_base)
     }
 }

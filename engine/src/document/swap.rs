@@ -2,7 +2,8 @@
 //!
 //! Local changes that were made meanwhile are added to it first, by the thread that has the writer right:
 //! the applier if no writer is busy, else the next writer before its closure. Readers go on with
-//! the old state. What was built on another generation is dropped.
+//! the old state. What was built on another generation is dropped, and so is what lacks anything of
+//! the state that it would replace: within a generation, no state is followed by one that has less.
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub(super) fn offer(document: &Arc<OpenDocument>, built: Box<Built>) -> bool {
         match Right::of_swap(document, &mut slot) {
             Some(right) => right,
             None => {
-                if slot.generation == built.generation {
+                if slot.building(built.number).is_some() {
                     slot.built = Some(built);
                 }
                 return false;
@@ -55,32 +56,53 @@ pub(super) fn offer_again(document: &Arc<OpenDocument>) -> bool {
 /// Publishes what was built. Its event waits in the slot until the right is gone.
 pub(super) fn finish(right: &Right, built: Built) {
     let document = &right.document;
-    let Built { state, more, generation } = built;
+    let Built { state, more, number } = built;
+    let _ends = Ends { document, number };
     let found = {
         let mut slot = document.slot.lock();
         slot.arrived |= more;
-        let current = slot.generation == generation;
-        let meanwhile = slot.since.take().filter(|_| current);
-        match (&slot.state, meanwhile) {
-            (State::Published(loaded), Some(meanwhile)) => {
-                Some((Arc::clone(loaded), meanwhile, slot.told.clone()))
+        let (generation, told) = (slot.generation, slot.told.clone());
+        // No local change is published while this thread has the right.
+        let since = slot.building(number).map(|building| std::mem::take(&mut building.since));
+        match (&slot.state, since) {
+            (State::Published(loaded), Some(since)) => {
+                Some((Arc::clone(loaded), generation, since, told))
             }
-            _ => None,
+            // It is read from the store, with everything, and told by the applier.
+            (_, Some(_)) => {
+                slot.arrived = true;
+                None
+            }
+            // So is another generation.
+            (_, None) => None,
         }
     };
-    // Another generation is read from the store, with everything, and told by the applier.
-    if let Some((before, meanwhile, told)) = found {
+    if let Some((before, generation, since, told)) = found {
         // The state before may have been read from the store while this was built.
         let state = state.filter(|state| state.last > before.applied);
-        match next_state(document, state, &before, meanwhile, told) {
+        match next_state(document, state, &before, since, told) {
             Ok(Some(next)) => publish(document, generation, next),
             Ok(None) => {}
             Err(reason) => give_up(document, reason),
         }
     }
-    let mut slot = document.slot.lock();
-    if slot.arrived {
-        document.core.applier.enqueue(document, &mut slot);
+}
+
+/// The end of a build, however its swap ends: the applier may begin the next one.
+struct Ends<'a> {
+    document: &'a Arc<OpenDocument>,
+    number: u64,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        let mut slot = self.document.slot.lock();
+        if slot.building(self.number).is_some() {
+            slot.building = None;
+        }
+        if slot.arrived {
+            self.document.core.applier.enqueue(self.document, &mut slot);
+        }
     }
 }
 
@@ -117,6 +139,9 @@ fn next_state(
     let (mut automerge, undisturbed) = (automerge, meanwhile.is_empty());
     if !undisturbed {
         automerge = apply_parsed(automerge, meanwhile, &mut PatchLog::inactive())?;
+    }
+    if !contains(&automerge, &seen) {
+        return Err("what was built lacks changes of the present state".to_owned());
     }
     let patches = match patches.filter(|_| undisturbed && since.is_none_or(|since| *since == seen))
     {
@@ -158,12 +183,16 @@ fn publish(document: &Arc<OpenDocument>, generation: u64, next: Next) {
     document.core.cache.make_room(document);
 }
 
+/// Whether a document has these changes.
+fn contains(automerge: &Automerge, heads: &[ChangeHash]) -> bool {
+    heads.iter().all(|head| automerge.get_change_meta_by_hash(head).is_some())
+}
+
 impl OpenDocument {
     /// How a document came from the state at these heads; `None` if that is not known, or automerge
     /// panics over it: then the listener reads the document.
     pub(super) fn diff(&self, automerge: &Automerge, since: &[ChangeHash]) -> Option<Arc<[Patch]>> {
-        let known = |head| automerge.get_change_meta_by_hash(head).is_some();
-        match since.iter().all(known) {
+        match contains(automerge, since) {
             true => self.patches(|| automerge.diff(since, &automerge.get_heads())),
             false => None,
         }
@@ -200,7 +229,7 @@ pub(super) fn give_up(document: &Arc<OpenDocument>, reason: String) {
     };
     match whole.map(|whole| whole.build()) {
         Ok(Ok(_)) => {
-            document.slot.lock().since = None;
+            document.slot.lock().building = None;
             document.outdate();
             document.note_unloaded();
         }
@@ -208,7 +237,7 @@ pub(super) fn give_up(document: &Arc<OpenDocument>, reason: String) {
         Err(error) => {
             tracing::warn!(document = %document.id, %error, "the document could not be read again");
             let mut slot = document.slot.lock();
-            (slot.since, slot.arrived) = (None, true);
+            (slot.building, slot.arrived) = (None, true);
         }
     }
 }
@@ -218,7 +247,7 @@ pub(super) fn quarantine(document: &OpenDocument, reason: String) {
     tracing::error!(document = %document.id, reason, "the document is quarantined");
     let gone = {
         let mut slot = document.slot.lock();
-        slot.since = None;
+        slot.building = None;
         slot.quarantined = Some(reason.clone());
         slot.events.push_back(EventKind::Quarantined { reason: reason.clone() });
         slot.built.take()
@@ -293,6 +322,33 @@ mod tests {
         document.open().outdate();
         offer(document.open(), built);
         assert_eq!(keys(&document), ["mine", "theirs"]);
+    }
+
+    /// The applier runs between a writer's taking of what was built and its swap, and while it waits
+    /// for a writer: it must not begin a build that would take over the local changes of this one.
+    #[test]
+    fn a_build_keeps_its_local_changes_until_its_swap() {
+        let (_store, _space, document, built) = built();
+        document.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).unwrap();
+        let open = document.open();
+        open.slot.lock().arrived = true;
+        let job = open.next_job();
+        offer(open, built);
+        assert_eq!(keys(&document), ["mine", "more", "theirs"]);
+        assert!(matches!(job, Job::None), "two builds at a time");
+        document.change(|tx| Ok(tx.put(ROOT, "last", 1)?)).unwrap();
+        assert_eq!(keys(&document), ["last", "mine", "more", "theirs"]);
+    }
+
+    /// Whatever made it so: what lacks a change that readers have seen is not shown.
+    #[test]
+    fn what_lacks_changes_of_the_present_state_is_not_shown() {
+        let (_store, _space, document, built) = built();
+        document.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).unwrap();
+        document.open().slot.lock().building.as_mut().unwrap().since.clear();
+        offer(document.open(), built);
+        document.change(|tx| Ok(tx.put(ROOT, "last", 1)?)).unwrap();
+        assert_eq!(keys(&document), ["last", "mine", "more", "theirs"]);
     }
 
     /// A writer that is busy takes in what was built before its next change.

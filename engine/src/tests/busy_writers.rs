@@ -59,7 +59,7 @@ fn theirs_of(document: &Document) -> Option<String> {
     document.read(read).unwrap()
 }
 
-fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut is: impl FnMut() -> bool) {
     let deadline = Instant::now() + WATCHDOG;
     while !is() {
         assert!(Instant::now() < deadline, "{what}");

@@ -3,12 +3,24 @@
 
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{Automerge, ROOT, ReadDoc};
-use landfall::{ChangeError, Document, EventKind, Options, Store};
+use landfall::{ChangeError, Document, EventKind, Events, Options, Store};
 use landfall_tests::replica::{Snapshot, fresh_copy, wait_for, wait_synced, wait_until};
 use landfall_tests::site::{FOLDS, Replica, SPACE, Site, folds, sync_all};
 
 fn deleted(replica: &Replica, document: &Document) -> bool {
     replica.space.is_deleted(&document.id()).unwrap()
+}
+
+/// How many unsent edits were lost, by each event so far that says that the document is deleted.
+fn deletions(events: &mut Events, document: &Document) -> Vec<u64> {
+    std::iter::from_fn(|| events.try_next())
+        .map(|event| event.expect("no event is missed"))
+        .filter(|event| event.document == document.id())
+        .filter_map(|event| match event.kind {
+            EventKind::Deleted { unsent } => Some(unsent),
+            _ => None,
+        })
+        .collect()
 }
 
 #[test]
@@ -37,10 +49,13 @@ fn a_deletion_beats_edits_that_did_not_know_of_it() {
         wait_until(&c.store, "for the deletion", || deleted(&c, &shared));
         let lost = c.space.lost_edits().unwrap();
         assert_eq!((lost.len(), lost[0].document, lost[0].unsent), (1, shared.id(), 2));
-        let told = std::iter::from_fn(|| events.try_next()).flatten().any(|event| {
-            event.document == shared.id() && matches!(event.kind, EventKind::Deleted { unsent: 2 })
+        // The store is ahead of its events, which another thread sends.
+        let mut told = deletions(&mut events, &shared);
+        wait_until(&c.store, "for the event", || {
+            told.extend(deletions(&mut events, &shared));
+            !told.is_empty()
         });
-        assert!(told, "nobody said that edits were lost");
+        assert_eq!(told, [2], "edits that were lost");
         let export = c.space.export_lost(&shared.id()).unwrap().unwrap();
         let rescued = Automerge::load(&export).unwrap();
         let value = rescued.get(ROOT, "text").unwrap().unwrap().0.to_string();
@@ -59,6 +74,7 @@ fn a_deletion_beats_edits_that_did_not_know_of_it() {
         let copy = fresh_copy(&site.url, SPACE);
         assert_eq!(copy.hashes_of(&shared.id()).len(), 0, "it came back");
         assert_eq!(copy, Snapshot::of(&a.space));
+        assert!(deletions(&mut events, &shared).is_empty(), "it is deleted once");
         // And over a restart of the application.
         a.store.close().unwrap();
         let again = Store::open(site.folder().join("a"), Options::default()).unwrap();

@@ -1,0 +1,84 @@
+//! A writer's edits beside arrivals, readers, folds and a cache without room: memory never lacks
+//! what the store has.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use automerge::{ActorId, Automerge, ROOT, ReadDoc, transaction::Transactable};
+use landfall_protocol::admission::preflight;
+
+use super::busy_writers::until;
+use crate::compactor::compact;
+use crate::store::{FoldOptions, LocalChange};
+use crate::{Document, Options, Store};
+
+/// Of each writer, in each document.
+const EDITS: usize = 150;
+
+/// A replica of another author puts a value, which arrives in the order of the commits.
+fn arrive(store: &Store, document: &Document, theirs: &mut Automerge, key: &str) {
+    theirs.transact(|tx| tx.put(ROOT, key, 1)).unwrap();
+    let change = preflight(theirs.get_last_local_change().unwrap().raw_bytes()).unwrap();
+    let space = document.open().row;
+    let change = LocalChange { space, document: document.id(), change, at_ms: 0 };
+    let (core, open) = (Arc::clone(store.shared_core()), Arc::clone(document.open()));
+    let told = move |_: &_| core.applier.notify(&open);
+    let log = &store.shared_core().log;
+    log.append(landfall_storage::Durability::Full, vec![change], told).unwrap();
+}
+
+fn keys(document: &Document) -> usize {
+    document.read(|doc| doc.keys(ROOT).count()).unwrap()
+}
+
+fn repeat_until(stop: &AtomicBool, mut work: impl FnMut()) {
+    while !stop.load(Ordering::Relaxed) {
+        work();
+    }
+}
+
+/// Two documents, so that loading one lets the other go.
+#[test]
+fn no_edit_is_made_on_a_state_that_lacks_an_earlier_one() {
+    let options = Options { document_cache_bytes: 0, fold: false, ..Options::default() };
+    let store = Store::in_memory(options).unwrap();
+    let space = store.space("default").unwrap();
+    let documents = [(); 2].map(|()| space.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap());
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let mut ends = Vec::new();
+        for (seed, document) in (9..).zip(&documents) {
+            scope.spawn(|| repeat_until(&stop, || _ = keys(document)));
+            for writer in [0, 1] {
+                ends.push(scope.spawn(move || {
+                    for n in 0..EDITS {
+                        let key = format!("own {writer} {n}");
+                        document.change(|tx| Ok(tx.put(ROOT, key, 1)?)).unwrap();
+                    }
+                }));
+            }
+            let store = &store;
+            ends.push(scope.spawn(move || {
+                let actor = ActorId::from([seed; 16]);
+                let mut theirs = document.read(|doc| doc.fork().with_actor(actor)).unwrap();
+                for n in 0..EDITS {
+                    arrive(store, document, &mut theirs, &format!("theirs {n}"));
+                }
+            }));
+        }
+        let log = &store.shared_core().log;
+        let fold = || _ = compact(log, &FoldOptions::EVERYTHING).unwrap();
+        let stop = &stop;
+        scope.spawn(move || repeat_until(stop, fold));
+        let panicked = ends.into_iter().filter_map(|thread| thread.join().err()).count();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(panicked, 0, "threads that edit");
+    });
+    for document in &documents {
+        until("memory stays behind", || keys(document) == 1 + 3 * EDITS);
+        assert_eq!(document.status().unwrap().changes as usize, 1 + 3 * EDITS);
+        let heads = document.heads().unwrap();
+        until("it stays in use", || document.open().try_unload());
+        assert_eq!((keys(document), document.heads().unwrap()), (1 + 3 * EDITS, heads));
+    }
+}
