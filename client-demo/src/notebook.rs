@@ -23,14 +23,25 @@ pub(crate) struct Notebook {
 impl Notebook {
     /// Opens a notebook to be edited, makes it if there is none, and begins to connect.
     pub(crate) fn open(place: &Place) -> Result<Self, Failure> {
+        let notebook = Self::open_unconnected(place)?;
+        // No relay needs to be there; only a URL that cannot be one is an error, before an edit.
+        notebook.connect(place)?;
+        Ok(notebook)
+    }
+
+    /// As [`Notebook::open`], for work that must be done before the relay says anything new.
+    pub(crate) fn open_unconnected(place: &Place) -> Result<Self, Failure> {
         let store = Store::open(&place.store, Options::default())?;
         let space = store.space(&place.space)?;
-        if !place.offline {
-            // Nobody needs to be there; only a URL that cannot be one is an error, and it is told
-            // before anything is edited.
-            store.connect(place.relay_url())?;
-        }
         Ok(Self { store, space, offline: place.offline, quiet: place.quiet })
+    }
+
+    /// Begins to connect, unless the command is to stay offline.
+    pub(crate) fn connect(&self, place: &Place) -> Result<(), Failure> {
+        if !self.offline {
+            self.store.connect(place.relay_url())?;
+        }
+        Ok(())
     }
 
     /// Opens a notebook to be read, beside whoever has it open; `None` if there is none yet.

@@ -76,14 +76,14 @@ fn advice(code: Code, id: &str) -> String {
 pub(crate) fn retry(place: &Place, id: &str) -> Result<(), Failure> {
     let (notebook, document) = open(place, id)?;
     notebook.space.retry(document.id())?;
-    offered(notebook, &document, "offered again")
+    offered(place, notebook, &document, "offered again")
 }
 
 /// The command `notes reauthor`.
 pub(crate) fn reauthor(place: &Place, id: &str) -> Result<(), Failure> {
     let (notebook, document) = open(place, id)?;
     let made = notebook.space.reauthor(document.id())?;
-    offered(notebook, &document, &format!("{} made anew", count(made as u64, "change")))
+    offered(place, notebook, &document, &format!("{} made anew", count(made as u64, "change")))
 }
 
 /// The command `notes merge`.
@@ -96,12 +96,17 @@ pub(crate) fn merge(place: &Place, id: &str) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Note, "nothing to merge", why, remedy));
     }
     notebook.space.merge_unrelated(document.id())?;
-    offered(notebook, &document, "merged with the other note of this id")
+    offered(place, notebook, &document, "merged with the other note of this id")
 }
 
 /// Opens the notebook, and a note in it that has refused changes.
 fn open(place: &Place, id: &str) -> Result<(Notebook, Document), Failure> {
-    let (notebook, all) = notes::open(place, id)?;
+    if !place.store.exists() {
+        return Err(notes::nothing_there(place, id));
+    }
+    // Unconnected: a relay that was restored may take by itself what it refused.
+    let notebook = Notebook::open_unconnected(place)?;
+    let all = listed(notebook.documents()?)?;
     let document = notes::found(&notebook, &all, id)?.document.clone();
     if document.status()?.parked.is_none() {
         let why = format!("the relay refuses no change of `{}`", first_line(id, 40));
@@ -112,7 +117,13 @@ fn open(place: &Place, id: &str) -> Result<(Notebook, Document), Failure> {
 }
 
 /// Ends a command that offers changes again: says what the relay said.
-fn offered(notebook: Notebook, document: &Document, done: &str) -> Result<(), Failure> {
+fn offered(
+    place: &Place,
+    notebook: Notebook,
+    document: &Document,
+    done: &str,
+) -> Result<(), Failure> {
+    notebook.connect(place)?;
     notebook.try_to_sync(OFFER)?;
     let status = document.status()?;
     if let Some(parked) = status.parked {
