@@ -210,6 +210,7 @@ impl Store {
     /// [`FlushError::Offline`] at once if the link is offline on purpose or was never made;
     /// [`FlushError::TimedOut`]; [`FlushError::Refused`] and [`FlushError::SpaceRefused`] at once
     /// if the relay refuses what is left. Each says what is pending; all of it stays saved here.
+    /// [`FlushError::Closed`] once the store is closed, with or without a link.
     pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         let flush = self.core().link.flush(self.core(), timeout);
         flush.done().await

@@ -296,6 +296,9 @@ pub(crate) enum Flush {
 
 impl Flush {
     pub(super) fn begin(core: &Arc<Core>, desk: &Arc<Desk>, timeout: Duration) -> Self {
+        if core.is_closed() {
+            return Self::Decided(Err(FlushError::Closed));
+        }
         let targets: Vec<(SpaceRow, u64)> = core
             .spaces()
             .into_iter()

@@ -57,6 +57,19 @@ fn closing_answers_every_request_and_ends_the_threads() {
 }
 
 #[test]
+fn a_flush_after_the_close_fails_as_closed_with_or_without_a_link() {
+    let (linked, unlinked) = (with_a_change(), with_a_change());
+    linked.connect(UNREACHABLE).unwrap();
+    // Without a space nothing is pending: not even then is a closed store flushed.
+    let empty = Store::in_memory(Options::default()).unwrap();
+    for store in [linked, unlinked, empty] {
+        store.close().unwrap();
+        let flushed = store.flush_blocking(Duration::from_secs(3_600));
+        assert!(matches!(flushed, Err(FlushError::Closed)), "{flushed:?}");
+    }
+}
+
+#[test]
 fn times_at_their_ends_break_nothing() {
     for time in [Duration::ZERO, Duration::MAX] {
         let store = with_a_change();
