@@ -137,11 +137,11 @@ fn groups_of_two_threads_do_not_wait_for_each_other_for_ever() {
     let (store, a) = document();
     let b = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     std::thread::scope(|scope| {
-        for (first, order) in [(0, [&a, &b]), (50, [&b, &a])] {
+        for (values, order) in [(0..50, [&a, &b]), (50..100, [&b, &a])] {
             let store = store.clone();
             scope.spawn(move || {
                 // The value that is there already would make no change.
-                for n in first..first + 50 {
+                for n in values {
                     store
                         .group(|group| {
                             group.change(order[0], |tx| Ok(tx.put(ROOT, "n", n)?))?;
