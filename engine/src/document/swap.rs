@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(keys(&document), ["last", "mine", "more", "theirs"]);
     }
 
-    /// Whatever made it so: what lacks a change that readers have seen is not shown.
+    /// A built state that lacks a change that readers have seen is not shown.
     #[test]
     fn what_lacks_changes_of_the_present_state_is_not_shown() {
         let (_store, _space, document, built) = built();
