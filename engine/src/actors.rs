@@ -150,6 +150,7 @@ impl Actors {
         match error {
             ChangeError::Deleted
             | ChangeError::DocumentTooLarge { .. }
+            | ChangeError::DocumentFull(_)
             | ChangeError::Store(StoreError {
                 class: StoreFailure::Closed | StoreFailure::ReadOnly,
                 ..

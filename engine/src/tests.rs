@@ -19,6 +19,7 @@ mod removal;
 mod skipping;
 mod status;
 mod status_model;
+mod store_budget;
 mod store_compactor;
 mod store_comparing;
 mod store_costs;

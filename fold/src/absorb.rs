@@ -185,15 +185,18 @@ impl Absorbing {
         })
     }
 
-    /// What is held and what is new, as one snapshot; single changes if it would be too large.
+    /// What is held and what is new, as one snapshot; single changes if no snapshot may have all of it.
     fn together(&self, document: Automerge, new: Vec<Change>) -> Result<News, FoldError> {
         let mut builder = Builder::over(document);
         new.iter().cloned().try_for_each(|change| builder.add(change))?;
         match finish(builder.build()?, &self.limits) {
             Ok(folded) => Ok(News::Snapshot(Box::new(folded))),
-            Err(FoldError::TooLarge { .. }) => {
-                Ok(News::Changes(new.into_iter().map(chunk).collect()))
-            }
+            // The histories go together; only one snapshot of both is more than one may be.
+            Err(
+                FoldError::TooLarge { .. }
+                | FoldError::TooManyHeads { .. }
+                | FoldError::Unfaithful { .. },
+            ) => Ok(News::Changes(new.into_iter().map(chunk).collect())),
             Err(error) => Err(error),
         }
     }

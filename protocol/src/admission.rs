@@ -19,6 +19,6 @@ mod runs;
 
 pub use document::{Budget, DocumentError, DocumentSize, OverBudget, measure};
 pub use form::FormError;
-pub use history::{History, HistoryError, Known, Roots, Verdict, admit};
+pub use history::{History, HistoryError, Known, Origin, Roots, Verdict, admit, admit_from};
 pub use overlay::{Layered, Overlay};
 pub use preflight::{CheckedChange, change_hash, preflight};

@@ -472,10 +472,12 @@ impl Worker {
             return Err(worker(job.finish().err().unwrap_or(error)));
         }
         let both = match job.finish() {
-            Err(WorkerError::TooLarge { actual, limit }) => {
+            // Each of the two is sound, but no snapshot may have both: for its bytes, its heads or
+            // its budget. Admission judges the changes.
+            Err(error @ (WorkerError::TooLarge { .. } | WorkerError::Refused { .. })) => {
                 let (space, document) = (&offer.space, &offer.document);
-                tracing::warn!(%space, %document, actual, limit,
-                    "a document exceeds the limit by a snapshot that was offered; it syncs on");
+                tracing::warn!(%space, %document, %error,
+                    "a document and a snapshot that was offered do not fit one; it syncs on");
                 return self.merge_apart(offer, inspected.changes);
             }
             both => snapshot_of(both.map_err(worker)?).map_err(worker)?,

@@ -19,8 +19,8 @@ const PAGE_BYTES: usize = 16 * 1024 * 1024;
 /// them.
 const BATCH_OPERATIONS: usize = limits::CHANGE_OPERATIONS as usize;
 
-/// Operations of a document that is loaded. Twice what admission takes: a store counts at least what
-/// is there, and what it was told in snapshots only in part.
+/// Operations of a document that is loaded: what a relay takes, and as much again, which a replica
+/// may have beside it (`Origin::Received`).
 const MOST_OPERATIONS: u64 = 2 * limits::DOCUMENT_OPERATIONS;
 
 /// An empty document as this engine makes them: text positions count Unicode code points.

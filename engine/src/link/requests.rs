@@ -387,6 +387,8 @@ fn decide(
     for (row, target) in targets {
         // A space that was removed waits for nothing.
         let Some(count) = core.status.count(*row) else { continue };
+        // A snapshot that came since gave new numbers to what is not held.
+        let target = count.totals.moved.max(*target);
         if let Some(reached) = reached {
             // Counts of another relay say nothing of this one.
             if count.upstream != reached.upstream {
@@ -394,7 +396,7 @@ fn decide(
                 continue;
             }
             if let Some(refusal) = reached.refused.get(row)
-                && count.first_unheld.is_some_and(|first| first <= *target)
+                && count.first_unheld.is_some_and(|first| first <= target)
             {
                 refused.push(refusal.clone());
                 continue;
@@ -404,8 +406,8 @@ fn decide(
                 continue;
             }
         }
-        waits |= count.first_unheld.is_some_and(|first| first <= *target);
-        rejects |= count.first_gap.is_some_and(|first| first <= *target);
+        waits |= count.first_unheld.is_some_and(|first| first <= target);
+        rejects |= count.first_gap.is_some_and(|first| first <= target);
     }
     if !refused.is_empty() {
         let pending = core.status.watch().now().pending();

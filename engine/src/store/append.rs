@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use landfall_protocol::DocumentId;
-use landfall_protocol::admission::{CheckedChange, HistoryError, Roots, Verdict};
+use landfall_protocol::admission::{CheckedChange, HistoryError, Origin, Roots, Verdict};
 use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::Connection;
 
@@ -149,7 +149,7 @@ fn append(
             Entry::Vacant(place) => place.insert(Ledger::new(conn, indexes, local.space)?),
         };
         let LocalChange { document, change, at_ms, .. } = local;
-        let place = match ledger.admit(document, change, Roots::One)?? {
+        let place = match ledger.admit(document, change, Roots::One, Origin::Local)?? {
             Verdict::Duplicate(known) => known.position.0,
             Verdict::New => {
                 let place = ledger.append(*document, change, None, *at_ms)?;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use landfall_protocol::admission::{HistoryError, Roots};
+use landfall_protocol::admission::{HistoryError, Origin, Roots, preflight};
 use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::{ChangeHash, Code, DocumentId, Local};
 use landfall_storage::{Committed, Durability, WriteError};
@@ -128,13 +128,14 @@ pub(super) fn drop_rows(
     }
     let mut after = before;
     for node in gone {
-        let bytes: u64 = conn
-            .prepare_cached(
-                "DELETE FROM change WHERE document = ?1 AND local = ?2 RETURNING length(body)",
-            )?
+        let body: Vec<u8> = conn
+            .prepare_cached("DELETE FROM change WHERE document = ?1 AND local = ?2 RETURNING body")?
             .query_row(params![row.0, node.local], |row| row.get(0))?;
         after.tail_changes = after.tail_changes.saturating_sub(1);
-        after.tail_bytes = after.tail_bytes.saturating_sub(bytes);
+        after.tail_bytes = after.tail_bytes.saturating_sub(body.len() as u64);
+        // What is damaged is counted on: the budget errs to the safe side.
+        let operations = preflight(&body).map_or(0, |change| change.stored_operations);
+        after.operations = after.operations.saturating_sub(operations);
     }
     set_parts(conn, &mut ledger.totals, row, &before, &after)?;
     let (old, new) = (heads(conn, row)?, graph::heads(conn, row)?);
@@ -352,8 +353,9 @@ fn replace(
     }
     let roots = if merges(conn, space, document)? { Roots::Several } else { Roots::One };
     for LocalChange { change, at_ms, .. } in new {
-        ledger.admit(document, change, roots)??;
+        ledger.admit(document, change, roots, Origin::Pushed)??;
         ledger.append(*document, change, None, *at_ms)?;
     }
+    ledger.totals.moved = ledger.totals.last;
     Ok(ledger.finish()?)
 }

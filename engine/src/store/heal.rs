@@ -123,7 +123,11 @@ impl LocalLog {
             let (noted, counted) = (space_totals(tx, space)?, totals(tx, space)?);
             let last = noted.last.max(counted.last);
             let added = noted.added.max(counted.added);
-            set_space_totals(tx, space, super::SpaceTotals { last, added, ..counted })?;
+            set_space_totals(
+                tx,
+                space,
+                super::SpaceTotals { last, added, moved: noted.moved, ..counted },
+            )?;
             set_waiting(tx, space, &waiting(tx, space)?)?;
             set_sums(tx, space, &sums(tx, space)?)?;
             for upstream in links::linked(tx, space)? {
@@ -210,6 +214,7 @@ fn derive(
     let before = parts(conn, row)?;
     let mut after = before;
     (after.folded_changes, after.folded_bytes) = (0, 0);
+    (after.operations, after.counter, after.folded_counter) = (0, 0, 0);
     let mut index = None;
     if let Some(body) = snapshots::body(conn, row)? {
         let length = body.len() as u64;
@@ -218,6 +223,8 @@ fn derive(
         conn.prepare_cached("DELETE FROM folded_actor WHERE document = ?1")?.execute([row.0])?;
         snapshots::put(conn, row, &opened)?;
         (after.folded_changes, after.folded_bytes) = (opened.changes(), length);
+        (after.operations, after.folded_counter) = (opened.operations, opened.counter());
+        after.counter = after.folded_counter;
         index = Some(opened.index);
     }
     after.base = base(&sides(conn, row, index.as_deref())?, before.base, index.is_some());
@@ -226,6 +233,8 @@ fn derive(
     after.tail_bytes = rows.iter().map(|raw| raw.body.len() as u64).sum();
     for raw in rows {
         let Ok(change) = raw.check() else { continue };
+        after.operations += change.stored_operations;
+        after.counter = after.counter.max(change.max_op);
         if (&change.actor, change.seq, change.max_op) != (&raw.actor, raw.seq, raw.max_op) {
             let actor = actor_row_or_new(conn, &change.actor)?;
             conn.prepare_cached(

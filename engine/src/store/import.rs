@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use landfall_protocol::DocumentId;
-use landfall_protocol::admission::{CheckedChange, HistoryError, Roots, Verdict};
+use landfall_protocol::admission::{CheckedChange, HistoryError, Origin, Roots, Verdict};
 use landfall_storage::Durability;
 use rusqlite::{Connection, params};
 
@@ -116,7 +116,7 @@ fn take(
             true => Roots::Several,
             false => *roots,
         };
-        match ledger.admit(document, change, roots)? {
+        match ledger.admit(document, change, roots, Origin::Received)? {
             Ok(Verdict::Duplicate(_)) => batch.taken += 1,
             Ok(Verdict::New) => {
                 ledger.append(*document, change, None, *at_ms)?;

@@ -1,6 +1,7 @@
 //! Putting a folded history under a document's tail: after a fold of our own, and when an upstream
 //! sends one. Rows that are in it are dead from then on, and removed later, in slices.
 
+use landfall_protocol::admission::preflight;
 use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::{ChangeHash, DocumentId};
 use rusqlite::{Connection, params};
@@ -53,8 +54,11 @@ pub(super) fn install(
         tail_bytes: rest.iter().map(|change| change.bytes).sum(),
         folded_changes: opened.changes(),
         folded_bytes: opened.body.len() as u64,
-        // What lies behind the snapshot was counted when it came.
-        operations: before.operations.max(opened.operations),
+        operations: match source {
+            Source::Fold { .. } => before.operations.max(opened.operations),
+            // It may bring what was not here, so the sum is made again.
+            Source::Upstream { .. } => opened.operations + operations_behind(conn, row, &rest)?,
+        },
         counter: before.counter.max(opened.counter()),
         folded_counter: opened.counter(),
     };
@@ -73,6 +77,7 @@ pub(super) fn install(
     };
     links::note_vacant(conn, space, covered)?;
     if let Source::Upstream { upstream, .. } = source {
+        ledger.totals.moved = ledger.totals.last;
         // These numbers are vacant now, and the upstream is the one in use.
         let mut vacant = change.folded;
         vacant.insert(base, base);
@@ -101,6 +106,22 @@ fn tail(conn: &Connection, row: DocumentRow, base: u64) -> rusqlite::Result<Vec<
         Ok(TailRow { local: row.get(0)?, hash: hash_of(row.get(1)?), bytes: row.get(2)? })
     })?
     .collect()
+}
+
+/// The operations of changes that a snapshot does not have.
+fn operations_behind(
+    conn: &Connection,
+    row: DocumentRow,
+    rest: &[TailRow],
+) -> rusqlite::Result<u64> {
+    let mut body =
+        conn.prepare_cached("SELECT body FROM change WHERE document = ?1 AND local = ?2")?;
+    let mut operations = 0;
+    for change in rest {
+        let body: Vec<u8> = body.query_row(params![row.0, change.local], |row| row.get(0))?;
+        operations += preflight(&body).map_or(0, |change| change.stored_operations);
+    }
+    Ok(operations)
 }
 
 fn locals(rows: &[TailRow]) -> IntervalSet {

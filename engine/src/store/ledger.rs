@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use landfall_protocol::admission::{
-    CheckedChange, History as _, HistoryError, Layered, Overlay, Roots, Verdict, admit,
+    CheckedChange, History as _, HistoryError, Layered, Origin, Overlay, Roots, Verdict, admit_from,
 };
 use landfall_protocol::digest::Leaf;
 use landfall_protocol::{ChangeHash, DocumentId, Offset};
@@ -55,9 +55,11 @@ impl<'a> Ledger<'a> {
         document: &DocumentId,
         change: &CheckedChange,
         roots: Roots,
+        origin: Origin,
     ) -> rusqlite::Result<Result<Verdict, HistoryError>> {
         let stored = StoredHistory::new(self.conn, self.space, self.indexes);
-        admit(&Layered { overlay: &self.overlay, stored: &stored }, document, change, roots)
+        let history = Layered { overlay: &self.overlay, stored: &stored };
+        admit_from(&history, document, change, roots, origin)
     }
 
     /// The next local sequence number.

@@ -119,9 +119,13 @@ impl ReadySnapshot {
             return Ok(());
         };
         let joined = match landfall_fold::fold_within(&[&self.opened.body, &ours], [], limits) {
-            Err(FoldError::TooLarge { actual, limit }) => {
-                tracing::info!(document = %self.document, actual, limit,
-                    "a folded history and our own exceed a snapshot; it comes in as changes");
+            Err(
+                error @ (FoldError::TooLarge { .. }
+                | FoldError::TooManyHeads { .. }
+                | FoldError::Unfaithful { .. }),
+            ) => {
+                tracing::info!(document = %self.document, %error,
+                    "a folded history and our own do not fit one snapshot; it comes in as changes");
                 self.apart = Some(self.apart(conn, row)?);
                 self.over = now;
                 return Ok(());

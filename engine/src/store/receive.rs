@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_fold::FoldLimits;
-use landfall_protocol::admission::{CheckedChange, HistoryError, Roots, Verdict};
+use landfall_protocol::admission::{CheckedChange, HistoryError, Origin, Roots, Verdict};
 use landfall_protocol::frame::{Entry, entry_flags, entry_kind};
 use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::replica::{Batch, Incoming};
@@ -253,11 +253,11 @@ impl<'a> Writing<'a> {
         {
             roots = Roots::Several;
         }
-        let mut verdict = self.ledger.admit(&document, &change, roots)?;
+        let mut verdict = self.ledger.admit(&document, &change, roots, Origin::Received)?;
         if let Err(HistoryError::ConflictingSequence { held, .. }) = &verdict
             && self.make_room(document, *held)?
         {
-            verdict = self.ledger.admit(&document, &change, roots)?;
+            verdict = self.ledger.admit(&document, &change, roots, Origin::Received)?;
         }
         let wait = match &verdict {
             Ok(Verdict::Duplicate(known)) => {

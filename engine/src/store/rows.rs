@@ -85,6 +85,9 @@ pub(crate) struct SpaceTotals {
     pub(crate) bytes: u64,
     /// Changes and deletions that were ever added. It only grows.
     pub(crate) added: u64,
+    /// The last local number that was given to something which had a lower one, or which took the
+    /// place of such: whoever waits for all up to a number waits for this one too.
+    pub(crate) moved: u64,
 }
 
 impl SpaceTotals {
@@ -97,13 +100,11 @@ impl SpaceTotals {
 }
 
 pub(super) fn space_totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceTotals> {
-    conn.prepare_cached("SELECT last, changes, bytes, added FROM space WHERE id = ?1")?.query_row(
-        [space.0],
-        |row| {
+    conn.prepare_cached("SELECT last, changes, bytes, added, moved FROM space WHERE id = ?1")?
+        .query_row([space.0], |row| {
             let (last, changes, bytes) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            Ok(SpaceTotals { last, changes, bytes, added: row.get(3)? })
-        },
-    )
+            Ok(SpaceTotals { last, changes, bytes, added: row.get(3)?, moved: row.get(4)? })
+        })
 }
 
 /// Whether there is such a space.
@@ -144,9 +145,17 @@ pub(super) fn set_space_totals(
     totals: SpaceTotals,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "UPDATE space SET last = ?2, changes = ?3, bytes = ?4, added = ?5 WHERE id = ?1",
+        "UPDATE space SET last = ?2, changes = ?3, bytes = ?4, added = ?5, moved = ?6
+         WHERE id = ?1",
     )?
-    .execute(params![space.0, totals.last, totals.changes, totals.bytes, totals.added])?;
+    .execute(params![
+        space.0,
+        totals.last,
+        totals.changes,
+        totals.bytes,
+        totals.added,
+        totals.moved
+    ])?;
     Ok(())
 }
 

@@ -5,10 +5,12 @@
 /// The counters, their first values, and the triggers that keep them.
 pub(super) const VERSION_6: &str = "
 -- `added`: every change and deletion ever added; it only grows, so the difference between two
--- commits is what the later one added. `aside_entries`, `aside_waiting`: rows of `aside`, and those
+-- commits is what the later one added. `moved`: the last number that was given to something that had
+-- a lower one. `aside_entries`, `aside_waiting`: rows of `aside`, and those
 -- of them that wait for dependencies. `displaced_changes`, `displaced_bytes`: rows of `displaced`
 -- whose document is not deleted. `refusals` grows whenever the list of refused documents changes.
 ALTER TABLE space ADD COLUMN added INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE space ADD COLUMN moved INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE space ADD COLUMN aside_entries INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE space ADD COLUMN aside_waiting INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE space ADD COLUMN displaced_changes INTEGER NOT NULL DEFAULT 0;

@@ -63,7 +63,7 @@ impl Opened {
 }
 
 /// The operations of a chunk that was loaded.
-fn operations_of(body: &[u8]) -> u64 {
+pub(super) fn operations_of(body: &[u8]) -> u64 {
     measure(body).map_or(0, |size| size.operations)
 }
 

@@ -158,6 +158,7 @@ fn replace(
     }
     let moved: Vec<u64> = tail.iter().flat_map(|(first, last)| first..=last).collect();
     renumber(ledger, row, &moved)?;
+    ledger.totals.moved = ledger.totals.last;
     // The old numbers of the tail are vacant now.
     for upstream in links::linked(conn, space)? {
         held::cover(conn, upstream, space, &tail)?;

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::rows::{DocumentRow, Parts, SpaceRow, hash_of, heads, parts};
 use super::snapshots::{Opened, unpack_heads};
 use super::verify::Fault;
-use super::{deletion, leaves};
+use super::{deletion, leaves, snapshots};
 
 /// What is wrong with a document.
 pub(super) fn document_faults(
@@ -191,6 +191,10 @@ fn tail_faults(
     let mut computed: BTreeSet<ChangeHash> =
         index.map(|index| index.heads().into_iter().collect()).unwrap_or_default();
     let (mut changes, mut bytes, mut damaged) = (0, 0, false);
+    let mut operations = match index {
+        Some(_) => snapshots::body(conn, row)?.map_or(0, |body| snapshots::operations_of(&body)),
+        None => 0,
+    };
     for raw in raw_rows(conn, row, parts.base)? {
         (changes, bytes) = (changes + 1, bytes + raw.body.len() as u64);
         let hash = raw.hash;
@@ -202,6 +206,7 @@ fn tail_faults(
                 continue;
             }
         };
+        operations += change.stored_operations;
         if (&change.actor, change.seq, change.max_op) != (&raw.actor, raw.seq, raw.max_op) {
             faults.push(Fault::Row(hash));
         }
@@ -226,7 +231,10 @@ fn tail_faults(
         }
         computed.insert(hash);
     }
-    if (parts.tail_changes, parts.tail_bytes) != (changes, bytes) {
+    // A document from before they were counted may have fewer noted, never more: it would be refused
+    // changes that it has room for.
+    let too_many = !damaged && parts.operations > operations;
+    if (parts.tail_changes, parts.tail_bytes) != (changes, bytes) || too_many {
         faults.push(Fault::Counts);
     }
     let noted = heads(conn, row)?;

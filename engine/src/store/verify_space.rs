@@ -65,7 +65,7 @@ pub(super) fn totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Spa
         .prepare_cached("SELECT coalesce(max(local), 0) FROM change WHERE space = ?1")?
         .query_row([space.0], |row| row.get(0))?;
     let (last, changes) = (last.max(base).max(deleted), changes + deletions);
-    Ok(SpaceTotals { last, changes, bytes, added: changes })
+    Ok(SpaceTotals { last, changes, bytes, added: changes, moved: 0 })
 }
 
 /// What waits beside a space's log, counted row by row.

@@ -167,6 +167,7 @@ fn orphaned_edits_survive_the_migration_of_a_store_that_would_lose_them() {
             DROP INDEX link_of_space;
             DROP INDEX parked_of_document;
             ALTER TABLE space DROP COLUMN added;
+            ALTER TABLE space DROP COLUMN moved;
             ALTER TABLE space DROP COLUMN aside_entries;
             ALTER TABLE space DROP COLUMN aside_waiting;
             ALTER TABLE space DROP COLUMN displaced_changes;

@@ -292,3 +292,22 @@ fn a_damaged_folded_history_concerns_its_own_document_only() {
     assert_eq!((received.aside.len(), received.aside[0].0), (1, id(1)));
     assert_eq!(received.touched.len(), 1);
 }
+
+/// A flush waits for all up to the last number at its beginning.
+#[test]
+fn what_a_snapshot_gives_new_numbers_is_still_waited_for() {
+    let mut bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    bench.append(id(1), &author.put("base", "1"));
+    bench.meet(1);
+    bench.acknowledge([1]);
+    let mut theirs = author.fork(2);
+    bench.append(id(1), &author.put("own", "2"));
+    let target = bench.count().totals.last;
+    assert_eq!(bench.count().first_unheld, Some(target));
+    theirs.puts(3);
+    bench.receive(vec![theirs.snapshot()]);
+    let count = bench.count();
+    assert_eq!(count.pending.changes, 1, "it is on no relay");
+    assert!(count.first_unheld.unwrap() <= count.totals.moved.max(target), "{count:?}");
+}

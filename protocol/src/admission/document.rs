@@ -112,19 +112,28 @@ impl DocumentSize {
     /// Whether a change of this size may be added.
     ///
     /// A change that brings a byte for each of its operations pays for itself, whatever the bytes
-    /// before it have been folded to; anything else draws on the document's bytes.
+    /// before it have been folded to; anything else draws on the document's bytes. The limits of
+    /// all documents are multiplied by `shared` (numerator, denominator), the one that depends on
+    /// the document's bytes by `own`.
     ///
     /// # Errors
     /// If the document would be over its budget.
-    pub fn check_growth(&self, bytes: u64, operations: u64) -> Result<(), OverBudget> {
+    pub(super) fn check_growth(
+        &self,
+        bytes: u64,
+        operations: u64,
+        shared: (u64, u64),
+        own: u64,
+    ) -> Result<(), OverBudget> {
+        let limit = |limit: u64| limit * shared.0 / shared.1;
         let changes = self.changes.saturating_add(1);
-        within(Budget::Changes, changes, limits::DOCUMENT_CHANGES)?;
+        within(Budget::Changes, changes, limit(limits::DOCUMENT_CHANGES))?;
         let after = self.operations.saturating_add(operations);
-        within(Budget::Operations, after, limits::DOCUMENT_OPERATIONS)?;
+        within(Budget::Operations, after, limit(limits::DOCUMENT_OPERATIONS))?;
         if operations <= bytes {
             return Ok(());
         }
-        let most = Self::most_operations(self.bytes.saturating_add(bytes));
+        let most = Self::most_operations(self.bytes.saturating_add(bytes)) * own;
         within(Budget::Operations, after, most)
     }
 }

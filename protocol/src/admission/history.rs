@@ -65,6 +65,37 @@ pub enum Roots {
     Several,
 }
 
+/// From where a change comes that is judged. Replicas add to a document at the same time, each
+/// within what it can see, so what one has committed must not be refused by the next: each step of
+/// a change's way has more room than the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It is made here. The document may get 75 % of the changes and operations that a relay takes.
+    Local,
+    /// It is pushed to a relay, which takes what [`limits`] say.
+    Pushed,
+    /// A relay has taken it, or it was committed before. Beside what the relay has, a replica may
+    /// have as much of its own that the relay does not have: twice the limits hold both.
+    Received,
+}
+
+impl Origin {
+    /// By how much a limit of one document is multiplied, and then divided, for what other
+    /// replicas add meanwhile.
+    fn shared(self) -> (u64, u64) {
+        match self {
+            Self::Local => (3, 4),
+            Self::Pushed => (1, 1),
+            Self::Received => (2, 1),
+        }
+    }
+
+    /// As [`Origin::shared`], of limits that only follow from what the document has already.
+    fn own(self) -> u64 {
+        if self == Self::Received { 2 } else { 1 }
+    }
+}
+
 /// A change that may be stored, or need not be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -157,7 +188,7 @@ impl HistoryError {
     }
 }
 
-/// Judges a checked change against the history of its document.
+/// Judges a checked change that is pushed against the history of its document.
 ///
 /// The outer error is the view's own; the inner one says why the change does not fit.
 pub fn admit<H: History>(
@@ -165,6 +196,17 @@ pub fn admit<H: History>(
     document: &DocumentId,
     change: &CheckedChange,
     roots: Roots,
+) -> Result<Result<Verdict, HistoryError>, H::Error> {
+    admit_from(history, document, change, roots, Origin::Pushed)
+}
+
+/// As [`admit`], of a change that comes from elsewhere.
+pub fn admit_from<H: History>(
+    history: &H,
+    document: &DocumentId,
+    change: &CheckedChange,
+    roots: Roots,
+    origin: Origin,
 ) -> Result<Result<Verdict, HistoryError>, H::Error> {
     if history.deleted_at(document)?.is_some() {
         return Ok(Err(HistoryError::Deleted));
@@ -204,7 +246,7 @@ pub fn admit<H: History>(
             return Ok(Err(HistoryError::UnknownActor { actor: actor.clone() }));
         }
     }
-    Ok(within_budget(history, document, change)?.map(|()| Verdict::New).map_err(Into::into))
+    Ok(within_budget(history, document, change, origin)?.map(|()| Verdict::New).map_err(Into::into))
 }
 
 /// Whether the document may grow by this change.
@@ -212,12 +254,15 @@ fn within_budget<H: History>(
     history: &H,
     document: &DocumentId,
     change: &CheckedChange,
+    origin: Origin,
 ) -> Result<Result<(), OverBudget>, H::Error> {
     let size = history.size(document)?;
-    if let Err(over) = size.check_growth(change.bytes.len() as u64, change.stored_operations) {
+    let (bytes, operations) = (change.bytes.len() as u64, change.stored_operations);
+    if let Err(over) = size.check_growth(bytes, operations, origin.shared(), origin.own()) {
         return Ok(Err(over));
     }
-    if size.heads < limits::DOCUMENT_HEADS as u64 {
+    let limit = limits::DOCUMENT_HEADS as u64 * origin.own();
+    if size.heads < limit {
         return Ok(Ok(()));
     }
     for dependency in &change.dependencies {
@@ -225,8 +270,7 @@ fn within_budget<H: History>(
             return Ok(Ok(()));
         }
     }
-    let (budget, limit) = (Budget::Heads, limits::DOCUMENT_HEADS as u64);
-    Ok(Err(OverBudget { budget, limit, actual: size.heads + 1 }))
+    Ok(Err(OverBudget { budget: Budget::Heads, limit, actual: size.heads + 1 }))
 }
 
 /// The last operation counter of the actor's previous change: an actor's counters only grow, and

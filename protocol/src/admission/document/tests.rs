@@ -262,17 +262,17 @@ fn a_document_grows_by_what_its_bytes_account_for() {
     let size = |bytes, operations| DocumentSize { bytes, operations, ..DocumentSize::default() };
     let million = limits::CHANGE_OPERATIONS;
     // A few bytes of a million operations, twice; the third time they are not accounted for.
-    assert!(size(64, million).check_growth(64, million).is_ok());
-    let over = size(0, free).check_growth(64, million).unwrap_err();
+    assert!(size(64, million).check_growth(64, million, (1, 1), 1).is_ok());
+    let over = size(0, free).check_growth(64, million, (1, 1), 1).unwrap_err();
     assert_eq!((over.budget, over.actual), (Budget::Operations, free + million));
     // A deletion of all of a long document, and typing in one that was folded to nothing.
-    assert!(size(200_000, 4 * million).check_growth(64, million).is_ok());
-    assert!(size(100, 4 * million).check_growth(100, 1).is_ok());
+    assert!(size(200_000, 4 * million).check_growth(64, million, (1, 1), 1).is_ok());
+    assert!(size(100, 4 * million).check_growth(100, 1, (1, 1), 1).is_ok());
     // A paste pays for itself.
-    assert!(size(100, 4 * million).check_growth(million, million).is_ok());
+    assert!(size(100, 4 * million).check_growth(million, million, (1, 1), 1).is_ok());
     let most = limits::DOCUMENT_OPERATIONS;
-    assert!(size(u64::MAX, most - 1).check_growth(100, 1).is_ok());
-    assert!(size(u64::MAX, most).check_growth(100, 1).is_err());
+    assert!(size(u64::MAX, most - 1).check_growth(100, 1, (1, 1), 1).is_ok());
+    assert!(size(u64::MAX, most).check_growth(100, 1, (1, 1), 1).is_err());
     let full = DocumentSize { changes: limits::DOCUMENT_CHANGES, ..DocumentSize::default() };
-    assert_eq!(full.check_growth(100, 1).unwrap_err().budget, Budget::Changes);
+    assert_eq!(full.check_growth(100, 1, (1, 1), 1).unwrap_err().budget, Budget::Changes);
 }

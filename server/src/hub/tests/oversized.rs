@@ -88,3 +88,28 @@ async fn a_relay_that_starts_takes_oversized_snapshots_apart() {
     assert_eq!((answer.count, answer.added.unwrap().0.0), (1, end.0 + 1));
     bench.end();
 }
+
+/// Each of the two may be a snapshot; both together have more heads than one names.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offered_snapshot_with_too_many_heads_beside_ours_comes_in_as_changes() {
+    let Some(program) = program() else { return };
+    let mut base = world::author(1);
+    let root = world::edit(&mut base, "root", 0);
+    let each = limits::CHANGE_DEPENDENCIES / 2 + 1;
+    let mut branch = |number: usize| {
+        let actor = automerge::ActorId::from((number as u64).to_be_bytes());
+        world::edit(&mut base.fork().with_actor(actor), "branch", number as i64)
+    };
+    let ours: Vec<Vec<u8>> = (0..each).map(&mut branch).collect();
+    let theirs: Vec<Vec<u8>> = (each..2 * each).map(&mut branch).collect();
+    let mut bench = Bench::new(program).await;
+    for pushed in [&root].into_iter().chain(&ours).cloned().collect::<Vec<_>>().chunks(100) {
+        bench.push_changes(pushed).await;
+        assert_eq!(bench.answer().await.refusal, None);
+    }
+    let offered: Vec<Vec<u8>> = [root].into_iter().chain(theirs).collect();
+    let answer = bench.offer(&offered).await;
+    assert_eq!((answer.count, answer.refusal), (1, None));
+    assert_eq!(bench.held() as usize, 1 + 2 * each);
+    bench.end();
+}

@@ -1,0 +1,206 @@
+//! The budget of a document in the engine's store: what is counted against it, and that nothing of
+//! what a relay holds is refused for what this replica has beside it.
+
+use std::collections::BTreeSet;
+
+use automerge::{ActorId, ROOT, transaction::Transactable};
+use landfall_protocol::admission::{CheckedChange, HistoryError, preflight};
+use landfall_protocol::{Code, Local, limits};
+use landfall_storage::{Durability, WriteError};
+
+use super::store_support::{Author, Bench, id};
+use crate::store::{AppendError, FoldOptions, LocalChange, Refused};
+
+/// Concurrent changes on top of what an author has, each by an actor of its own.
+fn branches(base: &Author, first: u32, count: u32) -> Vec<CheckedChange> {
+    let branch = |number: u32| {
+        let mut doc = base.doc.fork().with_actor(ActorId::from(number.to_be_bytes()));
+        doc.transact(|tx| tx.put(ROOT, "branch", u64::from(number))).unwrap();
+        preflight(doc.get_last_local_change().unwrap().raw_bytes()).unwrap()
+    };
+    (first..first + count).map(branch).collect()
+}
+
+/// The operations that are counted against the budget of the only document.
+fn counted(bench: &Bench) -> u64 {
+    let read = bench
+        .log
+        .database()
+        .read(|conn| conn.query_row("SELECT operations FROM document", [], |row| row.get(0)));
+    read.unwrap()
+}
+
+fn pretend(bench: &Bench, operations: u64) {
+    let written = bench.log.database().write(Durability::Relaxed, move |tx| {
+        tx.execute("UPDATE document SET operations = ?1", [operations])
+    });
+    written.unwrap();
+}
+
+fn sum(changes: &[CheckedChange]) -> u64 {
+    changes.iter().map(|change| change.stored_operations).sum()
+}
+
+fn appended(bench: &Bench, change: &CheckedChange) -> Result<(), WriteError<AppendError>> {
+    let change =
+        LocalChange { space: bench.space, document: id(1), change: change.clone(), at_ms: 1 };
+    bench.log.append(Durability::Relaxed, vec![change], |_| ()).map(drop)
+}
+
+#[test]
+fn what_a_relay_holds_comes_in_beside_own_heads() {
+    let mut bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    bench.append(id(1), &author.put("base", "1"));
+    bench.meet(1);
+    bench.acknowledge([1]);
+    let most = limits::DOCUMENT_HEADS as u32;
+    // One edit is made here, offline; the relay takes as many heads as a document may have.
+    bench.append(id(1), &branches(&author, 0, 1)[0]);
+    let received = bench.receive(author.incomings(branches(&author, 1, most)));
+    assert_eq!(received.aside, []);
+    assert_eq!(bench.heads(id(1)).len(), most as usize + 1);
+    bench.check();
+}
+
+#[test]
+fn what_a_relay_holds_comes_in_beside_own_operations() {
+    let mut bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    bench.append(id(1), &author.put("base", "1"));
+    bench.meet(1);
+    bench.acknowledge([1]);
+    let mut other = author.fork(2);
+    // A replica leaves a quarter of the budget to the others, and goes on to take what they did.
+    pretend(&bench, limits::DOCUMENT_OPERATIONS / 4 * 3);
+    let refused = appended(&bench, &author.fork(3).put("own", "2")).unwrap_err();
+    let is_full = |error: &WriteError<AppendError>| {
+        matches!(error, WriteError::Job(AppendError::History(HistoryError::OverBudget(_))))
+    };
+    assert!(is_full(&refused), "{refused}");
+    pretend(&bench, limits::DOCUMENT_OPERATIONS);
+    let theirs = other.puts(3);
+    assert_eq!(bench.receive(other.incomings(theirs)).aside, []);
+    assert_eq!(bench.heads(id(1)), other.heads());
+}
+
+#[test]
+fn two_folded_histories_with_too_many_heads_together_are_both_kept() {
+    let mut bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    bench.append(id(1), &author.put("base", "1"));
+    let each = limits::CHANGE_DEPENDENCIES as u32 / 2 + 100;
+    bench.append_all(id(1), &branches(&author, 0, each));
+    assert_eq!(
+        crate::compactor::compact(&bench.log, &FoldOptions::EVERYTHING).unwrap().documents,
+        1
+    );
+    bench.meet(1);
+    let mut theirs = author.fork(2);
+    let changes = branches(&author, each, each)
+        .into_iter()
+        .map(|change| automerge::Change::from_bytes(change.bytes).unwrap());
+    theirs.doc.apply_changes(changes.collect::<Vec<_>>()).unwrap();
+    let received = bench.receive(vec![theirs.snapshot()]);
+    assert_eq!(received.aside, []);
+    assert_eq!(bench.heads(id(1)).len(), 2 * each as usize);
+    bench.check();
+}
+
+#[test]
+fn changes_that_leave_the_log_are_not_counted_any_more() {
+    let mut bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    bench.meet(1);
+    let base = author.puts(2);
+    bench.append_all(id(1), &base);
+    bench.acknowledge([1, 2]);
+    let mut copy = author.fork(1);
+    bench.append_all(id(1), &author.puts(5));
+    let theirs = vec![copy.put("copy", "one")];
+    let expected = sum(&base) + sum(&theirs);
+    let received = bench.receive(copy.incomings(theirs));
+    assert_eq!(received.displaced[0].changes, 5);
+    assert_eq!(counted(&bench), expected);
+    // Changes that are made again, too.
+    let mut again = copy.fork(3);
+    let row = bench.log.document(bench.space, &id(1)).unwrap().unwrap();
+    for round in 0..3 {
+        let old = bench.log.not_taken(bench.space, row).unwrap();
+        let old: Vec<_> = old.iter().map(|change| change.hash).collect();
+        assert_eq!(old.len(), if round == 0 { 5 } else { 2 });
+        let new = again.puts(2);
+        let sum = expected + sum(&new);
+        let made = new.into_iter().map(|change| LocalChange {
+            space: bench.space,
+            document: id(1),
+            change,
+            at_ms: 1,
+        });
+        bench.log.replace_unsent(bench.space, id(1), old, made.collect(), || ()).unwrap();
+        assert_eq!(counted(&bench), sum, "round {round}");
+        let last = bench.count().totals.last;
+        refuse(&bench, [last - 1, last]);
+        again = copy.fork(4 + round);
+    }
+    bench.check();
+    // And more than there is is found and repaired.
+    pretend(&bench, limits::DOCUMENT_OPERATIONS);
+    assert_eq!(bench.log.verify().unwrap().len(), 1);
+    assert_eq!(bench.log.heal().unwrap().left, []);
+    assert!(counted(&bench) < 100);
+}
+
+fn refuse(bench: &Bench, locals: impl IntoIterator<Item = u64>) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let parked = tell.clone();
+    let done = Box::new(move |done: Result<_, _>| tell.send(Result::is_ok(&done)).unwrap());
+    let locals = locals.into_iter().map(Local).collect();
+    bench.log.submit_refused(bench.space, id(1), locals, done);
+    let done = Box::new(move |done: Result<_, _>| parked.send(Result::is_ok(&done)).unwrap());
+    let refused = Refused { code: Code::FORBIDDEN, what: "no".to_owned(), deletion: false };
+    bench.log.submit_park(bench.space, id(1), refused, done);
+    assert!(told.recv().unwrap() && told.recv().unwrap());
+}
+
+#[test]
+fn what_a_snapshot_brings_is_counted_beside_what_was_there() {
+    let mut bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    let base = author.put("base", "1");
+    bench.append(id(1), &base);
+    bench.meet(1);
+    let mut theirs = author.fork(2);
+    let own = author.puts(9);
+    bench.append_all(id(1), &own);
+    let brought = theirs.puts(7);
+    bench.receive(vec![theirs.snapshot()]);
+    assert_eq!(counted(&bench), base.stored_operations + sum(&own) + sum(&brought));
+    bench.check();
+}
+
+/// What a full document refuses is not in the store: there is no doubt about the actor.
+#[test]
+fn a_full_document_keeps_its_actor() {
+    let store = super::store();
+    let document = store.space("s").unwrap().create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap();
+    let pretend = |operations: u64| {
+        let log = &store.shared_core().log;
+        let written = log.database().write(Durability::Relaxed, move |tx| {
+            tx.execute("UPDATE document SET operations = ?1", [operations])
+        });
+        written.unwrap();
+    };
+    for round in 1..4_i64 {
+        pretend(limits::DOCUMENT_OPERATIONS);
+        let refused = super::put(&document, "refused").unwrap_err();
+        assert!(matches!(refused, crate::ChangeError::DocumentFull(_)), "{refused}");
+        pretend(0);
+        document.change(|tx| Ok(tx.put(ROOT, "k", round)?)).unwrap();
+    }
+    let actors = document.read(|doc| {
+        let changes = doc.get_changes(&[]);
+        changes.iter().map(|change| change.actor_id().clone()).collect::<BTreeSet<_>>().len()
+    });
+    assert_eq!(actors.unwrap(), 1);
+}
