@@ -49,17 +49,21 @@ const closing = {
   "ten bytes: a filter with an entry and no bits": withFilter(1, 0, 7),
   "a filter of 2^32 - 1 probes": withFilter(1, 10, 0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0),
   "a filter of 2^32 - 1 entries": withFilter(0xff, 0xff, 0xff, 0xff, 0x0f, 10, 7, 0, 0),
-  "more heads than there are bytes": Uint8Array.of(0x42, 0xff, 0xff, 0xff, 0x7f, 1, 2, 3),
+  "no sync message": Uint8Array.of(1, 2, 3),
+  "an unknown version": Uint8Array.of(0x49, 0, 0, 0, 0),
+  "a chunk of an unknown type": withChunk(9, noise(64, 1)),
+  "a change of noise": withChunk(1, noise(200, 2)),
+}
+
+/** Lists beyond what the relay syncs: they concern their document only. */
+const refused = {
+  "more heads than are synced": Uint8Array.of(0x42, 0xff, 0xff, 0xff, 0x7f, 1, 2, 3),
   "a thousand filters": Buffer.concat([
     Buffer.from([0x42, 0, 0]),
     leb128(1000),
     ...Array(1000).fill(Buffer.from([0, 5, 1, 10, 7, 0xff, 0xff])),
     Buffer.from([0]),
   ]),
-  "no sync message": Uint8Array.of(1, 2, 3),
-  "an unknown version": Uint8Array.of(0x49, 0, 0, 0, 0),
-  "a chunk of an unknown type": withChunk(9, noise(64, 1)),
-  "a change of noise": withChunk(1, noise(200, 2)),
 }
 
 const hidden = {
@@ -111,6 +115,16 @@ describe.skipIf(isReference)("hostile frames (automerge-repo's own server does n
       await raw.untilClosed().catch(() => expect.fail(`not closed: ${what}`))
       await othersAreServed()
     }
+  })
+
+  test("lists beyond their limits refuse their document, and the session goes on", async () => {
+    const raw = await Raw.join(relay.url, "hostile")
+    for (const data of Object.values(refused)) {
+      raw.say("sync", hers.documentId, data)
+      await raw.next("doc-unavailable", hers.documentId)
+      await othersAreServed()
+    }
+    expect(raw.closed).toBe(false)
   })
 
   test("chunks that only a child opens harm nobody", async () => {
