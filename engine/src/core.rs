@@ -18,6 +18,7 @@ use crate::error::{ChangeError, RemoveSpaceError, SpaceError, StoreError, StoreF
 use crate::events::{EventHub, EventKind, Origin};
 use crate::follow::Follower;
 use crate::link::Link;
+use crate::notify::Notifier;
 use crate::options::{Durability, Options};
 use crate::status::{SpaceFacts, StatusHub};
 use crate::store::{
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) read_only: bool,
     /// Follows the process that writes the store; only of one that is open for reading only.
     pub(crate) follower: OnceLock<Follower>,
+    /// Wakes the tasks that wait for events and status.
+    pub(crate) notifier: Notifier,
     closed: AtomicBool,
     durability: Durability,
     /// Orders groups among themselves.
@@ -59,10 +62,11 @@ impl Core {
         applier: Applier,
         actors: Actors,
         ephemeral: Speaker,
+        notifier: Notifier,
         options: &Options,
         read_only: bool,
     ) -> Result<Self, StoreError> {
-        let status = Arc::new(StatusHub::new(log.known_upstream()?, read_only));
+        let status = Arc::new(StatusHub::new(log.known_upstream()?, read_only, notifier.clone()));
         let cache = Cache::new(options.document_cache_bytes, status.memory());
         let mut spaces = BTreeMap::new();
         for (name, row, count) in log.spaces()? {
@@ -102,6 +106,7 @@ impl Core {
             ephemeral,
             read_only,
             follower: OnceLock::new(),
+            notifier,
             closed: AtomicBool::new(false),
             durability: options.durability,
             groups: Mutex::default(),
@@ -126,9 +131,9 @@ impl Core {
         }
     }
 
-    /// Notes a space that another process has made; tells whether it is new.
-    pub(crate) fn know_space(&self, name: &SpaceName, row: SpaceRow) -> bool {
-        self.spaces.lock().insert(name.clone(), row).is_none()
+    /// Notes a space that another process has made.
+    pub(crate) fn know_space(&self, name: &SpaceName, row: SpaceRow) {
+        self.spaces.lock().insert(name.clone(), row);
     }
 
     /// Another process has removed a space.
@@ -398,13 +403,6 @@ impl Core {
         }
     }
 
-    /// Sends the events of a document that wait for a thread that may wake tasks.
-    pub(crate) fn tell_pending(&self, row: SpaceRow, document: DocumentId) {
-        if let Some(open) = self.known(row, document) {
-            open.tell_pending();
-        }
-    }
-
     /// The document, if it is open or loaded.
     fn known(&self, row: SpaceRow, document: DocumentId) -> Option<Arc<OpenDocument>> {
         self.documents.lock().get(&(row, document)).and_then(Weak::upgrade)
@@ -440,6 +438,7 @@ impl Core {
         self.cache.close();
         self.events.close();
         self.status.close();
+        self.notifier.close();
         closed
     }
 }

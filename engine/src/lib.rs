@@ -47,6 +47,7 @@ mod handle;
 mod link;
 pub mod maintain;
 mod named;
+mod notify;
 mod options;
 mod random;
 mod reauthor;
