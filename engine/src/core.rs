@@ -22,7 +22,8 @@ use crate::notify::Notifier;
 use crate::options::{Durability, Options};
 use crate::status::{SpaceFacts, StatusHub};
 use crate::store::{
-    Appended, FoldOptions, LocalChange, LocalLog, Received, RemovalError, SpaceCount, SpaceRow,
+    Appended, DocumentLimit, Excess, FoldOptions, LocalChange, LocalLog, Received, RemovalError,
+    SpaceCount, SpaceRow,
 };
 
 /// The shared state of one open store.
@@ -51,8 +52,8 @@ pub(crate) struct Core {
     /// Spaces that were removed since the store was opened: their handles are void.
     removed: RwLock<BTreeSet<SpaceRow>>,
     documents: Mutex<BTreeMap<(SpaceRow, DocumentId), Weak<OpenDocument>>>,
-    /// Documents of which it was told that they exceed the limit.
-    told_oversized: Mutex<BTreeSet<(SpaceRow, DocumentId)>>,
+    /// Documents of which an event has said that they exceed a limit.
+    told_oversized: Mutex<BTreeSet<(SpaceRow, DocumentId, DocumentLimit)>>,
 }
 
 impl Core {
@@ -335,13 +336,17 @@ impl Core {
             tracing::warn!(%space, %document, "an unrelated history of the same id was set aside");
             self.events.send(space, document, EventKind::Unrelated);
         }
-        for (document, bytes) in received.oversized {
-            if !self.is_news((row, document)) {
+        for (document, excess) in received.oversized {
+            if !self.is_news((row, document, excess.of)) {
                 continue;
             }
-            let limit = self.log.document_bytes();
-            tracing::warn!(%space, %document, bytes, limit, "a document exceeds the limit; it syncs on");
-            self.events.send(space, document, EventKind::Oversized { bytes, limit });
+            let Excess { of, actual, limit } = excess;
+            tracing::warn!(%space, %document, %of, actual, limit, "a document exceeds a limit; it syncs on");
+            let kind = match of {
+                DocumentLimit::Bytes => EventKind::Oversized { bytes: actual, limit },
+                _ => EventKind::OverBudget { excess },
+            };
+            self.events.send(space, document, kind);
         }
         for displaced in received.displaced {
             let (document, changes) = (displaced.document, displaced.changes);
@@ -365,9 +370,9 @@ impl Core {
         }
     }
 
-    /// Whether it was not told yet that this document exceeds the limit. Beyond so many documents it
+    /// Whether it was not told yet that this document exceeds this limit. Beyond so many documents it
     /// may be told again.
-    fn is_news(&self, key: (SpaceRow, DocumentId)) -> bool {
+    fn is_news(&self, key: (SpaceRow, DocumentId, DocumentLimit)) -> bool {
         const TOLD: usize = 4_096;
         let mut told = self.told_oversized.lock();
         if told.len() >= TOLD {

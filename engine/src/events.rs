@@ -13,6 +13,7 @@ use landfall_protocol::{ChangeHash, Code, DocumentId, SpaceName};
 use parking_lot::Mutex;
 
 use crate::notify::{Notifier, Topic};
+use crate::store::Excess;
 
 /// Something that happened to a document.
 #[derive(Debug, Clone)]
@@ -86,6 +87,15 @@ pub enum EventKind {
         bytes: u64,
         /// How many it may have.
         limit: u64,
+    },
+    /// By what arrived the document has more changes, operations or concurrent heads than one of its
+    /// bytes may have. It is kept and syncs on; the relay refuses what would add to it, and so does
+    /// this store ([`ChangeError::DocumentFull`](crate::ChangeError::DocumentFull)), except for heads:
+    /// the next local change merges them. Told once for each limit while the store is open; see
+    /// [`DocumentStatus::exceeded`](crate::DocumentStatus::exceeded).
+    OverBudget {
+        /// Which limit is exceeded, and by how much.
+        excess: Excess,
     },
     /// The document has more actors than [`MANY_ACTORS`](crate::MANY_ACTORS), which costs memory and
     /// time in every replica. Told when it is loaded, once for as long as it is open.

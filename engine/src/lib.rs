@@ -73,4 +73,4 @@ pub use status::{
     DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress,
     SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus,
 };
-pub use store::Pending;
+pub use store::{DocumentLimit, Excess, Pending};

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::document::Memory;
 use crate::error::StoreFailure;
 use crate::notify::{Notifier, Topic};
-use crate::store::{Parked, Pending};
+use crate::store::{Excess, Parked, Pending};
 
 pub(crate) use hub::{SpaceFacts, StatusHub};
 
@@ -185,6 +185,9 @@ pub struct DocumentStatus {
     pub changes: u64,
     /// How large it is, and whether it can grow.
     pub size: DocumentSize,
+    /// The limits that it exceeds by what other replicas made: it is kept, and syncs on. Empty for
+    /// nearly every document.
+    pub exceeded: Vec<Excess>,
     /// Actors that made them; see [`MANY_ACTORS`](crate::MANY_ACTORS).
     pub actors: u64,
     /// Whether all of them are surely on the disk. A store that is open for reading only cannot
@@ -218,7 +221,8 @@ impl DocumentSize {
         self.bytes >= self.local_limit
     }
 
-    /// Whether it has more than a document may have.
+    /// Whether it has more bytes than a document may have. What else it may have too much of is in
+    /// [`DocumentStatus::exceeded`].
     pub fn is_oversized(&self) -> bool {
         self.bytes > self.limit
     }

@@ -64,6 +64,8 @@ struct World {
     space: Space,
     document: Document,
     spare: Document,
+    /// One that nobody has open.
+    gone: DocumentId,
 }
 
 impl World {
@@ -71,7 +73,8 @@ impl World {
         let store = store();
         let space = store.space("s").unwrap();
         let [document, spare] = [(); 2].map(|()| space.create(|_| Ok(())).unwrap());
-        Self { store, space, document, spare }
+        let gone = space.create(|_| Ok(())).unwrap().id();
+        Self { store, space, document, spare, gone }
     }
 
     /// What a link does with what a relay sends.
@@ -96,10 +99,7 @@ impl World {
     fn trigger(&self, source: Source) {
         match source {
             Source::Local | Source::Status => put(&self.document, "trigger").unwrap(),
-            Source::Deletion => {
-                let gone = self.space.create(|_| Ok(())).unwrap().id();
-                self.space.delete(gone).unwrap();
-            }
+            Source::Deletion => self.space.delete(self.gone).unwrap(),
             Source::RemoteOpen => {
                 let fork = |doc: &automerge::Automerge| doc.fork();
                 let doc = self.document.read(fork).unwrap().with_actor(ActorId::from([9; 16]));
