@@ -132,6 +132,10 @@ fn told(notebook: &Notebook, known: &mut Known, event: &Event) -> String {
                 "{name}: has {bytes} bytes, the limit is {limit}; it syncs on, edits are refused"
             )
         }
+        EventKind::OverBudget { excess } => {
+            let (actual, of, limit) = (excess.actual, excess.of, excess.limit);
+            format!("{name}: has {actual} {of}, the limit is {limit}; it syncs on")
+        }
         EventKind::ManyActors { actors } => {
             format!("{name}: {} made it, which costs memory", count(*actors, "actor"))
         }

@@ -18,10 +18,12 @@ use crate::error::{ChangeError, RemoveSpaceError, SpaceError, StoreError, StoreF
 use crate::events::{EventHub, EventKind, Origin};
 use crate::follow::Follower;
 use crate::link::Link;
+use crate::notify::Notifier;
 use crate::options::{Durability, Options};
 use crate::status::{SpaceFacts, StatusHub};
 use crate::store::{
-    Appended, FoldOptions, LocalChange, LocalLog, Received, RemovalError, SpaceCount, SpaceRow,
+    Appended, DocumentLimit, Excess, FoldOptions, LocalChange, LocalLog, Received, RemovalError,
+    SpaceCount, SpaceRow,
 };
 
 /// The shared state of one open store.
@@ -40,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) read_only: bool,
     /// Follows the process that writes the store; only of one that is open for reading only.
     pub(crate) follower: OnceLock<Follower>,
+    /// Wakes the tasks that wait for events and status.
+    pub(crate) notifier: Notifier,
     closed: AtomicBool,
     durability: Durability,
     /// Orders groups among themselves.
@@ -48,8 +52,8 @@ pub(crate) struct Core {
     /// Spaces that were removed since the store was opened: their handles are void.
     removed: RwLock<BTreeSet<SpaceRow>>,
     documents: Mutex<BTreeMap<(SpaceRow, DocumentId), Weak<OpenDocument>>>,
-    /// Documents of which it was told that they exceed the limit.
-    told_oversized: Mutex<BTreeSet<(SpaceRow, DocumentId)>>,
+    /// Documents of which an event has said that they exceed a limit.
+    told_oversized: Mutex<BTreeSet<(SpaceRow, DocumentId, DocumentLimit)>>,
 }
 
 impl Core {
@@ -59,10 +63,11 @@ impl Core {
         applier: Applier,
         actors: Actors,
         ephemeral: Speaker,
+        notifier: Notifier,
         options: &Options,
         read_only: bool,
     ) -> Result<Self, StoreError> {
-        let status = Arc::new(StatusHub::new(log.known_upstream()?, read_only));
+        let status = Arc::new(StatusHub::new(log.known_upstream()?, read_only, notifier.clone()));
         let cache = Cache::new(options.document_cache_bytes, status.memory());
         let mut spaces = BTreeMap::new();
         for (name, row, count) in log.spaces()? {
@@ -102,6 +107,7 @@ impl Core {
             ephemeral,
             read_only,
             follower: OnceLock::new(),
+            notifier,
             closed: AtomicBool::new(false),
             durability: options.durability,
             groups: Mutex::default(),
@@ -126,9 +132,9 @@ impl Core {
         }
     }
 
-    /// Notes a space that another process has made; tells whether it is new.
-    pub(crate) fn know_space(&self, name: &SpaceName, row: SpaceRow) -> bool {
-        self.spaces.lock().insert(name.clone(), row).is_none()
+    /// Notes a space that another process has made.
+    pub(crate) fn know_space(&self, name: &SpaceName, row: SpaceRow) {
+        self.spaces.lock().insert(name.clone(), row);
     }
 
     /// Another process has removed a space.
@@ -330,13 +336,17 @@ impl Core {
             tracing::warn!(%space, %document, "an unrelated history of the same id was set aside");
             self.events.send(space, document, EventKind::Unrelated);
         }
-        for (document, bytes) in received.oversized {
-            if !self.is_news((row, document)) {
+        for (document, excess) in received.oversized {
+            if !self.is_news((row, document, excess.of)) {
                 continue;
             }
-            let limit = self.log.document_bytes();
-            tracing::warn!(%space, %document, bytes, limit, "a document exceeds the limit; it syncs on");
-            self.events.send(space, document, EventKind::Oversized { bytes, limit });
+            let Excess { of, actual, limit } = excess;
+            tracing::warn!(%space, %document, %of, actual, limit, "a document exceeds a limit; it syncs on");
+            let kind = match of {
+                DocumentLimit::Bytes => EventKind::Oversized { bytes: actual, limit },
+                _ => EventKind::OverBudget { excess },
+            };
+            self.events.send(space, document, kind);
         }
         for displaced in received.displaced {
             let (document, changes) = (displaced.document, displaced.changes);
@@ -360,9 +370,9 @@ impl Core {
         }
     }
 
-    /// Whether it was not told yet that this document exceeds the limit. Beyond so many documents it
+    /// Whether it was not told yet that this document exceeds this limit. Beyond so many documents it
     /// may be told again.
-    fn is_news(&self, key: (SpaceRow, DocumentId)) -> bool {
+    fn is_news(&self, key: (SpaceRow, DocumentId, DocumentLimit)) -> bool {
         const TOLD: usize = 4_096;
         let mut told = self.told_oversized.lock();
         if told.len() >= TOLD {
@@ -395,13 +405,6 @@ impl Core {
             (Some(open), kind) => open.delete(kind),
             (None, Some(kind)) => self.events.send(space, document, kind),
             (None, None) => {}
-        }
-    }
-
-    /// Sends the events of a document that wait for a thread that may wake tasks.
-    pub(crate) fn tell_pending(&self, row: SpaceRow, document: DocumentId) {
-        if let Some(open) = self.known(row, document) {
-            open.tell_pending();
         }
     }
 
@@ -440,6 +443,7 @@ impl Core {
         self.cache.close();
         self.events.close();
         self.status.close();
+        self.notifier.close();
         closed
     }
 }

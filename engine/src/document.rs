@@ -179,14 +179,13 @@ impl OpenDocument {
         self.begin_generation(State::Unloaded, None);
     }
 
-    /// The document is deleted, for good; the applier or `tell_pending` sends `kind`, after every
-    /// event that was before it.
+    /// The document is deleted, for good; `kind` is sent after every event that was before it.
     pub(crate) fn delete(self: &Arc<Self>, kind: Option<EventKind>) {
         self.begin_generation(State::Deleted, kind);
     }
 
-    /// Puts `state` in place of whatever is there. Never waits, and wakes none of the application's
-    /// tasks: it may be called on the store's writer thread.
+    /// Puts `state` in place of whatever is there. Never waits: it may be called on the store's
+    /// writer thread.
     fn begin_generation(self: &Arc<Self>, state: State, kind: Option<EventKind>) {
         let gone = {
             let mut slot = self.slot.lock();
@@ -194,11 +193,14 @@ impl OpenDocument {
                 // Nothing comes after a deletion.
                 return;
             }
+            let was_deleted = matches!(slot.state, State::Deleted);
             let gone = slot.begin_generation(state);
-            slot.events.extend(kind);
+            if let Some(kind) = kind.filter(|_| !was_deleted) {
+                self.core.events.send(&self.space, self.id, kind);
+            }
             self.core.cache.unloaded(self);
             self.wake(&mut slot);
-            if slot.arrived || !slot.events.is_empty() {
+            if slot.arrived {
                 self.core.applier.enqueue(self, &mut slot);
             }
             gone

@@ -5,12 +5,15 @@
 //! ([`Lagged`]) and goes on with the oldest that is left. What it missed, it reads from the
 //! documents themselves.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use automerge::Patch;
 use landfall_protocol::{ChangeHash, Code, DocumentId, SpaceName};
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use parking_lot::Mutex;
+
+use crate::notify::{Notifier, Topic};
+use crate::store::Excess;
 
 /// Something that happened to a document.
 #[derive(Debug, Clone)]
@@ -85,6 +88,15 @@ pub enum EventKind {
         /// How many it may have.
         limit: u64,
     },
+    /// By what arrived the document has more changes, operations or concurrent heads than one of its
+    /// bytes may have. It is kept and syncs on; the relay refuses what would add to it, and so does
+    /// this store ([`ChangeError::DocumentFull`](crate::ChangeError::DocumentFull)), except for heads:
+    /// the next local change merges them. Told once for each limit while the store is open; see
+    /// [`DocumentStatus::exceeded`](crate::DocumentStatus::exceeded).
+    OverBudget {
+        /// Which limit is exceeded, and by how much.
+        excess: Excess,
+    },
     /// The document has more actors than [`MANY_ACTORS`](crate::MANY_ACTORS), which costs memory and
     /// time in every replica. Told when it is loaded, once for as long as it is open.
     ManyActors {
@@ -125,17 +137,18 @@ pub struct Lagged {
 
 /// A listener.
 pub struct Events {
-    receiver: broadcast::Receiver<Event>,
+    shared: Arc<Shared>,
+    /// The number of the event that it gives next.
+    position: u64,
 }
 
 impl Events {
-    /// The next event; `None` once the store is closed. Needs no particular executor.
+    /// The next event; `None` once the store is closed. Needs no particular executor. The task is
+    /// woken by a thread that does nothing else (`landfall-notify`): a waker that blocks delays the
+    /// other tasks that wait for events or the status of this store, and nothing of the store.
     pub async fn next(&mut self) -> Option<Result<Event, Lagged>> {
-        match self.receiver.recv().await {
-            Ok(event) => Some(Ok(event)),
-            Err(RecvError::Lagged(missed)) => Some(Err(Lagged { missed })),
-            Err(RecvError::Closed) => None,
-        }
+        let Self { shared, position } = self;
+        shared.notifier.wait(Topic::Events, || shared.take(position)).await
     }
 
     /// Waits for the next event on this thread; `None` once the store is closed.
@@ -145,53 +158,210 @@ impl Events {
 
     /// The next event if there is one already.
     pub fn try_next(&mut self) -> Option<Result<Event, Lagged>> {
-        match self.receiver.try_recv() {
-            Ok(event) => Some(Ok(event)),
-            Err(TryRecvError::Lagged(missed)) => Some(Err(Lagged { missed })),
-            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        self.shared.take(&mut self.position).flatten()
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let unread = self.shared.ring.lock().leave(self.position);
+        drop(unread);
+    }
+}
+
+/// An event that at least one listener has not read.
+struct Kept {
+    event: Arc<Event>,
+    /// How many listeners have not read it.
+    unread: usize,
+}
+
+/// The events that listeners have not read, the oldest first.
+#[derive(Default)]
+struct Ring {
+    kept: VecDeque<Kept>,
+    /// The number of the first one that is kept.
+    first: u64,
+    listeners: usize,
+    closed: bool,
+}
+
+impl Ring {
+    /// The number of the next event.
+    fn end(&self) -> u64 {
+        self.first + self.kept.len() as u64
+    }
+
+    fn pop(&mut self) -> Option<Arc<Event>> {
+        let kept = self.kept.pop_front()?;
+        self.first += 1;
+        Some(kept.event)
+    }
+
+    /// A listener reads at a position, which it advances; `None` if it has read everything.
+    fn read(&mut self, position: &mut u64) -> Option<Result<Arc<Event>, Lagged>> {
+        if *position < self.first {
+            let missed = self.first - *position;
+            *position = self.first;
+            return Some(Err(Lagged { missed }));
         }
+        let index = usize::try_from(*position - self.first).ok()?;
+        let kept = self.kept.get_mut(index)?;
+        *position += 1;
+        kept.unread -= 1;
+        let event = Arc::clone(&kept.event);
+        while self.kept.front().is_some_and(|kept| kept.unread == 0) {
+            self.pop();
+        }
+        Some(Ok(event))
+    }
+
+    /// A listener at this position goes; gives the events that only it had not read.
+    fn leave(&mut self, position: u64) -> Vec<Arc<Event>> {
+        self.listeners -= 1;
+        let read = usize::try_from(position.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        self.kept.iter_mut().skip(read).for_each(|kept| kept.unread -= 1);
+        let mut unread = Vec::new();
+        while self.kept.front().is_some_and(|kept| kept.unread == 0) {
+            unread.extend(self.pop());
+        }
+        unread
+    }
+}
+
+struct Shared {
+    /// Held for look-ups only.
+    ring: Mutex<Ring>,
+    notifier: Notifier,
+}
+
+impl Shared {
+    /// What a listener's `next` gives; `None` if it has to wait.
+    fn take(&self, position: &mut u64) -> Option<Option<Result<Event, Lagged>>> {
+        let read = {
+            let mut ring = self.ring.lock();
+            match ring.read(position) {
+                None if ring.closed => return Some(None),
+                read => read?,
+            }
+        };
+        // Cloned without the lock, and only if another listener has not read it.
+        Some(Some(read.map(Arc::unwrap_or_clone)))
     }
 }
 
 /// Where events are sent from.
 pub(crate) struct EventHub {
-    /// `None` once closed, which ends every listener.
-    sender: parking_lot::RwLock<Option<broadcast::Sender<Event>>>,
+    shared: Arc<Shared>,
     capacity: usize,
 }
 
 impl EventHub {
-    pub(crate) fn new(capacity: usize) -> Self {
-        let capacity = capacity.clamp(1, 1 << 20);
-        let sender = parking_lot::RwLock::new(Some(broadcast::Sender::new(capacity)));
-        Self { sender, capacity }
+    /// `capacity`: how many events a listener may be behind.
+    pub(crate) fn new(capacity: usize, notifier: Notifier) -> Self {
+        let shared = Arc::new(Shared { ring: Mutex::default(), notifier });
+        Self { shared, capacity: capacity.clamp(1, 1 << 20) }
     }
 
     pub(crate) fn listen(&self) -> Events {
-        let receiver = match &*self.sender.read() {
-            Some(sender) => sender.subscribe(),
-            // Closed: a listener whose sender is gone already.
-            None => broadcast::channel(self.capacity).1,
+        let position = {
+            let mut ring = self.shared.ring.lock();
+            ring.listeners += 1;
+            ring.end()
         };
-        Events { receiver }
+        Events { shared: Arc::clone(&self.shared), position }
     }
 
     /// Whether anybody listens: if not, patches need not be computed.
     pub(crate) fn has_listeners(&self) -> bool {
-        self.sender.read().as_ref().is_some_and(|sender| sender.receiver_count() > 0)
+        let ring = self.shared.ring.lock();
+        ring.listeners > 0 && !ring.closed
     }
 
+    /// Puts an event behind those that were sent before it. Never waits and calls no waker, so any
+    /// thread may send, whatever lock it holds.
     pub(crate) fn send(&self, space: &SpaceName, document: DocumentId, kind: EventKind) {
-        // A clone, so that no lock is held while it wakes those who listen.
-        let sender = self.sender.read().clone();
-        if let Some(sender) = sender {
-            // That there is no listener is no failure.
-            let _ = sender.send(Event { space: space.clone(), document, kind });
-        }
+        let event = Arc::new(Event { space: space.clone(), document, kind });
+        let displaced = {
+            let mut ring = self.shared.ring.lock();
+            if ring.closed || ring.listeners == 0 {
+                return;
+            }
+            let displaced = if ring.kept.len() >= self.capacity { ring.pop() } else { None };
+            let unread = ring.listeners;
+            ring.kept.push_back(Kept { event, unread });
+            displaced
+        };
+        drop(displaced);
+        self.shared.notifier.notify(Topic::Events);
     }
 
+    /// Ends every listener, after what was sent before; the notifier is to be closed afterwards.
     pub(crate) fn close(&self) {
-        let last = self.sender.write().take();
-        drop(last);
+        self.shared.ring.lock().closed = true;
+    }
+}
+
+/// The notifier's thread ends with its store, even with one that could not be opened.
+impl Drop for EventHub {
+    fn drop(&mut self) {
+        self.close();
+        self.shared.notifier.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub(capacity: usize) -> EventHub {
+        EventHub::new(capacity, Notifier::start().unwrap())
+    }
+
+    fn send(hub: &EventHub, n: u8) {
+        let kind = EventKind::SetAside { reason: n.to_string() };
+        hub.send(&"s".parse().unwrap(), DocumentId::from_bytes([n; 16]), kind);
+    }
+
+    fn read(events: &mut Events) -> Option<Result<u8, u64>> {
+        let read = events.try_next()?;
+        Some(read.map(|event| event.document.as_bytes()[0]).map_err(|lagged| lagged.missed))
+    }
+
+    #[test]
+    fn each_listener_gets_every_event_in_order_or_is_told_how_many_it_missed() {
+        let hub = hub(3);
+        send(&hub, 0);
+        let mut first = hub.listen();
+        assert_eq!(read(&mut first), None, "it was sent before");
+        (1..=2).for_each(|n| send(&hub, n));
+        let mut second = hub.listen();
+        assert_eq!(read(&mut first), Some(Ok(1)));
+        (3..=5).for_each(|n| send(&hub, n));
+        assert_eq!((read(&mut first), read(&mut first)), (Some(Err(1)), Some(Ok(3))));
+        let all: Vec<_> = std::iter::from_fn(|| read(&mut second)).collect();
+        assert_eq!(all, [Ok(3), Ok(4), Ok(5)]);
+        send(&hub, 6);
+        hub.close();
+        send(&hub, 7);
+        let left: Vec<_> = std::iter::from_fn(|| first.next_blocking()).collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+    }
+
+    /// Events can have patches as large as documents.
+    #[test]
+    fn an_event_is_kept_only_for_listeners_that_have_not_read_it() {
+        let hub = hub(100);
+        send(&hub, 1);
+        let kept = || hub.shared.ring.lock().kept.len();
+        assert_eq!(kept(), 0);
+        let (mut first, second) = (hub.listen(), hub.listen());
+        (1..=4).for_each(|n| send(&hub, n));
+        while read(&mut first).is_some() {}
+        assert_eq!(kept(), 4);
+        send(&hub, 5);
+        drop(second);
+        assert_eq!((kept(), read(&mut first)), (1, Some(Ok(5))));
+        assert_eq!(kept(), 0);
     }
 }

@@ -62,12 +62,8 @@ impl Follower {
         Ok(Self { shared, thread: Mutex::new(Some(thread)), id })
     }
 
-    /// Returns when everything that is committed now is seen. On the follower's own thread, where a
-    /// waker may run, it returns at once.
+    /// Returns when everything that is committed now is seen.
     pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
-        if std::thread::current().id() == self.id {
-            return Ok(());
-        }
         let mut state = self.shared.state.lock();
         state.asked += 1;
         let asked = state.asked;
@@ -121,10 +117,8 @@ fn run(shared: &Shared, core: &Weak<Core>, mut follow: Follow, every: Duration) 
         match looked {
             Ok(None) => shared.answer(asked, None),
             Ok(Some(followed)) => {
-                let changed = core.followed(&followed);
-                // Callers see the new state from here on; they need not wait for wakers.
+                core.followed(&followed);
                 shared.answer(asked, None);
-                core.announce(&followed, changed);
             }
             Err(error) => {
                 tracing::warn!(%error, "what the writer committed could not be read");
@@ -135,30 +129,26 @@ fn run(shared: &Shared, core: &Weak<Core>, mut follow: Follow, every: Duration) 
 }
 
 impl Core {
-    /// Brings what is in memory up to a look; tells whether the status is another now.
-    fn followed(&self, followed: &Followed) -> bool {
+    /// Brings what is in memory up to a look, and tells what has happened.
+    fn followed(&self, followed: &Followed) {
         let there: BTreeSet<_> =
             followed.spaces.iter().map(|space| (&space.name, space.row)).collect();
         let known = self.spaces();
         let gone = known.iter().filter(|(name, row)| !there.contains(&(name, *row)));
         let removed: Vec<SpaceRow> = gone.map(|(_, row)| *row).collect();
-        let mut changed = self.status.follow(followed, &removed);
+        self.status.follow(followed, &removed);
         removed.iter().for_each(|row| self.space_is_gone(*row));
         for space in &followed.spaces {
-            changed |= self.know_space(&space.name, space.row);
+            self.know_space(&space.name, space.row);
             for (document, heads) in &space.touched {
                 self.document_is_stale(space.row, *document, heads.is_none());
             }
         }
-        changed
+        self.tell_followed(followed);
     }
 
-    /// Tells those who watch and listen.
-    fn announce(&self, followed: &Followed, changed: bool) {
+    fn tell_followed(&self, followed: &Followed) {
         use crate::events::{EventKind, Origin};
-        if changed {
-            self.status.announce();
-        }
         for space in &followed.spaces {
             for (document, heads) in &space.touched {
                 let kind = match heads {

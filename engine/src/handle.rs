@@ -22,6 +22,7 @@ use crate::error::{
 };
 use crate::events::{EventHub, Events};
 use crate::follow::Follower;
+use crate::notify::Notifier;
 use crate::options::{LinkOptions, Options};
 use crate::random;
 use crate::status::{Status, StatusWatch};
@@ -123,9 +124,10 @@ impl Store {
         let actors = Actors::begin(&log, read_only, left)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
         let applier = Applier::start().map_err(OpenError::Thread)?;
-        let events = EventHub::new(options.events);
+        let notifier = Notifier::start().map_err(OpenError::Thread)?;
+        let events = EventHub::new(options.events, notifier.clone());
         let ephemeral = Speaker::new().map_err(|error| OpenError::Storage(Box::new(error)))?;
-        let core = Core::new(log, events, applier, actors, ephemeral, options, read_only)
+        let core = Core::new(log, events, applier, actors, ephemeral, notifier, options, read_only)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
         let shared = Arc::new(Shared { core: Arc::new(core) });
         if read_only {

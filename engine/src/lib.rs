@@ -47,6 +47,7 @@ mod handle;
 mod link;
 pub mod maintain;
 mod named;
+mod notify;
 mod options;
 mod random;
 mod reauthor;
@@ -72,4 +73,4 @@ pub use status::{
     DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress,
     SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus,
 };
-pub use store::Pending;
+pub use store::{DocumentLimit, Excess, Pending};

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use landfall_protocol::replica::SpacePhase;
 use landfall_protocol::{Code, DocumentId, SpaceName, Upstream};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::document::Memory;
 use crate::error::StoreFailure;
-use crate::store::{Parked, Pending};
+use crate::notify::{Notifier, Topic};
+use crate::store::{Excess, Parked, Pending};
 
 pub(crate) use hub::{SpaceFacts, StatusHub};
 
@@ -185,6 +185,9 @@ pub struct DocumentStatus {
     pub changes: u64,
     /// How large it is, and whether it can grow.
     pub size: DocumentSize,
+    /// The limits that it exceeds by what other replicas made: it is kept, and syncs on. Empty for
+    /// nearly every document.
+    pub exceeded: Vec<Excess>,
     /// Actors that made them; see [`MANY_ACTORS`](crate::MANY_ACTORS).
     pub actors: u64,
     /// Whether all of them are surely on the disk. A store that is open for reading only cannot
@@ -218,7 +221,8 @@ impl DocumentSize {
         self.bytes >= self.local_limit
     }
 
-    /// Whether it has more than a document may have.
+    /// Whether it has more bytes than a document may have. What else it may have too much of is in
+    /// [`DocumentStatus::exceeded`].
     pub fn is_oversized(&self) -> bool {
         self.bytes > self.limit
     }
@@ -229,9 +233,10 @@ impl DocumentSize {
 pub struct StatusWatch {
     /// Counts the changes of the status. The value itself is put together when it is asked for, so
     /// that a commit costs the same however many spaces the store has.
-    receiver: watch::Receiver<u64>,
+    seen: u64,
     facts: Arc<Mutex<Everything>>,
     memory: Arc<Memory>,
+    notifier: Notifier,
 }
 
 impl StatusWatch {
@@ -244,9 +249,13 @@ impl StatusWatch {
     }
 
     /// Waits for another value than the one seen last and gives it; `None` once the store is
-    /// closed. Needs no particular executor.
+    /// closed. Needs no particular executor. The task is woken by a thread that does nothing else
+    /// (`landfall-notify`): a waker that blocks delays the other tasks that wait for events or the
+    /// status of this store, and nothing of the store.
     pub async fn changed(&mut self) -> Option<Status> {
-        self.receiver.changed().await.ok()?;
+        let (facts, seen) = (&self.facts, self.seen);
+        let look = || facts.lock().generation_after(seen);
+        self.seen = self.notifier.wait(Topic::Status, look).await?;
         Some(self.now())
     }
 
@@ -261,12 +270,12 @@ impl StatusWatch {
     /// last.
     pub async fn until(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
         loop {
-            self.receiver.mark_unchanged();
+            self.seen = self.facts.lock().generation();
             let status = self.now();
             if wanted(&status) {
                 return Some(status);
             }
-            self.receiver.changed().await.ok()?;
+            self.changed().await?;
         }
     }
 

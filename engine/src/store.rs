@@ -11,6 +11,7 @@ mod aside;
 mod contents;
 mod deletion;
 mod displaced;
+mod excess;
 mod fitting;
 mod folding;
 mod follow;
@@ -29,6 +30,7 @@ mod outbox;
 mod partial;
 mod prepare;
 mod quarantined;
+mod reasons;
 mod receive;
 mod removal;
 mod report;
@@ -45,7 +47,6 @@ mod view;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use landfall_fold::FoldLimits;
 use landfall_protocol::frame::Mark;
@@ -62,6 +63,7 @@ pub(crate) use append::{AppendError, Appended, LocalChange};
 pub use contents::{Kept, LeftOut};
 pub(crate) use deletion::Lost;
 pub(crate) use displaced::{ReplaceError, Unsent};
+pub use excess::{DocumentLimit, Excess};
 pub(crate) use folding::{FoldInput, FoldOptions, FoldTask};
 pub(crate) use follow::{Follow, Followed};
 pub(crate) use heal::HealError;
@@ -70,6 +72,7 @@ pub(crate) use import::ImportChange;
 pub use inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
 pub(crate) use partial::SnapshotPart;
 pub(crate) use prepare::Ready;
+pub(crate) use reasons::Compared;
 #[cfg(test)]
 pub(crate) use receive::{Deleted, Displaced};
 pub(crate) use receive::{ReceiveError, Received};
@@ -135,9 +138,6 @@ pub(crate) struct LocalLog {
     whose: links::Whose,
     indexes: Arc<indexes::Indexes>,
     reports: Arc<report::Reports>,
-    /// The greatest row that a space was given: the row of one that was removed is never given
-    /// again while jobs about it may wait.
-    last_space: Arc<AtomicI64>,
     /// The bytes that a document may have; see `limits::DOCUMENT_BYTES`.
     document_bytes: u64,
 }
@@ -158,7 +158,10 @@ impl LocalLog {
         };
         if writable {
             db.write(Durability::Full, move |tx| {
-                tx.execute("INSERT OR IGNORE INTO replica VALUES (1, ?1)", [fresh.as_bytes()])?;
+                tx.execute(
+                    "INSERT OR IGNORE INTO replica (only, id) VALUES (1, ?1)",
+                    [fresh.as_bytes()],
+                )?;
                 leaves::fill(tx)
             })
             .map_err(OpenLogError::Initialise)?;
@@ -175,7 +178,6 @@ impl LocalLog {
             whose: links::Whose::LastMet,
             indexes: Arc::default(),
             reports: Arc::default(),
-            last_space: Arc::default(),
             document_bytes: limits::DOCUMENT_BYTES,
         })
     }
@@ -217,17 +219,14 @@ impl LocalLog {
 
     /// The row of a space, which is made if it is new.
     pub(crate) fn ensure_space(&self, name: &SpaceName) -> Result<SpaceRow, WriteFailure> {
-        let (name, given) = (name.as_str().to_owned(), Arc::clone(&self.last_space));
+        let name = name.as_str().to_owned();
         let job = move |tx: &rusqlite::Transaction<'_>| {
             tx.execute(
                 "INSERT OR IGNORE INTO space (id, name)
-                     VALUES (1 + max(?2, (SELECT coalesce(max(id), 0) FROM space)), ?1)",
-                params![name, given.load(Ordering::Acquire)],
+                     VALUES (1 + (SELECT last_space FROM replica), ?1)",
+                [&name],
             )?;
-            let row =
-                tx.query_row("SELECT id FROM space WHERE name = ?1", [&name], |r| r.get(0))?;
-            given.fetch_max(row, Ordering::AcqRel);
-            Ok::<i64, rusqlite::Error>(row)
+            tx.query_row("SELECT id FROM space WHERE name = ?1", [&name], |row| row.get(0))
         };
         self.db.write(Durability::Full, job).map(|committed| SpaceRow(committed.value))
     }

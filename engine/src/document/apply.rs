@@ -146,15 +146,13 @@ enum Step {
 
 /// A step whose panic, in automerge or in this engine, is the fault of that document alone.
 fn contained_step(document: &Arc<OpenDocument>) -> Step {
-    let ended = catch_unwind(AssertUnwindSafe(|| step(document))).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| step(document))).unwrap_or_else(|panic| {
         let reason = format!("applying what arrived panicked: {}", panic_text(&*panic));
         if catch_unwind(AssertUnwindSafe(|| swap::quarantine(document, reason))).is_err() {
             tracing::error!(document = %document.id, "the document could not even be quarantined");
         }
         Step::Done
-    });
-    document.tell_pending();
-    ended
+    })
 }
 
 /// Applies what the store has and the document has not.

@@ -63,10 +63,8 @@ pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
         core.actors.failed(error, documents.iter().map(|document| document.key()));
         documents.iter().for_each(|document| document.roll_back());
     }
-    // The rights go before any task of the application's is woken.
     drop(edits);
     for document in &documents {
-        document.tell_pending();
         document.core.cache.make_room(document);
     }
     core.tell_link(&appended?);
@@ -133,8 +131,7 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
 
 impl Publication {
     /// The commit is done; `place` is the local sequence number of its last change of the document.
-    /// Runs on the store's writer thread: it waits for nothing, and wakes none of the application's
-    /// tasks.
+    /// Runs on the store's writer thread: it waits for nothing.
     fn publish(self, place: u64) {
         let Self { document, mut loaded, edit, base, heads, patches_from, made, bytes, .. } = self;
         if let Some(own) = &loaded.own {
@@ -155,7 +152,8 @@ impl Publication {
                 if let Some(building) = &mut slot.building {
                     building.since.push(change);
                 }
-                slot.tell_changed(Origin::Local, heads.clone(), patches.filter(|_| fitting));
+                let patches = patches.filter(|_| fitting);
+                document.tell_changed(&mut slot, Origin::Local, heads.clone(), patches);
             }
             let replaced = current.then(|| {
                 document.core.cache.put(&document, bytes);

@@ -72,15 +72,9 @@ impl OpenDocument {
                 slot.state = state.map_or(State::Deleted, State::Published);
                 slot.quarantined = quarantined;
             }
-            slot.events.extend(told);
-            if Changing::is_here() {
-                self.call_applier_to_tell(&mut slot);
-            }
+            told.into_iter().for_each(|kind| self.tell(&slot, kind));
         }
         drop(unfinished);
-        if !Changing::is_here() {
-            self.tell_pending();
-        }
         self.core.cache.make_room(self);
         Ok(self.slot.lock())
     }

@@ -33,7 +33,6 @@ impl Right {
         let right = Self { document: Arc::clone(document), _order: Some(order) };
         if let Some(built) = built {
             swap::finish(&right, *built);
-            document.call_applier_to_tell(&mut document.slot.lock());
         }
         right
     }
@@ -59,13 +58,6 @@ impl Drop for Right {
 }
 
 impl OpenDocument {
-    /// Has the applier send what waits in the slot: this thread has a writer right.
-    pub(super) fn call_applier_to_tell(self: &Arc<Self>, slot: &mut Slot) {
-        if !slot.events.is_empty() {
-            self.core.applier.enqueue(self, slot);
-        }
-    }
-
     /// Wakes who waits for the slot, and calls the applier if it can go on.
     pub(super) fn wake(self: &Arc<Self>, slot: &mut Slot) {
         self.changed.notify_all();

@@ -3,7 +3,6 @@
 //! Nothing here waits, loads or calls automerge; whatever takes long is moved out and dropped by
 //! the caller.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use landfall_protocol::ChangeHash;
 
 use super::Loaded;
 use super::build::Built;
-use crate::events::{EventKind, Origin};
+use crate::events::Origin;
 
 /// What readers see.
 #[derive(Default)]
@@ -98,10 +97,6 @@ pub(super) struct Slot {
     pub(super) told: Option<(Origin, Vec<ChangeHash>)>,
     /// A commit of several documents is being published: readers wait for all of it.
     pub(super) publishing: bool,
-    /// Events in their order, to be sent once the lock is released.
-    pub(super) events: VecDeque<EventKind>,
-    /// A thread sends them.
-    pub(super) sending: bool,
 }
 
 /// What a reader is to do.

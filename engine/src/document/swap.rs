@@ -53,7 +53,7 @@ pub(super) fn offer_again(document: &Arc<OpenDocument>) -> bool {
     true
 }
 
-/// Publishes what was built. Its event waits in the slot until the right is gone.
+/// Publishes what was built, with its event.
 pub(super) fn finish(right: &Right, built: Built) {
     let document = &right.document;
     let Built { state, more, number } = built;
@@ -175,7 +175,7 @@ fn publish(document: &Arc<OpenDocument>, generation: u64, next: Next) {
             document.core.cache.put(document, bytes);
         }
         let replaced = loaded.map(|new| std::mem::replace(&mut slot.state, State::Published(new)));
-        slot.tell_changed(Origin::Remote, heads, patches);
+        document.tell_changed(&mut slot, Origin::Remote, heads, patches);
         document.wake(&mut slot);
         replaced
     };
@@ -249,7 +249,7 @@ pub(super) fn quarantine(document: &OpenDocument, reason: String) {
         let mut slot = document.slot.lock();
         slot.building = None;
         slot.quarantined = Some(reason.clone());
-        slot.events.push_back(EventKind::Quarantined { reason: reason.clone() });
+        document.tell(&slot, EventKind::Quarantined { reason: reason.clone() });
         slot.built.take()
     };
     drop(gone);
@@ -303,7 +303,6 @@ mod tests {
         let mut events = store.events();
         space.delete(document.id()).unwrap();
         offer(document.open(), built);
-        document.open().tell_pending();
         assert!(matches!(document.read(|_| ()), Err(ReadError::Deleted)));
         let told: Vec<_> = std::iter::from_fn(|| events.try_next()).collect();
         assert!(

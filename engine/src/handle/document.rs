@@ -156,7 +156,8 @@ impl Document {
         core.catch_up()?;
         let Condition { loaded, actors, quarantined } = open.condition();
         let facts = core.log.document_facts(open.row, &open.id)?;
-        let DocumentFacts { changes, pending, parked, actors: stored_actors, last } = facts;
+        let DocumentFacts { changes, pending, parked, actors: stored_actors, last, exceeded } =
+            facts;
         let on_disk = core.status.is_on_disk(open.row, last);
         let parked = parked.map(Into::into);
         let actors = actors.unwrap_or(stored_actors);
@@ -169,7 +170,17 @@ impl Document {
             true => quarantined,
             false => core.log.quarantine(open.row, &open.id)?.map(|known| known.reason),
         };
-        Ok(DocumentStatus { loaded, changes, size, actors, on_disk, pending, parked, quarantined })
+        Ok(DocumentStatus {
+            loaded,
+            changes,
+            size,
+            exceeded,
+            actors,
+            on_disk,
+            pending,
+            parked,
+            quarantined,
+        })
     }
 
     /// Watches the document's status.

@@ -43,7 +43,6 @@ impl Space {
             for_commit.delete_document(&name, row, document, kind);
         };
         self.ask(|done| core.log.submit_delete(row, document, now_ms(), done), committed)?;
-        core.tell_pending(row, document);
         core.tell_link_of(row);
         Ok(())
     }

@@ -92,8 +92,8 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn contains(&self, document: &DocumentId) -> Result<bool, StoreError> {
-        self.core().present(self.row)?;
-        Ok(self.shared.core.log.document(self.row, document)?.is_some())
+        let row = self.row()?;
+        Ok(self.shared.core.log.document(row, document)?.is_some())
     }
 
     /// The documents that the store has, in no particular order.
@@ -101,8 +101,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn documents(&self) -> Result<Vec<DocumentId>, StoreError> {
-        self.core().present(self.row)?;
-        Ok(self.shared.core.log.documents(self.row)?)
+        Ok(self.shared.core.log.documents(self.row()?)?)
     }
 
     /// The space's present status; `None` once it was removed.
@@ -154,6 +153,7 @@ impl Space {
 
     /// Its row, if the space is still there.
     pub(super) fn row(&self) -> Result<SpaceRow, StoreError> {
+        self.core().catch_up()?;
         self.core().present(self.row)?;
         Ok(self.row)
     }

@@ -103,6 +103,8 @@ pub(super) struct Performer {
     changed: bool,
     /// At most one of each snapshot that is being offered.
     parts: VecDeque<WantedPart>,
+    /// Documents that were expected to differ when the present comparison read them.
+    expected: BTreeMap<SpaceName, BTreeSet<DocumentId>>,
 }
 
 impl Performer {
@@ -125,6 +127,7 @@ impl Performer {
             reached: Reached::default(),
             changed: false,
             parts: VecDeque::new(),
+            expected: BTreeMap::new(),
         }
     }
 
@@ -146,6 +149,7 @@ impl Performer {
         self.connection += 1;
         self.arrivals.begin(self.connection);
         self.parts.clear();
+        self.expected.clear();
     }
 
     /// The connection is over: what it brought and is not handed to the store is dropped.
@@ -302,7 +306,7 @@ impl Performer {
                 self.finish_reconcile(space, cursor, through, except);
             }
             ReplicaEffect::Checked { space, ticket, drifted, more } => {
-                let count = self.checked(&space, &drifted, more);
+                let count = self.checked(&space, drifted, more);
                 self.desk.requests.checked(&space, ticket, &Ok(count));
             }
             ReplicaEffect::NotChecked { space, ticket, why } => {

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use landfall_protocol::SpaceName;
 use landfall_protocol::replica::Unchecked;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use super::desk::Desk;
 use super::timings::FAR;
 use crate::core::Core;
 use crate::error::{CheckError, FlushError, NotCompared, RefusedSpace};
+use crate::notify::{self, Reply};
 use crate::status::Status;
 use crate::store::{SpaceRow, UpstreamRow};
 
@@ -49,7 +49,7 @@ struct FlushRequest {
     /// Every change up to this local sequence number, for each space.
     targets: Vec<(SpaceRow, u64)>,
     deadline: Instant,
-    reply: oneshot::Sender<Result<(), FlushError>>,
+    reply: Reply<Result<(), FlushError>>,
 }
 
 /// Some spaces are to be compared with the relay.
@@ -60,21 +60,21 @@ struct CheckRequest {
     deadline: Instant,
     /// The steps that checks had made when it was looked at last.
     steps: u64,
-    reply: oneshot::Sender<Result<u64, CheckError>>,
+    reply: Reply<Result<u64, CheckError>>,
 }
 
-/// An answer on its way. It is given when no lock is held: it wakes the application.
+/// An answer on its way.
 enum Answer {
-    Flush(oneshot::Sender<Result<(), FlushError>>, Result<(), FlushError>),
-    Check(oneshot::Sender<Result<u64, CheckError>>, Result<u64, CheckError>),
+    Flush(Reply<Result<(), FlushError>>, Result<(), FlushError>),
+    Check(Reply<Result<u64, CheckError>>, Result<u64, CheckError>),
 }
 
 impl Answer {
     fn give(self) {
         // The application may have given up at this moment.
         match self {
-            Self::Flush(reply, result) => drop(reply.send(result)),
-            Self::Check(reply, result) => drop(reply.send(result)),
+            Self::Flush(reply, result) => reply.send(result),
+            Self::Check(reply, result) => reply.send(result),
         }
     }
 }
@@ -279,7 +279,7 @@ impl CheckRequest {
 pub(crate) struct Registered<T> {
     desk: Arc<Desk>,
     id: u64,
-    answer: oneshot::Receiver<T>,
+    answer: notify::Answer<T>,
 }
 
 impl<T> Drop for Registered<T> {
@@ -308,7 +308,7 @@ impl Flush {
             let decided = decide(core, None, &targets);
             return Self::Decided(decided.unwrap_or_else(|| Err(offline(core, false))));
         }
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = notify::answer(&core.notifier);
         let deadline = Instant::now() + timeout.min(FAR);
         let request = Request::Flush(FlushRequest { targets, deadline, reply });
         match desk.requests.add(request) {
@@ -323,8 +323,8 @@ impl Flush {
     pub(crate) async fn done(self) -> Result<(), FlushError> {
         match self {
             Self::Decided(result) => result,
-            Self::Waiting(mut waiting) => {
-                (&mut waiting.answer).await.unwrap_or(Err(FlushError::Closed))
+            Self::Waiting(waiting) => {
+                waiting.answer.done().await.unwrap_or(Err(FlushError::Closed))
             }
         }
     }
@@ -350,7 +350,7 @@ impl Check {
         if remaining.is_empty() {
             return Self::Decided(Ok(0));
         }
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = notify::answer(&core.notifier);
         let deadline = Instant::now() + CHECK_PATIENCE;
         let (drifted, not_compared, steps) = (0, Vec::new(), 0);
         let check = CheckRequest { remaining, drifted, not_compared, deadline, steps, reply };
@@ -366,8 +366,8 @@ impl Check {
     pub(crate) async fn done(self) -> Result<u64, CheckError> {
         match self {
             Self::Decided(result) => result,
-            Self::Waiting(mut waiting) => {
-                (&mut waiting.answer).await.unwrap_or(Err(CheckError::Closed))
+            Self::Waiting(waiting) => {
+                waiting.answer.done().await.unwrap_or(Err(CheckError::Closed))
             }
         }
     }

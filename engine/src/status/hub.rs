@@ -7,7 +7,6 @@ use std::sync::Arc;
 use landfall_protocol::replica::SpacePhase;
 use landfall_protocol::{SpaceName, Upstream};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::{
     LinkStatus, LoadedDocuments, ParkedDocument, SpaceStatus, Status, StatusWatch, StoreFailed,
@@ -15,6 +14,7 @@ use super::{
 };
 use crate::document::Memory;
 use crate::error::StoreFailure;
+use crate::notify::{Notifier, Topic};
 use crate::store::{Followed, Parked, SpaceCount, SpaceReport, SpaceRow};
 
 /// What one space's status is made of.
@@ -32,6 +32,9 @@ struct Facts {
 /// All that a status is made of.
 #[derive(Debug, Default)]
 pub(super) struct Everything {
+    /// Counts the changes of the status.
+    generation: u64,
+    closed: bool,
     link: LinkStatus,
     upstream: Option<Upstream>,
     last_error: Option<String>,
@@ -45,6 +48,18 @@ pub(super) struct Everything {
 }
 
 impl Everything {
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The present generation if it is another than `seen`; `Some(None)` if none follows.
+    pub(super) fn generation_after(&self, seen: u64) -> Option<Option<u64>> {
+        match self.generation {
+            generation if generation != seen => Some(Some(generation)),
+            _ => self.closed.then_some(None),
+        }
+    }
+
     pub(super) fn status(&self) -> Status {
         let space = |facts: &Facts| (facts.name.clone(), self.space_status(facts));
         Status {
@@ -125,6 +140,26 @@ impl Everything {
         unsynced || differs || relisted
     }
 
+    /// Brings everything up to what another process has committed; tells whether anything changed.
+    fn follow(&mut self, followed: &Followed, removed: &[SpaceRow]) -> bool {
+        let mut changed = self.upstream != followed.upstream;
+        self.upstream = followed.upstream;
+        for row in removed {
+            changed |= self.remove(*row);
+        }
+        for space in &followed.spaces {
+            let (name, row, count) = (space.name.clone(), space.row, space.count);
+            let parked = space.parked.clone();
+            if self.add(SpaceFacts { name, row, count, parked: parked.clone() }) {
+                changed = true;
+                continue;
+            }
+            let (parked, number, synced) = (Some(parked), 0, 0);
+            changed |= self.report(SpaceReport { space: row, count, parked, number, synced });
+        }
+        changed
+    }
+
     /// Everything up to a commit is on disk.
     fn synced(&mut self, number: u64) -> bool {
         let left = self.unsynced.split_off(&(number + 1));
@@ -147,22 +182,19 @@ pub(crate) struct SpaceFacts {
     pub(crate) parked: Vec<Parked>,
 }
 
-/// Where the status is kept and published. Changes are announced with no lock held: a waker is the
-/// application's code.
+/// Where the status is kept and published. Whoever publishes calls no waker: the notifier does.
 pub(crate) struct StatusHub {
     facts: Arc<Mutex<Everything>>,
-    sender: Mutex<Option<watch::Sender<u64>>>,
-    first: watch::Receiver<u64>,
     memory: Arc<Memory>,
+    notifier: Notifier,
 }
 
 impl StatusHub {
-    pub(crate) fn new(upstream: Option<Upstream>, read_only: bool) -> Self {
-        let (sender, first) = watch::channel(0);
+    pub(crate) fn new(upstream: Option<Upstream>, read_only: bool, notifier: Notifier) -> Self {
         let everything =
             Everything { upstream, on_disk_unknown: read_only, ..Everything::default() };
         let facts = Arc::new(Mutex::new(everything));
-        Self { facts, sender: Mutex::new(Some(sender)), first, memory: Arc::default() }
+        Self { facts, memory: Arc::default(), notifier }
     }
 
     /// Where the cache of loaded documents tells what it holds.
@@ -171,8 +203,8 @@ impl StatusHub {
     }
 
     pub(crate) fn watch(&self) -> StatusWatch {
-        let (receiver, facts) = (self.first.clone(), Arc::clone(&self.facts));
-        StatusWatch { receiver, facts, memory: self.memory() }
+        let (facts, notifier) = (Arc::clone(&self.facts), self.notifier.clone());
+        StatusWatch { seen: 0, facts, memory: self.memory(), notifier }
     }
 
     /// The present status of one space.
@@ -259,46 +291,26 @@ impl StatusHub {
         self.facts.lock().spaces.get(&row).map(|facts| facts.count)
     }
 
-    /// Brings everything up to what the process that writes the store has committed; tells whether
-    /// the status is another now, which is still to be announced.
-    pub(crate) fn follow(&self, followed: &Followed, removed: &[SpaceRow]) -> bool {
-        let mut all = self.facts.lock();
-        let mut changed = all.upstream != followed.upstream;
-        all.upstream = followed.upstream;
-        for row in removed {
-            changed |= all.remove(*row);
-        }
-        for space in &followed.spaces {
-            let (name, row, count) = (space.name.clone(), space.row, space.count);
-            let parked = space.parked.clone();
-            if all.add(SpaceFacts { name, row, count, parked: parked.clone() }) {
-                changed = true;
-                continue;
-            }
-            let (parked, number, synced) = (Some(parked), 0, 0);
-            changed |= all.report(SpaceReport { space: row, count, parked, number, synced });
-        }
-        changed
+    /// Brings everything up to what the process that writes the store has committed.
+    pub(crate) fn follow(&self, followed: &Followed, removed: &[SpaceRow]) {
+        self.update(|all| all.follow(followed, removed));
     }
 
     fn update(&self, change: impl FnOnce(&mut Everything) -> bool) {
-        if change(&mut self.facts.lock()) {
-            self.announce();
+        let changed = {
+            let mut all = self.facts.lock();
+            let changed = change(&mut all);
+            all.generation += u64::from(changed);
+            changed
+        };
+        if changed {
+            self.notifier.notify(Topic::Status);
         }
     }
 
-    /// Wakes those who watch.
-    pub(crate) fn announce(&self) {
-        // A clone, so that no lock is held while it wakes those who watch.
-        let sender = self.sender.lock().clone();
-        if let Some(sender) = sender {
-            sender.send_modify(|generation| *generation += 1);
-        }
-    }
-
+    /// Ends those who watch; the notifier is to be closed afterwards.
     pub(crate) fn close(&self) {
-        let last = self.sender.lock().take();
-        drop(last);
+        self.facts.lock().closed = true;
     }
 }
 

@@ -206,6 +206,31 @@ fn node(conn: &Connection, space: SpaceRow, prefix: Prefix, whole: bool) -> rusq
     Ok(Node::Children(children))
 }
 
+pub(super) fn branches(
+    conn: &Connection,
+    space: SpaceRow,
+    prefixes: &[(Prefix, bool)],
+) -> rusqlite::Result<Vec<Branch>> {
+    let below = |&(prefix, whole)| Ok(Branch { prefix, node: node(conn, space, prefix, whole)? });
+    prefixes.iter().map(below).collect()
+}
+
+pub(super) fn heads_of(
+    conn: &Connection,
+    space: SpaceRow,
+    documents: &[DocumentId],
+) -> rusqlite::Result<Vec<DocumentHeads>> {
+    let of = |id: &DocumentId| {
+        let (mut heads_of, mut older_of) = (Vec::new(), Vec::new());
+        if let Some(row) = super::rows::document_row(conn, space, id)? {
+            heads_of = heads(conn, row)?;
+            older_of = older(conn, row)?;
+        }
+        Ok(DocumentHeads { document: *id, heads: heads_of, older: older_of })
+    };
+    documents.iter().map(of).collect()
+}
+
 impl LocalLog {
     /// What the store has below some prefixes. With `true` the documents themselves, however many
     /// they are; else digests of the children, or the documents if they are few. Deleted documents
@@ -215,11 +240,7 @@ impl LocalLog {
         space: SpaceRow,
         prefixes: &[(Prefix, bool)],
     ) -> Result<Vec<Branch>, ViewError> {
-        self.view(|conn| {
-            let below =
-                |&(prefix, whole)| Ok(Branch { prefix, node: node(conn, space, prefix, whole)? });
-            prefixes.iter().map(below).collect()
-        })
+        self.view(|conn| branches(conn, space, prefixes))
     }
 
     /// The heads of documents, with some of what they rest on; none of one that the store does not
@@ -229,17 +250,7 @@ impl LocalLog {
         space: SpaceRow,
         documents: &[DocumentId],
     ) -> Result<Vec<DocumentHeads>, ViewError> {
-        self.view(|conn| {
-            let of = |id: &DocumentId| {
-                let (mut heads_of, mut older_of) = (Vec::new(), Vec::new());
-                if let Some(row) = super::rows::document_row(conn, space, id)? {
-                    heads_of = heads(conn, row)?;
-                    older_of = older(conn, row)?;
-                }
-                Ok(DocumentHeads { document: *id, heads: heads_of, older: older_of })
-            };
-            documents.iter().map(of).collect()
-        })
+        self.view(|conn| heads_of(conn, space, documents))
     }
 }
 

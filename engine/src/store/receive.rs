@@ -13,11 +13,12 @@ use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::Connection;
 
 use super::aside::{self, Wait};
+use super::excess::{Excess, excesses};
 use super::indexes::{Indexes, is_unreadable};
 use super::install::{Source, install};
 use super::ledger::Ledger;
 use super::prepare::{JoinError, PrepareError, Prepared, Ready, ReadySnapshot};
-use super::rows::{document_row, heads, local_of, merges, parts};
+use super::rows::{document_row, heads, local_of, merges};
 use super::{
     LocalLog, SpaceCount, SpaceRow, UpstreamRow, deletion, displaced, fitting, held, links, partial,
 };
@@ -75,8 +76,8 @@ pub(crate) struct Received {
     pub(crate) recovered: u64,
     pub(crate) deleted: Vec<Deleted>,
     pub(crate) displaced: Vec<Displaced>,
-    /// Documents that exceed the limit by what came, with their bytes.
-    pub(crate) oversized: Vec<(DocumentId, u64)>,
+    /// Documents that exceed limits by what came, once for each limit.
+    pub(crate) oversized: Vec<(DocumentId, Excess)>,
 }
 
 impl LocalLog {
@@ -435,10 +436,8 @@ impl<'a> Writing<'a> {
         ledger.finish()?;
         for document in touched {
             if let Some(row) = document_row(conn, space, &document)? {
-                let bytes = parts(conn, row)?.document_bytes();
-                if bytes > limits.snapshot_bytes as u64 {
-                    received.oversized.push((document, bytes));
-                }
+                let exceeded = excesses(conn, row, limits.snapshot_bytes as u64)?;
+                received.oversized.extend(exceeded.into_iter().map(|excess| (document, excess)));
                 received.touched.push(Touched { document, heads: heads(conn, row)? });
             }
         }

@@ -8,7 +8,7 @@ use super::schema_status::VERSION_6;
 pub(super) const SCHEMA: Schema = Schema {
     name: "Landfall engine store",
     application_id: 0x4c46_4531, // "LFE1"
-    migrations: &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6],
+    migrations: &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7],
 };
 
 const VERSION_1: &str = "
@@ -306,4 +306,14 @@ UPDATE document SET counter = coalesce((SELECT max(max_op) FROM change
 -- Tails of few changes that may be worth a fold by their bytes or operations.
 CREATE INDEX document_heavy ON document (space)
     WHERE tail_bytes >= 524288 OR counter - folded_counter >= 32768;
+";
+
+// A row of a removed space stands for that space in other processes that have it open.
+const VERSION_7: &str = "
+-- `last_space`: the last number that was given to a space. None is given twice.
+ALTER TABLE replica ADD COLUMN last_space INTEGER NOT NULL DEFAULT 0;
+UPDATE replica SET last_space = (SELECT coalesce(max(id), 0) FROM space);
+CREATE TRIGGER space_insert AFTER INSERT ON space BEGIN
+    UPDATE replica SET last_space = max(last_space, NEW.id);
+END;
 ";

@@ -5,6 +5,7 @@ use landfall_protocol::{ChangeHash, Code, DocumentId, Local, SpaceName, Upstream
 use landfall_storage::ReadError;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::excess::{Excess, excesses};
 use super::rows::{document_row, heads, parts, space_totals};
 use super::snapshots::{Base, base_after};
 use super::{
@@ -53,6 +54,8 @@ pub(crate) struct DocumentFacts {
     pub(crate) actors: u64,
     /// The last local sequence number of its space.
     pub(crate) last: u64,
+    /// The limits that it exceeds.
+    pub(crate) exceeded: Vec<Excess>,
 }
 
 impl LocalLog {
@@ -180,7 +183,7 @@ impl LocalLog {
         space: SpaceRow,
         document: &DocumentId,
     ) -> Result<DocumentFacts, ViewError> {
-        let whose = self.whose;
+        let (whose, most_bytes) = (self.whose, self.document_bytes());
         self.view(|conn| {
             let upstream = whose.row(conn)?;
             let last = space_totals(conn, space)?.last;
@@ -198,33 +201,8 @@ impl LocalLog {
             let changes = parts(conn, row)?.changes();
             let pending = outbox::pending_of_document(conn, upstream, space, row)?;
             let actors = actors::count(conn, row)?;
-            Ok(DocumentFacts { changes, pending, parked, actors, ..facts })
-        })
-    }
-
-    /// Those of some documents of which nothing says why the upstream holds something else: their
-    /// changes are not refused, and nothing of them is set aside.
-    pub(crate) fn unexplained(
-        &self,
-        space: SpaceRow,
-        documents: &[DocumentId],
-    ) -> Result<Vec<DocumentId>, ViewError> {
-        let whose = self.whose;
-        self.view(|conn| {
-            let upstream = whose.row(conn)?;
-            let mut aside = conn
-                .prepare_cached("SELECT 1 FROM aside WHERE space = ?1 AND document = ?2 LIMIT 1")?;
-            let mut unexplained = Vec::new();
-            for document in documents {
-                let refused = match document_row(conn, space, document)? {
-                    Some(row) => parked_document(conn, upstream, row, document)?.is_some(),
-                    None => false,
-                };
-                if !refused && !aside.exists(params![space.0, document.as_bytes()])? {
-                    unexplained.push(*document);
-                }
-            }
-            Ok(unexplained)
+            let exceeded = excesses(conn, row, most_bytes)?;
+            Ok(DocumentFacts { changes, pending, parked, actors, exceeded, ..facts })
         })
     }
 
@@ -241,7 +219,7 @@ pub(super) fn refusals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<u
 }
 
 /// Why a document's changes are refused, or have to be made anew.
-fn parked_document(
+pub(super) fn parked_document(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
     row: DocumentRow,

@@ -13,7 +13,7 @@ use crate::{EventKind, Store, Upstream};
 /// What the store itself says, read anew, in the form of the status.
 pub(super) fn stored(store: &Store) -> Status {
     let core = store.shared_core();
-    let hub = crate::status::StatusHub::new(None, false);
+    let hub = crate::status::StatusHub::new(None, false, crate::notify::Notifier::start().unwrap());
     for (name, row, count) in core.log.spaces().unwrap() {
         let parked = core.log.parked(row).unwrap();
         hub.add_space(crate::status::SpaceFacts { name, row, count, parked });

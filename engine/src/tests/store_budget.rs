@@ -9,7 +9,7 @@ use landfall_protocol::{Code, Local, limits};
 use landfall_storage::{Durability, WriteError};
 
 use super::store_support::{Author, Bench, id};
-use crate::store::{AppendError, FoldOptions, LocalChange, Refused};
+use crate::store::{AppendError, DocumentLimit, Excess, FoldOptions, LocalChange, Refused};
 
 /// Concurrent changes on top of what an author has, each by an actor of its own.
 fn branches(base: &Author, first: u32, count: u32) -> Vec<CheckedChange> {
@@ -60,6 +60,10 @@ fn what_a_relay_holds_comes_in_beside_own_heads() {
     let received = bench.receive(author.incomings(branches(&author, 1, most)));
     assert_eq!(received.aside, []);
     assert_eq!(bench.heads(id(1)).len(), most as usize + 1);
+    let limit = u64::from(most);
+    let excess = Excess { of: DocumentLimit::Heads, actual: limit + 1, limit };
+    assert_eq!(received.oversized, [(id(1), excess)]);
+    assert_eq!(bench.log.document_facts(bench.space, &id(1)).unwrap().exceeded, [excess]);
     bench.check();
 }
 
@@ -80,8 +84,12 @@ fn what_a_relay_holds_comes_in_beside_own_operations() {
     assert!(is_full(&refused), "{refused}");
     pretend(&bench, limits::DOCUMENT_OPERATIONS);
     let theirs = other.puts(3);
-    assert_eq!(bench.receive(other.incomings(theirs)).aside, []);
+    let received = bench.receive(other.incomings(theirs));
+    assert_eq!(received.aside, []);
     assert_eq!(bench.heads(id(1)), other.heads());
+    let [(document, excess)] = received.oversized[..] else { panic!("{:?}", received.oversized) };
+    assert_eq!((document, excess.of), (id(1), DocumentLimit::Operations));
+    assert!(excess.actual > limits::DOCUMENT_OPERATIONS && excess.limit < excess.actual);
 }
 
 #[test]

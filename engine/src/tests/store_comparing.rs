@@ -1,11 +1,12 @@
 //! Comparing with an upstream: digests, documents that come apart from the log, and what is noted
 //! to be held when all is compared.
 
-use landfall_protocol::DocumentId;
 use landfall_protocol::digest::{Digest, Leaf, Node, Prefix};
 use landfall_protocol::frame::Holding;
+use landfall_protocol::{Code, DocumentId};
 
 use super::store_support::{Author, Bench, id};
+use crate::store::Refused;
 
 fn present(author: &Author) -> Holding {
     Holding::Present(author.heads().iter().map(|head| head.0).collect())
@@ -141,4 +142,60 @@ fn after_a_comparison_all_that_was_not_found_to_differ_is_held() {
     bench.finish_reconcile(21, vec![]);
     bench.check();
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("", 0));
+}
+
+fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) {
+    let (tell, told) = std::sync::mpsc::channel();
+    submit(Box::new(move |done| tell.send(done.is_ok()).unwrap()));
+    assert!(told.recv().unwrap());
+}
+
+fn park(bench: &Bench, document: DocumentId) {
+    let refused = Refused { code: Code::FORBIDDEN, what: "no".to_owned(), deletion: false };
+    wait(|done| bench.log.submit_park(bench.space, document, refused, done));
+}
+
+/// The documents that a check reads, and of which a difference is expected.
+fn expected(bench: &Bench) -> Vec<DocumentId> {
+    let read = bench.log.compared_branches(bench.space, &[(Prefix::ROOT, true)]).unwrap();
+    let by_walk: Vec<_> = read.expected.into_iter().collect();
+    let all: Vec<_> = (1..=9).map(id).collect();
+    let by_heads = bench.log.compared_heads(bench.space, &all).unwrap().expected;
+    assert_eq!(by_heads.into_iter().collect::<Vec<_>>(), by_walk);
+    by_walk
+}
+
+/// A relay that refuses a document has something else of it, at each check; and so has one to which
+/// an edit or a deletion is still to be sent. That is no drift.
+#[test]
+fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
+    let mut bench = Bench::new();
+    bench.meet(1);
+    let mut authors: Vec<Author> = (1..=5).map(|n| Author::new(n, n)).collect();
+    for author in &mut authors {
+        let changes = author.puts(1);
+        bench.append_all(author.document, &changes);
+    }
+    assert_eq!(expected(&bench), [id(1), id(2), id(3), id(4), id(5)], "nothing is sent");
+    bench.acknowledge(1..=5);
+    assert_eq!(expected(&bench), [], "all is sent");
+    // Edited, of which the relay refuses one; deleted; aside, of a document that is not here.
+    bench.append_all(id(2), &authors[1].puts(1));
+    bench.append_all(id(3), &authors[2].puts(1));
+    park(&bench, id(3));
+    wait(|done| bench.log.submit_delete(bench.space, id(4), 1, done));
+    let mut orphan = Author::new(9, 9);
+    let changes = orphan.puts(2);
+    assert_eq!(bench.receive(orphan.incomings(changes[1..].to_vec())).aside.len(), 1);
+    for _check in 0..3 {
+        assert_eq!(expected(&bench), [id(2), id(3), id(4), id(9)]);
+        assert_eq!(bench.log.unexplained(bench.space, &[id(3), id(9)]).unwrap(), []);
+    }
+    // The reason may be gone when the check ends: then only the look at its time says it.
+    wait(|done| bench.log.submit_delete(bench.space, id(3), 1, done));
+    let last = bench.count().totals.last;
+    bench.acknowledge(1..=last);
+    assert_eq!(bench.log.unexplained(bench.space, &[id(3)]).unwrap(), [id(3)]);
+    assert_eq!(expected(&bench), [id(9)]);
+    bench.check();
 }

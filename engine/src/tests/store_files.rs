@@ -94,7 +94,15 @@ fn a_flipped_bit_is_found_or_harmless() {
             continue;
         };
         let bench = Bench::with(log.clone());
-        let findings = log.verify().unwrap_or_else(|error| panic!("bit {bit}: {error:?}"));
+        let findings = match log.verify() {
+            Ok(findings) => findings,
+            // The bit is in a table's definition: SQLite itself says so.
+            Err(error) if format!("{error:?}").contains("no such column") => {
+                refused += 1;
+                continue;
+            }
+            Err(error) => panic!("bit {bit}: {error:?}"),
+        };
         let mut same = true;
         for (document, shown) in &shows {
             match read(&log, &bench, *document) {

@@ -162,6 +162,8 @@ fn orphaned_edits_survive_the_migration_of_a_store_that_would_lose_them() {
             DROP TRIGGER deleted_insert;
             DROP TRIGGER parked_insert;
             DROP TRIGGER parked_update;
+            DROP TRIGGER space_insert;
+            ALTER TABLE replica DROP COLUMN last_space;
             DROP TRIGGER parked_delete;
             DROP TRIGGER owed_insert;
             DROP INDEX link_of_space;

@@ -10,7 +10,7 @@ use landfall_storage::WriteError;
 
 use super::store_support::{Author, Bench, id};
 use crate::compactor::compact;
-use crate::store::{AppendError, FoldOptions, LocalChange};
+use crate::store::{AppendError, DocumentLimit, FoldOptions, LocalChange};
 
 /// Bytes that do not compress.
 fn noise(seed: u64, bytes: usize) -> Vec<u8> {
@@ -122,8 +122,9 @@ fn two_folded_histories_that_exceed_a_snapshot_together_are_both_kept() {
     images(&mut theirs, 14);
     let received = bench.receive(vec![theirs.snapshot()]);
     assert_eq!(received.aside, []);
-    let [(document, bytes)] = received.oversized[..] else { panic!("{:?}", received.oversized) };
-    assert!(document == id(1) && bytes > 20_500, "{bytes}");
+    let [(document, excess)] = received.oversized[..] else { panic!("{:?}", received.oversized) };
+    assert!(document == id(1) && excess.actual > 20_500, "{excess:?}");
+    assert_eq!((excess.of, excess.limit), (DocumentLimit::Bytes, 20_500));
     bench.check();
     assert_eq!(shape(&bench).0, 14, "theirs came in as single changes");
     assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (29, 0));

@@ -112,3 +112,28 @@ fn a_space_that_the_writer_removes_is_gone_from_the_reader() {
     assert_eq!(reader.space("s").unwrap().documents().unwrap().len(), 1);
     assert!(space.documents().is_err(), "an old handle came alive");
 }
+
+/// A reader stays open while the writer removes a space, ends, and begins again with another one,
+/// whose row must not be the old one's.
+#[test]
+fn a_handle_of_a_removed_space_never_shows_another_one() {
+    for name in ["s", "other"] {
+        let Pair { _folder: folder, writer, reader } = pair(false);
+        let space = writer.space("s").unwrap();
+        let id = space.create(|tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap().id();
+        let seen = reader.space("s").unwrap();
+        let read = seen.open(id).unwrap();
+        assert_eq!(value(&read), Some(1));
+        writer.remove_space("s", true).unwrap();
+        writer.close().unwrap();
+        let writer = Store::open(folder.path().join("s"), Options::default()).unwrap();
+        let new = writer.space(name).unwrap();
+        let written = new.create(|tx| Ok(tx.put(ROOT, "k", 2)?)).unwrap();
+        let is_removed = |class| matches!(class, StoreFailure::SpaceRemoved);
+        assert!(is_removed(seen.documents().unwrap_err().class), "{name}");
+        assert!(is_removed(seen.contains(&written.id()).unwrap_err().class), "{name}");
+        assert!(read.read(|_| ()).is_err(), "{name}");
+        let found = reader.space(name).unwrap().open(written.id()).unwrap();
+        assert_eq!(value(&found), Some(2), "{name}");
+    }
+}

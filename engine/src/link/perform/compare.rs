@@ -6,33 +6,61 @@ use landfall_protocol::{DocumentId, Moment, SpaceName};
 
 use super::Performer;
 use crate::events::EventKind;
+use crate::status::SyncStatus;
+use crate::store::{Compared, SpaceRow};
 
 impl Performer {
     pub(super) fn load_branches(
-        &self,
+        &mut self,
         replica: &mut Replica,
         now: Moment,
         space: &SpaceName,
         prefixes: &[(Prefix, bool)],
     ) {
         let Some(row) = self.row(space) else { return };
-        match self.core.log.branches(row, prefixes) {
+        if prefixes.iter().any(|(prefix, _)| *prefix == Prefix::ROOT) {
+            self.expected.remove(space);
+        }
+        let found = match self.is_checking(row) {
+            true => self.log.compared_branches(row, prefixes).map(|read| self.read(space, read)),
+            false => self.log.branches(row, prefixes),
+        };
+        match found {
             Ok(branches) => replica.handle_branches(now, space, &branches),
             Err(error) => replica.handle_store_failed(error.to_string()),
         }
     }
 
     pub(super) fn load_heads(
-        &self,
+        &mut self,
         replica: &mut Replica,
         space: &SpaceName,
         documents: &[DocumentId],
     ) {
         let Some(row) = self.row(space) else { return };
-        match self.core.log.heads_of(row, documents) {
+        let found = match self.is_checking(row) {
+            true => self.log.compared_heads(row, documents).map(|read| self.read(space, read)),
+            false => self.log.heads_of(row, documents),
+        };
+        match found {
             Ok(heads) => replica.handle_heads(space, heads),
             Err(error) => replica.handle_store_failed(error.to_string()),
         }
+    }
+
+    /// Whether what is read is for a check, and not for a comparison after which nothing is said to
+    /// have drifted.
+    fn is_checking(&self, row: SpaceRow) -> bool {
+        let sync = self.core.status.space(row).map(|space| space.sync);
+        !matches!(sync, Some(SyncStatus::Comparing { .. }))
+    }
+
+    /// Notes which documents were expected to differ when they were read.
+    fn read<T>(&mut self, space: &SpaceName, read: Compared<T>) -> T {
+        if !read.expected.is_empty() {
+            self.expected.entry(space.clone()).or_default().extend(read.expected);
+        }
+        read.found
     }
 
     pub(super) fn load_snapshot_part(
@@ -52,15 +80,22 @@ impl Performer {
     }
 
     /// A check came to its end; gives how many documents differed without a known reason.
-    pub(super) fn checked(&self, space: &SpaceName, drifted: &[DocumentId], more: u64) -> u64 {
+    pub(super) fn checked(
+        &mut self,
+        space: &SpaceName,
+        mut drifted: Vec<DocumentId>,
+        more: u64,
+    ) -> u64 {
+        let expected = self.expected.remove(space).unwrap_or_default();
         let Some(row) = self.row(space) else { return drifted.len() as u64 + more };
         // A document that is refused, or of which something is aside, differs as long as it is: that
-        // was told, and is in the status.
-        let drifted = match self.log.unexplained(row, drifted) {
+        // was told, and is in the status. One that was edited or deleted differs until that is sent.
+        drifted.retain(|document| !expected.contains(document));
+        let drifted = match self.log.unexplained(row, &drifted) {
             Ok(drifted) => drifted,
             Err(error) => {
                 tracing::warn!(%space, %error, "what is refused could not be read");
-                drifted.to_vec()
+                drifted
             }
         };
         let count = drifted.len() as u64 + more;

@@ -1,0 +1,66 @@
+//! What of a document exceeds its limits, by what other replicas made: it is stored and synced all
+//! the same.
+
+use landfall_protocol::admission::DocumentSize;
+use landfall_protocol::limits;
+use rusqlite::Connection;
+
+use super::rows::{DocumentRow, parts};
+
+/// What of a document is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum DocumentLimit {
+    /// Bytes, of its folded history and the changes behind it.
+    Bytes,
+    /// Changes.
+    Changes,
+    /// Operations, as a saved document holds them.
+    Operations,
+    /// Concurrent heads.
+    Heads,
+}
+
+impl std::fmt::Display for DocumentLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bytes => "bytes",
+            Self::Changes => "changes",
+            Self::Operations => "operations",
+            Self::Heads => "concurrent heads",
+        })
+    }
+}
+
+/// A limit that a document exceeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Excess {
+    /// Of what it has too much.
+    pub of: DocumentLimit,
+    /// How much it has.
+    pub actual: u64,
+    /// How much a document of its bytes may have.
+    pub limit: u64,
+}
+
+/// The limits that a document exceeds, where one may have so many bytes. A relay takes no change
+/// beyond them; what replicas have beside each other can be more.
+pub(super) fn excesses(
+    conn: &Connection,
+    document: DocumentRow,
+    most_bytes: u64,
+) -> rusqlite::Result<Vec<Excess>> {
+    let parts = parts(conn, document)?;
+    let heads: u64 = conn
+        .prepare_cached("SELECT count(*) FROM head WHERE document = ?1")?
+        .query_row([document.0], |row| row.get(0))?;
+    let most_operations = DocumentSize::most_operations(parts.bytes());
+    let each = [
+        (DocumentLimit::Bytes, parts.document_bytes(), most_bytes),
+        (DocumentLimit::Changes, parts.changes(), limits::DOCUMENT_CHANGES),
+        (DocumentLimit::Operations, parts.operations, most_operations),
+        (DocumentLimit::Heads, heads, limits::DOCUMENT_HEADS as u64),
+    ];
+    let excess = |(of, actual, limit)| (actual > limit).then_some(Excess { of, actual, limit });
+    Ok(each.into_iter().filter_map(excess).collect())
+}
