@@ -137,6 +137,9 @@ pub const PUSH_TARGET_BYTES: usize = 256 * KIB;
 /// Pushes that a session may have unanswered. Beyond it the relay stops reading that session.
 pub const PUSHES_IN_FLIGHT: usize = 64;
 
+/// Milliseconds after which an engine may offer a snapshot again that a relay had no room for.
+pub const RETRY_OFFER_MS: u32 = 5_000;
+
 /// Bytes of pushes that an engine keeps unanswered per space: enough to fill a commit while
 /// the one before is being written.
 pub const PUSH_WINDOW_BYTES: usize = 4 * MIB;

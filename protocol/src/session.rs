@@ -29,6 +29,7 @@ use crate::rights::{Identity, Rights};
 use crate::space::Answer;
 
 pub use offers::Offered;
+use offers::Offers;
 pub use push::{check_push, check_pushed_change};
 
 /// What the caller must do.
@@ -68,7 +69,8 @@ pub enum SessionEffect {
         /// The entry as it came.
         entry: PushEntry,
     },
-    /// A snapshot is offered: say how much of it is there, with [`Session::handle_wanted`].
+    /// A snapshot is offered: say how much of it is there, with [`Session::handle_wanted`], or give
+    /// it back with [`Session::handle_no_room_for`].
     Offered {
         /// The space.
         space: SpaceName,
@@ -76,7 +78,8 @@ pub enum SessionEffect {
         offer: Offered,
     },
     /// A part of an offered snapshot came. Answer with [`Session::handle_wanted`]; when all of it
-    /// is there, hand it to the space's machine, which will answer it like a push.
+    /// is there, call [`Session::handle_whole`] and hand it to the space's machine, which will answer
+    /// it like a push.
     Part {
         /// The space.
         space: SpaceName,
@@ -91,6 +94,8 @@ pub enum SessionEffect {
     Digest {
         /// The subscription that asks.
         subscription: SubscriptionId,
+        /// Tells it from an earlier one of the same number; comes back with the answer.
+        ticket: u64,
         /// Its space.
         space: SpaceName,
         /// At least one.
@@ -102,6 +107,8 @@ pub enum SessionEffect {
     Fetch {
         /// The subscription that asks.
         subscription: SubscriptionId,
+        /// Tells it from an earlier one of the same number; comes back with the answer.
+        ticket: u64,
         /// Its space.
         space: SpaceName,
         /// At least one.
@@ -160,6 +167,8 @@ enum Phase {
 #[derive(Debug)]
 struct Subscription {
     space: SpaceName,
+    /// Tells it from an earlier one of the same number.
+    ticket: u64,
     filter: Filter,
     /// `None` until the space's lineage is known.
     position: Option<Offset>,
@@ -193,8 +202,12 @@ pub struct Session {
     /// What the peer can do beyond its version.
     features: u64,
     last_push: u64,
-    in_flight: BTreeMap<u64, SubscriptionId>,
-    offers: BTreeMap<u64, Offered>,
+    /// Pushes that the space's machine has to answer, with the ticket of their subscription.
+    in_flight: BTreeMap<u64, (SubscriptionId, u64)>,
+    /// Snapshots that the client has yet to send, or that are in flight.
+    offers: Offers,
+    /// The ticket of the last subscription.
+    tickets: u64,
     /// Questions that are not answered yet.
     queries: usize,
     heard: Moment,
@@ -223,7 +236,8 @@ impl Session {
             features: 0,
             last_push: 0,
             in_flight: BTreeMap::new(),
-            offers: BTreeMap::new(),
+            offers: Offers::default(),
+            tickets: 0,
             queries: 0,
             heard: now,
             pinged: false,
@@ -236,8 +250,9 @@ impl Session {
         self.effects.pop_front()
     }
 
-    /// Whether the next message should be read: false while too many pushes or questions are
-    /// unanswered, so that TCP holds the client back.
+    /// Whether the next frame should be handled, and the next message be read: false while too many
+    /// pushes or questions are unanswered, so that TCP holds the client back. What waits for the
+    /// client, such as an offer whose parts are to come, never holds it back.
     pub fn wants_message(&self) -> bool {
         self.in_flight.len() < limits::PUSHES_IN_FLIGHT && self.queries < limits::QUERIES
     }
@@ -255,23 +270,31 @@ impl Session {
         }
     }
 
-    /// A binary message arrived.
+    /// A binary message arrived: handles all of its frames. A caller that bounds what one message
+    /// can cause calls [`Session::handle_alive`] and [`Session::handle_next`] instead.
     pub fn handle_message(&mut self, now: Moment, message: &[u8], rights: &dyn Rights) {
-        self.heard = now;
-        self.pinged = false;
-        let frames = match Frames::new(message) {
-            Ok(frames) => frames,
-            Err(error) => return self.fail_frame(&error),
-        };
-        for frame in frames {
-            if self.has_ended() {
-                return;
-            }
-            match frame {
-                Ok(frame) => self.handle_frame(frame, rights),
-                Err(error) => return self.fail_frame(&error),
-            }
+        self.handle_alive(now);
+        let mut at = Some(0);
+        while let Some(from) = at {
+            at = self.handle_next(message, from, rights);
         }
+    }
+
+    /// Handles the frame of a message that begins at this byte; gives where the next one does, or
+    /// `None` after the last, and once the session has ended.
+    pub fn handle_next(&mut self, message: &[u8], at: usize, rights: &dyn Rights) -> Option<usize> {
+        let mut frames = match Frames::from(message, at) {
+            Ok(frames) => frames,
+            Err(error) => {
+                self.fail_frame(&error);
+                return None;
+            }
+        };
+        match frames.next()? {
+            Ok(frame) => self.handle_frame(frame, rights),
+            Err(error) => self.fail_frame(&error),
+        }
+        (!self.has_ended() && !frames.is_done()).then(|| frames.at())
     }
 
     /// The peer sent something that the protocol does not use, such as a text message.
@@ -326,7 +349,9 @@ impl Session {
             Frame::SubscribeFrom(subscribe) => self.handle_subscribe(subscribe.into(), rights),
             Frame::Unsubscribe(subscription) => {
                 if self.remove_subscription(subscription) {
-                    self.withdraw_offers(|offer| offer.subscription == subscription);
+                    for id in self.offers.withdraw_all(subscription) {
+                        self.in_flight.remove(&id);
+                    }
                     self.effects.push_back(SessionEffect::Detach(subscription));
                 }
             }
@@ -385,8 +410,10 @@ impl Session {
             );
         }
         let holds = request.holds;
+        self.tickets += 1;
         let entry = Subscription {
             space: space.clone(),
+            ticket: self.tickets,
             filter: filter.clone(),
             position: None,
             comparing: false,
@@ -467,11 +494,11 @@ impl Session {
             self.fail(Code::UNKNOWN_SUBSCRIPTION, what, "subscribe to the space first");
             return None;
         };
-        let space = entry.space.clone();
+        let (space, ticket) = (entry.space.clone(), entry.ticket);
         // Whoever pushes to a document has given up what it offered of it before.
-        self.withdraw_offers(|offer| {
-            offer.subscription == subscription && offer.document == *document
-        });
+        if let Some(id) = self.offers.withdraw(subscription, document) {
+            self.in_flight.remove(&id);
+        }
         let Phase::Ready(identity) = &self.phase else { return None };
         if let Err(denied) = rights.may_push(identity, &space, document) {
             let nack = Nack {
@@ -484,32 +511,31 @@ impl Session {
             self.send(Frame::Nack(nack));
             return None;
         }
-        self.in_flight.insert(id, subscription);
+        self.in_flight.insert(id, (subscription, ticket));
         Some(space)
     }
 
     /// A push was answered.
     pub fn handle_answer(&mut self, now: Moment, answer: Answer) {
-        let Some(subscription) = self.in_flight.remove(&answer.push) else { return };
-        let offer = self.offers.remove(&answer.push);
+        let Some((subscription, ticket)) = self.in_flight.remove(&answer.push) else { return };
+        let offer = self.offers.remove(answer.push);
         if !self.wants_message_without(1) {
             // While nothing was read, the peer could not show that it is alive.
             self.heard = now;
         }
-        if let (Some(offer), Some(_), Some(entry)) =
-            (offer, answer.added, self.subscriptions.get_mut(&subscription))
-            && entry.own_snapshots.len() < limits::PUSHES_IN_FLIGHT
-        {
-            entry.own_snapshots.insert(offer.hash, offer.total);
-        }
-        if let (Some((first, last)), Some(entry)) =
-            (answer.added, self.subscriptions.get_mut(&subscription))
-            && entry.own.intervals() < limits::OWN_RANGES
-            && self.own_ranges < limits::SESSION_OWN_RANGES
-        {
+        // Of the subscription that it was pushed over, not of a later one with its number.
+        let entry = self.subscriptions.get_mut(&subscription);
+        if let (Some(added), Some(entry)) = (answer.added, entry.filter(|e| e.ticket == ticket)) {
+            if let Some(offer) = offer
+                && entry.own_snapshots.len() < limits::PUSHES_IN_FLIGHT
+            {
+                entry.own_snapshots.insert(offer.hash, offer.total);
+            }
             let before = entry.own.intervals();
-            entry.own.insert(first.0, last.0);
-            self.own_ranges = self.own_ranges + entry.own.intervals() - before;
+            if before < limits::OWN_RANGES && self.own_ranges < limits::SESSION_OWN_RANGES {
+                entry.own.insert(added.0.0, added.1.0);
+                self.own_ranges = self.own_ranges + entry.own.intervals() - before;
+            }
         }
         let (id, count) = (answer.push, answer.count);
         if let Some(through) = answer.through {

@@ -189,7 +189,7 @@ async fn readyz(State(door): State<Arc<Door>>) -> Response<Body> {
 async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
     let (metrics, hub) = (&door.sessions.metrics, &door.sessions.hub);
     metrics.hub_queue.set(hub.queued() as i64);
-    metrics.in_flight_bytes.set(hub.bytes_in_flight() as i64);
+    door.sessions.memory.show(metrics);
     metrics.offer_bytes.set(door.sessions.offers.bytes() as i64);
     let condition = door.sessions.store.condition();
     metrics.damaged_places.set(condition.damaged.len() as i64);

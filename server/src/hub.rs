@@ -7,6 +7,7 @@
 mod feed;
 mod held;
 mod inbox;
+mod rings;
 mod sequencer;
 #[cfg(test)]
 mod tests;
@@ -19,17 +20,19 @@ use landfall_protocol::frame::{Filter, Mark, SubscriptionId};
 use landfall_protocol::session::Offered;
 use landfall_protocol::space::{Answer, CheckedPush, Judging, PushedEntry};
 use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::folding::{Brought, Folder, MergeError};
 use crate::health::Health;
 use crate::limits;
+use crate::memory::Grant;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
 use crate::store::{LogStore, StoreError};
 
 pub(crate) use feed::{Feed, Grown};
 use inbox::Inbox;
+pub(crate) use rings::Rings;
 pub(crate) use sequencer::Durable;
 use sequencer::Sequencer;
 
@@ -102,7 +105,7 @@ enum Command {
     Attach(Box<Attach>),
     Detach(SessionId, SubscriptionId),
     Join(SessionId, SpaceName, Mailbox),
-    Push(SpaceName, Box<Pushed>, OwnedSemaphorePermit),
+    Push(SpaceName, Box<Pushed>, Grant),
     /// A document's packed index is in memory, or could not be brought there.
     IndexLoaded(SpaceName, DocumentId, Result<(), StoreError>),
     /// What had to be opened was merged with what there is.
@@ -161,6 +164,8 @@ pub(crate) struct Parts {
     pub(crate) runtime: tokio::runtime::Handle,
     /// Bytes of live entries kept for each space.
     pub(crate) ring_bytes: usize,
+    /// The rings of all spaces.
+    pub(crate) rings: Arc<Rings>,
     /// The epoch that this process opens in each log that it appends to.
     pub(crate) epoch: Epoch,
 }
@@ -178,15 +183,13 @@ pub(crate) enum HubEnd {
 #[derive(Clone)]
 pub(crate) struct Hub {
     inbox: Arc<Inbox<Command>>,
-    budget: Arc<Semaphore>,
 }
 
 impl Hub {
     /// Starts the hub's thread. The receiver hears how it ended.
     pub(crate) fn start(parts: Parts) -> std::io::Result<(Self, oneshot::Receiver<HubEnd>)> {
         let inbox = Arc::new(Inbox::new(limits::HUB_QUEUE));
-        let budget = Arc::new(Semaphore::new(limits::BYTES_IN_FLIGHT));
-        let hub = Self { inbox: Arc::clone(&inbox), budget };
+        let hub = Self { inbox: Arc::clone(&inbox) };
         let (ended, end) = oneshot::channel();
         thread::Builder::new().name("hub".to_owned()).spawn(move || {
             let run = || Sequencer::new(parts, Arc::clone(&inbox)).run();
@@ -225,20 +228,10 @@ impl Hub {
         self.inbox.send(Command::Join(session, space, mailbox)).await.is_ok()
     }
 
-    /// Waits until a push of so many bytes may be handed in; false if the hub is gone.
-    pub(crate) async fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let bytes = bytes.saturating_add(limits::PUSH_OVERHEAD_BYTES).min(limits::BYTES_IN_FLIGHT);
-        Arc::clone(&self.budget).acquire_many_owned(bytes as u32).await.ok()
-    }
-
-    /// Hands a push in; its answer comes to the session's mailbox, and its bytes are free then.
-    pub(crate) async fn push(
-        &self,
-        space: SpaceName,
-        push: Pushed,
-        bytes: OwnedSemaphorePermit,
-    ) -> bool {
-        self.inbox.send(Command::Push(space, Box::new(push), bytes)).await.is_ok()
+    /// Hands a push in; its answer comes to the session's mailbox, and its memory is given back
+    /// then.
+    pub(crate) async fn push(&self, space: SpaceName, push: Pushed, room: Grant) -> bool {
+        self.inbox.send(Command::Push(space, Box::new(push), room)).await.is_ok()
     }
 
     /// The session is gone. Never waits, so that it can be called while dropping.
@@ -262,10 +255,5 @@ impl Hub {
     /// Commands that wait.
     pub(crate) fn queued(&self) -> usize {
         self.inbox.len()
-    }
-
-    /// Bytes of pushes that are not answered.
-    pub(crate) fn bytes_in_flight(&self) -> usize {
-        limits::BYTES_IN_FLIGHT - self.budget.available_permits().min(limits::BYTES_IN_FLIGHT)
     }
 }

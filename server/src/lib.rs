@@ -23,6 +23,7 @@ mod http;
 mod hub;
 pub mod limits;
 mod logs;
+mod memory;
 mod metrics;
 mod offers;
 mod operate;

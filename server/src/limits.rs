@@ -5,13 +5,29 @@ use std::time::Duration;
 
 use landfall_protocol::limits as shared;
 
+/// Bytes that sessions may make the relay keep, together, unless the operator says otherwise. What the
+/// process needs for itself (some 20 MiB, and 16 KiB a connection) and its children come on top.
+pub const MEMORY_BYTES: usize = 256 * MIB;
+
+/// The least of it: the largest message, decoded, beside small ones.
+pub const LEAST_MEMORY: usize = 192 * MIB;
+
+/// Sixteenths of the memory that each class may take: intake, pushes, uploads, answers, state.
+pub const MEMORY_SIXTEENTHS: [usize; 5] = [12, 8, 8, 8, 4];
+
+/// Sixteenths of the memory that are kept for small reservations.
+pub const SMALL_SIXTEENTHS: usize = 1;
+
+/// Bytes of a reservation that goes by the lane for small ones: honest typing never waits behind a
+/// large document.
+pub const SMALL_RESERVATION: usize = 256 * KIB;
+
+/// Sixteenths of the memory that caches may hold while nobody else wants it.
+pub const CACHE_SIXTEENTHS: usize = 4;
+
 /// Commands of sessions that wait for the hub: enough that it never idles, few enough that a
 /// command waits milliseconds. Sessions beyond it wait with theirs.
 pub const HUB_QUEUE: usize = 1_024;
-
-/// Bytes of pushes, of all sessions together, that are handed to the hub and not yet answered.
-/// It bounds what a slow disk can pile up in memory.
-pub const BYTES_IN_FLIGHT: usize = 64 * MIB;
 
 /// Bytes that a push counts beside its changes: its answer, its place in queues and overlay.
 pub const PUSH_OVERHEAD_BYTES: usize = 256;
@@ -54,6 +70,28 @@ pub const SOCKET_BUFFER_BYTES: usize = 16 * KIB;
 /// The same, of an automerge-repo session: its messages are small, but for those that are large,
 /// and every read of the buffer costs its whole length.
 pub const REPO_BUFFER_BYTES: usize = 4 * KIB;
+
+/// Bytes of a pong beside what it repeats.
+pub const CONTROL_FRAME_BYTES: usize = 2;
+
+/// Bytes of pongs that wait for a peer that does not read, before its pings are not read either.
+pub const PONGS_OWED_BYTES: usize = 64 * KIB;
+
+/// Bytes of frames other than entries that wait for a peer, before the frames of its messages are not
+/// handled any more.
+pub const OUTBOX_BYTES: usize = 64 * KIB;
+
+/// How long an offered snapshot waits for its memory before its client is asked to try later.
+pub const OFFER_WAIT: Duration = Duration::from_secs(20);
+
+/// Bytes that a piece of an answer is thought to take before it is read.
+pub const ANSWER_BYTES: usize = 128 * KIB;
+
+/// Bytes that a subscription takes up in session, hub and rooms, with its space's name.
+pub const SUBSCRIPTION_BYTES: usize = 1_536;
+
+/// Bytes that each document of a filter takes up there.
+pub const FILTER_DOCUMENT_BYTES: usize = 512;
 
 /// Bytes that may wait in the WebSocket's write buffer: one message, and the replies to pings
 /// that gather behind it.
@@ -140,10 +178,6 @@ pub const FOLD_TIME: Duration = Duration::from_secs(60);
 /// How often the store is asked for a document that is worth a fold.
 pub const FOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes in the rings of live entries, of all spaces together. Beyond it a space keeps none, and
-/// its sessions are fed from the store.
-pub const RINGS_BYTES: usize = 64 * MIB;
-
 /// How long a fold waits for the hub before it is given up: the hub never takes that long, unless
 /// it is gone.
 pub const HUB_ANSWER: Duration = Duration::from_secs(10);
@@ -151,16 +185,12 @@ pub const HUB_ANSWER: Duration = Duration::from_secs(10);
 /// Rows that are pruned in one transaction: commits wait for it.
 pub const PRUNE_ROWS: usize = 150;
 
-/// Bytes of offered snapshots that are not whole yet, of all sessions together.
-pub const OFFER_BYTES: usize = 96 * MIB;
-
 /// Pushes to one document that wait while its index is loaded or an offered snapshot is merged.
 /// Beyond it they are given back.
 pub const HELD_PUSHES: usize = 256;
 
-/// Bytes of those pushes: a quarter of what all sessions together may have in flight, since what
-/// they wait for may take a minute.
-pub const HELD_BYTES: usize = BYTES_IN_FLIGHT / 4;
+/// Bytes of those pushes: what they wait for may take a minute.
+pub const HELD_BYTES: usize = 16 * MIB;
 
 /// Entries that wait for a session that has their documents open. Beyond it the session reads the
 /// store instead.
@@ -181,36 +211,21 @@ pub const EPHEMERAL_OVERHEAD_BYTES: usize = 128;
 /// is forgotten could be repeated once more.
 pub const EPHEMERAL_SOURCES: usize = 4_096;
 
-/// Bytes of an automerge-repo message up to which it is simply read. A larger one needs one of
-/// [`REPO_LARGE_MESSAGES`] places.
-pub const REPO_SMALL_BYTES: usize = MIB;
-
-/// Large automerge-repo messages that arrive or are worked on at a time, in the whole relay. Each
-/// may be as large as [`shared::REPO_MESSAGE_BYTES`]; others wait, held back by TCP.
-pub const REPO_LARGE_MESSAGES: usize = 3;
-
-/// How long a large message may take to arrive: a slow link's, not one that keeps the place.
-pub const REPO_LARGE_TIME: Duration = Duration::from_secs(600);
-
-/// How long it is watched how fast a large message comes. One that comes slower than
-/// [`SLOWEST_LINK`] gives its place up, and its session.
-pub const REPO_LARGE_LOOK: Duration = Duration::from_secs(30);
+/// How long it is watched how fast a large message or upload comes whose memory others wait for. One
+/// that comes slower than [`SLOWEST_LINK`] gives it up.
+pub const LARGE_LOOK: Duration = Duration::from_secs(30);
 
 /// Bytes that may wait in the WebSocket's write buffer of an automerge-repo session: one message,
 /// with its envelope.
 pub const REPO_BACKLOG_BYTES: usize =
     shared::REPO_MESSAGE_BYTES + shared::SNAPSHOT_BYTES + shared::REPO_CHANGES_BYTES;
 
-/// Bytes of answers to automerge-repo sessions that are on their way, of all sessions together.
-/// The next ones are read from the store when these are written.
-pub const REPO_ANSWER_BYTES: usize = 160 * MIB;
-
 /// Messages that wait for an automerge-repo peer that does not read, before nothing more is done
 /// for it; and their bytes.
 pub const REPO_OUTBOX: usize = 256;
 
 /// See [`REPO_OUTBOX`].
-pub const REPO_OUTBOX_BYTES: usize = MIB;
+pub const REPO_OUTBOX_BYTES: usize = 256 * KIB;
 
 /// Checks and pushes of an automerge-repo session that wait, before the relay stops reading it;
 /// and their bytes, beside one message.
@@ -229,11 +244,6 @@ pub const REPO_QUESTIONS: usize = 64;
 
 /// Bytes that a question counts beside its hashes and filters.
 pub const REPO_QUESTION_OVERHEAD_BYTES: usize = 256;
-
-/// Bytes of documents that automerge-repo peers have sent whole and that wait for the child that
-/// opens them, of all sessions together. Not of [`BYTES_IN_FLIGHT`]: a child may take a minute, and
-/// other pushes do not wait for it.
-pub const REPO_WHOLE_BYTES: usize = 2 * shared::REPO_MESSAGE_BYTES;
 
 /// Refused changes of an automerge-repo session that are told in the log, each with a line. The
 /// metrics count the others.
@@ -281,22 +291,20 @@ const MIB: usize = 1024 * KIB;
 
 // How the limits relate. A build that breaks one of these does not compile.
 const _: () = assert!(shared::SUBSCRIPTIONS <= SUBSCRIPTIONS);
-const _: () = assert!(shared::MESSAGE_BYTES + PUSH_OVERHEAD_BYTES <= BYTES_IN_FLIGHT);
-const _: () = assert!(BYTES_IN_FLIGHT <= u32::MAX as usize);
 const _: () = assert!(shared::PUSHES_IN_FLIGHT <= UNANSWERED);
 const _: () = assert!(2 * UNANSWERED <= OUTBOX_FRAMES);
 const _: () = assert!(shared::MESSAGE_BYTES + SOCKET_BUFFER_BYTES < SOCKET_BACKLOG_BYTES);
-const _: () = assert!(shared::SNAPSHOT_BYTES <= OFFER_BYTES);
 const _: () = assert!(
     shared::EPHEMERAL_BYTES + 2 * shared::EPHEMERAL_NAME_BYTES + EPHEMERAL_OVERHEAD_BYTES
         <= SEAT_EPHEMERAL_BYTES
 );
-const _: () = assert!(shared::SNAPSHOT_BYTES + shared::REPO_CHANGES_BYTES <= REPO_ANSWER_BYTES);
-const _: () = assert!(REPO_ANSWER_BYTES <= u32::MAX as usize);
-const _: () = assert!(shared::REPO_MESSAGE_BYTES + PUSH_OVERHEAD_BYTES <= REPO_WHOLE_BYTES);
-const _: () = assert!(REPO_WHOLE_BYTES <= u32::MAX as usize);
 const _: () = assert!(DAMAGED_NAMED <= DAMAGED_PLACES);
 const _: () = assert!(STORE_ENDED_LOOK.as_millis() < STORE_ENDED_GRACE.as_millis());
 const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);
 const _: () =
     assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() + LINGER.as_millis() < DRAIN.as_millis());
+const _: () = assert!(LEAST_MEMORY <= MEMORY_BYTES);
+// The largest message of either protocol and what is made of it fit beside small ones.
+const _: () =
+    assert!(2 * shared::REPO_MESSAGE_BYTES <= LEAST_MEMORY / 16 * (16 - SMALL_SIXTEENTHS));
+const _: () = assert!(shared::SNAPSHOT_BYTES <= LEAST_MEMORY / 16 * MEMORY_SIXTEENTHS[2]);

@@ -33,6 +33,11 @@ pub(crate) struct Metrics {
     pub(crate) hub_queue: Gauge,
     /// Bytes of pushes that are not answered; set when read.
     pub(crate) in_flight_bytes: Gauge,
+    /// Bytes of the memory budget by what they are for, its limit, and how many wait for some; set
+    /// when read.
+    pub(crate) memory: Family<[(&'static str, &'static str); 1], Gauge>,
+    pub(crate) memory_limit: Gauge,
+    pub(crate) memory_waiting: Gauge,
     /// 1 while `/readyz` says so; set when read.
     pub(crate) ready: Gauge,
     /// Bytes of live entries in the rings of all spaces.
@@ -83,6 +88,9 @@ impl Metrics {
             bytes_out: Counter::default(),
             hub_queue: Gauge::default(),
             in_flight_bytes: Gauge::default(),
+            memory: Family::default(),
+            memory_limit: Gauge::default(),
+            memory_waiting: Gauge::default(),
             ready: Gauge::default(),
             ring_bytes: Gauge::default(),
             offer_bytes: Gauge::default(),
@@ -116,6 +124,12 @@ impl Metrics {
         r.register("hub_queue", "Commands that wait for the hub", self.hub_queue.clone());
         let help = "Bytes of pushes that are not answered yet";
         r.register("in_flight_bytes", help, self.in_flight_bytes.clone());
+        let help = "Bytes of the memory budget, by what they are for";
+        r.register("memory_bytes", help, self.memory.clone());
+        let help = "Bytes of the whole memory budget";
+        r.register("memory_limit_bytes", help, self.memory_limit.clone());
+        let help = "Reservations that wait for memory";
+        r.register("memory_waiting", help, self.memory_waiting.clone());
         r.register("ready", "1 while /readyz says so", self.ready.clone());
         let help = "Bytes of live entries kept in memory, of all spaces";
         r.register("ring_bytes", help, self.ring_bytes.clone());

@@ -1,28 +1,35 @@
 //! Snapshots that clients offer, while their parts arrive: kept across connections, so that a cut
-//! does not begin them again, under one budget for the whole relay.
+//! does not begin them again. Each holds the memory of all its bytes from its beginning, so one that
+//! has begun can always end.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use landfall_protocol::session::Offered;
 use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::Mutex;
 
 use crate::limits;
+use crate::memory::Grant;
 
 type Key = (SpaceName, DocumentId, [u8; 32]);
 
 /// One that is not whole yet.
 struct Partial {
     bytes: Vec<u8>,
-    /// Grows with each use; the smallest goes first.
+    room: Grant,
+    /// Sessions that send it.
+    sessions: usize,
+    /// Since when it is watched how fast it comes, and what had come by then.
+    watched: (Instant, usize),
+    /// Grows with each use; of those that no session sends the smallest goes first.
     used: u64,
 }
 
 #[derive(Default)]
 struct Kept {
     partials: HashMap<Key, Partial>,
-    bytes: usize,
     uses: u64,
 }
 
@@ -32,21 +39,72 @@ pub(crate) struct Offers {
     kept: Mutex<Kept>,
 }
 
+/// A snapshot that is whole, with the memory that it takes.
+pub(crate) struct Whole {
+    /// Its bytes.
+    pub(crate) bytes: Arc<Vec<u8>>,
+    /// Their memory.
+    pub(crate) room: Grant,
+}
+
 /// What a part came to.
 pub(crate) enum Took {
     /// This is where the next one begins.
     Upto(u64),
     /// That was the last.
-    Whole(Arc<Vec<u8>>),
+    Whole(Whole),
     /// It does not begin where the last one ended: it was sent before its sender knew.
-    Stale,
+    Stale(u64),
+    /// It gave way to others, or nothing of it was ever begun.
+    Gone,
+}
+
+/// One session's hold on one snapshot: while somebody sends it, it gives way to nobody.
+pub(crate) struct Sending {
+    offers: Arc<Offers>,
+    key: Key,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(partial) = self.offers.kept.lock().partials.get_mut(&self.key) {
+            partial.sessions = partial.sessions.saturating_sub(1);
+        }
+    }
 }
 
 impl Offers {
-    /// How much of an offered snapshot is there.
-    pub(crate) fn begin(&self, space: &SpaceName, offer: &Offered) -> u64 {
-        let kept = self.kept.lock();
-        kept.partials.get(&key(space, offer)).map_or(0, |partial| partial.bytes.len() as u64)
+    /// How much is there of an offered snapshot that was begun before; `None` if it was not.
+    pub(crate) fn resume(
+        self: &Arc<Self>,
+        space: &SpaceName,
+        offer: &Offered,
+    ) -> Option<(u64, Sending)> {
+        let mut kept = self.kept.lock();
+        let key = key(space, offer);
+        let partial = kept.partials.get_mut(&key)?;
+        partial.sessions += 1;
+        partial.watched = (Instant::now(), partial.bytes.len());
+        Some((partial.bytes.len() as u64, Sending { offers: Arc::clone(self), key }))
+    }
+
+    /// Begins one, with memory for all its bytes. If it was begun meanwhile, it goes on.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        space: &SpaceName,
+        offer: &Offered,
+        room: Grant,
+    ) -> (u64, Sending) {
+        if let Some(resumed) = self.resume(space, offer) {
+            return resumed;
+        }
+        let mut kept = self.kept.lock();
+        let (key, watched) = (key(space, offer), (Instant::now(), 0));
+        kept.uses += 1;
+        let used = kept.uses;
+        let partial = Partial { bytes: Vec::new(), room, sessions: 1, watched, used };
+        kept.partials.insert(key.clone(), partial);
+        (0, Sending { offers: Arc::clone(self), key })
     }
 
     /// Adds a part.
@@ -55,47 +113,57 @@ impl Offers {
         let key = key(space, offer);
         kept.uses += 1;
         let used = kept.uses;
-        let partial = kept.partials.entry(key.clone());
-        let partial = partial.or_insert(Partial { bytes: Vec::new(), used });
+        let Some(partial) = kept.partials.get_mut(&key) else { return Took::Gone };
         if partial.bytes.len() as u64 != from {
-            return Took::Stale;
+            return Took::Stale(partial.bytes.len() as u64);
         }
         partial.bytes.extend_from_slice(part);
         partial.used = used;
         let there = partial.bytes.len() as u64;
-        kept.bytes += part.len();
-        if there >= offer.total {
-            let whole = kept.remove(&key);
-            return Took::Whole(Arc::new(whole));
+        if there < offer.total {
+            return Took::Upto(there);
         }
-        kept.shrink(&key);
-        Took::Upto(there)
+        match kept.partials.remove(&key) {
+            Some(Partial { bytes, room, .. }) => {
+                Took::Whole(Whole { bytes: Arc::new(bytes), room })
+            }
+            None => Took::Gone,
+        }
     }
 
-    /// Bytes that are kept.
+    /// Whether one comes slower than the slowest link is: its session lets go of it then. `reads`:
+    /// it is not us who hold it back.
+    pub(crate) fn is_overdue(&self, space: &SpaceName, offer: &Offered, reads: bool) -> bool {
+        let mut kept = self.kept.lock();
+        let Some(partial) = kept.partials.get_mut(&key(space, offer)) else { return false };
+        let ((from, before), now) = (partial.watched, Instant::now());
+        let watched = now - from;
+        if !reads || watched >= limits::LARGE_LOOK {
+            partial.watched = (now, partial.bytes.len());
+        }
+        let came = (partial.bytes.len() - before) as f64;
+        let is_slow = came < watched.as_secs_f64() * limits::SLOWEST_LINK;
+        reads && watched >= limits::LARGE_LOOK && is_slow
+    }
+
+    /// Lets go of one that no session sends, the least recently used; false if there is none.
+    pub(crate) fn give_way(&self) -> bool {
+        let mut kept = self.kept.lock();
+        let idle = kept.partials.iter().filter(|(_, partial)| partial.sessions == 0);
+        let Some(key) = idle.min_by_key(|(_, partial)| partial.used).map(|(key, _)| key.clone())
+        else {
+            return false;
+        };
+        let partial = kept.partials.remove(&key);
+        drop(kept);
+        // Its memory is given back with no lock held: others may take it at once.
+        drop(partial);
+        true
+    }
+
+    /// Bytes that are there.
     pub(crate) fn bytes(&self) -> usize {
-        self.kept.lock().bytes
-    }
-}
-
-impl Kept {
-    fn remove(&mut self, key: &Key) -> Vec<u8> {
-        let bytes = self.partials.remove(key).map_or_else(Vec::new, |partial| partial.bytes);
-        self.bytes -= bytes.len();
-        bytes
-    }
-
-    /// Lets go of the least recently used, but not of the one that is just growing.
-    fn shrink(&mut self, growing: &Key) {
-        while self.bytes > limits::OFFER_BYTES {
-            let others = self.partials.iter().filter(|(key, _)| *key != growing);
-            let Some(key) =
-                others.min_by_key(|(_, partial)| partial.used).map(|(key, _)| key.clone())
-            else {
-                return;
-            };
-            self.remove(&key);
-        }
+        self.kept.lock().partials.values().map(|partial| partial.bytes.len()).sum()
     }
 }
 
@@ -106,25 +174,51 @@ fn key(space: &SpaceName, offer: &Offered) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{Class, Memory, ShareKey};
 
     fn offer(document: u8, total: u64) -> Offered {
         let document = DocumentId::from_bytes([document; 16]);
         Offered { id: 1, subscription: 0, document, hash: [7; 32], total, heads: vec![] }
     }
 
+    fn room(memory: &Memory, bytes: u64) -> Grant {
+        let account = memory.account(ShareKey::Session(1));
+        account.try_reserve(Class::Upload, bytes as usize).unwrap()
+    }
+
     #[test]
-    fn parts_gather_and_the_oldest_give_way() {
-        let (offers, space) = (Offers::default(), "default".parse().unwrap());
-        let large = limits::OFFER_BYTES as u64;
-        let half = vec![1; limits::OFFER_BYTES / 2 + 1];
-        assert!(matches!(offers.add(&space, &offer(1, large), 0, &half), Took::Upto(_)));
-        assert_eq!(offers.begin(&space, &offer(1, large)), half.len() as u64);
-        assert!(matches!(offers.add(&space, &offer(1, large), 3, &[0]), Took::Stale));
-        assert!(matches!(offers.add(&space, &offer(2, large), 0, &half), Took::Upto(_)));
-        assert_eq!(offers.begin(&space, &offer(1, large)), 0, "it gave way");
-        assert!(offers.bytes() <= limits::OFFER_BYTES);
-        assert!(matches!(offers.add(&space, &offer(3, 4), 0, &[1, 2]), Took::Upto(2)));
-        let Took::Whole(whole) = offers.add(&space, &offer(3, 4), 2, &[3, 4]) else { panic!() };
-        assert_eq!(*whole, [1, 2, 3, 4]);
+    fn parts_gather_and_one_that_nobody_sends_gives_way() {
+        let (offers, space) = (Arc::new(Offers::default()), "default".parse().unwrap());
+        let memory = Memory::new(0);
+        let mut number = 0;
+        let mut begin = |offer: &Offered| {
+            number += 1;
+            offers.begin(&space, offer, room(&memory, offer.total))
+        };
+        let (first, second) = (offer(1, 4), offer(2, 4));
+        assert!(offers.resume(&space, &first).is_none());
+        assert!(
+            matches!(offers.add(&space, &first, 0, &[1]), Took::Gone),
+            "nothing is begun by a part"
+        );
+        let (from, sending) = begin(&first);
+        let (_, other) = begin(&second);
+        assert_eq!((from, memory.used(Class::Upload)), (0, 8));
+        assert!(matches!(offers.add(&space, &first, 0, &[1, 2]), Took::Upto(2)));
+        assert!(matches!(offers.add(&space, &first, 3, &[0]), Took::Stale(2)));
+        assert!(!offers.give_way(), "sessions send both");
+        drop(other);
+        // The connection is cut; the same snapshot is offered again.
+        drop(sending);
+        let (from, _sending) = offers.resume(&space, &first).unwrap();
+        assert_eq!(from, 2);
+        assert!(offers.give_way() && !offers.give_way());
+        assert!(offers.resume(&space, &second).is_none(), "it gave way");
+        let Took::Whole(whole) = offers.add(&space, &first, 2, &[3, 4]) else {
+            panic!("not whole")
+        };
+        assert_eq!((&whole.bytes[..], memory.used(Class::Upload)), (&[1, 2, 3, 4][..], 4));
+        drop(whole);
+        assert_eq!((memory.used(Class::Upload), offers.bytes()), (0, 0));
     }
 }

@@ -21,7 +21,7 @@ use landfall_protocol::repo::check::Inspected;
 use landfall_protocol::repo::peer::{Effect, Host, Peer, Saying};
 use landfall_protocol::{Code, Moment, SessionId, SpaceName, Upstream};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep_until;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::{Instrument, Span, debug, info, info_span, warn};
@@ -29,6 +29,7 @@ use tracing::{Instrument, Span, debug, info, info_span, warn};
 use crate::folding::Folder;
 use crate::hub::{Event, Mailbox};
 use crate::limits;
+use crate::memory::{Account, Class, Grant, ShareKey};
 use crate::rooms::{News, Said, Seat};
 use crate::session::meter::Meter;
 use crate::session::socket::Stream;
@@ -46,24 +47,11 @@ pub(crate) struct Common {
     folder: Arc<Folder>,
     peers: Arc<Peers>,
     gossip: Gossip,
-    /// Places for large messages that arrive.
-    places: Arc<Semaphore>,
-    /// Bytes of answers on their way.
-    answers: Arc<Semaphore>,
-    /// Bytes of documents that are to be opened.
-    wholes: Arc<Semaphore>,
 }
 
 impl Common {
     pub(crate) fn new(folder: Arc<Folder>) -> Self {
-        Self {
-            folder,
-            peers: Arc::default(),
-            gossip: Gossip::default(),
-            places: Arc::new(Semaphore::new(limits::REPO_LARGE_MESSAGES)),
-            answers: Arc::new(Semaphore::new(limits::REPO_ANSWER_BYTES)),
-            wholes: Arc::new(Semaphore::new(limits::REPO_WHOLE_BYTES)),
-        }
+        Self { folder, peers: Arc::default(), gossip: Gossip::default() }
     }
 }
 
@@ -101,15 +89,16 @@ pub(crate) async fn run(
             Ok(upgraded) => upgraded,
             Err(error) => return debug!(%error, "the connection broke before it was upgraded"),
         };
-        let meter = Meter::new(Arc::clone(&shared.repo.places));
+        let account = shared.memory.account(ShareKey::Session(id.0));
+        let meter = Meter::new(account.clone(), socket::REPO);
         let metrics = Arc::clone(&shared.metrics);
-        let opened = socket::open_metered(upgraded, metrics, Arc::clone(&meter));
+        let opened = socket::open_repo(upgraded, metrics, Arc::clone(&meter));
         let (socket, written) = opened.await;
         let (sink, stream) = socket.split();
         let (stall, metrics) = (shared.stall, Arc::clone(&shared.metrics));
         let (feed, writing) = writer::start(sink, Watch { written, stall, metrics });
         debug!("automerge-repo session opened");
-        let mut driver = Driver::new(Arc::clone(&shared), id, space, meter, feed);
+        let mut driver = Driver::new(Arc::clone(&shared), id, space, (account, meter), feed);
         let ending = driver.drive(stream, writing).await;
         shared.metrics.session_ended(ending);
         info!(code = %ending, "automerge-repo session closed");
@@ -156,6 +145,7 @@ struct Driver {
     intake: Intake,
     planning: Planning,
     seat: Arc<Seat>,
+    account: Account,
     meter: Arc<Meter>,
     /// Bytes that had come when the peer's silence was last looked at.
     bytes_before: u64,
@@ -173,7 +163,7 @@ struct Driver {
     /// How often changes were not taken.
     refusals: u32,
     /// The room of the answer that the machine is working into a message.
-    answer_room: Option<OwnedSemaphorePermit>,
+    answer_room: Option<Grant>,
     /// Last, so that others hear of the end after everything else is gone.
     _places: Places,
 }
@@ -199,7 +189,7 @@ impl Driver {
         shared: Arc<Shared>,
         id: SessionId,
         space: SpaceName,
-        meter: Arc<Meter>,
+        (account, meter): (Account, Arc<Meter>),
         writer: mpsc::Sender<Outgoing>,
     ) -> Self {
         shared.metrics.sessions.inc();
@@ -214,9 +204,10 @@ impl Driver {
             start: Instant::now(),
             outbox: VecDeque::new(),
             outbox_bytes: 0,
-            intake: Intake::new(&shared, id, space.clone()),
-            planning: Planning::new(&shared, space.clone()),
+            intake: Intake::new(&shared, id, space.clone(), account.clone()),
+            planning: Planning::new(&shared, space.clone(), account.clone()),
             seat: Seat::new(id),
+            account,
             meter,
             bytes_before: 0,
             mailbox: Mailbox { events: events_in, overflow, grown },
@@ -307,8 +298,8 @@ impl Driver {
     /// Ends a session whose large message hardly comes; pings in the middle of it are no excuse.
     fn watch_large(&mut self) {
         if self.meter.is_overdue(self.reads()) {
-            let what = "a large message took too long to arrive".to_owned();
-            self.machine.fail(Code::SILENT, what);
+            let what = "a large message came too slowly, and others need its memory".to_owned();
+            self.machine.fail(Code::OVERLOADED, what);
         }
     }
 
@@ -400,7 +391,13 @@ impl Driver {
         let (news, behind) = self.seat.take();
         for news in news {
             match news {
-                News::Entry(commit, at) => self.machine.handle_entry(&commit, at),
+                News::Entry(commit, at) => match commit.entries.get(at).map(|new| &new.entry) {
+                    // It is read from the store, once there is memory for it.
+                    Some(entry) if entry.body.len() > limits::ANSWER_BYTES => {
+                        self.machine.handle_behind_with(entry.document);
+                    }
+                    _ => self.machine.handle_entry(&commit, at),
+                },
                 News::Said(said) | News::Heard(_, said) => {
                     let Said { document, sender, session, count, data } = &*said;
                     let (sender, session) = (sender.clone(), session.clone());
@@ -423,6 +420,11 @@ impl Driver {
                     self.outbox_bytes += message.len();
                     self.outbox.push_back(match self.answer_room.take() {
                         Some(room) => Outgoing::Held(message, room),
+                        // It is there already; its kind is bounded for each session.
+                        None if message.len() > limits::SOCKET_BUFFER_BYTES => {
+                            let room = self.account.take(Class::Answer, 2 * message.len());
+                            Outgoing::Held(message, room)
+                        }
                         None => Outgoing::Frames(message),
                     });
                 }
@@ -461,7 +463,8 @@ impl Driver {
         if self.has_joined_hub {
             debug!(peer_id = remote.peer_id, "the client joins once more");
             // What was asked for the client as it was is no answer for the one that begins now.
-            self.planning = Planning::new(&self.shared, self.space.clone());
+            let (space, account) = (self.space.clone(), self.account.clone());
+            self.planning = Planning::new(&self.shared, space, account);
         } else {
             // Once only: a second value would stand beside the first in every line.
             Span::current().record("peer_id", remote.peer_id.as_str());
@@ -515,7 +518,11 @@ impl Driver {
 
     fn deadline(&self) -> Instant {
         let timeout = self.start.checked_add(self.machine.deadline().0);
-        let timeout = timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
+        let mut timeout =
+            timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
+        if self.meter.is_holding() {
+            timeout = timeout.min(Instant::now() + limits::LARGE_LOOK);
+        }
         self.stopping.map_or(timeout, |grace| grace.min(timeout))
     }
 
@@ -528,7 +535,8 @@ impl Driver {
         self.take_news();
         let (now, bytes) = (self.now(), self.meter.bytes());
         // A large message is no silence while it arrives; nor is that of one who is not read.
-        if bytes != self.bytes_before || self.outbox_bytes >= limits::REPO_OUTBOX_BYTES {
+        let waits = self.meter.is_waiting() || !self.reads();
+        if bytes != self.bytes_before || waits {
             self.machine.handle_alive(now);
         }
         self.bytes_before = bytes;
@@ -540,17 +548,15 @@ impl Driver {
         let now = self.now();
         match message {
             Some(Ok(Message::Binary(bytes))) => {
-                let place = self.meter.whole();
+                self.intake.begin_message(self.meter.whole());
                 self.machine.handle_message(&bytes, now);
-                self.intake.keep_place(place);
+                self.intake.end_message();
             }
             Some(Ok(Message::Text(_))) => self.machine.handle_text(),
-            Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
-                self.meter.control(payload.len());
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
                 self.watch_large();
                 self.machine.handle_alive(now);
             }
-            Some(Ok(Message::Frame(_))) => self.machine.handle_alive(now),
             Some(Ok(Message::Close(_))) => {
                 self.outbox.clear();
                 self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL, String::new()));

@@ -23,8 +23,9 @@ use tracing::{debug, error, info, warn};
 use crate::folding::{FoldOptions, Folder};
 use crate::health::Health;
 use crate::http::{self, Door, Guard, Peer};
-use crate::hub::{Hub, HubEnd, Parts};
+use crate::hub::{Hub, HubEnd, Parts, Rings};
 use crate::limits;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
 use crate::session::Shared;
@@ -58,6 +59,9 @@ pub struct ServeOptions {
     /// Bytes of live entries kept in memory for each space in use. Default 2 MiB. Small, and
     /// sessions that are a little behind read the store; large, and memory grows with the spaces.
     pub ring_bytes: usize,
+    /// Bytes that sessions may make the relay keep, all together. Default 256 MiB, at least
+    /// [`limits::LEAST_MEMORY`].
+    pub memory: usize,
     /// How documents are folded. By default nothing is: the caller names the worker.
     pub folds: FoldOptions,
     /// How long a shutdown may take. Default 10 s. What is not settled by then is not
@@ -77,6 +81,7 @@ impl ServeOptions {
             linger: limits::LINGER,
             connections: limits::CONNECTIONS,
             ring_bytes: shared::RING_BYTES,
+            memory: limits::MEMORY_BYTES,
             folds: FoldOptions::default(),
             drain: limits::DRAIN,
         }
@@ -208,6 +213,8 @@ impl From<StoreEnd> for ServeError {
 impl Server {
     fn start(options: &ServeOptions, store: Arc<dyn LogStore>) -> Result<Self, ServeError> {
         let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+        let memory = Memory::new(options.memory);
+        let rings = Rings::new(memory.clone());
         let mut epoch = [0; 16];
         getrandom::fill(&mut epoch).map_err(ServeError::Randomness)?;
         let folds = options.folds.clone();
@@ -222,9 +229,12 @@ impl Server {
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
             ring_bytes: options.ring_bytes,
+            rings: Arc::clone(&rings),
             epoch: Epoch::from_bytes(epoch),
         };
         let (hub, hub_end) = Hub::start(parts).map_err(ServeError::Thread)?;
+        // It ends with the runtime: while the relay is stopped nobody needs what rings hold.
+        tokio::spawn(async move { rings.give_way().await });
         let for_folds = hub.clone();
         folder
             .before_fold(Box::new(move |space, through| for_folds.folding(space.clone(), through)));
@@ -234,6 +244,7 @@ impl Server {
             upstream: store.upstream(),
             store,
             metrics,
+            memory,
             patience: options.patience,
             stall: options.stall,
             linger: options.linger,

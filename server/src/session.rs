@@ -9,8 +9,11 @@ mod feeding;
 mod hearing;
 mod intake;
 pub(crate) mod meter;
+mod pages;
 mod sending;
 pub(crate) mod socket;
+mod uploads;
+mod wire;
 pub(crate) mod writer;
 
 use std::collections::VecDeque;
@@ -26,11 +29,12 @@ use landfall_protocol::session::{Offered, Patience, Session, SessionEffect};
 use landfall_protocol::{Code, Moment, SessionId, SpaceName, Upstream};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::sleep_until;
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use crate::hub::{Attach, Event, Hub, Mailbox};
 use crate::limits;
+use crate::memory::{Account, Class, Grant, Memory, ShareKey};
 use crate::metrics::Metrics;
 use crate::offers::{Offers, Took};
 use crate::rooms::{News, Rooms};
@@ -39,7 +43,9 @@ use answering::{Answering, Query, Reply};
 use feeding::{Feeding, Read, Standing};
 use hearing::Hearing;
 use intake::{Handed, Intake, Item};
+use meter::Meter;
 use socket::Stream;
+use uploads::{Room, Uploads};
 use writer::{Outgoing, Watch, WriteEnd, Writing};
 
 /// What every session of a relay shares.
@@ -47,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) hub: Hub,
     pub(crate) store: Arc<dyn LogStore>,
     pub(crate) metrics: Arc<Metrics>,
+    /// What all sessions may make the relay keep.
+    pub(crate) memory: Memory,
     pub(crate) upstream: Upstream,
     pub(crate) patience: Patience,
     pub(crate) stall: Duration,
@@ -83,12 +91,15 @@ pub(crate) async fn run(shared: Arc<Shared>, id: SessionId, peer: SocketAddr, up
             Ok(upgraded) => upgraded,
             Err(error) => return debug!(%error, "the connection broke before it was upgraded"),
         };
-        let (socket, written) = socket::open(upgraded, Arc::clone(&shared.metrics)).await;
+        let account = shared.memory.account(ShareKey::Session(id.0));
+        let meter = Meter::new(account.clone(), socket::NATIVE);
+        let metrics = Arc::clone(&shared.metrics);
+        let (socket, written) = socket::open(upgraded, metrics, Arc::clone(&meter)).await;
         let (sink, stream) = socket.split();
         let (stall, metrics) = (shared.stall, Arc::clone(&shared.metrics));
         let (feed, writing) = writer::start(sink, Watch { written, stall, metrics });
         info!("session opened");
-        let mut driver = Driver::new(Arc::clone(&shared), id, feed);
+        let mut driver = Driver::new(Arc::clone(&shared), id, (account, meter), feed);
         let ending = driver.drive(stream, writing).await;
         shared.metrics.session_ended(ending);
         info!(code = %ending, "session closed");
@@ -126,9 +137,14 @@ struct Driver {
     machine: Session,
     rights: Everything,
     start: Instant,
-    /// Frames other than entries, encoded, in order.
-    outbox: VecDeque<Vec<u8>>,
+    meter: Arc<Meter>,
+    /// The message whose frames are being handled.
+    inbound: Option<Inbound>,
+    /// Frames other than entries, encoded, in order, with the memory of those that are answers.
+    outbox: VecDeque<(Vec<u8>, Option<Grant>)>,
+    outbox_bytes: usize,
     intake: Intake,
+    uploads: Uploads,
     feeding: Feeding,
     answering: Answering,
     hearing: Hearing,
@@ -145,8 +161,19 @@ struct Driver {
     _seat: Seat,
 }
 
+/// A message, taken frame by frame as there is room for what each asks.
+struct Inbound {
+    bytes: Bytes,
+    /// Where the next frame begins.
+    at: usize,
+    /// The memory of what is left of it.
+    room: Option<Grant>,
+}
+
 /// What happened next.
 enum Happening {
+    Frame,
+    Offer(Room),
     Event(Option<Event>),
     Overflow,
     Handed(Handed),
@@ -162,7 +189,12 @@ enum Happening {
 }
 
 impl Driver {
-    fn new(shared: Arc<Shared>, id: SessionId, writer: mpsc::Sender<Outgoing>) -> Self {
+    fn new(
+        shared: Arc<Shared>,
+        id: SessionId,
+        (account, meter): (Account, Arc<Meter>),
+        writer: mpsc::Sender<Outgoing>,
+    ) -> Self {
         shared.metrics.sessions.inc();
         let seat = Seat { shared: Arc::clone(&shared), id };
         let (events_in, events) = mpsc::channel(2 * limits::UNANSWERED);
@@ -173,14 +205,14 @@ impl Driver {
             machine: Session::new(id, upstream, AGENT.to_owned(), patience, Moment::default()),
             rights: Everything,
             start: Instant::now(),
+            inbound: None,
             outbox: VecDeque::new(),
-            intake: Intake::new(id, shared.hub.clone(), Arc::clone(&shared.checks)),
-            feeding: Feeding::new(
-                Arc::clone(&shared.store),
-                Arc::clone(&shared.page_reads),
-                Arc::clone(&shared.subscriptions),
-            ),
-            answering: Answering::new(Arc::clone(&shared.store), Arc::clone(&shared.page_reads)),
+            outbox_bytes: 0,
+            intake: Intake::new(&shared, id, account.clone()),
+            uploads: Uploads::new(account.clone(), Arc::clone(&shared.offers)),
+            feeding: Feeding::new(&shared, account.clone()),
+            answering: Answering::new(&shared, account),
+            meter,
             hearing: Hearing::new(id, Arc::clone(&shared.rooms)),
             mailbox: Mailbox { events: events_in, overflow, grown },
             events,
@@ -224,7 +256,8 @@ impl Driver {
     /// Waits for whatever comes first. Nothing here has a rank: a peer that is fed without end is
     /// read all the same, and the other way round.
     async fn next(&mut self, stream: &mut Stream, writing: &mut Writing) -> Happening {
-        let reads = self.wants_message();
+        let takes = self.takes_frames();
+        let (frame, reads) = (takes && self.inbound.is_some(), takes && self.inbound.is_none());
         let sends = self.has_something_to_send();
         // What is read for a peer waits for the peer.
         let takes_replies = self.outbox.is_empty();
@@ -235,6 +268,8 @@ impl Driver {
             event = self.events.recv() => Happening::Event(event),
             () = self.mailbox.overflow.notified() => Happening::Overflow,
             handed = self.intake.handed() => Happening::Handed(handed),
+            () = tokio::task::coop::consume_budget(), if frame => Happening::Frame,
+            room = self.uploads.room() => Happening::Offer(room),
             () = room(self.writer.as_ref()), if sends => Happening::Room,
             read = self.feeding.read() => Happening::Read(read),
             reply = self.answering.reply(), if takes_replies => Happening::Reply(reply),
@@ -252,6 +287,11 @@ impl Driver {
 
     fn handle(&mut self, happening: Happening) {
         match happening {
+            Happening::Frame => self.handle_frame(),
+            Happening::Offer(Room::From(id, from)) => self.machine.handle_wanted(id, from),
+            Happening::Offer(Room::None(id)) => {
+                self.machine.handle_no_room_for(id, "the relay has no room for a snapshot now");
+            }
             Happening::Event(Some(event)) => self.handle_event(event),
             // `None` never comes: the driver holds a sender itself.
             Happening::Event(None) => {}
@@ -297,7 +337,7 @@ impl Driver {
             match effect {
                 SessionEffect::Send(frame) => {
                     log_refusal(&frame);
-                    self.outbox.push_back(encode(&frame));
+                    self.put_out(encode(&frame), None);
                 }
                 SessionEffect::Attach {
                     subscription,
@@ -311,7 +351,7 @@ impl Driver {
                     if self.feeding.is_empty() {
                         Span::current().record("space", space.as_str());
                     }
-                    let Some(ticket) = self.feeding.add(subscription) else {
+                    let Some(ticket) = self.feeding.add(subscription, &filter) else {
                         self.machine.handle_no_room(subscription, limits::SUBSCRIPTIONS);
                         continue;
                     };
@@ -355,74 +395,125 @@ impl Driver {
         let identity = self.machine.identity().cloned();
         match (effect, identity) {
             (SessionEffect::Push { space, push }, Some(identity)) => {
-                self.intake.add(Item::Push(space, push, identity));
+                let room = self.room_of(push.changes.iter().map(|change| change.len()).sum());
+                self.intake.add(Item::Push(space, push, identity, room));
             }
             (SessionEffect::PushEntry { space, entry }, Some(identity)) => {
-                self.intake.add(Item::Entry(space, entry, identity));
+                let room = self.room_of(entry.body.len());
+                self.intake.add(Item::Entry(space, entry, identity, room));
             }
             (SessionEffect::Offered { space, offer }, _) => {
-                let from = self.shared.offers.begin(&space, &offer);
-                self.machine.handle_wanted(offer.id, from);
+                let id = offer.id;
+                if let Some(from) = self.uploads.add(space, offer) {
+                    self.machine.handle_wanted(id, from);
+                }
             }
             (SessionEffect::Part { space, offer, from, bytes }, _) => {
                 self.handle_part(space, offer, from, &bytes);
             }
-            (SessionEffect::Digest { subscription, space, prefixes }, _) => {
-                self.answering.add(Query::Digest(subscription, space, prefixes));
+            (SessionEffect::Digest { subscription, ticket, space, prefixes }, _) => {
+                self.answering.add(Query::Digest((subscription, ticket), space, prefixes));
             }
-            (SessionEffect::Fetch { subscription, space, wants }, _) => {
-                self.answering.add(Query::Fetch(subscription, space, wants));
+            (SessionEffect::Fetch { subscription, ticket, space, wants }, _) => {
+                self.answering.add(Query::Fetch((subscription, ticket), space, wants));
             }
             // A session without an identity has ended.
             _ => {}
         }
     }
 
+    /// Splits the memory of a push off that of its message; a small message has none.
+    fn room_of(&mut self, bytes: usize) -> Option<Grant> {
+        let room = self.inbound.as_mut()?.room.as_mut()?;
+        Some(room.split(Class::Push, bytes + limits::PUSH_OVERHEAD_BYTES))
+    }
+
     fn handle_part(&mut self, space: SpaceName, offer: Offered, from: u64, bytes: &[u8]) {
-        match self.shared.offers.add(&space, &offer, from, bytes) {
-            Took::Upto(there) => self.machine.handle_wanted(offer.id, there),
+        match self.uploads.part(&space, &offer, from, bytes) {
+            Took::Upto(there) | Took::Stale(there) => self.machine.handle_wanted(offer.id, there),
             Took::Whole(whole) => {
-                if let Some(identity) = self.machine.identity().cloned() {
+                if self.machine.handle_whole(offer.id)
+                    && let Some(identity) = self.machine.identity().cloned()
+                {
                     self.intake.add(Item::Snapshot(space, offer, whole, identity));
                 }
             }
-            // What gave way to others is asked for from its start.
-            Took::Stale if self.shared.offers.begin(&space, &offer) == 0 => {
-                self.machine.handle_wanted(offer.id, 0);
+            // What gave way to others, or was brought by another session, is asked for from its start.
+            Took::Gone => {
+                let id = offer.id;
+                if let Some(from) = self.uploads.add(space, offer) {
+                    self.machine.handle_wanted(id, from);
+                }
             }
-            Took::Stale => {}
         }
     }
 
     fn handle_reply(&mut self, reply: Reply) {
         match reply {
-            Reply::Branches(subscription, head, branches) => {
-                self.machine.handle_branches(subscription, head, branches);
+            Reply::Branches((subscription, ticket), head, branches) => {
+                self.machine.handle_branches(subscription, ticket, head, branches);
             }
-            Reply::Message(message) => self.outbox.push_back(message),
-            Reply::Fetched(subscription) => self.machine.handle_fetched(subscription),
-            Reply::Failed(subscription, code, what) => {
+            Reply::Message((subscription, ticket), message, room) => {
+                if self.machine.is_current(subscription, ticket) {
+                    self.put_out(message, Some(room));
+                }
+            }
+            Reply::Fetched((subscription, ticket)) => {
+                self.machine.handle_fetched(subscription, ticket);
+            }
+            Reply::Failed((subscription, ticket), code, what) => {
                 self.machine.handle_unanswerable();
-                self.end_subscription(subscription, code, what);
+                if self.machine.is_current(subscription, ticket) {
+                    self.end_subscription(subscription, code, what);
+                }
             }
         }
+    }
+
+    fn put_out(&mut self, frame: Vec<u8>, room: Option<Grant>) {
+        self.outbox_bytes += frame.len();
+        self.outbox.push_back((frame, room));
     }
 
     fn handle_said(&mut self, said: Vec<News>) {
         hearing::messages(said).for_each(|message| self.machine.handle_said(message));
     }
 
-    fn wants_message(&self) -> bool {
+    /// Whether there is room for what the next frame may ask.
+    fn takes_frames(&self) -> bool {
         self.stopping.is_none()
             && self.machine.wants_message()
             && self.intake.has_room()
-            && self.outbox.len() < limits::OUTBOX_FRAMES
+            && !self.is_outbox_full()
+    }
+
+    /// Answers wait for the peer: what it sends next waits with them.
+    fn is_outbox_full(&self) -> bool {
+        self.outbox.len() >= limits::OUTBOX_FRAMES || self.outbox_bytes >= limits::OUTBOX_BYTES
+    }
+
+    /// Handles the next frame of the message.
+    fn handle_frame(&mut self) {
+        let Some(mut inbound) = self.inbound.take() else { return };
+        let next = self.machine.handle_next(&inbound.bytes, inbound.at, &self.rights);
+        inbound.at = next.unwrap_or(inbound.bytes.len());
+        self.inbound = Some(inbound);
+        self.perform();
+        // What is pushed has taken its memory with it.
+        if next.is_none() {
+            self.inbound = None;
+        }
+        self.uploads.retain(|id| self.machine.awaits(id));
     }
 
     fn deadline(&self) -> Instant {
         let timeout = self.start.checked_add(self.machine.poll_timeout().0);
         // A machine that waits for nothing says so with a moment that no clock reaches.
-        let timeout = timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
+        let mut timeout =
+            timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
+        if self.meter.is_holding() || self.uploads.is_busy() {
+            timeout = timeout.min(Instant::now() + limits::LARGE_LOOK);
+        }
         self.stopping.map_or(timeout, |grace| grace.min(timeout))
     }
 
@@ -461,7 +552,9 @@ impl Driver {
         let now = self.now();
         match message {
             Some(Ok(Message::Binary(bytes))) => {
-                self.machine.handle_message(now, &bytes, &self.rights);
+                self.machine.handle_alive(now);
+                let room = self.meter.whole();
+                self.inbound = Some(Inbound { bytes, at: 0, room });
             }
             Some(Ok(Message::Text(_))) => self.machine.handle_alien("a text message"),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
@@ -470,6 +563,7 @@ impl Driver {
             Some(Ok(Message::Close(_))) => {
                 // Nothing may follow the WebSocket's own close but the reply to it.
                 self.outbox.clear();
+                self.outbox_bytes = 0;
                 self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL));
             }
             None => self.lose(Code::GOODBYE, "the peer closed"),
@@ -507,15 +601,24 @@ impl Driver {
         let now = self.now();
         // One that is not read now cannot be heard; one that has much to read answers a ping only
         // after it. Their silence says nothing: the writer watches whether they read.
-        if self.outbox.len() >= limits::OUTBOX_FRAMES || now < self.delivered {
+        let takes = self.takes_frames();
+        if !takes || self.meter.is_waiting() || now < self.delivered {
             self.machine.handle_alive(now);
+        }
+        if self.meter.is_overdue(takes) {
+            let what = "a large message came too slowly, and others need its memory".to_owned();
+            self.machine.fail(Code::OVERLOADED, what, "connect again later");
+        }
+        for id in self.uploads.overdue(takes) {
+            let what = "the snapshot came too slowly, and others need its memory";
+            self.machine.handle_no_room_for(id, what);
         }
         self.machine.handle_timeout(now);
     }
 
-    fn handle_read(&mut self, (target, page): Read) {
+    fn handle_read(&mut self, (target, page, room): Read) {
         let (failed, (code, what)) = match page {
-            Ok(Some(page)) => return self.feeding.handle_read(target, page),
+            Ok(Some(page)) => return self.feeding.handle_read(target, page, room),
             Ok(None) => {
                 let told = (Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
                 ("the log ends before its own head".to_owned(), told)

@@ -183,11 +183,26 @@ pub struct Frames<'a> {
 impl<'a> Frames<'a> {
     /// Bounds the message.
     pub fn new(message: &'a [u8]) -> Result<Self, FrameError> {
+        Self::from(message, 0)
+    }
+
+    /// The frames from this byte on, where one must begin.
+    pub fn from(message: &'a [u8], at: usize) -> Result<Self, FrameError> {
         if message.len() > limits::MESSAGE_BYTES {
             let (actual, limit) = (message.len(), limits::MESSAGE_BYTES);
             return Err(FrameError::TooLarge { actual, limit });
         }
-        Ok(Self { message, at: 0 })
+        Ok(Self { message, at: at.min(message.len()) })
+    }
+
+    /// Where the next frame begins.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Whether that was the last.
+    pub fn is_done(&self) -> bool {
+        self.at >= self.message.len()
     }
 
     fn next_known(&mut self) -> Option<Result<Frame, FrameError>> {

@@ -461,10 +461,14 @@ impl Peer {
     /// Entries were made and not told of: whatever is known of the store is out of date.
     pub fn handle_behind(&mut self) {
         let open: Vec<DocumentId> = self.documents.keys().copied().collect();
-        for id in open {
-            if let Some(document) = self.documents.get_mut(&id) {
-                document.forget_standing();
-            }
+        open.into_iter().for_each(|id| self.handle_behind_with(id));
+    }
+
+    /// As [`Peer::handle_behind`], for one document: an entry of it became durable that is to be
+    /// read from the store.
+    pub fn handle_behind_with(&mut self, id: DocumentId) {
+        if let Some(document) = self.documents.get_mut(&id) {
+            document.forget_standing();
             self.advance(id);
         }
     }

@@ -1,5 +1,7 @@
 //! Pushes that are no changes: entries of other kinds, and snapshots in parts.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{Session, SessionEffect};
 use crate::code::{Code, NackClass};
 use crate::digest::tombstone_id;
@@ -25,6 +27,54 @@ pub struct Offered {
     pub total: u64,
     /// Its heads, as the client says.
     pub heads: Vec<ChangeHash>,
+}
+
+/// The offers of a session that are not answered: at most one for each subscription and document.
+#[derive(Debug, Default)]
+pub(super) struct Offers {
+    by_id: BTreeMap<u64, Offered>,
+    by_document: BTreeMap<(SubscriptionId, DocumentId), u64>,
+    /// Those of which everything is there, and which the space's machine has.
+    whole: BTreeSet<u64>,
+}
+
+impl Offers {
+    /// Offers whose parts are to come.
+    fn awaited(&self) -> usize {
+        self.by_id.len() - self.whole.len()
+    }
+
+    fn insert(&mut self, offer: Offered) {
+        self.by_document.insert((offer.subscription, offer.document), offer.id);
+        self.by_id.insert(offer.id, offer);
+    }
+
+    pub(super) fn remove(&mut self, id: u64) -> Option<Offered> {
+        let offer = self.by_id.remove(&id)?;
+        self.by_document.remove(&(offer.subscription, offer.document));
+        self.whole.remove(&id);
+        Some(offer)
+    }
+
+    /// An offer is not awaited any more: whatever becomes of it, nobody is told. Gives its number.
+    pub(super) fn withdraw(&mut self, of: SubscriptionId, document: &DocumentId) -> Option<u64> {
+        let id = *self.by_document.get(&(of, *document))?;
+        self.remove(id).map(|offer| offer.id)
+    }
+
+    /// As [`Offers::withdraw`], all of a subscription.
+    pub(super) fn withdraw_all(&mut self, of: SubscriptionId) -> Vec<u64> {
+        let (first, last) = (DocumentId::from_bytes([0; 16]), DocumentId::from_bytes([0xff; 16]));
+        let ids: Vec<u64> =
+            self.by_document.range((of, first)..=(of, last)).map(|(_, id)| *id).collect();
+        ids.iter().for_each(|id| drop(self.remove(*id)));
+        ids
+    }
+
+    fn awaiting(&self, of: SubscriptionId, document: &DocumentId) -> Option<&Offered> {
+        let id = self.by_document.get(&(of, *document))?;
+        self.by_id.get(id).filter(|_| !self.whole.contains(id))
+    }
 }
 
 impl Session {
@@ -57,7 +107,13 @@ impl Session {
         }
         let heads = heads.into_iter().map(ChangeHash).collect();
         let offer = Offered { id, subscription, document, hash, total, heads };
-        self.offers.insert(id, offer.clone());
+        // It waits for the client, which holds nobody up: only what the relay must do is in flight.
+        self.in_flight.remove(&id);
+        if self.offers.awaited() >= limits::PUSHES_IN_FLIGHT {
+            let limit = limits::PUSHES_IN_FLIGHT;
+            return self.give_back(id, format!("{limit} offers wait for their parts"));
+        }
+        self.offers.insert(offer.clone());
         self.effects.push_back(SessionEffect::Offered { space, offer });
     }
 
@@ -69,15 +125,43 @@ impl Session {
         self.send(Frame::Nack(Nack { id, code, class, retry_after_ms, what }));
     }
 
+    /// Whether parts of this offer are still to come.
+    pub fn awaits(&self, id: u64) -> bool {
+        self.offers.by_id.contains_key(&id) && !self.offers.whole.contains(&id)
+    }
+
+    /// There is no room for an offered snapshot now, or its parts came too slowly.
+    pub fn handle_no_room_for(&mut self, id: u64, what: &str) {
+        if self.offers.remove(id).is_some() {
+            self.in_flight.remove(&id);
+            self.give_back(id, what.to_owned());
+        }
+    }
+
+    fn give_back(&mut self, id: u64, what: String) {
+        let (code, class) = (Code::OVERLOADED, NackClass::RETRY_AFTER);
+        let (retry_after_ms, what) = (limits::RETRY_OFFER_MS, crate::frame::fit(what));
+        self.send(Frame::Nack(Nack { id, code, class, retry_after_ms, what }));
+    }
+
+    /// All of an offered snapshot is there: from now on it is in flight. False if it is not wanted
+    /// any more.
+    pub fn handle_whole(&mut self, id: u64) -> bool {
+        let Some(offer) = self.offers.by_id.get(&id) else { return false };
+        let subscription = offer.subscription;
+        let Some(entry) = self.subscriptions.get(&subscription) else { return false };
+        self.in_flight.insert(id, (subscription, entry.ticket));
+        self.offers.whole.insert(id)
+    }
+
     pub(super) fn handle_part(&mut self, part: Part) {
         let Part { subscription, document, hash, total, from, bytes } = part;
-        let is_of = |offer: &&Offered| offer.document == document && offer.hash == hash;
-        let Some(offer) = self.offers.values().find(is_of).cloned() else {
-            // Of an offer that was answered meanwhile.
+        let offer = self.offers.awaiting(subscription, &document).cloned();
+        let Some(offer) = offer.filter(|offer| offer.hash == hash) else {
+            // Of an offer that is whole, withdrawn or answered by now.
             return;
         };
-        let fits = offer.subscription == subscription
-            && offer.total == total
+        let fits = offer.total == total
             && !bytes.is_empty()
             && bytes.len() <= limits::PART_BYTES
             && from.checked_add(bytes.len() as u64).is_some_and(|end| end <= total);
@@ -89,21 +173,10 @@ impl Session {
         self.effects.push_back(SessionEffect::Part { space, offer, from, bytes });
     }
 
-    /// Some offers are not awaited any more: whatever becomes of them, nobody is told.
-    pub(super) fn withdraw_offers(&mut self, which: impl Fn(&Offered) -> bool) {
-        let in_flight = &mut self.in_flight;
-        self.offers.retain(|id, offer| {
-            let withdrawn = which(offer);
-            if withdrawn {
-                in_flight.remove(id);
-            }
-            !withdrawn
-        });
-    }
-
     /// So much of an offered snapshot is there; parts up to here may be sent.
     pub fn handle_wanted(&mut self, id: u64, from: u64) {
-        if let Some(offer) = self.offers.get(&id) {
+        if let Some(offer) = self.offers.by_id.get(&id).filter(|_| !self.offers.whole.contains(&id))
+        {
             let up_to = offer.total.min(from + limits::SNAPSHOT_WINDOW_BYTES as u64);
             self.send(Frame::Wanted(Wanted { id, from, up_to }));
         }

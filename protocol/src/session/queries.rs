@@ -18,9 +18,9 @@ impl Session {
             let what = "a digest of no prefix, or of one that is none".to_owned();
             return self.fail(Code::MALFORMED, what, "see docs/protocol.md");
         }
-        let space = entry.space.clone();
+        let (space, ticket) = (entry.space.clone(), entry.ticket);
         self.queries += 1;
-        self.effects.push_back(SessionEffect::Digest { subscription, space, prefixes });
+        self.effects.push_back(SessionEffect::Digest { subscription, ticket, space, prefixes });
     }
 
     pub(super) fn handle_fetch(&mut self, fetch: Fetch) {
@@ -32,29 +32,39 @@ impl Session {
             let what = "a fetch of nothing, or of a document outside the filter".to_owned();
             return self.fail(Code::MALFORMED, what, "change the filter first");
         }
-        let space = entry.space.clone();
+        let (space, ticket) = (entry.space.clone(), entry.ticket);
         (entry.fetching, entry.partial) = (true, None);
         self.queries += 1;
-        self.effects.push_back(SessionEffect::Fetch { subscription, space, wants });
+        self.effects.push_back(SessionEffect::Fetch { subscription, ticket, space, wants });
     }
 
     /// What lies below the prefixes that were asked for.
     pub fn handle_branches(
         &mut self,
         subscription: SubscriptionId,
+        ticket: u64,
         head: Offset,
         branches: Vec<Branch>,
     ) {
         self.queries = self.queries.saturating_sub(1);
+        if !self.is_current(subscription, ticket) {
+            return;
+        }
         self.send(Frame::Difference(Difference { subscription, head, branches }));
     }
 
     /// A fetch was answered to its end.
-    pub fn handle_fetched(&mut self, subscription: SubscriptionId) {
+    pub fn handle_fetched(&mut self, subscription: SubscriptionId, ticket: u64) {
         self.queries = self.queries.saturating_sub(1);
-        if let Some(entry) = self.subscriptions.get_mut(&subscription) {
+        let entry = self.subscriptions.get_mut(&subscription);
+        if let Some(entry) = entry.filter(|entry| entry.ticket == ticket) {
             entry.fetching = false;
         }
+    }
+
+    /// Whether a subscription is the one that had this ticket, and not a later one with its number.
+    pub fn is_current(&self, subscription: SubscriptionId, ticket: u64) -> bool {
+        self.subscriptions.get(&subscription).is_some_and(|entry| entry.ticket == ticket)
     }
 
     /// The store could not answer a question. The caller ends its subscription with the reason.

@@ -43,7 +43,7 @@ pub struct Connection {
     pub sent: VecDeque<Vec<u8>>,
     subscriptions: BTreeSet<SubscriptionId>,
     /// Fetches whose documents are still to be read.
-    fetches: VecDeque<(SubscriptionId, VecDeque<Want>)>,
+    fetches: VecDeque<((SubscriptionId, u64), VecDeque<Want>)>,
 }
 
 struct Busy {
@@ -143,13 +143,13 @@ impl Relay {
                 }
                 self.tell_wanted(now, id, &offer);
             }
-            SessionEffect::Digest { subscription, prefixes, .. } => {
+            SessionEffect::Digest { subscription, ticket, prefixes, .. } => {
                 let branches = prefixes.iter().map(|prefix| self.disk.branch(*prefix)).collect();
                 let head = self.disk.head;
-                connection.session.handle_branches(subscription, head, branches);
+                connection.session.handle_branches(subscription, ticket, head, branches);
             }
-            SessionEffect::Fetch { subscription, wants, .. } => {
-                connection.fetches.push_back((subscription, wants.into()));
+            SessionEffect::Fetch { subscription, ticket, wants, .. } => {
+                connection.fetches.push_back(((subscription, ticket), wants.into()));
             }
             // Nobody says anything here.
             SessionEffect::Listen { .. } | SessionEffect::Said { .. } => {}
@@ -166,6 +166,8 @@ impl Relay {
             return connection.session.handle_wanted(offer.id, there);
         }
         let bytes = self.uploads.remove(&key).expect("all of it is there");
+        let connection = self.sessions.get_mut(&id).expect("it asked");
+        assert!(connection.session.handle_whole(offer.id), "it was awaited");
         let push = pushed(id, offer.id, offer.document);
         if model::sha256(&bytes) != offer.hash {
             let what = "other bytes than its hash says".to_owned();
@@ -319,11 +321,11 @@ impl Relay {
     /// Reads the next document of a session's fetches.
     pub fn fetch(&mut self, now: Moment, id: SessionId) -> bool {
         let Some(connection) = self.sessions.get_mut(&id) else { return false };
-        let Some((subscription, wants)) = connection.fetches.front_mut() else { return false };
-        let subscription = *subscription;
+        let Some((asker, wants)) = connection.fetches.front_mut() else { return false };
+        let (subscription, ticket) = *asker;
         let Some(want) = wants.pop_front() else {
             connection.fetches.pop_front();
-            connection.session.handle_fetched(subscription);
+            connection.session.handle_fetched(subscription, ticket);
             self.drain(now, id);
             return true;
         };

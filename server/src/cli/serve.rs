@@ -33,6 +33,11 @@ pub struct ServeArgs {
     /// Serve everybody who reaches the port, without asking who they are
     #[arg(long, env = "LANDFALL_INSECURE_OPEN", value_parser = BoolishValueParser::new())]
     pub insecure_open: bool,
+    /// Memory for what clients make the relay keep, all together, in MiB. The process itself and
+    /// its children come on top
+    #[arg(long, env = "LANDFALL_MEMORY", default_value_t = DEFAULT_MEMORY_MIB, value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(LEAST_MEMORY_MIB..=1 << 20))]
+    pub memory: u64,
     /// How history is folded.
     #[command(flatten)]
     pub fold: FoldArgs,
@@ -65,6 +70,8 @@ pub struct FoldArgs {
     pub keep_recent_age: u64,
 }
 
+const DEFAULT_MEMORY_MIB: u64 = (limits::MEMORY_BYTES >> 20) as u64;
+const LEAST_MEMORY_MIB: u64 = (limits::LEAST_MEMORY >> 20) as u64;
 const DEFAULT_FOLD_MIB: u64 = limits::FOLD_MEMORY_BYTES >> 20;
 
 /// The hidden subcommand by which every binary that carries a relay is also the child that folds.
@@ -128,6 +135,7 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     options.folds = args.folds();
     options.allow_origins = args.allow_origin;
     options.insecure_open = args.insecure_open;
+    options.memory = (args.memory << 20) as usize;
     let data = args.data;
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&data)).await;
     let store = match opened {

@@ -9,10 +9,9 @@ use landfall_protocol::frame::{EncodedEntry, SubscriptionId};
 use landfall_protocol::ring::{Page, Ring};
 use landfall_protocol::{Epoch, Offset, SessionId, SpaceName};
 use parking_lot::Mutex;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 
-use crate::limits;
+use super::rings::Rings;
 
 /// The subscriptions of one session whose logs have grown since it looked. A session with thousands
 /// of subscriptions looks at these only.
@@ -46,12 +45,13 @@ pub(crate) struct Feed {
     /// The last durable offset, so that a session that is up to date need not lock.
     head: AtomicU64,
     live: Mutex<Live>,
-    /// Bytes in the rings of all spaces.
-    all_rings: Gauge,
+    rings: Arc<Rings>,
 }
 
 struct Live {
     ring: Ring,
+    /// Its turn among the rings: the one that was written longest ago gives way first.
+    turn: u64,
     /// When the head became durable.
     since: Instant,
     /// Whom to wake. A session stands here once for each of its subscriptions.
@@ -59,10 +59,15 @@ struct Live {
 }
 
 impl Feed {
-    pub(super) fn new(space: SpaceName, head: Offset, ring_bytes: usize, all_rings: Gauge) -> Self {
+    pub(super) fn new(
+        space: SpaceName,
+        head: Offset,
+        ring_bytes: usize,
+        rings: Arc<Rings>,
+    ) -> Arc<Self> {
         let ring = Ring::new(head, ring_bytes);
-        let live = Live { ring, since: Instant::now(), readers: HashMap::new() };
-        Self { space, head: AtomicU64::new(head.0), live: Mutex::new(live), all_rings }
+        let live = Live { ring, turn: 0, since: Instant::now(), readers: HashMap::new() };
+        Arc::new(Self { space, head: AtomicU64::new(head.0), live: Mutex::new(live), rings })
     }
 
     /// The last durable offset.
@@ -81,28 +86,36 @@ impl Feed {
         (live.ring.head() == head).then(|| live.since.elapsed())
     }
 
-    pub(super) fn publish(&self, epoch: Epoch, entries: Vec<Arc<EncodedEntry>>) {
-        let mut live = self.live.lock();
-        let before = live.ring.bytes();
-        live.ring.publish(epoch, entries);
-        let others = self.all_rings.get() - before as i64;
-        if others + live.ring.bytes() as i64 > limits::RINGS_BYTES as i64 {
-            // Whoever has not read it yet reads it from the store.
-            let head = live.ring.head();
-            live.ring.forget_through(head);
+    pub(super) fn publish(self: &Arc<Self>, epoch: Epoch, entries: Vec<Arc<EncodedEntry>>) {
+        {
+            let mut live = self.live.lock();
+            let before = live.ring.bytes();
+            live.ring.publish(epoch, entries);
+            live.turn = self.rings.written(live.turn, self, before, live.ring.bytes());
+            live.since = Instant::now();
+            self.head.store(live.ring.head().0, Ordering::Release);
+            live.readers.iter().for_each(|((_, subscription), reader)| reader.add(*subscription));
         }
-        self.all_rings.inc_by(live.ring.bytes() as i64 - before as i64);
-        live.since = Instant::now();
-        self.head.store(live.ring.head().0, Ordering::Release);
-        live.readers.iter().for_each(|((_, subscription), reader)| reader.add(*subscription));
+        // With no ring locked: others give way to this one, or this one itself does.
+        self.rings.shrink();
     }
 
     /// What lies at or before this offset was folded.
     pub(super) fn forget_through(&self, offset: Offset) {
+        self.forget(|_| offset);
+    }
+
+    /// The ring gives way: who has not read it yet reads from the store.
+    pub(super) fn clear(&self) {
+        self.forget(Ring::head);
+    }
+
+    fn forget(&self, through: impl FnOnce(&Ring) -> Offset) {
         let mut live = self.live.lock();
         let before = live.ring.bytes();
-        live.ring.forget_through(offset);
-        self.all_rings.dec_by(before as i64 - live.ring.bytes() as i64);
+        let through = through(&live.ring);
+        live.ring.forget_through(through);
+        self.rings.forgot(live.turn, before, live.ring.bytes());
     }
 
     pub(super) fn attach(
@@ -125,7 +138,8 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        self.all_rings.dec_by(self.live.get_mut().ring.bytes() as i64);
+        let live = self.live.get_mut();
+        self.rings.forgot(live.turn, live.ring.bytes(), 0);
     }
 }
 
@@ -135,27 +149,39 @@ mod tests {
     use landfall_protocol::frame::Entry;
 
     use super::*;
+    use crate::memory::{Class, Memory, ShareKey};
+
+    fn entry(offset: u64) -> Arc<EncodedEntry> {
+        let document = DocumentId::from_bytes([1; 16]);
+        let author = vec![0; 64 * 1024];
+        Arc::new(EncodedEntry::new(&Entry::of_tombstone(Offset(offset), document, &author, 0)))
+    }
 
     #[test]
-    fn all_rings_together_keep_to_their_budget() {
-        let all = Gauge::default();
-        let entry = |offset| {
-            let document = DocumentId::from_bytes([1; 16]);
-            let author = vec![0; 64 * 1024];
-            Arc::new(EncodedEntry::new(&Entry::of_tombstone(Offset(offset), document, &author, 0)))
-        };
-        let feed = |name: &str| {
-            Feed::new(name.parse().unwrap(), Offset(0), limits::RINGS_BYTES, all.clone())
-        };
-        let (first, second) = (feed("first"), feed("second"));
-        let half = limits::RINGS_BYTES as u64 / (64 * 1024) / 2;
+    fn the_ring_that_was_written_longest_ago_gives_way() {
+        let memory = Memory::new(0);
+        let room = memory.cache_room();
+        let rings = Rings::new(memory.clone());
+        let feed =
+            |name: &str| Feed::new(name.parse().unwrap(), Offset(0), room, Arc::clone(&rings));
+        let (first, second, third) = (feed("first"), feed("second"), feed("third"));
+        let part = room as u64 / (64 * 1024) * 2 / 5;
         let epoch = Epoch::from_bytes([1; 16]);
-        first.publish(epoch, (1..=half + 8).map(entry).collect());
-        assert!(first.page(Offset(0)).is_some());
-        second.publish(epoch, (1..=half + 8).map(entry).collect());
-        assert!(second.page(Offset(0)).is_none(), "it kept what there is no room for");
-        assert!(all.get() <= limits::RINGS_BYTES as i64);
-        drop((first, second));
-        assert_eq!(all.get(), 0);
+        for (feed, count) in [(&first, part), (&second, part), (&first, 1), (&third, part)] {
+            let head = feed.head().0;
+            feed.publish(epoch, (head + 1..=head + count).map(entry).collect());
+        }
+        let has = |feed: &Feed| feed.page(Offset(0)).is_some();
+        assert_eq!((has(&first), has(&second), has(&third)), (true, false, true));
+        assert!(memory.cached() <= room && memory.cached() > room / 2);
+        // What sessions need is taken from all of them.
+        let account = memory.account(ShareKey::Session(1));
+        let _held = account.take(Class::Answer, memory.limit());
+        rings.shrink();
+        assert_eq!((has(&first), has(&third), memory.cached()), (false, false, 0));
+        first.publish(epoch, vec![entry(first.head().0 + 1)]);
+        assert_eq!(memory.cached(), 0, "it kept what there is no room for");
+        drop((first, second, third));
+        assert_eq!(memory.cached(), 0);
     }
 }

@@ -8,13 +8,13 @@ use landfall_protocol::admission::{DocumentSize, History, Known};
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::space::{Answer, Judged, Outcome, Space, StoreFailure};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SessionId, SpaceName};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::feed::Feed;
 use super::held::{Arrived, Held};
 use super::inbox::Inbox;
 use super::{Attach, Command, Event, Mailbox, Parts, Pushed};
 use crate::limits;
+use crate::memory::Grant;
 use crate::store::StoreError;
 
 /// A space that is in memory.
@@ -42,7 +42,7 @@ pub(super) struct Sequencer {
     pub(super) spaces: HashMap<SpaceName, Slot>,
     seats: HashMap<SessionId, Seat>,
     /// The room that pushes take up until they are answered.
-    held: HashMap<(SessionId, u64), OwnedSemaphorePermit>,
+    held: HashMap<(SessionId, u64), Grant>,
     next_probe: Option<Instant>,
     stopping: bool,
 }
@@ -135,9 +135,8 @@ impl Sequencer {
     ) -> Result<&'a mut Slot, StoreError> {
         if !spaces.contains_key(space) {
             let lineage = parts.store.open_space(space)?;
-            let rings = parts.metrics.ring_bytes.clone();
+            let rings = Arc::clone(&parts.rings);
             let feed = Feed::new(space.clone(), lineage.head(), parts.ring_bytes, rings);
-            let feed = Arc::new(feed);
             let machine = Space::new(space.clone(), lineage, parts.epoch);
             let held = Held::default();
             let slot = Slot { machine, feed, commit_began: Instant::now(), held };
@@ -223,7 +222,7 @@ impl Sequencer {
             // Chunks and snapshots have room of their own.
             let is_small = matches!(push, Pushed::Changes(..) | Pushed::Deletion(_));
             let room = self.held.get(&key).filter(|_| is_small);
-            let bytes = room.map_or(0, OwnedSemaphorePermit::num_permits);
+            let bytes = room.map_or(0, Grant::bytes);
             if !slot.held.wait(&document, push, bytes) {
                 self.give_back(key, StoreFailure::Busy);
             }

@@ -94,6 +94,7 @@ impl Bench {
             folder: Arc::clone(&folds),
             runtime: tokio::runtime::Handle::current(),
             ring_bytes: 1 << 20,
+            rings: crate::hub::Rings::new(crate::memory::Memory::new(0)),
             epoch: Epoch::from_bytes([1; 16]),
         })
         .unwrap();
@@ -122,7 +123,7 @@ impl Bench {
     }
 
     async fn push(&mut self, pushed: Pushed) {
-        let room = self.hub.reserve(1_000).await.unwrap();
+        let room = room(1_000);
         assert!(self.hub.push(space(), pushed, room).await);
     }
 
@@ -253,4 +254,10 @@ async fn what_cannot_be_taken_is_refused_and_leaves_nothing() {
     let refusal = bench.chunks(whole(&all)).await.refusal.unwrap();
     assert_eq!((refusal.code, refusal.class), (Code::DELETED, NackClass::REFUSED));
     bench.end();
+}
+
+/// Memory for a push.
+fn room(bytes: usize) -> crate::memory::Grant {
+    let memory = crate::memory::Memory::new(0);
+    memory.account(crate::memory::ShareKey::Session(1)).take(crate::memory::Class::Push, bytes)
 }

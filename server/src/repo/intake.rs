@@ -14,11 +14,12 @@ use landfall_protocol::repo::chunks::Chunks;
 use landfall_protocol::repo::peer::{RepoPush, Ticket};
 use landfall_protocol::space::{CheckedPush, PushedEntry, StoreFailure};
 use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as shared_limits};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::planning::Reader;
 use crate::hub::{Hub, Mailbox, Pushed};
 use crate::limits;
+use crate::memory::{Account, Class, Grant};
 use crate::session::Shared;
 
 /// Something to be done.
@@ -28,8 +29,8 @@ enum Item {
     LookUp(Checked, Vec<ChangeHash>),
     Push(RepoPush),
     Whole(u64, DocumentId, Vec<u8>),
-    /// The place of a message whose parts stand before this.
-    Place(OwnedSemaphorePermit),
+    /// What follows came in one message, whose memory this is; until the next of these.
+    Message(Option<Grant>),
 }
 
 impl Item {
@@ -39,7 +40,7 @@ impl Item {
             Self::Check(_, chunks) => chunks.bytes(),
             Self::Push(push) => push_bytes(push),
             Self::Whole(_, _, bytes) => bytes.len(),
-            Self::Join(_) | Self::LookUp(..) | Self::Place(..) => 0,
+            Self::Join(_) | Self::LookUp(..) | Self::Message(_) => 0,
         }
     }
 }
@@ -81,7 +82,9 @@ pub(super) struct Intake {
     waiting: VecDeque<Item>,
     /// Bytes of what waits.
     bytes: usize,
-    wholes: Arc<Semaphore>,
+    account: Account,
+    /// The memory of the message that is being worked on; a small one has none.
+    room: Option<Grant>,
     doing: Option<Doing>,
     /// Something was done and is not taken in yet.
     is_told: bool,
@@ -90,19 +93,25 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub(super) fn new(shared: &Shared, session: SessionId, space: SpaceName) -> Self {
+    pub(super) fn new(
+        shared: &Shared,
+        session: SessionId,
+        space: SpaceName,
+        account: Account,
+    ) -> Self {
         Self {
             session,
             hub: shared.hub.clone(),
             checks: Arc::clone(&shared.checks),
-            reader: Reader::new(shared, space.clone()),
+            reader: Reader::new(shared, space.clone(), account.clone()),
             space,
             author: Vec::new(),
             first: VecDeque::new(),
             rest: None,
             waiting: VecDeque::new(),
             bytes: 0,
-            wholes: Arc::clone(&shared.repo.wholes),
+            account,
+            room: None,
             doing: None,
             is_told: false,
             is_stopping: false,
@@ -149,10 +158,19 @@ impl Intake {
         self.add(Item::Whole(id, document, bytes));
     }
 
-    /// What has been added by now came in one message; its place is kept until that is done.
-    pub(super) fn keep_place(&mut self, place: Option<OwnedSemaphorePermit>) {
-        if let Some(place) = place {
-            self.add(Item::Place(place));
+    /// What is added from now on came in one message, with its memory.
+    pub(super) fn begin_message(&mut self, room: Option<Grant>) {
+        if room.is_some() {
+            self.add(Item::Message(room));
+        }
+    }
+
+    /// What is added from now on did not: the message's memory is kept until all before is done.
+    pub(super) fn end_message(&mut self) {
+        if self.waiting.iter().any(|item| matches!(item, Item::Message(Some(_))))
+            || self.room.is_some()
+        {
+            self.add(Item::Message(None));
         }
     }
 
@@ -178,7 +196,7 @@ impl Intake {
     pub(super) fn drop_waiting(&mut self) {
         self.is_stopping = true;
         self.first.clear();
-        self.rest = None;
+        (self.rest, self.room) = (None, None);
         self.waiting.clear();
         self.bytes = 0;
     }
@@ -210,15 +228,39 @@ impl Intake {
         if self.doing.is_some() || self.is_told || self.unanswered >= limits::REPO_INTAKE {
             return;
         }
-        let next = self.first.pop_front().or_else(|| self.rest.take());
-        let Some(item) = next.or_else(|| self.waiting.pop_front()) else { return };
-        self.bytes -= item.bytes();
-        self.unanswered += usize::from(matches!(item, Item::Push(_) | Item::Whole(..)));
-        let doing = self.start(item);
-        self.doing = Some(doing);
+        while let Some(item) = self.next_item() {
+            self.bytes -= item.bytes();
+            if let Item::Message(room) = item {
+                self.room = room;
+                continue;
+            }
+            self.unanswered += usize::from(matches!(item, Item::Push(_) | Item::Whole(..)));
+            let doing = self.start(item);
+            self.doing = Some(doing);
+            return;
+        }
     }
 
-    fn start(&self, item: Item) -> Doing {
+    fn next_item(&mut self) -> Option<Item> {
+        let next = self.first.pop_front().or_else(|| self.rest.take());
+        next.or_else(|| self.waiting.pop_front())
+    }
+
+    /// The memory of a push: split off its message's, else its own, which is waited for with
+    /// nothing in hand.
+    fn room(&mut self, class: Class, bytes: usize) -> impl Future<Output = Grant> + Send + use<> {
+        let bytes = bytes + limits::PUSH_OVERHEAD_BYTES;
+        let (account, room) = (self.account.clone(), self.room.as_mut());
+        let room = room.map(|message| message.split(class, bytes));
+        async move {
+            match room {
+                Some(room) => room,
+                None => account.reserve(class, bytes).await,
+            }
+        }
+    }
+
+    fn start(&mut self, item: Item) -> Doing {
         let (hub, session, space) = (self.hub.clone(), self.session, self.space.clone());
         let author = self.author.clone();
         match item {
@@ -240,27 +282,18 @@ impl Intake {
                 })
             }
             Item::Push(push) => {
-                let bytes = push_bytes(&push);
+                let room = self.room(Class::Push, push_bytes(&push));
                 let pushed = Pushed::changes(checked_push(session, author, push));
-                Box::pin(async move {
-                    let room = hub.reserve(bytes).await;
-                    over(hand_over(&hub, space, pushed, room).await)
-                })
+                Box::pin(async move { over(hub.push(space, pushed, room.await).await) })
             }
             Item::Whole(id, document, bytes) => {
-                let weight = (bytes.len() + limits::PUSH_OVERHEAD_BYTES) as u32;
-                let wholes = Arc::clone(&self.wholes);
+                let room = self.room(Class::Upload, bytes.len());
                 let entry = PushedEntry { session, id, document, author };
                 let pushed = Pushed::chunks(entry, Arc::new(bytes));
-                Box::pin(async move {
-                    let room = wholes.acquire_many_owned(weight).await.ok();
-                    over(hand_over(&hub, space, pushed, room).await)
-                })
+                Box::pin(async move { over(hub.push(space, pushed, room.await).await) })
             }
-            Item::Place(place) => Box::pin(async move {
-                drop(place);
-                Done::Over
-            }),
+            // It is taken up before.
+            Item::Message(_) => Box::pin(std::future::ready(Done::Over)),
         }
     }
 }
@@ -278,19 +311,6 @@ fn checked_push(session: SessionId, author: Vec<u8>, push: RepoPush) -> CheckedP
 
 fn push_bytes(push: &RepoPush) -> usize {
     push.changes.iter().map(|change| change.bytes.len()).sum()
-}
-
-/// The room is free once the push is answered.
-async fn hand_over(
-    hub: &Hub,
-    space: SpaceName,
-    pushed: Pushed,
-    room: Option<OwnedSemaphorePermit>,
-) -> bool {
-    match room {
-        Some(room) => hub.push(space, pushed, room).await,
-        None => false,
-    }
 }
 
 /// Runs the preflight over some changes, off the session's own task if that takes more than a

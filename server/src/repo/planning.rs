@@ -9,11 +9,12 @@ use landfall_protocol::repo::peer::{Planned, Standing as Stands, Ticket};
 use landfall_protocol::repo::plan::{NeedsFolded, Plan, Question};
 use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::folding::Folder;
 use crate::limits;
+use crate::memory::{Account, Class, Grant};
 use crate::session::Shared;
 use crate::store::{LogStore, Standing, StoreError};
 
@@ -22,7 +23,7 @@ pub(super) struct Reply {
     pub(super) ticket: Ticket,
     pub(super) planned: Planned,
     /// The room that it takes up until it is written.
-    pub(super) room: Option<OwnedSemaphorePermit>,
+    pub(super) room: Option<Grant>,
 }
 
 /// The questions of a session.
@@ -48,13 +49,13 @@ struct Answered {
 }
 
 impl Planning {
-    pub(super) fn new(shared: &Shared, space: SpaceName) -> Self {
+    pub(super) fn new(shared: &Shared, space: SpaceName, account: Account) -> Self {
         let (sender, answered) = mpsc::channel(1);
         let (waiting, ready) = Default::default();
         let reader = Reader {
             store: Arc::clone(&shared.store),
             page_reads: Arc::clone(&shared.page_reads),
-            answers: Arc::clone(&shared.repo.answers),
+            account,
             folder: Arc::clone(&shared.repo.folder),
             space,
         };
@@ -118,7 +119,7 @@ impl Drop for Planning {
 pub(super) struct Reader {
     store: Arc<dyn LogStore>,
     page_reads: Arc<Semaphore>,
-    answers: Arc<Semaphore>,
+    account: Account,
     folder: Arc<Folder>,
     space: SpaceName,
 }
@@ -131,8 +132,8 @@ enum Outline {
 }
 
 impl Reader {
-    pub(super) fn new(shared: &Shared, space: SpaceName) -> Self {
-        Planning::new(shared, space).reader.clone()
+    pub(super) fn new(shared: &Shared, space: SpaceName, account: Account) -> Self {
+        Planning::new(shared, space, account).reader.clone()
     }
 
     /// Answers questions up to the first one that needs more than a look at where its document
@@ -162,7 +163,7 @@ impl Reader {
         document: DocumentId,
         question: Question,
         first: Outline,
-    ) -> (Planned, Option<OwnedSemaphorePermit>) {
+    ) -> (Planned, Option<Grant>) {
         let question = Arc::new(question);
         let mut first = Some(first);
         for _ in 0..limits::REPO_PLANS {
@@ -183,7 +184,7 @@ impl Reader {
             };
             let room = match weight(&index, &plan) {
                 0 => None,
-                bytes => Arc::clone(&self.answers).acquire_many_owned(bytes).await.ok(),
+                bytes => Some(self.account.reserve(Class::Answer, bytes).await),
             };
             let read = self
                 .ask(document, move |store, space| read(store, space, &document, &index, &plan));
@@ -257,13 +258,14 @@ fn question_bytes(question: &Question) -> usize {
 }
 
 /// Bytes that an answer takes up, at most.
-fn weight(index: &DocumentIndex, plan: &Plan) -> u32 {
+fn weight(index: &DocumentIndex, plan: &Plan) -> usize {
     let snapshot = index.folded.as_ref().filter(|_| plan.snapshot);
     let snapshot = snapshot.map_or(0, |folded| folded.bytes as usize);
     let changes = if plan.offsets.is_empty() { 0 } else { shared_limits::REPO_CHANGES_BYTES };
     // A few single changes are nothing to wait for.
     let changes = if plan.offsets.len() <= limits::REPO_FEW_CHANGES { 0 } else { changes };
-    u32::try_from((snapshot + changes).min(limits::REPO_ANSWER_BYTES)).unwrap_or(u32::MAX)
+    // As they are read, and in the message or the socket's buffer.
+    2 * (snapshot + changes)
 }
 
 /// Outlines of some questions, up to the first of which something is to be read: no other session

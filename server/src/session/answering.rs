@@ -3,38 +3,43 @@
 //! the socket.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::frame::{EncodedEntry, Holding, SubscriptionId, Want};
-use landfall_protocol::ring::DocumentPlan;
+use landfall_protocol::ring::{DocumentPlan, SnapshotPart};
 use landfall_protocol::session::Session;
 use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{Code, DocumentId, Offset, SpaceName};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::Shared;
+use super::pages::Pages;
+use crate::memory::{Account, Grant};
 use crate::store::{LogStore, StoreError};
 
 /// How often one document is planned anew because a fold overtook its answer.
 const PLANS: usize = 8;
 
+/// The subscription that asks, and its ticket.
+pub(super) type Asker = (SubscriptionId, u64);
+
 /// A question.
 pub(super) enum Query {
-    Digest(SubscriptionId, SpaceName, Vec<Prefix>),
-    Fetch(SubscriptionId, SpaceName, Vec<Want>),
+    Digest(Asker, SpaceName, Vec<Prefix>),
+    Fetch(Asker, SpaceName, Vec<Want>),
 }
 
 /// A piece of an answer.
 pub(super) enum Reply {
     /// What lies below the prefixes, and the log's head.
-    Branches(SubscriptionId, Offset, Vec<Branch>),
+    Branches(Asker, Offset, Vec<Branch>),
     /// A message that is ready to send.
-    Message(Vec<u8>),
+    Message(Asker, Vec<u8>, Grant),
     /// A fetch has been answered.
-    Fetched(SubscriptionId),
+    Fetched(Asker),
     /// The store could not answer; documents of a fetch that it could read were sent.
-    Failed(SubscriptionId, Code, String),
+    Failed(Asker, Code, String),
 }
 
 /// The questions of one session.
@@ -47,10 +52,10 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    pub(super) fn new(store: Arc<dyn LogStore>, page_reads: Arc<Semaphore>) -> Self {
+    pub(super) fn new(shared: &Shared, account: Account) -> Self {
         // Few: each may be a message of its own.
         let (sender, replies) = mpsc::channel(2);
-        let reader = Reader { store, page_reads };
+        let reader = Reader { pages: Pages::new(shared, account) };
         Self { reader, waiting: VecDeque::new(), task: None, replies, sender }
     }
 
@@ -89,8 +94,7 @@ impl Drop for Answering {
 
 #[derive(Clone)]
 struct Reader {
-    store: Arc<dyn LogStore>,
-    page_reads: Arc<Semaphore>,
+    pages: Pages,
 }
 
 /// Why an answer ends early.
@@ -103,16 +107,18 @@ enum Stop {
 impl Reader {
     async fn answer(&self, query: Query, replies: &mpsc::Sender<Reply>) {
         let reply = match query {
-            Query::Digest(subscription, space, prefixes) => {
-                match self.read(move |store| store.branches(&space, &prefixes)).await {
-                    Ok((head, branches)) => Reply::Branches(subscription, head, branches),
-                    Err(stop) => stop.reply(subscription),
+            Query::Digest(asker, space, prefixes) => {
+                let read = move |store: &dyn LogStore| store.branches(&space, &prefixes);
+                let bytes = |(_, branches): &(Offset, Vec<Branch>)| size_of_val(&branches[..]);
+                match self.read(read, bytes).await {
+                    Ok(((head, branches), _)) => Reply::Branches(asker, head, branches),
+                    Err(stop) => stop.reply(asker),
                 }
             }
-            Query::Fetch(subscription, space, wants) => {
-                match self.fetch(subscription, &space, wants, replies).await {
-                    Ok(()) => Reply::Fetched(subscription),
-                    Err(stop) => stop.reply(subscription),
+            Query::Fetch(asker, space, wants) => {
+                match self.fetch(asker, &space, wants, replies).await {
+                    Ok(()) => Reply::Fetched(asker),
+                    Err(stop) => stop.reply(asker),
                 }
             }
         };
@@ -122,21 +128,15 @@ impl Reader {
 
     async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&dyn LogStore) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, Stop> {
-        let turn = Arc::clone(&self.page_reads).acquire_owned().await;
-        let store = Arc::clone(&self.store);
-        let read = tokio::task::spawn_blocking(move || {
-            let read = read(&*store);
-            drop(turn);
-            read
-        });
-        read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error))).map_err(Stop::Failed)
+        read: impl Fn(&dyn LogStore) -> Result<T, StoreError> + Send + Sync + 'static,
+        bytes: fn(&T) -> usize,
+    ) -> Result<(T, Grant), Stop> {
+        self.pages.read(read, bytes).await.map_err(Stop::Failed)
     }
 
     async fn fetch(
         &self,
-        subscription: SubscriptionId,
+        asker: Asker,
         space: &SpaceName,
         wants: Vec<Want>,
         replies: &mpsc::Sender<Reply>,
@@ -144,7 +144,7 @@ impl Reader {
         // One that is damaged keeps nobody from the others.
         let mut damaged = None;
         for want in wants {
-            let answering = Fetching { reader: self, subscription, space, replies };
+            let answering = Fetching { reader: self, asker, space, replies };
             match answering.document(want).await {
                 Err(Stop::Failed(error)) if error.failure == StoreFailure::Damaged => {
                     damaged.get_or_insert(Stop::Failed(error));
@@ -157,15 +157,15 @@ impl Reader {
 }
 
 impl Stop {
-    fn reply(self, subscription: SubscriptionId) -> Reply {
+    fn reply(self, asker: Asker) -> Reply {
         match self {
             Self::Failed(error) => {
                 tracing::error!(error = error.chain(), "a question could not be answered");
                 let (code, what) = error.told();
-                Reply::Failed(subscription, code, what)
+                Reply::Failed(asker, code, what)
             }
             // Nobody hears it.
-            Self::Gone => Reply::Fetched(subscription),
+            Self::Gone => Reply::Fetched(asker),
         }
     }
 }
@@ -173,7 +173,7 @@ impl Stop {
 /// One fetch under way.
 struct Fetching<'a> {
     reader: &'a Reader,
-    subscription: SubscriptionId,
+    asker: Asker,
     space: &'a SpaceName,
     replies: &'a mpsc::Sender<Reply>,
 }
@@ -183,10 +183,9 @@ impl Fetching<'_> {
         let Want { document, have } = want;
         for _ in 0..PLANS {
             let (space, have) = (self.space.clone(), have.clone());
-            let plan = self
-                .reader
-                .read(move |store| store.plan_document(&space, &document, &have))
-                .await?;
+            let plan = move |store: &dyn LogStore| store.plan_document(&space, &document, &have);
+            let bytes = |plan: &DocumentPlan| size_of_val(&plan.offsets[..]);
+            let (plan, _room) = self.reader.read(plan, bytes).await?;
             if self.planned(document, plan).await? {
                 return Ok(());
             }
@@ -206,28 +205,29 @@ impl Fetching<'_> {
             }
             let space = self.space.clone();
             let read = move |store: &dyn LogStore| store.snapshot_entry(&space, &hash);
-            let Some(entry) = self.reader.read(read).await? else { return Ok(false) };
-            self.entries(document, holding.clone(), &[entry], !rest.is_empty()).await?;
+            let bytes = |entry: &Option<EncodedEntry>| entry.as_ref().map_or(0, EncodedEntry::len);
+            let (Some(entry), room) = self.reader.read(read, bytes).await? else {
+                return Ok(false);
+            };
+            self.entries(document, holding.clone(), &[entry], !rest.is_empty(), room).await?;
             if rest.is_empty() {
                 return Ok(true);
             }
         }
         loop {
             let (space, offsets) = (self.space.clone(), rest.clone());
-            let entries = match rest.is_empty() {
-                true => Vec::new(),
-                false => {
-                    let read =
-                        move |store: &dyn LogStore| store.read_entries(&space, &document, &offsets);
-                    self.reader.read(read).await?
-                }
+            let read = move |store: &dyn LogStore| match offsets.is_empty() {
+                true => Ok(Vec::new()),
+                false => store.read_entries(&space, &document, &offsets),
             };
+            let bytes = |entries: &Vec<EncodedEntry>| entries.iter().map(EncodedEntry::len).sum();
+            let (entries, room) = self.reader.read(read, bytes).await?;
             if entries.is_empty() && !rest.is_empty() {
                 return Ok(false);
             }
             rest.drain(..entries.len());
             let more = !rest.is_empty();
-            self.entries(document, holding.clone(), &entries, more).await?;
+            self.entries(document, holding.clone(), &entries, more, room).await?;
             if !more {
                 return Ok(true);
             }
@@ -240,9 +240,12 @@ impl Fetching<'_> {
         while from < total {
             let space = self.space.clone();
             let read = move |store: &dyn LogStore| store.snapshot_part(&space, &hash, from);
-            let Some(part) = self.reader.read(read).await? else { return Ok(false) };
+            let bytes = |part: &Option<SnapshotPart>| part.as_ref().map_or(0, |p| p.bytes.len());
+            let (Some(part), room) = self.reader.read(read, bytes).await? else {
+                return Ok(false);
+            };
             from += part.bytes.len() as u64;
-            self.send(Session::part_frame(self.subscription, part)).await?;
+            self.send(Session::part_frame(self.asker.0, part), room).await?;
         }
         Ok(true)
     }
@@ -253,12 +256,14 @@ impl Fetching<'_> {
         holding: Holding,
         entries: &[EncodedEntry],
         more: bool,
+        room: Grant,
     ) -> Result<(), Stop> {
-        let message = Session::document_frame(self.subscription, document, holding, entries, more);
-        self.send(message).await
+        let message = Session::document_frame(self.asker.0, document, holding, entries, more);
+        self.send(message, room).await
     }
 
-    async fn send(&self, message: Vec<u8>) -> Result<(), Stop> {
-        self.replies.send(Reply::Message(message)).await.map_err(|_| Stop::Gone)
+    async fn send(&self, message: Vec<u8>, room: Grant) -> Result<(), Stop> {
+        let message = Reply::Message(self.asker, message, room);
+        self.replies.send(message).await.map_err(|_| Stop::Gone)
     }
 }

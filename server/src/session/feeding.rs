@@ -7,11 +7,15 @@ use std::sync::Arc;
 
 use landfall_protocol::Offset;
 use landfall_protocol::frame::{Filter, Partial, SubscriptionId};
-use landfall_protocol::ring::Chunk;
+use landfall_protocol::ring::{Chunk, Page};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
+use super::Shared;
+use super::pages::Pages;
 use crate::hub::Feed;
+use crate::limits;
+use crate::memory::{Account, Class, Grant};
 use crate::store::{LogStore, StoreError};
 
 /// One subscription's source.
@@ -23,6 +27,8 @@ struct Source {
     behind: bool,
     /// Its place among all subscriptions of the relay.
     _place: OwnedSemaphorePermit,
+    /// The memory of it and of its filter.
+    _room: Grant,
 }
 
 /// What a page is for. The ticket tells it from a later subscription of the same number.
@@ -34,7 +40,7 @@ pub(super) struct Target {
 }
 
 /// A chunk that was read from the store, or why not.
-pub(super) type Read = (Target, Result<Option<Chunk>, StoreError>);
+pub(super) type Read = (Target, Result<Option<Chunk>, StoreError>, Option<Grant>);
 
 /// Where a subscription stands, and what it wants.
 pub(super) struct Standing {
@@ -45,9 +51,8 @@ pub(super) struct Standing {
 
 /// All sources of a session.
 pub(super) struct Feeding {
-    store: Arc<dyn LogStore>,
-    /// Bounds, for the whole relay, how many pages are read at a time.
-    page_reads: Arc<Semaphore>,
+    pages: Pages,
+    account: Account,
     /// Places for subscriptions, of the whole relay.
     places: Arc<Semaphore>,
     sources: BTreeMap<SubscriptionId, Source>,
@@ -56,20 +61,16 @@ pub(super) struct Feeding {
     /// Whose turn was last.
     last: SubscriptionId,
     reading: Option<JoinHandle<Read>>,
-    read: Option<(Target, Chunk)>,
+    read: Option<(Target, Chunk, Option<Grant>)>,
     tickets: u64,
 }
 
 impl Feeding {
-    pub(super) fn new(
-        store: Arc<dyn LogStore>,
-        page_reads: Arc<Semaphore>,
-        places: Arc<Semaphore>,
-    ) -> Self {
+    pub(super) fn new(shared: &Shared, account: Account) -> Self {
         Self {
-            store,
-            page_reads,
-            places,
+            pages: Pages::new(shared, account.clone()),
+            account,
+            places: Arc::clone(&shared.subscriptions),
             sources: BTreeMap::new(),
             due: BTreeSet::new(),
             last: 0,
@@ -81,11 +82,12 @@ impl Feeding {
 
     /// A subscription that is about to be attached; gives its ticket. `None` if the relay has no
     /// place for another one.
-    pub(super) fn add(&mut self, subscription: SubscriptionId) -> Option<u64> {
+    pub(super) fn add(&mut self, subscription: SubscriptionId, filter: &Filter) -> Option<u64> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let room = self.account.try_reserve(Class::State, state_bytes(filter))?;
         self.tickets += 1;
         let ticket = self.tickets;
-        let source = Source { ticket, feed: None, behind: false, _place: place };
+        let source = Source { ticket, feed: None, behind: false, _place: place, _room: room };
         self.sources.insert(subscription, source);
         Some(ticket)
     }
@@ -154,19 +156,15 @@ impl Feeding {
         }
         let Some(target) = self.next(|source| source.behind, &position) else { return };
         let Some(standing) = standing(target.subscription) else { return };
-        let (store, reads) = (Arc::clone(&self.store), Arc::clone(&self.page_reads));
+        let pages = self.pages.clone();
         self.reading = Some(tokio::spawn(async move {
-            // Closed never; without a turn the read is only less polite.
-            let turn = reads.acquire_owned().await;
             let space = target.feed.space.clone();
-            let page = tokio::task::spawn_blocking(move || {
-                let Standing { after, filter, partial } = standing;
-                let chunk = store.next(&space, after, &filter, partial);
-                drop(turn);
-                chunk
-            });
-            let page = page.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)));
-            (target, page)
+            let Standing { after, filter, partial } = standing;
+            let read = move |store: &dyn LogStore| store.next(&space, after, &filter, partial);
+            match pages.read(read, chunk_bytes).await {
+                Ok((page, room)) => (target, Ok(page), Some(room)),
+                Err(error) => (target, Err(error), None),
+            }
         }));
     }
 
@@ -179,11 +177,11 @@ impl Feeding {
     }
 
     /// A chunk came from the store. After it the ring is tried again.
-    pub(super) fn handle_read(&mut self, target: Target, chunk: Chunk) {
+    pub(super) fn handle_read(&mut self, target: Target, chunk: Chunk, room: Option<Grant>) {
         let Some(source) = self.sources.get_mut(&target.subscription) else { return };
         if source.ticket == target.ticket {
             source.behind = false;
-            self.read = Some((target, chunk));
+            self.read = Some((target, chunk, room));
         }
     }
 
@@ -193,9 +191,9 @@ impl Feeding {
     }
 
     /// The chunk from the store that waits to be sent, if its subscription still stands.
-    pub(super) fn take_read(&mut self) -> Option<(Target, Chunk)> {
-        let (target, chunk) = self.read.take()?;
-        self.is_current(target.subscription, target.ticket).then_some((target, chunk))
+    pub(super) fn take_read(&mut self) -> Option<(Target, Chunk, Option<Grant>)> {
+        let (target, chunk, room) = self.read.take()?;
+        self.is_current(target.subscription, target.ticket).then_some((target, chunk, room))
     }
 
     fn next(
@@ -217,7 +215,7 @@ impl Feeding {
         position: impl Fn(SubscriptionId) -> Option<Offset>,
     ) -> Option<Target> {
         // A page that waits to be sent goes first: the ring must not overtake it.
-        let held = self.read.as_ref().map(|(target, _)| target.subscription);
+        let held = self.read.as_ref().map(|(target, ..)| target.subscription);
         let after = self.due.range((Bound::Excluded(self.last), Bound::Unbounded));
         let turns = after.chain(self.due.range(..=self.last)).copied();
         let (mut found, mut idle) = (None, Vec::new());
@@ -250,4 +248,28 @@ impl Drop for Feeding {
             reading.abort();
         }
     }
+}
+
+impl Feeding {
+    /// Memory for a page of the ring until it is written, if there is any.
+    pub(super) fn room(&self, page: &Page) -> Option<Grant> {
+        self.pages.room(page.entries.iter().map(|entry| entry.len()).sum())
+    }
+}
+
+fn chunk_bytes(chunk: &Option<Chunk>) -> usize {
+    match chunk {
+        None => 0,
+        Some(Chunk::Part(part)) => part.bytes.len(),
+        Some(Chunk::Entries(page)) => page.entries.iter().map(|entry| entry.len()).sum(),
+    }
+}
+
+/// Bytes that a subscription takes up for as long as it stands.
+fn state_bytes(filter: &Filter) -> usize {
+    let documents = match filter {
+        Filter::Everything => 0,
+        Filter::Documents(documents) => documents.len(),
+    };
+    limits::SUBSCRIPTION_BYTES + limits::FILTER_DOCUMENT_BYTES * documents
 }

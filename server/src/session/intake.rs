@@ -14,16 +14,20 @@ use landfall_protocol::space::{CheckedPush, PushedEntry};
 use landfall_protocol::{DocumentId, SessionId, SpaceName};
 use tokio::sync::Semaphore;
 
+use super::Shared;
 use crate::hub::{Attach, Hub, Pushed};
 use crate::limits;
+use crate::memory::{Account, Class, Grant};
+use crate::offers::Whole;
 
 /// Something for the hub.
 pub(super) enum Item {
     Attach(Box<Attach>),
     Detach(SubscriptionId),
-    Push(SpaceName, Push, Identity),
-    Entry(SpaceName, PushEntry, Identity),
-    Snapshot(SpaceName, Offered, Arc<Vec<u8>>, Identity),
+    /// With its memory; without it, some is reserved when its turn comes.
+    Push(SpaceName, Push, Identity, Option<Grant>),
+    Entry(SpaceName, PushEntry, Identity, Option<Grant>),
+    Snapshot(SpaceName, Offered, Whole, Identity),
 }
 
 impl Item {
@@ -43,12 +47,19 @@ pub(super) enum Handed {
 
 type Handing = Pin<Box<dyn Future<Output = Handed> + Send>>;
 
-/// The queue before the hub.
-pub(super) struct Intake {
+/// What a hand-over needs.
+#[derive(Clone)]
+struct Parts {
     session: SessionId,
     hub: Hub,
+    account: Account,
     /// Bounds, for the whole relay, how many large pushes are checked at a time.
     checks: Arc<Semaphore>,
+}
+
+/// The queue before the hub.
+pub(super) struct Intake {
+    parts: Parts,
     waiting: VecDeque<Item>,
     handing: Option<Handing>,
     /// What was handed over, or is being, and is not answered.
@@ -56,9 +67,10 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub(super) fn new(session: SessionId, hub: Hub, checks: Arc<Semaphore>) -> Self {
-        let (waiting, handing) = (VecDeque::new(), None);
-        Self { session, hub, checks, waiting, handing, unanswered: 0 }
+    pub(super) fn new(shared: &Shared, session: SessionId, account: Account) -> Self {
+        let (hub, checks) = (shared.hub.clone(), Arc::clone(&shared.checks));
+        let parts = Parts { session, hub, account, checks };
+        Self { parts, waiting: VecDeque::new(), handing: None, unanswered: 0 }
     }
 
     pub(super) fn add(&mut self, item: Item) {
@@ -108,48 +120,56 @@ impl Intake {
         }
         let Some(item) = self.waiting.pop_front() else { return };
         self.unanswered += usize::from(item.is_answered());
-        let (hub, checks) = (self.hub.clone(), Arc::clone(&self.checks));
-        self.handing = Some(Box::pin(hand_over(hub, checks, self.session, item)));
+        let parts = self.parts.clone();
+        self.handing = Some(Box::pin(async move {
+            if parts.hand_over(item).await { Handed::Over } else { Handed::HubGone }
+        }));
     }
 }
 
-async fn hand_over(hub: Hub, checks: Arc<Semaphore>, session: SessionId, item: Item) -> Handed {
-    let over = match item {
-        Item::Attach(attach) => hub.attach(*attach).await,
-        Item::Detach(subscription) => hub.detach(session, subscription).await,
-        Item::Push(space, push, identity) => {
-            let bytes = push.changes.iter().map(|change| change.len()).sum();
-            match hub.reserve(bytes).await {
-                Some(room) => match check(&checks, session, identity, push, bytes).await {
+impl Parts {
+    /// False if the hub is gone.
+    async fn hand_over(self, item: Item) -> bool {
+        let (session, hub) = (self.session, &self.hub);
+        match item {
+            Item::Attach(attach) => hub.attach(*attach).await,
+            Item::Detach(subscription) => hub.detach(session, subscription).await,
+            Item::Push(space, push, identity, room) => {
+                let bytes = push.changes.iter().map(|change| change.len()).sum();
+                let room = self.room(bytes, room).await;
+                match check(&self.checks, session, identity, push, bytes).await {
                     Some(checked) => hub.push(space, Pushed::changes(checked), room).await,
                     None => false,
-                },
-                None => false,
+                }
+            }
+            Item::Entry(space, entry, identity, room) => {
+                let room = self.room(entry.body.len(), room).await;
+                let pushed = match entry.kind {
+                    entry_kind::CHANGE => {
+                        Pushed::changes(check_pushed_change(session, &identity, entry))
+                    }
+                    _ => {
+                        Pushed::Deletion(pushed_entry(session, entry.id, entry.document, identity))
+                    }
+                };
+                hub.push(space, pushed, room).await
+            }
+            Item::Snapshot(space, offer, whole, identity) => {
+                let entry = pushed_entry(session, offer.id, offer.document, identity);
+                let Whole { bytes, room } = whole;
+                hub.push(space, Pushed::Snapshot(entry, offer, bytes), room).await
             }
         }
-        Item::Entry(space, entry, identity) => {
-            let bytes = entry.body.len();
-            let pushed = match entry.kind {
-                entry_kind::CHANGE => {
-                    Pushed::changes(check_pushed_change(session, &identity, entry))
-                }
-                _ => Pushed::Deletion(pushed_entry(session, entry.id, entry.document, identity)),
-            };
-            push(&hub, space, pushed, bytes).await
-        }
-        Item::Snapshot(space, offer, bytes, identity) => {
-            let entry = pushed_entry(session, offer.id, offer.document, identity);
-            let weight = bytes.len();
-            push(&hub, space, Pushed::Snapshot(entry, offer, bytes), weight).await
-        }
-    };
-    if over { Handed::Over } else { Handed::HubGone }
-}
+    }
 
-async fn push(hub: &Hub, space: SpaceName, pushed: Pushed, bytes: usize) -> bool {
-    match hub.reserve(bytes).await {
-        Some(room) => hub.push(space, pushed, room).await,
-        None => false,
+    /// The memory of a push: its message's, else its own. A small message holds none while it
+    /// waits.
+    async fn room(&self, bytes: usize, room: Option<Grant>) -> Grant {
+        let bytes = bytes + limits::PUSH_OVERHEAD_BYTES;
+        match room {
+            Some(room) => room,
+            None => self.account.reserve(Class::Push, bytes).await,
+        }
     }
 }
 

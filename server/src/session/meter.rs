@@ -1,118 +1,186 @@
-//! Room for large messages: a message that grows beyond what anybody may have in memory waits for
-//! one of the few places that the whole relay has for such. TCP holds its sender back meanwhile.
+//! Room for large messages: before the payload of a message is read that does not fit the socket's
+//! buffer, memory for it and for what it is decoded to is reserved. TCP holds its sender back
+//! meanwhile. Also the pongs that a peer makes us owe it.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::wire::{Begun, Wire};
 use crate::limits;
+use crate::memory::{Account, Class, Grant};
 
-/// Bytes of a control frame beside its payload: two, and the mask.
-const CONTROL_BYTES: usize = 6;
-
-/// What has come of a connection's message that is not whole.
-pub(crate) struct Meter {
-    /// The places.
-    places: Arc<Semaphore>,
-    /// Bytes since the last whole message.
-    since: AtomicUsize,
-    /// Bytes since the beginning.
-    all: AtomicU64,
-    /// The message's place.
-    place: Mutex<Option<Place>>,
+/// How a protocol's messages are weighed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    /// Bytes of the largest message.
+    pub(crate) largest: usize,
+    /// Bytes in memory for each byte of a message: as it came, and what is made of it.
+    pub(crate) times: usize,
 }
 
-/// The place of a message that arrives.
-struct Place {
-    /// Since when it is held.
-    began: Instant,
+/// What has come of a connection's messages.
+pub(crate) struct Meter {
+    account: Account,
+    scale: Scale,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    wire: Wire,
+    /// Bytes that have come since the beginning.
+    bytes: u64,
+    /// What each message needs that has begun and was not taken up, the oldest first.
+    begun: VecDeque<usize>,
+    /// Messages that were taken up.
+    taken: u64,
+    /// The memory of one of them, and which one that is.
+    held: Option<(u64, Held)>,
+    /// Since when the last one waits for its memory.
+    waits: Option<Instant>,
+    /// Bytes of pongs that were not written.
+    owed: usize,
+}
+
+/// The memory of a message that arrives.
+struct Held {
+    grant: Grant,
     /// Since when it is watched how fast the message comes, and what had come by then.
     watched: (Instant, u64),
-    permit: OwnedSemaphorePermit,
 }
 
 impl Meter {
     /// For one connection.
-    pub(crate) fn new(places: Arc<Semaphore>) -> Arc<Self> {
-        let (since, all) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Arc::new(Self { places, since, all, place: Mutex::new(None) })
+    pub(crate) fn new(account: Account, scale: Scale) -> Arc<Self> {
+        Arc::new(Self { account, scale, state: Mutex::default() })
     }
 
-    /// A message is whole: its place, if it needed one, is to be kept for as long as the message.
-    pub(crate) fn whole(&self) -> Option<OwnedSemaphorePermit> {
-        self.since.store(0, Ordering::Relaxed);
-        self.place.lock().take().map(|place| place.permit)
+    /// A message is taken up: its memory, if it needed some, is to be kept for as long as it.
+    pub(crate) fn whole(&self) -> Option<Grant> {
+        let mut state = self.state.lock();
+        let number = state.taken;
+        state.taken += 1;
+        state.begun.pop_front();
+        let (_, held) = state.held.take_if(|(of, _)| *of == number)?;
+        Some(held.grant)
     }
 
     /// Bytes that have come since the beginning.
     pub(crate) fn bytes(&self) -> u64 {
-        self.all.load(Ordering::Relaxed)
+        self.state.lock().bytes
     }
 
-    /// A ping or pong came, of so many bytes: it is no part of a message.
-    pub(crate) fn control(&self, payload: usize) {
-        let less = |since: usize| Some(since.saturating_sub(payload + CONTROL_BYTES));
-        // It always gives a number.
-        let _ = self.since.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    /// Whether a message waits for its memory: its sender cannot show that it is alive.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.state.lock().waits.is_some()
     }
 
-    /// Whether a message keeps its place for longer than any may take to arrive, or comes slower
-    /// than the slowest link is. `reads`: it is not us who hold it back.
+    /// Whether the memory of a message is held.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.state.lock().held.is_some()
+    }
+
+    /// Whether a message keeps memory that others wait for, and comes slower than the slowest link
+    /// is. `reads`: it is not us who hold it back.
     pub(crate) fn is_overdue(&self, reads: bool) -> bool {
-        let mut place = self.place.lock();
-        let Some(place) = place.as_mut() else { return false };
-        let (now, bytes) = (Instant::now(), self.bytes());
-        let (from, before) = place.watched;
+        let mut state = self.state.lock();
+        let bytes = state.bytes;
+        let Some((_, held)) = state.held.as_mut() else { return false };
+        let (now, (from, before)) = (Instant::now(), held.watched);
         let watched = now - from;
-        if !reads || watched >= limits::REPO_LARGE_LOOK {
-            place.watched = (now, bytes);
+        if !reads || watched >= limits::LARGE_LOOK {
+            held.watched = (now, bytes);
         }
         let is_slow = ((bytes - before) as f64) < watched.as_secs_f64() * limits::SLOWEST_LINK;
-        now - place.began > limits::REPO_LARGE_TIME
-            || (reads && watched >= limits::REPO_LARGE_LOOK && is_slow)
+        reads && watched >= limits::LARGE_LOOK && is_slow && self.account.is_wanted()
     }
 
-    pub(super) fn came(&self, count: usize) {
-        self.since.fetch_add(count, Ordering::Relaxed);
-        self.all.fetch_add(count as u64, Ordering::Relaxed);
+    /// Bytes that may be read in one go: a buffer, or what is left of a payload that has its memory.
+    pub(super) fn readable(&self) -> usize {
+        limits::SOCKET_BUFFER_BYTES.max(self.state.lock().wire.left())
     }
 
-    fn needs_place(&self) -> bool {
-        self.since.load(Ordering::Relaxed) > limits::REPO_SMALL_BYTES && self.place.lock().is_none()
+    /// Takes note of bytes that were read.
+    pub(super) fn came(&self, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        let State { wire, bytes: all, begun, owed, .. } = &mut *state;
+        *all += bytes.len() as u64;
+        wire.pass(bytes, |frame| match frame {
+            Begun::Message { bytes, whole: true } => begun.push_back(self.weight(bytes)),
+            // How long it will be is not known: as long as one may be.
+            Begun::Message { .. } => begun.push_back(self.scale.largest * self.scale.times),
+            Begun::Ping { bytes } => *owed += bytes as usize + limits::CONTROL_FRAME_BYTES,
+            Begun::Continued | Begun::Control => {}
+        });
+    }
+
+    /// Everything that was to be written was.
+    pub(super) fn flushed(&self) {
+        self.state.lock().owed = 0;
+    }
+
+    /// Whether so many pongs wait to be written that no more pings are read: what is written next
+    /// tells.
+    pub(super) fn owes_much(&self) -> bool {
+        self.state.lock().owed > limits::PONGS_OWED_BYTES
+    }
+
+    fn weight(&self, bytes: u64) -> usize {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        match bytes {
+            ..=limits::SOCKET_BUFFER_BYTES => 0,
+            // The WebSocket refuses a larger one at its header.
+            _ => bytes.min(self.scale.largest) * self.scale.times,
+        }
+    }
+
+    /// What the message that is arriving needs and does not have.
+    fn needs(&self) -> Option<(u64, usize)> {
+        let state = self.state.lock();
+        let last = state.taken + (state.begun.len() as u64).checked_sub(1)?;
+        let needs = *state.begun.back()?;
+        let has = state.held.as_ref().is_some_and(|(of, _)| *of == last);
+        (needs > 0 && !has).then_some((last, needs))
     }
 }
 
-type Reserving = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
+type Reserving = Pin<Box<dyn Future<Output = Grant> + Send>>;
 
 /// The side that reads.
 pub(super) struct Metered {
     pub(super) meter: Arc<Meter>,
-    pub(super) reserving: Option<Reserving>,
+    reserving: Option<Reserving>,
 }
 
 impl Metered {
+    pub(super) fn new(meter: Arc<Meter>) -> Self {
+        Self { meter, reserving: None }
+    }
+
     /// Ready when more may be read.
     pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.meter.needs_place() {
-            return Poll::Ready(());
+        let meter = &self.meter;
+        let Some((message, needs)) = meter.needs() else { return Poll::Ready(()) };
+        if self.reserving.is_none() {
+            let account = meter.account.clone();
+            let reserve = async move { account.reserve(Class::Intake, needs).await };
+            self.reserving = Some(Box::pin(reserve));
+            meter.state.lock().waits = Some(Instant::now());
         }
-        let places = &self.meter.places;
-        let reserving = self.reserving.get_or_insert_with(|| {
-            let places = Arc::clone(places);
-            Box::pin(async move { places.acquire_owned().await.ok() })
-        });
-        let place = std::task::ready!(reserving.as_mut().poll(cx));
+        let Some(reserving) = &mut self.reserving else { return Poll::Ready(()) };
+        let grant = std::task::ready!(reserving.as_mut().poll(cx));
         self.reserving = None;
-        // Without places (they are closed with the relay) the message is read all the same.
-        let (began, bytes) = (Instant::now(), self.meter.bytes());
-        let watched = (began, bytes);
-        *self.meter.place.lock() = place.map(|permit| Place { began, watched, permit });
+        let mut state = meter.state.lock();
+        let watched = (Instant::now(), state.bytes);
+        state.waits = None;
+        // A message before it that was taken up late keeps its memory by itself.
+        state.held = Some((message, Held { grant, watched }));
         Poll::Ready(())
     }
 }
@@ -120,46 +188,105 @@ impl Metered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{Memory, ShareKey};
 
-    fn with_a_place(held_for: std::time::Duration) -> Arc<Meter> {
-        let places = Arc::new(Semaphore::new(1));
-        let meter = Meter::new(Arc::clone(&places));
-        let began = Instant::now().checked_sub(held_for).expect("the machine is up for longer");
-        let permit = places.try_acquire_owned().unwrap();
-        *meter.place.lock() = Some(Place { began, watched: (began, 0), permit });
-        meter
+    const SCALE: Scale = Scale { largest: 1 << 20, times: 2 };
+
+    /// The header of a client's binary message of so many bytes.
+    fn header(bytes: u64) -> Vec<u8> {
+        let mut header = vec![0x82, 0xff];
+        header.extend(bytes.to_be_bytes());
+        header.extend([0; 4]);
+        header
+    }
+
+    fn metered(memory: &Memory, session: u64) -> Metered {
+        Metered::new(Meter::new(memory.account(ShareKey::Session(session)), SCALE))
+    }
+
+    fn poll(metered: &mut Metered) -> bool {
+        metered.poll_room(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
     }
 
     #[test]
-    fn a_message_that_hardly_comes_does_not_keep_its_place() {
-        let look = limits::REPO_LARGE_LOOK;
-        let least = (look.as_secs_f64() * limits::SLOWEST_LINK) as usize;
-        let meter = with_a_place(look);
-        meter.came(least / 2);
-        // While the relay itself does not read, nothing can come.
-        assert!(!meter.is_overdue(false) && !meter.is_overdue(true));
-        let meter = with_a_place(look);
-        meter.came(least / 2);
-        assert!(meter.is_overdue(true));
-        let meter = with_a_place(look);
-        meter.came(2 * least);
-        assert!(!meter.is_overdue(true));
-        let meter = with_a_place(2 * limits::REPO_LARGE_TIME);
-        meter.came(usize::MAX / 2);
-        assert!(meter.is_overdue(true));
-    }
-
-    #[test]
-    fn pings_are_no_part_of_a_message() {
-        let meter = Meter::new(Arc::new(Semaphore::new(0)));
-        meter.came(limits::REPO_SMALL_BYTES);
-        assert!(!meter.needs_place());
-        for _ in 0..1_000 {
-            meter.came(125 + CONTROL_BYTES);
-            meter.control(125);
+    fn memory_is_reserved_for_a_large_message_before_its_payload() {
+        let memory = Memory::new(0);
+        let mut metered = metered(&memory, 1);
+        let small = limits::SOCKET_BUFFER_BYTES;
+        // Three small ones, taken up later, then a large one: all in one read.
+        for _ in 0..3 {
+            metered.meter.came(&header(small as u64));
+            metered.meter.came(&vec![0; small]);
         }
-        assert!(!meter.needs_place());
-        meter.came(1);
-        assert!(meter.needs_place());
+        assert!(poll(&mut metered) && memory.used(Class::Intake) == 0);
+        metered.meter.came(&header(100_000));
+        assert!(poll(&mut metered));
+        assert_eq!(memory.used(Class::Intake), 200_000);
+        assert!((0..3).all(|_| metered.meter.whole().is_none()));
+        metered.meter.came(&vec![0; 100_000]);
+        assert_eq!(metered.meter.whole().map(|grant| grant.bytes()), Some(200_000));
+        assert_eq!(memory.used(Class::Intake), 0);
+        // One in several frames may become as long as any.
+        metered.meter.came(&[0x02, 0x81, 0, 0, 0, 0, 7]);
+        assert!(poll(&mut metered));
+        assert_eq!(memory.used(Class::Intake), SCALE.largest * SCALE.times);
+    }
+
+    #[test]
+    fn a_message_waits_while_there_is_no_memory() {
+        let memory = Memory::new(0);
+        let other = memory.account(ShareKey::Session(2));
+        let held = other.try_reserve(Class::Intake, memory.limit() / 16 * 12).unwrap();
+        let mut metered = metered(&memory, 1);
+        metered.meter.came(&header(1 << 20));
+        assert!(!poll(&mut metered) && metered.meter.is_waiting());
+        drop(held);
+        assert!(poll(&mut metered) && !metered.meter.is_waiting());
+    }
+
+    #[test]
+    fn a_message_that_hardly_comes_gives_its_memory_to_those_who_wait() {
+        let memory = Memory::new(0);
+        let mut slow = metered(&memory, 1);
+        slow.meter.came(&header(1 << 20));
+        assert!(poll(&mut slow));
+        let back =
+            Instant::now().checked_sub(limits::LARGE_LOOK).expect("the machine is up for longer");
+        let watch_from = |at| slow.meter.state.lock().held.as_mut().unwrap().1.watched = (at, 14);
+        watch_from(back);
+        assert!(!slow.meter.is_overdue(true), "nobody wants it");
+        let rest = memory.account(ShareKey::Session(2));
+        let _rest = rest.take(Class::Answer, memory.limit());
+        let mut waits = metered(&memory, 3);
+        waits.meter.came(&header(1 << 20));
+        assert!(!poll(&mut waits));
+        watch_from(back);
+        // While the relay itself does not read, nothing can come.
+        assert!(!slow.meter.is_overdue(false));
+        watch_from(back);
+        assert!(slow.meter.is_overdue(true));
+        slow.meter.came(&vec![
+            0;
+            2 * (limits::LARGE_LOOK.as_secs_f64() * limits::SLOWEST_LINK)
+                as usize
+        ]);
+        watch_from(back);
+        assert!(!slow.meter.is_overdue(true), "it comes as fast as it must");
+    }
+
+    #[test]
+    fn pings_are_no_part_of_a_message_and_their_pongs_are_bounded() {
+        let memory = Memory::new(0);
+        let mut metered = metered(&memory, 1);
+        let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
+        ping.extend([0; 125]);
+        for _ in 0..limits::PONGS_OWED_BYTES / 127 {
+            metered.meter.came(&ping);
+        }
+        assert!(!metered.meter.owes_much() && poll(&mut metered));
+        metered.meter.came(&[&ping[..], &ping[..]].concat());
+        assert!(metered.meter.owes_much());
+        metered.meter.flushed();
+        assert!(!metered.meter.owes_much());
     }
 }

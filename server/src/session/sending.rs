@@ -12,6 +12,7 @@ use super::feeding::Target;
 use super::socket::{self, Stream};
 use super::writer::{Outgoing, WriteEnd, Writing};
 use crate::limits;
+use crate::memory::Grant;
 
 impl Driver {
     /// Whether there is work for a writer that has room.
@@ -29,7 +30,8 @@ impl Driver {
         }
         self.perform();
         let next = match self.join_outbox() {
-            Some(frames) => Some(Outgoing::Frames(frames)),
+            Some((frames, Some(room))) => Some(Outgoing::Held(frames, room)),
+            Some((frames, None)) => Some(Outgoing::Frames(frames)),
             None => self.next_page(),
         };
         if let (Some(next), Some(writer)) = (next, &self.writer) {
@@ -43,41 +45,57 @@ impl Driver {
         }
     }
 
-    fn join_outbox(&mut self) -> Option<Vec<u8>> {
-        let mut message = self.outbox.pop_front()?;
-        while let Some(next) = self.outbox.front()
+    fn join_outbox(&mut self) -> Option<(Vec<u8>, Option<Grant>)> {
+        let (mut message, room) = self.outbox.pop_front()?;
+        self.outbox_bytes -= message.len();
+        while room.is_none()
+            && let Some((next, None)) = self.outbox.front()
             && message.len() + next.len() <= limits::JOINED_BYTES
         {
             message.extend_from_slice(next);
+            self.outbox_bytes -= next.len();
             self.outbox.pop_front();
         }
-        Some(message)
+        Some((message, room))
     }
 
     fn next_page(&mut self) -> Option<Outgoing> {
         match self.feeding.take_read() {
-            Some((target, Chunk::Entries(page))) => return self.page_message(target, &page),
-            Some((target, Chunk::Part(part))) => {
-                let message = self.machine.handle_snapshot_part(target.subscription, part);
-                return message.map(Outgoing::Frames);
+            Some((target, Chunk::Entries(page), room)) => {
+                return self.page_message(target, &page, room);
+            }
+            Some((target, Chunk::Part(part), room)) => {
+                let message = self.machine.handle_snapshot_part(target.subscription, part)?;
+                return Some(match room {
+                    Some(room) => Outgoing::Held(message, room),
+                    None => Outgoing::Frames(message),
+                });
             }
             None => {}
         }
         let target = self.feeding.next_live(|id| self.machine.position(id))?;
         let position = self.machine.position(target.subscription)?;
         match target.feed.page(position) {
-            Some(page) => self.page_message(target, &page),
-            None => {
+            // Without memory it is read from the store, where it waits for some.
+            Some(page) if let Some(room) = self.feeding.room(&page) => {
+                self.page_message(target, &page, Some(room))
+            }
+            _ => {
                 self.feeding.handle_behind(target.subscription);
                 None
             }
         }
     }
 
-    fn page_message(&mut self, target: Target, page: &Page) -> Option<Outgoing> {
+    fn page_message(
+        &mut self,
+        target: Target,
+        page: &Page,
+        room: Option<Grant>,
+    ) -> Option<Outgoing> {
         let message = self.machine.handle_page(target.subscription, page)?;
         let (entries, up_to) = (page.entries.len(), page.up_to);
-        Some(Outgoing::Page { message, entries, feed: target.feed, up_to })
+        Some(Outgoing::Page { message, entries, feed: target.feed, up_to, room })
     }
 
     /// Sends what is left and the close, and waits a little for the peer to have heard it.
@@ -85,7 +103,7 @@ impl Driver {
         let Some(writer) = self.writer.take() else { return };
         let abort = writing.abort_handle();
         let goodbye = async {
-            while let Some(frames) = self.join_outbox() {
+            while let Some((frames, _room)) = self.join_outbox() {
                 if writer.send(Outgoing::Frames(frames)).await.is_err() {
                     return None;
                 }

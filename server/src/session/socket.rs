@@ -17,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use super::meter::{Meter, Metered};
+use super::meter::{Meter, Metered, Scale};
 use crate::limits;
 use crate::metrics::Metrics;
 
@@ -28,28 +28,43 @@ pub(crate) type Sink = SplitSink<Socket, Message>;
 /// Its half for reading.
 pub(crate) type Stream = SplitStream<Socket>;
 
-/// Puts a WebSocket over a connection that HTTP gave up, for messages of the native protocol.
-pub(super) async fn open(upgraded: Upgraded, metrics: Arc<Metrics>) -> (Socket, Arc<AtomicU64>) {
-    let written = Arc::new(AtomicU64::new(0));
-    let io = TokioIo::new(upgraded);
-    let io = Counted { io, written: Arc::clone(&written), metrics, meter: None };
-    let bounds = (shared::MESSAGE_BYTES, limits::SOCKET_BACKLOG_BYTES);
-    (websocket(io, bounds, limits::SOCKET_BUFFER_BYTES).await, written)
-}
+/// The messages of the native protocol.
+pub(super) const NATIVE: Scale = Scale { largest: shared::MESSAGE_BYTES, times: 3 };
 
-/// The same for messages of automerge-repo, which may be large: `meter` makes the few that are
-/// wait for their room.
-pub(crate) async fn open_metered(
+/// The messages of automerge-repo, which may be large: as one came, and its changes.
+pub(crate) const REPO: Scale = Scale { largest: shared::REPO_MESSAGE_BYTES, times: 2 };
+
+/// Puts a WebSocket over a connection that HTTP gave up, for messages of the native protocol.
+pub(super) async fn open(
     upgraded: Upgraded,
     metrics: Arc<Metrics>,
     meter: Arc<Meter>,
 ) -> (Socket, Arc<AtomicU64>) {
+    let bounds = (NATIVE.largest, limits::SOCKET_BACKLOG_BYTES);
+    over(upgraded, metrics, meter, bounds, limits::SOCKET_BUFFER_BYTES).await
+}
+
+/// The same for messages of automerge-repo.
+pub(crate) async fn open_repo(
+    upgraded: Upgraded,
+    metrics: Arc<Metrics>,
+    meter: Arc<Meter>,
+) -> (Socket, Arc<AtomicU64>) {
+    let bounds = (REPO.largest, limits::REPO_BACKLOG_BYTES);
+    over(upgraded, metrics, meter, bounds, limits::REPO_BUFFER_BYTES).await
+}
+
+async fn over(
+    upgraded: Upgraded,
+    metrics: Arc<Metrics>,
+    meter: Arc<Meter>,
+    bounds: (usize, usize),
+    buffer: usize,
+) -> (Socket, Arc<AtomicU64>) {
     let written = Arc::new(AtomicU64::new(0));
-    let metered = Metered { meter, reserving: None };
-    let io = TokioIo::new(upgraded);
-    let io = Counted { io, written: Arc::clone(&written), metrics, meter: Some(metered) };
-    let bounds = (shared::REPO_MESSAGE_BYTES, limits::REPO_BACKLOG_BYTES);
-    (websocket(io, bounds, limits::REPO_BUFFER_BYTES).await, written)
+    let (io, metered) = (TokioIo::new(upgraded), Metered::new(meter));
+    let io = Counted { io, written: Arc::clone(&written), metrics, metered };
+    (websocket(io, bounds, buffer).await, written)
 }
 
 async fn websocket(io: Counted, (message, backlog): (usize, usize), buffer: usize) -> Socket {
@@ -82,7 +97,7 @@ pub(crate) struct Counted {
     /// Bytes that the system has taken: how a slow reader is told from one that does not read.
     written: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
-    meter: Option<Metered>,
+    metered: Metered,
 }
 
 impl AsyncRead for Counted {
@@ -91,16 +106,21 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(metered) = &mut self.meter {
-            std::task::ready!(metered.poll_room(cx));
+        std::task::ready!(self.metered.poll_room(cx));
+        // The socket takes no more pongs. The WebSocket tries to write them before each read, and so
+        // is woken when it does.
+        if self.metered.meter.owes_much() {
+            return Poll::Pending;
         }
-        let before = buf.filled().len();
-        let poll = Pin::new(&mut self.io).poll_read(cx, buf);
-        let count = buf.filled().len() - before;
+        // Not more than what needs no memory of its own: behind a large message's header its
+        // payload waits for its memory.
+        let most = buf.remaining().min(self.metered.meter.readable());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+        let poll = Pin::new(&mut self.io).poll_read(cx, &mut part);
+        self.metered.meter.came(part.filled());
+        let count = part.filled().len();
+        buf.advance(count);
         self.metrics.bytes_in.inc_by(count as u64);
-        if let Some(metered) = &self.meter {
-            metered.meter.came(count);
-        }
         poll
     }
 }
@@ -120,7 +140,12 @@ impl AsyncWrite for Counted {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let poll = Pin::new(&mut self.io).poll_flush(cx);
+        if matches!(poll, Poll::Ready(Ok(()))) {
+            // The WebSocket flushes once it has handed over all that it had.
+            self.metered.meter.flushed();
+        }
+        poll
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

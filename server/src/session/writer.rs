@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::SinkExt;
 use landfall_protocol::Offset;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 use super::socket::Sink;
 use crate::hub::Feed;
 use crate::limits;
+use crate::memory::Grant;
 use crate::metrics::Metrics;
 
 /// What the writer is given.
@@ -26,11 +27,18 @@ pub(crate) enum Outgoing {
     /// A message of frames.
     Frames(Vec<u8>),
     /// A message that takes up room until it is written.
-    Held(Vec<u8>, OwnedSemaphorePermit),
+    Held(Vec<u8>, Grant),
     /// A WebSocket ping.
     Ping,
     /// A page of entries of a feed, up to this offset.
-    Page { message: Vec<u8>, entries: usize, feed: Arc<Feed>, up_to: Offset },
+    Page {
+        message: Vec<u8>,
+        entries: usize,
+        feed: Arc<Feed>,
+        up_to: Offset,
+        /// Its memory, if it took any.
+        room: Option<Grant>,
+    },
     /// The WebSocket's own close, the last message.
     Close(u16, String),
 }
@@ -82,28 +90,22 @@ async fn run(
     watch: Watch,
 ) -> (WriteEnd, Sink) {
     while let Some(next) = outgoing.recv().await {
-        let (message, page) = match next {
-            Outgoing::Frames(bytes) => (Message::Binary(bytes.into()), None),
-            Outgoing::Held(bytes, room) => {
-                let written = write_held(&mut sink, Message::Binary(bytes.into()), &watch).await;
-                drop(room);
-                match written {
-                    Ok(()) => continue,
-                    Err(end) => return (end, sink),
-                }
-            }
-            Outgoing::Ping => (Message::Ping(Bytes::new()), None),
-            Outgoing::Page { message, entries, feed, up_to } => {
-                (Message::Binary(message.into()), Some((entries, feed, up_to)))
+        let (message, room, page) = match next {
+            Outgoing::Frames(bytes) => (Message::Binary(bytes.into()), None, None),
+            Outgoing::Held(bytes, room) => (Message::Binary(bytes.into()), Some(room), None),
+            Outgoing::Ping => (Message::Ping(Bytes::new()), None, None),
+            Outgoing::Page { message, entries, feed, up_to, room } => {
+                (Message::Binary(message.into()), room, Some((entries, feed, up_to)))
             }
             Outgoing::Close(code, reason) => {
                 let close = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
-                (Message::Close(Some(close)), None)
+                (Message::Close(Some(close)), None, None)
             }
         };
-        if let Err(end) = write(&mut sink, message, &watch).await {
+        if let Err(end) = write(&mut sink, message, &watch, room.as_ref()).await {
             return (end, sink);
         }
+        drop(room);
         if let Some((entries, feed, up_to)) = page {
             watch.metrics.entries_out.inc_by(entries as u64);
             // Only of those that are live: how long others waited is their own affair.
@@ -115,25 +117,15 @@ async fn run(
     (WriteEnd::Finished, sink)
 }
 
-/// Writes a message for whose room others wait: not slower than the slowest link, nor for ever.
-async fn write_held(sink: &mut Sink, message: Message, watch: &Watch) -> Result<(), WriteEnd> {
-    let least = (limits::SLOWEST_LINK * watch.stall.as_secs_f64()) as u64;
-    let written = write_at(sink, message, watch, least);
-    timeout(limits::REPO_LARGE_TIME, written).await.unwrap_or(Err(WriteEnd::Stalled))
-}
-
-/// Writes one message, for as long as bytes go out at all.
-async fn write(sink: &mut Sink, message: Message, watch: &Watch) -> Result<(), WriteEnd> {
-    write_at(sink, message, watch, 1).await
-}
-
-/// Writes one message, for as long as so many bytes go out in each time of a stall.
-async fn write_at(
+/// Writes one message, for as long as bytes go out at all; while others wait for its memory, for as
+/// long as they go out as fast as over the slowest link.
+async fn write(
     sink: &mut Sink,
     message: Message,
     watch: &Watch,
-    least: u64,
+    room: Option<&Grant>,
 ) -> Result<(), WriteEnd> {
+    let slowest = (limits::SLOWEST_LINK * watch.stall.as_secs_f64()) as u64;
     let mut sending = std::pin::pin!(sink.send(message));
     let mut before = watch.written.load(Ordering::Relaxed);
     loop {
@@ -145,6 +137,7 @@ async fn write_at(
             }
             Err(_) => {
                 let now = watch.written.load(Ordering::Relaxed);
+                let least = if room.is_some_and(Grant::is_wanted) { slowest } else { 1 };
                 if now - before < least {
                     return Err(WriteEnd::Stalled);
                 }

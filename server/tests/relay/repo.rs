@@ -482,17 +482,17 @@ async fn heads_in_a_storage_are_told_to_whoever_wants_to_hear() {
 }
 
 #[tokio::test]
-async fn large_messages_wait_for_their_places_and_small_ones_do_not() {
-    use landfall_relay::limits::REPO_LARGE_MESSAGES;
+async fn large_messages_wait_for_their_memory_and_small_ones_do_not() {
     use tokio::io::AsyncWriteExt;
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    // A masked binary frame of 8 MiB, of which half comes, from as many as there are places.
-    let mut head = vec![0x82, 0xff];
-    head.extend((8u64 << 20).to_be_bytes());
-    head.extend([0; 4]);
+    // Masked binary frames of which a part comes. With what is made of them they take all that
+    // messages may have.
     let mut slow = Vec::new();
-    for number in 0..REPO_LARGE_MESSAGES {
+    for (number, mebibytes) in [35u64, 60].into_iter().enumerate() {
+        let mut head = vec![0x82, 0xff];
+        head.extend((mebibytes << 20).to_be_bytes());
+        head.extend([0; 4]);
         let mut client = RepoClient::join(&relay, "/", &format!("slow {number}")).await;
         let stream = client.socket.get_mut();
         soon(stream.write_all(&head)).await.unwrap();
@@ -512,7 +512,7 @@ async fn large_messages_wait_for_their_places_and_small_ones_do_not() {
     let mut bob = RepoClient::join(&relay, "/", "bob").await;
     bob.send(&mut small).await;
     bob.settle(&mut small).await;
-    assert!(alice.is_quiet().await, "there was a place for her");
+    assert!(alice.is_quiet().await, "there was memory for her");
     drop(slow.pop());
     alice.settle(&mut hers).await;
     relay.stop().await.unwrap();

@@ -22,6 +22,7 @@ fn parts(store: Arc<dyn LogStore>, rooms: &Arc<Rooms>) -> Parts {
         health: Arc::default(),
         metrics,
         ring_bytes: 1_000,
+        rings: crate::hub::Rings::new(crate::memory::Memory::new(0)),
         epoch: Epoch::from_bytes([7; 16]),
     }
 }
@@ -45,7 +46,7 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
     let (events, mut answers) = mpsc::channel(4);
     let mailbox = Mailbox { events, overflow: Arc::default(), grown: Arc::default() };
     assert!(hub.join(SESSION, space.clone(), mailbox).await);
-    let bytes = hub.reserve(1).await.unwrap();
+    let bytes = super::room(1);
     assert!(hub.push(space.clone(), deletion(1), bytes).await);
     let Some(Event::Answered(answer)) = answers.recv().await else { panic!("no answer") };
     assert_eq!((answer.push, answer.count), (1, 1));
@@ -55,7 +56,7 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
     assert_eq!((commit.entries[0].entry.document, &commit.space), (DOCUMENT, &space));
     // Nobody is answered once it has left; the mailbox goes with it.
     hub.leave(SESSION);
-    let bytes = hub.reserve(1).await.unwrap();
+    let bytes = super::room(1);
     assert!(hub.push(space, deletion(2), bytes).await);
     assert!(answers.recv().await.is_none());
     hub.shutdown();

@@ -1,0 +1,313 @@
+//! The relay's memory budget: what sessions may make it keep, in total and each.
+//!
+//! A reservation has a class (what it is for) and an account (whose it is). It is granted when its
+//! class, the account and the whole budget have room. Of the accounts that wait, the one that holds
+//! least is served first, so a peer that sends much waits for those that send little. Reservations
+//! up to [`limits::SMALL_RESERVATION`] have a lane that large ones never fill.
+//!
+//! A holder never waits for a second reservation: what is made of a message is split off the
+//! message's own ([`Grant::split`]). So each holder comes to its end without others, and all
+//! waiting ends. Caches give way: [`Memory::cache_room`] says how much they may keep, and falls
+//! while reservations wait.
+
+mod ledger;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::limits;
+use crate::metrics::Metrics;
+use ledger::{Ledger, is_small};
+
+/// What memory is reserved for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Class {
+    /// A message that arrives, with what it is decoded to.
+    Intake,
+    /// Pushes, from their message to their answer.
+    Push,
+    /// Snapshots and whole documents that clients bring, until they are merged.
+    Upload,
+    /// Messages for peers, from the read of the store until they are written.
+    Answer,
+    /// What a session makes the relay remember for as long as it lasts.
+    State,
+}
+
+impl Class {
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Intake, Self::Push, Self::Upload, Self::Answer, Self::State];
+
+    /// Its name in the metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Intake => "intake",
+            Self::Push => "push",
+            Self::Upload => "upload",
+            Self::Answer => "answer",
+            Self::State => "state",
+        }
+    }
+
+    /// How much of the budget the class may take. Together they are more than the whole: not all
+    /// are busy at a time.
+    fn sixteenths(self) -> usize {
+        limits::MEMORY_SIXTEENTHS[self as usize]
+    }
+}
+
+/// Whose memory it is. Sessions with one key share one account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum ShareKey {
+    /// One connection's.
+    Session(u64),
+}
+
+struct State {
+    ledger: Ledger,
+    /// Where those who wait are told.
+    waiters: HashMap<u64, oneshot::Sender<Grant>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Told when reservations wait for what caches hold.
+    pressed: Notify,
+}
+
+/// The budget of one relay. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Memory {
+    shared: Arc<Shared>,
+}
+
+impl Memory {
+    /// A budget of so many bytes; at least [`limits::LEAST_MEMORY`].
+    pub(crate) fn new(bytes: usize) -> Self {
+        let ledger = Ledger::new(bytes.max(limits::LEAST_MEMORY));
+        let state = Mutex::new(State { ledger, waiters: HashMap::new() });
+        Self { shared: Arc::new(Shared { state, pressed: Notify::new() }) }
+    }
+
+    /// The account of a key.
+    pub(crate) fn account(&self, key: ShareKey) -> Account {
+        Account { shared: Arc::clone(&self.shared), key }
+    }
+
+    /// Bytes of the whole budget.
+    pub(crate) fn limit(&self) -> usize {
+        self.shared.state.lock().ledger.limit()
+    }
+
+    /// Bytes that a class holds.
+    pub(crate) fn used(&self, class: Class) -> usize {
+        self.shared.state.lock().ledger.used(class)
+    }
+
+    /// Bytes that caches hold.
+    pub(crate) fn cached(&self) -> usize {
+        self.shared.state.lock().ledger.caches()
+    }
+
+    /// Reservations that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.shared.state.lock().ledger.waiting()
+    }
+
+    /// Bytes that all caches together may hold now.
+    pub(crate) fn cache_room(&self) -> usize {
+        self.shared.state.lock().ledger.cache_room()
+    }
+
+    /// A cache holds `after` where it held `before`.
+    pub(crate) fn set_cached(&self, before: usize, after: usize) {
+        self.shared.serve(|ledger| ledger.set_cached(before, after));
+    }
+
+    /// Waits until caches hold what a reservation waits for.
+    pub(crate) async fn pressed(&self) {
+        self.shared.pressed.notified().await;
+    }
+}
+
+impl Memory {
+    /// Brings the metrics up to date.
+    pub(crate) fn show(&self, metrics: &Metrics) {
+        let set = |class, bytes: usize| {
+            metrics.memory.get_or_create(&[("class", class)]).set(bytes as i64);
+        };
+        Class::ALL.iter().for_each(|class| set(class.name(), self.used(*class)));
+        set("caches", self.cached());
+        metrics.in_flight_bytes.set(self.used(Class::Push) as i64);
+        metrics.ring_bytes.set(self.cached() as i64);
+        metrics.memory_limit.set(self.limit() as i64);
+        metrics.memory_waiting.set(self.waiting() as i64);
+    }
+}
+
+impl Shared {
+    /// Changes the ledger, then serves whoever can be served.
+    fn serve(self: &Arc<Self>, change: impl FnOnce(&mut Ledger)) {
+        let mut served = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            change(&mut state.ledger);
+            while let Some((key, waiting)) = state.ledger.next() {
+                let grant = self.book(&mut state.ledger, key, waiting.class, waiting.bytes);
+                served.push((state.waiters.remove(&waiting.ticket), grant));
+            }
+            if state.ledger.waiting() > 0 && state.ledger.caches() > 0 {
+                self.pressed.notify_one();
+            }
+        }
+        for (tell, grant) in served {
+            // One that waits no more gives it back: `grant` is dropped with the lock released.
+            if let Some(Err(unwanted)) = tell.map(|tell| tell.send(grant)) {
+                drop(unwanted);
+            }
+        }
+    }
+
+    fn book(
+        self: &Arc<Self>,
+        ledger: &mut Ledger,
+        key: ShareKey,
+        class: Class,
+        bytes: usize,
+    ) -> Grant {
+        let small = is_small(bytes);
+        ledger.book(key, class, bytes, small);
+        Grant { shared: Arc::clone(self), key, class, bytes, small }
+    }
+}
+
+/// Whose memory is reserved. Clones are the same account.
+#[derive(Clone)]
+pub(crate) struct Account {
+    shared: Arc<Shared>,
+    key: ShareKey,
+}
+
+impl Account {
+    /// Waits for its turn and for room. Dropped, it waits no more. What is more than the whole budget
+    /// has waits for the whole budget.
+    pub(crate) async fn reserve(&self, class: Class, bytes: usize) -> Grant {
+        let mut waits = {
+            let mut state = self.shared.state.lock();
+            let state = &mut *state;
+            let bytes = bytes.min(state.ledger.largest());
+            if state.ledger.is_free(self.key, class, bytes) {
+                return self.shared.book(&mut state.ledger, self.key, class, bytes);
+            }
+            let ticket = state.ledger.wait(self.key, class, bytes);
+            let (tell, told) = oneshot::channel();
+            state.waiters.insert(ticket, tell);
+            if state.ledger.caches() > 0 {
+                self.shared.pressed.notify_one();
+            }
+            Waits { account: self, ticket, told }
+        };
+        match (&mut waits.told).await {
+            Ok(grant) => grant,
+            // It never comes: the sender is kept until it is used.
+            Err(_) => self.take(class, bytes),
+        }
+    }
+
+    /// A reservation if there is room at once.
+    pub(crate) fn try_reserve(&self, class: Class, bytes: usize) -> Option<Grant> {
+        let mut state = self.shared.state.lock();
+        let free = state.ledger.is_free(self.key, class, bytes);
+        free.then(|| self.shared.book(&mut state.ledger, self.key, class, bytes))
+    }
+
+    /// Whether anybody waits for memory.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.shared.state.lock().ledger.is_wanted()
+    }
+
+    /// Books what is there already, whether there was room or not: others wait the longer for it.
+    pub(crate) fn take(&self, class: Class, bytes: usize) -> Grant {
+        self.shared.book(&mut self.shared.state.lock().ledger, self.key, class, bytes)
+    }
+}
+
+/// A place in the queue, given up when it is dropped.
+struct Waits<'a> {
+    account: &'a Account,
+    ticket: u64,
+    told: oneshot::Receiver<Grant>,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let (key, ticket) = (self.account.key, self.ticket);
+        self.account.shared.state.lock().waiters.remove(&ticket);
+        self.account.shared.serve(|ledger| {
+            // Served meanwhile, it gives its memory back by itself.
+            let _ = ledger.give_up(key, ticket);
+        });
+    }
+}
+
+/// Memory that is reserved, until it is dropped.
+pub(crate) struct Grant {
+    shared: Arc<Shared>,
+    key: ShareKey,
+    class: Class,
+    bytes: usize,
+    small: bool,
+}
+
+impl Grant {
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether anybody waits for memory.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.shared.state.lock().ledger.is_wanted()
+    }
+
+    /// Keeps no more than so many bytes.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        if less > 0 {
+            let (key, class, small) = (self.key, self.class, self.small);
+            self.bytes -= less;
+            self.shared.serve(|ledger| ledger.release(key, class, less, small));
+        }
+    }
+
+    /// Moves so many of its bytes, or what it has, to a reservation of their own and of this class.
+    pub(crate) fn split(&mut self, class: Class, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        let (key, small) = (self.key, self.small);
+        let mut state = self.shared.state.lock();
+        state.ledger.release(key, self.class, bytes, small);
+        state.ledger.book(key, class, bytes, small);
+        Self { shared: Arc::clone(&self.shared), key, class, bytes, small }
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        let (key, class, bytes, small) = (self.key, self.class, self.bytes, self.small);
+        self.shared.serve(|ledger| ledger.release(key, class, bytes, small));
+    }
+}
+
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Grant({} bytes of {})", self.bytes, self.class.name())
+    }
+}

@@ -1,0 +1,177 @@
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use super::*;
+
+const MIB: usize = 1024 * 1024;
+
+fn memory() -> Memory {
+    Memory::new(256 * MIB)
+}
+
+fn session(memory: &Memory, number: u64) -> Account {
+    memory.account(ShareKey::Session(number))
+}
+
+/// What a future gives that is polled once.
+fn poll<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn the_account_that_holds_least_is_served_first() {
+    let memory = memory();
+    let (greedy, modest) = (session(&memory, 1), session(&memory, 2));
+    let first = greedy.try_reserve(Class::Push, 60 * MIB).unwrap();
+    let other = session(&memory, 3).try_reserve(Class::Push, 60 * MIB).unwrap();
+    let mut more = pin!(greedy.reserve(Class::Push, 4 * MIB));
+    let mut own = pin!(modest.reserve(Class::Push, 40 * MIB));
+    let mut late = pin!(modest.reserve(Class::Push, 4 * MIB));
+    assert!(poll(more.as_mut()).is_none() || memory.used(Class::Push) <= 128 * MIB);
+    assert!(poll(own.as_mut()).is_none() && poll(late.as_mut()).is_none());
+    drop(other);
+    assert!(poll(own.as_mut()).is_some(), "the one that holds nothing is served");
+    drop(first);
+}
+
+#[test]
+fn large_reservations_leave_the_lane_of_small_ones_free() {
+    let memory = memory();
+    let held: Vec<Grant> = [Class::Intake, Class::Upload, Class::Answer, Class::Push]
+        .into_iter()
+        .zip(1..)
+        .filter_map(|(class, number)| session(&memory, number).try_reserve(class, 64 * MIB))
+        .collect();
+    assert_eq!(held.len(), 3, "a fourth would fill the lane");
+    let nine = session(&memory, 9);
+    let mut waits = pin!(nine.reserve(Class::Push, 64 * MIB));
+    assert!(poll(waits.as_mut()).is_none());
+    // While a large one gathers its room, small ones have their lane, and no more than it.
+    let mut small = Vec::new();
+    while let Some(grant) = session(&memory, 100 + small.len() as u64)
+        .try_reserve(Class::Push, limits::SMALL_RESERVATION)
+    {
+        small.push(grant);
+        assert!(small.len() < 1_000);
+    }
+    assert_eq!(small.len() * limits::SMALL_RESERVATION, 16 * MIB);
+    drop(held);
+    assert!(poll(waits.as_mut()).is_some());
+}
+
+#[test]
+fn one_account_never_holds_a_whole_class() {
+    let memory = memory();
+    let greedy = session(&memory, 1);
+    let mut held = Vec::new();
+    while let Some(grant) = greedy.try_reserve(Class::Push, MIB) {
+        held.push(grant);
+        assert!(held.len() < 1_000);
+    }
+    assert_eq!(held.len(), 64, "half of what the class has");
+    assert!(session(&memory, 2).try_reserve(Class::Push, 60 * MIB).is_some());
+}
+
+#[test]
+fn whoever_gives_up_waiting_leaves_nothing_behind() {
+    let memory = memory();
+    let (one, two) = (session(&memory, 1), session(&memory, 2));
+    let held = one.try_reserve(Class::Upload, 120 * MIB).unwrap();
+    {
+        let mut waits = pin!(two.reserve(Class::Upload, 64 * MIB));
+        assert!(poll(waits.as_mut()).is_none());
+        assert_eq!(memory.waiting(), 1);
+        // Served, and dropped before it looks.
+        drop(held);
+        assert_eq!((memory.waiting(), memory.used(Class::Upload)), (0, 64 * MIB));
+    }
+    assert_eq!(memory.used(Class::Upload), 0);
+    let held = one.try_reserve(Class::Upload, 120 * MIB).unwrap();
+    {
+        let mut waits = pin!(two.reserve(Class::Upload, 64 * MIB));
+        assert!(poll(waits.as_mut()).is_none());
+    }
+    assert_eq!(memory.waiting(), 0);
+    drop(held);
+    assert_eq!(memory.used(Class::Upload), 0);
+    assert!(memory.shared.state.lock().waiters.is_empty());
+}
+
+#[test]
+fn caches_give_way_to_reservations() {
+    let memory = memory();
+    let room = memory.cache_room();
+    assert_eq!(room, 64 * MIB);
+    memory.set_cached(0, room);
+    let one = session(&memory, 1);
+    let held = one.try_reserve(Class::Intake, 150 * MIB).unwrap();
+    let two = session(&memory, 2);
+    let mut waits = pin!(two.reserve(Class::Answer, 60 * MIB));
+    assert!(poll(waits.as_mut()).is_none());
+    assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are told");
+    let less = memory.cache_room();
+    assert_eq!(less, 46 * MIB);
+    memory.set_cached(room, less - 16 * MIB);
+    assert!(poll(waits.as_mut()).is_some());
+    drop(held);
+}
+
+#[test]
+fn parts_of_a_grant_are_counted_once() {
+    let memory = memory();
+    let mut message = session(&memory, 1).try_reserve(Class::Intake, 12 * MIB).unwrap();
+    let push = message.split(Class::Push, 4 * MIB);
+    assert_eq!((message.bytes(), push.bytes()), (8 * MIB, 4 * MIB));
+    assert_eq!((memory.used(Class::Intake), memory.used(Class::Push)), (8 * MIB, 4 * MIB));
+    message.shrink_to(MIB);
+    assert_eq!(memory.used(Class::Intake), MIB);
+    let rest = message.split(Class::Upload, 2 * MIB);
+    assert_eq!((message.bytes(), rest.bytes()), (0, MIB));
+    drop((message, push, rest));
+    let all: usize = Class::ALL.map(|class| memory.used(class)).iter().sum();
+    assert_eq!(all, 0);
+    assert!(memory.shared.state.lock().ledger.is_settled());
+}
+
+/// Whatever is asked for, in whatever order it is given back: the budget holds, everybody who waits
+/// is served in the end, and nothing is left.
+#[test]
+fn every_waiter_is_served_and_the_budget_holds() {
+    use proptest::prelude::*;
+    let requests = proptest::collection::vec((0_u64..20, 0_usize..5, 0_usize..70 * MIB), 1..200);
+    proptest!(|(requests in requests, order in any::<u64>())| {
+        let memory = memory();
+        let mut waiting: Vec<std::pin::Pin<Box<dyn Future<Output = Grant>>>> = Vec::new();
+        let mut held = Vec::new();
+        let mut served = 0;
+        let count = requests.len();
+        for (number, class, bytes) in requests {
+            let account = session(&memory, number);
+            waiting.push(Box::pin(async move {
+                account.reserve(Class::ALL[class], bytes).await
+            }));
+        }
+        let mut turn = order;
+        while served < count {
+            let before = served;
+            waiting.retain_mut(|waits| match poll(waits.as_mut()) {
+                Some(grant) => { held.push(grant); served += 1; false }
+                None => true,
+            });
+            let all: usize = Class::ALL.map(|class| memory.used(class)).iter().sum();
+            prop_assert!(all <= memory.limit());
+            turn = turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            if !held.is_empty() {
+                held.swap_remove((turn >> 33) as usize % held.len());
+            } else {
+                prop_assert!(served > before, "all wait and nobody holds anything");
+            }
+        }
+        held.clear();
+        prop_assert!(memory.shared.state.lock().ledger.is_settled());
+    });
+}

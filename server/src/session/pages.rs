@@ -1,0 +1,62 @@
+//! Reads of the store for one peer, each within memory that is reserved before it.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::Shared;
+use crate::limits;
+use crate::memory::{Account, Class, Grant};
+use crate::store::{LogStore, StoreError};
+
+/// The way to the store of one session.
+#[derive(Clone)]
+pub(super) struct Pages {
+    store: Arc<dyn LogStore>,
+    /// Bounds, for the whole relay, how many pages are read at a time.
+    page_reads: Arc<Semaphore>,
+    account: Account,
+}
+
+impl Pages {
+    pub(super) fn new(shared: &Shared, account: Account) -> Self {
+        let (store, page_reads) = (Arc::clone(&shared.store), Arc::clone(&shared.page_reads));
+        Self { store, page_reads, account }
+    }
+
+    /// Reads, off the session's own task, once there is memory for what a piece usually takes. What
+    /// turns out larger is let go, and read again once there is memory for it. `bytes` tells the
+    /// bytes of what is sent of it.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl Fn(&dyn LogStore) -> Result<T, StoreError> + Send + Sync + 'static,
+        bytes: fn(&T) -> usize,
+    ) -> Result<(T, Grant), StoreError> {
+        let read = Arc::new(read);
+        let mut room = self.account.reserve(Class::Answer, limits::ANSWER_BYTES).await;
+        loop {
+            // Closed never; without a turn the read is only less polite.
+            let turn = Arc::clone(&self.page_reads).acquire_owned().await;
+            let (store, read) = (Arc::clone(&self.store), Arc::clone(&read));
+            let read = tokio::task::spawn_blocking(move || {
+                let read = read(&*store);
+                drop(turn);
+                read
+            });
+            let found = read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))?;
+            // As it is, and in the socket's buffer.
+            let needs = 2 * bytes(&found);
+            if needs <= room.bytes() || room.bytes() > limits::ANSWER_BYTES {
+                room.shrink_to(needs);
+                return Ok((found, room));
+            }
+            drop((found, room));
+            room = self.account.reserve(Class::Answer, needs.max(limits::ANSWER_BYTES + 1)).await;
+        }
+    }
+
+    /// Memory for something that is there already, if there is any.
+    pub(super) fn room(&self, bytes: usize) -> Option<Grant> {
+        self.account.try_reserve(Class::Answer, 2 * bytes)
+    }
+}

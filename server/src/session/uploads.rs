@@ -1,0 +1,132 @@
+//! The snapshots that one session offers: each waits for its memory, then its client is asked for
+//! its parts. One offer waits at a time; the session's other frames go on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use landfall_protocol::SpaceName;
+use landfall_protocol::session::Offered;
+use tokio::time::timeout;
+
+use crate::limits;
+use crate::memory::{Account, Class, Grant};
+use crate::offers::{Offers, Sending, Took};
+
+/// What became of an offer that waited.
+pub(super) enum Room {
+    /// Its client is to send it from here.
+    From(u64, u64),
+    /// There was none in time.
+    None(u64),
+}
+
+/// What the offer is of, and its memory, or `None` if there was none in time.
+type Reserved = (SpaceName, Offered, Option<Grant>);
+
+/// A session's offers.
+pub(super) struct Uploads {
+    account: Account,
+    offers: Arc<Offers>,
+    waiting: VecDeque<(SpaceName, Offered)>,
+    reserving: Option<Pin<Box<dyn Future<Output = Reserved> + Send>>>,
+    /// Those whose parts come.
+    sending: BTreeMap<u64, (SpaceName, Offered, Sending)>,
+}
+
+impl Uploads {
+    pub(super) fn new(account: Account, offers: Arc<Offers>) -> Self {
+        let (waiting, sending) = Default::default();
+        Self { account, offers, waiting, reserving: None, sending }
+    }
+
+    /// An offer came; gives where its parts begin if part of it is there, or if there is room at
+    /// once.
+    pub(super) fn add(&mut self, space: SpaceName, offer: Offered) -> Option<u64> {
+        if let Some((from, sending)) = self.offers.resume(&space, &offer) {
+            self.sending.insert(offer.id, (space, offer, sending));
+            return Some(from);
+        }
+        self.waiting.push_back((space, offer));
+        self.begin();
+        None
+    }
+
+    fn begin(&mut self) {
+        if self.reserving.is_some() {
+            return;
+        }
+        let Some((space, offer)) = self.waiting.pop_front() else { return };
+        let (account, offers) = (self.account.clone(), Arc::clone(&self.offers));
+        self.reserving = Some(Box::pin(async move {
+            let bytes = offer.total as usize;
+            // What others left behind gives way first.
+            let mut room = account.try_reserve(Class::Upload, bytes);
+            while room.is_none() && offers.give_way() {
+                room = account.try_reserve(Class::Upload, bytes);
+            }
+            if room.is_none() {
+                let waits = account.reserve(Class::Upload, bytes);
+                room = timeout(limits::OFFER_WAIT, waits).await.ok();
+            }
+            (space, offer, room)
+        }));
+    }
+
+    /// Waits until an offer has its memory, or has waited for too long; for ever if none waits.
+    pub(super) async fn room(&mut self) -> Room {
+        let Some(reserving) = self.reserving.as_mut() else { return std::future::pending().await };
+        let (space, offer, room) = reserving.await;
+        self.reserving = None;
+        self.begin();
+        let id = offer.id;
+        match room {
+            Some(room) => {
+                let (from, sending) = self.offers.begin(&space, &offer, room);
+                self.sending.insert(id, (space, offer, sending));
+                Room::From(id, from)
+            }
+            None => Room::None(id),
+        }
+    }
+
+    /// A part came.
+    pub(super) fn part(
+        &mut self,
+        space: &SpaceName,
+        offer: &Offered,
+        from: u64,
+        bytes: &[u8],
+    ) -> Took {
+        let took = self.offers.add(space, offer, from, bytes);
+        if matches!(took, Took::Whole(_) | Took::Gone) {
+            self.sending.remove(&offer.id);
+        }
+        took
+    }
+
+    /// Lets go of those of which the session's machine knows no more.
+    pub(super) fn retain(&mut self, is_known: impl Fn(u64) -> bool) {
+        self.sending.retain(|id, _| is_known(*id));
+        self.waiting.retain(|(_, offer)| is_known(offer.id));
+    }
+
+    /// The offers whose parts come too slowly for the memory that they hold, while others wait for
+    /// it. `reads`: it is not us who hold them back.
+    pub(super) fn overdue(&mut self, reads: bool) -> Vec<u64> {
+        let wanted = self.account.is_wanted();
+        let overdue = self
+            .sending
+            .iter()
+            .filter(|(_, (space, offer, _))| self.offers.is_overdue(space, offer, reads) && wanted);
+        let ids: Vec<u64> = overdue.map(|(id, _)| *id).collect();
+        ids.iter().for_each(|id| drop(self.sending.remove(id)));
+        ids
+    }
+
+    /// Whether one is under way, so that [`Uploads::overdue`] is to be asked now and then.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.sending.is_empty()
+    }
+}
