@@ -363,6 +363,14 @@ pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait before a link connects again.
 pub const RECONNECT_MOST: Duration = Duration::from_secs(30);
 
+/// The least wait before changes are pushed again that a relay does not take now, whatever shorter wait
+/// the relay names; it doubles while the relay goes on so, up to [`RETRY_MOST`].
+pub const RETRY_LEAST: Duration = Duration::from_millis(250);
+
+/// How far the wait grows between pushes of the same changes. Shorter than [`RECONNECT_MOST`]: the
+/// relay is there, and a push costs it less than a connection.
+pub const RETRY_MOST: Duration = Duration::from_secs(10);
+
 /// How often the two ends compare what they hold, although nothing says that it should differ.
 pub const CHECK_EVERY: Duration = Duration::from_secs(600);
 
@@ -403,3 +411,5 @@ const _: () =
 const _: () = assert!(DOCUMENT_OPERATIONS + COUNTER_HOLE <= OPERATION_COUNTER / 16);
 const _: () = assert!(OPERATION_COUNTER + CHANGE_OPERATIONS < u32::MAX as u64);
 const _: () = assert!(PING_AFTER.as_millis() < DROP_AFTER.as_millis());
+const _: () = assert!(RETRY_LEAST.as_millis() < RETRY_MOST.as_millis());
+const _: () = assert!(RETRY_MOST.as_millis() <= RECONNECT_MOST.as_millis());

@@ -12,6 +12,8 @@
 mod client;
 #[path = "machines/costs.rs"]
 mod costs;
+#[path = "machines/delays.rs"]
+mod delays;
 #[path = "machines/disk.rs"]
 mod disk;
 #[path = "machines/ephemeral.rs"]

@@ -231,6 +231,8 @@ fn every_time_of_the_wire_is_in_the_page() {
         ("HANDSHAKE", limits::HANDSHAKE),
         ("RECONNECT_FIRST", limits::RECONNECT_FIRST),
         ("RECONNECT_MOST", limits::RECONNECT_MOST),
+        ("RETRY_LEAST", limits::RETRY_LEAST),
+        ("RETRY_MOST", limits::RETRY_MOST),
         ("RECENT_AGE", limits::RECENT_AGE),
         ("SNAPSHOT_GRACE", limits::SNAPSHOT_GRACE),
         ("REPO_REQUEST_WAIT", limits::REPO_REQUEST_WAIT),
