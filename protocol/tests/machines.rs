@@ -18,6 +18,8 @@ mod delays;
 mod disk;
 #[path = "machines/ephemeral.rs"]
 mod ephemeral;
+#[path = "machines/heads.rs"]
+mod heads;
 #[path = "machines/hostile.rs"]
 mod hostile;
 #[path = "machines/links.rs"]

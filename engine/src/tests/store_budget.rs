@@ -54,8 +54,9 @@ fn what_a_relay_holds_comes_in_beside_own_heads() {
     bench.append(id(1), &author.put("base", "1"));
     bench.meet(1);
     bench.acknowledge([1]);
-    let most = limits::DOCUMENT_HEADS as u32;
-    // One edit is made here, offline; the relay takes as many heads as a document may have.
+    let most = 3_000;
+    // One edit is made here, offline; the relay has many heads. How many does not matter: see the
+    // test of admission.
     bench.append(id(1), &branches(&author, 0, 1)[0]);
     let received = bench.receive(author.incomings(branches(&author, 1, most)));
     assert_eq!(received.aside, []);
@@ -93,11 +94,11 @@ fn what_a_relay_holds_comes_in_beside_own_operations() {
 }
 
 #[test]
-fn two_folded_histories_with_too_many_heads_together_are_both_kept() {
+fn two_folded_histories_with_many_heads_are_both_kept() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append(id(1), &author.put("base", "1"));
-    let each = limits::CHANGE_DEPENDENCIES as u32 / 2 + 100;
+    let each = 1_500;
     bench.append_all(id(1), &branches(&author, 0, each));
     assert_eq!(
         crate::compactor::compact(&bench.log, &FoldOptions::EVERYTHING).unwrap().documents,

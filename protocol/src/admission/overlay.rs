@@ -163,6 +163,11 @@ impl<H: History> History for Layered<'_, H> {
         Ok(size)
     }
 
+    fn heads(&self, document: &DocumentId) -> Result<u64, H::Error> {
+        let pending = self.overlay.pending.get(document).map_or(0, |pending| pending.size.heads);
+        Ok(self.stored.heads(document)?.saturating_add(pending))
+    }
+
     fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, H::Error> {
         match self.overlay.max_op.contains_key(&(*document, *hash)) {
             true => Ok(true),

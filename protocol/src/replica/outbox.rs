@@ -311,7 +311,10 @@ fn alone(local: Local, document: DocumentId, what: OutboxKind) -> Group {
             let weight = bytes.len();
             (Load::Root(ByteBuf::from(bytes)), weight)
         }
-        OutboxKind::Snapshot { hash, total, heads } => (Load::Snapshot { hash, total, heads }, 0),
+        OutboxKind::Snapshot { hash, total, heads } => {
+            let weight = heads.len() * limits::OFFERED_HEAD_WEIGHT;
+            (Load::Snapshot { hash, total, heads }, weight)
+        }
         OutboxKind::Tombstone => (Load::Tombstone, 0),
     };
     Group { document, locals: vec![local], load, bytes }
@@ -451,7 +454,7 @@ impl Replica {
             space: space.clone(),
             after: outbox.read_through,
             changes: limits::PUSH_CHANGES,
-            bytes: limits::PUSH_WINDOW_BYTES - outbox.window,
+            bytes: limits::PUSH_WINDOW_BYTES.saturating_sub(outbox.window),
         });
     }
 
