@@ -143,7 +143,8 @@ impl History for StoredHistory<'_> {
         let parts = parts(self.conn, document)?;
         let (bytes, changes, operations) = (parts.bytes(), parts.changes(), parts.operations);
         // Heads are counted in `heads`, for those who ask.
-        Ok(DocumentSize { bytes, changes, operations, heads: 0 })
+        let lasting_bytes = parts.folded_bytes + DocumentSize::lasting(parts.tail_bytes);
+        Ok(DocumentSize { bytes, lasting_bytes, changes, operations, heads: 0 })
     }
 
     fn heads(&self, document: &DocumentId) -> rusqlite::Result<u64> {

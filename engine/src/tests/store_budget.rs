@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use automerge::{ActorId, ROOT, transaction::Transactable};
+use automerge::{ActorId, ObjType, ROOT, transaction::Transactable};
 use landfall_protocol::admission::{CheckedChange, HistoryError, preflight};
 use landfall_protocol::{Code, Local, limits};
 use landfall_storage::{Durability, WriteError};
@@ -91,6 +91,33 @@ fn what_a_relay_holds_comes_in_beside_own_operations() {
     let [(document, excess)] = received.oversized[..] else { panic!("{:?}", received.oversized) };
     assert_eq!((document, excess.of), (id(1), DocumentLimit::Operations));
     assert!(excess.actual > limits::DOCUMENT_OPERATIONS && excess.limit < excess.actual);
+}
+
+/// A relay may have folded the document to next to nothing: what a short change adds is not paid for by
+/// the long ones that are here.
+#[test]
+fn a_change_that_a_relay_might_refuse_is_refused_where_it_is_made() {
+    let bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    let made = |author: &mut Author| {
+        preflight(author.doc.get_last_local_change().unwrap().raw_bytes()).unwrap()
+    };
+    let text = author.doc.transact(|tx| tx.put_object(ROOT, "text", ObjType::Text)).unwrap().result;
+    let begun = made(&mut author);
+    let long = "a".repeat(20_000);
+    author.doc.transact(|tx| tx.splice_text(&text, 0, 0, &long)).unwrap();
+    let pasted = made(&mut author);
+    assert!(pasted.bytes.len() > long.len(), "it pays for itself");
+    bench.append_all(id(1), &[begun, pasted]);
+    author.doc.transact(|tx| tx.splice_text(&text, 0, long.len() as isize, "")).unwrap();
+    let deleted = made(&mut author);
+    assert!(deleted.bytes.len() < 500 && deleted.stored_operations >= 20_000);
+    let free = limits::DOCUMENT_OPERATIONS_FREE / 4 * 3;
+    pretend(&bench, free - 10_000);
+    let refused = appended(&bench, &deleted).unwrap_err();
+    assert!(refused.to_string().contains("operations"), "{refused}");
+    pretend(&bench, free - 30_000);
+    appended(&bench, &deleted).unwrap();
 }
 
 #[test]

@@ -88,17 +88,12 @@ pub enum Origin {
 impl Origin {
     /// By how much a limit of one document is multiplied, and then divided, for what other
     /// replicas add meanwhile.
-    fn shared(self) -> (u64, u64) {
+    pub(super) fn shared(self) -> (u64, u64) {
         match self {
             Self::Local => (3, 4),
             Self::Pushed => (1, 1),
             Self::Received => (2, 1),
         }
-    }
-
-    /// As [`Origin::shared`], of limits that only follow from what the document has already.
-    fn own(self) -> u64 {
-        if self == Self::Received { 2 } else { 1 }
     }
 }
 
@@ -264,7 +259,7 @@ fn within_budget<H: History>(
 ) -> Result<Result<(), OverBudget>, H::Error> {
     let size = history.size(document)?;
     let (bytes, operations) = (change.bytes.len() as u64, change.stored_operations);
-    if let Err(over) = size.check_growth(bytes, operations, origin.shared(), origin.own()) {
+    if let Err(over) = size.check_growth(bytes, operations, origin) {
         return Ok(Err(over));
     }
     // What a relay has taken, or this store, must come in beside whatever is here: it would be asked

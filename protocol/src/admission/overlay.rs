@@ -156,6 +156,8 @@ impl<H: History> History for Layered<'_, H> {
         let mut size = self.stored.size(document)?;
         if let Some(pending) = self.overlay.pending.get(document) {
             size.bytes = size.bytes.saturating_add(pending.size.bytes);
+            let lasting = DocumentSize::lasting(pending.size.bytes);
+            size.lasting_bytes = size.lasting_bytes.saturating_add(lasting);
             size.changes = size.changes.saturating_add(pending.size.changes);
             size.operations = size.operations.saturating_add(pending.size.operations);
             size.heads = size.heads.saturating_add(pending.size.heads);

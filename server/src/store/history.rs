@@ -226,7 +226,8 @@ impl History for SpaceView<'_> {
             let folded_bytes = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes);
             let heads = found.document.heads.len() as u64;
             let (bytes, changes) = (tail_bytes + folded_bytes, tail_changes + folded_changes);
-            DocumentSize { bytes, changes, operations, heads }
+            let lasting_bytes = folded_bytes + DocumentSize::lasting(tail_bytes);
+            DocumentSize { bytes, lasting_bytes, changes, operations, heads }
         }))
     }
 
