@@ -96,12 +96,6 @@ fn headers_are_within_limits() {
     let many = |count| (0..count).map(hash).collect::<Vec<[u8; 32]>>();
     assert!(Draft { dependencies: many(32_768), ..put() }.check().is_ok());
     refused(Draft { dependencies: many(32_769), ..put() }, "Dependencies { limit: 32768");
-    // Its entry repeats the dependencies, so there is less room for the rest.
-    let message = vec![b'm'; limits::CHANGE_ENTRY_BYTES - 64 * 32_768];
-    assert!(
-        Draft { dependencies: many(32_000), message: message.clone(), ..put() }.check().is_ok()
-    );
-    refused(Draft { dependencies: many(32_768), message, ..put() }, "TooLarge");
     assert!(Draft { dependencies: vec![hash(2), hash(1)], ..put() }.check().is_ok());
     refused(Draft { dependencies: vec![hash(2), hash(1), hash(2)], ..put() }, "Duplicate");
 }
