@@ -25,7 +25,8 @@ pub struct Status {
     pub link: LinkStatus,
     /// The relay that was met last, now or in an earlier run; `None` if none ever was.
     pub upstream: Option<Upstream>,
-    /// Why the connection is not there, or was lost last.
+    /// Why the connection is not there, or was lost last; on a connection, why the relay does not
+    /// take some changes now (its disk is full, say), with its code. They are pushed again.
     pub last_error: Option<String>,
     /// Each space.
     pub spaces: BTreeMap<SpaceName, SpaceStatus>,

@@ -89,7 +89,7 @@ pub fn open(snapshot: Vec<u8>, limits: &FoldLimits) -> Result<Folded, FoldError>
 pub fn index_of(snapshot: &[u8]) -> Result<PackedIndex, FoldError> {
     let changes = contained(|| Ok(folded_changes(&load(snapshot, 0)?)))?;
     let index = PackedIndex::parse(PackedIndex::pack(&changes)?)?;
-    let (actual, limit) = (index.heads().len(), limits::CHANGE_DEPENDENCIES);
+    let (actual, limit) = (index.heads().len(), limits::DOCUMENT_HEADS);
     if actual > limit {
         return Err(FoldError::TooManyHeads { actual, limit });
     }
@@ -200,8 +200,8 @@ impl Saved {
         let snapshot = document.save_with_options(options);
         limits.check(snapshot.len())?;
         let (heads, changes) = (document.get_heads(), folded_changes(document));
-        if heads.len() > limits::CHANGE_DEPENDENCIES {
-            let (actual, limit) = (heads.len(), limits::CHANGE_DEPENDENCIES);
+        if heads.len() > limits::DOCUMENT_HEADS {
+            let (actual, limit) = (heads.len(), limits::DOCUMENT_HEADS);
             return Err(FoldError::TooManyHeads { actual, limit });
         }
         Ok(Self { snapshot, heads, changes })

@@ -26,6 +26,7 @@ pub mod digest;
 pub mod ephemeral;
 pub mod folded;
 pub mod frame;
+pub mod heads;
 pub mod ids;
 pub mod intervals;
 pub mod limits;

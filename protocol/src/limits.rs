@@ -22,8 +22,18 @@ pub const CHANGE_INFLATED_BYTES: usize = 32 * MIB;
 /// operation, so a long paste is honest.
 pub const CHANGE_OPERATIONS: u64 = 1 << 20;
 
-/// Dependencies of one change: concurrent heads that it merges.
-pub const CHANGE_DEPENDENCIES: usize = 1_000;
+/// Dependencies of one change: concurrent heads that it merges. automerge-repo's clients name all
+/// heads that they have in their next change. A change's entry repeats them, so a message holds
+/// them twice.
+pub const CHANGE_DEPENDENCIES: usize = 32_768;
+
+/// Bytes of one change and of the dependencies that its entry repeats, together: a change with more than
+/// 1,000 dependencies has fewer bytes than [`CHANGE_BYTES`].
+pub const CHANGE_ENTRY_BYTES: usize = CHANGE_BYTES + 32 * MERGED_HEADS;
+
+/// Heads that one change of an engine merges; before an edit of more, changes without operations
+/// merge them in a chain. Small frames, which any peer has room for.
+pub const MERGED_HEADS: usize = 1_000;
 
 /// Other actors that one change names.
 pub const CHANGE_OTHER_ACTORS: usize = 65_536;
@@ -65,9 +75,27 @@ pub const DOCUMENT_OPERATIONS_FREE: u64 = 2 * CHANGE_OPERATIONS;
 /// deflates to a third, logs to a twentieth; a deletion of all of it takes next to nothing.
 pub const DOCUMENT_OPERATIONS_PER_BYTE: u64 = 64;
 
-/// Concurrent heads of one document. A change merges up to [`CHANGE_DEPENDENCIES`] of them; all of
-/// them stand in a `Document` frame beside the largest change.
-pub const DOCUMENT_HEADS: usize = 2_048;
+/// Concurrent heads that changes which are made or pushed may bring a document to, and that a snapshot
+/// may have: 65,536 people who edit at the same time, without a connection. Each commit of such
+/// a document costs a relay 2 MiB of reads and writes, which bounds them; an honest document has one
+/// head for each author at most. What a relay has taken is never refused for its heads, and a
+/// change that merges heads is taken however many there are.
+pub const DOCUMENT_HEADS: usize = 65_536;
+
+/// Heads in one `Document` frame. More follow in further frames of the document.
+pub const HEADS_PAGE: usize = 32_768;
+
+/// Heads that a relay tells of one document, in all frames together: what an engine keeps of them. No
+/// document of two honest relays has more.
+pub const HEADS_TOLD: usize = 4 * DOCUMENT_HEADS;
+
+/// Heads of the snapshots that a session offers, together: 6 MiB at the relay. An engine counts
+/// each as [`OFFERED_HEAD_WEIGHT`] bytes of what it has in flight, and so offers no more.
+pub const SESSION_OFFERED_HEADS: usize = 196_608;
+
+/// Bytes for which an engine counts a head of an offered snapshot: more than the 32 that it has, since
+/// the relay keeps it until the snapshot is there.
+pub const OFFERED_HEAD_WEIGHT: usize = 128;
 
 /// Bytes to which the columns of a document chunk may inflate, together.
 pub const DOCUMENT_INFLATED_BYTES: usize = 256 * MIB;
@@ -220,6 +248,10 @@ pub const BRANCH_LEAVES: usize = 16;
 /// Documents in one `Fetch`.
 pub const FETCH_DOCUMENTS: usize = 64;
 
+/// Hashes of changes that a `Fetch` says to be there, of all its documents together: the heads of one
+/// document, and some of what they depend on.
+pub const FETCH_HASHES: usize = DOCUMENT_HEADS + 1_024;
+
 /// Questions for digests in a row whose answers lead to no document: the way from the root to a
 /// document has 32 steps, and a change that comes in between may make one step lead nowhere. A relay
 /// beyond it makes its digests up.
@@ -331,8 +363,9 @@ pub const REPO_ASKS: u8 = 4;
 /// again.
 pub const REPO_REFUSED: usize = 1_024;
 
-/// Hashes in a list of an automerge sync message: heads, needs, last common heads.
-pub const SYNC_HASHES: usize = 10_000;
+/// Hashes in a list of an automerge sync message: heads, needs, last common heads. Twice what a
+/// document may have, for a client that merged two relays' documents.
+pub const SYNC_HASHES: usize = 2 * DOCUMENT_HEADS;
 
 /// `have`s of an automerge sync message; automerge sends one.
 pub const SYNC_HAVES: usize = 8;
@@ -363,21 +396,35 @@ pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait before a link connects again.
 pub const RECONNECT_MOST: Duration = Duration::from_secs(30);
 
+/// The least wait before changes are pushed again that a relay does not take now, whatever shorter wait
+/// the relay names; it doubles while the relay goes on so, up to [`RETRY_MOST`].
+pub const RETRY_LEAST: Duration = Duration::from_millis(250);
+
+/// How far the wait grows between pushes of the same changes. Shorter than [`RECONNECT_MOST`]: the
+/// relay is there, and a push costs it less than a connection.
+pub const RETRY_MOST: Duration = Duration::from_secs(10);
+
 /// How often the two ends compare what they hold, although nothing says that it should differ.
 pub const CHECK_EVERY: Duration = Duration::from_secs(600);
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Bytes that an entry's header can have at most: its fixed fields, dependencies and author.
-pub const ENTRY_HEADER_BYTES: usize = 104 + 32 * CHANGE_DEPENDENCIES + AUTHOR_BYTES;
+/// Bytes that an entry's header can have at most without its dependencies: its fixed fields and author.
+pub const ENTRY_HEADER_BYTES: usize = 104 + AUTHOR_BYTES;
 
 // How the limits relate. A build that breaks one of these does not compile.
-const _: () = assert!(CHANGE_BYTES + ENTRY_HEADER_BYTES + 1024 <= MESSAGE_BYTES);
+const _: () = assert!(CHANGE_ENTRY_BYTES + ENTRY_HEADER_BYTES + 1024 <= MESSAGE_BYTES);
+const _: () = assert!(64 * CHANGE_DEPENDENCIES + MIB <= CHANGE_ENTRY_BYTES);
+const _: () = assert!(MERGED_HEADS <= CHANGE_DEPENDENCIES && CHANGE_DEPENDENCIES <= DOCUMENT_HEADS);
+const _: () = assert!(32 * HEADS_PAGE + 1024 <= MESSAGE_BYTES && DOCUMENT_HEADS <= HEADS_TOLD);
+const _: () =
+    assert!(WINDOWS_BYTES / OFFERED_HEAD_WEIGHT + DOCUMENT_HEADS <= SESSION_OFFERED_HEADS);
 const _: () = assert!(PUSH_TARGET_BYTES <= PUSH_WINDOW_BYTES && PUSH_WINDOW_BYTES <= STORING_BYTES);
 const _: () = assert!(CHANGE_BYTES <= PUSH_WINDOW_BYTES);
 const _: () = assert!(ENTRIES_TARGET_BYTES <= RING_BYTES && CHANGE_BYTES <= CHANGE_INFLATED_BYTES);
 const _: () = assert!(SNAPSHOT_INLINE_BYTES + ENTRY_HEADER_BYTES <= ENTRIES_TARGET_BYTES);
+const _: () = assert!(32 * DOCUMENT_HEADS + ENTRIES_TARGET_BYTES + 1024 <= MESSAGE_BYTES);
 const _: () = assert!(PART_BYTES <= SNAPSHOT_WINDOW_BYTES && PART_BYTES + 1024 <= MESSAGE_BYTES);
 const _: () = assert!(DOCUMENT_BYTES <= SNAPSHOT_BYTES as u64);
 const _: () = assert!(DOCUMENT_BYTES <= REPO_MESSAGE_BYTES as u64);
@@ -390,16 +437,16 @@ const _: () =
 const _: () = assert!(PUSH_WINDOW_BYTES <= WINDOWS_BYTES && OUTBOX_PAGES > 0);
 const _: () = assert!(PROBE.as_millis() < DROP_AFTER.as_millis() && FRUITLESS_QUESTIONS > 2 * 32);
 const _: () = assert!(FILTER_DOCUMENTS * 16 + 1024 <= MESSAGE_BYTES);
-const _: () = assert!(FETCH_DOCUMENTS * (32 * CHANGE_DEPENDENCIES + 64) <= MESSAGE_BYTES);
+const _: () = assert!(FETCH_DOCUMENTS * 64 + 32 * FETCH_HASHES <= MESSAGE_BYTES);
 const _: () = assert!(TOKEN_BYTES < 64 * KIB && SPACE_NAME_BYTES <= TEXT_BYTES);
 const _: () = assert!(DOCUMENT_OPERATIONS_FREE <= DOCUMENT_OPERATIONS);
 const _: () = assert!(DOCUMENT_CHANGES_FREE <= DOCUMENT_CHANGES);
 const _: () = assert!(SNAPSHOT_BYTES <= DOCUMENT_INFLATED_BYTES);
 // What is admitted can be told: in a sync message of automerge-repo, whose reader is ours too.
-const _: () = assert!(DOCUMENT_HEADS <= SYNC_HASHES && CHANGE_DEPENDENCIES <= DOCUMENT_HEADS);
-const _: () =
-    assert!(DOCUMENT_HEADS * 32 + CHANGE_BYTES + ENTRY_HEADER_BYTES + 1024 <= MESSAGE_BYTES);
+const _: () = assert!(DOCUMENT_HEADS <= SYNC_HASHES && 4 * 32 * SYNC_HASHES <= REPO_KEPT_BYTES);
 // An honest document never meets the limit of counters: its holes together stay below it.
 const _: () = assert!(DOCUMENT_OPERATIONS + COUNTER_HOLE <= OPERATION_COUNTER / 16);
 const _: () = assert!(OPERATION_COUNTER + CHANGE_OPERATIONS < u32::MAX as u64);
 const _: () = assert!(PING_AFTER.as_millis() < DROP_AFTER.as_millis());
+const _: () = assert!(RETRY_LEAST.as_millis() < RETRY_MOST.as_millis());
+const _: () = assert!(RETRY_MOST.as_millis() <= RECONNECT_MOST.as_millis());

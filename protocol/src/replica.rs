@@ -78,6 +78,14 @@ struct SpaceLink {
     speaks: bool,
 }
 
+/// A ping that must be answered soon, or the connection is taken for dead.
+#[derive(Debug)]
+struct Probe {
+    nonce: u64,
+    /// Something must be heard until then.
+    until: Moment,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Replica {
@@ -109,8 +117,9 @@ pub struct Replica {
     sources: Sources,
     heard: Moment,
     pinged: bool,
-    /// Something must be heard until then, or the connection is taken for dead.
-    probe_until: Option<Moment>,
+    /// Pings sent, over all connections: each has a nonce of its own.
+    pings: u64,
+    probe: Option<Probe>,
     effects: VecDeque<ReplicaEffect>,
 }
 
@@ -137,7 +146,8 @@ impl Replica {
             sources: Sources::default(),
             heard: Moment::default(),
             pinged: false,
-            probe_until: None,
+            pings: 0,
+            probe: None,
             effects: VecDeque::new(),
         }
     }
@@ -188,7 +198,7 @@ impl Replica {
         self.timers.clear();
         self.storing_bytes = 0;
         self.features = 0;
-        (self.pinged, self.probe_until) = (false, None);
+        (self.pinged, self.probe) = (false, None);
         self.next_push = 0;
         self.next_subscription = 0;
         for (space, link) in &mut self.spaces {
@@ -237,16 +247,32 @@ impl Replica {
     /// Some sign of life that is no message, such as a WebSocket ping.
     pub fn handle_alive(&mut self, now: Moment) {
         self.heard = now;
-        (self.pinged, self.probe_until) = (false, None);
+        self.pinged = false;
+        self.extend_probe(now);
+    }
+
+    /// What arrives may have been sent before the probe was asked for, so it does not answer it; but the
+    /// answer may be on its way behind it.
+    fn extend_probe(&mut self, now: Moment) {
+        if let Some(probe) = &mut self.probe {
+            probe.until = now.after(limits::PROBE);
+        }
     }
 
     /// The application wants to know at once whether the connection is alive: it is pinged, and
-    /// ends with [`EndReason::Unanswered`] if nothing is heard within [`limits::PROBE`].
+    /// ends with [`EndReason::Unanswered`] if nothing is heard for [`limits::PROBE`] before its pong.
     pub fn handle_probe(&mut self, now: Moment) {
-        if self.is_ready() && self.probe_until.is_none() {
-            self.probe_until = Some(now.after(limits::PROBE));
-            self.send(Frame::Ping(self.next_push));
+        if self.is_ready() && self.probe.is_none() {
+            let nonce = self.ping();
+            self.probe = Some(Probe { nonce, until: now.after(limits::PROBE) });
         }
+    }
+
+    /// Sends a ping; gives its nonce.
+    fn ping(&mut self) -> u64 {
+        self.pings += 1;
+        self.send(Frame::Ping(self.pings));
+        self.pings
     }
 
     fn handle_frame(&mut self, now: Moment, frame: Frame) {
@@ -260,7 +286,9 @@ impl Replica {
                 self.end(EndReason::Ended { code: close.code, what: close.reason, hint });
             }
             (_, Frame::Ping(nonce)) => self.send(Frame::Pong(nonce)),
-            (_, Frame::Pong(_)) => {}
+            (_, Frame::Pong(nonce)) => {
+                self.probe.take_if(|probe| probe.nonce == nonce);
+            }
             (Phase::AwaitingWelcome, Frame::Features(told)) => self.features = told.bits,
             (Phase::AwaitingWelcome, Frame::Welcome(welcome)) => self.handle_welcome(&welcome),
             (Phase::Ready { .. }, frame) => self.handle_ready(now, frame),
@@ -428,7 +456,7 @@ impl Replica {
             Phase::Ready { .. } => self.heard.after(self.patience.ping_after),
         };
         let waits = self.timers.iter().filter_map(|space| self.spaces.get(space)?.wakes_at());
-        waits.chain(self.probe_until).fold(silence, Ord::min)
+        waits.chain(self.probe.as_ref().map(|probe| probe.until)).fold(silence, Ord::min)
     }
 
     /// Time passed.
@@ -438,9 +466,9 @@ impl Replica {
             Phase::Ready { .. } if !self.wants_message() => {
                 self.heard = now;
                 // What is not read cannot answer.
-                self.probe_until = self.probe_until.map(|_| now.after(limits::PROBE));
+                self.extend_probe(now);
             }
-            Phase::Ready { .. } if self.probe_until.is_some_and(|until| until <= now) => {
+            Phase::Ready { .. } if self.probe.as_ref().is_some_and(|probe| probe.until <= now) => {
                 self.end(EndReason::Unanswered(limits::PROBE));
             }
             Phase::AwaitingWelcome if silent >= self.patience.handshake => {
@@ -451,7 +479,7 @@ impl Replica {
             }
             Phase::Ready { .. } if silent >= self.patience.ping_after && !self.pinged => {
                 self.pinged = true;
-                self.send(Frame::Ping(self.next_push));
+                self.ping();
             }
             _ => {}
         }

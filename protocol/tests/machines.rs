@@ -12,10 +12,14 @@
 mod client;
 #[path = "machines/costs.rs"]
 mod costs;
+#[path = "machines/delays.rs"]
+mod delays;
 #[path = "machines/disk.rs"]
 mod disk;
 #[path = "machines/ephemeral.rs"]
 mod ephemeral;
+#[path = "machines/heads.rs"]
+mod heads;
 #[path = "machines/hostile.rs"]
 mod hostile;
 #[path = "machines/links.rs"]

@@ -178,7 +178,7 @@ mod tests {
 
     fn offer(document: u8, total: u64) -> Offered {
         let document = DocumentId::from_bytes([document; 16]);
-        Offered { id: 1, subscription: 0, document, hash: [7; 32], total, heads: vec![] }
+        Offered { id: 1, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
     }
 
     fn room(memory: &Memory, bytes: u64) -> Grant {

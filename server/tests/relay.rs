@@ -18,6 +18,8 @@ mod damage;
 mod figures;
 #[path = "relay/gone.rs"]
 mod gone;
+#[path = "relay/heads.rs"]
+mod heads;
 #[path = "relay/http.rs"]
 mod http;
 #[path = "relay/input.rs"]

@@ -13,6 +13,7 @@ mod system {
     mod long_life;
     mod lost_history;
     mod many;
+    mod many_heads;
     mod readme;
     mod repo_kills;
     mod samod;

@@ -1,7 +1,7 @@
 //! Merging heads, so that a change depends on no more than it may.
 //!
-//! A change depends on every head of its document, and no peer takes one with more than
-//! [`limits::CHANGE_DEPENDENCIES`]. Where there are more, changes without operations are made
+//! A change depends on every head of its document. An engine merges no more than
+//! [`limits::MERGED_HEADS`] with one change. Where there are more, changes without operations are made
 //! before the edit, in a chain: each depends on the one before it and on some further heads. They
 //! are committed with the edit.
 
@@ -20,7 +20,7 @@ pub(super) fn few_heads(edit: &mut Edit, view: View) -> Result<View, ChangeError
         View::Past(heads) => heads.clone(),
     };
     // An actor's own last change is one more dependency, where it is no head.
-    if heads.len() < limits::CHANGE_DEPENDENCIES {
+    if heads.len() < limits::MERGED_HEADS {
         return Ok(view);
     }
     let actor = match &view {
@@ -53,7 +53,7 @@ fn chain(automerge: &mut Automerge, actor: &ActorId, heads: &[ChangeHash]) -> Ve
     let mut changes = Vec::new();
     let mut rest = heads;
     while rest.len() + usize::from(last.is_some()) > 1 {
-        let room = limits::CHANGE_DEPENDENCIES - usize::from(last.is_some());
+        let room = limits::MERGED_HEADS - usize::from(last.is_some());
         let (now, later) = rest.split_at(room.min(rest.len()));
         for head in now {
             let meta = automerge.get_change_meta_by_hash(head);

@@ -1,15 +1,16 @@
 //! Performing the machine's effects on the store, and bringing the outcomes back as inputs.
 
 mod compare;
+mod parts;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use landfall_protocol::frame::{Filter, Frame, encode};
 use landfall_protocol::replica::{EndReason, Replica, ReplicaEffect, ResumePoint, SpacePhase};
-use landfall_protocol::{DocumentId, Local, Moment, SpaceName, Upstream};
+use landfall_protocol::{Code, DocumentId, Local, Moment, SpaceName, Upstream};
 use landfall_storage::{Committed, WriteError};
 use tokio::sync::mpsc;
 
@@ -23,10 +24,7 @@ use crate::status::LinkStatus;
 use crate::store::{
     Done, LocalLog, Met, Refused, SnapshotPart, SpaceCount, SpaceRow, UpstreamRow, WriteFailure,
 };
-
-/// Bytes that wait for the socket, beyond which no further part of a snapshot is read for it: a relay
-/// may ask for the same part again and again.
-const PARTS_BELOW_BYTES: usize = 1024 * 1024;
+use parts::Parts;
 
 /// Bytes that wait for the socket, beyond which pings are not answered: what is on its way says that
 /// we are alive, once the relay reads it.
@@ -77,14 +75,6 @@ impl Out {
     }
 }
 
-/// A part of a snapshot that the relay wants and that was not read yet.
-struct WantedPart {
-    space: SpaceName,
-    document: DocumentId,
-    hash: [u8; 32],
-    from: u64,
-}
-
 /// Performs effects.
 pub(super) struct Performer {
     core: Arc<Core>,
@@ -101,10 +91,12 @@ pub(super) struct Performer {
     reached: Reached,
     /// What is known of the relay has changed.
     changed: bool,
-    /// At most one of each snapshot that is being offered.
-    parts: VecDeque<WantedPart>,
     /// Documents that were expected to differ when the present comparison read them.
     expected: BTreeMap<SpaceName, BTreeSet<DocumentId>>,
+    /// What the relay wants of snapshots.
+    parts: Parts,
+    /// Why the relay does not take the changes of spaces now.
+    delayed: BTreeMap<SpaceName, String>,
 }
 
 impl Performer {
@@ -126,8 +118,9 @@ impl Performer {
             arrivals,
             reached: Reached::default(),
             changed: false,
-            parts: VecDeque::new(),
             expected: BTreeMap::new(),
+            parts: Parts::default(),
+            delayed: BTreeMap::new(),
         }
     }
 
@@ -148,8 +141,9 @@ impl Performer {
     pub(super) fn begin(&mut self) {
         self.connection += 1;
         self.arrivals.begin(self.connection);
-        self.parts.clear();
         self.expected.clear();
+        self.parts = Parts::default();
+        self.delayed.clear();
     }
 
     /// The connection is over: what it brought and is not handed to the store is dropped.
@@ -314,16 +308,18 @@ impl Performer {
                 self.desk.requests.checked(&space, ticket, &Err(why));
             }
             ReplicaEffect::LoadSnapshotPart { space, document, hash, from } => {
-                self.parts.push_back(WantedPart { space, document, hash, from });
+                self.parts.want(space, document, hash, from);
                 self.desk.wants_room.store(true, Ordering::Release);
                 self.desk.wake.notify_one();
             }
             ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark } => {
+                self.parts.forget(&hash);
                 if let Some(row) = self.spaces.get(&space) {
                     let done = self.counted(*row, |()| Outcome::Settled);
                     self.log.submit_snapshot_acknowledged(*row, document, hash, mark, done);
                 }
             }
+            ReplicaEffect::Delayed { space, why } => self.delayed(space, why),
             ReplicaEffect::Heard { space, document, sender, session, count, data } => {
                 if let Some(row) = self.spaces.get(&space) {
                     let data = data.into();
@@ -365,18 +361,20 @@ impl Performer {
         }
     }
 
-    /// Reads the parts of snapshots that the socket has room for.
-    pub(super) fn read_parts(&mut self, replica: &mut Replica, now: Moment, out: &Out) {
-        if out.unsent() >= PARTS_BELOW_BYTES {
-            return;
+    /// The relay does not take a space's changes now, or takes them again: the status says so.
+    fn delayed(&mut self, space: SpaceName, why: Option<(Code, String)>) {
+        match why {
+            Some((code, what)) => {
+                tracing::warn!(%space, %code, what, "the relay does not take changes now");
+                let error =
+                    format!("the relay does not take changes of {space:?} now ({code}): {what}");
+                self.delayed.insert(space, error);
+            }
+            None => drop(self.delayed.remove(&space)),
         }
-        if let Some(part) = self.parts.pop_front() {
-            let WantedPart { space, document, hash, from } = part;
-            self.load_snapshot_part(replica, now, &space, document, hash, from);
-        }
-        self.desk.wants_room.store(!self.parts.is_empty(), Ordering::Release);
-        if !self.parts.is_empty() {
-            self.desk.wake.notify_one();
+        if !self.is_superseded() {
+            let error = self.delayed.values().next().cloned();
+            self.core.status.set_delay(error);
         }
     }
 

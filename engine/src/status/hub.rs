@@ -248,6 +248,11 @@ impl StatusHub {
         self.update(|all| all.last_error.replace(error.clone()) != Some(error));
     }
 
+    /// Why the relay does not take some changes now; `None` once it takes them again.
+    pub(crate) fn set_delay(&self, error: Option<String>) {
+        self.update(|all| std::mem::replace(&mut all.last_error, error.clone()) != error);
+    }
+
     /// The store takes no more writes. Of several failures the first one stays.
     pub(crate) fn set_store_failed(&self, class: StoreFailure, what: String) {
         self.update(|all| {

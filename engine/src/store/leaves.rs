@@ -37,11 +37,12 @@ pub(super) fn put_heads(
     before: &[ChangeHash],
     after: &[ChangeHash],
 ) -> rusqlite::Result<()> {
-    for gone in before.iter().filter(|hash| !after.contains(hash)) {
+    let is_in = |heads: &[ChangeHash], hash: &ChangeHash| heads.binary_search(hash).is_ok();
+    for gone in before.iter().filter(|hash| !is_in(after, hash)) {
         conn.prepare_cached("DELETE FROM head WHERE document = ?1 AND hash = ?2")?
             .execute(params![document.0, gone.0])?;
     }
-    for new in after.iter().filter(|hash| !before.contains(hash)) {
+    for new in after.iter().filter(|hash| !is_in(before, hash)) {
         conn.prepare_cached("INSERT INTO head (document, hash) VALUES (?1, ?2)")?
             .execute(params![document.0, new.0])?;
     }
@@ -220,15 +221,21 @@ pub(super) fn heads_of(
     space: SpaceRow,
     documents: &[DocumentId],
 ) -> rusqlite::Result<Vec<DocumentHeads>> {
-    let of = |id: &DocumentId| {
+    let (mut found, mut hashes) = (Vec::new(), 0);
+    for id in documents {
         let (mut heads_of, mut older_of) = (Vec::new(), Vec::new());
         if let Some(row) = super::rows::document_row(conn, space, id)? {
             heads_of = heads(conn, row)?;
             older_of = older(conn, row)?;
         }
-        Ok(DocumentHeads { document: *id, heads: heads_of, older: older_of })
-    };
-    documents.iter().map(of).collect()
+        hashes += heads_of.len() + older_of.len();
+        found.push(DocumentHeads { document: *id, heads: heads_of, older: older_of });
+        // One question has no room for more; the others are asked for again.
+        if hashes >= limits::FETCH_HASHES {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 impl LocalLog {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use landfall_protocol::admission::Roots;
 use landfall_protocol::replica::{OutboxChange, OutboxKind};
-use landfall_protocol::{DocumentId, Local};
+use landfall_protocol::{DocumentId, Local, limits};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::held::{gaps_between, next_gap};
@@ -217,7 +217,7 @@ pub(super) fn outbox_page(
     let last = space_totals(conn, space)?.last;
     let gaps = gaps_between(conn, upstream, space, after.0 + 1, last)?;
     let mut page = Page { items: Vec::new(), weight: 0, changes, bytes };
-    let mut others = snapshots(conn, upstream, space, after, changes)?;
+    let mut others = snapshots(conn, upstream, space, after, (changes, bytes))?;
     deletions(conn, upstream, space, &gaps, changes, &mut others)?;
     for (first, last) in gaps {
         let mut statement = conn.prepare_cached(
@@ -283,12 +283,21 @@ impl Page {
         while let Some(first) = others.first_entry()
             && before.is_none_or(|before| *first.key() < before.0)
         {
-            if !self.take(first.get().clone(), 0) {
+            let weight = weight(&first.get().what);
+            if !self.take(first.get().clone(), weight) {
                 return false;
             }
             first.remove();
         }
         true
+    }
+}
+
+/// What an offer or a deletion weighs in a page.
+fn weight(what: &OutboxKind) -> usize {
+    match what {
+        OutboxKind::Snapshot { heads, .. } => heads.len() * limits::OFFERED_HEAD_WEIGHT,
+        OutboxKind::Change(..) | OutboxKind::Tombstone => 0,
     }
 }
 
@@ -298,7 +307,7 @@ fn snapshots(
     upstream: UpstreamRow,
     space: SpaceRow,
     after: Local,
-    most: usize,
+    (most, bytes): (usize, usize),
 ) -> rusqlite::Result<BTreeMap<u64, OutboxChange>> {
     let snapshot = |row: &rusqlite::Row<'_>| {
         let heads = unpack_heads(&row.get::<_, Vec<u8>>(4)?);
@@ -307,15 +316,26 @@ fn snapshots(
         let (local, document) = (Local(row.get(0)?), DocumentId::from_bytes(row.get(1)?));
         Ok((local.0, OutboxChange { local, document, what }))
     };
-    conn.prepare_cached(
+    let mut find = conn.prepare_cached(
         "SELECT o.local, d.document, s.hash, d.folded_bytes, s.heads
          FROM owed o JOIN document d ON d.id = o.document JOIN snapshot s ON s.document = d.id
          WHERE o.upstream = ?1 AND o.space = ?2 AND o.local > ?3 AND NOT EXISTS
              (SELECT 1 FROM parked p WHERE p.upstream = ?1 AND p.document = o.document)
          ORDER BY o.local LIMIT ?4",
-    )?
-    .query_map(params![upstream.0, space.0, after.0, most + 1], snapshot)?
-    .collect()
+    )?;
+    let rows = find.query_map(params![upstream.0, space.0, after.0, most + 1], snapshot)?;
+    let (mut found, mut heads) = (BTreeMap::new(), 0);
+    for row in rows {
+        let (local, offer) = row?;
+        // One more than fits shows that the page was cut.
+        let fits = heads <= bytes;
+        heads += weight(&offer.what);
+        found.insert(local, offer);
+        if !fits {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// Adds the deletions that the upstream does not hold, no more than fit a page.

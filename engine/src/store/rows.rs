@@ -353,10 +353,7 @@ pub(super) fn heads(conn: &Connection, document: DocumentRow) -> rusqlite::Resul
 
 /// The heads after a change was added to them.
 pub(super) fn advance_heads(heads: &mut Vec<ChangeHash>, change: &CheckedChange) {
-    heads.retain(|head| !change.dependencies.contains(head));
-    if let Err(place) = heads.binary_search(&change.hash) {
-        heads.insert(place, change.hash);
-    }
+    landfall_protocol::heads::advance(heads, change.dependencies.iter().copied(), change.hash);
 }
 
 /// The local sequence number of a change that is not folded, by its hash.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use landfall_fold::{FoldError, FoldLimits, Folded};
 use landfall_protocol::admission::measure;
 use landfall_protocol::folded::{BadIndex, PackedIndex};
-use landfall_protocol::{ChangeHash, DocumentId, limits};
+use landfall_protocol::{ChangeHash, DocumentId};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{DocumentRow, SpaceRow, actor_row_or_new, document_row};
@@ -160,21 +160,33 @@ pub(super) fn base_after(
 }
 
 impl LocalLog {
-    /// A piece of a document's snapshot for the upstream, as long as a part may be; `None` if it has another one by now.
-    pub(crate) fn snapshot_part(
+    /// The bytes of a document's snapshot, all at once: SQLite reads the whole value for a piece of it
+    /// too. `None` if the document has another snapshot by now.
+    pub(crate) fn snapshot_body(
         &self,
         space: SpaceRow,
         document: &DocumentId,
         hash: &[u8; 32],
-        from: u64,
     ) -> Result<Option<Vec<u8>>, ViewError> {
         self.view(|conn| {
             let Some(row) = document_row(conn, space, document)? else { return Ok(None) };
-            conn.prepare_cached(
-                "SELECT substr(body, ?3 + 1, ?4) FROM snapshot WHERE document = ?1 AND hash = ?2",
-            )?
-            .query_row(params![row.0, hash, from, limits::PART_BYTES], |row| row.get(0))
-            .optional()
+            conn.prepare_cached("SELECT body FROM snapshot WHERE document = ?1 AND hash = ?2")?
+                .query_row(params![row.0, hash], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    /// Whether this is a document's snapshot. Reads none of its bytes.
+    pub(crate) fn has_snapshot(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+        hash: &[u8; 32],
+    ) -> Result<bool, ViewError> {
+        self.view(|conn| {
+            let Some(row) = document_row(conn, space, document)? else { return Ok(false) };
+            conn.prepare_cached("SELECT 1 FROM snapshot WHERE document = ?1 AND hash = ?2")?
+                .exists(params![row.0, hash])
         })
     }
 }

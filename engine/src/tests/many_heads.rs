@@ -36,7 +36,7 @@ fn check(document: &Document) {
     let saved = document.read(automerge::Automerge::save).unwrap();
     assert_eq!(automerge::Automerge::load(&saved).unwrap().get_heads(), shown.0);
     let most = document.read(|doc| doc.get_changes(&[]).iter().map(|c| c.deps().len()).max());
-    assert!(most.unwrap() <= Some(limits::CHANGE_DEPENDENCIES));
+    assert!(most.unwrap() <= Some(limits::MERGED_HEADS));
     let places = |doc: &automerge::Automerge| {
         let changes = doc.get_changes(&[]);
         let places: Vec<_> = changes.iter().map(|c| (c.actor_id().clone(), c.seq())).collect();
@@ -47,7 +47,7 @@ fn check(document: &Document) {
 
 #[test]
 fn heads_are_merged_before_a_change() {
-    let most = limits::CHANGE_DEPENDENCIES;
+    let most = limits::MERGED_HEADS;
     // The actor's own last change, which is no head, is one of the first merge's dependencies; the
     // merge before is one of each later one's.
     for (heads, merges) in [(most - 1, 0), (most, 2), (2 * most - 2, 2), (2 * most - 1, 3)] {
@@ -71,7 +71,7 @@ fn heads_are_merged_before_a_change() {
 #[test]
 fn a_closure_that_fails_or_writes_nothing_merges_nothing() {
     let store = store();
-    let document = document(&store, limits::CHANGE_DEPENDENCIES + 1);
+    let document = document(&store, limits::MERGED_HEADS + 1);
     let before = document.heads().unwrap();
     document.change::<()>(|_| Err("no".into())).unwrap_err();
     assert_eq!(document.heads().unwrap(), before);
@@ -94,7 +94,7 @@ fn a_closure_that_fails_or_writes_nothing_merges_nothing() {
 #[test]
 fn heads_are_merged_before_a_change_of_an_earlier_state() {
     let store = store();
-    let document = document(&store, limits::CHANGE_DEPENDENCIES + 200);
+    let document = document(&store, limits::MERGED_HEADS + 200);
     let past = document.heads().unwrap();
     put(&document, "present").unwrap();
     put(&document, "present too").unwrap();

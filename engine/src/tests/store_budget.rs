@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use automerge::{ActorId, ROOT, transaction::Transactable};
+use automerge::{ActorId, ObjType, ROOT, transaction::Transactable};
 use landfall_protocol::admission::{CheckedChange, HistoryError, preflight};
 use landfall_protocol::{Code, Local, limits};
 use landfall_storage::{Durability, WriteError};
@@ -54,8 +54,9 @@ fn what_a_relay_holds_comes_in_beside_own_heads() {
     bench.append(id(1), &author.put("base", "1"));
     bench.meet(1);
     bench.acknowledge([1]);
-    let most = limits::DOCUMENT_HEADS as u32;
-    // One edit is made here, offline; the relay takes as many heads as a document may have.
+    let most = 3_000;
+    // One edit is made here, offline; the relay has many heads. How many does not matter: see the
+    // test of admission.
     bench.append(id(1), &branches(&author, 0, 1)[0]);
     let received = bench.receive(author.incomings(branches(&author, 1, most)));
     assert_eq!(received.aside, []);
@@ -92,12 +93,39 @@ fn what_a_relay_holds_comes_in_beside_own_operations() {
     assert!(excess.actual > limits::DOCUMENT_OPERATIONS && excess.limit < excess.actual);
 }
 
+/// A relay may have folded the document to next to nothing: what a short change adds is not paid for by
+/// the long ones that are here.
 #[test]
-fn two_folded_histories_with_too_many_heads_together_are_both_kept() {
+fn a_change_that_a_relay_might_refuse_is_refused_where_it_is_made() {
+    let bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    let made = |author: &mut Author| {
+        preflight(author.doc.get_last_local_change().unwrap().raw_bytes()).unwrap()
+    };
+    let text = author.doc.transact(|tx| tx.put_object(ROOT, "text", ObjType::Text)).unwrap().result;
+    let begun = made(&mut author);
+    let long = "a".repeat(20_000);
+    author.doc.transact(|tx| tx.splice_text(&text, 0, 0, &long)).unwrap();
+    let pasted = made(&mut author);
+    assert!(pasted.bytes.len() > long.len(), "it pays for itself");
+    bench.append_all(id(1), &[begun, pasted]);
+    author.doc.transact(|tx| tx.splice_text(&text, 0, long.len() as isize, "")).unwrap();
+    let deleted = made(&mut author);
+    assert!(deleted.bytes.len() < 500 && deleted.stored_operations >= 20_000);
+    let free = limits::DOCUMENT_OPERATIONS_FREE / 4 * 3;
+    pretend(&bench, free - 10_000);
+    let refused = appended(&bench, &deleted).unwrap_err();
+    assert!(refused.to_string().contains("operations"), "{refused}");
+    pretend(&bench, free - 30_000);
+    appended(&bench, &deleted).unwrap();
+}
+
+#[test]
+fn two_folded_histories_with_many_heads_are_both_kept() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append(id(1), &author.put("base", "1"));
-    let each = limits::CHANGE_DEPENDENCIES as u32 / 2 + 100;
+    let each = 1_500;
     bench.append_all(id(1), &branches(&author, 0, each));
     assert_eq!(
         crate::compactor::compact(&bench.log, &FoldOptions::EVERYTHING).unwrap().documents,

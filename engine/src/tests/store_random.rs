@@ -130,9 +130,9 @@ impl World {
                 }
                 OutboxKind::Snapshot { hash, .. } => {
                     let log = &self.bench.log;
-                    let part = log.snapshot_part(self.bench.space, &document, &hash, 0).unwrap();
+                    let body = log.snapshot_body(self.bench.space, &document, &hash).unwrap();
                     let known = relay.documents.entry(document).or_insert(fresh);
-                    known.doc.load_incremental(&part.unwrap()).unwrap();
+                    known.doc.load_incremental(&body.unwrap()).unwrap();
                     let (tell, told) = std::sync::mpsc::channel();
                     let done = Box::new(move |done| tell.send(done).unwrap());
                     let (space, mark) = (self.bench.space, Bench::mark(1));

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::chunk::MAGIC;
 use super::form::FormError;
+use super::history::Origin;
 use super::reader::Reader;
 use crate::limits;
 use columns::Columns;
@@ -26,6 +27,9 @@ use columns::Columns;
 pub struct DocumentSize {
     /// Bytes of its changes and snapshots as they are stored.
     pub bytes: u64,
+    /// Bytes of it that every replica has, folded or not: of its snapshot, and of its other changes what
+    /// folding leaves for certain.
+    pub lasting_bytes: u64,
     /// How many changes it has.
     pub changes: u64,
     /// Its operations, as a saved document holds them: a row for each but deletions, and an entry
@@ -112,9 +116,8 @@ impl DocumentSize {
     /// Whether a change of this size may be added.
     ///
     /// A change that brings a byte for each of its operations pays for itself, whatever the bytes
-    /// before it have been folded to; anything else draws on the document's bytes. The limits of
-    /// all documents are multiplied by `shared` (numerator, denominator), the one that depends on
-    /// the document's bytes by `own`.
+    /// before it have been folded to; anything else draws on the document's bytes. Of a change that is
+    /// made here, only on those that a relay has too, which may have folded more of the document.
     ///
     /// # Errors
     /// If the document would be over its budget.
@@ -122,9 +125,9 @@ impl DocumentSize {
         &self,
         bytes: u64,
         operations: u64,
-        shared: (u64, u64),
-        own: u64,
+        origin: Origin,
     ) -> Result<(), OverBudget> {
+        let shared = origin.shared();
         let limit = |limit: u64| limit * shared.0 / shared.1;
         let changes = self.changes.saturating_add(1);
         within(Budget::Changes, changes, limit(limits::DOCUMENT_CHANGES))?;
@@ -133,8 +136,23 @@ impl DocumentSize {
         if operations <= bytes {
             return Ok(());
         }
-        let most = Self::most_operations(self.bytes.saturating_add(bytes)) * own;
+        let most = match origin {
+            Origin::Local => {
+                // Saved by another replica, it may be a little shorter.
+                let lasting = self.lasting_bytes / 4 * 3;
+                let most = Self::most_operations(lasting.saturating_add(bytes));
+                most.saturating_sub(limits::DOCUMENT_OPERATIONS_FREE / 4)
+            }
+            Origin::Pushed => Self::most_operations(self.bytes.saturating_add(bytes)),
+            Origin::Received => Self::most_operations(self.bytes.saturating_add(bytes)) * 2,
+        };
         within(Budget::Operations, after, most)
+    }
+
+    /// What folding leaves for certain of so many bytes of changes: deflate makes no more than 1,032
+    /// bytes out of one.
+    pub const fn lasting(bytes: u64) -> u64 {
+        bytes / 1_032
     }
 }
 
@@ -162,7 +180,8 @@ pub fn measure(chunk: &[u8]) -> Result<DocumentSize, DocumentError> {
     within(Budget::TextBytes, text, limits::DOCUMENT_TEXT_BYTES)?;
     let operations = operations.rows.saturating_add(operations.grouped);
     within(Budget::Operations, operations, DocumentSize::most_operations(bytes))?;
-    Ok(DocumentSize { bytes, changes: changes.rows, operations, heads })
+    let changes = changes.rows;
+    Ok(DocumentSize { bytes, lasting_bytes: bytes, changes, operations, heads })
 }
 
 /// The body of the one chunk of type 0 that these bytes are: automerge loads other chunks too, and

@@ -49,6 +49,12 @@ pub trait History {
     /// How large the document is; nothing if there is none.
     fn size(&self, document: &DocumentId) -> Result<DocumentSize, Self::Error>;
 
+    /// How many concurrent heads the document has. Asked only of changes that are made or pushed:
+    /// counting may cost in proportion to them.
+    fn heads(&self, document: &DocumentId) -> Result<u64, Self::Error> {
+        Ok(self.size(document)?.heads)
+    }
+
     /// Whether a change that has this dependency takes the place of a head, or of a change that is
     /// admitted and not stored yet. Asked only of a document that has
     /// [`limits::DOCUMENT_HEADS`].
@@ -82,17 +88,12 @@ pub enum Origin {
 impl Origin {
     /// By how much a limit of one document is multiplied, and then divided, for what other
     /// replicas add meanwhile.
-    fn shared(self) -> (u64, u64) {
+    pub(super) fn shared(self) -> (u64, u64) {
         match self {
             Self::Local => (3, 4),
             Self::Pushed => (1, 1),
             Self::Received => (2, 1),
         }
-    }
-
-    /// As [`Origin::shared`], of limits that only follow from what the document has already.
-    fn own(self) -> u64 {
-        if self == Self::Received { 2 } else { 1 }
     }
 }
 
@@ -258,11 +259,16 @@ fn within_budget<H: History>(
 ) -> Result<Result<(), OverBudget>, H::Error> {
     let size = history.size(document)?;
     let (bytes, operations) = (change.bytes.len() as u64, change.stored_operations);
-    if let Err(over) = size.check_growth(bytes, operations, origin.shared(), origin.own()) {
+    if let Err(over) = size.check_growth(bytes, operations, origin) {
         return Ok(Err(over));
     }
-    let limit = limits::DOCUMENT_HEADS as u64 * origin.own();
-    if size.heads < limit {
+    // What a relay has taken, or this store, must come in beside whatever is here: it would be asked
+    // for again and again.
+    if origin == Origin::Received {
+        return Ok(Ok(()));
+    }
+    let (limit, heads) = (limits::DOCUMENT_HEADS as u64, history.heads(document)?);
+    if heads < limit {
         return Ok(Ok(()));
     }
     for dependency in &change.dependencies {
@@ -270,7 +276,7 @@ fn within_budget<H: History>(
             return Ok(Ok(()));
         }
     }
-    Ok(Err(OverBudget { budget: Budget::Heads, limit, actual: size.heads + 1 }))
+    Ok(Err(OverBudget { budget: Budget::Heads, limit, actual: heads + 1 }))
 }
 
 /// The last operation counter of the actor's previous change: an actor's counters only grow, and

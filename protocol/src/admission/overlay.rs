@@ -156,11 +156,18 @@ impl<H: History> History for Layered<'_, H> {
         let mut size = self.stored.size(document)?;
         if let Some(pending) = self.overlay.pending.get(document) {
             size.bytes = size.bytes.saturating_add(pending.size.bytes);
+            let lasting = DocumentSize::lasting(pending.size.bytes);
+            size.lasting_bytes = size.lasting_bytes.saturating_add(lasting);
             size.changes = size.changes.saturating_add(pending.size.changes);
             size.operations = size.operations.saturating_add(pending.size.operations);
             size.heads = size.heads.saturating_add(pending.size.heads);
         }
         Ok(size)
+    }
+
+    fn heads(&self, document: &DocumentId) -> Result<u64, H::Error> {
+        let pending = self.overlay.pending.get(document).map_or(0, |pending| pending.size.heads);
+        Ok(self.stored.heads(document)?.saturating_add(pending))
     }
 
     fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, H::Error> {

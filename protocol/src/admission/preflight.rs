@@ -57,7 +57,7 @@ pub fn preflight(bytes: &[u8]) -> Result<CheckedChange, FormError> {
     let change = Change::try_from(chunk.bytes())
         .map_err(|error| FormError::Refused { reason: error.to_string() })?;
     form.compare(&change)?;
-    Ok(form.checked(bytes.to_vec(), chunk.bytes().len()))
+    form.checked(bytes.to_vec(), chunk.bytes().len())
 }
 
 /// The hash of a change, whatever it holds: its chunk is sound.
@@ -73,14 +73,14 @@ impl CheckedChange {
     /// author must learn at once. automerge has parsed it already, so that part is not repeated.
     pub fn from_local(change: &Change) -> Result<Self, FormError> {
         let raw = change.raw_bytes();
-        if raw.len() > limits::CHANGE_BYTES {
+        if raw.len() + 32 * change.deps().len() > limits::CHANGE_BYTES {
             // Deflated, as automerge itself stores and sends it, it may be short enough.
             return preflight(&change.clone().bytes());
         }
         let chunk = Chunk::open(raw)?;
         let form = Form::read(&chunk)?;
         form.compare(change)?;
-        Ok(form.checked(raw.to_vec(), raw.len()))
+        form.checked(raw.to_vec(), raw.len())
     }
 
     /// Its bytes exactly as received, deflated or not.
@@ -131,8 +131,13 @@ impl Form {
         self.header.start_op + self.operations - 1
     }
 
-    fn checked(self, bytes: Vec<u8>, inflated_bytes: usize) -> CheckedChange {
-        CheckedChange {
+    fn checked(self, bytes: Vec<u8>, inflated_bytes: usize) -> Result<CheckedChange, FormError> {
+        // Its entry states the dependencies once more.
+        let limit = limits::CHANGE_ENTRY_BYTES - 32 * self.header.dependencies.len();
+        if bytes.len() > limit {
+            return Err(FormError::TooLarge { limit, actual: bytes.len() });
+        }
+        Ok(CheckedChange {
             hash: self.hash,
             max_op: self.max_op(),
             actor: self.header.actor,
@@ -144,7 +149,7 @@ impl Form {
             other_actors: self.header.other_actors,
             bytes,
             inflated_bytes,
-        }
+        })
     }
 }
 

@@ -80,11 +80,12 @@ fn put_row(
     }
     let mut found = Vec::with_capacity(change.dependencies.len());
     for dependency in &change.dependencies {
-        let at = find(dependency).ok_or("a dependency does not stand before it")?;
-        if found.contains(&at) {
-            return Err("it has a dependency twice");
-        }
-        found.push(at);
+        found.push(find(dependency).ok_or("a dependency does not stand before it")?);
+    }
+    let mut sorted = found.clone();
+    sorted.sort_unstable();
+    if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err("it has a dependency twice");
     }
     let past = found.iter().map(|&at| changes[at].max_op).max().unwrap_or(0);
     let growth = change.max_op.checked_sub(past).ok_or("its counters do not follow")?;

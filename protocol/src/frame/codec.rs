@@ -326,18 +326,15 @@ fn check_fields(frame: &Frame) -> Result<(), FrameError> {
         Frame::Subscribe(subscribe) => check_filter(&subscribe.filter, &bound),
         Frame::SubscribeFrom(subscribe) => check_filter(&subscribe.filter, &bound),
         Frame::Refilter(refilter) => check_filter(&refilter.filter, &bound),
-        Frame::PushSnapshot(push) => {
-            bound("push.heads", push.heads.len(), limits::CHANGE_DEPENDENCIES)
-        }
+        Frame::PushSnapshot(push) => bound("push.heads", push.heads.len(), limits::DOCUMENT_HEADS),
         Frame::Digest(query) => bound("digest.prefixes", query.prefixes.len(), limits::BRANCHES),
         Frame::Difference(found) => {
             bound("difference.branches", found.branches.len(), limits::BRANCHES)
         }
         Frame::Fetch(fetch) => {
             bound("fetch.wants", fetch.wants.len(), limits::FETCH_DOCUMENTS)?;
-            fetch.wants.iter().try_for_each(|want| {
-                bound("want.have", want.have.len(), limits::CHANGE_DEPENDENCIES)
-            })
+            let have = fetch.wants.iter().map(|want| want.have.len()).sum();
+            bound("fetch.have", have, limits::FETCH_HASHES)
         }
         Frame::Document(found) => check_entries(&found.entries, bound),
         Frame::Ephemeral(message) => {
@@ -378,7 +375,11 @@ fn check_entries(
     bound("entries.entries", entries.len(), limits::ENTRIES_COUNT)?;
     entries.iter().try_for_each(|entry| {
         bound("entry.author", entry.author.len(), limits::AUTHOR_BYTES)?;
-        bound("entry.dependencies", entry.dependencies.len(), limits::CHANGE_DEPENDENCIES)
+        let limit = match entry.kind {
+            super::entry_kind::SNAPSHOT => limits::DOCUMENT_HEADS,
+            _ => limits::CHANGE_DEPENDENCIES,
+        };
+        bound("entry.dependencies", entry.dependencies.len(), limit)
     })
 }
 

@@ -43,8 +43,8 @@ enum Awaiting {
     Relay(Vec<Prefix>),
     /// Our own, to be held against the relay's.
     Ours(Vec<Branch>),
-    /// Our heads of documents that are to be fetched.
-    Heads,
+    /// Our heads of these documents, which are to be fetched.
+    Heads(Vec<DocumentId>),
     /// These documents, in this order.
     Documents(VecDeque<DocumentId>),
     /// The store, to write that it is done.
@@ -81,6 +81,8 @@ pub(super) struct Compare {
     heads: BTreeMap<DocumentId, Vec<ChangeHash>>,
     /// How far entries had been received then.
     heads_at: Offset,
+    /// What the relay has told so far of the heads of the document that is being fetched.
+    told: BTreeSet<[u8; 32]>,
 }
 
 impl Compare {
@@ -105,6 +107,7 @@ impl Compare {
             more_drifted: 0,
             heads: BTreeMap::new(),
             heads_at: Offset(0),
+            told: BTreeSet::new(),
         }
     }
 
@@ -219,6 +222,21 @@ impl Compare {
         found.more || !self.lacking.contains(&found.document)
     }
 
+    /// Adds the heads of this frame to those that were told before; with the last frame of a document,
+    /// puts all of them into it. False if there are too many.
+    fn gather_heads(&mut self, found: &mut DocumentEntries) -> bool {
+        if let Holding::Present(heads) = &mut found.holding {
+            self.told.extend(heads.drain(..));
+            if !found.more {
+                heads.extend(std::mem::take(&mut self.told));
+            }
+        }
+        if !found.more {
+            self.told.clear();
+        }
+        self.told.len() <= limits::HEADS_TOLD
+    }
+
     fn next_wanted(&mut self) -> Vec<DocumentId> {
         let mut batch = Vec::new();
         while batch.len() < limits::FETCH_DOCUMENTS
@@ -228,6 +246,18 @@ impl Compare {
         }
         batch
     }
+}
+
+/// As many documents from the front as one `Fetch` has room for, at least one.
+fn fitting(mut heads: Vec<DocumentHeads>) -> Vec<DocumentHeads> {
+    let mut hashes = 0;
+    let fits = |of: &&DocumentHeads| {
+        hashes += of.heads.len() + of.older.len();
+        hashes <= limits::FETCH_HASHES
+    };
+    let count = heads.iter().take_while(fits).count();
+    heads.truncate(count.max(1));
+    heads
 }
 
 /// Whether a branch is of its form, and names only documents below its prefix.
@@ -267,7 +297,7 @@ impl Replica {
         if compare.fetches_first() {
             let documents = compare.next_wanted();
             if !documents.is_empty() {
-                compare.awaiting = Awaiting::Heads;
+                compare.awaiting = Awaiting::Heads(documents.clone());
                 let space = space.clone();
                 return self.effects.push_back(ReplicaEffect::LoadHeads { space, documents });
             }
@@ -395,9 +425,13 @@ impl Replica {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let subscription = link.subscription;
         let Some(compare) = &mut link.compare else { return };
-        if compare.awaiting != Awaiting::Heads || heads.is_empty() {
+        let Awaiting::Heads(asked) = &compare.awaiting else { return };
+        if heads.is_empty() {
             return;
         }
+        // Those of which the store gave no heads yet, or for which this frame has no room, come later.
+        let heads = fitting(heads);
+        compare.wanted.extend(asked.iter().skip(heads.len()));
         compare.awaiting = Awaiting::Documents(heads.iter().map(|of| of.document).collect());
         for of in heads.iter().filter(|of| !of.heads.is_empty()) {
             // It came in between.
@@ -411,14 +445,14 @@ impl Replica {
             compare.heads_at = link.receiver.at();
         }
         let want = |of: DocumentHeads| {
-            let have = of.heads.into_iter().chain(of.older).take(limits::CHANGE_DEPENDENCIES);
+            let have = of.heads.into_iter().chain(of.older).take(limits::FETCH_HASHES);
             Want { document: of.document, have: have.map(|hash| hash.0).collect() }
         };
         let wants = heads.into_iter().map(want).collect();
         self.send(Frame::Fetch(Fetch { subscription, wants }));
     }
 
-    pub(super) fn handle_document(&mut self, now: Moment, found: DocumentEntries) {
+    pub(super) fn handle_document(&mut self, now: Moment, mut found: DocumentEntries) {
         let Some(space) = self.space_of(found.subscription) else { return };
         let Some(link) = self.spaces.get_mut(&space) else { return };
         let Some(compare) = &mut link.compare else { return };
@@ -431,6 +465,10 @@ impl Replica {
             return self.broken("it sends another document than was asked for".to_owned());
         }
         self.check_steps += u64::from(compare.ticket.is_some());
+        if !compare.gather_heads(&mut found) {
+            let document = found.document;
+            return self.broken(format!("it tells of ever more heads of document {document}"));
+        }
         if !compare.comes(&found) {
             let document = found.document;
             return self.broken(format!("it tells of document {document} and sends nothing of it"));

@@ -177,6 +177,14 @@ pub enum ReplicaEffect {
         /// now, is offered all the same.
         deletion: bool,
     },
+    /// The relay does not take changes of a space now, and they are pushed again after a wait; or
+    /// it has taken them since. No answer.
+    Delayed {
+        /// The space.
+        space: SpaceName,
+        /// Its code and its words; `None` once it takes them again.
+        why: Option<(Code, String)>,
+    },
     /// The relay lacks what this document's changes rest on: hold none of them for acknowledged;
     /// answer with [`handle_requeued`](super::Replica::handle_requeued).
     Requeue {

@@ -108,6 +108,24 @@ struct Offer {
     reading: bool,
 }
 
+/// The relay does not take a document's changes now.
+#[derive(Debug)]
+struct Delay {
+    document: DocumentId,
+    code: Code,
+    what: String,
+    /// Rounds in a row that ended so.
+    rounds: u32,
+}
+
+impl Delay {
+    /// The least wait before the next round.
+    fn least(&self) -> Duration {
+        let doubled = limits::RETRY_LEAST.saturating_mul(1 << self.rounds.min(16));
+        doubled.min(limits::RETRY_MOST)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     open: bool,
@@ -123,6 +141,8 @@ pub(super) struct Outbox {
     /// Begin again from the first unacknowledged change, once nothing is in flight.
     restart: bool,
     paused_until: Option<Moment>,
+    /// What the relay does not take now.
+    delay: Option<Delay>,
     /// How many requeues the store is still working on.
     requeueing: usize,
     requeued: BTreeSet<DocumentId>,
@@ -147,6 +167,28 @@ impl Outbox {
     fn is_parked(&self, change: &OutboxChange) -> bool {
         let deletion = matches!(change.what, OutboxKind::Tombstone);
         self.parked.get(&change.document).is_some_and(|deletion_too| !deletion || *deletion_too)
+    }
+
+    /// The relay does not take what was pushed now: the outbox begins again after a wait. Tells
+    /// whether that is another reason than before.
+    fn pause(&mut self, now: Moment, document: DocumentId, nack: Nack) -> bool {
+        let told = Duration::from_millis(u64::from(nack.retry_after_ms));
+        let before = self.delay.take();
+        // The answers to what was in flight together are one round.
+        let is_same_round = self.paused_until.is_some_and(|until| until > now);
+        let rounds = match &before {
+            Some(delay) if is_same_round => delay.rounds,
+            Some(delay) => delay.rounds.saturating_add(1),
+            None => 0,
+        };
+        let delay = Delay { document, code: nack.code, what: nack.what, rounds };
+        let until = now.after(told.max(delay.least()).min(limits::RECONNECT_MOST));
+        self.paused_until = self.paused_until.max(Some(until));
+        self.restart = true;
+        let is_new =
+            before.is_none_or(|before| (before.code, &before.what) != (delay.code, &delay.what));
+        self.delay = Some(delay);
+        is_new
     }
 
     pub(super) fn paused_until(&self) -> Option<Moment> {
@@ -269,7 +311,10 @@ fn alone(local: Local, document: DocumentId, what: OutboxKind) -> Group {
             let weight = bytes.len();
             (Load::Root(ByteBuf::from(bytes)), weight)
         }
-        OutboxKind::Snapshot { hash, total, heads } => (Load::Snapshot { hash, total, heads }, 0),
+        OutboxKind::Snapshot { hash, total, heads } => {
+            let weight = heads.len() * limits::OFFERED_HEAD_WEIGHT;
+            (Load::Snapshot { hash, total, heads }, weight)
+        }
         OutboxKind::Tombstone => (Load::Tombstone, 0),
     };
     Group { document, locals: vec![local], load, bytes }
@@ -409,12 +454,13 @@ impl Replica {
             space: space.clone(),
             after: outbox.read_through,
             changes: limits::PUSH_CHANGES,
-            bytes: limits::PUSH_WINDOW_BYTES - outbox.window,
+            bytes: limits::PUSH_WINDOW_BYTES.saturating_sub(outbox.window),
         });
     }
 
     /// Nothing more of a space is pushed.
     pub(super) fn stop_pushing(&mut self, space: &SpaceName) {
+        self.end_delay(space, None);
         let Some(link) = self.spaces.get_mut(space) else { return };
         let outbox = Outbox { stopped: true, ..Outbox::default() };
         let before = std::mem::replace(&mut link.outbox, outbox);
@@ -450,6 +496,7 @@ impl Replica {
             return self.broken(format!("an ack of {count} for push {} of {of}", ack.id));
         }
         push.acknowledged = count;
+        let document = push.document;
         let locals = push.locals[..count].to_vec();
         let offer = push.offer.map(|offer| (push.document, offer.hash));
         if count == push.locals.len() {
@@ -462,8 +509,19 @@ impl Replica {
                 ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark }
             }
         });
+        self.end_delay(&name, Some(&document));
         self.pump(now, &name);
         self.try_check(now, &name);
+    }
+
+    /// A document's changes are taken again, or will never be; or those of all documents.
+    fn end_delay(&mut self, space: &SpaceName, document: Option<&DocumentId>) {
+        let Some(link) = self.spaces.get_mut(space) else { return };
+        let is_of = |delay: &mut Delay| document.is_none_or(|document| *document == delay.document);
+        if link.outbox.delay.take_if(is_of).is_some() {
+            let (space, why) = (space.clone(), None);
+            self.effects.push_back(ReplicaEffect::Delayed { space, why });
+        }
     }
 
     /// The relay wants more of an offered snapshot.
@@ -549,11 +607,18 @@ impl Replica {
         let repeats = outbox.restart || outbox.parked.contains_key(&document);
         let name = space.clone();
         match nack.class {
-            NackClass::RETRY_AFTER => {
+            // It has taken as much as it takes at once.
+            NackClass::RETRY_AFTER if push.acknowledged > 0 => {
                 let wait = Duration::from_millis(u64::from(nack.retry_after_ms));
                 let until = now.after(wait.min(limits::RECONNECT_MOST));
                 outbox.paused_until = outbox.paused_until.max(Some(until));
                 outbox.restart = true;
+            }
+            NackClass::RETRY_AFTER => {
+                let why = Some((nack.code, nack.what.clone()));
+                if outbox.pause(now, document, nack) {
+                    self.effects.push_back(ReplicaEffect::Delayed { space, why });
+                }
             }
             // It rests on what was just given back: the restart brings both.
             NackClass::RECONCILE if repeats => {}
@@ -580,6 +645,7 @@ impl Replica {
         deletion: bool,
         (code, what): (Code, String),
     ) {
+        self.end_delay(space, Some(&document));
         let Some(link) = self.spaces.get_mut(space) else { return };
         let before = link.outbox.parked.insert(document, deletion);
         if before.is_some_and(|before| before || !deletion) {

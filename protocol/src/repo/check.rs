@@ -38,9 +38,17 @@ pub fn inspect(chunk: &[u8]) -> Result<Inspected, FormError> {
     let may_shrink = chunk.len() > limits::CHANGE_BYTES
         && chunk.len() <= limits::CHANGE_INFLATED_BYTES
         && is_plain;
-    let checked = match may_shrink.then(|| deflated(chunk)).flatten() {
-        Some(deflated) => preflight(&deflated),
+    let shrunk = || deflated(chunk).map(|deflated| preflight(&deflated));
+    let checked = match may_shrink.then(shrunk).flatten() {
+        Some(checked) => checked,
         None => preflight(chunk),
+    };
+    // One with many dependencies has room for fewer bytes.
+    let checked = match checked {
+        Err(FormError::TooLarge { .. }) if is_plain && !may_shrink => {
+            shrunk().unwrap_or_else(|| preflight(chunk))
+        }
+        checked => checked,
     };
     match checked {
         Ok(change) => Ok(Inspected::Sound(change)),

@@ -12,6 +12,7 @@ use automerge::sync::BloomFilter;
 use super::index::{DocumentIndex, FoldedHistory};
 use super::sync::{Have, SyncMessage};
 use crate::folded::PackedIndex;
+use crate::heads::advance;
 use crate::ids::{ChangeHash, Offset};
 
 /// What a peer said last about a document.
@@ -127,11 +128,9 @@ impl Plan {
         };
         for (row, there) in index.tail.iter().zip(&self.there) {
             if *there || row.offset <= sent_through {
-                heads.retain(|head| !row.dependencies.contains(head));
-                heads.push(row.hash);
+                advance(&mut heads, row.dependencies.iter().copied(), row.hash);
             }
         }
-        heads.sort_unstable();
         heads
     }
 }
@@ -168,7 +167,7 @@ impl<'a> View<'a> {
     fn is_folded(&self, hash: &ChangeHash) -> Result<bool, NeedsFolded> {
         match &self.index.folded {
             None => Ok(false),
-            Some(folded) if folded.heads.contains(hash) => Ok(true),
+            Some(folded) if folded.heads.binary_search(hash).is_ok() => Ok(true),
             Some(folded) => Ok(packed(folded)?.contains(hash)),
         }
     }

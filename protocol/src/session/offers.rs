@@ -1,6 +1,7 @@
 //! Pushes that are no changes: entries of other kinds, and snapshots in parts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Session, SessionEffect};
 use crate::code::{Code, NackClass};
@@ -26,7 +27,7 @@ pub struct Offered {
     /// How many bytes.
     pub total: u64,
     /// Its heads, as the client says.
-    pub heads: Vec<ChangeHash>,
+    pub heads: Arc<[ChangeHash]>,
 }
 
 /// The offers of a session that are not answered: at most one for each subscription and document.
@@ -42,6 +43,11 @@ impl Offers {
     /// Offers whose parts are to come.
     fn awaited(&self) -> usize {
         self.by_id.len() - self.whole.len()
+    }
+
+    /// Heads of all offers.
+    fn heads(&self) -> usize {
+        self.by_id.values().map(|offer| offer.heads.len()).sum()
     }
 
     fn insert(&mut self, offer: Offered) {
@@ -112,6 +118,10 @@ impl Session {
         if self.offers.awaited() >= limits::PUSHES_IN_FLIGHT {
             let limit = limits::PUSHES_IN_FLIGHT;
             return self.give_back(id, format!("{limit} offers wait for their parts"));
+        }
+        if self.offers.heads() + offer.heads.len() > limits::SESSION_OFFERED_HEADS {
+            let limit = limits::SESSION_OFFERED_HEADS;
+            return self.give_back(id, format!("offers of {limit} heads wait for their parts"));
         }
         self.offers.insert(offer.clone());
         self.effects.push_back(SessionEffect::Offered { space, offer });

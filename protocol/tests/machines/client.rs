@@ -254,6 +254,7 @@ impl Client {
                 store.requeue(upstream, &document);
                 replica.handle_requeued(now, &space);
             }
+            ReplicaEffect::Delayed { .. } => {}
             other => panic!("no store work: {other:?}"),
         }
     }

@@ -158,11 +158,11 @@ fn what_waits_for_the_store_is_weighed_with_its_dependencies() {
                 offset += 1;
                 let document = DocumentId::from_bytes([4; 16]);
                 let mut entry = Entry::of_tombstone(Offset(offset), document, &[1], 0);
-                entry.dependencies = vec![[6; 32]; limits::CHANGE_DEPENDENCIES];
+                entry.dependencies = vec![[6; 32]; 1_000];
                 entry
             })
             .collect();
-        sent += 100 * 32 * limits::CHANGE_DEPENDENCIES;
+        sent += 100 * 32 * 1_000;
         let (epoch, up_to, head) = (Epoch::from_bytes([2; 16]), Offset(offset), Offset(offset));
         link.say(&Frame::Entries(Entries { subscription, after, up_to, epoch, head, entries }));
         assert!(sent < 4 * limits::STORING_BYTES, "{sent} bytes wait, and it reads on");

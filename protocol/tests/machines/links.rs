@@ -206,3 +206,49 @@ fn a_probe_ends_a_dead_connection_and_no_other() {
         assert_eq!(link.ended.is_none(), answers, "{:?}", link.ended);
     }
 }
+
+#[test]
+fn a_late_pong_does_not_answer_a_later_probe() {
+    let mut link = Scripted::new(&[space("s")]);
+    link.connect();
+    link.sent.clear();
+    let probe = |link: &mut Scripted| {
+        link.replica.handle_probe(link.now);
+        link.drain();
+        let Some(Frame::Ping(nonce)) = link.next_sent() else { panic!("no ping") };
+        nonce
+    };
+    let first = probe(&mut link);
+    link.say(&Frame::Pong(first));
+    let second = probe(&mut link);
+    // The relay answers the first once more, then the connection is dead.
+    link.say(&Frame::Pong(first));
+    link.now = link.replica.poll_timeout();
+    assert!(link.now.since(Default::default()) <= limits::PROBE, "it waits for ordinary silence");
+    link.replica.handle_timeout(link.now);
+    link.drain();
+    assert!(link.ended.is_some(), "a pong of probe {first} answered probe {second}");
+}
+
+#[test]
+fn a_probe_waits_while_something_arrives() {
+    let mut link = Scripted::new(&[space("s")]);
+    link.connect();
+    link.sent.clear();
+    link.replica.handle_probe(link.now);
+    link.drain();
+    let Some(Frame::Ping(nonce)) = link.next_sent() else { panic!("no ping") };
+    for _ in 0..5 {
+        // What was sent before the pong takes its time on a slow connection.
+        link.now = link.now.after(limits::PROBE / 4 * 3);
+        link.replica.handle_alive(link.now);
+        link.replica.handle_timeout(link.now);
+        link.drain();
+        assert_eq!(link.ended, None);
+    }
+    link.say(&Frame::Pong(nonce));
+    link.now = link.now.after(limits::PROBE * 2);
+    link.replica.handle_timeout(link.now);
+    link.drain();
+    assert_eq!(link.ended, None, "the probe was answered");
+}

@@ -471,6 +471,10 @@ impl History for Durable<'_> {
         self.0.size(document)
     }
 
+    fn heads(&self, document: &DocumentId) -> Result<u64, StoreError> {
+        self.0.heads(document)
+    }
+
     fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, StoreError> {
         self.0.is_head(document, hash)
     }

@@ -9,7 +9,7 @@ use landfall_protocol::frame::{EncodedEntry, Holding, SubscriptionId, Want};
 use landfall_protocol::ring::{DocumentPlan, SnapshotPart};
 use landfall_protocol::session::Session;
 use landfall_protocol::space::StoreFailure;
-use landfall_protocol::{Code, DocumentId, Offset, SpaceName};
+use landfall_protocol::{Code, DocumentId, Offset, SpaceName, limits};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -23,6 +23,14 @@ const PLANS: usize = 8;
 
 /// The subscription that asks, and its ticket.
 pub(super) type Asker = (SubscriptionId, u64);
+
+/// Heads that travel beside entries; more of them have frames of their own.
+const FEW_HEADS: usize = 1_000;
+
+const _: () = assert!(
+    limits::CHANGE_ENTRY_BYTES + limits::ENTRY_HEADER_BYTES + 32 * FEW_HEADS + 1024
+        <= limits::MESSAGE_BYTES
+);
 
 /// A question.
 pub(super) enum Query {
@@ -184,7 +192,13 @@ impl Fetching<'_> {
         for _ in 0..PLANS {
             let (space, have) = (self.space.clone(), have.clone());
             let plan = move |store: &dyn LogStore| store.plan_document(&space, &document, &have);
-            let bytes = |plan: &DocumentPlan| size_of_val(&plan.offsets[..]);
+            let bytes = |plan: &DocumentPlan| {
+                let heads = match &plan.holding {
+                    Holding::Present(heads) => size_of_val(&heads[..]),
+                    Holding::Absent | Holding::Deleted => 0,
+                };
+                size_of_val(&plan.offsets[..]) + heads
+            };
             let (plan, _room) = self.reader.read(plan, bytes).await?;
             if self.planned(document, plan).await? {
                 return Ok(());
@@ -199,7 +213,7 @@ impl Fetching<'_> {
         let DocumentPlan { holding, snapshot, offsets } = plan;
         let mut rest = offsets;
         if let Some((hash, total, _)) = snapshot {
-            let inline = total <= landfall_protocol::limits::SNAPSHOT_INLINE_BYTES as u64;
+            let inline = total <= limits::SNAPSHOT_INLINE_BYTES as u64;
             if !inline && !self.parts(hash, total).await? {
                 return Ok(false);
             }
@@ -209,7 +223,7 @@ impl Fetching<'_> {
             let (Some(entry), room) = self.reader.read(read, bytes).await? else {
                 return Ok(false);
             };
-            self.entries(document, holding.clone(), &[entry], !rest.is_empty(), room).await?;
+            self.entries(document, &holding, &[entry], rest.is_empty(), room).await?;
             if rest.is_empty() {
                 return Ok(true);
             }
@@ -226,9 +240,8 @@ impl Fetching<'_> {
                 return Ok(false);
             }
             rest.drain(..entries.len());
-            let more = !rest.is_empty();
-            self.entries(document, holding.clone(), &entries, more, room).await?;
-            if !more {
+            self.entries(document, &holding, &entries, rest.is_empty(), room).await?;
+            if rest.is_empty() {
                 return Ok(true);
             }
         }
@@ -250,16 +263,35 @@ impl Fetching<'_> {
         Ok(true)
     }
 
+    /// Sends entries, and behind the last of them what is held: heads in as many frames as they need.
     async fn entries(
         &self,
         document: DocumentId,
-        holding: Holding,
+        holding: &Holding,
         entries: &[EncodedEntry],
-        more: bool,
+        last: bool,
         room: Grant,
     ) -> Result<(), Stop> {
-        let message = Session::document_frame(self.asker.0, document, holding, entries, more);
-        self.send(message, room).await
+        let frame = |holding, entries, more| {
+            Session::document_frame(self.asker.0, document, holding, entries, more)
+        };
+        let heads = match holding {
+            Holding::Present(heads) => heads.as_slice(),
+            Holding::Absent | Holding::Deleted => {
+                return self.send(frame(holding.clone(), entries, !last), room).await;
+            }
+        };
+        let present = |heads: &[[u8; 32]]| Holding::Present(heads.to_vec());
+        if last && heads.len() <= FEW_HEADS {
+            return self.send(frame(present(heads), entries, false), room).await;
+        }
+        self.send(frame(present(&[]), entries, true), room).await?;
+        for (page, some) in heads.chunks(limits::HEADS_PAGE).enumerate().filter(|_| last) {
+            let more = (page + 1) * limits::HEADS_PAGE < heads.len();
+            let room = self.reader.pages.reserve(size_of_val(some)).await;
+            self.send(frame(present(some), &[], more), room).await?;
+        }
+        Ok(())
     }
 
     async fn send(&self, message: Vec<u8>, room: Grant) -> Result<(), Stop> {

@@ -55,6 +55,11 @@ impl Pages {
         }
     }
 
+    /// Waits for memory for something that is there already.
+    pub(super) async fn reserve(&self, bytes: usize) -> Grant {
+        self.account.reserve(Class::Answer, 2 * bytes).await
+    }
+
     /// Memory for something that is there already, if there is any.
     pub(super) fn room(&self, bytes: usize) -> Option<Grant> {
         self.account.try_reserve(Class::Answer, 2 * bytes)

@@ -2,6 +2,7 @@
 //! changed in memory, written back once.
 
 use landfall_protocol::digest::Leaf;
+use landfall_protocol::heads;
 use landfall_protocol::weight::{FoldRule, Weight};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -147,10 +148,7 @@ impl Document {
 
     /// A change came to its tail.
     pub(super) fn add_change(&mut self, hash: [u8; 32], dependencies: &[[u8; 32]], bytes: usize) {
-        self.heads.retain(|head| !dependencies.contains(head));
-        if let Err(at) = self.heads.binary_search(&hash) {
-            self.heads.insert(at, hash);
-        }
+        heads::advance(&mut self.heads, dependencies.iter().copied(), hash);
         self.tail_changes += 1;
         self.tail_bytes += bytes as u64;
     }

@@ -202,8 +202,8 @@ impl History for SpaceView<'_> {
         let in_tail =
             find.query_row(key, |row| number(row, 0)).optional().map_err(self.failed(document))?;
         let (None, Some(snapshot)) = (in_tail, &found.snapshot) else { return Ok(in_tail) };
-        if let Some((_, max_op)) = snapshot.heads.iter().find(|(head, _)| head == hash) {
-            return Ok(Some(*max_op));
+        if let Ok(at) = snapshot.heads.binary_search_by_key(hash, |(head, _)| *head) {
+            return Ok(Some(snapshot.heads[at].1));
         }
         Ok(self.index(&found, snapshot)?.find(hash).map(|found| found.max_op))
     }
@@ -226,12 +226,13 @@ impl History for SpaceView<'_> {
             let folded_bytes = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes);
             let heads = found.document.heads.len() as u64;
             let (bytes, changes) = (tail_bytes + folded_bytes, tail_changes + folded_changes);
-            DocumentSize { bytes, changes, operations, heads }
+            let lasting_bytes = folded_bytes + DocumentSize::lasting(tail_bytes);
+            DocumentSize { bytes, lasting_bytes, changes, operations, heads }
         }))
     }
 
     fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, StoreError> {
         let found = self.present(document).map_err(self.failed(document))?;
-        Ok(found.is_some_and(|found| found.document.heads.contains(&hash.0)))
+        Ok(found.is_some_and(|found| found.document.heads.binary_search(&hash.0).is_ok()))
     }
 }

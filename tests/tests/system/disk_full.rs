@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use landfall::automerge::{ROOT, ReadDoc, ScalarValue, transaction::Transactable};
 use landfall::{ChangeError, Code, Document, FlushError, LinkStatus, StoreFailure};
@@ -146,10 +147,17 @@ fn a_full_disk_under_a_relay_makes_pushes_wait() {
     let status = store.status();
     assert!(status.pending().changes > 0, "{status:#?}");
     assert_eq!(status.link, LinkStatus::Online, "a full relay goes on serving");
+    let is_full =
+        |error: &Option<String>| error.as_ref().is_some_and(|error| error.contains("storage-full"));
+    wait_for(&store, "to say that the relay is full", |status| is_full(&status.last_error));
+    let Err(error) = store.flush_blocking(Duration::from_millis(1)) else { panic!("it is taken") };
+    let FlushError::TimedOut { last_error, .. } = &error else { panic!("{error}") };
+    assert!(is_full(last_error), "{error}");
     // What it has, it still gives.
     assert!(fresh_copy(&relay.url, SPACE).changes() < 51);
     std::fs::remove_file(ballast).unwrap();
     wait_synced(&store);
+    assert_eq!(store.status().last_error, None);
     assert_eq!(http::get(relay.port, "/readyz").0, 200);
     let snapshot = Snapshot::of(&space);
     assert_eq!(snapshot.changes(), 51);

@@ -63,22 +63,6 @@ impl Performer {
         read.found
     }
 
-    pub(super) fn load_snapshot_part(
-        &self,
-        replica: &mut Replica,
-        now: Moment,
-        space: &SpaceName,
-        document: DocumentId,
-        hash: [u8; 32],
-        from: u64,
-    ) {
-        let Some(row) = self.row(space) else { return };
-        match self.core.log.snapshot_part(row, &document, &hash, from) {
-            Ok(part) => replica.handle_snapshot_part(now, space, document, from, part),
-            Err(error) => replica.handle_store_failed(error.to_string()),
-        }
-    }
-
     /// A check came to its end; gives how many documents differed without a known reason.
     pub(super) fn checked(
         &mut self,

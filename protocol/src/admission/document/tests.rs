@@ -5,8 +5,8 @@ use automerge::{Automerge, ObjType, ROOT, SaveOptions, ScalarValue};
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::admission::preflight;
 use crate::admission::reader::tests::{put_signed, put_unsigned};
+use crate::admission::{Origin, preflight};
 
 /// Two authors type, delete, overwrite, count and mark at the same time, and merge.
 fn session() -> Automerge {
@@ -262,17 +262,47 @@ fn a_document_grows_by_what_its_bytes_account_for() {
     let size = |bytes, operations| DocumentSize { bytes, operations, ..DocumentSize::default() };
     let million = limits::CHANGE_OPERATIONS;
     // A few bytes of a million operations, twice; the third time they are not accounted for.
-    assert!(size(64, million).check_growth(64, million, (1, 1), 1).is_ok());
-    let over = size(0, free).check_growth(64, million, (1, 1), 1).unwrap_err();
+    assert!(size(64, million).check_growth(64, million, Origin::Pushed).is_ok());
+    let over = size(0, free).check_growth(64, million, Origin::Pushed).unwrap_err();
     assert_eq!((over.budget, over.actual), (Budget::Operations, free + million));
     // A deletion of all of a long document, and typing in one that was folded to nothing.
-    assert!(size(200_000, 4 * million).check_growth(64, million, (1, 1), 1).is_ok());
-    assert!(size(100, 4 * million).check_growth(100, 1, (1, 1), 1).is_ok());
+    assert!(size(200_000, 4 * million).check_growth(64, million, Origin::Pushed).is_ok());
+    assert!(size(100, 4 * million).check_growth(100, 1, Origin::Pushed).is_ok());
     // A paste pays for itself.
-    assert!(size(100, 4 * million).check_growth(million, million, (1, 1), 1).is_ok());
+    assert!(size(100, 4 * million).check_growth(million, million, Origin::Pushed).is_ok());
     let most = limits::DOCUMENT_OPERATIONS;
-    assert!(size(u64::MAX, most - 1).check_growth(100, 1, (1, 1), 1).is_ok());
-    assert!(size(u64::MAX, most).check_growth(100, 1, (1, 1), 1).is_err());
+    assert!(size(u64::MAX, most - 1).check_growth(100, 1, Origin::Pushed).is_ok());
+    assert!(size(u64::MAX, most).check_growth(100, 1, Origin::Pushed).is_err());
     let full = DocumentSize { changes: limits::DOCUMENT_CHANGES, ..DocumentSize::default() };
-    assert_eq!(full.check_growth(100, 1, (1, 1), 1).unwrap_err().budget, Budget::Changes);
+    assert_eq!(full.check_growth(100, 1, Origin::Pushed).unwrap_err().budget, Budget::Changes);
+}
+
+/// However a relay has folded a document, it takes what was admitted where it was made.
+#[test]
+fn what_is_admitted_where_it_is_made_is_admitted_by_a_relay_that_folded_more() {
+    let (free, own) = (limits::DOCUMENT_OPERATIONS_FREE, 64);
+    let mut refused = 0;
+    for folded in [0, 1_000, 40_000] {
+        for tail in [0, 100_000, 10_000_000] {
+            for operations in (0..=limits::DOCUMENT_OPERATIONS).step_by(65_536) {
+                let lasting_bytes = folded + DocumentSize::lasting(tail);
+                let bytes = folded + tail;
+                let here = DocumentSize { bytes, lasting_bytes, operations, ..Default::default() };
+                // Content that deflates as well as any does, saved a little shorter.
+                let bytes = folded * 4 / 5 + tail / 1_032;
+                let there = DocumentSize { bytes, operations, ..DocumentSize::default() };
+                let grown = |size: &DocumentSize, origin| {
+                    size.check_growth(own, limits::CHANGE_OPERATIONS, origin).is_ok()
+                };
+                let is_taken = grown(&there, Origin::Pushed);
+                assert!(is_taken || !grown(&here, Origin::Local), "{here:?} at {there:?}");
+                refused += u32::from(!is_taken && grown(&here, Origin::Pushed));
+            }
+        }
+    }
+    assert!(refused > 0, "counted by the bytes that are here, it would be refused there");
+    // A short document has room for its longest change, and for its deletion: neither end has more
+    // than the free operations for it.
+    let short = DocumentSize { operations: free / 4, ..DocumentSize::default() };
+    assert!(short.check_growth(own, limits::CHANGE_OPERATIONS, Origin::Local).is_ok());
 }

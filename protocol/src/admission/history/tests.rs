@@ -12,6 +12,8 @@ use crate::admission::{Layered, Overlay, preflight};
 struct One {
     root: CheckedChange,
     size: DocumentSize,
+    /// Its root is a head.
+    is_head: bool,
 }
 
 impl History for One {
@@ -47,7 +49,7 @@ impl History for One {
     }
 
     fn is_head(&self, _: &DocumentId, _: &ChangeHash) -> Result<bool, Infallible> {
-        Ok(false)
+        Ok(self.is_head)
     }
 }
 
@@ -64,7 +66,7 @@ fn written() -> (One, [CheckedChange; 2]) {
     });
     let root = changes.next().unwrap();
     let rest = [changes.next().unwrap(), changes.next().unwrap()];
-    (One { root, size: DocumentSize::default() }, rest)
+    (One { root, size: DocumentSize::default(), is_head: false }, rest)
 }
 
 fn judged<H: History<Error = Infallible>>(
@@ -109,6 +111,13 @@ fn heads_grow_to_their_limit_and_can_always_be_merged() {
     history.size.heads = limits::DOCUMENT_HEADS as u64;
     let error = judged(&history, &next).unwrap_err();
     assert!(matches!(error, HistoryError::OverBudget(OverBudget { budget: Budget::Heads, .. })));
+    // What a relay has taken comes in all the same, and so does a merge, however many there are.
+    history.size.heads *= 2;
+    let Ok(received) = admit_from(&history, &DOCUMENT, &next, Roots::One, Origin::Received);
+    assert_eq!(received, Ok(Verdict::New));
+    history.is_head = true;
+    assert_eq!(judged(&history, &next), Ok(Verdict::New));
+    history.is_head = false;
     // One that follows what is on its way makes no new head.
     let mut overlay = Overlay::default();
     overlay.add(DOCUMENT, &next, Offset(2));

@@ -197,26 +197,37 @@ fn texts<'a>(
     reader: &mut Decoder<'a>,
     field: &'static str,
 ) -> Result<Option<Vec<&'a str>>, MessageError> {
+    let limit = limits::REPO_LIST;
+    match texts_up_to(reader, field, limit)? {
+        Some((_, true)) => Err(MessageError::TooLong { field, limit }),
+        texts => Ok(texts.map(|(texts, _)| texts)),
+    }
+}
+
+/// The first of a list of texts, and whether there are more, which are passed over.
+fn texts_up_to<'a>(
+    reader: &mut Decoder<'a>,
+    field: &'static str,
+    limit: usize,
+) -> Result<Option<(Vec<&'a str>, bool)>, MessageError> {
     if !present(reader)? {
         return Ok(None);
     }
     let mut left = reader.array()?;
-    let mut texts = Vec::new();
+    let (mut texts, mut more) = (Vec::new(), false);
     loop {
         match &mut left {
-            Some(0) => return Ok(Some(texts)),
+            Some(0) => return Ok(Some((texts, more))),
             Some(left) => *left -= 1,
             None if reader.datatype()? == Type::Break => {
                 reader.skip()?;
-                return Ok(Some(texts));
+                return Ok(Some((texts, more)));
             }
             None => {}
         }
-        let limit = limits::REPO_LIST;
-        if texts.len() == limit {
-            return Err(MessageError::TooLong { field, limit });
-        }
-        texts.extend(text(reader, field)?);
+        let next = text(reader, field)?;
+        more |= texts.len() == limit && next.is_some();
+        texts.extend(next.filter(|_| !more));
     }
 }
 
@@ -249,9 +260,15 @@ fn heads<'a>(reader: &mut Decoder<'a>) -> Result<Option<Vec<RemoteHeads<'a>>>, M
             return Err(MessageError::TooLong { field, limit });
         }
         let mut remote = RemoteHeads { storage_id, heads: Vec::new(), timestamp_ms: 0.0 };
+        let mut is_whole = true;
         each_pair(reader, &mut |reader, key| {
             match key {
-                "heads" => remote.heads = texts(reader, "heads")?.unwrap_or_default(),
+                "heads" => {
+                    // A document may have more heads than are passed on; its client has others.
+                    let heads = texts_up_to(reader, "heads", limits::REPO_LIST)?;
+                    let (heads, more) = heads.unwrap_or_default();
+                    (remote.heads, is_whole) = (heads, !more);
+                }
                 "timestamp" => {
                     let number = number(reader)?.filter(|number| number.is_finite());
                     remote.timestamp_ms = number.unwrap_or_default();
@@ -260,7 +277,7 @@ fn heads<'a>(reader: &mut Decoder<'a>) -> Result<Option<Vec<RemoteHeads<'a>>>, M
             }
             Ok(())
         })?;
-        found.push(remote);
+        found.extend(is_whole.then_some(remote));
         Ok(())
     })?;
     Ok(Some(found))

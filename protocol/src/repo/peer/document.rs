@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::pen::Pen;
 use crate::admission::CheckedChange;
 use crate::frame::Entry;
+use crate::heads::advance;
 use crate::ids::{ChangeHash, Offset};
 use crate::limits;
 use crate::moment::Moment;
@@ -279,6 +280,13 @@ impl Document {
         self.question = None;
     }
 
+    /// Nothing more is said of the document, and what the peer said is forgotten.
+    pub(super) fn let_go(&mut self) {
+        self.close(Standing::Damaged);
+        (self.theirs, self.told, self.gossiped, self.reset) = (None, None, None, None);
+        self.refused.clear();
+    }
+
     fn clear_live(&mut self) {
         self.live = Vec::new();
         self.live_bytes = 0;
@@ -305,10 +313,7 @@ impl Document {
             *standing = Standing::Present { heads, last };
             return;
         }
-        heads.retain(|head| !entry.dependencies.contains(&head.0));
-        if let Err(place) = heads.binary_search(&hash) {
-            heads.insert(place, hash);
-        }
+        advance(&mut heads, entry.dependencies.iter().copied().map(ChangeHash), hash);
         *standing = Standing::Present { heads, last: entry.offset };
         if self.planning || !is_own || self.has_live() || !self.caught_up {
             self.keep_live(commit, at, is_own);

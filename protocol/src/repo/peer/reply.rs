@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::document::{Document, Planned, Standing, Wanted};
 use super::{Effect, Peer, Ticket};
-use crate::code::Code;
 use crate::ids::{ChangeHash, DocumentId, Offset};
 use crate::limits;
 use crate::repo::message::{Message, Sync};
@@ -72,8 +71,7 @@ impl Peer {
         let (now, before) = document.count_kept();
         self.kept = self.kept.saturating_sub(before) + now;
         if self.kept > limits::REPO_KEPT_BYTES {
-            let what = "too many heads and filters at a time".to_owned();
-            return self.fail(Code::OVERLOADED, what);
+            return self.let_go(id);
         }
         match document.step() {
             Step::Rest => {}
@@ -95,6 +93,18 @@ impl Peer {
                 }
             }
         }
+    }
+
+    /// A document is forgotten, of which the peer says more than there is room for: its session has
+    /// others.
+    fn let_go(&mut self, id: DocumentId) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        document.let_go();
+        let (now, before) = document.count_kept();
+        self.kept = self.kept.saturating_sub(before) + now;
+        let name = document.name().to_owned();
+        self.ignore(format!("document {id}: too many heads and filters at a time"));
+        self.send_unavailable(&name);
     }
 
     /// The peer has all that there is, or is being sent it.

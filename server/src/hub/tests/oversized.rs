@@ -21,7 +21,7 @@ impl Bench {
             document: DOCUMENT,
             hash: folded.hash,
             total: folded.snapshot.len() as u64,
-            heads: folded.heads,
+            heads: folded.heads.into(),
         };
         self.push(Pushed::Snapshot(entry, offered, Arc::new(folded.snapshot))).await;
         self.answer().await
@@ -89,13 +89,13 @@ async fn a_relay_that_starts_takes_oversized_snapshots_apart() {
     bench.end();
 }
 
-/// Each of the two may be a snapshot; both together have more heads than one names.
+/// Thousands of heads on both sides become one snapshot.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_offered_snapshot_with_too_many_heads_beside_ours_comes_in_as_changes() {
+async fn an_offered_snapshot_of_many_heads_is_merged_with_ours() {
     let Some(program) = program() else { return };
     let mut base = world::author(1);
     let root = world::edit(&mut base, "root", 0);
-    let each = limits::CHANGE_DEPENDENCIES / 2 + 1;
+    let each = 2_500;
     let mut branch = |number: usize| {
         let actor = automerge::ActorId::from((number as u64).to_be_bytes());
         world::edit(&mut base.fork().with_actor(actor), "branch", number as i64)
@@ -111,5 +111,8 @@ async fn an_offered_snapshot_with_too_many_heads_beside_ours_comes_in_as_changes
     let answer = bench.offer(&offered).await;
     assert_eq!((answer.count, answer.refusal), (1, None));
     assert_eq!(bench.held() as usize, 1 + 2 * each);
+    let index = bench.store.document_index(&space(), &DOCUMENT, false).unwrap().unwrap();
+    assert_eq!((index.heads.len(), index.tail.len()), (2 * each, 0));
+    assert_eq!(index.folded.unwrap().heads.len(), 2 * each);
     bench.end();
 }

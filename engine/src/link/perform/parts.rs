@@ -1,0 +1,189 @@
+//! Parts of snapshots that the relay wants. A snapshot is read from the store once and cut in memory:
+//! SQLite reads a whole value for each piece of it, which made a push of 44 MiB cost 8 s of reads.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use landfall_protocol::replica::Replica;
+use landfall_protocol::{DocumentId, Moment, SpaceName, limits};
+
+use super::{Out, Performer};
+use crate::store::{SpaceRow, ViewError};
+
+/// Bytes that wait for the socket, beyond which no further part of a snapshot is read for it: a relay
+/// may ask for the same part again and again.
+const PARTS_BELOW_BYTES: usize = 1024 * 1024;
+
+/// Bytes of snapshots that are kept while their parts are sent: one of the largest, or several
+/// smaller ones.
+const KEPT_BYTES: usize = limits::SNAPSHOT_BYTES;
+
+/// A part that the relay wants and that was not read yet.
+#[derive(Debug)]
+struct Wanted {
+    space: SpaceName,
+    document: DocumentId,
+    hash: [u8; 32],
+    from: u64,
+}
+
+/// The bytes of a snapshot.
+struct Kept {
+    hash: [u8; 32],
+    body: Vec<u8>,
+}
+
+/// The parts that are wanted, and the snapshots that are being sent.
+#[derive(Default)]
+pub(super) struct Parts {
+    /// At most one of each snapshot that is being offered.
+    wanted: VecDeque<Wanted>,
+    /// Used least recently first.
+    kept: VecDeque<Kept>,
+}
+
+impl Parts {
+    pub(super) fn want(
+        &mut self,
+        space: SpaceName,
+        document: DocumentId,
+        hash: [u8; 32],
+        from: u64,
+    ) {
+        self.wanted.push_back(Wanted { space, document, hash, from });
+    }
+
+    /// A snapshot is not sent any more.
+    pub(super) fn forget(&mut self, hash: &[u8; 32]) {
+        self.kept.retain(|kept| kept.hash != *hash);
+    }
+
+    /// The next part to read: of a snapshot that is kept, else the one that waits longest. In turns, two
+    /// snapshots that do not both fit would be read again for each part.
+    fn next(&mut self) -> Option<Wanted> {
+        let is_kept = |wanted: &Wanted| self.kept.iter().any(|kept| kept.hash == wanted.hash);
+        let index = self.wanted.iter().position(is_kept).unwrap_or_default();
+        self.wanted.remove(index)
+    }
+
+    /// The piece of a snapshot from a position on; `load` gives all its bytes if they are not kept.
+    fn cut<E>(
+        &mut self,
+        hash: &[u8; 32],
+        from: u64,
+        load: impl FnOnce() -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Option<Vec<u8>>, E> {
+        let index = self.kept.iter().position(|kept| kept.hash == *hash);
+        let kept = match index.and_then(|index| self.kept.remove(index)) {
+            Some(kept) => kept,
+            None => match load()? {
+                Some(body) => Kept { hash: *hash, body },
+                None => return Ok(None),
+            },
+        };
+        let start = usize::try_from(from).unwrap_or(usize::MAX).min(kept.body.len());
+        let end = kept.body.len().min(start + limits::PART_BYTES);
+        let piece = kept.body[start..end].to_vec();
+        if end < kept.body.len() {
+            self.keep(kept);
+        }
+        Ok(Some(piece))
+    }
+
+    fn keep(&mut self, kept: Kept) {
+        let mut bytes: usize = self.kept.iter().map(|other| other.body.len()).sum();
+        while bytes + kept.body.len() > KEPT_BYTES
+            && let Some(oldest) = self.kept.pop_front()
+        {
+            bytes -= oldest.body.len();
+        }
+        self.kept.push_back(kept);
+    }
+}
+
+impl Performer {
+    /// Reads the part of a snapshot that the socket has room for.
+    pub(in crate::link) fn read_parts(&mut self, replica: &mut Replica, now: Moment, out: &Out) {
+        if out.unsent() >= PARTS_BELOW_BYTES {
+            return;
+        }
+        if let Some(wanted) = self.parts.next()
+            && let Some(row) = self.row(&wanted.space)
+        {
+            let part = self.read_part(row, &wanted);
+            let Wanted { space, document, from, .. } = wanted;
+            match part {
+                Ok(part) => replica.handle_snapshot_part(now, &space, document, from, part),
+                Err(error) => replica.handle_store_failed(error.to_string()),
+            }
+        }
+        let waits = !self.parts.wanted.is_empty();
+        self.desk.wants_room.store(waits, Ordering::Release);
+        if waits {
+            self.desk.wake.notify_one();
+        }
+    }
+
+    fn read_part(&mut self, row: SpaceRow, wanted: &Wanted) -> Result<Option<Vec<u8>>, ViewError> {
+        let Wanted { document, hash, from, .. } = wanted;
+        let log = &self.core.log;
+        if !log.has_snapshot(row, document, hash)? {
+            // Another one is offered in its place, or the document is deleted.
+            self.parts.forget(hash);
+            return Ok(None);
+        }
+        self.parts.cut(hash, *from, || log.snapshot_body(row, document, hash))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(parts: &mut Parts, hash: u8) {
+        let document = DocumentId::from_bytes([hash; 16]);
+        parts.want("s".parse().unwrap(), document, [hash; 32], 0);
+    }
+
+    /// Sends a snapshot from a position to its end or its middle; gives how often it was read.
+    fn send(parts: &mut Parts, hash: u8, body: &[u8], until: usize) -> usize {
+        let (mut reads, mut sent) = (0, Vec::new());
+        while sent.len() < until {
+            let load = || {
+                reads += 1;
+                Ok::<_, ()>(Some(body.to_vec()))
+            };
+            let piece = parts.cut(&[hash; 32], sent.len() as u64, load).unwrap().unwrap();
+            assert!(!piece.is_empty() && piece.len() <= limits::PART_BYTES);
+            sent.extend(piece);
+        }
+        assert!(sent == body[..sent.len()]);
+        reads
+    }
+
+    #[test]
+    fn a_snapshot_is_read_once_and_dropped_after_its_last_part() {
+        let body: Vec<u8> = (0..limits::PART_BYTES * 5 + 7).map(|n| (n % 251) as u8).collect();
+        let mut parts = Parts::default();
+        assert_eq!(send(&mut parts, 1, &body, body.len()), 1);
+        assert!(parts.kept.is_empty(), "it is kept although all of it is sent");
+        assert_eq!(parts.cut(&[2; 32], 0, || Ok::<_, ()>(None)), Ok(None));
+        let beyond = parts.cut(&[1; 32], u64::MAX, || Ok::<_, ()>(Some(body.clone())));
+        assert_eq!(beyond, Ok(Some(Vec::new())));
+    }
+
+    #[test]
+    fn snapshots_that_are_kept_are_bounded_and_sent_first() {
+        let body = vec![7; KEPT_BYTES / 2 + 1];
+        let mut parts = Parts::default();
+        send(&mut parts, 1, &body[..10 + limits::PART_BYTES], 1);
+        assert_eq!(send(&mut parts, 2, &body, 1), 1);
+        wanted(&mut parts, 3);
+        wanted(&mut parts, 2);
+        assert_eq!(parts.next().map(|wanted| wanted.hash), Some([2; 32]));
+        assert_eq!(parts.next().map(|wanted| wanted.hash), Some([3; 32]));
+        assert_eq!(send(&mut parts, 3, &body, 1), 1);
+        let kept: Vec<u8> = parts.kept.iter().map(|kept| kept.hash[0]).collect();
+        assert_eq!(kept, [3], "the other two were used longer ago");
+    }
+}
