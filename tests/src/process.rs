@@ -2,7 +2,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use crate::PATIENCE;
 
 /// The path of one of our binaries, built into the same target folder as this test.
 ///
@@ -69,6 +72,24 @@ impl Relay {
     pub fn kill(mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// SIGTERM, as an operator's tools send it, and the status with which the process ends.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn terminate(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "SIGTERM did not end the relay");
+            // sleep: std has no wait with a deadline; this only spaces the looks
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 
     /// The process's id.

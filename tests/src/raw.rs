@@ -66,16 +66,7 @@ impl Client {
     }
 
     fn subscribed(port: u16, knows: Option<u64>, subscribe: &Frame) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("a relay");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let mut request = format!("ws://127.0.0.1:{port}/").into_client_request().expect("a URL");
-        let subprotocol = HeaderValue::from_static(SUBPROTOCOL);
-        request.headers_mut().insert(SUBPROTOCOL_HEADER, subprotocol);
-        let (socket, _) = client(request, stream).expect("a session");
-        let mut client = Self { socket, frames: VecDeque::new(), said: 0 };
-        let replica = ReplicaId::from_bytes([7; 16]);
-        let (versions, token, agent) = (vec![1], None, "raw".to_owned());
-        client.send(&Frame::Hello(Hello { versions, replica, token, agent }));
+        let mut client = Self { socket: handshake(port), frames: VecDeque::new(), said: 0 };
         if let Some(bits) = knows {
             client.send(&Frame::Features(Features { bits }));
         }
@@ -139,6 +130,48 @@ impl Client {
                 self.frames.extend(frames.map(|frame| frame.expect("a frame")));
             }
         }
+    }
+}
+
+/// A WebSocket of our subprotocol, on which hello was said.
+///
+/// # Panics
+/// If the relay does not take it.
+#[must_use]
+pub fn handshake(port: u16) -> WebSocket<TcpStream> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("a relay");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut request = format!("ws://127.0.0.1:{port}/").into_client_request().expect("a URL");
+    let subprotocol = HeaderValue::from_static(SUBPROTOCOL);
+    request.headers_mut().insert(SUBPROTOCOL_HEADER, subprotocol);
+    let (mut socket, _) = client(request, stream).expect("a session");
+    let replica = ReplicaId::from_bytes([7; 16]);
+    let (versions, token, agent) = (vec![1], None, "raw".to_owned());
+    let hello = Frame::Hello(Hello { versions, replica, token, agent });
+    socket.send(Message::Binary(encode(&hello).into())).expect("the relay reads");
+    socket
+}
+
+/// Somebody who types into a document of its own.
+#[derive(Debug)]
+pub struct Typist(AutoCommit, u64);
+
+impl Typist {
+    /// Under this actor.
+    #[must_use]
+    pub fn new(actor: ActorId) -> Self {
+        Self(AutoCommit::new().with_actor(actor), 0)
+    }
+
+    /// The next change.
+    ///
+    /// # Panics
+    /// If automerge cannot make it.
+    pub fn type_one(&mut self) -> Vec<u8> {
+        self.1 += 1;
+        self.0.put(ROOT, "typed", self.1).expect("a value");
+        self.0.commit();
+        self.0.get_last_local_change().expect("it was just made").raw_bytes().to_vec()
     }
 }
 
