@@ -199,7 +199,9 @@ impl Fetching<'_> {
                 };
                 size_of_val(&plan.offsets[..]) + heads
             };
-            let (plan, _room) = self.reader.read(plan, bytes).await?;
+            // Its memory is given back before any for what it plans is waited for: one plan a session.
+            let (plan, room) = self.reader.read(plan, bytes).await?;
+            drop(room);
             if self.planned(document, plan).await? {
                 return Ok(());
             }
