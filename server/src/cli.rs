@@ -12,13 +12,13 @@ mod print;
 mod serve;
 
 use std::fmt::Display;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub use crate::logs::LogFormat;
 pub use operator::{OperatorCommand, operate};
 pub use serve::{FOLD_WORKER, FoldArgs, ServeArgs, fold_worker, run};
 
+use crate::logs;
 use crate::store::{OpenStoreError, StoreHint, chain};
 
 /// What ends the process: one line for a person, and a code for a script.
@@ -47,8 +47,8 @@ impl Failure {
 
     /// Says it, and gives the code.
     fn tell(self) -> ExitCode {
-        // If standard error is closed there is nobody to tell; the code says it.
-        let _ = writeln!(io::stderr(), "error: {}", self.line);
+        // If standard error takes nothing, the code says it.
+        logs::last_line(format!("error: {}", self.line));
         ExitCode::from(self.code)
     }
 }

@@ -130,6 +130,9 @@ pub const LINGER_BYTES: u64 = 4 * shared::MESSAGE_BYTES as u64;
 /// How long a shutdown may take, from the signal to the closed store.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long blocking calls that are still under way are waited for after the end of serving.
+pub const RUNTIME_END: Duration = Duration::from_secs(1);
+
 /// How long the answers to pushes that are under way are waited for when the relay is stopped.
 pub const ANSWER_GRACE: Duration = Duration::from_secs(4);
 
@@ -282,6 +285,17 @@ pub const REPO_FEW_CHANGES: usize = 64;
 pub const IMPORT_BYTES: u64 = 256 * MIB as u64;
 /// Ids in one answer of the playground's list: some 40 KiB, read in one go.
 pub const LISTED_DOCUMENTS: usize = 1_000;
+
+/// Bytes of log lines that wait for standard error: some ten thousand lines. Beyond it lines are lost
+/// and counted, since nothing waits for a log.
+pub const LOG_QUEUE_BYTES: usize = 4 * MIB;
+
+/// How long the end of the process waits for standard error to take what was logged; and the error
+/// line after it.
+pub const LOG_FLUSH: Duration = Duration::from_secs(1);
+
+/// How often a standard error that took no lines is tried again while nothing is logged.
+pub const LOG_RETRY: Duration = Duration::from_secs(5);
 
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;

@@ -34,5 +34,8 @@ mod repo_client;
 mod repo_hostile;
 #[path = "relay/restarts.rs"]
 mod restarts;
+#[cfg(target_os = "linux")]
+#[path = "relay/stderr.rs"]
+mod stderr;
 #[path = "relay/sync.rs"]
 mod sync;

@@ -110,10 +110,15 @@ impl FoldArgs {
 /// Serves until SIGTERM or SIGINT. The first line on standard output names the address, once
 /// connections are taken.
 pub fn run(args: ServeArgs) -> ExitCode {
-    logs::start(args.log_format);
+    let logging = logs::start(args.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(serve_until_signal(args)),
+        Ok(runtime) => {
+            let result = runtime.block_on(serve_until_signal(args));
+            // A read of the store that never comes back must not keep the process alive.
+            runtime.shutdown_timeout(limits::RUNTIME_END);
+            result
+        }
         Err(error) => Err(Failure::new(
             OTHER,
             "the relay's threads could not be started",
@@ -121,6 +126,8 @@ pub fn run(args: ServeArgs) -> ExitCode {
             "look at the limits of processes and memory",
         )),
     };
+    // The error is the last line.
+    drop(logging);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
