@@ -61,8 +61,17 @@ impl Process {
 
     /// Its resident memory.
     pub(crate) fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most of it that there was.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim().trim_end_matches(" kB").trim().parse().unwrap()
     }
 
@@ -239,6 +248,11 @@ async fn json_lines_name_their_session_once_and_a_stop_warns_of_nothing() {
     let mut client = Client::connect_to(relay.address).await;
     client.say_hello().await;
     client.subscribe(1, SPACE, None, None).await;
+    // It names the first of its spaces, also when it has left that.
+    for number in 1..20 {
+        client.send(&Frame::Unsubscribe(number)).await;
+        client.subscribe(number + 1, &format!("other-{number}"), None, None).await;
+    }
     relay.signal("-TERM");
     let (frames, _) = client.until_end().await;
     assert!(
