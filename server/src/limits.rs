@@ -324,6 +324,20 @@ pub const IMPORT_BYTES: u64 = 256 * MIB as u64;
 /// Ids in one answer of the playground's list: some 40 KiB, read in one go.
 pub const LISTED_DOCUMENTS: usize = 1_000;
 
+/// Bytes of an allocation from which it is mapped by itself, and unmapped when it is freed: smaller
+/// ones are frequent, and mapping costs microseconds.
+pub const LARGE_ALLOCATION: i32 = 256 * 1024;
+
+/// How often freed memory is given back to the operating system, if enough went through the relay.
+pub const TRIM_EVERY: Duration = Duration::from_secs(10);
+
+/// Bytes read from and written to sessions after which that is due: rarely enough to cost a busy
+/// relay below one in a hundred of its time.
+pub const TRIM_BYTES: u64 = 64 * MIB as u64;
+
+/// The same, once nothing more comes.
+pub const TRIM_QUIET_BYTES: u64 = MIB as u64;
+
 /// Bytes of log lines that wait for standard error: some ten thousand lines. Beyond it lines are lost
 /// and counted, since nothing waits for a log.
 pub const LOG_QUEUE_BYTES: usize = 4 * MIB;
@@ -350,6 +364,7 @@ const _: () = assert!(
     shared::EPHEMERAL_BYTES + 2 * shared::EPHEMERAL_NAME_BYTES + EPHEMERAL_OVERHEAD_BYTES
         <= SEAT_EPHEMERAL_BYTES
 );
+const _: () = assert!(TRIM_QUIET_BYTES < TRIM_BYTES);
 const _: () = assert!(CONNECTIONS_OF_ADDRESS < CONNECTIONS);
 const _: () = assert!(KEPT_PLACES_OF_ADDRESS < KEPT_PLACES);
 const _: () = assert!(KEPT_LIFE.as_secs() < HTTP_LIFE.as_secs());

@@ -39,3 +39,5 @@ mod restarts;
 mod stderr;
 #[path = "relay/sync.rs"]
 mod sync;
+#[path = "relay/threads.rs"]
+mod threads;

@@ -1,7 +1,7 @@
 //! A standard error that takes nothing: the relay serves, and ends when it is asked to.
 
 use std::fs::{self, File};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::harness::{Author, Client, SPACE, get_of, soon};
 use crate::process::{Process, closed_stderr, command};
@@ -80,5 +80,29 @@ async fn a_closed_standard_error_stops_nothing() {
         use_it(&relay).await;
         relay.signal("-TERM");
         assert_eq!(ends(relay).await, Some(0));
+    }
+}
+
+/// A panic would end them with 101.
+#[test]
+fn commands_whose_output_is_full_end_with_their_own_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let relay = Process::start(&data);
+    relay.signal("-TERM");
+    relay.ended();
+    let data = data.to_str().unwrap();
+    for (arguments, code) in [
+        (&["--help"][..], 0),
+        (&["--no-such-flag"], 2),
+        (&["inspect", "--data", data], 0),
+        (&["verify", "--data", data], 0),
+        (&["inspect", "--data", "/nonexistent"], 4),
+        (&["serve", "--data", data, "--listen", "nonsense"], 2),
+    ] {
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_landfall-relay"));
+        let ended = command.env_clear().args(arguments).stdout(full()).stderr(full()).status();
+        assert_eq!(ended.unwrap().code(), Some(code), "{arguments:?}");
     }
 }
