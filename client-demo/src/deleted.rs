@@ -200,6 +200,7 @@ fn confirm(question: &str, yes: bool, otherwise: &str) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Usage, otherwise, why, "say --yes if it is meant"));
     }
     let mut answer = String::new();
+    let question = term::harmless(question);
     let asked = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
     // A terminal that cannot be written to or read has not said yes.
     let read = asked.and_then(|()| io::stdin().lock().read_line(&mut answer));

@@ -130,8 +130,8 @@ fn show(place: &Place, id: &str) -> Result<(), Failure> {
 
 /// Prints what is below a note's title.
 pub(crate) fn print(note: &Note) {
-    // As it is for a program, harmless for a terminal.
-    let body = if term::is_live() { term::tame(&note.body) } else { note.body.clone() };
+    // Also where no terminal is: what reads a pipe may hand it on to one.
+    let body = term::tame(&note.body);
     say(body.strip_suffix('\n').unwrap_or(&body));
     for item in note.items.iter().flatten() {
         say(format!("- {}", first_line(item, term::width())));

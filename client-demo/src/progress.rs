@@ -38,7 +38,7 @@ impl Bars {
     pub(crate) fn say(&self, line: &str) {
         match &self.0 {
             // As below, but redrawing the bars.
-            Some(bars) => drop(bars.println(line)),
+            Some(bars) => drop(bars.println(term::harmless(line))),
             None => term::say(line),
         }
     }

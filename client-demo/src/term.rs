@@ -34,13 +34,43 @@ pub(crate) fn say(line: impl Display) {
 /// Writes a line; fails when nobody reads any more.
 pub(crate) fn try_say(line: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
+    writeln!(out, "{}", harmless(&line.to_string()))?;
     out.flush()
 }
 
 /// Writes a line beside the result, for a person only.
 pub(crate) fn note(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", harmless(&line.to_string()));
+}
+
+/// A whole line on its way out: whatever text of others is in it, a terminal obeys nothing but our own
+/// colours. Control characters are written as `\u001b`, which JSON reads as it was.
+pub(crate) fn harmless(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(c) = rest.chars().next() {
+        if let Some(colour) = colour(rest) {
+            out.push_str(colour);
+            rest = &rest[colour.len()..];
+            continue;
+        }
+        match c {
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() || is_invisible_order(c) => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => out.push(c),
+        }
+        rest = &rest[c.len_utf8()..];
+    }
+    out
+}
+
+/// The sequence that sets colours (SGR) with which the text begins, if it does.
+fn colour(text: &str) -> Option<&str> {
+    let body = text.strip_prefix("\u{1b}[")?;
+    let end = body.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    body[end..].starts_with('m').then(|| &text[..end + 3])
 }
 
 /// Text from elsewhere, made harmless: it may hold what a terminal would obey.
@@ -191,6 +221,19 @@ mod tests {
         let left = vec!["雨具".to_owned(), "x".to_owned()];
         let rows = side_by_side(&left, &["y".to_owned()], 23);
         assert_eq!(rows, ["雨具       │ y", "x          │"]);
+    }
+
+    #[test]
+    fn a_line_holds_no_orders_but_colours() {
+        let line =
+            "\u{1b}[1;36mbold\u{1b}[0m \u{1b}[2J\u{1b}]52;c;x\u{7}\u{9b}1m\ta\nb\u{202e}\u{1b}[";
+        let told = "\u{1b}[1;36mbold\u{1b}[0m \\u001b[2J\\u001b]52;c;x\\u0007\\u009b1m\ta\nb\\u202e\\u001b[";
+        assert_eq!(harmless(line), told);
+        let json = serde_json::json!({ "title": "\u{9b}2J\u{1b}[2J" }).to_string();
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&harmless(&json)).unwrap()["title"],
+            "\u{9b}2J\u{1b}[2J"
+        );
     }
 
     #[test]

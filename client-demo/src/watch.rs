@@ -189,7 +189,7 @@ impl View {
         let line = format!("{} {text}", faint(format!("{seconds:>8.1} s")));
         match &self.bar {
             Some(bar) => {
-                bar.println(line);
+                bar.println(term::harmless(&line));
                 true
             }
             None => term::try_say(line).is_ok(),
@@ -204,7 +204,8 @@ impl View {
         }
         let open = match &self.bar {
             Some(bar) => {
-                bar.set_message(format!("{state}  {}", faint("Ctrl-C ends")));
+                let message = format!("{state}  {}", faint("Ctrl-C ends"));
+                bar.set_message(term::harmless(&message));
                 true
             }
             None => self.line(&state),

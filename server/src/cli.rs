@@ -5,20 +5,20 @@
 //! usage; 3 cannot listen there; 4 the data folder or the store in it cannot be used; 5 another
 //! process uses the store; 6 something is damaged; 7 a file to read or to write is none, or in the
 //! way; 8 the store's files were removed or replaced while it was served;
-//! 9 an fsync of the store failed while it was served.
+//! 9 an fsync of the store failed while it was served; 10 a thread of the relay ended by a bug.
 
 mod operator;
 mod print;
 mod serve;
 
 use std::fmt::Display;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub use crate::logs::LogFormat;
 pub use operator::{OperatorCommand, operate};
 pub use serve::{FOLD_WORKER, FoldArgs, ServeArgs, fold_worker, run};
 
+use crate::logs;
 use crate::store::{OpenStoreError, StoreHint, chain};
 
 /// What ends the process: one line for a person, and a code for a script.
@@ -37,18 +37,19 @@ const DAMAGED: u8 = 6;
 const FILE: u8 = 7;
 const GONE: u8 = 8;
 const FSYNC: u8 = 9;
+const BUG: u8 = 10;
 
 impl Failure {
     fn new(code: u8, what: impl Display, why: impl Display, hint: &str) -> Self {
         let line = format!("{what}; {why}; {hint}");
         // One line, whatever an address or a path was made of.
-        Self { line: line.replace(['\n', '\r'], " "), code }
+        Self { line: escaped(&line.replace(['\n', '\r'], " ")), code }
     }
 
     /// Says it, and gives the code.
     fn tell(self) -> ExitCode {
-        // If standard error is closed there is nobody to tell; the code says it.
-        let _ = writeln!(io::stderr(), "error: {}", self.line);
+        // If standard error takes nothing, the code says it.
+        logs::last_line(format!("error: {}", self.line));
         ExitCode::from(self.code)
     }
 }
@@ -65,4 +66,34 @@ fn store_failure(error: &OpenStoreError) -> Failure {
         StoreHint::Other => (STORE, "restore a backup, or use another folder with --data"),
     };
     Failure::new(code, "the store cannot be used", chain(error), hint)
+}
+
+/// Text that may hold what others chose, as a terminal does not obey it: control characters, and
+/// those that turn the direction of text around, as `\u001b`, which JSON reads as it was.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let is_harmless = matches!(c, '\n' | '\t') || !(c.is_control() || turns_direction(c));
+        match is_harmless {
+            true => out.push(c),
+            false => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+        }
+    }
+    out
+}
+
+fn turns_direction(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        assert_eq!(escaped("a\tb\u{1b}[2J\u{9b}é\u{202e}\n"), "a\tb\\u001b[2J\\u009bé\\u202e\n");
+        let failure = Failure::new(OTHER, "a\nb", "\u{1b}]0;x\u{7}", "look");
+        assert_eq!(failure.line, "a b; \\u001b]0;x\\u0007; look");
+    }
 }

@@ -19,6 +19,7 @@ use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName};
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
 
 use crate::limits;
 use crate::metrics::Metrics;
@@ -141,21 +142,25 @@ pub(crate) struct Folder {
 
 impl Folder {
     /// Takes snapshots apart that exceed the limit, and starts the thread. Nothing else may write to
-    /// the store before it returns.
+    /// the store before it returns. The receiver completes when the thread ends: before
+    /// [`close`](Self::close) only by a bug.
     pub(crate) fn start(
         store: Arc<dyn LogStore>,
         metrics: Arc<Metrics>,
         options: FoldOptions,
-    ) -> std::io::Result<Arc<Self>> {
+    ) -> std::io::Result<(Arc<Self>, oneshot::Receiver<()>)> {
         let shared = Arc::new(Shared::default());
         let worker = Worker::new(store, metrics, options);
         let for_thread = Arc::clone(&shared);
         worker.heal_oversized();
         let stop = worker.supervisor().map_or_else(Arc::default, |s| Arc::clone(&s.stop));
-        let thread = std::thread::Builder::new()
-            .name("fold".to_owned())
-            .spawn(move || worker.run(&for_thread))?;
-        Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)), stop }))
+        let (running, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("fold".to_owned()).spawn(move || {
+            // Dropped when the thread ends, also by a panic.
+            let _running = running;
+            worker.run(&for_thread);
+        })?;
+        Ok((Arc::new(Self { shared, thread: Mutex::new(Some(thread)), stop }), ended))
     }
 
     /// Has somebody told before each fold is written, from now on.
@@ -247,39 +252,46 @@ impl Worker {
         if let Err(error) = self.store.retry_failed_folds(VERSION) {
             tracing::error!(error = error.chain(), "failed folds could not be made due again");
         }
-        let mut next_look = Instant::now();
+        let (mut next_look, mut pause) = (Instant::now(), None);
         while let Some(work) = next(shared, next_look) {
             match work {
                 Some(Work::Merge(offer, done)) => done(self.merge(&offer)),
                 Some(Work::Absorb(chunks, done)) => done(self.absorb(&chunks)),
                 Some(Work::Rebuild(space, document, done)) => done(self.rebuild(&space, &document)),
                 None => {
-                    let busy = self.look(shared);
-                    let rest = if busy { Duration::ZERO } else { self.options.every };
+                    let looked = self.look(shared);
+                    pause = matches!(looked, Looked::NoChild).then(|| longer(pause));
+                    let rest = match looked {
+                        Looked::More => Duration::ZERO,
+                        Looked::Done | Looked::NoChild => pause.unwrap_or(self.options.every),
+                    };
                     next_look = Instant::now() + rest;
                 }
             }
         }
     }
 
-    /// Folds one document and prunes a little; true if there is more to do at once.
-    fn look(&self, shared: &Shared) -> bool {
+    /// Folds one document and prunes a little.
+    fn look(&self, shared: &Shared) -> Looked {
         let fold = |supervisor: &Supervisor| self.fold_one(shared, supervisor);
-        let folded = self.supervisor.as_ref().is_some_and(fold);
+        let folded = self.supervisor.as_ref().map_or(Looked::Done, fold);
         let more = self.store.prune(now_ms(), limits::PRUNE_ROWS).unwrap_or_else(|error| {
             tracing::error!(error = error.chain(), "what is folded could not be pruned");
             false
         });
-        folded || more
+        match folded {
+            Looked::Done if more => Looked::More,
+            folded => folded,
+        }
     }
 
-    fn fold_one(&self, shared: &Shared, supervisor: &Supervisor) -> bool {
+    fn fold_one(&self, shared: &Shared, supervisor: &Supervisor) -> Looked {
         let task = match self.store.fold_candidate(now_ms(), self.options.window) {
             Ok(Some(task)) => task,
-            Ok(None) => return false,
+            Ok(None) => return Looked::Done,
             Err(error) => {
                 tracing::error!(error = error.chain(), "no document could be found to fold");
-                return false;
+                return Looked::Done;
             }
         };
         if task.is_oversized {
@@ -292,19 +304,24 @@ impl Worker {
             Ok(Some(changes)) => {
                 self.metrics.folded("folded", began.elapsed());
                 tracing::debug!(space = %task.space, document = %task.document, changes, "folded");
-                true
+                Looked::More
             }
             Ok(None) => {
                 self.metrics.folded("overtaken", began.elapsed());
-                true
+                Looked::More
             }
             Err(FoldFailure::Store(error)) => {
                 self.metrics.folded("failed", began.elapsed());
                 tracing::error!(error = error.chain(), "a fold could not be read or written");
-                false
+                Looked::Done
             }
-            // It says nothing about the document.
-            Err(FoldFailure::Worker(WorkerError::Stopped)) => false,
+            // Neither says anything about the document.
+            Err(FoldFailure::Worker(error @ WorkerError::Spawn { .. })) => {
+                self.metrics.folded("postponed", began.elapsed());
+                tracing::error!(%error, "no child could be started; it is tried again");
+                Looked::NoChild
+            }
+            Err(FoldFailure::Worker(WorkerError::Stopped)) => Looked::Done,
             Err(FoldFailure::Worker(error @ WorkerError::TooLarge { .. })) => {
                 self.note_failure(&task, "oversized", &error)
             }
@@ -312,17 +329,17 @@ impl Worker {
         }
     }
 
-    /// Notes that a document cannot be folded; true if that is noted.
-    fn note_failure(&self, task: &FoldTask, outcome: &'static str, why: &dyn Display) -> bool {
+    /// Notes that a document cannot be folded.
+    fn note_failure(&self, task: &FoldTask, outcome: &'static str, why: &dyn Display) -> Looked {
         self.metrics.folded(outcome, Duration::ZERO);
         let (space, document, reason) = (&task.space, &task.document, why.to_string());
         let bytes = task.bytes;
         tracing::warn!(%space, %document, bytes, reason, "a document cannot be folded; it syncs on");
         if let Err(error) = self.store.fold_failed(task, VERSION, &reason) {
             tracing::error!(error = error.chain(), "a failed fold could not be noted");
-            return false;
+            return Looked::Done;
         }
-        true
+        Looked::More
     }
 
     /// Takes snapshots apart that exceed the limit, and that no replica would take: an earlier
@@ -566,6 +583,21 @@ impl Worker {
         }
         stored.unwrap_or(false)
     }
+}
+
+/// What came of looking for something to fold or to prune.
+enum Looked {
+    /// There may be more to do at once.
+    More,
+    /// Nothing for now.
+    Done,
+    /// No child could be started: no file handles, no processes, no program.
+    NoChild,
+}
+
+/// How long no child is started, after so long a pause before.
+fn longer(pause: Option<Duration>) -> Duration {
+    pause.map_or(limits::SPAWN_PAUSE, |last| (2 * last).min(limits::LONGEST_SPAWN_PAUSE))
 }
 
 /// Why a document is not even tried to be folded.

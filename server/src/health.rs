@@ -1,7 +1,8 @@
 //! Whether the relay can do its work now, for `/readyz`: set by the hub and by shutdown, read by
-//! HTTP.
+//! HTTP. It must not know what the hub's work is.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use landfall_protocol::space::StoreFailure;
 
@@ -17,6 +18,45 @@ const STOPPING: u8 = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     state: AtomicU8,
+    /// The hub's.
+    pub(crate) hub: Heartbeat,
+}
+
+/// What a thread is at, as seen from outside: since when it works on the same thing.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    start: Instant,
+    /// Milliseconds from `start` to the last step, plus one; 0 while it waits for work.
+    step: AtomicU64,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self { start: Instant::now(), step: AtomicU64::new(0) }
+    }
+}
+
+impl Heartbeat {
+    /// The thread begins a step of its work.
+    pub(crate) fn works(&self) {
+        self.step.store(self.now() + 1, Ordering::Release);
+    }
+
+    /// The thread waits for work.
+    pub(crate) fn waits(&self) {
+        self.step.store(0, Ordering::Release);
+    }
+
+    /// How long the thread is at its present step, if that is at least `limit`.
+    fn stalled(&self, limit: Duration) -> Option<Duration> {
+        let began = self.step.load(Ordering::Acquire).checked_sub(1)?;
+        let time = Duration::from_millis(self.now().saturating_sub(began));
+        (time >= limit).then_some(time)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
 }
 
 impl Health {
@@ -58,7 +98,14 @@ impl Health {
         let fsync = store.fsync_failed.as_ref().map(|error| {
             format!("an fsync failed: {error}; nothing is acknowledged, the relay ends")
         });
-        let reasons = [gone, fsync, self.trouble().map(str::to_owned), damaged, failing];
+        let writer = store.writer_panicked.as_ref().map(|error| {
+            format!("the store's thread ended: {error}; nothing is acknowledged, the relay ends")
+        });
+        let hub = self.hub.stalled(limits::HUB_STALLED).map(|time| {
+            format!("the hub is stuck for {} s: nothing is acknowledged meanwhile", time.as_secs())
+        });
+        let reasons =
+            [gone, fsync, writer, hub, self.trouble().map(str::to_owned), damaged, failing];
         let reasons: Vec<String> = reasons.into_iter().flatten().collect();
         (!reasons.is_empty()).then(|| reasons.join("\n"))
     }
@@ -113,6 +160,7 @@ mod tests {
             damaged: (0..limits::DAMAGED_NAMED as u8 + 2).map(place).collect(),
             more_damaged: false,
             fsync_failed: None,
+            writer_panicked: None,
             failing: Some("a bad sector".to_owned()),
         };
         let told = health.not_ready(&condition).unwrap();
@@ -128,6 +176,17 @@ mod tests {
         }
         assert!(lines[2].contains(&place(0).to_string()), "{told}");
         assert!(!lines[2].contains(&place(limits::DAMAGED_NAMED as u8).to_string()), "{told}");
+    }
+
+    #[test]
+    fn a_heartbeat_tells_work_that_does_not_advance_from_waiting() {
+        let heart = Heartbeat::default();
+        assert_eq!(heart.stalled(Duration::ZERO), None);
+        heart.works();
+        assert!(heart.stalled(Duration::ZERO).is_some());
+        assert_eq!(heart.stalled(Duration::from_secs(3600)), None);
+        heart.waits();
+        assert_eq!(heart.stalled(Duration::ZERO), None);
     }
 
     #[test]

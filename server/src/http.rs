@@ -18,10 +18,10 @@ use axum::routing::get;
 use axum::{Router, response};
 use landfall_protocol::frame::SUBPROTOCOL;
 use landfall_protocol::{SessionId, SpaceName};
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, error};
 
 use crate::health::Health;
+use crate::places::Place;
 use crate::repo;
 use crate::session::{self, Shared};
 
@@ -42,7 +42,7 @@ pub(crate) struct Door {
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Given back when the connection, or the session after it, is gone.
-    pub(crate) _place: Arc<OwnedSemaphorePermit>,
+    pub(crate) place: Arc<Place>,
 }
 
 /// The routes. Requests carry a [`Peer`] as an extension.
@@ -87,13 +87,22 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
     response
 }
 
+/// What is answered even while all places are taken.
+const FOR_OPERATORS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
 /// Refuses what the guard refuses, before any handler sees it.
 async fn guarded(
     State(door): State<Arc<Door>>,
     request: Request,
     next: Next,
 ) -> response::Response {
+    let is_kept = request.extensions().get::<Peer>().is_some_and(|peer| peer.place.is_kept());
     match door.guard.check(request.uri(), request.headers()) {
+        Ok(()) if is_kept && !FOR_OPERATORS.contains(&request.uri().path()) => {
+            door.sessions.metrics.request_refused("full");
+            let what = "as many connections are open as are allowed, in all or for your address";
+            text(StatusCode::SERVICE_UNAVAILABLE, what)
+        }
         Ok(()) => next.run(request).await,
         Err(Refused::Origin(origin)) => {
             door.sessions.metrics.request_refused("origin");
@@ -107,7 +116,8 @@ async fn guarded(
             debug!(host, "a foreign host name was refused");
             let what = format!(
                 "`{host}` is no name of this machine's loopback, and this relay asks nobody who \
-                 they are; use localhost, or start it with --insecure-open"
+                 they are; use localhost, or allow the name with --allow-host (an address with \
+                 --insecure-open)"
             );
             text(StatusCode::MISDIRECTED_REQUEST, what)
         }

@@ -16,6 +16,7 @@
 //! | `operate` | what the operator's commands do to a store |
 //! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
 
+mod allocator;
 pub mod cli;
 mod folding;
 mod health;
@@ -27,6 +28,7 @@ mod memory;
 mod metrics;
 mod offers;
 mod operate;
+mod places;
 mod repo;
 mod rooms;
 pub mod serve;
@@ -34,4 +36,4 @@ mod session;
 pub mod store;
 
 pub use folding::FoldOptions;
-pub use serve::{ServeError, ServeOptions, serve, serve_with_store};
+pub use serve::{Essential, ServeError, ServeOptions, serve, serve_with_store};

@@ -54,6 +54,25 @@ pub const STORE_QUEUE: usize = 1_024;
 /// costs some 50 KiB; a file handle each is what runs out first.
 pub const CONNECTIONS: usize = 4_096;
 
+/// Connections of one address at a time: a quarter of [`CONNECTIONS`], so that no address locks others
+/// out. Behind a proxy all clients have its address.
+pub const CONNECTIONS_OF_ADDRESS: usize = CONNECTIONS / 4;
+
+/// Connections beside [`CONNECTIONS`] that are answered at `/healthz`, `/readyz` and `/metrics` only, and
+/// are closed after [`KEPT_LIFE`]: a monitor learns what is the matter while all places are taken.
+pub const KEPT_PLACES: usize = 64;
+
+/// Those of one address.
+pub const KEPT_PLACES_OF_ADDRESS: usize = 8;
+
+/// How long a connection in a kept place may live: a request and its answer.
+pub const KEPT_LIFE: Duration = Duration::from_secs(10);
+
+/// How long a connection that does not become a session may live, whatever it asks: a peer that
+/// does not read its answer gives its place back. The largest answer takes a fourth of it on the
+/// slowest link.
+pub const HTTP_LIFE: Duration = Duration::from_secs(120);
+
 /// Subscriptions of all sessions together, some 2 KiB each with a space of its own. What one session
 /// may have is [`shared::SUBSCRIPTIONS`].
 pub const SUBSCRIPTIONS: usize = 131_072;
@@ -130,6 +149,9 @@ pub const LINGER_BYTES: u64 = 4 * shared::MESSAGE_BYTES as u64;
 /// How long a shutdown may take, from the signal to the closed store.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long blocking calls that are still under way are waited for after the end of serving.
+pub const RUNTIME_END: Duration = Duration::from_secs(1);
+
 /// How long the answers to pushes that are under way are waited for when the relay is stopped.
 pub const ANSWER_GRACE: Duration = Duration::from_secs(4);
 
@@ -154,6 +176,20 @@ pub const DAMAGED_PLACES: usize = 1_000;
 
 /// Damaged places that `/readyz` and refusals name; the log has all.
 pub const DAMAGED_NAMED: usize = 10;
+
+/// How long the hub may be at one command before `/readyz` says that it is stuck: a hundred times
+/// what the longest takes on a slow disk.
+pub const HUB_STALLED: Duration = Duration::from_secs(5);
+
+/// How long no child that folds is started after one could not be, at first and at most. The time
+/// doubles with each further failure.
+pub const SPAWN_PAUSE: Duration = Duration::from_secs(1);
+
+/// See [`SPAWN_PAUSE`].
+pub const LONGEST_SPAWN_PAUSE: Duration = Duration::from_secs(60);
+
+/// When a client is to offer again what no child could be started for.
+pub const SPAWN_RETRY: Duration = Duration::from_secs(5);
 
 /// How long a failed read that is not damage counts against readiness: a disk that fails now and
 /// then is seen by a monitor that asks each 30 s.
@@ -181,6 +217,11 @@ pub const FOLD_EVERY: Duration = Duration::from_secs(1);
 /// How long a fold waits for the hub before it is given up: the hub never takes that long, unless
 /// it is gone.
 pub const HUB_ANSWER: Duration = Duration::from_secs(10);
+
+/// How far beyond the clock a time in the store may be that still counts as one: clocks are set back
+/// by seconds. Beyond it the time was written while the clock was wrong, and counts as long ago:
+/// waiting for it could take years.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// Rows that are pruned in one transaction: commits wait for it.
 pub const PRUNE_ROWS: usize = 150;
@@ -283,6 +324,31 @@ pub const IMPORT_BYTES: u64 = 256 * MIB as u64;
 /// Ids in one answer of the playground's list: some 40 KiB, read in one go.
 pub const LISTED_DOCUMENTS: usize = 1_000;
 
+/// Bytes of an allocation from which it is mapped by itself, and unmapped when it is freed: smaller
+/// ones are frequent, and mapping costs microseconds.
+pub const LARGE_ALLOCATION: i32 = 256 * 1024;
+
+/// How often freed memory is given back to the operating system, if enough went through the relay.
+pub const TRIM_EVERY: Duration = Duration::from_secs(10);
+
+/// Bytes read from and written to sessions after which that is due: rarely enough to cost a busy
+/// relay below one in a hundred of its time.
+pub const TRIM_BYTES: u64 = 64 * MIB as u64;
+
+/// The same, once nothing more comes.
+pub const TRIM_QUIET_BYTES: u64 = MIB as u64;
+
+/// Bytes of log lines that wait for standard error: some ten thousand lines. Beyond it lines are lost
+/// and counted, since nothing waits for a log.
+pub const LOG_QUEUE_BYTES: usize = 4 * MIB;
+
+/// How long the end of the process waits for standard error to take what was logged; and the error
+/// line after it.
+pub const LOG_FLUSH: Duration = Duration::from_secs(1);
+
+/// How often a standard error that took no lines is tried again while nothing is logged.
+pub const LOG_RETRY: Duration = Duration::from_secs(5);
+
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;
 
@@ -298,6 +364,10 @@ const _: () = assert!(
     shared::EPHEMERAL_BYTES + 2 * shared::EPHEMERAL_NAME_BYTES + EPHEMERAL_OVERHEAD_BYTES
         <= SEAT_EPHEMERAL_BYTES
 );
+const _: () = assert!(TRIM_QUIET_BYTES < TRIM_BYTES);
+const _: () = assert!(CONNECTIONS_OF_ADDRESS < CONNECTIONS);
+const _: () = assert!(KEPT_PLACES_OF_ADDRESS < KEPT_PLACES);
+const _: () = assert!(KEPT_LIFE.as_secs() < HTTP_LIFE.as_secs());
 const _: () = assert!(DAMAGED_NAMED <= DAMAGED_PLACES);
 const _: () = assert!(STORE_ENDED_LOOK.as_millis() < STORE_ENDED_GRACE.as_millis());
 const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);

@@ -1,9 +1,19 @@
 //! Where log lines go: to standard error, for people on a terminal and as JSON otherwise.
+//!
+//! Logging never blocks and never panics, whatever standard error does: see `lossy`.
+
+mod lossy;
 
 use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
+use std::sync::LazyLock;
 
 use clap::ValueEnum;
+use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::EnvFilter;
+
+use crate::limits;
+use lossy::{Flush, Lossy};
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -17,12 +27,34 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging for the process, unless whoever carries the relay has done so. What is shown is
-/// asked for with `RUST_LOG`; by default everything from `info` on.
-pub(crate) fn start(format: LogFormat) {
+/// Log lines of this process that were lost, since standard error did not take them.
+static LOST: LazyLock<Counter> = LazyLock::new(Counter::default);
+
+/// Log lines of this process that were lost, for the metrics.
+pub(crate) fn lost() -> Counter {
+    LOST.clone()
+}
+
+/// Logging of the process. Dropped, it writes what is queued, for a bounded time.
+pub(crate) struct Logging {
+    _flush: Option<Flush>,
+}
+
+/// Starts logging for the process, unless the program that carries the relay has done so. What is
+/// shown is asked for with `RUST_LOG`; by default everything from `info` on.
+pub(crate) fn start(format: LogFormat) -> Logging {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let report = |lines| tracing::warn!(lines, "log lines were lost: standard error took none");
+    // Without threads there is no relay either, and the failure that follows says so.
+    let Ok((lossy, flush)) = Lossy::start(std::io::stderr(), lost(), report) else {
+        return Logging { _flush: None };
+    };
+    // The formatter would report its own failures with `eprintln!`, which panics.
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(lossy)
+        .log_internal_errors(false);
     let started = match format {
         LogFormat::Human => lines.with_ansi(terminal).try_init(),
         LogFormat::Auto if terminal => lines.with_ansi(true).try_init(),
@@ -31,7 +63,28 @@ pub(crate) fn start(format: LogFormat) {
             lines.json().flatten_event(true).with_span_list(false).try_init()
         }
     };
-    if started.is_err() {
-        tracing::debug!("logging was started before");
+    match started {
+        // The default hook writes to standard error, and would block where that is stuck.
+        Ok(()) => std::panic::set_hook(Box::new(log_panic)),
+        Err(_) => tracing::debug!("logging was started before"),
+    }
+    Logging { _flush: Some(flush) }
+}
+
+/// Writes a last line to standard error, for a bounded time.
+pub(crate) fn last_line(line: String) {
+    lossy::write_within(std::io::stderr(), line, limits::LOG_FLUSH);
+}
+
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let panic = info.payload_as_str().unwrap_or("no message");
+    let backtrace = std::backtrace::Backtrace::capture();
+    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+        tracing::error!(thread, place, panic, %backtrace, "a thread panicked");
+    } else {
+        tracing::error!(thread, place, panic, "a thread panicked");
     }
 }

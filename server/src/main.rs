@@ -13,7 +13,7 @@ use landfall_relay::cli::{self, OperatorCommand, ServeArgs};
 Exit codes: 0 done, or stopped in good order; 1 other failures; 2 wrong usage; 3 cannot listen; \
 4 data folder or store not usable; 5 store in use; 6 something is damaged; 7 a file to read or \
 write is none, or in the way; 8 the store's files were removed or replaced while it was served; \
-9 an fsync of the store failed while it was served"
+9 an fsync of the store failed while it was served; 10 a thread of the relay ended by a bug"
 )]
 struct Cli {
     #[command(subcommand)]

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::logs;
+
 /// One label with a value of a fixed set: a code's name, an outcome. Never what a peer chose.
 type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -156,6 +158,7 @@ impl Metrics {
         let help = "From an entry's durability until its page is in a session's socket";
         r.register_with_unit("fan_out", help, Unit::Seconds, self.fan_out_time.clone());
         r.register("rejects", "Pushes not taken, or not wholly, by code", self.rejects.clone());
+        r.register("log_lines_lost", "Log lines that standard error did not take", logs::lost());
         r.register("sessions_ended", "Sessions that ended, by code", self.ended.clone());
         r.register("requests_refused", "Requests refused, by reason", self.refused.clone());
     }

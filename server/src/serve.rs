@@ -3,11 +3,13 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,6 +22,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
+use crate::allocator;
 use crate::folding::{FoldOptions, Folder};
 use crate::health::Health;
 use crate::http::{self, Door, Guard, Peer};
@@ -27,6 +30,7 @@ use crate::hub::{Hub, HubEnd, Parts, Rings};
 use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::places::{Caps, Places};
 use crate::rooms::Rooms;
 use crate::session::Shared;
 use crate::store::{Condition, LogStore, OpenStoreError, SqliteStore, StoreError};
@@ -39,8 +43,8 @@ pub struct ServeOptions {
     /// Origins whose pages may connect, as browsers write them (`https://app.example`), besides
     /// loopback origins and the relay's own page. Default none.
     pub allow_origins: Vec<String>,
-    /// Whether requests for any `Host` are taken although nobody is asked who they are. Default
-    /// false: loopback names only. True exposes every document to whoever reaches the port.
+    /// Whether requests for any address as `Host` are taken although nobody is asked who they are.
+    /// Default false: loopback only. True exposes every document to whoever reaches the port.
     pub insecure_open: bool,
     /// How a peer's silence is measured. Default 15 s to a ping, 30 s to the end, 10 s for hello.
     /// Too short, and sleeping laptops and slow links are cut; too long, and peers that vanished
@@ -49,13 +53,22 @@ pub struct ServeOptions {
     /// How long a write may make no progress before the session is dropped. Default 60 s. Any
     /// byte counts: short, and a phone in a tunnel is cut; long, and a stuck peer holds its pages.
     pub stall: Duration,
+    /// How long a connection may live that does not become a session. Default 120 s. Short, and the
+    /// page does not get through a slow link; long, and peers that do not read keep their places.
+    pub http_life: Duration,
     /// How long a connection is read on after its close. Default 1 s. Short, and a peer that was
     /// still sending may see a reset instead of the reason; long, and those who do not hang up
     /// hold their place.
     pub linger: Duration,
-    /// Connections at a time. Default 4,096; one more is answered 503. Beyond the process's limit
-    /// of open files, accepting fails and is tried again.
+    /// Names under which the relay may be reached besides loopback names, such as
+    /// `relay.example`; with [`insecure_open`](Self::insecure_open) addresses need none. Default none.
+    pub allow_hosts: Vec<String>,
+    /// Connections at a time. Default 4,096; one more is answered 503, but for health and metrics.
+    /// Beyond the process's limit of open files, accepting fails and is tried again.
     pub connections: usize,
+    /// Those of one address, or of one /64 of IPv6. Default 1,024. Behind a proxy, which gives all
+    /// clients its own address, it is to be as large as `connections`.
+    pub connections_of_address: usize,
     /// Bytes of live entries kept in memory for each space in use. Default 2 MiB. Small, and
     /// sessions that are a little behind read the store; large, and memory grows with the spaces.
     pub ring_bytes: usize,
@@ -76,10 +89,13 @@ impl ServeOptions {
             data: data.into(),
             allow_origins: Vec::new(),
             insecure_open: false,
+            allow_hosts: Vec::new(),
             patience: Patience::default(),
             stall: limits::STALL,
+            http_life: limits::HTTP_LIFE,
             linger: limits::LINGER,
             connections: limits::CONNECTIONS,
+            connections_of_address: limits::CONNECTIONS_OF_ADDRESS,
             ring_bytes: shared::RING_BYTES,
             memory: limits::MEMORY_BYTES,
             folds: FoldOptions::default(),
@@ -118,9 +134,37 @@ pub enum ServeError {
     /// until the store is opened again.
     #[error("an fsync of the store failed: {0}")]
     Fsync(String),
-    /// Our bug: the hub panicked. The log says where.
-    #[error("the relay failed: its hub panicked; please report what the log says")]
+    /// Our bug: a thread without which the relay cannot serve ended. The log says where.
+    #[error("the relay failed: {0} ended; please report what the log says")]
+    Ended(Essential),
+}
+
+/// What a relay cannot serve without. Its end ends the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Essential {
+    /// The thread that orders pushes, `hub`.
     Hub,
+    /// The thread that folds, `fold`.
+    Fold,
+    /// The store's thread, `storage-writer`.
+    Writer,
+    /// The task that accepts connections.
+    Accept,
+    /// A thread of the blocking pool, while it opened or closed the store.
+    Store,
+}
+
+impl std::fmt::Display for Essential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Hub => "its hub",
+            Self::Fold => "its folding thread",
+            Self::Writer => "its store's writer thread",
+            Self::Accept => "its accept loop",
+            Self::Store => "opening or closing its store",
+        })
+    }
 }
 
 /// Serves until `shutdown` comes, then drains: sessions are told, what was taken is committed and
@@ -135,7 +179,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let data = options.data.clone();
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&data)).await;
-    let store = opened.map_err(|_| ServeError::Hub)??;
+    let store = opened.map_err(|_| ServeError::Ended(Essential::Store))??;
     serve_with_store(listener, options, Arc::new(store), shutdown).await
 }
 
@@ -151,7 +195,12 @@ pub async fn serve_with_store(
 ) -> Result<(), ServeError> {
     let mut server = Server::start(&options, Arc::clone(&store))?;
     let folder = Arc::clone(&server.folder);
-    let end = server.accept(listener, shutdown).await;
+    // Unwind safety: `stop` uses only what is shared with other threads anyway.
+    let trimming =
+        tokio::spawn(allocator::trim_on_traffic(Arc::clone(&server.door.sessions.metrics)));
+    let end = AssertUnwindSafe(server.accept(listener, shutdown)).catch_unwind().await;
+    trimming.abort();
+    let end = end.unwrap_or(AcceptEnd::Ended(Essential::Accept));
     let drained = server.stop(end, options.drain).await;
     // Also after a panic or a timeout: what is queued in the store is written, the lock let go.
     let closed = tokio::task::spawn_blocking(move || {
@@ -163,7 +212,7 @@ pub async fn serve_with_store(
     match closed {
         Ok(Err(error)) if error.is_gone() => Err(ServeError::Gone(error.chain())),
         Ok(closed) => closed.map_err(ServeError::Close),
-        Err(_) => Err(ServeError::Hub),
+        Err(_) => Err(ServeError::Ended(Essential::Store)),
     }
 }
 
@@ -172,17 +221,20 @@ struct Server {
     door: Arc<Door>,
     hub: Hub,
     hub_end: oneshot::Receiver<HubEnd>,
+    /// Completes when the folding thread ends.
+    fold_end: oneshot::Receiver<()>,
     folder: Arc<Folder>,
     stop: watch::Sender<bool>,
-    places: Arc<Semaphore>,
-    connections: u32,
+    places: Arc<Places>,
+    http_life: Duration,
 }
 
 /// Why accepting ended.
 #[derive(PartialEq, Eq)]
 enum AcceptEnd {
     Shutdown,
-    HubGone,
+    /// Something essential ended that should not have.
+    Ended(Essential),
     /// The store takes no more writes until it is opened again.
     StoreEnded(StoreEnd),
 }
@@ -192,12 +244,14 @@ enum AcceptEnd {
 enum StoreEnd {
     Gone(String),
     Fsync(String),
+    WriterPanicked,
 }
 
 impl StoreEnd {
     fn of(store: &dyn LogStore) -> Option<Self> {
-        let Condition { gone, fsync_failed, .. } = store.condition();
-        gone.map(Self::Gone).or_else(|| fsync_failed.map(Self::Fsync))
+        let Condition { gone, fsync_failed, writer_panicked, .. } = store.condition();
+        let gone = gone.map(Self::Gone).or_else(|| fsync_failed.map(Self::Fsync));
+        gone.or_else(|| writer_panicked.map(|_| Self::WriterPanicked))
     }
 }
 
@@ -206,6 +260,7 @@ impl From<StoreEnd> for ServeError {
         match end {
             StoreEnd::Gone(what) => Self::Gone(what),
             StoreEnd::Fsync(what) => Self::Fsync(what),
+            StoreEnd::WriterPanicked => Self::Ended(Essential::Writer),
         }
     }
 }
@@ -219,7 +274,7 @@ impl Server {
         getrandom::fill(&mut epoch).map_err(ServeError::Randomness)?;
         let folds = options.folds.clone();
         let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), folds);
-        let folder = folder.map_err(ServeError::Thread)?;
+        let (folder, fold_end) = folder.map_err(ServeError::Thread)?;
         let rooms = Arc::new(Rooms::new(Arc::clone(&metrics)));
         let parts = Parts {
             folder: Arc::clone(&folder),
@@ -256,12 +311,22 @@ impl Server {
             rooms,
             repo: crate::repo::Common::new(Arc::clone(&folder)),
         });
-        let (allow_origins, any_host) = (options.allow_origins.clone(), options.insecure_open);
-        let guard = Guard { allow_origins, any_host };
+        let (allow_origins, allow_hosts) =
+            (options.allow_origins.clone(), options.allow_hosts.clone());
+        let guard = Guard { allow_origins, allow_hosts, any_address: options.insecure_open };
         let door = Arc::new(Door { guard, health, sessions, last_session: AtomicU64::new(0) });
-        let connections = u32::try_from(options.connections.max(1)).unwrap_or(u32::MAX >> 3);
-        let places = Arc::new(Semaphore::new(connections as usize));
-        Ok(Self { door, hub, hub_end, folder, stop, places, connections })
+        let (all, of_address) = (options.connections, options.connections_of_address);
+        let places = Places::new(Caps { all, of_address });
+        Ok(Self {
+            door,
+            hub,
+            hub_end,
+            fold_end,
+            folder,
+            stop,
+            places,
+            http_life: options.http_life,
+        })
     }
 
     async fn accept(
@@ -279,7 +344,8 @@ impl Server {
                     return ended.map_or(AcceptEnd::Shutdown, AcceptEnd::StoreEnded);
                 }
                 ended = &mut ended => return AcceptEnd::StoreEnded(ended),
-                _ = &mut self.hub_end => return AcceptEnd::HubGone,
+                _ = &mut self.hub_end => return AcceptEnd::Ended(Essential::Hub),
+                _ = &mut self.fold_end => return AcceptEnd::Ended(Essential::Fold),
                 accepted = listener.accept() => accepted,
             };
             let (stream, address) = match accepted {
@@ -290,17 +356,18 @@ impl Server {
                     continue;
                 }
             };
-            match Arc::clone(&self.places).try_acquire_owned() {
-                Ok(place) => {
-                    let peer = Peer { address, _place: Arc::new(place) };
+            match self.places.take(address.ip()) {
+                Some(place) => {
+                    let peer = Peer { address, place: Arc::new(place) };
                     tokio::spawn(serve_connection(
                         stream,
                         peer,
+                        self.http_life,
                         router.clone(),
                         self.stop.subscribe(),
                     ));
                 }
-                Err(_) => self.turn_away(&stream, address),
+                None => self.turn_away(&stream, address),
             }
         }
     }
@@ -336,30 +403,29 @@ impl Server {
         self.door.health.stopping();
         // Sessions and idle connections hear it; nobody listens if there are none.
         let _ = self.stop.send(true);
-        if end == AcceptEnd::HubGone {
-            error!("the hub is gone: the relay stops");
-            // Long enough for sessions to be told.
-            let told = self.places.acquire_many(self.connections);
-            let _ = timeout_at(Instant::now() + limits::LINGER, told).await;
-            return Err(ServeError::Hub);
-        }
         match &end {
             AcceptEnd::StoreEnded(end) => error!(?end, "stopping: the store takes no more writes"),
-            _ => info!("stopping"),
+            AcceptEnd::Ended(what) => error!(%what, "stopping: something essential ended"),
+            AcceptEnd::Shutdown => info!("stopping"),
+        }
+        if end == AcceptEnd::Ended(Essential::Hub) {
+            // Nothing can be settled: long enough for sessions to be told.
+            let _ = timeout_at(Instant::now() + limits::LINGER, self.places.empty()).await;
+            return Err(ServeError::Ended(Essential::Hub));
         }
         let deadline = Instant::now() + limit;
-        let gone = self.places.acquire_many(self.connections);
-        let all_gone = timeout_at(deadline, gone).await.is_ok();
+        let all_gone = timeout_at(deadline, self.places.empty()).await.is_ok();
         self.folder.end_jobs();
         self.hub.shutdown();
         match timeout_at(deadline, self.hub_end).await {
             _ if let AcceptEnd::StoreEnded(end) = end => Err(end.into()),
+            _ if let AcceptEnd::Ended(what) = end => Err(ServeError::Ended(what)),
             Ok(Ok(HubEnd::Drained)) if all_gone => {
                 info!("stopped");
                 Ok(())
             }
             Ok(Ok(HubEnd::Drained)) | Err(_) => Err(ServeError::Drain { limit }),
-            Ok(_) => Err(ServeError::Hub),
+            Ok(_) => Err(ServeError::Ended(Essential::Hub)),
         }
     }
 }
@@ -368,6 +434,7 @@ impl Server {
 async fn serve_connection(
     stream: TcpStream,
     peer: Peer,
+    life: Duration,
     router: axum::Router,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -376,6 +443,7 @@ async fn serve_connection(
         debug!(%error, "TCP_NODELAY could not be set");
     }
     let address = peer.address;
+    let life = if peer.place.is_kept() { life.min(limits::KEPT_LIFE) } else { life };
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         let router = router.clone();
@@ -390,6 +458,8 @@ async fn serve_connection(
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        // It asks slowly, or does not read its answer.
+        () = sleep(life) => return debug!(peer = %address, "a connection took too long"),
         () = async { drop(stop.wait_for(|stop| *stop).await) } => {
             connection.as_mut().graceful_shutdown();
             // A request that is being answered is finished; a head that never ends is not.

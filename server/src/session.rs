@@ -155,6 +155,8 @@ struct Driver {
     /// `None` once nothing more is to be written.
     writer: Option<mpsc::Sender<Outgoing>>,
     ending: Option<Ending>,
+    /// Whether its log lines name a space.
+    is_named: bool,
     /// When the relay is being stopped: until when answers are waited for.
     stopping: Option<Instant>,
     /// Last, so that the hub hears of the end after everything else is gone.
@@ -219,6 +221,7 @@ impl Driver {
             delivered: Moment::default(),
             writer: Some(writer),
             ending: None,
+            is_named: false,
             stopping: None,
             _seat: seat,
             shared,
@@ -347,8 +350,9 @@ impl Driver {
                     filter,
                     holds,
                 } => {
-                    // The first one names the session in its log lines.
-                    if self.feeding.is_empty() {
+                    // The first one names the session in its log lines, once: a second value would
+                    // stand beside the first in every line.
+                    if !std::mem::replace(&mut self.is_named, true) {
                         Span::current().record("space", space.as_str());
                     }
                     let Some(ticket) = self.feeding.add(subscription, &filter) else {

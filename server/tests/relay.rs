@@ -36,5 +36,10 @@ mod repo_client;
 mod repo_hostile;
 #[path = "relay/restarts.rs"]
 mod restarts;
+#[cfg(target_os = "linux")]
+#[path = "relay/stderr.rs"]
+mod stderr;
 #[path = "relay/sync.rs"]
 mod sync;
+#[path = "relay/threads.rs"]
+mod threads;

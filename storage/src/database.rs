@@ -58,6 +58,8 @@ pub(crate) struct Core {
     writer_thread: OnceLock<ThreadId>,
     /// The first fsync that failed. From then on nothing is written.
     fsync_failure: OnceLock<Arc<StorageError>>,
+    /// Why the writer thread ended before it was asked to.
+    writer_panic: OnceLock<Arc<StorageError>>,
     /// Whether the writer thread has `conn` locked, for calls that would wait for themselves.
     in_group: AtomicBool,
     closed: AtomicBool,
@@ -245,6 +247,13 @@ impl Database {
         self.core().progress.subscribe_to_failure(Arc::from(callback));
     }
 
+    /// Why the writer thread ended before it was asked to: a bug of this crate. Every write gives
+    /// [`WriteError::Closed`] from then on, until the database is opened again. Reads go on.
+    #[must_use]
+    pub fn writer_panic(&self) -> Option<Arc<StorageError>> {
+        self.core().writer_panic.get().cloned()
+    }
+
     /// Reads in one snapshot on a pooled connection; waits while all are in use.
     ///
     /// # Errors
@@ -363,7 +372,8 @@ impl Inner {
         let core = &self.core;
         core.closed.store(true, Ordering::Release);
         core.queue.close();
-        if !core.writable {
+        // Else the writer thread closes it.
+        if !core.writable || core.writer_panic.get().is_some() {
             core.pool.close();
         }
         // The thread cannot wait for itself: it ends once it has left the callback that it is in.
@@ -405,6 +415,7 @@ impl Core {
             conn: Mutex::new(conn),
             writer_thread: OnceLock::new(),
             fsync_failure: OnceLock::new(),
+            writer_panic: OnceLock::new(),
             in_group: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             options,
@@ -421,6 +432,13 @@ impl Core {
 
     pub(crate) fn fsync_failure(&self) -> Option<&Arc<StorageError>> {
         self.fsync_failure.get()
+    }
+
+    /// Notes that the writer thread ends by a panic. It is called on that thread.
+    pub(crate) fn writer_panicked(&self, error: StorageError) {
+        // It ends once.
+        let _ = self.writer_panic.set(Arc::new(error));
+        self.in_group.store(false, Ordering::Relaxed);
     }
 
     /// Notes an error if it is a failed fsync. Only the first one counts.

@@ -149,6 +149,13 @@ pub enum StorageError {
         "an fsync failed earlier, so nothing more is written; close the database and open it again"
     )]
     FsyncFailed(#[source] Arc<StorageError>),
+    /// Our bug: the writer thread panicked, and nothing is written until the database is opened
+    /// again.
+    #[error("the writer thread panicked ({panic}); close the database and open it again")]
+    WriterPanicked {
+        /// The panic's message.
+        panic: String,
+    },
     /// SQLite failed.
     #[error("SQLite failed")]
     Sqlite(#[from] rusqlite::Error),
@@ -162,7 +169,7 @@ impl StorageError {
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
-            Self::Closed => FailureClass::Closed,
+            Self::Closed | Self::WriterPanicked { .. } => FailureClass::Closed,
             Self::ReadOnly => FailureClass::ReadOnly,
             Self::WouldDeadlock => FailureClass::Other,
             Self::RolledBack { class } => *class,

@@ -48,6 +48,8 @@ struct Plan {
     /// Whether the writer stands before a COMMIT now.
     waiting: bool,
     failures: Option<(u32, FailureClass)>,
+    /// Whether the writer thread panics before its next COMMIT.
+    panics: bool,
     /// What the next checkpoint fails with.
     checkpoint: Option<FailureClass>,
 }
@@ -65,6 +67,12 @@ impl FaultState {
             self.changed.wait(&mut plan);
         }
         plan.waiting = false;
+        if std::mem::take(&mut plan.panics) {
+            self.rearm(&plan);
+            drop(plan);
+            // Without the panic hook: it is no bug.
+            std::panic::resume_unwind(Box::new("ordered by a test"));
+        }
         let error = plan.failures.map(|(left, class)| {
             plan.failures = left.checked_sub(1).filter(|left| *left > 0).map(|left| (left, class));
             class.injected()
@@ -82,7 +90,8 @@ impl FaultState {
     }
 
     fn rearm(&self, plan: &Plan) {
-        self.armed.store(plan.holds > 0 || plan.failures.is_some(), Ordering::Relaxed);
+        let is_armed = plan.holds > 0 || plan.failures.is_some() || plan.panics;
+        self.armed.store(is_armed, Ordering::Relaxed);
     }
 
     fn hold(&self, change: impl FnOnce(usize) -> usize) {
@@ -117,6 +126,14 @@ impl Faults {
         let state = self.state();
         let mut plan = state.plan.lock();
         plan.failures = (count > 0).then_some((count, class));
+        state.rearm(&plan);
+    }
+
+    /// Makes the writer thread panic before its next COMMIT, once its jobs have run.
+    pub fn panic_at_next_commit(&self) {
+        let state = self.state();
+        let mut plan = state.plan.lock();
+        plan.panics = true;
         state.rearm(&plan);
     }
 

@@ -5,6 +5,7 @@
 //! statement runs (a full disk does that): then the savepoints are gone, the group ends there, and
 //! nobody in it is told that it was committed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, ThreadId};
@@ -18,7 +19,7 @@ use crate::durability::Durability;
 use crate::error::{FailureClass, StorageError};
 use crate::lock::Lock;
 use crate::options::{CHECKPOINT_PAGES, GROUP_JOBS, GROUP_TIME};
-use crate::queue::{Fate, Job, Next, Ran};
+use crate::queue::{Fate, Job, Next, Ran, message};
 use crate::schema;
 
 /// The thread's own state.
@@ -41,17 +42,50 @@ impl Writer {
     /// Runs until the queue is closed and empty; the result is that of closing.
     pub(crate) fn run(mut self, started: impl FnOnce(ThreadId)) -> Result<(), StorageError> {
         started(thread::current().id());
+        let mut ran = Vec::new();
+        // Unwind safety: of what `serve` may have left half done only `ran` and the connection are
+        // used again, the one to fail its jobs, the other to be closed.
+        match catch_unwind(AssertUnwindSafe(|| self.serve(&mut ran))) {
+            Ok(()) => self.shut_down(),
+            Err(payload) => Err(self.give_up(message(payload.as_ref()), ran)),
+        }
+    }
+
+    /// Runs groups until the queue is closed and empty. `ran` holds the jobs of the group that is
+    /// under way.
+    fn serve(&mut self, ran: &mut Vec<Box<dyn Job>>) {
         loop {
             let until = [self.sync_by, self.look_at].into_iter().flatten().min();
             match self.core.queue.wait(until) {
-                Next::Jobs => self.run_group(),
+                Next::Jobs => self.run_group(ran),
                 Next::Idle if self.sync_by.is_some_and(|by| Instant::now() >= by) => {
                     self.sync_alone();
                 }
                 Next::Idle => self.look(),
-                Next::Finished => return self.shut_down(),
+                Next::Finished => return,
             }
         }
+    }
+
+    /// After a panic of this thread's own code: nothing more is written, and every job gets an
+    /// answer. What was committed is found at the next opening.
+    fn give_up(mut self, panic: String, ran: Vec<Box<dyn Job>>) -> StorageError {
+        tracing::error!(panic, "the writer thread panicked; nothing more is written");
+        let error = || StorageError::WriterPanicked { panic: panic.clone() };
+        self.core.writer_panicked(error());
+        self.core.queue.close();
+        let waiting = std::iter::from_fn(|| self.core.queue.pop(Durability::Full));
+        let lost = Fate::Lost(Arc::new(error()));
+        ran.into_iter().chain(waiting).for_each(|job| job.finish(lost.clone()));
+        if let Some(conn) = self.core.take_writing_connection() {
+            // The next opening recovers from the WAL, as after the end of the process.
+            leave_files(&conn);
+            if let Err((_, error)) = conn.close() {
+                tracing::warn!(%error, "the writing connection did not close cleanly");
+            }
+        }
+        self.lock = None;
+        error()
     }
 
     /// Looks at the files of an idle database. What is gone stays gone, and is not looked at again.
@@ -61,7 +95,7 @@ impl Writer {
         self.look_at = next_look(&self.core).filter(|_| looked.is_ok());
     }
 
-    fn run_group(&mut self) {
+    fn run_group(&mut self, ran: &mut Vec<Box<dyn Job>>) {
         let core = Arc::clone(&self.core);
         let overdue = self.sync_by.is_some_and(|by| Instant::now() >= by);
         let durability = if overdue || core.queue.next_group_is_full() {
@@ -69,20 +103,19 @@ impl Writer {
         } else {
             Durability::Relaxed
         };
-        let mut ran = Vec::new();
         let outcome = {
             let mut conn = core.enter_group();
             let outcome = match (core.fsync_failure(), conn.as_mut()) {
                 (Some(failed), _) => Err(StorageError::FsyncFailed(Arc::clone(failed))),
-                (None, Some(conn)) => self.transact(conn, durability, &mut ran),
+                (None, Some(conn)) => self.transact(conn, durability, ran),
                 (None, None) => Err(StorageError::Closed),
             };
             core.leave_group(conn);
             outcome
         };
         let synced_before = core.progress.synced();
-        let fate = self.settle(outcome, durability, &mut ran);
-        for job in ran {
+        let fate = self.settle(outcome, durability, ran);
+        for job in ran.drain(..) {
             job.finish(fate.clone());
         }
         if core.progress.synced() > synced_before {

@@ -166,7 +166,7 @@ pub struct ImportRepoArgs {
 
 /// Does what an operator asks for.
 pub fn operate(command: OperatorCommand) -> ExitCode {
-    logs::start(LogFormat::Auto);
+    let logging = logs::start(LogFormat::Auto);
     let done = match command {
         OperatorCommand::Inspect(args) => run_inspect(args),
         OperatorCommand::Verify(args) => run_verify(args),
@@ -177,6 +177,8 @@ pub fn operate(command: OperatorCommand) -> ExitCode {
         OperatorCommand::Import(args) => run_import(args),
         OperatorCommand::ImportRepo(args) => run_import_repo(args),
     };
+    // The error is the last line.
+    drop(logging);
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),

@@ -333,7 +333,7 @@ fn told_lines(word: &str, told: &Told) -> Vec<String> {
 
 fn line(text: impl Display) {
     // Whoever closed the output does not want the rest.
-    let _ = writeln!(io::stdout(), "{text}");
+    let _ = writeln!(io::stdout(), "{}", super::escaped(&text.to_string()));
 }
 
 /// A length as a person reads it.

@@ -12,11 +12,11 @@ use clap::builder::BoolishValueParser;
 use landfall_protocol::limits as shared;
 use tokio::net::TcpListener;
 
-use super::{FSYNC, Failure, GONE, LISTEN, LogFormat, OTHER, USAGE, store_failure};
+use super::{BUG, FSYNC, Failure, GONE, LISTEN, LogFormat, OTHER, USAGE, store_failure};
 use crate::folding::FoldOptions;
 use crate::serve::{ServeError, ServeOptions, serve_with_store};
 use crate::store::{FoldWindow, SqliteStore, chain};
-use crate::{http, limits, logs};
+use crate::{allocator, http, limits, logs};
 
 /// What `serve` can be told. Every option has a default and an environment variable.
 #[derive(Debug, Clone, Args)]
@@ -38,6 +38,13 @@ pub struct ServeArgs {
     #[arg(long, env = "LANDFALL_MEMORY", default_value_t = DEFAULT_MEMORY_MIB, value_name = "MIB",
         value_parser = clap::value_parser!(u64).range(LEAST_MEMORY_MIB..=1 << 20))]
     pub memory: u64,
+    /// A name under which the relay is reached, such as `relay.example`; may be repeated
+    #[arg(long, env = "LANDFALL_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
+    pub allow_host: Vec<String>,
+    /// Connections of one address at a time; behind a proxy all clients have the proxy's
+    #[arg(long, env = "LANDFALL_CONNECTIONS_PER_ADDRESS", value_name = "COUNT",
+        default_value_t = limits::CONNECTIONS_OF_ADDRESS)]
+    pub connections_per_address: usize,
     /// How history is folded.
     #[command(flatten)]
     pub fold: FoldArgs,
@@ -110,10 +117,16 @@ impl FoldArgs {
 /// Serves until SIGTERM or SIGINT. The first line on standard output names the address, once
 /// connections are taken.
 pub fn run(args: ServeArgs) -> ExitCode {
-    logs::start(args.log_format);
+    let logging = logs::start(args.log_format);
+    allocator::map_large();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(serve_until_signal(args)),
+        Ok(runtime) => {
+            let result = runtime.block_on(serve_until_signal(args));
+            // A read of the store that never comes back must not keep the process alive.
+            runtime.shutdown_timeout(limits::RUNTIME_END);
+            result
+        }
         Err(error) => Err(Failure::new(
             OTHER,
             "the relay's threads could not be started",
@@ -121,6 +134,8 @@ pub fn run(args: ServeArgs) -> ExitCode {
             "look at the limits of processes and memory",
         )),
     };
+    // The error is the last line.
+    drop(logging);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
@@ -134,6 +149,8 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     let mut options = ServeOptions::new(&args.data);
     options.folds = args.folds();
     options.allow_origins = args.allow_origin;
+    options.allow_hosts = args.allow_host;
+    options.connections_of_address = args.connections_per_address;
     options.insecure_open = args.insecure_open;
     options.memory = (args.memory << 20) as usize;
     let data = args.data;
@@ -153,21 +170,29 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     // Whoever started the relay may have closed its output; it serves all the same.
     let _ = writeln!(out, "landfall-relay listening on ws://{bound}").and_then(|()| out.flush());
     tracing::info!(address = %bound, data = %options.data.display(), "listening");
-    serve_with_store(listener, options, Arc::new(store), signal).await.map_err(|error| {
-        let (code, hint) = match error {
-            ServeError::Drain { .. } => (OTHER, "nothing acknowledged is lost"),
-            ServeError::Gone(_) => {
-                let hint = "put the store's files back or restore a backup before you start it \
-                            again: without them it begins an empty store";
-                (GONE, hint)
-            }
-            ServeError::Fsync(_) => {
-                (FSYNC, "look at the disk, and start it again: it opens what is on the disk")
-            }
-            _ => (OTHER, "see the log"),
-        };
+    let served = serve_with_store(listener, options, Arc::new(store), signal).await;
+    served.map_err(|error| {
+        let (code, hint) = code_and_hint(&error);
         Failure::new(code, "the relay stopped with an error", chain(&error), hint)
     })
+}
+
+fn code_and_hint(error: &ServeError) -> (u8, &'static str) {
+    match error {
+        ServeError::Drain { .. } => (OTHER, "nothing acknowledged is lost"),
+        ServeError::Gone(_) => {
+            let hint = "put the store's files back or restore a backup before you start it again: \
+                        without them it begins an empty store";
+            (GONE, hint)
+        }
+        ServeError::Fsync(_) => {
+            (FSYNC, "look at the disk, and start it again: it opens what is on the disk")
+        }
+        ServeError::Ended(_) => {
+            (BUG, "start it again: nothing acknowledged is lost; report what the log says")
+        }
+        _ => (OTHER, "see the log"),
+    }
 }
 
 /// The address to listen on, if it may be listened on.
@@ -235,4 +260,17 @@ fn signal() -> io::Result<impl Future<Output = ()>> {
             std::future::pending::<()>().await;
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::Essential;
+
+    #[test]
+    fn a_thread_that_ended_has_a_code_of_its_own() {
+        let ended = ServeError::Ended(Essential::Fold);
+        assert_eq!(code_and_hint(&ended).0, 10);
+        assert!(ended.to_string().contains("its folding thread ended"), "{ended}");
+    }
 }

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
 use crate::limits;
 
@@ -17,8 +17,10 @@ pub(crate) struct Guard {
     /// Origins whose pages may connect, as browsers write them: `https://app.example`. Besides the
     /// relay's own page and those of this machine.
     pub(crate) allow_origins: Vec<String>,
-    /// Whether any `Host` is taken.
-    pub(crate) any_host: bool,
+    /// Names under which the relay may be reached, besides those of loopback.
+    pub(crate) allow_hosts: Vec<String>,
+    /// Whether any address is taken as `Host`. A name is not: its owner can let it lead here.
+    pub(crate) any_address: bool,
 }
 
 /// Why a request is refused.
@@ -36,23 +38,21 @@ impl Guard {
         for origin in headers.get_all(header::ORIGIN) {
             let origin = String::from_utf8_lossy(origin.as_bytes());
             let allowed = |allowed: &String| allowed.eq_ignore_ascii_case(&origin);
-            let is_let_in = is_near(&origin, headers) || self.allow_origins.iter().any(allowed);
+            let is_let_in =
+                self.is_near(&origin, headers) || self.allow_origins.iter().any(allowed);
             if !is_let_in {
                 return Err(Refused::Origin(shown(&origin)));
             }
         }
-        if self.any_host {
-            return Ok(());
-        }
         let mut hosts = headers.get_all(header::HOST).iter().map(|host| {
             let host = String::from_utf8_lossy(host.as_bytes());
-            if is_loopback(&host) { Ok(()) } else { Err(Refused::Host(shown(&host))) }
+            if self.is_ours(&host) { Ok(()) } else { Err(Refused::Host(shown(&host))) }
         });
         // HTTP/1.1 asks for exactly one; its absence names no host at all.
         hosts.next().unwrap_or_else(|| Err(Refused::Host(String::new())))?;
         hosts.collect::<Result<(), _>>()?;
         match uri.authority() {
-            Some(authority) if !is_loopback(authority.as_str()) => {
+            Some(authority) if !self.is_ours(authority.as_str()) => {
                 Err(Refused::Host(shown(authority.as_str())))
             }
             _ => Ok(()),
@@ -60,20 +60,37 @@ impl Guard {
     }
 }
 
-/// Whether a page is of this machine, or was served by this relay itself.
-fn is_near(origin: &str, headers: &HeaderMap) -> bool {
-    let Some(host) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))
-    else {
-        return false;
-    };
-    if is_loopback(host) {
-        return true;
+impl Guard {
+    /// Whether a page is of this machine, or was served by this relay itself.
+    fn is_near(&self, origin: &str, headers: &HeaderMap) -> bool {
+        let Some(host) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))
+        else {
+            return false;
+        };
+        if is_loopback(host) {
+            return true;
+        }
+        // Any name can be made to lead here by its owner: then the page under it would be a
+        // stranger's. An address cannot, nor a name that the operator gave.
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let is_same = |own: &HeaderValue| own.as_bytes().eq_ignore_ascii_case(host.as_bytes());
+        let own = hosts.next().is_some_and(is_same);
+        own && hosts.next().is_none() && (is_address(host) || self.is_allowed(host))
     }
-    // Under `--insecure-open` a relay is reached by any name, and a name can be made to lead here
-    // by whoever owns it: then the page under it would be a stranger's. An address cannot.
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let own = hosts.next().is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(host.as_bytes()));
-    own && hosts.next().is_none() && is_address(host)
+
+    /// Whether the relay may be reached under this host, with or without a port.
+    fn is_ours(&self, host: &str) -> bool {
+        is_loopback(host) || self.is_allowed(host) || (self.any_address && is_address(host))
+    }
+
+    fn is_allowed(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, _)) if is_port(&host[name.len()..]) => name,
+            _ => host,
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        self.allow_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+    }
 }
 
 /// Whether a host, with or without a port, is an IP address.
@@ -118,7 +135,7 @@ fn is_port(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderName;
 
     fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -164,7 +181,8 @@ mod tests {
 
     #[test]
     fn origins_are_refused_unless_allowed() {
-        let guard = Guard { allow_origins: vec!["https://App.example".into()], any_host: false };
+        let allow_origins = vec!["https://App.example".into()];
+        let guard = Guard { allow_origins, ..Guard::default() };
         let uri = Uri::from_static("/");
         let host = (header::HOST, "localhost:7600");
         assert_eq!(guard.check(&uri, &headers(std::slice::from_ref(&host))), Ok(()));
@@ -201,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_relays_own_page_is_let_in_by_address_and_not_by_name() {
-        let guard = Guard { any_host: true, ..Guard::default() };
+        let guard = Guard { any_address: true, ..Guard::default() };
         let uri = Uri::from_static("/");
         let ask = |host, origin| {
             guard.check(&uri, &headers(&[(header::HOST, host), (header::ORIGIN, origin)]))
@@ -223,6 +241,12 @@ mod tests {
         ] {
             assert_eq!(ask(host, origin), Err(Refused::Origin(origin.to_owned())), "{host}");
         }
+        let named = Guard { allow_hosts: vec!["relay.example".to_owned()], ..Guard::default() };
+        let ask = |host, origin| {
+            named.check(&uri, &headers(&[(header::HOST, host), (header::ORIGIN, origin)]))
+        };
+        assert_eq!(ask("relay.example:7600", "http://relay.example:7600"), Ok(()));
+        assert!(ask("relay.example:7600", "http://evil.example:7600").is_err());
         let own = (header::ORIGIN, "http://10.0.0.7");
         let twice = headers(&[(header::HOST, "10.0.0.7"), (header::HOST, "b.example"), own]);
         assert!(guard.check(&uri, &twice).is_err());
@@ -239,7 +263,18 @@ mod tests {
         let absolute = Uri::from_static("http://evil.example/");
         assert_eq!(guard.check(&absolute, &headers(&[local])), refused);
         assert!(guard.check(&root, &headers(&[])).is_err());
-        let open = Guard { any_host: true, ..Guard::default() };
-        assert_eq!(open.check(&absolute, &headers(&[])), Ok(()));
+        // Open to others, it is reached by any address, and by the names that it was given: one that
+        // its owner has let lead here is an attack.
+        let allow_hosts = vec!["relay.example".to_owned()];
+        let open = Guard { any_address: true, allow_hosts, ..Guard::default() };
+        let ask = |host| open.check(&root, &headers(&[(header::HOST, host)]));
+        for good in
+            ["10.0.0.7:7600", "[fd00::7]", "localhost", "relay.example", "Relay.example.:7600"]
+        {
+            assert_eq!(ask(good), Ok(()), "{good}");
+        }
+        for bad in ["evil.example", "relay.example.evil.example", "10.0.0.7.evil.example", ""] {
+            assert_eq!(ask(bad), Err(Refused::Host(bad.to_owned())));
+        }
     }
 }

@@ -64,12 +64,15 @@ impl Sequencer {
     pub(super) fn run(mut self) {
         let mut commands = Vec::new();
         while !(self.stopping && self.spaces.values().all(Slot::is_idle)) {
+            self.parts.health.hub.waits();
             self.inbox.take(self.next_probe, &mut commands);
             let mut touched = Vec::new();
             for command in commands.drain(..) {
+                self.parts.health.hub.works();
                 touched.extend(self.handle(command));
             }
             for space in touched {
+                self.parts.health.hub.works();
                 self.settle(space);
             }
             self.probe_if_due();

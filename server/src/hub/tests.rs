@@ -23,6 +23,7 @@ use crate::store::{FoldWindow, LogStore, SqliteStore, Standing};
 
 mod joined;
 mod oversized;
+mod spawning;
 #[path = "../../tests/fixtures/world.rs"]
 #[allow(dead_code, clippy::duplicate_mod, reason = "shared with the tests of the store")]
 mod world;
@@ -85,7 +86,7 @@ impl Bench {
         let snapshot_bytes = snapshot_bytes as u64;
         let window = FoldWindow { snapshot_bytes, ..FoldWindow::default() };
         let folds = FoldOptions { worker, window, ..FoldOptions::default() };
-        let folds = Folder::start(Arc::clone(&over), Arc::clone(&metrics), folds).unwrap();
+        let (folds, _) = Folder::start(Arc::clone(&over), Arc::clone(&metrics), folds).unwrap();
         let (hub, _) = Hub::start(Parts {
             rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
             store: over,

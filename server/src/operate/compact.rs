@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use landfall_fold::WorkerError;
 use landfall_protocol::{DocumentId, SpaceName};
 
 use super::{OperateError, must_have_store, now_ms};
@@ -137,6 +138,10 @@ fn fold_one(
         }
         Ok(None) => {}
         Err(FoldFailure::Store(error)) => return Err(error.into()),
+        // It says nothing about the document, which the relay folds later.
+        Err(FoldFailure::Worker(error @ WorkerError::Spawn { .. })) => {
+            compacted.failed.push((task.space.clone(), task.document, error.to_string()));
+        }
         Err(FoldFailure::Worker(error)) => {
             let reason = error.to_string();
             store.fold_failed(task, VERSION, &reason)?;

@@ -112,11 +112,6 @@ impl Feeding {
         self.is_current(target.subscription, target.ticket)
     }
 
-    /// Whether nothing was subscribed to, or nothing is any more.
-    pub(super) fn is_empty(&self) -> bool {
-        self.sources.is_empty()
-    }
-
     pub(super) fn handle_attached(&mut self, subscription: SubscriptionId, feed: Arc<Feed>) {
         if let Some(source) = self.sources.get_mut(&subscription) {
             source.feed = Some(feed);

@@ -22,6 +22,8 @@ pub struct Condition {
     pub gone: Option<String>,
     /// An fsync failed, in SQLite's words. Final until the store is opened again.
     pub fsync_failed: Option<String>,
+    /// The thread that writes ended by a bug of ours. Final until the store is opened again.
+    pub writer_panicked: Option<String>,
     /// What reads found damaged, at most
     /// [`DAMAGED_PLACES`](crate::limits::DAMAGED_PLACES) places. It stays until the store is opened
     /// again.
@@ -142,6 +144,7 @@ impl Recorder {
         &self,
         gone: Option<String>,
         fsync_failed: Option<String>,
+        writer_panicked: Option<String>,
     ) -> Condition {
         let found = self.found.lock();
         let lately = |at: &Instant| at.elapsed() < FAILING_SHOWN;
@@ -149,6 +152,7 @@ impl Recorder {
         Condition {
             gone,
             fsync_failed,
+            writer_panicked,
             damaged: found.damaged.keys().cloned().collect(),
             more_damaged: found.more,
             failing: failing.map(|(_, what)| what.clone()),

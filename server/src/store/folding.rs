@@ -17,6 +17,7 @@ use super::documents::{self, Document};
 use super::log::head;
 use super::schema::{broken, column, number};
 use super::{FoldInput, FoldTask, FoldWindow, snapshots};
+use crate::limits;
 
 /// Bytes of changes, and their number, that one read of a fold takes.
 const READ_BYTES: usize = 1024 * 1024;
@@ -44,6 +45,8 @@ const READ: &str = "SELECT \"offset\", body FROM entry \
 struct Reach {
     through: u64,
     until_ms: u64,
+    /// What is later was made while the clock was wrong: its age says nothing.
+    future_ms: u64,
     snapshot_bytes: u64,
 }
 
@@ -61,11 +64,12 @@ impl Reach {
             Duration::ZERO => u64::MAX,
             age => now_ms.saturating_sub(millis(age)),
         };
-        Ok(Self { through, until_ms, snapshot_bytes })
+        let future_ms = now_ms.saturating_add(millis(limits::CLOCK_SKEW));
+        Ok(Self { through, until_ms, future_ms, snapshot_bytes })
     }
 
     fn has(&self, offset: u64, at_ms: u64) -> bool {
-        offset <= self.through && at_ms <= self.until_ms
+        offset <= self.through && (at_ms <= self.until_ms || at_ms > self.future_ms)
     }
 }
 

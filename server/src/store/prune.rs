@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::documents::Document;
 use super::schema::column;
 use super::snapshots;
+use crate::limits::CLOCK_SKEW;
 
 /// A snapshot's piece costs its deletion about as much as so many rows.
 const PIECE_ROWS: usize = 32;
@@ -63,10 +64,13 @@ fn dead_rows(tx: &Connection, most: usize) -> rusqlite::Result<usize> {
 fn replaced_snapshots(tx: &Connection, now_ms: u64, most: usize) -> rusqlite::Result<usize> {
     let grace = u64::try_from(limits::SNAPSHOT_GRACE.as_millis()).unwrap_or(u64::MAX);
     let until = column(now_ms.saturating_sub(grace).min(i64::MAX as u64))?;
-    let sql = "SELECT id FROM snapshot WHERE replaced_at_ms IS NOT NULL AND replaced_at_ms <= ?1 \
-        ORDER BY replaced_at_ms LIMIT 1";
+    // One of the future was replaced while the clock was wrong.
+    let skew = u64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(u64::MAX);
+    let future = column(now_ms.saturating_add(skew).min(i64::MAX as u64))?;
+    let sql = "SELECT id FROM snapshot WHERE replaced_at_ms IS NOT NULL \
+        AND (replaced_at_ms <= ?1 OR replaced_at_ms > ?2) ORDER BY replaced_at_ms LIMIT 1";
     let found: Option<i64> =
-        tx.prepare_cached(sql)?.query_row([until], |row| row.get(0)).optional()?;
+        tx.prepare_cached(sql)?.query_row([until, future], |row| row.get(0)).optional()?;
     let Some(row) = found else { return Ok(0) };
     // Half of it is nothing: from now on nobody finds it.
     let mut forget = tx.prepare_cached("UPDATE snapshot SET replaced_at_ms = 0 WHERE id = ?1")?;

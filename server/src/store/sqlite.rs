@@ -513,7 +513,9 @@ impl LogStore for SqliteStore {
 
     fn condition(&self) -> Condition {
         let fsync_failed = self.db.fsync_failure().map(|error| chain(&*error));
-        self.found.condition(self.db.gone().map(ToString::to_string), fsync_failed)
+        let gone = self.db.gone().map(ToString::to_string);
+        let writer_panicked = self.db.writer_panic().map(|error| chain(&*error));
+        self.found.condition(gone, fsync_failed, writer_panicked)
     }
 
     fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {

@@ -9,8 +9,8 @@ use landfall_protocol::lineage::Lineage;
 use landfall_protocol::ring::Chunk;
 use landfall_protocol::space::{Commit, StoreFailure};
 use landfall_protocol::{Code, Offset, SpaceName, Upstream};
-use landfall_relay::ServeError;
 use landfall_relay::store::{Done, LogStore, SqliteStore, StoreError};
+use landfall_relay::{Essential, ServeError};
 
 use crate::harness::{Author, Client, Relay};
 
@@ -98,7 +98,7 @@ async fn a_panic_in_the_hub_ends_the_relay_and_lets_the_store_go() {
     client.acked(push).await;
     store.panics.store(true, Ordering::Relaxed);
     client.push(document.document, &changes[1..]).await;
-    assert!(matches!(relay.ended().await, Err(ServeError::Hub)));
+    assert!(matches!(relay.ended().await, Err(ServeError::Ended(Essential::Hub))));
     let again = Relay::start(&folder).await;
     assert_eq!(Client::at_start(&again).await.entries(1).await.len(), 1);
     again.stop().await.unwrap();

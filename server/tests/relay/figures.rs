@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use landfall_protocol::frame::{Entry, entry_kind};
+use landfall_protocol::frame::{Entry, Frame, entry_kind};
 use landfall_protocol::lineage::EpochRecord;
 use landfall_protocol::space::{Commit, NewEntry, NewKind};
 use landfall_protocol::{ActorId, DocumentId, Epoch, Offset};
@@ -14,7 +14,7 @@ use landfall_relay::store::{LogStore, SqliteStore};
 use serde_bytes::ByteBuf;
 
 use crate::harness::{Author, Client, Relay, SPACE};
-use crate::process::Process;
+use crate::process::{Process, command};
 
 /// The size of a measurement: `full` if figures were asked for.
 fn size(small: usize, full: usize) -> usize {
@@ -143,3 +143,62 @@ async fn what_an_idle_session_costs() {
     let after = process.resident_kib().max(before);
     println!("{} KiB a session", (after - before) as f64 / sessions as f64);
 }
+
+/// Spaces of the load below, the sessions in each, and the bytes of the one message that each sends
+/// to all others of its space.
+const SPACES: usize = 10;
+const MEMBERS: usize = 10;
+const LARGE_BYTES: usize = 2 << 20;
+
+/// What a burst of large messages leaves behind. `LANDFALL_FIGURES_ENV` (`NAME=VALUE,…`) is put into the
+/// relay's environment, to compare allocators.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_returns_after_sessions_with_large_messages() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path());
+    let settings = std::env::var("LANDFALL_FIGURES_ENV").unwrap_or_default();
+    command.envs(settings.split(',').filter_map(|setting| setting.split_once('=')));
+    let process = Process::start_as(command, std::process::Stdio::null());
+    let idle = process.resident_kib();
+    let members = size(2, MEMBERS);
+    let mut sessions = tokio::task::JoinSet::new();
+    for session in 0..SPACES * members {
+        let address = process.address;
+        sessions.spawn(async move {
+            let space = format!("space-{}", session % SPACES);
+            let mut author = Author::new(session as u8 + 1);
+            let change = author.large_changes(1, LARGE_BYTES).remove(0);
+            let mut client = Client::connect_to(address).await;
+            client.say_hello().await;
+            client.subscribe(1, &space, None, None).await;
+            client.push(author.document, &[change]).await;
+            // Its own comes back as an ack, and those of the others as entries.
+            let mut heard = 0;
+            while heard < members {
+                heard += match client.frame().await {
+                    Frame::Ack(_) => 1,
+                    Frame::Entries(page) => page.entries.len(),
+                    other => panic!("{other:?}"),
+                };
+            }
+        });
+    }
+    sessions.join_all().await;
+    let (peak, ended) = (process.peak_kib(), process.resident_kib());
+    let most = idle + RETURNED_KIB;
+    let returned = async {
+        while process.resident_kib() > most {
+            // sleep: the relay looks every ten seconds whether something is to be given back
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    // What the arenas keep is trimmed when two looks find it quiet.
+    tokio::time::timeout(Duration::from_secs(60), returned).await.expect("memory stays");
+    let after = process.resident_kib();
+    let mib = [idle, peak, ended, after].map(|kib| kib / 1024);
+    println!("MiB resident: idle, at the peak, at the end, after: {mib:?}");
+}
+
+/// KiB above an idle relay that may stay resident after a burst: the caches of SQLite's connections,
+/// the rings of the spaces, and what the allocator cannot give back.
+const RETURNED_KIB: u64 = 48 * 1024;

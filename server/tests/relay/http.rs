@@ -92,8 +92,22 @@ async fn a_foreign_host_name_is_refused_in_open_mode() {
     assert_eq!(relay.ask(old).await.0, 421, "no name is no loopback name");
     relay.stop().await.unwrap();
 
-    let open = Relay::start_with(&folder, |options| options.insecure_open = true).await;
-    assert_eq!(open.ask(ask).await.0, 200);
+    // Open to others, it is as much the aim of a page that lets its own name lead here.
+    let open = Relay::start_with(&folder, |options| {
+        options.insecure_open = true;
+        options.allow_hosts = vec!["relay.example".to_owned()];
+    })
+    .await;
+    for path in ["/healthz", "/metrics", "/playground/documents?space=notes"] {
+        let ask = |host: &str| {
+            format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+        };
+        let (status, body) = open.ask(&ask("rebound.example:7600")).await;
+        assert!(status == 421 && body.contains("--allow-host"), "{path}: {status} {body}");
+        for host in ["10.0.0.7:7600", "relay.example", "localhost"] {
+            assert_eq!(open.ask(&ask(host)).await.0, 200, "{path} at {host}");
+        }
+    }
     open.stop().await.unwrap();
 }
 
@@ -117,19 +131,72 @@ async fn the_native_subprotocol_and_none_become_sessions_and_others_do_not() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so() {
+async fn one_connection_too_many_is_told_so_and_operators_still_look_in() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| options.connections = 2).await;
     let first = Client::at_start(&relay).await;
     let second = Client::at_start(&relay).await;
-    assert_eq!(relay.get("/healthz").await.0, 503);
+    assert_eq!(relay.get("/").await.0, 503);
+    assert_eq!(refused(request(&relay, Some(SUBPROTOCOL))).await, 503);
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(relay.get(path).await.0, 200, "{path}");
+    }
     drop(first);
+    until_let_in(&relay).await;
+    drop(second);
+    relay.stop().await.unwrap();
+}
+
+async fn until_let_in(relay: &Relay) {
     soon(async {
-        while relay.get("/healthz").await.0 != 200 {
+        while relay.get("/").await.0 != 200 {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    drop(second);
+}
+
+/// Connections that say nothing, of one address.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn one_address_does_not_lock_the_others_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |options| {
+        options.connections = 5;
+        options.connections_of_address = 3;
+    })
+    .await;
+    let mut idle = Vec::new();
+    // More than its own places and those that are kept.
+    for _ in 0..50 {
+        idle.push(tokio::net::TcpStream::connect(relay.address).await.unwrap());
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = socket.connect(relay.address).await.unwrap();
+    let other = tokio_tungstenite::client_async(request(&relay, Some(SUBPROTOCOL)), other);
+    soon(other).await.unwrap();
+    drop(idle);
+    until_let_in(&relay).await;
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_its_answers_gives_its_place_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |options| {
+        options.connections = 1;
+        options.http_life = std::time::Duration::from_millis(300);
+    })
+    .await;
+    let mut deaf = tokio::net::TcpStream::connect(relay.address).await.unwrap();
+    let ask = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(4_000);
+    // Until its answers fill the socket, and then the questions do.
+    let asking = tokio::spawn(async move {
+        let asked = tokio::io::AsyncWriteExt::write_all(&mut deaf, ask.as_bytes()).await;
+        (asked, deaf)
+    });
+    until_let_in(&relay).await;
+    let _ = soon(asking).await.unwrap();
     relay.stop().await.unwrap();
 }

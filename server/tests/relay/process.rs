@@ -15,12 +15,12 @@ use crate::harness::{Client, SPACE, soon};
 pub(crate) struct Process {
     child: Child,
     out: BufReader<ChildStdout>,
-    /// Reads its log all the time: a relay whose log nobody takes stands still.
+    /// Reads its log all the time.
     log: Option<JoinHandle<String>>,
     pub(crate) address: SocketAddr,
 }
 
-fn command(data: &Path) -> Command {
+pub(crate) fn command(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_landfall-relay"));
     command.arg("serve").arg("--data").arg(data);
     // Nothing of the machine's own settings.
@@ -28,27 +28,50 @@ fn command(data: &Path) -> Command {
     command
 }
 
+/// The same command with its standard error closed.
+pub(crate) fn closed_stderr(command: &Command) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "exec \"$0\" \"$@\" 2>&-"]).arg(command.get_program());
+    shell.args(command.get_args()).env_clear().stdout(Stdio::piped());
+    shell
+}
+
 impl Process {
     pub(crate) fn start(data: &Path) -> Self {
-        let mut child = command(data).args(["--listen", "127.0.0.1:0"]).spawn().unwrap();
+        Self::start_as(command(data), Stdio::piped())
+    }
+
+    /// With a standard error of the caller's. The log is read only if that is `Stdio::piped()`.
+    pub(crate) fn start_as(mut command: Command, stderr: Stdio) -> Self {
+        let mut child = command.args(FREE).stderr(stderr).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
         let address = line.trim_end().strip_prefix("landfall-relay listening on ws://");
         let address = address.unwrap_or_else(|| panic!("first line: {line:?}")).parse().unwrap();
-        let mut err = child.stderr.take().unwrap();
-        let log = std::thread::spawn(move || {
-            let mut log = String::new();
-            err.read_to_string(&mut log).unwrap();
-            log
+        let log = child.stderr.take().map(|mut err| {
+            std::thread::spawn(move || {
+                let mut log = String::new();
+                err.read_to_string(&mut log).unwrap();
+                log
+            })
         });
-        Self { child, out, log: Some(log), address }
+        Self { child, out, log, address }
     }
 
     /// Its resident memory.
     pub(crate) fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most of it that there was.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim().trim_end_matches(" kB").trim().parse().unwrap()
     }
 
@@ -61,7 +84,7 @@ impl Process {
     pub(crate) fn ended(mut self) -> (Option<i32>, String, String) {
         let mut out = String::new();
         self.out.read_to_string(&mut out).unwrap();
-        let log = self.log.take().unwrap().join().unwrap();
+        let log = self.log.take().map_or_else(String::new, |log| log.join().unwrap());
         (self.child.wait().unwrap().code(), out, log)
     }
 }
@@ -225,6 +248,11 @@ async fn json_lines_name_their_session_once_and_a_stop_warns_of_nothing() {
     let mut client = Client::connect_to(relay.address).await;
     client.say_hello().await;
     client.subscribe(1, SPACE, None, None).await;
+    // It names the first of its spaces, also when it has left that.
+    for number in 1..20 {
+        client.send(&Frame::Unsubscribe(number)).await;
+        client.subscribe(number + 1, &format!("other-{number}"), None, None).await;
+    }
     relay.signal("-TERM");
     let (frames, _) = client.until_end().await;
     assert!(

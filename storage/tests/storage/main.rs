@@ -18,3 +18,4 @@ mod reading;
 mod replacing;
 mod support;
 mod two_processes;
+mod writer_panic;

@@ -25,6 +25,8 @@ struct One {
     space: SpaceName,
     grown: Grown,
     head: u64,
+    /// Seconds by which the relay's clock is ahead.
+    clock: u64,
 }
 
 impl One {
@@ -32,7 +34,7 @@ impl One {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path()).unwrap();
         let (space, grown) = ("notes".parse().unwrap(), Grown::default());
-        let mut one = Self { _folder: folder, store, space, grown, head: 0 };
+        let mut one = Self { _folder: folder, store, space, grown, head: 0, clock: 0 };
         one.grow(changes);
         one
     }
@@ -43,7 +45,10 @@ impl One {
         let entries = (0..changes).map(|_| {
             self.head += 1;
             self.grown.grow(&DOCUMENT, &mut dice, 1);
-            self.grown.made(self.grown.changes.len() - 1, self.head).entry(DOCUMENT)
+            let made = self.grown.made(self.grown.changes.len() - 1, self.head);
+            let mut entry = made.entry(DOCUMENT);
+            entry.entry.at_ms += self.clock * 1_000;
+            entry
         });
         commit(&self.store, &self.space, opening, entries.collect()).unwrap();
     }
@@ -183,6 +188,27 @@ fn a_fold_is_due_when_enough_has_left_the_window() {
     one.grow(1);
     let task = one.candidate(10_000, FoldWindow::NONE).unwrap();
     assert_eq!((task.changes, task.has_base), (1_000, true));
+}
+
+/// The relay's clock was ten years ahead for a while.
+#[test]
+fn what_was_written_under_a_clock_that_ran_ahead_is_folded_and_pruned() {
+    const AHEAD: u64 = 10 * 365 * 24 * 3_600;
+    let mut one = One::new(0);
+    one.clock = AHEAD;
+    one.grow(300);
+    let age = Duration::from_secs(60);
+    let window = FoldWindow { recent_age: age, ..FoldWindow::NONE };
+    let task = one.candidate(1_000, window).expect("its age says nothing");
+    assert_eq!(task.through.0, 300);
+    // Within the tolerance a time of the future is one.
+    assert_eq!(one.candidate(AHEAD - 600, window), None);
+    let first = one.fold(100, 100, AHEAD);
+    one.fold(50, 100, AHEAD + 1);
+    while one.store.prune(AHEAD * 1_000 - 1, 10).unwrap() {}
+    assert!(one.store.snapshot_part(&one.space, &first.hash, 0).unwrap().is_some(), "its grace");
+    while one.store.prune(1_000_000, 10).unwrap() {}
+    assert!(one.store.snapshot_part(&one.space, &first.hash, 0).unwrap().is_none());
 }
 
 #[test]

@@ -1,0 +1,178 @@
+//! Places for connections: so many in all, so many for one address, and a few kept for health and
+//! administration when the others are taken. It must not know what a connection is for.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::limits;
+
+/// The places of a relay.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// Places in all, without the kept ones; and for one address.
+    limits: Caps,
+    taken: Mutex<Taken>,
+    /// Notified when the last place was given back.
+    emptied: tokio::sync::Notify,
+}
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caps {
+    pub(crate) all: usize,
+    pub(crate) of_address: usize,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    kept: usize,
+    /// No entry is zero twice.
+    addresses: HashMap<IpAddr, OfAddress>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct OfAddress {
+    all: usize,
+    kept: usize,
+}
+
+/// A connection's place, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Arc<Places>,
+    key: IpAddr,
+    is_kept: bool,
+}
+
+impl Place {
+    /// Whether it is one of those for health and administration.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+}
+
+impl Places {
+    pub(crate) fn new(limits: Caps) -> Arc<Self> {
+        let emptied = tokio::sync::Notify::new();
+        Arc::new(Self { limits, taken: Mutex::default(), emptied })
+    }
+
+    /// A place for a connection of this address: one of the kept ones if it has no other.
+    pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let key = key_of(address);
+        let mut taken = self.taken.lock();
+        let Taken { all, kept, addresses } = &mut *taken;
+        let of = addresses.entry(key).or_default();
+        let is_free = *all < self.limits.all && of.all < self.limits.of_address;
+        if is_free {
+            *all += 1;
+            of.all += 1;
+        } else if *kept < limits::KEPT_PLACES && of.kept < limits::KEPT_PLACES_OF_ADDRESS {
+            *kept += 1;
+            of.kept += 1;
+        } else {
+            forget_idle(addresses, key);
+            return None;
+        }
+        Some(Place { places: Arc::clone(self), key, is_kept: !is_free })
+    }
+
+    /// Waits until no place is taken.
+    pub(crate) async fn empty(&self) {
+        loop {
+            // Registered before the look, so that no notification is missed.
+            let emptied = self.emptied.notified();
+            if self.taken.lock().addresses.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock();
+        let Taken { all, kept, addresses } = &mut *taken;
+        let of = addresses.entry(self.key).or_default();
+        let (all, of_address) =
+            if self.is_kept { (kept, &mut of.kept) } else { (all, &mut of.all) };
+        *all = all.saturating_sub(1);
+        *of_address = of_address.saturating_sub(1);
+        forget_idle(addresses, self.key);
+        if addresses.is_empty() {
+            self.places.emptied.notify_waiters();
+        }
+    }
+}
+
+fn forget_idle(addresses: &mut HashMap<IpAddr, OfAddress>, key: IpAddr) {
+    if addresses.get(&key) == Some(&OfAddress::default()) {
+        addresses.remove(&key);
+    }
+}
+
+/// What counts as one address: a host has a whole /64 of IPv6.
+fn key_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let net = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(net.into())
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn one_address_does_not_lock_others_out_and_a_few_places_are_kept() {
+        let places = Places::new(Caps { all: 10, of_address: 6 });
+        let take = |from: &str| places.take(address(from));
+        let first: Vec<Place> = (0..6).filter_map(|_| take("10.0.0.1")).collect();
+        assert!(first.len() == 6 && first.iter().all(|place| !place.is_kept()));
+        let kept: Vec<Place> = std::iter::from_fn(|| take("10.0.0.1")).collect();
+        assert!(kept.len() == limits::KEPT_PLACES_OF_ADDRESS && kept.iter().all(Place::is_kept));
+        let others: Vec<Place> = (0..4).filter_map(|_| take("10.0.0.2")).collect();
+        assert!(others.len() == 4 && others.iter().all(|place| !place.is_kept()));
+        assert!(take("10.0.0.3").is_some_and(|place| place.is_kept()), "all are taken");
+        drop(first);
+        assert!(take("10.0.0.1").is_some_and(|place| !place.is_kept()));
+        drop((kept, others));
+        assert!(places.taken.lock().addresses.is_empty(), "nothing is remembered of who has left");
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        assert_eq!(key_of(address("2001:db8::1:2")), key_of(address("2001:db8::ffff:0:0:3")));
+        assert_ne!(key_of(address("2001:db8::1")), key_of(address("2001:db8:0:1::1")));
+        assert_eq!(key_of(address("::ffff:10.0.0.1")), address("10.0.0.1"));
+    }
+
+    #[tokio::test]
+    async fn the_last_place_that_is_given_back_ends_the_wait() {
+        let places = Places::new(Caps { all: 2, of_address: 2 });
+        places.empty().await;
+        let (one, two) = (places.take(address("::1")), places.take(address("10.0.0.1")));
+        let waiting = tokio::spawn({
+            let places = Arc::clone(&places);
+            async move { places.empty().await }
+        });
+        tokio::task::yield_now().await;
+        drop(one);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(two);
+        waiting.await.unwrap();
+    }
+}

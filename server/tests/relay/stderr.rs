@@ -1,0 +1,108 @@
+//! A standard error that takes nothing: the relay serves, and ends when it is asked to.
+
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
+
+use crate::harness::{Author, Client, SPACE, get_of, soon};
+use crate::process::{Process, closed_stderr, command};
+
+/// More than a pipe holds, at two log lines for each session.
+const SESSIONS: usize = 400;
+
+/// Short sessions, then a push that must be answered; gives the count of lost log lines.
+async fn use_it(relay: &Process) -> f64 {
+    for _ in 0..SESSIONS {
+        let mut client = Client::connect_to(relay.address).await;
+        client.say_hello().await;
+    }
+    let mut client = Client::connect_to(relay.address).await;
+    client.say_hello().await;
+    client.subscribe(1, SPACE, None, None).await;
+    let mut author = Author::new(1);
+    let push = client.push(author.document, &author.changes(1)).await;
+    client.acked(push).await;
+    let (status, told) = get_of(relay.address, "/readyz").await;
+    assert_eq!((status, told.trim()), (200, "ready"));
+    let (_, metrics) = get_of(relay.address, "/metrics").await;
+    let lost = metrics.lines().find_map(|l| l.strip_prefix("landfall_relay_log_lines_lost_total "));
+    lost.unwrap().parse().unwrap()
+}
+
+async fn ends(relay: Process) -> Option<i32> {
+    soon(tokio::task::spawn_blocking(move || relay.ended())).await.unwrap().0
+}
+
+#[tokio::test]
+async fn a_pipe_that_nobody_reads_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let relay = Process::start_as(command(folder.path()), writer.into());
+    use_it(&relay).await;
+    relay.signal("-TERM");
+    assert_eq!(ends(relay).await, Some(0));
+    drop(reader);
+}
+
+/// Its last words find no room either.
+#[tokio::test]
+async fn a_relay_that_fails_ends_with_its_code_although_nobody_reads_its_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let (reader, writer) = std::io::pipe().unwrap();
+    let relay = Process::start_as(command(&data), writer.into());
+    use_it(&relay).await;
+    fs::remove_dir_all(&data).unwrap();
+    assert_eq!(ends(relay).await, Some(8));
+    drop(reader);
+}
+
+#[tokio::test]
+async fn lines_that_a_full_disk_does_not_take_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let relay = Process::start_as(command(folder.path()), full.into());
+    let lost = use_it(&relay).await;
+    assert!(lost >= SESSIONS as f64, "{lost} lines lost");
+    relay.signal("-TERM");
+    assert_eq!(ends(relay).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_closed_standard_error_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    // A pipe without a reader, and none at all.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let broken = Process::start_as(command(&folder.path().join("1")), writer.into());
+    let closed = closed_stderr(&command(&folder.path().join("2")));
+    let closed = Process::start_as(closed, Stdio::inherit());
+    for relay in [broken, closed] {
+        use_it(&relay).await;
+        relay.signal("-TERM");
+        assert_eq!(ends(relay).await, Some(0));
+    }
+}
+
+/// A panic would end them with 101.
+#[test]
+fn commands_whose_output_is_full_end_with_their_own_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let relay = Process::start(&data);
+    relay.signal("-TERM");
+    relay.ended();
+    let data = data.to_str().unwrap();
+    for (arguments, code) in [
+        (&["--help"][..], 0),
+        (&["--no-such-flag"], 2),
+        (&["inspect", "--data", data], 0),
+        (&["verify", "--data", data], 0),
+        (&["inspect", "--data", "/nonexistent"], 4),
+        (&["serve", "--data", data, "--listen", "nonsense"], 2),
+    ] {
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_landfall-relay"));
+        let ended = command.env_clear().args(arguments).stdout(full()).stderr(full()).status();
+        assert_eq!(ended.unwrap().code(), Some(code), "{arguments:?}");
+    }
+}

@@ -1,0 +1,218 @@
+//! The end of a thread without which the relay cannot serve, and a hub that does not advance: each
+//! is noticed, and clients are told. The hub's panic is in `bugs`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use landfall_protocol::admission::History;
+use landfall_protocol::frame::{Filter, Frame, Partial};
+use landfall_protocol::lineage::Lineage;
+use landfall_protocol::ring::Chunk;
+use landfall_protocol::space::Commit;
+use landfall_protocol::{Code, Offset, SpaceName, Upstream};
+use landfall_relay::store::{Done, FoldWindow, LogStore, SqliteStore, StoreError};
+use landfall_relay::{Essential, FoldOptions, ServeError, ServeOptions, serve_with_store};
+
+use crate::harness::{Author, Client, Relay, SPACE, get_of, soon};
+
+/// A store whose `prune`, which the folding thread calls, panics on demand, and whose `open_space`,
+/// which the hub calls, waits on demand.
+struct Hooked {
+    store: Arc<SqliteStore>,
+    prune_panics: AtomicBool,
+    opening: Mutex<()>,
+}
+
+impl LogStore for Hooked {
+    fn upstream(&self) -> Upstream {
+        self.store.upstream()
+    }
+
+    fn open_space(&self, space: &SpaceName) -> Result<Lineage, StoreError> {
+        let _held = self.opening.lock().unwrap();
+        self.store.open_space(space)
+    }
+
+    fn with_history(
+        &self,
+        space: &SpaceName,
+        ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
+    ) -> Result<(), StoreError> {
+        self.store.with_history(space, ask)
+    }
+
+    fn next(
+        &self,
+        space: &SpaceName,
+        after: Offset,
+        filter: &Filter,
+        partial: Option<Partial>,
+    ) -> Result<Option<Chunk>, StoreError> {
+        self.store.next(space, after, filter, partial)
+    }
+
+    fn prune(&self, now_ms: u64, rows: usize) -> Result<bool, StoreError> {
+        assert!(!self.prune_panics.load(Ordering::Relaxed), "a bug, for a test");
+        self.store.prune(now_ms, rows)
+    }
+
+    fn beneath(&self) -> Option<&dyn LogStore> {
+        Some(&*self.store)
+    }
+
+    fn append(&self, commit: Arc<Commit>, done: Done) {
+        self.store.append(commit, done);
+    }
+
+    fn probe(&self, done: Done) {
+        self.store.probe(done);
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        self.store.close()
+    }
+}
+
+async fn hooked(folder: &tempfile::TempDir) -> (Relay, Arc<Hooked>) {
+    let store = Arc::new(SqliteStore::open(folder.path()).unwrap());
+    let (prune_panics, opening) = (AtomicBool::new(false), Mutex::default());
+    let hooked = Arc::new(Hooked { store: Arc::clone(&store), prune_panics, opening });
+    let over: Arc<dyn LogStore> = hooked.clone();
+    let quick = |options: &mut ServeOptions| options.folds.every = Duration::from_millis(10);
+    (Relay::start_over(folder, store, over, quick).await, hooked)
+}
+
+/// The client heard that the relay ends.
+async fn is_told(client: &mut Client) {
+    let (frames, _) = client.until_end().await;
+    let told = frames.last();
+    assert!(
+        matches!(told, Some(Frame::Error(error)) if error.code == Code::SHUTTING_DOWN),
+        "{told:?}"
+    );
+}
+
+async fn ends_with(relay: Relay, what: Essential) {
+    let ended = relay.ended().await;
+    assert!(matches!(ended, Err(ServeError::Ended(ended)) if ended == what), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_store_s_writer_ends_the_relay_and_pushes_are_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let changes = author.changes(2);
+    let first = client.push(author.document, &changes[..1]).await;
+    client.acked(first).await;
+    relay.store.faults().panic_at_next_commit();
+    for _ in 0..2 {
+        // The one whose commit panicked, and one after it.
+        let push = client.push(author.document, &changes[1..]).await;
+        assert_eq!(client.nacked(push).await.code, Code::STORAGE_FAILED);
+    }
+    let (status, told) = relay.get("/readyz").await;
+    assert!(status == 503 && told.contains("thread ended"), "{status} {told}");
+    is_told(&mut client).await;
+    ends_with(relay, Essential::Writer).await;
+    let again = Relay::start(&folder).await;
+    assert_eq!(Client::at_start(&again).await.entries(1).await.len(), 1);
+    again.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_of_the_folding_thread_ends_the_relay() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, store) = hooked(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    store.prune_panics.store(true, Ordering::Relaxed);
+    is_told(&mut client).await;
+    ends_with(relay, Essential::Fold).await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_accept_loop_ends_the_relay() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(folder.path()).unwrap());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (panic, panics) = tokio::sync::oneshot::channel::<()>();
+    // Polled by the accept loop itself.
+    let shutdown = async { panics.await.expect("a bug, for a test") };
+    let options = ServeOptions::new(folder.path());
+    let serving = tokio::spawn(serve_with_store(listener, options, store, shutdown));
+    let mut client = Client::connect_to(address).await;
+    client.say_hello().await;
+    drop(panic);
+    is_told(&mut client).await;
+    let ended = soon(serving).await.unwrap();
+    assert!(matches!(ended, Err(ServeError::Ended(Essential::Accept))), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_does_not_advance_is_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, store) = hooked(&folder).await;
+    let mut client = Client::hello(&relay).await;
+    let (hold, release) = std::sync::mpsc::channel::<()>();
+    let (tell, held) = tokio::sync::oneshot::channel();
+    let holding = std::thread::spawn(move || {
+        let _opening = store.opening.lock().unwrap();
+        tell.send(()).unwrap();
+        release.recv().unwrap();
+    });
+    held.await.unwrap();
+    let (space, filter) = (SPACE.parse().unwrap(), Filter::Everything);
+    let (subscription, cursor, acknowledged) = (1, None, None);
+    let subscribe =
+        landfall_protocol::frame::Subscribe { subscription, space, filter, cursor, acknowledged };
+    client.send(&Frame::Subscribe(subscribe)).await;
+    until_ready(&relay, 503, "the hub is stuck").await;
+    hold.send(()).unwrap();
+    holding.join().unwrap();
+    assert!(matches!(client.frame().await, Frame::Subscribed(_)));
+    until_ready(&relay, 200, "ready").await;
+    relay.stop().await.unwrap();
+}
+
+async fn until_ready(relay: &Relay, status: u16, words: &str) {
+    soon(async {
+        loop {
+            let (found, told) = get_of(relay.address, "/readyz").await;
+            if found == status && told.contains(words) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// No file handles, no processes, no program: that says nothing about the document.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_cannot_be_started_marks_no_document_and_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("worker");
+    let worker = vec![program.clone().into(), landfall_relay::cli::FOLD_WORKER.into()];
+    let (window, every) = (FoldWindow::NONE, Duration::from_millis(10));
+    let relay = Relay::start_with(&folder, |options| {
+        let default = FoldOptions::default();
+        options.folds = FoldOptions { worker: Some(worker), window, every, ..default };
+    })
+    .await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    for _ in 0..3 {
+        let push = client.push(author.document, &author.changes(100)).await;
+        client.acked(push).await;
+    }
+    let folds = |outcome: &str| format!("landfall_relay_folds_total{{outcome=\"{outcome}\"}}");
+    relay.until_metric(&folds("postponed"), |count| count >= 1.0).await;
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_landfall-relay"), &program).unwrap();
+    relay.until_metric(&folds("folded"), |count| count >= 1.0).await;
+    assert_eq!(relay.metric(&folds("failed")).await, 0.0);
+    relay.stop().await.unwrap();
+}

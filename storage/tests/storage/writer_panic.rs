@@ -1,0 +1,41 @@
+//! A panic of the writer thread's own code: every write is answered, and the file is let go.
+
+use std::sync::mpsc;
+
+use landfall_storage::{Durability, FailureClass, StorageError};
+
+use super::support::{PATIENCE, Place, ids, insert};
+
+#[test]
+fn after_a_panic_of_the_writer_every_write_is_answered_and_the_file_is_let_go() {
+    let place = Place::new();
+    let db = place.open();
+    db.write(Durability::Full, insert(1)).unwrap();
+    assert!(db.writer_panic().is_none());
+    let hold = db.faults().hold_commits();
+    db.faults().panic_at_next_commit();
+    // Some in the group that panics, some behind it.
+    let (tell, told) = mpsc::channel();
+    for number in 2..200 {
+        let tell = tell.clone();
+        db.submit(Durability::Full, insert(number), move |result| tell.send(result).unwrap());
+    }
+    drop((hold, tell));
+    for _ in 2..200 {
+        let failed = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
+        assert_eq!(failed.class(), FailureClass::Closed, "{failed:?}");
+    }
+    assert!(told.recv_timeout(PATIENCE).is_err(), "each is answered once");
+    let panic = db.writer_panic().unwrap();
+    assert!(panic.to_string().contains("ordered by a test"), "{panic}");
+    let later = db.write(Durability::Full, insert(300)).unwrap_err();
+    assert_eq!(later.class(), FailureClass::Closed);
+    // Reads go on, and closing says what happened.
+    assert_eq!(ids(&db), [1]);
+    let closed = db.close().unwrap_err();
+    assert!(matches!(closed, StorageError::WriterPanicked { .. }), "{closed:?}");
+    let again = place.open();
+    assert_eq!(ids(&again), [1]);
+    again.write(Durability::Full, insert(2)).unwrap();
+    again.close().unwrap();
+}
