@@ -73,6 +73,9 @@ impl Core {
         for (name, row, count) in log.spaces()? {
             let parked = log.parked(row)?;
             status.add_space(SpaceFacts { name: name.clone(), row, count, parked });
+            for (document, reason) in log.quarantined(row)? {
+                status.set_unreadable(row, document, Some(reason));
+            }
             spaces.insert(name, row);
         }
         let for_reports = Arc::downgrade(&status);
@@ -151,6 +154,9 @@ impl Core {
                 true => open.delete(None),
                 false => open.outdate(),
             }
+        }
+        if deleted {
+            self.status.set_unreadable(row, document, None);
         }
     }
 
@@ -406,6 +412,8 @@ impl Core {
             (None, Some(kind)) => self.events.send(space, document, kind),
             (None, None) => {}
         }
+        // Behind it: no load shows the document any more.
+        self.status.set_unreadable(row, document, None);
     }
 
     /// The document, if it is open or loaded.

@@ -71,6 +71,6 @@ pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, 
 pub use options::{CHANGE_OPERATIONS, Durability, LinkOptions, MANY_ACTORS, Options};
 pub use status::{
     DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress,
-    SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus,
+    SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus, UnreadableDocument,
 };
 pub use store::{DocumentLimit, Excess, Pending};

@@ -100,6 +100,9 @@ pub struct SpaceStatus {
     pub pending: Pending,
     /// Documents whose changes the relay refuses.
     pub parked: Vec<ParkedDocument>,
+    /// Documents that could not be read when they were loaded last, in the order of their ids; their
+    /// bytes are kept. One that is deleted, or can be read again, is not among them any more.
+    pub unreadable: Vec<UnreadableDocument>,
     /// Entries that arrived and cannot be applied; they are kept.
     pub set_aside: u64,
     /// Documents of which the relay turned out to hold something else than was thought, since the
@@ -169,6 +172,16 @@ pub struct ParkedDocument {
     pub code: Code,
     /// In words.
     pub what: String,
+}
+
+/// A document that cannot be read, wholly or from some change on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableDocument {
+    /// The document.
+    pub document: DocumentId,
+    /// What automerge or SQLite said. If the store's file is damaged, restore it from a copy, or
+    /// repair it ([`maintain::repair`](crate::maintain::repair)) and have the relay send what is lost.
+    pub reason: String,
 }
 
 impl From<Parked> for ParkedDocument {

@@ -11,7 +11,7 @@ use parking_lot::MutexGuard;
 use super::load::{self, Found};
 use super::slot::{Look, Slot, State, StoreCopy};
 use super::{Changing, Loaded, OpenDocument};
-use crate::error::{ReadError, StoreError};
+use crate::error::{ReadError, StoreError, StoreFailure};
 
 type Guard<'a> = MutexGuard<'a, Slot>;
 
@@ -52,7 +52,8 @@ impl OpenDocument {
         let number = slot.begin_load();
         drop(slot);
         let unfinished = Unfinished { document: self, load: Load::State(number) };
-        let found = load::load(&self.core.log, self.row, &self.id)?;
+        let found = load::load(&self.core.log, self.row, &self.id)
+            .inspect_err(|error| self.note_unreadable(number, error))?;
         let (state, quarantined) = match found {
             Found::Document { loaded, quarantined } => (Some(loaded), quarantined),
             Found::Deleted => (None, None),
@@ -70,6 +71,7 @@ impl OpenDocument {
                     self.core.cache.put(self, bytes);
                 }
                 slot.state = state.map_or(State::Deleted, State::Published);
+                self.core.status.set_unreadable(self.row, self.id, quarantined.clone());
                 slot.quarantined = quarantined;
             }
             told.into_iter().for_each(|kind| self.tell(&slot, kind));
@@ -77,6 +79,14 @@ impl OpenDocument {
         drop(unfinished);
         self.core.cache.make_room(self);
         Ok(self.slot.lock())
+    }
+
+    /// A load failed: if the store is damaged there, the status says so.
+    fn note_unreadable(&self, load: u64, error: &StoreError) {
+        let slot = self.slot.lock();
+        if error.class == StoreFailure::Corrupt && slot.is_loading(load) {
+            self.core.status.set_unreadable(self.row, self.id, Some(error.to_string()));
+        }
     }
 
     /// Reads from the store what an edit has not committed over yet. Later readers share it, until

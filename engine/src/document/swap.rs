@@ -250,6 +250,9 @@ pub(super) fn quarantine(document: &OpenDocument, reason: String) {
         slot.building = None;
         slot.quarantined = Some(reason.clone());
         document.tell(&slot, EventKind::Quarantined { reason: reason.clone() });
+        if !matches!(slot.state, State::Deleted) {
+            document.core.status.set_unreadable(document.row, document.id, Some(reason.clone()));
+        }
         slot.built.take()
     };
     drop(gone);

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use landfall_protocol::replica::SpacePhase;
-use landfall_protocol::{SpaceName, Upstream};
+use landfall_protocol::{DocumentId, SpaceName, Upstream};
 use parking_lot::Mutex;
 
 use super::{
     LinkStatus, LoadedDocuments, ParkedDocument, SpaceStatus, Status, StatusWatch, StoreFailed,
-    sync_of,
+    UnreadableDocument, sync_of,
 };
 use crate::document::Memory;
 use crate::error::StoreFailure;
@@ -25,6 +25,7 @@ struct Facts {
     phase: SpacePhase,
     not_on_disk: u64,
     parked: Vec<ParkedDocument>,
+    unreadable: BTreeMap<DocumentId, String>,
     drifted: u64,
     checks: u64,
 }
@@ -89,6 +90,7 @@ impl Everything {
             },
             pending: facts.count.pending,
             parked: facts.parked.clone(),
+            unreadable: facts.unreadable.iter().map(unreadable).collect(),
             set_aside: facts.count.aside,
             drifted: facts.drifted,
             checks: facts.checks,
@@ -104,7 +106,8 @@ impl Everything {
         self.rows.insert(name.clone(), row);
         let (phase, parked) = (SpacePhase::Waiting, listed(parked));
         let (not_on_disk, drifted, checks) = (0, 0, 0);
-        let facts = Facts { name, count, phase, not_on_disk, parked, drifted, checks };
+        let unreadable = BTreeMap::new();
+        let facts = Facts { name, count, phase, not_on_disk, parked, unreadable, drifted, checks };
         self.spaces.insert(row, facts);
         true
     }
@@ -281,6 +284,23 @@ impl StatusHub {
         self.update(|all| all.synced(number));
     }
 
+    /// Why a document could not be read when it was loaded last; `None`: it could, or it is deleted.
+    /// Called under the document's slot, so that of a load and a deletion the later one counts.
+    pub(crate) fn set_unreadable(
+        &self,
+        row: SpaceRow,
+        document: DocumentId,
+        reason: Option<String>,
+    ) {
+        self.update(|all| {
+            let Some(facts) = all.spaces.get_mut(&row) else { return false };
+            match reason {
+                None => facts.unreadable.remove(&document).is_some(),
+                Some(reason) => facts.unreadable.insert(document, reason.clone()) != Some(reason),
+            }
+        });
+    }
+
     /// A check against the relay came to an end, and found so many documents that differ.
     pub(crate) fn add_check(&self, row: SpaceRow, drifted: u64) {
         self.update(|all| {
@@ -317,6 +337,10 @@ impl StatusHub {
     pub(crate) fn close(&self) {
         self.facts.lock().closed = true;
     }
+}
+
+fn unreadable((document, reason): (&DocumentId, &String)) -> UnreadableDocument {
+    UnreadableDocument { document: *document, reason: reason.clone() }
 }
 
 fn listed(parked: Vec<Parked>) -> Vec<ParkedDocument> {

@@ -35,6 +35,21 @@ impl LocalLog {
         })
     }
 
+    /// The documents of a space that are known to be unreadable, and why.
+    pub(crate) fn quarantined(
+        &self,
+        space: SpaceRow,
+    ) -> Result<Vec<(DocumentId, String)>, ViewError> {
+        self.view(|conn| {
+            conn.prepare_cached(
+                "SELECT d.document, q.reason FROM quarantine q JOIN document d ON d.id = q.document
+                 WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)",
+            )?
+            .query_map([space.0], |row| Ok((DocumentId::from_bytes(row.get(0)?), row.get(1)?)))?
+            .collect()
+        })
+    }
+
     /// Notes that a document cannot be read, and why, or that it can. Takes no fsync, and may be
     /// lost: whoever loads the document next finds out again.
     pub(crate) fn submit_quarantine(

@@ -55,18 +55,53 @@ fn a_poisoned_document_keeps_its_last_good_state_and_harms_no_other() {
     assert_eq!(text_of(&document), "\"good\"");
     assert!(matches!(put(&document, "more"), Err(ChangeError::Quarantined { .. })));
     assert!(document.status().unwrap().quarantined.is_some());
+    let listed = |store: &Store| -> Vec<_> {
+        let unreadable = &store.status().spaces["default"].unreadable;
+        unreadable.iter().map(|unreadable| unreadable.document).collect()
+    };
+    assert_eq!(listed(&store), [document.id()]);
     put(&other, "fine").unwrap();
     let id = document.id();
     drop((document, other, space, events));
     store.close().unwrap();
     drop(store);
     let store = Store::open(&path, crate::Options::default()).unwrap();
-    let document = store.space("default").unwrap().open(id).unwrap();
+    assert_eq!(listed(&store), [id], "it is known from the beginning");
+    let space = store.space("default").unwrap();
+    let document = space.open(id).unwrap();
     let status = document.status().unwrap();
     assert!(!status.loaded && status.quarantined.is_some(), "it is known without loading it");
     assert_eq!(text_of(&document), "\"good\"", "and so after opening it again");
     assert_eq!(document.status().unwrap().changes, 3, "its bytes are kept");
+    assert_eq!(listed(&store), [id]);
     store.flush_blocking(Duration::ZERO).unwrap_err();
+    space.delete(id).unwrap();
+    assert_eq!(listed(&store), []);
+}
+
+/// Bytes that are damaged in the store are the trouble of their document.
+#[test]
+fn a_document_whose_bytes_are_damaged_is_in_the_status_until_it_can_be_read() {
+    let store = super::store();
+    let space = store.space("default").unwrap();
+    let document = space.create(|_| Ok(())).unwrap();
+    put(&document, "fine").unwrap();
+    let log = &store.shared_core().log;
+    let sql = |sql: &'static str| {
+        log.database()
+            .write(landfall_storage::Durability::Full, move |tx| tx.execute_batch(sql))
+            .unwrap();
+    };
+    sql("UPDATE change SET body = body || x'00'");
+    assert!(document.open().try_unload());
+    let _ = document.read(|_| ());
+    let unreadable = store.status().spaces["default"].unreadable.clone();
+    assert_eq!(unreadable.len(), 1);
+    assert_eq!(unreadable[0].document, document.id());
+    sql("UPDATE change SET body = substr(body, 1, length(body) - 1)");
+    assert!(document.open().try_unload());
+    assert_eq!(text_of(&document), "\"fine\"");
+    assert_eq!(store.status().spaces["default"].unreadable, []);
 }
 
 /// An earlier version of this software could not read it, this one can.
