@@ -56,17 +56,23 @@ pub(crate) struct Core {
     told_oversized: Mutex<BTreeSet<(SpaceRow, DocumentId, DocumentLimit)>>,
 }
 
+/// What a core is made of beside its log.
+pub(crate) struct Parts {
+    pub(crate) events: EventHub,
+    pub(crate) applier: Applier,
+    pub(crate) actors: Actors,
+    pub(crate) ephemeral: Speaker,
+    pub(crate) notifier: Notifier,
+}
+
 impl Core {
     pub(crate) fn new(
         log: LocalLog,
-        events: EventHub,
-        applier: Applier,
-        actors: Actors,
-        ephemeral: Speaker,
-        notifier: Notifier,
+        parts: Parts,
         options: &Options,
         read_only: bool,
     ) -> Result<Self, StoreError> {
+        let Parts { events, applier, actors, ephemeral, notifier } = parts;
         let status = Arc::new(StatusHub::new(log.known_upstream()?, read_only, notifier.clone()));
         let cache = Cache::new(options.document_cache_bytes, status.memory());
         let mut spaces = BTreeMap::new();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use landfall_protocol::SpaceName;
 
 use crate::actors::{Actors, outside::Found};
-use crate::core::Core;
+use crate::core::{Core, Parts};
 use crate::document::{Applier, Changing};
 use crate::ephemeral::Speaker;
 use crate::error::{
@@ -127,7 +127,8 @@ impl Store {
         let notifier = Notifier::start().map_err(OpenError::Thread)?;
         let events = EventHub::new(options.events, notifier.clone());
         let ephemeral = Speaker::new().map_err(|error| OpenError::Storage(Box::new(error)))?;
-        let core = Core::new(log, events, applier, actors, ephemeral, notifier, options, read_only)
+        let parts = Parts { events, applier, actors, ephemeral, notifier };
+        let core = Core::new(log, parts, options, read_only)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
         let shared = Arc::new(Shared { core: Arc::new(core) });
         if read_only {
