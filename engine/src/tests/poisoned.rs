@@ -92,7 +92,7 @@ fn a_document_whose_bytes_are_damaged_is_in_the_status_until_it_can_be_read() {
             .write(landfall_storage::Durability::Full, move |tx| tx.execute_batch(sql))
             .unwrap();
     };
-    sql("UPDATE change SET body = body || x'00'");
+    sql("UPDATE change SET body = CAST(body || x'00' AS BLOB)");
     assert!(document.open().try_unload());
     let _ = document.read(|_| ());
     let unreadable = store.status().spaces["default"].unreadable.clone();
