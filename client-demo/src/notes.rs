@@ -131,7 +131,7 @@ fn show(place: &Place, id: &str) -> Result<(), Failure> {
 /// Prints what is below a note's title.
 pub(crate) fn print(note: &Note) {
     // Also where no terminal is: what reads a pipe may hand it on to one.
-    let body = term::tame(&note.body);
+    let body = term::tame_text(&note.body);
     say(body.strip_suffix('\n').unwrap_or(&body));
     for item in note.items.iter().flatten() {
         say(format!("- {}", first_line(item, term::width())));

@@ -56,6 +56,7 @@ pub(crate) fn harmless(line: &str) -> String {
         }
         match c {
             '\n' | '\t' => out.push(c),
+            '\r' if rest.starts_with("\r\n") => out.push(c),
             c if c.is_control() || is_invisible_order(c) => {
                 out.push_str(&format!("\\u{:04x}", u32::from(c)));
             }
@@ -81,6 +82,11 @@ pub(crate) fn tame(text: &str) -> String {
         c => c,
     };
     text.replace("\r\n", "\n").chars().map(harmless).collect()
+}
+
+/// As [`tame`], with line ends as they are: what is shown may be written to a file.
+pub(crate) fn tame_text(text: &str) -> String {
+    text.split("\r\n").map(tame).collect::<Vec<_>>().join("\r\n")
 }
 
 /// Characters that turn the order of what follows around.

@@ -98,8 +98,9 @@ fn who_asks_for_everything_again_and_again_with_the_same_heads_gets_it_once() {
 #[test]
 fn a_document_of_too_many_heads_is_unavailable_and_no_other_is() {
     let (mut world, document) = world(3);
-    let mut data = vec![0x42, 0xc2, 0x4e];
-    (0..10_050u32).for_each(|n| data.extend([n.to_be_bytes(); 8].concat()));
+    // 131,122 as LEB128: fifty more than a message may have.
+    let mut data = vec![0x42, 0xb2, 0x80, 0x08];
+    (0..limits::SYNC_HASHES as u32 + 50).for_each(|n| data.extend([n.to_be_bytes(); 8].concat()));
     data.extend([0, 0, 0]);
     for _ in 0..3 {
         world.clients[1].send(document, false, &data);

@@ -295,16 +295,16 @@ fn lists_of_hashes_end_at_their_limit_and_at_their_bytes() {
         Reply { have: &have, ..Reply::default() },
     ] {
         let error = reply.encode().unwrap_err();
-        assert!(matches!(error, SyncError::TooMany { actual: 10_001, .. }), "{error}");
+        assert!(matches!(error, SyncError::TooMany { actual: 131_073, .. }), "{error}");
     }
-    // The same by hand: 10,001 heads.
-    let mut bytes = vec![0x42, 0x91, 0x4e];
+    // The same by hand: 131,073 heads.
+    let mut bytes = vec![0x42, 0x81, 0x80, 0x08];
     more.iter().for_each(|hash| bytes.extend(hash.0));
     bytes.extend([0, 0, 0]);
     let error = SyncMessage::decode(&bytes).unwrap_err();
-    assert!(matches!(error, SyncError::TooMany { part: "heads", actual: 10_001, .. }), "{error}");
+    assert!(matches!(error, SyncError::TooMany { part: "heads", actual: 131_073, .. }), "{error}");
     // So many are claimed, and not there: nothing is allocated for them.
-    let mut bytes = vec![0x42, 0x90, 0x4e];
+    let mut bytes = vec![0x42, 0x80, 0x80, 0x08];
     bytes.extend([7; 64]);
     assert_eq!(SyncMessage::decode(&bytes), Err(SyncError::Truncated { part: "heads" }));
 }

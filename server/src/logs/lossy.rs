@@ -302,7 +302,8 @@ mod tests {
     fn what_an_output_did_not_take_is_reported_once_when_it_takes_lines_again() {
         let report = |lines| {
             let lossy = REPORTING.lock().clone();
-            writeln!(lossy.unwrap(), "{lines} lost").unwrap();
+            // In one write, as the subscriber does: each is a line.
+            lossy.unwrap().write_all(format!("{lines} lost\n").as_bytes()).unwrap();
         };
         let mut setup = Setup::new(report);
         *REPORTING.lock() = Some(setup.lossy.clone());

@@ -269,8 +269,8 @@ fn too_long() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("a thousand haves", haves),
         ("more chunks than anybody sends", chunks),
-        ("16,383 heads that are not there", vec![0x42, 0xff, 0x7f]),
-        ("as many needs", vec![0x42, 0, 0xff, 0x7f]),
+        ("2,097,151 heads that are not there", vec![0x42, 0xff, 0xff, 0x7f]),
+        ("as many needs", vec![0x42, 0, 0xff, 0xff, 0x7f]),
     ]
 }
 
