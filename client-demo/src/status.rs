@@ -70,6 +70,7 @@ fn json_of(place: &Place, notebook: &Notebook, status: &Status, rows: &[Row]) ->
             "pending": pending(row.status.pending),
             "parked": parked.collect::<Vec<_>>(),
             "setAside": row.status.set_aside,
+            "damagedAtRelay": row.status.damaged_at_relay,
             "deletedUnsent": lost.collect::<Vec<_>>(),
         })
     };
@@ -118,10 +119,17 @@ fn print(place: &Place, status: &Status, rows: &[Row]) {
                 faint("(see `notes deleted`)")
             ));
         }
-        if space.set_aside > 0 {
+        if space.damaged_at_relay > 0 {
+            say(format!(
+                "  not received    {} that the relay cannot read: its store is damaged",
+                count(space.damaged_at_relay, "entry")
+            ));
+        }
+        let aside = space.set_aside - space.damaged_at_relay.min(space.set_aside);
+        if aside > 0 {
             say(format!(
                 "  set aside       {} that cannot be applied; kept",
-                count(space.set_aside, "entry")
+                count(aside, "entry")
             ));
         }
     }

@@ -13,20 +13,26 @@ use crate::notes;
 use crate::term::{count, note, say};
 use crate::wait::{self, Moved, Waiter};
 
+/// Documents that a message names.
+const NAMED: usize = 10;
+
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
     let notebook = Notebook::open(&Place { offline: false, ..place.clone() })?;
     let scope = subscribe(&notebook, args)?;
     let before = changes(&notebook.store.status());
-    let to_send = notebook.store.status().pending().changes;
     let result = sync(&notebook.store, args.timeout, place.quiet);
     let checked = match args.check && result.is_ok() {
         true => check(&notebook.store, args.timeout).map(Some),
         false => Ok(None),
     };
+    let status = notebook.store.status();
+    let sent = status.spaces.values().map(|space| space.acknowledged).sum::<u64>();
     let got = changes(&notebook.store.status()).saturating_sub(before);
     let notes = notebook.space.documents()?.len() as u64;
     let lost = notebook.space.lost_edits()?.len() as u64;
+    let damaged = notebook.space.damaged_at_relay()?;
+    let aside = status.spaces.values().map(|space| space.set_aside).sum::<u64>();
     notebook.store.close()?;
     if lost > 0 {
         let what = if lost == 1 { "a deleted note has" } else { "deleted notes have" };
@@ -36,8 +42,15 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
     }
     result?;
     let checked = checked?;
+    whole(&damaged)?;
+    if aside > 0 {
+        let entries = count(aside, "entry");
+        notebook.remark(format!(
+            "{entries} of the relay cannot be applied here and are kept aside; see `landfall-demo status`"
+        ));
+    }
     if !place.quiet {
-        let (sent, got) = (count(to_send, "change"), count(got, "change"));
+        let (sent, got) = (count(sent, "change"), count(got, "change"));
         say(format!("in sync: {}; {sent} sent, {got} received", count(notes, "note")));
     }
     if let Some(differed) = checked {
@@ -47,6 +60,27 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
         notebook.remark(scope);
     }
     Ok(())
+}
+
+/// What the relay could not send is no sync, whatever else has arrived.
+fn whole(damaged: &[Option<DocumentId>]) -> Result<(), Failure> {
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    let named = damaged.iter().flatten().take(NAMED).map(ToString::to_string);
+    let mut named: Vec<String> = named.collect();
+    if named.len() < damaged.len() {
+        named.push(match damaged.len() - named.len() {
+            1 if damaged.contains(&None) => "some that it cannot name".to_owned(),
+            more => format!("{more} more"),
+        });
+    }
+    let why = format!(
+        "the relay's store is damaged, so that it could not send all of {}; all else is here",
+        named.join(", ")
+    );
+    let remedy = "its operator must repair or restore it; then sync again";
+    Err(Failure::new(Exit::Relay, "not in sync", why, remedy))
 }
 
 fn compared(differed: u64) -> String {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use landfall_fold::FoldLimits;
+use landfall_protocol::frame::DAMAGED_UNKNOWN;
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use landfall_storage::{Committed, WriteError};
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -342,6 +343,9 @@ impl Core {
         }
         for (document, reason) in received.aside {
             tracing::warn!(%space, %document, reason, "an entry was set aside");
+            if document == DAMAGED_UNKNOWN {
+                continue;
+            }
             self.events.send(space, document, EventKind::SetAside { reason });
         }
         for document in received.unrelated {

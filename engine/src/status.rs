@@ -98,6 +98,9 @@ pub struct SpaceStatus {
     pub not_on_disk: u64,
     /// What the relay is not known to have on its disk. Without a relay: everything.
     pub pending: Pending,
+    /// Changes that the relay has acknowledged since the store was opened: again, if a relay has lost
+    /// them and was sent them once more.
+    pub acknowledged: u64,
     /// Documents whose changes the relay refuses.
     pub parked: Vec<ParkedDocument>,
     /// Documents that could not be read when they were loaded last, in the order of their ids; their
@@ -105,6 +108,11 @@ pub struct SpaceStatus {
     pub unreadable: Vec<UnreadableDocument>,
     /// Entries that arrived and cannot be applied; they are kept.
     pub set_aside: u64,
+    /// Those of them that stand for what the relay has and could not send, since its own store is
+    /// damaged there: the space is not whole here, although it may be [`SyncStatus::Live`]. They are
+    /// asked for again at each connection; see
+    /// [`Space::damaged_at_relay`](crate::Space::damaged_at_relay).
+    pub damaged_at_relay: u64,
     /// Documents of which the relay turned out to hold something else than was thought, since the
     /// store was opened. Each was set right, and told as an event.
     pub drifted: u64,

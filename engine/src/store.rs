@@ -9,6 +9,7 @@ mod apart;
 mod append;
 mod aside;
 mod contents;
+mod damaged;
 mod deletion;
 mod displaced;
 mod excess;
@@ -37,6 +38,7 @@ mod report;
 mod resume;
 mod rows;
 mod schema;
+mod schema_damaged;
 mod schema_status;
 mod snapshots;
 mod unfold;
@@ -97,6 +99,8 @@ pub(crate) struct SpaceCount {
     pub(crate) first_unheld: Option<u64>,
     /// Entries that are set aside.
     pub(crate) aside: u64,
+    /// Those of them that stand for what the relay cannot read.
+    pub(crate) damaged: u64,
 }
 
 /// Where a space stands with an upstream.
@@ -104,6 +108,8 @@ pub(crate) struct SpaceCount {
 pub(crate) struct Met {
     pub(crate) upstream: UpstreamRow,
     pub(crate) point: ResumePoint,
+    /// Whether the relay had something there that it could not read.
+    pub(crate) damaged: bool,
 }
 
 /// What an upstream refuses of a document, and why.
@@ -237,7 +243,8 @@ impl LocalLog {
             let row = links::meet(tx, &upstream)?;
             links::ensure_link(tx, row, space)?;
             let point = resume::resume_point(tx, row, space)?;
-            Ok::<_, rusqlite::Error>(Met { upstream: row, point })
+            let damaged = rows::space_waiting(tx, space)?.aside_damaged > 0;
+            Ok::<_, rusqlite::Error>(Met { upstream: row, point, damaged })
         };
         let done = move |result: Result<Committed<(SpaceCount, Met)>, WriteFailure>| {
             done(result.map(|Committed { value: (_, value), number }| Committed { value, number }));

@@ -132,6 +132,9 @@ pub enum BadIndex {
         /// What is wrong.
         what: &'static str,
     },
+    /// It is whole, but its heads are not those of the snapshot that it stands beside.
+    #[error("the packed index has other heads than its snapshot")]
+    OtherHeads,
     /// A change contradicts those before it.
     #[error("change {position} of the packed index is impossible: {what}")]
     Change {

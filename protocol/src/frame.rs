@@ -21,7 +21,9 @@ use crate::ids::{
 
 pub(crate) use codec::fit;
 pub use codec::{FrameError, Frames, decode, encode, encode_into, raw_frame};
-pub use entry::{EncodedEntry, EntriesBuilder, Entry, encode_document, entry_flags, entry_kind};
+pub use entry::{
+    DAMAGED_UNKNOWN, EncodedEntry, EntriesBuilder, Entry, encode_document, entry_flags, entry_kind,
+};
 pub use folded::{Part, PushEntry, PushSnapshot, Wanted};
 pub use reconcile::{
     Difference, DigestQuery, DocumentEntries, Features, Fetch, Holding, Partial, Refilter,

@@ -301,6 +301,11 @@ pub const SNAPSHOT_GRACE: Duration = Duration::from_secs(600);
 /// Changes that wait for their dependencies, per document and per store.
 pub const PEN_CHANGES: usize = 10_000;
 
+/// Damaged entries of a relay that an engine remembers, for each space: what one damaged page of the
+/// relay's file hides is some tens, and each takes about 250 bytes. That there is damage is known with
+/// the first; what is beyond is found by the next comparison.
+pub const DAMAGED_ENTRIES: usize = 10_000;
+
 /// Bytes of one message of an automerge-repo client: the JavaScript client sends a document whole,
 /// and would repeat a refused one every five seconds for ever.
 pub const REPO_MESSAGE_BYTES: usize = 64 * MIB;

@@ -104,8 +104,14 @@ impl Health {
         let hub = self.hub.stalled(limits::HUB_STALLED).map(|time| {
             format!("the hub is stuck for {} s: nothing is acknowledged meanwhile", time.as_secs())
         });
+        let wal = store.wal.as_ref().map(|damage| {
+            format!(
+                "{damage}; a copy is in relay.db-wal.damaged; clients bring back what they have; \
+                 look at the disk, and start the relay again once it is known what was lost"
+            )
+        });
         let reasons =
-            [gone, fsync, writer, hub, self.trouble().map(str::to_owned), damaged, failing];
+            [gone, fsync, writer, hub, self.trouble().map(str::to_owned), damaged, wal, failing];
         let reasons: Vec<String> = reasons.into_iter().flatten().collect();
         (!reasons.is_empty()).then(|| reasons.join("\n"))
     }
@@ -161,6 +167,7 @@ mod tests {
             more_damaged: false,
             fsync_failed: None,
             writer_panicked: None,
+            wal: None,
             failing: Some("a bad sector".to_owned()),
         };
         let told = health.not_ready(&condition).unwrap();

@@ -174,6 +174,14 @@ pub const STORE_ENDED_LOOK: Duration = Duration::from_millis(500);
 /// bytes; that there are more is said.
 pub const DAMAGED_PLACES: usize = 1_000;
 
+/// Checksums of pieces of snapshots in memory: of 16 GiB of snapshots, at some 12 bytes each. The
+/// snapshot that came first gives way, and is read once more when a part of it is wanted.
+pub const SNAPSHOT_SUMS: usize = 65_536;
+
+/// Buckets of digests that are remembered as checked: those of 256 spaces. A bucket beyond them is
+/// summed with each question for a document that is absent.
+pub const CHECKED_BUCKETS: usize = 65_536;
+
 /// Damaged places that `/readyz` and refusals name; the log has all.
 pub const DAMAGED_NAMED: usize = 10;
 

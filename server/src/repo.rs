@@ -506,7 +506,10 @@ impl Driver {
         while let Ok(event) = self.events.try_recv() {
             self.handle_late(event);
         }
-        self.machine.fail(Code::SHUTTING_DOWN, "the relay is being stopped".to_owned());
+        let ended = self.shared.store.condition().end();
+        let stopped = || (Code::SHUTTING_DOWN, "the relay is being stopped".to_owned());
+        let (code, what) = ended.unwrap_or_else(stopped);
+        self.machine.fail(code, what);
     }
 
     fn handle_late(&mut self, event: Event) {

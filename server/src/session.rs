@@ -330,8 +330,15 @@ impl Driver {
         while let Ok(event) = self.events.try_recv() {
             self.handle_event(event);
         }
-        let what = "the relay is being stopped".to_owned();
-        self.machine.fail(Code::SHUTTING_DOWN, what, "connect again in a moment");
+        match self.shared.store.condition().end() {
+            Some((code, what)) => {
+                self.machine.fail(code, what, "connect again when its operator has seen to it");
+            }
+            None => {
+                let what = "the relay is being stopped".to_owned();
+                self.machine.fail(Code::SHUTTING_DOWN, what, "connect again in a moment");
+            }
+        }
     }
 
     /// Carries out what the machine decided.

@@ -7,6 +7,7 @@
 //! that is `landfall_protocol::space`. It builds no document: a fold is done elsewhere.
 
 mod append;
+mod checked;
 mod condition;
 mod contents;
 pub mod copies;
@@ -210,7 +211,8 @@ pub trait LogStore: Send + Sync + 'static {
     }
 
     /// Puts a packed index that was made anew in its place; false if the snapshot is not the
-    /// document's any more, or the index is not that of its heads.
+    /// document's any more, or it is no index. If it has other heads than the snapshot's row, that row
+    /// is damaged, since the index was made of bytes that were checked.
     fn store_index(
         &self,
         space: &SpaceName,

@@ -22,6 +22,7 @@ use crate::options::Options;
 use crate::queue::{Fate, Queue, Typed};
 use crate::read::{Pool, Reader};
 use crate::schema::{Schema, pragma_i64};
+use crate::wal::WalDamage;
 use crate::writer::Writer;
 
 /// An open database. Clones are cheap and share one writer thread; the last one to go closes it.
@@ -64,6 +65,7 @@ pub(crate) struct Core {
     in_group: AtomicBool,
     closed: AtomicBool,
     pub(crate) watch: FileWatch,
+    wal: Option<WalDamage>,
 }
 
 impl Database {
@@ -77,8 +79,10 @@ impl Database {
         schema: &Schema,
         options: Options,
     ) -> Result<Self, OpenError> {
-        let Opened { path, conn, lock, watch } = open::writable(path.as_ref(), schema, &options)?;
-        let core = Core::new(Place::File(path.clone()), options, Some(conn), watch);
+        let opened = open::writable(path.as_ref(), schema, &options)?;
+        let Opened { path, conn, lock, watch, wal } = opened;
+        let mut core = Core::new(Place::File(path.clone()), options, Some(conn), watch);
+        core.wal = wal;
         Self::start(core, lock, &path)
     }
 
@@ -104,7 +108,7 @@ impl Database {
     /// # Errors
     /// See [`OpenError`]; only a schema that does not work and lack of memory or threads occur.
     pub fn open_in_memory(schema: &Schema, options: Options) -> Result<Self, OpenError> {
-        let Opened { path, conn, lock, watch } = open::in_memory(schema, &options)?;
+        let Opened { path, conn, lock, watch, .. } = open::in_memory(schema, &options)?;
         Self::start(Core::new(Place::Memory, options, Some(conn), watch), lock, &path)
     }
 
@@ -228,6 +232,12 @@ impl Database {
     /// called on the thread that noticed: keep it short.
     pub fn on_gone(&self, callback: Box<dyn FnOnce(&GoneFile) + Send>) {
         self.core().watch.on_gone(callback);
+    }
+
+    /// How the write-ahead log was damaged that was left behind when this was opened: commits are lost.
+    #[must_use]
+    pub fn wal_damage(&self) -> Option<&WalDamage> {
+        self.core().wal.as_ref()
     }
 
     /// The first fsync of this opening that failed, if one did. An fsync that failed is final: the
@@ -409,6 +419,7 @@ impl Core {
             pool: Pool::new(options.readers),
             progress: Progress::default(),
             watch,
+            wal: None,
             faults: FaultState::default(),
             current_durability: Mutex::new(Durability::Full),
             writable: conn.is_some(),

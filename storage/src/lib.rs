@@ -54,6 +54,7 @@ mod queue;
 mod read;
 mod replace;
 mod schema;
+mod wal;
 mod writer;
 
 pub use backup::BackupError;
@@ -70,3 +71,4 @@ pub use read::Reader;
 pub use replace::Replacement;
 pub use rusqlite;
 pub use schema::Schema;
+pub use wal::{WalDamage, wal_damage};

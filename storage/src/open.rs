@@ -13,6 +13,7 @@ use crate::identity::FileWatch;
 use crate::lock::Lock;
 use crate::options::{OLDEST_SQLITE, Options};
 use crate::schema::{self, Schema, State};
+use crate::wal::{self, WalDamage};
 
 /// A database that is ready for its writer thread.
 pub(crate) struct Opened {
@@ -20,6 +21,8 @@ pub(crate) struct Opened {
     pub(crate) conn: Connection,
     pub(crate) lock: Option<Lock>,
     pub(crate) watch: FileWatch,
+    /// How the write-ahead log that was left behind is damaged.
+    pub(crate) wal: Option<WalDamage>,
 }
 
 /// Opens a file for writing, creating and migrating it as needed.
@@ -35,6 +38,7 @@ pub(crate) fn writable(
     // Looked at again under the lock: the holder before us may just have created it.
     let found = files::inspect(&path, schema.application_id)?;
     prepare_files(&path, options, found).map_err(|error| failed(&path, error.into()))?;
+    let wal = look_at_wal(&path);
     // What a killed process left in the WAL may never have been fsynced, yet it is told from now on
     // as commit 0, which is on disk. By the file and not by a commit, which takes room.
     files::sync_if_there(&files::beside(&path, "-wal"))
@@ -48,7 +52,26 @@ pub(crate) fn writable(
     let watch =
         FileWatch::of_writer(&path, &before).map_err(|error| failed(&path, error.into()))?;
     tracing::debug!(path = %path.display(), schema = schema.name, "opened");
-    Ok(Opened { path, conn, lock: Some(lock), watch })
+    Ok(Opened { path, conn, lock: Some(lock), watch, wal })
+}
+
+/// What is wrong with the write-ahead log, which is kept as a copy then: SQLite will write over it.
+fn look_at_wal(path: &Path) -> Option<WalDamage> {
+    let damage = match wal::wal_damage(path) {
+        Ok(damage) => damage?,
+        Err(error) => {
+            tracing::warn!(%error, "the write-ahead log could not be looked at");
+            return None;
+        }
+    };
+    let copy = files::beside(path, "-wal.damaged");
+    tracing::error!(path = %path.display(), copy = %copy.display(), %damage, "a commit is lost");
+    if !copy.exists()
+        && let Err(error) = std::fs::copy(files::beside(path, "-wal"), &copy)
+    {
+        tracing::warn!(%error, "the damaged write-ahead log could not be copied");
+    }
+    Some(damage)
 }
 
 /// Opens a database that lives as long as its handle.
@@ -57,7 +80,7 @@ pub(crate) fn in_memory(schema: &Schema, options: &Options) -> Result<Opened, Op
     let path = PathBuf::from(":memory:");
     let conn = Connection::open_in_memory().map_err(|error| failed(&path, error.into()))?;
     set_up(&conn, &path, schema, options, true)?;
-    Ok(Opened { path, conn, lock: None, watch: FileWatch::default() })
+    Ok(Opened { path, conn, lock: None, watch: FileWatch::default(), wal: None })
 }
 
 /// Checks that a file can be read as it stands; it takes no lock and leaves no connection.

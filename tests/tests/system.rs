@@ -15,6 +15,7 @@ mod system {
     mod many;
     mod many_heads;
     mod readme;
+    mod relay_damage;
     mod repo_kills;
     mod samod;
     mod scopes;

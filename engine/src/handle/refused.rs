@@ -74,6 +74,16 @@ impl Space {
         Ok(lost.into_iter().map(told).collect())
     }
 
+    /// The documents of which the relay could not send something, because its own store is damaged
+    /// there, each once; `None` stands for those that it could not even name. Empty once the relay has
+    /// been repaired and met again, or another replica has brought what is missing.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn damaged_at_relay(&self) -> Result<Vec<Option<DocumentId>>, StoreError> {
+        Ok(self.core().log.damaged_at_relay(self.row()?)?)
+    }
+
     /// A deleted document as it was here, with the edits that never reached the relay: an
     /// automerge document's bytes, to be made a new document of, or read. `None` if there is
     /// nothing of it.

@@ -256,6 +256,7 @@ impl Performer {
             }
             ReplicaEffect::Acknowledged { space, locals, mark } => {
                 if let Some(row) = self.spaces.get(&space) {
+                    self.core.status.add_acknowledged(*row, locals.len() as u64);
                     let done = self.counted(*row, |()| Outcome::Settled);
                     self.log.submit_acknowledged(*row, locals, mark, done);
                 }
@@ -315,6 +316,9 @@ impl Performer {
             ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark } => {
                 self.parts.forget(&hash);
                 if let Some(row) = self.spaces.get(&space) {
+                    // What cannot be read is not counted.
+                    let folded = self.log.folded_changes(*row, &document).unwrap_or(0);
+                    self.core.status.add_acknowledged(*row, folded);
                     let done = self.counted(*row, |()| Outcome::Settled);
                     self.log.submit_snapshot_acknowledged(*row, document, hash, mark, done);
                 }
@@ -381,9 +385,14 @@ impl Performer {
     fn load_resume(&self, upstream: Upstream, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
         let (tell, connection) = (self.tell.clone(), self.connection);
+        let core = Arc::clone(&self.core);
         let done = move |result: Result<Committed<Met>, WriteFailure>| {
             let outcome = match result {
-                Ok(Committed { value: Met { upstream, point }, .. }) => {
+                Ok(Committed { value: Met { upstream, point, damaged }, .. }) => {
+                    if damaged {
+                        // The relay may have been repaired since.
+                        core.link.check_space(row);
+                    }
                     Outcome::Resume(space, point, upstream)
                 }
                 Err(error) => Outcome::Failed(chain(&error)),

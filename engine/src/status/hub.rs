@@ -26,6 +26,8 @@ struct Facts {
     not_on_disk: u64,
     parked: Vec<ParkedDocument>,
     unreadable: BTreeMap<DocumentId, String>,
+    /// Changes that the relay has acknowledged.
+    acknowledged: u64,
     drifted: u64,
     checks: u64,
 }
@@ -89,9 +91,11 @@ impl Everything {
                 false => facts.not_on_disk,
             },
             pending: facts.count.pending,
+            acknowledged: facts.acknowledged,
             parked: facts.parked.clone(),
             unreadable: facts.unreadable.iter().map(unreadable).collect(),
             set_aside: facts.count.aside,
+            damaged_at_relay: facts.count.damaged,
             drifted: facts.drifted,
             checks: facts.checks,
         }
@@ -105,9 +109,19 @@ impl Everything {
         }
         self.rows.insert(name.clone(), row);
         let (phase, parked) = (SpacePhase::Waiting, listed(parked));
-        let (not_on_disk, drifted, checks) = (0, 0, 0);
+        let (not_on_disk, drifted, checks, acknowledged) = (0, 0, 0, 0);
         let unreadable = BTreeMap::new();
-        let facts = Facts { name, count, phase, not_on_disk, parked, unreadable, drifted, checks };
+        let facts = Facts {
+            name,
+            count,
+            phase,
+            not_on_disk,
+            acknowledged,
+            parked,
+            unreadable,
+            drifted,
+            checks,
+        };
         self.spaces.insert(row, facts);
         true
     }
@@ -302,6 +316,14 @@ impl StatusHub {
     }
 
     /// A check against the relay came to an end, and found so many documents that differ.
+    pub(crate) fn add_acknowledged(&self, row: SpaceRow, changes: u64) {
+        self.update(|all| {
+            let Some(facts) = all.spaces.get_mut(&row) else { return false };
+            facts.acknowledged += changes;
+            changes > 0
+        });
+    }
+
     pub(crate) fn add_check(&self, row: SpaceRow, drifted: u64) {
         self.update(|all| {
             let Some(facts) = all.spaces.get_mut(&row) else { return false };

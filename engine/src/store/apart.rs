@@ -15,7 +15,7 @@ use super::prepare::Ready;
 use super::receive::{ReceiveError, Received, Writing, received_only};
 use super::rows::{DocumentRow, SpaceRow, UpstreamRow, document_row, heads, space_totals};
 use super::snapshots::folded_heads;
-use super::{Done, LocalLog, SpaceCount, deletion, graph, held, links};
+use super::{Done, LocalLog, SpaceCount, damaged, deletion, graph, held, links};
 
 impl LocalLog {
     /// Writes what came of one document, whose entries were made ready by [`LocalLog::prepare`].
@@ -38,6 +38,9 @@ impl LocalLog {
             }
             if batch.last {
                 writing.note(batch.document, &batch.holding)?;
+                if !batch.damaged {
+                    damaged::forget_document(tx, upstream, space, &batch.document)?;
+                }
             }
             Ok(writing.finish()?)
         };

@@ -69,6 +69,11 @@ pub(super) fn put(
             return Ok(false);
         }
     }
+    if entry.kind == entry_kind::DAMAGED
+        && space_waiting(conn, space)?.aside_damaged >= limits::DAMAGED_ENTRIES as u64
+    {
+        return Ok(false);
+    }
     let new = conn
         .prepare_cached(
             "INSERT OR IGNORE INTO aside (upstream, space, offset, document, kind, flags, hash,

@@ -6,6 +6,7 @@ use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::{Cursor, Epoch, Offset, Scope, Upstream};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::damaged;
 use super::held::{gaps_between, hold};
 use super::rows::{SpaceRow, UpstreamRow, space_totals};
 
@@ -194,6 +195,8 @@ pub(super) fn reset(
         .execute(params![upstream.0, space.0])?;
     conn.prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND space = ?2")?
         .execute(params![upstream.0, space.0])?;
+    // Its log is another one by now: what is still damaged is told again.
+    damaged::forget(conn, upstream, space)?;
     owe_everything(conn, upstream, space)?;
     cover_vacant(conn, upstream, space)
 }

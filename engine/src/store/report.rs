@@ -195,6 +195,6 @@ pub(super) fn count(
             outbox::first_unheld(conn, upstream, space, totals)?,
         ),
     };
-    let aside = waiting.aside_entries;
-    Ok(SpaceCount { upstream, totals, pending, first_gap, first_unheld, aside })
+    let (aside, damaged) = (waiting.aside_entries, waiting.aside_damaged);
+    Ok(SpaceCount { upstream, totals, pending, first_gap, first_unheld, aside, damaged })
 }

@@ -119,6 +119,8 @@ pub(super) struct SpaceWaiting {
     pub(super) aside_entries: u64,
     /// Those of them that wait for dependencies.
     pub(super) aside_waiting: u64,
+    /// Those of them that stand for what the relay cannot read.
+    pub(super) aside_damaged: u64,
     /// Displaced changes of documents that are not deleted.
     pub(super) displaced_changes: u64,
     pub(super) displaced_bytes: u64,
@@ -126,7 +128,7 @@ pub(super) struct SpaceWaiting {
 
 pub(super) fn space_waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceWaiting> {
     conn.prepare_cached(
-        "SELECT aside_entries, aside_waiting, displaced_changes, displaced_bytes
+        "SELECT aside_entries, aside_waiting, displaced_changes, displaced_bytes, aside_damaged
          FROM space WHERE id = ?1",
     )?
     .query_row([space.0], |row| {
@@ -135,6 +137,7 @@ pub(super) fn space_waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Res
             aside_waiting: row.get(1)?,
             displaced_changes: row.get(2)?,
             displaced_bytes: row.get(3)?,
+            aside_damaged: row.get(4)?,
         })
     })
 }

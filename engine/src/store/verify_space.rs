@@ -70,9 +70,12 @@ pub(super) fn totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Spa
 
 /// What waits beside a space's log, counted row by row.
 pub(super) fn waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceWaiting> {
-    let (aside_entries, aside_waiting) = conn
-        .prepare_cached("SELECT count(*), coalesce(sum(wait = 1), 0) FROM aside WHERE space = ?1")?
-        .query_row([space.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (aside_entries, aside_waiting, aside_damaged) = conn
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(wait = 1), 0), coalesce(sum(kind = 7), 0)
+             FROM aside WHERE space = ?1",
+        )?
+        .query_row([space.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     let (displaced_changes, displaced_bytes) = conn
         .prepare_cached(
             "SELECT count(*), coalesce(sum(length(x.body)), 0)
@@ -80,7 +83,13 @@ pub(super) fn waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Sp
              WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)",
         )?
         .query_row([space.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(SpaceWaiting { aside_entries, aside_waiting, displaced_changes, displaced_bytes })
+    Ok(SpaceWaiting {
+        aside_entries,
+        aside_waiting,
+        aside_damaged,
+        displaced_changes,
+        displaced_bytes,
+    })
 }
 
 /// Sets right what waits.
@@ -91,14 +100,15 @@ pub(super) fn set_waiting(
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE space SET aside_entries = ?2, aside_waiting = ?3, displaced_changes = ?4,
-             displaced_bytes = ?5, refusals = refusals + 1 WHERE id = ?1",
+             displaced_bytes = ?5, aside_damaged = ?6, refusals = refusals + 1 WHERE id = ?1",
     )?
     .execute(params![
         space.0,
         waiting.aside_entries,
         waiting.aside_waiting,
         waiting.displaced_changes,
-        waiting.displaced_bytes
+        waiting.displaced_bytes,
+        waiting.aside_damaged
     ])?;
     Ok(())
 }

@@ -206,6 +206,18 @@ impl LocalLog {
         })
     }
 
+    /// How many changes are in a document's folded history.
+    pub(crate) fn folded_changes(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+    ) -> Result<u64, ViewError> {
+        self.view(|conn| match document_row(conn, space, document)? {
+            Some(row) => Ok(parts(conn, row)?.folded_changes),
+            None => Ok(0),
+        })
+    }
+
     /// The documents of a space whose changes the upstream in use refuses.
     pub(crate) fn parked(&self, space: SpaceRow) -> Result<Vec<Parked>, ViewError> {
         self.view(|conn| parked(conn, self.whose.row(conn)?, space))

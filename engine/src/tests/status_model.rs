@@ -175,7 +175,15 @@ impl Relay {
             }
         };
         let (space, entries) = (self.space.name().clone(), Vec::new());
-        let batch = DocumentBatch { space, document, holding, entries, last: true, bytes: 0 };
+        let batch = DocumentBatch {
+            space,
+            document,
+            holding,
+            entries,
+            last: true,
+            damaged: false,
+            bytes: 0,
+        };
         let (done, told) = self.done();
         self.core.log.submit_document(self.row, batch, ready, done);
         told.recv().unwrap();

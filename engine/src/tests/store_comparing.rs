@@ -199,3 +199,39 @@ fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
     assert_eq!(expected(&bench), [id(9)]);
     bench.check();
 }
+
+/// What the relay has and cannot read is remembered with the cursor, and forgotten when the document has
+/// come whole or the relay's log is another one.
+#[test]
+fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
+    use landfall_protocol::Offset;
+    use landfall_protocol::frame::Entry;
+    use landfall_protocol::replica::{AsideReason, Incoming};
+
+    let damaged = |offset, document| Incoming::Aside {
+        entry: Entry::of_damage(Offset(offset), document),
+        reason: AsideReason::Damaged,
+    };
+    let mut bench = Bench::new();
+    bench.meet(1);
+    let mut author = Author::new(1, 1);
+    let first = author.puts(3);
+    let entries = vec![damaged(3, Some(id(1))), damaged(4, Some(id(2))), damaged(5, None)];
+    let received = bench.receive(entries.clone());
+    assert_eq!(received.aside.len(), 3);
+    let at_relay = |bench: &Bench| bench.log.damaged_at_relay(bench.space).unwrap();
+    assert_eq!(at_relay(&bench), [None, Some(id(1)), Some(id(2))]);
+    // A second time it is no news, so that nothing is compared for it again and again.
+    assert_eq!(bench.receive(entries.clone()).aside.len(), 0);
+    bench.check();
+    let count = bench.acknowledge([]);
+    assert_eq!((count.aside, count.damaged), (3, 3));
+    bench.receive_apart(id(1), present(&author), author.incomings(first));
+    assert_eq!(at_relay(&bench), [None, Some(id(2))]);
+    bench.check();
+    bench.reset();
+    assert_eq!(at_relay(&bench), []);
+    assert_eq!(bench.acknowledge([]).damaged, 0);
+    bench.receive(entries);
+    assert_eq!(at_relay(&bench).len(), 3, "told again after the reset");
+}

@@ -157,6 +157,10 @@ fn orphaned_edits_survive_the_migration_of_a_store_that_would_lose_them() {
         let back = "DROP TRIGGER aside_insert;
             DROP TRIGGER aside_delete;
             DROP TRIGGER aside_wait;
+            DROP TRIGGER aside_damaged_insert;
+            DROP TRIGGER aside_damaged_delete;
+            DROP INDEX aside_damaged;
+            ALTER TABLE space DROP COLUMN aside_damaged;
             DROP TRIGGER displaced_insert;
             DROP TRIGGER displaced_delete;
             DROP TRIGGER deleted_insert;

@@ -134,6 +134,7 @@ impl Bench {
             holding,
             entries: Vec::new(),
             last: true,
+            damaged: false,
             bytes: 0,
         };
         let (tell, told) = mpsc::channel();

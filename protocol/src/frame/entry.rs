@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use sha2::{Digest as _, Sha256};
 
 use super::{DocumentEntries, Entries, Holding, SubscriptionId, codec, kind};
 use crate::admission::CheckedChange;
@@ -24,6 +25,9 @@ pub mod entry_kind {
     pub const ATTACHMENT: u16 = 5;
     /// Reserved: an encrypted entry.
     pub const SEALED: u16 = 6;
+    /// What stands at this offset is damaged in the relay's store and cannot be sent. It has no
+    /// body. See [`Entry::of_damage`](super::Entry::of_damage).
+    pub const DAMAGED: u16 = 7;
 }
 
 /// Flags of entries.
@@ -122,11 +126,37 @@ impl Entry {
         }
     }
 
+    /// The place of an entry that the relay has and cannot read, so that a log goes on behind it.
+    /// `None`: not even the document can be read; the entry has the id of 16 zeros in its place.
+    ///
+    /// A replica that does not know this kind keeps the entry aside: it need not be understood.
+    pub fn of_damage(offset: Offset, document: Option<DocumentId>) -> Self {
+        let document = document.unwrap_or(DAMAGED_UNKNOWN);
+        let mut hasher = Sha256::new();
+        hasher.update(b"landfall damaged entry");
+        hasher.update(document.as_bytes());
+        hasher.update(offset.0.to_le_bytes());
+        Self {
+            offset,
+            document,
+            kind: entry_kind::DAMAGED,
+            flags: 0,
+            id: hasher.finalize().into(),
+            dependencies: Vec::new(),
+            author: ByteBuf::new(),
+            at_ms: 0,
+            body: ByteBuf::new(),
+        }
+    }
+
     /// The entry's id as a change hash.
     pub fn hash(&self) -> ChangeHash {
         ChangeHash(self.id)
     }
 }
+
+/// Stands for the document of a damaged entry if that is not known.
+pub const DAMAGED_UNKNOWN: DocumentId = DocumentId::from_bytes([0; 16]);
 
 /// Where the flags stand in an encoded entry: after offset, document and kind.
 const FLAGS_AT: usize = 8 + 16 + 2;

@@ -18,6 +18,7 @@ use super::{DocumentBatch, DocumentHeads, Replica, ReplicaEffect};
 use crate::digest::{Branch, Digest, Leaf, Node, Prefix};
 use crate::frame::{
     Difference, DigestQuery, DocumentEntries, Entry, Fetch, Filter, Frame, Holding, Want,
+    entry_kind,
 };
 use crate::ids::{ChangeHash, DocumentId, Local, Offset, SpaceName};
 use crate::limits;
@@ -83,6 +84,8 @@ pub(super) struct Compare {
     heads_at: Offset,
     /// What the relay has told so far of the heads of the document that is being fetched.
     told: BTreeSet<[u8; 32]>,
+    /// The document that is arriving has something that the relay cannot read.
+    damaged: bool,
 }
 
 impl Compare {
@@ -108,6 +111,7 @@ impl Compare {
             heads: BTreeMap::new(),
             heads_at: Offset(0),
             told: BTreeSet::new(),
+            damaged: false,
         }
     }
 
@@ -492,6 +496,11 @@ impl Replica {
             differs = ours != theirs;
         }
         compare.next_document(found.more);
+        compare.damaged |= found.entries.iter().any(|entry| entry.kind == entry_kind::DAMAGED);
+        let damaged = match found.more {
+            true => compare.damaged,
+            false => std::mem::take(&mut compare.damaged),
+        };
         if differs {
             compare.add_drifted(found.document);
         }
@@ -510,8 +519,9 @@ impl Replica {
         link.receiver.add_storing(bytes);
         self.storing_bytes += bytes;
         let DocumentEntries { document, holding, more, .. } = found;
+        let (space_name, last) = (space.clone(), !more);
         let batch =
-            DocumentBatch { space: space.clone(), document, holding, entries, last: !more, bytes };
+            DocumentBatch { space: space_name, document, holding, entries, last, damaged, bytes };
         self.effects.push_back(ReplicaEffect::StoreDocument(batch));
         self.compare_on(now, &space);
         self.tell_phase(&space);

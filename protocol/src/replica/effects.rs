@@ -376,6 +376,8 @@ pub struct DocumentBatch {
     pub entries: Vec<Incoming>,
     /// Whether this is the last piece.
     pub last: bool,
+    /// Whether the relay could not read something that belongs to this piece or an earlier one.
+    pub damaged: bool,
     /// What they weigh; to be given back in [`handle_stored`](super::Replica::handle_stored).
     pub bytes: usize,
 }
@@ -453,6 +455,10 @@ pub enum AsideReason {
     /// Its kind is of a later version.
     #[error("entries of kind {0} are not known to this version; an upgrade will read it")]
     UnknownKind(u16),
+    /// The relay has an entry there and cannot read it. It is asked for again when the two ends next
+    /// compare what they hold.
+    #[error("what the relay's store has there is damaged; its operator must repair or restore it")]
+    Damaged,
     /// Its bytes do not pass the preflight.
     #[error("the change is malformed: {0}")]
     Form(#[from] FormError),

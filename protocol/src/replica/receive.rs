@@ -347,6 +347,7 @@ pub(super) fn check(entry: Entry) -> Incoming {
             let (offset, author, at_ms) = (entry.offset, entry.author.into_vec(), entry.at_ms);
             return Incoming::Tombstone { offset, document, author, at_ms };
         }
+        entry_kind::DAMAGED => return Incoming::Aside { entry, reason: AsideReason::Damaged },
         kind => return Incoming::Aside { entry, reason: AsideReason::UnknownKind(kind) },
     }
     if entry.flags & entry_flags::ECHO != 0 {

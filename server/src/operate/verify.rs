@@ -43,7 +43,12 @@ pub(crate) struct Mended {
 /// Looks at the store of a data folder, also beside the relay that uses it.
 pub(crate) fn verify(data: &Path, space: Option<&SpaceName>) -> Result<Found, OperateError> {
     must_have_store(data)?;
-    look(&Inspection::open(data)?, space)
+    // Before it is opened: that may end with the log in the database.
+    let wal = Inspection::wal_finding(data);
+    let mut found = look(&Inspection::open(data)?, space)?;
+    found.damage += u64::from(wal.is_some());
+    found.findings.extend(wal);
+    Ok(found)
 }
 
 /// Looks, and sets right what can be, until nothing is found or nothing more can be done.

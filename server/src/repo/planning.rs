@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use landfall_protocol::frame::entry_kind;
 use landfall_protocol::repo::DocumentIndex;
 use landfall_protocol::repo::peer::{Planned, Standing as Stands, Ticket};
 use landfall_protocol::repo::plan::{NeedsFolded, Plan, Question};
@@ -223,7 +224,12 @@ impl Reader {
         let failed = |error: &StoreError| {
             tracing::error!(%document, error = error.chain(), "a document could not be read");
         };
-        asked.inspect_err(failed).map_err(|error| error.failure)
+        let failure = |error: StoreError| match error.damaged_index() {
+            // It could not be made anew.
+            Some(_) => StoreFailure::Damaged,
+            None => error.failure,
+        };
+        asked.inspect_err(failed).map_err(failure)
     }
 
     async fn ask_once<T, F>(&self, ask: &Arc<F>) -> Result<T, StoreError>
@@ -348,6 +354,9 @@ fn read(
         let entries = store.read_entries(space, document, &plan.offsets[sent..])?;
         if entries.is_empty() {
             return Ok(None);
+        }
+        if entries.iter().any(|entry| entry.kind() == entry_kind::DAMAGED) {
+            return Err(StoreError::damaged("read a change of a document"));
         }
         sent += entries.len();
         weight += entries.iter().map(|entry| entry.len()).sum::<usize>();

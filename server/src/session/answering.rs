@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use landfall_protocol::digest::{Branch, Prefix};
-use landfall_protocol::frame::{EncodedEntry, Holding, SubscriptionId, Want};
+use landfall_protocol::frame::{EncodedEntry, Entry, Holding, SubscriptionId, Want};
 use landfall_protocol::ring::{DocumentPlan, SnapshotPart};
 use landfall_protocol::session::Session;
 use landfall_protocol::space::StoreFailure;
@@ -149,22 +149,30 @@ impl Reader {
         wants: Vec<Want>,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<(), Stop> {
-        // One that is damaged keeps nobody from the others.
-        let mut damaged = None;
         for want in wants {
+            let document = want.document;
             let answering = Fetching { reader: self, asker, space, replies };
-            match answering.document(want).await {
-                Err(Stop::Failed(error)) if error.failure == StoreFailure::Damaged => {
-                    damaged.get_or_insert(Stop::Failed(error));
-                }
-                answered => answered?,
+            if let Err(stop) = answering.document(want).await {
+                stop.unless_damage()?;
+                // Not even what is there of it can be read. It keeps nobody from the others.
+                let (entry, room) = answering.damage(document, Offset(0)).await?;
+                let (entry, holding) = ([entry], Holding::Present(Vec::new()));
+                answering.entries(document, &holding, &entry, true, room).await?;
             }
         }
-        damaged.map_or(Ok(()), Err)
+        Ok(())
     }
 }
 
 impl Stop {
+    /// Gives itself back unless the damage of one document alone is the reason.
+    fn unless_damage(self) -> Result<(), Self> {
+        match &self {
+            Self::Failed(error) if error.failure == StoreFailure::Damaged => Ok(()),
+            _ => Err(self),
+        }
+    }
+
     fn reply(self, asker: Asker) -> Reply {
         match self {
             Self::Failed(error) => {
@@ -214,17 +222,15 @@ impl Fetching<'_> {
     async fn planned(&self, document: DocumentId, plan: DocumentPlan) -> Result<bool, Stop> {
         let DocumentPlan { holding, snapshot, offsets } = plan;
         let mut rest = offsets;
-        if let Some((hash, total, _)) = snapshot {
-            let inline = total <= limits::SNAPSHOT_INLINE_BYTES as u64;
-            if !inline && !self.parts(hash, total).await? {
-                return Ok(false);
-            }
-            let space = self.space.clone();
-            let read = move |store: &dyn LogStore| store.snapshot_entry(&space, &hash);
-            let bytes = |entry: &Option<EncodedEntry>| entry.as_ref().map_or(0, EncodedEntry::len);
-            let (Some(entry), room) = self.reader.read(read, bytes).await? else {
-                return Ok(false);
+        if let Some((hash, total, at)) = snapshot {
+            let sent = match self.snapshot(hash, total).await {
+                Err(stop) => {
+                    stop.unless_damage()?;
+                    Some(self.damage(document, at).await?)
+                }
+                sent => sent?,
             };
+            let Some((entry, room)) = sent else { return Ok(false) };
             self.entries(document, &holding, &[entry], rest.is_empty(), room).await?;
             if rest.is_empty() {
                 return Ok(true);
@@ -247,6 +253,35 @@ impl Fetching<'_> {
                 return Ok(true);
             }
         }
+    }
+
+    /// Sends a snapshot's parts, if it does not travel in its entry, and gives the entry; `None` if it
+    /// is gone.
+    async fn snapshot(
+        &self,
+        hash: [u8; 32],
+        total: u64,
+    ) -> Result<Option<(EncodedEntry, Grant)>, Stop> {
+        let inline = total <= landfall_protocol::limits::SNAPSHOT_INLINE_BYTES as u64;
+        if !inline && !self.parts(hash, total).await? {
+            return Ok(None);
+        }
+        let space = self.space.clone();
+        let read = move |store: &dyn LogStore| store.snapshot_entry(&space, &hash);
+        let bytes = |entry: &Option<EncodedEntry>| entry.as_ref().map_or(0, EncodedEntry::len);
+        let (entry, room) = self.reader.read(read, bytes).await?;
+        Ok(entry.map(|entry| (entry, room)))
+    }
+
+    /// The entry that stands for what cannot be read.
+    async fn damage(
+        &self,
+        document: DocumentId,
+        at: Offset,
+    ) -> Result<(EncodedEntry, Grant), Stop> {
+        let entry =
+            move |_: &dyn LogStore| Ok(EncodedEntry::new(&Entry::of_damage(at, Some(document))));
+        self.reader.read(entry, EncodedEntry::len).await
     }
 
     /// Sends a snapshot in parts; false if it is gone.

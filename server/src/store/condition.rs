@@ -8,11 +8,13 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use landfall_protocol::{DocumentId, SpaceName};
+use landfall_protocol::space::{Refusal, StoreFailure};
+use landfall_protocol::{Code, DocumentId, SpaceName};
 use landfall_storage::FailureClass;
 use parking_lot::Mutex;
 
 use super::StoreError;
+use super::checked::ContentDamage;
 use crate::limits;
 
 /// What is wrong with a store, as far as it is known.
@@ -24,6 +26,8 @@ pub struct Condition {
     pub fsync_failed: Option<String>,
     /// The thread that writes ended by a bug of ours. Final until the store is opened again.
     pub writer_panicked: Option<String>,
+    /// How the write-ahead log was damaged with which the store was opened: commits are lost.
+    pub wal: Option<String>,
     /// What reads found damaged, at most
     /// [`DAMAGED_PLACES`](crate::limits::DAMAGED_PLACES) places. It stays until the store is opened
     /// again.
@@ -32,6 +36,20 @@ pub struct Condition {
     pub more_damaged: bool,
     /// A read failed lately for another reason than damage: the last one, in words.
     pub failing: Option<String>,
+}
+
+impl Condition {
+    /// What clients are told when the relay ends because of its store; `None` if the store goes on.
+    pub(crate) fn end(&self) -> Option<(Code, String)> {
+        let failure =
+            match (&self.gone, self.fsync_failed.as_ref().or(self.writer_panicked.as_ref())) {
+                (Some(_), _) => StoreFailure::Gone,
+                (None, Some(_)) => StoreFailure::Failed,
+                (None, None) => return None,
+            };
+        let Refusal { code, what, .. } = failure.refusal();
+        Some((code, format!("{what}; the relay ends")))
+    }
 }
 
 /// Where a store is damaged.
@@ -75,6 +93,16 @@ impl<'a> Asked<'a> {
     }
 }
 
+impl<'a> Asked<'a> {
+    /// The same, of a document.
+    pub(super) fn about<'b>(self, document: &'b DocumentId) -> Asked<'b>
+    where
+        'a: 'b,
+    {
+        Asked { document: Some(document), ..self }
+    }
+}
+
 /// Of the whole store.
 impl From<&'static str> for Asked<'_> {
     fn from(what: &'static str) -> Self {
@@ -92,7 +120,8 @@ pub(super) struct Recorder {
 
 #[derive(Default)]
 struct Found {
-    damaged: BTreeMap<DamagedPlace, ()>,
+    /// Each with whether it takes no writes: SQLite itself cannot read it.
+    damaged: BTreeMap<DamagedPlace, bool>,
     more: bool,
     failed: Option<(Instant, String)>,
 }
@@ -115,11 +144,14 @@ impl Recorder {
     }
 
     fn note_damage(&self, asked: Asked<'_>, error: &StoreError) {
-        let (space, document) = (asked.space.cloned(), asked.document.copied());
+        let content = error.content_damage();
+        let document = content.and_then(|content| content.document);
+        let (space, document) = (asked.space.cloned(), document.or(asked.document.copied()));
         let place = DamagedPlace { space, document };
         let mut found = self.found.lock();
         self.has_damage.store(true, Ordering::Release);
-        if found.damaged.contains_key(&place) {
+        if let Some(takes_no_writes) = found.damaged.get_mut(&place) {
+            *takes_no_writes |= content.is_none();
             return;
         }
         if found.damaged.len() >= limits::DAMAGED_PLACES {
@@ -128,16 +160,17 @@ impl Recorder {
         }
         // Once for each place: what asks for it asks again and again.
         tracing::error!(%place, error = error.chain(), remedy = REMEDY, "the store is damaged");
-        found.damaged.insert(place, ());
+        found.damaged.insert(place, content.is_none());
     }
 
-    /// Whether this document was found to be damaged.
+    /// Whether this document was found to be so damaged that a commit of it may fail. One of which
+    /// only a value is wrong takes changes as before, so that they are in two places.
     pub(super) fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
         if !self.has_damage.load(Ordering::Acquire) {
             return false;
         }
         let place = DamagedPlace { space: Some(space.clone()), document: Some(*document) };
-        self.found.lock().damaged.contains_key(&place)
+        self.found.lock().damaged.get(&place).copied().unwrap_or(false)
     }
 
     pub(super) fn condition(
@@ -145,6 +178,7 @@ impl Recorder {
         gone: Option<String>,
         fsync_failed: Option<String>,
         writer_panicked: Option<String>,
+        wal: Option<String>,
     ) -> Condition {
         let found = self.found.lock();
         let lately = |at: &Instant| at.elapsed() < FAILING_SHOWN;
@@ -153,6 +187,7 @@ impl Recorder {
             gone,
             fsync_failed,
             writer_panicked,
+            wal,
             damaged: found.damaged.keys().cloned().collect(),
             more_damaged: found.more,
             failing: failing.map(|(_, what)| what.clone()),
@@ -178,6 +213,23 @@ impl StoreError {
             next = error.source();
         }
         FailureClass::of_chain(self) == FailureClass::Corrupt
+    }
+
+    /// What does not agree, if what was read is not what was written.
+    pub(super) fn content_damage(&self) -> Option<&ContentDamage> {
+        let mut next: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            if let Some(damage) = error.downcast_ref::<ContentDamage>() {
+                return Some(damage);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// Whether a value is not what was written, in a file that SQLite can read.
+    pub(super) fn is_content_damage(&self) -> bool {
+        self.content_damage().is_some()
     }
 
     /// Whether a file of the store is gone.

@@ -7,12 +7,18 @@ use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::checked::damaged;
 use super::documents::space_row;
 use super::log::head;
 use super::schema::{column, document_id, number};
 
 const BELOW: &str = "SELECT document, leaf FROM document \
     WHERE space = ?1 AND document BETWEEN ?2 AND ?3 AND leaf IS NOT NULL ORDER BY document";
+
+/// `i` is read from the index alone, `d` by its row id.
+const INDEXED: &str = "SELECT d.leaf, d.space = ?1 AND d.document = i.document \
+    FROM document i LEFT JOIN document d ON d.id = i.id \
+    WHERE i.space = ?1 AND i.document BETWEEN ?2 AND ?3";
 
 /// The rows of a space that one transaction changes.
 pub(super) struct Buckets<'a> {
@@ -61,6 +67,30 @@ impl<'a> Buckets<'a> {
             ])?;
         }
         Ok(())
+    }
+}
+
+/// Holds the documents that are found by their ids against the sum of all of a bucket: one that the
+/// index does not lead to would pass for one that is absent.
+pub(super) fn check_bucket(conn: &Connection, space: i64, number: u8) -> rusqlite::Result<()> {
+    let (mut first, mut last) = ([0; 16], [u8::MAX; 16]);
+    (first[0], last[0]) = (number, number);
+    let mut sum = Digest::default();
+    let mut find = conn.prepare_cached(INDEXED)?;
+    let mut rows = find.query(params![space, first, last])?;
+    let mut is_row_of_index = true;
+    while let Some(row) = rows.next()? {
+        let leaf: Option<[u8; 16]> = row.get(0)?;
+        leaf.into_iter().for_each(|leaf| sum.add(Leaf::from_bytes(leaf)));
+        is_row_of_index &= row.get::<_, Option<bool>>(1)? == Some(true);
+    }
+    match is_row_of_index && sum == bucket(conn, space, number)? {
+        true => Ok(()),
+        false => {
+            let what =
+                format!("documents that begin with {number:02x} and are not as their digest");
+            Err(damaged(None, None, what))
+        }
     }
 }
 

@@ -39,6 +39,11 @@ pub struct DamagedIndex {
 #[error("the packed index of {0} is not in memory")]
 struct IndexNotLoaded(DocumentId);
 
+/// What was read is not what was written.
+#[derive(Debug, Error)]
+#[error("it is damaged")]
+struct Damaged;
+
 /// The method was not given by this store.
 #[derive(Debug, Error)]
 #[error("this store keeps no folded history")]
@@ -82,6 +87,11 @@ impl StoreError {
 
     pub(crate) fn unsupported() -> Self {
         Self::failed("do what it was asked", Unsupported)
+    }
+
+    /// What was read has been noted as damaged.
+    pub(crate) fn damaged(what: &'static str) -> Self {
+        Self { failure: StoreFailure::Damaged, ..Self::failed(what, Damaged) }
     }
 
     pub(super) fn needs_index(document: DocumentId) -> Self {

@@ -13,6 +13,7 @@ use landfall_protocol::{DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::append::Actors;
+use super::checked::{self, damaged};
 use super::documents::{self, Document};
 use super::log::head;
 use super::schema::{broken, column, number};
@@ -38,7 +39,7 @@ const WEIGH: &str = "SELECT count(*), total(length(body)) FROM entry \
 const LENGTHS: &str = "SELECT \"offset\", length(body) FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 AND \"offset\" <= ?3 ORDER BY \"offset\"";
 
-const READ: &str = "SELECT \"offset\", body FROM entry \
+const READ: &str = "SELECT \"offset\", body, hash FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 AND \"offset\" <= ?3 ORDER BY \"offset\" LIMIT ?4";
 
 /// What lies outside the window, for a space.
@@ -267,7 +268,7 @@ pub(super) fn batch(
 
 fn base(conn: &Connection, document: &Document) -> rusqlite::Result<Option<FoldInput>> {
     let Some(stored) = snapshots::current(conn, document.row)? else { return Ok(None) };
-    stored.read(conn, 0, stored.bytes as usize).map(FoldInput::Base).map(Some)
+    stored.whole(conn, document.id).map(FoldInput::Base).map(Some)
 }
 
 /// Reads the bodies of a document's tail in (after, through], as many as one read takes; where to
@@ -283,6 +284,8 @@ fn changes(
     let (mut bytes, mut taken) = (0, 0);
     while let Some(row) = rows.next()? {
         let body: Vec<u8> = row.get(1)?;
+        let tell = |what| damaged(None, number(row, 0).ok(), what);
+        checked::body(&body, &row.get(2)?).map_err(tell)?;
         (after, bytes, taken) = (number(row, 0)?, bytes + body.len(), taken + 1);
         inputs.push(FoldInput::Change(body));
         if bytes >= READ_BYTES {

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::folded::{BadIndex, PackedIndex};
 use parking_lot::Mutex;
 
 use super::StoreGauges;
+use super::snapshots::Stored;
 
 /// Bytes of packed indexes that stay in memory: that of some 600,000 folded changes. One more takes
 /// the place of those that were not used for the longest time.
@@ -15,6 +16,26 @@ pub const INDEX_CACHE_BYTES: usize = 32 * 1024 * 1024;
 
 /// Which index: the document's row, and the hash of the snapshot that it stands beside.
 pub(super) type Key = (i64, [u8; 32]);
+
+/// An index as it stands on the disk, to be taken into memory outside of the read.
+pub(super) struct Unloaded {
+    pub(super) key: Key,
+    pub(super) packed: Vec<u8>,
+    /// The snapshot that it stands beside.
+    pub(super) stored: Stored,
+}
+
+impl Unloaded {
+    /// Reads it; one that is whole, but of another snapshot, is as good as damaged.
+    pub(super) fn parse(self) -> Result<PackedIndex, BadIndex> {
+        let index = PackedIndex::parse(self.packed)?;
+        let heads = self.stored.heads.iter().map(|(head, _)| *head);
+        match heads.eq(index.heads()) && index.len() as u64 == self.stored.changes {
+            true => Ok(index),
+            false => Err(BadIndex::OtherHeads),
+        }
+    }
+}
 
 /// The indexes in memory.
 pub(super) struct IndexCache {

@@ -13,6 +13,7 @@ use super::log::{epochs, head};
 use super::opening::OpenStoreError;
 use super::schema::{SCHEMA, broken, column, number, optional_number};
 use super::sqlite::{FILE, SqliteStore};
+use super::verify::{Damage, Finding};
 use super::{StoreError, snapshots};
 
 /// A store that is looked into.
@@ -118,6 +119,15 @@ impl Inspection {
     pub fn open(folder: &Path) -> Result<Self, OpenStoreError> {
         let options = Options { readers: 1, ..Options::default() };
         Ok(Self { db: Database::open_read_only(folder.join(FILE), &SCHEMA, options)? })
+    }
+
+    /// How the write-ahead log is damaged with which a stopped relay left its store.
+    pub fn wal_finding(folder: &Path) -> Option<Finding> {
+        let look = || landfall_storage::wal_damage(&folder.join(FILE)).ok().flatten();
+        // Beside a relay that writes it, one look may see half of a commit; two see another half.
+        let damage = look().filter(|damage| look().as_ref() == Some(damage))?;
+        let damage = Damage::WriteAheadLog { what: damage.to_string() };
+        Some(Finding { space: None, document: None, offset: None, damage })
     }
 
     /// Copies the store, as it is at this moment, to a new file: in one read transaction, while

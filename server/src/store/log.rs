@@ -4,8 +4,10 @@
 //! merged by their offsets. What is dead or not wanted is passed over before its body is read, and
 //! one read looks at a bounded number of rows: a page may be empty and still move on.
 
+mod salvage;
 mod skip;
 
+use std::cell::RefCell;
 use std::iter::Peekable;
 use std::sync::Arc;
 
@@ -15,9 +17,11 @@ use landfall_protocol::ring::{Chunk, Page};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::checked::{self, Documents, SnapshotSums, damaged};
 use super::documents::space_row;
-use super::schema::{broken, column, document_id, epoch, hashes, number};
+use super::schema::{column, document_id, epoch, hashes, number};
 use super::snapshots::{self, Stored};
+use super::verify::is_damage;
 
 /// Rows that one read looks at. Those that are dead or not wanted cost about as much as a few
 /// hundred bytes of a live one.
@@ -27,20 +31,25 @@ const SCANNED_ROWS: usize = 4 * limits::ENTRIES_COUNT;
 /// they are not passed over again for each part.
 const PASSED_ROWS: usize = 64;
 
-const CHANGES: &str = "SELECT e.\"offset\", d.document, e.kind, e.flags, e.hash, e.at_ms, \
-    e.author, e.deps, e.id, e.\"offset\" > d.folded AND d.tombstone IS NULL, \
-    CASE WHEN ?3 AND e.\"offset\" > d.folded AND d.tombstone IS NULL THEN e.body END \
-    FROM entry e JOIN document d ON d.id = e.document \
-    WHERE e.space = ?1 AND e.\"offset\" > ?2 ORDER BY e.\"offset\" LIMIT ?4";
+/// `i` is read from the log's index alone, `e` by its row id: so a row that is not the one that its
+/// index says is seen, and so is one that the index of its document does not know.
+const CHANGES: &str = "SELECT i.\"offset\", d.document, e.kind, e.flags, e.hash, e.at_ms, \
+    e.author, e.deps, i.id, i.\"offset\" > d.folded AND d.tombstone IS NULL, \
+    CASE WHEN ?3 AND i.\"offset\" > d.folded AND d.tombstone IS NULL THEN e.body END, \
+    d.id, e.\"offset\" = i.\"offset\" AND e.space = ?1 AND d.space = ?1 AND i.id = \
+    (SELECT c.id FROM entry c WHERE c.document = e.document AND c.\"offset\" = i.\"offset\") \
+    FROM entry i LEFT JOIN entry e ON e.id = i.id LEFT JOIN document d ON d.id = e.document \
+    WHERE i.space = ?1 AND i.\"offset\" > ?2 ORDER BY i.\"offset\" LIMIT ?4";
 
+/// `LEFT`: a row without its document is damage, and not nothing.
 const SNAPSHOTS: &str = "SELECT d.document, s.id, s.document, s.\"offset\", s.hash, s.heads, \
     s.changes, s.bytes, s.at_ms, s.replaced_at_ms \
-    FROM snapshot s JOIN document d ON d.id = s.document \
+    FROM snapshot s LEFT JOIN document d ON d.id = s.document \
     WHERE s.space = ?1 AND s.\"offset\" > ?2 AND s.replaced_at_ms IS NULL \
     ORDER BY s.\"offset\" LIMIT ?3";
 
-const TOMBSTONES: &str = "SELECT d.document, t.\"offset\", t.author, t.at_ms \
-    FROM tombstone t JOIN document d ON d.id = t.document \
+const TOMBSTONES: &str = "SELECT d.document, t.\"offset\", t.author, t.at_ms, t.hash \
+    FROM tombstone t LEFT JOIN document d ON d.id = t.document \
     WHERE t.space = ?1 AND t.\"offset\" > ?2 ORDER BY t.\"offset\" LIMIT ?3";
 
 const EPOCH_AT: &str =
@@ -49,7 +58,9 @@ const EPOCH_AT: &str =
 /// A space's lineage; that of an empty log if nothing was ever appended.
 pub(super) fn lineage(conn: &Connection, name: &SpaceName) -> rusqlite::Result<Lineage> {
     let Some(space) = space_row(conn, name)? else { return Ok(Lineage::default()) };
-    Ok(Lineage::new(epochs(conn, space)?, head(conn, space)?))
+    let head = head(conn, space)?;
+    checked::head(conn, space, head)?;
+    Ok(Lineage::new(epochs(conn, space)?, head))
 }
 
 /// The epochs of a log, in order.
@@ -74,13 +85,15 @@ pub(super) fn head(conn: &Connection, space: i64) -> rusqlite::Result<Offset> {
     find.query_row([space], |row| number(row, 0)).map(Offset)
 }
 
-/// The piece after a position; `None` at the log's end.
+/// The piece after a position; `None` at the log's end. What is damaged is passed over with an entry
+/// that says so, and told in `damage`.
 pub(super) fn next(
     conn: &Connection,
     name: &SpaceName,
     after: Offset,
     filter: &Filter,
     partial: Option<Partial>,
+    (sums, damage): (&SnapshotSums, &mut Vec<Damage>),
 ) -> rusqlite::Result<Option<Chunk>> {
     let Some(space) = space_row(conn, name)? else { return Ok(None) };
     let head = head(conn, space)?;
@@ -88,16 +101,16 @@ pub(super) fn next(
         return Ok(None);
     }
     let partial = partial.filter(|partial| partial.bytes > 0);
-    let mut wanted = Wanted { conn, space, after, filter, partial };
-    let mut ahead = wanted.replaced()?.map(|item| Offset(item.offset().0 - 1));
-    if let Some(first) = skip::position(conn, space, after, filter)? {
-        ahead = Some(ahead.map_or(first, |ahead| ahead.min(first)));
-    }
-    let (entries, up_to) = match ahead {
+    let (documents, found) = (Documents::new(conn), RefCell::default());
+    let mut wanted =
+        Wanted { conn, space, after, head, filter, partial, sums, documents, damage: found };
+    let (entries, up_to) = match wanted.ahead()? {
         None => (Vec::new(), head),
         Some(ahead) => {
             wanted.after = ahead;
-            match wanted.fill(head)? {
+            let filled = wanted.fill();
+            damage.append(&mut wanted.damage.borrow_mut());
+            match filled? {
                 Filled::Part(chunk) => return Ok(Some(chunk)),
                 Filled::Page(entries, up_to) => (entries, up_to),
             }
@@ -114,9 +127,17 @@ struct Wanted<'a> {
     conn: &'a Connection,
     space: i64,
     after: Offset,
+    head: Offset,
     filter: &'a Filter,
     partial: Option<Partial>,
+    sums: &'a SnapshotSums,
+    documents: Documents<'a>,
+    /// What was found damaged.
+    damage: RefCell<Vec<Damage>>,
 }
+
+/// Something that a read found damaged, and passed over: of which document, if that is known.
+pub(super) type Damage = (Option<DocumentId>, rusqlite::Error);
 
 /// What one read gives.
 enum Filled {
@@ -133,6 +154,8 @@ enum Item {
     Tombstone(Entry),
     /// Dead, or not wanted.
     Passed(Offset),
+    /// It cannot be read, or is not what was written.
+    Damaged(Offset, Option<DocumentId>, rusqlite::Error),
 }
 
 impl Item {
@@ -141,7 +164,7 @@ impl Item {
             Self::Change(entry, _) => entry.offset,
             Self::Snapshot(_, stored) => Offset(stored.offset),
             Self::Tombstone(entry) => entry.offset,
-            Self::Passed(offset) => *offset,
+            Self::Passed(offset) | Self::Damaged(offset, ..) => *offset,
         }
     }
 }
@@ -149,7 +172,37 @@ impl Item {
 type Items<'a> = Peekable<Box<dyn Iterator<Item = rusqlite::Result<Item>> + 'a>>;
 
 impl Wanted<'_> {
-    fn fill(&self, head: Offset) -> rusqlite::Result<Filled> {
+    /// The position before the first thing that is wanted; `None` if there is nothing.
+    fn ahead(&self) -> rusqlite::Result<Option<Offset>> {
+        let mut ahead = self.replaced()?.map(|item| Offset(item.offset().0 - 1));
+        let first = match skip::position(self.conn, self.space, self.after, self.filter) {
+            // Then everything is looked at.
+            Err(error) if is_damage(&error) => Some(self.after),
+            found => found?,
+        };
+        if let Some(first) = first {
+            ahead = Some(ahead.map_or(first, |ahead| ahead.min(first)));
+        }
+        Ok(ahead)
+    }
+
+    /// In one pass over the log's index; if that meets damage, row by row.
+    fn fill(&self) -> rusqlite::Result<Filled> {
+        match self.fill_in_order() {
+            Err(error) if is_damage(&error) => {
+                self.damage.borrow_mut().clear();
+                let filled = self.fill_with(salvage::sources(self)?)?;
+                if self.damage.borrow().is_empty() {
+                    // All of it could be read some other way.
+                    self.note(None, error);
+                }
+                Ok(filled)
+            }
+            filled => filled,
+        }
+    }
+
+    fn fill_in_order(&self) -> rusqlite::Result<Filled> {
         let (limit, from) = (SCANNED_ROWS as i64, column(self.after.0)?);
         let whole = matches!(self.filter, Filter::Everything);
         let mut changes = self.conn.prepare_cached(CHANGES)?;
@@ -164,17 +217,19 @@ impl Wanted<'_> {
         let tombstones = tombstones.query_map(key, |row| self.tombstone(row))?;
         // A snapshot has the offset of the last change that it folds, whose row may still be there.
         // It must come first: a page that ended between the two would have passed it.
-        let mut sources = [
+        self.fill_with([
             peekable(snapshots),
             peekable(self.replaced()?.into_iter().map(Ok)),
             peekable(tombstones),
             peekable(changes),
-        ];
-        let mut filling =
-            Filling { wanted: self, entries: Vec::new(), bytes: 0, up_to: self.after };
+        ])
+    }
+
+    fn fill_with<const N: usize>(&self, mut sources: [Items<'_>; N]) -> rusqlite::Result<Filled> {
+        let mut filling = Filling::new(self);
         for scanned in 0..SCANNED_ROWS {
             let Some(item) = first(&mut sources)? else {
-                filling.up_to = head;
+                filling.up_to = self.head;
                 break;
             };
             if let Some(stopped) = filling.take(item, scanned)? {
@@ -184,15 +239,48 @@ impl Wanted<'_> {
         Ok(Filled::Page(filling.entries, filling.up_to))
     }
 
+    fn note(&self, document: Option<DocumentId>, error: rusqlite::Error) {
+        self.damage.borrow_mut().push((document, error));
+    }
+
+    /// Out of the columns of [`CHANGES`]. An error of a row that does not belong there: what does
+    /// has to be found some other way.
     fn change(&self, row: &Row<'_>) -> rusqlite::Result<Item> {
-        let (offset, document) = (Offset(number(row, 0)?), document_id(row, 1)?);
+        let offset = Offset(number(row, 0)?);
+        if row.get::<_, Option<bool>>(12)? != Some(true) {
+            let what = "a row that is not the one of its index";
+            return Err(damaged(None, Some(offset.0), what));
+        }
+        let document = document_id(row, 1)?;
+        if !self.filter.wants(&document) {
+            return Ok(Item::Passed(offset));
+        }
+        if let Err(error) = self.documents.check(row.get(11)?) {
+            return self.damaged(offset, document, error);
+        }
         let is_live: bool = row.get(9)?;
-        if !is_live || !self.filter.wants(&document) {
+        if !is_live {
             return Ok(Item::Passed(offset));
         }
         let body: Option<Vec<u8>> = row.get(10)?;
         let to_read = body.is_none().then(|| row.get(8)).transpose()?;
-        Ok(Item::Change(Box::new(change_of_row(row, body.unwrap_or_default())?), to_read))
+        match change_of_row(row, body.unwrap_or_default()) {
+            Ok(entry) => Ok(Item::Change(Box::new(entry), to_read)),
+            Err(error) => self.damaged(offset, document, error),
+        }
+    }
+
+    /// That a document is damaged is no reason to end a read.
+    fn damaged(
+        &self,
+        offset: Offset,
+        document: DocumentId,
+        error: rusqlite::Error,
+    ) -> rusqlite::Result<Item> {
+        match is_damage(&error) {
+            true => Ok(Item::Damaged(offset, Some(document), error)),
+            false => Err(error),
+        }
     }
 
     fn snapshot(&self, document: DocumentId, stored: Stored) -> Item {
@@ -204,6 +292,9 @@ impl Wanted<'_> {
 
     fn tombstone(&self, row: &Row<'_>) -> rusqlite::Result<Item> {
         let entry = tombstone_of_row(row)?;
+        if let Err(error) = checked::tombstone(&entry, &row.get(4)?) {
+            return Ok(Item::Damaged(entry.offset, None, error));
+        }
         match self.filter.wants(&entry.document) {
             true => Ok(Item::Tombstone(entry)),
             false => Ok(Item::Passed(entry.offset)),
@@ -251,26 +342,34 @@ struct Filling<'a> {
     up_to: Offset,
 }
 
-impl Filling<'_> {
+impl<'a> Filling<'a> {
+    fn new(wanted: &'a Wanted<'a>) -> Self {
+        Self { wanted, entries: Vec::new(), bytes: 0, up_to: wanted.after }
+    }
+
     /// Takes the next thing of the log in; the end of the read if there is no room for it.
     fn take(&mut self, item: Item, scanned: usize) -> rusqlite::Result<Option<Filled>> {
         let offset = item.offset();
-        let entry = match item {
-            Item::Passed(_) => {
+        if offset < self.up_to || offset > self.wanted.head {
+            let what = format!("a log whose order is damaged behind {}", self.up_to);
+            return Err(damaged(None, Some(offset.0), what));
+        }
+        let entry = match self.entry(item, scanned) {
+            Ok(Some(Ok(entry))) => entry,
+            Ok(Some(Err(stopped))) => return Ok(Some(stopped)),
+            Ok(None) => {
                 self.up_to = offset;
                 return Ok(None);
             }
-            Item::Tombstone(entry) => entry,
-            Item::Change(mut entry, to_read) => {
-                if let Some(row) = to_read {
-                    entry.body = body(self.wanted.conn, row)?.into();
+            Err((document, error)) if is_damage(&error) => {
+                self.wanted.note(document, error);
+                if self.entries.last().is_some_and(|last| last.offset() == offset) {
+                    // What was folded into the snapshot that has just been sent.
+                    return Ok(None);
                 }
-                *entry
+                Entry::of_damage(offset, document)
             }
-            Item::Snapshot(document, stored) => match self.snapshot(document, &stored, scanned)? {
-                Ok(entry) => entry,
-                Err(stopped) => return Ok(Some(stopped)),
-            },
+            Err((_, error)) => return Err(error),
         };
         let entry = EncodedEntry::new(&entry);
         let is_full = self.entries.len() >= limits::ENTRIES_COUNT
@@ -284,6 +383,31 @@ impl Filling<'_> {
         Ok(None)
     }
 
+    /// The entry that is sent of an item, checked; or what is to be sent instead; or nothing.
+    fn entry(
+        &mut self,
+        item: Item,
+        scanned: usize,
+    ) -> Result<Option<Result<Entry, Filled>>, Damage> {
+        match item {
+            Item::Passed(_) => Ok(None),
+            Item::Damaged(_, document, error) => Err((document, error)),
+            Item::Tombstone(entry) => Ok(Some(Ok(entry))),
+            Item::Change(mut entry, to_read) => {
+                let whose = |error| (Some(entry.document), error);
+                if let Some(row) = to_read {
+                    entry.body = body(self.wanted.conn, row).map_err(whose)?.into();
+                }
+                checked::change(&entry).map_err(|error| (Some(entry.document), error))?;
+                Ok(Some(Ok(*entry)))
+            }
+            Item::Snapshot(document, stored) => {
+                let sent = self.snapshot(document, &stored, scanned);
+                sent.map(Some).map_err(|error| (Some(document), error))
+            }
+        }
+    }
+
     /// A snapshot's entry if it may stand in this page; else what is to be sent instead.
     fn snapshot(
         &mut self,
@@ -292,10 +416,13 @@ impl Filling<'_> {
         scanned: usize,
     ) -> rusqlite::Result<Result<Entry, Filled>> {
         let conn = self.wanted.conn;
+        if stored.replaced_at_ms.is_none() {
+            self.wanted.documents.check(stored.document)?;
+        }
         let partial = self.wanted.partial.filter(|partial| partial.hash == stored.hash);
         let from = partial.map_or(0, |partial| partial.bytes.min(stored.bytes));
         if stored.bytes <= limits::SNAPSHOT_INLINE_BYTES as u64 {
-            let body = stored.read(conn, 0, limits::SNAPSHOT_INLINE_BYTES)?;
+            let body = stored.whole(conn, document)?;
             return Ok(Ok(stored.entry(document, Some(body))));
         }
         if !self.entries.is_empty() || scanned > PASSED_ROWS {
@@ -305,8 +432,8 @@ impl Filling<'_> {
         if from == stored.bytes {
             return Ok(Ok(stored.entry(document, None)));
         }
-        let part = stored.part(conn, document, from)?.map(Chunk::Part);
-        let part = part.ok_or_else(|| broken("a snapshot without bytes"))?;
+        let part = stored.part(conn, self.wanted.sums, document, from)?.map(Chunk::Part);
+        let part = part.ok_or_else(|| checked::snapshot_damage(document, stored))?;
         Ok(Err(Filled::Part(part)))
     }
 

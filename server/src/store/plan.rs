@@ -2,24 +2,27 @@
 
 use std::collections::HashSet;
 
-use landfall_protocol::frame::{EncodedEntry, Holding};
+use landfall_protocol::frame::{EncodedEntry, Entry, Holding};
 use landfall_protocol::ring::DocumentPlan;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::checked::{self, damaged};
 use super::documents::{self, Document};
-use super::log::{change_of_row, tombstone_of_row};
+use super::log::{Damage, change_of_row, tombstone_of_row};
 use super::schema::{column, hashes, number};
-use super::snapshots;
+use super::snapshots::{self, Stored};
+use super::verify::is_damage;
 
 const TAIL_BACKWARDS: &str = "SELECT \"offset\", hash, deps FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\" DESC";
 
 const CHANGE: &str = "SELECT e.\"offset\", d.document, e.kind, e.flags, e.hash, e.at_ms, \
-    e.author, e.deps, e.body FROM entry e JOIN document d ON d.id = e.document \
-    WHERE e.document = ?1 AND e.\"offset\" = ?2";
+    e.author, e.deps, e.body, e.document = ?1 AND e.\"offset\" = ?2 \
+    FROM entry i LEFT JOIN entry e ON e.id = i.id LEFT JOIN document d ON d.id = ?1 \
+    WHERE i.document = ?1 AND i.\"offset\" = ?2";
 
-const TOMBSTONE: &str = "SELECT d.document, t.\"offset\", t.author, t.at_ms \
+const TOMBSTONE: &str = "SELECT d.document, t.\"offset\", t.author, t.at_ms, t.hash \
     FROM tombstone t JOIN document d ON d.id = t.document \
     WHERE t.document = ?1 AND t.\"offset\" = ?2";
 
@@ -34,6 +37,7 @@ pub(super) fn document(
     let Some((_, found)) = found.filter(|(_, found)| found.leaf.is_some()) else {
         return Ok(DocumentPlan { holding: Holding::Absent, snapshot: None, offsets: Vec::new() });
     };
+    checked::document(conn, &found)?;
     if let Some(tombstone) = found.tombstone {
         let offsets = vec![Offset(tombstone)];
         return Ok(DocumentPlan { holding: Holding::Deleted, snapshot: None, offsets });
@@ -47,9 +51,12 @@ pub(super) fn document(
     if found.heads.iter().all(|head| had.contains(head)) {
         return Ok(plan);
     }
-    plan.offsets = missing(conn, &found, &mut had)?;
-    if found.folded > 0
-        && let Some(stored) = snapshots::current(conn, found.row)?
+    let stored = match found.folded {
+        0 => None,
+        _ => snapshots::current(conn, found.row)?,
+    };
+    plan.offsets = missing(conn, &found, stored.as_ref(), &mut had)?;
+    if let Some(stored) = stored
         // Whoever has all heads of what is folded has all of it: nothing else reaches a head.
         && !stored.heads.iter().all(|(head, _)| had.contains(&head.0))
     {
@@ -63,37 +70,49 @@ pub(super) fn document(
 fn missing(
     conn: &Connection,
     document: &Document,
+    stored: Option<&Stored>,
     had: &mut HashSet<[u8; 32]>,
 ) -> rusqlite::Result<Vec<Offset>> {
     let mut find = conn.prepare_cached(TAIL_BACKWARDS)?;
     let mut rows = find.query(params![document.row, column(document.folded)?])?;
-    let mut missing = Vec::new();
+    let (mut missing, mut seen) = (Vec::new(), Vec::new());
     while let Some(row) = rows.next()? {
+        let hash: [u8; 32] = row.get(1)?;
+        seen.push(hash);
         // Whatever rests on a change stands behind it, so one pass from the end reaches all.
-        if had.contains(&row.get::<_, [u8; 32]>(1)?) {
+        if had.contains(&hash) {
             had.extend(hashes(row, 2)?);
         } else {
             missing.push(Offset(number(row, 0)?));
         }
     }
+    checked::tail(document, stored, seen.into_iter())?;
     missing.reverse();
     Ok(missing)
 }
 
-/// Entries by their offsets: as many from the front as fit, until one that is gone.
+/// Entries by their offsets: as many from the front as fit, until one that is gone. In the place of one
+/// that is damaged stands an entry that says so; why is told in `damage`.
 pub(super) fn entries(
     conn: &Connection,
     name: &SpaceName,
     document: &DocumentId,
     offsets: &[Offset],
+    damage: &mut Vec<Damage>,
 ) -> rusqlite::Result<Vec<EncodedEntry>> {
     let Some((_, found)) = documents::find(conn, name, document)? else { return Ok(Vec::new()) };
     let (mut entries, mut bytes) = (Vec::new(), 0);
     for (index, offset) in offsets.iter().take(limits::ENTRIES_COUNT).enumerate() {
-        let is_snapshot = index == 0 && found.folded == offset.0;
-        let entry = match is_snapshot.then(|| snapshots::current(conn, found.row)).transpose()? {
-            Some(Some(stored)) => Some(stored.encoded(conn, found.id)?),
-            _ => entry(conn, &found, *offset)?,
+        let read = match index == 0 && found.folded == offset.0 {
+            true => folded(conn, &found),
+            false => entry(conn, &found, *offset),
+        };
+        let entry = match read {
+            Err(error) if is_damage(&error) => {
+                damage.push((Some(found.id), error));
+                Some(EncodedEntry::new(&Entry::of_damage(*offset, Some(found.id))))
+            }
+            read => read?,
         };
         let Some(entry) = entry else { break };
         bytes += entry.len();
@@ -105,6 +124,12 @@ pub(super) fn entries(
     Ok(entries)
 }
 
+/// The snapshot of a document.
+fn folded(conn: &Connection, document: &Document) -> rusqlite::Result<Option<EncodedEntry>> {
+    let stored = snapshots::current(conn, document.row)?;
+    stored.map(|stored| stored.encoded(conn, document.id)).transpose()
+}
+
 fn entry(
     conn: &Connection,
     document: &Document,
@@ -112,10 +137,22 @@ fn entry(
 ) -> rusqlite::Result<Option<EncodedEntry>> {
     let key = params![document.row, column(offset.0)?];
     if document.tombstone.is_some() {
-        let found = conn.prepare_cached(TOMBSTONE)?.query_row(key, tombstone_of_row).optional()?;
-        return Ok(found.as_ref().map(EncodedEntry::new));
+        let of_row = |row: &Row<'_>| {
+            let entry = tombstone_of_row(row)?;
+            checked::tombstone(&entry, &row.get(4)?)?;
+            Ok(EncodedEntry::new(&entry))
+        };
+        return conn.prepare_cached(TOMBSTONE)?.query_row(key, of_row).optional();
     }
     let mut change = conn.prepare_cached(CHANGE)?;
-    let change = change.query_row(key, |row| change_of_row(row, row.get(8)?)).optional()?;
-    Ok(change.as_ref().map(EncodedEntry::new))
+    let of_row = |row: &Row<'_>| {
+        if row.get::<_, Option<bool>>(9)? != Some(true) {
+            let what = "a row that is not the one of its index";
+            return Err(damaged(Some(document.id), Some(offset.0), what));
+        }
+        let entry = change_of_row(row, row.get(8)?)?;
+        checked::change(&entry)?;
+        Ok(EncodedEntry::new(&entry))
+    };
+    change.query_row(key, of_row).optional()
 }

@@ -1,18 +1,21 @@
 //! A document as automerge-repo's sync is answered from: where it stands, its index, and which
 //! documents there are. Each is one read of the store, so what it says was true at one moment.
 
+use landfall_protocol::digest::{DocumentState, Leaf};
 use landfall_protocol::repo::{DocumentIndex, FoldedHistory, IndexRow};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Standing;
+use super::checked::{self, CheckedBuckets, damaged};
+use super::digests;
 use super::documents::{self, Document};
-use super::indexes::{IndexCache, Key};
+use super::indexes::{IndexCache, Unloaded};
 use super::schema::{column, document_id, hashes, number};
 use super::snapshots::{self, Stored};
 
 /// Rows that are dead but not deleted yet stand at or below the snapshot.
-pub(super) const STANDING: &str = "SELECT d.tombstone IS NOT NULL, d.heads, \
+pub(super) const STANDING: &str = "SELECT d.tombstone IS NOT NULL, d.heads, d.leaf, \
     max(d.folded, coalesce((SELECT max(\"offset\") FROM entry WHERE document = d.id), 0)) \
     FROM space s JOIN document d ON d.space = s.id \
     WHERE s.name = ?1 AND d.document = ?2 AND d.leaf IS NOT NULL";
@@ -31,22 +34,38 @@ pub(super) fn standing(
     conn: &Connection,
     space: &SpaceName,
     document: &DocumentId,
+    buckets: &CheckedBuckets,
 ) -> rusqlite::Result<Standing> {
-    let of_row = |row: &Row<'_>| match row.get(0)? {
-        true => Ok(Standing::Deleted),
-        false => Ok(Standing::Present { heads: changes(row, 1)?, last: Offset(number(row, 2)?) }),
+    let of_row = |row: &Row<'_>| {
+        let state = match row.get(0)? {
+            true => DocumentState::Deleted,
+            false => DocumentState::Present(changes(row, 1)?),
+        };
+        if Leaf::of(document, &state) != Leaf::from_bytes(row.get(2)?) {
+            let what = "heads that are not those of the leaf";
+            return Err(damaged(Some(*document), None, what));
+        }
+        Ok(match state {
+            DocumentState::Deleted => Standing::Deleted,
+            DocumentState::Present(heads) => {
+                Standing::Present { heads, last: Offset(number(row, 3)?) }
+            }
+        })
     };
     let mut find = conn.prepare_cached(STANDING)?;
     let found = find.query_row(params![space.as_str(), document.as_bytes()], of_row).optional()?;
+    if found.is_none()
+        && let Some(space) = documents::space_row(conn, space)?
+    {
+        let bucket = document.as_bytes()[0];
+        buckets.check((space, bucket), || digests::check_bucket(conn, space, bucket))?;
+    }
     Ok(found.unwrap_or(Standing::Absent))
 }
 
 fn changes(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<ChangeHash>> {
     Ok(hashes(row, column)?.into_iter().map(ChangeHash).collect())
 }
-
-/// A packed index that is not in memory yet.
-type Unloaded = (Key, Vec<u8>);
 
 /// A document's index. If `wanted`, with its folded changes: from memory, or as they are packed on
 /// the disk, which is to be taken into memory outside of the read.
@@ -106,11 +125,16 @@ fn read_index(
     with_tail: bool,
 ) -> rusqlite::Result<Option<(DocumentIndex, Option<Unloaded>)>> {
     let Some(found) = present(conn, space, document)? else { return Ok(None) };
+    checked::document(conn, &found)?;
     let stored = match found.folded {
         0 => None,
         _ => snapshots::current(conn, found.row)?,
     };
     let tail = if with_tail { tail(conn, &found)? } else { Vec::new() };
+    if with_tail {
+        let hashes = tail.iter().map(|row| row.hash.0);
+        checked::tail(&found, stored.as_ref(), hashes)?;
+    }
     let last = tail.last().map_or(Offset(found.folded), |row| row.offset);
     let (mut folded, mut unloaded) = (None, None);
     if let Some(stored) = stored {
@@ -121,7 +145,7 @@ fn read_index(
             if history.index.is_none() {
                 // One that is missing is as good as one that is damaged: it does not parse.
                 let packed = snapshots::packed(conn, stored.row)?.unwrap_or_default();
-                unloaded = Some((key, packed));
+                unloaded = Some(Unloaded { key, packed, stored });
             }
         }
         folded = Some(history);

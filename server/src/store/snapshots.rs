@@ -7,10 +7,12 @@ use landfall_protocol::ring::SnapshotPart;
 use landfall_protocol::snapshot::{LastOfActor, Snapshot};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use sha2::{Digest, Sha256};
 
 use super::append::Actors;
+use super::checked::{self, SnapshotSums, damaged};
 use super::documents::{self, Document};
-use super::schema::{broken, column, document_id, number, optional_number};
+use super::schema::{column, document_id, number, optional_number};
 
 /// Bytes of a piece: one part on the wire is at most two pieces.
 pub(super) const PIECE_BYTES: usize = limits::PART_BYTES;
@@ -75,15 +77,37 @@ impl Stored {
         Entry::of_snapshot(Offset(self.offset), document, self.hash, &heads, self.at_ms, body)
     }
 
-    /// It as an entry, with its bytes if they may stand in one.
+    /// It as an entry, with its bytes if they may stand in one. They are checked.
     pub(super) fn encoded(
         &self,
         conn: &Connection,
         document: DocumentId,
     ) -> rusqlite::Result<EncodedEntry> {
         let is_short = self.bytes <= limits::SNAPSHOT_INLINE_BYTES as u64;
-        let body = is_short.then(|| self.read(conn, 0, limits::SNAPSHOT_INLINE_BYTES));
+        let body = is_short.then(|| self.whole(conn, document));
         Ok(EncodedEntry::new(&self.entry(document, body.transpose()?)))
+    }
+
+    /// All its bytes, checked.
+    pub(super) fn whole(
+        &self,
+        conn: &Connection,
+        document: DocumentId,
+    ) -> rusqlite::Result<Vec<u8>> {
+        // The stated length sizes a buffer, and may be what is damaged.
+        let sql = "SELECT coalesce(sum(length(bytes)), 0) FROM snapshot_piece \
+            WHERE id >= ?1 AND id < ?2";
+        let (low, high) = pieces(self.row);
+        let there = conn.prepare_cached(sql)?.query_row([low, high], |row| number(row, 0))?;
+        if there != self.bytes {
+            return Err(checked::snapshot_damage(document, self));
+        }
+        let bytes = self.read(conn, 0, self.bytes as usize)?;
+        let found: [u8; 32] = Sha256::digest(&bytes).into();
+        match found == self.hash {
+            true => Ok(bytes),
+            false => Err(checked::snapshot_damage(document, self)),
+        }
     }
 
     /// Its bytes from one position on, at most so many.
@@ -93,9 +117,21 @@ impl Stored {
         from: u64,
         most: usize,
     ) -> rusqlite::Result<Vec<u8>> {
+        self.read_with(conn, from, most, &mut |_, _| Ok(()))
+    }
+
+    /// The same; `check` is given each piece that is read, with its number.
+    fn read_with(
+        &self,
+        conn: &Connection,
+        from: u64,
+        most: usize,
+        check: &mut dyn FnMut(usize, &[u8]) -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<Vec<u8>> {
         let until = self.bytes.min(from.saturating_add(most as u64));
         let mut bytes = Vec::with_capacity(until.saturating_sub(from) as usize);
         let first = from / PIECE_BYTES as u64;
+        let mut number = first as usize;
         let mut skip = (from % PIECE_BYTES as u64) as usize;
         let sql = "SELECT bytes FROM snapshot_piece WHERE id >= ?1 AND id < ?2 ORDER BY id";
         let mut find = conn.prepare_cached(sql)?;
@@ -104,25 +140,36 @@ impl Stored {
         while from + (bytes.len() as u64) < until {
             let Some(row) = rows.next()? else { break };
             let piece = row.get_ref(0)?.as_blob()?;
+            check(number, piece)?;
+            number += 1;
             let left = (until - from) as usize - bytes.len();
             let piece = piece.get(skip..).unwrap_or_default();
             bytes.extend_from_slice(&piece[..piece.len().min(left)]);
             skip = 0;
         }
         match from.saturating_add(bytes.len() as u64) < until {
-            true => Err(broken("a snapshot of which bytes are missing")),
+            true => Err(damaged(None, Some(self.offset), "a snapshot of which bytes are missing")),
             false => Ok(bytes),
         }
     }
 
-    /// A part of it, if it has a byte there.
+    /// A part of it, if it has a byte there. It is checked.
     pub(super) fn part(
         &self,
         conn: &Connection,
+        sums: &SnapshotSums,
         document: DocumentId,
         from: u64,
     ) -> rusqlite::Result<Option<SnapshotPart>> {
-        let bytes = self.read(conn, from, limits::PART_BYTES)?;
+        let sums = sums.of(conn, document, self)?;
+        let bytes =
+            self.read_with(conn, from, limits::PART_BYTES, &mut |number, piece| match sums
+                .get(number)
+                == Some(&checked::sum(piece))
+            {
+                true => Ok(()),
+                false => Err(checked::snapshot_damage(document, self)),
+            })?;
         let (hash, total) = (self.hash, self.bytes);
         let part = SnapshotPart { document, hash, total, from, bytes };
         Ok((!part.bytes.is_empty()).then_some(part))
@@ -163,8 +210,25 @@ pub(super) fn by_hash(
         WHERE s.hash = ?2 AND s.space = ?1 AND d.tombstone IS NULL \
         AND (s.replaced_at_ms IS NULL OR s.replaced_at_ms > 0) \
         ORDER BY s.replaced_at_ms IS NOT NULL, s.replaced_at_ms DESC LIMIT 1";
-    let found = |row: &Row<'_>| Ok((document_id(row, 0)?, Stored::of_row(row, 1)?));
-    conn.prepare_cached(sql)?.query_row(params![space, hash], found).optional()
+    let of_row = |row: &Row<'_>| Ok((document_id(row, 0)?, Stored::of_row(row, 1)?));
+    let found = conn.prepare_cached(sql)?.query_row(params![space, hash], of_row).optional()?;
+    if found.is_none() {
+        is_gone(conn, space, hash)?;
+    }
+    Ok(found)
+}
+
+/// Holds it against the table itself that the index of hashes does not know a snapshot. Snapshots are
+/// few, and one that is asked for and gone is rare.
+fn is_gone(conn: &Connection, space: i64, hash: &[u8; 32]) -> rusqlite::Result<()> {
+    let sql = "SELECT d.document FROM snapshot s LEFT JOIN document d ON d.id = s.document \
+        WHERE s.space = ?1 AND +s.hash = ?2 AND s.replaced_at_ms IS NULL \
+        AND d.tombstone IS NULL LIMIT 1";
+    let id = |row: &Row<'_>| document_id(row, 0);
+    match conn.prepare_cached(sql)?.query_row(params![space, hash], id).optional()? {
+        Some(id) => Err(damaged(Some(id), None, "an index that does not know the snapshot")),
+        None => Ok(()),
+    }
 }
 
 /// A snapshot of a space as an entry: with its body if that may stand in it.
@@ -180,12 +244,13 @@ pub(super) fn entry(
 /// A part of a snapshot of a space.
 pub(super) fn part(
     conn: &Connection,
+    sums: &SnapshotSums,
     space: i64,
     hash: &[u8; 32],
     from: u64,
 ) -> rusqlite::Result<Option<SnapshotPart>> {
     match by_hash(conn, space, hash)? {
-        Some((document, stored)) => stored.part(conn, document, from),
+        Some((document, stored)) => stored.part(conn, sums, document, from),
         None => Ok(None),
     }
 }
@@ -264,7 +329,9 @@ pub(super) fn store_index(
     let (Some(stored), Ok(index)) = (stored, PackedIndex::parse(index)) else { return Ok(false) };
     let is_its = stored.heads.iter().map(|(head, _)| *head).eq(index.heads());
     if !is_its || index.len() as u64 != stored.changes {
-        return Ok(false);
+        // It was made of bytes that have this hash: so it is the row that is not as it was written.
+        let what = "the row of a snapshot, which has other heads than its bytes,";
+        return Err(damaged(Some(*document), Some(stored.offset), what));
     }
     let sql = "INSERT OR REPLACE INTO snapshot_index (snapshot, packed) VALUES (?1, ?2)";
     tx.prepare_cached(sql)?.execute(params![stored.row, index.as_bytes()])?;

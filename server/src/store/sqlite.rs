@@ -20,10 +20,11 @@ use landfall_storage::{
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::checked::{self, CheckedBuckets, SnapshotSums};
 use super::condition::{Asked, Condition, Recorder};
 use super::failure::chain;
 use super::history::SpaceView;
-use super::indexes::{INDEX_CACHE_BYTES, IndexCache, Key};
+use super::indexes::{INDEX_CACHE_BYTES, IndexCache, Unloaded};
 use super::opening::OpenStoreError;
 use super::schema::SCHEMA;
 use super::{
@@ -43,6 +44,10 @@ pub struct SqliteStore {
     /// The hub's own connection, so that admission never waits for those who catch up.
     admission: Mutex<Option<Reader>>,
     indexes: IndexCache,
+    sums: SnapshotSums,
+    buckets: CheckedBuckets,
+    /// The logs whose indexes were counted.
+    logs: CheckedBuckets,
     /// What was found wrong.
     found: Arc<Recorder>,
 }
@@ -67,7 +72,11 @@ impl SqliteStore {
         })?;
         let indexes = IndexCache::new(INDEX_CACHE_BYTES);
         let (admission, found) = (Mutex::new(Some(reader)), Arc::default());
-        Ok(Self { db, upstream, admission, indexes, found })
+        let (sums, buckets, logs) = Default::default();
+        let store = Self { db, upstream, admission, indexes, sums, buckets, logs, found };
+        // An error is noted: what is not damaged is served all the same.
+        let _ = store.read("look for its spaces", checked::spaces);
+        Ok(store)
     }
 
     /// Copies the store, as it is at this moment, to a new file, while it is in use. The copy
@@ -104,14 +113,29 @@ impl SqliteStore {
         &self,
         what: &'static str,
         document: &DocumentId,
-        key: Key,
-        packed: Vec<u8>,
+        unloaded: Unloaded,
     ) -> Result<Arc<PackedIndex>, StoreError> {
-        PackedIndex::parse(packed).map(|index| self.indexes.insert(key, index)).map_err(|source| {
+        let key = unloaded.key;
+        unloaded.parse().map(|index| self.indexes.insert(key, index)).map_err(|source| {
             self.indexes.note_damage();
             let (document, snapshot) = (*document, key.1);
             StoreError::failed(what, DamagedIndex { document, snapshot, source })
         })
+    }
+
+    /// Notes what a read found damaged and passed over.
+    fn note_damage(&self, asked: Asked<'_>, damage: Vec<log::Damage>) {
+        for (document, error) in damage {
+            let error = StoreError::of_sqlite(asked.what, error);
+            match document {
+                Some(document) => {
+                    self.found.note(asked.about(&document), error);
+                }
+                None => {
+                    self.found.note(asked, error);
+                }
+            }
+        }
     }
 
     fn read<'a, T>(
@@ -208,10 +232,18 @@ impl LogStore for SqliteStore {
         filter: &Filter,
         partial: Option<Partial>,
     ) -> Result<Option<Chunk>, StoreError> {
-        let what = "read a piece of a log";
-        self.read(Asked::of_space(what, space), |conn| {
-            log::next(conn, space, after, filter, partial)
-        })
+        let asked = Asked::of_space("read a piece of a log", space);
+        // Once, and whatever comes of it: the error is noted, and what can be read is served.
+        let _ = self.read(asked, |conn| match documents::space_row(conn, space)? {
+            Some(row) if self.logs.is_first((row, 0)) => checked::log(conn, row),
+            _ => Ok(()),
+        });
+        let mut damage = Vec::new();
+        let chunk = self.read(asked, |conn| {
+            log::next(conn, space, after, filter, partial, (&self.sums, &mut damage))
+        });
+        self.note_damage(asked, damage);
+        chunk
     }
 
     fn append(&self, commit: Arc<Commit>, done: Done) {
@@ -267,13 +299,13 @@ impl LogStore for SqliteStore {
             let Some(stored) = snapshots::current(conn, found.row)? else { return Ok(None) };
             // One that is missing is as good as one that is damaged: it does not parse.
             let packed = snapshots::packed(conn, stored.row)?.unwrap_or_default();
-            Ok(Some(((found.row, stored.hash), packed)))
+            Ok(Some(Unloaded { key: (found.row, stored.hash), packed, stored }))
         })?;
-        let Some((key, packed)) = found else { return Ok(()) };
-        if self.indexes.get(&key).is_some() {
+        let Some(unloaded) = found else { return Ok(()) };
+        if self.indexes.get(&unloaded.key).is_some() {
             return Ok(());
         }
-        self.keep_index(what, document, key, packed).map(drop)
+        self.keep_index(what, document, unloaded).map(drop)
     }
 
     fn store_index(
@@ -283,9 +315,13 @@ impl LogStore for SqliteStore {
         snapshot: &[u8; 32],
         packed: Vec<u8>,
     ) -> Result<bool, StoreError> {
-        let (space, document, snapshot) = (space.clone(), *document, *snapshot);
-        self.write("store the index of folded history", move |tx| {
-            snapshots::store_index(tx, &space, &document, &snapshot, packed)
+        let what = "store the index of folded history";
+        let (named, id, snapshot) = (space.clone(), *document, *snapshot);
+        let stored =
+            self.write(what, move |tx| snapshots::store_index(tx, &named, &id, &snapshot, packed));
+        stored.map_err(|error| match error.is_content_damage() {
+            true => self.found.note(Asked::of_document(what, space, document), error),
+            false => error,
         })
     }
 
@@ -307,10 +343,12 @@ impl LogStore for SqliteStore {
         document: &DocumentId,
         offsets: &[Offset],
     ) -> Result<Vec<EncodedEntry>, StoreError> {
-        let what = "read entries of a document";
-        self.read(Asked::of_document(what, space, document), |conn| {
-            plan::entries(conn, space, document, offsets)
-        })
+        let asked = Asked::of_document("read entries of a document", space, document);
+        let mut damage = Vec::new();
+        let entries =
+            self.read(asked, |conn| plan::entries(conn, space, document, offsets, &mut damage));
+        self.note_damage(asked, damage);
+        entries
     }
 
     fn snapshot_entry(
@@ -334,7 +372,7 @@ impl LogStore for SqliteStore {
     ) -> Result<Option<SnapshotPart>, StoreError> {
         self.read(Asked::of_space("read a part of a snapshot", space), |conn| {
             match documents::space_row(conn, space)? {
-                Some(space) => snapshots::part(conn, space, hash, from),
+                Some(space) => snapshots::part(conn, &self.sums, space, hash, from),
                 None => Ok(None),
             }
         })
@@ -356,7 +394,7 @@ impl LogStore for SqliteStore {
         document: &DocumentId,
     ) -> Result<Standing, StoreError> {
         self.read(Asked::of_document("see where a document stands", space, document), |conn| {
-            repo::standing(conn, space, document)
+            repo::standing(conn, space, document, &self.buckets)
         })
     }
 
@@ -372,8 +410,8 @@ impl LogStore for SqliteStore {
             repo::index(conn, space, document, wanted)
         })?;
         let Some((mut index, packed)) = found else { return Ok(None) };
-        if let (Some(folded), Some((key, packed))) = (&mut index.folded, packed) {
-            folded.index = Some(self.keep_index(what, document, key, packed)?);
+        if let (Some(folded), Some(packed)) = (&mut index.folded, packed) {
+            folded.index = Some(self.keep_index(what, document, packed)?);
         }
         Ok(Some(index))
     }
@@ -396,8 +434,8 @@ impl LogStore for SqliteStore {
                 repo::folded(conn, space, document, indexes)
             })?;
             if let Some((mut index, packed)) = found {
-                if let (Some(folded), Some((key, packed))) = (&mut index.folded, packed) {
-                    folded.index = Some(self.keep_index(what, document, key, packed)?);
+                if let (Some(folded), Some(packed)) = (&mut index.folded, packed) {
+                    folded.index = Some(self.keep_index(what, document, packed)?);
                 }
                 known.extend(
                     sync_plan::known(&index, hashes).map_err(|_| StoreError::unsupported())?,
@@ -515,7 +553,8 @@ impl LogStore for SqliteStore {
         let fsync_failed = self.db.fsync_failure().map(|error| chain(&*error));
         let gone = self.db.gone().map(ToString::to_string);
         let writer_panicked = self.db.writer_panic().map(|error| chain(&*error));
-        self.found.condition(gone, fsync_failed, writer_panicked)
+        let wal = self.db.wal_damage().map(ToString::to_string);
+        self.found.condition(gone, fsync_failed, writer_panicked, wal)
     }
 
     fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {

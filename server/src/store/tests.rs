@@ -1,6 +1,7 @@
 //! The store by itself: what is kept, what is refused, and what a failure leaves behind.
 
 mod damage;
+mod flips;
 mod folds;
 mod made;
 mod migration;
@@ -48,9 +49,17 @@ fn entry(offset: u64, body: usize) -> NewEntry {
         at_ms: 5,
         body: vec![offset as u8; body].into(),
     };
+
     let (seq, max_op) = (offset, offset * 10);
     let kind = NewKind::Change { actor: ActorId::from([2; 16]), seq, max_op, operations: 1 };
     NewEntry { entry, kind }
+}
+
+/// The same, with bytes that have the hash that its row says: only those are given to anybody.
+fn whole(offset: u64, body: usize) -> NewEntry {
+    let NewEntry { entry, kind } = entry(offset, body);
+    let (id, body) = made::chunk(&[&offset.to_le_bytes()[..], &entry.body].concat());
+    NewEntry { entry: Entry { id: id.0, body: body.into(), ..entry }, kind }
 }
 
 fn page_after(store: &SqliteStore, after: u64) -> Option<Page> {
@@ -87,9 +96,9 @@ fn open() -> (tempfile::TempDir, SqliteStore) {
 #[test]
 fn pages_give_back_what_was_appended_across_epochs() {
     let (folder, store) = open();
-    let entries: Vec<_> = (1..=3).map(|offset| entry(offset, 20)).collect();
+    let entries: Vec<_> = (1..=3).map(|offset| whole(offset, 20)).collect();
     append(&store, opens(1, 1), entries).unwrap();
-    append(&store, opens(2, 10), vec![entry(10, 0)]).unwrap();
+    append(&store, opens(2, 10), vec![whole(10, 0)]).unwrap();
     store.close().unwrap();
     let store = SqliteStore::open(folder.path()).unwrap();
 
@@ -99,7 +108,7 @@ fn pages_give_back_what_was_appended_across_epochs() {
     let page = page_after(&store, 1).unwrap();
     assert_eq!((page.after, page.up_to), (Offset(1), Offset(10)));
     assert_eq!((page.epoch, page.head), (epoch(2), Offset(10)));
-    let expected: Vec<_> = [entry(2, 20), entry(3, 20), entry(10, 0)]
+    let expected: Vec<_> = [whole(2, 20), whole(3, 20), whole(10, 0)]
         .iter()
         .map(|new| Arc::new(landfall_protocol::frame::EncodedEntry::new(&new.entry)))
         .collect();
@@ -111,11 +120,11 @@ fn pages_give_back_what_was_appended_across_epochs() {
 fn pages_are_bounded_in_entries_and_in_bytes() {
     let (_folder, store) = open();
     let many = limits::ENTRIES_COUNT as u64 + 5;
-    append(&store, opens(1, 1), (1..=many).map(|offset| entry(offset, 1)).collect()).unwrap();
+    append(&store, opens(1, 1), (1..=many).map(|offset| whole(offset, 1)).collect()).unwrap();
     let page = page_after(&store, 0).unwrap();
     assert_eq!(page.up_to, Offset(limits::ENTRIES_COUNT as u64));
     let large = limits::ENTRIES_TARGET_BYTES + 1;
-    let entries = (many + 1..=many + 3).map(|offset| entry(offset, large)).collect();
+    let entries = (many + 1..=many + 3).map(|offset| whole(offset, large)).collect();
     append(&store, None, entries).unwrap();
     let page = page_after(&store, many).unwrap();
     assert_eq!((page.entries.len(), page.up_to), (1, Offset(many + 1)), "one alone");

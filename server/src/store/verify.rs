@@ -45,6 +45,12 @@ pub enum Damage {
         /// In SQLite's words.
         what: String,
     },
+    /// The write-ahead log is damaged: commits are lost that only stood there.
+    #[error("{what}")]
+    WriteAheadLog {
+        /// How.
+        what: String,
+    },
     /// Something cannot be read at all.
     #[error("it cannot be read: {what}")]
     Unreadable {
@@ -151,7 +157,7 @@ impl Damage {
 
     /// Whether what is damaged is the file itself: no repair of single documents mends it.
     pub fn is_of_file(&self) -> bool {
-        matches!(self, Self::File { .. } | Self::Unreadable { .. })
+        matches!(self, Self::File { .. } | Self::Unreadable { .. } | Self::WriteAheadLog { .. })
     }
 
     /// Whether it is only something to know, and nothing to repair.

@@ -5,10 +5,11 @@ use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use landfall_protocol::frame::{Filter, Frame, Subscribe};
+use landfall_protocol::frame::{Entry, Filter, Frame, Subscribe, entry_kind};
 use landfall_protocol::{Code, NackClass};
+use landfall_relay::store::Inspection;
 
-use crate::harness::{Author, Client, Relay, SPACE, cursor};
+use crate::harness::{Author, Client, Relay, SPACE};
 use crate::repo_client::{Replica, RepoClient, shown};
 
 /// The pages of a table or an index, in their order; the first is its root.
@@ -70,20 +71,18 @@ async fn a_damaged_document_is_named_and_the_others_are_served() {
     assert!(told.contains(&name) && told.contains("restore a backup"), "{told}");
     assert!(!told.contains(&shown(authors[0].document)), "{told}");
     assert_eq!(relay.metric("landfall_relay_damaged_places").await, 1.0);
-    // An engine that is behind is told why it gets no further; one that is not goes on, and only what
-    // it pushes to the damaged document is refused, for good.
+    // An engine that is behind gets what is whole, and is told where something is not. What is pushed
+    // to the damaged document is refused, for good.
     let mut client = Client::hello(&relay).await;
-    let subscribed = client.subscribe(1, SPACE, None, None).await;
-    let ended = loop {
-        match client.frame().await {
-            Frame::Unsubscribed(ended) => break ended,
-            Frame::Entries(_) => {}
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!((ended.subscription, ended.code), (1, Code::DAMAGED));
-    let at_head = cursor(subscribed.epoch.unwrap(), subscribed.head.0);
-    assert!(client.subscribe(1, SPACE, at_head, None).await.resumed);
+    client.subscribe(1, SPACE, None, None).await;
+    let entries = client.entries(60).await;
+    let (damaged, whole): (Vec<_>, Vec<_>) =
+        entries.iter().partition(|entry| entry.kind == entry_kind::DAMAGED);
+    assert!(!damaged.is_empty() && damaged.len() < 20, "{}", damaged.len());
+    for entry in damaged {
+        assert_eq!(*entry, Entry::of_damage(entry.offset, Some(authors[1].document)));
+    }
+    assert!(whole.iter().all(|entry| entry.kind == entry_kind::CHANGE && !entry.body.is_empty()));
     let damaged = client.push(authors[1].document, &authors[1].changes(1)).await;
     let nack = client.nacked(damaged).await;
     assert_eq!((nack.code, nack.class), (Code::DAMAGED, NackClass::REFUSED));
@@ -92,10 +91,129 @@ async fn a_damaged_document_is_named_and_the_others_are_served() {
     relay.stop().await.unwrap();
 }
 
+/// All entries of a space that a client is sent, from its beginning.
+async fn sent(relay: &Relay, count: usize) -> Vec<Entry> {
+    let mut client = Client::hello(relay).await;
+    client.subscribe(1, SPACE, None, None).await;
+    client.entries(count).await
+}
+
+/// The log's own index is damaged, or the root of the table: where the entries stand is known from the
+/// other indexes.
+#[tokio::test]
+async fn a_damaged_page_of_an_index_or_a_table_keeps_nobody_from_what_is_whole() {
+    let (folder, authors) = filled().await;
+    let relay = Relay::start(&folder).await;
+    let whole = sent(&relay, 60).await;
+    relay.stop().await.unwrap();
+    let file = folder.path().join("relay.db");
+    let bytes = fs::read(&file).unwrap();
+    for of in ["sqlite_autoindex_entry_1", "entry", "document"] {
+        fs::write(&file, &bytes).unwrap();
+        damage(folder.path(), pages(folder.path(), of)[0]);
+        let relay = Relay::start(&folder).await;
+        let entries = sent(&relay, 60).await;
+        if of.starts_with("sqlite_autoindex") {
+            assert_eq!(entries, whole, "{of}");
+        } else {
+            for (at, entry) in entries.iter().enumerate() {
+                assert_eq!((entry.kind, entry.offset), (entry_kind::DAMAGED, whole[at].offset));
+            }
+        }
+        if of == "entry" {
+            let named = entries
+                .iter()
+                .all(|entry| authors.iter().any(|author| author.document == entry.document));
+            assert!(named, "the documents are known from their index");
+        }
+        let (status, told) = relay.get("/readyz").await;
+        assert!(status == 503 && told.contains("is damaged"), "{of}: {told}");
+        relay.stop().await.unwrap();
+    }
+}
+
+/// A bit of a change's text flips: SQLite sees nothing of it.
+#[tokio::test]
+async fn a_change_of_which_a_bit_has_flipped_is_sent_to_nobody() {
+    let (folder, mut authors) = filled().await;
+    let file = folder.path().join("relay.db");
+    let conn = rusqlite::Connection::open(&file).unwrap();
+    let sql = "UPDATE entry SET body = CAST(substr(body, 1, 900) || x'01' || substr(body, 902) AS \
+        BLOB) WHERE \"offset\" = 30";
+    assert_eq!(conn.execute(sql, []).unwrap(), 1);
+    drop(conn);
+    let relay = Relay::start(&folder).await;
+    assert_eq!(relay.get("/readyz").await.0, 200, "nothing has read it yet");
+    let entries = sent(&relay, 60).await;
+    let document = authors[1].document;
+    for entry in &entries {
+        match entry.offset.0 {
+            30 => assert_eq!(*entry, Entry::of_damage(entry.offset, Some(document))),
+            _ => assert_eq!(entry.kind, entry_kind::CHANGE),
+        }
+    }
+    let (status, told) = relay.get("/readyz").await;
+    assert!(status == 503 && told.contains(&shown(document)), "{told}");
+    assert!(!told.contains("the log of"), "{told}");
+    assert_eq!(relay.metric("landfall_relay_damaged_places").await, 1.0);
+    // One client of the other protocol is told of the document, and gets the others.
+    let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
+    let mut broken = Replica::empty(2);
+    alice.send(&mut broken).await;
+    alice.unavailable(broken.id).await;
+    let mut other = Replica::empty(3);
+    alice.send(&mut other).await;
+    while other.get("text").is_none() {
+        alice.receive(&mut other).await;
+    }
+    // What is new of it is taken: the file can be read and written.
+    let mut client = Client::hello(&relay).await;
+    client.subscribe(1, SPACE, None, None).await;
+    let push = client.push(document, &authors[1].changes(1)).await;
+    client.acked(push).await;
+    relay.stop().await.unwrap();
+}
+
+/// SQLite would ignore a write-ahead log with a bad header, and say nothing.
+#[tokio::test]
+async fn a_damaged_write_ahead_log_is_told_at_the_start() {
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let changes = author.large_changes(20, 2_000);
+    let push = client.push(author.document, &changes).await;
+    client.acked(push).await;
+    // As a killed relay leaves it.
+    for file in ["relay.db", "relay.db-wal", "relay.db-shm"] {
+        fs::copy(folder.path().join(file), copy.path().join(file)).unwrap();
+    }
+    relay.stop().await.unwrap();
+    assert_eq!(Inspection::wal_finding(copy.path()), None);
+    let wal = copy.path().join("relay.db-wal");
+    let mut bytes = fs::read(&wal).unwrap();
+    bytes[17] ^= 1;
+    fs::write(&wal, &bytes).unwrap();
+    let finding = Inspection::wal_finding(copy.path()).unwrap();
+    assert!(finding.damage.is_of_file() && finding.to_string().contains("write-ahead log"));
+    let relay = Relay::start(&copy).await;
+    let (status, told) = relay.get("/readyz").await;
+    assert!(status == 503 && told.contains("header of the write-ahead log"), "{told}");
+    assert_eq!(fs::read(copy.path().join("relay.db-wal.damaged")).unwrap(), bytes);
+    // It goes on, and what was lost is brought back.
+    let mut client = Client::at_start(&relay).await;
+    let push = client.push(author.document, &changes).await;
+    client.acked(push).await;
+    relay.stop().await.unwrap();
+    let relay = Relay::start(&copy).await;
+    assert_eq!(relay.get("/readyz").await.0, 200);
+    relay.stop().await.unwrap();
+}
+
 /// What all documents need is damaged: the clients are told so at once.
 #[tokio::test]
 async fn a_damaged_table_ends_subscriptions_with_a_reason() {
-    for table in ["entry", "space", "epoch"] {
+    for table in ["space", "epoch"] {
         let (folder, _) = filled().await;
         damage(folder.path(), pages(folder.path(), table)[0]);
         let relay = Relay::start(&folder).await;

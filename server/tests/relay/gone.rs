@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use landfall_protocol::Code;
+use landfall_protocol::frame::Frame;
 
 use crate::harness::{Author, Client, SPACE, get_of, soon};
 use crate::process::Process;
@@ -69,7 +70,11 @@ async fn push_after((case, file, deed): Deed) {
     let (status, told) = get_of(relay.address, "/readyz").await;
     assert_eq!(status, 503, "{case}");
     assert!(told.contains("gone") && told.contains(file), "{case}: {told}");
-    // By itself.
+    // By itself, and its clients hear why.
+    let (frames, _) = client.until_end().await;
+    let Some(Frame::Error(error)) = frames.last() else { panic!("{case}: {frames:?}") };
+    assert_eq!(error.code, Code::STORAGE_FAILED, "{case}");
+    assert!(error.what.contains("removed or replaced"), "{case}: {}", error.what);
     let ended = tokio::task::spawn_blocking(move || relay.ended());
     let (code, _, log) = soon(ended).await.unwrap();
     assert_eq!(code, Some(GONE), "{case}: {log}");

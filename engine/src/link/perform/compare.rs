@@ -4,7 +4,7 @@ use landfall_protocol::digest::Prefix;
 use landfall_protocol::replica::Replica;
 use landfall_protocol::{DocumentId, Moment, SpaceName};
 
-use super::Performer;
+use super::{Outcome, Performer};
 use crate::events::EventKind;
 use crate::status::SyncStatus;
 use crate::store::{Compared, SpaceRow};
@@ -63,6 +63,15 @@ impl Performer {
         read.found
     }
 
+    /// All that the relay has is here, so what it could not read is no loss.
+    fn forget_damage(&self, row: SpaceRow) {
+        match self.log.damaged_at_relay(row) {
+            Ok(damaged) if damaged.is_empty() => {}
+            Ok(_) => self.log.submit_forget_damage(row, self.counted(row, |()| Outcome::Settled)),
+            Err(error) => tracing::warn!(%error, "what the relay could not read is not known"),
+        }
+    }
+
     /// A check came to its end; gives how many documents differed without a known reason.
     pub(super) fn checked(
         &mut self,
@@ -72,6 +81,9 @@ impl Performer {
     ) -> u64 {
         let expected = self.expected.remove(space).unwrap_or_default();
         let Some(row) = self.row(space) else { return drifted.len() as u64 + more };
+        if drifted.is_empty() && more == 0 {
+            self.forget_damage(row);
+        }
         // A document that is refused, or of which something is aside, differs as long as it is: that
         // was told, and is in the status. One that was edited or deleted differs until that is sent.
         drifted.retain(|document| !expected.contains(document));

@@ -26,7 +26,7 @@ fn several() -> DocumentId {
 }
 
 /// A store with a folded document, one that is not, a deleted one, and many small ones.
-fn store() -> (tempfile::TempDir, SqliteStore) {
+pub(super) fn store() -> (tempfile::TempDir, SqliteStore) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path()).unwrap();
     put_world(&store);

@@ -98,6 +98,21 @@ pub(super) fn snapshot(changes: &[FoldedChange], bytes: usize) -> Snapshot {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Grown {
     pub(super) changes: Vec<FoldedChange>,
+    bodies: Vec<Vec<u8>>,
+}
+
+/// A chunk that has a change's hash; what is in it is no change.
+pub(super) fn chunk(of: &[u8]) -> (ChangeHash, Vec<u8>) {
+    let (mut hashed, mut length) = (vec![1], of.len());
+    while length >= 128 {
+        hashed.push(length as u8 | 128);
+        length >>= 7;
+    }
+    hashed.push(length as u8);
+    hashed.extend_from_slice(of);
+    let hash = hash(&hashed);
+    let magic = [0x85, 0x6f, 0x4a, 0x83];
+    (ChangeHash(hash), [&magic[..], &hash[..4], &hashed].concat())
 }
 
 impl Grown {
@@ -114,14 +129,15 @@ impl Grown {
         let past = self.changes.iter().filter(|change| dependencies.contains(&change.hash));
         let max_op = past.map(|change| change.max_op).max().unwrap_or(0) + 1;
         let name = [document.as_bytes().as_slice(), actor.to_bytes(), &seq.to_le_bytes()].concat();
-        let hash = ChangeHash(hash(&name));
+        let (hash, body) = chunk(&name);
+        self.bodies.push(body);
         self.changes.push(FoldedChange { hash, actor, seq, max_op, dependencies });
     }
 
     /// A change of it as an entry.
     pub(super) fn made(&self, at: usize, offset: u64) -> Made {
         let change = self.changes[at].clone();
-        let body = [change.hash.0.as_slice(), &offset.to_le_bytes()].concat();
+        let body = self.bodies[at].clone();
         Made { offset, change, body }
     }
 }

@@ -1,0 +1,59 @@
+//! What a relay has and could not read: remembered in `aside`, as entries of the kind
+//! [`DAMAGED`](landfall_protocol::frame::entry_kind::DAMAGED), until the relay has sent it or is found
+//! to hold nothing that is not here.
+
+use landfall_protocol::DocumentId;
+use landfall_protocol::frame::DAMAGED_UNKNOWN;
+use rusqlite::{Connection, params};
+
+use super::view::ViewError;
+use super::{Done, LocalLog, SpaceCount, SpaceRow, UpstreamRow};
+
+/// Forgets it of one document: all that the upstream has of it has come.
+pub(super) fn forget_document(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    document: &DocumentId,
+) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM aside \
+        WHERE space = ?1 AND document = ?2 AND kind = 7 AND upstream = ?3";
+    let key = params![space.0, document.as_bytes(), upstream.0];
+    conn.prepare_cached(sql)?.execute(key)?;
+    Ok(())
+}
+
+/// Forgets it of all documents.
+pub(super) fn forget(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM aside WHERE space = ?1 AND kind = 7 AND upstream = ?2";
+    conn.prepare_cached(sql)?.execute(params![space.0, upstream.0])?;
+    Ok(())
+}
+
+impl LocalLog {
+    /// A comparison found nothing of the upstream in use that is not here.
+    pub(crate) fn submit_forget_damage(&self, space: SpaceRow, done: Done<(SpaceCount, ())>) {
+        self.submit_link(space, done, move |tx, upstream| forget(tx, upstream, space));
+    }
+
+    /// The documents of which a relay could not send something, each once; `None` stands for those
+    /// that it could not even name.
+    pub(crate) fn damaged_at_relay(
+        &self,
+        space: SpaceRow,
+    ) -> Result<Vec<Option<DocumentId>>, ViewError> {
+        let sql = "SELECT DISTINCT document FROM aside \
+            WHERE space = ?1 AND kind = 7 ORDER BY document";
+        self.view(|conn| {
+            let mut find = conn.prepare_cached(sql)?;
+            let id = |row: &rusqlite::Row<'_>| row.get(0).map(DocumentId::from_bytes);
+            let named = |id: DocumentId| (id != DAMAGED_UNKNOWN).then_some(id);
+            let found = find.query_map([space.0], id)?;
+            found.map(|id| id.map(named)).collect::<rusqlite::Result<_>>()
+        })
+    }
+}

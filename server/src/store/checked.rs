@@ -1,0 +1,338 @@
+//! Whether what a read found is what was written. SQLite finds a page of the wrong form, not a bit
+//! that flipped inside a value or inside a key: so a change is held against its hash, a snapshot
+//! against its checksum, and a row against the other places of the file that name it, before any of
+//! it is sent. What does not agree is an error that names the document, never content.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+
+use landfall_protocol::admission::change_hash;
+use landfall_protocol::digest::tombstone_id;
+use landfall_protocol::frame::{Entry, entry_flags, entry_kind};
+use landfall_protocol::{DocumentId, Offset};
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::documents::Document;
+use super::schema::{broken, column, number};
+use super::snapshots::{Stored, pieces};
+use super::verify::is_damage;
+use crate::limits;
+
+/// Disk: a value that was read is not the one that was written.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{what}{}", place(.document, .offset))]
+pub(super) struct ContentDamage {
+    /// Of which document, if that is known.
+    pub(super) document: Option<DocumentId>,
+    /// Where in the log, if that is known.
+    pub(super) offset: Option<Offset>,
+    /// What does not agree.
+    pub(super) what: String,
+}
+
+fn place(document: &Option<DocumentId>, offset: &Option<Offset>) -> String {
+    let document = document.map(|document| format!(" of document {document}"));
+    let offset = offset.map(|offset| format!(" at offset {offset}"));
+    document.unwrap_or_default() + &offset.unwrap_or_default()
+}
+
+/// Damage of a value, as an error of a read.
+pub(super) fn damaged(
+    document: Option<DocumentId>,
+    offset: Option<u64>,
+    what: impl Into<String>,
+) -> rusqlite::Error {
+    let offset = offset.map(Offset);
+    let damage = ContentDamage { document, offset, what: what.into() };
+    rusqlite::Error::ToSqlConversionFailure(Box::new(damage))
+}
+
+/// Holds a change that is about to be sent against its hash.
+pub(super) fn change(entry: &Entry) -> rusqlite::Result<()> {
+    let tell = |what: String| damaged(Some(entry.document), Some(entry.offset.0), what);
+    if entry.kind != entry_kind::CHANGE || entry.flags & !entry_flags::SECOND_ROOT != 0 {
+        return Err(tell(format!("a change of kind {} with flags {}", entry.kind, entry.flags)));
+    }
+    body(&entry.body, &entry.id).map_err(tell)
+}
+
+/// Holds a change's bytes against its hash.
+pub(super) fn body(bytes: &[u8], hash: &[u8; 32]) -> Result<(), String> {
+    match change_hash(bytes) {
+        Ok(found) if found.0 == *hash => Ok(()),
+        Ok(found) => Err(format!("the bytes of change {found}, and not those of its row's hash,")),
+        Err(error) => Err(format!("a change's bytes that are damaged ({error})")),
+    }
+}
+
+/// Holds a tombstone's document against the tombstone's id: a deletion is final.
+pub(super) fn tombstone(entry: &Entry, hash: &[u8; 32]) -> rusqlite::Result<()> {
+    match tombstone_id(&entry.document) == *hash {
+        true => Ok(()),
+        false => Err(damaged(
+            Some(entry.document),
+            Some(entry.offset.0),
+            "a tombstone that is another document's",
+        )),
+    }
+}
+
+/// Holds a document's row against its leaf, which covers its id and its heads, and against its
+/// snapshot and its tombstone, which have rows of their own.
+pub(super) fn document(conn: &Connection, document: &Document) -> rusqlite::Result<()> {
+    let tell = |what| Err(damaged(Some(document.id), None, what));
+    if document.leaf != document.leaf_now() {
+        return tell("heads or an id that are not those of the leaf");
+    }
+    let sql = "SELECT \"offset\" FROM tombstone WHERE document = ?1";
+    let offset = |row: &rusqlite::Row<'_>| number(row, 0);
+    let stands = conn.prepare_cached(sql)?.query_row([document.row], offset).optional()?;
+    if stands != document.tombstone {
+        return tell("a tombstone of which the row of the document does not know");
+    }
+    let sql = "SELECT \"offset\" FROM snapshot WHERE document = ?1 AND replaced_at_ms IS NULL";
+    let stands = conn.prepare_cached(sql)?.query_row([document.row], offset).optional()?;
+    if document.tombstone.is_none() && stands.unwrap_or(0) != document.folded {
+        return tell("a snapshot that does not stand where the row of the document says");
+    }
+    Ok(())
+}
+
+/// Holds the rows of a document's tail against its row: their number, and that each head is among
+/// them or folded.
+pub(super) fn tail(
+    document: &Document,
+    stored: Option<&Stored>,
+    hashes: impl Iterator<Item = [u8; 32]>,
+) -> rusqlite::Result<()> {
+    let tail: BTreeSet<[u8; 32]> = hashes.collect();
+    let tell = |what: &'static str| Err(damaged(Some(document.id), None, what));
+    if tail.len() as u64 != document.tail_changes {
+        return tell("another number of changes than the row of the document says");
+    }
+    let is_folded =
+        |head: &[u8; 32]| stored.is_some_and(|s| s.heads.iter().any(|(at, _)| at.0 == *head));
+    match document.heads.iter().all(|head| tail.contains(head) || is_folded(head)) {
+        true => Ok(()),
+        false => tell("a head that is not among the changes"),
+    }
+}
+
+/// The documents that one read has checked: each once.
+pub(super) struct Documents<'a> {
+    conn: &'a Connection,
+    checked: RefCell<BTreeSet<i64>>,
+}
+
+impl<'a> Documents<'a> {
+    pub(super) fn new(conn: &'a Connection) -> Self {
+        Self { conn, checked: RefCell::default() }
+    }
+
+    pub(super) fn check(&self, row: i64) -> rusqlite::Result<()> {
+        if self.checked.borrow().contains(&row) {
+            return Ok(());
+        }
+        document(self.conn, &Document::at(self.conn, row)?)?;
+        self.checked.borrow_mut().insert(row);
+        Ok(())
+    }
+}
+
+/// Checksums of the pieces of snapshots whose bytes were found to be those of their SHA-256, so that
+/// a part is checked without all the others. They are derived at the first use and kept in memory
+/// only: a checksum on the disk could be written of bytes that had been damaged before.
+#[derive(Default)]
+pub(super) struct SnapshotSums {
+    held: Mutex<HeldSums>,
+}
+
+/// Which snapshot: its row and its SHA-256.
+type Key = (i64, [u8; 32]);
+
+#[derive(Default)]
+struct HeldSums {
+    sums: BTreeMap<Key, Arc<[u64]>>,
+    /// In the order in which they came.
+    order: VecDeque<Key>,
+    pieces: usize,
+}
+
+impl SnapshotSums {
+    /// The checksums of a snapshot's pieces: reads all of it at the first use.
+    pub(super) fn of(
+        &self,
+        conn: &Connection,
+        document: DocumentId,
+        stored: &Stored,
+    ) -> rusqlite::Result<Arc<[u64]>> {
+        let key = (stored.row, stored.hash);
+        if let Some(sums) = self.held.lock().sums.get(&key) {
+            return Ok(Arc::clone(sums));
+        }
+        let sums: Arc<[u64]> = verified(conn, document, stored)?.into();
+        self.held.lock().insert(key, Arc::clone(&sums));
+        Ok(sums)
+    }
+}
+
+impl HeldSums {
+    fn insert(&mut self, key: Key, sums: Arc<[u64]>) {
+        let pieces = sums.len();
+        if self.sums.insert(key, sums).is_none() {
+            self.order.push_back(key);
+            self.pieces += pieces;
+        }
+        while self.pieces > limits::SNAPSHOT_SUMS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.pieces -= self.sums.remove(&oldest).map_or(0, |sums| sums.len());
+        }
+    }
+}
+
+/// The buckets of digests that were found to be the sums of their documents: each is looked at once, when
+/// the first document is asked for that is not in it.
+#[derive(Default)]
+pub(super) struct CheckedBuckets {
+    checked: Mutex<BTreeSet<(i64, u8)>>,
+}
+
+impl CheckedBuckets {
+    /// Whether this is the first time that it is asked for.
+    pub(super) fn is_first(&self, bucket: (i64, u8)) -> bool {
+        let mut checked = self.checked.lock();
+        checked.len() < limits::CHECKED_BUCKETS && checked.insert(bucket)
+    }
+
+    pub(super) fn check(
+        &self,
+        bucket: (i64, u8),
+        check: impl FnOnce() -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<()> {
+        if self.checked.lock().contains(&bucket) {
+            return Ok(());
+        }
+        check()?;
+        let mut checked = self.checked.lock();
+        if checked.len() < limits::CHECKED_BUCKETS {
+            checked.insert(bucket);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a whole snapshot, one piece in memory at a time, and holds it against its SHA-256.
+fn verified(
+    conn: &Connection,
+    document: DocumentId,
+    stored: &Stored,
+) -> rusqlite::Result<Vec<u64>> {
+    let sql = "SELECT bytes FROM snapshot_piece WHERE id >= ?1 AND id < ?2 ORDER BY id";
+    let mut find = conn.prepare_cached(sql)?;
+    let mut rows = find.query([pieces(stored.row).0, pieces(stored.row).1])?;
+    let (mut hasher, mut sums) = (Sha256::new(), Vec::new());
+    while let Some(row) = rows.next()? {
+        let piece = row.get_ref(0)?.as_blob()?;
+        hasher.update(piece);
+        sums.push(sum(piece));
+    }
+    let found: [u8; 32] = hasher.finalize().into();
+    match found == stored.hash {
+        true => Ok(sums),
+        false => Err(snapshot_damage(document, stored)),
+    }
+}
+
+/// That a snapshot's bytes are not those that were written.
+pub(super) fn snapshot_damage(document: DocumentId, stored: &Stored) -> rusqlite::Error {
+    damaged(Some(document), Some(stored.offset), "a snapshot's bytes that are damaged")
+}
+
+/// The checksum of a piece.
+pub(super) fn sum(piece: &[u8]) -> u64 {
+    // In memory only, so it need not be the same in another release.
+    let mut hasher = DefaultHasher::new();
+    hasher.write(piece);
+    hasher.finish()
+}
+
+/// Holds a log's stated end against the last thing that stands in it: beyond a smaller end nothing
+/// would be sent.
+pub(super) fn head(conn: &Connection, space: i64, stated: Offset) -> rusqlite::Result<()> {
+    for table in ["entry", "snapshot", "tombstone"] {
+        let sql = format!(
+            "SELECT \"offset\" FROM {table} WHERE space = ?1 AND \"offset\" > ?2 {} LIMIT 1",
+            if table == "snapshot" { "AND replaced_at_ms IS NULL" } else { "" }
+        );
+        let is_beyond = conn
+            .prepare_cached(&sql)
+            .and_then(|mut find| find.exists(params![space, column(stated.0)?]));
+        let is_beyond = match is_beyond {
+            // The index cannot be read: whoever reads the log meets that, and reads around it.
+            Err(error) if is_damage(&error) => false,
+            is_beyond => is_beyond?,
+        };
+        if is_beyond {
+            let what = format!("a log that is stated to end at {stated} and has more");
+            return Err(damaged(None, None, what));
+        }
+    }
+    Ok(())
+}
+
+/// Holds the indexes that a log is read by against what its documents have, by number: rows that an index
+/// does not lead to would be left out without a gap that anybody could see, since offsets have holes.
+/// It reads indexes only, some 0.1 s for a million entries.
+pub(super) fn log(conn: &Connection, space: i64) -> rusqlite::Result<()> {
+    let count =
+        |sql: &str| conn.prepare_cached(sql)?.query_row([space], |row| row.get::<_, i64>(0));
+    for (what, by_log, by_documents) in COUNTS {
+        let (found, expected) = (count(by_log)?, count(by_documents)?);
+        if found != expected {
+            let what = format!("an index of the log that knows {found} of {expected} {what}");
+            return Err(damaged(None, None, what));
+        }
+    }
+    Ok(())
+}
+
+const COUNTS: [(&str, &str, &str); 3] = [
+    (
+        "changes",
+        "SELECT count(*) FROM entry WHERE space = ?1 AND \"offset\" > 0",
+        "SELECT count(*) FROM document d CROSS JOIN entry c INDEXED BY entry_document \
+            ON c.document = d.id WHERE d.space = ?1",
+    ),
+    (
+        "snapshots",
+        "SELECT count(*) FROM snapshot INDEXED BY snapshot_log \
+            WHERE space = ?1 AND replaced_at_ms IS NULL",
+        "SELECT count(*) FROM document WHERE space = ?1 AND folded > 0 AND tombstone IS NULL",
+    ),
+    (
+        "deletions",
+        "SELECT count(*) FROM tombstone WHERE space = ?1",
+        "SELECT count(*) FROM document WHERE space = ?1 AND tombstone IS NOT NULL",
+    ),
+];
+
+/// Whether each space is found by its name: one that is not would pass for an empty one.
+pub(super) fn spaces(conn: &Connection) -> rusqlite::Result<()> {
+    let mut all = conn.prepare("SELECT id, name FROM space NOT INDEXED")?;
+    let mut find = conn.prepare("SELECT id FROM space WHERE name = ?1")?;
+    let mut rows = all.query([])?;
+    while let Some(row) = rows.next()? {
+        let (id, name): (i64, String) = (row.get(0)?, row.get(1)?);
+        let found: Option<i64> = find.query_row([&name], |row| row.get(0)).optional()?;
+        if found != Some(id) {
+            return Err(broken("the name of a space in the store's file is not that of its index"));
+        }
+    }
+    Ok(())
+}

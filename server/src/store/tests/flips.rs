@@ -1,0 +1,191 @@
+//! Single bits that flip anywhere in the file: what a client of either protocol is given is what was
+//! written, or the relay says that it is damaged. Nothing is wrong or missing in silence.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use landfall_protocol::frame::{Filter, entry_kind};
+use landfall_protocol::ring::Chunk;
+use landfall_protocol::{DocumentId, Offset, SpaceName};
+
+use super::damage::store;
+use super::made::Dice;
+use crate::store::sqlite::FILE;
+use crate::store::{FoldInput, LogStore, SqliteStore, Standing, StoreError};
+
+const SPACES: [&str; 3] = ["elsewhere", "notes", "team.plans"];
+
+/// An entry, or a part of a snapshot, without its author and time, on which nothing rests.
+type Given = (DocumentId, u16, [u8; 32], Vec<u8>);
+
+/// What a replica that has nothing is sent of a space. The places of damaged entries are left out: a
+/// replica is told of them. None if it is refused.
+fn to_replica(store: &SqliteStore, space: &SpaceName) -> Result<BTreeSet<Given>, StoreError> {
+    store.open_space(space)?;
+    let (mut given, mut after) = (BTreeSet::new(), Offset(0));
+    let mut partial: Option<landfall_protocol::frame::Partial> = None;
+    while let Some(chunk) = store.next(space, after, &Filter::Everything, partial)? {
+        match chunk {
+            Chunk::Part(part) => {
+                let (hash, bytes) = (part.hash, part.from + part.bytes.len() as u64);
+                partial = Some(landfall_protocol::frame::Partial { hash, bytes });
+                given.insert((part.document, u16::MAX, hash, part.bytes));
+            }
+            Chunk::Entries(page) => {
+                after = page.up_to;
+                let whole = page.entries.iter().filter(|e| e.kind() != entry_kind::DAMAGED);
+                given.extend(whole.map(|e| (e.document(), e.kind(), e.id(), e.body().to_vec())));
+            }
+        }
+    }
+    Ok(given)
+}
+
+/// The same, as a session asks: an index that is damaged is made anew first.
+fn asked(
+    store: &SqliteStore,
+    space: &SpaceName,
+    document: &DocumentId,
+) -> Result<Option<Vec<Vec<u8>>>, StoreError> {
+    let error = match to_repo_client(store, space, document) {
+        Err(error) if error.damaged_index().is_some() => error,
+        asked => return asked,
+    };
+    let mut base = None;
+    store.document_bases(space, document, &mut |input| {
+        if let FoldInput::Base(body) = input {
+            base = Some(body);
+        }
+        ControlFlow::Break(())
+    })?;
+    let Some(body) = base else { return Err(error) };
+    let hash = landfall_fold::hash_of(&body);
+    let made = landfall_fold::inspect(&body, hash).map_err(|_| error)?;
+    store.store_index(space, document, &hash, made.index)?;
+    to_repo_client(store, space, document)
+}
+
+/// What an automerge-repo client that has nothing is sent of a document; None if the relay says that
+/// it has nothing of it.
+fn to_repo_client(
+    store: &SqliteStore,
+    space: &SpaceName,
+    document: &DocumentId,
+) -> Result<Option<Vec<Vec<u8>>>, StoreError> {
+    match store.document_heads(space, document)? {
+        Standing::Absent => return Ok(None),
+        Standing::Deleted => return Ok(Some(Vec::new())),
+        Standing::Present { .. } => {}
+    }
+    let Some(index) = store.document_index(space, document, true)? else { return Ok(None) };
+    let mut chunks = vec![index.heads.iter().flat_map(|head| head.0).collect()];
+    if let Some(folded) = &index.folded {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < folded.bytes {
+            let part = store.snapshot_part(space, &folded.hash, bytes.len() as u64)?;
+            bytes.extend(part.ok_or_else(|| StoreError::damaged("find a part"))?.bytes);
+        }
+        chunks.push(bytes);
+    }
+    let mut rest: Vec<Offset> = index.tail.iter().map(|row| row.offset).collect();
+    while !rest.is_empty() {
+        let entries = store.read_entries(space, document, &rest)?;
+        if entries.is_empty() || entries.iter().any(|e| e.kind() == entry_kind::DAMAGED) {
+            return Err(StoreError::damaged("read an entry"));
+        }
+        rest.drain(..entries.len());
+        chunks.extend(entries.iter().map(|entry| entry.body().to_vec()));
+    }
+    Ok(Some(chunks))
+}
+
+/// What a fold is made of is checked too.
+fn folds_what_was_written(store: &SqliteStore, space: &SpaceName, document: &DocumentId) -> bool {
+    let mut inputs = 0;
+    let mut sink = |_| {
+        inputs += 1;
+        ControlFlow::Continue(())
+    };
+    store.document_bases(space, document, &mut sink).is_ok()
+}
+
+/// What is wrong with what a store gives, beside what it was; empty if nothing is.
+fn wrong(whole: &SqliteStore, flipped: &SqliteStore, documents: &[DocumentId]) -> Vec<String> {
+    let (mut wrong, mut lacks) = (Vec::new(), Vec::new());
+    for space in SPACES.map(|name| name.parse::<SpaceName>().unwrap()) {
+        let expected = to_replica(whole, &space).unwrap();
+        match to_replica(flipped, &space) {
+            Ok(given) => {
+                for (document, kind, ..) in given.difference(&expected) {
+                    wrong.push(format!("{space}: {document} has another entry of kind {kind}"));
+                }
+                let missing = expected.difference(&given).count();
+                (missing > 0).then(|| lacks.push(format!("{space} lacks {missing} entries")));
+            }
+            Err(error) => lacks.push(format!("{space}: {}", error.chain())),
+        }
+        for document in documents {
+            let expected = to_repo_client(whole, &space, document).unwrap();
+            match asked(flipped, &space, document) {
+                Ok(given) if given == expected => {}
+                Ok(None) => lacks.push(format!("{space}: nothing of {document}")),
+                Ok(Some(_)) => wrong.push(format!("{space}: other bytes of {document}")),
+                Err(error) => lacks.push(format!("{space}: {document}: {}", error.chain())),
+            }
+            folds_what_was_written(flipped, &space, document);
+        }
+    }
+    // What is missing is told, with the documents that are known.
+    if !lacks.is_empty() && flipped.condition().damaged.is_empty() {
+        wrong.append(&mut lacks);
+    }
+    wrong
+}
+
+/// Two bits of each page, at the least one of them in what it is used for; `SEED` tries others.
+#[test]
+fn a_flipped_bit_gives_nobody_other_content_in_silence() {
+    let (folder, whole) = store();
+    let mut documents = Vec::new();
+    for space in SPACES.map(|name| name.parse::<SpaceName>().unwrap()) {
+        documents.extend(whole.documents(&space, None, 1_000).unwrap());
+    }
+    documents.truncate(12);
+    whole.close().unwrap();
+    let bytes = std::fs::read(folder.path().join(FILE)).unwrap();
+    let whole = SqliteStore::open(folder.path()).unwrap();
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in seed.map_or(vec![1, 2, 3, 11], |seed| vec![seed]) {
+        flip_everywhere(&whole, &bytes, &documents, seed);
+    }
+}
+
+fn flip_everywhere(whole: &SqliteStore, bytes: &[u8], documents: &[DocumentId], seed: u64) {
+    let (mut dice, mut refused, mut damaged, mut silent) = (Dice::new(seed), 0, 0, Vec::new());
+    for (page, before) in bytes.chunks(4096).enumerate() {
+        for used in [false, true] {
+            let (mut at, bit) = (dice.below(4096), dice.below(8));
+            while used && before[at] == 0 && before.iter().any(|byte| *byte != 0) {
+                at = dice.below(4096);
+            }
+            let mut flipped = bytes.to_vec();
+            flipped[page * 4096 + at] ^= 1 << bit;
+            let copy = tempfile::tempdir().unwrap();
+            std::fs::write(copy.path().join(FILE), &flipped).unwrap();
+            let Ok(store) = SqliteStore::open(copy.path()) else {
+                refused += 1;
+                continue;
+            };
+            let wrong = wrong(whole, &store, documents);
+            damaged += usize::from(!store.condition().damaged.is_empty());
+            if !wrong.is_empty() {
+                silent.push(format!("page {} byte {at} bit {bit}: {wrong:?}", page + 1));
+            }
+        }
+    }
+    let told =
+        format!("seed {seed}: refused {refused}, damaged {damaged} of {}", bytes.len() / 2048);
+    println!("{told}");
+    assert!(silent.is_empty(), "{told}: {silent:#?}");
+    assert!(damaged > 20, "{told}");
+}
