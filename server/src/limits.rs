@@ -109,6 +109,9 @@ pub const ANSWER_BYTES: usize = 128 * KIB;
 /// Bytes that a subscription takes up in session, hub and rooms, with its space's name.
 pub const SUBSCRIPTION_BYTES: usize = 1_536;
 
+/// Steps in which the memory of what an automerge-repo session makes the relay remember grows.
+pub const STATE_STEP_BYTES: usize = 8 * KIB;
+
 /// Bytes that each document of a filter takes up there.
 pub const FILTER_DOCUMENT_BYTES: usize = 512;
 

@@ -15,7 +15,7 @@ mod ledger;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -73,6 +73,8 @@ struct State {
     ledger: Ledger,
     /// Where those who wait are told.
     waiters: HashMap<u64, oneshot::Sender<Grant>>,
+    /// Where an account is told that it is to give way.
+    evictions: HashMap<ShareKey, Weak<Notify>>,
 }
 
 struct Shared {
@@ -91,13 +93,16 @@ impl Memory {
     /// A budget of so many bytes; at least [`limits::LEAST_MEMORY`].
     pub(crate) fn new(bytes: usize) -> Self {
         let ledger = Ledger::new(bytes.max(limits::LEAST_MEMORY));
-        let state = Mutex::new(State { ledger, waiters: HashMap::new() });
+        let state =
+            Mutex::new(State { ledger, waiters: HashMap::new(), evictions: HashMap::new() });
         Self { shared: Arc::new(Shared { state, pressed: Notify::new() }) }
     }
 
     /// The account of a key.
     pub(crate) fn account(&self, key: ShareKey) -> Account {
-        Account { shared: Arc::clone(&self.shared), key }
+        let evicted = Arc::new(Notify::new());
+        self.shared.state.lock().evictions.insert(key, Arc::downgrade(&evicted));
+        Account { shared: Arc::clone(&self.shared), key, evicted }
     }
 
     /// Bytes of the whole budget.
@@ -193,6 +198,16 @@ impl Shared {
 pub(crate) struct Account {
     shared: Arc<Shared>,
     key: ShareKey,
+    evicted: Arc<Notify>,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        // The last of its clones.
+        if Arc::strong_count(&self.evicted) == 1 {
+            self.shared.state.lock().evictions.remove(&self.key);
+        }
+    }
 }
 
 impl Account {
@@ -226,6 +241,23 @@ impl Account {
         let mut state = self.shared.state.lock();
         let free = state.ledger.is_free(self.key, class, bytes);
         free.then(|| self.shared.book(&mut state.ledger, self.key, class, bytes))
+    }
+
+    /// Memory for what a session makes the relay remember, at once or not at all. If there is none
+    /// since another account has far more than its share, that one is told to give way.
+    pub(crate) fn remember(&self, bytes: usize) -> Option<Grant> {
+        let mut state = self.shared.state.lock();
+        if !state.ledger.is_free(self.key, Class::State, bytes) {
+            let hog = state.ledger.hog(Class::State, self.key)?;
+            let evicted = state.evictions.get(&hog).and_then(Weak::upgrade)?;
+            evicted.notify_one();
+        }
+        Some(self.shared.book(&mut state.ledger, self.key, Class::State, bytes))
+    }
+
+    /// Waits until this account is to give way.
+    pub(crate) async fn evicted(&self) {
+        self.evicted.notified().await;
     }
 
     /// Whether anybody waits for memory.

@@ -146,6 +146,8 @@ struct Driver {
     planning: Planning,
     seat: Arc<Seat>,
     account: Account,
+    /// The memory of what the machine remembers, in the steps in which it grew.
+    state_room: Vec<Grant>,
     meter: Arc<Meter>,
     /// Bytes that had come when the peer's silence was last looked at.
     bytes_before: u64,
@@ -170,6 +172,7 @@ struct Driver {
 
 /// What happened next.
 enum Happening {
+    Evicted,
     Event(Option<Event>),
     Overflow,
     Done(Done),
@@ -208,6 +211,7 @@ impl Driver {
             planning: Planning::new(&shared, space.clone(), account.clone()),
             seat: Seat::new(id),
             account,
+            state_room: Vec::new(),
             meter,
             bytes_before: 0,
             mailbox: Mailbox { events: events_in, overflow, grown },
@@ -267,6 +271,7 @@ impl Driver {
         tokio::select! {
             event = self.events.recv() => Happening::Event(event),
             () = self.mailbox.overflow.notified() => Happening::Overflow,
+            () = self.account.evicted() => Happening::Evicted,
             done = self.intake.done() => Happening::Done(done),
             () = room(self.writer.as_ref()), if sends => Happening::Room,
             reply = self.planning.reply(), if makes => Happening::Reply(reply),
@@ -313,6 +318,7 @@ impl Driver {
                 self.machine.handle_answer(&answer);
             }
             Happening::Event(_) => {}
+            Happening::Evicted => self.forgo(),
             Happening::Overflow => {
                 let what = "the session did not take its answers".to_owned();
                 self.machine.fail(Code::OVERLOADED, what);
@@ -336,9 +342,31 @@ impl Driver {
                 self.intake.drop_waiting();
             }
         }
+        self.account_for_state();
         if self.stopping.is_some() && self.intake.is_settled() {
             self.stop();
         }
+    }
+
+    /// Keeps the memory up to what the machine remembers of the peer.
+    fn account_for_state(&mut self) {
+        let bytes = self.machine.state_bytes().next_multiple_of(limits::STATE_STEP_BYTES);
+        let held = self.state_room.iter().map(Grant::bytes).sum::<usize>();
+        if bytes > held {
+            match self.account.remember((bytes - held).max(held / 4)) {
+                Some(room) => self.state_room.push(room),
+                None => self.forgo(),
+            }
+        } else if held - bytes > held / 2 {
+            // One for what is left; there is room, since more is given back.
+            self.state_room.clear();
+            self.state_room.extend(self.account.remember(bytes));
+        }
+    }
+
+    fn forgo(&mut self) {
+        let what = "what this client makes the relay remember is more than its share of the memory";
+        self.machine.fail(Code::OVERLOADED, what.to_owned());
     }
 
     fn handle_reply(&mut self, reply: Reply) {

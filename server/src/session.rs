@@ -137,6 +137,7 @@ struct Driver {
     machine: Session,
     rights: Everything,
     start: Instant,
+    account: Account,
     meter: Arc<Meter>,
     /// The message whose frames are being handled.
     inbound: Option<Inbound>,
@@ -175,6 +176,7 @@ struct Inbound {
 /// What happened next.
 enum Happening {
     Frame,
+    Evicted,
     Offer(Room),
     Event(Option<Event>),
     Overflow,
@@ -213,7 +215,8 @@ impl Driver {
             intake: Intake::new(&shared, id, account.clone()),
             uploads: Uploads::new(account.clone(), Arc::clone(&shared.offers)),
             feeding: Feeding::new(&shared, account.clone()),
-            answering: Answering::new(&shared, account),
+            answering: Answering::new(&shared, account.clone()),
+            account,
             meter,
             hearing: Hearing::new(id, Arc::clone(&shared.rooms)),
             mailbox: Mailbox { events: events_in, overflow, grown },
@@ -270,6 +273,7 @@ impl Driver {
         tokio::select! {
             event = self.events.recv() => Happening::Event(event),
             () = self.mailbox.overflow.notified() => Happening::Overflow,
+            () = self.account.evicted() => Happening::Evicted,
             handed = self.intake.handed() => Happening::Handed(handed),
             () = tokio::task::coop::consume_budget(), if frame => Happening::Frame,
             room = self.uploads.room() => Happening::Offer(room),
@@ -303,6 +307,11 @@ impl Driver {
             Happening::Overflow => {
                 let what = "the session did not take its answers".to_owned();
                 self.machine.fail(Code::OVERLOADED, what, "connect again");
+            }
+            Happening::Evicted => {
+                let what = "what this session subscribes to is more than its share of the memory";
+                let hint = "connect again later, with fewer documents in filters";
+                self.machine.fail(Code::OVERLOADED, what.to_owned(), hint);
             }
             Happening::Handed(Handed::Over) => {}
             Happening::Handed(Handed::HubGone) => {

@@ -17,6 +17,29 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
 /// How long a client waits for more before it types on.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// A message with these changes of a document, whose heads are their hashes.
+///
+/// # Panics
+/// If they are no changes.
+#[must_use]
+pub fn sync_of(sender: &str, document: DocumentId, changes: &[Vec<u8>]) -> Vec<u8> {
+    let loaded =
+        changes.iter().map(|bytes| automerge::Change::from_bytes(bytes.clone()).expect("a change"));
+    let heads = loaded.map(|change| change.hash()).collect();
+    let message = SyncMessage {
+        heads,
+        need: Vec::new(),
+        have: Vec::new(),
+        changes: changes.to_vec().into(),
+        flags: None,
+        version: automerge::sync::MessageVersion::V1,
+    };
+    let data = message.encode();
+    let document = document.to_string().trim_start_matches("automerge:").to_owned();
+    let target = "landfall-relay";
+    Repo::Sync(Sync { document: &document, sender, target, data: &data }).encode()
+}
+
 /// A client with one document.
 #[derive(Debug)]
 pub struct Peer {

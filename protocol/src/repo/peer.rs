@@ -464,6 +464,12 @@ impl Peer {
         open.into_iter().for_each(|id| self.handle_behind_with(id));
     }
 
+    /// Bytes, about, of what it remembers of its peer and for it: documents that are open, heads and
+    /// filters that were told, changes that wait for others or for an answer.
+    pub fn state_bytes(&self) -> usize {
+        self.kept + self.penned + limits::REPO_DOCUMENT_BYTES * self.documents.len()
+    }
+
     /// As [`Peer::handle_behind`], for one document: an entry of it became durable that is to be
     /// read from the store.
     pub fn handle_behind_with(&mut self, id: DocumentId) {

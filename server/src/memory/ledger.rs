@@ -189,8 +189,21 @@ impl Ledger {
     fn allowed(&self, key: ShareKey, class: Class, bytes: usize) -> bool {
         let whole = sixteenths(self.limit, class.sixteenths());
         let (used, held) = (self.used(class), self.held(key, class));
-        let fits_class = used == 0 || used + bytes <= whole || is_small(bytes);
+        // What a session makes us remember stays: it has no lane, but the largest gives way.
+        let passes = is_small(bytes) && class != Class::State;
+        let fits_class = used == 0 || used + bytes <= whole || passes;
         fits_class && (held == 0 || held + bytes <= whole / 2)
+    }
+
+    /// The account that holds most of a class, if that is more than twice its fair share: for
+    /// another it should give way.
+    pub(super) fn hog(&self, class: Class, asks: ShareKey) -> Option<ShareKey> {
+        let held = |holding: &Holding| holding.classes[class as usize];
+        let holders = self.accounts.values().filter(|holding| held(holding) > 0).count();
+        let fair = sixteenths(self.limit, class.sixteenths()) / holders.max(1);
+        let others = self.accounts.iter().filter(|(key, _)| **key != asks);
+        let (key, most) = others.max_by_key(|(_, holding)| held(holding))?;
+        (held(most) > 2 * fair).then_some(*key)
     }
 
     /// Whether the whole budget has so much. `lane`: one that needs more than is there waits, so

@@ -175,3 +175,24 @@ fn every_waiter_is_served_and_the_budget_holds() {
         prop_assert!(memory.shared.state.lock().ledger.is_settled());
     });
 }
+
+#[test]
+fn who_makes_the_relay_remember_most_gives_way_to_others() {
+    let memory = memory();
+    let whole = memory.limit() / 16 * 4;
+    let (one, two, modest) = (session(&memory, 1), session(&memory, 2), session(&memory, 3));
+    let first = one.remember(whole / 2).unwrap();
+    let second = two.remember(whole / 2).unwrap();
+    assert!(one.remember(1 << 10).is_none(), "nobody has more than its share but itself");
+    let little = modest.remember(1 << 10);
+    assert!(little.is_some());
+    let told = [&one, &two].map(|account| poll(pin!(account.evicted()).as_mut()).is_some());
+    assert_eq!(told.iter().filter(|told| **told).count(), 1);
+    drop((first, second, little));
+    // Equals do not drive each other out.
+    let each = |number| session(&memory, number).remember(whole / 8);
+    let held: Vec<Grant> = (10..18).map_while(each).collect();
+    assert_eq!((held.len(), each(18).is_none()), (8, true));
+    drop((one, two, modest));
+    assert!(memory.shared.state.lock().evictions.is_empty());
+}

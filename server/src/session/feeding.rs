@@ -15,7 +15,7 @@ use super::Shared;
 use super::pages::Pages;
 use crate::hub::Feed;
 use crate::limits;
-use crate::memory::{Account, Class, Grant};
+use crate::memory::{Account, Grant};
 use crate::store::{LogStore, StoreError};
 
 /// One subscription's source.
@@ -84,7 +84,7 @@ impl Feeding {
     /// place for another one.
     pub(super) fn add(&mut self, subscription: SubscriptionId, filter: &Filter) -> Option<u64> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        let room = self.account.try_reserve(Class::State, state_bytes(filter))?;
+        let room = self.account.remember(state_bytes(filter))?;
         self.tickets += 1;
         let ticket = self.tickets;
         let source = Source { ticket, feed: None, behind: false, _place: place, _room: room };

@@ -1,10 +1,14 @@
 //! Memory that a peer makes the relay hold by saying half of something, or by never reading.
 
-use landfall_protocol::frame::Filter;
+use landfall::automerge::ActorId;
+use landfall_protocol::frame::{Filter, Frame, Push};
 use landfall_protocol::{DocumentId, limits};
+use landfall_tests::raw::change_of;
+use landfall_tests::repo::sync_of;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::arena::attack;
-use crate::attacker::{begin_message, native, pong, repo, say, subscribe};
+use crate::attacker::{begin_message, native, pong, repo, say, subscribe, subscribed};
 
 #[test]
 fn half_messages_that_are_kept_by_pongs() {
@@ -39,6 +43,40 @@ fn filters_of_very_many_documents() {
         let mut sessions: Vec<_> = (0..100).map(|_| native(attack.port)).collect();
         for session in &mut sessions {
             say(session, &[subscribe(1, "filters", filter.clone())]);
+        }
+        attack.hold();
+    });
+}
+
+/// A change that is nearly as large as one may be, of a document and an actor of its own.
+fn large_change(number: u8) -> Vec<u8> {
+    change_of(ActorId::from([number; 16]), 1, &"x".repeat(limits::CHANGE_BYTES - 1_000))
+}
+
+#[test]
+fn the_largest_messages_of_200_sessions_that_never_read() {
+    attack("the largest messages of 200 sessions", |attack| {
+        // Each subscribes to all that the others push, and reads nothing.
+        let mut sessions: Vec<_> = (0..100).map(|_| subscribed(attack.port, "large")).collect();
+        for (number, session) in sessions.iter_mut().enumerate() {
+            let (id, subscription, number) = (1, 1, number as u8);
+            let document = DocumentId::from_bytes([number; 16]);
+            let changes = vec![large_change(number).into()];
+            say(session, &[Frame::Push(Push { id, subscription, document, changes })]);
+        }
+        let mut others = Vec::new();
+        for number in 0..100_u8 {
+            let mut session = repo(attack.port, &format!("large {number}"));
+            match number % 25 {
+                0 => {
+                    let document = DocumentId::from_bytes([100 + number; 16]);
+                    let changes: Vec<_> = (0..15).map(|n| large_change(100 + n)).collect();
+                    let message = sync_of(&format!("large {number}"), document, &changes);
+                    let _ = session.send(Message::Binary(message.into()));
+                }
+                _ => drop(begin_message(&mut session, limits::REPO_MESSAGE_BYTES as u64, 1 << 20)),
+            }
+            others.push(session);
         }
         attack.hold();
     });
