@@ -1,3 +1,5 @@
+//! The budget: who is served when, what is counted, and that nothing is left behind.
+
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
