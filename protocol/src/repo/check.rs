@@ -39,9 +39,8 @@ pub fn inspect(chunk: &[u8], work: &mut Work) -> Result<Inspected, FormError> {
     let may_shrink = chunk.len() > limits::CHANGE_BYTES
         && chunk.len() <= limits::CHANGE_INFLATED_BYTES
         && is_plain;
-    let shrunk = |work: &mut Work| {
-        deflated(chunk).map(|deflated| preflight_within(&deflated, None, work))
-    };
+    let shrunk =
+        |work: &mut Work| deflated(chunk).map(|deflated| preflight_within(&deflated, None, work));
     let checked = match may_shrink.then(|| shrunk(work)).flatten() {
         Some(checked) => checked,
         None => preflight_within(chunk, None, work),
