@@ -204,7 +204,7 @@ fn a_job_that_is_given_up_leaves_no_process() {
 /// The beginning of a fold, as a supervisor sends it: version, memory, time, bytes of a snapshot,
 /// kind of job, number of hashes.
 fn greeting(seconds: u64) -> Vec<u8> {
-    let mut bytes = b"LFfold\0\x03".to_vec();
+    let mut bytes = b"LFfold\0\x04".to_vec();
     bytes.extend((512u64 << 20).to_le_bytes());
     bytes.extend((seconds * 1000).to_le_bytes());
     bytes.extend((limits::SNAPSHOT_BYTES as u64).to_le_bytes());
