@@ -56,6 +56,9 @@ pub enum FoldError {
     /// The snapshot's bytes are not those that were promised.
     #[error("the snapshot's SHA-256 is not the one that was told")]
     Hash,
+    /// The snapshot's heads are not those that were promised.
+    #[error("its heads are not those that were told")]
+    Heads,
     /// Bytes that are no chunk, or one that automerge does not open.
     #[error("the chunk at byte {at} of part {part}: {what}")]
     Chunk {

@@ -39,6 +39,14 @@ pub enum JobKind {
         /// Take what is sound, and tell what is not.
         salvage: bool,
     },
+    /// [`inspect`](crate::inspect()) the one part that follows, then [`fold`](crate::fold()) it with
+    /// the snapshots and then the changes that follow it, which are held.
+    Merge {
+        /// The SHA-256 that the part should have.
+        hash: [u8; 32],
+        /// The heads that it should have, ascending.
+        heads: Vec<ChangeHash>,
+    },
     /// [`changes_since`](crate::changes_since()) of the one snapshot that follows.
     ChangesSince {
         /// What the receiver has.
@@ -191,7 +199,21 @@ impl Job {
         self.sent(sent)
     }
 
-    /// Waits for what a job of [`JobKind::Fold`] or [`JobKind::Inspect`] brings.
+    /// Waits until the part of a job of [`JobKind::Merge`] was looked at; gives its number of changes. An
+    /// error means that it is not sound. Nothing more should be read for the job before.
+    pub fn sound(&mut self) -> Result<u64, WorkerError> {
+        let sent = self.input.flush();
+        self.sent(sent)?;
+        match self.receive()? {
+            (Tag::Sound, count) => {
+                let count = <[u8; 8]>::try_from(count).map_err(|_| senseless("no count"))?;
+                Ok(u64::from_le_bytes(count))
+            }
+            _ => Err(senseless("a snapshot is neither sound nor refused")),
+        }
+    }
+
+    /// Waits for what a job of [`JobKind::Fold`], [`JobKind::Inspect`] or [`JobKind::Merge`] brings.
     pub fn finish(mut self) -> Result<Folded, WorkerError> {
         self.send_end()?;
         let (mut snapshot, mut index) = (None, None);

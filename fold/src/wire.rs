@@ -12,7 +12,7 @@ use landfall_protocol::ChangeHash;
 use crate::JobKind;
 
 /// Begins every job. Its last byte is the version of what follows.
-const GREETING: [u8; 8] = *b"LFfold\0\x03";
+const GREETING: [u8; 8] = *b"LFfold\0\x04";
 
 /// The hashes that a job may name: what a sync message may, by `landfall_protocol`.
 const HAVE_COUNT: usize = 1 << 20;
@@ -39,12 +39,15 @@ pub(crate) enum Tag {
     LeftOut = 8,
     /// From the worker: the bytes of a snapshot that is too large, and how many it may have.
     TooLarge = 9,
+    /// From the worker: an offered snapshot is sound, and has so many changes. What it comes to with
+    /// what is held follows.
+    Sound = 10,
 }
 
 impl Tag {
     fn of(byte: u8) -> Option<Self> {
-        use Tag::{Change, End, Index, LeftOut, Missing, Part, Refused, Snapshot, TooLarge};
-        [Snapshot, Change, Index, Refused, End, Part, Missing, LeftOut, TooLarge]
+        use Tag::{Change, End, Index, LeftOut, Missing, Part, Refused, Snapshot, Sound, TooLarge};
+        [Snapshot, Change, Index, Refused, End, Part, Missing, LeftOut, TooLarge, Sound]
             .into_iter()
             .find(|tag| *tag as u8 == byte)
     }
@@ -72,6 +75,9 @@ impl Greeting {
             JobKind::ChangesSince { have } => (2, have.iter().map(|hash| hash.0).collect()),
             JobKind::Absorb { salvage: false } => (3, Vec::new()),
             JobKind::Absorb { salvage: true } => (4, Vec::new()),
+            JobKind::Merge { hash, heads } => {
+                (5, std::iter::once(*hash).chain(heads.iter().map(|head| head.0)).collect())
+            }
         };
         to.write_all(&[kind])?;
         to.write_all(&(hashes.len() as u64).to_le_bytes())?;
@@ -99,6 +105,10 @@ impl Greeting {
             }
             (3, []) => JobKind::Absorb { salvage: false },
             (4, []) => JobKind::Absorb { salvage: true },
+            (5, [hash, heads @ ..]) => {
+                let heads = heads.iter().copied().map(ChangeHash).collect();
+                JobKind::Merge { hash: *hash, heads }
+            }
             _ => return Err(senseless("a job is of an unknown kind")),
         };
         Ok(Self { memory_bytes, time, snapshot_bytes, kind })

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use landfall_protocol::ChangeHash;
 use landfall_protocol::admission::HistoryError;
 
 use crate::absorb::Absorbing;
@@ -47,7 +48,10 @@ fn run() -> io::Result<()> {
     let limits =
         FoldLimits { snapshot_bytes: usize::try_from(job.snapshot_bytes).unwrap_or(usize::MAX) };
     let answer = match job.kind {
-        JobKind::Fold => fold_parts(input, &limits)?.map(Answer::Folded),
+        JobKind::Fold => fold_parts(input, None, &limits)?.map(Answer::Folded),
+        JobKind::Merge { hash, heads } => {
+            merge_parts(input, hash, &heads, &limits)?.map(Answer::Folded)
+        }
         JobKind::Inspect { hash } => {
             let inspected = inspect_within(&input.only_snapshot()?, hash, &limits);
             inspected.map(|folded| Answer::Folded(Box::new(folded)))
@@ -62,7 +66,38 @@ fn run() -> io::Result<()> {
     send(answer)
 }
 
-fn fold_parts(mut input: Parts, limits: &FoldLimits) -> io::Result<Result<Box<Folded>, FoldError>> {
+/// Looks at an offered snapshot and says that it is sound, then folds it with what is held.
+fn merge_parts(
+    mut input: Parts,
+    hash: [u8; 32],
+    heads: &[ChangeHash],
+    limits: &FoldLimits,
+) -> io::Result<Result<Box<Folded>, FoldError>> {
+    let (Tag::Part, offered) = input.next()? else {
+        return Err(senseless("a merge without what is offered"));
+    };
+    let theirs = match inspect_within(&offered, hash, limits) {
+        Ok(theirs) => theirs,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut found = theirs.heads.clone();
+    found.sort_unstable();
+    if found != heads {
+        return Ok(Err(FoldError::Heads));
+    }
+    let mut output = io::stdout().lock();
+    write_part(&mut output, Tag::Sound, &theirs.changes.to_le_bytes())?;
+    output.flush()?;
+    fold_parts(input, Some((offered, theirs)), limits)
+}
+
+/// Folds what is held, with a snapshot that is offered: its bytes, and what they came to, which is the
+/// answer if nothing is held.
+fn fold_parts(
+    mut input: Parts,
+    offered: Option<(Vec<u8>, Folded)>,
+    limits: &FoldLimits,
+) -> io::Result<Result<Box<Folded>, FoldError>> {
     let mut snapshots = Vec::new();
     let first = loop {
         match input.next()? {
@@ -72,6 +107,13 @@ fn fold_parts(mut input: Parts, limits: &FoldLimits) -> io::Result<Result<Box<Fo
             _ => return Err(senseless("a part is not for a worker")),
         }
     };
+    match offered {
+        Some((_, theirs)) if first.is_none() && snapshots.is_empty() => {
+            return Ok(Ok(Box::new(theirs)));
+        }
+        Some((bytes, _)) => snapshots.push(bytes),
+        None => {}
+    }
     let snapshots: Vec<&[u8]> = snapshots.iter().map(Vec::as_slice).collect();
     let mut ended = if first.is_none() { Some(Ok(())) } else { None };
     let rest = std::iter::from_fn(|| {

@@ -16,9 +16,11 @@ mod preflight;
 mod reader;
 mod references;
 mod runs;
+mod work;
 
 pub use document::{Budget, DocumentError, DocumentSize, OverBudget, measure};
 pub use form::FormError;
 pub use history::{History, HistoryError, Known, Origin, Roots, Verdict, admit, admit_from};
 pub use overlay::{Layered, Overlay};
-pub use preflight::{CheckedChange, change_hash, preflight};
+pub use preflight::{CheckedChange, change_hash, preflight, preflight_within};
+pub use work::Work;

@@ -15,6 +15,7 @@
 //! | [`snapshot`] | a document's folded history, as a fold gives it |
 //! | [`weight`] | what a history weighs, and when it is due to be folded |
 //! | [`portable`] | a space as a file, to move it or to keep it |
+//! | [`rate`] | how much of something is allowed each second |
 //! | [`rights`] | who a session is and what it may do |
 //! | [`session`], [`space`] | the relay's machines |
 //! | [`replica`] | the engine's machine |
@@ -33,6 +34,7 @@ pub mod limits;
 pub mod lineage;
 pub mod moment;
 pub mod portable;
+pub mod rate;
 pub mod replica;
 pub mod repo;
 pub mod rights;

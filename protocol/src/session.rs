@@ -30,7 +30,7 @@ use crate::space::Answer;
 
 pub use offers::Offered;
 use offers::Offers;
-pub use push::{check_push, check_pushed_change};
+pub use push::UncheckedPush;
 
 /// What the caller must do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,12 +11,14 @@
 //! | [`limits`] | every bound of the relay's own |
 //! | [`cli`] | the command line, for the binary and for whoever carries a relay |
 //! | `folding`, `offers` | folds in a child process; snapshots that clients offer, in parts |
+//! | `checks` | who has changes checked, where and when |
 //! | `rooms` | who follows which document; ephemeral messages |
 //! | `repo` | sessions of automerge-repo clients |
 //! | `operate` | what the operator's commands do to a store |
 //! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
 
 mod allocator;
+mod checks;
 pub mod cli;
 mod folding;
 mod health;

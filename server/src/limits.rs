@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use landfall_protocol::admission::Work;
 use landfall_protocol::limits as shared;
 
 /// Bytes that sessions may make the relay keep, together, unless the operator says otherwise. What the
@@ -32,12 +33,19 @@ pub const HUB_QUEUE: usize = 1_024;
 /// Bytes that a push counts beside its changes: its answer, its place in queues and overlay.
 pub const PUSH_OVERHEAD_BYTES: usize = 256;
 
-/// Bytes of a push up to which the preflight runs on the session's own task. They may inflate a
-/// thousandfold; at this size that still takes only milliseconds.
-pub const INLINE_CHECK_BYTES: usize = 4 * KIB;
+/// The work of a preflight that is done on the session's own task: some half a millisecond, in which
+/// other sessions of the same thread wait. Typing takes a hundredth of it.
+pub const INLINE_CHECK: Work = Work { operations: 2_048, bytes: 32 * KIB as u64 };
 
 /// Larger preflights that run at a time. Each may hold one change inflated.
 pub const CHECKS: usize = 2;
+
+/// Units of preflight work that a session may cause each second, over time: a fifth of a processor.
+/// Histories of short changes go up at 150,000 changes a second.
+pub const CHECK_RATE: u64 = 1 << 20;
+
+/// Units of it that come at once: two of the heaviest pushes.
+pub const CHECK_BURST: u64 = 2 * shared::PUSH_OPERATIONS;
 
 /// Store pages that are read at a time, and pooled read connections for them: more would only
 /// wait for the same disk.
@@ -46,6 +54,16 @@ pub const PAGE_READS: usize = 2;
 /// Bytes of SQLite's page cache, for each connection: the writer, the hub's, and the pooled
 /// ones. The operating system caches the file as well.
 pub const PAGE_CACHE_BYTES: u64 = 4 * MIB as u64;
+
+/// Rows of documents that are summed in one read, some 10 ms: a longer read keeps others waiting, and the
+/// write-ahead log from being used again.
+pub const DIGEST_ROWS: usize = 8_192;
+
+/// Rows that a session may have summed each second, over time: a fifth of a reader.
+pub const DIGEST_RATE: u64 = 1 << 18;
+
+/// Rows that it may have summed at once: a walk over a million documents goes on at full speed.
+pub const DIGEST_BURST: u64 = 1 << 22;
 
 /// Write jobs in the store's queue. The hub has one commit of each space under way.
 pub const STORE_QUEUE: usize = 1_024;
@@ -212,6 +230,13 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// Bytes that a probe of the store writes: as much as makes a file that is at its limit grow.
 pub const PROBE_BYTES: usize = 64 * KIB;
 
+/// Children at a time, each at most [`FOLD_MEMORY_BYTES`]: with one, a slow document would keep all
+/// others waiting.
+pub const CHILDREN: usize = 2;
+
+/// Merges of what clients bring after which the relay looks for its own folds, although more wait.
+pub const MERGES_IN_A_ROW: usize = 16;
+
 /// Bytes of memory that a child which folds may have.
 pub const FOLD_MEMORY_BYTES: u64 = 1024 * MIB as u64;
 
@@ -259,6 +284,17 @@ pub const SEAT_EPHEMERAL_BYTES: usize = 512 * KIB;
 /// Bytes that an ephemeral message counts beside its content.
 pub const EPHEMERAL_OVERHEAD_BYTES: usize = 128;
 
+/// Bytes of ephemeral messages that a session may cause each second, over time, counted once for the
+/// sender and once for each who hears it, with their overhead: 200 cursors a second for 100 listeners.
+/// What exceeds it is dropped: the next one says where a cursor is now.
+pub const EPHEMERAL_RATE: u64 = 4 * MIB as u64;
+
+/// Bytes of them that may come at once.
+pub const EPHEMERAL_BURST: u64 = 4 * MIB as u64;
+
+/// Bytes that it costs to ask a subscription's filter whether it wants a message.
+pub const LISTENER_COST_BYTES: usize = 16;
+
 /// Senders' sessions whose last count is remembered, for each space that somebody follows. One that
 /// is forgotten could be repeated once more.
 pub const EPHEMERAL_SOURCES: usize = 4_096;
@@ -301,11 +337,8 @@ pub const REPO_QUESTION_OVERHEAD_BYTES: usize = 256;
 /// metrics count the others.
 pub const REPO_REFUSALS_TOLD: u32 = 32;
 
-/// Bytes of changes, inflated, that are checked in one go; others have their turn in between.
-pub const REPO_CHECK_BYTES: usize = 4 * MIB;
-
-/// Operations of those changes.
-pub const REPO_CHECK_OPERATIONS: u64 = shared::CHANGE_OPERATIONS;
+/// The work of changes that are checked in one go; others have their turn in between.
+pub const REPO_CHECK: Work = Work { operations: shared::CHANGE_OPERATIONS, bytes: 4 * MIB as u64 };
 
 /// How often an answer is planned again because the document was folded meanwhile.
 pub const REPO_PLANS: usize = 4;
@@ -379,6 +412,7 @@ const _: () = assert!(TRIM_QUIET_BYTES < TRIM_BYTES);
 const _: () = assert!(CONNECTIONS_OF_ADDRESS < CONNECTIONS);
 const _: () = assert!(KEPT_PLACES_OF_ADDRESS < KEPT_PLACES);
 const _: () = assert!(KEPT_LIFE.as_secs() < HTTP_LIFE.as_secs());
+const _: () = assert!(CHECK_RATE <= CHECK_BURST && INLINE_CHECK.operations < CHECK_RATE / 256);
 const _: () = assert!(DAMAGED_NAMED <= DAMAGED_PLACES);
 const _: () = assert!(STORE_ENDED_LOOK.as_millis() < STORE_ENDED_GRACE.as_millis());
 const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);

@@ -513,7 +513,7 @@ impl Driver {
     fn say(&self, said: Saying) {
         let Saying { document, sender, session, count, data } = said;
         let said = Said { document, sender, session, count, data };
-        if !self.shared.rooms.say(self.id, &self.space, said) {
+        if !self.shared.rooms.say(&self.seat, &self.space, said) {
             debug!(%document, "an ephemeral message was repeated or too large");
         }
     }

@@ -12,6 +12,7 @@ mod seat;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use landfall_protocol::ephemeral::Sources;
 use landfall_protocol::frame::{Filter, SubscriptionId};
@@ -20,6 +21,7 @@ use landfall_protocol::space::Commit;
 use landfall_protocol::{DocumentId, SessionId, SpaceName};
 use parking_lot::Mutex;
 
+use crate::limits;
 use crate::metrics::Metrics;
 pub(crate) use seat::{News, Seat};
 
@@ -144,18 +146,33 @@ impl Rooms {
     }
 
     /// An ephemeral message goes to everybody else who follows its document. False if it went to
-    /// nobody because its session's count had not grown, or because it is too large.
-    pub(crate) fn say(&self, from: SessionId, space: &SpaceName, said: Said) -> bool {
+    /// nobody because its session's count had not grown, because it is too large, or because its
+    /// sender has said more than it may.
+    pub(crate) fn say(&self, speaker: &Seat, space: &SpaceName, said: Said) -> bool {
+        self.say_at(speaker, Instant::now(), space, said)
+    }
+
+    fn say_at(&self, speaker: &Seat, now: Instant, space: &SpaceName, said: Said) -> bool {
         if !said.fits() {
             self.metrics.ephemeral("dropped", 1);
             return false;
         }
-        let Some(room) = self.room(space) else { return true };
-        let mut told = Vec::new();
-        {
+        // Before anything is looked up: what is dropped costs no more than having been read.
+        if !speaker.may_say(now) {
+            self.metrics.ephemeral("limited", 1);
+            return false;
+        }
+        let weight = said.weight();
+        let Some(room) = self.room(space) else {
+            speaker.spend(now, weight);
+            return true;
+        };
+        let (from, mut told) = (speaker.session(), Vec::new());
+        let listeners = {
             let mut room = room.lock();
             if !room.sources.grows(&said.sender, &said.session, said.count) {
                 drop(room);
+                speaker.spend(now, weight);
                 self.metrics.ephemeral("repeated", 1);
                 return false;
             }
@@ -168,8 +185,10 @@ impl Rooms {
                     told.push((Arc::clone(seat), Some(*subscription)));
                 }
             }
-        }
+            room.listeners.len()
+        };
         let (said, forwarded) = (Arc::new(said), told.len());
+        speaker.spend(now, weight * (1 + forwarded) + limits::LISTENER_COST_BYTES * listeners);
         let tell = |(seat, through): (Arc<Seat>, _)| seat.put_said(Arc::clone(&said), through);
         let dropped = told.into_iter().map(tell).sum::<usize>();
         self.metrics.ephemeral("forwarded", forwarded);

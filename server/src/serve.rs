@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::allocator;
+use crate::checks::Checks;
 use crate::folding::{FoldOptions, Folder};
 use crate::health::Health;
 use crate::http::{self, Door, Guard, Peer};
@@ -304,7 +305,7 @@ impl Server {
             stall: options.stall,
             linger: options.linger,
             stopping,
-            checks: Arc::new(Semaphore::new(limits::CHECKS)),
+            checks: Checks::new(limits::CHECKS),
             page_reads: Arc::new(Semaphore::new(limits::PAGE_READS)),
             subscriptions: Arc::new(Semaphore::new(limits::SUBSCRIPTIONS)),
             offers: Arc::default(),

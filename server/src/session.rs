@@ -32,6 +32,7 @@ use tokio::time::sleep_until;
 use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
+use crate::checks::Checks;
 use crate::hub::{Attach, Event, Hub, Mailbox};
 use crate::limits;
 use crate::memory::{Account, Class, Grant, Memory, ShareKey};
@@ -61,7 +62,8 @@ pub(crate) struct Shared {
     pub(crate) linger: Duration,
     /// Turns true when the relay is being stopped.
     pub(crate) stopping: watch::Receiver<bool>,
-    pub(crate) checks: Arc<Semaphore>,
+    /// The preflights of all sessions.
+    pub(crate) checks: Checks,
     pub(crate) page_reads: Arc<Semaphore>,
     /// Places for subscriptions, of the whole relay.
     pub(crate) subscriptions: Arc<Semaphore>,

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::admission::{CheckedChange, History};
-use landfall_protocol::digest::{Branch, Prefix};
+use landfall_protocol::digest::Prefix;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
 use landfall_protocol::repo::DocumentIndex;
@@ -50,6 +50,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName, Upstre
 pub(crate) use condition::REMEDY;
 pub use condition::{Condition, DamagedPlace};
 pub use contents::RecordSink;
+pub use digests::{BranchPage, SumCursor};
 pub(crate) use failure::chain;
 pub use failure::{DamagedIndex, StoreError};
 pub use indexes::INDEX_CACHE_BYTES;
@@ -268,13 +269,16 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.snapshot_part(space, hash, from)
     }
 
-    /// What lies below some prefixes of document ids, and the log's head at that moment.
+    /// What lies below some prefixes of document ids, and the log's head at that moment: from a cursor
+    /// on, as far as so many rows tell.
     fn branches(
         &self,
         space: &SpaceName,
         prefixes: &[Prefix],
-    ) -> Result<(Offset, Vec<Branch>), StoreError> {
-        below(self)?.branches(space, prefixes)
+        cursor: SumCursor,
+        rows: usize,
+    ) -> Result<BranchPage, StoreError> {
+        below(self)?.branches(space, prefixes, cursor, rows)
     }
 
     /// Where a document stands: one look at its row, whatever its length.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use automerge::{ROOT, transaction::Transactable};
 use landfall_fold::{JobKind, News, Supervisor, WorkerError, changes_since, fold, inspect};
-use landfall_protocol::limits;
+use landfall_protocol::{ChangeHash, limits};
 use sha2::{Digest, Sha256};
 
 use super::histories::{begun, changes, poison, session, type_into};
@@ -75,6 +75,38 @@ fn what_the_library_refuses_a_worker_refuses_in_the_same_words() {
         assert!(sent < 1_000_000);
     };
     assert!(refused(error).contains("change 0"));
+}
+
+#[test]
+fn one_worker_opens_what_is_offered_and_merges_it() {
+    let supervisor = supervisor(&[]);
+    let document = session();
+    let (offered, all) = (document.save(), changes(&document));
+    let theirs = inspect(&offered, landfall_fold::hash_of(&offered)).unwrap();
+    let kind = |heads: &[ChangeHash]| JobKind::Merge { hash: theirs.hash, heads: heads.to_vec() };
+    // Nothing is held: it is the offered one itself.
+    let mut job = supervisor.start(kind(&theirs.heads)).unwrap();
+    job.part(&offered).unwrap();
+    assert_eq!(job.sound().unwrap(), theirs.changes);
+    assert_eq!(job.finish().unwrap(), theirs);
+    // Some of it is held, as a snapshot and as changes.
+    let half = all.len() / 2;
+    let held = fold(&[], all[..half].iter().cloned()).unwrap();
+    let mut job = supervisor.start(kind(&theirs.heads)).unwrap();
+    job.part(&offered).unwrap();
+    assert_eq!(job.sound().unwrap(), theirs.changes);
+    job.base(&held.snapshot).unwrap();
+    job.change(&all[half]).unwrap();
+    assert_eq!(job.finish().unwrap().heads, theirs.heads);
+    // What it is not is refused before anything is asked for.
+    let mut job = supervisor.start(kind(&[])).unwrap();
+    job.part(&offered).unwrap();
+    let error = job.sound().unwrap_err();
+    assert!(matches!(&error, WorkerError::Refused { reason } if reason.contains("heads")));
+    let mut job = supervisor.start(kind(&theirs.heads)).unwrap();
+    job.part(&offered[1..]).unwrap();
+    let error = job.sound().unwrap_err();
+    assert!(matches!(&error, WorkerError::Refused { reason } if reason.contains("SHA-256")));
 }
 
 #[test]
@@ -172,7 +204,7 @@ fn a_job_that_is_given_up_leaves_no_process() {
 /// The beginning of a fold, as a supervisor sends it: version, memory, time, bytes of a snapshot,
 /// kind of job, number of hashes.
 fn greeting(seconds: u64) -> Vec<u8> {
-    let mut bytes = b"LFfold\0\x03".to_vec();
+    let mut bytes = b"LFfold\0\x04".to_vec();
     bytes.extend((512u64 << 20).to_le_bytes());
     bytes.extend((seconds * 1000).to_le_bytes());
     bytes.extend((limits::SNAPSHOT_BYTES as u64).to_le_bytes());

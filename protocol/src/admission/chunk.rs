@@ -32,6 +32,11 @@ pub(super) struct Chunk<'a> {
 
 impl<'a> Chunk<'a> {
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, FormError> {
+        Self::open_within(bytes, limits::CHANGE_INFLATED_BYTES)
+    }
+
+    /// The same, unless it inflates to more than `most` bytes.
+    pub(super) fn open_within(bytes: &'a [u8], most: usize) -> Result<Self, FormError> {
         let (limit, actual) = (limits::CHANGE_BYTES, bytes.len());
         if actual > limit {
             return Err(FormError::TooLarge { limit, actual });
@@ -53,7 +58,7 @@ impl<'a> Chunk<'a> {
             return Err(FormError::TrailingBytes { part: "chunk", count });
         }
         if found == DEFLATED_CHANGE {
-            return Self::inflated(stated, body);
+            return Self::inflated(stated, body, most);
         }
         let body = bytes.len() - body.len();
         let chunk = Self { bytes: Cow::Borrowed(bytes), start: 0, body, hash: ChangeHash([0; 32]) };
@@ -70,8 +75,8 @@ impl<'a> Chunk<'a> {
         &self.bytes[self.body..]
     }
 
-    fn inflated(stated: [u8; 4], deflated: &[u8]) -> Result<Self, FormError> {
-        let mut bytes = inflate(deflated, PREFIX, limits::CHANGE_INFLATED_BYTES)?;
+    fn inflated(stated: [u8; 4], deflated: &[u8], most: usize) -> Result<Self, FormError> {
+        let mut bytes = inflate(deflated, PREFIX, most)?;
         let body_length = bytes.len() - PREFIX;
         let (length, length_bytes) = length_of(body_length);
         let start = 5 - length_bytes;

@@ -11,6 +11,7 @@ use super::predecessors::{Group, Predecessors};
 use super::reader::Reader;
 use super::references::Actors;
 use super::runs::{Booleans, Deltas, Line, Runs};
+use super::work::Work;
 use crate::limits;
 
 /// The columns of a change in automerge 0.12 by their specifications, ascending.
@@ -43,7 +44,11 @@ pub(super) fn count_operations(
     rows.finish()?;
     actors.finish()?;
     let stored_operations = rows.kept.saturating_add(rows.predecessors.total());
-    Ok(Counted { operations: rows.walked, stored_operations })
+    let expanded = Work {
+        operations: rows.walked.saturating_add(rows.predecessors.total()),
+        bytes: rows.text_bytes,
+    };
+    Ok(Counted { operations: rows.walked, stored_operations, expanded })
 }
 
 /// How many operations a change has.
@@ -54,6 +59,9 @@ pub(super) struct Counted {
     /// What they add to a saved document: a row for each but deletions, and an entry for each
     /// predecessor.
     pub(super) stored_operations: u64,
+    /// What a reader that expands the runs has to do: operations and predecessors, and the bytes of
+    /// texts that it repeats.
+    pub(super) expanded: Work,
 }
 
 /// Reads the columns' metadata, and cuts their data apart.

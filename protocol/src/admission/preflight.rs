@@ -17,6 +17,7 @@ use super::form::FormError;
 use super::header::Header;
 use super::reader::Reader;
 use super::references::Actors;
+use super::work::Work;
 use crate::ids::{ActorId, ChangeHash};
 use crate::limits;
 
@@ -54,10 +55,43 @@ pub struct CheckedChange {
 pub fn preflight(bytes: &[u8]) -> Result<CheckedChange, FormError> {
     let chunk = Chunk::open(bytes)?;
     let form = Form::read(&chunk)?;
-    let change = Change::try_from(chunk.bytes())
-        .map_err(|error| FormError::Refused { reason: error.to_string() })?;
-    form.compare(&change)?;
-    form.checked(bytes.to_vec(), chunk.bytes().len())
+    form.parsed(&chunk, bytes)
+}
+
+/// The same, counting its work, unless that comes to more than `most`: then `None`, at the cost of
+/// what `most` allows in bytes. Run lengths tell the operations before automerge expands them.
+///
+/// # Errors
+/// If the change's form is not sound. The work counts nonetheless.
+pub fn preflight_within(
+    bytes: &[u8],
+    most: Option<Work>,
+    work: &mut Work,
+) -> Result<Option<CheckedChange>, FormError> {
+    let left = most.map(|most| most.minus(*work));
+    let most_bytes = left.map_or(u64::MAX, |left| left.bytes);
+    if bytes.len() as u64 > most_bytes {
+        return Ok(None);
+    }
+    let limit = limits::CHANGE_INFLATED_BYTES;
+    let most_inflated = usize::try_from(most_bytes).unwrap_or(limit).min(limit);
+    let opened = Chunk::open_within(bytes, most_inflated);
+    if most_inflated < limit && matches!(opened, Err(FormError::Inflated { .. })) {
+        return Ok(None);
+    }
+    // Of what is no change the bytes as they came are what cost most.
+    let inflated = opened.as_ref().map_or(bytes.len(), |chunk| chunk.bytes().len());
+    let mut own = Work { operations: 0, bytes: inflated as u64 };
+    let read = opened.and_then(|chunk| Form::read(&chunk).map(|form| (chunk, form)));
+    if let Ok((_, form)) = &read {
+        own = own.plus(form.expanded);
+        if left.is_some_and(|left| !own.is_within(left)) {
+            return Ok(None);
+        }
+    }
+    *work = work.plus(own);
+    let (chunk, form) = read?;
+    form.parsed(&chunk, bytes).map(Some)
 }
 
 /// The hash of a change, whatever it holds: its chunk is sound.
@@ -95,6 +129,8 @@ struct Form {
     header: Header,
     operations: u64,
     stored_operations: u64,
+    /// What automerge's parser makes of it.
+    expanded: Work,
 }
 
 impl Form {
@@ -103,8 +139,16 @@ impl Form {
         let header = Header::read(&mut body)?;
         let mut actors = Actors::new(&header.actor, &header.other_actors);
         let counted = count_operations(&mut body, header.start_op, &mut actors)?;
-        let Counted { operations, stored_operations } = counted;
-        Ok(Self { hash: chunk.hash, header, operations, stored_operations })
+        let Counted { operations, stored_operations, expanded } = counted;
+        Ok(Self { hash: chunk.hash, header, operations, stored_operations, expanded })
+    }
+
+    /// Has automerge parse it as well; `bytes` are those of the chunk as it came.
+    fn parsed(self, chunk: &Chunk<'_>, bytes: &[u8]) -> Result<CheckedChange, FormError> {
+        let change = Change::try_from(chunk.bytes())
+            .map_err(|error| FormError::Refused { reason: error.to_string() })?;
+        self.compare(&change)?;
+        self.checked(bytes.to_vec(), chunk.bytes().len())
     }
 
     /// Only what both have read alike is what everybody will see.

@@ -10,7 +10,7 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use sha2::{Digest, Sha256};
 
-use crate::admission::{CheckedChange, FormError, change_hash, preflight};
+use crate::admission::{CheckedChange, FormError, Work, change_hash, preflight_within};
 use crate::ids::ChangeHash;
 use crate::limits;
 
@@ -29,29 +29,33 @@ pub enum Inspected {
 }
 
 /// Checks one chunk. automerge-repo's clients send changes as they are; one that is too long so is
-/// kept deflated, as automerge itself would store it.
+/// kept deflated, as automerge itself would store it. The work is counted, of a sound one and of one
+/// that is not.
 ///
 /// # Errors
 /// If it is no change.
-pub fn inspect(chunk: &[u8]) -> Result<Inspected, FormError> {
+pub fn inspect(chunk: &[u8], work: &mut Work) -> Result<Inspected, FormError> {
     let is_plain = chunk.get(PREFIX) == Some(&CHANGE);
     let may_shrink = chunk.len() > limits::CHANGE_BYTES
         && chunk.len() <= limits::CHANGE_INFLATED_BYTES
         && is_plain;
-    let shrunk = || deflated(chunk).map(|deflated| preflight(&deflated));
-    let checked = match may_shrink.then(shrunk).flatten() {
+    let shrunk =
+        |work: &mut Work| deflated(chunk).map(|deflated| preflight_within(&deflated, None, work));
+    let checked = match may_shrink.then(|| shrunk(work)).flatten() {
         Some(checked) => checked,
-        None => preflight(chunk),
+        None => preflight_within(chunk, None, work),
     };
     // One with many dependencies has room for fewer bytes.
     let checked = match checked {
         Err(FormError::TooLarge { .. }) if is_plain && !may_shrink => {
-            shrunk().unwrap_or_else(|| preflight(chunk))
+            shrunk(work).unwrap_or_else(|| preflight_within(chunk, None, work))
         }
         checked => checked,
     };
     match checked {
-        Ok(change) => Ok(Inspected::Sound(change)),
+        Ok(Some(change)) => Ok(Inspected::Sound(change)),
+        // It is said only of a bound.
+        Ok(None) => Err(FormError::Refused { reason: "it was not checked".to_owned() }),
         Err(error) if error.is_size() && is_plain => {
             // What a hash covers begins behind the checksum.
             let hash = Sha256::digest(chunk.get(PREFIX..).unwrap_or_default());
@@ -64,6 +68,27 @@ pub fn inspect(chunk: &[u8]) -> Result<Inspected, FormError> {
         },
         Err(error) => Err(error),
     }
+}
+
+/// The same, unless it takes more than so much work; a change that is too large always does. Then
+/// `None`, and nothing is counted.
+///
+/// # Errors
+/// If it is no change.
+pub fn inspect_within(
+    chunk: &[u8],
+    most: Work,
+    work: &mut Work,
+) -> Result<Option<Inspected>, FormError> {
+    let mut own = *work;
+    let checked = match preflight_within(chunk, Some(most), &mut own) {
+        Err(error) if error.is_size() => return Ok(None),
+        checked => checked.map(|change| change.map(Inspected::Sound)),
+    };
+    if !matches!(checked, Ok(None)) {
+        *work = own;
+    }
+    checked
 }
 
 /// The same change as a chunk of type 2.
@@ -119,7 +144,9 @@ mod tests {
         let deflated = change.bytes().to_vec();
         assert_eq!((plain[PREFIX], deflated[PREFIX]), (CHANGE, DEFLATED_CHANGE));
         for chunk in [plain, deflated] {
-            let Ok(Inspected::TooLarge(hash, error)) = inspect(&chunk) else { panic!("taken") };
+            let Ok(Inspected::TooLarge(hash, error)) = inspect(&chunk, &mut Work::default()) else {
+                panic!("taken")
+            };
             assert_eq!(hash, change.hash());
             assert!(matches!(error, FormError::Counter { .. }), "{error}");
         }
@@ -128,15 +155,19 @@ mod tests {
     #[test]
     fn what_is_long_and_deflates_is_sound_and_what_does_not_is_too_large() {
         let (chunk, hash) = change(vec![7; 5_000_000]);
-        let Ok(Inspected::Sound(sound)) = inspect(&chunk) else { panic!("it was not taken") };
+        let Ok(Inspected::Sound(sound)) = inspect(&chunk, &mut Work::default()) else {
+            panic!("it was not taken")
+        };
         assert_eq!(sound.hash, hash);
         assert!(sound.bytes.len() < 50_000);
         let (chunk, hash) = change(noise(5_000_000));
-        let Ok(Inspected::TooLarge(found, error)) = inspect(&chunk) else { panic!("taken") };
+        let Ok(Inspected::TooLarge(found, error)) = inspect(&chunk, &mut Work::default()) else {
+            panic!("taken")
+        };
         assert_eq!(found, hash);
         assert!(matches!(error, FormError::TooLarge { .. }), "{error}");
         let (mut chunk, _) = change(noise(1_000));
         chunk[20] ^= 1;
-        assert!(inspect(&chunk).is_err());
+        assert!(inspect(&chunk, &mut Work::default()).is_err());
     }
 }

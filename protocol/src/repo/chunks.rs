@@ -26,17 +26,22 @@ pub enum Carried {
 pub struct Chunks {
     bytes: Vec<u8>,
     at: usize,
-    has_deflated: bool,
 }
 
 impl Chunks {
     /// The next one. It has a header and the length that this tells; no more is known of it.
     pub fn take_next(&mut self) -> Option<&[u8]> {
+        let length = self.peek()?.len();
+        let from = self.at;
+        self.at += length;
+        self.bytes.get(from..self.at)
+    }
+
+    /// The next one, which stays.
+    pub fn peek(&self) -> Option<&[u8]> {
         let rest = self.bytes.get(self.at..)?;
         let (_, length) = measure(rest).ok()?;
-        let chunk = rest.get(..length)?;
-        self.at += length;
-        Some(chunk)
+        rest.get(..length)
     }
 
     /// Whether there is none left.
@@ -48,11 +53,6 @@ impl Chunks {
     pub fn bytes(&self) -> usize {
         self.bytes.len().saturating_sub(self.at)
     }
-
-    /// Whether a few bytes may be many, once inflated.
-    pub fn has_deflated(&self) -> bool {
-        self.has_deflated
-    }
 }
 
 /// Takes a message's chunks apart by their headers. Nothing inside them is looked at.
@@ -60,7 +60,7 @@ impl Chunks {
 /// # Errors
 /// If the bytes are no chunks, or are of a type that nobody knows.
 pub fn carried(message: &SyncMessage<'_>) -> Result<Carried, FormError> {
-    let (mut has_deflated, mut whole) = (false, false);
+    let mut whole = false;
     for joined in &message.chunks {
         let mut rest = *joined;
         while !rest.is_empty() {
@@ -68,8 +68,7 @@ pub fn carried(message: &SyncMessage<'_>) -> Result<Carried, FormError> {
             let (_, after) =
                 rest.split_at_checked(length).ok_or(FormError::Truncated { part: "chunk" })?;
             match kind {
-                1 => {}
-                DEFLATED => has_deflated = true,
+                1 | DEFLATED => {}
                 0 | 3 => whole = true,
                 found => return Err(FormError::ChunkType { found }),
             }
@@ -79,7 +78,7 @@ pub fn carried(message: &SyncMessage<'_>) -> Result<Carried, FormError> {
     let bytes = message.chunks.concat();
     Ok(match whole {
         true => Carried::Whole(bytes),
-        false => Carried::Changes(Chunks { bytes, at: 0, has_deflated }),
+        false => Carried::Changes(Chunks { bytes, at: 0 }),
     })
 }
 

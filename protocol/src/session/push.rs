@@ -1,60 +1,95 @@
 //! The stateless half of a push: every change's preflight, bounded as a whole.
 
-use crate::admission::{Roots, preflight};
+use crate::admission::{Roots, Work, preflight_within};
 use crate::frame::{Push, PushEntry, entry_flags};
 use crate::ids::SessionId;
 use crate::limits;
 use crate::rights::Identity;
 use crate::space::{CheckedPush, Refusal};
 
-/// Runs the preflight over a push's changes, up to the first that does not pass, or until they
-/// are more work than one push may ask for. Pure, and as expensive as the push is large: sessions
-/// run it in parallel.
-pub fn check_push(session: SessionId, identity: &Identity, push: Push) -> CheckedPush {
-    let mut checked = CheckedPush {
-        session,
-        id: push.id,
-        document: push.document,
-        author: identity.author.clone(),
-        changes: Vec::with_capacity(push.changes.len()),
-        rest: None,
-        roots: Roots::One,
-    };
-    let (mut inflated, mut operations) = (0, 0);
-    for (index, bytes) in push.changes.into_iter().enumerate() {
-        // Asked before the next one, so that a push always gets on by one change at least.
-        if inflated > limits::PUSH_INFLATED_BYTES || operations > limits::PUSH_OPERATIONS {
-            checked.rest = Some(Refusal::of_weight());
-            break;
-        }
-        match preflight(&bytes) {
-            Ok(change) => {
-                inflated += change.inflated_bytes;
-                operations += change.operations;
-                checked.changes.push(change);
-            }
-            Err(error) => {
-                checked.rest = Some(Refusal::of_form(index, &error));
-                break;
-            }
-        }
-    }
-    checked
+/// A push whose changes are to be checked.
+#[derive(Debug, Clone)]
+pub struct UncheckedPush {
+    session: SessionId,
+    author: Vec<u8>,
+    push: Push,
+    roots: Roots,
 }
 
-/// As [`check_push`], for a single change that may begin a second history, as its flag says.
-pub fn check_pushed_change(
-    session: SessionId,
-    identity: &Identity,
-    entry: PushEntry,
-) -> CheckedPush {
-    let PushEntry { id, subscription, document, flags, body, .. } = entry;
-    let push = Push { id, subscription, document, changes: vec![body] };
-    let roots = match flags & entry_flags::SECOND_ROOT {
-        0 => Roots::One,
-        _ => Roots::Several,
-    };
-    CheckedPush { roots, ..check_push(session, identity, push) }
+impl UncheckedPush {
+    /// Changes of a document.
+    pub fn new(session: SessionId, identity: Identity, push: Push) -> Self {
+        Self { session, author: identity.author, push, roots: Roots::One }
+    }
+
+    /// A single change that may begin a second history, as its flag says.
+    pub fn of_entry(session: SessionId, identity: Identity, entry: PushEntry) -> Self {
+        let PushEntry { id, subscription, document, flags, body, .. } = entry;
+        let push = Push { id, subscription, document, changes: vec![body] };
+        let roots = match flags & entry_flags::SECOND_ROOT {
+            0 => Roots::One,
+            _ => Roots::Several,
+        };
+        Self { roots, ..Self::new(session, identity, push) }
+    }
+
+    /// Runs the preflight over the changes, up to the first that does not pass, or until they are
+    /// more work than one push may ask for. Pure, and up to half a second of work, which is counted.
+    pub fn check(&self, work: &mut Work) -> CheckedPush {
+        // Without a bound there is always an answer.
+        self.check_up_to(None, work).unwrap_or_else(|| self.none_checked())
+    }
+
+    /// The same, unless it takes more than so much work: then `None`, and nothing is counted.
+    pub fn check_within(&self, most: Work, work: &mut Work) -> Option<CheckedPush> {
+        let mut own = Work::default();
+        let bytes: usize = self.push.changes.iter().map(|change| change.len()).sum();
+        if bytes as u64 > most.bytes {
+            return None;
+        }
+        let checked = self.check_up_to(Some(most), &mut own);
+        if checked.is_some() {
+            *work = work.plus(own);
+        }
+        checked
+    }
+
+    fn check_up_to(&self, most: Option<Work>, work: &mut Work) -> Option<CheckedPush> {
+        let mut checked = self.none_checked();
+        let (mut inflated, mut operations) = (0, 0);
+        for (index, bytes) in self.push.changes.iter().enumerate() {
+            // Asked before the next one, so that a push always gets on by one change at least.
+            if inflated > limits::PUSH_INFLATED_BYTES || operations > limits::PUSH_OPERATIONS {
+                checked.rest = Some(Refusal::of_weight());
+                break;
+            }
+            match preflight_within(bytes, most, work) {
+                Ok(None) => return None,
+                Ok(Some(change)) => {
+                    inflated += change.inflated_bytes;
+                    operations += change.operations;
+                    checked.changes.push(change);
+                }
+                Err(error) => {
+                    checked.rest = Some(Refusal::of_form(index, &error));
+                    break;
+                }
+            }
+        }
+        Some(checked)
+    }
+
+    fn none_checked(&self) -> CheckedPush {
+        CheckedPush {
+            session: self.session,
+            id: self.push.id,
+            document: self.push.document,
+            author: self.author.clone(),
+            changes: Vec::with_capacity(self.push.changes.len()),
+            rest: None,
+            roots: self.roots,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -86,8 +121,15 @@ mod tests {
             changes: changes.into_iter().map(|mut c| c.bytes().into_owned().into()).collect(),
         };
         let identity = Identity { replica: ReplicaId::from_bytes([0; 16]), author: vec![] };
-        let checked = check_push(SessionId(1), &identity, push);
+        let push = UncheckedPush::new(SessionId(1), identity, push);
+        let mut work = Work::default();
+        let checked = push.check(&mut work);
         assert!(checked.changes.len() > 1 && checked.changes.len() < count);
         assert_eq!(checked.rest.map(|rest| rest.class), Some(NackClass::RETRY_AFTER));
+        assert!(work.operations >= 1_000_000, "each pasted letter is an operation");
+        // A bound stops it before anything is expanded, and nothing is counted.
+        let (most, mut within) = (Work { operations: 999_999, bytes: u64::MAX }, Work::default());
+        assert!(push.check_within(most, &mut within).is_none());
+        assert_eq!(within, Work::default());
     }
 }

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use landfall_protocol::admission::Work;
 use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::frame::{EncodedEntry, SubscriptionId, Want, encode, entry_kind};
 use landfall_protocol::rights::Everything;
 use landfall_protocol::ring::{Chunk, Ring};
-use landfall_protocol::session::{
-    Offered, Patience, Session, SessionEffect, check_push, check_pushed_change,
-};
+use landfall_protocol::session::{Offered, Patience, Session, SessionEffect, UncheckedPush};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::{
     Answer, CheckedPush, Commit, Judged, Judging, PushedEntry, Refusal, Space, StoreFailure,
@@ -124,11 +123,13 @@ impl Relay {
             }
             SessionEffect::Push { space, push } => {
                 assert_eq!(space, self.name);
-                let checked = check_push(id, &identity.expect("ready"), push);
+                let checked = UncheckedPush::new(id, identity.expect("ready"), push)
+                    .check(&mut Work::default());
                 self.push(now, Job::of(checked));
             }
             SessionEffect::PushEntry { entry, .. } if entry.kind == entry_kind::CHANGE => {
-                let checked = check_pushed_change(id, &identity.expect("ready"), entry);
+                let checked = UncheckedPush::of_entry(id, identity.expect("ready"), entry)
+                    .check(&mut Work::default());
                 self.push(now, Job::of(checked));
             }
             SessionEffect::PushEntry { entry, .. } => {

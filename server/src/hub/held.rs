@@ -217,16 +217,17 @@ impl Sequencer {
 
     fn merge(&self, space: &SpaceName, entry: PushedEntry, arrived: Arrived) {
         let (inbox, name) = (Arc::clone(&self.inbox), space.clone());
-        let (space, document) = (space.clone(), entry.document);
+        let (space, document, session) = (space.clone(), entry.document, entry.session);
         let done = Box::new(move |result| inbox.put(Command::Merged(name, entry, result)));
         match arrived {
             Arrived::Snapshot(offer, bytes) => {
                 let Offered { hash, heads, .. } = offer;
                 let offer = Offer { space, document, hash, heads: heads.to_vec(), bytes };
-                self.parts.folder.merge(offer, done);
+                self.parts.folder.merge(session, offer, done);
             }
             Arrived::Chunks(bytes) => {
-                self.parts.folder.absorb(Chunks { space, document, parts: vec![bytes] }, done);
+                let chunks = Chunks { space, document, parts: vec![bytes] };
+                self.parts.folder.absorb(session, chunks, done);
             }
         }
     }

@@ -8,15 +8,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use landfall_protocol::admission::{CheckedChange, FormError, Roots};
-use landfall_protocol::repo::check::{Inspected, inspect};
+use landfall_protocol::admission::{CheckedChange, FormError, Roots, Work};
+use landfall_protocol::repo::check::{Inspected, inspect, inspect_within};
 use landfall_protocol::repo::chunks::Chunks;
 use landfall_protocol::repo::peer::{RepoPush, Ticket};
 use landfall_protocol::space::{CheckedPush, PushedEntry, StoreFailure};
 use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as shared_limits};
-use tokio::sync::Semaphore;
 
 use super::planning::Reader;
+use crate::checks::Checker;
 use crate::hub::{Hub, Mailbox, Pushed};
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
@@ -71,7 +71,7 @@ pub(super) struct Intake {
     session: SessionId,
     space: SpaceName,
     hub: Hub,
-    checks: Arc<Semaphore>,
+    checker: Checker,
     reader: Reader,
     /// Whom the entries will name.
     author: Vec<u8>,
@@ -102,7 +102,7 @@ impl Intake {
         Self {
             session,
             hub: shared.hub.clone(),
-            checks: Arc::clone(&shared.checks),
+            checker: shared.checks.of_session(),
             reader: Reader::new(shared, space.clone(), account.clone()),
             space,
             author: Vec::new(),
@@ -268,9 +268,9 @@ impl Intake {
                 Box::pin(async move { over(hub.join(session, space, mailbox).await) })
             }
             Item::Check(ticket, chunks) => {
-                let checks = Arc::clone(&self.checks);
+                let checker = self.checker.clone();
                 Box::pin(async move {
-                    let (checked, rest) = check(&checks, chunks).await;
+                    let (checked, rest) = check(&checker, chunks).await;
                     Done::Checked(ticket, checked, rest)
                 })
             }
@@ -316,42 +316,42 @@ fn push_bytes(push: &RepoPush) -> usize {
 /// Runs the preflight over some changes, off the session's own task if that takes more than a
 /// moment, and in turns: a message may be so large that others would wait for it. Gives what is
 /// left.
-async fn check(
-    checks: &Semaphore,
-    mut chunks: Chunks,
-) -> (Result<Vec<Inspected>, FormError>, Chunks) {
-    if chunks.bytes() <= limits::INLINE_CHECK_BYTES && !chunks.has_deflated() {
-        let some = check_some(&mut chunks);
-        return (some, chunks);
-    }
-    // It is never closed.
-    let turn = checks.acquire().await.ok();
-    let task = tokio::task::spawn_blocking(move || (check_some(&mut chunks), chunks));
-    let some = task.await;
-    drop(turn);
-    some.unwrap_or_else(|_| {
+async fn check(checker: &Checker, chunks: Chunks) -> (Result<Vec<Inspected>, FormError>, Chunks) {
+    let light = |chunks: &mut Chunks, most, work: &mut _| check_light(chunks, most, work);
+    let heavy = |chunks: &mut Chunks, work: &mut _| check_some(chunks, work);
+    checker.check(chunks, light, heavy).await.unwrap_or_else(|| {
         let reason = "the check failed".to_owned();
         (Err(FormError::Refused { reason }), Chunks::default())
     })
 }
 
-/// Checks changes until it is somebody else's turn: a few bytes may inflate to many.
-fn check_some(chunks: &mut Chunks) -> Result<Vec<Inspected>, FormError> {
-    let (mut some, mut bytes, mut operations) = (Vec::new(), 0, 0);
-    while bytes < limits::REPO_CHECK_BYTES
-        && operations < limits::REPO_CHECK_OPERATIONS
-        && some.len() < shared_limits::PUSH_CHANGES
-    {
-        let Some(chunk) = chunks.take_next() else { break };
-        let inspected = inspect(chunk)?;
-        match &inspected {
-            Inspected::Sound(change) => {
-                bytes += change.inflated_bytes;
-                operations += change.operations;
-            }
-            Inspected::TooLarge(..) => bytes += chunk.len(),
+/// Checks changes up to so much work; `None` if the first is more.
+fn check_light(
+    chunks: &mut Chunks,
+    most: Work,
+    work: &mut Work,
+) -> Option<Result<Vec<Inspected>, FormError>> {
+    let mut some = Vec::new();
+    while some.len() < shared_limits::PUSH_CHANGES {
+        let Some(chunk) = chunks.peek() else { break };
+        match inspect_within(chunk, most, work) {
+            Ok(Some(inspected)) => some.push(inspected),
+            // What follows is checked in another turn.
+            Ok(None) if some.is_empty() => return None,
+            Ok(None) => break,
+            Err(error) => return Some(Err(error)),
         }
-        some.push(inspected);
+        let _ = chunks.take_next();
+    }
+    Some(Ok(some))
+}
+
+/// Checks changes until it is somebody else's turn: a few bytes may inflate to many.
+fn check_some(chunks: &mut Chunks, work: &mut Work) -> Result<Vec<Inspected>, FormError> {
+    let mut some = Vec::new();
+    while work.is_within(limits::REPO_CHECK) && some.len() < shared_limits::PUSH_CHANGES {
+        let Some(chunk) = chunks.take_next() else { break };
+        some.push(inspect(chunk, work)?);
     }
     Ok(some)
 }

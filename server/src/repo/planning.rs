@@ -2,6 +2,8 @@
 //! those that need no more than a look at where their documents stand.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use landfall_protocol::frame::entry_kind;
@@ -10,8 +12,7 @@ use landfall_protocol::repo::peer::{Planned, Standing as Stands, Ticket};
 use landfall_protocol::repo::plan::{NeedsFolded, Plan, Question};
 use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::folding::Folder;
 use crate::limits;
@@ -33,13 +34,13 @@ pub(super) struct Planning {
     waiting: VecDeque<Asked>,
     /// Bytes of those that wait.
     bytes: usize,
-    task: Option<JoinHandle<()>>,
-    sender: mpsc::Sender<Answered>,
-    answered: mpsc::Receiver<Answered>,
+    doing: Option<Doing>,
     ready: VecDeque<Reply>,
 }
 
 type Asked = (Ticket, Question);
+
+type Doing = Pin<Box<dyn Future<Output = Answered> + Send>>;
 
 /// What came of some questions.
 struct Answered {
@@ -51,7 +52,6 @@ struct Answered {
 
 impl Planning {
     pub(super) fn new(shared: &Shared, space: SpaceName, account: Account) -> Self {
-        let (sender, answered) = mpsc::channel(1);
         let (waiting, ready) = Default::default();
         let reader = Reader {
             store: Arc::clone(&shared.store),
@@ -60,14 +60,13 @@ impl Planning {
             folder: Arc::clone(&shared.repo.folder),
             space,
         };
-        Self { reader, waiting, bytes: 0, task: None, sender, answered, ready }
+        Self { reader, waiting, bytes: 0, doing: None, ready }
     }
 
     /// A document has one question at a time, so these are as many as there are documents.
     pub(super) fn ask(&mut self, ticket: Ticket, question: Question) {
         self.bytes += question_bytes(&question);
         self.waiting.push_back((ticket, question));
-        self.begin();
     }
 
     /// Whether the peer may ask more.
@@ -75,44 +74,38 @@ impl Planning {
         self.bytes < limits::REPO_QUESTION_BYTES
     }
 
-    fn begin(&mut self) {
-        if self.task.is_some() {
-            return;
-        }
+    fn begin(&mut self) -> Option<Doing> {
         let count = self.waiting.len().min(limits::REPO_QUESTIONS);
         let asked: Vec<Asked> = self.waiting.drain(..count).collect();
         if asked.is_empty() {
-            return;
+            return None;
         }
         self.bytes -= asked.iter().map(|(_, question)| question_bytes(question)).sum::<usize>();
-        let (reader, sender) = (self.reader.clone(), self.sender.clone());
-        self.task = Some(tokio::spawn(async move {
-            let answered = reader.answer_some(asked).await;
-            // A session that is gone wants no answer.
-            let _ = sender.send(answered).await;
-        }));
+        let reader = self.reader.clone();
+        Some(Box::pin(async move { reader.answer_some(asked).await }))
     }
 
-    /// Waits for the next answer; for ever if nothing was asked.
+    /// Waits for the next answer; for ever if nothing was asked. What is dropped before its end goes on
+    /// where it was.
     pub(super) async fn reply(&mut self) -> Option<Reply> {
         if let Some(ready) = self.ready.pop_front() {
             return Some(ready);
         }
-        let Answered { replies, rest } = self.answered.recv().await?;
+        if self.doing.is_none() && !self.waiting.is_empty() {
+            // Messages that have arrived are taken in first: their questions go with these. Each
+            // read costs a thread's waking, which is more than it costs to look a document up.
+            if self.waiting.len() < limits::REPO_QUESTIONS {
+                tokio::task::yield_now().await;
+            }
+            self.doing = self.begin();
+        }
+        let Some(doing) = &mut self.doing else { return std::future::pending().await };
+        let Answered { replies, rest } = doing.await;
+        self.doing = None;
         self.ready = replies;
         self.bytes += rest.iter().map(|(_, question)| question_bytes(question)).sum::<usize>();
         rest.into_iter().rev().for_each(|asked| self.waiting.push_front(asked));
-        self.task = None;
-        self.begin();
         self.ready.pop_front()
-    }
-}
-
-impl Drop for Planning {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
     }
 }
 

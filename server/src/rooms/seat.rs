@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
-use landfall_protocol::SessionId;
 use landfall_protocol::frame::SubscriptionId;
+use landfall_protocol::rate::TokenBucket;
 use landfall_protocol::space::Commit;
+use landfall_protocol::{Moment, SessionId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -29,6 +31,10 @@ pub(crate) struct Seat {
     session: SessionId,
     waiting: Mutex<Waiting>,
     filled: Notify,
+    /// What the session may say: bytes, once for each who hears it.
+    voice: Mutex<TokenBucket>,
+    /// When its time began.
+    start: Instant,
 }
 
 #[derive(Default)]
@@ -45,7 +51,24 @@ struct Waiting {
 impl Seat {
     /// An empty one.
     pub(crate) fn new(session: SessionId) -> Arc<Self> {
-        Arc::new(Self { session, waiting: Mutex::default(), filled: Notify::new() })
+        let (rate, burst) = (limits::EPHEMERAL_RATE, limits::EPHEMERAL_BURST);
+        let voice = Mutex::new(TokenBucket::new(rate, burst, Moment::default()));
+        let (waiting, filled, start) = (Mutex::default(), Notify::new(), Instant::now());
+        Arc::new(Self { session, waiting, filled, voice, start })
+    }
+
+    /// Whether the session may say something: what it said before is paid for.
+    pub(super) fn may_say(&self, now: Instant) -> bool {
+        self.voice.lock().is_ready(self.moment(now))
+    }
+
+    /// The session has said something that costs so many bytes.
+    pub(super) fn spend(&self, now: Instant, bytes: usize) {
+        self.voice.lock().spend(self.moment(now), bytes as u64);
+    }
+
+    fn moment(&self, now: Instant) -> Moment {
+        Moment(now.saturating_duration_since(self.start))
     }
 
     /// Whose it is.
@@ -126,7 +149,7 @@ impl Waiting {
 }
 
 impl Said {
-    fn weight(&self) -> usize {
+    pub(super) fn weight(&self) -> usize {
         let content = self.data.len() + self.sender.len() + self.session.len();
         content + limits::EPHEMERAL_OVERHEAD_BYTES
     }

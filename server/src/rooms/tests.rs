@@ -108,16 +108,16 @@ fn what_is_said_reaches_everybody_else_who_follows() {
     rooms.listen(&here, 7, Filter::Everything, &seats[2]);
     rooms.listen(&here, 8, Filter::of_documents([document(2)]), &seats[2]);
     rooms.listen(&space("there"), 7, Filter::Everything, &seats[3]);
-    assert!(rooms.say(SessionId(0), &here, said(document(1), 1)));
+    assert!(rooms.say(&Seat::new(SessionId(0)), &here, said(document(1), 1)));
     assert_eq!(counts(&seats[0]), [0; 0]);
     assert_eq!(counts(&seats[1]), [1]);
     let heard = seats[2].take().0;
     assert!(matches!(&heard[..], [News::Heard(7, heard)] if **heard == said(document(1), 1)));
     assert_eq!(counts(&seats[3]), [0; 0]);
-    assert!(rooms.say(SessionId(2), &here, said(document(2), 2)));
+    assert!(rooms.say(&Seat::new(SessionId(2)), &here, said(document(2), 2)));
     assert!(seats.iter().all(|seat| counts(seat).is_empty()), "it came back to who said it");
     rooms.unlisten(&here, 7, SessionId(2));
-    assert!(rooms.say(SessionId(0), &here, said(document(1), 3)));
+    assert!(rooms.say(&Seat::new(SessionId(0)), &here, said(document(1), 3)));
     assert_eq!(counts(&seats[2]), [0; 0]);
 }
 
@@ -125,15 +125,15 @@ fn what_is_said_reaches_everybody_else_who_follows() {
 fn a_repetition_and_one_that_is_too_large_go_to_nobody() {
     let (rooms, here, seat) = (rooms(), space("here"), Seat::new(SessionId(1)));
     rooms.enter(&here, document(1), &seat);
-    assert!(rooms.say(SessionId(0), &here, said(document(1), 5)));
-    assert!(!rooms.say(SessionId(0), &here, said(document(1), 5)));
-    assert!(!rooms.say(SessionId(3), &here, said(document(1), 4)));
+    assert!(rooms.say(&Seat::new(SessionId(0)), &here, said(document(1), 5)));
+    assert!(!rooms.say(&Seat::new(SessionId(0)), &here, said(document(1), 5)));
+    assert!(!rooms.say(&Seat::new(SessionId(3)), &here, said(document(1), 4)));
     let other_run = Said { session: "2".to_owned(), ..said(document(1), 1) };
-    assert!(rooms.say(SessionId(0), &here, other_run));
+    assert!(rooms.say(&Seat::new(SessionId(0)), &here, other_run));
     let data = vec![0; shared::EPHEMERAL_BYTES + 1];
-    assert!(!rooms.say(SessionId(0), &here, Said { data, ..said(document(1), 6) }));
+    assert!(!rooms.say(&Seat::new(SessionId(0)), &here, Said { data, ..said(document(1), 6) }));
     let sender = "x".repeat(shared::EPHEMERAL_NAME_BYTES + 1);
-    assert!(!rooms.say(SessionId(0), &here, Said { sender, ..said(document(1), 6) }));
+    assert!(!rooms.say(&Seat::new(SessionId(0)), &here, Said { sender, ..said(document(1), 6) }));
     assert_eq!(counts(&seat), [5, 1]);
     let text = rooms.metrics.text().unwrap();
     for line in ["forwarded\"} 2", "repeated\"} 2", "dropped\"} 2"] {
@@ -149,7 +149,11 @@ fn a_full_seat_drops_what_was_said_first_and_keeps_its_entries() {
     rooms.publish(&commit(&here, &[(1, document(1), 1)]));
     for count in 1..=20 {
         let data = vec![0; shared::EPHEMERAL_BYTES];
-        assert!(rooms.say(SessionId(0), &here, Said { data, ..said(document(1), count) }));
+        assert!(rooms.say(
+            &Seat::new(SessionId(0)),
+            &here,
+            Said { data, ..said(document(1), count) }
+        ));
     }
     let (news, behind) = seat.take();
     assert!(!behind && matches!(news[0], News::Entry(_, 0)));
@@ -174,7 +178,7 @@ fn a_session_that_is_gone_leaves_nothing_behind() {
     }
     rooms.forget(SessionId(1));
     rooms.publish(&commit(&here, &[(1, document(1), 1)]));
-    assert!(rooms.say(SessionId(9), &there, said(document(1), 1)));
+    assert!(rooms.say(&Seat::new(SessionId(9)), &there, said(document(1), 1)));
     assert_eq!(offsets(&one), (vec![], false));
     assert_eq!(two.take().0.len(), 3);
     rooms.forget(SessionId(2));
@@ -199,9 +203,50 @@ fn whoever_waits_is_woken() {
         tokio::task::yield_now().await;
         rooms.publish(&commit(&here, &[(1, document(1), 1)]));
         assert_eq!(waiter.await.unwrap(), 1);
-        assert!(rooms.say(SessionId(0), &here, said(document(1), 1)));
+        assert!(rooms.say(&Seat::new(SessionId(0)), &here, said(document(1), 1)));
         // What came before is there at once.
         seat.wait().await;
         assert_eq!(counts(&seat), [1]);
     });
+}
+
+#[test]
+fn one_who_says_too_much_is_dropped_until_it_is_paid_for_and_others_are_heard() {
+    let (rooms, here) = (rooms(), space("here"));
+    let seats: Vec<_> = (2..102).map(|id| Seat::new(SessionId(id))).collect();
+    seats.iter().for_each(|seat| rooms.listen(&here, 1, Filter::Everything, seat));
+    let (loud, quiet) = (Seat::new(SessionId(0)), Seat::new(SessionId(1)));
+    let now = Instant::now();
+    // In a moment, as one message of 4 MiB may bring them.
+    let passed = (1..=40_000)
+        .filter(|count| rooms.say_at(&loud, now, &here, said(document(1), *count)))
+        .count();
+    let each = 101 * limits::EPHEMERAL_OVERHEAD_BYTES;
+    assert!(passed > 0 && passed <= limits::EPHEMERAL_BURST as usize / each + 1, "{passed} passed");
+    let quiet_said = Said { session: "2".to_owned(), ..said(document(1), 1) };
+    assert!(rooms.say_at(&quiet, now, &here, quiet_said));
+    let later = now + std::time::Duration::from_secs(1);
+    assert!(rooms.say_at(&loud, later, &here, said(document(1), 50_000)));
+    let text = rooms.metrics.text().unwrap();
+    let limited =
+        format!("landfall_relay_ephemeral_total{{outcome=\"limited\"}} {}", 40_000 - passed);
+    assert!(text.contains(&limited), "{limited} in\n{text}");
+}
+
+#[test]
+fn what_nobody_hears_and_what_is_repeated_costs_as_well() {
+    let (rooms, here) = (rooms(), space("here"));
+    let (loud, now) = (Seat::new(SessionId(0)), Instant::now());
+    let data = vec![0; shared::EPHEMERAL_BYTES];
+    let say = |count| {
+        let said = Said { data: data.clone(), ..said(document(1), count) };
+        rooms.say_at(&loud, now, &here, said)
+    };
+    assert_eq!((1..=200).filter(|count| say(*count)).count(), 64, "of 64 KiB and its overhead");
+    let (seat, parrot) = (Seat::new(SessionId(1)), Seat::new(SessionId(2)));
+    rooms.listen(&here, 1, Filter::Everything, &seat);
+    for _ in 0..100_000 {
+        rooms.say_at(&parrot, now, &here, said(document(1), 1));
+    }
+    assert!(!parrot.may_say(now));
 }

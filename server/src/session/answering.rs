@@ -3,20 +3,25 @@
 //! the socket.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
 
 use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::frame::{EncodedEntry, Entry, Holding, SubscriptionId, Want};
+use landfall_protocol::rate::TokenBucket;
 use landfall_protocol::ring::{DocumentPlan, SnapshotPart};
 use landfall_protocol::session::Session;
 use landfall_protocol::space::StoreFailure;
-use landfall_protocol::{Code, DocumentId, Offset, SpaceName, limits};
+use landfall_protocol::{Code, DocumentId, Moment, Offset, SpaceName, limits as shared};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::pages::Pages;
+use crate::limits;
 use crate::memory::{Account, Grant};
-use crate::store::{LogStore, StoreError};
+use crate::store::{BranchPage, LogStore, StoreError, SumCursor};
 
 /// How often one document is planned anew because a fold overtook its answer.
 const PLANS: usize = 8;
@@ -28,8 +33,8 @@ pub(super) type Asker = (SubscriptionId, u64);
 const FEW_HEADS: usize = 1_000;
 
 const _: () = assert!(
-    limits::CHANGE_ENTRY_BYTES + limits::ENTRY_HEADER_BYTES + 32 * FEW_HEADS + 1024
-        <= limits::MESSAGE_BYTES
+    shared::CHANGE_ENTRY_BYTES + shared::ENTRY_HEADER_BYTES + 32 * FEW_HEADS + 1024
+        <= shared::MESSAGE_BYTES
 );
 
 /// A question.
@@ -63,7 +68,8 @@ impl Answering {
     pub(super) fn new(shared: &Shared, account: Account) -> Self {
         // Few: each may be a message of its own.
         let (sender, replies) = mpsc::channel(2);
-        let reader = Reader { pages: Pages::new(shared, account) };
+        let questions = Arc::new(Questions::new());
+        let reader = Reader { pages: Pages::new(shared, account), questions };
         Self { reader, waiting: VecDeque::new(), task: None, replies, sender }
     }
 
@@ -103,6 +109,32 @@ impl Drop for Answering {
 #[derive(Clone)]
 struct Reader {
     pages: Pages,
+    questions: Arc<Questions>,
+}
+
+/// What a session's questions about digests may cost.
+struct Questions {
+    rows: Mutex<TokenBucket>,
+    start: Instant,
+}
+
+impl Questions {
+    fn new() -> Self {
+        let rows = TokenBucket::new(limits::DIGEST_RATE, limits::DIGEST_BURST, Moment::default());
+        Self { rows: Mutex::new(rows), start: Instant::now() }
+    }
+
+    /// Waits until what was read before is paid for.
+    async fn ready(&self) {
+        let wait = self.rows.lock().wait(Moment(self.start.elapsed()));
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn spend(&self, rows: usize) {
+        self.rows.lock().spend(Moment(self.start.elapsed()), rows as u64);
+    }
 }
 
 /// Why an answer ends early.
@@ -115,14 +147,10 @@ enum Stop {
 impl Reader {
     async fn answer(&self, query: Query, replies: &mpsc::Sender<Reply>) {
         let reply = match query {
-            Query::Digest(asker, space, prefixes) => {
-                let read = move |store: &dyn LogStore| store.branches(&space, &prefixes);
-                let bytes = |(_, branches): &(Offset, Vec<Branch>)| size_of_val(&branches[..]);
-                match self.read(read, bytes).await {
-                    Ok(((head, branches), _)) => Reply::Branches(asker, head, branches),
-                    Err(stop) => stop.reply(asker),
-                }
-            }
+            Query::Digest(asker, space, prefixes) => match self.branches(space, prefixes).await {
+                Ok((head, branches)) => Reply::Branches(asker, head, branches),
+                Err(stop) => stop.reply(asker),
+            },
             Query::Fetch(asker, space, wants) => {
                 match self.fetch(asker, &space, wants, replies).await {
                     Ok(()) => Reply::Fetched(asker),
@@ -140,6 +168,35 @@ impl Reader {
         bytes: fn(&T) -> usize,
     ) -> Result<(T, Grant), Stop> {
         self.pages.read(read, bytes).await.map_err(Stop::Failed)
+    }
+
+    /// Sums page by page; others read in between. A log that grows meanwhile has no one head for all
+    /// of it: then the head is 0, which is that of no log with documents.
+    async fn branches(
+        &self,
+        space: SpaceName,
+        prefixes: Vec<Prefix>,
+    ) -> Result<(Offset, Vec<Branch>), Stop> {
+        let prefixes: Arc<[Prefix]> = prefixes.into();
+        let (mut all, mut cursor) = (Vec::with_capacity(prefixes.len()), SumCursor::default());
+        let mut first = None;
+        loop {
+            self.questions.ready().await;
+            let (space, prefixes) = (space.clone(), Arc::clone(&prefixes));
+            let read = move |store: &dyn LogStore| {
+                store.branches(&space, &prefixes, cursor.clone(), limits::DIGEST_ROWS)
+            };
+            let bytes = |page: &BranchPage| size_of_val(&page.branches[..]);
+            let (page, _room) = self.read(read, bytes).await?;
+            self.questions.spend(page.rows);
+            let head = *first.get_or_insert(page.head);
+            first = Some(if head == page.head { head } else { Offset(0) });
+            all.extend(page.branches);
+            cursor = match page.next {
+                Some(next) => next,
+                None => return Ok((first.unwrap_or(page.head), all)),
+            };
+        }
     }
 
     async fn fetch(
@@ -323,8 +380,8 @@ impl Fetching<'_> {
             return self.send(frame(present(heads), entries, false), room).await;
         }
         self.send(frame(present(&[]), entries, true), room).await?;
-        for (page, some) in heads.chunks(limits::HEADS_PAGE).enumerate().filter(|_| last) {
-            let more = (page + 1) * limits::HEADS_PAGE < heads.len();
+        for (page, some) in heads.chunks(shared::HEADS_PAGE).enumerate().filter(|_| last) {
+            let more = (page + 1) * shared::HEADS_PAGE < heads.len();
             let room = self.reader.pages.reserve(size_of_val(some)).await;
             self.send(frame(present(some), &[], more), room).await?;
         }

@@ -51,7 +51,7 @@ impl Hearing {
     pub(super) fn say(&self, space: &SpaceName, message: Ephemeral) {
         let Ephemeral { document, sender, session, count, data, .. } = message;
         let said = Said { document, sender, session, count, data: data.into_vec() };
-        if !self.rooms.say(self.seat.session(), space, said) {
+        if !self.rooms.say(&self.seat, space, said) {
             tracing::debug!(%space, %document, count, "an ephemeral message is not passed on");
         }
     }

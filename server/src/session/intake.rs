@@ -1,20 +1,19 @@
 //! What a session has for the hub, in the order in which the peer sent it: one at a time, each
-//! waiting for its room. A push is checked here, off the session's own task if it is large.
+//! waiting for its room. A push is checked here, off the session's own task if that is much work.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use landfall_protocol::frame::{Push, PushEntry, SubscriptionId, entry_kind};
 use landfall_protocol::rights::Identity;
-use landfall_protocol::session::{Offered, check_push, check_pushed_change};
-use landfall_protocol::space::{CheckedPush, PushedEntry};
+use landfall_protocol::session::{Offered, UncheckedPush};
+use landfall_protocol::space::PushedEntry;
 use landfall_protocol::{DocumentId, SessionId, SpaceName};
-use tokio::sync::Semaphore;
 
 use super::Shared;
+use crate::checks::Checker;
 use crate::hub::{Attach, Hub, Pushed};
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
@@ -53,8 +52,7 @@ struct Parts {
     session: SessionId,
     hub: Hub,
     account: Account,
-    /// Bounds, for the whole relay, how many large pushes are checked at a time.
-    checks: Arc<Semaphore>,
+    checker: Checker,
 }
 
 /// The queue before the hub.
@@ -68,8 +66,8 @@ pub(super) struct Intake {
 
 impl Intake {
     pub(super) fn new(shared: &Shared, session: SessionId, account: Account) -> Self {
-        let (hub, checks) = (shared.hub.clone(), Arc::clone(&shared.checks));
-        let parts = Parts { session, hub, account, checks };
+        let (hub, checker) = (shared.hub.clone(), shared.checks.of_session());
+        let parts = Parts { session, hub, account, checker };
         Self { parts, waiting: VecDeque::new(), handing: None, unanswered: 0 }
     }
 
@@ -137,28 +135,32 @@ impl Parts {
             Item::Push(space, push, identity, room) => {
                 let bytes = push.changes.iter().map(|change| change.len()).sum();
                 let room = self.room(bytes, room).await;
-                match check(&self.checks, session, identity, push, bytes).await {
-                    Some(checked) => hub.push(space, Pushed::changes(checked), room).await,
-                    None => false,
-                }
+                self.push(space, UncheckedPush::new(session, identity, push), room).await
             }
             Item::Entry(space, entry, identity, room) => {
                 let room = self.room(entry.body.len(), room).await;
-                let pushed = match entry.kind {
-                    entry_kind::CHANGE => {
-                        Pushed::changes(check_pushed_change(session, &identity, entry))
-                    }
-                    _ => {
-                        Pushed::Deletion(pushed_entry(session, entry.id, entry.document, identity))
-                    }
-                };
-                hub.push(space, pushed, room).await
+                if entry.kind == entry_kind::CHANGE {
+                    let push = UncheckedPush::of_entry(session, identity, entry);
+                    return self.push(space, push, room).await;
+                }
+                let entry = pushed_entry(session, entry.id, entry.document, identity);
+                hub.push(space, Pushed::Deletion(entry), room).await
             }
             Item::Snapshot(space, offer, whole, identity) => {
                 let entry = pushed_entry(session, offer.id, offer.document, identity);
                 let Whole { bytes, room } = whole;
                 hub.push(space, Pushed::Snapshot(entry, offer, bytes), room).await
             }
+        }
+    }
+
+    /// Has changes checked and hands them over; false if the hub is gone, or a check panicked.
+    async fn push(&self, space: SpaceName, push: UncheckedPush, room: Grant) -> bool {
+        let light = |push: &mut UncheckedPush, most, work: &mut _| push.check_within(most, work);
+        let heavy = |push: &mut UncheckedPush, work: &mut _| push.check(work);
+        match self.checker.check(push, light, heavy).await {
+            Some((checked, _)) => self.hub.push(space, Pushed::changes(checked), room).await,
+            None => false,
         }
     }
 
@@ -180,18 +182,4 @@ fn pushed_entry(
     identity: Identity,
 ) -> PushedEntry {
     PushedEntry { session, id, document, author: identity.author }
-}
-
-async fn check(
-    checks: &Semaphore,
-    session: SessionId,
-    identity: Identity,
-    push: Push,
-    bytes: usize,
-) -> Option<CheckedPush> {
-    if bytes <= limits::INLINE_CHECK_BYTES {
-        return Some(check_push(session, &identity, push));
-    }
-    let _turn = checks.acquire().await.ok()?;
-    tokio::task::spawn_blocking(move || check_push(session, &identity, push)).await.ok()
 }

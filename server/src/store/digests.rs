@@ -13,7 +13,14 @@ use super::log::head;
 use super::schema::{column, document_id, number};
 
 const BELOW: &str = "SELECT document, leaf FROM document \
-    WHERE space = ?1 AND document BETWEEN ?2 AND ?3 AND leaf IS NOT NULL ORDER BY document";
+    WHERE space = ?1 AND document BETWEEN ?2 AND ?3 AND leaf IS NOT NULL ORDER BY document \
+    LIMIT ?4";
+
+/// Children of a prefix.
+const CHILDREN: usize = 16;
+
+/// Rows that it costs to find a prefix, however few documents lie below it.
+const PREFIX_ROWS: usize = 16;
 
 /// `i` is read from the index alone, `d` by its row id.
 const INDEXED: &str = "SELECT d.leaf, d.space = ?1 AND d.document = i.document \
@@ -121,59 +128,144 @@ pub(super) fn buckets(
     rows?.collect()
 }
 
-/// What lies below each prefix, and the log's head in the same view.
+/// How far the summing of what lies below some prefixes has come. The default is the beginning.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SumCursor {
+    /// The prefix that is being summed.
+    prefix: usize,
+    /// Where its rows go on; `None` at its first.
+    from: Option<[u8; 16]>,
+    /// What was read of it.
+    below: Below,
+}
+
+/// A page of the answer to a question about prefixes, read in one view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BranchPage {
+    /// The log's last durable offset.
+    pub head: Offset,
+    /// What lies below the prefixes whose sums this page completes.
+    pub branches: Vec<Branch>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<SumCursor>,
+    /// Rows that were looked at; each prefix counts some for itself.
+    pub rows: usize,
+}
+
+/// What lies below prefixes, from a cursor on, as far as some `rows` tell. At least one row is read.
 pub(super) fn branches(
     conn: &Connection,
     name: &SpaceName,
     prefixes: &[Prefix],
-) -> rusqlite::Result<(Offset, Vec<Branch>)> {
+    cursor: SumCursor,
+    rows: usize,
+) -> rusqlite::Result<BranchPage> {
     let space = space_row(conn, name)?;
     let head = space.map_or(Ok(Offset(0)), |space| head(conn, space))?;
-    let node = |prefix: &Prefix| match space {
-        Some(space) => node(conn, space, *prefix),
-        None => Ok(Node::Leaves(Vec::new())),
-    };
-    let branch = |prefix: &Prefix| Ok(Branch { prefix: *prefix, node: node(prefix)? });
-    Ok((head, prefixes.iter().map(branch).collect::<rusqlite::Result<_>>()?))
-}
-
-fn node(conn: &Connection, space: i64, prefix: Prefix) -> rusqlite::Result<Node> {
-    if prefix.depth >= 2 {
-        return below(conn, space, prefix);
-    }
-    let (first, last) = prefix.range();
-    let mut children = vec![Digest::default(); 16];
-    let mut count = 0;
-    for (number, digest) in buckets(conn, space, first[0], last[0])? {
-        let child = if prefix.depth == 0 { number >> 4 } else { number & 15 };
-        let child = &mut children[usize::from(child)];
-        *child = child.plus(digest);
-        count += digest.count;
-    }
-    match count > limits::BRANCH_LEAVES as u64 {
-        true => Ok(Node::Children(children)),
-        false => below(conn, space, prefix),
-    }
-}
-
-/// By the documents themselves.
-fn below(conn: &Connection, space: i64, prefix: Prefix) -> rusqlite::Result<Node> {
-    let (first, last) = prefix.range();
-    let mut find = conn.prepare_cached(BELOW)?;
-    let mut rows = find.query(params![space, first, last])?;
-    let mut leaves = Vec::new();
-    let mut children = vec![Digest::default(); 16];
-    let mut count = 0;
-    while let Some(row) = rows.next()? {
-        let (document, leaf) = (document_id(row, 0)?, Leaf::from_bytes(row.get(1)?));
-        children[usize::from(prefix.child_of(&document))].add(leaf);
-        count += 1;
-        if count <= limits::BRANCH_LEAVES {
-            leaves.push((document, leaf));
+    let mut page = BranchPage { head, branches: Vec::new(), next: None, rows: 0 };
+    let mut cursor = cursor;
+    while let Some(prefix) = prefixes.get(cursor.prefix).copied() {
+        if page.rows >= rows {
+            page.next = Some(cursor);
+            break;
+        }
+        page.rows += PREFIX_ROWS;
+        let node = match space {
+            Some(space) => node(conn, space, prefix, &mut cursor, rows, &mut page.rows)?,
+            None => Some(Node::Leaves(Vec::new())),
+        };
+        if let Some(node) = node {
+            page.branches.push(Branch { prefix, node });
+            cursor = SumCursor { prefix: cursor.prefix + 1, ..SumCursor::default() };
         }
     }
-    match count > limits::BRANCH_LEAVES {
-        true => Ok(Node::Children(children)),
-        false => Ok(Node::Leaves(leaves)),
+    Ok(page)
+}
+
+/// `None` if its rows go on.
+fn node(
+    conn: &Connection,
+    space: i64,
+    prefix: Prefix,
+    cursor: &mut SumCursor,
+    rows: usize,
+    read: &mut usize,
+) -> rusqlite::Result<Option<Node>> {
+    if prefix.depth < 2 {
+        let (first, last) = prefix.range();
+        let mut children = vec![Digest::default(); CHILDREN];
+        let mut count = 0;
+        for (number, digest) in buckets(conn, space, first[0], last[0])? {
+            let child = if prefix.depth == 0 { number >> 4 } else { number & 15 };
+            let child = &mut children[usize::from(child)];
+            *child = child.plus(digest);
+            count += digest.count;
+        }
+        if count > limits::BRANCH_LEAVES as u64 {
+            return Ok(Some(Node::Children(children)));
+        }
+    }
+    let most = rows.saturating_sub(*read).max(1);
+    let found = cursor.below.read(conn, space, prefix, cursor.from, most)?;
+    *read += found.rows;
+    cursor.from = found.next;
+    Ok(match found.next {
+        Some(_) => None,
+        None => Some(std::mem::take(&mut cursor.below).node()),
+    })
+}
+
+/// What was read of the documents below a prefix.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Below {
+    children: [Digest; CHILDREN],
+    /// The first of them.
+    leaves: Vec<(DocumentId, Leaf)>,
+    count: usize,
+}
+
+/// Rows that were read, and where the others begin.
+struct Found {
+    rows: usize,
+    next: Option<[u8; 16]>,
+}
+
+impl Below {
+    /// Reads some more of them.
+    fn read(
+        &mut self,
+        conn: &Connection,
+        space: i64,
+        prefix: Prefix,
+        from: Option<[u8; 16]>,
+        most: usize,
+    ) -> rusqlite::Result<Found> {
+        let (first, last) = prefix.range();
+        let mut find = conn.prepare_cached(BELOW)?;
+        let limit = i64::try_from(most).unwrap_or(i64::MAX);
+        let mut rows = find.query(params![space, from.unwrap_or(first), last, limit])?;
+        let (mut count, mut end) = (0, None);
+        while let Some(row) = rows.next()? {
+            let (document, leaf) = (document_id(row, 0)?, Leaf::from_bytes(row.get(1)?));
+            self.children[usize::from(prefix.child_of(&document))].add(leaf);
+            count += 1;
+            if self.leaves.len() < limits::BRANCH_LEAVES {
+                self.leaves.push((document, leaf));
+            }
+            end = Some(*document.as_bytes());
+        }
+        self.count += count;
+        let next = end.filter(|end| count == most && *end < last).map(|end| {
+            // It is less than the last, so that there is one after it.
+            u128::from_be_bytes(end).wrapping_add(1).to_be_bytes()
+        });
+        Ok(Found { rows: count, next })
+    }
+
+    fn node(self) -> Node {
+        match self.count > limits::BRANCH_LEAVES {
+            true => Node::Children(self.children.to_vec()),
+            false => Node::Leaves(self.leaves),
+        }
     }
 }

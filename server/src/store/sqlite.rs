@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use landfall_protocol::admission::{CheckedChange, History};
-use landfall_protocol::digest::{Branch, Prefix};
+use landfall_protocol::digest::Prefix;
 use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
@@ -28,9 +28,9 @@ use super::indexes::{INDEX_CACHE_BYTES, IndexCache, Unloaded};
 use super::opening::OpenStoreError;
 use super::schema::SCHEMA;
 use super::{
-    DamagedIndex, Done, FoldSink, FoldTask, FoldWindow, LogStore, Standing, StoreError,
-    StoreGauges, append, digests, documents, fill, folding, log, plan, prune, repo, snapshots,
-    unfold,
+    BranchPage, DamagedIndex, Done, FoldSink, FoldTask, FoldWindow, LogStore, Standing, StoreError,
+    StoreGauges, SumCursor, append, digests, documents, fill, folding, log, plan, prune, repo,
+    snapshots, unfold,
 };
 use crate::limits;
 
@@ -138,6 +138,23 @@ impl SqliteStore {
         }
     }
 
+    /// Reads with the connection that is kept for admission.
+    fn read_for_hub<T>(
+        &self,
+        space: &SpaceName,
+        what: &'static str,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let reader = self.admission.lock();
+        let Some(reader) = reader.as_ref() else {
+            let closed: ReadError<rusqlite::Error> = ReadError::Connection(StorageError::Closed);
+            return Err(StoreError::of_read(what, closed));
+        };
+        let asked = Asked::of_space(what, space);
+        let failed = |error| self.found.note(asked, StoreError::of_read(what, error));
+        reader.with(query).map_err(failed)
+    }
+
     fn read<'a, T>(
         &self,
         asked: impl Into<Asked<'a>>,
@@ -200,9 +217,8 @@ impl LogStore for SqliteStore {
     }
 
     fn open_space(&self, space: &SpaceName) -> Result<Lineage, StoreError> {
-        self.read(Asked::of_space("read a space's lineage", space), |conn| {
-            log::lineage(conn, space)
-        })
+        // The hub waits for it: never behind what sessions read.
+        self.read_for_hub(space, "read a space's lineage", |conn| log::lineage(conn, space))
     }
 
     fn with_history(
@@ -210,19 +226,10 @@ impl LogStore for SqliteStore {
         space: &SpaceName,
         ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
     ) -> Result<(), StoreError> {
-        let what = "read a space's history";
-        let reader = self.admission.lock();
-        let Some(reader) = reader.as_ref() else {
-            let closed: ReadError<rusqlite::Error> = ReadError::Connection(StorageError::Closed);
-            return Err(StoreError::of_read(what, closed));
-        };
-        let asked = Asked::of_space(what, space);
-        reader
-            .with(|conn| {
-                ask(&SpaceView::new(conn, space, &self.indexes, &self.found)?);
-                Ok(())
-            })
-            .map_err(|error| self.found.note(asked, StoreError::of_read(what, error)))
+        self.read_for_hub(space, "read a space's history", |conn| {
+            ask(&SpaceView::new(conn, space, &self.indexes, &self.found)?);
+            Ok(())
+        })
     }
 
     fn next(
@@ -382,9 +389,11 @@ impl LogStore for SqliteStore {
         &self,
         space: &SpaceName,
         prefixes: &[Prefix],
-    ) -> Result<(Offset, Vec<Branch>), StoreError> {
+        cursor: SumCursor,
+        rows: usize,
+    ) -> Result<BranchPage, StoreError> {
         self.read(Asked::of_space("sum what a space holds", space), |conn| {
-            digests::branches(conn, space, prefixes)
+            digests::branches(conn, space, prefixes, cursor, rows)
         })
     }
 

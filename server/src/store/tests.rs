@@ -1,6 +1,7 @@
 //! The store by itself: what is kept, what is refused, and what a failure leaves behind.
 
 mod damage;
+mod digests;
 mod flips;
 mod folds;
 mod made;

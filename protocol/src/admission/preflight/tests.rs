@@ -3,6 +3,7 @@
 mod honest;
 mod hostile;
 mod mutations;
+mod work;
 
 use std::io::Write;
 

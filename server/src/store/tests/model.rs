@@ -2,12 +2,12 @@
 //! order, everybody who reads gets what the model says.
 
 use landfall_protocol::admission::Known;
-use landfall_protocol::digest::Prefix;
+use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::frame::{Filter, Holding};
-use landfall_protocol::{DocumentId, Offset};
+use landfall_protocol::{DocumentId, Offset, SpaceName};
 
 use super::model_world::{Model, World};
-use crate::store::{LogStore, StoreError};
+use crate::store::{LogStore, SqliteStore, StoreError, SumCursor};
 
 fn run(seed: u64, steps: usize) {
     let mut world = World::new(seed);
@@ -53,10 +53,30 @@ fn check_digests(world: &mut World) {
         prefix = prefix.child(world.dice.below(16) as u8);
         prefixes.push(prefix);
     }
-    let (head, branches) = world.store.branches(&world.space, &prefixes).unwrap();
+    let rows = [1, 7, 1_000][world.dice.below(3)];
+    let (head, branches) = all_branches(&world.store, &world.space, &prefixes, rows);
     assert_eq!(head.0, world.head);
     let expected: Vec<_> = prefixes.iter().map(|prefix| world.branch(*prefix)).collect();
     assert_eq!(branches, expected);
+}
+
+/// What lies below the prefixes, read in pages of so many rows.
+pub(super) fn all_branches(
+    store: &SqliteStore,
+    space: &SpaceName,
+    prefixes: &[Prefix],
+    rows: usize,
+) -> (Offset, Vec<Branch>) {
+    let (mut branches, mut cursor) = (Vec::new(), SumCursor::default());
+    loop {
+        let page = store.branches(space, prefixes, cursor, rows).unwrap();
+        assert!(page.rows <= rows + 2 * 16, "{} rows in one read", page.rows);
+        branches.extend(page.branches);
+        match page.next {
+            Some(next) => cursor = next,
+            None => return (page.head, branches),
+        }
+    }
 }
 
 /// Asks until the index that is needed is there.

@@ -1,0 +1,170 @@
+//! The relay's own folds: it finds documents whose history is worth one, folds them, and prunes what is
+//! folded.
+
+use std::fmt::Display;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use landfall_fold::{JobKind, Supervisor, WorkerError};
+
+use super::Shared;
+use super::merging::snapshot_of;
+use super::queue::Place;
+use super::worker::{Looked, Worker, give};
+use crate::limits;
+use crate::store::{FoldTask, StoreError};
+
+impl Worker {
+    /// Makes documents due again whose fold an earlier version could not do.
+    pub(super) fn retry_failed(&self) {
+        if let Err(error) = self.store.retry_failed_folds(VERSION) {
+            tracing::error!(error = error.chain(), "failed folds could not be made due again");
+        }
+    }
+
+    /// Folds one document and prunes a little.
+    pub(super) fn look(&self, shared: &Shared) -> Looked {
+        let fold = |supervisor: &Supervisor| self.fold_one(shared, supervisor);
+        let folded = self.supervisor.as_ref().map_or(Looked::Done, fold);
+        let more = self.store.prune(now_ms(), limits::PRUNE_ROWS).unwrap_or_else(|error| {
+            tracing::error!(error = error.chain(), "what is folded could not be pruned");
+            false
+        });
+        match folded {
+            Looked::Done if more => Looked::More,
+            folded => folded,
+        }
+    }
+
+    fn fold_one(&self, shared: &Shared, supervisor: &Supervisor) -> Looked {
+        let task = match self.store.fold_candidate(now_ms(), self.options.window) {
+            Ok(Some(task)) => task,
+            Ok(None) => return Looked::Done,
+            Err(error) => {
+                tracing::error!(error = error.chain(), "no document could be found to fold");
+                return Looked::Done;
+            }
+        };
+        if task.is_oversized {
+            return self.note_failure(&task, "oversized", &OVERSIZED);
+        }
+        let Some(_held) = Held::new(shared, &task) else { return Looked::Done };
+        let began = Instant::now();
+        let may_write =
+            || shared.before_fold.get().is_some_and(|told| told(&task.space, task.through));
+        match self.fold(supervisor, &task, may_write) {
+            Ok(Some(changes)) => {
+                self.metrics.folded("folded", began.elapsed());
+                tracing::debug!(space = %task.space, document = %task.document, changes, "folded");
+                Looked::More
+            }
+            Ok(None) => {
+                self.metrics.folded("overtaken", began.elapsed());
+                Looked::More
+            }
+            Err(FoldFailure::Store(error)) => {
+                self.metrics.folded("failed", began.elapsed());
+                tracing::error!(error = error.chain(), "a fold could not be read or written");
+                Looked::Done
+            }
+            // Neither says anything about the document.
+            Err(FoldFailure::Worker(error @ WorkerError::Spawn { .. })) => {
+                self.metrics.folded("postponed", began.elapsed());
+                tracing::error!(%error, "no child could be started; it is tried again");
+                Looked::NoChild
+            }
+            Err(FoldFailure::Worker(WorkerError::Stopped)) => Looked::Done,
+            Err(FoldFailure::Worker(error @ WorkerError::TooLarge { .. })) => {
+                self.note_failure(&task, "oversized", &error)
+            }
+            Err(FoldFailure::Worker(error)) => self.note_failure(&task, "failed", &error),
+        }
+    }
+
+    /// Notes that a document cannot be folded.
+    fn note_failure(&self, task: &FoldTask, outcome: &'static str, why: &dyn Display) -> Looked {
+        self.metrics.folded(outcome, Duration::ZERO);
+        let (space, document, reason) = (&task.space, &task.document, why.to_string());
+        let bytes = task.bytes;
+        tracing::warn!(%space, %document, bytes, reason, "a document cannot be folded; it syncs on");
+        if let Err(error) = self.store.fold_failed(task, VERSION, &reason) {
+            tracing::error!(error = error.chain(), "a failed fold could not be noted");
+            return Looked::Done;
+        }
+        Looked::More
+    }
+
+    /// Gives the number of changes that the snapshot has, or `None` if the document was another
+    /// by the time that it was done.
+    pub(crate) fn fold(
+        &self,
+        supervisor: &Supervisor,
+        task: &FoldTask,
+        may_write: impl FnOnce() -> bool,
+    ) -> Result<Option<u64>, FoldFailure> {
+        let mut job = supervisor.start(JobKind::Fold)?;
+        let mut failed = None;
+        let whole = self.store.fold_read(task, &mut |input| give(&mut job, input, &mut failed))?;
+        if let Some(error) = failed {
+            // What the worker says of its own end is better than a broken pipe.
+            return Err(FoldFailure::Worker(job.finish().err().unwrap_or(error)));
+        }
+        if !whole {
+            return Ok(None);
+        }
+        let snapshot = snapshot_of(job.finish()?)?;
+        let changes = snapshot.changes;
+        if !may_write() {
+            return Ok(None);
+        }
+        Ok(self.store.fold_commit(task, snapshot, now_ms())?.then_some(changes))
+    }
+}
+
+/// A document that is being folded: nothing is merged with it meanwhile.
+struct Held<'a> {
+    shared: &'a Shared,
+    place: Place,
+}
+
+impl<'a> Held<'a> {
+    /// `None` if something is being merged with it.
+    fn new(shared: &'a Shared, task: &FoldTask) -> Option<Self> {
+        let place = (task.space.clone(), task.document);
+        shared.queue.lock().hold(&place).then_some(Self { shared, place })
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.shared.queue.lock().release(&self.place);
+        self.shared.wake.notify_one();
+    }
+}
+
+/// Why a document is not even tried to be folded.
+const OVERSIZED: &str = "its snapshot would exceed the limit; its changes stay single";
+
+/// The version with which a fold failed.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(crate) enum FoldFailure {
+    Store(StoreError),
+    Worker(WorkerError),
+}
+
+impl From<StoreError> for FoldFailure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<WorkerError> for FoldFailure {
+    fn from(error: WorkerError) -> Self {
+        Self::Worker(error)
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

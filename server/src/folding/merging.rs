@@ -1,0 +1,164 @@
+//! What clients bring whole: snapshots that they offer, and chunks of automerge-repo clients, each
+//! merged with what there is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use landfall_fold::{Absorbed, Folded, JobKind, News, Supervisor, WorkerError};
+use landfall_protocol::admission::preflight;
+use landfall_protocol::snapshot::Snapshot;
+
+use super::worker::{Worker, give};
+use super::{Brought, Chunks, MergeError, Merged, Offer};
+
+impl Worker {
+    /// Merges an offered snapshot with what there is. If both together exceed a snapshot, what is
+    /// new in it comes as single changes.
+    pub(crate) fn merge(&self, offer: &Offer) -> Result<Brought, MergeError> {
+        let Some(supervisor) = &self.supervisor else { return Err(MergeError::NoWorker) };
+        let began = Instant::now();
+        let merged = self.merge_with(supervisor, offer);
+        let outcome = match &merged {
+            Ok(Brought::Apart(_)) => "oversized",
+            Ok(_) => "folded",
+            Err(_) => "failed",
+        };
+        self.metrics.folded(outcome, began.elapsed());
+        merged
+    }
+
+    /// What is new in an offered snapshot of so many changes, as single changes.
+    fn merge_apart(&self, offer: &Offer, theirs: u64) -> Result<Brought, MergeError> {
+        let (space, document) = (offer.space.clone(), offer.document);
+        let chunks = Chunks { space, document, parts: vec![Arc::clone(&offer.bytes)] };
+        match self.absorb(&chunks)? {
+            // There is something here, and they have nothing of it.
+            Brought::Changes(changes) if changes.len() as u64 == theirs => {
+                Err(MergeError::Unrelated)
+            }
+            Brought::Changes(changes) => Ok(Brought::Apart(changes)),
+            brought => Ok(brought),
+        }
+    }
+
+    /// One child opens what is offered and merges it.
+    fn merge_with(&self, supervisor: &Supervisor, offer: &Offer) -> Result<Brought, MergeError> {
+        let worker = MergeError::Worker;
+        let (hash, heads) = (offer.hash, offer.heads.clone());
+        let mut job = supervisor.start(JobKind::Merge { hash, heads }).map_err(worker)?;
+        let theirs = job.part(&offer.bytes).and_then(|()| job.sound()).map_err(worker)?;
+        let (mut held, mut failed) = (false, None);
+        let mut sink = |input| {
+            held = true;
+            give(&mut job, input, &mut failed)
+        };
+        let whole = self.store.document_bases(&offer.space, &offer.document, &mut sink);
+        let whole = whole.map_err(MergeError::Store)?;
+        if let Some(error) = failed {
+            // What the worker says of its own end is better than a broken pipe.
+            return Err(worker(job.finish().err().unwrap_or(error)));
+        }
+        if !whole {
+            return Err(MergeError::Overtaken);
+        }
+        let both = match job.finish() {
+            // Each of the two is sound, but no snapshot may have both: for its bytes, its heads or
+            // its budget. Admission judges the changes.
+            Err(error @ (WorkerError::TooLarge { .. } | WorkerError::Refused { .. })) => {
+                let (space, document) = (&offer.space, &offer.document);
+                tracing::warn!(%space, %document, %error,
+                    "a document and a snapshot that was offered do not fit one; it syncs on");
+                return self.merge_apart(offer, theirs);
+            }
+            both => snapshot_of(both.map_err(worker)?).map_err(worker)?,
+        };
+        match held {
+            true => self.judge_merge(offer, theirs, both).map(Brought::Merged),
+            false => Ok(Brought::Merged(Merged::Snapshot(Arc::new(both)))),
+        }
+    }
+
+    /// Whether the two had anything in common, and whether anything came of it.
+    fn judge_merge(
+        &self,
+        offer: &Offer,
+        theirs: u64,
+        both: Snapshot,
+    ) -> Result<Merged, MergeError> {
+        let store = MergeError::Store;
+        let ours = self.store.changes_held(&offer.space, &offer.document).map_err(store)?;
+        if both.changes == ours {
+            return Ok(Merged::Nothing);
+        }
+        if both.changes == ours + theirs {
+            return Err(MergeError::Unrelated);
+        }
+        Ok(Merged::Snapshot(Arc::new(both)))
+    }
+
+    /// What is new in a stranger's chunks; all of them, or an error.
+    pub(super) fn absorb(&self, chunks: &Chunks) -> Result<Brought, MergeError> {
+        brought(self.open_chunks(chunks, false)?.news)
+    }
+
+    /// Has a child open a stranger's chunks. With `salvage`, what is sound of them.
+    pub(crate) fn open_chunks(
+        &self,
+        chunks: &Chunks,
+        salvage: bool,
+    ) -> Result<Absorbed, MergeError> {
+        let Some(supervisor) = &self.supervisor else { return Err(MergeError::NoWorker) };
+        let began = Instant::now();
+        let opened = self.open_with(supervisor, chunks, salvage);
+        let outcome = if opened.is_ok() { "folded" } else { "failed" };
+        self.metrics.folded(outcome, began.elapsed());
+        opened
+    }
+
+    fn open_with(
+        &self,
+        supervisor: &Supervisor,
+        chunks: &Chunks,
+        salvage: bool,
+    ) -> Result<Absorbed, MergeError> {
+        let Chunks { space, document, parts } = chunks;
+        let mut job = supervisor.start(JobKind::Absorb { salvage }).map_err(MergeError::Worker)?;
+        let mut failed = parts.iter().try_for_each(|part| job.part(part)).err();
+        if failed.is_none() {
+            let mut sink = |input| give(&mut job, input, &mut failed);
+            let whole = self.store.document_bases(space, document, &mut sink);
+            if !whole.map_err(MergeError::Store)? && failed.is_none() {
+                return Err(MergeError::Overtaken);
+            }
+        }
+        match failed {
+            // What the worker says of its own end is better than a broken pipe.
+            Some(error) => Err(MergeError::Worker(job.finish_absorbed().err().unwrap_or(error))),
+            None => job.finish_absorbed().map_err(MergeError::Worker),
+        }
+    }
+}
+
+/// What a child found in chunks, as what is to be done with it. The child has seen a stranger's
+/// bytes, so its word for a change's form is not enough.
+pub(crate) fn brought(news: News) -> Result<Brought, MergeError> {
+    match news {
+        News::Nothing => Ok(Brought::Merged(Merged::Nothing)),
+        News::Changes(changes) => {
+            let checked: Result<Vec<_>, _> = changes.iter().map(|bytes| preflight(bytes)).collect();
+            checked.map(Brought::Changes).map_err(|error| {
+                MergeError::Worker(WorkerError::Refused { reason: error.to_string() })
+            })
+        }
+        News::Snapshot(folded) => {
+            let snapshot = snapshot_of(*folded).map_err(MergeError::Worker)?;
+            Ok(Brought::Merged(Merged::Snapshot(Arc::new(snapshot))))
+        }
+    }
+}
+
+pub(crate) fn snapshot_of(folded: Folded) -> Result<Snapshot, WorkerError> {
+    let Folded { snapshot, hash, index, .. } = folded;
+    Snapshot::new(snapshot, hash, index)
+        .map_err(|error| WorkerError::Refused { reason: error.to_string() })
+}

@@ -1,0 +1,270 @@
+//! Whose work is next. Pure: the caller has the lock, the clock and the threads.
+//!
+//! Owners have their turns one after the other, and one thread works for an owner at a time. So what
+//! a session has queued delays others by what runs of it, and no more. One thread works on a document
+//! at a time. The relay's own folds come when nothing else waits; and after
+//! [`limits::MERGES_IN_A_ROW`] merges, so that they come at all.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use landfall_protocol::{DocumentId, SessionId, SpaceName};
+
+use crate::limits;
+
+/// Whose work it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Owner {
+    /// The relay itself, for the pushes of all sessions to a document.
+    Relay,
+    /// A client's.
+    Session(SessionId),
+}
+
+/// A document of a space.
+pub(super) type Place = (SpaceName, DocumentId);
+
+/// What is being worked on: given back with [`Queue::done`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Taken {
+    owner: Owner,
+    place: Place,
+}
+
+/// What a thread is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<J> {
+    /// This job.
+    Job(Taken, J),
+    /// Look for something to fold, and say with [`Queue::looked`] when to look again.
+    Look,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(super) struct Queue<J> {
+    jobs: BTreeMap<Owner, VecDeque<(Place, J)>>,
+    /// The owners that have jobs, the next one first.
+    turns: VecDeque<Owner>,
+    busy_owners: BTreeSet<Owner>,
+    busy_places: BTreeSet<Place>,
+    /// `None` while a thread looks.
+    next_look: Option<Instant>,
+    jobs_since_look: usize,
+    closed: bool,
+}
+
+impl<J> Default for Queue<J> {
+    fn default() -> Self {
+        Self {
+            jobs: BTreeMap::new(),
+            turns: VecDeque::new(),
+            busy_owners: BTreeSet::new(),
+            busy_places: BTreeSet::new(),
+            next_look: Some(Instant::now()),
+            jobs_since_look: 0,
+            closed: false,
+        }
+    }
+}
+
+impl<J> Queue<J> {
+    /// Adds a job behind the others of its owner. After the end it is dropped.
+    pub(super) fn add(&mut self, owner: Owner, place: Place, job: J) {
+        if self.closed {
+            return;
+        }
+        let jobs = self.jobs.entry(owner).or_default();
+        if jobs.is_empty() {
+            self.turns.push_back(owner);
+        }
+        jobs.push_back((place, job));
+    }
+
+    /// What is to be done now; or until when there is nothing to do, unless something changes.
+    pub(super) fn next(&mut self, now: Instant) -> Result<Next<J>, Option<Instant>> {
+        let due = self.next_look.is_some_and(|look| look <= now);
+        if due && self.jobs_since_look >= limits::MERGES_IN_A_ROW {
+            return Ok(self.look());
+        }
+        if let Some((taken, job)) = self.take() {
+            self.jobs_since_look += 1;
+            return Ok(Next::Job(taken, job));
+        }
+        match due {
+            true => Ok(self.look()),
+            false => Err(self.next_look),
+        }
+    }
+
+    fn look(&mut self) -> Next<J> {
+        self.next_look = None;
+        self.jobs_since_look = 0;
+        Next::Look
+    }
+
+    fn take(&mut self) -> Option<(Taken, J)> {
+        let is_free = |owner: &Owner| {
+            let first = self.jobs.get(owner).and_then(VecDeque::front);
+            let free = first.is_some_and(|(place, _)| !self.busy_places.contains(place));
+            free && !self.busy_owners.contains(owner)
+        };
+        let at = self.turns.iter().position(is_free)?;
+        let owner = self.turns.remove(at)?;
+        let jobs = self.jobs.get_mut(&owner)?;
+        let (place, job) = jobs.pop_front()?;
+        match jobs.is_empty() {
+            true => drop(self.jobs.remove(&owner)),
+            false => self.turns.push_back(owner),
+        }
+        self.busy_owners.insert(owner);
+        self.busy_places.insert(place.clone());
+        Some((Taken { owner, place }, job))
+    }
+
+    /// A job is done.
+    pub(super) fn done(&mut self, taken: &Taken) {
+        self.busy_owners.remove(&taken.owner);
+        self.busy_places.remove(&taken.place);
+    }
+
+    /// A document is to be folded; false if a job works on it. Given back with
+    /// [`Queue::release`].
+    pub(super) fn hold(&mut self, place: &Place) -> bool {
+        self.busy_places.insert(place.clone())
+    }
+
+    /// A document was folded.
+    pub(super) fn release(&mut self, place: &Place) {
+        self.busy_places.remove(place);
+    }
+
+    /// A thread has looked; the next look is due then.
+    pub(super) fn looked(&mut self, next: Instant) {
+        self.next_look = Some(next);
+    }
+
+    /// Nothing is taken any more; what waits is dropped.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.jobs.clear();
+        self.turns.clear();
+    }
+
+    /// Whether it was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn session(number: u64) -> Owner {
+        Owner::Session(SessionId(number))
+    }
+
+    fn place(number: u8) -> Place {
+        ("notes".parse().unwrap(), DocumentId::from_bytes([number; 16]))
+    }
+
+    /// A queue that looks for nothing.
+    fn queue() -> Queue<&'static str> {
+        Queue { next_look: None, ..Queue::default() }
+    }
+
+    #[track_caller]
+    fn job(queue: &mut Queue<&'static str>) -> (Taken, &'static str) {
+        match queue.next(Instant::now()) {
+            Ok(Next::Job(taken, job)) => (taken, job),
+            next => panic!("{next:?}"),
+        }
+    }
+
+    #[test]
+    fn one_session_of_twenty_uploads_delays_another_by_none_of_those_that_wait() {
+        let mut queue = queue();
+        for number in 0..20 {
+            queue.add(session(1), place(number), "slow");
+        }
+        let (slow, _) = job(&mut queue);
+        assert!(matches!(queue.next(Instant::now()), Err(None)), "one thread stays free");
+        queue.add(session(2), place(100), "small");
+        let (small, what) = job(&mut queue);
+        assert_eq!(what, "small");
+        queue.done(&small);
+        queue.done(&slow);
+        assert_eq!(job(&mut queue).1, "slow");
+    }
+
+    #[test]
+    fn sessions_have_their_turns_whoever_came_first() {
+        let mut queue = queue();
+        for number in 0..3 {
+            queue.add(session(1), place(number), "a");
+        }
+        queue.add(session(2), place(10), "b");
+        queue.add(session(2), place(11), "b");
+        queue.add(session(3), place(20), "c");
+        let mut order = Vec::new();
+        for _ in 0..6 {
+            let (taken, what) = job(&mut queue);
+            order.push(what);
+            queue.done(&taken);
+        }
+        assert_eq!(order, ["a", "b", "c", "a", "b", "a"]);
+    }
+
+    #[test]
+    fn one_thread_works_on_a_document_at_a_time() {
+        let mut queue = queue();
+        queue.add(session(1), place(1), "first");
+        queue.add(session(2), place(1), "second");
+        queue.add(session(3), place(2), "other");
+        let (first, _) = job(&mut queue);
+        let (other, what) = job(&mut queue);
+        assert_eq!(what, "other");
+        queue.done(&other);
+        assert!(matches!(queue.next(Instant::now()), Err(None)));
+        queue.done(&first);
+        assert!(queue.hold(&place(1)));
+        assert!(matches!(queue.next(Instant::now()), Err(None)), "it is being folded");
+        queue.release(&place(1));
+        let (second, what) = job(&mut queue);
+        assert_eq!(what, "second");
+        assert!(!queue.hold(&place(1)), "it is being merged");
+        queue.done(&second);
+    }
+
+    #[test]
+    fn the_relays_own_folds_come_last_and_come_at_all() {
+        let now = Instant::now();
+        let mut queue: Queue<()> = Queue { next_look: Some(now), ..Queue::default() };
+        for number in 0..=limits::MERGES_IN_A_ROW as u64 {
+            queue.add(session(number), place(number as u8), ());
+        }
+        for _ in 0..limits::MERGES_IN_A_ROW {
+            assert!(matches!(queue.next(now), Ok(Next::Job(..))));
+        }
+        assert_eq!(queue.next(now), Ok(Next::Look));
+        // One thread looks at a time, and the other works on.
+        assert!(matches!(queue.next(now), Ok(Next::Job(..))));
+        assert_eq!(queue.next(now), Err(None));
+        let later = now + Duration::from_secs(1);
+        queue.looked(later);
+        assert_eq!(queue.next(now), Err(Some(later)));
+        assert_eq!(queue.next(later), Ok(Next::Look));
+    }
+
+    #[test]
+    fn a_closed_queue_takes_nothing() {
+        let mut queue = queue();
+        queue.add(session(1), place(1), "waits");
+        queue.close();
+        queue.add(session(1), place(1), "comes");
+        assert!(queue.is_closed() && queue.take().is_none());
+    }
+}

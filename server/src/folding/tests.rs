@@ -1,0 +1,49 @@
+//! The threads and their children: whose document is merged when.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
+
+use super::*;
+use crate::store::SqliteStore;
+
+/// A child that is slow: the first one waits until the test opens the pipe, and all others end at
+/// once. None merges anything, which is an answer too.
+const SLOW: &str = r#"mkdir "$0/first" 2>/dev/null && read -r _ < "$0/pipe"; exit 1"#;
+
+fn folder(path: &Path) -> Arc<Folder> {
+    assert!(Command::new("mkfifo").arg(path.join("pipe")).status().unwrap().success());
+    let store = Arc::new(SqliteStore::open(path).unwrap());
+    let worker = ["sh".into(), "-c".into(), SLOW.into(), path.as_os_str().to_owned()];
+    let every = Duration::from_secs(3_600);
+    let options = FoldOptions { worker: Some(worker.into()), every, ..FoldOptions::default() };
+    Folder::start(store, Arc::new(Metrics::new()), options).unwrap().0
+}
+
+#[test]
+fn twenty_uploads_of_one_session_do_not_delay_that_of_another() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = folder(home.path());
+    let (tell, told) = mpsc::channel();
+    let upload = |session, number: u8| {
+        let (space, document) = ("notes".parse().unwrap(), DocumentId::from_bytes([number; 16]));
+        let offer =
+            Offer { space, document, hash: [0; 32], heads: Vec::new(), bytes: Arc::default() };
+        let tell = tell.clone();
+        let done = Box::new(move |merged: Result<_, _>| {
+            assert!(merged.is_err());
+            tell.send(session).unwrap();
+        });
+        folder.merge(SessionId(session), offer, done);
+    };
+    (0..20).for_each(|number| upload(1, number));
+    while !home.path().join("first").exists() {
+        std::thread::yield_now();
+    }
+    upload(2, 100);
+    // The first upload has not come to its end: this one has not waited for it.
+    assert_eq!(told.recv().unwrap(), 2);
+    std::fs::write(home.path().join("pipe"), "go\n").unwrap();
+    assert_eq!((0..20).map(|_| told.recv().unwrap()).collect::<Vec<_>>(), [1; 20]);
+    folder.close();
+}

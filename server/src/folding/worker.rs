@@ -1,0 +1,161 @@
+//! One of the threads at work, and what an operator's command does without one.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use landfall_fold::{Job, Supervisor, WorkerError};
+use landfall_protocol::{DocumentId, SpaceName};
+
+use super::queue::{Next, Taken};
+use super::{FoldOptions, Shared, Work};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::store::{FoldInput, LogStore};
+
+/// What the threads work with; and an operator's command, on a thread of its own.
+pub(crate) struct Worker {
+    pub(super) store: Arc<dyn LogStore>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) supervisor: Option<Supervisor>,
+    pub(super) options: FoldOptions,
+}
+
+impl Worker {
+    /// Over a store, with the worker that the options name.
+    pub(crate) fn new(
+        store: Arc<dyn LogStore>,
+        metrics: Arc<Metrics>,
+        options: FoldOptions,
+    ) -> Self {
+        let supervisor = options.worker.clone().map(|command| Supervisor {
+            command,
+            memory_bytes: options.memory_bytes,
+            time: options.time,
+            snapshot_bytes: options.window.snapshot_bytes,
+            stop: Arc::default(),
+        });
+        Self { store, metrics, supervisor, options }
+    }
+
+    /// What starts the children that fold, if there is one.
+    pub(crate) fn supervisor(&self) -> Option<&Supervisor> {
+        self.supervisor.as_ref()
+    }
+
+    /// Works until the queue is closed.
+    pub(super) fn run(&self, shared: &Shared) {
+        let mut pause = None;
+        while let Some(next) = next(shared) {
+            match next {
+                Next::Job(taken, work) => {
+                    let _busy = Busy { shared, taken };
+                    match work {
+                        Work::Merge(offer, done) => done(self.merge(&offer)),
+                        Work::Absorb(chunks, done) => done(self.absorb(&chunks)),
+                        Work::Rebuild(space, document, done) => {
+                            done(self.rebuild(&space, &document));
+                        }
+                    }
+                }
+                Next::Look => {
+                    let looked = self.look(shared);
+                    pause = matches!(looked, Looked::NoChild).then(|| longer(pause));
+                    let rest = match looked {
+                        Looked::More => Duration::ZERO,
+                        Looked::Done | Looked::NoChild => pause.unwrap_or(self.options.every),
+                    };
+                    shared.queue.lock().looked(Instant::now() + rest);
+                    shared.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    pub(crate) fn rebuild(&self, space: &SpaceName, document: &DocumentId) -> bool {
+        let Some(supervisor) = &self.supervisor else { return false };
+        let mut base = None;
+        let read = self.store.document_bases(space, document, &mut |input| {
+            if let FoldInput::Base(bytes) = input {
+                base = Some(bytes);
+            }
+            ControlFlow::Break(())
+        });
+        let (Ok(_), Some(body)) = (read, base) else { return false };
+        let hash = landfall_fold::hash_of(&body);
+        let made = supervisor.inspect(&body, hash).map_err(|error| error.to_string());
+        let stored = made.and_then(|folded| {
+            let stored = self.store.store_index(space, document, &hash, folded.index);
+            stored.map_err(|error| error.chain())
+        });
+        if let Err(reason) = &stored {
+            tracing::error!(%space, %document, reason, "a damaged index could not be made anew");
+        }
+        stored.unwrap_or(false)
+    }
+}
+
+/// A job under way, given back when it is done: another may have waited for it.
+struct Busy<'a> {
+    shared: &'a Shared,
+    taken: Taken,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.shared.queue.lock().done(&self.taken);
+        self.shared.wake.notify_one();
+    }
+}
+
+/// What came of looking for something to fold or to prune.
+pub(super) enum Looked {
+    /// There may be more to do at once.
+    More,
+    /// Nothing for now.
+    Done,
+    /// No child could be started: no file handles, no processes, no program.
+    NoChild,
+}
+
+/// How long no child is started, after so long a pause before.
+fn longer(pause: Option<Duration>) -> Duration {
+    pause.map_or(limits::SPAWN_PAUSE, |last| (2 * last).min(limits::LONGEST_SPAWN_PAUSE))
+}
+
+/// Gives an input to a child; what went wrong is kept.
+pub(super) fn give(
+    job: &mut Job,
+    input: FoldInput,
+    failed: &mut Option<WorkerError>,
+) -> ControlFlow<()> {
+    let given = match &input {
+        FoldInput::Base(snapshot) => job.base(snapshot),
+        FoldInput::Change(change) => job.change(change),
+    };
+    match given {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            *failed = Some(error);
+            ControlFlow::Break(())
+        }
+    }
+}
+
+/// Waits for work, or until it is time to look for some; `None` at the end.
+fn next(shared: &Shared) -> Option<Next<Work>> {
+    let mut queue = shared.queue.lock();
+    loop {
+        if queue.is_closed() {
+            return None;
+        }
+        let until = match queue.next(Instant::now()) {
+            Ok(next) => return Some(next),
+            Err(until) => until,
+        };
+        match until {
+            Some(until) => drop(shared.wake.wait_until(&mut queue, until)),
+            None => shared.wake.wait(&mut queue),
+        }
+    }
+}
