@@ -132,7 +132,10 @@ fn show(place: &Place, id: &str) -> Result<(), Failure> {
 pub(crate) fn print(note: &Note) {
     // Also where no terminal is: what reads a pipe may hand it on to one.
     let body = term::tame_text(&note.body);
-    say(body.strip_suffix('\n').unwrap_or(&body));
+    match body.ends_with('\n') {
+        true => term::say_lines(&body),
+        false => say(body),
+    }
     for item in note.items.iter().flatten() {
         say(format!("- {}", first_line(item, term::width())));
     }
