@@ -342,7 +342,7 @@ pub const REPO_KEPT_BYTES: usize = 64 * MIB;
 
 /// Bytes that a relay needs for a document that an automerge-repo client has open, with its place in
 /// rooms and queues, beside what [`REPO_KEPT_BYTES`] counts.
-pub const REPO_DOCUMENT_BYTES: usize = 768;
+pub const OPEN_DOCUMENT_BYTES: usize = 768;
 
 /// Hashes that an automerge-repo peer is asked for at a time, of those that changes of its own rest
 /// on and that did not come. The others are asked for after these.

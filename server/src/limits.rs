@@ -127,6 +127,12 @@ pub const ANSWER_BYTES: usize = 128 * KIB;
 /// Bytes that a subscription takes up in session, hub and rooms, with its space's name.
 pub const SUBSCRIPTION_BYTES: usize = 1_536;
 
+/// Bytes that each session may make the relay remember, whatever others do.
+pub const LITTLE_STATE: usize = 8 * KIB;
+
+/// Bytes in memory for each byte of a push: as it came, checked, and in its commit.
+pub const PUSH_TIMES: usize = 3;
+
 /// Steps in which the memory of what an automerge-repo session makes the relay remember grows.
 pub const STATE_STEP_BYTES: usize = 8 * KIB;
 
@@ -266,8 +272,8 @@ pub const PRUNE_ROWS: usize = 150;
 /// Beyond it they are given back.
 pub const HELD_PUSHES: usize = 256;
 
-/// Bytes of those pushes: what they wait for may take a minute.
-pub const HELD_BYTES: usize = 16 * MIB;
+/// Bytes of memory of those pushes: what they wait for may take a minute.
+pub const HELD_BYTES: usize = PUSH_TIMES * 16 * MIB;
 
 /// Entries that wait for a session that has their documents open. Beyond it the session reads the
 /// store instead.

@@ -243,12 +243,14 @@ impl Account {
         free.then(|| self.shared.book(&mut state.ledger, self.key, class, bytes))
     }
 
-    /// Memory for what a session makes the relay remember, at once or not at all. If there is none
-    /// since another account has far more than its share, that one is told to give way.
+    /// Memory for what a session makes the relay remember, at once or not at all. A little is always
+    /// there: connections are counted. If there is none since another account has more than its
+    /// share, that one is told to give way.
     pub(crate) fn remember(&self, bytes: usize) -> Option<Grant> {
         let mut state = self.shared.state.lock();
-        if !state.ledger.is_free(self.key, Class::State, bytes) {
-            let hog = state.ledger.hog(Class::State, self.key)?;
+        let little = state.ledger.held(self.key, Class::State) + bytes <= limits::LITTLE_STATE;
+        if !little && !state.ledger.is_free(self.key, Class::State, bytes) {
+            let hog = state.ledger.hog(Class::State, self.key, bytes)?;
             let evicted = state.evictions.get(&hog).and_then(Weak::upgrade)?;
             evicted.notify_one();
         }

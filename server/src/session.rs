@@ -43,6 +43,7 @@ use crate::store::LogStore;
 use answering::{Answering, Query, Reply};
 use feeding::{Feeding, Read, Standing};
 use hearing::Hearing;
+pub(crate) use intake::weight;
 use intake::{Handed, Intake, Item};
 use meter::Meter;
 use socket::Stream;
@@ -447,7 +448,7 @@ impl Driver {
     /// Splits the memory of a push off that of its message; a small message has none.
     fn room_of(&mut self, bytes: usize) -> Option<Grant> {
         let room = self.inbound.as_mut()?.room.as_mut()?;
-        Some(room.split(Class::Push, bytes + limits::PUSH_OVERHEAD_BYTES))
+        Some(room.split(Class::Push, weight(bytes)))
     }
 
     fn handle_part(&mut self, space: SpaceName, offer: Offered, from: u64, bytes: &[u8]) {

@@ -467,7 +467,7 @@ impl Peer {
     /// Bytes, about, of what it remembers of its peer and for it: documents that are open, heads and
     /// filters that were told, changes that wait for others or for an answer.
     pub fn state_bytes(&self) -> usize {
-        self.kept + self.penned + limits::REPO_DOCUMENT_BYTES * self.documents.len()
+        self.kept + self.penned + limits::OPEN_DOCUMENT_BYTES * self.documents.len()
     }
 
     /// As [`Peer::handle_behind`], for one document: an entry of it became durable that is to be

@@ -179,7 +179,7 @@ impl Ledger {
         })
     }
 
-    fn held(&self, key: ShareKey, class: Class) -> usize {
+    pub(super) fn held(&self, key: ShareKey, class: Class) -> usize {
         self.accounts.get(&key).map_or(0, |holding| holding.classes[class as usize])
     }
 
@@ -195,15 +195,15 @@ impl Ledger {
         fits_class && (held == 0 || held + bytes <= whole / 2)
     }
 
-    /// The account that holds most of a class, if that is more than twice its fair share: for
-    /// another it should give way.
-    pub(super) fn hog(&self, class: Class, asks: ShareKey) -> Option<ShareKey> {
+    /// The account that should give way to one that asks for so much of a class: the one that holds
+    /// most, if that is more than a fair share, and what is asked for is not.
+    pub(super) fn hog(&self, class: Class, asks: ShareKey, bytes: usize) -> Option<ShareKey> {
         let held = |holding: &Holding| holding.classes[class as usize];
-        let holders = self.accounts.values().filter(|holding| held(holding) > 0).count();
-        let fair = sixteenths(self.limit, class.sixteenths()) / holders.max(1);
-        let others = self.accounts.iter().filter(|(key, _)| **key != asks);
-        let (key, most) = others.max_by_key(|(_, holding)| held(holding))?;
-        (held(most) > 2 * fair).then_some(*key)
+        let others = || self.accounts.iter().filter(|(key, _)| **key != asks);
+        let holders = others().filter(|(_, holding)| held(holding) > 0).count() + 1;
+        let fair = sixteenths(self.limit, class.sixteenths()) / holders;
+        let (key, most) = others().max_by_key(|(_, holding)| held(holding))?;
+        (held(most) > fair && self.held(asks, class) + bytes <= fair).then_some(*key)
     }
 
     /// Whether the whole budget has so much. `lane`: one that needs more than is there waits, so

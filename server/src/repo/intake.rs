@@ -249,7 +249,10 @@ impl Intake {
     /// The memory of a push: split off its message's, else its own, which is waited for with
     /// nothing in hand.
     fn room(&mut self, class: Class, bytes: usize) -> impl Future<Output = Grant> + Send + use<> {
-        let bytes = bytes + limits::PUSH_OVERHEAD_BYTES;
+        let bytes = match class {
+            Class::Push => crate::session::weight(bytes),
+            _ => bytes + limits::PUSH_OVERHEAD_BYTES,
+        };
         let (account, room) = (self.account.clone(), self.room.as_mut());
         let room = room.map(|message| message.split(class, bytes));
         async move {

@@ -36,6 +36,11 @@ impl Item {
     }
 }
 
+/// Bytes in memory of a push with so many bytes of changes, until it is answered.
+pub(crate) fn weight(bytes: usize) -> usize {
+    limits::PUSH_TIMES * bytes + limits::PUSH_OVERHEAD_BYTES
+}
+
 /// What the hand-over of one item came to.
 pub(super) enum Handed {
     /// The hub has it.
@@ -167,10 +172,9 @@ impl Parts {
     /// The memory of a push: its message's, else its own. A small message holds none while it
     /// waits.
     async fn room(&self, bytes: usize, room: Option<Grant>) -> Grant {
-        let bytes = bytes + limits::PUSH_OVERHEAD_BYTES;
         match room {
             Some(room) => room,
-            None => self.account.reserve(Class::Push, bytes).await,
+            None => self.account.reserve(Class::Push, weight(bytes)).await,
         }
     }
 }

@@ -31,8 +31,9 @@ pub(crate) type Stream = SplitStream<Socket>;
 /// The messages of the native protocol.
 pub(super) const NATIVE: Scale = Scale { largest: shared::MESSAGE_BYTES, times: 3 };
 
-/// The messages of automerge-repo, which may be large: as one came, and its changes.
-pub(crate) const REPO: Scale = Scale { largest: shared::REPO_MESSAGE_BYTES, times: 2 };
+/// The messages of automerge-repo, which may be large: as one came, its changes, and a copy of those
+/// that are not answered.
+pub(crate) const REPO: Scale = Scale { largest: shared::REPO_MESSAGE_BYTES, times: 3 };
 
 /// Puts a WebSocket over a connection that HTTP gave up, for messages of the native protocol.
 pub(super) async fn open(
