@@ -489,7 +489,7 @@ async fn large_messages_wait_for_their_memory_and_small_ones_do_not() {
     // Masked binary frames of which a part comes. With what is made of them they take all that
     // messages may have.
     let mut slow = Vec::new();
-    for (number, mebibytes) in [35u64, 60].into_iter().enumerate() {
+    for (number, mebibytes) in [20u64, 42].into_iter().enumerate() {
         let mut head = vec![0x82, 0xff];
         head.extend((mebibytes << 20).to_be_bytes());
         head.extend([0; 4]);
