@@ -16,7 +16,8 @@ pub const LEAST_MEMORY: usize = 192 * MIB;
 /// Sixteenths of the memory that each class may take: intake, pushes, uploads, answers, state.
 pub const MEMORY_SIXTEENTHS: [usize; 5] = [12, 8, 8, 8, 4];
 
-/// Sixteenths of the memory that are kept for small reservations.
+/// Sixteenths of the memory that are kept for small reservations, in each of two lanes: for messages that
+/// arrive, and for all else.
 pub const SMALL_SIXTEENTHS: usize = 1;
 
 /// Bytes of a reservation that goes by the lane for small ones: honest typing never waits behind a
@@ -307,7 +308,7 @@ pub const EPHEMERAL_SOURCES: usize = 4_096;
 
 /// How long it is watched how fast a large message or upload comes whose memory others wait for. One
 /// that comes slower than [`SLOWEST_LINK`] gives it up.
-pub const LARGE_LOOK: Duration = Duration::from_secs(30);
+pub const LARGE_LOOK: Duration = Duration::from_secs(10);
 
 /// Bytes that may wait in the WebSocket's write buffer of an automerge-repo session: one message,
 /// with its envelope.
@@ -427,5 +428,5 @@ const _: () =
 const _: () = assert!(LEAST_MEMORY <= MEMORY_BYTES);
 // The largest message of either protocol and what is made of it fit beside small ones.
 const _: () =
-    assert!(2 * shared::REPO_MESSAGE_BYTES <= LEAST_MEMORY / 16 * (16 - SMALL_SIXTEENTHS));
+    assert!(2 * shared::REPO_MESSAGE_BYTES <= LEAST_MEMORY / 16 * (16 - 2 * SMALL_SIXTEENTHS));
 const _: () = assert!(shared::SNAPSHOT_BYTES <= LEAST_MEMORY / 16 * MEMORY_SIXTEENTHS[2]);

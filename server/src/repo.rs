@@ -601,6 +601,9 @@ impl Driver {
             Some(Err(error @ (Error::Protocol(_) | Error::Utf8(_)))) if !is_cut(&error) => {
                 self.machine.fail(Code::MALFORMED, error.to_string());
             }
+            Some(Err(Error::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
+                self.machine.fail(Code::MALFORMED, error.to_string());
+            }
             Some(Err(error)) => self.lose(Code::GOODBYE, &error.to_string()),
         }
     }

@@ -41,7 +41,7 @@ use crate::offers::{Offers, Took};
 use crate::rooms::{News, Rooms};
 use crate::store::LogStore;
 use answering::{Answering, Query, Reply};
-use feeding::{Feeding, Read, Standing};
+use feeding::{Feeding, NoRoom, Read, Standing};
 use hearing::Hearing;
 pub(crate) use intake::weight;
 use intake::{Handed, Intake, Item};
@@ -374,9 +374,18 @@ impl Driver {
                     if !std::mem::replace(&mut self.is_named, true) {
                         Span::current().record("space", space.as_str());
                     }
-                    let Some(ticket) = self.feeding.add(subscription, &filter) else {
-                        self.machine.handle_no_room(subscription, limits::SUBSCRIPTIONS);
-                        continue;
+                    let ticket = match self.feeding.add(subscription, &filter) {
+                        Ok(ticket) => ticket,
+                        Err(NoRoom::Places) => {
+                            self.machine.handle_no_room(subscription, limits::SUBSCRIPTIONS);
+                            continue;
+                        }
+                        // It passes: the engine connects again later.
+                        Err(NoRoom::Memory) => {
+                            let what = "the relay has no memory for a subscription now".to_owned();
+                            self.machine.fail(Code::OVERLOADED, what, "connect again later");
+                            continue;
+                        }
                     };
                     let (session, mailbox) = (self.id, self.mailbox.clone());
                     let attach = Attach {
@@ -596,6 +605,9 @@ impl Driver {
                 self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG));
             }
             Some(Err(error @ (Error::Protocol(_) | Error::Utf8(_)))) if !is_cut(&error) => {
+                self.machine.handle_alien(&error.to_string());
+            }
+            Some(Err(Error::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
                 self.machine.handle_alien(&error.to_string());
             }
             Some(Err(error)) => self.lose(Code::GOODBYE, &error.to_string()),

@@ -43,8 +43,9 @@ pub struct ServeArgs {
     pub allow_host: Vec<String>,
     /// Connections of one address at a time; behind a proxy all clients have the proxy's
     #[arg(long, env = "LANDFALL_CONNECTIONS_PER_ADDRESS", value_name = "COUNT",
-        default_value_t = limits::CONNECTIONS_OF_ADDRESS)]
-    pub connections_per_address: usize,
+        default_value_t = limits::CONNECTIONS_OF_ADDRESS as u64,
+        value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub connections_per_address: u64,
     /// How history is folded.
     #[command(flatten)]
     pub fold: FoldArgs,
@@ -150,7 +151,7 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     options.folds = args.folds();
     options.allow_origins = args.allow_origin;
     options.allow_hosts = args.allow_host;
-    options.connections_of_address = args.connections_per_address;
+    options.connections_of_address = args.connections_per_address as usize;
     options.insecure_open = args.insecure_open;
     options.memory = (args.memory << 20) as usize;
     let data = args.data;

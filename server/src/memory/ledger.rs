@@ -34,8 +34,9 @@ impl Holding {
 pub(super) struct Ledger {
     limit: usize,
     classes: [usize; CLASSES],
-    /// Bytes of the small reservations among them.
-    small: usize,
+    /// Bytes of the small reservations among them: of messages that arrive, and of all else. Each has
+    /// a lane, so that messages which stall take nothing from what is under way.
+    small: [usize; 2],
     /// What caches hold.
     caches: usize,
     accounts: HashMap<ShareKey, Holding>,
@@ -50,7 +51,7 @@ type Rank = (usize, u64);
 impl Ledger {
     pub(super) fn new(limit: usize) -> Self {
         let (accounts, queue) = Default::default();
-        Self { limit, classes: [0; CLASSES], small: 0, caches: 0, accounts, queue, tickets: 0 }
+        Self { limit, classes: [0; CLASSES], small: [0; 2], caches: 0, accounts, queue, tickets: 0 }
     }
 
     pub(super) fn limit(&self) -> usize {
@@ -59,7 +60,7 @@ impl Ledger {
 
     /// The most that one reservation may ask for: all but the lane for small ones.
     pub(super) fn largest(&self) -> usize {
-        self.limit - sixteenths(self.limit, limits::SMALL_SIXTEENTHS)
+        self.limit - 2 * sixteenths(self.limit, limits::SMALL_SIXTEENTHS)
     }
 
     /// Bytes that all hold, but for the caches.
@@ -121,7 +122,7 @@ impl Ledger {
     /// Books a reservation, whether there is room or not.
     pub(super) fn book(&mut self, key: ShareKey, class: Class, bytes: usize, small: bool) {
         self.classes[class as usize] += bytes;
-        self.small += if small { bytes } else { 0 };
+        self.small[lane_of(class)] += if small { bytes } else { 0 };
         self.accounts.entry(key).or_default().classes[class as usize] += bytes;
     }
 
@@ -130,7 +131,7 @@ impl Ledger {
         let less = |held: &mut usize| *held = held.saturating_sub(bytes);
         less(&mut self.classes[class as usize]);
         if small {
-            less(&mut self.small);
+            less(&mut self.small[lane_of(class)]);
         }
         if let Some(holding) = self.accounts.get_mut(&key) {
             less(&mut holding.classes[class as usize]);
@@ -142,25 +143,34 @@ impl Ledger {
     /// right to the same room.
     pub(super) fn is_free(&self, key: ShareKey, class: Class, bytes: usize) -> bool {
         let waits = self.queue.contains_key(&key) || !(is_small(bytes) || self.queue.is_empty());
-        !waits && self.allowed(key, class, bytes) && self.has_room(bytes, !self.queue.is_empty())
+        !waits
+            && self.allowed(key, class, bytes)
+            && self.has_room(class, bytes, !self.queue.is_empty())
     }
 
     /// Takes the next one that can be served out of those that wait.
     pub(super) fn next(&mut self) -> Option<(ShareKey, Waiting)> {
-        let first = |small_only: bool| {
-            let allowed = self.accounts_waiting().filter(|(key, waiting)| {
-                (!small_only || is_small(waiting.bytes))
-                    && self.allowed(*key, waiting.class, waiting.bytes)
-            });
-            allowed.min_by_key(|(key, waiting)| self.rank(*key, waiting))
-        };
-        let found = match first(false)? {
-            (key, waiting) if self.has_room(waiting.bytes, false) => (key, waiting),
+        let allowed = self
+            .accounts_waiting()
+            .filter(|(key, waiting)| self.allowed(*key, waiting.class, waiting.bytes));
+        let first = allowed.min_by_key(|(key, waiting)| self.rank(*key, waiting));
+        let found = match first? {
+            (key, waiting) if self.has_room(waiting.class, waiting.bytes, false) => (key, waiting),
             // The room for it gathers; only small ones may pass, within their lane.
-            _ => first(true).filter(|(_, waiting)| self.has_room(waiting.bytes, true))?,
+            _ => self.next_small()?,
         };
         self.give_up(found.0, found.1.ticket);
         Some(found)
+    }
+
+    /// The next small one for which its lane has room.
+    fn next_small(&self) -> Option<(ShareKey, Waiting)> {
+        let fits = self.accounts_waiting().filter(|(key, waiting)| {
+            is_small(waiting.bytes)
+                && self.allowed(*key, waiting.class, waiting.bytes)
+                && self.has_room(waiting.class, waiting.bytes, true)
+        });
+        fits.min_by_key(|(key, waiting)| self.rank(*key, waiting))
     }
 
     fn rank(&self, key: ShareKey, waiting: &Waiting) -> Rank {
@@ -208,20 +218,21 @@ impl Ledger {
 
     /// Whether the whole budget has so much. `lane`: one that needs more than is there waits, so
     /// that small ones have only what is kept for them.
-    fn has_room(&self, bytes: usize, lane: bool) -> bool {
+    fn has_room(&self, class: Class, bytes: usize, lane: bool) -> bool {
         let kept = sixteenths(self.limit, limits::SMALL_SIXTEENTHS);
         let all = self.all() + self.caches + bytes;
         if !is_small(bytes) {
-            return all + kept.saturating_sub(self.small) <= self.limit;
+            let free: usize = self.small.iter().map(|small| kept.saturating_sub(*small)).sum();
+            return all + free <= self.limit;
         }
-        let in_lane = self.small + bytes <= kept;
+        let in_lane = self.small[lane_of(class)] + bytes <= kept;
         all <= self.limit && (in_lane || !lane)
     }
 
     /// Whether nothing is held or waited for.
     #[cfg(test)]
     pub(super) fn is_settled(&self) -> bool {
-        self.accounts.is_empty() && self.queue.is_empty() && self.all() == 0 && self.small == 0
+        self.accounts.is_empty() && self.queue.is_empty() && self.all() == 0 && self.small == [0; 2]
     }
 
     /// Forgets an account that holds nothing, and keeps the queue true.
@@ -244,4 +255,9 @@ pub(super) fn is_small(bytes: usize) -> bool {
 
 fn sixteenths(limit: usize, count: usize) -> usize {
     limit / 16 * count
+}
+
+/// Which of the lanes for small reservations a class uses.
+fn lane_of(class: Class) -> usize {
+    usize::from(class != Class::Intake)
 }

@@ -48,7 +48,7 @@ fn large_reservations_leave_the_lane_of_small_ones_free() {
         .zip(1..)
         .filter_map(|(class, number)| session(&memory, number).try_reserve(class, 64 * MIB))
         .collect();
-    assert_eq!(held.len(), 3, "a fourth would fill the lane");
+    assert_eq!(held.len(), 3, "a fourth would fill the lanes");
     let nine = session(&memory, 9);
     let mut waits = pin!(nine.reserve(Class::Push, 64 * MIB));
     assert!(poll(waits.as_mut()).is_none());

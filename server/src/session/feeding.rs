@@ -49,6 +49,14 @@ pub(super) struct Standing {
     pub(super) partial: Option<Partial>,
 }
 
+/// Why a subscription is not taken.
+pub(super) enum NoRoom {
+    /// All subscriptions of the relay are taken.
+    Places,
+    /// There is no memory for it now.
+    Memory,
+}
+
 /// All sources of a session.
 pub(super) struct Feeding {
     pages: Pages,
@@ -82,14 +90,18 @@ impl Feeding {
 
     /// A subscription that is about to be attached; gives its ticket. `None` if the relay has no
     /// place for another one.
-    pub(super) fn add(&mut self, subscription: SubscriptionId, filter: &Filter) -> Option<u64> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        let room = self.account.remember(state_bytes(filter))?;
+    pub(super) fn add(
+        &mut self,
+        subscription: SubscriptionId,
+        filter: &Filter,
+    ) -> Result<u64, NoRoom> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| NoRoom::Places)?;
+        let room = self.account.remember(state_bytes(filter)).ok_or(NoRoom::Memory)?;
         self.tickets += 1;
         let ticket = self.tickets;
         let source = Source { ticket, feed: None, behind: false, _place: place, _room: room };
         self.sources.insert(subscription, source);
-        Some(ticket)
+        Ok(ticket)
     }
 
     pub(super) fn remove(&mut self, subscription: SubscriptionId) {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::wire::{Begun, Wire};
+use super::wire::{Begun, Violation, Wire};
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
 
@@ -90,7 +90,7 @@ impl Meter {
     /// is. `reads`: it is not us who hold it back.
     pub(crate) fn is_overdue(&self, reads: bool) -> bool {
         let mut state = self.state.lock();
-        let bytes = state.bytes;
+        let bytes = state.wire.payload();
         let Some((_, held)) = state.held.as_mut() else { return false };
         let (now, (from, before)) = (Instant::now(), held.watched);
         let watched = now - from;
@@ -107,7 +107,7 @@ impl Meter {
     }
 
     /// Takes note of bytes that were read.
-    pub(super) fn came(&self, bytes: &[u8]) {
+    pub(super) fn came(&self, bytes: &[u8]) -> Result<(), Violation> {
         let mut state = self.state.lock();
         let State { wire, bytes: all, begun, owed, .. } = &mut *state;
         *all += bytes.len() as u64;
@@ -117,7 +117,7 @@ impl Meter {
             Begun::Message { .. } => begun.push_back(self.scale.largest * self.scale.times),
             Begun::Ping { bytes } => *owed += bytes as usize + limits::CONTROL_FRAME_BYTES,
             Begun::Continued | Begun::Control => {}
-        });
+        })
     }
 
     /// Everything that was to be written was.
@@ -177,7 +177,7 @@ impl Metered {
         let grant = std::task::ready!(reserving.as_mut().poll(cx));
         self.reserving = None;
         let mut state = meter.state.lock();
-        let watched = (Instant::now(), state.bytes);
+        let watched = (Instant::now(), state.wire.payload());
         state.waits = None;
         // A message before it that was taken up late keeps its memory by itself.
         state.held = Some((message, Held { grant, watched }));
@@ -215,19 +215,19 @@ mod tests {
         let small = limits::SOCKET_BUFFER_BYTES;
         // Three small ones, taken up later, then a large one: all in one read.
         for _ in 0..3 {
-            metered.meter.came(&header(small as u64));
-            metered.meter.came(&vec![0; small]);
+            metered.meter.came(&header(small as u64)).unwrap();
+            metered.meter.came(&vec![0; small]).unwrap();
         }
         assert!(poll(&mut metered) && memory.used(Class::Intake) == 0);
-        metered.meter.came(&header(100_000));
+        metered.meter.came(&header(100_000)).unwrap();
         assert!(poll(&mut metered));
         assert_eq!(memory.used(Class::Intake), 200_000);
         assert!((0..3).all(|_| metered.meter.whole().is_none()));
-        metered.meter.came(&vec![0; 100_000]);
+        metered.meter.came(&vec![0; 100_000]).unwrap();
         assert_eq!(metered.meter.whole().map(|grant| grant.bytes()), Some(200_000));
         assert_eq!(memory.used(Class::Intake), 0);
         // One in several frames may become as long as any.
-        metered.meter.came(&[0x02, 0x81, 0, 0, 0, 0, 7]);
+        metered.meter.came(&[0x02, 0x81, 0, 0, 0, 0, 7]).unwrap();
         assert!(poll(&mut metered));
         assert_eq!(memory.used(Class::Intake), SCALE.largest * SCALE.times);
     }
@@ -238,7 +238,7 @@ mod tests {
         let other = memory.account(ShareKey::Session(2));
         let held = other.try_reserve(Class::Intake, memory.limit() / 16 * 12).unwrap();
         let mut metered = metered(&memory, 1);
-        metered.meter.came(&header(1 << 20));
+        metered.meter.came(&header(1 << 20)).unwrap();
         assert!(!poll(&mut metered) && metered.meter.is_waiting());
         drop(held);
         assert!(poll(&mut metered) && !metered.meter.is_waiting());
@@ -248,28 +248,26 @@ mod tests {
     fn a_message_that_hardly_comes_gives_its_memory_to_those_who_wait() {
         let memory = Memory::new(0);
         let mut slow = metered(&memory, 1);
-        slow.meter.came(&header(1 << 20));
+        slow.meter.came(&header(1 << 20)).unwrap();
         assert!(poll(&mut slow));
         let back =
             Instant::now().checked_sub(limits::LARGE_LOOK).expect("the machine is up for longer");
-        let watch_from = |at| slow.meter.state.lock().held.as_mut().unwrap().1.watched = (at, 14);
+        let watch_from = |at| slow.meter.state.lock().held.as_mut().unwrap().1.watched = (at, 0);
         watch_from(back);
         assert!(!slow.meter.is_overdue(true), "nobody wants it");
         let rest = memory.account(ShareKey::Session(2));
         let _rest = rest.take(Class::Answer, memory.limit());
         let mut waits = metered(&memory, 3);
-        waits.meter.came(&header(1 << 20));
+        waits.meter.came(&header(1 << 20)).unwrap();
         assert!(!poll(&mut waits));
         watch_from(back);
         // While the relay itself does not read, nothing can come.
         assert!(!slow.meter.is_overdue(false));
         watch_from(back);
         assert!(slow.meter.is_overdue(true));
-        slow.meter.came(&vec![
-            0;
-            2 * (limits::LARGE_LOOK.as_secs_f64() * limits::SLOWEST_LINK)
-                as usize
-        ]);
+        slow.meter
+            .came(&vec![0; 2 * (limits::LARGE_LOOK.as_secs_f64() * limits::SLOWEST_LINK) as usize])
+            .unwrap();
         watch_from(back);
         assert!(!slow.meter.is_overdue(true), "it comes as fast as it must");
     }
@@ -281,10 +279,10 @@ mod tests {
         let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
         ping.extend([0; 125]);
         for _ in 0..limits::PONGS_OWED_BYTES / 127 {
-            metered.meter.came(&ping);
+            metered.meter.came(&ping).unwrap();
         }
         assert!(!metered.meter.owes_much() && poll(&mut metered));
-        metered.meter.came(&[&ping[..], &ping[..]].concat());
+        metered.meter.came(&[&ping[..], &ping[..]].concat()).unwrap();
         assert!(metered.meter.owes_much());
         metered.meter.flushed();
         assert!(!metered.meter.owes_much());

@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::meter::{Meter, Metered, Scale};
+use super::wire::Violation;
 use crate::limits;
 use crate::metrics::Metrics;
 
@@ -118,11 +119,16 @@ impl AsyncRead for Counted {
         let most = buf.remaining().min(self.metered.meter.readable());
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
         let poll = Pin::new(&mut self.io).poll_read(cx, &mut part);
-        self.metered.meter.came(part.filled());
+        let came = self.metered.meter.came(part.filled());
         let count = part.filled().len();
         buf.advance(count);
         self.metrics.bytes_in.inc_by(count as u64);
-        poll
+        match came {
+            Ok(()) => poll,
+            Err(Violation(what)) => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)))
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use landfall_tests::raw::change_of;
 use landfall_tests::repo::sync_of;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::arena::attack;
+use crate::arena::{attack, attack_beside};
 use crate::attacker::{begin_message, native, pong, repo, say, subscribe, subscribed};
 
 #[test]
@@ -55,7 +55,8 @@ fn large_change(number: u8) -> Vec<u8> {
 
 #[test]
 fn the_largest_messages_of_200_sessions_that_never_read() {
-    attack("the largest messages of 200 sessions", |attack| {
+    // The parent's copies of two documents of 60 MiB that are being folded are not counted yet.
+    attack_beside("the largest messages of 200 sessions", 256 << 20, |attack| {
         // Each subscribes to all that the others push, and reads nothing.
         let mut sessions: Vec<_> = (0..100).map(|_| subscribed(attack.port, "large")).collect();
         for (number, session) in sessions.iter_mut().enumerate() {
@@ -77,6 +78,18 @@ fn the_largest_messages_of_200_sessions_that_never_read() {
                 _ => drop(begin_message(&mut session, limits::REPO_MESSAGE_BYTES as u64, 1 << 20)),
             }
             others.push(session);
+        }
+        attack.hold();
+    });
+}
+
+#[test]
+fn messages_that_stall_in_the_lane_of_small_ones() {
+    attack("66 stalled messages of 87 kB, 18 of 4 MiB", |attack| {
+        let mut sessions: Vec<_> = (0..84).map(|_| native(attack.port)).collect();
+        for (number, session) in sessions.iter_mut().enumerate() {
+            let bytes = if number < 66 { 87_000 } else { limits::MESSAGE_BYTES as u64 };
+            begin_message(session, bytes, 1_000);
         }
         attack.hold();
     });
