@@ -79,7 +79,7 @@ struct State {
 
 struct Shared {
     state: Mutex<State>,
-    /// Told when reservations wait for what caches hold.
+    /// Told when reservations wait: caches, and what no session holds any more, give way.
     pressed: Notify,
 }
 
@@ -125,6 +125,11 @@ impl Memory {
         self.shared.state.lock().ledger.waiting()
     }
 
+    /// Whether reservations wait for what uploads hold that no session sends any more.
+    pub(crate) fn is_short(&self) -> bool {
+        self.shared.state.lock().ledger.is_short()
+    }
+
     /// Bytes that all caches together may hold now.
     pub(crate) fn cache_room(&self) -> usize {
         self.shared.state.lock().ledger.cache_room()
@@ -135,7 +140,8 @@ impl Memory {
         self.shared.serve(|ledger| ledger.set_cached(before, after));
     }
 
-    /// Waits until caches hold what a reservation waits for.
+    /// Waits until reservations wait: told once for each that begins to, and for whatever is given back
+    /// while others still wait.
     pub(crate) async fn pressed(&self) {
         self.shared.pressed.notified().await;
     }
@@ -168,7 +174,7 @@ impl Shared {
                 let grant = self.book(&mut state.ledger, key, waiting.class, waiting.bytes);
                 served.push((state.waiters.remove(&waiting.ticket), grant));
             }
-            if state.ledger.waiting() > 0 && state.ledger.caches() > 0 {
+            if state.ledger.is_wanted() {
                 self.pressed.notify_one();
             }
         }
@@ -224,11 +230,12 @@ impl Account {
             let ticket = state.ledger.wait(self.key, class, bytes);
             let (tell, told) = oneshot::channel();
             state.waiters.insert(ticket, tell);
-            if state.ledger.caches() > 0 {
-                self.shared.pressed.notify_one();
-            }
+            self.shared.pressed.notify_one();
             Waits { account: self, ticket, told }
         };
+        // Those before it may wait for something else: then it is its turn at once, and nothing that is
+        // given back would tell it so.
+        self.shared.serve(|_| {});
         match (&mut waits.told).await {
             Ok(grant) => grant,
             // It never comes: the sender is kept until it is used.
@@ -265,6 +272,12 @@ impl Account {
     /// Whether anybody waits for memory.
     pub(crate) fn is_wanted(&self) -> bool {
         self.shared.state.lock().ledger.is_wanted()
+    }
+
+    /// Whether others wait for memory while this account holds some that it will give back.
+    pub(crate) fn withholds(&self) -> bool {
+        let state = self.shared.state.lock();
+        state.ledger.is_wanted() && state.ledger.holds(self.key)
     }
 
     /// Books what is there already, whether there was room or not: others wait the longer for it.
@@ -304,11 +317,6 @@ impl Grant {
     /// Its bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// Whether anybody waits for memory.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.shared.state.lock().ledger.is_wanted()
     }
 
     /// Keeps no more than so many bytes.

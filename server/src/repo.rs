@@ -96,7 +96,8 @@ pub(crate) async fn run(
         let (socket, written) = opened.await;
         let (sink, stream) = socket.split();
         let (stall, metrics) = (shared.stall, Arc::clone(&shared.metrics));
-        let (feed, writing) = writer::start(sink, Watch { written, stall, metrics });
+        let watch = Watch { written, stall, metrics, account: account.clone() };
+        let (feed, writing) = writer::start(sink, watch);
         debug!("automerge-repo session opened");
         let mut driver = Driver::new(Arc::clone(&shared), id, space, (account, meter), feed);
         let ending = driver.drive(stream, writing).await;
@@ -581,6 +582,8 @@ impl Driver {
             Some(Ok(Message::Binary(bytes))) => {
                 self.intake.begin_message(self.meter.whole());
                 self.machine.handle_message(&bytes, now);
+                // What comes of it takes its memory from the message's.
+                self.perform();
                 self.intake.end_message();
             }
             Some(Ok(Message::Text(_))) => self.machine.handle_text(),

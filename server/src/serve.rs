@@ -31,6 +31,7 @@ use crate::hub::{Hub, HubEnd, Parts, Rings};
 use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::offers::Offers;
 use crate::places::{Caps, Places};
 use crate::rooms::Rooms;
 use crate::session::Shared;
@@ -289,8 +290,10 @@ impl Server {
             epoch: Epoch::from_bytes(epoch),
         };
         let (hub, hub_end) = Hub::start(parts).map_err(ServeError::Thread)?;
+        let offers = Arc::new(Offers::default());
+        let givers = Arc::clone(&offers);
         // It ends with the runtime: while the relay is stopped nobody needs what rings hold.
-        tokio::spawn(async move { rings.give_way().await });
+        tokio::spawn(async move { rings.give_way(&givers).await });
         let for_folds = hub.clone();
         folder
             .before_fold(Box::new(move |space, through| for_folds.folding(space.clone(), through)));
@@ -308,7 +311,7 @@ impl Server {
             checks: Checks::new(limits::CHECKS),
             page_reads: Arc::new(Semaphore::new(limits::PAGE_READS)),
             subscriptions: Arc::new(Semaphore::new(limits::SUBSCRIPTIONS)),
-            offers: Arc::default(),
+            offers,
             rooms,
             repo: crate::repo::Common::new(Arc::clone(&folder)),
         });

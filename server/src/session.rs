@@ -100,7 +100,8 @@ pub(crate) async fn run(shared: Arc<Shared>, id: SessionId, peer: SocketAddr, up
         let (socket, written) = socket::open(upgraded, metrics, Arc::clone(&meter)).await;
         let (sink, stream) = socket.split();
         let (stall, metrics) = (shared.stall, Arc::clone(&shared.metrics));
-        let (feed, writing) = writer::start(sink, Watch { written, stall, metrics });
+        let watch = Watch { written, stall, metrics, account: account.clone() };
+        let (feed, writing) = writer::start(sink, watch);
         info!("session opened");
         let mut driver = Driver::new(Arc::clone(&shared), id, (account, meter), feed);
         let ending = driver.drive(stream, writing).await;
@@ -298,10 +299,7 @@ impl Driver {
     fn handle(&mut self, happening: Happening) {
         match happening {
             Happening::Frame => self.handle_frame(),
-            Happening::Offer(Room::From(id, from)) => self.machine.handle_wanted(id, from),
-            Happening::Offer(Room::None(id)) => {
-                self.machine.handle_no_room_for(id, "the relay has no room for a snapshot now");
-            }
+            Happening::Offer(room) => self.handle_room(room),
             Happening::Event(Some(event)) => self.handle_event(event),
             // `None` never comes: the driver holds a sender itself.
             Happening::Event(None) => {}
@@ -335,6 +333,17 @@ impl Driver {
         if self.stopping.is_some() && self.intake.is_settled() {
             self.stop();
         }
+    }
+
+    fn handle_room(&mut self, room: Room) {
+        match room {
+            Room::From(id, from) => self.machine.handle_wanted(id, from),
+            Room::None(id) => {
+                self.machine.handle_no_room_for(id, "the relay has no room for a snapshot now");
+            }
+        }
+        // It may have been withdrawn while it waited.
+        self.uploads.retain(|id| self.machine.awaits(id));
     }
 
     fn stop(&mut self) {

@@ -8,6 +8,8 @@ mod harness;
 
 #[path = "relay/behind.rs"]
 mod behind;
+#[path = "relay/budget.rs"]
+mod budget;
 #[path = "relay/bugs.rs"]
 mod bugs;
 #[path = "relay/commits.rs"]

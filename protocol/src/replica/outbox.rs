@@ -104,6 +104,8 @@ struct Offer {
     next: u64,
     /// Parts may be sent up to here.
     up_to: u64,
+    /// Where the relay said last that it goes on: of one upload that only grows.
+    told: u64,
     /// A part is being read.
     reading: bool,
 }
@@ -343,7 +345,7 @@ fn push_frame(
         Load::Snapshot { hash, total, heads } => {
             let heads = heads.into_iter().map(|head| head.0).collect();
             let push = PushSnapshot { id, subscription, document, hash, total, heads };
-            let offer = Offer { hash, total, next: 0, up_to: 0, reading: false };
+            let offer = Offer { hash, total, next: 0, up_to: 0, told: 0, reading: false };
             (Frame::PushSnapshot(push), Some(offer))
         }
     }
@@ -370,6 +372,10 @@ impl Replica {
         if let Some(link) = self.spaces.get_mut(space) {
             link.outbox.handle_page(page, more, limits, self.features);
             self.pump(now, space);
+            // What was delayed may have reached the relay by another way, and is not pushed again.
+            if self.spaces.get(space).is_some_and(|link| link.outbox.is_settled()) {
+                self.end_delay(space, None);
+            }
             self.try_check(now, space);
         }
     }
@@ -538,9 +544,11 @@ impl Replica {
             let total = offer.total;
             return self.broken(format!("it wants bytes {from} to {up_to} of {total}"));
         }
-        // From the start again: what it had, it had to let go.
-        offer.next = if from == 0 { 0 } else { offer.next.max(from) };
-        offer.up_to = up_to;
+        // Further back than it was: what it had, it had to let go, and another session may have begun
+        // again meanwhile.
+        let is_again = from == 0 || from < offer.told;
+        offer.next = if is_again { from } else { offer.next.max(from) };
+        (offer.told, offer.up_to) = (from, up_to);
         self.read_part(&space, id);
     }
 

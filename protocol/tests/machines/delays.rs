@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use landfall_protocol::admission::Roots;
 use landfall_protocol::code::NackClass;
-use landfall_protocol::frame::{Ack, Frame, Mark, Nack, Push};
+use landfall_protocol::frame::{Ack, Frame, Mark, Nack, Push, Wanted};
 use landfall_protocol::replica::{OutboxChange, OutboxKind, ReplicaEffect};
 use landfall_protocol::{Code, DocumentId, Epoch, Local, Moment, Offset, SpaceName, limits};
 
@@ -132,4 +132,51 @@ fn a_delay_ends_with_the_refusal_of_its_document() {
     let (code, class, what) = (Code::FORBIDDEN, NackClass::REFUSED, "no".to_owned());
     link.say(&Frame::Nack(Nack { id: push.id, code, class, retry_after_ms: 0, what }));
     assert_eq!(told(&mut link), [None]);
+}
+
+#[test]
+fn a_delay_ends_when_nothing_is_left_to_push() {
+    let (mut link, name) = pushing(vec![change(1, 1)]);
+    let push = pushed(&mut link);
+    delay(&mut link, &push, 0);
+    assert_eq!(told(&mut link).len(), 1);
+    // Another replica brings the change meanwhile: the relay is found to hold it.
+    link.outbox.insert(name, Vec::new());
+    link.now = link.replica.poll_timeout();
+    link.replica.handle_timeout(link.now);
+    link.drain();
+    assert_eq!(told(&mut link), [None]);
+}
+
+/// Three replicas bring one snapshot to a relay that has lost it. When the first one is done, the relay
+/// asks the other two for the rest of an upload that the faster of them has just begun again.
+#[test]
+fn an_offer_goes_on_where_the_relay_says_even_if_that_is_further_back() {
+    let (hash, total) = ([7; 32], 8 << 20);
+    let snapshot = OutboxKind::Snapshot { hash, total, heads: Vec::new() };
+    let document = DocumentId::from_bytes([1; 16]);
+    let (mut link, name) =
+        pushing(vec![OutboxChange { local: Local(1), document, what: snapshot }]);
+    let Some(Frame::PushSnapshot(offer)) = link.next_sent() else { panic!("no offer") };
+    let part = limits::PART_BYTES as u64;
+    let wanted = |link: &mut Scripted, from: u64| {
+        let up_to = from + limits::SNAPSHOT_WINDOW_BYTES as u64;
+        link.say(&Frame::Wanted(Wanted { id: offer.id, from, up_to }));
+        let mut sent = Vec::new();
+        while let Some(effect) = link.effects.pop_front() {
+            let ReplicaEffect::LoadSnapshotPart { from, .. } = effect else { continue };
+            let bytes = Some(vec![0; part as usize]);
+            link.replica.handle_snapshot_part(link.now, &name, document, from, bytes);
+            link.drain();
+            sent.push(from / part);
+        }
+        link.sent.clear();
+        sent
+    };
+    assert_eq!(wanted(&mut link, 0), [0, 1, 2, 3]);
+    assert_eq!(wanted(&mut link, 4 * part), [4, 5, 6, 7]);
+    assert_eq!(wanted(&mut link, 8 * part), [8, 9, 10, 11]);
+    assert_eq!(wanted(&mut link, 9 * part), [12], "what is on its way is not sent again");
+    assert_eq!(wanted(&mut link, 2 * part), [2, 3, 4, 5]);
+    assert_eq!(link.ended, None);
 }

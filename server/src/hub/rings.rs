@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::Feed;
 use crate::memory::Memory;
+use crate::offers::Offers;
 
 /// Which rings hold something.
 pub(crate) struct Rings {
@@ -60,11 +61,55 @@ impl Rings {
         }
     }
 
-    /// Shrinks whenever sessions wait for what rings hold; never ends.
-    pub(crate) async fn give_way(&self) {
+    /// Has rings give way whenever sessions wait for memory, and snapshots that no session sends any
+    /// more; never ends.
+    pub(crate) async fn give_way(&self, offers: &Offers) {
         loop {
             self.memory.pressed().await;
             self.shrink();
+            // One at a time: if that is not enough, the memory that it gives back tells again.
+            if self.memory.is_short() {
+                offers.give_way();
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use landfall_protocol::DocumentId;
+    use landfall_protocol::session::Offered;
+
+    use super::*;
+    use crate::memory::{Class, ShareKey};
+
+    /// A client offers two large snapshots and goes. What it left behind is worth nothing against the
+    /// message of one who is there, which would wait for ever.
+    #[test]
+    fn snapshots_that_no_session_sends_give_way_to_every_kind_of_reservation() {
+        let memory = Memory::new(256 << 20);
+        let (rings, offers) = (Rings::new(memory.clone()), Arc::new(Offers::default()));
+        let total = 64_usize << 20;
+        for number in 1..=2 {
+            let room = memory.account(ShareKey::Session(number)).try_reserve(Class::Upload, total);
+            let (document, hash) = (DocumentId::from_bytes([number as u8; 16]), [7; 32]);
+            let (id, subscription, heads) = (1, 0, [].into());
+            let total = total as u64;
+            let offer = Offered { id, subscription, document, hash, total, heads };
+            let (_, sending) = offers.begin(&"s".parse().unwrap(), &offer, room.unwrap());
+            drop(sending);
+        }
+        let account = memory.account(ShareKey::Session(3));
+        let mut message = pin!(account.reserve(Class::Intake, 2 * total));
+        let mut gives = pin!(rings.give_way(&offers));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(message.as_mut().poll(&mut context).is_pending());
+        assert!(gives.as_mut().poll(&mut context).is_pending());
+        assert!(message.as_mut().poll(&mut context).is_ready(), "it waits for ever");
+        assert_eq!(memory.used(Class::Upload), total, "no more gave way than was needed");
     }
 }

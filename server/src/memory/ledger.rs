@@ -99,6 +99,22 @@ impl Ledger {
         !self.queue.is_empty()
     }
 
+    /// Whether an account holds anything that ends with what it is for; what a session makes us remember
+    /// ends with the session.
+    pub(super) fn holds(&self, key: ShareKey) -> bool {
+        Class::ALL.iter().any(|class| *class != Class::State && self.held(key, *class) > 0)
+    }
+
+    /// Whether any waits for room in the whole budget, or for what only uploads hold, and not for its own
+    /// account or class.
+    pub(super) fn is_short(&self) -> bool {
+        self.accounts_waiting().any(|(key, waiting)| {
+            waiting.class == Class::Upload
+                || self.allowed(key, waiting.class, waiting.bytes)
+                    && !self.has_room(waiting.bytes, false)
+        })
+    }
+
     /// Adds one that waits; gives its ticket.
     pub(super) fn wait(&mut self, key: ShareKey, class: Class, bytes: usize) -> u64 {
         self.tickets += 1;

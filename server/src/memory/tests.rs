@@ -40,6 +40,23 @@ fn the_account_that_holds_least_is_served_first() {
     drop(first);
 }
 
+/// Two uploads have all that uploads may have, and a third waits: nothing is given back until the parts
+/// of the first two have come, and each part is a large message.
+#[test]
+fn one_that_waits_for_its_class_holds_nobody_up_who_has_room() {
+    let memory = memory();
+    let upload = |number| session(&memory, number).try_reserve(Class::Upload, 64 * MIB).unwrap();
+    let held = (upload(1), upload(2));
+    let three = session(&memory, 3);
+    let mut third = pin!(three.reserve(Class::Upload, 64 * MIB));
+    assert!(poll(third.as_mut()).is_none());
+    let four = session(&memory, 4);
+    let mut part = pin!(four.reserve(Class::Intake, MIB));
+    assert!(poll(part.as_mut()).is_some(), "there is room, and it waits");
+    drop(held);
+    assert!(poll(third.as_mut()).is_some());
+}
+
 #[test]
 fn large_reservations_leave_the_lane_of_small_ones_free() {
     let memory = memory();

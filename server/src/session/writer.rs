@@ -14,12 +14,12 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Bytes, Message};
+use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 
 use super::socket::Sink;
 use crate::hub::Feed;
 use crate::limits;
-use crate::memory::Grant;
+use crate::memory::{Account, Grant};
 use crate::metrics::Metrics;
 
 /// What the writer is given.
@@ -75,6 +75,9 @@ pub(crate) struct Watch {
     pub(crate) written: Arc<AtomicU64>,
     /// How long a write may make no progress at all.
     pub(crate) stall: Duration,
+    /// The session's memory: a peer that others wait for must read at least as fast as the slowest
+    /// link is, whatever it is that it does not read.
+    pub(crate) account: Account,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -102,7 +105,7 @@ async fn run(
                 (Message::Close(Some(close)), None, None)
             }
         };
-        if let Err(end) = write(&mut sink, message, &watch, room.as_ref()).await {
+        if let Err(end) = write(&mut sink, message, &watch).await {
             return (end, sink);
         }
         drop(room);
@@ -117,13 +120,13 @@ async fn run(
     (WriteEnd::Finished, sink)
 }
 
-/// Writes one message, for as long as bytes go out at all; while others wait for its memory, for as
-/// long as they go out as fast as over the slowest link.
+/// Writes one message, for as long as bytes go out at all; while others wait for memory that the session
+/// holds, for as long as they go out as fast as over the slowest link. That is not only the memory of this
+/// message: while the peer does not read its answers, the rest of its own message waits with its memory.
 async fn write(
-    sink: &mut Sink,
+    sink: &mut (impl SinkExt<Message, Error = tungstenite::Error> + Unpin),
     message: Message,
     watch: &Watch,
-    room: Option<&Grant>,
 ) -> Result<(), WriteEnd> {
     let slowest = (limits::SLOWEST_LINK * watch.stall.as_secs_f64()) as u64;
     let mut sending = std::pin::pin!(sink.send(message));
@@ -137,12 +140,70 @@ async fn write(
             }
             Err(_) => {
                 let now = watch.written.load(Ordering::Relaxed);
-                let least = if room.is_some_and(Grant::is_wanted) { slowest } else { 1 };
+                let least = if watch.account.withholds() { slowest } else { 1 };
                 if now - before < least {
                     return Err(WriteEnd::Stalled);
                 }
                 before = now;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use super::*;
+    use crate::memory::{Class, Memory, ShareKey};
+
+    /// A socket whose peer takes one byte whenever it is looked at.
+    struct Trickle(Arc<AtomicU64>);
+
+    impl futures_util::Sink<Message> for Trickle {
+        type Error = tungstenite::Error;
+
+        fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Poll::Pending
+        }
+
+        fn start_send(self: Pin<&mut Self>, _: Message) -> Result<(), Self::Error> {
+            Ok(())
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Pending
+        }
+    }
+
+    /// A message of pings is handled as far as the peer takes the pongs; until then its memory is held,
+    /// while the pongs themselves hold none.
+    #[tokio::test]
+    async fn a_peer_that_hardly_reads_keeps_no_memory_that_others_wait_for() {
+        let memory = Memory::new(0);
+        let account = memory.account(ShareKey::Session(1));
+        let written = Arc::new(AtomicU64::new(0));
+        let (stall, metrics) = (Duration::from_millis(5), Arc::new(Metrics::new()));
+        let watch =
+            Watch { written: Arc::clone(&written), stall, metrics, account: account.clone() };
+        let mut sink = Trickle(Arc::clone(&written));
+        let pongs = || Message::Binary(vec![0; 1024].into());
+        let message = account.take(Class::Intake, memory.limit());
+        let many = 20 * stall;
+        let alone = timeout(many, write(&mut sink, pongs(), &watch)).await;
+        assert!(alone.is_err(), "no one waits for its memory");
+        let other = memory.account(ShareKey::Session(2));
+        let mut waits = std::pin::pin!(other.reserve(Class::Intake, 1 << 20));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        let ended = timeout(Duration::from_secs(20), write(&mut sink, pongs(), &watch)).await;
+        assert_eq!(ended, Ok(Err(WriteEnd::Stalled)));
+        drop(message);
     }
 }
