@@ -111,7 +111,7 @@ impl Ledger {
         self.accounts_waiting().any(|(key, waiting)| {
             waiting.class == Class::Upload
                 || self.allowed(key, waiting.class, waiting.bytes)
-                    && !self.has_room(waiting.bytes, false)
+                    && !self.has_room(waiting.class, waiting.bytes, false)
         })
     }
 
