@@ -86,7 +86,8 @@ impl Ledger {
     pub(super) fn cache_room(&self) -> usize {
         let wanted: usize = self.accounts_waiting().map(|(_, waiting)| waiting.bytes).sum();
         let share = sixteenths(self.limit, limits::CACHE_SIXTEENTHS);
-        self.limit.saturating_sub(self.all() + wanted).min(share)
+        // What is kept for small ones is no room for the others, and so none for caches.
+        self.limit.saturating_sub(self.all() + wanted + self.free_lanes()).min(share)
     }
 
     /// Reservations that wait.
@@ -238,11 +239,16 @@ impl Ledger {
         let kept = sixteenths(self.limit, limits::SMALL_SIXTEENTHS);
         let all = self.all() + self.caches + bytes;
         if !is_small(bytes) {
-            let free: usize = self.small.iter().map(|small| kept.saturating_sub(*small)).sum();
-            return all + free <= self.limit;
+            return all + self.free_lanes() <= self.limit;
         }
         let in_lane = self.small[lane_of(class)] + bytes <= kept;
         all <= self.limit && (in_lane || !lane)
+    }
+
+    /// Bytes of the lanes for small reservations that are not used.
+    fn free_lanes(&self) -> usize {
+        let kept = sixteenths(self.limit, limits::SMALL_SIXTEENTHS);
+        self.small.iter().map(|small| kept.saturating_sub(*small)).sum()
     }
 
     /// Whether nothing is held or waited for.

@@ -133,8 +133,8 @@ fn caches_give_way_to_reservations() {
     assert!(poll(waits.as_mut()).is_none());
     assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are told");
     let less = memory.cache_room();
-    assert_eq!(less, 46 * MIB);
-    memory.set_cached(room, less - 16 * MIB);
+    assert_eq!(less, 14 * MIB);
+    memory.set_cached(room, less);
     assert!(poll(waits.as_mut()).is_some());
     drop(held);
 }

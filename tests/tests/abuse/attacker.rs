@@ -47,7 +47,7 @@ pub(crate) fn repo(port: u16, name: &str) -> WebSocket<TcpStream> {
 
 /// Sends frames in one message; false if the relay does not take them, or has closed.
 pub(crate) fn say(socket: &mut WebSocket<TcpStream>, frames: &[Frame]) -> bool {
-    let message: Vec<u8> = frames.iter().flat_map(|frame| encode(frame)).collect();
+    let message: Vec<u8> = frames.iter().flat_map(encode).collect();
     socket.send(Message::Binary(message.into())).is_ok()
 }
 
