@@ -2,7 +2,7 @@
 //! pushes in flight, and the silence of the peer.
 //!
 //! Inputs are `handle_*`; after each, [`Session::poll_effect`] is drained. Pushes leave it raw:
-//! the caller runs [`check_push`] (pure, so sessions do it in parallel) and hands the result to
+//! the caller runs [`UncheckedPush::check`] (pure, so sessions do it in parallel) and hands the result to
 //! the space's machine.
 
 mod ephemeral;
