@@ -24,7 +24,7 @@ pub const SMALL_SIXTEENTHS: usize = 1;
 /// large document.
 pub const SMALL_RESERVATION: usize = 256 * KIB;
 
-/// Sixteenths of the memory that caches may hold while nobody else wants it.
+/// Sixteenths of the memory that caches may hold while no reservation needs it.
 pub const CACHE_SIXTEENTHS: usize = 4;
 
 /// Commands of sessions that wait for the hub: enough that it never idles, few enough that a

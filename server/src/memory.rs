@@ -3,11 +3,11 @@
 //! A reservation has a class (what it is for) and an account (whose it is). It is granted when its
 //! class, the account and the whole budget have room. Of the accounts that wait, the one that holds
 //! least is served first, so a peer that sends much waits for those that send little. Reservations
-//! up to [`limits::SMALL_RESERVATION`] have a lane that large ones never fill.
+//! up to [`limits::SMALL_RESERVATION`] have two lanes that large ones never fill.
 //!
-//! A holder never waits for a second reservation: what is made of a message is split off the
-//! message's own ([`Grant::split`]). So each holder comes to its end without others, and all
-//! waiting ends. Caches give way: [`Memory::cache_room`] says how much they may keep, and falls
+//! What is made of a large message is split off the message's grant ([`Grant::split`]), and a page
+//! is reserved before it is read. So no session waits for a large reservation while it holds
+//! another, and waiting ends. Caches give way: [`Memory::cache_room`] says how much they may keep, and falls
 //! while reservations wait.
 
 mod ledger;
@@ -163,7 +163,7 @@ impl Memory {
 }
 
 impl Shared {
-    /// Changes the ledger, then serves whoever can be served.
+    /// Changes the ledger, then serves the reservations that can be served.
     fn serve(self: &Arc<Self>, change: impl FnOnce(&mut Ledger)) {
         let mut served = Vec::new();
         {

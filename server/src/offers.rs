@@ -59,7 +59,7 @@ pub(crate) enum Took {
     Gone,
 }
 
-/// One session's hold on one snapshot: while somebody sends it, it gives way to nobody.
+/// One session's hold on one snapshot: a snapshot that a session sends is never dropped.
 pub(crate) struct Sending {
     offers: Arc<Offers>,
     key: Key,

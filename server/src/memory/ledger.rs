@@ -58,7 +58,7 @@ impl Ledger {
         self.limit
     }
 
-    /// The most that one reservation may ask for: all but the lane for small ones.
+    /// The most that one reservation may ask for: all but the lanes for small ones.
     pub(super) fn largest(&self) -> usize {
         self.limit - 2 * sixteenths(self.limit, limits::SMALL_SIXTEENTHS)
     }
@@ -156,8 +156,8 @@ impl Ledger {
         self.settle(key);
     }
 
-    /// Whether one that comes now is served at once: it fits, and it passes nobody who has a better
-    /// right to the same room.
+    /// Whether a reservation that comes now is served at once: it fits, and none that waits goes before
+    /// it.
     pub(super) fn is_free(&self, key: ShareKey, class: Class, bytes: usize) -> bool {
         let waits = self.queue.contains_key(&key) || !(is_small(bytes) || self.queue.is_empty());
         !waits

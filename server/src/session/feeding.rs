@@ -192,6 +192,11 @@ impl Feeding {
         }
     }
 
+    /// Memory for a page of the ring until it is written, if there is any.
+    pub(super) fn room(&self, page: &Page) -> Option<Grant> {
+        self.pages.room(page.entries.iter().map(|entry| entry.len()).sum())
+    }
+
     /// Whether a chunk from the store waits to be sent.
     pub(super) fn has_read(&self) -> bool {
         self.read.is_some()
@@ -254,13 +259,6 @@ impl Drop for Feeding {
         if let Some(reading) = &self.reading {
             reading.abort();
         }
-    }
-}
-
-impl Feeding {
-    /// Memory for a page of the ring until it is written, if there is any.
-    pub(super) fn room(&self, page: &Page) -> Option<Grant> {
-        self.pages.room(page.entries.iter().map(|entry| entry.len()).sum())
     }
 }
 
