@@ -1,6 +1,7 @@
 //! The handle: what callers hold, and what it shares with the writer thread.
 
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
@@ -37,6 +38,8 @@ struct Inner {
     thread: Mutex<Option<JoinHandle<Result<(), StorageError>>>>,
 }
 
+type OnWriterPanic = Box<dyn FnOnce(&StorageError) + Send>;
+
 /// Where a database lives.
 pub(crate) enum Place {
     File(PathBuf),
@@ -61,6 +64,7 @@ pub(crate) struct Core {
     fsync_failure: OnceLock<Arc<StorageError>>,
     /// Why the writer thread ended before it was asked to.
     writer_panic: OnceLock<Arc<StorageError>>,
+    on_writer_panic: Mutex<Vec<OnWriterPanic>>,
     /// Whether the writer thread has `conn` locked, for calls that would wait for themselves.
     in_group: AtomicBool,
     closed: AtomicBool,
@@ -176,7 +180,7 @@ impl Database {
         // The writer thread would wait for room that only it can make.
         let may_wait = !core.on_writer_thread();
         if let Err(job) = core.queue.push(Typed::boxed(durability, job, done), may_wait) {
-            job.finish(Fate::Closed);
+            job.finish(core.fate_of_refused());
         }
     }
 
@@ -257,11 +261,25 @@ impl Database {
         self.core().progress.subscribe_to_failure(Arc::from(callback));
     }
 
-    /// Why the writer thread ended before it was asked to: a bug of this crate. Every write gives
-    /// [`WriteError::Closed`] from then on, until the database is opened again. Reads go on.
+    /// Why the writer thread ended before it was asked to: a bug of this crate. Every write fails with
+    /// [`FailureClass::Panicked`](crate::FailureClass::Panicked) from then on, until the database is
+    /// opened again. Reads go on.
     #[must_use]
     pub fn writer_panic(&self) -> Option<Arc<StorageError>> {
         self.core().writer_panic.get().cloned()
+    }
+
+    /// Has `callback` called when the writer thread panics, on that thread and before any write is told
+    /// of it; or at once if it has.
+    pub fn on_writer_panicked(&self, callback: Box<dyn FnOnce(&StorageError) + Send>) {
+        let mut waiting = self.core().on_writer_panic.lock();
+        match self.core().writer_panic.get() {
+            Some(error) => {
+                drop(waiting);
+                callback(error);
+            }
+            None => waiting.push(callback),
+        }
     }
 
     /// Reads in one snapshot on a pooled connection; waits while all are in use.
@@ -427,6 +445,7 @@ impl Core {
             writer_thread: OnceLock::new(),
             fsync_failure: OnceLock::new(),
             writer_panic: OnceLock::new(),
+            on_writer_panic: Mutex::default(),
             in_group: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             options,
@@ -447,9 +466,24 @@ impl Core {
 
     /// Notes that the writer thread ends by a panic. It is called on that thread.
     pub(crate) fn writer_panicked(&self, error: StorageError) {
+        let error = Arc::new(error);
         // It ends once.
-        let _ = self.writer_panic.set(Arc::new(error));
+        let _ = self.writer_panic.set(Arc::clone(&error));
         self.in_group.store(false, Ordering::Relaxed);
+        let waiting = std::mem::take(&mut *self.on_writer_panic.lock());
+        for tell in waiting {
+            if catch_unwind(AssertUnwindSafe(|| tell(&error))).is_err() {
+                tracing::error!("a callback for the writer thread's end panicked");
+            }
+        }
+    }
+
+    /// What a job is told that the queue does not take.
+    fn fate_of_refused(&self) -> Fate {
+        match self.writer_panic.get().filter(|_| !self.is_closed()) {
+            Some(error) => Fate::Lost(Arc::clone(error)),
+            None => Fate::Closed,
+        }
     }
 
     /// Notes an error if it is a failed fsync. Only the first one counts.

@@ -36,6 +36,9 @@ pub enum FailureClass {
     /// it was asked to write, and a later fsync would not say so. The handle refuses every write
     /// from then on; close the database and open it again.
     FsyncFailed,
+    /// The writer thread panicked, our bug. Nothing is written until the database is closed and opened
+    /// again.
+    Panicked,
     /// The database was closed.
     Closed,
     /// None of these: a constraint, a mistake in SQL, a failure of the caller's own.
@@ -110,6 +113,9 @@ impl FailureClass {
             Self::Io => ffi::SQLITE_IOERR_WRITE,
             Self::FsyncFailed => ffi::SQLITE_IOERR_FSYNC,
             Self::Closed => return StorageError::Closed,
+            Self::Panicked => {
+                return StorageError::WriterPanicked { panic: "injected for a test".to_owned() };
+            }
             Self::Gone => {
                 let path = PathBuf::from("injected for a test");
                 return StorageError::Gone(GoneFile { path, how: Gone::Removed });
@@ -169,7 +175,8 @@ impl StorageError {
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
-            Self::Closed | Self::WriterPanicked { .. } => FailureClass::Closed,
+            Self::Closed => FailureClass::Closed,
+            Self::WriterPanicked { .. } => FailureClass::Panicked,
             Self::ReadOnly => FailureClass::ReadOnly,
             Self::WouldDeadlock => FailureClass::Other,
             Self::RolledBack { class } => *class,
@@ -469,6 +476,7 @@ mod tests {
             FailureClass::Io,
             FailureClass::FsyncFailed,
             FailureClass::Closed,
+            FailureClass::Panicked,
             FailureClass::Other,
         ] {
             assert_eq!(class.injected().class(), class);

@@ -134,7 +134,10 @@ impl Recorder {
             _ if error.needs_index.is_some() || error.damaged_index().is_some() => {}
             _ if error.is_damage() => self.note_damage(asked, &error),
             // The caller's own doing, or told otherwise.
-            FailureClass::Closed | FailureClass::Gone | FailureClass::FsyncFailed => {}
+            FailureClass::Closed
+            | FailureClass::Gone
+            | FailureClass::FsyncFailed
+            | FailureClass::Panicked => {}
             _ => {
                 let failed = Some((Instant::now(), error.chain()));
                 self.found.lock().failed = failed;

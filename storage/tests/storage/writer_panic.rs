@@ -23,13 +23,13 @@ fn after_a_panic_of_the_writer_every_write_is_answered_and_the_file_is_let_go() 
     drop((hold, tell));
     for _ in 2..200 {
         let failed = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
-        assert_eq!(failed.class(), FailureClass::Closed, "{failed:?}");
+        assert_eq!(failed.class(), FailureClass::Panicked, "{failed:?}");
     }
     assert!(told.recv_timeout(PATIENCE).is_err(), "each is answered once");
     let panic = db.writer_panic().unwrap();
     assert!(panic.to_string().contains("ordered by a test"), "{panic}");
     let later = db.write(Durability::Full, insert(300)).unwrap_err();
-    assert_eq!(later.class(), FailureClass::Closed);
+    assert_eq!(later.class(), FailureClass::Panicked);
     // Reads go on, and closing says what happened.
     assert_eq!(ids(&db), [1]);
     let closed = db.close().unwrap_err();
