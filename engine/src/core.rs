@@ -23,8 +23,8 @@ use crate::notify::Notifier;
 use crate::options::{Durability, Options};
 use crate::status::{SpaceFacts, StatusHub};
 use crate::store::{
-    Appended, DocumentLimit, Excess, FoldOptions, LocalChange, LocalLog, Received, RemovalError,
-    SpaceCount, SpaceRow,
+    Appended, DocumentLimit, Excess, FoldOptions, LocalChange, LocalLog, OpenedSpace, Received,
+    RemovalError, SpaceCount, SpaceRow,
 };
 
 /// The shared state of one open store.
@@ -74,13 +74,13 @@ impl Core {
         read_only: bool,
     ) -> Result<Self, StoreError> {
         let Parts { events, applier, actors, ephemeral, notifier } = parts;
-        let status = Arc::new(StatusHub::new(log.known_upstream()?, read_only, notifier.clone()));
+        let found = log.opened()?;
+        let status = Arc::new(StatusHub::new(found.upstream, read_only, notifier.clone()));
         let cache = Cache::new(options.document_cache_bytes, status.memory());
         let mut spaces = BTreeMap::new();
-        for (name, row, count) in log.spaces()? {
-            let parked = log.parked(row)?;
+        for OpenedSpace { name, row, count, parked, unreadable } in found.spaces {
             status.add_space(SpaceFacts { name: name.clone(), row, count, parked });
-            for (document, reason) in log.quarantined(row)? {
+            for (document, reason) in unreadable {
                 status.set_unreadable(row, document, Some(reason));
             }
             spaces.insert(name, row);

@@ -68,7 +68,9 @@ pub use handle::{Document, DocumentWatch, Group, LostEdits, Space, Store};
 pub use landfall_protocol::admission::FormError;
 pub use landfall_protocol::ids::{BadSpaceName, ParseDocumentIdError};
 pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, Upstream};
-pub use options::{CHANGE_OPERATIONS, Durability, LinkOptions, MANY_ACTORS, Options};
+pub use options::{
+    CHANGE_OPERATIONS, Durability, LinkOptions, MANY_ACTORS, Options, UNREADABLE_LISTED,
+};
 pub use status::{
     DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress,
     SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus, UnreadableDocument,

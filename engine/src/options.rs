@@ -23,6 +23,11 @@ pub enum Durability {
 /// 25 MB, 10,000 actors ten times that.
 pub const MANY_ACTORS: u64 = 1024;
 
+/// Documents that [`SpaceStatus::unreadable`](crate::SpaceStatus::unreadable) names at most: 1,000. What
+/// other replicas make can be what automerge does not read, however many documents it is; nobody reads
+/// a longer list.
+pub const UNREADABLE_LISTED: usize = 1_000;
+
 /// Operations that one change may have: 1,048,576. One character that is inserted or deleted is one
 /// operation. An application that takes text from outside can refuse what is longer before it begins
 /// a change; [`Document::change`](crate::Document::change) gives

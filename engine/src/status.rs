@@ -104,12 +104,16 @@ pub struct SpaceStatus {
     /// Documents whose changes the relay refuses.
     pub parked: Vec<ParkedDocument>,
     /// Documents that could not be read when they were loaded last, in the order of their ids; their
-    /// bytes are kept. One that is deleted, or can be read again, is not among them any more.
+    /// bytes are kept. One that is deleted, or can be read again, is not among them any more. At most
+    /// [`UNREADABLE_LISTED`](crate::UNREADABLE_LISTED).
     pub unreadable: Vec<UnreadableDocument>,
+    /// Since the store was opened there were more of them than are listed: one that is not among them
+    /// need not be readable.
+    pub unreadable_more: bool,
     /// Entries that arrived and cannot be applied; they are kept.
     pub set_aside: u64,
-    /// Those of them that stand for what the relay has and could not send, since its own store is
-    /// damaged there: the space is not whole here, although it may be [`SyncStatus::Live`]. They are
+    /// Those of them that stand for what the relay that was met last has and could not send, since its
+    /// own store is damaged there: the space is not whole here, although it may be [`SyncStatus::Live`]. They are
     /// asked for again at each connection; see
     /// [`Space::damaged_at_relay`](crate::Space::damaged_at_relay).
     pub damaged_at_relay: u64,

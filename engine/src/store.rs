@@ -27,6 +27,7 @@ mod install;
 mod leaves;
 mod ledger;
 mod links;
+mod opening;
 mod outbox;
 mod partial;
 mod prepare;
@@ -39,6 +40,7 @@ mod resume;
 mod rows;
 mod schema;
 mod schema_damaged;
+mod schema_opening;
 mod schema_status;
 mod snapshots;
 mod unfold;
@@ -72,6 +74,7 @@ pub(crate) use heal::HealError;
 pub use heal::Healed;
 pub(crate) use import::ImportChange;
 pub use inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
+pub(crate) use opening::OpenedSpace;
 pub(crate) use partial::SnapshotPart;
 pub(crate) use prepare::Ready;
 pub(crate) use reasons::Compared;
@@ -97,9 +100,9 @@ pub(crate) struct SpaceCount {
     pub(crate) first_gap: Option<u64>,
     /// The first one that it is not known to hold and does not refuse.
     pub(crate) first_unheld: Option<u64>,
-    /// Entries that are set aside.
+    /// Entries that are set aside, without those that another upstream cannot read.
     pub(crate) aside: u64,
-    /// Those of them that stand for what the relay cannot read.
+    /// Those of them that stand for what the upstream cannot read.
     pub(crate) damaged: u64,
 }
 
@@ -243,7 +246,7 @@ impl LocalLog {
             let row = links::meet(tx, &upstream)?;
             links::ensure_link(tx, row, space)?;
             let point = resume::resume_point(tx, row, space)?;
-            let damaged = rows::space_waiting(tx, space)?.aside_damaged > 0;
+            let damaged = links::damaged(tx, row, space)? > 0;
             Ok::<_, rusqlite::Error>(Met { upstream: row, point, damaged })
         };
         let done = move |result: Result<Committed<(SpaceCount, Met)>, WriteFailure>| {

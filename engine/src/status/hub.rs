@@ -15,6 +15,7 @@ use super::{
 use crate::document::Memory;
 use crate::error::StoreFailure;
 use crate::notify::{Notifier, Topic};
+use crate::options::UNREADABLE_LISTED;
 use crate::store::{Followed, Parked, SpaceCount, SpaceReport, SpaceRow};
 
 /// What one space's status is made of.
@@ -26,10 +27,22 @@ struct Facts {
     not_on_disk: u64,
     parked: Vec<ParkedDocument>,
     unreadable: BTreeMap<DocumentId, String>,
+    unreadable_more: bool,
     /// Changes that the relay has acknowledged.
     acknowledged: u64,
     drifted: u64,
     checks: u64,
+}
+
+impl Facts {
+    /// A document cannot be read; tells whether the status is another now.
+    fn add_unreadable(&mut self, document: DocumentId, reason: String) -> bool {
+        let is_listed = self.unreadable.contains_key(&document);
+        if !is_listed && self.unreadable.len() >= UNREADABLE_LISTED {
+            return !std::mem::replace(&mut self.unreadable_more, true);
+        }
+        self.unreadable.insert(document, reason.clone()) != Some(reason)
+    }
 }
 
 /// All that a status is made of.
@@ -94,6 +107,7 @@ impl Everything {
             acknowledged: facts.acknowledged,
             parked: facts.parked.clone(),
             unreadable: facts.unreadable.iter().map(unreadable).collect(),
+            unreadable_more: facts.unreadable_more,
             set_aside: facts.count.aside,
             damaged_at_relay: facts.count.damaged,
             drifted: facts.drifted,
@@ -110,7 +124,7 @@ impl Everything {
         self.rows.insert(name.clone(), row);
         let (phase, parked) = (SpacePhase::Waiting, listed(parked));
         let (not_on_disk, drifted, checks, acknowledged) = (0, 0, 0, 0);
-        let unreadable = BTreeMap::new();
+        let (unreadable, unreadable_more) = (BTreeMap::new(), false);
         let facts = Facts {
             name,
             count,
@@ -119,6 +133,7 @@ impl Everything {
             acknowledged,
             parked,
             unreadable,
+            unreadable_more,
             drifted,
             checks,
         };
@@ -310,12 +325,12 @@ impl StatusHub {
             let Some(facts) = all.spaces.get_mut(&row) else { return false };
             match reason {
                 None => facts.unreadable.remove(&document).is_some(),
-                Some(reason) => facts.unreadable.insert(document, reason.clone()) != Some(reason),
+                Some(reason) => facts.add_unreadable(document, reason),
             }
         });
     }
 
-    /// A check against the relay came to an end, and found so many documents that differ.
+    /// The relay has acknowledged so many changes.
     pub(crate) fn add_acknowledged(&self, row: SpaceRow, changes: u64) {
         self.update(|all| {
             let Some(facts) = all.spaces.get_mut(&row) else { return false };
@@ -324,6 +339,7 @@ impl StatusHub {
         });
     }
 
+    /// A check against the relay came to an end, and found so many documents that differ.
     pub(crate) fn add_check(&self, row: SpaceRow, drifted: u64) {
         self.update(|all| {
             let Some(facts) = all.spaces.get_mut(&row) else { return false };

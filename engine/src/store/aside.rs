@@ -15,7 +15,7 @@ use super::prepare::ReadySnapshot;
 use super::receive::{Received, Writing, received_only};
 use super::rows::{SpaceRow, UpstreamRow, document_row_or_new, space_waiting};
 use super::snapshots::Opened;
-use super::{Done, LocalLog, displaced, held};
+use super::{Done, LocalLog, damaged, displaced, held};
 
 /// What an entry waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +69,7 @@ pub(super) fn put(
             return Ok(false);
         }
     }
-    if entry.kind == entry_kind::DAMAGED
-        && space_waiting(conn, space)?.aside_damaged >= limits::DAMAGED_ENTRIES as u64
-    {
+    if entry.kind == entry_kind::DAMAGED && !damaged::make_room(conn, upstream, space)? {
         return Ok(false);
     }
     let new = conn

@@ -82,7 +82,7 @@ const LEFT_OUT: &str = "
     SELECT d.document, 0, x.unsent FROM deleted x JOIN document d ON d.id = x.document
         WHERE x.space = ?1 AND x.kept_base IS NOT NULL
     UNION ALL
-    SELECT d.document, 1, count(*) FROM displaced x JOIN document d ON d.id = x.document
+    SELECT d.document, 1, count(*) FROM displaced x CROSS JOIN document d ON d.id = x.document
         WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)
         GROUP BY d.document
     UNION ALL

@@ -2,12 +2,13 @@
 //! [`DAMAGED`](landfall_protocol::frame::entry_kind::DAMAGED), until the relay has sent it or is found
 //! to hold nothing that is not here.
 
-use landfall_protocol::DocumentId;
 use landfall_protocol::frame::DAMAGED_UNKNOWN;
+use landfall_protocol::{DocumentId, limits};
 use rusqlite::{Connection, params};
 
+use super::rows::space_waiting;
 use super::view::ViewError;
-use super::{Done, LocalLog, SpaceCount, SpaceRow, UpstreamRow};
+use super::{Done, LocalLog, SpaceCount, SpaceRow, UpstreamRow, links};
 
 /// Forgets it of one document: all that the upstream has of it has come.
 pub(super) fn forget_document(
@@ -21,6 +22,29 @@ pub(super) fn forget_document(
     let key = params![space.0, document.as_bytes(), upstream.0];
     conn.prepare_cached(sql)?.execute(key)?;
     Ok(())
+}
+
+/// Whether one entry more can be remembered of a space. What other upstreams could not read gives way,
+/// and with it where the space stands with them: met again, they tell it again.
+pub(super) fn make_room(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<bool> {
+    let most = limits::DAMAGED_ENTRIES as u64;
+    if space_waiting(conn, space)?.aside_damaged < most {
+        return Ok(true);
+    }
+    if links::damaged(conn, upstream, space)? >= most {
+        return Ok(false);
+    }
+    for other in links::linked(conn, space)? {
+        if other != upstream && links::damaged(conn, other, space)? > 0 {
+            links::forget_cursor(conn, other, space)?;
+            forget(conn, other, space)?;
+        }
+    }
+    Ok(true)
 }
 
 /// Forgets it of all documents.
@@ -40,19 +64,20 @@ impl LocalLog {
         self.submit_link(space, done, move |tx, upstream| forget(tx, upstream, space));
     }
 
-    /// The documents of which a relay could not send something, each once; `None` stands for those
-    /// that it could not even name.
+    /// The documents of which the upstream in use could not send something, each once; `None` stands
+    /// for those that it could not even name.
     pub(crate) fn damaged_at_relay(
         &self,
         space: SpaceRow,
     ) -> Result<Vec<Option<DocumentId>>, ViewError> {
         let sql = "SELECT DISTINCT document FROM aside \
-            WHERE space = ?1 AND kind = 7 ORDER BY document";
+            WHERE space = ?1 AND kind = 7 AND upstream = ?2 ORDER BY document";
         self.view(|conn| {
+            let Some(upstream) = self.whose.row(conn)? else { return Ok(Vec::new()) };
             let mut find = conn.prepare_cached(sql)?;
             let id = |row: &rusqlite::Row<'_>| row.get(0).map(DocumentId::from_bytes);
             let named = |id: DocumentId| (id != DAMAGED_UNKNOWN).then_some(id);
-            let found = find.query_map([space.0], id)?;
+            let found = find.query_map(params![space.0, upstream.0], id)?;
             found.map(|id| id.map(named)).collect::<rusqlite::Result<_>>()
         })
     }

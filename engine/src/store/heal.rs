@@ -21,7 +21,7 @@ use super::rows::{
 use super::snapshots::{self, Opened};
 use super::verify::{Fault, Finding, Remedy};
 use super::verify_document::{document_faults, raw_rows, sides};
-use super::verify_space::{set_waiting, totals, waiting};
+use super::verify_space::{set_damaged, set_waiting, totals, waiting};
 use super::{LocalLog, ViewError, WriteFailure, deletion, held, links};
 
 /// What repairing came to.
@@ -131,6 +131,7 @@ impl LocalLog {
             set_waiting(tx, space, &waiting(tx, space)?)?;
             set_sums(tx, space, &sums(tx, space)?)?;
             for upstream in links::linked(tx, space)? {
+                set_damaged(tx, upstream, space)?;
                 if links {
                     // Nothing that is noted of it can be believed; the two compare what they hold.
                     links::reset(tx, upstream, space)?;

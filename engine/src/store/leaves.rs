@@ -109,8 +109,12 @@ fn digest_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Digest> {
 }
 
 /// Computes the leaves of documents that have none although they have heads, as a store that was
-/// migrated has them, and with them the sums. Does nothing otherwise.
+/// migrated has them, and with them the sums. A store says once that it is done: no later opening
+/// looks at its documents.
 pub(super) fn fill(conn: &Connection) -> rusqlite::Result<()> {
+    if conn.query_row("SELECT leaves_filled FROM replica", [], |row| row.get(0))? {
+        return Ok(());
+    }
     let missing: Vec<(DocumentRow, SpaceRow, DocumentId)> = conn
         .prepare(
             "SELECT id, space, document FROM document d
@@ -125,6 +129,7 @@ pub(super) fn fill(conn: &Connection) -> rusqlite::Result<()> {
         let leaf = Leaf::of_heads(&id, &heads(conn, document)?);
         set_leaf(conn, space, (document, &id), Some(leaf))?;
     }
+    conn.execute("UPDATE replica SET leaves_filled = 1", [])?;
     Ok(())
 }
 

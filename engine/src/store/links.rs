@@ -179,6 +179,20 @@ pub(super) fn set_mark(
     Ok(())
 }
 
+/// How many entries of a space the upstream has and cannot read, as far as it was met. A trigger
+/// counts them.
+pub(super) fn damaged(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<u64> {
+    let found = conn
+        .prepare_cached("SELECT damaged FROM link WHERE upstream = ?1 AND space = ?2")?
+        .query_row(params![upstream.0, space.0], |row| row.get(0))
+        .optional()?;
+    Ok(found.unwrap_or_default())
+}
+
 /// Forgets the cursor, the mark, and that anything is held.
 pub(super) fn reset(
     conn: &Connection,

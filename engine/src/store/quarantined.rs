@@ -3,11 +3,12 @@
 
 use landfall_protocol::DocumentId;
 use landfall_storage::Durability;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::folding::SOFTWARE;
 use super::rows::document_row;
 use super::{LocalLog, SpaceRow, ViewError};
+use crate::options::UNREADABLE_LISTED;
 
 /// Why a document is quarantined.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,23 @@ pub(crate) struct Quarantine {
     pub(crate) version: String,
     /// What automerge said to it.
     pub(crate) reason: String,
+}
+
+/// The documents of a space that are known to be unreadable, and why; one more than are listed at most.
+pub(super) fn quarantined(
+    conn: &Connection,
+    space: SpaceRow,
+) -> rusqlite::Result<Vec<(DocumentId, String)>> {
+    // A cross join, so that SQLite walks what is quarantined, and not all documents of the space.
+    conn.prepare_cached(
+        "SELECT d.document, q.reason FROM quarantine q CROSS JOIN document d ON d.id = q.document
+         WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)
+         LIMIT ?2",
+    )?
+    .query_map(params![space.0, UNREADABLE_LISTED + 1], |row| {
+        Ok((DocumentId::from_bytes(row.get(0)?), row.get(1)?))
+    })?
+    .collect()
 }
 
 impl LocalLog {
@@ -32,21 +50,6 @@ impl LocalLog {
                     Ok(Quarantine { version: row.get(0)?, reason: row.get(1)? })
                 })
                 .optional()
-        })
-    }
-
-    /// The documents of a space that are known to be unreadable, and why.
-    pub(crate) fn quarantined(
-        &self,
-        space: SpaceRow,
-    ) -> Result<Vec<(DocumentId, String)>, ViewError> {
-        self.view(|conn| {
-            conn.prepare_cached(
-                "SELECT d.document, q.reason FROM quarantine q JOIN document d ON d.id = q.document
-                 WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)",
-            )?
-            .query_map([space.0], |row| Ok((DocumentId::from_bytes(row.get(0)?), row.get(1)?)))?
-            .collect()
         })
     }
 

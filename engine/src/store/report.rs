@@ -195,6 +195,11 @@ pub(super) fn count(
             outbox::first_unheld(conn, upstream, space, totals)?,
         ),
     };
-    let (aside, damaged) = (waiting.aside_entries, waiting.aside_damaged);
+    let damaged = match upstream {
+        Some(upstream) if waiting.aside_damaged > 0 => links::damaged(conn, upstream, space)?,
+        _ => 0,
+    };
+    // What another relay could not read says nothing of this one.
+    let aside = (waiting.aside_entries + damaged).saturating_sub(waiting.aside_damaged);
     Ok(SpaceCount { upstream, totals, pending, first_gap, first_unheld, aside, damaged })
 }

@@ -3,6 +3,7 @@
 use landfall_storage::Schema;
 
 use super::schema_damaged::VERSION_8;
+use super::schema_opening::VERSION_9;
 use super::schema_status::VERSION_6;
 
 /// The store's schema: one migration per version, forward only. A released one never changes.
@@ -11,6 +12,7 @@ pub(super) const SCHEMA: Schema = Schema {
     application_id: 0x4c46_4531, // "LFE1"
     migrations: &[
         VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7, VERSION_8,
+        VERSION_9,
     ],
 };
 

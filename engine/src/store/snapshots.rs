@@ -121,7 +121,11 @@ pub(super) fn put(
 /// Takes a document's folded history away.
 pub(super) fn remove(conn: &Connection, document: DocumentRow) -> rusqlite::Result<()> {
     conn.prepare_cached("DELETE FROM folded_actor WHERE document = ?1")?.execute([document.0])?;
-    conn.prepare_cached("DELETE FROM owed WHERE document = ?1")?.execute([document.0])?;
+    // By the index, which begins with the upstream, of which there are few.
+    conn.prepare_cached(
+        "DELETE FROM owed WHERE upstream IN (SELECT id FROM upstream) AND document = ?1",
+    )?
+    .execute([document.0])?;
     conn.prepare_cached("DELETE FROM snapshot WHERE document = ?1")?.execute([document.0])?;
     Ok(())
 }

@@ -85,7 +85,10 @@ impl LocalLog {
 }
 
 /// The documents with snapshots of more than so many bytes.
-fn oversized(conn: &Connection, most_bytes: u64) -> rusqlite::Result<Vec<(SpaceRow, DocumentRow)>> {
+pub(super) fn oversized(
+    conn: &Connection,
+    most_bytes: u64,
+) -> rusqlite::Result<Vec<(SpaceRow, DocumentRow)>> {
     conn.prepare_cached(
         "SELECT space, id FROM document WHERE folded_changes > 0 AND folded_bytes > ?1
              AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.document = document.id)",

@@ -39,6 +39,9 @@ pub(super) fn space_faults(
         if !owed_is_right(conn, upstream, space)? {
             faults.push(Fault::Held("it is owed what is no folded history"));
         }
+        if links::damaged(conn, upstream, space)? != damaged(conn, upstream, space)? {
+            faults.push(Fault::Counts);
+        }
         let (changes, bytes) = held_counts(conn, upstream, space, &ranges)?;
         if (changes, bytes) != noted_counts(conn, upstream, space)? {
             faults.push(Fault::Held("it is wrongly counted"));
@@ -110,6 +113,25 @@ pub(super) fn set_waiting(
         waiting.displaced_bytes,
         waiting.aside_damaged
     ])?;
+    Ok(())
+}
+
+/// What of a space an upstream cannot read, counted row by row.
+fn damaged(conn: &Connection, upstream: UpstreamRow, space: SpaceRow) -> rusqlite::Result<u64> {
+    conn.prepare_cached(
+        "SELECT count(*) FROM aside WHERE upstream = ?1 AND space = ?2 AND kind = 7",
+    )?
+    .query_row(params![upstream.0, space.0], |row| row.get(0))
+}
+
+/// Sets right what is noted of it.
+pub(super) fn set_damaged(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE link SET damaged = ?3 WHERE upstream = ?1 AND space = ?2")?
+        .execute(params![upstream.0, space.0, damaged(conn, upstream, space)?])?;
     Ok(())
 }
 

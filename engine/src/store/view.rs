@@ -1,7 +1,7 @@
 //! Reading the store: what is there, for documents, status and the link.
 
 use landfall_protocol::replica::OutboxChange;
-use landfall_protocol::{ChangeHash, Code, DocumentId, Local, SpaceName, Upstream};
+use landfall_protocol::{ChangeHash, Code, DocumentId, Local, SpaceName};
 use landfall_storage::ReadError;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -10,7 +10,7 @@ use super::rows::{document_row, heads, parts, space_totals};
 use super::snapshots::{Base, base_after};
 use super::{
     DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow, actors, deletion, displaced,
-    held, links, outbox, report,
+    held, outbox, report,
 };
 
 /// The store could not be read.
@@ -95,8 +95,9 @@ impl LocalLog {
     }
 
     /// The upstream in use, if any was ever met.
-    pub(crate) fn known_upstream(&self) -> Result<Option<Upstream>, ViewError> {
-        self.view(|conn| Ok(links::last_met(conn)?.map(|(_, upstream)| upstream)))
+    #[cfg(test)]
+    pub(crate) fn known_upstream(&self) -> Result<Option<landfall_protocol::Upstream>, ViewError> {
+        self.view(|conn| Ok(super::links::last_met(conn)?.map(|(_, upstream)| upstream)))
     }
 
     /// The documents of a space, in no particular order.
@@ -266,7 +267,7 @@ pub(super) fn parked(
     };
     let mut all: Vec<Parked> = conn
         .prepare_cached(
-            "SELECT d.document, p.code, p.what FROM parked p JOIN document d ON d.id = p.document
+            "SELECT d.document, p.code, p.what FROM parked p CROSS JOIN document d ON d.id = p.document
              WHERE p.upstream = ?1 AND d.space = ?2 ORDER BY d.id",
         )?
         .query_map(params![upstream.0, space.0], parked)?

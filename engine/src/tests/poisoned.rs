@@ -104,6 +104,76 @@ fn a_document_whose_bytes_are_damaged_is_in_the_status_until_it_can_be_read() {
     assert_eq!(store.status().spaces["default"].unreadable, []);
 }
 
+/// SQLite itself cannot read what is in the file there.
+#[test]
+fn a_document_that_sqlite_cannot_read_is_in_the_status_and_harms_no_other() {
+    use automerge::{ROOT, transaction::Transactable};
+
+    use crate::{ReadError, StoreFailure};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let store = Store::open(&path, crate::Options::default()).unwrap();
+    let space = store.space("default").unwrap();
+    let other = space.create(|_| Ok(())).unwrap().id();
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as u8
+    };
+    let bytes: Vec<u8> = (0..100_000).map(|_| noise()).collect();
+    let long = space.create(|tx| Ok(tx.put(ROOT, "long", bytes.clone())?)).unwrap().id();
+    drop(space);
+    store.close().unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    // A page in the middle of the value. Its first four bytes lead to the next one.
+    let middle = &bytes[50_000..50_032];
+    let at = whole.windows(middle.len()).position(|window| window == middle).unwrap();
+    let page = at / 4_096;
+    let mut damaged = whole.clone();
+    damaged[page * 4_096..][..4].fill(0xff);
+    std::fs::write(&path, damaged).unwrap();
+    let store = Store::open(&path, crate::Options::default()).unwrap();
+    let space = store.space("default").unwrap();
+    let failed = space.open(long).unwrap().read(|_| ()).unwrap_err();
+    let ReadError::Store(error) = failed else { panic!("{failed:?}") };
+    assert_eq!(error.class, StoreFailure::Corrupt, "{error}");
+    let unreadable = store.status().spaces["default"].unreadable.clone();
+    let [listed] = &unreadable[..] else { panic!("{unreadable:?}") };
+    assert!(listed.document == long && listed.reason.contains("damaged"), "{listed:?}");
+    space.open(other).unwrap().read(|_| ()).unwrap();
+    assert_eq!(store.status().spaces["default"].unreadable.len(), 1);
+    drop(space);
+    store.close().unwrap();
+    std::fs::write(&path, whole).unwrap();
+    let store = Store::open(&path, crate::Options::default()).unwrap();
+    store.space("default").unwrap().open(long).unwrap().read(|_| ()).unwrap();
+    assert_eq!(store.status().spaces["default"].unreadable, []);
+}
+
+/// However many there are, the list does not grow beyond its limit, and says so.
+#[test]
+fn documents_that_cannot_be_read_are_listed_up_to_a_limit() {
+    let store = super::store();
+    let space = store.space("default").unwrap();
+    let row = store.shared_core().space(space.name()).unwrap();
+    let status = &store.shared_core().status;
+    let id = |n: usize| crate::DocumentId::from_bytes((n as u128).to_be_bytes());
+    let told = || {
+        let space = store.status().spaces["default"].clone();
+        (space.unreadable.len(), space.unreadable_more)
+    };
+    let why = || Some("no".to_owned());
+    (0..crate::UNREADABLE_LISTED).for_each(|n| status.set_unreadable(row, id(n), why()));
+    status.set_unreadable(row, id(0), why());
+    assert_eq!(told(), (crate::UNREADABLE_LISTED, false));
+    status.set_unreadable(row, id(crate::UNREADABLE_LISTED), why());
+    assert_eq!(told(), (crate::UNREADABLE_LISTED, true));
+    status.set_unreadable(row, id(7), None);
+    status.set_unreadable(row, id(8), Some("again".to_owned()));
+    assert_eq!(told(), (crate::UNREADABLE_LISTED - 1, true), "which one was left out is not known");
+}
+
 /// An earlier version of this software could not read it, this one can.
 #[test]
 fn what_another_version_could_not_read_is_tried_again() {

@@ -235,3 +235,83 @@ fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
     bench.receive(entries);
     assert_eq!(at_relay(&bench).len(), 3, "told again after the reset");
 }
+
+/// What one relay cannot read says nothing of another, and is remembered until it is met again.
+#[test]
+fn what_an_upstream_cannot_read_is_counted_for_it_alone() {
+    use landfall_protocol::Offset;
+    use landfall_protocol::frame::Entry;
+    use landfall_protocol::replica::{AsideReason, Incoming};
+
+    let damaged = |offset, document| Incoming::Aside {
+        entry: Entry::of_damage(Offset(offset), document),
+        reason: AsideReason::Damaged,
+    };
+    let mut bench = Bench::new();
+    bench.meet(1);
+    bench.receive(vec![damaged(3, Some(id(1))), damaged(4, Some(id(2)))]);
+    let told = |bench: &Bench| {
+        let count = bench.count();
+        (count.aside, count.damaged, bench.log.damaged_at_relay(bench.space).unwrap())
+    };
+    assert_eq!(told(&bench), (2, 2, vec![Some(id(1)), Some(id(2))]));
+    bench.meet(2);
+    assert_eq!(told(&bench), (0, 0, vec![]), "the other one has said nothing of the kind");
+    bench.receive(vec![damaged(3, Some(id(3)))]);
+    assert_eq!(told(&bench), (1, 1, vec![Some(id(3))]));
+    bench.check();
+    bench.meet(1);
+    assert_eq!(told(&bench), (2, 2, vec![Some(id(1)), Some(id(2))]));
+    bench.reset();
+    assert_eq!(told(&bench), (0, 0, vec![]));
+    bench.meet(2);
+    assert_eq!(
+        told(&bench),
+        (1, 1, vec![Some(id(3))]),
+        "a reset of one forgets nothing of another"
+    );
+    bench.check();
+    let wrong = "UPDATE link SET damaged = damaged + 1";
+    let database = bench.log.database();
+    database.write(landfall_storage::Durability::Full, |tx| tx.execute(wrong, [])).unwrap();
+    assert_eq!(bench.log.heal().unwrap().left, []);
+    assert_eq!(told(&bench), (1, 1, vec![Some(id(3))]));
+}
+
+/// So much of it that no more is remembered: what other relays could not read gives way.
+#[test]
+fn what_many_upstreams_cannot_read_is_bounded_and_the_present_one_is_told() {
+    use landfall_protocol::frame::Entry;
+    use landfall_protocol::replica::{AsideReason, Incoming};
+    use landfall_protocol::{Offset, limits};
+
+    let mut bench = Bench::new();
+    bench.meet(1);
+    bench.receive(vec![]);
+    let fill = format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})
+         INSERT INTO aside (upstream, space, offset, document, kind, flags, hash, dependencies,
+             author, at_ms, body, reason)
+         SELECT 1, 1, i, zeroblob(16), 7, 0, CAST(i AS BLOB), x'', x'', 1, x'', 'r' FROM n",
+        limits::DAMAGED_ENTRIES
+    );
+    let database = bench.log.database();
+    database.write(landfall_storage::Durability::Full, move |tx| tx.execute_batch(&fill)).unwrap();
+    let most = limits::DAMAGED_ENTRIES as u64;
+    let damaged = |offset| Incoming::Aside {
+        entry: Entry::of_damage(Offset(offset), Some(id(3))),
+        reason: AsideReason::Damaged,
+    };
+    bench.receive(vec![damaged(103)]);
+    assert_eq!(bench.count().damaged, most, "of one relay, no more");
+    bench.meet(2);
+    bench.receive(vec![damaged(3)]);
+    assert_eq!(bench.count().damaged, 1);
+    bench.check();
+    let point = bench.meet(1);
+    assert_eq!(
+        (point.cursor, bench.count().damaged),
+        (None, 0),
+        "it is compared, and tells it again"
+    );
+}

@@ -97,6 +97,31 @@ fn a_commit_costs_the_same_beside_many_spaces_and_relays() {
     });
 }
 
+/// Half of the documents are folded: what exceeds the limit is looked for among those.
+#[test]
+fn opening_a_store_costs_the_same_however_many_documents_it_has() {
+    let [few, many] = [4, 400].map(|count| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let mut bench = Bench::at(Place::File(&path));
+        bench.meet(1);
+        for n in 0..count {
+            bench.append_all(document(n), &Author::new(2, 2).puts(1 + n % 2));
+        }
+        bench.acknowledge(1..=count as u64 * 3 / 2);
+        let sql = "UPDATE document SET folded_changes = 1, folded_bytes = 1000 WHERE id % 2 = 0;
+            INSERT INTO quarantine (document, version, reason) VALUES (1, 'v', 'r');
+            INSERT INTO parked (upstream, document, code, what) VALUES (1, 2, 1, 'no')";
+        let database = bench.log.database();
+        database.write(Durability::Relaxed, |tx| tx.execute_batch(sql)).unwrap();
+        let opened = bench.log.opened().unwrap();
+        assert_eq!((opened.spaces[0].parked.len(), opened.spaces[0].unreadable.len()), (1, 1));
+        bench.log.operations_of_opening(&path).unwrap()
+    });
+    assert!(many <= few + SLACK, "{few} operations with 4 documents, {many} with 400");
+    assert!(few > 100, "something was counted: {few}");
+}
+
 #[test]
 fn a_commit_costs_the_same_beside_much_that_is_set_aside_or_displaced() {
     costs_the_same(|bench, count| {

@@ -157,6 +157,11 @@ fn orphaned_edits_survive_the_migration_of_a_store_that_would_lose_them() {
         let back = "DROP TRIGGER aside_insert;
             DROP TRIGGER aside_delete;
             DROP TRIGGER aside_wait;
+            DROP TRIGGER link_damaged_insert;
+            DROP TRIGGER link_damaged_delete;
+            ALTER TABLE link DROP COLUMN damaged;
+            DROP INDEX document_folded;
+            ALTER TABLE replica DROP COLUMN leaves_filled;
             DROP TRIGGER aside_damaged_insert;
             DROP TRIGGER aside_damaged_delete;
             DROP INDEX aside_damaged;
