@@ -20,6 +20,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::StoreError;
 use crate::store::{DocumentRow, FoldInput, FoldOptions, FoldTask, LocalLog, Opened, SpaceRow};
+use crate::threads::{StoreThread, Threads};
 
 /// The shortest wait between two looks for something to fold.
 const REST: Duration = Duration::from_secs(1);
@@ -149,23 +150,33 @@ pub(crate) struct Compactor {
 
 impl Compactor {
     /// Starts the thread.
-    pub(crate) fn start(log: LocalLog, options: FoldOptions) -> std::io::Result<Self> {
-        Self::start_with(log, options, Arc::new(fold))
+    pub(crate) fn start(
+        log: LocalLog,
+        options: FoldOptions,
+        threads: Arc<Threads>,
+    ) -> std::io::Result<Self> {
+        Self::start_with(log, options, threads, Arc::new(fold))
     }
 
     /// Starts the thread with something else that folds.
     pub(crate) fn start_with(
         log: LocalLog,
         options: FoldOptions,
+        threads: Arc<Threads>,
         fold: Arc<Fold>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         // What an earlier run left behind is looked at first.
         shared.state.lock().woken = true;
         let for_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("landfall-compact".to_owned())
-            .spawn(move || run(&for_thread, &log, &options, &fold))?;
+        let thread =
+            std::thread::Builder::new().name("landfall-compact".to_owned()).spawn(move || {
+                let run = || run(&for_thread, &log, &options, &threads, &fold);
+                // Where it panicked once it may again: not at once.
+                while threads.contain(StoreThread::Compact, run).is_err() && for_thread.pause(REST)
+                {
+                }
+            })?;
         Ok(Self { shared, options, thread: Mutex::new(Some(thread)) })
     }
 
@@ -202,8 +213,15 @@ impl Compactor {
     }
 }
 
-fn run(shared: &Arc<Shared>, log: &LocalLog, options: &FoldOptions, fold: &Arc<Fold>) {
+fn run(
+    shared: &Arc<Shared>,
+    log: &LocalLog,
+    options: &FoldOptions,
+    threads: &Threads,
+    fold: &Arc<Fold>,
+) {
     while shared.next() {
+        threads.pass(StoreThread::Compact);
         let began = Instant::now();
         if let Err(error) = round(shared, log, options, fold) {
             tracing::warn!(%error, "compaction could not go on");

@@ -26,6 +26,7 @@ use crate::store::{
     Appended, DocumentLimit, Excess, FoldOptions, LocalChange, LocalLog, OpenedSpace, Received,
     RemovalError, SpaceCount, SpaceRow,
 };
+use crate::threads::{StoreThread, Threads};
 
 /// The shared state of one open store.
 pub(crate) struct Core {
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) follower: OnceLock<Follower>,
     /// Wakes the tasks that wait for events and status.
     pub(crate) notifier: Notifier,
+    /// Where the store's threads tell of panics.
+    pub(crate) threads: Arc<Threads>,
     closed: AtomicBool,
     durability: Durability,
     /// Orders groups among themselves.
@@ -64,6 +67,7 @@ pub(crate) struct Parts {
     pub(crate) actors: Actors,
     pub(crate) ephemeral: Speaker,
     pub(crate) notifier: Notifier,
+    pub(crate) threads: Arc<Threads>,
 }
 
 impl Core {
@@ -73,9 +77,10 @@ impl Core {
         options: &Options,
         read_only: bool,
     ) -> Result<Self, StoreError> {
-        let Parts { events, applier, actors, ephemeral, notifier } = parts;
+        let Parts { events, applier, actors, ephemeral, notifier, threads } = parts;
         let found = log.opened()?;
         let status = Arc::new(StatusHub::new(found.upstream, read_only, notifier.clone()));
+        threads.tell(&status);
         let cache = Cache::new(options.document_cache_bytes, status.memory());
         let mut spaces = BTreeMap::new();
         for OpenedSpace { name, row, count, parked, unreadable } in found.spaces {
@@ -97,10 +102,10 @@ impl Core {
                 status.set_synced(number.0);
             }
         }));
-        tell_of_failures(&log, &status);
+        tell_of_failures(&log, &status, &threads);
         let compactor = match options.fold && !read_only {
             true => Some(
-                Compactor::start(log.clone(), fold_options(options, &log))
+                Compactor::start(log.clone(), fold_options(options, &log), Arc::clone(&threads))
                     .map_err(StoreError::of_thread)?,
             ),
             false => None,
@@ -118,6 +123,7 @@ impl Core {
             read_only,
             follower: OnceLock::new(),
             notifier,
+            threads,
             closed: AtomicBool::new(false),
             durability: options.durability,
             groups: Mutex::default(),
@@ -467,7 +473,7 @@ impl Core {
 }
 
 /// Has the status say when the store takes no more writes.
-fn tell_of_failures(log: &LocalLog, status: &Arc<StatusHub>) {
+fn tell_of_failures(log: &LocalLog, status: &Arc<StatusHub>, threads: &Arc<Threads>) {
     let gone = Arc::downgrade(status);
     log.database().on_gone(Box::new(move |file| {
         if let Some(status) = gone.upgrade() {
@@ -478,6 +484,13 @@ fn tell_of_failures(log: &LocalLog, status: &Arc<StatusHub>) {
     log.database().on_fsync_failed(Box::new(move |error| {
         if let Some(status) = failed.upgrade() {
             status.set_store_failed(StoreFailure::FsyncFailed, error.to_string());
+        }
+    }));
+    let (ended, threads) = (Arc::downgrade(status), Arc::clone(threads));
+    log.database().on_writer_panicked(Box::new(move |error| {
+        threads.panicked(StoreThread::Writer, error.to_string());
+        if let Some(status) = ended.upgrade() {
+            status.set_store_failed(StoreFailure::Panicked, error.to_string());
         }
     }));
 }

@@ -52,7 +52,7 @@ pub(crate) use apply::Applier;
 pub(crate) use cache::{Cache, Memory};
 pub(crate) use commit::commit;
 pub(crate) use edit::{Edit, now_ms};
-pub(crate) use load::{apply_parsed, empty};
+pub(crate) use load::{apply_parsed, empty, panic_text};
 pub(crate) use nesting::Changing;
 
 /// One document that the application has open, or that is loaded.

@@ -103,6 +103,10 @@ pub enum StoreFailure {
     /// more is written, and what was saved before may be gone. What is in memory can still be read
     /// and sent; then close the store, put its file back or restore a copy, and open it.
     Gone,
+    /// A thread of the store panicked, which is a bug of this software: the one that writes, or in a
+    /// store that is open for reading only the one that follows the writer. Close the store and open
+    /// it again.
+    Panicked,
     /// The call comes from inside a closure that changes a document.
     Reentrant,
     /// The space was removed from this store.
@@ -120,6 +124,7 @@ impl std::fmt::Display for StoreFailure {
             Self::Closed => "it is closed",
             Self::FsyncFailed => "an fsync failed; close it and open it again",
             Self::Gone => "its file was removed or replaced",
+            Self::Panicked => "one of its threads panicked; close it and open it again",
             Self::Reentrant => "the call comes from inside a `change` or group closure",
             Self::SpaceRemoved => "the space was removed",
             Self::Other => "input or output failed",
@@ -131,6 +136,12 @@ impl StoreError {
     /// A thread could not be started.
     pub(crate) fn of_thread(source: std::io::Error) -> Self {
         Self { class: StoreFailure::Other, source: Box::new(source) }
+    }
+
+    /// The thread that follows the writer panicked.
+    pub(crate) fn panicked(what: &str) -> Self {
+        let what = format!("the thread that follows the writer panicked: {what}");
+        Self { class: StoreFailure::Panicked, source: what.into() }
     }
 
     /// The store is closed, or is being closed.
@@ -163,6 +174,7 @@ impl From<FailureClass> for StoreFailure {
             FailureClass::Closed => Self::Closed,
             FailureClass::FsyncFailed => Self::FsyncFailed,
             FailureClass::Gone => Self::Gone,
+            FailureClass::Panicked => Self::Panicked,
             _ => Self::Other,
         }
     }
@@ -361,7 +373,8 @@ impl From<landfall_storage::WriteError<AppendError>> for ChangeError {
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum FlushError {
-    /// The link is offline on purpose, or was never connected.
+    /// The link is offline on purpose, was never connected, or has ended by a panic, which
+    /// `last_error` says then.
     #[error("offline: {} changes ({} bytes) are saved here and not on the relay{}{}", pending.changes, pending.bytes, unreached(*reached), because(last_error))]
     Offline {
         /// What is pending, at the relay that was met last.
@@ -419,7 +432,8 @@ pub struct RefusedSpace {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// The link is offline on purpose, or was never connected.
+    /// The link is offline on purpose, was never connected, or has ended by a panic, which
+    /// `last_error` says then.
     #[error("offline: nothing was compared{}", because(last_error))]
     Offline {
         /// Why the connection was lost last.

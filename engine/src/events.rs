@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     fn hub(capacity: usize) -> EventHub {
-        EventHub::new(capacity, Notifier::start().unwrap())
+        EventHub::new(capacity, Notifier::start(std::sync::Arc::default()).unwrap())
     }
 
     fn send(hub: &EventHub, n: u8) {

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::core::Core;
 use crate::error::StoreError;
 use crate::store::{Follow, Followed, SpaceRow};
+use crate::threads::StoreThread;
 
 /// Stands for a time that the clock cannot express.
 const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -26,6 +27,8 @@ struct State {
     answered: u64,
     /// What the last look failed with.
     failure: Option<Arc<StoreError>>,
+    /// The thread ended by a panic, with this message: nothing is answered any more.
+    ended: Option<String>,
     closed: bool,
 }
 
@@ -56,20 +59,23 @@ impl Follower {
         let (for_thread, core) = (Arc::clone(&shared), Arc::downgrade(core));
         let thread = std::thread::Builder::new()
             .name("landfall-follow".to_owned())
-            .spawn(move || run(&for_thread, &core, follow, every))
+            .spawn(move || follow_on(&for_thread, &core, follow, every))
             .map_err(StoreError::of_thread)?;
         let id = thread.thread().id();
         Ok(Self { shared, thread: Mutex::new(Some(thread)), id })
     }
 
-    /// Returns when everything that is committed now is seen.
+    /// Returns when everything that is committed now is seen, or nothing is seen any more.
     pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
         let mut state = self.shared.state.lock();
         state.asked += 1;
         let asked = state.asked;
         self.shared.wake.notify_one();
-        while state.answered < asked && !state.closed {
+        while state.answered < asked && !state.closed && state.ended.is_none() {
             self.shared.answer.wait(&mut state);
+        }
+        if let Some(what) = &state.ended {
+            return Err(StoreError::panicked(what));
         }
         match &state.failure {
             Some(error) => Err(StoreError { class: error.class, source: error.to_string().into() }),
@@ -110,10 +116,26 @@ impl Shared {
     }
 }
 
+/// Follows until the store is closed. What a panic has left half published is not known, so it ends
+/// the thread; whoever asks is told, and so is the status.
+fn follow_on(shared: &Shared, core: &Weak<Core>, follow: Follow, every: Duration) {
+    let Some(threads) = core.upgrade().map(|core| Arc::clone(&core.threads)) else { return };
+    let run = || run(shared, core, follow, every);
+    if let Err(what) = threads.contain(StoreThread::Follow, run) {
+        if let Some(core) = core.upgrade() {
+            let error = StoreError::panicked(&what);
+            core.status.set_store_failed(error.class, error.source.to_string());
+        }
+        shared.state.lock().ended = Some(what);
+        shared.answer.notify_all();
+    }
+}
+
 fn run(shared: &Shared, core: &Weak<Core>, mut follow: Follow, every: Duration) {
     while let Some(asked) = shared.next(every) {
         let looked = follow.look().map_err(StoreError::from);
         let Some(core) = core.upgrade() else { return };
+        core.threads.pass(StoreThread::Follow);
         match looked {
             Ok(None) => shared.answer(asked, None),
             Ok(Some(followed)) => {

@@ -27,6 +27,7 @@ use crate::options::{LinkOptions, Options};
 use crate::random;
 use crate::status::{Status, StatusWatch};
 use crate::store::{LocalLog, Place};
+use crate::threads::Threads;
 
 pub use document::{Document, DocumentWatch};
 pub use group::Group;
@@ -123,11 +124,12 @@ impl Store {
         }
         let actors = Actors::begin(&log, read_only, left)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
-        let applier = Applier::start().map_err(OpenError::Thread)?;
-        let notifier = Notifier::start().map_err(OpenError::Thread)?;
+        let threads = Arc::new(Threads::default());
+        let applier = Applier::start(Arc::clone(&threads)).map_err(OpenError::Thread)?;
+        let notifier = Notifier::start(Arc::clone(&threads)).map_err(OpenError::Thread)?;
         let events = EventHub::new(options.events, notifier.clone());
         let ephemeral = Speaker::new().map_err(|error| OpenError::Storage(Box::new(error)))?;
-        let parts = Parts { events, applier, actors, ephemeral, notifier };
+        let parts = Parts { events, applier, actors, ephemeral, notifier, threads };
         let core = Core::new(log, parts, options, read_only)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
         let shared = Arc::new(Shared { core: Arc::new(core) });

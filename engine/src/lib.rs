@@ -55,6 +55,7 @@ mod status;
 mod store;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 pub use automerge;
 pub use autosurgeon;
@@ -76,3 +77,4 @@ pub use status::{
     SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus, UnreadableDocument,
 };
 pub use store::{DocumentLimit, Excess, Pending};
+pub use threads::{StoreThread, ThreadPanic};

@@ -17,6 +17,8 @@ mod requests;
 mod run;
 mod session;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod timings;
 mod voice;
 
@@ -32,9 +34,10 @@ use crate::error::ConnectError;
 use crate::options::LinkOptions;
 use crate::status::LinkStatus;
 use crate::store::SpaceRow;
+use crate::threads::StoreThread;
 
 use arrivals::Arrivals;
-use desk::{Desk, Target};
+use desk::{Desk, Taken, Target};
 pub(crate) use requests::{Check, Flush};
 pub(crate) use voice::Unspoken;
 
@@ -56,30 +59,50 @@ impl Link {
         core: &Arc<Core>,
         options: LinkOptions,
     ) -> Result<(), ConnectError> {
-        let target = Target::new(options)?;
+        let target = Arc::new(Target::new(options)?);
         let mut thread = self.thread.lock();
-        if self.desk.is_closing() {
-            return Err(ConnectError::Closed);
-        }
-        if thread.is_none() {
-            *thread = Some(self.start(core).map_err(ConnectError::Thread)?);
-        }
-        // Before the link's thread can know of it: what the status said of another relay ends here.
-        core.status.set_link(LinkStatus::Connecting { attempt: 1 }, None);
-        match self.desk.connect(target) {
-            true => Ok(()),
-            false => Err(ConnectError::Closed),
+        loop {
+            if self.desk.is_closing() {
+                return Err(ConnectError::Closed);
+            }
+            if self.desk.begin_again()
+                && let Some(ended) = thread.take()
+            {
+                // It takes no lock of this link's any more. Its panic was told.
+                let _ = ended.join();
+            }
+            if thread.is_none() {
+                *thread = Some(self.start(core).map_err(ConnectError::Thread)?);
+            }
+            // Before the link's thread can know of it: what the status said of another relay ends
+            // here.
+            core.status.set_link(LinkStatus::Connecting { attempt: 1 }, None);
+            match self.desk.connect(&target) {
+                Taken::Yes => return Ok(()),
+                Taken::Closing => return Err(ConnectError::Closed),
+                Taken::Ended => {}
+            }
         }
     }
 
     fn start(&self, core: &Arc<Core>) -> std::io::Result<JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let arrivals = Arrivals::start()?;
+        let arrivals = Arrivals::start(Arc::clone(&core.threads))?;
         let (core, desk) = (Arc::clone(core), Arc::clone(&self.desk));
         std::thread::Builder::new().name("landfall-link".to_owned()).spawn(move || {
-            // However the thread ends, a panic included, every request is answered.
-            let _closes = desk::ClosesRequests(Arc::clone(&desk));
-            runtime.block_on(run::Runner::new(core, desk, arrivals).run());
+            let (for_runner, for_desk) = (Arc::clone(&core), Arc::clone(&desk));
+            // The runtime ends with it, and the socket.
+            let run = move || {
+                runtime.block_on(run::Runner::new(for_runner, for_desk, arrivals).run());
+            };
+            // However the thread ends, every request is answered, and the status says how it is.
+            match core.threads.contain(StoreThread::Link, run) {
+                Ok(()) => desk.requests.close(),
+                Err(what) => desk.end(|| {
+                    core.status.set_link_ended(&what);
+                    desk.requests.end(&core);
+                }),
+            }
         })
     }
 
@@ -150,7 +173,7 @@ impl Link {
         self.desk.close();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread
-            // An application's waker may drop the last handle of the store there.
+            // No code of the application's runs on it; but to join itself would never end.
             && thread.thread().id() != std::thread::current().id()
         {
             // A panic there was told by the panic hook; closing goes on.

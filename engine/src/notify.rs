@@ -6,7 +6,8 @@
 //! [`Notifier::notify`] only notes that the tasks registered so far are due. Notes are coalesced:
 //! a task is woken once, however much was published, and registers again when it is polled.
 //!
-//! A waker that blocks delays the other tasks of its store and nothing else. A panic is contained.
+//! A waker that blocks delays the other tasks of its store and nothing else. A panic is contained, and
+//! one of this thread's own code too: what is due is in the shared state, and is woken then.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::{Condvar, Mutex};
+
+use crate::threads::{StoreThread, Threads};
 
 /// What a task waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +67,10 @@ impl State {
     }
 }
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
+    threads: Arc<Threads>,
 }
 
 /// Handle of the thread `landfall-notify`.
@@ -77,8 +80,9 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    pub(crate) fn start() -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    pub(crate) fn start(threads: Arc<Threads>) -> std::io::Result<Self> {
+        let (state, wake) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { state, wake, threads });
         spawn(&shared)?;
         Ok(Self { shared })
     }
@@ -231,7 +235,9 @@ impl<T> Answer<T> {
 fn spawn(shared: &Arc<Shared>) -> std::io::Result<()> {
     let shared = Arc::clone(shared);
     // Detached: it holds nothing of the store, and ends by itself at `close`.
-    std::thread::Builder::new().name("landfall-notify".to_owned()).spawn(move || run(&shared))?;
+    std::thread::Builder::new().name("landfall-notify".to_owned()).spawn(move || {
+        while shared.threads.contain(StoreThread::Notify, || run(&shared)).is_err() {}
+    })?;
     Ok(())
 }
 
@@ -248,6 +254,8 @@ fn contained(call: impl FnOnce()) {
 fn run(shared: &Shared) {
     let mut state = shared.state.lock();
     loop {
+        // Before a task is taken out: none is lost by a panic.
+        shared.threads.pass(StoreThread::Notify);
         if let Some(waker) = state.pop_due() {
             state.inside += 1;
             drop(state);

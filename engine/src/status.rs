@@ -13,6 +13,7 @@ use crate::document::Memory;
 use crate::error::StoreFailure;
 use crate::notify::{Notifier, Topic};
 use crate::store::{Excess, Parked, Pending};
+use crate::threads::ThreadPanic;
 
 pub(crate) use hub::{SpaceFacts, StatusHub};
 
@@ -30,9 +31,12 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Each space.
     pub spaces: BTreeMap<SpaceName, SpaceStatus>,
-    /// Why the store takes no more writes until it is closed and opened again; `None` while it
-    /// does.
+    /// Why the store takes no more writes until it is closed and opened again, or why one that is
+    /// open for reading only sees no more of them; `None` while it does.
     pub store_failed: Option<StoreFailed>,
+    /// Threads of the store that have panicked since it was opened, each with its last panic. What
+    /// follows from it is said at each [`StoreThread`](crate::StoreThread).
+    pub panicked: Vec<ThreadPanic>,
     /// What is in memory. That it changes wakes nobody who watches.
     pub loaded: LoadedDocuments,
 }
@@ -40,7 +44,8 @@ pub struct Status {
 /// A failure after which a store takes no more writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreFailed {
-    /// What kind: [`StoreFailure::Gone`] or [`StoreFailure::FsyncFailed`].
+    /// What kind: [`StoreFailure::Gone`], [`StoreFailure::FsyncFailed`] or
+    /// [`StoreFailure::Panicked`].
     pub class: StoreFailure,
     /// In words: which file, and what happened to it.
     pub what: String,
@@ -71,7 +76,8 @@ impl Status {
 /// The connection to the relay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LinkStatus {
-    /// Never connected, or taken offline on purpose.
+    /// Never connected, taken offline on purpose, or ended by a panic
+    /// ([`StoreThread::Link`](crate::StoreThread::Link)).
     #[default]
     Offline,
     /// On the way: connecting, in the handshake, or waiting to try again.

@@ -34,6 +34,7 @@ mod store_random;
 mod store_receiving;
 mod store_refused;
 mod store_support;
+mod threads;
 mod wakers;
 
 use crate::{Document, Options, Store};

@@ -20,6 +20,7 @@ use super::build::{Job, build};
 use super::load::panic_text;
 use super::slot::Slot;
 use super::{OpenDocument, swap};
+use crate::threads::{StoreThread, Threads};
 
 /// After an apply, a document rests for this many times what it cost...
 const REST_FACTOR: u32 = 3;
@@ -50,14 +51,13 @@ pub(crate) struct Applier {
 }
 
 impl Applier {
-    pub(crate) fn start() -> std::io::Result<Self> {
+    pub(crate) fn start(threads: Arc<Threads>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
         let thread =
             std::thread::Builder::new().name("landfall-apply".to_owned()).spawn(move || {
-                while catch_unwind(AssertUnwindSafe(|| run(&for_thread))).is_err() {
-                    tracing::error!("the thread that applies what arrives panicked; it goes on");
-                }
+                let run = || run(&for_thread, &threads);
+                while threads.contain(StoreThread::Apply, run).is_err() {}
             })?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -100,8 +100,8 @@ impl Applier {
     }
 }
 
-fn run(shared: &Shared) {
-    while let Some(document) = next(shared) {
+fn run(shared: &Shared, threads: &Threads) {
+    while let Some(document) = next(shared, threads) {
         let started = Instant::now();
         let rest = match contained_step(&document) {
             Step::Failed => REST_MOST,
@@ -117,9 +117,11 @@ fn run(shared: &Shared) {
 }
 
 /// Waits for the next document that is due.
-fn next(shared: &Shared) -> Option<Arc<OpenDocument>> {
+fn next(shared: &Shared, threads: &Threads) -> Option<Arc<OpenDocument>> {
     let mut queue = shared.queue.lock();
     loop {
+        // Before a document is taken out: none is lost by a panic.
+        threads.pass(StoreThread::Apply);
         if queue.closed {
             return None;
         }

@@ -1,6 +1,9 @@
 //! What arrives, on its way to the store: in its order, on a thread of its own when it has to be
 //! opened first. Opening a folded history costs as much as loading a document; the link's thread
 //! must answer pings meanwhile.
+//!
+//! A job that panics is dropped, and with it what it owed the machine: that says so, and the session
+//! ends (`perform::Owed`). The thread goes on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,6 +11,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+
+use crate::threads::{StoreThread, Threads};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -17,6 +22,7 @@ pub(super) struct Arrivals {
     queue: Option<mpsc::Sender<(u64, Job)>>,
     thread: Option<JoinHandle<()>>,
     waiting: Arc<AtomicUsize>,
+    threads: Arc<Threads>,
     /// The present connection. Held while a job is handed to the store: what an earlier
     /// connection brought must not be written into what the present one's relay is known to hold.
     connection: Arc<Mutex<u64>>,
@@ -41,20 +47,21 @@ impl Gate {
 
 impl Arrivals {
     /// Starts the thread. It ends when this is dropped and the queue is empty.
-    pub(super) fn start() -> std::io::Result<Self> {
+    pub(super) fn start(threads: Arc<Threads>) -> std::io::Result<Self> {
         let (queue, jobs) = mpsc::channel::<(u64, Job)>();
         let (waiting, connection) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(0)));
         let (for_thread, present) = (Arc::clone(&waiting), Arc::clone(&connection));
+        let containing = Arc::clone(&threads);
         let thread = std::thread::Builder::new().name("landfall-arrivals".to_owned());
         let thread = thread.spawn(move || {
             while let Ok((connection, job)) = jobs.recv() {
                 if *present.lock() == connection {
-                    job();
+                    contained(&containing, job);
                 }
                 for_thread.fetch_sub(1, Ordering::AcqRel);
             }
         })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), waiting, connection })
+        Ok(Self { queue: Some(queue), thread: Some(thread), waiting, threads, connection })
     }
 
     /// Ends the thread, and waits for what it is opening.
@@ -78,7 +85,7 @@ impl Arrivals {
     /// Does a job in its turn: at once on this thread, if nothing waits and it is `short`.
     pub(super) fn run(&self, connection: u64, short: bool, job: impl FnOnce() + Send + 'static) {
         if short && self.waiting.load(Ordering::Acquire) == 0 {
-            return job();
+            return contained(&self.threads, job);
         }
         self.waiting.fetch_add(1, Ordering::AcqRel);
         if let Some(queue) = &self.queue {
@@ -88,13 +95,28 @@ impl Arrivals {
     }
 }
 
+/// A link that panicked leaves jobs behind: none of them may reach the store any more.
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        self.begin(u64::MAX);
+    }
+}
+
+fn contained(threads: &Threads, job: impl FnOnce()) {
+    // The status says it, and what the job owed.
+    let _ = threads.contain(StoreThread::Arrivals, || {
+        threads.pass(StoreThread::Arrivals);
+        job();
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn jobs_keep_their_order_and_end_with_their_connection() {
-        let arrivals = Arrivals::start().unwrap();
+        let arrivals = Arrivals::start(Arc::default()).unwrap();
         arrivals.begin(1);
         let (tell, told) = mpsc::channel();
         let (open, hold) = mpsc::channel::<()>();

@@ -40,6 +40,8 @@ pub(super) struct Wishes {
     pub(super) connects: u64,
     pub(super) online: bool,
     pub(super) closing: bool,
+    /// The thread ended by a panic: there is none to take anything up.
+    ended: bool,
     /// The application does not want to wait any longer.
     pub(super) hurry: bool,
     pub(super) spaces_changed: bool,
@@ -70,6 +72,7 @@ impl Desk {
             connects: wishes.connects,
             online: wishes.online,
             closing: wishes.closing,
+            ended: wishes.ended,
             ..Wishes::default()
         };
         std::mem::replace(&mut *wishes, standing)
@@ -80,17 +83,41 @@ impl Desk {
         self.wake.notify_one();
     }
 
-    /// False if the link is closing.
-    pub(super) fn connect(&self, target: Target) -> bool {
+    /// Wants a relay, if there is a thread to take that up.
+    pub(super) fn connect(&self, target: &Arc<Target>) -> Taken {
         let mut wishes = self.wishes.lock();
         if wishes.closing {
-            return false;
+            return Taken::Closing;
         }
-        wishes.target = Some(Arc::new(target));
+        if wishes.ended {
+            return Taken::Ended;
+        }
+        wishes.target = Some(Arc::clone(target));
         (wishes.connects, wishes.online) = (wishes.connects + 1, true);
         drop(wishes);
         self.wake.notify_one();
-        true
+        Taken::Yes
+    }
+
+    /// The thread ends by a panic: nothing is wanted any more. `tell` has the status say so and answers
+    /// the requests; under the lock, so that a `connect` or a request comes before all this or after it.
+    pub(super) fn end(&self, tell: impl FnOnce()) {
+        let mut wishes = self.wishes.lock();
+        tell();
+        let (connects, closing) = (wishes.connects, wishes.closing);
+        *wishes = Wishes { connects, closing, ended: true, ..Wishes::default() };
+        drop(wishes);
+        self.voice.clear();
+    }
+
+    /// Whether the thread has ended by a panic.
+    pub(super) fn has_ended(&self) -> bool {
+        self.wishes.lock().ended
+    }
+
+    /// Whether the thread has ended by a panic; from now on there is another one.
+    pub(super) fn begin_again(&self) -> bool {
+        std::mem::take(&mut self.wishes.lock().ended)
     }
 
     /// How often `connect` was called.
@@ -158,11 +185,12 @@ impl Desk {
     }
 }
 
-/// Answers all requests when the link's thread ends.
-pub(super) struct ClosesRequests(pub(super) Arc<Desk>);
-
-impl Drop for ClosesRequests {
-    fn drop(&mut self) {
-        self.0.requests.close();
-    }
+/// Whether a wish for a relay was taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    /// The thread has ended by a panic.
+    Ended,
+    /// The link is closing.
+    Closing,
 }

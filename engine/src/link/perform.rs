@@ -52,6 +52,38 @@ enum Outcome {
     Failed(String),
 }
 
+/// What the machine is owed for something that was asked of the store: one outcome. Dropped without
+/// one, as by a panic on the way to the store, it tells that: else the machine would wait for ever.
+pub(super) struct Owed {
+    tell: mpsc::UnboundedSender<Completion>,
+    connection: u64,
+    row: SpaceRow,
+    bytes: usize,
+    given: bool,
+}
+
+impl Owed {
+    fn give(mut self, outcome: Outcome) {
+        self.send(outcome);
+    }
+
+    fn send(&mut self, outcome: Outcome) {
+        self.given = true;
+        let (connection, row, bytes) = (self.connection, self.row, self.bytes);
+        // A link that is gone needs no outcome.
+        let _ = self.tell.send(Completion { connection, row, bytes, outcome });
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if !self.given {
+            let what = "it was dropped before it was done, as by a panic";
+            self.send(Outcome::Failed(what.to_owned()));
+        }
+    }
+}
+
 /// The way to the task that writes the socket.
 pub(super) struct Out {
     queue: mpsc::UnboundedSender<Vec<u8>>,
@@ -384,8 +416,7 @@ impl Performer {
 
     fn load_resume(&self, upstream: Upstream, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
-        let (tell, connection) = (self.tell.clone(), self.connection);
-        let core = Arc::clone(&self.core);
+        let (owed, core) = (self.owed(row, 0), Arc::clone(&self.core));
         let done = move |result: Result<Committed<Met>, WriteFailure>| {
             let outcome = match result {
                 Ok(Committed { value: Met { upstream, point, damaged }, .. }) => {
@@ -397,7 +428,7 @@ impl Performer {
                 }
                 Err(error) => Outcome::Failed(chain(&error)),
             };
-            let _ = tell.send(Completion { connection, row, bytes: 0, outcome });
+            owed.give(outcome);
         };
         self.log.submit_meet(upstream, row, Box::new(done));
     }
@@ -428,14 +459,20 @@ impl Performer {
         row: SpaceRow,
         outcome: impl FnOnce(T) -> Outcome + Send + 'static,
     ) -> Done<(SpaceCount, T)> {
-        let (tell, connection) = (self.tell.clone(), self.connection);
+        let owed = self.owed(row, 0);
         Box::new(move |result| {
             let outcome = match result {
                 Ok(Committed { value: (_, value), .. }) => outcome(value),
                 Err(error) => Outcome::Failed(chain(&error)),
             };
-            let _ = tell.send(Completion { connection, row, bytes: 0, outcome });
+            owed.give(outcome);
         })
+    }
+
+    /// An outcome that is owed to the machine, which counts so many bytes for it.
+    fn owed(&self, row: SpaceRow, bytes: usize) -> Owed {
+        let (tell, connection) = (self.tell.clone(), self.connection);
+        Owed { tell, connection, row, bytes, given: false }
     }
 }
 

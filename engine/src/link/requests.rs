@@ -172,6 +172,12 @@ impl Requests {
         }
     }
 
+    /// The link's thread has ended, and another one may be started: what is left is answered so.
+    pub(super) fn end(&self, core: &Core) {
+        self.0.lock().fresh.clear();
+        self.settle(core, &Reached::default(), true);
+    }
+
     /// Gives up checks that have not come on for too long; `steps` is how many steps all checks have
     /// made.
     pub(super) fn expire_checks(&self, core: &Core, steps: u64) {
@@ -282,6 +288,27 @@ pub(crate) struct Registered<T> {
     answer: notify::Answer<T>,
 }
 
+/// Whether somebody takes a request up.
+enum Begun<T> {
+    Waiting(Registered<T>),
+    /// The link's thread ended by a panic.
+    Ended,
+    Closed,
+}
+
+impl<T> Registered<T> {
+    fn begin(desk: &Arc<Desk>, request: Request, answer: notify::Answer<T>) -> Begun<T> {
+        let Some(id) = desk.requests.add(request) else { return Begun::Closed };
+        let registered = Self { desk: Arc::clone(desk), id, answer };
+        // Asked behind it: a thread that ends later answers this one too.
+        if desk.has_ended() {
+            return Begun::Ended;
+        }
+        desk.wake.notify_one();
+        Begun::Waiting(registered)
+    }
+}
+
 impl<T> Drop for Registered<T> {
     fn drop(&mut self) {
         self.desk.requests.cancel(self.id);
@@ -311,12 +338,10 @@ impl Flush {
         let (reply, answer) = notify::answer(&core.notifier);
         let deadline = Instant::now() + timeout.min(FAR);
         let request = Request::Flush(FlushRequest { targets, deadline, reply });
-        match desk.requests.add(request) {
-            Some(id) => {
-                desk.wake.notify_one();
-                Self::Waiting(Registered { desk: Arc::clone(desk), id, answer })
-            }
-            None => Self::Decided(Err(FlushError::Closed)),
+        match Registered::begin(desk, request, answer) {
+            Begun::Waiting(registered) => Self::Waiting(registered),
+            Begun::Ended => Self::Decided(Err(offline(core, false))),
+            Begun::Closed => Self::Decided(Err(FlushError::Closed)),
         }
     }
 
@@ -354,12 +379,13 @@ impl Check {
         let deadline = Instant::now() + CHECK_PATIENCE;
         let (drifted, not_compared, steps) = (0, Vec::new(), 0);
         let check = CheckRequest { remaining, drifted, not_compared, deadline, steps, reply };
-        match desk.requests.add(Request::Check(check)) {
-            Some(id) => {
-                desk.wake.notify_one();
-                Self::Waiting(Registered { desk: Arc::clone(desk), id, answer })
+        match Registered::begin(desk, Request::Check(check), answer) {
+            Begun::Waiting(registered) => Self::Waiting(registered),
+            Begun::Ended => {
+                let last_error = core.status.watch().now().last_error;
+                Self::Decided(Err(CheckError::Offline { last_error }))
             }
-            None => Self::Decided(Err(CheckError::Closed)),
+            Begun::Closed => Self::Decided(Err(CheckError::Closed)),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::core::Core;
 use crate::random;
 use crate::status::LinkStatus;
 use crate::store::SpaceRow;
+use crate::threads::StoreThread;
 
 /// The state of the link's thread.
 pub(super) struct Runner {
@@ -178,6 +179,7 @@ impl Runner {
 
     /// Takes up what is wanted.
     pub(super) fn take_wishes(&mut self) {
+        self.core.threads.pass(StoreThread::Link);
         let wishes = self.desk.take();
         if wishes.connects != self.connects {
             self.connects = wishes.connects;

@@ -68,6 +68,11 @@ impl Voice {
         }
     }
 
+    /// Nothing can be spoken about any more, and what waits is forgotten.
+    pub(super) fn clear(&self) {
+        *self.0.lock() = State::default();
+    }
+
     /// Takes a message, and gives it its number under the lock, so that numbers grow in the order
     /// in which messages are sent.
     pub(super) fn add(

@@ -17,6 +17,7 @@ use crate::error::StoreFailure;
 use crate::notify::{Notifier, Topic};
 use crate::options::UNREADABLE_LISTED;
 use crate::store::{Followed, Parked, SpaceCount, SpaceReport, SpaceRow};
+use crate::threads::{StoreThread, ThreadPanic};
 
 /// What one space's status is made of.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ pub(super) struct Everything {
     upstream: Option<Upstream>,
     last_error: Option<String>,
     store_failed: Option<StoreFailed>,
+    panicked: BTreeMap<StoreThread, String>,
     spaces: BTreeMap<SpaceRow, Facts>,
     rows: BTreeMap<SpaceName, SpaceRow>,
     /// What each commit added to which space, until the commit is on disk.
@@ -83,6 +85,7 @@ impl Everything {
             upstream: self.upstream,
             last_error: self.last_error.clone(),
             store_failed: self.store_failed.clone(),
+            panicked: self.panicked.iter().map(panicked).collect(),
             spaces: self.spaces.values().map(space).collect(),
             // The reader fills it in.
             loaded: LoadedDocuments::default(),
@@ -294,6 +297,21 @@ impl StatusHub {
         });
     }
 
+    /// A thread of the store has panicked.
+    pub(crate) fn set_panicked(&self, thread: StoreThread, what: String) {
+        self.update(|all| all.panicked.insert(thread, what.clone()) != Some(what));
+    }
+
+    /// The link's thread has ended by a panic: nothing that it said of the relay holds any more.
+    pub(crate) fn set_link_ended(&self, what: &str) {
+        self.update(|all| {
+            all.link = LinkStatus::Offline;
+            all.last_error = Some(format!("the link's thread panicked ({what}); connect again"));
+            all.spaces.values_mut().for_each(|facts| facts.phase = SpacePhase::Waiting);
+            true
+        });
+    }
+
     pub(crate) fn set_phase(&self, space: &SpaceName, phase: SpacePhase) {
         self.update(|all| {
             let Some(facts) = all.rows.get(space).and_then(|row| all.spaces.get_mut(row)) else {
@@ -375,6 +393,10 @@ impl StatusHub {
     pub(crate) fn close(&self) {
         self.facts.lock().closed = true;
     }
+}
+
+fn panicked((thread, what): (&StoreThread, &String)) -> ThreadPanic {
+    ThreadPanic { thread: *thread, what: what.clone() }
 }
 
 fn unreadable((document, reason): (&DocumentId, &String)) -> UnreadableDocument {

@@ -13,7 +13,8 @@ use crate::{EventKind, Store, Upstream};
 /// What the store itself says, read anew, in the form of the status.
 pub(super) fn stored(store: &Store) -> Status {
     let core = store.shared_core();
-    let hub = crate::status::StatusHub::new(None, false, crate::notify::Notifier::start().unwrap());
+    let notifier = crate::notify::Notifier::start(std::sync::Arc::default()).unwrap();
+    let hub = crate::status::StatusHub::new(None, false, notifier);
     for (name, row, count) in core.log.spaces().unwrap() {
         let parked = core.log.parked(row).unwrap();
         hub.add_space(crate::status::SpaceFacts { name, row, count, parked });

@@ -51,7 +51,8 @@ fn it_folds_by_itself_and_harms_nothing_when_it_cannot() {
         bench.append_all(author.document, &changes);
     }
     bench.append(id(2), &poison(&authors[1]));
-    let compactor = Compactor::start(bench.log.clone(), FoldOptions::EVERYTHING).unwrap();
+    let compactor =
+        Compactor::start(bench.log.clone(), FoldOptions::EVERYTHING, Arc::default()).unwrap();
     let first = until(&compactor, |now| now.documents == 2 && now.failed == 1);
     assert_eq!(first.changes, 40);
     // What is written later is folded later.
@@ -80,7 +81,8 @@ fn closing_does_not_wait_for_what_is_due() {
     for n in 1..=60u8 {
         bench.append_all(id(n), &Author::new(n, n).puts(2));
     }
-    let compactor = Compactor::start(bench.log.clone(), FoldOptions::EVERYTHING).unwrap();
+    let compactor =
+        Compactor::start(bench.log.clone(), FoldOptions::EVERYTHING, Arc::default()).unwrap();
     until(&compactor, |now| now.documents > 0);
     compactor.close();
     assert!(compactor.compacted().documents < 60);
@@ -107,7 +109,8 @@ fn closing_does_not_wait_for_a_fold_and_the_store_opens_again_meanwhile() {
         Ok(Opened::of(folded)?)
     };
     let log = bench.log.clone();
-    let compactor = Compactor::start_with(log, FoldOptions::EVERYTHING, Arc::new(fold)).unwrap();
+    let (options, threads) = (FoldOptions::EVERYTHING, Arc::default());
+    let compactor = Compactor::start_with(log, options, threads, Arc::new(fold)).unwrap();
     assert_eq!(begun.recv().unwrap(), 20);
     compactor.close();
     bench.log.database().close().unwrap();

@@ -6,7 +6,7 @@ use landfall_protocol::replica::{Batch, DocumentBatch, Incoming, PART_WEIGHT};
 use landfall_protocol::{Cursor, DocumentId, Local, SpaceName};
 use landfall_storage::{Committed, WriteError};
 
-use super::{Completion, Outcome, Performer, chain};
+use super::{Outcome, Performer, chain};
 use crate::store::{LocalLog, Ready, ReceiveError, Received, SnapshotPart, SpaceRow};
 
 /// What is called when arrivals are written, or could not be.
@@ -49,7 +49,7 @@ impl Performer {
 
     /// What every finished write of arrivals does: tell the core, then the machine.
     fn received(&self, space: SpaceName, row: SpaceRow, bytes: usize) -> Written {
-        let (core, tell, connection) = (Arc::clone(&self.core), self.tell.clone(), self.connection);
+        let (core, owed) = (Arc::clone(&self.core), self.owed(row, bytes));
         Box::new(move |result| {
             let outcome = match result {
                 Ok(received) => {
@@ -58,8 +58,7 @@ impl Performer {
                 }
                 Err(error) => Outcome::Failed(chain(&error)),
             };
-            // A link that is gone needs no outcome.
-            let _ = tell.send(Completion { connection, row, bytes, outcome });
+            owed.give(outcome);
         })
     }
 
@@ -67,16 +66,16 @@ impl Performer {
         let Some(row) = self.row(&space) else { return };
         // As the machine weighs it.
         let bytes = part.bytes.len() + PART_WEIGHT;
-        let (tell, connection) = (self.tell.clone(), self.connection);
+        let owed = self.owed(row, bytes);
         let done = move |result: Result<Committed<()>, WriteError<ReceiveError>>| {
             let outcome = match result {
                 Ok(_) => Outcome::Stored(space),
                 Err(error) => Outcome::Failed(chain(&error)),
             };
-            let _ = tell.send(Completion { connection, row, bytes, outcome });
+            owed.give(outcome);
         };
-        let (log, gate) = (self.log.clone(), self.arrivals.gate(connection));
-        self.arrivals.run(connection, true, move || {
+        let (log, gate) = (self.log.clone(), self.arrivals.gate(self.connection));
+        self.arrivals.run(self.connection, true, move || {
             gate.pass(|| log.submit_part(row, part, done));
         });
     }
@@ -89,16 +88,16 @@ impl Performer {
         except: Vec<DocumentId>,
     ) {
         let Some(row) = self.row(&space) else { return };
-        let (tell, connection) = (self.tell.clone(), self.connection);
+        let owed = self.owed(row, 0);
         let done = move |result: Result<Committed<_>, WriteError<_>>| {
             let outcome = match result {
                 Ok(_) => Outcome::Reconciled(space),
                 Err(error) => Outcome::Failed(chain(&error)),
             };
-            let _ = tell.send(Completion { connection, row, bytes: 0, outcome });
+            owed.give(outcome);
         };
-        let (log, gate) = (self.log.clone(), self.arrivals.gate(connection));
-        self.arrivals.run(connection, true, move || {
+        let (log, gate) = (self.log.clone(), self.arrivals.gate(self.connection));
+        self.arrivals.run(self.connection, true, move || {
             gate.pass(|| {
                 log.submit_finish_reconcile(row, cursor, through, except, Box::new(done));
             });

@@ -1,0 +1,217 @@
+//! A panic on a thread of the store: whoever waits for it is answered, the status says it, and what can
+//! go on does.
+
+use std::time::{Duration, Instant};
+
+use automerge::{ROOT, transaction::Transactable};
+
+use super::put;
+use crate::{
+    ChangeError, CheckError, FlushError, LinkStatus, Options, Space, SpaceError, Status, Store,
+    StoreFailure, StoreThread,
+};
+
+/// Nothing listens there.
+const UNREACHABLE: &str = "ws://127.0.0.1:9";
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn panicked(status: &Status) -> Vec<StoreThread> {
+    status.panicked.iter().map(|panic| panic.thread).collect()
+}
+
+/// Waits until the status has a panic of the thread.
+fn await_panic(store: &Store, thread: StoreThread) -> Status {
+    let status = store.watch().until_blocking(|status| panicked(status).contains(&thread)).unwrap();
+    assert!(status.panicked[0].what.contains("ordered by a test"), "{:?}", status.panicked);
+    status
+}
+
+fn with_a_space() -> (Store, Space) {
+    let store = Store::in_memory(Options::default()).unwrap();
+    let space = store.space("s").unwrap();
+    (store, space)
+}
+
+#[test]
+fn after_a_panic_of_the_writer_every_change_fails_and_the_status_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let store = Store::open(&path, Options::default()).unwrap();
+    let document = store.space("s").unwrap().create(|_| Ok(())).unwrap();
+    put(&document, "kept").unwrap();
+    store.shared_core().log.database().faults().panic_at_next_commit();
+    for what in ["meets it", "comes later"] {
+        let failed = put(&document, what).unwrap_err();
+        let ChangeError::Store(error) = failed else { panic!("{failed:?}") };
+        assert_eq!(error.class, StoreFailure::Panicked, "{what}: {error}");
+        // It is said before anybody is told.
+        let status = store.status();
+        assert_eq!(status.store_failed.as_ref().unwrap().class, StoreFailure::Panicked);
+        assert_eq!(panicked(&status), [StoreThread::Writer]);
+    }
+    let made = store.space("another").err().unwrap();
+    assert!(matches!(&made, SpaceError::Store(e) if e.class == StoreFailure::Panicked), "{made:?}");
+    assert_eq!(super::text_of(&document), "\"kept\"", "reads go on");
+    store.close().unwrap_err();
+    let again = Store::open(&path, Options::default()).unwrap();
+    assert_eq!(again.status().spaces["s"].changes, 2);
+    assert_eq!(again.status().store_failed, None);
+}
+
+#[test]
+fn after_a_panic_of_the_link_who_waits_is_answered_and_connect_begins_anew() {
+    let (store, space) = with_a_space();
+    space.create(|_| Ok(())).unwrap();
+    store.connect(UNREACHABLE).unwrap();
+    let threads = &store.shared_core().threads;
+    let waiting = |store: Store| std::thread::spawn(move || store.flush_blocking(PATIENCE));
+    let (flush, check) = (waiting(store.clone()), {
+        let store = store.clone();
+        std::thread::spawn(move || store.check_blocking())
+    });
+    while store.shared_core().link.open_requests() < 2 {
+        std::thread::yield_now();
+    }
+    threads.order_panic(StoreThread::Link);
+    store.reconnect_now();
+    let says = |error: &Option<String>| error.as_ref().is_some_and(|e| e.contains("panicked"));
+    let flushed = flush.join().unwrap().unwrap_err();
+    assert!(
+        matches!(&flushed, FlushError::Offline { last_error, .. } if says(last_error)),
+        "{flushed:?}"
+    );
+    let checked = check.join().unwrap().unwrap_err();
+    assert!(
+        matches!(&checked, CheckError::Offline { last_error } if says(last_error)),
+        "{checked:?}"
+    );
+    let status = store.status();
+    assert_eq!((status.link, panicked(&status)), (LinkStatus::Offline, vec![StoreThread::Link]));
+    assert!(says(&status.last_error), "{status:?}");
+    // What comes later is answered at once, too, and nothing of it makes the status say more.
+    let later = store.flush_blocking(PATIENCE).unwrap_err();
+    assert!(
+        matches!(&later, FlushError::Offline { last_error, .. } if says(last_error)),
+        "{later:?}"
+    );
+    assert!(matches!(store.check_blocking(), Err(CheckError::Offline { .. })));
+    store.go_online();
+    assert_eq!(store.status().link, LinkStatus::Offline);
+    // A new thread takes wishes up again.
+    store.connect(UNREACHABLE).unwrap();
+    let timed_out = store.flush_blocking(Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(timed_out, FlushError::TimedOut { .. }), "{timed_out:?}");
+    assert!(matches!(store.status().link, LinkStatus::Connecting { .. }));
+    store.close().unwrap();
+}
+
+/// Every thread that connects meanwhile is heard, whichever of the two comes first.
+#[test]
+fn a_connect_beside_a_panic_of_the_link_is_taken_up_or_refused_in_the_status() {
+    let (store, space) = with_a_space();
+    space.create(|_| Ok(())).unwrap();
+    for _ in 0..50 {
+        store.connect(UNREACHABLE).unwrap();
+        store.shared_core().threads.order_panic(StoreThread::Link);
+        std::thread::scope(|scope| {
+            scope.spawn(|| store.reconnect_now());
+            scope.spawn(|| store.connect(UNREACHABLE).unwrap());
+        });
+        // Wherever it ended: who waits is answered, and not only by the time that runs out.
+        let flushed = store.flush_blocking(Duration::from_millis(20)).unwrap_err();
+        match flushed {
+            FlushError::Offline { last_error, .. } => {
+                assert!(last_error.unwrap().contains("panicked"));
+            }
+            FlushError::TimedOut { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    store.close().unwrap();
+}
+
+#[test]
+fn after_a_panic_of_the_follower_each_look_fails_and_none_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let writer = Store::open(&path, Options::default()).unwrap();
+    let document = writer.space("s").unwrap().create(|_| Ok(())).unwrap();
+    let options = Options { follow_every: Duration::MAX, ..Options::default() };
+    let reader = Store::open_read_only(&path, options).unwrap();
+    reader.space("s").unwrap();
+    reader.shared_core().threads.order_panic(StoreThread::Follow);
+    put(&document, "not seen").unwrap();
+    for _ in 0..2 {
+        // The first one meets the panic, the second one comes later.
+        let looked = reader.space("s").err().unwrap();
+        let SpaceError::Store(error) = looked else { panic!("{looked:?}") };
+        assert_eq!(error.class, StoreFailure::Panicked, "{error}");
+        let status = reader.status();
+        assert_eq!(status.store_failed.unwrap().class, StoreFailure::Panicked);
+        assert_eq!(panicked(&await_panic(&reader, StoreThread::Follow)), [StoreThread::Follow]);
+    }
+    reader.close().unwrap();
+}
+
+#[test]
+fn the_thread_that_applies_goes_on_after_a_panic() {
+    let (store, space) = with_a_space();
+    let document = space.create(|_| Ok(())).unwrap();
+    let mut other = document.read(|doc| doc.fork()).unwrap();
+    store.shared_core().threads.order_panic(StoreThread::Apply);
+    for n in 0..3 {
+        let mut tx = other.transaction();
+        tx.put(ROOT, "n", n).unwrap();
+        tx.commit();
+        let change = other.get_last_local_change().unwrap();
+        super::poisoned::append(&store, &document, change.raw_bytes());
+        store.shared_core().applier.notify(document.open());
+    }
+    await_panic(&store, StoreThread::Apply);
+    let deadline = Instant::now() + PATIENCE;
+    while document.heads().unwrap() != other.get_heads() {
+        assert!(Instant::now() < deadline, "nothing is applied any more");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn the_thread_that_wakes_tasks_goes_on_after_a_panic() {
+    let (store, space) = with_a_space();
+    let document = space.create(|_| Ok(())).unwrap();
+    let mut events = store.events();
+    store.shared_core().threads.order_panic(StoreThread::Notify);
+    for n in 0..3 {
+        let heard = std::thread::spawn(move || {
+            let heard = events.next_blocking();
+            (events, heard)
+        });
+        put(&document, &n.to_string()).unwrap();
+        let (again, event) = heard.join().unwrap();
+        event.unwrap().unwrap();
+        events = again;
+    }
+    await_panic(&store, StoreThread::Notify);
+}
+
+#[test]
+fn the_thread_that_folds_goes_on_after_a_panic() {
+    let options = Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() };
+    let store = Store::in_memory(options).unwrap();
+    let document = store.space("s").unwrap().create(|_| Ok(())).unwrap();
+    store.shared_core().threads.order_panic(StoreThread::Compact);
+    put(&document, "wakes it").unwrap();
+    await_panic(&store, StoreThread::Compact);
+    for n in 0..300 {
+        put(&document, &n.to_string()).unwrap();
+    }
+    let core = store.shared_core();
+    let deadline = Instant::now() + PATIENCE;
+    while core.log.folded_changes(document.open().row, &document.id()).unwrap() == 0 {
+        assert!(Instant::now() < deadline, "nothing is folded any more");
+        std::thread::yield_now();
+    }
+    store.close().unwrap();
+}
