@@ -217,6 +217,11 @@ impl Requests {
         self.answer_checks(|check| check.remaining.is_empty().then(|| check.result()));
     }
 
+    /// A space was removed: no check waits for it any more.
+    pub(super) fn space_removed(&self, space: &SpaceName) {
+        self.checked(space, u64::MAX, &Err(Unchecked::Removed));
+    }
+
     /// The link has ended: what is left is answered so, and so is what comes.
     pub(super) fn close(&self) {
         let mut registry = self.0.lock();

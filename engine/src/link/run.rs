@@ -205,7 +205,12 @@ impl Runner {
         self.take_news(wishes);
         for (ticket, spaces) in self.desk.requests.take_fresh() {
             let now = self.now();
-            spaces.iter().for_each(|space| self.replica.handle_check(now, space, ticket));
+            for space in spaces {
+                match self.performer.row(&space) {
+                    Some(_) => self.replica.handle_check(now, &space, ticket),
+                    None => self.desk.requests.space_removed(&space),
+                }
+            }
         }
         self.unsettled |= self.desk.requests.take_changed();
     }
@@ -241,6 +246,8 @@ impl Runner {
             if spaces.get(&name) != Some(&row) {
                 self.performer.remove_space(&name, row);
                 self.replica.handle_space_removed(now, &name);
+                // The machine says so too, but what it says goes with a connection that ends.
+                self.desk.requests.space_removed(&name);
             }
         }
         for (name, row) in spaces {

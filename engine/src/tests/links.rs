@@ -127,3 +127,28 @@ fn the_relay_that_was_met_last_is_known_as_such_however_often_others_were() {
     bench.about(1).meet(1);
     assert_eq!(last(), Some(Upstream::from_bytes([1; 16])));
 }
+
+/// The connection comes and goes all the while: that a space was removed is no matter of it.
+#[test]
+fn a_check_of_spaces_that_are_removed_is_answered_at_once_without_a_connection() {
+    let store = Store::in_memory(Options::default()).unwrap();
+    for name in ["a", "b"] {
+        store.space(name).unwrap();
+    }
+    let quickly = Duration::from_millis(5);
+    let options = LinkOptions { reconnect_first: quickly, ..LinkOptions::new(UNREACHABLE) };
+    store.connect(LinkOptions { reconnect_most: quickly, ..options }).unwrap();
+    let checking = store.clone();
+    let check = std::thread::spawn(move || checking.check_blocking());
+    while store.shared_core().link.open_requests() == 0 {
+        std::thread::yield_now();
+    }
+    for name in ["a", "b"] {
+        store.remove_space(name, true).unwrap();
+    }
+    let Err(crate::CheckError::NotCompared { spaces, .. }) = check.join().unwrap() else {
+        panic!("nothing could be compared");
+    };
+    let why: Vec<_> = spaces.into_iter().map(|(_, why)| why).collect();
+    assert_eq!(why, [crate::NotCompared::Removed, crate::NotCompared::Removed]);
+}
