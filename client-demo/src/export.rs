@@ -86,7 +86,7 @@ impl From<KeptError> for Failure {
                 Self::new(Exit::Other, what, error, remedy)
             }
             KeptError::Changed => Self::new(Exit::Other, what, error, "try again"),
-            KeptError::Form(_) | KeptError::Rebuild(_) => {
+            KeptError::Form(_) | KeptError::Rebuild(_) | KeptError::DocumentFull(_) => {
                 let remedy = "they are kept; save them with `landfall-demo notes export`";
                 Self::new(Exit::Other, what, chain(&error), remedy)
             }

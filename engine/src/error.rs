@@ -566,6 +566,12 @@ pub enum KeptError {
     /// A change that was made anew would be refused for its form.
     #[error("a relay would refuse the new change: {0}")]
     Form(#[source] FormError),
+    /// The document has as much as local changes may bring it to, so that the relay might refuse what
+    /// is made anew: changes, operations, or counters of operations.
+    #[error(
+        "the document takes no more changes: {0}; export the edits and go on in another document"
+    )]
+    DocumentFull(#[source] BoxError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -588,6 +594,9 @@ impl From<landfall_storage::WriteError<ReplaceError>> for KeptError {
         let class = error.class().into();
         match error {
             landfall_storage::WriteError::Job(ReplaceError::Changed) => Self::Changed,
+            landfall_storage::WriteError::Job(ReplaceError::History(
+                error @ (HistoryError::OverBudget(_) | HistoryError::CounterHole { .. }),
+            )) => Self::DocumentFull(Box::new(error)),
             landfall_storage::WriteError::Job(ReplaceError::History(error)) => {
                 Self::Rebuild(Box::new(error))
             }

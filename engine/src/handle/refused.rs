@@ -137,7 +137,8 @@ impl Space {
     ///
     /// # Errors
     /// [`KeptError::NothingRefused`]; [`KeptError::Unanswered`]; [`KeptError::Rebuild`] if a change cannot be taken apart;
-    /// [`KeptError::Changed`] if the document was edited meanwhile: try again.
+    /// [`KeptError::Changed`] if the document was edited meanwhile: try again;
+    /// [`KeptError::DocumentFull`].
     pub fn reauthor(&self, document: DocumentId) -> Result<usize, KeptError> {
         let (core, row) = (self.core(), self.row()?);
         let (mut history, _) = self.refused(&document)?;

@@ -353,7 +353,8 @@ fn replace(
     }
     let roots = if merges(conn, space, document)? { Roots::Several } else { Roots::One };
     for LocalChange { change, at_ms, .. } in new {
-        ledger.admit(document, change, roots, Origin::Pushed)??;
+        // It is made here, again: more room than that leaves, no relay need have.
+        ledger.admit(document, change, roots, Origin::Local)??;
         ledger.append(*document, change, None, *at_ms)?;
     }
     ledger.totals.moved = ledger.totals.last;

@@ -9,7 +9,7 @@ use landfall_protocol::{Code, Local, limits};
 use landfall_storage::{Durability, WriteError};
 
 use super::store_support::{Author, Bench, id};
-use crate::store::{AppendError, DocumentLimit, FoldOptions, LocalChange, Refused};
+use crate::store::{AppendError, DocumentLimit, FoldOptions, LocalChange, Refused, ReplaceError};
 
 /// Concurrent changes on top of what an author has, each by an actor of its own.
 fn branches(base: &Author, first: u32, count: u32) -> Vec<CheckedChange> {
@@ -237,4 +237,39 @@ fn a_full_document_keeps_its_actor() {
         changes.iter().map(|change| change.actor_id().clone()).collect::<BTreeSet<_>>().len()
     });
     assert_eq!(actors.unwrap(), 1);
+}
+
+/// What is made again is made here. A relay that has folded the document need not have more room than
+/// that leaves, and would refuse it again.
+#[test]
+fn what_is_made_again_gets_no_more_room_than_what_is_made_here() {
+    let mut bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    bench.append(id(1), &author.put("base", "1"));
+    bench.meet(1);
+    bench.acknowledge([1]);
+    let mut again = author.fork(2);
+    bench.append(id(1), &author.put("refused", "2"));
+    refuse(&bench, [2]);
+    let row = bench.log.document(bench.space, &id(1)).unwrap().unwrap();
+    let refused = || bench.log.not_taken(bench.space, row).unwrap();
+    let hashes = || refused().iter().map(|unsent| unsent.hash).collect::<Vec<_>>();
+    let change = again.put("again", "2");
+    let new = LocalChange { space: bench.space, document: id(1), change, at_ms: 1 };
+    let replace =
+        || bench.log.replace_unsent(bench.space, id(1), hashes(), vec![new.clone()], || ());
+    let before = counted(&bench);
+    pretend(&bench, limits::DOCUMENT_OPERATIONS / 4 * 3 + 1);
+    let full = replace().unwrap_err();
+    assert!(
+        matches!(full, WriteError::Job(ReplaceError::History(HistoryError::OverBudget(_)))),
+        "{full}"
+    );
+    assert_eq!((hashes().len(), bench.heads(id(1))), (1, author.heads()), "nothing was done");
+    let told = crate::KeptError::from(full);
+    assert!(matches!(told, crate::KeptError::DocumentFull(_)), "{told}");
+    pretend(&bench, before);
+    replace().unwrap();
+    assert_eq!(bench.heads(id(1)), again.heads());
+    bench.check();
 }
