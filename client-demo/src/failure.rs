@@ -10,6 +10,8 @@ use landfall::{
     SpaceError, StoreError, StoreFailure,
 };
 
+use crate::term::count;
+
 /// What a script can tell apart. `docs/notebook.md` lists the same codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -234,7 +236,7 @@ impl From<FlushError> for Failure {
             FlushError::Refused { pending, parked } => {
                 let first = parked.first();
                 let why = first.map_or_else(String::new, |p| format!(" ({}: {})", p.code, p.what));
-                let why = format!("the relay refuses {} change(s){why}", pending.changes);
+                let why = format!("the relay refuses {}{why}", count(pending.changes, "change"));
                 let remedy = "they are kept here; see `landfall-demo notes refused`";
                 Self::new(Exit::Relay, what, why, remedy)
             }
@@ -266,7 +268,10 @@ impl From<CheckError> for Failure {
 pub(crate) fn unsynced(why: &str, pending: u64) -> Failure {
     let remedy = match pending {
         0 => "nothing waits to be sent; sync again when the relay is there".to_owned(),
-        n => format!("{n} change(s) are saved here and wait; sync again when the relay is there"),
+        n => format!(
+            "saved here, to be sent: {}; sync again when the relay is there",
+            count(n, "change")
+        ),
     };
     Failure::new(Exit::Relay, "not in sync", why.trim_end_matches("; is it running?"), remedy)
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cli::Place;
 use crate::failure::{Exit, Failure};
 use crate::notebook::Notebook;
-use crate::term::{count, faint, say, strong, thousands};
+use crate::term::{count, faint, say, strong};
 
 /// One space, how many documents it has, and deleted ones of which something is left.
 struct Row {
@@ -94,15 +94,15 @@ fn print(place: &Place, status: &Status, rows: &[Row]) {
         let space = &row.status;
         let documents = count(row.documents, "document");
         say(format!("\nspace   {}: {documents}", strong(&row.name)));
-        let (changes, bytes) = (count(space.changes, "change"), thousands(space.bytes));
-        say(format!("  saved here      {changes}, {bytes} bytes"));
+        let (changes, bytes) = (count(space.changes, "change"), count(space.bytes, "byte"));
+        say(format!("  saved here      {changes}, {bytes}"));
         let pending = space.pending;
         say(match pending.changes {
             0 => "  not on relay    nothing".to_owned(),
             n => format!(
-                "  not on relay    {}, {} bytes",
+                "  not on relay    {}, {}",
                 count(n, "change"),
-                thousands(pending.bytes)
+                count(pending.bytes, "byte")
             ),
         });
         for parked in &space.parked {

@@ -11,7 +11,7 @@ use landfall::{SpaceName, maintain};
 
 use crate::cli::Place;
 use crate::failure::{Exit, Failure};
-use crate::term::say;
+use crate::term::{count, say};
 use print::size;
 
 /// What to do with a store's file.
@@ -134,16 +134,17 @@ fn clean(findings: usize, remedy: &str) -> Result<(), Failure> {
     if findings == 0 {
         return Ok(());
     }
-    let what = format!("the store is damaged in {findings} place(s)");
+    let what = format!("the store is damaged in {}", count(findings as u64, "place"));
     Err(Failure::new(Exit::Differs, what, "see the list", remedy))
 }
 
 fn compact(store: &Path, all: bool) -> Result<(), Failure> {
     let done = maintain::compact(store, all)?;
-    say(format!("{} documents folded, with {} changes", done.documents, done.changes));
+    let (documents, changes) = (count(done.documents, "document"), count(done.changes, "change"));
+    say(format!("{documents} folded, with {changes}"));
     say(format!("{} before, {} after", size(done.bytes_before), size(done.bytes_after)));
     if done.failed > 0 {
-        let why = format!("{} document(s) could not be folded", done.failed);
+        let why = format!("{} could not be folded", count(done.failed, "document"));
         return Err(Failure::new(Exit::Other, "not all was folded", why, "they are as they were"));
     }
     Ok(())
@@ -153,23 +154,24 @@ fn export(place: &Place, file: &Path) -> Result<(), Failure> {
     let space: SpaceName = place.space.parse().map_err(landfall::SpaceError::BadName)?;
     let counts = maintain::export(&place.store, &space, file)?;
     say(format!(
-        "{}: {} documents ({} deleted), {} folded, {} changes beside",
+        "{}: {} ({} deleted), {} folded, {} beside",
         file.display(),
-        counts.documents,
+        count(counts.documents, "document"),
         counts.tombstones,
         counts.snapshots,
-        counts.changes,
+        count(counts.changes, "change"),
     ));
     for left in &counts.left_out {
-        let (document, changes) = (left.document, left.changes);
+        let document = left.document;
+        let (edits, entries) = (count(left.changes, "edit"), count(left.changes, "entry"));
         say(match left.kept {
             maintain::Kept::LostEdits => {
-                format!("not in it: {changes} edits of {document}, which is deleted")
+                format!("not in it: {edits} of {document}, which is deleted")
             }
             maintain::Kept::Displaced => {
-                format!("not in it: {changes} edits of {document} that are to be made again")
+                format!("not in it: {edits} of {document} to be made again")
             }
-            _ => format!("not in it: {changes} entries of {document} that are set aside"),
+            _ => format!("not in it: {entries} of {document} set aside"),
         });
     }
     Ok(())
@@ -178,11 +180,15 @@ fn export(place: &Place, file: &Path) -> Result<(), Failure> {
 fn import(store: &Path, file: &Path, into: Option<&SpaceName>) -> Result<(), Failure> {
     let done = maintain::import(store, file, into)?;
     say(format!(
-        "space {}: {} documents in the file; {} changes are here now, {} deletions are new",
-        done.space, done.documents, done.changes, done.deletions,
+        "space {}: {} in the file; new here: {}, {}",
+        done.space,
+        count(done.documents, "document"),
+        count(done.changes, "change"),
+        count(done.deletions, "deletion"),
     ));
     if done.kept > 0 {
-        say(format!("{} deleted documents still have edits that no relay has", done.kept));
+        let documents = count(done.kept, "deleted document");
+        say(format!("edits that no relay has are kept of {documents}"));
     }
     if done.deleted_here > 0 {
         say(format!("{} not taken, of documents that are deleted here", done.deleted_here));

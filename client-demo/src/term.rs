@@ -186,8 +186,12 @@ pub(crate) fn thousands(number: u64) -> String {
 
 /// `1 change`, `2 changes`.
 pub(crate) fn count(number: u64, one: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {one}{plural}", thousands(number))
+    let of_many = match one.strip_suffix('y') {
+        _ if number == 1 => one.to_owned(),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{stem}ies"),
+        _ => format!("{one}s"),
+    };
+    format!("{} {of_many}", thousands(number))
 }
 
 /// A heading, which stands out on a terminal.
@@ -227,6 +231,13 @@ mod tests {
         let squeeze = |text: &str| text.replace(' ', "");
         assert_eq!(squeeze(&lines.concat()), squeeze(text));
         assert_eq!(wrap("a\n\nb", 10), ["a", "", "b"]);
+    }
+
+    #[test]
+    fn one_and_many_are_told_apart() {
+        let told = [(1, "entry"), (2, "entry"), (1, "day"), (0, "day"), (1_200, "change")];
+        let told = told.map(|(number, one)| count(number, one));
+        assert_eq!(told, ["1 entry", "2 entries", "1 day", "0 days", "1,200 changes"]);
     }
 
     #[test]

@@ -375,7 +375,7 @@ impl From<landfall_storage::WriteError<AppendError>> for ChangeError {
 pub enum FlushError {
     /// The link is offline on purpose, was never connected, or has ended by a panic, which
     /// `last_error` says then.
-    #[error("offline: {} changes ({} bytes) are saved here and not on the relay{}{}", pending.changes, pending.bytes, unreached(*reached), because(last_error))]
+    #[error("offline: saved here and not on the relay: {}{}{}", saved(pending), unreached(*reached), because(last_error))]
     Offline {
         /// What is pending, at the relay that was met last.
         pending: Pending,
@@ -386,7 +386,7 @@ pub enum FlushError {
         reached: bool,
     },
     /// The time ran out.
-    #[error("timed out: {} changes ({} bytes) are saved here and not on the relay{}{}", pending.changes, pending.bytes, unreached(*reached), because(last_error))]
+    #[error("timed out: saved here and not on the relay: {}{}{}", saved(pending), unreached(*reached), because(last_error))]
     TimedOut {
         /// What is pending, at the relay that was met last.
         pending: Pending,
@@ -397,7 +397,7 @@ pub enum FlushError {
         reached: bool,
     },
     /// The relay refuses what is left.
-    #[error("the relay refuses {} changes of {} documents: {}", pending.changes, parked.len(), first(parked))]
+    #[error("the relay refuses {} of {}: {}", counted(pending.changes, "change"), counted(parked.len() as u64, "document"), first(parked))]
     Refused {
         /// What is pending.
         pending: Pending,
@@ -405,7 +405,7 @@ pub enum FlushError {
         parked: Vec<ParkedDocument>,
     },
     /// The relay refuses whole spaces of which something is pending.
-    #[error("the relay refuses {} spaces, with changes that are saved here only: {}", spaces.len(), first_space(spaces))]
+    #[error("the relay refuses {}, with changes that are saved here only: {}", counted(spaces.len() as u64, "space"), first_space(spaces))]
     SpaceRefused {
         /// What is pending, over all spaces.
         pending: Pending,
@@ -440,7 +440,7 @@ pub enum CheckError {
         last_error: Option<String>,
     },
     /// Some spaces could not be compared. All others were.
-    #[error("{} spaces could not be compared with the relay: {}", spaces.len(), first_uncompared(spaces))]
+    #[error("{} could not be compared with the relay: {}", counted(spaces.len() as u64, "space"), first_uncompared(spaces))]
     NotCompared {
         /// How many documents differed in the spaces that were compared.
         drifted: u64,
@@ -502,8 +502,8 @@ pub enum RemoveSpaceError {
     Unknown(SpaceName),
     /// The relay is not known to have all of it.
     #[error(
-        "{} changes ({} bytes) of space `{space}` are on no relay; flush first, or remove it by force and lose them",
-        pending.changes, pending.bytes
+        "space `{space}` has what is on no relay: {}; flush first, or remove it by force and lose that",
+        saved(pending)
     )]
     Unsent {
         /// The space.
@@ -517,6 +517,17 @@ pub enum RemoveSpaceError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// So many of something, of which `one` is one.
+pub(crate) fn counted(number: u64, one: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {one}{plural}")
+}
+
+/// What is pending, in words.
+fn saved(pending: &Pending) -> String {
+    format!("{} ({})", counted(pending.changes, "change"), counted(pending.bytes, "byte"))
 }
 
 fn unreached(reached: bool) -> &'static str {
@@ -677,4 +688,19 @@ pub enum ConnectError {
     /// A thread could not be started.
     #[error("the link's thread could not be started")]
     Thread(#[source] std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pending_is_told_in_whole_words() {
+        let flush = |changes, bytes| {
+            let pending = Pending { changes, bytes };
+            FlushError::Offline { pending, last_error: None, reached: true }.to_string()
+        };
+        assert_eq!(flush(1, 1), "offline: saved here and not on the relay: 1 change (1 byte)");
+        assert_eq!(flush(2, 90), "offline: saved here and not on the relay: 2 changes (90 bytes)");
+    }
 }

@@ -18,7 +18,7 @@ pub use copies::{Restored, backup, compact, restore};
 pub use landfall_protocol::portable::{Counts, PortableError};
 pub use portable::{Exported, Imported, Kept, LeftOut, export, import};
 
-use crate::error::{BoxError, OpenError, StoreError};
+use crate::error::{BoxError, OpenError, StoreError, counted};
 pub use crate::store::{
     Fault, Finding, Healed, InspectedDocument, InspectedSpace, InspectedUpstream, Inspection,
 };
@@ -56,7 +56,7 @@ pub enum MaintainError {
     #[error("the backup cannot be restored")]
     BadBackup(#[source] BoxError),
     /// What is in the backup is damaged.
-    #[error("the backup is damaged in {} place(s), the first: {}", .0.len(), first(.0))]
+    #[error("the backup is damaged in {}, the first: {}", counted(.0.len() as u64, "place"), first(.0))]
     DamagedBackup(Vec<Finding>),
     /// The file is no whole portable file.
     #[error("it cannot be imported")]

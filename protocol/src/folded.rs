@@ -116,7 +116,7 @@ pub enum BadIndex {
         part: &'static str,
     },
     /// Bytes between the last row and the checksum.
-    #[error("{count} bytes follow the packed index's last row")]
+    #[error("trailing bytes after the packed index's last row: {count}")]
     TrailingBytes {
         /// How many.
         count: usize,

@@ -138,7 +138,7 @@ pub enum PortableError {
         found: u16,
     },
     /// It ends too early: its writer did not finish, or it was cut since.
-    #[error("it is cut: it ends after {bytes} bytes, without its end record")]
+    #[error("it is cut: it ends at byte {bytes}, without its end record")]
     Cut {
         /// How long it is.
         bytes: u64,

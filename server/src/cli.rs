@@ -21,6 +21,30 @@ pub use serve::{FOLD_WORKER, FoldArgs, ServeArgs, fold_worker, run};
 use crate::logs;
 use crate::store::{OpenStoreError, StoreHint, chain};
 
+/// Shows what of the command line was not understood, in one line as all errors are, and gives the exit
+/// code; help and versions as they are.
+pub fn misused(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{
+        DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
+    };
+    if matches!(
+        error.kind(),
+        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        // Whoever closed the output does not want the rest.
+        let _ = error.print();
+        return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+    }
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said: Vec<&str> = lines
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .collect();
+    let said = said.join(" ");
+    let why = said.trim_start_matches("error: ");
+    Failure::new(USAGE, "wrong usage", why, "see `landfall-relay --help`").tell()
+}
+
 /// What ends the process: one line for a person, and a code for a script.
 #[derive(Debug)]
 struct Failure {

@@ -32,7 +32,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::misused(&error),
+    };
+    match cli.command {
         Command::Serve(args) => cli::run(args),
         Command::Operate(command) => cli::operate(command),
         Command::FoldWorker => cli::fold_worker(),

@@ -147,7 +147,7 @@ pub enum ServeError {
 pub enum Essential {
     /// The thread that orders pushes, `hub`.
     Hub,
-    /// The thread that folds, `fold`.
+    /// One of the threads that fold, `fold-1` and `fold-2`.
     Fold,
     /// The store's thread, `storage-writer`.
     Writer,

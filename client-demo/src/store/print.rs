@@ -5,12 +5,12 @@ use std::path::Path;
 use landfall::maintain::{Finding, Healed, InspectedDocument, InspectedSpace, Inspection};
 use serde_json::{Value, json};
 
-use crate::term::{faint, say, strong, thousands};
+use crate::term::{count, faint, say, strong, thousands};
 
 /// A length as a person reads it.
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
-        0..10_000 => format!("{bytes} bytes"),
+        0..10_000 => count(bytes, "byte"),
         10_000..10_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         _ => format!("{:.1} MB", bytes as f64 / 1e6),
     }
@@ -25,19 +25,19 @@ pub(super) fn inspection(store: &Path, found: &Inspection) {
     ));
     for space in &found.spaces {
         say(format!(
-            "\nspace {}: {} documents, {} deleted, {} entries set aside",
+            "\nspace {}: {}, {} deleted, {} set aside",
             strong(&space.name),
-            thousands(space.documents.len() as u64),
+            count(space.documents.len() as u64, "document"),
             thousands(space.deleted),
-            thousands(space.aside),
+            count(space.aside, "entry"),
         ));
         for link in &space.upstreams {
             let in_use = if link.in_use { "" } else { ", not met last" };
             let pending = link.pending;
             say(format!(
-                "relay {}{in_use}: {} changes ({}) not known to be there",
+                "relay {}{in_use}: {} ({}) not known to be there",
                 link.upstream,
-                thousands(pending.changes),
+                count(pending.changes, "change"),
                 size(pending.bytes),
             ));
         }
@@ -125,8 +125,8 @@ pub(super) fn healed(healed: &Healed) {
     }
     for (space, document, changes) in &healed.dropped {
         say(format!(
-            "space {space}: document {document}: {changes} changes taken out; the relay brings \
-             them back"
+            "space {space}: document {document}: {} taken out, to be brought back by the relay",
+            count(*changes, "change")
         ));
     }
     for finding in &healed.left {

@@ -113,7 +113,7 @@ fn servers_that_are_no_relay() {
         }
     });
     home.run(&["--relay", &url, "sync", "--timeout", "1s"])
-        .failed(4, &["no Landfall relay", "404", "1 change(s) are saved here"]);
+        .failed(4, &["no Landfall relay", "404", "saved here, to be sent: 1 change;"]);
     let added = home.run(&["--relay", &url, "notes", "append", "kept", "x"]).ok();
     assert_eq!(added, "saved here; not on the relay yet (2 pending)\n");
 }

@@ -403,7 +403,7 @@ impl Performer {
             Some((code, what)) => {
                 tracing::warn!(%space, %code, what, "the relay does not take changes now");
                 let error =
-                    format!("the relay does not take changes of {space:?} now ({code}): {what}");
+                    format!("the relay does not take changes of `{space}` now ({code}): {what}");
                 self.delayed.insert(space, error);
             }
             None => drop(self.delayed.remove(&space)),

@@ -12,7 +12,7 @@ use super::{LocalLog, Pending};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RemovalError {
     /// The relay is not known to hold all of it.
-    #[error("{} changes of the space are on no relay", .0.changes)]
+    #[error("the space has changes that are on no relay")]
     Unsent(Pending),
     #[error(transparent)]
     Sql(#[from] rusqlite::Error),

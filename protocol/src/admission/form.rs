@@ -42,7 +42,7 @@ pub enum FormError {
         part: &'static str,
     },
     /// Bytes after the chunk, or after the deflated stream inside it.
-    #[error("{count} bytes follow the {part}")]
+    #[error("trailing bytes after the {part}: {count}")]
     TrailingBytes {
         /// After which part.
         part: &'static str,

@@ -292,7 +292,7 @@ fn read<T: DeserializeOwned>(kind: u16, body: &[u8]) -> Result<T, FrameError> {
     let (value, used) = bincode::serde::decode_from_slice(body, config())
         .map_err(|error| malformed(error.to_string()))?;
     if used != body.len() {
-        return Err(malformed(format!("{} bytes follow its end", body.len() - used)));
+        return Err(malformed(format!("trailing bytes: {}", body.len() - used)));
     }
     Ok(value)
 }

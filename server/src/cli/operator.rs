@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use landfall_protocol::portable::PortableError;
 use landfall_protocol::{DocumentId, SpaceName};
 
-use super::print::{self, Output};
+use super::print::{self, Output, counted};
 use super::{
     DAMAGED, FILE, Failure, FoldArgs, GONE, IN_USE, LogFormat, OTHER, STORE, USAGE, store_failure,
 };
@@ -240,7 +240,7 @@ fn clean(damage: u64, hint: &str) -> Result<(), Failure> {
     if damage == 0 {
         return Ok(());
     }
-    let what = format!("the store has {damage} damaged place(s)");
+    let what = format!("the store is damaged in {}", counted(damage, "place"));
     Err(Failure::new(DAMAGED, what, "see the list", hint))
 }
 
@@ -299,7 +299,7 @@ fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {
         (None, Some((document, why))) => format!("document {document}: {why}"),
         (None, None) => return Ok(()),
     };
-    let what = format!("{} place(s) could not be taken", problems.count + written.refused);
+    let what = format!("not taken: {}", counted(problems.count + written.refused, "place"));
     let hint = "everything else was taken; see the list";
     Err(Failure::new(OTHER, what, why, hint))
 }

@@ -144,12 +144,11 @@ impl Output {
             let mut lines = finding_lines(before);
             for repaired in rounds {
                 lines.push(format!(
-                    "repaired: {} documents reckoned anew, {} changes and {} snapshots dropped, \
-                     {} indexes made anew",
-                    repaired.documents,
-                    repaired.dropped_changes,
-                    repaired.dropped_snapshots,
-                    repaired.indexes.len(),
+                    "repaired: {} reckoned anew, {} and {} dropped, {} made anew",
+                    counted(repaired.documents, "document"),
+                    counted(repaired.dropped_changes, "change"),
+                    counted(repaired.dropped_snapshots, "snapshot"),
+                    counted(repaired.indexes.len() as u64, "index"),
                 ));
                 for space in &repaired.broken {
                     lines.push(format!(
@@ -208,7 +207,8 @@ impl Output {
             });
             let mut lines: Vec<String> = failed.collect();
             let (folded, changes) = (compacted.folded, compacted.changes);
-            lines.push(format!("{folded} documents folded, with {changes} changes"));
+            let (folded, changes) = (counted(folded, "document"), counted(changes, "change"));
+            lines.push(format!("{folded} folded, with {changes}"));
             let (before, after) = (bytes(compacted.before), bytes(compacted.after));
             lines.push(format!("{before} before, {after} after"));
             lines
@@ -230,12 +230,12 @@ impl Output {
         };
         self.say(value, || {
             vec![format!(
-                "{}: {} documents ({} deleted), {} snapshots, {} changes, {}",
+                "{}: {} ({} deleted), {}, {}, {}",
                 file.display(),
-                counts.documents,
+                counted(counts.documents, "document"),
                 counts.tombstones,
-                counts.snapshots,
-                counts.changes,
+                counted(counts.snapshots, "snapshot"),
+                counted(counts.changes, "change"),
                 bytes(length),
             )]
         });
@@ -263,13 +263,12 @@ impl Output {
             };
             let mut lines: Vec<String> = written.refusals.iter().map(refusal).collect();
             lines.push(format!(
-                "space {}: {} documents in the file; new here: {} changes, {} snapshots, \
-                 {} deletions; here already: {}",
+                "space {}: {} in the file; new here: {}, {}, {}; here already: {}",
                 imported.space,
-                imported.documents,
-                written.changes,
-                written.snapshots,
-                written.tombstones,
+                counted(imported.documents, "document"),
+                counted(written.changes, "change"),
+                counted(written.snapshots, "snapshot"),
+                counted(written.tombstones, "deletion"),
                 written.known,
             ));
             if written.deleted_here > 0 {
@@ -312,13 +311,16 @@ fn repo_lines(imported: &RepoImported) -> Vec<String> {
         |(document, why): &(DocumentId, String)| format!("not taken: document {document}: {why}");
     lines.extend(written.refusals.iter().map(refusal));
     lines.push(format!(
-        "space {}: {} documents in the folder; new here: {} changes and {} snapshots of {} \
-         documents",
-        imported.space, imported.documents, written.changes, written.snapshots, imported.added,
+        "space {}: {} in the folder; new here: {} and {} of {}",
+        imported.space,
+        counted(imported.documents, "document"),
+        counted(written.changes, "change"),
+        counted(written.snapshots, "snapshot"),
+        counted(imported.added, "document"),
     ));
     if imported.deleted_here > 0 {
-        let count = imported.deleted_here;
-        lines.push(format!("{count} documents not taken, since they are deleted here"));
+        let documents = counted(imported.deleted_here, "document");
+        lines.push(format!("not taken, since deleted here: {documents}"));
     }
     lines
 }
@@ -336,10 +338,20 @@ fn line(text: impl Display) {
     let _ = writeln!(io::stdout(), "{}", super::escaped(&text.to_string()));
 }
 
+/// So many of something, of which `one` is one.
+pub(super) fn counted(number: u64, one: &str) -> String {
+    let plural = match one.ends_with('x') {
+        _ if number == 1 => "",
+        true => "es",
+        false => "s",
+    };
+    format!("{number} {one}{plural}")
+}
+
 /// A length as a person reads it.
 fn bytes(count: u64) -> String {
     match count {
-        0..10_000 => format!("{count} bytes"),
+        0..10_000 => counted(count, "byte"),
         10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
         10_000_000..10_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
         _ => format!("{:.1} GB", count as f64 / 1e9),
@@ -395,16 +407,22 @@ fn space_lines(space: &SpaceReport) -> Vec<String> {
         format!("space      {}", space.space),
         format!("log        offset {}, epoch {epoch} (number {})", space.head, space.epochs.len()),
         format!("documents  {}, and {} deleted", space.documents, space.deleted),
-        format!("tail       {} changes, {}", space.tail_changes, bytes(space.tail_bytes)),
         format!(
-            "folded     {} changes in {} snapshots, {}",
-            space.folded_changes,
-            space.snapshots,
+            "tail       {}, {}",
+            counted(space.tail_changes, "change"),
+            bytes(space.tail_bytes)
+        ),
+        format!(
+            "folded     {} in {}, {}",
+            counted(space.folded_changes, "change"),
+            counted(space.snapshots, "snapshot"),
             bytes(space.snapshot_bytes),
         ),
         format!(
-            "folds      {} due, {} failed; {} documents to prune",
-            space.folds_due, space.folds_failed, space.to_prune,
+            "folds      {} due, {} failed; {} to prune",
+            space.folds_due,
+            space.folds_failed,
+            counted(space.to_prune, "document"),
         ),
     ]
 }
@@ -453,17 +471,15 @@ fn document_lines(document: &DocumentReport, actors: &[(ActorId, u64)]) -> Vec<S
     let mut lines = vec![format!("document   {}", document.document)];
     lines.extend(document.deleted_at.map(|at| format!("deleted    at offset {at}")));
     lines.extend(document.heads.iter().map(|head| format!("head       {head}")));
-    let (count, tail) = (document.tail_changes, bytes(document.tail_bytes));
+    let (changes, tail) = (counted(document.tail_changes, "change"), bytes(document.tail_bytes));
     lines.push(match document.tail {
-        Some((first, last)) => {
-            format!("tail       {count} changes, {tail}, offsets {first} to {last}")
-        }
-        None => format!("tail       {count} changes"),
+        Some((first, last)) => format!("tail       {changes}, {tail}, offsets {first} to {last}"),
+        None => format!("tail       {changes}"),
     });
     if let Some(snapshot) = &document.snapshot {
         lines.push(format!(
-            "snapshot   {} changes, {}, at offset {}, index {}",
-            document.folded_changes,
+            "snapshot   {}, {}, at offset {}, index {}",
+            counted(document.folded_changes, "change"),
             bytes(snapshot.bytes),
             snapshot.offset,
             bytes(snapshot.index_bytes),
@@ -493,7 +509,11 @@ fn verified_value(verified: &Verified) -> Value {
 fn verified_line(verified: &Verified) -> String {
     let Verified { spaces, documents, changes, snapshots, bytes: checked, .. } = verified;
     format!(
-        "checked {spaces} spaces, {documents} documents, {changes} changes, {snapshots} snapshots, {}",
+        "checked {}, {}, {}, {}, {}",
+        counted(*spaces, "space"),
+        counted(*documents, "document"),
+        counted(*changes, "change"),
+        counted(*snapshots, "snapshot"),
         bytes(*checked)
     )
 }
@@ -535,9 +555,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_and_many_are_told_apart() {
+        let told = [(1, "space"), (2, "space"), (1, "index"), (0, "index")];
+        let told = told.map(|(number, one)| counted(number, one));
+        assert_eq!(told, ["1 space", "2 spaces", "1 index", "0 indexes"]);
+    }
+
+    #[test]
     fn lengths_are_readable() {
-        let lengths = [0, 9_999, 10_000, 12_345_678, 98_765_432_100];
+        let lengths = [0, 1, 9_999, 10_000, 12_345_678, 98_765_432_100];
         let read = lengths.map(bytes);
-        assert_eq!(read, ["0 bytes", "9999 bytes", "10.0 kB", "12.3 MB", "98.8 GB"]);
+        assert_eq!(read, ["0 bytes", "1 byte", "9999 bytes", "10.0 kB", "12.3 MB", "98.8 GB"]);
     }
 }

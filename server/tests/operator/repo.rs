@@ -201,7 +201,7 @@ fn what_is_damaged_is_told_and_everything_else_is_taken() {
     fs::create_dir_all(repo.join("ab").join("cdef")).unwrap();
     let done = run(&data, &["import-repo", text(&repo), "--json"]);
     let told = done.out();
-    done.failed(1, &["could not be taken", "everything else was taken"]);
+    done.failed(1, &["not taken: ", "everything else was taken"]);
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     let problems = told["problemList"].as_array().unwrap();
     for path in [&cut, &bad, &empty] {
