@@ -45,7 +45,9 @@ pub(crate) fn verify(data: &Path, space: Option<&SpaceName>) -> Result<Found, Op
     must_have_store(data)?;
     // Before it is opened: that may end with the log in the database.
     let wal = Inspection::wal_finding(data);
-    let mut found = look(&Inspection::open(data)?, space)?;
+    let inspection = Inspection::open(data)?;
+    must_have_space(&inspection, space)?;
+    let mut found = look(&inspection, space)?;
     found.damage += u64::from(wal.is_some());
     found.findings.extend(wal);
     Ok(found)
@@ -72,6 +74,7 @@ fn mend(
     space: Option<&SpaceName>,
     folds: FoldOptions,
 ) -> Result<Mended, OperateError> {
+    must_have_space(&store.inspection(), space)?;
     let worker = Worker::new(store.clone(), Arc::new(Metrics::new()), folds);
     let before = look(&store.inspection(), space)?;
     let mut after = look_again(&before);
@@ -91,6 +94,18 @@ fn mend(
         }
     }
     Ok(Mended { before, rounds, after })
+}
+
+/// Refuses a name that the store does not have: of nothing, nothing is damaged. Where the names cannot be
+/// read, what is looked at next says so.
+fn must_have_space(inspection: &Inspection, space: Option<&SpaceName>) -> Result<(), OperateError> {
+    let Some(space) = space else { return Ok(()) };
+    match inspection.store() {
+        Ok(store) if store.spaces.iter().all(|report| report.space != *space) => {
+            Err(OperateError::NoSpace(space.clone()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn look_again(found: &Found) -> Found {

@@ -70,7 +70,12 @@ fn a_flipped_bit_is_named_and_repaired() {
         "{told}"
     );
     found.failed(6, &["--repair"]);
-    run(&data, &["verify", "--space", "other"]).ok();
+    run(&data, &["verify", "--space", "notes"]).failed(6, &["--repair"]);
+    // Of a space that is not there, nothing is said to be whole.
+    for repair in [&[][..], &["--repair"]] {
+        let arguments = [&["verify", "--space", "nosuch"], repair].concat();
+        run(&data, &arguments).failed(2, &["no space `nosuch`", "inspect"]);
+    }
     let mended = run(&data, &["verify", "--repair", "--json"]).json();
     assert_eq!(mended["clean"], true);
     // What the first document has from the flipped bit on is gone; the others are as they were.
