@@ -21,3 +21,5 @@ mod scopes;
 mod sessions;
 #[path = "cli/store.rs"]
 mod store;
+#[path = "cli/sync.rs"]
+mod sync;

@@ -2,6 +2,7 @@
 
 mod system {
     mod bad_server;
+    mod checks;
     mod convergence;
     mod cuts;
     mod deletion;

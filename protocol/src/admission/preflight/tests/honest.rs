@@ -223,3 +223,38 @@ fn a_local_change_that_is_short_enough_only_when_deflated() {
     assert!(checked.bytes.len() < 100_000);
     assert_eq!(checked.inflated_bytes, actual);
 }
+
+/// A change's entry repeats its dependencies, so the more it has, the fewer bytes it may have.
+#[test]
+fn a_change_of_many_dependencies_has_fewer_bytes() {
+    let mut document = AutoCommit::new().with_actor(ActorId::from([7; 16]));
+    document.put(ROOT, "first", 1).unwrap();
+    document.commit();
+    let with = |dependencies: u64, bytes: usize| {
+        let mut document = document.clone();
+        document.put(ROOT, "big", vec![0xab; bytes]).unwrap();
+        let mut expanded = document.get_last_local_change().unwrap().decode();
+        let hash = |n: u64| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&n.to_be_bytes());
+            automerge::ChangeHash(hash)
+        };
+        expanded.deps = (0..dependencies).map(hash).collect();
+        expanded.hash = None;
+        automerge::Change::from(expanded).raw_bytes().to_vec()
+    };
+    for dependencies in [1, 1_000, 1_001, 4_000] {
+        // Below 1,000 the limit of all changes is the lower one.
+        let limit = limits::CHANGE_ENTRY_BYTES - 32 * dependencies as usize;
+        let limit = limit.min(limits::CHANGE_BYTES);
+        let about = limit - 32 * dependencies as usize - 1_000;
+        let longest = about + limit - with(dependencies, about).len();
+        let change = with(dependencies, longest);
+        assert_eq!(change.len(), limit);
+        let checked = preflight(&change).unwrap();
+        assert_eq!(checked.dependencies.len(), dependencies as usize);
+        let actual = limit + 1;
+        let refused = preflight(&with(dependencies, longest + 1)).unwrap_err();
+        assert_eq!(refused, FormError::TooLarge { limit, actual }, "{dependencies} dependencies");
+    }
+}

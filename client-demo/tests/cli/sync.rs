@@ -1,0 +1,64 @@
+//! What `sync` says of what was sent, and of a relay that cannot send all.
+
+use landfall::{Options, Store};
+
+use crate::harness::{Home, Relay};
+
+/// What the relay acknowledged counts as sent: single changes, a folded history, and again what the
+/// relay had lost.
+#[test]
+fn sync_counts_what_the_relay_acknowledges() {
+    let home = Home::new();
+    let mut relay = Relay::start(&home);
+    for copy in ["empty", "empty again"] {
+        relay.copy(&home, copy);
+    }
+    home.run(&["--store", "ann", "notes", "new", "Trip", "--text", "train at six"]).ok();
+    home.run(&["--store", "ann", "notes", "edit", "trip", "--text", "train at seven"]).ok();
+    home.run(&["--store", "ann", "notes", "edit", "trip", "--text", "train at eight"]).ok();
+    let sync = |relay: &Relay| home.at(relay, &["--store", "ann", "sync"]).ok();
+    let all = "in sync: 1 note; 3 changes sent, 0 changes received\n";
+    assert_eq!(sync(&relay), all);
+    assert_eq!(sync(&relay), "in sync: 1 note; 0 changes sent, 0 changes received\n");
+    relay.restore(&home, "empty");
+    assert_eq!(sync(&relay), all, "the relay had lost them");
+    home.run(&["--store", "ann", "store", "compact", "--all"]).ok();
+    relay.restore(&home, "empty again");
+    assert_eq!(sync(&relay), all, "as one folded history");
+}
+
+/// Whatever else has arrived: what the relay cannot send is named, and scripts see it.
+#[test]
+fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
+    let home = Home::new();
+    let mut relay = Relay::start(&home);
+    for (title, text) in [("Whole", "nothing happens to it"), ("Broken", "the marked text")] {
+        home.at(&relay, &["--store", "ann", "notes", "new", title, "--text", text]).ok();
+    }
+    // The start after a kill moves everything into the database.
+    relay.kill();
+    relay.restart(&home);
+    relay.kill();
+    let file = home.path("relay-data").join("relay.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let marked = b"the marked text";
+    let at = bytes.windows(marked.len()).position(|window| window == marked).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    relay.restart(&home);
+    let synced = home.at(&relay, &["--store", "ben", "sync"]);
+    let documents = |name: &str| {
+        let store = Store::open(home.path(name), Options::default()).unwrap();
+        store.space("default").unwrap().documents().unwrap()
+    };
+    let arrived = documents("ben");
+    let mut missing = documents("ann");
+    missing.retain(|document| !arrived.contains(document));
+    let [broken] = missing[..] else { panic!("{missing:?} are not there") };
+    assert_eq!((arrived.len(), synced.out().as_str()), (1, ""), "it is not called in sync");
+    let remedy = "its operator must repair or restore it; then sync again";
+    let named = broken.to_string();
+    synced.failed(4, &["not in sync", "the relay's store is damaged", &named, "all else", remedy]);
+    let status = home.run(&["--store", "ben", "status"]).ok();
+    assert!(status.contains("not received    1 entry that the relay cannot read"), "{status}");
+}

@@ -1,0 +1,44 @@
+//! Checks against a relay: what they tell of documents that differ for a reason.
+
+use landfall::automerge::{ROOT, transaction::Transactable, transaction::Transaction};
+use landfall::{BoxError, EventKind};
+use landfall_tests::PATIENCE;
+use landfall_tests::process::Relay;
+use landfall_tests::replica::{link, open, wait_for};
+
+/// The relay has another history of a document and refuses this store's: that was told once, as a
+/// refusal, and each check meets it again.
+#[test]
+fn checks_do_not_tell_of_a_rejected_document_as_drifted() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder.path().join("relay"), 0);
+    let [one, two] = ["one", "two"].map(|name| open(&folder.path().join(name)));
+    let version = |n: i64| {
+        move |tx: &mut Transaction<'_>| -> Result<(), BoxError> { Ok(tx.put(ROOT, "version", n)?) }
+    };
+    one.space("s").unwrap().create_named("config", version(1)).unwrap();
+    one.connect(link(&relay.url)).unwrap();
+    one.flush_blocking(PATIENCE).unwrap();
+    let space = two.space("s").unwrap();
+    let rejected = space.create_named("config", version(2)).unwrap();
+    let other = space.create(version(3)).unwrap();
+    let mut events = two.events();
+    two.connect(link(&relay.url)).unwrap();
+    wait_for(&two, "the refusal", |status| status.spaces[space.name()].parked.len() == 1);
+    let before = space.status().unwrap().checks;
+    for _ in 0..4 {
+        assert_eq!(two.check_blocking().unwrap(), 0, "nothing has drifted");
+    }
+    let status = space.status().unwrap();
+    assert!(status.checks >= before + 4, "each came to its end: {status:?}");
+    assert_eq!((status.drifted, status.parked.len()), (0, 1));
+    let (mut drifted, mut refusals) = (0, 0);
+    while let Some(event) = events.try_next() {
+        let event = event.unwrap();
+        drifted += u32::from(matches!(event.kind, EventKind::Drifted));
+        refusals += u32::from(matches!(event.kind, EventKind::Parked { .. }));
+    }
+    assert_eq!((drifted, refusals), (0, 1));
+    assert!(rejected.status().unwrap().parked.is_some());
+    assert!(other.status().unwrap().parked.is_none());
+}
