@@ -6,6 +6,7 @@
 mod house {
     mod edges;
     mod finding;
+    mod glossary;
     mod licences;
     mod manifests;
     mod markdown;

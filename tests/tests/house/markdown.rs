@@ -40,7 +40,8 @@ pub(crate) fn links(text: &str) -> Vec<(usize, String)> {
     links
 }
 
-fn without_code(line: &str) -> String {
+/// A line without what stands in marks of code.
+pub(crate) fn without_code(line: &str) -> String {
     let mut parts = line.split('`');
     let mut kept = parts.next().unwrap_or_default().to_owned();
     while let (Some(code), after) = (parts.next(), parts.next()) {
