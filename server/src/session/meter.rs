@@ -114,10 +114,7 @@ impl Meter {
     /// What may be read next: a buffer at most. Behind a large message's header its payload waits for its
     /// memory.
     pub(super) fn next_read(&self) -> NextRead {
-        match self.state.lock().wire.next_read() {
-            NextRead::Bytes(most) => NextRead::Bytes(most.min(self.scale.buffer)),
-            next => next,
-        }
+        self.state.lock().wire.next_read()
     }
 
     /// Takes up to so many bytes of a header that the WebSocket is to read before what is read next.

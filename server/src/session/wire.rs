@@ -109,7 +109,8 @@ impl Wire {
     /// What may be read next.
     pub(super) fn next_read(&self) -> NextRead {
         match (self.header.have, self.cut.rest) {
-            (0, 0) => NextRead::Bytes(usize::MAX),
+            // No more than a piece: what is behind a header is not cut again.
+            (0, 0) => NextRead::Bytes(self.piece as usize),
             // The next piece's header stands behind them.
             (0, _) => NextRead::Bytes(usize::try_from(self.left).unwrap_or(usize::MAX)),
             _ => NextRead::Header(self.header.missing()),
@@ -397,7 +398,7 @@ mod tests {
         let numbered = |bytes: usize| -> Vec<u8> { (0..bytes).map(|n| (n % 251) as u8).collect() };
         let piece = wire().piece as usize;
         let messages: Vec<_> =
-            [3, piece - 1, piece, piece + 1, 2 * piece, 2 * piece + 1, 70_000, LARGEST]
+            [70_000, 3, piece - 1, piece, piece + 1, 2 * piece, 2 * piece + 1, 70_000, LARGEST]
                 .into_iter()
                 .flat_map(|bytes| {
                     [Message::Binary(numbered(bytes).into()), Message::Ping(vec![5; 9].into())]
@@ -405,7 +406,7 @@ mod tests {
                 .chain([Message::Text("\u{e4}".repeat(40_000).into())])
                 .collect();
         let bytes = written(&messages);
-        for size in [1, 5, 13, 14, 1_000, BUFFER] {
+        for size in [1, 5, 13, 14, 1_000, BUFFER, 1 << 20] {
             let (out, _) = passed(&mut wire(), &bytes, size).unwrap();
             let mut again = WebSocket::from_raw_socket(Socket(&out), Role::Server, None);
             for message in &messages {
