@@ -31,6 +31,13 @@ pub const CACHE_SIXTEENTHS: usize = 4;
 /// command waits milliseconds. Sessions beyond it wait with theirs.
 pub const HUB_QUEUE: usize = 1_024;
 
+/// Changes and actors that a push may name for the hub to look them up, some milliseconds. More are looked up
+/// before it waits for the hub.
+pub const HUB_LOOK_UPS: usize = 256;
+
+/// Look-ups in one read of the store, some 30 ms: a longer one keeps the write-ahead log from being used again.
+pub const LOOK_UPS: usize = 4_096;
+
 /// Bytes that a push counts beside its changes: its answer, its place in queues and overlay.
 pub const PUSH_OVERHEAD_BYTES: usize = 256;
 
