@@ -7,6 +7,7 @@
 mod chunk;
 mod columns;
 mod document;
+mod facts;
 mod form;
 mod header;
 mod history;
@@ -19,6 +20,7 @@ mod runs;
 mod work;
 
 pub use document::{Budget, DocumentError, DocumentSize, OverBudget, measure};
+pub use facts::{Facts, Foreknown, Named};
 pub use form::FormError;
 pub use history::{History, HistoryError, Known, Origin, Roots, Verdict, admit, admit_from};
 pub use overlay::{Layered, Overlay};

@@ -11,7 +11,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::admission::{
-    CheckedChange, FormError, History, HistoryError, Layered, Overlay, Roots, Verdict, admit,
+    CheckedChange, Facts, Foreknown, FormError, History, HistoryError, Layered, Named, Overlay,
+    Roots, Verdict, admit,
 };
 use crate::code::{Code, NackClass};
 use crate::frame::{EncodedEntry, Entry, Mark, entry_flags, fit};
@@ -179,6 +180,8 @@ pub struct Judging {
     until: Offset,
     /// Its changes are those of one snapshot: it is answered as the one entry that was pushed.
     is_snapshot: bool,
+    /// What was looked up before.
+    facts: Facts,
 }
 
 impl Judging {
@@ -187,13 +190,20 @@ impl Judging {
         let (session, id) = (push.session, push.id);
         let (count, through, added, refusal) = (0, None, None, None);
         let answer = Answer { session, push: id, count, through, added, refusal };
-        Self { push, done: 0, answer, until: Offset(0), is_snapshot: false }
+        let (until, facts) = (Offset(0), Facts::default());
+        Self { push, done: 0, answer, until, is_snapshot: false, facts }
     }
 
     /// The changes of a snapshot that a client offered, which are taken one by one. All of them
     /// count as the one entry that it pushed; if one is refused, so is that.
     pub fn of_snapshot(push: CheckedPush) -> Self {
         Self { is_snapshot: true, ..Self::new(push) }
+    }
+
+    /// Goes on once the view can be read.
+    fn stopped<E>(mut self, facts: Facts, error: E) -> Judged<E> {
+        self.facts = facts;
+        Judged::Stopped(Box::new(self), error)
     }
 
     /// The answer, once nothing more of it is judged.
@@ -203,6 +213,17 @@ impl Judging {
             answer.count = u32::from(answer.refusal.is_none());
         }
         (answer, until)
+    }
+
+    /// What its changes name that they do not bring: looked up before, it costs
+    /// [`Space::handle_push`] no look-ups.
+    pub fn named(&self) -> Named {
+        Named::by(&self.push.changes)
+    }
+
+    /// Keeps what was found of it.
+    pub fn know(&mut self, facts: Facts) {
+        self.facts = facts;
     }
 
     /// Its document.
@@ -353,20 +374,22 @@ impl Space {
         durable: &H,
         at_ms: u64,
     ) -> Judged<H::Error> {
+        let (facts, document) = (std::mem::take(&mut judging.facts), judging.push.document);
+        let durable = &Foreknown { document, facts: &facts, history: durable };
         while let Some(change) = judging.push.changes.get(judging.done) {
             let layered = Layered { overlay: &self.overlay, stored: durable };
             let position = match admit(&layered, &judging.push.document, change, judging.push.roots)
             {
                 Ok(Ok(Verdict::New)) => match is_second_root(&layered, &judging, change) {
                     Ok(is_second) => self.append_next(&mut judging, is_second, at_ms),
-                    Err(error) => return Judged::Stopped(Box::new(judging), error),
+                    Err(error) => return judging.stopped(facts, error),
                 },
                 Ok(Ok(Verdict::Duplicate(known))) => known.position,
                 Ok(Err(error)) => {
                     judging.answer.refusal = Some(Refusal::of_history(change, &error));
                     break;
                 }
-                Err(error) => return Judged::Stopped(Box::new(judging), error),
+                Err(error) => return judging.stopped(facts, error),
             };
             judging.done += 1;
             judging.answer.count += 1;

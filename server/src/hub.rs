@@ -7,6 +7,7 @@
 mod feed;
 mod held;
 mod inbox;
+mod lookups;
 mod rings;
 mod sequencer;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use crate::store::{LogStore, StoreError};
 
 pub(crate) use feed::{Feed, Grown};
 use inbox::Inbox;
+use lookups::LookUps;
 pub(crate) use rings::Rings;
 pub(crate) use sequencer::Durable;
 use sequencer::Sequencer;
@@ -183,13 +185,15 @@ pub(crate) enum HubEnd {
 #[derive(Clone)]
 pub(crate) struct Hub {
     inbox: Arc<Inbox<Command>>,
+    look_ups: LookUps,
 }
 
 impl Hub {
     /// Starts the hub's thread. The receiver hears how it ended.
     pub(crate) fn start(parts: Parts) -> std::io::Result<(Self, oneshot::Receiver<HubEnd>)> {
         let inbox = Arc::new(Inbox::new(limits::HUB_QUEUE));
-        let hub = Self { inbox: Arc::clone(&inbox) };
+        let look_ups = LookUps::new(Arc::clone(&parts.store));
+        let hub = Self { inbox: Arc::clone(&inbox), look_ups };
         let (ended, end) = oneshot::channel();
         thread::Builder::new().name("hub".to_owned()).spawn(move || {
             let run = || Sequencer::new(parts, Arc::clone(&inbox)).run();
@@ -230,7 +234,14 @@ impl Hub {
 
     /// Hands a push in; its answer comes to the session's mailbox, and its memory is given back
     /// then.
-    pub(crate) async fn push(&self, space: SpaceName, push: Pushed, room: Grant) -> bool {
+    pub(crate) async fn push(&self, space: SpaceName, mut push: Pushed, room: Grant) -> bool {
+        if let Pushed::Changes(judging, _) = &mut push {
+            let named = judging.named();
+            if named.len() > limits::HUB_LOOK_UPS {
+                let facts = self.look_ups.find(&space, judging.document(), named).await;
+                judging.know(facts);
+            }
+        }
         self.inbox.send(Command::Push(space, Box::new(push), room)).await.is_ok()
     }
 

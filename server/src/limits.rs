@@ -31,6 +31,13 @@ pub const CACHE_SIXTEENTHS: usize = 4;
 /// command waits milliseconds. Sessions beyond it wait with theirs.
 pub const HUB_QUEUE: usize = 1_024;
 
+/// Changes and actors that a push may name for the hub to look them up, some milliseconds. More are looked up
+/// before it waits for the hub.
+pub const HUB_LOOK_UPS: usize = 256;
+
+/// Look-ups in one read of the store, some 30 ms: a longer one keeps the write-ahead log from being used again.
+pub const LOOK_UPS: usize = 4_096;
+
 /// Bytes that a push counts beside its changes: its answer, its place in queues and overlay.
 pub const PUSH_OVERHEAD_BYTES: usize = 256;
 
@@ -108,6 +115,9 @@ pub const SOCKET_BUFFER_BYTES: usize = 16 * KIB;
 /// The same, of an automerge-repo session: its messages are small, but for those that are large,
 /// and every read of the buffer costs its whole length.
 pub const REPO_BUFFER_BYTES: usize = 4 * KIB;
+
+/// Bytes of a message that the relay writes in one frame: its buffer never grows beyond two of them.
+pub const FRAME_BYTES: usize = SOCKET_BUFFER_BYTES;
 
 /// Bytes of a pong beside what it repeats.
 pub const CONTROL_FRAME_BYTES: usize = 2;
@@ -423,6 +433,8 @@ const _: () = assert!(CHECK_RATE <= CHECK_BURST && INLINE_CHECK.operations < CHE
 const _: () = assert!(DAMAGED_NAMED <= DAMAGED_PLACES);
 const _: () = assert!(STORE_ENDED_LOOK.as_millis() < STORE_ENDED_GRACE.as_millis());
 const _: () = assert!(JOINED_BYTES <= shared::MESSAGE_BYTES);
+// Clients that use npm's `ws` take no more frames for one message.
+const _: () = assert!(REPO_BACKLOG_BYTES / FRAME_BYTES <= 16_384);
 const _: () =
     assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() + LINGER.as_millis() < DRAIN.as_millis());
 const _: () = assert!(LEAST_MEMORY <= MEMORY_BYTES);

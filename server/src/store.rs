@@ -176,6 +176,15 @@ pub trait LogStore: Send + Sync + 'static {
         ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
     ) -> Result<(), StoreError>;
 
+    /// The same for what need not be the hub's turn.
+    fn look_up(
+        &self,
+        space: &SpaceName,
+        ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
+    ) -> Result<(), StoreError> {
+        below(self)?.look_up(space, ask)
+    }
+
     /// The next piece of a log after a position: every live entry, snapshot and tombstone in
     /// offset order, bounded as an `Entries` frame is; `None` at the log's end. A page may be
     /// empty and still move on.

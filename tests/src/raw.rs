@@ -219,36 +219,83 @@ pub fn dense_change(
     dependencies: &[ChangeHash],
     operations: u32,
 ) -> Vec<u8> {
-    assert!(operations >= 2, "a run has two values at least");
-    let run = |value: &[u8]| {
-        let (mut out, mut left) = (Vec::new(), operations);
-        while left > 0x3f {
-            out.push(left as u8 | 0x80);
-            left >>= 7;
-        }
-        out.push(left as u8);
-        out.extend(value);
-        out
-    };
+    let columns = puts(u64::from(operations));
+    by_hand(actor, (seq, start_op), dependencies, &[], &columns)
+}
+
+/// A change that follows another, and puts a key of an object of each of these actors.
+///
+/// # Panics
+/// If it is given less than two.
+#[must_use]
+pub fn crowded_change(
+    actor: &ActorId,
+    (root, start_op): (ChangeHash, u64),
+    others: &[ActorId],
+) -> Vec<u8> {
+    let count = others.len() as u64;
+    // All of them, one by one. A literal run's length is negative.
+    let mut actors = signed(-(count as i64));
+    (1..=count).for_each(|other| actors.extend(number(other)));
+    let mut columns = vec![(&[0x01_u8][..], actors), (&[0x02], run(count, &[1]))];
+    columns.extend(puts(count));
+    by_hand(actor, (1, start_op), &[root], others, &columns)
+}
+
+/// The columns of puts of one key.
+fn puts(count: u64) -> [(&'static [u8], Vec<u8>); 5] {
     // Keys, no insertion, puts, nulls, no predecessors.
-    let columns = [
-        (&[0x15u8][..], run(b"\x01k")),
-        (&[0x34], number(u64::from(operations))),
-        (&[0x42], run(&[1])),
-        (&[0x56], run(&[0])),
-        (&[0x70], run(&[0])),
-    ];
+    [
+        (&[0x15], run(count, b"\x01k")),
+        (&[0x34], number(count)),
+        (&[0x42], run(count, &[1])),
+        (&[0x56], run(count, &[0])),
+        (&[0x70], run(count, &[0])),
+    ]
+}
+
+/// A run of so many equal values.
+fn run(count: u64, value: &[u8]) -> Vec<u8> {
+    assert!(count >= 2, "a run has two values at least");
+    [&signed(count as i64), value].concat()
+}
+
+/// A signed LEB128 number.
+fn signed(mut value: i64) -> Vec<u8> {
+    let mut out = Vec::new();
+    while !(-0x40..0x40).contains(&value) {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8 & 0x7f);
+    out
+}
+
+/// A change of these columns, each with its specification.
+fn by_hand(
+    actor: &ActorId,
+    (seq, start_op): (u64, u64),
+    dependencies: &[ChangeHash],
+    others: &[ActorId],
+    columns: &[(&[u8], Vec<u8>)],
+) -> Vec<u8> {
     let mut body = number(dependencies.len() as u64);
     dependencies.iter().for_each(|hash| body.extend(hash.0));
-    body.extend(number(actor.to_bytes().len() as u64));
-    body.extend(actor.to_bytes());
+    let add_actor = |body: &mut Vec<u8>, actor: &ActorId| {
+        body.extend(number(actor.to_bytes().len() as u64));
+        body.extend(actor.to_bytes());
+    };
+    add_actor(&mut body, actor);
     body.extend(number(seq));
     body.extend(number(start_op));
-    // No time, no message, no other actors.
-    body.extend([0, 0, 0, columns.len() as u8]);
+    // No time, no message.
+    body.extend([0, 0]);
+    body.extend(number(others.len() as u64));
+    others.iter().for_each(|other| add_actor(&mut body, other));
+    body.push(columns.len() as u8);
     columns.iter().for_each(|(spec, data)| {
         body.extend(*spec);
-        body.push(data.len() as u8);
+        body.extend(number(data.len() as u64));
     });
     columns.iter().for_each(|(_, data)| body.extend(data));
     let typed = [vec![1], number(body.len() as u64), body].concat();

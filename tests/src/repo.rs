@@ -26,11 +26,32 @@ pub fn sync_of(sender: &str, document: DocumentId, changes: &[Vec<u8>]) -> Vec<u
     let loaded =
         changes.iter().map(|bytes| automerge::Change::from_bytes(bytes.clone()).expect("a change"));
     let heads = loaded.map(|change| change.hash()).collect();
+    message_of(sender, document, heads, Vec::new(), changes.to_vec())
+}
+
+/// A message that tells heads of a document, and asks for changes.
+#[must_use]
+pub fn question_of(
+    sender: &str,
+    document: DocumentId,
+    heads: Vec<ChangeHash>,
+    need: Vec<ChangeHash>,
+) -> Vec<u8> {
+    message_of(sender, document, heads, need, Vec::new())
+}
+
+fn message_of(
+    sender: &str,
+    document: DocumentId,
+    heads: Vec<ChangeHash>,
+    need: Vec<ChangeHash>,
+    changes: Vec<Vec<u8>>,
+) -> Vec<u8> {
     let message = SyncMessage {
         heads,
-        need: Vec::new(),
+        need,
         have: Vec::new(),
-        changes: changes.to_vec().into(),
+        changes: changes.into(),
         flags: None,
         version: automerge::sync::MessageVersion::V1,
     };

@@ -8,10 +8,16 @@ mod arena;
 mod attacker;
 #[path = "abuse/canaries.rs"]
 mod canaries;
+#[path = "abuse/crowds.rs"]
+mod crowds;
+#[path = "abuse/damage.rs"]
+mod damage;
 #[path = "abuse/floods.rs"]
 mod floods;
 #[path = "abuse/holding.rs"]
 mod holding;
+#[path = "abuse/questions.rs"]
+mod questions;
 #[path = "abuse/uploads.rs"]
 mod uploads;
 #[path = "abuse/work.rs"]

@@ -29,6 +29,11 @@ pub trait History {
         actor: &ActorId,
     ) -> Result<Option<u64>, Self::Error>;
 
+    /// Whether an actor has any change in a document.
+    fn has_actor(&self, document: &DocumentId, actor: &ActorId) -> Result<bool, Self::Error> {
+        Ok(self.last_sequence(document, actor)?.is_some())
+    }
+
     /// The change of an actor with a sequence number.
     fn at_sequence(
         &self,
@@ -243,7 +248,7 @@ pub fn admit_from<H: History>(
         return Ok(Err(HistoryError::CounterHole { start_op, dependency }));
     }
     for actor in &change.other_actors {
-        if history.last_sequence(document, actor)?.is_none() {
+        if !history.has_actor(document, actor)? {
             return Ok(Err(HistoryError::UnknownActor { actor: actor.clone() }));
         }
     }

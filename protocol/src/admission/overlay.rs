@@ -123,6 +123,13 @@ impl<H: History> History for Layered<'_, H> {
         }
     }
 
+    fn has_actor(&self, document: &DocumentId, actor: &ActorId) -> Result<bool, H::Error> {
+        match self.overlay.last_sequence.contains_key(&(*document, actor.clone())) {
+            true => Ok(true),
+            false => self.stored.has_actor(document, actor),
+        }
+    }
+
     fn at_sequence(
         &self,
         document: &DocumentId,

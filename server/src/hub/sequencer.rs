@@ -450,6 +450,10 @@ impl History for Durable<'_> {
         self.0.last_sequence(document, actor)
     }
 
+    fn has_actor(&self, document: &DocumentId, actor: &ActorId) -> Result<bool, StoreError> {
+        self.0.has_actor(document, actor)
+    }
+
     fn at_sequence(
         &self,
         document: &DocumentId,

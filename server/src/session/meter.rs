@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::wire::{Begun, Violation, Wire};
+use super::wire::{Begun, Header, NextRead, Violation, Wire};
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
 
@@ -22,6 +22,8 @@ pub(crate) struct Scale {
     pub(crate) largest: usize,
     /// Bytes in memory for each byte of a message: as it came, and what is made of it.
     pub(crate) times: usize,
+    /// Bytes of the WebSocket's read buffer.
+    pub(crate) buffer: usize,
 }
 
 /// What has come of a connection's messages.
@@ -31,7 +33,6 @@ pub(crate) struct Meter {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     wire: Wire,
     /// Bytes that have come since the beginning.
@@ -58,7 +59,16 @@ struct Held {
 impl Meter {
     /// For one connection.
     pub(crate) fn new(account: Account, scale: Scale) -> Arc<Self> {
-        Arc::new(Self { account, scale, state: Mutex::default() })
+        let state = State {
+            wire: Wire::new(scale.buffer, scale.largest),
+            bytes: 0,
+            begun: VecDeque::new(),
+            taken: 0,
+            held: None,
+            waits: None,
+            owed: 0,
+        };
+        Arc::new(Self { account, scale, state: Mutex::new(state) })
     }
 
     /// A message is taken up: its memory, if it needed some, is to be kept for as long as it.
@@ -101,23 +111,42 @@ impl Meter {
         reads && watched >= limits::LARGE_LOOK && is_slow && self.account.is_wanted()
     }
 
-    /// Bytes that may be read in one go: a buffer, or what is left of a payload that has its memory.
-    pub(super) fn readable(&self) -> usize {
-        limits::SOCKET_BUFFER_BYTES.max(self.state.lock().wire.left())
+    /// What may be read next: a buffer at most. Behind a large message's header its payload waits for its
+    /// memory.
+    pub(super) fn next_read(&self) -> NextRead {
+        self.state.lock().wire.next_read()
     }
 
-    /// Takes note of bytes that were read.
-    pub(super) fn came(&self, bytes: &[u8]) -> Result<(), Violation> {
+    /// Takes up to so many bytes of a header that the WebSocket is to read before what is read next.
+    pub(super) fn take_due(&self, most: usize) -> Header {
+        self.state.lock().wire.take_due(most)
+    }
+
+    /// Takes note of bytes that were read. Gives how many of them, from the front, the WebSocket is to
+    /// read.
+    pub(super) fn came(&self, bytes: &mut [u8]) -> Result<usize, Violation> {
         let mut state = self.state.lock();
         let State { wire, bytes: all, begun, owed, .. } = &mut *state;
         *all += bytes.len() as u64;
-        wire.pass(bytes, |frame| match frame {
+        wire.pass(bytes, &mut |frame| self.note(frame, begun, owed))
+    }
+
+    /// Takes note of bytes of a header that had begun before.
+    pub(super) fn header_came(&self, bytes: &[u8]) -> Result<(), Violation> {
+        let mut state = self.state.lock();
+        let State { wire, bytes: all, begun, owed, .. } = &mut *state;
+        *all += bytes.len() as u64;
+        wire.pass_header(bytes, &mut |frame| self.note(frame, begun, owed))
+    }
+
+    fn note(&self, frame: Begun, begun: &mut VecDeque<usize>, owed: &mut usize) {
+        match frame {
             Begun::Message { bytes, whole: true } => begun.push_back(self.weight(bytes)),
             // How long it will be is not known: as long as one may be.
             Begun::Message { .. } => begun.push_back(self.scale.largest * self.scale.times),
             Begun::Ping { bytes } => *owed += bytes as usize + limits::CONTROL_FRAME_BYTES,
             Begun::Continued | Begun::Control => {}
-        })
+        }
     }
 
     /// Everything that was to be written was.
@@ -190,7 +219,7 @@ mod tests {
     use super::*;
     use crate::memory::{Memory, ShareKey};
 
-    const SCALE: Scale = Scale { largest: 1 << 20, times: 2 };
+    const SCALE: Scale = Scale { largest: 1 << 20, times: 2, buffer: limits::SOCKET_BUFFER_BYTES };
 
     /// The header of a client's binary message of so many bytes.
     fn header(bytes: u64) -> Vec<u8> {
@@ -215,19 +244,19 @@ mod tests {
         let small = limits::SOCKET_BUFFER_BYTES;
         // Three small ones, taken up later, then a large one: all in one read.
         for _ in 0..3 {
-            metered.meter.came(&header(small as u64)).unwrap();
-            metered.meter.came(&vec![0; small]).unwrap();
+            metered.meter.came(&mut header(small as u64)).unwrap();
+            metered.meter.came(&mut vec![0; small]).unwrap();
         }
         assert!(poll(&mut metered) && memory.used(Class::Intake) == 0);
-        metered.meter.came(&header(100_000)).unwrap();
+        metered.meter.came(&mut header(100_000)).unwrap();
         assert!(poll(&mut metered));
         assert_eq!(memory.used(Class::Intake), 200_000);
         assert!((0..3).all(|_| metered.meter.whole().is_none()));
-        metered.meter.came(&vec![0; 100_000]).unwrap();
+        metered.meter.came(&mut vec![0; 100_000]).unwrap();
         assert_eq!(metered.meter.whole().map(|grant| grant.bytes()), Some(200_000));
         assert_eq!(memory.used(Class::Intake), 0);
         // One in several frames may become as long as any.
-        metered.meter.came(&[0x02, 0x81, 0, 0, 0, 0, 7]).unwrap();
+        metered.meter.came(&mut [0x02, 0x81, 0, 0, 0, 0, 7]).unwrap();
         assert!(poll(&mut metered));
         assert_eq!(memory.used(Class::Intake), SCALE.largest * SCALE.times);
     }
@@ -238,7 +267,7 @@ mod tests {
         let other = memory.account(ShareKey::Session(2));
         let held = other.try_reserve(Class::Intake, memory.limit() / 16 * 12).unwrap();
         let mut metered = metered(&memory, 1);
-        metered.meter.came(&header(1 << 20)).unwrap();
+        metered.meter.came(&mut header(1 << 20)).unwrap();
         assert!(!poll(&mut metered) && metered.meter.is_waiting());
         drop(held);
         assert!(poll(&mut metered) && !metered.meter.is_waiting());
@@ -248,7 +277,7 @@ mod tests {
     fn a_message_that_hardly_comes_gives_its_memory_to_those_who_wait() {
         let memory = Memory::new(0);
         let mut slow = metered(&memory, 1);
-        slow.meter.came(&header(1 << 20)).unwrap();
+        slow.meter.came(&mut header(1 << 20)).unwrap();
         assert!(poll(&mut slow));
         let back =
             Instant::now().checked_sub(limits::LARGE_LOOK).expect("the machine is up for longer");
@@ -258,7 +287,7 @@ mod tests {
         let rest = memory.account(ShareKey::Session(2));
         let _rest = rest.take(Class::Answer, memory.limit());
         let mut waits = metered(&memory, 3);
-        waits.meter.came(&header(1 << 20)).unwrap();
+        waits.meter.came(&mut header(1 << 20)).unwrap();
         assert!(!poll(&mut waits));
         watch_from(back);
         // While the relay itself does not read, nothing can come.
@@ -266,7 +295,10 @@ mod tests {
         watch_from(back);
         assert!(slow.meter.is_overdue(true));
         slow.meter
-            .came(&vec![0; 2 * (limits::LARGE_LOOK.as_secs_f64() * limits::SLOWEST_LINK) as usize])
+            .came(&mut vec![
+                0;
+                2 * (limits::LARGE_LOOK.as_secs_f64() * limits::SLOWEST_LINK) as usize
+            ])
             .unwrap();
         watch_from(back);
         assert!(!slow.meter.is_overdue(true), "it comes as fast as it must");
@@ -279,10 +311,10 @@ mod tests {
         let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
         ping.extend([0; 125]);
         for _ in 0..limits::PONGS_OWED_BYTES / 127 {
-            metered.meter.came(&ping).unwrap();
+            metered.meter.came(&mut ping.clone()).unwrap();
         }
         assert!(!metered.meter.owes_much() && poll(&mut metered));
-        metered.meter.came(&[&ping[..], &ping[..]].concat()).unwrap();
+        metered.meter.came(&mut [&ping[..], &ping[..]].concat()).unwrap();
         assert!(metered.meter.owes_much());
         metered.meter.flushed();
         assert!(!metered.meter.owes_much());

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::meter::{Meter, Metered, Scale};
-use super::wire::Violation;
+use super::wire::{HEADER_BYTES, NextRead, Violation};
 use crate::limits;
 use crate::metrics::Metrics;
 
@@ -30,11 +30,13 @@ pub(crate) type Sink = SplitSink<Socket, Message>;
 pub(crate) type Stream = SplitStream<Socket>;
 
 /// The messages of the native protocol.
-pub(super) const NATIVE: Scale = Scale { largest: shared::MESSAGE_BYTES, times: 3 };
+pub(super) const NATIVE: Scale =
+    Scale { largest: shared::MESSAGE_BYTES, times: 3, buffer: limits::SOCKET_BUFFER_BYTES };
 
 /// The messages of automerge-repo, which may be large: as one came, its changes, and a copy of those
 /// that are not answered.
-pub(crate) const REPO: Scale = Scale { largest: shared::REPO_MESSAGE_BYTES, times: 3 };
+pub(crate) const REPO: Scale =
+    Scale { largest: shared::REPO_MESSAGE_BYTES, times: 3, buffer: limits::REPO_BUFFER_BYTES };
 
 /// Puts a WebSocket over a connection that HTTP gave up, for messages of the native protocol.
 pub(super) async fn open(
@@ -114,22 +116,60 @@ impl AsyncRead for Counted {
         if self.metered.meter.owes_much() {
             return Poll::Pending;
         }
-        // Not more than what needs no memory of its own: behind a large message's header its
-        // payload waits for its memory.
-        let most = buf.remaining().min(self.metered.meter.readable());
-        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
-        let poll = Pin::new(&mut self.io).poll_read(cx, &mut part);
-        let came = self.metered.meter.came(part.filled());
-        let count = part.filled().len();
-        buf.advance(count);
-        self.metrics.bytes_in.inc_by(count as u64);
-        match came {
-            Ok(()) => poll,
-            Err(Violation(what)) => {
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)))
+        loop {
+            let due = self.metered.meter.take_due(buf.remaining());
+            if !due.as_bytes().is_empty() {
+                buf.put_slice(due.as_bytes());
+                return Poll::Ready(Ok(()));
+            }
+            let polled = match self.metered.meter.next_read() {
+                NextRead::Header(most) => self.poll_header(cx, most),
+                NextRead::Bytes(most) => self.poll_bytes(cx, buf, most),
+            };
+            let (passed, read) = std::task::ready!(polled)?;
+            self.metrics.bytes_in.inc_by(read as u64);
+            // Without any the stream would be at its end. What was read of a header waits for the rest
+            // of it.
+            if passed > 0 || read == 0 {
+                return Poll::Ready(Ok(()));
             }
         }
     }
+}
+
+impl Counted {
+    /// Reads into a buffer what the WebSocket is to have of it. Gives how many bytes it is to have,
+    /// and how many were read.
+    fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        most: usize,
+    ) -> Poll<io::Result<(usize, usize)>> {
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most.min(buf.remaining())));
+        std::task::ready!(Pin::new(&mut self.io).poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        let passed = self.metered.meter.came(part.filled_mut()).map_err(violated)?;
+        buf.advance(passed);
+        Poll::Ready(Ok((passed, read)))
+    }
+
+    /// Reads the rest of a header that has begun. The same; it is told as due once it is whole.
+    fn poll_header(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<io::Result<(usize, usize)>> {
+        let mut header = [0; HEADER_BYTES];
+        let mut part = ReadBuf::new(&mut header[..most]);
+        std::task::ready!(Pin::new(&mut self.io).poll_read(cx, &mut part))?;
+        self.metered.meter.header_came(part.filled()).map_err(violated)?;
+        Poll::Ready(Ok((0, part.filled().len())))
+    }
+}
+
+fn violated(Violation(what): Violation) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 impl AsyncWrite for Counted {

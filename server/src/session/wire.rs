@@ -1,11 +1,22 @@
-//! The lengths of WebSocket frames (RFC 6455, section 5.2) as their bytes pass: how large a message
-//! is going to be is known from its frame's header, before its payload is read.
+//! The frames of a WebSocket (RFC 6455, section 5.2) as their bytes pass from a client to the
+//! library that reads them.
 //!
-//! It ends what the WebSocket would only judge once it has read all of it: control frames that are too
+//! How large a message is going to be is told from its frame's header, before its payload is read.
+//! A data frame that is larger than the library's read buffer is passed on as several, as section
+//! 5.4 lets an intermediary do: the library would keep its buffer at the size of the largest frame
+//! for as long as the connection lasts.
+//!
+//! It ends what the library would only judge once it has read all of it: control frames that are too
 //! long, and continuations of nothing, for which no memory is reserved.
 
 /// The most that a frame's header takes: two bytes, eight of length, four of mask.
-const HEADER_BYTES: usize = 14;
+pub(super) const HEADER_BYTES: usize = 14;
+
+/// The bit of the first byte: no further frame of this message follows.
+const LAST: u8 = 0x80;
+
+/// The bit of the second byte: four bytes of mask end the header.
+const MASKED: u8 = 0x80;
 
 /// What a frame's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +31,37 @@ pub(super) enum Begun {
     Control,
 }
 
-/// Where the stream stands.
-#[derive(Debug, Default)]
-pub(super) struct Wire {
-    header: [u8; HEADER_BYTES],
+/// A header, or its first bytes.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Header {
+    bytes: [u8; HEADER_BYTES],
     have: usize,
-    /// Bytes of the present frame's payload that are to come.
+}
+
+/// A frame that is passed on in several.
+#[derive(Debug, Default, Clone, Copy)]
+struct Cut {
+    /// Bytes of it that are to come after the present piece.
+    rest: u64,
+    /// The first byte of the last piece's header.
+    end: u8,
+    mask: Option<[u8; 4]>,
+}
+
+/// Where the stream stands.
+#[derive(Debug)]
+pub(super) struct Wire {
+    /// The largest payload that is passed on in one frame; a multiple of the mask's length.
+    piece: u64,
+    /// The largest message. The header of a larger frame is passed on as it came, to be refused.
+    largest: u64,
+    /// The present frame's header, as far as it has come: it is passed on once it is whole.
+    header: Header,
+    /// A header that is to be passed on before anything more is read.
+    due: Header,
+    /// Bytes of the present frame, or piece, that are to come.
     left: u64,
+    cut: Cut,
     /// A message has begun whose last frame has not.
     is_open: bool,
     /// Payload bytes of messages that have come.
@@ -42,9 +77,19 @@ pub(super) struct Violation(pub(super) &'static str);
 const CONTROL_BYTES: u64 = 125;
 
 impl Wire {
-    /// Bytes of the present frame's payload that are to come.
-    pub(super) fn left(&self) -> usize {
-        usize::try_from(self.left).unwrap_or(usize::MAX)
+    /// For a library with so large a read buffer, and a largest message.
+    pub(super) fn new(buffer: usize, largest: usize) -> Self {
+        Self {
+            piece: ((buffer - HEADER_BYTES) / 4 * 4) as u64,
+            largest: largest as u64,
+            header: Header::default(),
+            due: Header::default(),
+            left: 0,
+            cut: Cut::default(),
+            is_open: false,
+            payload: 0,
+            is_data: false,
+        }
     }
 
     /// Payload bytes of messages that have come, without headers and control frames.
@@ -52,31 +97,102 @@ impl Wire {
         self.payload
     }
 
-    /// Takes bytes that were read, and tells of each frame that begins in them.
-    pub(super) fn pass(
+    /// Takes up to so many bytes of a header that is to be passed on before anything more is read.
+    pub(super) fn take_due(&mut self, most: usize) -> Header {
+        let mut taken = self.due;
+        taken.have = most.min(taken.have);
+        self.due.bytes.copy_within(taken.have.., 0);
+        self.due.have -= taken.have;
+        taken
+    }
+
+    /// What may be read next.
+    pub(super) fn next_read(&self) -> NextRead {
+        match (self.header.have, self.cut.rest) {
+            // No more than a piece: what is behind a header is not cut again.
+            (0, 0) => NextRead::Bytes(self.piece as usize),
+            // The next piece's header stands behind them.
+            (0, _) => NextRead::Bytes(usize::try_from(self.left).unwrap_or(usize::MAX)),
+            _ => NextRead::Header(self.header.missing()),
+        }
+    }
+
+    /// Takes more of a header that has begun, and no byte behind it.
+    pub(super) fn pass_header(
         &mut self,
-        mut bytes: &[u8],
-        mut begun: impl FnMut(Begun),
+        bytes: &[u8],
+        begun: &mut impl FnMut(Begun),
     ) -> Result<(), Violation> {
-        while !bytes.is_empty() {
-            let payload = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
-            if payload > 0 {
-                self.left -= payload as u64;
-                self.payload += if self.is_data { payload as u64 } else { 0 };
-                bytes = &bytes[payload..];
-                continue;
-            }
-            self.header[self.have] = bytes[0];
-            self.have += 1;
-            bytes = &bytes[1..];
-            if let Some((frame, length)) = self.frame() {
-                let is_last = self.header[0] & 0x80 != 0;
-                (self.have, self.left) = (0, length);
-                self.check(frame, length, is_last)?;
-                begun(frame);
+        for byte in bytes {
+            if let Some(header) = self.header_byte(*byte, begun)? {
+                self.due = header;
             }
         }
         Ok(())
+    }
+
+    /// Takes bytes that were read, and tells of each frame that begins in them. Gives how many of
+    /// them, from the front, are to be passed on.
+    pub(super) fn pass(
+        &mut self,
+        bytes: &mut [u8],
+        begun: &mut impl FnMut(Begun),
+    ) -> Result<usize, Violation> {
+        let (mut read, mut kept) = (0, 0);
+        while read < bytes.len() {
+            let payload = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len() - read);
+            if payload > 0 {
+                if kept < read {
+                    bytes.copy_within(read..read + payload, kept);
+                }
+                (read, kept) = (read + payload, kept + payload);
+                self.came(payload as u64);
+                continue;
+            }
+            let header = self.header_byte(bytes[read], begun)?;
+            read += 1;
+            if let Some(header) = header {
+                // Never longer than the one that came.
+                bytes[kept..kept + header.have].copy_from_slice(header.as_bytes());
+                kept += header.have;
+            }
+        }
+        Ok(kept)
+    }
+
+    /// So many bytes of the present frame, or piece, came.
+    fn came(&mut self, bytes: u64) {
+        self.left -= bytes;
+        self.payload += if self.is_data { bytes } else { 0 };
+        if self.left == 0 && self.cut.rest > 0 {
+            self.left = self.cut.rest.min(self.piece);
+            self.cut.rest -= self.left;
+            let first = if self.cut.rest == 0 { self.cut.end } else { 0 };
+            self.due = Header::new(first, self.left, self.cut.mask);
+        }
+    }
+
+    /// Takes a byte of a header. With the last, begins the frame, and gives the header that is to be
+    /// passed on.
+    fn header_byte(
+        &mut self,
+        byte: u8,
+        begun: &mut impl FnMut(Begun),
+    ) -> Result<Option<Header>, Violation> {
+        self.header.bytes[self.header.have] = byte;
+        self.header.have += 1;
+        let Some((frame, length, mask)) = self.header.frame() else { return Ok(None) };
+        let header = std::mem::take(&mut self.header);
+        let first = header.bytes[0];
+        self.check(frame, length, first & LAST != 0)?;
+        begun(frame);
+        (self.left, self.cut) = (length, Cut::default());
+        if !self.is_data || length <= self.piece || length > self.largest {
+            return Ok(Some(header));
+        }
+        self.left = self.piece;
+        self.cut = Cut { rest: length - self.piece, end: first & LAST, mask };
+        Ok(Some(Header::new(first & !LAST, self.piece, mask)))
     }
 
     fn check(&mut self, frame: Begun, length: u64, is_last: bool) -> Result<(), Violation> {
@@ -98,50 +214,159 @@ impl Wire {
         }
         Ok(())
     }
+}
 
-    /// The frame whose header is whole, and the length of its payload.
-    fn frame(&self) -> Option<(Begun, u64)> {
-        let header = &self.header[..self.have];
-        let (first, second) = (*header.first()?, *header.get(1)?);
-        let extended = match second & 0x7f {
+/// What may be read next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NextRead {
+    /// So many bytes at most.
+    Bytes(usize),
+    /// So many bytes at most, for [`Wire::pass_header`].
+    Header(usize),
+}
+
+impl Header {
+    /// Of a frame with this first byte, length and mask, in its shortest form.
+    fn new(first: u8, length: u64, mask: Option<[u8; 4]>) -> Self {
+        let mut header = Self::default();
+        let masked = if mask.is_some() { MASKED } else { 0 };
+        header.add(&[first]);
+        match (u8::try_from(length), u16::try_from(length)) {
+            (Ok(length @ ..=125), _) => header.add(&[masked | length]),
+            (_, Ok(length)) => {
+                header.add(&[masked | 126]);
+                header.add(&length.to_be_bytes());
+            }
+            _ => {
+                header.add(&[masked | 127]);
+                header.add(&length.to_be_bytes());
+            }
+        }
+        header.add(mask.as_ref().map_or(&[], |mask| &mask[..]));
+        header
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes[self.have..self.have + bytes.len()].copy_from_slice(bytes);
+        self.have += bytes.len();
+    }
+
+    /// As far as it has come.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.have]
+    }
+
+    /// Bytes of the length behind the second, and of the mask.
+    fn parts(&self) -> (usize, usize) {
+        let extended = match self.bytes[1] & 0x7f {
             126 => 2,
             127 => 8,
             _ => 0,
         };
-        let mask = if second & 0x80 == 0 { 0 } else { 4 };
-        if header.len() < 2 + extended + mask {
+        (extended, if self.bytes[1] & MASKED == 0 { 0 } else { 4 })
+    }
+
+    /// Bytes that it lacks at least.
+    fn missing(&self) -> usize {
+        let (extended, mask) = self.parts();
+        let whole = if self.have < 2 { 2 } else { 2 + extended + mask };
+        whole - self.have
+    }
+
+    /// What it says once it is whole: the frame, the length of its payload, its mask.
+    fn frame(&self) -> Option<(Begun, u64, Option<[u8; 4]>)> {
+        let ((extended, masked), header) = (self.parts(), self.as_bytes());
+        if header.len() < 2 || header.len() < 2 + extended + masked {
             return None;
         }
+        let (length, mask) = header[2..].split_at(extended);
         let bytes = match extended {
-            0 => u64::from(second & 0x7f),
-            _ => header[2..2 + extended].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+            0 => u64::from(header[1] & 0x7f),
+            _ => length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
         };
-        let begun = match first & 0x0f {
+        let begun = match header[0] & 0x0f {
             0 => Begun::Continued,
-            1..=7 => Begun::Message { bytes, whole: first & 0x80 != 0 },
+            1..=7 => Begun::Message { bytes, whole: header[0] & LAST != 0 },
             9 => Begun::Ping { bytes },
             _ => Begun::Control,
         };
-        Some((begun, bytes))
+        Some((begun, bytes, mask.try_into().ok()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use tokio_tungstenite::tungstenite::protocol::Role;
     use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
     use super::*;
 
-    /// What a client writes, cut into pieces of one size.
-    fn begun(messages: &[Message], piece: usize) -> Vec<Begun> {
+    const BUFFER: usize = 4_096;
+    const LARGEST: usize = 1 << 20;
+
+    fn wire() -> Wire {
+        Wire::new(BUFFER, LARGEST)
+    }
+
+    /// What a client writes.
+    fn written(messages: &[Message]) -> Vec<u8> {
         let mut client =
             WebSocket::from_raw_socket(std::io::Cursor::new(vec![]), Role::Client, None);
         messages.iter().for_each(|message| client.send(message.clone()).unwrap());
-        let (mut wire, mut all) = (Wire::default(), Vec::new());
-        let bytes = client.get_ref().get_ref();
-        bytes.chunks(piece).for_each(|chunk| wire.pass(chunk, |begun| all.push(begun)).unwrap());
-        all
+        client.get_ref().get_ref().clone()
+    }
+
+    /// What is passed on of bytes that are read in pieces of one size, as a socket reads them.
+    fn passed(
+        wire: &mut Wire,
+        bytes: &[u8],
+        size: usize,
+    ) -> Result<(Vec<u8>, Vec<Begun>), Violation> {
+        let (mut out, mut all, mut rest) = (Vec::new(), Vec::new(), bytes);
+        while !rest.is_empty() {
+            out.extend(wire.take_due(3).as_bytes());
+            out.extend(wire.take_due(HEADER_BYTES).as_bytes());
+            let (most, is_header) = match wire.next_read() {
+                NextRead::Bytes(most) => (most.min(size), false),
+                NextRead::Header(most) => (most.min(size), true),
+            };
+            let (read, after) = rest.split_at(most.min(rest.len()));
+            let mut read = read.to_vec();
+            rest = after;
+            if is_header {
+                wire.pass_header(&read, &mut |begun| all.push(begun))?;
+            } else {
+                let kept = wire.pass(&mut read, &mut |begun| all.push(begun))?;
+                out.extend(&read[..kept]);
+            }
+        }
+        out.extend(wire.take_due(HEADER_BYTES).as_bytes());
+        Ok((out, all))
+    }
+
+    fn begun(messages: &[Message], size: usize) -> Vec<Begun> {
+        passed(&mut wire(), &written(messages), size).unwrap().1
+    }
+
+    /// A socket that has these bytes.
+    struct Socket<'a>(&'a [u8]);
+
+    impl Read for Socket<'_> {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            self.0.read(into)
+        }
+    }
+
+    impl Write for Socket<'_> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
@@ -163,22 +388,51 @@ mod tests {
             Begun::Message { bytes: 70_000, whole },
             Begun::Message { bytes: 0, whole },
         ];
-        for piece in [1, 2, 3, 7, 1_000, 1 << 20] {
-            assert_eq!(begun(&messages, piece), expected, "in pieces of {piece}");
+        for size in [1, 2, 3, 7, 1_000, 1 << 20] {
+            assert_eq!(begun(&messages, size), expected, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn large_frames_are_passed_on_in_parts_with_their_messages_unchanged() {
+        let numbered = |bytes: usize| -> Vec<u8> { (0..bytes).map(|n| (n % 251) as u8).collect() };
+        let piece = wire().piece as usize;
+        let messages: Vec<_> =
+            [70_000, 3, piece - 1, piece, piece + 1, 2 * piece, 2 * piece + 1, 70_000, LARGEST]
+                .into_iter()
+                .flat_map(|bytes| {
+                    [Message::Binary(numbered(bytes).into()), Message::Ping(vec![5; 9].into())]
+                })
+                .chain([Message::Text("\u{e4}".repeat(40_000).into())])
+                .collect();
+        let bytes = written(&messages);
+        for size in [1, 5, 13, 14, 1_000, BUFFER, 1 << 20] {
+            let (out, _) = passed(&mut wire(), &bytes, size).unwrap();
+            let mut again = WebSocket::from_raw_socket(Socket(&out), Role::Server, None);
+            for message in &messages {
+                assert_eq!(&again.read().unwrap(), message, "in pieces of {size}");
+            }
+            let (mut checking, mut largest) = (Wire::new(1 << 30, 1 << 30), 0);
+            let note = &mut |begun| match begun {
+                Begun::Message { bytes, .. } => largest = largest.max(bytes as usize),
+                Begun::Continued | Begun::Ping { .. } | Begun::Control => {}
+            };
+            checking.pass(&mut out.clone(), note).unwrap();
+            assert_eq!(largest, piece, "no frame is larger than a piece");
         }
     }
 
     #[test]
     fn a_length_beyond_all_limits_is_only_told() {
-        let mut all = Vec::new();
         let header = [0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4, 5];
-        Wire::default().pass(&header, |begun| all.push(begun)).unwrap();
+        let (out, all) = passed(&mut wire(), &header, header.len()).unwrap();
         assert_eq!(all, [Begun::Message { bytes: u64::MAX, whole: false }]);
+        assert_eq!(out, header, "the library refuses it");
     }
 
     #[test]
     fn what_would_be_read_without_memory_is_a_violation() {
-        let refused = |bytes: &[u8]| Wire::default().pass(bytes, |_| ()).is_err();
+        let refused = |bytes: &[u8]| passed(&mut wire(), bytes, bytes.len()).is_err();
         let ping = [0x89, 0x80 | 126, 0, 126, 0, 0, 0, 0];
         let largest = [0x89, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
         let in_parts = [0x09, 0x80, 0, 0, 0, 0];

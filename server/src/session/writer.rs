@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 
 use super::socket::Sink;
@@ -129,7 +130,7 @@ async fn write(
     watch: &Watch,
 ) -> Result<(), WriteEnd> {
     let slowest = (limits::SLOWEST_LINK * watch.stall.as_secs_f64()) as u64;
-    let mut sending = std::pin::pin!(sink.send(message));
+    let mut sending = std::pin::pin!(send(sink, message));
     let mut before = watch.written.load(Ordering::Relaxed);
     loop {
         match timeout(watch.stall, &mut sending).await {
@@ -150,11 +151,37 @@ async fn write(
     }
 }
 
+/// Sends a message. A large one goes in several frames: the WebSocket would keep its buffer as large as
+/// the largest frame for as long as the connection lasts.
+async fn send(
+    sink: &mut (impl SinkExt<Message, Error = tungstenite::Error> + Unpin),
+    message: Message,
+) -> Result<(), tungstenite::Error> {
+    let mut rest = match message {
+        Message::Binary(bytes) if bytes.len() > limits::FRAME_BYTES => bytes,
+        message => return sink.send(message).await,
+    };
+    let mut kind = Data::Binary;
+    while !rest.is_empty() {
+        let piece = rest.split_to(limits::FRAME_BYTES.min(rest.len()));
+        let frame = Frame::message(piece, OpCode::Data(kind), rest.is_empty());
+        sink.feed(Message::Frame(frame)).await?;
+        kind = Data::Continue;
+    }
+    sink.flush().await
+}
+
 #[cfg(test)]
 mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
+    use tokio::io::AsyncReadExt;
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::WebSocket;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::super::wire::{Begun, Wire};
     use super::*;
     use crate::memory::{Class, Memory, ShareKey};
 
@@ -205,5 +232,33 @@ mod tests {
         let ended = timeout(Duration::from_secs(20), write(&mut sink, pongs(), &watch)).await;
         assert_eq!(ended, Ok(Err(WriteEnd::Stalled)));
         drop(message);
+    }
+
+    #[tokio::test]
+    async fn a_large_message_is_written_in_frames_that_keep_the_buffer_small() {
+        let (relay, client) = tokio::io::duplex(1 << 20);
+        let mut relay = WebSocketStream::from_raw_socket(relay, Role::Server, None).await;
+        let piece = limits::FRAME_BYTES;
+        let lengths = [0, piece, piece + 1, 3 * piece];
+        let message = |length: usize| Message::Binary((0..length).map(|n| n as u8).collect());
+        for length in lengths {
+            send(&mut relay, message(length)).await.unwrap();
+        }
+        drop(relay);
+        let mut written = Vec::new();
+        let mut client = client;
+        client.read_to_end(&mut written).await.unwrap();
+        let (mut wire, mut frames) = (Wire::new(1 << 30, 1 << 30), Vec::new());
+        wire.pass(&mut written.clone(), &mut |begun| frames.push(begun)).unwrap();
+        let first = |bytes, whole| Begun::Message { bytes, whole };
+        let (piece, continued) = (piece as u64, Begun::Continued);
+        let whole = [first(0, true), first(piece, true)];
+        let parts = [first(piece, false), continued, first(piece, false), continued, continued];
+        assert_eq!(frames, [&whole[..], &parts].concat());
+        let socket = std::io::Cursor::new(written);
+        let mut client = WebSocket::from_raw_socket(socket, Role::Client, None);
+        for length in lengths {
+            assert_eq!(client.read().unwrap(), message(length));
+        }
     }
 }

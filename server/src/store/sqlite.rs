@@ -232,6 +232,17 @@ impl LogStore for SqliteStore {
         })
     }
 
+    fn look_up(
+        &self,
+        space: &SpaceName,
+        ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
+    ) -> Result<(), StoreError> {
+        self.read(Asked::of_space("look up what a push names", space), |conn| {
+            ask(&SpaceView::new(conn, space, &self.indexes, &self.found)?);
+            Ok(())
+        })
+    }
+
     fn next(
         &self,
         space: &SpaceName,

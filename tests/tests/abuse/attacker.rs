@@ -1,13 +1,13 @@
 //! What attackers are made of: sessions that say what they like, and sockets that say half of it.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{ErrorKind, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-use landfall_protocol::frame::{Filter, Frame, SubscribeFrom, encode};
+use landfall_protocol::frame::{Features, Filter, Frame, Frames, SubscribeFrom, encode, features};
 use landfall_protocol::repo::message::{Message as Repo, PeerMetadata};
 use landfall_tests::raw::handshake;
-use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message, WebSocket, client};
 
 /// How long an attacker waits for a socket that takes nothing.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -32,6 +32,77 @@ pub(crate) fn subscribe(subscription: u32, space: &str, filter: Filter) -> Frame
     let space = space.parse().expect("a space's name");
     let frame = SubscribeFrom { subscription, space, filter, cursor, acknowledged, holds, partial };
     Frame::SubscribeFrom(frame)
+}
+
+/// As [`subscribed`], as one that reads and knows everything.
+pub(crate) fn reader(port: u16, space: &str) -> WebSocket<TcpStream> {
+    let mut socket = native(port);
+    let knows = Frame::Features(Features { bits: features::ALL });
+    say(&mut socket, &[knows, subscribe(1, space, Filter::Everything)]);
+    until(&mut socket, |frame| matches!(frame, Frame::Subscribed(_)));
+    socket
+}
+
+/// Reads until the relay sends such a frame, and gives it.
+pub(crate) fn until(socket: &mut WebSocket<TcpStream>, wanted: impl Fn(&Frame) -> bool) -> Frame {
+    loop {
+        let bytes = message(socket);
+        let mut frames = Frames::new(&bytes).expect("frames").map(|frame| frame.expect("a frame"));
+        if let Some(found) = frames.find(&wanted) {
+            return found;
+        }
+    }
+}
+
+/// Reads until the relay has acknowledged so many pushes.
+pub(crate) fn acknowledged(socket: &mut WebSocket<TcpStream>, count: usize) {
+    let mut left = count;
+    while left > 0 {
+        let bytes = message(socket);
+        for frame in Frames::new(&bytes).expect("frames") {
+            match frame.expect("a frame") {
+                Frame::Ack(_) => left -= 1,
+                Frame::Nack(nack) => panic!("what the attack needs is refused: {nack:?}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The next message of frames.
+fn message(socket: &mut WebSocket<TcpStream>) -> Bytes {
+    loop {
+        match socket.read().expect("the relay goes on") {
+            Message::Binary(bytes) => return bytes,
+            Message::Close(reason) => panic!("the relay closed the session: {reason:?}"),
+            _ => {}
+        }
+    }
+}
+
+/// Reads what has come, and waits for nothing; false if the relay has closed.
+pub(crate) fn drain(socket: &mut WebSocket<TcpStream>) -> bool {
+    socket.get_ref().set_nonblocking(true).expect("a socket");
+    let end = loop {
+        if let Err(error) = socket.read() {
+            break error;
+        }
+    };
+    socket.get_ref().set_nonblocking(false).expect("a socket");
+    matches!(end, Error::Io(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+/// A connection from an address of this machine's.
+pub(crate) fn connect_from(source: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        socket.connect((Ipv4Addr::LOCALHOST, port).into()).await
+    })?;
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// A session of automerge-repo's protocol that has joined.

@@ -1,11 +1,16 @@
 //! Offered snapshots that never come, or come in heaps.
 
-use landfall_protocol::DocumentId;
-use landfall_protocol::frame::{Frame, PushSnapshot};
-use landfall_protocol::limits;
+use std::net::TcpStream;
+
+use landfall::automerge::transaction::Transactable;
+use landfall::automerge::{ActorId, AutoCommit, ROOT};
+use landfall_protocol::frame::{Frame, Part, PushSnapshot};
+use landfall_protocol::{DocumentId, limits};
+use landfall_tests::rng::Rng;
+use tokio_tungstenite::tungstenite::WebSocket;
 
 use crate::arena::attack;
-use crate::attacker::{say, subscribed};
+use crate::attacker::{reader, say, subscribed, until};
 
 fn offer(id: u64, document: [u8; 16], total: u64) -> Frame {
     let (subscription, hash, heads) = (1, [id as u8; 32], vec![]);
@@ -47,5 +52,116 @@ fn very_many_offers_in_one_message_are_no_quadratic_work() {
             }
             let _ = sent;
         }
+    });
+}
+
+/// A folded history of so many changes, each with so many bytes that nothing makes smaller.
+fn folded(seed: u64, changes: u64, bytes: usize) -> (Vec<u8>, Vec<[u8; 32]>) {
+    let mut doc = AutoCommit::new().with_actor(ActorId::from(document(seed)));
+    let mut rng = Rng::new(seed);
+    for number in 1..=changes {
+        let noise: Vec<u8> = (0..bytes).map(|_| rng.next_u64() as u8).collect();
+        doc.put(ROOT, format!("noise {number}"), noise).expect("bytes");
+        doc.commit();
+    }
+    let heads = doc.get_heads().iter().map(|hash| hash.0).collect();
+    (doc.save(), heads)
+}
+
+/// Offers a folded history; what the relay answers first.
+fn offered(
+    session: &mut WebSocket<TcpStream>,
+    id: u64,
+    document: DocumentId,
+    (snapshot, heads): &(Vec<u8>, Vec<[u8; 32]>),
+) -> Frame {
+    let (subscription, total, heads) = (1, snapshot.len() as u64, heads.clone());
+    let hash = landfall_fold::hash_of(snapshot);
+    let offer = PushSnapshot { id, subscription, document, hash, total, heads };
+    say(session, &[Frame::PushSnapshot(offer)]);
+    until(session, is_of_offer)
+}
+
+/// A part of it.
+fn part(document: DocumentId, snapshot: &[u8], from: usize, length: usize) -> Frame {
+    let bytes = snapshot[from..snapshot.len().min(from + length)].to_vec().into();
+    let (subscription, hash) = (1, landfall_fold::hash_of(snapshot));
+    let (total, from) = (snapshot.len() as u64, from as u64);
+    Frame::Part(Part { subscription, document, hash, total, from, bytes })
+}
+
+#[test]
+fn uploads_in_a_row_from_one_peer() {
+    attack("histories of 300 changes uploaded in a row", |attack| {
+        for number in 1.. {
+            if !attack.goes_on() {
+                return;
+            }
+            let mut session = reader(attack.port, "row");
+            let document = DocumentId::from_bytes(document(number));
+            upload(&mut session, document, &folded(number, 300, 1), || ());
+        }
+    });
+}
+
+/// Uploads a folded history, again if the relay has no room for it now, with something to do after each
+/// answer.
+fn upload(
+    session: &mut WebSocket<TcpStream>,
+    document: DocumentId,
+    history: &(Vec<u8>, Vec<[u8; 32]>),
+    mut meanwhile: impl FnMut(),
+) {
+    let mut offers = 1..;
+    let mut offer_next = |session: &mut _| {
+        let id = offers.next().unwrap_or_default();
+        offered(session, id, document, history)
+    };
+    let (mut answer, mut sent) = (offer_next(session), 0);
+    loop {
+        meanwhile();
+        answer = match answer {
+            Frame::Wanted(wanted) => {
+                sent = sent.max(wanted.from as usize);
+                while sent < wanted.up_to as usize {
+                    say(session, &[part(document, &history.0, sent, limits::PART_BYTES)]);
+                    sent += limits::PART_BYTES;
+                }
+                until(session, is_of_offer)
+            }
+            Frame::Nack(nack) => {
+                assert!(nack.retry_after_ms > 0, "an honest upload is refused: {nack:?}");
+                sent = 0;
+                offer_next(session)
+            }
+            _ => return,
+        };
+    }
+}
+
+fn is_of_offer(frame: &Frame) -> bool {
+    matches!(frame, Frame::Wanted(_) | Frame::Ack(_) | Frame::Nack(_))
+}
+
+#[test]
+fn uploads_that_trickle_beside_an_honest_one() {
+    attack("6 uploads of 60 MiB that trickle", |attack| {
+        let mut slow: Vec<_> = (0..6).map(|_| reader(attack.port, "trickle")).collect();
+        for (number, session) in (0..).zip(&mut slow) {
+            say(session, &[offer(1, document(number), 60 << 20)]);
+        }
+        let history = folded(99, 10, 2 << 20);
+        let mut session = reader(attack.port, "honest");
+        let mut from = 0;
+        upload(&mut session, DocumentId::from_bytes([0x99; 16]), &history, || {
+            for (number, session) in (0..).zip(&mut slow) {
+                let (subscription, hash, total, bytes) = (1, [1; 32], 60 << 20, vec![0; 1_000]);
+                let (document, bytes) = (DocumentId::from_bytes(document(number)), bytes.into());
+                let part = Part { subscription, document, hash, total, from, bytes };
+                say(session, &[Frame::Part(part)]);
+            }
+            from += 1_000;
+        });
+        attack.hold();
     });
 }

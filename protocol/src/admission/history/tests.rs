@@ -6,7 +6,7 @@ use automerge::transaction::Transactable;
 use automerge::{Automerge, ROOT};
 
 use super::*;
-use crate::admission::{Layered, Overlay, preflight};
+use crate::admission::{Facts, Foreknown, Layered, Named, Overlay, preflight};
 
 /// A document of one root change, of any size.
 struct One {
@@ -139,4 +139,84 @@ fn a_hole_in_the_counters_is_no_larger_than_a_document() {
         assert!(matches!(error, HistoryError::CounterHole { .. }), "{error}");
         assert_eq!(error.nack(), (Code::COUNTER, NackClass::REFUSED));
     }
+}
+
+/// A history that must not be asked for what is known.
+struct Unasked(One);
+
+impl History for Unasked {
+    type Error = Infallible;
+
+    fn last_sequence(
+        &self,
+        document: &DocumentId,
+        actor: &ActorId,
+    ) -> Result<Option<u64>, Infallible> {
+        self.0.last_sequence(document, actor)
+    }
+
+    fn has_actor(&self, _: &DocumentId, actor: &ActorId) -> Result<bool, Infallible> {
+        panic!("{actor} is known")
+    }
+
+    fn at_sequence(
+        &self,
+        document: &DocumentId,
+        actor: &ActorId,
+        sequence: u64,
+    ) -> Result<Option<Known>, Infallible> {
+        self.0.at_sequence(document, actor, sequence)
+    }
+
+    fn max_op(&self, _: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {
+        panic!("{hash} is known")
+    }
+
+    fn deleted_at(&self, document: &DocumentId) -> Result<Option<Offset>, Infallible> {
+        self.0.deleted_at(document)
+    }
+
+    fn has_changes(&self, document: &DocumentId) -> Result<bool, Infallible> {
+        self.0.has_changes(document)
+    }
+
+    fn size(&self, document: &DocumentId) -> Result<DocumentSize, Infallible> {
+        self.0.size(document)
+    }
+
+    fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, Infallible> {
+        self.0.is_head(document, hash)
+    }
+}
+
+#[test]
+fn what_was_looked_up_before_is_not_asked_again() {
+    let (history, [next, last]) = written();
+    let next = CheckedChange {
+        actor: ActorId::from([2; 16]),
+        seq: 1,
+        other_actors: vec![history.root.actor.clone()],
+        ..next
+    };
+    // What the push brings itself is not looked up.
+    let mut named = Named::by(&[next.clone(), last]);
+    assert_eq!(named.changes, [history.root.hash]);
+    assert_eq!(named.actors, [history.root.actor.clone()]);
+    let mut facts = Facts::default();
+    while !named.is_empty() {
+        let some = named.take(1);
+        assert_eq!(some.len(), 1);
+        let Ok(()) = facts.look_up(&history, &DOCUMENT, some);
+    }
+    let history =
+        Unasked(One { root: CheckedChange { actor: [9; 16].into(), ..history.root }, ..history });
+    let known = Foreknown { document: DOCUMENT, facts: &facts, history: &history };
+    assert_eq!(judged(&known, &next), Ok(Verdict::New));
+    // Facts are of one document.
+    let other = Foreknown { document: DocumentId::from_bytes([2; 16]), ..known };
+    let asks = std::panic::AssertUnwindSafe(|| judged(&other, &next));
+    assert!(
+        std::panic::catch_unwind(asks).is_err(),
+        "another document's facts are none of this one"
+    );
 }

@@ -1,0 +1,61 @@
+//! Look-ups for pushes that name very many changes or actors, before they wait for the hub: its thread
+//! judges all pushes, and no push may keep it for longer than others take.
+
+use std::sync::Arc;
+
+use landfall_protocol::admission::{Facts, Named};
+use landfall_protocol::{DocumentId, SpaceName};
+use tokio::sync::Semaphore;
+
+use super::Durable;
+use crate::limits;
+use crate::store::LogStore;
+
+/// What looks up. Clones share their turn.
+#[derive(Clone)]
+pub(super) struct LookUps {
+    store: Arc<dyn LogStore>,
+    /// One reads at a time, and lets others before it goes on.
+    turn: Arc<Semaphore>,
+}
+
+impl LookUps {
+    pub(super) fn new(store: Arc<dyn LogStore>) -> Self {
+        Self { store, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// What the store has of these. What cannot be read is left to the hub, which tells why.
+    pub(super) async fn find(
+        &self,
+        space: &SpaceName,
+        document: DocumentId,
+        mut named: Named,
+    ) -> Facts {
+        let mut facts = Facts::default();
+        while !named.is_empty() {
+            let some = named.take(limits::LOOK_UPS);
+            let Ok(turn) = Arc::clone(&self.turn).acquire_owned().await else { break };
+            let (store, space) = (Arc::clone(&self.store), space.clone());
+            let mut found = std::mem::take(&mut facts);
+            let read = tokio::task::spawn_blocking(move || {
+                let mut some = Some(some);
+                let read = store.look_up(&space, &mut |history| {
+                    if let Some(some) = some.take() {
+                        // What an error leaves out is asked again.
+                        let _ = found.look_up(&Durable(history), &document, some);
+                    }
+                });
+                drop(turn);
+                if let Err(error) = read {
+                    tracing::debug!(%space, error = error.chain(), "nothing was looked up");
+                }
+                found
+            });
+            match read.await {
+                Ok(found) => facts = found,
+                Err(_) => break,
+            }
+        }
+        facts
+    }
+}

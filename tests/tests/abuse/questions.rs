@@ -1,0 +1,114 @@
+//! Questions whose answers cost much: digests of very many documents, histories again and again, heads.
+
+use std::ops::Range;
+
+use landfall::automerge::{ActorId, ChangeHash};
+use landfall_protocol::digest::{Prefix, tombstone_id};
+use landfall_protocol::frame::{DigestQuery, Fetch, Frame, Push, PushEntry, Want, entry_kind};
+use landfall_protocol::{DocumentId, limits};
+use landfall_tests::raw::Typist;
+use landfall_tests::repo::question_of;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::arena::attack;
+use crate::attacker::{acknowledged, reader, repo, say, subscribed};
+
+/// Document number so many of one bucket of the digests.
+fn of_bucket(number: u64) -> DocumentId {
+    let mut id = [0xdd; 16];
+    id[8..].copy_from_slice(&number.to_be_bytes());
+    DocumentId::from_bytes(id)
+}
+
+#[test]
+fn digests_over_very_many_deleted_documents() {
+    attack("digests over 50,000 tombstones", |attack| {
+        let mut author = reader(attack.port, "deleted");
+        let deletion = |id| {
+            let document = of_bucket(id);
+            let (subscription, flags, body) = (1, 0, vec![].into());
+            let (kind, entry) = (entry_kind::TOMBSTONE, tombstone_id(&document));
+            Frame::PushEntry(PushEntry { id, subscription, document, kind, flags, entry, body })
+        };
+        let all: Vec<Frame> = (1..=50_000).map(deletion).collect();
+        for some in all.chunks(limits::PUSHES_IN_FLIGHT) {
+            assert!(say(&mut author, some));
+            acknowledged(&mut author, some.len());
+        }
+        let bucket = Prefix::ROOT.child(0xd).child(0xd);
+        let prefixes = vec![bucket; limits::BRANCHES.min(8)];
+        let question = Frame::Digest(DigestQuery { subscription: 1, prefixes });
+        let mut sessions: Vec<_> = (0..10).map(|_| subscribed(attack.port, "deleted")).collect();
+        while attack.goes_on() {
+            for session in &mut sessions {
+                if !say(session, std::slice::from_ref(&question)) {
+                    *session = subscribed(attack.port, "deleted");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_long_history_that_is_asked_for_again_and_again() {
+    attack("questions for a history of 20,000 changes", |attack| {
+        let document = DocumentId::from_bytes([0x1a; 16]);
+        let mut typist = Typist::new(ActorId::from([0x1a; 16]));
+        let mut author = reader(attack.port, "default");
+        for id in 1..=20 {
+            let changes = (0..1_000).map(|_| typist.type_one().into()).collect();
+            say(&mut author, &[Frame::Push(Push { id, subscription: 1, document, changes })]);
+            acknowledged(&mut author, 1);
+        }
+        let fetch = Frame::Fetch(Fetch {
+            subscription: 1,
+            wants: vec![Want { document, have: vec![] }; 64],
+        });
+        let mut natives: Vec<_> = (0..10).map(|_| subscribed(attack.port, "default")).collect();
+        let joined = |number: usize| repo(attack.port, &format!("asks {number}"));
+        let mut others: Vec<_> = (0..10).map(joined).collect();
+        while attack.goes_on() {
+            for session in &mut natives {
+                if !say(session, std::slice::from_ref(&fetch)) {
+                    *session = subscribed(attack.port, "default");
+                }
+            }
+            for (number, session) in others.iter_mut().enumerate() {
+                let question = question_of(&format!("asks {number}"), document, vec![], vec![]);
+                if session.send(Message::Binary(question.into())).is_err() {
+                    *session = joined(number);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn heads_of_very_many_documents_that_nobody_has() {
+    attack("4 MiB of heads from each of 100 automerge-repo peers", |attack| {
+        let sends = |number: u8| {
+            let hash = |n: u32| {
+                let mut hash = [number; 32];
+                hash[..4].copy_from_slice(&n.to_be_bytes());
+                ChangeHash(hash)
+            };
+            let hashes = |range: Range<u32>| range.map(hash).collect::<Vec<_>>();
+            let sender = format!("heads {number}");
+            let mut session = repo(attack.port, &sender);
+            for n in 0..64_u64 {
+                let mut document = [number; 16];
+                document[8..].copy_from_slice(&n.to_be_bytes());
+                let document = DocumentId::from_bytes(document);
+                let (heads, need) = (hashes(0..1_000), hashes(1_000..2_000));
+                let question = question_of(&sender, document, heads, need);
+                if session.send(Message::Binary(question.into())).is_err() {
+                    break;
+                }
+            }
+            session
+        };
+        let sessions: Vec<_> = (0..100).map(sends).collect();
+        attack.hold();
+        drop(sessions);
+    });
+}
