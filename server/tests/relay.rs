@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "relay/double.rs"]
+mod double;
 #[path = "relay/harness.rs"]
 mod harness;
 
