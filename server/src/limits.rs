@@ -251,6 +251,10 @@ pub const PROBE_BYTES: usize = 64 * KIB;
 /// others waiting.
 pub const CHILDREN: usize = 2;
 
+/// Folds in a row that are ended since a client's merge waits for their thread or their document. The
+/// next one is not: with merges without end, every fourth fold comes to its own.
+pub const FOLD_YIELDS: usize = 3;
+
 /// Merges of what clients bring after which the relay looks for its own folds, although more wait.
 pub const MERGES_IN_A_ROW: usize = 16;
 

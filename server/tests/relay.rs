@@ -47,3 +47,6 @@ mod stderr;
 mod sync;
 #[path = "relay/threads.rs"]
 mod threads;
+#[cfg(unix)]
+#[path = "relay/yielding.rs"]
+mod yielding;
