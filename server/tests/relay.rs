@@ -40,6 +40,8 @@ mod repo_client;
 mod repo_hostile;
 #[path = "relay/restarts.rs"]
 mod restarts;
+#[path = "relay/shares.rs"]
+mod shares;
 #[cfg(target_os = "linux")]
 #[path = "relay/stderr.rs"]
 mod stderr;
