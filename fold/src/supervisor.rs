@@ -44,8 +44,8 @@ pub enum JobKind {
     Merge {
         /// The SHA-256 that the part should have.
         hash: [u8; 32],
-        /// The heads that it should have, ascending.
-        heads: Vec<ChangeHash>,
+        /// The heads that it should have, ascending; `None` if they are not known.
+        heads: Option<Vec<ChangeHash>>,
     },
     /// [`changes_since`](crate::changes_since()) of the one snapshot that follows.
     ChangesSince {

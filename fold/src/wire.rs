@@ -12,7 +12,7 @@ use landfall_protocol::ChangeHash;
 use crate::JobKind;
 
 /// Begins every job. Its last byte is the version of what follows.
-const GREETING: [u8; 8] = *b"LFfold\0\x04";
+const GREETING: [u8; 8] = *b"LFfold\0\x05";
 
 /// The hashes that a job may name: what a sync message may, by `landfall_protocol`.
 const HAVE_COUNT: usize = 1 << 20;
@@ -75,7 +75,8 @@ impl Greeting {
             JobKind::ChangesSince { have } => (2, have.iter().map(|hash| hash.0).collect()),
             JobKind::Absorb { salvage: false } => (3, Vec::new()),
             JobKind::Absorb { salvage: true } => (4, Vec::new()),
-            JobKind::Merge { hash, heads } => {
+            JobKind::Merge { hash, heads: None } => (6, vec![*hash]),
+            JobKind::Merge { hash, heads: Some(heads) } => {
                 (5, std::iter::once(*hash).chain(heads.iter().map(|head| head.0)).collect())
             }
         };
@@ -107,8 +108,9 @@ impl Greeting {
             (4, []) => JobKind::Absorb { salvage: true },
             (5, [hash, heads @ ..]) => {
                 let heads = heads.iter().copied().map(ChangeHash).collect();
-                JobKind::Merge { hash: *hash, heads }
+                JobKind::Merge { hash: *hash, heads: Some(heads) }
             }
+            (6, &[hash]) => JobKind::Merge { hash, heads: None },
             _ => return Err(senseless("a job is of an unknown kind")),
         };
         Ok(Self { memory_bytes, time, snapshot_bytes, kind })

@@ -50,7 +50,7 @@ fn run() -> io::Result<()> {
     let answer = match job.kind {
         JobKind::Fold => fold_parts(input, None, &limits)?.map(Answer::Folded),
         JobKind::Merge { hash, heads } => {
-            merge_parts(input, hash, &heads, &limits)?.map(Answer::Folded)
+            merge_parts(input, hash, heads.as_deref(), &limits)?.map(Answer::Folded)
         }
         JobKind::Inspect { hash } => {
             let inspected = inspect_within(&input.only_snapshot()?, hash, &limits);
@@ -70,7 +70,7 @@ fn run() -> io::Result<()> {
 fn merge_parts(
     mut input: Parts,
     hash: [u8; 32],
-    heads: &[ChangeHash],
+    heads: Option<&[ChangeHash]>,
     limits: &FoldLimits,
 ) -> io::Result<Result<Box<Folded>, FoldError>> {
     let (Tag::Part, offered) = input.next()? else {
@@ -82,7 +82,7 @@ fn merge_parts(
     };
     let mut found = theirs.heads.clone();
     found.sort_unstable();
-    if found != heads {
+    if heads.is_some_and(|heads| found != heads) {
         return Ok(Err(FoldError::Heads));
     }
     let mut output = io::stdout().lock();

@@ -6,6 +6,7 @@
 //! an older peer may skip it.
 
 mod codec;
+mod documents;
 mod entry;
 mod folded;
 mod reconcile;
@@ -21,6 +22,7 @@ use crate::ids::{
 
 pub(crate) use codec::fit;
 pub use codec::{FrameError, Frames, decode, encode, encode_into, raw_frame};
+pub use documents::Documents;
 pub use entry::{
     DAMAGED_UNKNOWN, EncodedEntry, EntriesBuilder, Entry, encode_document, entry_flags, entry_kind,
 };
@@ -131,16 +133,14 @@ pub struct Mark {
 pub enum Filter {
     /// Every document.
     Everything,
-    /// These, in the order of their ids. Only towards a peer whose
-    /// [`features`](features::FILTERS) name it.
-    Documents(Vec<DocumentId>),
+    /// These. Only towards a peer whose [`features`](features::FILTERS) name it.
+    Documents(Documents),
 }
 
 impl Filter {
     /// Exactly these documents, in whatever order they come.
     pub fn of_documents(documents: impl IntoIterator<Item = DocumentId>) -> Self {
-        let sorted: std::collections::BTreeSet<DocumentId> = documents.into_iter().collect();
-        Self::Documents(sorted.into_iter().collect())
+        Self::Documents(documents.into_iter().collect())
     }
 
     /// Whether a document is wanted.

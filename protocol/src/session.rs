@@ -125,6 +125,13 @@ pub enum SessionEffect {
         /// Which documents.
         filter: Filter,
     },
+    /// A subscription has another filter.
+    Refiltered {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// What it wants now.
+        filter: Filter,
+    },
     /// The peer said something: tell everybody else who follows the document.
     Said {
         /// The space.

@@ -146,6 +146,16 @@ impl Refusal {
         Self::new(Code::FORM, NackClass::REFUSED, what)
     }
 
+    /// Honest, but others need the memory that it would keep until its session has paid for its
+    /// checks: it is welcome after that.
+    pub fn of_debt(wait: std::time::Duration) -> Self {
+        let what = "this session's pushes are more work than it may cause, and others need their \
+                    memory; push again later";
+        let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+        let refusal = Self::new(Code::OVERLOADED, NackClass::RETRY_AFTER, what.to_owned());
+        Self { retry_after_ms, ..refusal }
+    }
+
     /// Honest, but more work than one push may ask for: the rest is welcome at once.
     pub(crate) fn of_weight() -> Self {
         let what = "the push is more work than one may be; push the rest again".to_owned();

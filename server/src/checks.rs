@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use landfall_protocol::Moment;
 use landfall_protocol::admission::Work;
@@ -156,7 +156,7 @@ impl Checker {
         I: Send + 'static,
         T: Send + 'static,
     {
-        let wait = self.budget.lock().wait(self.shared.now());
+        let wait = self.debt();
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
@@ -176,6 +176,11 @@ impl Checker {
             (checked, input)
         });
         task.await.ok()
+    }
+
+    /// How long until the session has paid for what was checked.
+    pub(crate) fn debt(&self) -> Duration {
+        self.budget.lock().wait(self.shared.now())
     }
 
     fn spend(&self, work: Work) {
@@ -211,7 +216,6 @@ impl Drop for Spending {
 #[cfg(test)]
 mod tests {
     use std::task::{Context, Waker};
-    use std::time::Duration;
 
     use super::*;
 

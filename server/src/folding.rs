@@ -32,7 +32,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::store::{FoldWindow, LogStore, StoreError};
 pub(crate) use compacting::{FoldFailure, VERSION};
-pub(crate) use merging::{brought, snapshot_of};
+pub(crate) use merging::brought;
 use queue::{Owner, Queue};
 pub(crate) use worker::Worker;
 
@@ -104,7 +104,8 @@ pub(crate) struct Offer {
     pub(crate) space: SpaceName,
     pub(crate) document: DocumentId,
     pub(crate) hash: [u8; 32],
-    pub(crate) heads: Vec<ChangeHash>,
+    /// `None` if they are not known.
+    pub(crate) heads: Option<Vec<ChangeHash>>,
     pub(crate) bytes: Arc<Vec<u8>>,
 }
 
@@ -214,6 +215,7 @@ impl Folder {
     /// go, and the relay stops. What waits is answered so.
     pub(crate) fn end_jobs(&self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.shared.queue.lock().end_fold();
     }
 
     /// Ends the threads after what they are at.

@@ -15,6 +15,7 @@
 //! | `rooms` | who follows which document; ephemeral messages |
 //! | `repo` | sessions of automerge-repo clients |
 //! | `operate` | what the operator's commands do to a store |
+//! | `memory`, `intake` | what sessions may make the relay keep; how they take in what peers send |
 //! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
 
 mod allocator;
@@ -24,6 +25,7 @@ mod folding;
 mod health;
 mod http;
 mod hub;
+mod intake;
 pub mod limits;
 mod logs;
 mod memory;

@@ -24,6 +24,19 @@ pub const SMALL_SIXTEENTHS: usize = 1;
 /// large document.
 pub const SMALL_RESERVATION: usize = 256 * KIB;
 
+/// Stalled messages and uploads of an address in [`STALL_REMEMBERED`] that count for nothing: links break.
+/// Each further one makes it wait behind those that had fewer.
+pub const STALLS_FORGIVEN: usize = 2;
+
+/// See [`STALLS_FORGIVEN`]. Longer than six of those that stall take to be found out.
+pub const STALL_REMEMBERED: Duration = Duration::from_secs(60);
+
+/// Stalls of an address that are counted, and addresses whose stalls are remembered: some 1.5 MiB.
+pub const STALLS_COUNTED: usize = 64;
+
+/// See [`STALLS_COUNTED`].
+pub const STALLS_REMEMBERED: usize = 1_024;
+
 /// Sixteenths of the memory that caches may hold while no reservation needs it.
 pub const CACHE_SIXTEENTHS: usize = 4;
 
@@ -147,8 +160,8 @@ pub const PUSH_TIMES: usize = 3;
 /// Steps in which the memory of what an automerge-repo session makes the relay remember grows.
 pub const STATE_STEP_BYTES: usize = 8 * KIB;
 
-/// Bytes that each document of a filter takes up there.
-pub const FILTER_DOCUMENT_BYTES: usize = 512;
+/// Bytes that each document of a filter takes up: its id, once, since all who look at a filter share it.
+pub const FILTER_DOCUMENT_BYTES: usize = size_of::<landfall_protocol::DocumentId>();
 
 /// Bytes that may wait in the WebSocket's write buffer: one message, and the replies to pings
 /// that gather behind it.
@@ -251,6 +264,10 @@ pub const PROBE_BYTES: usize = 64 * KIB;
 /// others waiting.
 pub const CHILDREN: usize = 2;
 
+/// Folds in a row that are ended since a client's merge waits for their thread or their document. The
+/// next one is not: with merges without end, every fourth fold comes to its own.
+pub const FOLD_YIELDS: usize = 3;
+
 /// Merges of what clients bring after which the relay looks for its own folds, although more wait.
 pub const MERGES_IN_A_ROW: usize = 16;
 
@@ -319,6 +336,13 @@ pub const EPHEMERAL_SOURCES: usize = 4_096;
 /// How long it is watched how fast a large message or upload comes whose memory others wait for. One
 /// that comes slower than [`SLOWEST_LINK`] gives it up.
 pub const LARGE_LOOK: Duration = Duration::from_secs(10);
+
+/// How often a session that has to wait for its checks is asked whether others need the memory that it
+/// holds meanwhile.
+pub const DEBT_LOOK: Duration = Duration::from_secs(1);
+
+/// As [`LARGE_LOOK`], of an address that has more than its part while others wait.
+pub const PRESSED_LOOK: Duration = Duration::from_secs(2);
 
 /// Bytes that may wait in the WebSocket's write buffer of an automerge-repo session: one message,
 /// with its envelope.
@@ -438,6 +462,9 @@ const _: () = assert!(REPO_BACKLOG_BYTES / FRAME_BYTES <= 16_384);
 const _: () =
     assert!(ANSWER_GRACE.as_millis() + FLUSH.as_millis() + LINGER.as_millis() < DRAIN.as_millis());
 const _: () = assert!(LEAST_MEMORY <= MEMORY_BYTES);
+// Each address has half of a lane at most.
+const _: () = assert!(SMALL_RESERVATION <= LEAST_MEMORY / 16 * SMALL_SIXTEENTHS / 2);
+const _: () = assert!(PRESSED_LOOK.as_secs() < LARGE_LOOK.as_secs());
 // The largest message of either protocol and what is made of it fit beside small ones.
 const _: () =
     assert!(2 * shared::REPO_MESSAGE_BYTES <= LEAST_MEMORY / 16 * (16 - 2 * SMALL_SIXTEENTHS));

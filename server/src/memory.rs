@@ -1,8 +1,9 @@
 //! The relay's memory budget: what sessions may make it keep, in total and each.
 //!
-//! A reservation has a class (what it is for) and an account (whose it is). It is granted when its
-//! class, the account and the whole budget have room. Of the accounts that wait, the one that holds
-//! least is served first, so a peer that sends much waits for those that send little. Reservations
+//! A reservation has a class (what it is for) and an account (whose it is: a session's); accounts of one
+//! address share. It is granted when its class, the account, its share and the whole budget have room. Of
+//! the shares that wait, the one that holds least is served first, and of its accounts the one that does:
+//! a peer that sends much waits for those that send little, over however many connections. Reservations
 //! up to [`limits::SMALL_RESERVATION`] have two lanes that large ones never fill.
 //!
 //! What is made of a large message is split off the message's grant ([`Grant::split`]), and a page
@@ -11,18 +12,23 @@
 //! while reservations wait.
 
 mod ledger;
+mod pace;
+mod stalls;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::limits;
 use crate::metrics::Metrics;
-use ledger::{Ledger, is_small};
+use ledger::{Key, Ledger, is_small};
+pub(crate) use pace::Pace;
 
 /// What memory is reserved for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,10 +68,12 @@ impl Class {
     }
 }
 
-/// Whose memory it is. Sessions with one key share one account.
+/// What accounts share by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum ShareKey {
-    /// One connection's.
+    /// All sessions of an address.
+    Address(IpAddr),
+    /// One session: where addresses do not tell clients apart.
     Session(u64),
 }
 
@@ -73,8 +81,8 @@ struct State {
     ledger: Ledger,
     /// Where those who wait are told.
     waiters: HashMap<u64, oneshot::Sender<Grant>>,
-    /// Where an account is told that it is to give way.
-    evictions: HashMap<ShareKey, Weak<Notify>>,
+    /// Where each account is told that it is to give way: from its beginning to its end.
+    evictions: HashMap<Key, Arc<Notify>>,
 }
 
 struct Shared {
@@ -98,11 +106,13 @@ impl Memory {
         Self { shared: Arc::new(Shared { state, pressed: Notify::new() }) }
     }
 
-    /// The account of a key.
-    pub(crate) fn account(&self, key: ShareKey) -> Account {
+    /// A new account, with a share in common with others of the same key.
+    pub(crate) fn account(&self, share: ShareKey) -> Account {
         let evicted = Arc::new(Notify::new());
-        self.shared.state.lock().evictions.insert(key, Arc::downgrade(&evicted));
-        Account { shared: Arc::clone(&self.shared), key, evicted }
+        let mut state = self.shared.state.lock();
+        let key = state.ledger.open(share);
+        state.evictions.insert(key, Arc::clone(&evicted));
+        Account { open: Arc::new(Open { shared: Arc::clone(&self.shared), key, evicted }) }
     }
 
     /// Bytes of the whole budget.
@@ -170,7 +180,10 @@ impl Shared {
             let mut state = self.state.lock();
             let state = &mut *state;
             change(&mut state.ledger);
-            while let Some((key, waiting)) = state.ledger.next() {
+            if !state.ledger.is_wanted() {
+                return;
+            }
+            while let Some((key, waiting)) = state.ledger.next(Instant::now()) {
                 let grant = self.book(&mut state.ledger, key, waiting.class, waiting.bytes);
                 served.push((state.waiters.remove(&waiting.ticket), grant));
             }
@@ -186,14 +199,8 @@ impl Shared {
         }
     }
 
-    fn book(
-        self: &Arc<Self>,
-        ledger: &mut Ledger,
-        key: ShareKey,
-        class: Class,
-        bytes: usize,
-    ) -> Grant {
-        let small = is_small(bytes);
+    fn book(self: &Arc<Self>, ledger: &mut Ledger, key: Key, class: Class, bytes: usize) -> Grant {
+        let small = is_small(class, bytes);
         ledger.book(key, class, bytes, small);
         Grant { shared: Arc::clone(self), key, class, bytes, small }
     }
@@ -202,17 +209,22 @@ impl Shared {
 /// Whose memory is reserved. Clones are the same account.
 #[derive(Clone)]
 pub(crate) struct Account {
+    open: Arc<Open>,
+}
+
+/// An account that is open, closed once: with the last of its clones.
+struct Open {
     shared: Arc<Shared>,
-    key: ShareKey,
+    key: Key,
     evicted: Arc<Notify>,
 }
 
-impl Drop for Account {
+impl Drop for Open {
     fn drop(&mut self) {
-        // The last of its clones.
-        if Arc::strong_count(&self.evicted) == 1 {
-            self.shared.state.lock().evictions.remove(&self.key);
-        }
+        let key = self.key;
+        self.shared.state.lock().evictions.remove(&key);
+        // Who shares with nobody any more may have more.
+        self.shared.serve(|ledger| ledger.close(key));
     }
 }
 
@@ -221,21 +233,21 @@ impl Account {
     /// has waits for the whole budget.
     pub(crate) async fn reserve(&self, class: Class, bytes: usize) -> Grant {
         let mut waits = {
-            let mut state = self.shared.state.lock();
+            let mut state = self.open.shared.state.lock();
             let state = &mut *state;
             let bytes = bytes.min(state.ledger.largest());
-            if state.ledger.is_free(self.key, class, bytes) {
-                return self.shared.book(&mut state.ledger, self.key, class, bytes);
+            if state.ledger.is_free(self.open.key, class, bytes) {
+                return self.open.shared.book(&mut state.ledger, self.open.key, class, bytes);
             }
-            let ticket = state.ledger.wait(self.key, class, bytes);
+            let ticket = state.ledger.wait(self.open.key, class, bytes);
             let (tell, told) = oneshot::channel();
             state.waiters.insert(ticket, tell);
-            self.shared.pressed.notify_one();
+            self.open.shared.pressed.notify_one();
             Waits { account: self, ticket, told }
         };
         // Those before it may wait for something else: then it is its turn at once, and nothing that is
         // given back would tell it so.
-        self.shared.serve(|_| {});
+        self.open.shared.serve(|_| {});
         match (&mut waits.told).await {
             Ok(grant) => grant,
             // It never comes: the sender is kept until it is used.
@@ -245,44 +257,61 @@ impl Account {
 
     /// A reservation if there is room at once.
     pub(crate) fn try_reserve(&self, class: Class, bytes: usize) -> Option<Grant> {
-        let mut state = self.shared.state.lock();
-        let free = state.ledger.is_free(self.key, class, bytes);
-        free.then(|| self.shared.book(&mut state.ledger, self.key, class, bytes))
+        let mut state = self.open.shared.state.lock();
+        let free = state.ledger.is_free(self.open.key, class, bytes);
+        free.then(|| self.open.shared.book(&mut state.ledger, self.open.key, class, bytes))
     }
 
     /// Memory for what a session makes the relay remember, at once or not at all. A little is always
     /// there: connections are counted. If there is none since another account has more than its
     /// share, that one is told to give way.
     pub(crate) fn remember(&self, bytes: usize) -> Option<Grant> {
-        let mut state = self.shared.state.lock();
-        let little = state.ledger.held(self.key, Class::State) + bytes <= limits::LITTLE_STATE;
-        if !little && !state.ledger.is_free(self.key, Class::State, bytes) {
-            let hog = state.ledger.hog(Class::State, self.key, bytes)?;
-            let evicted = state.evictions.get(&hog).and_then(Weak::upgrade)?;
-            evicted.notify_one();
+        let mut state = self.open.shared.state.lock();
+        let little = state.ledger.held(self.open.key, Class::State) + bytes <= limits::LITTLE_STATE;
+        if !little && !state.ledger.is_free(self.open.key, Class::State, bytes) {
+            let hog = state.ledger.hog(Class::State, self.open.key, bytes)?;
+            // It may have ended: then what it holds is about to be given back.
+            state.evictions.get(&hog)?.notify_one();
         }
-        Some(self.shared.book(&mut state.ledger, self.key, Class::State, bytes))
+        Some(self.open.shared.book(&mut state.ledger, self.open.key, Class::State, bytes))
     }
 
     /// Waits until this account is to give way.
     pub(crate) async fn evicted(&self) {
-        self.evicted.notified().await;
+        self.open.evicted.notified().await;
     }
 
     /// Whether anybody waits for memory.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.shared.state.lock().ledger.is_wanted()
+        self.open.shared.state.lock().ledger.is_wanted()
     }
 
     /// Whether others wait for memory while this account holds some that it will give back.
     pub(crate) fn withholds(&self) -> bool {
-        let state = self.shared.state.lock();
-        state.ledger.is_wanted() && state.ledger.holds(self.key)
+        let state = self.open.shared.state.lock();
+        state.ledger.is_wanted() && state.ledger.holds(self.open.key)
+    }
+
+    /// Whether this account's share has more than its part while other shares wait: what hardly gets on
+    /// is to be given up the sooner.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.open.shared.state.lock().ledger.is_pressed(self.open.key)
+    }
+
+    /// A message or an upload of the account stalled, and its memory is given up: the share waits behind
+    /// others if that happens again and again.
+    pub(crate) fn stalled(&self) {
+        self.open.shared.state.lock().ledger.stalled(self.open.key, Instant::now());
     }
 
     /// Books what is there already, whether there was room or not: others wait the longer for it.
     pub(crate) fn take(&self, class: Class, bytes: usize) -> Grant {
-        self.shared.book(&mut self.shared.state.lock().ledger, self.key, class, bytes)
+        self.open.shared.book(
+            &mut self.open.shared.state.lock().ledger,
+            self.open.key,
+            class,
+            bytes,
+        )
     }
 }
 
@@ -295,9 +324,9 @@ struct Waits<'a> {
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        let (key, ticket) = (self.account.key, self.ticket);
-        self.account.shared.state.lock().waiters.remove(&ticket);
-        self.account.shared.serve(|ledger| {
+        let (shared, key, ticket) = (&self.account.open.shared, self.account.open.key, self.ticket);
+        shared.state.lock().waiters.remove(&ticket);
+        shared.serve(|ledger| {
             // Served meanwhile, it gives its memory back by itself.
             let _ = ledger.give_up(key, ticket);
         });
@@ -307,7 +336,7 @@ impl Drop for Waits<'_> {
 /// Memory that is reserved, until it is dropped.
 pub(crate) struct Grant {
     shared: Arc<Shared>,
-    key: ShareKey,
+    key: Key,
     class: Class,
     bytes: usize,
     small: bool,
@@ -333,10 +362,12 @@ impl Grant {
     pub(crate) fn split(&mut self, class: Class, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        let (key, small) = (self.key, self.small);
-        let mut state = self.shared.state.lock();
-        state.ledger.release(key, self.class, bytes, small);
-        state.ledger.book(key, class, bytes, small);
+        let (key, from, small) = (self.key, self.class, self.small);
+        // The class that it leaves has room for others.
+        self.shared.serve(|ledger| {
+            ledger.book(key, class, bytes, small);
+            ledger.release(key, from, bytes, small);
+        });
         Self { shared: Arc::clone(&self.shared), key, class, bytes, small }
     }
 }

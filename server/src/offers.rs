@@ -4,14 +4,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use landfall_protocol::session::Offered;
 use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::Mutex;
 
-use crate::limits;
-use crate::memory::Grant;
+use crate::memory::{Account, Grant, Pace};
 
 type Key = (SpaceName, DocumentId, [u8; 32]);
 
@@ -19,10 +17,11 @@ type Key = (SpaceName, DocumentId, [u8; 32]);
 struct Partial {
     bytes: Vec<u8>,
     room: Grant,
+    /// Tells it from another of the same snapshot, before or after it.
+    ticket: u64,
     /// Sessions that send it.
     sessions: usize,
-    /// Since when it is watched how fast it comes, and what had come by then.
-    watched: (Instant, usize),
+    pace: Pace,
     /// Grows with each use; of those that no session sends the smallest goes first.
     used: u64,
 }
@@ -63,11 +62,14 @@ pub(crate) enum Took {
 pub(crate) struct Sending {
     offers: Arc<Offers>,
     key: Key,
+    ticket: u64,
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if let Some(partial) = self.offers.kept.lock().partials.get_mut(&self.key) {
+        if let Some(partial) = self.offers.kept.lock().partials.get_mut(&self.key)
+            && partial.ticket == self.ticket
+        {
             partial.sessions = partial.sessions.saturating_sub(1);
         }
     }
@@ -84,8 +86,9 @@ impl Offers {
         let key = key(space, offer);
         let partial = kept.partials.get_mut(&key)?;
         partial.sessions += 1;
-        partial.watched = (Instant::now(), partial.bytes.len());
-        Some((partial.bytes.len() as u64, Sending { offers: Arc::clone(self), key }))
+        let (there, ticket) = (partial.bytes.len() as u64, partial.ticket);
+        partial.pace = Pace::from(there);
+        Some((there, Sending { offers: Arc::clone(self), key, ticket }))
     }
 
     /// Begins one, with memory for all its bytes. If it was begun meanwhile, it goes on.
@@ -99,12 +102,12 @@ impl Offers {
             return resumed;
         }
         let mut kept = self.kept.lock();
-        let (key, watched) = (key(space, offer), (Instant::now(), 0));
+        let (key, pace) = (key(space, offer), Pace::from(0));
         kept.uses += 1;
-        let used = kept.uses;
-        let partial = Partial { bytes: Vec::new(), room, sessions: 1, watched, used };
+        let (ticket, used) = (kept.uses, kept.uses);
+        let partial = Partial { bytes: Vec::new(), room, ticket, sessions: 1, pace, used };
         kept.partials.insert(key.clone(), partial);
-        (0, Sending { offers: Arc::clone(self), key })
+        (0, Sending { offers: Arc::clone(self), key, ticket })
     }
 
     /// Adds a part.
@@ -131,19 +134,17 @@ impl Offers {
         }
     }
 
-    /// Whether one comes slower than the slowest link is: its session lets go of it then. `reads`:
-    /// it is not us who hold it back.
-    pub(crate) fn is_overdue(&self, space: &SpaceName, offer: &Offered, reads: bool) -> bool {
+    /// Whether one comes slower than the slowest link is, while others wait for its memory: its session
+    /// lets go of it then. `reads`: it is not us who hold it back.
+    pub(crate) fn is_overdue(
+        &self,
+        account: &Account,
+        (space, offer): (&SpaceName, &Offered),
+        reads: bool,
+    ) -> bool {
         let mut kept = self.kept.lock();
         let Some(partial) = kept.partials.get_mut(&key(space, offer)) else { return false };
-        let ((from, before), now) = (partial.watched, Instant::now());
-        let watched = now - from;
-        if !reads || watched >= limits::LARGE_LOOK {
-            partial.watched = (now, partial.bytes.len());
-        }
-        let came = (partial.bytes.len() - before) as f64;
-        let is_slow = came < watched.as_secs_f64() * limits::SLOWEST_LINK;
-        reads && watched >= limits::LARGE_LOOK && is_slow
+        partial.pace.is_slow(partial.bytes.len() as u64, reads, account)
     }
 
     /// Lets go of one that no session sends, the least recently used; false if there is none.
@@ -184,6 +185,22 @@ mod tests {
     fn room(memory: &Memory, bytes: u64) -> Grant {
         let account = memory.account(ShareKey::Session(1));
         account.try_reserve(Class::Upload, bytes as usize).unwrap()
+    }
+
+    #[test]
+    fn a_hold_on_one_that_is_gone_says_nothing_of_one_that_began_again() {
+        let (offers, space) = (Arc::new(Offers::default()), "default".parse().unwrap());
+        let memory = Memory::new(0);
+        let offer = offer(1, 4);
+        let (_, stale) = offers.begin(&space, &offer, room(&memory, 4));
+        // It is brought whole by another session, and offered anew.
+        assert!(matches!(offers.add(&space, &offer, 0, &[1, 2, 3, 4]), Took::Whole(_)));
+        let (from, sending) = offers.begin(&space, &offer, room(&memory, 4));
+        drop(stale);
+        assert_eq!(from, 0);
+        assert!(!offers.give_way(), "a session sends it");
+        drop(sending);
+        assert!(offers.give_way());
     }
 
     #[test]

@@ -117,7 +117,7 @@ fn forget_idle(addresses: &mut HashMap<IpAddr, OfAddress>, key: IpAddr) {
 }
 
 /// What counts as one address: a host has a whole /64 of IPv6.
-fn key_of(address: IpAddr) -> IpAddr {
+pub(crate) fn key_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
             let net = u128::from(address) & !u128::from(u64::MAX);

@@ -5,6 +5,7 @@
 //! document: answers are planned from its index.
 
 mod gossip;
+mod inbound;
 mod intake;
 mod peers;
 mod planning;
@@ -17,28 +18,24 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
-use landfall_protocol::repo::check::Inspected;
 use landfall_protocol::repo::peer::{Effect, Host, Peer, Saying};
 use landfall_protocol::{Code, Moment, SessionId, SpaceName, Upstream};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep_until;
-use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use crate::folding::Folder;
 use crate::hub::{Event, Mailbox};
 use crate::limits;
-use crate::memory::{Account, Class, Grant, ShareKey};
+use crate::memory::{Account, Class, Grant};
 use crate::rooms::{News, Said, Seat};
 use crate::session::meter::Meter;
-use crate::session::socket::Stream;
+use crate::session::socket::{Heard, Stream};
 use crate::session::writer::{Outgoing, Watch, WriteEnd, Writing};
-use crate::session::{
-    CLOSE_BASE, CLOSE_NORMAL, CLOSE_TOO_BIG, Shared, is_cut, room, socket, writer,
-};
+use crate::session::{CLOSE_BASE, CLOSE_NORMAL, CLOSE_TOO_BIG, Shared, room, socket, writer};
 use gossip::Gossip;
-use intake::{Checked, Done, Intake};
+use intake::{Done, Intake};
 use peers::Peers;
 use planning::{Planning, Reply};
 
@@ -89,7 +86,7 @@ pub(crate) async fn run(
             Ok(upgraded) => upgraded,
             Err(error) => return debug!(%error, "the connection broke before it was upgraded"),
         };
-        let account = shared.memory.account(ShareKey::Session(id.0));
+        let account = shared.account(id, peer);
         let meter = Meter::new(account.clone(), socket::REPO);
         let metrics = Arc::clone(&shared.metrics);
         let opened = socket::open_repo(upgraded, metrics, Arc::clone(&meter));
@@ -150,6 +147,8 @@ struct Driver {
     /// The memory of what the machine remembers, in the steps in which it grew.
     state_room: Vec<Grant>,
     meter: Arc<Meter>,
+    /// When it was last looked whether what keeps memory gets on.
+    looked: Instant,
     /// Bytes that had come when the peer's silence was last looked at.
     bytes_before: u64,
     mailbox: Mailbox,
@@ -180,7 +179,7 @@ enum Happening {
     Room,
     Reply(Option<Reply>),
     Written(WriteEnd),
-    Message(Option<Result<Message, tungstenite::Error>>),
+    Heard(Heard),
     News,
     Gossip(Option<gossip::News>),
     Replaced,
@@ -214,6 +213,7 @@ impl Driver {
             account,
             state_room: Vec::new(),
             meter,
+            looked: Instant::now(),
             bytes_before: 0,
             mailbox: Mailbox { events: events_in, overflow, grown },
             events,
@@ -277,7 +277,7 @@ impl Driver {
             () = room(self.writer.as_ref()), if sends => Happening::Room,
             reply = self.planning.reply(), if makes => Happening::Reply(reply),
             end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
-            message = stream.next(), if reads => Happening::Message(message),
+            heard = stream.next(), if reads => Happening::Heard(heard.into()),
             () = self.seat.wait(), if hears => Happening::News,
             news = self.gossip.recv(), if makes => Happening::Gossip(news),
             () = self.replaced.notified() => Happening::Replaced,
@@ -301,14 +301,6 @@ impl Driver {
         self.makes() && self.stopping.is_none() && has_room
     }
 
-    /// Ends a session whose large message hardly comes; pings in the middle of it are no excuse.
-    fn watch_large(&mut self) {
-        if self.meter.is_overdue(self.reads()) {
-            let what = "a large message came too slowly, and others need its memory".to_owned();
-            self.machine.fail(Code::OVERLOADED, what);
-        }
-    }
-
     fn handle(&mut self, happening: Happening) {
         self.machine.handle_clock(self.now());
         match happening {
@@ -328,7 +320,7 @@ impl Driver {
             Happening::Room => self.send_next(),
             Happening::Reply(reply) => reply.into_iter().for_each(|reply| self.handle_reply(reply)),
             Happening::Written(end) => self.handle_written(&end),
-            Happening::Message(message) => self.handle_message(message),
+            Happening::Heard(heard) => self.handle_heard(heard),
             Happening::News => self.take_news(),
             Happening::Gossip(news) => {
                 news.into_iter().for_each(|news| self.machine.handle_remote_heads(&news));
@@ -349,71 +341,12 @@ impl Driver {
         }
     }
 
-    /// Keeps the memory up to what the machine remembers of the peer.
-    fn account_for_state(&mut self) {
-        let bytes = self.machine.state_bytes().next_multiple_of(limits::STATE_STEP_BYTES);
-        let held = self.state_room.iter().map(Grant::bytes).sum::<usize>();
-        if bytes > held {
-            match self.account.remember((bytes - held).max(held / 4)) {
-                Some(room) => self.state_room.push(room),
-                None => self.forgo(),
-            }
-        } else if held - bytes > held / 2 {
-            // One for what is left; there is room, since more is given back.
-            self.state_room.clear();
-            self.state_room.extend(self.account.remember(bytes));
-        }
-    }
-
-    fn forgo(&mut self) {
-        let what = "what this client makes the relay remember is more than its share of the memory";
-        self.machine.fail(Code::OVERLOADED, what.to_owned());
-    }
-
     fn handle_reply(&mut self, reply: Reply) {
         let Reply { ticket, planned, room } = reply;
         self.answer_room = room;
         self.machine.handle_planned(ticket, planned);
         self.perform();
         self.answer_room = None;
-    }
-
-    fn handle_done(&mut self, done: Done) {
-        match done {
-            Done::Checked(ticket, Ok(inspected), rest) => {
-                let mut changes = Vec::with_capacity(inspected.len());
-                for inspected in inspected {
-                    match inspected {
-                        Inspected::Sound(change) => changes.push(change),
-                        Inspected::TooLarge(hash, error) => {
-                            self.machine.handle_too_large(ticket, hash, &error);
-                        }
-                    }
-                }
-                let more = !rest.is_empty();
-                self.intake.check_rest(ticket, rest);
-                let asked = self.machine.unfamiliar(ticket, &changes);
-                if asked.is_empty() {
-                    self.machine.handle_checked(ticket, Ok(changes), &[], more);
-                } else {
-                    self.intake.look_up(Checked { ticket, changes, more }, asked);
-                }
-            }
-            Done::Checked(ticket, Err(error), _) => {
-                self.machine.handle_checked(ticket, Err(error), &[], false);
-            }
-            Done::LookedUp(Checked { ticket, changes, more }, Some(known)) => {
-                self.machine.handle_checked(ticket, Ok(changes), &known, more);
-            }
-            Done::LookedUp(_, None) => self.machine.handle_uncheckable(),
-            Done::Over => {}
-            Done::HubGone => {
-                let what = "the relay cannot go on".to_owned();
-                self.machine.fail(Code::INTERNAL, what);
-            }
-        }
-        self.perform();
-        self.intake.go_on();
     }
 
     fn take_news(&mut self) {
@@ -552,63 +485,11 @@ impl Driver {
         let timeout = self.start.checked_add(self.machine.deadline().0);
         let mut timeout =
             timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
+        // Counted from the last look: what comes meanwhile does not put it off.
         if self.meter.is_holding() {
-            timeout = timeout.min(Instant::now() + limits::LARGE_LOOK);
+            timeout = timeout.min(self.looked + limits::PRESSED_LOOK);
         }
         self.stopping.map_or(timeout, |grace| grace.min(timeout))
-    }
-
-    fn handle_time(&mut self) {
-        if self.stopping.is_some_and(|grace| grace <= Instant::now()) {
-            return self.stop();
-        }
-        self.watch_large();
-        // What waited for its time goes with what has come since.
-        self.take_news();
-        let (now, bytes) = (self.now(), self.meter.bytes());
-        // A large message is no silence while it arrives; nor is that of one who is not read.
-        let waits = self.meter.is_waiting() || !self.reads();
-        if bytes != self.bytes_before || waits {
-            self.machine.handle_alive(now);
-        }
-        self.bytes_before = bytes;
-        self.machine.handle_time(now, self.delivered);
-    }
-
-    fn handle_message(&mut self, message: Option<Result<Message, tungstenite::Error>>) {
-        use tungstenite::Error;
-        let now = self.now();
-        match message {
-            Some(Ok(Message::Binary(bytes))) => {
-                self.intake.begin_message(self.meter.whole());
-                self.machine.handle_message(&bytes, now);
-                // What comes of it takes its memory from the message's.
-                self.perform();
-                self.intake.end_message();
-            }
-            Some(Ok(Message::Text(_))) => self.machine.handle_text(),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
-                self.watch_large();
-                self.machine.handle_alive(now);
-            }
-            Some(Ok(Message::Close(_))) => {
-                self.outbox.clear();
-                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL, String::new()));
-            }
-            None => self.lose(Code::GOODBYE, "the peer closed"),
-            Some(Err(Error::Capacity(error))) => {
-                warn!(%error, "a message was too large");
-                let what = error.to_string();
-                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG, what));
-            }
-            Some(Err(error @ (Error::Protocol(_) | Error::Utf8(_)))) if !is_cut(&error) => {
-                self.machine.fail(Code::MALFORMED, error.to_string());
-            }
-            Some(Err(Error::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
-                self.machine.fail(Code::MALFORMED, error.to_string());
-            }
-            Some(Err(error)) => self.lose(Code::GOODBYE, &error.to_string()),
-        }
     }
 
     fn lose(&mut self, code: Code, why: &str) {

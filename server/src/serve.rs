@@ -304,6 +304,7 @@ impl Server {
             store,
             metrics,
             memory,
+            addresses_differ: options.connections_of_address < options.connections,
             patience: options.patience,
             stall: options.stall,
             linger: options.linger,

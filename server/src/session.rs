@@ -7,9 +7,11 @@
 mod answering;
 mod feeding;
 mod hearing;
+mod inbound;
 mod intake;
 pub(crate) mod meter;
 mod pages;
+mod performing;
 mod sending;
 pub(crate) mod socket;
 mod uploads;
@@ -23,30 +25,30 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
-use landfall_protocol::frame::{Frame, SubscriptionId, encode};
+use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::rights::Everything;
-use landfall_protocol::session::{Offered, Patience, Session, SessionEffect};
-use landfall_protocol::{Code, Moment, SessionId, SpaceName, Upstream};
+use landfall_protocol::session::{Patience, Session};
+use landfall_protocol::{Code, Moment, SessionId, Upstream};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::sleep_until;
-use tokio_tungstenite::tungstenite::{self, Bytes, Message};
-use tracing::{Instrument, Span, debug, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::checks::Checks;
-use crate::hub::{Attach, Event, Hub, Mailbox};
+use crate::hub::{Event, Hub, Mailbox};
 use crate::limits;
-use crate::memory::{Account, Class, Grant, Memory, ShareKey};
+use crate::memory::{Account, Grant, Memory, ShareKey};
 use crate::metrics::Metrics;
-use crate::offers::{Offers, Took};
+use crate::offers::Offers;
+use crate::places;
 use crate::rooms::{News, Rooms};
 use crate::store::LogStore;
-use answering::{Answering, Query, Reply};
-use feeding::{Feeding, NoRoom, Read, Standing};
+use answering::{Answering, Reply};
+use feeding::{Feeding, Read, Standing};
 use hearing::Hearing;
-pub(crate) use intake::weight;
+use inbound::Inbound;
 use intake::{Handed, Intake, Item};
 use meter::Meter;
-use socket::Stream;
+use socket::{Heard, Stream};
 use uploads::{Room, Uploads};
 use writer::{Outgoing, Watch, WriteEnd, Writing};
 
@@ -57,6 +59,9 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// What all sessions may make the relay keep.
     pub(crate) memory: Memory,
+    /// Whether addresses tell clients apart: not where one may have all connections, since that is said
+    /// of a proxy.
+    pub(crate) addresses_differ: bool,
     pub(crate) upstream: Upstream,
     pub(crate) patience: Patience,
     pub(crate) stall: Duration,
@@ -74,6 +79,17 @@ pub(crate) struct Shared {
     pub(crate) rooms: Arc<Rooms>,
     /// What automerge-repo's sessions share beside.
     pub(crate) repo: crate::repo::Common,
+}
+
+impl Shared {
+    /// The memory of a session: it shares with the others of its address.
+    pub(crate) fn account(&self, id: SessionId, peer: SocketAddr) -> Account {
+        let share = match self.addresses_differ {
+            true => ShareKey::Address(places::key_of(peer.ip())),
+            false => ShareKey::Session(id.0),
+        };
+        self.memory.account(share)
+    }
 }
 
 /// How the relay names itself to peers.
@@ -94,7 +110,7 @@ pub(crate) async fn run(shared: Arc<Shared>, id: SessionId, peer: SocketAddr, up
             Ok(upgraded) => upgraded,
             Err(error) => return debug!(%error, "the connection broke before it was upgraded"),
         };
-        let account = shared.memory.account(ShareKey::Session(id.0));
+        let account = shared.account(id, peer);
         let meter = Meter::new(account.clone(), socket::NATIVE);
         let metrics = Arc::clone(&shared.metrics);
         let (socket, written) = socket::open(upgraded, metrics, Arc::clone(&meter)).await;
@@ -143,6 +159,8 @@ struct Driver {
     start: Instant,
     account: Account,
     meter: Arc<Meter>,
+    /// When it was last looked whether what keeps memory gets on.
+    looked: Instant,
     /// The message whose frames are being handled.
     inbound: Option<Inbound>,
     /// Frames other than entries, encoded, in order, with the memory of those that are answers.
@@ -168,15 +186,6 @@ struct Driver {
     _seat: Seat,
 }
 
-/// A message, taken frame by frame as there is room for what each asks.
-struct Inbound {
-    bytes: Bytes,
-    /// Where the next frame begins.
-    at: usize,
-    /// The memory of what is left of it.
-    room: Option<Grant>,
-}
-
 /// What happened next.
 enum Happening {
     Frame,
@@ -190,7 +199,7 @@ enum Happening {
     Reply(Option<Reply>),
     Said(Vec<News>),
     Written(WriteEnd),
-    Message(Option<Result<Message, tungstenite::Error>>),
+    Heard(Heard),
     Grown,
     Time,
     Stopping,
@@ -222,6 +231,7 @@ impl Driver {
             answering: Answering::new(&shared, account.clone()),
             account,
             meter,
+            looked: Instant::now(),
             hearing: Hearing::new(id, Arc::clone(&shared.rooms)),
             mailbox: Mailbox { events: events_in, overflow, grown },
             events,
@@ -286,7 +296,7 @@ impl Driver {
             reply = self.answering.reply(), if takes_replies => Happening::Reply(reply),
             said = self.hearing.said(), if takes_replies => Happening::Said(said),
             end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
-            message = stream.next(), if reads => Happening::Message(message),
+            heard = stream.next(), if reads => Happening::Heard(heard.into()),
             () = self.mailbox.grown.notified() => Happening::Grown,
             () = sleep_until(deadline.into()) => Happening::Time,
             // An error says that the server is gone, which is a stop as well.
@@ -323,7 +333,7 @@ impl Driver {
             Happening::Read(read) => read.into_iter().for_each(|read| self.handle_read(read)),
             Happening::Reply(reply) => reply.into_iter().for_each(|reply| self.handle_reply(reply)),
             Happening::Said(said) => self.handle_said(said),
-            Happening::Message(message) => self.handle_message(message),
+            Happening::Heard(heard) => self.handle_heard(heard),
             Happening::Time => self.handle_time(),
             Happening::Stopping => {
                 self.stopping = Some(Instant::now() + limits::ANSWER_GRACE);
@@ -362,133 +372,6 @@ impl Driver {
         }
     }
 
-    /// Carries out what the machine decided.
-    fn perform(&mut self) {
-        while let Some(effect) = self.machine.poll_effect() {
-            match effect {
-                SessionEffect::Send(frame) => {
-                    log_refusal(&frame);
-                    self.put_out(encode(&frame), None);
-                }
-                SessionEffect::Attach {
-                    subscription,
-                    space,
-                    cursor,
-                    acknowledged,
-                    filter,
-                    holds,
-                } => {
-                    // The first one names the session in its log lines, once: a second value would
-                    // stand beside the first in every line.
-                    if !std::mem::replace(&mut self.is_named, true) {
-                        Span::current().record("space", space.as_str());
-                    }
-                    let ticket = match self.feeding.add(subscription, &filter) {
-                        Ok(ticket) => ticket,
-                        Err(NoRoom::Places) => {
-                            self.machine.handle_no_room(subscription, limits::SUBSCRIPTIONS);
-                            continue;
-                        }
-                        // It passes: the engine connects again later.
-                        Err(NoRoom::Memory) => {
-                            let what = "the relay has no memory for a subscription now".to_owned();
-                            self.machine.fail(Code::OVERLOADED, what, "connect again later");
-                            continue;
-                        }
-                    };
-                    let (session, mailbox) = (self.id, self.mailbox.clone());
-                    let attach = Attach {
-                        session,
-                        subscription,
-                        ticket,
-                        space,
-                        cursor,
-                        acknowledged,
-                        filter,
-                        holds,
-                        mailbox,
-                    };
-                    self.intake.add(Item::Attach(Box::new(attach)));
-                }
-                SessionEffect::Detach(subscription) => {
-                    self.feeding.remove(subscription);
-                    self.hearing.end(subscription);
-                    self.intake.add(Item::Detach(subscription));
-                }
-                SessionEffect::Listen { subscription, space, filter } => {
-                    self.hearing.listen(subscription, space, filter);
-                }
-                SessionEffect::Said { space, message } => self.hearing.say(&space, message),
-                SessionEffect::End(code) => {
-                    let close = match code {
-                        Code::GOODBYE => CLOSE_NORMAL,
-                        code => CLOSE_BASE + code.0,
-                    };
-                    self.ending.get_or_insert(Ending::Closing(code, close));
-                }
-                asked => self.perform_asked(asked),
-            }
-        }
-    }
-
-    /// What the peer pushed, or asks.
-    fn perform_asked(&mut self, effect: SessionEffect) {
-        let identity = self.machine.identity().cloned();
-        match (effect, identity) {
-            (SessionEffect::Push { space, push }, Some(identity)) => {
-                let room = self.room_of(push.changes.iter().map(|change| change.len()).sum());
-                self.intake.add(Item::Push(space, push, identity, room));
-            }
-            (SessionEffect::PushEntry { space, entry }, Some(identity)) => {
-                let room = self.room_of(entry.body.len());
-                self.intake.add(Item::Entry(space, entry, identity, room));
-            }
-            (SessionEffect::Offered { space, offer }, _) => {
-                let id = offer.id;
-                if let Some(from) = self.uploads.add(space, offer) {
-                    self.machine.handle_wanted(id, from);
-                }
-            }
-            (SessionEffect::Part { space, offer, from, bytes }, _) => {
-                self.handle_part(space, offer, from, &bytes);
-            }
-            (SessionEffect::Digest { subscription, ticket, space, prefixes }, _) => {
-                self.answering.add(Query::Digest((subscription, ticket), space, prefixes));
-            }
-            (SessionEffect::Fetch { subscription, ticket, space, wants }, _) => {
-                self.answering.add(Query::Fetch((subscription, ticket), space, wants));
-            }
-            // A session without an identity has ended.
-            _ => {}
-        }
-    }
-
-    /// Splits the memory of a push off that of its message; a small message has none.
-    fn room_of(&mut self, bytes: usize) -> Option<Grant> {
-        let room = self.inbound.as_mut()?.room.as_mut()?;
-        Some(room.split(Class::Push, weight(bytes)))
-    }
-
-    fn handle_part(&mut self, space: SpaceName, offer: Offered, from: u64, bytes: &[u8]) {
-        match self.uploads.part(&space, &offer, from, bytes) {
-            Took::Upto(there) | Took::Stale(there) => self.machine.handle_wanted(offer.id, there),
-            Took::Whole(whole) => {
-                if self.machine.handle_whole(offer.id)
-                    && let Some(identity) = self.machine.identity().cloned()
-                {
-                    self.intake.add(Item::Snapshot(space, offer, whole, identity));
-                }
-            }
-            // What gave way to others, or was brought by another session, is asked for from its start.
-            Took::Gone => {
-                let id = offer.id;
-                if let Some(from) = self.uploads.add(space, offer) {
-                    self.machine.handle_wanted(id, from);
-                }
-            }
-        }
-    }
-
     fn handle_reply(&mut self, reply: Reply) {
         match reply {
             Reply::Branches((subscription, ticket), head, branches) => {
@@ -520,40 +403,14 @@ impl Driver {
         hearing::messages(said).for_each(|message| self.machine.handle_said(message));
     }
 
-    /// Whether there is room for what the next frame may ask.
-    fn takes_frames(&self) -> bool {
-        self.stopping.is_none()
-            && self.machine.wants_message()
-            && self.intake.has_room()
-            && !self.is_outbox_full()
-    }
-
-    /// Answers wait for the peer: what it sends next waits with them.
-    fn is_outbox_full(&self) -> bool {
-        self.outbox.len() >= limits::OUTBOX_FRAMES || self.outbox_bytes >= limits::OUTBOX_BYTES
-    }
-
-    /// Handles the next frame of the message.
-    fn handle_frame(&mut self) {
-        let Some(mut inbound) = self.inbound.take() else { return };
-        let next = self.machine.handle_next(&inbound.bytes, inbound.at, &self.rights);
-        inbound.at = next.unwrap_or(inbound.bytes.len());
-        self.inbound = Some(inbound);
-        self.perform();
-        // What is pushed has taken its memory with it.
-        if next.is_none() {
-            self.inbound = None;
-        }
-        self.uploads.retain(|id| self.machine.awaits(id));
-    }
-
     fn deadline(&self) -> Instant {
         let timeout = self.start.checked_add(self.machine.poll_timeout().0);
         // A machine that waits for nothing says so with a moment that no clock reaches.
         let mut timeout =
             timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
+        // Counted from the last look: what comes meanwhile does not put it off.
         if self.meter.is_holding() || self.uploads.is_busy() {
-            timeout = timeout.min(Instant::now() + limits::LARGE_LOOK);
+            timeout = timeout.min(self.looked + limits::PRESSED_LOOK);
         }
         self.stopping.map_or(timeout, |grace| grace.min(timeout))
     }
@@ -588,41 +445,6 @@ impl Driver {
         self.intake.add(Item::Detach(subscription));
     }
 
-    fn handle_message(&mut self, message: Option<Result<Message, tungstenite::Error>>) {
-        use tungstenite::Error;
-        let now = self.now();
-        match message {
-            Some(Ok(Message::Binary(bytes))) => {
-                self.machine.handle_alive(now);
-                let room = self.meter.whole();
-                self.inbound = Some(Inbound { bytes, at: 0, room });
-            }
-            Some(Ok(Message::Text(_))) => self.machine.handle_alien("a text message"),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
-                self.machine.handle_alive(now);
-            }
-            Some(Ok(Message::Close(_))) => {
-                // Nothing may follow the WebSocket's own close but the reply to it.
-                self.outbox.clear();
-                self.outbox_bytes = 0;
-                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL));
-            }
-            None => self.lose(Code::GOODBYE, "the peer closed"),
-            Some(Err(Error::Capacity(error))) => {
-                let hint = "the largest message is told in welcome; push less at once";
-                self.machine.fail(Code::TOO_LARGE, error.to_string(), hint);
-                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG));
-            }
-            Some(Err(error @ (Error::Protocol(_) | Error::Utf8(_)))) if !is_cut(&error) => {
-                self.machine.handle_alien(&error.to_string());
-            }
-            Some(Err(Error::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
-                self.machine.handle_alien(&error.to_string());
-            }
-            Some(Err(error)) => self.lose(Code::GOODBYE, &error.to_string()),
-        }
-    }
-
     fn lose(&mut self, code: Code, why: &str) {
         debug!(why, "the connection is gone");
         self.ending = Some(Ending::Lost(code));
@@ -636,28 +458,6 @@ impl Driver {
             }
             WriteEnd::Gone | WriteEnd::Finished => self.lose(Code::GOODBYE, "a write failed"),
         }
-    }
-
-    fn handle_time(&mut self) {
-        if self.stopping.is_some_and(|grace| grace <= Instant::now()) {
-            return self.stop();
-        }
-        let now = self.now();
-        // One that is not read now cannot be heard; one that has much to read answers a ping only
-        // after it. Their silence says nothing: the writer watches whether they read.
-        let takes = self.takes_frames();
-        if !takes || self.meter.is_waiting() || now < self.delivered {
-            self.machine.handle_alive(now);
-        }
-        if self.meter.is_overdue(takes) {
-            let what = "a large message came too slowly, and others need its memory".to_owned();
-            self.machine.fail(Code::OVERLOADED, what, "connect again later");
-        }
-        for id in self.uploads.overdue(takes) {
-            let what = "the snapshot came too slowly, and others need its memory";
-            self.machine.handle_no_room_for(id, what);
-        }
-        self.machine.handle_timeout(now);
     }
 
     fn handle_read(&mut self, (target, page, room): Read) {
@@ -689,30 +489,5 @@ pub(crate) async fn room(writer: Option<&mpsc::Sender<Outgoing>>) {
         // A writer that has ended is noticed where it is waited for.
         Some(writer) if writer.reserve().await.is_ok() => {}
         _ => std::future::pending().await,
-    }
-}
-
-/// Whether a connection was cut rather than misused.
-pub(crate) fn is_cut(error: &tungstenite::Error) -> bool {
-    use tungstenite::error::ProtocolError;
-    matches!(error, tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))
-}
-
-/// What an operator wants to see of a session that is told no.
-fn log_refusal(frame: &Frame) {
-    match frame {
-        // The relay's own doing, once for each session.
-        Frame::Error(error) if error.code == Code::SHUTTING_DOWN => {
-            debug!(code = %error.code, what = error.what, "session ended");
-        }
-        Frame::Error(error) => warn!(code = %error.code, what = error.what, "session refused"),
-        // As many as a peer likes: counted in the metrics, and shown when asked for.
-        Frame::Nack(nack) => {
-            debug!(push = nack.id, code = %nack.code, what = nack.what, "push refused");
-        }
-        Frame::Unsubscribed(ended) => {
-            debug!(subscription = ended.subscription, code = %ended.code, "subscription refused");
-        }
-        _ => {}
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "relay/double.rs"]
+mod double;
 #[path = "relay/harness.rs"]
 mod harness;
 
@@ -38,6 +40,8 @@ mod repo_client;
 mod repo_hostile;
 #[path = "relay/restarts.rs"]
 mod restarts;
+#[path = "relay/shares.rs"]
+mod shares;
 #[cfg(target_os = "linux")]
 #[path = "relay/stderr.rs"]
 mod stderr;
@@ -45,3 +49,6 @@ mod stderr;
 mod sync;
 #[path = "relay/threads.rs"]
 mod threads;
+#[cfg(unix)]
+#[path = "relay/yielding.rs"]
+mod yielding;

@@ -21,6 +21,8 @@ mod long_history;
 mod long_one_shot;
 #[path = "figures/long_setup.rs"]
 mod long_setup;
+#[path = "figures/lookups.rs"]
+mod lookups;
 #[path = "figures/measure.rs"]
 mod measure;
 #[path = "figures/resting.rs"]
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
     {
         return code;
     }
-    let all: [(&str, fn()); 8] = [
+    let all: [(&str, fn()); 9] = [
         ("disk", measure::disk),
         ("change", latency::change_when_idle),
         ("typing", latency::change_while_a_peer_types),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         ("reconnect", resting::reconnect),
         ("resident", resting::resident),
         ("open", resting::open),
+        ("lookups", lookups::look_ups),
     ];
     let wanted = |name: &str| first.as_deref().is_none_or(|first| name.contains(first));
     for (name, run) in all.into_iter().chain(long::FIGURES) {

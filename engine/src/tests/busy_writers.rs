@@ -45,6 +45,11 @@ fn notify(store: &Store, document: &Document) {
 /// As `arrive` and `notify`, in the order of the commits: as batches of the link's do.
 fn arrive_told(store: &Store, document: &Document, theirs: &mut Automerge, value: &str) {
     theirs.transact(|tx| tx.put(ROOT, "theirs", value)).unwrap();
+    arrive_last(store, document, theirs);
+}
+
+/// Their last change arrives, in the order of the commits.
+pub(super) fn arrive_last(store: &Store, document: &Document, theirs: &mut Automerge) {
     let change = preflight(theirs.get_last_local_change().unwrap().raw_bytes()).unwrap();
     let space = document.open().row;
     let change = LocalChange { space, document: document.id(), change, at_ms: 0 };

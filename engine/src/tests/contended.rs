@@ -1,15 +1,13 @@
 //! A writer's edits beside arrivals, readers, folds and a cache without room: memory never lacks
 //! what the store has.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use automerge::{ActorId, Automerge, ROOT, ReadDoc, transaction::Transactable};
-use landfall_protocol::admission::preflight;
 
-use super::busy_writers::until;
+use super::busy_writers::{arrive_last, until};
 use crate::compactor::compact;
-use crate::store::{FoldOptions, LocalChange};
+use crate::store::FoldOptions;
 use crate::{Document, Options, Store};
 
 /// Of each writer, in each document.
@@ -18,13 +16,7 @@ const EDITS: usize = 150;
 /// A replica of another author puts a value, which arrives in the order of the commits.
 fn arrive(store: &Store, document: &Document, theirs: &mut Automerge, key: &str) {
     theirs.transact(|tx| tx.put(ROOT, key, 1)).unwrap();
-    let change = preflight(theirs.get_last_local_change().unwrap().raw_bytes()).unwrap();
-    let space = document.open().row;
-    let change = LocalChange { space, document: document.id(), change, at_ms: 0 };
-    let (core, open) = (Arc::clone(store.shared_core()), Arc::clone(document.open()));
-    let told = move |_: &_| core.applier.notify(&open);
-    let log = &store.shared_core().log;
-    log.append(landfall_storage::Durability::Full, vec![change], told).unwrap();
+    arrive_last(store, document, theirs);
 }
 
 fn keys(document: &Document) -> usize {

@@ -83,7 +83,8 @@ fn one_worker_opens_what_is_offered_and_merges_it() {
     let document = session();
     let (offered, all) = (document.save(), changes(&document));
     let theirs = inspect(&offered, landfall_fold::hash_of(&offered)).unwrap();
-    let kind = |heads: &[ChangeHash]| JobKind::Merge { hash: theirs.hash, heads: heads.to_vec() };
+    let merge = |heads: Option<Vec<ChangeHash>>| JobKind::Merge { hash: theirs.hash, heads };
+    let kind = |heads: &[ChangeHash]| merge(Some(heads.to_vec()));
     // Nothing is held: it is the offered one itself.
     let mut job = supervisor.start(kind(&theirs.heads)).unwrap();
     job.part(&offered).unwrap();
@@ -98,6 +99,11 @@ fn one_worker_opens_what_is_offered_and_merges_it() {
     job.base(&held.snapshot).unwrap();
     job.change(&all[half]).unwrap();
     assert_eq!(job.finish().unwrap().heads, theirs.heads);
+    // Its heads may be unknown.
+    let mut job = supervisor.start(merge(None)).unwrap();
+    job.part(&offered).unwrap();
+    assert_eq!(job.sound().unwrap(), theirs.changes);
+    assert_eq!(job.finish().unwrap(), theirs);
     // What it is not is refused before anything is asked for.
     let mut job = supervisor.start(kind(&[])).unwrap();
     job.part(&offered).unwrap();
@@ -204,7 +210,7 @@ fn a_job_that_is_given_up_leaves_no_process() {
 /// The beginning of a fold, as a supervisor sends it: version, memory, time, bytes of a snapshot,
 /// kind of job, number of hashes.
 fn greeting(seconds: u64) -> Vec<u8> {
-    let mut bytes = b"LFfold\0\x04".to_vec();
+    let mut bytes = b"LFfold\0\x05".to_vec();
     bytes.extend((512u64 << 20).to_le_bytes());
     bytes.extend((seconds * 1000).to_le_bytes());
     bytes.extend((limits::SNAPSHOT_BYTES as u64).to_le_bytes());

@@ -143,13 +143,14 @@ impl Session {
             return self.refuse_too_many(subscription, what);
         }
         self.filter_documents = others + named(&filter);
-        entry.filter = filter;
+        entry.filter = filter.clone();
         entry.comparing = true;
         entry.partial = None;
         let scope = entry.filter.scope();
         // The head is where the feed goes on: everything up to it has been sent.
         let (epoch, head, resumed) = (None, position, false);
         self.send(Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
+        self.effects.push_back(SessionEffect::Refiltered { subscription, filter });
         self.listen(subscription);
     }
 

@@ -54,6 +54,11 @@ impl UncheckedPush {
         checked
     }
 
+    /// None of it is taken, for this reason.
+    pub fn refused(&self, refusal: Refusal) -> CheckedPush {
+        CheckedPush { rest: Some(refusal), ..self.none_checked() }
+    }
+
     fn check_up_to(&self, most: Option<Work>, work: &mut Work) -> Option<CheckedPush> {
         let mut checked = self.none_checked();
         let (mut inflated, mut operations) = (0, 0);

@@ -153,7 +153,9 @@ impl Relay {
                 connection.fetches.push_back(((subscription, ticket), wants.into()));
             }
             // Nobody says anything here.
-            SessionEffect::Listen { .. } | SessionEffect::Said { .. } => {}
+            SessionEffect::Listen { .. }
+            | SessionEffect::Refiltered { .. }
+            | SessionEffect::Said { .. } => {}
             SessionEffect::End(_) => unreachable!("handled before"),
         }
     }

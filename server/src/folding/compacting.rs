@@ -2,6 +2,8 @@
 //! folded.
 
 use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use landfall_fold::{JobKind, Supervisor, WorkerError};
@@ -47,11 +49,16 @@ impl Worker {
         if task.is_oversized {
             return self.note_failure(&task, "oversized", &OVERSIZED);
         }
-        let Some(_held) = Held::new(shared, &task) else { return Looked::Done };
+        let Some(held) = Held::new(shared, &task) else { return Looked::Done };
+        let own = Supervisor { stop: Arc::clone(&held.end), ..supervisor.clone() };
+        // Whoever raises it from now on ends the fold too.
+        if supervisor.stop.load(Ordering::Relaxed) {
+            return Looked::Done;
+        }
         let began = Instant::now();
         let may_write =
             || shared.before_fold.get().is_some_and(|told| told(&task.space, task.through));
-        match self.fold(supervisor, &task, may_write) {
+        match self.fold(&own, &task, may_write) {
             Ok(Some(changes)) => {
                 self.metrics.folded("folded", began.elapsed());
                 tracing::debug!(space = %task.space, document = %task.document, changes, "folded");
@@ -72,7 +79,10 @@ impl Worker {
                 tracing::error!(%error, "no child could be started; it is tried again");
                 Looked::NoChild
             }
-            Err(FoldFailure::Worker(WorkerError::Stopped)) => Looked::Done,
+            Err(FoldFailure::Worker(WorkerError::Stopped)) => {
+                self.metrics.folded("yielded", began.elapsed());
+                Looked::Done
+            }
             Err(FoldFailure::Worker(error @ WorkerError::TooLarge { .. })) => {
                 self.note_failure(&task, "oversized", &error)
             }
@@ -124,13 +134,16 @@ impl Worker {
 struct Held<'a> {
     shared: &'a Shared,
     place: Place,
+    /// Raised when the fold is to end.
+    end: Arc<AtomicBool>,
 }
 
 impl<'a> Held<'a> {
     /// `None` if something is being merged with it.
     fn new(shared: &'a Shared, task: &FoldTask) -> Option<Self> {
         let place = (task.space.clone(), task.document);
-        shared.queue.lock().hold(&place).then_some(Self { shared, place })
+        let end = shared.queue.lock().hold(&place)?;
+        Some(Self { shared, place, end })
     }
 }
 

@@ -3,9 +3,13 @@
 //! Owners have their turns one after the other, and one thread works for an owner at a time. So what
 //! a session has queued delays others by what runs of it, and no more. One thread works on a document
 //! at a time. The relay's own folds come when nothing else waits; and after
-//! [`limits::MERGES_IN_A_ROW`] merges, so that they come at all.
+//! [`limits::MERGES_IN_A_ROW`] merges, so that they come at all. One that runs is ended when a job waits
+//! for its thread or its document: it is done again later. But only [`limits::FOLD_YIELDS`] in a row are,
+//! so that folds come to their own end.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use landfall_protocol::{DocumentId, SessionId, SpaceName};
@@ -40,6 +44,14 @@ pub(super) enum Next<J> {
     Look,
 }
 
+/// A fold of the relay's own that runs.
+#[derive(Debug)]
+struct Fold {
+    place: Place,
+    /// Raised when it is to end.
+    end: Arc<AtomicBool>,
+}
+
 /// The queue.
 #[derive(Debug)]
 pub(super) struct Queue<J> {
@@ -48,6 +60,10 @@ pub(super) struct Queue<J> {
     turns: VecDeque<Owner>,
     busy_owners: BTreeSet<Owner>,
     busy_places: BTreeSet<Place>,
+    /// One thread looks at a time, so there is one at most.
+    fold: Option<Fold>,
+    /// Folds in a row that were ended.
+    yields: usize,
     /// `None` while a thread looks.
     next_look: Option<Instant>,
     jobs_since_look: usize,
@@ -61,6 +77,8 @@ impl<J> Default for Queue<J> {
             turns: VecDeque::new(),
             busy_owners: BTreeSet::new(),
             busy_places: BTreeSet::new(),
+            fold: None,
+            yields: 0,
             next_look: Some(Instant::now()),
             jobs_since_look: 0,
             closed: false,
@@ -79,6 +97,30 @@ impl<J> Queue<J> {
             self.turns.push_back(owner);
         }
         jobs.push_back((place, job));
+        self.hurry();
+    }
+
+    /// Ends the fold that runs, if a job waits for nothing else.
+    fn hurry(&mut self) {
+        let Some(fold) = &self.fold else { return };
+        let is_looking = usize::from(self.next_look.is_none());
+        let is_full = self.busy_owners.len() + is_looking >= limits::CHILDREN;
+        let mut first = self.jobs.iter().filter(|(owner, _)| !self.busy_owners.contains(owner));
+        let waits = first.any(|(_, jobs)| {
+            let place = jobs.front().map(|(place, _)| place);
+            let is_free = |place: &Place| is_full && !self.busy_places.contains(place);
+            place.is_some_and(|place| *place == fold.place || is_free(place))
+        });
+        if waits && self.yields < limits::FOLD_YIELDS && !fold.end.swap(true, Ordering::Relaxed) {
+            self.yields += 1;
+        }
+    }
+
+    /// Ends the fold that runs, whatever waits.
+    pub(super) fn end_fold(&self) {
+        if let Some(fold) = &self.fold {
+            fold.end.store(true, Ordering::Relaxed);
+        }
     }
 
     /// What is to be done now; or until when there is nothing to do, unless something changes.
@@ -128,15 +170,25 @@ impl<J> Queue<J> {
         self.busy_places.remove(&taken.place);
     }
 
-    /// A document is to be folded; false if a job works on it. Given back with
-    /// [`Queue::release`].
-    pub(super) fn hold(&mut self, place: &Place) -> bool {
-        self.busy_places.insert(place.clone())
+    /// A document is to be folded; `None` if a job works on it, else what is raised when the fold is to
+    /// end. Given back with [`Queue::release`].
+    pub(super) fn hold(&mut self, place: &Place) -> Option<Arc<AtomicBool>> {
+        if !self.busy_places.insert(place.clone()) {
+            return None;
+        }
+        let end = Arc::new(AtomicBool::new(false));
+        self.fold = Some(Fold { place: place.clone(), end: Arc::clone(&end) });
+        Some(end)
     }
 
-    /// A document was folded.
+    /// A document was folded, or its fold was ended.
     pub(super) fn release(&mut self, place: &Place) {
         self.busy_places.remove(place);
+        if let Some(fold) = self.fold.take()
+            && !fold.end.load(Ordering::Relaxed)
+        {
+            self.yields = 0;
+        }
     }
 
     /// A thread has looked; the next look is due then.
@@ -230,12 +282,12 @@ mod tests {
         queue.done(&other);
         assert!(matches!(queue.next(Instant::now()), Err(None)));
         queue.done(&first);
-        assert!(queue.hold(&place(1)));
+        assert!(queue.hold(&place(1)).is_some());
         assert!(matches!(queue.next(Instant::now()), Err(None)), "it is being folded");
         queue.release(&place(1));
         let (second, what) = job(&mut queue);
         assert_eq!(what, "second");
-        assert!(!queue.hold(&place(1)), "it is being merged");
+        assert!(queue.hold(&place(1)).is_none(), "it is being merged");
         queue.done(&second);
     }
 
@@ -257,6 +309,49 @@ mod tests {
         queue.looked(later);
         assert_eq!(queue.next(now), Err(Some(later)));
         assert_eq!(queue.next(later), Ok(Next::Look));
+    }
+
+    /// Whether a fold that runs is ended by what a client brings then.
+    fn is_ended(queue: &mut Queue<()>, bring: impl FnOnce(&mut Queue<()>)) -> bool {
+        let now = Instant::now() + Duration::from_secs(1);
+        queue.looked(now);
+        assert_eq!(queue.next(now), Ok(Next::Look));
+        let end = queue.hold(&place(1)).unwrap();
+        bring(queue);
+        let ended = end.load(Ordering::Relaxed);
+        queue.release(&place(1));
+        // What was brought is done.
+        while let Some((taken, ())) = queue.take() {
+            queue.done(&taken);
+        }
+        ended
+    }
+
+    #[test]
+    fn a_fold_ends_for_who_waits_for_its_thread_or_its_document_and_not_for_ever() {
+        let mut queue: Queue<()> = Queue::default();
+        // One thread is free; what waits for its own owner's job waits for no thread.
+        assert!(!is_ended(&mut queue, |queue| queue.add(session(1), place(2), ())));
+        assert!(!is_ended(&mut queue, |queue| {
+            queue.add(session(1), place(2), ());
+            let (taken, ()) = queue.take().unwrap();
+            queue.add(session(1), place(3), ());
+            queue.done(&taken);
+        }));
+        let other_document = |queue: &mut Queue<()>| {
+            queue.add(session(1), place(2), ());
+            let (taken, ()) = queue.take().unwrap();
+            queue.add(session(2), place(3), ());
+            queue.done(&taken);
+        };
+        let same_document = |queue: &mut Queue<()>| queue.add(session(1), place(1), ());
+        let ended = [(); 2 * limits::FOLD_YIELDS + 2].map(|()| is_ended(&mut queue, same_document));
+        assert_eq!(ended.iter().filter(|ended| !**ended).count(), 2, "{ended:?}");
+        assert!(!ended[limits::FOLD_YIELDS], "it comes to its own end after so many");
+        assert!(is_ended(&mut queue, other_document));
+        // One that came to its end counts anew.
+        assert!(!is_ended(&mut queue, |_| {}));
+        assert!(is_ended(&mut queue, same_document));
     }
 
     #[test]

@@ -27,8 +27,7 @@ fn twenty_uploads_of_one_session_do_not_delay_that_of_another() {
     let (tell, told) = mpsc::channel();
     let upload = |session, number: u8| {
         let (space, document) = ("notes".parse().unwrap(), DocumentId::from_bytes([number; 16]));
-        let offer =
-            Offer { space, document, hash: [0; 32], heads: Vec::new(), bytes: Arc::default() };
+        let offer = Offer { space, document, hash: [0; 32], heads: None, bytes: Arc::default() };
         let tell = tell.clone();
         let done = Box::new(move |merged: Result<_, _>| {
             assert!(merged.is_err());

@@ -222,7 +222,7 @@ impl Sequencer {
         match arrived {
             Arrived::Snapshot(offer, bytes) => {
                 let Offered { hash, heads, .. } = offer;
-                let offer = Offer { space, document, hash, heads: heads.to_vec(), bytes };
+                let offer = Offer { space, document, hash, heads: Some(heads.to_vec()), bytes };
                 self.parts.folder.merge(session, offer, done);
             }
             Arrived::Chunks(bytes) => {

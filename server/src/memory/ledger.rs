@@ -1,11 +1,27 @@
-//! Who holds how much of the budget, and who is served next. Pure: no waiting, no lock.
+//! Who holds how much of the budget, and who is served next. Pure: no waiting, no lock, and the time is
+//! an argument.
+//!
+//! It counts on two levels: accounts, which are sessions, and shares, which are all accounts of an
+//! address. A cap of either leaves what it keeps to the others.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod turns;
 
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Instant;
+
+use super::stalls::Stalls;
 use super::{Class, ShareKey};
 use crate::limits;
 
 const CLASSES: usize = Class::ALL.len();
+const LANES: usize = 2;
+
+/// An account, and the share that it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) share: ShareKey,
+    pub(super) account: u64,
+}
 
 /// A reservation that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +37,53 @@ pub(super) struct Waiting {
 struct Holding {
     classes: [usize; CLASSES],
     waiting: VecDeque<Waiting>,
+    /// It may still ask for something.
+    is_open: bool,
 }
 
 impl Holding {
     fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.classes.iter().all(|bytes| *bytes == 0)
+        !self.is_open && self.waiting.is_empty() && self.classes.iter().all(|bytes| *bytes == 0)
+    }
+}
+
+/// What the accounts of one share hold.
+#[derive(Debug, Default)]
+struct Share {
+    classes: [usize; CLASSES],
+    /// Bytes of the small reservations among them.
+    small: [usize; CLASSES],
+    accounts: BTreeMap<u64, Holding>,
+    /// Accounts that are open.
+    open: usize,
+    /// Accounts that wait.
+    waiting: BTreeSet<u64>,
+}
+
+impl Share {
+    /// Bytes of small reservations that go by a lane.
+    fn in_lane(&self, lane: usize) -> usize {
+        let of = Class::ALL.into_iter().filter(|class| lane_of(*class) == lane);
+        of.map(|class| self.small[class as usize]).sum()
+    }
+
+    /// Bytes of a class but for the small ones, which never hold a large one back.
+    fn large(&self, class: Class) -> usize {
+        self.classes[class as usize].saturating_sub(self.small[class as usize])
+    }
+}
+
+/// An account that asks for something.
+#[derive(Clone, Copy)]
+struct Asks<'a> {
+    key: Key,
+    share: &'a Share,
+    holding: &'a Holding,
+}
+
+impl Asks<'_> {
+    fn held(self, class: Class) -> usize {
+        self.holding.classes[class as usize]
     }
 }
 
@@ -34,24 +92,68 @@ impl Holding {
 pub(super) struct Ledger {
     limit: usize,
     classes: [usize; CLASSES],
-    /// Bytes of the small reservations among them: of messages that arrive, and of all else. Each has
-    /// a lane, so that messages which stall take nothing from what is under way.
-    small: [usize; 2],
+    /// Bytes of the small reservations among them.
+    small: [usize; CLASSES],
+    /// Of those, what counts as taken of each lane: of messages that arrive, and of all else, so that
+    /// messages which stall take nothing from what is under way. No share takes more than half of one.
+    lanes: [usize; LANES],
     /// What caches hold.
     caches: usize,
-    accounts: HashMap<ShareKey, Holding>,
-    /// The accounts that wait, each with its oldest ticket.
-    queue: BTreeMap<ShareKey, u64>,
+    shares: HashMap<ShareKey, Share>,
+    /// Shares with an open account.
+    open_shares: usize,
+    /// The shares of which an account waits.
+    queue: BTreeSet<ShareKey>,
+    stalls: Stalls,
     tickets: u64,
+    accounts: u64,
 }
-
-/// What `next` weighs: the account that holds least goes first, then the one that came first.
-type Rank = (usize, u64);
 
 impl Ledger {
     pub(super) fn new(limit: usize) -> Self {
-        let (accounts, queue) = Default::default();
-        Self { limit, classes: [0; CLASSES], small: [0; 2], caches: 0, accounts, queue, tickets: 0 }
+        let (classes, small, lanes) = ([0; CLASSES], [0; CLASSES], [0; LANES]);
+        let (shares, queue, stalls) = Default::default();
+        let (caches, open_shares, tickets, accounts) = (0, 0, 0, 0);
+        Self {
+            limit,
+            classes,
+            small,
+            lanes,
+            caches,
+            shares,
+            open_shares,
+            queue,
+            stalls,
+            tickets,
+            accounts,
+        }
+    }
+
+    /// A new account.
+    pub(super) fn open(&mut self, share: ShareKey) -> Key {
+        self.accounts += 1;
+        let key = Key { share, account: self.accounts };
+        let of = self.shares.entry(share).or_default();
+        of.accounts.entry(key.account).or_default().is_open = true;
+        of.open += 1;
+        self.open_shares += usize::from(of.open == 1);
+        key
+    }
+
+    /// An account asks for nothing any more. What it holds it keeps until that is given back.
+    pub(super) fn close(&mut self, key: Key) {
+        let Some(of) = self.shares.get_mut(&key.share) else { return };
+        let Some(holding) = of.accounts.get_mut(&key.account) else { return };
+        if std::mem::take(&mut holding.is_open) {
+            of.open -= 1;
+            self.open_shares -= usize::from(of.open == 0);
+        }
+        self.settle(key);
+    }
+
+    /// A message of the account stalled.
+    pub(super) fn stalled(&mut self, key: Key, now: Instant) {
+        self.stalls.add(key.share, now);
     }
 
     pub(super) fn limit(&self) -> usize {
@@ -60,7 +162,7 @@ impl Ledger {
 
     /// The most that one reservation may ask for: all but the lanes for small ones.
     pub(super) fn largest(&self) -> usize {
-        self.limit - 2 * sixteenths(self.limit, limits::SMALL_SIXTEENTHS)
+        self.limit - LANES * self.lane()
     }
 
     /// Bytes that all hold, but for the caches.
@@ -92,7 +194,7 @@ impl Ledger {
 
     /// Reservations that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.queue.keys().filter_map(|key| self.accounts.get(key)).map(|h| h.waiting.len()).sum()
+        self.waiters().map(|asks| asks.holding.waiting.len()).sum()
     }
 
     /// Whether any waits.
@@ -102,33 +204,50 @@ impl Ledger {
 
     /// Whether an account holds anything that ends with what it is for; what a session makes us remember
     /// ends with the session.
-    pub(super) fn holds(&self, key: ShareKey) -> bool {
-        Class::ALL.iter().any(|class| *class != Class::State && self.held(key, *class) > 0)
+    pub(super) fn holds(&self, key: Key) -> bool {
+        self.asks(key).is_some_and(|asks| {
+            Class::ALL.iter().any(|class| *class != Class::State && asks.held(*class) > 0)
+        })
+    }
+
+    /// Whether other shares wait while that of the account has more than its part of a class, or half
+    /// of all: then what hardly gets on gives its memory up the sooner.
+    pub(super) fn is_pressed(&self, key: Key) -> bool {
+        let Some(share) = self.shares.get(&key.share) else { return false };
+        let too_much = |class: &Class| share.classes[*class as usize] > self.part(*class);
+        let all: usize = share.classes.iter().sum();
+        (all > self.limit / 2 || Class::ALL.iter().any(too_much))
+            && self.queue.iter().any(|waits| *waits != key.share)
     }
 
     /// Whether any waits for room in the whole budget, or for what only uploads hold, and not for its own
     /// account or class.
     pub(super) fn is_short(&self) -> bool {
-        self.accounts_waiting().any(|(key, waiting)| {
+        self.accounts_waiting().any(|(asks, waiting)| {
             waiting.class == Class::Upload
-                || self.allowed(key, waiting.class, waiting.bytes)
-                    && !self.has_room(waiting.class, waiting.bytes, false)
+                || self.allowed(asks, waiting.class, waiting.bytes)
+                    && !self.has_room(asks, waiting.class, waiting.bytes, false)
         })
     }
 
     /// Adds one that waits; gives its ticket.
-    pub(super) fn wait(&mut self, key: ShareKey, class: Class, bytes: usize) -> u64 {
+    pub(super) fn wait(&mut self, key: Key, class: Class, bytes: usize) -> u64 {
         self.tickets += 1;
         let ticket = self.tickets;
         let waiting = Waiting { ticket, class, bytes };
-        self.accounts.entry(key).or_default().waiting.push_back(waiting);
-        self.queue.entry(key).or_insert(ticket);
+        let of = self.shares.entry(key.share).or_default();
+        of.accounts.entry(key.account).or_default().waiting.push_back(waiting);
+        of.waiting.insert(key.account);
+        self.queue.insert(key.share);
         ticket
     }
 
     /// One that waits does so no more; false if it was served meanwhile.
-    pub(super) fn give_up(&mut self, key: ShareKey, ticket: u64) -> bool {
-        let Some(holding) = self.accounts.get_mut(&key) else { return false };
+    pub(super) fn give_up(&mut self, key: Key, ticket: u64) -> bool {
+        let of = self.shares.get_mut(&key.share);
+        let Some(holding) = of.and_then(|of| of.accounts.get_mut(&key.account)) else {
+            return false;
+        };
         let before = holding.waiting.len();
         holding.waiting.retain(|waiting| waiting.ticket != ticket);
         let found = holding.waiting.len() < before;
@@ -137,142 +256,153 @@ impl Ledger {
     }
 
     /// Books a reservation, whether there is room or not.
-    pub(super) fn book(&mut self, key: ShareKey, class: Class, bytes: usize, small: bool) {
-        self.classes[class as usize] += bytes;
-        self.small[lane_of(class)] += if small { bytes } else { 0 };
-        self.accounts.entry(key).or_default().classes[class as usize] += bytes;
+    pub(super) fn book(&mut self, key: Key, class: Class, bytes: usize, small: bool) {
+        self.change(key, class, small, |held| *held += bytes);
     }
 
     /// Gives back what was booked.
-    pub(super) fn release(&mut self, key: ShareKey, class: Class, bytes: usize, small: bool) {
-        let less = |held: &mut usize| *held = held.saturating_sub(bytes);
-        less(&mut self.classes[class as usize]);
-        if small {
-            less(&mut self.small[lane_of(class)]);
-        }
-        if let Some(holding) = self.accounts.get_mut(&key) {
-            less(&mut holding.classes[class as usize]);
-        }
+    pub(super) fn release(&mut self, key: Key, class: Class, bytes: usize, small: bool) {
+        self.change(key, class, small, |held| *held = held.saturating_sub(bytes));
         self.settle(key);
+    }
+
+    fn change(&mut self, key: Key, class: Class, small: bool, change: impl Fn(&mut usize)) {
+        let (lane, part) = (lane_of(class), self.lane() / 2);
+        let share = self.shares.entry(key.share).or_default();
+        let before = share.in_lane(lane).min(part);
+        change(&mut share.classes[class as usize]);
+        change(&mut share.accounts.entry(key.account).or_default().classes[class as usize]);
+        change(&mut self.classes[class as usize]);
+        if small {
+            change(&mut share.small[class as usize]);
+            change(&mut self.small[class as usize]);
+        }
+        self.lanes[lane] = self.lanes[lane] + share.in_lane(lane).min(part) - before;
     }
 
     /// Whether a reservation that comes now is served at once: it fits, and none that waits goes before
     /// it.
-    pub(super) fn is_free(&self, key: ShareKey, class: Class, bytes: usize) -> bool {
-        let waits = self.queue.contains_key(&key) || !(is_small(bytes) || self.queue.is_empty());
-        !waits
-            && self.allowed(key, class, bytes)
-            && self.has_room(class, bytes, !self.queue.is_empty())
+    pub(super) fn is_free(&self, key: Key, class: Class, bytes: usize) -> bool {
+        let Some(asks) = self.asks(key) else { return false };
+        let is_next = is_small(class, bytes) || !self.is_wanted();
+        is_next
+            && asks.holding.waiting.is_empty()
+            && self.allowed(asks, class, bytes)
+            && self.has_room(asks, class, bytes, self.is_wanted())
     }
 
-    /// Takes the next one that can be served out of those that wait.
-    pub(super) fn next(&mut self) -> Option<(ShareKey, Waiting)> {
-        let allowed = self
-            .accounts_waiting()
-            .filter(|(key, waiting)| self.allowed(*key, waiting.class, waiting.bytes));
-        let first = allowed.min_by_key(|(key, waiting)| self.rank(*key, waiting));
-        let found = match first? {
-            (key, waiting) if self.has_room(waiting.class, waiting.bytes, false) => (key, waiting),
-            // The room for it gathers; only small ones may pass, within their lane.
-            _ => self.next_small()?,
-        };
-        self.give_up(found.0, found.1.ticket);
-        Some(found)
+    fn asks(&self, key: Key) -> Option<Asks<'_>> {
+        let share = self.shares.get(&key.share)?;
+        Some(Asks { key, share, holding: share.accounts.get(&key.account)? })
     }
 
-    /// The next small one for which its lane has room.
-    fn next_small(&self) -> Option<(ShareKey, Waiting)> {
-        let fits = self.accounts_waiting().filter(|(key, waiting)| {
-            is_small(waiting.bytes)
-                && self.allowed(*key, waiting.class, waiting.bytes)
-                && self.has_room(waiting.class, waiting.bytes, true)
-        });
-        fits.min_by_key(|(key, waiting)| self.rank(*key, waiting))
+    pub(super) fn held(&self, key: Key, class: Class) -> usize {
+        self.asks(key).map_or(0, |asks| asks.held(class))
     }
 
-    fn rank(&self, key: ShareKey, waiting: &Waiting) -> Rank {
-        (self.held(key, waiting.class), waiting.ticket)
+    /// Bytes that an account may hold of a class; and a share, while there are others.
+    fn part(&self, class: Class) -> usize {
+        sixteenths(self.limit, class.sixteenths()) / 2
     }
 
-    /// The oldest of each account that waits, for each class.
-    fn accounts_waiting(&self) -> impl Iterator<Item = (ShareKey, Waiting)> + '_ {
-        self.queue.keys().flat_map(|key| {
-            let waiting = self.accounts.get(key).map(|holding| &holding.waiting);
-            let mut seen = [false; CLASSES];
-            waiting.into_iter().flatten().filter_map(move |waiting| {
-                let first = !std::mem::replace(&mut seen[waiting.class as usize], true);
-                first.then_some((*key, *waiting))
-            })
-        })
+    /// Whether the class, the account and its share may hold so much.
+    fn allowed(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
+        self.fits_class(asks, class, bytes)
+            && self.fits_account(asks, class, bytes)
+            && self.fits_share(asks, class, bytes)
     }
 
-    pub(super) fn held(&self, key: ShareKey, class: Class) -> usize {
-        self.accounts.get(&key).map_or(0, |holding| holding.classes[class as usize])
+    /// What a class without anything large is asked for is always allowed: the largest message must be
+    /// possible.
+    fn fits_class(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
+        let (used, small) = (self.used(class), self.small[class as usize]);
+        let is_first = used == 0 || used == small && !is_small(class, bytes);
+        is_first
+            || used + bytes <= sixteenths(self.limit, class.sixteenths())
+            || self.passes(asks, class, bytes)
     }
 
-    /// Whether the class and the account may hold so much. What an account without anything asks for
-    /// is always allowed it, and so is what a class without anything is asked for: the largest
-    /// message must be possible.
-    fn allowed(&self, key: ShareKey, class: Class, bytes: usize) -> bool {
-        let whole = sixteenths(self.limit, class.sixteenths());
-        let (used, held) = (self.used(class), self.held(key, class));
-        // What a session makes us remember stays: it has no lane, but the largest gives way.
-        let passes = is_small(bytes) && class != Class::State;
-        let fits_class = used == 0 || used + bytes <= whole || passes;
-        fits_class && (held == 0 || held + bytes <= whole / 2)
+    /// What an account without anything asks for is always allowed it.
+    fn fits_account(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
+        let held = asks.held(class);
+        held == 0 || held + bytes <= self.part(class)
     }
 
-    /// The account that should give way to one that asks for so much of a class: the one that holds
-    /// most, if that is more than a fair share, and what is asked for is not.
-    pub(super) fn hog(&self, class: Class, asks: ShareKey, bytes: usize) -> Option<ShareKey> {
-        let held = |holding: &Holding| holding.classes[class as usize];
-        let others = || self.accounts.iter().filter(|(key, _)| **key != asks);
-        let holders = others().filter(|(_, holding)| held(holding) > 0).count() + 1;
-        let fair = sixteenths(self.limit, class.sixteenths()) / holders;
-        let (key, most) = others().max_by_key(|(_, holding)| held(holding))?;
-        (held(most) > fair && self.held(asks, class) + bytes <= fair).then_some(*key)
+    /// A share has all that its class has while it is the only one; and in any case one reservation.
+    fn fits_share(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
+        let (share, held) = (asks.share, asks.share.classes[class as usize]);
+        let is_first = held == 0 || share.large(class) == 0 && !is_small(class, bytes);
+        let is_alone = self.open_shares == usize::from(share.open > 0);
+        is_alone || is_first || held + bytes <= self.part(class) || self.passes(asks, class, bytes)
+    }
+
+    /// Whether a small reservation goes by its lane, whatever its class and share hold.
+    fn passes(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
+        is_small(class, bytes) && self.is_in_lane(asks, class, bytes)
+    }
+
+    fn is_in_lane(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
+        let (lane, kept) = (lane_of(class), self.lane());
+        asks.share.in_lane(lane) + bytes <= kept / 2 && self.lanes[lane] + bytes <= kept
     }
 
     /// Whether the whole budget has so much. `lane`: one that needs more than is there waits, so
     /// that small ones have only what is kept for them.
-    fn has_room(&self, class: Class, bytes: usize, lane: bool) -> bool {
-        let kept = sixteenths(self.limit, limits::SMALL_SIXTEENTHS);
+    fn has_room(&self, asks: Asks<'_>, class: Class, bytes: usize, lane: bool) -> bool {
         let all = self.all() + self.caches + bytes;
-        if !is_small(bytes) {
-            return all + self.free_lanes() <= self.limit;
+        if is_small(class, bytes) && self.is_in_lane(asks, class, bytes) {
+            return all <= self.limit;
         }
-        let in_lane = self.small[lane_of(class)] + bytes <= kept;
-        all <= self.limit && (in_lane || !lane)
+        all + self.free_lanes() <= self.limit && !(lane && is_small(class, bytes))
+    }
+
+    /// Bytes of each lane for small reservations.
+    fn lane(&self) -> usize {
+        sixteenths(self.limit, limits::SMALL_SIXTEENTHS)
     }
 
     /// Bytes of the lanes for small reservations that are not used.
     fn free_lanes(&self) -> usize {
-        let kept = sixteenths(self.limit, limits::SMALL_SIXTEENTHS);
-        self.small.iter().map(|small| kept.saturating_sub(*small)).sum()
+        self.lanes.iter().map(|used| self.lane().saturating_sub(*used)).sum()
     }
 
-    /// Whether nothing is held or waited for.
+    /// Whether nothing is held or waited for, and nobody is left.
     #[cfg(test)]
     pub(super) fn is_settled(&self) -> bool {
-        self.accounts.is_empty() && self.queue.is_empty() && self.all() == 0 && self.small == [0; 2]
+        let is_empty = self.shares.is_empty() && self.queue.is_empty() && self.open_shares == 0;
+        is_empty && self.all() == 0 && self.small == [0; CLASSES] && self.lanes == [0; LANES]
+    }
+
+    /// What a share holds of a class, and of it that is not small.
+    #[cfg(test)]
+    pub(super) fn of_share(&self, share: ShareKey, class: Class) -> (usize, usize) {
+        let share = self.shares.get(&share);
+        share.map_or((0, 0), |share| (share.classes[class as usize], share.large(class)))
     }
 
     /// Forgets an account that holds nothing, and keeps the queue true.
-    fn settle(&mut self, key: ShareKey) {
-        let Some(holding) = self.accounts.get(&key) else { return };
-        match holding.waiting.front() {
-            Some(oldest) => drop(self.queue.insert(key, oldest.ticket)),
-            None => drop(self.queue.remove(&key)),
+    fn settle(&mut self, key: Key) {
+        let Some(share) = self.shares.get_mut(&key.share) else { return };
+        let Some(holding) = share.accounts.get(&key.account) else { return };
+        if holding.waiting.is_empty() {
+            share.waiting.remove(&key.account);
         }
         if holding.is_empty() {
-            self.accounts.remove(&key);
+            share.accounts.remove(&key.account);
+        }
+        if share.waiting.is_empty() {
+            self.queue.remove(&key.share);
+        }
+        if share.accounts.is_empty() {
+            self.shares.remove(&key.share);
         }
     }
 }
 
-/// Whether a reservation has the lane for small ones.
-pub(super) fn is_small(bytes: usize) -> bool {
-    bytes <= limits::SMALL_RESERVATION
+/// Whether a reservation has a lane for small ones. What a session makes us remember has none: it stays,
+/// but the largest gives way.
+pub(super) fn is_small(class: Class, bytes: usize) -> bool {
+    bytes <= limits::SMALL_RESERVATION && class != Class::State
 }
 
 fn sixteenths(limit: usize, count: usize) -> usize {

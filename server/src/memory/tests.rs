@@ -1,5 +1,7 @@
 //! The budget: who is served when, what is counted, and that nothing is left behind.
 
+mod shares;
+
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -154,45 +156,6 @@ fn parts_of_a_grant_are_counted_once() {
     let all: usize = Class::ALL.map(|class| memory.used(class)).iter().sum();
     assert_eq!(all, 0);
     assert!(memory.shared.state.lock().ledger.is_settled());
-}
-
-/// Whatever is asked for, in whatever order it is given back: the budget holds, everybody who waits
-/// is served in the end, and nothing is left.
-#[test]
-fn every_waiter_is_served_and_the_budget_holds() {
-    use proptest::prelude::*;
-    let requests = proptest::collection::vec((0_u64..20, 0_usize..5, 0_usize..70 * MIB), 1..200);
-    proptest!(|(requests in requests, order in any::<u64>())| {
-        let memory = memory();
-        let mut waiting: Vec<std::pin::Pin<Box<dyn Future<Output = Grant>>>> = Vec::new();
-        let mut held = Vec::new();
-        let mut served = 0;
-        let count = requests.len();
-        for (number, class, bytes) in requests {
-            let account = session(&memory, number);
-            waiting.push(Box::pin(async move {
-                account.reserve(Class::ALL[class], bytes).await
-            }));
-        }
-        let mut turn = order;
-        while served < count {
-            let before = served;
-            waiting.retain_mut(|waits| match poll(waits.as_mut()) {
-                Some(grant) => { held.push(grant); served += 1; false }
-                None => true,
-            });
-            let all: usize = Class::ALL.map(|class| memory.used(class)).iter().sum();
-            prop_assert!(all <= memory.limit());
-            turn = turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            if !held.is_empty() {
-                held.swap_remove((turn >> 33) as usize % held.len());
-            } else {
-                prop_assert!(served > before, "all wait and nobody holds anything");
-            }
-        }
-        held.clear();
-        prop_assert!(memory.shared.state.lock().ledger.is_settled());
-    });
 }
 
 #[test]

@@ -17,7 +17,7 @@ use landfall_protocol::portable::{PortableError, Record};
 use super::OperateError;
 use super::export::read;
 use super::writing::{Writing, Written};
-use crate::folding::{Brought, FoldOptions, MergeError, Merged, Offer, snapshot_of};
+use crate::folding::{Brought, FoldOptions, MergeError, Merged, Offer};
 use crate::store::{LogStore, SqliteStore, StoreError};
 
 /// What became of a file.
@@ -145,17 +145,11 @@ impl Import {
 
     /// What a snapshot and what is here come to.
     fn merge(&self, hash: [u8; 32], body: Vec<u8>) -> Result<Brought, MergeError> {
-        let Writing { store, worker, space, document, .. } = &self.writing;
-        let Some(supervisor) = worker.supervisor() else { return Err(MergeError::NoWorker) };
-        let inspected = supervisor.inspect(&body, hash).map_err(MergeError::Worker)?;
-        let ours = store.changes_held(space, document).map_err(MergeError::Store)?;
-        if ours == 0 {
-            let snapshot = snapshot_of(inspected).map_err(MergeError::Worker)?;
-            return Ok(Brought::Merged(Merged::Snapshot(Arc::new(snapshot))));
-        }
-        let mut heads = inspected.heads;
-        heads.sort_unstable();
-        let (space, document) = (space.clone(), *document);
-        worker.merge(&Offer { space, document, hash, heads, bytes: Arc::new(body) })
+        let Writing { worker, space, document, .. } = &self.writing;
+        let (space, document, bytes) = (space.clone(), *document, Arc::new(body));
+        worker.merge(&Offer { space, document, hash, heads: None, bytes })
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests;

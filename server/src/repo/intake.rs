@@ -3,10 +3,7 @@
 //! checked is handed over before the next are.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use landfall_protocol::admission::{CheckedChange, FormError, Roots, Work};
 use landfall_protocol::repo::check::{Inspected, inspect, inspect_within};
@@ -18,8 +15,9 @@ use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as 
 use super::planning::Reader;
 use crate::checks::Checker;
 use crate::hub::{Hub, Mailbox, Pushed};
+use crate::intake::{MessageRoom, Turns, paid};
 use crate::limits;
-use crate::memory::{Account, Class, Grant};
+use crate::memory::{Account, Grant};
 use crate::session::Shared;
 
 /// Something to be done.
@@ -30,7 +28,7 @@ enum Item {
     Push(RepoPush),
     Whole(u64, DocumentId, Vec<u8>),
     /// What follows came in one message, whose memory this is; until the next of these.
-    Message(Option<Grant>),
+    Message(MessageRoom),
 }
 
 impl Item {
@@ -56,6 +54,8 @@ pub(super) struct Checked {
 pub(super) enum Done {
     /// Changes passed the preflight, or one did not; and those that follow.
     Checked(Ticket, Result<Vec<Inspected>, FormError>, Chunks),
+    /// They were not looked at: the session has much to pay for, and others need the memory.
+    Unpaid,
     /// Those that are known; `None` if the store cannot say.
     LookedUp(Checked, Option<Vec<ChangeHash>>),
     /// The hub has it.
@@ -63,8 +63,6 @@ pub(super) enum Done {
     /// The hub has ended.
     HubGone,
 }
-
-type Doing = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// The queue before the hub.
 pub(super) struct Intake {
@@ -83,13 +81,12 @@ pub(super) struct Intake {
     /// Bytes of what waits.
     bytes: usize,
     account: Account,
-    /// The memory of the message that is being worked on; a small one has none.
-    room: Option<Grant>,
-    doing: Option<Doing>,
+    /// The memory of the message that is being worked on.
+    room: MessageRoom,
+    turns: Turns<Done>,
     /// Something was done and is not taken in yet.
     is_told: bool,
     is_stopping: bool,
-    unanswered: usize,
 }
 
 impl Intake {
@@ -111,11 +108,10 @@ impl Intake {
             waiting: VecDeque::new(),
             bytes: 0,
             account,
-            room: None,
-            doing: None,
+            room: MessageRoom::default(),
+            turns: Turns::new(limits::REPO_INTAKE),
             is_told: false,
             is_stopping: false,
-            unanswered: 0,
         }
     }
 
@@ -161,16 +157,15 @@ impl Intake {
     /// What is added from now on came in one message, with its memory.
     pub(super) fn begin_message(&mut self, room: Option<Grant>) {
         if room.is_some() {
-            self.add(Item::Message(room));
+            self.add(Item::Message(MessageRoom::new(room)));
         }
     }
 
     /// What is added from now on did not: the message's memory is kept until all before is done.
     pub(super) fn end_message(&mut self) {
-        if self.waiting.iter().any(|item| matches!(item, Item::Message(Some(_))))
-            || self.room.is_some()
-        {
-            self.add(Item::Message(None));
+        let is_held = |item: &Item| matches!(item, Item::Message(room) if room.since().is_some());
+        if self.room.since().is_some() || self.waiting.iter().any(is_held) {
+            self.add(Item::Message(MessageRoom::default()));
         }
     }
 
@@ -182,7 +177,7 @@ impl Intake {
 
     /// The hub answered something.
     pub(super) fn handle_answered(&mut self) {
-        self.unanswered = self.unanswered.saturating_sub(1);
+        self.turns.handle_answered();
         self.begin();
     }
 
@@ -196,24 +191,19 @@ impl Intake {
     pub(super) fn drop_waiting(&mut self) {
         self.is_stopping = true;
         self.first.clear();
-        (self.rest, self.room) = (None, None);
+        (self.rest, self.room) = (None, MessageRoom::default());
         self.waiting.clear();
         self.bytes = 0;
     }
 
     /// Whether everything is handed over and answered.
     pub(super) fn is_settled(&self) -> bool {
-        self.doing.is_none() && !self.is_told && self.unanswered == 0
+        self.turns.is_settled() && !self.is_told
     }
 
     /// Waits until something is done; for ever if there is nothing to do.
     pub(super) async fn done(&mut self) -> Done {
-        let done = std::future::poll_fn(|cx: &mut Context<'_>| match &mut self.doing {
-            Some(doing) => doing.as_mut().poll(cx),
-            None => Poll::Pending,
-        })
-        .await;
-        self.doing = None;
+        let done = self.turns.done().await;
         self.is_told = true;
         done
     }
@@ -225,7 +215,7 @@ impl Intake {
     }
 
     fn begin(&mut self) {
-        if self.doing.is_some() || self.is_told || self.unanswered >= limits::REPO_INTAKE {
+        if self.is_told || !self.turns.is_free() {
             return;
         }
         while let Some(item) = self.next_item() {
@@ -234,10 +224,7 @@ impl Intake {
                 self.room = room;
                 continue;
             }
-            self.unanswered += usize::from(matches!(item, Item::Push(_) | Item::Whole(..)));
-            let doing = self.start(item);
-            self.doing = Some(doing);
-            return;
+            return self.start(item);
         }
     }
 
@@ -246,57 +233,48 @@ impl Intake {
         next.or_else(|| self.waiting.pop_front())
     }
 
-    /// The memory of a push: split off its message's, else its own, which is waited for with
-    /// nothing in hand.
-    fn room(&mut self, class: Class, bytes: usize) -> impl Future<Output = Grant> + Send + use<> {
-        let bytes = match class {
-            Class::Push => crate::session::weight(bytes),
-            _ => bytes + limits::PUSH_OVERHEAD_BYTES,
-        };
-        let (account, room) = (self.account.clone(), self.room.as_mut());
-        let room = room.map(|message| message.split(class, bytes));
-        async move {
-            match room {
-                Some(room) => room,
-                None => account.reserve(class, bytes).await,
-            }
-        }
-    }
-
-    fn start(&mut self, item: Item) -> Doing {
+    fn start(&mut self, item: Item) {
         let (hub, session, space) = (self.hub.clone(), self.session, self.space.clone());
-        let author = self.author.clone();
+        let (author, account) = (self.author.clone(), self.account.clone());
         match item {
             Item::Join(mailbox) => {
-                Box::pin(async move { over(hub.join(session, space, mailbox).await) })
+                self.turns
+                    .start(false, async move { over(hub.join(session, space, mailbox).await) });
             }
             Item::Check(ticket, chunks) => {
-                let checker = self.checker.clone();
-                Box::pin(async move {
+                let (checker, since) = (self.checker.clone(), self.room.since());
+                self.turns.start(false, async move {
+                    if paid(&checker, &account, since).await.is_err() {
+                        return Done::Unpaid;
+                    }
                     let (checked, rest) = check(&checker, chunks).await;
                     Done::Checked(ticket, checked, rest)
-                })
+                });
             }
             Item::LookUp(checked, asked) => {
                 let reader = self.reader.clone();
-                Box::pin(async move {
+                self.turns.start(false, async move {
                     let found = look_up(&reader, checked.ticket.document, asked).await;
                     Done::LookedUp(checked, found)
-                })
+                });
             }
             Item::Push(push) => {
-                let room = self.room(Class::Push, push_bytes(&push));
+                let room = self.room.of_push(push_bytes(&push));
                 let pushed = Pushed::changes(checked_push(session, author, push));
-                Box::pin(async move { over(hub.push(space, pushed, room.await).await) })
+                self.turns.start(true, async move {
+                    over(hub.push(space, pushed, room.grant(&account).await).await)
+                });
             }
             Item::Whole(id, document, bytes) => {
-                let room = self.room(Class::Upload, bytes.len());
+                let room = self.room.of_upload(bytes.len());
                 let entry = PushedEntry { session, id, document, author };
                 let pushed = Pushed::chunks(entry, Arc::new(bytes));
-                Box::pin(async move { over(hub.push(space, pushed, room.await).await) })
+                self.turns.start(true, async move {
+                    over(hub.push(space, pushed, room.grant(&account).await).await)
+                });
             }
             // It is taken up before.
-            Item::Message(_) => Box::pin(std::future::ready(Done::Over)),
+            Item::Message(_) => {}
         }
     }
 }

@@ -28,7 +28,7 @@ struct Source {
     /// Its place among all subscriptions of the relay.
     _place: OwnedSemaphorePermit,
     /// The memory of it and of its filter.
-    _room: Grant,
+    room: Grant,
 }
 
 /// What a page is for. The ticket tells it from a later subscription of the same number.
@@ -99,9 +99,22 @@ impl Feeding {
         let room = self.account.remember(state_bytes(filter)).ok_or(NoRoom::Memory)?;
         self.tickets += 1;
         let ticket = self.tickets;
-        let source = Source { ticket, feed: None, behind: false, _place: place, _room: room };
+        let source = Source { ticket, feed: None, behind: false, _place: place, room };
         self.sources.insert(subscription, source);
         Ok(ticket)
+    }
+
+    /// A subscription has another filter. False if there is no memory for it.
+    pub(super) fn refilter(&mut self, subscription: SubscriptionId, filter: &Filter) -> bool {
+        let Some(source) = self.sources.get_mut(&subscription) else { return true };
+        let bytes = state_bytes(filter);
+        if bytes > source.room.bytes() {
+            // The former one is gone, but its memory is given back only after this.
+            let Some(room) = self.account.remember(bytes) else { return false };
+            source.room = room;
+        }
+        source.room.shrink_to(bytes);
+        true
     }
 
     pub(super) fn remove(&mut self, subscription: SubscriptionId) {

@@ -2,30 +2,27 @@
 //! waiting for its room. A push is checked here, off the session's own task if that is much work.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use landfall_protocol::frame::{Push, PushEntry, SubscriptionId, entry_kind};
 use landfall_protocol::rights::Identity;
 use landfall_protocol::session::{Offered, UncheckedPush};
-use landfall_protocol::space::PushedEntry;
+use landfall_protocol::space::{PushedEntry, Refusal};
 use landfall_protocol::{DocumentId, SessionId, SpaceName};
 
 use super::Shared;
 use crate::checks::Checker;
 use crate::hub::{Attach, Hub, Pushed};
+use crate::intake::{Room, Turns, paid};
 use crate::limits;
-use crate::memory::{Account, Class, Grant};
+use crate::memory::Account;
 use crate::offers::Whole;
 
 /// Something for the hub.
 pub(super) enum Item {
     Attach(Box<Attach>),
     Detach(SubscriptionId),
-    /// With its memory; without it, some is reserved when its turn comes.
-    Push(SpaceName, Push, Identity, Option<Grant>),
-    Entry(SpaceName, PushEntry, Identity, Option<Grant>),
+    Push(SpaceName, Push, Identity, Room),
+    Entry(SpaceName, PushEntry, Identity, Room),
     Snapshot(SpaceName, Offered, Whole, Identity),
 }
 
@@ -36,11 +33,6 @@ impl Item {
     }
 }
 
-/// Bytes in memory of a push with so many bytes of changes, until it is answered.
-pub(crate) fn weight(bytes: usize) -> usize {
-    limits::PUSH_TIMES * bytes + limits::PUSH_OVERHEAD_BYTES
-}
-
 /// What the hand-over of one item came to.
 pub(super) enum Handed {
     /// The hub has it.
@@ -48,8 +40,6 @@ pub(super) enum Handed {
     /// The hub has ended.
     HubGone,
 }
-
-type Handing = Pin<Box<dyn Future<Output = Handed> + Send>>;
 
 /// What a hand-over needs.
 #[derive(Clone)]
@@ -64,16 +54,14 @@ struct Parts {
 pub(super) struct Intake {
     parts: Parts,
     waiting: VecDeque<Item>,
-    handing: Option<Handing>,
-    /// What was handed over, or is being, and is not answered.
-    unanswered: usize,
+    turns: Turns<Handed>,
 }
 
 impl Intake {
     pub(super) fn new(shared: &Shared, session: SessionId, account: Account) -> Self {
         let (hub, checker) = (shared.hub.clone(), shared.checks.of_session());
         let parts = Parts { session, hub, account, checker };
-        Self { parts, waiting: VecDeque::new(), handing: None, unanswered: 0 }
+        Self { parts, waiting: VecDeque::new(), turns: Turns::new(limits::UNANSWERED) }
     }
 
     pub(super) fn add(&mut self, item: Item) {
@@ -83,7 +71,7 @@ impl Intake {
 
     /// The hub answered something.
     pub(super) fn handle_answered(&mut self) {
-        self.unanswered = self.unanswered.saturating_sub(1);
+        self.turns.handle_answered();
         self.begin();
     }
 
@@ -94,7 +82,7 @@ impl Intake {
 
     /// Whether the hub owes nothing.
     pub(super) fn is_settled(&self) -> bool {
-        self.unanswered == 0 && self.handing.is_none()
+        self.turns.is_settled()
     }
 
     /// Forgets what was not handed over: nobody was told that it would be taken.
@@ -104,29 +92,20 @@ impl Intake {
 
     /// Waits until the item under way is handed over; for ever if there is none.
     pub(super) async fn handed(&mut self) -> Handed {
-        let handed = std::future::poll_fn(|cx| self.poll_handing(cx)).await;
-        self.handing = None;
+        let handed = self.turns.done().await;
         self.begin();
         handed
     }
 
-    fn poll_handing(&mut self, cx: &mut Context<'_>) -> Poll<Handed> {
-        match &mut self.handing {
-            Some(handing) => handing.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
-    }
-
     fn begin(&mut self) {
-        if self.handing.is_some() || self.unanswered >= limits::UNANSWERED {
+        if !self.turns.is_free() {
             return;
         }
         let Some(item) = self.waiting.pop_front() else { return };
-        self.unanswered += usize::from(item.is_answered());
-        let parts = self.parts.clone();
-        self.handing = Some(Box::pin(async move {
+        let (parts, is_answered) = (self.parts.clone(), item.is_answered());
+        self.turns.start(is_answered, async move {
             if parts.hand_over(item).await { Handed::Over } else { Handed::HubGone }
-        }));
+        });
     }
 }
 
@@ -138,16 +117,14 @@ impl Parts {
             Item::Attach(attach) => hub.attach(*attach).await,
             Item::Detach(subscription) => hub.detach(session, subscription).await,
             Item::Push(space, push, identity, room) => {
-                let bytes = push.changes.iter().map(|change| change.len()).sum();
-                let room = self.room(bytes, room).await;
                 self.push(space, UncheckedPush::new(session, identity, push), room).await
             }
             Item::Entry(space, entry, identity, room) => {
-                let room = self.room(entry.body.len(), room).await;
                 if entry.kind == entry_kind::CHANGE {
                     let push = UncheckedPush::of_entry(session, identity, entry);
                     return self.push(space, push, room).await;
                 }
+                let room = room.grant(&self.account).await;
                 let entry = pushed_entry(session, entry.id, entry.document, identity);
                 hub.push(space, Pushed::Deletion(entry), room).await
             }
@@ -160,21 +137,18 @@ impl Parts {
     }
 
     /// Has changes checked and hands them over; false if the hub is gone, or a check panicked.
-    async fn push(&self, space: SpaceName, push: UncheckedPush, room: Grant) -> bool {
+    async fn push(&self, space: SpaceName, push: UncheckedPush, room: Room) -> bool {
+        let paid = paid(&self.checker, &self.account, room.since()).await;
+        let room = room.grant(&self.account).await;
+        if let Err(wait) = paid {
+            let refused = push.refused(Refusal::of_debt(wait));
+            return self.hub.push(space, Pushed::changes(refused), room).await;
+        }
         let light = |push: &mut UncheckedPush, most, work: &mut _| push.check_within(most, work);
         let heavy = |push: &mut UncheckedPush, work: &mut _| push.check(work);
         match self.checker.check(push, light, heavy).await {
             Some((checked, _)) => self.hub.push(space, Pushed::changes(checked), room).await,
             None => false,
-        }
-    }
-
-    /// The memory of a push: its message's, else its own. A small message holds none while it
-    /// waits.
-    async fn room(&self, bytes: usize, room: Option<Grant>) -> Grant {
-        match room {
-            Some(room) => room,
-            None => self.account.reserve(Class::Push, weight(bytes)).await,
         }
     }
 }

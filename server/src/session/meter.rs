@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::wire::{Begun, Header, NextRead, Violation, Wire};
 use crate::limits;
-use crate::memory::{Account, Class, Grant};
+use crate::memory::{Account, Class, Grant, Pace};
 
 /// How a protocol's messages are weighed.
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +47,14 @@ struct State {
     waits: Option<Instant>,
     /// Bytes of pongs that were not written.
     owed: usize,
+    /// The memory of a message was given up: the session ends.
+    gave_up: bool,
 }
 
 /// The memory of a message that arrives.
 struct Held {
     grant: Grant,
-    /// Since when it is watched how fast the message comes, and what had come by then.
-    watched: (Instant, u64),
+    pace: Pace,
 }
 
 impl Meter {
@@ -67,6 +68,7 @@ impl Meter {
             held: None,
             waits: None,
             owed: 0,
+            gave_up: false,
         };
         Arc::new(Self { account, scale, state: Mutex::new(state) })
     }
@@ -96,19 +98,22 @@ impl Meter {
         self.state.lock().held.is_some()
     }
 
-    /// Whether a message keeps memory that others wait for, and comes slower than the slowest link
-    /// is. `reads`: it is not us who hold it back.
-    pub(crate) fn is_overdue(&self, reads: bool) -> bool {
+    /// Gives the memory of a message up that others wait for, if the message comes slower than the
+    /// slowest link is; then the session is to end. `reads`: it is not us who hold it back.
+    pub(crate) fn gives_up(&self, reads: bool) -> bool {
         let mut state = self.state.lock();
         let bytes = state.wire.payload();
         let Some((_, held)) = state.held.as_mut() else { return false };
-        let (now, (from, before)) = (Instant::now(), held.watched);
-        let watched = now - from;
-        if !reads || watched >= limits::LARGE_LOOK {
-            held.watched = (now, bytes);
+        if !held.pace.is_slow(bytes, reads, &self.account) {
+            return false;
         }
-        let is_slow = ((bytes - before) as f64) < watched.as_secs_f64() * limits::SLOWEST_LINK;
-        reads && watched >= limits::LARGE_LOOK && is_slow && self.account.is_wanted()
+        state.gave_up = true;
+        let held = state.held.take();
+        drop(state);
+        self.account.stalled();
+        // Who waits is served now, and not once the session has said its farewell.
+        drop(held);
+        true
     }
 
     /// What may be read next: a buffer at most. Behind a large message's header its payload waits for its
@@ -172,6 +177,9 @@ impl Meter {
     /// What the message that is arriving needs and does not have.
     fn needs(&self) -> Option<(u64, usize)> {
         let state = self.state.lock();
+        if state.gave_up {
+            return None;
+        }
         let last = state.taken + (state.begun.len() as u64).checked_sub(1)?;
         let needs = *state.begun.back()?;
         let has = state.held.as_ref().is_some_and(|(of, _)| *of == last);
@@ -206,10 +214,10 @@ impl Metered {
         let grant = std::task::ready!(reserving.as_mut().poll(cx));
         self.reserving = None;
         let mut state = meter.state.lock();
-        let watched = (Instant::now(), state.wire.payload());
+        let pace = Pace::from(state.wire.payload());
         state.waits = None;
         // A message before it that was taken up late keeps its memory by itself.
-        state.held = Some((message, Held { grant, watched }));
+        state.held = Some((message, Held { grant, pace }));
         Poll::Ready(())
     }
 }
@@ -281,19 +289,18 @@ mod tests {
         assert!(poll(&mut slow));
         let back =
             Instant::now().checked_sub(limits::LARGE_LOOK).expect("the machine is up for longer");
-        let watch_from = |at| slow.meter.state.lock().held.as_mut().unwrap().1.watched = (at, 0);
+        let watch_from =
+            |at| slow.meter.state.lock().held.as_mut().unwrap().1.pace = Pace::since(at, 0);
         watch_from(back);
-        assert!(!slow.meter.is_overdue(true), "nobody wants it");
+        assert!(!slow.meter.gives_up(true), "nobody wants it");
         let rest = memory.account(ShareKey::Session(2));
-        let _rest = rest.take(Class::Answer, memory.limit());
+        let rest = rest.take(Class::Answer, memory.limit());
         let mut waits = metered(&memory, 3);
         waits.meter.came(&mut header(1 << 20)).unwrap();
         assert!(!poll(&mut waits));
         watch_from(back);
         // While the relay itself does not read, nothing can come.
-        assert!(!slow.meter.is_overdue(false));
-        watch_from(back);
-        assert!(slow.meter.is_overdue(true));
+        assert!(!slow.meter.gives_up(false));
         slow.meter
             .came(&mut vec![
                 0;
@@ -301,7 +308,13 @@ mod tests {
             ])
             .unwrap();
         watch_from(back);
-        assert!(!slow.meter.is_overdue(true), "it comes as fast as it must");
+        assert!(!slow.meter.gives_up(true), "it comes as fast as it must");
+        let come = slow.meter.state.lock().wire.payload();
+        slow.meter.state.lock().held.as_mut().unwrap().1.pace = Pace::since(back, come);
+        assert!(slow.meter.gives_up(true) && !slow.meter.is_holding());
+        assert!(poll(&mut slow), "its session ends, and asks for no more");
+        drop(rest);
+        assert!(poll(&mut waits));
     }
 
     #[test]

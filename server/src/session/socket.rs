@@ -14,8 +14,9 @@ use landfall_protocol::limits as shared;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use super::meter::{Meter, Metered, Scale};
 use super::wire::{HEADER_BYTES, NextRead, Violation};
@@ -28,6 +29,50 @@ pub(crate) type Socket = WebSocketStream<Counted>;
 pub(crate) type Sink = SplitSink<Socket, Message>;
 /// Its half for reading.
 pub(crate) type Stream = SplitStream<Socket>;
+
+/// What came of reading from a peer.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A message.
+    Message(Bytes),
+    /// A text message: neither protocol has any.
+    Text,
+    /// A ping or a pong: the peer is there.
+    Control,
+    /// The WebSocket's own close.
+    Close,
+    /// A message is larger than one may be.
+    TooLarge(String),
+    /// The peer does not keep to the WebSocket's rules.
+    Broken(String),
+    /// The connection is gone, and why.
+    Gone(String),
+}
+
+impl From<Option<Result<Message, Error>>> for Heard {
+    fn from(read: Option<Result<Message, Error>>) -> Self {
+        match read {
+            Some(Ok(Message::Binary(bytes))) => Self::Message(bytes),
+            Some(Ok(Message::Text(_))) => Self::Text,
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Self::Control,
+            Some(Ok(Message::Close(_))) => Self::Close,
+            None => Self::Gone("the peer closed".to_owned()),
+            Some(Err(Error::Capacity(error))) => Self::TooLarge(error.to_string()),
+            Some(Err(error)) if is_misused(&error) => Self::Broken(error.to_string()),
+            Some(Err(error)) => Self::Gone(error.to_string()),
+        }
+    }
+}
+
+/// Whether a connection was misused, and not cut.
+fn is_misused(error: &Error) -> bool {
+    match error {
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => false,
+        Error::Protocol(_) | Error::Utf8(_) => true,
+        Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
+        _ => false,
+    }
+}
 
 /// The messages of the native protocol.
 pub(super) const NATIVE: Scale =

@@ -124,13 +124,16 @@ impl Uploads {
     /// The offers whose parts come too slowly for the memory that they hold, while others wait for
     /// it. `reads`: it is not us who hold them back.
     pub(super) fn overdue(&mut self, reads: bool) -> Vec<u64> {
-        let wanted = self.account.is_wanted();
+        let (offers, account) = (&self.offers, &self.account);
         let overdue = self
             .sending
             .iter()
-            .filter(|(_, (space, offer, _))| self.offers.is_overdue(space, offer, reads) && wanted);
+            .filter(|(_, (space, offer, _))| offers.is_overdue(account, (space, offer), reads));
         let ids: Vec<u64> = overdue.map(|(id, _)| *id).collect();
-        ids.iter().for_each(|id| drop(self.sending.remove(id)));
+        for id in &ids {
+            self.account.stalled();
+            self.sending.remove(id);
+        }
         ids
     }
 

@@ -1,10 +1,11 @@
 //! The memory budget, over whole sessions.
 
-use automerge::sync::{Message as SyncMessage, MessageVersion};
-use landfall_protocol::frame::{Frame, PushSnapshot};
+use landfall_protocol::frame::{
+    Features, Filter, Frame, PushSnapshot, Refilter, SubscribeFrom, features,
+};
 use landfall_protocol::{Code, DocumentId, limits};
 
-use crate::harness::{Author, Client, Relay};
+use crate::harness::{Author, Client, Relay, SPACE};
 use crate::repo_client::RepoClient;
 
 /// What is made of a large message takes its memory from the message's: it never waits for a second
@@ -32,16 +33,50 @@ async fn a_whole_document_in_a_large_message_has_its_memory_from_the_message() {
         let change = automerge::Change::from_bytes(change).unwrap();
         whole.apply_changes([change]).unwrap();
     }
-    let message = SyncMessage {
-        heads: whole.get_heads(),
-        need: Vec::new(),
-        have: Vec::new(),
-        changes: vec![whole.save()].into(),
-        flags: None,
-        version: MessageVersion::V1,
-    };
-    alice.say_sync(author.document, &message.encode()).await;
+    alice.say_whole(author.document, &mut whole).await;
     // This relay has no worker that opens documents: that it says so shows that the document reached it.
     assert_eq!(alice.end().await, Some(4_000 + Code::SNAPSHOT.0));
+    relay.stop().await.unwrap();
+}
+
+/// Sixteen bytes for each document, and what each subscription takes; another filter takes its own.
+#[tokio::test]
+async fn a_filter_counts_as_the_ids_that_it_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::hello(&relay).await;
+    client.send(&Frame::Features(Features { bits: features::ALL })).await;
+    let filter = |count: u64| {
+        Filter::of_documents((0..count).map(|number| {
+            let mut id = [9; 16];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            DocumentId::from_bytes(id)
+        }))
+    };
+    let state = "landfall_relay_memory_bytes{class=\"state\"}";
+    let takes =
+        |count: u64| (landfall_relay::limits::SUBSCRIPTION_BYTES as u64 + 16 * count) as f64;
+    let many = limits::FILTER_DOCUMENTS as u64;
+    let (subscription, space, filter_of_many) = (1, SPACE.parse().unwrap(), filter(many));
+    let (cursor, acknowledged, holds, partial) = (None, None, false, None);
+    client
+        .send(&Frame::SubscribeFrom(SubscribeFrom {
+            subscription,
+            space,
+            filter: filter_of_many,
+            cursor,
+            acknowledged,
+            holds,
+            partial,
+        }))
+        .await;
+    assert!(matches!(client.frame().await, Frame::Subscribed(_)));
+    relay.until_metric(state, |bytes| bytes == takes(many)).await;
+    for count in [10, many, 0] {
+        let filter = filter(count);
+        client.send(&Frame::Refilter(Refilter { subscription, filter })).await;
+        assert!(matches!(client.frame().await, Frame::Subscribed(_)));
+        relay.until_metric(state, |bytes| bytes == takes(count)).await;
+    }
     relay.stop().await.unwrap();
 }

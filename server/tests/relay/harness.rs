@@ -1,7 +1,7 @@
 //! A relay in this process and clients for it: what makes the next test three lines.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use landfall_relay::store::{LogStore, SqliteStore};
 use landfall_relay::{ServeError, ServeOptions, serve_with_store};
 use serde_bytes::ByteBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async};
 
 /// Nothing here takes that long: a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -167,6 +167,19 @@ impl Client {
         let request = request_to(address, Some(SUBPROTOCOL));
         let (socket, _) = soon(connect_async(request)).await.unwrap();
         Self { socket, frames: VecDeque::new(), last_push: 0 }
+    }
+
+    /// As [`Client::at_start`], from an address of this machine.
+    pub(crate) async fn at_start_from(relay: &Relay, from: IpAddr) -> Self {
+        let from_socket = TcpSocket::new_v4().unwrap();
+        from_socket.bind((from, 0).into()).unwrap();
+        let stream = MaybeTlsStream::Plain(from_socket.connect(relay.address).await.unwrap());
+        let request = request_to(relay.address, Some(SUBPROTOCOL));
+        let (socket, _) = soon(client_async(request, stream)).await.unwrap();
+        let mut client = Self { socket, frames: VecDeque::new(), last_push: 0 };
+        client.say_hello().await;
+        client.subscribe(1, SPACE, None, None).await;
+        client
     }
 
     /// Connects and says hello.

@@ -86,10 +86,7 @@ async fn five_thousand_heads_are_synced_and_merged_on_both_protocols() {
 async fn gossip_of_many_heads_leaves_the_session_alone() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    let mut alice = RepoClient::join(&relay, "/", "alice").await;
-    let mut hers = Replica::made(1, 1);
-    alice.send(&mut hers).await;
-    alice.settle(&mut hers).await;
+    let (mut alice, mut hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
     let (sender, target) = (alice.name.clone(), alice.server.clone());
     let head = "x".repeat(50);
     let heads = vec![RemoteHeads {

@@ -120,10 +120,7 @@ async fn an_unknown_document_is_unavailable_until_somebody_brings_it() {
     let mut his = Replica::empty(1);
     bob.send(&mut his).await;
     assert_eq!(bob.hear().await, Heard::Unavailable(his.id));
-    let mut alice = RepoClient::join(&relay, "/", "alice").await;
-    let mut hers = Replica::made(1, 1);
-    alice.send(&mut hers).await;
-    alice.settle(&mut hers).await;
+    let (_alice, hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
     bob.until(&mut his, &hers.heads()).await;
     // A document whose id no engine can have.
     let document = bs58::encode([5; 15]).with_check().into_string();
@@ -145,10 +142,8 @@ async fn an_unknown_document_is_unavailable_until_somebody_brings_it() {
 async fn spaces_are_apart() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    let mut alice = RepoClient::join(&relay, "/spaces/one", "alice").await;
-    let mut hers = Replica::made(1, 1);
-    alice.send(&mut hers).await;
-    alice.settle(&mut hers).await;
+    let (mut alice, mut hers) =
+        RepoClient::with(&relay, "/spaces/one", "alice", Replica::made(1, 1)).await;
     let mut bob = RepoClient::join(&relay, "/", "alice").await;
     let mut his = Replica::empty(1);
     bob.send(&mut his).await;
@@ -166,10 +161,7 @@ async fn spaces_are_apart() {
 async fn a_peer_that_comes_again_takes_its_name_and_begins_anew() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    let mut first = RepoClient::join(&relay, "/", "alice").await;
-    let mut hers = Replica::made(1, 1);
-    first.send(&mut hers).await;
-    first.settle(&mut hers).await;
+    let (mut first, mut hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
     let mut second = RepoClient::join(&relay, "/", "alice").await;
     assert_eq!(first.end().await, Some(1_000));
     hers.forget();
@@ -278,10 +270,7 @@ fn too_long() -> Vec<(&'static str, Vec<u8>)> {
 async fn a_hostile_message_ends_its_own_session_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    let mut alice = RepoClient::join(&relay, "/", "alice").await;
-    let mut hers = Replica::made(1, 1);
-    alice.send(&mut hers).await;
-    alice.settle(&mut hers).await;
+    let (mut alice, mut hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
     for (what, data, code) in hostile() {
         let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
         mallory.say_sync(hers.id, &data).await;
@@ -308,10 +297,7 @@ async fn a_hostile_message_ends_its_own_session_and_nothing_else() {
 async fn a_list_beyond_its_limit_refuses_its_document_and_the_session_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    let mut alice = RepoClient::join(&relay, "/", "alice").await;
-    let mut hers = Replica::made(1, 1);
-    alice.send(&mut hers).await;
-    alice.settle(&mut hers).await;
+    let (_alice, hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
     let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
     for (what, data) in too_long() {
         mallory.say_sync(hers.id, &data).await;
@@ -362,10 +348,7 @@ async fn what_means_nothing_is_ignored() {
 async fn a_change_that_contradicts_history_is_not_taken_and_the_rest_is() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    let mut alice = RepoClient::join(&relay, "/", "alice").await;
-    let mut hers = Replica::made(1, 1);
-    alice.send(&mut hers).await;
-    alice.settle(&mut hers).await;
+    let (_alice, hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
     // Somebody has taken her actor: another first change of the same number.
     let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
     let mut forged = Replica::empty(1);
@@ -400,10 +383,7 @@ async fn a_change_that_contradicts_history_is_not_taken_and_the_rest_is() {
 async fn a_change_that_is_too_large_is_not_taken_and_stops_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    let mut alice = RepoClient::join(&relay, "/", "alice").await;
-    let mut large = Replica::made(1, 1);
-    alice.send(&mut large).await;
-    alice.settle(&mut large).await;
+    let (mut alice, mut large) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
     let before = large.heads();
     large.put("image", &noise(6_000_000, 1));
     large.put("after", "the image");
@@ -531,10 +511,8 @@ fn noise(bytes: usize, seed: u64) -> String {
 async fn a_deleted_document_is_not_available_any_more() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
-    let mut hers = Replica::made(1, 1);
-    alice.send(&mut hers).await;
-    alice.settle(&mut hers).await;
+    let (mut alice, mut hers) =
+        RepoClient::with(&relay, "/spaces/notes", "alice", Replica::made(1, 1)).await;
     let mut engine = Client::at_start(&relay).await;
     engine.delete(hers.id).await;
     assert_eq!(alice.hear().await, Heard::Unavailable(hers.id));

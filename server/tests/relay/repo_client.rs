@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use automerge::sync::{Message as SyncMessage, State, SyncDoc};
+use automerge::sync::{Message as SyncMessage, MessageVersion, State, SyncDoc};
 use automerge::transaction::Transactable;
-use automerge::{ActorId, Automerge, ChangeHash, ROOT, ReadDoc};
+use automerge::{ActorId, AutoCommit, Automerge, ChangeHash, ROOT, ReadDoc};
 use futures_util::{SinkExt, StreamExt};
 use landfall_protocol::DocumentId;
 use landfall_protocol::repo::message::{Message as Repo, PeerMetadata, Sync};
@@ -45,6 +45,19 @@ impl RepoClient {
         client
     }
 
+    /// Connects to a path, joins, and brings a document.
+    pub(crate) async fn with(
+        relay: &Relay,
+        path: &str,
+        name: &str,
+        mut replica: Replica,
+    ) -> (Self, Replica) {
+        let mut client = Self::join(relay, path, name).await;
+        client.send(&mut replica).await;
+        client.settle(&mut replica).await;
+        (client, replica)
+    }
+
     /// Connects, without a word.
     pub(crate) async fn connect(address: SocketAddr, path: &str, name: &str) -> Self {
         let (socket, _) = soon(connect_async(format!("ws://{address}{path}"))).await.unwrap();
@@ -70,6 +83,19 @@ impl RepoClient {
         let (document, sender, target) = (shown(document), self.name.clone(), self.server.clone());
         let sync = Sync { document: &document, sender: &sender, target: &target, data };
         self.say(&Repo::Sync(sync)).await;
+    }
+
+    /// Sends a whole document, in one chunk.
+    pub(crate) async fn say_whole(&mut self, document: DocumentId, whole: &mut AutoCommit) {
+        let message = SyncMessage {
+            heads: whole.get_heads(),
+            need: Vec::new(),
+            have: Vec::new(),
+            changes: vec![whole.save()].into(),
+            flags: None,
+            version: MessageVersion::V1,
+        };
+        self.say_sync(document, &message.encode()).await;
     }
 
     /// The next message; the close code if the session ended.

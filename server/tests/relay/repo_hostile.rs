@@ -49,9 +49,6 @@ async fn a_million_changes_that_are_none_end_their_own_session() {
     let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
     mallory.say_sync(Replica::empty(1).id, &data).await;
     assert_eq!(mallory.end().await, closed(Code::FORM));
-    let mut alice = RepoClient::join(&relay, "/", "alice").await;
-    let mut hers = Replica::made(1, 1);
-    alice.send(&mut hers).await;
-    alice.settle(&mut hers).await;
+    let _alice = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
     relay.stop().await.unwrap();
 }

@@ -1,86 +1,21 @@
 //! The end of a thread without which the relay cannot serve, and a hub that does not advance: each
 //! is noticed, and clients are told. The hub's panic is in `bugs`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use landfall_protocol::admission::History;
-use landfall_protocol::frame::{Filter, Frame, Partial};
-use landfall_protocol::lineage::Lineage;
-use landfall_protocol::ring::Chunk;
-use landfall_protocol::space::Commit;
-use landfall_protocol::{Code, Offset, SpaceName, Upstream};
-use landfall_relay::store::{Done, FoldWindow, LogStore, SqliteStore, StoreError};
+use landfall_protocol::Code;
+use landfall_protocol::frame::{Filter, Frame};
+use landfall_relay::store::{FoldWindow, SqliteStore};
 use landfall_relay::{Essential, FoldOptions, ServeError, ServeOptions, serve_with_store};
 
+use crate::double::Double;
 use crate::harness::{Author, Client, Relay, SPACE, get_of, soon};
 
-/// A store whose `prune`, which the folding thread calls, panics on demand, and whose `open_space`,
-/// which the hub calls, waits on demand.
-struct Hooked {
-    store: Arc<SqliteStore>,
-    prune_panics: AtomicBool,
-    opening: Mutex<()>,
-}
-
-impl LogStore for Hooked {
-    fn upstream(&self) -> Upstream {
-        self.store.upstream()
-    }
-
-    fn open_space(&self, space: &SpaceName) -> Result<Lineage, StoreError> {
-        let _held = self.opening.lock().unwrap();
-        self.store.open_space(space)
-    }
-
-    fn with_history(
-        &self,
-        space: &SpaceName,
-        ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
-    ) -> Result<(), StoreError> {
-        self.store.with_history(space, ask)
-    }
-
-    fn next(
-        &self,
-        space: &SpaceName,
-        after: Offset,
-        filter: &Filter,
-        partial: Option<Partial>,
-    ) -> Result<Option<Chunk>, StoreError> {
-        self.store.next(space, after, filter, partial)
-    }
-
-    fn prune(&self, now_ms: u64, rows: usize) -> Result<bool, StoreError> {
-        assert!(!self.prune_panics.load(Ordering::Relaxed), "a bug, for a test");
-        self.store.prune(now_ms, rows)
-    }
-
-    fn beneath(&self) -> Option<&dyn LogStore> {
-        Some(&*self.store)
-    }
-
-    fn append(&self, commit: Arc<Commit>, done: Done) {
-        self.store.append(commit, done);
-    }
-
-    fn probe(&self, done: Done) {
-        self.store.probe(done);
-    }
-
-    fn close(&self) -> Result<(), StoreError> {
-        self.store.close()
-    }
-}
-
-async fn hooked(folder: &tempfile::TempDir) -> (Relay, Arc<Hooked>) {
-    let store = Arc::new(SqliteStore::open(folder.path()).unwrap());
-    let (prune_panics, opening) = (AtomicBool::new(false), Mutex::default());
-    let hooked = Arc::new(Hooked { store: Arc::clone(&store), prune_panics, opening });
-    let over: Arc<dyn LogStore> = hooked.clone();
-    let quick = |options: &mut ServeOptions| options.folds.every = Duration::from_millis(10);
-    (Relay::start_over(folder, store, over, quick).await, hooked)
+/// A relay whose folding threads look without a pause.
+async fn hooked(folder: &tempfile::TempDir) -> (Relay, Arc<Double>) {
+    Double::serve(folder, |options| options.folds.every = Duration::from_millis(10)).await
 }
 
 /// The client heard that the relay ends, and why if it is for its store.

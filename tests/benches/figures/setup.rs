@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use landfall::automerge::{ObjId, ObjType, ROOT, ReadDoc, transaction::Transactable};
 use landfall::{Document, Durability, Options, Space, Store};
@@ -42,6 +43,15 @@ impl Relay {
         let url = line.trim().rsplit(' ').next().unwrap().to_owned();
         let port = url.rsplit(':').next().unwrap().parse().unwrap();
         Self { child, url, port }
+    }
+
+    /// Processor time that it has used, in ticks of 10 ms.
+    pub fn processor(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // The name before it may hold spaces.
+        let figures = stat.rsplit(") ").next().unwrap().split(' ');
+        let ticks = figures.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        Duration::from_millis(10 * ticks.sum::<u64>())
     }
 
     /// Resident memory in KiB.

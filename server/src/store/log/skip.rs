@@ -28,7 +28,7 @@ pub(super) fn position(
         return Ok(Some(after));
     }
     let mut first: Option<u64> = None;
-    for document in documents {
+    for document in documents.iter() {
         let next = next_of(conn, space, after.0, document)?;
         first = match (first, next) {
             (Some(first), Some(next)) => Some(first.min(next)),

@@ -1,0 +1,63 @@
+//! The documents of a filter.
+
+use std::collections::BTreeSet;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::ids::DocumentId;
+
+/// Documents in the order of their ids. Clones share them: a filter is kept once, however many look
+/// at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Documents(Arc<[DocumentId]>);
+
+impl Deref for Documents {
+    type Target = [DocumentId];
+
+    fn deref(&self) -> &[DocumentId] {
+        &self.0
+    }
+}
+
+/// In whatever order they come, and however often.
+impl FromIterator<DocumentId> for Documents {
+    fn from_iter<I: IntoIterator<Item = DocumentId>>(documents: I) -> Self {
+        let sorted: BTreeSet<DocumentId> = documents.into_iter().collect();
+        Self(sorted.into_iter().collect())
+    }
+}
+
+impl Serialize for Documents {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_ref().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Documents {
+    /// In the order in which the peer sent them: in another than that of their ids it asks for some of
+    /// them only.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(|documents| Self(documents.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Filter;
+
+    #[test]
+    fn a_filter_is_kept_once_however_often_it_is_cloned() {
+        let ids = [3, 1, 2, 1].map(|byte| DocumentId::from_bytes([byte; 16]));
+        let filter = Filter::of_documents(ids);
+        let (Filter::Documents(one), Filter::Documents(other)) = (filter.clone(), filter) else {
+            panic!("it names documents")
+        };
+        assert_eq!(*one, [ids[1], ids[2], ids[0]]);
+        assert!(Arc::ptr_eq(&one.0, &other.0));
+        // As exactly as many ids, and the two counters of what is shared.
+        assert_eq!(size_of_val(&*one), 3 * size_of::<DocumentId>());
+    }
+}

@@ -1,0 +1,198 @@
+//! What the sessions of both protocols have in common where they take in what a peer sends. A message
+//! has memory; what is made of it takes its own from there, part by part; and one thing at a time is
+//! handed over, of which the hub owes so many answers at most.
+//!
+//! It must not know what a message says, nor who answers it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::checks::Checker;
+use crate::limits;
+use crate::memory::{Account, Class, Grant};
+
+/// Bytes in memory of a push with so many bytes of changes, until it is answered.
+pub(crate) fn weight(bytes: usize) -> usize {
+    limits::PUSH_TIMES * bytes + limits::PUSH_OVERHEAD_BYTES
+}
+
+/// The memory of a message of which parts are still to be handled, and since when. A small message has
+/// none.
+#[derive(Default)]
+pub(crate) struct MessageRoom(Option<(Grant, Instant)>);
+
+impl MessageRoom {
+    /// With what was reserved before the message was read.
+    pub(crate) fn new(grant: Option<Grant>) -> Self {
+        Self(grant.map(|grant| (grant, Instant::now())))
+    }
+
+    /// Since when it has some.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.0.as_ref().map(|(_, since)| *since)
+    }
+
+    /// The memory of a push with so many bytes of changes.
+    pub(crate) fn of_push(&mut self, bytes: usize) -> Room {
+        self.split(Class::Push, weight(bytes))
+    }
+
+    /// The memory of a whole document of so many bytes.
+    pub(crate) fn of_upload(&mut self, bytes: usize) -> Room {
+        self.split(Class::Upload, bytes + limits::PUSH_OVERHEAD_BYTES)
+    }
+
+    fn split(&mut self, class: Class, bytes: usize) -> Room {
+        match &mut self.0 {
+            Some((message, since)) => Room::Held(message.split(class, bytes), *since),
+            None => Room::Later(class, bytes),
+        }
+    }
+}
+
+/// The memory of something that was made of a message.
+pub(crate) enum Room {
+    /// Split off the message's, which has had it since then.
+    Held(Grant, Instant),
+    /// To be reserved when its turn comes, with nothing in hand: its message was small.
+    Later(Class, usize),
+}
+
+impl Room {
+    /// Since when it is held.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        match self {
+            Self::Held(_, since) => Some(*since),
+            Self::Later(..) => None,
+        }
+    }
+
+    /// Waits for it, if it is not there.
+    pub(crate) async fn grant(self, account: &Account) -> Grant {
+        match self {
+            Self::Held(grant, _) => grant,
+            Self::Later(class, bytes) => account.reserve(class, bytes).await,
+        }
+    }
+}
+
+/// Waits until a session has paid for what was checked for it. What holds memory `since` then waits
+/// only for so long as others can do without: an error says how long it would still have to.
+pub(crate) async fn paid(
+    checker: &Checker,
+    account: &Account,
+    since: Option<Instant>,
+) -> Result<(), Duration> {
+    loop {
+        let wait = checker.debt();
+        if wait.is_zero() {
+            return Ok(());
+        }
+        let is_long = since.is_some_and(|since| since.elapsed() >= limits::LARGE_LOOK);
+        if is_long && account.is_wanted() {
+            return Err(wait);
+        }
+        tokio::time::sleep(wait.min(limits::DEBT_LOOK)).await;
+    }
+}
+
+type Work<D> = Pin<Box<dyn Future<Output = D> + Send>>;
+
+/// Things that are done one at a time, and how many of them the hub has not answered.
+pub(crate) struct Turns<D> {
+    doing: Option<Work<D>>,
+    unanswered: usize,
+    most: usize,
+}
+
+impl<D> Turns<D> {
+    /// With so many unanswered at most.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { doing: None, unanswered: 0, most }
+    }
+
+    /// Whether something may be started.
+    pub(crate) fn is_free(&self) -> bool {
+        self.doing.is_none() && self.unanswered < self.most
+    }
+
+    /// Starts something; only when it is free. `is_answered`: the hub will answer it.
+    pub(crate) fn start(
+        &mut self,
+        is_answered: bool,
+        work: impl Future<Output = D> + Send + 'static,
+    ) {
+        self.unanswered += usize::from(is_answered);
+        self.doing = Some(Box::pin(work));
+    }
+
+    /// The hub answered something.
+    pub(crate) fn handle_answered(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+    }
+
+    /// Whether nothing is under way, and the hub owes nothing.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.doing.is_none() && self.unanswered == 0
+    }
+
+    /// Waits until what is under way is done; for ever if nothing is.
+    pub(crate) async fn done(&mut self) -> D {
+        let done = std::future::poll_fn(|cx: &mut Context<'_>| match &mut self.doing {
+            Some(doing) => doing.as_mut().poll(cx),
+            None => Poll::Pending,
+        })
+        .await;
+        self.doing = None;
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use landfall_protocol::admission::Work;
+
+    use super::*;
+    use crate::checks::Checks;
+    use crate::memory::{Memory, ShareKey};
+
+    /// Work that takes an hour to be paid for.
+    async fn in_debt(checks: &Checks) -> Checker {
+        let checker = checks.of_session();
+        let heavy = |_: &mut (), work: &mut Work| work.operations = 3_600 * limits::CHECK_RATE;
+        let light = |_: &mut (), _: Work, _: &mut Work| None;
+        checker.check((), light, heavy).await.unwrap();
+        checker
+    }
+
+    #[tokio::test]
+    async fn memory_that_others_need_does_not_wait_for_a_debt() {
+        let (memory, checks) = (Memory::new(0), Checks::new(1));
+        let checker = in_debt(&checks).await;
+        let [holds, other] = [1, 2].map(|share| memory.account(ShareKey::Session(share)));
+        let grant = holds.take(Class::Intake, memory.limit());
+        let mut message = MessageRoom::new(Some(grant));
+        let long_ago = Instant::now().checked_sub(limits::LARGE_LOOK).expect("the machine is up");
+        let old = |room: &Room| room.since().map(|_| long_ago);
+        let room = message.of_push(1_000);
+        let mut cx = Context::from_waker(Waker::noop());
+        // Nobody needs it, or it has just come: it waits.
+        assert!(pin!(paid(&checker, &holds, old(&room))).poll(&mut cx).is_pending());
+        let mut waits = pin!(other.reserve(Class::Intake, 1 << 20));
+        assert!(waits.as_mut().poll(&mut cx).is_pending());
+        assert!(pin!(paid(&checker, &holds, room.since())).poll(&mut cx).is_pending());
+        let told =
+            tokio::time::timeout(Duration::from_secs(20), paid(&checker, &holds, old(&room)));
+        let Ok(Err(wait)) = told.await else { panic!("it waits with the memory") };
+        assert!(wait > Duration::from_secs(3_000));
+        // Without memory it waits for as long as it takes.
+        let room = MessageRoom::default().of_push(1_000);
+        assert!(pin!(paid(&checker, &holds, old(&room))).poll(&mut cx).is_pending());
+        assert_eq!(memory.used(Class::Push), 3_256, "and has reserved nothing");
+    }
+}

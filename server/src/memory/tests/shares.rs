@@ -1,0 +1,228 @@
+//! Two levels: what the accounts of one address have together, and each of them beside the others.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+
+use super::*;
+
+type Waits = Pin<Box<dyn Future<Output = Grant>>>;
+
+fn ask(from: &Account, class: Class, bytes: usize) -> Waits {
+    let from = from.clone();
+    let mut waits: Waits = Box::pin(async move { from.reserve(class, bytes).await });
+    assert!(poll(waits.as_mut()).is_none(), "it waits");
+    waits
+}
+
+/// Gives back what is held bit by bit; the order in which those that wait are served.
+fn order(mut waiting: Vec<(&'static str, Waits)>, held: &mut Grant) -> Vec<&'static str> {
+    let (mut order, mut grants) = (Vec::new(), Vec::new());
+    while held.bytes() > 0 {
+        held.shrink_to(held.bytes().saturating_sub(MIB));
+        waiting.retain_mut(|(name, waits)| {
+            let grant = poll(waits.as_mut());
+            let served = grant.is_some();
+            order.extend(served.then_some(*name));
+            grants.extend(grant);
+            !served
+        });
+    }
+    order
+}
+
+#[test]
+fn the_share_that_holds_least_is_served_first_and_of_it_the_account_that_does() {
+    let memory = memory();
+    let [a, b] = [1, 1].map(|share| session(&memory, share));
+    let [c, d] = [2, 2].map(|share| session(&memory, share));
+    let holding = [(&a, 30), (&b, 5), (&c, 20)];
+    let _held = holding.map(|(account, mib)| account.take(Class::Push, mib * MIB));
+    let mut rest = session(&memory, 3).take(Class::Push, 73 * MIB);
+    let waiting = [("a", &a), ("b", &b), ("c", &c), ("d", &d)];
+    let waiting = waiting.map(|(name, account)| (name, ask(account, Class::Push, 10 * MIB)));
+    // By what the accounts hold alone, it would be d, b, c, a.
+    assert_eq!(order(waiting.into(), &mut rest), ["d", "c", "b", "a"]);
+}
+
+#[test]
+fn a_share_whose_messages_stalled_again_and_again_waits_behind_the_others() {
+    let memory = memory();
+    let [stalls, honest] = [1, 2].map(|share| session(&memory, share));
+    let _more = honest.take(Class::Intake, 20 * MIB);
+    let served_first = |stalled: usize| {
+        (0..stalled).for_each(|_| stalls.stalled());
+        let mut rest = session(&memory, 3).take(Class::Intake, 172 * MIB);
+        let waiting = [("stalls", &stalls), ("honest", &honest)];
+        let waiting = waiting.map(|(name, account)| (name, ask(account, Class::Intake, 10 * MIB)));
+        order(waiting.into(), &mut rest)
+    };
+    assert_eq!(served_first(limits::STALLS_FORGIVEN), ["stalls", "honest"], "links break");
+    assert_eq!(served_first(1), ["honest", "stalls"]);
+}
+
+#[test]
+fn a_share_has_half_of_a_class_while_there_are_others_and_alone_all_of_it() {
+    let memory = memory();
+    let take = || {
+        let more = || session(&memory, 1).try_reserve(Class::Upload, MIB);
+        std::iter::from_fn(more).take(1_000).collect::<Vec<Grant>>()
+    };
+    let first = session(&memory, 1);
+    let mut held = take();
+    assert_eq!(held.len(), 128, "a proxy's clients have all there is");
+    let other = session(&memory, 2);
+    let mut theirs = ask(&other, Class::Upload, 60 * MIB);
+    let mut own = ask(&first, Class::Upload, MIB);
+    assert!(first.is_pressed() && !other.is_pressed());
+    held.truncate(68);
+    let theirs = poll(theirs.as_mut()).expect("there is room in the class");
+    assert!(poll(own.as_mut()).is_none(), "its share has more than its part");
+    held.truncate(63);
+    assert!(poll(own.as_mut()).is_some() && !first.is_pressed());
+    drop((held, theirs));
+    assert_eq!(take().len(), 64, "half of what the class has");
+    drop(other);
+    assert_eq!(take().len(), 128);
+}
+
+#[test]
+fn small_ones_of_one_share_leave_room_and_half_of_the_lane_to_others() {
+    let memory = memory();
+    let small = |share| {
+        let more = || session(&memory, share).try_reserve(Class::Intake, limits::SMALL_RESERVATION);
+        std::iter::from_fn(more).take(2_000).collect::<Vec<Grant>>()
+    };
+    let _others = [2, 3].map(|share| session(&memory, share));
+    let stalled = small(1);
+    assert_eq!(stalled.len() * limits::SMALL_RESERVATION, 96 * MIB, "its part of the class");
+    let mut waits = ask(&session(&memory, 1), Class::Intake, limits::SMALL_RESERVATION);
+    // All that large ones may have is taken.
+    let large = || session(&memory, 3).try_reserve(Class::Answer, MIB);
+    assert!(large().is_none(), "one waits");
+    let taken = memory.account(ShareKey::Session(4)).take(Class::Answer, 128 * MIB);
+    assert_eq!(small(2).len() * limits::SMALL_RESERVATION, 8 * MIB, "half of the lane");
+    assert!(poll(waits.as_mut()).is_none());
+    drop((stalled, taken));
+    assert!(poll(waits.as_mut()).is_some());
+}
+
+#[test]
+fn who_waits_for_its_class_or_its_share_holds_nobody_up_and_is_not_held_up_by_small_ones() {
+    let memory = memory();
+    let [one, two, three] = [1, 2, 3].map(|share| session(&memory, share));
+    let held = one.try_reserve(Class::Intake, 30 * MIB).unwrap();
+    let small = two.try_reserve(Class::Intake, limits::SMALL_RESERVATION).unwrap();
+    // Of its class, and of its share; each in an account of its own.
+    let mut of_class = ask(&session(&memory, 3), Class::Intake, 192 * MIB);
+    let mut of_share = ask(&session(&memory, 1), Class::Intake, 80 * MIB);
+    let mut other = pin!(three.reserve(Class::Intake, 12 * MIB));
+    let other = poll(other.as_mut()).expect("there is room");
+    assert!(poll(of_class.as_mut()).is_none() && poll(of_share.as_mut()).is_none());
+    drop(held);
+    let of_share = poll(of_share.as_mut()).expect("its share has nothing else");
+    drop((of_share, other));
+    assert!(poll(of_class.as_mut()).is_some(), "small ones pass, and hold no large one up");
+    drop(small);
+}
+
+#[test]
+fn what_is_split_off_a_grant_leaves_its_class_to_those_who_wait() {
+    let memory = memory();
+    let [one, two] = [1, 2].map(|share| session(&memory, share));
+    let mut message = one.take(Class::Upload, 128 * MIB);
+    let mut waits = ask(&two, Class::Upload, 20 * MIB);
+    let _push = message.split(Class::Push, 20 * MIB);
+    assert!(poll(waits.as_mut()).is_some());
+}
+
+#[test]
+fn an_account_is_forgotten_with_the_last_of_its_clones_whichever_thread_has_it() {
+    let memory = memory();
+    for _ in 0..2_000 {
+        let account = session(&memory, 1);
+        let other = account.clone();
+        let barrier = Arc::new(std::sync::Barrier::new(2));
+        let theirs = Arc::clone(&barrier);
+        let thread = std::thread::spawn(move || {
+            theirs.wait();
+            drop(other);
+        });
+        barrier.wait();
+        drop(account);
+        thread.join().unwrap();
+    }
+    assert!(memory.shared.state.lock().evictions.is_empty());
+    assert!(memory.shared.state.lock().ledger.is_settled());
+}
+
+#[test]
+fn within_a_share_who_is_remembered_most_gives_way() {
+    let memory = memory();
+    let whole = memory.limit() / 16 * 4;
+    let [greedy, modest] = [1, 1].map(|share| session(&memory, share));
+    let much = [(); 2].map(|()| session(&memory, 1).remember(whole / 2));
+    assert!(much.iter().all(Option::is_some));
+    drop(much);
+    let most = greedy.remember(whole / 2).unwrap();
+    let other = session(&memory, 1);
+    let second = other.remember(whole / 2).unwrap();
+    assert!(modest.remember(whole / 8).is_some());
+    let told = [&greedy, &other].map(|account| poll(pin!(account.evicted()).as_mut()).is_some());
+    assert_eq!(told.iter().filter(|told| **told).count(), 1);
+    drop((most, second));
+}
+
+/// Whatever is asked for, by whomever, in whatever order it is given back: the budget holds, no share
+/// has more than its part and one beside, everybody who waits is served in the end, and nothing is left.
+#[test]
+fn every_waiter_is_served_and_no_share_has_more_than_its_part() {
+    use proptest::prelude::*;
+    let requests =
+        proptest::collection::vec((0_u64..20, 0_u64..4, 0_usize..5, 0_usize..70 * MIB), 1..200);
+    proptest!(|(requests in requests, order in any::<u64>(), small in 0_usize..4)| {
+        let memory = memory();
+        let accounts: Vec<Account> = (0..20).map(|n| session(&memory, n % 4)).collect();
+        let mut waiting: Vec<Waits> = Vec::new();
+        let (mut held, mut served, count) = (Vec::new(), 0, requests.len());
+        let mut largest = std::collections::BTreeMap::new();
+        for (number, share, class, bytes) in requests {
+            let account = accounts[(number * 4 + share) as usize % 20].clone();
+            // Some of them small.
+            let bytes = if bytes % 4 < small { bytes % limits::SMALL_RESERVATION } else { bytes };
+            let most = largest.entry((share, class)).or_insert(bytes);
+            *most = bytes.max(*most);
+            waiting.push(Box::pin(async move {
+                account.reserve(Class::ALL[class], bytes).await
+            }));
+        }
+        let mut turn = order;
+        while served < count {
+            let before = served;
+            waiting.retain_mut(|waits| match poll(waits.as_mut()) {
+                Some(grant) => { held.push(grant); served += 1; false }
+                None => true,
+            });
+            let all: usize = Class::ALL.map(|class| memory.used(class)).iter().sum();
+            prop_assert!(all <= memory.limit());
+            let ledger = memory.shared.state.lock();
+            for ((share, class), largest) in &largest {
+                let class = Class::ALL[*class];
+                let (all, large) = ledger.ledger.of_share(ShareKey::Session(*share), class);
+                let sixteenth = ledger.ledger.limit() / 16;
+                let (part, lane) = (sixteenth * class.sixteenths() / 2, sixteenth / 2);
+                prop_assert!(large <= part.max(*largest) && all <= part + largest + lane);
+            }
+            drop(ledger);
+            turn = turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            if !held.is_empty() {
+                held.swap_remove((turn >> 33) as usize % held.len());
+            } else {
+                prop_assert!(served > before, "all wait and nobody holds anything");
+            }
+        }
+        held.clear();
+        drop(waiting);
+        drop(accounts);
+        prop_assert!(memory.shared.state.lock().ledger.is_settled());
+    });
+}

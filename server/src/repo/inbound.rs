@@ -1,0 +1,127 @@
+//! What an automerge-repo session's peer sends: messages, the changes in them once they are checked,
+//! and the memory of what they make the relay remember.
+
+use std::time::Instant;
+
+use landfall_protocol::Code;
+use landfall_protocol::repo::check::Inspected;
+
+use super::intake::{Checked, Done};
+use super::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, Ending};
+use crate::limits;
+use crate::memory::Grant;
+use crate::session::socket::Heard;
+
+impl Driver {
+    pub(super) fn handle_heard(&mut self, heard: Heard) {
+        let now = self.now();
+        match heard {
+            Heard::Message(bytes) => {
+                self.intake.begin_message(self.meter.whole());
+                self.machine.handle_message(&bytes, now);
+                // What comes of it takes its memory from the message's.
+                self.perform();
+                self.intake.end_message();
+            }
+            Heard::Text => self.machine.handle_text(),
+            Heard::Control => self.machine.handle_alive(now),
+            Heard::Close => {
+                self.outbox.clear();
+                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL, String::new()));
+            }
+            Heard::TooLarge(what) => {
+                tracing::warn!(what, "a message was too large");
+                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG, what));
+            }
+            Heard::Broken(what) => self.machine.fail(Code::MALFORMED, what),
+            Heard::Gone(why) => self.lose(Code::GOODBYE, &why),
+        }
+    }
+
+    pub(super) fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Checked(ticket, Ok(inspected), rest) => {
+                let mut changes = Vec::with_capacity(inspected.len());
+                for inspected in inspected {
+                    match inspected {
+                        Inspected::Sound(change) => changes.push(change),
+                        Inspected::TooLarge(hash, error) => {
+                            self.machine.handle_too_large(ticket, hash, &error);
+                        }
+                    }
+                }
+                let more = !rest.is_empty();
+                self.intake.check_rest(ticket, rest);
+                let asked = self.machine.unfamiliar(ticket, &changes);
+                if asked.is_empty() {
+                    self.machine.handle_checked(ticket, Ok(changes), &[], more);
+                } else {
+                    self.intake.look_up(Checked { ticket, changes, more }, asked);
+                }
+            }
+            Done::Checked(ticket, Err(error), _) => {
+                self.machine.handle_checked(ticket, Err(error), &[], false);
+            }
+            Done::LookedUp(Checked { ticket, changes, more }, Some(known)) => {
+                self.machine.handle_checked(ticket, Ok(changes), &known, more);
+            }
+            // What was pushed of the message is kept; the rest comes again.
+            Done::Unpaid => {
+                let what = "the changes are more work than this client may cause, and others need \
+                            their memory";
+                self.machine.fail(Code::OVERLOADED, what.to_owned());
+            }
+            Done::LookedUp(_, None) => self.machine.handle_uncheckable(),
+            Done::Over => {}
+            Done::HubGone => {
+                let what = "the relay cannot go on".to_owned();
+                self.machine.fail(Code::INTERNAL, what);
+            }
+        }
+        self.perform();
+        self.intake.go_on();
+    }
+
+    /// Keeps the memory up to what the machine remembers of the peer.
+    pub(super) fn account_for_state(&mut self) {
+        let bytes = self.machine.state_bytes().next_multiple_of(limits::STATE_STEP_BYTES);
+        let held = self.state_room.iter().map(Grant::bytes).sum::<usize>();
+        if bytes > held {
+            match self.account.remember((bytes - held).max(held / 4)) {
+                Some(room) => self.state_room.push(room),
+                None => self.forgo(),
+            }
+        } else if held - bytes > held / 2 {
+            // One for what is left; there is room, since more is given back.
+            self.state_room.clear();
+            self.state_room.extend(self.account.remember(bytes));
+        }
+    }
+
+    pub(super) fn forgo(&mut self) {
+        let what = "what this client makes the relay remember is more than its share of the memory";
+        self.machine.fail(Code::OVERLOADED, what.to_owned());
+    }
+
+    pub(super) fn handle_time(&mut self) {
+        self.looked = Instant::now();
+        if self.stopping.is_some_and(|grace| grace <= self.looked) {
+            return self.stop();
+        }
+        // Pings in the middle of a large message are no excuse.
+        if self.meter.gives_up(self.reads()) {
+            let what = "a large message came too slowly, and others need its memory".to_owned();
+            self.machine.fail(Code::OVERLOADED, what);
+        }
+        // What waited for its time goes with what has come since.
+        self.take_news();
+        let (now, bytes) = (self.now(), self.meter.bytes());
+        // A large message is no silence while it arrives; nor is that of one who is not read.
+        let waits = self.meter.is_waiting() || !self.reads();
+        if bytes != self.bytes_before || waits {
+            self.machine.handle_alive(now);
+        }
+        self.bytes_before = bytes;
+        self.machine.handle_time(now, self.delivered);
+    }
+}

@@ -1,0 +1,108 @@
+//! What a session's peer sends: messages, taken frame by frame as there is room for what each asks,
+//! and how its connection may end.
+
+use std::time::Instant;
+
+use landfall_protocol::Code;
+use tokio_tungstenite::tungstenite::Bytes;
+
+use super::socket::Heard;
+use super::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, Ending};
+use crate::intake::{MessageRoom, Room};
+use crate::limits;
+
+/// A message of which frames are still to be handled.
+pub(super) struct Inbound {
+    bytes: Bytes,
+    /// Where the next frame begins.
+    at: usize,
+    /// The memory of what is left of it.
+    room: MessageRoom,
+}
+
+impl Driver {
+    pub(super) fn handle_heard(&mut self, heard: Heard) {
+        let now = self.now();
+        match heard {
+            Heard::Message(bytes) => {
+                self.machine.handle_alive(now);
+                let room = MessageRoom::new(self.meter.whole());
+                self.inbound = Some(Inbound { bytes, at: 0, room });
+            }
+            Heard::Text => self.machine.handle_alien("a text message"),
+            Heard::Control => self.machine.handle_alive(now),
+            Heard::Close => {
+                // Nothing may follow the WebSocket's own close but the reply to it.
+                self.outbox.clear();
+                self.outbox_bytes = 0;
+                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL));
+            }
+            Heard::TooLarge(what) => {
+                let hint = "the largest message is told in welcome; push less at once";
+                self.machine.fail(Code::TOO_LARGE, what, hint);
+                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG));
+            }
+            Heard::Broken(what) => self.machine.handle_alien(&what),
+            Heard::Gone(why) => self.lose(Code::GOODBYE, &why),
+        }
+    }
+
+    /// Whether there is room for what the next frame may ask.
+    pub(super) fn takes_frames(&self) -> bool {
+        self.stopping.is_none()
+            && self.machine.wants_message()
+            && self.intake.has_room()
+            && !self.is_outbox_full()
+    }
+
+    /// Answers wait for the peer: what it sends next waits with them.
+    fn is_outbox_full(&self) -> bool {
+        self.outbox.len() >= limits::OUTBOX_FRAMES || self.outbox_bytes >= limits::OUTBOX_BYTES
+    }
+
+    /// Handles the next frame of the message.
+    pub(super) fn handle_frame(&mut self) {
+        let Some(mut inbound) = self.inbound.take() else { return };
+        let next = self.machine.handle_next(&inbound.bytes, inbound.at, &self.rights);
+        inbound.at = next.unwrap_or(inbound.bytes.len());
+        self.inbound = Some(inbound);
+        self.perform();
+        // What is pushed has taken its memory with it.
+        if next.is_none() {
+            self.inbound = None;
+        }
+        self.uploads.retain(|id| self.machine.awaits(id));
+    }
+
+    /// The memory of a push with so many bytes of changes.
+    pub(super) fn room_of(&mut self, bytes: usize) -> Room {
+        match &mut self.inbound {
+            Some(inbound) => inbound.room.of_push(bytes),
+            None => MessageRoom::default().of_push(bytes),
+        }
+    }
+
+    /// Gives up what is held for a peer that does not get on, and says when it was silent.
+    pub(super) fn handle_time(&mut self) {
+        self.looked = Instant::now();
+        if self.stopping.is_some_and(|grace| grace <= self.looked) {
+            return self.stop();
+        }
+        let now = self.now();
+        // One that is not read now cannot be heard; one that has much to read answers a ping only
+        // after it. Their silence says nothing: the writer watches whether they read.
+        let takes = self.takes_frames();
+        if !takes || self.meter.is_waiting() || now < self.delivered {
+            self.machine.handle_alive(now);
+        }
+        if self.meter.gives_up(takes) {
+            let what = "a large message came too slowly, and others need its memory".to_owned();
+            self.machine.fail(Code::OVERLOADED, what, "connect again later");
+        }
+        for id in self.uploads.overdue(takes) {
+            let what = "the snapshot came too slowly, and others need its memory";
+            self.machine.handle_no_room_for(id, what);
+        }
+        self.machine.handle_timeout(now);
+    }
+}

@@ -1,0 +1,166 @@
+//! What a session's machine decides, carried out: frames to send, subscriptions to attach, pushes and
+//! questions to hand on.
+
+use landfall_protocol::frame::{Frame, encode};
+use landfall_protocol::session::{Offered, SessionEffect};
+use landfall_protocol::{Code, SpaceName};
+use tracing::{Span, debug, warn};
+
+use super::answering::Query;
+use super::feeding::NoRoom;
+use super::intake::Item;
+use super::{CLOSE_BASE, CLOSE_NORMAL, Driver, Ending};
+use crate::hub::Attach;
+use crate::limits;
+use crate::offers::Took;
+
+impl Driver {
+    /// Carries out what the machine decided.
+    pub(super) fn perform(&mut self) {
+        while let Some(effect) = self.machine.poll_effect() {
+            match effect {
+                SessionEffect::Send(frame) => {
+                    log_refusal(&frame);
+                    self.put_out(encode(&frame), None);
+                }
+                SessionEffect::Attach {
+                    subscription,
+                    space,
+                    cursor,
+                    acknowledged,
+                    filter,
+                    holds,
+                } => {
+                    // The first one names the session in its log lines, once: a second value would
+                    // stand beside the first in every line.
+                    if !std::mem::replace(&mut self.is_named, true) {
+                        Span::current().record("space", space.as_str());
+                    }
+                    let ticket = match self.feeding.add(subscription, &filter) {
+                        Ok(ticket) => ticket,
+                        Err(NoRoom::Places) => {
+                            self.machine.handle_no_room(subscription, limits::SUBSCRIPTIONS);
+                            continue;
+                        }
+                        Err(NoRoom::Memory) => {
+                            self.fail_subscription();
+                            continue;
+                        }
+                    };
+                    let (session, mailbox) = (self.id, self.mailbox.clone());
+                    let attach = Attach {
+                        session,
+                        subscription,
+                        ticket,
+                        space,
+                        cursor,
+                        acknowledged,
+                        filter,
+                        holds,
+                        mailbox,
+                    };
+                    self.intake.add(Item::Attach(Box::new(attach)));
+                }
+                SessionEffect::Detach(subscription) => {
+                    self.feeding.remove(subscription);
+                    self.hearing.end(subscription);
+                    self.intake.add(Item::Detach(subscription));
+                }
+                SessionEffect::Refiltered { subscription, filter } => {
+                    if !self.feeding.refilter(subscription, &filter) {
+                        self.fail_subscription();
+                    }
+                }
+                SessionEffect::Listen { subscription, space, filter } => {
+                    self.hearing.listen(subscription, space, filter);
+                }
+                SessionEffect::Said { space, message } => self.hearing.say(&space, message),
+                SessionEffect::End(code) => {
+                    let close = match code {
+                        Code::GOODBYE => CLOSE_NORMAL,
+                        code => CLOSE_BASE + code.0,
+                    };
+                    self.ending.get_or_insert(Ending::Closing(code, close));
+                }
+                asked => self.perform_asked(asked),
+            }
+        }
+    }
+
+    /// There is no memory for what the peer subscribes to. It passes: the engine connects again later.
+    fn fail_subscription(&mut self) {
+        let what = "the relay has no memory for a subscription now".to_owned();
+        self.machine.fail(Code::OVERLOADED, what, "connect again later");
+    }
+
+    /// What the peer pushed, or asks.
+    fn perform_asked(&mut self, effect: SessionEffect) {
+        let identity = self.machine.identity().cloned();
+        match (effect, identity) {
+            (SessionEffect::Push { space, push }, Some(identity)) => {
+                let room = self.room_of(push.changes.iter().map(|change| change.len()).sum());
+                self.intake.add(Item::Push(space, push, identity, room));
+            }
+            (SessionEffect::PushEntry { space, entry }, Some(identity)) => {
+                let room = self.room_of(entry.body.len());
+                self.intake.add(Item::Entry(space, entry, identity, room));
+            }
+            (SessionEffect::Offered { space, offer }, _) => {
+                let id = offer.id;
+                if let Some(from) = self.uploads.add(space, offer) {
+                    self.machine.handle_wanted(id, from);
+                }
+            }
+            (SessionEffect::Part { space, offer, from, bytes }, _) => {
+                self.handle_part(space, offer, from, &bytes);
+            }
+            (SessionEffect::Digest { subscription, ticket, space, prefixes }, _) => {
+                self.answering.add(Query::Digest((subscription, ticket), space, prefixes));
+            }
+            (SessionEffect::Fetch { subscription, ticket, space, wants }, _) => {
+                self.answering.add(Query::Fetch((subscription, ticket), space, wants));
+            }
+            // A session without an identity has ended.
+            _ => {}
+        }
+    }
+
+    fn handle_part(&mut self, space: SpaceName, offer: Offered, from: u64, bytes: &[u8]) {
+        match self.uploads.part(&space, &offer, from, bytes) {
+            Took::Upto(there) | Took::Stale(there) => self.machine.handle_wanted(offer.id, there),
+            Took::Whole(whole) => {
+                if self.machine.handle_whole(offer.id)
+                    && let Some(identity) = self.machine.identity().cloned()
+                {
+                    self.intake.add(Item::Snapshot(space, offer, whole, identity));
+                }
+            }
+            // What gave way to others, or was brought by another session, is asked for from its start.
+            Took::Gone => {
+                let id = offer.id;
+                if let Some(from) = self.uploads.add(space, offer) {
+                    self.machine.handle_wanted(id, from);
+                }
+            }
+        }
+    }
+}
+
+/// What an operator wants to see of a session that is told no.
+fn log_refusal(frame: &Frame) {
+    match frame {
+        // The relay's own doing, once for each session.
+        Frame::Error(error) if error.code == Code::SHUTTING_DOWN => {
+            debug!(code = %error.code, what = error.what, "session ended");
+        }
+        Frame::Error(error) => warn!(code = %error.code, what = error.what, "session refused"),
+        // As many as a peer likes: counted in the metrics, and shown when asked for.
+        Frame::Nack(nack) => {
+            debug!(push = nack.id, code = %nack.code, what = nack.what, "push refused");
+        }
+        Frame::Unsubscribed(ended) => {
+            debug!(subscription = ended.subscription, code = %ended.code, "subscription refused");
+        }
+        _ => {}
+    }
+}

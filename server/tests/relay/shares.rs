@@ -1,0 +1,92 @@
+//! The memory budget, by address: one that stalls on all its connections holds nobody else up.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use landfall_protocol::{Code, limits};
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::{Author, Client, Relay, soon};
+
+const STALLED: usize = 300;
+
+/// Another address of this machine.
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// A session that begins a message of so many bytes and sends a little of it.
+async fn stall(relay: &Relay, bytes: usize) -> Client {
+    let mut client = Client::hello(relay).await;
+    let mut begun = vec![0x82, 0xff];
+    begun.extend((bytes as u64).to_be_bytes());
+    begun.resize(begun.len() + 4 + 1_000, 0);
+    soon(client.socket.get_mut().write_all(&begun)).await.unwrap();
+    client
+}
+
+/// Stalls on very many connections of one address, and waits until most of them wait for memory.
+async fn stall_all(relay: &Relay) -> Vec<Client> {
+    let mut stalled = Vec::new();
+    for _ in 0..STALLED {
+        stalled.push(stall(relay, limits::MESSAGE_BYTES).await);
+    }
+    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting > 250.0).await;
+    stalled
+}
+
+/// Pushes a message of more than a mebibyte.
+async fn push_large(relay: &Relay, client: &mut Client) {
+    let mut author = Author::new(1);
+    let push = client.push(author.document, &author.large_changes(4, 300_000)).await;
+    assert_eq!(client.acked(push).await.count, 4);
+    let waiting = relay.metric("landfall_relay_memory_waiting").await;
+    assert!(waiting > 200.0, "{waiting} wait: it waited for those that came before it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_message_passes_the_stalled_ones_of_another_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut canary = Client::at_start_from(&relay, ELSEWHERE).await;
+    let stalled = stall_all(&relay).await;
+    push_large(&relay, &mut canary).await;
+    drop(stalled);
+    relay.stop().await.unwrap();
+}
+
+/// While it was alone the address had all of the memory for messages: those that stall give up what is
+/// more than its part, and no more than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_comes_later_has_its_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut stalled = stall_all(&relay).await;
+    let mut canary = Client::at_start_from(&relay, ELSEWHERE).await;
+    push_large(&relay, &mut canary).await;
+    // The one that gave way is told so.
+    let (frames, close) = stalled[0].until_end().await;
+    assert_eq!(close, Some(4_000 + Code::OVERLOADED.0), "{frames:?}");
+    drop(stalled);
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_one_address_may_have_all_connections_each_session_is_by_itself() {
+    let intake = "landfall_relay_memory_bytes{class=\"intake\"}";
+    let each = 3 * limits::MESSAGE_BYTES as u64;
+    for (of_address, sessions) in [(1_024, 8), (4_096, 10)] {
+        let folder = tempfile::tempdir().unwrap();
+        let relay =
+            Relay::start_with(&folder, |options| options.connections_of_address = of_address);
+        let relay = relay.await;
+        let _canary = Client::at_start_from(&relay, ELSEWHERE).await;
+        let mut stalled = Vec::new();
+        for _ in 0..10 {
+            stalled.push(stall(&relay, limits::MESSAGE_BYTES).await);
+        }
+        let held = (sessions * each) as f64;
+        relay.until_metric(intake, |bytes| bytes == held).await;
+        let waiting = (10 - sessions) as f64;
+        relay.until_metric("landfall_relay_memory_waiting", |found| found == waiting).await;
+        drop(stalled);
+        relay.stop().await.unwrap();
+    }
+}

@@ -1,0 +1,69 @@
+//! The relay's own folds beside what clients bring.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use automerge::sync::Message as SyncMessage;
+use landfall_relay::FoldOptions;
+use landfall_relay::store::FoldWindow;
+
+use crate::harness::{Author, Client, Relay, soon};
+use crate::repo_client::{Heard, RepoClient};
+
+/// A worker of which the first does nothing until somebody opens the pipe.
+fn slow_worker(folder: &Path) -> FoldOptions {
+    let (script, pipe) = (folder.join("worker"), folder.join("pipe"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let text = format!(
+        "#!/bin/sh\nmkdir '{first}' 2>/dev/null && read -r _ < '{pipe}'\nexec '{relay}' {worker}\n",
+        first = folder.join("first").display(),
+        pipe = pipe.display(),
+        relay = env!("CARGO_BIN_EXE_landfall-relay"),
+        worker = landfall_relay::cli::FOLD_WORKER,
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (worker, window) = (Some(vec![script.into_os_string()]), FoldWindow::NONE);
+    FoldOptions { worker, window, every: Duration::from_millis(10), ..FoldOptions::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fold_that_runs_ends_for_what_a_client_brings_of_its_document_and_is_done_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let folds = slow_worker(folder.path());
+    let relay = Relay::start_with(&folder, |options| options.folds = folds).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let mut whole = automerge::AutoCommit::new();
+    for _ in 0..3 {
+        let changes = author.changes(100);
+        let push = client.push(author.document, &changes).await;
+        client.acked(push).await;
+        let changes = changes.into_iter().map(|c| automerge::Change::from_bytes(c).unwrap());
+        whole.apply_changes(changes).unwrap();
+    }
+    soon(async {
+        while !folder.path().join("first").exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // Its fold has begun, and would not end by itself. A client brings the whole document, and more.
+    let change = automerge::Change::from_bytes(author.change()).unwrap();
+    whole.apply_changes([change]).unwrap();
+    let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
+    alice.say_whole(author.document, &mut whole).await;
+    let heads = whole.get_heads();
+    loop {
+        let Heard::Sync(_, data) = alice.hear().await else { panic!("no sync message") };
+        if SyncMessage::decode(&data).unwrap().heads == heads {
+            break;
+        }
+    }
+    let folds = |outcome: &str| format!("landfall_relay_folds_total{{outcome=\"{outcome}\"}}");
+    assert_eq!(relay.metric(&folds("yielded")).await, 1.0);
+    // What the client brought was one of these.
+    relay.until_metric(&folds("folded"), |count| count >= 2.0).await;
+    relay.stop().await.unwrap();
+}
