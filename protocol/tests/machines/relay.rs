@@ -154,6 +154,7 @@ impl Relay {
             }
             // Nobody says anything here.
             SessionEffect::Listen { .. } | SessionEffect::Said { .. } => {}
+            SessionEffect::Resent { .. } => {}
             SessionEffect::End(_) => unreachable!("handled before"),
         }
     }
