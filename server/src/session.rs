@@ -33,6 +33,7 @@ use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use crate::checks::Checks;
+use crate::healing::{Healing, Request};
 use crate::hub::{Attach, Event, Hub, Mailbox};
 use crate::limits;
 use crate::memory::{Account, Class, Grant, Memory, ShareKey};
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) offers: Arc<Offers>,
     /// Who follows which document, and hears what is said about it.
     pub(crate) rooms: Arc<Rooms>,
+    /// What is damaged in the store, and is asked for.
+    pub(crate) healing: Arc<Healing>,
     /// What automerge-repo's sessions share beside.
     pub(crate) repo: crate::repo::Common,
 }
@@ -122,6 +125,7 @@ struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.hub.leave(self.id);
+        self.shared.healing.gone(self.id);
         self.shared.metrics.sessions.dec();
     }
 }
@@ -416,7 +420,8 @@ impl Driver {
                     self.intake.add(Item::Detach(subscription));
                 }
                 SessionEffect::Listen { subscription, space, filter } => {
-                    self.hearing.listen(subscription, space, filter);
+                    self.hearing.listen(subscription, space.clone(), filter);
+                    self.shared.healing.listens(&space);
                 }
                 SessionEffect::Said { space, message } => self.hearing.say(&space, message),
                 SessionEffect::End(code) => {
@@ -457,6 +462,9 @@ impl Driver {
             }
             (SessionEffect::Fetch { subscription, ticket, space, wants }, _) => {
                 self.answering.add(Query::Fetch((subscription, ticket), space, wants));
+            }
+            (SessionEffect::Resent { space, document, count }, _) => {
+                self.shared.healing.answered(self.id, &space, &document, count);
             }
             // A session without an identity has ended.
             _ => {}
@@ -517,7 +525,22 @@ impl Driver {
     }
 
     fn handle_said(&mut self, said: Vec<News>) {
-        hearing::messages(said).for_each(|message| self.machine.handle_said(message));
+        for news in said {
+            match news {
+                News::Heard(through, said) => {
+                    self.machine.handle_said(hearing::message(through, said));
+                }
+                News::Asked(through, request) => {
+                    let Request { space, document, changes } = &*request;
+                    if !self.machine.handle_lost(through, *document, changes) {
+                        self.shared.healing.answered(self.id, space, document, 0);
+                    }
+                }
+                News::Mended(through, document) => self.machine.handle_mended(through, document),
+                // It has no document open that way.
+                News::Entry(..) | News::Said(_) => {}
+            }
+        }
     }
 
     /// Whether there is room for what the next frame may ask.
