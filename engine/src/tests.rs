@@ -33,6 +33,7 @@ mod store_portable;
 mod store_random;
 mod store_receiving;
 mod store_refused;
+mod store_resend;
 mod store_support;
 mod threads;
 mod wakers;

@@ -46,6 +46,15 @@ impl Leaf {
         Self::cut(hasher)
     }
 
+    /// The leaf that a relay tells of a document of which its store cannot read something: unlike that
+    /// of any state.
+    pub fn of_damage(document: &DocumentId) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(b"landfall leaf damaged");
+        hasher.update(document.as_bytes());
+        Self::cut(hasher)
+    }
+
     /// The leaf of a document in a state.
     pub fn of(document: &DocumentId, state: &DocumentState) -> Self {
         match state {

@@ -10,6 +10,7 @@ mod documents;
 mod entry;
 mod folded;
 mod reconcile;
+mod resend;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -31,6 +32,7 @@ pub use reconcile::{
     Difference, DigestQuery, DocumentEntries, Features, Fetch, Holding, Partial, Refilter,
     SubscribeFrom, Want, features,
 };
+pub use resend::{Mended, Resend, Resent};
 
 /// The WebSocket subprotocol that selects this protocol.
 pub const SUBPROTOCOL: &str = "landfall.v1";
@@ -68,6 +70,9 @@ pub mod kind {
     pub const SUBSCRIBE_FROM: u16 = 28;
     pub const DOCUMENT: u16 = 29;
     pub const RECONCILED: u16 = 30;
+    pub const RESEND: u16 = 31;
+    pub const RESENT: u16 = 32;
+    pub const MENDED: u16 = 33;
 }
 
 /// Header flag: a receiver that does not know this kind skips the frame.
@@ -324,4 +329,7 @@ pub enum Frame {
     Refilter(Refilter),
     Reconciled(SubscriptionId),
     Ephemeral(Ephemeral),
+    Resend(Resend),
+    Resent(Resent),
+    Mended(Mended),
 }

@@ -306,6 +306,19 @@ pub const PEN_CHANGES: usize = 10_000;
 /// the first; what is beyond is found by the next comparison.
 pub const DAMAGED_ENTRIES: usize = 10_000;
 
+/// Changes that one `Resend` asks for. A damaged page of a relay's file holds some tens.
+pub const RESEND_CHANGES: usize = 1_024;
+
+/// Bytes that an engine reads and sends each second, over time, because its relay asks for them again:
+/// no relay makes it a source without end.
+pub const RESEND_RATE: u64 = MIB as u64;
+
+/// Bytes that each question for it counts at least: it takes a read.
+pub const RESEND_LEAST_BYTES: u64 = 64 * KIB as u64;
+
+/// Bytes of it that come at once: the largest document.
+pub const RESEND_BURST: u64 = DOCUMENT_BYTES;
+
 /// Bytes of one message of an automerge-repo client: the JavaScript client sends a document whole,
 /// and would repeat a refused one every five seconds for ever.
 pub const REPO_MESSAGE_BYTES: usize = 64 * MIB;

@@ -13,6 +13,7 @@ mod effects;
 mod ephemeral;
 mod outbox;
 mod receive;
+mod resend;
 mod spaces;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,6 +34,7 @@ use checks::CheckState;
 use compare::Compare;
 use outbox::Outbox;
 use receive::Receiver;
+use resend::Resends;
 
 pub use effects::{
     AsideReason, Batch, DocumentBatch, DocumentHeads, EndReason, Incoming, ReplicaEffect,
@@ -40,6 +42,7 @@ pub use effects::{
 };
 pub use outbox::{OutboxChange, OutboxKind};
 pub use receive::PART_WEIGHT;
+pub use resend::Resendable;
 
 #[derive(Debug)]
 enum Phase {
@@ -111,6 +114,8 @@ pub struct Replica {
     /// Steps that checks have made.
     check_steps: u64,
     storing_bytes: usize,
+    /// What the relay asks for again.
+    resends: Resends,
     /// What the relay can do beyond its version.
     features: u64,
     /// Whose ephemeral messages were heard, over all spaces.
@@ -142,6 +147,7 @@ impl Replica {
             timers: BTreeSet::new(),
             check_steps: 0,
             storing_bytes: 0,
+            resends: Resends::default(),
             features: 0,
             sources: Sources::default(),
             heard: Moment::default(),
@@ -197,6 +203,7 @@ impl Replica {
         self.hungry.clear();
         self.timers.clear();
         self.storing_bytes = 0;
+        self.resends.end();
         self.features = 0;
         (self.pinged, self.probe) = (false, None);
         self.next_push = 0;
@@ -333,6 +340,8 @@ impl Replica {
             Frame::Ack(ack) => self.handle_ack(now, ack),
             Frame::Nack(nack) => self.handle_nack(now, nack),
             Frame::Ephemeral(message) => self.handle_ephemeral(message),
+            Frame::Resend(asked) => self.handle_resend(now, asked),
+            Frame::Mended(mended) => self.handle_mended(now, mended),
             frame => self.broken(format!("a {} frame, which only a client sends", name_of(&frame))),
         }
     }
@@ -546,6 +555,9 @@ fn name_of(frame: &Frame) -> &'static str {
         Frame::Refilter(_) => "refilter",
         Frame::Reconciled(_) => "reconciled",
         Frame::Ephemeral(_) => "ephemeral",
+        Frame::Resend(_) => "resend",
+        Frame::Resent(_) => "resent",
+        Frame::Mended(_) => "mended",
     }
 }
 

@@ -10,6 +10,7 @@ mod feed;
 mod offers;
 mod push;
 mod queries;
+mod resend;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -138,6 +139,15 @@ pub enum SessionEffect {
         space: SpaceName,
         /// The message, with its sender's name.
         message: Ephemeral,
+    },
+    /// The peer has pushed what it has of what [`Session::handle_lost`] asked for, and was answered.
+    Resent {
+        /// The space.
+        space: SpaceName,
+        /// The document.
+        document: DocumentId,
+        /// Changes that it brought, as it says; 0 if it has nothing.
+        count: u32,
     },
     /// Close the connection, after what was to be sent before.
     End(Code),
@@ -371,6 +381,7 @@ impl Session {
             Frame::Part(part) => self.handle_part(part),
             Frame::Push(push) => self.handle_push(push, rights),
             Frame::Ephemeral(message) => self.handle_ephemeral(message),
+            Frame::Resent(resent) => self.handle_resent(resent),
             Frame::Ping(nonce) => self.send(Frame::Pong(nonce)),
             Frame::Pong(_) => {}
             Frame::Close(_) => self.end(Code::GOODBYE),
@@ -385,7 +396,9 @@ impl Session {
             | Frame::Features(_)
             | Frame::Wanted(_)
             | Frame::Difference(_)
-            | Frame::Document(_) => {
+            | Frame::Document(_)
+            | Frame::Resend(_)
+            | Frame::Mended(_) => {
                 let what = "a frame that only a relay sends, or a second hello".to_owned();
                 self.fail(Code::OUT_OF_ORDER, what, "see docs/protocol.md for who sends what");
             }

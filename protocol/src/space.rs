@@ -241,6 +241,11 @@ impl Judging {
         self.push.document
     }
 
+    /// Its changes; those that were admitted are without their bytes.
+    pub fn changes(&self) -> &[CheckedChange] {
+        &self.push.changes
+    }
+
     /// Who pushed, and the session's number for it.
     pub fn key(&self) -> (SessionId, u64) {
         (self.push.session, self.push.id)

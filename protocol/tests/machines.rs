@@ -34,6 +34,8 @@ mod older;
 mod oversized;
 #[path = "machines/relay.rs"]
 mod relay;
+#[path = "machines/resend.rs"]
+mod resend;
 #[path = "machines/rng.rs"]
 mod rng;
 #[path = "machines/scenarios.rs"]

@@ -9,6 +9,7 @@
 
 mod apart;
 mod compacting;
+mod mending;
 mod merging;
 mod queue;
 #[cfg(all(test, unix))]
@@ -28,6 +29,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SessionId, SpaceName};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use crate::healing::Healing;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::store::{FoldWindow, LogStore, StoreError};
@@ -136,6 +138,7 @@ struct Shared {
     queue: Mutex<Queue<Work>>,
     wake: Condvar,
     before_fold: OnceLock<BeforeFold>,
+    healing: OnceLock<Arc<Healing>>,
 }
 
 /// The threads that have children work.
@@ -180,6 +183,12 @@ impl Folder {
     pub(crate) fn before_fold(&self, told: BeforeFold) {
         // Set once, when the relay starts.
         let _ = self.shared.before_fold.set(told);
+    }
+
+    /// Has what clients offer looked through for what is lost, from now on.
+    pub(crate) fn heal_with(&self, healing: Arc<Healing>) {
+        // Set once, when the relay starts.
+        let _ = self.shared.healing.set(healing);
     }
 
     /// Has a session's snapshot merged with what there is. `done` is called on one of the threads.

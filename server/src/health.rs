@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use landfall_protocol::space::StoreFailure;
 
 use crate::limits;
-use crate::store::{Condition, REMEDY};
+use crate::store::{Condition, REMEDY, RESTORE};
 
 const GOOD: u8 = 0;
 const FULL: u8 = 1;
@@ -90,7 +90,8 @@ impl Health {
         let gone = store.gone.as_ref().map(|gone| {
             format!("the store's files are gone: {gone}; nothing is acknowledged, the relay ends")
         });
-        let damaged = (!store.damaged.is_empty()).then(|| damage(store));
+        let is_damaged = !store.damaged.is_empty() || store.more_damaged;
+        let damaged = is_damaged.then(|| damage(store));
         let failing = store
             .failing
             .as_ref()
@@ -142,7 +143,8 @@ fn damage(store: &Condition) -> String {
     } else if more > 0 {
         named.push(format!("and {more} more"));
     }
-    format!("the store is damaged: {}; all else is served; {REMEDY}", named.join(", "))
+    let remedy = if store.is_unreadable { RESTORE } else { REMEDY };
+    format!("the store is damaged: {}; all else is served; {remedy}", named.join(", "))
 }
 
 #[cfg(test)]
@@ -165,6 +167,7 @@ mod tests {
             gone: Some("/data/relay.db was removed or renamed".to_owned()),
             damaged: (0..limits::DAMAGED_NAMED as u8 + 2).map(place).collect(),
             more_damaged: false,
+            is_unreadable: false,
             fsync_failed: None,
             writer_panicked: None,
             wal: None,
@@ -176,7 +179,7 @@ mod tests {
         for (line, words) in lines.iter().zip([
             "/data/relay.db was removed",
             "disk is full",
-            "and 2 more; all else is served; stop the relay and run `landfall-relay verify --repair`",
+            "and 2 more; all else is served; clients that have it are asked for it",
             "a bad sector",
         ]) {
             assert!(line.contains(words), "{words} in {line}");

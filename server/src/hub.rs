@@ -20,10 +20,13 @@ use std::thread;
 use landfall_protocol::frame::{Filter, Mark, SubscriptionId};
 use landfall_protocol::session::Offered;
 use landfall_protocol::space::{Answer, CheckedPush, Judging, PushedEntry};
-use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
+use landfall_protocol::{
+    ChangeHash, Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName,
+};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::folding::{Brought, Folder, MergeError};
+use crate::healing::Healing;
 use crate::health::Health;
 use crate::limits;
 use crate::memory::Grant;
@@ -110,6 +113,8 @@ enum Command {
     Push(SpaceName, Box<Pushed>, Grant),
     /// A document's packed index is in memory, or could not be brought there.
     IndexLoaded(SpaceName, DocumentId, Result<(), StoreError>),
+    /// The stored bytes of these changes were replaced by those that were pushed, or could not be.
+    Mended(SpaceName, DocumentId, Vec<ChangeHash>, Result<u64, StoreError>),
     /// What had to be opened was merged with what there is.
     Merged(SpaceName, PushedEntry, Result<Brought, MergeError>),
     /// Something of a space is about to be folded, up to this offset.
@@ -162,6 +167,8 @@ pub(crate) struct Parts {
     pub(crate) folder: Arc<Folder>,
     /// Who is told of what became durable, beside the subscriptions.
     pub(crate) rooms: Arc<Rooms>,
+    /// What pushes may mend.
+    pub(crate) healing: Arc<Healing>,
     /// Where calls of the store that take a moment are made.
     pub(crate) runtime: tokio::runtime::Handle,
     /// Bytes of live entries kept for each space.

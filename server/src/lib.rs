@@ -22,6 +22,7 @@ mod allocator;
 mod checks;
 pub mod cli;
 mod folding;
+mod healing;
 mod health;
 mod http;
 mod hub;

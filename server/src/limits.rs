@@ -236,6 +236,43 @@ pub const CHECKED_BUCKETS: usize = 65_536;
 /// Damaged places that `/readyz` and refusals name; the log has all.
 pub const DAMAGED_NAMED: usize = 10;
 
+/// How often it is looked for documents that reads found damaged.
+pub const HEAL_LOOK: Duration = Duration::from_secs(1);
+
+/// The least time between two looks at one damaged document, whoever comes and goes: a look may read
+/// all of it.
+pub const HEAL_LEAST: Duration = Duration::from_secs(1);
+
+/// The pause between two reads of a document that is examined: others read meanwhile.
+pub const HEAL_PAGE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Sessions that are asked for a damaged document at a time: one may be slow, and each may send all of
+/// it.
+pub const HEAL_SESSIONS: usize = 2;
+
+/// How long a session may take to bring what it is asked for: a snapshot of the largest size over a
+/// link of 1 MiB/s.
+pub const HEAL_ANSWER: Duration = Duration::from_secs(60);
+
+/// How long a damaged document waits when nobody is there who could have it, at first and at most. The
+/// time doubles with each look; whoever comes who follows the document ends it.
+pub const HEAL_PAUSE: Duration = Duration::from_secs(2);
+
+/// See [`HEAL_PAUSE`].
+pub const HEAL_LONGEST: Duration = Duration::from_secs(300);
+
+/// Bytes of changes that are put in the place of damaged ones in one transaction, when they are taken out
+/// of a snapshot.
+pub const MEND_BYTES: usize = shared::COMMIT_BYTES;
+
+/// Lost changes of a document that are remembered while there is nobody to ask: what is pushed of them
+/// unasked mends too.
+pub const HEAL_KEPT: usize = 64;
+
+/// Questions and news about damaged documents that wait for a session that does not read. One that
+/// finds no room is asked again later.
+pub const SEAT_MENDING: usize = 64;
+
 /// How long the hub may be at one command before `/readyz` says that it is stuck: a hundred times
 /// what the longest takes on a slow disk.
 pub const HUB_STALLED: Duration = Duration::from_secs(5);

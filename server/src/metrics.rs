@@ -54,6 +54,8 @@ pub(crate) struct Metrics {
     pub(crate) damaged_indexes: Gauge,
     /// Places of the store that reads found damaged; set when read.
     pub(crate) damaged_places: Gauge,
+    /// Damaged documents that can be read again, with what clients brought.
+    pub(crate) healed: Counter,
     /// Snapshots that clients offered and that were merged.
     pub(crate) snapshots_offered: Counter,
     ephemeral: ByReason,
@@ -100,6 +102,7 @@ impl Metrics {
             index_loads: Gauge::default(),
             damaged_indexes: Gauge::default(),
             damaged_places: Gauge::default(),
+            healed: Counter::default(),
             snapshots_offered: Counter::default(),
             ephemeral: ByReason::default(),
             folds: ByReason::default(),
@@ -145,6 +148,8 @@ impl Metrics {
         r.register("damaged_indexes", help, self.damaged_indexes.clone());
         let help = "Documents and logs of the store that reads found damaged since the start";
         r.register("damaged_places", help, self.damaged_places.clone());
+        let help = "Damaged documents that were healed with what clients brought";
+        r.register("healed_documents", help, self.healed.clone());
         let help = "Snapshots that clients offered and that were taken";
         r.register("snapshots_offered", help, self.snapshots_offered.clone());
         let help = "Ephemeral messages, by outcome: one for each receiver, or repeated";

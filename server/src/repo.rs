@@ -360,6 +360,8 @@ impl Driver {
                     }
                     _ => self.machine.handle_entry(&commit, at),
                 },
+                // It is asked for what is damaged by no word of this protocol.
+                News::Asked(..) | News::Mended(..) => {}
                 News::Said(said) | News::Heard(_, said) => {
                     let Said { document, sender, session, count, data } = &*said;
                     let (sender, session) = (sender.clone(), session.clone());

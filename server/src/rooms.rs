@@ -196,6 +196,22 @@ impl Rooms {
         true
     }
 
+    /// The sessions that hear what is said about a document over a subscription: each once.
+    pub(crate) fn listeners(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+    ) -> Vec<(SubscriptionId, Arc<Seat>)> {
+        let Some(room) = self.room(space) else { return Vec::new() };
+        let room = room.lock();
+        let follows = room.listeners.iter().filter(|(_, (filter, _))| filter.wants(document));
+        let mut found: Vec<_> = follows
+            .map(|((_, subscription), (_, seat))| (*subscription, Arc::clone(seat)))
+            .collect();
+        found.dedup_by_key(|(_, seat)| seat.session());
+        found
+    }
+
     /// Whether anybody follows anything in a space.
     pub(crate) fn is_followed(&self, space: &SpaceName) -> bool {
         self.index.lock().rooms.contains_key(space)

@@ -25,6 +25,7 @@ use tracing::{debug, error, info, warn};
 use crate::allocator;
 use crate::checks::Checks;
 use crate::folding::{FoldOptions, Folder};
+use crate::healing::Desk;
 use crate::health::Health;
 use crate::http::{self, Door, Guard, Peer};
 use crate::hub::{Hub, HubEnd, Parts, Rings};
@@ -278,9 +279,13 @@ impl Server {
         let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), folds);
         let (folder, fold_end) = folder.map_err(ServeError::Thread)?;
         let rooms = Arc::new(Rooms::new(Arc::clone(&metrics)));
+        let page_reads = Arc::new(Semaphore::new(limits::PAGE_READS));
+        let healing = Desk::new(&store, &rooms, &metrics, &page_reads).start();
+        folder.heal_with(Arc::clone(&healing));
         let parts = Parts {
             folder: Arc::clone(&folder),
             rooms: Arc::clone(&rooms),
+            healing: Arc::clone(&healing),
             runtime: tokio::runtime::Handle::current(),
             store: Arc::clone(&store),
             health: Arc::clone(&health),
@@ -310,10 +315,11 @@ impl Server {
             linger: options.linger,
             stopping,
             checks: Checks::new(limits::CHECKS),
-            page_reads: Arc::new(Semaphore::new(limits::PAGE_READS)),
+            page_reads,
             subscriptions: Arc::new(Semaphore::new(limits::SUBSCRIPTIONS)),
             offers,
             rooms,
+            healing,
             repo: crate::repo::Common::new(Arc::clone(&folder)),
         });
         let (allow_origins, allow_hosts) =

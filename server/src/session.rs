@@ -34,6 +34,7 @@ use tokio::time::sleep_until;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::checks::Checks;
+use crate::healing::{Healing, Request};
 use crate::hub::{Event, Hub, Mailbox};
 use crate::limits;
 use crate::memory::{Account, Grant, Memory, ShareKey};
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) offers: Arc<Offers>,
     /// Who follows which document, and hears what is said about it.
     pub(crate) rooms: Arc<Rooms>,
+    /// What is damaged in the store, and is asked for.
+    pub(crate) healing: Arc<Healing>,
     /// What automerge-repo's sessions share beside.
     pub(crate) repo: crate::repo::Common,
 }
@@ -138,6 +141,7 @@ struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.hub.leave(self.id);
+        self.shared.healing.gone(self.id);
         self.shared.metrics.sessions.dec();
     }
 }
@@ -400,7 +404,22 @@ impl Driver {
     }
 
     fn handle_said(&mut self, said: Vec<News>) {
-        hearing::messages(said).for_each(|message| self.machine.handle_said(message));
+        for news in said {
+            match news {
+                News::Heard(through, said) => {
+                    self.machine.handle_said(hearing::message(through, said));
+                }
+                News::Asked(through, request) => {
+                    let Request { space, document, changes } = &*request;
+                    if !self.machine.handle_lost(through, *document, changes) {
+                        self.shared.healing.answered(self.id, space, document, 0);
+                    }
+                }
+                News::Mended(through, document) => self.machine.handle_mended(through, document),
+                // It has no document open that way.
+                News::Entry(..) | News::Said(_) => {}
+            }
+        }
     }
 
     fn deadline(&self) -> Instant {

@@ -19,7 +19,9 @@ mod folding;
 mod history;
 mod indexes;
 pub mod inspect;
+mod known;
 mod log;
+mod mending;
 mod opening;
 mod plan;
 mod prune;
@@ -47,8 +49,8 @@ use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::Commit;
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName, Upstream, limits};
 
-pub(crate) use condition::REMEDY;
-pub use condition::{Condition, DamagedPlace};
+pub use condition::{Condition, DamagedPlace, Known};
+pub(crate) use condition::{REMEDY, RESTORE};
 pub use contents::RecordSink;
 pub use digests::{BranchPage, SumCursor};
 pub(crate) use failure::chain;
@@ -56,6 +58,7 @@ pub use failure::{DamagedIndex, StoreError};
 pub use indexes::INDEX_CACHE_BYTES;
 pub use inspect::Inspection;
 pub use landfall_storage::{BackupError, CommitHold, FailureClass, Faults};
+pub use mending::Examined;
 pub use opening::{OpenStoreError, StoreHint};
 pub use sqlite::SqliteStore;
 
@@ -413,6 +416,61 @@ pub trait LogStore: Send + Sync + 'static {
     /// can take the commit of others with it.
     fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
         self.beneath().is_some_and(|store| store.is_damaged(space, document))
+    }
+
+    /// What is known of a document's damage; `None` if no read has met any. Reads nothing.
+    fn known_damage(&self, space: &SpaceName, document: &DocumentId) -> Option<Known> {
+        self.beneath().and_then(|store| store.known_damage(space, document))
+    }
+
+    /// A document was examined and is whole, since this was known of it. False if a read has met damage
+    /// in it meanwhile.
+    fn forget_damage(&self, space: &SpaceName, document: &DocumentId, known: Known) -> bool {
+        self.beneath().is_some_and(|store| store.forget_damage(space, document, known))
+    }
+
+    /// Has the store keep what is known of damage, if that is new: it is known again when the store is
+    /// opened next. Waits for the disk.
+    fn keep_condition(&self) {
+        if let Some(store) = self.beneath() {
+            store.keep_condition();
+        }
+    }
+
+    /// Holds a document against what names it, some of it in one short read: everything beside its
+    /// changes first, then its tail from behind an offset on. An error that is damage: something of it
+    /// is damaged that nobody's copy of its changes can set right.
+    fn examine(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        after: Option<Offset>,
+    ) -> Result<Examined, StoreError> {
+        below(self)?.examine(space, document, after)
+    }
+
+    /// Puts the bytes of changes in the place of those of a document that are damaged, each in its own
+    /// row, durably; gives how many were. Bytes that are not those of their hash, and changes that
+    /// the document does not have or whose bytes are whole, are left alone.
+    fn mend_changes(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        changes: Vec<(ChangeHash, Vec<u8>)>,
+    ) -> Result<u64, StoreError> {
+        below(self)?.mend_changes(space, document, changes)
+    }
+
+    /// Puts a snapshot in the place of one whose bytes are damaged, at its offset, durably. Only if it
+    /// is the one with this hash, and stands for the same changes; false otherwise.
+    fn mend_snapshot(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        hash: &[u8; 32],
+        snapshot: Snapshot,
+    ) -> Result<bool, StoreError> {
+        below(self)?.mend_snapshot(space, document, hash, snapshot)
     }
 
     /// The documents whose snapshots have more than so many bytes, with these.

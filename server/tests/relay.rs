@@ -24,6 +24,8 @@ mod figures;
 mod gone;
 #[path = "relay/heads.rs"]
 mod heads;
+#[path = "relay/healing.rs"]
+mod healing;
 #[path = "relay/http.rs"]
 mod http;
 #[path = "relay/input.rs"]

@@ -158,6 +158,23 @@ impl Site {
         self.relay = Some(Relay::start_with(&self.data(), self.port, self.arguments));
     }
 
+    /// Waits until `/metrics` is as wanted.
+    ///
+    /// # Panics
+    /// If it takes too long.
+    pub fn until_metrics(&self, what: &str, wanted: impl Fn(&str) -> bool) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let (_, text) = crate::http::get(self.port, "/metrics");
+            if wanted(&text) {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "waited in vain for {what}: {text}");
+            // sleep: only spaces the looks at a process that tells nobody
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Keeps a copy of the data folder, as a backup would.
     ///
     /// # Panics

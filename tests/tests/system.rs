@@ -8,6 +8,7 @@ mod system {
     mod deletion;
     mod disk_full;
     mod ephemeral;
+    mod healing;
     mod hostile;
     mod kills;
     mod links;

@@ -2,6 +2,7 @@
 
 mod compare;
 mod parts;
+mod resend;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use landfall_protocol::frame::{Filter, Frame, encode};
-use landfall_protocol::replica::{EndReason, Replica, ReplicaEffect, ResumePoint, SpacePhase};
+use landfall_protocol::replica::{
+    EndReason, Replica, ReplicaEffect, Resendable, ResumePoint, SpacePhase,
+};
 use landfall_protocol::{Code, DocumentId, Local, Moment, SpaceName, Upstream};
 use landfall_storage::{Committed, WriteError};
 use tokio::sync::mpsc;
@@ -47,6 +50,8 @@ enum Outcome {
     Reset(SpaceName, Local),
     Reconciled(SpaceName),
     Requeued(SpaceName),
+    /// What the relay asked for, with the bytes of a snapshot that was made for it.
+    Resendable(SpaceName, DocumentId, Resendable, Option<Vec<u8>>),
     /// Something is acknowledged or refused: those who flush want to know.
     Settled,
     Failed(String),
@@ -254,6 +259,12 @@ impl Performer {
             Outcome::Reset(space, through) => replica.handle_reset(now, &space, through),
             Outcome::Reconciled(space) => replica.handle_reconciled(now, &space),
             Outcome::Requeued(space) => replica.handle_requeued(now, &space),
+            Outcome::Resendable(space, document, found, made) => {
+                if let (Resendable::Snapshot { hash, .. }, Some(body)) = (&found, made) {
+                    self.parts.made(*hash, body);
+                }
+                replica.handle_resendable(now, &space, document, found);
+            }
             Outcome::Settled => {}
             Outcome::Failed(what) => replica.handle_store_failed(what),
         }
@@ -356,6 +367,10 @@ impl Performer {
                 }
             }
             ReplicaEffect::Delayed { space, why } => self.delayed(space, why),
+            ReplicaEffect::LoadResend { space, document, changes } => {
+                self.load_resend(space, document, changes);
+            }
+            ReplicaEffect::Mended { space, document } => self.mended(&space, &document),
             ReplicaEffect::Heard { space, document, sender, session, count, data } => {
                 if let Some(row) = self.spaces.get(&space) {
                     let data = data.into();

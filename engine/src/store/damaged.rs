@@ -3,10 +3,10 @@
 //! to hold nothing that is not here.
 
 use landfall_protocol::frame::DAMAGED_UNKNOWN;
-use landfall_protocol::{DocumentId, limits};
+use landfall_protocol::{Code, DocumentId, limits};
 use rusqlite::{Connection, params};
 
-use super::rows::space_waiting;
+use super::rows::{document_row, space_waiting};
 use super::view::ViewError;
 use super::{Done, LocalLog, SpaceCount, SpaceRow, UpstreamRow, links};
 
@@ -59,9 +59,43 @@ pub(super) fn forget(
 }
 
 impl LocalLog {
-    /// A comparison found nothing of the upstream in use that is not here.
-    pub(crate) fn submit_forget_damage(&self, space: SpaceRow, done: Done<(SpaceCount, ())>) {
-        self.submit_link(space, done, move |tx, upstream| forget(tx, upstream, space));
+    /// A comparison found nothing of the upstream in use that is not here, but for these documents.
+    pub(crate) fn submit_forget_damage(
+        &self,
+        space: SpaceRow,
+        but: Vec<DocumentId>,
+        done: Done<(SpaceCount, ())>,
+    ) {
+        self.submit_link(space, done, move |tx, upstream| {
+            if but.is_empty() {
+                return forget(tx, upstream, space);
+            }
+            let sql = "SELECT DISTINCT document FROM aside \
+                WHERE space = ?1 AND kind = 7 AND upstream = ?2";
+            let mut find = tx.prepare_cached(sql)?;
+            let id = |row: &rusqlite::Row<'_>| row.get(0).map(DocumentId::from_bytes);
+            let told = find.query_map(params![space.0, upstream.0], id)?;
+            let told = told.collect::<rusqlite::Result<Vec<DocumentId>>>()?;
+            // Where it is not known whose the damage is, it may be that of one that differs.
+            let is_equal = |of: &&DocumentId| !but.contains(of) && **of != DAMAGED_UNKNOWN;
+            told.iter().filter(is_equal).try_for_each(|of| forget_document(tx, upstream, space, of))
+        });
+    }
+
+    /// Whether the upstream in use refuses a document because what it has of it is damaged.
+    pub(crate) fn is_refused_as_damaged(
+        &self,
+        space: SpaceRow,
+        document: &DocumentId,
+    ) -> Result<bool, ViewError> {
+        let whose = self.whose;
+        self.view(|conn| {
+            let Some(upstream) = whose.row(conn)? else { return Ok(false) };
+            let Some(row) = document_row(conn, space, document)? else { return Ok(false) };
+            let sql = "SELECT 1 FROM parked WHERE upstream = ?1 AND document = ?2 AND code = ?3";
+            let key = params![upstream.0, row.0, Code::DAMAGED.0];
+            conn.prepare_cached(sql)?.exists(key)
+        })
     }
 
     /// The documents of which the upstream in use could not send something, each once; `None` stands

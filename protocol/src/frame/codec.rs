@@ -119,6 +119,9 @@ fn encode_later(frame: &Frame, message: &mut Vec<u8>) {
     match frame {
         Frame::Features(body) => write_optional(message, kind::FEATURES, body),
         Frame::Ephemeral(body) => write_optional(message, kind::EPHEMERAL, body),
+        Frame::Resend(body) => write_optional(message, kind::RESEND, body),
+        Frame::Resent(body) => write_optional(message, kind::RESENT, body),
+        Frame::Mended(body) => write_optional(message, kind::MENDED, body),
         Frame::SubscribeFrom(body) => write(message, kind::SUBSCRIBE_FROM, body),
         Frame::Part(body) => write(message, kind::PART, body),
         Frame::PushSnapshot(body) => write(message, kind::PUSH_SNAPSHOT, body),
@@ -280,6 +283,9 @@ fn decode_body(kind: u16, flags: u16, body: &[u8]) -> Result<Option<Frame>, Fram
         kind::DOCUMENT => Frame::Document(read(kind, body)?),
         kind::REFILTER => Frame::Refilter(read(kind, body)?),
         kind::RECONCILED => Frame::Reconciled(read(kind, body)?),
+        kind::RESEND => Frame::Resend(read(kind, body)?),
+        kind::RESENT => Frame::Resent(read(kind, body)?),
+        kind::MENDED => Frame::Mended(read(kind, body)?),
         _ if flags & FLAG_OPTIONAL != 0 => return Ok(None),
         kind => return Err(FrameError::UnknownKind { kind }),
     };
@@ -343,6 +349,9 @@ fn check_fields(frame: &Frame) -> Result<(), FrameError> {
             bound("ephemeral.session", session, limits::EPHEMERAL_NAME_BYTES)?;
             bound("ephemeral.data", message.data.len(), limits::EPHEMERAL_BYTES)
         }
+        Frame::Resend(resend) => {
+            bound("resend.changes", resend.changes.len(), limits::RESEND_CHANGES)
+        }
         Frame::Subscribed(_)
         | Frame::Unsubscribe(_)
         | Frame::Ack(_)
@@ -352,7 +361,9 @@ fn check_fields(frame: &Frame) -> Result<(), FrameError> {
         | Frame::Part(_)
         | Frame::Wanted(_)
         | Frame::PushEntry(_)
-        | Frame::Reconciled(_) => Ok(()),
+        | Frame::Reconciled(_)
+        | Frame::Resent(_)
+        | Frame::Mended(_) => Ok(()),
     }
 }
 

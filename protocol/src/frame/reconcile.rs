@@ -26,8 +26,10 @@ pub mod features {
     pub const ENTRIES: u64 = 8;
     /// `Ephemeral`.
     pub const EPHEMERAL: u64 = 16;
+    /// `Resend`, `Resent`, `Mended`.
+    pub const RESEND: u64 = 32;
     /// All that this version can do.
-    pub const ALL: u64 = SNAPSHOTS | RECONCILE | FILTERS | ENTRIES | EPHEMERAL;
+    pub const ALL: u64 = SNAPSHOTS | RECONCILE | FILTERS | ENTRIES | EPHEMERAL | RESEND;
 }
 
 /// A snapshot that has arrived in part.

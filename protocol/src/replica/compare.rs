@@ -84,7 +84,8 @@ pub(super) struct Compare {
     heads_at: Offset,
     /// What the relay has told so far of the heads of the document that is being fetched.
     told: BTreeSet<[u8; 32]>,
-    /// The document that is arriving has something that the relay cannot read.
+    /// The document that is arriving has something that the relay cannot read: so it differs, whatever
+    /// its heads are.
     damaged: bool,
 }
 
@@ -141,6 +142,9 @@ impl Compare {
     }
 
     fn add_drifted(&mut self, document: DocumentId) {
+        if self.drifted.contains(&document) {
+            return;
+        }
         match self.drifted.len() < limits::DRIFTED_DOCUMENTS {
             true => self.drifted.push(document),
             false => self.more_drifted += 1,
@@ -501,7 +505,7 @@ impl Replica {
             true => compare.damaged,
             false => std::mem::take(&mut compare.damaged),
         };
-        if differs {
+        if differs || (damaged && !found.more) {
             compare.add_drifted(found.document);
         }
         let mut bytes = 64;

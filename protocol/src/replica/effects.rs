@@ -223,6 +223,26 @@ pub enum ReplicaEffect {
         /// What.
         data: Vec<u8>,
     },
+    /// The relay has these changes of a document and cannot read them: read those that the store has,
+    /// at most [`PUSH_WINDOW_BYTES`](crate::limits::PUSH_WINDOW_BYTES) of them but at least one. If some of
+    /// them are folded, or none are named, make a snapshot of everything that there is. Answer with
+    /// [`handle_resendable`](super::Replica::handle_resendable).
+    LoadResend {
+        /// The space.
+        space: SpaceName,
+        /// The document.
+        document: DocumentId,
+        /// Which changes; none for everything.
+        changes: Vec<ChangeHash>,
+    },
+    /// The relay can read a document again that it could not. If it was told to be damaged, compare
+    /// the space. No answer.
+    Mended {
+        /// The space.
+        space: SpaceName,
+        /// The document.
+        document: DocumentId,
+    },
     /// Close the connection, after what was to be sent before.
     End(EndReason),
 }

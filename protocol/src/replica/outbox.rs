@@ -62,7 +62,7 @@ impl OutboxKind {
 
 /// What of one document goes into one push.
 #[derive(Debug)]
-struct Group {
+pub(super) struct Group {
     document: DocumentId,
     locals: Vec<Local>,
     load: Load,
@@ -89,6 +89,8 @@ struct InFlight {
     locals: Vec<Local>,
     /// How many of them are acknowledged.
     acknowledged: usize,
+    /// The relay asked for it: its answer changes nothing that is known of what it holds.
+    resent: bool,
     bytes: usize,
     offer: Option<Offer>,
     /// It is the document's deletion.
@@ -246,12 +248,14 @@ impl Outbox {
             return None;
         }
         // What rests on a snapshot waits until the snapshot has been taken.
-        let offered = |group: &Group| {
-            let mut in_flight = self.in_flight.values();
-            in_flight.any(|push| push.offer.is_some() && push.document == group.document)
-        };
-        let index = self.ready.iter().position(|group| !offered(group))?;
+        let index = self.ready.iter().position(|group| !self.is_offering(&group.document))?;
         self.ready.remove(index)
+    }
+
+    /// Whether a snapshot of a document is offered and not answered.
+    pub(super) fn is_offering(&self, document: &DocumentId) -> bool {
+        let mut in_flight = self.in_flight.values();
+        in_flight.any(|push| push.offer.is_some() && push.document == *document)
     }
 
     /// Whether everything that is known of has been answered.
@@ -273,7 +277,7 @@ impl Outbox {
 
 /// Groups changes by document, keeping each document's order; a group that is full is followed
 /// by another of its document, and so is one that is no row of changes.
-fn group(page: impl Iterator<Item = OutboxChange>, most: usize) -> Vec<Group> {
+pub(super) fn group(page: impl Iterator<Item = OutboxChange>, most: usize) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut open: BTreeMap<DocumentId, usize> = BTreeMap::new();
     for OutboxChange { local, document, what } in page {
@@ -393,6 +397,7 @@ impl Replica {
     pub(super) fn pump(&mut self, now: Moment, space: &SpaceName) {
         self.pump_one(now, space, false);
         self.pump_hungry(now);
+        self.push_resend();
     }
 
     /// Something became free: the spaces that waited for it have their turn.
@@ -425,19 +430,12 @@ impl Replica {
         // One place is kept free: a relay stops reading when all are taken.
         while self.pushes.len() + 1 < limits.in_flight
             && self.window < limits::WINDOWS_BYTES
-            && let Some(group) = outbox.take_ready()
+            && let Some(group) = self.take_ready(space)
         {
-            self.next_push += 1;
-            self.pushes.insert(self.next_push, space.clone());
-            (outbox.window, self.window) = (outbox.window + group.bytes, self.window + group.bytes);
-            let Group { document, locals, load, bytes } = group;
-            let (id, subscription) = (self.next_push, link.subscription);
-            let deletion = matches!(load, Load::Tombstone);
-            let (frame, offer) = push_frame(id, subscription, document, load);
-            let in_flight = InFlight { document, locals, acknowledged: 0, bytes, offer, deletion };
-            outbox.in_flight.insert(id, in_flight);
-            self.effects.push_back(ReplicaEffect::Send(frame));
+            self.push_group(space, group, false);
         }
+        let Some(link) = self.spaces.get_mut(space) else { return };
+        let outbox = &mut link.outbox;
         if !outbox.has_page() {
             self.paged.remove(space);
         }
@@ -464,9 +462,31 @@ impl Replica {
         });
     }
 
+    fn take_ready(&mut self, space: &SpaceName) -> Option<Group> {
+        self.spaces.get_mut(space)?.outbox.take_ready()
+    }
+
+    /// Sends a push. `resent`: the relay asked for it.
+    pub(super) fn push_group(&mut self, space: &SpaceName, group: Group, resent: bool) {
+        let Some(link) = self.spaces.get_mut(space) else { return };
+        let Group { document, locals, load, bytes } = group;
+        self.next_push += 1;
+        let (id, subscription) = (self.next_push, link.subscription);
+        let deletion = matches!(load, Load::Tombstone);
+        let (frame, offer) = push_frame(id, subscription, document, load);
+        let acknowledged = 0;
+        let push = InFlight { document, locals, acknowledged, bytes, offer, deletion, resent };
+        link.outbox.window += bytes;
+        link.outbox.in_flight.insert(id, push);
+        self.window += bytes;
+        self.pushes.insert(id, space.clone());
+        self.send(frame);
+    }
+
     /// Nothing more of a space is pushed.
     pub(super) fn stop_pushing(&mut self, space: &SpaceName) {
         self.end_delay(space, None);
+        self.resends.end_of(space);
         let Some(link) = self.spaces.get_mut(space) else { return };
         let outbox = Outbox { stopped: true, ..Outbox::default() };
         let before = std::mem::replace(&mut link.outbox, outbox);
@@ -502,6 +522,13 @@ impl Replica {
             return self.broken(format!("an ack of {count} for push {} of {of}", ack.id));
         }
         push.acknowledged = count;
+        if push.resent {
+            if count == push.locals.len() {
+                self.end_push(&space, ack.id);
+                self.handle_resent_push(now, &space, count);
+            }
+            return;
+        }
         let document = push.document;
         let locals = push.locals[..count].to_vec();
         let offer = push.offer.map(|offer| (push.document, offer.hash));
@@ -582,9 +609,13 @@ impl Replica {
         let Some(offer) = &mut push.offer else { return };
         offer.reading = false;
         let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
-            link.outbox.restart = true;
+            let resent = push.resent;
+            link.outbox.restart |= !resent;
             self.end_push(space, id);
-            return self.pump(now, space);
+            return match resent {
+                true => self.handle_resent_push(now, space, 0),
+                false => self.pump(now, space),
+            };
         };
         // Otherwise it was asked for from the start meanwhile.
         if offer.next == from {
@@ -609,6 +640,10 @@ impl Replica {
     pub(super) fn handle_nack(&mut self, now: Moment, nack: Nack) {
         let Some(space) = self.space_of_push(nack.id) else { return };
         let Some(push) = self.end_push(&space, nack.id) else { return };
+        if push.resent {
+            // It asks again for what it did not take.
+            return self.handle_resent_push(now, &space, push.acknowledged);
+        }
         let Some(link) = self.spaces.get_mut(&space) else { return };
         let outbox = &mut link.outbox;
         let (document, deletion) = (push.document, push.deletion);

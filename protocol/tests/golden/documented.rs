@@ -68,6 +68,7 @@ fn classes_kinds_and_flags_are_in_the_page_with_their_numbers() {
         ("filters", features::FILTERS),
         ("entries", features::ENTRIES),
         ("ephemeral", features::EPHEMERAL),
+        ("resend", features::RESEND),
     ] {
         assert_row(&[&bit.to_string(), name]);
     }
@@ -116,6 +117,9 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("AUTHOR_BYTES", limits::AUTHOR_BYTES),
         ("PUSH_INFLATED_BYTES", limits::PUSH_INFLATED_BYTES),
         ("PUSH_TARGET_BYTES", limits::PUSH_TARGET_BYTES),
+        ("RESEND_RATE", limits::RESEND_RATE as usize),
+        ("RESEND_BURST", limits::RESEND_BURST as usize),
+        ("RESEND_LEAST_BYTES", limits::RESEND_LEAST_BYTES as usize),
         ("PUSH_WINDOW_BYTES", limits::PUSH_WINDOW_BYTES),
         ("ENTRIES_TARGET_BYTES", limits::ENTRIES_TARGET_BYTES),
         ("STORING_BYTES", limits::STORING_BYTES),
@@ -180,6 +184,7 @@ fn every_count_of_the_wire_is_in_the_page() {
         ("FETCH_DOCUMENTS", limits::FETCH_DOCUMENTS as u64),
         ("FILTER_DOCUMENTS", limits::FILTER_DOCUMENTS as u64),
         ("QUERIES", limits::QUERIES as u64),
+        ("RESEND_CHANGES", limits::RESEND_CHANGES as u64),
         ("RECENT_ENTRIES", limits::RECENT_ENTRIES),
         ("EPHEMERAL_SOURCES", limits::EPHEMERAL_SOURCES as u64),
         ("REPO_LIST", limits::REPO_LIST as u64),

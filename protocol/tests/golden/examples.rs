@@ -3,9 +3,9 @@
 use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix, tombstone_id};
 use landfall_protocol::frame::{
     Ack, Close, Difference, DigestQuery, DocumentEntries, Entries, Entry, Ephemeral, ErrorFrame,
-    Features, Fetch, Filter, Frame, Hello, Holding, Mark, Nack, Part, Partial, Push, PushEntry,
-    PushSnapshot, Refilter, Subscribe, SubscribeFrom, Subscribed, Unsubscribed, Want, Wanted,
-    Welcome, entry_flags, entry_kind, features,
+    Features, Fetch, Filter, Frame, Hello, Holding, Mark, Mended, Nack, Part, Partial, Push,
+    PushEntry, PushSnapshot, Refilter, Resend, Resent, Subscribe, SubscribeFrom, Subscribed,
+    Unsubscribed, Want, Wanted, Welcome, entry_flags, entry_kind, features,
 };
 use landfall_protocol::{
     ChangeHash, Code, Cursor, DocumentId, Epoch, NackClass, Offset, ReplicaId, Scope, SessionId,
@@ -49,11 +49,14 @@ pub fn name_of(frame: &Frame) -> &'static str {
         Frame::Document(_) => "Document",
         Frame::Reconciled(_) => "Reconciled",
         Frame::Ephemeral(_) => "Ephemeral",
+        Frame::Resend(_) => "Resend",
+        Frame::Resent(_) => "Resent",
+        Frame::Mended(_) => "Mended",
     }
 }
 
 /// How many kinds of frames there are.
-pub const KINDS: usize = 27;
+pub const KINDS: usize = 30;
 
 /// Every example with the name of its golden file.
 pub fn all() -> Vec<(&'static str, Frame)> {
@@ -63,6 +66,7 @@ pub fn all() -> Vec<(&'static str, Frame)> {
     examples.extend(folded());
     examples.extend(reconciliation());
     examples.extend(documents());
+    examples.extend(resends());
     examples.extend([
         ("ping", Frame::Ping(0x0102_0304_0506_0708)),
         ("pong", Frame::Pong(0x0102_0304_0506_0708)),
@@ -280,6 +284,18 @@ fn documents() -> Vec<(&'static str, Frame)> {
         ("document-present", Frame::Document(present)),
         ("document-deleted", Frame::Document(deleted)),
         ("document-absent", Frame::Document(absent)),
+    ]
+}
+
+fn resends() -> Vec<(&'static str, Frame)> {
+    let (subscription, document) = (3, DOCUMENT);
+    let changes = vec![[0x1d; 32], [0x1e; 32]];
+    let whole = Resend { subscription, document, changes: Vec::new() };
+    vec![
+        ("resend", Frame::Resend(Resend { changes, ..whole.clone() })),
+        ("resend-whole", Frame::Resend(whole)),
+        ("resent", Frame::Resent(Resent { subscription, document, count: 2 })),
+        ("mended", Frame::Mended(Mended { subscription, document })),
     ]
 }
 

@@ -254,7 +254,11 @@ impl Client {
                 store.requeue(upstream, &document);
                 replica.handle_requeued(now, &space);
             }
-            ReplicaEffect::Delayed { .. } => {}
+            ReplicaEffect::Delayed { .. } | ReplicaEffect::Mended { .. } => {}
+            ReplicaEffect::LoadResend { space, document, changes } => {
+                let found = store.resendable(&document, &changes);
+                replica.handle_resendable(now, &space, document, found);
+            }
             other => panic!("no store work: {other:?}"),
         }
     }

@@ -155,7 +155,8 @@ impl Relay {
             // Nobody says anything here.
             SessionEffect::Listen { .. }
             | SessionEffect::Refiltered { .. }
-            | SessionEffect::Said { .. } => {}
+            | SessionEffect::Said { .. }
+            | SessionEffect::Resent { .. } => {}
             SessionEffect::End(_) => unreachable!("handled before"),
         }
     }

@@ -9,7 +9,8 @@ use landfall_protocol::admission::{
 use landfall_protocol::digest::{Branch, Leaf, Prefix};
 use landfall_protocol::frame::{Filter, Holding, Mark, Partial};
 use landfall_protocol::replica::{
-    Batch, DocumentBatch, DocumentHeads, Incoming, OutboxChange, OutboxKind, ResumePoint,
+    Batch, DocumentBatch, DocumentHeads, Incoming, OutboxChange, OutboxKind, Resendable,
+    ResumePoint,
 };
 use landfall_protocol::{ActorId, ChangeHash, Cursor, DocumentId, Local, Offset, Upstream};
 
@@ -226,6 +227,20 @@ impl ModelStore {
         let from = from as usize;
         let end = body.len().min(from + model::PART_BYTES);
         (model::sha256(&body) == hash).then(|| body[from..end].to_vec())
+    }
+
+    /// What a relay asks for again: these changes, or everything.
+    pub fn resendable(&self, d: &DocumentId, changes: &[ChangeHash]) -> Resendable {
+        let named = |change: &&CheckedChange| changes.contains(&change.hash);
+        let found = self.changes(d).filter(named);
+        match self.snapshot(d).filter(|_| changes.is_empty()) {
+            Some((_, body)) => {
+                let (hash, total) = (model::sha256(&body), body.len() as u64);
+                let heads = model::heads(&model::decode(&body));
+                Resendable::Snapshot { hash, total, heads }
+            }
+            None => Resendable::Changes(found.map(|change| change.bytes.clone()).collect()),
+        }
     }
 
     pub fn acknowledge(&mut self, upstream: Upstream, locals: &[Local], mark: Mark) {

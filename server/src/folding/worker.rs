@@ -51,7 +51,10 @@ impl Worker {
                 Next::Job(taken, work) => {
                     let _busy = Busy { shared, taken };
                     match work {
-                        Work::Merge(offer, done) => done(self.merge(&offer)),
+                        Work::Merge(offer, done) => {
+                            self.mend(shared, &offer);
+                            done(self.merge(&offer));
+                        }
                         Work::Absorb(chunks, done) => done(self.absorb(&chunks)),
                         Work::Rebuild(space, document, done) => {
                             done(self.rebuild(&space, &document));

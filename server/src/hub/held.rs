@@ -8,7 +8,7 @@ use landfall_fold::WorkerError;
 use landfall_protocol::admission::{CheckedChange, Roots};
 use landfall_protocol::session::Offered;
 use landfall_protocol::space::{CheckedPush, Judged, Judging, PushedEntry, Refusal, StoreFailure};
-use landfall_protocol::{Code, DocumentId, NackClass, SpaceName};
+use landfall_protocol::{ChangeHash, Code, DocumentId, NackClass, SpaceName};
 
 use super::sequencer::{Sequencer, now_ms};
 use super::{Command, Pushed};
@@ -32,6 +32,8 @@ pub(super) enum Arrived {
 enum Why {
     /// Its index is being read.
     Loading,
+    /// Changes whose stored bytes are damaged are replaced by what was pushed.
+    Mending,
     /// Something is to be merged; first what was admitted before it must be durable.
     Draining(PushedEntry, Arrived),
     /// It is being merged with what there is.
@@ -151,10 +153,58 @@ impl Sequencer {
             }
             Err(error) => {
                 tracing::error!(%space, %document, error = error.chain(), "no index");
-                let Some(slot) = self.spaces.get_mut(space) else { return };
-                for push in slot.held.release(document) {
-                    self.give_back_held(space, push, error.failure);
-                }
+                self.give_back_all(space, document, error.failure);
+            }
+        }
+    }
+
+    /// What waited is not judged.
+    fn give_back_all(&mut self, space: &SpaceName, document: &DocumentId, failure: StoreFailure) {
+        let Some(slot) = self.spaces.get_mut(space) else { return };
+        for push in slot.held.release(document) {
+            self.give_back_held(space, push, failure);
+        }
+    }
+
+    /// A push has changes of which the store has damaged bytes: these are replaced first, and the
+    /// push is judged, and answered, when that is durable.
+    pub(super) fn begin_mending(
+        &mut self,
+        space: &SpaceName,
+        push: Pushed,
+        repair: Vec<(ChangeHash, Vec<u8>)>,
+    ) {
+        let document = push.document();
+        let Some(slot) = self.spaces.get_mut(space) else { return };
+        slot.held.hold(document, Why::Mending, Some(push));
+        let (store, inbox) = (Arc::clone(&self.parts.store), Arc::clone(&self.inbox));
+        let space = space.clone();
+        self.parts.runtime.spawn_blocking(move || {
+            let brought = repair.iter().map(|(hash, _)| *hash).collect();
+            let result = store.mend_changes(&space, &document, repair);
+            inbox.put(Command::Mended(space, document, brought, result));
+        });
+    }
+
+    /// Damaged bytes were replaced, or could not be.
+    pub(super) fn handle_mended(
+        &mut self,
+        space: &SpaceName,
+        document: &DocumentId,
+        brought: &[ChangeHash],
+        result: Result<u64, StoreError>,
+    ) {
+        match result {
+            Ok(mended) => {
+                tracing::info!(%space, %document, mended, "damaged changes were replaced");
+                // Before it is judged again: then it mends nothing more.
+                self.parts.healing.brought(space, document, brought);
+                self.release(space, document);
+            }
+            Err(error) => {
+                tracing::error!(%space, %document, error = error.chain(),
+                    "damaged changes could not be replaced");
+                self.give_back_all(space, document, error.failure);
             }
         }
     }

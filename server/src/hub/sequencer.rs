@@ -95,6 +95,10 @@ impl Sequencer {
                 self.handle_index(&space, &document, result);
                 return Some(space);
             }
+            Command::Mended(space, document, brought, result) => {
+                self.handle_mended(&space, &document, &brought, result);
+                return Some(space);
+            }
             Command::Merged(space, push, result) => {
                 self.handle_merged(&space, &push, result);
                 return Some(space);
@@ -230,6 +234,12 @@ impl Sequencer {
                 self.give_back(key, StoreFailure::Busy);
             }
             return;
+        }
+        if let Pushed::Changes(judging, _) = &push {
+            let repair = self.parts.healing.repair(space, &document, judging.changes());
+            if !repair.is_empty() {
+                return self.begin_mending(space, push, repair);
+            }
         }
         match push {
             Pushed::Changes(judging, loads) => {

@@ -88,6 +88,7 @@ impl Bench {
         let folds = FoldOptions { worker, window, ..FoldOptions::default() };
         let (folds, _) = Folder::start(Arc::clone(&over), Arc::clone(&metrics), folds).unwrap();
         let (hub, _) = Hub::start(Parts {
+            healing: Arc::default(),
             rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
             store: over,
             health: Arc::new(Health::default()),

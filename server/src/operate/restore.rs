@@ -87,6 +87,10 @@ fn stage(
             Some(_) => more += 1,
         }
     })?;
+    if first.is_none() {
+        // What was known of damage in the store that it was copied from.
+        store.set_condition(&[]);
+    }
     store.close()?;
     match first {
         Some(first) => Err(OperateError::DamagedBackup { first, more }),

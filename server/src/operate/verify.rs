@@ -93,6 +93,9 @@ fn mend(
             break;
         }
     }
+    if space.is_none() && after.findings.len() < FINDINGS {
+        store.set_condition(&after.findings);
+    }
     Ok(Mended { before, rounds, after })
 }
 

@@ -7,11 +7,12 @@ use std::time::Instant;
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::rate::TokenBucket;
 use landfall_protocol::space::Commit;
-use landfall_protocol::{Moment, SessionId};
+use landfall_protocol::{DocumentId, Moment, SessionId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Said;
+use crate::healing::Request;
 use crate::limits;
 
 /// What a session hears.
@@ -23,6 +24,10 @@ pub(crate) enum News {
     Said(Arc<Said>),
     /// Something was said about a document that a subscription's filter takes.
     Heard(SubscriptionId, Arc<Said>),
+    /// The relay asks for something of a document that a subscription's filter takes.
+    Asked(SubscriptionId, Arc<Request>),
+    /// Such a document can be read again.
+    Mended(SubscriptionId, DocumentId),
 }
 
 /// A session's bounded box. One that is full drops what came: of entries all of them, and says so,
@@ -46,6 +51,8 @@ struct Waiting {
     behind: bool,
     said: VecDeque<(Option<SubscriptionId>, Arc<Said>)>,
     said_bytes: usize,
+    /// Questions and news about damaged documents.
+    mending: VecDeque<News>,
 }
 
 impl Seat {
@@ -79,13 +86,14 @@ impl Seat {
     /// What came since the last look: entries by growing offset, then what was said. True if
     /// entries were dropped: the store has them.
     pub(crate) fn take(&self) -> (Vec<News>, bool) {
-        let Waiting { entries, behind, said, .. } = std::mem::take(&mut *self.waiting.lock());
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        let Waiting { entries, behind, said, mending, .. } = waiting;
         let entries = entries.into_iter().map(|(commit, at)| News::Entry(commit, at));
         let said = said.into_iter().map(|(through, said)| match through {
             None => News::Said(said),
             Some(subscription) => News::Heard(subscription, said),
         });
-        (entries.chain(said).collect(), behind)
+        (entries.chain(said).chain(mending).collect(), behind)
     }
 
     /// Waits until there is something to take. One waits at a time; to be dropped is no loss.
@@ -136,6 +144,27 @@ impl Seat {
         dropped
     }
 
+    /// The session is asked for something.
+    pub(crate) fn put_request(&self, through: SubscriptionId, request: Arc<Request>) {
+        self.put_mending(News::Asked(through, request));
+    }
+
+    /// A document can be read again.
+    pub(crate) fn put_mended(&self, through: SubscriptionId, document: DocumentId) {
+        self.put_mending(News::Mended(through, document));
+    }
+
+    fn put_mending(&self, news: News) {
+        {
+            let mut waiting = self.waiting.lock();
+            if waiting.mending.len() >= limits::SEAT_MENDING {
+                waiting.mending.pop_front();
+            }
+            waiting.mending.push_back(news);
+        }
+        self.filled.notify_one();
+    }
+
     #[cfg(test)]
     pub(super) fn waiting_entries(&self) -> usize {
         self.waiting.lock().entries.len()
@@ -144,7 +173,8 @@ impl Seat {
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.said.is_empty() && !self.behind
+        let nothing = self.entries.is_empty() && self.said.is_empty() && self.mending.is_empty();
+        nothing && !self.behind
     }
 }
 

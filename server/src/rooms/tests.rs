@@ -46,7 +46,7 @@ fn offsets(seat: &Seat) -> (Vec<u64>, bool) {
 fn counts(seat: &Seat) -> Vec<u64> {
     let count = |news| match news {
         News::Said(said) | News::Heard(_, said) => said.count,
-        News::Entry(..) => panic!("an entry"),
+        other => panic!("{other:?}"),
     };
     seat.take().0.into_iter().map(count).collect()
 }

@@ -267,11 +267,22 @@ impl Fetching<'_> {
             // Its memory is given back before any for what it plans is waited for: one plan a session.
             let (plan, room) = self.reader.read(plan, bytes).await?;
             drop(room);
+            self.tell_damage(document, &plan.holding).await?;
             if self.planned(document, plan).await? {
                 return Ok(());
             }
         }
         Err(Stop::Failed(StoreError::unsupported()))
+    }
+
+    /// Of a document that is known to be damaged that is told first, also to one who lacks nothing.
+    async fn tell_damage(&self, document: DocumentId, holding: &Holding) -> Result<(), Stop> {
+        let known = self.reader.pages.known_damage(self.space, &document);
+        if known.is_none() || !matches!(holding, Holding::Present(_)) {
+            return Ok(());
+        }
+        let (entry, room) = self.damage(document, Offset(0)).await?;
+        self.entries(document, holding, &[entry], false, room).await
     }
 
     /// Sends what is planned; false if it was folded away meanwhile and must be planned again.

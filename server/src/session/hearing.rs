@@ -64,14 +64,8 @@ impl Hearing {
 }
 
 /// What a client is sent of it.
-pub(super) fn messages(news: Vec<News>) -> impl Iterator<Item = Ephemeral> {
-    news.into_iter().filter_map(|news| match news {
-        News::Heard(subscription, said) => {
-            let Said { document, sender, session, count, data } = Arc::unwrap_or_clone(said);
-            let data = data.into();
-            Some(Ephemeral { subscription, document, sender, session, count, data })
-        }
-        // It has no document open that way.
-        News::Entry(..) | News::Said(_) => None,
-    })
+pub(super) fn message(subscription: SubscriptionId, said: Arc<Said>) -> Ephemeral {
+    let Said { document, sender, session, count, data } = Arc::unwrap_or_clone(said);
+    let data = data.into();
+    Ephemeral { subscription, document, sender, session, count, data }
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use landfall_protocol::{DocumentId, SpaceName};
 use tokio::sync::Semaphore;
 
 use super::Shared;
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
-use crate::store::{LogStore, StoreError};
+use crate::store::{Known, LogStore, StoreError};
 
 /// The way to the store of one session.
 #[derive(Clone)]
@@ -53,6 +54,11 @@ impl Pages {
             drop((found, room));
             room = self.account.reserve(Class::Answer, needs.max(limits::ANSWER_BYTES + 1)).await;
         }
+    }
+
+    /// What is known of a document's damage. Reads nothing.
+    pub(super) fn known_damage(&self, space: &SpaceName, document: &DocumentId) -> Option<Known> {
+        self.store.known_damage(space, document)
     }
 
     /// Waits for memory for something that is there already.

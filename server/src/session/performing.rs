@@ -72,7 +72,11 @@ impl Driver {
                     }
                 }
                 SessionEffect::Listen { subscription, space, filter } => {
-                    self.hearing.listen(subscription, space, filter);
+                    self.hearing.listen(subscription, space.clone(), filter);
+                    self.shared.healing.listens(&space);
+                }
+                SessionEffect::Resent { space, document, count } => {
+                    self.shared.healing.answered(self.id, &space, &document, count);
                 }
                 SessionEffect::Said { space, message } => self.hearing.say(&space, message),
                 SessionEffect::End(code) => {

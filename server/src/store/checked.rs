@@ -249,6 +249,28 @@ fn verified(
     }
 }
 
+/// Whether the bytes of a snapshot are those of its SHA-256, and as many as its row says. Nothing
+/// is taken from memory.
+pub(super) fn is_whole(
+    conn: &Connection,
+    document: DocumentId,
+    stored: &Stored,
+) -> rusqlite::Result<bool> {
+    match verified(conn, document, stored) {
+        Ok(_) => stored.is_as_long(conn),
+        Err(error) if is_content_damage(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether it is one of [`damaged`], and not SQLite's.
+fn is_content_damage(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::ToSqlConversionFailure(source) => source.is::<ContentDamage>(),
+        _ => false,
+    }
+}
+
 /// That a snapshot's bytes are not those that were written.
 pub(super) fn snapshot_damage(document: DocumentId, stored: &Stored) -> rusqlite::Error {
     damaged(Some(document), Some(stored.offset), "a snapshot's bytes that are damaged")

@@ -29,11 +29,13 @@ pub struct Condition {
     /// How the write-ahead log was damaged with which the store was opened: commits are lost.
     pub wal: Option<String>,
     /// What reads found damaged, at most
-    /// [`DAMAGED_PLACES`](crate::limits::DAMAGED_PLACES) places. It stays until the store is opened
-    /// again.
+    /// [`DAMAGED_PLACES`](crate::limits::DAMAGED_PLACES) places. A document stays until it can be read
+    /// again, all else until the store is opened again.
     pub damaged: Vec<DamagedPlace>,
     /// Whether there are more of them.
     pub more_damaged: bool,
+    /// Whether SQLite itself cannot read one of them: no repair mends that.
+    pub is_unreadable: bool,
     /// A read failed lately for another reason than damage: the last one, in words.
     pub failing: Option<String>,
 }
@@ -118,11 +120,21 @@ pub(super) struct Recorder {
     has_damage: AtomicBool,
 }
 
+/// What is known of a damaged place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// SQLite itself cannot read it, so it takes no writes.
+    pub takes_no_writes: bool,
+    /// How often reads have met it. Another number than before: it was met again meanwhile.
+    pub times: u64,
+}
+
 #[derive(Default)]
 struct Found {
-    /// Each with whether it takes no writes: SQLite itself cannot read it.
-    damaged: BTreeMap<DamagedPlace, bool>,
+    damaged: BTreeMap<DamagedPlace, Known>,
     more: bool,
+    /// What is known is not what the store has of it.
+    is_new: bool,
     failed: Option<(Instant, String)>,
 }
 
@@ -153,8 +165,11 @@ impl Recorder {
         let place = DamagedPlace { space, document };
         let mut found = self.found.lock();
         self.has_damage.store(true, Ordering::Release);
-        if let Some(takes_no_writes) = found.damaged.get_mut(&place) {
-            *takes_no_writes |= content.is_none();
+        if let Some(known) = found.damaged.get_mut(&place) {
+            let is_new = content.is_none() && !known.takes_no_writes;
+            known.takes_no_writes |= is_new;
+            known.times += 1;
+            found.is_new |= is_new;
             return;
         }
         if found.damaged.len() >= limits::DAMAGED_PLACES {
@@ -162,18 +177,78 @@ impl Recorder {
             return;
         }
         // Once for each place: what asks for it asks again and again.
-        tracing::error!(%place, error = error.chain(), remedy = REMEDY, "the store is damaged");
-        found.damaged.insert(place, content.is_none());
+        let remedy = if content.is_none() { RESTORE } else { REMEDY };
+        tracing::error!(%place, error = error.chain(), remedy, "the store is damaged");
+        found.damaged.insert(place, Known { takes_no_writes: content.is_none(), times: 1 });
+        found.is_new = true;
+    }
+
+    /// What the store has kept of it, when it is opened; or what is known in the place of all else.
+    pub(super) fn set(&self, places: Vec<(DamagedPlace, bool)>, is_new: bool) {
+        let mut found = self.found.lock();
+        self.has_damage.store(!places.is_empty(), Ordering::Release);
+        let known = |takes_no_writes| Known { takes_no_writes, times: 1 };
+        found.damaged =
+            places.into_iter().map(|(place, no_writes)| (place, known(no_writes))).collect();
+        found.is_new = is_new;
+    }
+
+    /// What is known, if that is not what the store has of it.
+    pub(super) fn take_new(&self) -> Option<Vec<(DamagedPlace, bool)>> {
+        if !self.has_damage.load(Ordering::Acquire) {
+            return None;
+        }
+        let is_new = std::mem::take(&mut self.found.lock().is_new);
+        is_new.then(|| self.all())
+    }
+
+    /// What is known.
+    pub(super) fn all(&self) -> Vec<(DamagedPlace, bool)> {
+        let found = self.found.lock();
+        let places = found.damaged.iter();
+        places.map(|(place, known)| (place.clone(), known.takes_no_writes)).collect()
+    }
+
+    /// What is known of a document's damage; `None` if no read has met any.
+    pub(super) fn known(&self, space: &SpaceName, document: &DocumentId) -> Option<Known> {
+        if !self.has_damage.load(Ordering::Acquire) {
+            return None;
+        }
+        let place = DamagedPlace { space: Some(space.clone()), document: Some(*document) };
+        self.found.lock().damaged.get(&place).copied()
+    }
+
+    /// The documents of a space that are known to be damaged.
+    pub(super) fn damaged_of(&self, space: &SpaceName) -> Vec<DocumentId> {
+        if !self.has_damage.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let first = DamagedPlace { space: Some(space.clone()), document: None };
+        let found = self.found.lock();
+        let of_space = found.damaged.range(first..);
+        of_space
+            .take_while(|(place, _)| place.space.as_ref() == Some(space))
+            .filter_map(|(place, _)| place.document)
+            .collect()
+    }
+
+    /// A document was read whole since this was known of it. False if a read has met damage in
+    /// it meanwhile: then it stays.
+    pub(super) fn forget(&self, space: &SpaceName, document: &DocumentId, known: Known) -> bool {
+        let place = DamagedPlace { space: Some(space.clone()), document: Some(*document) };
+        let mut found = self.found.lock();
+        let is_same = found.damaged.get(&place) == Some(&known);
+        if is_same {
+            found.damaged.remove(&place);
+            found.is_new = true;
+        }
+        is_same
     }
 
     /// Whether this document was found to be so damaged that a commit of it may fail. One of which
     /// only a value is wrong takes changes as before, so that they are in two places.
     pub(super) fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
-        if !self.has_damage.load(Ordering::Acquire) {
-            return false;
-        }
-        let place = DamagedPlace { space: Some(space.clone()), document: Some(*document) };
-        self.found.lock().damaged.get(&place).copied().unwrap_or(false)
+        self.known(space, document).is_some_and(|known| known.takes_no_writes)
     }
 
     pub(super) fn condition(
@@ -193,6 +268,7 @@ impl Recorder {
             wal,
             damaged: found.damaged.keys().cloned().collect(),
             more_damaged: found.more,
+            is_unreadable: found.damaged.values().any(|known| known.takes_no_writes),
             failing: failing.map(|(_, what)| what.clone()),
         }
     }
@@ -201,9 +277,13 @@ impl Recorder {
 /// How long a read that failed is shown: that others work says nothing about it.
 const FAILING_SHOWN: Duration = limits::READ_FAILURE_SHOWN;
 
-/// What helps against damage.
-pub(crate) const REMEDY: &str = "stop the relay and run `landfall-relay verify --repair`, or \
-    restore a backup; clients bring back what they have";
+/// What helps against damage that SQLite itself meets: a repair sets right what can be read.
+pub(crate) const RESTORE: &str = "SQLite cannot read a part of the file, which no repair mends: stop the \
+    relay and restore a backup, or begin with an empty folder; clients bring back what they have";
+
+/// What helps against damage of values.
+pub(crate) const REMEDY: &str = "clients that have it are asked for it; if none does, stop the relay \
+    and run `landfall-relay verify --repair`, or restore a backup";
 
 impl StoreError {
     /// Whether what is in the file is damaged.

@@ -8,9 +8,10 @@ use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::checked::damaged;
-use super::documents::space_row;
+use super::documents::{Document, space_row};
 use super::log::head;
 use super::schema::{column, document_id, number};
+use super::verify::is_damage;
 
 const BELOW: &str = "SELECT document, leaf FROM document \
     WHERE space = ?1 AND document BETWEEN ?2 AND ?3 AND leaf IS NOT NULL ORDER BY document \
@@ -180,6 +181,48 @@ pub(super) fn branches(
         }
     }
     Ok(page)
+}
+
+/// Tells documents that are damaged as what nobody has: whoever compares then asks for them, and is
+/// told of the damage.
+pub(super) fn tell_damage(
+    conn: &Connection,
+    name: &SpaceName,
+    damaged: &[DocumentId],
+    branches: &mut [Branch],
+) -> rusqlite::Result<()> {
+    let Some(space) = space_row(conn, name)? else { return Ok(()) };
+    for id in damaged {
+        let is_above = |branch: &&mut Branch| {
+            let (first, last) = branch.prefix.range();
+            (first..=last).contains(id.as_bytes())
+        };
+        let mut above = branches.iter_mut().filter(is_above).peekable();
+        if above.peek().is_none() {
+            continue;
+        }
+        let leaf = match Document::find(conn, space, id) {
+            // Not even its row can be read: it is not in the sums of what was read either.
+            Err(error) if is_damage(&error) => continue,
+            found => found?.and_then(|found| found.leaf),
+        };
+        let Some(leaf) = leaf else { continue };
+        let told = Leaf::of_damage(id);
+        for branch in above {
+            match &mut branch.node {
+                Node::Children(children) => {
+                    let child = &mut children[usize::from(branch.prefix.child_of(id))];
+                    child.remove(leaf);
+                    child.add(told);
+                }
+                Node::Leaves(leaves) => {
+                    let its = leaves.iter_mut().find(|(of, _)| of == id);
+                    its.into_iter().for_each(|its| its.1 = told);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// `None` if its rows go on.

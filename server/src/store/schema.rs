@@ -177,11 +177,22 @@ const VERSION_3: &str = "
 ALTER TABLE document ADD COLUMN operations INTEGER NOT NULL DEFAULT 0;
 ";
 
+/// Version 4: what was found damaged, so that it is known after a start before anybody reads it.
+/// An empty name stands for all spaces, an empty document for all of a space.
+const VERSION_4: &str = "
+CREATE TABLE damaged (
+    space TEXT NOT NULL,
+    document BLOB NOT NULL,
+    takes_no_writes INTEGER NOT NULL,
+    PRIMARY KEY (space, document)
+) STRICT, WITHOUT ROWID;
+";
+
 /// The schema with all its migrations.
 pub(super) const SCHEMA: Schema = Schema {
     name: "landfall relay store",
     application_id: APPLICATION_ID,
-    migrations: &[VERSION_1, VERSION_2, VERSION_3],
+    migrations: &[VERSION_1, VERSION_2, VERSION_3, VERSION_4],
 };
 
 /// A commit that contradicts what the store holds: a bug above it.

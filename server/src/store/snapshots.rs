@@ -88,6 +88,15 @@ impl Stored {
         Ok(EncodedEntry::new(&self.entry(document, body.transpose()?)))
     }
 
+    /// Whether there are as many bytes as the row says.
+    pub(super) fn is_as_long(&self, conn: &Connection) -> rusqlite::Result<bool> {
+        let sql = "SELECT coalesce(sum(length(bytes)), 0) FROM snapshot_piece \
+            WHERE id >= ?1 AND id < ?2";
+        let (low, high) = pieces(self.row);
+        let there = conn.prepare_cached(sql)?.query_row([low, high], |row| number(row, 0))?;
+        Ok(there == self.bytes)
+    }
+
     /// All its bytes, checked.
     pub(super) fn whole(
         &self,
@@ -95,11 +104,7 @@ impl Stored {
         document: DocumentId,
     ) -> rusqlite::Result<Vec<u8>> {
         // The stated length sizes a buffer, and may be what is damaged.
-        let sql = "SELECT coalesce(sum(length(bytes)), 0) FROM snapshot_piece \
-            WHERE id >= ?1 AND id < ?2";
-        let (low, high) = pieces(self.row);
-        let there = conn.prepare_cached(sql)?.query_row([low, high], |row| number(row, 0))?;
-        if there != self.bytes {
+        if !self.is_as_long(conn)? {
             return Err(checked::snapshot_damage(document, self));
         }
         let bytes = self.read(conn, 0, self.bytes as usize)?;

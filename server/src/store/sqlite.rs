@@ -21,16 +21,16 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::checked::{self, CheckedBuckets, SnapshotSums};
-use super::condition::{Asked, Condition, Recorder};
+use super::condition::{Asked, Condition, Known, Recorder};
 use super::failure::chain;
 use super::history::SpaceView;
 use super::indexes::{INDEX_CACHE_BYTES, IndexCache, Unloaded};
 use super::opening::OpenStoreError;
 use super::schema::SCHEMA;
 use super::{
-    BranchPage, DamagedIndex, Done, FoldSink, FoldTask, FoldWindow, LogStore, Standing, StoreError,
-    StoreGauges, SumCursor, append, digests, documents, fill, folding, log, plan, prune, repo,
-    snapshots, unfold,
+    BranchPage, DamagedIndex, Done, Examined, FoldSink, FoldTask, FoldWindow, LogStore, Standing,
+    StoreError, StoreGauges, SumCursor, append, digests, documents, fill, folding, known, log,
+    mending, plan, prune, repo, snapshots, unfold,
 };
 use crate::limits;
 
@@ -74,6 +74,14 @@ impl SqliteStore {
         let (admission, found) = (Mutex::new(Some(reader)), Arc::default());
         let (sums, buckets, logs) = Default::default();
         let store = Self { db, upstream, admission, indexes, sums, buckets, logs, found };
+        match store.read("read what was damaged", known::read) {
+            Ok(kept) if !kept.is_empty() => {
+                tracing::error!(places = kept.len(), "the store was damaged when it was used last");
+                store.found.set(kept, false);
+            }
+            // An error is noted.
+            _ => {}
+        }
         // An error is noted: what is not damaged is served all the same.
         let _ = store.read("look for its spaces", checked::spaces);
         Ok(store)
@@ -88,6 +96,10 @@ impl SqliteStore {
     /// Bytes that the store takes on the disk, its write-ahead log included.
     pub fn size_bytes(&self) -> Result<u64, StoreError> {
         self.db.size_bytes().map_err(|error| StoreError::new("tell its size", error.class(), error))
+    }
+
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.found
     }
 
     pub(super) fn database(&self) -> &Database {
@@ -305,6 +317,7 @@ impl LogStore for SqliteStore {
     }
 
     fn close(&self) -> Result<(), StoreError> {
+        self.keep_new_condition();
         *self.admission.lock() = None;
         self.db.close().map_err(|error| StoreError::new("close cleanly", error.class(), error))
     }
@@ -404,7 +417,10 @@ impl LogStore for SqliteStore {
         rows: usize,
     ) -> Result<BranchPage, StoreError> {
         self.read(Asked::of_space("sum what a space holds", space), |conn| {
-            digests::branches(conn, space, prefixes, cursor, rows)
+            let mut page = digests::branches(conn, space, prefixes, cursor, rows)?;
+            let damaged = self.found.damaged_of(space);
+            digests::tell_damage(conn, space, &damaged, &mut page.branches)?;
+            Ok(page)
         })
     }
 
@@ -579,6 +595,55 @@ impl LogStore for SqliteStore {
 
     fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
         self.found.is_damaged(space, document)
+    }
+
+    fn known_damage(&self, space: &SpaceName, document: &DocumentId) -> Option<Known> {
+        self.found.known(space, document)
+    }
+
+    fn forget_damage(&self, space: &SpaceName, document: &DocumentId, known: Known) -> bool {
+        self.found.forget(space, document, known)
+    }
+
+    fn keep_condition(&self) {
+        self.keep_new_condition();
+    }
+
+    fn examine(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        after: Option<Offset>,
+    ) -> Result<Examined, StoreError> {
+        // Not noted: that it is damaged is known, and how often reads meet it says whether it is still.
+        let what = "examine a document";
+        let examined = self.db.read(|conn| mending::examine(conn, space, document, after));
+        examined.map_err(|error| StoreError::of_read(what, error))
+    }
+
+    fn mend_changes(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        changes: Vec<(ChangeHash, Vec<u8>)>,
+    ) -> Result<u64, StoreError> {
+        let (space, document) = (space.clone(), *document);
+        self.write("replace damaged changes", move |tx| {
+            mending::changes(tx, &space, &document, &changes)
+        })
+    }
+
+    fn mend_snapshot(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        hash: &[u8; 32],
+        snapshot: Snapshot,
+    ) -> Result<bool, StoreError> {
+        let (space, document, hash) = (space.clone(), *document, *hash);
+        self.write("replace a damaged snapshot", move |tx| {
+            mending::snapshot(tx, &space, &document, &hash, &snapshot)
+        })
     }
 
     fn oversized(&self, most_bytes: u64) -> Result<Vec<(SpaceName, DocumentId, u64)>, StoreError> {

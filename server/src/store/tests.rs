@@ -5,6 +5,7 @@ mod digests;
 mod flips;
 mod folds;
 mod made;
+mod mending;
 mod migration;
 mod model;
 mod model_world;

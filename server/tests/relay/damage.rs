@@ -233,7 +233,7 @@ async fn a_damaged_table_ends_subscriptions_with_a_reason() {
         assert!(ended.what.contains("operator"), "{table}: {}", ended.what);
         let (status, told) = relay.get("/readyz").await;
         assert_eq!(status, 503, "{table}");
-        assert!(told.contains("damaged") && told.contains("verify --repair"), "{table}: {told}");
+        assert!(told.contains("damaged") && told.contains("restore a backup"), "{table}: {told}");
         relay.stop().await.unwrap();
     }
 }

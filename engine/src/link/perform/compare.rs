@@ -63,11 +63,14 @@ impl Performer {
         read.found
     }
 
-    /// All that the relay has is here, so what it could not read is no loss.
-    fn forget_damage(&self, row: SpaceRow) {
+    /// All that the relay has is here, but for what differs: what it could not read is no loss.
+    fn forget_damage(&self, row: SpaceRow, but: Vec<DocumentId>) {
         match self.log.damaged_at_relay(row) {
             Ok(damaged) if damaged.is_empty() => {}
-            Ok(_) => self.log.submit_forget_damage(row, self.counted(row, |()| Outcome::Settled)),
+            Ok(_) => {
+                let done = self.counted(row, |()| Outcome::Settled);
+                self.log.submit_forget_damage(row, but, done);
+            }
             Err(error) => tracing::warn!(%error, "what the relay could not read is not known"),
         }
     }
@@ -81,8 +84,8 @@ impl Performer {
     ) -> u64 {
         let expected = self.expected.remove(space).unwrap_or_default();
         let Some(row) = self.row(space) else { return drifted.len() as u64 + more };
-        if drifted.is_empty() && more == 0 {
-            self.forget_damage(row);
+        if more == 0 {
+            self.forget_damage(row, drifted.clone());
         }
         // A document that is refused, or of which something is aside, differs as long as it is: that
         // was told, and is in the status. One that was edited or deleted differs until that is sent.

@@ -31,6 +31,8 @@ struct Wanted {
 struct Kept {
     hash: [u8; 32],
     body: Vec<u8>,
+    /// It was made for the relay, and is not the store's.
+    made: bool,
 }
 
 /// The parts that are wanted, and the snapshots that are being sent.
@@ -51,6 +53,17 @@ impl Parts {
         from: u64,
     ) {
         self.wanted.push_back(Wanted { space, document, hash, from });
+    }
+
+    /// A snapshot was made for the relay. It is dropped behind its last part, or when others need its
+    /// room: then the relay asks for it again.
+    pub(super) fn made(&mut self, hash: [u8; 32], body: Vec<u8>) {
+        self.forget(&hash);
+        self.keep(Kept { hash, body, made: true });
+    }
+
+    fn is_made(&self, hash: &[u8; 32]) -> bool {
+        self.kept.iter().any(|kept| kept.made && kept.hash == *hash)
     }
 
     /// A snapshot is not sent any more.
@@ -77,7 +90,7 @@ impl Parts {
         let kept = match index.and_then(|index| self.kept.remove(index)) {
             Some(kept) => kept,
             None => match load()? {
-                Some(body) => Kept { hash: *hash, body },
+                Some(body) => Kept { hash: *hash, body, made: false },
                 None => return Ok(None),
             },
         };
@@ -127,7 +140,7 @@ impl Performer {
     fn read_part(&mut self, row: SpaceRow, wanted: &Wanted) -> Result<Option<Vec<u8>>, ViewError> {
         let Wanted { document, hash, from, .. } = wanted;
         let log = &self.core.log;
-        if !log.has_snapshot(row, document, hash)? {
+        if !self.parts.is_made(hash) && !log.has_snapshot(row, document, hash)? {
             // Another one is offered in its place, or the document is deleted.
             self.parts.forget(hash);
             return Ok(None);

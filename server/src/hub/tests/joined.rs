@@ -15,6 +15,7 @@ fn parts(store: Arc<dyn LogStore>, rooms: &Arc<Rooms>) -> Parts {
     let metrics = Arc::new(Metrics::new());
     let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), FoldOptions::default());
     Parts {
+        healing: Arc::default(),
         folder: folder.unwrap().0,
         rooms: Arc::clone(rooms),
         runtime: tokio::runtime::Handle::current(),

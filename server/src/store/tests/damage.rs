@@ -35,7 +35,7 @@ pub(super) fn store() -> (tempfile::TempDir, SqliteStore) {
     (folder, store)
 }
 
-fn verify(store: &SqliteStore) -> (Verified, Vec<Finding>) {
+pub(super) fn verify(store: &SqliteStore) -> (Verified, Vec<Finding>) {
     let mut findings = Vec::new();
     let verified = store.inspection().verify(true, &mut |finding| findings.push(finding)).unwrap();
     assert_eq!(verified.findings as usize, findings.len());
@@ -43,7 +43,7 @@ fn verify(store: &SqliteStore) -> (Verified, Vec<Finding>) {
 }
 
 /// Changes the file as no relay would.
-fn damage(folder: &Path, sql: &str) {
+pub(super) fn damage(folder: &Path, sql: &str) {
     let conn = rusqlite::Connection::open(folder.join(FILE)).unwrap();
     conn.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
     assert!(conn.execute(sql, []).unwrap() > 0, "{sql}");

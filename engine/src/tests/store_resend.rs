@@ -1,0 +1,61 @@
+//! What a store gives of what a relay asks for again.
+
+use landfall_protocol::{ChangeHash, limits};
+
+use super::store_support::{Author, Bench, id};
+use crate::store::{Resendable, whole};
+
+fn changes(bench: &Bench, document: u8, named: &[ChangeHash]) -> Vec<Vec<u8>> {
+    match bench.log.resendable(bench.space, &id(document), named).unwrap() {
+        Resendable::Changes(changes) => changes,
+        Resendable::Whole(_) => panic!("all of it"),
+    }
+}
+
+#[test]
+fn named_changes_are_given_in_their_order_and_no_more_than_a_window() {
+    let bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    let mut made = author.puts(5);
+    made.extend((0..4).map(|at| author.put(&format!("k{at}"), &noise(3_000_000 + at))));
+    bench.append_all(id(1), &made);
+    let bytes = |at: usize| made[at].bytes.clone();
+    let named = [made[3].hash, ChangeHash([9; 32]), made[0].hash];
+    assert_eq!(changes(&bench, 1, &named), [bytes(0), bytes(3)]);
+    assert_eq!(changes(&bench, 1, &[ChangeHash([9; 32])]), Vec::<Vec<u8>>::new());
+    assert_eq!(changes(&bench, 2, &named), Vec::<Vec<u8>>::new(), "no such document");
+    let large: Vec<ChangeHash> = made[5..].iter().map(|change| change.hash).collect();
+    let given = changes(&bench, 1, &large);
+    assert_eq!(given, [bytes(5)], "the relay asks for the rest again");
+    assert!(2 * given[0].len() > limits::PUSH_WINDOW_BYTES);
+}
+
+/// Text that does not compress.
+fn noise(length: usize) -> String {
+    let mut state = length as u64;
+    let letter = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(33 + (state >> 33) as u8 % 90)
+    };
+    (0..length).map(letter).collect()
+}
+
+#[test]
+fn what_is_folded_comes_with_everything_in_one_snapshot() {
+    let bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    let made = author.puts(30);
+    bench.append_all(id(1), &made);
+    bench.fold();
+    let tail = author.puts(3);
+    bench.append_all(id(1), &tail);
+    assert_eq!(changes(&bench, 1, &[tail[1].hash]), [tail[1].bytes.clone()]);
+    // One of the two is folded; and all of it.
+    for named in [&[tail[1].hash, made[4].hash][..], &[]] {
+        let found = bench.log.resendable(bench.space, &id(1), named).unwrap();
+        let Resendable::Whole(input) = found else { panic!("single changes") };
+        let folded = whole(input).unwrap();
+        assert_eq!(folded.changes, 33);
+        assert_eq!(folded.heads, author.heads());
+    }
+}

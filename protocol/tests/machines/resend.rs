@@ -1,0 +1,290 @@
+//! A relay asks for what its store cannot read: what a replica answers, and what no relay can make
+//! of that.
+
+use std::time::Duration;
+
+use landfall_protocol::code::{Code, NackClass};
+use landfall_protocol::frame::{Ack, Features, Filter, Frame, Mark, Mended, Nack, Resend, Resent};
+use landfall_protocol::frame::{Hello, Subscribe, Wanted, encode, features};
+use landfall_protocol::replica::{OutboxChange, OutboxKind, ReplicaEffect, Resendable};
+use landfall_protocol::rights::Everything;
+use landfall_protocol::session::{Patience, Session, SessionEffect};
+use landfall_protocol::{
+    ChangeHash, DocumentId, Epoch, Local, Moment, Offset, ReplicaId, SessionId, SpaceName,
+    Upstream, limits,
+};
+
+use crate::scripted::{Scripted, space};
+
+const DOCUMENT: DocumentId = DocumentId::from_bytes([1; 16]);
+const OTHER: DocumentId = DocumentId::from_bytes([2; 16]);
+
+fn connected() -> (Scripted, SpaceName) {
+    let name = space("s");
+    let mut link = Scripted::new(std::slice::from_ref(&name));
+    link.connect();
+    (link, name)
+}
+
+fn ask(link: &mut Scripted, document: DocumentId, changes: usize) {
+    let changes = (0..changes).map(|number| [number as u8; 32]).collect();
+    link.say(&Frame::Resend(Resend { subscription: 0, document, changes }));
+}
+
+/// Whether the store was asked, and for how many changes.
+fn loads(link: &mut Scripted) -> Option<usize> {
+    match link.effects.pop_front() {
+        Some(ReplicaEffect::LoadResend { document, changes, .. }) => {
+            assert_eq!(document, DOCUMENT);
+            Some(changes.len())
+        }
+        None => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn give(link: &mut Scripted, name: &SpaceName, found: Resendable) {
+    link.replica.handle_resendable(link.now, name, DOCUMENT, found);
+    link.drain();
+}
+
+/// The number and the changes of the push that was sent.
+fn pushed(link: &mut Scripted) -> (u64, usize) {
+    match link.next_sent() {
+        Some(Frame::Push(push)) => {
+            assert_eq!(push.document, DOCUMENT);
+            (push.id, push.changes.len())
+        }
+        other => panic!("no push: {other:?}"),
+    }
+}
+
+fn ack(link: &mut Scripted, id: u64, count: u32) {
+    let through = Mark { epoch: Epoch::from_bytes([3; 16]), offset: Offset(9) };
+    link.say(&Frame::Ack(Ack { id, count, through }));
+}
+
+fn resent(count: u32) -> Option<Frame> {
+    Some(Frame::Resent(Resent { subscription: 0, document: DOCUMENT, count }))
+}
+
+#[test]
+fn what_is_asked_for_is_pushed_and_said_to_be_answered_after_its_acks() {
+    let (mut link, name) = connected();
+    ask(&mut link, DOCUMENT, 3);
+    assert_eq!(loads(&mut link), Some(3));
+    // Three changes that fit no push together.
+    let large = vec![7; limits::PUSH_TARGET_BYTES - 10];
+    give(&mut link, &name, Resendable::Changes(vec![large.clone(), large, vec![1]]));
+    let ((first, one), (second, two)) = (pushed(&mut link), pushed(&mut link));
+    assert_eq!((one, two, link.next_sent()), (1, 2, None));
+    ack(&mut link, second, 2);
+    assert_eq!(link.next_sent(), None, "one is not answered");
+    ack(&mut link, first, 1);
+    assert_eq!(link.next_sent(), resent(3));
+    // The store is told nothing: what the relay holds was known before.
+    assert!(link.effects.is_empty() && link.ended.is_none(), "{:?}", link.effects);
+}
+
+#[test]
+fn one_who_has_nothing_says_so_and_a_refusal_parks_nothing() {
+    let (mut link, name) = connected();
+    ask(&mut link, DOCUMENT, 1);
+    assert_eq!(loads(&mut link), Some(1));
+    give(&mut link, &name, Resendable::Changes(Vec::new()));
+    assert_eq!(link.next_sent(), resent(0));
+    for class in [NackClass::REFUSED, NackClass::RECONCILE, NackClass::RETRY_AFTER] {
+        ask(&mut link, DOCUMENT, 2);
+        loads(&mut link).unwrap();
+        give(&mut link, &name, Resendable::Changes(vec![vec![1], vec![2]]));
+        let (id, _) = pushed(&mut link);
+        ack(&mut link, id, 1);
+        let (code, what, retry_after_ms) = (Code::DAMAGED, "no".to_owned(), 1);
+        link.say(&Frame::Nack(Nack { id, code, class, retry_after_ms, what }));
+        assert_eq!(link.next_sent(), resent(1));
+        assert!(link.effects.is_empty(), "{:?}", link.effects);
+    }
+}
+
+#[test]
+fn a_snapshot_of_everything_goes_in_parts_as_any_other() {
+    let (mut link, name) = connected();
+    ask(&mut link, DOCUMENT, 0);
+    assert_eq!(loads(&mut link), Some(0));
+    let (hash, heads) = ([4; 32], vec![ChangeHash([5; 32])]);
+    give(&mut link, &name, Resendable::Snapshot { hash, total: 3, heads });
+    let Some(Frame::PushSnapshot(offer)) = link.next_sent() else { panic!("no offer") };
+    assert_eq!((offer.hash, offer.total), (hash, 3));
+    link.say(&Frame::Wanted(Wanted { id: offer.id, from: 0, up_to: 3 }));
+    let Some(ReplicaEffect::LoadSnapshotPart { from: 0, .. }) = link.effects.pop_front() else {
+        panic!("no part is read")
+    };
+    link.replica.handle_snapshot_part(link.now, &name, DOCUMENT, 0, Some(vec![1, 2, 3]));
+    link.drain();
+    assert!(matches!(link.next_sent(), Some(Frame::Part(part)) if part.bytes.len() == 3));
+    ack(&mut link, offer.id, 1);
+    assert_eq!(link.next_sent(), resent(1));
+    assert!(link.effects.is_empty(), "{:?}", link.effects);
+    // One that is gone from memory ends the answer.
+    ask(&mut link, DOCUMENT, 0);
+    loads(&mut link).unwrap();
+    give(&mut link, &name, Resendable::Snapshot { hash, total: 3, heads: Vec::new() });
+    let Some(Frame::PushSnapshot(offer)) = link.next_sent() else { panic!("no offer") };
+    link.say(&Frame::Wanted(Wanted { id: offer.id, from: 0, up_to: 3 }));
+    link.effects.clear();
+    link.replica.handle_snapshot_part(link.now, &name, DOCUMENT, 0, None);
+    link.drain();
+    assert_eq!(link.next_sent(), resent(0));
+}
+
+/// Whoever pushes to a document gives up what was offered of it before: so that is waited for.
+#[test]
+fn an_answer_waits_for_an_offer_of_its_document() {
+    let name = space("s");
+    let mut link = Scripted::new(std::slice::from_ref(&name));
+    let (hash, total, heads) = ([6; 32], 3, Vec::new());
+    let what = OutboxKind::Snapshot { hash, total, heads };
+    let owed = OutboxChange { local: Local(1), document: DOCUMENT, what };
+    link.outbox.insert(name.clone(), vec![owed]);
+    link.connect();
+    let Some(Frame::PushSnapshot(offer)) = link.next_sent() else { panic!("no offer") };
+    ask(&mut link, DOCUMENT, 1);
+    assert_eq!(loads(&mut link), Some(1));
+    give(&mut link, &name, Resendable::Changes(vec![vec![1]]));
+    assert_eq!(link.next_sent(), None, "it would withdraw the offer");
+    ack(&mut link, offer.id, 1);
+    let (id, _) = pushed(&mut link);
+    ack(&mut link, id, 1);
+    assert_eq!(link.next_sent(), resent(1));
+}
+
+#[test]
+fn no_relay_makes_a_replica_read_or_send_without_end() {
+    let (mut link, name) = connected();
+    ask(&mut link, DOCUMENT, 1);
+    assert_eq!(loads(&mut link), Some(1));
+    // One at a time.
+    ask(&mut link, OTHER, 1);
+    ask(&mut link, DOCUMENT, 1);
+    assert_eq!(loads(&mut link), None);
+    give(&mut link, &name, Resendable::Changes(Vec::new()));
+    assert_eq!(link.next_sent(), resent(0));
+    // And a rate over all of them, connections included.
+    let mut answered = 0;
+    for _ in 0..10_000 {
+        ask(&mut link, DOCUMENT, 1);
+        if loads(&mut link).is_some() {
+            give(&mut link, &name, Resendable::Changes(Vec::new()));
+            answered += 1;
+        }
+    }
+    let burst = limits::RESEND_BURST / limits::RESEND_LEAST_BYTES;
+    assert_eq!(answered, burst - 1);
+    link.disconnect();
+    link.connect();
+    ask(&mut link, DOCUMENT, 1);
+    assert_eq!(loads(&mut link), None);
+    link.now = Moment(Duration::from_secs(1));
+    ask(&mut link, DOCUMENT, 1);
+    assert_eq!(loads(&mut link), Some(1));
+}
+
+#[test]
+fn what_a_relay_asks_of_the_wrong_place_is_not_answered() {
+    let (mut link, name) = connected();
+    link.replica.handle_filter(&name, Filter::of_documents([OTHER]));
+    link.drain();
+    while link.next_sent().is_some() {}
+    link.effects.clear();
+    ask(&mut link, DOCUMENT, 1);
+    link.say(&Frame::Resend(Resend { subscription: 9, document: DOCUMENT, changes: vec![] }));
+    link.say(&Frame::Mended(Mended { subscription: 9, document: DOCUMENT }));
+    assert!(link.effects.is_empty() && link.ended.is_none(), "{:?}", link.effects);
+}
+
+#[test]
+fn a_space_that_goes_away_or_a_cut_ends_the_answer() {
+    let (mut link, name) = connected();
+    ask(&mut link, DOCUMENT, 1);
+    loads(&mut link).unwrap();
+    link.disconnect();
+    link.connect();
+    while link.next_sent().is_some() {}
+    // What was read for the connection before.
+    give(&mut link, &name, Resendable::Changes(vec![vec![1]]));
+    assert_eq!(link.next_sent(), None);
+    ask(&mut link, DOCUMENT, 1);
+    loads(&mut link).unwrap();
+    give(&mut link, &name, Resendable::Changes(vec![vec![1]]));
+    let (id, _) = pushed(&mut link);
+    link.replica.handle_space_removed(link.now, &name);
+    link.drain();
+    while link.next_sent().is_some() {}
+    ack(&mut link, id, 1);
+    assert_eq!(link.next_sent(), None);
+    assert_eq!(link.ended, None);
+}
+
+#[test]
+fn what_can_be_read_again_is_told_to_the_store() {
+    let (mut link, name) = connected();
+    link.say(&Frame::Mended(Mended { subscription: 0, document: DOCUMENT }));
+    let told = link.effects.pop_front();
+    let Some(ReplicaEffect::Mended { space, document }) = told else { panic!("{told:?}") };
+    assert_eq!((space, document), (name, DOCUMENT));
+    // Not without end: it takes a read.
+    (0..10_000)
+        .for_each(|_| link.say(&Frame::Mended(Mended { subscription: 0, document: DOCUMENT })));
+    let burst = limits::RESEND_BURST / limits::RESEND_LEAST_BYTES;
+    assert_eq!(link.effects.len() as u64, burst - 1);
+}
+
+/// A session whose client knows these features, and follows one document.
+fn session(bits: u64) -> Session {
+    let (upstream, now) = (Upstream::from_bytes([9; 16]), Moment::default());
+    let mut session =
+        Session::new(SessionId(1), upstream, "relay".into(), Patience::default(), now);
+    let replica = ReplicaId::from_bytes([1; 16]);
+    let hello = Hello { versions: vec![1], replica, token: None, agent: "client".into() };
+    let subscribe = Subscribe {
+        subscription: 4,
+        space: space("s"),
+        filter: Filter::of_documents([DOCUMENT]),
+        cursor: None,
+        acknowledged: None,
+    };
+    let features = Frame::Features(Features { bits });
+    for frame in [Frame::Hello(hello), features, Frame::Subscribe(subscribe)] {
+        session.handle_message(now, &encode(&frame), &Everything);
+    }
+    while session.poll_effect().is_some() {}
+    session
+}
+
+#[test]
+fn a_session_asks_only_whom_it_can() {
+    let lost = [ChangeHash([7; 32])];
+    let mut session_that_knows = session(features::ALL);
+    assert!(session_that_knows.handle_lost(4, DOCUMENT, &lost));
+    let sent = session_that_knows.poll_effect();
+    let asked = Resend { subscription: 4, document: DOCUMENT, changes: vec![[7; 32]] };
+    assert_eq!(sent, Some(SessionEffect::Send(Frame::Resend(asked))));
+    assert!(!session_that_knows.handle_lost(4, OTHER, &lost), "outside the filter");
+    assert!(!session_that_knows.handle_lost(5, DOCUMENT, &lost), "no such subscription");
+    let mut older = session(features::ALL & !features::RESEND);
+    assert!(!older.handle_lost(4, DOCUMENT, &lost));
+    older.handle_mended(4, DOCUMENT);
+    assert_eq!(older.poll_effect(), None);
+    // The answer comes with its space; one over no subscription says nothing.
+    for (subscription, told) in [(5, None), (4, Some(()))] {
+        let resent = Resent { subscription, document: DOCUMENT, count: 3 };
+        let message = encode(&Frame::Resent(resent));
+        session_that_knows.handle_message(Moment::default(), &message, &Everything);
+        let expected = SessionEffect::Resent { space: space("s"), document: DOCUMENT, count: 3 };
+        assert_eq!(session_that_knows.poll_effect(), told.map(|()| expected));
+    }
+    // Only a relay asks.
+    let asked = Frame::Resend(Resend { subscription: 4, document: DOCUMENT, changes: vec![] });
+    session_that_knows.handle_message(Moment::default(), &encode(&asked), &Everything);
+    assert!(session_that_knows.has_ended());
+}

@@ -1,0 +1,330 @@
+//! Healing: what reads found damaged in the store is asked of the clients that follow it. One document
+//! at a time is examined, off the async workers; what of it cannot be read is asked for, of a few
+//! sessions at a time and with ever longer pauses; and what they bring takes the place of what is
+//! damaged before it is judged like any other push.
+//!
+//! It drops nothing. A document that nobody has stays damaged, and is asked for whenever somebody comes
+//! who follows it.
+
+mod case;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use landfall_protocol::admission::CheckedChange;
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SessionId, SpaceName, limits as shared};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::rooms::Rooms;
+use crate::store::{Condition, Examined, Known, LogStore, StoreError};
+use case::Case;
+
+/// What of a document cannot be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// Changes, ascending: no more than one question may ask for.
+    pub(crate) changes: Vec<ChangeHash>,
+    /// The hash of the snapshot, if its bytes cannot.
+    pub(crate) snapshot: Option<[u8; 32]>,
+}
+
+/// A document that a session is asked for.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) space: SpaceName,
+    pub(crate) document: DocumentId,
+    /// Which changes; none of them for everything.
+    pub(crate) changes: Vec<ChangeHash>,
+}
+
+type Place = (SpaceName, DocumentId);
+
+/// The documents that are to be healed.
+#[derive(Default)]
+pub(crate) struct Healing {
+    /// Spares every push and subscription the mutex while all is well.
+    is_active: AtomicBool,
+    cases: Mutex<BTreeMap<Place, Case>>,
+    wake: Notify,
+}
+
+/// What healing works with.
+pub(crate) struct Desk {
+    store: Arc<dyn LogStore>,
+    rooms: Arc<Rooms>,
+    metrics: Arc<Metrics>,
+    page_reads: Arc<Semaphore>,
+}
+
+/// What an examination came to.
+enum Found {
+    /// It was read whole.
+    Whole,
+    /// This of it is damaged.
+    Lost(Lost),
+    /// Something is damaged that no client can mend, or it cannot be read at all.
+    Beyond(StoreError),
+    /// Reads met damage again meanwhile.
+    Unsettled,
+}
+
+impl Healing {
+    /// Heals, for as long as the runtime lives: what it asks for is not acknowledged by it.
+    async fn run(self: Arc<Self>, desk: Desk) {
+        loop {
+            let condition = desk.store.condition();
+            if self.is_active.load(Ordering::Acquire) || !condition.damaged.is_empty() {
+                desk.keep_condition().await;
+            }
+            self.gather(&condition);
+            match self.next_due(Instant::now()) {
+                Some(place) => self.attend(&desk, place).await,
+                None => {
+                    // What reads find is looked for now and then: nothing waits for it.
+                    let look = tokio::time::sleep(limits::HEAL_LOOK);
+                    tokio::select! {
+                        () = self.wake.notified() => {}
+                        () = look => {}
+                    }
+                    // Whoever wakes it again and again does not keep a processor busy.
+                    tokio::time::sleep(limits::HEAL_PAGE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The changes of a push whose stored bytes are to be replaced by it.
+    pub(crate) fn repair(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        changes: &[CheckedChange],
+    ) -> Vec<(ChangeHash, Vec<u8>)> {
+        let Some(lost) = self.lost(space, document) else { return Vec::new() };
+        let is_lost = |change: &&CheckedChange| lost.changes.binary_search(&change.hash).is_ok();
+        changes.iter().filter(is_lost).map(|change| (change.hash, change.bytes.clone())).collect()
+    }
+
+    /// What of a document cannot be read, as far as that is known.
+    pub(crate) fn lost(&self, space: &SpaceName, document: &DocumentId) -> Option<Arc<Lost>> {
+        if !self.is_active.load(Ordering::Acquire) {
+            return None;
+        }
+        self.cases.lock().get(&(space.clone(), *document))?.lost()
+    }
+
+    /// These changes of a document were brought, and are whole in the store or not there at all.
+    pub(crate) fn brought(&self, space: &SpaceName, document: &DocumentId, brought: &[ChangeHash]) {
+        self.change(space, document, |case| {
+            case.brought(brought, Instant::now());
+            true
+        });
+    }
+
+    /// A session has brought what it has: so many changes.
+    pub(crate) fn answered(
+        &self,
+        session: SessionId,
+        space: &SpaceName,
+        document: &DocumentId,
+        count: u32,
+    ) {
+        self.change(space, document, |case| case.answered(session, count, Instant::now()));
+    }
+
+    /// A session follows documents of a space from now on.
+    pub(crate) fn listens(&self, space: &SpaceName) {
+        self.change_all(|of, case| {
+            if of == space {
+                case.hurry(Instant::now());
+            }
+        });
+    }
+
+    /// A session is gone.
+    pub(crate) fn gone(&self, session: SessionId) {
+        self.change_all(|_, case| case.gone(session, Instant::now()));
+    }
+
+    /// Has a case changed; `change` says whether it did.
+    fn change(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        change: impl FnOnce(&mut Case) -> bool,
+    ) {
+        if !self.is_active.load(Ordering::Acquire) {
+            return;
+        }
+        let place = (space.clone(), *document);
+        if self.cases.lock().get_mut(&place).is_some_and(change) {
+            self.wake.notify_one();
+        }
+    }
+
+    fn change_all(&self, mut change: impl FnMut(&SpaceName, &mut Case)) {
+        if !self.is_active.load(Ordering::Acquire) {
+            return;
+        }
+        self.cases.lock().iter_mut().for_each(|((space, _), case)| change(space, case));
+        self.wake.notify_one();
+    }
+
+    /// Takes up what was found damaged since, and lets go what is damaged no more.
+    fn gather(&self, condition: &Condition) {
+        if condition.damaged.is_empty() && !self.is_active.load(Ordering::Acquire) {
+            return;
+        }
+        let place =
+            |place: &crate::store::DamagedPlace| Some((place.space.clone()?, place.document?));
+        let found: std::collections::BTreeSet<Place> =
+            condition.damaged.iter().filter_map(place).collect();
+        let mut cases = self.cases.lock();
+        cases.retain(|place, _| found.contains(place));
+        let now = Instant::now();
+        for place in found {
+            cases.entry(place).or_insert_with(|| Case::new(now));
+        }
+        self.is_active.store(!cases.is_empty(), Ordering::Release);
+    }
+
+    /// The document whose turn it is.
+    fn next_due(&self, now: Instant) -> Option<Place> {
+        let cases = self.cases.lock();
+        let due = cases.iter().filter(|(_, case)| case.due <= now);
+        due.min_by_key(|(_, case)| case.due).map(|(place, _)| place.clone())
+    }
+
+    /// Takes a document a step on: examines it if it is not known what it lacks, and asks for that.
+    async fn attend(&self, desk: &Desk, place: Place) {
+        let (space, document) = &place;
+        let known = desk.store.known_damage(space, document);
+        // One that is not known any more is let go with the next look.
+        let Some(known) = known else { return self.put_off(&place) };
+        let is_examined = self.with(&place, Case::begin).unwrap_or(true);
+        if !is_examined {
+            match desk.examine(&place, known).await {
+                Found::Whole => return self.healed(desk, &place),
+                // What a client brings could not be written.
+                Found::Lost(_) if known.takes_no_writes => return self.put_off(&place),
+                Found::Lost(lost) => {
+                    self.with(&place, |case| case.examined(lost, Instant::now()));
+                }
+                Found::Beyond(error) => {
+                    tracing::warn!(%space, %document, error = error.chain(),
+                        "a damaged document cannot be healed by its clients");
+                    return self.put_off(&place);
+                }
+                Found::Unsettled => return,
+            }
+        }
+        self.ask(desk, &place);
+    }
+
+    /// Asks sessions that follow the document and have not said that they have nothing of it.
+    fn ask(&self, desk: &Desk, place: &Place) {
+        let (space, document) = place;
+        let listeners = desk.rooms.listeners(space, document);
+        let sessions = listeners.iter().map(|(_, seat)| seat.session());
+        let busy = self.cases.lock().values().flat_map(Case::asked).collect();
+        let choose = |case: &mut Case| case.choose(sessions, &busy, Instant::now());
+        let Some((chosen, lost)) = self.with(place, choose).flatten() else { return };
+        let changes = if lost.snapshot.is_some() { Vec::new() } else { lost.changes.clone() };
+        tracing::info!(%space, %document, changes = changes.len(), sessions = chosen.len(),
+            "clients are asked for what is damaged");
+        let request = Arc::new(Request { space: space.clone(), document: *document, changes });
+        for (subscription, seat) in listeners {
+            if chosen.contains(&seat.session()) {
+                seat.put_request(subscription, Arc::clone(&request));
+            }
+        }
+    }
+
+    fn healed(&self, desk: &Desk, place: &Place) {
+        let (space, document) = place;
+        tracing::info!(%space, %document, "a damaged document can be read again");
+        desk.metrics.healed.inc();
+        self.cases.lock().remove(place);
+        for (subscription, seat) in desk.rooms.listeners(space, document) {
+            seat.put_mended(subscription, *document);
+        }
+    }
+
+    fn put_off(&self, place: &Place) {
+        self.with(place, |case| case.put_off(Instant::now()));
+    }
+
+    fn with<T>(&self, place: &Place, with: impl FnOnce(&mut Case) -> T) -> Option<T> {
+        self.cases.lock().get_mut(place).map(with)
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(
+        store: &Arc<dyn LogStore>,
+        rooms: &Arc<Rooms>,
+        metrics: &Arc<Metrics>,
+        page_reads: &Arc<Semaphore>,
+    ) -> Self {
+        let (store, rooms) = (Arc::clone(store), Arc::clone(rooms));
+        Self { store, rooms, metrics: Arc::clone(metrics), page_reads: Arc::clone(page_reads) }
+    }
+
+    /// Heals from now on, in a task of its own.
+    pub(crate) fn start(self) -> Arc<Healing> {
+        let healing = Arc::new(Healing::default());
+        tokio::spawn(Arc::clone(&healing).run(self));
+        healing
+    }
+
+    /// Off the async workers: it waits for the disk, if there is something new.
+    async fn keep_condition(&self) {
+        let store = Arc::clone(&self.store);
+        // A panic there was told by the panic hook.
+        let _ = tokio::task::spawn_blocking(move || store.keep_condition()).await;
+    }
+
+    /// Reads a document in short reads, with pauses in which others read.
+    async fn examine(&self, place: &Place, known: Known) -> Found {
+        let (mut lost, mut after) = (Lost::default(), None);
+        loop {
+            let examined = match self.page(place, after).await {
+                Ok(examined) => examined,
+                Err(error) => return Found::Beyond(error),
+            };
+            lost.changes.extend(examined.changes);
+            lost.snapshot = lost.snapshot.or(examined.snapshot);
+            after = examined.next;
+            let is_full = lost.changes.len() >= shared::RESEND_CHANGES;
+            if after.is_none() || is_full {
+                break;
+            }
+            tokio::time::sleep(limits::HEAL_PAGE_PAUSE).await;
+        }
+        if lost != Lost::default() {
+            lost.changes.truncate(shared::RESEND_CHANGES);
+            lost.changes.sort_unstable();
+            return Found::Lost(lost);
+        }
+        match self.store.forget_damage(&place.0, &place.1, known) {
+            true => Found::Whole,
+            false => Found::Unsettled,
+        }
+    }
+
+    async fn page(&self, place: &Place, after: Option<Offset>) -> Result<Examined, StoreError> {
+        let turn = Arc::clone(&self.page_reads).acquire_owned().await;
+        let (store, (space, document)) = (Arc::clone(&self.store), place.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let examined = store.examine(&space, &document, after);
+            drop(turn);
+            examined
+        });
+        read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
+    }
+}

@@ -1,0 +1,238 @@
+//! One damaged document: what of it is lost, who was asked, and when it is looked at next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use landfall_protocol::{ChangeHash, SessionId};
+
+use super::Lost;
+use crate::limits;
+
+/// A damaged document.
+pub(super) struct Case {
+    /// When it is looked at next.
+    pub(super) due: Instant,
+    /// When it was looked at last.
+    looked: Option<Instant>,
+    /// What of it is lost, once that was examined.
+    lost: Option<Arc<Lost>>,
+    /// Something came for it since: it is examined anew.
+    is_stale: bool,
+    /// Sessions that were asked and have not answered, each with the moment until which it may.
+    asked: BTreeMap<SessionId, Instant>,
+    /// Sessions that have nothing of what is lost, or brought nothing that helped.
+    spent: BTreeSet<SessionId>,
+    /// How long it waits when there is nobody to ask.
+    pause: Duration,
+    /// No client can heal it, as far as is known.
+    is_beyond: bool,
+}
+
+impl Case {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            due: now,
+            looked: None,
+            lost: None,
+            is_stale: false,
+            asked: BTreeMap::new(),
+            spent: BTreeSet::new(),
+            pause: limits::HEAL_PAUSE,
+            is_beyond: false,
+        }
+    }
+
+    /// What of it is lost, as far as that is known.
+    pub(super) fn lost(&self) -> Option<Arc<Lost>> {
+        self.lost.clone()
+    }
+
+    /// A look begins; whether it is known what is lost.
+    pub(super) fn begin(&mut self) -> bool {
+        let now = Instant::now();
+        self.looked = Some(now);
+        self.due = now + self.pause;
+        self.is_beyond = false;
+        !std::mem::take(&mut self.is_stale) && self.lost.is_some()
+    }
+
+    /// It was examined, and this is lost.
+    pub(super) fn examined(&mut self, lost: Lost, now: Instant) {
+        let before = self.lost.replace(Arc::new(lost));
+        if before.is_some() && before != self.lost {
+            // Other changes than before: who had none of those may have these.
+            self.spent.clear();
+        }
+        self.due = now + self.pause;
+    }
+
+    /// These changes came: what is left is seen with the next look.
+    pub(super) fn brought(&mut self, brought: &[ChangeHash], now: Instant) {
+        if let Some(lost) = &mut self.lost {
+            Arc::make_mut(lost).changes.retain(|change| !brought.contains(change));
+        }
+        self.is_stale = true;
+        self.hurry(now);
+    }
+
+    /// A session has brought what it has; false if it was not asked.
+    pub(super) fn answered(&mut self, session: SessionId, count: u32, now: Instant) -> bool {
+        if self.asked.remove(&session).is_none() {
+            return false;
+        }
+        // What it brought is examined; should that not be all, it has no more.
+        self.spent.insert(session);
+        self.is_stale |= count > 0;
+        self.hurry(now);
+        true
+    }
+
+    /// Somebody may be there now who has it.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if self.is_beyond {
+            return;
+        }
+        // Whoever comes and goes does not have it read without end.
+        let soonest = self.looked.map_or(now, |looked| now.max(looked + limits::HEAL_LEAST));
+        self.due = self.due.min(soonest);
+        self.pause = limits::HEAL_PAUSE;
+    }
+
+    pub(super) fn gone(&mut self, session: SessionId, now: Instant) {
+        self.spent.remove(&session);
+        if self.asked.remove(&session).is_some() {
+            self.hurry(now);
+        }
+    }
+
+    /// No client can heal it, as far as is known.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        self.is_beyond = true;
+        (self.lost, self.due) = (None, now + limits::HEAL_LONGEST);
+    }
+
+    /// Sessions that were asked and may still answer.
+    pub(super) fn asked(&self) -> impl Iterator<Item = SessionId> + use<'_> {
+        self.asked.keys().copied()
+    }
+
+    /// Chooses whom to ask of those who follow the document, and for what. Those who are `busy` with
+    /// another question are asked later: a client answers one at a time.
+    pub(super) fn choose(
+        &mut self,
+        sessions: impl Iterator<Item = SessionId>,
+        busy: &BTreeSet<SessionId>,
+        now: Instant,
+    ) -> Option<(BTreeSet<SessionId>, Arc<Lost>)> {
+        let lost = self.lost.clone()?;
+        self.asked.retain(|_, until| *until > now);
+        let may: Vec<SessionId> = sessions
+            .filter(|session| !self.spent.contains(session) && !self.asked.contains_key(session))
+            .collect();
+        let free = may.iter().filter(|session| !busy.contains(session));
+        let places = limits::HEAL_SESSIONS.saturating_sub(self.asked.len());
+        let chosen: BTreeSet<SessionId> = free.take(places).copied().collect();
+        if chosen.is_empty() && may.is_empty() && self.asked.is_empty() {
+            // A long list that nobody is asked for takes no memory; it is examined again.
+            self.lost = Some(lost).filter(|lost| lost.changes.len() <= limits::HEAL_KEPT);
+            self.due = now + self.pause;
+            self.pause = (2 * self.pause).min(limits::HEAL_LONGEST);
+            return None;
+        }
+        let until = now + limits::HEAL_ANSWER;
+        self.asked.extend(chosen.iter().map(|session| (*session, until)));
+        self.due = match may.len() > chosen.len() && self.asked.len() < limits::HEAL_SESSIONS {
+            true => now + limits::HEAL_LEAST,
+            false => self.asked.values().min().copied().unwrap_or(until),
+        };
+        (!chosen.is_empty()).then_some((chosen, lost))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOBODY: BTreeSet<SessionId> = BTreeSet::new();
+    const NONE: [u64; 0] = [];
+
+    fn lost(changes: usize) -> Lost {
+        let changes = (0..changes).map(|number| ChangeHash([number as u8; 32])).collect();
+        Lost { changes, snapshot: None }
+    }
+
+    fn sessions(numbers: &[u64]) -> impl Iterator<Item = SessionId> + use<> {
+        numbers.iter().copied().map(SessionId).collect::<Vec<_>>().into_iter()
+    }
+
+    fn chosen(
+        case: &mut Case,
+        numbers: &[u64],
+        busy: &BTreeSet<SessionId>,
+        now: Instant,
+    ) -> Vec<u64> {
+        let chosen = case.choose(sessions(numbers), busy, now);
+        chosen.map_or(Vec::new(), |(chosen, _)| chosen.into_iter().map(|id| id.0).collect())
+    }
+
+    #[test]
+    fn a_few_are_asked_at_a_time_and_nobody_twice() {
+        let now = Instant::now();
+        let mut case = Case::new(now);
+        assert_eq!(chosen(&mut case, &[1, 2], &NOBODY, now), NONE, "it is not examined");
+        case.examined(lost(3), now);
+        assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), [1, 2]);
+        assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), NONE);
+        case.answered(SessionId(1), 0, now);
+        // It has the time of one who could not be asked, not that of the other.
+        assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), [3]);
+        case.gone(SessionId(3), now);
+        assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, now), [4]);
+        // Whoever does not answer in time is asked again, behind a pause.
+        let later = now + limits::HEAL_ANSWER;
+        case.answered(SessionId(4), 0, later);
+        assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, later), [2]);
+        // Who brought something that was not all has no more of it.
+        case.answered(SessionId(2), 5, later);
+        assert!(!case.begin(), "it is examined anew");
+        assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, later), NONE);
+        // But may have of what else is lost.
+        case.examined(lost(2), later);
+        assert_eq!(chosen(&mut case, &[1, 2], &NOBODY, later), [1, 2]);
+    }
+
+    #[test]
+    fn who_is_busy_with_another_question_is_asked_soon() {
+        let now = Instant::now();
+        let mut case = Case::new(now);
+        case.examined(lost(1), now);
+        let busy = BTreeSet::from([SessionId(1)]);
+        assert_eq!(chosen(&mut case, &[1], &busy, now), NONE);
+        assert_eq!(case.due, now + limits::HEAL_LEAST);
+        assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1]);
+    }
+
+    #[test]
+    fn the_pauses_grow_while_nobody_is_there_and_end_when_somebody_comes() {
+        let now = Instant::now();
+        let mut case = Case::new(now);
+        case.examined(lost(limits::HEAL_KEPT + 1), now);
+        assert!(case.begin(), "it is examined");
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            case.examined(lost(limits::HEAL_KEPT + 1), now);
+            assert_eq!(chosen(&mut case, &[], &NOBODY, now), NONE);
+            pauses.push(case.due - now);
+            assert!(case.lost().is_none(), "a long list is not kept");
+        }
+        assert!(pauses.is_sorted() && pauses[0] == limits::HEAL_PAUSE, "{pauses:?}");
+        assert_eq!(pauses.last(), Some(&limits::HEAL_LONGEST));
+        case.hurry(now);
+        assert!(case.due <= now + 2 * limits::HEAL_LEAST);
+        // One that no client can heal is not read again for whoever comes.
+        case.put_off(now);
+        case.hurry(now);
+        assert_eq!(case.due, now + limits::HEAL_LONGEST);
+    }
+}

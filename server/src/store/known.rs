@@ -1,0 +1,77 @@
+//! What is known of damage, kept in the store itself: a relay that starts does not say that all is well
+//! before somebody has read what was damaged when it stopped.
+
+use landfall_protocol::{DocumentId, SpaceName};
+use landfall_storage::Durability;
+use rusqlite::{Connection, Row, params};
+
+use super::condition::DamagedPlace;
+use super::schema::broken;
+use super::sqlite::SqliteStore;
+use super::verify::Finding;
+use crate::limits;
+
+/// A place, and whether SQLite itself cannot read it.
+type Kept = (DamagedPlace, bool);
+
+/// What was kept.
+pub(super) fn read(conn: &Connection) -> rusqlite::Result<Vec<Kept>> {
+    let mut find = conn.prepare("SELECT space, document, takes_no_writes FROM damaged LIMIT ?1")?;
+    let of_row = |row: &Row<'_>| {
+        let (space, document): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        let broken = || broken("a place that is none is kept as damaged");
+        let space = match space.is_empty() {
+            true => None,
+            false => Some(SpaceName::try_from(space).map_err(|_| broken())?),
+        };
+        let document = match <[u8; 16]>::try_from(document) {
+            Ok(id) => Some(DocumentId::from_bytes(id)),
+            Err(none) if none.is_empty() => None,
+            Err(_) => return Err(broken()),
+        };
+        Ok((DamagedPlace { space, document }, row.get(2)?))
+    };
+    find.query_map([limits::DAMAGED_PLACES as i64], of_row)?.collect()
+}
+
+/// Keeps this in the place of all that was kept.
+fn write(tx: &Connection, kept: &[Kept]) -> rusqlite::Result<()> {
+    tx.prepare_cached("DELETE FROM damaged")?.execute([])?;
+    let sql = "INSERT INTO damaged (space, document, takes_no_writes) VALUES (?1, ?2, ?3)";
+    let mut insert = tx.prepare_cached(sql)?;
+    for (DamagedPlace { space, document }, takes_no_writes) in kept {
+        let space = space.as_ref().map_or("", SpaceName::as_str);
+        let document = document.as_ref().map_or(&[][..], |id| id.as_bytes());
+        insert.execute(params![space, document, takes_no_writes])?;
+    }
+    Ok(())
+}
+
+impl SqliteStore {
+    /// What a look at the whole store found is all that is damaged in it.
+    pub(crate) fn set_condition(&self, findings: &[Finding]) {
+        let damage = findings.iter().filter(|finding| !finding.damage.is_harmless());
+        let place = |finding: &Finding| {
+            let (space, document) = (finding.space.clone(), finding.document);
+            (DamagedPlace { space, document }, finding.damage.is_of_file())
+        };
+        let places: std::collections::BTreeMap<DamagedPlace, bool> =
+            damage.map(place).take(limits::DAMAGED_PLACES).collect();
+        self.recorder().set(places.into_iter().collect(), false);
+        self.keep(self.recorder().all());
+    }
+
+    pub(super) fn keep_new_condition(&self) {
+        if let Some(kept) = self.recorder().take_new() {
+            self.keep(kept);
+        }
+    }
+
+    fn keep(&self, kept: Vec<Kept>) {
+        let written = self.database().write(Durability::Full, move |tx| write(tx, &kept));
+        if let Err(error) = written {
+            // It is in the log, and found again by the next read.
+            tracing::warn!(%error, "what is known of damage could not be kept");
+        }
+    }
+}

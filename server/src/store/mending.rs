@@ -1,0 +1,178 @@
+//! Damage that clients can mend: which changes of a document are not what was written, and theirs in
+//! their place. A row keeps its offset and its hash, and a snapshot its offset and its changes: so
+//! nothing is added to a log, and nothing of it is dropped.
+
+use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::checked::{self, damaged};
+use super::documents::{self, Document};
+use super::schema::{column, number};
+use super::snapshots::{self, PIECE_BYTES, Stored, encoded_heads, pieces};
+
+/// Bytes of changes, and rows, that one read examines.
+const READ_BYTES: usize = 1024 * 1024;
+const READ_ROWS: i64 = 4_096;
+
+/// Each row of the tail as the index of its document has it, with whether the log's index and the one
+/// of hashes lead to it too.
+const TAIL: &str = "SELECT i.\"offset\", e.hash, e.body, \
+    e.\"offset\" = i.\"offset\" AND e.document = ?1 AND e.space = ?2 AND \
+    i.id = (SELECT l.id FROM entry l WHERE l.space = ?2 AND l.\"offset\" = i.\"offset\") AND \
+    i.id = (SELECT h.id FROM entry h WHERE h.document = ?1 AND h.hash = e.hash) \
+    FROM entry i INDEXED BY entry_document LEFT JOIN entry e ON e.id = i.id \
+    WHERE i.document = ?1 AND i.\"offset\" > ?3 ORDER BY i.\"offset\" LIMIT ?4";
+
+const HASHES: &str = "SELECT hash FROM entry WHERE document = ?1 AND \"offset\" > ?2";
+
+/// What one read found of a document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Examined {
+    /// Changes whose bytes are damaged.
+    pub changes: Vec<ChangeHash>,
+    /// The hash of the snapshot, if its bytes are damaged.
+    pub snapshot: Option<[u8; 32]>,
+    /// Behind which offset the next read goes on; `None` at the end.
+    pub next: Option<Offset>,
+}
+
+/// Examines a part of a document.
+pub(super) fn examine(
+    conn: &Connection,
+    name: &SpaceName,
+    document: &DocumentId,
+    after: Option<Offset>,
+) -> rusqlite::Result<Examined> {
+    let mut examined = Examined::default();
+    let Some((space, found)) = documents::find(conn, name, document)? else { return Ok(examined) };
+    if after.is_none() {
+        examined.snapshot = frame(conn, &found)?;
+    }
+    if found.tombstone.is_some() {
+        return Ok(examined);
+    }
+    // What is folded meanwhile is passed over, and examined with the next look.
+    let after = after.map_or(found.folded, |after| after.0.max(found.folded));
+    let mut find = conn.prepare_cached(TAIL)?;
+    let mut rows = find.query(params![found.row, space, column(after)?, READ_ROWS])?;
+    let (mut bytes, mut taken) = (0, 0);
+    while let Some(row) = rows.next()? {
+        let offset = number(row, 0)?;
+        if row.get::<_, Option<bool>>(3)? != Some(true) {
+            let what = "a row that is not the one of its indexes";
+            return Err(damaged(Some(found.id), Some(offset), what));
+        }
+        let (hash, body): ([u8; 32], Vec<u8>) = (row.get(1)?, row.get(2)?);
+        if checked::body(&body, &hash).is_err() {
+            examined.changes.push(ChangeHash(hash));
+        }
+        (bytes, taken) = (bytes + body.len(), taken + 1);
+        if bytes >= READ_BYTES || taken == READ_ROWS {
+            examined.next = Some(Offset(offset));
+            break;
+        }
+    }
+    Ok(examined)
+}
+
+/// Everything of a document beside its changes; the hash of the snapshot if its bytes are damaged.
+fn frame(conn: &Connection, found: &Document) -> rusqlite::Result<Option<[u8; 32]>> {
+    checked::document(conn, found)?;
+    if found.tombstone.is_some() {
+        return Ok(None);
+    }
+    let stored = match found.folded {
+        0 => None,
+        _ => snapshots::current(conn, found.row)?,
+    };
+    let mut find = conn.prepare_cached(HASHES)?;
+    let hash = |row: &Row<'_>| row.get(0);
+    let tail = find.query_map(params![found.row, column(found.folded)?], hash)?;
+    let tail = tail.collect::<rusqlite::Result<Vec<[u8; 32]>>>()?;
+    checked::tail(found, stored.as_ref(), tail.into_iter())?;
+    match stored {
+        Some(stored) if !checked::is_whole(conn, found.id, &stored)? => Ok(Some(stored.hash)),
+        _ => Ok(None),
+    }
+}
+
+/// Puts changes in the place of those whose bytes are damaged; gives how many.
+pub(super) fn changes(
+    tx: &Connection,
+    name: &SpaceName,
+    document: &DocumentId,
+    changes: &[(ChangeHash, Vec<u8>)],
+) -> rusqlite::Result<u64> {
+    let Some((_, mut found)) = documents::find(tx, name, document)? else { return Ok(0) };
+    let mut find = tx.prepare_cached(
+        "SELECT id, body FROM entry WHERE document = ?1 AND hash = ?2 AND \"offset\" > ?3",
+    )?;
+    let mut replace = tx.prepare_cached("UPDATE entry SET body = ?2 WHERE id = ?1")?;
+    let (mut mended, mut is_as_long) = (0, true);
+    for (hash, bytes) in changes {
+        if checked::body(bytes, &hash.0).is_err() {
+            continue;
+        }
+        let both = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let key = params![found.row, hash.0, column(found.folded)?];
+        let there: Option<(i64, Vec<u8>)> = find.query_row(key, both).optional()?;
+        let Some((row, before)) = there else { continue };
+        if checked::body(&before, &hash.0).is_ok() {
+            continue;
+        }
+        replace.execute(params![row, bytes])?;
+        mended += 1;
+        // The same change may be written deflated or not.
+        is_as_long &= before.len() == bytes.len();
+    }
+    if !is_as_long {
+        let sql = "SELECT total(length(body)) FROM entry WHERE document = ?1 AND \"offset\" > ?2";
+        let key = params![found.row, column(found.folded)?];
+        let total: f64 = tx.prepare_cached(sql)?.query_row(key, |row| row.get(0))?;
+        found.tail_bytes = total as u64;
+        found.save(tx)?;
+    }
+    Ok(mended)
+}
+
+/// Puts a snapshot of the same changes in the place of one whose bytes are damaged.
+pub(super) fn snapshot(
+    tx: &Connection,
+    name: &SpaceName,
+    document: &DocumentId,
+    hash: &[u8; 32],
+    snapshot: &Snapshot,
+) -> rusqlite::Result<bool> {
+    let Some((_, found)) = documents::find(tx, name, document)? else { return Ok(false) };
+    let stored = snapshots::current(tx, found.row)?.filter(|stored| stored.hash == *hash);
+    let Some(stored) = stored.filter(|stored| stands_for_the_same(stored, snapshot)) else {
+        return Ok(false);
+    };
+    if found.tombstone.is_some() {
+        return Ok(false);
+    }
+    let (low, high) = pieces(stored.row);
+    let sql = "DELETE FROM snapshot_piece WHERE id >= ?1 AND id < ?2";
+    tx.prepare_cached(sql)?.execute([low, high])?;
+    let sql = "INSERT INTO snapshot_piece (id, bytes) VALUES (?1, ?2)";
+    let mut insert = tx.prepare_cached(sql)?;
+    for (number, piece) in snapshot.body.chunks(PIECE_BYTES).enumerate() {
+        insert.execute(params![low + number as i64, piece])?;
+    }
+    let sql = "UPDATE snapshot SET hash = ?2, bytes = ?3 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![
+        stored.row,
+        snapshot.hash,
+        snapshot.body.len() as i64
+    ])?;
+    let sql = "INSERT OR REPLACE INTO snapshot_index (snapshot, packed) VALUES (?1, ?2)";
+    tx.prepare_cached(sql)?.execute(params![stored.row, snapshot.packed])?;
+    Ok(true)
+}
+
+/// Heads name all that they rest on by hashes: two histories with the same ones are the same.
+fn stands_for_the_same(stored: &Stored, snapshot: &Snapshot) -> bool {
+    encoded_heads(&stored.heads) == encoded_heads(&snapshot.heads)
+        && stored.changes == snapshot.changes
+}

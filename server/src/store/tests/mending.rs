@@ -1,0 +1,144 @@
+//! Damage that clients can mend: it is found by name, and only what is right takes its place.
+
+use automerge::transaction::Transactable;
+use landfall_protocol::admission::preflight;
+use landfall_protocol::frame::Entry;
+use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::space::{NewEntry, NewKind};
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
+
+use super::damage::{damage, store, verify};
+use super::real::{entries_of, world};
+use crate::store::{Examined, LogStore, SqliteStore};
+
+fn space() -> SpaceName {
+    "notes".parse().unwrap()
+}
+
+/// Everything that examining a document finds.
+fn examined(store: &SqliteStore, document: &DocumentId) -> Examined {
+    let (mut all, mut after) = (Examined::default(), None);
+    loop {
+        let found = store.examine(&space(), document, after).unwrap();
+        all.changes.extend(found.changes);
+        all.snapshot = all.snapshot.or(found.snapshot);
+        match found.next {
+            Some(next) => after = Some(next),
+            None => return all,
+        }
+    }
+}
+
+const FLIP: &str = "CAST(substr(body, 1, 40) || CASE substr(body, 41, 1) WHEN x'07' THEN x'06' \
+    ELSE x'07' END || substr(body, 42) AS BLOB)";
+
+/// Rows of the document of several authors.
+const OF_SEVERAL: &str = "document = (SELECT d.id FROM document d JOIN space s ON s.id = d.space \
+    WHERE s.name = 'notes' AND hex(d.document) LIKE '11%')";
+
+/// Changes with their bytes.
+type Changes = Vec<(ChangeHash, Vec<u8>)>;
+
+/// A store in which two changes of a document are damaged; they, and the offset of another.
+fn damaged() -> (tempfile::TempDir, SqliteStore, DocumentId, Changes, u64) {
+    let (folder, store) = store();
+    let document = world::document(0x11, 2);
+    let mut entries = entries_of(&store, &space());
+    entries.retain(|entry| entry.document == document);
+    let changes = [&entries[10], &entries[11]];
+    assert_eq!(examined(&store, &document), Examined::default());
+    let [one, two] = changes.map(|entry| entry.offset.0);
+    let which = format!("{OF_SEVERAL} AND \"offset\" IN ({one}, {two})");
+    damage(folder.path(), &format!("UPDATE entry SET body = {FLIP} WHERE {which}"));
+    let changes = changes.map(|entry| (entry.hash(), entry.body.to_vec()));
+    (folder, store, document, changes.to_vec(), entries[12].offset.0)
+}
+
+#[test]
+fn damaged_changes_are_named_and_replaced_in_their_rows() {
+    let (_folder, store, document, changes, _) = damaged();
+    let named: Vec<ChangeHash> = changes.iter().map(|(hash, _)| *hash).collect();
+    assert_eq!(examined(&store, &document).changes, named);
+    // Other bytes under their names, and their bytes under another document's, change nothing.
+    let swapped = vec![(named[0], changes[1].1.clone()), (named[1], vec![1, 2, 3])];
+    assert_eq!(store.mend_changes(&space(), &document, swapped).unwrap(), 0);
+    let other = world::document(0x10, 1);
+    assert_eq!(store.mend_changes(&space(), &other, changes.clone()).unwrap(), 0);
+    assert_eq!(examined(&store, &document).changes, named);
+    assert_eq!(store.mend_changes(&space(), &document, changes[..1].to_vec()).unwrap(), 1);
+    assert_eq!(examined(&store, &document).changes, named[1..]);
+    assert_eq!(store.mend_changes(&space(), &document, changes.clone()).unwrap(), 1);
+    assert_eq!(store.mend_changes(&space(), &document, changes).unwrap(), 0, "it is whole");
+    assert_eq!(examined(&store, &document), Examined::default());
+    assert_eq!(verify(&store).1, []);
+}
+
+#[test]
+fn a_change_may_come_back_in_its_other_form() {
+    let mut doc = world::author(21);
+    doc.put(automerge::ROOT, "text", "long ".repeat(1_000)).unwrap();
+    let raw = world::commit(&mut doc);
+    let deflated = automerge::Change::from_bytes(raw.clone()).unwrap().bytes().into_owned();
+    assert!(deflated.len() < raw.len() / 2, "{} of {}", deflated.len(), raw.len());
+    let checked = preflight(&raw).unwrap();
+    let (hash, actor, seq, max_op) =
+        (checked.hash, checked.actor.clone(), checked.seq, checked.max_op);
+    let operations = checked.stored_operations;
+    let document = DocumentId::from_bytes([1; 16]);
+    let entry = Entry::of_change(Offset(1), document, checked, &[3; 16], 5);
+    let kind = NewKind::Change { actor, seq, max_op, operations };
+    let (folder, store) = super::open();
+    super::append(&store, super::opens(1, 1), vec![NewEntry { entry, kind }]).unwrap();
+    damage(folder.path(), &format!("UPDATE entry SET body = {FLIP}"));
+    assert_eq!(examined(&store, &document).changes, [hash]);
+    let brought = vec![(hash, deflated)];
+    assert_eq!(store.mend_changes(&space(), &document, brought).unwrap(), 1);
+    // What is counted of the document is what is there.
+    assert_eq!(verify(&store).1, []);
+}
+
+#[test]
+fn a_row_that_is_not_its_indexes_is_no_clients_to_mend() {
+    let (folder, store, document, _, other) = damaged();
+    let named = examined(&store, &document).changes.len();
+    assert_eq!(named, 2);
+    // In another log than its own index says, and not one of as many as the document has.
+    let elsewhere =
+        format!("UPDATE entry SET space = 99 WHERE {OF_SEVERAL} AND \"offset\" = {other}");
+    damage(folder.path(), &elsewhere);
+    assert!(store.examine(&space(), &document, None).unwrap_err().is_damage());
+    let back = elsewhere.replace("99", "(SELECT id FROM space WHERE name = 'notes')");
+    damage(folder.path(), &back);
+    assert_eq!(examined(&store, &document).changes.len(), named);
+    damage(folder.path(), "UPDATE document SET tail_changes = 1 WHERE tail_changes > 1");
+    assert!(store.examine(&space(), &document, None).unwrap_err().is_damage());
+}
+
+#[test]
+fn a_damaged_snapshot_is_replaced_by_one_of_the_same_changes_only() {
+    let (folder, store) = store();
+    let long = world::document(0x10, 1);
+    let index = store.document_index(&space(), &long, false).unwrap().unwrap();
+    let before = index.folded.unwrap();
+    let entries = entries_of(&store, &space());
+    let body = entries.iter().find(|entry| entry.id == before.hash).unwrap().body.to_vec();
+    let changes = landfall_fold::changes_since(&body, &[]).unwrap();
+    let folded = |changes: &[Vec<u8>]| {
+        let folded = landfall_fold::fold(&[], changes.to_vec()).unwrap();
+        Snapshot::new(folded.snapshot, folded.hash, folded.index).unwrap()
+    };
+    let sql = "UPDATE snapshot_piece SET bytes = CAST(substr(bytes, 1, 90) || \
+        CASE substr(bytes, 91, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(bytes, 92) AS BLOB)";
+    damage(folder.path(), sql);
+    assert_eq!(examined(&store, &long).snapshot, Some(before.hash));
+    // One that stands for less, and one for another snapshot than the present one.
+    let less = folded(&changes[..changes.len() - 1]);
+    assert!(!store.mend_snapshot(&space(), &long, &before.hash, less).unwrap());
+    assert!(!store.mend_snapshot(&space(), &long, &[9; 32], folded(&changes)).unwrap());
+    assert_eq!(examined(&store, &long).snapshot, Some(before.hash));
+    assert!(store.mend_snapshot(&space(), &long, &before.hash, folded(&changes)).unwrap());
+    assert_eq!(examined(&store, &long), Examined::default());
+    assert_eq!(verify(&store).1, []);
+    let after = store.document_index(&space(), &long, true).unwrap().unwrap();
+    assert_eq!(after.folded.map(|folded| folded.offset), Some(before.offset));
+}

@@ -1,0 +1,226 @@
+//! A damaged change is asked of the clients that follow its document, and what they push takes its
+//! place; what they push otherwise does not.
+
+use std::path::Path;
+
+use landfall_protocol::frame::{
+    Ack, Entry, Features, Filter, Frame, Resend, Resent, Subscribe, entry_kind, features,
+};
+use landfall_protocol::{Code, DocumentId};
+
+use crate::harness::{Author, Client, Relay, SPACE, soon};
+
+/// A stopped relay's folder with documents 1 and 2, of ten changes each.
+async fn filled() -> (tempfile::TempDir, Vec<Author>, Vec<Vec<Vec<u8>>>) {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut authors: Vec<Author> = (1..=2).map(Author::new).collect();
+    let mut made = Vec::new();
+    for author in &mut authors {
+        let changes = author.large_changes(10, 2_000);
+        let push = client.push(author.document, &changes).await;
+        client.acked(push).await;
+        made.push(changes);
+    }
+    drop(client);
+    relay.stop().await.unwrap();
+    (folder, authors, made)
+}
+
+/// A bit of a change flips: SQLite sees nothing of it.
+fn flip(data: &Path, offset: u64) {
+    let conn = rusqlite::Connection::open(data.join("relay.db")).unwrap();
+    let sql = "UPDATE entry SET body = CAST(substr(body, 1, 900) || \
+        CASE substr(body, 901, 1) WHEN x'01' THEN x'02' ELSE x'01' END || substr(body, 902) AS BLOB) \
+        WHERE \"offset\" = ?1";
+    assert_eq!(conn.execute(sql, [offset as i64]).unwrap(), 1);
+}
+
+/// A client that knows the question, at the start of the space.
+async fn knowing(relay: &Relay, filter: Filter) -> Client {
+    let mut client = Client::hello(relay).await;
+    client.send(&Frame::Features(Features { bits: features::ALL })).await;
+    let (subscription, space) = (1, SPACE.parse().unwrap());
+    let (cursor, acknowledged) = (None, None);
+    let subscribe = Subscribe { subscription, space, filter, cursor, acknowledged };
+    client.send(&Frame::Subscribe(subscribe)).await;
+    client
+}
+
+/// Frames until one that is wanted.
+async fn until<T>(client: &mut Client, wanted: impl Fn(Frame) -> Option<T>) -> T {
+    // All together in time: the relay's pings would keep it waiting.
+    soon(async {
+        loop {
+            if let Some(found) = wanted(client.frame().await) {
+                return found;
+            }
+        }
+    })
+    .await
+}
+
+async fn asked(client: &mut Client) -> Resend {
+    until(client, |frame| match frame {
+        Frame::Resend(asked) => Some(asked),
+        _ => None,
+    })
+    .await
+}
+
+async fn acked(client: &mut Client, push: u64) -> Ack {
+    until(client, |frame| match frame {
+        Frame::Ack(ack) if ack.id == push => Some(ack),
+        Frame::Nack(nack) => panic!("{nack:?}"),
+        _ => None,
+    })
+    .await
+}
+
+async fn nacked(client: &mut Client, push: u64) -> Code {
+    until(client, |frame| match frame {
+        Frame::Nack(nack) if nack.id == push => Some(nack.code),
+        Frame::Ack(ack) => panic!("{ack:?}"),
+        _ => None,
+    })
+    .await
+}
+
+async fn mended(client: &mut Client) -> DocumentId {
+    until(client, |frame| match frame {
+        Frame::Mended(mended) => Some(mended.document),
+        _ => None,
+    })
+    .await
+}
+
+async fn resent(client: &mut Client, document: DocumentId, count: u32) {
+    client.send(&Frame::Resent(Resent { subscription: 1, document, count })).await;
+}
+
+/// Whether the relay has said nothing about damage until it answers a ping.
+async fn hears_nothing(client: &mut Client) -> bool {
+    client.send(&Frame::Ping(77)).await;
+    until(client, |frame| match frame {
+        Frame::Pong(77) => Some(true),
+        Frame::Resend(_) | Frame::Mended(_) => Some(false),
+        _ => None,
+    })
+    .await
+}
+
+/// All entries of the space as a new client is sent them.
+async fn sent(relay: &Relay) -> Vec<Entry> {
+    sent_of(relay, 20).await
+}
+
+async fn sent_of(relay: &Relay, count: usize) -> Vec<Entry> {
+    let mut client = Client::at_start(relay).await;
+    client.entries(count).await
+}
+
+#[tokio::test]
+async fn a_damaged_change_is_asked_for_and_replaced_in_its_place() {
+    let (folder, authors, made) = filled().await;
+    let relay = Relay::start(&folder).await;
+    let whole = sent(&relay).await;
+    relay.stop().await.unwrap();
+    flip(folder.path(), 14);
+    let relay = Relay::start(&folder).await;
+    // Who has nothing of it meets it, is asked, and says so.
+    let mut reader = knowing(&relay, Filter::Everything).await;
+    let lost = asked(&mut reader).await;
+    let document = authors[1].document;
+    let expected = Resend { subscription: 1, document, changes: vec![whole[13].id] };
+    assert_eq!(lost, expected);
+    assert_eq!(relay.get("/readyz").await.0, 503);
+    resent(&mut reader, document, 0).await;
+    // One who follows other documents is not asked, nor one of a time before the question.
+    let mut other = knowing(&relay, Filter::of_documents([authors[0].document])).await;
+    let mut older = Client::at_start(&relay).await;
+    assert_eq!(older.entries(20).await[13], Entry::of_damage(whole[13].offset, Some(document)));
+    // The author is, as soon as it comes.
+    let mut author = knowing(&relay, Filter::Everything).await;
+    assert_eq!(asked(&mut author).await, expected);
+    let push = author.push(document, &made[1][3..4]).await;
+    assert_eq!(acked(&mut author, push).await.count, 1);
+    resent(&mut author, document, 1).await;
+    assert_eq!(mended(&mut author).await, document);
+    assert_eq!(mended(&mut reader).await, document);
+    assert!(hears_nothing(&mut other).await && hears_nothing(&mut older).await);
+    assert_eq!(relay.get("/readyz").await.0, 200);
+    assert_eq!(relay.metric("landfall_relay_healed_documents_total").await, 1.0);
+    assert_eq!(sent(&relay).await, whole, "the same offsets, hashes and bytes");
+    relay.stop().await.unwrap();
+    let relay = Relay::start(&folder).await;
+    assert_eq!(sent(&relay).await, whole);
+    assert_eq!(relay.get("/readyz").await.0, 200);
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_has_nothing_is_not_asked_again_and_the_document_stays_damaged() {
+    let (folder, authors, _) = filled().await;
+    flip(folder.path(), 14);
+    let relay = Relay::start(&folder).await;
+    let document = authors[1].document;
+    let mut first = knowing(&relay, Filter::Everything).await;
+    asked(&mut first).await;
+    resent(&mut first, document, 0).await;
+    // That another comes has it asked for again, of that one only.
+    let mut second = knowing(&relay, Filter::Everything).await;
+    asked(&mut second).await;
+    resent(&mut second, document, 0).await;
+    let mut third = knowing(&relay, Filter::Everything).await;
+    asked(&mut third).await;
+    assert!(hears_nothing(&mut first).await && hears_nothing(&mut second).await);
+    let (status, told) = relay.get("/readyz").await;
+    assert!(status == 503 && told.contains("asked for it"), "{told}");
+    let damage = sent(&relay).await.into_iter().filter(|entry| entry.kind == entry_kind::DAMAGED);
+    assert_eq!(damage.count(), 1);
+    relay.stop().await.unwrap();
+}
+
+/// Whatever is pushed in the place of what was asked for, nothing of the log changes.
+#[tokio::test]
+async fn a_wrong_answer_mends_nothing_and_costs_only_its_client() {
+    let (folder, mut authors, made) = filled().await;
+    let relay = Relay::start(&folder).await;
+    let whole = sent(&relay).await;
+    relay.stop().await.unwrap();
+    flip(folder.path(), 14);
+    let relay = Relay::start(&folder).await;
+    let document = authors[1].document;
+    let mut hostile = knowing(&relay, Filter::Everything).await;
+    asked(&mut hostile).await;
+    let mut flipped = made[1][3].clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let push = hostile.push(document, &[flipped]).await;
+    assert_eq!(nacked(&mut hostile, push).await, Code::FORM);
+    // What another document has.
+    let push = hostile.push(document, &made[0][3..4]).await;
+    assert_eq!(nacked(&mut hostile, push).await, Code::SEQUENCE_GAP);
+    let push = hostile.push(authors[0].document, &made[1][3..4]).await;
+    assert_eq!(nacked(&mut hostile, push).await, Code::SEQUENCE_GAP);
+    // What is there and whole, as if that were the answer.
+    let push = hostile.push(document, &made[1][4..6]).await;
+    assert_eq!(acked(&mut hostile, push).await.count, 2);
+    resent(&mut hostile, document, 1_000).await;
+    assert_eq!(relay.get("/readyz").await.0, 503);
+    let damaged = sent(&relay).await;
+    for (at, entry) in damaged.iter().enumerate().filter(|(at, _)| *at != 13) {
+        assert_eq!(*entry, whole[at]);
+    }
+    assert_eq!(damaged[13], Entry::of_damage(whole[13].offset, Some(document)));
+    // All others go on, and an honest one heals it.
+    let mut honest = knowing(&relay, Filter::Everything).await;
+    asked(&mut honest).await;
+    let push = honest.push(authors[0].document, &authors[0].changes(1)).await;
+    acked(&mut honest, push).await;
+    let push = honest.push(document, &made[1]).await;
+    assert_eq!(acked(&mut honest, push).await.count, 10);
+    assert_eq!(mended(&mut honest).await, document);
+    assert_eq!(sent_of(&relay, 21).await[..20], whole);
+    relay.stop().await.unwrap();
+}

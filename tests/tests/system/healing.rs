@@ -1,0 +1,203 @@
+//! The relay's file is damaged, and somebody has what is lost: it comes back while the relay runs, from
+//! whoever has it, and to whoever lacks it.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::process::Command;
+
+use landfall::{Options, SyncStatus};
+use landfall_tests::http;
+use landfall_tests::process::binary;
+use landfall_tests::replica::{wait_for, wait_synced};
+use landfall_tests::site::{FOLDS, Replica, SPACE, Site, sync_all, wait_equal};
+
+/// A replica that has nothing of the others comes, and is told that it does not get all.
+fn fresh(site: &Site) -> Replica {
+    let [fresh] = site.replicas(["fresh"]);
+    let space: landfall::SpaceName = SPACE.parse().unwrap();
+    wait_for(&fresh.store, "live, and not whole", |status| {
+        let space = &status.spaces[&space];
+        space.damaged_at_relay > 0 && space.sync == SyncStatus::Live
+    });
+    let (status, told) = http::get(site.port, "/readyz");
+    assert!(status == 503 && told.contains("is damaged"), "{told}");
+    fresh
+}
+
+/// It has got all by now, and the relay says that it is ready.
+fn is_whole(site: &Site, fresh: &Replica) {
+    let space: landfall::SpaceName = SPACE.parse().unwrap();
+    wait_for(&fresh.store, "whole", |status| status.spaces[&space].damaged_at_relay == 0);
+    assert_eq!(http::get(site.port, "/readyz").0, 200);
+    let verified = Command::new(binary("landfall-relay"))
+        .args(["verify", "--data"])
+        .arg(site.data())
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+}
+
+#[test]
+fn a_damaged_change_is_brought_back_by_one_who_has_it() {
+    let mut site = Site::start();
+    let [mut a, mut b] = site.replicas(["a", "b"]);
+    a.edit(40);
+    b.edit(40);
+    sync_all(&[&a, &b]);
+    [&a, &b].iter().for_each(|replica| replica.store.go_offline());
+    site.stop();
+    damage(
+        &site,
+        "UPDATE entry SET body = CAST(substr(body, 1, 40) || \
+        CASE substr(body, 41, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(body, 42) AS BLOB) \
+        WHERE \"offset\" IN (30, 31, 50)",
+    );
+    site.restart();
+    let fresh = fresh(&site);
+    // It comes from one that connects only now, and reaches one that was told of the damage.
+    a.store.go_online();
+    is_whole(&site, &fresh);
+    wait_equal(&[&a, &fresh], a.made + b.made + fresh.made + 1);
+    b.store.go_online();
+    site.check(&[&a, &b, &fresh]);
+}
+
+#[test]
+fn a_damaged_snapshot_is_made_anew_from_what_one_has_who_never_folded() {
+    let mut site = Site::start_with(FOLDS, Options::default());
+    let [mut a, b] = site.replicas(["a", "b"]);
+    a.edit(700);
+    sync_all(&[&a, &b]);
+    let folds = |line: &str| line.starts_with("landfall_relay_folds_total{outcome=\"folded\"}");
+    site.until_metrics("a fold", |text| text.lines().any(folds));
+    [&a, &b].iter().for_each(|replica| replica.store.go_offline());
+    site.stop();
+    damage(
+        &site,
+        "UPDATE snapshot_piece SET bytes = CAST(substr(bytes, 1, 400) || \
+        CASE substr(bytes, 401, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(bytes, 402) AS BLOB)",
+    );
+    site.restart();
+    let fresh = fresh(&site);
+    a.store.go_online();
+    is_whole(&site, &fresh);
+    wait_equal(&[&a, &fresh], a.made + b.made + fresh.made + 1);
+    b.store.go_online();
+    site.check(&[&a, &b, &fresh]);
+}
+
+/// Changes bytes of the stopped relay's file.
+fn damage(site: &Site, sql: &str) {
+    let conn = landfall_storage::rusqlite::Connection::open(site.data().join("relay.db")).unwrap();
+    assert!(conn.execute(sql, []).unwrap() > 0, "{sql}");
+}
+
+/// What is damaged is the name under which the change stands, so that nobody has what is asked for.
+#[test]
+fn what_nobody_has_stays_damaged_and_a_comparison_tells_one_who_lacks_nothing() {
+    let mut site = Site::start();
+    let [mut a, b] = site.replicas(["a", "b"]);
+    a.edit(40);
+    sync_all(&[&a, &b]);
+    [&a, &b].iter().for_each(|replica| replica.store.go_offline());
+    site.stop();
+    damage(&site, "UPDATE entry SET hash = randomblob(32) WHERE \"offset\" = 30");
+    site.restart();
+    let space: landfall::SpaceName = SPACE.parse().unwrap();
+    let fresh = fresh(&site);
+    let named = fresh.space.damaged_at_relay().unwrap();
+    a.store.go_online();
+    wait_synced(&a.store);
+    assert_eq!(a.store.check_blocking(), Ok(0), "it has not drifted");
+    wait_for(&a.store, "told of the damage", |status| status.spaces[&space].damaged_at_relay > 0);
+    assert_eq!(a.space.damaged_at_relay().unwrap(), named);
+    assert_eq!(a.store.status().spaces[&space].drifted, 0);
+    // What is known of damage is known after a start, before anybody reads it.
+    until_kept(&site);
+    [&a, &fresh].iter().for_each(|replica| replica.store.go_offline());
+    site.stop();
+    site.restart();
+    let (status, told) = http::get(site.port, "/readyz");
+    assert!(status == 503 && told.contains(&named[0].unwrap().to_string()), "{told}");
+    // A repair sets it right from the bytes, and the relay is ready.
+    site.stop();
+    assert_eq!(repair(&site), Some(0));
+    site.restart();
+    assert_eq!(http::get(site.port, "/readyz").0, 200);
+    [&a, &b, &fresh].iter().for_each(|replica| replica.store.go_online());
+    wait_for(&a.store, "told that it is whole", |status| {
+        status.spaces[&space].damaged_at_relay == 0
+    });
+    site.check(&[&a, &b, &fresh]);
+}
+
+#[test]
+fn what_sqlite_cannot_read_is_said_to_need_a_backup_also_after_a_repair_that_did_not_help() {
+    let mut site = Site::start();
+    let [mut a, b] = site.replicas(["a", "b"]);
+    a.edit(200);
+    sync_all(&[&a, &b]);
+    [&a, &b].iter().for_each(|replica| replica.store.go_offline());
+    site.back_up();
+    site.stop();
+    zero_a_leaf(&site);
+    site.restart();
+    let needs_a_backup = |site: &Site| {
+        let (status, told) = http::get(site.port, "/readyz");
+        let names = told.contains("restore a backup") && !told.contains("verify --repair");
+        assert!(status == 503 && names, "{told}");
+    };
+    let fresh = fresh(&site);
+    needs_a_backup(&site);
+    fresh.store.go_offline();
+    site.stop();
+    assert_eq!(repair(&site), Some(6));
+    site.restart();
+    needs_a_backup(&site);
+    site.stop();
+    site.restore();
+    site.restart();
+    assert_eq!(http::get(site.port, "/readyz").0, 200);
+    [&a, &b].iter().for_each(|replica| replica.store.go_online());
+    site.check(&[&a, &b]);
+}
+
+/// Waits until the running relay has written down what is damaged.
+fn until_kept(site: &Site) {
+    use landfall_storage::rusqlite::{Connection, OpenFlags};
+    let deadline = std::time::Instant::now() + landfall_tests::PATIENCE;
+    loop {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let conn = Connection::open_with_flags(site.data().join("relay.db"), flags).unwrap();
+        let kept = "SELECT count(*) FROM damaged";
+        if conn.query_row(kept, [], |row| row.get::<_, i64>(0)).unwrap() > 0 {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "it is not written down");
+        // sleep: only spaces the looks at a file that tells nobody
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// The exit code of a repair of the stopped relay's folder.
+fn repair(site: &Site) -> Option<i32> {
+    let repair = Command::new(binary("landfall-relay"))
+        .args(["verify", "--repair", "--data"])
+        .arg(site.data())
+        .output()
+        .unwrap();
+    repair.status.code()
+}
+
+/// Overwrites a page of changes with zeros.
+fn zero_a_leaf(site: &Site) {
+    let file = site.data().join("relay.db");
+    let conn = landfall_storage::rusqlite::Connection::open(&file).unwrap();
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let sql =
+        "SELECT pageno FROM dbstat WHERE name = 'entry' AND pagetype = 'leaf' LIMIT 1 OFFSET 1";
+    let page: i64 = conn.query_row(sql, [], |row| row.get(0)).unwrap();
+    drop(conn);
+    let mut file = std::fs::File::options().write(true).open(file).unwrap();
+    file.seek(SeekFrom::Start((page as u64 - 1) * 4096)).unwrap();
+    file.write_all(&[0; 4096]).unwrap();
+}
