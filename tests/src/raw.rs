@@ -139,7 +139,15 @@ impl Client {
 /// If the relay does not take it.
 #[must_use]
 pub fn handshake(port: u16) -> WebSocket<TcpStream> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).expect("a relay");
+    handshake_over(TcpStream::connect(("127.0.0.1", port)).expect("a relay"), port)
+}
+
+/// The same over a connection to the relay on a port.
+///
+/// # Panics
+/// As [`handshake`].
+#[must_use]
+pub fn handshake_over(stream: TcpStream, port: u16) -> WebSocket<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut request = format!("ws://127.0.0.1:{port}/").into_client_request().expect("a URL");
     let subprotocol = HeaderValue::from_static(SUBPROTOCOL);

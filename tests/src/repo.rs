@@ -17,31 +17,31 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
 /// How long a client waits for more before it types on.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A message with these changes of a document, whose heads are their hashes.
+/// A message from one peer to another, with these changes of a document, whose heads are their hashes.
 ///
 /// # Panics
 /// If they are no changes.
 #[must_use]
-pub fn sync_of(sender: &str, document: DocumentId, changes: &[Vec<u8>]) -> Vec<u8> {
+pub fn sync_of(ends: (&str, &str), document: DocumentId, changes: &[Vec<u8>]) -> Vec<u8> {
     let loaded =
         changes.iter().map(|bytes| automerge::Change::from_bytes(bytes.clone()).expect("a change"));
     let heads = loaded.map(|change| change.hash()).collect();
-    message_of(sender, document, heads, Vec::new(), changes.to_vec())
+    message_of(ends, document, heads, Vec::new(), changes.to_vec())
 }
 
 /// A message that tells heads of a document, and asks for changes.
 #[must_use]
 pub fn question_of(
-    sender: &str,
+    ends: (&str, &str),
     document: DocumentId,
     heads: Vec<ChangeHash>,
     need: Vec<ChangeHash>,
 ) -> Vec<u8> {
-    message_of(sender, document, heads, need, Vec::new())
+    message_of(ends, document, heads, need, Vec::new())
 }
 
 fn message_of(
-    sender: &str,
+    (sender, target): (&str, &str),
     document: DocumentId,
     heads: Vec<ChangeHash>,
     need: Vec<ChangeHash>,
@@ -57,7 +57,6 @@ fn message_of(
     };
     let data = message.encode();
     let document = document.to_string().trim_start_matches("automerge:").to_owned();
-    let target = "landfall-relay";
     Repo::Sync(Sync { document: &document, sender, target, data: &data }).encode()
 }
 

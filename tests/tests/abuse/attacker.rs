@@ -4,9 +4,12 @@ use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
+use landfall::automerge::ChangeHash;
+use landfall_protocol::DocumentId;
 use landfall_protocol::frame::{Features, Filter, Frame, Frames, SubscribeFrom, encode, features};
 use landfall_protocol::repo::message::{Message as Repo, PeerMetadata};
-use landfall_tests::raw::handshake;
+use landfall_tests::raw::{handshake, handshake_over};
+use landfall_tests::repo::{question_of, sync_of};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, WebSocket, client};
 
 /// How long an attacker waits for a socket that takes nothing.
@@ -14,7 +17,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A session of the native protocol, after its welcome. It never reads.
 pub(crate) fn native(port: u16) -> WebSocket<TcpStream> {
-    let socket = handshake(port);
+    let socket = handshake_over(connect(port), port);
     socket.get_ref().set_write_timeout(Some(PATIENCE)).expect("a timeout");
     socket
 }
@@ -36,7 +39,15 @@ pub(crate) fn subscribe(subscription: u32, space: &str, filter: Filter) -> Frame
 
 /// As [`subscribed`], as one that reads and knows everything.
 pub(crate) fn reader(port: u16, space: &str) -> WebSocket<TcpStream> {
-    let mut socket = native(port);
+    reader_over(native(port), space)
+}
+
+/// The same with the honest clients' address.
+pub(crate) fn honest_reader(port: u16, space: &str) -> WebSocket<TcpStream> {
+    reader_over(handshake(port), space)
+}
+
+fn reader_over(mut socket: WebSocket<TcpStream>, space: &str) -> WebSocket<TcpStream> {
     let knows = Frame::Features(Features { bits: features::ALL });
     say(&mut socket, &[knows, subscribe(1, space, Filter::Everything)]);
     until(&mut socket, |frame| matches!(frame, Frame::Subscribed(_)));
@@ -92,6 +103,13 @@ pub(crate) fn drain(socket: &mut WebSocket<TcpStream>) -> bool {
     matches!(end, Error::Io(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
+/// Where attackers come from. Honest clients have another address.
+const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+fn connect(port: u16) -> TcpStream {
+    connect_from(ATTACKER, port).expect("the relay listens")
+}
+
 /// A connection from an address of this machine's.
 pub(crate) fn connect_from(source: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -105,15 +123,43 @@ pub(crate) fn connect_from(source: Ipv4Addr, port: u16) -> std::io::Result<TcpSt
     Ok(stream)
 }
 
-/// A session of automerge-repo's protocol that has joined.
-pub(crate) fn repo(port: u16, name: &str) -> WebSocket<TcpStream> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).expect("the relay listens");
-    let (mut socket, _) = client(format!("ws://127.0.0.1:{port}/"), stream).expect("a session");
+/// A session of automerge-repo's protocol.
+pub(crate) struct Peer {
+    pub(crate) socket: WebSocket<TcpStream>,
+    name: String,
+    relay: String,
+}
+
+/// As a peer of this name that has joined. It reads nothing more.
+pub(crate) fn repo(port: u16, name: &str) -> Peer {
+    let (mut socket, _) =
+        client(format!("ws://127.0.0.1:{port}/"), connect(port)).expect("a session");
     let metadata = PeerMetadata { storage_id: None, is_ephemeral: true };
     let join = Repo::Join { sender: name, metadata, versions: Some(vec!["1"]) };
     socket.send(Message::Binary(join.encode().into())).expect("the relay reads");
+    let answer = message(&mut socket);
+    let Ok(Repo::Peer { sender, .. }) = Repo::decode(&answer) else { panic!("no peer answers") };
     socket.get_ref().set_write_timeout(Some(PATIENCE)).expect("a timeout");
-    socket
+    Peer { name: name.to_owned(), relay: sender.to_owned(), socket }
+}
+
+impl Peer {
+    /// Sends changes of a document; false if the relay does not take them, or has closed.
+    pub(crate) fn push(&mut self, document: DocumentId, changes: &[Vec<u8>]) -> bool {
+        let message = sync_of((&self.name, &self.relay), document, changes);
+        self.socket.send(Message::Binary(message.into())).is_ok()
+    }
+
+    /// Tells heads of a document, and asks for changes; the same.
+    pub(crate) fn ask(
+        &mut self,
+        document: DocumentId,
+        heads: Vec<ChangeHash>,
+        need: Vec<ChangeHash>,
+    ) -> bool {
+        let message = question_of((&self.name, &self.relay), document, heads, need);
+        self.socket.send(Message::Binary(message.into())).is_ok()
+    }
 }
 
 /// Sends frames in one message; false if the relay does not take them, or has closed.

@@ -33,7 +33,8 @@ fn sessions_that_leave_all_at_once() {
             sessions.iter_mut().for_each(|session| {
                 say(session, &spaces);
             });
-            sessions.extend((0..50).map(|number| repo(attack.port, &format!("left {number}"))));
+            let peers = (0..50).map(|number| repo(attack.port, &format!("left {number}")).socket);
+            sessions.extend(peers);
             drop(sessions);
         }
     });

@@ -61,7 +61,8 @@ fn a_message_of_deletions() {
 fn websocket_pings_whose_pongs_nobody_reads() {
     attack("WebSocket pings, unread", |attack| {
         let mut sessions: Vec<_> = (0..SESSIONS).map(|_| native(attack.port)).collect();
-        sessions.extend((0..SESSIONS).map(|n| repo(attack.port, &format!("pings {n}"))));
+        let peers = (0..SESSIONS).map(|n| repo(attack.port, &format!("pings {n}")).socket);
+        sessions.extend(peers);
         while attack.goes_on() {
             for session in &mut sessions {
                 // A partial frame stays behind where the relay reads no more; it goes on later.

@@ -4,8 +4,6 @@ use landfall::automerge::ActorId;
 use landfall_protocol::frame::{Filter, Frame, Push};
 use landfall_protocol::{DocumentId, limits};
 use landfall_tests::raw::change_of;
-use landfall_tests::repo::sync_of;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::arena::attack;
 use crate::attacker::{begin_message, native, pong, repo, say, subscribe, subscribed};
@@ -19,10 +17,11 @@ fn half_messages_that_are_kept_by_pongs() {
         }
         let mut large: Vec<_> = (0..8).map(|n| repo(attack.port, &format!("half {n}"))).collect();
         for session in &mut large {
-            begin_message(session, 60 << 20, 50 << 20);
+            begin_message(&mut session.socket, 60 << 20, 50 << 20);
         }
         while attack.goes_on() {
-            sessions.iter_mut().chain(&mut large).for_each(|session| {
+            let large = large.iter_mut().map(|session| &mut session.socket);
+            sessions.iter_mut().chain(large).for_each(|session| {
                 let _ = pong(session);
             });
             // sleep: a client that only shows now and then that it is alive
@@ -34,15 +33,21 @@ fn half_messages_that_are_kept_by_pongs() {
 #[test]
 fn filters_of_very_many_documents() {
     attack("100 sessions with filters of 65,536 documents", |attack| {
-        let ids = (0..limits::SESSION_FILTER_DOCUMENTS as u64).map(|number| {
+        let id = |number: u64| {
             let mut id = [0xfe; 16];
             id[..8].copy_from_slice(&number.to_be_bytes());
             DocumentId::from_bytes(id)
-        });
-        let filter = Filter::Documents(ids.collect());
+        };
+        let each = limits::FILTER_DOCUMENTS as u64;
+        let filters: Vec<Frame> = (0..limits::SESSION_FILTER_DOCUMENTS as u64 / each)
+            .map(|number| {
+                let ids = (number * each..(number + 1) * each).map(id);
+                subscribe(number as u32, "filters", Filter::Documents(ids.collect()))
+            })
+            .collect();
         let mut sessions: Vec<_> = (0..100).map(|_| native(attack.port)).collect();
         for session in &mut sessions {
-            say(session, &[subscribe(1, "filters", filter.clone())]);
+            say(session, &filters);
         }
         attack.hold();
     });
@@ -71,10 +76,13 @@ fn the_largest_messages_of_200_sessions_that_never_read() {
                 0 => {
                     let document = DocumentId::from_bytes([100 + number; 16]);
                     let changes: Vec<_> = (0..15).map(|n| large_change(100 + n)).collect();
-                    let message = sync_of(&format!("large {number}"), document, &changes);
-                    let _ = session.send(Message::Binary(message.into()));
+                    session.push(document, &changes);
                 }
-                _ => drop(begin_message(&mut session, limits::REPO_MESSAGE_BYTES as u64, 1 << 20)),
+                _ => drop(begin_message(
+                    &mut session.socket,
+                    limits::REPO_MESSAGE_BYTES as u64,
+                    1 << 20,
+                )),
             }
             others.push(session);
         }

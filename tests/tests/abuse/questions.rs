@@ -7,8 +7,6 @@ use landfall_protocol::digest::{Prefix, tombstone_id};
 use landfall_protocol::frame::{DigestQuery, Fetch, Frame, Push, PushEntry, Want, entry_kind};
 use landfall_protocol::{DocumentId, limits};
 use landfall_tests::raw::Typist;
-use landfall_tests::repo::question_of;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::arena::attack;
 use crate::attacker::{acknowledged, reader, repo, say, subscribed};
@@ -74,8 +72,7 @@ fn a_long_history_that_is_asked_for_again_and_again() {
                 }
             }
             for (number, session) in others.iter_mut().enumerate() {
-                let question = question_of(&format!("asks {number}"), document, vec![], vec![]);
-                if session.send(Message::Binary(question.into())).is_err() {
+                if !session.ask(document, vec![], vec![]) {
                     *session = joined(number);
                 }
             }
@@ -100,8 +97,7 @@ fn heads_of_very_many_documents_that_nobody_has() {
                 document[8..].copy_from_slice(&n.to_be_bytes());
                 let document = DocumentId::from_bytes(document);
                 let (heads, need) = (hashes(0..1_000), hashes(1_000..2_000));
-                let question = question_of(&sender, document, heads, need);
-                if session.send(Message::Binary(question.into())).is_err() {
+                if !session.ask(document, heads, need) {
                     break;
                 }
             }

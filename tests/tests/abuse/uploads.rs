@@ -10,7 +10,7 @@ use landfall_tests::rng::Rng;
 use tokio_tungstenite::tungstenite::WebSocket;
 
 use crate::arena::attack;
-use crate::attacker::{reader, say, subscribed, until};
+use crate::attacker::{honest_reader, reader, say, subscribed, until};
 
 fn offer(id: u64, document: [u8; 16], total: u64) -> Frame {
     let (subscription, hash, heads) = (1, [id as u8; 32], vec![]);
@@ -151,7 +151,7 @@ fn uploads_that_trickle_beside_an_honest_one() {
             say(session, &[offer(1, document(number), 60 << 20)]);
         }
         let history = folded(99, 10, 2 << 20);
-        let mut session = reader(attack.port, "honest");
+        let mut session = honest_reader(attack.port, "honest");
         let mut from = 0;
         upload(&mut session, DocumentId::from_bytes([0x99; 16]), &history, || {
             for (number, session) in (0..).zip(&mut slow) {

@@ -4,8 +4,6 @@ use landfall::automerge::{ActorId, Change, ChangeHash};
 use landfall_protocol::frame::{Frame, Push, PushEntry, entry_kind};
 use landfall_protocol::{DocumentId, limits};
 use landfall_tests::raw::{crowded_change, dense_change};
-use landfall_tests::repo::sync_of;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::arena::attack;
 use crate::attacker::{
@@ -104,8 +102,7 @@ fn changes_that_name_very_many_actors() {
                 if !say(session, &[push(u64::from(id), DOCUMENT, &change)]) {
                     *session = subscribed(attack.port, "crowded");
                 }
-                let message = sync_of(&format!("crowded {number}"), DOCUMENT, &change);
-                if peer.send(Message::Binary(message.into())).is_err() {
+                if !peer.push(DOCUMENT, &change) {
                     *peer = joined(number);
                 }
             }
@@ -154,7 +151,7 @@ fn two_kinds_of_attack_at_once() {
                 }
             }
             for session in &mut pingers {
-                pings(session, 1_000);
+                pings(&mut session.socket, 1_000);
             }
             for session in &mut halves {
                 pong(session);
