@@ -193,7 +193,14 @@ fn the_thread_that_wakes_tasks_goes_on_after_a_panic() {
         event.unwrap().unwrap();
         events = again;
     }
-    await_panic(&store, StoreThread::Notify);
+    // Nobody may have had to be woken yet: then one is who waits for the panic.
+    let watching = store.clone();
+    let watch = std::thread::spawn(move || await_panic(&watching, StoreThread::Notify));
+    while !watch.is_finished() {
+        put(&document, "wakes it").unwrap();
+        put(&document, "again").unwrap();
+    }
+    watch.join().unwrap();
 }
 
 #[test]
