@@ -199,7 +199,9 @@ fn what_was_looked_up_before_is_not_asked_again() {
         ..next
     };
     // What the push brings itself is not looked up.
-    let mut named = Named::by(&[next.clone(), last]);
+    let brought = [next, last];
+    let mut named = Named::by(&brought);
+    let [next, _] = brought;
     assert_eq!(named.changes, [history.root.hash]);
     assert_eq!(named.actors, [history.root.actor.clone()]);
     let mut facts = Facts::default();
