@@ -245,7 +245,8 @@ impl Hub {
         if let Pushed::Changes(judging, _) = &mut push {
             let named = judging.named();
             if named.len() > limits::HUB_LOOK_UPS {
-                let facts = self.look_ups.find(&space, judging.document(), named).await;
+                let document = judging.document();
+                let facts = self.look_ups.find(room.share(), &space, document, named).await;
                 judging.know(facts);
             }
         }

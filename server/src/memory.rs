@@ -348,6 +348,11 @@ impl Grant {
         self.bytes
     }
 
+    /// The share whose it is.
+    pub(crate) fn share(&self) -> ShareKey {
+        self.key.share
+    }
+
     /// Keeps no more than so many bytes.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);

@@ -85,9 +85,12 @@ impl Offers {
         let mut kept = self.kept.lock();
         let key = key(space, offer);
         let partial = kept.partials.get_mut(&key)?;
-        partial.sessions += 1;
         let (there, ticket) = (partial.bytes.len() as u64, partial.ticket);
-        partial.pace = Pace::from(there);
+        // While a session sends it, an offer of the same makes it come no faster.
+        if partial.sessions == 0 {
+            partial.pace = Pace::from(there);
+        }
+        partial.sessions += 1;
         Some((there, Sending { offers: Arc::clone(self), key, ticket }))
     }
 
@@ -134,8 +137,8 @@ impl Offers {
         }
     }
 
-    /// Whether one comes slower than the slowest link is, while others wait for its memory: its session
-    /// lets go of it then. `reads`: it is not us who hold it back.
+    /// Whether one comes slower than the slowest link is, while others wait for its memory: it is dropped
+    /// then, whoever else sends it, and its session tells so. `reads`: it is not us who hold it back.
     pub(crate) fn is_overdue(
         &self,
         account: &Account,
@@ -143,8 +146,16 @@ impl Offers {
         reads: bool,
     ) -> bool {
         let mut kept = self.kept.lock();
-        let Some(partial) = kept.partials.get_mut(&key(space, offer)) else { return false };
-        partial.pace.is_slow(partial.bytes.len() as u64, reads, account)
+        let key = key(space, offer);
+        let Some(partial) = kept.partials.get_mut(&key) else { return false };
+        if !partial.pace.is_slow(partial.bytes.len() as u64, reads, account) {
+            return false;
+        }
+        let partial = kept.partials.remove(&key);
+        drop(kept);
+        // Its memory is given back with no lock held: others may take it at once.
+        drop(partial);
+        true
     }
 
     /// Lets go of one that no session sends, the least recently used; false if there is none.
@@ -174,6 +185,10 @@ fn key(space: &SpaceName, offer: &Offered) -> Key {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::task::{Context, Waker};
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::memory::{Class, Memory, ShareKey};
 
@@ -237,5 +252,29 @@ mod tests {
         assert_eq!((&whole.bytes[..], memory.used(Class::Upload)), (&[1, 2, 3, 4][..], 4));
         drop(whole);
         assert_eq!((memory.used(Class::Upload), offers.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn one_that_stalls_is_dropped_however_often_it_is_offered_again() {
+        let (offers, space) = (Arc::new(Offers::default()), "default".parse().unwrap());
+        let memory = Memory::new(256 << 20);
+        let stalls = memory.account(ShareKey::Session(1));
+        let offer = offer(1, 64 << 20);
+        let room = stalls.try_reserve(Class::Upload, 64 << 20).unwrap();
+        let (_, _sending) = offers.begin(&space, &offer, room);
+        let other = memory.account(ShareKey::Session(2));
+        let mut waits = std::pin::pin!(other.reserve(Class::Upload, 100 << 20));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        let since = Instant::now().checked_sub(Duration::from_secs(3_600)).unwrap();
+        let key = key(&space, &offer);
+        offers.kept.lock().partials.get_mut(&key).unwrap().pace = Pace::since(since, 0);
+        let _second = offers.resume(&space, &offer).unwrap();
+        assert!(
+            offers.is_overdue(&stalls, (&space, &offer), true),
+            "nothing of it came for an hour"
+        );
+        assert!(waits.as_mut().poll(&mut context).is_ready(), "its memory is given up");
+        assert!(offers.resume(&space, &offer).is_none());
     }
 }

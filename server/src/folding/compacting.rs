@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use landfall_fold::{JobKind, Supervisor, WorkerError};
+use landfall_protocol::space::StoreFailure;
 
 use super::Shared;
 use super::merging::snapshot_of;
@@ -68,6 +69,10 @@ impl Worker {
                 self.metrics.folded("overtaken", began.elapsed());
                 Looked::More
             }
+            // It is passed over until it is mended, or the relay starts again.
+            Err(FoldFailure::Store(error)) if error.failure == StoreFailure::Damaged => {
+                self.note_failure_under(DAMAGED, &task, "failed", &error)
+            }
             Err(FoldFailure::Store(error)) => {
                 self.metrics.folded("failed", began.elapsed());
                 tracing::error!(error = error.chain(), "a fold could not be read or written");
@@ -92,11 +97,21 @@ impl Worker {
 
     /// Notes that a document cannot be folded.
     fn note_failure(&self, task: &FoldTask, outcome: &'static str, why: &dyn Display) -> Looked {
+        self.note_failure_under(VERSION, task, outcome, why)
+    }
+
+    fn note_failure_under(
+        &self,
+        version: &str,
+        task: &FoldTask,
+        outcome: &'static str,
+        why: &dyn Display,
+    ) -> Looked {
         self.metrics.folded(outcome, Duration::ZERO);
         let (space, document, reason) = (&task.space, &task.document, why.to_string());
         let bytes = task.bytes;
         tracing::warn!(%space, %document, bytes, reason, "a document cannot be folded; it syncs on");
-        if let Err(error) = self.store.fold_failed(task, VERSION, &reason) {
+        if let Err(error) = self.store.fold_failed(task, version, &reason) {
             tracing::error!(error = error.chain(), "a failed fold could not be noted");
             return Looked::Done;
         }
@@ -156,6 +171,10 @@ impl Drop for Held<'_> {
 
 /// Why a document is not even tried to be folded.
 const OVERSIZED: &str = "its snapshot would exceed the limit; its changes stay single";
+
+/// Under what failures stand that are the damage's: unlike any version, so that they are tried again at the
+/// next start, and when the damage is mended.
+const DAMAGED: &str = "damaged";
 
 /// The version with which a fold failed.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

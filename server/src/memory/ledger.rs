@@ -160,9 +160,10 @@ impl Ledger {
         self.limit
     }
 
-    /// The most that one reservation may ask for: all but the lanes for small ones.
+    /// The most that one reservation may have: all but the lanes for small ones, and what sessions make us
+    /// remember, which is not given back while they last.
     pub(super) fn largest(&self) -> usize {
-        self.limit - LANES * self.lane()
+        (self.limit - LANES * self.lane()).saturating_sub(self.used(Class::State))
     }
 
     /// Bytes that all hold, but for the caches.

@@ -360,11 +360,24 @@ pub(super) fn failed(
 pub(super) fn retry(tx: &Connection, version: &str) -> rusqlite::Result<()> {
     let mut find = tx.prepare_cached("SELECT document FROM fold_failure WHERE version <> ?1")?;
     let rows: Vec<i64> = find.query_map([version], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for row in rows {
-        let mut document = Document::at(tx, row)?;
-        document.reckon_due(tx)?;
-        document.save(tx)?;
-        tx.prepare_cached("DELETE FROM fold_failure WHERE document = ?1")?.execute([row])?;
-    }
+    rows.into_iter().try_for_each(|row| due_again(tx, row))
+}
+
+/// What of a document was damaged is mended: if it could not be folded, it is tried again.
+pub(super) fn retry_mended(
+    tx: &Connection,
+    space: &SpaceName,
+    document: &DocumentId,
+) -> rusqlite::Result<()> {
+    let Some((_, found)) = documents::find(tx, space, document)? else { return Ok(()) };
+    let mut failed = tx.prepare_cached("SELECT 1 FROM fold_failure WHERE document = ?1")?;
+    if failed.exists([found.row])? { due_again(tx, found.row) } else { Ok(()) }
+}
+
+fn due_again(tx: &Connection, row: i64) -> rusqlite::Result<()> {
+    let mut document = Document::at(tx, row)?;
+    document.reckon_due(tx)?;
+    document.save(tx)?;
+    tx.prepare_cached("DELETE FROM fold_failure WHERE document = ?1")?.execute([row])?;
     Ok(())
 }

@@ -629,7 +629,9 @@ impl LogStore for SqliteStore {
     ) -> Result<u64, StoreError> {
         let (space, document) = (space.clone(), *document);
         self.write("replace damaged changes", move |tx| {
-            mending::changes(tx, &space, &document, &changes)
+            let mended = mending::changes(tx, &space, &document, &changes)?;
+            folding::retry_mended(tx, &space, &document)?;
+            Ok(mended)
         })
     }
 
@@ -642,7 +644,9 @@ impl LogStore for SqliteStore {
     ) -> Result<bool, StoreError> {
         let (space, document, hash) = (space.clone(), *document, *hash);
         self.write("replace a damaged snapshot", move |tx| {
-            mending::snapshot(tx, &space, &document, &hash, &snapshot)
+            let mended = mending::snapshot(tx, &space, &document, &hash, &snapshot)?;
+            folding::retry_mended(tx, &space, &document)?;
+            Ok(mended)
         })
     }
 

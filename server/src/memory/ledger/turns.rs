@@ -58,17 +58,17 @@ impl Ledger {
         })
     }
 
-    /// The oldest of an account that waits, for each class.
-    fn oldest(asks: Asks<'_>) -> impl Iterator<Item = (Asks<'_>, Waiting)> {
-        let mut seen = [false; CLASSES];
-        asks.holding.waiting.iter().filter_map(move |waiting| {
-            let first = !std::mem::replace(&mut seen[waiting.class as usize], true);
-            first.then_some((asks, *waiting))
-        })
-    }
-
+    /// The oldest of each account that waits, for each class; for no more than one may have by now.
     pub(super) fn accounts_waiting(&self) -> impl Iterator<Item = (Asks<'_>, Waiting)> {
-        self.waiters().flat_map(Self::oldest)
+        let largest = self.largest();
+        self.waiters().flat_map(move |asks| {
+            let mut seen = [false; CLASSES];
+            asks.holding.waiting.iter().filter_map(move |waiting| {
+                let first = !std::mem::replace(&mut seen[waiting.class as usize], true);
+                let bytes = waiting.bytes.min(largest);
+                first.then_some((asks, Waiting { bytes, ..*waiting }))
+            })
+        })
     }
 
     /// The account that should give way to one that asks for so much of a class: the one that holds
