@@ -173,6 +173,8 @@ struct Driver {
 /// What happened next.
 enum Happening {
     Evicted,
+    /// A message has its memory: there is a deadline that was not.
+    Holding,
     Event(Option<Event>),
     Overflow,
     Done(Done),
@@ -273,6 +275,7 @@ impl Driver {
             event = self.events.recv() => Happening::Event(event),
             () = self.mailbox.overflow.notified() => Happening::Overflow,
             () = self.account.evicted() => Happening::Evicted,
+            () = self.meter.holding() => Happening::Holding,
             done = self.intake.done() => Happening::Done(done),
             () = room(self.writer.as_ref()), if sends => Happening::Room,
             reply = self.planning.reply(), if makes => Happening::Reply(reply),
@@ -304,6 +307,7 @@ impl Driver {
     fn handle(&mut self, happening: Happening) {
         self.machine.handle_clock(self.now());
         match happening {
+            Happening::Holding => {}
             Happening::Event(Some(Event::Answered(answer))) => {
                 // The entries of what is answered were told of before; they are taken up before.
                 self.take_news();

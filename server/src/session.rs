@@ -194,6 +194,8 @@ struct Driver {
 enum Happening {
     Frame,
     Evicted,
+    /// A message has its memory: there is a deadline that was not.
+    Holding,
     Offer(Room),
     Event(Option<Event>),
     Overflow,
@@ -292,6 +294,7 @@ impl Driver {
             event = self.events.recv() => Happening::Event(event),
             () = self.mailbox.overflow.notified() => Happening::Overflow,
             () = self.account.evicted() => Happening::Evicted,
+            () = self.meter.holding() => Happening::Holding,
             handed = self.intake.handed() => Happening::Handed(handed),
             () = tokio::task::coop::consume_budget(), if frame => Happening::Frame,
             room = self.uploads.room() => Happening::Offer(room),
@@ -312,6 +315,7 @@ impl Driver {
 
     fn handle(&mut self, happening: Happening) {
         match happening {
+            Happening::Holding => {}
             Happening::Frame => self.handle_frame(),
             Happening::Offer(room) => self.handle_room(room),
             Happening::Event(Some(event)) => self.handle_event(event),

@@ -14,6 +14,8 @@ mod behind;
 mod budget;
 #[path = "relay/bugs.rs"]
 mod bugs;
+#[path = "relay/closing.rs"]
+mod closing;
 #[path = "relay/commits.rs"]
 mod commits;
 #[path = "relay/damage.rs"]

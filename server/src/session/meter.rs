@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::wire::{Begun, Header, NextRead, Violation, Wire};
 use crate::limits;
@@ -31,6 +32,8 @@ pub(crate) struct Meter {
     account: Account,
     scale: Scale,
     state: Mutex<State>,
+    /// Told when a message has its memory.
+    holding: Notify,
 }
 
 struct State {
@@ -70,7 +73,7 @@ impl Meter {
             owed: 0,
             gave_up: false,
         };
-        Arc::new(Self { account, scale, state: Mutex::new(state) })
+        Arc::new(Self { account, scale, state: Mutex::new(state), holding: Notify::new() })
     }
 
     /// A message is taken up: its memory, if it needed some, is to be kept for as long as it.
@@ -91,6 +94,11 @@ impl Meter {
     /// Whether a message waits for its memory: its sender cannot show that it is alive.
     pub(crate) fn is_waiting(&self) -> bool {
         self.state.lock().waits.is_some()
+    }
+
+    /// Waits until a message has its memory: from then on it is looked whether it comes.
+    pub(crate) async fn holding(&self) {
+        self.holding.notified().await;
     }
 
     /// Whether the memory of a message is held.
@@ -218,6 +226,8 @@ impl Metered {
         state.waits = None;
         // A message before it that was taken up late keeps its memory by itself.
         state.held = Some((message, Held { grant, pace }));
+        drop(state);
+        meter.holding.notify_one();
         Poll::Ready(())
     }
 }

@@ -12,6 +12,7 @@ use landfall_protocol::Offset;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
@@ -158,6 +159,7 @@ async fn send(
     message: Message,
 ) -> Result<(), tungstenite::Error> {
     let mut rest = match message {
+        Message::Close(_) => return close(sink, message).await,
         Message::Binary(bytes) if bytes.len() > limits::FRAME_BYTES => bytes,
         message => return sink.send(message).await,
     };
@@ -169,6 +171,23 @@ async fn send(
         kind = Data::Continue;
     }
     sink.flush().await
+}
+
+/// Sends the WebSocket's own close. If the peer sent one, the reply to it is there already, and is only to be
+/// written.
+async fn close(
+    sink: &mut (impl SinkExt<Message, Error = tungstenite::Error> + Unpin),
+    message: Message,
+) -> Result<(), tungstenite::Error> {
+    let sent = match sink.send(message).await {
+        Err(tungstenite::Error::Protocol(ProtocolError::SendAfterClosing)) => sink.flush().await,
+        sent => sent,
+    };
+    match sent {
+        // That is how the library tells that both have closed.
+        Err(tungstenite::Error::ConnectionClosed) => Ok(()),
+        sent => sent,
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! The memory budget, by address: one that stalls on all its connections holds nobody else up.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
+use landfall_protocol::session::Patience;
 use landfall_protocol::{Code, limits};
 use tokio::io::AsyncWriteExt;
 
@@ -109,5 +111,22 @@ async fn one_message_in_parts_does_not_stop_all_other_large_ones() {
         let push = canary.push(author.document, &author.large_changes(4, 300_000)).await;
         assert_eq!(canary.acked(push).await.count, 4);
     }
+    relay.stop().await.unwrap();
+}
+
+/// Nothing else happens in the sessions: no ping is due, no other message comes. What they sent came at
+/// once, with its header.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stalls_is_looked_at_though_nothing_else_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ping_after, drop_after) = (Duration::from_secs(3_600), Duration::from_secs(7_200));
+    let relay = Relay::start_with(&folder, |options| {
+        options.patience = Patience { ping_after, drop_after, ..Patience::default() };
+    });
+    let relay = relay.await;
+    let stalled = stall_all(&relay).await;
+    let mut canary = Client::at_start_from(&relay, ELSEWHERE).await;
+    push_large(&relay, &mut canary).await;
+    drop(stalled);
     relay.stop().await.unwrap();
 }
