@@ -238,4 +238,29 @@ mod tests {
         drop(whole);
         assert_eq!((memory.used(Class::Upload), offers.bytes()), (0, 0));
     }
+
+    /// A snapshot that stalls is offered by a second session again and again; others wait for its memory.
+    #[test]
+    fn critic_an_offer_that_stalls_is_overdue_however_often_it_is_offered_again() {
+        use std::future::Future;
+        use std::time::{Duration, Instant};
+        let (offers, space) = (Arc::new(Offers::default()), "default".parse().unwrap());
+        let memory = Memory::new(256 << 20);
+        let stalls = memory.account(ShareKey::Session(1));
+        let offer = offer(1, 64 << 20);
+        let room = stalls.try_reserve(Class::Upload, 64 << 20).unwrap();
+        let (_, _sending) = offers.begin(&space, &offer, room);
+        let other = memory.account(ShareKey::Session(2));
+        let mut waits = std::pin::pin!(other.reserve(Class::Upload, 100 << 20));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(3_600)).unwrap();
+        let watched_since = |at| {
+            let mut kept = offers.kept.lock();
+            kept.partials.get_mut(&super::key(&space, &offer)).unwrap().pace = Pace::since(at, 0);
+        };
+        watched_since(long_ago);
+        let _second = offers.resume(&space, &offer).unwrap();
+        assert!(offers.is_overdue(&stalls, (&space, &offer), true), "nothing of it came for an hour");
+    }
 }

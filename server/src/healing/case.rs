@@ -235,4 +235,34 @@ mod tests {
         case.hurry(now);
         assert_eq!(case.due, now + limits::HEAL_LONGEST);
     }
+
+    /// Two sessions follow the document and never answer. The third one has it.
+    #[test]
+    fn critic_silent_sessions_do_not_keep_the_question_from_others() {
+        let mut now = Instant::now();
+        let mut case = Case::new(now);
+        case.examined(lost(3), now);
+        let mut asked = BTreeSet::new();
+        for _ in 0..100 {
+            asked.extend(chosen(&mut case, &[1, 2, 3], &NOBODY, now));
+            now += limits::HEAL_ANSWER;
+        }
+        assert!(asked.contains(&3), "in {:?} only {asked:?} were asked", 100 * limits::HEAL_ANSWER);
+    }
+
+    /// A client sends a window of what is asked for, as an engine does, and says how much.
+    #[test]
+    fn critic_who_brought_a_part_is_asked_for_the_rest() {
+        let now = Instant::now();
+        let mut case = Case::new(now);
+        case.examined(lost(3), now);
+        assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1]);
+        // What the hub tells when it has mended it, then the `Resent`.
+        case.brought(&lost(1).changes, now);
+        case.answered(SessionId(1), 1, now);
+        assert!(!case.begin(), "it is examined anew");
+        let rest = Lost { changes: lost(3).changes[1..].to_vec(), snapshot: None };
+        case.examined(rest, now);
+        assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1], "it is not asked for the rest");
+    }
 }

@@ -224,3 +224,167 @@ async fn a_wrong_answer_mends_nothing_and_costs_only_its_client() {
     assert_eq!(sent_of(&relay, 21).await[..20], whole);
     relay.stop().await.unwrap();
 }
+
+/// An engine sends a window of what it is asked for: `the relay asks for the rest again`.
+#[tokio::test]
+async fn critic_a_client_that_brings_a_part_is_asked_for_the_rest() {
+    let (folder, authors, made) = filled().await;
+    flip(folder.path(), 14);
+    flip(folder.path(), 15);
+    let relay = Relay::start(&folder).await;
+    let document = authors[1].document;
+    let mut author = knowing(&relay, Filter::Everything).await;
+    assert_eq!(asked(&mut author).await.changes.len(), 2);
+    let push = author.push(document, &made[1][3..4]).await;
+    assert_eq!(acked(&mut author, push).await.count, 1);
+    resent(&mut author, document, 1).await;
+    assert_eq!(asked(&mut author).await.changes.len(), 1);
+    relay.stop().await.unwrap();
+}
+
+/// Each feature stands for itself (docs/protocol.md, Features).
+#[tokio::test]
+async fn critic_a_client_that_knows_resend_and_no_ephemeral_messages_is_asked() {
+    let (folder, _, _) = filled().await;
+    flip(folder.path(), 14);
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::hello(&relay).await;
+    client.send(&Frame::Features(Features { bits: features::ALL & !features::EPHEMERAL })).await;
+    client.subscribe(1, SPACE, None, None).await;
+    asked(&mut client).await;
+    relay.stop().await.unwrap();
+}
+
+/// More changes are damaged than are remembered while nobody is there to ask. They are pushed.
+#[tokio::test]
+async fn critic_an_ack_says_that_what_was_known_to_be_damaged_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let made = author.large_changes(70, 2_000);
+    let push = client.push(author.document, &made).await;
+    client.acked(push).await;
+    drop(client);
+    relay.stop().await.unwrap();
+    (1..=70).for_each(|offset| flip(folder.path(), offset));
+    let relay = Relay::start(&folder).await;
+    // A client without the question: it meets the damage, and the relay knows of it.
+    let mut older = Client::at_start(&relay).await;
+    assert!(older.entries(70).await.iter().all(|entry| entry.kind == entry_kind::DAMAGED));
+    assert_eq!(relay.get("/readyz").await.0, 503);
+    // sleep: until it was examined
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let push = older.push(author.document, &made).await;
+    assert_eq!(older.acked(push).await.count, 70);
+    let found = sent_of(&relay, 70).await;
+    let damaged = found.iter().filter(|entry| entry.kind == entry_kind::DAMAGED).count();
+    assert_eq!(damaged, 0, "of 70 changes that were acknowledged so many are not there");
+    relay.stop().await.unwrap();
+}
+
+/// A flag of a row flips. Reads meet that; whether the document can be read is told truly.
+#[tokio::test]
+async fn critic_a_document_that_reads_find_damaged_is_not_said_to_be_healed() {
+    let (folder, _, _) = filled().await;
+    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
+    conn.execute("UPDATE entry SET flags = 64 WHERE \"offset\" = 14", []).unwrap();
+    drop(conn);
+    let relay = Relay::start(&folder).await;
+    for _ in 0..3 {
+        let damage = sent(&relay).await.into_iter().filter(|e| e.kind == entry_kind::DAMAGED);
+        assert_eq!(damage.count(), 1);
+        // sleep: until it was examined
+        tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+        let healed = relay.metric("landfall_relay_healed_documents_total").await;
+        assert_eq!((relay.get("/readyz").await.0, healed), (503, 0.0), "nobody has mended it");
+    }
+    relay.stop().await.unwrap();
+}
+
+/// 0074: `what such a client pushes of it heals all the same`. Its two ways: changes, and the document
+/// whole, as the JavaScript client sends one.
+async fn of_a_repo_client(whole: bool) {
+    use crate::repo_client::{Replica, RepoClient};
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut hers = Replica::made(1, 1);
+    for number in 0..10 {
+        hers.put("text", &format!("{number} {}", "x".repeat(2_000)));
+    }
+    let (alice, mut hers) = RepoClient::with(&relay, "/spaces/notes", "alice", hers).await;
+    drop(alice);
+    relay.stop().await.unwrap();
+    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
+    let sql = "UPDATE entry SET body = CAST(substr(body, 1, 90) || \
+        CASE substr(body, 91, 1) WHEN x'01' THEN x'02' ELSE x'01' END || substr(body, 92) AS BLOB) \
+        WHERE \"offset\" = 4";
+    assert_eq!(conn.execute(sql, []).unwrap(), 1);
+    drop(conn);
+    let relay = Relay::start(&folder).await;
+    let mut reader = knowing(&relay, Filter::Everything).await;
+    // It is examined, and this one has nothing.
+    let lost = asked(&mut reader).await;
+    resent(&mut reader, lost.document, 0).await;
+    assert_eq!(lost.changes.len(), 1);
+    let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
+    if whole {
+        let mut doc = automerge::AutoCommit::load(&hers.doc.save()).unwrap();
+        alice.say_whole(hers.id, &mut doc).await;
+    } else {
+        let data = {
+            use automerge::sync::{Message, MessageVersion};
+            let changes = hers.doc.get_changes(&[]);
+            let changes: Vec<Vec<u8>> = changes.iter().map(|c| c.raw_bytes().to_vec()).collect();
+            let (need, have, flags) = (Vec::new(), Vec::new(), None);
+            let (heads, version) = (hers.doc.get_heads(), MessageVersion::V1);
+            Message { heads, need, have, changes: changes.into(), flags, version }.encode()
+        };
+        alice.say_sync(hers.id, &data).await;
+    }
+    hers.put("more", "after");
+    assert_eq!(mended(&mut reader).await, hers.id);
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn critic_changes_of_an_automerge_repo_client_heal() {
+    of_a_repo_client(false).await;
+}
+
+#[tokio::test]
+async fn critic_a_whole_document_of_an_automerge_repo_client_heals() {
+    of_a_repo_client(true).await;
+}
+
+/// An engine does not answer before its subscription is open: it drops the question, and the relay waits a
+/// minute for the answer, and asks it for no other document meanwhile.
+#[tokio::test]
+async fn critic_nobody_is_asked_before_its_subscription_is_answered() {
+    let (folder, authors, _) = filled().await;
+    flip(folder.path(), 14);
+    let relay = Relay::start(&folder).await;
+    let document = authors[1].document;
+    let mut first = knowing(&relay, Filter::Everything).await;
+    asked(&mut first).await;
+    resent(&mut first, document, 0).await;
+    let mut too_soon = 0;
+    for _ in 0..8 {
+        // sleep: longer than the least time between two looks
+        tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+        let mut client = knowing(&relay, Filter::Everything).await;
+        let is_first = until(&mut client, |frame| match frame {
+            Frame::Subscribed(_) => Some(false),
+            Frame::Resend(_) => Some(true),
+            _ => None,
+        })
+        .await;
+        too_soon += u32::from(is_first);
+        if !is_first {
+            asked(&mut client).await;
+        }
+        resent(&mut client, document, 0).await;
+    }
+    assert_eq!(too_soon, 0, "of 8 clients were asked before they were subscribed");
+    relay.stop().await.unwrap();
+}

@@ -90,3 +90,23 @@ async fn where_one_address_may_have_all_connections_each_session_is_by_itself() 
         relay.stop().await.unwrap();
     }
 }
+
+/// The least memory that the relay takes (`--memory 192MiB`), one idle native session, and the first frame
+/// of a message in several, of seven bytes, from an automerge-repo client that then waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_one_message_in_parts_does_not_stop_all_other_large_ones() {
+    use crate::repo_client::RepoClient;
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |options| options.memory = 192 << 20).await;
+    let mut canary = Client::at_start_from(&relay, ELSEWHERE).await;
+    let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
+    let begun = [0x02, 0x81, 0, 0, 0, 0, 7];
+    soon(mallory.socket.get_mut().write_all(&begun)).await.unwrap();
+    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting >= 1.0).await;
+    for _ in 0..3 {
+        let mut author = Author::new(1);
+        let push = canary.push(author.document, &author.large_changes(4, 300_000)).await;
+        assert_eq!(canary.acked(push).await.count, 4);
+    }
+    relay.stop().await.unwrap();
+}

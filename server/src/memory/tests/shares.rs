@@ -226,3 +226,30 @@ fn every_waiter_is_served_and_no_share_has_more_than_its_part() {
         prop_assert!(memory.shared.state.lock().ledger.is_settled());
     });
 }
+
+/// A relay of the least memory, one idle subscriber, and the first frame of a message in several (or the
+/// header of a large one) of an automerge-repo client.
+#[test]
+fn critic_the_largest_message_waits_for_nothing_that_is_never_given_back() {
+    for (limit, remembered) in
+        [(limits::LEAST_MEMORY, limits::SUBSCRIPTION_BYTES), (256 * MIB, 40 * MIB)]
+    {
+        let memory = Memory::new(limit);
+        let (idle, large, other) =
+            (session(&memory, 1), session(&memory, 2), session(&memory, 3));
+        // As sessions do, for as long as they last.
+        let mut kept = Vec::new();
+        let mut rest = remembered;
+        while rest > 0 {
+            let some = rest.min(MIB);
+            kept.push(idle.remember(some).or_else(|| other.remember(some)).unwrap());
+            rest -= some;
+        }
+        let needs = 3 * landfall_protocol::limits::REPO_MESSAGE_BYTES;
+        let mut message = pin!(large.reserve(Class::Intake, needs));
+        let served = poll(message.as_mut()).is_some();
+        let mut another = pin!(other.reserve(Class::Intake, MIB));
+        let passes = poll(another.as_mut()).is_some();
+        assert!(served || passes, "of {limit}: nothing will be given back, and both wait for ever");
+    }
+}
