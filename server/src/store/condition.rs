@@ -320,3 +320,36 @@ impl StoreError {
         FailureClass::of_chain(self) == FailureClass::Gone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One document more is damaged than places are kept; then each is healed.
+    #[test]
+    fn critic_a_store_that_is_whole_again_is_not_said_to_be_damaged() {
+        let recorder = Recorder::default();
+        let space: SpaceName = "s".parse().unwrap();
+        let id = |number: usize| DocumentId::from_bytes((number as u128).to_be_bytes());
+        let note = |number| {
+            let document = id(number);
+            let asked = Asked::of_document("read", &space, &document);
+            let source = Box::new(super::super::checked::damaged(Some(document), None, "a change"));
+            let failure = StoreFailure::Damaged;
+            let error = StoreError { what: "read", failure, needs_index: None, source };
+            recorder.note(asked, error);
+        };
+        let heal = |number| {
+            let known = recorder.known(&space, &id(number));
+            assert!(known.is_some_and(|known| recorder.forget(&space, &id(number), known)));
+        };
+        (0..=limits::DAMAGED_PLACES).for_each(note);
+        assert!(recorder.condition(None, None, None, None).more_damaged);
+        (0..limits::DAMAGED_PLACES).for_each(heal);
+        // The last one is met again, and healed.
+        note(limits::DAMAGED_PLACES);
+        heal(limits::DAMAGED_PLACES);
+        let condition = recorder.condition(None, None, None, None);
+        assert_eq!(condition, Condition::default(), "`/readyz` says 503 until a restart");
+    }
+}

@@ -388,3 +388,24 @@ async fn critic_nobody_is_asked_before_its_subscription_is_answered() {
     assert_eq!(too_soon, 0, "of 8 clients were asked before they were subscribed");
     relay.stop().await.unwrap();
 }
+
+/// What replaces damaged bytes panics, on a thread of the pool: the push is answered, or the relay ends, and
+/// it stops when it is told to.
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_a_push_that_is_held_is_answered_whatever_becomes_of_its_repair() {
+    let (folder, authors, made) = filled().await;
+    flip(folder.path(), 14);
+    let (relay, double) = crate::double::Double::serve(&folder, |_| {}).await;
+    let document = authors[1].document;
+    let mut author = knowing(&relay, Filter::Everything).await;
+    asked(&mut author).await;
+    double.mend_panics.store(true, std::sync::atomic::Ordering::Relaxed);
+    let push = author.push(document, &made[1][3..4]).await;
+    until(&mut author, |frame| match frame {
+        Frame::Ack(ack) if ack.id == push => Some(()),
+        Frame::Nack(nack) if nack.id == push => Some(()),
+        Frame::Error(_) => Some(()),
+        _ => None,
+    })
+    .await;
+}

@@ -187,7 +187,7 @@ fn critic_damage_of_no_document_is_known_until_the_store_is_opened_again() {
     assert_eq!(store.condition().damaged, [], "it is told of a store that is whole");
 }
 
-/// A write of what is known of damage fails once: the disk is full, say.
+/// A flag of a row flips: no read gives that row any more.
 #[test]
 fn critic_flags_that_reads_refuse_are_found_by_an_examination() {
     let (folder, store) = store();
@@ -204,4 +204,21 @@ fn critic_flags_that_reads_refuse_are_found_by_an_examination() {
         found.is_err() || found.as_ref().is_ok_and(|found| *found != Examined::default()),
         "{known} place is damaged, and the examination says that it is whole"
     );
+}
+
+/// A write of what is known of damage fails once, as on a full disk.
+#[test]
+fn critic_what_is_known_of_damage_is_kept_when_the_store_takes_writes_again() {
+    let (folder, store, document, _, _) = damaged();
+    let _ = entries_of(&store, &space());
+    assert!(store.condition().damaged.iter().any(|place| place.document == Some(document)));
+    store.faults().fail_next_commits(1, landfall_storage::FailureClass::DiskFull);
+    store.keep_condition();
+    // The disk has room again. Healing asks for it once a second; closing does, too.
+    (0..3).for_each(|_| store.keep_condition());
+    store.close().unwrap();
+    drop(store);
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let damaged = store.condition().damaged;
+    assert!(!damaged.is_empty(), "after a restart `/readyz` says that all is well");
 }
