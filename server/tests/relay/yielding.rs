@@ -67,3 +67,35 @@ async fn a_fold_that_runs_ends_for_what_a_client_brings_of_its_document_and_is_d
     relay.until_metric(&folds("folded"), |count| count >= 2.0).await;
     relay.stop().await.unwrap();
 }
+
+/// A document is damaged, due to be folded, and nobody has what it lacks.
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_a_damaged_document_does_not_hold_up_the_folds_of_all_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    for number in 1..=2 {
+        let mut author = Author::new(number);
+        for _ in 0..3 {
+            let push = client.push(author.document, &author.changes(100)).await;
+            client.acked(push).await;
+        }
+    }
+    drop(client);
+    relay.stop().await.unwrap();
+    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
+    let sql = "UPDATE entry SET body = CAST(substr(body, 1, 40) || \
+        CASE substr(body, 41, 1) WHEN x'01' THEN x'02' ELSE x'01' END || substr(body, 42) AS BLOB) \
+        WHERE \"offset\" = 50";
+    assert_eq!(conn.execute(sql, []).unwrap(), 1);
+    drop(conn);
+    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
+    let (worker, window) = (Some(worker.map(Into::into).to_vec()), FoldWindow::NONE);
+    let every = Duration::from_millis(10);
+    let folds = FoldOptions { worker, window, every, ..FoldOptions::default() };
+    let relay = Relay::start_with(&folder, |options| options.folds = folds).await;
+    let folds = |outcome: &str| format!("landfall_relay_folds_total{{outcome=\"{outcome}\"}}");
+    relay.until_metric(&folds("failed"), |count| count >= 100.0).await;
+    assert_eq!(relay.metric(&folds("folded")).await, 1.0, "the other document is due, too");
+    relay.stop().await.unwrap();
+}
