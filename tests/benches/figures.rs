@@ -43,9 +43,10 @@ fn main() -> ExitCode {
     {
         return code;
     }
-    let all: [(&str, fn()); 9] = [
+    let all: [(&str, fn()); 10] = [
         ("disk", measure::disk),
         ("change", latency::change_when_idle),
+        ("reader", latency::change_beside_a_reader),
         ("typing", latency::change_while_a_peer_types),
         ("event", latency::edit_to_event),
         ("bulk", bulk::offline_changes),

@@ -59,7 +59,7 @@ enum Job {
     Check(Ticket, Chunks),
     /// The last: others of the same check follow.
     LookUp(Ticket, Vec<CheckedChange>, Vec<ChangeHash>, bool),
-    Push(Judging),
+    Push(Box<Judging>),
     Whole(PushedEntry, Vec<u8>),
 }
 
@@ -153,7 +153,7 @@ impl Relay {
                     rest: cut.map(|_| refusal()),
                     roots: Roots::Several,
                 };
-                session.jobs.push_back(Job::Push(Judging::new(push)));
+                session.jobs.push_back(Job::Push(Box::new(Judging::new(push))));
             }
             Effect::PushWhole { id: push, document, bytes } => {
                 session.wholes += 1;
@@ -261,7 +261,7 @@ impl Relay {
                 let known = index.map_or(Vec::new(), |index| known(&index, &asked).unwrap());
                 self.with(id, |peer| peer.handle_checked(ticket, Ok(changes), &known, more));
             }
-            Job::Push(judging) => self.push(judging),
+            Job::Push(judging) => self.push(*judging),
             Job::Whole(entry, bytes) => {
                 self.busy.entry(entry.document).or_default();
                 self.wholes.push_back((entry, bytes));

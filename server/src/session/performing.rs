@@ -75,10 +75,6 @@ impl Driver {
                     self.hearing.listen(subscription, space.clone(), filter);
                     self.shared.healing.listens(&space);
                 }
-                SessionEffect::Resent { space, document, count } => {
-                    self.shared.healing.answered(self.id, &space, &document, count);
-                }
-                SessionEffect::Said { space, message } => self.hearing.say(&space, message),
                 SessionEffect::End(code) => {
                     let close = match code {
                         Code::GOODBYE => CLOSE_NORMAL,
@@ -97,10 +93,14 @@ impl Driver {
         self.machine.fail(Code::OVERLOADED, what, "connect again later");
     }
 
-    /// What the peer pushed, or asks.
+    /// What the peer pushed, says, or asks.
     fn perform_asked(&mut self, effect: SessionEffect) {
         let identity = self.machine.identity().cloned();
         match (effect, identity) {
+            (SessionEffect::Resent { space, document, count }, _) => {
+                self.shared.healing.answered(self.id, &space, &document, count);
+            }
+            (SessionEffect::Said { space, message }, _) => self.hearing.say(&space, message),
             (SessionEffect::Push { space, push }, Some(identity)) => {
                 let room = self.room_of(push.changes.iter().map(|change| change.len()).sum());
                 self.intake.add(Item::Push(space, push, identity, room));

@@ -10,6 +10,7 @@ use super::measure::Samples;
 use super::setup::{Relay, options, typed, wait};
 
 const LONG: usize = 20_000;
+const READ: usize = 18_000;
 
 pub fn change_when_idle() {
     for (name, durability, count) in
@@ -29,6 +30,37 @@ pub fn change_when_idle() {
     }
 }
 
+/// A reader keeps the state that it reads, so that the next change is made in a copy of it.
+pub fn change_beside_a_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("s"), options(Durability::Normal)).unwrap();
+    let space = store.space("default").unwrap();
+    let (document, text) = typed(&store, &space, READ);
+    let mut alone = Samples::new("change() of 1 character, 18,000 changes, NORMAL");
+    let mut beside = Samples::new("the same while another thread reads without end");
+    let stop = AtomicBool::new(false);
+    let change = |samples: &mut Samples| {
+        for n in 0..500 {
+            samples.time(|| {
+                document.change(|tx| Ok(tx.splice_text(&text, n * 7 % READ, 0, "y")?)).unwrap();
+            });
+        }
+    };
+    change(&mut alone);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // sleep: a closure that takes its time over what it reads
+                document.read(|_| std::thread::sleep(Duration::from_millis(1))).unwrap();
+            }
+        });
+        change(&mut beside);
+        stop.store(true, Ordering::Relaxed);
+    });
+    alone.print();
+    beside.print();
+}
+
 pub fn change_while_a_peer_types() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"));
@@ -44,7 +76,7 @@ pub fn change_while_a_peer_types() {
     let peer = spaces[1].open(document.id()).unwrap();
     peer.heads().unwrap();
     let mut apply = Samples::new("one apply to it (automerge, beside nothing)");
-    for _ in 0..9 {
+    for _ in 0..100 {
         let (mut fork, mut other) = document.read(|doc| (doc.clone(), doc.fork())).unwrap();
         let mut tx = other.transaction();
         tx.splice_text(&text, 5, 0, "z").unwrap();

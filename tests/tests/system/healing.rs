@@ -36,6 +36,18 @@ fn is_whole(site: &Site, fresh: &Replica) {
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }
 
+/// What is lost comes from one that connects only now, and reaches one that was told of the damage. All end
+/// equal.
+fn comes_back(site: &mut Site, a: &Replica, b: &Replica) {
+    site.restart();
+    let fresh = fresh(site);
+    a.store.go_online();
+    is_whole(site, &fresh);
+    wait_equal(&[a, &fresh], a.made + b.made + fresh.made + 1);
+    b.store.go_online();
+    site.check(&[a, b, &fresh]);
+}
+
 #[test]
 fn a_damaged_change_is_brought_back_by_one_who_has_it() {
     let mut site = Site::start();
@@ -51,14 +63,7 @@ fn a_damaged_change_is_brought_back_by_one_who_has_it() {
         CASE substr(body, 41, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(body, 42) AS BLOB) \
         WHERE \"offset\" IN (30, 31, 50)",
     );
-    site.restart();
-    let fresh = fresh(&site);
-    // It comes from one that connects only now, and reaches one that was told of the damage.
-    a.store.go_online();
-    is_whole(&site, &fresh);
-    wait_equal(&[&a, &fresh], a.made + b.made + fresh.made + 1);
-    b.store.go_online();
-    site.check(&[&a, &b, &fresh]);
+    comes_back(&mut site, &a, &b);
 }
 
 #[test]
@@ -76,13 +81,7 @@ fn a_damaged_snapshot_is_made_anew_from_what_one_has_who_never_folded() {
         "UPDATE snapshot_piece SET bytes = CAST(substr(bytes, 1, 400) || \
         CASE substr(bytes, 401, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(bytes, 402) AS BLOB)",
     );
-    site.restart();
-    let fresh = fresh(&site);
-    a.store.go_online();
-    is_whole(&site, &fresh);
-    wait_equal(&[&a, &fresh], a.made + b.made + fresh.made + 1);
-    b.store.go_online();
-    site.check(&[&a, &b, &fresh]);
+    comes_back(&mut site, &a, &b);
 }
 
 /// Changes bytes of the stopped relay's file.

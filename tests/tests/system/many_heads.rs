@@ -7,7 +7,7 @@ use landfall_protocol::frame::Frame;
 use landfall_tests::http;
 use landfall_tests::raw::Client;
 use landfall_tests::replica::wait_until;
-use landfall_tests::site::{FOLDS, SPACE, Site, folds, sync_all};
+use landfall_tests::site::{FOLDS, Replica, SPACE, Site, folds, sync_all};
 
 const HEADS: usize = 5_000;
 
@@ -29,6 +29,9 @@ fn five_thousand_heads_are_synced_folded_healed_and_merged() {
     let mut site = Site::start_with(FOLDS, folds());
     let [mut a, b] = site.replicas(["a", "b"]);
     sync_all(&[&a, &b]);
+    // What has come is in the store before it is in an open document.
+    let heads = |replica: &Replica| replica.documents[0].heads().unwrap();
+    wait_until(&a.store, "for what the other made", || heads(&a) == heads(&b));
     let shared = a.documents[0].id();
     let base = a.documents[0].read(|doc| doc.clone()).unwrap();
     let mut authors = Client::start_from(site.port, SPACE);

@@ -203,7 +203,7 @@ fn what_was_looked_up_before_is_not_asked_again() {
     let mut named = Named::by(&brought);
     let [next, _] = brought;
     assert_eq!(named.changes, [history.root.hash]);
-    assert_eq!(named.actors, [history.root.actor.clone()]);
+    assert_eq!(named.actors, std::slice::from_ref(&history.root.actor));
     let mut facts = Facts::default();
     while !named.is_empty() {
         let some = named.take(1);
