@@ -32,7 +32,7 @@ pub struct Condition {
     /// [`DAMAGED_PLACES`](crate::limits::DAMAGED_PLACES) places. A document stays until it can be read
     /// again, all else until the store is opened again.
     pub damaged: Vec<DamagedPlace>,
-    /// Whether there are more of them.
+    /// Whether there are more of them; until all that are named are healed.
     pub more_damaged: bool,
     /// Whether SQLite itself cannot read one of them: no repair mends that.
     pub is_unreadable: bool,
@@ -202,6 +202,11 @@ impl Recorder {
         is_new.then(|| self.all())
     }
 
+    /// What was taken could not be kept.
+    pub(super) fn put_back(&self) {
+        self.found.lock().is_new = true;
+    }
+
     /// What is known.
     pub(super) fn all(&self) -> Vec<(DamagedPlace, bool)> {
         let found = self.found.lock();
@@ -241,6 +246,8 @@ impl Recorder {
         if is_same {
             found.damaged.remove(&place);
             found.is_new = true;
+            // What did not fit is met again by whoever reads it, and is noted then.
+            found.more &= !found.damaged.is_empty();
         }
         is_same
     }
@@ -327,7 +334,7 @@ mod tests {
 
     /// One document more is damaged than places are kept; then each is healed.
     #[test]
-    fn critic_a_store_that_is_whole_again_is_not_said_to_be_damaged() {
+    fn a_store_that_is_whole_again_is_not_said_to_be_damaged() {
         let recorder = Recorder::default();
         let space: SpaceName = "s".parse().unwrap();
         let id = |number: usize| DocumentId::from_bytes((number as u128).to_be_bytes());

@@ -10,7 +10,7 @@ use landfall_protocol::ring::Chunk;
 use landfall_protocol::space::{Commit, StoreFailure};
 use landfall_protocol::{Offset, SpaceName, Upstream};
 use landfall_relay::ServeOptions;
-use landfall_relay::store::{Done, LogStore, SqliteStore, StoreError};
+use landfall_relay::store::{Done, LogStore, Replaced, SqliteStore, StoreError};
 
 use crate::harness::Relay;
 
@@ -96,7 +96,7 @@ impl LogStore for Double {
         space: &SpaceName,
         document: &landfall_protocol::DocumentId,
         changes: Vec<(landfall_protocol::ChangeHash, Vec<u8>)>,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Replaced, StoreError> {
         assert!(!self.mend_panics.load(Ordering::Relaxed), "a bug, for a test");
         self.store.mend_changes(space, document, changes)
     }
