@@ -116,7 +116,7 @@ pub enum SessionEffect {
         wants: Vec<Want>,
     },
     /// From now on, what others say about the documents that this filter takes is wanted: give it
-    /// to [`Session::handle_said`]. Takes the place of what was wanted of the subscription before,
+    /// to [`Session::handle_said`]; and the peer can be asked for them: [`Session::handle_lost`]. Takes the place of what was wanted of the subscription before,
     /// and ends with its [`SessionEffect::Detach`].
     Listen {
         /// The subscription.
@@ -453,7 +453,6 @@ impl Session {
             filter,
             holds,
         });
-        self.listen(subscription);
     }
 
     fn refuse_too_many(&mut self, subscription: SubscriptionId, what: String) {

@@ -289,6 +289,8 @@ pub enum StoreFailure {
     Gone,
     /// Nothing is wrong: too much waits for something that takes a moment.
     Busy,
+    /// What the store has of the document is damaged, and it is not known whether what was pushed is.
+    Examining,
 }
 
 impl StoreFailure {
@@ -310,6 +312,11 @@ impl StoreFailure {
                 return Refusal::new(Code::DAMAGED, NackClass::REFUSED, what.to_owned());
             }
             Self::Busy => (Code::OVERLOADED, "too many pushes wait for this document's history"),
+            Self::Examining => {
+                let what = "what the relay has of this document is damaged: it does not answer for \
+                            what was pushed until it knows how much";
+                (Code::OVERLOADED, what)
+            }
         };
         let (class, retry_after_ms) = (NackClass::RETRY_AFTER, Self::RETRY_AFTER_MS);
         Refusal { code, class, retry_after_ms, what: what.to_owned() }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use landfall_protocol::admission::CheckedChange;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SessionId, SpaceName, limits as shared};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -27,7 +26,8 @@ use case::Case;
 /// What of a document cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Lost {
-    /// Changes, ascending: no more than one question may ask for.
+    /// Changes, ascending: no more than one question may ask for, and none of a long list that nobody is
+    /// asked for.
     pub(crate) changes: Vec<ChangeHash>,
     /// The hash of the snapshot, if its bytes cannot.
     pub(crate) snapshot: Option<[u8; 32]>,
@@ -76,10 +76,13 @@ enum Found {
 impl Healing {
     /// Heals, for as long as the runtime lives: what it asks for is not acknowledged by it.
     async fn run(self: Arc<Self>, desk: Desk) {
+        let mut is_kept = true;
         loop {
             let condition = desk.store.condition();
-            if self.is_active.load(Ordering::Acquire) || !condition.damaged.is_empty() {
-                desk.keep_condition().await;
+            // Also once after the last is healed, and until that is kept.
+            let is_active = self.is_active.load(Ordering::Acquire);
+            if is_active || !is_kept || !condition.damaged.is_empty() {
+                is_kept = desk.keep_condition().await;
             }
             self.gather(&condition);
             match self.next_due(Instant::now()) {
@@ -98,18 +101,6 @@ impl Healing {
         }
     }
 
-    /// The changes of a push whose stored bytes are to be replaced by it.
-    pub(crate) fn repair(
-        &self,
-        space: &SpaceName,
-        document: &DocumentId,
-        changes: &[CheckedChange],
-    ) -> Vec<(ChangeHash, Vec<u8>)> {
-        let Some(lost) = self.lost(space, document) else { return Vec::new() };
-        let is_lost = |change: &&CheckedChange| lost.changes.binary_search(&change.hash).is_ok();
-        changes.iter().filter(is_lost).map(|change| (change.hash, change.bytes.clone())).collect()
-    }
-
     /// What of a document cannot be read, as far as that is known.
     pub(crate) fn lost(&self, space: &SpaceName, document: &DocumentId) -> Option<Arc<Lost>> {
         if !self.is_active.load(Ordering::Acquire) {
@@ -118,10 +109,15 @@ impl Healing {
         self.cases.lock().get(&(space.clone(), *document))?.lost()
     }
 
-    /// These changes of a document were brought, and are whole in the store or not there at all.
-    pub(crate) fn brought(&self, space: &SpaceName, document: &DocumentId, brought: &[ChangeHash]) {
+    /// Whether it is known that nothing of a damaged document's snapshot is lost.
+    pub(crate) fn is_snapshot_whole(&self, space: &SpaceName, document: &DocumentId) -> bool {
+        self.lost(space, document).is_some_and(|lost| lost.snapshot.is_none())
+    }
+
+    /// Something that was lost of a document was brought, and is whole in the store.
+    pub(crate) fn brought(&self, space: &SpaceName, document: &DocumentId) {
         self.change(space, document, |case| {
-            case.brought(brought, Instant::now());
+            case.brought(Instant::now());
             true
         });
     }
@@ -283,10 +279,10 @@ impl Desk {
     }
 
     /// Off the async workers: it waits for the disk, if there is something new.
-    async fn keep_condition(&self) {
+    async fn keep_condition(&self) -> bool {
         let store = Arc::clone(&self.store);
         // A panic there was told by the panic hook.
-        let _ = tokio::task::spawn_blocking(move || store.keep_condition()).await;
+        tokio::task::spawn_blocking(move || store.keep_condition()).await.unwrap_or(false)
     }
 
     /// Reads a document in short reads, with pauses in which others read.

@@ -20,9 +20,7 @@ use std::thread;
 use landfall_protocol::frame::{Filter, Mark, SubscriptionId};
 use landfall_protocol::session::Offered;
 use landfall_protocol::space::{Answer, CheckedPush, Judging, PushedEntry};
-use landfall_protocol::{
-    ChangeHash, Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName,
-};
+use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::folding::{Brought, Folder, MergeError};
@@ -32,7 +30,7 @@ use crate::limits;
 use crate::memory::Grant;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
-use crate::store::{LogStore, StoreError};
+use crate::store::{LogStore, Replaced, StoreError};
 
 pub(crate) use feed::{Feed, Grown};
 use inbox::Inbox;
@@ -114,7 +112,7 @@ enum Command {
     /// A document's packed index is in memory, or could not be brought there.
     IndexLoaded(SpaceName, DocumentId, Result<(), StoreError>),
     /// The stored bytes of these changes were replaced by those that were pushed, or could not be.
-    Mended(SpaceName, DocumentId, Vec<ChangeHash>, Result<u64, StoreError>),
+    Mended(SpaceName, DocumentId, Result<Replaced, StoreError>),
     /// What had to be opened was merged with what there is.
     Merged(SpaceName, PushedEntry, Result<Brought, MergeError>),
     /// Something of a space is about to be folded, up to this offset.

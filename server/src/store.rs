@@ -58,7 +58,7 @@ pub use failure::{DamagedIndex, StoreError};
 pub use indexes::INDEX_CACHE_BYTES;
 pub use inspect::Inspection;
 pub use landfall_storage::{BackupError, CommitHold, FailureClass, Faults};
-pub use mending::Examined;
+pub use mending::{Examined, Replaced};
 pub use opening::{OpenStoreError, StoreHint};
 pub use sqlite::SqliteStore;
 
@@ -430,11 +430,9 @@ pub trait LogStore: Send + Sync + 'static {
     }
 
     /// Has the store keep what is known of damage, if that is new: it is known again when the store is
-    /// opened next. Waits for the disk.
-    fn keep_condition(&self) {
-        if let Some(store) = self.beneath() {
-            store.keep_condition();
-        }
+    /// opened next. Waits for the disk. False if it could not be kept: then it is to be called again.
+    fn keep_condition(&self) -> bool {
+        self.beneath().is_none_or(LogStore::keep_condition)
     }
 
     /// Holds a document against what names it, some of it in one short read: everything beside its
@@ -450,14 +448,14 @@ pub trait LogStore: Send + Sync + 'static {
     }
 
     /// Puts the bytes of changes in the place of those of a document that are damaged, each in its own
-    /// row, durably; gives how many were. Bytes that are not those of their hash, and changes that
+    /// row, durably; gives how many were, and which are whole. Bytes that are not those of their hash, and changes that
     /// the document does not have or whose bytes are whole, are left alone.
     fn mend_changes(
         &self,
         space: &SpaceName,
         document: &DocumentId,
         changes: Vec<(ChangeHash, Vec<u8>)>,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Replaced, StoreError> {
         below(self)?.mend_changes(space, document, changes)
     }
 

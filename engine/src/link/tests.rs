@@ -116,3 +116,89 @@ fn a_panic_while_something_is_taken_up_ends_its_session_and_it_comes_again() {
         "the session of the panic ended, and another one was made"
     );
 }
+
+/// What a relay asks for again is put together on the thread of the arrivals. A panic there: `After a panic
+/// the session with the relay ends, and is made again`.
+#[test]
+fn critic_a_panic_while_what_the_relay_asks_for_is_read_ends_its_session() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use landfall_protocol::frame::Resend;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asks, ends) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (connections, answers_heard) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (asks_2, ends_2, connections_2, heard_2) = (
+        Arc::clone(&asks),
+        Arc::clone(&ends),
+        Arc::clone(&connections),
+        Arc::clone(&answers_heard),
+    );
+    let relay = std::thread::spawn(move || {
+        let entry = one_change();
+        while let Ok(mut socket) = accept_hdr(listener.accept().unwrap().0, choose) {
+            connections_2.fetch_add(1, Ordering::SeqCst);
+            socket.get_mut().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            let mut subscription = None;
+            loop {
+                if ends_2.load(Ordering::SeqCst) {
+                    break;
+                }
+                match socket.read() {
+                    Ok(Message::Binary(bytes)) => {
+                        for frame in Frames::new(&bytes).unwrap() {
+                            let frame = frame.unwrap();
+                            if let Frame::Subscribe(asked) = &frame {
+                                subscription = Some(asked.subscription);
+                            }
+                            if matches!(frame, Frame::Resent(_)) {
+                                heard_2.fetch_add(1, Ordering::SeqCst);
+                            }
+                            for answer in answers(frame, &entry) {
+                                let _ = socket.send(Message::Binary(encode(&answer).into()));
+                            }
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(tokio_tungstenite::tungstenite::Error::Io(error))
+                        if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+                    {
+                        if let Some(subscription) = subscription.filter(|_| asks_2.load(Ordering::SeqCst)) {
+                            let document = DocumentId::from_bytes([1; 16]);
+                            let changes = vec![[1; 32]];
+                            let asked = Frame::Resend(Resend { subscription, document, changes });
+                            let _ = socket.send(Message::Binary(encode(&asked).into()));
+                        }
+                    }
+                    Err(_) => break,
+                }
+            }
+        }
+    });
+    let store = Store::in_memory(Options::default()).unwrap();
+    store.space("s").unwrap();
+    let quickly = Duration::from_millis(10);
+    let url = format!("ws://{address}");
+    store.connect(LinkOptions { reconnect_first: quickly, ..LinkOptions::new(&url) }).unwrap();
+    let arrived = |status: &crate::Status| {
+        let space = &status.spaces["s"];
+        space.changes == 1 && space.sync == SyncStatus::Live
+    };
+    store.watch().until_blocking(arrived).unwrap();
+    store.shared_core().threads.order_panic(StoreThread::Arrivals);
+    asks.store(true, Ordering::SeqCst);
+    store.watch().until_blocking(|status| !status.panicked.is_empty()).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(15);
+    let goes_on = || {
+        connections.load(Ordering::SeqCst) > 1 || answers_heard.load(Ordering::SeqCst) > 0
+    };
+    while !goes_on() && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let (made, heard) = (connections.load(Ordering::SeqCst), answers_heard.load(Ordering::SeqCst));
+    ends.store(true, Ordering::SeqCst);
+    store.close().unwrap();
+    drop(TcpStream::connect(address).unwrap());
+    relay.join().unwrap();
+    assert!(made > 1 || heard > 0, "one session, asked for 15 s, that never answers again");
+}

@@ -59,3 +59,27 @@ fn what_is_folded_comes_with_everything_in_one_snapshot() {
         assert_eq!(folded.heads, author.heads());
     }
 }
+
+/// A hostile relay asks for everything of a document of few bytes and many changes, as often as the
+/// rate allows.
+#[test]
+fn critic_the_rate_bounds_the_work_that_a_relay_can_ask_for() {
+    let bench = Bench::new();
+    let mut author = Author::new(1, 1);
+    let made: Vec<_> = (0..20_000).map(|n| author.put("key", &n.to_string())).collect();
+    made.chunks(1_000).for_each(|some| bench.append_all(id(1), some));
+    let began = std::time::Instant::now();
+    let found = bench.log.resendable(bench.space, &id(1), &[]).unwrap();
+    let Resendable::Whole(input) = found else { panic!("single changes") };
+    let folded = whole(input).unwrap();
+    let took = began.elapsed();
+    let charged = (folded.snapshot.len() as u64).max(limits::RESEND_LEAST_BYTES);
+    let each_second = limits::RESEND_RATE as f64 / charged as f64;
+    let busy = took.as_secs_f64() * each_second;
+    let burst = limits::RESEND_BURST as f64 / charged as f64 * took.as_secs_f64();
+    panic!(
+        "{took:?} of work is charged {charged} bytes ({} of snapshot): {each_second:.1} a second are \
+         allowed, {busy:.2} of a processor, and {burst:.0} s of it at once",
+        folded.snapshot.len()
+    );
+}

@@ -33,6 +33,8 @@ impl Session {
         }
         let (scope, resumed) = (entry.filter.scope(), resume.is_some());
         self.send(Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
+        // Not sooner: what it would hear or be asked belongs to a subscription that stands.
+        self.listen(subscription);
     }
 
     /// The space could not be opened.

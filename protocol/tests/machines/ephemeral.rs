@@ -1,6 +1,8 @@
 //! Ephemeral messages between one replica and one session.
 
-use landfall_protocol::frame::{Ephemeral, Features, Filter, Frame, Frames, encode, features};
+use landfall_protocol::frame::{
+    Ephemeral, Features, Filter, Frame, Frames, Hello, Subscribe, encode, features,
+};
 use landfall_protocol::replica::{Replica, ReplicaEffect, ResumePoint};
 use landfall_protocol::rights::Everything;
 use landfall_protocol::session::{Patience, Session, SessionEffect};
@@ -130,6 +132,42 @@ fn message(document: DocumentId, count: u64) -> Ephemeral {
     Ephemeral { subscription: 0, document, sender, session, count, data }
 }
 
+/// A session listens when its subscription stands, not before; and whoever knows only the question for
+/// what is damaged listens too, and hears nothing that is said.
+#[test]
+fn who_can_be_asked_listens_once_it_is_subscribed() {
+    let (upstream, id) = (Upstream::from_bytes([0xb; 16]), SessionId(1));
+    let mut session = Session::new(id, upstream, "pair".into(), Patience::default(), NOW);
+    let hello = Frame::Hello(Hello {
+        versions: vec![1],
+        token: None,
+        replica: ReplicaId::from_bytes([0xa; 16]),
+        agent: "pair".into(),
+    });
+    let subscribe = Frame::Subscribe(Subscribe {
+        subscription: 0,
+        space: "notes".parse().unwrap(),
+        filter: Filter::of_documents([INSIDE]),
+        cursor: None,
+        acknowledged: None,
+    });
+    let bits = features::ALL & !features::EPHEMERAL;
+    for frame in [hello, Frame::Features(Features { bits }), subscribe] {
+        session.handle_message(NOW, &encode(&frame), &Everything);
+    }
+    let mut effects = Vec::new();
+    let is_listen = |effect: &SessionEffect| matches!(effect, SessionEffect::Listen { .. });
+    effects.extend(std::iter::from_fn(|| session.poll_effect()));
+    assert!(effects.iter().any(|effect| matches!(effect, SessionEffect::Attach { .. })));
+    assert!(!effects.iter().any(is_listen), "before it is answered");
+    session.handle_attached(0, None, Offset(0), Some(Offset(0)));
+    session.handle_said(message(INSIDE, 1));
+    let effects: Vec<_> = std::iter::from_fn(|| session.poll_effect()).collect();
+    assert!(matches!(effects[0], SessionEffect::Send(Frame::Subscribed(_))));
+    assert!(is_listen(&effects[1]));
+    assert_eq!(effects.len(), 2, "what is said is not sent");
+}
+
 #[test]
 fn what_a_replica_says_leaves_its_session_under_its_own_name() {
     let mut pair = Pair::connected(0);
@@ -210,7 +248,7 @@ fn nothing_is_said_without_a_subscription() {
 
 #[test]
 fn an_older_peer_is_sent_no_ephemeral_message() {
-    let mut pair = Pair::connected(features::EPHEMERAL);
+    let mut pair = Pair::connected(features::EPHEMERAL | features::RESEND);
     assert!(!pair.broadcast(INSIDE, 1));
     assert!(pair.listens.is_empty() && pair.speaking.is_empty());
     // The frame itself is skipped by whoever does not know it.

@@ -288,3 +288,48 @@ fn a_session_asks_only_whom_it_can() {
     session_that_knows.handle_message(Moment::default(), &encode(&asked), &Everything);
     assert!(session_that_knows.has_ended());
 }
+
+/// A replica that answers question upon question, as the one who has all does, hears of each document
+/// that it can be read again.
+#[test]
+fn critic_who_healed_a_document_hears_that_it_is_mended() {
+    let (mut link, name) = connected();
+    let (mut healed, mut told) = (0, 0);
+    // Documents of 4 MiB, one after the other, as soon as the rate allows; the relay says `Mended` a second
+    // after each.
+    for _ in 0..1_000 {
+        link.now = Moment(link.now.0 + Duration::from_millis(100));
+        ask(&mut link, DOCUMENT, 1);
+        if loads(&mut link).is_none() {
+            continue;
+        }
+        let large = vec![7; limits::CHANGE_BYTES];
+        give(&mut link, &name, Resendable::Changes(vec![large]));
+        let (id, _) = pushed(&mut link);
+        ack(&mut link, id, 1);
+        assert_eq!(link.next_sent(), resent(1));
+        healed += 1;
+        link.now = Moment(link.now.0 + Duration::from_secs(1));
+        link.say(&Frame::Mended(Mended { subscription: 0, document: DOCUMENT }));
+        told += link.effects.drain(..).count();
+    }
+    assert_eq!(told, healed, "`Mended` that were taken note of, of so many documents");
+}
+
+/// A question comes while the replica compares, as after `Subscribed{resumed: false}` or with another
+/// filter. The relay asks whoever subscribes, at once, and waits 60 s for the answer.
+#[test]
+fn critic_a_question_that_comes_during_a_comparison_is_answered() {
+    use landfall_protocol::frame::Subscribed;
+    let (mut link, _) = connected();
+    let filter = Filter::of_documents([DOCUMENT]);
+    let scope = filter.scope();
+    link.replica.handle_filter(&space("s"), filter);
+    link.drain();
+    let (subscription, epoch, head, resumed) = (0, None, Offset(0), false);
+    link.say(&Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
+    ask(&mut link, DOCUMENT, 1);
+    let is_read = |effect: &ReplicaEffect| matches!(effect, ReplicaEffect::LoadResend { .. });
+    let told = |frame: &Frame| matches!(frame, Frame::Resent(_));
+    assert!(link.effects.iter().any(is_read) || link.sent.iter().any(told), "{:?}", link.sent);
+}

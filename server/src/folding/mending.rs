@@ -1,39 +1,48 @@
 //! What the store has lost of a document, taken out of a snapshot that a client offers: changes one by
 //! one, and folded history as a fold of exactly the changes that it stood for.
 
+use std::sync::Arc;
+
 use landfall_fold::{Job, JobKind, Supervisor};
 use landfall_protocol::admission::change_hash;
 use landfall_protocol::folded::PackedIndex;
-use landfall_protocol::{ChangeHash, Offset};
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
+use super::Shared;
 use super::merging::snapshot_of;
 use super::worker::Worker;
-use super::{Offer, Shared};
-use crate::healing::{Healing, Lost};
+use crate::healing::Healing;
 use crate::limits;
+
+/// Which document.
+type Place<'a> = (&'a SpaceName, &'a DocumentId);
 
 /// A lost snapshot that is made anew.
 struct Remade {
     job: Job,
     /// What the lost one stood for.
-    index: std::sync::Arc<PackedIndex>,
+    index: Arc<PackedIndex>,
     hash: [u8; 32],
     offset: Offset,
 }
 
 impl Worker {
-    /// Mends a document with what an offered snapshot has of what is lost, if anything is.
-    pub(super) fn mend(&self, shared: &Shared, offer: &Offer) {
-        let (space, document) = (&offer.space, &offer.document);
-        let Some(healing) = shared.healing.get() else { return };
-        let (Some(lost), Some(supervisor)) = (healing.lost(space, document), &self.supervisor)
-        else {
-            return;
-        };
-        if let Err(reason) = self.mend_with(supervisor, shared, healing, (offer, &lost)) {
-            tracing::warn!(%space, %document, reason,
-                "what is damaged could not be taken out of what was offered");
+    /// Mends a document, if it is known to be damaged, with what was brought of it. False if that was
+    /// not done: then it is not known that what was brought is there.
+    pub(super) fn mend(&self, shared: &Shared, place: Place<'_>, parts: &[Arc<Vec<u8>>]) -> bool {
+        let (space, document) = place;
+        if self.store.known_damage(space, document).is_none() {
+            return true;
         }
+        let (Some(healing), Some(supervisor)) = (shared.healing.get(), &self.supervisor) else {
+            return false;
+        };
+        let mended = self.mend_with(supervisor, shared, healing, (place, parts));
+        if let Err(reason) = &mended {
+            tracing::warn!(%space, %document, reason,
+                "what is damaged could not be taken out of what was brought");
+        }
+        mended.is_ok()
     }
 
     fn mend_with(
@@ -41,66 +50,68 @@ impl Worker {
         supervisor: &Supervisor,
         shared: &Shared,
         healing: &Healing,
-        (offer, lost): (&Offer, &Lost),
+        (place, parts): (Place<'_>, &[Arc<Vec<u8>>]),
     ) -> Result<(), String> {
-        let mut remade = match lost.snapshot {
-            Some(hash) => Some(self.begin_remaking(supervisor, offer, hash)?),
+        let lost = healing.lost(place.0, place.1).and_then(|lost| lost.snapshot);
+        let mut remade = match lost {
+            Some(hash) => Some(self.begin_remaking(supervisor, place, hash)?),
             None => None,
         };
         let (mut found, mut bytes, mut failed) = (Vec::new(), 0, None);
-        let opened = supervisor.changes_since(&offer.bytes, &[], |chunk| {
+        let mut take = |chunk: Vec<u8>| {
             let Ok(hash) = change_hash(&chunk) else { return };
             let folded = remade.as_mut().filter(|remade| remade.index.contains(&hash));
             if let Some(Err(error)) = folded.map(|remade| remade.job.change(&chunk)) {
                 failed.get_or_insert(error.to_string());
             }
-            if lost.changes.binary_search(&hash).is_ok() {
-                bytes += chunk.len();
-                found.push((hash, chunk));
-            }
+            // All of them: which ones the store has damaged need not be known yet.
+            bytes += chunk.len();
+            found.push((hash, chunk));
             if bytes > limits::MEND_BYTES {
                 bytes = 0;
-                failed = failed.take().or(self.put(healing, offer, &mut found).err());
+                failed = failed.take().or(self.put(healing, place, &mut found).err());
             }
-        });
+        };
+        let opened =
+            parts.iter().try_for_each(|part| supervisor.changes_since(part, &[], &mut take));
         // What is right of it is put in place, whatever became of the rest.
-        self.put(healing, offer, &mut found)?;
+        self.put(healing, place, &mut found)?;
         opened.map_err(|error| error.to_string())?;
         match (failed, remade) {
             (Some(reason), _) => Err(reason),
-            (None, Some(remade)) => self.finish_remaking(shared, healing, offer, remade),
+            (None, Some(remade)) => self.finish_remaking(shared, healing, place, remade),
             (None, None) => Ok(()),
         }
     }
 
-    /// Puts changes in the place of those that are lost.
+    /// Puts changes in the place of those that are damaged.
     fn put(
         &self,
         healing: &Healing,
-        offer: &Offer,
+        (space, document): Place<'_>,
         found: &mut Vec<(ChangeHash, Vec<u8>)>,
     ) -> Result<(), String> {
         let found = std::mem::take(found);
         if found.is_empty() {
             return Ok(());
         }
-        let (space, document) = (&offer.space, &offer.document);
-        let brought: Vec<ChangeHash> = found.iter().map(|(hash, _)| *hash).collect();
         let mended = self.store.mend_changes(space, document, found);
-        let mended = mended.map_err(|error| error.chain())?;
-        tracing::info!(%space, %document, mended, "damaged changes were replaced");
-        healing.brought(space, document, &brought);
+        let replaced = mended.map_err(|error| error.chain())?.count;
+        if replaced > 0 {
+            tracing::info!(%space, %document, replaced, "damaged changes were replaced");
+            healing.brought(space, document);
+        }
         Ok(())
     }
 
     fn begin_remaking(
         &self,
         supervisor: &Supervisor,
-        offer: &Offer,
+        (space, document): Place<'_>,
         hash: [u8; 32],
     ) -> Result<Remade, String> {
         // Without a whole index it is not known what the snapshot stood for.
-        let index = self.store.document_index(&offer.space, &offer.document, true);
+        let index = self.store.document_index(space, document, true);
         let index = index.map_err(|error| error.chain())?.ok_or("it is gone")?;
         let folded = index.folded.filter(|folded| folded.hash == hash);
         let folded = folded.ok_or("it was folded meanwhile")?;
@@ -113,10 +124,9 @@ impl Worker {
         &self,
         shared: &Shared,
         healing: &Healing,
-        offer: &Offer,
+        (space, document): Place<'_>,
         remade: Remade,
     ) -> Result<(), String> {
-        let (space, document) = (&offer.space, &offer.document);
         let Remade { job, index, hash, offset } = remade;
         let snapshot = job.finish().and_then(snapshot_of).map_err(|error| error.to_string())?;
         if snapshot.changes != index.len() as u64 || snapshot.head_hashes() != index.heads() {
@@ -129,7 +139,7 @@ impl Worker {
         match self.store.mend_snapshot(space, document, &hash, snapshot) {
             Ok(true) => {
                 tracing::info!(%space, %document, "a damaged snapshot was replaced");
-                healing.brought(space, document, &[]);
+                healing.brought(space, document);
                 Ok(())
             }
             Ok(false) => Err("the damaged snapshot is another one by now".to_owned()),

@@ -8,10 +8,10 @@ use landfall_fold::{Job, Supervisor, WorkerError};
 use landfall_protocol::{DocumentId, SpaceName};
 
 use super::queue::{Next, Taken};
-use super::{FoldOptions, Shared, Work};
+use super::{Brought, FoldOptions, MergeError, Merged, Shared, Work};
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::store::{FoldInput, LogStore};
+use crate::store::{FoldInput, LogStore, StoreError};
 
 /// What the threads work with; and an operator's command, on a thread of its own.
 pub(crate) struct Worker {
@@ -52,10 +52,15 @@ impl Worker {
                     let _busy = Busy { shared, taken };
                     match work {
                         Work::Merge(offer, done) => {
-                            self.mend(shared, &offer);
-                            done(self.merge(&offer));
+                            let (place, part) = ((&offer.space, &offer.document), &offer.bytes);
+                            let is_mended = self.mend(shared, place, std::slice::from_ref(part));
+                            done(vouched(is_mended, self.merge(&offer)));
                         }
-                        Work::Absorb(chunks, done) => done(self.absorb(&chunks)),
+                        Work::Absorb(chunks, done) => {
+                            let place = (&chunks.space, &chunks.document);
+                            let is_mended = self.mend(shared, place, &chunks.parts);
+                            done(vouched(is_mended, self.absorb(&chunks)));
+                        }
                         Work::Rebuild(space, document, done) => {
                             done(self.rebuild(&space, &document));
                         }
@@ -95,6 +100,17 @@ impl Worker {
             tracing::error!(%space, %document, reason, "a damaged index could not be made anew");
         }
         stored.unwrap_or(false)
+    }
+}
+
+/// That nothing of what was brought is new says that all of it is there: of a document that is damaged
+/// only if it was held against what is stored.
+fn vouched(is_mended: bool, brought: Result<Brought, MergeError>) -> Result<Brought, MergeError> {
+    match brought {
+        Ok(Brought::Merged(Merged::Nothing)) if !is_mended => {
+            Err(MergeError::Store(StoreError::doubted()))
+        }
+        brought => brought,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use landfall_protocol::{ChangeHash, SessionId};
+use landfall_protocol::SessionId;
 
 use super::Lost;
 use crate::limits;
@@ -17,10 +17,14 @@ pub(super) struct Case {
     looked: Option<Instant>,
     /// What of it is lost, once that was examined.
     lost: Option<Arc<Lost>>,
+    /// Its list of changes was too long to be kept.
+    is_cut: bool,
     /// Something came for it since: it is examined anew.
     is_stale: bool,
     /// Sessions that were asked and have not answered, each with the moment until which it may.
     asked: BTreeMap<SessionId, Instant>,
+    /// Sessions that were asked and did not answer in time: asked again behind all others.
+    late: BTreeSet<SessionId>,
     /// Sessions that have nothing of what is lost, or brought nothing that helped.
     spent: BTreeSet<SessionId>,
     /// How long it waits when there is nobody to ask.
@@ -35,8 +39,10 @@ impl Case {
             due: now,
             looked: None,
             lost: None,
+            is_cut: false,
             is_stale: false,
             asked: BTreeMap::new(),
+            late: BTreeSet::new(),
             spent: BTreeSet::new(),
             pause: limits::HEAL_PAUSE,
             is_beyond: false,
@@ -54,31 +60,29 @@ impl Case {
         self.looked = Some(now);
         self.due = now + self.pause;
         self.is_beyond = false;
-        !std::mem::take(&mut self.is_stale) && self.lost.is_some()
+        !std::mem::take(&mut self.is_stale) && self.lost.is_some() && !self.is_cut
     }
 
     /// It was examined, and this is lost.
     pub(super) fn examined(&mut self, lost: Lost, now: Instant) {
         let before = self.lost.replace(Arc::new(lost));
-        if before.is_some() && before != self.lost {
+        let is_known = before.is_some() && !std::mem::take(&mut self.is_cut);
+        if is_known && before != self.lost {
             // Other changes than before: who had none of those may have these.
             self.spent.clear();
         }
         self.due = now + self.pause;
     }
 
-    /// These changes came: what is left is seen with the next look.
-    pub(super) fn brought(&mut self, brought: &[ChangeHash], now: Instant) {
-        if let Some(lost) = &mut self.lost {
-            Arc::make_mut(lost).changes.retain(|change| !brought.contains(change));
-        }
+    /// Something of it came: what is left is seen with the next look.
+    pub(super) fn brought(&mut self, now: Instant) {
         self.is_stale = true;
         self.hurry(now);
     }
 
     /// A session has brought what it has; false if it was not asked.
     pub(super) fn answered(&mut self, session: SessionId, count: u32, now: Instant) -> bool {
-        if self.asked.remove(&session).is_none() {
+        if self.asked.remove(&session).is_none() && !self.late.remove(&session) {
             return false;
         }
         // What it brought is examined; should that not be all, it has no more.
@@ -101,6 +105,7 @@ impl Case {
 
     pub(super) fn gone(&mut self, session: SessionId, now: Instant) {
         self.spent.remove(&session);
+        self.late.remove(&session);
         if self.asked.remove(&session).is_some() {
             self.hurry(now);
         }
@@ -126,16 +131,25 @@ impl Case {
         now: Instant,
     ) -> Option<(BTreeSet<SessionId>, Arc<Lost>)> {
         let lost = self.lost.clone()?;
-        self.asked.retain(|_, until| *until > now);
-        let may: Vec<SessionId> = sessions
+        let late = self.asked.extract_if(.., |_, until| *until <= now);
+        self.late.extend(late.map(|(session, _)| session));
+        let mut may: Vec<SessionId> = sessions
             .filter(|session| !self.spent.contains(session) && !self.asked.contains_key(session))
             .collect();
+        if may.iter().all(|session| self.late.contains(session)) {
+            // Each was asked once: they have their turns again.
+            self.late.clear();
+        }
+        may.sort_by_key(|session| self.late.contains(session));
         let free = may.iter().filter(|session| !busy.contains(session));
         let places = limits::HEAL_SESSIONS.saturating_sub(self.asked.len());
         let chosen: BTreeSet<SessionId> = free.take(places).copied().collect();
         if chosen.is_empty() && may.is_empty() && self.asked.is_empty() {
             // A long list that nobody is asked for takes no memory; it is examined again.
-            self.lost = Some(lost).filter(|lost| lost.changes.len() <= limits::HEAL_KEPT);
+            if lost.changes.len() > limits::HEAL_KEPT {
+                self.lost = Some(Arc::new(Lost { changes: Vec::new(), snapshot: lost.snapshot }));
+                self.is_cut = true;
+            }
             self.due = now + self.pause;
             self.pause = (2 * self.pause).min(limits::HEAL_LONGEST);
             return None;
@@ -152,6 +166,8 @@ impl Case {
 
 #[cfg(test)]
 mod tests {
+    use landfall_protocol::ChangeHash;
+
     use super::*;
 
     const NOBODY: BTreeSet<SessionId> = BTreeSet::new();
@@ -224,7 +240,9 @@ mod tests {
             case.examined(lost(limits::HEAL_KEPT + 1), now);
             assert_eq!(chosen(&mut case, &[], &NOBODY, now), NONE);
             pauses.push(case.due - now);
-            assert!(case.lost().is_none(), "a long list is not kept");
+            let kept = case.lost().unwrap();
+            assert_eq!(kept.changes.len(), 0, "a long list is not kept");
+            assert!(!case.begin(), "it is examined anew");
         }
         assert!(pauses.is_sorted() && pauses[0] == limits::HEAL_PAUSE, "{pauses:?}");
         assert_eq!(pauses.last(), Some(&limits::HEAL_LONGEST));
@@ -234,5 +252,35 @@ mod tests {
         case.put_off(now);
         case.hurry(now);
         assert_eq!(case.due, now + limits::HEAL_LONGEST);
+    }
+
+    /// Two sessions follow the document and never answer. The third one has it.
+    #[test]
+    fn silent_sessions_do_not_keep_the_question_from_others() {
+        let mut now = Instant::now();
+        let mut case = Case::new(now);
+        case.examined(lost(3), now);
+        let mut asked = BTreeSet::new();
+        for _ in 0..100 {
+            asked.extend(chosen(&mut case, &[1, 2, 3], &NOBODY, now));
+            now += limits::HEAL_ANSWER;
+        }
+        assert!(asked.contains(&3), "in {:?} only {asked:?} were asked", 100 * limits::HEAL_ANSWER);
+    }
+
+    /// A client sends a window of what is asked for, as an engine does, and says how much.
+    #[test]
+    fn who_brought_a_part_is_asked_for_the_rest() {
+        let now = Instant::now();
+        let mut case = Case::new(now);
+        case.examined(lost(3), now);
+        assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1]);
+        // What the hub tells when it has mended it, then the `Resent`.
+        case.brought(now);
+        case.answered(SessionId(1), 1, now);
+        assert!(!case.begin(), "it is examined anew");
+        let rest = Lost { changes: lost(3).changes[1..].to_vec(), snapshot: None };
+        case.examined(rest, now);
+        assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1], "it is not asked for the rest");
     }
 }

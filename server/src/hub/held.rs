@@ -1,7 +1,7 @@
 //! Documents whose pushes wait, in their order, while something is done for them that takes a
 //! moment: a packed index is read, or an offered snapshot is merged. All other documents go on.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use landfall_fold::WorkerError;
@@ -14,7 +14,7 @@ use super::sequencer::{Sequencer, now_ms};
 use super::{Command, Pushed};
 use crate::folding::{Brought, Chunks, MergeError, Merged, Offer};
 use crate::limits;
-use crate::store::StoreError;
+use crate::store::{Replaced, StoreError};
 
 /// How often one push has an index loaded for it: an index may be pushed out of memory again
 /// before it was used.
@@ -32,7 +32,7 @@ pub(super) enum Arrived {
 enum Why {
     /// Its index is being read.
     Loading,
-    /// Changes whose stored bytes are damaged are replaced by what was pushed.
+    /// The stored bytes of its changes are looked at, and replaced where they are damaged.
     Mending,
     /// Something is to be merged; first what was admitted before it must be durable.
     Draining(PushedEntry, Arrived),
@@ -125,12 +125,10 @@ impl Sequencer {
     }
 
     fn load_index(&self, space: &SpaceName, document: DocumentId) {
-        let (store, inbox) = (Arc::clone(&self.parts.store), Arc::clone(&self.inbox));
+        let (store, name) = (Arc::clone(&self.parts.store), space.clone());
+        let load = move || store.load_index(&name, &document);
         let space = space.clone();
-        self.parts.runtime.spawn_blocking(move || {
-            let result = store.load_index(&space, &document);
-            inbox.put(Command::IndexLoaded(space, document, result));
-        });
+        self.begin(load, move |result| Command::IndexLoaded(space, document, result));
     }
 
     /// A document's index is in memory, or could not be brought there.
@@ -166,23 +164,33 @@ impl Sequencer {
         }
     }
 
-    /// A push has changes of which the store has damaged bytes: these are replaced first, and the
-    /// push is judged, and answered, when that is durable.
-    pub(super) fn begin_mending(
-        &mut self,
-        space: &SpaceName,
-        push: Pushed,
-        repair: Vec<(ChangeHash, Vec<u8>)>,
-    ) {
-        let document = push.document();
+    /// A push to a document that is known to be damaged: the stored bytes of its changes are held
+    /// against their hashes, and those that are damaged are replaced by what was pushed. The push is
+    /// judged, and answered, when that is durable.
+    pub(super) fn begin_mending(&mut self, space: &SpaceName, judging: Judging, loads: u8) {
+        let document = judging.document();
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        slot.held.hold(document, Why::Mending, Some(push));
-        let (store, inbox) = (Arc::clone(&self.parts.store), Arc::clone(&self.inbox));
+        let changes = judging.changes().iter();
+        let changes = changes.map(|change| (change.hash, change.bytes.clone())).collect();
+        slot.held.hold(document, Why::Mending, Some(Pushed::Changes(judging, loads)));
+        let (store, name) = (Arc::clone(&self.parts.store), space.clone());
+        let mend = move || store.mend_changes(&name, &document, changes);
         let space = space.clone();
-        self.parts.runtime.spawn_blocking(move || {
-            let brought = repair.iter().map(|(hash, _)| *hash).collect();
-            let result = store.mend_changes(&space, &document, repair);
-            inbox.put(Command::Mended(space, document, brought, result));
+        self.begin(mend, move |result| Command::Mended(space, document, result));
+    }
+
+    /// What waits for the disk is done on a thread of the pool. The hub is told of it whatever becomes of
+    /// that, since pushes are held for it.
+    fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+        told: impl FnOnce(Result<T, StoreError>) -> Command + Send + 'static,
+    ) {
+        let inbox = Arc::clone(&self.inbox);
+        let work = self.parts.runtime.spawn_blocking(work);
+        self.parts.runtime.spawn(async move {
+            let result = work.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)));
+            inbox.put(told(result));
         });
     }
 
@@ -191,22 +199,47 @@ impl Sequencer {
         &mut self,
         space: &SpaceName,
         document: &DocumentId,
-        brought: &[ChangeHash],
-        result: Result<u64, StoreError>,
+        result: Result<Replaced, StoreError>,
     ) {
-        match result {
-            Ok(mended) => {
-                tracing::info!(%space, %document, mended, "damaged changes were replaced");
-                // Before it is judged again: then it mends nothing more.
-                self.parts.healing.brought(space, document, brought);
-                self.release(space, document);
-            }
+        let mended = match result {
+            Ok(mended) => mended,
             Err(error) => {
                 tracing::error!(%space, %document, error = error.chain(),
                     "damaged changes could not be replaced");
-                self.give_back_all(space, document, error.failure);
+                return self.give_back_all(space, document, error.failure);
             }
+        };
+        if mended.count > 0 {
+            let replaced = mended.count;
+            tracing::info!(%space, %document, replaced, "damaged changes were replaced");
+            self.parts.healing.brought(space, document);
         }
+        let Some(slot) = self.spaces.get_mut(space) else { return };
+        let mut pushes = slot.held.release(document);
+        if let Some(Pushed::Changes(judging, loads)) = pushes.pop_front() {
+            let doubted = self.doubted(space, &judging, &mended);
+            self.judge_changes(space, judging, loads, &doubted);
+        }
+        for push in pushes {
+            self.handle_push(space, push);
+        }
+    }
+
+    /// Changes of a push that are not known to be there with their own bytes: while it is not known that
+    /// the document's snapshot is whole, those that are folded.
+    fn doubted(
+        &self,
+        space: &SpaceName,
+        judging: &Judging,
+        mended: &Replaced,
+    ) -> BTreeSet<ChangeHash> {
+        let document = judging.document();
+        let is_damaged = self.parts.store.known_damage(space, &document).is_some();
+        if !is_damaged || self.parts.healing.is_snapshot_whole(space, &document) {
+            return BTreeSet::new();
+        }
+        let hashes = judging.changes().iter().map(|change| change.hash);
+        hashes.filter(|hash| !mended.whole.contains(hash)).collect()
     }
 
     fn give_back_held(&mut self, space: &SpaceName, push: Pushed, failure: StoreFailure) {

@@ -110,7 +110,11 @@ impl LookUps {
                 let read = store.look_up(&space, &mut |history| {
                     if let Some(some) = some.take() {
                         // What an error leaves out is asked again.
-                        let _ = found.look_up(&Durable(history), &document, some);
+                        let _ = found.look_up(
+                            &Durable { view: history, doubted: &std::collections::BTreeSet::new() },
+                            &document,
+                            some,
+                        );
                     }
                 });
                 drop(turn);

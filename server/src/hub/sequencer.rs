@@ -1,12 +1,12 @@
 //! The hub's thread: commands in, one at a time; commits to the store; answers and entries out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use landfall_protocol::admission::{DocumentSize, History, Known};
 use landfall_protocol::frame::SubscriptionId;
-use landfall_protocol::space::{Answer, Judged, Outcome, Space, StoreFailure};
+use landfall_protocol::space::{Answer, Judged, Judging, Outcome, Space, StoreFailure};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SessionId, SpaceName};
 
 use super::feed::Feed;
@@ -95,8 +95,8 @@ impl Sequencer {
                 self.handle_index(&space, &document, result);
                 return Some(space);
             }
-            Command::Mended(space, document, brought, result) => {
-                self.handle_mended(&space, &document, &brought, result);
+            Command::Mended(space, document, result) => {
+                self.handle_mended(&space, &document, result);
                 return Some(space);
             }
             Command::Merged(space, push, result) => {
@@ -235,21 +235,19 @@ impl Sequencer {
             }
             return;
         }
-        if let Pushed::Changes(judging, _) = &push {
-            let repair = self.parts.healing.repair(space, &document, judging.changes());
-            if !repair.is_empty() {
-                return self.begin_mending(space, push, repair);
-            }
-        }
         match push {
             Pushed::Changes(judging, loads) => {
-                let judged = self
-                    .ask(space, |machine, view| Ok(machine.handle_push(judging, view, now_ms())));
-                self.handle_judged(space, key, loads, judged);
+                // Whatever of it is a repetition would be acknowledged: it is looked at first.
+                if self.parts.store.known_damage(space, &document).is_some() {
+                    return self.begin_mending(space, judging, loads);
+                }
+                self.judge_changes(space, judging, loads, &BTreeSet::new());
             }
             Pushed::Deletion(entry) => {
-                let judged = self
-                    .ask(space, |machine, view| machine.handle_deletion(&entry, view, now_ms()));
+                let delete = |machine: &mut Space, view: &Durable<'_>| {
+                    machine.handle_deletion(&entry, view, now_ms())
+                };
+                let judged = self.ask(space, &BTreeSet::new(), delete);
                 self.handle_judged(space, key, 0, judged);
             }
             Pushed::Snapshot(entry, offer, bytes) => {
@@ -261,17 +259,34 @@ impl Sequencer {
         }
     }
 
+    /// Judges a push; those of its changes that are `doubted` are not acknowledged as repetitions.
+    pub(super) fn judge_changes(
+        &mut self,
+        space: &SpaceName,
+        judging: Judging,
+        loads: u8,
+        doubted: &BTreeSet<ChangeHash>,
+    ) {
+        let key = judging.key();
+        let judge = |machine: &mut Space, view: &Durable<'_>| {
+            Ok(machine.handle_push(judging, view, now_ms()))
+        };
+        let judged = self.ask(space, doubted, judge);
+        self.handle_judged(space, key, loads, judged);
+    }
+
     /// Asks a space's machine, with the store's view of what is durable.
     fn ask(
         &mut self,
         space: &SpaceName,
+        doubted: &BTreeSet<ChangeHash>,
         ask: impl FnOnce(&mut Space, &Durable<'_>) -> Result<Judged<StoreError>, StoreError>,
     ) -> Result<Judged<StoreError>, Option<StoreError>> {
         let Some(slot) = self.spaces.get_mut(space) else { return Err(None) };
         let (mut ask, mut judged) = (Some(ask), None);
         let asked = self.parts.store.with_history(space, &mut |view| {
             if let Some(ask) = ask.take() {
-                judged = Some(ask(&mut slot.machine, &Durable(view)));
+                judged = Some(ask(&mut slot.machine, &Durable { view, doubted }));
             }
         });
         // What was judged counts, even if the view could not be put away in good order.
@@ -288,9 +303,9 @@ impl Sequencer {
         document: &DocumentId,
     ) -> Result<bool, StoreFailure> {
         let Some(slot) = self.spaces.get_mut(space) else { return Err(StoreFailure::Failed) };
-        let mut deleted = None;
+        let (mut deleted, doubted) = (None, &BTreeSet::new());
         let asked = self.parts.store.with_history(space, &mut |view| {
-            deleted = Some(slot.machine.is_deleted(&Durable(view), document));
+            deleted = Some(slot.machine.is_deleted(&Durable { view, doubted }, document));
         });
         match (asked, deleted) {
             (_, Some(Ok(deleted))) => Ok(deleted),
@@ -447,7 +462,11 @@ pub(super) fn now_ms() -> u64 {
 }
 
 /// The store's view as a type of known size, as the machine takes it.
-pub(crate) struct Durable<'a>(pub(crate) &'a dyn History<Error = StoreError>);
+pub(crate) struct Durable<'a> {
+    pub(crate) view: &'a dyn History<Error = StoreError>,
+    /// Changes that were pushed and whose bytes may be damaged, or lost with a snapshot.
+    pub(crate) doubted: &'a BTreeSet<ChangeHash>,
+}
 
 impl History for Durable<'_> {
     type Error = StoreError;
@@ -457,11 +476,11 @@ impl History for Durable<'_> {
         document: &DocumentId,
         actor: &ActorId,
     ) -> Result<Option<u64>, StoreError> {
-        self.0.last_sequence(document, actor)
+        self.view.last_sequence(document, actor)
     }
 
     fn has_actor(&self, document: &DocumentId, actor: &ActorId) -> Result<bool, StoreError> {
-        self.0.has_actor(document, actor)
+        self.view.has_actor(document, actor)
     }
 
     fn at_sequence(
@@ -470,29 +489,34 @@ impl History for Durable<'_> {
         actor: &ActorId,
         sequence: u64,
     ) -> Result<Option<Known>, StoreError> {
-        self.0.at_sequence(document, actor, sequence)
+        let known = self.view.at_sequence(document, actor, sequence)?;
+        // What was pushed is asked for by its own number to tell whether it is a repetition.
+        match known.as_ref().is_some_and(|known| self.doubted.contains(&known.hash)) {
+            true => Err(StoreError::doubted()),
+            false => Ok(known),
+        }
     }
 
     fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, StoreError> {
-        self.0.max_op(document, hash)
+        self.view.max_op(document, hash)
     }
     fn deleted_at(&self, document: &DocumentId) -> Result<Option<Offset>, StoreError> {
-        self.0.deleted_at(document)
+        self.view.deleted_at(document)
     }
 
     fn has_changes(&self, document: &DocumentId) -> Result<bool, StoreError> {
-        self.0.has_changes(document)
+        self.view.has_changes(document)
     }
 
     fn size(&self, document: &DocumentId) -> Result<DocumentSize, StoreError> {
-        self.0.size(document)
+        self.view.size(document)
     }
 
     fn heads(&self, document: &DocumentId) -> Result<u64, StoreError> {
-        self.0.heads(document)
+        self.view.heads(document)
     }
 
     fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, StoreError> {
-        self.0.is_head(document, hash)
+        self.view.is_head(document, hash)
     }
 }

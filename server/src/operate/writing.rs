@@ -161,7 +161,9 @@ impl Writing {
         let Self { store, machine, space, .. } = self;
         let (mut ask, mut answer) = (Some(ask), None);
         let asked = store.with_history(space, &mut |view| {
-            answer = ask.take().map(|ask| ask(machine, &Durable(view)));
+            answer = ask.take().map(|ask| {
+                ask(machine, &Durable { view, doubted: &std::collections::BTreeSet::new() })
+            });
         });
         match answer {
             Some(answer) => Ok(answer),

@@ -443,4 +443,152 @@ mod tests {
         let honest = [0x02, 0x80, 0, 0, 0, 0, 0x89, 0x80, 0, 0, 0, 0, 0x80, 0x80, 0, 0, 0, 0];
         assert!(!refused(&honest) && !refused(&[honest, honest].concat()));
     }
+
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, below: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % below
+        }
+    }
+
+    /// A frame, in one of the forms that a peer may write, right or wrong.
+    fn frame(dice: &mut Dice, first: u8, payload: &[u8]) -> Vec<u8> {
+        let masked = dice.roll(60) != 0;
+        let mask_bit = if masked { 0x80 } else { 0 };
+        let mut out = vec![first];
+        let length = payload.len() as u64;
+        match dice.roll(4) {
+            0 if length <= 65_535 => {
+                out.push(mask_bit | 126);
+                out.extend((length as u16).to_be_bytes());
+            }
+            1 => {
+                out.push(mask_bit | 127);
+                out.extend(length.to_be_bytes());
+            }
+            _ => match length {
+                0..=125 => out.push(mask_bit | length as u8),
+                126..=65_535 => {
+                    out.push(mask_bit | 126);
+                    out.extend((length as u16).to_be_bytes());
+                }
+                _ => {
+                    out.push(mask_bit | 127);
+                    out.extend(length.to_be_bytes());
+                }
+            },
+        }
+        let mask: [u8; 4] = std::array::from_fn(|_| dice.roll(256) as u8);
+        if masked {
+            out.extend(mask);
+        }
+        let mask = if masked { mask } else { [0; 4] };
+        out.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]));
+        out
+    }
+
+    fn stream(dice: &mut Dice) -> Vec<u8> {
+        let mut out = Vec::new();
+        let piece = wire().piece;
+        let odd = |dice: &mut Dice, kind: u8| match dice.roll(120) {
+            0 => kind | 0x40,
+            1 => kind | 0x20,
+            2 => 3,
+            3 => kind ^ 0x80,
+            4 => 0x8b,
+            _ => kind,
+        };
+        for _ in 0..1 + dice.roll(6) {
+            let parts = match dice.roll(3) {
+                0 => 1 + dice.roll(5),
+                _ => 1,
+            };
+            let text = dice.roll(3) == 0;
+            for part in 0..parts {
+                let length = match dice.roll(8) {
+                    0 => 0,
+                    1 => dice.roll(130),
+                    2 => piece - 2 + dice.roll(5),
+                    3 => 2 * piece - 2 + dice.roll(5),
+                    4 => dice.roll(70_000),
+                    5 if dice.roll(20) == 0 => LARGEST as u64 - 1 + dice.roll(3),
+                    _ => dice.roll(3 * piece),
+                };
+                let mut payload: Vec<u8> = match text {
+                    true => "\u{e4}b\u{20ac}".bytes().cycle().take(length as usize).collect(),
+                    false => (0..length).map(|n| (n % 251) as u8).collect(),
+                };
+                if text && parts == 1 {
+                    while std::str::from_utf8(&payload).is_err() {
+                        payload.pop();
+                    }
+                }
+                let kind = match (part, text) {
+                    (0, true) => 1,
+                    (0, false) => 2,
+                    _ => 0,
+                };
+                let last = if part + 1 == parts { LAST } else { 0 };
+                let first = odd(dice, kind | last);
+                out.extend(frame(dice, first, &payload));
+                while dice.roll(3) == 0 {
+                    let kind = [0x89, 0x8a, 0x89, 0x8a, 0x89, 0x88][dice.roll(6) as usize];
+                    let kind = if kind == 0x88 && dice.roll(6) != 0 { 0x8a } else { kind };
+                    let first = odd(dice, kind);
+                    let length = if dice.roll(40) == 0 { 126 } else { dice.roll(126) };
+                    let length = if kind == 0x88 { 0 } else { length };
+                    out.extend(frame(dice, first, &vec![9; length as usize]));
+                }
+            }
+        }
+        if dice.roll(2) == 0 {
+            let end = dice.roll(out.len() as u64 + 1);
+            out.truncate(end as usize);
+        }
+        out
+    }
+
+    /// What the library reads to its end.
+    fn read(bytes: &[u8]) -> (Vec<Message>, String) {
+        use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .max_message_size(Some(LARGEST))
+            .max_frame_size(Some(LARGEST));
+        let mut socket = WebSocket::from_raw_socket(Socket(bytes), Role::Server, Some(config));
+        let mut all = Vec::new();
+        loop {
+            match socket.read() {
+                Ok(message) => all.push(message),
+                Err(error) => return (all, error.to_string()),
+            }
+        }
+    }
+
+    #[test]
+    fn critic_what_the_library_reads_is_what_the_client_sent() {
+        let (mut seen, mut violations, mut ends) = (0, 0, std::collections::BTreeMap::new());
+        for seed in 0..3_000 {
+            let mut dice = Dice(seed);
+            let bytes = stream(&mut dice);
+            let (expected, end) = read(&bytes);
+            let size = [1, 2, 3, 14, 100, 4_083, BUFFER, 1 << 20][dice.roll(8) as usize];
+            match passed(&mut wire(), &bytes, size) {
+                Ok((out, _)) => {
+                    let (found, other) = read(&out);
+                    assert!(found == expected, "seed {seed}, size {size}: {} {}", found.len(), expected.len());
+                    // A text that is none is told of earlier: its session ends in either case.
+                    let either = |end: &str| ["UTF-8", "without closing", "Space limit"].iter().any(|what| end.contains(what));
+                    assert!(other[..12] == end[..12] || either(&other) && either(&end), "seed {seed}: {other}, {end}");
+                    seen += found.len();
+                    *ends.entry(end).or_insert(0) += 1;
+                }
+                // Of a stream that is cut the library says nothing before the frame's end.
+                Err(_) => violations += 1,
+            }
+        }
+        println!("{seen} messages, {violations} violations, {ends:?}");
+    }
 }

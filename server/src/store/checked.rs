@@ -54,11 +54,18 @@ pub(super) fn damaged(
 
 /// Holds a change that is about to be sent against its hash.
 pub(super) fn change(entry: &Entry) -> rusqlite::Result<()> {
+    form(entry)?;
     let tell = |what: String| damaged(Some(entry.document), Some(entry.offset.0), what);
-    if entry.kind != entry_kind::CHANGE || entry.flags & !entry_flags::SECOND_ROOT != 0 {
-        return Err(tell(format!("a change of kind {} with flags {}", entry.kind, entry.flags)));
-    }
     body(&entry.body, &entry.id).map_err(tell)
+}
+
+/// Holds what a change's row says beside its bytes against what a change may be.
+pub(super) fn form(entry: &Entry) -> rusqlite::Result<()> {
+    if entry.kind != entry_kind::CHANGE || entry.flags & !entry_flags::SECOND_ROOT != 0 {
+        let what = format!("a change of kind {} with flags {}", entry.kind, entry.flags);
+        return Err(damaged(Some(entry.document), Some(entry.offset.0), what));
+    }
+    Ok(())
 }
 
 /// Holds a change's bytes against its hash.

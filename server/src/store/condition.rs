@@ -32,7 +32,7 @@ pub struct Condition {
     /// [`DAMAGED_PLACES`](crate::limits::DAMAGED_PLACES) places. A document stays until it can be read
     /// again, all else until the store is opened again.
     pub damaged: Vec<DamagedPlace>,
-    /// Whether there are more of them.
+    /// Whether there are more of them; until all that are named are healed.
     pub more_damaged: bool,
     /// Whether SQLite itself cannot read one of them: no repair mends that.
     pub is_unreadable: bool,
@@ -202,6 +202,11 @@ impl Recorder {
         is_new.then(|| self.all())
     }
 
+    /// What was taken could not be kept.
+    pub(super) fn put_back(&self) {
+        self.found.lock().is_new = true;
+    }
+
     /// What is known.
     pub(super) fn all(&self) -> Vec<(DamagedPlace, bool)> {
         let found = self.found.lock();
@@ -241,6 +246,8 @@ impl Recorder {
         if is_same {
             found.damaged.remove(&place);
             found.is_new = true;
+            // What did not fit is met again by whoever reads it, and is noted then.
+            found.more &= !found.damaged.is_empty();
         }
         is_same
     }
@@ -318,5 +325,38 @@ impl StoreError {
     /// Whether a file of the store is gone.
     pub fn is_gone(&self) -> bool {
         FailureClass::of_chain(self) == FailureClass::Gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One document more is damaged than places are kept; then each is healed.
+    #[test]
+    fn a_store_that_is_whole_again_is_not_said_to_be_damaged() {
+        let recorder = Recorder::default();
+        let space: SpaceName = "s".parse().unwrap();
+        let id = |number: usize| DocumentId::from_bytes((number as u128).to_be_bytes());
+        let note = |number| {
+            let document = id(number);
+            let asked = Asked::of_document("read", &space, &document);
+            let source = Box::new(super::super::checked::damaged(Some(document), None, "a change"));
+            let failure = StoreFailure::Damaged;
+            let error = StoreError { what: "read", failure, needs_index: None, source };
+            recorder.note(asked, error);
+        };
+        let heal = |number| {
+            let known = recorder.known(&space, &id(number));
+            assert!(known.is_some_and(|known| recorder.forget(&space, &id(number), known)));
+        };
+        (0..=limits::DAMAGED_PLACES).for_each(note);
+        assert!(recorder.condition(None, None, None, None).more_damaged);
+        (0..limits::DAMAGED_PLACES).for_each(heal);
+        // The last one is met again, and healed.
+        note(limits::DAMAGED_PLACES);
+        heal(limits::DAMAGED_PLACES);
+        let condition = recorder.condition(None, None, None, None);
+        assert_eq!(condition, Condition::default(), "`/readyz` says 503 until a restart");
     }
 }

@@ -94,6 +94,12 @@ impl StoreError {
         Self { failure: StoreFailure::Damaged, ..Self::failed(what, Damaged) }
     }
 
+    /// What the store has of these changes may be damaged: that is not known yet.
+    pub(crate) fn doubted() -> Self {
+        let failure = StoreFailure::Examining;
+        Self { failure, ..Self::failed("vouch for what is damaged", Damaged) }
+    }
+
     pub(super) fn needs_index(document: DocumentId) -> Self {
         let error = Self::failed("look into folded history", IndexNotLoaded(document));
         Self { needs_index: Some(document), ..error }

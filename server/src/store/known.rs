@@ -5,10 +5,12 @@ use landfall_protocol::{DocumentId, SpaceName};
 use landfall_storage::Durability;
 use rusqlite::{Connection, Row, params};
 
-use super::condition::DamagedPlace;
+use super::condition::{Asked, DamagedPlace};
+use super::documents::space_row;
 use super::schema::broken;
 use super::sqlite::SqliteStore;
 use super::verify::Finding;
+use super::{checked, log};
 use crate::limits;
 
 /// A place, and whether SQLite itself cannot read it.
@@ -61,17 +63,40 @@ impl SqliteStore {
         self.keep(self.recorder().all());
     }
 
-    pub(super) fn keep_new_condition(&self) {
-        if let Some(kept) = self.recorder().take_new() {
-            self.keep(kept);
+    /// Takes up what was known when the store was closed. Documents stay until they can be read again.
+    /// Damage of a space, or of the store, may have been set right in the file: it is looked for anew.
+    pub(super) fn take_up_condition(&self) {
+        // An error is noted.
+        let kept = self.read("read what was damaged", read).unwrap_or_default();
+        if kept.is_empty() {
+            return;
+        }
+        tracing::error!(places = kept.len(), "the store was damaged when it was used last");
+        let (documents, others): (Vec<_>, Vec<_>) =
+            kept.into_iter().partition(|(place, _)| place.document.is_some());
+        self.recorder().set(documents, !others.is_empty());
+        for space in others.into_iter().filter_map(|(place, _)| place.space) {
+            // An error is noted.
+            let asked = Asked::of_space("look at a log that was damaged", &space);
+            let _ = self.read(asked, |conn| {
+                log::lineage(conn, &space)?;
+                space_row(conn, &space)?.map_or(Ok(()), |row| checked::log(conn, row))
+            });
         }
     }
 
-    fn keep(&self, kept: Vec<Kept>) {
+    /// Keeps what is known, if it is new; whether it is kept. It is tried again with the next call.
+    pub(super) fn keep_new_condition(&self) -> bool {
+        self.recorder().take_new().is_none_or(|kept| self.keep(kept))
+    }
+
+    fn keep(&self, kept: Vec<Kept>) -> bool {
         let written = self.database().write(Durability::Full, move |tx| write(tx, &kept));
-        if let Err(error) = written {
+        if let Err(error) = &written {
             // It is in the log, and found again by the next read.
             tracing::warn!(%error, "what is known of damage could not be kept");
+            self.recorder().put_back();
         }
+        written.is_ok()
     }
 }

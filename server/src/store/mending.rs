@@ -2,12 +2,16 @@
 //! their place. A row keeps its offset and its hash, and a snapshot its offset and its changes: so
 //! nothing is added to a log, and nothing of it is dropped.
 
+use std::collections::BTreeSet;
+
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::checked::{self, damaged};
 use super::documents::{self, Document};
+use super::log::change_of_row;
+use super::plan;
 use super::schema::{column, number};
 use super::snapshots::{self, PIECE_BYTES, Stored, encoded_heads, pieces};
 
@@ -17,12 +21,12 @@ const READ_ROWS: i64 = 4_096;
 
 /// Each row of the tail as the index of its document has it, with whether the log's index and the one
 /// of hashes lead to it too.
-const TAIL: &str = "SELECT i.\"offset\", e.hash, e.body, \
-    e.\"offset\" = i.\"offset\" AND e.document = ?1 AND e.space = ?2 AND \
+const TAIL: &str = "SELECT i.\"offset\", d.document, e.kind, e.flags, e.hash, e.at_ms, e.author, \
+    e.deps, e.body, e.\"offset\" = i.\"offset\" AND e.document = ?1 AND e.space = ?2 AND \
     i.id = (SELECT l.id FROM entry l WHERE l.space = ?2 AND l.\"offset\" = i.\"offset\") AND \
     i.id = (SELECT h.id FROM entry h WHERE h.document = ?1 AND h.hash = e.hash) \
     FROM entry i INDEXED BY entry_document LEFT JOIN entry e ON e.id = i.id \
-    WHERE i.document = ?1 AND i.\"offset\" > ?3 ORDER BY i.\"offset\" LIMIT ?4";
+    LEFT JOIN document d ON d.id = ?1 WHERE i.document = ?1 AND i.\"offset\" > ?3 ORDER BY i.\"offset\" LIMIT ?4";
 
 const HASHES: &str = "SELECT hash FROM entry WHERE document = ?1 AND \"offset\" > ?2";
 
@@ -37,6 +41,15 @@ pub struct Examined {
     pub next: Option<Offset>,
 }
 
+/// What came of changes that were brought for a document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// How many took the place of damaged ones.
+    pub count: u64,
+    /// Those of them that stand in the log with their own bytes, now or before: not the folded ones.
+    pub whole: BTreeSet<ChangeHash>,
+}
+
 /// Examines a part of a document.
 pub(super) fn examine(
     conn: &Connection,
@@ -49,7 +62,8 @@ pub(super) fn examine(
     if after.is_none() {
         examined.snapshot = frame(conn, &found)?;
     }
-    if found.tombstone.is_some() {
+    if let Some(tombstone) = found.tombstone {
+        plan::tombstone(conn, found.row, Offset(tombstone))?;
         return Ok(examined);
     }
     // What is folded meanwhile is passed over, and examined with the next look.
@@ -59,15 +73,17 @@ pub(super) fn examine(
     let (mut bytes, mut taken) = (0, 0);
     while let Some(row) = rows.next()? {
         let offset = number(row, 0)?;
-        if row.get::<_, Option<bool>>(3)? != Some(true) {
+        if row.get::<_, Option<bool>>(9)? != Some(true) {
             let what = "a row that is not the one of its indexes";
             return Err(damaged(Some(found.id), Some(offset), what));
         }
-        let (hash, body): ([u8; 32], Vec<u8>) = (row.get(1)?, row.get(2)?);
-        if checked::body(&body, &hash).is_err() {
-            examined.changes.push(ChangeHash(hash));
+        // What reads refuse beside the bytes is nobody's copy to set right.
+        let entry = change_of_row(row, row.get(8)?)?;
+        checked::form(&entry)?;
+        if checked::body(&entry.body, &entry.id).is_err() {
+            examined.changes.push(ChangeHash(entry.id));
         }
-        (bytes, taken) = (bytes + body.len(), taken + 1);
+        (bytes, taken) = (bytes + entry.body.len(), taken + 1);
         if bytes >= READ_BYTES || taken == READ_ROWS {
             examined.next = Some(Offset(offset));
             break;
@@ -97,19 +113,24 @@ fn frame(conn: &Connection, found: &Document) -> rusqlite::Result<Option<[u8; 32
     }
 }
 
-/// Puts changes in the place of those whose bytes are damaged; gives how many.
+/// Holds the stored bytes of changes against their hashes, and puts these in the place of those that
+/// are damaged.
 pub(super) fn changes(
     tx: &Connection,
     name: &SpaceName,
     document: &DocumentId,
     changes: &[(ChangeHash, Vec<u8>)],
-) -> rusqlite::Result<u64> {
-    let Some((_, mut found)) = documents::find(tx, name, document)? else { return Ok(0) };
+) -> rusqlite::Result<Replaced> {
+    let mut mended = Replaced::default();
+    let Some((_, mut found)) = documents::find(tx, name, document)? else { return Ok(mended) };
+    if found.tombstone.is_some() {
+        return Ok(mended);
+    }
     let mut find = tx.prepare_cached(
         "SELECT id, body FROM entry WHERE document = ?1 AND hash = ?2 AND \"offset\" > ?3",
     )?;
     let mut replace = tx.prepare_cached("UPDATE entry SET body = ?2 WHERE id = ?1")?;
-    let (mut mended, mut is_as_long) = (0, true);
+    let mut is_as_long = true;
     for (hash, bytes) in changes {
         if checked::body(bytes, &hash.0).is_err() {
             continue;
@@ -118,11 +139,12 @@ pub(super) fn changes(
         let key = params![found.row, hash.0, column(found.folded)?];
         let there: Option<(i64, Vec<u8>)> = find.query_row(key, both).optional()?;
         let Some((row, before)) = there else { continue };
+        mended.whole.insert(*hash);
         if checked::body(&before, &hash.0).is_ok() {
             continue;
         }
         replace.execute(params![row, bytes])?;
-        mended += 1;
+        mended.count += 1;
         // The same change may be written deflated or not.
         is_as_long &= before.len() == bytes.len();
     }

@@ -137,12 +137,7 @@ fn entry(
 ) -> rusqlite::Result<Option<EncodedEntry>> {
     let key = params![document.row, column(offset.0)?];
     if document.tombstone.is_some() {
-        let of_row = |row: &Row<'_>| {
-            let entry = tombstone_of_row(row)?;
-            checked::tombstone(&entry, &row.get(4)?)?;
-            Ok(EncodedEntry::new(&entry))
-        };
-        return conn.prepare_cached(TOMBSTONE)?.query_row(key, of_row).optional();
+        return tombstone(conn, document.row, offset);
     }
     let mut change = conn.prepare_cached(CHANGE)?;
     let of_row = |row: &Row<'_>| {
@@ -155,4 +150,19 @@ fn entry(
         Ok(EncodedEntry::new(&entry))
     };
     change.query_row(key, of_row).optional()
+}
+
+/// The tombstone of a document, checked.
+pub(super) fn tombstone(
+    conn: &Connection,
+    document: i64,
+    offset: Offset,
+) -> rusqlite::Result<Option<EncodedEntry>> {
+    let of_row = |row: &Row<'_>| {
+        let entry = tombstone_of_row(row)?;
+        checked::tombstone(&entry, &row.get(4)?)?;
+        Ok(EncodedEntry::new(&entry))
+    };
+    let key = params![document, column(offset.0)?];
+    conn.prepare_cached(TOMBSTONE)?.query_row(key, of_row).optional()
 }

@@ -28,8 +28,8 @@ use super::indexes::{INDEX_CACHE_BYTES, IndexCache, Unloaded};
 use super::opening::OpenStoreError;
 use super::schema::SCHEMA;
 use super::{
-    BranchPage, DamagedIndex, Done, Examined, FoldSink, FoldTask, FoldWindow, LogStore, Standing,
-    StoreError, StoreGauges, SumCursor, append, digests, documents, fill, folding, known, log,
+    BranchPage, DamagedIndex, Done, Examined, FoldSink, FoldTask, FoldWindow, LogStore, Replaced,
+    Standing, StoreError, StoreGauges, SumCursor, append, digests, documents, fill, folding, log,
     mending, plan, prune, repo, snapshots, unfold,
 };
 use crate::limits;
@@ -74,14 +74,7 @@ impl SqliteStore {
         let (admission, found) = (Mutex::new(Some(reader)), Arc::default());
         let (sums, buckets, logs) = Default::default();
         let store = Self { db, upstream, admission, indexes, sums, buckets, logs, found };
-        match store.read("read what was damaged", known::read) {
-            Ok(kept) if !kept.is_empty() => {
-                tracing::error!(places = kept.len(), "the store was damaged when it was used last");
-                store.found.set(kept, false);
-            }
-            // An error is noted.
-            _ => {}
-        }
+        store.take_up_condition();
         // An error is noted: what is not damaged is served all the same.
         let _ = store.read("look for its spaces", checked::spaces);
         Ok(store)
@@ -167,7 +160,7 @@ impl SqliteStore {
         reader.with(query).map_err(failed)
     }
 
-    fn read<'a, T>(
+    pub(super) fn read<'a, T>(
         &self,
         asked: impl Into<Asked<'a>>,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -317,7 +310,8 @@ impl LogStore for SqliteStore {
     }
 
     fn close(&self) -> Result<(), StoreError> {
-        self.keep_new_condition();
+        // The store is closed whether or not there is room for it.
+        let _ = self.keep_new_condition();
         *self.admission.lock() = None;
         self.db.close().map_err(|error| StoreError::new("close cleanly", error.class(), error))
     }
@@ -605,8 +599,8 @@ impl LogStore for SqliteStore {
         self.found.forget(space, document, known)
     }
 
-    fn keep_condition(&self) {
-        self.keep_new_condition();
+    fn keep_condition(&self) -> bool {
+        self.keep_new_condition()
     }
 
     fn examine(
@@ -626,7 +620,7 @@ impl LogStore for SqliteStore {
         space: &SpaceName,
         document: &DocumentId,
         changes: Vec<(ChangeHash, Vec<u8>)>,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Replaced, StoreError> {
         let (space, document) = (space.clone(), *document);
         self.write("replace damaged changes", move |tx| {
             let mended = mending::changes(tx, &space, &document, &changes)?;

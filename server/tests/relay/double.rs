@@ -10,7 +10,7 @@ use landfall_protocol::ring::Chunk;
 use landfall_protocol::space::{Commit, StoreFailure};
 use landfall_protocol::{Offset, SpaceName, Upstream};
 use landfall_relay::ServeOptions;
-use landfall_relay::store::{Done, LogStore, SqliteStore, StoreError};
+use landfall_relay::store::{Done, LogStore, Replaced, SqliteStore, StoreError};
 
 use crate::harness::Relay;
 
@@ -23,6 +23,8 @@ pub(crate) struct Double {
     pub(crate) cannot_read: AtomicBool,
     /// Its `prune`, which a folding thread calls, panics.
     pub(crate) prune_panics: AtomicBool,
+    /// What replaces damaged changes panics.
+    pub(crate) mend_panics: AtomicBool,
     /// Its `open_space`, which the hub calls, waits for this.
     pub(crate) opening: Mutex<()>,
 }
@@ -39,6 +41,7 @@ impl Double {
             reads_panic: AtomicBool::new(false),
             cannot_read: AtomicBool::new(false),
             prune_panics: AtomicBool::new(false),
+            mend_panics: AtomicBool::new(false),
             opening: Mutex::default(),
         });
         let over: Arc<dyn LogStore> = double.clone();
@@ -86,6 +89,16 @@ impl LogStore for Double {
     fn prune(&self, now_ms: u64, rows: usize) -> Result<bool, StoreError> {
         assert!(!self.prune_panics.load(Ordering::Relaxed), "a bug, for a test");
         self.store.prune(now_ms, rows)
+    }
+
+    fn mend_changes(
+        &self,
+        space: &SpaceName,
+        document: &landfall_protocol::DocumentId,
+        changes: Vec<(landfall_protocol::ChangeHash, Vec<u8>)>,
+    ) -> Result<Replaced, StoreError> {
+        assert!(!self.mend_panics.load(Ordering::Relaxed), "a bug, for a test");
+        self.store.mend_changes(space, document, changes)
     }
 
     fn beneath(&self) -> Option<&dyn LogStore> {

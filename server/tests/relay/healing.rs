@@ -2,11 +2,15 @@
 //! place; what they push otherwise does not.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use landfall_protocol::frame::{
     Ack, Entry, Features, Filter, Frame, Resend, Resent, Subscribe, entry_kind, features,
 };
 use landfall_protocol::{Code, DocumentId};
+use landfall_relay::FoldOptions;
+use landfall_relay::store::FoldWindow;
 
 use crate::harness::{Author, Client, Relay, SPACE, soon};
 
@@ -222,5 +226,198 @@ async fn a_wrong_answer_mends_nothing_and_costs_only_its_client() {
     assert_eq!(acked(&mut honest, push).await.count, 10);
     assert_eq!(mended(&mut honest).await, document);
     assert_eq!(sent_of(&relay, 21).await[..20], whole);
+    relay.stop().await.unwrap();
+}
+
+/// An engine sends a window of what it is asked for.
+#[tokio::test]
+async fn a_client_that_brings_a_part_is_asked_for_the_rest() {
+    let (folder, authors, made) = filled().await;
+    flip(folder.path(), 14);
+    flip(folder.path(), 15);
+    let relay = Relay::start(&folder).await;
+    let document = authors[1].document;
+    let mut author = knowing(&relay, Filter::Everything).await;
+    assert_eq!(asked(&mut author).await.changes.len(), 2);
+    let push = author.push(document, &made[1][3..4]).await;
+    assert_eq!(acked(&mut author, push).await.count, 1);
+    resent(&mut author, document, 1).await;
+    assert_eq!(asked(&mut author).await.changes.len(), 1);
+    relay.stop().await.unwrap();
+}
+
+/// Each feature stands for itself (docs/protocol.md, Features).
+#[tokio::test]
+async fn a_client_that_knows_resend_and_no_ephemeral_messages_is_asked() {
+    let (folder, _, _) = filled().await;
+    flip(folder.path(), 14);
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::hello(&relay).await;
+    client.send(&Frame::Features(Features { bits: features::ALL & !features::EPHEMERAL })).await;
+    client.subscribe(1, SPACE, None, None).await;
+    asked(&mut client).await;
+    relay.stop().await.unwrap();
+}
+
+/// More changes are damaged than one question asks for or healing remembers, and none was examined yet.
+#[tokio::test]
+async fn what_is_acknowledged_of_a_damaged_document_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let made = author.large_changes(70, 2_000);
+    let push = client.push(author.document, &made).await;
+    client.acked(push).await;
+    drop(client);
+    relay.stop().await.unwrap();
+    (1..=70).for_each(|offset| flip(folder.path(), offset));
+    let relay = Relay::start(&folder).await;
+    // A client without the question: it meets the damage, and the relay knows of it.
+    let mut older = Client::at_start(&relay).await;
+    assert!(older.entries(70).await.iter().all(|entry| entry.kind == entry_kind::DAMAGED));
+    assert_eq!(relay.get("/readyz").await.0, 503);
+    let push = older.push(author.document, &made).await;
+    assert_eq!(older.acked(push).await.count, 70);
+    let found = sent_of(&relay, 70).await;
+    let damaged = found.iter().filter(|entry| entry.kind == entry_kind::DAMAGED).count();
+    assert_eq!(damaged, 0, "of 70 changes that were acknowledged so many are not there");
+    relay.stop().await.unwrap();
+}
+
+/// Folds at once, with the worker of the relay's own program.
+fn folds(window: FoldWindow) -> FoldOptions {
+    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
+    let (worker, every) = (Some(worker.map(Into::into).to_vec()), Duration::from_millis(10));
+    FoldOptions { worker, window, every, ..FoldOptions::default() }
+}
+
+/// A damaged snapshot stands for what is pushed again, one by one. It is not said to be there, whether or
+/// not it was examined yet; what is new is taken.
+#[tokio::test]
+async fn what_a_damaged_snapshot_stood_for_is_not_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::NONE)).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let mut made = Vec::new();
+    for _ in 0..3 {
+        made = author.changes(100);
+        let push = client.push(author.document, &made).await;
+        client.acked(push).await;
+    }
+    let folded = "landfall_relay_folds_total{outcome=\"folded\"}";
+    relay.until_metric(folded, |count| count >= 1.0).await;
+    drop(client);
+    relay.stop().await.unwrap();
+    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
+    let sql = "UPDATE snapshot_piece SET bytes = CAST(substr(bytes, 1, 90) || \
+        CASE substr(bytes, 91, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(bytes, 92) AS BLOB)";
+    assert!(conn.execute(sql, []).unwrap() > 0);
+    drop(conn);
+    let relay = Relay::start(&folder).await;
+    let mut reader = Client::at_start(&relay).await;
+    assert_eq!(reader.entries(1).await[0].kind, entry_kind::DAMAGED);
+    let mut writer = knowing(&relay, Filter::Everything).await;
+    let push = writer.push(author.document, &made).await;
+    assert_eq!(nacked(&mut writer, push).await, Code::OVERLOADED);
+    let asked = asked(&mut knowing(&relay, Filter::Everything).await).await;
+    assert_eq!((asked.document, asked.changes.len()), (author.document, 0), "it was examined");
+    let push = writer.push(author.document, &made[..1]).await;
+    assert_eq!(nacked(&mut writer, push).await, Code::OVERLOADED);
+    let push = writer.push(author.document, &author.changes(1)).await;
+    assert_eq!(acked(&mut writer, push).await.count, 1);
+    relay.stop().await.unwrap();
+}
+
+/// A flag of a row flips. Reads meet that; whether the document can be read is told truly.
+#[tokio::test]
+async fn a_document_that_reads_find_damaged_is_not_said_to_be_healed() {
+    let (folder, _, _) = filled().await;
+    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
+    conn.execute("UPDATE entry SET flags = 64 WHERE \"offset\" = 14", []).unwrap();
+    drop(conn);
+    let relay = Relay::start(&folder).await;
+    let damage = sent(&relay).await.into_iter().filter(|e| e.kind == entry_kind::DAMAGED);
+    assert_eq!(damage.count(), 1);
+    // sleep: nothing tells of an examination that finds what no client can mend; it comes within two
+    // seconds
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let healed = relay.metric("landfall_relay_healed_documents_total").await;
+    assert_eq!((relay.get("/readyz").await.0, healed), (503, 0.0), "nobody has mended it");
+    relay.stop().await.unwrap();
+}
+
+/// The two ways in which such a client pushes: changes, and the document whole, as the JavaScript client
+/// sends one.
+async fn of_a_repo_client(whole: bool) {
+    use crate::repo_client::{Replica, RepoClient};
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut hers = Replica::made(1, 1);
+    for number in 0..10 {
+        hers.put("text", &format!("{number} {}", "x".repeat(2_000)));
+    }
+    let (alice, hers) = RepoClient::with(&relay, "/spaces/notes", "alice", hers).await;
+    drop(alice);
+    relay.stop().await.unwrap();
+    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
+    let sql = "UPDATE entry SET body = CAST(substr(body, 1, 90) || \
+        CASE substr(body, 91, 1) WHEN x'01' THEN x'02' ELSE x'01' END || substr(body, 92) AS BLOB) \
+        WHERE \"offset\" = 4";
+    assert_eq!(conn.execute(sql, []).unwrap(), 1);
+    drop(conn);
+    let folds = folds(FoldOptions::default().window);
+    let relay = Relay::start_with(&folder, |options| options.folds = folds).await;
+    let mut reader = knowing(&relay, Filter::Everything).await;
+    // It is examined, and this one has nothing.
+    let lost = asked(&mut reader).await;
+    resent(&mut reader, lost.document, 0).await;
+    assert_eq!(lost.changes.len(), 1);
+    let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
+    if whole {
+        let mut doc = automerge::AutoCommit::load(&hers.doc.save()).unwrap();
+        alice.say_whole(hers.id, &mut doc).await;
+    } else {
+        let data = {
+            use automerge::sync::{Message, MessageVersion};
+            let changes = hers.doc.get_changes(&[]);
+            let changes: Vec<Vec<u8>> = changes.iter().map(|c| c.raw_bytes().to_vec()).collect();
+            let (need, have, flags) = (Vec::new(), Vec::new(), None);
+            let (heads, version) = (hers.doc.get_heads(), MessageVersion::V1);
+            Message { heads, need, have, changes: changes.into(), flags, version }.encode()
+        };
+        alice.say_sync(hers.id, &data).await;
+    }
+    assert_eq!(mended(&mut reader).await, hers.id);
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn changes_of_an_automerge_repo_client_heal() {
+    of_a_repo_client(false).await;
+}
+
+#[tokio::test]
+async fn a_whole_document_of_an_automerge_repo_client_heals() {
+    of_a_repo_client(true).await;
+}
+
+/// What replaces damaged bytes panics, on a thread of the pool: the push is given back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_is_held_is_answered_whatever_becomes_of_its_repair() {
+    let (folder, authors, made) = filled().await;
+    flip(folder.path(), 14);
+    let (relay, double) = crate::double::Double::serve(&folder, |_| {}).await;
+    let document = authors[1].document;
+    let mut author = knowing(&relay, Filter::Everything).await;
+    asked(&mut author).await;
+    double.mend_panics.store(true, Ordering::Relaxed);
+    let push = author.push(document, &made[1][3..4]).await;
+    assert_eq!(nacked(&mut author, push).await, Code::STORAGE_FAILED);
+    // It is tried again, and so is what else was held.
+    double.mend_panics.store(false, Ordering::Relaxed);
+    let push = author.push(document, &made[1][3..4]).await;
+    assert_eq!(acked(&mut author, push).await.count, 1);
     relay.stop().await.unwrap();
 }

@@ -61,14 +61,14 @@ fn damaged_changes_are_named_and_replaced_in_their_rows() {
     assert_eq!(examined(&store, &document).changes, named);
     // Other bytes under their names, and their bytes under another document's, change nothing.
     let swapped = vec![(named[0], changes[1].1.clone()), (named[1], vec![1, 2, 3])];
-    assert_eq!(store.mend_changes(&space(), &document, swapped).unwrap(), 0);
+    assert_eq!(store.mend_changes(&space(), &document, swapped).unwrap().count, 0);
     let other = world::document(0x10, 1);
-    assert_eq!(store.mend_changes(&space(), &other, changes.clone()).unwrap(), 0);
+    assert_eq!(store.mend_changes(&space(), &other, changes.clone()).unwrap().count, 0);
     assert_eq!(examined(&store, &document).changes, named);
-    assert_eq!(store.mend_changes(&space(), &document, changes[..1].to_vec()).unwrap(), 1);
+    assert_eq!(store.mend_changes(&space(), &document, changes[..1].to_vec()).unwrap().count, 1);
     assert_eq!(examined(&store, &document).changes, named[1..]);
-    assert_eq!(store.mend_changes(&space(), &document, changes.clone()).unwrap(), 1);
-    assert_eq!(store.mend_changes(&space(), &document, changes).unwrap(), 0, "it is whole");
+    assert_eq!(store.mend_changes(&space(), &document, changes.clone()).unwrap().count, 1);
+    assert_eq!(store.mend_changes(&space(), &document, changes).unwrap().count, 0, "it is whole");
     assert_eq!(examined(&store, &document), Examined::default());
     assert_eq!(verify(&store).1, []);
 }
@@ -92,7 +92,7 @@ fn a_change_may_come_back_in_its_other_form() {
     damage(folder.path(), &format!("UPDATE entry SET body = {FLIP}"));
     assert_eq!(examined(&store, &document).changes, [hash]);
     let brought = vec![(hash, deflated)];
-    assert_eq!(store.mend_changes(&space(), &document, brought).unwrap(), 1);
+    assert_eq!(store.mend_changes(&space(), &document, brought).unwrap().count, 1);
     // What is counted of the document is what is there.
     assert_eq!(verify(&store).1, []);
 }
@@ -141,4 +141,86 @@ fn a_damaged_snapshot_is_replaced_by_one_of_the_same_changes_only() {
     assert_eq!(verify(&store).1, []);
     let after = store.document_index(&space(), &long, true).unwrap().unwrap();
     assert_eq!(after.folded.map(|folded| folded.offset), Some(before.offset));
+}
+
+/// A document is deleted while a client brings what was lost of it, in its other form.
+#[test]
+fn what_is_brought_of_a_deleted_document_changes_nothing_of_it() {
+    let mut doc = world::author(21);
+    doc.put(automerge::ROOT, "text", "long ".repeat(1_000)).unwrap();
+    let raw = world::commit(&mut doc);
+    let deflated = automerge::Change::from_bytes(raw.clone()).unwrap().bytes().into_owned();
+    let checked = preflight(&raw).unwrap();
+    let (hash, actor, seq, max_op) =
+        (checked.hash, checked.actor.clone(), checked.seq, checked.max_op);
+    let operations = checked.stored_operations;
+    let document = DocumentId::from_bytes([1; 16]);
+    let entry = Entry::of_change(Offset(1), document, checked, &[3; 16], 5);
+    let kind = NewKind::Change { actor, seq, max_op, operations };
+    let (folder, store) = super::open();
+    super::append(&store, super::opens(1, 1), vec![NewEntry { entry, kind }]).unwrap();
+    damage(folder.path(), &format!("UPDATE entry SET body = {FLIP}"));
+    super::real::delete(&store, &space(), 2, document);
+    let before = verify(&store).1;
+    let mended = store.mend_changes(&space(), &document, vec![(hash, deflated)]).unwrap().count;
+    assert_eq!((before, verify(&store).1), (vec![], vec![]), "{mended} were mended");
+}
+
+/// `Condition::damaged`: a document stays until it can be read again, all else until the store is opened
+/// again.
+#[test]
+fn damage_of_no_document_is_known_until_the_store_is_opened_again() {
+    let (folder, store) = store();
+    let shorter = "UPDATE space SET head = head - 1 WHERE name = 'notes'";
+    damage(folder.path(), shorter);
+    let filter = landfall_protocol::frame::Filter::Everything;
+    let _ = store.next(&space(), Offset(0), &filter, None);
+    let damaged = store.condition().damaged;
+    assert!(damaged.iter().any(|place| place.document.is_none()), "{damaged:?}");
+    store.close().unwrap();
+    drop(store);
+    // The page is set right, as by a copy of the file from a mirror.
+    damage(folder.path(), &shorter.replace("- 1", "+ 1"));
+    let store = SqliteStore::open(folder.path()).unwrap();
+    assert_eq!(verify(&store).1, []);
+    store.next(&space(), Offset(0), &filter, None).unwrap();
+    assert_eq!(store.condition().damaged, [], "it is told of a store that is whole");
+}
+
+/// A flag of a row flips: no read gives that row any more.
+#[test]
+fn flags_that_reads_refuse_are_found_by_an_examination() {
+    let (folder, store) = store();
+    let document = world::document(0x11, 2);
+    let sql = format!(
+        "UPDATE entry SET flags = 64 WHERE {OF_SEVERAL} AND \"offset\" = (SELECT \
+        max(\"offset\") FROM entry WHERE {OF_SEVERAL})"
+    );
+    damage(folder.path(), &sql);
+    let entries = entries_of(&store, &space());
+    let is_damage = |e: &&Entry| e.kind == landfall_protocol::frame::entry_kind::DAMAGED;
+    assert_eq!(entries.iter().filter(is_damage).count(), 1);
+    let known = store.condition().damaged.len();
+    let found = store.examine(&space(), &document, None);
+    assert!(
+        found.is_err() || found.as_ref().is_ok_and(|found| *found != Examined::default()),
+        "{known} place is damaged, and the examination says that it is whole"
+    );
+}
+
+/// A write of what is known of damage fails once, as on a full disk.
+#[test]
+fn what_is_known_of_damage_is_kept_when_the_store_takes_writes_again() {
+    let (folder, store, document, _, _) = damaged();
+    let _ = entries_of(&store, &space());
+    assert!(store.condition().damaged.iter().any(|place| place.document == Some(document)));
+    store.faults().fail_next_commits(1, landfall_storage::FailureClass::DiskFull);
+    assert!(!store.keep_condition());
+    // The disk has room again. Healing asks for it once a second; closing does, too.
+    assert!(store.keep_condition());
+    store.close().unwrap();
+    drop(store);
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let damaged = store.condition().damaged;
+    assert!(!damaged.is_empty(), "after a restart `/readyz` says that all is well");
 }
