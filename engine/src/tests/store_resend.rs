@@ -70,7 +70,8 @@ fn what_a_snapshot_is_made_of_is_told_with_it() {
     made.chunks(1_000).for_each(|some| bench.append_all(id(1), some));
     let found = bench.log.resendable(bench.space, &id(1), &[]).unwrap();
     let Resendable::Whole(input, weight) = found else { panic!("single changes") };
-    assert_eq!((weight.changes, weight.operations), (2_000, 2_000));
+    assert_eq!(weight.changes, 2_000);
+    assert!(weight.operations >= 2_000, "{weight:?}");
     let made = whole(input).unwrap();
     let by_changes = weight.changes * limits::RESEND_CHANGE_BYTES;
     assert!(by_changes > 10 * made.snapshot.len() as u64, "{} bytes", made.snapshot.len());
