@@ -319,6 +319,24 @@ pub const RESEND_LEAST_BYTES: u64 = 64 * KIB as u64;
 /// Bytes of it that come at once: the largest document.
 pub const RESEND_BURST: u64 = DOCUMENT_BYTES;
 
+/// Bytes that each change counts of which a snapshot is made for it: a fold takes about 20 µs for one of
+/// a few bytes, so that a relay takes up less than a tenth of a processor.
+pub const RESEND_CHANGE_BYTES: u64 = 256;
+
+/// The same for each operation, of which a fold takes about a microsecond.
+pub const RESEND_OPERATION_BYTES: u64 = 16;
+
+/// Questions that wait for their turn, with [`RESEND_CHANGES`] hashes each. A relay asks a session for
+/// one document at a time.
+pub const RESEND_WAITING: usize = 16;
+
+/// Documents each second, over time, that the store is told of because the relay can read them again:
+/// each takes a read.
+pub const MENDED_RATE: u64 = 16;
+
+/// The same that wait for that, and that are told at once: as many damaged places as a relay remembers.
+pub const MENDED_WAITING: usize = 1_000;
+
 /// Bytes of one message of an automerge-repo client: the JavaScript client sends a document whole,
 /// and would repeat a refused one every five seconds for ever.
 pub const REPO_MESSAGE_BYTES: usize = 64 * MIB;

@@ -465,6 +465,7 @@ impl Replica {
             Phase::Ready { .. } => self.heard.after(self.patience.ping_after),
         };
         let waits = self.timers.iter().filter_map(|space| self.spaces.get(space)?.wakes_at());
+        let waits = waits.chain(self.resends.wakes_at());
         waits.chain(self.probe.as_ref().map(|probe| probe.until)).fold(silence, Ord::min)
     }
 
@@ -503,6 +504,7 @@ impl Replica {
             self.pump(now, &space);
             self.try_check(now, &space);
         }
+        self.handle_resend_timeout(now);
     }
 
     fn broken(&mut self, what: String) {

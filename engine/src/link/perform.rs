@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use landfall_protocol::frame::{Filter, Frame, encode};
+use landfall_protocol::frame::{Filter, Frame, Resent, encode};
 use landfall_protocol::replica::{
     EndReason, Replica, ReplicaEffect, Resendable, ResumePoint, SpacePhase,
 };
@@ -28,10 +28,11 @@ use crate::store::{
     Done, LocalLog, Met, Refused, SnapshotPart, SpaceCount, SpaceRow, UpstreamRow, WriteFailure,
 };
 use parts::Parts;
+use resend::Answer;
 
-/// Bytes that wait for the socket, beyond which pings are not answered: what is on its way says that
-/// we are alive, once the relay reads it.
-const PONG_BELOW_BYTES: usize = 64 * 1024;
+/// Bytes that wait for the socket, beyond which pings are not answered, nor questions to which the answer is
+/// nothing: what is on its way says that we are alive, once the relay reads it.
+const ANSWERS_BELOW_BYTES: usize = 64 * 1024;
 
 /// What the store finished, on behalf of one connection.
 pub(super) struct Completion {
@@ -50,8 +51,8 @@ enum Outcome {
     Reset(SpaceName, Local),
     Reconciled(SpaceName),
     Requeued(SpaceName),
-    /// What the relay asked for, with the bytes of a snapshot that was made for it.
-    Resendable(SpaceName, DocumentId, Resendable, Option<Vec<u8>>),
+    /// What the relay asked for.
+    Resendable(SpaceName, DocumentId, Answer),
     /// Something is acknowledged or refused: those who flush want to know.
     Settled,
     Failed(String),
@@ -259,11 +260,11 @@ impl Performer {
             Outcome::Reset(space, through) => replica.handle_reset(now, &space, through),
             Outcome::Reconciled(space) => replica.handle_reconciled(now, &space),
             Outcome::Requeued(space) => replica.handle_requeued(now, &space),
-            Outcome::Resendable(space, document, found, made) => {
+            Outcome::Resendable(space, document, Answer { found, made, folded }) => {
                 if let (Resendable::Snapshot { hash, .. }, Some(body)) = (&found, made) {
                     self.parts.made(*hash, body);
                 }
-                replica.handle_resendable(now, &space, document, found);
+                replica.handle_resendable(now, &space, document, found, folded);
             }
             Outcome::Settled => {}
             Outcome::Failed(what) => replica.handle_store_failed(what),
@@ -281,7 +282,7 @@ impl Performer {
         match effect {
             ReplicaEffect::Send(frame) => {
                 if let Some(out) = out
-                    && !(matches!(frame, Frame::Pong(_)) && out.unsent() > PONG_BELOW_BYTES)
+                    && !(only_answers(&frame) && out.unsent() > ANSWERS_BELOW_BYTES)
                 {
                     out.send(encode(&frame));
                 }
@@ -370,6 +371,7 @@ impl Performer {
             ReplicaEffect::LoadResend { space, document, changes } => {
                 self.load_resend(space, document, changes);
             }
+            ReplicaEffect::DropMade { hash } => self.parts.drop_made(&hash),
             ReplicaEffect::Mended { space, document } => self.mended(&space, &document),
             ReplicaEffect::Heard { space, document, sender, session, count, data } => {
                 if let Some(row) = self.spaces.get(&space) {
@@ -489,6 +491,11 @@ impl Performer {
         let (tell, connection) = (self.tell.clone(), self.connection);
         Owed { tell, connection, row, bytes, given: false }
     }
+}
+
+/// Whether a relay can have any number of these, for the asking.
+fn only_answers(frame: &Frame) -> bool {
+    matches!(frame, Frame::Pong(_) | Frame::Resent(Resent { count: 0, .. }))
 }
 
 /// An error with its causes, in one line.

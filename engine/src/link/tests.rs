@@ -1,17 +1,21 @@
 //! A panic while what arrives is taken up, against a relay that says what the test wants.
 
+use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use automerge::{ActorId, Automerge, ROOT, transaction::Transactable};
 use landfall_protocol::admission::preflight;
 use landfall_protocol::frame::{
-    Entries, Entry, Frame, Frames, SUBPROTOCOL, Subscribed, Welcome, encode,
+    Entries, Entry, Frame, Frames, Resend, SUBPROTOCOL, Subscribed, Welcome, encode,
 };
 use landfall_protocol::{DocumentId, Epoch, Offset, Scope, SessionId, Upstream, limits};
+use landfall_storage::Durability;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::{Message, WebSocket, accept_hdr};
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, accept_hdr};
 
 use crate::{LinkOptions, Options, Store, StoreThread, SyncStatus};
 
@@ -117,62 +121,72 @@ fn a_panic_while_something_is_taken_up_ends_its_session_and_it_comes_again() {
     );
 }
 
-/// What a relay asks for again is put together on the thread of the arrivals. A panic there: `After a panic
-/// the session with the relay ends, and is made again`.
-#[test]
-fn critic_a_panic_while_what_the_relay_asks_for_is_read_ends_its_session() {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    use landfall_protocol::frame::Resend;
+/// One connection to a relay that asks for a document as soon as a test says so; to its end, which that
+/// of the test is as well.
+fn serve_and_ask(mut socket: WebSocket<TcpStream>, asks: &Asks) {
+    let entry = one_change();
+    let quickly = Some(Duration::from_millis(10));
+    socket.get_mut().set_read_timeout(quickly).unwrap();
+    let mut subscription = None;
+    while !asks.ends.load(Ordering::SeqCst) {
+        if let Some(subscription) = subscription.filter(|_| asks.wanted.load(Ordering::SeqCst)) {
+            let document = DocumentId::from_bytes([1; 16]);
+            let asked = Resend { subscription, document, changes: vec![[1; 32]] };
+            asks.wanted.store(false, Ordering::SeqCst);
+            // Its end shows at the reader.
+            let _ = socket.send(Message::Binary(encode(&Frame::Resend(asked)).into()));
+        }
+        let bytes = match socket.read() {
+            Ok(Message::Binary(bytes)) => bytes,
+            Err(Error::Io(error)) if is_timeout(&error) => continue,
+            Ok(_) => continue,
+            Err(_) => break,
+        };
+        for frame in Frames::new(&bytes).unwrap() {
+            let frame = frame.unwrap();
+            match &frame {
+                Frame::Subscribe(asked) => subscription = Some(asked.subscription),
+                Frame::Resent(resent) => asks.heard.send(Heard::Resent(resent.count)).unwrap(),
+                _ => {}
+            }
+            for answer in answers(frame, &entry) {
+                let _ = socket.send(Message::Binary(encode(&answer).into()));
+            }
+        }
+    }
+    asks.heard.send(Heard::End).unwrap();
+}
+
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// What a relay hears that asks.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Resent(u32),
+    /// The session has ended.
+    End,
+}
+
+struct Asks {
+    wanted: AtomicBool,
+    ends: AtomicBool,
+    heard: mpsc::Sender<Heard>,
+}
+
+/// A store with one change of a relay that asks for it when it is told to.
+fn asked_store() -> (Store, Arc<Asks>, mpsc::Receiver<Heard>, impl FnOnce()) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (asks, ends) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let (connections, answers_heard) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (asks_2, ends_2, connections_2, heard_2) = (
-        Arc::clone(&asks),
-        Arc::clone(&ends),
-        Arc::clone(&connections),
-        Arc::clone(&answers_heard),
-    );
+    let (heard, hears) = mpsc::channel();
+    let (wanted, ends) = (AtomicBool::new(false), AtomicBool::new(false));
+    let asks = Arc::new(Asks { wanted, ends, heard });
+    let of_relay = Arc::clone(&asks);
     let relay = std::thread::spawn(move || {
-        let entry = one_change();
-        while let Ok(mut socket) = accept_hdr(listener.accept().unwrap().0, choose) {
-            connections_2.fetch_add(1, Ordering::SeqCst);
-            socket.get_mut().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-            let mut subscription = None;
-            loop {
-                if ends_2.load(Ordering::SeqCst) {
-                    break;
-                }
-                match socket.read() {
-                    Ok(Message::Binary(bytes)) => {
-                        for frame in Frames::new(&bytes).unwrap() {
-                            let frame = frame.unwrap();
-                            if let Frame::Subscribe(asked) = &frame {
-                                subscription = Some(asked.subscription);
-                            }
-                            if matches!(frame, Frame::Resent(_)) {
-                                heard_2.fetch_add(1, Ordering::SeqCst);
-                            }
-                            for answer in answers(frame, &entry) {
-                                let _ = socket.send(Message::Binary(encode(&answer).into()));
-                            }
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(tokio_tungstenite::tungstenite::Error::Io(error))
-                        if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
-                    {
-                        if let Some(subscription) = subscription.filter(|_| asks_2.load(Ordering::SeqCst)) {
-                            let document = DocumentId::from_bytes([1; 16]);
-                            let changes = vec![[1; 32]];
-                            let asked = Frame::Resend(Resend { subscription, document, changes });
-                            let _ = socket.send(Message::Binary(encode(&asked).into()));
-                        }
-                    }
-                    Err(_) => break,
-                }
-            }
+        // Until the test connects without speaking.
+        while let Ok(socket) = accept_hdr(listener.accept().unwrap().0, choose) {
+            serve_and_ask(socket, &of_relay);
         }
     });
     let store = Store::in_memory(Options::default()).unwrap();
@@ -185,20 +199,43 @@ fn critic_a_panic_while_what_the_relay_asks_for_is_read_ends_its_session() {
         space.changes == 1 && space.sync == SyncStatus::Live
     };
     store.watch().until_blocking(arrived).unwrap();
-    store.shared_core().threads.order_panic(StoreThread::Arrivals);
-    asks.store(true, Ordering::SeqCst);
-    store.watch().until_blocking(|status| !status.panicked.is_empty()).unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(15);
-    let goes_on = || {
-        connections.load(Ordering::SeqCst) > 1 || answers_heard.load(Ordering::SeqCst) > 0
+    let (closing, ending) = (store.clone(), Arc::clone(&asks));
+    let end = move || {
+        ending.ends.store(true, Ordering::SeqCst);
+        closing.close().unwrap();
+        drop(TcpStream::connect(address).unwrap());
+        relay.join().unwrap();
     };
-    while !goes_on() && std::time::Instant::now() < deadline {
-        std::thread::yield_now();
+    (store, asks, hears, end)
+}
+
+/// What a relay asks for again is put together on the thread of the arrivals.
+#[test]
+fn a_panic_while_what_the_relay_asks_for_is_read_ends_its_session() {
+    let (store, asks, hears, end) = asked_store();
+    store.shared_core().threads.order_panic(StoreThread::Arrivals);
+    asks.wanted.store(true, Ordering::SeqCst);
+    assert_eq!(hears.recv().unwrap(), Heard::End);
+    // The next session answers.
+    asks.wanted.store(true, Ordering::SeqCst);
+    assert_eq!(hears.recv().unwrap(), Heard::Resent(0));
+    assert_eq!(store.watch().now().panicked.len(), 1);
+    end();
+}
+
+/// What a relay asks for may be damaged here as well.
+#[test]
+fn what_cannot_be_read_is_answered_with_nothing_in_the_same_session() {
+    let (store, asks, hears, end) = asked_store();
+    let rename = |sql: &'static str| {
+        let core = store.shared_core();
+        core.log.database().write(Durability::Full, move |tx| tx.execute_batch(sql)).unwrap();
+    };
+    rename("ALTER TABLE change RENAME TO unreadable");
+    for _ in 0..2 {
+        asks.wanted.store(true, Ordering::SeqCst);
+        assert_eq!(hears.recv().unwrap(), Heard::Resent(0));
     }
-    let (made, heard) = (connections.load(Ordering::SeqCst), answers_heard.load(Ordering::SeqCst));
-    ends.store(true, Ordering::SeqCst);
-    store.close().unwrap();
-    drop(TcpStream::connect(address).unwrap());
-    relay.join().unwrap();
-    assert!(made > 1 || heard > 0, "one session, asked for 15 s, that never answers again");
+    rename("ALTER TABLE unreadable RENAME TO change");
+    end();
 }

@@ -1,6 +1,7 @@
 //! What a relay asks for again, because its store has it and cannot read it.
 
 use landfall_fold::{FoldLimits, Folded};
+use landfall_protocol::weight::Weight;
 use landfall_protocol::{ChangeHash, DocumentId, limits};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -14,8 +15,8 @@ use super::{LocalLog, SpaceRow};
 pub(crate) enum Resendable {
     /// These changes.
     Changes(Vec<Vec<u8>>),
-    /// A snapshot is to be made of all this.
-    Whole(FoldInput),
+    /// A snapshot is to be made of all this, which weighs so much.
+    Whole(FoldInput, Weight),
 }
 
 impl LocalLog {
@@ -52,7 +53,9 @@ impl LocalLog {
                 )?
                 .query_map(params![row.0, parts.base], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Resendable::Whole(FoldInput { snapshot: body(conn, row)?, changes: tail }))
+            let operations = parts.operations.max(parts.counter);
+            let weight = Weight { changes: parts.changes(), operations, bytes: parts.bytes() };
+            Ok(Resendable::Whole(FoldInput { snapshot: body(conn, row)?, changes: tail }, weight))
         })
     }
 }

@@ -8,7 +8,7 @@ use crate::store::{Resendable, whole};
 fn changes(bench: &Bench, document: u8, named: &[ChangeHash]) -> Vec<Vec<u8>> {
     match bench.log.resendable(bench.space, &id(document), named).unwrap() {
         Resendable::Changes(changes) => changes,
-        Resendable::Whole(_) => panic!("all of it"),
+        Resendable::Whole(..) => panic!("all of it"),
     }
 }
 
@@ -53,33 +53,26 @@ fn what_is_folded_comes_with_everything_in_one_snapshot() {
     // One of the two is folded; and all of it.
     for named in [&[tail[1].hash, made[4].hash][..], &[]] {
         let found = bench.log.resendable(bench.space, &id(1), named).unwrap();
-        let Resendable::Whole(input) = found else { panic!("single changes") };
+        let Resendable::Whole(input, weight) = found else { panic!("single changes") };
         let folded = whole(input).unwrap();
-        assert_eq!(folded.changes, 33);
+        assert_eq!((folded.changes, weight.changes), (33, 33));
+        assert!(weight.bytes > 0, "{weight:?}");
         assert_eq!(folded.heads, author.heads());
     }
 }
 
-/// A hostile relay asks for everything of a document of few bytes and many changes, as often as the
-/// rate allows.
+/// What a fold costs goes by its changes and operations: many of them may have few bytes.
 #[test]
-fn critic_the_rate_bounds_the_work_that_a_relay_can_ask_for() {
+fn what_a_snapshot_is_made_of_is_told_with_it() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
-    let made: Vec<_> = (0..20_000).map(|n| author.put("key", &n.to_string())).collect();
+    let made: Vec<_> = (0..2_000).map(|n| author.put("key", &n.to_string())).collect();
     made.chunks(1_000).for_each(|some| bench.append_all(id(1), some));
-    let began = std::time::Instant::now();
     let found = bench.log.resendable(bench.space, &id(1), &[]).unwrap();
-    let Resendable::Whole(input) = found else { panic!("single changes") };
-    let folded = whole(input).unwrap();
-    let took = began.elapsed();
-    let charged = (folded.snapshot.len() as u64).max(limits::RESEND_LEAST_BYTES);
-    let each_second = limits::RESEND_RATE as f64 / charged as f64;
-    let busy = took.as_secs_f64() * each_second;
-    let burst = limits::RESEND_BURST as f64 / charged as f64 * took.as_secs_f64();
-    panic!(
-        "{took:?} of work is charged {charged} bytes ({} of snapshot): {each_second:.1} a second are \
-         allowed, {busy:.2} of a processor, and {burst:.0} s of it at once",
-        folded.snapshot.len()
-    );
+    let Resendable::Whole(input, weight) = found else { panic!("single changes") };
+    assert_eq!(weight.changes, 2_000);
+    assert!(weight.operations >= 2_000, "{weight:?}");
+    let made = whole(input).unwrap();
+    let by_changes = weight.changes * limits::RESEND_CHANGE_BYTES;
+    assert!(by_changes > 10 * made.snapshot.len() as u64, "{} bytes", made.snapshot.len());
 }

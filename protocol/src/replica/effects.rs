@@ -235,6 +235,12 @@ pub enum ReplicaEffect {
         /// Which changes; none for everything.
         changes: Vec<ChangeHash>,
     },
+    /// A snapshot that was made for [`LoadResend`](Self::LoadResend) is not sent any more: its bytes
+    /// are not needed. No answer.
+    DropMade {
+        /// The snapshot.
+        hash: [u8; 32],
+    },
     /// The relay can read a document again that it could not. If it was told to be damaged, compare
     /// the space. No answer.
     Mended {

@@ -397,7 +397,7 @@ impl Replica {
     pub(super) fn pump(&mut self, now: Moment, space: &SpaceName) {
         self.pump_one(now, space, false);
         self.pump_hungry(now);
-        self.push_resend();
+        self.push_resend(now);
     }
 
     /// Something became free: the spaces that waited for it have their turn.
@@ -486,7 +486,7 @@ impl Replica {
     /// Nothing more of a space is pushed.
     pub(super) fn stop_pushing(&mut self, space: &SpaceName) {
         self.end_delay(space, None);
-        self.resends.end_of(space);
+        self.interrupt_question(space);
         let Some(link) = self.spaces.get_mut(space) else { return };
         let outbox = Outbox { stopped: true, ..Outbox::default() };
         let before = std::mem::replace(&mut link.outbox, outbox);

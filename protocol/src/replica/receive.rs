@@ -105,6 +105,10 @@ impl Receiver {
         matches!(self.stage, Stage::Open)
     }
 
+    pub(super) fn is_stopped(&self) -> bool {
+        matches!(self.stage, Stage::Stopped)
+    }
+
     pub(super) fn is_comparing(&self) -> bool {
         matches!(self.stage, Stage::Comparing)
     }

@@ -52,6 +52,7 @@ impl Replica {
     pub fn handle_space_removed(&mut self, now: Moment, space: &SpaceName) {
         self.tell_speaking(space, false);
         self.stop_pushing(space);
+        self.refuse_questions(space);
         let Some(mut link) = self.spaces.remove(space) else { return };
         self.subscriptions.remove(&link.subscription);
         self.timers.remove(space);
@@ -151,6 +152,7 @@ impl Replica {
     pub(super) fn refuse_space(&mut self, space: &SpaceName, phase: SpacePhase) {
         self.tell_speaking(space, false);
         self.stop_pushing(space);
+        self.refuse_questions(space);
         let Some(link) = self.spaces.get_mut(space) else { return };
         link.receiver.stop();
         link.check = link.take_check();

@@ -7,6 +7,7 @@ use landfall_protocol::admission::{Roots, Verdict, admit, preflight};
 use landfall_protocol::frame::{Filter, encode};
 use landfall_protocol::replica::{PART_WEIGHT, Replica, ReplicaEffect, SpacePhase, Unchecked};
 use landfall_protocol::session::Patience;
+use landfall_protocol::weight::Weight;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Moment, ReplicaId, SpaceName, Upstream};
 
 use crate::model;
@@ -254,10 +255,13 @@ impl Client {
                 store.requeue(upstream, &document);
                 replica.handle_requeued(now, &space);
             }
-            ReplicaEffect::Delayed { .. } | ReplicaEffect::Mended { .. } => {}
+            ReplicaEffect::Delayed { .. }
+            | ReplicaEffect::Mended { .. }
+            | ReplicaEffect::DropMade { .. } => {}
             ReplicaEffect::LoadResend { space, document, changes } => {
                 let found = store.resendable(&document, &changes);
-                replica.handle_resendable(now, &space, document, found);
+                let folded = Weight::default();
+                replica.handle_resendable(now, &space, document, found, folded);
             }
             other => panic!("no store work: {other:?}"),
         }

@@ -444,11 +444,15 @@ mod tests {
         assert!(!refused(&honest) && !refused(&[honest, honest].concat()));
     }
 
+    /// Numbers that follow from a seed.
     struct Dice(u64);
 
     impl Dice {
         fn roll(&mut self, below: u64) -> u64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (self.0 >> 33) % below
         }
     }
@@ -489,6 +493,7 @@ mod tests {
         out
     }
 
+    /// Messages, whole and in parts, with control frames between, here and there not by the rules; perhaps cut.
     fn stream(dice: &mut Dice) -> Vec<u8> {
         let mut out = Vec::new();
         let piece = wire().piece;
@@ -568,9 +573,9 @@ mod tests {
     }
 
     #[test]
-    fn critic_what_the_library_reads_is_what_the_client_sent() {
-        let (mut seen, mut violations, mut ends) = (0, 0, std::collections::BTreeMap::new());
-        for seed in 0..3_000 {
+    fn what_the_library_reads_is_what_the_client_sent() {
+        let mut seen = 0;
+        for seed in 0..1_000 {
             let mut dice = Dice(seed);
             let bytes = stream(&mut dice);
             let (expected, end) = read(&bytes);
@@ -578,17 +583,28 @@ mod tests {
             match passed(&mut wire(), &bytes, size) {
                 Ok((out, _)) => {
                     let (found, other) = read(&out);
-                    assert!(found == expected, "seed {seed}, size {size}: {} {}", found.len(), expected.len());
+                    assert!(
+                        found == expected,
+                        "seed {seed}, size {size}: {} {}",
+                        found.len(),
+                        expected.len()
+                    );
                     // A text that is none is told of earlier: its session ends in either case.
-                    let either = |end: &str| ["UTF-8", "without closing", "Space limit"].iter().any(|what| end.contains(what));
-                    assert!(other[..12] == end[..12] || either(&other) && either(&end), "seed {seed}: {other}, {end}");
+                    let either = |end: &str| {
+                        ["UTF-8", "without closing", "Space limit"]
+                            .iter()
+                            .any(|what| end.contains(what))
+                    };
+                    assert!(
+                        other[..12] == end[..12] || either(&other) && either(&end),
+                        "seed {seed}: {other}, {end}"
+                    );
                     seen += found.len();
-                    *ends.entry(end).or_insert(0) += 1;
                 }
                 // Of a stream that is cut the library says nothing before the frame's end.
-                Err(_) => violations += 1,
+                Err(Violation(_)) => {}
             }
         }
-        println!("{seen} messages, {violations} violations, {ends:?}");
+        assert!(seen > 1_000, "{seen} messages were compared");
     }
 }

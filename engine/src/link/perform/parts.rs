@@ -55,11 +55,16 @@ impl Parts {
         self.wanted.push_back(Wanted { space, document, hash, from });
     }
 
-    /// A snapshot was made for the relay. It is dropped behind its last part, or when others need its
-    /// room: then the relay asks for it again.
+    /// A snapshot was made for the relay. It is dropped behind its last part, when the relay wants no
+    /// more of it, or when others need its room: then the relay asks for it again.
     pub(super) fn made(&mut self, hash: [u8; 32], body: Vec<u8>) {
         self.forget(&hash);
         self.keep(Kept { hash, body, made: true });
+    }
+
+    /// A snapshot that was made for the relay is not sent any more.
+    pub(super) fn drop_made(&mut self, hash: &[u8; 32]) {
+        self.kept.retain(|kept| !kept.made || kept.hash != *hash);
     }
 
     fn is_made(&self, hash: &[u8; 32]) -> bool {
@@ -183,6 +188,19 @@ mod tests {
         assert_eq!(parts.cut(&[2; 32], 0, || Ok::<_, ()>(None)), Ok(None));
         let beyond = parts.cut(&[1; 32], u64::MAX, || Ok::<_, ()>(Some(body.clone())));
         assert_eq!(beyond, Ok(Some(Vec::new())));
+    }
+
+    /// The relay may refuse an offer, or have all of it, before it has asked for a part.
+    #[test]
+    fn a_snapshot_that_was_made_is_dropped_when_it_is_not_sent() {
+        let mut parts = Parts::default();
+        parts.made([1; 32], vec![1; 10]);
+        // One of the store's stays, whatever its hash.
+        send(&mut parts, 2, &vec![2; limits::PART_BYTES + 1], 1);
+        parts.drop_made(&[2; 32]);
+        parts.drop_made(&[1; 32]);
+        let kept: Vec<u8> = parts.kept.iter().map(|kept| kept.hash[0]).collect();
+        assert_eq!(kept, [2]);
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use landfall_protocol::replica::Resendable as Found;
+use landfall_protocol::weight::Weight;
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 
-use super::{Completion, Outcome, Performer};
-use crate::store::{self, LocalLog, Resendable, SpaceRow, ViewError};
+use super::{Outcome, Performer};
+use crate::store::{self, LocalLog, Resendable, SpaceRow};
 
 impl Performer {
     /// Reads what the relay asks for, on the thread of the arrivals: to make a snapshot costs as much as
@@ -18,14 +19,10 @@ impl Performer {
         changes: Vec<ChangeHash>,
     ) {
         let Some(row) = self.row(&space) else { return };
-        let (log, tell, connection) = (self.log.clone(), self.tell.clone(), self.connection);
-        self.arrivals.run(connection, false, move || {
-            let outcome = match resendable(&log, row, document, &changes) {
-                Ok((found, made)) => Outcome::Resendable(space, document, found, made),
-                Err(error) => Outcome::Failed(error.to_string()),
-            };
-            // A link that is gone needs no outcome.
-            let _ = tell.send(Completion { connection, row, bytes: 0, outcome });
+        let (log, owed) = (self.log.clone(), self.owed(row, 0));
+        self.arrivals.run(self.connection, false, move || {
+            let answer = answer(&log, row, document, &changes);
+            owed.give(Outcome::Resendable(space, document, answer));
         });
     }
 
@@ -55,26 +52,40 @@ impl Performer {
     }
 }
 
-/// What there is of it, with the bytes of a snapshot that was made for it.
-fn resendable(
-    log: &LocalLog,
-    row: SpaceRow,
-    document: DocumentId,
-    changes: &[ChangeHash],
-) -> Result<(Found, Option<Vec<u8>>), ViewError> {
-    let input = match log.resendable(row, &document, changes)? {
-        Resendable::Changes(changes) => return Ok((Found::Changes(changes), None)),
-        Resendable::Whole(input) => input,
+/// What there is of what the relay asks for.
+pub(super) struct Answer {
+    pub(super) found: Found,
+    /// The bytes of a snapshot that was made for it.
+    pub(super) made: Option<Vec<u8>>,
+    /// What the snapshot was made of, or should have been.
+    pub(super) folded: Weight,
+}
+
+impl Answer {
+    fn of(changes: Vec<Vec<u8>>, folded: Weight) -> Self {
+        Self { found: Found::Changes(changes), made: None, folded }
+    }
+}
+
+/// What is damaged here as well cannot be given: that is the answer, and no reason to end the session.
+fn answer(log: &LocalLog, row: SpaceRow, document: DocumentId, changes: &[ChangeHash]) -> Answer {
+    let (input, folded) = match log.resendable(row, &document, changes) {
+        Ok(Resendable::Changes(changes)) => return Answer::of(changes, Weight::default()),
+        Ok(Resendable::Whole(input, weight)) => (input, weight),
+        Err(error) => {
+            tracing::warn!(%document, %error, "what the relay asks for cannot be read");
+            return Answer::of(Vec::new(), Weight::default());
+        }
     };
-    Ok(match store::whole(input) {
-        Ok(folded) => {
-            let (hash, total) = (folded.hash, folded.snapshot.len() as u64);
-            let found = Found::Snapshot { hash, total, heads: folded.heads };
-            (found, Some(folded.snapshot))
+    match store::whole(input) {
+        Ok(made) => {
+            let (hash, total) = (made.hash, made.snapshot.len() as u64);
+            let found = Found::Snapshot { hash, total, heads: made.heads };
+            Answer { found, made: Some(made.snapshot), folded }
         }
         Err(error) => {
             tracing::warn!(%document, %error, "what the relay asks for cannot be put together");
-            (Found::Changes(Vec::new()), None)
+            Answer::of(Vec::new(), folded)
         }
-    })
+    }
 }
