@@ -100,3 +100,16 @@ fn sync_with_a_relay_that_was_healed_meanwhile_is_whole() {
     home.at(&relay, &["--store", "ben", "sync"]).ok();
     home.at(&relay, &["--store", "ben", "notes", "show", "broken"]).ok();
 }
+
+/// Who has what the relay cannot read brings it by a single command, which does not leave before.
+#[test]
+fn sync_check_where_everything_is_heals_a_damaged_relay() {
+    let home = Home::new();
+    let relay = damaged(&home);
+    home.at(&relay, &["--store", "ben", "sync", "--timeout", "0.1s"]).failed(4, &["damaged"]);
+    let healed = home.at(&relay, &["--store", "ann", "sync", "--check"]);
+    assert!(healed.err().contains("it has brought that in order"), "{}", healed.err());
+    healed.ok();
+    home.at(&relay, &["--store", "ben", "sync"]).ok();
+    home.run(&["--store", "ben", "notes", "show", "broken"]).ok();
+}
