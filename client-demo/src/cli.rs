@@ -92,6 +92,19 @@ pub(crate) enum Command {
     FoldWorker,
 }
 
+impl Command {
+    /// Its name, if it comes to nothing without the relay that the place names.
+    pub(crate) fn that_needs_the_relay(&self, place: &Place) -> Option<&'static str> {
+        match self {
+            Self::Sync(_) => Some("sync"),
+            Self::Watch => Some("watch"),
+            // Without one it plays through a relay of its own.
+            Self::Replay(_) if place.relay.is_some() => Some("replay --relay"),
+            _ => None,
+        }
+    }
+}
+
 /// Options of `tour`.
 #[derive(Debug, Args)]
 pub(crate) struct TourArgs {
@@ -117,11 +130,13 @@ pub(crate) enum NotesCommand {
     /// Print a note
     Show {
         /// The note
+        #[arg(value_name = "NOTE")]
         id: String,
     },
     /// Edit a note's text in $VISUAL or $EDITOR; what others write meanwhile is merged
     Edit {
         /// The note
+        #[arg(value_name = "NOTE")]
         id: String,
         /// Give it this title instead of opening an editor
         #[arg(long)]
@@ -133,6 +148,7 @@ pub(crate) enum NotesCommand {
     /// Add a line to a note
     Append {
         /// The note
+        #[arg(value_name = "NOTE")]
         id: String,
         /// The line; `-` reads standard input
         text: String,
@@ -140,12 +156,14 @@ pub(crate) enum NotesCommand {
     /// See whether a note has the documented shape
     Check {
         /// The note
+        #[arg(value_name = "NOTE")]
         id: String,
     },
     /// Delete a note for good, here and on every replica
     #[command(visible_alias = "delete")]
     Rm {
         /// The note
+        #[arg(value_name = "NOTE")]
         id: String,
         /// Do not ask
         #[arg(long, short)]
@@ -158,21 +176,25 @@ pub(crate) enum NotesCommand {
     /// Offer a note's refused changes to the relay again
     Retry {
         /// The note
+        #[arg(value_name = "NOTE")]
         id: String,
     },
     /// Make a note's refused changes anew, by another author, on top of what the relay has
     Reauthor {
         /// The note
+        #[arg(value_name = "NOTE")]
         id: String,
     },
     /// Merge a note with another one of the same id that shares no history with it
     Merge {
         /// The note
+        #[arg(value_name = "NOTE")]
         id: String,
     },
     /// Save a note as an automerge document: with its refused changes, or a deleted one
     Export {
         /// The note
+        #[arg(value_name = "NOTE")]
         id: String,
         /// A new file; `-` is standard output
         file: PathBuf,

@@ -23,7 +23,7 @@ pub(crate) enum Exit {
     Store = 3,
     /// No relay answers, it refuses, or changes are still pending.
     Relay = 4,
-    /// No such note, or several that could be meant.
+    /// No such note or space, or several notes that could be meant.
     Note = 5,
     /// What must be equal differs, or a note has not the documented shape.
     Differs = 6,
@@ -37,7 +37,7 @@ pub(crate) enum Exit {
 /// The table for `--help`.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 other failures; 2 wrong usage; 3 store not usable; \
-4 relay not reached, refusing, or changes still pending; 5 no such note, or several; \
+4 relay not reached, refusing, or changes still pending; 5 no such note or space, or several; \
 6 contents differ, or a note is malformed; 7 a file cannot be read or written; 130 interrupted";
 
 /// A failed command: what failed, why, and what to do about it.
@@ -119,6 +119,12 @@ impl From<OpenError> for Failure {
             OpenError::TooNew { found, supported } => {
                 let why = format!("it is of format {found}, this version reads up to {supported}");
                 let remedy = format!("use a newer landfall-demo, or {OTHER_STORE}");
+                Self::new(Exit::Store, "cannot open the store", why, remedy)
+            }
+            OpenError::TooOld { found, needed } => {
+                let why = format!("it is of format {found}, this version reads {needed}");
+                let remedy = "run a command that edits once, or `landfall-demo store compact`: \
+                              that brings it to the new format";
                 Self::new(Exit::Store, "cannot open the store", why, remedy)
             }
             OpenError::Storage(source) => {
@@ -237,7 +243,7 @@ impl From<FlushError> for Failure {
                 let first = parked.first();
                 let why = first.map_or_else(String::new, |p| format!(" ({}: {})", p.code, p.what));
                 let why = format!("the relay refuses {}{why}", count(pending.changes, "change"));
-                let remedy = "they are kept here; see `landfall-demo notes refused`";
+                let remedy = "they are kept here";
                 Self::new(Exit::Relay, what, why, remedy)
             }
             FlushError::SpaceRefused { spaces, .. } => {

@@ -57,6 +57,9 @@ fn main() -> ExitCode {
         Err(error) => return misused(&error),
     };
     let place = cli.place;
+    if let (true, Some(name)) = (place.offline, cli.command.that_needs_the_relay(&place)) {
+        return ended(Err(offline(name)));
+    }
     let result = match cli.command {
         Command::Relay(args) => return relay::serve(args),
         Command::FoldWorker => return relay::fold_worker(),
@@ -69,6 +72,11 @@ fn main() -> ExitCode {
         Command::Watch => watch::run(&place),
         Command::Replay(args) => replay::run(&place, &args),
     };
+    ended(result)
+}
+
+/// Says why a command failed, and gives the code.
+fn ended(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -76,6 +84,12 @@ fn main() -> ExitCode {
             failure.code()
         }
     }
+}
+
+/// A command was told not to reach the relay without which it does nothing.
+fn offline(name: &str) -> Failure {
+    let why = format!("`{name}` needs the relay, and --offline forbids to reach it");
+    Failure::new(Exit::Usage, "wrong usage", why, "leave --offline out")
 }
 
 /// Help and version as they are; a mistake in one line, as all errors here.

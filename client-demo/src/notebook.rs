@@ -1,11 +1,12 @@
 //! The notebook that a command works on: a store, one space of it, and the relay to sync with.
 
+use std::path::Path;
 use std::time::Duration;
 
 use landfall::{Document, Options, Space, SpaceError, Store};
 
 use crate::cli::Place;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::term::{note, say};
 use crate::wait::Waiter;
 
@@ -47,7 +48,7 @@ impl Notebook {
     /// Opens a notebook to be read, beside whoever has it open; `None` if there is none yet.
     pub(crate) fn open_to_read(place: &Place) -> Result<Option<Self>, Failure> {
         if !place.store.exists() {
-            return Ok(None);
+            return in_a_folder(&place.store).map(|()| None);
         }
         let store = Store::open_read_only(&place.store, Options::default())?;
         match store.space(&place.space) {
@@ -104,4 +105,17 @@ impl Notebook {
             note(line);
         }
     }
+}
+
+/// A store that is not there yet is no error; that none can be made there is.
+fn in_a_folder(store: &Path) -> Result<(), Failure> {
+    let Some(folder) = store.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let what = format!("there is no store {}", store.display());
+    let why = format!("the folder {} does not exist", folder.display());
+    Err(Failure::new(Exit::Store, what, why, "make it, or choose another file with --store"))
 }

@@ -7,6 +7,7 @@ mod print;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use landfall::maintain::MaintainError;
 use landfall::{SpaceName, maintain};
 
 use crate::cli::Place;
@@ -90,7 +91,11 @@ pub(crate) fn run(place: &Place, command: StoreCommand) -> Result<(), Failure> {
             Ok(())
         }
         StoreCommand::Restore { file, replace, unchecked } => {
-            let restored = maintain::restore(&file, store, replace, unchecked)?;
+            let restored = maintain::restore(&file, store, replace, unchecked);
+            let restored = restored.map_err(|error| match error {
+                MaintainError::Exists(_) => Failure::from(error).and("or say --replace"),
+                error => error.into(),
+            })?;
             say(format!("restored {}", file.display()));
             if let Some(kept) = restored.kept {
                 say(format!("what was there before is {}", kept.display()));
@@ -180,11 +185,12 @@ fn export(place: &Place, file: &Path) -> Result<(), Failure> {
 fn import(store: &Path, file: &Path, into: Option<&SpaceName>) -> Result<(), Failure> {
     let done = maintain::import(store, file, into)?;
     say(format!(
-        "space {}: {} in the file; new here: {}, {}",
+        "space {}: {} in the file; new here: {}, {}; here already: {}",
         done.space,
         count(done.documents, "document"),
-        count(done.changes, "change"),
+        count(done.changes - done.known, "change"),
         count(done.deletions, "deletion"),
+        count(done.known, "change"),
     ));
     if done.kept > 0 {
         let documents = count(done.kept, "deleted document");

@@ -16,9 +16,12 @@ use crate::wait::{self, Moved, Waiter};
 /// Documents that a message names.
 const NAMED: usize = 10;
 
+/// How long a damaged relay is waited for at most. It asks its clients about a second after they come.
+const MENDING: Duration = Duration::from_secs(10);
+
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
-    let notebook = Notebook::open(&Place { offline: false, ..place.clone() })?;
+    let notebook = Notebook::open(place)?;
     let scope = subscribe(&notebook, args)?;
     let before = changes(&notebook.store.status());
     let result = sync(&notebook.store, args.timeout, place.quiet);
@@ -26,12 +29,16 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
         true => check(&notebook.store, args.timeout).map(Some),
         false => Ok(None),
     };
+    let mended = match result.is_ok() {
+        true => mended(&notebook.store, args.timeout)?,
+        false => 0,
+    };
     let status = notebook.store.status();
     let sent = status.spaces.values().map(|space| space.acknowledged).sum::<u64>();
     let got = changes(&notebook.store.status()).saturating_sub(before);
     let notes = notebook.space.documents()?.len() as u64;
     let lost = notebook.space.lost_edits()?.len() as u64;
-    let damaged = notebook.space.damaged_at_relay()?;
+    let damaged = damaged(&notebook.store)?;
     let aside = status.spaces.values().map(|space| space.set_aside).sum::<u64>();
     notebook.store.close()?;
     if lost > 0 {
@@ -43,6 +50,12 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
     result?;
     let checked = checked?;
     whole(&damaged)?;
+    if mended > 0 {
+        let notes = count(mended, "note");
+        notebook.remark(format!(
+            "the relay could not read all of {notes}; it has brought that in order"
+        ));
+    }
     if aside > 0 {
         let entries = count(aside, "entry");
         notebook.remark(format!(
@@ -62,6 +75,34 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What the relay could not send, of all spaces: each document once, `None` for those it cannot name.
+fn damaged(store: &Store) -> Result<Vec<Option<DocumentId>>, Failure> {
+    let mut all = Vec::new();
+    for space in store.spaces() {
+        all.extend(space.damaged_at_relay()?);
+    }
+    Ok(all)
+}
+
+/// Entries that the relay could not send.
+fn unsent(status: &Status) -> u64 {
+    status.spaces.values().map(|space| space.damaged_at_relay).sum()
+}
+
+/// Waits for the relay to mend what it could not read: it asks those who have it, this store among
+/// them, and tells when it is done. Gives of how many documents something was missing if nothing is any more,
+/// else 0.
+fn mended(store: &Store, limit: Duration) -> Result<u64, Failure> {
+    let before = damaged(store)?.len() as u64;
+    if before == 0 {
+        return Ok(0);
+    }
+    let mut watch = store.watch();
+    let whole = watch.until(|status| unsent(status) == 0);
+    let whole = Waiter::new()?.within(limit.min(MENDING), whole).flatten();
+    Ok(if whole.is_some() { before } else { 0 })
+}
+
 /// What the relay could not send is no sync, whatever else has arrived.
 fn whole(damaged: &[Option<DocumentId>]) -> Result<(), Failure> {
     if damaged.is_empty() {
@@ -79,7 +120,8 @@ fn whole(damaged: &[Option<DocumentId>]) -> Result<(), Failure> {
         "the relay's store is damaged, so that it could not send all of {}; all else is here",
         named.join(", ")
     );
-    let remedy = "its operator must repair or restore it; then sync again";
+    let remedy = "leave `landfall-demo watch` running on a device that has it; if none has, its \
+                  operator must repair or restore it; then sync again";
     Err(Failure::new(Exit::Relay, "not in sync", why, remedy))
 }
 
@@ -192,6 +234,9 @@ fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
         FlushError::TimedOut { pending, last_error: None, .. } => {
             unsynced("the relay acknowledged nothing more in time", pending.changes)
         }
+        refused @ FlushError::Refused { .. } => {
+            Failure::from(refused).and(where_refused(&store.status()))
+        }
         other => other.into(),
     })
 }
@@ -209,6 +254,13 @@ fn refusal(status: &Status) -> Option<String> {
         SyncStatus::Refused { code, what } => Some(format!("the space `{name}` ({code}: {what})")),
         _ => None,
     })
+}
+
+/// The commands that list what the relay refuses: one for each space with such notes.
+fn where_refused(status: &Status) -> String {
+    let refused = status.spaces.iter().filter(|(_, space)| !space.parked.is_empty()).take(NAMED);
+    let commands = refused.map(|(name, _)| format!("`landfall-demo notes refused --space {name}`"));
+    format!("see {}", commands.collect::<Vec<_>>().join(", "))
 }
 
 fn changes(status: &Status) -> u64 {

@@ -22,8 +22,7 @@ const TICK: Duration = Duration::from_millis(120);
 pub(crate) fn run(place: &Place) -> Result<(), Failure> {
     let notebook = Notebook::open(place)?;
     let known = Known::of(&notebook)?;
-    let url = if place.offline { "offline".to_owned() } else { place.relay_url() };
-    let mut view = View::new(&url);
+    let mut view = View::new(&place.relay_url());
     let waiter = Waiter::new()?;
     let ended = waiter.until_signal(follow(&notebook, known, &mut view));
     view.end();

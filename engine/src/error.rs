@@ -46,6 +46,17 @@ pub enum OpenError {
         /// The latest that this version reads.
         supported: u32,
     },
+    /// An earlier version wrote it, and it was to be opened for reading only: opened once for editing,
+    /// it is brought to the format of this version.
+    #[error(
+        "the store is of format {found}, this version reads {needed}; open it once for editing"
+    )]
+    TooOld {
+        /// The file's format.
+        found: u32,
+        /// The one that this version reads.
+        needed: u32,
+    },
     /// The folder or file cannot be read or written, or the disk is full or broken.
     #[error("the store cannot be opened: {0}")]
     Storage(#[source] BoxError),
@@ -66,6 +77,9 @@ impl From<OpenLogError> for OpenError {
             }
             OpenLogError::Open(Storage::TooNew { found, supported, .. }) => {
                 Self::TooNew { found, supported }
+            }
+            OpenLogError::Open(Storage::TooOld { found, needed, .. }) => {
+                Self::TooOld { found, needed }
             }
             OpenLogError::Open(other) => Self::Storage(Box::new(other)),
             other => Self::Storage(Box::new(other)),

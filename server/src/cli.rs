@@ -85,6 +85,9 @@ fn store_failure(error: &OpenStoreError) -> Failure {
             (STORE, "use another folder with --data (the file was not touched)")
         }
         StoreHint::Newer => (STORE, "use the newer release of landfall-relay that wrote it"),
+        StoreHint::Older => {
+            (STORE, "start the relay on it once: that brings it to the format of this release")
+        }
         StoreHint::Unwritable => (STORE, "make the folder writable, or use another with --data"),
         StoreHint::Full => (STORE, "make room on the disk"),
         StoreHint::Other => (STORE, "restore a backup, or use another folder with --data"),

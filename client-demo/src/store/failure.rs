@@ -21,7 +21,7 @@ impl From<MaintainError> for Failure {
             MaintainError::Exists(path) => {
                 let what = format!("{} is there already", path.display());
                 let why = "nothing is overwritten";
-                Self::new(Exit::Input, what, why, "choose another name, or say --replace")
+                Self::new(Exit::Input, what, why, "choose another name")
             }
             MaintainError::File { path, source } => {
                 let what = format!("{} cannot be used", path.display());

@@ -39,6 +39,54 @@ fn stores_that_cannot_be_used() {
     home.run(&["--store", "no/such/folder/a", "notes", "new", "x"]).failed(3, &["does not exist"]);
 }
 
+/// What does nothing without a relay is refused, and neither sends nor makes anything.
+#[test]
+fn offline_is_no_option_where_a_relay_is_needed() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    home.run(&["--offline", "notes", "new", "Kept"]).ok();
+    for command in [&["sync"][..], &["sync", "--check"], &["watch"], &["replay"]] {
+        let done = home.at(&relay, &[&["--offline"], command].concat());
+        assert_eq!((done.out(), done.err().lines().count()), (String::new(), 1));
+        done.failed(2, &["wrong usage", command[0], "--offline"]);
+    }
+    home.at(&relay, &["--store", "new", "--offline", "sync"]).failed(2, &["--offline"]);
+    assert!(!home.path("new").exists());
+    let status: serde_json::Value =
+        serde_json::from_str(&home.run(&["status", "--json"]).ok()).unwrap();
+    assert_eq!(status["pending"]["changes"], 1, "nothing was sent");
+}
+
+/// That a store has no notes yet is said only where one can be made.
+#[test]
+fn a_store_in_a_folder_that_is_not_there_is_an_error_to_read_too() {
+    let home = Home::new();
+    for args in
+        [&["notes", "list"][..], &["notes", "refused"], &["notes", "show", "1"], &["status"]]
+    {
+        let args = [&["--store", "nodir/x"], args].concat();
+        home.run(&args).failed(3, &["nodir/x", "the folder nodir does not exist", "--store"]);
+    }
+    home.run(&["--store", "x", "notes", "list"]).ok();
+}
+
+/// A store of an earlier format is read once a command that edits has opened it, and that is said.
+#[test]
+fn a_store_of_an_earlier_format_names_what_brings_it_up_to_date() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Old"]).ok();
+    // SQLite's `user_version`.
+    let (path, at) = (home.path("notes.landfall"), 60..64);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let version = u32::from_be_bytes(bytes[at.clone()].try_into().unwrap());
+    bytes[at].copy_from_slice(&(version - 1).to_be_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let (found, needed) = (format!("of format {}", version - 1), format!("reads {version}"));
+    for args in [&["notes", "list"][..], &["status"], &["store", "verify"], &["store", "inspect"]] {
+        home.run(args).failed(3, &[&found, &needed, "a command that edits", "store compact"]);
+    }
+}
+
 #[test]
 fn a_store_that_is_in_use_can_be_read() {
     let home = Home::new();

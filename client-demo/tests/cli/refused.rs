@@ -21,6 +21,9 @@ fn two_of_one_id(home: &Home) -> Relay {
     home.at(&relay, &["--store", "ann", "sync"]).ok();
     home.at(&relay, &["--store", "ben", "sync"])
         .failed(4, &["not in sync", "refuses 1 change (", "unrelated", "notes refused"]);
+    // Also where the command was for another space.
+    let list = "`landfall-demo notes refused --space default`";
+    home.at(&relay, &["--store", "ben", "--space", "other", "sync"]).failed(4, &[list]);
     relay
 }
 

@@ -75,8 +75,12 @@ fn a_store_in_use_is_looked_into_checked_copied_and_exported() {
     assert!(home.run(&["store", "inspect"]).ok().contains("default"));
     assert!(home.run(&["store", "verify"]).ok().contains("clean"));
     home.run(&["store", "backup", "copy.landfall"]).ok();
-    home.run(&["store", "backup", "copy.landfall"]).failed(7, &["copy.landfall", "overwritten"]);
     home.run(&["store", "export", "notes.space"]).ok();
+    for (command, file) in [("backup", "copy.landfall"), ("export", "notes.space")] {
+        let again = home.run(&["store", command, file]);
+        assert!(!again.err().contains("--replace"), "it has no such option: {}", again.err());
+        again.failed(7, &[file, "overwritten", "choose another name"]);
+    }
     for args in [
         &["store", "compact"][..],
         &["store", "verify", "--repair"],
@@ -133,10 +137,13 @@ fn a_space_moves_between_stores_and_on_to_a_relay() {
     home.run(&["--store", "a", "store", "compact", "--all"]).ok();
     fill(&home.path("a"), 1, 20);
     home.run(&["--store", "a", "store", "export", "notes.space"]).ok();
-    fill(&home.path("b"), 0, 0);
-    for _ in 0..2 {
-        // The second time nothing is new, which is no error.
-        home.run(&["--store", "b", "store", "import", "notes.space"]).ok();
+    // The first time there is no store yet; the second time nothing is new, which is no error.
+    for counts in [
+        "new here: 620 changes, 0 deletions; here already: 0 changes",
+        "new here: 0 changes, 0 deletions; here already: 620 changes",
+    ] {
+        let told = home.run(&["--store", "b", "store", "import", "notes.space"]).ok();
+        assert_eq!(told, format!("space default: 3 documents in the file; {counts}\n"));
         assert_eq!(numbers(&home.path("b")), [19, 299, 299]);
         verified(&home, "b");
     }
@@ -145,7 +152,11 @@ fn a_space_moves_between_stores_and_on_to_a_relay() {
     assert_eq!(numbers(&home.path("c")), [19, 299, 299]);
     let whole = std::fs::read(home.path("notes.space")).unwrap();
     home.write("cut.space", &whole[..whole.len() - 7]);
-    home.run(&["--store", "b", "store", "import", "cut.space"]).failed(6, &["cut"]);
+    for store in ["b", "new"] {
+        home.run(&["--store", store, "store", "import", "cut.space"]).failed(6, &["cut"]);
+    }
+    assert!(!home.path("new").exists());
+    home.run(&["--store", "no/b", "store", "import", "notes.space"]).failed(3, &["does not exist"]);
     home.run(&["--store", "b", "store", "import", "--into", "other", "notes.space"]).ok();
     assert_eq!(numbers(&home.path("b")).len(), 6);
 }

@@ -27,17 +27,15 @@ fn sync_counts_what_the_relay_acknowledges() {
     assert_eq!(sync(&relay), all, "as one folded history");
 }
 
-/// Whatever else has arrived: what the relay cannot send is named, and scripts see it.
-#[test]
-fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
-    let home = Home::new();
-    let mut relay = Relay::start(&home);
+/// A relay that has two notes of Ann's, and cannot read one of them.
+fn damaged(home: &Home) -> Relay {
+    let mut relay = Relay::start(home);
     for (title, text) in [("Whole", "nothing happens to it"), ("Broken", "the marked text")] {
         home.at(&relay, &["--store", "ann", "notes", "new", title, "--text", text]).ok();
     }
     // The start after a kill moves everything into the database.
     relay.kill();
-    relay.restart(&home);
+    relay.restart(home);
     relay.kill();
     let file = home.path("relay-data").join("relay.db");
     let mut bytes = std::fs::read(&file).unwrap();
@@ -45,8 +43,16 @@ fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
     let at = bytes.windows(marked.len()).position(|window| window == marked).unwrap();
     bytes[at] ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    relay.restart(&home);
-    let synced = home.at(&relay, &["--store", "ben", "sync"]);
+    relay.restart(home);
+    relay
+}
+
+/// Whatever else has arrived: what the relay cannot send is named, and scripts see it.
+#[test]
+fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
+    let home = Home::new();
+    let relay = damaged(&home);
+    let synced = home.at(&relay, &["--store", "ben", "sync", "--timeout", "2s"]);
     let documents = |name: &str| {
         let store = Store::open(home.path(name), Options::default()).unwrap();
         store.space("default").unwrap().documents().unwrap()
@@ -56,9 +62,54 @@ fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
     missing.retain(|document| !arrived.contains(document));
     let [broken] = missing[..] else { panic!("{missing:?} are not there") };
     assert_eq!((arrived.len(), synced.out().as_str()), (1, ""), "it is not called in sync");
-    let remedy = "its operator must repair or restore it; then sync again";
+    let remedy = "leave `landfall-demo watch` running on a device that has it; if none has, its \
+        operator must repair or restore it; then sync again";
     let named = broken.to_string();
     synced.failed(4, &["not in sync", "the relay's store is damaged", &named, "all else", remedy]);
     let status = home.run(&["--store", "ben", "status"]).ok();
-    assert!(status.contains("not received    1 entry that the relay cannot read"), "{status}");
+    assert!(status.contains("that the relay cannot read: its store is damaged"), "{status}");
+}
+
+/// While somebody is there who has it, the relay is brought in order within the one command that
+/// met the damage, and that says so.
+#[test]
+fn sync_waits_for_a_damaged_relay_that_somebody_heals() {
+    let home = Home::new();
+    let relay = damaged(&home);
+    let mut watch = home.start(&["--store", "ann", "--relay", &relay.url, "watch"]);
+    watch.until("live");
+    let synced = home.at(&relay, &["--store", "ben", "sync"]);
+    assert!(synced.err().contains("it has brought that in order"), "{}", synced.err());
+    assert_eq!(synced.ok(), "in sync: 2 notes; 0 changes sent, 2 changes received\n");
+    let note = home.run(&["--store", "ben", "notes", "show", "broken"]).ok();
+    assert!(note.contains("the marked text"), "{note}");
+    let again = home.at(&relay, &["--store", "ben", "sync", "--check"]);
+    assert!(!again.err().contains("in order"), "{}", again.err());
+    again.ok();
+}
+
+/// Of who met the damage and left, the next command is whole as soon as it has been mended.
+#[test]
+fn sync_with_a_relay_that_was_healed_meanwhile_is_whole() {
+    let home = Home::new();
+    let relay = damaged(&home);
+    home.at(&relay, &["--store", "ben", "sync", "--timeout", "0.1s"]).failed(4, &["damaged"]);
+    let mut watch = home.start(&["--store", "ann", "--relay", &relay.url, "watch"]);
+    watch.until("live");
+    home.at(&relay, &["--store", "cem", "sync"]).ok();
+    home.at(&relay, &["--store", "ben", "sync"]).ok();
+    home.at(&relay, &["--store", "ben", "notes", "show", "broken"]).ok();
+}
+
+/// Who has what the relay cannot read brings it by a single command, which does not leave before.
+#[test]
+fn sync_check_where_everything_is_heals_a_damaged_relay() {
+    let home = Home::new();
+    let relay = damaged(&home);
+    home.at(&relay, &["--store", "ben", "sync", "--timeout", "0.1s"]).failed(4, &["damaged"]);
+    let healed = home.at(&relay, &["--store", "ann", "sync", "--check"]);
+    assert!(healed.err().contains("it has brought that in order"), "{}", healed.err());
+    healed.ok();
+    home.at(&relay, &["--store", "ben", "sync"]).ok();
+    home.run(&["--store", "ben", "notes", "show", "broken"]).ok();
 }

@@ -55,6 +55,8 @@ pub struct Imported {
     pub documents: u64,
     /// Changes of the file that are here now; those that were here before count too.
     pub changes: u64,
+    /// Those of them that were here before.
+    pub known: u64,
     /// Deletions that are new here.
     pub deletions: u64,
     /// Documents among those of which edits are kept that the relay is not known to hold:
@@ -121,7 +123,7 @@ pub fn export(
 }
 
 /// Takes a portable file into a store that nobody has open, into the space that it names or another
-/// one. Its changes are admitted as all others are, and go to the relay as if they had been made
+/// one. The store is made if there is none; its folder must exist. Its changes are admitted as all others are, and go to the relay as if they had been made
 /// here; what is here already is no error.
 ///
 /// # Errors
@@ -145,7 +147,10 @@ pub fn import(
     opened.seek(SeekFrom::Start(0)).map_err(unread)?;
     // A whole file names one.
     let space = space.cloned().or(named).ok_or(PortableError::NotPortable)?;
-    let log = take(path.as_ref())?;
+    let log = match path.as_ref().exists() {
+        true => take(path.as_ref())?,
+        false => open(Place::File(path.as_ref()))?,
+    };
     let imported = Import::begin(&log, space).and_then(|mut import| {
         read_all(&opened, file, &mut |record| import.take(record))?;
         import.finish()
@@ -220,6 +225,7 @@ impl<'a> Import<'a> {
                 space,
                 documents: 0,
                 changes: 0,
+                known: 0,
                 deletions: 0,
                 kept: 0,
                 deleted_here: 0,
@@ -319,6 +325,7 @@ impl<'a> Import<'a> {
     fn store(&mut self, changes: Vec<ImportChange>) -> Result<u64, MaintainError> {
         let stored = self.log.import_changes(self.row, changes).map_err(StoreError::from)?;
         self.done.changes += stored.taken;
+        self.done.known += stored.known;
         for (change, error) in stored.refused {
             match error {
                 HistoryError::Deleted => self.done.deleted_here += 1,

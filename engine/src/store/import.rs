@@ -29,6 +29,8 @@ pub(crate) struct ImportChange {
 pub(crate) struct ImportBatch {
     /// How many are in the store now, those that were there before too.
     pub(crate) taken: u64,
+    /// Those of them that were there before.
+    pub(crate) known: u64,
     /// Those that do not fit, and why. The others are stored all the same.
     pub(crate) refused: Vec<(ImportChange, HistoryError)>,
 }
@@ -117,7 +119,10 @@ fn take(
             false => *roots,
         };
         match ledger.admit(document, change, roots, Origin::Received)? {
-            Ok(Verdict::Duplicate(_)) => batch.taken += 1,
+            Ok(Verdict::Duplicate(_)) => {
+                batch.taken += 1;
+                batch.known += 1;
+            }
             Ok(Verdict::New) => {
                 ledger.append(*document, change, None, *at_ms)?;
                 batch.taken += 1;

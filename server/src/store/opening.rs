@@ -43,6 +43,8 @@ pub enum StoreHint {
     WrongFile,
     /// A newer release wrote it.
     Newer,
+    /// An earlier release wrote it, and what only reads cannot bring it to this one's format.
+    Older,
     /// It may not be written.
     Unwritable,
     /// The disk is full.
@@ -67,6 +69,7 @@ impl OpenStoreError {
             OpenError::InUse { .. } => StoreHint::InUse,
             OpenError::NotOurs { .. } => StoreHint::WrongFile,
             OpenError::TooNew { .. } => StoreHint::Newer,
+            OpenError::TooOld { .. } => StoreHint::Older,
             OpenError::Unwritable { .. } | OpenError::FolderMissing { .. } => StoreHint::Unwritable,
             OpenError::DiskFull { .. } => StoreHint::Full,
             OpenError::Io { source: StorageError::Sqlite(error), .. }

@@ -53,6 +53,21 @@ fn a_folder_without_a_store_is_named_and_left_alone() {
     assert!(!nothing.exists());
 }
 
+/// What only reads cannot migrate: the hint is to start the relay, which does, and no backup is needed.
+#[test]
+fn a_store_of_an_earlier_release_names_what_brings_it_up_to_date() {
+    let place = Place::new();
+    let data = place.path("data");
+    std::fs::create_dir(&data).unwrap();
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/relay-v1.db");
+    std::fs::copy(old, data.join("relay.db")).unwrap();
+    for args in [&["inspect"][..], &["verify"], &["export", "notes", "file"]] {
+        run(&data, args).failed(4, &["start the relay on it once"]);
+    }
+    Served::start(&data, &[]).stop();
+    run(&data, &["verify"]).ok();
+}
+
 #[test]
 fn a_flipped_bit_is_named_and_repaired() {
     let place = Place::new();
