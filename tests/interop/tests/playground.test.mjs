@@ -57,6 +57,8 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
       body.setSelectionRange(7, 7)
     })
     await page.keyboard.type("!")
+    // Until then the page says it of what was there before.
+    await drawn(page)
     await says(page, "#saved", SAFE)
     await demo("sync")
     expect(await demo("-q", "notes", "show", "Windows")).toBe("Windows\none\r\ntwo!\r\nthree\n")
