@@ -86,7 +86,7 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// A command was told not to reach the relay without which it does nothing.
+/// `--offline` was given to a command that needs the relay.
 fn offline(name: &str) -> Failure {
     let why = format!("`{name}` needs the relay, and --offline forbids to reach it");
     Failure::new(Exit::Usage, "wrong usage", why, "leave --offline out")

@@ -9,6 +9,8 @@ mod apart;
 mod append;
 mod aside;
 mod contents;
+#[cfg(test)]
+mod counting;
 mod damaged;
 mod deletion;
 mod displaced;

@@ -204,6 +204,33 @@ impl Site {
         })
     }
 
+    /// Two replicas that have edited and hold the same, and are offline; the relay is stopped.
+    pub fn parted(&mut self, edits: u64) -> [Replica; 2] {
+        let [mut a, mut b] = self.replicas(["a", "b"]);
+        a.edit(edits);
+        b.edit(edits);
+        sync_all(&[&a, &b]);
+        [&a, &b].iter().for_each(|replica| replica.store.go_offline());
+        self.stop();
+        [a, b]
+    }
+
+    /// Changes one byte of a column of the stopped relay's file, in the rows that `which` names.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn damage(&self, (table, column): (&str, &str), at: usize, which: &str) {
+        let (before, after) = (at - 1, at + 1);
+        let conn = landfall_storage::rusqlite::Connection::open(self.data().join("relay.db"));
+        let sql = format!(
+            "UPDATE {table} SET {column} = CAST(substr({column}, 1, {before}) || \
+            CASE substr({column}, {at}, 1) WHEN x'07' THEN x'06' ELSE x'07' END || \
+            substr({column}, {after}) AS BLOB) WHERE {which}"
+        );
+        let changed = conn.expect("the relay's file").execute(&sql, []).expect("a change");
+        assert!(changed > 0, "{sql}");
+    }
+
     /// Every replica, the relay's disk and whoever comes anew hold the same, each change once.
     ///
     /// # Panics

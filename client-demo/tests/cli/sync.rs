@@ -70,8 +70,8 @@ fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
     assert!(status.contains("that the relay cannot read: its store is damaged"), "{status}");
 }
 
-/// While somebody is there who has it, the relay is brought in order within the one command that
-/// met the damage, and that says so.
+/// A client that has the lost changes is connected: `sync` of another one waits until the relay has them
+/// again, and says so.
 #[test]
 fn sync_waits_for_a_damaged_relay_that_somebody_heals() {
     let home = Home::new();

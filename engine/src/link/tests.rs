@@ -1,7 +1,7 @@
 //! A panic while what arrives is taken up, against a relay that says what the test wants.
 
 use std::io::ErrorKind;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -85,6 +85,17 @@ fn choose(
     Ok(response)
 }
 
+/// Connects, and waits until the relay's change is there and all is live.
+fn connected(store: &Store, address: SocketAddr) -> crate::Status {
+    let (url, quickly) = (format!("ws://{address}"), Duration::from_millis(10));
+    store.connect(LinkOptions { reconnect_first: quickly, ..LinkOptions::new(&url) }).unwrap();
+    let arrived = |status: &crate::Status| {
+        let space = &status.spaces["s"];
+        space.changes == 1 && space.sync == SyncStatus::Live
+    };
+    store.watch().until_blocking(arrived).unwrap()
+}
+
 #[test]
 fn a_panic_while_something_is_taken_up_ends_its_session_and_it_comes_again() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -102,14 +113,7 @@ fn a_panic_while_something_is_taken_up_ends_its_session_and_it_comes_again() {
     let store = Store::in_memory(Options::default()).unwrap();
     store.space("s").unwrap();
     store.shared_core().threads.order_panic(StoreThread::Arrivals);
-    let quickly = Duration::from_millis(10);
-    let url = format!("ws://{address}");
-    store.connect(LinkOptions { reconnect_first: quickly, ..LinkOptions::new(&url) }).unwrap();
-    let arrived = |status: &crate::Status| {
-        let space = &status.spaces["s"];
-        space.changes == 1 && space.sync == SyncStatus::Live
-    };
-    let status = store.watch().until_blocking(arrived).unwrap();
+    let status = connected(&store, address);
     assert_eq!(status.panicked.len(), 1);
     assert_eq!(status.panicked[0].thread, StoreThread::Arrivals);
     store.close().unwrap();
@@ -191,14 +195,7 @@ fn asked_store() -> (Store, Arc<Asks>, mpsc::Receiver<Heard>, impl FnOnce()) {
     });
     let store = Store::in_memory(Options::default()).unwrap();
     store.space("s").unwrap();
-    let quickly = Duration::from_millis(10);
-    let url = format!("ws://{address}");
-    store.connect(LinkOptions { reconnect_first: quickly, ..LinkOptions::new(&url) }).unwrap();
-    let arrived = |status: &crate::Status| {
-        let space = &status.spaces["s"];
-        space.changes == 1 && space.sync == SyncStatus::Live
-    };
-    store.watch().until_blocking(arrived).unwrap();
+    connected(&store, address);
     let (closing, ending) = (store.clone(), Arc::clone(&asks));
     let end = move || {
         ending.ends.store(true, Ordering::SeqCst);

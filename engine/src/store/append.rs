@@ -96,22 +96,14 @@ impl LocalLog {
         path: &std::path::Path,
         changes: Vec<LocalChange>,
     ) -> Result<Vec<u64>, AppendError> {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        let mut conn = Connection::open(path)?;
-        let operations = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&operations);
-        let count = move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-            false
-        };
-        conn.progress_handler(1, Some(count))?;
+        let (conn, operations) = super::counting::connection(path)?;
         conn.execute_batch("BEGIN IMMEDIATE")?;
         let mut costs = Vec::with_capacity(changes.len());
         for change in changes {
-            let before = operations.load(Ordering::Relaxed);
+            let before = operations();
             let (_, spaces) = append(&conn, &self.indexes, &[change], u64::MAX)?;
             spaces.into_iter().try_for_each(|space| self.reports.try_draft(&conn, space))?;
-            costs.push(operations.load(Ordering::Relaxed) - before);
+            costs.push(operations() - before);
         }
         conn.execute_batch("ROLLBACK")?;
         Ok(costs)

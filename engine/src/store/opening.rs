@@ -64,19 +64,10 @@ impl LocalLog {
         &self,
         path: &std::path::Path,
     ) -> Result<u64, rusqlite::Error> {
-        use std::sync::Arc;
-        use std::sync::atomic::{AtomicU64, Ordering};
-        let mut conn = Connection::open(path)?;
-        let operations = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&operations);
-        let count = move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-            false
-        };
-        conn.progress_handler(1, Some(count))?;
+        let (conn, operations) = super::counting::connection(path)?;
         super::leaves::fill(&conn)?;
         super::unfold::oversized(&conn, self.document_bytes())?;
         opened(&conn)?;
-        Ok(operations.load(Ordering::Relaxed))
+        Ok(operations())
     }
 }

@@ -624,7 +624,9 @@ impl LogStore for SqliteStore {
         let (space, document) = (space.clone(), *document);
         self.write("replace damaged changes", move |tx| {
             let mended = mending::changes(tx, &space, &document, &changes)?;
-            folding::retry_mended(tx, &space, &document)?;
+            if mended.count > 0 {
+                folding::retry_mended(tx, &space, &document)?;
+            }
             Ok(mended)
         })
     }
@@ -638,9 +640,11 @@ impl LogStore for SqliteStore {
     ) -> Result<bool, StoreError> {
         let (space, document, hash) = (space.clone(), *document, *hash);
         self.write("replace a damaged snapshot", move |tx| {
-            let mended = mending::snapshot(tx, &space, &document, &hash, &snapshot)?;
-            folding::retry_mended(tx, &space, &document)?;
-            Ok(mended)
+            let is_mended = mending::snapshot(tx, &space, &document, &hash, &snapshot)?;
+            if is_mended {
+                folding::retry_mended(tx, &space, &document)?;
+            }
+            Ok(is_mended)
         })
     }
 

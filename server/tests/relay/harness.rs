@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -398,4 +399,21 @@ impl Author {
 
 pub(crate) fn cursor(epoch: Epoch, offset: u64) -> Option<Cursor> {
     Some(Cursor { epoch, offset: Offset(offset), scope: Scope::WHOLE_SPACE })
+}
+
+/// Changes one byte of a column, in the rows that `which` names, of a relay that does not run; in how many.
+pub(crate) fn damage(
+    folder: &Path,
+    (table, column): (&str, &str),
+    at: usize,
+    which: &str,
+) -> usize {
+    let (before, after) = (at - 1, at + 1);
+    let conn = rusqlite::Connection::open(folder.join("relay.db")).unwrap();
+    let sql = format!(
+        "UPDATE {table} SET {column} = CAST(substr({column}, 1, {before}) || \
+        CASE substr({column}, {at}, 1) WHEN x'07' THEN x'06' ELSE x'07' END || \
+        substr({column}, {after}) AS BLOB) WHERE {which}"
+    );
+    conn.execute(&sql, []).unwrap()
 }

@@ -12,7 +12,7 @@ use landfall_protocol::{Code, DocumentId};
 use landfall_relay::FoldOptions;
 use landfall_relay::store::FoldWindow;
 
-use crate::harness::{Author, Client, Relay, SPACE, soon};
+use crate::harness::{Author, Client, Relay, SPACE, damage, soon};
 
 /// A stopped relay's folder with documents 1 and 2, of ten changes each.
 async fn filled() -> (tempfile::TempDir, Vec<Author>, Vec<Vec<Vec<u8>>>) {
@@ -34,11 +34,8 @@ async fn filled() -> (tempfile::TempDir, Vec<Author>, Vec<Vec<Vec<u8>>>) {
 
 /// A bit of a change flips: SQLite sees nothing of it.
 fn flip(data: &Path, offset: u64) {
-    let conn = rusqlite::Connection::open(data.join("relay.db")).unwrap();
-    let sql = "UPDATE entry SET body = CAST(substr(body, 1, 900) || \
-        CASE substr(body, 901, 1) WHEN x'01' THEN x'02' ELSE x'01' END || substr(body, 902) AS BLOB) \
-        WHERE \"offset\" = ?1";
-    assert_eq!(conn.execute(sql, [offset as i64]).unwrap(), 1);
+    let which = format!("\"offset\" = {offset}");
+    assert_eq!(damage(data, ("entry", "body"), 901, &which), 1);
 }
 
 /// A client that knows the question, at the start of the space.
@@ -310,11 +307,7 @@ async fn what_a_damaged_snapshot_stood_for_is_not_acknowledged() {
     relay.until_metric(folded, |count| count >= 1.0).await;
     drop(client);
     relay.stop().await.unwrap();
-    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
-    let sql = "UPDATE snapshot_piece SET bytes = CAST(substr(bytes, 1, 90) || \
-        CASE substr(bytes, 91, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(bytes, 92) AS BLOB)";
-    assert!(conn.execute(sql, []).unwrap() > 0);
-    drop(conn);
+    assert!(damage(folder.path(), ("snapshot_piece", "bytes"), 91, "true") > 0);
     let relay = Relay::start(&folder).await;
     let mut reader = Client::at_start(&relay).await;
     assert_eq!(reader.entries(1).await[0].kind, entry_kind::DAMAGED);
@@ -361,12 +354,7 @@ async fn of_a_repo_client(whole: bool) {
     let (alice, hers) = RepoClient::with(&relay, "/spaces/notes", "alice", hers).await;
     drop(alice);
     relay.stop().await.unwrap();
-    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
-    let sql = "UPDATE entry SET body = CAST(substr(body, 1, 90) || \
-        CASE substr(body, 91, 1) WHEN x'01' THEN x'02' ELSE x'01' END || substr(body, 92) AS BLOB) \
-        WHERE \"offset\" = 4";
-    assert_eq!(conn.execute(sql, []).unwrap(), 1);
-    drop(conn);
+    assert_eq!(damage(folder.path(), ("entry", "body"), 91, "\"offset\" = 4"), 1);
     let folds = folds(FoldOptions::default().window);
     let relay = Relay::start_with(&folder, |options| options.folds = folds).await;
     let mut reader = knowing(&relay, Filter::Everything).await;

@@ -8,7 +8,7 @@ use automerge::sync::Message as SyncMessage;
 use landfall_relay::FoldOptions;
 use landfall_relay::store::FoldWindow;
 
-use crate::harness::{Author, Client, Relay, soon};
+use crate::harness::{Author, Client, Relay, damage, soon};
 use crate::repo_client::{Heard, RepoClient};
 
 /// A worker of which the first does nothing until somebody opens the pipe.
@@ -83,12 +83,7 @@ async fn a_damaged_document_does_not_hold_up_the_folds_of_all_others() {
     }
     drop(client);
     relay.stop().await.unwrap();
-    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
-    let sql = "UPDATE entry SET body = CAST(substr(body, 1, 40) || \
-        CASE substr(body, 41, 1) WHEN x'01' THEN x'02' ELSE x'01' END || substr(body, 42) AS BLOB) \
-        WHERE \"offset\" = 50";
-    assert_eq!(conn.execute(sql, []).unwrap(), 1);
-    drop(conn);
+    assert_eq!(damage(folder.path(), ("entry", "body"), 41, "\"offset\" = 50"), 1);
     let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
     let (worker, window) = (Some(worker.map(Into::into).to_vec()), FoldWindow::NONE);
     let every = Duration::from_millis(10);

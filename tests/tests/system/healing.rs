@@ -51,18 +51,8 @@ fn comes_back(site: &mut Site, a: &Replica, b: &Replica) {
 #[test]
 fn a_damaged_change_is_brought_back_by_one_who_has_it() {
     let mut site = Site::start();
-    let [mut a, mut b] = site.replicas(["a", "b"]);
-    a.edit(40);
-    b.edit(40);
-    sync_all(&[&a, &b]);
-    [&a, &b].iter().for_each(|replica| replica.store.go_offline());
-    site.stop();
-    damage(
-        &site,
-        "UPDATE entry SET body = CAST(substr(body, 1, 40) || \
-        CASE substr(body, 41, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(body, 42) AS BLOB) \
-        WHERE \"offset\" IN (30, 31, 50)",
-    );
+    let [a, b] = site.parted(40);
+    site.damage(("entry", "body"), 41, "\"offset\" IN (30, 31, 50)");
     comes_back(&mut site, &a, &b);
 }
 
@@ -76,11 +66,7 @@ fn a_damaged_snapshot_is_made_anew_from_what_one_has_who_never_folded() {
     site.until_metrics("a fold", |text| text.lines().any(folds));
     [&a, &b].iter().for_each(|replica| replica.store.go_offline());
     site.stop();
-    damage(
-        &site,
-        "UPDATE snapshot_piece SET bytes = CAST(substr(bytes, 1, 400) || \
-        CASE substr(bytes, 401, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(bytes, 402) AS BLOB)",
-    );
+    site.damage(("snapshot_piece", "bytes"), 401, "true");
     comes_back(&mut site, &a, &b);
 }
 
@@ -94,11 +80,7 @@ fn damage(site: &Site, sql: &str) {
 #[test]
 fn what_nobody_has_stays_damaged_and_a_comparison_tells_one_who_lacks_nothing() {
     let mut site = Site::start();
-    let [mut a, b] = site.replicas(["a", "b"]);
-    a.edit(40);
-    sync_all(&[&a, &b]);
-    [&a, &b].iter().for_each(|replica| replica.store.go_offline());
-    site.stop();
+    let [a, b] = site.parted(40);
     damage(&site, "UPDATE entry SET hash = randomblob(32) WHERE \"offset\" = 30");
     site.restart();
     let space: landfall::SpaceName = SPACE.parse().unwrap();

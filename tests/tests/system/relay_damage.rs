@@ -7,18 +7,13 @@ use landfall::SyncStatus;
 use landfall_tests::http;
 use landfall_tests::process::binary;
 use landfall_tests::replica::{wait_for, wait_synced};
-use landfall_tests::site::{SPACE, Site, sync_all, wait_equal};
+use landfall_tests::site::{SPACE, Site, wait_equal};
 
 #[test]
 fn what_a_damaged_relay_cannot_send_is_told_and_comes_once_it_is_repaired() {
     let mut site = Site::start();
-    let [mut a, mut b] = site.replicas(["a", "b"]);
-    a.edit(40);
-    b.edit(40);
-    sync_all(&[&a, &b]);
-    [&a, &b].iter().for_each(|replica| replica.store.go_offline());
-    site.stop();
-    damage(&site);
+    let [a, b] = site.parted(40);
+    site.damage(("entry", "body"), 41, "\"offset\" = 30");
     site.restart();
     assert_eq!(http::get(site.port, "/readyz").0, 200, "nothing has read it yet");
     // A new replica comes to the end of the log, and says that it has not got all.
@@ -54,13 +49,4 @@ fn what_a_damaged_relay_cannot_send_is_told_and_comes_once_it_is_repaired() {
     wait_for(&fresh.store, "whole", |status| status.spaces[&space].damaged_at_relay == 0);
     assert_eq!(fresh.store.space(SPACE).unwrap().damaged_at_relay().unwrap(), []);
     site.check(&[&a, &b, &fresh]);
-}
-
-/// Changes a byte in the body of a change in the middle of the log.
-fn damage(site: &Site) {
-    let conn = landfall_storage::rusqlite::Connection::open(site.data().join("relay.db")).unwrap();
-    let sql = "UPDATE entry SET body = CAST(substr(body, 1, 40) || \
-        CASE substr(body, 41, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(body, 42) AS BLOB) \
-        WHERE \"offset\" = 30";
-    assert_eq!(conn.execute(sql, []).unwrap(), 1);
 }

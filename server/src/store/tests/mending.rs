@@ -9,7 +9,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::damage::{damage, store, verify};
 use super::real::{entries_of, world};
-use crate::store::{Examined, LogStore, SqliteStore};
+use crate::store::{Examined, FoldWindow, LogStore, SqliteStore};
 
 fn space() -> SpaceName {
     "notes".parse().unwrap()
@@ -29,8 +29,14 @@ fn examined(store: &SqliteStore, document: &DocumentId) -> Examined {
     }
 }
 
-const FLIP: &str = "CAST(substr(body, 1, 40) || CASE substr(body, 41, 1) WHEN x'07' THEN x'06' \
-    ELSE x'07' END || substr(body, 42) AS BLOB)";
+/// SQL that changes one byte of a column.
+fn flipped(column: &str, at: usize) -> String {
+    let (before, after) = (at - 1, at + 1);
+    format!(
+        "{column} = CAST(substr({column}, 1, {before}) || CASE substr({column}, {at}, 1) \
+        WHEN x'07' THEN x'06' ELSE x'07' END || substr({column}, {after}) AS BLOB)"
+    )
+}
 
 /// Rows of the document of several authors.
 const OF_SEVERAL: &str = "document = (SELECT d.id FROM document d JOIN space s ON s.id = d.space \
@@ -49,9 +55,40 @@ fn damaged() -> (tempfile::TempDir, SqliteStore, DocumentId, Changes, u64) {
     assert_eq!(examined(&store, &document), Examined::default());
     let [one, two] = changes.map(|entry| entry.offset.0);
     let which = format!("{OF_SEVERAL} AND \"offset\" IN ({one}, {two})");
-    damage(folder.path(), &format!("UPDATE entry SET body = {FLIP} WHERE {which}"));
+    damage(folder.path(), &format!("UPDATE entry SET {} WHERE {which}", flipped("body", 41)));
     let changes = changes.map(|entry| (entry.hash(), entry.body.to_vec()));
     (folder, store, document, changes.to_vec(), entries[12].offset.0)
+}
+
+/// A store with one document of these changes.
+fn stored(changes: &[Vec<u8>]) -> (tempfile::TempDir, SqliteStore, DocumentId, Vec<ChangeHash>) {
+    let document = DocumentId::from_bytes([1; 16]);
+    let (mut hashes, mut entries) = (Vec::new(), Vec::new());
+    for (offset, raw) in (1..).zip(changes) {
+        let checked = preflight(raw).unwrap();
+        hashes.push(checked.hash);
+        let (actor, seq, max_op) = (checked.actor.clone(), checked.seq, checked.max_op);
+        let operations = checked.stored_operations;
+        let entry = Entry::of_change(Offset(offset), document, checked, &[3; 16], 5);
+        let kind = NewKind::Change { actor, seq, max_op, operations };
+        entries.push(NewEntry { entry, kind });
+    }
+    let (folder, store) = super::open();
+    super::append(&store, super::opens(1, 1), entries).unwrap();
+    (folder, store, document, hashes)
+}
+
+/// A store with one change, which is damaged; its document, its hash, and its bytes deflated where they were
+/// stored raw.
+fn damaged_long() -> (tempfile::TempDir, SqliteStore, DocumentId, ChangeHash, Vec<u8>) {
+    let mut doc = world::author(21);
+    doc.put(automerge::ROOT, "text", "long ".repeat(1_000)).unwrap();
+    let raw = world::commit(&mut doc);
+    let deflated = automerge::Change::from_bytes(raw.clone()).unwrap().bytes().into_owned();
+    assert!(deflated.len() < raw.len() / 2, "{} of {}", deflated.len(), raw.len());
+    let (folder, store, document, hashes) = stored(&[raw]);
+    damage(folder.path(), &format!("UPDATE entry SET {}", flipped("body", 41)));
+    (folder, store, document, hashes[0], deflated)
 }
 
 #[test]
@@ -74,22 +111,32 @@ fn damaged_changes_are_named_and_replaced_in_their_rows() {
 }
 
 #[test]
-fn a_change_may_come_back_in_its_other_form() {
+fn a_fold_that_failed_by_damage_is_due_again_once_it_is_mended_and_not_before() {
     let mut doc = world::author(21);
-    doc.put(automerge::ROOT, "text", "long ".repeat(1_000)).unwrap();
-    let raw = world::commit(&mut doc);
-    let deflated = automerge::Change::from_bytes(raw.clone()).unwrap().bytes().into_owned();
-    assert!(deflated.len() < raw.len() / 2, "{} of {}", deflated.len(), raw.len());
-    let checked = preflight(&raw).unwrap();
-    let (hash, actor, seq, max_op) =
-        (checked.hash, checked.actor.clone(), checked.seq, checked.max_op);
-    let operations = checked.stored_operations;
-    let document = DocumentId::from_bytes([1; 16]);
-    let entry = Entry::of_change(Offset(1), document, checked, &[3; 16], 5);
-    let kind = NewKind::Change { actor, seq, max_op, operations };
-    let (folder, store) = super::open();
-    super::append(&store, super::opens(1, 1), vec![NewEntry { entry, kind }]).unwrap();
-    damage(folder.path(), &format!("UPDATE entry SET body = {FLIP}"));
+    let changes: Vec<Vec<u8>> = (0..300)
+        .map(|number| {
+            doc.put(automerge::ROOT, "number", number).unwrap();
+            world::commit(&mut doc)
+        })
+        .collect();
+    let (folder, store, document, hashes) = stored(&changes);
+    let which = "WHERE \"offset\" = 7";
+    damage(folder.path(), &format!("UPDATE entry SET {} {which}", flipped("body", 41)));
+    let due = || store.fold_candidate(u64::MAX / 2, FoldWindow::NONE).unwrap();
+    store.fold_failed(&due().unwrap(), "damaged", "it cannot be read").unwrap();
+    assert_eq!(due(), None);
+    let bring = |bytes: &[u8]| {
+        let brought = vec![(hashes[6], bytes.to_vec())];
+        store.mend_changes(&space(), &document, brought).unwrap().count
+    };
+    assert_eq!((bring(&changes[5]), due()), (0, None), "nothing was mended");
+    assert_eq!(bring(&changes[6]), 1);
+    assert!(due().is_some());
+}
+
+#[test]
+fn a_change_may_come_back_in_its_other_form() {
+    let (_folder, store, document, hash, deflated) = damaged_long();
     assert_eq!(examined(&store, &document).changes, [hash]);
     let brought = vec![(hash, deflated)];
     assert_eq!(store.mend_changes(&space(), &document, brought).unwrap().count, 1);
@@ -127,9 +174,7 @@ fn a_damaged_snapshot_is_replaced_by_one_of_the_same_changes_only() {
         let folded = landfall_fold::fold(&[], changes.to_vec()).unwrap();
         Snapshot::new(folded.snapshot, folded.hash, folded.index).unwrap()
     };
-    let sql = "UPDATE snapshot_piece SET bytes = CAST(substr(bytes, 1, 90) || \
-        CASE substr(bytes, 91, 1) WHEN x'07' THEN x'06' ELSE x'07' END || substr(bytes, 92) AS BLOB)";
-    damage(folder.path(), sql);
+    damage(folder.path(), &format!("UPDATE snapshot_piece SET {}", flipped("bytes", 91)));
     assert_eq!(examined(&store, &long).snapshot, Some(before.hash));
     // One that stands for less, and one for another snapshot than the present one.
     let less = folded(&changes[..changes.len() - 1]);
@@ -146,20 +191,7 @@ fn a_damaged_snapshot_is_replaced_by_one_of_the_same_changes_only() {
 /// A document is deleted while a client brings what was lost of it, in its other form.
 #[test]
 fn what_is_brought_of_a_deleted_document_changes_nothing_of_it() {
-    let mut doc = world::author(21);
-    doc.put(automerge::ROOT, "text", "long ".repeat(1_000)).unwrap();
-    let raw = world::commit(&mut doc);
-    let deflated = automerge::Change::from_bytes(raw.clone()).unwrap().bytes().into_owned();
-    let checked = preflight(&raw).unwrap();
-    let (hash, actor, seq, max_op) =
-        (checked.hash, checked.actor.clone(), checked.seq, checked.max_op);
-    let operations = checked.stored_operations;
-    let document = DocumentId::from_bytes([1; 16]);
-    let entry = Entry::of_change(Offset(1), document, checked, &[3; 16], 5);
-    let kind = NewKind::Change { actor, seq, max_op, operations };
-    let (folder, store) = super::open();
-    super::append(&store, super::opens(1, 1), vec![NewEntry { entry, kind }]).unwrap();
-    damage(folder.path(), &format!("UPDATE entry SET body = {FLIP}"));
+    let (_folder, store, document, hash, deflated) = damaged_long();
     super::real::delete(&store, &space(), 2, document);
     let before = verify(&store).1;
     let mended = store.mend_changes(&space(), &document, vec![(hash, deflated)]).unwrap().count;
