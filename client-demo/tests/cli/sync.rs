@@ -67,7 +67,10 @@ fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
     let named = broken.to_string();
     synced.failed(4, &["not in sync", "the relay's store is damaged", &named, "all else", remedy]);
     let status = home.run(&["--store", "ben", "status"]).ok();
-    assert!(status.contains("that the relay cannot read: its store is damaged"), "{status}");
+    assert!(
+        status.contains("not received    1 entry that the relay cannot read: its store is damaged"),
+        "{status}"
+    );
 }
 
 /// A client that has the lost changes is connected: `sync` of another one waits until the relay has them

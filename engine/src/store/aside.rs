@@ -69,7 +69,11 @@ pub(super) fn put(
             return Ok(false);
         }
     }
-    if entry.kind == entry_kind::DAMAGED && !damaged::make_room(conn, upstream, space)? {
+    let is_mark = entry.kind == entry_kind::DAMAGED;
+    if is_mark
+        && !(damaged::is_news(conn, upstream, space, entry)?
+            && damaged::make_room(conn, upstream, space)?)
+    {
         return Ok(false);
     }
     let new = conn

@@ -2,8 +2,8 @@
 //! [`DAMAGED`](landfall_protocol::frame::entry_kind::DAMAGED), until the relay has sent it or is found
 //! to hold nothing that is not here.
 
-use landfall_protocol::frame::DAMAGED_UNKNOWN;
-use landfall_protocol::{Code, DocumentId, limits};
+use landfall_protocol::frame::{DAMAGED_UNKNOWN, Entry};
+use landfall_protocol::{Code, DocumentId, Offset, limits};
 use rusqlite::{Connection, params};
 
 use super::rows::{document_row, space_waiting};
@@ -22,6 +22,25 @@ pub(super) fn forget_document(
     let key = params![space.0, document.as_bytes(), upstream.0];
     conn.prepare_cached(sql)?.execute(key)?;
     Ok(())
+}
+
+/// Whether an entry says something that is not known. With offset 0 it stands for a document of which the
+/// relay did not say which entry it is: it says nothing beside one that does, and gives way to it.
+pub(super) fn is_news(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+    entry: &Entry,
+) -> rusqlite::Result<bool> {
+    let of_document = "space = ?1 AND document = ?2 AND kind = 7 AND upstream = ?3";
+    let key = params![space.0, entry.document.as_bytes(), upstream.0];
+    if entry.offset == Offset(0) {
+        let sql = format!("SELECT 1 FROM aside WHERE {of_document}");
+        return Ok(!conn.prepare_cached(&sql)?.exists(key)?);
+    }
+    let sql = format!("DELETE FROM aside WHERE {of_document} AND offset = 0");
+    conn.prepare_cached(&sql)?.execute(key)?;
+    Ok(true)
 }
 
 /// Whether one entry more can be remembered of a space. What other upstreams could not read gives way,

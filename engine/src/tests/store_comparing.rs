@@ -236,6 +236,28 @@ fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
     assert_eq!(at_relay(&bench).len(), 3, "told again after the reset");
 }
 
+/// A relay tells of damage entry by entry, and of a document that is fetched as a whole.
+#[test]
+fn damage_that_is_told_in_two_ways_counts_once() {
+    use landfall_protocol::Offset;
+    use landfall_protocol::frame::Entry;
+    use landfall_protocol::replica::{AsideReason, Incoming};
+
+    let damaged = |offset, document| Incoming::Aside {
+        entry: Entry::of_damage(Offset(offset), Some(document)),
+        reason: AsideReason::Damaged,
+    };
+    let mut bench = Bench::new();
+    bench.meet(1);
+    bench.receive(vec![damaged(3, id(1)), damaged(4, id(1)), damaged(0, id(1))]);
+    assert_eq!(bench.count().damaged, 2, "two entries, named");
+    bench.receive(vec![damaged(0, id(2))]);
+    assert_eq!(bench.count().damaged, 3);
+    bench.receive(vec![damaged(5, id(2))]);
+    assert_eq!(bench.count().damaged, 3, "now it is known which one it is");
+    bench.check();
+}
+
 /// What one relay cannot read says nothing of another, and is remembered until it is met again.
 #[test]
 fn what_an_upstream_cannot_read_is_counted_for_it_alone() {

@@ -58,6 +58,10 @@ impl From<Option<Result<Message, Error>>> for Heard {
             Some(Ok(Message::Close(_))) => Self::Close,
             None => Self::Gone("the peer closed".to_owned()),
             Some(Err(Error::Capacity(error))) => Self::TooLarge(error.to_string()),
+            // Ours, of `wire`: it says what is wrong by itself.
+            Some(Err(Error::Io(error))) if error.kind() == io::ErrorKind::InvalidData => {
+                Self::Broken(error.to_string())
+            }
             Some(Err(error)) if is_misused(&error) => Self::Broken(error.to_string()),
             Some(Err(error)) => Self::Gone(error.to_string()),
         }
@@ -69,7 +73,6 @@ fn is_misused(error: &Error) -> bool {
     match error {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => false,
         Error::Protocol(_) | Error::Utf8(_) => true,
-        Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
         _ => false,
     }
 }

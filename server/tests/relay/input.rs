@@ -191,3 +191,16 @@ async fn an_inflated_push_is_bounded_and_named() {
     assert_eq!(client.nacked(1).await.code, Code::FORM);
     relay.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_broken_framing_is_named_in_plain_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    // A continuation of nothing.
+    let continued = [0x80, 0x81, 0, 0, 0, 0, 7];
+    soon(client.socket.get_mut().write_all(&continued)).await.unwrap();
+    let (error, close) = end(&mut client).await;
+    assert_eq!((error.what.as_str(), close), ("a continuation of no message", Some(4_001)));
+    relay.stop().await.unwrap();
+}
