@@ -7,6 +7,7 @@ import { Repo } from "@automerge/automerge-repo"
 import { WebSocketClientAdapter } from "@automerge/automerge-repo-network-websocket"
 import { NodeFSStorageAdapter } from "@automerge/automerge-repo-storage-nodefs"
 import { onTestFinished } from "vitest"
+import { bearCutHandshakes } from "./adapter.mjs"
 import { startProxy } from "./proxy.mjs"
 import { startRelay } from "./server.mjs"
 
@@ -57,8 +58,7 @@ export class Relay {
  * @param {object} options of the Repo; `folder` is where it stores, if anywhere
  */
 export function client(url, { folder, retry = 200, ...options } = {}) {
-  const adapter = new WebSocketClientAdapter(url, retry)
-  forgiveCutHandshakes(adapter)
+  const adapter = bearCutHandshakes(new WebSocketClientAdapter(url, retry))
   const storage = folder && new NodeFSStorageAdapter(folder)
   const repo = new Repo({ network: [adapter], storage, ...options })
   onTestFinished(() => leave({ repo, adapter }))
@@ -70,21 +70,6 @@ export async function leave({ repo, adapter }) {
   // A reconnection that the adapter has already scheduled would bring it back.
   adapter.connect = () => {}
   if (adapter.socket) await repo.shutdown()
-}
-
-/**
- * The published adapter throws an error that is not "connection refused" out of an event handler,
- * which ends a Node process: a server that dies during a handshake does that to it.
- */
-function forgiveCutHandshakes(adapter) {
-  const original = adapter.onError
-  adapter.onError = event => {
-    try {
-      original(event)
-    } catch (error) {
-      if (!["ECONNRESET", "EPIPE"].includes(error.code)) throw error
-    }
-  }
 }
 
 /** A proxy before a server, which ends with the test. */

@@ -1,6 +1,7 @@
 // Clients that were published years ago beside today's: an application that was never updated
 // goes on working when its server is exchanged.
 import { expect, onTestFinished, test } from "vitest"
+import { bearCutHandshakes, cut } from "../support/adapter.mjs"
 import { Relay, client, onServer, until } from "../support/world.mjs"
 
 const GENERATIONS = ["1", "2.0"]
@@ -10,12 +11,9 @@ async function older(generation, url, peerId) {
   const { Repo } = await import(`automerge-repo-${generation}`)
   const { BrowserWebSocketClientAdapter, WebSocketClientAdapter = BrowserWebSocketClientAdapter } =
     await import(`automerge-repo-${generation}-websocket`)
-  const adapter = new WebSocketClientAdapter(url, 200)
+  const adapter = bearCutHandshakes(new WebSocketClientAdapter(url, 200))
   const repo = new Repo({ network: [adapter], peerId })
-  onTestFinished(() => {
-    adapter.connect = () => {}
-    adapter.socket?.close()
-  })
+  onTestFinished(() => cut(adapter))
   return repo
 }
 
