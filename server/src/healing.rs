@@ -142,6 +142,14 @@ impl Healing {
         });
     }
 
+    /// A session has a document open from now on.
+    pub(crate) fn opens(&self, space: &SpaceName, document: &DocumentId) {
+        self.change(space, document, |case| {
+            case.hurry(Instant::now());
+            true
+        });
+    }
+
     /// A session is gone.
     pub(crate) fn gone(&self, session: SessionId) {
         self.change_all(|_, case| case.gone(session, Instant::now()));
@@ -225,8 +233,8 @@ impl Healing {
     /// Asks sessions that follow the document and have not said that they have nothing of it.
     fn ask(&self, desk: &Desk, place: &Place) {
         let (space, document) = place;
-        let listeners = desk.rooms.listeners(space, document);
-        let sessions = listeners.iter().map(|(_, seat)| seat.session());
+        let followers = desk.rooms.followers(space, document);
+        let sessions = followers.iter().map(|(_, seat)| seat.session());
         let busy = self.cases.lock().values().flat_map(Case::asked).collect();
         let choose = |case: &mut Case| case.choose(sessions, &busy, Instant::now());
         let Some((chosen, lost)) = self.with(place, choose).flatten() else { return };
@@ -234,7 +242,7 @@ impl Healing {
         tracing::info!(%space, %document, changes = changes.len(), sessions = chosen.len(),
             "clients are asked for what is damaged");
         let request = Arc::new(Request { space: space.clone(), document: *document, changes });
-        for (subscription, seat) in listeners {
+        for (subscription, seat) in followers {
             if chosen.contains(&seat.session()) {
                 seat.put_request(subscription, Arc::clone(&request));
             }
@@ -246,7 +254,7 @@ impl Healing {
         tracing::info!(%space, %document, "a damaged document can be read again");
         desk.metrics.healed.inc();
         self.cases.lock().remove(place);
-        for (subscription, seat) in desk.rooms.listeners(space, document) {
+        for (subscription, seat) in desk.rooms.followers(space, document) {
             seat.put_mended(subscription, *document);
         }
     }

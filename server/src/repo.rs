@@ -19,7 +19,7 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
 use landfall_protocol::repo::peer::{Effect, Host, Peer, Saying};
-use landfall_protocol::{Code, Moment, SessionId, SpaceName, Upstream};
+use landfall_protocol::{Code, DocumentId, Moment, SessionId, SpaceName, Upstream};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep_until;
@@ -116,6 +116,7 @@ impl Drop for Places {
     fn drop(&mut self) {
         // The hub keeps a space for as long as somebody follows something in it.
         self.shared.rooms.forget(self.id);
+        self.shared.healing.gone(self.id);
         self.shared.hub.leave(self.id);
         self.shared.repo.peers.leave(&self.space, self.id);
         self.shared.repo.gossip.leave(&self.space, self.id);
@@ -364,8 +365,12 @@ impl Driver {
                     }
                     _ => self.machine.handle_entry(&commit, at),
                 },
-                // It is asked for what is damaged by no word of this protocol.
-                News::Asked(..) | News::Mended(..) => {}
+                News::Asked(_, request) => {
+                    if !self.machine.handle_lost(request.document) {
+                        self.resent(request.document, false);
+                    }
+                }
+                News::Mended(_, document) => self.machine.handle_mended(document),
                 News::Said(said) | News::Heard(_, said) => {
                     let Said { document, sender, session, count, data } = &*said;
                     let (sender, session) = (sender.clone(), session.clone());
@@ -400,6 +405,7 @@ impl Driver {
                 Effect::Joined(remote) => self.join(&remote),
                 Effect::Follow(document) => {
                     self.shared.rooms.enter(&self.space, document, &self.seat);
+                    self.shared.healing.opens(&self.space, &document);
                 }
                 Effect::Check(ticket, chunks) => self.intake.check(ticket, chunks),
                 Effect::Push(push) => self.intake.push(push),
@@ -413,6 +419,7 @@ impl Driver {
                     self.shared.repo.gossip.subscribe(space, self.id, storages, news);
                 }
                 Effect::Gossip(news) => self.shared.repo.gossip.tell(&self.space, self.id, news),
+                Effect::Resent { document, brought } => self.resent(document, brought),
                 Effect::Refused { document, code, changes, what } => {
                     self.shared.metrics.rejected(code);
                     self.refusals = self.refusals.saturating_add(1);
@@ -448,6 +455,11 @@ impl Driver {
             self.has_joined_hub = true;
             self.intake.join(self.mailbox.clone());
         }
+    }
+
+    /// The client has answered what it was asked of a damaged document.
+    fn resent(&self, document: DocumentId, brought: bool) {
+        self.shared.healing.answered(self.id, &self.space, &document, u32::from(brought));
     }
 
     fn say(&self, said: Saying) {

@@ -196,19 +196,22 @@ impl Rooms {
         true
     }
 
-    /// The sessions that hear what is said about a document over a subscription: each once.
-    pub(crate) fn listeners(
+    /// The sessions that follow a document, each once: those that do so by a subscription, and then
+    /// those that have it open.
+    pub(crate) fn followers(
         &self,
         space: &SpaceName,
         document: &DocumentId,
-    ) -> Vec<(SubscriptionId, Arc<Seat>)> {
+    ) -> Vec<(Option<SubscriptionId>, Arc<Seat>)> {
         let Some(room) = self.room(space) else { return Vec::new() };
         let room = room.lock();
         let follows = room.listeners.iter().filter(|(_, (filter, _))| filter.wants(document));
         let mut found: Vec<_> = follows
-            .map(|((_, subscription), (_, seat))| (*subscription, Arc::clone(seat)))
+            .map(|((_, subscription), (_, seat))| (Some(*subscription), Arc::clone(seat)))
             .collect();
         found.dedup_by_key(|(_, seat)| seat.session());
+        let open = room.documents.get(document).into_iter().flat_map(BTreeMap::values);
+        found.extend(open.map(|seat| (None, Arc::clone(seat))));
         found
     }
 

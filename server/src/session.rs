@@ -413,15 +413,17 @@ impl Driver {
                 News::Heard(through, said) => {
                     self.machine.handle_said(hearing::message(through, said));
                 }
-                News::Asked(through, request) => {
+                News::Asked(Some(through), request) => {
                     let Request { space, document, changes } = &*request;
                     if !self.machine.handle_lost(through, *document, changes) {
                         self.shared.healing.answered(self.id, space, document, 0);
                     }
                 }
-                News::Mended(through, document) => self.machine.handle_mended(through, document),
+                News::Mended(Some(through), document) => {
+                    self.machine.handle_mended(through, document);
+                }
                 // It has no document open that way.
-                News::Entry(..) | News::Said(_) => {}
+                News::Entry(..) | News::Said(_) | News::Asked(..) | News::Mended(..) => {}
             }
         }
     }

@@ -6,6 +6,7 @@
 //! space's machine ([`Effect::Push`]) and tells what became durable ([`Peer::handle_entry`]).
 //! The heads that a peer is told are always those of durable entries.
 
+mod damage;
 mod document;
 mod gossip;
 mod intake;
@@ -87,6 +88,13 @@ pub enum Effect {
     Subscribe(Vec<String>),
     /// The heads of a document in a storage have changed: tell whoever wants to hear of it.
     Gossip(RemoteNews),
+    /// The peer has answered [`Peer::handle_lost`].
+    Resent {
+        /// The document.
+        document: DocumentId,
+        /// Whether it sent changes. They are pushed like others.
+        brought: bool,
+    },
     /// Changes of this document were not taken. They are to be told in the log.
     Refused {
         /// The document.
@@ -371,6 +379,11 @@ impl Peer {
         if !self.open(id, sync.document) {
             return;
         }
+        let brought = match &carried {
+            Carried::Changes(chunks) => !chunks.is_empty(),
+            Carried::Whole(_) => true,
+        };
+        self.note_resent(id, brought);
         self.carry(id, carried);
         let Some(document) = self.documents.get_mut(&id) else { return };
         if document.hear(message, asks) {

@@ -166,7 +166,7 @@ impl Relay {
                 self.refused.push((document, code, changes));
             }
             Effect::Gossip(_) => self.gossip += 1,
-            Effect::Subscribe(_) | Effect::Ignored(_) => {}
+            Effect::Subscribe(_) | Effect::Ignored(_) | Effect::Resent { .. } => {}
             Effect::End(code, what) => session.ended = Some((code, what)),
         }
     }

@@ -24,10 +24,11 @@ pub(crate) enum News {
     Said(Arc<Said>),
     /// Something was said about a document that a subscription's filter takes.
     Heard(SubscriptionId, Arc<Said>),
-    /// The relay asks for something of a document that a subscription's filter takes.
-    Asked(SubscriptionId, Arc<Request>),
+    /// The relay asks for something of a document that a subscription's filter takes, or that the
+    /// session has open.
+    Asked(Option<SubscriptionId>, Arc<Request>),
     /// Such a document can be read again.
-    Mended(SubscriptionId, DocumentId),
+    Mended(Option<SubscriptionId>, DocumentId),
 }
 
 /// A session's bounded box. One that is full drops what came: of entries all of them, and says so,
@@ -145,12 +146,12 @@ impl Seat {
     }
 
     /// The session is asked for something.
-    pub(crate) fn put_request(&self, through: SubscriptionId, request: Arc<Request>) {
+    pub(crate) fn put_request(&self, through: Option<SubscriptionId>, request: Arc<Request>) {
         self.put_mending(News::Asked(through, request));
     }
 
     /// A document can be read again.
-    pub(crate) fn put_mended(&self, through: SubscriptionId, document: DocumentId) {
+    pub(crate) fn put_mended(&self, through: Option<SubscriptionId>, document: DocumentId) {
         self.put_mending(News::Mended(through, document));
     }
 

@@ -391,6 +391,38 @@ async fn a_whole_document_of_an_automerge_repo_client_heals() {
     of_a_repo_client(true).await;
 }
 
+/// A client that has the document is asked for all of it, in its own protocol; one that waits for the
+/// document is sent it once that has healed it; one that has nothing is not asked.
+#[tokio::test]
+async fn an_automerge_repo_client_is_asked_for_what_is_damaged() {
+    use crate::repo_client::{Replica, RepoClient};
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut hers = Replica::made(1, 1);
+    for number in 0..10 {
+        hers.put("text", &format!("{number} {}", "x".repeat(2_000)));
+    }
+    let (alice, mut hers) = RepoClient::with(&relay, "/spaces/notes", "alice", hers).await;
+    drop(alice);
+    relay.stop().await.unwrap();
+    assert_eq!(damage(folder.path(), ("entry", "body"), 91, "\"offset\" = 4"), 1);
+    let relay = Relay::start(&folder).await;
+    let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
+    hers.forget();
+    alice.send(&mut hers).await;
+    alice.settle(&mut hers).await;
+    let mut bob = RepoClient::join(&relay, "/spaces/notes", "bob").await;
+    let mut his = Replica::empty(1);
+    bob.send(&mut his).await;
+    bob.unavailable(his.id).await;
+    assert_eq!(alice.receive(&mut hers).await, [], "she is asked as by one who has nothing");
+    alice.settle(&mut hers).await;
+    bob.until(&mut his, &hers.heads()).await;
+    relay.until_metric("landfall_relay_healed_documents_total", |count| count == 1.0).await;
+    assert_eq!(relay.get("/readyz").await.0, 200);
+    relay.stop().await.unwrap();
+}
+
 /// What replaces damaged bytes panics, on a thread of the pool: the push is given back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_that_is_held_is_answered_whatever_becomes_of_its_repair() {

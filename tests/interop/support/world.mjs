@@ -45,6 +45,16 @@ export class Relay {
     return this.#server.kill("SIGKILL")
   }
 
+  /** SIGTERM: its store is closed, and `relay.db` holds all of it. */
+  stop() {
+    return this.#server.kill("SIGTERM")
+  }
+
+  /** The folder of its store. */
+  get data() {
+    return this.#data
+  }
+
   /** On the same port and data. */
   async restart() {
     this.#server = await startRelay(this.#data, this.#server.port, this.#more)

@@ -12,7 +12,8 @@ use landfall_tests::process::Relay;
 use crate::canaries::{self, Rounds};
 
 /// Rounds that each canary makes before the attack, so that it is warm, and how long an attack goes
-/// on at least, in rounds of every canary after it began.
+/// on at least, in rounds of every canary after it began, unless `LANDFALL_ATTACK_ROUNDS` says
+/// otherwise: a slow leak shows in a long attack.
 const WARM: u64 = 5;
 const DURING: u64 = 20;
 
@@ -26,12 +27,13 @@ pub(crate) struct Attack<'a> {
     over: &'a AtomicBool,
     canaries: &'a [Rounds],
     from: Vec<u64>,
+    during: u64,
 }
 
 impl Attack<'_> {
     /// Whether to go on: until every canary has got on while the attack was on.
     pub(crate) fn goes_on(&self) -> bool {
-        let enough = |(rounds, from): (&Rounds, &u64)| rounds.count() >= from + DURING;
+        let enough = |(rounds, from): (&Rounds, &u64)| rounds.count() >= from + self.during;
         !self.over.load(Ordering::SeqCst) && !self.canaries.iter().zip(&self.from).all(enough)
     }
 
@@ -74,7 +76,7 @@ pub(crate) fn attack_on(
         let used = processor(relay.pid());
         let began = Instant::now();
         lower_priority();
-        attacker(&Attack { port, over: &over, canaries: &rounds, from });
+        attacker(&Attack { port, over: &over, canaries: &rounds, from, during: during() });
         let attacked = (processor(relay.pid()) - used, began.elapsed());
         (idle, canaries::worst(&rounds), attacked)
     });
@@ -111,6 +113,11 @@ pub(crate) fn attack_on(
         after >> 20,
         stopping.elapsed().as_secs_f64(),
     );
+}
+
+fn during() -> u64 {
+    let given = std::env::var("LANDFALL_ATTACK_ROUNDS").ok();
+    given.and_then(|rounds| rounds.parse().ok()).unwrap_or(DURING)
 }
 
 /// Bytes of a figure of a process's memory: `VmRSS` now, `VmHWM` at its peak.

@@ -123,6 +123,8 @@ pub(super) struct Document {
     kept: usize,
     /// The peer takes no changes.
     pub(super) read_only: bool,
+    /// The peer was asked for what the relay has lost, and has not answered.
+    pub(super) is_asked: bool,
     /// Heads that others were told of as the peer's.
     pub(super) gossiped: Option<Vec<ChangeHash>>,
 }
@@ -159,6 +161,7 @@ impl Document {
             filters: 0,
             kept: 0,
             read_only: false,
+            is_asked: false,
             gossiped: None,
         }
     }
@@ -278,6 +281,15 @@ impl Document {
         self.standing = Some(standing);
         self.clear_live();
         self.question = None;
+    }
+
+    /// What was closed as damaged can be read again: the store is asked, if the peer has said anything.
+    pub(super) fn reopen(&mut self) {
+        self.standing = None;
+        self.caught_up = false;
+        if self.theirs.is_some() {
+            self.question.get_or_insert_default();
+        }
     }
 
     /// Nothing more is said of the document, and what the peer said is forgotten.

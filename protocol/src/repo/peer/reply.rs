@@ -251,7 +251,7 @@ impl Peer {
         self.send_sync(id, heads, &need, &have, &chunks, takes_whole);
     }
 
-    fn send_sync(
+    pub(super) fn send_sync(
         &mut self,
         id: DocumentId,
         heads: Vec<ChangeHash>,
