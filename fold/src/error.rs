@@ -173,6 +173,12 @@ pub enum WorkerError {
         /// What is wrong with the answer.
         what: String,
     },
+    /// It is of another release: the program's file was replaced.
+    #[error("{said}")]
+    OtherRelease {
+        /// Its own words.
+        said: String,
+    },
     /// It could not be started.
     #[error("the worker `{command}` could not be started: {source}")]
     Spawn {
@@ -181,4 +187,11 @@ pub enum WorkerError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl WorkerError {
+    /// Whether no worker can be had now, which says nothing about what it was to work on.
+    pub fn is_no_worker(&self) -> bool {
+        matches!(self, Self::Spawn { .. } | Self::OtherRelease { .. })
+    }
 }

@@ -326,6 +326,9 @@ impl Job {
             Ok(status) if out_of_processor_time(status) => {
                 WorkerError::TimedOut { limit: self.limits.1 }
             }
+            Ok(status) if status.code() == Some(i32::from(crate::worker::OTHER_RELEASE)) => {
+                WorkerError::OtherRelease { said }
+            }
             Ok(status) => WorkerError::Died { how: status.to_string(), said },
             Err(error) => WorkerError::Died { how: error.to_string(), said },
         }

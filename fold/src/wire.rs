@@ -11,8 +11,12 @@ use landfall_protocol::ChangeHash;
 
 use crate::JobKind;
 
-/// Begins every job. Its last byte is the version of what follows.
-const GREETING: [u8; 8] = *b"LFfold\0\x05";
+/// Begins every job. Its last byte is the version of what follows, which is the release first: its
+/// length in a byte, and its text.
+const GREETING: [u8; 8] = *b"LFfold\0\x06";
+
+/// The release that this program is of.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 /// The hashes that a job may name: what a sync message may, by `landfall_protocol`.
 const HAVE_COUNT: usize = 1 << 20;
@@ -66,6 +70,8 @@ pub(crate) struct Greeting {
 impl Greeting {
     pub(crate) fn write(&self, to: &mut impl Write) -> io::Result<()> {
         to.write_all(&GREETING)?;
+        to.write_all(&[u8::try_from(RELEASE.len()).unwrap_or(u8::MAX)])?;
+        to.write_all(RELEASE.as_bytes())?;
         to.write_all(&self.memory_bytes.to_le_bytes())?;
         to.write_all(&u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX).to_le_bytes())?;
         to.write_all(&self.snapshot_bytes.to_le_bytes())?;
@@ -85,9 +91,20 @@ impl Greeting {
         to.write_all(hashes.as_flattened())
     }
 
+    /// Reads a job. [`io::ErrorKind::Unsupported`] if a program of another release sent it.
     pub(crate) fn read(from: &mut impl Read) -> io::Result<Self> {
-        if array(from)? != GREETING {
+        let begin: [u8; 8] = array(from)?;
+        if begin[..7] != GREETING[..7] {
             return Err(senseless("this is for the program itself to start, not for anybody else"));
+        }
+        if begin != GREETING {
+            return Err(other_release("another release"));
+        }
+        let [length] = array(from)?;
+        let mut release = vec![0; usize::from(length)];
+        from.read_exact(&mut release)?;
+        if release != RELEASE.as_bytes() {
+            return Err(other_release(&String::from_utf8_lossy(&release)));
         }
         let memory_bytes = u64::from_le_bytes(array(from)?);
         let time = Duration::from_millis(u64::from_le_bytes(array(from)?));
@@ -115,6 +132,13 @@ impl Greeting {
         };
         Ok(Self { memory_bytes, time, snapshot_bytes, kind })
     }
+}
+
+fn other_release(theirs: &str) -> io::Error {
+    let what = format!(
+        "the program was replaced by release {RELEASE} while {theirs} runs: restart the program"
+    );
+    io::Error::new(io::ErrorKind::Unsupported, what)
 }
 
 pub(crate) fn write_part(to: &mut impl Write, tag: Tag, bytes: &[u8]) -> io::Result<()> {

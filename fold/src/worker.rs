@@ -26,6 +26,9 @@ const WAITING_STACK_BYTES: usize = 64 * 1024;
 /// Exit code of one whose parent went away in the middle.
 const ABANDONED: u8 = 3;
 
+/// Exit code of one whose parent is of another release: its file was replaced.
+pub(crate) const OTHER_RELEASE: u8 = 4;
+
 /// Does one job. Call it first in the process, before any thread is started and anything large is
 /// held.
 pub fn main() -> ExitCode {
@@ -35,6 +38,10 @@ pub fn main() -> ExitCode {
             // Somebody reads this: the supervisor, or one who has called it by hand.
             let _ = writeln!(io::stderr(), "{error}");
             ExitCode::FAILURE
+        }
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::from(OTHER_RELEASE)
         }
         Err(_) => ExitCode::from(ABANDONED),
     }

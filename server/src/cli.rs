@@ -7,6 +7,7 @@
 //! way; 8 the store's files were removed or replaced while it was served;
 //! 9 an fsync of the store failed while it was served; 10 a thread of the relay ended by a bug.
 
+mod names;
 mod operator;
 mod print;
 mod serve;

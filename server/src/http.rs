@@ -208,6 +208,8 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
     metrics.index_bytes.set(store.index_bytes as i64);
     metrics.index_loads.set(store.index_loads as i64);
     metrics.damaged_indexes.set(store.damaged_indexes as i64);
+    metrics.store_bytes.set(i64::try_from(store.store_bytes).unwrap_or(i64::MAX));
+    metrics.free_bytes.set(i64::try_from(store.free_bytes).unwrap_or(i64::MAX));
     let mut response = match metrics.text() {
         Ok(text) => Response::new(Body::from(text)),
         Err(error) => {

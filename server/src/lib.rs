@@ -19,6 +19,7 @@
 //! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
 
 mod allocator;
+mod backups;
 mod checks;
 pub mod cli;
 mod folding;
@@ -40,5 +41,6 @@ pub mod serve;
 mod session;
 pub mod store;
 
+pub use backups::BackupOptions;
 pub use folding::FoldOptions;
 pub use serve::{Essential, ServeError, ServeOptions, serve, serve_with_store};

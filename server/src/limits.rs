@@ -221,6 +221,13 @@ pub const STORE_ENDED_GRACE: Duration = Duration::from_secs(5);
 /// How often the server looks whether the store has ended so.
 pub const STORE_ENDED_LOOK: Duration = Duration::from_millis(500);
 
+/// How often the server looks at least whether a scheduled backup is due, and the longest pause after
+/// one that failed.
+pub const BACKUP_LOOK: Duration = Duration::from_secs(600);
+
+/// The pause after the first backup that failed; each further one doubles it.
+pub const BACKUP_PAUSE: Duration = Duration::from_secs(10);
+
 /// Damaged places of a store that are kept by name. More than an operator reads, and each some 200
 /// bytes; that there are more is said.
 pub const DAMAGED_PLACES: usize = 1_000;

@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::logs;
@@ -58,6 +59,13 @@ pub(crate) struct Metrics {
     pub(crate) healed: Counter,
     /// Snapshots that clients offered and that were merged.
     pub(crate) snapshots_offered: Counter,
+    /// The moment of the newest scheduled backup, in seconds since 1970; 0 for none.
+    pub(crate) last_backup: Gauge,
+    /// Bytes of the store's files; set when read.
+    pub(crate) store_bytes: Gauge,
+    /// Bytes that the relay's user may still write where the store is; set when read.
+    pub(crate) free_bytes: Gauge,
+    backups: ByReason,
     ephemeral: ByReason,
     folds: ByReason,
     fold_time: Histogram,
@@ -67,6 +75,14 @@ pub(crate) struct Metrics {
     rejects: ByReason,
     ended: ByReason,
     refused: ByReason,
+}
+
+/// With the one metric that never changes.
+fn registry() -> Registry {
+    let mut registry = Registry::default();
+    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("landfall_build", "The release that serves", build);
+    registry
 }
 
 /// Buckets from half a millisecond to 16 s, each twice the one before.
@@ -83,7 +99,7 @@ impl Metrics {
     /// All at zero.
     pub(crate) fn new() -> Self {
         let mut metrics = Self {
-            registry: Registry::with_prefix("landfall_relay"),
+            registry: registry(),
             sessions: Gauge::default(),
             spaces: Gauge::default(),
             entries_in: Counter::default(),
@@ -104,6 +120,10 @@ impl Metrics {
             damaged_places: Gauge::default(),
             healed: Counter::default(),
             snapshots_offered: Counter::default(),
+            last_backup: Gauge::default(),
+            store_bytes: Gauge::default(),
+            free_bytes: Gauge::default(),
+            backups: ByReason::default(),
             ephemeral: ByReason::default(),
             folds: ByReason::default(),
             fold_time: latency(),
@@ -119,7 +139,7 @@ impl Metrics {
     }
 
     fn register(&mut self) {
-        let r = &mut self.registry;
+        let r = self.registry.sub_registry_with_prefix("landfall_relay");
         r.register("sessions", "WebSocket sessions now", self.sessions.clone());
         r.register("spaces", "Spaces in memory now", self.spaces.clone());
         r.register("entries_in", "Entries that became durable", self.entries_in.clone());
@@ -152,6 +172,17 @@ impl Metrics {
         r.register("healed_documents", help, self.healed.clone());
         let help = "Snapshots that clients offered and that were taken";
         r.register("snapshots_offered", help, self.snapshots_offered.clone());
+        let help = "Moment of the newest scheduled backup, 0 for none";
+        r.register_with_unit(
+            "last_backup_timestamp",
+            help,
+            Unit::Seconds,
+            self.last_backup.clone(),
+        );
+        r.register("backups", "Scheduled backups, by outcome", self.backups.clone());
+        r.register("store_bytes", "Bytes of the store's files", self.store_bytes.clone());
+        let help = "Bytes that can still be written where the store is";
+        r.register("free_bytes", help, self.free_bytes.clone());
         let help = "Ephemeral messages, by outcome: one for each receiver, or repeated";
         r.register("ephemeral", help, self.ephemeral.clone());
         r.register("folds", "Folds of documents, by outcome", self.folds.clone());
@@ -177,6 +208,11 @@ impl Metrics {
     /// An ephemeral message went to so many receivers, or was not forwarded.
     pub(crate) fn ephemeral(&self, outcome: &'static str, times: usize) {
         self.ephemeral.get_or_create(&[("outcome", outcome)]).inc_by(times as u64);
+    }
+
+    /// A scheduled backup was made, or failed.
+    pub(crate) fn backups(&self, outcome: &'static str) {
+        self.backups.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// A fold ended after `took`.
@@ -229,6 +265,7 @@ mod tests {
             "landfall_relay_commit_seconds_count 1",
             "landfall_relay_rejects_total{code=\"storage-full\"} 1",
             "landfall_relay_rejects_total{code=\"other\"} 1",
+            concat!("landfall_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::allocator;
+use crate::backups::{self, BackupOptions};
 use crate::checks::Checks;
 use crate::folding::{FoldOptions, Folder};
 use crate::healing::Desk;
@@ -80,6 +81,9 @@ pub struct ServeOptions {
     pub memory: usize,
     /// How documents are folded. By default nothing is: the caller names the worker.
     pub folds: FoldOptions,
+    /// Copies of the store that are made on a schedule, of the store in
+    /// [`data`](Self::data). Default none.
+    pub backups: Option<BackupOptions>,
     /// How long a shutdown may take. Default 10 s. What is not settled by then is not
     /// acknowledged, and its author will push it again.
     pub drain: Duration,
@@ -102,6 +106,7 @@ impl ServeOptions {
             ring_bytes: shared::RING_BYTES,
             memory: limits::MEMORY_BYTES,
             folds: FoldOptions::default(),
+            backups: None,
             drain: limits::DRAIN,
         }
     }
@@ -201,8 +206,13 @@ pub async fn serve_with_store(
     // Unwind safety: `stop` uses only what is shared with other threads anyway.
     let trimming =
         tokio::spawn(allocator::trim_on_traffic(Arc::clone(&server.door.sessions.metrics)));
+    let copying = options.backups.clone().map(|backups| {
+        let metrics = Arc::clone(&server.door.sessions.metrics);
+        tokio::spawn(backups::run(backups, options.data.clone(), metrics))
+    });
     let end = AssertUnwindSafe(server.accept(listener, shutdown)).catch_unwind().await;
     trimming.abort();
+    copying.iter().for_each(tokio::task::JoinHandle::abort);
     let end = end.unwrap_or(AcceptEnd::Ended(Essential::Accept));
     let drained = server.stop(end, options.drain).await;
     // Also after a panic or a timeout: what is queued in the store is written, the lock let go.

@@ -156,6 +156,10 @@ pub struct StoreGauges {
     pub index_loads: u64,
     /// Packed indexes that were found to be damaged, since the start.
     pub damaged_indexes: u64,
+    /// Bytes of the store's files.
+    pub store_bytes: u64,
+    /// Bytes that can still be written where they are.
+    pub free_bytes: u64,
 }
 
 /// A relay's store: one log for each space, and the index that admission asks.

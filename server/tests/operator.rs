@@ -20,5 +20,10 @@ mod looking;
 mod merged;
 #[path = "operator/moving.rs"]
 mod moving;
+#[cfg(unix)]
+#[path = "operator/owners.rs"]
+mod owners;
+#[path = "operator/replaced.rs"]
+mod replaced;
 #[path = "operator/repo.rs"]
 mod repo;

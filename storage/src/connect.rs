@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::durability::Durability;
 use crate::error::{OpenError, StorageError};
+use crate::files;
 use crate::options::{JOURNAL_SIZE_LIMIT, Options, STATEMENT_CACHE};
 use crate::schema::pragma_i64;
 
@@ -45,8 +46,26 @@ pub(crate) fn connect(path: &Path, writable: bool) -> Result<Connection, Storage
     let mode =
         if writable { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
     // One thread at a time uses a connection: SQLite's own mutexes would be paid for nothing.
-    let conn = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let mode = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = match still(path).filter(|_| !writable) {
+        Some(uri) => Connection::open_with_flags(uri, mode | OpenFlags::SQLITE_OPEN_URI)?,
+        None => Connection::open_with_flags(path, mode)?,
+    };
     Ok(conn)
+}
+
+/// How a file is opened that nobody can have open: one that was closed in good order, in a folder where
+/// nothing can be written, as on a medium that is mounted for reading. To read it the usual way, SQLite
+/// would have to make files beside it.
+fn still(path: &Path) -> Option<String> {
+    let has_wal = files::length(&files::beside(path, "-wal")).ok()? > 0;
+    let is_open = files::beside(path, "-shm").exists();
+    if has_wal || is_open || files::may_write_beside(path) {
+        return None;
+    }
+    let mut uri = url::Url::from_file_path(path).ok()?;
+    uri.set_query(Some("immutable=1"));
+    Some(uri.into())
 }
 
 /// Prepares a connection before anything is read through it.

@@ -360,6 +360,13 @@ impl Database {
         }
     }
 
+    /// Bytes that this process's user may still write where the file is; `None` in memory, and where
+    /// the system does not say.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.path().and_then(files::free_bytes)
+    }
+
     /// The settings of the writing connection, as SQLite reads them back. Waits for the group that
     /// runs.
     ///

@@ -37,10 +37,7 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     if let Ok(real) = fs::canonicalize(path) {
         return Ok(real);
     }
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     let missing = |source| OpenError::FolderMissing { path: folder.to_owned(), source };
     let folder_is = fs::metadata(folder).map_err(|source| sort_missing(folder, source, missing))?;
     if !folder_is.is_dir() {
@@ -51,6 +48,12 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
         .file_name()
         .ok_or_else(|| OpenError::NotOurs { path: path.to_owned(), what: Foreign::NotAFile })?;
     Ok(real.join(name))
+}
+
+/// The folder of a file, which may be the working one.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 fn sort_missing(
@@ -94,13 +97,81 @@ pub(crate) fn inspect(path: &Path, application_id: i32) -> Result<Found, OpenErr
     }
 }
 
-/// Opens a file for reading and writing, creating it with the mode that was asked for. What SQLite
-/// creates beside a database (`-wal`, `-shm`) inherits the database's mode.
-pub(crate) fn open_or_create(path: &Path, private: bool) -> io::Result<File> {
+/// Opens a file for reading and writing, creating it with the mode that was asked for; if root does
+/// that, for the owner of `model`. What SQLite creates beside a database (`-wal`, `-shm`) inherits
+/// the database's mode and owner.
+pub(crate) fn open_or_create(path: &Path, private: bool, model: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
+    options.read(true).write(true).create_new(true);
     restrict_creation(&mut options, private);
-    options.open(path)
+    loop {
+        match options.open(path) {
+            Ok(made) => return give(&made, model).map(|()| made),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        match OpenOptions::new().read(true).write(true).open(path) {
+            // It went away in between.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_link(path) => {}
+            opened => return opened,
+        }
+    }
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
+}
+
+/// Gives a file that root has made to the owner of `model`; if there is no such file, to that of its
+/// folder. A service whose operator runs a command as root must be able to open its files.
+#[cfg(unix)]
+pub(crate) fn give(file: &File, model: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let folder = || fs::metadata(folder_of(model));
+    let owner = fs::metadata(model).or_else(|_| folder())?;
+    let now = file.metadata()?;
+    if (now.uid(), now.gid()) == (owner.uid(), owner.gid()) {
+        return Ok(());
+    }
+    let (user, group) =
+        (rustix::fs::Uid::from_raw(owner.uid()), rustix::fs::Gid::from_raw(owner.gid()));
+    Ok(rustix::fs::fchown(file, Some(user), Some(group))?)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn give(_: &File, _: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Opens a file that is to take the place of `old`, and gives it the owner and the mode of that.
+#[cfg(unix)]
+pub(crate) fn open_for_place(new: &Path, old: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // Whoever owns the folder could have put a link there, and root would give away what it leads to.
+    let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let file = OpenOptions::new().write(true).custom_flags(no_link).open(new)?;
+    give(&file, old)?;
+    if let Ok(old) = fs::metadata(old) {
+        file.set_permissions(old.permissions())?;
+    }
+    Ok(file)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn open_for_place(new: &Path, _: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(new)
+}
+
+/// Copies a file to a new one with the same owner and mode, and makes that durable.
+pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut copy = create_new(to, true)?;
+    give(&copy, from)?;
+    io::copy(&mut File::open(from)?, &mut copy)?;
+    copy.set_permissions(fs::metadata(from)?.permissions())?;
+    copy.sync_all()
 }
 
 /// As [`open_or_create`], but the file must not exist.
@@ -149,10 +220,7 @@ pub(crate) fn make_private(_: &Path) -> io::Result<()> {
 /// Makes a new file's name durable: an fsync of the file does not reach its folder's entry.
 #[cfg(unix)]
 pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
+    File::open(folder_of(path))?.sync_all()
 }
 
 #[cfg(not(unix))]
@@ -176,4 +244,28 @@ pub(crate) fn length(path: &Path) -> io::Result<u64> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(error),
     }
+}
+
+/// Bytes that this process's user may still write in the file system of a file.
+#[cfg(unix)]
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    found.f_bavail.checked_mul(found.f_frsize)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn free_bytes(_: &Path) -> Option<u64> {
+    None
+}
+
+/// Whether this process may make files in the folder of a file.
+#[cfg(unix)]
+pub(crate) fn may_write_beside(path: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    accessat(CWD, folder_of(path), Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+#[cfg(not(unix))]
+pub(crate) fn may_write_beside(_: &Path) -> bool {
+    true
 }

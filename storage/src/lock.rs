@@ -76,7 +76,7 @@ impl Lock {
     pub(crate) fn take(path: &Path, private: bool) -> Result<Self, OpenError> {
         let lock_path = path_of(path);
         let failed = |source| OpenError::from_storage(&lock_path, StorageError::Io(source));
-        let mut file = files::open_or_create(&lock_path, private).map_err(failed)?;
+        let mut file = files::open_or_create(&lock_path, private, path).map_err(failed)?;
         let give_up = Instant::now() + ORPHANED_LOCK_WAIT;
         loop {
             match file.try_lock() {

@@ -76,7 +76,7 @@ impl NewFile {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
-        if lock(files::open_or_create(path, private)?, path)?.is_none() {
+        if lock(files::open_or_create(path, private, path)?, path)?.is_none() {
             return Ok(None);
         }
         fs::remove_file(path)?;

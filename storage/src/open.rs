@@ -67,7 +67,7 @@ fn look_at_wal(path: &Path) -> Option<WalDamage> {
     let copy = files::beside(path, "-wal.damaged");
     tracing::error!(path = %path.display(), copy = %copy.display(), %damage, "a commit is lost");
     if !copy.exists()
-        && let Err(error) = std::fs::copy(files::beside(path, "-wal"), &copy)
+        && let Err(error) = files::copy(&files::beside(path, "-wal"), &copy)
     {
         tracing::warn!(%error, "the damaged write-ahead log could not be copied");
     }
@@ -134,7 +134,7 @@ fn check_usable(schema: &Schema) -> Result<(), OpenError> {
 fn prepare_files(path: &Path, options: &Options, found: Found) -> std::io::Result<()> {
     if found == Found::Nothing {
         // Created here and not by SQLite, for its mode.
-        drop(files::open_or_create(path, options.private)?);
+        drop(files::open_or_create(path, options.private, files::folder_of(path))?);
         files::sync_folder_of(path)?;
     }
     if options.private {

@@ -57,7 +57,7 @@ impl Replacement {
     /// # Errors
     /// The file system's or SQLite's. Either the old file or the new one has the name then.
     pub fn put(&self, new: &Path, keep: Option<&Path>) -> Result<(), StorageError> {
-        fs::File::options().write(true).open(new)?.sync_all()?;
+        files::open_for_place(new, &self.path)?.sync_all()?;
         if self.is_there() {
             let kept_wal = keep.map(|keep| self.keep_as(keep)).transpose()?.flatten();
             match (self.settle(), kept_wal) {
@@ -109,8 +109,7 @@ fn duplicate(from: &Path, to: &Path) -> io::Result<bool> {
     if fs::hard_link(from, to).is_ok() {
         return Ok(true);
     }
-    fs::copy(from, to)?;
-    fs::File::options().write(true).open(to)?.sync_all()?;
+    files::copy(from, to)?;
     Ok(false)
 }
 

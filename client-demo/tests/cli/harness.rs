@@ -178,7 +178,8 @@ impl Relay {
         let mut running = home.start(&["relay", "--listen", listen, "--data", "relay-data"]);
         let first = running.line();
         let url = first.split_whitespace().last().unwrap().to_owned();
-        assert_eq!(first, format!("landfall-relay listening on {url}\n"));
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(first, format!("landfall-relay {version} listening on {url}\n"));
         Self { url, running }
     }
 

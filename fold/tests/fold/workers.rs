@@ -207,10 +207,16 @@ fn a_job_that_is_given_up_leaves_no_process() {
     assert!(!is_there(id));
 }
 
-/// The beginning of a fold, as a supervisor sends it: version, memory, time, bytes of a snapshot,
-/// kind of job, number of hashes.
+/// The beginning of a fold, as a supervisor sends it: version, release, memory, time, bytes of a
+/// snapshot, kind of job, number of hashes.
 fn greeting(seconds: u64) -> Vec<u8> {
-    let mut bytes = b"LFfold\0\x05".to_vec();
+    greeting_of(env!("CARGO_PKG_VERSION"), seconds)
+}
+
+fn greeting_of(release: &str, seconds: u64) -> Vec<u8> {
+    let mut bytes = b"LFfold\0\x06".to_vec();
+    bytes.push(release.len() as u8);
+    bytes.extend(release.as_bytes());
     bytes.extend((512u64 << 20).to_le_bytes());
     bytes.extend((seconds * 1000).to_le_bytes());
     bytes.extend((limits::SNAPSHOT_BYTES as u64).to_le_bytes());
@@ -261,6 +267,19 @@ fn a_worker_has_so_much_processor_time_and_no_more() {
     let status = child.wait().unwrap();
     #[cfg(unix)]
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(24), "{status}");
+}
+
+/// Its file was replaced while its parent runs: it does nothing, and says what is to be done.
+#[test]
+fn a_worker_of_another_release_does_nothing() {
+    for begin in [greeting_of("0.0.9", 60), b"LFfold\0\x05".to_vec()] {
+        let mut child = by_hand();
+        child.stdin.take().unwrap().write_all(&begin).unwrap();
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(said.contains("restart the program"), "{said}");
+        assert_eq!(child.wait().unwrap().code(), Some(4));
+    }
 }
 
 #[test]

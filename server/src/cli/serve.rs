@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,10 @@ use clap::builder::BoolishValueParser;
 use landfall_protocol::limits as shared;
 use tokio::net::TcpListener;
 
-use super::{BUG, FSYNC, Failure, GONE, LISTEN, LogFormat, OTHER, USAGE, store_failure};
+use super::{
+    BUG, FILE, FSYNC, Failure, GONE, LISTEN, LogFormat, OTHER, USAGE, names, store_failure,
+};
+use crate::backups::BackupOptions;
 use crate::folding::FoldOptions;
 use crate::serve::{ServeError, ServeOptions, serve_with_store};
 use crate::store::{FoldWindow, SqliteStore, chain};
@@ -28,7 +31,8 @@ pub struct ServeArgs {
     #[arg(long, env = "LANDFALL_DATA", default_value = "./landfall-data", value_name = "FOLDER")]
     pub data: PathBuf,
     /// An origin whose pages may connect, such as `https://app.example`; may be repeated
-    #[arg(long, env = "LANDFALL_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
+    #[arg(long, env = "LANDFALL_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN",
+        value_parser = names::origin)]
     pub allow_origin: Vec<String>,
     /// Serve everybody who reaches the port, without asking who they are
     #[arg(long, env = "LANDFALL_INSECURE_OPEN", value_parser = BoolishValueParser::new())]
@@ -39,7 +43,8 @@ pub struct ServeArgs {
         value_parser = clap::value_parser!(u64).range(LEAST_MEMORY_MIB..=1 << 20))]
     pub memory: u64,
     /// A name under which the relay is reached, such as `relay.example`; may be repeated
-    #[arg(long, env = "LANDFALL_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
+    #[arg(long, env = "LANDFALL_ALLOW_HOST", value_delimiter = ',', value_name = "HOST",
+        value_parser = names::host)]
     pub allow_host: Vec<String>,
     /// Connections of one address at a time; behind a proxy all clients have the proxy's
     #[arg(long, env = "LANDFALL_CONNECTIONS_PER_ADDRESS", value_name = "COUNT",
@@ -52,6 +57,17 @@ pub struct ServeArgs {
     /// Fold nothing: every change is kept as it came
     #[arg(long, env = "LANDFALL_NO_FOLD", value_parser = BoolishValueParser::new())]
     pub no_fold: bool,
+    /// A folder, best on another disk, into which the running relay copies its store now and then
+    #[arg(long, env = "LANDFALL_BACKUP_TO", value_name = "FOLDER")]
+    pub backup_to: Option<PathBuf>,
+    /// How old the newest of those copies may get, such as `90m`, `24h` or `7d`
+    #[arg(long, env = "LANDFALL_BACKUP_EVERY", value_name = "TIME", default_value = "24h",
+        value_parser = backup_every)]
+    pub backup_every: Duration,
+    /// How many of those copies stay; older ones are removed
+    #[arg(long, env = "LANDFALL_BACKUP_KEEP", value_name = "COUNT", default_value_t = 7,
+        value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub backup_keep: u64,
     /// How log lines are written to standard error
     #[arg(long, env = "LANDFALL_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
@@ -82,6 +98,9 @@ const DEFAULT_MEMORY_MIB: u64 = (limits::MEMORY_BYTES >> 20) as u64;
 const LEAST_MEMORY_MIB: u64 = (limits::LEAST_MEMORY >> 20) as u64;
 const DEFAULT_FOLD_MIB: u64 = limits::FOLD_MEMORY_BYTES >> 20;
 
+/// The release that this is of.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// The hidden subcommand by which every binary that carries a relay is also the child that folds.
 pub const FOLD_WORKER: &str = "fold-worker";
 
@@ -100,9 +119,8 @@ impl ServeArgs {
 impl FoldArgs {
     /// How documents are folded, by this same program run with [`FOLD_WORKER`].
     pub(super) fn options(&self) -> FoldOptions {
-        let worker = std::env::current_exe().ok();
         FoldOptions {
-            worker: worker.map(|program| vec![program.into_os_string(), FOLD_WORKER.into()]),
+            worker: this_program().map(|program| vec![program.into(), FOLD_WORKER.into()]),
             memory_bytes: self.fold_memory << 20,
             time: Duration::from_secs(self.fold_time),
             window: FoldWindow {
@@ -112,6 +130,48 @@ impl FoldArgs {
             },
             ..FoldOptions::default()
         }
+    }
+}
+
+fn backup_every(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(every) if every >= Duration::from_secs(1) => Ok(every),
+        Ok(_) => Err("at least a second".to_owned()),
+        Err(error) => Err(format!("{error}; give a time such as 90m, 24h or 7d")),
+    }
+}
+
+/// Scheduled backups, if the folder for them is one.
+fn backups(
+    folder: Option<PathBuf>,
+    every: Duration,
+    keep: u64,
+) -> Result<Option<BackupOptions>, Failure> {
+    let Some(folder) = folder else { return Ok(None) };
+    let refused = |error: &dyn std::fmt::Display| {
+        let what = format!("cannot make backups in {}", folder.display());
+        Failure::new(
+            FILE,
+            what,
+            error,
+            "make the folder, or mount its disk, before the relay starts",
+        )
+    };
+    match std::fs::metadata(&folder) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return Err(refused(&"it is no folder")),
+        Err(error) => return Err(refused(&error)),
+    }
+    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+    Ok(Some(BackupOptions { folder, every, keep }))
+}
+
+/// What starts this same program again. On Linux also when its file was removed or replaced since.
+fn this_program() -> Option<PathBuf> {
+    let itself = Path::new("/proc/self/exe");
+    match cfg!(target_os = "linux") && itself.exists() {
+        true => Some(itself.to_owned()),
+        false => std::env::current_exe().ok(),
     }
 }
 
@@ -154,6 +214,7 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     options.connections_of_address = args.connections_per_address as usize;
     options.insecure_open = args.insecure_open;
     options.memory = (args.memory << 20) as usize;
+    options.backups = backups(args.backup_to, args.backup_every, args.backup_keep)?;
     let data = args.data;
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&data)).await;
     let store = match opened {
@@ -169,8 +230,9 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     })?;
     let mut out = io::stdout();
     // Whoever started the relay may have closed its output; it serves all the same.
-    let _ = writeln!(out, "landfall-relay listening on ws://{bound}").and_then(|()| out.flush());
-    tracing::info!(address = %bound, data = %options.data.display(), "listening");
+    let _ = writeln!(out, "landfall-relay {VERSION} listening on ws://{bound}")
+        .and_then(|()| out.flush());
+    tracing::info!(version = VERSION, address = %bound, data = %options.data.display(), "listening");
     let served = serve_with_store(listener, options, Arc::new(store), signal).await;
     served.map_err(|error| {
         let (code, hint) = code_and_hint(&error);

@@ -79,7 +79,7 @@ impl Worker {
                 Looked::Done
             }
             // Neither says anything about the document.
-            Err(FoldFailure::Worker(error @ WorkerError::Spawn { .. })) => {
+            Err(FoldFailure::Worker(error)) if error.is_no_worker() => {
                 self.metrics.folded("postponed", began.elapsed());
                 tracing::error!(%error, "no child could be started; it is tried again");
                 Looked::NoChild

@@ -371,12 +371,16 @@ fn refusal_of(error: &MergeError) -> Refusal {
             Refusal::new(Code::MISSING_DEPENDENCY, class, error.to_string())
         }
         // Neither says anything about what was offered.
-        MergeError::Worker(error @ (WorkerError::Spawn { .. } | WorkerError::Stopped)) => Refusal {
-            code: Code::OVERLOADED,
-            class: NackClass::RETRY_AFTER,
-            retry_after_ms: limits::SPAWN_RETRY.as_millis() as u32,
-            what: format!("a folded history cannot be opened now: {error}"),
-        },
+        MergeError::Worker(error)
+            if error.is_no_worker() || matches!(error, WorkerError::Stopped) =>
+        {
+            Refusal {
+                code: Code::OVERLOADED,
+                class: NackClass::RETRY_AFTER,
+                retry_after_ms: limits::SPAWN_RETRY.as_millis() as u32,
+                what: format!("a folded history cannot be opened now: {error}"),
+            }
+        }
         MergeError::Worker(error) => refused(Code::SNAPSHOT, format!("the snapshot: {error}")),
         MergeError::Unrelated => {
             let what = "the document has a history that shares nothing with the snapshot's";

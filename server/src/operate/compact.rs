@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use landfall_fold::WorkerError;
 use landfall_protocol::{DocumentId, SpaceName};
 
 use super::{OperateError, must_have_store, now_ms};
@@ -139,7 +138,7 @@ fn fold_one(
         Ok(None) => {}
         Err(FoldFailure::Store(error)) => return Err(error.into()),
         // It says nothing about the document, which the relay folds later.
-        Err(FoldFailure::Worker(error @ WorkerError::Spawn { .. })) => {
+        Err(FoldFailure::Worker(error)) if error.is_no_worker() => {
             compacted.failed.push((task.space.clone(), task.document, error.to_string()));
         }
         Err(FoldFailure::Worker(error)) => {

@@ -105,6 +105,7 @@ impl IndexCache {
             index_bytes: held.bytes,
             index_loads: self.loads.load(Ordering::Relaxed),
             damaged_indexes: self.damaged.load(Ordering::Relaxed),
+            ..StoreGauges::default()
         }
     }
 }

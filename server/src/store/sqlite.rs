@@ -667,6 +667,10 @@ impl LogStore for SqliteStore {
     }
 
     fn gauges(&self) -> StoreGauges {
-        self.indexes.gauges()
+        StoreGauges {
+            store_bytes: self.db.size_bytes().unwrap_or_default(),
+            free_bytes: self.db.free_bytes().unwrap_or_default(),
+            ..self.indexes.gauges()
+        }
     }
 }

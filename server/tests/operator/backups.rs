@@ -169,3 +169,39 @@ fn a_restore_that_is_killed_leaves_the_old_store_or_the_new_one() {
     run(&data, &args(1)).ok();
     assert_eq!(check(&data, &newer), newer);
 }
+
+/// Copies appear while clients push, the oldest go, each is a store, and a start without the folder
+/// is refused.
+#[test]
+fn a_running_relay_copies_its_store_on_a_schedule() {
+    let place = Place::new();
+    let (data, to) = (place.path("data"), place.path("backups"));
+    let args = ["--backup-to", text(&to), "--backup-every", "1s", "--backup-keep", "2"];
+    run(&data, &[&["serve", "--listen", "127.0.0.1:0"], &args[..]].concat())
+        .failed(7, &["backups", "make the folder"]);
+    std::fs::create_dir(&to).unwrap();
+    std::fs::write(to.join("mine"), "mine").unwrap();
+    let relay = Served::start(&data, &args);
+    let load = Load::start(relay.address);
+    load.until(20);
+    let before = load.acked();
+    let made = "landfall_relay_backups_total{outcome=\"made\"}";
+    let first = relay.metric(made);
+    relay.until_metric(made, |count| count >= first + 4.0);
+    let acked = load.end();
+    assert!(relay.metric("landfall_relay_last_backup_timestamp_seconds") > 1.7e9);
+    assert!(relay.metric("landfall_relay_store_bytes") > 4096.0);
+    assert!(relay.metric("landfall_relay_free_bytes") > 0.0);
+    relay.stop();
+    let mut left: Vec<_> =
+        std::fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().path()).collect();
+    left.retain(|path| path.extension().is_some_and(|extension| extension == "db"));
+    assert!((2..=3).contains(&left.len()), "{left:?}");
+    assert!(to.join("mine").exists());
+    for (number, file) in left.iter().enumerate() {
+        let restored = place.path(&format!("restored-{number}"));
+        run(&restored, &["restore", text(file)]).ok();
+        check(&restored, &before);
+    }
+    assert_eq!(check(&data, &acked), acked);
+}

@@ -18,16 +18,21 @@ use landfall_protocol::portable::Record;
 use landfall_protocol::{DocumentId, ReplicaId, SpaceName};
 use landfall_relay::store::Inspection;
 
-use crate::harness::{Author, Client, SPACE};
+use crate::harness::{Author, Client, SPACE, get_of};
 
-const RELAY: &str = env!("CARGO_BIN_EXE_landfall-relay");
+pub(crate) const RELAY: &str = env!("CARGO_BIN_EXE_landfall-relay");
 
 /// The hashes of the changes of each document, sorted, as often as they are there.
 pub(crate) type Held = BTreeMap<DocumentId, Vec<[u8; 32]>>;
 
 /// The program with nothing of the machine's own settings.
 pub(crate) fn command<A: AsRef<std::ffi::OsStr>>(data: &Path, args: &[A]) -> Command {
-    let mut command = Command::new(RELAY);
+    of(Path::new(RELAY), data, args)
+}
+
+/// The same with a program that is elsewhere.
+pub(crate) fn of<A: AsRef<std::ffi::OsStr>>(program: &Path, data: &Path, args: &[A]) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().args(args).arg("--data").arg(data);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -86,14 +91,43 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start(data: &Path, args: &[&str]) -> Self {
+        Self::start_program(Path::new(RELAY), data, args)
+    }
+
+    /// With a program that is elsewhere.
+    pub(crate) fn start_program(program: &Path, data: &Path, args: &[&str]) -> Self {
         let all = [&["serve", "--listen", "127.0.0.1:0"], args].concat();
+        Self::of(of(program, data, &all))
+    }
+
+    /// By a command that serves.
+    pub(crate) fn of(mut command: Command) -> Self {
         // Its log goes nowhere: a relay whose log nobody takes stands still.
-        let mut child = command(data, &all).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("landfall-relay listening on ws://");
+        let begin = concat!("landfall-relay ", env!("CARGO_PKG_VERSION"), " listening on ws://");
+        let address = line.trim_end().strip_prefix(begin);
         let address = address.unwrap_or_else(|| panic!("first line: {line:?}")).parse().unwrap();
         Self { child, address }
+    }
+
+    /// A number of its metrics.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (_, text) = runtime.block_on(get_of(self.address, "/metrics"));
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+    }
+
+    /// Waits until a number of its metrics is as wanted.
+    pub(crate) fn until_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) {
+        let began = Instant::now();
+        while !wanted(self.metric(name)) {
+            assert!(began.elapsed() < Duration::from_secs(60), "{name} is {}", self.metric(name));
+            // sleep: another process's progress is waited for
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Stops it in good order.
@@ -143,6 +177,18 @@ async fn welcomed(address: SocketAddr) -> Client {
     while !matches!(client.frame().await, Frame::Welcome(_)) {}
     client.subscribe(1, SPACE, None, None).await;
     client
+}
+
+/// Pushes a document that is long enough to be folded.
+pub(crate) fn push_long(address: SocketAddr) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (mut client, mut held) = (welcomed(address).await, Held::new());
+        let mut author = Author::new(1);
+        for _ in 0..5 {
+            push(&mut client, &mut author, 200, &mut held).await;
+        }
+    });
 }
 
 async fn push(client: &mut Client, author: &mut Author, count: usize, held: &mut Held) {

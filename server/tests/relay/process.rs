@@ -47,7 +47,8 @@ impl Process {
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("landfall-relay listening on ws://");
+        let begin = concat!("landfall-relay ", env!("CARGO_PKG_VERSION"), " listening on ws://");
+        let address = line.trim_end().strip_prefix(begin);
         let address = address.unwrap_or_else(|| panic!("first line: {line:?}")).parse().unwrap();
         let log = child.stderr.take().map(|mut err| {
             std::thread::spawn(move || {
@@ -240,7 +241,8 @@ fn settings_come_from_the_environment_too() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(line.starts_with("landfall-relay listening on ws://"), "{line}");
+    let begin = concat!("landfall-relay ", env!("CARGO_PKG_VERSION"), " listening on ws://");
+    assert!(line.starts_with(begin), "{line}");
     assert!(data.join("relay.db").exists());
 }
 

@@ -1,0 +1,198 @@
+//! Backups on a schedule: a running relay copies its store into a folder, and removes the oldest of
+//! its own copies. The schedule is that of the files: a relay that was restarted makes the next copy
+//! when the newest one is old enough.
+//!
+//! It must not know what is in a store, nor hold anybody up: the copy is one read beside all others.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::sleep;
+
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::store::copies;
+
+/// Where a running relay puts copies of its store, how often, and how many of them stay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupOptions {
+    /// The folder. Best on another disk. It must exist: a missing mount is not to be filled.
+    pub folder: PathBuf,
+    /// How old the newest copy may get. At least a second.
+    pub every: Duration,
+    /// How many copies stay: at least one. Older ones are removed, and nothing else in the folder.
+    pub keep: usize,
+}
+
+/// What the names of copies begin and end with; between them stands the moment in UTC.
+const NAME: (&str, &str) = ("relay-", ".db");
+
+/// A copy in the folder.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Copy {
+    /// When it was begun, by its name.
+    at: SystemTime,
+    path: PathBuf,
+}
+
+/// Makes backups for as long as the runtime lives.
+pub(crate) async fn run(options: BackupOptions, data: PathBuf, metrics: Arc<Metrics>) {
+    let (options, mut pause) = (Arc::new(options), None);
+    loop {
+        match due(&options, &metrics) {
+            Ok(Duration::ZERO) => {}
+            Ok(wait) => {
+                // A clock that is set back or forward is noticed within a look.
+                sleep(wait.min(limits::BACKUP_LOOK)).await;
+                continue;
+            }
+            Err(error) => {
+                tell_failure(&metrics, &options.folder, &error.to_string());
+                sleep(longer(&mut pause)).await;
+                continue;
+            }
+        }
+        let (of, data) = (Arc::clone(&options), data.clone());
+        let made = tokio::task::spawn_blocking(move || make(&of, &data)).await;
+        match made.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(path) => {
+                tracing::info!(path = %path.display(), "the store was copied");
+                metrics.backups("made");
+                pause = None;
+            }
+            Err(error) => {
+                tell_failure(&metrics, &options.folder, &error);
+                sleep(longer(&mut pause)).await;
+            }
+        }
+    }
+}
+
+fn tell_failure(metrics: &Metrics, folder: &Path, error: &str) {
+    metrics.backups("failed");
+    tracing::error!(folder = %folder.display(), error, "the store could not be copied; it is tried again");
+}
+
+fn longer(pause: &mut Option<Duration>) -> Duration {
+    let next = pause.map_or(limits::BACKUP_PAUSE, |last| (2 * last).min(limits::BACKUP_LOOK));
+    *pause.insert(next)
+}
+
+/// How long until the next copy, by the newest one in the folder.
+fn due(options: &BackupOptions, metrics: &Metrics) -> io::Result<Duration> {
+    let newest = copies_in(&options.folder)?.pop().map(|copy| copy.at);
+    let seconds =
+        newest.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+    metrics.last_backup.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    let Some(newest) = newest else { return Ok(Duration::ZERO) };
+    // One from the future, after the clock was set back, says nothing.
+    let age = SystemTime::now().duration_since(newest).unwrap_or(options.every);
+    Ok(options.every.saturating_sub(age))
+}
+
+/// Makes a copy, and removes what is then too much.
+fn make(options: &BackupOptions, data: &Path) -> Result<PathBuf, String> {
+    let target = options.folder.join(name_at(SystemTime::now()));
+    copies::copy_out(data, &target).map_err(|error| crate::store::chain(&error))?;
+    let copies = copies_in(&options.folder).map_err(|error| error.to_string())?;
+    let too_many = copies.len().saturating_sub(options.keep.max(1));
+    let old = copies.into_iter().filter(|copy| copy.path != target).take(too_many);
+    for Copy { path, .. } in old {
+        // It is tried again with the next one.
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "an old backup could not be removed");
+        }
+    }
+    Ok(target)
+}
+
+/// Copies that a relay made, the oldest first.
+fn copies_in(folder: &Path) -> io::Result<Vec<Copy>> {
+    let mut copies = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if let Some(at) = time_of(&entry.file_name())
+            && entry.file_type()?.is_file()
+        {
+            copies.push(Copy { at, path: entry.path() });
+        }
+    }
+    copies.sort_unstable();
+    Ok(copies)
+}
+
+fn name_at(at: SystemTime) -> String {
+    let at = humantime::format_rfc3339_seconds(at).to_string();
+    // Some file systems take no colons.
+    format!("{}{}{}", NAME.0, at.replace(':', "-"), NAME.1)
+}
+
+/// The moment of a copy's name; `None` for another file.
+fn time_of(name: &OsStr) -> Option<SystemTime> {
+    let at = name.to_str()?.strip_prefix(NAME.0)?.strip_suffix(NAME.1)?;
+    let (day, time) = at.split_once('T')?;
+    humantime::parse_rfc3339(&format!("{day}T{}", time.replace('-', ":"))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{LogStore, SqliteStore};
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_name_says_when_its_copy_was_made() {
+        assert_eq!(name_at(at(1_796_066_100)), "relay-2026-11-30T18-35-00Z.db");
+        assert_eq!(time_of(name_at(at(7)).as_ref()), Some(at(7)));
+        for other in
+            ["relay.db", "relay-.db", "relay-2026-11-30T18-35-00Z.db.partial", "relay-x.db"]
+        {
+            assert_eq!(time_of(other.as_ref()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_newest_stay_and_what_is_not_a_copy_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let store = SqliteStore::open(&data).unwrap();
+        let to = folder.path().join("backups");
+        std::fs::create_dir(&to).unwrap();
+        let options = BackupOptions { folder: to.clone(), every: Duration::from_secs(60), keep: 2 };
+        let metrics = Metrics::new();
+        assert_eq!(due(&options, &metrics).unwrap(), Duration::ZERO, "there is none");
+        for seconds in [100, 200] {
+            std::fs::write(to.join(name_at(at(seconds))), "old").unwrap();
+        }
+        std::fs::write(to.join("mine.db"), "mine").unwrap();
+        assert_eq!(due(&options, &metrics).unwrap(), Duration::ZERO, "the newest is old");
+        assert_eq!(metrics.last_backup.get(), 200);
+        let made = make(&options, &data).unwrap();
+        let mut left: Vec<_> =
+            std::fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().path()).collect();
+        left.sort();
+        assert_eq!(left, [to.join("mine.db"), to.join(name_at(at(200))), made.clone()]);
+        assert!(due(&options, &metrics).unwrap() > Duration::from_secs(30));
+        store.close().unwrap();
+        // It is a store.
+        let again = folder.path().join("again");
+        copies::copy_in(&made, &again).unwrap();
+        SqliteStore::open(&again).unwrap().close().unwrap();
+    }
+
+    #[test]
+    fn a_copy_from_the_future_does_not_put_the_next_one_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let every = Duration::from_secs(60);
+        let options = BackupOptions { folder: folder.path().to_owned(), every, keep: 1 };
+        let future = SystemTime::now() + Duration::from_secs(86_400);
+        std::fs::write(folder.path().join(name_at(future)), "").unwrap();
+        assert_eq!(due(&options, &Metrics::new()).unwrap(), Duration::ZERO);
+    }
+}
