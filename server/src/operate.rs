@@ -6,6 +6,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod compact;
+pub(crate) mod delete;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod import_repo;
@@ -13,6 +14,8 @@ mod repo_folder;
 pub(crate) mod restore;
 pub(crate) mod verify;
 mod writing;
+
+pub(crate) use writing::Written;
 
 use std::io;
 use std::path::{Path, PathBuf};

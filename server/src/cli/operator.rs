@@ -14,6 +14,7 @@ use super::{
 use crate::logs;
 use crate::operate::backup::backup;
 use crate::operate::compact::{CompactOptions, compact};
+use crate::operate::delete::delete;
 use crate::operate::export::export;
 use crate::operate::import::import;
 use crate::operate::import_repo::import_repo;
@@ -39,6 +40,8 @@ pub enum OperatorCommand {
     Export(ExportArgs),
     /// Take in a portable file. The relay must be stopped
     Import(ImportArgs),
+    /// Delete documents for good, at every client too. The relay must be stopped
+    Delete(DeleteArgs),
     /// Take over the data folder of an automerge-repo sync server. The relay must be stopped
     ImportRepo(ImportRepoArgs),
 }
@@ -149,6 +152,21 @@ pub struct ImportArgs {
     fold: FoldArgs,
 }
 
+/// Options of `delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The space
+    space: SpaceName,
+    /// The documents
+    #[arg(value_name = "ID", required_unless_present = "all")]
+    documents: Vec<DocumentId>,
+    /// All documents of the space
+    #[arg(long, conflicts_with = "documents")]
+    all: bool,
+}
+
 /// Options of `import-repo`.
 #[derive(Debug, Args)]
 pub struct ImportRepoArgs {
@@ -175,6 +193,7 @@ pub fn operate(command: OperatorCommand) -> ExitCode {
         OperatorCommand::Compact(args) => run_compact(args),
         OperatorCommand::Export(args) => run_export(args),
         OperatorCommand::Import(args) => run_import(args),
+        OperatorCommand::Delete(args) => run_delete(args),
         OperatorCommand::ImportRepo(args) => run_import_repo(args),
     };
     // The error is the last line.
@@ -286,6 +305,15 @@ fn run_import(args: ImportArgs) -> Result<(), Failure> {
     let what = format!("{} of the file's entries were refused", written.refused);
     let hint = "everything else was taken; see the list";
     Err(Failure::new(OTHER, what, format!("document {document}: {why}"), hint))
+}
+
+fn run_delete(args: DeleteArgs) -> Result<(), Failure> {
+    // Without documents it is `--all`, which clap has seen to.
+    let DeleteArgs { common, space, documents, all: _ } = args;
+    let deleted =
+        delete(&common.data, &space, documents).map_err(|error| failure(error, &common.data))?;
+    Output::new(common.json).deleted(&space, &deleted);
+    Ok(())
 }
 
 fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use landfall_protocol::{ActorId, DocumentId, SpaceName};
 use serde_json::{Value, json};
 
+use crate::operate::Written;
 use crate::operate::compact::Compacted;
 use crate::operate::export::Exported;
 use crate::operate::import::Imported;
@@ -275,6 +276,22 @@ impl Output {
                 let count = written.deleted_here;
                 lines.push(format!("{count} not taken, of documents that are deleted here"));
             }
+            lines
+        });
+    }
+
+    pub(super) fn deleted(&self, space: &SpaceName, written: &Written) {
+        let (deleted, before) = (written.tombstones, written.known + written.deleted_here);
+        let value =
+            || json!({"space": space.to_string(), "deleted": deleted, "deletedBefore": before});
+        self.say(value, || {
+            let mut lines =
+                vec![format!("space {space}: deleted {}", counted(deleted, "document"))];
+            if before > 0 {
+                lines.push(format!("{before} deleted already"));
+            }
+            lines
+                .push("their content is removed, and its room given back, by `compact`".to_owned());
             lines
         });
     }

@@ -1,8 +1,11 @@
 //! Export and import: a space from one relay to another.
 
+use std::path::Path;
+
 use landfall_protocol::DocumentId;
 use landfall_protocol::portable::{Encoder, Record};
 
+use crate::harness::SPACE;
 use crate::support::{
     Load, Place, Random, Served, check, command, count, fill, held, held_of, killed, run, text,
     time_of,
@@ -134,4 +137,37 @@ fn an_import_that_is_killed_is_done_again() {
     println!("killed {deaths} of {KILLS}");
     run(&other, &["import", text(&file)]).ok();
     assert_eq!(check(&other, &before), before);
+}
+
+/// One document and then all of them; nothing at all if one is not there. `compact` takes their bytes
+/// off the disk.
+#[test]
+fn documents_are_deleted_by_command() {
+    let place = Place::new();
+    let data = place.path("data");
+    let held = fill(&data, 4, 30);
+    let ids: Vec<String> = held.keys().map(ToString::to_string).collect();
+    let absent = DocumentId::from_bytes([77; 16]).to_string();
+    let delete = |args: &[&str]| run(&data, &[&["delete", SPACE], args].concat());
+    delete(&[&ids[0], &absent]).failed(2, &["no document", &absent]);
+    assert_eq!(held.len(), documents_in(&data), "nothing was deleted");
+    let told = delete(&[&ids[0], "--json"]).json();
+    assert_eq!((&told["deleted"], &told["deletedBefore"]), (&1.into(), &0.into()));
+    let told = delete(&[&ids[0], &ids[1], "--json"]).json();
+    assert_eq!((&told["deleted"], &told["deletedBefore"]), (&1.into(), &1.into()));
+    assert_eq!(documents_in(&data), 2);
+    delete(&[]).failed(2, &["wrong usage"]);
+    run(&data, &["delete", "absent", "--all"]).failed(2, &["no space `absent`"]);
+    assert!(delete(&["--all"]).ok().contains("deleted 2 documents"));
+    assert_eq!(documents_in(&data), 0);
+    let before = data.join("relay.db").metadata().unwrap().len();
+    run(&data, &["compact"]).ok();
+    assert!(data.join("relay.db").metadata().unwrap().len() < before);
+    run(&data, &["verify"]).ok();
+}
+
+/// Documents that are not deleted.
+fn documents_in(data: &Path) -> usize {
+    let told = run(data, &["inspect", "--json"]).json();
+    told["spaces"][0]["documents"].as_u64().unwrap() as usize
 }
