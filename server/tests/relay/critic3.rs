@@ -89,3 +89,37 @@ async fn critic_what_one_session_sent_of_a_snapshot_is_no_part_of_anothers() {
     assert!(is_taken, "an honest snapshot is refused for good: {answer:?}");
     relay.stop().await.unwrap();
 }
+
+/// A session that begins a message of so many bytes and sends a little of it.
+async fn stall(relay: &Relay, bytes: usize) -> Client {
+    let mut client = Client::hello(relay).await;
+    let mut begun = vec![0x82, 0xff];
+    begun.extend((bytes as u64).to_be_bytes());
+    begun.resize(begun.len() + 4 + 1_000, 0);
+    soon(client.socket.get_mut().write_all(&begun)).await.unwrap();
+    client
+}
+
+/// Messages of one address wait for memory. An engine with eight spaces connects from another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_an_engine_with_eight_spaces_connects_while_others_wait_for_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |options| options.memory = 192 << 20).await;
+    let mut stalled = Vec::new();
+    for _ in 0..30 {
+        stalled.push(stall(&relay, limits::MESSAGE_BYTES).await);
+    }
+    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting > 10.0).await;
+    let mut engine = Client::at_start_from(&relay, ELSEWHERE).await;
+    for number in 2..=8 {
+        let space = format!("space-{number}").parse().unwrap();
+        let (filter, cursor, acknowledged) = (Filter::Everything, None, None);
+        let subscribe =
+            Subscribe { subscription: number, space, filter, cursor, acknowledged };
+        engine.send(&Frame::Subscribe(subscribe)).await;
+        let answer = engine.frame().await;
+        assert!(matches!(answer, Frame::Subscribed(_)), "space {number}: {answer:?}");
+    }
+    drop(stalled);
+    relay.stop().await.unwrap();
+}
