@@ -123,3 +123,69 @@ async fn critic_an_engine_with_eight_spaces_connects_while_others_wait_for_memor
     drop(stalled);
     relay.stop().await.unwrap();
 }
+
+/// A document has a damaged change, is examined, and waits for a client that has it. Then its snapshot is
+/// damaged too, and a read finds that.
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_damage_that_comes_later_is_not_acknowledged_as_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::NONE)).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let mut made = Vec::new();
+    for _ in 0..3 {
+        made.extend(author.changes(100));
+        let push = client.push(author.document, &made[made.len() - 100..]).await;
+        client.acked(push).await;
+    }
+    let outcome = "landfall_relay_folds_total{outcome=\"folded\"}";
+    relay.until_metric(outcome, |count| count >= 1.0).await;
+    drop(client);
+    relay.stop().await.unwrap();
+    // Without the worker from here on: the tail stays.
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    let tail = author.large_changes(10, 2_000);
+    let push = client.push(author.document, &tail).await;
+    client.acked(push).await;
+    drop(client);
+    relay.stop().await.unwrap();
+    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
+    let last: i64 =
+        conn.query_row("SELECT max(\"offset\") FROM entry", [], |row| row.get(0)).unwrap();
+    drop(conn);
+    let which = format!("\"offset\" = {last}");
+    assert_eq!(damage(folder.path(), ("entry", "body"), 901, &which), 1);
+    let relay = Relay::start(&folder).await;
+    let mut silent = Client::hello(&relay).await;
+    silent.send(&Frame::Features(Features { bits: features::ALL })).await;
+    let (space, filter) = (SPACE.parse().unwrap(), Filter::Everything);
+    let (cursor, acknowledged) = (None, None);
+    let subscribe = Subscribe { subscription: 1, space, filter, cursor, acknowledged };
+    silent.send(&Frame::Subscribe(subscribe)).await;
+    let asked = until(&mut silent, |frame| match frame {
+        Frame::Resend(asked) => Some(asked),
+        _ => None,
+    })
+    .await;
+    let Resend { changes, .. } = asked;
+    assert_eq!(changes.len(), 1, "it was examined: a change is lost, its snapshot is whole");
+    // Later, under the running relay.
+    assert!(damage(folder.path(), ("snapshot_piece", "bytes"), 91, "true") > 0);
+    let mut reader = Client::at_start(&relay).await;
+    let entries = reader.entries(11).await;
+    let damaged = entries.iter().filter(|entry| entry.kind == entry_kind::DAMAGED).count();
+    assert_eq!(damaged, 2, "a read has met both");
+    // What the damaged snapshot stood for is pushed again: an ack would say that it is there.
+    let push = reader.push(author.document, &made[..1]).await;
+    let answer = until(&mut reader, |frame| match frame {
+        Frame::Ack(_) | Frame::Nack(_) => Some(frame),
+        _ => None,
+    })
+    .await;
+    match answer {
+        Frame::Nack(nack) => assert_eq!((nack.id, nack.code), (push, Code::OVERLOADED)),
+        answer => panic!("acknowledged, and it is not there: {answer:?}"),
+    }
+    relay.stop().await.unwrap();
+}
