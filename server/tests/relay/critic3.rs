@@ -189,3 +189,128 @@ async fn critic_damage_that_comes_later_is_not_acknowledged_as_there() {
     }
     relay.stop().await.unwrap();
 }
+
+/// What a session of each kind holds while it is cut.
+async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
+    let (mut natives, mut peers) = (Vec::new(), Vec::new());
+    // Half a message of each protocol, and one in frames.
+    natives.push(stall(relay, 100_000).await);
+    natives.push(stall(relay, limits::MESSAGE_BYTES).await);
+    for begun in [&[0x02, 0x81, 0, 0, 0, 0, 7][..], &[0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0, 7]] {
+        let mut peer = RepoClient::join(relay, "/spaces/notes", &format!("half {}", begun.len())).await;
+        soon(peer.socket.get_mut().write_all(begun)).await.unwrap();
+        peers.push(peer);
+    }
+    // Long documents that are read, and not taken.
+    let mut author = Author::new(1);
+    let mut client = Client::at_start(relay).await;
+    for _ in 0..4 {
+        let push = client.push(author.document, &author.large_changes(8, 300_000)).await;
+        client.acked(push).await;
+    }
+    let wants = vec![Want { document: author.document, have: vec![] }; 64];
+    client.send(&Frame::Fetch(Fetch { subscription: 1, wants })).await;
+    natives.push(client);
+    natives.push(Client::hello(relay).await);
+    let reader = natives.last_mut().unwrap();
+    let (space, filter) = (SPACE.parse().unwrap(), Filter::Everything);
+    let (cursor, acknowledged) = (None, None);
+    let subscribe = Subscribe { subscription: 1, space, filter, cursor, acknowledged };
+    reader.send(&Frame::Subscribe(subscribe)).await;
+    let mut peer = RepoClient::join(relay, "/spaces/notes", "reads").await;
+    let question = automerge::sync::Message {
+        heads: vec![],
+        need: vec![],
+        have: vec![],
+        changes: Vec::<Vec<u8>>::new().into(),
+        flags: None,
+        version: automerge::sync::MessageVersion::V1,
+    };
+    peer.say_sync(author.document, &question.encode()).await;
+    peers.push(peer);
+    // A large push that is checked, looked up and committed.
+    for number in 2..6 {
+        let mut client = Client::at_start(relay).await;
+        let mut author = Author::new(number);
+        let changes = author.large_changes(8, 400_000);
+        client.push(author.document, &changes).await;
+        natives.push(client);
+    }
+    // Changes whose dependencies do not come.
+    let mut peer = RepoClient::join(relay, "/spaces/notes", "pens").await;
+    let mut author = Author::new(7);
+    let changes = author.large_changes(5, 50_000);
+    let message = automerge::sync::Message {
+        heads: vec![],
+        need: vec![],
+        have: vec![],
+        changes: changes[1..].to_vec().into(),
+        flags: None,
+        version: automerge::sync::MessageVersion::V1,
+    };
+    peer.say_sync(author.document, &message.encode()).await;
+    peers.push(peer);
+    // Whole documents that are being opened.
+    for number in 10..14 {
+        let (document, snapshot, heads) = folded(number, 300);
+        let (hash, total) = (landfall_fold::hash_of(&snapshot), snapshot.len() as u64);
+        let mut client = Client::at_start(relay).await;
+        let (id, subscription) = (1, 1);
+        let offer = PushSnapshot { id, subscription, document, hash, total, heads };
+        client.send(&Frame::PushSnapshot(offer)).await;
+        let part = Part { subscription, document, hash, total, from: 0, bytes: snapshot.into() };
+        assert!(matches!(client.frame().await, Frame::Wanted(_) | Frame::Entries(_)));
+        client.send(&Frame::Part(part)).await;
+        natives.push(client);
+        let mut peer = RepoClient::join(relay, "/spaces/notes", &format!("whole {number}")).await;
+        let mut whole = AutoCommit::new();
+        let mut author = Author::new(number + 50);
+        for change in author.large_changes(5, 200_000) {
+            whole.apply_changes([automerge::Change::from_bytes(change).unwrap()]).unwrap();
+        }
+        peer.say_whole(author.document, &mut whole).await;
+        peers.push(peer);
+    }
+    // Filters.
+    let mut client = Client::hello(relay).await;
+    let filter = Filter::of_documents((0..4_096_u64).map(|number| {
+        let mut id = [9; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        DocumentId::from_bytes(id)
+    }));
+    let (space, cursor, acknowledged) = (SPACE.parse().unwrap(), None, None);
+    let subscribe = Subscribe { subscription: 1, space, filter, cursor, acknowledged };
+    client.send(&Frame::Subscribe(subscribe)).await;
+    natives.push(client);
+    (natives, peers)
+}
+
+async fn until_nothing_is_held(relay: &Relay, classes: &[&str]) {
+    relay.until_metric("landfall_relay_sessions", |sessions| sessions == 0.0).await;
+    for class in classes {
+        let metric = format!("landfall_relay_memory_bytes{{class=\"{class}\"}}");
+        relay.until_metric(&metric, |bytes| bytes == 0.0).await;
+    }
+    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_nothing_is_held_once_sessions_of_all_kinds_were_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |o| {
+        o.folds = folds(FoldWindow::default());
+        o.memory = 192 << 20;
+    })
+    .await;
+    for round in 0..3 {
+        let (mut natives, mut peers) = of_all_kinds(&relay).await;
+        // From the last to the first, or the other way round.
+        if round == 1 {
+            natives.reverse();
+            peers.reverse();
+        }
+        drop((natives, peers));
+        until_nothing_is_held(&relay, &["intake", "push", "answer", "state", "upload"]).await;
+    }
+    relay.stop().await.unwrap();
+}
