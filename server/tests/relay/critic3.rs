@@ -314,3 +314,18 @@ async fn critic_nothing_is_held_once_sessions_of_all_kinds_were_cut() {
     }
     relay.stop().await.unwrap();
 }
+
+/// Two clients send a part of what they offer, and go for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_snapshots_whose_senders_are_gone_are_forgotten_at_some_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |o| o.memory = 192 << 20).await;
+    let mut client = Client::at_start(&relay).await;
+    let (document, hash, total) = (DocumentId::from_bytes([1; 16]), [1; 32], 64 << 20);
+    let offer = PushSnapshot { id: 1, subscription: 1, document, hash, total, heads: vec![] };
+    client.send(&Frame::PushSnapshot(offer)).await;
+    assert!(matches!(client.frame().await, Frame::Wanted(_)));
+    drop(client);
+    until_nothing_is_held(&relay, &["intake", "push", "answer", "state", "upload"]).await;
+    relay.stop().await.unwrap();
+}
