@@ -50,3 +50,37 @@ fn critic_offers_of_one_byte_with_very_many_heads() {
         attack.hold();
     });
 }
+
+/// Questions wait for the answer to the first, which its session does not read; without any memory.
+#[test]
+fn critic_fetches_of_very_many_hashes_that_wait() {
+    attack("4 fetches of 66,560 hashes from each of 100 sessions that do not read", |attack| {
+        let mut author = reader(attack.port, "fetches");
+        for id in 1..=10_u64 {
+            let text = "x".repeat(limits::CHANGE_BYTES - 1_000);
+            let changes = vec![change_of(ActorId::from([id as u8; 16]), 1, &text).into()];
+            let document = numbered(0xfe, id);
+            say(&mut author, &[Frame::Push(Push { id, subscription: 1, document, changes })]);
+            acknowledged(&mut author, 1);
+        }
+        drop(author);
+        let wants = (1..=10).map(|id| Want { document: numbered(0xfe, id), have: vec![] });
+        let first = Frame::Fetch(Fetch { subscription: 1, wants: wants.collect() });
+        let have = (0..limits::FETCH_HASHES as u64).map(|n| {
+            let mut hash = [0xfe; 32];
+            hash[..8].copy_from_slice(&n.to_be_bytes());
+            hash
+        });
+        let wants = vec![Want { document: numbered(0, 0), have: have.collect() }];
+        let long = Frame::Fetch(Fetch { subscription: 1, wants });
+        let mut sessions: Vec<_> = (0..100).map(|_| subscribed(attack.port, "fetches")).collect();
+        for session in &mut sessions {
+            patient(session);
+            assert!(say(session, std::slice::from_ref(&first)));
+            for _ in 1..limits::QUERIES {
+                assert!(say(session, std::slice::from_ref(&long)));
+            }
+        }
+        attack.hold();
+    });
+}
