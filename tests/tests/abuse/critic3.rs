@@ -84,3 +84,51 @@ fn critic_fetches_of_very_many_hashes_that_wait() {
         attack.hold();
     });
 }
+
+/// A session that does not read takes up news of its open documents all the same, whenever a deadline of its
+/// own has come; each time they are made into a message that waits in memory.
+#[test]
+fn critic_automerge_repo_peers_that_do_not_read_what_others_type() {
+    const DOCUMENTS: u64 = 8;
+    attack("8 automerge-repo peers with half a message that do not read", |attack| {
+        let mut rng = Rng::new(7);
+        let mut docs: Vec<AutoCommit> = (1..=DOCUMENTS as u8)
+            .map(|number| AutoCommit::new().with_actor(ActorId::from([number; 16])))
+            .collect();
+        let mut type_into = |at: usize| {
+            let noise: Vec<u8> = (0..90_000).map(|_| rng.next_u64() as u8).collect();
+            docs[at].put(ROOT, "noise", noise).expect("bytes");
+            docs[at].commit();
+            docs[at].get_last_local_change().expect("just made").raw_bytes().to_vec()
+        };
+        let mut author = reader(attack.port, "default");
+        patient(&author);
+        let mut id = 0;
+        // All of them get so many changes of 90 kB more.
+        let mut type_all = |author: &mut _, count: usize| {
+            for at in 0..DOCUMENTS as usize {
+                id += 1;
+                let changes = (0..count).map(|_| type_into(at).into()).collect();
+                let document = numbered(0xd0, at as u64);
+                let push = Push { id, subscription: 1, document, changes };
+                assert!(say(author, &[Frame::Push(push)]));
+            }
+            acknowledged(author, DOCUMENTS as usize);
+        };
+        type_all(&mut author, 1);
+        let mut peers: Vec<_> = (0..8).map(|n| repo(attack.port, &format!("mute {n}"))).collect();
+        for peer in &mut peers {
+            for at in 0..DOCUMENTS {
+                assert!(peer.ask(numbered(0xd0, at), vec![], vec![]));
+            }
+            begin_message(&mut peer.socket, 17_000, 1_000);
+        }
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(30) {
+            type_all(&mut author, 8);
+            // sleep: more than 8 MiB between two looks and the relay reads its store instead
+            std::thread::sleep(Duration::from_millis(2_000));
+        }
+        attack.hold();
+    });
+}
