@@ -132,3 +132,34 @@ fn critic_automerge_repo_peers_that_do_not_read_what_others_type() {
         attack.hold();
     });
 }
+
+/// Each session has a budget of its own for checks, full when it comes. An honest client pastes a page.
+#[test]
+fn critic_a_paste_beside_the_bombs_of_many_sessions() {
+    attack("2 pushes of 2,000,000 operations from each of 60 sessions", |attack| {
+        let bomb = dense_change(&ActorId::from([0xb0; 16]), (1, 1), &[], 1_000_000);
+        let push = |id| {
+            let changes = vec![bomb.clone().into(); 2];
+            let document = DocumentId::from_bytes([0xb0; 16]);
+            Frame::Push(Push { id, subscription: 1, document, changes })
+        };
+        let mut honest = honest_reader(attack.port, "pastes");
+        let mut sessions: Vec<_> = (0..60).map(|_| subscribed(attack.port, "bombs")).collect();
+        for session in &mut sessions {
+            say(session, &[push(1), push(2)]);
+        }
+        let pasted = dense_change(&ActorId::from([0xaa; 16]), (1, 1), &[], 3_000);
+        let (id, subscription, document) = (1, 1, DocumentId::from_bytes([0xaa; 16]));
+        let changes = vec![pasted.into()];
+        let began = Instant::now();
+        say(&mut honest, &[Frame::Push(Push { id, subscription, document, changes })]);
+        until(&mut honest, |frame| matches!(frame, Frame::Ack(_)));
+        let took = began.elapsed();
+        println!("a paste of 3,000 characters took {took:?}");
+        assert!(took < Duration::from_secs(5), "a paste of 3,000 characters took {took:?}");
+        attack.hold();
+        sessions.iter_mut().for_each(|session| {
+            drain(session);
+        });
+    });
+}
