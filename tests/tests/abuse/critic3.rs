@@ -163,3 +163,44 @@ fn critic_a_paste_beside_the_bombs_of_many_sessions() {
         });
     });
 }
+
+/// Two sessions offer the same hash: the first with a total of one byte, the second with 64 MiB, into the
+/// memory of the first.
+#[test]
+fn critic_offers_of_one_hash_with_two_lengths() {
+    attack("8 offers of 60 MiB with memory for a byte", |attack| {
+        let offer = |id: u64, total: u64| {
+            let (subscription, document, hash) = (1, numbered(0x0e, id), [id as u8; 32]);
+            let heads = vec![];
+            Frame::PushSnapshot(PushSnapshot { id, subscription, document, hash, total, heads })
+        };
+        let wanted = |frame: &Frame| matches!(frame, Frame::Wanted(_));
+        let (mut first, mut second) = (reader(attack.port, "two"), reader(attack.port, "two"));
+        patient(&second);
+        for id in 1..=8 {
+            say(&mut first, &[offer(id, 1)]);
+            until(&mut first, wanted);
+            say(&mut second, &[offer(id, 64 << 20)]);
+            until(&mut second, wanted);
+            let mut from = 0_u64;
+            while from < 60 << 20 {
+                let (subscription, document, hash) = (1, numbered(0x0e, id), [id as u8; 32]);
+                let bytes = vec![7; limits::PART_BYTES];
+                let (total, next) = (64 << 20, from + bytes.len() as u64);
+                let bytes = bytes.into();
+                let part = landfall_protocol::frame::Part {
+                    subscription,
+                    document,
+                    hash,
+                    total,
+                    from,
+                    bytes,
+                };
+                say(&mut second, &[Frame::Part(part)]);
+                until(&mut second, wanted);
+                from = next;
+            }
+        }
+        attack.hold();
+    });
+}
