@@ -204,3 +204,40 @@ fn critic_offers_of_one_hash_with_two_lengths() {
         attack.hold();
     });
 }
+
+/// Of each space the last counts of 4,096 senders' sessions are remembered, under names that they choose.
+#[test]
+fn critic_ephemeral_messages_under_very_many_names() {
+    attack("8,192 names of sessions from each of 120 sessions", |attack| {
+        let names = |subscription: u32| {
+            (1..=limits::EPHEMERAL_SOURCES).map(move |number| {
+                let (sender, session) = (String::new(), format!("{number:0>256}"));
+                let (document, data) = (numbered(0xe0, 1), vec![].into());
+                let count = number as u64;
+                Frame::Ephemeral(landfall_protocol::frame::Ephemeral {
+                    subscription,
+                    document,
+                    sender,
+                    session,
+                    count,
+                    data,
+                })
+            })
+        };
+        let said: Vec<Vec<Frame>> = (1..=2).map(|number| names(number).collect()).collect();
+        let mut sessions = Vec::new();
+        for number in 0..120 {
+            let mut session = reader(attack.port, &format!("names-{number}"));
+            patient(&session);
+            let filter = landfall_protocol::frame::Filter::Everything;
+            let more = crate::attacker::subscribe(2, &format!("more-{number}"), filter);
+            say(&mut session, &[more]);
+            until(&mut session, |frame| matches!(frame, Frame::Subscribed(_)));
+            for some in &said {
+                assert!(say(&mut session, some));
+            }
+            sessions.push(session);
+        }
+        attack.hold();
+    });
+}
