@@ -139,6 +139,9 @@ mod tests {
         assert!(gives.as_mut().poll(&mut context).is_pending());
         drop(sending);
         assert!(gives.as_mut().poll(&mut context).is_pending());
-        assert!(message.as_mut().poll(&mut context).is_ready(), "it waits until something else happens");
+        assert!(
+            message.as_mut().poll(&mut context).is_ready(),
+            "it waits until something else happens"
+        );
     }
 }

@@ -114,8 +114,7 @@ async fn critic_an_engine_with_eight_spaces_connects_while_others_wait_for_memor
     for number in 2..=8 {
         let space = format!("space-{number}").parse().unwrap();
         let (filter, cursor, acknowledged) = (Filter::Everything, None, None);
-        let subscribe =
-            Subscribe { subscription: number, space, filter, cursor, acknowledged };
+        let subscribe = Subscribe { subscription: number, space, filter, cursor, acknowledged };
         engine.send(&Frame::Subscribe(subscribe)).await;
         let answer = engine.frame().await;
         assert!(matches!(answer, Frame::Subscribed(_)), "space {number}: {answer:?}");
@@ -197,7 +196,8 @@ async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
     natives.push(stall(relay, 100_000).await);
     natives.push(stall(relay, limits::MESSAGE_BYTES).await);
     for begun in [&[0x02, 0x81, 0, 0, 0, 0, 7][..], &[0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0, 7]] {
-        let mut peer = RepoClient::join(relay, "/spaces/notes", &format!("half {}", begun.len())).await;
+        let mut peer =
+            RepoClient::join(relay, "/spaces/notes", &format!("half {}", begun.len())).await;
         soon(peer.socket.get_mut().write_all(begun)).await.unwrap();
         peers.push(peer);
     }

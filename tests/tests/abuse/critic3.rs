@@ -24,6 +24,18 @@ fn patient(socket: &tokio_tungstenite::tungstenite::WebSocket<std::net::TcpStrea
     socket.get_ref().set_write_timeout(Some(Duration::from_secs(20))).expect("a timeout");
 }
 
+type Session = tokio_tungstenite::tungstenite::WebSocket<std::net::TcpStream>;
+
+/// As `until`, of a client that answers the relay's pings.
+fn until_alive(session: &mut Session, wanted: impl Fn(&Frame) -> bool) -> Frame {
+    loop {
+        match until(session, |frame| matches!(frame, Frame::Ping(_)) || wanted(frame)) {
+            Frame::Ping(nonce) => drop(say(session, &[Frame::Pong(nonce)])),
+            found => return found,
+        }
+    }
+}
+
 /// An offer's heads are kept until its parts came, beside the memory that it has reserved: one byte.
 #[test]
 fn critic_offers_of_one_byte_with_very_many_heads() {
@@ -256,6 +268,107 @@ fn critic_three_honest_uploads_of_60_mib() {
                 });
             }
         });
+        attack.hold();
+    });
+}
+
+/// Folded histories of some hundred bytes and two million operations, from many sessions of one address. An
+/// honest one is behind one of each.
+#[test]
+fn critic_an_honest_upload_beside_those_of_many_sessions() {
+    attack("heavy uploads from each of 40 sessions", |attack| {
+        let mut doc = AutoCommit::new().with_actor(ActorId::from([0x40; 16]));
+        let text = doc.put_object(ROOT, "t", landfall::automerge::ObjType::Text).expect("a text");
+        doc.commit();
+        doc.splice_text(&text, 0, 0, &"x".repeat(1_000_000)).expect("letters");
+        doc.commit();
+        let heads: Vec<[u8; 32]> = doc.get_heads().iter().map(|hash| hash.0).collect();
+        let heavy = doc.save();
+        println!("a heavy upload has {} bytes", heavy.len());
+        let (hash, total) = (landfall_fold::hash_of(&heavy), heavy.len() as u64);
+        let mut sessions: Vec<_> = (0..40).map(|_| reader(attack.port, "heavy")).collect();
+        for (number, session) in (1..).zip(&mut sessions) {
+            let (id, subscription, document) = (1, 1, numbered(0x40, number));
+            let heads = heads.clone();
+            let offer = PushSnapshot { id, subscription, document, hash, total, heads };
+            let bytes = heavy.clone().into();
+            let part = landfall_protocol::frame::Part {
+                subscription,
+                document,
+                hash,
+                total,
+                from: 0,
+                bytes,
+            };
+            say(session, &[Frame::PushSnapshot(offer)]);
+            until(session, |frame| matches!(frame, Frame::Wanted(_)));
+            say(session, &[Frame::Part(part)]);
+        }
+        let mut honest = honest_reader(attack.port, "honest");
+        let (history, heads) = crate::uploads::folded(77, 300, 1);
+        let (hash, total) = (landfall_fold::hash_of(&history), history.len() as u64);
+        let (id, subscription, document) = (1, 1, numbered(0x41, 1));
+        let offer = PushSnapshot { id, subscription, document, hash, total, heads };
+        let bytes = history.into();
+        let part =
+            landfall_protocol::frame::Part { subscription, document, hash, total, from: 0, bytes };
+        let began = Instant::now();
+        say(&mut honest, &[Frame::PushSnapshot(offer)]);
+        until_alive(&mut honest, |frame| matches!(frame, Frame::Wanted(_)));
+        say(&mut honest, &[Frame::Part(part)]);
+        until_alive(&mut honest, |frame| matches!(frame, Frame::Ack(_)));
+        let took = began.elapsed();
+        println!("an honest upload of 300 changes took {took:?}");
+        assert!(took < Duration::from_secs(5), "an honest upload of 300 changes took {took:?}");
+        attack.hold();
+    });
+}
+
+/// The store's two readers are given to whoever asked first, a page at a time: each session of an address has
+/// as many turns as an honest one.
+#[test]
+fn critic_an_honest_read_beside_the_questions_of_many_sessions() {
+    attack("digests over 50,000 tombstones from each of 800 sessions", |attack| {
+        let mut author = reader(attack.port, "deleted");
+        let deletion = |id| {
+            let document = numbered(0xdd, 0xdd << 56 | id);
+            let (subscription, flags, body) = (1, 0, vec![].into());
+            let kind = landfall_protocol::frame::entry_kind::TOMBSTONE;
+            let entry = landfall_protocol::digest::tombstone_id(&document);
+            Frame::PushEntry(landfall_protocol::frame::PushEntry {
+                id,
+                subscription,
+                document,
+                kind,
+                flags,
+                entry,
+                body,
+            })
+        };
+        let all: Vec<Frame> = (1..=50_000).map(deletion).collect();
+        for some in all.chunks(limits::PUSHES_IN_FLIGHT) {
+            assert!(say(&mut author, some));
+            acknowledged(&mut author, some.len());
+        }
+        let bucket = landfall_protocol::digest::Prefix::ROOT.child(0xd).child(0xd);
+        let prefixes = vec![bucket; 8];
+        let query = landfall_protocol::frame::DigestQuery { subscription: 1, prefixes };
+        let questions = vec![Frame::Digest(query); limits::QUERIES];
+        let mut honest = honest_reader(attack.port, "default");
+        let mut sessions: Vec<_> = (0..800).map(|_| subscribed(attack.port, "deleted")).collect();
+        for session in &mut sessions {
+            say(session, &questions);
+        }
+        let mut worst = Duration::ZERO;
+        for _ in 0..1 {
+            let wants = vec![Want { document: numbered(0, 7), have: vec![] }];
+            let began = Instant::now();
+            say(&mut honest, &[Frame::Fetch(Fetch { subscription: 1, wants })]);
+            until_alive(&mut honest, |frame| matches!(frame, Frame::Document(_)));
+            worst = worst.max(began.elapsed());
+        }
+        println!("an honest question for one document took {worst:?}");
+        assert!(worst < Duration::from_secs(2), "a question for one document took {worst:?}");
         attack.hold();
     });
 }
