@@ -250,7 +250,13 @@ async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
     };
     peer.say_sync(author.document, &message.encode()).await;
     peers.push(peer);
-    // Whole documents that are being opened.
+    wholes(relay, &mut natives, &mut peers).await;
+    natives.push(filtering(relay).await);
+    (natives, peers)
+}
+
+/// Whole documents that are being opened.
+async fn wholes(relay: &Relay, natives: &mut Vec<Client>, peers: &mut Vec<RepoClient>) {
     for number in 10..14 {
         let (document, snapshot, heads) = folded(number, 300);
         let (hash, total) = (landfall_fold::hash_of(&snapshot), snapshot.len() as u64);
@@ -271,7 +277,10 @@ async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
         peer.say_whole(author.document, &mut whole).await;
         peers.push(peer);
     }
-    // Filters.
+}
+
+/// With a filter of very many documents.
+async fn filtering(relay: &Relay) -> Client {
     let mut client = Client::hello(relay).await;
     let filter = Filter::of_documents((0..4_096_u64).map(|number| {
         let mut id = [9; 16];
@@ -281,8 +290,7 @@ async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
     let (space, cursor, acknowledged) = (SPACE.parse().unwrap(), None, None);
     let subscribe = Subscribe { subscription: 1, space, filter, cursor, acknowledged };
     client.send(&Frame::Subscribe(subscribe)).await;
-    natives.push(client);
-    (natives, peers)
+    client
 }
 
 async fn until_nothing_is_held(relay: &Relay, classes: &[&str]) {
