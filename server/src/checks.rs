@@ -335,4 +335,20 @@ mod tests {
         assert!(checker.check((), light, bug).await.is_none());
         assert!(heavy(checker, None, 1).await.is_some());
     }
+
+    /// A thousand sessions of one address are new, so each has all of its budget. A person who typed a little
+    /// pastes a page.
+    #[test]
+    fn critic_new_sessions_do_not_go_before_one_that_used_next_to_nothing() {
+        let mut turns = Turns::new(1);
+        for _ in 0..1_000 {
+            turns.wait(spent(0));
+        }
+        let person = turns.wait(spent(1));
+        let mut before = 0;
+        while turns.next(at(0)) != Some(person) {
+            (before, turns.free) = (before + 1, 1);
+        }
+        assert!(before < 100, "{before} checks of half a second each go before");
+    }
 }

@@ -277,4 +277,27 @@ mod tests {
         assert!(waits.as_mut().poll(&mut context).is_ready(), "its memory is given up");
         assert!(offers.resume(&space, &offer).is_none());
     }
+
+    /// Two sessions offer the same hash with other lengths: one names a byte, which is all the memory that
+    /// is reserved; the other one sends 60 MiB into that.
+    #[test]
+    fn critic_what_is_kept_of_a_snapshot_has_its_memory_whoever_began_it() {
+        let (offers, space) = (Arc::new(Offers::default()), "default".parse().unwrap());
+        let memory = Memory::new(0);
+        let (short, long) = (offer(1, 1), offer(1, 64 << 20));
+        let (_, _first) = offers.begin(&space, &short, room(&memory, 1));
+        let (mut from, _second) = match offers.resume(&space, &long) {
+            Some(resumed) => resumed,
+            None => offers.begin(&space, &long, room(&memory, long.total)),
+        };
+        let part = vec![7; 256 << 10];
+        while from < 60 << 20 {
+            match offers.add(&space, &long, from, &part) {
+                Took::Upto(there) => from = there,
+                _ => break,
+            }
+        }
+        let (kept, reserved) = (offers.bytes(), memory.used(Class::Upload));
+        assert!(kept <= reserved, "{kept} bytes are kept with memory for {reserved}");
+    }
 }

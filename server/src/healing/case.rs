@@ -283,4 +283,19 @@ mod tests {
         case.examined(rest, now);
         assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1], "it is not asked for the rest");
     }
+
+    /// One address has a thousand connections that follow the document and never answer. The author, who came
+    /// last, has it.
+    #[test]
+    fn critic_many_silent_sessions_do_not_keep_the_question_from_others_for_hours() {
+        let began = Instant::now();
+        let (mut now, mut case) = (began, Case::new(began));
+        case.examined(lost(3), now);
+        let all: Vec<u64> = (1..=1_001).collect();
+        while !chosen(&mut case, &all, &NOBODY, now).contains(&1_001) {
+            now += limits::HEAL_ANSWER;
+        }
+        let waited = now - began;
+        assert!(waited < Duration::from_secs(3_600), "the author is asked after {waited:?}");
+    }
 }

@@ -112,4 +112,36 @@ mod tests {
         assert!(message.as_mut().poll(&mut context).is_ready(), "it waits for ever");
         assert_eq!(memory.used(Class::Upload), total, "no more gave way than was needed");
     }
+
+    /// A large message waits while a session holds two offers. Then the session withdraws them, by ending
+    /// their subscription, and stays: nobody sends them any more, and nothing else happens.
+    #[test]
+    fn critic_snapshots_that_are_withdrawn_give_way_to_who_waits_already() {
+        let memory = Memory::new(256 << 20);
+        let (rings, offers) = (Rings::new(memory.clone()), Arc::new(Offers::default()));
+        let total = 64_usize << 20;
+        // Accounts that stay open: the sessions go on.
+        let holders = [1, 2].map(|number| memory.account(ShareKey::Session(number)));
+        let mut sending = Vec::new();
+        for (number, holder) in (1..).zip(&holders) {
+            let room = holder.try_reserve(Class::Upload, total);
+            let (document, hash) = (DocumentId::from_bytes([number; 16]), [7; 32]);
+            let (id, subscription, heads) = (1, 0, [].into());
+            let total = total as u64;
+            let offer = Offered { id, subscription, document, hash, total, heads };
+            sending.push(offers.begin(&"s".parse().unwrap(), &offer, room.unwrap()).1);
+        }
+        let account = memory.account(ShareKey::Session(3));
+        let mut message = pin!(account.reserve(Class::Intake, 2 * total));
+        let mut gives = pin!(rings.give_way(&offers));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(message.as_mut().poll(&mut context).is_pending());
+        assert!(gives.as_mut().poll(&mut context).is_pending());
+        drop(sending);
+        assert!(gives.as_mut().poll(&mut context).is_pending());
+        assert!(
+            message.as_mut().poll(&mut context).is_ready(),
+            "it waits until something else happens"
+        );
+    }
 }

@@ -181,3 +181,21 @@ fn who_makes_the_relay_remember_most_gives_way_to_others() {
     drop((one, two, modest));
     assert!(memory.shared.state.lock().evictions.is_empty());
 }
+
+/// Somebody waits for memory, as an upload over a slow link does for half an hour. Another client subscribes
+/// to six spaces, some 9 kB.
+#[test]
+fn critic_who_remembers_little_is_not_refused_because_somebody_waits() {
+    let memory = memory();
+    let upload = |number| session(&memory, number).try_reserve(Class::Upload, 64 * MIB).unwrap();
+    let _held = (upload(1), upload(2));
+    let third = session(&memory, 3);
+    let mut waits = pin!(third.reserve(Class::Upload, 64 * MIB));
+    assert!(poll(waits.as_mut()).is_none());
+    let engine = session(&memory, 4);
+    let subscriptions: Vec<_> =
+        (0..6).map(|_| engine.remember(limits::SUBSCRIPTION_BYTES)).collect();
+    let refused = subscriptions.iter().filter(|room| room.is_none()).count();
+    let used = memory.used(Class::State);
+    assert_eq!(refused, 0, "with {used} bytes of state in all of the relay");
+}

@@ -183,4 +183,19 @@ mod tests {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         assert!(said <= now.as_millis() as f64);
     }
+
+    /// The relay's clock was ahead when something was told, and is set right.
+    #[test]
+    fn critic_a_clock_that_is_set_back_silences_nobody() {
+        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (sender, mut receiver) = mpsc::channel(8);
+        gossip.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
+        let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as f64 + 1e12;
+        // As `tell` keeps it at that moment.
+        let before = Arc::new(news(ahead));
+        let bytes = weight(&before);
+        gossip.state.lock().keep((space.clone(), "s".into()), before, bytes);
+        gossip.tell(&space, SessionId(1), RemoteNews { timestamp_ms: None, ..news(1.0) });
+        assert!(receiver.try_recv().is_ok(), "nothing of it is told for thirty years");
+    }
 }

@@ -56,7 +56,7 @@ fn very_many_offers_in_one_message_are_no_quadratic_work() {
 }
 
 /// A folded history of so many changes, each with so many bytes that nothing makes smaller.
-fn folded(seed: u64, changes: u64, bytes: usize) -> (Vec<u8>, Vec<[u8; 32]>) {
+pub(crate) fn folded(seed: u64, changes: u64, bytes: usize) -> (Vec<u8>, Vec<[u8; 32]>) {
     let mut doc = AutoCommit::new().with_actor(ActorId::from(document(seed)));
     let mut rng = Rng::new(seed);
     for number in 1..=changes {
@@ -106,7 +106,7 @@ fn uploads_in_a_row_from_one_peer() {
 
 /// Uploads a folded history, again if the relay has no room for it now, with something to do after each
 /// answer.
-fn upload(
+pub(crate) fn upload(
     session: &mut WebSocket<TcpStream>,
     document: DocumentId,
     history: &(Vec<u8>, Vec<[u8; 32]>),

@@ -64,3 +64,22 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
     assert_eq!(end.await.unwrap(), HubEnd::Drained);
     folds.close();
 }
+
+/// A fold is written just when the relay stops: the hub has ended by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn critic_a_hub_that_is_gone_says_so_at_once_to_who_folds() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(folder.path()).unwrap());
+    let rooms = Arc::new(Rooms::new(Arc::new(Metrics::new())));
+    let parts = parts(store, &rooms);
+    let folds = Arc::clone(&parts.folder);
+    let (hub, end) = Hub::start(parts).unwrap();
+    hub.shutdown();
+    assert_eq!(end.await.unwrap(), HubEnd::Drained);
+    let (began, space) = (std::time::Instant::now(), "notes".parse().unwrap());
+    let told = tokio::task::spawn_blocking(move || hub.folding(space, Offset(1))).await.unwrap();
+    let took = began.elapsed();
+    folds.close();
+    assert!(!told);
+    assert!(took < limits::HUB_ANSWER / 2, "the thread that folds was held up for {took:?}");
+}

@@ -316,3 +316,21 @@ fn an_inspection_reads_beside_the_relay_and_tells_what_is_there() {
     store.close().unwrap();
     assert!(inspection.verify(false, &mut |_| {}).is_ok(), "it outlives the relay");
 }
+
+/// A snapshot is found to be damaged before what it stands for was pruned: those rows are the only copy, and
+/// `verify --repair` brings them back (see above).
+#[test]
+fn critic_what_a_damaged_snapshot_stands_for_is_not_pruned() {
+    let sql = "UPDATE snapshot_piece SET \
+        bytes = CAST(substr(bytes, 1, 60) || x'ee' || substr(bytes, 62) AS BLOB)";
+    let (folder, store) = super::damage::store();
+    damage(folder.path(), sql);
+    // A client asks for the document: that it is damaged is known from now on.
+    let mut read = |_| std::ops::ControlFlow::Continue(());
+    assert!(store.document_bases(&space(), &long(), &mut read).is_err());
+    assert!(store.known_damage(&space(), &long()).is_some());
+    while store.prune(u64::MAX / 2, 100).unwrap() {}
+    let repaired = store.repair(&verify(&store).1).unwrap();
+    let held = store.changes_held(&space(), &long()).unwrap();
+    assert_eq!((repaired.dropped_changes, held), (0, 300), "the relay deleted the last copy");
+}

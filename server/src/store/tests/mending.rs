@@ -256,3 +256,48 @@ fn what_is_known_of_damage_is_kept_when_the_store_takes_writes_again() {
     let damaged = store.condition().damaged;
     assert!(!damaged.is_empty(), "after a restart `/readyz` says that all is well");
 }
+
+/// A bit of a document's row flips: a number is negative. The document is due to be folded, like another one.
+#[test]
+fn critic_a_document_whose_row_cannot_be_read_does_not_stop_the_folds_of_all_others() {
+    let (folder, store, ids) = two_due();
+    let sql = "UPDATE document SET tail_bytes = -3 WHERE id = (SELECT min(id) FROM document)";
+    damage(folder.path(), sql);
+    let found = store.fold_candidate(u64::MAX / 2, FoldWindow::NONE);
+    let found = found.map(|task| task.map(|task| task.document));
+    assert!(matches!(found, Ok(Some(id)) if id == ids[1]), "{found:?}");
+}
+
+/// The same of a document of which rows wait to be pruned.
+#[test]
+fn critic_a_document_whose_row_cannot_be_read_does_not_stop_all_pruning() {
+    let (folder, store, _) = two_due();
+    damage(folder.path(), "UPDATE document SET dead = 1");
+    damage(folder.path(), "UPDATE document SET folded = 300, tail_bytes = 0");
+    let sql = "UPDATE document SET tail_bytes = -3 WHERE id = (SELECT min(id) FROM document)";
+    damage(folder.path(), sql);
+    let pruned = store.prune(u64::MAX / 2, 100);
+    assert!(pruned.is_ok(), "{pruned:?}: nothing is pruned any more");
+}
+
+/// A store with two documents of 300 changes each.
+fn two_due() -> (tempfile::TempDir, SqliteStore, [DocumentId; 2]) {
+    let (folder, store) = super::open();
+    let ids = [1, 2].map(|number| DocumentId::from_bytes([number; 16]));
+    let (mut offset, mut entries) = (0, Vec::new());
+    for (number, document) in (21..).zip(ids) {
+        let mut doc = world::author(number);
+        for edit in 0..300 {
+            doc.put(automerge::ROOT, "number", edit).unwrap();
+            let checked = preflight(&world::commit(&mut doc)).unwrap();
+            offset += 1;
+            let (actor, seq, max_op) = (checked.actor.clone(), checked.seq, checked.max_op);
+            let operations = checked.stored_operations;
+            let entry = Entry::of_change(Offset(offset), document, checked, &[3; 16], 5);
+            let kind = NewKind::Change { actor, seq, max_op, operations };
+            entries.push(NewEntry { entry, kind });
+        }
+    }
+    super::append(&store, super::opens(1, 1), entries).unwrap();
+    (folder, store, ids)
+}

@@ -1,0 +1,339 @@
+//! What a hostile reviewer found, over whole sessions. Each test is one fault.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use automerge::AutoCommit;
+use landfall_protocol::frame::{
+    Features, Fetch, Filter, Frame, Part, PushSnapshot, Resend, Subscribe, Want, entry_kind,
+    features,
+};
+use landfall_protocol::{Code, DocumentId, limits};
+use landfall_relay::FoldOptions;
+use landfall_relay::store::FoldWindow;
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::{Author, Client, Relay, SPACE, damage, soon};
+use crate::repo_client::RepoClient;
+
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// Folds at once, with the worker of the relay's own program.
+fn folds(window: FoldWindow) -> FoldOptions {
+    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
+    let (worker, every) = (Some(worker.map(Into::into).to_vec()), Duration::from_millis(10));
+    FoldOptions { worker, window, every, ..FoldOptions::default() }
+}
+
+/// A folded history, with its document.
+fn folded(number: u8, changes: usize) -> (DocumentId, Vec<u8>, Vec<[u8; 32]>) {
+    let mut author = Author::new(number);
+    let mut whole = AutoCommit::new();
+    for change in author.changes(changes) {
+        whole.apply_changes([automerge::Change::from_bytes(change).unwrap()]).unwrap();
+    }
+    let heads = whole.get_heads().iter().map(|head| head.0).collect();
+    (author.document, whole.save(), heads)
+}
+
+async fn until<T>(client: &mut Client, wanted: impl Fn(Frame) -> Option<T>) -> T {
+    soon(async {
+        loop {
+            if let Some(found) = wanted(client.frame().await) {
+                return found;
+            }
+        }
+    })
+    .await
+}
+
+/// Mallory knows which snapshot an honest client is going to offer (it has the same document), offers its hash
+/// and sends 100 bytes of something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_what_one_session_sent_of_a_snapshot_is_no_part_of_anothers() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::default())).await;
+    let (document, snapshot, heads) = folded(1, 300);
+    let (hash, total) = (landfall_fold::hash_of(&snapshot), snapshot.len() as u64);
+    let offer = |id| {
+        let heads = heads.clone();
+        Frame::PushSnapshot(PushSnapshot { id, subscription: 1, document, hash, total, heads })
+    };
+    let part = |from: usize, bytes: Vec<u8>| {
+        let (from, bytes) = (from as u64, bytes.into());
+        Frame::Part(Part { subscription: 1, document, hash, total, from, bytes })
+    };
+    let from = |frame| match frame {
+        Frame::Wanted(wanted) => Some(wanted.from as usize),
+        _ => None,
+    };
+    let mut mallory = Client::at_start_from(&relay, ELSEWHERE).await;
+    mallory.send(&offer(1)).await;
+    assert_eq!(until(&mut mallory, from).await, 0);
+    mallory.send(&part(0, vec![0; 100])).await;
+    assert_eq!(until(&mut mallory, from).await, 100);
+    drop(mallory);
+    let mut alice = Client::at_start(&relay).await;
+    alice.send(&offer(1)).await;
+    let there = until(&mut alice, from).await;
+    alice.send(&part(there, snapshot[there..].to_vec())).await;
+    let answer = until(&mut alice, |frame| match frame {
+        Frame::Ack(_) | Frame::Nack(_) => Some(frame),
+        _ => None,
+    })
+    .await;
+    let is_taken = match &answer {
+        Frame::Nack(nack) => nack.retry_after_ms > 0,
+        answer => matches!(answer, Frame::Ack(_)),
+    };
+    assert!(is_taken, "an honest snapshot is refused for good: {answer:?}");
+    relay.stop().await.unwrap();
+}
+
+/// A session that begins a message of so many bytes and sends a little of it.
+async fn stall(relay: &Relay, bytes: usize) -> Client {
+    let mut client = Client::hello(relay).await;
+    let mut begun = vec![0x82, 0xff];
+    begun.extend((bytes as u64).to_be_bytes());
+    begun.resize(begun.len() + 4 + 1_000, 0);
+    soon(client.socket.get_mut().write_all(&begun)).await.unwrap();
+    client
+}
+
+/// Messages of one address wait for memory. An engine with eight spaces connects from another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_an_engine_with_eight_spaces_connects_while_others_wait_for_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |options| options.memory = 192 << 20).await;
+    let mut stalled = Vec::new();
+    for _ in 0..30 {
+        stalled.push(stall(&relay, limits::MESSAGE_BYTES).await);
+    }
+    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting > 10.0).await;
+    let mut engine = Client::at_start_from(&relay, ELSEWHERE).await;
+    for number in 2..=8 {
+        let space = format!("space-{number}").parse().unwrap();
+        let (filter, cursor, acknowledged) = (Filter::Everything, None, None);
+        let subscribe = Subscribe { subscription: number, space, filter, cursor, acknowledged };
+        engine.send(&Frame::Subscribe(subscribe)).await;
+        let answer = engine.frame().await;
+        assert!(matches!(answer, Frame::Subscribed(_)), "space {number}: {answer:?}");
+    }
+    drop(stalled);
+    relay.stop().await.unwrap();
+}
+
+/// A document has a damaged change, is examined, and waits for a client that has it. Then its snapshot is
+/// damaged too, and a read finds that.
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_damage_that_comes_later_is_not_acknowledged_as_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::NONE)).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let mut made = Vec::new();
+    for _ in 0..3 {
+        made.extend(author.changes(100));
+        let push = client.push(author.document, &made[made.len() - 100..]).await;
+        client.acked(push).await;
+    }
+    let outcome = "landfall_relay_folds_total{outcome=\"folded\"}";
+    relay.until_metric(outcome, |count| count >= 1.0).await;
+    drop(client);
+    relay.stop().await.unwrap();
+    // Without the worker from here on: the tail stays.
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    let tail = author.large_changes(10, 2_000);
+    let push = client.push(author.document, &tail).await;
+    client.acked(push).await;
+    drop(client);
+    relay.stop().await.unwrap();
+    let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
+    let last: i64 =
+        conn.query_row("SELECT max(\"offset\") FROM entry", [], |row| row.get(0)).unwrap();
+    drop(conn);
+    let which = format!("\"offset\" = {last}");
+    assert_eq!(damage(folder.path(), ("entry", "body"), 901, &which), 1);
+    let relay = Relay::start(&folder).await;
+    let mut silent = Client::hello(&relay).await;
+    silent.send(&Frame::Features(Features { bits: features::ALL })).await;
+    let (space, filter) = (SPACE.parse().unwrap(), Filter::Everything);
+    let (cursor, acknowledged) = (None, None);
+    let subscribe = Subscribe { subscription: 1, space, filter, cursor, acknowledged };
+    silent.send(&Frame::Subscribe(subscribe)).await;
+    let asked = until(&mut silent, |frame| match frame {
+        Frame::Resend(asked) => Some(asked),
+        _ => None,
+    })
+    .await;
+    let Resend { changes, .. } = asked;
+    assert_eq!(changes.len(), 1, "it was examined: a change is lost, its snapshot is whole");
+    // Later, under the running relay.
+    assert!(damage(folder.path(), ("snapshot_piece", "bytes"), 91, "true") > 0);
+    let mut reader = Client::at_start(&relay).await;
+    let entries = reader.entries(11).await;
+    let damaged = entries.iter().filter(|entry| entry.kind == entry_kind::DAMAGED).count();
+    assert_eq!(damaged, 2, "a read has met both");
+    // What the damaged snapshot stood for is pushed again: an ack would say that it is there.
+    let push = reader.push(author.document, &made[..1]).await;
+    let answer = until(&mut reader, |frame| match frame {
+        Frame::Ack(_) | Frame::Nack(_) => Some(frame),
+        _ => None,
+    })
+    .await;
+    match answer {
+        Frame::Nack(nack) => assert_eq!((nack.id, nack.code), (push, Code::OVERLOADED)),
+        answer => panic!("acknowledged, and it is not there: {answer:?}"),
+    }
+    relay.stop().await.unwrap();
+}
+
+/// What a session of each kind holds while it is cut.
+async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
+    let (mut natives, mut peers) = (Vec::new(), Vec::new());
+    // Half a message of each protocol, and one in frames.
+    natives.push(stall(relay, 100_000).await);
+    natives.push(stall(relay, limits::MESSAGE_BYTES).await);
+    for begun in [&[0x02, 0x81, 0, 0, 0, 0, 7][..], &[0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0, 7]] {
+        let mut peer =
+            RepoClient::join(relay, "/spaces/notes", &format!("half {}", begun.len())).await;
+        soon(peer.socket.get_mut().write_all(begun)).await.unwrap();
+        peers.push(peer);
+    }
+    // Long documents that are read, and not taken.
+    let mut author = Author::new(1);
+    let mut client = Client::at_start(relay).await;
+    for _ in 0..4 {
+        let push = client.push(author.document, &author.large_changes(8, 300_000)).await;
+        client.acked(push).await;
+    }
+    let wants = vec![Want { document: author.document, have: vec![] }; 64];
+    client.send(&Frame::Fetch(Fetch { subscription: 1, wants })).await;
+    natives.push(client);
+    natives.push(Client::hello(relay).await);
+    let reader = natives.last_mut().unwrap();
+    let (space, filter) = (SPACE.parse().unwrap(), Filter::Everything);
+    let (cursor, acknowledged) = (None, None);
+    let subscribe = Subscribe { subscription: 1, space, filter, cursor, acknowledged };
+    reader.send(&Frame::Subscribe(subscribe)).await;
+    let mut peer = RepoClient::join(relay, "/spaces/notes", "reads").await;
+    let question = automerge::sync::Message {
+        heads: vec![],
+        need: vec![],
+        have: vec![],
+        changes: Vec::<Vec<u8>>::new().into(),
+        flags: None,
+        version: automerge::sync::MessageVersion::V1,
+    };
+    peer.say_sync(author.document, &question.encode()).await;
+    peers.push(peer);
+    // A large push that is checked, looked up and committed.
+    for number in 2..6 {
+        let mut client = Client::at_start(relay).await;
+        let mut author = Author::new(number);
+        let changes = author.large_changes(8, 400_000);
+        client.push(author.document, &changes).await;
+        natives.push(client);
+    }
+    // Changes whose dependencies do not come.
+    let mut peer = RepoClient::join(relay, "/spaces/notes", "pens").await;
+    let mut author = Author::new(7);
+    let changes = author.large_changes(5, 50_000);
+    let message = automerge::sync::Message {
+        heads: vec![],
+        need: vec![],
+        have: vec![],
+        changes: changes[1..].to_vec().into(),
+        flags: None,
+        version: automerge::sync::MessageVersion::V1,
+    };
+    peer.say_sync(author.document, &message.encode()).await;
+    peers.push(peer);
+    wholes(relay, &mut natives, &mut peers).await;
+    natives.push(filtering(relay).await);
+    (natives, peers)
+}
+
+/// Whole documents that are being opened.
+async fn wholes(relay: &Relay, natives: &mut Vec<Client>, peers: &mut Vec<RepoClient>) {
+    for number in 10..14 {
+        let (document, snapshot, heads) = folded(number, 300);
+        let (hash, total) = (landfall_fold::hash_of(&snapshot), snapshot.len() as u64);
+        let mut client = Client::at_start(relay).await;
+        let (id, subscription) = (1, 1);
+        let offer = PushSnapshot { id, subscription, document, hash, total, heads };
+        client.send(&Frame::PushSnapshot(offer)).await;
+        let part = Part { subscription, document, hash, total, from: 0, bytes: snapshot.into() };
+        assert!(matches!(client.frame().await, Frame::Wanted(_) | Frame::Entries(_)));
+        client.send(&Frame::Part(part)).await;
+        natives.push(client);
+        let mut peer = RepoClient::join(relay, "/spaces/notes", &format!("whole {number}")).await;
+        let mut whole = AutoCommit::new();
+        let mut author = Author::new(number + 50);
+        for change in author.large_changes(5, 200_000) {
+            whole.apply_changes([automerge::Change::from_bytes(change).unwrap()]).unwrap();
+        }
+        peer.say_whole(author.document, &mut whole).await;
+        peers.push(peer);
+    }
+}
+
+/// With a filter of very many documents.
+async fn filtering(relay: &Relay) -> Client {
+    let mut client = Client::hello(relay).await;
+    let filter = Filter::of_documents((0..4_096_u64).map(|number| {
+        let mut id = [9; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        DocumentId::from_bytes(id)
+    }));
+    let (space, cursor, acknowledged) = (SPACE.parse().unwrap(), None, None);
+    let subscribe = Subscribe { subscription: 1, space, filter, cursor, acknowledged };
+    client.send(&Frame::Subscribe(subscribe)).await;
+    client
+}
+
+async fn until_nothing_is_held(relay: &Relay, classes: &[&str]) {
+    relay.until_metric("landfall_relay_sessions", |sessions| sessions == 0.0).await;
+    for class in classes {
+        let metric = format!("landfall_relay_memory_bytes{{class=\"{class}\"}}");
+        relay.until_metric(&metric, |bytes| bytes == 0.0).await;
+    }
+    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_nothing_is_held_once_sessions_of_all_kinds_were_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |o| {
+        o.folds = folds(FoldWindow::default());
+        o.memory = 192 << 20;
+    })
+    .await;
+    for round in 0..3 {
+        let (mut natives, mut peers) = of_all_kinds(&relay).await;
+        // From the last to the first, or the other way round.
+        if round == 1 {
+            natives.reverse();
+            peers.reverse();
+        }
+        drop((natives, peers));
+        until_nothing_is_held(&relay, &["intake", "push", "answer", "state", "upload"]).await;
+    }
+    relay.stop().await.unwrap();
+}
+
+/// Two clients send a part of what they offer, and go for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn critic_snapshots_whose_senders_are_gone_are_forgotten_at_some_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |o| o.memory = 192 << 20).await;
+    let mut client = Client::at_start(&relay).await;
+    let (document, hash, total) = (DocumentId::from_bytes([1; 16]), [1; 32], 64 << 20);
+    let offer = PushSnapshot { id: 1, subscription: 1, document, hash, total, heads: vec![] };
+    client.send(&Frame::PushSnapshot(offer)).await;
+    assert!(matches!(client.frame().await, Frame::Wanted(_)));
+    drop(client);
+    until_nothing_is_held(&relay, &["intake", "push", "answer", "state", "upload"]).await;
+    relay.stop().await.unwrap();
+}
