@@ -21,6 +21,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
 use crate::store::{Condition, Examined, Known, LogStore, StoreError};
+use crate::tasks;
 use case::Case;
 
 /// What of a document cannot be read.
@@ -75,7 +76,7 @@ enum Found {
 
 impl Healing {
     /// Heals, for as long as the runtime lives: what it asks for is not acknowledged by it.
-    async fn run(self: Arc<Self>, desk: Desk) {
+    async fn run(&self, desk: &Desk) {
         let mut is_kept = true;
         loop {
             let condition = desk.store.condition();
@@ -86,7 +87,7 @@ impl Healing {
             }
             self.gather(&condition);
             match self.next_due(Instant::now()) {
-                Some(place) => self.attend(&desk, place).await,
+                Some(place) => self.attend(desk, place).await,
                 None => {
                     // What reads find is looked for now and then: nothing waits for it.
                     let look = tokio::time::sleep(limits::HEAL_LOOK);
@@ -109,9 +110,18 @@ impl Healing {
         self.cases.lock().get(&(space.clone(), *document))?.lost()
     }
 
-    /// Whether it is known that nothing of a damaged document's snapshot is lost.
-    pub(crate) fn is_snapshot_whole(&self, space: &SpaceName, document: &DocumentId) -> bool {
-        self.lost(space, document).is_some_and(|lost| lost.snapshot.is_none())
+    /// Whether it is known that nothing of a damaged document's snapshot is lost: it was examined, and
+    /// reads have met nothing new since but changes.
+    pub(crate) fn is_snapshot_whole(&self, place: (&SpaceName, &DocumentId), known: Known) -> bool {
+        if !self.is_active.load(Ordering::Acquire) {
+            return false;
+        }
+        let cases = self.cases.lock();
+        let case = cases.get(&(place.0.clone(), *place.1));
+        case.is_some_and(|case| {
+            let is_whole = case.lost().is_some_and(|lost| lost.snapshot.is_none());
+            is_whole && case.has_seen(known)
+        })
     }
 
     /// Something that was lost of a document was brought, and is whole in the store.
@@ -210,14 +220,14 @@ impl Healing {
         let known = desk.store.known_damage(space, document);
         // One that is not known any more is let go with the next look.
         let Some(known) = known else { return self.put_off(&place) };
-        let is_examined = self.with(&place, Case::begin).unwrap_or(true);
+        let is_examined = self.with(&place, |case| case.begin(known)).unwrap_or(true);
         if !is_examined {
             match desk.examine(&place, known).await {
                 Found::Whole => return self.healed(desk, &place),
                 // What a client brings could not be written.
                 Found::Lost(_) if known.takes_no_writes => return self.put_off(&place),
                 Found::Lost(lost) => {
-                    self.with(&place, |case| case.examined(lost, Instant::now()));
+                    self.with(&place, |case| case.examined(lost, known, Instant::now()));
                 }
                 Found::Beyond(error) => {
                     tracing::warn!(%space, %document, error = error.chain(),
@@ -282,7 +292,11 @@ impl Desk {
     /// Heals from now on, in a task of its own.
     pub(crate) fn start(self) -> Arc<Healing> {
         let healing = Arc::new(Healing::default());
-        tokio::spawn(Arc::clone(&healing).run(self));
+        let (desk, running) = (Arc::new(self), Arc::clone(&healing));
+        tasks::keep("healing", move || {
+            let (healing, desk) = (Arc::clone(&running), Arc::clone(&desk));
+            async move { healing.run(&desk).await }
+        });
         healing
     }
 

@@ -40,6 +40,7 @@ mod rooms;
 pub mod serve;
 mod session;
 pub mod store;
+mod tasks;
 
 pub use backups::BackupOptions;
 pub use folding::FoldOptions;

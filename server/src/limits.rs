@@ -221,6 +221,9 @@ pub const STORE_ENDED_GRACE: Duration = Duration::from_secs(5);
 /// How often the server looks whether the store has ended so.
 pub const STORE_ENDED_LOOK: Duration = Duration::from_millis(500);
 
+/// The pause before a task that panicked begins anew.
+pub const TASK_PAUSE: Duration = Duration::from_secs(1);
+
 /// How often the server looks at least whether a scheduled backup is due, and the longest pause after
 /// one that failed.
 pub const BACKUP_LOOK: Duration = Duration::from_secs(600);

@@ -38,6 +38,7 @@ use crate::places::{Caps, Places};
 use crate::rooms::Rooms;
 use crate::session::Shared;
 use crate::store::{Condition, LogStore, OpenStoreError, SqliteStore, StoreError};
+use crate::tasks;
 
 /// How a relay serves. Change single fields of [`ServeOptions::new`].
 #[derive(Debug, Clone)]
@@ -204,11 +205,15 @@ pub async fn serve_with_store(
     let mut server = Server::start(&options, Arc::clone(&store))?;
     let folder = Arc::clone(&server.folder);
     // Unwind safety: `stop` uses only what is shared with other threads anyway.
+    let traffic = Arc::clone(&server.door.sessions.metrics);
     let trimming =
-        tokio::spawn(allocator::trim_on_traffic(Arc::clone(&server.door.sessions.metrics)));
+        tasks::keep("trimming", move || allocator::trim_on_traffic(Arc::clone(&traffic)));
     let copying = options.backups.clone().map(|backups| {
         let metrics = Arc::clone(&server.door.sessions.metrics);
-        tokio::spawn(backups::run(backups, options.data.clone(), metrics))
+        let data = options.data.clone();
+        tasks::keep("backups", move || {
+            backups::run(backups.clone(), data.clone(), Arc::clone(&metrics))
+        })
     });
     let end = AssertUnwindSafe(server.accept(listener, shutdown)).catch_unwind().await;
     trimming.abort();
@@ -308,7 +313,10 @@ impl Server {
         let offers = Arc::new(Offers::default());
         let givers = Arc::clone(&offers);
         // It ends with the runtime: while the relay is stopped nobody needs what rings hold.
-        tokio::spawn(async move { rings.give_way(&givers).await });
+        tasks::keep("rings", move || {
+            let (rings, givers) = (Arc::clone(&rings), Arc::clone(&givers));
+            async move { rings.give_way(&givers).await }
+        });
         let for_folds = hub.clone();
         folder
             .before_fold(Box::new(move |space, through| for_folds.folding(space.clone(), through)));

@@ -23,6 +23,7 @@ mod known;
 mod log;
 mod mending;
 mod opening;
+mod passed;
 mod plan;
 mod prune;
 pub mod repair;

@@ -8,6 +8,7 @@ use landfall_protocol::SessionId;
 
 use super::Lost;
 use crate::limits;
+use crate::store::Known;
 
 /// A damaged document.
 pub(super) struct Case {
@@ -17,6 +18,8 @@ pub(super) struct Case {
     looked: Option<Instant>,
     /// What of it is lost, once that was examined.
     lost: Option<Arc<Lost>>,
+    /// How often reads had met anything else than changes when it was examined.
+    seen: u64,
     /// Its list of changes was too long to be kept.
     is_cut: bool,
     /// Something came for it since: it is examined anew.
@@ -39,6 +42,7 @@ impl Case {
             due: now,
             looked: None,
             lost: None,
+            seen: 0,
             is_cut: false,
             is_stale: false,
             asked: BTreeMap::new(),
@@ -54,8 +58,14 @@ impl Case {
         self.lost.clone()
     }
 
+    /// Whether nothing is known now but what was known when it was examined, and changes.
+    pub(super) fn has_seen(&self, known: Known) -> bool {
+        self.seen == known.beyond_changes
+    }
+
     /// A look begins; whether it is known what is lost.
-    pub(super) fn begin(&mut self) -> bool {
+    pub(super) fn begin(&mut self, known: Known) -> bool {
+        self.is_stale |= !self.has_seen(known);
         let now = Instant::now();
         self.looked = Some(now);
         self.due = now + self.pause;
@@ -64,7 +74,8 @@ impl Case {
     }
 
     /// It was examined, and this is lost.
-    pub(super) fn examined(&mut self, lost: Lost, now: Instant) {
+    pub(super) fn examined(&mut self, lost: Lost, known: Known, now: Instant) {
+        self.seen = known.beyond_changes;
         let before = self.lost.replace(Arc::new(lost));
         let is_known = before.is_some() && !std::mem::take(&mut self.is_cut);
         if is_known && before != self.lost {
@@ -170,6 +181,7 @@ mod tests {
 
     use super::*;
 
+    const KNOWN: Known = Known { takes_no_writes: false, times: 1, beyond_changes: 1 };
     const NOBODY: BTreeSet<SessionId> = BTreeSet::new();
     const NONE: [u64; 0] = [];
 
@@ -197,7 +209,7 @@ mod tests {
         let now = Instant::now();
         let mut case = Case::new(now);
         assert_eq!(chosen(&mut case, &[1, 2], &NOBODY, now), NONE, "it is not examined");
-        case.examined(lost(3), now);
+        case.examined(lost(3), KNOWN, now);
         assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), [1, 2]);
         assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), NONE);
         case.answered(SessionId(1), 0, now);
@@ -211,10 +223,10 @@ mod tests {
         assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, later), [2]);
         // Who brought something that was not all has no more of it.
         case.answered(SessionId(2), 5, later);
-        assert!(!case.begin(), "it is examined anew");
+        assert!(!case.begin(KNOWN), "it is examined anew");
         assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, later), NONE);
         // But may have of what else is lost.
-        case.examined(lost(2), later);
+        case.examined(lost(2), KNOWN, later);
         assert_eq!(chosen(&mut case, &[1, 2], &NOBODY, later), [1, 2]);
     }
 
@@ -222,7 +234,7 @@ mod tests {
     fn who_is_busy_with_another_question_is_asked_soon() {
         let now = Instant::now();
         let mut case = Case::new(now);
-        case.examined(lost(1), now);
+        case.examined(lost(1), KNOWN, now);
         let busy = BTreeSet::from([SessionId(1)]);
         assert_eq!(chosen(&mut case, &[1], &busy, now), NONE);
         assert_eq!(case.due, now + limits::HEAL_LEAST);
@@ -233,16 +245,16 @@ mod tests {
     fn the_pauses_grow_while_nobody_is_there_and_end_when_somebody_comes() {
         let now = Instant::now();
         let mut case = Case::new(now);
-        case.examined(lost(limits::HEAL_KEPT + 1), now);
-        assert!(case.begin(), "it is examined");
+        case.examined(lost(limits::HEAL_KEPT + 1), KNOWN, now);
+        assert!(case.begin(KNOWN), "it is examined");
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            case.examined(lost(limits::HEAL_KEPT + 1), now);
+            case.examined(lost(limits::HEAL_KEPT + 1), KNOWN, now);
             assert_eq!(chosen(&mut case, &[], &NOBODY, now), NONE);
             pauses.push(case.due - now);
             let kept = case.lost().unwrap();
             assert_eq!(kept.changes.len(), 0, "a long list is not kept");
-            assert!(!case.begin(), "it is examined anew");
+            assert!(!case.begin(KNOWN), "it is examined anew");
         }
         assert!(pauses.is_sorted() && pauses[0] == limits::HEAL_PAUSE, "{pauses:?}");
         assert_eq!(pauses.last(), Some(&limits::HEAL_LONGEST));
@@ -259,7 +271,7 @@ mod tests {
     fn silent_sessions_do_not_keep_the_question_from_others() {
         let mut now = Instant::now();
         let mut case = Case::new(now);
-        case.examined(lost(3), now);
+        case.examined(lost(3), KNOWN, now);
         let mut asked = BTreeSet::new();
         for _ in 0..100 {
             asked.extend(chosen(&mut case, &[1, 2, 3], &NOBODY, now));
@@ -273,14 +285,14 @@ mod tests {
     fn who_brought_a_part_is_asked_for_the_rest() {
         let now = Instant::now();
         let mut case = Case::new(now);
-        case.examined(lost(3), now);
+        case.examined(lost(3), KNOWN, now);
         assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1]);
         // What the hub tells when it has mended it, then the `Resent`.
         case.brought(now);
         case.answered(SessionId(1), 1, now);
-        assert!(!case.begin(), "it is examined anew");
+        assert!(!case.begin(KNOWN), "it is examined anew");
         let rest = Lost { changes: lost(3).changes[1..].to_vec(), snapshot: None };
-        case.examined(rest, now);
+        case.examined(rest, KNOWN, now);
         assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1], "it is not asked for the rest");
     }
 
@@ -290,7 +302,7 @@ mod tests {
     fn critic_many_silent_sessions_do_not_keep_the_question_from_others_for_hours() {
         let began = Instant::now();
         let (mut now, mut case) = (began, Case::new(began));
-        case.examined(lost(3), now);
+        case.examined(lost(3), KNOWN, now);
         let all: Vec<u64> = (1..=1_001).collect();
         while !chosen(&mut case, &all, &NOBODY, now).contains(&1_001) {
             now += limits::HEAL_ANSWER;

@@ -234,8 +234,10 @@ impl Sequencer {
         mended: &Replaced,
     ) -> BTreeSet<ChangeHash> {
         let document = judging.document();
-        let is_damaged = self.parts.store.known_damage(space, &document).is_some();
-        if !is_damaged || self.parts.healing.is_snapshot_whole(space, &document) {
+        let Some(known) = self.parts.store.known_damage(space, &document) else {
+            return BTreeSet::new();
+        };
+        if self.parts.healing.is_snapshot_whole((space, &document), known) {
             return BTreeSet::new();
         }
         let hashes = judging.changes().iter().map(|change| change.hash);

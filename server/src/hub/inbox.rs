@@ -11,7 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// does not, and is for what its senders bound themselves (one commit a space, one farewell a
 /// session), since the store's thread must never wait for the hub.
 pub(super) struct Inbox<T> {
-    queue: Mutex<VecDeque<Queued<T>>>,
+    /// `None` once it is closed.
+    queue: Mutex<Option<VecDeque<Queued<T>>>>,
     filled: Condvar,
     room: Arc<Semaphore>,
 }
@@ -25,7 +26,7 @@ struct Queued<T> {
 impl<T> Inbox<T> {
     pub(super) fn new(capacity: usize) -> Self {
         let room = Arc::new(Semaphore::new(capacity));
-        Self { queue: Mutex::default(), filled: Condvar::new(), room }
+        Self { queue: Mutex::new(Some(VecDeque::new())), filled: Condvar::new(), room }
     }
 
     /// Adds a command once there is room. Gives it back if the hub is gone.
@@ -39,38 +40,43 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// Adds a command at once.
+    /// Adds a command at once. If the hub is gone it is dropped, and so is whatever would tell of it.
     pub(super) fn put(&self, command: T) {
         self.add(Queued { command, _room: None });
     }
 
     fn add(&self, queued: Queued<T>) {
-        self.queue.lock().push_back(queued);
+        if let Some(queue) = &mut *self.queue.lock() {
+            queue.push_back(queued);
+        }
         self.filled.notify_one();
     }
 
     /// How many wait.
     pub(super) fn len(&self) -> usize {
-        self.queue.lock().len()
+        self.queue.lock().as_ref().map_or(0, VecDeque::len)
     }
 
     /// Waits for commands, or until the deadline, and takes all there are.
     pub(super) fn take(&self, deadline: Option<Instant>, into: &mut Vec<T>) {
         let mut queue = self.queue.lock();
-        while queue.is_empty() {
+        while queue.as_ref().is_none_or(VecDeque::is_empty) {
             match deadline {
                 None => self.filled.wait(&mut queue),
                 Some(deadline) if self.filled.wait_until(&mut queue, deadline).timed_out() => break,
                 Some(_) => {}
             }
         }
-        into.extend(queue.drain(..).map(|queued| queued.command));
+        let all = queue.iter_mut().flat_map(|queue| queue.drain(..));
+        into.extend(all.map(|queued| queued.command));
     }
 
     /// Nobody takes commands any more: those who wait for room are told so.
     pub(super) fn close(&self) {
         self.room.close();
-        self.queue.lock().clear();
+        // Dropped without the lock: that may tell somebody.
+        let left = self.queue.lock().take();
+        drop(left);
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct ContentDamage {
     pub(super) offset: Option<Offset>,
     /// What does not agree.
     pub(super) what: String,
+    /// Whether it is one change that stands by itself, and nothing else.
+    pub(super) of_change: bool,
 }
 
 fn place(document: &Option<DocumentId>, offset: &Option<Offset>) -> String {
@@ -48,22 +50,28 @@ pub(super) fn damaged(
     what: impl Into<String>,
 ) -> rusqlite::Error {
     let offset = offset.map(Offset);
-    let damage = ContentDamage { document, offset, what: what.into() };
+    let damage = ContentDamage { document, offset, what: what.into(), of_change: false };
+    rusqlite::Error::ToSqlConversionFailure(Box::new(damage))
+}
+
+/// Damage of a change that stands by itself.
+fn damaged_change(entry: &Entry, what: String) -> rusqlite::Error {
+    let (document, offset) = (Some(entry.document), Some(entry.offset));
+    let damage = ContentDamage { document, offset, what, of_change: true };
     rusqlite::Error::ToSqlConversionFailure(Box::new(damage))
 }
 
 /// Holds a change that is about to be sent against its hash.
 pub(super) fn change(entry: &Entry) -> rusqlite::Result<()> {
     form(entry)?;
-    let tell = |what: String| damaged(Some(entry.document), Some(entry.offset.0), what);
-    body(&entry.body, &entry.id).map_err(tell)
+    body(&entry.body, &entry.id).map_err(|what| damaged_change(entry, what))
 }
 
 /// Holds what a change's row says beside its bytes against what a change may be.
 pub(super) fn form(entry: &Entry) -> rusqlite::Result<()> {
     if entry.kind != entry_kind::CHANGE || entry.flags & !entry_flags::SECOND_ROOT != 0 {
         let what = format!("a change of kind {} with flags {}", entry.kind, entry.flags);
-        return Err(damaged(Some(entry.document), Some(entry.offset.0), what));
+        return Err(damaged_change(entry, what));
     }
     Ok(())
 }

@@ -127,6 +127,8 @@ pub struct Known {
     pub takes_no_writes: bool,
     /// How often reads have met it. Another number than before: it was met again meanwhile.
     pub times: u64,
+    /// How often of those it was something else than a change that stands by itself: the snapshot, say.
+    pub beyond_changes: u64,
 }
 
 #[derive(Default)]
@@ -161,6 +163,7 @@ impl Recorder {
     fn note_damage(&self, asked: Asked<'_>, error: &StoreError) {
         let content = error.content_damage();
         let document = content.and_then(|content| content.document);
+        let beyond = content.is_none_or(|content| !content.of_change);
         let (space, document) = (asked.space.cloned(), document.or(asked.document.copied()));
         let place = DamagedPlace { space, document };
         let mut found = self.found.lock();
@@ -169,6 +172,7 @@ impl Recorder {
             let is_new = content.is_none() && !known.takes_no_writes;
             known.takes_no_writes |= is_new;
             known.times += 1;
+            known.beyond_changes += u64::from(beyond);
             found.is_new |= is_new;
             return;
         }
@@ -179,7 +183,8 @@ impl Recorder {
         // Once for each place: what asks for it asks again and again.
         let remedy = if content.is_none() { RESTORE } else { REMEDY };
         tracing::error!(%place, error = error.chain(), remedy, "the store is damaged");
-        found.damaged.insert(place, Known { takes_no_writes: content.is_none(), times: 1 });
+        let (takes_no_writes, beyond_changes) = (content.is_none(), u64::from(beyond));
+        found.damaged.insert(place, Known { takes_no_writes, times: 1, beyond_changes });
         found.is_new = true;
     }
 
@@ -187,7 +192,7 @@ impl Recorder {
     pub(super) fn set(&self, places: Vec<(DamagedPlace, bool)>, is_new: bool) {
         let mut found = self.found.lock();
         self.has_damage.store(!places.is_empty(), Ordering::Release);
-        let known = |takes_no_writes| Known { takes_no_writes, times: 1 };
+        let known = |takes_no_writes| Known { takes_no_writes, times: 1, beyond_changes: 1 };
         found.damaged =
             places.into_iter().map(|(place, no_writes)| (place, known(no_writes))).collect();
         found.is_new = is_new;
@@ -221,6 +226,17 @@ impl Recorder {
         }
         let place = DamagedPlace { space: Some(space.clone()), document: Some(*document) };
         self.found.lock().damaged.get(&place).copied()
+    }
+
+    /// All documents that are known to be damaged.
+    pub(super) fn documents(&self) -> Vec<(SpaceName, DocumentId)> {
+        if !self.has_damage.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let found = self.found.lock();
+        let named =
+            found.damaged.keys().filter_map(|place| Some((place.space.clone()?, place.document?)));
+        named.collect()
     }
 
     /// The documents of a space that are known to be damaged.

@@ -214,6 +214,18 @@ pub(super) fn space_row(conn: &Connection, name: &SpaceName) -> rusqlite::Result
     find.query_row([name.as_str()], |row| row.get(0)).optional()
 }
 
+/// The row of a space's document, whether or not that can be read.
+pub(super) fn row_of(
+    conn: &Connection,
+    name: &SpaceName,
+    document: &DocumentId,
+) -> rusqlite::Result<Option<i64>> {
+    let Some(space) = space_row(conn, name)? else { return Ok(None) };
+    let sql = "SELECT id FROM document WHERE space = ?1 AND document = ?2";
+    let key = params![space, document.as_bytes()];
+    conn.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()
+}
+
 /// A space's document by their names.
 pub(super) fn find(
     conn: &Connection,

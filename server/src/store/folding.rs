@@ -16,6 +16,7 @@ use super::append::Actors;
 use super::checked::{self, damaged};
 use super::documents::{self, Document};
 use super::log::head;
+use super::passed::PassedOver;
 use super::schema::{broken, column, number};
 use super::{FoldInput, FoldTask, FoldWindow, snapshots};
 use crate::limits;
@@ -25,7 +26,7 @@ const READ_BYTES: usize = 1024 * 1024;
 const READ_ROWS: usize = 4_096;
 
 const NEXT_DUE: &str = "SELECT space, id, due FROM document \
-    WHERE due IS NOT NULL AND space > ?1 ORDER BY space, due LIMIT 1";
+    WHERE due IS NOT NULL AND (space, due, id) > (?1, ?2, ?3) ORDER BY space, due, id LIMIT 1";
 
 const AT_OR_AFTER: &str = "SELECT \"offset\", at_ms FROM entry \
     WHERE document = ?1 AND \"offset\" >= ?2 ORDER BY \"offset\" LIMIT 1";
@@ -83,24 +84,42 @@ pub(super) fn candidate(
     conn: &Connection,
     now_ms: u64,
     window: FoldWindow,
+    passed: &mut PassedOver,
 ) -> rusqlite::Result<Option<FoldTask>> {
     let mut next = conn.prepare_cached(NEXT_DUE)?;
-    let mut space = -1;
+    let mut last = (-1, i64::MAX, i64::MAX);
     loop {
-        let due = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, number(row, 2)?));
-        let found: Option<(i64, i64, u64)> = next.query_row([space], due).optional()?;
-        let Some((of, row, due)) = found else { return Ok(None) };
-        space = of;
-        let reach = Reach::new(conn, space, now_ms, window)?;
-        // The entry itself is read only if the log has gone on far enough.
-        if due > reach.through {
-            continue;
+        let due = |row: &Row<'_>| Ok((row.get(0)?, row.get(2)?, row.get(1)?));
+        let found = next.query_row(params![last.0, last.1, last.2], due).optional()?;
+        let Some((space, due, row)) = found else { return Ok(None) };
+        let task = due_task(conn, (space, row, due), now_ms, window);
+        last = match passed.unless(row, task)? {
+            Some(Some(task)) => return Ok(Some(task)),
+            // It answers for all behind it.
+            Some(None) => (space, i64::MAX, i64::MAX),
+            None => (space, due, row),
+        };
+    }
+}
+
+/// The fold of the first document that is due in a space.
+fn due_task(
+    conn: &Connection,
+    (space, row, due): (i64, i64, i64),
+    now_ms: u64,
+    window: FoldWindow,
+) -> rusqlite::Result<Option<FoldTask>> {
+    let reach = Reach::new(conn, space, now_ms, window)?;
+    let due = u64::try_from(due).map_err(|_| broken("a document is due at a negative offset"))?;
+    // The entry itself is read only if the log has gone on far enough.
+    if due > reach.through {
+        return Ok(None);
+    }
+    match at_or_after(conn, row, due)? {
+        Some((offset, at)) if reach.has(offset, at) => {
+            of_document(conn, space, Document::at(conn, row)?, &reach)
         }
-        if at_or_after(conn, row, due)?.is_some_and(|(offset, at)| reach.has(offset, at))
-            && let Some(task) = of_document(conn, space, Document::at(conn, row)?, &reach)?
-        {
-            return Ok(Some(task));
-        }
+        _ => Ok(None),
     }
 }
 
@@ -360,7 +379,9 @@ pub(super) fn failed(
 pub(super) fn retry(tx: &Connection, version: &str) -> rusqlite::Result<()> {
     let mut find = tx.prepare_cached("SELECT document FROM fold_failure WHERE version <> ?1")?;
     let rows: Vec<i64> = find.query_map([version], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    rows.into_iter().try_for_each(|row| due_again(tx, row))
+    // Whoever reads one that is damaged tells of it; it stays as it is.
+    let mut passed = PassedOver::default();
+    rows.into_iter().try_for_each(|row| passed.unless(row, due_again(tx, row)).map(drop))
 }
 
 /// What of a document was damaged is mended: if it could not be folded, it is tried again.

@@ -2,10 +2,13 @@
 //! document had, and snapshots that were replaced. Each slice is a transaction of its own, and
 //! what is left says so in the rows themselves, so that a crash between two loses nothing.
 
-use landfall_protocol::limits;
+use std::collections::BTreeSet;
+
+use landfall_protocol::{DocumentId, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::documents::Document;
+use super::documents::{self, Document};
+use super::passed::PassedOver;
 use super::schema::column;
 use super::snapshots;
 use crate::limits::CLOCK_SKEW;
@@ -20,12 +23,22 @@ const DEAD_ENTRIES: &str = "DELETE FROM entry WHERE id IN (SELECT id FROM entry 
 const DEAD_ACTORS: &str = "DELETE FROM folded_actor WHERE document = ?1 AND actor IN \
     (SELECT actor FROM folded_actor WHERE document = ?1 LIMIT ?2)";
 
-/// Deletes some rows; true if there may be more.
-pub(super) fn prune(tx: &Connection, now_ms: u64, max_rows: usize) -> rusqlite::Result<bool> {
+/// Deletes some rows; true if there may be more. Nothing of `damaged` documents, unless they are
+/// deleted: it may be the only copy that is left of what cannot be read.
+pub(super) fn prune(
+    tx: &Connection,
+    (now_ms, max_rows): (u64, usize),
+    damaged: &[(SpaceName, DocumentId)],
+    passed: &mut PassedOver,
+) -> rusqlite::Result<bool> {
+    let mut kept = BTreeSet::new();
+    for (space, document) in damaged {
+        kept.extend(documents::row_of(tx, space, document)?);
+    }
     let mut left = max_rows.max(PIECE_ROWS);
     while left > 0 {
-        let deleted = match dead_rows(tx, left)? {
-            0 => replaced_snapshots(tx, now_ms, left)?,
+        let deleted = match dead_rows(tx, left, &kept, passed)? {
+            0 => replaced_snapshots(tx, now_ms, left, &kept)?,
             deleted => deleted,
         };
         if deleted == 0 {
@@ -37,14 +50,29 @@ pub(super) fn prune(tx: &Connection, now_ms: u64, max_rows: usize) -> rusqlite::
 }
 
 /// Rows of one document; a document that has none left is done.
-fn dead_rows(tx: &Connection, most: usize) -> rusqlite::Result<usize> {
-    let mut next =
-        tx.prepare_cached("SELECT id FROM document WHERE dead = 1 ORDER BY id LIMIT 1")?;
-    let Some(row) = next.query_row([], |row| row.get::<_, i64>(0)).optional()? else {
-        return Ok(0);
-    };
-    let document = Document::at(tx, row)?;
-    let is_deleted = document.tombstone.is_some();
+fn dead_rows(
+    tx: &Connection,
+    most: usize,
+    kept: &BTreeSet<i64>,
+    passed: &mut PassedOver,
+) -> rusqlite::Result<usize> {
+    let sql = "SELECT id FROM document WHERE dead = 1 AND id > ?1 ORDER BY id LIMIT 1";
+    let mut next = tx.prepare_cached(sql)?;
+    let mut last = i64::MIN;
+    loop {
+        let Some(row) = next.query_row([last], |row| row.get::<_, i64>(0)).optional()? else {
+            return Ok(0);
+        };
+        last = row;
+        let Some(document) = passed.unless(row, Document::at(tx, row))? else { continue };
+        if document.tombstone.is_some() || !kept.contains(&row) {
+            return dead_rows_of(tx, &document, most);
+        }
+    }
+}
+
+fn dead_rows_of(tx: &Connection, document: &Document, most: usize) -> rusqlite::Result<usize> {
+    let (row, is_deleted) = (document.row, document.tombstone.is_some());
     let through = if is_deleted { i64::MAX } else { column(document.folded)? };
     let mut delete = tx.prepare_cached(DEAD_ENTRIES)?;
     let mut deleted = delete.execute(params![row, through, most as i64])?;
@@ -61,17 +89,24 @@ fn dead_rows(tx: &Connection, most: usize) -> rusqlite::Result<usize> {
 }
 
 /// Pieces of one snapshot whose time is over; then the snapshot.
-fn replaced_snapshots(tx: &Connection, now_ms: u64, most: usize) -> rusqlite::Result<usize> {
+fn replaced_snapshots(
+    tx: &Connection,
+    now_ms: u64,
+    most: usize,
+    kept: &BTreeSet<i64>,
+) -> rusqlite::Result<usize> {
     let grace = u64::try_from(limits::SNAPSHOT_GRACE.as_millis()).unwrap_or(u64::MAX);
     let until = column(now_ms.saturating_sub(grace).min(i64::MAX as u64))?;
     // One of the future was replaced while the clock was wrong.
     let skew = u64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(u64::MAX);
     let future = column(now_ms.saturating_add(skew).min(i64::MAX as u64))?;
-    let sql = "SELECT id FROM snapshot WHERE replaced_at_ms IS NOT NULL \
-        AND (replaced_at_ms <= ?1 OR replaced_at_ms > ?2) ORDER BY replaced_at_ms LIMIT 1";
-    let found: Option<i64> =
-        tx.prepare_cached(sql)?.query_row([until, future], |row| row.get(0)).optional()?;
-    let Some(row) = found else { return Ok(0) };
+    let sql = "SELECT id, document FROM snapshot WHERE replaced_at_ms IS NOT NULL \
+        AND (replaced_at_ms <= ?1 OR replaced_at_ms > ?2) ORDER BY replaced_at_ms";
+    let mut over = tx.prepare_cached(sql)?;
+    let over = over.query_map([until, future], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut over = over.filter(|found| found.as_ref().map_or(true, |(_, of)| !kept.contains(of)));
+    let Some((row, _)) = over.next().transpose()? else { return Ok(0) };
+    let row: i64 = row;
     // Half of it is nothing: from now on nobody finds it.
     let mut forget = tx.prepare_cached("UPDATE snapshot SET replaced_at_ms = 0 WHERE id = ?1")?;
     forget.execute([row])?;

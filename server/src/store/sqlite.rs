@@ -26,6 +26,7 @@ use super::failure::chain;
 use super::history::SpaceView;
 use super::indexes::{INDEX_CACHE_BYTES, IndexCache, Unloaded};
 use super::opening::OpenStoreError;
+use super::passed::{Passed, PassedOver};
 use super::schema::SCHEMA;
 use super::{
     BranchPage, DamagedIndex, Done, Examined, FoldSink, FoldTask, FoldWindow, LogStore, Replaced,
@@ -126,6 +127,17 @@ impl SqliteStore {
             let (document, snapshot) = (*document, key.1);
             StoreError::failed(what, DamagedIndex { document, snapshot, source })
         })
+    }
+
+    /// Notes documents that were passed over since they cannot be read.
+    fn note_passed(&self, what: &'static str, passed: Vec<Passed>) {
+        for (space, document, error) in passed {
+            let asked = match (&space, &document) {
+                (Some(space), Some(document)) => Asked::of_document(what, space, document),
+                _ => what.into(),
+            };
+            self.found.note(asked, StoreError::of_read(what, ReadError::Query(error)));
+        }
     }
 
     /// Notes what a read found damaged and passed over.
@@ -517,7 +529,13 @@ impl LogStore for SqliteStore {
         window: FoldWindow,
     ) -> Result<Option<FoldTask>, StoreError> {
         let what = "look for a document to fold";
-        self.read(what, |conn| folding::candidate(conn, now_ms, window))
+        let (task, passed) = self.read(what, |conn| {
+            let mut passed = PassedOver::default();
+            let task = folding::candidate(conn, now_ms, window, &mut passed)?;
+            Ok((task, passed.named(conn)))
+        })?;
+        self.note_passed(what, passed);
+        Ok(task)
     }
 
     fn fold_task(
@@ -576,7 +594,14 @@ impl LogStore for SqliteStore {
     }
 
     fn prune(&self, now_ms: u64, max_rows: usize) -> Result<bool, StoreError> {
-        self.write("delete what is folded", move |tx| prune::prune(tx, now_ms, max_rows))
+        let (what, damaged) = ("delete what is folded", self.found.documents());
+        let (more, passed) = self.write(what, move |tx| {
+            let mut passed = PassedOver::default();
+            let more = prune::prune(tx, (now_ms, max_rows), &damaged, &mut passed)?;
+            Ok((more, passed.named(tx)))
+        })?;
+        self.note_passed(what, passed);
+        Ok(more)
     }
 
     fn condition(&self) -> Condition {

@@ -67,7 +67,7 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
 
 /// A fold is written just when the relay stops: the hub has ended by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn critic_a_hub_that_is_gone_says_so_at_once_to_who_folds() {
+async fn a_hub_that_is_gone_says_so_at_once_to_who_folds() {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(folder.path()).unwrap());
     let rooms = Arc::new(Rooms::new(Arc::new(Metrics::new())));

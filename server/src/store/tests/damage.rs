@@ -320,7 +320,7 @@ fn an_inspection_reads_beside_the_relay_and_tells_what_is_there() {
 /// A snapshot is found to be damaged before what it stands for was pruned: those rows are the only copy, and
 /// `verify --repair` brings them back (see above).
 #[test]
-fn critic_what_a_damaged_snapshot_stands_for_is_not_pruned() {
+fn what_a_damaged_snapshot_stands_for_is_not_pruned() {
     let sql = "UPDATE snapshot_piece SET \
         bytes = CAST(substr(bytes, 1, 60) || x'ee' || substr(bytes, 62) AS BLOB)";
     let (folder, store) = super::damage::store();

@@ -259,7 +259,7 @@ fn what_is_known_of_damage_is_kept_when_the_store_takes_writes_again() {
 
 /// A bit of a document's row flips: a number is negative. The document is due to be folded, like another one.
 #[test]
-fn critic_a_document_whose_row_cannot_be_read_does_not_stop_the_folds_of_all_others() {
+fn a_document_whose_row_cannot_be_read_does_not_stop_the_folds_of_all_others() {
     let (folder, store, ids) = two_due();
     let sql = "UPDATE document SET tail_bytes = -3 WHERE id = (SELECT min(id) FROM document)";
     damage(folder.path(), sql);
@@ -270,7 +270,7 @@ fn critic_a_document_whose_row_cannot_be_read_does_not_stop_the_folds_of_all_oth
 
 /// The same of a document of which rows wait to be pruned.
 #[test]
-fn critic_a_document_whose_row_cannot_be_read_does_not_stop_all_pruning() {
+fn a_document_whose_row_cannot_be_read_does_not_stop_all_pruning() {
     let (folder, store, _) = two_due();
     damage(folder.path(), "UPDATE document SET dead = 1");
     damage(folder.path(), "UPDATE document SET folded = 300, tail_bytes = 0");

@@ -1,0 +1,53 @@
+//! Documents that cannot be read, which what goes through all documents passes over: one of them must
+//! not hold up all others.
+
+use landfall_protocol::{DocumentId, SpaceName};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::verify::is_damage;
+use crate::limits;
+
+/// The documents that were passed over.
+#[derive(Default)]
+pub(super) struct PassedOver {
+    rows: Vec<(i64, rusqlite::Error)>,
+}
+
+/// A document that was passed over, as far as its names can be read, and why.
+pub(super) type Passed = (Option<SpaceName>, Option<DocumentId>, rusqlite::Error);
+
+impl PassedOver {
+    /// What was read of a document; `None` if it is damaged, which is kept. Any other error stays one,
+    /// and so does damage of more documents than are ever told.
+    pub(super) fn unless<T>(
+        &mut self,
+        row: i64,
+        read: rusqlite::Result<T>,
+    ) -> rusqlite::Result<Option<T>> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if is_damage(&error) && self.rows.len() < limits::DAMAGED_PLACES => {
+                self.rows.push((row, error));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Each with its names.
+    pub(super) fn named(self, conn: &Connection) -> Vec<Passed> {
+        let name = |(row, error)| {
+            let (space, document) = names(conn, row).ok().flatten().unzip();
+            (space, document, error)
+        };
+        self.rows.into_iter().map(name).collect()
+    }
+}
+
+fn names(conn: &Connection, row: i64) -> rusqlite::Result<Option<(SpaceName, DocumentId)>> {
+    let sql = "SELECT s.name, d.document FROM document d JOIN space s ON s.id = d.space \
+        WHERE d.id = ?1";
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?));
+    let found = conn.prepare_cached(sql)?.query_row([row], read).optional()?;
+    Ok(found.and_then(|(name, id)| Some((name.parse().ok()?, DocumentId::from_bytes(id)))))
+}
