@@ -11,6 +11,9 @@ import { build } from "esbuild"
 const here = dirname(fileURLToPath(import.meta.url))
 const modules = join(here, "node_modules")
 
+/** Those that are kept and sent compressed, which every browser takes. */
+export const COMPRESSED = ["automerge.wasm", "licences.txt", "playground.js", "style.css"]
+
 /** Where what is built is committed. */
 export const assets = join(here, "..", "assets")
 
@@ -31,7 +34,8 @@ export async function bundle() {
     logLevel: "warning",
     metafile: true,
     // Its other build makes functions of strings, which the page's security policy forbids.
-    alias: { "cbor-x": "cbor-x/index-no-eval" },
+    // CodeMirror's styles: as <style> elements the policy forbids them.
+    alias: { "cbor-x": "cbor-x/index-no-eval", "style-mod": join(here, "src", "styles.js") },
   })
   const code = ending => Buffer.from(built.outputFiles.find(file => file.path.endsWith(ending)).contents)
   const files = {
@@ -41,9 +45,12 @@ export async function bundle() {
     "automerge.wasm": withoutNames(await readFile(join(modules, "@automerge/automerge/dist/automerge.wasm"))),
     "licences.txt": Buffer.from(await licences(Object.keys(built.metafile.inputs))),
   }
-  const page = await readFile(join(here, "src", "index.html"), "utf8")
-  const version = digest({ ...files, "index.html": Buffer.from(page) })
-  files["index.html"] = Buffer.from(page.replaceAll("{{version}}", version))
+  const named = {}
+  for (const name of ["index.html", "worker.js"]) named[name] = await readFile(join(here, "src", name))
+  const version = digest({ ...files, ...named })
+  for (const [name, text] of Object.entries(named)) {
+    files[name] = Buffer.from(text.toString("utf8").replaceAll("{{version}}", version))
+  }
   files["version.txt"] = Buffer.from(version)
   return files
 }

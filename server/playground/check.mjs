@@ -5,7 +5,7 @@ import { readdir, readFile } from "node:fs/promises"
 import { join } from "node:path"
 import { gunzipSync } from "node:zlib"
 
-import { assets, bundle } from "./bundle.mjs"
+import { assets, bundle, COMPRESSED } from "./bundle.mjs"
 
 const built = await bundle()
 const wrong = []
@@ -13,7 +13,8 @@ const kept = await readdir(assets)
 for (const file of kept) {
   const bytes = await readFile(join(assets, file))
   const [name, content] = file.endsWith(".gz") ? [file.slice(0, -3), gunzipSync(bytes)] : [file, bytes]
-  if (!built[name]) wrong.push(`${file} is no part of the page`)
+  if (file.endsWith(".gz") !== COMPRESSED.includes(name)) wrong.push(`${file} is compressed, or is to be`)
+  else if (!built[name]) wrong.push(`${file} is no part of the page`)
   else if (!built[name].equals(content)) wrong.push(`${file} is not what the sources make`)
   delete built[name]
 }

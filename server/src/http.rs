@@ -2,7 +2,9 @@
 //!
 //! It must not know frames: a connection that becomes a session leaves this module.
 
+mod assets;
 mod guard;
+mod live;
 mod playground;
 mod upgrade;
 
@@ -12,12 +14,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{Response, StatusCode, header};
+use axum::http::header::{self, HeaderName};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use axum::middleware::{self, Next};
 use axum::routing::get;
 use axum::{Router, response};
 use landfall_protocol::frame::SUBPROTOCOL;
 use landfall_protocol::{SessionId, SpaceName};
+use tokio::time::Instant;
 use tracing::{debug, error};
 
 use crate::health::Health;
@@ -37,12 +41,21 @@ pub(crate) struct Door {
     pub(crate) last_session: AtomicU64,
 }
 
+impl Door {
+    /// A number for who speaks to the hub.
+    fn next_session(&self) -> SessionId {
+        SessionId(self.last_session.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
 /// One accepted connection. The session that comes out of it keeps its place.
 #[derive(Clone)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Given back when the connection, or the session after it, is gone.
     pub(crate) place: Arc<Place>,
+    /// When the connection is cut, unless it becomes a session.
+    pub(crate) until: Instant,
 }
 
 /// The routes. Requests carry a [`Peer`] as an extension.
@@ -54,6 +67,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .merge(playground::routes())
+        .merge(assets::routes())
         .fallback(|| async {
             text(
                 StatusCode::NOT_FOUND,
@@ -82,9 +96,30 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
     body.push('\n');
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
+}
+
+/// Only what this relay serves; no script in the page, no code made of strings but WebAssembly, no
+/// frame around it.
+const POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
+    img-src 'self'; connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'";
+
+/// What all answers to the playground say of themselves.
+fn describe(headers: &mut HeaderMap, kind: &'static str, cache: &'static str) {
+    for (name, value) in [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, cache),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
 }
 
 /// What is answered even while all places are taken.
@@ -157,7 +192,7 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
         Wish::Native { key } => (key, false),
         Wish::Repo { key } => (key, true),
         Wish::Page => {
-            if let Some(page) = playground::page(request.headers()) {
+            if let Some(page) = assets::page(request.headers()) {
                 return page;
             }
             let what = "This is a Landfall relay. Engines (landfall.v1) and automerge-repo clients \
@@ -176,7 +211,7 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
         }
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    let id = SessionId(door.last_session.fetch_add(1, Ordering::Relaxed) + 1);
+    let id = door.next_session();
     let shared = Arc::clone(&door.sessions);
     tokio::spawn(async move {
         match repo {
@@ -218,7 +253,7 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
         }
     };
     let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let open = header::HeaderValue::from_static(open);
+    let open = HeaderValue::from_static(open);
     response.headers_mut().insert(header::CONTENT_TYPE, open);
     response
 }

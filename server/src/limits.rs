@@ -453,8 +453,24 @@ pub const REPO_FEW_CHANGES: usize = 64;
 /// Bytes of the files of one document that `import-repo` takes. Far more than a snapshot may have:
 /// a child's memory is what ends first.
 pub const IMPORT_BYTES: u64 = 256 * MIB as u64;
-/// Ids in one answer of the playground's list: some 40 KiB, read in one go.
+
+/// Documents in one answer of the playground's list: some 80 KiB, read in one go.
 pub const LISTED_DOCUMENTS: usize = 1_000;
+
+/// Bytes in memory for each of them: as it is read, as a value of the answer, and in its text.
+pub const LISTED_DOCUMENT_BYTES: usize = 1_024;
+
+/// The least time between two words of a stream that tells the playground that a log has grown: who
+/// types makes a change for each letter, and whoever hears it asks for the list.
+pub const LIVE_PACE: Duration = Duration::from_millis(250);
+
+/// How long such a stream is silent before it says nothing: as long as WebSockets are.
+pub const LIVE_SILENCE: Duration = Duration::from_secs(15);
+
+/// How long before its connection would be cut ([`HTTP_LIFE`]) such a stream ends by itself.
+pub const LIVE_MARGIN: Duration = Duration::from_secs(20);
+
+const _: () = assert!(LIVE_MARGIN.as_secs() < HTTP_LIFE.as_secs());
 
 /// Bytes of an allocation from which it is mapped by itself, and unmapped when it is freed: smaller
 /// ones are frequent, and mapping costs microseconds.

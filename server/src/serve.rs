@@ -387,7 +387,8 @@ impl Server {
             };
             match self.places.take(address.ip()) {
                 Some(place) => {
-                    let peer = Peer { address, place: Arc::new(place) };
+                    let until = Instant::now() + self.http_life;
+                    let peer = Peer { address, place: Arc::new(place), until };
                     tokio::spawn(serve_connection(
                         stream,
                         peer,

@@ -20,6 +20,7 @@ mod history;
 mod indexes;
 pub mod inspect;
 mod known;
+mod listing;
 mod log;
 mod mending;
 mod opening;
@@ -59,6 +60,7 @@ pub use failure::{DamagedIndex, StoreError};
 pub use indexes::INDEX_CACHE_BYTES;
 pub use inspect::Inspection;
 pub use landfall_storage::{BackupError, CommitHold, FailureClass, Faults};
+pub use listing::{Recent, RecentPage};
 pub use mending::{Examined, Replaced};
 pub use opening::{OpenStoreError, StoreHint};
 pub use sqlite::SqliteStore;
@@ -330,15 +332,17 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.changes_known(space, document, hashes)
     }
 
-    /// The ids of a space's documents that have changes and are not deleted, ascending by their
-    /// bytes: those after one, at most so many.
-    fn documents(
+    /// The documents of a space whose last entry stands behind an offset, and before another one if that
+    /// is given: newest first, at most so many, and only as far as one short read gets. With those that
+    /// were deleted, unless everything from the log's beginning is asked for.
+    fn recent_documents(
         &self,
         space: &SpaceName,
-        after: Option<DocumentId>,
+        since: Offset,
+        before: Option<Offset>,
         most: usize,
-    ) -> Result<Vec<DocumentId>, StoreError> {
-        below(self)?.documents(space, after, most)
+    ) -> Result<RecentPage, StoreError> {
+        below(self)?.recent_documents(space, since, before, most)
     }
 
     /// How many changes there are of a document, folded ones too.

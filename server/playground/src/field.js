@@ -1,48 +1,175 @@
-// A textarea that is bound to a text of a document: what is typed becomes splices, what others
-// write appears, and the caret stays with the characters that it stood between.
+// An editor that is bound to a text of a document: what is typed becomes splices, what others write
+// appears and stays out of the history that undo goes back in. It must not know notes.
 
 import { Automerge } from "@automerge/automerge-repo/slim"
+import { history, historyKeymap, redo, redoDepth, standardKeymap, undo, undoDepth } from "@codemirror/commands"
+import { Annotation, ChangeSet, Compartment, EditorState, Transaction } from "@codemirror/state"
+import { EditorView, keymap, placeholder } from "@codemirror/view"
 
-import { carried, difference, shown, toShown, toText } from "./text.js"
+import { carets, showCarets } from "./carets.js"
+import { directions } from "./directions.js"
+import { difference, shown, toShown, toText } from "./text.js"
+
+/** Marks what comes from the document, and is not written to it again. */
+const fromDocument = Annotation.define()
+/** How long after a composition its last input may still come. */
+const COMPOSED_MS = 60
 
 export class Field {
-  #element
+  #view
   #key
+  #options
   #handle = null
-  /** The document's text as the textarea shows it, and the heads that it belongs to. */
+  /** The document's text as it is at these heads, and as the editor shows it but for `#pending`. */
   #text = ""
   #heads = []
-  /** An input method is in the middle of a character: the textarea must not be touched. */
+  /** What an input method has written and the document has not: it is in the middle of a character. */
+  #pending = null
   #composing = false
+  #timer = null
   #writing = false
-  #onChange = event => this.#changed(event.patches)
+  #locked = new Compartment()
+  #onChange = () => !this.#writing && this.#pull()
+  /** Where the others' carets are, as the document names places. */
+  #others = []
 
-  constructor(element, key) {
-    this.#element = element
+  /** `options`: `label`, `hint`, `onCaret()`, `onHistory()`, and for one line `onEnter()`. */
+  constructor(parent, key, options) {
     this.#key = key
-    element.addEventListener("input", () => this.#typed())
-    element.addEventListener("compositionstart", () => (this.#composing = true))
-    element.addEventListener("compositionend", () => {
-      this.#composing = false
-      this.#typed()
-      this.#changed(null)
+    this.#options = options
+    this.#view = new EditorView({ parent, state: this.#state("") })
+  }
+
+  #state(text) {
+    const { label, hint, onEnter } = this.#options
+    const enter = { key: "Enter", run: () => (onEnter(), true) }
+    const oneLine = EditorState.transactionFilter.of(tr => (tr.annotation(fromDocument) ? tr : joined(tr)))
+    return EditorState.create({
+      doc: text,
+      extensions: [
+        onEnter ? [keymap.of([enter]), oneLine] : [],
+        history(),
+        keymap.of([...historyKeymap, ...standardKeymap]),
+        EditorView.lineWrapping,
+        EditorView.contentAttributes.of({ id: this.#key, "aria-label": label, spellcheck: "true", autocapitalize: "sentences" }),
+        placeholder(hint),
+        directions,
+        carets,
+        this.#locked.of(this.#lock(!this.#handle)),
+        EditorView.updateListener.of(update => this.#updated(update)),
+        EditorView.domEventHandlers({
+          compositionstart: () => this.#compositionBegins(),
+          compositionend: () => this.#compositionEnds(),
+        }),
+      ],
     })
   }
 
-  /** Shows another document's text; with null, nothing. */
+  #lock(is) {
+    return [EditorState.readOnly.of(is), EditorView.contentAttributes.of({ "aria-readonly": String(is) })]
+  }
+
+  /** Shows another document's text, to be edited; with null, nothing. */
   bind(handle) {
     if (handle === this.#handle) return
-    this.#handle?.off("change", this.#onChange)
+    this.#release()
     this.#handle = handle
-    this.#composing = false
-    this.#element.value = ""
+    this.#others = []
+    if (handle) this.#take()
+    this.#view.setState(this.#state(shown(this.#text)))
+    handle?.on("change", this.#onChange)
+    this.#options.onHistory()
+    this.#options.onCaret()
+  }
+
+  /** Whether it shows this document's text, to be edited. */
+  isOf(handle) {
+    return this.#handle !== null && handle === this.#handle
+  }
+
+  /** Shows a text that cannot be edited. */
+  show(text) {
+    this.bind(null)
+    const now = shown(text)
+    const { doc } = this.#view.state
+    if (doc.length === now.length && doc.toString() === now) return
+    this.#view.setState(this.#state(now))
+    this.#options.onHistory()
+  }
+
+  /** What is shown stays, and cannot be edited any more. */
+  freeze() {
+    if (!this.#handle) return
+    this.#release()
+    this.#handle = null
+    this.#view.dispatch({ effects: this.#locked.reconfigure(this.#lock(true)) })
+  }
+
+  #release() {
+    clearTimeout(this.#timer)
+    this.#push()
+    this.#handle?.off("change", this.#onChange)
     this.#text = ""
-    if (!handle) return
-    handle.on("change", this.#onChange)
-    this.#take()
-    this.#element.value = shown(this.#text)
-    this.#element.setSelectionRange(0, 0)
-    this.#element.scrollTop = 0
+    this.#pending = null
+    this.#composing = false
+  }
+
+  focus() {
+    this.#view.focus()
+  }
+
+  get hasFocus() {
+    return this.#view.hasFocus
+  }
+
+  undo() {
+    undo(this.#view)
+    this.#view.focus()
+  }
+
+  redo() {
+    redo(this.#view)
+    this.#view.focus()
+  }
+
+  /** Whether there is something to undo, and to do again. */
+  get history() {
+    const { state } = this.#view
+    return { undo: Boolean(this.#handle) && undoDepth(state) > 0, redo: Boolean(this.#handle) && redoDepth(state) > 0 }
+  }
+
+  /** Where the user's selection is, as others can find it: `{ anchor, head }`, or null. */
+  get caret() {
+    if (!this.#handle || !this.#view.hasFocus || this.#pending) return null
+    const doc = this.#handle.doc()
+    const { anchor, head } = this.#view.state.selection.main
+    const name = position => Automerge.getCursor(doc, [this.#key], toText(this.#text, position))
+    const at = name(anchor)
+    return { anchor: at, head: head === anchor ? at : name(head) }
+  }
+
+  /** Shows where others are: `{ peer, name, hue, anchor, head }`. */
+  place(others) {
+    const now = JSON.stringify(others)
+    if (now === JSON.stringify(this.#others)) return
+    this.#others = others
+    this.#placeOthers()
+  }
+
+  #placeOthers() {
+    if (!this.#handle) return
+    const doc = this.#handle.doc()
+    const most = this.#view.state.doc.length
+    const find = place => Math.min(most, toShown(this.#text, Automerge.getCursorPosition(doc, [this.#key], place)))
+    const found = this.#others.flatMap(({ anchor, head, ...who }) => {
+      try {
+        return [{ ...who, anchor: find(anchor), head: find(head) }]
+      } catch {
+        // A place in what has not come yet, or nonsense.
+        return []
+      }
+    })
+    this.#view.dispatch({ effects: showCarets.of(found) })
   }
 
   #take() {
@@ -51,14 +178,41 @@ export class Field {
     this.#heads = this.#handle.heads()
   }
 
-  #typed() {
-    if (this.#composing || !this.#handle) return
-    const { value, selectionEnd } = this.#element
-    const edit = difference(shown(this.#text), value, selectionEnd)
-    if (edit.remove === 0 && edit.insert === "") return
-    const at = toText(this.#text, edit.at)
-    const remove = toText(this.#text, edit.at + edit.remove) - at
-    const splice = doc => Automerge.splice(doc, [this.#key], at, remove, edit.insert)
+  // What is typed.
+
+  #updated(update) {
+    for (const transaction of update.transactions) {
+      if (!transaction.docChanged || transaction.annotation(fromDocument)) continue
+      this.#pending = this.#pending ? this.#pending.compose(transaction.changes) : transaction.changes
+    }
+    if (update.docChanged) this.#options.onHistory()
+    if (!this.#composing) this.#push()
+    if (update.selectionSet || update.docChanged || update.focusChanged) this.#options.onCaret()
+  }
+
+  #compositionBegins() {
+    clearTimeout(this.#timer)
+    // What was composed before this.
+    if (!this.#composing) this.#push()
+    this.#composing = true
+  }
+
+  #compositionEnds() {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => {
+      this.#composing = false
+      this.#push()
+      this.#pull()
+      this.#options.onCaret()
+    }, COMPOSED_MS)
+  }
+
+  /** Writes what was typed to the document. */
+  #push() {
+    if (!this.#pending || !this.#handle?.isReady()) return
+    const changes = this.#pending
+    this.#pending = null
+    const splice = doc => this.#splice(doc, changes)
     this.#writing = true
     try {
       if (this.#isCurrent()) {
@@ -67,12 +221,23 @@ export class Field {
         return
       }
       // Others wrote while a character was composed. The edit belongs to what was shown then.
-      const caret = toText(this.#text, edit.at) + edit.insert.length
-      const made = this.#handle.changeAt(this.#heads, splice)
-      this.#show(carried(caret, this.#handle.diff(made, this.#handle.heads()), this.#key))
+      this.#heads = this.#handle.changeAt(this.#heads, splice) ?? this.#heads
+      this.#text = this.#handle.view(this.#heads).doc()[this.#key]
     } finally {
       this.#writing = false
     }
+    this.#pull()
+  }
+
+  #splice(doc, changes) {
+    let shift = 0
+    changes.iterChanges((from, to, _from, _to, inserted) => {
+      const at = toText(this.#text, from)
+      const removed = toText(this.#text, to) - at
+      const text = inserted.sliceString(0)
+      Automerge.splice(doc, [this.#key], at + shift, removed, text)
+      shift += text.length - removed
+    })
   }
 
   #isCurrent() {
@@ -80,23 +245,51 @@ export class Field {
     return now.length === this.#heads.length && now.every(head => this.#heads.includes(head))
   }
 
-  #changed(patches) {
-    if (this.#writing || this.#composing || !this.#handle?.isReady()) return
-    if (this.#isCurrent()) return
-    const steps = patches ?? this.#handle.diff(this.#heads, this.#handle.heads())
-    const place = position => carried(toText(this.#text, position), steps, this.#key)
-    const { selectionStart, selectionEnd } = this.#element
-    this.#show(place(selectionStart), place(selectionEnd))
+  // What others write.
+
+  #pull() {
+    if (this.#composing || this.#pending || !this.#handle?.isReady() || this.#isCurrent()) return
+    const before = this.#text
+    const patches = this.#handle.diff(this.#heads, this.#handle.heads())
+    this.#take()
+    const changes = this.#changesOf(patches, before) ?? this.#replacement()
+    const annotations = [fromDocument.of(true), Transaction.addToHistory.of(false), Transaction.remote.of(true)]
+    this.#view.dispatch({ changes, annotations })
+    this.#placeOthers()
   }
 
-  /** Shows the document's text as it is now, with a selection between two of its positions. */
-  #show(start, end = start) {
-    const { scrollTop } = this.#element
-    this.#take()
-    const text = shown(this.#text)
-    if (text === this.#element.value) return
-    this.#element.value = text
-    this.#element.setSelectionRange(toShown(this.#text, start), toShown(this.#text, end))
-    this.#element.scrollTop = scrollTop
+  /** The editor's changes that do what patches say; null if they are not only splices of one text. */
+  #changesOf(patches, before) {
+    // Their positions are those of the text, which differ from the editor's from a `\r\n` on.
+    if (before.includes("\r") || this.#text.includes("\r")) return null
+    let changes = ChangeSet.empty(before.length)
+    for (const { action, path, value, length = 1 } of patches) {
+      if (path[0] !== this.#key) continue
+      const [, from] = path
+      if (path.length !== 2 || typeof from !== "number") return null
+      if (action !== "splice" && action !== "del") return null
+      const change = action === "splice" ? { from, insert: value } : { from, to: from + length }
+      changes = changes.compose(ChangeSet.of(change, changes.newLength, "\n"))
+    }
+    return changes.newLength === this.#text.length ? changes : null
   }
+
+  /** The one replacement that makes what the editor shows what it should show. */
+  #replacement() {
+    const text = shown(this.#text)
+    const edit = difference(this.#view.state.doc.toString(), text, text.length)
+    return { from: edit.at, to: edit.at + edit.remove, insert: edit.insert }
+  }
+}
+
+/** A title is one line: line ends that are typed or pasted become blanks. */
+function joined(transaction) {
+  if (!transaction.docChanged || transaction.isUserEvent("undo") || transaction.isUserEvent("redo")) return transaction
+  let has = false
+  const changes = []
+  transaction.changes.iterChanges((from, to, _from, _to, inserted) => {
+    has ||= inserted.lines > 1
+    changes.push({ from, to, insert: inserted.sliceString(0, undefined, " ") })
+  })
+  return has ? { changes, userEvent: "input", selection: transaction.selection } : transaction
 }

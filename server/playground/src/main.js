@@ -1,27 +1,29 @@
-// The page: what is shown, and what a click does. It must not know automerge.
+// The page: which note is open, and what a click does. It must not know automerge.
 
 import { initializeWasm } from "@automerge/automerge-repo/slim"
 
-import { Field } from "./field.js"
-import { firstLine } from "./note.js"
-import { Notebook } from "./notebook.js"
+import { List } from "./list.js"
+import { Notebook, UNDO_MS } from "./notebook.js"
 import { People } from "./people.js"
-import { place, terminal } from "./place.js"
+import { named, place, terminal } from "./place.js"
+import { say, Sheet } from "./sheet.js"
 
 const at = id => document.getElementById(id)
 const WIDE = matchMedia("(min-width: 46rem)")
 
 let notebook
 let people
-let title
-let body
+let list
+let sheet
 let selected = null
 /** Whether the others have been told who is here, since the link came up. */
 let greeted = false
 /** Whether a note has been shown at the start, or none was to be. */
 let shown = false
 let drawing = false
-const hues = new Map()
+/** What the notice at the page's foot can take back. */
+let takeBack = null
+let noticeTimer = null
 
 /** What changed is drawn once for each frame, however much it was. */
 function draw() {
@@ -31,16 +33,14 @@ function draw() {
   const soon = document.hidden ? callback => setTimeout(callback) : requestAnimationFrame
   soon(() => {
     drawing = false
-    drawStatus()
-    drawList()
-    drawNote()
-    drawPeople()
+    drawNow()
   })
 }
 
-function say(element, tone, text) {
-  if (element.dataset.tone !== tone) element.dataset.tone = tone
-  if (element.textContent !== text) element.textContent = text
+function drawNow() {
+  drawStatus()
+  list.draw(notebook, selected)
+  sheet.draw(notebook, selected)
 }
 
 function drawStatus() {
@@ -58,122 +58,25 @@ function drawStatus() {
   else say(status, "good", "Connected · all on the relay")
 }
 
-function drawList() {
-  const list = at("list")
-  const notes = notebook.list()
-  const rows = new Map([...list.children].map(row => [row.dataset.id, row]))
-  notes.forEach((note, index) => {
-    const row = rows.get(note.id) ?? newRow(note.id)
-    rows.delete(note.id)
-    drawRow(row, note)
-    if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null)
-  })
-  for (const row of rows.values()) row.remove()
-  at("count").textContent = notes.length > 0 ? String(notes.length) : ""
-  at("empty").hidden = notes.length > 0 || !notebook.link
-  at("more").hidden = notebook.unopened === 0
-  at("more").textContent = `Show more (${notebook.unopened} left)`
+/** Says something at the page's foot, for a while, with a way back if there is one. */
+function notice(text, back = null) {
+  clearTimeout(noticeTimer)
+  takeBack = back
+  at("notice-text").textContent = text
+  at("take-back").hidden = !back
+  at("notice").hidden = false
+  noticeTimer = setTimeout(endNotice, UNDO_MS)
 }
 
-function newRow(id) {
-  const row = document.createElement("li")
-  row.dataset.id = id
-  const link = document.createElement("a")
-  link.href = `#${id}`
-  for (const name of ["row-title", "row-line"]) {
-    link.append(Object.assign(document.createElement("span"), { className: name }))
-  }
-  row.append(link)
-  return row
-}
-
-function drawRow(row, note) {
-  const link = row.firstElementChild
-  const [titleOf, line] = link.children
-  const heading = note.view ? firstLine(note.view.title ?? "") : ""
-  const waiting = note.state === "missing" ? "The relay does not give it." : "Loading…"
-  const rest = note.view ? (note.view.problem ?? firstLine(note.view.body)) : waiting
-  const text = heading || (note.view?.problem ? "No note" : "Untitled")
-  if (titleOf.textContent !== text) titleOf.textContent = text
-  if (line.textContent !== rest) line.textContent = rest
-  row.classList.toggle("odd", !note.view || Boolean(note.view.problem))
-  const owed = note.state === "ready" && !note.safe
-  row.classList.toggle("owed", owed)
-  link.title = owed ? "Not all of it is on the relay yet" : ""
-  if (note === selected) link.setAttribute("aria-current", "page")
-  else link.removeAttribute("aria-current")
-}
-
-function drawNote() {
-  document.body.dataset.view = selected ? "note" : "list"
-  at("note").hidden = !selected
-  at("nothing").hidden = Boolean(selected)
-  document.title = selected?.view?.title ? `${firstLine(selected.view.title)} · Landfall` : "Landfall notebook"
-  if (!selected) return
-  const { state, view } = selected
-  const problem = whatIsWrong(state, view)
-  at("problem").hidden = !problem
-  at("problem").textContent = problem
-  const editable = state === "ready" && view && !view.problem
-  for (const [element, field] of [[at("title"), title], [at("body"), body]]) {
-    if (editable) field.bind(selected.handle)
-    else if (state !== "gone") field.bind(null)
-    element.readOnly = !editable
-  }
-  drawSaved(state)
-  drawFacts(editable ? view : null)
-}
-
-function whatIsWrong(state, view) {
-  if (state === "gone") return "Somebody deleted this note, for good. What you see is a last copy, which is not kept."
-  if (state === "missing") return "The relay does not have this note. It appears here as soon as it does."
-  return view?.problem ?? ""
-}
-
-function drawSaved(state) {
-  const saved = at("saved")
-  if (state !== "ready") say(saved, "off", state === "gone" ? "Deleted" : "")
-  else if (selected.safe) say(saved, "good", "On the relay’s disk")
-  else if (notebook.link.up) say(saved, "wait", "On its way to the relay")
-  else if (!selected.kept) say(saved, "wait", "Being stored in this browser")
-  else say(saved, "wait", "In this browser, not on the relay yet")
-}
-
-function drawFacts(view) {
-  const items = at("items")
-  items.hidden = !view?.items.length
-  items.replaceChildren(...(view?.items ?? []).map(text => Object.assign(document.createElement("li"), { textContent: text })))
-  const facts = []
-  if (view?.created) facts.push(`Made ${view.created.toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })}`)
-  if (view?.votes != null) facts.push(view.votes === 1 ? "1 vote" : `${view.votes} votes`)
-  at("facts").textContent = facts.join(" · ")
-}
-
-function drawPeople() {
-  const others = people.others()
-  at("nobody").hidden = others.length > 0
-  at("nobody").textContent = notebook.link?.up ? "Nobody else is here" : "Others are out of sight"
-  const now = JSON.stringify(others)
-  if (at("others").dataset.now === now) return
-  at("others").dataset.now = now
-  at("others").replaceChildren(...others.map(({ peer, name }) => {
-    const person = document.createElement("li")
-    person.className = "person"
-    person.dataset.hue = String(hueOf(peer))
-    person.append(Object.assign(document.createElement("span"), { className: "dot" }), name)
-    return person
-  }))
-}
-
-/** One of eight colours for each, in the order in which they came. */
-function hueOf(peer) {
-  if (!hues.has(peer)) hues.set(peer, hues.size % 8)
-  return hues.get(peer)
+function endNotice() {
+  clearTimeout(noticeTimer)
+  takeBack = null
+  at("notice").hidden = true
 }
 
 /** Selects what the address names. */
 function follow() {
-  const id = location.hash.slice(1).replace(/^automerge:/, "")
+  const id = named(location)
   try {
     selected = id && notebook.link ? notebook.get(id) : null
   } catch {
@@ -187,7 +90,7 @@ function follow() {
 /** Enters the selected note while the relay is there, so that others see who has it open. */
 function meet() {
   const handle = notebook.link?.up && selected?.state === "ready" ? selected.handle : null
-  people.enter(handle)
+  people.enter(handle, () => sheet.caret())
 }
 
 function hear(what, note) {
@@ -202,29 +105,38 @@ function hear(what, note) {
   if (what === "link") greeted = false
   if (what === "begun") follow()
   if (what === "notes") showFirst()
+  if (what === "undeleted") notice("The relay did not delete the note: it is still there.")
   meet()
   draw()
 }
 
 /** On a wide page a note is open from the start. */
 function showFirst() {
-  const notes = notebook.list()
-  if (shown || notes.length === 0 || notes.some(note => note.state === "loading")) return
+  if (shown || !notebook.link) return
+  const [first] = notebook.list()
+  if (!first || !(notebook.complete || first.summary)) return
   shown = true
-  const first = notes.find(note => note.view && !note.view.problem)
-  if (first && WIDE.matches && !location.hash) location.replace(`#${first.id}`)
+  if (WIDE.matches && !location.hash) location.replace(`#${first.id}`)
 }
 
-async function copy() {
-  const url = `automerge:${selected.id}`
-  try {
-    await navigator.clipboard.writeText(url)
-    at("copy").textContent = "Copied"
-  } catch {
-    // Without TLS, and not on this machine, browsers keep the clipboard shut.
-    prompt("The note's URL", url)
-  }
-  setTimeout(() => (at("copy").textContent = "Copy URL"), 1_500)
+/** Goes to a note, or to none. */
+function show(note) {
+  location.hash = note ? note.id : ""
+  follow()
+  drawNow()
+}
+
+function deleteSelected() {
+  const note = selected
+  notebook.delete(note)
+  show(null)
+  // What had the focus is gone.
+  at(at("finding").hidden ? "new" : "search").focus()
+  const title = note.summary?.title || "Untitled"
+  notice(`“${title}” is going to be deleted for everybody.`, () => {
+    notebook.undelete(note)
+    show(note)
+  })
 }
 
 function listen() {
@@ -233,10 +145,8 @@ function listen() {
     follow()
   })
   at("new").addEventListener("click", () => {
-    location.hash = notebook.create().id
-    follow()
-    drawNote()
-    at("title").focus()
+    show(notebook.create())
+    sheet.begin()
   })
   at("switch").addEventListener("click", () => {
     if (!notebook.link.online) return notebook.goOnline()
@@ -244,11 +154,29 @@ function listen() {
     people.enter(null)
     notebook.goOffline()
   })
-  at("title").addEventListener("keydown", event => {
-    if (event.key !== "Enter" || event.isComposing) return
-    event.preventDefault()
-    at("body").focus()
+  at("delete").addEventListener("click", deleteSelected)
+  at("take-back").addEventListener("click", () => {
+    takeBack?.()
+    endNotice()
   })
+  at("notice-end").addEventListener("click", endNotice)
+  at("save-new").addEventListener("click", () => show(notebook.saveAsNew(selected)))
+  at("discard").addEventListener("click", () => {
+    if (!confirm("Discard what only this browser has of the note?")) return
+    void notebook.discard(selected)
+    show(null)
+  })
+  listenToPerson()
+  addEventListener("pagehide", () => {
+    people.enter(null)
+    endNotice()
+    notebook.leave()
+  })
+  addEventListener("pageshow", () => meet())
+  document.addEventListener("visibilitychange", () => void notebook.flush())
+}
+
+function listenToPerson() {
   at("name").addEventListener("keydown", event => {
     if (event.key === "Enter") at("name").blur()
   })
@@ -256,11 +184,6 @@ function listen() {
     people.rename(at("name").value)
     at("name").value = people.name
   })
-  at("more").addEventListener("click", () => notebook.more())
-  at("copy").addEventListener("click", () => void copy())
-  addEventListener("pagehide", () => people.enter(null))
-  addEventListener("pageshow", () => meet())
-  document.addEventListener("visibilitychange", () => void notebook.flush())
 }
 
 async function start() {
@@ -268,14 +191,17 @@ async function start() {
   at("space").textContent = here.space
   at("terminal").open = WIDE.matches
   at("commands").textContent = terminal(here)
+  // Where browsers allow it, the page opens without the relay from the next time on.
+  navigator.serviceWorker?.register("/playground/worker.js", { scope: "/" }).catch(() => {})
   await initializeWasm(fetch(new URL("automerge.wasm", import.meta.url)))
   people = new People(draw)
-  title = new Field(at("title"), "title")
-  body = new Field(at("body"), "body")
-  at("name").value = people.name
   notebook = new Notebook(here, hear)
+  list = new List(at, draw)
+  sheet = new Sheet(at, people)
+  at("name").value = people.name
   listen()
   draw()
+  await notebook.start()
 }
 
 start().catch(error => {

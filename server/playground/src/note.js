@@ -1,9 +1,13 @@
-// A note's shape, as docs/notebook.md fixes it.
+// A note's shape, as docs/notebook.md fixes it, and what the list keeps of one.
 
 const VERSION = 1
 
 /** How long a title in the list may be. */
 const LINE = 120
+/** Where a first line is looked for: a text may have a million characters. */
+const LOOKED_AT = 2_000
+/** Characters of a body that the search looks at: kept for each note of a space. */
+export const SEARCHED = 500
 
 /** The contents of a new note. Strings are text objects, the date is a timestamp. */
 export const fresh = () => ({ landfallNotebook: VERSION, created: new Date(), title: "", body: "" })
@@ -26,18 +30,35 @@ export function read(doc) {
   }
 }
 
-/** The first line that says something. */
-export function firstLine(text) {
-  const line = text.split(/\r\n?|\n/).find(line => line.trim()) ?? ""
-  return line.trim().slice(0, LINE)
+/** What the list shows of a note and the search looks at. */
+export function summary(view) {
+  if (view.problem) return { problem: view.problem, title: "", line: view.problem, text: "" }
+  const title = firstLine(view.title)
+  return { title, line: firstLine(view.body, title), text: view.body.slice(0, SEARCHED) }
 }
 
-/** The order of the list: the newest first, those without a date behind them by title. */
+/** The first line that says something; in Markdown, other than the title. */
+export function firstLine(text, title = "") {
+  const lines = text.slice(0, LOOKED_AT).split(/\r\n?|\n/).map(line => line.trim())
+  const says = line => line && !(title && line.replace(/^#+\s*/, "") === title && line.startsWith("#"))
+  return (lines.find(says) ?? "").slice(0, LINE)
+}
+
+/** The order of the list: what was changed last comes first. */
 export function inOrder(a, b) {
-  const date = note => note.view?.created?.getTime() ?? -Infinity
-  const title = note => (note.view?.title ?? "").toLowerCase()
-  const dates = date(b) - date(a)
-  // Two without a date differ by NaN.
-  if (dates) return dates
-  return title(a).localeCompare(title(b)) || (a.id < b.id ? -1 : 1)
+  return b.rank - a.rank || b.edited - a.edited || (a.id < b.id ? -1 : 1)
+}
+
+/** As what a note is downloaded: `{ name, text }`. */
+export function asFile({ title, body }) {
+  const name = firstLine(title).replace(/[\\/:*?"<>|\p{Cc}]+/gu, " ").trim() || "note"
+  const heading = title.trim() ? `# ${title.trim()}\n\n` : ""
+  return { name: `${name.slice(0, 80)}.md`, text: heading + body }
+}
+
+/** The contents of a new note that has what another one has. `plain` is that as plain values. */
+export function copyOf(plain) {
+  const { title, body, ...rest } = plain
+  const text = value => (typeof value === "string" ? value : "")
+  return { ...rest, landfallNotebook: VERSION, created: new Date(), title: text(title), body: text(body) }
 }

@@ -1,10 +1,20 @@
-// Who has a note open: automerge-repo's presence, one note at a time.
+// Who has a note open, and where their carets are: automerge-repo's presence, one note at a time.
 
 import { Presence } from "@automerge/automerge-repo/slim"
 
 const NAME_KEY = "landfall-name"
+const PERSON_KEY = "landfall-person"
 /** More is no name. */
 export const NAME_LENGTH = 24
+/** Longer is no id of a person, and no place in a text. */
+const ID_LENGTH = 64
+/** Colours that there are, in style.css. */
+const HUES = 8
+/** How often others are told where somebody's caret is. */
+const TELL_EVERY_MS = 80
+/** More are not shown, nor are their carets: anybody can say that he is a crowd. */
+const SHOWN_MOST = 50
+const FIELDS = ["title", "body"]
 
 const FIRST = ["Amber", "Blue", "Brisk", "Calm", "Coral", "Dusky", "Gentle", "Golden", "Keen", "Misty", "Quiet", "Silver"]
 const SECOND = ["Avocet", "Curlew", "Dunlin", "Eider", "Fulmar", "Gannet", "Heron", "Osprey", "Petrel", "Plover", "Puffin", "Tern"]
@@ -12,20 +22,37 @@ const any = list => list[Math.floor(Math.random() * list.length)]
 
 export class People {
   name
+  /** The same in all pages of this browser, so that a person has one colour everywhere. */
+  person
   #presence = null
   #handle = null
   #tell
+  #caret = () => null
+  #timer = null
+  #told = 0
 
   constructor(tell) {
     this.#tell = tell
     this.name = localStorage.getItem(NAME_KEY) ?? `${any(FIRST)} ${any(SECOND)}`
     localStorage.setItem(NAME_KEY, this.name)
+    const drawn = () => Array.from(crypto.getRandomValues(new Uint8Array(8)), byte => byte.toString(16).padStart(2, "0")).join("")
+    this.person = localStorage.getItem(PERSON_KEY) ?? drawn()
+    localStorage.setItem(PERSON_KEY, this.person)
   }
 
-  /** Those who have the same note open, by name. */
+  get hue() {
+    return hueOf(this.person)
+  }
+
+  /** Those who have the same note open, each page of theirs: `{ peer, person, name, hue, caret, isSelf }`. */
   others() {
-    const states = this.#presence ? Object.entries(this.#presence.getPeerStates().value ?? {}) : []
-    const others = states.map(([peer, { value }]) => ({ peer, name: nameOf(value) }))
+    const all = this.#presence ? Object.entries(this.#presence.getPeerStates().value ?? {}) : []
+    const states = all.slice(0, SHOWN_MOST)
+    const others = states.map(([peer, { value }]) => {
+      const person = word(value?.person, ID_LENGTH) || peer
+      const name = word(value?.name, NAME_LENGTH) || "Somebody"
+      return { peer, person, name, hue: hueOf(person), caret: caretOf(value?.caret), isSelf: person === this.person }
+    })
     return others.sort((a, b) => a.name.localeCompare(b.name) || (a.peer < b.peer ? -1 : 1))
   }
 
@@ -35,31 +62,61 @@ export class People {
     this.#presence?.broadcast("name", this.name)
   }
 
-  /** Enters a note, leaves the one before; with null, only leaves. */
-  enter(handle) {
+  /** Enters a note, leaves the one before; with null, only leaves. `caret()` says where the user is. */
+  enter(handle, caret = () => null) {
     if (handle === this.#handle) return
+    clearTimeout(this.#timer)
+    this.#timer = null
     this.#presence?.stop()
     this.#presence?.removeAllListeners()
     this.#presence = null
     this.#handle = handle
+    this.#caret = caret
     if (handle) {
       this.#presence = new Presence({ handle })
       for (const event of ["update", "snapshot", "heartbeat", "goodbye", "pruning"]) {
         this.#presence.on(event, this.#tell)
       }
-      this.#presence.start({ initialState: { name: this.name } })
+      this.#presence.start({ initialState: { name: this.name, person: this.person, caret: caret() } })
     }
     this.#tell()
+  }
+
+  /** The user's caret may be elsewhere: others are told soon, and not each time. */
+  moved() {
+    if (!this.#presence || this.#timer) return
+    const wait = Math.max(0, this.#told + TELL_EVERY_MS - performance.now())
+    this.#timer = setTimeout(() => {
+      this.#timer = null
+      this.#told = performance.now()
+      const caret = this.#caret()
+      if (JSON.stringify(caret) !== JSON.stringify(this.#presence?.getLocalState().caret)) {
+        this.#presence?.broadcast("caret", caret)
+      }
+    }, wait)
   }
 
   /** Says again who is here: whoever came meanwhile has not heard it. */
   greet() {
     this.#presence?.broadcast("name", this.name)
+    this.#presence?.broadcast("person", this.person)
+    this.#presence?.broadcast("caret", this.#caret())
   }
 }
 
-/** A stranger's state may be anything. */
-function nameOf(state) {
-  const name = typeof state?.name === "string" ? state.name.trim().slice(0, NAME_LENGTH) : ""
-  return name || "Somebody"
+/** The same colour for a person, whoever looks. */
+function hueOf(person) {
+  let hash = 0
+  for (const letter of person) hash = (hash * 31 + letter.codePointAt(0)) >>> 0
+  return hash % HUES
+}
+
+// A stranger's state may be anything.
+
+const word = (value, most) => (typeof value === "string" ? value.trim().slice(0, most) : "")
+
+function caretOf(caret) {
+  const { field, anchor, head } = caret ?? {}
+  const isPlace = place => typeof place === "string" && place.length <= ID_LENGTH * 2
+  return FIELDS.includes(field) && isPlace(anchor) && isPlace(head) ? { field, anchor, head } : null
 }

@@ -11,8 +11,15 @@ export function place({ protocol, host, pathname }) {
     relay,
     socket: name ? `${relay}/spaces/${name}` : `${relay}/`,
     documents: "/playground/documents",
+    live: "/playground/live",
   }
 }
+
+/** The address that opens a note in its space. */
+export const addressOf = ({ origin, pathname }, id) => `${origin}${pathname}#${id}`
+
+/** The note that an address names, if any: an id, with or without `automerge:`. */
+export const named = ({ hash }) => hash.slice(1).replace(/^automerge:/, "")
 
 /** How to open the same notebook with landfall-demo. */
 export function terminal({ relay, space }) {

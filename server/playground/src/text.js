@@ -1,21 +1,24 @@
-// A text as a textarea shows it, and as the document has it. Positions are UTF-16 units, as in the
+// A text as an editor shows it, and as the document has it. Positions are UTF-16 units, as in the
 // DOM and in automerge's JavaScript. No DOM and no document here.
 
-/** What a textarea makes of a text: every line end is one `\n`. */
+/** What an editor makes of a text: every line end is one `\n`. */
 export const shown = text => text.replace(/\r\n?/g, "\n")
 
 /** Where a position of the shown text stands in the text itself. */
 export function toText(text, position) {
-  if (!text.includes("\r\n")) return position
-  let at = 0
-  for (let left = position; left > 0 && at < text.length; left--) {
-    at += text.startsWith("\r\n", at) ? 2 : 1
+  let extra = 0
+  let end = text.indexOf("\r\n")
+  // Each end of two characters before it puts it one further.
+  while (end !== -1 && end < position + extra) {
+    extra++
+    end = text.indexOf("\r\n", end + 2)
   }
-  return at
+  return position + extra
 }
 
 /** Where a position of a text stands once it is shown. */
-export const toShown = (text, position) => shown(text.slice(0, position)).length
+export const toShown = (text, position) =>
+  text.includes("\r\n") ? shown(text.slice(0, position)).length : position
 
 /**
  * The one replacement that makes `after` of `before`. The caret says where somebody typed: of "aa"
@@ -40,15 +43,3 @@ export function difference(before, after, caret) {
 
 const isHigh = unit => unit >= 0xd800 && unit < 0xdc00
 const isLow = unit => unit >= 0xdc00 && unit < 0xe000
-
-/** Where a position of the text at `key` stands after automerge's patches. */
-export function carried(position, patches, key) {
-  for (const { action, path, value, length = 1 } of patches) {
-    const [root, at] = path
-    if (root !== key || path.length !== 2) continue
-    // What others write exactly at the caret goes behind it.
-    if (action === "splice" && at < position) position += value.length
-    if (action === "del" && at < position) position -= Math.min(length, position - at)
-  }
-  return position
-}

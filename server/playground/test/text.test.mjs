@@ -3,7 +3,7 @@
 import assert from "node:assert/strict"
 import { test } from "node:test"
 
-import { carried, difference, shown, toShown, toText } from "../src/text.js"
+import { difference, shown, toShown, toText } from "../src/text.js"
 
 const apply = (text, { at, remove, insert }) => text.slice(0, at) + insert + text.slice(at + remove)
 
@@ -35,7 +35,7 @@ test("an edit elsewhere than at the caret stays small", () => {
   assert.deepEqual(difference("one two three", "one 2 three", 11), { at: 4, remove: 3, insert: "2" })
 })
 
-test("line ends of two characters are one in a textarea", () => {
+test("line ends of two characters are one in an editor", () => {
   const text = "a\r\nb\rc\nd\r\n"
   assert.equal(shown(text), "a\nb\nc\nd\n")
   const places = [...shown(text)].map((_, at) => toText(text, at))
@@ -44,14 +44,11 @@ test("line ends of two characters are one in a textarea", () => {
   for (const [at, place] of places.entries()) assert.equal(toShown(text, place), at)
 })
 
-test("a caret stays between the characters that it stood between", () => {
-  const patch = (action, at, rest) => ({ action, path: ["body", at], ...rest })
-  assert.equal(carried(3, [patch("splice", 0, { value: "xy" })], "body"), 5)
-  assert.equal(carried(3, [patch("splice", 3, { value: "xy" })], "body"), 3)
-  assert.equal(carried(3, [patch("splice", 4, { value: "xy" })], "body"), 3)
-  assert.equal(carried(3, [patch("del", 0, { length: 2 })], "body"), 1)
-  assert.equal(carried(3, [patch("del", 1, { length: 9 })], "body"), 1)
-  assert.equal(carried(3, [patch("del", 1)], "body"), 2)
-  assert.equal(carried(3, [patch("del", 3)], "body"), 3)
-  assert.equal(carried(3, [{ action: "splice", path: ["title", 0], value: "xy" }], "body"), 3)
+test("places of a long text with line ends of two characters are found at once", () => {
+  const text = "line\r\n".repeat(100_000)
+  assert.equal(toText(text, 0), 0)
+  assert.equal(toText(text, 4), 4)
+  assert.equal(toText(text, 5), 6)
+  assert.equal(toText(text, shown(text).length), text.length)
+  assert.equal(toShown(text, text.length), shown(text).length)
 })

@@ -1,163 +1,59 @@
-//! The playground: the page that browsers get, the files that it is made of, and the list of a
-//! space's documents that it asks for. For relays that ask nobody who they are, as all of this
-//! version: the list names every document.
-//!
-//! The page is built from `server/playground/` and kept in `server/assets/`; cargo runs no npm.
+//! What the playground asks of the relay: which documents a space has, newest first; to be told when
+//! there is something new; to delete one. For relays that ask nobody who they are, as all of this
+//! version: the list names every document, and whoever reaches the relay may delete one by WebSocket too.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::header::{self, HeaderName};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
-use axum::routing::get;
-use landfall_protocol::{DocumentId, SpaceName};
-use tracing::error;
+use axum::extract::{Extension, Path, State};
+use axum::http::{Response, StatusCode, Uri};
+use axum::routing::{delete, get};
+use landfall_protocol::space::PushedEntry;
+use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tracing::{error, info};
 
-use super::{DEFAULT_SPACE, Door, text};
+use super::{DEFAULT_SPACE, Door, Peer, describe, live, text};
+use crate::hub::{Event, Mailbox, Pushed};
 use crate::limits;
-use crate::store::StoreError;
-
-/// Names the page and its files together: when one of them changes, it changes.
-const VERSION: &str = include_str!("../../assets/version.txt");
-const PAGE: &str = include_str!("../../assets/index.html");
+use crate::memory::Class;
+use crate::store::{RecentPage, StoreError};
 
 /// Documents in an answer, unless asked for otherwise.
 const DOCUMENTS_DEFAULT: usize = 100;
 
-/// Only what this relay serves; no script in the page, no code made of strings but WebAssembly, no
-/// frame around it.
-const POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
-    img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
-    frame-ancestors 'none'";
+/// What entries name as their author that were asked for by HTTP.
+const AUTHOR: &[u8] = b"playground";
 
-/// A file of the page.
-struct Asset {
-    name: &'static str,
-    kind: &'static str,
-    /// Whether it is kept compressed. Every browser takes gzip.
-    gzip: bool,
-    bytes: &'static [u8],
-}
-
-const ASSETS: &[Asset] = &[
-    Asset {
-        name: "playground.js",
-        kind: "text/javascript; charset=utf-8",
-        gzip: false,
-        bytes: include_bytes!("../../assets/playground.js"),
-    },
-    Asset {
-        name: "style.css",
-        kind: "text/css; charset=utf-8",
-        gzip: false,
-        bytes: include_bytes!("../../assets/style.css"),
-    },
-    Asset {
-        name: "icon.svg",
-        kind: "image/svg+xml",
-        gzip: false,
-        bytes: include_bytes!("../../assets/icon.svg"),
-    },
-    Asset {
-        name: "automerge.wasm",
-        kind: "application/wasm",
-        gzip: true,
-        bytes: include_bytes!("../../assets/automerge.wasm.gz"),
-    },
-    Asset {
-        name: "licences.txt",
-        kind: "text/plain; charset=utf-8",
-        gzip: false,
-        bytes: include_bytes!("../../assets/licences.txt"),
-    },
-];
-
-/// The playground's routes. The page itself is at `/` and `/spaces/NAME`, see [`page`].
+/// The routes.
 pub(super) fn routes() -> Router<Arc<Door>> {
     Router::new()
         .route("/playground/documents", get(documents))
-        .route("/playground/{version}/{file}", get(file))
-}
-
-/// The page for a browser; `None` for who does not ask for HTML, such as curl.
-pub(super) fn page(headers: &HeaderMap) -> Option<Response<Body>> {
-    let accepted = headers.get_all(header::ACCEPT).iter();
-    let mut kinds =
-        accepted.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let is_html = |kind: &str| kind.split(';').next().is_some_and(|k| k.trim() == "text/html");
-    if !kinds.any(is_html) {
-        return None;
-    }
-    let tag = format!("\"{VERSION}\"");
-    let mut response = match headers.get(header::IF_NONE_MATCH) {
-        Some(known) if known.as_bytes() == tag.as_bytes() => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        }
-        _ => Response::new(Body::from(PAGE)),
-    };
-    let headers = response.headers_mut();
-    describe(headers, "text/html; charset=utf-8", "no-cache");
-    // The same address says another thing to curl.
-    headers.insert(header::VARY, HeaderValue::from_static("accept"));
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        headers.insert(header::ETAG, tag);
-    }
-    Some(response)
-}
-
-/// A file of the page as it is of one version, which never changes.
-async fn file(Path((version, name)): Path<(String, String)>) -> Response<Body> {
-    let asset = ASSETS.iter().find(|asset| asset.name == name && version == VERSION);
-    let Some(asset) = asset else {
-        return text(StatusCode::NOT_FOUND, "not found; load the page again");
-    };
-    let mut response = Response::new(Body::from(asset.bytes));
-    let headers = response.headers_mut();
-    describe(headers, asset.kind, "public, max-age=31536000, immutable");
-    if asset.gzip {
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
-    response
-}
-
-/// What all answers here say of themselves.
-fn describe(headers: &mut HeaderMap, kind: &'static str, cache: &'static str) {
-    for (name, value) in [
-        (header::CONTENT_TYPE, kind),
-        (header::CACHE_CONTROL, cache),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+        .route("/playground/documents/{document}", delete(delete_document))
+        .route("/playground/live", get(live::live))
 }
 
 /// What is asked of [`documents`].
 #[derive(Debug, PartialEq, Eq)]
-struct Asked {
-    space: SpaceName,
-    after: Option<DocumentId>,
+pub(super) struct Asked {
+    pub(super) space: SpaceName,
+    since: Offset,
+    before: Option<Offset>,
     limit: usize,
 }
 
-/// `space=NAME&after=ID&limit=N`, each optional. The error is for whoever asked.
-fn asked(query: Option<&str>) -> Result<Asked, String> {
+/// `space=NAME&since=OFFSET&before=OFFSET&limit=N`, each optional. The error is for whoever asked.
+pub(super) fn asked(query: Option<&str>) -> Result<Asked, String> {
     let space = DEFAULT_SPACE.parse().map_err(|error| format!("{error}"))?;
-    let mut asked = Asked { space, after: None, limit: DOCUMENTS_DEFAULT };
+    let mut asked = Asked { space, since: Offset(0), before: None, limit: DOCUMENTS_DEFAULT };
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // The one character of a good value that some clients escape.
-        let value = value.replace("%3A", ":").replace("%3a", ":");
         match name {
             "space" => asked.space = value.parse().map_err(|error| format!("{error}"))?,
-            "after" => asked.after = Some(value.parse().map_err(|error| format!("{error}"))?),
+            "since" => asked.since = offset(name, value)?,
+            "before" => asked.before = Some(offset(name, value)?),
             "limit" => {
                 let limit = value.parse().ok();
                 let allowed = |limit: &usize| (1..=limits::LISTED_DOCUMENTS).contains(limit);
@@ -165,64 +61,151 @@ fn asked(query: Option<&str>) -> Result<Asked, String> {
                     format!("`limit` is a number from 1 to {}", limits::LISTED_DOCUMENTS)
                 })?;
             }
-            _ => return Err("the parameters are `space`, `after` and `limit`".to_owned()),
+            _ => return Err("the parameters are `space`, `since`, `before` and `limit`".to_owned()),
         }
     }
     Ok(asked)
 }
 
-/// `{relay, documents, next}`: ids in the order of their bytes, and where to go on, or null. A space
-/// that nobody has written to is one without documents.
-async fn documents(State(door): State<Arc<Door>>, uri: Uri) -> Response<Body> {
+fn offset(name: &str, value: &str) -> Result<Offset, String> {
+    let offset = value.parse().ok().filter(|offset| i64::try_from(*offset).is_ok());
+    offset.map(Offset).ok_or_else(|| format!("`{name}` is an offset, a number from 0 on"))
+}
+
+/// The space alone.
+pub(super) fn asked_space(query: Option<&str>) -> Result<SpaceName, String> {
+    match query.unwrap_or_default() {
+        query if query.split('&').all(|pair| pair.is_empty() || pair.starts_with("space=")) => {
+            asked(Some(query)).map(|asked| asked.space)
+        }
+        _ => Err("the parameter is `space`".to_owned()),
+    }
+}
+
+/// `{relay, epoch, head, documents, next}`: documents with the offset of their last entry, newest first,
+/// where the log ended when it was asked, and before what to go on, or null. A space that nobody has
+/// written to is one without documents.
+async fn documents(
+    State(door): State<Arc<Door>>,
+    Extension(peer): Extension<Peer>,
+    uri: Uri,
+) -> Response<Body> {
     let asked = match asked(uri.query()) {
         Ok(asked) => asked,
         Err(what) => return text(StatusCode::BAD_REQUEST, what),
     };
-    let limit = asked.limit;
-    let mut found = match listed(&door, asked).await {
-        Ok(found) => found,
+    // For as long as it is read and written down.
+    let account = door.sessions.account(door.next_session(), peer.address);
+    let _room = account.reserve(Class::Answer, asked.limit * limits::LISTED_DOCUMENT_BYTES).await;
+    let listed = match listed(&door, asked).await {
+        Ok(listed) => listed,
         Err(error) => {
             error!(error = error.chain(), "the documents could not be listed");
             return text(StatusCode::INTERNAL_SERVER_ERROR, "the documents could not be listed");
         }
     };
-    // One more was asked for, to know whether there is one.
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let ids: Vec<String> = found.iter().map(ToString::to_string).collect();
-    let next = ids.last().filter(|_| more);
-    let relay = door.sessions.upstream.to_string();
-    let body = serde_json::json!({ "relay": relay, "documents": ids, "next": next });
+    let Listed { epoch, head, page } = listed;
+    let documents: Vec<_> = page
+        .documents
+        .iter()
+        .map(|recent| {
+            let (url, offset) = (recent.document.to_string(), recent.last.0);
+            match recent.is_deleted {
+                true => json!({ "url": url, "offset": offset, "deleted": true }),
+                false => json!({ "url": url, "offset": offset }),
+            }
+        })
+        .collect();
+    let body = json!({
+        "relay": door.sessions.upstream.to_string(),
+        "epoch": epoch.map(|epoch| epoch.to_string()),
+        "head": head.0,
+        "documents": documents,
+        "next": page.next.map(|next| next.0),
+    });
     let mut response = Response::new(Body::from(body.to_string()));
     describe(response.headers_mut(), "application/json", "no-store");
     response
 }
 
+/// A page of a space's list, and how far its log reached before that was read.
+struct Listed {
+    epoch: Option<Epoch>,
+    head: Offset,
+    page: RecentPage,
+}
+
 /// Reads the store where reading may wait, in turn with the sessions' pages.
-async fn listed(door: &Door, asked: Asked) -> Result<Vec<DocumentId>, StoreError> {
+async fn listed(door: &Door, asked: Asked) -> Result<Listed, StoreError> {
     let turn = Arc::clone(&door.sessions.page_reads).acquire_owned().await;
     let store = Arc::clone(&door.sessions.store);
     let read = tokio::task::spawn_blocking(move || {
-        let found = store.documents(&asked.space, asked.after, asked.limit + 1);
+        let Asked { space, since, before, limit } = asked;
+        // First: what comes in between is told twice, and not missed.
+        let lineage = store.open_space(&space)?;
+        let page = store.recent_documents(&space, since, before, limit)?;
         drop(turn);
-        found
+        Ok(Listed { epoch: lineage.epoch(), head: lineage.head(), page })
     });
     read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
+}
+
+/// Deletes a document, for good: 204 once that is on the disk.
+async fn delete_document(
+    State(door): State<Arc<Door>>,
+    Extension(peer): Extension<Peer>,
+    Path(document): Path<String>,
+    uri: Uri,
+) -> Response<Body> {
+    let document = match document.parse::<DocumentId>() {
+        Ok(document) => document,
+        Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    let space = match asked_space(uri.query()) {
+        Ok(space) => space,
+        Err(what) => return text(StatusCode::BAD_REQUEST, what),
+    };
+    let session = door.next_session();
+    let account = door.sessions.account(session, peer.address);
+    let room = account.reserve(Class::Push, limits::PUSH_OVERHEAD_BYTES).await;
+    let (events, mut answers) = mpsc::channel(1);
+    let mailbox = Mailbox { events, overflow: Arc::default(), grown: Arc::default() };
+    let hub = &door.sessions.hub;
+    let _seat = live::Seat { hub: hub.clone(), session };
+    hub.join(session, space.clone(), mailbox).await;
+    let entry = PushedEntry { session, id: 1, document, author: AUTHOR.to_vec() };
+    hub.push(space.clone(), Pushed::Deletion(entry), room).await;
+    let Some(Event::Answered(answer)) = answers.recv().await else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the relay is being stopped");
+    };
+    match answer.refusal {
+        None => {
+            info!(%space, %document, peer = %peer.address, "a document was deleted by HTTP");
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        }
+        Some(refusal) => {
+            let what = format!("the document was not deleted ({}): {}", refusal.code, refusal.what);
+            text(StatusCode::SERVICE_UNAVAILABLE, what)
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ID: &str = "automerge:2akvofn6L1o4RMUEMQi7qzwRjKWZ";
-
     #[test]
     fn what_is_asked_is_read() {
-        let all = Asked { space: "default".parse().unwrap(), after: None, limit: 100 };
+        let space = |name: &str| name.parse::<SpaceName>().unwrap();
+        let all = Asked { space: space("default"), since: Offset(0), before: None, limit: 100 };
         assert_eq!(asked(None), Ok(all));
-        let escaped = format!("limit=7&after={}&space=a.b", ID.replace(':', "%3A"));
-        let (space, after) = ("a.b".parse().unwrap(), Some(ID.parse().unwrap()));
-        assert_eq!(asked(Some(&escaped)), Ok(Asked { space, after, limit: 7 }));
+        let (since, before) = (Offset(3), Some(Offset(9)));
+        let some = Asked { space: space("a.b"), since, before, limit: 7 };
+        assert_eq!(asked(Some("limit=7&since=3&before=9&space=a.b")), Ok(some));
+        assert_eq!(asked_space(Some("space=a.b")), Ok(space("a.b")));
+        assert_eq!(asked_space(None), Ok(space("default")));
     }
 
     #[test]
@@ -233,26 +216,14 @@ mod tests {
             ("limit=many", "1 to 1000"),
             ("space=", "1 to 64 bytes"),
             ("space=../etc", "not allowed"),
-            ("after=automerge:nothing", "no document id"),
-            ("offset=3", "`space`, `after` and `limit`"),
+            ("before=automerge:nothing", "`before` is an offset"),
+            ("since=-1", "`since` is an offset"),
+            ("since=9223372036854775808", "`since` is an offset"),
+            ("offset=3", "`space`, `since`, `before` and `limit`"),
         ] {
             let error = asked(Some(query)).unwrap_err();
             assert!(error.contains(told), "{query}: {error}");
         }
-    }
-
-    #[test]
-    fn the_page_names_files_that_there_are() {
-        let prefix = format!("/playground/{VERSION}/");
-        let named: Vec<&str> = PAGE
-            .split('"')
-            .filter(|part| part.starts_with('/'))
-            .map(|part| part.strip_prefix(&prefix).expect("a file of this version"))
-            .collect();
-        assert!(named.len() >= 4, "{named:?}");
-        for name in named {
-            assert!(ASSETS.iter().any(|asset| asset.name == name), "{name}");
-        }
-        assert!(!PAGE.contains("<style") && !PAGE.contains("style=") && !PAGE.contains("://"));
+        assert!(asked_space(Some("limit=3")).unwrap_err().contains("`space`"));
     }
 }

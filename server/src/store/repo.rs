@@ -1,5 +1,5 @@
-//! A document as automerge-repo's sync is answered from: where it stands, its index, and which
-//! documents there are. Each is one read of the store, so what it says was true at one moment.
+//! A document as automerge-repo's sync is answered from: where it stands, and its index. Each is one
+//! read of the store, so what it says was true at one moment.
 
 use landfall_protocol::digest::{DocumentState, Leaf};
 use landfall_protocol::repo::{DocumentIndex, FoldedHistory, IndexRow};
@@ -11,7 +11,7 @@ use super::checked::{self, CheckedBuckets, damaged};
 use super::digests;
 use super::documents::{self, Document};
 use super::indexes::{IndexCache, Unloaded};
-use super::schema::{column, document_id, hashes, number};
+use super::schema::{column, hashes, number};
 use super::snapshots::{self, Stored};
 
 /// Rows that are dead but not deleted yet stand at or below the snapshot.
@@ -24,10 +24,6 @@ const TAIL: &str = "SELECT \"offset\", hash, deps FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\"";
 
 pub(super) const HAS: &str = "SELECT 1 FROM entry WHERE document = ?1 AND hash = ?2";
-
-pub(super) const DOCUMENTS: &str = "SELECT d.document FROM space s JOIN document d ON d.space = s.id \
-    WHERE s.name = ?1 AND d.document > ?2 AND d.leaf IS NOT NULL AND d.tombstone IS NULL \
-    ORDER BY d.document LIMIT ?3";
 
 /// Where a document stands.
 pub(super) fn standing(
@@ -174,17 +170,4 @@ fn tail(conn: &Connection, document: &Document) -> rusqlite::Result<Vec<IndexRow
         })
     };
     find.query_map(params![document.row, column(document.folded)?], of_row)?.collect()
-}
-
-/// The documents of a space after one.
-pub(super) fn documents(
-    conn: &Connection,
-    space: &SpaceName,
-    after: Option<DocumentId>,
-    most: usize,
-) -> rusqlite::Result<Vec<DocumentId>> {
-    let after = after.as_ref().map(|after| after.as_bytes().as_slice()).unwrap_or_default();
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
-    let mut find = conn.prepare_cached(DOCUMENTS)?;
-    find.query_map(params![space.as_str(), after, most], |row| document_id(row, 0))?.collect()
 }

@@ -29,9 +29,9 @@ use super::opening::OpenStoreError;
 use super::passed::{Passed, PassedOver};
 use super::schema::SCHEMA;
 use super::{
-    BranchPage, DamagedIndex, Done, Examined, FoldSink, FoldTask, FoldWindow, LogStore, Replaced,
-    Standing, StoreError, StoreGauges, SumCursor, append, digests, documents, fill, folding, log,
-    mending, plan, prune, repo, snapshots, unfold,
+    BranchPage, DamagedIndex, Done, Examined, FoldSink, FoldTask, FoldWindow, LogStore, RecentPage,
+    Replaced, Standing, StoreError, StoreGauges, SumCursor, append, digests, documents, fill,
+    folding, listing, log, mending, plan, prune, repo, snapshots, unfold,
 };
 use crate::limits;
 
@@ -489,14 +489,15 @@ impl LogStore for SqliteStore {
         Ok(known)
     }
 
-    fn documents(
+    fn recent_documents(
         &self,
         space: &SpaceName,
-        after: Option<DocumentId>,
+        since: Offset,
+        before: Option<Offset>,
         most: usize,
-    ) -> Result<Vec<DocumentId>, StoreError> {
+    ) -> Result<RecentPage, StoreError> {
         self.read(Asked::of_space("list documents", space), |conn| {
-            repo::documents(conn, space, after, most)
+            listing::recent(conn, space, (since, before), most)
         })
     }
 

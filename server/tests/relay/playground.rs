@@ -1,9 +1,14 @@
 //! The playground: its page for browsers, its files, and the list of a space's documents.
 
-use automerge::ChangeHash;
-use serde_json::Value;
+use std::io::Read;
 
-use crate::harness::{Author, Client, Relay, SPACE};
+use flate2::read::GzDecoder;
+use landfall_protocol::frame::entry_kind;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{Author, Client, Relay, SPACE, soon};
 
 /// What a browser asks for, and the whole answer as text.
 async fn browse(relay: &Relay, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
@@ -88,9 +93,19 @@ async fn the_pages_files_are_kept_for_ever_under_their_version() {
             _ => "text/plain",
         };
         assert!(head.contains(&format!("content-type: {kind}")), "{file}: {head}");
-        let is_gzip = file.ends_with(".wasm");
+        assert!(!head.contains("content-encoding"), "{file}, to who does not take gzip: {head}");
+        let (status, head, gzip) = browse(&relay, file, "accept-encoding: gzip, br\r\n").await;
+        assert_eq!(status, 200, "{file}");
+        // What is small or a picture is sent as it is.
+        let is_gzip = !file.ends_with(".svg");
         assert_eq!(head.contains("content-encoding: gzip"), is_gzip, "{file}: {head}");
-        assert_eq!(body.starts_with(&[0x1f, 0x8b]), is_gzip, "{file}");
+        assert_eq!(head.contains("vary: accept-encoding"), is_gzip, "{file}: {head}");
+        if is_gzip {
+            assert!(gzip.len() < body.len(), "{file}");
+            let mut inflated = Vec::new();
+            GzDecoder::new(&gzip[..]).read_to_end(&mut inflated).unwrap();
+            assert!(inflated == body, "{file} is another file compressed");
+        }
         let (status, ..) = browse(&relay, &file.replace("/playground/", "/playground/0"), "").await;
         assert_eq!(status, 404, "of another version");
     }
@@ -100,55 +115,159 @@ async fn the_pages_files_are_kept_for_ever_under_their_version() {
     relay.stop().await.unwrap();
 }
 
-async fn page_of(relay: &Relay, query: &str) -> (Vec<String>, Option<String>) {
+#[tokio::test]
+async fn the_service_worker_may_answer_for_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let (status, head, body) = browse(&relay, "/playground/worker.js", "").await;
+    assert_eq!(status, 200);
+    for line in [
+        "content-type: text/javascript",
+        "service-worker-allowed: /",
+        // Else a browser would keep an old one for as long as it likes.
+        "cache-control: no-cache",
+    ] {
+        assert!(head.contains(line), "{line} in {head}");
+    }
+    let (_, _, page) = browse(&relay, "/", HTML).await;
+    let version = named(&page)[0].split('/').nth(2).unwrap().to_owned();
+    assert!(String::from_utf8(body).unwrap().contains(&version), "of the page's version");
+    relay.stop().await.unwrap();
+}
+
+/// What `/playground/documents` says: each document with its last offset, negative if it is deleted.
+struct Listed {
+    documents: Vec<(String, i64)>,
+    next: Option<u64>,
+    head: u64,
+    epoch: Option<String>,
+}
+
+async fn list(relay: &Relay, query: &str) -> Listed {
     let (status, body) = relay.get(&format!("/playground/documents{query}")).await;
     assert_eq!(status, 200, "{query}: {body}");
     let answer: Value = serde_json::from_str(&body).unwrap();
-    let ids = answer["documents"].as_array().unwrap();
-    let ids = ids.iter().map(|id| id.as_str().unwrap().to_owned()).collect();
     assert!(answer["relay"].is_string());
-    (ids, answer["next"].as_str().map(str::to_owned))
+    let of = |document: &Value| {
+        let offset = document["offset"].as_i64().unwrap();
+        let sign = if document["deleted"] == Value::Bool(true) { -1 } else { 1 };
+        (document["url"].as_str().unwrap().to_owned(), sign * offset)
+    };
+    Listed {
+        documents: answer["documents"].as_array().unwrap().iter().map(of).collect(),
+        next: answer["next"].as_u64(),
+        head: answer["head"].as_u64().unwrap(),
+        epoch: answer["epoch"].as_str().map(str::to_owned),
+    }
 }
 
 #[tokio::test]
-async fn documents_are_listed_in_pages() {
+async fn documents_are_listed_newest_first_in_pages() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    assert_eq!(page_of(&relay, "?space=nobody.wrote.here").await, (Vec::new(), None));
+    let nothing = list(&relay, "?space=nobody.wrote.here").await;
+    assert_eq!((nothing.documents, nothing.next, nothing.head), (Vec::new(), None, 0));
+    assert_eq!(nothing.epoch, None);
     let mut client = Client::at_start(&relay).await;
-    let mut made = Vec::new();
-    for number in 1..=5 {
-        let mut author = Author::new(number);
-        let push = client.push(author.document, &author.changes(1)).await;
+    let mut authors: Vec<Author> = (1..=5).map(Author::new).collect();
+    for author in &mut authors {
+        let push = client.push(author.document, &author.changes(2)).await;
         client.acked(push).await;
-        made.push(author.document);
     }
-    made.sort_by_key(|id| *id.as_bytes());
-    let made: Vec<String> = made.iter().map(ToString::to_string).collect();
-    assert_eq!(page_of(&relay, &format!("?space={SPACE}")).await, (made.clone(), None));
-    assert_eq!(page_of(&relay, &format!("?space={SPACE}&limit=5")).await, (made.clone(), None));
-    let (first, next) = page_of(&relay, &format!("?space={SPACE}&limit=2")).await;
-    assert_eq!((&first[..], next.as_deref()), (&made[..2], Some(made[1].as_str())));
-    let after = made[1].replace(':', "%3A");
-    let (second, next) = page_of(&relay, &format!("?space={SPACE}&limit=3&after={after}")).await;
-    assert_eq!((&second[..], next), (&made[2..], None));
-    assert_eq!(page_of(&relay, "").await, (Vec::new(), None), "the space `default` is another one");
+    // The offsets are 1 to 10; the second document is edited once more, the fourth deleted.
+    let push = client.push(authors[1].document, &authors[1].changes(1)).await;
+    client.acked(push).await;
+    client.delete(authors[3].document).await;
+    let name = |author: usize| authors[author].document.to_string();
+    let all = [(name(1), 11), (name(4), 10), (name(2), 6), (name(0), 2)];
+    let query = |rest: &str| format!("?space={SPACE}{rest}");
+    let whole = list(&relay, &query("")).await;
+    assert_eq!((&whole.documents[..], whole.next, whole.head), (&all[..], None, 12));
+    assert!(whole.epoch.is_some());
+    let first = list(&relay, &query("&limit=3")).await;
+    assert_eq!((&first.documents[..], first.next), (&all[..3], Some(6)));
+    let rest = list(&relay, &query("&limit=3&before=6")).await;
+    assert_eq!((&rest.documents[..], rest.next), (&all[3..], None));
+    let news = list(&relay, &query("&since=10")).await;
+    assert_eq!((news.documents, news.next), (vec![(name(3), -12), (name(1), 11)], None));
+    assert_eq!(list(&relay, "").await.documents, [], "the space `default` is another one");
     relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_document_is_deleted_for_everybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let push = client.push(author.document, &author.changes(1)).await;
+    client.acked(push).await;
+    let delete = |path: String| {
+        format!(
+            "DELETE /playground/documents/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+        )
+    };
+    let path = format!("{}?space={SPACE}", author.document);
+    // The page of somebody else's server may not.
+    let foreign = format!("{}origin: https://evil.example\r\n\r\n", delete(path.clone()));
+    assert_eq!(relay.ask(&foreign).await.0, 403);
+    assert_eq!(relay.ask(&format!("{}\r\n", delete("nonsense".to_owned()))).await.0, 400);
+    assert_eq!(list(&relay, &format!("?space={SPACE}")).await.documents.len(), 1);
+    // Twice is no error.
+    for _ in 0..2 {
+        assert_eq!(relay.ask(&format!("{}\r\n", delete(path.clone()))).await.0, 204);
+        assert_eq!(list(&relay, &format!("?space={SPACE}")).await.documents, []);
+    }
+    // Behind its own change.
+    let entries = client.entries(2).await;
+    assert_eq!(entries[1].kind, entry_kind::TOMBSTONE);
+    assert_eq!(entries[1].document, author.document);
+    relay.stop().await.unwrap();
+}
+
+/// Reads from a stream of events until it says this.
+async fn until(stream: &mut TcpStream, wanted: &str) {
+    let mut read = String::new();
+    while !read.contains(wanted) {
+        let mut bytes = [0; 4096];
+        let count = soon(stream.read(&mut bytes)).await.unwrap();
+        assert!(count > 0, "it ended without {wanted:?}: {read:?}");
+        read.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_told_that_the_log_has_grown() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(&folder).await;
+    let mut stream = TcpStream::connect(relay.address).await.unwrap();
+    let request = format!("GET /playground/live?space={SPACE} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    until(&mut stream, "text/event-stream").await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let push = client.push(author.document, &author.changes(3)).await;
+    client.acked(push).await;
+    until(&mut stream, "data: 3\n\n").await;
+    client.delete(author.document).await;
+    until(&mut stream, "data: 4\n\n").await;
+    // A relay that is being stopped waits for no listener: it ends in good order.
+    relay.stop().await.unwrap();
+    until(&mut stream, "0\r\n\r\n").await;
 }
 
 #[tokio::test]
 async fn a_bad_question_is_told_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    let hash = ChangeHash([7; 32]).to_string();
     for (query, told) in [
         ("limit=0".to_owned(), "1 to 1000"),
         ("limit=1001".to_owned(), "1 to 1000"),
         ("limit=-1".to_owned(), "1 to 1000"),
         ("space=..".to_owned(), "not allowed"),
         (format!("space={}", "a".repeat(65)), "1 to 64 bytes"),
-        (format!("after={hash}"), "no document id"),
-        ("page=2".to_owned(), "`space`, `after` and `limit`"),
+        ("before=automerge:2akvofn6L1o4RMUEMQi7qzwRjKWZ".to_owned(), "`before` is an offset"),
+        ("page=2".to_owned(), "`space`, `since`, `before` and `limit`"),
     ] {
         let (status, body) = relay.get(&format!("/playground/documents?{query}")).await;
         assert_eq!(status, 400, "{query}");

@@ -39,8 +39,8 @@ export async function visitor(browser, address, viewport = WIDE, more = {}) {
   const complaints = []
   page.on("pageerror", error => complaints.push(String(error)))
   page.on("console", message => {
-    // A relay that was killed by the test.
-    const refused = /ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET/.test(message.text())
+    // A relay that was killed by the test, and a page that was switched off while it connected.
+    const refused = /ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET|ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_EMPTY_RESPONSE|closed before the connection is established/.test(message.text())
     if (["error", "warning"].includes(message.type()) && !refused) complaints.push(message.text())
   })
   const { host } = new URL(address)
@@ -69,13 +69,24 @@ export async function says(page, selector, text) {
   await page.locator(selector).filter({ hasText: text }).first().waitFor()
 }
 
+/** A text as its editor shows it: `body` or `title`. All of it only while it fits the screen. */
+export const textOf = (page, id = "body") =>
+  page.evaluate(id => {
+    const lines = [...document.querySelectorAll(`#${id} > .cm-line`)]
+    return lines.map(line => (line.querySelector(".cm-placeholder") ? "" : line.textContent)).join("\n")
+  }, id)
+
 /** Waits until the note's text is as wanted. */
 export async function holds(page, text) {
-  const wanted = ([id, text]) => document.getElementById(id).value === text
-  await page.waitForFunction(wanted, ["body", text], { timeout: PATIENCE_MS }).catch(async error => {
-    expect(await page.inputValue("#body")).toBe(text)
-    throw error
-  })
+  await expect.poll(() => textOf(page), { timeout: PATIENCE_MS, interval: 20 }).toBe(text)
+}
+
+/** Puts the caret into the note's text, by the keyboard. */
+export async function caretAt(page, line, column) {
+  await page.locator("#body").press("Control+Home")
+  for (let at = 0; at < line; at++) await page.keyboard.press("ArrowDown")
+  await page.keyboard.press("Home")
+  for (let at = 0; at < column; at++) await page.keyboard.press("ArrowRight")
 }
 
 /** A notebook of landfall-demo: runs a command of it, and gives what that printed. */
@@ -88,3 +99,7 @@ export function notebook(url, space = "default") {
   }
   return async (...args) => (await promisify(execFile)(binary("landfall-demo"), args, { env })).stdout
 }
+
+/** Waits until the page shows what has happened. */
+export const drawn = page =>
+  page.evaluate(() => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve))))

@@ -1,9 +1,9 @@
 // The playground's page, as the relay serves it, in a real browser: against landfall-demo, against
 // another visitor, switched off, and with the relay killed.
-import { mkdirSync } from "node:fs"
+import { mkdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, test } from "vitest"
-import { holds, NARROW, noBrowser, notebook, pageOf, says, startBrowser, visitor, WIDE, write } from "../support/playground.mjs"
+import { caretAt, drawn, holds, NARROW, noBrowser, notebook, pageOf, says, startBrowser, textOf, visitor, WIDE, write } from "../support/playground.mjs"
 import { isReference } from "../support/server.mjs"
 import { Relay } from "../support/world.mjs"
 
@@ -27,7 +27,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     expect(await demo("notes", "check", "Shopping")).toContain("as docs/notebook.md has it")
 
     // The caret stands behind "milk 🥛" and stays there, whatever others write around it.
-    await page.evaluate(() => document.getElementById("body").setSelectionRange(7, 7))
+    await caretAt(page, 0, 6)
     await demo("notes", "edit", "Shopping", "--text", "two bottles of milk 🥛\noats\nbread")
     await holds(page, "two bottles of milk 🥛\noats\nbread")
     await page.keyboard.type(", cold")
@@ -41,21 +41,22 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await holds(page, "hello")
     await demo("notes", "rm", "From a terminal", "--yes")
     await says(page, "#problem", "deleted")
-    expect(await page.inputValue("#body"), "the last copy can still be read").toBe("hello")
+    expect(await textOf(page), "the last copy can still be read").toBe("hello")
     await page.locator("#list a", { hasText: "From a terminal" }).waitFor({ state: "detached" })
+    await page.locator("#save-new").press("Enter")
+    await says(page, "#saved", SAFE)
+    await holds(page, "hello")
+    await demo("sync")
+    expect(await demo("-q", "notes", "show", "From a terminal")).toBe("From a terminal\nhello\n")
   })
 
-  test("keeps line ends that a textarea cannot show", async () => {
+  test("keeps line ends that an editor does not show", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     const id = (await demo("-q", "notes", "new", "Windows", "--text", "one\r\ntwo\r\nthree")).trim()
     const page = await visitor(await startBrowser(), `${pageOf(relay.url)}#${id}`)
     await holds(page, "one\ntwo\nthree")
-    await page.evaluate(() => {
-      const body = document.getElementById("body")
-      body.focus()
-      body.setSelectionRange(7, 7)
-    })
+    await caretAt(page, 1, 3)
     await page.keyboard.type("!")
     // Until then the page says it of what was there before.
     await drawn(page)
@@ -80,7 +81,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await says(page, "#saved", "In this browser, not on the relay yet")
     await demo("sync")
     await demo("notes", "edit", "Plan", "--text", "start middle")
-    expect(await page.inputValue("#body")).toBe("middle end")
+    expect(await textOf(page)).toBe("middle end")
     expect(await demo("-q", "notes", "show", "Plan")).toBe("Plan\nstart middle\n")
 
     await page.locator("#switch").press("Space")
@@ -102,6 +103,9 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     // Without the note's id in the address: nobody but the page itself knows of it.
     await page.goto(pageOf(relay.url))
     await holds(page, "kept")
+    // Whoever has switched it off finds it off.
+    await says(page, "#status", "Offline · 1 note not on the relay yet")
+    await page.locator("#switch").press("Space")
     await says(page, "#saved", SAFE)
     await demo("sync")
     expect(await demo("-q", "notes", "show", "Made offline")).toBe("Made offline\nkept\n")
@@ -117,7 +121,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     expect(await demo("-q", "notes", "show", "Made offline")).toBe("Made offline\nkept safe\n")
   })
 
-  test("says that a note is deleted that was edited offline", async () => {
+  test("keeps what was written to a note that is deleted elsewhere", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     const page = await visitor(await startBrowser(), pageOf(relay.url))
@@ -130,13 +134,89 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await drawn(page)
     await says(page, "#saved", "In this browser, not on the relay yet")
     await demo("notes", "rm", "Doomed", "--yes")
-    // A page that has only just been opened does not know that the relay once had it.
-    await page.reload()
-    await says(page, "#problem", "deleted")
-    // The page may hear of the deletion before it has read the note from the browser's store.
+    await page.locator("#switch").press("Space")
+    await says(page, "#problem-text", "What you wrote had not reached the relay")
     await holds(page, "first, edited")
-    await says(page, "#empty", "No notes here yet")
+    await says(page, "#list", "your work is only here")
     await says(page, "#status", "all on the relay")
+
+    // Nobody but this browser has it: a reload must not lose it, with or without the relay.
+    await page.goto("about:blank")
+    await relay.kill()
+    await relay.restart()
+    await page.goto(pageOf(relay.url))
+    await page.locator("#list a", { hasText: "Doomed" }).click()
+    await holds(page, "first, edited")
+    const [file] = await Promise.all([page.waitForEvent("download"), page.locator("#download").press("Enter")])
+    expect(file.suggestedFilename()).toBe("Doomed.md")
+    expect(readFileSync(await file.path(), "utf8")).toBe("# Doomed\n\nfirst, edited")
+
+    await page.locator("#save-new").press("Enter")
+    await says(page, "#saved", SAFE)
+    await holds(page, "first, edited")
+    expect(await page.locator("#list li").count(), "the deleted one has served").toBe(1)
+    await demo("sync")
+    expect(await demo("-q", "notes", "show", "Doomed")).toBe("Doomed\nfirst, edited\n")
+    expect(await demo("notes", "check", "Doomed")).toContain("as docs/notebook.md has it")
+    await page.reload()
+    await holds(page, "first, edited")
+    expect(await page.locator("#list li").count()).toBe(1)
+  })
+
+  test("keeps it also if the page is closed before it hears of the deletion", async () => {
+    const relay = await Relay.start()
+    const demo = notebook(relay.url)
+    const page = await visitor(await startBrowser(), pageOf(relay.url))
+    await write(page, "Doomed", "first")
+    await says(page, "#saved", SAFE)
+    await demo("sync")
+    await page.locator("#switch").press("Space")
+    await page.locator("#body").press("Control+End")
+    await page.keyboard.type(", edited")
+    await drawn(page)
+    await says(page, "#saved", "In this browser, not on the relay yet")
+    await page.goto("about:blank")
+    await demo("notes", "rm", "Doomed", "--yes")
+    await page.goto(pageOf(relay.url))
+    await says(page, "#status", "Offline · 1 note not on the relay yet")
+    await page.locator("#switch").press("Space")
+    await says(page, "#list", "your work is only here")
+    await page.locator("#list a", { hasText: "Doomed" }).click()
+    await holds(page, "first, edited")
+    // Let go of on purpose, it is gone.
+    page.once("dialog", dialog => void dialog.accept())
+    await page.locator("#discard").press("Enter")
+    await says(page, "#empty", "No notes here yet")
+    await page.reload()
+    await says(page, "#empty", "No notes here yet")
+  })
+
+  test("keeps what two windows of one browser wrote, also if one of them is closed", async () => {
+    const relay = await Relay.start()
+    const demo = notebook(relay.url)
+    const first = await visitor(await startBrowser(), pageOf(relay.url))
+    await write(first, "Doomed", "middle")
+    await says(first, "#saved", SAFE)
+    const second = await first.context().newPage()
+    await second.goto(first.url())
+    await holds(second, "middle")
+    for (const page of [first, second]) {
+      await page.locator("#switch").press("Space")
+      await page.locator('#switch[aria-checked="false"]').waitFor()
+    }
+    await first.locator("#body").press("Control+End")
+    await first.keyboard.type(" first")
+    await drawn(first)
+    await says(first, "#saved", "In this browser, not on the relay yet")
+    await first.close()
+    await second.locator("#body").press("Control+Home")
+    await second.keyboard.type("second ")
+    await demo("sync")
+    await demo("notes", "rm", "Doomed", "--yes")
+    await second.locator("#switch").press("Space")
+    await second.locator("#save-new").waitFor()
+    await second.reload()
+    await holds(second, "second middle first")
   })
 
   test("leaves an input method alone until it is done", async () => {
@@ -147,7 +227,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await says(ann, "#saved", SAFE)
     const ben = await visitor(browser, ann.url())
     await holds(ben, "<>")
-    await ann.evaluate(() => document.getElementById("body").setSelectionRange(1, 1))
+    await caretAt(ann, 0, 1)
     const input = await ann.context().newCDPSession(ann)
     const compose = text => input.send("Input.imeSetComposition", { text, selectionStart: text.length, selectionEnd: text.length })
     await compose("か")
@@ -156,7 +236,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await says(ben, "#saved", SAFE)
     // What Ben wrote has come as soon as the list shows it; the text waits.
     await says(ann, ".row-line", "Ben: ")
-    expect(await ann.inputValue("#body")).toBe("<か>")
+    expect(await textOf(ann)).toBe("<か>")
     await input.send("Input.insertText", { text: "漢" })
     await holds(ann, "Ben: <漢>")
     await ann.keyboard.type("字")
@@ -220,6 +300,9 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     }
     await ann.fill("#name", "Ann")
     await ann.keyboard.press("Enter")
+    // Where Ann is can be seen in the pictures.
+    await caretAt(ann, 2, 9)
+    await ann.keyboard.press("Shift+End")
     for (const [name, viewport, colorScheme] of SCREENS) {
       const page = await visitor(browser, ann.url(), viewport, { colorScheme })
       await says(page, "#others", "Ann")
@@ -227,6 +310,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
       await page.keyboard.press("Enter")
       await says(ann, "#others", "Ben")
       await says(page, "#status", "all on the relay")
+      await page.locator("#body-field .other-selection").first().waitFor({ state: "attached" })
       expect(await page.evaluate(overflow), name).toEqual([])
       await shoot(page, name)
       await page.locator("#home").click()
@@ -243,7 +327,7 @@ const SCREENS = [
   ["wide", WIDE, "light"],
   ["narrow", NARROW, "light"],
   ["wide-dark", WIDE, "dark"],
-  ["narrow-dark", { width: 380, height: 780 }, "dark"],
+  ["narrow-dark", { width: 360, height: 780 }, "dark"],
 ]
 
 const SAMPLE = [
@@ -263,10 +347,6 @@ function overflow() {
   const inScroller = element => element.closest("pre")
   return seen.filter(element => wide(element) && !inScroller(element)).map(element => element.id || element.className)
 }
-
-/** Waits until the page shows what has happened. */
-const drawn = page =>
-  page.evaluate(() => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve))))
 
 /** Keeps a picture, if anybody wants them. */
 async function shoot(page, name) {

@@ -148,7 +148,8 @@ fn a_flipped_bit_gives_nobody_other_content_in_silence() {
     let (folder, whole) = store();
     let mut documents = Vec::new();
     for space in SPACES.map(|name| name.parse::<SpaceName>().unwrap()) {
-        documents.extend(whole.documents(&space, None, 1_000).unwrap());
+        let page = whole.recent_documents(&space, Offset(0), None, 1_000).unwrap();
+        documents.extend(page.documents.iter().map(|recent| recent.document));
     }
     documents.truncate(12);
     whole.close().unwrap();

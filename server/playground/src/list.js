@@ -1,0 +1,127 @@
+// The list of notes, and the search in it. Rows are made as far as somebody scrolls.
+
+import { SEARCHED } from "./note.js"
+
+/** Rows that are made at first, and at each further step. */
+const STEP = 50
+
+export class List {
+  #at
+  #list
+  #end
+  #notebook
+  #selected = null
+  #shown = STEP
+  #wanted = ""
+  #inSight = new Set()
+  #observer
+  #rows = new Map()
+
+  /** `at` finds the page's elements; `changed()` asks for a drawing. */
+  constructor(at, changed) {
+    this.#list = at("list")
+    this.#end = at("list-end")
+    this.#at = at
+    const root = at("notes")
+    this.#observer = new IntersectionObserver(entries => this.#seen(entries), { root, rootMargin: "100px" })
+    new IntersectionObserver(
+      ([entry]) => {
+        if (!entry.isIntersecting || this.#shown > this.#rows.size) return
+        this.#shown += STEP
+        changed()
+      },
+      { root, rootMargin: "600px" }
+    ).observe(this.#end)
+    at("search").addEventListener("input", () => {
+      this.#wanted = at("search").value.trim().toLowerCase()
+      this.#shown = STEP
+      root.scrollTop = 0
+      changed()
+    })
+  }
+
+  draw(notebook, selected) {
+    this.#notebook = notebook
+    this.#selected = selected
+    const all = notebook.list()
+    const found = this.#wanted ? all.filter(note => matches(note, this.#wanted)) : all
+    const focused = document.activeElement?.closest?.("#list li")?.dataset.id
+    const before = this.#rows
+    this.#rows = new Map()
+    found.slice(0, this.#shown).forEach((note, index) => {
+      const row = before.get(note.id) ?? this.#newRow(note.id)
+      before.delete(note.id)
+      this.#rows.set(note.id, row)
+      this.#drawRow(row, note)
+      if (this.#list.children[index] !== row) this.#list.insertBefore(row, this.#list.children[index] ?? null)
+    })
+    for (const row of before.values()) {
+      this.#observer.unobserve(row)
+      row.remove()
+    }
+    for (const id of before.keys()) this.#inSight.delete(id)
+    // A row that is moved loses the focus.
+    if (focused && document.activeElement === document.body) this.#rows.get(focused)?.firstElementChild.focus()
+    this.#end.hidden = found.length <= this.#shown
+    this.#tell(all, found)
+    this.#want()
+  }
+
+  #tell(all, found) {
+    const at = this.#at
+    at("count").textContent = all.length > 0 ? String(all.length) : ""
+    at("empty").hidden = all.length > 0 || !this.#notebook.complete
+    at("finding").hidden = all.length < 2 && !this.#wanted
+    const covered = all.filter(note => note.summary).length
+    const of = covered === all.length ? `all ${all.length} notes` : `the ${covered} of ${all.length} notes that this browser knows`
+    const what = `${found.length || "Nothing"} found in titles and the first ${SEARCHED} characters of ${of}.`
+    const text = this.#wanted ? what : ""
+    if (at("found").textContent !== text) at("found").textContent = text
+  }
+
+  #newRow(id) {
+    const row = document.createElement("li")
+    row.dataset.id = id
+    const link = document.createElement("a")
+    link.href = `#${id}`
+    for (const className of ["row-title", "row-line"]) {
+      link.append(Object.assign(document.createElement("span"), { className, dir: "auto" }))
+    }
+    row.append(link)
+    this.#observer.observe(row)
+    return row
+  }
+
+  #drawRow(row, note) {
+    const link = row.firstElementChild
+    const [title, line] = link.children
+    const { summary, orphan } = note
+    const waiting = note.state === "missing" ? "The relay does not give it." : "Not loaded yet"
+    const text = summary ? summary.title || (summary.problem ? "No note" : "Untitled") : "…"
+    const rest = orphan ? "Deleted elsewhere · your work is only here" : (summary?.line ?? waiting)
+    if (title.textContent !== text) title.textContent = text
+    if (line.textContent !== rest) line.textContent = rest
+    const owed = note.state === "ready" && !note.safe
+    const className = [(!summary || summary.problem) && "odd", owed && "owed", orphan && "orphan"].filter(Boolean).join(" ")
+    if (row.className !== className) row.className = className
+    link.title = owed ? "Not all of it is on the relay yet" : ""
+    if (note === this.#selected) link.setAttribute("aria-current", "page")
+    else link.removeAttribute("aria-current")
+  }
+
+  #seen(entries) {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) this.#inSight.add(target.dataset.id)
+      else this.#inSight.delete(target.dataset.id)
+    }
+    this.#want()
+  }
+
+  #want() {
+    const notes = [...this.#rows.keys()].filter(id => this.#inSight.has(id))
+    this.#notebook?.want(notes.map(id => this.#notebook.notes.get(id)))
+  }
+}
+
+const matches = ({ summary }, wanted) =>
+  Boolean(summary) && (summary.title.toLowerCase().includes(wanted) || summary.text.toLowerCase().includes(wanted))
