@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::reauthor::ReauthorError;
 use crate::status::ParkedDocument;
 use crate::store::{AppendError, OpenLogError, Pending, ReplaceError, ViewError, WriteFailure};
+use crate::typed::TypedError;
 
 /// Any error, as closures may return it.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -253,9 +254,9 @@ pub enum ReadError {
     /// The document is deleted, here or elsewhere, for good.
     #[error("the document is deleted; edits that no other replica has may be left in `lost_edits`")]
     Deleted,
-    /// What is there has not the shape of the type asked for.
-    #[error("the document is not of the type asked for: {0}")]
-    Hydrate(#[from] autosurgeon::HydrateError),
+    /// It has not the shape of the type that was asked for, or not at that place.
+    #[error("the document cannot be read as asked: {0}")]
+    Typed(#[from] TypedError),
     /// The document had to be read from the store again, and that failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -268,6 +269,9 @@ pub enum ChangeError {
     /// The closure said no.
     #[error("the change was given up: {0}")]
     Closure(#[source] BoxError),
+    /// The document could not be read or written as a value of the type.
+    #[error("the document cannot be edited as asked: {0}")]
+    Typed(#[source] TypedError),
     /// The change is larger than a relay would take.
     #[error("the change has {actual} bytes, the limit is {limit}; split it into several")]
     ChangeTooLarge {

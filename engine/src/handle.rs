@@ -5,6 +5,7 @@ mod document;
 mod group;
 mod refused;
 mod space;
+mod typed;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -36,6 +36,7 @@
 //! that knows it. The decisions of sync are `landfall-protocol`'s.
 
 mod actors;
+pub mod autosurgeon;
 mod compactor;
 mod core;
 mod document;
@@ -56,9 +57,10 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod typed;
 
+pub use self::autosurgeon::{Counter, Hydrate, Reconcile};
 pub use automerge;
-pub use autosurgeon;
 pub use error::{
     BoxError, BroadcastError, ChangeError, CheckError, ConnectError, FlushError, KeptError,
     NotCompared, OpenDocumentError, OpenError, ReadError, RefusedSpace, RemoveSpaceError,
@@ -78,3 +80,4 @@ pub use status::{
 };
 pub use store::{DocumentLimit, Excess, Pending};
 pub use threads::{StoreThread, ThreadPanic};
+pub use typed::{Text, TypedError};

@@ -10,7 +10,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("landfall-protocol", &[]),
     ("landfall-storage", &[]),
     ("landfall-fold", &["landfall-protocol"]),
-    ("landfall", &["landfall-fold", "landfall-protocol", "landfall-storage"]),
+    ("landfall-derive", &[]),
+    ("landfall", &["landfall-derive", "landfall-fold", "landfall-protocol", "landfall-storage"]),
     ("landfall-relay", &["landfall-fold", "landfall-protocol", "landfall-storage"]),
     ("landfall-demo", &["landfall", "landfall-relay"]),
 ];
