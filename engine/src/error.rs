@@ -12,7 +12,7 @@ use landfall_storage::FailureClass;
 use thiserror::Error;
 
 use crate::reauthor::ReauthorError;
-use crate::status::ParkedDocument;
+use crate::status::{ParkedDocument, SyncStatus};
 use crate::store::{AppendError, OpenLogError, Pending, ReplaceError, ViewError, WriteFailure};
 use crate::typed::TypedError;
 
@@ -239,6 +239,46 @@ pub enum OpenDocumentError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why a document that was waited for is not there.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// It is deleted, here or elsewhere, for good.
+    #[error("the document {document} is deleted; nothing of it arrives any more")]
+    Deleted {
+        /// The document.
+        document: DocumentId,
+    },
+    /// The time ran out.
+    #[error("the document {document} did not arrive in space `{space}`: {}", state_of(sync.as_ref()))]
+    TimedOut {
+        /// The document.
+        document: DocumentId,
+        /// The space.
+        space: SpaceName,
+        /// How the space was in sync with the relay at the end; `None` if it was removed.
+        sync: Option<SyncStatus>,
+    },
+    /// The store failed, or was closed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn state_of(sync: Option<&SyncStatus>) -> &str {
+    match sync {
+        None => "the space was removed from this store",
+        Some(SyncStatus::Offline) => "this store is offline; call `connect` or `go_online`",
+        Some(SyncStatus::Connecting) => "no relay was reached",
+        Some(SyncStatus::CatchingUp { .. } | SyncStatus::Comparing { .. }) => {
+            "the space was still catching up; wait for longer"
+        }
+        Some(SyncStatus::Live) => {
+            "everything that the relay has is here, unless `sync_only` leaves it out"
+        }
+        Some(SyncStatus::Refused { what, .. }) => what,
+    }
 }
 
 /// Why a document could not be read.

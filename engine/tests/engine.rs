@@ -22,3 +22,5 @@ mod telling;
 mod typed;
 #[path = "engine/views.rs"]
 mod views;
+#[path = "engine/waiting.rs"]
+mod waiting;

@@ -321,7 +321,7 @@ fn transact<T>(
     loaded: &mut Loaded,
     closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
 ) -> Result<Transacted<T>, ChangeError> {
-    let listening = document.core.events.has_listeners();
+    let listening = document.has_listeners();
     let log = if listening { PatchLog::active() } else { PatchLog::inactive() };
     let mut transaction = loaded
         .automerge

@@ -1,8 +1,11 @@
-//! Making what is inserted into a list of the kinds that the list has already: where the others'
-//! strings are text objects, as JavaScript makes them, a program that reads them expects the same of
-//! the next one.
+//! Making what is new of the kinds that other programs expect.
+//!
+//! - What is inserted into a list is of the kinds that the list has already: where the others' strings are
+//!   text objects, as JavaScript makes them, a program that reads them expects the same of the next one.
+//! - A whole number is a signed integer, if it fits: JavaScript reads an unsigned one as a `BigInt`,
+//!   which cannot be added to its other numbers.
 
-use automerge::hydrate::Value;
+use automerge::hydrate::{Map, Value};
 use automerge::transaction::Transaction;
 use automerge::{ObjId, ObjType, Prop, ReadDoc, ScalarValue, TextEncoding, Value as Found};
 
@@ -22,6 +25,40 @@ pub(super) fn like_its_neighbour(
         fit(tx, &mut value, kind, &id, DEPTH);
     }
     value
+}
+
+/// A plain value that is new: an unsigned integer is a signed one, if it fits.
+pub(super) fn signed(value: ScalarValue) -> ScalarValue {
+    match value {
+        ScalarValue::Uint(number) => {
+            i64::try_from(number).map_or(ScalarValue::Uint(number), ScalarValue::Int)
+        }
+        other => other,
+    }
+}
+
+/// The same for all that is in a value.
+pub(super) fn all_signed(value: &mut Value) {
+    match value {
+        Value::Scalar(scalar) => {
+            *scalar = signed(std::mem::replace(scalar, ScalarValue::Null));
+        }
+        Value::Map(map) => map_signed(map),
+        Value::List(list) => {
+            for index in 0..list.len() {
+                list.get_mut(index).into_iter().for_each(all_signed);
+            }
+        }
+        Value::Text(_) => {}
+    }
+}
+
+/// The same for all that is in a map.
+pub(super) fn map_signed(map: &mut Map) {
+    let keys: Vec<String> = map.iter().map(|(key, _)| key.clone()).collect();
+    for key in keys {
+        map.get_mut(&key).into_iter().for_each(all_signed);
+    }
 }
 
 fn found(tx: &Transaction<'_>, obj: &ObjId, prop: Prop) -> Option<(ObjType, ObjId)> {

@@ -6,6 +6,7 @@ mod adapter;
 use automerge::transaction::{Transactable, Transaction};
 use automerge::{AutomergeError, ObjId, ObjType, Prop, ReadDoc, ScalarValue, Value};
 
+use super::fitting;
 use super::seen::{Seen, says_the_same};
 
 /// Texts that differ in more bytes than this are not compared character by character, which takes time
@@ -61,7 +62,9 @@ impl<'a, 'tx> Writer<'a, 'tx> {
                 ScalarValue::Str(value) => return self.edit_text(&text, &value),
                 other => return self.tx.put(obj, prop, other),
             },
-            None | Some((Value::Object(_), _)) => return self.tx.put(obj, prop, value),
+            None | Some((Value::Object(_), _)) => {
+                return self.tx.put(obj, prop, fitting::signed(value));
+            }
             Some((Value::Scalar(standing), _)) => standing.into_owned(),
         };
         if says_the_same(&standing, &value) {
@@ -79,7 +82,8 @@ impl<'a, 'tx> Writer<'a, 'tx> {
             (ScalarValue::Timestamp(_), ScalarValue::Int(value)) => {
                 self.tx.put(obj, prop, ScalarValue::Timestamp(value))
             }
-            (_, value) => self.tx.put(obj, prop, value),
+            (ScalarValue::Uint(_), value) => self.tx.put(obj, prop, value),
+            (_, value) => self.tx.put(obj, prop, fitting::signed(value)),
         }
     }
 

@@ -185,21 +185,25 @@ impl Doc for Writer<'_, '_> {
     ) -> Result<(), AutomergeError> {
         let (obj, prop) = (obj.as_ref(), prop.into());
         match (value, &prop) {
-            (value, Prop::Seq(index)) if insert => {
+            (mut value, Prop::Seq(index)) if insert => {
                 self.seen.at(obj, &prop, None);
+                fitting::all_signed(&mut value);
                 let value = fitting::like_its_neighbour(self.tx, obj, *index, value);
                 Doc::batch_create(self.tx, obj, prop, value, true)
             }
             (New::Scalar(value), _) => self.write(obj, prop, value),
             (New::Text(text), _) => self.write_text(obj, prop, &String::from(&text)),
-            (value, _) => {
+            (mut value, _) => {
                 self.seen.at(obj, &prop, None);
+                fitting::all_signed(&mut value);
                 Doc::batch_create(self.tx, obj, prop, value, insert)
             }
         }
     }
 
     fn init_root_from_hydrate(&mut self, value: &hydrate::Map) -> Result<(), AutomergeError> {
-        self.tx.init_root_from_hydrate(value)
+        let mut value = value.clone();
+        fitting::map_signed(&mut value);
+        self.tx.init_root_from_hydrate(&value)
     }
 }
