@@ -186,3 +186,39 @@ fn plain(ident: &Ident) -> String {
 pub(crate) fn autosurgeon() -> TokenStream {
     quote!(::landfall::autosurgeon)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(source: &str) -> String {
+        let input = syn::parse_str(source).unwrap();
+        Model::read(&input).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_cannot_be_derived_says_why() {
+        for (source, what) in [
+            ("struct A;", "without fields"),
+            ("union A { a: u8 }", "a union"),
+            ("struct A { #[key] a: u8, #[key] b: u8 }", "is already"),
+            ("struct A { #[key(x)] a: u8 }", "unexpected token"),
+            ("struct A(#[key] u8);", "`key` has no meaning here"),
+            ("struct A(#[landfall(rename = \"a\")] u8, u8);", "`rename` has no meaning here"),
+            ("struct A { #[landfall(nam = \"a\")] a: u8 }", "unknown attribute"),
+            ("struct A { #[landfall(rename = a)] a: u8 }", "expected string literal"),
+            ("struct A { #[landfall(missing = \"1\")] a: u8 }", "expected identifier"),
+            ("struct A { #[autosurgeon(with = \"a\", hydrate = \"b\")] a: u8 }", "is read"),
+            ("struct A { #[autosurgeon(with = \"a\", reconcile = \"b\")] a: u8 }", "is written"),
+            ("struct A { #[landfall(with = \"a\", with = \"b\")] a: u8 }", "twice"),
+            ("enum A { #[landfall(missing = \"a\")] B }", "`missing` has no meaning here"),
+            ("#[landfall(rename = \"a\")] struct A { a: u8 }", "`rename` has no meaning here"),
+        ] {
+            let said = refused(source);
+            assert!(said.contains(what), "{source}: {said:?}");
+        }
+        for source in ["struct A {}", "enum A {}", "#[landfall(with = \"a\")] struct A;"] {
+            assert_eq!(refused(source), "", "{source}");
+        }
+    }
+}

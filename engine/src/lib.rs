@@ -117,6 +117,9 @@
 //!   is stored as a signed integer, if it fits. A [`Counter`] adds up concurrent increments.
 //! - An `Option` is `None` where a key is missing. `None` is null in a new object, and adds no key to
 //!   one that is there.
+//! - Items of a list are told apart by their `#[key]`, a [`Text`] by its object, plain values by what they
+//!   are, and others by their place. So a string that is edited in a `Vec<String>` is a new item; in a
+//!   `Vec<Text>` it is edited where it is.
 //! - An equal value is not written: an edit that changes nothing makes no change.
 //! - Keys that a struct does not have stay as they are.
 //!
