@@ -60,10 +60,7 @@ impl Group {
         let outcome = change(self);
         let harmless = matches!(
             &outcome,
-            Ok(_)
-                | Err(ChangeError::Closure(_)
-                    | ChangeError::Typed(_)
-                    | ChangeError::UnknownHeads { .. })
+            Ok(_) | Err(ChangeError::Closure(_) | ChangeError::UnknownHeads { .. })
         );
         self.failed |= !harmless;
         outcome

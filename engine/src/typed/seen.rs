@@ -84,6 +84,7 @@ impl Kind {
             Unexpected::F64 => self == Self::F64,
             Unexpected::Counter => self == Self::Counter,
             Unexpected::Timestamp => self == Self::Timestamp,
+            Unexpected::None => self == Self::Null,
             // What `Option` alone says: other types that ask for what is not there mean it so.
             Unexpected::Other { expected, found } => {
                 let is_of_option = expected == "a ScalarValue::Null" && found == "nothing at all";
@@ -91,6 +92,17 @@ impl Kind {
             }
             _ => false,
         }
+    }
+}
+
+/// A kind, as what it is shown, and for what is missing its key: a type that looks for one key that is not
+/// there must not find another one.
+type Typical = (Kind, Kind, Option<String>);
+
+fn typical(stored: Kind, shown: Kind, prop: &Prop) -> Typical {
+    match (stored, prop) {
+        (Kind::Missing, Prop::Map(key)) => (stored, shown, Some(key.clone())),
+        _ => (stored, shown, None),
     }
 }
 
@@ -128,8 +140,8 @@ struct State {
     /// How many keys below a shape make shapes.
     keys: HashMap<Shape, u32>,
     rules: HashMap<(Shape, Kind), Rule>,
-    /// How many shapes each rule counts for.
-    typical: HashMap<(Kind, Kind), u32>,
+    /// How many shapes are shown so.
+    typical: HashMap<Typical, u32>,
     attempts: u32,
 }
 
@@ -173,12 +185,13 @@ impl State {
         if let Some(rule) = self.rules.get(&(shape, stored)) {
             return rule.shown;
         }
-        // A counter or a missing key that is shown as something else would be written as such.
-        if matches!(stored, Kind::Missing | Kind::Counter) {
+        // A counter that is shown as something else would be written as such.
+        if stored == Kind::Counter {
             return stored;
         }
         let is_typical = |shown: &&Kind| {
-            self.typical.get(&(stored, **shown)).is_some_and(|count| *count >= TYPICAL)
+            let count = self.typical.get(&typical(stored, **shown, prop));
+            count.is_some_and(|count| *count >= TYPICAL)
         };
         stored.candidates().iter().find(is_typical).copied().unwrap_or(stored)
     }
@@ -267,9 +280,15 @@ impl Seen {
         let rule = state.rules.entry((shape, stored)).or_insert(Rule { shown, tried: 0 });
         let mut left = stored.candidates().iter().skip(rule.tried);
         let Some(next) = left.find(|candidate| **candidate != shown) else { return false };
+        // What was tried before and refused is not typical.
+        if rule.tried > 0
+            && let Some(count) = state.typical.get_mut(&typical(stored, rule.shown, &prop))
+        {
+            *count = count.saturating_sub(1);
+        }
         rule.tried = stored.candidates().len() - left.len();
         rule.shown = *next;
-        *state.typical.entry((stored, *next)).or_default() += 1;
+        *state.typical.entry(typical(stored, *next, &prop)).or_default() += 1;
         true
     }
 

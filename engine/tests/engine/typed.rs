@@ -312,6 +312,13 @@ fn a_map_whose_keys_are_data_is_read_with_all_of_them() {
     #[derive(Debug, Hydrate, Reconcile)]
     struct People {
         by_id: BTreeMap<String, Person>,
+        by_room: BTreeMap<String, BTreeMap<String, Person>>,
+        /// It is missing too, under the same name as an `Option` that is.
+        #[landfall(missing = "nobody")]
+        nick: i64,
+    }
+    fn nobody() -> i64 {
+        -1
     }
     #[derive(Debug, Hydrate, Reconcile)]
     struct Person {
@@ -326,6 +333,16 @@ fn a_map_whose_keys_are_data_is_read_with_all_of_them() {
                 let person = tx.put_object(&people, format!("p{at}"), ObjType::Map)?;
                 put_text(tx, &person, "name", &format!("Person {at}"))?;
             }
+            let rooms = tx.put_object(ROOT, "by_room", ObjType::Map)?;
+            for at in 0..400 {
+                let name = format!("r{}", at / 20);
+                let room = match tx.get(&rooms, name.as_str())? {
+                    Some((_, room)) => room,
+                    None => tx.put_object(&rooms, name, ObjType::Map)?,
+                };
+                let person = tx.put_object(&room, format!("p{at}"), ObjType::Map)?;
+                put_text(tx, &person, "name", &format!("Person {at}"))?;
+            }
             Ok(())
         })
         .unwrap();
@@ -333,7 +350,17 @@ fn a_map_whose_keys_are_data_is_read_with_all_of_them() {
     let people = document.hydrate::<People>().unwrap();
     assert_eq!((people.by_id.len(), people.by_id["p7"].name.as_str()), (400, "Person 7"));
     assert!(people.by_id.values().all(|person| person.nick.is_none()));
-    document.reconcile(&people).unwrap();
+    assert_eq!((people.by_room.len(), people.nick), (20, -1));
+    assert_eq!(people.by_room["r19"]["p399"].name, "Person 399");
+    document
+        .edit::<People>(|people| {
+            assert_eq!(people.nick, -1);
+            people.nick = 4;
+        })
+        .unwrap();
+    assert_ne!(document.heads().unwrap(), heads);
+    let heads = document.heads().unwrap();
+    document.reconcile(&document.hydrate::<People>().unwrap()).unwrap();
     assert_eq!(document.heads().unwrap(), heads);
 }
 
