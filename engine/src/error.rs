@@ -12,8 +12,9 @@ use landfall_storage::FailureClass;
 use thiserror::Error;
 
 use crate::reauthor::ReauthorError;
-use crate::status::ParkedDocument;
+use crate::status::{ParkedDocument, SyncStatus};
 use crate::store::{AppendError, OpenLogError, Pending, ReplaceError, ViewError, WriteFailure};
+use crate::typed::TypedError;
 
 /// Any error, as closures may return it.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -240,6 +241,46 @@ pub enum OpenDocumentError {
     Store(#[from] StoreError),
 }
 
+/// Why a document that was waited for is not there.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// It is deleted, here or elsewhere, for good.
+    #[error("the document {document} is deleted; nothing of it arrives any more")]
+    Deleted {
+        /// The document.
+        document: DocumentId,
+    },
+    /// The time ran out.
+    #[error("the document {document} did not arrive in space `{space}`: {}", state_of(sync.as_ref()))]
+    TimedOut {
+        /// The document.
+        document: DocumentId,
+        /// The space.
+        space: SpaceName,
+        /// How the space was in sync with the relay at the end; `None` if it was removed.
+        sync: Option<SyncStatus>,
+    },
+    /// The store failed, or was closed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn state_of(sync: Option<&SyncStatus>) -> &str {
+    match sync {
+        None => "the space was removed from this store",
+        Some(SyncStatus::Offline) => "this store is offline; call `connect` or `go_online`",
+        Some(SyncStatus::Connecting) => "no relay was reached",
+        Some(SyncStatus::CatchingUp { .. } | SyncStatus::Comparing { .. }) => {
+            "the space was still catching up; wait for longer"
+        }
+        Some(SyncStatus::Live) => {
+            "everything that the relay has is here, unless `sync_only` leaves it out"
+        }
+        Some(SyncStatus::Refused { what, .. }) => what,
+    }
+}
+
 /// Why a document could not be read.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -253,9 +294,9 @@ pub enum ReadError {
     /// The document is deleted, here or elsewhere, for good.
     #[error("the document is deleted; edits that no other replica has may be left in `lost_edits`")]
     Deleted,
-    /// What is there has not the shape of the type asked for.
-    #[error("the document is not of the type asked for: {0}")]
-    Hydrate(#[from] autosurgeon::HydrateError),
+    /// It has not the shape of the type that was asked for, or not at that place.
+    #[error("the document cannot be read as asked: {0}")]
+    Typed(#[from] TypedError),
     /// The document had to be read from the store again, and that failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -268,6 +309,9 @@ pub enum ChangeError {
     /// The closure said no.
     #[error("the change was given up: {0}")]
     Closure(#[source] BoxError),
+    /// The document could not be read or written as a value of the type.
+    #[error("the document cannot be edited as asked: {0}")]
+    Typed(#[source] TypedError),
     /// The change is larger than a relay would take.
     #[error("the change has {actual} bytes, the limit is {limit}; split it into several")]
     ChangeTooLarge {

@@ -5,7 +5,7 @@
 //! ([`Lagged`]) and goes on with the oldest that is left. What it missed, it reads from the
 //! documents themselves.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use automerge::Patch;
@@ -127,7 +127,7 @@ pub enum EventKind {
     },
 }
 
-/// The listener was too slow, and this many events are lost to it.
+/// The listener was too slow, and this many events that it wanted are lost to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{missed} events were missed; read the documents for their present state")]
 pub struct Lagged {
@@ -138,8 +138,8 @@ pub struct Lagged {
 /// A listener.
 pub struct Events {
     shared: Arc<Shared>,
-    /// The number of the event that it gives next.
-    position: u64,
+    /// Its number among the ring's listeners.
+    number: u64,
 }
 
 impl Events {
@@ -147,8 +147,8 @@ impl Events {
     /// woken by a thread that does nothing else (`landfall-notify`): a waker that blocks delays the
     /// other tasks that wait for events or the status of this store, and nothing of the store.
     pub async fn next(&mut self) -> Option<Result<Event, Lagged>> {
-        let Self { shared, position } = self;
-        shared.notifier.wait(Topic::Events, || shared.take(position)).await
+        let Self { shared, number } = self;
+        shared.notifier.wait(Topic::Events, || shared.take(*number)).await
     }
 
     /// Waits for the next event on this thread; `None` once the store is closed.
@@ -158,14 +158,89 @@ impl Events {
 
     /// The next event if there is one already.
     pub fn try_next(&mut self) -> Option<Result<Event, Lagged>> {
-        self.shared.take(&mut self.position).flatten()
+        self.shared.take(self.number).flatten()
     }
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
-        let unread = self.shared.ring.lock().leave(self.position);
+        let unread = self.shared.ring.lock().leave(self.number);
         drop(unread);
+    }
+}
+
+/// Whose events a listener wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Store,
+    Space(SpaceName),
+    Document(SpaceName, DocumentId),
+}
+
+impl Scope {
+    fn has(&self, event: &Event) -> bool {
+        match self {
+            Self::Store => true,
+            Self::Space(space) => *space == event.space,
+            Self::Document(space, document) => *document == event.document && *space == event.space,
+        }
+    }
+}
+
+struct Listener {
+    scope: Scope,
+    /// The number of the event that it looks at next.
+    position: u64,
+    /// Events of its scope that left the ring before it read them.
+    missed: u64,
+}
+
+/// How many listeners there are, for each scope.
+#[derive(Default)]
+struct Wanted {
+    store: usize,
+    spaces: BTreeMap<SpaceName, usize>,
+    documents: BTreeMap<DocumentId, BTreeMap<SpaceName, usize>>,
+}
+
+impl Wanted {
+    /// How many want a document's events.
+    fn of(&self, space: &SpaceName, document: &DocumentId) -> usize {
+        let of_space = self.spaces.get(space).copied().unwrap_or_default();
+        let of_document = self.documents.get(document).and_then(|spaces| spaces.get(space));
+        self.store + of_space + of_document.copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, scope: &Scope) {
+        match scope {
+            Scope::Store => self.store += 1,
+            Scope::Space(space) => *self.spaces.entry(space.clone()).or_default() += 1,
+            Scope::Document(space, document) => {
+                let spaces = self.documents.entry(*document).or_default();
+                *spaces.entry(space.clone()).or_default() += 1;
+            }
+        }
+    }
+
+    fn remove(&mut self, scope: &Scope) {
+        let take = |spaces: &mut BTreeMap<SpaceName, usize>, space: &SpaceName| {
+            if let Some(count) = spaces.get_mut(space) {
+                *count -= 1;
+            }
+            spaces.retain(|_, count| *count > 0);
+        };
+        match scope {
+            Scope::Store => self.store -= 1,
+            Scope::Space(space) => take(&mut self.spaces, space),
+            Scope::Document(space, document) => {
+                if let Some(spaces) = self.documents.get_mut(document) {
+                    take(spaces, space);
+                    if spaces.is_empty() {
+                        self.documents.remove(document);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -182,7 +257,10 @@ struct Ring {
     kept: VecDeque<Kept>,
     /// The number of the first one that is kept.
     first: u64,
-    listeners: usize,
+    listeners: BTreeMap<u64, Listener>,
+    wanted: Wanted,
+    /// The number of the next listener.
+    next: u64,
     closed: bool,
 }
 
@@ -198,34 +276,63 @@ impl Ring {
         Some(kept.event)
     }
 
-    /// A listener reads at a position, which it advances; `None` if it has read everything.
-    fn read(&mut self, position: &mut u64) -> Option<Result<Arc<Event>, Lagged>> {
-        if *position < self.first {
-            let missed = self.first - *position;
-            *position = self.first;
-            return Some(Err(Lagged { missed }));
+    /// Takes the oldest event out, and notes who has missed it.
+    fn displace(&mut self) -> Option<Arc<Event>> {
+        let number = self.first;
+        let event = self.pop()?;
+        for listener in self.listeners.values_mut() {
+            if listener.position <= number && listener.scope.has(&event) {
+                listener.missed += 1;
+            }
         }
-        let index = usize::try_from(*position - self.first).ok()?;
-        let kept = self.kept.get_mut(index)?;
-        *position += 1;
-        kept.unread -= 1;
-        let event = Arc::clone(&kept.event);
+        Some(event)
+    }
+
+    fn join(&mut self, scope: Scope) -> u64 {
+        let (number, position) = (self.next, self.end());
+        self.next += 1;
+        self.wanted.add(&scope);
+        self.listeners.insert(number, Listener { scope, position, missed: 0 });
+        number
+    }
+
+    /// A listener reads; `None` if it has read everything.
+    fn read(&mut self, number: u64) -> Option<Result<Arc<Event>, Lagged>> {
+        let listener = self.listeners.get_mut(&number)?;
+        listener.position = listener.position.max(self.first);
+        match std::mem::take(&mut listener.missed) {
+            0 => {}
+            missed => return Some(Err(Lagged { missed })),
+        }
+        let event = loop {
+            let index = usize::try_from(listener.position - self.first).ok()?;
+            let kept = self.kept.get_mut(index)?;
+            listener.position += 1;
+            if listener.scope.has(&kept.event) {
+                kept.unread -= 1;
+                break Arc::clone(&kept.event);
+            }
+        };
         while self.kept.front().is_some_and(|kept| kept.unread == 0) {
             self.pop();
         }
         Some(Ok(event))
     }
 
-    /// A listener at this position goes; gives the events that only it had not read.
-    fn leave(&mut self, position: u64) -> Vec<Arc<Event>> {
-        self.listeners -= 1;
+    /// A listener goes; gives the events that only it had not read.
+    fn leave(&mut self, number: u64) -> Vec<Arc<Event>> {
+        let Some(Listener { scope, position, .. }) = self.listeners.remove(&number) else {
+            return Vec::new();
+        };
+        self.wanted.remove(&scope);
         let read = usize::try_from(position.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        self.kept.iter_mut().skip(read).for_each(|kept| kept.unread -= 1);
-        let mut unread = Vec::new();
+        let unread = self.kept.iter_mut().skip(read).filter(|kept| scope.has(&kept.event));
+        unread.for_each(|kept| kept.unread -= 1);
+        let mut gone = Vec::new();
         while self.kept.front().is_some_and(|kept| kept.unread == 0) {
-            unread.extend(self.pop());
+            gone.extend(self.pop());
         }
-        unread
+        gone
     }
 }
 
@@ -237,10 +344,10 @@ struct Shared {
 
 impl Shared {
     /// What a listener's `next` gives; `None` if it has to wait.
-    fn take(&self, position: &mut u64) -> Option<Option<Result<Event, Lagged>>> {
+    fn take(&self, number: u64) -> Option<Option<Result<Event, Lagged>>> {
         let read = {
             let mut ring = self.ring.lock();
-            match ring.read(position) {
+            match ring.read(number) {
                 None if ring.closed => return Some(None),
                 read => read?,
             }
@@ -263,19 +370,15 @@ impl EventHub {
         Self { shared, capacity: capacity.clamp(1, 1 << 20) }
     }
 
-    pub(crate) fn listen(&self) -> Events {
-        let position = {
-            let mut ring = self.shared.ring.lock();
-            ring.listeners += 1;
-            ring.end()
-        };
-        Events { shared: Arc::clone(&self.shared), position }
+    pub(crate) fn listen(&self, scope: Scope) -> Events {
+        let number = self.shared.ring.lock().join(scope);
+        Events { shared: Arc::clone(&self.shared), number }
     }
 
-    /// Whether anybody listens: if not, patches need not be computed.
-    pub(crate) fn has_listeners(&self) -> bool {
+    /// Whether anybody listens to a document: if not, patches need not be computed.
+    pub(crate) fn has_listeners(&self, space: &SpaceName, document: &DocumentId) -> bool {
         let ring = self.shared.ring.lock();
-        ring.listeners > 0 && !ring.closed
+        !ring.closed && ring.wanted.of(space, document) > 0
     }
 
     /// Puts an event behind those that were sent before it. Never waits and calls no waker, so any
@@ -284,11 +387,11 @@ impl EventHub {
         let event = Arc::new(Event { space: space.clone(), document, kind });
         let displaced = {
             let mut ring = self.shared.ring.lock();
-            if ring.closed || ring.listeners == 0 {
+            let unread = ring.wanted.of(space, &document);
+            if ring.closed || unread == 0 {
                 return;
             }
-            let displaced = if ring.kept.len() >= self.capacity { ring.pop() } else { None };
-            let unread = ring.listeners;
+            let displaced = if ring.kept.len() >= self.capacity { ring.displace() } else { None };
             ring.kept.push_back(Kept { event, unread });
             displaced
         };
@@ -332,10 +435,10 @@ mod tests {
     fn each_listener_gets_every_event_in_order_or_is_told_how_many_it_missed() {
         let hub = hub(3);
         send(&hub, 0);
-        let mut first = hub.listen();
+        let mut first = hub.listen(Scope::Store);
         assert_eq!(read(&mut first), None, "it was sent before");
         (1..=2).for_each(|n| send(&hub, n));
-        let mut second = hub.listen();
+        let mut second = hub.listen(Scope::Store);
         assert_eq!(read(&mut first), Some(Ok(1)));
         (3..=5).for_each(|n| send(&hub, n));
         assert_eq!((read(&mut first), read(&mut first)), (Some(Err(1)), Some(Ok(3))));
@@ -355,7 +458,7 @@ mod tests {
         send(&hub, 1);
         let kept = || hub.shared.ring.lock().kept.len();
         assert_eq!(kept(), 0);
-        let (mut first, second) = (hub.listen(), hub.listen());
+        let (mut first, second) = (hub.listen(Scope::Store), hub.listen(Scope::Store));
         (1..=4).for_each(|n| send(&hub, n));
         while read(&mut first).is_some() {}
         assert_eq!(kept(), 4);
@@ -363,5 +466,38 @@ mod tests {
         drop(second);
         assert_eq!((kept(), read(&mut first)), (1, Some(Ok(5))));
         assert_eq!(kept(), 0);
+    }
+
+    /// Listeners of a space or a document are told theirs only, and miss nothing of others.
+    #[test]
+    fn a_listener_gets_the_events_of_its_scope_and_counts_only_those_as_missed() {
+        let hub = hub(4);
+        let (s, t): (SpaceName, SpaceName) = ("s".parse().unwrap(), "t".parse().unwrap());
+        let id = |n| DocumentId::from_bytes([n; 16]);
+        let to = |space: &SpaceName, n: u8| {
+            hub.send(space, id(n), EventKind::SetAside { reason: String::new() });
+        };
+        assert!(!hub.has_listeners(&s, &id(1)));
+        let mut of_space = hub.listen(Scope::Space(s.clone()));
+        let mut of_one = hub.listen(Scope::Document(s.clone(), id(1)));
+        assert!(hub.has_listeners(&s, &id(1)) && hub.has_listeners(&s, &id(9)));
+        assert!(!hub.has_listeners(&t, &id(1)));
+        to(&t, 1);
+        assert_eq!(hub.shared.ring.lock().kept.len(), 0, "nobody wants it");
+        to(&s, 1);
+        to(&s, 2);
+        assert_eq!((read(&mut of_one), read(&mut of_one)), (Some(Ok(1)), None));
+        assert_eq!(read(&mut of_space), Some(Ok(1)));
+        // The one of the space falls behind; the one of the document wanted one of what is lost.
+        (3..=6).for_each(|n| to(&s, n));
+        to(&s, 1);
+        (7..=10).for_each(|n| to(&s, n));
+        assert_eq!((read(&mut of_one), read(&mut of_one)), (Some(Err(1)), None));
+        assert_eq!((read(&mut of_space), read(&mut of_space)), (Some(Err(6)), Some(Ok(7))));
+        drop(of_space);
+        assert_eq!(hub.shared.ring.lock().kept.len(), 0);
+        assert!(hub.has_listeners(&s, &id(1)) && !hub.has_listeners(&s, &id(9)));
+        drop(of_one);
+        assert!(!hub.has_listeners(&s, &id(1)));
     }
 }

@@ -5,6 +5,8 @@ mod document;
 mod group;
 mod refused;
 mod space;
+mod typed;
+mod waiting;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use crate::error::{
     ChangeError, CheckError, ConnectError, FlushError, OpenError, RemoveSpaceError, SpaceError,
     StoreError,
 };
-use crate::events::{EventHub, Events};
+use crate::events::{EventHub, Events, Scope};
 use crate::follow::Follower;
 use crate::notify::Notifier;
 use crate::options::{LinkOptions, Options};
@@ -281,9 +283,10 @@ impl Store {
         self.core().status.watch()
     }
 
-    /// Listens to events from now on.
+    /// Listens to events of all documents from now on. [`Space::events`] and [`Document::events`]
+    /// give those of one space or document.
     pub fn events(&self) -> Events {
-        self.core().events.listen()
+        self.core().events.listen(Scope::Store)
     }
 
     /// This store's own id, drawn when it was made.

@@ -1,5 +1,7 @@
 //! The public API, as an application uses it.
 
+#[path = "engine/derived.rs"]
+mod derived;
 #[path = "engine/documents.rs"]
 mod documents;
 #[path = "engine/following.rs"]
@@ -16,5 +18,9 @@ mod nesting;
 mod opening;
 #[path = "engine/telling.rs"]
 mod telling;
+#[path = "engine/typed.rs"]
+mod typed;
 #[path = "engine/views.rs"]
 mod views;
+#[path = "engine/waiting.rs"]
+mod waiting;

@@ -48,7 +48,7 @@ pub(super) fn transact_at<T>(
 ) -> Result<Transacted<T>, ChangeError> {
     let (actor, is_new) = actor_at(loaded, heads)?;
     let own = loaded.automerge.get_actor().clone();
-    let listening = document.core.events.has_listeners();
+    let listening = document.has_listeners();
     let before = listening.then(|| loaded.automerge.get_heads());
     loaded.automerge.set_actor(actor.clone());
     let made = make(&mut loaded.automerge, heads, closure);

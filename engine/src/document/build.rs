@@ -154,7 +154,7 @@ fn read(document: &OpenDocument, applied: u64) -> Result<Missing, StoreError> {
 }
 
 fn extend(document: &OpenDocument, base: Automerge, page: &[Stored]) -> Result<NewState, String> {
-    let mut patches = match document.core.events.has_listeners() {
+    let mut patches = match document.has_listeners() {
         true => PatchLog::active(),
         false => PatchLog::inactive(),
     };

@@ -104,7 +104,7 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
     let mut patches_from = edit.began_at.clone();
     if let Some(told) = told.filter(|told| *told != patches_from) {
         // Something that no event has told was loaded with the state that was changed.
-        let listening = edit.document.core.events.has_listeners();
+        let listening = edit.document.has_listeners();
         let document = Arc::clone(&edit.document);
         let automerge = &edit.loaded()?.automerge;
         let whole = if listening { document.diff(automerge, &told) } else { None };

@@ -227,6 +227,12 @@ impl Edit {
         }
     }
 
+    /// The change that was made last, if any was.
+    pub(crate) fn last_made(&self) -> Option<ChangeHash> {
+        let made = self.made.iter().rev().find(|made| !made.merges);
+        made.map(|made| made.change.hash())
+    }
+
     /// Whether nothing was changed.
     pub(crate) fn is_empty(&self) -> bool {
         self.made.iter().all(|made| made.merges)
@@ -315,7 +321,7 @@ fn transact<T>(
     loaded: &mut Loaded,
     closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
 ) -> Result<Transacted<T>, ChangeError> {
-    let listening = document.core.events.has_listeners();
+    let listening = document.has_listeners();
     let log = if listening { PatchLog::active() } else { PatchLog::inactive() };
     let mut transaction = loaded
         .automerge

@@ -13,6 +13,11 @@ use super::slot::{Slot, State};
 use crate::events::{EventKind, Origin};
 
 impl OpenDocument {
+    /// Whether anybody listens to it: if not, patches need not be computed.
+    pub(super) fn has_listeners(&self) -> bool {
+        self.core.events.has_listeners(&self.space, &self.id)
+    }
+
     /// The document, whose slot the caller holds, has these heads now.
     pub(super) fn tell_changed(
         &self,

@@ -30,7 +30,7 @@ pub(super) fn few_heads(edit: &mut Edit, view: View) -> Result<View, ChangeError
     let changes = chain(&mut loaded.automerge, &actor, &heads);
     edit.apply(changes.clone())?;
     let last = changes.last().map(Change::hash);
-    let listening = edit.document.core.events.has_listeners();
+    let listening = edit.document.has_listeners();
     for change in changes {
         // Nothing that is visible changes.
         edit.add(change, listening.then(|| [].into()), true)?;

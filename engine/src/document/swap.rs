@@ -125,7 +125,7 @@ fn next_state(
     told: Told,
 ) -> Result<Option<Next>, String> {
     let seen = before.automerge.get_heads();
-    let listening = document.core.events.has_listeners();
+    let listening = document.has_listeners();
     let since = told.as_ref().map(|(_, heads)| heads);
     let Some(NewState { automerge, last, bytes, patches }) = new else {
         if told.as_ref().is_some_and(|(origin, heads)| *origin == Origin::Remote && *heads == seen)

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use automerge::Automerge;
 use automerge::transaction::Transaction;
-use autosurgeon::{Hydrate, Reconcile};
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 
 use super::Shared;
@@ -103,23 +102,6 @@ impl Document {
         let value = edit.run_at(heads, change)?;
         commit(vec![edit])?;
         Ok(value)
-    }
-
-    /// Reads the document as a type of the application's own.
-    ///
-    /// # Errors
-    /// [`ReadError::Hydrate`] if the document has another shape.
-    pub fn hydrate<T: Hydrate>(&self) -> Result<T, ReadError> {
-        Ok(self.read(|automerge| autosurgeon::hydrate(automerge))??)
-    }
-
-    /// Makes the document equal to a value of the application's own type, by the smallest change
-    /// that autosurgeon finds.
-    ///
-    /// # Errors
-    /// As [`Document::change`].
-    pub fn reconcile<T: Reconcile>(&self, value: &T) -> Result<(), ChangeError> {
-        self.change(|tx| Ok(autosurgeon::reconcile(tx, value)?))
     }
 
     /// The hashes of the changes that no other change of the document rests on.

@@ -35,7 +35,7 @@ impl Group {
         document: &Document,
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
-        self.track(|group| group.edit(document)?.run(change))
+        self.track(|group| group.edit_of(document)?.run(change))
     }
 
     /// Changes a document as it was at some heads, as [`Document::change_at`] does, but is
@@ -49,7 +49,7 @@ impl Group {
         heads: &[ChangeHash],
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
-        self.track(|group| group.edit(document)?.run_at(heads, change))
+        self.track(|group| group.edit_of(document)?.run_at(heads, change))
     }
 
     /// Keeps that an error was returned after which nothing is committed.
@@ -67,7 +67,7 @@ impl Group {
     }
 
     /// The group's one edit of a document.
-    fn edit(&mut self, document: &Document) -> Result<&mut Edit, ChangeError> {
+    fn edit_of(&mut self, document: &Document) -> Result<&mut Edit, ChangeError> {
         let open = document.open();
         if !Arc::ptr_eq(&open.core, &self.core) {
             return Err(ChangeError::OtherStore { document: document.id() });

@@ -111,7 +111,7 @@ fn an_applications_own_types() {
     document.reconcile(&contact).unwrap();
     assert_eq!(document.hydrate::<Contact>().unwrap(), contact);
     document.change(|tx| Ok(tx.put(ROOT, "name", 7)?)).unwrap();
-    assert!(matches!(document.hydrate::<Contact>(), Err(ReadError::Hydrate(_))));
+    assert!(matches!(document.hydrate::<Contact>(), Err(ReadError::Typed(_))));
 }
 
 #[test]

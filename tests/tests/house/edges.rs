@@ -10,9 +10,11 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("landfall-protocol", &[]),
     ("landfall-storage", &[]),
     ("landfall-fold", &["landfall-protocol"]),
-    ("landfall", &["landfall-fold", "landfall-protocol", "landfall-storage"]),
+    ("landfall-derive", &[]),
+    ("landfall", &["landfall-derive", "landfall-fold", "landfall-protocol", "landfall-storage"]),
     ("landfall-relay", &["landfall-fold", "landfall-protocol", "landfall-storage"]),
     ("landfall-demo", &["landfall", "landfall-relay"]),
+    ("landfall-todo", &["landfall"]),
 ];
 const TESTS: &str = "landfall-tests";
 
@@ -56,6 +58,34 @@ fn of_the_protocol(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What the derive macros write must need no dependency but `landfall`, and this program shows it.
+fn of_the_todo_list(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
+    let todo = packages::members(packages).filter(|(package, _)| package.name == "landfall-todo");
+    let others = todo.flat_map(|(package, manifest)| {
+        let other = package.dependencies.iter().filter(|d| d.name != "landfall");
+        other.map(move |d| (manifest, d.name.as_str()))
+    });
+    let finding = |(manifest, name)| {
+        let what = format!("the to-do list must not use `{name}`");
+        let remedy = "it shows that `landfall` is all that a program needs";
+        Finding::new(manifest, packages::line_of(tree, manifest, name), what, remedy)
+    };
+    others.map(finding).collect()
+}
+
+#[test]
+fn the_todo_list_depends_on_landfall_alone() {
+    assert_none(of_the_todo_list(Tree::repository(), packages::resolved()));
+}
+
+#[test]
+fn another_dependency_of_the_todo_list_is_found() {
+    let manifest = "[dependencies]\nlandfall = \"1\"\nautosurgeon = \"0.14\"\n";
+    let tree = Tree::sample(&[("landfall-todo/Cargo.toml", manifest)]);
+    let packages = [sample_member("landfall-todo", &["landfall", "autosurgeon"])];
+    assert_found(of_the_todo_list(&tree, &packages), &["landfall-todo/Cargo.toml:3"]);
 }
 
 #[test]

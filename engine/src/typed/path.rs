@@ -1,0 +1,177 @@
+//! Paths as an application writes them: `todos[3].title`, `settings["odd.key"]`.
+
+use automerge::{Automerge, ObjId, ObjType, Prop, ROOT, ReadDoc, Value};
+
+use super::TypedError;
+use super::seen::Seen;
+
+/// Reads a path. The empty one has no steps.
+pub(super) fn parse(path: &str) -> Result<Vec<Prop>, TypedError> {
+    let mut steps = Vec::new();
+    let mut rest = path;
+    while !rest.is_empty() {
+        let at = path.len() - rest.len();
+        let bad = |what| TypedError::BadPath { path: path.to_owned(), at, what };
+        let (step, left) = match rest.strip_prefix('[') {
+            Some(inner) => bracketed(inner).ok_or_else(|| {
+                bad("an index in brackets, as `[3]`, or a key, as `[\"key\"]`, is not complete")
+            })?,
+            None => {
+                let after_dot = match (steps.is_empty(), rest.strip_prefix('.')) {
+                    (true, None) => rest,
+                    (false, Some(left)) => left,
+                    (true, Some(_)) | (false, None) => {
+                        return Err(bad("a key follows another step after one dot"));
+                    }
+                };
+                let end = after_dot.find(['.', '[']).unwrap_or(after_dot.len());
+                let (key, left) = after_dot.split_at(end);
+                if key.is_empty() {
+                    return Err(bad("a key is empty; write it as `[\"\"]`"));
+                }
+                (Prop::Map(key.to_owned()), left)
+            }
+        };
+        steps.push(step);
+        rest = left;
+    }
+    Ok(steps)
+}
+
+/// What stands in brackets, of which the first is gone, and what follows them.
+fn bracketed(inner: &str) -> Option<(Prop, &str)> {
+    let Some(quoted) = inner.strip_prefix('"') else {
+        let (index, left) = inner.split_once(']')?;
+        let is_number = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
+        // What autosurgeon can count to.
+        let index: u32 = index.parse().ok().filter(|_| is_number)?;
+        return Some((Prop::Seq(usize::try_from(index).ok()?), left));
+    };
+    let mut key = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, char)) = chars.next() {
+        match char {
+            '\\' => key.push(chars.next()?.1),
+            '"' => return quoted[at + 1..].strip_prefix(']').map(|left| (Prop::Map(key), left)),
+            other => key.push(other),
+        }
+    }
+    None
+}
+
+/// Writes steps as [`parse`] reads them.
+pub(super) fn written<'a>(steps: impl Iterator<Item = &'a Prop>) -> String {
+    let mut path = String::new();
+    for step in steps {
+        match step {
+            Prop::Seq(index) => path.push_str(&format!("[{index}]")),
+            Prop::Map(key) if key.is_empty() || key.contains(['.', '[', ']', '"', '\\']) => {
+                let escaped = key.replace('\\', "\\\\").replace('"', "\\\"");
+                path.push_str(&format!("[\"{escaped}\"]"));
+            }
+            Prop::Map(key) if path.is_empty() => path.push_str(key),
+            Prop::Map(key) => {
+                path.push('.');
+                path.push_str(key);
+            }
+        }
+    }
+    path
+}
+
+/// Goes to the object that the last step is a property of; `None` for the empty path.
+pub(super) fn walk(
+    doc: &Automerge,
+    asked: &str,
+    steps: &[Prop],
+    seen: &Seen,
+) -> Result<Option<(ObjId, Prop)>, TypedError> {
+    let Some((last, before)) = steps.split_last() else { return Ok(None) };
+    let (mut object, mut kind) = (ROOT, ObjType::Map);
+    for (count, step) in before.iter().enumerate() {
+        check_step(asked, steps, count, kind, step)?;
+        let found = doc.get(&object, step.clone()).map_err(|source| TypedError::Automerge {
+            path: written(steps[..=count].iter()),
+            source: Box::new(source),
+        })?;
+        let no_place = |found: &str| TypedError::NoPlace {
+            asked: asked.to_owned(),
+            path: written(steps[..=count].iter()),
+            found: found.to_owned(),
+        };
+        match found {
+            Some((Value::Object(inner), id)) => {
+                seen.at(&object, step, Some(&id));
+                (object, kind) = (id, inner);
+            }
+            Some((Value::Scalar(_), _)) => return Err(no_place("a plain value")),
+            None => return Err(no_place("not there")),
+        }
+    }
+    check_step(asked, steps, before.len(), kind, last)?;
+    Ok(Some((object, last.clone())))
+}
+
+/// Keys are of maps, indexes of lists.
+fn check_step(
+    asked: &str,
+    steps: &[Prop],
+    count: usize,
+    kind: ObjType,
+    step: &Prop,
+) -> Result<(), TypedError> {
+    let found = match (kind, step) {
+        (ObjType::Map | ObjType::Table, Prop::Map(_)) | (ObjType::List, Prop::Seq(_)) => {
+            return Ok(());
+        }
+        (ObjType::Map | ObjType::Table, Prop::Seq(_)) => "a map, which has keys and no indexes",
+        (ObjType::List, Prop::Map(_)) => "a list, which has indexes and no keys",
+        (ObjType::Text, _) => "a text object, which is read whole",
+    };
+    let path = written(steps[..count].iter());
+    Err(TypedError::NoPlace { asked: asked.to_owned(), path, found: found.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let key = |key: &str| Prop::Map(key.to_owned());
+        let cases = [
+            (vec![], ""),
+            (vec![key("title")], "title"),
+            (vec![key("a"), key("b"), Prop::Seq(3)], "a.b[3]"),
+            (vec![key("a"), Prop::Seq(0), Prop::Seq(12), key("é x")], "a[0][12].é x"),
+            (vec![key("a.b"), key(""), key("q\"\\"), key("z")], r#"["a.b"][""]["q\"\\"].z"#),
+        ];
+        for (steps, path) in cases {
+            assert_eq!(written(steps.iter()), path);
+            assert_eq!(parse(path).unwrap(), steps, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_path_says_where() {
+        for (path, byte) in [
+            (".a", 0),
+            ("a.", 1),
+            ("a..b", 1),
+            ("a[", 1),
+            ("a[x]", 1),
+            ("a[-1]", 1),
+            ("a[+1]", 1),
+            ("a[]", 1),
+            ("a[1]b", 4),
+            ("a[4294967296]", 1),
+            (r#"é["x]"#, 2),
+            (r#"a["x"#, 1),
+            (r#"a["x"b]"#, 1),
+        ] {
+            let error = parse(path).unwrap_err();
+            let TypedError::BadPath { at, .. } = error else { panic!("{path}: {error}") };
+            assert_eq!(at, byte, "{path}");
+        }
+    }
+}
