@@ -155,10 +155,13 @@ fn edit_with(command: &str, text: &str) -> Result<Edited, NotEdited> {
     if bytes == given.as_bytes() {
         return Ok(Edited { text: text.to_owned(), draft: None });
     }
-    match String::from_utf8(bytes) {
-        Ok(edited) => Ok(Edited { text: as_before(text, edited, end), draft: keep(path) }),
-        Err(error) => {
-            let error = EditorError::NotText(what_it_is(error.as_bytes()));
+    let utf8 = std::str::from_utf8(&bytes).ok().map(str::to_owned);
+    // Letters of UTF-16 are UTF-8 too, with zeros between them.
+    let utf8 = utf8.filter(|edited| text.contains('\0') || !edited.contains('\0'));
+    match utf8.or_else(|| utf16(&bytes)) {
+        Some(edited) => Ok(Edited { text: as_before(text, edited, end), draft: keep(path) }),
+        None => {
+            let error = EditorError::NotText(what_it_is(&bytes));
             Err(NotEdited { error, kept: keep(path) })
         }
     }
@@ -181,6 +184,17 @@ fn as_before(before: &str, mut edited: String, end: &str) -> String {
         edited.pop();
     }
     edited
+}
+
+/// The text of UTF-16 that says so with a byte order mark, as some editors on Windows write it.
+fn utf16(bytes: &[u8]) -> Option<String> {
+    let unit: fn([u8; 2]) -> u16 = match bytes {
+        [0xff, 0xfe, ..] => u16::from_le_bytes,
+        [0xfe, 0xff, ..] => u16::from_be_bytes,
+        _ => return None,
+    };
+    let (units, []) = bytes[2..].as_chunks::<2>() else { return None };
+    char::decode_utf16(units.iter().copied().map(unit)).collect::<Result<_, _>>().ok()
 }
 
 /// What bytes are that are not UTF-8, as far as that can be seen.
@@ -280,6 +294,15 @@ mod tests {
         assert!(matches!(failed.error, EditorError::Failed { .. }) && failed.kept.is_none());
         let missing = edit_with("landfall-no-such-editor --wait", "a").unwrap_err();
         assert!(matches!(missing.error, EditorError::Start { .. }) && missing.kept.is_none());
+    }
+
+    #[test]
+    fn utf16_with_a_mark_is_text() {
+        assert_eq!(utf16(b"\xff\xfea\0\x22\x6f").as_deref(), Some("a漢"));
+        assert_eq!(utf16(b"\xfe\xff\0a\x6f\x22").as_deref(), Some("a漢"));
+        for bad in [&b"a\0"[..], b"\xff\xfea", b"\xff\xfe\x00\xd8", b"\xff"] {
+            assert_eq!(utf16(bad), None);
+        }
     }
 
     #[test]

@@ -26,7 +26,9 @@ fn what_was_typed_is_kept_however_the_editor_ends() {
     home.run(&["--offline", "notes", "new", "Work", "--text", "start"]).ok();
     for (script, code, says) in [
         (r#"printf 'an hour of work, caf\351\n' >> "$1""#, 1, "line 2 has the byte 0xe9"),
-        (r#"printf '\377\376a\0n\0' > "$1""#, 1, "it looks like UTF-16"),
+        // Without a mark, or cut in the middle of a letter.
+        (r#"printf 'a\0n\0d\0' > "$1""#, 1, "it looks like UTF-16"),
+        (r#"printf '\377\376a\0n\0\0' > "$1""#, 1, "it looks like UTF-16"),
         (r#"printf 'an hour of work\n\377\n' >> "$1""#, 1, "line 3 has the byte 0xff"),
         (r#"echo "an hour of work" >> "$1"; kill -SEGV $$"#, 1, "signal: 11"),
         (r#"echo "an hour of work" >> "$1"; exit 1"#, 1, "ended with exit status: 1"),
@@ -54,6 +56,16 @@ fn a_draft_is_taken_by_the_command_that_is_named() {
     let mut shell = home.shell(&format!("{command} --offline"));
     assert!(shell.status().unwrap().success(), "{command}");
     assert_eq!(home.run(&["-q", "notes", "show", "work"]).ok(), "Work\nstart\nan hour of work\n");
+}
+
+/// As some editors on Windows write it; with a mark it says so itself.
+#[test]
+fn utf16_with_a_mark_is_taken() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Work", "--text", "start\n"]).ok();
+    edit(&home, OFFLINE, r#"printf '\377\376a\0\n\0\042\157' > "$1""#).ok();
+    assert_eq!(home.run(&["-q", "notes", "show", "work"]).ok(), "Work\na\n漢\n");
+    assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
 }
 
 /// Ctrl-C belongs to the editor: most of them only leave a mode by it.
