@@ -1,11 +1,14 @@
 //! The command line: what can be asked for, and with which defaults.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use landfall::LinkOptions;
 
-use crate::failure::EXIT_CODES;
+use crate::failure::{EXIT_CODES, Exit, Failure};
+use crate::handover::{Draft, Hosted};
 use crate::relay::{self, RelayArgs};
 use crate::store::StoreCommand;
 
@@ -35,15 +38,18 @@ pub(crate) struct Place {
     // Read from the environment by hand: `replay` needs to know whether it was given here.
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) relay: Option<String>,
-    /// The space that the notes are in
-    #[arg(
-        long,
-        global = true,
-        env = "LANDFALL_SPACE",
-        default_value = "default",
-        value_name = "NAME"
-    )]
+    /// The space that the notes are in [default: that of the relay's URL, or `default`]
+    #[arg(long = "space", global = true, env = "LANDFALL_SPACE", value_name = "NAME")]
+    pub(crate) given_space: Option<String>,
+    /// The one that is meant: see [`Place::settle`].
+    #[arg(skip)]
     pub(crate) space: String,
+    /// The command is performed for another process.
+    #[arg(skip)]
+    pub(crate) hosted: Option<Hosted>,
+    /// What a person made of the note's text already.
+    #[arg(skip)]
+    pub(crate) draft: Option<Draft>,
     /// Do not try to reach the relay
     #[arg(long, global = true)]
     pub(crate) offline: bool,
@@ -52,15 +58,95 @@ pub(crate) struct Place {
     pub(crate) quiet: bool,
 }
 
+/// Options of [`Place`] with which commands do nothing: they are taken there, and not listed.
+const UNUSED: &[(&[&str], &[&str])] = &[
+    (&["tour"], &["store", "relay", "given_space", "offline", "quiet"]),
+    (&["relay"], &["store", "relay", "given_space", "offline", "quiet"]),
+    (&["replay"], &["store", "given_space"]),
+    (&["status"], &["relay", "offline", "quiet"]),
+    (&["watch"], &["quiet"]),
+    (&["notes", "list"], READS),
+    (&["notes", "show"], READS),
+    (&["notes", "check"], READS),
+    (&["notes", "deleted"], READS),
+    (&["notes", "refused"], READS),
+    (&["notes", "export"], READS),
+    (&["store", "inspect"], FILE),
+    (&["store", "verify"], FILE),
+    (&["store", "backup"], FILE),
+    (&["store", "restore"], FILE),
+    (&["store", "compact"], FILE),
+    (&["store", "export"], &["relay", "offline", "quiet"]),
+    (&["store", "import"], FILE),
+];
+/// For commands that read notes, and reach no relay.
+const READS: &[&str] = &["relay", "offline"];
+/// For commands on the whole file.
+const FILE: &[&str] = &["relay", "given_space", "offline", "quiet"];
+
+/// The command line, as it is told to a person.
+pub(crate) fn command() -> clap::Command {
+    let command = Cli::command();
+    let options: Vec<Arg> = command.get_arguments().cloned().collect();
+    without_unused(command, &[], &options)
+}
+
+/// A command of this path, and those below it, with the options hidden that do nothing there.
+fn without_unused(command: clap::Command, path: &[&str], options: &[Arg]) -> clap::Command {
+    // All of them in their order: each that is touched goes to the end of the list.
+    let names = command.get_subcommands().map(|below| below.get_name().to_owned());
+    let command = names.collect::<Vec<_>>().iter().fold(command, |command, name| {
+        let path = [path, &[name.as_str()]].concat();
+        command.mut_subcommand(name, |below| without_unused(below, &path, options))
+    });
+    let unused = UNUSED.iter().find(|(of, _)| *of == path).map_or(&[][..], |(_, unused)| unused);
+    let unused = options.iter().filter(|option| unused.contains(&option.get_id().as_str()));
+    // It takes the place of the one that the program would hand down.
+    unused.fold(command, |command, option| command.arg(option.clone().hide(true)))
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first.
+    pub(crate) fn of(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&command().try_get_matches_from(args)?)
+    }
+}
+
 const RELAY_DEFAULT: &str = "ws://127.0.0.1:7600";
 
+/// The space where neither an option nor a URL names one.
+const SPACE_DEFAULT: &str = "default";
+
 impl Place {
+    /// Finds which space is meant: the one that was given, or that the relay's URL names
+    /// (`ws://host/spaces/NAME`, as for a browser's client), which must not be another one.
+    pub(crate) fn settle(&mut self) -> Result<(), Failure> {
+        let url = self.relay_url();
+        // That it is no URL is told where it is needed.
+        let of_url = LinkOptions::new(url.as_str()).space().ok().flatten();
+        self.space = match (&self.given_space, of_url) {
+            (Some(given), Some(named)) if *given != named.to_string() => {
+                let why = format!("`{url}` names the space `{named}`, and --space `{given}`");
+                let remedy = "leave one of them out";
+                return Err(Failure::new(Exit::Usage, "two spaces are named", why, remedy));
+            }
+            (Some(given), _) => given.clone(),
+            (None, Some(named)) => named.to_string(),
+            (None, None) => SPACE_DEFAULT.to_owned(),
+        };
+        Ok(())
+    }
+
     /// The relay's URL: from the command line, the environment, or the default.
     pub(crate) fn relay_url(&self) -> String {
+        self.given_relay().unwrap_or_else(|| RELAY_DEFAULT.to_owned())
+    }
+
+    /// The one that somebody named.
+    pub(crate) fn given_relay(&self) -> Option<String> {
         let from_environment =
             || std::env::var("LANDFALL_RELAY").ok().filter(|url| !url.is_empty());
-        let given = self.relay.clone().or_else(from_environment);
-        given.unwrap_or_else(|| RELAY_DEFAULT.to_owned())
+        self.relay.clone().or_else(from_environment)
     }
 }
 
@@ -93,10 +179,24 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether the process that has the store open may perform it: it edits, and needs no file to itself.
+    pub(crate) fn may_be_handed_over(&self) -> bool {
+        matches!(self, Self::Notes(_) | Self::Import(_) | Self::Sync(_))
+    }
+
+    /// The note that it opens an editor on.
+    pub(crate) fn edits(&self) -> Option<&str> {
+        match self {
+            Self::Notes(NotesCommand::Edit { id, title: None, text: None }) => Some(id),
+            _ => None,
+        }
+    }
+
     /// Its name, if it comes to nothing without the relay that the place names.
     pub(crate) fn that_needs_the_relay(&self, place: &Place) -> Option<&'static str> {
         match self {
-            Self::Sync(_) => Some("sync"),
+            // Which notes are wanted is noted here.
+            Self::Sync(args) if args.only.is_none() && !args.all => Some("sync"),
             Self::Watch => Some("watch"),
             // Without one it plays through a relay of its own.
             Self::Replay(_) if place.relay.is_some() => Some("replay --relay"),
@@ -112,6 +212,10 @@ pub(crate) struct TourArgs {
     #[arg(long, default_value_t = 600, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=20_000))]
     pub(crate) edits: u32,
 }
+
+/// How a note is named.
+const NOTE: &str =
+    "The note: its id, a beginning of the id, its number in `notes list`, or its title";
 
 /// What to do with notes. A note is named by its id, a unique beginning of it, its number in
 /// `notes list`, or its title.
@@ -129,14 +233,12 @@ pub(crate) enum NotesCommand {
     },
     /// Print a note
     Show {
-        /// The note
-        #[arg(value_name = "NOTE")]
+        #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
     },
     /// Edit a note's text in $VISUAL or $EDITOR; what others write meanwhile is merged
     Edit {
-        /// The note
-        #[arg(value_name = "NOTE")]
+        #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
         /// Give it this title instead of opening an editor
         #[arg(long)]
@@ -147,23 +249,20 @@ pub(crate) enum NotesCommand {
     },
     /// Add a line to a note
     Append {
-        /// The note
-        #[arg(value_name = "NOTE")]
+        #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
         /// The line; `-` reads standard input
         text: String,
     },
     /// See whether a note has the documented shape
     Check {
-        /// The note
-        #[arg(value_name = "NOTE")]
+        #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
     },
     /// Delete a note for good, here and on every replica
     #[command(visible_alias = "delete")]
     Rm {
-        /// The note
-        #[arg(value_name = "NOTE")]
+        #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
         /// Do not ask
         #[arg(long, short)]
@@ -175,26 +274,22 @@ pub(crate) enum NotesCommand {
     Refused,
     /// Offer a note's refused changes to the relay again
     Retry {
-        /// The note
-        #[arg(value_name = "NOTE")]
+        #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
     },
     /// Make a note's refused changes anew, by another author, on top of what the relay has
     Reauthor {
-        /// The note
-        #[arg(value_name = "NOTE")]
+        #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
     },
     /// Merge a note with another one of the same id that shares no history with it
     Merge {
-        /// The note
-        #[arg(value_name = "NOTE")]
+        #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
     },
     /// Save a note as an automerge document: with its refused changes, or a deleted one
     Export {
-        /// The note
-        #[arg(value_name = "NOTE")]
+        #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
         /// A new file; `-` is standard output
         file: PathBuf,
@@ -287,11 +382,42 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn options_that_do_nothing_are_not_listed_and_all_others_are() {
+        let help = |path: &[&str]| {
+            let args = ["landfall-demo"].iter().chain(path).chain(&["--help"]);
+            Cli::of(args.map(OsString::from)).unwrap_err().to_string()
+        };
+        let options = ["--store", "--relay", "--space", "--offline", "--quiet"];
+        for (path, listed) in [
+            (&["tour"][..], &[][..]),
+            (&["replay"], &["--relay", "--offline", "--quiet"]),
+            (&["status"], &["--store", "--space"]),
+            (&["sync"], &options),
+            (&["notes", "append"], &options),
+            (&["notes", "list"], &["--store", "--space", "--quiet"]),
+            (&["store", "verify"], &["--store"]),
+            (&[], &options),
+        ] {
+            let help = help(path);
+            let words: Vec<&str> = help.split_whitespace().collect();
+            let mut found = options.to_vec();
+            found.retain(|option| words.contains(option));
+            assert_eq!(found, listed, "{path:?}\n{help}");
+        }
+        // They are taken all the same.
+        let args = ["landfall-demo", "--store", "x", "--relay", "ws://a", "notes", "list"];
+        let cli = Cli::of(args.map(OsString::from)).unwrap();
+        assert_eq!(
+            (cli.place.store.to_str(), cli.place.relay.as_deref()),
+            (Some("x"), Some("ws://a"))
+        );
     }
 
     #[test]

@@ -18,18 +18,18 @@ use crate::term::{self, count, faint, first_line, fit, say, strong};
 
 /// The command `notes rm`.
 pub(crate) fn rm(place: &Place, id: &str, yes: bool) -> Result<(), Failure> {
-    let (notebook, all) = notes::open(place, id)?;
-    let listed = notes::found(&notebook, &all, id)?;
+    let notebook = notes::open(place, id)?;
+    let listed = notes::found(&notebook, id)?;
     let document = listed.document.id();
-    let name = notes::name_of(listed);
+    let name = notes::name_of(&listed);
     let pending = listed.document.status()?.pending.changes;
     let only_here = match pending {
         0 => String::new(),
         n => format!("; {} of it went to no relay yet", count(n, "change")),
     };
     let question = format!("delete {name} for good, here and on every replica{only_here}?");
-    confirm(&question, yes, "nothing was deleted")?;
-    drop(all);
+    confirm(place, &question, yes, "nothing was deleted")?;
+    drop(listed);
     notebook.space.delete(document)?;
     if !place.quiet {
         say(format!("deleted {name} for good; other replicas follow when they sync"));
@@ -162,7 +162,9 @@ pub(crate) fn show_if_lost(notebook: &Notebook, id: &str) -> Result<bool, Failur
 /// The command `notes deleted --discard`.
 pub(crate) fn discard(place: &Place, id: &str, yes: bool) -> Result<(), Failure> {
     drop(open_to_read(place, id)?);
-    let notebook = Notebook::open(&Place { offline: true, ..place.clone() })?;
+    let mut apart = place.clone();
+    apart.offline = true;
+    let notebook = Notebook::open(&apart)?;
     let all = all_lost(&notebook.space)?;
     let lost = match find(&all, id) {
         Err(FindError::Unknown { .. }) => {
@@ -172,9 +174,9 @@ pub(crate) fn discard(place: &Place, id: &str, yes: bool) -> Result<(), Failure>
     };
     let (name, edits) = (lost.name(), count(lost.unsent, "change"));
     let question = format!("let go of {name} for good, with {edits} that nobody else has?");
-    confirm(&question, yes, "nothing was let go")?;
+    confirm(place, &question, yes, "nothing was let go")?;
     notebook.space.discard_lost(lost.document)?;
-    notebook.store.close()?;
+    notebook.close()?;
     if !place.quiet {
         say(format!("nothing is left of {name} here"));
     }
@@ -191,9 +193,17 @@ fn unknown(id: &str, why: &str) -> Failure {
 }
 
 /// Asks the person at the terminal. Where nobody can be asked, only `--yes` says yes.
-fn confirm(question: &str, yes: bool, otherwise: &str) -> Result<(), Failure> {
+pub(crate) fn confirm(
+    place: &Place,
+    question: &str,
+    yes: bool,
+    otherwise: &str,
+) -> Result<(), Failure> {
     if yes {
         return Ok(());
+    }
+    if let Some(hosted) = &place.hosted {
+        return if hosted.is_confirmed() { Ok(()) } else { Err(Failure::ask(question)) };
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         let why = "it is for good, and there is no terminal to ask at";

@@ -1,13 +1,18 @@
-//! Letting a person edit a text in the editor of their choice.
+//! Letting a person edit a text in the editor of their choice. What they typed is never thrown away: as
+//! soon as the editor has changed the file, the file stays until the text is saved.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::thread;
 
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 use thiserror::Error;
+use tokio::sync::oneshot;
 
 use crate::failure::{Exit, Failure};
+use crate::lines;
+use crate::wait::Waiter;
 
 /// Where nothing says which one.
 const EDITOR_DEFAULT: &str = "vi";
@@ -28,39 +33,84 @@ pub(crate) enum EditorError {
     /// It ended with an error: the person may have meant to give up.
     #[error("`{command}` ended with {status}")]
     Failed { command: String, status: ExitStatus },
+    /// The terminal is gone, or the system goes down.
+    #[error("a signal ended it while the editor was open")]
+    Interrupted,
+    /// Nothing can wait for the editor.
+    #[error("the editor cannot be waited for: {0}")]
+    Wait(String),
     /// It wrote something that is no text.
-    #[error("the edited file is not UTF-8")]
-    NotText,
+    #[error("the edited file is not UTF-8: {0}")]
+    NotText(String),
 }
 
-impl From<EditorError> for Failure {
+/// Why there is no edited text, and where what was typed is.
+#[derive(Debug)]
+pub(crate) struct NotEdited {
+    pub(crate) error: EditorError,
+    /// The file that is kept, if the editor had changed it.
+    pub(crate) kept: Option<PathBuf>,
+}
+
+impl From<EditorError> for NotEdited {
     fn from(error: EditorError) -> Self {
-        let remedy = match error {
-            EditorError::Start { .. } => "set EDITOR, or give the text with --text",
-            EditorError::Failed { .. } => "nothing was changed",
-            EditorError::NotText => "save it as UTF-8",
-            EditorError::File(_) => "see that the temporary folder can be written",
-        };
-        Self::new(Exit::Other, "the note was not edited", error, remedy)
+        Self { error, kept: None }
     }
 }
 
-/// A text that was edited. Its file stays until this is dropped, or is kept.
+impl NotEdited {
+    /// For a person who was editing this note.
+    pub(crate) fn failure(self, note: &str) -> Failure {
+        let exit = match self.error {
+            EditorError::Interrupted => Exit::Interrupted,
+            _ => Exit::Other,
+        };
+        let remedy = match &self.error {
+            EditorError::Start { .. } => "set EDITOR, or give the text with --text",
+            EditorError::NotText(_) => "save it as UTF-8",
+            EditorError::File(_) => "see that the temporary folder can be written",
+            _ => "the note is as it was",
+        };
+        let failure = Failure::new(exit, "the note was not edited", self.error, remedy);
+        match self.kept {
+            Some(path) => failure.and(kept_in(&path, &format!("notes edit {note}"))),
+            None => failure,
+        }
+    }
+}
+
+/// Where a text is kept, and the command that makes something of it.
+pub(crate) fn kept_in(path: &Path, command: &str) -> String {
+    let path = path.display();
+    format!("your text is kept in {path}, for `landfall-demo {command} --text - < {path}`")
+}
+
+/// A text that was edited. Its file stays, also if this program panics, until it is said to be saved.
+#[derive(Debug)]
 pub(crate) struct Edited {
     pub(crate) text: String,
-    file: NamedTempFile,
+    /// Where it is; `None` if the editor changed nothing.
+    pub(crate) draft: Option<PathBuf>,
 }
 
 impl Edited {
-    /// Keeps the file, for a text that could not be written back: a person's work is not thrown
-    /// away. Gives its path if that worked.
-    pub(crate) fn keep(self) -> Option<PathBuf> {
-        self.file.keep().ok().map(|(_, path)| path)
+    /// The text is in the note: its file is not needed any more.
+    pub(crate) fn saved(self) {
+        if let Some(path) = self.draft {
+            remove(&path);
+        }
+    }
+}
+
+/// Removes a draft that is saved.
+pub(crate) fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        crate::term::note(format!("could not remove {}: {error}", path.display()));
     }
 }
 
 /// Opens `$VISUAL` or `$EDITOR` on a text and waits until it is closed.
-pub(crate) fn edit(text: &str) -> Result<Edited, EditorError> {
+pub(crate) fn edit(text: &str) -> Result<Edited, NotEdited> {
     let command = ["VISUAL", "EDITOR"]
         .into_iter()
         .filter_map(|name| std::env::var(name).ok())
@@ -69,34 +119,115 @@ pub(crate) fn edit(text: &str) -> Result<Edited, EditorError> {
     edit_with(&command, text)
 }
 
-fn edit_with(command: &str, text: &str) -> Result<Edited, EditorError> {
+fn edit_with(command: &str, text: &str) -> Result<Edited, NotEdited> {
     let mut made = tempfile::Builder::new();
-    let mut file =
-        made.prefix("landfall-note-").suffix(".md").tempfile().map_err(EditorError::File)?;
-    // Editors end a file with a newline: with one there already, none is added unseen.
-    let added = !text.is_empty() && !text.ends_with('\n');
-    let end = if added { "\n" } else { "" };
-    write!(file, "{text}{end}").and_then(|()| file.flush()).map_err(EditorError::File)?;
-    run(command, file.path())?;
+    let made = made.prefix("landfall-note-").suffix(".md").tempfile();
+    let mut file = made.map_err(EditorError::File)?;
+    // Editors end a file with a line end: with one there already, none is added unseen.
+    let end = match text.is_empty() || text.ends_with(['\n', '\r']) {
+        true => "",
+        false => lines::end_of(text),
+    };
+    let given = format!("{text}{end}");
+    let written = file.write_all(given.as_bytes()).and_then(|()| file.flush());
+    written.map_err(EditorError::File)?;
+    let path = file.into_temp_path();
+    let ran = run(command, &path);
     // Read by path: many editors put a new file in the place of the old one.
-    let bytes = std::fs::read(file.path()).map_err(EditorError::File)?;
-    let mut edited = String::from_utf8(bytes).map_err(|_| EditorError::NotText)?;
-    if (added || text.is_empty()) && edited.ends_with('\n') {
+    let bytes = match (std::fs::read(&path), ran) {
+        (Ok(bytes), Ok(())) => bytes,
+        // After a signal the editor may still be there, and write later.
+        (Ok(bytes), Err(error))
+            if bytes == given.as_bytes() && !matches!(error, EditorError::Interrupted) =>
+        {
+            return Err(error.into());
+        }
+        // Whoever gave up, and whoever's editor crashed, decides what becomes of it.
+        (Ok(_), Err(error)) => return Err(NotEdited { error, kept: keep(path) }),
+        (Err(_), Err(error)) => return Err(error.into()),
+        // What cannot be read may be there all the same.
+        (Err(error), Ok(())) => {
+            let is_gone = error.kind() == io::ErrorKind::NotFound;
+            let kept = if is_gone { None } else { keep(path) };
+            return Err(NotEdited { error: EditorError::File(error), kept });
+        }
+    };
+    if bytes == given.as_bytes() {
+        return Ok(Edited { text: text.to_owned(), draft: None });
+    }
+    let utf8 = std::str::from_utf8(&bytes).ok().map(str::to_owned);
+    // Letters of UTF-16 are UTF-8 too, with zeros between them.
+    let utf8 = utf8.filter(|edited| text.contains('\0') || !edited.contains('\0'));
+    match utf8.or_else(|| utf16(&bytes)) {
+        Some(edited) => Ok(Edited { text: as_before(text, edited, end), draft: keep(path) }),
+        None => {
+            let error = EditorError::NotText(what_it_is(&bytes));
+            Err(NotEdited { error, kept: keep(path) })
+        }
+    }
+}
+
+/// Lets the file stay. Where that fails, it is there until this program ends; the system says why.
+fn keep(path: TempPath) -> Option<PathBuf> {
+    path.keep().ok()
+}
+
+/// The edited text without the line end that only the file had.
+fn as_before(before: &str, mut edited: String, end: &str) -> String {
+    let only_of_the_file = before.is_empty() || !end.is_empty();
+    if only_of_the_file && edited.ends_with('\n') {
         edited.pop();
         if edited.ends_with('\r') {
             edited.pop();
         }
+    } else if only_of_the_file && end == "\r" && edited.ends_with('\r') {
+        edited.pop();
     }
-    Ok(Edited { text: edited, file })
+    edited
+}
+
+/// The text of UTF-16 that says so with a byte order mark, as some editors on Windows write it.
+fn utf16(bytes: &[u8]) -> Option<String> {
+    let unit: fn([u8; 2]) -> u16 = match bytes {
+        [0xff, 0xfe, ..] => u16::from_le_bytes,
+        [0xfe, 0xff, ..] => u16::from_be_bytes,
+        _ => return None,
+    };
+    let (units, []) = bytes[2..].as_chunks::<2>() else { return None };
+    char::decode_utf16(units.iter().copied().map(unit)).collect::<Result<_, _>>().ok()
+}
+
+/// What bytes are that are not UTF-8, as far as that can be seen.
+fn what_it_is(bytes: &[u8]) -> String {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
+        return "it looks like UTF-16".to_owned();
+    }
+    let valid = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
+    let line = bytes[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+    let byte = bytes.get(valid).copied().unwrap_or_default();
+    format!("line {line} has the byte {byte:#04x}, as in Latin-1")
 }
 
 /// Runs the command line with the path at its end, as a shell would: `code --wait` is one.
 fn run(command: &str, path: &Path) -> Result<(), EditorError> {
     let mut words = command.split_whitespace();
     let program = words.next().unwrap_or(EDITOR_DEFAULT);
-    let status = Command::new(program).args(words).arg(path).status();
-    let status =
-        status.map_err(|source| EditorError::Start { command: command.to_owned(), source })?;
+    let waiter = Waiter::new().map_err(|failure| EditorError::Wait(failure.to_string()))?;
+    let ended = waiter.beside_an_editor(|| {
+        let mut child = Command::new(program).args(words).arg(path).spawn()?;
+        let (tell, told) = oneshot::channel();
+        thread::Builder::new().name("editor".to_owned()).spawn(move || {
+            // Who waited may have been ended by a signal.
+            let _ = tell.send(child.wait());
+        })?;
+        Ok(told)
+    });
+    let failed = |source| EditorError::Start { command: command.to_owned(), source };
+    let status = match ended.map_err(failed)? {
+        None => return Err(EditorError::Interrupted),
+        Some(Ok(status)) => status.map_err(|error| EditorError::Wait(error.to_string()))?,
+        Some(Err(_)) => return Err(EditorError::Wait("a thread panicked".to_owned())),
+    };
     if status.success() {
         return Ok(());
     }
@@ -109,22 +240,74 @@ mod tests {
 
     #[test]
     fn an_editor_that_changes_nothing_changes_nothing() {
-        for text in ["", "one", "one\n", "one\r\ntwo", "e\u{301} 漢"] {
-            assert_eq!(edit_with("true", text).unwrap().text, text);
+        for text in [
+            "",
+            "one",
+            "one\n",
+            "one\r\ntwo",
+            "one\r",
+            "one\r\n",
+            "a\rb",
+            "\u{feff}a\r\n\r",
+            "e\u{301} 漢",
+            "\n",
+        ] {
+            let edited = edit_with("true", text).unwrap();
+            assert_eq!((edited.text.as_str(), edited.draft), (text, None));
+        }
+    }
+
+    /// An editor that is a script: `$1` is the file.
+    #[cfg(unix)]
+    fn script(text: &str, script: &str) -> Result<Edited, NotEdited> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("editor.sh");
+        std::fs::write(&path, script).unwrap();
+        edit_with(&format!("sh {}", path.display()), text)
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_was_typed_is_all_that_differs() {
+        for (text, typed, expected) in [
+            ("", "a\n", "a"),
+            ("one", "one\ntwo\n", "one\ntwo"),
+            ("one\r\ntwo", "one\r\ntwo!\r\n", "one\r\ntwo!"),
+            ("one\rtwo", "one\rtwo!\r", "one\rtwo!"),
+            ("one\n", "one\ntwo\n", "one\ntwo\n"),
+            ("one\n", "one", "one"),
+            ("\u{feff}one\r\n", "\u{feff}two\r\n", "\u{feff}two\r\n"),
+        ] {
+            let typed = typed.replace('\n', "\\n").replace('\r', "\\r");
+            let edited = script(text, &format!("printf '{typed}' > \"$1\"")).unwrap();
+            assert_eq!(edited.text, expected, "{text:?}");
+            let draft = edited.draft.clone().unwrap();
+            assert!(draft.exists());
+            edited.saved();
+            assert!(!draft.exists());
         }
     }
 
     #[test]
     fn failures_of_editors_are_typed() {
-        assert!(matches!(edit_with("false", "a"), Err(EditorError::Failed { .. })));
-        let missing = edit_with("landfall-no-such-editor --wait", "a");
-        assert!(matches!(missing, Err(EditorError::Start { .. })));
+        let failed = edit_with("false", "a").unwrap_err();
+        assert!(matches!(failed.error, EditorError::Failed { .. }) && failed.kept.is_none());
+        let missing = edit_with("landfall-no-such-editor --wait", "a").unwrap_err();
+        assert!(matches!(missing.error, EditorError::Start { .. }) && missing.kept.is_none());
     }
 
     #[test]
-    fn a_kept_text_survives() {
-        let path = edit_with("true", "precious").unwrap().keep().unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious\n");
-        std::fs::remove_file(path).unwrap();
+    fn utf16_with_a_mark_is_text() {
+        assert_eq!(utf16(b"\xff\xfea\0\x22\x6f").as_deref(), Some("a漢"));
+        assert_eq!(utf16(b"\xfe\xff\0a\x6f\x22").as_deref(), Some("a漢"));
+        for bad in [&b"a\0"[..], b"\xff\xfea", b"\xff\xfe\x00\xd8", b"\xff"] {
+            assert_eq!(utf16(bad), None);
+        }
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_told_apart() {
+        assert_eq!(what_it_is(b"\xff\xfea\0"), "it looks like UTF-16");
+        assert_eq!(what_it_is(b"a\ncaf\xe9"), "line 2 has the byte 0xe9, as in Latin-1");
     }
 }

@@ -10,15 +10,15 @@ use landfall::automerge::Automerge;
 use crate::cli::Place;
 use crate::deleted;
 use crate::failure::{Exit, Failure, REPORT, chain};
-use crate::find::{FindError, find};
+use crate::find::{FindError, Finder};
 use crate::notes;
 use crate::term::{count, thousands};
 
 /// The command `notes export`: the note as it is here, with what the relay refuses of it; or a
 /// deleted one of which something is left.
 pub(crate) fn run(place: &Place, id: &str, file: &Path) -> Result<(), Failure> {
-    let (notebook, all) = notes::open_to_read(place, id)?;
-    let listed = match find(&all, id) {
+    let notebook = notes::open_to_read(place, id)?;
+    let listed = match Finder::new(&notebook.space).find(id)? {
         Ok(listed) => listed,
         Err(FindError::Unknown { .. }) if deleted::export_if_lost(&notebook, id, file)? => {
             return Ok(());
@@ -26,7 +26,7 @@ pub(crate) fn run(place: &Place, id: &str, file: &Path) -> Result<(), Failure> {
         Err(error) => return Err(notes::not_found(&notebook, error)?),
     };
     let status = listed.document.status()?;
-    let name = notes::name_of(listed);
+    let name = notes::name_of(&listed);
     let (bytes, what) = match &status.parked {
         Some(_) => {
             let refused = count(status.pending.changes, "change");

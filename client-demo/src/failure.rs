@@ -10,10 +10,13 @@ use landfall::{
     SpaceError, StoreError, StoreFailure,
 };
 
+use serde::{Deserialize, Serialize};
+
+use crate::notes;
 use crate::term::count;
 
 /// What a script can tell apart. `docs/notebook.md` lists the same codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Exit {
     /// A failure that has no code of its own.
     Other = 1,
@@ -41,13 +44,27 @@ Exit codes: 0 done; 1 other failures; 2 wrong usage; 3 store not usable; \
 6 contents differ, or a note is malformed; 7 a file cannot be read or written; 130 interrupted";
 
 /// A failed command: what failed, why, and what to do about it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{what}: {why}; {remedy}")]
 pub(crate) struct Failure {
     exit: Exit,
     what: String,
     why: String,
     remedy: String,
+    /// What somebody else can do about it.
+    #[serde(skip)]
+    kind: Kind,
+}
+
+/// Failures that are not the end.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Final,
+    /// Another process has the store open: it may take the command.
+    StoreInUse,
+    /// The person must be asked, elsewhere.
+    Question(String),
 }
 
 impl Failure {
@@ -58,7 +75,38 @@ impl Failure {
         remedy: impl Display,
     ) -> Self {
         let (what, why, remedy) = (line(what), line(why), line(remedy));
-        Self { exit, what, why, remedy }
+        Self { exit, what, why, remedy, kind: Kind::Final }
+    }
+
+    /// The person must be asked first, by the process that they started.
+    pub(crate) fn ask(question: &str) -> Self {
+        let failure =
+            Self::new(Exit::Usage, "nothing was done", "the answer is missing", "say --yes");
+        Self { kind: Kind::Question(question.to_owned()), ..failure }
+    }
+
+    /// What is to be asked.
+    pub(crate) fn question(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Question(question) => Some(question),
+            _ => None,
+        }
+    }
+
+    /// Whether another process has the store open.
+    pub(crate) fn is_store_in_use(&self) -> bool {
+        self.kind == Kind::StoreInUse
+    }
+
+    /// The same failure, with another reason beside the first.
+    pub(crate) fn because(mut self, why: &impl Display) -> Self {
+        self.why = format!("{}, and {}", self.why, line(why));
+        self.kind = Kind::Final;
+        self
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
     }
 
     /// The code for the process.
@@ -110,7 +158,8 @@ impl From<OpenError> for Failure {
             OpenError::StoreInUse { path, holder } => {
                 let what = format!("cannot open the store {}", path.display());
                 let remedy = "end that first, or use another store with --store";
-                Self::new(Exit::Store, what, format!("{holder} has it open"), remedy)
+                let failure = Self::new(Exit::Store, what, format!("{holder} has it open"), remedy);
+                Self { kind: Kind::StoreInUse, ..failure }
             }
             OpenError::NotAStore { path, what: why } => {
                 let what = format!("{} is not a Landfall store", path.display());
@@ -186,6 +235,7 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Store(error) => error.into(),
+            ReadError::Deleted => notes::deleted_meanwhile("the note was not changed"),
             other => Self::new(Exit::Other, "cannot read the note", chain(&other), REPORT),
         }
     }
@@ -208,10 +258,7 @@ impl From<ChangeError> for Failure {
                 let why = format!("the change has {actual} operations, the limit is {limit}");
                 Self::new(Exit::Other, what, why, "make it in smaller steps")
             }
-            ChangeError::Deleted => {
-                let why = "the note was deleted meanwhile, for good";
-                Self::new(Exit::Note, what, why, "make a new one of it")
-            }
+            ChangeError::Deleted => notes::deleted_meanwhile(what),
             ChangeError::DocumentFull(why) => {
                 Self::new(Exit::Note, what, chain(&*why), "go on in another note")
             }
@@ -272,14 +319,17 @@ impl From<CheckError> for Failure {
 
 /// Not everything reached the relay, or nothing is known to have come from it.
 pub(crate) fn unsynced(why: &str, pending: u64) -> Failure {
-    let remedy = match pending {
-        0 => "nothing waits to be sent; sync again when the relay is there".to_owned(),
-        n => format!(
-            "saved here, to be sent: {}; sync again when the relay is there",
-            count(n, "change")
-        ),
+    unsynced_until(why, pending, "sync again when the relay is there")
+}
+
+/// As [`unsynced`], where something else has to be done.
+pub(crate) fn unsynced_until(why: &str, pending: u64, remedy: &str) -> Failure {
+    let kept = match pending {
+        0 => "nothing waits to be sent".to_owned(),
+        n => format!("saved here, to be sent: {}", count(n, "change")),
     };
-    Failure::new(Exit::Relay, "not in sync", why.trim_end_matches("; is it running?"), remedy)
+    let why = why.trim_end_matches("; is it running?");
+    Failure::new(Exit::Relay, "not in sync", why, format!("{kept}; {remedy}"))
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! Finding the note that a person means: by its id, a unique beginning of it, its number in the
 //! list, or its title.
 
-use landfall::{Document, DocumentId};
+use landfall::{Document, DocumentId, OpenDocumentError, Space};
 use thiserror::Error;
 
 use crate::failure::{Exit, Failure};
+use crate::name;
 use crate::note::{self, Note, ShapeError};
 
 /// A document of the space, and what it holds.
+#[derive(Clone)]
 pub(crate) struct Listed {
     pub(crate) document: Document,
     /// What is wrong instead, if it is no note.
@@ -19,6 +21,13 @@ pub(crate) trait Named {
     fn id(&self) -> DocumentId;
     /// The title, if it is a note and has one.
     fn title(&self) -> Option<&str>;
+}
+
+impl Listed {
+    fn read(document: Document) -> Result<Self, Failure> {
+        let note = document.read(note::read)?;
+        Ok(Self { document, note })
+    }
 }
 
 impl Named for Listed {
@@ -36,8 +45,7 @@ impl Named for Listed {
 pub(crate) fn listed(documents: Vec<Document>) -> Result<Vec<Listed>, Failure> {
     let mut all = Vec::with_capacity(documents.len());
     for document in documents {
-        let note = document.read(note::read)?;
-        all.push(Listed { document, note });
+        all.push(Listed::read(document)?);
     }
     all.sort_by_cached_key(|listed| {
         let created = listed.note.as_ref().ok().and_then(|note| note.created);
@@ -79,31 +87,141 @@ struct Candidate<'a> {
     title: Option<&'a str>,
 }
 
-/// The note that is meant. An id wins over a number, a number over a title, a whole title over a
-/// beginning of an id.
+/// The note that is meant. An id wins over a number, a number over a long beginning of an id, that over
+/// a title, a whole title over a short beginning of an id.
 pub(crate) fn find<'a, T: Named>(all: &'a [T], asked: &str) -> Result<&'a T, FindError> {
     let candidate = |one: &'a T| Candidate { id: short(&one.id()), title: one.title() };
     let candidates: Vec<Candidate<'_>> = all.iter().map(candidate).collect();
     pick(&candidates, asked).map(|index| &all[index])
 }
 
+/// Letters that a beginning of an id has at least to be looked for among ids alone. A shorter word is
+/// rather a title: six letters are a chance of one in billions for each note.
+const BEGINNING: usize = 6;
+
+/// Digits of a number in the list at most: more are the beginning of an id.
+const NUMBER_DIGITS: usize = 6;
+
+/// Finds notes of a space, and reads no others where an id or a beginning of one says which is meant.
+pub(crate) struct Finder<'a> {
+    space: &'a Space,
+    /// All notes, once a number or a title was asked for.
+    all: Option<Vec<Listed>>,
+}
+
+impl<'a> Finder<'a> {
+    pub(crate) fn new(space: &'a Space) -> Self {
+        Self { space, all: None }
+    }
+
+    /// The note that is meant.
+    pub(crate) fn find(&mut self, asked: &str) -> Result<Result<Listed, FindError>, Failure> {
+        let wanted = bare(asked);
+        if let Some(id) = id(asked) {
+            let found = self.open(id)?.map(Listed::read).transpose()?;
+            return Ok(found.ok_or_else(|| unknown(asked, "the store has none of this id")));
+        }
+        if is_beginning(wanted) {
+            let begun = self.begun(wanted)?;
+            match begun.as_slice() {
+                [] => {}
+                [one] => return Ok(Ok(one.clone())),
+                several => return Ok(Err(several_begin(several, asked, wanted.len()))),
+            }
+        }
+        if asked.trim() != wanted {
+            return Ok(Err(unknown(asked, "no id begins so")));
+        }
+        if self.all.is_none() {
+            self.all = Some(listed(self.documents(self.space.documents()?)?)?);
+        }
+        Ok(find(self.all.as_deref().unwrap_or_default(), asked).cloned())
+    }
+
+    /// The documents whose ids begin so.
+    fn begun(&self, beginning: &str) -> Result<Vec<Listed>, Failure> {
+        let mut ids = self.space.documents()?;
+        ids.retain(|id| short(id).starts_with(beginning));
+        listed(self.documents(ids)?)
+    }
+
+    fn documents(&self, ids: Vec<DocumentId>) -> Result<Vec<Document>, Failure> {
+        ids.into_iter().filter_map(|id| self.open(id).transpose()).collect()
+    }
+
+    /// `None` if it is not there, or not any more.
+    fn open(&self, id: DocumentId) -> Result<Option<Document>, Failure> {
+        match self.space.open(id) {
+            Ok(document) => Ok(Some(document)),
+            Err(OpenDocumentError::Unknown { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Without the scheme of an id.
+fn bare(asked: &str) -> &str {
+    asked.trim().trim_start_matches("automerge:")
+}
+
+fn number(wanted: &str) -> Option<usize> {
+    wanted.parse::<usize>().ok().filter(|_| wanted.len() <= NUMBER_DIGITS)
+}
+
+/// Whether it is looked for among ids before titles.
+fn is_beginning(wanted: &str) -> bool {
+    // The letters of base58.
+    let is_of_an_id = |c: char| c.is_ascii_alphanumeric() && !"0OIl".contains(c);
+    wanted.len() >= BEGINNING && wanted.chars().all(is_of_an_id) && number(wanted).is_none()
+}
+
+fn unknown(asked: &str, why: &str) -> FindError {
+    FindError::Unknown { asked: asked.to_owned(), why: why.to_owned() }
+}
+
+/// Several ids begin so: each with a few letters more.
+fn several_begin(several: &[Listed], asked: &str, letters: usize) -> FindError {
+    let name = |listed: &Listed| {
+        let id = short(&listed.document.id());
+        format!("{} ({})", &id[..id.len().min(letters + 3)], listed.title().unwrap_or("untitled"))
+    };
+    FindError::Ambiguous { asked: asked.to_owned(), candidates: few(several.iter().map(name)) }
+}
+
+/// The first ones, and how many more there are.
+fn few(names: impl ExactSizeIterator<Item = String>) -> Vec<String> {
+    const NAMED: usize = 4;
+    let more = names.len().saturating_sub(NAMED);
+    let mut few: Vec<String> = names.take(NAMED).collect();
+    if more > 0 {
+        few.push(format!("{more} more"));
+    }
+    few
+}
+
+/// Whether a candidate is one that is meant.
+type Fits<'a> = &'a dyn Fn(&Candidate<'_>) -> bool;
+
 fn pick(all: &[Candidate<'_>], asked: &str) -> Result<usize, FindError> {
-    let wanted = asked.trim().trim_start_matches("automerge:");
-    let unknown = |why: &str| FindError::Unknown { asked: asked.to_owned(), why: why.to_owned() };
+    let wanted = bare(asked);
+    let unknown = |why: &str| unknown(asked, why);
     if wanted.is_empty() {
         return Err(unknown("the name is empty"));
     }
     if let Some(index) = all.iter().position(|candidate| candidate.id == wanted) {
         return Ok(index);
     }
-    if let Some(number) = wanted.parse::<usize>().ok().filter(|_| wanted.len() <= 6) {
+    if let Some(number) = number(wanted) {
         let there = (1..=all.len()).contains(&number);
         let why = || unknown(&format!("the list ends at {}", all.len()));
         return if there { Ok(number - 1) } else { Err(why()) };
     }
-    let titled = |c: &Candidate<'_>| c.title.is_some_and(|t| t.eq_ignore_ascii_case(wanted));
+    let key = name::key(wanted);
+    let titled = |c: &Candidate<'_>| c.title.is_some_and(|title| name::key(title) == key);
     let begun = |c: &Candidate<'_>| c.id.starts_with(wanted);
-    for fits in [&titled as &dyn Fn(&Candidate<'_>) -> bool, &begun] {
+    let (by_title, by_id): (Fits<'_>, Fits<'_>) = (&titled, &begun);
+    let in_order = if is_beginning(wanted) { [by_id, by_title] } else { [by_title, by_id] };
+    for fits in in_order {
         let found: Vec<usize> = (0..all.len()).filter(|index| fits(&all[*index])).collect();
         match found.as_slice() {
             [] => {}
@@ -116,16 +234,11 @@ fn pick(all: &[Candidate<'_>], asked: &str) -> Result<usize, FindError> {
 
 /// Names a few of those that fit: by number, and by as much of the id as tells them apart.
 fn ambiguous(all: &[Candidate<'_>], asked: &str, several: &[usize]) -> FindError {
-    const NAMED: usize = 4;
     let name = |index: &usize| {
         let title = all[*index].title.unwrap_or("untitled");
         format!("{} {} ({title})", index + 1, &all[*index].id[..all[*index].id.len().min(8)])
     };
-    let mut candidates: Vec<String> = several.iter().take(NAMED).map(name).collect();
-    if several.len() > NAMED {
-        candidates.push(format!("{} more", several.len() - NAMED));
-    }
-    FindError::Ambiguous { asked: asked.to_owned(), candidates }
+    FindError::Ambiguous { asked: asked.to_owned(), candidates: few(several.iter().map(name)) }
 }
 
 /// The id that a text is, whether a document has it or not.
@@ -149,6 +262,8 @@ mod tests {
             candidate("4xyzBBBB", Some("Train")),
             candidate("9aaaCCCC", Some("train")),
             candidate("7777DDDD", None),
+            candidate("5cafecccc", Some("Café")),
+            candidate("5xyzcccc", Some("5cafe")),
         ]
     }
 
@@ -163,8 +278,45 @@ mod tests {
             ("groceries", 0),
             ("2", 1),
             ("7777D", 3),
+            ("4xyzBB", 1),
+            ("GROCERIES", 0),
+            ("cafe\u{301}", 4),
+            ("CAFÉ", 4),
+            ("5cafe", 5),
+            ("5cafec", 4),
         ] {
             assert_eq!(pick(&all, asked), Ok(index), "{asked}");
+        }
+    }
+
+    #[test]
+    fn an_id_or_the_beginning_of_one_loads_no_other_note() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let open = || landfall::Store::open(&path, landfall::Options::default()).unwrap();
+        let store = open();
+        let make = |number: u8| {
+            let space = store.space("default").unwrap();
+            let title = format!("Note {number}");
+            space.create(|tx| Ok(note::write(tx, &title, "", None).map(drop)?)).unwrap().id()
+        };
+        let ids: Vec<DocumentId> = (0..5).map(make).collect();
+        store.close().unwrap();
+        let id = short(&ids[3]);
+        for (asked, loaded) in
+            [(format!("automerge:{id}"), 1), (id.clone(), 1), (id[..8].to_owned(), 1)]
+                .into_iter()
+                .chain([("note 3".to_owned(), 5), ("zzzzzzzz".to_owned(), 5)])
+                .chain([("automerge:zzzzzzzz".to_owned(), 0)])
+        {
+            let store = open();
+            let space = store.space("default").unwrap();
+            let found = Finder::new(&space).find(&asked).unwrap();
+            assert_eq!(store.status().loaded.documents, loaded, "{asked}");
+            if !asked.ends_with('z') {
+                assert_eq!(found.unwrap().document.id(), ids[3], "{asked}");
+            }
+            store.close().unwrap();
         }
     }
 
@@ -172,7 +324,7 @@ mod tests {
     fn what_is_not_there_or_not_clear_is_told() {
         let all = all();
         let unknown = |asked: &str| matches!(pick(&all, asked), Err(FindError::Unknown { .. }));
-        assert!(["", "5", "0", "nothing", "4xyzAAAAA"].into_iter().all(unknown));
+        assert!(["", "7", "0", "nothing", "4xyzAAAAA"].into_iter().all(unknown));
         let Err(FindError::Ambiguous { candidates, .. }) = pick(&all, "4xyz") else { panic!() };
         assert_eq!(candidates, ["1 4xyzAAAA (Groceries)", "2 4xyzBBBB (Train)"]);
         assert!(matches!(pick(&all, "TRAIN"), Err(FindError::Ambiguous { .. })));

@@ -9,17 +9,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use landfall::ChangeError;
+use landfall::{CHANGE_OPERATIONS, ChangeError, DocumentId};
 use thiserror::Error;
 
 use crate::cli::Place;
 use crate::failure::{Exit, Failure};
+use crate::lines::lines;
+use crate::name::composed;
 use crate::note;
 use crate::notebook::Notebook;
 use crate::term::{count, note as remark, say, tame};
+use crate::text::{TooLong, fits};
 
-/// Larger files are no notes: a change takes 1,048,576 operations, and one character is one.
-const BYTES_MOST: u64 = 1_000_000;
+/// Files with more bytes are not even read: a character of UTF-8 has four at most, and each is an
+/// operation of the change that makes the note.
+const BYTES_MOST: u64 = 4 * CHANGE_OPERATIONS;
 
 /// Files in one run. More is a mistake, such as a home folder.
 const FILES_MOST: usize = 10_000;
@@ -34,8 +38,10 @@ pub(crate) enum SkipError {
     NotUtf8,
     #[error("it is a binary file")]
     Binary,
-    #[error("it has {bytes} bytes, a note takes {BYTES_MOST}")]
+    #[error("it has {bytes} bytes, and a note {CHANGE_OPERATIONS} characters at most; split it")]
     TooLarge { bytes: u64 },
+    #[error("{0}; split it")]
+    TooLong(#[from] TooLong),
     #[error("it is empty")]
     Empty,
     #[error("it is neither a file nor a folder")]
@@ -56,20 +62,26 @@ struct Tally {
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, paths: &[PathBuf]) -> Result<(), Failure> {
-    for path in paths {
+    let paths: Vec<PathBuf> = match &place.hosted {
+        Some(hosted) => paths.iter().map(|path| hosted.path(path)).collect(),
+        None => paths.to_vec(),
+    };
+    for path in &paths {
         path.symlink_metadata().map_err(|error| {
             let what = format!("cannot import {}", path.display());
             Failure::new(Exit::Input, what, error, "nothing was imported; check the path")
         })?;
     }
+    // Before anything is said: another process may have the store, and says it then.
+    let notebook = Notebook::open(place)?;
     let mut files = BTreeSet::new();
     let mut tally = Tally::default();
-    for path in paths {
+    for path in &paths {
         collect(path, true, &mut files, &mut |path, why| tally.skip(path, &why))?;
     }
-    let notebook = Notebook::open(place)?;
+    let mut known: BTreeSet<DocumentId> = notebook.space.documents()?.into_iter().collect();
     for path in &files {
-        match import(&notebook, path)? {
+        match import(&notebook, path, &mut known)? {
             Ok(true) => {
                 tally.made += 1;
                 if !place.quiet {
@@ -90,7 +102,7 @@ pub(crate) fn run(place: &Place, paths: &[PathBuf]) -> Result<(), Failure> {
             Err(Failure::new(Exit::Input, "nothing was imported", why, "give text files"))
         }
         // Nothing to save, nothing to say about it.
-        Tally { made: 0, .. } => Ok(notebook.store.close()?),
+        Tally { made: 0, .. } => notebook.close(),
         _ => notebook.saved(),
     }
 }
@@ -153,22 +165,29 @@ fn has_extension(path: &Path) -> bool {
     extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
 }
 
-/// Makes a note of a file; says whether it was not there before.
-fn import(notebook: &Notebook, path: &Path) -> Result<Result<bool, SkipError>, Failure> {
+/// Makes a note of a file; says whether it was not among those that are known.
+fn import(
+    notebook: &Notebook,
+    path: &Path,
+    known: &mut BTreeSet<DocumentId>,
+) -> Result<Result<bool, SkipError>, Failure> {
     let text = match read(path) {
         Ok(text) => text,
         Err(why) => return Ok(Err(why)),
     };
-    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    // The same file on a Mac and elsewhere, whose systems spell accents in two ways.
+    let file = composed(&path.file_name().unwrap_or_default().to_string_lossy());
     let title = title(&text, path);
-    let before = notebook.space.documents()?.len();
+    if let Err(why) = fits(title.chars().count() + text.chars().count()) {
+        return Ok(Err(why.into()));
+    }
     let made = notebook.space.create_named(&format!("file {file}\n{text}"), |tx| {
         // No date: the same file must make the same note everywhere.
         note::write(tx, &title, &text, None)?;
         Ok(())
     });
     match made {
-        Ok(_) => Ok(Ok(notebook.space.documents()?.len() > before)),
+        Ok(document) => Ok(Ok(known.insert(document.id()))),
         Err(
             ChangeError::ChangeTooLarge { .. }
             | ChangeError::NotAdmitted(_)
@@ -181,6 +200,7 @@ fn import(notebook: &Notebook, path: &Path) -> Result<Result<bool, SkipError>, F
 
 fn read(path: &Path) -> Result<String, SkipError> {
     let bytes = fs::metadata(path)?.len();
+    // Before anything is read, and however large it is.
     if bytes > BYTES_MOST {
         return Err(SkipError::TooLarge { bytes });
     }
@@ -192,17 +212,16 @@ fn text_of(bytes: Vec<u8>) -> Result<String, SkipError> {
         return Err(SkipError::Binary);
     }
     let text = String::from_utf8(bytes).map_err(|_| SkipError::NotUtf8)?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    if text.trim().is_empty() {
+    if text.trim_start_matches('\u{feff}').trim().is_empty() {
         return Err(SkipError::Empty);
     }
-    Ok(text.to_owned())
+    Ok(text)
 }
 
 /// The first heading, or the file's name without its extension.
 fn title(text: &str, path: &Path) -> String {
     let mut fenced = false;
-    for line in text.lines() {
+    for line in lines(text) {
         if line.trim_start().starts_with("```") || line.trim_start().starts_with("~~~") {
             fenced = !fenced;
         }
@@ -213,7 +232,7 @@ fn title(text: &str, path: &Path) -> String {
             return heading.to_owned();
         }
     }
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    composed(&path.file_stem().unwrap_or_default().to_string_lossy())
 }
 
 #[cfg(test)]
@@ -227,6 +246,8 @@ mod tests {
         assert_eq!(title("```\n# code\n```\n# Héading\r\n"), "Héading");
         assert_eq!(title("#hashtag\n####### seven\n#\n"), "some file");
         assert_eq!(title("漢字"), "some file");
+        assert_eq!(title("\u{feff}# First\r\ntext"), "First");
+        assert_eq!(title("text\r# Second\rmore"), "Second");
     }
 
     #[test]
@@ -234,7 +255,8 @@ mod tests {
         assert!(matches!(text_of(vec![b'a', 0]), Err(SkipError::Binary)));
         assert!(matches!(text_of(vec![0xff, b'a']), Err(SkipError::NotUtf8)));
         assert!(matches!(text_of(b" \n".to_vec()), Err(SkipError::Empty)));
-        assert_eq!(text_of("\u{feff}a\r\n漢".into()).unwrap(), "a\r\n漢");
+        assert!(matches!(text_of("\u{feff}\r\n".into()), Err(SkipError::Empty)));
+        assert_eq!(text_of("\u{feff}a\r\n漢".into()).unwrap(), "\u{feff}a\r\n漢", "as it is");
     }
 
     #[test]

@@ -7,7 +7,9 @@
 //! |---|---|
 //! | `cli`, `failure` | what can be asked for; how it fails, with which exit code |
 //! | `note`, `text`, `find` | a note's shape; edits that merge; which note is meant |
+//! | `lines`, `name` | line ends of texts; names that read the same |
 //! | `notebook` | a store, its space, its relay |
+//! | `control`, `handover` | a local socket beside the store; commands that the process performs which has it |
 //! | `notes`, `editor`, `import`, `sync`, `status`, `watch` | the commands of those names |
 //! | `deleted`, `refused`, `export` | what became of notes and edits that go nowhere |
 //! | `tour` | the guided scenario |
@@ -17,13 +19,17 @@
 //! | `term`, `wait` | writing for a person; waiting with a limit |
 
 mod cli;
+mod control;
 mod deleted;
 mod editor;
 mod export;
 mod failure;
 mod find;
 mod generate;
+mod handover;
 mod import;
+mod lines;
+mod name;
 mod note;
 mod notebook;
 mod notes;
@@ -45,34 +51,52 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, Place};
 use failure::{Exit, Failure};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::of(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
-    let place = cli.place;
+    let mut place = cli.place;
+    if let Err(failure) = place.settle() {
+        return ended(Err(failure));
+    }
     if let (true, Some(name)) = (place.offline, cli.command.that_needs_the_relay(&place)) {
         return ended(Err(offline(name)));
     }
+    let (may_be_handed_over, edits) =
+        (cli.command.may_be_handed_over(), cli.command.edits().map(str::to_owned));
     let result = match cli.command {
         Command::Relay(args) => return relay::serve(args),
         Command::FoldWorker => return relay::fold_worker(),
-        Command::Tour(args) => tour::run(&args),
-        Command::Notes(command) => notes::run(&place, command),
-        Command::Import(args) => import::run(&place, &args.paths),
-        Command::Store(command) => store::run(&place, command),
-        Command::Sync(args) => sync::run(&place, &args),
-        Command::Status(args) => status::run(&place, args.json),
-        Command::Watch => watch::run(&place),
-        Command::Replay(args) => replay::run(&place, &args),
+        command => dispatch(&place, command),
     };
-    ended(result)
+    ended(match result {
+        Err(failure) if failure.is_store_in_use() && may_be_handed_over => {
+            handover::hand_over(&place, edits.as_deref(), failure)
+        }
+        result => result,
+    })
+}
+
+/// Runs a command on the notebook.
+fn dispatch(place: &Place, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Tour(args) => tour::run(&args),
+        Command::Notes(command) => notes::run(place, command),
+        Command::Import(args) => import::run(place, &args.paths),
+        Command::Store(command) => store::run(place, command),
+        Command::Sync(args) => sync::run(place, &args),
+        Command::Status(args) => status::run(place, args.json),
+        Command::Watch => watch::run(place),
+        Command::Replay(args) => replay::run(place, &args),
+        // Programs of their own, with exit codes of their own.
+        Command::Relay(_) | Command::FoldWorker => Ok(()),
+    }
 }
 
 /// Says why a command failed, and gives the code.
@@ -92,25 +116,55 @@ fn offline(name: &str) -> Failure {
     Failure::new(Exit::Usage, "wrong usage", why, "leave --offline out")
 }
 
+/// The names of the commands that a usage line is of: `notes new`, or nothing for the program alone.
+fn usage_of(text: &str) -> String {
+    let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: "));
+    let words = usage.unwrap_or_default().split_whitespace().skip(1);
+    let names = words.take_while(|word| !word.starts_with(['[', '<', '-', '.']));
+    names.collect::<Vec<_>>().join(" ")
+}
+
+/// A command that lacks its second word: what may follow.
+fn incomplete(of: &str) -> Failure {
+    let mut found = cli::command();
+    for name in of.split(' ') {
+        found = found.find_subcommand(name).cloned().unwrap_or_default();
+    }
+    let names: Vec<&str> = found.get_subcommands().map(clap::Command::get_name).collect();
+    let why = format!("`{of}` does one of: {}", names.join(", "));
+    Failure::new(Exit::Usage, "wrong usage", why, format!("see `landfall-demo {of} --help`"))
+}
+
 /// Help and version as they are; a mistake in one line, as all errors here.
 fn misused(error: &clap::Error) -> ExitCode {
-    let whole = matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp
-            | ErrorKind::DisplayVersion
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-    );
+    let whole = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if whole {
         // Whoever closed the output does not want the rest.
         let _ = error.print();
         return ExitCode::from(u8::from(error.use_stderr()) * Exit::Usage as u8);
     }
     let text = error.render().to_string();
+    let of = usage_of(&text);
+    let is_incomplete = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
+    );
+    if is_incomplete && !of.is_empty() {
+        let failure = incomplete(&of);
+        term::note(failure.line());
+        return failure.code();
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Who typed the program's name alone reads everything.
+        let _ = error.print();
+        return ExitCode::from(Exit::Usage as u8);
+    }
     let lines = text.lines().map(str::trim);
     let said: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
     let said = said.join(" ").trim().trim_start_matches("error: ").to_owned();
     let said = said.split(" For more information").next().unwrap_or_default().trim().to_owned();
-    let failure = Failure::new(Exit::Usage, "wrong usage", said, "see `landfall-demo --help`");
+    let help = format!("see `{} --help`", format!("landfall-demo {of}").trim_end());
+    let failure = Failure::new(Exit::Usage, "wrong usage", said, help);
     term::note(failure.line());
     failure.code()
 }

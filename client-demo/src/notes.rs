@@ -4,18 +4,20 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use landfall::Document;
 use landfall::automerge::ReadDoc;
 use landfall::automerge::transaction::Transactable;
+use landfall::{ChangeError, Document, ReadError};
 
 use crate::cli::{NotesCommand, Place};
 use crate::deleted;
 use crate::editor;
 use crate::export;
 use crate::failure::{Exit, Failure};
-use crate::find::{self, FindError, Listed, find, listed};
+use crate::find::{self, FindError, Finder, Listed, listed};
+use crate::handover::{self, Draft, Hosted};
+use crate::lines;
 use crate::note::{self, BODY, Note, ShapeError, TITLE};
-use crate::notebook::Notebook;
+use crate::notebook::{self, Notebook};
 use crate::refused;
 use crate::term::{self, faint, first_line, fit, say, strong};
 use crate::text::{Base, EditError, TooLong, fits};
@@ -52,13 +54,19 @@ pub(crate) fn run(place: &Place, command: NotesCommand) -> Result<(), Failure> {
 fn list(place: &Place) -> Result<(), Failure> {
     let Some(notebook) = Notebook::open_to_read(place)? else {
         if !place.quiet {
-            term::note("no notes yet; make one with `landfall-demo notes new`, or `sync`");
+            let why = notebook::absent(place);
+            term::note(format!(
+                "no notes: {why}; make one with `landfall-demo notes new`, or `sync`"
+            ));
         }
         return Ok(());
     };
     let all = listed(notebook.documents()?)?;
     if all.is_empty() {
-        notebook.remark("no notes yet; make one with `landfall-demo notes new`, or `sync`");
+        let (space, store) = (&place.space, place.store.display());
+        notebook.remark(format!(
+            "no notes yet in the space `{space}` of {store}; make one with `landfall-demo notes new`, or `sync`"
+        ));
     }
     let width = term::width();
     for (listed, number) in all.iter().zip(1..) {
@@ -102,8 +110,8 @@ pub(crate) fn name_of(listed: &Listed) -> String {
 }
 
 fn show(place: &Place, id: &str) -> Result<(), Failure> {
-    let (notebook, all) = open_to_read(place, id)?;
-    let listed = match find(&all, id) {
+    let notebook = open_to_read(place, id)?;
+    let listed = match Finder::new(&notebook.space).find(id)? {
         Err(FindError::Unknown { .. }) if deleted::show_if_lost(&notebook, id)? => return Ok(()),
         found => found.or_else(|error| Err(not_found(&notebook, error)?))?,
     };
@@ -131,7 +139,7 @@ fn show(place: &Place, id: &str) -> Result<(), Failure> {
 /// Prints what is below a note's title.
 pub(crate) fn print(note: &Note) {
     // Also where no terminal is: what reads a pipe may hand it on to one.
-    let body = term::tame_text(&note.body);
+    let body = term::tame_text(note.body.strip_prefix('\u{feff}').unwrap_or(&note.body));
     match body.ends_with('\n') {
         true => term::say_lines(&body),
         false => say(body),
@@ -142,8 +150,8 @@ pub(crate) fn print(note: &Note) {
 }
 
 fn check(place: &Place, id: &str) -> Result<(), Failure> {
-    let (notebook, all) = open_to_read(place, id)?;
-    let listed = found(&notebook, &all, id)?;
+    let notebook = open_to_read(place, id)?;
+    let listed = found(&notebook, id)?;
     let (problems, conflicts) =
         listed.document.read(|doc| (note::problems(doc), note::conflicts(doc)))?;
     for (key, values) in conflicts {
@@ -162,17 +170,15 @@ fn check(place: &Place, id: &str) -> Result<(), Failure> {
 }
 
 fn new(place: &Place, title: Option<String>, text: Option<String>) -> Result<(), Failure> {
-    let text = text.map(given).transpose()?;
-    let title = match (title, &text) {
-        (Some(title), _) => title,
-        (None, Some(text)) => {
-            first_line(text, TITLE_CHARS).trim_start_matches('#').trim().to_owned()
-        }
-        (None, None) => {
-            let remedy = "give a title, or a text with --text";
-            return Err(Failure::new(Exit::Usage, "no note was made", "it would be empty", remedy));
-        }
-    };
+    let text = text.map(|text| given(place, text)).transpose()?;
+    let given_title = title.filter(|title| !title.trim().is_empty());
+    let body = text.as_deref().unwrap_or_default();
+    if given_title.is_none() && body.trim().is_empty() {
+        let remedy = "give a title, or a text with --text";
+        return Err(Failure::new(Exit::Usage, "no note was made", "it would be empty", remedy));
+    }
+    let title = given_title
+        .unwrap_or_else(|| first_line(body, TITLE_CHARS).trim_start_matches('#').trim().to_owned());
     fits(title.chars().count() + text.as_ref().map_or(0, |text| text.chars().count()))?;
     let notebook = Notebook::open(place)?;
     let (body, created) = (text.unwrap_or_default(), now_ms());
@@ -185,20 +191,21 @@ fn new(place: &Place, title: Option<String>, text: Option<String>) -> Result<(),
 }
 
 fn append(place: &Place, id: &str, text: &str) -> Result<(), Failure> {
-    let text = given(text.to_owned())?;
+    let text = given(place, text.to_owned())?;
     fits(text.chars().count())?;
-    let (notebook, all) = open(place, id)?;
-    let listed = found(&notebook, &all, id)?;
+    let notebook = open(place, id)?;
+    let listed = found(&notebook, id)?;
     listed.note.as_ref().map_err(|problem| malformed(id, problem))?;
     listed.document.change(|tx| {
         let body = note::text_object(tx, BODY)?.ok_or(ShapeError::Missing { key: BODY })?;
         let length = tx.length(&body);
-        let end = tx.text(&body)?;
-        let newline = if end.is_empty() || end.ends_with('\n') { "" } else { "\n" };
-        tx.splice_text(&body, length, 0, &format!("{newline}{text}"))?;
+        let before = tx.text(&body)?;
+        let is_ended = before.is_empty() || before.ends_with(['\n', '\r']);
+        let end = if is_ended { "" } else { lines::end_of(&before) };
+        tx.splice_text(&body, length, 0, &format!("{end}{text}"))?;
         Ok(())
     })?;
-    notebook.saved()
+    saved(notebook, &listed.document)
 }
 
 fn edit(
@@ -207,9 +214,9 @@ fn edit(
     title: Option<String>,
     text: Option<String>,
 ) -> Result<(), Failure> {
-    let text = text.map(given).transpose()?;
-    let (notebook, all) = open(place, id)?;
-    let listed = found(&notebook, &all, id)?;
+    let text = text.map(|text| given(place, text)).transpose()?;
+    let notebook = open(place, id)?;
+    let listed = found(&notebook, id)?;
     listed.note.as_ref().map_err(|problem| malformed(id, problem))?;
     let document = &listed.document;
     let mut operations = 0;
@@ -218,13 +225,28 @@ fn edit(
     }
     operations += match (&title, &text) {
         (_, Some(text)) => replace(document, BODY, text)?,
-        (None, None) => in_editor(document)?,
+        (None, None) => in_editor(place, &notebook, document)?,
         (Some(_), None) => 0,
     };
     if operations == 0 {
         notebook.remark("nothing was changed");
     }
-    notebook.saved()
+    saved(notebook, document)
+}
+
+/// Ends a command that edited a note; the relay may have said meanwhile that somebody deleted it.
+fn saved(notebook: Notebook, document: &Document) -> Result<(), Failure> {
+    let (space, id) = (notebook.space.clone(), document.id());
+    notebook.saved_unless(|| match space.is_deleted(&id)? {
+        true => Err(deleted_meanwhile("what was written is kept here only")),
+        false => Ok(()),
+    })
+}
+
+/// Somebody deleted the note that is being edited.
+pub(crate) fn deleted_meanwhile(what: &str) -> Failure {
+    let why = "the note was deleted meanwhile, for good";
+    Failure::new(Exit::Note, what, why, "see `landfall-demo notes deleted`, or make a new note")
 }
 
 fn replace(document: &Document, key: &'static str, text: &str) -> Result<usize, Failure> {
@@ -232,16 +254,51 @@ fn replace(document: &Document, key: &'static str, text: &str) -> Result<usize, 
 }
 
 /// Lets a person edit the text. The link stays up meanwhile, so what others write arrives.
-fn in_editor(document: &Document) -> Result<usize, Failure> {
+/// Other commands are performed meanwhile, if they are handed over.
+fn in_editor(place: &Place, notebook: &Notebook, document: &Document) -> Result<usize, Failure> {
+    let hosted = place.hosted.as_ref();
+    if let Some(draft) = hosted.and_then(Hosted::draft).or(place.draft.as_ref()) {
+        return edited_elsewhere(document, draft);
+    }
+    if hosted.is_some() {
+        let why = "no edited text came along";
+        return Err(Failure::new(Exit::Other, "the note was not edited", why, "try again"));
+    }
     let base = Base::take(document, BODY)?;
-    let edited = editor::edit(base.text())?;
-    base.edit(document, &edited.text).map_err(|error| {
-        let failure = Failure::from(error);
-        match edited.keep() {
-            Some(path) => failure.and(format!("your text is kept in {}", path.display())),
-            None => failure,
+    let id = find::short(&document.id());
+    let note = &id[..id.len().min(8)];
+    let control = handover::serve(notebook, place);
+    let edited = editor::edit(base.text()).map_err(|error| error.failure(note))?;
+    drop(control);
+    match base.edit(document, &edited.text) {
+        Ok(operations) => {
+            edited.saved();
+            Ok(operations)
         }
-    })
+        Err(error) => {
+            let is_deleted = matches!(
+                error,
+                EditError::Read(ReadError::Deleted) | EditError::Change(ChangeError::Deleted)
+            );
+            let again = match is_deleted {
+                true => "notes new".to_owned(),
+                false => format!("notes edit {note}"),
+            };
+            let failure = Failure::from(error);
+            Err(match &edited.draft {
+                Some(path) => failure.and(editor::kept_in(path, &again)),
+                None => failure,
+            })
+        }
+    }
+}
+
+/// Writes back what a person made of the text in an editor that another process, or this one, opened.
+fn edited_elsewhere(document: &Document, draft: &Draft) -> Result<usize, Failure> {
+    let heads = draft.heads.iter().map(|head| head.parse()).collect::<Result<Vec<_>, _>>();
+    let heads = heads.map_err(|_| EditError::Replaced)?;
+    let base = Base::resume(document, BODY, heads, draft.before.clone())?;
+    Ok(base.edit(document, &draft.after)?)
 }
 
 impl From<EditError> for Failure {
@@ -269,12 +326,9 @@ fn malformed(id: &str, problem: &ShapeError) -> Failure {
 }
 
 /// The note that is meant.
-pub(crate) fn found<'a>(
-    notebook: &Notebook,
-    all: &'a [Listed],
-    id: &str,
-) -> Result<&'a Listed, Failure> {
-    find(all, id).or_else(|error| Err(not_found(notebook, error)?))
+pub(crate) fn found(notebook: &Notebook, id: &str) -> Result<Listed, Failure> {
+    let found = Finder::new(&notebook.space).find(id)?;
+    found.or_else(|error| Err(not_found(notebook, error)?))
 }
 
 /// Why no note was found: it may be known to be deleted.
@@ -290,34 +344,33 @@ pub(crate) fn not_found(notebook: &Notebook, error: FindError) -> Result<Failure
     Ok(error.into())
 }
 
-pub(crate) fn open(place: &Place, id: &str) -> Result<(Notebook, Vec<Listed>), Failure> {
-    if !place.store.exists() {
-        return Err(nothing_there(place, id));
+/// Opens the notebook to edit a note in it, which must be there.
+pub(crate) fn open(place: &Place, id: &str) -> Result<Notebook, Failure> {
+    match place.store.exists() {
+        true => Notebook::open(place),
+        false => Err(nothing_there(place, id)),
     }
-    let notebook = Notebook::open(place)?;
-    let all = listed(notebook.documents()?)?;
-    Ok((notebook, all))
 }
 
-pub(crate) fn open_to_read(place: &Place, id: &str) -> Result<(Notebook, Vec<Listed>), Failure> {
-    let notebook = Notebook::open_to_read(place)?.ok_or_else(|| nothing_there(place, id))?;
-    let all = listed(notebook.documents()?)?;
-    Ok((notebook, all))
+/// Opens the notebook to read a note in it.
+pub(crate) fn open_to_read(place: &Place, id: &str) -> Result<Notebook, Failure> {
+    Notebook::open_to_read(place)?.ok_or_else(|| nothing_there(place, id))
 }
 
 pub(crate) fn nothing_there(place: &Place, id: &str) -> Failure {
-    let why = match place.store.exists() {
-        true => format!("the store has no space `{}` yet", place.space),
-        false => format!("there is no store {} yet", place.store.display()),
-    };
+    let why = notebook::absent(place);
     Failure::new(Exit::Note, format!("no note `{id}`"), why, "make a note, or sync first")
 }
 
 /// A text from the command line; `-` is standard input.
-fn given(text: String) -> Result<String, Failure> {
-    if text != "-" {
-        return Ok(text);
+fn given(place: &Place, text: String) -> Result<String, Failure> {
+    match text.as_str() {
+        "-" => handover::input(place, standard_input),
+        _ => Ok(text),
     }
+}
+
+fn standard_input() -> Result<String, Failure> {
     let failed = |why: &dyn std::fmt::Display| {
         Failure::new(Exit::Input, "cannot read standard input", why, "give shorter UTF-8 text")
     };
@@ -327,7 +380,8 @@ fn given(text: String) -> Result<String, Failure> {
     if text.len() as u64 > GIVEN_BYTES {
         return Err(failed(&format!("it has more than {GIVEN_BYTES} bytes")));
     }
-    Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+    // As it is, its last line end too: nobody asked for another text.
+    Ok(text)
 }
 
 fn now_ms() -> i64 {

@@ -106,8 +106,7 @@ fn open(place: &Place, id: &str) -> Result<(Notebook, Document), Failure> {
     }
     // Unconnected: a relay that was restored may take by itself what it refused.
     let notebook = Notebook::open_unconnected(place)?;
-    let all = listed(notebook.documents()?)?;
-    let document = notes::found(&notebook, &all, id)?.document.clone();
+    let document = notes::found(&notebook, id)?.document;
     if document.status()?.parked.is_none() {
         let why = format!("the relay refuses no change of `{}`", first_line(id, 40));
         let remedy = "see `landfall-demo notes refused`";
@@ -127,14 +126,14 @@ fn offered(
     notebook.try_to_sync(OFFER)?;
     let status = document.status()?;
     if let Some(parked) = status.parked {
-        notebook.store.close()?;
+        notebook.close()?;
         let why = format!("the relay refuses it: {} ({})", parked.what, parked.code);
         let remedy = "it is kept; see `landfall-demo notes refused`";
         return Err(Failure::new(Exit::Relay, done, why, remedy));
     }
     let pending = status.pending.changes;
     let quiet = notebook.is_quiet();
-    notebook.store.close()?;
+    notebook.close()?;
     match pending {
         _ if quiet => {}
         0 => say(format!("{done}: saved here and on the relay")),

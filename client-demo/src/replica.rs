@@ -44,7 +44,7 @@ impl Replica {
 
     /// Waits until everything that was changed here is on the relay's disk.
     pub(crate) fn flush(&self) -> Result<(), Failure> {
-        Ok(wait::flush(&self.store, self.patience)?)
+        Ok(Waiter::new()?.block_on(wait::flush(&self.store, self.patience))?)
     }
 
     /// Changes that the relay does not have yet.

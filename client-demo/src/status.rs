@@ -1,18 +1,20 @@
 //! The command `status`: what is saved where, for a person or a program. It reads the store and
 //! nothing else, so it works beside whoever has the store open, and sends nothing.
 
-use landfall::{LostEdits, SpaceStatus, Status};
+use landfall::{DocumentId, LostEdits, SpaceStatus, Status};
 use serde_json::{Value, json};
 
 use crate::cli::Place;
 use crate::failure::{Exit, Failure};
-use crate::notebook::Notebook;
+use crate::notebook::{self, Notebook};
 use crate::term::{count, faint, say, strong};
 
 /// One space, how many documents it has, and deleted ones of which something is left.
 struct Row {
     name: String,
     documents: u64,
+    /// Which documents are synced, if not all, and how many others are here.
+    only: Option<(Vec<DocumentId>, u64)>,
     lost: Vec<LostEdits>,
     status: SpaceStatus,
 }
@@ -25,11 +27,17 @@ pub(crate) fn run(place: &Place, as_json: bool) -> Result<(), Failure> {
     let status = notebook.store.status();
     let mut rows = Vec::new();
     for space in notebook.store.spaces() {
-        let documents = space.documents()?.len() as u64;
+        let here = space.documents()?;
+        let documents = here.len() as u64;
+        let only = space.synced_only()?.map(|only| {
+            let others = here.iter().filter(|document| !only.contains(document)).count() as u64;
+            (only, others)
+        });
         let found = status.spaces.get(space.name());
         let Some(found) = found.cloned() else { continue };
         let lost = space.lost_edits()?;
-        rows.push(Row { name: space.name().to_string(), documents, lost, status: found });
+        let name = space.name().to_string();
+        rows.push(Row { name, documents, only, lost, status: found });
     }
     match as_json {
         true => say(json_of(place, &notebook, &status, &rows)),
@@ -39,12 +47,11 @@ pub(crate) fn run(place: &Place, as_json: bool) -> Result<(), Failure> {
 }
 
 fn nothing(place: &Place, as_json: bool) -> Result<(), Failure> {
-    let path = place.store.display();
     if as_json {
-        say(json!({ "store": path.to_string(), "spaces": [] }));
+        say(json!({ "store": place.store.display().to_string(), "spaces": [] }));
         return Ok(());
     }
-    let why = format!("there is no space `{}` in {path} yet", place.space);
+    let why = notebook::absent(place);
     Err(Failure::new(Exit::Note, "nothing to tell", why, "make a note, or sync"))
 }
 
@@ -65,6 +72,9 @@ fn json_of(place: &Place, notebook: &Notebook, status: &Status, rows: &[Row]) ->
         json!({
             "name": row.name,
             "documents": row.documents,
+            "syncedOnly": row.only.as_ref().map(|(only, _)| {
+                only.iter().map(ToString::to_string).collect::<Vec<_>>()
+            }),
             "changes": row.status.changes,
             "bytes": row.status.bytes,
             "pending": pending(row.status.pending),
@@ -94,6 +104,13 @@ fn print(place: &Place, status: &Status, rows: &[Row]) {
         let space = &row.status;
         let documents = count(row.documents, "document");
         say(format!("\nspace   {}: {documents}", strong(&row.name)));
+        if let Some((only, others)) = &row.only {
+            let (notes, others) = (count(only.len() as u64, "note"), count(*others, "other"));
+            say(format!(
+                "  fetched         only {notes}; {others} here not brought up to date {}",
+                faint("(`sync --all` fetches all)")
+            ));
+        }
         let (changes, bytes) = (count(space.changes, "change"), count(space.bytes, "byte"));
         say(format!("  saved here      {changes}, {bytes}"));
         let pending = space.pending;

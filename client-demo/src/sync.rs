@@ -1,17 +1,23 @@
 //! The command `sync`: sends what is pending, fetches what is new; says which notes are synced;
 //! compares with the relay.
 
+mod report;
+
 use std::time::Duration;
 
-use landfall::{DocumentId, FlushError, LinkStatus, Status, Store, SubscribeError, SyncStatus};
+use landfall::{
+    DocumentId, FlushError, LinkStatus, Status, StatusWatch, Store, StoreError, SubscribeError,
+    SyncStatus,
+};
 
 use crate::cli::{Place, SyncArgs};
-use crate::failure::{Exit, Failure, REPORT, chain, unsynced};
-use crate::find::{self, FindError, find, listed};
+use crate::failure::{Exit, Failure, REPORT, chain, unsynced, unsynced_until};
+use crate::find::{self, FindError, Finder};
 use crate::notebook::Notebook;
 use crate::notes;
 use crate::term::{count, note, say};
 use crate::wait::{self, Moved, Waiter};
+use report::Report;
 
 /// Documents that a message names.
 const NAMED: usize = 10;
@@ -21,9 +27,13 @@ const MENDING: Duration = Duration::from_secs(10);
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
+    if place.offline {
+        return choose(place, args);
+    }
     let notebook = Notebook::open(place)?;
+    // What a store that is open for longer has done before is not of this command.
+    let before = place.hosted.is_some().then(|| Report::of(&notebook.store)).transpose()?;
     let scope = subscribe(&notebook, args)?;
-    let before = changes(&notebook.store.status());
     let result = sync(&notebook.store, args.timeout, place.quiet);
     let checked = match args.check && result.is_ok() {
         true => check(&notebook.store, args.timeout).map(Some),
@@ -33,21 +43,16 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
         true => mended(&notebook.store, args.timeout)?,
         false => 0,
     };
-    let status = notebook.store.status();
-    let sent = status.spaces.values().map(|space| space.acknowledged).sum::<u64>();
-    let got = changes(&notebook.store.status()).saturating_sub(before);
-    let notes = notebook.space.documents()?.len() as u64;
-    let lost = notebook.space.lost_edits()?.len() as u64;
+    let report = Report::of(&notebook.store)?.since(before.as_ref());
     let damaged = damaged(&notebook.store)?;
-    let aside = status.spaces.values().map(|space| space.set_aside).sum::<u64>();
-    notebook.store.close()?;
-    if lost > 0 {
-        let what = if lost == 1 { "a deleted note has" } else { "deleted notes have" };
-        notebook.remark(format!(
-            "{what} edits that only this store has; see `landfall-demo notes deleted`"
-        ));
+    let is_new = notebook.is_new && notebook.space.documents()?.is_empty();
+    let closed = notebook.close();
+    report.kept().into_iter().for_each(|line| notebook.remark(line));
+    if result.is_err() && report.is_any() {
+        notebook.remark(format!("until then: {}", report.moved()));
     }
     result?;
+    closed?;
     let checked = checked?;
     whole(&damaged)?;
     if mended > 0 {
@@ -56,22 +61,32 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
             "the relay could not read all of {notes}; it has brought that in order"
         ));
     }
-    if aside > 0 {
-        let entries = count(aside, "entry");
-        notebook.remark(format!(
-            "{entries} of the relay cannot be applied here and are kept aside; see `landfall-demo status`"
-        ));
-    }
+    report.aside().into_iter().for_each(|line| notebook.remark(line));
     if !place.quiet {
-        let (sent, got) = (count(sent, "change"), count(got, "change"));
-        say(format!("in sync: {}; {sent} sent, {got} received", count(notes, "note")));
+        say(report.in_sync());
     }
     if let Some(differed) = checked {
         say(compared(differed));
     }
-    if let Some(scope) = scope {
-        notebook.remark(scope);
+    match scope {
+        Some(scope) => notebook.remark(scope),
+        None => report.partial().into_iter().for_each(|line| notebook.remark(line)),
     }
+    if is_new {
+        let (space, store) = (&place.space, place.store.display());
+        notebook.remark(format!(
+            "the space `{space}` is new in {store}, and the relay has no note in it"
+        ));
+    }
+    Ok(())
+}
+
+/// Chooses which notes are synced, without the relay.
+fn choose(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
+    let notebook = Notebook::open(place)?;
+    let scope = subscribe(&notebook, args)?;
+    notebook.close()?;
+    scope.into_iter().for_each(|scope| notebook.remark(scope));
     Ok(())
 }
 
@@ -159,10 +174,10 @@ fn subscribe(notebook: &Notebook, args: &SyncArgs) -> Result<Option<String>, Fai
 
 /// The notes of these names. Whatever is an id is one, also if its note is not here yet.
 fn named(notebook: &Notebook, names: &[String]) -> Result<Vec<DocumentId>, Failure> {
-    let all = listed(notebook.documents()?)?;
+    let mut finder = Finder::new(&notebook.space);
     let mut wanted = Vec::with_capacity(names.len());
     for name in names {
-        wanted.push(match (find(&all, name), find::id(name)) {
+        wanted.push(match (finder.find(name)?, find::id(name)) {
             (Ok(listed), _) => listed.document.id(),
             (Err(FindError::Unknown { .. }), Some(id)) if !notebook.space.is_deleted(&id)? => id,
             (Err(error), _) => return Err(notes::not_found(notebook, error)?),
@@ -204,9 +219,34 @@ fn check(store: &Store, limit: Duration) -> Result<u64, Failure> {
 /// Sends and fetches everything, through reconnects, for as long as something moves.
 fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
     let waiter = Waiter::new()?;
+    let fetched = waiter.while_moving(limit, || Moved::of(store), fetched(store, quiet));
+    let status = store.status();
+    let pending = status.pending().changes;
+    match fetched {
+        Some(fetched) => fetched?,
+        None => {
+            let late = format!("nothing came from the relay for {} s", limit.as_secs_f64());
+            return Err(unsynced(&status.last_error.unwrap_or(late), pending));
+        }
+    }
+    if let Some(why) = refusal(&status) {
+        return Err(unsynced(&format!("the relay refuses {why}"), pending));
+    }
     let mut watch = store.watch();
-    let mut told = quiet;
-    let fetched = waiter.while_moving(limit, || Moved::of(store), async {
+    let flushed = waiter.block_on(async {
+        tokio::select! {
+            flushed = wait::flush(store, limit) => flushed.map_err(|error| unflushed(store, error)),
+            failed = hopeless(&mut watch) => Err(failed),
+        }
+    });
+    flushed.map_err(|failure| of_the_store(&store.status()).unwrap_or(failure))
+}
+
+/// Waits until everything that the relay had is here, or it has said that we cannot have it.
+async fn fetched(store: &Store, quiet: bool) -> Result<(), Failure> {
+    let (mut watch, mut trouble) = (store.watch(), store.watch());
+    let settled = async {
+        let mut told = quiet;
         loop {
             let status = watch.now();
             if is_settled(&status) {
@@ -220,17 +260,37 @@ fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
                 return;
             }
         }
-    });
-    let status = store.status();
-    let pending = status.pending().changes;
-    if fetched.is_none() {
-        let late = format!("nothing came from the relay for {} s", limit.as_secs_f64());
-        return Err(unsynced(&status.last_error.unwrap_or(late), pending));
+    };
+    tokio::select! {
+        biased;
+        failed = hopeless(&mut trouble) => Err(failed),
+        () = settled => Ok(()),
     }
-    if let Some(why) = refusal(&status) {
-        return Err(unsynced(&format!("the relay refuses {why}"), pending));
+}
+
+/// Waits for what no patience helps against: no relay is at the URL, or the store takes nothing more.
+async fn hopeless(watch: &mut StatusWatch) -> Failure {
+    let mut found = None;
+    let ended = watch
+        .until(|status| {
+            found = of_the_store(status).or_else(|| {
+                let remedy = "give the URL that the relay says it listens on with --relay";
+                let why = status.last_error.as_deref().unwrap_or_default();
+                status.wrong_url.then(|| unsynced_until(why, status.pending().changes, remedy))
+            });
+            found.is_some()
+        })
+        .await;
+    match (ended, found) {
+        (Some(_), Some(failure)) => failure,
+        // The store is closed by nobody but this command.
+        _ => std::future::pending().await,
     }
-    wait::flush(store, limit).map_err(|error| match error {
+}
+
+/// What is still to be sent, and why.
+fn unflushed(store: &Store, error: FlushError) -> Failure {
+    match error {
         FlushError::TimedOut { pending, last_error: None, .. } => {
             unsynced("the relay acknowledged nothing more in time", pending.changes)
         }
@@ -238,11 +298,19 @@ fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
             Failure::from(refused).and(where_refused(&store.status()))
         }
         other => other.into(),
-    })
+    }
+}
+
+/// That the disk is full, say: no relay helps against that.
+fn of_the_store(status: &Status) -> Option<Failure> {
+    let failed = status.store_failed.as_ref().or(status.store_trouble.as_ref())?;
+    let source = failed.what.clone().into();
+    let failure = Failure::from(StoreError { class: failed.class, source });
+    Some(failure.and("the relay keeps what it has; sync again then"))
 }
 
 /// Whether everything that the relay had is here, or it has said that we cannot have it.
-fn is_settled(status: &Status) -> bool {
+pub(crate) fn is_settled(status: &Status) -> bool {
     status
         .spaces
         .values()
@@ -261,8 +329,4 @@ fn where_refused(status: &Status) -> String {
     let refused = status.spaces.iter().filter(|(_, space)| !space.parked.is_empty()).take(NAMED);
     let commands = refused.map(|(name, _)| format!("`landfall-demo notes refused --space {name}`"));
     format!("see {}", commands.collect::<Vec<_>>().join(", "))
-}
-
-fn changes(status: &Status) -> u64 {
-    status.spaces.values().map(|space| space.changes).sum()
 }

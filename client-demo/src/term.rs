@@ -1,10 +1,13 @@
 //! Writing for a person: to whatever width there is, plainly where there is no terminal.
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use console::{Term, measure_text_width, truncate_str};
+
+use crate::lines::lines;
 
 /// Where nothing says how wide it is.
 const WIDTH_DEFAULT: usize = 80;
@@ -21,9 +24,38 @@ pub(crate) fn width() -> usize {
     found.unwrap_or(WIDTH_DEFAULT).clamp(WIDTH_LEAST, WIDTH_MOST)
 }
 
+/// What a command said that is performed for another process.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+thread_local! {
+    /// Where the lines of this thread go, if not to this process's own output.
+    static SAID: RefCell<Option<Said>> = const { RefCell::new(None) };
+}
+
+/// Keeps what is said on this thread while something is done, and gives it.
+pub(crate) fn captured<T>(work: impl FnOnce() -> T) -> (T, Said) {
+    SAID.with(|said| said.replace(Some(Said::default())));
+    let done = work();
+    (done, SAID.with(RefCell::take).unwrap_or_default())
+}
+
+/// Keeps lines if they are not for this process's own output; says whether they are not.
+fn keep(of: impl FnOnce(&mut Said) -> &mut String, lines: &str) -> bool {
+    SAID.with_borrow_mut(|said| {
+        let Some(said) = said else { return false };
+        // Whoever shows them knows whether colours are wanted there; without is always right.
+        of(said).push_str(&console::strip_ansi_codes(lines));
+        true
+    })
+}
+
 /// Whether a person watches, so that lines may be drawn over.
 pub(crate) fn is_live() -> bool {
-    io::stdout().is_terminal() && !console::is_dumb()
+    SAID.with_borrow(Option::is_none) && io::stdout().is_terminal() && !console::is_dumb()
 }
 
 /// Writes a line. Whoever closed the output does not want the rest, and that is no failure.
@@ -33,6 +65,9 @@ pub(crate) fn say(line: impl Display) {
 
 /// Writes lines of which each has its end.
 pub(crate) fn say_lines(lines: &str) {
+    if keep(|said| &mut said.out, lines) {
+        return;
+    }
     // That nobody reads is noticed where lines are counted on.
     let mut out = io::stdout().lock();
     let _ = write!(out, "{}", harmless(lines)).and_then(|()| out.flush());
@@ -40,6 +75,9 @@ pub(crate) fn say_lines(lines: &str) {
 
 /// Writes a line; fails when nobody reads any more.
 pub(crate) fn try_say(line: impl Display) -> io::Result<()> {
+    if keep(|said| &mut said.out, &format!("{line}\n")) {
+        return Ok(());
+    }
     let mut out = io::stdout().lock();
     writeln!(out, "{}", harmless(&line.to_string()))?;
     out.flush()
@@ -47,7 +85,14 @@ pub(crate) fn try_say(line: impl Display) -> io::Result<()> {
 
 /// Writes a line beside the result, for a person only.
 pub(crate) fn note(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{}", harmless(&line.to_string()));
+    note_lines(&format!("{line}\n"));
+}
+
+/// Writes lines beside the result, of which each has its end.
+pub(crate) fn note_lines(lines: &str) {
+    if !keep(|said| &mut said.err, lines) {
+        let _ = write!(io::stderr(), "{}", harmless(lines));
+    }
 }
 
 /// A whole line on its way out: whatever text of others is in it, a terminal obeys nothing but our own
@@ -85,6 +130,8 @@ fn colour(text: &str) -> Option<&str> {
 pub(crate) fn tame(text: &str) -> String {
     let harmless = |c: char| match c {
         '\n' | '\t' => c,
+        // Alone it ends a line too, and a terminal would write the next one over this one.
+        '\r' => '\n',
         c if c.is_control() || is_invisible_order(c) => '\u{fffd}',
         c => c,
     };
@@ -103,9 +150,8 @@ fn is_invisible_order(c: char) -> bool {
 
 /// The first line that says something, cut to a width.
 pub(crate) fn first_line(text: &str, width: usize) -> String {
-    let tame = tame(text).replace('\t', " ");
-    let line = tame.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    truncate_str(line, width, "…").into_owned()
+    let line = lines(text).map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    truncate_str(&tame(line).replace('\t', " "), width, "…").into_owned()
 }
 
 /// Pads to a width, or cuts to it.
@@ -262,7 +308,9 @@ mod tests {
 
     #[test]
     fn what_a_terminal_would_obey_is_tamed() {
-        assert_eq!(tame("a\u{1b}[2Jb\r\nc\u{202e}d"), "a\u{fffd}[2Jb\nc\u{fffd}d");
+        assert_eq!(tame("a\u{1b}[2Jb\r\nc\u{202e}d\re"), "a\u{fffd}[2Jb\nc\u{fffd}d\ne");
+        assert_eq!(tame_text("a\r\nb\rc"), "a\r\nb\nc");
+        assert_eq!(first_line("\u{feff}\r \rone\rtwo", 7), "one");
         assert_eq!(first_line("\n\n  héllo world", 7), "héllo …");
     }
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use landfall::automerge::transaction::{Transactable, Transaction};
-use landfall::automerge::{Automerge, ObjId, Patch, PatchAction, ReadDoc};
+use landfall::automerge::{Automerge, ObjId, Patch, PatchAction, ROOT, ReadDoc};
 use landfall::{BoxError, CHANGE_OPERATIONS, ChangeError, ChangeHash, Document, ReadError};
 use similar::{DiffOp, TextDiff};
 use thiserror::Error;
@@ -122,6 +122,27 @@ impl Base {
             Ok::<_, ShapeError>(Self { key, object, heads: doc.get_heads(), text })
         })?;
         Ok(found?)
+    }
+
+    /// A text as somebody else, who reads the same store, began to edit it at these heads.
+    pub(crate) fn resume(
+        document: &Document,
+        key: &'static str,
+        heads: Vec<ChangeHash>,
+        text: String,
+    ) -> Result<Self, EditError> {
+        let object = document.read(|doc| {
+            let are_known = heads.iter().all(|head| doc.get_change_by_hash(head).is_some());
+            let then = doc.get_at(ROOT, key, &heads).ok().flatten().filter(|_| are_known);
+            then.map(|(_, object)| object)
+        })?;
+        let object = object.ok_or(EditError::Replaced)?;
+        Ok(Self { key, object, heads, text })
+    }
+
+    /// The document's heads when the editing began.
+    pub(crate) fn heads(&self) -> &[ChangeHash] {
+        &self.heads
     }
 
     /// What there is to edit.

@@ -21,6 +21,11 @@ impl Waiter {
         })
     }
 
+    /// The outcome, however long it takes.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0.block_on(work)
+    }
+
     /// The outcome, or `None` if it takes longer than the limit.
     pub(crate) fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
         self.0.block_on(async { tokio::time::timeout(limit, work).await.ok() })
@@ -70,6 +75,41 @@ impl Waiter {
     }
 }
 
+#[cfg(unix)]
+impl Waiter {
+    /// The outcome of what is started, or `None` once the process is asked to end. What comes from the
+    /// keyboard (Ctrl-C, Ctrl-\\) is for the editor alone: it does not end this process.
+    pub(crate) fn beside_an_editor<T, F: Future<Output = T>>(
+        &self,
+        start: impl FnOnce() -> io::Result<F>,
+    ) -> io::Result<Option<T>> {
+        use tokio::signal::unix::{SignalKind, signal};
+        self.0.block_on(async {
+            // Held, not asked: that somebody listens is what keeps them from ending the process.
+            let _keyboard = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut hangup = signal(SignalKind::hangup())?;
+            let work = start()?;
+            Ok(tokio::select! {
+                outcome = work => Some(outcome),
+                _ = terminate.recv() => None,
+                _ = hangup.recv() => None,
+            })
+        })
+    }
+}
+
+#[cfg(not(unix))]
+impl Waiter {
+    /// The outcome of what is started.
+    pub(crate) fn beside_an_editor<T, F: Future<Output = T>>(
+        &self,
+        start: impl FnOnce() -> io::Result<F>,
+    ) -> io::Result<Option<T>> {
+        self.0.block_on(async { Ok(Some(start()?.await)) })
+    }
+}
+
 /// What moves in a store while it syncs. The link's tries are no progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Moved {
@@ -91,10 +131,10 @@ impl Moved {
 }
 
 /// Waits until everything so far is on the relay's disk, for as long as something moves.
-pub(crate) fn flush(store: &Store, limit: Duration) -> Result<(), FlushError> {
+pub(crate) async fn flush(store: &Store, limit: Duration) -> Result<(), FlushError> {
     let mut before = Moved::of(store);
     loop {
-        let flushed = store.flush_blocking(limit);
+        let flushed = store.flush(limit).await;
         if !matches!(flushed, Err(FlushError::TimedOut { .. })) {
             return flushed;
         }

@@ -10,6 +10,7 @@ use landfall::{Document, DocumentId, Event, EventKind, LinkStatus, Origin, Statu
 
 use crate::cli::Place;
 use crate::failure::Failure;
+use crate::handover;
 use crate::note;
 use crate::notebook::Notebook;
 use crate::term::{self, count, faint, first_line, strong};
@@ -22,11 +23,14 @@ const TICK: Duration = Duration::from_millis(120);
 pub(crate) fn run(place: &Place) -> Result<(), Failure> {
     let notebook = Notebook::open(place)?;
     let known = Known::of(&notebook)?;
+    let control = handover::serve(&notebook, place);
     let mut view = View::new(&place.relay_url());
     let waiter = Waiter::new()?;
     let ended = waiter.until_signal(follow(&notebook, known, &mut view));
     view.end();
-    notebook.store.close()?;
+    // What others have handed over is done first.
+    drop(control);
+    notebook.close()?;
     ended.map(|_| ())
 }
 

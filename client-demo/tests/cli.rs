@@ -7,8 +7,16 @@ mod harness;
 
 #[path = "cli/deleted.rs"]
 mod deleted;
+#[cfg(unix)]
+#[path = "cli/editor.rs"]
+mod editor;
 #[path = "cli/errors.rs"]
 mod errors;
+#[cfg(unix)]
+#[path = "cli/handover.rs"]
+mod handover;
+#[path = "cli/names.rs"]
+mod names;
 #[path = "cli/notes.rs"]
 mod notes;
 #[path = "cli/refused.rs"]
@@ -23,3 +31,5 @@ mod sessions;
 mod store;
 #[path = "cli/sync.rs"]
 mod sync;
+#[path = "cli/urls.rs"]
+mod urls;

@@ -5,8 +5,8 @@ use landfall::automerge::{ObjType, ROOT, ReadDoc, transaction::Transactable};
 use landfall::{Options, Store};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let store = Store::open("notes.landfall", Options::default())?;
-    let space = store.space("default")?;
+    let store = Store::open("hello.landfall", Options::default())?;
+    let space = store.space("hello")?;
     store.connect("ws://127.0.0.1:7600")?; // optional, and never waited for
 
     let note = space.create(|_| Ok(()))?;
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(text)
     })?; // it is on this disk now
     note.change(|tx| Ok(tx.splice_text(&text, 7, 5, "Landfall 🏝️")?))?;
-    println!("{} says {:?}", note.id(), note.read(|doc| doc.text(&text))??);
+    println!("{}: {}", note.id(), note.read(|doc| doc.text(&text))??);
 
     match store.flush_blocking(Duration::from_secs(2)) {
         Ok(()) => println!("on the relay's disk too"),

@@ -41,6 +41,11 @@ use desk::{Desk, Taken, Target};
 pub(crate) use requests::{Check, Flush};
 pub(crate) use voice::Unspoken;
 
+/// The space that a relay's URL names with its path.
+pub(crate) fn space_of(url: &str) -> Result<Option<SpaceName>, ConnectError> {
+    Ok(address::parse(url)?.space)
+}
+
 /// The way to the link.
 pub(crate) struct Link {
     desk: Arc<Desk>,
@@ -60,6 +65,15 @@ impl Link {
         options: LinkOptions,
     ) -> Result<(), ConnectError> {
         let target = Arc::new(Target::new(options)?);
+        if let Some(space) = &target.address.space
+            && !core.spaces().iter().any(|(name, _)| name == space)
+        {
+            // Another space's documents would go where the URL's reader does not look for them.
+            let what = format!(
+                "it names the space `{space}`, which this store does not have; open it first"
+            );
+            return Err(ConnectError::BadUrl { url: target.address.url.clone(), what });
+        }
         let mut thread = self.thread.lock();
         loop {
             if self.desk.is_closing() {
@@ -77,6 +91,7 @@ impl Link {
             // Before the link's thread can know of it: what the status said of another relay ends
             // here.
             core.status.set_link(LinkStatus::Connecting { attempt: 1 }, None);
+            core.status.forget_url();
             match self.desk.connect(&target) {
                 Taken::Yes => return Ok(()),
                 Taken::Closing => return Err(ConnectError::Closed),

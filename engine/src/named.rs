@@ -5,7 +5,7 @@
 //! encodes the template differently must not change it unseen.
 
 use automerge::transaction::{CommitOptions, Transaction};
-use automerge::{ActorId, Change};
+use automerge::{ActorId, Automerge, Change, ChangeHash, ReadDoc};
 use landfall_protocol::{DocumentId, SpaceName};
 use sha2::{Digest, Sha256};
 
@@ -22,21 +22,24 @@ pub(crate) fn document_id(space: &SpaceName, name: &str) -> DocumentId {
 
 /// The first change of a named document. Its actor is derived from what the template writes, so
 /// two versions of an application with different templates make two roots that merge, and never
-/// two different changes with one (actor, sequence).
+/// two different changes with one (actor, sequence). Gives the document with that change too.
 pub(crate) fn first_change(
     id: &DocumentId,
     template: &dyn Fn(&mut Transaction<'_>) -> Result<(), BoxError>,
-) -> Result<Change, ChangeError> {
-    let provisional = build(ActorId::from(*id.as_bytes()), template)?;
-    let content = provisional.hash();
+) -> Result<(Automerge, Change), ChangeError> {
+    let (_, content) = build(ActorId::from(*id.as_bytes()), template)?;
     let actor = derive(ACTOR_DOMAIN, &[id.as_bytes(), &content.0]);
-    build(ActorId::from(actor), template)
+    let (document, hash) = build(ActorId::from(actor), template)?;
+    let change = document.get_change_by_hash(&hash);
+    let change = change
+        .ok_or_else(|| ChangeError::Closure("automerge does not give its own change".into()))?;
+    Ok((document, change))
 }
 
 fn build(
     actor: ActorId,
     template: &dyn Fn(&mut Transaction<'_>) -> Result<(), BoxError>,
-) -> Result<Change, ChangeError> {
+) -> Result<(Automerge, ChangeHash), ChangeError> {
     let mut document = empty();
     document.set_actor(actor);
     let options = || CommitOptions::default().with_time(0);
@@ -45,12 +48,9 @@ fn build(
         transaction.rollback();
         return Err(ChangeError::Closure(error));
     }
-    if transaction.commit_with(options()).0.is_none() {
-        document.empty_commit(options());
-    }
-    document
-        .get_last_local_change()
-        .ok_or_else(|| ChangeError::Closure("the template made no change".into()))
+    let made = transaction.commit_with(options()).0;
+    let hash = made.unwrap_or_else(|| document.empty_commit(options()));
+    Ok((document, hash))
 }
 
 /// The first 16 bytes of SHA-256 over the domain and the parts, each preceded by its length.

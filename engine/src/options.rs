@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use landfall_protocol::limits;
+use landfall_protocol::{SpaceName, limits};
+
+use crate::error::ConnectError;
+use crate::link;
 
 /// When `change()` may return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -95,7 +98,8 @@ impl Default for Options {
 /// How a relay is reached.
 #[derive(Debug, Clone)]
 pub struct LinkOptions {
-    /// Where the relay is: `ws://host:port/`.
+    /// Where the relay is: `ws://host:port/`, read as a browser reads a URL. A path `/spaces/NAME` names
+    /// a space, which the store must have ([`LinkOptions::space`]); all its spaces are synced there.
     pub url: String,
     /// What proves who we are, where the relay asks for that. Default: none.
     pub token: Option<Vec<u8>>,
@@ -132,6 +136,14 @@ impl LinkOptions {
             reconnect_most: limits::RECONNECT_MOST,
             check_every: limits::CHECK_EVERY,
         }
+    }
+
+    /// The space that the URL names with a path `/spaces/NAME`, as those of automerge-repo clients do.
+    ///
+    /// # Errors
+    /// [`ConnectError::BadUrl`] for what is no relay's URL.
+    pub fn space(&self) -> Result<Option<SpaceName>, ConnectError> {
+        link::space_of(&self.url)
     }
 }
 

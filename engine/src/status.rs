@@ -29,8 +29,15 @@ pub struct Status {
     /// Why the connection is not there, or was lost last; on a connection, why the relay does not
     /// take some changes now (its disk is full, say), with its code. They are pushed again.
     pub last_error: Option<String>,
+    /// Whether the last try to connect found that no relay is at the URL: what is there answers, and as
+    /// no relay does, with HTTP 404 for example. The link tries on, since a relay may come there; who
+    /// waits for it may tell the person that the URL is wrong, as `last_error` says.
+    pub wrong_url: bool,
     /// Each space.
     pub spaces: BTreeMap<SpaceName, SpaceStatus>,
+    /// Why the store could not take what came from the relay last: the disk is full, say. The connection
+    /// is made again and it comes again; `None` once something that came was written.
+    pub store_trouble: Option<StoreFailed>,
     /// Why the store takes no more writes until it is closed and opened again, or why one that is
     /// open for reading only sees no more of them; `None` while it does.
     pub store_failed: Option<StoreFailed>,
@@ -41,11 +48,11 @@ pub struct Status {
     pub loaded: LoadedDocuments,
 }
 
-/// A failure after which a store takes no more writes.
+/// A failure of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreFailed {
-    /// What kind: [`StoreFailure::Gone`], [`StoreFailure::FsyncFailed`] or
-    /// [`StoreFailure::Panicked`].
+    /// What kind. One after which the store takes no more writes is [`StoreFailure::Gone`],
+    /// [`StoreFailure::FsyncFailed`] or [`StoreFailure::Panicked`].
     pub class: StoreFailure,
     /// In words: which file, and what happened to it.
     pub what: String,
@@ -107,6 +114,11 @@ pub struct SpaceStatus {
     /// Changes that the relay has acknowledged since the store was opened: again, if a relay has lost
     /// them and was sent them once more.
     pub acknowledged: u64,
+    /// Changes that came from relays and are in documents, since the store was opened; deletions are not
+    /// among them.
+    pub received: u64,
+    /// Documents that the store had, and that relays said are deleted, since it was opened.
+    pub deleted: u64,
     /// Documents whose changes the relay refuses.
     pub parked: Vec<ParkedDocument>,
     /// Documents that could not be read when they were loaded last, in the order of their ids; their

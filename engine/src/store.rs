@@ -85,7 +85,7 @@ pub(crate) use reasons::Compared;
 pub(crate) use receive::{Deleted, Displaced};
 pub(crate) use receive::{ReceiveError, Received};
 pub(crate) use removal::RemovalError;
-pub(crate) use report::SpaceReport;
+pub(crate) use report::{Came, SpaceReport};
 pub(crate) use resend::{Resendable, whole};
 pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
 pub(crate) use snapshots::Opened;

@@ -36,6 +36,7 @@ mod store_refused;
 mod store_resend;
 mod store_support;
 mod threads;
+mod urls;
 mod wakers;
 
 use crate::{Document, Options, Store};

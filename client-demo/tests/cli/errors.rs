@@ -15,7 +15,13 @@ fn wrong_usage() {
     let home = Home::new();
     home.run(&["notes", "frobnicate"]).failed(2, &["wrong usage", "frobnicate", "--help"]);
     home.run(&["import"]).failed(2, &["wrong usage", "<PATH>"]);
-    home.run(&["notes", "new"]).failed(2, &["no note was made"]);
+    home.run(&["notes"]).failed(2, &["`notes` does one of: list, new, show,", "notes --help"]);
+    home.run(&["store", "--quiet"]).failed(2, &["wrong usage", "store --help"]);
+    for nothing in [&["notes", "new"][..], &["notes", "new", ""], &["notes", "new", "--text", " "]]
+    {
+        home.run(nothing).failed(2, &["no note was made", "it would be empty"]);
+    }
+    assert!(!home.path("notes.landfall").exists());
     home.run(&["sync", "--timeout", "soon"]).failed(2, &["wrong usage", "soon"]);
     home.run(&["--space", "a b", "sync"]).failed(2, &["no name of a space"]);
     for url in ["http://127.0.0.1:1", "wss://a", "ws://a:x", "7600"] {
@@ -111,7 +117,18 @@ fn notes_that_are_not_there_or_not_clear() {
     home.run(&["notes", "show", "zzzz"]).failed(5, &["no note `zzzz`"]);
     home.run(&["notes", "append", "3", "x"]).failed(5, &["the list ends at 2"]);
     home.run(&["notes", "show", "twice"]).failed(5, &["ambiguous", "1 ", " or 2 "]);
-    home.run(&["--space", "other", "notes", "show", "1"]).failed(5, &["no space `other`"]);
+    home.run(&["--space", "other", "notes", "show", "1"])
+        .failed(5, &["notes.landfall has no space `other`, but `default`"]);
+    home.run(&["--store", "typo", "notes", "show", "1"]).failed(5, &["there is no store typo yet"]);
+    home.run(&["--space", "other", "status"]).failed(5, &["has no space `other`, but `default`"]);
+    for (args, says) in [
+        (["--space", "other", "notes", "list"], "no space `other`, but `default`"),
+        (["--store", "typo", "notes", "list"], "there is no store typo yet"),
+    ] {
+        let list = home.run(&args);
+        assert!(list.err().contains(says), "{}", list.err());
+        assert_eq!(list.ok(), "");
+    }
 }
 
 #[test]
@@ -160,8 +177,9 @@ fn servers_that_are_no_relay() {
             let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nwhat?");
         }
     });
-    home.run(&["--relay", &url, "sync", "--timeout", "1s"])
-        .failed(4, &["no Landfall relay", "404", "saved here, to be sent: 1 change;"]);
+    // At once, however long it may take: trying again is no help.
+    home.run(&["--relay", &url, "sync", "--timeout", "2m"])
+        .failed(4, &["no Landfall relay", "404", "saved here, to be sent: 1 change;", "--relay"]);
     let added = home.run(&["--relay", &url, "notes", "append", "kept", "x"]).ok();
     assert_eq!(added, "saved here; not on the relay yet (2 pending)\n");
 }

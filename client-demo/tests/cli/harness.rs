@@ -51,6 +51,20 @@ impl Home {
         command
     }
 
+    /// A shell's command line in the same surroundings; `$DEMO` is the program.
+    pub fn shell(&self, line: &str) -> Command {
+        let like = self.command([] as [&str; 0]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).current_dir(self.folder.path()).stdin(Stdio::null());
+        for (name, value) in like.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell
+    }
+
     pub fn run(&self, args: &[&str]) -> Done {
         Done(self.command(args).output().unwrap())
     }
@@ -85,6 +99,10 @@ impl Home {
 pub struct Done(Output);
 
 impl Done {
+    pub fn of(command: &mut Command) -> Self {
+        Self(command.output().unwrap())
+    }
+
     pub fn code(&self) -> Option<i32> {
         self.0.status.code()
     }

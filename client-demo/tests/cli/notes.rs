@@ -134,20 +134,29 @@ fn files_become_notes_once() {
     home.write("files/deep/b.txt", "plain");
     home.write("files/c.md", [0xff, 0xfe, b'x']);
     home.write("files/d.txt", [b'a', 0, b'b']);
-    home.write("files/e.txt", vec![b'x'; 1_000_001]);
+    home.write("files/e.txt", "é".repeat(1_048_576));
+    home.write("files/f.txt", vec![b'x'; 30_000_000]);
     home.write("files/.hidden.md", "# no");
     home.write("files/picture.png", [0; 9]);
     let first = home.run(&[NOBODY, &["import", "files"]].concat());
-    assert_eq!(first.err().lines().count(), 3, "{}", first.err());
-    for (file, why) in [("c.md", "UTF-8"), ("d.txt", "binary"), ("e.txt", "1000001 bytes")] {
+    assert_eq!(first.err().lines().count(), 4, "{}", first.err());
+    for (file, why) in [
+        ("c.md", "UTF-8"),
+        ("d.txt", "binary"),
+        (
+            "e.txt",
+            "it takes 1048585 operations, one for each character, and a change holds 1048576",
+        ),
+        ("f.txt", "it has 30000000 bytes, and a note 1048576 characters at most"),
+    ] {
         let lines = first.err();
         let line = lines.lines().find(|line| line.contains(file)).unwrap();
         assert!(line.starts_with("skip ") && line.contains(why), "{line}");
     }
     let out = first.ok();
-    assert!(out.contains("2 notes made, 0 there already, 3 skipped"), "{out}");
+    assert!(out.contains("2 notes made, 0 there already, 4 skipped"), "{out}");
     let again = alone(&home, &["import", "files", "files/a.md"]);
-    assert_eq!(again, "0 notes made, 2 there already, 3 skipped\n");
+    assert_eq!(again, "0 notes made, 2 there already, 4 skipped\n");
     assert_eq!(
         home.run(&["-q", "notes", "show", "First 漢"]).ok(),
         "First 漢\nintro\n# First 漢\ntext\r\n"

@@ -36,6 +36,33 @@ fn only_the_chosen_notes_are_synced_until_all_are() {
     ben(&["sync", "--only"]).failed(2, &["wrong usage"]);
 }
 
+/// Which notes are wanted is chosen without the relay too, and what is left out is told.
+#[test]
+fn what_is_left_out_is_told_and_chosen_offline() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    for title in ["One", "Two", "Three"] {
+        at(&home, &relay, "ann", &["notes", "new", title]).ok();
+    }
+    let ben = |args: &[&str]| at(&home, &relay, "ben", args);
+    ben(&["sync"]).ok();
+    at(&home, &relay, "ann", &["notes", "append", "two", "x"]).ok();
+    let chosen = ben(&["--offline", "sync", "--only", "one"]);
+    assert!(chosen.err().contains("from now on only 1 note of this space"), "{}", chosen.err());
+    assert_eq!(chosen.ok(), "");
+    let status = ben(&["status"]).ok();
+    assert!(status.contains("fetched         only 1 note; 2 others here not brought up to date"));
+    let json: serde_json::Value = serde_json::from_str(&ben(&["status", "--json"]).ok()).unwrap();
+    assert_eq!(json["spaces"][0]["syncedOnly"].as_array().unwrap().len(), 1);
+    let synced = ben(&["sync"]);
+    let told = "only 1 note of the space `default` fetched; 2 others here not brought up to date";
+    assert!(synced.err().contains(told), "{}", synced.err());
+    assert!(synced.ok().contains("0 changes received"));
+    ben(&["--offline", "sync", "--all"]).ok();
+    assert!(!ben(&["status"]).ok().contains("fetched"));
+    assert!(ben(&["sync"]).ok().contains("1 change received"));
+}
+
 #[test]
 fn what_the_relay_holds_is_compared_on_demand() {
     let home = Home::new();

@@ -2,7 +2,7 @@
 
 use landfall::{Options, Store};
 
-use crate::harness::{Home, Relay};
+use crate::harness::{Done, Home, Relay};
 
 /// What the relay acknowledged counts as sent: single changes, a folded history, and again what the
 /// relay had lost.
@@ -25,6 +25,60 @@ fn sync_counts_what_the_relay_acknowledges() {
     home.run(&["--store", "ann", "store", "compact", "--all"]).ok();
     relay.restore(&home, "empty again");
     assert_eq!(sync(&relay), all, "as one folded history");
+}
+
+/// What came and went is counted, not how many changes there are: a deletion takes some away.
+#[test]
+fn sync_tells_what_came_what_went_and_what_stays_here() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    let ann = |args: &[&str]| home.at(&relay, &[&["--store", "ann"], args].concat()).ok();
+    let ben = |args: &[&str]| home.at(&relay, &[&["--store", "ben"], args].concat());
+    ann(&["notes", "new", "One", "--text", "1"]);
+    assert_eq!(ben(&["sync"]).ok(), "in sync: 1 note; 0 changes sent, 1 change received\n");
+    for line in ["1", "2", "3"] {
+        ben(&["--offline", "notes", "append", "one", line]).ok();
+    }
+    ann(&["notes", "rm", "one", "--yes"]);
+    let lost = ben(&["sync"]);
+    let kept = "kept here only: 3 changes of 1 deleted note; see `landfall-demo notes deleted --space default`";
+    assert!(lost.err().contains(kept), "{}", lost.err());
+    let moved = "0 changes sent, 0 changes received, 1 note deleted";
+    assert_eq!(lost.ok(), format!("in sync: 0 notes; {moved}\n"));
+    ann(&["notes", "new", "Two", "--text", "2"]);
+    for line in ["1", "2", "3", "4"] {
+        ann(&["notes", "append", "two", line]);
+    }
+    assert!(ben(&["sync"]).ok().contains("0 changes sent, 5 changes received\n"));
+    ann(&["notes", "rm", "two", "--yes"]);
+    ann(&["notes", "new", "Three"]);
+    ann(&["notes", "new", "Four"]);
+    ben(&["--offline", "--space", "team", "notes", "new", "Five"]).ok();
+    let moved = "1 change sent, 2 changes received, 1 note deleted";
+    assert_eq!(ben(&["sync"]).ok(), format!("in sync: 3 notes in 2 spaces; {moved}\n"));
+}
+
+/// A disk that is full is not a relay that is missing, and no relay helps.
+#[cfg(unix)]
+#[test]
+fn what_the_store_cannot_take_is_the_stores_failure() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    let text: String = (0..60_000).map(|number| format!("{number:x} ")).collect();
+    for title in ["One", "Two", "Three", "Four"] {
+        let new = ["--store", "ann", "--relay", &relay.url, "notes", "new", title, "--text", "-"];
+        assert_eq!(home.with_input(&new, &text).code(), Some(0));
+    }
+    home.at(&relay, &["--store", "ben", "--offline", "notes", "new", "Own"]).ok();
+    // No file may grow beyond this: 512 or 1,024 bytes each, as the shell has it.
+    let line = format!(
+        "trap '' XFSZ; ulimit -f 500; exec \"$DEMO\" --store ben --relay {} sync --timeout 60s",
+        relay.url
+    );
+    let done = Done::of(&mut home.shell(&line));
+    assert!(!done.err().contains("when the relay is there"), "{}", done.err());
+    done.failed(3, &["the store failed", "the disk", "sync again then"]);
+    home.at(&relay, &["--store", "ben", "sync"]).ok();
 }
 
 /// A relay that has two notes of Ann's, and cannot read one of them.

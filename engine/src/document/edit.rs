@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use automerge::transaction::{CommitOptions, Transactable, Transaction};
-use automerge::{Change, Patch, PatchLog, ReadDoc};
+use automerge::{Automerge, Change, Patch, PatchLog, ReadDoc};
 use landfall_protocol::admission::{CheckedChange, FormError, preflight};
 use landfall_protocol::{ChangeHash, limits};
 
@@ -203,6 +203,21 @@ impl Edit {
             Some(change) => self.add(change, None, false),
             None => Ok(()),
         }
+    }
+
+    /// Takes a document that was built elsewhere with one change, a named document's first one, if
+    /// there is nothing yet: to apply the change costs as much as to make it. Else adds the change.
+    pub(crate) fn run_built(
+        &mut self,
+        built: Automerge,
+        change: Change,
+    ) -> Result<(), ChangeError> {
+        let loaded = self.loaded()?;
+        if !loaded.automerge.get_heads().is_empty() {
+            return self.run_given(change);
+        }
+        loaded.automerge = built;
+        self.add(change, None, false)
     }
 
     /// Adds a change that was built elsewhere: a named document's first one, or one that merges.

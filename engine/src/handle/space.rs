@@ -68,9 +68,9 @@ impl Space {
         let open = self.open_document(id);
         if !self.contains(&id)? {
             let inside = Changing::enter()?;
-            let first = named::first_change(&id, &template)?;
+            let (document, first) = named::first_change(&id, &template)?;
             let mut edit = Edit::begin(&inside, &open)?;
-            edit.run_given(first)?;
+            edit.run_built(document, first)?;
             commit(vec![edit])?;
         }
         Ok(Document::new(Arc::clone(&self.shared), open))
@@ -137,6 +137,17 @@ impl Space {
     /// If the store cannot be written.
     pub fn sync_everything(&self) -> Result<(), SubscribeError> {
         self.set_filter(&Filter::Everything)
+    }
+
+    /// The documents that are synced, if [`Space::sync_only`] chose some; `None` if all are.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn synced_only(&self) -> Result<Option<Vec<DocumentId>>, StoreError> {
+        Ok(match self.core().log.filter(self.row()?)? {
+            Filter::Documents(documents) => Some(documents.iter().copied().collect()),
+            _ => None,
+        })
     }
 
     fn set_filter(&self, filter: &Filter) -> Result<(), SubscribeError> {

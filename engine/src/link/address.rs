@@ -1,71 +1,139 @@
-//! A relay's URL: `ws://host[:port][/path]`.
+//! A relay's URL: `ws://host[:port][/path][?query]`, read as a browser reads it.
+
+use landfall_protocol::SpaceName;
+use url::{Host, Url};
 
 use crate::error::ConnectError;
 
 /// Where a relay is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address {
+    /// What the system resolves: an IPv6 address without its brackets.
     pub(super) host: String,
     pub(super) port: u16,
     /// The URL as the WebSocket handshake takes it.
     pub(super) url: String,
+    /// The space that the path names.
+    pub(super) space: Option<SpaceName>,
 }
 
-/// The port of `ws:` URLs that name none.
-const DEFAULT_PORT: u16 = 80;
+/// What a path begins with that names a space, as automerge-repo clients give it.
+const SPACES: &str = "/spaces/";
 
-pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
-    let bad = |what: &str| ConnectError::BadUrl { url: url.to_owned(), what: what.to_owned() };
-    if url.starts_with("wss://") {
-        return Err(bad("TLS is not built into this version; put a local TLS proxy before it"));
+pub(super) fn parse(given: &str) -> Result<Address, ConnectError> {
+    let bad = |what: &str| ConnectError::BadUrl { url: given.to_owned(), what: what.to_owned() };
+    let mut url = Url::parse(given).map_err(|error| match error {
+        url::ParseError::RelativeUrlWithoutBase => bad("it does not begin with ws://"),
+        error => bad(&error.to_string()),
+    })?;
+    match url.scheme() {
+        "ws" => {}
+        "wss" | "https" => {
+            return Err(bad("TLS is not built into this version; put a local TLS proxy before it"));
+        }
+        "http" => {
+            let rest = url.as_str().trim_start_matches("http");
+            return Err(bad(&format!("it is a page's; a relay's is ws{rest}")));
+        }
+        _ => return Err(bad("it does not begin with ws://")),
     }
-    let rest = url.strip_prefix("ws://").ok_or_else(|| bad("it does not begin with ws://"))?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
+    if !url.username().is_empty() || url.password().is_some() {
         return Err(bad("user names have no place in it; use a token"));
     }
-    let (host, port) = split_port(authority).ok_or_else(|| bad("its port is no number"))?;
-    if host.is_empty() || host.contains(char::is_whitespace) {
-        return Err(bad("it names no host"));
+    // It is for the client alone, and no request carries it.
+    url.set_fragment(None);
+    let host = match url.host() {
+        Some(Host::Domain(name)) => name.to_owned(),
+        Some(Host::Ipv4(address)) => address.to_string(),
+        Some(Host::Ipv6(address)) => address.to_string(),
+        None => return Err(bad("it names no host")),
+    };
+    let port = url.port_or_known_default().filter(|port| *port > 0);
+    let port = port.ok_or_else(|| bad("its port is none"))?;
+    let space = space(url.path()).map_err(|what| bad(&what))?;
+    if let Some(space) = &space {
+        // A slash behind it is no other place, and a relay answers without one.
+        url.set_path(&format!("{SPACES}{space}"));
     }
-    Ok(Address { host: host.to_owned(), port, url: url.to_owned() })
+    Ok(Address { host, port, url: url.into(), space })
 }
 
-fn split_port(authority: &str) -> Option<(&str, u16)> {
-    if let Some(rest) = authority.strip_prefix('[') {
-        let (host, port) = rest.split_once(']')?;
-        return match port.strip_prefix(':') {
-            Some(port) => Some((host, port.parse().ok()?)),
-            None => port.is_empty().then_some((host, DEFAULT_PORT)),
-        };
-    }
-    match authority.split_once(':') {
-        Some((host, port)) => Some((host, port.parse().ok()?)),
-        None => Some((authority, DEFAULT_PORT)),
-    }
+/// The space that a path names. A path of another form is a proxy's own.
+fn space(path: &str) -> Result<Option<SpaceName>, String> {
+    let Some(name) = path.strip_prefix(SPACES) else { return Ok(None) };
+    let name = name.strip_suffix('/').unwrap_or(name);
+    let parsed = name.parse::<SpaceName>();
+    parsed.map(Some).map_err(|error| format!("`{name}` is no name of a space: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parts(url: &str) -> Option<(String, u16)> {
-        parse(url).ok().map(|address| (address.host, address.port))
+    fn parts(url: &str) -> (String, u16, String) {
+        let address = parse(url).unwrap();
+        (address.host, address.port, address.url)
     }
 
     #[test]
     fn urls_of_relays() {
-        assert_eq!(parts("ws://127.0.0.1:7600"), Some(("127.0.0.1".into(), 7600)));
-        assert_eq!(parts("ws://relay.example/path?x"), Some(("relay.example".into(), 80)));
-        assert_eq!(parts("ws://[::1]:7600/"), Some(("::1".into(), 7600)));
+        for (given, host, port, url) in [
+            ("ws://127.0.0.1:7600", "127.0.0.1", 7600, "ws://127.0.0.1:7600/"),
+            ("ws://relay.example/path?x", "relay.example", 80, "ws://relay.example/path?x"),
+            ("ws://[::1]:7600/", "::1", 7600, "ws://[::1]:7600/"),
+            ("ws://[::1]", "::1", 80, "ws://[::1]/"),
+            ("WS://Relay.Example:7600", "relay.example", 7600, "ws://relay.example:7600/"),
+            (" ws://a:7600\n", "a", 7600, "ws://a:7600/"),
+            ("ws://a:7600?device=7", "a", 7600, "ws://a:7600/?device=7"),
+            ("ws://a:7600#top", "a", 7600, "ws://a:7600/"),
+            ("ws://a?", "a", 80, "ws://a/?"),
+            ("ws://a/b c", "a", 80, "ws://a/b%20c"),
+            ("ws://bücher.example", "xn--bcher-kva.example", 80, "ws://xn--bcher-kva.example/"),
+        ] {
+            assert_eq!(parts(given), (host.to_owned(), port, url.to_owned()), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_path_may_name_a_space() {
+        let space = |url| parse(url).map(|address| address.space.map(|space| space.to_string()));
+        assert_eq!(space("ws://a/spaces/team").unwrap().as_deref(), Some("team"));
+        assert_eq!(space("ws://a/spaces/team/?x").unwrap().as_deref(), Some("team"));
+        assert_eq!(parts("ws://a/spaces/team/?x").2, "ws://a/spaces/team?x");
+        for none in ["ws://a", "ws://a/", "ws://a/proxy", "ws://a/spaces", "ws://a?/spaces/team"] {
+            assert_eq!(space(none).unwrap(), None, "{none}");
+        }
+        for bad in ["ws://a/spaces/", "ws://a/spaces/a/b", "ws://a/spaces/a%20b"] {
+            assert!(matches!(space(bad), Err(ConnectError::BadUrl { .. })), "{bad}");
+        }
     }
 
     #[test]
     fn others_say_what_is_wrong() {
-        for bad in
-            ["", "http://a", "wss://a", "ws://", "ws://a:x", "ws://a:99999", "ws://u@a", "ws://:1"]
-        {
-            assert!(matches!(parse(bad), Err(ConnectError::BadUrl { .. })), "{bad}");
+        for bad in [
+            "",
+            "7600",
+            "127.0.0.1:7600",
+            "localhost:7600",
+            "wss://a",
+            "ws://",
+            "ws:a",
+            "ws://a:x",
+            "ws://a:99999",
+            "ws://a:0",
+            "ws://u@a",
+            "ws://:p@a",
+            "ws://:1",
+            "ws://a b",
+        ] {
+            match parse(bad) {
+                // As in a browser: it is the same as with slashes.
+                Ok(address) if bad == "ws:a" => assert_eq!(address.host, "a"),
+                Err(ConnectError::BadUrl { .. }) => {}
+                other => panic!("{bad}: {other:?}"),
+            }
         }
+        let Err(ConnectError::BadUrl { what, .. }) = parse("http://a:7600/x") else { panic!() };
+        assert_eq!(what, "it is a page's; a relay's is ws://a:7600/x");
     }
 }

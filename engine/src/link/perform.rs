@@ -14,7 +14,7 @@ use landfall_protocol::replica::{
     EndReason, Replica, ReplicaEffect, Resendable, ResumePoint, SpacePhase,
 };
 use landfall_protocol::{Code, DocumentId, Local, Moment, SpaceName, Upstream};
-use landfall_storage::{Committed, WriteError};
+use landfall_storage::{Committed, FailureClass, WriteError};
 use tokio::sync::mpsc;
 
 use super::arrivals::Arrivals;
@@ -443,7 +443,7 @@ impl Performer {
                     }
                     Outcome::Resume(space, point, upstream)
                 }
-                Err(error) => Outcome::Failed(chain(&error)),
+                Err(error) => failed(&core, &error),
             };
             owed.give(outcome);
         };
@@ -476,11 +476,11 @@ impl Performer {
         row: SpaceRow,
         outcome: impl FnOnce(T) -> Outcome + Send + 'static,
     ) -> Done<(SpaceCount, T)> {
-        let owed = self.owed(row, 0);
+        let (owed, core) = (self.owed(row, 0), Arc::clone(&self.core));
         Box::new(move |result| {
             let outcome = match result {
                 Ok(Committed { value: (_, value), .. }) => outcome(value),
-                Err(error) => Outcome::Failed(chain(&error)),
+                Err(error) => failed(&core, &error),
             };
             owed.give(outcome);
         })
@@ -496,6 +496,17 @@ impl Performer {
 /// Whether a relay can have any number of these, for the asking.
 fn only_answers(frame: &Frame) -> bool {
     matches!(frame, Frame::Pong(_) | Frame::Resent(Resent { count: 0, .. }))
+}
+
+/// A write failed: the machine ends the connection for it, and the status says what the store's trouble
+/// is, unless it is what came that cannot be written.
+fn failed<E: std::error::Error + 'static>(core: &Core, error: &WriteError<E>) -> Outcome {
+    let what = chain(error);
+    match error.class() {
+        FailureClass::Other | FailureClass::Closed | FailureClass::Busy => {}
+        class => core.status.set_store_trouble(class.into(), what.clone()),
+    }
+    Outcome::Failed(what)
 }
 
 /// An error with its causes, in one line.

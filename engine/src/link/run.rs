@@ -94,6 +94,7 @@ impl Runner {
             self.core.status.set_link(LinkStatus::Connecting { attempt: self.attempt }, None);
             let Some(connected) = self.connect(&target).await else { continue };
             let began = Instant::now();
+            let wrong_url = connected.as_ref().is_err_and(SocketError::is_no_relay);
             let ended = match connected {
                 Ok(socket) => self.session(socket, &target, connects).await,
                 Err(error) => Ended::Lost(error.to_string()),
@@ -101,7 +102,7 @@ impl Runner {
             self.end_session(&ended, began.elapsed());
             if let Ended::Lost(why) | Ended::Fault(why) = ended {
                 tracing::info!(relay = target.address.url, why, "not connected");
-                self.core.status.set_error(why);
+                self.core.status.set_error(why, wrong_url);
                 self.core.status.set_link(LinkStatus::Connecting { attempt: self.attempt }, None);
                 let attempt = self.attempt.max(self.faults);
                 self.rest(Some(target.timings.backoff(attempt, random::fraction()))).await;

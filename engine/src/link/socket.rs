@@ -8,8 +8,8 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
+use tokio_tungstenite::tungstenite::http::header::{LOCATION, SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, Response as HttpResponse};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, error::ProtocolError};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
@@ -30,12 +30,21 @@ pub(super) enum SocketError {
     TimedOut { host: String, port: u16, waited: Duration },
     #[error("{url} is no Landfall relay: {what}")]
     NotLandfall { url: String, what: String },
+    #[error("{url} does not let us in: it answered HTTP {what}")]
+    Refused { url: String, what: String },
     #[error("the handshake with {url} failed: {source}")]
     Handshake {
         url: String,
         #[source]
         source: Box<WsError>,
     },
+}
+
+impl SocketError {
+    /// Whether what is at the URL answered, and not as a relay does: trying again will not help.
+    pub(super) fn is_no_relay(&self) -> bool {
+        matches!(self, Self::NotLandfall { .. })
+    }
 }
 
 pub(super) type Socket = WebSocketStream<TcpStream>;
@@ -79,17 +88,36 @@ fn check_subprotocol(address: &Address, response: &Response) -> Result<(), Socke
     Err(SocketError::NotLandfall { url: address.url.clone(), what })
 }
 
+/// Another answer than a WebSocket. What a relay or a proxy before it may answer while it is busy, comes
+/// up, or does not know us, says nothing of the URL.
+fn answered(url: String, response: &HttpResponse<Option<Vec<u8>>>) -> SocketError {
+    let status = response.status();
+    let body = response.body().as_deref().unwrap_or_default();
+    let body = String::from_utf8_lossy(&body[..body.len().min(200)]).trim().to_owned();
+    let location = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
+    let answer = match location {
+        Some(to) if status.is_redirection() => format!("{status}: it is at {to}"),
+        _ => format!("{status} {body}"),
+    };
+    let may_be_one = status.is_server_error()
+        || matches!(status.as_u16(), 401 | 403 | 407 | 408 | 421 | 425 | 429);
+    match may_be_one {
+        true => SocketError::Refused { url, what: answer },
+        false => SocketError::NotLandfall { url, what: format!("it answered HTTP {answer}") },
+    }
+}
+
 fn failure(address: &Address, error: WsError) -> SocketError {
     let url = address.url.clone();
     let not_landfall = |what: String| SocketError::NotLandfall { url: url.clone(), what };
     match &error {
-        WsError::Http(response) => {
-            let body = response.body().as_deref().unwrap_or_default();
-            let body = String::from_utf8_lossy(&body[..body.len().min(200)]).trim().to_owned();
-            not_landfall(format!("it answered HTTP {} {body}", response.status()))
-        }
+        WsError::Http(response) => answered(url, response),
         WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
             not_landfall(format!("it does not speak {SUBPROTOCOL}"))
+        }
+        // A relay that goes down in the middle of its answer is one all the same.
+        WsError::Protocol(ProtocolError::HandshakeIncomplete) => {
+            SocketError::Handshake { url, source: Box::new(error) }
         }
         WsError::Protocol(_) | WsError::HttpFormat(_) | WsError::Utf8(_) => {
             not_landfall(error.to_string())

@@ -116,6 +116,7 @@ fn a_panic_while_something_is_taken_up_ends_its_session_and_it_comes_again() {
     let status = connected(&store, address);
     assert_eq!(status.panicked.len(), 1);
     assert_eq!(status.panicked[0].thread, StoreThread::Arrivals);
+    assert_eq!(status.spaces["s"].received, 1, "it came twice, and is in once");
     store.close().unwrap();
     drop(TcpStream::connect(address).unwrap());
     assert_eq!(

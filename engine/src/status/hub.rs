@@ -16,7 +16,7 @@ use crate::document::Memory;
 use crate::error::StoreFailure;
 use crate::notify::{Notifier, Topic};
 use crate::options::UNREADABLE_LISTED;
-use crate::store::{Followed, Parked, SpaceCount, SpaceReport, SpaceRow};
+use crate::store::{Came, Followed, Parked, SpaceCount, SpaceReport, SpaceRow};
 use crate::threads::{StoreThread, ThreadPanic};
 
 /// What one space's status is made of.
@@ -31,6 +31,9 @@ struct Facts {
     unreadable_more: bool,
     /// Changes that the relay has acknowledged.
     acknowledged: u64,
+    /// Changes that came, and documents that came as deleted.
+    received: u64,
+    deleted: u64,
     drifted: u64,
     checks: u64,
 }
@@ -55,6 +58,8 @@ pub(super) struct Everything {
     link: LinkStatus,
     upstream: Option<Upstream>,
     last_error: Option<String>,
+    wrong_url: bool,
+    store_trouble: Option<StoreFailed>,
     store_failed: Option<StoreFailed>,
     panicked: BTreeMap<StoreThread, String>,
     spaces: BTreeMap<SpaceRow, Facts>,
@@ -84,6 +89,8 @@ impl Everything {
             link: self.link,
             upstream: self.upstream,
             last_error: self.last_error.clone(),
+            wrong_url: self.wrong_url,
+            store_trouble: self.store_trouble.clone(),
             store_failed: self.store_failed.clone(),
             panicked: self.panicked.iter().map(panicked).collect(),
             spaces: self.spaces.values().map(space).collect(),
@@ -108,6 +115,8 @@ impl Everything {
             },
             pending: facts.count.pending,
             acknowledged: facts.acknowledged,
+            received: facts.received,
+            deleted: facts.deleted,
             parked: facts.parked.clone(),
             unreadable: facts.unreadable.iter().map(unreadable).collect(),
             unreadable_more: facts.unreadable_more,
@@ -126,7 +135,8 @@ impl Everything {
         }
         self.rows.insert(name.clone(), row);
         let (phase, parked) = (SpacePhase::Waiting, listed(parked));
-        let (not_on_disk, drifted, checks, acknowledged) = (0, 0, 0, 0);
+        let (not_on_disk, drifted, checks) = (0, 0, 0);
+        let (acknowledged, received, deleted) = (0, 0, 0);
         let (unreadable, unreadable_more) = (BTreeMap::new(), false);
         let facts = Facts {
             name,
@@ -134,6 +144,8 @@ impl Everything {
             phase,
             not_on_disk,
             acknowledged,
+            received,
+            deleted,
             parked,
             unreadable,
             unreadable_more,
@@ -156,8 +168,11 @@ impl Everything {
 
     /// Brings one space up to a commit; tells whether its status is another now.
     fn report(&mut self, report: SpaceReport) -> bool {
-        let SpaceReport { space, count, parked, number, synced } = report;
-        let Some(facts) = self.spaces.get_mut(&space) else { return false };
+        let SpaceReport { space, count, parked, came, number, synced } = report;
+        let was_troubled = came.written && self.store_trouble.take().is_some();
+        let Some(facts) = self.spaces.get_mut(&space) else { return was_troubled };
+        facts.received += came.changes;
+        facts.deleted += came.deleted;
         let added = count.totals.added.saturating_sub(facts.count.totals.added);
         let unsynced = added > 0 && number > synced;
         if unsynced {
@@ -172,7 +187,7 @@ impl Everything {
             relisted = facts.parked != parked;
             facts.parked = parked;
         }
-        unsynced || differs || relisted
+        unsynced || differs || relisted || was_troubled
     }
 
     /// Brings everything up to what another process has committed; tells whether anything changed.
@@ -189,8 +204,8 @@ impl Everything {
                 changed = true;
                 continue;
             }
-            let (parked, number, synced) = (Some(parked), 0, 0);
-            changed |= self.report(SpaceReport { space: row, count, parked, number, synced });
+            let (parked, came, number, synced) = (Some(parked), Came::default(), 0, 0);
+            changed |= self.report(SpaceReport { space: row, count, parked, came, number, synced });
         }
         changed
     }
@@ -273,14 +288,24 @@ impl StatusHub {
             all.link = link;
             all.upstream = upstream.or(all.upstream);
             if link == LinkStatus::Online {
-                all.last_error = None;
+                (all.last_error, all.wrong_url) = (None, false);
             }
             before != (all.link, all.upstream, all.last_error.is_some())
         });
     }
 
-    pub(crate) fn set_error(&self, error: String) {
-        self.update(|all| all.last_error.replace(error.clone()) != Some(error));
+    /// Why there is no connection; and whether that is because no relay is at the URL.
+    pub(crate) fn set_error(&self, error: String, wrong_url: bool) {
+        self.update(|all| {
+            let before = (all.last_error.replace(error), all.wrong_url);
+            all.wrong_url = wrong_url;
+            before != (all.last_error.clone(), wrong_url)
+        });
+    }
+
+    /// Another relay is wanted: what was found at the last one's URL says nothing of it.
+    pub(crate) fn forget_url(&self) {
+        self.update(|all| std::mem::take(&mut all.wrong_url));
     }
 
     /// Why the relay does not take some changes now; `None` once it takes them again.
@@ -355,6 +380,12 @@ impl StatusHub {
             facts.acknowledged += changes;
             changes > 0
         });
+    }
+
+    /// What came could not be written.
+    pub(crate) fn set_store_trouble(&self, class: StoreFailure, what: String) {
+        let trouble = Some(StoreFailed { class, what });
+        self.update(|all| std::mem::replace(&mut all.store_trouble, trouble.clone()) != trouble);
     }
 
     /// A check against the relay came to an end, and found so many documents that differ.

@@ -44,7 +44,7 @@ impl LocalLog {
             }
             Ok(writing.finish()?)
         };
-        self.submit_in_space(Durability::Relaxed, space, job, received_only(done));
+        self.submit_came(Durability::Relaxed, space, Received::came, job, received_only(done));
     }
 
     /// The two have compared everything: the cursor is this, and of everything up to `through` the

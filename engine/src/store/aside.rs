@@ -249,6 +249,6 @@ impl LocalLog {
             writing.try_again(document, fresh);
             writing.finish()
         };
-        self.submit_in_space(Durability::Full, space, job, received_only(done));
+        self.submit_came(Durability::Full, space, Received::came, job, received_only(done));
     }
 }

@@ -18,7 +18,8 @@ use super::indexes::{Indexes, is_unreadable};
 use super::install::{Source, install};
 use super::ledger::Ledger;
 use super::prepare::{JoinError, PrepareError, Prepared, Ready, ReadySnapshot};
-use super::rows::{document_row, heads, local_of, merges};
+use super::report::Came;
+use super::rows::{document_row, heads, local_of, merges, parts};
 use super::{
     LocalLog, SpaceCount, SpaceRow, UpstreamRow, deletion, displaced, fitting, held, links, partial,
 };
@@ -75,9 +76,20 @@ pub(crate) struct Received {
     /// How many entries that were aside are in their documents now.
     pub(crate) recovered: u64,
     pub(crate) deleted: Vec<Deleted>,
+    /// How many of the deleted documents the store had.
+    pub(crate) known_deleted: u64,
+    /// How many changes came into documents.
+    pub(crate) changes: u64,
     pub(crate) displaced: Vec<Displaced>,
     /// Documents that exceed limits by what came, once for each limit.
     pub(crate) oversized: Vec<(DocumentId, Excess)>,
+}
+
+impl Received {
+    /// What is counted of it.
+    pub(super) fn came(&self) -> Came {
+        Came { written: true, changes: self.changes, deleted: self.known_deleted }
+    }
 }
 
 impl LocalLog {
@@ -122,7 +134,7 @@ impl LocalLog {
             links::set_cursor(tx, upstream, space, &batch.cursor)?;
             Ok(writing.finish()?)
         };
-        self.submit_in_space(Durability::Relaxed, space, job, received_only(done));
+        self.submit_came(Durability::Relaxed, space, Received::came, job, received_only(done));
     }
 }
 
@@ -148,6 +160,8 @@ pub(super) struct Writing<'a> {
     /// What came to a document: orphans may wait for it.
     fresh: BTreeMap<DocumentId, aside::Fresh>,
     received: Received,
+    /// What the space had ever been added when it began.
+    added_before: u64,
     /// What a snapshot may have.
     pub(super) limits: FoldLimits,
 }
@@ -160,8 +174,10 @@ impl<'a> Writing<'a> {
         space: SpaceRow,
         limits: FoldLimits,
     ) -> rusqlite::Result<Self> {
+        let ledger = Ledger::new(conn, indexes, space)?;
         Ok(Self {
-            ledger: Ledger::new(conn, indexes, space)?,
+            added_before: ledger.totals.added,
+            ledger,
             upstream,
             held: IntervalSet::new(),
             touched: BTreeSet::new(),
@@ -391,10 +407,13 @@ impl<'a> Writing<'a> {
         at_ms: u64,
     ) -> rusqlite::Result<()> {
         self.hold_now()?;
+        let row = self.ledger.settle(&document)?;
+        let is_known = parts(self.ledger.conn, row)?.changes() > 0;
         let tombstone =
             deletion::Tombstone { author, at_ms, from: Some(self.upstream), unaware: 0 };
         if let Some(unsent) = deletion::delete(&mut self.ledger, &document, &tombstone)? {
             self.received.deleted.push(Deleted { document, unsent });
+            self.received.known_deleted += u64::from(is_known);
             self.touched.remove(&document);
             self.fresh.remove(&document);
         }
@@ -431,6 +450,9 @@ impl<'a> Writing<'a> {
             self.received.recovered += aside::retry(&mut self, document, &fresh)?;
         }
         self.hold_now()?;
+        let added = self.ledger.totals.added.saturating_sub(self.added_before);
+        // A deletion counts as one that was added.
+        self.received.changes = added.saturating_sub(self.received.deleted.len() as u64);
         let Self { ledger, touched, mut received, limits, .. } = self;
         let (conn, space) = (ledger.conn, ledger.space);
         ledger.finish()?;

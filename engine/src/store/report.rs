@@ -20,9 +20,22 @@ pub(crate) struct SpaceReport {
     pub(crate) count: SpaceCount,
     /// The documents whose changes are refused, if the list is not the one reported last.
     pub(crate) parked: Option<Vec<Parked>>,
+    /// What came from a relay by the commit.
+    pub(crate) came: Came,
     /// The commit's number, and the last one that is on disk.
     pub(crate) number: u64,
     pub(crate) synced: u64,
+}
+
+/// What came from a relay by one commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Came {
+    /// Whether the commit wrote what came, even if that was nothing new.
+    pub(crate) written: bool,
+    /// Changes that are in documents now.
+    pub(crate) changes: u64,
+    /// Documents that the store had, and that are deleted.
+    pub(crate) deleted: u64,
 }
 
 /// Called with each report, on the writer thread: it must not block.
@@ -47,6 +60,7 @@ struct Draft {
     count: SpaceCount,
     parked: Option<Vec<Parked>>,
     listed: Listed,
+    came: Came,
 }
 
 impl Reports {
@@ -64,7 +78,7 @@ impl Reports {
             true => None,
             false => Some(view::parked(conn, upstream, space)?),
         };
-        Ok(Draft { space, count, parked, listed })
+        Ok(Draft { space, count, parked, listed, came: Came::default() })
     }
 
     /// A space was removed.
@@ -78,10 +92,10 @@ impl Reports {
     }
 
     fn publish(&self, draft: Draft, number: u64, synced: u64) {
-        let Draft { space, count, parked, listed } = draft;
+        let Draft { space, count, parked, listed, came } = draft;
         self.listed.lock().insert(space, listed);
         if let Some(observer) = self.observer.get() {
-            observer(SpaceReport { space, count, parked, number, synced });
+            observer(SpaceReport { space, count, parked, came, number, synced });
         }
     }
 }
@@ -105,6 +119,20 @@ impl LocalLog {
         T: Send + 'static,
         E: Error + From<rusqlite::Error> + Send + 'static,
     {
+        self.submit_with(durability, |_| Came::default(), job, done);
+    }
+
+    /// As [`LocalLog::submit_reported`]; `came` says what of the result came from a relay.
+    fn submit_with<T, E>(
+        &self,
+        durability: Durability,
+        came: fn(&T) -> Came,
+        job: impl FnOnce(&Transaction<'_>) -> Result<(T, Vec<SpaceRow>), E> + Send + 'static,
+        done: impl FnOnce(Result<Committed<(T, Vec<SpaceCounted>)>, WriteError<E>>) + Send + 'static,
+    ) where
+        T: Send + 'static,
+        E: Error + From<rusqlite::Error> + Send + 'static,
+    {
         let reports = Arc::clone(&self.reports);
         let for_done = (Arc::clone(&self.reports), self.db.clone());
         let job = move |tx: &Transaction<'_>| {
@@ -113,7 +141,7 @@ impl LocalLog {
             for space in spaces {
                 // A space that was removed has nothing to report.
                 if rows::is_space(tx, space)? {
-                    drafts.push(reports.draft(tx, space)?);
+                    drafts.push(Draft { came: came(&value), ..reports.draft(tx, space)? });
                 }
             }
             Ok((value, drafts))
@@ -140,6 +168,21 @@ impl LocalLog {
         T: Send + 'static,
         E: Error + From<rusqlite::Error> + Send + 'static,
     {
+        self.submit_came(durability, space, |_| Came::default(), job, done);
+    }
+
+    /// As [`LocalLog::submit_in_space`]; `came` says what of the result came from a relay.
+    pub(super) fn submit_came<T, E>(
+        &self,
+        durability: Durability,
+        space: SpaceRow,
+        came: fn(&T) -> Came,
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+        done: impl FnOnce(Result<Committed<(SpaceCount, T)>, WriteError<E>>) + Send + 'static,
+    ) where
+        T: Send + 'static,
+        E: Error + From<rusqlite::Error> + Send + 'static,
+    {
         let job = move |tx: &Transaction<'_>| Ok((job(tx)?, vec![space]));
         let done = move |result: Result<Committed<(T, Vec<SpaceCounted>)>, WriteError<E>>| {
             done(result.map(|Committed { value: (value, counted), number }| {
@@ -147,7 +190,7 @@ impl LocalLog {
                 Committed { value: (count, value), number }
             }));
         };
-        self.submit_reported(durability, job, done);
+        self.submit_with(durability, came, job, done);
     }
 
     /// As [`LocalLog::submit_in_space`], and waits.

@@ -26,9 +26,10 @@ pub(super) fn stored(store: &Store) -> Status {
 pub(super) fn told(store: &Store) -> Status {
     let mut status = store.status();
     status.loaded = crate::LoadedDocuments::default();
-    (status.last_error, status.upstream) = (None, None);
+    (status.last_error, status.upstream, status.store_trouble) = (None, None, None);
     for space in status.spaces.values_mut() {
         (space.checks, space.drifted) = (0, 0);
+        (space.received, space.deleted) = (0, 0);
     }
     status
 }

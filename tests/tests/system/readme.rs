@@ -28,10 +28,10 @@ fn the_quickstart_saves_without_a_relay() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
-    assert!(said.contains("Hello, Landfall") && said.starts_with("automerge:"), "{said}");
+    assert!(said.contains(": Hello, Landfall 🏝️\n") && said.starts_with("automerge:"), "{said}");
     // Whoever runs a relay on the default port has it there too.
     assert!(said.contains("saved here") || said.contains("on the relay"), "{said}");
-    assert!(folder.path().join("notes.landfall").exists());
+    assert!(folder.path().join("hello.landfall").exists());
 }
 
 #[test]

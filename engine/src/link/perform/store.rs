@@ -6,7 +6,7 @@ use landfall_protocol::replica::{Batch, DocumentBatch, Incoming, PART_WEIGHT};
 use landfall_protocol::{Cursor, DocumentId, Local, SpaceName};
 use landfall_storage::{Committed, WriteError};
 
-use super::{Outcome, Performer, chain};
+use super::{Outcome, Performer, failed};
 use crate::store::{LocalLog, Ready, ReceiveError, Received, SnapshotPart, SpaceRow};
 
 /// What is called when arrivals are written, or could not be.
@@ -56,7 +56,7 @@ impl Performer {
                     core.received(&space, row, received);
                     Outcome::Stored(space)
                 }
-                Err(error) => Outcome::Failed(chain(&error)),
+                Err(error) => failed(&core, &error),
             };
             owed.give(outcome);
         })
@@ -66,11 +66,11 @@ impl Performer {
         let Some(row) = self.row(&space) else { return };
         // As the machine weighs it.
         let bytes = part.bytes.len() + PART_WEIGHT;
-        let owed = self.owed(row, bytes);
+        let (core, owed) = (Arc::clone(&self.core), self.owed(row, bytes));
         let done = move |result: Result<Committed<()>, WriteError<ReceiveError>>| {
             let outcome = match result {
                 Ok(_) => Outcome::Stored(space),
-                Err(error) => Outcome::Failed(chain(&error)),
+                Err(error) => failed(&core, &error),
             };
             owed.give(outcome);
         };
@@ -88,11 +88,11 @@ impl Performer {
         except: Vec<DocumentId>,
     ) {
         let Some(row) = self.row(&space) else { return };
-        let owed = self.owed(row, 0);
+        let (core, owed) = (Arc::clone(&self.core), self.owed(row, 0));
         let done = move |result: Result<Committed<_>, WriteError<_>>| {
             let outcome = match result {
                 Ok(_) => Outcome::Reconciled(space),
-                Err(error) => Outcome::Failed(chain(&error)),
+                Err(error) => failed(&core, &error),
             };
             owed.give(outcome);
         };

@@ -1,0 +1,255 @@
+//! Handing a command over: the process that has a store open for long (`watch`, or `notes edit` while the
+//! editor is open) performs the commands of others on it, and gives back what they said. Who hands over
+//! does what needs a person: it asks, opens the editor and reads standard input.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use landfall::Store;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{Cli, Place};
+use crate::control::{self, AskError, Control};
+use crate::editor;
+use crate::failure::{Exit, Failure};
+use crate::find;
+use crate::note::BODY;
+use crate::notebook::Notebook;
+use crate::notes;
+use crate::term;
+use crate::text::Base;
+
+/// A command, as it is handed over.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Request {
+    /// The command line, the program's name first.
+    args: Vec<String>,
+    /// What relative paths in it start from.
+    folder: PathBuf,
+    space: String,
+    quiet: bool,
+    offline: bool,
+    /// The relay's URL, if one was given.
+    relay: Option<String>,
+    /// What was on standard input, if the command reads that.
+    input: Option<String>,
+    /// The person has said yes.
+    is_confirmed: bool,
+    /// What a person made of a note's text in an editor.
+    draft: Option<Draft>,
+}
+
+/// A text as it was when its editing began, and as it is now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Draft {
+    /// The document's heads when the editing began.
+    pub(crate) heads: Vec<String>,
+    pub(crate) before: String,
+    pub(crate) after: String,
+}
+
+/// What became of a command.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Answer {
+    /// It ended; what it said to standard output and error, and how it failed if it did.
+    Ended { out: String, err: String, failure: Option<Failure> },
+    /// The person must be asked; then it is to be handed over again.
+    Confirm { question: String },
+}
+
+/// That a command is performed for another process.
+#[derive(Clone)]
+pub(crate) struct Hosted {
+    pub(crate) store: Store,
+    request: Arc<Request>,
+}
+
+impl std::fmt::Debug for Hosted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hosted").field("request", &self.request).finish_non_exhaustive()
+    }
+}
+
+impl Hosted {
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.request.is_confirmed
+    }
+
+    pub(crate) fn draft(&self) -> Option<&Draft> {
+        self.request.draft.as_ref()
+    }
+
+    /// A path of the command line.
+    pub(crate) fn path(&self, given: &std::path::Path) -> PathBuf {
+        self.request.folder.join(given)
+    }
+}
+
+/// What this process has read from standard input.
+static INPUT: OnceLock<String> = OnceLock::new();
+
+/// Standard input, which can be read once only, and by the process that a person started.
+pub(crate) fn input(
+    place: &Place,
+    read: impl FnOnce() -> Result<String, Failure>,
+) -> Result<String, Failure> {
+    if let Some(hosted) = &place.hosted {
+        let input = hosted.request.input.clone();
+        return input.ok_or_else(|| refused("standard input did not come along"));
+    }
+    if INPUT.get().is_none() {
+        // Nobody else sets it: commands run one after the other.
+        let _ = INPUT.set(read()?);
+    }
+    Ok(INPUT.get().cloned().unwrap_or_default())
+}
+
+fn refused(why: &str) -> Failure {
+    Failure::new(Exit::Store, "the command was not taken", why, "end that process first")
+}
+
+/// Performs the commands that others hand over, until it is dropped. Where that cannot be offered, the
+/// reason is said, and others must wait.
+pub(crate) fn serve(notebook: &Notebook, place: &Place) -> Option<Control> {
+    let store = notebook.store.clone();
+    let relay = (!place.offline).then(|| place.relay_url());
+    let answer = move |request: Request| perform(&store, relay.as_deref(), request);
+    let served = Control::serve(&place.store, answer);
+    served
+        .map_err(|error| {
+            notebook.remark(format!("other commands cannot edit meanwhile: {error}"));
+        })
+        .ok()
+}
+
+fn perform(store: &Store, relay: Option<&str>, request: Request) -> Answer {
+    let (result, said) = term::captured(|| run(store, relay, request));
+    match result {
+        Err(failure) if failure.question().is_some() => {
+            Answer::Confirm { question: failure.question().unwrap_or_default().to_owned() }
+        }
+        result => Answer::Ended { out: said.out, err: said.err, failure: result.err() },
+    }
+}
+
+fn run(store: &Store, relay: Option<&str>, request: Request) -> Result<(), Failure> {
+    if let (true, Some(relay)) = (request.offline, relay) {
+        let why = format!("the process that has the store is connected to {relay}");
+        let remedy = "leave --offline out, or end that process first";
+        return Err(Failure::new(Exit::Usage, "nothing was done", why, remedy));
+    }
+    let given = request.relay.as_deref().filter(|_| !request.offline);
+    if given.is_some_and(|given| relay.map(without_space) != Some(without_space(given))) {
+        let which = relay.unwrap_or("no relay");
+        let why = format!("the process that has the store syncs with {which}");
+        let remedy = "leave --relay out, or end that process first";
+        return Err(Failure::new(Exit::Usage, "nothing was done", why, remedy));
+    }
+    let cli = Cli::of(request.args.iter().map(Into::into));
+    let cli = cli.map_err(|_| refused("the process that has the store is of another version"))?;
+    if !cli.command.may_be_handed_over() {
+        return Err(refused("it needs the store for itself"));
+    }
+    let (space, quiet) = (request.space.clone(), request.quiet);
+    let hosted = Some(Hosted { store: store.clone(), request: Arc::new(request) });
+    let place = Place { space, quiet, hosted, ..cli.place };
+    crate::dispatch(&place, cli.command)
+}
+
+/// A relay's URL without the space in its path, which is no other relay.
+fn without_space(url: &str) -> &str {
+    url.trim().split("/spaces/").next().unwrap_or_default().trim_end_matches('/')
+}
+
+/// Has the process that has the store open perform this process's command. `edits`: the note that it opens
+/// an editor on. `in_use`: what to say if nobody takes commands there.
+pub(crate) fn hand_over(
+    place: &Place,
+    edits: Option<&str>,
+    in_use: Failure,
+) -> Result<(), Failure> {
+    if !control::is_served(&place.store) {
+        return Err(in_use);
+    }
+    let mut request = request(place)?;
+    let Some(note) = edits else { return ask(place, &mut request, in_use) };
+    let Some((draft, path)) = draft(place, note)? else {
+        if !place.quiet {
+            term::note("nothing was changed");
+        }
+        return Ok(());
+    };
+    request.draft = Some(draft.clone());
+    let done = match ask(place, &mut request, in_use) {
+        // It ended while the editor was open: the store is free.
+        Err(failure) if failure.is_store_in_use() => {
+            let cli = Cli::of(std::env::args_os()).map_err(|error| refused(&error.to_string()))?;
+            crate::dispatch(&Place { draft: Some(draft), ..place.clone() }, cli.command)
+        }
+        done => done,
+    };
+    if done.is_ok() {
+        editor::remove(&path);
+    }
+    done.map_err(|failure| {
+        let again = match failure.exit() {
+            Exit::Note => "notes new".to_owned(),
+            _ => format!("notes edit {note}"),
+        };
+        failure.and(editor::kept_in(&path, &again))
+    })
+}
+
+fn request(place: &Place) -> Result<Request, Failure> {
+    let args = std::env::args_os().map(|arg| arg.into_string());
+    let args = args.collect::<Result<Vec<String>, _>>();
+    let args = args.map_err(|_| refused("its arguments are not UTF-8"))?;
+    let folder = std::env::current_dir().map_err(|error| refused(&error.to_string()))?;
+    Ok(Request {
+        args,
+        folder,
+        space: place.space.clone(),
+        quiet: place.quiet,
+        offline: place.offline,
+        relay: place.given_relay(),
+        input: INPUT.get().cloned(),
+        ..Request::default()
+    })
+}
+
+/// Lets a person edit the text, and gives what they made of it and its file; `None` if nothing changed.
+fn draft(place: &Place, note: &str) -> Result<Option<(Draft, PathBuf)>, Failure> {
+    let notebook = notes::open_to_read(place, note)?;
+    let document = notes::found(&notebook, note)?.document;
+    let base = Base::take(&document, BODY)?;
+    let id = find::short(&document.id());
+    let edited = editor::edit(base.text()).map_err(|error| error.failure(&id))?;
+    let Some(path) = edited.draft else { return Ok(None) };
+    let heads = base.heads().iter().map(ToString::to_string).collect();
+    let draft = Draft { heads, before: base.text().to_owned(), after: edited.text };
+    Ok(Some((draft, path)))
+}
+
+fn ask(place: &Place, request: &mut Request, in_use: Failure) -> Result<(), Failure> {
+    loop {
+        let answer = match control::ask::<&Request, Answer>(&place.store, request) {
+            Ok(answer) => answer,
+            Err(AskError::NotServed) => return Err(in_use),
+            Err(error) => return Err(in_use.because(&error)),
+        };
+        match answer {
+            Answer::Confirm { question } => {
+                crate::deleted::confirm(place, &question, false, "nothing was done")?;
+                request.is_confirmed = true;
+            }
+            Answer::Ended { out, err, failure } => {
+                term::say_lines(&out);
+                term::note_lines(&err);
+                return failure.map_or(Ok(()), Err);
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Editors that end badly, and texts that cannot be taken: what a person typed is in a file that is named.
+
+use std::path::PathBuf;
+
+use crate::harness::{Done, Home, Relay};
+
+/// Edits the note `Work` of a store with a shell script as the editor.
+fn edit(home: &Home, args: &[&str], script: &str) -> Done {
+    home.write("editor.sh", script);
+    let mut edit = home.command([args, &["notes", "edit", "work"]].concat());
+    edit.env("EDITOR", "sh editor.sh");
+    Done::of(&mut edit)
+}
+
+/// The file that the error names.
+fn kept(err: &str) -> PathBuf {
+    let (_, rest) = err.split_once("your text is kept in ").expect(err);
+    PathBuf::from(rest.split_once(", for `landfall-demo notes ").expect(err).0)
+}
+
+const OFFLINE: &[&str] = &["--offline"];
+
+#[test]
+fn what_was_typed_is_kept_however_the_editor_ends() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Work", "--text", "start"]).ok();
+    for (script, code, says) in [
+        (r#"printf 'an hour of work, caf\351\n' >> "$1""#, 1, "line 2 has the byte 0xe9"),
+        // Without a mark, or cut in the middle of a letter.
+        (r#"printf 'a\0n\0d\0' > "$1""#, 1, "it looks like UTF-16"),
+        (r#"printf '\377\376a\0n\0\0' > "$1""#, 1, "it looks like UTF-16"),
+        (r#"printf 'an hour of work\n\377\n' >> "$1""#, 1, "line 3 has the byte 0xff"),
+        (r#"echo "an hour of work" >> "$1"; kill -SEGV $$"#, 1, "signal: 11"),
+        (r#"echo "an hour of work" >> "$1"; exit 1"#, 1, "ended with exit status: 1"),
+        // As when the terminal's window is closed.
+        (r#"echo "an hour of work" >> "$1"; kill -HUP $PPID; exec sleep 5"#, 130, "a signal"),
+        (r#"head -c 1100000 /dev/zero | tr '\0' y >> "$1""#, 7, "the text was not taken"),
+    ] {
+        let done = edit(&home, OFFLINE, script);
+        let draft = kept(&done.err());
+        done.failed(code, &[says, "--text - < "]);
+        assert!(std::fs::read(&draft).unwrap().len() >= 6, "{}", draft.display());
+        std::fs::remove_file(draft).unwrap();
+        assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
+        assert_eq!(home.run(&["-q", "notes", "show", "work"]).ok(), "Work\nstart\n");
+    }
+}
+
+#[test]
+fn a_draft_is_taken_by_the_command_that_is_named() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Work", "--text", "start"]).ok();
+    let done = edit(&home, OFFLINE, r#"echo "an hour of work" >> "$1"; exit 1"#);
+    let err = done.err();
+    let command = err.split('`').rev().nth(1).unwrap().replacen("landfall-demo", "\"$DEMO\" -q", 1);
+    let mut shell = home.shell(&format!("{command} --offline"));
+    assert!(shell.status().unwrap().success(), "{command}");
+    assert_eq!(home.run(&["-q", "notes", "show", "work"]).ok(), "Work\nstart\nan hour of work\n");
+}
+
+/// As some editors on Windows write it; with a mark it says so itself.
+#[test]
+fn utf16_with_a_mark_is_taken() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Work", "--text", "start\n"]).ok();
+    edit(&home, OFFLINE, r#"printf '\377\376a\0\n\0\042\157' > "$1""#).ok();
+    assert_eq!(home.run(&["-q", "notes", "show", "work"]).ok(), "Work\na\n漢\n");
+    assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
+}
+
+/// Ctrl-C belongs to the editor: most of them only leave a mode by it.
+#[test]
+fn a_key_that_interrupts_the_editor_does_not_end_the_edit() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Work", "--text", "start"]).ok();
+    edit(&home, OFFLINE, r#"kill -INT $PPID; kill -QUIT $PPID; echo "more" >> "$1""#).ok();
+    assert_eq!(home.run(&["-q", "notes", "show", "work"]).ok(), "Work\nstart\nmore\n");
+    assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
+}
+
+#[test]
+fn opening_and_closing_an_editor_changes_nothing() {
+    let home = Home::new();
+    for text in ["start", "start\n", "a\r\nb\r\n", "a\r\nb", "a\rb\r", "\u{feff}a\r\n\n"] {
+        let args = ["--offline", "notes", "new", "Work", "--text", "-"];
+        assert_eq!(home.with_input(&args, text).code(), Some(0));
+        let done = edit(&home, OFFLINE, "true");
+        assert!(done.err().contains("nothing was changed"), "{text:?} {}", done.err());
+        assert!(done.ok().contains("(1 pending)"), "{text:?}");
+        home.run(&["--offline", "notes", "rm", "work", "--yes"]).ok();
+        home.run(&["store", "backup", "copy"]).ok();
+        for file in ["notes.landfall", "copy"] {
+            std::fs::remove_file(home.path(file)).unwrap();
+        }
+    }
+}
+
+/// While it was edited: the draft is named, and where it is not too late for the store, what was written.
+#[test]
+fn a_note_that_was_deleted_meanwhile_says_so() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    home.at(&relay, &["--store", "ann", "notes", "new", "Work", "--text", "start"]).ok();
+    home.at(&relay, &["--store", "ben", "sync"]).ok();
+    let script = "\
+\"$DEMO\" --store ann --relay \"$RELAY\" -q notes rm work --yes || exit 1
+tries=0
+while \"$DEMO\" --store ben --quiet notes show work > shown 2>&1; do
+    tries=$((tries + 1)); [ $tries -lt 500 ] || exit 1
+done
+echo 'an hour of work' >> \"$1\"
+";
+    home.write("editor.sh", script);
+    let mut command = home.command(["--store", "ben", "--relay", &relay.url, "notes", "edit", "1"]);
+    let done = Done::of(command.env("EDITOR", "sh editor.sh").env("RELAY", &relay.url));
+    let draft = kept(&done.err());
+    done.failed(5, &["the note was deleted meanwhile, for good", "landfall-demo notes new --text"]);
+    assert_eq!(std::fs::read_to_string(draft).unwrap(), "start\nan hour of work\n");
+    // Before this store heard of it, or after: both say so.
+    home.at(&relay, &["--store", "ann", "notes", "new", "Work", "--text", "start"]).ok();
+    home.at(&relay, &["--store", "ben", "sync"]).ok();
+    home.at(&relay, &["--store", "ann", "notes", "rm", "work", "--yes"]).ok();
+    home.at(&relay, &["--store", "ben", "notes", "append", "work", "more"])
+        .failed(5, &["the note was deleted meanwhile, for good", "notes deleted"]);
+}

@@ -1,0 +1,53 @@
+//! A relay's URL in the forms that a browser takes, and the space that its path may name.
+
+use crate::harness::{Home, Relay};
+
+#[test]
+fn a_relay_is_reached_by_every_form_of_its_url() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    let url = &relay.url;
+    home.at(&relay, &["notes", "new", "A"]).ok();
+    for form in [
+        format!("{url}/"),
+        format!("{url}/?device=7"),
+        format!("{url}?device=7"),
+        format!("{url}?"),
+        format!("{url}#top"),
+        url.replacen("ws", "WS", 1),
+        format!(" {url}"),
+        format!("{url} \n"),
+        url.replace("127.0.0.1", "localhost"),
+    ] {
+        let synced = home.run(&["--relay", &form, "sync", "--timeout", "60s"]).ok();
+        assert!(synced.starts_with("in sync: 1 note;"), "{form:?} {synced}");
+    }
+    // It answers, and not as a relay: however long one would wait.
+    let wrong = format!("{url}/elsewhere");
+    home.run(&["--relay", &wrong, "sync", "--timeout", "2m"])
+        .failed(4, &["no Landfall relay", "404", "give the URL that the relay says it listens on"]);
+    let page = url.replacen("ws", "http", 1);
+    home.run(&["--relay", &page, "sync"]).failed(2, &["it is a page's", &format!("{url}/")]);
+}
+
+#[test]
+fn a_path_names_the_space_as_it_does_for_browsers() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    let url = format!("{}/spaces/team", relay.url);
+    home.run(&["--relay", &url, "notes", "new", "Of the team"]).ok();
+    let names = |store: &str, space: &str| {
+        home.run(&["--store", store, "--space", space, "-q", "notes", "list"]).ok()
+    };
+    assert!(names("notes.landfall", "team").contains("Of the team"));
+    assert_eq!(names("notes.landfall", "default"), "");
+    home.at(&relay, &["--store", "ben", "--space", "team", "sync"]).ok();
+    assert!(names("ben", "team").contains("Of the team"));
+    home.run(&["--store", "cem", "--relay", &format!("{url}/"), "--space", "team", "sync"]).ok();
+    assert!(names("cem", "team").contains("Of the team"));
+    home.run(&["--store", "dan", "--relay", &url, "--space", "other", "sync"])
+        .failed(2, &["two spaces are named", "`team`", "`other`"]);
+    assert!(!home.path("dan").exists());
+    let no_name = format!("{}/spaces/a b", relay.url);
+    home.run(&["--relay", &no_name, "sync"]).failed(2, &["no name of a space"]);
+}
