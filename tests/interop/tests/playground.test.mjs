@@ -237,6 +237,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     // What Ben wrote has come as soon as the list shows it; the text waits.
     await says(ann, ".row-line", "Ben: ")
     expect(await textOf(ann)).toBe("<か>")
+    expect(await textOf(ben), "half a character is nobody else's business").toBe("Ben: <>")
     await input.send("Input.insertText", { text: "漢" })
     await holds(ann, "Ben: <漢>")
     await ann.keyboard.type("字")
