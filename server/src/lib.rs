@@ -20,6 +20,7 @@
 
 mod allocator;
 mod backups;
+mod budgets;
 mod checks;
 pub mod cli;
 mod folding;
@@ -40,6 +41,7 @@ mod rooms;
 pub mod serve;
 mod session;
 pub mod store;
+mod turns;
 
 pub use backups::BackupOptions;
 pub use folding::FoldOptions;

@@ -6,16 +6,16 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::{self, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 use axum::routing::get;
+use axum::{Extension, Router};
 use landfall_protocol::{DocumentId, SpaceName};
 use tracing::error;
 
-use super::{DEFAULT_SPACE, Door, text};
+use super::{DEFAULT_SPACE, Door, Peer, text};
 use crate::limits;
 use crate::store::StoreError;
 
@@ -173,13 +173,17 @@ fn asked(query: Option<&str>) -> Result<Asked, String> {
 
 /// `{relay, documents, next}`: ids in the order of their bytes, and where to go on, or null. A space
 /// that nobody has written to is one without documents.
-async fn documents(State(door): State<Arc<Door>>, uri: Uri) -> Response<Body> {
+async fn documents(
+    State(door): State<Arc<Door>>,
+    Extension(peer): Extension<Peer>,
+    uri: Uri,
+) -> Response<Body> {
     let asked = match asked(uri.query()) {
         Ok(asked) => asked,
         Err(what) => return text(StatusCode::BAD_REQUEST, what),
     };
     let limit = asked.limit;
-    let mut found = match listed(&door, asked).await {
+    let mut found = match listed(&door, &peer, asked).await {
         Ok(found) => found,
         Err(error) => {
             error!(error = error.chain(), "the documents could not be listed");
@@ -199,8 +203,8 @@ async fn documents(State(door): State<Arc<Door>>, uri: Uri) -> Response<Body> {
 }
 
 /// Reads the store where reading may wait, in turn with the sessions' pages.
-async fn listed(door: &Door, asked: Asked) -> Result<Vec<DocumentId>, StoreError> {
-    let turn = Arc::clone(&door.sessions.page_reads).acquire_owned().await;
+async fn listed(door: &Door, peer: &Peer, asked: Asked) -> Result<Vec<DocumentId>, StoreError> {
+    let turn = door.sessions.page_reads.take(door.sessions.asker(peer.address)).await;
     let store = Arc::clone(&door.sessions.store);
     let read = tokio::task::spawn_blocking(move || {
         let found = store.documents(&asked.space, asked.after, asked.limit + 1);
