@@ -119,7 +119,7 @@ fn changes_that_follow_very_many_others() {
         let (changes, _) = crowd(0xd0, 5_000);
         prepare(attack.port, "dependent", DOCUMENT, &changes);
         let hashes: Vec<ChangeHash> = changes[1..].iter().map(|change| hash_of(change)).collect();
-        let mut sessions: Vec<_> = (0..4).map(|_| subscribed(attack.port, "dependent")).collect();
+        let mut sessions: Vec<_> = (0..16).map(|_| subscribed(attack.port, "dependent")).collect();
         for id in 1..u32::MAX {
             for (number, session) in (0..).zip(&mut sessions) {
                 if !attack.goes_on() {
