@@ -108,7 +108,7 @@ fn an_entry_counts_as_much_as_the_commit_that_it_keeps() {
 #[test]
 fn what_is_said_reaches_everybody_else_who_follows() {
     let (rooms, here) = (rooms(), space("here"));
-    let seats: Vec<_> = (0..4).map(|id| seat_of(id)).collect();
+    let seats: Vec<_> = (0..4).map(seat_of).collect();
     rooms.enter(&here, document(1), &seats[0]);
     rooms.enter(&here, document(1), &seats[1]);
     rooms.listen(&here, 7, Filter::Everything, &seats[2]);
@@ -215,7 +215,7 @@ fn whoever_waits_is_woken() {
 #[test]
 fn one_who_says_too_much_is_dropped_until_it_is_paid_for_and_others_are_heard() {
     let (rooms, here) = (rooms(), space("here"));
-    let seats: Vec<_> = (2..102).map(|id| seat_of(id)).collect();
+    let seats: Vec<_> = (2..102).map(seat_of).collect();
     seats.iter().for_each(|seat| rooms.listen(&here, 1, Filter::Everything, seat));
     let (loud, quiet) = (seat_of(0), seat_of(1));
     let now = Instant::now();
