@@ -1,151 +1,55 @@
 //! When a session's changes are checked, and where: at once if that takes no millisecond, else on the
-//! pool of blocking threads, a few at a time, in turns that go to the session that used least lately.
+//! pool of blocking threads, a few at a time, in turns.
 //!
 //! Each session has a budget of work per second. One that exceeds it waits, with all that it pushes,
-//! until its budget has caught up; no other session does.
+//! until its budget has caught up; no other session does. All sessions of an address have a larger one
+//! together, which connecting again does not renew.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use landfall_protocol::Moment;
 use landfall_protocol::admission::Work;
 use landfall_protocol::rate::TokenBucket;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
+use crate::budgets::Budgets;
 use crate::limits;
-
-/// Who waits for a turn, and who is next. Pure.
-#[derive(Debug)]
-struct Turns {
-    free: usize,
-    /// By ticket, each with the budget that its session had when it came.
-    waiting: BTreeMap<u64, TokenBucket>,
-    tickets: u64,
-}
-
-impl Turns {
-    fn new(free: usize) -> Self {
-        Self { free, waiting: BTreeMap::new(), tickets: 0 }
-    }
-
-    /// Adds one that waits; gives its ticket.
-    fn wait(&mut self, budget: TokenBucket) -> u64 {
-        self.tickets += 1;
-        self.waiting.insert(self.tickets, budget);
-        self.tickets
-    }
-
-    /// Whose turn it is, if one is free: the one with most of its budget left, then the one that
-    /// came first. A budget fills while its session waits, so each has its turn in the end.
-    fn next(&mut self, now: Moment) -> Option<u64> {
-        if self.free == 0 {
-            return None;
-        }
-        let rank = |(ticket, budget): &(&u64, &TokenBucket)| {
-            (budget.tokens(now), std::cmp::Reverse(**ticket))
-        };
-        let ticket = *self.waiting.iter().max_by_key(rank)?.0;
-        self.waiting.remove(&ticket);
-        self.free -= 1;
-        Some(ticket)
-    }
-}
-
-struct State {
-    turns: Turns,
-    waiters: BTreeMap<u64, oneshot::Sender<Turn>>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    start: Instant,
-}
-
-impl Shared {
-    fn now(&self) -> Moment {
-        Moment(self.start.elapsed())
-    }
-
-    /// Changes who waits, then gives out the turns that are free.
-    fn serve(self: &Arc<Self>, change: impl FnOnce(&mut State)) {
-        let mut told = Vec::new();
-        {
-            let mut state = self.state.lock();
-            change(&mut state);
-            while let Some(ticket) = state.turns.next(self.now()) {
-                told.push((state.waiters.remove(&ticket), Turn { shared: Arc::clone(self) }));
-            }
-        }
-        for (tell, turn) in told {
-            // One that waits no more gives it back: `turn` is dropped with the lock released.
-            if let Some(Err(unwanted)) = tell.map(|tell| tell.send(turn)) {
-                drop(unwanted);
-            }
-        }
-    }
-}
-
-/// A turn, until it is dropped.
-struct Turn {
-    shared: Arc<Shared>,
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.shared.serve(|state| state.turns.free += 1);
-    }
-}
-
-/// A place among those that wait, given up when it is dropped.
-struct Place<'a> {
-    shared: &'a Arc<Shared>,
-    ticket: u64,
-    told: oneshot::Receiver<Turn>,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let ticket = self.ticket;
-        self.shared.serve(|state| {
-            state.turns.waiting.remove(&ticket);
-            state.waiters.remove(&ticket);
-        });
-    }
-}
+use crate::memory::Key;
+use crate::turns::Turns;
 
 /// The checks of a whole relay. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Checks {
-    shared: Arc<Shared>,
+    turns: Turns,
 }
 
 impl Checks {
     /// So many at a time on the pool.
     pub(crate) fn new(at_a_time: usize) -> Self {
-        let state = State { turns: Turns::new(at_a_time), waiters: BTreeMap::new() };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), start: Instant::now() }) }
+        let budgets = Budgets::new(limits::SHARE_CHECK_RATE, limits::SHARE_CHECK_BURST);
+        Self { turns: Turns::within(at_a_time, budgets) }
     }
 
     /// What one session has checked.
-    pub(crate) fn of_session(&self) -> Checker {
+    pub(crate) fn of_session(&self, key: Key) -> Checker {
         let (rate, burst) = (limits::CHECK_RATE, limits::CHECK_BURST);
-        let budget = TokenBucket::new(rate, burst, self.shared.now());
-        Checker { shared: Arc::clone(&self.shared), budget: Arc::new(Mutex::new(budget)) }
+        let budget = TokenBucket::new(rate, burst, self.turns.now());
+        Checker { turns: self.turns.clone(), key, budget: Arc::new(Mutex::new(budget)) }
     }
 }
 
 /// The checks of one session. Clones are of the same session.
 #[derive(Clone)]
 pub(crate) struct Checker {
-    shared: Arc<Shared>,
+    turns: Turns,
+    key: Key,
     budget: Arc<Mutex<TokenBucket>>,
 }
 
 impl Checker {
     /// Checks something: with `light`, if it gives an answer within what may be done at once; else
-    /// with `heavy` on the pool. Waits for the session's budget first. `None` if the check panicked.
+    /// with `heavy` on the pool. Waits for the session's budget first, and on the pool for its address's.
+    /// `None` if the check panicked.
     pub(crate) async fn check<I, T>(
         &self,
         mut input: I,
@@ -165,7 +69,7 @@ impl Checker {
             self.spend(work);
             return Some((checked, input));
         }
-        let turn = self.turn().await?;
+        let turn = self.turns.take(self.key).await?;
         let budget = Spending { checker: self.clone(), work };
         let task = tokio::task::spawn_blocking(move || {
             let mut spending = budget;
@@ -178,26 +82,16 @@ impl Checker {
         task.await.ok()
     }
 
-    /// How long until the session has paid for what was checked.
+    /// How long until the session has paid for what was checked, and its address nearly: what others of
+    /// the address push is checked in turns, and makes it owe a little again and again.
     pub(crate) fn debt(&self) -> Duration {
-        self.budget.lock().wait(self.shared.now())
+        let of_share = self.turns.debt(self.key.share).saturating_sub(limits::SHARE_CHECK_LENT);
+        self.budget.lock().wait(self.turns.now()).max(of_share)
     }
 
     fn spend(&self, work: Work) {
-        self.budget.lock().spend(self.shared.now(), work.units());
-    }
-
-    async fn turn(&self) -> Option<Turn> {
-        let budget = *self.budget.lock();
-        let (tell, told) = oneshot::channel();
-        let mut ticket = 0;
-        self.shared.serve(|state| {
-            ticket = state.turns.wait(budget);
-            state.waiters.insert(ticket, tell);
-        });
-        let mut place = Place { shared: &self.shared, ticket, told };
-        // The sender is kept until it is used.
-        (&mut place.told).await.ok()
+        self.budget.lock().spend(self.turns.now(), work.units());
+        self.turns.spend(self.key.share, work.units());
     }
 }
 
@@ -218,39 +112,11 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
+    use crate::memory::ShareKey;
 
-    fn at(milliseconds: u64) -> Moment {
-        Moment(Duration::from_millis(milliseconds))
-    }
-
-    /// A budget of which so much was spent at the start.
-    fn spent(tokens: u64) -> TokenBucket {
-        let mut budget = TokenBucket::new(1_000, 4_000, at(0));
-        budget.spend(at(0), tokens);
-        budget
-    }
-
-    #[test]
-    fn the_session_that_used_least_lately_is_next() {
-        let mut turns = Turns::new(2);
-        let [much, little, none] = [9_000, 100, 0].map(|tokens| turns.wait(spent(tokens)));
-        let first = turns.wait(spent(100));
-        assert_eq!(turns.next(at(0)), Some(none));
-        assert_eq!(turns.next(at(0)), Some(little));
-        assert_eq!(turns.next(at(0)), None, "no turn is free");
-        turns.free += 2;
-        assert_eq!(turns.next(at(0)), Some(first));
-        assert_eq!(turns.next(at(0)), Some(much));
-    }
-
-    #[test]
-    fn one_that_used_much_is_not_passed_over_for_ever() {
-        let mut turns = Turns::new(1);
-        let much = turns.wait(spent(9_000));
-        turns.wait(spent(0));
-        turns.wait(spent(0));
-        // Its budget is full again, like those of the others, and it came before them.
-        assert_eq!(turns.next(at(9_000)), Some(much));
+    /// A session of an address.
+    fn session(address: u64, number: u64) -> Key {
+        Key { share: ShareKey::Session(address), account: number }
     }
 
     /// What waits until it is let go, or does nothing.
@@ -268,11 +134,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_session_queues_delays_others_by_what_runs_and_no_more() {
+    async fn what_an_address_queues_delays_others_by_what_runs_and_no_more() {
         let checks = Checks::new(1);
         let (go, held) = std::sync::mpsc::channel();
-        let (flooder, other) = (checks.of_session(), checks.of_session());
-        flooder.spend(Work { operations: 1_000, bytes: 0 });
+        let (flooder, other) = (checks.of_session(session(1, 1)), checks.of_session(session(2, 2)));
         let order = Arc::new(Mutex::new(Vec::new()));
         let start = |name: &'static str, checker: &Checker, held: Held| {
             let (order, checker) = (Arc::clone(&order), checker.clone());
@@ -289,16 +154,17 @@ mod tests {
             })
         };
         let mut all = vec![start("runs", &flooder, Some(held))];
-        let waiting = |checks: &Checks| checks.shared.state.lock().turns.waiting.len();
-        while checks.shared.state.lock().turns.free > 0 {
+        while checks.turns.free() > 0 {
             tokio::task::yield_now().await;
         }
-        all.extend((0..3).map(|_| start("flooder", &flooder, None)));
-        while waiting(&checks) < 3 {
+        // Over as many sessions as it likes.
+        let flooders = [2, 3, 4].map(|number| checks.of_session(session(1, number)));
+        all.extend(flooders.iter().map(|flooder| start("flooder", flooder, None)));
+        while checks.turns.waiting() < 3 {
             tokio::task::yield_now().await;
         }
         all.push(start("other", &other, None));
-        while waiting(&checks) < 4 {
+        while checks.turns.waiting() < 4 {
             tokio::task::yield_now().await;
         }
         // One that is given up takes no turn with it.
@@ -308,13 +174,13 @@ mod tests {
             task.await.unwrap();
         }
         assert_eq!(*order.lock(), ["runs", "other", "flooder", "flooder"]);
-        assert_eq!(checks.shared.state.lock().turns.free, 1);
+        assert_eq!(checks.turns.free(), 1);
     }
 
     #[tokio::test]
     async fn a_session_beyond_its_budget_waits_and_others_do_not() {
         let checks = Checks::new(1);
-        let (greedy, other) = (checks.of_session(), checks.of_session());
+        let (greedy, other) = (checks.of_session(session(1, 1)), checks.of_session(session(2, 2)));
         heavy(greedy.clone(), None, limits::CHECK_BURST + 3_600 * limits::CHECK_RATE)
             .await
             .unwrap();
@@ -329,26 +195,37 @@ mod tests {
     #[tokio::test]
     async fn a_check_that_panics_gives_its_turn_back() {
         let checks = Checks::new(1);
-        let checker = checks.of_session();
+        let checker = checks.of_session(session(1, 1));
         let light = |_: &mut (), _: Work, _: &mut Work| None;
         let bug = |_: &mut (), _: &mut Work| panic!("a bug");
         assert!(checker.check((), light, bug).await.is_none());
         assert!(heavy(checker, None, 1).await.is_some());
     }
 
-    /// A thousand sessions of one address are new, so each has all of its budget. A person who typed a little
-    /// pastes a page.
-    #[test]
-    fn critic_new_sessions_do_not_go_before_one_that_used_next_to_nothing() {
-        let mut turns = Turns::new(1);
-        for _ in 0..1_000 {
-            turns.wait(spent(0));
-        }
-        let person = turns.wait(spent(1));
-        let mut before = 0;
-        while turns.next(at(0)) != Some(person) {
-            (before, turns.free) = (before + 1, 1);
-        }
-        assert!(before < 100, "{before} checks of half a second each go before");
+    #[tokio::test]
+    async fn connecting_again_does_not_renew_the_budget_of_an_address() {
+        let checks = Checks::new(1);
+        let hour = limits::SHARE_CHECK_BURST + 3_600 * limits::SHARE_CHECK_RATE;
+        heavy(checks.of_session(session(1, 1)), None, hour).await.unwrap();
+        let again = checks.of_session(session(1, 2));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Box::pin(heavy(again.clone(), None, 1)).as_mut().poll(&mut cx).is_pending());
+        assert!(again.debt() > Duration::from_secs(3_000), "what is small waits too, for so much");
+        let other = checks.of_session(session(2, 3));
+        assert!(other.debt().is_zero());
+        heavy(other, None, 1).await.unwrap();
+    }
+
+    /// Somebody in the same office pastes a book.
+    #[tokio::test]
+    async fn what_is_small_does_not_wait_for_what_others_of_its_address_have_checked() {
+        let checks = Checks::new(1);
+        let (pastes, types) = (checks.of_session(session(1, 1)), checks.of_session(session(1, 2)));
+        let most = limits::SHARE_CHECK_BURST + limits::CHECKS as u64 * limits::CHECK_BURST / 2;
+        heavy(pastes, None, most).await.unwrap();
+        let light = |_: &mut (), _: Work, _: &mut Work| Some(());
+        let mut checked = Box::pin(types.check((), light, |_: &mut (), _: &mut Work| ()));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(checked.as_mut().poll(&mut cx).is_ready());
     }
 }

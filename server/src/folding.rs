@@ -4,8 +4,8 @@
 //! worth folding and puts a snapshot in its place.
 //!
 //! They never build a document themselves, and nobody waits for them but the one document that they
-//! are at: a child that dies costs its fold and nothing else. Sessions have their turns one after the
-//! other, whatever each has queued.
+//! are at: a child that dies costs its fold and nothing else. Addresses have their turns one after the
+//! other, whatever the sessions of each have queued.
 
 mod apart;
 mod compacting;
@@ -25,17 +25,18 @@ use std::time::Duration;
 use landfall_fold::WorkerError;
 use landfall_protocol::admission::CheckedChange;
 use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::{ChangeHash, DocumentId, Offset, SessionId, SpaceName};
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::healing::Healing;
 use crate::limits;
+use crate::memory::Key;
 use crate::metrics::Metrics;
 use crate::store::{FoldWindow, LogStore, StoreError};
 pub(crate) use compacting::{FoldFailure, VERSION};
 pub(crate) use merging::brought;
-use queue::{Owner, Queue};
+use queue::Queue;
 pub(crate) use worker::Worker;
 
 /// How a relay folds.
@@ -192,16 +193,16 @@ impl Folder {
     }
 
     /// Has a session's snapshot merged with what there is. `done` is called on one of the threads.
-    pub(crate) fn merge(&self, session: SessionId, offer: Offer, done: MergeDone) {
+    pub(crate) fn merge(&self, session: Key, offer: Offer, done: MergeDone) {
         let document = (offer.space.clone(), offer.document);
-        self.add(Owner::Session(session), document, Work::Merge(offer, done));
+        self.add(session, document, Work::Merge(offer, done));
     }
 
     /// Has a session's chunks merged with what there is: all of them, or nothing. `done` is called on
     /// one of the threads.
-    pub(crate) fn absorb(&self, session: SessionId, chunks: Chunks, done: MergeDone) {
+    pub(crate) fn absorb(&self, session: Key, chunks: Chunks, done: MergeDone) {
         let document = (chunks.space.clone(), chunks.document);
-        self.add(Owner::Session(session), document, Work::Absorb(chunks, done));
+        self.add(session, document, Work::Absorb(chunks, done));
     }
 
     /// Has a packed index made anew from its snapshot; `done` says whether that worked.
@@ -212,10 +213,10 @@ impl Folder {
         done: Box<dyn FnOnce(bool) + Send>,
     ) {
         let work = Work::Rebuild(space.clone(), document, done);
-        self.add(Owner::Relay, (space, document), work);
+        self.add(Key::RELAY, (space, document), work);
     }
 
-    fn add(&self, owner: Owner, document: (SpaceName, DocumentId), work: Work) {
+    fn add(&self, owner: Key, document: (SpaceName, DocumentId), work: Work) {
         self.shared.queue.lock().add(owner, document, work);
         self.shared.wake.notify_one();
     }

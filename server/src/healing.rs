@@ -15,13 +15,15 @@ use std::time::Instant;
 
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SessionId, SpaceName, limits as shared};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::limits;
+use crate::memory::Key;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
 use crate::store::{Condition, Examined, Known, LogStore, StoreError};
 use crate::tasks;
+use crate::turns::Turns;
 use case::Case;
 
 /// What of a document cannot be read.
@@ -59,7 +61,7 @@ pub(crate) struct Desk {
     store: Arc<dyn LogStore>,
     rooms: Arc<Rooms>,
     metrics: Arc<Metrics>,
-    page_reads: Arc<Semaphore>,
+    page_reads: Turns,
 }
 
 /// What an examination came to.
@@ -244,7 +246,7 @@ impl Healing {
     fn ask(&self, desk: &Desk, place: &Place) {
         let (space, document) = place;
         let followers = desk.rooms.followers(space, document);
-        let sessions = followers.iter().map(|(_, seat)| seat.session());
+        let sessions = followers.iter().map(|(_, seat)| (seat.share(), seat.session()));
         let busy = self.cases.lock().values().flat_map(Case::asked).collect();
         let choose = |case: &mut Case| case.choose(sessions, &busy, Instant::now());
         let Some((chosen, lost)) = self.with(place, choose).flatten() else { return };
@@ -283,10 +285,10 @@ impl Desk {
         store: &Arc<dyn LogStore>,
         rooms: &Arc<Rooms>,
         metrics: &Arc<Metrics>,
-        page_reads: &Arc<Semaphore>,
+        page_reads: &Turns,
     ) -> Self {
         let (store, rooms) = (Arc::clone(store), Arc::clone(rooms));
-        Self { store, rooms, metrics: Arc::clone(metrics), page_reads: Arc::clone(page_reads) }
+        Self { store, rooms, metrics: Arc::clone(metrics), page_reads: page_reads.clone() }
     }
 
     /// Heals from now on, in a task of its own.
@@ -336,7 +338,7 @@ impl Desk {
     }
 
     async fn page(&self, place: &Place, after: Option<Offset>) -> Result<Examined, StoreError> {
-        let turn = Arc::clone(&self.page_reads).acquire_owned().await;
+        let turn = self.page_reads.take(Key::RELAY).await;
         let (store, (space, document)) = (Arc::clone(&self.store), place.clone());
         let read = tokio::task::spawn_blocking(move || {
             let examined = store.examine(&space, &document, after);

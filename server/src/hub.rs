@@ -244,7 +244,7 @@ impl Hub {
             let named = judging.named();
             if named.len() > limits::HUB_LOOK_UPS {
                 let document = judging.document();
-                let facts = self.look_ups.find(room.share(), &space, document, named).await;
+                let facts = self.look_ups.find(room.key(), &space, document, named).await;
                 judging.know(facts);
             }
         }

@@ -159,11 +159,11 @@ mod tests {
 
     use super::*;
     use crate::checks::Checks;
-    use crate::memory::{Memory, ShareKey};
+    use crate::memory::{Key, Memory, ShareKey};
 
     /// Work that takes an hour to be paid for.
     async fn in_debt(checks: &Checks) -> Checker {
-        let checker = checks.of_session();
+        let checker = checks.of_session(Key { share: ShareKey::Relay, account: 1 });
         let heavy = |_: &mut (), work: &mut Work| work.operations = 3_600 * limits::CHECK_RATE;
         let light = |_: &mut (), _: Work, _: &mut Work| None;
         checker.check((), light, heavy).await.unwrap();

@@ -20,6 +20,7 @@
 
 mod allocator;
 mod backups;
+mod budgets;
 mod checks;
 pub mod cli;
 mod folding;
@@ -41,6 +42,7 @@ pub mod serve;
 mod session;
 pub mod store;
 mod tasks;
+mod turns;
 
 pub use backups::BackupOptions;
 pub use folding::FoldOptions;

@@ -68,6 +68,22 @@ pub const CHECK_RATE: u64 = 1 << 20;
 /// Units of it that come at once: two of the heaviest pushes.
 pub const CHECK_BURST: u64 = 2 * shared::PUSH_OPERATIONS;
 
+/// As [`CHECK_RATE`], of all sessions of an address together: four fifths of a processor. Larger preflights
+/// wait until it is paid for; smaller ones only once the address owes more than larger ones ever make it owe.
+pub const SHARE_CHECK_RATE: u64 = 4 * CHECK_RATE;
+
+/// See [`SHARE_CHECK_RATE`].
+pub const SHARE_CHECK_BURST: u64 = 4 * CHECK_BURST;
+
+/// What an address may owe before its smaller preflights wait too, in the time that it takes to pay for it:
+/// twice what larger ones that run at a time make it owe.
+pub const SHARE_CHECK_LENT: Duration =
+    Duration::from_millis(2_000 * CHECKS as u64 * shared::PUSH_OPERATIONS / SHARE_CHECK_RATE);
+
+/// Addresses of which it is remembered what they have used lately of a rate, some 1 MiB: twice as many as
+/// there are connections, since what is used is mostly paid for within seconds.
+pub const SHARES_REMEMBERED: usize = 2 * CONNECTIONS;
+
 /// Store pages that are read at a time, and pooled read connections for them: more would only
 /// wait for the same disk.
 pub const PAGE_READS: usize = 2;
@@ -372,6 +388,12 @@ pub const EPHEMERAL_RATE: u64 = 4 * MIB as u64;
 
 /// Bytes of them that may come at once.
 pub const EPHEMERAL_BURST: u64 = 4 * MIB as u64;
+
+/// As [`EPHEMERAL_RATE`], of all sessions of an address together, and at once: some tenth of a processor.
+pub const SHARE_EPHEMERAL_RATE: u64 = 8 * EPHEMERAL_RATE;
+
+/// See [`SHARE_EPHEMERAL_RATE`].
+pub const SHARE_EPHEMERAL_BURST: u64 = 8 * EPHEMERAL_BURST;
 
 /// Bytes that it costs to ask a subscription's filter whether it wants a message.
 pub const LISTENER_COST_BYTES: usize = 16;

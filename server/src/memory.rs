@@ -27,7 +27,8 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::limits;
 use crate::metrics::Metrics;
-use ledger::{Key, Ledger, is_small};
+pub(crate) use ledger::Key;
+use ledger::{Ledger, is_small};
 pub(crate) use pace::Pace;
 
 /// What memory is reserved for.
@@ -73,6 +74,8 @@ impl Class {
 pub(crate) enum ShareKey {
     /// All sessions of an address.
     Address(IpAddr),
+    /// The relay itself: what no session asks for.
+    Relay,
     /// One session: where addresses do not tell clients apart.
     Session(u64),
 }
@@ -276,6 +279,11 @@ impl Account {
         Some(self.open.shared.book(&mut state.ledger, self.open.key, Class::State, bytes))
     }
 
+    /// Whose it is.
+    pub(crate) fn key(&self) -> Key {
+        self.open.key
+    }
+
     /// Waits until this account is to give way.
     pub(crate) async fn evicted(&self) {
         self.open.evicted.notified().await;
@@ -348,9 +356,9 @@ impl Grant {
         self.bytes
     }
 
-    /// The share whose it is.
-    pub(crate) fn share(&self) -> ShareKey {
-        self.key.share
+    /// Whose it is.
+    pub(crate) fn key(&self) -> Key {
+        self.key
     }
 
     /// Keeps no more than so many bytes.

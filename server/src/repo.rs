@@ -212,7 +212,7 @@ impl Driver {
             outbox_bytes: 0,
             intake: Intake::new(&shared, id, space.clone(), account.clone()),
             planning: Planning::new(&shared, space.clone(), account.clone()),
-            seat: Seat::new(id),
+            seat: Seat::new(id, account.key().share),
             account,
             state_room: Vec::new(),
             meter,

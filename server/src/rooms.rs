@@ -18,9 +18,10 @@ use landfall_protocol::ephemeral::Sources;
 use landfall_protocol::frame::{Filter, SubscriptionId};
 use landfall_protocol::limits::{EPHEMERAL_BYTES, EPHEMERAL_NAME_BYTES};
 use landfall_protocol::space::Commit;
-use landfall_protocol::{DocumentId, SessionId, SpaceName};
+use landfall_protocol::{DocumentId, Moment, SessionId, SpaceName};
 use parking_lot::Mutex;
 
+use crate::budgets::Budgets;
 use crate::limits;
 use crate::metrics::Metrics;
 pub(crate) use seat::{News, Seat};
@@ -52,6 +53,10 @@ impl Said {
 pub(crate) struct Rooms {
     index: Mutex<Index>,
     metrics: Arc<Metrics>,
+    /// What the sessions of an address may say together.
+    voices: Mutex<Budgets>,
+    /// When the voices' time began.
+    start: Instant,
 }
 
 /// Where to look. Taken before a room's own lock, and for a look-up only.
@@ -75,7 +80,9 @@ struct Room {
 impl Rooms {
     /// Nobody follows anything.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { index: Mutex::default(), metrics }
+        let (rate, burst) = (limits::SHARE_EPHEMERAL_RATE, limits::SHARE_EPHEMERAL_BURST);
+        let voices = Mutex::new(Budgets::new(rate, burst));
+        Self { index: Mutex::default(), metrics, voices, start: Instant::now() }
     }
 
     /// A session has a document open: it hears of its entries and of what is said about it.
@@ -158,13 +165,13 @@ impl Rooms {
             return false;
         }
         // Before anything is looked up: what is dropped costs no more than having been read.
-        if !speaker.may_say(now) {
+        if !self.may_say(speaker, now) {
             self.metrics.ephemeral("limited", 1);
             return false;
         }
         let weight = said.weight();
         let Some(room) = self.room(space) else {
-            speaker.spend(now, weight);
+            self.spend(speaker, now, weight);
             return true;
         };
         let (from, mut told) = (speaker.session(), Vec::new());
@@ -172,7 +179,7 @@ impl Rooms {
             let mut room = room.lock();
             if !room.sources.grows(&said.sender, &said.session, said.count) {
                 drop(room);
-                speaker.spend(now, weight);
+                self.spend(speaker, now, weight);
                 self.metrics.ephemeral("repeated", 1);
                 return false;
             }
@@ -188,12 +195,28 @@ impl Rooms {
             room.listeners.len()
         };
         let (said, forwarded) = (Arc::new(said), told.len());
-        speaker.spend(now, weight * (1 + forwarded) + limits::LISTENER_COST_BYTES * listeners);
+        let cost = weight * (1 + forwarded) + limits::LISTENER_COST_BYTES * listeners;
+        self.spend(speaker, now, cost);
         let tell = |(seat, through): (Arc<Seat>, _)| seat.put_said(Arc::clone(&said), through);
         let dropped = told.into_iter().map(tell).sum::<usize>();
         self.metrics.ephemeral("forwarded", forwarded);
         self.metrics.ephemeral("dropped", dropped);
         true
+    }
+
+    /// Whether what a session said before is paid for, and what all of its address said.
+    fn may_say(&self, speaker: &Seat, now: Instant) -> bool {
+        let wait = || self.voices.lock().wait(speaker.share(), self.moment(now));
+        speaker.may_say(now) && wait().is_zero()
+    }
+
+    fn spend(&self, speaker: &Seat, now: Instant, bytes: usize) {
+        speaker.spend(now, bytes);
+        self.voices.lock().spend(speaker.share(), self.moment(now), bytes as u64);
+    }
+
+    fn moment(&self, now: Instant) -> Moment {
+        Moment(now.saturating_duration_since(self.start))
     }
 
     /// The sessions that follow a document, each once: those that do so by a subscription, and then

@@ -39,6 +39,7 @@ use crate::rooms::Rooms;
 use crate::session::Shared;
 use crate::store::{Condition, LogStore, OpenStoreError, SqliteStore, StoreError};
 use crate::tasks;
+use crate::turns::Turns;
 
 /// How a relay serves. Change single fields of [`ServeOptions::new`].
 #[derive(Debug, Clone)]
@@ -294,7 +295,7 @@ impl Server {
         let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), folds);
         let (folder, fold_end) = folder.map_err(ServeError::Thread)?;
         let rooms = Arc::new(Rooms::new(Arc::clone(&metrics)));
-        let page_reads = Arc::new(Semaphore::new(limits::PAGE_READS));
+        let page_reads = Turns::new(limits::PAGE_READS);
         let healing = Desk::new(&store, &rooms, &metrics, &page_reads).start();
         folder.heal_with(Arc::clone(&healing));
         let parts = Parts {

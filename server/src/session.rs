@@ -37,12 +37,13 @@ use crate::checks::Checks;
 use crate::healing::{Healing, Request};
 use crate::hub::{Event, Hub, Mailbox};
 use crate::limits;
-use crate::memory::{Account, Grant, Memory, ShareKey};
+use crate::memory::{Account, Grant, Key, Memory, ShareKey};
 use crate::metrics::Metrics;
 use crate::offers::Offers;
 use crate::places;
 use crate::rooms::{News, Rooms};
 use crate::store::LogStore;
+use crate::turns::Turns;
 use answering::{Answering, Reply};
 use feeding::{Feeding, Read, Standing};
 use hearing::Hearing;
@@ -71,7 +72,8 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Receiver<bool>,
     /// The preflights of all sessions.
     pub(crate) checks: Checks,
-    pub(crate) page_reads: Arc<Semaphore>,
+    /// Bounds, for the whole relay, how many pages are read at a time.
+    pub(crate) page_reads: Turns,
     /// Places for subscriptions, of the whole relay.
     pub(crate) subscriptions: Arc<Semaphore>,
     /// Snapshots that clients offer, while their parts arrive.
@@ -87,11 +89,20 @@ pub(crate) struct Shared {
 impl Shared {
     /// The memory of a session: it shares with the others of its address.
     pub(crate) fn account(&self, id: SessionId, peer: SocketAddr) -> Account {
-        let share = match self.addresses_differ {
+        self.memory.account(self.share(id, peer))
+    }
+
+    /// Whose a request is that comes without a session.
+    pub(crate) fn asker(&self, peer: SocketAddr) -> Key {
+        Key { share: self.share(SessionId(0), peer), account: 0 }
+    }
+
+    /// With whom a session shares.
+    fn share(&self, id: SessionId, peer: SocketAddr) -> ShareKey {
+        match self.addresses_differ {
             true => ShareKey::Address(places::key_of(peer.ip())),
             false => ShareKey::Session(id.0),
-        };
-        self.memory.account(share)
+        }
     }
 }
 
@@ -235,10 +246,10 @@ impl Driver {
             uploads: Uploads::new(account.clone(), Arc::clone(&shared.offers)),
             feeding: Feeding::new(&shared, account.clone()),
             answering: Answering::new(&shared, account.clone()),
+            hearing: Hearing::new((id, account.key().share), Arc::clone(&shared.rooms)),
             account,
             meter,
             looked: Instant::now(),
-            hearing: Hearing::new(id, Arc::clone(&shared.rooms)),
             mailbox: Mailbox { events: events_in, overflow, grown },
             events,
             delivered: Moment::default(),

@@ -1,29 +1,22 @@
 //! Whose work is next. Pure: the caller has the lock, the clock and the threads.
 //!
-//! Owners have their turns one after the other, and one thread works for an owner at a time. So what
-//! a session has queued delays others by what runs of it, and no more. One thread works on a document
+//! Addresses have their turns one after the other, and one thread works for an address at a time. So what
+//! its sessions have queued delays others by what runs of it, and no more. One thread works on a document
 //! at a time. The relay's own folds come when nothing else waits; and after
 //! [`limits::MERGES_IN_A_ROW`] merges, so that they come at all. One that runs is ended when a job waits
 //! for its thread or its document: it is done again later. But only [`limits::FOLD_YIELDS`] in a row are,
 //! so that folds come to their own end.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use landfall_protocol::{DocumentId, SessionId, SpaceName};
+use landfall_protocol::{DocumentId, SpaceName};
 
 use crate::limits;
-
-/// Whose work it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Owner {
-    /// The relay itself, for the pushes of all sessions to a document.
-    Relay,
-    /// A client's.
-    Session(SessionId),
-}
+use crate::memory::{Key, ShareKey};
+use crate::turns::Round;
 
 /// A document of a space.
 pub(super) type Place = (SpaceName, DocumentId);
@@ -31,7 +24,7 @@ pub(super) type Place = (SpaceName, DocumentId);
 /// What is being worked on: given back with [`Queue::done`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Taken {
-    owner: Owner,
+    share: ShareKey,
     place: Place,
 }
 
@@ -55,10 +48,8 @@ struct Fold {
 /// The queue.
 #[derive(Debug)]
 pub(super) struct Queue<J> {
-    jobs: BTreeMap<Owner, VecDeque<(Place, J)>>,
-    /// The owners that have jobs, the next one first.
-    turns: VecDeque<Owner>,
-    busy_owners: BTreeSet<Owner>,
+    jobs: Round<(Place, J)>,
+    busy_shares: BTreeSet<ShareKey>,
     busy_places: BTreeSet<Place>,
     /// One thread looks at a time, so there is one at most.
     fold: Option<Fold>,
@@ -73,9 +64,8 @@ pub(super) struct Queue<J> {
 impl<J> Default for Queue<J> {
     fn default() -> Self {
         Self {
-            jobs: BTreeMap::new(),
-            turns: VecDeque::new(),
-            busy_owners: BTreeSet::new(),
+            jobs: Round::default(),
+            busy_shares: BTreeSet::new(),
             busy_places: BTreeSet::new(),
             fold: None,
             yields: 0,
@@ -88,15 +78,11 @@ impl<J> Default for Queue<J> {
 
 impl<J> Queue<J> {
     /// Adds a job behind the others of its owner. After the end it is dropped.
-    pub(super) fn add(&mut self, owner: Owner, place: Place, job: J) {
+    pub(super) fn add(&mut self, owner: Key, place: Place, job: J) {
         if self.closed {
             return;
         }
-        let jobs = self.jobs.entry(owner).or_default();
-        if jobs.is_empty() {
-            self.turns.push_back(owner);
-        }
-        jobs.push_back((place, job));
+        self.jobs.add(owner, (place, job));
         self.hurry();
     }
 
@@ -104,12 +90,10 @@ impl<J> Queue<J> {
     fn hurry(&mut self) {
         let Some(fold) = &self.fold else { return };
         let is_looking = usize::from(self.next_look.is_none());
-        let is_full = self.busy_owners.len() + is_looking >= limits::CHILDREN;
-        let mut first = self.jobs.iter().filter(|(owner, _)| !self.busy_owners.contains(owner));
-        let waits = first.any(|(_, jobs)| {
-            let place = jobs.front().map(|(place, _)| place);
-            let is_free = |place: &Place| is_full && !self.busy_places.contains(place);
-            place.is_some_and(|place| *place == fold.place || is_free(place))
+        let is_full = self.busy_shares.len() + is_looking >= limits::CHILDREN;
+        let mut first = self.jobs.first().filter(|(share, _)| !self.busy_shares.contains(share));
+        let waits = first.any(|(_, (place, _))| {
+            *place == fold.place || is_full && !self.busy_places.contains(place)
         });
         if waits && self.yields < limits::FOLD_YIELDS && !fold.end.swap(true, Ordering::Relaxed) {
             self.yields += 1;
@@ -146,27 +130,18 @@ impl<J> Queue<J> {
     }
 
     fn take(&mut self) -> Option<(Taken, J)> {
-        let is_free = |owner: &Owner| {
-            let first = self.jobs.get(owner).and_then(VecDeque::front);
-            let free = first.is_some_and(|(place, _)| !self.busy_places.contains(place));
-            free && !self.busy_owners.contains(owner)
-        };
-        let at = self.turns.iter().position(is_free)?;
-        let owner = self.turns.remove(at)?;
-        let jobs = self.jobs.get_mut(&owner)?;
-        let (place, job) = jobs.pop_front()?;
-        match jobs.is_empty() {
-            true => drop(self.jobs.remove(&owner)),
-            false => self.turns.push_back(owner),
-        }
-        self.busy_owners.insert(owner);
-        self.busy_places.insert(place.clone());
-        Some((Taken { owner, place }, job))
+        let Self { jobs, busy_shares, busy_places, .. } = self;
+        let may = |share| !busy_shares.contains(&share);
+        let (Key { share, .. }, (place, job)) =
+            jobs.take(may, |(place, _)| !busy_places.contains(place))?;
+        busy_shares.insert(share);
+        busy_places.insert(place.clone());
+        Some((Taken { share, place }, job))
     }
 
     /// A job is done.
     pub(super) fn done(&mut self, taken: &Taken) {
-        self.busy_owners.remove(&taken.owner);
+        self.busy_shares.remove(&taken.share);
         self.busy_places.remove(&taken.place);
     }
 
@@ -200,7 +175,6 @@ impl<J> Queue<J> {
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.jobs.clear();
-        self.turns.clear();
     }
 
     /// Whether it was closed.
@@ -215,8 +189,13 @@ mod tests {
 
     use super::*;
 
-    fn session(number: u64) -> Owner {
-        Owner::Session(SessionId(number))
+    /// A session of an address of its own.
+    fn session(number: u64) -> Key {
+        session_of(number, number)
+    }
+
+    fn session_of(address: u64, number: u64) -> Key {
+        Key { share: ShareKey::Session(address), account: number }
     }
 
     fn place(number: u8) -> Place {
@@ -249,6 +228,22 @@ mod tests {
         assert_eq!(what, "small");
         queue.done(&small);
         queue.done(&slow);
+        assert_eq!(job(&mut queue).1, "slow");
+    }
+
+    #[test]
+    fn forty_sessions_of_an_address_delay_another_by_one_that_runs() {
+        let mut queue = queue();
+        for number in 0..40 {
+            queue.add(session_of(1, u64::from(number)), place(number), "slow");
+        }
+        let (slow, _) = job(&mut queue);
+        assert!(matches!(queue.next(Instant::now()), Err(None)), "one thread stays free");
+        queue.add(session_of(2, 100), place(100), "small");
+        let (small, what) = job(&mut queue);
+        assert_eq!(what, "small");
+        queue.done(&slow);
+        queue.done(&small);
         assert_eq!(job(&mut queue).1, "slow");
     }
 

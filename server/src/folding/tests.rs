@@ -33,7 +33,8 @@ fn twenty_uploads_of_one_session_do_not_delay_that_of_another() {
             assert!(merged.is_err());
             tell.send(session).unwrap();
         });
-        folder.merge(SessionId(session), offer, done);
+        let share = crate::memory::ShareKey::Session(session);
+        folder.merge(Key { share, account: session }, offer, done);
     };
     (0..20).for_each(|number| upload(1, number));
     while !home.path().join("first").exists() {

@@ -8,7 +8,9 @@ use landfall_protocol::SessionId;
 
 use super::Lost;
 use crate::limits;
+use crate::memory::ShareKey;
 use crate::store::Known;
+use crate::turns::round;
 
 /// A damaged document.
 pub(super) struct Case {
@@ -26,7 +28,10 @@ pub(super) struct Case {
     is_stale: bool,
     /// Sessions that were asked and have not answered, each with the moment until which it may.
     asked: BTreeMap<SessionId, Instant>,
-    /// Sessions that were asked and did not answer in time: asked again behind all others.
+    /// The address of the session that was asked last.
+    last: Option<ShareKey>,
+    /// Sessions that were asked and did not answer in time: asked again behind the others of their
+    /// address.
     late: BTreeSet<SessionId>,
     /// Sessions that have nothing of what is lost, or brought nothing that helped.
     spent: BTreeSet<SessionId>,
@@ -46,6 +51,7 @@ impl Case {
             is_cut: false,
             is_stale: false,
             asked: BTreeMap::new(),
+            last: None,
             late: BTreeSet::new(),
             spent: BTreeSet::new(),
             pause: limits::HEAL_PAUSE,
@@ -133,29 +139,27 @@ impl Case {
         self.asked.keys().copied()
     }
 
-    /// Chooses whom to ask of those who follow the document, and for what. Those who are `busy` with
-    /// another question are asked later: a client answers one at a time.
+    /// Chooses whom to ask of those who follow the document, and for what. Addresses have their turns, so
+    /// that many sessions of one do not keep the question from others. Those who are `busy` with another
+    /// question are asked later: a client answers one at a time.
     pub(super) fn choose(
         &mut self,
-        sessions: impl Iterator<Item = SessionId>,
+        sessions: impl Iterator<Item = (ShareKey, SessionId)>,
         busy: &BTreeSet<SessionId>,
         now: Instant,
     ) -> Option<(BTreeSet<SessionId>, Arc<Lost>)> {
         let lost = self.lost.clone()?;
         let late = self.asked.extract_if(.., |_, until| *until <= now);
         self.late.extend(late.map(|(session, _)| session));
-        let mut may: Vec<SessionId> = sessions
-            .filter(|session| !self.spent.contains(session) && !self.asked.contains_key(session))
-            .collect();
-        if may.iter().all(|session| self.late.contains(session)) {
-            // Each was asked once: they have their turns again.
-            self.late.clear();
+        let mut shares: BTreeMap<ShareKey, Vec<SessionId>> = BTreeMap::new();
+        for (share, session) in sessions {
+            if !self.spent.contains(&session) && !self.asked.contains_key(&session) {
+                shares.entry(share).or_default().push(session);
+            }
         }
-        may.sort_by_key(|session| self.late.contains(session));
-        let free = may.iter().filter(|session| !busy.contains(session));
-        let places = limits::HEAL_SESSIONS.saturating_sub(self.asked.len());
-        let chosen: BTreeSet<SessionId> = free.take(places).copied().collect();
-        if chosen.is_empty() && may.is_empty() && self.asked.is_empty() {
+        let may: usize = shares.values().map(Vec::len).sum();
+        let chosen = self.next_of(shares, busy);
+        if chosen.is_empty() && may == 0 && self.asked.is_empty() {
             // A long list that nobody is asked for takes no memory; it is examined again.
             if lost.changes.len() > limits::HEAL_KEPT {
                 self.lost = Some(Arc::new(Lost { changes: Vec::new(), snapshot: lost.snapshot }));
@@ -167,11 +171,35 @@ impl Case {
         }
         let until = now + limits::HEAL_ANSWER;
         self.asked.extend(chosen.iter().map(|session| (*session, until)));
-        self.due = match may.len() > chosen.len() && self.asked.len() < limits::HEAL_SESSIONS {
+        self.due = match may > chosen.len() && self.asked.len() < limits::HEAL_SESSIONS {
             true => now + limits::HEAL_LEAST,
             false => self.asked.values().min().copied().unwrap_or(until),
         };
         (!chosen.is_empty()).then_some((chosen, lost))
+    }
+
+    /// As many as may be asked now: one of each address in its turn, before a second one of any.
+    fn next_of(
+        &mut self,
+        mut shares: BTreeMap<ShareKey, Vec<SessionId>>,
+        busy: &BTreeSet<SessionId>,
+    ) -> BTreeSet<SessionId> {
+        for sessions in shares.values_mut() {
+            if sessions.iter().all(|session| self.late.contains(session)) {
+                // Each was asked once: they have their turns again.
+                self.late.retain(|session| !sessions.contains(session));
+            }
+            sessions.sort_by_key(|session| self.late.contains(session));
+        }
+        let turns = round(&shares, self.last).flat_map(|(share, sessions)| {
+            let free = sessions.iter().filter(|session| !busy.contains(session));
+            free.enumerate().map(|(turn, session)| (turn, *share, *session))
+        });
+        let mut turns: Vec<_> = turns.collect();
+        turns.sort_by_key(|(turn, ..)| *turn);
+        turns.truncate(limits::HEAL_SESSIONS.saturating_sub(self.asked.len()));
+        self.last = turns.last().map(|(_, share, _)| *share).or(self.last);
+        turns.into_iter().map(|(.., session)| session).collect()
     }
 }
 
@@ -190,8 +218,9 @@ mod tests {
         Lost { changes, snapshot: None }
     }
 
-    fn sessions(numbers: &[u64]) -> impl Iterator<Item = SessionId> + use<> {
-        numbers.iter().copied().map(SessionId).collect::<Vec<_>>().into_iter()
+    /// Each of an address of its own.
+    fn sessions(numbers: &[u64]) -> impl Iterator<Item = (ShareKey, SessionId)> + use<'_> {
+        numbers.iter().map(|number| (ShareKey::Session(*number), SessionId(*number)))
     }
 
     fn chosen(
@@ -297,17 +326,37 @@ mod tests {
     }
 
     /// One address has a thousand connections that follow the document and never answer. The author, who came
-    /// last, has it.
+    /// last, has it, and the author's other device, which is slow, too.
     #[test]
-    fn critic_many_silent_sessions_do_not_keep_the_question_from_others_for_hours() {
-        let began = Instant::now();
-        let (mut now, mut case) = (began, Case::new(began));
+    fn many_silent_sessions_of_an_address_do_not_keep_the_question_from_others() {
+        let mut now = Instant::now();
+        let mut case = Case::new(now);
         case.examined(lost(3), KNOWN, now);
-        let all: Vec<u64> = (1..=1_001).collect();
-        while !chosen(&mut case, &all, &NOBODY, now).contains(&1_001) {
+        let (silent, author) = (ShareKey::Session(1), ShareKey::Session(2));
+        let share = |number| if number <= 1_000 { silent } else { author };
+        let mut order = Vec::new();
+        for _ in 0..3 {
+            let all = (1..=1_002).map(|number| (share(number), SessionId(number)));
+            let (chosen, _) = case.choose(all, &NOBODY, now).unwrap();
+            order.extend(chosen.into_iter().map(|session| session.0));
             now += limits::HEAL_ANSWER;
         }
-        let waited = now - began;
-        assert!(waited < Duration::from_secs(3_600), "the author is asked after {waited:?}");
+        assert_eq!(order, [1, 1_001, 2, 1_002, 3, 1_001]);
+    }
+
+    /// All of one address: nobody is forgotten.
+    #[test]
+    fn sessions_of_an_address_have_their_turns() {
+        let mut now = Instant::now();
+        let mut case = Case::new(now);
+        case.examined(lost(3), KNOWN, now);
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            let all = (1..=5).map(|number| (ShareKey::Session(0), SessionId(number)));
+            let (chosen, _) = case.choose(all, &NOBODY, now).unwrap();
+            order.extend(chosen.into_iter().map(|session| session.0));
+            now += limits::HEAL_ANSWER;
+        }
+        assert_eq!(order, [1, 2, 3, 4, 1, 5, 1, 2]);
     }
 }

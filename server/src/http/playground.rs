@@ -97,7 +97,7 @@ async fn documents(
     // For as long as it is read and written down.
     let account = door.sessions.account(door.next_session(), peer.address);
     let _room = account.reserve(Class::Answer, asked.limit * limits::LISTED_DOCUMENT_BYTES).await;
-    let listed = match listed(&door, asked).await {
+    let listed = match listed(&door, &peer, asked).await {
         Ok(listed) => listed,
         Err(error) => {
             error!(error = error.chain(), "the documents could not be listed");
@@ -136,8 +136,8 @@ struct Listed {
 }
 
 /// Reads the store where reading may wait, in turn with the sessions' pages.
-async fn listed(door: &Door, asked: Asked) -> Result<Listed, StoreError> {
-    let turn = Arc::clone(&door.sessions.page_reads).acquire_owned().await;
+async fn listed(door: &Door, peer: &Peer, asked: Asked) -> Result<Listed, StoreError> {
+    let turn = door.sessions.page_reads.take(door.sessions.asker(peer.address)).await;
     let store = Arc::clone(&door.sessions.store);
     let read = tokio::task::spawn_blocking(move || {
         let Asked { space, since, before, limit } = asked;

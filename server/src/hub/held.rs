@@ -14,6 +14,7 @@ use super::sequencer::{Sequencer, now_ms};
 use super::{Command, Pushed};
 use crate::folding::{Brought, Chunks, MergeError, Merged, Offer};
 use crate::limits;
+use crate::memory::{Grant, Key};
 use crate::store::{Replaced, StoreError};
 
 /// How often one push has an index loaded for it: an index may be pushed out of memory again
@@ -302,7 +303,10 @@ impl Sequencer {
 
     fn merge(&self, space: &SpaceName, entry: PushedEntry, arrived: Arrived) {
         let (inbox, name) = (Arc::clone(&self.inbox), space.clone());
-        let (space, document, session) = (space.clone(), entry.document, entry.session);
+        let (space, document) = (space.clone(), entry.document);
+        // Its memory is kept until it is answered, and says whose it is.
+        let room = self.held.get(&(entry.session, entry.id));
+        let session = room.map_or(Key::RELAY, Grant::key);
         let done = Box::new(move |result| inbox.put(Command::Merged(name, entry, result)));
         match arrived {
             Arrived::Snapshot(offer, bytes) => {

@@ -42,7 +42,7 @@ pub(super) struct Sequencer {
     pub(super) spaces: HashMap<SpaceName, Slot>,
     seats: HashMap<SessionId, Seat>,
     /// The room that pushes take up until they are answered.
-    held: HashMap<(SessionId, u64), Grant>,
+    pub(super) held: HashMap<(SessionId, u64), Grant>,
     next_probe: Option<Instant>,
     stopping: bool,
 }

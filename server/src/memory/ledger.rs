@@ -16,11 +16,16 @@ use crate::limits;
 const CLASSES: usize = Class::ALL.len();
 const LANES: usize = 2;
 
-/// An account, and the share that it belongs to.
+/// An account, which is a session, and the share that it belongs to: an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) share: ShareKey,
-    pub(super) account: u64,
+pub(crate) struct Key {
+    pub(crate) share: ShareKey,
+    pub(crate) account: u64,
+}
+
+impl Key {
+    /// The relay itself. It has no account.
+    pub(crate) const RELAY: Self = Self { share: ShareKey::Relay, account: 0 };
 }
 
 /// A reservation that waits.

@@ -99,7 +99,7 @@ impl Intake {
         Self {
             session,
             hub: shared.hub.clone(),
-            checker: shared.checks.of_session(),
+            checker: shared.checks.of_session(account.key()),
             reader: Reader::new(shared, space.clone(), account.clone()),
             space,
             author: Vec::new(),

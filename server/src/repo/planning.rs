@@ -12,13 +12,14 @@ use landfall_protocol::repo::peer::{Planned, Standing as Stands, Ticket};
 use landfall_protocol::repo::plan::{NeedsFolded, Plan, Question};
 use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::folding::Folder;
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
 use crate::session::Shared;
 use crate::store::{LogStore, Standing, StoreError};
+use crate::turns::Turns;
 
 /// An answer.
 pub(super) struct Reply {
@@ -55,7 +56,7 @@ impl Planning {
         let (waiting, ready) = Default::default();
         let reader = Reader {
             store: Arc::clone(&shared.store),
-            page_reads: Arc::clone(&shared.page_reads),
+            page_reads: shared.page_reads.clone(),
             account,
             folder: Arc::clone(&shared.repo.folder),
             space,
@@ -112,7 +113,7 @@ impl Planning {
 #[derive(Clone)]
 pub(super) struct Reader {
     store: Arc<dyn LogStore>,
-    page_reads: Arc<Semaphore>,
+    page_reads: Turns,
     account: Account,
     folder: Arc<Folder>,
     space: SpaceName,
@@ -230,7 +231,7 @@ impl Reader {
         T: Send + 'static,
         F: Fn(&dyn LogStore, &SpaceName) -> Result<T, StoreError> + Send + Sync + 'static,
     {
-        let turn = Arc::clone(&self.page_reads).acquire_owned().await;
+        let turn = self.page_reads.take(self.account.key()).await;
         let (store, space, ask) = (Arc::clone(&self.store), self.space.clone(), Arc::clone(ask));
         let asked = tokio::task::spawn_blocking(move || {
             let asked = ask(&*store, &space);

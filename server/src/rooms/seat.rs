@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::Said;
 use crate::healing::Request;
 use crate::limits;
+use crate::memory::ShareKey;
 
 /// What a session hears.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub(crate) enum News {
 /// since the session reads the store then; of ephemeral messages the oldest.
 pub(crate) struct Seat {
     session: SessionId,
+    share: ShareKey,
     waiting: Mutex<Waiting>,
     filled: Notify,
     /// What the session may say: bytes, once for each who hears it.
@@ -58,11 +60,11 @@ struct Waiting {
 
 impl Seat {
     /// An empty one.
-    pub(crate) fn new(session: SessionId) -> Arc<Self> {
+    pub(crate) fn new(session: SessionId, share: ShareKey) -> Arc<Self> {
         let (rate, burst) = (limits::EPHEMERAL_RATE, limits::EPHEMERAL_BURST);
         let voice = Mutex::new(TokenBucket::new(rate, burst, Moment::default()));
         let (waiting, filled, start) = (Mutex::default(), Notify::new(), Instant::now());
-        Arc::new(Self { session, waiting, filled, voice, start })
+        Arc::new(Self { session, share, waiting, filled, voice, start })
     }
 
     /// Whether the session may say something: what it said before is paid for.
@@ -82,6 +84,11 @@ impl Seat {
     /// Whose it is.
     pub(crate) fn session(&self) -> SessionId {
         self.session
+    }
+
+    /// With whom the session shares.
+    pub(crate) fn share(&self) -> ShareKey {
+        self.share
     }
 
     /// What came since the last look: entries by growing offset, then what was said. True if

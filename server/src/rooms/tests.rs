@@ -6,9 +6,15 @@ use landfall_protocol::{Offset, limits as shared};
 
 use super::*;
 use crate::limits;
+use crate::memory::ShareKey;
 
 fn rooms() -> Rooms {
     Rooms::new(Arc::new(Metrics::new()))
+}
+
+/// A session's seat, of an address of its own.
+fn seat_of(session: u64) -> Arc<Seat> {
+    Seat::new(SessionId(session), ShareKey::Session(session))
 }
 
 fn space(name: &str) -> SpaceName {
@@ -54,7 +60,7 @@ fn counts(seat: &Seat) -> Vec<u64> {
 #[test]
 fn entries_reach_those_who_have_the_document_open() {
     let (rooms, here) = (rooms(), space("here"));
-    let (one, two) = (Seat::new(SessionId(1)), Seat::new(SessionId(2)));
+    let (one, two) = (seat_of(1), seat_of(2));
     rooms.enter(&here, document(1), &one);
     rooms.enter(&here, document(2), &one);
     rooms.enter(&here, document(2), &two);
@@ -71,7 +77,7 @@ fn entries_reach_those_who_have_the_document_open() {
 
 #[test]
 fn a_full_seat_drops_all_entries_and_says_so_once() {
-    let (rooms, here, seat) = (rooms(), space("here"), Seat::new(SessionId(1)));
+    let (rooms, here, seat) = (rooms(), space("here"), seat_of(1));
     rooms.enter(&here, document(1), &seat);
     for offset in 1..=limits::SEAT_ENTRIES as u64 {
         rooms.publish(&commit(&here, &[(offset, document(1), 1)]));
@@ -86,7 +92,7 @@ fn a_full_seat_drops_all_entries_and_says_so_once() {
 
 #[test]
 fn an_entry_counts_as_much_as_the_commit_that_it_keeps() {
-    let (rooms, here, seat) = (rooms(), space("here"), Seat::new(SessionId(1)));
+    let (rooms, here, seat) = (rooms(), space("here"), seat_of(1));
     rooms.enter(&here, document(1), &seat);
     let half = limits::SEAT_ENTRY_BYTES / 2;
     // Two entries of one commit count its bytes once.
@@ -102,38 +108,38 @@ fn an_entry_counts_as_much_as_the_commit_that_it_keeps() {
 #[test]
 fn what_is_said_reaches_everybody_else_who_follows() {
     let (rooms, here) = (rooms(), space("here"));
-    let seats: Vec<_> = (0..4).map(|id| Seat::new(SessionId(id))).collect();
+    let seats: Vec<_> = (0..4).map(seat_of).collect();
     rooms.enter(&here, document(1), &seats[0]);
     rooms.enter(&here, document(1), &seats[1]);
     rooms.listen(&here, 7, Filter::Everything, &seats[2]);
     rooms.listen(&here, 8, Filter::of_documents([document(2)]), &seats[2]);
     rooms.listen(&space("there"), 7, Filter::Everything, &seats[3]);
-    assert!(rooms.say(&Seat::new(SessionId(0)), &here, said(document(1), 1)));
+    assert!(rooms.say(&seat_of(0), &here, said(document(1), 1)));
     assert_eq!(counts(&seats[0]), [0; 0]);
     assert_eq!(counts(&seats[1]), [1]);
     let heard = seats[2].take().0;
     assert!(matches!(&heard[..], [News::Heard(7, heard)] if **heard == said(document(1), 1)));
     assert_eq!(counts(&seats[3]), [0; 0]);
-    assert!(rooms.say(&Seat::new(SessionId(2)), &here, said(document(2), 2)));
+    assert!(rooms.say(&seat_of(2), &here, said(document(2), 2)));
     assert!(seats.iter().all(|seat| counts(seat).is_empty()), "it came back to who said it");
     rooms.unlisten(&here, 7, SessionId(2));
-    assert!(rooms.say(&Seat::new(SessionId(0)), &here, said(document(1), 3)));
+    assert!(rooms.say(&seat_of(0), &here, said(document(1), 3)));
     assert_eq!(counts(&seats[2]), [0; 0]);
 }
 
 #[test]
 fn a_repetition_and_one_that_is_too_large_go_to_nobody() {
-    let (rooms, here, seat) = (rooms(), space("here"), Seat::new(SessionId(1)));
+    let (rooms, here, seat) = (rooms(), space("here"), seat_of(1));
     rooms.enter(&here, document(1), &seat);
-    assert!(rooms.say(&Seat::new(SessionId(0)), &here, said(document(1), 5)));
-    assert!(!rooms.say(&Seat::new(SessionId(0)), &here, said(document(1), 5)));
-    assert!(!rooms.say(&Seat::new(SessionId(3)), &here, said(document(1), 4)));
+    assert!(rooms.say(&seat_of(0), &here, said(document(1), 5)));
+    assert!(!rooms.say(&seat_of(0), &here, said(document(1), 5)));
+    assert!(!rooms.say(&seat_of(3), &here, said(document(1), 4)));
     let other_run = Said { session: "2".to_owned(), ..said(document(1), 1) };
-    assert!(rooms.say(&Seat::new(SessionId(0)), &here, other_run));
+    assert!(rooms.say(&seat_of(0), &here, other_run));
     let data = vec![0; shared::EPHEMERAL_BYTES + 1];
-    assert!(!rooms.say(&Seat::new(SessionId(0)), &here, Said { data, ..said(document(1), 6) }));
+    assert!(!rooms.say(&seat_of(0), &here, Said { data, ..said(document(1), 6) }));
     let sender = "x".repeat(shared::EPHEMERAL_NAME_BYTES + 1);
-    assert!(!rooms.say(&Seat::new(SessionId(0)), &here, Said { sender, ..said(document(1), 6) }));
+    assert!(!rooms.say(&seat_of(0), &here, Said { sender, ..said(document(1), 6) }));
     assert_eq!(counts(&seat), [5, 1]);
     let text = rooms.metrics.text().unwrap();
     for line in ["forwarded\"} 2", "repeated\"} 2", "dropped\"} 2"] {
@@ -144,16 +150,12 @@ fn a_repetition_and_one_that_is_too_large_go_to_nobody() {
 
 #[test]
 fn a_full_seat_drops_what_was_said_first_and_keeps_its_entries() {
-    let (rooms, here, seat) = (rooms(), space("here"), Seat::new(SessionId(1)));
+    let (rooms, here, seat) = (rooms(), space("here"), seat_of(1));
     rooms.enter(&here, document(1), &seat);
     rooms.publish(&commit(&here, &[(1, document(1), 1)]));
     for count in 1..=20 {
         let data = vec![0; shared::EPHEMERAL_BYTES];
-        assert!(rooms.say(
-            &Seat::new(SessionId(0)),
-            &here,
-            Said { data, ..said(document(1), count) }
-        ));
+        assert!(rooms.say(&seat_of(0), &here, Said { data, ..said(document(1), count) }));
     }
     let (news, behind) = seat.take();
     assert!(!behind && matches!(news[0], News::Entry(_, 0)));
@@ -170,7 +172,7 @@ fn a_full_seat_drops_what_was_said_first_and_keeps_its_entries() {
 #[test]
 fn a_session_that_is_gone_leaves_nothing_behind() {
     let (rooms, here, there) = (rooms(), space("here"), space("there"));
-    let (one, two) = (Seat::new(SessionId(1)), Seat::new(SessionId(2)));
+    let (one, two) = (seat_of(1), seat_of(2));
     for seat in [&one, &two] {
         rooms.enter(&here, document(1), seat);
         rooms.enter(&there, document(1), seat);
@@ -178,7 +180,7 @@ fn a_session_that_is_gone_leaves_nothing_behind() {
     }
     rooms.forget(SessionId(1));
     rooms.publish(&commit(&here, &[(1, document(1), 1)]));
-    assert!(rooms.say(&Seat::new(SessionId(9)), &there, said(document(1), 1)));
+    assert!(rooms.say(&seat_of(9), &there, said(document(1), 1)));
     assert_eq!(offsets(&one), (vec![], false));
     assert_eq!(two.take().0.len(), 3);
     rooms.forget(SessionId(2));
@@ -191,7 +193,7 @@ fn a_session_that_is_gone_leaves_nothing_behind() {
 
 #[test]
 fn whoever_waits_is_woken() {
-    let (rooms, here, seat) = (rooms(), space("here"), Seat::new(SessionId(1)));
+    let (rooms, here, seat) = (rooms(), space("here"), seat_of(1));
     rooms.enter(&here, document(1), &seat);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
@@ -203,7 +205,7 @@ fn whoever_waits_is_woken() {
         tokio::task::yield_now().await;
         rooms.publish(&commit(&here, &[(1, document(1), 1)]));
         assert_eq!(waiter.await.unwrap(), 1);
-        assert!(rooms.say(&Seat::new(SessionId(0)), &here, said(document(1), 1)));
+        assert!(rooms.say(&seat_of(0), &here, said(document(1), 1)));
         // What came before is there at once.
         seat.wait().await;
         assert_eq!(counts(&seat), [1]);
@@ -213,9 +215,9 @@ fn whoever_waits_is_woken() {
 #[test]
 fn one_who_says_too_much_is_dropped_until_it_is_paid_for_and_others_are_heard() {
     let (rooms, here) = (rooms(), space("here"));
-    let seats: Vec<_> = (2..102).map(|id| Seat::new(SessionId(id))).collect();
+    let seats: Vec<_> = (2..102).map(seat_of).collect();
     seats.iter().for_each(|seat| rooms.listen(&here, 1, Filter::Everything, seat));
-    let (loud, quiet) = (Seat::new(SessionId(0)), Seat::new(SessionId(1)));
+    let (loud, quiet) = (seat_of(0), seat_of(1));
     let now = Instant::now();
     // In a moment, as one message of 4 MiB may bring them.
     let passed = (1..=40_000)
@@ -234,16 +236,39 @@ fn one_who_says_too_much_is_dropped_until_it_is_paid_for_and_others_are_heard() 
 }
 
 #[test]
+fn many_sessions_of_an_address_say_no_more_than_a_few() {
+    let (rooms, here, now) = (rooms(), space("here"), Instant::now());
+    let listener = seat_of(0);
+    rooms.listen(&here, 1, Filter::Everything, &listener);
+    let data = vec![0; shared::EPHEMERAL_BYTES];
+    // Each connects anew when it has said what it may.
+    let mut bytes = 0;
+    for session in 1..=100 {
+        let seat = Seat::new(SessionId(session), ShareKey::Relay);
+        for count in 1..=100 {
+            let (session, data) = (session.to_string(), data.clone());
+            let said = Said { session, data, ..said(document(1), count) };
+            let weight = said.weight();
+            bytes += if rooms.say_at(&seat, now, &here, said) { 2 * weight } else { 0 };
+        }
+    }
+    let most = limits::SHARE_EPHEMERAL_BURST as usize;
+    assert!((most..most + most / 8).contains(&bytes), "{bytes} bytes of {most}");
+    let other = Said { session: "other".to_owned(), ..said(document(1), 1) };
+    assert!(rooms.say_at(&seat_of(200), now, &here, other), "others are heard");
+}
+
+#[test]
 fn what_nobody_hears_and_what_is_repeated_costs_as_well() {
     let (rooms, here) = (rooms(), space("here"));
-    let (loud, now) = (Seat::new(SessionId(0)), Instant::now());
+    let (loud, now) = (seat_of(0), Instant::now());
     let data = vec![0; shared::EPHEMERAL_BYTES];
     let say = |count| {
         let said = Said { data: data.clone(), ..said(document(1), count) };
         rooms.say_at(&loud, now, &here, said)
     };
     assert_eq!((1..=200).filter(|count| say(*count)).count(), 64, "of 64 KiB and its overhead");
-    let (seat, parrot) = (Seat::new(SessionId(1)), Seat::new(SessionId(2)));
+    let (seat, parrot) = (seat_of(1), seat_of(2));
     rooms.listen(&here, 1, Filter::Everything, &seat);
     for _ in 0..100_000 {
         rooms.say_at(&parrot, now, &here, said(document(1), 1));

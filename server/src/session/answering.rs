@@ -404,3 +404,50 @@ impl Fetching<'_> {
         self.replies.send(message).await.map_err(|_| Stop::Gone)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use landfall_protocol::lineage::EpochRecord;
+    use landfall_protocol::space::{Commit, NewEntry, NewKind};
+
+    use super::*;
+    use crate::memory::{Memory, ShareKey};
+    use crate::store::SqliteStore;
+    use crate::turns::Turns;
+
+    /// A store with so many deleted documents in one bucket of the digests.
+    fn deleted(folder: &std::path::Path, space: &SpaceName, documents: u64) -> SqliteStore {
+        let store = SqliteStore::open(folder).unwrap();
+        let tombstone = |number: u64| {
+            let mut id = [7; 16];
+            id[8..].copy_from_slice(&number.to_be_bytes());
+            let document = DocumentId::from_bytes(id);
+            let entry = Entry::of_tombstone(Offset(number), document, b"me", 0);
+            NewEntry { entry, kind: NewKind::Tombstone }
+        };
+        let epoch = landfall_protocol::Epoch::from_bytes([1; 16]);
+        let opens = Some(EpochRecord { epoch, first: Offset(1), predecessor: None });
+        let entries = (1..=documents).map(tombstone).collect();
+        let (tell, told) = std::sync::mpsc::channel();
+        let commit = Arc::new(Commit { space: space.clone(), opens, entries });
+        store.append(commit, Box::new(move |result| tell.send(result).unwrap()));
+        told.recv().unwrap().unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turns_between_the_pages_of_a_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let space: SpaceName = "notes".parse().unwrap();
+        let documents = 2 * limits::DIGEST_ROWS as u64;
+        let store = Arc::new(deleted(folder.path(), &space, documents));
+        let account = Memory::new(0).account(ShareKey::Session(1));
+        let turns = Turns::new(1);
+        let pages = Pages::of(store, turns.clone(), account);
+        let reader = Reader { pages, questions: Arc::new(Questions::new()) };
+        let bucket = Prefix::ROOT.child(0).child(7);
+        let Ok((head, _)) = reader.branches(space, vec![bucket]).await else { panic!("no answer") };
+        assert_eq!(head, Offset(documents));
+        assert!((2..=4).contains(&turns.asked()), "in {} reads", turns.asked());
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use landfall_protocol::frame::{Ephemeral, Filter, SubscriptionId};
 use landfall_protocol::{SessionId, SpaceName};
 
+use crate::memory::ShareKey;
 use crate::rooms::{News, Rooms, Said, Seat};
 
 /// Where a session listens. Dropped, it listens nowhere.
@@ -25,8 +26,8 @@ impl Drop for Hearing {
 
 impl Hearing {
     /// Nowhere yet.
-    pub(super) fn new(id: SessionId, rooms: Arc<Rooms>) -> Self {
-        Self { rooms, seat: Seat::new(id), spaces: BTreeMap::new() }
+    pub(super) fn new((id, share): (SessionId, ShareKey), rooms: Arc<Rooms>) -> Self {
+        Self { rooms, seat: Seat::new(id, share), spaces: BTreeMap::new() }
     }
 
     /// What is said about these documents is wanted.

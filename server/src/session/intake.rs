@@ -59,7 +59,7 @@ pub(super) struct Intake {
 
 impl Intake {
     pub(super) fn new(shared: &Shared, session: SessionId, account: Account) -> Self {
-        let (hub, checker) = (shared.hub.clone(), shared.checks.of_session());
+        let (hub, checker) = (shared.hub.clone(), shared.checks.of_session(account.key()));
         let parts = Parts { session, hub, account, checker };
         Self { parts, waiting: VecDeque::new(), turns: Turns::new(limits::UNANSWERED) }
     }

@@ -3,25 +3,30 @@
 use std::sync::Arc;
 
 use landfall_protocol::{DocumentId, SpaceName};
-use tokio::sync::Semaphore;
 
 use super::Shared;
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
 use crate::store::{Known, LogStore, StoreError};
+use crate::turns::Turns;
 
 /// The way to the store of one session.
 #[derive(Clone)]
 pub(super) struct Pages {
     store: Arc<dyn LogStore>,
     /// Bounds, for the whole relay, how many pages are read at a time.
-    page_reads: Arc<Semaphore>,
+    page_reads: Turns,
     account: Account,
 }
 
 impl Pages {
     pub(super) fn new(shared: &Shared, account: Account) -> Self {
-        let (store, page_reads) = (Arc::clone(&shared.store), Arc::clone(&shared.page_reads));
+        let (store, page_reads) = (Arc::clone(&shared.store), shared.page_reads.clone());
+        Self { store, page_reads, account }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(store: Arc<dyn LogStore>, page_reads: Turns, account: Account) -> Self {
         Self { store, page_reads, account }
     }
 
@@ -36,8 +41,7 @@ impl Pages {
         let read = Arc::new(read);
         let mut room = self.account.reserve(Class::Answer, limits::ANSWER_BYTES).await;
         loop {
-            // Closed never; without a turn the read is only less polite.
-            let turn = Arc::clone(&self.page_reads).acquire_owned().await;
+            let turn = self.page_reads.take(self.account.key()).await;
             let (store, read) = (Arc::clone(&self.store), Arc::clone(&read));
             let read = tokio::task::spawn_blocking(move || {
                 let read = read(&*store);

@@ -130,3 +130,29 @@ async fn what_stalls_is_looked_at_though_nothing_else_happens() {
     drop(stalled);
     relay.stop().await.unwrap();
 }
+
+/// Its sender cannot show that it is alive: a ping's answer would come behind the message.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_waits_for_its_memory_is_no_silence() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ping_after, drop_after) = (Duration::from_secs(1), Duration::from_secs(3));
+    let relay = Relay::start_with(&folder, |options| {
+        options.patience = Patience { ping_after, drop_after, ..Patience::default() };
+        options.memory = 192 << 20;
+    })
+    .await;
+    // These are silent, and dropped one after the other; each leaves its memory to the next.
+    let mut stalled = Vec::new();
+    for _ in 0..24 {
+        stalled.push(stall(&relay, limits::MESSAGE_BYTES).await);
+    }
+    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting >= 9.0).await;
+    let mut client = Client::at_start(&relay).await;
+    let mut author = Author::new(1);
+    let push = client.push(author.document, &author.large_changes(4, 300_000)).await;
+    assert_eq!(client.acked(push).await.count, 4);
+    let silent = "landfall_relay_sessions_ended_total{code=\"silent\"}";
+    assert!(relay.metric(silent).await >= 8.0, "it waited for longer than silence may last");
+    drop(stalled);
+    relay.stop().await.unwrap();
+}

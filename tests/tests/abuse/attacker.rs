@@ -65,6 +65,19 @@ pub(crate) fn until(socket: &mut WebSocket<TcpStream>, wanted: impl Fn(&Frame) -
     }
 }
 
+/// As [`until`], of an honest client, which answers the relay's pings.
+pub(crate) fn until_alive(
+    socket: &mut WebSocket<TcpStream>,
+    wanted: impl Fn(&Frame) -> bool,
+) -> Frame {
+    loop {
+        match until(socket, |frame| matches!(frame, Frame::Ping(_)) || wanted(frame)) {
+            Frame::Ping(nonce) => drop(say(socket, &[Frame::Pong(nonce)])),
+            found => return found,
+        }
+    }
+}
+
 /// Reads until the relay has acknowledged so many pushes.
 pub(crate) fn acknowledged(socket: &mut WebSocket<TcpStream>, count: usize) {
     let mut left = count;

@@ -1,6 +1,7 @@
 //! Questions whose answers cost much: digests of very many documents, histories again and again, heads.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use landfall::automerge::{ActorId, ChangeHash};
 use landfall_protocol::digest::{Prefix, tombstone_id};
@@ -8,8 +9,8 @@ use landfall_protocol::frame::{DigestQuery, Fetch, Frame, Push, PushEntry, Want,
 use landfall_protocol::{DocumentId, limits};
 use landfall_tests::raw::Typist;
 
-use crate::arena::attack;
-use crate::attacker::{acknowledged, reader, repo, say, subscribed};
+use crate::arena::{HANG, attack};
+use crate::attacker::{acknowledged, honest_reader, reader, repo, say, subscribed, until_alive};
 
 /// Document number so many of one bucket of the digests.
 fn of_bucket(number: u64) -> DocumentId {
@@ -18,24 +19,29 @@ fn of_bucket(number: u64) -> DocumentId {
     DocumentId::from_bytes(id)
 }
 
+/// Has 50,000 documents of a bucket deleted; the question for a digest of them.
+fn deleted(port: u16) -> Frame {
+    let mut author = reader(port, "deleted");
+    let deletion = |id| {
+        let document = of_bucket(id);
+        let (subscription, flags, body) = (1, 0, vec![].into());
+        let (kind, entry) = (entry_kind::TOMBSTONE, tombstone_id(&document));
+        Frame::PushEntry(PushEntry { id, subscription, document, kind, flags, entry, body })
+    };
+    let all: Vec<Frame> = (1..=50_000).map(deletion).collect();
+    for some in all.chunks(limits::PUSHES_IN_FLIGHT) {
+        assert!(say(&mut author, some));
+        acknowledged(&mut author, some.len());
+    }
+    let bucket = Prefix::ROOT.child(0xd).child(0xd);
+    let prefixes = vec![bucket; limits::BRANCHES.min(8)];
+    Frame::Digest(DigestQuery { subscription: 1, prefixes })
+}
+
 #[test]
 fn digests_over_very_many_deleted_documents() {
     attack("digests over 50,000 tombstones", |attack| {
-        let mut author = reader(attack.port, "deleted");
-        let deletion = |id| {
-            let document = of_bucket(id);
-            let (subscription, flags, body) = (1, 0, vec![].into());
-            let (kind, entry) = (entry_kind::TOMBSTONE, tombstone_id(&document));
-            Frame::PushEntry(PushEntry { id, subscription, document, kind, flags, entry, body })
-        };
-        let all: Vec<Frame> = (1..=50_000).map(deletion).collect();
-        for some in all.chunks(limits::PUSHES_IN_FLIGHT) {
-            assert!(say(&mut author, some));
-            acknowledged(&mut author, some.len());
-        }
-        let bucket = Prefix::ROOT.child(0xd).child(0xd);
-        let prefixes = vec![bucket; limits::BRANCHES.min(8)];
-        let question = Frame::Digest(DigestQuery { subscription: 1, prefixes });
+        let question = deleted(attack.port);
         let mut sessions: Vec<_> = (0..10).map(|_| subscribed(attack.port, "deleted")).collect();
         while attack.goes_on() {
             for session in &mut sessions {
@@ -44,6 +50,27 @@ fn digests_over_very_many_deleted_documents() {
                 }
             }
         }
+    });
+}
+
+/// Each has as many questions as it may. An honest client asks for one document.
+#[test]
+fn digests_over_very_many_deleted_documents_from_many_sessions() {
+    attack("digests over 50,000 tombstones from each of 800 sessions", |attack| {
+        let questions = vec![deleted(attack.port); limits::QUERIES];
+        let mut honest = honest_reader(attack.port, "default");
+        let mut sessions: Vec<_> = (0..800).map(|_| subscribed(attack.port, "deleted")).collect();
+        for session in &mut sessions {
+            say(session, &questions);
+        }
+        let wants = vec![Want { document: DocumentId::from_bytes([7; 16]), have: vec![] }];
+        let began = Instant::now();
+        say(&mut honest, &[Frame::Fetch(Fetch { subscription: 1, wants })]);
+        until_alive(&mut honest, |frame| matches!(frame, Frame::Document(_)));
+        let took = began.elapsed();
+        println!("a question for one document took {took:?}");
+        assert!(took < HANG, "a question for one document took {took:?}");
+        attack.hold();
     });
 }
 

@@ -1,16 +1,17 @@
 //! Offered snapshots that never come, or come in heaps.
 
 use std::net::TcpStream;
+use std::time::Instant;
 
 use landfall::automerge::transaction::Transactable;
-use landfall::automerge::{ActorId, AutoCommit, ROOT};
+use landfall::automerge::{ActorId, AutoCommit, ObjType, ROOT};
 use landfall_protocol::frame::{Frame, Part, PushSnapshot};
 use landfall_protocol::{DocumentId, limits};
 use landfall_tests::rng::Rng;
 use tokio_tungstenite::tungstenite::WebSocket;
 
-use crate::arena::attack;
-use crate::attacker::{honest_reader, reader, say, subscribed, until};
+use crate::arena::{HANG, attack};
+use crate::attacker::{honest_reader, reader, say, subscribed, until, until_alive};
 
 fn offer(id: u64, document: [u8; 16], total: u64) -> Frame {
     let (subscription, hash, heads) = (1, [id as u8; 32], vec![]);
@@ -162,6 +163,41 @@ fn uploads_that_trickle_beside_an_honest_one() {
             }
             from += 1_000;
         });
+        attack.hold();
+    });
+}
+
+/// A folded history of some hundred bytes and a million operations.
+fn heavy() -> (Vec<u8>, Vec<[u8; 32]>) {
+    let mut doc = AutoCommit::new().with_actor(ActorId::from([0x40; 16]));
+    let text = doc.put_object(ROOT, "t", ObjType::Text).expect("a text");
+    doc.commit();
+    doc.splice_text(&text, 0, 0, &"x".repeat(1_000_000)).expect("letters");
+    doc.commit();
+    let heads = doc.get_heads().iter().map(|hash| hash.0).collect();
+    (doc.save(), heads)
+}
+
+/// An honest upload is behind one of them that runs.
+#[test]
+fn heavy_uploads_from_many_sessions() {
+    attack("heavy uploads from each of 40 sessions", |attack| {
+        let heavy = heavy();
+        let mut sessions: Vec<_> = (0..40).map(|_| reader(attack.port, "heavy")).collect();
+        for (number, session) in (1..).zip(&mut sessions) {
+            let document = DocumentId::from_bytes(document(number));
+            assert!(matches!(offered(session, 1, document, &heavy), Frame::Wanted(_)));
+            say(session, &[part(document, &heavy.0, 0, limits::PART_BYTES)]);
+        }
+        let mut honest = honest_reader(attack.port, "honest");
+        let (history, document) = (folded(77, 300, 1), DocumentId::from_bytes([0x41; 16]));
+        let began = Instant::now();
+        assert!(matches!(offered(&mut honest, 1, document, &history), Frame::Wanted(_)));
+        say(&mut honest, &[part(document, &history.0, 0, limits::PART_BYTES)]);
+        until_alive(&mut honest, |frame| matches!(frame, Frame::Ack(_)));
+        let took = began.elapsed();
+        println!("an honest upload of 300 changes took {took:?}");
+        assert!(took < HANG, "an honest upload of 300 changes took {took:?}");
         attack.hold();
     });
 }

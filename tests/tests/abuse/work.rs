@@ -1,13 +1,16 @@
 //! Few bytes that ask for much work.
 
+use std::time::Instant;
+
 use landfall::automerge::{ActorId, Change, ChangeHash};
 use landfall_protocol::frame::{Frame, Push, PushEntry, entry_kind};
 use landfall_protocol::{DocumentId, limits};
 use landfall_tests::raw::{crowded_change, dense_change};
 
-use crate::arena::attack;
+use crate::arena::{HANG, attack};
 use crate::attacker::{
-    acknowledged, begin_message, native, pings, pong, reader, repo, say, subscribed,
+    acknowledged, begin_message, drain, honest_reader, native, pings, pong, reader, repo, say,
+    subscribed, until_alive,
 };
 
 /// A change of a million operations in a hundred bytes.
@@ -116,7 +119,7 @@ fn changes_that_follow_very_many_others() {
         let (changes, _) = crowd(0xd0, 5_000);
         prepare(attack.port, "dependent", DOCUMENT, &changes);
         let hashes: Vec<ChangeHash> = changes[1..].iter().map(|change| hash_of(change)).collect();
-        let mut sessions: Vec<_> = (0..4).map(|_| subscribed(attack.port, "dependent")).collect();
+        let mut sessions: Vec<_> = (0..16).map(|_| subscribed(attack.port, "dependent")).collect();
         for id in 1..u32::MAX {
             for (number, session) in (0..).zip(&mut sessions) {
                 if !attack.goes_on() {
@@ -127,6 +130,31 @@ fn changes_that_follow_very_many_others() {
                     *session = subscribed(attack.port, "dependent");
                 }
             }
+        }
+    });
+}
+
+/// An honest client pastes a page, which is not checked at once either.
+#[test]
+fn pushes_of_a_million_operations_from_many_sessions() {
+    attack("2 pushes of 2,000,000 operations from each of 60 sessions", |attack| {
+        let (change, pair) =
+            (bomb(), |id, change: &Vec<u8>| push(id, DOCUMENT, &[change.clone(), change.clone()]));
+        let mut honest = honest_reader(attack.port, "pastes");
+        let mut sessions: Vec<_> = (0..60).map(|_| subscribed(attack.port, "bombs")).collect();
+        for session in &mut sessions {
+            say(session, &[pair(1, &change), pair(2, &change)]);
+        }
+        let pasted = dense_change(&ActorId::from([0xaa; 16]), (1, 1), &[], 3_000);
+        let began = Instant::now();
+        say(&mut honest, &[push(1, DocumentId::from_bytes([0xaa; 16]), &[pasted])]);
+        until_alive(&mut honest, |frame| matches!(frame, Frame::Ack(_)));
+        let took = began.elapsed();
+        println!("a paste of 3,000 characters took {took:?}");
+        assert!(took < HANG, "a paste of 3,000 characters took {took:?}");
+        attack.hold();
+        for session in &mut sessions {
+            drain(session);
         }
     });
 }

@@ -1,0 +1,360 @@
+//! Whose turn it is, of the sessions that wait for the same thing. Addresses have their turns one after the
+//! other, whatever each has queued and over however many connections; and within an address its sessions
+//! have theirs likewise.
+//!
+//! It must not know what a turn is for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use landfall_protocol::Moment;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::budgets::Budgets;
+use crate::limits;
+use crate::memory::{Key, ShareKey};
+
+/// The entries of a map, once round, from the one after `last` on.
+pub(crate) fn round<K: Ord + Copy, V>(
+    map: &BTreeMap<K, V>,
+    last: Option<K>,
+) -> impl Iterator<Item = (&K, &V)> {
+    let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+    let rest = last.into_iter().flat_map(|last| map.range(..=last));
+    map.range((after, Bound::Unbounded)).chain(rest)
+}
+
+/// What waits, in the order in which it is served. Pure.
+#[derive(Debug)]
+pub(crate) struct Round<T> {
+    shares: BTreeMap<ShareKey, OfShare<T>>,
+    /// The share that was served last.
+    last: Option<ShareKey>,
+}
+
+/// What waits of one share; it is never empty.
+#[derive(Debug)]
+struct OfShare<T> {
+    accounts: BTreeMap<u64, VecDeque<T>>,
+    last: Option<u64>,
+}
+
+impl<T> Default for Round<T> {
+    fn default() -> Self {
+        Self { shares: BTreeMap::new(), last: None }
+    }
+}
+
+impl<T> Round<T> {
+    /// Adds something behind the others of its session.
+    pub(crate) fn add(&mut self, key: Key, item: T) {
+        let new = || OfShare { accounts: BTreeMap::new(), last: None };
+        let of = self.shares.entry(key.share).or_insert_with(new);
+        of.accounts.entry(key.account).or_default().push_back(item);
+    }
+
+    /// Takes out what is next: of the shares that `may` have a turn the next one with a session whose
+    /// first item `fits`.
+    pub(crate) fn take(
+        &mut self,
+        may: impl Fn(ShareKey) -> bool,
+        fits: impl Fn(&T) -> bool,
+    ) -> Option<(Key, T)> {
+        let shares = round(&self.shares, self.last).filter(|(share, _)| may(**share));
+        let key = shares.filter_map(|(share, of)| {
+            let is_next = |(_, items): &(_, &VecDeque<T>)| items.front().is_some_and(&fits);
+            let (account, _) = round(&of.accounts, of.last).find(is_next)?;
+            Some(Key { share: *share, account: *account })
+        });
+        let key = { key }.next()?;
+        self.last = Some(key.share);
+        let of = self.shares.get_mut(&key.share)?;
+        of.last = Some(key.account);
+        let item = of.accounts.get_mut(&key.account)?.pop_front()?;
+        self.settle(key);
+        Some((key, item))
+    }
+
+    /// Takes out what of a session is not to be kept.
+    pub(crate) fn retain(&mut self, key: Key, keep: impl FnMut(&T) -> bool) {
+        let of = self.shares.get_mut(&key.share);
+        if let Some(items) = of.and_then(|of| of.accounts.get_mut(&key.account)) {
+            items.retain(keep);
+            self.settle(key);
+        }
+    }
+
+    /// Forgets who waits for nothing.
+    fn settle(&mut self, key: Key) {
+        let Some(of) = self.shares.get_mut(&key.share) else { return };
+        if of.accounts.get(&key.account).is_some_and(VecDeque::is_empty) {
+            of.accounts.remove(&key.account);
+        }
+        if of.accounts.is_empty() {
+            self.shares.remove(&key.share);
+        }
+    }
+
+    /// The first of each session.
+    pub(crate) fn first(&self) -> impl Iterator<Item = (ShareKey, &T)> {
+        self.shares.iter().flat_map(|(share, of)| {
+            of.accounts.values().filter_map(|items| Some((*share, items.front()?)))
+        })
+    }
+
+    /// Takes out everything.
+    pub(crate) fn clear(&mut self) {
+        self.shares.clear();
+    }
+}
+
+/// Turns that so many have at a time. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Turns {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    start: Instant,
+}
+
+struct State {
+    free: usize,
+    waiting: Round<Waiter>,
+    tickets: u64,
+    /// What shares may use; one that has used more has no turn until that is paid for.
+    budgets: Option<Budgets>,
+}
+
+struct Waiter {
+    ticket: u64,
+    tell: oneshot::Sender<Turn>,
+}
+
+/// A turn, until it is dropped.
+pub(crate) struct Turn {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.shared.serve(|state| state.free += 1);
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Moment {
+        Moment(self.start.elapsed())
+    }
+
+    /// Changes who waits, then gives out the turns that are free.
+    fn serve(self: &Arc<Self>, change: impl FnOnce(&mut State)) {
+        let mut told = Vec::new();
+        {
+            let mut state = self.state.lock();
+            change(&mut state);
+            while state.free > 0 {
+                let State { waiting, budgets, .. } = &mut *state;
+                let now = self.now();
+                let may = |share| budgets.as_ref().is_none_or(|b| b.wait(share, now).is_zero());
+                let Some((_, waiter)) = waiting.take(may, |_| true) else { break };
+                state.free -= 1;
+                told.push((waiter.tell, Turn { shared: Arc::clone(self) }));
+            }
+        }
+        for (tell, turn) in told {
+            // One that waits no more gives it back: the turn is dropped with the lock released.
+            drop(tell.send(turn));
+        }
+    }
+}
+
+/// A place among those that wait, given up when it is dropped.
+struct Place<'a> {
+    shared: &'a Arc<Shared>,
+    key: Key,
+    ticket: u64,
+    told: oneshot::Receiver<Turn>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let (key, ticket) = (self.key, self.ticket);
+        self.shared.state.lock().waiting.retain(key, |waiter| waiter.ticket != ticket);
+    }
+}
+
+impl Turns {
+    /// So many at a time.
+    pub(crate) fn new(at_a_time: usize) -> Self {
+        Self::of(at_a_time, None)
+    }
+
+    /// So many at a time, of shares that have not used more than this lately.
+    pub(crate) fn within(at_a_time: usize, budgets: Budgets) -> Self {
+        Self::of(at_a_time, Some(budgets))
+    }
+
+    fn of(free: usize, budgets: Option<Budgets>) -> Self {
+        let state = State { free, waiting: Round::default(), tickets: 0, budgets };
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), start: Instant::now() }) }
+    }
+
+    /// Waits for a turn. There is one for each, in the end: `None` never comes.
+    pub(crate) async fn take(&self, key: Key) -> Option<Turn> {
+        let (tell, told) = oneshot::channel();
+        let mut ticket = 0;
+        self.shared.serve(|state| {
+            state.tickets += 1;
+            ticket = state.tickets;
+            state.waiting.add(key, Waiter { ticket, tell });
+        });
+        let is_metered = self.shared.state.lock().budgets.is_some();
+        let mut place = Place { shared: &self.shared, key, ticket, told };
+        loop {
+            // What others of its share use while it waits may put its turn off, and then nobody's end
+            // brings it.
+            let look = self.debt(key.share).max(limits::DEBT_LOOK);
+            tokio::select! {
+                // The sender is kept until it is used.
+                turn = &mut place.told => return turn.ok(),
+                () = async { tokio::time::sleep(look).await }, if is_metered => {
+                    self.shared.serve(|_| ());
+                }
+            }
+        }
+    }
+
+    /// The time on which its budgets run.
+    pub(crate) fn now(&self) -> Moment {
+        self.shared.now()
+    }
+
+    /// How long until a share has paid for what it used.
+    pub(crate) fn debt(&self, share: ShareKey) -> Duration {
+        let state = self.shared.state.lock();
+        let debt = |budgets: &Budgets| budgets.wait(share, self.now());
+        state.budgets.as_ref().map_or(Duration::ZERO, debt)
+    }
+
+    /// A share has used so much.
+    pub(crate) fn spend(&self, share: ShareKey, tokens: u64) {
+        if let Some(budgets) = &mut self.shared.state.lock().budgets {
+            budgets.spend(share, self.shared.now(), tokens);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Turns {
+    /// Turns that are free.
+    pub(crate) fn free(&self) -> usize {
+        self.shared.state.lock().free
+    }
+
+    /// Turns that were asked for.
+    pub(crate) fn asked(&self) -> u64 {
+        self.shared.state.lock().tickets
+    }
+
+    /// Sessions that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.shared.state.lock().waiting.first().count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn key(share: u64, account: u64) -> Key {
+        Key { share: ShareKey::Session(share), account }
+    }
+
+    fn order(round: &mut Round<&'static str>) -> Vec<&'static str> {
+        std::iter::from_fn(|| round.take(|_| true, |_| true)).map(|(_, item)| item).collect()
+    }
+
+    #[test]
+    fn shares_have_their_turns_and_within_each_its_sessions() {
+        let mut round = Round::default();
+        for account in 0..3 {
+            round.add(key(1, account), "many");
+            round.add(key(1, account), "many again");
+        }
+        round.add(key(2, 7), "b");
+        round.add(key(2, 7), "b again");
+        round.add(key(3, 8), "c");
+        let expected = ["many", "b", "c", "many", "b again", "many"];
+        let again = ["many again"; 3];
+        assert_eq!(order(&mut round), [&expected[..], &again].concat());
+        assert!(round.shares.is_empty());
+    }
+
+    #[test]
+    fn what_does_not_fit_holds_up_its_own_session_only() {
+        let mut round = Round::default();
+        for (account, item) in [(1, "large"), (1, "small"), (2, "small of another")] {
+            round.add(key(1, account), item);
+        }
+        round.add(key(2, 1), "not now");
+        let fits = |item: &&str| item.starts_with("small");
+        let may = |share| share == ShareKey::Session(1);
+        assert_eq!(round.take(may, fits).unwrap().1, "small of another");
+        assert!(round.take(may, fits).is_none());
+        assert_eq!(round.first().map(|(_, item)| *item).collect::<Vec<_>>(), ["large", "not now"]);
+    }
+
+    fn poll(turn: &mut Pin<Box<impl Future<Output = Option<Turn>>>>) -> Option<Turn> {
+        match turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(turn) => turn,
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn who_asks_much_has_one_place_in_the_round() {
+        let turns = Turns::new(1);
+        let wait = |share, account| Box::pin(turns.take(key(share, account)));
+        let first = poll(&mut wait(1, 0)).unwrap();
+        // Over as many sessions as they like.
+        let mut many: Vec<_> = (0..100).map(|account| wait(1, account)).collect();
+        assert!(many.iter_mut().all(|one| poll(one).is_none()));
+        let mut other = wait(2, 0);
+        assert!(poll(&mut other).is_none());
+        drop(first);
+        let turn = poll(&mut other).expect("it waits behind one, not behind a hundred");
+        // Some give up while they wait.
+        many.drain(..98);
+        assert_eq!(turns.waiting(), 2);
+        drop(turn);
+        // One has the turn and is gone before it knows.
+        drop(many.remove(0));
+        drop(poll(&mut many[0]).expect("whoever is left has the turn"));
+        drop(many);
+        assert_eq!((turns.free(), turns.waiting()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_share_in_debt_has_no_turn_and_others_have() {
+        let turns = Turns::within(1, Budgets::new(1, 10));
+        turns.spend(ShareKey::Session(1), 3_600);
+        let (mut first, mut second) =
+            (Box::pin(turns.take(key(1, 1))), Box::pin(turns.take(key(1, 2))));
+        assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
+        assert!(turns.debt(ShareKey::Session(1)) > Duration::from_secs(3_000));
+        let turn = turns.take(key(2, 1)).await;
+        assert!(turn.is_some());
+        drop(turn);
+        assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
+        assert_eq!(turns.free(), 1);
+    }
+}
