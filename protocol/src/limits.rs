@@ -359,6 +359,9 @@ pub const REPO_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// the peer has answered.
 pub const REPO_CHANGES_BYTES: usize = 8 * MIB;
 
+/// Heads that an automerge-repo peer is told of without asking for memory first: 8 KiB of a message.
+pub const REPO_FEW_HEADS: usize = 128;
+
 /// A peer that has so many changes of a document of which the relay has none is asked to send the
 /// document whole. Changes sent one by one are some eighty times its bytes; opening a whole one
 /// takes a process of its own.

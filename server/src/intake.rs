@@ -9,6 +9,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use landfall_protocol::limits as shared;
+use landfall_protocol::ring::DocumentPlan;
+use tokio::time::timeout;
+
 use crate::checks::Checker;
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
@@ -44,6 +48,19 @@ impl MessageRoom {
         self.split(Class::Upload, bytes + limits::PUSH_OVERHEAD_BYTES)
     }
 
+    /// Memory for what comes of a whole document of so many bytes, beside its own: as much as the message
+    /// has, since no more may be there than a message of the largest size takes.
+    pub(crate) fn of_merge(&mut self, bytes: usize) -> Option<Grant> {
+        self.0.as_mut().map(|(message, _)| message.split(Class::Push, 2 * bytes))
+    }
+
+    /// The memory of a question that takes up so many bytes, until it is answered: that of its message,
+    /// since what waits for memory for an answer must not hold any of that. `None` if the message was
+    /// small.
+    pub(crate) fn of_question(&mut self, bytes: usize) -> Option<Grant> {
+        self.0.as_mut().map(|(message, _)| message.split(Class::Intake, bytes))
+    }
+
     fn split(&mut self, class: Class, bytes: usize) -> Room {
         match &mut self.0 {
             Some((message, since)) => Room::Held(message.split(class, bytes), *since),
@@ -69,6 +86,14 @@ impl Room {
         }
     }
 
+    /// Bytes that are not reserved yet.
+    pub(crate) fn unreserved(&self) -> usize {
+        match self {
+            Self::Held(..) => 0,
+            Self::Later(_, bytes) => *bytes,
+        }
+    }
+
     /// Waits for it, if it is not there.
     pub(crate) async fn grant(self, account: &Account) -> Grant {
         match self {
@@ -76,6 +101,33 @@ impl Room {
             Self::Later(class, bytes) => account.reserve(class, bytes).await,
         }
     }
+}
+
+/// Waits for the memory of what comes of a merge: of so many bytes that were brought with what is `stored`
+/// of their document, as a child returns it and until it is committed. `None` if there was none in time: who
+/// waits holds what was brought, which others may need to get on. `has`: what was split off its message.
+pub(crate) async fn room_to_merge(
+    account: &Account,
+    has: Option<Grant>,
+    brought: usize,
+    stored: usize,
+) -> Option<Grant> {
+    let needs = (brought + stored).min(shared::SNAPSHOT_BYTES) + limits::PUSH_OVERHEAD_BYTES;
+    let lacks = needs.saturating_sub(has.as_ref().map_or(0, Grant::bytes));
+    if lacks == 0 {
+        return has;
+    }
+    let more = timeout(limits::OFFER_WAIT, account.reserve(Class::Push, lacks)).await.ok()?;
+    Some(match has {
+        Some(has) => has.and(more),
+        None => more,
+    })
+}
+
+/// Bytes of a document, about, as a merge reads it: single changes are many and small.
+pub(crate) fn stored_bytes(plan: &DocumentPlan) -> usize {
+    let snapshot = plan.snapshot.map_or(0, |(_, total, _)| total as usize);
+    snapshot + limits::MERGED_CHANGE_BYTES * plan.offsets.len()
 }
 
 /// Waits until a session has paid for what was checked for it. What holds memory `since` then waits

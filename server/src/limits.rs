@@ -161,11 +161,36 @@ pub const OUTBOX_BYTES: usize = 64 * KIB;
 /// How long an offered snapshot waits for its memory before its client is asked to try later.
 pub const OFFER_WAIT: Duration = Duration::from_secs(20);
 
+/// Bytes that an offered snapshot counts at least while its parts arrive: what is kept beside them.
+pub const LEAST_UPLOAD_BYTES: usize = 1_024;
+
+/// How long what has arrived of a snapshot is kept for its sender to come back: who was cut connects again
+/// within seconds, and a laptop that was closed for longer begins again. It gives way to others at any time.
+pub const UPLOADS_KEPT: Duration = Duration::from_secs(600);
+
+/// How often it is looked for those that nobody came back for, and how often at most.
+pub const UPLOADS_LOOK: Duration = Duration::from_secs(10);
+
+/// See [`UPLOADS_LOOK`].
+pub const UPLOADS_SOON: Duration = Duration::from_millis(100);
+
+/// Bytes that a single change is thought to have which a merge reads.
+pub const MERGED_CHANGE_BYTES: usize = KIB;
+
+/// Bytes in memory of a session's pushes that wait for their turn without memory of their own, since their
+/// messages were small, before its next frames are not handled.
+pub const SMALL_PUSHES_BYTES: usize = 4 * SOCKET_BUFFER_BYTES;
+
+/// Bytes of a session's questions that wait without memory of their own, since their messages were small,
+/// before its next frames are not handled: two small messages.
+pub const SMALL_QUESTION_BYTES: usize = 2 * SOCKET_BUFFER_BYTES;
+
 /// Bytes that a piece of an answer is thought to take before it is read.
 pub const ANSWER_BYTES: usize = 128 * KIB;
 
-/// Bytes that a subscription takes up in session, hub and rooms, with its space's name.
-pub const SUBSCRIPTION_BYTES: usize = 1_536;
+/// Bytes that a subscription takes up in session, hub and rooms, with its space's name and the senders
+/// that are remembered for it.
+pub const SUBSCRIPTION_BYTES: usize = 2_304;
 
 /// Bytes that each session may make the relay remember, whatever others do.
 pub const LITTLE_STATE: usize = 8 * KIB;
@@ -401,6 +426,10 @@ pub const LISTENER_COST_BYTES: usize = 16;
 /// Senders' sessions whose last count is remembered, for each space that somebody follows. One that
 /// is forgotten could be repeated once more.
 pub const EPHEMERAL_SOURCES: usize = 4_096;
+
+/// Of them, for each session or subscription that follows something in the space: some 80 bytes each, which
+/// [`SUBSCRIPTION_BYTES`] and [`OPEN_DOCUMENT_BYTES`](shared::OPEN_DOCUMENT_BYTES) count.
+pub const EPHEMERAL_SOURCES_EACH: usize = 8;
 
 /// How long it is watched how fast a large message or upload comes whose memory others wait for. One
 /// that comes slower than [`SLOWEST_LINK`] gives it up.

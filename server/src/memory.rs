@@ -205,7 +205,7 @@ impl Shared {
     fn book(self: &Arc<Self>, ledger: &mut Ledger, key: Key, class: Class, bytes: usize) -> Grant {
         let small = is_small(class, bytes);
         ledger.book(key, class, bytes, small);
-        Grant { shared: Arc::clone(self), key, class, bytes, small }
+        Grant { shared: Arc::clone(self), key, class, bytes, small, with: None }
     }
 }
 
@@ -271,12 +271,18 @@ impl Account {
     pub(crate) fn remember(&self, bytes: usize) -> Option<Grant> {
         let mut state = self.open.shared.state.lock();
         let little = state.ledger.held(self.open.key, Class::State) + bytes <= limits::LITTLE_STATE;
-        if !little && !state.ledger.is_free(self.open.key, Class::State, bytes) {
+        // Nobody waits for it, so nobody goes before it.
+        if !little && !state.ledger.may_remember(self.open.key, bytes) {
             let hog = state.ledger.hog(Class::State, self.open.key, bytes)?;
             // It may have ended: then what it holds is about to be given back.
             state.evictions.get(&hog)?.notify_one();
         }
-        Some(self.open.shared.book(&mut state.ledger, self.open.key, Class::State, bytes))
+        let grant = self.open.shared.book(&mut state.ledger, self.open.key, Class::State, bytes);
+        if state.ledger.is_over() {
+            // Caches have what was booked just now: they give way.
+            self.open.shared.pressed.notify_one();
+        }
+        Some(grant)
     }
 
     /// Whose it is.
@@ -287,6 +293,11 @@ impl Account {
     /// Waits until this account is to give way.
     pub(crate) async fn evicted(&self) {
         self.open.evicted.notified().await;
+    }
+
+    /// The share that it belongs to.
+    pub(crate) fn share(&self) -> ShareKey {
+        self.open.key.share
     }
 
     /// Whether anybody waits for memory.
@@ -348,9 +359,21 @@ pub(crate) struct Grant {
     class: Class,
     bytes: usize,
     small: bool,
+    /// What is given back with it.
+    with: Option<Box<Grant>>,
 }
 
 impl Grant {
+    /// Keeps another one, of whichever class, for as long as this.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        let mut last = &mut self.with;
+        while let Some(with) = last {
+            last = &mut with.with;
+        }
+        *last = Some(Box::new(other));
+        self
+    }
+
     /// Its bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -359,6 +382,13 @@ impl Grant {
     /// Whose it is.
     pub(crate) fn key(&self) -> Key {
         self.key
+    }
+
+    /// It may be taken back from now on: who waits already is told so.
+    pub(crate) fn offer_back(&self) {
+        if self.shared.state.lock().ledger.is_wanted() {
+            self.shared.pressed.notify_one();
+        }
     }
 
     /// Keeps no more than so many bytes.
@@ -381,7 +411,7 @@ impl Grant {
             ledger.book(key, class, bytes, small);
             ledger.release(key, from, bytes, small);
         });
-        Self { shared: Arc::clone(&self.shared), key, class, bytes, small }
+        Self { shared: Arc::clone(&self.shared), key, class, bytes, small, with: None }
     }
 }
 

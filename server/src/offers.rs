@@ -1,35 +1,81 @@
 //! Snapshots that clients offer, while their parts arrive: kept across connections, so that a cut
 //! does not begin them again. Each holds the memory of all its bytes from its beginning, so one that
 //! has begun can always end.
+//!
+//! What arrives belongs to the session that sends it: what others send under the same hash is no part of it.
+//! Once its session is gone, another session of the same share may go on with it. Whether what it goes on
+//! with is of the snapshot is known only at the end, so who gets it whole is told that it is of several.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use landfall_protocol::session::Offered;
 use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::Mutex;
 
-use crate::memory::{Account, Grant, Pace};
+use crate::limits;
+use crate::memory::{Account, Grant, Pace, ShareKey};
 
-type Key = (SpaceName, DocumentId, [u8; 32]);
+/// What is offered, with its length: that is what its memory is reserved for.
+type Key = (SpaceName, DocumentId, [u8; 32], u64);
 
 /// One that is not whole yet.
 struct Partial {
     bytes: Vec<u8>,
     room: Grant,
-    /// Tells it from another of the same snapshot, before or after it.
-    ticket: u64,
-    /// Sessions that send it.
-    sessions: usize,
+    /// Whose sessions may go on with it.
+    share: ShareKey,
+    /// Its place among those that no session sends; `None` while one does.
+    idle: Option<u64>,
+    /// Some of it came from another session than the one that sends it.
+    is_mixed: bool,
     pace: Pace,
-    /// Grows with each use; of those that no session sends the smallest goes first.
-    used: u64,
 }
 
 #[derive(Default)]
 struct Kept {
-    partials: HashMap<Key, Partial>,
-    uses: u64,
+    /// Each by its ticket, among those of the same snapshot.
+    partials: HashMap<Key, BTreeMap<u64, Partial>>,
+    /// Those that no session sends, and since when; the one that was left longest ago first.
+    idle: BTreeMap<u64, (Key, u64, Instant)>,
+    /// Tickets and places are numbered together.
+    last: u64,
+    bytes: usize,
+}
+
+impl Kept {
+    fn next_number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn get(&mut self, key: &Key, ticket: u64) -> Option<&mut Partial> {
+        self.partials.get_mut(key)?.get_mut(&ticket)
+    }
+
+    fn remove(&mut self, key: &Key, ticket: u64) -> Option<Partial> {
+        let same = self.partials.get_mut(key)?;
+        let partial = same.remove(&ticket)?;
+        if same.is_empty() {
+            self.partials.remove(key);
+        }
+        if let Some(place) = partial.idle {
+            self.idle.remove(&place);
+        }
+        self.bytes -= partial.bytes.len();
+        Some(partial)
+    }
+
+    /// Takes out the one that was left longest ago, if `is_due` says so of the moment.
+    fn pop_idle(&mut self, is_due: impl Fn(Instant) -> bool) -> Option<Partial> {
+        let (_, (key, ticket, since)) = self.idle.first_key_value()?;
+        if !is_due(*since) {
+            return None;
+        }
+        let (key, ticket) = (key.clone(), *ticket);
+        self.remove(&key, ticket)
+    }
 }
 
 /// What has arrived.
@@ -44,6 +90,9 @@ pub(crate) struct Whole {
     pub(crate) bytes: Arc<Vec<u8>>,
     /// Their memory.
     pub(crate) room: Grant,
+    /// Some of them came from another session: if they are not what was offered, that need not be the fault
+    /// of who sent the rest.
+    pub(crate) is_mixed: bool,
 }
 
 /// What a part came to.
@@ -58,7 +107,7 @@ pub(crate) enum Took {
     Gone,
 }
 
-/// One session's hold on one snapshot: a snapshot that a session sends is never dropped.
+/// A session's hold on what it sends of a snapshot: that is not dropped for others.
 pub(crate) struct Sending {
     offers: Arc<Offers>,
     key: Key,
@@ -67,130 +116,153 @@ pub(crate) struct Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if let Some(partial) = self.offers.kept.lock().partials.get_mut(&self.key)
-            && partial.ticket == self.ticket
-        {
-            partial.sessions = partial.sessions.saturating_sub(1);
-        }
+        let mut kept = self.offers.kept.lock();
+        let place = kept.next_number();
+        let Some(partial) = kept.get(&self.key, self.ticket) else { return };
+        partial.idle = Some(place);
+        // Who waits already is told: nothing else may happen that would.
+        partial.room.offer_back();
+        kept.idle.insert(place, (self.key.clone(), self.ticket, Instant::now()));
     }
 }
 
-impl Offers {
-    /// How much is there of an offered snapshot that was begun before; `None` if it was not.
-    pub(crate) fn resume(
-        self: &Arc<Self>,
-        space: &SpaceName,
-        offer: &Offered,
-    ) -> Option<(u64, Sending)> {
-        let mut kept = self.kept.lock();
-        let key = key(space, offer);
-        let partial = kept.partials.get_mut(&key)?;
-        let (there, ticket) = (partial.bytes.len() as u64, partial.ticket);
-        // While a session sends it, an offer of the same makes it come no faster.
-        if partial.sessions == 0 {
-            partial.pace = Pace::from(there);
-        }
-        partial.sessions += 1;
-        Some((there, Sending { offers: Arc::clone(self), key, ticket }))
-    }
-
-    /// Begins one, with memory for all its bytes. If it was begun meanwhile, it goes on.
-    pub(crate) fn begin(
-        self: &Arc<Self>,
-        space: &SpaceName,
-        offer: &Offered,
-        room: Grant,
-    ) -> (u64, Sending) {
-        if let Some(resumed) = self.resume(space, offer) {
-            return resumed;
-        }
-        let mut kept = self.kept.lock();
-        let (key, pace) = (key(space, offer), Pace::from(0));
-        kept.uses += 1;
-        let (ticket, used) = (kept.uses, kept.uses);
-        let partial = Partial { bytes: Vec::new(), room, ticket, sessions: 1, pace, used };
-        kept.partials.insert(key.clone(), partial);
-        (0, Sending { offers: Arc::clone(self), key, ticket })
-    }
-
+impl Sending {
     /// Adds a part.
-    pub(crate) fn add(&self, space: &SpaceName, offer: &Offered, from: u64, part: &[u8]) -> Took {
-        let mut kept = self.kept.lock();
-        let key = key(space, offer);
-        kept.uses += 1;
-        let used = kept.uses;
-        let Some(partial) = kept.partials.get_mut(&key) else { return Took::Gone };
-        if partial.bytes.len() as u64 != from {
-            return Took::Stale(partial.bytes.len() as u64);
+    pub(crate) fn add(&self, from: u64, part: &[u8]) -> Took {
+        let mut kept = self.offers.kept.lock();
+        let Some(partial) = kept.get(&self.key, self.ticket) else { return Took::Gone };
+        let (there, total) = (partial.bytes.len() as u64, self.key.3);
+        // More than was offered has no memory.
+        if there != from || part.len() as u64 > total - there {
+            return Took::Stale(there);
         }
         partial.bytes.extend_from_slice(part);
-        partial.used = used;
         let there = partial.bytes.len() as u64;
-        if there < offer.total {
+        kept.bytes += part.len();
+        if there < total {
             return Took::Upto(there);
         }
-        match kept.partials.remove(&key) {
-            Some(Partial { bytes, room, .. }) => {
-                Took::Whole(Whole { bytes: Arc::new(bytes), room })
+        match kept.remove(&self.key, self.ticket) {
+            Some(Partial { bytes, room, is_mixed, .. }) => {
+                Took::Whole(Whole { bytes: Arc::new(bytes), room, is_mixed })
             }
             None => Took::Gone,
         }
     }
 
-    /// Whether one comes slower than the slowest link is, while others wait for its memory: it is dropped
-    /// then, whoever else sends it, and its session tells so. `reads`: it is not us who hold it back.
-    pub(crate) fn is_overdue(
-        &self,
-        account: &Account,
-        (space, offer): (&SpaceName, &Offered),
-        reads: bool,
-    ) -> bool {
-        let mut kept = self.kept.lock();
-        let key = key(space, offer);
-        let Some(partial) = kept.partials.get_mut(&key) else { return false };
+    /// Whether it comes slower than the slowest link is, while others wait for its memory: it is dropped
+    /// then, and its session tells so. `reads`: it is not us who hold it back.
+    pub(crate) fn is_overdue(&self, account: &Account, reads: bool) -> bool {
+        let mut kept = self.offers.kept.lock();
+        let Some(partial) = kept.get(&self.key, self.ticket) else { return false };
         if !partial.pace.is_slow(partial.bytes.len() as u64, reads, account) {
             return false;
         }
-        let partial = kept.partials.remove(&key);
+        let partial = kept.remove(&self.key, self.ticket);
         drop(kept);
         // Its memory is given back with no lock held: others may take it at once.
         drop(partial);
         true
     }
+}
 
-    /// Lets go of one that no session sends, the least recently used; false if there is none.
-    pub(crate) fn give_way(&self) -> bool {
+impl Offers {
+    /// Goes on with an offered snapshot that a session of the same share began and no session sends any
+    /// more; gives how much of it is there. `None` if there is none.
+    pub(crate) fn resume(
+        self: &Arc<Self>,
+        share: ShareKey,
+        space: &SpaceName,
+        offer: &Offered,
+    ) -> Option<(u64, Sending)> {
         let mut kept = self.kept.lock();
-        let idle = kept.partials.iter().filter(|(_, partial)| partial.sessions == 0);
-        let Some(key) = idle.min_by_key(|(_, partial)| partial.used).map(|(key, _)| key.clone())
-        else {
-            return false;
-        };
-        let partial = kept.partials.remove(&key);
-        drop(kept);
+        let key = key(space, offer);
+        let (ticket, partial) = kept
+            .partials
+            .get_mut(&key)?
+            .iter_mut()
+            .filter(|(_, partial)| partial.idle.is_some() && is_akin(partial.share, share))
+            .max_by_key(|(_, partial)| partial.bytes.len())?;
+        let (ticket, there) = (*ticket, partial.bytes.len() as u64);
+        (partial.share, partial.is_mixed, partial.pace) = (share, there > 0, Pace::from(there));
+        if let Some(place) = partial.idle.take() {
+            kept.idle.remove(&place);
+        }
+        Some((there, Sending { offers: Arc::clone(self), key, ticket }))
+    }
+
+    /// Begins one, with memory for all its bytes.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        share: ShareKey,
+        space: &SpaceName,
+        offer: &Offered,
+        room: Grant,
+    ) -> Sending {
+        let mut kept = self.kept.lock();
+        let (ticket, key) = (kept.next_number(), key(space, offer));
+        let (bytes, pace, idle, is_mixed) = (Vec::new(), Pace::from(0), None, false);
+        let partial = Partial { bytes, room, share, idle, is_mixed, pace };
+        kept.partials.entry(key.clone()).or_default().insert(ticket, partial);
+        Sending { offers: Arc::clone(self), key, ticket }
+    }
+
+    /// Lets go of one that no session sends, the one that was left longest ago; false if there is none.
+    pub(crate) fn give_way(&self) -> bool {
         // Its memory is given back with no lock held: others may take it at once.
-        drop(partial);
-        true
+        let left = self.kept.lock().pop_idle(|_| true);
+        left.is_some()
+    }
+
+    /// Lets go of those that no session has sent for so long.
+    pub(crate) fn forget_idle(&self, after: Duration, now: Instant) {
+        let is_old = |since: Instant| now.saturating_duration_since(since) >= after;
+        loop {
+            let old = self.kept.lock().pop_idle(is_old);
+            if old.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Lets go of what nobody comes back for; never ends.
+    pub(crate) async fn forget_old(&self, after: Duration) {
+        loop {
+            tokio::time::sleep(after.clamp(limits::UPLOADS_SOON, limits::UPLOADS_LOOK)).await;
+            self.forget_idle(after, Instant::now());
+        }
     }
 
     /// Bytes that are there.
     pub(crate) fn bytes(&self) -> usize {
-        self.kept.lock().partials.values().map(|partial| partial.bytes.len()).sum()
+        self.kept.lock().bytes
+    }
+}
+
+/// Whether a session of one share may go on with what one of another began. Where addresses do not tell
+/// clients apart, each session is a share, and any may be the same client once more.
+fn is_akin(one: ShareKey, other: ShareKey) -> bool {
+    match (one, other) {
+        (ShareKey::Session(_), ShareKey::Session(_)) => true,
+        (one, other) => one == other,
     }
 }
 
 fn key(space: &SpaceName, offer: &Offered) -> Key {
-    (space.clone(), offer.document, offer.hash)
+    (space.clone(), offer.document, offer.hash, offer.total)
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::Future;
+    use std::net::IpAddr;
     use std::task::{Context, Waker};
-    use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::memory::{Class, Memory, ShareKey};
+    use crate::memory::{Class, Memory};
+
+    const ME: ShareKey = ShareKey::Address(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)));
+    const OTHER: ShareKey = ShareKey::Address(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)));
 
     fn offer(document: u8, total: u64) -> Offered {
         let document = DocumentId::from_bytes([document; 16]);
@@ -198,104 +270,123 @@ mod tests {
     }
 
     fn room(memory: &Memory, bytes: u64) -> Grant {
-        let account = memory.account(ShareKey::Session(1));
-        account.try_reserve(Class::Upload, bytes as usize).unwrap()
+        memory.account(ME).try_reserve(Class::Upload, bytes as usize).unwrap()
     }
 
-    #[test]
-    fn a_hold_on_one_that_is_gone_says_nothing_of_one_that_began_again() {
-        let (offers, space) = (Arc::new(Offers::default()), "default".parse().unwrap());
-        let memory = Memory::new(0);
-        let offer = offer(1, 4);
-        let (_, stale) = offers.begin(&space, &offer, room(&memory, 4));
-        // It is brought whole by another session, and offered anew.
-        assert!(matches!(offers.add(&space, &offer, 0, &[1, 2, 3, 4]), Took::Whole(_)));
-        let (from, sending) = offers.begin(&space, &offer, room(&memory, 4));
-        drop(stale);
-        assert_eq!(from, 0);
-        assert!(!offers.give_way(), "a session sends it");
-        drop(sending);
-        assert!(offers.give_way());
+    fn nothing() -> (Arc<Offers>, SpaceName, Memory) {
+        (Arc::default(), "default".parse().unwrap(), Memory::new(0))
     }
 
     #[test]
     fn parts_gather_and_one_that_nobody_sends_gives_way() {
-        let (offers, space) = (Arc::new(Offers::default()), "default".parse().unwrap());
-        let memory = Memory::new(0);
-        let mut number = 0;
-        let mut begin = |offer: &Offered| {
-            number += 1;
-            offers.begin(&space, offer, room(&memory, offer.total))
-        };
+        let (offers, space, memory) = nothing();
         let (first, second) = (offer(1, 4), offer(2, 4));
-        assert!(offers.resume(&space, &first).is_none());
-        assert!(
-            matches!(offers.add(&space, &first, 0, &[1]), Took::Gone),
-            "nothing is begun by a part"
-        );
-        let (from, sending) = begin(&first);
-        let (_, other) = begin(&second);
-        assert_eq!((from, memory.used(Class::Upload)), (0, 8));
-        assert!(matches!(offers.add(&space, &first, 0, &[1, 2]), Took::Upto(2)));
-        assert!(matches!(offers.add(&space, &first, 3, &[0]), Took::Stale(2)));
+        assert!(offers.resume(ME, &space, &first).is_none());
+        let sending = offers.begin(ME, &space, &first, room(&memory, 4));
+        let other = offers.begin(ME, &space, &second, room(&memory, 4));
+        assert_eq!(memory.used(Class::Upload), 8);
+        assert!(matches!(sending.add(0, &[1, 2]), Took::Upto(2)));
+        assert!(matches!(sending.add(3, &[0]), Took::Stale(2)));
+        assert!(matches!(sending.add(2, &[0; 3]), Took::Stale(2)), "it has no memory for more");
         assert!(!offers.give_way(), "sessions send both");
         drop(other);
         // The connection is cut; the same snapshot is offered again.
         drop(sending);
-        let (from, _sending) = offers.resume(&space, &first).unwrap();
-        assert_eq!(from, 2);
+        let (from, sending) = offers.resume(ME, &space, &first).unwrap();
+        assert_eq!((from, offers.bytes()), (2, 2));
         assert!(offers.give_way() && !offers.give_way());
-        assert!(offers.resume(&space, &second).is_none(), "it gave way");
-        let Took::Whole(whole) = offers.add(&space, &first, 2, &[3, 4]) else {
-            panic!("not whole")
-        };
+        assert!(offers.resume(ME, &space, &second).is_none(), "it gave way");
+        let Took::Whole(whole) = sending.add(2, &[3, 4]) else { panic!("not whole") };
         assert_eq!((&whole.bytes[..], memory.used(Class::Upload)), (&[1, 2, 3, 4][..], 4));
-        drop(whole);
+        assert!(whole.is_mixed, "two sessions sent it");
+        assert!(matches!(sending.add(4, &[]), Took::Gone));
+        drop((whole, sending));
         assert_eq!((memory.used(Class::Upload), offers.bytes()), (0, 0));
+        let kept = offers.kept.lock();
+        assert!(kept.partials.is_empty() && kept.idle.is_empty());
+    }
+
+    /// Mallory offers what others offer, and sends something else.
+    #[test]
+    fn what_one_session_sends_is_no_part_of_what_another_does() {
+        let (offers, space, memory) = nothing();
+        let offer = offer(1, 4);
+        let begin = |share| offers.begin(share, &space, &offer, room(&memory, 4));
+        let mallory = begin(OTHER);
+        assert!(matches!(mallory.add(0, &[6, 6]), Took::Upto(2)));
+        assert!(offers.resume(ME, &space, &offer).is_none(), "it is being sent");
+        assert!(offers.resume(OTHER, &space, &offer).is_none(), "it is being sent");
+        let alice = begin(ME);
+        assert!(matches!(alice.add(0, &[1, 2, 3]), Took::Upto(3)));
+        assert!(matches!(mallory.add(2, &[6, 6]), Took::Whole(_)));
+        drop(begin(OTHER));
+        assert!(offers.resume(ME, &space, &offer).is_none(), "another share has left it");
+        let Took::Whole(whole) = alice.add(3, &[4]) else { panic!("not whole") };
+        assert_eq!((&whole.bytes[..], whole.is_mixed), (&[1, 2, 3, 4][..], false));
     }
 
     #[test]
-    fn one_that_stalls_is_dropped_however_often_it_is_offered_again() {
-        let (offers, space) = (Arc::new(Offers::default()), "default".parse().unwrap());
+    fn where_addresses_tell_nothing_any_session_may_go_on() {
+        let (offers, space, memory) = nothing();
+        let offer = offer(1, 4);
+        let sending = offers.begin(ShareKey::Session(1), &space, &offer, room(&memory, 4));
+        assert!(matches!(sending.add(0, &[1]), Took::Upto(1)));
+        drop(sending);
+        assert!(offers.resume(ShareKey::Session(2), &space, &offer).is_some());
+    }
+
+    #[test]
+    fn one_that_stalls_is_dropped() {
+        let (offers, space, _) = nothing();
         let memory = Memory::new(256 << 20);
         let stalls = memory.account(ShareKey::Session(1));
         let offer = offer(1, 64 << 20);
         let room = stalls.try_reserve(Class::Upload, 64 << 20).unwrap();
-        let (_, _sending) = offers.begin(&space, &offer, room);
+        let sending = offers.begin(ME, &space, &offer, room);
         let other = memory.account(ShareKey::Session(2));
         let mut waits = std::pin::pin!(other.reserve(Class::Upload, 100 << 20));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waits.as_mut().poll(&mut context).is_pending());
         let since = Instant::now().checked_sub(Duration::from_secs(3_600)).unwrap();
-        let key = key(&space, &offer);
-        offers.kept.lock().partials.get_mut(&key).unwrap().pace = Pace::since(since, 0);
-        let _second = offers.resume(&space, &offer).unwrap();
-        assert!(
-            offers.is_overdue(&stalls, (&space, &offer), true),
-            "nothing of it came for an hour"
-        );
+        offers.kept.lock().get(&sending.key, sending.ticket).unwrap().pace = Pace::since(since, 0);
+        assert!(sending.is_overdue(&stalls, true), "nothing of it came for an hour");
         assert!(waits.as_mut().poll(&mut context).is_ready(), "its memory is given up");
-        assert!(offers.resume(&space, &offer).is_none());
+        assert!(matches!(sending.add(0, &[1]), Took::Gone));
+        drop(sending);
+        assert!(offers.resume(ME, &space, &offer).is_none());
+    }
+
+    #[test]
+    fn one_that_nobody_comes_back_for_is_forgotten() {
+        let (offers, space, memory) = nothing();
+        let (first, second) = (offer(1, 4), offer(2, 4));
+        drop(offers.begin(ME, &space, &first, room(&memory, 4)));
+        let sent = offers.begin(ME, &space, &second, room(&memory, 4));
+        let (kept, now) = (Duration::from_secs(60), Instant::now());
+        offers.forget_idle(kept, now + kept / 2);
+        assert_eq!(memory.used(Class::Upload), 8);
+        offers.forget_idle(kept, now + 2 * kept);
+        assert_eq!(memory.used(Class::Upload), 4, "one is being sent");
+        drop(sent);
+        assert!(offers.resume(ME, &space, &first).is_none());
+        assert!(offers.resume(ME, &space, &second).is_some());
     }
 
     /// Two sessions offer the same hash with other lengths: one names a byte, which is all the memory that
-    /// is reserved; the other one sends 60 MiB into that.
+    /// is reserved; the other one sends 60 MiB.
     #[test]
-    fn critic_what_is_kept_of_a_snapshot_has_its_memory_whoever_began_it() {
-        let (offers, space) = (Arc::new(Offers::default()), "default".parse().unwrap());
-        let memory = Memory::new(0);
+    fn what_is_kept_of_a_snapshot_has_its_memory_whoever_began_it() {
+        let (offers, space, memory) = nothing();
         let (short, long) = (offer(1, 1), offer(1, 64 << 20));
-        let (_, _first) = offers.begin(&space, &short, room(&memory, 1));
-        let (mut from, _second) = match offers.resume(&space, &long) {
+        drop(offers.begin(ME, &space, &short, room(&memory, 1)));
+        let (mut from, sending) = match offers.resume(ME, &space, &long) {
             Some(resumed) => resumed,
-            None => offers.begin(&space, &long, room(&memory, long.total)),
+            None => (0, offers.begin(ME, &space, &long, room(&memory, long.total))),
         };
         let part = vec![7; 256 << 10];
         while from < 60 << 20 {
-            match offers.add(&space, &long, from, &part) {
-                Took::Upto(there) => from = there,
-                _ => break,
-            }
+            let Took::Upto(there) = sending.add(from, &part) else { break };
+            from = there;
         }
         let (kept, reserved) = (offers.bytes(), memory.used(Class::Upload));
         assert!(kept <= reserved, "{kept} bytes are kept with memory for {reserved}");

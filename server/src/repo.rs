@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
-use landfall_protocol::repo::peer::{Effect, Host, Peer, Saying};
+use landfall_protocol::repo::peer::{Effect, Host, Memory, Peer, Saying};
 use landfall_protocol::{Code, DocumentId, Moment, SessionId, SpaceName, Upstream};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, mpsc};
@@ -165,7 +165,7 @@ struct Driver {
     has_joined_hub: bool,
     /// How often changes were not taken.
     refusals: u32,
-    /// The room of the answer that the machine is working into a message.
+    /// The room of what the machine is working into a message: of an answer, or of news.
     answer_room: Option<Grant>,
     /// Last, so that others hear of the end after everything else is gone.
     _places: Places,
@@ -273,7 +273,8 @@ impl Driver {
         let mut stopping = self.shared.stopping.clone();
         let stopped = self.stopping.is_some();
         tokio::select! {
-            event = self.events.recv() => Happening::Event(event),
+            // What is answered is told of to the peer, with what else became durable.
+            event = self.events.recv(), if makes => Happening::Event(event),
             () = self.mailbox.overflow.notified() => Happening::Overflow,
             () = self.account.evicted() => Happening::Evicted,
             () = self.meter.holding() => Happening::Holding,
@@ -328,7 +329,10 @@ impl Driver {
             Happening::Heard(heard) => self.handle_heard(heard),
             Happening::News => self.take_news(),
             Happening::Gossip(news) => {
-                news.into_iter().for_each(|news| self.machine.handle_remote_heads(&news));
+                let bytes = |news: &gossip::News| news.heads.iter().map(String::len).sum();
+                if let Some(news) = news {
+                    self.pass_on(bytes(&news), |machine| machine.handle_remote_heads(&news));
+                }
             }
             Happening::Replaced => {
                 let what = "another connection has joined under the same peer id".to_owned();
@@ -375,7 +379,8 @@ impl Driver {
                     let Said { document, sender, session, count, data } = &*said;
                     let (sender, session) = (sender.clone(), session.clone());
                     let (document, count, data) = (*document, *count, data.clone());
-                    self.machine.handle_said(&Saying { document, sender, session, count, data });
+                    let saying = Saying { document, sender, session, count, data };
+                    self.pass_on(saying.data.len(), |machine| machine.handle_said(&saying));
                 }
             }
         }
@@ -385,22 +390,62 @@ impl Driver {
         }
     }
 
+    /// Passes something on that may as well be lost, of so many bytes: if there is memory for it.
+    fn pass_on(&mut self, bytes: usize, tell: impl FnOnce(&mut Peer)) {
+        // What was decided before goes before.
+        self.perform();
+        if bytes > limits::SOCKET_BUFFER_BYTES {
+            self.answer_room = self.account.try_reserve(Class::Answer, 2 * bytes);
+            if self.answer_room.is_none() {
+                return debug!(bytes, "there is no memory to pass something on");
+            }
+        }
+        tell(&mut self.machine);
+        self.perform();
+        self.answer_room = None;
+    }
+
+    /// What the machine decided, next. For a peer that does not take what it is sent nothing is made of
+    /// news, and for others only with memory for it.
+    fn next_effect(&mut self) -> Option<Effect> {
+        let (makes, account, room) = (self.makes(), &self.account, &mut self.answer_room);
+        self.machine.poll_effect_within(|bytes| {
+            if !makes {
+                return Memory::Later;
+            }
+            // As it is made, and in the socket's buffer; with its envelope.
+            let needs = 2 * (bytes + limits::SOCKET_BUFFER_BYTES / 2);
+            *room = (bytes > limits::SOCKET_BUFFER_BYTES / 2)
+                .then(|| account.try_reserve(Class::Answer, needs))
+                .flatten();
+            match room.is_some() || bytes <= limits::SOCKET_BUFFER_BYTES / 2 {
+                true => Memory::There,
+                false => Memory::NotNow,
+            }
+        })
+    }
+
+    fn send(&mut self, message: Vec<u8>) {
+        let mut room = self.answer_room.take();
+        if room.is_none() && message.len() > limits::SOCKET_BUFFER_BYTES {
+            room = self.account.try_reserve(Class::Answer, 2 * message.len());
+            if room.is_none() {
+                let what = "the relay has no memory for what it has to say".to_owned();
+                return self.machine.fail(Code::OVERLOADED, what);
+            }
+        }
+        self.outbox_bytes += message.len();
+        self.outbox.push_back(match room {
+            Some(room) => Outgoing::Held(message, room),
+            None => Outgoing::Frames(message),
+        });
+    }
+
     /// Carries out what the machine decided.
     fn perform(&mut self) {
-        while let Some(effect) = self.machine.poll_effect() {
+        while let Some(effect) = self.next_effect() {
             match effect {
-                Effect::Send(message) => {
-                    self.outbox_bytes += message.len();
-                    self.outbox.push_back(match self.answer_room.take() {
-                        Some(room) => Outgoing::Held(message, room),
-                        // It is there already; its kind is bounded for each session.
-                        None if message.len() > limits::SOCKET_BUFFER_BYTES => {
-                            let room = self.account.take(Class::Answer, 2 * message.len());
-                            Outgoing::Held(message, room)
-                        }
-                        None => Outgoing::Frames(message),
-                    });
-                }
+                Effect::Send(message) => self.send(message),
                 Effect::Ping => self.outbox.push_back(Outgoing::Ping),
                 Effect::Joined(remote) => self.join(&remote),
                 Effect::Follow(document) => {
@@ -494,7 +539,9 @@ impl Driver {
 
     fn handle_late(&mut self, event: Event) {
         if let Event::Answered(answer) = event {
-            self.take_news();
+            if self.makes() {
+                self.take_news();
+            }
             self.machine.handle_answer(&answer);
         }
     }

@@ -177,7 +177,7 @@ impl Rooms {
         let (from, mut told) = (speaker.session(), Vec::new());
         let listeners = {
             let mut room = room.lock();
-            if !room.sources.grows(&said.sender, &said.session, said.count) {
+            if !room.is_new(&said) {
                 drop(room);
                 self.spend(speaker, now, weight);
                 self.metrics.ephemeral("repeated", 1);
@@ -268,6 +268,15 @@ impl Rooms {
 }
 
 impl Room {
+    /// Whether something is said for the first time, as far as that is remembered: of so many senders as
+    /// the memory of those who follow pays for.
+    fn is_new(&mut self, said: &Said) -> bool {
+        let followers = self.listeners.len() + self.open.len();
+        let most = limits::EPHEMERAL_SOURCES_EACH * (1 + followers);
+        let most = most.min(limits::EPHEMERAL_SOURCES);
+        self.sources.grows(&said.sender, &said.session, said.count, most)
+    }
+
     fn close(&mut self, document: &DocumentId, session: SessionId) {
         if let Some(seats) = self.documents.get_mut(document) {
             seats.remove(&session);

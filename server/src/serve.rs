@@ -81,6 +81,10 @@ pub struct ServeOptions {
     /// Bytes that sessions may make the relay keep, all together. Default 256 MiB, at least
     /// [`limits::LEAST_MEMORY`].
     pub memory: usize,
+    /// How long what arrived of a snapshot is kept after its connection ended. Default 10 min, for nobody
+    /// else needs its memory. Short, and clients that were cut begin again; long, and a relay at rest
+    /// keeps what nobody comes back for.
+    pub uploads_kept: Duration,
     /// How documents are folded. By default nothing is: the caller names the worker.
     pub folds: FoldOptions,
     /// Copies of the store that are made on a schedule, of the store in
@@ -107,6 +111,7 @@ impl ServeOptions {
             connections_of_address: limits::CONNECTIONS_OF_ADDRESS,
             ring_bytes: shared::RING_BYTES,
             memory: limits::MEMORY_BYTES,
+            uploads_kept: limits::UPLOADS_KEPT,
             folds: FoldOptions::default(),
             backups: None,
             drain: limits::DRAIN,
@@ -317,6 +322,11 @@ impl Server {
         tasks::keep("rings", move || {
             let (rings, givers) = (Arc::clone(&rings), Arc::clone(&givers));
             async move { rings.give_way(&givers).await }
+        });
+        let (left, kept) = (Arc::clone(&offers), options.uploads_kept);
+        tasks::keep("offers", move || {
+            let left = Arc::clone(&left);
+            async move { left.forget_old(kept).await }
         });
         let for_folds = hub.clone();
         folder

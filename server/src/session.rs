@@ -344,6 +344,20 @@ impl Driver {
                 self.machine.fail(Code::OVERLOADED, what.to_owned(), hint);
             }
             Happening::Handed(Handed::Over) => {}
+            Happening::Handed(Handed::Spoiled(id)) => {
+                self.intake.handle_answered();
+                self.uploads.handle_spoiled();
+                let what =
+                    "what another session sent of the snapshot was not of it: send all of it";
+                self.machine.handle_no_room_for(id, what);
+                self.let_offers_go();
+            }
+            Happening::Handed(Handed::NoRoom(id)) => {
+                self.intake.handle_answered();
+                let what = "the relay has no memory to merge a snapshot now";
+                self.machine.handle_no_room_for(id, what);
+                self.let_offers_go();
+            }
             Happening::Handed(Handed::HubGone) => {
                 let what = "the relay cannot go on".to_owned();
                 self.machine.fail(Code::INTERNAL, what, "connect again later");
@@ -372,7 +386,7 @@ impl Driver {
             }
         }
         // It may have been withdrawn while it waited.
-        self.uploads.retain(|id| self.machine.awaits(id));
+        self.let_offers_go();
     }
 
     fn stop(&mut self) {
@@ -470,6 +484,7 @@ impl Driver {
             Event::Answered(answer) => {
                 self.intake.handle_answered();
                 self.machine.handle_answer(self.now(), answer);
+                self.let_offers_go();
             }
         }
     }

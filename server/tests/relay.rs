@@ -55,6 +55,8 @@ mod stderr;
 mod sync;
 #[path = "relay/threads.rs"]
 mod threads;
+#[path = "relay/uploads.rs"]
+mod uploads;
 #[cfg(unix)]
 #[path = "relay/yielding.rs"]
 mod yielding;

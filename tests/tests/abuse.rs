@@ -8,8 +8,6 @@ mod arena;
 mod attacker;
 #[path = "abuse/canaries.rs"]
 mod canaries;
-#[path = "abuse/critic3.rs"]
-mod critic3;
 #[path = "abuse/crowds.rs"]
 mod crowds;
 #[path = "abuse/damage.rs"]

@@ -3,6 +3,7 @@
 use super::{Replica, ReplicaEffect};
 use crate::frame::{Ephemeral, Frame, features};
 use crate::ids::{DocumentId, SpaceName};
+use crate::limits;
 
 impl Replica {
     /// The application says something about a document, as message `count` of its `session`. It
@@ -36,7 +37,7 @@ impl Replica {
         let Ephemeral { document, sender, session, count, data, .. } = message;
         // No space's name has a slash.
         let source = format!("{space}/{sender}");
-        if wanted && self.sources.grows(&source, &session, count) {
+        if wanted && self.sources.grows(&source, &session, count, limits::EPHEMERAL_SOURCES) {
             let data = data.into_vec();
             self.effects.push_back(ReplicaEffect::Heard {
                 space,

@@ -112,6 +112,17 @@ pub enum Effect {
     End(Code, String),
 }
 
+/// Whether there is memory for a message, as [`Peer::poll_effect_within`] asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// There is, and it is reserved.
+    There,
+    /// There is none: the store is asked for what is to be said, which waits for memory.
+    NotNow,
+    /// The peer does not take what it is sent: nothing is made for it.
+    Later,
+}
+
 /// Names what is asked of the caller: the document, and after which `join`. What was asked for a
 /// peer before it joined once more is no answer for what it has begun since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +176,8 @@ pub struct Peer {
     paced: BTreeSet<(Moment, DocumentId)>,
     /// Documents of which something became durable since the last effect was asked for.
     touched: BTreeSet<DocumentId>,
+    /// Documents of which the peer may be told now what there is, once there is memory to say it.
+    ready: BTreeSet<DocumentId>,
     now: Moment,
     /// Storages of whose heads the peer wants to hear.
     subscribed: BTreeSet<String>,
@@ -172,6 +185,8 @@ pub struct Peer {
     penned: usize,
     /// Bytes of heads, needs and filters that are kept of what the peer said.
     kept: usize,
+    /// Bytes of the heads of its open documents, as they stand here.
+    standing: usize,
     effects: VecDeque<Effect>,
     patience: Patience,
     began: Moment,
@@ -193,10 +208,12 @@ impl Peer {
             requests: VecDeque::new(),
             paced: BTreeSet::new(),
             touched: BTreeSet::new(),
+            ready: BTreeSet::new(),
             now,
             subscribed: BTreeSet::new(),
             penned: 0,
             kept: 0,
+            standing: 0,
             effects: VecDeque::new(),
             patience,
             began: now,
@@ -208,10 +225,34 @@ impl Peer {
 
     /// What is to be done next.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        // Entries that came together are sent together.
+        self.poll_effect_within(|_| Memory::There)
+    }
+
+    /// As [`Peer::poll_effect`]. `memory` is asked before a message is made of so many bytes, about, that
+    /// was not asked of the store; it is the next to be sent.
+    pub fn poll_effect_within(
+        &mut self,
+        mut memory: impl FnMut(usize) -> Memory,
+    ) -> Option<Effect> {
         while self.effects.is_empty() {
-            let id = self.touched.pop_first()?;
-            self.advance(id);
+            // Entries that came together are sent together.
+            if let Some(id) = self.touched.pop_first() {
+                self.advance(id);
+                continue;
+            }
+            let id = *self.ready.first()?;
+            let of = self.documents.get(&id).and_then(Document::due_bytes);
+            let there = of.map(&mut memory);
+            if there == Some(Memory::Later) {
+                return None;
+            }
+            self.ready.remove(&id);
+            match there {
+                Some(Memory::There) => self.tell(id),
+                Some(_) => self.handle_behind_with(id),
+                // It was told otherwise meanwhile, or has something else to wait for.
+                None => {}
+            }
         }
         self.effects.pop_front()
     }
@@ -297,8 +338,9 @@ impl Peer {
         self.requests.clear();
         self.paced.clear();
         self.touched.clear();
+        self.ready.clear();
         self.subscribed.clear();
-        (self.penned, self.kept) = (0, 0);
+        (self.penned, self.kept, self.standing) = (0, 0, 0);
     }
 
     /// What is asked about a document now carries this.
@@ -477,10 +519,11 @@ impl Peer {
         open.into_iter().for_each(|id| self.handle_behind_with(id));
     }
 
-    /// Bytes, about, of what it remembers of its peer and for it: documents that are open, heads and
-    /// filters that were told, changes that wait for others or for an answer.
+    /// Bytes, about, of what it remembers of its peer and for it: documents that are open, with where
+    /// they stand, heads and filters that were told, changes that wait for others or for an answer.
     pub fn state_bytes(&self) -> usize {
-        self.kept + self.penned + limits::OPEN_DOCUMENT_BYTES * self.documents.len()
+        let documents = limits::OPEN_DOCUMENT_BYTES * self.documents.len();
+        self.kept + self.standing + self.penned + documents
     }
 
     /// As [`Peer::handle_behind`], for one document: an entry of it became durable that is to be

@@ -140,6 +140,11 @@ impl Session {
         self.offers.by_id.contains_key(&id) && !self.offers.whole.contains(&id)
     }
 
+    /// Whether an offer is not answered yet: it is remembered, with its heads.
+    pub fn has_offer(&self, id: u64) -> bool {
+        self.offers.by_id.contains_key(&id)
+    }
+
     /// There is no room for an offered snapshot now, or its parts came too slowly.
     pub fn handle_no_room_for(&mut self, id: u64, what: &str) {
         if self.offers.remove(id).is_some() {

@@ -7,6 +7,7 @@ fn run(seed: u64) {
     let mut world = World::new(seed, 4, 2);
     world.relay.log.page_bytes = [300, 2_000, 8 << 20][seed as usize % 3];
     world.clients[3].keeps_states = false;
+    world.relay.denies = seed % 4;
     for _ in 0..400 {
         let client = world.rng.below(4);
         let document = world.documents[world.rng.below(2)];

@@ -8,7 +8,7 @@ use landfall_protocol::admission::{CheckedChange, Roots, preflight};
 use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::repo::chunks::{Carried, Chunks, carried};
 use landfall_protocol::repo::message::Message;
-use landfall_protocol::repo::peer::{Effect, Host, Peer, Planned, Saying, Ticket};
+use landfall_protocol::repo::peer::{Effect, Host, Memory, Peer, Planned, Saying, Ticket};
 use landfall_protocol::repo::plan::{Question, known};
 use landfall_protocol::repo::sync::SyncMessage;
 use landfall_protocol::session::Patience;
@@ -35,6 +35,10 @@ pub struct Relay {
     pub gossip: usize,
     /// Changes that this relay refuses, for a reason of its own.
     pub unwanted: BTreeSet<ChangeHash>,
+    /// Each so many-th message of news finds no memory; 0: none does.
+    pub denies: u64,
+    /// Messages for which memory was asked.
+    pub asked: u64,
 }
 
 /// A session and what is on its way.
@@ -72,7 +76,7 @@ impl Relay {
         let name = "default".parse().unwrap();
         let space = Space::new(name, log.lineage(), Epoch::from_bytes(fresh));
         let (sessions, wholes, busy, refused, unwanted) = Default::default();
-        let (writing, next_session, gossip) = (None, 1, 0);
+        let (writing, next_session, gossip, denies, asked) = (None, 1, 0, 0, 0);
         Self {
             log,
             space,
@@ -84,6 +88,8 @@ impl Relay {
             refused,
             gossip,
             unwanted,
+            denies,
+            asked,
         }
     }
 
@@ -120,9 +126,20 @@ impl Relay {
             return;
         }
         act(&mut self.session(id).peer);
-        while let Some(effect) = self.session(id).peer.poll_effect() {
+        while let Some(effect) = self.next_effect(id) {
             self.perform(id, effect);
         }
+    }
+
+    fn next_effect(&mut self, id: SessionId) -> Option<Effect> {
+        let (denies, asked) = (self.denies, &mut self.asked);
+        self.sessions.get_mut(&id)?.peer.poll_effect_within(|_| {
+            *asked += 1;
+            match denies > 0 && asked.is_multiple_of(denies) {
+                true => Memory::NotNow,
+                false => Memory::There,
+            }
+        })
     }
 
     fn perform(&mut self, id: SessionId, effect: Effect) {

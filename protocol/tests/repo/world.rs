@@ -85,7 +85,9 @@ impl World {
     pub fn restart(&mut self) {
         (0..self.clients.len()).for_each(|client| self.disconnect(client));
         let log = std::mem::take(&mut self.relay.log);
+        let denies = self.relay.denies;
         self.relay = Relay::start(log, self.rng.bytes());
+        self.relay.denies = denies;
     }
 
     /// And its log does not stay either.

@@ -100,8 +100,8 @@ mod tests {
             let (id, subscription, heads) = (1, 0, [].into());
             let total = total as u64;
             let offer = Offered { id, subscription, document, hash, total, heads };
-            let (_, sending) = offers.begin(&"s".parse().unwrap(), &offer, room.unwrap());
-            drop(sending);
+            let (share, space) = (ShareKey::Session(number), "s".parse().unwrap());
+            drop(offers.begin(share, &space, &offer, room.unwrap()));
         }
         let account = memory.account(ShareKey::Session(3));
         let mut message = pin!(account.reserve(Class::Intake, 2 * total));
@@ -116,7 +116,7 @@ mod tests {
     /// A large message waits while a session holds two offers. Then the session withdraws them, by ending
     /// their subscription, and stays: nobody sends them any more, and nothing else happens.
     #[test]
-    fn critic_snapshots_that_are_withdrawn_give_way_to_who_waits_already() {
+    fn snapshots_that_are_withdrawn_give_way_to_who_waits_already() {
         let memory = Memory::new(256 << 20);
         let (rings, offers) = (Rings::new(memory.clone()), Arc::new(Offers::default()));
         let total = 64_usize << 20;
@@ -129,7 +129,8 @@ mod tests {
             let (id, subscription, heads) = (1, 0, [].into());
             let total = total as u64;
             let offer = Offered { id, subscription, document, hash, total, heads };
-            sending.push(offers.begin(&"s".parse().unwrap(), &offer, room.unwrap()).1);
+            let share = ShareKey::Session(number.into());
+            sending.push(offers.begin(share, &"s".parse().unwrap(), &offer, room.unwrap()));
         }
         let account = memory.account(ShareKey::Session(3));
         let mut message = pin!(account.reserve(Class::Intake, 2 * total));

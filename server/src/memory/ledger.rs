@@ -297,6 +297,20 @@ impl Ledger {
             && self.has_room(asks, class, bytes, self.is_wanted())
     }
 
+    /// Whether a session may make us remember so much more: its class and the whole budget have room. Caches
+    /// are room, since they give way, and who waits for something else is not passed by it.
+    pub(super) fn may_remember(&self, key: Key, bytes: usize) -> bool {
+        self.asks(key).is_some_and(|asks| {
+            self.allowed(asks, Class::State, bytes)
+                && self.all() + bytes + self.free_lanes() <= self.limit
+        })
+    }
+
+    /// Whether more is held, with the caches, than the budget has.
+    pub(super) fn is_over(&self) -> bool {
+        self.all() + self.caches > self.limit
+    }
+
     fn asks(&self, key: Key) -> Option<Asks<'_>> {
         let share = self.shares.get(&key.share)?;
         Some(Asks { key, share, holding: share.accounts.get(&key.account)? })

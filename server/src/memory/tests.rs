@@ -185,7 +185,7 @@ fn who_makes_the_relay_remember_most_gives_way_to_others() {
 /// Somebody waits for memory, as an upload over a slow link does for half an hour. Another client subscribes
 /// to six spaces, some 9 kB.
 #[test]
-fn critic_who_remembers_little_is_not_refused_because_somebody_waits() {
+fn who_remembers_little_is_not_refused_because_somebody_waits() {
     let memory = memory();
     let upload = |number| session(&memory, number).try_reserve(Class::Upload, 64 * MIB).unwrap();
     let _held = (upload(1), upload(2));
@@ -198,4 +198,28 @@ fn critic_who_remembers_little_is_not_refused_because_somebody_waits() {
     let refused = subscriptions.iter().filter(|room| room.is_none()).count();
     let used = memory.used(Class::State);
     assert_eq!(refused, 0, "with {used} bytes of state in all of the relay");
+}
+
+#[test]
+fn what_is_kept_with_a_grant_is_given_back_with_it() {
+    let memory = memory();
+    let account = session(&memory, 1);
+    let grant = |class| account.try_reserve(class, MIB).unwrap();
+    let held = grant(Class::Upload).and(grant(Class::Push)).and(grant(Class::Answer));
+    let used = || [Class::Upload, Class::Push, Class::Answer].map(|class| memory.used(class));
+    assert_eq!((held.bytes(), used()), (MIB, [MIB; 3]));
+    drop(held);
+    assert_eq!(used(), [0; 3]);
+}
+
+/// Caches are filled while nobody needs their room.
+#[test]
+fn caches_give_way_to_what_is_remembered() {
+    let memory = memory();
+    let account = session(&memory, 1);
+    let _held = account.take(Class::Push, memory.limit() / 16 * 13);
+    memory.set_cached(0, memory.limit() / 16 * 3);
+    let state = session(&memory, 2).remember(MIB);
+    assert!(state.is_some());
+    assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are told");
 }

@@ -71,6 +71,10 @@ impl Driver {
                             their memory";
                 self.machine.fail(Code::OVERLOADED, what.to_owned());
             }
+            Done::NoRoom => {
+                let what = "the relay has no memory to merge a document now".to_owned();
+                self.machine.fail(Code::OVERLOADED, what);
+            }
             Done::LookedUp(_, None) => self.machine.handle_uncheckable(),
             Done::Over => {}
             Done::HubGone => {
@@ -114,7 +118,9 @@ impl Driver {
             self.machine.fail(Code::OVERLOADED, what);
         }
         // What waited for its time goes with what has come since.
-        self.take_news();
+        if self.makes() {
+            self.take_news();
+        }
         let (now, bytes) = (self.now(), self.meter.bytes());
         // A large message is no silence while it arrives; nor is that of one who is not read.
         let waits = self.meter.is_waiting() || !self.reads();

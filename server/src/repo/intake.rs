@@ -15,10 +15,11 @@ use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as 
 use super::planning::Reader;
 use crate::checks::Checker;
 use crate::hub::{Hub, Mailbox, Pushed};
-use crate::intake::{MessageRoom, Turns, paid};
+use crate::intake::{MessageRoom, Turns, paid, room_to_merge, stored_bytes};
 use crate::limits;
 use crate::memory::{Account, Grant};
 use crate::session::Shared;
+use crate::store::LogStore;
 
 /// Something to be done.
 enum Item {
@@ -56,6 +57,8 @@ pub(super) enum Done {
     Checked(Ticket, Result<Vec<Inspected>, FormError>, Chunks),
     /// They were not looked at: the session has much to pay for, and others need the memory.
     Unpaid,
+    /// There was no memory in time for what comes of a whole document.
+    NoRoom,
     /// Those that are known; `None` if the store cannot say.
     LookedUp(Checked, Option<Vec<ChangeHash>>),
     /// The hub has it.
@@ -267,10 +270,24 @@ impl Intake {
             }
             Item::Whole(id, document, bytes) => {
                 let room = self.room.of_upload(bytes.len());
-                let entry = PushedEntry { session, id, document, author };
-                let pushed = Pushed::chunks(entry, Arc::new(bytes));
+                let merges = self.room.of_merge(bytes.len());
+                let (entry, reader) =
+                    (PushedEntry { session, id, document, author }, self.reader.clone());
                 self.turns.start(true, async move {
-                    over(hub.push(space, pushed, room.grant(&account).await).await)
+                    let plan = move |store: &dyn LogStore, space: &SpaceName| {
+                        store.plan_document(space, &document, &[])
+                    };
+                    // What cannot be read the hub will say.
+                    let stored = reader.ask(document, plan).await;
+                    let stored = stored.as_ref().map_or(0, stored_bytes);
+                    let room = room.grant(&account).await;
+                    match room_to_merge(&account, merges, bytes.len(), stored).await {
+                        Some(merged) => {
+                            let pushed = Pushed::chunks(entry, Arc::new(bytes));
+                            over(hub.push(space, pushed, room.and(merged)).await)
+                        }
+                        None => Done::NoRoom,
+                    }
                 });
             }
             // It is taken up before.
@@ -342,7 +359,7 @@ async fn look_up(
     document: DocumentId,
     asked: Vec<ChangeHash>,
 ) -> Option<Vec<ChangeHash>> {
-    let ask = move |store: &dyn crate::store::LogStore, space: &SpaceName| {
+    let ask = move |store: &dyn LogStore, space: &SpaceName| {
         store.changes_known(space, &document, &asked)
     };
     match reader.ask(document, ask).await {

@@ -126,6 +126,16 @@ enum Outline {
     Read(Box<(DocumentIndex, Plan)>),
 }
 
+impl Outline {
+    /// Whether memory may have to be waited for.
+    fn needs_room(&self, question: &Question) -> bool {
+        match self {
+            Self::Done(planned) => said_bytes(planned, question) > limits::SOCKET_BUFFER_BYTES,
+            Self::Read(_) => true,
+        }
+    }
+}
+
 impl Reader {
     pub(super) fn new(shared: &Shared, space: SpaceName, account: Account) -> Self {
         Planning::new(shared, space, account).reader.clone()
@@ -144,9 +154,18 @@ impl Reader {
         };
         let mut asked = Arc::unwrap_or_clone(asked);
         let outlines = outlines.unwrap_or_else(|failure| vec![Outline::Done(unread(failure))]);
-        let rest = asked.split_off(outlines.len().min(asked.len()));
+        let mut rest = asked.split_off(outlines.len().min(asked.len()));
         let mut replies = VecDeque::with_capacity(asked.len());
-        for ((ticket, question), outline) in asked.into_iter().zip(outlines) {
+        let mut outlined = asked.into_iter().zip(outlines);
+        while let Some(((ticket, question), outline)) = outlined.next() {
+            let holds = replies.iter().any(|reply: &Reply| reply.room.is_some());
+            if holds && outline.needs_room(&question) {
+                // It is asked again, as the first: nobody waits for memory with some in hand.
+                let others = outlined.map(|(asked, _)| asked);
+                let again: Vec<Asked> = std::iter::once((ticket, question)).chain(others).collect();
+                drop(rest.splice(..0, again));
+                break;
+            }
             let (planned, room) = self.answer(ticket.document, question, outline).await;
             replies.push_back(Reply { ticket, planned, room });
         }
@@ -160,8 +179,9 @@ impl Reader {
         first: Outline,
     ) -> (Planned, Option<Grant>) {
         let question = Arc::new(question);
-        let mut first = Some(first);
-        for _ in 0..limits::REPO_PLANS {
+        let (mut first, mut least) = (Some(first), 0);
+        for turn in 1..=limits::REPO_PLANS {
+            let is_last = turn == limits::REPO_PLANS;
             let outline = match first.take() {
                 Some(first) => Ok(first),
                 None => {
@@ -173,18 +193,26 @@ impl Reader {
                 }
             };
             let (index, plan) = match outline {
-                Ok(Outline::Done(planned)) => return (planned, None),
+                Ok(Outline::Done(planned)) => {
+                    let room = self.room_for(said_bytes(&planned, &question)).await;
+                    return (planned, room);
+                }
                 Ok(Outline::Read(read)) => *read,
                 Err(failure) => return (unread(failure), None),
             };
-            let room = match weight(&index, &plan) {
-                0 => None,
-                bytes => Some(self.account.reserve(Class::Answer, bytes).await),
-            };
+            let room = self.room_for(weight(&index, &plan).max(least)).await;
             let read = self
                 .ask(document, move |store, space| read(store, space, &document, &index, &plan));
             match read.await {
-                Ok(Some(planned)) => return (planned, room),
+                Ok(Some(planned)) => {
+                    let (needs, has) = (said_bytes(&planned, &question), room.as_ref());
+                    let is_little = needs <= limits::SOCKET_BUFFER_BYTES;
+                    if is_little || has.is_some_and(|room| room.bytes() >= needs) || is_last {
+                        return (planned, room);
+                    }
+                    // What turns out larger is let go, and read again once there is memory for it.
+                    least = needs;
+                }
                 // Folded meanwhile: what was planned is not there any more.
                 Ok(None) => {}
                 Err(failure) => return (unread(failure), None),
@@ -192,6 +220,15 @@ impl Reader {
         }
         tracing::error!(%document, "an answer could not be read: the document changes too fast");
         (Planned::Failed, None)
+    }
+
+    /// Waits for memory of so many bytes of a message, twice: as they are read, and in the message or the
+    /// socket's buffer. A message that fits the buffer needs none.
+    async fn room_for(&self, bytes: usize) -> Option<Grant> {
+        match bytes > limits::SOCKET_BUFFER_BYTES {
+            true => Some(self.account.reserve(Class::Answer, bytes).await),
+            false => None,
+        }
     }
 
     /// Asks the store, where it may block. A packed index that is found to be damaged is made
@@ -257,7 +294,22 @@ fn question_bytes(question: &Question) -> usize {
     limits::REPO_QUESTION_OVERHEAD_BYTES + hashes + have.sum::<usize>()
 }
 
-/// Bytes that an answer takes up, at most.
+/// Bytes that an answer takes up, as it was read and in its message: its changes; the document's heads,
+/// also as what is common; and those of the peer that it is asked for.
+fn said_bytes(planned: &Planned, question: &Question) -> usize {
+    let said = match planned {
+        Planned::Standing(Stands::Present { heads, .. }) => 2 * 32 * heads.len(),
+        Planned::Standing(Stands::Absent) => 32 * question.heads.len(),
+        Planned::Standing(Stands::Deleted | Stands::Damaged) | Planned::Failed => 0,
+        Planned::Answer { heads, unknown, chunks, .. } => {
+            let chunks = chunks.iter().map(Vec::len).sum::<usize>();
+            chunks + 2 * 32 * heads.len() + 32 * unknown.len()
+        }
+    };
+    2 * said
+}
+
+/// Bytes that an answer takes up, at most, but for heads and a few changes.
 fn weight(index: &DocumentIndex, plan: &Plan) -> usize {
     let snapshot = index.folded.as_ref().filter(|_| plan.snapshot);
     let snapshot = snapshot.map_or(0, |folded| folded.bytes as usize);

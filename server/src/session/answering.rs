@@ -43,6 +43,20 @@ pub(super) enum Query {
     Fetch(Asker, SpaceName, Vec<Want>),
 }
 
+impl Query {
+    /// Bytes that it takes up until it is answered: as it came, and in the read that it is answered by.
+    pub(super) fn bytes(&self) -> usize {
+        let asked = match self {
+            Self::Digest(.., prefixes) => size_of_val(&prefixes[..]),
+            Self::Fetch(.., wants) => {
+                let have = wants.iter().map(|want| size_of_val(&want.have[..])).sum::<usize>();
+                size_of_val(&wants[..]) + have
+            }
+        };
+        2 * asked
+    }
+}
+
 /// A piece of an answer.
 pub(super) enum Reply {
     /// What lies below the prefixes, and the log's head.
@@ -58,7 +72,9 @@ pub(super) enum Reply {
 /// The questions of one session.
 pub(super) struct Answering {
     reader: Reader,
-    waiting: VecDeque<Query>,
+    waiting: VecDeque<(Query, Option<Grant>)>,
+    /// Bytes of those that wait without memory: they came in small messages.
+    small: usize,
     task: Option<JoinHandle<()>>,
     replies: mpsc::Receiver<Reply>,
     sender: mpsc::Sender<Reply>,
@@ -70,21 +86,32 @@ impl Answering {
         let (sender, replies) = mpsc::channel(2);
         let questions = Arc::new(Questions::new());
         let reader = Reader { pages: Pages::new(shared, account), questions };
-        Self { reader, waiting: VecDeque::new(), task: None, replies, sender }
+        Self { reader, waiting: VecDeque::new(), small: 0, task: None, replies, sender }
     }
 
-    pub(super) fn add(&mut self, query: Query) {
-        self.waiting.push_back(query);
+    /// A question came, with its memory if its message was large.
+    pub(super) fn add(&mut self, query: Query, room: Option<Grant>) {
+        self.small += if room.is_none() { query.bytes() } else { 0 };
+        self.waiting.push_back((query, room));
         self.begin();
+    }
+
+    /// Whether the peer may ask more.
+    pub(super) fn has_room(&self) -> bool {
+        self.small < limits::SMALL_QUESTION_BYTES
     }
 
     fn begin(&mut self) {
         if self.task.is_some() {
             return;
         }
-        let Some(query) = self.waiting.pop_front() else { return };
+        let Some((query, room)) = self.waiting.pop_front() else { return };
+        self.small -= if room.is_none() { query.bytes() } else { 0 };
         let (reader, sender) = (self.reader.clone(), self.sender.clone());
-        self.task = Some(tokio::spawn(async move { reader.answer(query, &sender).await }));
+        self.task = Some(tokio::spawn(async move {
+            reader.answer(query, &sender).await;
+            drop(room);
+        }));
     }
 
     /// Waits for the next piece of an answer; for ever if nothing was asked.

@@ -17,7 +17,7 @@ pub(super) struct Inbound {
     /// Where the next frame begins.
     at: usize,
     /// The memory of what is left of it.
-    room: MessageRoom,
+    pub(super) room: MessageRoom,
 }
 
 impl Driver {
@@ -52,6 +52,7 @@ impl Driver {
         self.stopping.is_none()
             && self.machine.wants_message()
             && self.intake.has_room()
+            && self.answering.has_room()
             && !self.is_outbox_full()
     }
 
@@ -71,7 +72,13 @@ impl Driver {
         if next.is_none() {
             self.inbound = None;
         }
-        self.uploads.retain(|id| self.machine.awaits(id));
+        self.let_offers_go();
+    }
+
+    /// Offers that were withdrawn or answered hold nothing any more.
+    pub(super) fn let_offers_go(&mut self) {
+        let machine = &self.machine;
+        self.uploads.retain(|id| machine.awaits(id), |id| machine.has_offer(id));
     }
 
     /// The memory of a push with so many bytes of changes.

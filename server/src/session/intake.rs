@@ -2,20 +2,24 @@
 //! waiting for its room. A push is checked here, off the session's own task if that is much work.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use landfall_protocol::frame::{Push, PushEntry, SubscriptionId, entry_kind};
 use landfall_protocol::rights::Identity;
+use landfall_protocol::ring::DocumentPlan;
 use landfall_protocol::session::{Offered, UncheckedPush};
 use landfall_protocol::space::{PushedEntry, Refusal};
 use landfall_protocol::{DocumentId, SessionId, SpaceName};
 
 use super::Shared;
+use super::pages::Pages;
 use crate::checks::Checker;
 use crate::hub::{Attach, Hub, Pushed};
-use crate::intake::{Room, Turns, paid};
+use crate::intake::{Room, Turns, paid, room_to_merge, stored_bytes};
 use crate::limits;
 use crate::memory::Account;
 use crate::offers::Whole;
+use crate::store::LogStore;
 
 /// Something for the hub.
 pub(super) enum Item {
@@ -31,6 +35,15 @@ impl Item {
     fn is_answered(&self) -> bool {
         !matches!(self, Self::Detach(_))
     }
+
+    /// Bytes in memory that nothing is reserved for yet.
+    fn unreserved(&self) -> usize {
+        match self {
+            Self::Push(.., room) | Self::Entry(.., room) => room.unreserved(),
+            // What a subscription takes up was counted, and a snapshot has its memory.
+            Self::Attach(_) | Self::Detach(_) | Self::Snapshot(..) => 0,
+        }
+    }
 }
 
 /// What the hand-over of one item came to.
@@ -39,6 +52,10 @@ pub(super) enum Handed {
     Over,
     /// The hub has ended.
     HubGone,
+    /// Of this offer another session sent some, and the whole is not what was offered.
+    Spoiled(u64),
+    /// There was no memory in time for what comes of this offer.
+    NoRoom(u64),
 }
 
 /// What a hand-over needs.
@@ -48,24 +65,52 @@ struct Parts {
     hub: Hub,
     account: Account,
     checker: Checker,
+    pages: Pages,
 }
 
 /// The queue before the hub.
 pub(super) struct Intake {
     parts: Parts,
-    waiting: VecDeque<Item>,
+    waiting: Waiting,
     turns: Turns<Handed>,
+}
+
+/// What waits for its turn.
+#[derive(Default)]
+struct Waiting {
+    items: VecDeque<Item>,
+    /// Bytes in memory of what nothing is reserved for.
+    small: usize,
+}
+
+impl Waiting {
+    fn push(&mut self, item: Item) {
+        self.small += item.unreserved();
+        self.items.push_back(item);
+    }
+
+    fn pop(&mut self) -> Option<Item> {
+        let item = self.items.pop_front()?;
+        self.small -= item.unreserved();
+        Some(item)
+    }
+
+    fn has_room(&self) -> bool {
+        self.items.len() < limits::UNANSWERED && self.small < limits::SMALL_PUSHES_BYTES
+    }
 }
 
 impl Intake {
     pub(super) fn new(shared: &Shared, session: SessionId, account: Account) -> Self {
         let (hub, checker) = (shared.hub.clone(), shared.checks.of_session(account.key()));
-        let parts = Parts { session, hub, account, checker };
-        Self { parts, waiting: VecDeque::new(), turns: Turns::new(limits::UNANSWERED) }
+        let pages = Pages::new(shared, account.clone());
+        let parts = Parts { session, hub, account, checker, pages };
+        let turns = Turns::new(limits::UNANSWERED);
+        Self { parts, waiting: Waiting::default(), turns }
     }
 
     pub(super) fn add(&mut self, item: Item) {
-        self.waiting.push_back(item);
+        self.waiting.push(item);
         self.begin();
     }
 
@@ -77,7 +122,7 @@ impl Intake {
 
     /// Whether the peer may send more.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.len() < limits::UNANSWERED
+        self.waiting.has_room()
     }
 
     /// Whether the hub owes nothing.
@@ -87,7 +132,7 @@ impl Intake {
 
     /// Forgets what was not handed over: nobody was told that it would be taken.
     pub(super) fn drop_waiting(&mut self) {
-        self.waiting.clear();
+        self.waiting = Waiting::default();
     }
 
     /// Waits until the item under way is handed over; for ever if there is none.
@@ -101,19 +146,16 @@ impl Intake {
         if !self.turns.is_free() {
             return;
         }
-        let Some(item) = self.waiting.pop_front() else { return };
+        let Some(item) = self.waiting.pop() else { return };
         let (parts, is_answered) = (self.parts.clone(), item.is_answered());
-        self.turns.start(is_answered, async move {
-            if parts.hand_over(item).await { Handed::Over } else { Handed::HubGone }
-        });
+        self.turns.start(is_answered, async move { parts.hand_over(item).await });
     }
 }
 
 impl Parts {
-    /// False if the hub is gone.
-    async fn hand_over(self, item: Item) -> bool {
+    async fn hand_over(self, item: Item) -> Handed {
         let (session, hub) = (self.session, &self.hub);
-        match item {
+        let is_over = match item {
             Item::Attach(attach) => hub.attach(*attach).await,
             Item::Detach(subscription) => hub.detach(session, subscription).await,
             Item::Push(space, push, identity, room) => {
@@ -122,18 +164,45 @@ impl Parts {
             Item::Entry(space, entry, identity, room) => {
                 if entry.kind == entry_kind::CHANGE {
                     let push = UncheckedPush::of_entry(session, identity, entry);
-                    return self.push(space, push, room).await;
+                    return handed(self.push(space, push, room).await);
                 }
                 let room = room.grant(&self.account).await;
                 let entry = pushed_entry(session, entry.id, entry.document, identity);
                 hub.push(space, Pushed::Deletion(entry), room).await
             }
             Item::Snapshot(space, offer, whole, identity) => {
-                let entry = pushed_entry(session, offer.id, offer.document, identity);
-                let Whole { bytes, room } = whole;
-                hub.push(space, Pushed::Snapshot(entry, offer, bytes), room).await
+                return self.snapshot(space, offer, whole, identity).await;
             }
+        };
+        handed(is_over)
+    }
+
+    /// Hands a snapshot over that is whole, with the memory of what comes of it.
+    async fn snapshot(
+        &self,
+        space: SpaceName,
+        offer: Offered,
+        whole: Whole,
+        identity: Identity,
+    ) -> Handed {
+        let Whole { bytes, room, is_mixed } = whole;
+        if is_mixed && !is_of(Arc::clone(&bytes), offer.hash).await {
+            return Handed::Spoiled(offer.id);
         }
+        let (name, document) = (space.clone(), offer.document);
+        let plan = move |store: &dyn LogStore| store.plan_document(&name, &document, &[]);
+        let offsets = |plan: &DocumentPlan| size_of_val(&plan.offsets[..]);
+        // What cannot be read the hub will say.
+        let stored = match self.pages.read(plan, offsets).await {
+            Ok((plan, _)) => stored_bytes(&plan),
+            Err(_) => 0,
+        };
+        let Some(merged) = room_to_merge(&self.account, None, bytes.len(), stored).await else {
+            return Handed::NoRoom(offer.id);
+        };
+        let entry = pushed_entry(self.session, offer.id, document, identity);
+        let pushed = Pushed::Snapshot(entry, offer, bytes);
+        handed(self.hub.push(space, pushed, room.and(merged)).await)
     }
 
     /// Has changes checked and hands them over; false if the hub is gone, or a check panicked.
@@ -153,6 +222,17 @@ impl Parts {
     }
 }
 
+fn handed(is_over: bool) -> Handed {
+    if is_over { Handed::Over } else { Handed::HubGone }
+}
+
+/// Whether bytes have a hash, found out off the session's own task.
+async fn is_of(bytes: Arc<Vec<u8>>, hash: [u8; 32]) -> bool {
+    let found = tokio::task::spawn_blocking(move || landfall_fold::hash_of(&bytes));
+    // A panic says nothing of the bytes: the child looks too.
+    found.await.map_or(true, |found| found == hash)
+}
+
 fn pushed_entry(
     session: SessionId,
     id: u64,
@@ -160,4 +240,42 @@ fn pushed_entry(
     identity: Identity,
 ) -> PushedEntry {
     PushedEntry { session, id, document, author: identity.author }
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_protocol::ReplicaId;
+
+    use super::*;
+    use crate::intake::MessageRoom;
+    use crate::memory::{Class, Memory, ShareKey};
+
+    fn push(room: Room, bytes: usize) -> Item {
+        let document = DocumentId::from_bytes([1; 16]);
+        let push = Push { id: 1, subscription: 1, document, changes: vec![vec![0; bytes].into()] };
+        let identity = Identity { replica: ReplicaId::from_bytes([1; 16]), author: Vec::new() };
+        Item::Push("default".parse().unwrap(), push, identity, room)
+    }
+
+    /// A session that is in debt for its checks sends on, in messages that fit the socket's buffer.
+    #[test]
+    fn what_waits_without_memory_is_bounded_by_its_bytes() {
+        let bytes = limits::SOCKET_BUFFER_BYTES - 1_000;
+        let mut waiting = Waiting::default();
+        while waiting.has_room() {
+            waiting.push(push(MessageRoom::default().of_push(bytes), bytes));
+        }
+        assert!(waiting.items.len() * bytes <= limits::SMALL_PUSHES_BYTES);
+        while waiting.pop().is_some() {}
+        assert_eq!(waiting.small, 0);
+        // Typing waits in as many pushes as a client may have, and what has its memory waits with it.
+        let memory = Memory::new(0);
+        let account = memory.account(ShareKey::Session(1));
+        let mut message = MessageRoom::new(account.try_reserve(Class::Intake, 1 << 20));
+        waiting.push(push(message.of_push(300_000), 300_000));
+        for _ in 1..limits::UNANSWERED / 2 {
+            assert!(waiting.has_room());
+            waiting.push(push(MessageRoom::default().of_push(200), 200));
+        }
+    }
 }

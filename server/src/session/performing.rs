@@ -109,28 +109,41 @@ impl Driver {
                 let room = self.room_of(entry.body.len());
                 self.intake.add(Item::Entry(space, entry, identity, room));
             }
-            (SessionEffect::Offered { space, offer }, _) => {
-                let id = offer.id;
-                if let Some(from) = self.uploads.add(space, offer) {
-                    self.machine.handle_wanted(id, from);
-                }
-            }
+            (SessionEffect::Offered { space, offer }, _) => self.handle_offer(space, offer),
             (SessionEffect::Part { space, offer, from, bytes }, _) => {
                 self.handle_part(space, offer, from, &bytes);
             }
             (SessionEffect::Digest { subscription, ticket, space, prefixes }, _) => {
-                self.answering.add(Query::Digest((subscription, ticket), space, prefixes));
+                self.ask(Query::Digest((subscription, ticket), space, prefixes));
             }
             (SessionEffect::Fetch { subscription, ticket, space, wants }, _) => {
-                self.answering.add(Query::Fetch((subscription, ticket), space, wants));
+                self.ask(Query::Fetch((subscription, ticket), space, wants));
             }
             // A session without an identity has ended.
             _ => {}
         }
     }
 
+    /// What is asked keeps the memory of its message until it is answered.
+    fn ask(&mut self, query: Query) {
+        let bytes = query.bytes();
+        let room = self.inbound.as_mut().and_then(|inbound| inbound.room.of_question(bytes));
+        self.answering.add(query, room);
+    }
+
+    fn handle_offer(&mut self, space: SpaceName, offer: Offered) {
+        let id = offer.id;
+        if !self.uploads.keep_heads(&offer) {
+            let what = "the relay has no memory for the heads of a snapshot now";
+            return self.machine.handle_no_room_for(id, what);
+        }
+        if let Some(from) = self.uploads.add(space, offer) {
+            self.machine.handle_wanted(id, from);
+        }
+    }
+
     fn handle_part(&mut self, space: SpaceName, offer: Offered, from: u64, bytes: &[u8]) {
-        match self.uploads.part(&space, &offer, from, bytes) {
+        match self.uploads.part(offer.id, from, bytes) {
             Took::Upto(there) | Took::Stale(there) => self.machine.handle_wanted(offer.id, there),
             Took::Whole(whole) => {
                 if self.machine.handle_whole(offer.id)
@@ -139,7 +152,7 @@ impl Driver {
                     self.intake.add(Item::Snapshot(space, offer, whole, identity));
                 }
             }
-            // What gave way to others, or was brought by another session, is asked for from its start.
+            // What gave way to others is asked for from its start.
             Took::Gone => {
                 let id = offer.id;
                 if let Some(from) = self.uploads.add(space, offer) {

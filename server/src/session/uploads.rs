@@ -35,13 +35,26 @@ pub(super) struct Uploads {
     wanted: BTreeSet<u64>,
     reserving: Option<Pin<Box<dyn Future<Output = Reserved> + Send>>>,
     /// Those whose parts come.
-    sending: BTreeMap<u64, (SpaceName, Offered, Sending)>,
+    sending: BTreeMap<u64, Sending>,
+    /// The memory of the heads of all that are not answered.
+    heads: BTreeMap<u64, Grant>,
+    /// What this session went on with was not of the snapshot: it begins each by itself from now on, so
+    /// that nobody spoils its snapshots a second time.
+    is_wary: bool,
 }
 
 impl Uploads {
     pub(super) fn new(account: Account, offers: Arc<Offers>) -> Self {
-        let (waiting, wanted, sending) = Default::default();
-        Self { account, offers, waiting, wanted, reserving: None, sending }
+        let (waiting, wanted, sending, heads) = Default::default();
+        let (reserving, is_wary) = (None, false);
+        Self { account, offers, waiting, wanted, reserving, sending, heads, is_wary }
+    }
+
+    /// Has the heads of an offer that came kept until it is answered; false if there is no memory for them.
+    pub(super) fn keep_heads(&mut self, offer: &Offered) -> bool {
+        // With those that its merge is handed.
+        let room = self.account.remember(2 * size_of_val(&offer.heads[..]));
+        room.map(|room| self.heads.insert(offer.id, room)).is_some()
     }
 
     /// An offer came, or a part of one that is not there any more; gives where its parts begin if part of
@@ -50,8 +63,9 @@ impl Uploads {
         if self.wanted.contains(&offer.id) {
             return None;
         }
-        if let Some((from, sending)) = self.offers.resume(&space, &offer) {
-            self.sending.insert(offer.id, (space, offer, sending));
+        let left = || self.offers.resume(self.account.share(), &space, &offer);
+        if let Some((from, sending)) = (!self.is_wary).then(left).flatten() {
+            self.sending.insert(offer.id, sending);
             return Some(from);
         }
         self.wanted.insert(offer.id);
@@ -67,7 +81,7 @@ impl Uploads {
         let Some((space, offer)) = self.waiting.pop_front() else { return };
         let (account, offers) = (self.account.clone(), Arc::clone(&self.offers));
         self.reserving = Some(Box::pin(async move {
-            let bytes = offer.total as usize;
+            let bytes = (offer.total as usize).max(limits::LEAST_UPLOAD_BYTES);
             // What others left behind gives way first.
             let mut room = account.try_reserve(Class::Upload, bytes);
             while room.is_none() && offers.give_way() {
@@ -91,44 +105,42 @@ impl Uploads {
         self.wanted.remove(&id);
         match room {
             Some(room) => {
-                let (from, sending) = self.offers.begin(&space, &offer, room);
-                self.sending.insert(id, (space, offer, sending));
-                Room::From(id, from)
+                let sending = self.offers.begin(self.account.share(), &space, &offer, room);
+                self.sending.insert(id, sending);
+                Room::From(id, 0)
             }
             None => Room::None(id),
         }
     }
 
-    /// A part came.
-    pub(super) fn part(
-        &mut self,
-        space: &SpaceName,
-        offer: &Offered,
-        from: u64,
-        bytes: &[u8],
-    ) -> Took {
-        let took = self.offers.add(space, offer, from, bytes);
+    /// A part of an offer came.
+    pub(super) fn part(&mut self, id: u64, from: u64, bytes: &[u8]) -> Took {
+        let took = self.sending.get(&id).map_or(Took::Gone, |sending| sending.add(from, bytes));
         if matches!(took, Took::Whole(_) | Took::Gone) {
-            self.sending.remove(&offer.id);
+            self.sending.remove(&id);
         }
         took
     }
 
-    /// Lets go of those of which the session's machine knows no more.
-    pub(super) fn retain(&mut self, is_known: impl Fn(u64) -> bool) {
-        self.sending.retain(|id, _| is_known(*id));
+    /// What this session went on with was not of the snapshot that it offered.
+    pub(super) fn handle_spoiled(&mut self) {
+        self.is_wary = true;
+    }
+
+    /// Lets go of those of which the session's machine knows no more: it `awaits` parts of some, and
+    /// `keeps` those until they are answered.
+    pub(super) fn retain(&mut self, awaits: impl Fn(u64) -> bool, keeps: impl Fn(u64) -> bool) {
+        self.sending.retain(|id, _| awaits(*id));
+        self.heads.retain(|id, _| keeps(*id));
         let wanted = &mut self.wanted;
-        self.waiting.retain(|(_, offer)| is_known(offer.id) || !wanted.remove(&offer.id));
+        self.waiting.retain(|(_, offer)| awaits(offer.id) || !wanted.remove(&offer.id));
     }
 
     /// The offers whose parts come too slowly for the memory that they hold, while others wait for
     /// it. `reads`: it is not us who hold them back.
     pub(super) fn overdue(&mut self, reads: bool) -> Vec<u64> {
-        let (offers, account) = (&self.offers, &self.account);
-        let overdue = self
-            .sending
-            .iter()
-            .filter(|(_, (space, offer, _))| offers.is_overdue(account, (space, offer), reads));
+        let account = &self.account;
+        let overdue = self.sending.iter().filter(|(_, sending)| sending.is_overdue(account, reads));
         let ids: Vec<u64> = overdue.map(|(id, _)| *id).collect();
         for id in &ids {
             self.account.stalled();
@@ -161,7 +173,7 @@ mod tests {
         let offer =
             Offered { id: 1, subscription: 0, document, hash: [7; 32], total, heads: [].into() };
         for _ in 0..1_000 {
-            if matches!(uploads.part(&space, &offer, 1 << 20, &[0; 8]), Took::Gone) {
+            if matches!(uploads.part(offer.id, 1 << 20, &[0; 8]), Took::Gone) {
                 assert_eq!(uploads.add(space.clone(), offer.clone()), None);
             }
         }
@@ -170,5 +182,27 @@ mod tests {
         // Nothing is left that reserves its memory a second time, or gives the upload back for want of it.
         assert!(uploads.reserving.is_none());
         assert_eq!(memory.used(Class::Upload), total as usize);
+    }
+
+    #[test]
+    fn heads_of_offers_are_kept_in_memory_of_their_own_until_they_are_answered() {
+        let memory = Memory::new(0);
+        let mut uploads = Uploads::new(memory.account(ShareKey::Session(1)), Arc::default());
+        let document = DocumentId::from_bytes([1; 16]);
+        let heads: Arc<[_]> = vec![landfall_protocol::ChangeHash([1; 32]); 65_536].into();
+        let mut kept = 0;
+        for id in 1.. {
+            let (subscription, hash, heads) = (0, [7; 32], Arc::clone(&heads));
+            let offer = Offered { id, subscription, document, hash, total: 1, heads };
+            if !uploads.keep_heads(&offer) {
+                break;
+            }
+            kept += 1;
+        }
+        assert_eq!(memory.used(Class::State), kept * 2 * 32 * heads.len());
+        assert!(memory.used(Class::State) <= memory.limit() / 4);
+        // All but the first are answered.
+        uploads.retain(|_| false, |id| id == 1);
+        assert_eq!(memory.used(Class::State), 2 * 32 * heads.len());
     }
 }

@@ -1,11 +1,13 @@
 //! The memory budget, over whole sessions.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use landfall_protocol::frame::{
-    Features, Filter, Frame, PushSnapshot, Refilter, SubscribeFrom, features,
+    Features, Filter, Frame, PushSnapshot, Refilter, Subscribe, SubscribeFrom, features,
 };
 use landfall_protocol::{Code, DocumentId, limits};
 
-use crate::harness::{Author, Client, Relay, SPACE};
+use crate::harness::{Author, Client, Relay, SPACE, stall};
 use crate::repo_client::RepoClient;
 
 /// What is made of a large message takes its memory from the message's: it never waits for a second
@@ -78,5 +80,30 @@ async fn a_filter_counts_as_the_ids_that_it_names() {
         assert!(matches!(client.frame().await, Frame::Subscribed(_)));
         relay.until_metric(state, |bytes| bytes == takes(count)).await;
     }
+    relay.stop().await.unwrap();
+}
+
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// Messages of one address wait for memory. An engine with eight spaces connects from another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_with_eight_spaces_connects_while_others_wait_for_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |options| options.memory = 192 << 20).await;
+    let mut stalled = Vec::new();
+    for _ in 0..30 {
+        stalled.push(stall(&relay, limits::MESSAGE_BYTES).await);
+    }
+    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting > 10.0).await;
+    let mut engine = Client::at_start_from(&relay, ELSEWHERE).await;
+    for number in 2..=8 {
+        let space = format!("space-{number}").parse().unwrap();
+        let (filter, cursor, acknowledged) = (Filter::Everything, None, None);
+        let subscribe = Subscribe { subscription: number, space, filter, cursor, acknowledged };
+        engine.send(&Frame::Subscribe(subscribe)).await;
+        let answer = engine.frame().await;
+        assert!(matches!(answer, Frame::Subscribed(_)), "space {number}: {answer:?}");
+    }
+    drop(stalled);
     relay.stop().await.unwrap();
 }

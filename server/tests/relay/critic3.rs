@@ -1,127 +1,18 @@
 //! What a hostile reviewer found, over whole sessions. Each test is one fault.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
-
 use automerge::AutoCommit;
 use landfall_protocol::frame::{
     Features, Fetch, Filter, Frame, Part, PushSnapshot, Resend, Subscribe, Want, entry_kind,
     features,
 };
 use landfall_protocol::{Code, DocumentId, limits};
-use landfall_relay::FoldOptions;
 use landfall_relay::store::FoldWindow;
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::{Author, Client, Relay, SPACE, damage, soon};
+use crate::harness::{
+    Author, Client, Relay, SPACE, damage, folded, folds, soon, stall, until, until_nothing_is_held,
+};
 use crate::repo_client::RepoClient;
-
-const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-
-/// Folds at once, with the worker of the relay's own program.
-fn folds(window: FoldWindow) -> FoldOptions {
-    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
-    let (worker, every) = (Some(worker.map(Into::into).to_vec()), Duration::from_millis(10));
-    FoldOptions { worker, window, every, ..FoldOptions::default() }
-}
-
-/// A folded history, with its document.
-fn folded(number: u8, changes: usize) -> (DocumentId, Vec<u8>, Vec<[u8; 32]>) {
-    let mut author = Author::new(number);
-    let mut whole = AutoCommit::new();
-    for change in author.changes(changes) {
-        whole.apply_changes([automerge::Change::from_bytes(change).unwrap()]).unwrap();
-    }
-    let heads = whole.get_heads().iter().map(|head| head.0).collect();
-    (author.document, whole.save(), heads)
-}
-
-async fn until<T>(client: &mut Client, wanted: impl Fn(Frame) -> Option<T>) -> T {
-    soon(async {
-        loop {
-            if let Some(found) = wanted(client.frame().await) {
-                return found;
-            }
-        }
-    })
-    .await
-}
-
-/// Mallory knows which snapshot an honest client is going to offer (it has the same document), offers its hash
-/// and sends 100 bytes of something else.
-#[tokio::test(flavor = "multi_thread")]
-async fn critic_what_one_session_sent_of_a_snapshot_is_no_part_of_anothers() {
-    let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::default())).await;
-    let (document, snapshot, heads) = folded(1, 300);
-    let (hash, total) = (landfall_fold::hash_of(&snapshot), snapshot.len() as u64);
-    let offer = |id| {
-        let heads = heads.clone();
-        Frame::PushSnapshot(PushSnapshot { id, subscription: 1, document, hash, total, heads })
-    };
-    let part = |from: usize, bytes: Vec<u8>| {
-        let (from, bytes) = (from as u64, bytes.into());
-        Frame::Part(Part { subscription: 1, document, hash, total, from, bytes })
-    };
-    let from = |frame| match frame {
-        Frame::Wanted(wanted) => Some(wanted.from as usize),
-        _ => None,
-    };
-    let mut mallory = Client::at_start_from(&relay, ELSEWHERE).await;
-    mallory.send(&offer(1)).await;
-    assert_eq!(until(&mut mallory, from).await, 0);
-    mallory.send(&part(0, vec![0; 100])).await;
-    assert_eq!(until(&mut mallory, from).await, 100);
-    drop(mallory);
-    let mut alice = Client::at_start(&relay).await;
-    alice.send(&offer(1)).await;
-    let there = until(&mut alice, from).await;
-    alice.send(&part(there, snapshot[there..].to_vec())).await;
-    let answer = until(&mut alice, |frame| match frame {
-        Frame::Ack(_) | Frame::Nack(_) => Some(frame),
-        _ => None,
-    })
-    .await;
-    let is_taken = match &answer {
-        Frame::Nack(nack) => nack.retry_after_ms > 0,
-        answer => matches!(answer, Frame::Ack(_)),
-    };
-    assert!(is_taken, "an honest snapshot is refused for good: {answer:?}");
-    relay.stop().await.unwrap();
-}
-
-/// A session that begins a message of so many bytes and sends a little of it.
-async fn stall(relay: &Relay, bytes: usize) -> Client {
-    let mut client = Client::hello(relay).await;
-    let mut begun = vec![0x82, 0xff];
-    begun.extend((bytes as u64).to_be_bytes());
-    begun.resize(begun.len() + 4 + 1_000, 0);
-    soon(client.socket.get_mut().write_all(&begun)).await.unwrap();
-    client
-}
-
-/// Messages of one address wait for memory. An engine with eight spaces connects from another one.
-#[tokio::test(flavor = "multi_thread")]
-async fn critic_an_engine_with_eight_spaces_connects_while_others_wait_for_memory() {
-    let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start_with(&folder, |options| options.memory = 192 << 20).await;
-    let mut stalled = Vec::new();
-    for _ in 0..30 {
-        stalled.push(stall(&relay, limits::MESSAGE_BYTES).await);
-    }
-    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting > 10.0).await;
-    let mut engine = Client::at_start_from(&relay, ELSEWHERE).await;
-    for number in 2..=8 {
-        let space = format!("space-{number}").parse().unwrap();
-        let (filter, cursor, acknowledged) = (Filter::Everything, None, None);
-        let subscribe = Subscribe { subscription: number, space, filter, cursor, acknowledged };
-        engine.send(&Frame::Subscribe(subscribe)).await;
-        let answer = engine.frame().await;
-        assert!(matches!(answer, Frame::Subscribed(_)), "space {number}: {answer:?}");
-    }
-    drop(stalled);
-    relay.stop().await.unwrap();
-}
 
 /// A document has a damaged change, is examined, and waits for a client that has it. Then its snapshot is
 /// damaged too, and a read finds that.
@@ -293,15 +184,6 @@ async fn filtering(relay: &Relay) -> Client {
     client
 }
 
-async fn until_nothing_is_held(relay: &Relay, classes: &[&str]) {
-    relay.until_metric("landfall_relay_sessions", |sessions| sessions == 0.0).await;
-    for class in classes {
-        let metric = format!("landfall_relay_memory_bytes{{class=\"{class}\"}}");
-        relay.until_metric(&metric, |bytes| bytes == 0.0).await;
-    }
-    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting == 0.0).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn critic_nothing_is_held_once_sessions_of_all_kinds_were_cut() {
     let folder = tempfile::tempdir().unwrap();
@@ -320,20 +202,5 @@ async fn critic_nothing_is_held_once_sessions_of_all_kinds_were_cut() {
         drop((natives, peers));
         until_nothing_is_held(&relay, &["intake", "push", "answer", "state", "upload"]).await;
     }
-    relay.stop().await.unwrap();
-}
-
-/// Two clients send a part of what they offer, and go for good.
-#[tokio::test(flavor = "multi_thread")]
-async fn critic_snapshots_whose_senders_are_gone_are_forgotten_at_some_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start_with(&folder, |o| o.memory = 192 << 20).await;
-    let mut client = Client::at_start(&relay).await;
-    let (document, hash, total) = (DocumentId::from_bytes([1; 16]), [1; 32], 64 << 20);
-    let offer = PushSnapshot { id: 1, subscription: 1, document, hash, total, heads: vec![] };
-    client.send(&Frame::PushSnapshot(offer)).await;
-    assert!(matches!(client.frame().await, Frame::Wanted(_)));
-    drop(client);
-    until_nothing_is_held(&relay, &["intake", "push", "answer", "state", "upload"]).await;
     relay.stop().await.unwrap();
 }

@@ -15,8 +15,8 @@ use landfall_protocol::frame::{
     Subscribed, Welcome, encode, entry_flags, entry_kind, features,
 };
 use landfall_protocol::{Cursor, DocumentId, Epoch, Offset, ReplicaId, Scope};
-use landfall_relay::store::{LogStore, SqliteStore};
-use landfall_relay::{ServeError, ServeOptions, serve_with_store};
+use landfall_relay::store::{FoldWindow, LogStore, SqliteStore};
+use landfall_relay::{FoldOptions, ServeError, ServeOptions, serve_with_store};
 use serde_bytes::ByteBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -124,6 +124,56 @@ impl Relay {
         })
         .await;
     }
+}
+
+/// Folds at once, with the worker of the relay's own program.
+pub(crate) fn folds(window: FoldWindow) -> FoldOptions {
+    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
+    let (worker, every) = (Some(worker.map(Into::into).to_vec()), Duration::from_millis(10));
+    FoldOptions { worker, window, every, ..FoldOptions::default() }
+}
+
+/// A folded history, with its document.
+pub(crate) fn folded(number: u8, changes: usize) -> (DocumentId, Vec<u8>, Vec<[u8; 32]>) {
+    let mut author = Author::new(number);
+    let mut whole = AutoCommit::new();
+    for change in author.changes(changes) {
+        whole.apply_changes([automerge::Change::from_bytes(change).unwrap()]).unwrap();
+    }
+    let heads = whole.get_heads().iter().map(|head| head.0).collect();
+    (author.document, whole.save(), heads)
+}
+
+/// Waits for the first frame that is wanted.
+pub(crate) async fn until<T>(client: &mut Client, wanted: impl Fn(Frame) -> Option<T>) -> T {
+    soon(async {
+        loop {
+            if let Some(found) = wanted(client.frame().await) {
+                return found;
+            }
+        }
+    })
+    .await
+}
+
+/// A session that begins a message of so many bytes and sends a little of it.
+pub(crate) async fn stall(relay: &Relay, bytes: usize) -> Client {
+    let mut client = Client::hello(relay).await;
+    let mut begun = vec![0x82, 0xff];
+    begun.extend((bytes as u64).to_be_bytes());
+    begun.resize(begun.len() + 4 + 1_000, 0);
+    soon(client.socket.get_mut().write_all(&begun)).await.unwrap();
+    client
+}
+
+/// Until no session is left, and nothing is held of these classes of memory.
+pub(crate) async fn until_nothing_is_held(relay: &Relay, classes: &[&str]) {
+    relay.until_metric("landfall_relay_sessions", |sessions| sessions == 0.0).await;
+    for class in classes {
+        let metric = format!("landfall_relay_memory_bytes{{class=\"{class}\"}}");
+        relay.until_metric(&metric, |bytes| bytes == 0.0).await;
+    }
+    relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting == 0.0).await;
 }
 
 /// A page of a relay, in whichever process.

@@ -54,6 +54,18 @@ fn reader_over(mut socket: WebSocket<TcpStream>, space: &str) -> WebSocket<TcpSt
     socket
 }
 
+/// Has a session wait for a socket that takes nothing, as an honest client does.
+pub(crate) fn patient(socket: &WebSocket<TcpStream>) {
+    socket.get_ref().set_write_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+}
+
+/// Document number so many of a kind.
+pub(crate) fn numbered(kind: u8, number: u64) -> DocumentId {
+    let mut id = [kind; 16];
+    id[..8].copy_from_slice(&number.to_be_bytes());
+    DocumentId::from_bytes(id)
+}
+
 /// Reads until the relay sends such a frame, and gives it.
 pub(crate) fn until(socket: &mut WebSocket<TcpStream>, wanted: impl Fn(&Frame) -> bool) -> Frame {
     loop {

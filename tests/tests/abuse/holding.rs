@@ -1,12 +1,19 @@
 //! Memory that a peer makes the relay hold by saying half of something, or by never reading.
 
-use landfall::automerge::ActorId;
-use landfall_protocol::frame::{Filter, Frame, Push};
+use std::time::{Duration, Instant};
+
+use landfall::automerge::transaction::Transactable;
+use landfall::automerge::{ActorId, AutoCommit, ROOT};
+use landfall_protocol::frame::{Ephemeral, Filter, Frame, Push};
 use landfall_protocol::{DocumentId, limits};
 use landfall_tests::raw::change_of;
+use landfall_tests::rng::Rng;
 
 use crate::arena::attack;
-use crate::attacker::{begin_message, native, pong, repo, say, subscribe, subscribed};
+use crate::attacker::{
+    acknowledged, begin_message, native, numbered, patient, pong, reader, repo, say, subscribe,
+    subscribed, until,
+};
 
 #[test]
 fn half_messages_that_are_kept_by_pongs() {
@@ -97,6 +104,84 @@ fn messages_that_stall_in_the_lane_of_small_ones() {
         for (number, session) in sessions.iter_mut().enumerate() {
             let bytes = if number < 66 { 87_000 } else { limits::MESSAGE_BYTES as u64 };
             begin_message(session, bytes, 1_000);
+        }
+        attack.hold();
+    });
+}
+
+/// A session that does not read takes up news of its open documents all the same, whenever a deadline of its
+/// own has come; each time they are made into a message that waits in memory.
+#[test]
+fn automerge_repo_peers_that_do_not_read_what_others_type() {
+    const DOCUMENTS: u64 = 8;
+    attack("8 automerge-repo peers with half a message that do not read", |attack| {
+        let mut rng = Rng::new(7);
+        let mut docs: Vec<AutoCommit> = (1..=DOCUMENTS as u8)
+            .map(|number| AutoCommit::new().with_actor(ActorId::from([number; 16])))
+            .collect();
+        let mut type_into = |at: usize| {
+            let noise: Vec<u8> = (0..90_000).map(|_| rng.next_u64() as u8).collect();
+            docs[at].put(ROOT, "noise", noise).expect("bytes");
+            docs[at].commit();
+            docs[at].get_last_local_change().expect("just made").raw_bytes().to_vec()
+        };
+        let mut author = reader(attack.port, "default");
+        patient(&author);
+        let mut id = 0;
+        // All of them get so many changes of 90 kB more.
+        let mut type_all = |author: &mut _, count: usize| {
+            for at in 0..DOCUMENTS as usize {
+                id += 1;
+                let changes = (0..count).map(|_| type_into(at).into()).collect();
+                let document = numbered(0xd0, at as u64);
+                let push = Push { id, subscription: 1, document, changes };
+                assert!(say(author, &[Frame::Push(push)]));
+            }
+            acknowledged(author, DOCUMENTS as usize);
+        };
+        type_all(&mut author, 1);
+        let mut peers: Vec<_> = (0..8).map(|n| repo(attack.port, &format!("mute {n}"))).collect();
+        for peer in &mut peers {
+            for at in 0..DOCUMENTS {
+                assert!(peer.ask(numbered(0xd0, at), vec![], vec![]));
+            }
+            begin_message(&mut peer.socket, 17_000, 1_000);
+        }
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(30) {
+            type_all(&mut author, 8);
+            // sleep: more than 8 MiB between two looks and the relay reads its store instead
+            std::thread::sleep(Duration::from_millis(2_000));
+        }
+        attack.hold();
+    });
+}
+
+/// Of each space the last counts of 4,096 senders' sessions are remembered, under names that they choose.
+#[test]
+fn ephemeral_messages_under_very_many_names() {
+    attack("8,192 names of sessions from each of 120 sessions", |attack| {
+        let names = |subscription: u32| {
+            (1..=limits::EPHEMERAL_SOURCES).map(move |number| {
+                let (sender, session) = (String::new(), format!("{number:0>256}"));
+                let (document, data) = (numbered(0xe0, 1), vec![].into());
+                let count = number as u64;
+                Frame::Ephemeral(Ephemeral { subscription, document, sender, session, count, data })
+            })
+        };
+        let said: Vec<Vec<Frame>> = (1..=2).map(|number| names(number).collect()).collect();
+        let mut sessions = Vec::new();
+        for number in 0..120 {
+            let mut session = reader(attack.port, &format!("names-{number}"));
+            patient(&session);
+            let filter = Filter::Everything;
+            let more = subscribe(2, &format!("more-{number}"), filter);
+            say(&mut session, &[more]);
+            until(&mut session, |frame| matches!(frame, Frame::Subscribed(_)));
+            for some in &said {
+                assert!(say(&mut session, some));
+            }
+            sessions.push(session);
         }
         attack.hold();
     });

@@ -1,16 +1,18 @@
 //! Questions whose answers cost much: digests of very many documents, histories again and again, heads.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use landfall::automerge::{ActorId, ChangeHash};
 use landfall_protocol::digest::{Prefix, tombstone_id};
 use landfall_protocol::frame::{DigestQuery, Fetch, Frame, Push, PushEntry, Want, entry_kind};
 use landfall_protocol::{DocumentId, limits};
-use landfall_tests::raw::Typist;
+use landfall_tests::raw::{Typist, change_of};
 
 use crate::arena::{HANG, attack};
-use crate::attacker::{acknowledged, honest_reader, reader, repo, say, subscribed, until_alive};
+use crate::attacker::{
+    acknowledged, honest_reader, numbered, reader, repo, say, subscribed, until_alive,
+};
 
 /// Document number so many of one bucket of the digests.
 fn of_bucket(number: u64) -> DocumentId {
@@ -133,5 +135,43 @@ fn heads_of_very_many_documents_that_nobody_has() {
         let sessions: Vec<_> = (0..100).map(sends).collect();
         attack.hold();
         drop(sessions);
+    });
+}
+
+/// How long an attacker waits for a socket that takes nothing of a large message.
+const IMPATIENT: Duration = Duration::from_millis(500);
+
+/// Questions wait for the answer to the first, which its session does not read.
+#[test]
+fn fetches_of_very_many_hashes_that_wait() {
+    attack("4 fetches of 66,560 hashes from each of 100 sessions that do not read", |attack| {
+        let mut author = reader(attack.port, "fetches");
+        for id in 1..=10_u64 {
+            let text = "x".repeat(limits::CHANGE_BYTES - 1_000);
+            let changes = vec![change_of(ActorId::from([id as u8; 16]), 1, &text).into()];
+            let document = numbered(0xfe, id);
+            say(&mut author, &[Frame::Push(Push { id, subscription: 1, document, changes })]);
+            acknowledged(&mut author, 1);
+        }
+        drop(author);
+        let wants = (1..=10).map(|id| Want { document: numbered(0xfe, id), have: vec![] });
+        let first = Frame::Fetch(Fetch { subscription: 1, wants: wants.collect() });
+        let have = (0..limits::FETCH_HASHES as u64).map(|n| {
+            let mut hash = [0xfe; 32];
+            hash[..8].copy_from_slice(&n.to_be_bytes());
+            hash
+        });
+        let wants = vec![Want { document: numbered(0, 0), have: have.collect() }];
+        let long = Frame::Fetch(Fetch { subscription: 1, wants });
+        let mut sessions: Vec<_> = (0..100).map(|_| subscribed(attack.port, "fetches")).collect();
+        for session in &mut sessions {
+            assert!(say(session, std::slice::from_ref(&first)));
+            // What there is no memory for is not read.
+            session.get_ref().set_write_timeout(Some(IMPATIENT)).expect("a timeout");
+            for _ in 1..limits::QUERIES {
+                let _ = say(session, std::slice::from_ref(&long));
+            }
+        }
+        attack.hold();
     });
 }

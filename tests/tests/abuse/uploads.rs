@@ -11,7 +11,9 @@ use landfall_tests::rng::Rng;
 use tokio_tungstenite::tungstenite::WebSocket;
 
 use crate::arena::{HANG, attack};
-use crate::attacker::{honest_reader, reader, say, subscribed, until, until_alive};
+use crate::attacker::{
+    honest_reader, numbered, patient, reader, say, subscribed, until, until_alive,
+};
 
 fn offer(id: u64, document: [u8; 16], total: u64) -> Frame {
     let (subscription, hash, heads) = (1, [id as u8; 32], vec![]);
@@ -198,6 +200,86 @@ fn heavy_uploads_from_many_sessions() {
         let took = began.elapsed();
         println!("an honest upload of 300 changes took {took:?}");
         assert!(took < HANG, "an honest upload of 300 changes took {took:?}");
+        attack.hold();
+    });
+}
+
+/// An offer's heads are kept until its parts came, beside the memory that it has reserved: one byte.
+#[test]
+fn offers_of_one_byte_with_very_many_heads() {
+    attack("3 offers of a byte and 65,536 heads from each of 100 sessions", |attack| {
+        let offer = |id: u64| {
+            let heads = (0..limits::DOCUMENT_HEADS as u64).map(|n| {
+                let mut hash = [id as u8; 32];
+                hash[..8].copy_from_slice(&n.to_be_bytes());
+                hash
+            });
+            let (subscription, document) = (1, numbered(0x0f, id));
+            let (hash, total, heads) = ([id as u8; 32], 1, heads.collect());
+            Frame::PushSnapshot(PushSnapshot { id, subscription, document, hash, total, heads })
+        };
+        let most = (limits::SESSION_OFFERED_HEADS / limits::DOCUMENT_HEADS) as u64;
+        let offers: Vec<Frame> = (1..=most).map(offer).collect();
+        let mut sessions: Vec<_> = (0..100).map(|_| subscribed(attack.port, "heads")).collect();
+        for session in &mut sessions {
+            patient(session);
+            for offer in &offers {
+                // Who makes the relay remember most is ended.
+                let _ = say(session, std::slice::from_ref(offer));
+            }
+        }
+        attack.hold();
+    });
+}
+
+/// Two sessions offer the same hash: the first with a total of one byte, the second with 64 MiB; the
+/// memory of the first is of one byte.
+#[test]
+fn offers_of_one_hash_with_two_lengths() {
+    attack("8 offers of 60 MiB with memory for a byte", |attack| {
+        let offer = |id: u64, total: u64| {
+            let (subscription, document, hash) = (1, numbered(0x0e, id), [id as u8; 32]);
+            let heads = vec![];
+            Frame::PushSnapshot(PushSnapshot { id, subscription, document, hash, total, heads })
+        };
+        let wanted = |frame: &Frame| matches!(frame, Frame::Wanted(_));
+        let (mut first, mut second) = (reader(attack.port, "two"), reader(attack.port, "two"));
+        patient(&second);
+        for id in 1..=8 {
+            say(&mut first, &[offer(id, 1)]);
+            until(&mut first, wanted);
+            say(&mut second, &[offer(id, 64 << 20)]);
+            until(&mut second, wanted);
+            let mut from = 0_u64;
+            while from < 60 << 20 {
+                let (subscription, document, hash) = (1, numbered(0x0e, id), [id as u8; 32]);
+                let bytes = vec![7; limits::PART_BYTES];
+                let (total, next) = (64 << 20, from + bytes.len() as u64);
+                let bytes = bytes.into();
+                let part = Part { subscription, document, hash, total, from, bytes };
+                say(&mut second, &[Frame::Part(part)]);
+                until(&mut second, wanted);
+                from = next;
+            }
+        }
+        attack.hold();
+    });
+}
+
+/// Honest engines heal a wiped relay: three documents of 60 MiB at once. What a child makes of an upload is
+/// in memory beside it.
+#[test]
+fn three_honest_uploads_of_60_mib() {
+    let histories: Vec<_> = (1..=3).map(|seed| folded(seed, 30, 2 << 20)).collect();
+    attack("3 honest uploads of 60 MiB at once", |attack| {
+        std::thread::scope(|scope| {
+            for (number, history) in (1..).zip(&histories) {
+                scope.spawn(move || {
+                    let mut session = honest_reader(attack.port, &format!("heals-{number}"));
+                    upload(&mut session, numbered(0x60, number), history, || ());
+                });
+            }
+        });
         attack.hold();
     });
 }

@@ -121,6 +121,8 @@ pub(super) struct Document {
     filters: usize,
     /// See [`Document::count_kept`].
     kept: usize,
+    /// See [`Document::count_standing`].
+    stands: usize,
     /// The peer takes no changes.
     pub(super) read_only: bool,
     /// The peer was asked for what the relay has lost, and has not answered.
@@ -160,6 +162,7 @@ impl Document {
             announced: 0,
             filters: 0,
             kept: 0,
+            stands: 0,
             read_only: false,
             is_asked: false,
             gossiped: None,
@@ -229,6 +232,11 @@ impl Document {
         self.announced >= limits::REPO_WHOLE_CHANGES
     }
 
+    /// Bytes of the commits of what came lately and is to be passed on.
+    pub(super) fn live_bytes(&self) -> usize {
+        self.live_bytes
+    }
+
     pub(super) fn has_live(&self) -> bool {
         !self.live.is_empty()
     }
@@ -258,6 +266,15 @@ impl Document {
         let (have, need) = self.question.take().unwrap_or_default();
         let heads = self.theirs.clone().unwrap_or_default();
         Question { heads, have, need, sent_through: self.sent_through }
+    }
+
+    /// Bytes of where it stands, as it is now, and as it was last counted.
+    pub(super) fn count_standing(&mut self) -> (usize, usize) {
+        let now = match &self.standing {
+            Some(Standing::Present { heads, .. }) => 32 * heads.len(),
+            _ => 0,
+        };
+        (now, std::mem::replace(&mut self.stands, now))
     }
 
     /// The store must be asked before anything more is said.

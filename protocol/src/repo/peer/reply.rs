@@ -61,6 +61,30 @@ impl Document {
     }
 }
 
+impl Document {
+    /// Bytes, about, of what the peer is to be told without asking the store; `None` if that is nothing.
+    pub(super) fn due_bytes(&self) -> Option<usize> {
+        let Some(Standing::Present { heads, .. }) = &self.standing else { return None };
+        let live = match self.step() {
+            Step::Live => self.live_bytes(),
+            Step::Settled => 0,
+            Step::Rest | Step::Ask => return None,
+        };
+        // As they are, and as what is common.
+        Some(live + 2 * 32 * heads.len())
+    }
+
+    /// Whether what it would be told is so little that nobody needs to be asked for its memory.
+    fn says_little(&self) -> bool {
+        match &self.standing {
+            Some(Standing::Present { heads, .. }) => {
+                heads.len() <= limits::REPO_FEW_HEADS || self.told.as_ref() == Some(heads)
+            }
+            _ => true,
+        }
+    }
+}
+
 impl Peer {
     /// Takes a document a step on, after anything that may matter to it.
     pub(super) fn advance(&mut self, id: DocumentId) {
@@ -68,6 +92,8 @@ impl Peer {
             return;
         }
         let Some(document) = self.documents.get_mut(&id) else { return };
+        let (now, before) = document.count_standing();
+        self.standing = self.standing.saturating_sub(before) + now;
         let (now, before) = document.count_kept();
         self.kept = self.kept.saturating_sub(before) + now;
         if self.kept > limits::REPO_KEPT_BYTES {
@@ -80,18 +106,32 @@ impl Peer {
                 let question = document.question();
                 self.effects.push_back(Effect::Plan(self.ticket(id), question));
             }
-            Step::Settled => {
+            Step::Settled if document.says_little() => {
                 document.question = None;
                 self.settle(id);
             }
+            Step::Settled => drop(self.ready.insert(id)),
             Step::Live => {
                 document.question = None;
                 let (due, now) = (document.due(), self.now);
                 match due <= now {
-                    true => self.pass_on(id),
+                    true => drop(self.ready.insert(id)),
                     false => drop(self.paced.insert((due, id))),
                 }
             }
+        }
+    }
+
+    /// Tells the peer what it is to be told of a document without asking the store: there is memory for it.
+    pub(super) fn tell(&mut self, id: DocumentId) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        match document.step() {
+            Step::Live => self.pass_on(id),
+            Step::Settled => {
+                document.question = None;
+                self.settle(id);
+            }
+            Step::Rest | Step::Ask => {}
         }
     }
 
@@ -287,5 +327,29 @@ impl Peer {
         let message = message.encode();
         document.told = Some(heads);
         self.effects.push_back(Effect::Send(message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Host;
+    use super::*;
+    use crate::moment::Moment;
+    use crate::session::Patience;
+
+    #[test]
+    fn where_documents_stand_counts_as_what_is_remembered() {
+        let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
+        let mut peer = Peer::new(host, Patience::default(), Moment::default());
+        let id = DocumentId::from_bytes([1; 16]);
+        assert!(peer.open(id, "document"));
+        peer.advance(id);
+        let before = peer.state_bytes();
+        let heads: Vec<_> = (0..=255).map(|number| ChangeHash([number; 32])).collect();
+        peer.documents.get_mut(&id).unwrap().stand(heads.clone(), Offset(1));
+        peer.advance(id);
+        assert_eq!(peer.state_bytes(), before + 32 * heads.len());
+        peer.handle_behind();
+        assert_eq!(peer.state_bytes(), before);
     }
 }

@@ -1,0 +1,188 @@
+//! Snapshots that clients offer, over whole sessions.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use automerge::transaction::Transactable;
+use automerge::{AutoCommit, ROOT};
+use landfall_protocol::frame::{Frame, Nack, Part, PushSnapshot};
+use landfall_protocol::{Code, DocumentId, limits};
+use landfall_relay::store::FoldWindow;
+
+use crate::harness::{Client, Relay, folded, folds, until, until_nothing_is_held};
+
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// A folded history that is offered.
+struct History {
+    document: DocumentId,
+    bytes: Vec<u8>,
+    heads: Vec<[u8; 32]>,
+}
+
+impl History {
+    fn short() -> Self {
+        let (document, bytes, heads) = folded(1, 300);
+        Self { document, bytes, heads }
+    }
+
+    fn offer(&self, id: u64) -> Frame {
+        let hash = landfall_fold::hash_of(&self.bytes);
+        let (subscription, document, total) = (1, self.document, self.bytes.len() as u64);
+        let heads = self.heads.clone();
+        Frame::PushSnapshot(PushSnapshot { id, subscription, document, hash, total, heads })
+    }
+
+    fn part(&self, from: usize, bytes: Vec<u8>) -> Frame {
+        let hash = landfall_fold::hash_of(&self.bytes);
+        let (document, total, from) = (self.document, self.bytes.len() as u64, from as u64);
+        let bytes = bytes.into();
+        Frame::Part(Part { subscription: 1, document, hash, total, from, bytes })
+    }
+
+    /// The part that follows, of the most that one may have.
+    fn next(&self, from: usize) -> Frame {
+        let end = self.bytes.len().min(from + limits::PART_BYTES);
+        self.part(from, self.bytes[from..end].to_vec())
+    }
+}
+
+async fn wanted(client: &mut Client) -> usize {
+    until(client, |frame| match frame {
+        Frame::Wanted(wanted) => Some(wanted.from as usize),
+        _ => None,
+    })
+    .await
+}
+
+async fn answered(client: &mut Client) -> Result<(), Nack> {
+    until(client, |frame| match frame {
+        Frame::Ack(_) => Some(Ok(())),
+        Frame::Nack(nack) => Some(Err(nack)),
+        _ => None,
+    })
+    .await
+}
+
+/// Mallory knows which snapshot an honest client is going to offer (it has the same document), offers its hash
+/// and sends 100 bytes of something else.
+async fn begun_wrongly(client: &mut Client, history: &History) {
+    client.send(&history.offer(1)).await;
+    assert_eq!(wanted(client).await, 0);
+    client.send(&history.part(0, vec![0; 100])).await;
+    assert_eq!(wanted(client).await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_session_sends_of_a_snapshot_is_no_part_of_anothers() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::default())).await;
+    let history = History::short();
+    // One is still there, from the same address; another one is gone, from elsewhere.
+    let (mut near, mut far) =
+        (Client::at_start(&relay).await, Client::at_start_from(&relay, ELSEWHERE).await);
+    begun_wrongly(&mut near, &history).await;
+    begun_wrongly(&mut far, &history).await;
+    drop(far);
+    relay.until_metric("landfall_relay_sessions", |sessions| sessions == 1.0).await;
+    let mut alice = Client::at_start(&relay).await;
+    alice.send(&history.offer(1)).await;
+    assert_eq!(wanted(&mut alice).await, 0);
+    alice.send(&history.next(0)).await;
+    assert_eq!(answered(&mut alice).await, Ok(()));
+    drop(near);
+    relay.stop().await.unwrap();
+}
+
+/// What a session of the same address left is gone on with. If it is something else, whoever sent the rest is
+/// not to blame, and gets it through at the second try, whatever others leave meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_on_with_something_else_is_asked_for_all_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::default())).await;
+    let history = History::short();
+    for _ in 0..2 {
+        begun_wrongly(&mut Client::at_start(&relay).await, &history).await;
+        relay.until_metric("landfall_relay_sessions", |sessions| sessions == 0.0).await;
+    }
+    let mut alice = Client::at_start(&relay).await;
+    alice.send(&history.offer(1)).await;
+    assert_eq!(wanted(&mut alice).await, 100);
+    alice.send(&history.next(100)).await;
+    let nack = answered(&mut alice).await.unwrap_err();
+    assert_eq!(nack.code, Code::OVERLOADED);
+    assert!(nack.retry_after_ms > 0, "an honest snapshot is refused for good");
+    alice.send(&history.offer(2)).await;
+    assert_eq!(wanted(&mut alice).await, 0, "it takes up what another session sent once more");
+    alice.send(&history.next(0)).await;
+    assert_eq!(answered(&mut alice).await, Ok(()));
+    relay.stop().await.unwrap();
+}
+
+/// A client sends a part of what it offers, and goes for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_whose_senders_are_gone_are_forgotten_at_some_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |options| {
+        options.memory = 192 << 20;
+        options.uploads_kept = Duration::from_secs(1);
+    })
+    .await;
+    let mut client = Client::at_start(&relay).await;
+    let (document, hash, total) = (DocumentId::from_bytes([1; 16]), [1; 32], 64 << 20);
+    let offer = PushSnapshot { id: 1, subscription: 1, document, hash, total, heads: vec![] };
+    client.send(&Frame::PushSnapshot(offer)).await;
+    assert!(matches!(client.frame().await, Frame::Wanted(_)));
+    drop(client);
+    until_nothing_is_held(&relay, &["intake", "push", "answer", "state", "upload"]).await;
+    relay.stop().await.unwrap();
+}
+
+/// As large as one may be, and in the least memory that a relay can have: twice, so that the second is merged
+/// with the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_snapshot_passes_within_the_least_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start_with(&folder, |options| {
+        options.memory = landfall_relay::limits::LEAST_MEMORY;
+        options.folds = folds(FoldWindow::default());
+    })
+    .await;
+    let mut whole = AutoCommit::new();
+    let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = || {
+        noise ^= noise << 13;
+        noise ^= noise >> 7;
+        noise ^= noise << 17;
+        noise as u8
+    };
+    for number in 0..63 {
+        let some: Vec<u8> = (0..1 << 20).map(|_| bytes()).collect();
+        whole.put(ROOT, format!("noise {number}"), some).unwrap();
+        whole.commit();
+    }
+    let document = DocumentId::from_bytes([0x64; 16]);
+    let mut client = Client::at_start(&relay).await;
+    for turn in 1..=2 {
+        if turn > 1 {
+            whole.put(ROOT, "last", vec![7; 100_000]).unwrap();
+            whole.commit();
+        }
+        let heads = whole.get_heads().iter().map(|head| head.0).collect();
+        let history = History { document, bytes: whole.save(), heads };
+        assert!(history.bytes.len() > limits::SNAPSHOT_BYTES / 64 * 63);
+        client.send(&history.offer(turn)).await;
+        let mut sent = wanted(&mut client).await;
+        while sent < history.bytes.len() {
+            client.send(&history.next(sent)).await;
+            sent += limits::PART_BYTES;
+            if sent < history.bytes.len() {
+                assert_eq!(wanted(&mut client).await, sent);
+            }
+        }
+        assert_eq!(answered(&mut client).await, Ok(()), "turn {turn}");
+    }
+    drop(client);
+    until_nothing_is_held(&relay, &["intake", "push", "answer", "state", "upload"]).await;
+    relay.stop().await.unwrap();
+}
