@@ -317,17 +317,7 @@ impl Server {
         };
         let (hub, hub_end) = Hub::start(parts).map_err(ServeError::Thread)?;
         let offers = Arc::new(Offers::default());
-        let givers = Arc::clone(&offers);
-        // It ends with the runtime: while the relay is stopped nobody needs what rings hold.
-        tasks::keep("rings", move || {
-            let (rings, givers) = (Arc::clone(&rings), Arc::clone(&givers));
-            async move { rings.give_way(&givers).await }
-        });
-        let (left, kept) = (Arc::clone(&offers), options.uploads_kept);
-        tasks::keep("offers", move || {
-            let left = Arc::clone(&left);
-            async move { left.forget_old(kept).await }
-        });
+        give_way(rings, &offers, options.uploads_kept);
         let for_folds = hub.clone();
         folder
             .before_fold(Box::new(move |space, through| for_folds.folding(space.clone(), through)));
@@ -469,6 +459,21 @@ impl Server {
             Ok(_) => Err(ServeError::Ended(Essential::Hub)),
         }
     }
+}
+
+/// Has caches, and what arrived of snapshots whose sender is gone, give way to what needs their memory; and
+/// forgets the latter after a time. It ends with the runtime: while the relay is stopped nobody needs what
+/// they hold.
+fn give_way(rings: Arc<Rings>, offers: &Arc<Offers>, kept: Duration) {
+    let (left, givers) = (Arc::clone(offers), Arc::clone(offers));
+    tasks::keep("rings", move || {
+        let (rings, givers) = (Arc::clone(&rings), Arc::clone(&givers));
+        async move { rings.give_way(&givers).await }
+    });
+    tasks::keep("offers", move || {
+        let left = Arc::clone(&left);
+        async move { left.forget_old(kept).await }
+    });
 }
 
 /// Serves one connection until it is closed or becomes a session.

@@ -18,8 +18,8 @@ mod bugs;
 mod closing;
 #[path = "relay/commits.rs"]
 mod commits;
-#[path = "relay/critic3.rs"]
-mod critic3;
+#[path = "relay/ends.rs"]
+mod ends;
 #[path = "relay/damage.rs"]
 mod damage;
 #[path = "relay/figures.rs"]

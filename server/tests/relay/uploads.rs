@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use automerge::transaction::Transactable;
 use automerge::{AutoCommit, ROOT};
-use landfall_protocol::frame::{Frame, Nack, Part, PushSnapshot};
+use landfall_protocol::frame::{
+    Features, Filter, Frame, Nack, Part, PushSnapshot, SubscribeFrom, features,
+};
 use landfall_protocol::{Code, DocumentId, limits};
 use landfall_relay::store::FoldWindow;
 
-use crate::harness::{Client, Relay, folded, folds, until, until_nothing_is_held};
+use crate::harness::{Client, Relay, SPACE, folded, folds, until, until_nothing_is_held};
 
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 /// A folded history that is offered.
 struct History {
     document: DocumentId,
+    hash: [u8; 32],
     bytes: Vec<u8>,
     heads: Vec<[u8; 32]>,
 }
@@ -23,20 +26,18 @@ struct History {
 impl History {
     fn short() -> Self {
         let (document, bytes, heads) = folded(1, 300);
-        Self { document, bytes, heads }
+        Self { document, hash: landfall_fold::hash_of(&bytes), bytes, heads }
     }
 
     fn offer(&self, id: u64) -> Frame {
-        let hash = landfall_fold::hash_of(&self.bytes);
         let (subscription, document, total) = (1, self.document, self.bytes.len() as u64);
-        let heads = self.heads.clone();
+        let (hash, heads) = (self.hash, self.heads.clone());
         Frame::PushSnapshot(PushSnapshot { id, subscription, document, hash, total, heads })
     }
 
     fn part(&self, from: usize, bytes: Vec<u8>) -> Frame {
-        let hash = landfall_fold::hash_of(&self.bytes);
         let (document, total, from) = (self.document, self.bytes.len() as u64, from as u64);
-        let bytes = bytes.into();
+        let (hash, bytes) = (self.hash, bytes.into());
         Frame::Part(Part { subscription: 1, document, hash, total, from, bytes })
     }
 
@@ -101,10 +102,14 @@ async fn who_goes_on_with_something_else_is_asked_for_all_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::default())).await;
     let history = History::short();
+    let mut others = Vec::new();
     for _ in 0..2 {
-        begun_wrongly(&mut Client::at_start(&relay).await, &history).await;
-        relay.until_metric("landfall_relay_sessions", |sessions| sessions == 0.0).await;
+        let mut other = Client::at_start(&relay).await;
+        begun_wrongly(&mut other, &history).await;
+        others.push(other);
     }
+    drop(others);
+    relay.until_metric("landfall_relay_sessions", |sessions| sessions == 0.0).await;
     let mut alice = Client::at_start(&relay).await;
     alice.send(&history.offer(1)).await;
     assert_eq!(wanted(&mut alice).await, 100);
@@ -162,14 +167,21 @@ async fn the_largest_snapshot_passes_within_the_least_memory() {
         whole.commit();
     }
     let document = DocumentId::from_bytes([0x64; 16]);
-    let mut client = Client::at_start(&relay).await;
+    let mut client = Client::hello(&relay).await;
+    client.send(&Frame::Features(Features { bits: features::ALL })).await;
+    let (space, filter) = (SPACE.parse().unwrap(), Filter::Everything);
+    let (subscription, cursor, acknowledged, holds, partial) = (1, None, None, false, None);
+    let from = SubscribeFrom { subscription, space, filter, cursor, acknowledged, holds, partial };
+    client.send(&Frame::SubscribeFrom(from)).await;
+    assert!(matches!(client.frame().await, Frame::Subscribed(_)));
     for turn in 1..=2 {
         if turn > 1 {
             whole.put(ROOT, "last", vec![7; 100_000]).unwrap();
             whole.commit();
         }
         let heads = whole.get_heads().iter().map(|head| head.0).collect();
-        let history = History { document, bytes: whole.save(), heads };
+        let bytes = whole.save();
+        let history = History { document, hash: landfall_fold::hash_of(&bytes), bytes, heads };
         assert!(history.bytes.len() > limits::SNAPSHOT_BYTES / 64 * 63);
         client.send(&history.offer(turn)).await;
         let mut sent = wanted(&mut client).await;

@@ -1,4 +1,4 @@
-//! What a hostile reviewer found, over whole sessions. Each test is one fault.
+//! What is known of damage, and what is held, when it ends: after an examination, after a session.
 
 use automerge::AutoCommit;
 use landfall_protocol::frame::{
@@ -17,7 +17,7 @@ use crate::repo_client::RepoClient;
 /// A document has a damaged change, is examined, and waits for a client that has it. Then its snapshot is
 /// damaged too, and a read finds that.
 #[tokio::test(flavor = "multi_thread")]
-async fn critic_damage_that_comes_later_is_not_acknowledged_as_there() {
+async fn damage_that_comes_later_is_not_acknowledged_as_there() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::NONE)).await;
     let mut client = Client::at_start(&relay).await;
@@ -185,7 +185,7 @@ async fn filtering(relay: &Relay) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn critic_nothing_is_held_once_sessions_of_all_kinds_were_cut() {
+async fn nothing_is_held_once_sessions_of_all_kinds_were_cut() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |o| {
         o.folds = folds(FoldWindow::default());
