@@ -18,10 +18,10 @@ mod bugs;
 mod closing;
 #[path = "relay/commits.rs"]
 mod commits;
-#[path = "relay/ends.rs"]
-mod ends;
 #[path = "relay/damage.rs"]
 mod damage;
+#[path = "relay/ends.rs"]
+mod ends;
 #[path = "relay/figures.rs"]
 mod figures;
 #[path = "relay/gone.rs"]
