@@ -209,7 +209,8 @@ mod tests {
         heavy(checks.of_session(session(1, 1)), None, hour).await.unwrap();
         let again = checks.of_session(session(1, 2));
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(Box::pin(heavy(again.clone(), None, 1)).as_mut().poll(&mut cx).is_pending());
+        let mut waits = Box::pin(heavy(again.clone(), None, 1));
+        assert!(waits.as_mut().poll(&mut cx).is_pending());
         assert!(again.debt() > Duration::from_secs(3_000), "what is small waits too, for so much");
         let other = checks.of_session(session(2, 3));
         assert!(other.debt().is_zero());
