@@ -156,3 +156,21 @@ fn critic_an_honest_read_beside_the_questions_of_many_sessions() {
         attack.hold();
     });
 }
+
+/// Honest engines heal a wiped relay: three documents of 60 MiB at once. What a child makes of an upload is
+/// in memory beside it.
+#[test]
+fn critic_three_honest_uploads_of_60_mib() {
+    let histories: Vec<_> = (1..=3).map(|seed| crate::uploads::folded(seed, 30, 2 << 20)).collect();
+    attack("3 honest uploads of 60 MiB at once", |attack| {
+        std::thread::scope(|scope| {
+            for (number, history) in (1..).zip(&histories) {
+                scope.spawn(move || {
+                    let mut session = honest_reader(attack.port, &format!("heals-{number}"));
+                    crate::uploads::upload(&mut session, numbered(0x60, number), history, || ());
+                });
+            }
+        });
+        attack.hold();
+    });
+}
