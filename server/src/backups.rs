@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_name_says_when_its_copy_was_made() {
-        assert_eq!(name_at(at(1_796_066_100)), "relay-2026-11-30T18-35-00Z.db");
+        assert_eq!(name_at(at(1_796_066_100)), "relay-2026-11-30T19-15-00Z.db");
         assert_eq!(time_of(name_at(at(7)).as_ref()), Some(at(7)));
         for other in
             ["relay.db", "relay-.db", "relay-2026-11-30T18-35-00Z.db.partial", "relay-x.db"]
