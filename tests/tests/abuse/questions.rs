@@ -58,10 +58,10 @@ fn digests_over_very_many_deleted_documents() {
 /// Each has as many questions as it may. An honest client asks for one document.
 #[test]
 fn digests_over_very_many_deleted_documents_from_many_sessions() {
-    attack("digests over 50,000 tombstones from each of 800 sessions", |attack| {
+    attack("digests over 50,000 tombstones from each of 400 sessions", |attack| {
         let questions = vec![deleted(attack.port); limits::QUERIES];
         let mut honest = honest_reader(attack.port, "default");
-        let mut sessions: Vec<_> = (0..800).map(|_| subscribed(attack.port, "deleted")).collect();
+        let mut sessions: Vec<_> = (0..400).map(|_| subscribed(attack.port, "deleted")).collect();
         for session in &mut sessions {
             say(session, &questions);
         }
