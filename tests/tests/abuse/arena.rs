@@ -17,9 +17,9 @@ use crate::canaries::{self, Rounds};
 const WARM: u64 = 5;
 const DURING: u64 = 20;
 
-/// What takes an honest client longer is a hang, and so is half of it for one of a hundred. It is no figure: an
-/// idle machine is a hundred times as fast.
-pub(crate) const HANG: Duration = Duration::from_secs(5);
+/// What takes an honest client longer is a hang. It is no figure: an idle machine is some hundred times as
+/// fast, and faults that were found here took from 17 s to minutes.
+pub(crate) const HANG: Duration = Duration::from_secs(10);
 
 /// What may be left of an attack in the process: what SQLite's caches and the allocator keep.
 const LEFT_BYTES: u64 = 48 << 20;
@@ -85,7 +85,7 @@ pub(crate) fn attack_on(
         (idle, canaries::worst(&rounds), attacked)
     });
     let shown = canaries::shown(&under);
-    assert!(under.iter().all(|p99| *p99 < HANG / 2), "{name}: honest clients hang: {shown}");
+    assert!(under.iter().all(|p99| *p99 < HANG), "{name}: honest clients hang: {shown}");
     assert_eq!(get(port, "/healthz").0, 200, "{name}: the relay lives");
     let (budget, peak) = (limits::MEMORY_BYTES as u64, resident(relay.pid(), "VmHWM"));
     assert!(peak <= budget, "{name}: {} MiB at its peak", peak >> 20);
