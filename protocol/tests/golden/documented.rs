@@ -191,6 +191,7 @@ fn every_count_of_the_wire_is_in_the_page() {
         ("REPO_DOCUMENTS", limits::REPO_DOCUMENTS as u64),
         ("REPO_WHOLE_CHANGES", u64::from(limits::REPO_WHOLE_CHANGES)),
         ("REPO_RECENT", limits::REPO_RECENT as u64),
+        ("REPO_FEW_HEADS", limits::REPO_FEW_HEADS as u64),
         ("REPO_ASKS", u64::from(limits::REPO_ASKS)),
         ("REPO_REFUSED", limits::REPO_REFUSED as u64),
         ("REPO_NEEDS", limits::REPO_NEEDS as u64),
