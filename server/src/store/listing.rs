@@ -83,7 +83,8 @@ pub(super) fn walk(
 ) -> rusqlite::Result<RecentPage> {
     let Some(space) = space_row(conn, name)? else { return Ok(RecentPage::default()) };
     let before = before.map_or(Ok(i64::MAX), |before| column(before.0))?;
-    let key = params![space, column(since.0)?, before, rows as i64];
+    // One row more than is looked at, in each: its absence is the log's end, and not the bound.
+    let key = params![space, column(since.0)?, before, rows as i64 + 1];
     let mut statements = Vec::new();
     for sql in [CHANGES, SNAPSHOTS, TOMBSTONES] {
         statements.push((conn.prepare_cached(sql)?, sql == TOMBSTONES));
