@@ -114,6 +114,41 @@ fn length_of(mut length: usize) -> ([u8; 5], usize) {
     (bytes, 5)
 }
 
+/// How many bytes a deflated stream comes to. They are seen a buffer at a time, and none is kept.
+pub(super) fn inflated_length(deflated: &[u8], limit: usize) -> Result<usize, FormError> {
+    let mut buffer = vec![0; INFLATE_BUFFER];
+    let mut stream = Decompress::new(false);
+    let (mut rest, mut length) = (deflated, 0);
+    loop {
+        let before = (stream.total_in(), stream.total_out());
+        let status = stream
+            .decompress(rest, &mut buffer, FlushDecompress::None)
+            .map_err(|_| FormError::Deflate)?;
+        let moved = |now: u64, before: u64| usize::try_from(now - before).unwrap_or(usize::MAX);
+        let consumed = moved(stream.total_in(), before.0);
+        let made = moved(stream.total_out(), before.1);
+        rest = rest.get(consumed..).ok_or(FormError::Deflate)?;
+        length += made;
+        if length > limit {
+            return Err(FormError::Inflated { limit });
+        }
+        if status == Status::StreamEnd {
+            break;
+        }
+        if consumed == 0 && made == 0 {
+            // Neither input nor output moves: the stream is cut off.
+            return Err(FormError::Truncated { part: "deflated stream" });
+        }
+    }
+    match rest.len() {
+        0 => Ok(length),
+        count => Err(FormError::TrailingBytes { part: "deflated stream", count }),
+    }
+}
+
+/// Bytes that are inflated at a time where none is kept.
+const INFLATE_BUFFER: usize = 32 * 1024;
+
 /// Inflates into a buffer that leaves `prefix` bytes free in front, so that a chunk is built
 /// without a second copy. The buffer grows with what has been inflated, up to the limit.
 pub(super) fn inflate(deflated: &[u8], prefix: usize, limit: usize) -> Result<Vec<u8>, FormError> {

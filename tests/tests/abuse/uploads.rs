@@ -269,3 +269,21 @@ fn offers_of_one_hash_with_two_lengths() {
         attack.hold();
     });
 }
+
+/// Honest engines heal a wiped relay: three documents of 60 MiB at once. What a child makes of an upload
+/// is in memory beside it.
+#[test]
+fn three_honest_uploads_of_60_mib() {
+    let histories: Vec<_> = (1..=3).map(|seed| folded(seed, 30, 2 << 20)).collect();
+    attack("3 honest uploads of 60 MiB at once", |attack| {
+        std::thread::scope(|scope| {
+            for (number, history) in (1..).zip(&histories) {
+                scope.spawn(move || {
+                    let mut session = honest_reader(attack.port, &format!("heals-{number}"));
+                    upload(&mut session, numbered(0x60, number), history, || ());
+                });
+            }
+        });
+        attack.hold();
+    });
+}

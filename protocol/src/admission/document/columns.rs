@@ -2,7 +2,7 @@
 //! automerge's own here, as those of a change are: automerge encodes all columns again when it
 //! saves a document, and other versions have encoded them otherwise.
 
-use super::super::chunk::inflate;
+use super::super::chunk::{inflate, inflated_length};
 use super::super::form::FormError;
 use super::super::reader::Reader;
 use super::{Budget, DocumentError, OverBudget};
@@ -72,17 +72,23 @@ impl Columns {
         let mut group = None;
         for &(spec, length) in &self.stated {
             let data = body.take(length, "column data")?;
+            let (id, kind) = (spec >> 4, spec & 7);
+            if kind == VALUES || KNOWN.binary_search(&(spec & !DEFLATED)).is_err() {
+                // Nothing is counted in it. It may be as long as the document.
+                if spec & DEFLATED != 0 {
+                    let length = inflated_length(data, *inflatable).map_err(inflating)?;
+                    *inflatable -= length;
+                }
+                continue;
+            }
             let inflated;
             let data = if spec & DEFLATED != 0 {
-                inflated = inflated_column(data, inflatable)?;
+                inflated = inflate(data, 0, *inflatable).map_err(inflating)?;
+                *inflatable -= inflated.len();
                 &inflated[..]
             } else {
                 data
             };
-            if KNOWN.binary_search(&(spec & !DEFLATED)).is_err() {
-                continue;
-            }
-            let (id, kind) = (spec >> 4, spec & 7);
             let column = count(kind, data)?;
             tally.text_bytes = tally.text_bytes.saturating_add(column.text_bytes);
             if kind == GROUP {
@@ -100,17 +106,15 @@ impl Columns {
     }
 }
 
-fn inflated_column(data: &[u8], inflatable: &mut usize) -> Result<Vec<u8>, DocumentError> {
-    let limit = limits::DOCUMENT_INFLATED_BYTES as u64;
-    let inflated = inflate(data, 0, *inflatable).map_err(|error| match error {
+fn inflating(error: FormError) -> DocumentError {
+    match error {
         FormError::Inflated { .. } => {
+            let limit = limits::DOCUMENT_INFLATED_BYTES as u64;
             let (budget, actual) = (Budget::InflatedBytes, limit + 1);
             DocumentError::OverBudget(OverBudget { budget, limit, actual })
         }
         other => DocumentError::Malformed(other),
-    })?;
-    *inflatable -= inflated.len();
-    Ok(inflated)
+    }
 }
 
 /// What one column states.
@@ -126,7 +130,6 @@ fn count(kind: u64, data: &[u8]) -> Result<Counted, FormError> {
     let mut reader = Reader::new(data);
     let mut counted = Counted::default();
     match kind {
-        VALUES => {}
         BOOLEANS => {
             while !reader.is_empty() {
                 counted.rows = counted.rows.saturating_add(reader.unsigned("booleans")?);
