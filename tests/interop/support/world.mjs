@@ -71,7 +71,11 @@ export function client(url, { folder, retry = 200, ...options } = {}) {
   const adapter = bearCutHandshakes(new WebSocketClientAdapter(url, retry))
   const storage = folder && new NodeFSStorageAdapter(folder)
   const repo = new Repo({ network: [adapter], storage, ...options })
-  onTestFinished(() => leave({ repo, adapter }))
+  onTestFinished(async () => {
+    await leave({ repo, adapter })
+    // A throttled save that is still due would find the test's folder gone.
+    if (storage) storage.save = async () => {}
+  })
   return { repo, adapter }
 }
 
