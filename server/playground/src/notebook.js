@@ -136,7 +136,11 @@ export class Notebook {
     try {
       const [titles, rescued] = await Promise.all([this.#shelf.titles(), this.#shelf.kept()])
       for (const { id, ...known } of titles) Object.assign(this.#note(id), known)
-      for (const row of rescued) Object.assign(this.#note(row.id), kept(row))
+      for (const row of rescued) {
+        const note = Object.assign(this.#note(row.id), kept(row))
+        // The page may have been closed between the two.
+        this.#titles.forget(note)
+      }
       this.#log.cursor = JSON.parse(this.#read.value)
     } catch {
       // A browser that keeps nothing: all of it is asked for.

@@ -81,6 +81,12 @@ export async function holds(page, text) {
   await expect.poll(() => textOf(page), { timeout: PATIENCE_MS, interval: 20 }).toBe(text)
 }
 
+/** Waits until the list has so many rows. */
+export async function lists(page, count) {
+  const rows = page.locator("#list li")
+  await expect.poll(() => rows.count(), { timeout: PATIENCE_MS, interval: 20 }).toBe(count)
+}
+
 /** Puts the caret into the note's text, by the keyboard. */
 export async function caretAt(page, line, column) {
   await page.locator("#body").press("Control+Home")

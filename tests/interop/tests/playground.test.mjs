@@ -3,7 +3,7 @@
 import { mkdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, test } from "vitest"
-import { caretAt, drawn, holds, NARROW, noBrowser, notebook, pageOf, says, startBrowser, textOf, visitor, WIDE, write } from "../support/playground.mjs"
+import { caretAt, drawn, holds, lists, NARROW, noBrowser, notebook, pageOf, says, startBrowser, textOf, visitor, WIDE, write } from "../support/playground.mjs"
 import { isReference } from "../support/server.mjs"
 import { Relay } from "../support/world.mjs"
 
@@ -154,11 +154,13 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await page.locator("#save-new").press("Enter")
     await says(page, "#saved", SAFE)
     await holds(page, "first, edited")
+    await lists(page, 1)
     await demo("sync")
     expect(await demo("-q", "notes", "show", "Doomed")).toBe("Doomed\nfirst, edited\n")
     expect(await demo("notes", "check", "Doomed")).toContain("as docs/notebook.md has it")
     await page.reload()
     await holds(page, "first, edited")
+    await lists(page, 1)
   })
 
   test("keeps it also if the page is closed before it hears of the deletion", async () => {
