@@ -69,6 +69,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await page.fill("#search", "")
     await says(page, "#list li:first-child", "Note 60")
     // What is known is known without the relay, and what is not is not pretended to be.
+    await expect.poll(() => storedTitles(page), { timeout: 60_000 }).toBe(60)
     await page.locator("#switch").press("Space")
     await says(page, "#status", "Offline")
     await page.goto("about:blank")
@@ -284,3 +285,14 @@ const edgeOf = (page, word) =>
     }
     throw new Error(`no ${word}`)
   }, word)
+
+/** How many notes' titles the browser has stored: they are stored together, half a second after they came. */
+const storedTitles = page =>
+  page.evaluate(async () => {
+    const names = (await indexedDB.databases()).map(({ name }) => name)
+    const result = request => new Promise(resolve => (request.onsuccess = () => resolve(request.result)))
+    const database = await result(indexedDB.open(names.find(name => name.endsWith("/page"))))
+    const rows = await result(database.transaction("titles").objectStore("titles").getAll())
+    database.close()
+    return rows.filter(row => row.summary).length
+  })
