@@ -84,7 +84,7 @@ const READS: &[&str] = &["relay", "offline"];
 /// For commands on the whole file.
 const FILE: &[&str] = &["relay", "given_space", "offline", "quiet"];
 
-/// The command line, as it is told to a person.
+/// The command line as `--help` shows it.
 pub(crate) fn command() -> clap::Command {
     let command = Cli::command();
     let options: Vec<Arg> = command.get_arguments().cloned().collect();
@@ -122,7 +122,7 @@ impl Place {
     /// (`ws://host/spaces/NAME`, as for a browser's client), which must not be another one.
     pub(crate) fn settle(&mut self) -> Result<(), Failure> {
         let url = self.relay_url();
-        // That it is no URL is told where it is needed.
+        // A text that is no URL is reported by the command that needs the relay.
         let of_url = LinkOptions::new(url.as_str()).space().ok().flatten();
         self.space = match (&self.given_space, of_url) {
             (Some(given), Some(named)) if *given != named.to_string() => {
@@ -142,7 +142,7 @@ impl Place {
         self.given_relay().unwrap_or_else(|| RELAY_DEFAULT.to_owned())
     }
 
-    /// The one that somebody named.
+    /// The one that the user named.
     pub(crate) fn given_relay(&self) -> Option<String> {
         let from_environment =
             || std::env::var("LANDFALL_RELAY").ok().filter(|url| !url.is_empty());

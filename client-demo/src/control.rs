@@ -31,7 +31,7 @@ pub(crate) enum AskError {
     /// No process answers there.
     #[error("it takes no commands")]
     NotServed,
-    /// The socket is somebody else's than the store.
+    /// The socket does not belong to the store's owner.
     #[error("the socket {} is not its owner's", .0.display())]
     Foreign(PathBuf),
     /// More than a message holds.
@@ -174,7 +174,7 @@ mod unix {
     impl Drop for Control {
         fn drop(&mut self) {
             self.shared.lock().is_closing = true;
-            // Wakes the thread that accepts; then nobody else finds the socket.
+            // Wakes the thread that accepts; after that no process finds the socket.
             let is_woken = UnixStream::connect(&self.path).is_ok();
             let _ = fs::remove_file(&self.path);
             if let Some(thread) = self.thread.take().filter(|_| is_woken) {

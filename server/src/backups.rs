@@ -42,23 +42,12 @@ struct Copy {
 pub(crate) async fn run(options: BackupOptions, data: PathBuf, metrics: Arc<Metrics>) {
     let (options, mut pause) = (Arc::new(options), None);
     loop {
-        match due(&options, &metrics) {
-            Ok(Duration::ZERO) => {}
-            Ok(wait) => {
-                // A clock that is set back or forward is noticed within a look.
-                sleep(wait.min(limits::BACKUP_LOOK)).await;
-                continue;
-            }
-            Err(error) => {
-                tell_failure(&metrics, &options.folder, &error.to_string());
-                sleep(longer(&mut pause)).await;
-                continue;
-            }
-        }
-        let (of, data) = (Arc::clone(&options), data.clone());
-        let made = tokio::task::spawn_blocking(move || make(&of, &data)).await;
-        match made.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(path) => {
+        let (of, data, shown) = (Arc::clone(&options), data.clone(), Arc::clone(&metrics));
+        let looked = tokio::task::spawn_blocking(move || look(&of, &data, &shown)).await;
+        match looked.unwrap_or_else(|error| Err(error.to_string())) {
+            // A clock that is set back or forward is noticed within a look.
+            Ok(Looked::Due(wait)) => sleep(wait.min(limits::BACKUP_LOOK)).await,
+            Ok(Looked::Made(path)) => {
                 tracing::info!(path = %path.display(), "the store was copied");
                 metrics.backups("made");
                 pause = None;
@@ -68,6 +57,22 @@ pub(crate) async fn run(options: BackupOptions, data: PathBuf, metrics: Arc<Metr
                 sleep(longer(&mut pause)).await;
             }
         }
+    }
+}
+
+/// What came of a look into the folder.
+enum Looked {
+    /// The next copy is due in so long.
+    Due(Duration),
+    /// A copy was made.
+    Made(PathBuf),
+}
+
+/// Makes a copy if it is due. It waits for the disk.
+fn look(options: &BackupOptions, data: &Path, metrics: &Metrics) -> Result<Looked, String> {
+    match due(options, metrics).map_err(|error| error.to_string())? {
+        Duration::ZERO => make(options, data).map(Looked::Made),
+        wait => Ok(Looked::Due(wait)),
     }
 }
 

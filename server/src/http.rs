@@ -239,7 +239,9 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
     let condition = door.sessions.store.condition();
     metrics.damaged_places.set(condition.damaged.len() as i64);
     metrics.ready.set(i64::from(door.health.not_ready(&condition).is_none()));
-    let store = door.sessions.store.gauges();
+    // It asks the file system, which may not answer at once.
+    let asked = Arc::clone(&door.sessions.store);
+    let store = tokio::task::spawn_blocking(move || asked.gauges()).await.unwrap_or_default();
     metrics.index_bytes.set(store.index_bytes as i64);
     metrics.index_loads.set(store.index_loads as i64);
     metrics.damaged_indexes.set(store.damaged_indexes as i64);
