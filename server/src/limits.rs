@@ -96,11 +96,15 @@ pub const PAGE_CACHE_BYTES: u64 = 4 * MIB as u64;
 /// write-ahead log from being used again.
 pub const DIGEST_ROWS: usize = 8_192;
 
-/// Rows that a session may have summed each second, over time: a fifth of a reader.
-pub const DIGEST_RATE: u64 = 1 << 18;
+/// Rows that an address may have summed each second, over time: two fifths of a reader.
+pub const DIGEST_RATE: u64 = 1 << 19;
 
-/// Rows that it may have summed at once: a walk over a million documents goes on at full speed.
-pub const DIGEST_BURST: u64 = 1 << 22;
+/// Rows that it may have summed at once: walks over a million documents go on at full speed, some at a
+/// time.
+pub const DIGEST_BURST: u64 = 1 << 23;
+
+/// Pages of digests that are read at a time: the other reader is there for what is sent.
+pub const DIGEST_READS: usize = 1;
 
 /// Write jobs in the store's queue. The hub has one commit of each space under way.
 pub const STORE_QUEUE: usize = 1_024;
@@ -131,6 +135,9 @@ pub const HTTP_LIFE: Duration = Duration::from_secs(120);
 /// Subscriptions of all sessions together, some 2 KiB each with a space of its own. What one session
 /// may have is [`shared::SUBSCRIPTIONS`].
 pub const SUBSCRIPTIONS: usize = 131_072;
+
+/// Subscriptions of one address: a quarter, as of [`CONNECTIONS`].
+pub const SUBSCRIPTIONS_OF_ADDRESS: usize = SUBSCRIPTIONS / 4;
 
 /// How long a client may take to send a request's head.
 pub const HEADER_READ: Duration = Duration::from_secs(10);
@@ -555,7 +562,8 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 // How the limits relate. A build that breaks one of these does not compile.
-const _: () = assert!(shared::SUBSCRIPTIONS <= SUBSCRIPTIONS);
+const _: () = assert!(shared::SUBSCRIPTIONS <= SUBSCRIPTIONS_OF_ADDRESS);
+const _: () = assert!(SUBSCRIPTIONS_OF_ADDRESS < SUBSCRIPTIONS);
 const _: () = assert!(shared::PUSHES_IN_FLIGHT <= UNANSWERED);
 const _: () = assert!(2 * UNANSWERED <= OUTBOX_FRAMES);
 const _: () = assert!(shared::MESSAGE_BYTES + SOCKET_BUFFER_BYTES < SOCKET_BACKLOG_BYTES);
@@ -565,6 +573,7 @@ const _: () = assert!(
 );
 const _: () = assert!(TRIM_QUIET_BYTES < TRIM_BYTES);
 const _: () = assert!(CONNECTIONS_OF_ADDRESS < CONNECTIONS);
+const _: () = assert!(DIGEST_READS < PAGE_READS && DIGEST_ROWS as u64 <= DIGEST_RATE / 16);
 const _: () = assert!(KEPT_PLACES_OF_ADDRESS < KEPT_PLACES);
 const _: () = assert!(KEPT_LIFE.as_secs() < HTTP_LIFE.as_secs());
 const _: () = assert!(CHECK_RATE <= CHECK_BURST && INLINE_CHECK.operations < CHECK_RATE / 256);

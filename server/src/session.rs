@@ -29,7 +29,7 @@ use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::rights::Everything;
 use landfall_protocol::session::{Patience, Session};
 use landfall_protocol::{Code, Moment, SessionId, Upstream};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{Instrument, debug, info, info_span, warn};
 
@@ -41,6 +41,7 @@ use crate::memory::{Account, Grant, Key, Memory, ShareKey};
 use crate::metrics::Metrics;
 use crate::offers::Offers;
 use crate::places;
+use crate::quota::Quota;
 use crate::rooms::{News, Rooms};
 use crate::store::LogStore;
 use crate::turns::Turns;
@@ -75,7 +76,9 @@ pub(crate) struct Shared {
     /// Bounds, for the whole relay, how many pages are read at a time.
     pub(crate) page_reads: Turns,
     /// Places for subscriptions, of the whole relay.
-    pub(crate) subscriptions: Arc<Semaphore>,
+    pub(crate) subscriptions: Quota,
+    /// Pages of digests that are read at a time, and what addresses may have summed.
+    pub(crate) digests: Turns,
     /// Snapshots that clients offer, while their parts arrive.
     pub(crate) offers: Arc<Offers>,
     /// Who follows which document, and hears what is said about it.

@@ -172,7 +172,7 @@ async fn delete_document(
     let mailbox = Mailbox { events, overflow: Arc::default(), grown: Arc::default() };
     let hub = &door.sessions.hub;
     let _seat = live::Seat { hub: hub.clone(), session };
-    hub.join(session, space.clone(), mailbox).await;
+    hub.join(account.key(), session, space.clone(), mailbox).await;
     let entry = PushedEntry { session, id: 1, document, author: AUTHOR.to_vec() };
     hub.push(space.clone(), Pushed::Deletion(entry), room).await;
     let Some(Event::Answered(answer)) = answers.recv().await else {
