@@ -12,6 +12,7 @@ mod rings;
 mod sequencer;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -91,6 +92,11 @@ impl Pushed {
                 push.document
             }
         }
+    }
+
+    /// Whether it is to be opened and merged by a child.
+    fn is_upload(&self) -> bool {
+        matches!(self, Self::Snapshot(..) | Self::Chunks(..))
     }
 
     fn key(&self) -> (SessionId, u64) {
