@@ -99,8 +99,16 @@ fn dispatch(place: &Place, command: Command) -> Result<(), Failure> {
     }
 }
 
-/// Says why a command failed, and gives the code.
+/// Says why a command failed, and gives the code. One whose output could not be written has failed too:
+/// what follows in a script may rest on it.
 fn ended(result: Result<(), Failure>) -> ExitCode {
+    let result = result.and_then(|()| match term::missing() {
+        None => Ok(()),
+        Some(why) => {
+            let remedy = "what the command does is done; ask again for what it shows";
+            Err(Failure::new(Exit::Input, "the output could not be written", why, remedy))
+        }
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -218,3 +218,25 @@ fn an_editor_that_fails_changes_nothing() {
     }
     assert_eq!(home.run(&["-q", "notes", "show", "1"]).ok(), "Kept\ntext\n");
 }
+
+/// A script that goes on with what was not shown would lose it.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Only", "--text", "copy"]).ok();
+    for line in ["notes show Only", "notes list", "status", "notes new Another --text x"] {
+        let done = home.shell(&format!("$DEMO --offline {line} > /dev/full")).output().unwrap();
+        let err = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(7), "{line}: {err}");
+        assert!(
+            err.contains("error: the output could not be written: No space left"),
+            "{line}: {err}"
+        );
+    }
+    // A reader that has enough is none.
+    let closed = "($DEMO --offline notes list; echo $? >&2) | true";
+    let done = home.shell(closed).output().unwrap();
+    assert_eq!(String::from_utf8(done.stderr).unwrap().trim(), "0");
+    assert_eq!(home.run(&["--offline", "notes", "list"]).ok().lines().count(), 2);
+}
