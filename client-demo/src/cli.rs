@@ -176,6 +176,9 @@ pub(crate) enum Command {
     /// Fold one document's history, as the relay asks on standard input
     #[command(name = relay::FOLD_WORKER, hide = true)]
     FoldWorker,
+    /// Verify a copy of the relay's store, as the relay asks
+    #[command(name = relay::VERIFY_COPY, hide = true)]
+    VerifyCopy { file: PathBuf },
 }
 
 impl Command {
