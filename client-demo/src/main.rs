@@ -73,6 +73,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Relay(args) => return relay::serve(args),
         Command::FoldWorker => return relay::fold_worker(),
+        Command::VerifyCopy { file } => return relay::verify_copy(&file),
         command => dispatch(&place, command),
     };
     ended(match result {
@@ -95,7 +96,7 @@ fn dispatch(place: &Place, command: Command) -> Result<(), Failure> {
         Command::Watch => watch::run(place),
         Command::Replay(args) => replay::run(place, &args),
         // Programs of their own, with exit codes of their own.
-        Command::Relay(_) | Command::FoldWorker => Ok(()),
+        Command::Relay(_) | Command::FoldWorker | Command::VerifyCopy { .. } => Ok(()),
     }
 }
 

@@ -279,6 +279,10 @@ pub const BACKUP_LOOK: Duration = Duration::from_secs(600);
 /// The pause after the first backup that failed; each further one doubles it.
 pub const BACKUP_PAUSE: Duration = Duration::from_secs(10);
 
+/// Address space of the child that verifies a copy of the store. It has one document at a time, of which
+/// it inflates one change; what a child that folds may have by default is more than enough.
+pub const VERIFY_MEMORY_BYTES: u64 = 1 << 30;
+
 /// Damaged places of a store that are kept by name. More than an operator reads, and each some 200
 /// bytes; that there are more is said.
 pub const DAMAGED_PLACES: usize = 1_000;

@@ -65,6 +65,7 @@ pub use database::Database;
 pub use durability::{CommitNumber, Committed, Durability};
 pub use error::{FailureClass, Foreign, OpenError, ReadError, StorageError, WriteError};
 pub use faults::{CommitHold, Counters, Faults};
+pub use files::{read_beside, write_beside};
 pub use identity::{Gone, GoneFile};
 pub use lock::Holder;
 pub use new_file::{NewFile, NewFileError};

@@ -340,7 +340,7 @@ fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {
 }
 
 /// An error as a line and a code.
-fn failure(error: OperateError, data: &Path) -> Failure {
+pub(super) fn failure(error: OperateError, data: &Path) -> Failure {
     let why = error.to_string();
     let cause = std::error::Error::source(&error).map(chain);
     let told = |code, hint| match &cause {

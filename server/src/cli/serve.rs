@@ -12,6 +12,7 @@ use clap::builder::BoolishValueParser;
 use landfall_protocol::limits as shared;
 use tokio::net::TcpListener;
 
+use super::child::{FOLD_WORKER, VERIFY_COPY};
 use super::{
     BUG, FILE, FSYNC, Failure, GONE, LISTEN, LogFormat, OTHER, USAGE, names, store_failure,
 };
@@ -101,14 +102,6 @@ const DEFAULT_FOLD_MIB: u64 = limits::FOLD_MEMORY_BYTES >> 20;
 /// The release that this is of.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The hidden subcommand by which every binary that carries a relay is also the child that folds.
-pub const FOLD_WORKER: &str = "fold-worker";
-
-/// The child that folds: one job on standard input, its outcome on standard output.
-pub fn fold_worker() -> ExitCode {
-    landfall_fold::worker::main()
-}
-
 impl ServeArgs {
     fn folds(&self) -> FoldOptions {
         let folds = self.fold.options();
@@ -163,7 +156,8 @@ fn backups(
         Err(error) => return Err(refused(&error)),
     }
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-    Ok(Some(BackupOptions { folder, every, keep }))
+    let verifier = this_program().map(|program| vec![program.into(), VERIFY_COPY.into()]);
+    Ok(Some(BackupOptions { folder, every, keep, verifier }))
 }
 
 /// What starts this same program again. On Linux also when its file was removed or replaced since.
