@@ -63,11 +63,11 @@ pub struct ServeArgs {
     pub backup_to: Option<PathBuf>,
     /// How old the newest of those copies may get, such as `90m`, `24h` or `7d`
     #[arg(long, env = "LANDFALL_BACKUP_EVERY", value_name = "TIME", default_value = "24h",
-        value_parser = backup_every)]
+        requires = "backup_to", value_parser = backup_every)]
     pub backup_every: Duration,
     /// How many of those copies stay; older ones are removed
     #[arg(long, env = "LANDFALL_BACKUP_KEEP", value_name = "COUNT", default_value_t = 7,
-        value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        requires = "backup_to", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub backup_keep: u64,
     /// How log lines are written to standard error
     #[arg(long, env = "LANDFALL_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
@@ -147,7 +147,7 @@ fn backups(
             FILE,
             what,
             error,
-            "make the folder, or mount its disk, before the relay starts",
+            "make the folder writable for the relay, or mount its disk, before it starts",
         )
     };
     match std::fs::metadata(&folder) {
@@ -155,6 +155,11 @@ fn backups(
         Ok(_) => return Err(refused(&"it is no folder")),
         Err(error) => return Err(refused(&error)),
     }
+    // Found out now, and not by the first copy: a unit file may make all but its own folders read-only.
+    let probe = folder.join(format!(".landfall-relay-{}", std::process::id()));
+    std::fs::File::create_new(&probe)
+        .and_then(|_| std::fs::remove_file(&probe))
+        .map_err(|error| refused(&error))?;
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     let verifier = this_program().map(|program| vec![program.into(), VERIFY_COPY.into()]);
     Ok(Some(BackupOptions { folder, every, keep, verifier }))
