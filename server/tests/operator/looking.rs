@@ -152,6 +152,6 @@ fn output_that_cannot_be_written_is_a_failure() {
         let done = command.stdout(full).stderr(std::process::Stdio::piped()).output().unwrap();
         let said = String::from_utf8(done.stderr).unwrap();
         assert_eq!(done.status.code(), Some(7), "{args:?}: {said}");
-        assert!(said.contains("the output could not be written: No space left"), "{said}");
+        assert!(said.contains("the output could not be written; No space left"), "{said}");
     }
 }
