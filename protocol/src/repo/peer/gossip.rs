@@ -95,3 +95,26 @@ impl Peer {
         self.effects.push_back(Effect::Send(message));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Host, Peer};
+    use super::*;
+    use crate::moment::Moment;
+    use crate::session::Patience;
+
+    #[test]
+    fn storages_that_a_peer_wants_to_hear_of_count_as_what_is_remembered() {
+        let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
+        let mut peer = Peer::new(host, Patience::default(), Moment::default());
+        let before = peer.state_bytes();
+        let name = |number: usize| format!("{number:0>500}");
+        let names: Vec<String> = (0..limits::REPO_LIST).map(name).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        peer.handle_wish(&names, &[]);
+        let (counted, least) = (peer.state_bytes() - before, 500 * limits::REPO_LIST);
+        assert!(counted >= least, "{counted} bytes are counted of {least}");
+        peer.handle_wish(&[], &names);
+        assert_eq!(peer.state_bytes(), before);
+    }
+}

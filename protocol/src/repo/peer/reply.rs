@@ -352,4 +352,45 @@ mod tests {
         peer.handle_behind();
         assert_eq!(peer.state_bytes(), before);
     }
+
+    /// A client reads the first page of a long document and leaves it at that. Others write a line to it now and
+    /// then; what else they write goes into the same commits.
+    #[test]
+    fn what_came_lately_keeps_no_more_of_its_commits_than_is_counted() {
+        use crate::frame::Entry;
+        use crate::ids::ActorId;
+        use crate::space::{Commit, NewEntry, NewKind};
+
+        const MIB: usize = 1 << 20;
+        let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
+        let mut peer = Peer::new(host, Patience::default(), Moment::default());
+        let [id, other] = [1, 2].map(|number| DocumentId::from_bytes([number; 16]));
+        assert!(peer.open(id, "document"));
+        let document = peer.documents.get_mut(&id).unwrap();
+        document.theirs = Some(vec![ChangeHash([9; 32])]);
+        document.stand(vec![ChangeHash([0; 32])], Offset(1));
+        (document.caught_up, document.paging) = (false, true);
+        let change = |document, offset: u64, bytes: usize| {
+            let mut entry = Entry::of_tombstone(Offset(offset), document, b"me", 0);
+            let mut hash = [7; 32];
+            hash[..8].copy_from_slice(&offset.to_be_bytes());
+            (entry.id, entry.body) = (hash, vec![0; bytes].into());
+            let actor = ActorId::from([1; 16]);
+            let kind = NewKind::Change { actor, seq: offset, max_op: offset, operations: 1 };
+            NewEntry { entry, kind }
+        };
+        let mut commits = Vec::new();
+        for offset in 1..=64 {
+            let entries = vec![change(id, 2 * offset, 100), change(other, 2 * offset + 1, 4 * MIB)];
+            let space = "space".parse().unwrap();
+            let commit = Arc::new(Commit { space, opens: None, entries });
+            peer.handle_entry(&commit, 0);
+            while peer.poll_effect().is_some() {}
+            commits.push(Arc::downgrade(&commit));
+        }
+        let kept = commits.iter().filter(|commit| commit.upgrade().is_some()).count();
+        let (kept, counted) = (4 * MIB * kept, peer.state_bytes());
+        let most = counted + 2 * limits::REPO_CHANGES_BYTES;
+        assert!(kept <= most, "{} MiB are kept, {counted} bytes counted", kept / MIB);
+    }
 }
