@@ -247,4 +247,26 @@ mod tests {
         assert!(pin!(paid(&checker, &holds, old(&room))).poll(&mut cx).is_pending());
         assert_eq!(memory.used(Class::Push), 3_256, "and has reserved nothing");
     }
+
+    /// A whole document of 10 MiB, with what is stored of it: some of the memory to merge them came with the
+    /// message. The relay has nothing else to do.
+    #[tokio::test]
+    async fn a_merge_whose_message_brought_some_of_its_memory_has_room_for_the_rest() {
+        let mut waits = Vec::new();
+        for (memory, stored) in [(limits::LEAST_MEMORY, 40 << 20), (256 << 20, 60 << 20)] {
+            let memory = Memory::new(memory);
+            let account = memory.account(ShareKey::Session(1));
+            let brought = 10 << 20;
+            let message = account.try_reserve(Class::Intake, 3 * brought).unwrap();
+            let mut message = MessageRoom::new(Some(message));
+            let _upload = message.of_upload(brought);
+            let has = message.of_merge(brought);
+            let mut room = Box::pin(room_to_merge(&account, has, brought, stored));
+            let is_there = room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+            if !is_there {
+                waits.push(memory.limit() >> 20);
+            }
+        }
+        assert!(waits.is_empty(), "with --memory {waits:?}");
+    }
 }

@@ -200,4 +200,84 @@ mod tests {
         gossip.tell(&space, SessionId(1), RemoteNews { timestamp_ms: None, ..news(1.0) });
         assert!(receiver.try_recv().is_ok(), "nothing of it is told for thirty years");
     }
+
+    /// A client that wants to hear of a storage no more, and of another one, again and again.
+    #[test]
+    fn nothing_is_remembered_of_storages_that_nobody_wants_to_hear_of_any_more() {
+        use landfall_protocol::Moment;
+        use landfall_protocol::repo::message::{Message, PeerMetadata};
+        use landfall_protocol::repo::peer::{Effect, Host, Peer};
+        use landfall_protocol::session::Patience;
+
+        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (sender, _receiver) = mpsc::channel(8);
+        let (relay, now) = ("relay".to_owned(), Moment::default());
+        let host = Host { peer_id: relay.clone(), storage_id: "storage".to_owned() };
+        let mut peer = Peer::new(host, Patience::default(), now);
+        let metadata = PeerMetadata { storage_id: None, is_ephemeral: true };
+        let join = Message::Join { sender: "me", metadata, versions: None };
+        peer.handle_message(&join.encode(), now);
+        for round in 0..100 {
+            let name = |number: u32| format!("{round}-{number}");
+            let names: Vec<String> = (0..100).map(name).collect();
+            let names = || names.iter().map(String::as_str).collect();
+            for (add, remove) in [(names(), vec![]), (vec![], names())] {
+                let wish =
+                    Message::RemoteSubscription { sender: "me", target: &relay, add, remove };
+                peer.handle_message(&wish.encode(), now);
+            }
+            while let Some(effect) = peer.poll_effect() {
+                if let Effect::Subscribe(storages) = effect {
+                    gossip.subscribe(&space, SessionId(1), storages, &sender);
+                }
+            }
+        }
+        let listeners = gossip.state.lock().listeners.len();
+        assert!(listeners <= 100, "{listeners} storages that the client asked for, and no more");
+    }
+
+    /// Many clients want to hear of a storage. A client of it tells heads as fast as it can.
+    #[test]
+    fn what_one_session_tells_of_is_no_work_without_end_for_all_who_hear_it() {
+        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let mut heard: Vec<_> = (2..102)
+            .map(|id| {
+                let (sender, receiver) = mpsc::channel(limits::REPO_GOSSIP_WAITING);
+                gossip.subscribe(&space, SessionId(id), vec!["s".into()], &sender);
+                receiver
+            })
+            .collect();
+        let mut bytes = 0;
+        // In a moment, as one message may bring them.
+        for number in 0..10_000_u128 {
+            let document = DocumentId::from_bytes(number.to_le_bytes());
+            let told = RemoteNews { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
+            gossip.tell(&space, SessionId(1), told);
+            for receiver in &mut heard {
+                while let Ok(news) = receiver.try_recv() {
+                    bytes += weight(&news);
+                }
+            }
+        }
+        let most = 2 * limits::EPHEMERAL_BURST as usize;
+        assert!(bytes <= most, "{} MiB of heads for {} listeners", bytes >> 20, heard.len());
+    }
+
+    /// A client wants to hear of a storage, and does not read.
+    #[test]
+    fn what_waits_for_a_session_is_bounded_by_its_bytes() {
+        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (sender, mut receiver) = mpsc::channel(limits::REPO_GOSSIP_WAITING);
+        gossip.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
+        for number in 0..300_u128 {
+            let document = DocumentId::from_bytes(number.to_le_bytes());
+            let told = RemoteNews { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
+            gossip.tell(&space, SessionId(1), told);
+        }
+        let mut bytes = 0;
+        while let Ok(news) = receiver.try_recv() {
+            bytes += weight(&news);
+        }
+        assert!(bytes <= 64 * 1024, "{bytes} bytes wait for one session, in no budget");
+    }
 }

@@ -205,4 +205,30 @@ mod tests {
         uploads.retain(|_| false, |id| id == 1);
         assert_eq!(memory.used(Class::State), 2 * 32 * heads.len());
     }
+
+    /// A phone was cut in the middle of its upload. Somebody else offers more than a session may hold, which
+    /// waits for that session's own upload to end.
+    #[tokio::test]
+    async fn what_others_left_behind_stays_while_an_offer_waits_for_its_own_session() {
+        let memory = Memory::new(256 << 20);
+        let (offers, space) = (Arc::<Offers>::default(), "default".parse().unwrap());
+        let offer = |number: u8, total: u64| {
+            let (id, document) = (u64::from(number), DocumentId::from_bytes([number; 16]));
+            Offered { id, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
+        };
+        let (phone, left) = (memory.account(ShareKey::Session(1)), offer(1, 10 << 20));
+        let room = phone.try_reserve(Class::Upload, left.total as usize).unwrap();
+        drop(offers.begin(phone.share(), &space, &left, room));
+        let other = memory.account(ShareKey::Session(2));
+        let mut uploads = Uploads::new(other, Arc::clone(&offers));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut add = |offer: Offered| {
+            uploads.add(space.clone(), offer);
+            Box::pin(uploads.room()).as_mut().poll(&mut context).is_ready()
+        };
+        assert!(add(offer(2, 64 << 20)));
+        assert!(!add(offer(3, 32 << 20)), "a session has half of what uploads may have");
+        assert!(memory.used(Class::Upload) <= 74 << 20, "there is room for all three");
+        assert!(offers.resume(phone.share(), &space, &left).is_some(), "the phone begins again");
+    }
 }
