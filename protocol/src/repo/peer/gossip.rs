@@ -19,16 +19,29 @@ pub struct RemoteNews {
     pub timestamp_ms: Option<f64>,
 }
 
+/// Bytes that the wish to hear of a storage takes up: its name here, and twice where it is looked up.
+fn wish_bytes(storage: &str) -> usize {
+    3 * storage.len() + limits::REPO_WISH_BYTES
+}
+
 impl Peer {
     pub(super) fn handle_wish(&mut self, add: &[&str], remove: &[&str]) {
+        let mut old = Vec::new();
         for storage in remove {
-            self.subscribed.remove(*storage);
+            if self.subscribed.remove(*storage) {
+                self.wished = self.wished.saturating_sub(wish_bytes(storage));
+                old.push((*storage).to_owned());
+            }
+        }
+        if !old.is_empty() {
+            self.effects.push_back(Effect::Unsubscribe(old));
         }
         let mut new = Vec::new();
         for storage in add {
             if self.subscribed.len() < limits::REPO_LIST
                 && self.subscribed.insert((*storage).to_owned())
             {
+                self.wished += wish_bytes(storage);
                 new.push((*storage).to_owned());
             }
         }

@@ -4,8 +4,6 @@
 //! the log holds once they are durable. Where the session knows enough, it answers at once; else
 //! it asks the store.
 
-use std::sync::Arc;
-
 use super::document::{Document, Planned, Standing, Wanted};
 use super::{Effect, Peer, Ticket};
 use crate::ids::{ChangeHash, DocumentId, Offset};
@@ -13,7 +11,7 @@ use crate::limits;
 use crate::repo::message::{Message, Sync};
 use crate::repo::plan::Closing;
 use crate::repo::sync::{Have, Reply};
-use crate::space::Commit;
+use crate::space::NewEntry;
 
 /// What the session can do about a document without the store.
 enum Step {
@@ -86,11 +84,18 @@ impl Document {
 }
 
 impl Peer {
+    pub(super) fn count_live(&mut self, id: DocumentId) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        let (now, before) = document.count_live();
+        self.live = self.live.saturating_sub(before) + now;
+    }
+
     /// Takes a document a step on, after anything that may matter to it.
     pub(super) fn advance(&mut self, id: DocumentId) {
         if self.ended {
             return;
         }
+        self.count_live(id);
         let Some(document) = self.documents.get_mut(&id) else { return };
         let (now, before) = document.count_standing();
         self.standing = self.standing.saturating_sub(before) + now;
@@ -156,6 +161,7 @@ impl Peer {
             drop(document.take_live());
         }
         document.wanted = Wanted::No;
+        self.count_live(id);
         self.gossip(id);
         self.say_once(id, heads);
     }
@@ -173,14 +179,14 @@ impl Peer {
     fn pass_on(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         let Some(Standing::Present { heads, last }) = document.standing.clone() else { return };
-        let live: Vec<(Arc<Commit>, usize)> = document.take_live();
+        let live: Vec<NewEntry> = document.take_live();
         document.sent_through = last;
         document.wanted = Wanted::No;
         document.note_sent(self.now);
-        let bodies = live.iter().filter_map(|(commit, at)| commit.entries.get(*at));
-        let chunks: Vec<&[u8]> = bodies.map(|new| new.entry.body.as_slice()).collect();
+        let chunks: Vec<&[u8]> = live.iter().map(|new| new.entry.body.as_slice()).collect();
         let have = [Have::of(heads.clone())];
         self.send_sync(id, heads, &[], &have, &chunks, false);
+        self.count_live(id);
     }
 
     /// The store has answered a question.
@@ -359,7 +365,9 @@ mod tests {
     fn what_came_lately_keeps_no_more_of_its_commits_than_is_counted() {
         use crate::frame::Entry;
         use crate::ids::ActorId;
-        use crate::space::{Commit, NewEntry, NewKind};
+        use std::sync::Arc;
+
+        use crate::space::{Commit, NewKind};
 
         const MIB: usize = 1 << 20;
         let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
@@ -390,7 +398,7 @@ mod tests {
         }
         let kept = commits.iter().filter(|commit| commit.upgrade().is_some()).count();
         let (kept, counted) = (4 * MIB * kept, peer.state_bytes());
-        let most = counted + 2 * limits::REPO_CHANGES_BYTES;
+        let most = counted + limits::REPO_LIVE_BYTES;
         assert!(kept <= most, "{} MiB are kept, {counted} bytes counted", kept / MIB);
     }
 }
