@@ -78,6 +78,11 @@ impl<T> Round<T> {
         Some((key, item))
     }
 
+    /// A share has had its turn elsewhere.
+    pub(crate) fn note_turn(&mut self, share: ShareKey) {
+        self.last = Some(share);
+    }
+
     /// Takes out what of a session is not to be kept.
     pub(crate) fn retain(&mut self, key: Key, keep: impl FnMut(&T) -> bool) {
         let of = self.shares.get_mut(&key.share);

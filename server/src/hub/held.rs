@@ -1,6 +1,8 @@
 //! Documents whose pushes wait, in their order, while something is done for them that takes a
 //! moment: a packed index is read, or an offered snapshot is merged. All other documents go on.
 
+mod rest;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use crate::folding::{Brought, Chunks, MergeError, Merged, Offer};
 use crate::limits;
 use crate::memory::{Grant, Key};
 use crate::store::{Replaced, StoreError};
+use rest::Rest;
 
 /// How often one push has an index loaded for it: an index may be pushed out of memory again
 /// before it was used.
@@ -45,9 +48,16 @@ enum Why {
 
 struct Waiting {
     why: Why,
-    pushes: VecDeque<Pushed>,
-    /// What the pushes take up of the bytes that all sessions may have in flight.
-    bytes: usize,
+    /// What is judged first.
+    first: VecDeque<Pushed>,
+    rest: Rest,
+}
+
+impl Waiting {
+    /// Takes out what is next.
+    fn take(&mut self) -> Option<Pushed> {
+        self.first.pop_front().or_else(|| self.rest.take())
+    }
 }
 
 /// The documents of one space whose pushes wait.
@@ -67,20 +77,35 @@ impl Held {
 
     /// Adds a push to those that wait; false if they are too many, or too much: whoever pushes to
     /// other documents needs room too.
-    pub(super) fn wait(&mut self, document: &DocumentId, push: Pushed, bytes: usize) -> bool {
-        let Some(waiting) = self.documents.get_mut(document) else { return false };
-        let bytes = waiting.bytes + bytes;
-        if waiting.pushes.len() >= limits::HELD_PUSHES || bytes > limits::HELD_BYTES {
-            return false;
-        }
-        waiting.bytes = bytes;
-        waiting.pushes.push_back(push);
-        true
+    pub(super) fn wait(
+        &mut self,
+        document: &DocumentId,
+        key: Key,
+        push: Pushed,
+        bytes: usize,
+    ) -> bool {
+        let waiting = self.documents.get_mut(document);
+        waiting.is_some_and(|waiting| waiting.rest.add(key, push, bytes))
     }
 
     fn hold(&mut self, document: DocumentId, why: Why, first: Option<Pushed>) {
-        let pushes = first.into_iter().collect();
-        self.documents.insert(document, Waiting { why, pushes, bytes: 0 });
+        let (first, rest) = (first.into_iter().collect(), Rest::default());
+        self.documents.insert(document, Waiting { why, first, rest });
+    }
+
+    /// What the document is held for is of this session: others have their turns first.
+    fn note_turn(&mut self, document: &DocumentId, key: Key) {
+        if let Some(waiting) = self.documents.get_mut(document) {
+            waiting.rest.note_turn(key);
+        }
+    }
+
+    /// What came out waits again, if its document is held once more.
+    fn wait_again(&mut self, document: &DocumentId, before: Waiting) -> Option<Waiting> {
+        let Some(waiting) = self.documents.get_mut(document) else { return Some(before) };
+        waiting.first.extend(before.first);
+        waiting.rest = before.rest;
+        None
     }
 
     fn set(&mut self, document: &DocumentId, why: Why) {
@@ -92,12 +117,8 @@ impl Held {
     /// Puts a push before those that wait.
     fn put_first(&mut self, document: &DocumentId, push: Pushed) {
         if let Some(waiting) = self.documents.get_mut(document) {
-            waiting.pushes.push_front(push);
+            waiting.first.push_front(push);
         }
-    }
-
-    fn release(&mut self, document: &DocumentId) -> VecDeque<Pushed> {
-        self.documents.remove(document).map_or_else(VecDeque::new, |waiting| waiting.pushes)
     }
 }
 
@@ -160,7 +181,8 @@ impl Sequencer {
     /// What waited is not judged.
     fn give_back_all(&mut self, space: &SpaceName, document: &DocumentId, failure: StoreFailure) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        for push in slot.held.release(document) {
+        let Some(mut waiting) = slot.held.documents.remove(document) else { return };
+        while let Some(push) = waiting.take() {
             self.give_back_held(space, push, failure);
         }
     }
@@ -216,14 +238,12 @@ impl Sequencer {
             self.parts.healing.brought(space, document);
         }
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        let mut pushes = slot.held.release(document);
-        if let Some(Pushed::Changes(judging, loads)) = pushes.pop_front() {
+        let Some(mut waiting) = slot.held.documents.remove(document) else { return };
+        if let Some(Pushed::Changes(judging, loads)) = waiting.first.pop_front() {
             let doubted = self.doubted(space, &judging, &mended);
             self.judge_changes(space, judging, loads, &doubted);
         }
-        for push in pushes {
-            self.handle_push(space, push);
-        }
+        self.go_on(space, document, waiting);
     }
 
     /// Changes of a push that are not known to be there with their own bytes: while it is not known that
@@ -258,7 +278,18 @@ impl Sequencer {
     /// What waited is judged now, in its order. What must wait again does.
     fn release(&mut self, space: &SpaceName, document: &DocumentId) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        for push in slot.held.release(document) {
+        if let Some(waiting) = slot.held.documents.remove(document) {
+            self.go_on(space, document, waiting);
+        }
+    }
+
+    /// Judges what waited, until the document is held again: the others wait on, with their turns.
+    fn go_on(&mut self, space: &SpaceName, document: &DocumentId, mut waiting: Waiting) {
+        loop {
+            let Some(slot) = self.spaces.get_mut(space) else { return };
+            let Some(goes_on) = slot.held.wait_again(document, waiting) else { return };
+            waiting = goes_on;
+            let Some(push) = waiting.take() else { return };
             self.handle_push(space, push);
         }
     }
@@ -268,8 +299,11 @@ impl Sequencer {
         let document = entry.document;
         match self.ask_deleted(space, &document) {
             Ok(false) => {
+                let room = self.held.get(&(entry.session, entry.id));
+                let owner = room.map_or(Key::RELAY, Grant::key);
                 let Some(slot) = self.spaces.get_mut(space) else { return };
                 slot.held.hold(document, Why::Draining(entry, arrived), None);
+                slot.held.note_turn(&document, owner);
                 self.advance_held(space);
             }
             Ok(true) => {

@@ -14,7 +14,7 @@ use super::held::{Arrived, Held};
 use super::inbox::Inbox;
 use super::{Attach, Command, Event, Mailbox, Parts, Pushed};
 use crate::limits;
-use crate::memory::Grant;
+use crate::memory::{Grant, Key};
 use crate::store::StoreError;
 
 /// A space that is in memory.
@@ -228,9 +228,10 @@ impl Sequencer {
         if slot.held.is_held(&document) {
             // Chunks and snapshots have room of their own.
             let is_small = matches!(push, Pushed::Changes(..) | Pushed::Deletion(_));
-            let room = self.held.get(&key).filter(|_| is_small);
-            let bytes = room.map_or(0, Grant::bytes);
-            if !slot.held.wait(&document, push, bytes) {
+            let room = self.held.get(&key);
+            let bytes = room.filter(|_| is_small).map_or(0, Grant::bytes);
+            let owner = room.map_or(Key::RELAY, Grant::key);
+            if !slot.held.wait(&document, owner, push, bytes) {
                 self.give_back(key, StoreFailure::Busy);
             }
             return;
