@@ -117,11 +117,9 @@ pub(crate) async fn room_to_merge(
     if lacks == 0 {
         return has;
     }
-    let more = timeout(limits::OFFER_WAIT, account.reserve(Class::Push, lacks)).await.ok()?;
-    Some(match has {
-        Some(has) => has.and(more),
-        None => more,
-    })
+    // All of it at once: what an account has beside counts against what it may have.
+    drop(has);
+    timeout(limits::OFFER_WAIT, account.reserve(Class::Push, needs)).await.ok()
 }
 
 /// Bytes of a document, about, as a merge reads it: single changes are many and small.

@@ -70,6 +70,8 @@ impl Rings {
             // One at a time: if that is not enough, the memory that it gives back tells again.
             if self.memory.is_short() {
                 offers.give_way();
+            } else if let Some(share) = self.memory.short_share() {
+                offers.give_way_of(share);
             }
         }
     }
