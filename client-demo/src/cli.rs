@@ -1,6 +1,6 @@
 //! The command line: what can be asked for, and with which defaults.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -108,13 +108,27 @@ fn without_unused(command: clap::Command, path: &[&str], options: &[Arg]) -> cla
     hidden.chain(other).fold(command, clap::Command::arg)
 }
 
+/// Variables that are set to nothing count as not set: a Compose file sets them so.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+        true => arg.env(clap::builder::Resettable::<clap::builder::OsStr>::Reset),
+        false => arg,
+    });
+    let names = command.get_subcommands().map(|below| below.get_name().to_owned());
+    names
+        .collect::<Vec<_>>()
+        .into_iter()
+        .fold(command, |command, name| command.mut_subcommand(name, without_empty_variables))
+}
+
 /// `replay` alone has a relay of its own.
 const RELAY_OF_REPLAY: &str = "The relay to play through [default: one of its own]";
 
 impl Cli {
     /// Reads a command line, the program's name first.
     pub(crate) fn of(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::from_arg_matches(&command().try_get_matches_from(args)?)
+        Self::from_arg_matches(&without_empty_variables(command()).try_get_matches_from(args)?)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use landfall::Store;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::cli::{Cli, Place};
 use crate::control::{self, AskError, Control};
@@ -167,9 +168,12 @@ fn run(store: &Store, relay: Option<&str>, request: Request) -> Result<(), Failu
     crate::dispatch(&place, cli.command)
 }
 
-/// A relay's URL without the space in its path, which is no other relay.
-fn without_space(url: &str) -> &str {
-    url.trim().split("/spaces/").next().unwrap_or_default().trim_end_matches('/')
+/// A relay's URL as a browser reads it, without the space in its path, which is no other relay.
+fn without_space(url: &str) -> String {
+    let url = url.trim();
+    let read = Url::parse(url).map_or_else(|_| url.to_owned(), String::from);
+    let relay = read.split("/spaces/").next().unwrap_or_default();
+    relay.trim_end_matches('/').to_owned()
 }
 
 /// Has the process that has the store open perform this process's command. `edits`: the note that it opens

@@ -136,12 +136,15 @@ fn usage_of(text: &str) -> String {
 /// A command that lacks its second word: what may follow.
 fn incomplete(of: &str) -> Failure {
     let mut found = cli::command();
-    for name in of.split(' ') {
+    for name in of.split_whitespace() {
         found = found.find_subcommand(name).cloned().unwrap_or_default();
     }
-    let names: Vec<&str> = found.get_subcommands().map(clap::Command::get_name).collect();
-    let why = format!("`{of}` does one of: {}", names.join(", "));
-    Failure::new(Exit::Usage, "wrong usage", why, format!("see `landfall-demo {of} --help`"))
+    let shown = found.get_subcommands().filter(|below| !below.is_hide_set());
+    let names: Vec<&str> = shown.map(clap::Command::get_name).collect();
+    let program = format!("landfall-demo {of}");
+    let program = program.trim_end();
+    let why = format!("`{program}` does one of: {}", names.join(", "));
+    Failure::new(Exit::Usage, "wrong usage", why, format!("see `{program} --help`"))
 }
 
 /// Help and version as they are; a mistake in one line, as all errors here.
@@ -158,7 +161,7 @@ fn misused(error: &clap::Error) -> ExitCode {
         error.kind(),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
     );
-    if is_incomplete && !of.is_empty() {
+    if error.kind() == ErrorKind::MissingSubcommand || is_incomplete && !of.is_empty() {
         let failure = incomplete(&of);
         term::note(failure.line());
         return failure.code();
