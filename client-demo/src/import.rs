@@ -13,7 +13,7 @@ use landfall::{CHANGE_OPERATIONS, ChangeError, DocumentId};
 use thiserror::Error;
 
 use crate::cli::Place;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, chain};
 use crate::lines::lines;
 use crate::name::composed;
 use crate::note;
@@ -50,6 +50,10 @@ pub(crate) enum SkipError {
     Unreadable(#[from] io::Error),
     #[error("it is more than one change can hold")]
     ChangeTooLarge,
+    #[error("its note was deleted, for good; `notes new --text -` makes another one of it")]
+    Deleted,
+    #[error("no note can be made of it: {0}")]
+    Refused(String),
 }
 
 /// What came of an import.
@@ -194,7 +198,11 @@ fn import(
             | ChangeError::DocumentFull(_)
             | ChangeError::TooManyOperations { .. },
         ) => Ok(Err(SkipError::ChangeTooLarge)),
-        Err(error) => Err(error.into()),
+        Err(ChangeError::Deleted) => Ok(Err(SkipError::Deleted)),
+        // Nothing can be imported then, whatever the file.
+        Err(ChangeError::Store(error)) => Err(error.into()),
+        // All others are about this one document.
+        Err(error) => Ok(Err(SkipError::Refused(chain(&error)))),
     }
 }
 

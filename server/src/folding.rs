@@ -12,6 +12,7 @@ mod compacting;
 mod mending;
 mod merging;
 mod queue;
+mod room;
 #[cfg(all(test, unix))]
 mod tests;
 mod worker;
@@ -31,7 +32,7 @@ use tokio::sync::oneshot;
 
 use crate::healing::Healing;
 use crate::limits;
-use crate::memory::Key;
+use crate::memory::{Key, Memory};
 use crate::metrics::Metrics;
 use crate::store::{FoldWindow, LogStore, StoreError};
 pub(crate) use compacting::{FoldFailure, VERSION};
@@ -158,9 +159,10 @@ impl Folder {
         store: Arc<dyn LogStore>,
         metrics: Arc<Metrics>,
         options: FoldOptions,
+        memory: Memory,
     ) -> std::io::Result<(Arc<Self>, oneshot::Receiver<()>)> {
         let shared = Arc::new(Shared::default());
-        let worker = Arc::new(Worker::new(store, metrics, options));
+        let worker = Arc::new(Worker::new(store, metrics, options).within(memory));
         worker.heal_oversized();
         worker.retry_failed();
         let stop = worker.supervisor().map_or_else(Arc::default, |s| Arc::clone(&s.stop));

@@ -12,6 +12,7 @@ mod rings;
 mod sequencer;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::folding::{Brought, Folder, MergeError};
 use crate::healing::Healing;
 use crate::health::Health;
 use crate::limits;
-use crate::memory::Grant;
+use crate::memory::{Grant, Key};
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
 use crate::store::{LogStore, Replaced, StoreError};
@@ -91,6 +92,11 @@ impl Pushed {
                 push.document
             }
         }
+    }
+
+    /// Whether it is to be opened and merged by a child.
+    fn is_upload(&self) -> bool {
+        matches!(self, Self::Snapshot(..) | Self::Chunks(..))
     }
 
     fn key(&self) -> (SessionId, u64) {
@@ -217,24 +223,30 @@ impl Hub {
     }
 
     /// Attaches a subscription; the answer comes to its mailbox.
-    pub(crate) async fn attach(&self, attach: Attach) -> bool {
-        self.inbox.send(Command::Attach(Box::new(attach))).await.is_ok()
+    pub(crate) async fn attach(&self, key: Key, attach: Attach) -> bool {
+        self.inbox.send(key, Command::Attach(Box::new(attach))).await.is_ok()
     }
 
     /// Ends a subscription.
-    pub(crate) async fn detach(&self, session: SessionId, subscription: SubscriptionId) -> bool {
-        self.inbox.send(Command::Detach(session, subscription)).await.is_ok()
+    pub(crate) async fn detach(
+        &self,
+        key: Key,
+        session: SessionId,
+        subscription: SubscriptionId,
+    ) -> bool {
+        self.inbox.send(key, Command::Detach(session, subscription)).await.is_ok()
     }
 
     /// Makes a session known without any subscription: what it pushes is answered to this mailbox
     /// until it leaves. An attach does the same.
     pub(crate) async fn join(
         &self,
+        key: Key,
         session: SessionId,
         space: SpaceName,
         mailbox: Mailbox,
     ) -> bool {
-        self.inbox.send(Command::Join(session, space, mailbox)).await.is_ok()
+        self.inbox.send(key, Command::Join(session, space, mailbox)).await.is_ok()
     }
 
     /// Hands a push in; its answer comes to the session's mailbox, and its memory is given back
@@ -248,7 +260,8 @@ impl Hub {
                 judging.know(facts);
             }
         }
-        self.inbox.send(Command::Push(space, Box::new(push), room)).await.is_ok()
+        let key = room.key();
+        self.inbox.send(key, Command::Push(space, Box::new(push), room)).await.is_ok()
     }
 
     /// The session is gone. Never waits, so that it can be called while dropping.

@@ -113,15 +113,13 @@ pub(crate) async fn room_to_merge(
     stored: usize,
 ) -> Option<Grant> {
     let needs = (brought + stored).min(shared::SNAPSHOT_BYTES) + limits::PUSH_OVERHEAD_BYTES;
-    let lacks = needs.saturating_sub(has.as_ref().map_or(0, Grant::bytes));
-    if lacks == 0 {
+    if has.as_ref().is_some_and(|has| has.bytes() >= needs) {
         return has;
     }
-    let more = timeout(limits::OFFER_WAIT, account.reserve(Class::Push, lacks)).await.ok()?;
-    Some(match has {
-        Some(has) => has.and(more),
-        None => more,
-    })
+    // Nothing is kept of it meanwhile: both together may exceed what an account may hold, and the
+    // largest reservation of an account that holds nothing is always possible.
+    drop(has);
+    timeout(limits::OFFER_WAIT, account.reserve(Class::Push, needs)).await.ok()
 }
 
 /// Bytes of a document, about, as a merge reads it: single changes are many and small.

@@ -36,6 +36,7 @@ mod metrics;
 mod offers;
 mod operate;
 mod places;
+mod quota;
 mod repo;
 mod rooms;
 pub mod serve;

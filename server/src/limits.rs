@@ -96,11 +96,15 @@ pub const PAGE_CACHE_BYTES: u64 = 4 * MIB as u64;
 /// write-ahead log from being used again.
 pub const DIGEST_ROWS: usize = 8_192;
 
-/// Rows that a session may have summed each second, over time: a fifth of a reader.
-pub const DIGEST_RATE: u64 = 1 << 18;
+/// Rows that an address may have summed each second, over time: two fifths of a reader.
+pub const DIGEST_RATE: u64 = 1 << 19;
 
-/// Rows that it may have summed at once: a walk over a million documents goes on at full speed.
-pub const DIGEST_BURST: u64 = 1 << 22;
+/// Rows that it may have summed at once: walks over a million documents go on at full speed, some at a
+/// time.
+pub const DIGEST_BURST: u64 = 1 << 23;
+
+/// Pages of digests that are read at a time: the other reader is there for what is sent.
+pub const DIGEST_READS: usize = 1;
 
 /// Write jobs in the store's queue. The hub has one commit of each space under way.
 pub const STORE_QUEUE: usize = 1_024;
@@ -131,6 +135,9 @@ pub const HTTP_LIFE: Duration = Duration::from_secs(120);
 /// Subscriptions of all sessions together, some 2 KiB each with a space of its own. What one session
 /// may have is [`shared::SUBSCRIPTIONS`].
 pub const SUBSCRIPTIONS: usize = 131_072;
+
+/// Subscriptions of one address: a quarter, as of [`CONNECTIONS`].
+pub const SUBSCRIPTIONS_OF_ADDRESS: usize = SUBSCRIPTIONS / 4;
 
 /// How long a client may take to send a request's head.
 pub const HEADER_READ: Duration = Duration::from_secs(10);
@@ -272,6 +279,10 @@ pub const BACKUP_LOOK: Duration = Duration::from_secs(600);
 /// The pause after the first backup that failed; each further one doubles it.
 pub const BACKUP_PAUSE: Duration = Duration::from_secs(10);
 
+/// Address space of the child that verifies a copy of the store. It has one document at a time, of which
+/// it inflates one change; what a child that folds may have by default is more than enough.
+pub const VERIFY_MEMORY_BYTES: u64 = 1 << 30;
+
 /// Damaged places of a store that are kept by name. More than an operator reads, and each some 200
 /// bytes; that there are more is said.
 pub const DAMAGED_PLACES: usize = 1_000;
@@ -389,8 +400,8 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 /// Rows that are pruned in one transaction: commits wait for it.
 pub const PRUNE_ROWS: usize = 150;
 
-/// Pushes to one document that wait while its index is loaded or an offered snapshot is merged.
-/// Beyond it they are given back.
+/// Pushes of an address to one document that wait while its index is loaded or an offered snapshot is
+/// merged; of all twice as many. Beyond it they are given back.
 pub const HELD_PUSHES: usize = 256;
 
 /// Bytes of memory of those pushes: what they wait for may take a minute.
@@ -403,6 +414,9 @@ pub const SEAT_ENTRIES: usize = 4_096;
 /// Bytes of the commits that those entries keep in memory, shared by all sessions. A larger commit
 /// is read from the store.
 pub const SEAT_ENTRY_BYTES: usize = shared::COMMIT_BYTES;
+
+/// Bytes of both that wait for a session without memory of their own.
+pub const SEAT_FREE_BYTES: usize = 16 * KIB;
 
 /// Bytes of ephemeral messages that wait for a session. Beyond it the oldest are dropped: the next
 /// one says where a cursor is now.
@@ -500,6 +514,9 @@ pub const REPO_GOSSIP_NEWS_BYTES: usize = 4 * KIB;
 /// Such news that wait for a session. What finds no room is lost: the next says the same.
 pub const REPO_GOSSIP_WAITING: usize = 256;
 
+/// Their bytes.
+pub const REPO_GOSSIP_WAITING_BYTES: usize = 64 * KIB;
+
 /// Bytes of the reason with which an automerge-repo session is closed: what a WebSocket's close holds.
 pub const CLOSE_REASON_BYTES: usize = 120;
 
@@ -560,7 +577,8 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 // How the limits relate. A build that breaks one of these does not compile.
-const _: () = assert!(shared::SUBSCRIPTIONS <= SUBSCRIPTIONS);
+const _: () = assert!(shared::SUBSCRIPTIONS <= SUBSCRIPTIONS_OF_ADDRESS);
+const _: () = assert!(SUBSCRIPTIONS_OF_ADDRESS < SUBSCRIPTIONS);
 const _: () = assert!(shared::PUSHES_IN_FLIGHT <= UNANSWERED);
 const _: () = assert!(2 * UNANSWERED <= OUTBOX_FRAMES);
 const _: () = assert!(shared::MESSAGE_BYTES + SOCKET_BUFFER_BYTES < SOCKET_BACKLOG_BYTES);
@@ -570,6 +588,7 @@ const _: () = assert!(
 );
 const _: () = assert!(TRIM_QUIET_BYTES < TRIM_BYTES);
 const _: () = assert!(CONNECTIONS_OF_ADDRESS < CONNECTIONS);
+const _: () = assert!(DIGEST_READS < PAGE_READS && DIGEST_ROWS as u64 <= DIGEST_RATE / 16);
 const _: () = assert!(KEPT_PLACES_OF_ADDRESS < KEPT_PLACES);
 const _: () = assert!(KEPT_LIFE.as_secs() < HTTP_LIFE.as_secs());
 const _: () = assert!(CHECK_RATE <= CHECK_BURST && INLINE_CHECK.operations < CHECK_RATE / 256);

@@ -18,12 +18,13 @@ use landfall_protocol::session::Patience;
 use landfall_protocol::{Epoch, limits as shared};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::allocator;
 use crate::backups::{self, BackupOptions};
+use crate::budgets::Budgets;
 use crate::checks::Checks;
 use crate::folding::{FoldOptions, Folder};
 use crate::healing::Desk;
@@ -35,6 +36,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::offers::Offers;
 use crate::places::{Caps, Places};
+use crate::quota::Quota;
 use crate::rooms::Rooms;
 use crate::session::Shared;
 use crate::store::{Condition, LogStore, OpenStoreError, SqliteStore, StoreError};
@@ -217,8 +219,9 @@ pub async fn serve_with_store(
     let copying = options.backups.clone().map(|backups| {
         let metrics = Arc::clone(&server.door.sessions.metrics);
         let data = options.data.clone();
+        let store = server.door.sessions.upstream;
         tasks::keep("backups", move || {
-            backups::run(backups.clone(), data.clone(), Arc::clone(&metrics))
+            backups::run(backups.clone(), data.clone(), store, Arc::clone(&metrics))
         })
     });
     let end = AssertUnwindSafe(server.accept(listener, shutdown)).catch_unwind().await;
@@ -297,10 +300,11 @@ impl Server {
         let mut epoch = [0; 16];
         getrandom::fill(&mut epoch).map_err(ServeError::Randomness)?;
         let folds = options.folds.clone();
-        let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), folds);
+        let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), folds, memory.clone());
         let (folder, fold_end) = folder.map_err(ServeError::Thread)?;
         let rooms = Arc::new(Rooms::new(Arc::clone(&metrics)));
         let page_reads = Turns::new(limits::PAGE_READS);
+        let digests = Budgets::new(limits::DIGEST_RATE, limits::DIGEST_BURST);
         let healing = Desk::new(&store, &rooms, &metrics, &page_reads).start();
         folder.heal_with(Arc::clone(&healing));
         let parts = Parts {
@@ -335,7 +339,8 @@ impl Server {
             stopping,
             checks: Checks::new(limits::CHECKS),
             page_reads,
-            subscriptions: Arc::new(Semaphore::new(limits::SUBSCRIPTIONS)),
+            subscriptions: Quota::new(limits::SUBSCRIPTIONS, limits::SUBSCRIPTIONS_OF_ADDRESS),
+            digests: Turns::within(limits::DIGEST_READS, digests),
             offers,
             rooms,
             healing,

@@ -29,7 +29,7 @@ use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::rights::Everything;
 use landfall_protocol::session::{Patience, Session};
 use landfall_protocol::{Code, Moment, SessionId, Upstream};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{Instrument, debug, info, info_span, warn};
 
@@ -41,6 +41,7 @@ use crate::memory::{Account, Grant, Key, Memory, ShareKey};
 use crate::metrics::Metrics;
 use crate::offers::Offers;
 use crate::places;
+use crate::quota::Quota;
 use crate::rooms::{News, Rooms};
 use crate::store::LogStore;
 use crate::turns::Turns;
@@ -75,7 +76,9 @@ pub(crate) struct Shared {
     /// Bounds, for the whole relay, how many pages are read at a time.
     pub(crate) page_reads: Turns,
     /// Places for subscriptions, of the whole relay.
-    pub(crate) subscriptions: Arc<Semaphore>,
+    pub(crate) subscriptions: Quota,
+    /// Pages of digests that are read at a time, and what addresses may have summed.
+    pub(crate) digests: Turns,
     /// Snapshots that clients offer, while their parts arrive.
     pub(crate) offers: Arc<Offers>,
     /// Who follows which document, and hears what is said about it.
@@ -214,7 +217,7 @@ enum Happening {
     Room,
     Read(Option<Read>),
     Reply(Option<Reply>),
-    Said(Vec<News>),
+    Said((Vec<News>, Option<Grant>)),
     Written(WriteEnd),
     Heard(Heard),
     Grown,
@@ -246,7 +249,7 @@ impl Driver {
             uploads: Uploads::new(account.clone(), Arc::clone(&shared.offers)),
             feeding: Feeding::new(&shared, account.clone()),
             answering: Answering::new(&shared, account.clone()),
-            hearing: Hearing::new((id, account.key().share), Arc::clone(&shared.rooms)),
+            hearing: Hearing::new(id, account.clone(), Arc::clone(&shared.rooms)),
             account,
             meter,
             looked: Instant::now(),
@@ -432,7 +435,7 @@ impl Driver {
         self.outbox.push_back((frame, room));
     }
 
-    fn handle_said(&mut self, said: Vec<News>) {
+    fn handle_said(&mut self, (said, room): (Vec<News>, Option<Grant>)) {
         for news in said {
             match news {
                 News::Heard(through, said) => {
@@ -450,6 +453,11 @@ impl Driver {
                 // It has no document open that way.
                 News::Entry(..) | News::Said(_) | News::Asked(..) | News::Mended(..) => {}
             }
+        }
+        // What was said is not shared any more: each has its own copy until that is written.
+        self.perform();
+        if let Some((_, last @ None)) = self.outbox.back_mut() {
+            *last = room;
         }
     }
 

@@ -78,6 +78,11 @@ impl<T> Round<T> {
         Some((key, item))
     }
 
+    /// A share has had its turn elsewhere.
+    pub(crate) fn note_turn(&mut self, share: ShareKey) {
+        self.last = Some(share);
+    }
+
     /// Takes out what of a session is not to be kept.
     pub(crate) fn retain(&mut self, key: Key, keep: impl FnMut(&T) -> bool) {
         let of = self.shares.get_mut(&key.share);
@@ -105,6 +110,11 @@ impl<T> Round<T> {
         })
     }
 
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shares.is_empty()
+    }
+
     /// Takes out everything.
     pub(crate) fn clear(&mut self) {
         self.shares.clear();
@@ -128,6 +138,12 @@ struct State {
     tickets: u64,
     /// What shares may use; one that has used more has no turn until that is paid for.
     budgets: Option<Budgets>,
+    /// No turn is given any more.
+    is_closed: bool,
+}
+
+fn has_paid(budgets: Option<&Budgets>, share: ShareKey, now: Moment) -> bool {
+    budgets.is_none_or(|budgets| budgets.wait(share, now).is_zero())
 }
 
 struct Waiter {
@@ -160,7 +176,7 @@ impl Shared {
             while state.free > 0 {
                 let State { waiting, budgets, .. } = &mut *state;
                 let now = self.now();
-                let may = |share| budgets.as_ref().is_none_or(|b| b.wait(share, now).is_zero());
+                let may = |share| has_paid(budgets.as_ref(), share, now);
                 let Some((_, waiter)) = waiting.take(may, |_| true) else { break };
                 state.free -= 1;
                 told.push((waiter.tell, Turn { shared: Arc::clone(self) }));
@@ -200,18 +216,26 @@ impl Turns {
     }
 
     fn of(free: usize, budgets: Option<Budgets>) -> Self {
-        let state = State { free, waiting: Round::default(), tickets: 0, budgets };
+        let waiting = Round::default();
+        let state = State { free, waiting, tickets: 0, budgets, is_closed: false };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), start: Instant::now() }) }
     }
 
-    /// Waits for a turn. There is one for each, in the end: `None` never comes.
+    /// Waits for a turn. There is one for each in the end, unless [`close`](Self::close) was called:
+    /// then `None`.
     pub(crate) async fn take(&self, key: Key) -> Option<Turn> {
+        if let Some(turn) = self.take_free(key.share) {
+            return Some(turn);
+        }
         let (tell, told) = oneshot::channel();
         let mut ticket = 0;
         self.shared.serve(|state| {
             state.tickets += 1;
             ticket = state.tickets;
-            state.waiting.add(key, Waiter { ticket, tell });
+            // Dropped if it is closed: the receiver learns that.
+            if !state.is_closed {
+                state.waiting.add(key, Waiter { ticket, tell });
+            }
         });
         let is_metered = self.shared.state.lock().budgets.is_some();
         let mut place = Place { shared: &self.shared, key, ticket, told };
@@ -227,6 +251,29 @@ impl Turns {
                 }
             }
         }
+    }
+
+    /// A turn if there is one and nobody waits, as is mostly so.
+    fn take_free(&self, share: ShareKey) -> Option<Turn> {
+        let mut state = self.shared.state.lock();
+        let is_free = state.free > 0 && !state.is_closed && state.waiting.is_empty();
+        if !is_free || !has_paid(state.budgets.as_ref(), share, self.shared.now()) {
+            return None;
+        }
+        state.free -= 1;
+        state.tickets += 1;
+        state.waiting.note_turn(share);
+        Some(Turn { shared: Arc::clone(&self.shared) })
+    }
+
+    /// Gives no turn any more: those who wait learn so.
+    pub(crate) fn close(&self) {
+        let mut state = self.shared.state.lock();
+        state.is_closed = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        // Dropped without the lock: it wakes tasks.
+        drop(waiting);
     }
 
     /// The time on which its budgets run.

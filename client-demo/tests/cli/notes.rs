@@ -48,6 +48,23 @@ fn a_note_comes_from_standard_input_and_edits_are_small() {
 }
 
 #[test]
+fn a_file_whose_note_was_deleted_is_skipped_and_the_others_are_imported() {
+    let home = Home::new();
+    home.write("files/a.md", "one");
+    home.write("files/b.md", "two");
+    alone(&home, &["import", "files"]);
+    alone(&home, &["notes", "rm", "b", "--yes"]);
+    home.write("files/d.md", "four");
+    let again = home.run(&[NOBODY, &["import", "files"]].concat());
+    assert!(again.err().contains("skip   files/b.md: its note was deleted"), "{}", again.err());
+    let said = again.ok();
+    assert!(said.contains("made   files/d.md"), "{said}");
+    assert!(said.contains("1 note made, 1 there already, 1 skipped"), "{said}");
+    let listed = home.run(&["notes", "list"]).ok().lines().count();
+    assert_eq!(listed, 2);
+}
+
+#[test]
 fn two_stores_meet_through_a_relay_that_is_killed_in_between() {
     let home = Home::new();
     let mut relay = Relay::start(&home);

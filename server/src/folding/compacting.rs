@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use landfall_fold::{JobKind, Supervisor, WorkerError};
+use landfall_protocol::limits as shared;
 use landfall_protocol::space::StoreFailure;
 
 use super::Shared;
 use super::merging::snapshot_of;
 use super::queue::Place;
+use super::room::Granted;
 use super::worker::{Looked, Worker, give};
 use crate::limits;
 use crate::store::{FoldTask, StoreError};
@@ -41,7 +43,10 @@ impl Worker {
     fn fold_one(&self, shared: &Shared, supervisor: &Supervisor) -> Looked {
         let task = match self.store.fold_candidate(now_ms(), self.options.window) {
             Ok(Some(task)) => task,
-            Ok(None) => return Looked::Done,
+            Ok(None) => {
+                self.leave_room();
+                return Looked::Done;
+            }
             Err(error) => {
                 tracing::error!(error = error.chain(), "no document could be found to fold");
                 return Looked::Done;
@@ -50,6 +55,8 @@ impl Worker {
         if task.is_oversized {
             return self.note_failure(&task, "oversized", &OVERSIZED);
         }
+        // Before it is held, so that a merge of the document does not wait for memory too.
+        let Some(_room) = self.room_of(&task) else { return Looked::Done };
         let Some(held) = Held::new(shared, &task) else { return Looked::Done };
         let own = Supervisor { stop: Arc::clone(&held.end), ..supervisor.clone() };
         // Whoever raises it from now on ends the fold too.
@@ -92,6 +99,20 @@ impl Worker {
                 self.note_failure(&task, "oversized", &error)
             }
             Err(FoldFailure::Worker(error)) => self.note_failure(&task, "failed", &error),
+        }
+    }
+
+    /// Memory for what is read of a document at a time, and for what comes of it: a snapshot each, one
+    /// after the other. `None`: not yet.
+    fn room_of(&self, task: &FoldTask) -> Option<Option<Granted>> {
+        let Some(room) = &self.room else { return Some(None) };
+        let bytes = usize::try_from(task.bytes).unwrap_or(usize::MAX).min(shared::SNAPSHOT_BYTES);
+        room.take(bytes + limits::PUSH_OVERHEAD_BYTES).map(Some)
+    }
+
+    fn leave_room(&self) {
+        if let Some(room) = &self.room {
+            room.leave();
         }
     }
 

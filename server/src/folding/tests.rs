@@ -17,7 +17,8 @@ fn folder(path: &Path) -> Arc<Folder> {
     let worker = ["sh".into(), "-c".into(), SLOW.into(), path.as_os_str().to_owned()];
     let every = Duration::from_secs(3_600);
     let options = FoldOptions { worker: Some(worker.into()), every, ..FoldOptions::default() };
-    Folder::start(store, Arc::new(Metrics::new()), options).unwrap().0
+    let memory = crate::memory::Memory::new(0);
+    Folder::start(store, Arc::new(Metrics::new()), options, memory).unwrap().0
 }
 
 #[test]

@@ -8,8 +8,10 @@ use landfall_fold::{Job, Supervisor, WorkerError};
 use landfall_protocol::{DocumentId, SpaceName};
 
 use super::queue::{Next, Taken};
+use super::room::FoldRoom;
 use super::{Brought, FoldOptions, MergeError, Merged, Shared, Work};
 use crate::limits;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::store::{FoldInput, LogStore, StoreError};
 
@@ -19,6 +21,8 @@ pub(crate) struct Worker {
     pub(super) metrics: Arc<Metrics>,
     pub(super) supervisor: Option<Supervisor>,
     pub(super) options: FoldOptions,
+    /// The memory of a relay. An operator's command has it to itself.
+    pub(super) room: Option<FoldRoom>,
 }
 
 impl Worker {
@@ -35,7 +39,12 @@ impl Worker {
             snapshot_bytes: options.window.snapshot_bytes,
             stop: Arc::default(),
         });
-        Self { store, metrics, supervisor, options }
+        Self { store, metrics, supervisor, options, room: None }
+    }
+
+    /// The same, whose own folds have their memory of a relay's budget.
+    pub(super) fn within(self, memory: Memory) -> Self {
+        Self { room: Some(FoldRoom::new(memory)), ..self }
     }
 
     /// What starts the children that fold, if there is one.

@@ -11,7 +11,7 @@ use axum::http::{Response, StatusCode, Uri};
 use futures_util::Stream;
 use landfall_protocol::frame::{Filter, SubscriptionId};
 use landfall_protocol::{Offset, SessionId, SpaceName};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::playground::asked_space;
@@ -19,6 +19,7 @@ use super::{Door, Peer, describe, text};
 use crate::hub::{Attach, Event, Feed, Grown, Hub, Mailbox};
 use crate::limits;
 use crate::memory::Grant;
+use crate::quota::One;
 
 /// The one subscription of such a stream.
 const SUBSCRIPTION: SubscriptionId = SubscriptionId::MIN;
@@ -45,7 +46,7 @@ struct Listener {
     stopping: watch::Receiver<bool>,
     _seat: Seat,
     _events: mpsc::Receiver<Event>,
-    _place: OwnedSemaphorePermit,
+    _place: One,
     _room: Grant,
 }
 
@@ -85,8 +86,8 @@ async fn listen(
         (StatusCode::SERVICE_UNAVAILABLE, what)
     };
     let (session, shared) = (door.next_session(), &door.sessions);
-    let place = Arc::clone(&shared.subscriptions).try_acquire_owned().map_err(|_| full())?;
     let account = shared.account(session, peer.address);
+    let place = shared.subscriptions.take(account.share()).map_err(|_| full())?;
     let room = account.remember(limits::SUBSCRIPTION_BYTES).ok_or_else(full)?;
     let (events_in, mut events) = mpsc::channel(1);
     let grown = Arc::<Grown>::default();
@@ -103,7 +104,7 @@ async fn listen(
         holds: false,
         mailbox,
     };
-    shared.hub.attach(attach).await;
+    shared.hub.attach(account.key(), attach).await;
     let feed = match events.recv().await {
         Some(Event::Attached { feed, .. }) => feed,
         Some(Event::AttachFailed { what, .. }) => {

@@ -1,7 +1,7 @@
 //! Documents whose pushes wait, in their order, while something is done for them that takes a
 //! moment: a packed index is read, or an offered snapshot is merged. All other documents go on.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use landfall_fold::WorkerError;
@@ -11,6 +11,7 @@ use landfall_protocol::space::{CheckedPush, Judged, Judging, PushedEntry, Refusa
 use landfall_protocol::{ChangeHash, Code, DocumentId, NackClass, SpaceName};
 
 use super::sequencer::{Sequencer, now_ms};
+use super::waiting::{Pushes, Settled, Why};
 use super::{Command, Pushed};
 use crate::folding::{Brought, Chunks, MergeError, Merged, Offer};
 use crate::limits;
@@ -27,78 +28,6 @@ pub(super) enum Arrived {
     Snapshot(Offered, Arc<Vec<u8>>),
     /// Chunks of an automerge-repo peer.
     Chunks(Arc<Vec<u8>>),
-}
-
-/// Why a document's pushes wait.
-enum Why {
-    /// Its index is being read.
-    Loading,
-    /// The stored bytes of its changes are looked at, and replaced where they are damaged.
-    Mending,
-    /// Something is to be merged; first what was admitted before it must be durable.
-    Draining(PushedEntry, Arrived),
-    /// It is being merged with what there is.
-    Merging,
-    /// What came of that is being written.
-    Committing,
-}
-
-struct Waiting {
-    why: Why,
-    pushes: VecDeque<Pushed>,
-    /// What the pushes take up of the bytes that all sessions may have in flight.
-    bytes: usize,
-}
-
-/// The documents of one space whose pushes wait.
-#[derive(Default)]
-pub(super) struct Held {
-    documents: HashMap<DocumentId, Waiting>,
-}
-
-impl Held {
-    pub(super) fn is_empty(&self) -> bool {
-        self.documents.is_empty()
-    }
-
-    pub(super) fn is_held(&self, document: &DocumentId) -> bool {
-        self.documents.contains_key(document)
-    }
-
-    /// Adds a push to those that wait; false if they are too many, or too much: whoever pushes to
-    /// other documents needs room too.
-    pub(super) fn wait(&mut self, document: &DocumentId, push: Pushed, bytes: usize) -> bool {
-        let Some(waiting) = self.documents.get_mut(document) else { return false };
-        let bytes = waiting.bytes + bytes;
-        if waiting.pushes.len() >= limits::HELD_PUSHES || bytes > limits::HELD_BYTES {
-            return false;
-        }
-        waiting.bytes = bytes;
-        waiting.pushes.push_back(push);
-        true
-    }
-
-    fn hold(&mut self, document: DocumentId, why: Why, first: Option<Pushed>) {
-        let pushes = first.into_iter().collect();
-        self.documents.insert(document, Waiting { why, pushes, bytes: 0 });
-    }
-
-    fn set(&mut self, document: &DocumentId, why: Why) {
-        if let Some(waiting) = self.documents.get_mut(document) {
-            waiting.why = why;
-        }
-    }
-
-    /// Puts a push before those that wait.
-    fn put_first(&mut self, document: &DocumentId, push: Pushed) {
-        if let Some(waiting) = self.documents.get_mut(document) {
-            waiting.pushes.push_front(push);
-        }
-    }
-
-    fn release(&mut self, document: &DocumentId) -> VecDeque<Pushed> {
-        self.documents.remove(document).map_or_else(VecDeque::new, |waiting| waiting.pushes)
-    }
 }
 
 impl Sequencer {
@@ -160,7 +89,8 @@ impl Sequencer {
     /// What waited is not judged.
     fn give_back_all(&mut self, space: &SpaceName, document: &DocumentId, failure: StoreFailure) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        for push in slot.held.release(document) {
+        let Some(mut pushes) = slot.held.let_go(document) else { return };
+        while let Some(push) = pushes.take() {
             self.give_back_held(space, push, failure);
         }
     }
@@ -216,14 +146,12 @@ impl Sequencer {
             self.parts.healing.brought(space, document);
         }
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        let mut pushes = slot.held.release(document);
-        if let Some(Pushed::Changes(judging, loads)) = pushes.pop_front() {
+        let Some(mut pushes) = slot.held.let_go(document) else { return };
+        if let Some(Pushed::Changes(judging, loads)) = pushes.take_first() {
             let doubted = self.doubted(space, &judging, &mended);
             self.judge_changes(space, judging, loads, &doubted);
         }
-        for push in pushes {
-            self.handle_push(space, push);
-        }
+        self.go_on(space, document, pushes);
     }
 
     /// Changes of a push that are not known to be there with their own bytes: while it is not known that
@@ -255,11 +183,23 @@ impl Sequencer {
         self.handle_judged(space, key, loads, Ok(judged));
     }
 
-    /// What waited is judged now, in its order. What must wait again does.
+    /// What waited is judged now.
     fn release(&mut self, space: &SpaceName, document: &DocumentId) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        for push in slot.held.release(document) {
+        if let Some(pushes) = slot.held.let_go(document) {
+            self.go_on(space, document, pushes);
+        }
+    }
+
+    /// Judges pushes until one of them makes the others wait again.
+    fn go_on(&mut self, space: &SpaceName, document: &DocumentId, mut pushes: Pushes) {
+        while let Some(push) = pushes.take() {
             self.handle_push(space, push);
+            let Some(slot) = self.spaces.get_mut(space) else { continue };
+            match slot.held.wait_on(document, pushes) {
+                Some(rest) => pushes = rest,
+                None => return,
+            }
         }
     }
 
@@ -268,8 +208,11 @@ impl Sequencer {
         let document = entry.document;
         match self.ask_deleted(space, &document) {
             Ok(false) => {
+                let room = self.held.get(&(entry.session, entry.id));
+                let session = room.map_or(Key::RELAY, Grant::key);
                 let Some(slot) = self.spaces.get_mut(space) else { return };
                 slot.held.hold(document, Why::Draining(entry, arrived), None);
+                slot.held.note_turn(&document, session);
                 self.advance_held(space);
             }
             Ok(true) => {
@@ -285,18 +228,16 @@ impl Sequencer {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         let settled: Vec<DocumentId> = slot
             .held
-            .documents
-            .keys()
+            .documents()
             .filter(|document| !slot.machine.has_uncommitted(document))
             .copied()
             .collect();
         for document in settled {
             let Some(slot) = self.spaces.get_mut(space) else { return };
-            let Some(waiting) = slot.held.documents.get_mut(&document) else { continue };
-            match std::mem::replace(&mut waiting.why, Why::Merging) {
-                Why::Draining(entry, arrived) => self.merge(space, entry, arrived),
-                Why::Committing => self.release(space, &document),
-                why => waiting.why = why,
+            match slot.held.settled(&document) {
+                Settled::Drained(entry, arrived) => self.merge(space, entry, arrived),
+                Settled::Committed => self.release(space, &document),
+                Settled::Waits => {}
             }
         }
     }

@@ -1,42 +1,43 @@
 //! The hub's bounded queue of commands, between async sessions and the hub's thread.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A first-in-first-out queue with two ways in: [`Inbox::send`] waits for room; [`Inbox::put`]
-/// does not, and is for what its senders bound themselves (one commit a space, one farewell a
-/// session), since the store's thread must never wait for the hub.
+use crate::memory::Key;
+use crate::turns::{Turn, Turns};
+
+/// A first-in-first-out queue with two ways in: [`Inbox::send`] waits for room, of which addresses have
+/// their turns one after the other; [`Inbox::put`] does not, and is for what its senders bound themselves
+/// (one commit a space, one farewell a session), since the store's thread must never wait for the hub.
 pub(super) struct Inbox<T> {
     /// `None` once it is closed.
     queue: Mutex<Option<VecDeque<Queued<T>>>>,
     filled: Condvar,
-    room: Arc<Semaphore>,
+    room: Turns,
 }
 
 struct Queued<T> {
     command: T,
     /// Its room, given back when the command is taken up.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Turn>,
 }
 
 impl<T> Inbox<T> {
     pub(super) fn new(capacity: usize) -> Self {
-        let room = Arc::new(Semaphore::new(capacity));
-        Self { queue: Mutex::new(Some(VecDeque::new())), filled: Condvar::new(), room }
+        let queue = Mutex::new(Some(VecDeque::new()));
+        Self { queue, filled: Condvar::new(), room: Turns::new(capacity) }
     }
 
-    /// Adds a command once there is room. Gives it back if the hub is gone.
-    pub(super) async fn send(&self, command: T) -> Result<(), T> {
-        match Arc::clone(&self.room).acquire_owned().await {
-            Ok(room) => {
+    /// Adds a session's command once there is room and it is its turn. Gives it back if the hub is gone.
+    pub(super) async fn send(&self, session: Key, command: T) -> Result<(), T> {
+        match self.room.take(session).await {
+            Some(room) => {
                 self.add(Queued { command, _room: Some(room) });
                 Ok(())
             }
-            Err(_) => Err(command),
+            None => Err(command),
         }
     }
 
@@ -82,16 +83,23 @@ impl<T> Inbox<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
     use std::time::Duration;
+
+    use super::*;
+    use crate::memory::ShareKey;
+
+    fn key(share: u64, account: u64) -> Key {
+        Key { share: ShareKey::Session(share), account }
+    }
 
     #[tokio::test]
     async fn senders_wait_for_room_and_putters_do_not() {
         let inbox = Arc::new(Inbox::new(1));
-        inbox.send(1).await.unwrap();
+        inbox.send(key(1, 1), 1).await.unwrap();
         let second = tokio::spawn({
             let inbox = Arc::clone(&inbox);
-            async move { inbox.send(3).await }
+            async move { inbox.send(key(1, 2), 3).await }
         });
         tokio::task::yield_now().await;
         assert!(!second.is_finished());
@@ -102,6 +110,38 @@ mod tests {
         second.await.unwrap().unwrap();
         inbox.take(None, &mut taken);
         assert_eq!(taken, [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn the_room_is_given_by_address() {
+        let inbox = Arc::new(Inbox::new(1));
+        inbox.send(key(1, 0), 0).await.unwrap();
+        // One address over many sessions, then another one.
+        for (share, account) in (1..=40).map(|account| (1, account)).chain([(2, 41)]) {
+            let inbox = Arc::clone(&inbox);
+            tokio::spawn(async move { inbox.send(key(share, account), account).await });
+            tokio::task::yield_now().await;
+        }
+        let mut taken = Vec::new();
+        while taken.len() < 42 {
+            inbox.take(None, &mut taken);
+            tokio::task::yield_now().await;
+        }
+        let other = taken.iter().position(|command| *command == 41).unwrap();
+        assert!(other <= 2, "{taken:?}");
+    }
+
+    #[tokio::test]
+    async fn closing_tells_those_who_wait() {
+        let inbox = Arc::new(Inbox::new(1));
+        inbox.send(key(1, 1), 1).await.unwrap();
+        let second = tokio::spawn({
+            let inbox = Arc::clone(&inbox);
+            async move { inbox.send(key(1, 2), 2).await }
+        });
+        tokio::task::yield_now().await;
+        inbox.close();
+        assert_eq!(second.await.unwrap(), Err(2));
     }
 
     #[test]
@@ -116,6 +156,6 @@ mod tests {
     async fn a_closed_inbox_gives_commands_back() {
         let inbox = Inbox::new(1);
         inbox.close();
-        assert_eq!(inbox.send(7).await, Err(7));
+        assert_eq!(inbox.send(key(1, 1), 7).await, Err(7));
     }
 }

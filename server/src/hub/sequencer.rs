@@ -10,11 +10,12 @@ use landfall_protocol::space::{Answer, Judged, Judging, Outcome, Space, StoreFai
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SessionId, SpaceName};
 
 use super::feed::Feed;
-use super::held::{Arrived, Held};
+use super::held::Arrived;
 use super::inbox::Inbox;
+use super::waiting::Held;
 use super::{Attach, Command, Event, Mailbox, Parts, Pushed};
 use crate::limits;
-use crate::memory::Grant;
+use crate::memory::{Grant, Key};
 use crate::store::StoreError;
 
 /// A space that is in memory.
@@ -226,11 +227,11 @@ impl Sequencer {
             return self.give_back(key, StoreFailure::Damaged);
         }
         if slot.held.is_held(&document) {
+            let room = self.held.get(&key);
             // Chunks and snapshots have room of their own.
-            let is_small = matches!(push, Pushed::Changes(..) | Pushed::Deletion(_));
-            let room = self.held.get(&key).filter(|_| is_small);
-            let bytes = room.map_or(0, Grant::bytes);
-            if !slot.held.wait(&document, push, bytes) {
+            let bytes = room.filter(|_| !push.is_upload()).map_or(0, Grant::bytes);
+            let session = room.map_or(Key::RELAY, Grant::key);
+            if !slot.held.wait(&document, session, push, bytes) {
                 self.give_back(key, StoreFailure::Busy);
             }
             return;

@@ -86,7 +86,9 @@ impl Bench {
         let snapshot_bytes = snapshot_bytes as u64;
         let window = FoldWindow { snapshot_bytes, ..FoldWindow::default() };
         let folds = FoldOptions { worker, window, ..FoldOptions::default() };
-        let (folds, _) = Folder::start(Arc::clone(&over), Arc::clone(&metrics), folds).unwrap();
+        let memory = crate::memory::Memory::new(0);
+        let folds = Folder::start(Arc::clone(&over), Arc::clone(&metrics), folds, memory);
+        let (folds, _) = folds.unwrap();
         let (hub, _) = Hub::start(Parts {
             healing: Arc::default(),
             rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
@@ -113,7 +115,7 @@ impl Bench {
             holds: false,
             mailbox: Mailbox { events: tell, overflow, grown },
         };
-        assert!(hub.attach(attach).await);
+        assert!(hub.attach(room(1).key(), attach).await);
         assert!(matches!(events.recv().await, Some(Event::Attached { .. })));
         Self { _folder: folder, store, folder: folds, hub, events, last_push: 0 }
     }

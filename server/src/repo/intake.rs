@@ -241,8 +241,9 @@ impl Intake {
         let (author, account) = (self.author.clone(), self.account.clone());
         match item {
             Item::Join(mailbox) => {
-                self.turns
-                    .start(false, async move { over(hub.join(session, space, mailbox).await) });
+                let key = account.key();
+                let join = async move { over(hub.join(key, session, space, mailbox).await) };
+                self.turns.start(false, join);
             }
             Item::Check(ticket, chunks) => {
                 let (checker, since) = (self.checker.clone(), self.room.since());

@@ -4,16 +4,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::frame::{EncodedEntry, Entry, Holding, SubscriptionId, Want};
-use landfall_protocol::rate::TokenBucket;
 use landfall_protocol::ring::{DocumentPlan, SnapshotPart};
 use landfall_protocol::session::Session;
 use landfall_protocol::space::StoreFailure;
-use landfall_protocol::{Code, DocumentId, Moment, Offset, SpaceName, limits as shared};
-use parking_lot::Mutex;
+use landfall_protocol::{Code, DocumentId, Offset, SpaceName, limits as shared};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -22,6 +19,7 @@ use super::pages::Pages;
 use crate::limits;
 use crate::memory::{Account, Grant};
 use crate::store::{BranchPage, LogStore, StoreError, SumCursor};
+use crate::turns::Turns;
 
 /// How often one document is planned anew because a fold overtook its answer.
 const PLANS: usize = 8;
@@ -84,8 +82,8 @@ impl Answering {
     pub(super) fn new(shared: &Shared, account: Account) -> Self {
         // Few: each may be a message of its own.
         let (sender, replies) = mpsc::channel(2);
-        let questions = Arc::new(Questions::new());
-        let reader = Reader { pages: Pages::new(shared, account), questions };
+        let digests = shared.digests.clone();
+        let reader = Reader { pages: Pages::new(shared, account), digests };
         Self { reader, waiting: VecDeque::new(), small: 0, task: None, replies, sender }
     }
 
@@ -136,32 +134,8 @@ impl Drop for Answering {
 #[derive(Clone)]
 struct Reader {
     pages: Pages,
-    questions: Arc<Questions>,
-}
-
-/// What a session's questions about digests may cost.
-struct Questions {
-    rows: Mutex<TokenBucket>,
-    start: Instant,
-}
-
-impl Questions {
-    fn new() -> Self {
-        let rows = TokenBucket::new(limits::DIGEST_RATE, limits::DIGEST_BURST, Moment::default());
-        Self { rows: Mutex::new(rows), start: Instant::now() }
-    }
-
-    /// Waits until what was read before is paid for.
-    async fn ready(&self) {
-        let wait = self.rows.lock().wait(Moment(self.start.elapsed()));
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    fn spend(&self, rows: usize) {
-        self.rows.lock().spend(Moment(self.start.elapsed()), rows as u64);
-    }
+    /// Of which addresses have their turns with digests, and pay for the rows.
+    digests: Turns,
 }
 
 /// Why an answer ends early.
@@ -208,14 +182,18 @@ impl Reader {
         let (mut all, mut cursor) = (Vec::with_capacity(prefixes.len()), SumCursor::default());
         let mut first = None;
         loop {
-            self.questions.ready().await;
             let (space, prefixes) = (space.clone(), Arc::clone(&prefixes));
+            let (digests, share) = (self.digests.clone(), self.pages.key().share);
             let read = move |store: &dyn LogStore| {
-                store.branches(&space, &prefixes, cursor.clone(), limits::DIGEST_ROWS)
+                let page =
+                    store.branches(&space, &prefixes, cursor.clone(), limits::DIGEST_ROWS)?;
+                // Here, so that it is paid for although the session may be gone by now.
+                digests.spend(share, page.rows as u64);
+                Ok(page)
             };
             let bytes = |page: &BranchPage| size_of_val(&page.branches[..]);
-            let (page, _room) = self.read(read, bytes).await?;
-            self.questions.spend(page.rows);
+            let read = self.pages.read_after(Some(&self.digests), read, bytes).await;
+            let (page, _room) = read.map_err(Stop::Failed)?;
             let head = *first.get_or_insert(page.head);
             first = Some(if head == page.head { head } else { Offset(0) });
             all.extend(page.branches);
@@ -437,10 +415,12 @@ mod tests {
     use landfall_protocol::lineage::EpochRecord;
     use landfall_protocol::space::{Commit, NewEntry, NewKind};
 
+    use std::time::Duration;
+
     use super::*;
+    use crate::budgets::Budgets;
     use crate::memory::{Memory, ShareKey};
     use crate::store::SqliteStore;
-    use crate::turns::Turns;
 
     /// A store with so many deleted documents in one bucket of the digests.
     fn deleted(folder: &std::path::Path, space: &SpaceName, documents: u64) -> SqliteStore {
@@ -471,10 +451,36 @@ mod tests {
         let account = Memory::new(0).account(ShareKey::Session(1));
         let turns = Turns::new(1);
         let pages = Pages::of(store, turns.clone(), account);
-        let reader = Reader { pages, questions: Arc::new(Questions::new()) };
+        let reader = Reader { pages, digests: Turns::new(1) };
         let bucket = Prefix::ROOT.child(0).child(7);
         let Ok((head, _)) = reader.branches(space, vec![bucket]).await else { panic!("no answer") };
         assert_eq!(head, Offset(documents));
         assert!(turns.asked() >= 2, "in one read of so many rows");
+    }
+
+    #[tokio::test]
+    async fn an_address_pays_for_the_rows_of_its_digests_and_others_do_not_wait_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let space: SpaceName = "notes".parse().unwrap();
+        let store: Arc<dyn LogStore> = Arc::new(deleted(folder.path(), &space, 100));
+        // A row a second.
+        let (memory, digests) = (Memory::new(0), Turns::within(1, Budgets::new(1, 10)));
+        let reader = |share| {
+            let account = memory.account(ShareKey::Session(share));
+            let pages = Pages::of(Arc::clone(&store), Turns::new(2), account);
+            Reader { pages, digests: digests.clone() }
+        };
+        let bucket = || vec![Prefix::ROOT.child(0).child(7)];
+        assert!(reader(1).branches(space.clone(), bucket()).await.is_ok());
+        assert!(digests.debt(ShareKey::Session(1)) > Duration::from_secs(60));
+        // Another session of the same address.
+        let again = tokio::spawn({
+            let (reader, space) = (reader(1), space.clone());
+            async move { reader.branches(space, bucket()).await.is_ok() }
+        });
+        tokio::task::yield_now().await;
+        assert!(reader(2).branches(space, bucket()).await.is_ok());
+        assert!(!again.is_finished());
+        again.abort();
     }
 }

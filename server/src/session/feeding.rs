@@ -8,7 +8,6 @@ use std::sync::Arc;
 use landfall_protocol::Offset;
 use landfall_protocol::frame::{Filter, Partial, SubscriptionId};
 use landfall_protocol::ring::{Chunk, Page};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::Shared;
@@ -16,6 +15,7 @@ use super::pages::Pages;
 use crate::hub::Feed;
 use crate::limits;
 use crate::memory::{Account, Grant};
+use crate::quota::{One, Quota};
 use crate::store::{LogStore, StoreError};
 
 /// One subscription's source.
@@ -26,7 +26,7 @@ struct Source {
     /// The ring does not reach back to its position: the store must be read.
     behind: bool,
     /// Its place among all subscriptions of the relay.
-    _place: OwnedSemaphorePermit,
+    _place: One,
     /// The memory of it and of its filter.
     room: Grant,
 }
@@ -51,8 +51,8 @@ pub(super) struct Standing {
 
 /// Why a subscription is not taken.
 pub(super) enum NoRoom {
-    /// All subscriptions of the relay are taken.
-    Places,
+    /// All subscriptions that there may be are taken, of the relay or of the address.
+    Places(usize),
     /// There is no memory for it now.
     Memory,
 }
@@ -62,7 +62,7 @@ pub(super) struct Feeding {
     pages: Pages,
     account: Account,
     /// Places for subscriptions, of the whole relay.
-    places: Arc<Semaphore>,
+    places: Quota,
     sources: BTreeMap<SubscriptionId, Source>,
     /// Those that may have something to be fed; all others have not.
     due: BTreeSet<SubscriptionId>,
@@ -78,7 +78,7 @@ impl Feeding {
         Self {
             pages: Pages::new(shared, account.clone()),
             account,
-            places: Arc::clone(&shared.subscriptions),
+            places: shared.subscriptions.clone(),
             sources: BTreeMap::new(),
             due: BTreeSet::new(),
             last: 0,
@@ -88,14 +88,14 @@ impl Feeding {
         }
     }
 
-    /// A subscription that is about to be attached; gives its ticket. `None` if the relay has no
-    /// place for another one.
+    /// A subscription that is about to be attached; gives its ticket.
     pub(super) fn add(
         &mut self,
         subscription: SubscriptionId,
         filter: &Filter,
     ) -> Result<u64, NoRoom> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| NoRoom::Places)?;
+        let place =
+            self.places.take(self.account.share()).map_err(|none| NoRoom::Places(none.0))?;
         let room = self.account.remember(state_bytes(filter)).ok_or(NoRoom::Memory)?;
         self.tickets += 1;
         let ticket = self.tickets;

@@ -154,10 +154,10 @@ impl Intake {
 
 impl Parts {
     async fn hand_over(self, item: Item) -> Handed {
-        let (session, hub) = (self.session, &self.hub);
+        let (session, key, hub) = (self.session, self.account.key(), &self.hub);
         let is_over = match item {
-            Item::Attach(attach) => hub.attach(*attach).await,
-            Item::Detach(subscription) => hub.detach(session, subscription).await,
+            Item::Attach(attach) => hub.attach(key, *attach).await,
+            Item::Detach(subscription) => hub.detach(key, session, subscription).await,
             Item::Push(space, push, identity, room) => {
                 self.push(space, UncheckedPush::new(session, identity, push), room).await
             }

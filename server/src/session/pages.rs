@@ -6,7 +6,7 @@ use landfall_protocol::{DocumentId, SpaceName};
 
 use super::Shared;
 use crate::limits;
-use crate::memory::{Account, Class, Grant};
+use crate::memory::{Account, Class, Grant, Key};
 use crate::store::{Known, LogStore, StoreError};
 use crate::turns::Turns;
 
@@ -38,10 +38,26 @@ impl Pages {
         read: impl Fn(&dyn LogStore) -> Result<T, StoreError> + Send + Sync + 'static,
         bytes: fn(&T) -> usize,
     ) -> Result<(T, Grant), StoreError> {
+        self.read_after(None, read, bytes).await
+    }
+
+    /// The same, of what has turns of its own beside those of all reads. They are waited for only with
+    /// memory in hand: one that waits for memory keeps nobody from a turn.
+    pub(super) async fn read_after<T: Send + 'static>(
+        &self,
+        before: Option<&Turns>,
+        read: impl Fn(&dyn LogStore) -> Result<T, StoreError> + Send + Sync + 'static,
+        bytes: fn(&T) -> usize,
+    ) -> Result<(T, Grant), StoreError> {
         let read = Arc::new(read);
         let mut room = self.account.reserve(Class::Answer, limits::ANSWER_BYTES).await;
         loop {
-            let turn = self.page_reads.take(self.account.key()).await;
+            let key = self.account.key();
+            let first = match before {
+                Some(turns) => turns.take(key).await,
+                None => None,
+            };
+            let turn = (first, self.page_reads.take(key).await);
             let (store, read) = (Arc::clone(&self.store), Arc::clone(&read));
             let read = tokio::task::spawn_blocking(move || {
                 let read = read(&*store);
@@ -58,6 +74,11 @@ impl Pages {
             drop((found, room));
             room = self.account.reserve(Class::Answer, needs.max(limits::ANSWER_BYTES + 1)).await;
         }
+    }
+
+    /// Whose reads they are.
+    pub(super) fn key(&self) -> Key {
+        self.account.key()
     }
 
     /// What is known of a document's damage. Reads nothing.

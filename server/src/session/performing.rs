@@ -11,7 +11,6 @@ use super::feeding::NoRoom;
 use super::intake::Item;
 use super::{CLOSE_BASE, CLOSE_NORMAL, Driver, Ending};
 use crate::hub::Attach;
-use crate::limits;
 use crate::offers::Took;
 
 impl Driver {
@@ -38,8 +37,8 @@ impl Driver {
                     }
                     let ticket = match self.feeding.add(subscription, &filter) {
                         Ok(ticket) => ticket,
-                        Err(NoRoom::Places) => {
-                            self.machine.handle_no_room(subscription, limits::SUBSCRIPTIONS);
+                        Err(NoRoom::Places(limit)) => {
+                            self.machine.handle_no_room(subscription, limit);
                             continue;
                         }
                         Err(NoRoom::Memory) => {

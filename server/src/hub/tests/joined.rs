@@ -13,7 +13,9 @@ const DOCUMENT: DocumentId = DocumentId::from_bytes([1; 16]);
 
 fn parts(store: Arc<dyn LogStore>, rooms: &Arc<Rooms>) -> Parts {
     let metrics = Arc::new(Metrics::new());
-    let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), FoldOptions::default());
+    let memory = crate::memory::Memory::new(0);
+    let options = FoldOptions::default();
+    let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), options, memory);
     Parts {
         healing: Arc::default(),
         folder: folder.unwrap().0,
@@ -42,11 +44,12 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
     let folds = Arc::clone(&parts.folder);
     let (hub, end) = Hub::start(parts).unwrap();
     let space: SpaceName = "notes".parse().unwrap();
-    let seat = Seat::new(SESSION, crate::memory::ShareKey::Session(1));
+    let memory = crate::memory::Memory::new(0);
+    let seat = Seat::new(SESSION, memory.account(crate::memory::ShareKey::Session(1)));
     rooms.enter(&space, DOCUMENT, &seat);
     let (events, mut answers) = mpsc::channel(4);
     let mailbox = Mailbox { events, overflow: Arc::default(), grown: Arc::default() };
-    assert!(hub.join(SESSION, space.clone(), mailbox).await);
+    assert!(hub.join(super::room(1).key(), SESSION, space.clone(), mailbox).await);
     let bytes = super::room(1);
     assert!(hub.push(space.clone(), deletion(1), bytes).await);
     let Some(Event::Answered(answer)) = answers.recv().await else { panic!("no answer") };

@@ -1,0 +1,107 @@
+//! Memory for the relay's own folds, reserved before a document is read: it stands in line with what
+//! clients bring, and no thread waits for it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use crate::memory::{Account, Class, Grant, Memory, ShareKey};
+
+/// What own folds may have of the budget.
+pub(super) struct FoldRoom {
+    memory: Memory,
+    /// What was asked for at the last look. One thread looks at a time.
+    asked: Mutex<Option<Asked>>,
+}
+
+struct Asked {
+    bytes: usize,
+    told: Pin<Box<dyn Future<Output = Granted> + Send>>,
+}
+
+/// Memory, with the account that it is booked on.
+pub(super) struct Granted {
+    _grant: Grant,
+    _account: Account,
+}
+
+impl FoldRoom {
+    pub(super) fn new(memory: Memory) -> Self {
+        Self { memory, asked: Mutex::default() }
+    }
+
+    /// So many bytes, if it is their turn by now; else they are waited for, and to be asked for again at
+    /// the next look.
+    pub(super) fn take(&self, bytes: usize) -> Option<Granted> {
+        let mut asked = self.asked.lock();
+        // The candidate may be another document than at the last look.
+        let before = asked.take().filter(|before| before.bytes == bytes);
+        let mut this = before.unwrap_or_else(|| self.ask(bytes));
+        match this.told.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(granted) => Some(granted),
+            Poll::Pending => {
+                *asked = Some(this);
+                None
+            }
+        }
+    }
+
+    fn ask(&self, bytes: usize) -> Asked {
+        let account = self.memory.account(ShareKey::Relay);
+        let told = async move {
+            let grant = account.reserve(Class::Upload, bytes).await;
+            Granted { _grant: grant, _account: account }
+        };
+        Asked { bytes, told: Box::pin(told) }
+    }
+
+    /// Waits for nothing any more: there is nothing to fold.
+    pub(super) fn leave(&self) {
+        *self.asked.lock() = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+
+    const BYTES: usize = 1 << 20;
+
+    #[test]
+    fn a_fold_has_its_memory_when_it_is_its_turn() {
+        let memory = Memory::new(0);
+        let room = FoldRoom::new(memory.clone());
+        let peer = memory.account(ShareKey::Session(1));
+        let all = limits::LEAST_MEMORY / 16 * limits::MEMORY_SIXTEENTHS[Class::Upload as usize];
+        let held = peer.try_reserve(Class::Upload, all).unwrap();
+        assert!(room.take(BYTES).is_none());
+        assert_eq!((memory.waiting(), memory.used(Class::Upload)), (1, all));
+        assert!(room.take(BYTES).is_none());
+        assert_eq!(memory.waiting(), 1, "it waits twice");
+        drop(held);
+        let granted = room.take(BYTES).expect("there is room");
+        assert_eq!(memory.used(Class::Upload), BYTES);
+        drop(granted);
+        assert_eq!(memory.used(Class::Upload), 0);
+    }
+
+    #[test]
+    fn what_is_not_folded_after_all_holds_nothing() {
+        let memory = Memory::new(0);
+        let room = FoldRoom::new(memory.clone());
+        let peer = memory.account(ShareKey::Session(1));
+        let all = limits::LEAST_MEMORY / 16 * limits::MEMORY_SIXTEENTHS[Class::Upload as usize];
+        let held = peer.try_reserve(Class::Upload, all).unwrap();
+        assert!(room.take(BYTES).is_none());
+        // Another document.
+        assert!(room.take(2 * BYTES).is_none());
+        assert_eq!(memory.waiting(), 1);
+        drop(held);
+        assert_eq!(memory.used(Class::Upload), 2 * BYTES);
+        room.leave();
+        assert_eq!((memory.waiting(), memory.used(Class::Upload)), (0, 0));
+    }
+}
