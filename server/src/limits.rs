@@ -380,6 +380,11 @@ pub const UNFOLD_BYTES: usize = 512 * MIB;
 /// How long a child may take for one fold: fifty times what 260,000 changes take.
 pub const FOLD_TIME: Duration = Duration::from_secs(60);
 
+/// Operations that a byte of changes stands for at most, where few changes make a document worth a fold.
+/// Text that people write has two to eight, compressed; what has more is cheap to send, and what it
+/// would cost to fold is not what it cost to push.
+pub const FOLD_OPERATIONS_IN_A_BYTE: u64 = 16;
+
 /// How often the store is asked for a document that is worth a fold.
 pub const FOLD_EVERY: Duration = Duration::from_secs(1);
 
