@@ -46,6 +46,8 @@ export class Documents {
   #notebook
   /** Notes that are open, those that were looked at last at the end. */
   #recent = []
+  /** The heads of documents that the relay has on its disk, by their ids, as of this connection. */
+  #onDisk = new Map()
 
   /**
    * `owed`: the ids of notes that were edited here and that the relay is not known to have. `notebook` has
@@ -162,12 +164,23 @@ export class Documents {
     this.#notebook.toDraw(note)
   }
 
-  /** Whether the relay has all of a document: it tells only heads that are on its disk. */
+  /**
+   * Whether the relay has all of a document: it tells only heads that are on its disk. It tells them once in a
+   * connection, so that they are remembered of documents that leave memory meanwhile.
+   */
   isSafe(handle) {
     const { storageId } = this.#notebook
     const theirs = storageId && handle.getSyncInfo(storageId)?.lastHeads
     const ours = handle.heads()
-    return Boolean(theirs) && theirs.length === ours.length && ours.every(head => theirs.includes(head))
+    const isSafe = Boolean(theirs) && theirs.length === ours.length && ours.every(head => theirs.includes(head))
+    const all = [...ours].sort().join()
+    if (isSafe && this.#notebook.isUp) this.#onDisk.set(handle.documentId, all)
+    return isSafe || this.#onDisk.get(handle.documentId) === all
+  }
+
+  /** The connection is over: in the next one the relay tells its heads again. */
+  disconnected() {
+    this.#onDisk.clear()
   }
 
   /** Another page of this notebook has something for the relay, or thinks that it has not. */

@@ -130,7 +130,7 @@ export class Notebook {
       void this.look()
       this.#deletions.goOn()
       this.#documents.tryAgain()
-    }
+    } else this.#documents.disconnected()
     this.#titles.run(up)
     this.#tell("link")
   }

@@ -138,6 +138,22 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     expect(most).toBeGreaterThan(1)
   })
 
+  test("knows that the relay has a note that left memory before it was opened", async () => {
+    const relay = await Relay.start()
+    await importNotes(notebook(relay.url), 8)
+    const page = await visitor(await startBrowser(), pageOf(relay.url))
+    await says(page, "#list li:first-child .row-line", "Number 8, even.")
+    await says(page, "#list li:last-child .row-line", "Number 1, odd.")
+    await expect.poll(() => storedTitles(page), { timeout: 60_000 }).toBe(8)
+    // sleep: documents leave memory half a second after their titles are known, and nothing shows it.
+    await page.waitForTimeout(1_500)
+    for (let at = 1; at <= 8; at++) {
+      await page.locator("#list .row-title", { hasText: `Note ${at}` }).click()
+      await holds(page, `# Note ${at}\n\nNumber ${at}, ${at % 2 ? "odd" : "even"}.\n`)
+      await says(page, "#saved", SAFE)
+    }
+  })
+
   test("asks for the list when there is something new, and not otherwise", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
