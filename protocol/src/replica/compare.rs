@@ -200,7 +200,7 @@ impl Compare {
                 self.add_drifted(*document);
             }
         }
-        // A document that only we have needs no fetch: the outbox pushes it again.
+        // A document that only we have needs no fetch.
         for document in ours.keys().filter(|document| !theirs.contains_key(document)) {
             self.ours_only.push(*document);
             self.unequal.push(*document);

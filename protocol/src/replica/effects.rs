@@ -244,7 +244,7 @@ pub enum ReplicaEffect {
         /// The snapshot.
         hash: [u8; 32],
     },
-    /// The relay can read a damaged document again. If the store recorded the damage, compare the
+    /// The relay can read a damaged document again. If the relay reported it as damaged, compare the
     /// space. No answer.
     Mended {
         /// The space.
