@@ -55,9 +55,9 @@ impl Lineage {
         self.head = self.head.max(head);
     }
 
-    /// The offset after which a replica resumes: that of its cursor, if the cursor belongs to this
-    /// log and was reached under the same rules; `None` if the two ends must compare their
-    /// documents.
+    /// The offset after which a replica resumes: that of its cursor, or 0 without one. `None` if the
+    /// cursor or the mark is not of this log, or if the cursor was reached under other rules: then
+    /// the two ends must compare their documents.
     pub fn resume(
         &self,
         cursor: Option<Cursor>,

@@ -1,4 +1,4 @@
-//! A rate limit: a token bucket whose time is an argument.
+//! A rate limit: a token bucket whose time is an argument. Knows nothing of the limited work.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! A document's snapshot as plain data: the result of a compaction, before it is stored.
+//! A document's snapshot as plain data: the result of a compaction, before it is stored. Never
+//! loads the chunk.
 
 use crate::admission::measure;
 use crate::folded::{BadIndex, PackedIndex};

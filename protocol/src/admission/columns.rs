@@ -186,8 +186,8 @@ impl<'a> Rows<'a> {
                 rows: stretch.rows,
                 each: stretch.predecessors,
             };
-            // Cheap checks of the operation itself come first. The walk over predecessors is last
-            // because its cost depends on their runs.
+            // A stretch is checked as one operation. Only its predecessors need a walk: they have runs of
+            // their own.
             stretch.check_object(actors)?;
             stretch.check_key(actors)?;
             stretch.check_action()?;

@@ -1,4 +1,5 @@
-//! The part of a change before its columns, parsed here before automerge parses it.
+//! The part of a change before its columns, parsed here before automerge parses it. Does not read
+//! the columns.
 
 use super::form::FormError;
 use super::reader::Reader;

@@ -223,8 +223,7 @@ pub fn admit_from<H: History>(
     if change.seq <= last {
         return repeated(history, document, change);
     }
-    // Sequence numbers of one actor have no gaps: automerge identifies a change by actor and
-    // number.
+    // Sequence numbers of one actor have no gaps: a vector clock states only the last one.
     if change.seq != last + 1 {
         let (actor, actual) = (change.actor.clone(), change.seq);
         return Ok(Err(HistoryError::SequenceGap { actor, last, actual }));

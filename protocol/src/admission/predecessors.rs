@@ -1,5 +1,6 @@
 //! The predecessors of a change's operations: the group columns, which advance by as many entries
-//! as each operation has predecessors.
+//! as each operation has predecessors. Checks order and age only: whether a predecessor exists
+//! needs the document.
 
 use super::form::FormError;
 use super::references::Actors;

@@ -1,4 +1,4 @@
-//! The cost of a preflight, in units that follow from the change's bytes alone.
+//! The cost of a preflight, in units that follow from the change's bytes alone. Sets no limits.
 
 /// Inflated bytes that cost as much as one operation. Both take about a quarter of a microsecond at
 /// most: the bytes to be inflated and hashed, the operation to be expanded.

@@ -1,4 +1,5 @@
-//! Entries of a log on the wire: a header that every version can read, and an opaque body.
+//! Entries of a log on the wire: a header that every version can read, and an opaque body. Does not
+//! interpret the body.
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;

@@ -1,4 +1,4 @@
-//! Reads a portable file, in pieces of any length.
+//! Reads a portable file, in pieces of any length. Opens no file and does not check changes.
 
 use sha2::{Digest, Sha256};
 

@@ -1,4 +1,4 @@
-//! Writes a portable file.
+//! Encodes a portable file into the caller's buffer. Opens no file.
 
 use sha2::{Digest, Sha256};
 

@@ -398,7 +398,7 @@ impl Replica {
             return self.broken("it tells other differences than were asked for".to_owned());
         }
         if compare.purpose == Purpose::Drift {
-            // A difference is meaningful only while the log stands still on both sides.
+            // A difference is meaningful only while neither end has anything in progress.
             let still = link.receiver.settled_at() == Some(found.head)
                 && link.outbox.is_settled()
                 && compare.at.is_none_or(|at| at == found.head);

@@ -1,4 +1,5 @@
-//! Ephemeral messages of a replica, sent and received.
+//! Ephemeral messages of a replica, sent and received. Stores none, and does not interpret their
+//! bytes.
 
 use super::{Replica, ReplicaEffect};
 use crate::frame::{Ephemeral, Frame, features};

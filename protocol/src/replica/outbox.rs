@@ -676,8 +676,8 @@ impl Replica {
             }
             // The missing dependency was just requeued: the restart pushes both.
             NackClass::RECONCILE if repeats => {}
-            // The relay lacks something that counts as acked. Push the whole document again, once
-            // per connection.
+            // The relay lacks something that counts as acked. Push the whole document again, once per
+            // subscription.
             NackClass::RECONCILE if outbox.requeued.insert(document) => {
                 outbox.requeueing += 1;
                 outbox.restart = true;

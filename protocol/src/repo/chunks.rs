@@ -1,5 +1,5 @@
 //! The chunks of a sync message: which of them are single changes, and whether automerge itself
-//! must open one of them.
+//! must open one of them. Reads chunk headers only.
 
 use super::sync::SyncMessage;
 use crate::admission::FormError;

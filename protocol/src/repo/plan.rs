@@ -192,7 +192,7 @@ impl<'a> View<'a> {
         let says_nothing = question.have.is_empty() && question.sent_through == Offset(0);
         // Without `have` and without an earlier answer, any choice would be a guess.
         let blind = lost || (!exact && says_nothing);
-        // Everything below the common heads is never sent, whatever the filters say.
+        // Ancestors of the common heads are not sent unless requested, whatever the filters say.
         let held = self.held(&common);
         let rows = self.index.tail.len();
         let mut wanted = vec![false; rows];

@@ -1,5 +1,5 @@
 //! The feed of a subscription: its position, the pages and parts that advance it, and the pause
-//! while the two ends compare their documents.
+//! while the two ends compare their documents. Reads no log: the caller brings the pages.
 
 use super::{Session, SessionEffect, named};
 use crate::code::Code;

@@ -1,4 +1,5 @@
-//! Queries about the relay's documents: digests, and documents outside the log's order.
+//! Queries about the relay's documents: digests, and documents outside the log's order. Reads no
+//! store: the caller answers.
 
 use super::{Session, SessionEffect};
 use crate::code::Code;

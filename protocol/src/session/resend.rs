@@ -1,4 +1,5 @@
 //! Repair of the relay's store by the peer: requests for damaged changes, and notices of repair.
+//! Does not know which data is damaged: the caller reports it.
 
 use super::{Session, SessionEffect};
 use crate::frame::{Frame, Mended, Resend, Resent, SubscriptionId, features};

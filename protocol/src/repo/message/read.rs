@@ -1,4 +1,4 @@
-//! Reads a message.
+//! Decodes a message. Knows no session.
 
 use minicbor::Decoder;
 use minicbor::data::Type;

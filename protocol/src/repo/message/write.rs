@@ -1,4 +1,4 @@
-//! Writes a message.
+//! Encodes a message. Knows no session.
 
 use minicbor::Encoder;
 use minicbor::encode::Error;
