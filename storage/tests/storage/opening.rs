@@ -1,4 +1,4 @@
-//! What is opened, what is refused, and what a refusal leaves behind: nothing.
+//! Which files open, which are refused, and that a refusal changes nothing.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn settings_read_back_as_they_must_be() {
     assert_eq!((pragmas.cache_size, pragmas.user_version), (-1024, 1));
     assert_eq!(pragmas.application_id, i64::from(SCHEMA.application_id));
     assert_eq!(db.path(), Some(place.file().as_path()));
-    // Asking leaves the setting in force as it was.
+    // Reading the settings back does not change the current one.
     let synchronous = db.write(Durability::Full, |tx| {
         tx.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0))
     });
@@ -119,7 +119,7 @@ fn a_migration_that_fails_leaves_the_version_before_it() {
     let db = Database::open(place.file(), &NEW, patient()).unwrap();
     assert_eq!(db.pragmas().unwrap().user_version, 3);
 
-    // A new file gets everything or nothing.
+    // A new file is created completely or not at all.
     let fresh = place.folder.path().join("fresh.db");
     refusal(&fresh, &BROKEN);
     drop(Database::open(&fresh, &SCHEMA, patient()).unwrap());
