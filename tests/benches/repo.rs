@@ -2,8 +2,8 @@
 //! all of them over their own protocol: the figures of `docs/performance.md`, section "Side by side".
 //!
 //! `cargo bench -p landfall-tests --bench repo` runs all rows; an argument after `--` selects those
-//! whose name contains it. `--quick` makes them short, `--runs N` repeats them (default 3), `--servers
-//! a,b` selects the servers. They never decide a pass or fail.
+//! whose name contains it. `--quick` makes them short, `--runs N` repeats them (default 3),
+//! `--servers a,b` selects the servers. They never decide a pass or fail.
 
 #[path = "repo/fanout.rs"]
 mod fanout;

@@ -1,6 +1,6 @@
-//! Runs samod as a client or a server, to record its messages (`tests/interop/capture.mjs`): `serve
-//! PEER`, `create PEER URL CHANGES` (makes a document, edits it, broadcasts a message), or `find PEER
-//! URL DOCUMENT`.
+//! Runs samod as a client or a server, to record its messages (`tests/interop/capture.mjs`):
+//! `serve PEER`, `create PEER URL CHANGES` (makes a document, edits it, broadcasts a message), or
+//! `find PEER URL DOCUMENT`.
 
 #[path = "../tests/system/samod/link.rs"]
 mod link;

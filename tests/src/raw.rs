@@ -160,7 +160,7 @@ pub fn handshake_over(stream: TcpStream, port: u16) -> WebSocket<TcpStream> {
     socket
 }
 
-/// Makes changes of a document of its own, one keystroke each.
+/// Makes changes of a document of its own.
 #[derive(Debug)]
 pub struct Typist(AutoCommit, u64);
 
@@ -219,7 +219,7 @@ pub fn change_on_nothing(actor: ActorId, heads: &[ChangeHash], start_op: u64) ->
 /// the same few bytes, whatever the number of operations.
 ///
 /// # Panics
-/// If `count` is less than two.
+/// If `operations` is less than two.
 #[must_use]
 pub fn dense_change(
     actor: &ActorId,

@@ -1,8 +1,8 @@
 //! An application for the crash tests that edits without pause until it is killed. It prints each
 //! result as one whole line, at once.
 //!
-//! Usage: `typist STORE RELAY SPACE`. Lines: `begin DOCUMENT` before each `change()`, `change DOCUMENT
-//! HASH` after it returned, `acked N` when the first N of these are acknowledged.
+//! Usage: `typist STORE RELAY SPACE`. Lines: `begin DOCUMENT` before each `change()`,
+//! `change DOCUMENT HASH` after it returned, `acked N` when the first N of these are acknowledged.
 
 use std::error::Error;
 use std::io::Write;
