@@ -306,8 +306,8 @@ impl Database {
     }
 
     /// Copies one snapshot of the database to a new file, while the database is in use. The copy gets
-    /// the name `target` only once it is fsynced and checked. Row ids of tables without an `INTEGER
-    /// PRIMARY KEY` may change in it.
+    /// the name `target` only once it is fsynced and checked. Row ids of tables without an
+    /// `INTEGER PRIMARY KEY` may change in it.
     ///
     /// # Errors
     /// See [`BackupError`]; no file is left at the target.
