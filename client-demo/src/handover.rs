@@ -155,7 +155,15 @@ fn run(store: &Store, relay: Option<&str>, request: Request) -> Result<(), Failu
     }
     let (space, quiet) = (request.space.clone(), request.quiet);
     let hosted = Some(Hosted { store: store.clone(), request: Arc::new(request) });
-    let place = Place { space, quiet, hosted, ..cli.place };
+    // Nobody has connected the store of a process that is offline.
+    let offline = relay.is_none() || cli.place.offline;
+    let place = Place { space, quiet, offline, hosted, ..cli.place };
+    if let (None, Some(name)) = (relay, cli.command.that_needs_the_relay(&place)) {
+        let why =
+            format!("`{name}` needs the relay, and the process that has the store is offline");
+        let remedy = "end that process first";
+        return Err(Failure::new(Exit::Usage, "nothing was done", why, remedy));
+    }
     crate::dispatch(&place, cli.command)
 }
 

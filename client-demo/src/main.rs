@@ -73,6 +73,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Relay(args) => return relay::serve(args),
         Command::FoldWorker => return relay::fold_worker(),
+        Command::VerifyCopy { file } => return relay::verify_copy(&file),
         command => dispatch(&place, command),
     };
     ended(match result {
@@ -95,12 +96,20 @@ fn dispatch(place: &Place, command: Command) -> Result<(), Failure> {
         Command::Watch => watch::run(place),
         Command::Replay(args) => replay::run(place, &args),
         // Programs of their own, with exit codes of their own.
-        Command::Relay(_) | Command::FoldWorker => Ok(()),
+        Command::Relay(_) | Command::FoldWorker | Command::VerifyCopy { .. } => Ok(()),
     }
 }
 
-/// Says why a command failed, and gives the code.
+/// Says why a command failed, and gives the code. One whose output could not be written has failed too:
+/// what follows in a script may rest on it.
 fn ended(result: Result<(), Failure>) -> ExitCode {
+    let result = result.and_then(|()| match term::missing() {
+        None => Ok(()),
+        Some(why) => {
+            let remedy = "what the command does is done; ask again for what it shows";
+            Err(Failure::new(Exit::Input, "the output could not be written", why, remedy))
+        }
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

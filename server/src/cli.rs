@@ -7,6 +7,7 @@
 //! way; 8 the store's files were removed or replaced while it was served;
 //! 9 an fsync of the store failed while it was served; 10 a thread of the relay ended by a bug.
 
+mod child;
 mod names;
 mod operator;
 mod print;
@@ -16,8 +17,9 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 pub use crate::logs::LogFormat;
+pub use child::{FOLD_WORKER, VERIFY_COPY, fold_worker, verify_copy_worker};
 pub use operator::{OperatorCommand, operate};
-pub use serve::{FOLD_WORKER, FoldArgs, ServeArgs, fold_worker, run};
+pub use serve::{FoldArgs, ServeArgs, run};
 
 use crate::logs;
 use crate::store::{OpenStoreError, StoreHint, chain};

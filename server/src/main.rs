@@ -1,5 +1,6 @@
 //! The binary: its command line, and nothing else.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,9 @@ enum Command {
     /// Fold one document's history, as the relay asks on standard input
     #[command(name = cli::FOLD_WORKER, hide = true)]
     FoldWorker,
+    /// Verify a copy of the store, as the relay asks
+    #[command(name = cli::VERIFY_COPY, hide = true)]
+    VerifyCopy { file: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -40,5 +44,6 @@ fn main() -> ExitCode {
         Command::Serve(args) => cli::run(args),
         Command::Operate(command) => cli::operate(command),
         Command::FoldWorker => cli::fold_worker(),
+        Command::VerifyCopy { file } => cli::verify_copy_worker(&file),
     }
 }

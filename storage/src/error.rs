@@ -240,6 +240,18 @@ pub enum OpenError {
         /// The process that has it open.
         holder: Holder,
     },
+    /// User: the file has hard links. Locks and the write-ahead log belong to a name, so through another
+    /// name a second process could open the file, and the two would overwrite each other's writes.
+    #[error(
+        "{path}: the file has {names} names (hard links), through which two processes could write it at once; remove the others, or put a copy in the place of this one",
+        path = path.display()
+    )]
+    OtherNames {
+        /// The file.
+        path: PathBuf,
+        /// The number of its names.
+        names: u64,
+    },
     /// User: the file does not belong to this schema; it stays unchanged.
     #[error("{path}: this file is not ours: {what}", path = path.display())]
     NotOurs {
@@ -348,6 +360,7 @@ impl OpenError {
             | Self::Io { source, .. }
             | Self::Migration { source, .. } => source.class(),
             Self::Schema { .. }
+            | Self::OtherNames { .. }
             | Self::NotOurs { .. }
             | Self::TooNew { .. }
             | Self::TooOld { .. }

@@ -37,7 +37,8 @@ export async function listing({ documents, space }, since, page) {
 export async function remove({ documents, space }, id, leaving = false) {
   const query = new URLSearchParams({ space })
   const answer = await fetch(`${documents}/${id}?${query}`, { method: "DELETE", keepalive: leaving })
-  if (!answer.ok) throw new Error(await answer.text())
+  // One that never came there is as good as deleted.
+  if (!answer.ok && answer.status !== 404) throw new Error(await answer.text())
 }
 
 /** Hears that the log has grown, while the page can be seen and the relay is there. */

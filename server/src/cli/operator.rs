@@ -198,6 +198,13 @@ pub fn operate(command: OperatorCommand) -> ExitCode {
     };
     // The error is the last line.
     drop(logging);
+    let done = done.and_then(|()| match print::missing() {
+        None => Ok(()),
+        Some(why) => {
+            let remedy = "what the command does is done; ask again for what it shows";
+            Err(Failure::new(FILE, "the output could not be written", why, remedy))
+        }
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
@@ -333,7 +340,7 @@ fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {
 }
 
 /// An error as a line and a code.
-fn failure(error: OperateError, data: &Path) -> Failure {
+pub(super) fn failure(error: OperateError, data: &Path) -> Failure {
     let why = error.to_string();
     let cause = std::error::Error::source(&error).map(chain);
     let told = |code, hint| match &cause {
