@@ -272,6 +272,7 @@ fn in_order(offered: Vec<(usize, Change)>) -> Vec<(usize, Change)> {
         at.insert(change.hash(), index);
         of_author.insert((change.actor_id().clone(), change.seq()), index);
     }
+    // Kahn's algorithm: count the predecessors of each change, and take those with none left.
     let mut waits_for = vec![0usize; offered.len()];
     let mut holds_up: Vec<Vec<usize>> = vec![Vec::new(); offered.len()];
     for (index, (_, change)) in offered.iter().enumerate() {

@@ -49,7 +49,7 @@ pub enum JobKind {
     },
     /// [`changes_since`](crate::changes_since()) of the one snapshot that follows.
     ChangesSince {
-        /// What the receiver has.
+        /// Changes that the receiver has, together with all their dependencies.
         have: Vec<ChangeHash>,
     },
 }

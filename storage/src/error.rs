@@ -215,7 +215,7 @@ pub enum OpenError {
     Schema {
         /// The schema's name.
         name: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         what: &'static str,
     },
     /// User: the folder that should hold the file is missing; it is not created.

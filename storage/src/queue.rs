@@ -112,7 +112,7 @@ pub(crate) fn message(payload: &(dyn Any + Send)) -> String {
     text.unwrap_or_else(|| "no message".to_owned())
 }
 
-/// What the writer thread should do next.
+/// The writer thread's next step.
 pub(crate) enum Next {
     /// At least one job is queued.
     Jobs,
