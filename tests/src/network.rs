@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
-/// A proxy in front of a relay. What it forwards is bounded by what its test sends.
+/// A proxy in front of a relay. Its traffic is bounded by the data that its test sends.
 #[derive(Debug)]
 pub struct Proxy {
     /// The URL for clients: `ws://127.0.0.1:PORT`.

@@ -1,4 +1,4 @@
-//! What a check reports about documents that differ for a known reason.
+//! Checks of documents that differ from the relay's for a known reason.
 
 use landfall::automerge::{ROOT, transaction::Transactable, transaction::Transaction};
 use landfall::{BoxError, EventKind};
