@@ -79,7 +79,7 @@ impl Database {
     /// writing.
     ///
     /// # Errors
-    /// See [`OpenError`]; a file that is refused stays unchanged.
+    /// See [`OpenError`]; a file that is refused keeps its content.
     pub fn open(
         path: impl AsRef<Path>,
         schema: &Schema,

@@ -252,7 +252,7 @@ pub enum OpenError {
         /// The number of its names.
         names: u64,
     },
-    /// User: the file does not belong to this schema; it stays unchanged.
+    /// User: the file does not belong to this schema; it was not changed.
     #[error("{path}: this file is not ours: {what}", path = path.display())]
     NotOurs {
         /// The file.

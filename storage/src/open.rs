@@ -1,6 +1,7 @@
 //! Opens a path, in a fixed order, and returns a connection on which the crate's guarantees hold.
 //!
-//! All checks come before the first change: a file that is not ours, in use or too new stays unchanged.
+//! A file that is not ours, in use or too new keeps its content, because the checks come before the first
+//! write to it. Its mode may be narrowed all the same ([`Options::private`]).
 
 use std::path::{Path, PathBuf};
 
