@@ -262,8 +262,8 @@ fn task(
     let last = space_totals(conn, space)?.last;
     let parts = parts(conn, row)?;
     let (rule, folded) = (options.rule(), parts.folded());
-    // A compacted change cannot be sent singly any more. So compaction stops before the first change
-    // that the upstream in use is not known to hold.
+    // The outbox sends a compacted change only within its whole snapshot. So compaction stops before
+    // the first change that the upstream in use is not known to hold.
     let held = match unheld_from(conn, upstream, space, row)? {
         Some(first) => first.saturating_sub(1),
         None => last,
