@@ -121,7 +121,7 @@ impl Store {
         let log =
             LocalLog::open(place, storage, fresh)?.with_document_bytes(options.document_bytes);
         if !read_only {
-            // The relay rejects documents over the limit as snapshots; they are sent as single changes.
+            // A relay rejects a snapshot over the limit, so its changes become single ones.
             log.unfold_oversized(log.document_bytes())
                 .map_err(|error| OpenError::Storage(Box::new(error)))?;
         }
