@@ -36,7 +36,7 @@ pub enum OpenError {
     NotAStore {
         /// The file.
         path: PathBuf,
-        /// What the file is.
+        /// A description of the file.
         what: String,
     },
     /// A later version of this software wrote it.

@@ -101,9 +101,9 @@
 //!
 //! | attribute | meaning |
 //! |---|---|
-//! | `#[key]` | what tells items of a list apart, so that the same item is edited where it is |
-//! | `#[landfall(rename = "name")]` | the key in the document; of variants too |
-//! | `#[landfall(missing = "function")]` | the value where the key is not there |
+//! | `#[key]` | identifies an item of a list, so that the item is edited in place |
+//! | `#[landfall(rename = "name")]` | the key in the document; also for variants |
+//! | `#[landfall(missing = "function")]` | the value if the key is missing |
 //! | `#[landfall(with = "module")]` | `module::hydrate` and `module::reconcile` read and write it |
 //! | `#[landfall(hydrate = "function")]`, `#[landfall(reconcile = "function")]` | one of the two |
 //!

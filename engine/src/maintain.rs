@@ -89,7 +89,7 @@ pub fn verify(path: impl AsRef<Path>) -> Result<Vec<Finding>, MaintainError> {
 /// removed, and received again at the next connection.
 ///
 /// # Errors
-/// If it cannot be opened, read or written. What was repaired before stays.
+/// If it cannot be opened, read or written. Repairs made before stay.
 pub fn repair(path: impl AsRef<Path>) -> Result<Healed, MaintainError> {
     let log = take(path.as_ref())?;
     let healed = log.heal().map_err(|error| match error {

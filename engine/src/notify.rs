@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::threads::{StoreThread, Threads};
 
-/// What a task waits for.
+/// The topic that a task waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Topic {
     Events,

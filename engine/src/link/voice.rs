@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 /// The most bytes of queued messages. Above it the application receives `Congested`.
 const WAITING_BYTES: usize = 4 * EPHEMERAL_BYTES;
 
-/// What a message counts beside its payload, in bytes.
+/// The overhead that each message counts beside its payload, in bytes.
 const OVERHEAD_BYTES: usize = 128;
 
 /// A message from the application.

@@ -39,7 +39,7 @@ fn the_same_name_is_the_same_document() {
     assert_eq!(again.status().unwrap().changes, 1, "creating it again opens it");
     let other_space = stores[0].space("other").unwrap().create_named("inbox", template).unwrap();
     assert_ne!(a.id(), other_space.id());
-    // Another template is another root of the same document, by another actor: it merges.
+    // Another template gives another root of the same document, by another actor: the two merge.
     let c = Store::in_memory(Options::default()).unwrap();
     let c = c.space("default").unwrap();
     let c = c.create_named("inbox", |tx| Ok(tx.put(ROOT, "version", 2)?)).unwrap();
