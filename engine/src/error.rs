@@ -347,7 +347,7 @@ pub enum ChangeError {
     /// A relay would reject the form of the change.
     #[error("a relay would refuse the change: {0}")]
     NotAdmitted(#[source] FormError),
-    /// The change does not follow the store's history of its actor. The next change uses a fresh actor.
+    /// The change does not fit the document's history in the store. The next change uses a fresh actor.
     #[error("the change does not fit the store: {0}; try again")]
     Conflict(#[source] BoxError),
     /// The call comes from inside the closure of another change or group, of any document or store.

@@ -209,9 +209,9 @@ impl Store {
     }
 
     /// Waits, through reconnects, until every change made so far is on the disk of the relay that was
-    /// last [connected](Store::connect) to. Acknowledgements of another relay do not count, nor do
-    /// those that this relay sent before the present `connect`. Needs no particular executor. Dropping
-    /// the future cancels the wait at no further cost.
+    /// last [connected](Store::connect) to. Acknowledgements of another relay do not count; earlier
+    /// ones of this relay count once it has answered and confirmed its log. Needs no particular
+    /// executor. Dropping the future cancels the wait at no further cost.
     ///
     /// # Errors
     /// [`FlushError::Offline`] at once if the link is offline on purpose or was never connected;

@@ -62,7 +62,8 @@ pub(super) fn delete(
     };
     let local = ledger.next_local();
     let locals = held::locals(conn, row)?;
-    // The leaf and the counts stand for live changes: every upstream's counts lose the document.
+    // The counts of acked changes include live changes only, so that every upstream's lose the
+    // document.
     for upstream in links::linked(conn, space)? {
         uncount(conn, upstream, space, row, &before, &locals)?;
     }

@@ -36,7 +36,7 @@ impl<'a> StoredHistory<'a> {
         Ok(row)
     }
 
-    /// The sequence number and hash of an actor's last folded change.
+    /// The sequence number and hash of an actor's last compacted change.
     fn last_folded(
         &self,
         document: DocumentRow,

@@ -253,9 +253,8 @@ impl<'a> Writing<'a> {
             self.held.insert(local, local);
             return Ok(());
         }
-        // Not in the log: it was compacted, superseded or deleted after it was pushed. Otherwise the
-        // relay echoes a change that this store never had, which means that the store was restored or
-        // replaced.
+        // Not in the log: it was compacted, superseded or deleted after it was pushed. The echo of a
+        // change that this store never had is an error.
         let known = self.ledger.knows(document, &hash)?
             || deletion::is_deleted(conn, row)?
             || displaced::contains(conn, row, &hash)?;

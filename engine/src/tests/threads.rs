@@ -107,8 +107,7 @@ fn after_a_panic_of_the_link_who_waits_is_answered_and_connect_begins_anew() {
     store.close().unwrap();
 }
 
-/// A thread that calls `connect` during a panic either gets a connection or sees the failure in the
-/// status.
+/// A `connect` beside a panic is taken up, or its refusal is in the status, whichever comes first.
 #[test]
 fn a_connect_beside_a_panic_of_the_link_is_taken_up_or_refused_in_the_status() {
     let (store, space) = with_a_space();
