@@ -67,8 +67,8 @@ pub enum EventKind {
     /// A document of the same id, with an unrelated history, arrived. It is deferred until the
     /// application asks to merge the two ([`Space::merge_unrelated`](crate::Space::merge_unrelated)).
     Unrelated,
-    /// Changes of another replica supersede changes made here, which have the same actor and sequence
-    /// number. The relay rejects the local ones; they are kept, and can be made again
+    /// Other changes supersede changes made here, because they have the same actor and sequence number.
+    /// The relay rejects the local ones; they are kept, and can be made again
     /// ([`Space::reauthor`](crate::Space::reauthor)).
     Conflicted,
     /// A check found that the relay's copy of this document differed, although no transfer was in

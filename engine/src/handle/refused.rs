@@ -132,10 +132,9 @@ impl Space {
     }
 
     /// Makes the rejected changes of a document again: the same edits by a fresh actor, on top of the
-    /// relay's state. For changes whose actor and sequence number are also those of another replica's
-    /// changes (a copied store), and for changes that a relay accepts only from another actor. Returns
-    /// how many changes were made. Changes that were sent and not answered yet are left alone: the
-    /// relay may have them.
+    /// relay's state. For changes whose actor and sequence number other changes have too (a copied
+    /// store), and for changes that a relay accepts only from another actor. Returns how many changes
+    /// were made. Changes that were sent and not answered yet are left alone: the relay may have them.
     ///
     /// # Errors
     /// [`KeptError::NothingRefused`]; [`KeptError::Unanswered`]; [`KeptError::Rebuild`] if a change

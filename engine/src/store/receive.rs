@@ -58,8 +58,8 @@ pub(crate) struct Deleted {
     pub(crate) unsent: u64,
 }
 
-/// A document whose local changes were superseded: another replica's changes have their actor and
-/// sequence number, so they left the log and have to be made again.
+/// A document whose local changes were superseded: other changes have their actor and sequence number,
+/// so they left the log and have to be made again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Displaced {
     pub(crate) document: DocumentId,

@@ -164,7 +164,7 @@ fn every_kind_of_operation_survives_being_taken_apart() {
     assert_eq!(visible(&built(made.changes)), visible(&document));
 }
 
-/// The intended case: another replica's change has the actor and sequence number of a local one.
+/// The intended case: another change has the actor and sequence number of a local one.
 #[test]
 fn a_change_whose_place_is_taken_is_made_again_beside_the_one_that_took_it() {
     let actor = ActorId::from([7; 16]);
