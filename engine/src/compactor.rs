@@ -242,8 +242,8 @@ fn round(
     fold: &Arc<Fold>,
 ) -> Result<(), StoreError> {
     let mut done = BTreeSet::new();
-    // A compaction leaves new state to search, and other documents may be due by then. `done` keeps a
-    // document that is still due, for example after a failure, from being taken twice in a round.
+    // A compaction takes a while, and other documents may be due afterwards. `done` keeps a document
+    // that is still due, for example because it changed meanwhile, from being taken twice in a round.
     loop {
         if !sweep(shared, log)? {
             return Ok(());
@@ -297,8 +297,8 @@ fn wait_for_quiet(shared: &Shared, log: &LocalLog) -> bool {
     }
 }
 
-/// Compacts everything that may be compacted and removes dead rows, on the calling thread. A document
-/// that cannot be compacted is counted and skipped.
+/// Compacts every document that is due under `options` and removes dead rows, on the calling thread. A
+/// document that cannot be compacted is counted and skipped.
 pub(crate) fn compact(log: &LocalLog, options: &FoldOptions) -> Result<Compacted, StoreError> {
     let (counts, mut done) = (Counts::default(), BTreeSet::new());
     loop {

@@ -103,8 +103,8 @@ impl ReadySnapshot {
                 .query_row([row.0], |row| row.get(0))
                 .optional()?,
         };
-        // `prepare` joins outside the transaction, and the transaction calls this again: only a
-        // compaction that was committed in between makes it repeat the work.
+        // `prepare` joins outside the transaction, and the transaction calls this again: it repeats the
+        // work only if the store's snapshot was replaced in between.
         if self.over == now {
             return Ok(());
         }
