@@ -55,6 +55,10 @@ const CLOSE_OPERATIONS: u64 = 1 << 21;
 /// The total of their bytes.
 const CLOSE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// The most built documents that are kept until they are compacted at close: each has at least 16,384
+/// operations.
+const SAVED_MOST: usize = (CLOSE_OPERATIONS >> 14) as usize;
+
 /// How many rows one transaction removes.
 pub(crate) const SLICE: usize = 500;
 
@@ -146,6 +150,7 @@ pub(crate) struct Compactor {
     shared: Arc<Shared>,
     options: FoldOptions,
     thread: Mutex<Option<JoinHandle<()>>>,
+    saved: Mutex<Vec<Saved>>,
 }
 
 impl Compactor {
@@ -177,7 +182,8 @@ impl Compactor {
                 {
                 }
             })?;
-        Ok(Self { shared, options, thread: Mutex::new(Some(thread)) })
+        let saved = Mutex::default();
+        Ok(Self { shared, options, thread: Mutex::new(Some(thread)), saved })
     }
 
     /// Called after a commit. Cheap; may be called on the writer thread.
@@ -193,6 +199,21 @@ impl Compactor {
     #[cfg(test)]
     pub(crate) fn compacted(&self) -> Compacted {
         self.shared.counts.get()
+    }
+
+    /// Keeps the saved form of a document that is not in memory, to compact it at close, within the
+    /// budget of that.
+    pub(crate) fn keep(&self, saved: Saved) {
+        let mut kept = self.saved.lock();
+        let bytes: u64 = kept.iter().map(|saved| saved.bytes.len() as u64).sum();
+        if kept.len() < SAVED_MOST && bytes + saved.bytes.len() as u64 <= CLOSE_BYTES {
+            kept.push(saved);
+        }
+    }
+
+    /// Takes the kept documents.
+    pub(crate) fn take_kept(&self) -> Vec<Saved> {
+        std::mem::take(&mut self.saved.lock())
     }
 
     /// Begins the compactions at close.
@@ -439,7 +460,15 @@ fn settle(
     }
 }
 
-/// The compactions at close: loaded documents that are due, within a budget.
+/// A document in automerge's saved form, which was not loaded since it was built.
+pub(crate) struct Saved {
+    pub(crate) key: (SpaceRow, DocumentId),
+    /// Its only head.
+    pub(crate) head: ChangeHash,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// The compactions at close: kept and loaded documents that are due, within a budget.
 pub(crate) struct Closing<'a> {
     log: &'a LocalLog,
     options: &'a FoldOptions,

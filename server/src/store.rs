@@ -35,6 +35,7 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 mod unfold;
+mod verified;
 pub mod verify;
 
 use std::ops::ControlFlow;
@@ -64,6 +65,7 @@ pub use listing::{Recent, RecentPage};
 pub use mending::{Examined, Replaced};
 pub use opening::{OpenStoreError, StoreHint};
 pub use sqlite::SqliteStore;
+pub use verified::{Subject, Verification};
 
 /// Called once, when a commit is durable or has failed; on a thread of the store, so it must
 /// neither wait nor take long.
@@ -149,7 +151,7 @@ pub enum Standing {
 }
 
 /// What a store has in memory and has met, for the metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreGauges {
     /// Packed indexes in memory.
     pub indexes: usize,
@@ -163,6 +165,10 @@ pub struct StoreGauges {
     pub store_bytes: u64,
     /// Bytes that can still be written where they are.
     pub free_bytes: u64,
+    /// The last verification of all of the store that was written down.
+    pub verified: Option<Verification>,
+    /// The last one of a copy that was made on a schedule.
+    pub copy_verified: Option<Verification>,
 }
 
 /// A relay's store: one log for each space, and the index that admission asks.

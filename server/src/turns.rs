@@ -78,6 +78,11 @@ impl<T> Round<T> {
         Some((key, item))
     }
 
+    /// A share has had its turn elsewhere.
+    pub(crate) fn note_turn(&mut self, share: ShareKey) {
+        self.last = Some(share);
+    }
+
     /// Takes out what of a session is not to be kept.
     pub(crate) fn retain(&mut self, key: Key, keep: impl FnMut(&T) -> bool) {
         let of = self.shares.get_mut(&key.share);
@@ -103,11 +108,6 @@ impl<T> Round<T> {
         self.shares.iter().flat_map(|(share, of)| {
             of.accounts.values().filter_map(|items| Some((*share, items.front()?)))
         })
-    }
-
-    /// A share has had its turn without waiting: the others are before it.
-    pub(crate) fn served(&mut self, share: ShareKey) {
-        self.last = Some(share);
     }
 
     /// Whether nothing waits.
@@ -262,7 +262,7 @@ impl Turns {
         }
         state.free -= 1;
         state.tickets += 1;
-        state.waiting.served(share);
+        state.waiting.note_turn(share);
         Some(Turn { shared: Arc::clone(&self.shared) })
     }
 

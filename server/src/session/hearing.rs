@@ -8,7 +8,7 @@ use std::sync::Arc;
 use landfall_protocol::frame::{Ephemeral, Filter, SubscriptionId};
 use landfall_protocol::{SessionId, SpaceName};
 
-use crate::memory::ShareKey;
+use crate::memory::{Account, Grant};
 use crate::rooms::{News, Rooms, Said, Seat};
 
 /// Where a session listens. Dropped, it listens nowhere.
@@ -26,8 +26,8 @@ impl Drop for Hearing {
 
 impl Hearing {
     /// Nowhere yet.
-    pub(super) fn new((id, share): (SessionId, ShareKey), rooms: Arc<Rooms>) -> Self {
-        Self { rooms, seat: Seat::new(id, share), spaces: BTreeMap::new() }
+    pub(super) fn new(id: SessionId, account: Account, rooms: Arc<Rooms>) -> Self {
+        Self { rooms, seat: Seat::new(id, account), spaces: BTreeMap::new() }
     }
 
     /// What is said about these documents is wanted.
@@ -57,10 +57,11 @@ impl Hearing {
         }
     }
 
-    /// Waits for what others say.
-    pub(super) async fn said(&self) -> Vec<News> {
+    /// Waits for what others say; gives it with the memory that it has.
+    pub(super) async fn said(&self) -> (Vec<News>, Option<Grant>) {
         self.seat.wait().await;
-        self.seat.take().0
+        let (news, _, room) = self.seat.take_with_memory();
+        (news, room)
     }
 }
 

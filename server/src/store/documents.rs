@@ -8,6 +8,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::{column, document_id, hashes, number, optional_number};
+use crate::limits::FOLD_OPERATIONS_IN_A_BYTE;
 
 const FIND: &str = "SELECT id, document, heads, leaf, tail_changes, tail_bytes, folded, \
     folded_changes, tombstone, fold_at, due, dead, operations FROM document WHERE space = ?1 AND document = ?2";
@@ -33,7 +34,7 @@ pub(super) struct Document {
     pub(super) tombstone: Option<u64>,
     /// How many changes of the tail make a fold worthwhile.
     fold_at: u64,
-    /// The offset through which a fold was first worthwhile; nothing while it is not.
+    /// The offset through which a fold was first worthwhile, or [`HEAVY`]; nothing while it is not.
     pub(super) due: Option<u64>,
     /// Whether rows of it wait to be deleted.
     pub(super) dead: bool,
@@ -41,6 +42,21 @@ pub(super) struct Document {
     pub(super) operations: u64,
     /// What of it a change alone leaves as it is, as its row has it.
     kept: Kept,
+}
+
+/// The `due` of a document that is to be folded however young it is: by few changes of many
+/// operations. No entry has this offset, and it comes before all others of its space.
+pub(super) const HEAVY: u64 = 0;
+
+/// Operations of a commit from which on it is looked whether a document has become heavy.
+const LOOKED_AT: u64 = limits::FOLD_LEAST_OPERATIONS / 64;
+
+/// What a commit adds to a document's tail.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Added {
+    pub(super) operations: u64,
+    /// The counter of the last one.
+    pub(super) max_op: u64,
 }
 
 /// What of a document a change alone leaves as it is: folded, folded_changes, tombstone, fold_at,
@@ -167,18 +183,47 @@ impl Document {
         self.tail_changes > 0 || self.folded_changes > 0
     }
 
-    /// Notes that a fold has become worthwhile, if it has, through this offset.
-    pub(super) fn note_due(&mut self, last: Offset) {
-        if self.due.is_none() && self.tail_changes >= self.fold_at && self.is_worthwhile() {
+    /// Notes that a fold has become worthwhile, if it has, through this offset. `added`: the last
+    /// operation's counter and the number of operations of what was just added.
+    pub(super) fn note_due(
+        &mut self,
+        conn: &Connection,
+        last: Offset,
+        added: Added,
+    ) -> rusqlite::Result<()> {
+        if self.tail_changes < self.fold_at {
+            return Ok(());
+        }
+        if self.due.is_none() && self.is_worthwhile() {
             self.due = Some(last.0);
         }
+        // What is typed is never looked at closer: it adds few operations at a time.
+        let looks =
+            added.operations >= LOOKED_AT && self.operations >= limits::FOLD_LEAST_OPERATIONS;
+        if looks && self.due != Some(HEAVY) && self.is_heavy(conn, added.max_op)? {
+            self.due = Some(HEAVY);
+        }
+        Ok(())
     }
 
-    /// Whether the tail makes a fold worthwhile, by the number of its changes: a relay loads no
-    /// document, so what few large ones cost is the replicas' to save.
+    /// Whether the tail makes a fold worthwhile, by the number of its changes.
     fn is_worthwhile(&self) -> bool {
         let weight = |changes| Weight { changes, ..Weight::default() };
         FoldRule::default().is_due(&weight(self.folded_changes), &weight(self.tail_changes))
+    }
+
+    /// Whether few changes make it worthwhile by their operations, of which the last has this counter.
+    /// The relay loads no document, but who opens one there for the first time does: automerge applies a
+    /// pasted text in some four times what it takes to load it. The bytes must bear the operations out:
+    /// a change of 64 bytes can claim a million, and whoever folds it pays for them.
+    fn is_heavy(&self, conn: &Connection, max_op: u64) -> rusqlite::Result<bool> {
+        let sql = "SELECT coalesce(max(max_op), 0) FROM folded_actor WHERE document = ?1";
+        let folded = conn.prepare_cached(sql)?.query_row([self.row], |row| number(row, 0))?;
+        let operations = max_op.saturating_sub(folded);
+        let folded = Weight { changes: self.folded_changes, operations: folded, bytes: 0 };
+        let tail = Weight { changes: self.tail_changes, operations, bytes: 0 };
+        let are_real = self.tail_bytes >= operations / FOLD_OPERATIONS_IN_A_BYTE;
+        Ok(are_real && FoldRule::default().is_heavy(&folded, &tail))
     }
 
     /// How many changes of the tail do.
@@ -189,10 +234,21 @@ impl Document {
     /// Reckons anew when a fold is worthwhile.
     pub(super) fn reckon_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         (self.fold_at, self.due) = (0, None);
-        let enough = self.worthwhile();
-        if self.tombstone.is_some() || !self.is_worthwhile() {
+        if self.tombstone.is_some() || self.tail_changes == 0 {
             return Ok(());
         }
+        let sql =
+            "SELECT coalesce(max(max_op), 0) FROM entry WHERE document = ?1 AND \"offset\" > ?2";
+        let key = params![self.row, column(self.folded)?];
+        let max_op = conn.prepare_cached(sql)?.query_row(key, |row| number(row, 0))?;
+        if max_op >= limits::FOLD_LEAST_OPERATIONS && self.is_heavy(conn, max_op)? {
+            self.due = Some(HEAVY);
+            return Ok(());
+        }
+        if !self.is_worthwhile() {
+            return Ok(());
+        }
+        let enough = self.worthwhile();
         let sql = "SELECT \"offset\" FROM entry WHERE document = ?1 AND \"offset\" > ?2 \
             ORDER BY \"offset\" LIMIT 1 OFFSET ?3";
         let key = params![self.row, column(self.folded)?, column(enough - 1)?];

@@ -3,7 +3,8 @@
 //!
 //! A document's `due` is the offset through which a fold first became worthwhile. It is foldable
 //! when that offset has left the window, so the documents of a space are looked at in its order,
-//! and the first one that is not foldable yet answers for all behind it.
+//! and the first one that is not foldable yet answers for all behind it. Heavy ones come first, and
+//! wait for no window: a snapshot costs whoever has not read it yet less than their few changes.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::append::Actors;
 use super::checked::{self, damaged};
-use super::documents::{self, Document};
+use super::documents::{self, Document, HEAVY};
 use super::log::head;
 use super::passed::PassedOver;
 use super::schema::{broken, column, number};
@@ -95,6 +96,8 @@ pub(super) fn candidate(
         let task = due_task(conn, (space, row, due), now_ms, window);
         last = match passed.unless(row, task)? {
             Some(Some(task)) => return Ok(Some(task)),
+            // It waits for nothing: it says nothing of those behind it.
+            Some(None) if u64::try_from(due) == Ok(HEAVY) => (space, due, row),
             // It answers for all behind it.
             Some(None) => (space, i64::MAX, i64::MAX),
             None => (space, due, row),
@@ -111,6 +114,11 @@ fn due_task(
 ) -> rusqlite::Result<Option<FoldTask>> {
     let reach = Reach::new(conn, space, now_ms, window)?;
     let due = u64::try_from(due).map_err(|_| broken("a document is due at a negative offset"))?;
+    if due == HEAVY {
+        let all = FoldWindow { recent_entries: 0, recent_age: Duration::ZERO, ..window };
+        let reach = Reach::new(conn, space, now_ms, all)?;
+        return of_document(conn, space, Document::at(conn, row)?, &reach);
+    }
     // The entry itself is read only if the log has gone on far enough.
     if due > reach.through {
         return Ok(None);
