@@ -125,6 +125,7 @@ pub struct SpaceStatus {
     pub parked: Vec<ParkedDocument>,
     /// Documents that failed to load at the last attempt, ordered by id; their bytes are kept. A
     /// document that is deleted, or can be read again, is removed from the list. At most
+    /// [`UNREADABLE_LISTED`](crate::UNREADABLE_LISTED).
     pub unreadable: Vec<UnreadableDocument>,
     /// Since the store was opened, more documents were unreadable than the list holds: a document that
     /// is not listed may be unreadable too.
