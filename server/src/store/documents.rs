@@ -1,5 +1,5 @@
-//! What a document is at the moment, as one row: read once for each commit that touches it,
-//! changed in memory, written back once.
+//! The current state of a document, as one row: read once by each commit that touches it, changed in memory,
+//! written once.
 
 use landfall_protocol::digest::Leaf;
 use landfall_protocol::heads;
@@ -22,29 +22,28 @@ pub(super) struct Document {
     pub(super) id: DocumentId,
     /// Ascending; empty for a deleted document.
     pub(super) heads: Vec<[u8; 32]>,
-    /// What of it is in the digests; nothing while it has neither heads nor a tombstone.
+    /// Its digest entry; `None` while it has neither heads nor a tombstone.
     pub(super) leaf: Option<Leaf>,
-    /// Live changes beyond the snapshot.
+    /// Live changes after the snapshot.
     pub(super) tail_changes: u64,
     pub(super) tail_bytes: u64,
     /// The snapshot's offset; 0 if there is none.
     pub(super) folded: u64,
     pub(super) folded_changes: u64,
     pub(super) tombstone: Option<u64>,
-    /// How many changes of the tail make a fold worthwhile.
+    /// The number of tail changes at which compaction is due.
     fold_at: u64,
-    /// The offset through which a fold was first worthwhile; nothing while it is not.
+    /// The offset at which compaction first became due; `None` while it is not.
     pub(super) due: Option<u64>,
-    /// Whether rows of it wait to be deleted.
+    /// Whether it has dead rows to delete.
     pub(super) dead: bool,
-    /// Operations of all its changes, as admission counts them; at least so many.
+    /// Operations of all its changes, as admission counts them; a lower bound.
     pub(super) operations: u64,
-    /// What of it a change alone leaves as it is, as its row has it.
+    /// The columns that a change alone does not modify, as stored.
     kept: Kept,
 }
 
-/// What of a document a change alone leaves as it is: folded, folded_changes, tombstone, fold_at,
-/// due, dead.
+/// The columns that a change alone does not modify: folded, folded_changes, tombstone, fold_at, due, dead.
 type Kept = (u64, u64, Option<u64>, u64, Option<u64>, bool);
 
 impl Document {
@@ -75,7 +74,7 @@ impl Document {
         (folded, folded_changes, tombstone, fold_at, due, dead)
     }
 
-    /// Finds a document of a space.
+    /// Reads a document's row by space and id.
     pub(super) fn find(
         conn: &Connection,
         space: i64,
@@ -85,12 +84,12 @@ impl Document {
         conn.prepare_cached(FIND)?.query_row(key, Self::of_row).optional()
     }
 
-    /// Reads a document's row.
+    /// Reads a document's row by row id.
     pub(super) fn at(conn: &Connection, row: i64) -> rusqlite::Result<Self> {
         conn.prepare_cached(AT)?.query_row([row], Self::of_row)
     }
 
-    /// Makes the row of a document that has nothing yet.
+    /// Inserts the row of a document without entries.
     pub(super) fn insert(
         conn: &Connection,
         space: i64,
@@ -116,8 +115,7 @@ impl Document {
         })
     }
 
-    /// Writes the row: the columns that no index has an interest in, and the others if they are
-    /// other than they were.
+    /// Writes the row: always the columns that are in no index, the others only if they changed.
     pub(super) fn save(&self, conn: &Connection) -> rusqlite::Result<()> {
         let sql = "UPDATE document SET heads = ?2, leaf = ?3, tail_changes = ?4, tail_bytes = ?5, \
             operations = ?6 WHERE id = ?1";
@@ -146,14 +144,14 @@ impl Document {
         Ok(())
     }
 
-    /// A change came to its tail.
+    /// Appends a change to the tail's counters and the heads.
     pub(super) fn add_change(&mut self, hash: [u8; 32], dependencies: &[[u8; 32]], bytes: usize) {
         heads::advance(&mut self.heads, dependencies.iter().copied(), hash);
         self.tail_changes += 1;
         self.tail_bytes += bytes as u64;
     }
 
-    /// What of it belongs into the digests.
+    /// The digest entry that follows from the current state.
     pub(super) fn leaf_now(&self) -> Option<Leaf> {
         if self.tombstone.is_some() {
             return Some(Leaf::of_tombstone(&self.id));
@@ -167,26 +165,26 @@ impl Document {
         self.tail_changes > 0 || self.folded_changes > 0
     }
 
-    /// Notes that a fold has become worthwhile, if it has, through this offset.
+    /// Records `last` as due if compaction has just become due.
     pub(super) fn note_due(&mut self, last: Offset) {
         if self.due.is_none() && self.tail_changes >= self.fold_at && self.is_worthwhile() {
             self.due = Some(last.0);
         }
     }
 
-    /// Whether the tail makes a fold worthwhile, by the number of its changes: a relay loads no
-    /// document, so what few large ones cost is the replicas' to save.
+    /// Whether the tail is worth compacting, by its number of changes: a relay loads no document, and the
+    /// load time of few large changes is the replicas' cost, so bytes do not count here.
     fn is_worthwhile(&self) -> bool {
         let weight = |changes| Weight { changes, ..Weight::default() };
         FoldRule::default().is_due(&weight(self.folded_changes), &weight(self.tail_changes))
     }
 
-    /// How many changes of the tail do.
+    /// The number of tail changes at which compaction is worthwhile.
     fn worthwhile(&self) -> u64 {
         limits::FOLD_LEAST.max(self.folded_changes.div_ceil(limits::FOLD_SHARE))
     }
 
-    /// Reckons anew when a fold is worthwhile.
+    /// Recomputes when compaction is due.
     pub(super) fn reckon_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         (self.fold_at, self.due) = (0, None);
         let enough = self.worthwhile();
@@ -201,20 +199,20 @@ impl Document {
         Ok(())
     }
 
-    /// A fold has failed: it is not worthwhile before the tail has doubled.
+    /// Postpones a failed compaction until the tail has doubled.
     pub(super) fn put_off(&mut self) {
         self.fold_at = self.tail_changes.saturating_mul(2).max(1);
         self.due = None;
     }
 }
 
-/// A space's row id; `None` while nothing was ever appended to it.
+/// A space's row id; `None` before its first append.
 pub(super) fn space_row(conn: &Connection, name: &SpaceName) -> rusqlite::Result<Option<i64>> {
     let mut find = conn.prepare_cached("SELECT id FROM space WHERE name = ?1")?;
     find.query_row([name.as_str()], |row| row.get(0)).optional()
 }
 
-/// The row of a space's document, whether or not that can be read.
+/// The row id of a space's document, even if the row itself cannot be read.
 pub(super) fn row_of(
     conn: &Connection,
     name: &SpaceName,
@@ -226,7 +224,7 @@ pub(super) fn row_of(
     conn.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()
 }
 
-/// A space's document by their names.
+/// A space's document, by the names of both.
 pub(super) fn find(
     conn: &Connection,
     name: &SpaceName,
