@@ -161,7 +161,7 @@ pub struct StoreGauges {
     pub damaged_indexes: u64,
     /// Bytes of the store's files.
     pub store_bytes: u64,
-    /// Free bytes in those files: the store writes them before a file grows.
+    /// Bytes that the relay's user may still write in the store's file system.
     pub free_bytes: u64,
 }
 

@@ -31,7 +31,7 @@ pub(super) struct ContentDamage {
     pub(super) document: Option<DocumentId>,
     /// The place in the log, if known.
     pub(super) offset: Option<Offset>,
-    /// What does not match.
+    /// The mismatch.
     pub(super) what: String,
     /// Whether only one change of the tail is affected.
     pub(super) of_change: bool,
