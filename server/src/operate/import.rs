@@ -27,7 +27,7 @@ pub(crate) struct Imported {
     pub(crate) space: SpaceName,
     /// Number of documents in the file.
     pub(crate) documents: u64,
-    /// What was written.
+    /// The entries written, counted by kind.
     pub(crate) written: Written,
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct RepoImported {
     pub(crate) added: u64,
     /// Number of documents that are deleted in the store.
     pub(crate) deleted_here: u64,
-    /// What was written.
+    /// The entries written, counted by kind.
     pub(crate) written: Written,
     /// Content that could not be imported: its path, and the reason.
     pub(crate) problems: Told,

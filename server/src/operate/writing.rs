@@ -23,7 +23,7 @@ const PENDING_BYTES: usize = 4 << 20;
 /// Rejections listed one by one; more are only counted.
 pub(super) const REFUSALS: usize = 100;
 
-/// What was written, and what was not.
+/// Counts of the content written, and of the content that was not.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
     /// Changes that were new.
