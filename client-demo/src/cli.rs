@@ -1,6 +1,6 @@
 //! The command line: what can be asked for, and with which defaults.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ pub(crate) struct Place {
 const UNUSED: &[(&[&str], &[&str])] = &[
     (&["tour"], &["store", "relay", "given_space", "offline", "quiet"]),
     (&["relay"], &["store", "relay", "given_space", "offline", "quiet"]),
-    (&["replay"], &["store", "given_space"]),
+    (&["replay"], &["store", "given_space", "offline"]),
     (&["status"], &["relay", "offline", "quiet"]),
     (&["watch"], &["quiet"]),
     (&["notes", "list"], READS),
@@ -101,14 +101,34 @@ fn without_unused(command: clap::Command, path: &[&str], options: &[Arg]) -> cla
     });
     let unused = UNUSED.iter().find(|(of, _)| *of == path).map_or(&[][..], |(_, unused)| unused);
     let unused = options.iter().filter(|option| unused.contains(&option.get_id().as_str()));
+    let hidden = unused.map(|option| option.clone().hide(true));
+    let relay = options.iter().filter(|option| path == ["replay"] && option.get_id() == "relay");
+    let other = relay.map(|option| option.clone().help(RELAY_OF_REPLAY));
     // It takes the place of the one that the program would hand down.
-    unused.fold(command, |command, option| command.arg(option.clone().hide(true)))
+    hidden.chain(other).fold(command, clap::Command::arg)
 }
+
+/// Variables that are set to nothing count as not set: a Compose file sets them so.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+        true => arg.env(clap::builder::Resettable::<clap::builder::OsStr>::Reset),
+        false => arg,
+    });
+    let names = command.get_subcommands().map(|below| below.get_name().to_owned());
+    names
+        .collect::<Vec<_>>()
+        .into_iter()
+        .fold(command, |command, name| command.mut_subcommand(name, without_empty_variables))
+}
+
+/// `replay` alone has a relay of its own.
+const RELAY_OF_REPLAY: &str = "The relay to play through [default: one of its own]";
 
 impl Cli {
     /// Reads a command line, the program's name first.
     pub(crate) fn of(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::from_arg_matches(&command().try_get_matches_from(args)?)
+        Self::from_arg_matches(&without_empty_variables(command()).try_get_matches_from(args)?)
     }
 }
 
@@ -167,7 +187,7 @@ pub(crate) enum Command {
     Sync(SyncArgs),
     /// Say what is saved where; changes nothing and asks nobody
     Status(StatusArgs),
-    /// Stay in sync and say what happens, until Ctrl-C
+    /// Stay in sync and say what happens, until Ctrl-C; with --offline, what other commands here do
     Watch,
     /// Play a recorded editing session from one replica to another, through a relay
     Replay(ReplayArgs),
@@ -176,6 +196,9 @@ pub(crate) enum Command {
     /// Fold one document's history, as the relay asks on standard input
     #[command(name = relay::FOLD_WORKER, hide = true)]
     FoldWorker,
+    /// Verify a copy of the relay's store, as the relay asks
+    #[command(name = relay::VERIFY_COPY, hide = true)]
+    VerifyCopy { file: PathBuf },
 }
 
 impl Command {
@@ -197,7 +220,6 @@ impl Command {
         match self {
             // Which notes are wanted is noted here.
             Self::Sync(args) if args.only.is_none() && !args.all => Some("sync"),
-            Self::Watch => Some("watch"),
             // Without one it plays through a relay of its own.
             Self::Replay(_) if place.relay.is_some() => Some("replay --relay"),
             _ => None,
@@ -397,7 +419,7 @@ mod tests {
         let options = ["--store", "--relay", "--space", "--offline", "--quiet"];
         for (path, listed) in [
             (&["tour"][..], &[][..]),
-            (&["replay"], &["--relay", "--offline", "--quiet"]),
+            (&["replay"], &["--relay", "--quiet"]),
             (&["status"], &["--store", "--space"]),
             (&["sync"], &options),
             (&["notes", "append"], &options),

@@ -81,8 +81,13 @@ impl NotEdited {
 
 /// Where a text is kept, and the command that makes something of it.
 pub(crate) fn kept_in(path: &Path, command: &str) -> String {
-    let path = path.display();
-    format!("your text is kept in {path}, for `landfall-demo {command} --text - < {path}`")
+    let path = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+@:,".contains(c);
+    let quoted = match path.chars().all(is_plain) {
+        true => path.clone(),
+        false => format!("'{}'", path.replace('\'', "'\\''")),
+    };
+    format!("your text is kept in {path}, for `landfall-demo {command} --text - < {quoted}`")
 }
 
 /// A text that was edited. Its file stays, also if this program panics, until it is said to be saved.
@@ -210,11 +215,9 @@ fn what_it_is(bytes: &[u8]) -> String {
 
 /// Runs the command line with the path at its end, as a shell would: `code --wait` is one.
 fn run(command: &str, path: &Path) -> Result<(), EditorError> {
-    let mut words = command.split_whitespace();
-    let program = words.next().unwrap_or(EDITOR_DEFAULT);
     let waiter = Waiter::new().map_err(|failure| EditorError::Wait(failure.to_string()))?;
     let ended = waiter.beside_an_editor(|| {
-        let mut child = Command::new(program).args(words).arg(path).spawn()?;
+        let mut child = started(command).arg(path).spawn()?;
         let (tell, told) = oneshot::channel();
         thread::Builder::new().name("editor".to_owned()).spawn(move || {
             // Who waited may have been ended by a signal.
@@ -234,9 +237,46 @@ fn run(command: &str, path: &Path) -> Result<(), EditorError> {
     Err(EditorError::Failed { command: command.to_owned(), status })
 }
 
+/// The editor's program and arguments; its file is added. By a shell, as git does, if there is anything in
+/// it that a shell reads, such as quotes.
+fn started(command: &str) -> Command {
+    const READ_BY_A_SHELL: &[char] = &[
+        '|', '&', ';', '<', '>', '(', ')', '$', '`', '\\', '"', '\'', '*', '?', '[', '#', '~', '=',
+        '%',
+    ];
+    if cfg!(unix) && command.contains(READ_BY_A_SHELL) {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{command} \"$@\""), command]);
+        return shell;
+    }
+    let mut words = command.split_whitespace();
+    let mut editor = Command::new(words.next().unwrap_or(EDITOR_DEFAULT));
+    editor.args(words);
+    editor
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn an_editor_is_named_as_in_a_shell() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("an editor");
+        std::fs::write(&script, "#!/bin/sh\necho \"$1\" > \"$2\"\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&script, mode).unwrap();
+        let edited = edit_with(&format!("'{}' 'two words'", script.display()), "text").unwrap();
+        assert_eq!(edited.text, "two words");
+        edited.saved();
+    }
+
+    #[test]
+    fn a_draft_with_a_blank_in_its_path_is_quoted() {
+        let said = kept_in(Path::new("/a b/it's.md"), "notes edit 1");
+        assert!(said.ends_with("--text - < '/a b/it'\\''s.md'`"), "{said}");
+    }
 
     #[test]
     fn an_editor_that_changes_nothing_changes_nothing() {

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use landfall::Store;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::cli::{Cli, Place};
 use crate::control::{self, AskError, Control};
@@ -155,13 +156,24 @@ fn run(store: &Store, relay: Option<&str>, request: Request) -> Result<(), Failu
     }
     let (space, quiet) = (request.space.clone(), request.quiet);
     let hosted = Some(Hosted { store: store.clone(), request: Arc::new(request) });
-    let place = Place { space, quiet, hosted, ..cli.place };
+    // Nobody has connected the store of a process that is offline.
+    let offline = relay.is_none() || cli.place.offline;
+    let place = Place { space, quiet, offline, hosted, ..cli.place };
+    if let (None, Some(name)) = (relay, cli.command.that_needs_the_relay(&place)) {
+        let why =
+            format!("`{name}` needs the relay, and the process that has the store is offline");
+        let remedy = "end that process first";
+        return Err(Failure::new(Exit::Usage, "nothing was done", why, remedy));
+    }
     crate::dispatch(&place, cli.command)
 }
 
-/// A relay's URL without the space in its path, which is no other relay.
-fn without_space(url: &str) -> &str {
-    url.trim().split("/spaces/").next().unwrap_or_default().trim_end_matches('/')
+/// A relay's URL as a browser reads it, without the space in its path, which is no other relay.
+fn without_space(url: &str) -> String {
+    let url = url.trim();
+    let read = Url::parse(url).map_or_else(|_| url.to_owned(), String::from);
+    let relay = read.split("/spaces/").next().unwrap_or_default();
+    relay.trim_end_matches('/').to_owned()
 }
 
 /// Has the process that has the store open perform this process's command. `edits`: the note that it opens

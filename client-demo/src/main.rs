@@ -73,6 +73,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Relay(args) => return relay::serve(args),
         Command::FoldWorker => return relay::fold_worker(),
+        Command::VerifyCopy { file } => return relay::verify_copy(&file),
         command => dispatch(&place, command),
     };
     ended(match result {
@@ -95,12 +96,20 @@ fn dispatch(place: &Place, command: Command) -> Result<(), Failure> {
         Command::Watch => watch::run(place),
         Command::Replay(args) => replay::run(place, &args),
         // Programs of their own, with exit codes of their own.
-        Command::Relay(_) | Command::FoldWorker => Ok(()),
+        Command::Relay(_) | Command::FoldWorker | Command::VerifyCopy { .. } => Ok(()),
     }
 }
 
-/// Says why a command failed, and gives the code.
+/// Says why a command failed, and gives the code. One whose output could not be written has failed too:
+/// what follows in a script may rest on it.
 fn ended(result: Result<(), Failure>) -> ExitCode {
+    let result = result.and_then(|()| match term::missing() {
+        None => Ok(()),
+        Some(why) => {
+            let remedy = "what the command does is done; ask again for what it shows";
+            Err(Failure::new(Exit::Input, "the output could not be written", why, remedy))
+        }
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -127,12 +136,15 @@ fn usage_of(text: &str) -> String {
 /// A command that lacks its second word: what may follow.
 fn incomplete(of: &str) -> Failure {
     let mut found = cli::command();
-    for name in of.split(' ') {
+    for name in of.split_whitespace() {
         found = found.find_subcommand(name).cloned().unwrap_or_default();
     }
-    let names: Vec<&str> = found.get_subcommands().map(clap::Command::get_name).collect();
-    let why = format!("`{of}` does one of: {}", names.join(", "));
-    Failure::new(Exit::Usage, "wrong usage", why, format!("see `landfall-demo {of} --help`"))
+    let shown = found.get_subcommands().filter(|below| !below.is_hide_set());
+    let names: Vec<&str> = shown.map(clap::Command::get_name).collect();
+    let program = format!("landfall-demo {of}");
+    let program = program.trim_end();
+    let why = format!("`{program}` does one of: {}", names.join(", "));
+    Failure::new(Exit::Usage, "wrong usage", why, format!("see `{program} --help`"))
 }
 
 /// Help and version as they are; a mistake in one line, as all errors here.
@@ -149,7 +161,7 @@ fn misused(error: &clap::Error) -> ExitCode {
         error.kind(),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
     );
-    if is_incomplete && !of.is_empty() {
+    if error.kind() == ErrorKind::MissingSubcommand || is_incomplete && !of.is_empty() {
         let failure = incomplete(&of);
         term::note(failure.line());
         return failure.code();

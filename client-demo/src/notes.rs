@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use landfall::automerge::ReadDoc;
 use landfall::automerge::transaction::Transactable;
-use landfall::{ChangeError, Document, ReadError};
+use landfall::{CHANGE_OPERATIONS, ChangeError, Document, ReadError};
 
 use crate::cli::{NotesCommand, Place};
 use crate::deleted;
@@ -25,8 +25,12 @@ use crate::text::{Base, EditError, TooLong, fits};
 /// A note's text, and what it is titled with without a title: longer is a paragraph.
 const TITLE_CHARS: usize = 80;
 
-/// Bytes of a text from standard input. A document can hardly be longer.
-const GIVEN_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of a text from standard input that is compared with what is there. A document can hardly be longer.
+const COMPARED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Bytes of one that is inserted as it is: more is not even read. A character of UTF-8 has four at most,
+/// and each is an operation of the change.
+const INSERTED_BYTES: u64 = 4 * CHANGE_OPERATIONS;
 
 /// Runs one of the commands.
 pub(crate) fn run(place: &Place, command: NotesCommand) -> Result<(), Failure> {
@@ -170,7 +174,7 @@ fn check(place: &Place, id: &str) -> Result<(), Failure> {
 }
 
 fn new(place: &Place, title: Option<String>, text: Option<String>) -> Result<(), Failure> {
-    let text = text.map(|text| given(place, text)).transpose()?;
+    let text = text.map(|text| given(place, text, INSERTED_BYTES)).transpose()?;
     let given_title = title.filter(|title| !title.trim().is_empty());
     let body = text.as_deref().unwrap_or_default();
     if given_title.is_none() && body.trim().is_empty() {
@@ -191,7 +195,7 @@ fn new(place: &Place, title: Option<String>, text: Option<String>) -> Result<(),
 }
 
 fn append(place: &Place, id: &str, text: &str) -> Result<(), Failure> {
-    let text = given(place, text.to_owned())?;
+    let text = given(place, text.to_owned(), INSERTED_BYTES)?;
     fits(text.chars().count())?;
     let notebook = open(place, id)?;
     let listed = found(&notebook, id)?;
@@ -214,7 +218,7 @@ fn edit(
     title: Option<String>,
     text: Option<String>,
 ) -> Result<(), Failure> {
-    let text = text.map(|text| given(place, text)).transpose()?;
+    let text = text.map(|text| given(place, text, COMPARED_BYTES)).transpose()?;
     let notebook = open(place, id)?;
     let listed = found(&notebook, id)?;
     listed.note.as_ref().map_err(|problem| malformed(id, problem))?;
@@ -362,26 +366,34 @@ pub(crate) fn nothing_there(place: &Place, id: &str) -> Failure {
     Failure::new(Exit::Note, format!("no note `{id}`"), why, "make a note, or sync first")
 }
 
-/// A text from the command line; `-` is standard input.
-fn given(place: &Place, text: String) -> Result<String, Failure> {
+/// A text from the command line; `-` is standard input, of which no more than so many bytes are read.
+fn given(place: &Place, text: String, most: u64) -> Result<String, Failure> {
     match text.as_str() {
-        "-" => handover::input(place, standard_input),
+        "-" => handover::input(place, || standard_input(most)),
         _ => Ok(text),
     }
 }
 
-fn standard_input() -> Result<String, Failure> {
+fn standard_input(most: u64) -> Result<String, Failure> {
     let failed = |why: &dyn std::fmt::Display| {
         Failure::new(Exit::Input, "cannot read standard input", why, "give shorter UTF-8 text")
     };
-    let mut text = String::new();
-    let read = std::io::stdin().take(GIVEN_BYTES + 1).read_to_string(&mut text);
-    read.map_err(|error| failed(&error))?;
-    if text.len() as u64 > GIVEN_BYTES {
-        return Err(failed(&format!("it has more than {GIVEN_BYTES} bytes")));
+    let mut bytes = Vec::new();
+    std::io::stdin().take(most + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+    // Before it is read as text: the last character may be cut.
+    if bytes.len() as u64 > most {
+        let why = match most {
+            INSERTED_BYTES => {
+                format!(
+                    "it has more than {most} bytes, and a change {CHANGE_OPERATIONS} characters at most"
+                )
+            }
+            _ => format!("it has more than {most} bytes"),
+        };
+        return Err(failed(&why));
     }
     // As it is, its last line end too: nobody asked for another text.
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| failed(&error.utf8_error()))
 }
 
 fn now_ms() -> i64 {

@@ -41,8 +41,14 @@ pub(crate) fn fold_worker() -> ExitCode {
     cli::fold_worker()
 }
 
-/// The name of the hidden subcommand that is that child.
+/// The relay's child that verifies a copy of its store.
+pub(crate) fn verify_copy(file: &Path) -> ExitCode {
+    cli::verify_copy_worker(file)
+}
+
+/// The names of the hidden subcommands that are those children.
 pub(crate) const FOLD_WORKER: &str = cli::FOLD_WORKER;
+pub(crate) const VERIFY_COPY: &str = cli::VERIFY_COPY;
 
 /// How long a relay may take to listen.
 const START: Duration = Duration::from_secs(20);

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use console::{Term, measure_text_width, truncate_str};
@@ -58,7 +59,26 @@ pub(crate) fn is_live() -> bool {
     SAID.with_borrow(Option::is_none) && io::stdout().is_terminal() && !console::is_dumb()
 }
 
-/// Writes a line. Whoever closed the output does not want the rest, and that is no failure.
+/// Why some of this process's output is missing: the first failure to write it.
+static MISSING: OnceLock<String> = OnceLock::new();
+
+/// Notes that output could not be written. A reader that closed it does not want the rest: that is no
+/// failure.
+fn noted(written: io::Result<()>) -> io::Result<()> {
+    if let Err(error) = &written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        MISSING.get_or_init(|| error.to_string());
+    }
+    written
+}
+
+/// Why the output is not all there, if it is not.
+pub(crate) fn missing() -> Option<&'static str> {
+    MISSING.get().map(String::as_str)
+}
+
+/// Writes a line. Whether all output was written is asked at the end: [`missing`].
 pub(crate) fn say(line: impl Display) {
     let _ = try_say(line);
 }
@@ -68,9 +88,8 @@ pub(crate) fn say_lines(lines: &str) {
     if keep(|said| &mut said.out, lines) {
         return;
     }
-    // That nobody reads is noticed where lines are counted on.
     let mut out = io::stdout().lock();
-    let _ = write!(out, "{}", harmless(lines)).and_then(|()| out.flush());
+    let _ = noted(write!(out, "{}", harmless(lines)).and_then(|()| out.flush()));
 }
 
 /// Writes a line; fails when nobody reads any more.
@@ -79,8 +98,7 @@ pub(crate) fn try_say(line: impl Display) -> io::Result<()> {
         return Ok(());
     }
     let mut out = io::stdout().lock();
-    writeln!(out, "{}", harmless(&line.to_string()))?;
-    out.flush()
+    noted(writeln!(out, "{}", harmless(&line.to_string())).and_then(|()| out.flush()))
 }
 
 /// Writes a line beside the result, for a person only.

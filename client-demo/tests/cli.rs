@@ -19,6 +19,9 @@ mod handover;
 mod names;
 #[path = "cli/notes.rs"]
 mod notes;
+#[cfg(unix)]
+#[path = "cli/read_only.rs"]
+mod read_only;
 #[path = "cli/refused.rs"]
 mod refused;
 #[path = "cli/replay.rs"]

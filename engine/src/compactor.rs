@@ -55,6 +55,9 @@ const CLOSE_OPERATIONS: u64 = 1 << 21;
 /// Their bytes.
 const CLOSE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Documents that are kept for their folds at close: each has 16,384 operations at least.
+const SAVED_MOST: usize = (CLOSE_OPERATIONS >> 14) as usize;
+
 /// Rows that are removed in one transaction.
 pub(crate) const SLICE: usize = 500;
 
@@ -146,6 +149,7 @@ pub(crate) struct Compactor {
     shared: Arc<Shared>,
     options: FoldOptions,
     thread: Mutex<Option<JoinHandle<()>>>,
+    saved: Mutex<Vec<Saved>>,
 }
 
 impl Compactor {
@@ -177,7 +181,8 @@ impl Compactor {
                 {
                 }
             })?;
-        Ok(Self { shared, options, thread: Mutex::new(Some(thread)) })
+        let saved = Mutex::default();
+        Ok(Self { shared, options, thread: Mutex::new(Some(thread)), saved })
     }
 
     /// Something was committed. Cheap; may be called on the writer thread.
@@ -193,6 +198,21 @@ impl Compactor {
     #[cfg(test)]
     pub(crate) fn compacted(&self) -> Compacted {
         self.shared.counts.get()
+    }
+
+    /// Keeps what a document that is not in memory is saved as, for its fold at close: unless that is
+    /// more than is folded then.
+    pub(crate) fn keep(&self, saved: Saved) {
+        let mut kept = self.saved.lock();
+        let bytes: u64 = kept.iter().map(|saved| saved.bytes.len() as u64).sum();
+        if kept.len() < SAVED_MOST && bytes + saved.bytes.len() as u64 <= CLOSE_BYTES {
+            kept.push(saved);
+        }
+    }
+
+    /// What was kept.
+    pub(crate) fn take_kept(&self) -> Vec<Saved> {
+        std::mem::take(&mut self.saved.lock())
     }
 
     /// Begins what is folded at close.
@@ -431,6 +451,14 @@ fn settle(
             Ok(Outcome::Failed)
         }
     }
+}
+
+/// A document as automerge saves it, which nobody has loaded yet.
+pub(crate) struct Saved {
+    pub(crate) key: (SpaceRow, DocumentId),
+    /// Its only head.
+    pub(crate) head: ChangeHash,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// What is folded at close: documents that are loaded, of which a fold is due, while that is cheap.

@@ -12,7 +12,7 @@ use landfall_storage::{Committed, WriteError};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::actors::Actors;
-use crate::compactor::Compactor;
+use crate::compactor::{Compactor, Saved};
 use crate::document::{Applier, Cache, OpenDocument};
 use crate::ephemeral::Speaker;
 use crate::error::{ChangeError, RemoveSpaceError, SpaceError, StoreError, StoreFailure};
@@ -496,12 +496,31 @@ fn tell_of_failures(log: &LocalLog, status: &Arc<StatusHub>, threads: &Arc<Threa
 }
 
 impl Core {
+    /// At close, a document may be folded to what it is saved as, which nobody has loaded yet.
+    pub(crate) fn fold_later(&self, key: (SpaceRow, DocumentId), head: ChangeHash, bytes: Vec<u8>) {
+        if let Some(compactor) = &self.compactor {
+            compactor.keep(Saved { key, head, bytes });
+        }
+    }
+
     /// Folds what is loaded and due, as far as it is cheap: a program that opens a store, pastes a
     /// long text and closes it leaves no time to do so in the background.
     fn fold_at_close(&self, compactor: &Compactor) {
         let open: Vec<Arc<OpenDocument>> =
             self.documents.lock().values().filter_map(Weak::upgrade).collect();
         let mut closing = compactor.closing(&self.log);
+        for Saved { key, head, bytes } in compactor.take_kept() {
+            let fold = |limits: &FoldLimits, heads: &[ChangeHash]| {
+                let folded = (heads == [head]).then(|| landfall_fold::open(bytes, limits))?;
+                // Whatever else it is, it does not stand for the change: that is folded as others are.
+                folded.ok().filter(|folded| folded.heads == heads).map(Ok)
+            };
+            match closing.fold(key, fold) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return tracing::warn!(%error, "nothing more is folded at close"),
+            }
+        }
         for document in open {
             let fold = |limits: &FoldLimits, heads: &[ChangeHash]| {
                 document.with_loaded(|automerge| {

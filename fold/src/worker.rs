@@ -264,14 +264,26 @@ fn end_with_the_parent() {
 }
 
 /// Takes memory and processor time away from this process, for good.
-#[cfg(unix)]
 fn limit(memory_bytes: u64, time: Duration) -> io::Result<()> {
+    confine_to(memory_bytes, Some(time))
+}
+
+/// Takes memory away from this process, for good, and has it give way to others: for other children of a
+/// relay, whose work takes the time that it takes.
+///
+/// # Errors
+/// If the system does not set the limits (Linux).
+pub fn confine(memory_bytes: u64) -> io::Result<()> {
+    confine_to(memory_bytes, None)
+}
+
+#[cfg(unix)]
+fn confine_to(memory_bytes: u64, time: Option<Duration>) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
-    let seconds = time.as_secs().saturating_add(1);
     // A core file of a document's contents is nothing to leave behind.
-    let limits =
-        [(Resource::As, memory_bytes, 0), (Resource::Cpu, seconds, 1), (Resource::Core, 0, 0)];
-    for (resource, most, more) in limits {
+    let limits = [(Resource::As, memory_bytes, 0), (Resource::Core, 0, 0)];
+    let seconds = time.map(|time| (Resource::Cpu, time.as_secs().saturating_add(1), 1));
+    for (resource, most, more) in limits.into_iter().chain(seconds) {
         let before = getrlimit(resource).maximum.unwrap_or(u64::MAX);
         // At the first of the two seconds it is told by a signal of its own what it dies of.
         let (current, maximum) = (before.min(most), before.min(most.saturating_add(more)));
@@ -289,6 +301,6 @@ fn limit(memory_bytes: u64, time: Duration) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn limit(_: u64, _: Duration) -> io::Result<()> {
+fn confine_to(_: u64, _: Option<Duration>) -> io::Result<()> {
     Ok(())
 }

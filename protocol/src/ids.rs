@@ -136,7 +136,13 @@ impl FromStr for DocumentId {
             return Err(ParseDocumentIdError::NotBase58Check { text: shown(), reason });
         }
         let bytes = bs58::decode(base58).with_check(None).into_vec().map_err(|error| {
-            ParseDocumentIdError::NotBase58Check { text: shown(), reason: error.to_string() }
+            let reason = match error {
+                bs58::decode::Error::InvalidChecksum { .. } => {
+                    "a character is missing or wrong, by its checksum".to_owned()
+                }
+                other => other.to_string(),
+            };
+            ParseDocumentIdError::NotBase58Check { text: shown(), reason }
         })?;
         let length = bytes.len();
         let bytes = bytes

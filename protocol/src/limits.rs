@@ -348,6 +348,9 @@ pub const REPO_TEXT_BYTES: usize = 512;
 /// Items of a list in a message of automerge-repo: storages to hear of, heads of a storage.
 pub const REPO_LIST: usize = 1_024;
 
+/// Bytes that the wish of an automerge-repo peer to hear of a storage takes up beside the storage's name.
+pub const REPO_WISH_BYTES: usize = 256;
+
 /// Documents that an automerge-repo session has open.
 pub const REPO_DOCUMENTS: usize = 65_536;
 
@@ -358,6 +361,13 @@ pub const REPO_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of changes that one sync message carries, about, beside a snapshot. The rest follows when
 /// the peer has answered.
 pub const REPO_CHANGES_BYTES: usize = 8 * MIB;
+
+/// Bytes of what became durable lately and waits to be passed on to an automerge-repo peer. With more, its
+/// documents are read from the store, where reads wait for memory.
+pub const REPO_LIVE_BYTES: usize = 256 * KIB;
+
+/// Bytes that an entry counts there beside its body and dependencies.
+pub const REPO_LIVE_OVERHEAD_BYTES: usize = 256;
 
 /// Heads that an automerge-repo peer is told of without asking for memory first: 8 KiB of a message.
 pub const REPO_FEW_HEADS: usize = 128;

@@ -2,7 +2,7 @@
 // page's files only; notes are the page's own business.
 
 /** Made of the files' content: another version is another worker, with a cache of its own. */
-const VERSION = "cad46aa2747cbe23"
+const VERSION = "67006ff809638de9"
 const CACHE = `landfall-page/${VERSION}`
 const FILES = ["playground.js", "style.css", "icon.svg", "automerge.wasm"].map(name => `/playground/${VERSION}/${name}`)
 /** The page is the same for all spaces. */

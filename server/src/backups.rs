@@ -1,15 +1,22 @@
 //! Backups on a schedule: a running relay copies its store into a folder, and removes the oldest of
 //! its own copies. The schedule is that of the files: a relay that was restarted makes the next copy
-//! when the newest one is old enough.
+//! when the newest one is old enough. Copies of other stores in the same folder are left alone: a name
+//! says whose copy it is.
+//!
+//! Each copy is verified once it is there, change by change, in a child: so is what the relay serves, of
+//! which it is a copy. One that is damaged says so in its name, and no longer pushes out sound ones.
 //!
 //! It must not know what is in a store, nor hold anybody up: the copy is one read beside all others.
 
-use std::ffi::OsStr;
+mod verifying;
+
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use landfall_protocol::Upstream;
 use tokio::time::sleep;
 
 use crate::limits;
@@ -23,12 +30,26 @@ pub struct BackupOptions {
     pub folder: PathBuf,
     /// How old the newest copy may get. At least a second.
     pub every: Duration,
-    /// How many copies stay: at least one. Older ones are removed, and nothing else in the folder.
+    /// How many copies stay: at least one. Older ones are removed, and nothing else in the folder; but
+    /// the newest that is not known to be damaged stays.
     pub keep: usize,
+    /// The command line of the child that verifies a copy, whose path is added; it is to call
+    /// `landfall_relay::cli::verify_copy_worker`. `None`: a copy is checked by SQLite alone.
+    pub verifier: Option<Vec<OsString>>,
 }
 
-/// What the names of copies begin and end with; between them stands the moment in UTC.
+/// What the names of copies begin and end with; between them stand the beginning of the store's identity,
+/// and the moment in UTC.
 const NAME: (&str, &str) = ("relay-", ".db");
+
+/// Digits of the store's identity in a name: enough to tell the stores of one folder apart.
+const IDENTITY_DIGITS: usize = 8;
+
+/// What the name of a copy has at its end while it is being made.
+const UNFINISHED: &str = ".partial";
+
+/// What stands before the end of a damaged copy's name.
+const DAMAGED: &str = ".damaged";
 
 /// A copy in the folder.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,24 +57,38 @@ struct Copy {
     /// When it was begun, by its name.
     at: SystemTime,
     path: PathBuf,
+    is_damaged: bool,
 }
 
-/// Makes backups for as long as the runtime lives.
-pub(crate) async fn run(options: BackupOptions, data: PathBuf, metrics: Arc<Metrics>) {
-    let (options, mut pause) = (Arc::new(options), None);
+/// What is copied where.
+struct Copying {
+    options: BackupOptions,
+    data: PathBuf,
+    metrics: Arc<Metrics>,
+    /// What the names of this store's copies begin with.
+    prefix: String,
+}
+
+/// Makes backups of a store in a data folder for as long as the runtime lives.
+pub(crate) async fn run(
+    options: BackupOptions,
+    data: PathBuf,
+    store: Upstream,
+    metrics: Arc<Metrics>,
+) {
+    let copying = Arc::new(Copying::new(options, data, store, metrics));
+    let (mut pause, mut tried) = (None, None);
     loop {
-        let (of, data, shown) = (Arc::clone(&options), data.clone(), Arc::clone(&metrics));
-        let looked = tokio::task::spawn_blocking(move || look(&of, &data, &shown)).await;
+        let (of, last) = (Arc::clone(&copying), tried.take());
+        let looked = tokio::task::spawn_blocking(move || of.look(SystemTime::now(), last)).await;
         match looked.unwrap_or_else(|error| Err(error.to_string())) {
             // A clock that is set back or forward is noticed within a look.
-            Ok(Looked::Due(wait)) => sleep(wait.min(limits::BACKUP_LOOK)).await,
-            Ok(Looked::Made(path)) => {
-                tracing::info!(path = %path.display(), "the store was copied");
-                metrics.backups("made");
-                pause = None;
+            Ok(Looked { due, verified }) => {
+                (tried, pause) = (verified, None);
+                sleep(due.min(limits::BACKUP_LOOK)).await;
             }
             Err(error) => {
-                tell_failure(&metrics, &options.folder, &error);
+                copying.tell_failure(&error);
                 sleep(longer(&mut pause)).await;
             }
         }
@@ -61,24 +96,134 @@ pub(crate) async fn run(options: BackupOptions, data: PathBuf, metrics: Arc<Metr
 }
 
 /// What came of a look into the folder.
-enum Looked {
+struct Looked {
     /// The next copy is due in so long.
-    Due(Duration),
-    /// A copy was made.
-    Made(PathBuf),
+    due: Duration,
+    /// The copy that was verified last, or could not be.
+    verified: Option<PathBuf>,
 }
 
-/// Makes a copy if it is due. It waits for the disk.
-fn look(options: &BackupOptions, data: &Path, metrics: &Metrics) -> Result<Looked, String> {
-    match due(options, metrics).map_err(|error| error.to_string())? {
-        Duration::ZERO => make(options, data).map(Looked::Made),
-        wait => Ok(Looked::Due(wait)),
+impl Copying {
+    fn new(options: BackupOptions, data: PathBuf, store: Upstream, metrics: Arc<Metrics>) -> Self {
+        let identity: String = store.to_string().chars().take(IDENTITY_DIGITS).collect();
+        Self { options, data, metrics, prefix: format!("{}{identity}-", NAME.0) }
     }
-}
 
-fn tell_failure(metrics: &Metrics, folder: &Path, error: &str) {
-    metrics.backups("failed");
-    tracing::error!(folder = %folder.display(), error, "the store could not be copied; it is tried again");
+    /// Makes a copy if it is due, and verifies the newest one, unless that was done or tried. It waits
+    /// for the disk.
+    fn look(&self, now: SystemTime, tried: Option<PathBuf>) -> Result<Looked, String> {
+        let failed = |error: io::Error| error.to_string();
+        let every = self.options.every;
+        let mut due_in = self.due(now).map_err(failed)?;
+        let mut now = now;
+        if due_in == Duration::ZERO {
+            self.sweep();
+            let path = self.make(now)?;
+            tracing::info!(path = %path.display(), "the store was copied");
+            self.metrics.backups("made");
+            (due_in, now) = (every, SystemTime::now().max(now));
+        }
+        let verified = match self.copies(now).map_err(failed)?.pop() {
+            Some(newest) if !newest.is_damaged => {
+                let (options, data, metrics) = (&self.options, &self.data, &self.metrics);
+                verifying::verify(options, data, metrics, newest.path, tried.as_deref())
+            }
+            _ => None,
+        };
+        self.rotate(now).map_err(failed)?;
+        Ok(Looked { due: self.due(now).map_err(failed)?.min(due_in), verified })
+    }
+
+    fn tell_failure(&self, error: &str) {
+        self.metrics.backups("failed");
+        let folder = self.options.folder.display();
+        tracing::error!(%folder, error, "the store could not be copied; it is tried again");
+    }
+
+    /// How long until the next copy, by the newest one in the folder.
+    fn due(&self, now: SystemTime) -> io::Result<Duration> {
+        let newest = self.copies(now)?.pop().map(|copy| copy.at);
+        let seconds = newest.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        self.metrics.last_backup.set(i64::try_from(seconds.as_secs()).unwrap_or(i64::MAX));
+        let Some(newest) = newest else { return Ok(Duration::ZERO) };
+        let age = now.duration_since(newest).unwrap_or_default();
+        Ok(self.options.every.saturating_sub(age))
+    }
+
+    /// Makes a copy.
+    fn make(&self, now: SystemTime) -> Result<PathBuf, String> {
+        let target = self.options.folder.join(self.name_at(now));
+        copies::copy_out(&self.data, &target).map_err(|error| crate::store::chain(&error))?;
+        Ok(target)
+    }
+
+    /// Removes what a relay that was killed left of a copy. No other process copies this store under
+    /// such a name.
+    fn sweep(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.options.folder) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let rest = name.to_str().and_then(|name| name.split_once(UNFINISHED));
+            if rest.is_some_and(|(name, _)| self.time_of(name.as_ref()).is_some())
+                && let Err(error) = std::fs::remove_file(entry.path())
+            {
+                let path = entry.path();
+                tracing::warn!(path = %path.display(), %error, "an unfinished backup could not be removed");
+            }
+        }
+    }
+
+    /// Removes what is too much: the oldest, but neither the newest nor the newest that is not known to
+    /// be damaged.
+    fn rotate(&self, now: SystemTime) -> io::Result<()> {
+        let mut copies = self.copies(now)?;
+        let too_many = copies.len().saturating_sub(self.options.keep.max(1));
+        let newest = copies.pop();
+        let is_sound = |copy: &Copy| !copy.is_damaged;
+        if !newest.as_ref().is_some_and(is_sound) {
+            let sound = copies.iter().rposition(is_sound);
+            sound.map(|sound| copies.remove(sound));
+        }
+        for Copy { path, .. } in copies.into_iter().take(too_many) {
+            // It is tried again with the next one.
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "an old backup could not be removed");
+            }
+        }
+        Ok(())
+    }
+
+    /// The copies of this store, the oldest first. Those from the future were made while the clock was
+    /// wrong: they say nothing of when the next one is due, and nothing is removed for them, nor they.
+    fn copies(&self, now: SystemTime) -> io::Result<Vec<Copy>> {
+        let mut copies = Vec::new();
+        for entry in std::fs::read_dir(&self.options.folder)? {
+            let entry = entry?;
+            if let Some((at, is_damaged)) = self.time_of(&entry.file_name())
+                && at <= now
+                && entry.file_type()?.is_file()
+            {
+                copies.push(Copy { at, path: entry.path(), is_damaged });
+            }
+        }
+        copies.sort_unstable();
+        Ok(copies)
+    }
+
+    fn name_at(&self, at: SystemTime) -> String {
+        let at = humantime::format_rfc3339_seconds(at).to_string();
+        // Some file systems take no colons.
+        format!("{}{}{}", self.prefix, at.replace(':', "-"), NAME.1)
+    }
+
+    /// The moment of a copy's name, and whether it is said to be damaged; `None` for another file.
+    fn time_of(&self, name: &OsStr) -> Option<(SystemTime, bool)> {
+        let at = name.to_str()?.strip_prefix(&self.prefix)?.strip_suffix(NAME.1)?;
+        let (at, is_damaged) = at.strip_suffix(DAMAGED).map_or((at, false), |at| (at, true));
+        let (day, time) = at.split_once('T')?;
+        let at = humantime::parse_rfc3339(&format!("{day}T{}", time.replace('-', ":"))).ok()?;
+        Some((at, is_damaged))
+    }
 }
 
 fn longer(pause: &mut Option<Duration>) -> Duration {
@@ -86,60 +231,9 @@ fn longer(pause: &mut Option<Duration>) -> Duration {
     *pause.insert(next)
 }
 
-/// How long until the next copy, by the newest one in the folder.
-fn due(options: &BackupOptions, metrics: &Metrics) -> io::Result<Duration> {
-    let newest = copies_in(&options.folder)?.pop().map(|copy| copy.at);
-    let seconds =
-        newest.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
-    metrics.last_backup.set(i64::try_from(seconds).unwrap_or(i64::MAX));
-    let Some(newest) = newest else { return Ok(Duration::ZERO) };
-    // One from the future, after the clock was set back, says nothing.
-    let age = SystemTime::now().duration_since(newest).unwrap_or(options.every);
-    Ok(options.every.saturating_sub(age))
-}
-
-/// Makes a copy, and removes what is then too much.
-fn make(options: &BackupOptions, data: &Path) -> Result<PathBuf, String> {
-    let target = options.folder.join(name_at(SystemTime::now()));
-    copies::copy_out(data, &target).map_err(|error| crate::store::chain(&error))?;
-    let copies = copies_in(&options.folder).map_err(|error| error.to_string())?;
-    let too_many = copies.len().saturating_sub(options.keep.max(1));
-    let old = copies.into_iter().filter(|copy| copy.path != target).take(too_many);
-    for Copy { path, .. } in old {
-        // It is tried again with the next one.
-        if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!(path = %path.display(), %error, "an old backup could not be removed");
-        }
-    }
-    Ok(target)
-}
-
-/// Copies that a relay made, the oldest first.
-fn copies_in(folder: &Path) -> io::Result<Vec<Copy>> {
-    let mut copies = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if let Some(at) = time_of(&entry.file_name())
-            && entry.file_type()?.is_file()
-        {
-            copies.push(Copy { at, path: entry.path() });
-        }
-    }
-    copies.sort_unstable();
-    Ok(copies)
-}
-
-fn name_at(at: SystemTime) -> String {
-    let at = humantime::format_rfc3339_seconds(at).to_string();
-    // Some file systems take no colons.
-    format!("{}{}{}", NAME.0, at.replace(':', "-"), NAME.1)
-}
-
-/// The moment of a copy's name; `None` for another file.
-fn time_of(name: &OsStr) -> Option<SystemTime> {
-    let at = name.to_str()?.strip_prefix(NAME.0)?.strip_suffix(NAME.1)?;
-    let (day, time) = at.split_once('T')?;
-    humantime::parse_rfc3339(&format!("{day}T{}", time.replace('-', ":"))).ok()
+/// The name of a damaged copy.
+fn damaged(path: &Path) -> PathBuf {
+    path.with_extension(format!("{}{}", &DAMAGED[1..], NAME.1))
 }
 
 #[cfg(test)]
@@ -147,57 +241,150 @@ mod tests {
     use super::*;
     use crate::store::{LogStore, SqliteStore};
 
+    const EVERY: Duration = Duration::from_secs(60);
+
     fn at(seconds: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
+    fn copying(data: &Path, to: &Path, store: u8, keep: usize) -> Copying {
+        let folder = to.to_owned();
+        let options = BackupOptions { folder, every: EVERY, keep, verifier: None };
+        let store = Upstream::from_bytes([store; 16]);
+        Copying::new(options, data.to_owned(), store, Arc::new(Metrics::new()))
+    }
+
+    fn names(to: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(to).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
     #[test]
-    fn a_name_says_when_its_copy_was_made() {
-        assert_eq!(name_at(at(1_796_066_100)), "relay-2026-11-30T19-15-00Z.db");
-        assert_eq!(time_of(name_at(at(7)).as_ref()), Some(at(7)));
-        for other in
-            ["relay.db", "relay-.db", "relay-2026-11-30T18-35-00Z.db.partial", "relay-x.db"]
-        {
-            assert_eq!(time_of(other.as_ref()), None, "{other}");
+    fn a_name_says_of_which_store_its_copy_is_and_when_it_was_made() {
+        let of = copying(Path::new(""), Path::new(""), 0xab, 1);
+        assert_eq!(of.name_at(at(1_796_066_100)), "relay-abababab-2026-11-30T19-15-00Z.db");
+        assert_eq!(of.time_of(of.name_at(at(7)).as_ref()), Some((at(7), false)));
+        let bad = damaged(Path::new(&of.name_at(at(7))));
+        assert_eq!(bad.to_str(), Some("relay-abababab-1970-01-01T00-00-07Z.damaged.db"));
+        assert_eq!(of.time_of(bad.as_os_str()), Some((at(7), true)));
+        for other in [
+            "relay.db",
+            "relay-abababab-.db",
+            "relay-abababab-2026-11-30T18-35-00Z.db.partial",
+            "relay-cdcdcdcd-2026-11-30T18-35-00Z.db",
+            "relay-2026-11-30T18-35-00Z.db",
+        ] {
+            assert_eq!(of.time_of(other.as_ref()), None, "{other}");
         }
     }
 
     #[test]
     fn the_newest_stay_and_what_is_not_a_copy_stays() {
         let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("data");
+        let (data, to) = (folder.path().join("data"), folder.path().join("backups"));
         let store = SqliteStore::open(&data).unwrap();
-        let to = folder.path().join("backups");
         std::fs::create_dir(&to).unwrap();
-        let options = BackupOptions { folder: to.clone(), every: Duration::from_secs(60), keep: 2 };
-        let metrics = Metrics::new();
-        assert_eq!(due(&options, &metrics).unwrap(), Duration::ZERO, "there is none");
+        let (of, other) = (copying(&data, &to, 1, 2), copying(&data, &to, 2, 1));
+        assert_eq!(of.due(at(1_000)).unwrap(), Duration::ZERO, "there is none");
         for seconds in [100, 200] {
-            std::fs::write(to.join(name_at(at(seconds))), "old").unwrap();
+            std::fs::write(to.join(of.name_at(at(seconds))), "old").unwrap();
         }
-        std::fs::write(to.join("mine.db"), "mine").unwrap();
-        assert_eq!(due(&options, &metrics).unwrap(), Duration::ZERO, "the newest is old");
-        assert_eq!(metrics.last_backup.get(), 200);
-        let made = make(&options, &data).unwrap();
-        let mut left: Vec<_> =
-            std::fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().path()).collect();
+        // Of another store, and its owner's.
+        for name in [&other.name_at(at(990)), "mine.db"] {
+            std::fs::write(to.join(name), "").unwrap();
+        }
+        assert_eq!(of.due(at(1_000)).unwrap(), Duration::ZERO, "the newest is old");
+        assert_eq!(of.metrics.last_backup.get(), 200);
+        of.look(at(1_000), None).unwrap();
+        let made = of.name_at(at(1_000));
+        let mut left =
+            [of.name_at(at(200)), made.clone(), other.name_at(at(990)), "mine.db".into()];
         left.sort();
-        assert_eq!(left, [to.join("mine.db"), to.join(name_at(at(200))), made.clone()]);
-        assert!(due(&options, &metrics).unwrap() > Duration::from_secs(30));
+        assert_eq!(names(&to), left);
+        assert_eq!(of.due(at(1_020)).unwrap(), Duration::from_secs(40));
         store.close().unwrap();
         // It is a store.
         let again = folder.path().join("again");
-        copies::copy_in(&made, &again).unwrap();
+        copies::copy_in(&to.join(made), &again).unwrap();
         SqliteStore::open(&again).unwrap().close().unwrap();
     }
 
+    /// A clock that was wrong once makes neither copies without end nor room for them.
     #[test]
-    fn a_copy_from_the_future_does_not_put_the_next_one_off() {
+    fn a_copy_from_the_future_neither_puts_the_next_one_off_nor_pushes_others_out() {
         let folder = tempfile::tempdir().unwrap();
-        let every = Duration::from_secs(60);
-        let options = BackupOptions { folder: folder.path().to_owned(), every, keep: 1 };
-        let future = SystemTime::now() + Duration::from_secs(86_400);
-        std::fs::write(folder.path().join(name_at(future)), "").unwrap();
-        assert_eq!(due(&options, &Metrics::new()).unwrap(), Duration::ZERO);
+        let (data, to) = (folder.path().join("data"), folder.path().join("backups"));
+        let store = SqliteStore::open(&data).unwrap();
+        std::fs::create_dir(&to).unwrap();
+        let of = copying(&data, &to, 1, 3);
+        let day = |day: u64| of.name_at(at(86_400 * day));
+        for name in [day(1), day(2), day(3), day(400)] {
+            std::fs::write(to.join(name), "").unwrap();
+        }
+        let now = at(86_400 * 4);
+        assert_eq!(of.due(now).unwrap(), Duration::ZERO);
+        assert_eq!(of.metrics.last_backup.get(), 86_400 * 3);
+        for seconds in 0..59 {
+            let looked = of.look(now + Duration::from_secs(seconds), None).unwrap();
+            assert_eq!(looked.due, Duration::from_secs(60 - seconds));
+        }
+        assert_eq!(names(&to), [day(400), day(2), day(3), day(4)].sorted());
+        store.close().unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_relay_left_of_a_copy_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, to) = (folder.path().join("data"), folder.path().join("backups"));
+        let store = SqliteStore::open(&data).unwrap();
+        std::fs::create_dir(&to).unwrap();
+        let (of, other) = (copying(&data, &to, 1, 1), copying(&data, &to, 2, 1));
+        let unfinished = |of: &Copying, end: &str| format!("{}.partial{end}", of.name_at(at(5)));
+        let stays = [unfinished(&other, ""), "a.db.partial".to_owned()];
+        for name in stays.iter().cloned().chain(["", "-journal"].map(|end| unfinished(&of, end))) {
+            std::fs::write(to.join(name), "").unwrap();
+        }
+        of.look(at(1_000), None).unwrap();
+        let [one, two] = stays;
+        assert_eq!(names(&to), [of.name_at(at(1_000)), one, two].sorted());
+        store.close().unwrap();
+    }
+
+    #[test]
+    fn damaged_copies_do_not_push_out_the_last_sound_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path();
+        let of = copying(Path::new(""), to, 1, 2);
+        let (sound, now) = (|seconds| to.join(of.name_at(at(seconds))), at(1_000));
+        let left = || {
+            let copies = of.copies(now).unwrap().into_iter();
+            copies.map(|copy| copy.path).collect::<Vec<_>>()
+        };
+        for path in [sound(1), sound(2), damaged(&sound(3)), damaged(&sound(4)), damaged(&sound(5))]
+        {
+            std::fs::write(path, "").unwrap();
+            of.rotate(now).unwrap();
+        }
+        assert_eq!(left(), [sound(2), damaged(&sound(5))]);
+        std::fs::write(sound(6), "").unwrap();
+        of.rotate(now).unwrap();
+        assert_eq!(left(), [damaged(&sound(5)), sound(6)]);
+        std::fs::write(damaged(&sound(7)), "").unwrap();
+        copying(Path::new(""), to, 1, 1).rotate(now).unwrap();
+        assert_eq!(left(), [sound(6), damaged(&sound(7))], "the newest tells when the next is due");
+    }
+
+    trait Sorted {
+        fn sorted(self) -> Self;
+    }
+
+    impl<const N: usize> Sorted for [String; N] {
+        fn sorted(mut self) -> Self {
+            self.sort();
+            self
+        }
     }
 }

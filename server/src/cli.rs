@@ -7,17 +7,20 @@
 //! way; 8 the store's files were removed or replaced while it was served;
 //! 9 an fsync of the store failed while it was served; 10 a thread of the relay ended by a bug.
 
+mod child;
 mod names;
 mod operator;
 mod print;
 mod serve;
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::process::ExitCode;
 
 pub use crate::logs::LogFormat;
+pub use child::{FOLD_WORKER, VERIFY_COPY, fold_worker, verify_copy_worker};
 pub use operator::{OperatorCommand, operate};
-pub use serve::{FOLD_WORKER, FoldArgs, ServeArgs, fold_worker, run};
+pub use serve::{FoldArgs, ServeArgs, run};
 
 use crate::logs;
 use crate::store::{OpenStoreError, StoreHint, chain};
@@ -42,8 +45,25 @@ pub fn misused(error: &clap::Error) -> ExitCode {
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
         .collect();
     let said = said.join(" ");
+    // Those that only this program starts are listed too, hidden or not.
+    let hidden = |said: String, name: &str| said.replace(&format!(", {name}"), "");
+    let said = [FOLD_WORKER, VERIFY_COPY].into_iter().fold(said, hidden);
     let why = said.trim_start_matches("error: ");
     Failure::new(USAGE, "wrong usage", why, "see `landfall-relay --help`").tell()
+}
+
+/// A command that takes variables which are set to nothing for not set: a Compose file sets them so.
+pub fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+        true => arg.env(clap::builder::Resettable::<clap::builder::OsStr>::Reset),
+        false => arg,
+    });
+    let names = command.get_subcommands().map(|below| below.get_name().to_owned());
+    names
+        .collect::<Vec<_>>()
+        .into_iter()
+        .fold(command, |command, name| command.mut_subcommand(name, without_empty_variables))
 }
 
 /// What ends the process: one line for a person, and a code for a script.

@@ -242,6 +242,7 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
     // It asks the file system, which may not answer at once.
     let asked = Arc::clone(&door.sessions.store);
     let store = tokio::task::spawn_blocking(move || asked.gauges()).await.unwrap_or_default();
+    metrics.show_verified(store.verified.as_ref(), store.copy_verified.as_ref());
     metrics.index_bytes.set(store.index_bytes as i64);
     metrics.index_loads.set(store.index_loads as i64);
     metrics.damaged_indexes.set(store.damaged_indexes as i64);

@@ -279,6 +279,10 @@ pub const BACKUP_LOOK: Duration = Duration::from_secs(600);
 /// The pause after the first backup that failed; each further one doubles it.
 pub const BACKUP_PAUSE: Duration = Duration::from_secs(10);
 
+/// Address space of the child that verifies a copy of the store. It has one document at a time, of which
+/// it inflates one change; what a child that folds may have by default is more than enough.
+pub const VERIFY_MEMORY_BYTES: u64 = 1 << 30;
+
 /// Damaged places of a store that are kept by name. More than an operator reads, and each some 200
 /// bytes; that there are more is said.
 pub const DAMAGED_PLACES: usize = 1_000;
@@ -376,6 +380,11 @@ pub const UNFOLD_BYTES: usize = 512 * MIB;
 /// How long a child may take for one fold: fifty times what 260,000 changes take.
 pub const FOLD_TIME: Duration = Duration::from_secs(60);
 
+/// Operations that a byte of changes stands for at most, where few changes make a document worth a fold.
+/// Text that people write has two to eight, compressed; what has more is cheap to send, and what it
+/// would cost to fold is not what it cost to push.
+pub const FOLD_OPERATIONS_IN_A_BYTE: u64 = 16;
+
 /// How often the store is asked for a document that is worth a fold.
 pub const FOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -391,8 +400,8 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 /// Rows that are pruned in one transaction: commits wait for it.
 pub const PRUNE_ROWS: usize = 150;
 
-/// Pushes to one document that wait while its index is loaded or an offered snapshot is merged.
-/// Beyond it they are given back.
+/// Pushes of an address to one document that wait while its index is loaded or an offered snapshot is
+/// merged; of all twice as many. Beyond it they are given back.
 pub const HELD_PUSHES: usize = 256;
 
 /// Bytes of memory of those pushes: what they wait for may take a minute.
@@ -405,6 +414,9 @@ pub const SEAT_ENTRIES: usize = 4_096;
 /// Bytes of the commits that those entries keep in memory, shared by all sessions. A larger commit
 /// is read from the store.
 pub const SEAT_ENTRY_BYTES: usize = shared::COMMIT_BYTES;
+
+/// Bytes of both that wait for a session without memory of their own.
+pub const SEAT_FREE_BYTES: usize = 16 * KIB;
 
 /// Bytes of ephemeral messages that wait for a session. Beyond it the oldest are dropped: the next
 /// one says where a cursor is now.
@@ -501,6 +513,9 @@ pub const REPO_GOSSIP_NEWS_BYTES: usize = 4 * KIB;
 
 /// Such news that wait for a session. What finds no room is lost: the next says the same.
 pub const REPO_GOSSIP_WAITING: usize = 256;
+
+/// Their bytes.
+pub const REPO_GOSSIP_WAITING_BYTES: usize = 64 * KIB;
 
 /// Bytes of the reason with which an automerge-repo session is closed: what a WebSocket's close holds.
 pub const CLOSE_REASON_BYTES: usize = 120;

@@ -1,8 +1,9 @@
 //! The binary: its command line, and nothing else.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use landfall_relay::cli::{self, OperatorCommand, ServeArgs};
 
 /// Landfall's relay: keeps the changes of documents and brings replicas to the same state
@@ -29,10 +30,14 @@ enum Command {
     /// Fold one document's history, as the relay asks on standard input
     #[command(name = cli::FOLD_WORKER, hide = true)]
     FoldWorker,
+    /// Verify a copy of the store, as the relay asks
+    #[command(name = cli::VERIFY_COPY, hide = true)]
+    VerifyCopy { file: PathBuf },
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let matches = cli::without_empty_variables(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return cli::misused(&error),
     };
@@ -40,5 +45,6 @@ fn main() -> ExitCode {
         Command::Serve(args) => cli::run(args),
         Command::Operate(command) => cli::operate(command),
         Command::FoldWorker => cli::fold_worker(),
+        Command::VerifyCopy { file } => cli::verify_copy_worker(&file),
     }
 }

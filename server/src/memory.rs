@@ -143,6 +143,11 @@ impl Memory {
         self.shared.state.lock().ledger.is_short()
     }
 
+    /// A share that waits for what its own uploads hold.
+    pub(crate) fn short_share(&self) -> Option<ShareKey> {
+        self.shared.state.lock().ledger.short_share()
+    }
+
     /// Bytes that all caches together may hold now.
     pub(crate) fn cache_room(&self) -> usize {
         self.shared.state.lock().ledger.cache_room()
@@ -276,6 +281,10 @@ impl Account {
             let hog = state.ledger.hog(Class::State, self.open.key, bytes)?;
             // It may have ended: then what it holds is about to be given back.
             state.evictions.get(&hog)?.notify_one();
+            // Until then others ask: there is room for so much more, and no more.
+            if !state.ledger.may_outgrow(bytes) {
+                return None;
+            }
         }
         let grant = self.open.shared.book(&mut state.ledger, self.open.key, Class::State, bytes);
         if state.ledger.is_over() {
@@ -283,6 +292,12 @@ impl Account {
             self.open.shared.pressed.notify_one();
         }
         Some(grant)
+    }
+
+    /// Whether an upload of so many bytes has no room for what its own session or address holds: what
+    /// others give back is no help.
+    pub(crate) fn outgrows(&self, bytes: usize) -> bool {
+        self.open.shared.state.lock().ledger.outgrows(self.open.key, bytes)
     }
 
     /// Whose it is.

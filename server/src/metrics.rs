@@ -13,6 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::logs;
+use crate::store::Verification;
 
 /// One label with a value of a fixed set: a code's name, an outcome. Never what a peer chose.
 type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
@@ -61,6 +62,10 @@ pub(crate) struct Metrics {
     pub(crate) snapshots_offered: Counter,
     /// The moment of the newest scheduled backup, in seconds since 1970; 0 for none.
     pub(crate) last_backup: Gauge,
+    /// The moment of the last verification that was written down, in seconds since 1970, 0 for none, and
+    /// the damaged places that it found: of the store, and of scheduled copies; set when read.
+    verified: Family<[(&'static str, &'static str); 1], Gauge>,
+    verified_damage: Family<[(&'static str, &'static str); 1], Gauge>,
     /// Bytes of the store's files; set when read.
     pub(crate) store_bytes: Gauge,
     /// Bytes that the relay's user may still write where the store is; set when read.
@@ -121,6 +126,8 @@ impl Metrics {
             healed: Counter::default(),
             snapshots_offered: Counter::default(),
             last_backup: Gauge::default(),
+            verified: Family::default(),
+            verified_damage: Family::default(),
             store_bytes: Gauge::default(),
             free_bytes: Gauge::default(),
             backups: ByReason::default(),
@@ -179,6 +186,10 @@ impl Metrics {
             Unit::Seconds,
             self.last_backup.clone(),
         );
+        let help = "Moment of the last verification, 0 for none, by what was verified";
+        r.register_with_unit("last_verify_timestamp", help, Unit::Seconds, self.verified.clone());
+        let help = "Damaged places that it found";
+        r.register("last_verify_damage", help, self.verified_damage.clone());
         r.register("backups", "Scheduled backups, by outcome", self.backups.clone());
         r.register("store_bytes", "Bytes of the store's files", self.store_bytes.clone());
         let help = "Bytes that can still be written where the store is";
@@ -210,7 +221,17 @@ impl Metrics {
         self.ephemeral.get_or_create(&[("outcome", outcome)]).inc_by(times as u64);
     }
 
-    /// A scheduled backup was made, or failed.
+    /// When everything in the store and in a copy of it was verified last, and what came of it.
+    pub(crate) fn show_verified(&self, store: Option<&Verification>, copy: Option<&Verification>) {
+        for (of, last) in [("store", store), ("copy", copy)] {
+            let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+            let (at, damage) = last.map_or((0, 0), |last| (number(last.at), number(last.damage)));
+            self.verified.get_or_create(&[("of", of)]).set(at);
+            self.verified_damage.get_or_create(&[("of", of)]).set(damage);
+        }
+    }
+
+    /// A scheduled backup was made, verified, or failed.
     pub(crate) fn backups(&self, outcome: &'static str) {
         self.backups.get_or_create(&[("outcome", outcome)]).inc();
     }

@@ -67,6 +67,19 @@ impl Kept {
         Some(partial)
     }
 
+    /// Takes out the one of a share that was left longest ago.
+    fn pop_idle_of(&mut self, share: ShareKey) -> Option<Partial> {
+        let Self { partials, idle, .. } = self;
+        // Its memory is that of who began it.
+        let is_of = |key: &Key, ticket: &u64| {
+            let partial = partials.get(key).and_then(|same| same.get(ticket));
+            partial.is_some_and(|partial| partial.room.key().share == share)
+        };
+        let (key, ticket, _) = idle.values().find(|(key, ticket, _)| is_of(key, ticket))?;
+        let (key, ticket) = (key.clone(), *ticket);
+        self.remove(&key, ticket)
+    }
+
     /// Takes out the one that was left longest ago, if `is_due` says so of the moment.
     fn pop_idle(&mut self, is_due: impl Fn(Instant) -> bool) -> Option<Partial> {
         let (_, (key, ticket, since)) = self.idle.first_key_value()?;
@@ -211,6 +224,12 @@ impl Offers {
     pub(crate) fn give_way(&self) -> bool {
         // Its memory is given back with no lock held: others may take it at once.
         let left = self.kept.lock().pop_idle(|_| true);
+        left.is_some()
+    }
+
+    /// As [`Offers::give_way`], of those that count as one share's.
+    pub(crate) fn give_way_of(&self, share: ShareKey) -> bool {
+        let left = self.kept.lock().pop_idle_of(share);
         left.is_some()
     }
 

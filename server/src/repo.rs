@@ -154,8 +154,8 @@ struct Driver {
     bytes_before: u64,
     mailbox: Mailbox,
     events: mpsc::Receiver<Event>,
-    gossip: mpsc::Receiver<gossip::News>,
-    gossip_in: mpsc::Sender<gossip::News>,
+    gossip: gossip::Hears,
+    gossip_in: gossip::Ear,
     /// Told when another connection takes the peer's name.
     replaced: Arc<Notify>,
     delivered: Moment,
@@ -201,7 +201,7 @@ impl Driver {
         shared.metrics.sessions.inc();
         let places = Places { shared: Arc::clone(&shared), id, space: space.clone() };
         let (events_in, events) = mpsc::channel(2 * limits::REPO_INTAKE);
-        let (gossip_in, gossip) = mpsc::channel(limits::REPO_GOSSIP_WAITING);
+        let (gossip_in, gossip) = gossip::ear();
         let (overflow, grown) = (Arc::new(Notify::new()), Arc::default());
         let host = host(shared.upstream, &space);
         Self {
@@ -212,7 +212,7 @@ impl Driver {
             outbox_bytes: 0,
             intake: Intake::new(&shared, id, space.clone(), account.clone()),
             planning: Planning::new(&shared, space.clone(), account.clone()),
-            seat: Seat::new(id, account.key().share),
+            seat: Seat::new(id, account.clone()),
             account,
             state_room: Vec::new(),
             meter,
@@ -463,7 +463,13 @@ impl Driver {
                     let (space, news) = (&self.space, &self.gossip_in);
                     self.shared.repo.gossip.subscribe(space, self.id, storages, news);
                 }
-                Effect::Gossip(news) => self.shared.repo.gossip.tell(&self.space, self.id, news),
+                Effect::Unsubscribe(storages) => {
+                    self.shared.repo.gossip.unsubscribe(&self.space, self.id, storages);
+                }
+                Effect::Gossip(news) => {
+                    let from = (self.id, self.account.share());
+                    self.shared.repo.gossip.tell(&self.space, from, news);
+                }
                 Effect::Resent { document, brought } => self.resent(document, brought),
                 Effect::Refused { document, code, changes, what } => {
                     self.shared.metrics.rejected(code);

@@ -219,8 +219,9 @@ pub async fn serve_with_store(
     let copying = options.backups.clone().map(|backups| {
         let metrics = Arc::clone(&server.door.sessions.metrics);
         let data = options.data.clone();
+        let store = server.door.sessions.upstream;
         tasks::keep("backups", move || {
-            backups::run(backups.clone(), data.clone(), Arc::clone(&metrics))
+            backups::run(backups.clone(), data.clone(), store, Arc::clone(&metrics))
         })
     });
     let end = AssertUnwindSafe(server.accept(listener, shutdown)).catch_unwind().await;

@@ -217,7 +217,7 @@ enum Happening {
     Room,
     Read(Option<Read>),
     Reply(Option<Reply>),
-    Said(Vec<News>),
+    Said((Vec<News>, Option<Grant>)),
     Written(WriteEnd),
     Heard(Heard),
     Grown,
@@ -249,7 +249,7 @@ impl Driver {
             uploads: Uploads::new(account.clone(), Arc::clone(&shared.offers)),
             feeding: Feeding::new(&shared, account.clone()),
             answering: Answering::new(&shared, account.clone()),
-            hearing: Hearing::new((id, account.key().share), Arc::clone(&shared.rooms)),
+            hearing: Hearing::new(id, account.clone(), Arc::clone(&shared.rooms)),
             account,
             meter,
             looked: Instant::now(),
@@ -435,7 +435,7 @@ impl Driver {
         self.outbox.push_back((frame, room));
     }
 
-    fn handle_said(&mut self, said: Vec<News>) {
+    fn handle_said(&mut self, (said, room): (Vec<News>, Option<Grant>)) {
         for news in said {
             match news {
                 News::Heard(through, said) => {
@@ -453,6 +453,11 @@ impl Driver {
                 // The session has no document open through automerge-repo.
                 News::Entry(..) | News::Said(_) | News::Asked(..) | News::Mended(..) => {}
             }
+        }
+        // What was said is not shared any more: each has its own copy until that is written.
+        self.perform();
+        if let Some((_, last @ None)) = self.outbox.back_mut() {
+            *last = room;
         }
     }
 

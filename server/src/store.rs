@@ -35,6 +35,7 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 mod unfold;
+mod verified;
 pub mod verify;
 
 use std::ops::ControlFlow;
@@ -64,6 +65,7 @@ pub use listing::{Recent, RecentPage};
 pub use mending::{Examined, Replaced};
 pub use opening::{OpenStoreError, StoreHint};
 pub use sqlite::SqliteStore;
+pub use verified::{Subject, Verification};
 
 /// Called exactly once, when a commit is durable or has failed. Runs on a thread of the store: it must not
 /// block.
@@ -149,7 +151,7 @@ pub enum Standing {
 }
 
 /// Figures of a store's memory and files, for the metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreGauges {
     /// Packed indexes in memory.
     pub indexes: usize,
@@ -163,6 +165,10 @@ pub struct StoreGauges {
     pub store_bytes: u64,
     /// Bytes that the relay's user may still write in the store's file system.
     pub free_bytes: u64,
+    /// The last recorded verification of the whole store.
+    pub verified: Option<Verification>,
+    /// The last recorded verification of a scheduled copy.
+    pub copy_verified: Option<Verification>,
 }
 
 /// A relay's store: one log for each space, and the index that admission queries.

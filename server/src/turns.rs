@@ -77,6 +77,11 @@ impl<T> Round<T> {
         Some((key, item))
     }
 
+    /// Records that a share had its turn elsewhere: the others come first.
+    pub(crate) fn note_turn(&mut self, share: ShareKey) {
+        self.last = Some(share);
+    }
+
     /// Removes the items of a session that `keep` rejects.
     pub(crate) fn retain(&mut self, key: Key, keep: impl FnMut(&T) -> bool) {
         let of = self.shares.get_mut(&key.share);
@@ -102,11 +107,6 @@ impl<T> Round<T> {
         self.shares.iter().flat_map(|(share, of)| {
             of.accounts.values().filter_map(|items| Some((*share, items.front()?)))
         })
-    }
-
-    /// Records that a share was served without waiting: the others are before it.
-    pub(crate) fn served(&mut self, share: ShareKey) {
-        self.last = Some(share);
     }
 
     /// Whether nothing waits.
@@ -261,7 +261,7 @@ impl Turns {
         }
         state.free -= 1;
         state.tickets += 1;
-        state.waiting.served(share);
+        state.waiting.note_turn(share);
         Some(Turn { shared: Arc::clone(&self.shared) })
     }
 

@@ -27,3 +27,5 @@ mod owners;
 mod replaced;
 #[path = "operator/repo.rs"]
 mod repo;
+#[path = "operator/verified.rs"]
+mod verified;

@@ -240,6 +240,18 @@ pub enum OpenError {
         /// Who holds it.
         holder: Holder,
     },
+    /// User: the file has hard links. Through another name a second process could open it at the same
+    /// time, since locks and the write-ahead log go by name; both would overwrite what the other wrote.
+    #[error(
+        "{path}: the file has {names} names (hard links), through which two processes could write it at once; remove the others, or put a copy in the place of this one",
+        path = path.display()
+    )]
+    OtherNames {
+        /// The file.
+        path: PathBuf,
+        /// How many names it has.
+        names: u64,
+    },
     /// User: the file is somebody else's; it was not touched.
     #[error("{path}: this file is not ours: {what}", path = path.display())]
     NotOurs {
@@ -348,6 +360,7 @@ impl OpenError {
             | Self::Io { source, .. }
             | Self::Migration { source, .. } => source.class(),
             Self::Schema { .. }
+            | Self::OtherNames { .. }
             | Self::NotOurs { .. }
             | Self::TooNew { .. }
             | Self::TooOld { .. }

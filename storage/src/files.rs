@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Foreign, OpenError, StorageError};
@@ -15,6 +15,12 @@ const APPLICATION_ID_AT: usize = 68;
 
 /// Length of SQLite's file header.
 const HEADER: usize = 100;
+
+/// What the name of a file has at its end that is not whole yet.
+pub(crate) const UNFINISHED: &str = ".partial";
+
+/// Bytes of a file that [`read_beside`] reads.
+const SMALL: u64 = 4 * 1024;
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +178,42 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     io::copy(&mut File::open(from)?, &mut copy)?;
     copy.set_permissions(fs::metadata(from)?.permissions())?;
     copy.sync_all()
+}
+
+/// Puts a small file beside a database, named as that with a suffix, in the place of one that is there:
+/// whole or not at all, with the database's owner and mode.
+///
+/// # Errors
+/// The file system's; then what was there is still there.
+pub fn write_beside(database: &Path, suffix: &str, content: &[u8]) -> io::Result<()> {
+    let database = &fs::canonicalize(database)?;
+    let new = beside(database, &format!("{suffix}{UNFINISHED}"));
+    match fs::remove_file(&new) {
+        // What a killed process left.
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut file = create_new(&new, true)?;
+    let written = give(&file, database)
+        .and_then(|()| file.set_permissions(fs::metadata(database)?.permissions()))
+        .and_then(|()| file.write_all(content))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&new, beside(database, suffix)));
+    if written.is_err() {
+        // The first error counts.
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+/// Reads a small file beside a database; `None` if there is none, or if it is no small file.
+pub fn read_beside(database: &Path, suffix: &str) -> Option<Vec<u8>> {
+    let path = beside(&fs::canonicalize(database).ok()?, suffix);
+    let is_small = fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= SMALL);
+    let mut content = Vec::new();
+    let file = is_small.then(|| File::open(path)).and_then(Result::ok)?;
+    file.take(SMALL).read_to_end(&mut content).ok().map(|_| content)
 }
 
 /// As [`open_or_create`], but the file must not exist.

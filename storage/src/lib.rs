@@ -12,6 +12,7 @@
 //! - A result is told only after the commit it speaks of, and [`Durability::Full`] means that the
 //!   commit is on disk by then.
 //! - Every failure has a [`FailureClass`], derived in one place from SQLite's own codes.
+//! - A file with hard links is not opened for writing: locks go by name.
 //! - A file that is removed, renamed, replaced or overwritten while it is open takes no more
 //!   commits: [`FailureClass::Gone`].
 //!
@@ -47,6 +48,7 @@ mod faults;
 mod files;
 mod identity;
 mod lock;
+mod names;
 mod new_file;
 mod open;
 mod options;
@@ -63,6 +65,7 @@ pub use database::Database;
 pub use durability::{CommitNumber, Committed, Durability};
 pub use error::{FailureClass, Foreign, OpenError, ReadError, StorageError, WriteError};
 pub use faults::{CommitHold, Counters, Faults};
+pub use files::{read_beside, write_beside};
 pub use identity::{Gone, GoneFile};
 pub use lock::Holder;
 pub use new_file::{NewFile, NewFileError};

@@ -10,10 +10,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::files;
-
-/// What the name of an unfinished file has at its end.
-const UNFINISHED: &str = ".partial";
+use crate::files::{self, UNFINISHED};
 
 /// Why a file was not made. Nothing has its name then.
 #[derive(Debug, Error)]

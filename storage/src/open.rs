@@ -11,6 +11,7 @@ use crate::error::{FailureClass, OpenError, StorageError};
 use crate::files::{self, Found};
 use crate::identity::FileWatch;
 use crate::lock::Lock;
+use crate::names;
 use crate::options::{OLDEST_SQLITE, Options};
 use crate::schema::{self, Schema, State};
 use crate::wal::{self, WalDamage};
@@ -34,6 +35,7 @@ pub(crate) fn writable(
     check_usable(schema)?;
     let path = files::resolve(path)?;
     files::inspect(&path, schema.application_id)?;
+    names::refuse_others(&path)?;
     let lock = Lock::take(&path, options.private)?;
     // Looked at again under the lock: the holder before us may just have created it.
     let found = files::inspect(&path, schema.application_id)?;

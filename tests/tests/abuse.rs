@@ -18,6 +18,8 @@ mod floods;
 mod holding;
 #[path = "abuse/questions.rs"]
 mod questions;
+#[path = "abuse/unread.rs"]
+mod unread;
 #[path = "abuse/uploads.rs"]
 mod uploads;
 #[path = "abuse/work.rs"]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod house {
+    mod containers;
     mod edges;
     mod finding;
     mod glossary;

@@ -8,7 +8,7 @@ use landfall::automerge::ROOT;
 use landfall::automerge::transaction::Transactable;
 use landfall::{Options, Store};
 
-use crate::harness::{Home, Relay};
+use crate::harness::{Done, Home, Relay};
 
 #[test]
 fn wrong_usage() {
@@ -51,7 +51,7 @@ fn offline_is_no_option_where_a_relay_is_needed() {
     let home = Home::new();
     let relay = Relay::start(&home);
     home.run(&["--offline", "notes", "new", "Kept"]).ok();
-    for command in [&["sync"][..], &["sync", "--check"], &["watch"], &["replay"]] {
+    for command in [&["sync"][..], &["sync", "--check"], &["replay"]] {
         let done = home.at(&relay, &[&["--offline"], command].concat());
         assert_eq!((done.out(), done.err().lines().count()), (String::new(), 1));
         done.failed(2, &["wrong usage", command[0], "--offline"]);
@@ -203,6 +203,31 @@ fn paths_that_cannot_be_imported() {
     home.run(&["--offline", "import", "binary"]).failed(7, &["nothing was imported"]);
 }
 
+/// Neither is read to its end, nor is anything made of it.
+#[test]
+fn what_is_too_long_is_refused_before_it_is_read() {
+    let home = Home::new();
+    let file = std::fs::File::create(home.path("long.md")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let done = home.run(&["--offline", "import", "long.md"]);
+    let skipped = done.err();
+    let says = "skip   long.md: it has 1099511627776 bytes, and a note 1048576 characters at most";
+    assert!(skipped.starts_with(says), "{skipped}");
+    done.failed(7, &["nothing was imported"]);
+    let notes = || home.run(&["--offline", "-q", "notes", "list"]).ok();
+    assert_eq!(notes(), "");
+    home.run(&["--offline", "notes", "new", "Kept", "--text", "text"]).ok();
+    // It never ends.
+    for command in ["new", "append kept"] {
+        let text = if command == "new" { "--text -" } else { "-" };
+        let line = format!("yes 漢 | \"$DEMO\" --offline notes {command} {text}");
+        let says = ["more than 4194304 bytes", "1048576 characters at most"];
+        Done::of(&mut home.shell(&line)).failed(7, &says);
+    }
+    assert_eq!(notes().lines().count(), 1);
+    assert_eq!(home.run(&["-q", "notes", "show", "1"]).ok(), "Kept\ntext\n");
+}
+
 #[test]
 fn an_editor_that_fails_changes_nothing() {
     let home = Home::new();
@@ -217,4 +242,26 @@ fn an_editor_that_fails_changes_nothing() {
         assert!(err.starts_with("error: the note was not edited") && err.contains(says), "{err}");
     }
     assert_eq!(home.run(&["-q", "notes", "show", "1"]).ok(), "Kept\ntext\n");
+}
+
+/// A script that goes on with what was not shown would lose it.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let home = Home::new();
+    home.run(&["--offline", "notes", "new", "Only", "--text", "copy"]).ok();
+    for line in ["notes show Only", "notes list", "status", "notes new Another --text x"] {
+        let done = home.shell(&format!("$DEMO --offline {line} > /dev/full")).output().unwrap();
+        let err = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(7), "{line}: {err}");
+        assert!(
+            err.contains("error: the output could not be written: No space left"),
+            "{line}: {err}"
+        );
+    }
+    // A reader that has enough is none.
+    let closed = "($DEMO --offline notes list; echo $? >&2) | true";
+    let done = home.shell(closed).output().unwrap();
+    assert_eq!(String::from_utf8(done.stderr).unwrap().trim(), "0");
+    assert_eq!(home.run(&["--offline", "notes", "list"]).ok().lines().count(), 2);
 }

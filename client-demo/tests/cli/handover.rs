@@ -88,6 +88,26 @@ fn another_relay_and_none_are_refused() {
     new(&["--relay", &format!("{}/", relay.url)]).ok();
 }
 
+/// It says what is done here, and neither it nor what is handed to it reaches the relay.
+#[test]
+fn watch_offline_shows_what_other_commands_do_here() {
+    let home = Home::new();
+    let relay = Relay::start(&home);
+    let mut watch = home.start(&["--relay", &relay.url, "--offline", "watch"]);
+    watch.until("offline; nothing pending");
+    let made = home.run(&["notes", "new", "Trip", "--text", "six"]).ok();
+    assert!(made.ends_with("\nsaved here; not on the relay yet (1 pending)\n"), "{made}");
+    watch.until("“Trip” edited here");
+    home.run(&["--offline", "notes", "append", "trip", "seven"]).ok();
+    watch.until("offline; 2 changes pending");
+    let is_offline = "the process that has the store is offline";
+    home.run(&["sync"]).failed(2, &["`sync` needs the relay", is_offline]);
+    home.at(&relay, &["notes", "new", "x"]).failed(2, &["syncs with no relay"]);
+    assert_eq!(watch.signal("-INT"), Some(0));
+    let sent = home.at(&relay, &["sync"]).ok();
+    assert!(sent.contains("2 changes"), "{sent}");
+}
+
 #[test]
 fn an_editor_is_opened_by_the_command_that_was_started() {
     let home = Home::new();

@@ -21,6 +21,8 @@ use crate::store::Appended;
 struct Publication {
     document: Arc<OpenDocument>,
     loaded: Arc<Loaded>,
+    /// As [`Edit::is_unbuilt`].
+    is_unbuilt: bool,
     /// As [`Edit::number`] and [`Edit::base`]: the state that `loaded` may replace.
     edit: u64,
     base: Option<Arc<Loaded>>,
@@ -99,7 +101,10 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
     let bytes = made.iter().map(|made| made.local.change.bytes.len() as u64).sum::<u64>();
     let loaded = edit.loaded()?;
     loaded.stored_bytes += bytes;
-    let heads = loaded.automerge.get_heads();
+    let heads = match (edit.is_unbuilt, made.last()) {
+        (true, Some(made)) => vec![made.change.hash()],
+        _ => edit.loaded()?.automerge.get_heads(),
+    };
     let mut patches: Vec<_> = made.into_iter().map(|made| made.patches).collect();
     let mut patches_from = edit.began_at.clone();
     if let Some(told) = told.filter(|told| *told != patches_from) {
@@ -119,6 +124,7 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
     Ok(Publication {
         document: Arc::clone(&edit.document),
         loaded: edit.work.take().ok_or_else(gone)?,
+        is_unbuilt: edit.is_unbuilt,
         edit: edit.number,
         base: edit.base.take(),
         generation: edit.generation,
@@ -156,8 +162,17 @@ impl Publication {
                 document.tell_changed(&mut slot, Origin::Local, heads.clone(), patches);
             }
             let replaced = current.then(|| {
-                document.core.cache.put(&document, bytes);
-                std::mem::replace(&mut slot.state, State::Published(loaded))
+                let state = match self.is_unbuilt {
+                    true => {
+                        document.core.cache.unloaded(&document);
+                        State::Unloaded
+                    }
+                    false => {
+                        document.core.cache.put(&document, bytes);
+                        State::Published(loaded)
+                    }
+                };
+                std::mem::replace(&mut slot.state, state)
             });
             document.wake(&mut slot);
             replaced

@@ -44,6 +44,8 @@ pub(crate) struct Edit {
     pub(super) generation: u64,
     /// The heads that it began with.
     pub(super) began_at: Vec<ChangeHash>,
+    /// `work` lacks what was made: the document is to be loaded after the commit.
+    pub(super) is_unbuilt: bool,
     // Last, so that it is released last.
     _right: Right,
 }
@@ -106,6 +108,7 @@ impl Edit {
         Ok(Self {
             document: Arc::clone(document),
             began_at: work.automerge.get_heads(),
+            is_unbuilt: false,
             base,
             work: Some(work),
             made: Vec::new(),
@@ -217,6 +220,15 @@ impl Edit {
             return self.run_given(change);
         }
         loaded.automerge = built;
+        self.add(change, None, false)
+    }
+
+    /// As [`Edit::run_built`], without the document: once it is committed, whoever wants it loads it.
+    pub(crate) fn run_unbuilt(&mut self, change: Change) -> Result<(), ChangeError> {
+        if !self.loaded()?.automerge.get_heads().is_empty() {
+            return self.run_given(change);
+        }
+        self.is_unbuilt = true;
         self.add(change, None, false)
     }
 

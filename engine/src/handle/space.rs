@@ -10,9 +10,10 @@ use super::{Document, Shared};
 use crate::core::Core;
 use crate::document::{Changing, Edit, OpenDocument, commit};
 use crate::error::{BoxError, ChangeError, OpenDocumentError, StoreError, SubscribeError};
+use crate::named::{self, Built, First};
+use crate::random;
 use crate::status::SpaceStatus;
 use crate::store::SpaceRow;
-use crate::{named, random};
 
 /// A named set of documents, synced together.
 #[derive(Clone)]
@@ -68,10 +69,17 @@ impl Space {
         let open = self.open_document(id);
         if !self.contains(&id)? {
             let inside = Changing::enter()?;
-            let (document, first) = named::first_change(&id, &template)?;
+            let First { change, document } = named::first_change(&id, &template)?;
             let mut edit = Edit::begin(&inside, &open)?;
-            edit.run_built(document, first)?;
+            let head = change.hash();
+            let saved = match document {
+                Built::Whole(document) => edit.run_built(*document, change).map(|()| None)?,
+                Built::Saved(saved) => edit.run_unbuilt(change).map(|()| saved)?,
+            };
             commit(vec![edit])?;
+            if let Some(saved) = saved {
+                self.core().fold_later(open.key(), head, saved);
+            }
         }
         Ok(Document::new(Arc::clone(&self.shared), open))
     }

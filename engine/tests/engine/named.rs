@@ -3,7 +3,7 @@
 use landfall::automerge::{
     ObjType, ROOT, ReadDoc, transaction::Transactable, transaction::Transaction,
 };
-use landfall::{BoxError, Options, Store};
+use landfall::{BoxError, EventKind, Options, Origin, Store, maintain};
 
 fn template(tx: &mut Transaction<'_>) -> Result<(), BoxError> {
     tx.put_object(ROOT, "text", ObjType::Text)?;
@@ -59,4 +59,47 @@ fn a_named_document_is_edited_by_a_fresh_actor() {
     let changes = inbox.read(|doc| doc.get_changes(&[])).unwrap();
     assert_eq!(changes.len(), 2);
     assert_ne!(changes[0].actor_id(), changes[1].actor_id());
+}
+
+/// It is told and shown as any other; what it was built as is what it is folded to.
+#[test]
+fn a_large_one_is_not_left_in_memory_and_is_folded_at_close() {
+    let folder = tempfile::tempdir().unwrap();
+    let prose = "a long text, 漢字; ".repeat(10_000);
+    let template = |tx: &mut Transaction<'_>| {
+        let text = tx.put_object(ROOT, "text", ObjType::Text)?;
+        Ok(tx.splice_text(&text, 0, 0, &prose)?)
+    };
+    let mut made = Vec::new();
+    for name in ["read", "unread"] {
+        let path = folder.path().join(name);
+        let store = Store::open(&path, Options::default()).unwrap();
+        let mut events = store.events();
+        let document = store.space("default").unwrap().create_named("long", template).unwrap();
+        assert_eq!(store.status().loaded.documents, 0, "nobody has looked at it");
+        let Some(Ok(event)) = events.try_next() else { panic!("nothing is told") };
+        let EventKind::Changed { origin: Origin::Local, heads, .. } = event.kind else {
+            panic!("{event:?}")
+        };
+        if name == "read" {
+            assert_eq!(document.heads().unwrap(), heads);
+            let text = document.read(|doc| doc.get(ROOT, "text").unwrap().unwrap().1).unwrap();
+            document.change(|tx| Ok(tx.splice_text(&text, 0, 13, "")?)).unwrap();
+        }
+        made.push(heads);
+        drop(document);
+        store.close().unwrap();
+        let found = maintain::inspect(&path).unwrap();
+        // The compactor may have been there before the edit, which alone is not worth a fold.
+        assert!(found.spaces[0].documents[0].folded_changes >= 1, "{name}");
+        let store = Store::open(&path, Options::default()).unwrap();
+        let space = store.space("default").unwrap();
+        let document = space.open(event.document).unwrap();
+        let shown = document.read(|doc| doc.text(doc.get(ROOT, "text")?.unwrap().1)).unwrap();
+        let expected = if name == "read" { &prose[13..] } else { &prose[..] };
+        assert!(shown.unwrap() == expected, "{name}");
+        store.close().unwrap();
+        assert!(maintain::verify(&path).unwrap().is_empty());
+    }
+    assert_eq!(made[0], made[1]);
 }

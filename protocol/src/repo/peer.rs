@@ -86,6 +86,8 @@ pub enum Effect {
     /// The peer wants to hear of these storages; tell what is known of them, with
     /// [`Peer::handle_remote_heads`].
     Subscribe(Vec<String>),
+    /// The peer does not want to hear of these any more.
+    Unsubscribe(Vec<String>),
     /// The heads of a document in a storage have changed: tell whoever wants to hear of it.
     Gossip(RemoteNews),
     /// The peer has answered [`Peer::handle_lost`].
@@ -181,6 +183,10 @@ pub struct Peer {
     now: Moment,
     /// Storages of whose heads the peer wants to hear.
     subscribed: BTreeSet<String>,
+    /// Bytes that their names take up.
+    wished: usize,
+    /// Bytes of what became durable lately and waits to be passed on.
+    live: usize,
     /// Bytes of changes that wait for their dependencies.
     penned: usize,
     /// Bytes of heads, needs and filters that are kept of what the peer said.
@@ -211,6 +217,8 @@ impl Peer {
             ready: BTreeSet::new(),
             now,
             subscribed: BTreeSet::new(),
+            wished: 0,
+            live: 0,
             penned: 0,
             kept: 0,
             standing: 0,
@@ -341,6 +349,7 @@ impl Peer {
         self.ready.clear();
         self.subscribed.clear();
         (self.penned, self.kept, self.standing) = (0, 0, 0);
+        (self.wished, self.live) = (0, 0);
     }
 
     /// What is asked about a document now carries this.
@@ -520,10 +529,11 @@ impl Peer {
     }
 
     /// Bytes, about, of what it remembers of its peer and for it: documents that are open, with where
-    /// they stand, heads and filters that were told, changes that wait for others or for an answer.
+    /// they stand, heads and filters that were told, changes that wait for others or for an answer, entries
+    /// that wait to be passed on, and storages that it wants to hear of.
     pub fn state_bytes(&self) -> usize {
         let documents = limits::OPEN_DOCUMENT_BYTES * self.documents.len();
-        self.kept + self.standing + self.penned + documents
+        self.kept + self.standing + self.penned + self.wished + self.live + documents
     }
 
     /// As [`Peer::handle_behind`], for one document: an entry of it became durable that is to be
@@ -537,12 +547,19 @@ impl Peer {
 
     /// An entry of a document became durable: the one at `at` of a commit.
     pub fn handle_entry(&mut self, commit: &Arc<Commit>, at: usize) {
-        let Some(NewEntry { entry, kind }) = commit.entries.get(at) else { return };
+        let Some(new) = commit.entries.get(at) else { return };
+        let NewEntry { entry, kind } = new;
         let id = entry.document;
         let Some(document) = self.documents.get_mut(&id) else { return };
         match kind {
             NewKind::Change { .. } => {
-                document.add_entry(commit, at, entry);
+                document.add_entry(new);
+                self.count_live(id);
+                if self.live > limits::REPO_LIVE_BYTES {
+                    // It is read from the store, once there is memory for it.
+                    self.documents.get_mut(&id).into_iter().for_each(Document::forget_standing);
+                    self.count_live(id);
+                }
                 self.release(id, &[ChangeHash(entry.id)]);
             }
             NewKind::Tombstone => {

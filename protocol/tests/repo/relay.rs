@@ -183,7 +183,10 @@ impl Relay {
                 self.refused.push((document, code, changes));
             }
             Effect::Gossip(_) => self.gossip += 1,
-            Effect::Subscribe(_) | Effect::Ignored(_) | Effect::Resent { .. } => {}
+            Effect::Subscribe(_)
+            | Effect::Unsubscribe(_)
+            | Effect::Ignored(_)
+            | Effect::Resent { .. } => {}
             Effect::End(code, what) => session.ended = Some((code, what)),
         }
     }

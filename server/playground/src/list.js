@@ -72,11 +72,18 @@ export class List {
     at("count").textContent = all.length > 0 ? String(all.length) : ""
     at("empty").hidden = all.length > 0 || !this.#notebook.complete
     at("finding").hidden = all.length < 2 && !this.#wanted
-    const covered = all.filter(note => note.summary).length
-    const of = covered === all.length ? `all ${all.length} notes` : `the ${covered} of ${all.length} notes that this browser knows`
-    const what = `${found.length || "Nothing"} found in titles and the first ${SEARCHED} characters of ${of}.`
-    const text = this.#wanted ? what : ""
+    const text = this.#wanted ? `${found.length || "Nothing"} found. ${this.#covered(all)}` : ""
     if (at("found").textContent !== text) at("found").textContent = text
+  }
+
+  /** How much was searched: what was never loaded here cannot be. */
+  #covered(all) {
+    const { complete, isUp } = this.#notebook
+    const known = all.filter(note => note.summary).length
+    const of = complete ? all.length : `at least ${all.length}`
+    const what = `Searched: title and first ${SEARCHED} characters of`
+    if (complete && known === all.length) return `${what} all ${known} notes.`
+    return `${what} ${known} of ${of} notes. ${isUp ? "The others are being read." : "The others are not in this browser."}`
   }
 
   #newRow(id) {

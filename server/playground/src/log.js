@@ -17,8 +17,8 @@ export class Log {
 
   /**
    * `tell` has `meet(relay)`, called before anything of an answer; `listed(id, offset)` and `deleted(id)`;
-   * `whole(ids)`, when all of the list was read; `read()`, when the cursor has moved; `page()` and `looked()`
-   * after an answer and after the last. What they return is waited for.
+   * `whole(ids)`, when all of the list was read; `read()`, when the cursor has moved; `page()` and
+   * `looked()` after an answer and after the last; `first()` after the first of many. What they return is waited for.
    */
   constructor(place, tell) {
     this.#place = place
@@ -52,6 +52,7 @@ export class Log {
     const { cursor } = this
     const found = new Set()
     const waits = []
+    let isFirst = !cursor
     const hear = async page => {
       await this.#meet(page, cursor)
       for (const { id, offset, deleted } of page.documents) {
@@ -63,6 +64,8 @@ export class Log {
         }
       }
       this.#tell.page()
+      if (isFirst && page.next !== null) await this.#tell.first()
+      isFirst = false
     }
     const { epoch, head } = await listing(this.#place, cursor?.head, hear)
     if (!cursor) {

@@ -2,8 +2,9 @@
 
 import { initializeWasm } from "@automerge/automerge-repo/slim"
 
+import { UNDO_MS } from "./deletions.js"
 import { List } from "./list.js"
-import { Notebook, UNDO_MS } from "./notebook.js"
+import { Notebook } from "./notebook.js"
 import { People } from "./people.js"
 import { named, place, terminal } from "./place.js"
 import { say, Sheet } from "./sheet.js"
@@ -191,17 +192,19 @@ async function start() {
   at("space").textContent = here.space
   at("terminal").open = WIDE.matches
   at("commands").textContent = terminal(here)
-  // Where browsers allow it, the page opens without the relay from the next time on.
-  navigator.serviceWorker?.register("/playground/worker.js", { scope: "/" }).catch(() => {})
-  await initializeWasm(fetch(new URL("automerge.wasm", import.meta.url)))
+  // The relay is asked for its list meanwhile.
+  const automerge = initializeWasm(fetch(new URL("automerge.wasm", import.meta.url)))
   people = new People(draw)
-  notebook = new Notebook(here, hear)
+  notebook = new Notebook(here, automerge, hear)
   list = new List(at, draw)
   sheet = new Sheet(at, people)
   at("name").value = people.name
   listen()
   draw()
-  await notebook.start()
+  await Promise.all([automerge, notebook.start()])
+  // Where browsers allow it, the page opens without the relay from the next time on. It reads the page's files
+  // once more, and so comes last.
+  navigator.serviceWorker?.register("/playground/worker.js", { scope: "/" }).catch(() => {})
 }
 
 start().catch(error => {

@@ -80,6 +80,8 @@ export class Owed extends Ids {
   }
 }
 
+/** Rows that are put at a time: a browser does nothing else meanwhile. */
+const PUT_AT_ONCE = 200
 /** What the list shows of each note. */
 const TITLES = "titles"
 /** Deleted notes with work of this browser that nobody else has: `{ id, bytes, title, body }`. */
@@ -106,11 +108,12 @@ export class Shelf {
   }
 
   /** Puts what is known of some notes, and takes others out. */
-  putTitles(rows, gone) {
-    return this.#run(TITLES, "readwrite", store => {
-      rows.forEach(row => store.put(row))
+  async putTitles(rows, gone) {
+    await this.#run(TITLES, "readwrite", store => {
+      rows.slice(0, PUT_AT_ONCE).forEach(row => store.put(row))
       gone.forEach(id => store.delete(id))
     })
+    if (rows.length > PUT_AT_ONCE) await this.putTitles(rows.slice(PUT_AT_ONCE), [])
   }
 
   kept() {

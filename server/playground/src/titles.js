@@ -4,8 +4,10 @@
 import { read, summary } from "./note.js"
 
 /** Documents that are loaded at a time for notes in sight, and in the background. */
-const IN_SIGHT = 8
+const IN_SIGHT = 16
 const BEHIND = 2
+/** How long what is not in sight waits for what is. */
+const GIVE_WAY_MS = 1_000
 /** How long the relay may take to say that it has no more of a document than this browser. */
 const SETTLED_MS = 5_000
 /** How long a document is still kept: automerge-repo may be about to answer the relay of it. */
@@ -28,6 +30,8 @@ export class Titles {
   #tried = new Map()
   /** Where the background has got to in the list. */
   #next = 0
+  /** Told when nothing in sight waits for its title any more. */
+  #waiting = []
 
   constructor(repo, shelf, notebook) {
     this.#repo = repo
@@ -38,6 +42,19 @@ export class Titles {
   /** These are in sight. */
   want(notes) {
     this.#inSight = notes
+    this.#pump()
+  }
+
+  /** Resolves once nothing in sight waits for its title, or after a while. */
+  shown() {
+    return new Promise(resolve => {
+      this.#waiting.push(resolve)
+      setTimeout(() => this.#endWaiting(), GIVE_WAY_MS)
+    })
+  }
+
+  #endWaiting() {
+    this.#waiting.splice(0).forEach(resolve => resolve())
     this.#pump()
   }
 
@@ -92,6 +109,7 @@ export class Titles {
   #pump() {
     while (this.#up) {
       const note = this.#pick()
+      if (!note && this.#waiting.length > 0 && this.#inSight.length > 0 && this.#running === 0) return this.#endWaiting()
       if (!note) return
       this.#tried.set(note, note.offset)
       this.#running++
@@ -105,7 +123,7 @@ export class Titles {
   #pick() {
     if (this.#running >= IN_SIGHT) return null
     const note = this.#inSight.find(note => this.#isWanted(note))
-    if (note || this.#running >= BEHIND) return note ?? null
+    if (note || this.#running >= BEHIND || this.#waiting.length > 0) return note ?? null
     // Of the others, those of which nothing is known: what the search does not cover yet.
     const list = this.#notebook.list()
     while (this.#next < list.length) {
@@ -122,16 +140,22 @@ export class Titles {
       handle = await this.#repo.find(note.id)
     } catch {
       if (note.state === "listed") note.state = "missing"
-      return this.#notebook.titleLoaded(note)
+      return this.#notebook.toDraw(note)
     }
-    const settled = await this.#settled(handle)
-    if (note.state === "gone" || !handle.isReady()) return
-    note.summary = summary(read(handle.doc()))
-    if (settled) note.seen = offset
-    this.changed(note)
-    this.#notebook.titleLoaded(note)
+    // The relay may have more of it; this much can be shown.
+    if (!this.#notebook.isSafe(handle)) this.#learn(note, handle)
+    if (await this.#settled(handle)) note.seen = offset
+    if (!this.#learn(note, handle)) return
     // Not waited for: others have their turn.
     setTimeout(() => void this.#close(note), LINGER_MS)
+  }
+
+  #learn(note, handle) {
+    if (note.state === "gone" || !handle.isReady()) return false
+    note.summary = summary(read(handle.doc()))
+    this.changed(note)
+    this.#notebook.toDraw(note)
+    return true
   }
 
   /** Waits until the relay has nothing more of it. What came before that may be an older copy. */

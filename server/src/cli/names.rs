@@ -6,12 +6,18 @@ use url::Url;
 /// An origin as browsers send it: `https://App.Example:443/` is `https://app.example`.
 pub(super) fn origin(text: &str) -> Result<String, String> {
     let text = text.trim();
-    if text == "*" || text.eq_ignore_ascii_case("null") {
+    if text.is_empty() || text.contains('*') || text.eq_ignore_ascii_case("null") {
         return Err("name each origin by itself, such as https://app.example".to_owned());
     }
     let parsed = match Url::parse(text) {
-        Ok(parsed) if parsed.has_host() => parsed,
-        _ => return Err(format!("no scheme and host; did you mean https://{text}?")),
+        Ok(parsed) if parsed.host_str().is_some_and(|host| !host.is_empty()) => parsed,
+        Err(error) if text.contains("://") => return Err(format!("it is no origin: {error}")),
+        _ if text.contains("://") => return Err("it names no host".to_owned()),
+        _ => {
+            let likely = origin(&format!("https://{text}"))
+                .map_or(String::new(), |likely| format!("; did you mean {likely}?"));
+            return Err(format!("no scheme and host{likely}"));
+        }
     };
     let host = parsed.host_str().unwrap_or_default();
     let port = parsed.port().map_or(String::new(), |port| format!(":{port}"));
@@ -65,7 +71,12 @@ mod tests {
             ("app.example:8080", "https://app.example:8080"),
             ("*", "each origin"),
             ("null", "each origin"),
-            ("", "scheme"),
+            ("", "each origin"),
+            ("https://*.example", "each origin"),
+            ("https://app.example:99999", "invalid port"),
+            ("http://exa mple", "it is no origin: invalid"),
+            ("file://", "no host"),
+            ("exa mple", "no scheme and host"),
             ("https://app.example/notes", "https://app.example"),
             ("https://app.example?x", "ends with its host"),
             ("https://me@app.example", "ends with its host"),

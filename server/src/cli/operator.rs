@@ -160,7 +160,7 @@ pub struct DeleteArgs {
     /// The space
     space: SpaceName,
     /// The documents
-    #[arg(value_name = "ID", required_unless_present = "all")]
+    #[arg(value_name = "ID")]
     documents: Vec<DocumentId>,
     /// All documents of the space
     #[arg(long, conflicts_with = "documents")]
@@ -198,6 +198,13 @@ pub fn operate(command: OperatorCommand) -> ExitCode {
     };
     // The error is the last line.
     drop(logging);
+    let done = done.and_then(|()| match print::missing() {
+        None => Ok(()),
+        Some(why) => {
+            let remedy = "what the command does is done; ask again for what it shows";
+            Err(Failure::new(FILE, "the output could not be written", why, remedy))
+        }
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
@@ -308,8 +315,12 @@ fn run_import(args: ImportArgs) -> Result<(), Failure> {
 }
 
 fn run_delete(args: DeleteArgs) -> Result<(), Failure> {
-    // Without documents it is `--all`, which clap has seen to.
-    let DeleteArgs { common, space, documents, all: _ } = args;
+    let DeleteArgs { common, space, documents, all } = args;
+    if documents.is_empty() && !all {
+        let why = "no document is named";
+        let remedy = "name documents by their ids, or say --all for every document of the space";
+        return Err(Failure::new(USAGE, "nothing was deleted", why, remedy));
+    }
     let deleted =
         delete(&common.data, &space, documents).map_err(|error| failure(error, &common.data))?;
     Output::new(common.json).deleted(&space, &deleted);
@@ -333,7 +344,7 @@ fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {
 }
 
 /// An error as a line and a code.
-fn failure(error: OperateError, data: &Path) -> Failure {
+pub(super) fn failure(error: OperateError, data: &Path) -> Failure {
     let why = error.to_string();
     let cause = std::error::Error::source(&error).map(chain);
     let told = |code, hint| match &cause {

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use landfall_protocol::{ActorId, DocumentId, SpaceName};
 use serde_json::{Value, json};
@@ -350,9 +351,23 @@ fn told_lines(word: &str, told: &Told) -> Vec<String> {
     lines
 }
 
+/// Why some of the output is missing: the first failure to write it.
+static MISSING: OnceLock<String> = OnceLock::new();
+
+/// Why the output is not all there, if it is not.
+pub(super) fn missing() -> Option<&'static str> {
+    MISSING.get().map(String::as_str)
+}
+
 fn line(text: impl Display) {
-    // Whoever closed the output does not want the rest.
-    let _ = writeln!(io::stdout(), "{}", super::escaped(&text.to_string()));
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{}", super::escaped(&text.to_string())).and_then(|()| out.flush());
+    // A reader that closed the output does not want the rest: that is no failure.
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        MISSING.get_or_init(|| error.to_string());
+    }
 }
 
 /// So many of something, of which `one` is one.

@@ -12,6 +12,7 @@ use clap::builder::BoolishValueParser;
 use landfall_protocol::limits as shared;
 use tokio::net::TcpListener;
 
+use super::child::{FOLD_WORKER, VERIFY_COPY};
 use super::{
     BUG, FILE, FSYNC, Failure, GONE, LISTEN, LogFormat, OTHER, USAGE, names, store_failure,
 };
@@ -62,11 +63,11 @@ pub struct ServeArgs {
     pub backup_to: Option<PathBuf>,
     /// How old the newest of those copies may get, such as `90m`, `24h` or `7d`
     #[arg(long, env = "LANDFALL_BACKUP_EVERY", value_name = "TIME", default_value = "24h",
-        value_parser = backup_every)]
+        requires = "backup_to", value_parser = backup_every)]
     pub backup_every: Duration,
     /// How many of those copies stay; older ones are removed
     #[arg(long, env = "LANDFALL_BACKUP_KEEP", value_name = "COUNT", default_value_t = 7,
-        value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        requires = "backup_to", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub backup_keep: u64,
     /// How log lines are written to standard error
     #[arg(long, env = "LANDFALL_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
@@ -100,14 +101,6 @@ const DEFAULT_FOLD_MIB: u64 = limits::FOLD_MEMORY_BYTES >> 20;
 
 /// The release that this is of.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The hidden subcommand by which every binary that carries a relay is also the child that folds.
-pub const FOLD_WORKER: &str = "fold-worker";
-
-/// The child that folds: one job on standard input, its outcome on standard output.
-pub fn fold_worker() -> ExitCode {
-    landfall_fold::worker::main()
-}
 
 impl ServeArgs {
     fn folds(&self) -> FoldOptions {
@@ -154,7 +147,7 @@ fn backups(
             FILE,
             what,
             error,
-            "make the folder, or mount its disk, before the relay starts",
+            "make the folder writable for the relay, or mount its disk, before it starts",
         )
     };
     match std::fs::metadata(&folder) {
@@ -162,8 +155,14 @@ fn backups(
         Ok(_) => return Err(refused(&"it is no folder")),
         Err(error) => return Err(refused(&error)),
     }
+    // Found out now, and not by the first copy: a unit file may make all but its own folders read-only.
+    let probe = folder.join(format!(".landfall-relay-{}", std::process::id()));
+    std::fs::File::create_new(&probe)
+        .and_then(|_| std::fs::remove_file(&probe))
+        .map_err(|error| refused(&error))?;
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-    Ok(Some(BackupOptions { folder, every, keep }))
+    let verifier = this_program().map(|program| vec![program.into(), VERIFY_COPY.into()]);
+    Ok(Some(BackupOptions { folder, every, keep, verifier }))
 }
 
 /// What starts this same program again. On Linux also when its file was removed or replaced since.

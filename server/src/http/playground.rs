@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::http::{Response, StatusCode, Uri};
 use axum::routing::{delete, get};
+use landfall_protocol::frame::Holding;
 use landfall_protocol::space::PushedEntry;
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 use serde_json::json;
@@ -150,7 +151,25 @@ async fn listed(door: &Door, peer: &Peer, asked: Asked) -> Result<Listed, StoreE
     read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
 }
 
-/// Deletes a document permanently: 204 once the deletion is on disk.
+/// Whether a space has, or had, a document: a mistyped name must not create a space with a tombstone.
+async fn is_known(
+    door: &Door,
+    peer: &Peer,
+    space: SpaceName,
+    document: DocumentId,
+) -> Result<bool, StoreError> {
+    let turn = door.sessions.page_reads.take(door.sessions.asker(peer.address)).await;
+    let store = Arc::clone(&door.sessions.store);
+    let read = tokio::task::spawn_blocking(move || {
+        let plan = store.plan_document(&space, &document, &[])?;
+        drop(turn);
+        Ok(!matches!(plan.holding, Holding::Absent))
+    });
+    read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
+}
+
+/// Deletes a document permanently: 204 once the deletion is on disk, also if it was deleted before; 404 if
+/// the document does not exist.
 async fn delete_document(
     State(door): State<Arc<Door>>,
     Extension(peer): Extension<Peer>,
@@ -165,6 +184,17 @@ async fn delete_document(
         Ok(space) => space,
         Err(what) => return text(StatusCode::BAD_REQUEST, what),
     };
+    match is_known(&door, &peer, space.clone(), document).await {
+        Ok(true) => {}
+        Ok(false) => {
+            let what = format!("the space {space} has no document {document}; nothing was deleted");
+            return text(StatusCode::NOT_FOUND, what);
+        }
+        Err(error) => {
+            error!(error = error.chain(), "a document could not be looked up to be deleted");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, error.told().1);
+        }
+    }
     let session = door.next_session();
     let account = door.sessions.account(session, peer.address);
     let room = account.reserve(Class::Push, limits::PUSH_OVERHEAD_BYTES).await;

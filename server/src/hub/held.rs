@@ -207,8 +207,11 @@ impl Sequencer {
         let document = entry.document;
         match self.ask_deleted(space, &document) {
             Ok(false) => {
+                let room = self.held.get(&(entry.session, entry.id));
+                let session = room.map_or(Key::RELAY, Grant::key);
                 let Some(slot) = self.spaces.get_mut(space) else { return };
                 slot.held.hold(document, Why::Draining(entry, arrived), None);
+                slot.held.note_turn(&document, session);
                 self.advance_held(space);
             }
             Ok(true) => {

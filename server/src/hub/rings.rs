@@ -70,6 +70,8 @@ impl Rings {
             // One at a time: if that is not enough, the release of its memory wakes this loop again.
             if self.memory.is_short() {
                 offers.give_way();
+            } else if let Some(share) = self.memory.short_share() {
+                offers.give_way_of(share);
             }
         }
     }
@@ -144,5 +146,26 @@ mod tests {
             message.as_mut().poll(&mut context).is_ready(),
             "it waits until something else happens"
         );
+    }
+
+    /// An offer waits for its own session's other one. What others left behind is no help.
+    #[test]
+    fn what_waits_for_its_own_session_takes_nothing_from_others() {
+        let memory = Memory::new(256 << 20);
+        let (rings, offers) = (Rings::new(memory.clone()), Arc::new(Offers::default()));
+        let phone = memory.account(ShareKey::Session(1));
+        let room = phone.try_reserve(Class::Upload, 10 << 20).unwrap();
+        let (document, hash, heads) = (DocumentId::from_bytes([1; 16]), [7; 32], [].into());
+        let offer = Offered { id: 1, subscription: 0, document, hash, total: 10 << 20, heads };
+        let space = "s".parse().unwrap();
+        drop(offers.begin(phone.share(), &space, &offer, room));
+        let other = memory.account(ShareKey::Session(2));
+        let _held = other.try_reserve(Class::Upload, 64 << 20).unwrap();
+        let mut waits = pin!(other.reserve(Class::Upload, 32 << 20));
+        let mut gives = pin!(rings.give_way(&offers));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        assert!(gives.as_mut().poll(&mut context).is_pending());
+        assert!(offers.resume(phone.share(), &space, &offer).is_some(), "the phone begins again");
     }
 }

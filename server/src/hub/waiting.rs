@@ -58,10 +58,10 @@ impl Pushes {
         let all = self.shares.values().fold((1, bytes), sum);
         let of = self.shares.get(&key.share).copied().unwrap_or_default();
         let of = (of.0 + 1, of.1 + bytes);
-        let exceeds = |(pushes, bytes), part| {
-            pushes > limits::HELD_PUSHES / part || bytes > limits::HELD_BYTES / part
+        let exceeds = |(pushes, bytes), shares| {
+            pushes > shares * limits::HELD_PUSHES || bytes > shares * limits::HELD_BYTES
         };
-        if exceeds(all, 1) || exceeds(of, 2) {
+        if exceeds(all, 2) || exceeds(of, 1) {
             return false;
         }
         self.shares.insert(key.share, of);
@@ -84,6 +84,11 @@ impl Pushes {
             }
         }
         Some(push)
+    }
+
+    /// Records a session's turn: other addresses come first.
+    fn note_turn(&mut self, key: Key) {
+        self.others.note_turn(key.share);
     }
 
     /// Removes the one that goes before all others.
@@ -140,6 +145,13 @@ impl Held {
     pub(super) fn hold(&mut self, document: DocumentId, why: Why, first: Option<Pushed>) {
         let pushes = Pushes { first, ..Pushes::default() };
         self.documents.insert(document, Waiting { why, pushes });
+    }
+
+    /// The document is held for something of this session: others have their turns first.
+    pub(super) fn note_turn(&mut self, document: &DocumentId, key: Key) {
+        if let Some(waiting) = self.documents.get_mut(document) {
+            waiting.pushes.note_turn(key);
+        }
     }
 
     pub(super) fn set(&mut self, document: &DocumentId, why: Why) {
@@ -247,12 +259,12 @@ mod tests {
     fn an_address_has_half_of_the_places_and_of_the_bytes() {
         let mut held = held();
         let mut wait = |share, id, bytes| held.wait(&DOCUMENT, key(share, id), single(id), bytes);
-        let half = limits::HELD_PUSHES as u64 / 2;
-        assert!((0..half).all(|id| wait(1, id, 0)));
-        assert!(!wait(1, half, 0), "the places of its share are taken");
-        assert!(wait(2, 1_000, limits::HELD_BYTES / 2));
+        let part = limits::HELD_PUSHES as u64;
+        assert!((0..part).all(|id| wait(1, id, 0)));
+        assert!(!wait(1, part, 0), "the places of its share are taken");
+        assert!(wait(2, 1_000, limits::HELD_BYTES));
         assert!(!wait(2, 1_001, 1), "so are its bytes");
-        assert!((2_001..2_000 + half).all(|id| wait(3, id, 0)));
+        assert!((2_001..2_000 + part).all(|id| wait(3, id, 0)));
         assert!(!wait(4, 3_000, 0), "and all places");
     }
 }

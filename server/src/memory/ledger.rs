@@ -230,10 +230,33 @@ impl Ledger {
     /// account or class.
     pub(super) fn is_short(&self) -> bool {
         self.accounts_waiting().any(|(asks, waiting)| {
-            waiting.class == Class::Upload
-                || self.allowed(asks, waiting.class, waiting.bytes)
-                    && !self.has_room(asks, waiting.class, waiting.bytes, false)
+            let Waiting { class, bytes, .. } = waiting;
+            self.fits_account(asks, class, bytes)
+                && self.fits_share(asks, class, bytes)
+                && match self.fits_class(asks, class, bytes) {
+                    true => !self.has_room(asks, class, bytes, false),
+                    false => class == Class::Upload,
+                }
         })
+    }
+
+    /// A share that waits for what its own uploads hold.
+    pub(super) fn short_share(&self) -> Option<ShareKey> {
+        let mut waiting = self.accounts_waiting();
+        let short = waiting.find(|(asks, waiting)| {
+            waiting.class == Class::Upload && self.is_outgrown(*asks, waiting.bytes)
+        });
+        short.map(|(asks, _)| asks.key.share)
+    }
+
+    /// Whether an upload has no room for what its own account or share holds.
+    pub(super) fn outgrows(&self, key: Key, bytes: usize) -> bool {
+        self.asks(key).is_some_and(|asks| self.is_outgrown(asks, bytes))
+    }
+
+    fn is_outgrown(&self, asks: Asks<'_>, bytes: usize) -> bool {
+        let class = Class::Upload;
+        !(self.fits_account(asks, class, bytes) && self.fits_share(asks, class, bytes))
     }
 
     /// Adds one that waits; gives its ticket.
@@ -304,6 +327,14 @@ impl Ledger {
             self.allowed(asks, Class::State, bytes)
                 && self.all() + bytes + self.free_lanes() <= self.limit
         })
+    }
+
+    /// Whether sessions may make us remember so much more while those who are to give way for it have not
+    /// yet: once more than they may otherwise, if the whole budget has room.
+    pub(super) fn may_outgrow(&self, bytes: usize) -> bool {
+        let of_class = sixteenths(self.limit, Class::State.sixteenths());
+        self.used(Class::State) + bytes <= 2 * of_class
+            && self.all() + bytes + self.free_lanes() <= self.limit
     }
 
     /// Whether more is held, with the caches, than the budget has.

@@ -223,3 +223,22 @@ fn caches_give_way_to_what_is_remembered() {
     assert!(state.is_some());
     assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are told");
 }
+
+/// A session that is to give way has some seconds to say farewell, and holds its memory until then.
+/// Meanwhile others ask.
+#[test]
+fn who_is_told_to_give_way_makes_room_once() {
+    let memory = memory();
+    let whole = memory.limit() / 16 * 4;
+    let [one, two] = [1, 1].map(|share| session(&memory, share));
+    let _most = [one.remember(whole / 2).unwrap(), two.remember(whole / 2).unwrap()];
+    let mut others = Vec::new();
+    for number in 3..100 {
+        let account = session(&memory, 1);
+        let grant = account.remember(whole / number);
+        others.push((account, grant));
+    }
+    let used = memory.used(Class::State);
+    // What the two hold is on its way back.
+    assert!(used <= 2 * whole, "{} MiB of {}", used / MIB, whole / MIB);
+}

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::{OperateError, now_ms};
 use crate::store::copies::{self, CopyInError, Seized};
 use crate::store::verify::Verified;
-use crate::store::{LogStore, OpenStoreError, SqliteStore};
+use crate::store::{LogStore, OpenStoreError, SqliteStore, Subject, Verification};
 
 /// Where a backup is made ready, in the data folder.
 const STAGING: &str = "restoring";
@@ -59,6 +59,11 @@ pub(crate) fn restore(
         }
     };
     clear(&staging)?;
+    match &verified {
+        Some(_) => Verification::now(0, None).record(data, Subject::Store),
+        // What was written down is of the store that was there before.
+        None => Verification::forget(data, Subject::Store),
+    }
     Ok(Restored { verified, kept })
 }
 

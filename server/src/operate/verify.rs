@@ -10,7 +10,7 @@ use crate::folding::{FoldOptions, Worker};
 use crate::metrics::Metrics;
 use crate::store::repair::Repaired;
 use crate::store::verify::{Finding, Verified};
-use crate::store::{Inspection, LogStore, SqliteStore, StoreError};
+use crate::store::{Inspection, LogStore, SqliteStore, StoreError, Subject, Verification};
 
 /// Findings that are kept in memory; more are counted.
 const FINDINGS: usize = 10_000;
@@ -50,7 +50,15 @@ pub(crate) fn verify(data: &Path, space: Option<&SpaceName>) -> Result<Found, Op
     let mut found = look(&inspection, space)?;
     found.damage += u64::from(wal.is_some());
     found.findings.extend(wal);
+    if space.is_none() {
+        Verification::now(found.damage, None).record(data, Subject::Store);
+    }
     Ok(found)
+}
+
+/// Looks at a copy of a store, which nobody writes.
+pub(crate) fn verify_copy(file: &Path) -> Result<Found, OperateError> {
+    look(&Inspection::open_file(file)?, None)
 }
 
 /// Looks, and sets right what can be, until nothing is found or nothing more can be done.
@@ -66,6 +74,9 @@ pub(crate) fn repair(
     let closed = store.close();
     let mended = mended?;
     closed?;
+    if space.is_none() {
+        Verification::now(mended.after.damage, None).record(data, Subject::Store);
+    }
     Ok(mended)
 }
 

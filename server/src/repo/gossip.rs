@@ -3,29 +3,84 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use landfall_protocol::repo::peer::RemoteNews;
-use landfall_protocol::{DocumentId, SessionId, SpaceName};
+use landfall_protocol::{DocumentId, Moment, SessionId, SpaceName};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use crate::budgets::Budgets;
 use crate::limits;
+use crate::memory::ShareKey;
 
 /// What a session is told.
 pub(super) type News = Arc<RemoteNews>;
 
+/// Where a session is told news. What finds no room is lost: the next of the storage says the same.
+#[derive(Debug, Clone)]
+pub(super) struct Ear {
+    news: mpsc::Sender<News>,
+    /// Bytes of those that wait.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The other end, which the session has.
+pub(super) struct Hears {
+    news: mpsc::Receiver<News>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Both ends.
+pub(super) fn ear() -> (Ear, Hears) {
+    let (tell, news) = mpsc::channel(limits::REPO_GOSSIP_WAITING);
+    let waiting = Arc::<AtomicUsize>::default();
+    (Ear { news: tell, waiting: Arc::clone(&waiting) }, Hears { news, waiting })
+}
+
+impl Ear {
+    fn tell(&self, news: &News) {
+        let bytes = weight(news);
+        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        let has_room = before + bytes <= limits::REPO_GOSSIP_WAITING_BYTES;
+        if !has_room || self.news.try_send(Arc::clone(news)).is_err() {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Hears {
+    /// The next news.
+    pub(super) async fn recv(&mut self) -> Option<News> {
+        let news = self.news.recv().await?;
+        self.waiting.fetch_sub(weight(&news), Ordering::Relaxed);
+        Some(news)
+    }
+}
+
 /// Everybody who wants to hear, and what there is to hear.
-#[derive(Default)]
 pub(super) struct Gossip {
     state: Mutex<State>,
+    /// What the sessions of an address may tell others of together: bytes, once for each who hears it.
+    voices: Mutex<Budgets>,
+    /// When their time began.
+    start: Instant,
+}
+
+impl Default for Gossip {
+    fn default() -> Self {
+        let (rate, burst) = (limits::SHARE_EPHEMERAL_RATE, limits::SHARE_EPHEMERAL_BURST);
+        let voices = Mutex::new(Budgets::new(rate, burst));
+        Self { state: Mutex::default(), voices, start: Instant::now() }
+    }
 }
 
 type Storage = (SpaceName, String);
 
 #[derive(Default)]
 struct State {
-    listeners: HashMap<Storage, HashMap<SessionId, mpsc::Sender<News>>>,
+    listeners: HashMap<Storage, HashMap<SessionId, Ear>>,
     wishes: HashMap<SessionId, BTreeSet<String>>,
     known: HashMap<Storage, HashMap<DocumentId, News>>,
     /// The known ones, by age.
@@ -41,24 +96,47 @@ impl Gossip {
         space: &SpaceName,
         id: SessionId,
         storages: Vec<String>,
-        news: &mpsc::Sender<News>,
+        ear: &Ear,
     ) {
         let mut state = self.state.lock();
         for storage in storages {
             let key = (space.clone(), storage.clone());
             for known in state.known.get(&key).into_iter().flat_map(HashMap::values) {
-                // What finds no room is lost; the next news of the storage says the same.
-                let _ = news.try_send(Arc::clone(known));
+                ear.tell(known);
             }
-            state.listeners.entry(key).or_default().insert(id, news.clone());
+            state.listeners.entry(key).or_default().insert(id, ear.clone());
             state.wishes.entry(id).or_default().insert(storage);
         }
     }
 
-    /// A document's heads in a storage have changed, as a session says.
-    pub(super) fn tell(&self, space: &SpaceName, from: SessionId, mut news: RemoteNews) {
+    /// A session does not want to hear of storages any more.
+    pub(super) fn unsubscribe(&self, space: &SpaceName, id: SessionId, storages: Vec<String>) {
+        let mut state = self.state.lock();
+        for storage in storages {
+            if let Some(wishes) = state.wishes.get_mut(&id) {
+                wishes.remove(&storage);
+                if wishes.is_empty() {
+                    state.wishes.remove(&id);
+                }
+            }
+            state.forget(&(space.clone(), storage), id);
+        }
+    }
+
+    /// A document's heads in a storage have changed, as a session says. What is more than all of an address
+    /// may tell is lost.
+    pub(super) fn tell(
+        &self,
+        space: &SpaceName,
+        (from, share): (SessionId, ShareKey),
+        mut news: RemoteNews,
+    ) {
         let weight = weight(&news);
-        if weight > limits::REPO_GOSSIP_NEWS_BYTES {
+        let moment = Moment(self.start.elapsed());
+        // Before anything is looked up: what is dropped costs no more than having been read.
+        if weight > limits::REPO_GOSSIP_NEWS_BYTES
+            || !self.voices.lock().wait(share, moment).is_zero()
+        {
             return;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -72,33 +150,42 @@ impl Gossip {
         let known = known.and_then(|known| known.timestamp_ms);
         // What is known of the future was told before the clock was set back, and is old.
         if known.is_some_and(|known| known >= timestamp && known <= now) {
-            return;
+            drop(state);
+            return self.voices.lock().spend(share, moment, weight as u64);
         }
         let news = Arc::new(news);
-        for (id, listener) in state.listeners.get(&key).into_iter().flatten() {
+        let mut told = 1;
+        for (id, ear) in state.listeners.get(&key).into_iter().flatten() {
             if *id != from {
-                let _ = listener.try_send(Arc::clone(&news));
+                ear.tell(&news);
+                told += 1;
             }
         }
         state.keep(key, news, weight);
+        drop(state);
+        self.voices.lock().spend(share, moment, (told * weight) as u64);
     }
 
     /// A session wants to hear nothing any more.
     pub(super) fn leave(&self, space: &SpaceName, id: SessionId) {
         let mut state = self.state.lock();
         for storage in state.wishes.remove(&id).unwrap_or_default() {
-            let key = (space.clone(), storage);
-            if let Some(listeners) = state.listeners.get_mut(&key) {
-                listeners.remove(&id);
-                if listeners.is_empty() {
-                    state.listeners.remove(&key);
-                }
-            }
+            state.forget(&(space.clone(), storage), id);
         }
     }
 }
 
 impl State {
+    /// A session does not hear of a storage any more.
+    fn forget(&mut self, key: &Storage, id: SessionId) {
+        if let Some(listeners) = self.listeners.get_mut(key) {
+            listeners.remove(&id);
+            if listeners.is_empty() {
+                self.listeners.remove(key);
+            }
+        }
+    }
+
     /// Remembers news for those who ask later, and forgets the oldest for them.
     fn keep(&mut self, key: Storage, news: News, bytes: usize) {
         self.bytes += bytes;
@@ -135,23 +222,32 @@ mod tests {
         RemoteNews { document, storage_id: "s".into(), heads, timestamp_ms: Some(timestamp_ms) }
     }
 
+    fn next(hears: &mut Hears) -> Result<News, ()> {
+        futures_util::FutureExt::now_or_never(hears.recv()).flatten().ok_or(())
+    }
+
+    /// A session of an address of its own.
+    fn from(id: u64) -> (SessionId, ShareKey) {
+        (SessionId(id), ShareKey::Session(id))
+    }
+
     #[test]
     fn what_is_newer_is_told_to_whoever_asked_for_it() {
         let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
-        let (sender, mut receiver) = mpsc::channel(8);
+        let (sender, mut receiver) = ear();
         let id = SessionId;
-        gossip.tell(&space, id(1), news(1.0));
+        gossip.tell(&space, from(1), news(1.0));
         gossip.subscribe(&space, id(2), vec!["s".into()], &sender);
-        assert_eq!(receiver.try_recv().unwrap().heads, ["1"]);
-        gossip.tell(&space, id(1), news(3.0));
-        gossip.tell(&space, id(1), news(2.0));
-        gossip.tell(&space, id(2), news(4.0));
-        gossip.tell(&"other".parse().unwrap(), id(1), news(5.0));
-        assert_eq!(receiver.try_recv().unwrap().heads, ["3"]);
-        assert!(receiver.try_recv().is_err());
+        assert_eq!(next(&mut receiver).unwrap().heads, ["1"]);
+        gossip.tell(&space, from(1), news(3.0));
+        gossip.tell(&space, from(1), news(2.0));
+        gossip.tell(&space, from(2), news(4.0));
+        gossip.tell(&"other".parse().unwrap(), from(1), news(5.0));
+        assert_eq!(next(&mut receiver).unwrap().heads, ["3"]);
+        assert!(next(&mut receiver).is_err());
         gossip.leave(&space, id(2));
-        gossip.tell(&space, id(1), news(6.0));
-        assert!(receiver.try_recv().is_err());
+        gossip.tell(&space, from(1), news(6.0));
+        assert!(next(&mut receiver).is_err());
         assert!(gossip.state.lock().listeners.is_empty());
     }
 
@@ -161,7 +257,9 @@ mod tests {
         let tell = |number: u128, heads: usize| {
             let document = DocumentId::from_bytes(number.to_le_bytes());
             let heads = vec!["x".repeat(60); heads];
-            gossip.tell(&space, SessionId(1), RemoteNews { document, heads, ..news(1.0) });
+            // Of several addresses, so that each may say so much at once.
+            let from = from((number % 8) as u64);
+            gossip.tell(&space, from, RemoteNews { document, heads, ..news(1.0) });
         };
         (0..=limits::REPO_GOSSIP as u128).for_each(|number| tell(number, 1));
         assert_eq!(gossip.state.lock().order.len(), limits::REPO_GOSSIP);
@@ -178,10 +276,10 @@ mod tests {
     #[test]
     fn news_from_the_future_do_not_silence_those_that_come() {
         let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
-        let (sender, mut receiver) = mpsc::channel(8);
+        let (sender, mut receiver) = ear();
         gossip.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
-        gossip.tell(&space, SessionId(1), news(1e300));
-        let said = receiver.try_recv().unwrap().timestamp_ms.unwrap();
+        gossip.tell(&space, from(1), news(1e300));
+        let said = next(&mut receiver).unwrap().timestamp_ms.unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         assert!(said <= now.as_millis() as f64);
     }
@@ -190,14 +288,103 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_silences_nobody() {
         let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
-        let (sender, mut receiver) = mpsc::channel(8);
+        let (sender, mut receiver) = ear();
         gossip.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
         let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as f64 + 1e12;
         // As `tell` keeps it at that moment.
         let before = Arc::new(news(ahead));
         let bytes = weight(&before);
         gossip.state.lock().keep((space.clone(), "s".into()), before, bytes);
-        gossip.tell(&space, SessionId(1), RemoteNews { timestamp_ms: None, ..news(1.0) });
-        assert!(receiver.try_recv().is_ok(), "nothing of it is told for thirty years");
+        gossip.tell(&space, from(1), RemoteNews { timestamp_ms: None, ..news(1.0) });
+        assert!(next(&mut receiver).is_ok(), "nothing of it is told for thirty years");
+    }
+
+    /// A client that wants to hear of a storage no more, and of another one, again and again.
+    #[test]
+    fn nothing_is_remembered_of_storages_that_nobody_wants_to_hear_of_any_more() {
+        use landfall_protocol::Moment;
+        use landfall_protocol::repo::message::{Message, PeerMetadata};
+        use landfall_protocol::repo::peer::{Effect, Host, Peer};
+        use landfall_protocol::session::Patience;
+
+        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (sender, _receiver) = ear();
+        let (relay, now) = ("relay".to_owned(), Moment::default());
+        let host = Host { peer_id: relay.clone(), storage_id: "storage".to_owned() };
+        let mut peer = Peer::new(host, Patience::default(), now);
+        let metadata = PeerMetadata { storage_id: None, is_ephemeral: true };
+        let join = Message::Join { sender: "me", metadata, versions: None };
+        peer.handle_message(&join.encode(), now);
+        for round in 0..100 {
+            let name = |number: u32| format!("{round}-{number}");
+            let names: Vec<String> = (0..100).map(name).collect();
+            let names = || names.iter().map(String::as_str).collect();
+            for (add, remove) in [(names(), vec![]), (vec![], names())] {
+                let wish =
+                    Message::RemoteSubscription { sender: "me", target: &relay, add, remove };
+                peer.handle_message(&wish.encode(), now);
+            }
+            while let Some(effect) = peer.poll_effect() {
+                match effect {
+                    Effect::Subscribe(storages) => {
+                        gossip.subscribe(&space, SessionId(1), storages, &sender);
+                    }
+                    Effect::Unsubscribe(storages) => {
+                        gossip.unsubscribe(&space, SessionId(1), storages);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let state = gossip.state.lock();
+        let (listeners, wishes) = (state.listeners.len(), state.wishes.len());
+        assert_eq!((listeners, wishes), (0, 0), "storages that the client asked for, and no more");
+    }
+
+    /// Many clients want to hear of a storage. A client of it tells heads as fast as it can.
+    #[test]
+    fn what_one_session_tells_of_is_no_work_without_end_for_all_who_hear_it() {
+        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let mut heard: Vec<_> = (2..102)
+            .map(|id| {
+                let (sender, receiver) = ear();
+                gossip.subscribe(&space, SessionId(id), vec!["s".into()], &sender);
+                receiver
+            })
+            .collect();
+        let mut bytes = 0;
+        // In a moment, as one message may bring them.
+        for number in 0..10_000_u128 {
+            let document = DocumentId::from_bytes(number.to_le_bytes());
+            let told = RemoteNews { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
+            gossip.tell(&space, from(1), told);
+            for receiver in &mut heard {
+                while let Ok(news) = next(receiver) {
+                    bytes += weight(&news);
+                }
+            }
+        }
+        let most = 2 * limits::SHARE_EPHEMERAL_BURST as usize;
+        assert!(bytes <= most, "{} MiB of heads for {} listeners", bytes >> 20, heard.len());
+    }
+
+    /// A client wants to hear of a storage, and does not read.
+    #[test]
+    fn what_waits_for_a_session_is_bounded_by_its_bytes() {
+        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (sender, mut receiver) = ear();
+        gossip.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
+        for number in 0..300_u128 {
+            let document = DocumentId::from_bytes(number.to_le_bytes());
+            let told = RemoteNews { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
+            gossip.tell(&space, from(1), told);
+        }
+        let mut bytes = 0;
+        while let Ok(news) = next(&mut receiver) {
+            bytes += weight(&news);
+        }
+        let most = limits::REPO_GOSSIP_WAITING_BYTES;
+        assert!(bytes > most / 2 && bytes <= most, "{bytes} bytes wait for one session");
+        assert_eq!(receiver.waiting.load(Ordering::Relaxed), 0);
     }
 }

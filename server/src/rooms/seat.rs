@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::Said;
 use crate::healing::Request;
 use crate::limits;
-use crate::memory::ShareKey;
+use crate::memory::{Account, Class, Grant, ShareKey};
 
 /// What a session hears.
 #[derive(Debug, Clone)]
@@ -33,10 +33,12 @@ pub(crate) enum News {
 }
 
 /// A session's bounded box. One that is full drops what came: of entries all of them, and says so,
-/// since the session reads the store then; of ephemeral messages the oldest.
+/// since the session reads the store then; of ephemeral messages the oldest. So does one that has more than
+/// [`limits::SEAT_FREE_BYTES`] and for which there is no memory: its session does not take what it has.
 pub(crate) struct Seat {
     session: SessionId,
-    share: ShareKey,
+    /// Whose memory it is.
+    account: Account,
     waiting: Mutex<Waiting>,
     filled: Notify,
     /// What the session may say: bytes, once for each who hears it.
@@ -54,17 +56,19 @@ struct Waiting {
     behind: bool,
     said: VecDeque<(Option<SubscriptionId>, Arc<Said>)>,
     said_bytes: usize,
+    /// The memory of both, in the steps in which it grew.
+    rooms: Vec<Grant>,
     /// Questions and news about damaged documents.
     mending: VecDeque<News>,
 }
 
 impl Seat {
     /// An empty one.
-    pub(crate) fn new(session: SessionId, share: ShareKey) -> Arc<Self> {
+    pub(crate) fn new(session: SessionId, account: Account) -> Arc<Self> {
         let (rate, burst) = (limits::EPHEMERAL_RATE, limits::EPHEMERAL_BURST);
         let voice = Mutex::new(TokenBucket::new(rate, burst, Moment::default()));
         let (waiting, filled, start) = (Mutex::default(), Notify::new(), Instant::now());
-        Arc::new(Self { session, share, waiting, filled, voice, start })
+        Arc::new(Self { session, account, waiting, filled, voice, start })
     }
 
     /// Whether the session may say something: what it said before is paid for.
@@ -88,20 +92,27 @@ impl Seat {
 
     /// With whom the session shares.
     pub(crate) fn share(&self) -> ShareKey {
-        self.share
+        self.account.share()
     }
 
     /// What came since the last look: entries by growing offset, then what was said. True if
     /// entries were dropped: the store has them.
     pub(crate) fn take(&self) -> (Vec<News>, bool) {
+        let (news, behind, _) = self.take_with_memory();
+        (news, behind)
+    }
+
+    /// As [`Seat::take`], with the memory that it has.
+    pub(crate) fn take_with_memory(&self) -> (Vec<News>, bool, Option<Grant>) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        let Waiting { entries, behind, said, mending, .. } = waiting;
+        let Waiting { entries, behind, said, mending, rooms, .. } = waiting;
+        let room = rooms.into_iter().reduce(Grant::and);
         let entries = entries.into_iter().map(|(commit, at)| News::Entry(commit, at));
         let said = said.into_iter().map(|(through, said)| match through {
             None => News::Said(said),
             Some(subscription) => News::Heard(subscription, said),
         });
-        (entries.chain(said).chain(mending).collect(), behind)
+        (entries.chain(said).chain(mending).collect(), behind, room)
     }
 
     /// Waits until there is something to take. One waits at a time; to be dropped is no loss.
@@ -123,10 +134,13 @@ impl Seat {
             let kept = last.is_some_and(|(last, _)| Arc::ptr_eq(last, commit));
             let bytes = waiting.entry_bytes + if kept { 0 } else { bytes };
             let too_many = waiting.entries.len() >= limits::SEAT_ENTRIES;
-            if too_many || bytes > limits::SEAT_ENTRY_BYTES {
+            let is_much = too_many || bytes > limits::SEAT_ENTRY_BYTES;
+            let all = bytes + waiting.said_bytes;
+            if is_much || !waiting.has_memory(&self.account, all) {
                 waiting.entries = Vec::new();
                 waiting.entry_bytes = 0;
                 waiting.behind = true;
+                waiting.give_back();
             } else {
                 waiting.entries.push((Arc::clone(commit), at));
                 waiting.entry_bytes = bytes;
@@ -142,7 +156,7 @@ impl Seat {
             let mut waiting = self.waiting.lock();
             waiting.said_bytes += said.weight();
             waiting.said.push_back((through, said));
-            while waiting.said_bytes > limits::SEAT_EPHEMERAL_BYTES {
+            while !waiting.may_keep_said(&self.account) {
                 let Some((_, oldest)) = waiting.said.pop_front() else { break };
                 waiting.said_bytes -= oldest.weight();
                 dropped += 1;
@@ -183,6 +197,34 @@ impl Waiting {
     fn is_empty(&self) -> bool {
         let nothing = self.entries.is_empty() && self.said.is_empty() && self.mending.is_empty();
         nothing && !self.behind
+    }
+
+    /// Whether what was said may stay: it is not too much, and there is memory for it.
+    fn may_keep_said(&mut self, account: &Account) -> bool {
+        self.said_bytes <= limits::SEAT_EPHEMERAL_BYTES
+            && self.has_memory(account, self.said_bytes + self.entry_bytes)
+    }
+
+    /// Whether there is memory for so many bytes in all; more of it is reserved if need be.
+    fn has_memory(&mut self, account: &Account, bytes: usize) -> bool {
+        let lacks = bytes.saturating_sub(self.memory());
+        if lacks > 0 {
+            // As much again, so that there are few.
+            let more = lacks.max(self.memory());
+            self.rooms.extend(account.try_reserve(Class::Answer, more));
+        }
+        bytes <= self.memory()
+    }
+
+    fn memory(&self) -> usize {
+        limits::SEAT_FREE_BYTES + self.rooms.iter().map(Grant::bytes).sum::<usize>()
+    }
+
+    /// Gives back what there is nothing for any more.
+    fn give_back(&mut self) {
+        if self.said_bytes + self.entry_bytes <= limits::SEAT_FREE_BYTES {
+            self.rooms = Vec::new();
+        }
     }
 }
 

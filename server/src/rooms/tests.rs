@@ -6,7 +6,7 @@ use landfall_protocol::{Offset, limits as shared};
 
 use super::*;
 use crate::limits;
-use crate::memory::ShareKey;
+use crate::memory::{Class, Memory, ShareKey};
 
 fn rooms() -> Rooms {
     Rooms::new(Arc::new(Metrics::new()))
@@ -14,7 +14,7 @@ fn rooms() -> Rooms {
 
 /// A session's seat, of an address of its own.
 fn seat_of(session: u64) -> Arc<Seat> {
-    Seat::new(SessionId(session), ShareKey::Session(session))
+    Seat::new(SessionId(session), Memory::new(0).account(ShareKey::Session(session)))
 }
 
 fn space(name: &str) -> SpaceName {
@@ -244,7 +244,7 @@ fn many_sessions_of_an_address_say_no_more_than_a_few() {
     // Each connects anew when it has said what it may.
     let mut bytes = 0;
     for session in 1..=100 {
-        let seat = Seat::new(SessionId(session), ShareKey::Relay);
+        let seat = Seat::new(SessionId(session), Memory::new(0).account(ShareKey::Relay));
         for count in 1..=100 {
             let (session, data) = (session.to_string(), data.clone());
             let said = Said { session, data, ..said(document(1), count) };
@@ -274,4 +274,38 @@ fn what_nobody_hears_and_what_is_repeated_costs_as_well() {
         rooms.say_at(&parrot, now, &here, said(document(1), 1));
     }
     assert!(!parrot.may_say(now));
+}
+
+/// Sessions that do not take what comes, each with a document of its own.
+#[test]
+fn what_waits_for_sessions_takes_memory_that_is_reserved() {
+    let (rooms, here, memory) = (rooms(), space("here"), Memory::new(0));
+    let half = limits::SEAT_ENTRY_BYTES / 2;
+    let seats: Vec<_> = (0..100)
+        .map(|session| {
+            let account = memory.account(ShareKey::Session(session));
+            let seat = Seat::new(SessionId(session), account);
+            rooms.enter(&here, document(session as u8), &seat);
+            rooms.publish(&commit(&here, &[(session, document(session as u8), half)]));
+            seat
+        })
+        .collect();
+    let kept = seats.iter().map(|seat| seat.waiting_entries()).sum::<usize>();
+    let used = memory.used(Class::Answer);
+    assert!(kept > 0 && kept < 100, "{kept} of 100 keep what came");
+    assert!(used >= kept * (half - limits::SEAT_FREE_BYTES) && used <= memory.limit() / 2);
+    // The others read the store, and hear of what comes next.
+    let told = seats.iter().map(|seat| offsets(seat).1).filter(|behind| *behind).count();
+    assert_eq!((told, memory.used(Class::Answer)), (100 - kept, 0));
+    // What is said likewise, but the oldest is dropped.
+    let _all = memory.account(ShareKey::Relay).take(Class::Answer, memory.limit());
+    let data = vec![0; limits::SEAT_FREE_BYTES / 4];
+    for count in 1..=20 {
+        assert!(rooms.say(
+            &seat_of(500),
+            &here,
+            Said { data: data.clone(), ..said(document(1), count) }
+        ));
+    }
+    assert_eq!(counts(&seats[1]), [18, 19, 20]);
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use landfall_protocol::frame::{Ephemeral, Filter, SubscriptionId};
 use landfall_protocol::{SessionId, SpaceName};
 
-use crate::memory::ShareKey;
+use crate::memory::{Account, Grant};
 use crate::rooms::{News, Rooms, Said, Seat};
 
 /// The session's subscriptions to ephemeral messages. Dropping it ends them all.
@@ -26,8 +26,8 @@ impl Drop for Hearing {
 
 impl Hearing {
     /// Without subscriptions.
-    pub(super) fn new((id, share): (SessionId, ShareKey), rooms: Arc<Rooms>) -> Self {
-        Self { rooms, seat: Seat::new(id, share), spaces: BTreeMap::new() }
+    pub(super) fn new(id: SessionId, account: Account, rooms: Arc<Rooms>) -> Self {
+        Self { rooms, seat: Seat::new(id, account), spaces: BTreeMap::new() }
     }
 
     /// Subscribes to messages about these documents.
@@ -57,10 +57,11 @@ impl Hearing {
         }
     }
 
-    /// Waits for messages of other clients.
-    pub(super) async fn said(&self) -> Vec<News> {
+    /// Waits for messages of other clients; returns them with their memory.
+    pub(super) async fn said(&self) -> (Vec<News>, Option<Grant>) {
         self.seat.wait().await;
-        self.seat.take().0
+        let (news, _, room) = self.seat.take_with_memory();
+        (news, room)
     }
 }
 

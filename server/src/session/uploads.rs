@@ -82,9 +82,13 @@ impl Uploads {
         let (account, offers) = (self.account.clone(), Arc::clone(&self.offers));
         self.reserving = Some(Box::pin(async move {
             let bytes = (offer.total as usize).max(limits::LEAST_UPLOAD_BYTES);
-            // What others left behind gives way first.
+            // What was left behind gives way first; what others left, only if that helps.
+            let give_way = || match account.outgrows(bytes) {
+                true => offers.give_way_of(account.share()),
+                false => offers.give_way(),
+            };
             let mut room = account.try_reserve(Class::Upload, bytes);
-            while room.is_none() && offers.give_way() {
+            while room.is_none() && give_way() {
                 room = account.try_reserve(Class::Upload, bytes);
             }
             if room.is_none() {
@@ -157,6 +161,7 @@ impl Uploads {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use landfall_protocol::DocumentId;
 
     use super::*;
@@ -204,5 +209,52 @@ mod tests {
         // All but the first are answered.
         uploads.retain(|_| false, |id| id == 1);
         assert_eq!(memory.used(Class::State), 2 * 32 * heads.len());
+    }
+
+    /// A phone was cut in the middle of its upload. Somebody else offers more than a session may hold, which
+    /// waits for that session's own upload to end.
+    #[tokio::test]
+    async fn what_others_left_behind_stays_while_an_offer_waits_for_its_own_session() {
+        let memory = Memory::new(256 << 20);
+        let (offers, space) = (Arc::<Offers>::default(), "default".parse().unwrap());
+        let offer = |number: u8, total: u64| {
+            let (id, document) = (u64::from(number), DocumentId::from_bytes([number; 16]));
+            Offered { id, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
+        };
+        let (phone, left) = (memory.account(ShareKey::Session(1)), offer(1, 10 << 20));
+        let room = phone.try_reserve(Class::Upload, left.total as usize).unwrap();
+        drop(offers.begin(phone.share(), &space, &left, room));
+        let other = memory.account(ShareKey::Session(2));
+        let mut uploads = Uploads::new(other, Arc::clone(&offers));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut add = |offer: Offered| {
+            uploads.add(space.clone(), offer);
+            Box::pin(uploads.room()).as_mut().poll(&mut context).is_ready()
+        };
+        assert!(add(offer(2, 64 << 20)));
+        assert!(!add(offer(3, 32 << 20)), "a session has half of what uploads may have");
+        assert!(memory.used(Class::Upload) <= 74 << 20, "there is room for all three");
+        assert!(offers.resume(phone.share(), &space, &left).is_some(), "the phone begins again");
+    }
+
+    /// A laptop was cut and offers something else instead, beside clients of other addresses.
+    #[tokio::test]
+    async fn what_a_share_left_behind_gives_way_to_what_it_offers_now() {
+        let memory = Memory::new(256 << 20);
+        let (offers, space) = (Arc::<Offers>::default(), "default".parse().unwrap());
+        let _other = memory.account(ShareKey::Session(2));
+        let offer = |number: u8| {
+            let (id, document, total) = (1, DocumentId::from_bytes([number; 16]), 40 << 20);
+            Offered { id, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
+        };
+        let before = memory.account(ShareKey::Session(1));
+        let room = before.try_reserve(Class::Upload, 40 << 20).unwrap();
+        drop(offers.begin(before.share(), &space, &offer(1), room));
+        drop(before);
+        let mut uploads = Uploads::new(memory.account(ShareKey::Session(1)), offers);
+        uploads.add(space, offer(2));
+        let room = uploads.room().now_or_never();
+        assert!(matches!(room, Some(Room::From(1, 0))), "it waits for what nobody sends");
+        assert_eq!(memory.used(Class::Upload), 40 << 20);
     }
 }

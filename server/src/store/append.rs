@@ -11,7 +11,7 @@ use landfall_protocol::{ActorId, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::digests::Buckets;
-use super::documents::Document;
+use super::documents::{Added, Document};
 use super::schema::{broken, column};
 use super::snapshots;
 
@@ -70,6 +70,7 @@ struct Changed {
     document: Document,
     /// Its last entry in this commit.
     last: Offset,
+    added: Added,
 }
 
 /// The rows that a commit touches. Dropped with it: after a rollback the row ids would be dangling.
@@ -91,7 +92,7 @@ impl Touched<'_> {
                     Some(document) => document,
                     None => Document::insert(tx, *space, &entry.document)?,
                 };
-                slot.insert(Changed { document, last: entry.offset })
+                slot.insert(Changed { document, last: entry.offset, added: Added::default() })
             }
         };
         changed.last = entry.offset;
@@ -110,6 +111,9 @@ impl Touched<'_> {
                 )?;
                 document.add_change(entry.id, &entry.dependencies, entry.body.len());
                 document.operations = document.operations.saturating_add(*operations);
+                let Added { operations: all, max_op: last } = changed.added;
+                let operations = all.saturating_add(*operations);
+                changed.added = Added { operations, max_op: last.max(*max_op) };
                 Ok(())
             }
             NewKind::Tombstone => delete(tx, *space, document, entry),
@@ -130,12 +134,12 @@ impl Touched<'_> {
     /// Writes the data derived from the entries: document rows and digests.
     fn save(self, at: &mut dyn FnMut(DocumentId)) -> rusqlite::Result<()> {
         let mut buckets = Buckets::new(self.tx, self.space);
-        for Changed { mut document, last } in self.documents.into_values() {
+        for Changed { mut document, last, added } in self.documents.into_values() {
             let leaf = document.leaf_now();
             let id = document.id;
             buckets.note(&id, document.leaf, leaf)?;
             document.leaf = leaf;
-            document.note_due(last);
+            document.note_due(self.tx, last, added)?;
             document.save(self.tx).inspect_err(|_| at(id))?;
         }
         buckets.save()

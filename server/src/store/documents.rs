@@ -8,6 +8,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::{column, document_id, hashes, number, optional_number};
+use crate::limits::FOLD_OPERATIONS_IN_A_BYTE;
 
 const FIND: &str = "SELECT id, document, heads, leaf, tail_changes, tail_bytes, folded, \
     folded_changes, tombstone, fold_at, due, dead, operations FROM document WHERE space = ?1 AND document = ?2";
@@ -33,7 +34,7 @@ pub(super) struct Document {
     pub(super) tombstone: Option<u64>,
     /// The number of tail changes at which compaction is due.
     fold_at: u64,
-    /// The offset at which compaction first became due; `None` while it is not.
+    /// The offset at which compaction first became due, or [`HEAVY`]; `None` while it is not.
     pub(super) due: Option<u64>,
     /// Whether it has dead rows to delete.
     pub(super) dead: bool,
@@ -41,6 +42,21 @@ pub(super) struct Document {
     pub(super) operations: u64,
     /// The columns that a change alone does not modify, as stored.
     kept: Kept,
+}
+
+/// The `due` of a heavy document: few changes with many operations, compacted at any age. No entry has this
+/// offset, and it sorts before all others of its space.
+pub(super) const HEAVY: u64 = 0;
+
+/// A commit with fewer operations does not check whether a document has become heavy.
+const LOOKED_AT: u64 = limits::FOLD_LEAST_OPERATIONS / 64;
+
+/// The operations that a commit adds to a document's tail.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Added {
+    pub(super) operations: u64,
+    /// The counter of the last one.
+    pub(super) max_op: u64,
 }
 
 /// The columns that a change alone does not modify: folded, folded_changes, tombstone, fold_at, due, dead.
@@ -165,18 +181,46 @@ impl Document {
         self.tail_changes > 0 || self.folded_changes > 0
     }
 
-    /// Records `last` as due if compaction has just become due.
-    pub(super) fn note_due(&mut self, last: Offset) {
-        if self.due.is_none() && self.tail_changes >= self.fold_at && self.is_worthwhile() {
+    /// Records `last` as due if compaction has just become due. `added`: the operations just added.
+    pub(super) fn note_due(
+        &mut self,
+        conn: &Connection,
+        last: Offset,
+        added: Added,
+    ) -> rusqlite::Result<()> {
+        if self.tail_changes < self.fold_at {
+            return Ok(());
+        }
+        if self.due.is_none() && self.is_worthwhile() {
             self.due = Some(last.0);
         }
+        // The check reads rows, so skip it for typing: each change adds few operations.
+        let looks =
+            added.operations >= LOOKED_AT && self.operations >= limits::FOLD_LEAST_OPERATIONS;
+        if looks && self.due != Some(HEAVY) && self.is_heavy(conn, added.max_op)? {
+            self.due = Some(HEAVY);
+        }
+        Ok(())
     }
 
-    /// Whether the tail is worth compacting, by its number of changes: a relay loads no document, and the
-    /// load time of few large changes is the replicas' cost, so bytes do not count here.
+    /// Whether the tail is worth compacting, by its number of changes.
     fn is_worthwhile(&self) -> bool {
         let weight = |changes| Weight { changes, ..Weight::default() };
         FoldRule::default().is_due(&weight(self.folded_changes), &weight(self.tail_changes))
+    }
+
+    /// Whether few changes are worth compacting by their operations, the last of which has counter `max_op`.
+    /// The relay loads no document, but a client that opens one for the first time does: automerge takes some
+    /// four times as long to apply a pasted text as to load it from a snapshot. The tail's bytes must be
+    /// plausible for the operations: a change of 64 bytes can claim a million, at the compactor's cost.
+    fn is_heavy(&self, conn: &Connection, max_op: u64) -> rusqlite::Result<bool> {
+        let sql = "SELECT coalesce(max(max_op), 0) FROM folded_actor WHERE document = ?1";
+        let folded = conn.prepare_cached(sql)?.query_row([self.row], |row| number(row, 0))?;
+        let operations = max_op.saturating_sub(folded);
+        let folded = Weight { changes: self.folded_changes, operations: folded, bytes: 0 };
+        let tail = Weight { changes: self.tail_changes, operations, bytes: 0 };
+        let are_real = self.tail_bytes >= operations / FOLD_OPERATIONS_IN_A_BYTE;
+        Ok(are_real && FoldRule::default().is_heavy(&folded, &tail))
     }
 
     /// The number of tail changes at which compaction is worthwhile.
@@ -187,10 +231,21 @@ impl Document {
     /// Recomputes when compaction is due.
     pub(super) fn reckon_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         (self.fold_at, self.due) = (0, None);
-        let enough = self.worthwhile();
-        if self.tombstone.is_some() || !self.is_worthwhile() {
+        if self.tombstone.is_some() || self.tail_changes == 0 {
             return Ok(());
         }
+        let sql =
+            "SELECT coalesce(max(max_op), 0) FROM entry WHERE document = ?1 AND \"offset\" > ?2";
+        let key = params![self.row, column(self.folded)?];
+        let max_op = conn.prepare_cached(sql)?.query_row(key, |row| number(row, 0))?;
+        if max_op >= limits::FOLD_LEAST_OPERATIONS && self.is_heavy(conn, max_op)? {
+            self.due = Some(HEAVY);
+            return Ok(());
+        }
+        if !self.is_worthwhile() {
+            return Ok(());
+        }
+        let enough = self.worthwhile();
         let sql = "SELECT \"offset\" FROM entry WHERE document = ?1 AND \"offset\" > ?2 \
             ORDER BY \"offset\" LIMIT 1 OFFSET ?3";
         let key = params![self.row, column(self.folded)?, column(enough - 1)?];

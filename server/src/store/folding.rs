@@ -3,7 +3,8 @@
 //!
 //! A document's `due` is the offset at which compaction first became worthwhile. The document can be
 //! compacted when that offset has left the window. So the documents of a space are visited by `due`, and the
-//! first one that is still inside the window ends the scan of its space.
+//! first one that is still inside the window ends the scan of its space. Heavy documents come first and
+//! ignore the window: for a replica that has not read them yet, a snapshot is cheaper than the few changes.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::append::Actors;
 use super::checked::{self, damaged};
-use super::documents::{self, Document};
+use super::documents::{self, Document, HEAVY};
 use super::log::head;
 use super::passed::PassedOver;
 use super::schema::{broken, column, number};
@@ -95,6 +96,8 @@ pub(super) fn candidate(
         let task = due_task(conn, (space, row, due), now_ms, window);
         last = match passed.unless(row, task)? {
             Some(Some(task)) => return Ok(Some(task)),
+            // A heavy document ignores the window, so this says nothing about the later ones.
+            Some(None) if u64::try_from(due) == Ok(HEAVY) => (space, due, row),
             // All later documents of the space are due at higher offsets, so skip to the next space.
             Some(None) => (space, i64::MAX, i64::MAX),
             None => (space, due, row),
@@ -111,6 +114,11 @@ fn due_task(
 ) -> rusqlite::Result<Option<FoldTask>> {
     let reach = Reach::new(conn, space, now_ms, window)?;
     let due = u64::try_from(due).map_err(|_| broken("a document is due at a negative offset"))?;
+    if due == HEAVY {
+        let all = FoldWindow { recent_entries: 0, recent_age: Duration::ZERO, ..window };
+        let reach = Reach::new(conn, space, now_ms, all)?;
+        return of_document(conn, space, Document::at(conn, row)?, &reach);
+    }
     // Reads the entry only if the offset is outside the window.
     if due > reach.through {
         return Ok(None);

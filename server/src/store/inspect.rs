@@ -117,8 +117,13 @@ impl Inspection {
     /// Opens the store in a data folder to read, also beside the relay that uses it. A store of an
     /// older version is refused: the relay migrates it when it starts.
     pub fn open(folder: &Path) -> Result<Self, OpenStoreError> {
+        Self::open_file(&folder.join(FILE))
+    }
+
+    /// The same of a copy, whatever its name.
+    pub fn open_file(file: &Path) -> Result<Self, OpenStoreError> {
         let options = Options { readers: 1, ..Options::default() };
-        Ok(Self { db: Database::open_read_only(folder.join(FILE), &SCHEMA, options)? })
+        Ok(Self { db: Database::open_read_only(file, &SCHEMA, options)? })
     }
 
     /// How the write-ahead log is damaged with which a stopped relay left its store.

@@ -30,8 +30,8 @@ use super::passed::{Passed, PassedOver};
 use super::schema::SCHEMA;
 use super::{
     BranchPage, DamagedIndex, Done, Examined, FoldSink, FoldTask, FoldWindow, LogStore, RecentPage,
-    Replaced, Standing, StoreError, StoreGauges, SumCursor, append, digests, documents, fill,
-    folding, listing, log, mending, plan, prune, repo, snapshots, unfold,
+    Replaced, Standing, StoreError, StoreGauges, Subject, SumCursor, Verification, append, digests,
+    documents, fill, folding, listing, log, mending, plan, prune, repo, snapshots, unfold,
 };
 use crate::limits;
 
@@ -693,7 +693,10 @@ impl LogStore for SqliteStore {
     }
 
     fn gauges(&self) -> StoreGauges {
+        let last = |subject| Verification::beside(self.db.path()?, subject);
         StoreGauges {
+            verified: last(Subject::Store),
+            copy_verified: last(Subject::Copy),
             store_bytes: self.db.size_bytes().unwrap_or_default(),
             free_bytes: self.db.free_bytes().unwrap_or_default(),
             ..self.indexes.gauges()

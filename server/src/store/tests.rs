@@ -4,6 +4,7 @@ mod damage;
 mod digests;
 mod flips;
 mod folds;
+mod heavy;
 mod made;
 mod mending;
 mod migration;

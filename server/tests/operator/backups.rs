@@ -179,6 +179,9 @@ fn a_running_relay_copies_its_store_on_a_schedule() {
     let args = ["--backup-to", text(&to), "--backup-every", "1s", "--backup-keep", "2"];
     run(&data, &[&["serve", "--listen", "127.0.0.1:0"], &args[..]].concat())
         .failed(7, &["backups", "make the folder"]);
+    // A wish that makes no copies is a mistake.
+    run(&data, &["serve", "--listen", "127.0.0.1:0", "--backup-keep", "2"])
+        .failed(2, &["--backup-to"]);
     std::fs::create_dir(&to).unwrap();
     std::fs::write(to.join("mine"), "mine").unwrap();
     let relay = Served::start(&data, &args);

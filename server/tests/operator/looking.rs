@@ -138,3 +138,20 @@ fn a_page_that_cannot_be_read_is_named_with_what_helps() {
     }
     run(&data, &["export", "notes", "file"]).failed(6, &["restore a backup"]);
 }
+
+/// A script that goes on with what was not shown would take nothing for everything.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let place = Place::new();
+    let data = place.path("data");
+    fill(&data, 1, 1);
+    for args in [&["inspect"][..], &["verify", "--json"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = crate::support::command(&data, args);
+        let done = command.stdout(full).stderr(std::process::Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(7), "{args:?}: {said}");
+        assert!(said.contains("the output could not be written; No space left"), "{said}");
+    }
+}

@@ -212,7 +212,18 @@ async fn a_document_is_deleted_for_everybody() {
     let foreign = format!("{}origin: https://evil.example\r\n\r\n", delete(path.clone()));
     assert_eq!(relay.ask(&foreign).await.0, 403);
     assert_eq!(relay.ask(&format!("{}\r\n", delete("nonsense".to_owned()))).await.0, 400);
-    assert_eq!(list(&relay, &format!("?space={SPACE}")).await.documents.len(), 1);
+    // Neither makes a space, nor a tombstone.
+    let unknown = Author::new(2).document;
+    for (document, space) in [(author.document, "typo"), (unknown, SPACE)] {
+        let request = delete(format!("{document}?space={space}"));
+        let (status, said) = relay.ask(&format!("{request}\r\n")).await;
+        assert_eq!(status, 404);
+        assert!(said.contains("nothing was deleted"), "{said}");
+    }
+    for (space, known) in [("typo", 0), (SPACE, 1)] {
+        let listed = list(&relay, &format!("?space={space}")).await;
+        assert_eq!(listed.documents.len(), known, "{space}");
+    }
     // Twice is no error.
     for _ in 0..2 {
         assert_eq!(relay.ask(&format!("{}\r\n", delete(path.clone()))).await.0, 204);

@@ -218,3 +218,34 @@ fn private_files_are_for_their_owner_only() {
         assert_eq!(mode, 0o600, "{path}");
     }
 }
+
+/// Two names would mean two locks and two write-ahead logs.
+#[cfg(unix)]
+#[test]
+fn a_file_with_another_name_is_not_opened_for_writing() {
+    let place = Place::new();
+    let db = place.open();
+    db.write(Durability::Full, insert(1)).unwrap();
+    let other = place.folder.path().join("other.db");
+    fs::hard_link(place.file(), &other).unwrap();
+    // While it is open under its first name, and afterwards, under either name.
+    assert!(matches!(refusal(&other, &SCHEMA), OpenError::OtherNames { names: 2, .. }));
+    assert!(!place.folder.path().join("other.db.lock").exists(), "a refusal leaves a trace");
+    db.write(Durability::Full, insert(2)).unwrap();
+    db.close().unwrap();
+    for name in [&other, &place.file()] {
+        let said = refusal(name, &SCHEMA).to_string();
+        assert!(said.contains("2 names") && said.contains("remove the others"), "{said}");
+    }
+    // What only reads harms nothing.
+    let reader = Database::open_read_only(place.file(), &SCHEMA, patient()).unwrap();
+    assert_eq!(ids(&reader), [1, 2]);
+    reader.close().unwrap();
+    // A restore that was killed leaves such a name; it is not opened, but the store is.
+    fs::rename(&other, place.folder.path().join("notes.db.before")).unwrap();
+    let db = place.open();
+    assert_eq!(ids(&db), [1, 2]);
+    db.close().unwrap();
+    fs::remove_file(place.folder.path().join("notes.db.before")).unwrap();
+    place.open().close().unwrap();
+}

@@ -2,6 +2,7 @@
 // browser, as the relay serves it.
 import { mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
+import { decode } from "cbor-x"
 import { describe, expect, test } from "vitest"
 import { caretAt, drawn, holds, NARROW, noBrowser, notebook, pageOf, says, startBrowser, textOf, visitor, write } from "../support/playground.mjs"
 import { isReference } from "../support/server.mjs"
@@ -60,7 +61,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await importNotes(demo, 60)
     const page = await visitor(await startBrowser(), pageOf(relay.url))
     await page.fill("#search", "note 17")
-    await says(page, "#found", "1 found in titles and the first 500 characters of all 60 notes.")
+    await says(page, "#found", "1 found. Searched: title and first 500 characters of all 60 notes.")
     expect(await titles(page)).toEqual(["Note 17"])
     await page.fill("#search", "EVEN")
     await says(page, "#found", "30 found")
@@ -76,7 +77,81 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await demo("notes", "new", "Unheard of")
     await page.goto(pageOf(relay.url))
     await page.fill("#search", "note 17")
-    await says(page, "#found", "1 found in titles and the first 500 characters of all 60 notes.")
+    await says(page, "#found", "1 found. Searched: title and first 500 characters of all 60 notes.")
+  })
+
+  test("says how many notes were searched while others are not in this browser", async () => {
+    const relay = await Relay.start()
+    const demo = notebook(relay.url)
+    await importNotes(demo, 20)
+    const page = await visitor(await startBrowser(), pageOf(relay.url))
+    await page.fill("#search", "note 17")
+    await says(page, "#found", "Searched: title and first 500 characters of all 20 notes.")
+    await expect.poll(() => storedTitles(page), { timeout: 60_000 }).toBe(20)
+    await page.goto("about:blank")
+    await demo("notes", "new", "Note 17 again")
+    // The list comes, and no note does.
+    let isThere = false
+    await page.routeWebSocket(/.*/, socket => void (isThere && socket.connectToServer()))
+    await page.goto(pageOf(relay.url))
+    await says(page, "#count", "21")
+    await page.fill("#search", "note 17")
+    await says(page, "#found", "1 found. Searched: title and first 500 characters of 20 of 21 notes. The others are not in this browser.")
+    expect(await titles(page)).toEqual(["Note 17"])
+    isThere = true
+    await page.reload()
+    await page.fill("#search", "note 17")
+    await says(page, "#found", "2 found. Searched: title and first 500 characters of all 21 notes.")
+  })
+
+  test("reads each note that nobody has opened once, and few at a time", async () => {
+    const relay = await Relay.start()
+    await importNotes(notebook(relay.url), 120)
+    // Its messages are looked at from the next page on, which is of a space that this browser does not know.
+    const page = await visitor(await startBrowser(), `${pageOf(relay.url)}spaces/empty`)
+    const asked = new Map()
+    const waiting = new Set()
+    let most = 0
+    await page.routeWebSocket(/.*/, socket => {
+      const server = socket.connectToServer()
+      socket.onMessage(frame => {
+        const { type, documentId } = decode(frame)
+        if (type === "request") {
+          asked.set(documentId, (asked.get(documentId) ?? 0) + 1)
+          most = Math.max(most, waiting.add(documentId).size)
+        }
+        server.send(frame)
+      })
+      server.onMessage(frame => {
+        waiting.delete(decode(frame).documentId)
+        socket.send(frame)
+      })
+    })
+    await page.goto(pageOf(relay.url))
+    await page.locator("#list li").first().waitFor()
+    await page.fill("#search", "note 1")
+    await says(page, "#found", "Searched: title and first 500 characters of all 120 notes.")
+    expect(asked.size).toBe(120)
+    expect([...asked.values()].filter(times => times !== 1)).toEqual([])
+    // Sixteen in sight, two behind them, and the one that is open.
+    expect(most).toBeLessThanOrEqual(19)
+    expect(most).toBeGreaterThan(1)
+  })
+
+  test("knows that the relay has a note that left memory before it was opened", async () => {
+    const relay = await Relay.start()
+    await importNotes(notebook(relay.url), 8)
+    const page = await visitor(await startBrowser(), pageOf(relay.url))
+    await says(page, "#list li:first-child .row-line", "Number 8, even.")
+    await says(page, "#list li:last-child .row-line", "Number 1, odd.")
+    await expect.poll(() => storedTitles(page), { timeout: 60_000 }).toBe(8)
+    // sleep: documents leave memory half a second after their titles are known, and nothing shows it.
+    await page.waitForTimeout(1_500)
+    for (let at = 1; at <= 8; at++) {
+      await page.locator("#list .row-title", { hasText: `Note ${at}` }).click()
+      await holds(page, `# Note ${at}\n\nNumber ${at}, ${at % 2 ? "odd" : "even"}.\n`)
+      await says(page, "#saved", SAFE)
+    }
   })
 
   test("asks for the list when there is something new, and not otherwise", async () => {

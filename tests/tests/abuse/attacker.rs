@@ -7,7 +7,7 @@ use std::time::Duration;
 use landfall::automerge::ChangeHash;
 use landfall_protocol::DocumentId;
 use landfall_protocol::frame::{Features, Filter, Frame, Frames, SubscribeFrom, encode, features};
-use landfall_protocol::repo::message::{Message as Repo, PeerMetadata};
+use landfall_protocol::repo::message::{Message as Repo, PeerMetadata, Sync};
 use landfall_tests::raw::{handshake, handshake_over};
 use landfall_tests::repo::{question_of, sync_of};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, WebSocket, client};
@@ -148,6 +148,20 @@ pub(crate) fn connect_from(source: Ipv4Addr, port: u16) -> std::io::Result<TcpSt
     Ok(stream)
 }
 
+/// A connection with little room in the system for what its end does not read.
+fn narrow(port: u16) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let stream = runtime.expect("a runtime").block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(4_096)?;
+        socket.bind((ATTACKER, 0).into())?;
+        socket.connect((Ipv4Addr::LOCALHOST, port).into()).await
+    });
+    let stream = stream.and_then(tokio::net::TcpStream::into_std).expect("the relay listens");
+    stream.set_nonblocking(false).expect("a socket");
+    stream
+}
+
 /// A session of automerge-repo's protocol.
 pub(crate) struct Peer {
     pub(crate) socket: WebSocket<TcpStream>,
@@ -157,8 +171,23 @@ pub(crate) struct Peer {
 
 /// As a peer of this name that has joined. It reads nothing more.
 pub(crate) fn repo(port: u16, name: &str) -> Peer {
-    let (mut socket, _) =
-        client(format!("ws://127.0.0.1:{port}/"), connect(port)).expect("a session");
+    repo_over(connect(port), port, name)
+}
+
+/// As [`repo`], over a narrow connection. It has a document open, and so many answers are on their way to it
+/// that the relay makes no more.
+pub(crate) fn deaf_repo(port: u16, name: &str, document: DocumentId) -> Peer {
+    let mut peer = repo_over(narrow(port), port, name);
+    assert!(peer.ask(document, vec![], vec![]));
+    let (document, sender, target) = (&*"x".repeat(500), &*peer.name, &*peer.relay);
+    let ask = Repo::Sync(Sync { document, sender, target, data: &[] }).encode();
+    // Until the relay does not read any more.
+    while peer.socket.write(Message::Binary(ask.clone().into())).is_ok() {}
+    peer
+}
+
+fn repo_over(stream: TcpStream, port: u16, name: &str) -> Peer {
+    let (mut socket, _) = client(format!("ws://127.0.0.1:{port}/"), stream).expect("a session");
     let metadata = PeerMetadata { storage_id: None, is_ephemeral: true };
     let join = Repo::Join { sender: name, metadata, versions: Some(vec!["1"]) };
     socket.send(Message::Binary(join.encode().into())).expect("the relay reads");
@@ -169,6 +198,16 @@ pub(crate) fn repo(port: u16, name: &str) -> Peer {
 }
 
 impl Peer {
+    /// Its own name, and the relay's.
+    pub(crate) fn ends(&self) -> (String, String) {
+        (self.name.clone(), self.relay.clone())
+    }
+
+    /// Sends a message; false if the relay does not take it, or has closed.
+    pub(crate) fn tell(&mut self, message: &Repo<'_>) -> bool {
+        self.socket.send(Message::Binary(message.encode().into())).is_ok()
+    }
+
     /// Sends changes of a document; false if the relay does not take them, or has closed.
     pub(crate) fn push(&mut self, document: DocumentId, changes: &[Vec<u8>]) -> bool {
         let message = sync_of((&self.name, &self.relay), document, changes);

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ActorId, AutoCommit, ObjType, ROOT};
-use landfall_protocol::frame::{Frame, Part, PushSnapshot};
+use landfall_protocol::frame::{Frame, Part, Push, PushSnapshot};
 use landfall_protocol::{DocumentId, limits};
+use landfall_tests::raw::Typist;
 use landfall_tests::rng::Rng;
 use tokio_tungstenite::tungstenite::WebSocket;
 
@@ -169,12 +170,12 @@ fn uploads_that_trickle_beside_an_honest_one() {
     });
 }
 
-/// A folded history of some hundred bytes and a million operations.
-fn heavy() -> (Vec<u8>, Vec<[u8; 32]>) {
+/// A folded history of some hundred bytes and so many operations.
+fn heavy(operations: usize) -> (Vec<u8>, Vec<[u8; 32]>) {
     let mut doc = AutoCommit::new().with_actor(ActorId::from([0x40; 16]));
     let text = doc.put_object(ROOT, "t", ObjType::Text).expect("a text");
     doc.commit();
-    doc.splice_text(&text, 0, 0, &"x".repeat(1_000_000)).expect("letters");
+    doc.splice_text(&text, 0, 0, &"x".repeat(operations)).expect("letters");
     doc.commit();
     let heads = doc.get_heads().iter().map(|hash| hash.0).collect();
     (doc.save(), heads)
@@ -184,7 +185,7 @@ fn heavy() -> (Vec<u8>, Vec<[u8; 32]>) {
 #[test]
 fn heavy_uploads_from_many_sessions() {
     attack("heavy uploads from each of 40 sessions", |attack| {
-        let heavy = heavy();
+        let heavy = heavy(1_000_000);
         let mut sessions: Vec<_> = (0..40).map(|_| reader(attack.port, "heavy")).collect();
         for (number, session) in (1..).zip(&mut sessions) {
             let document = DocumentId::from_bytes(document(number));
@@ -200,6 +201,34 @@ fn heavy_uploads_from_many_sessions() {
         let took = began.elapsed();
         println!("an honest upload of 300 changes took {took:?}");
         assert!(took < HANG, "an honest upload of 300 changes took {took:?}");
+        attack.hold();
+    });
+}
+
+/// What somebody types into the same document is behind one of them that runs.
+#[test]
+fn heavy_uploads_of_a_document_that_somebody_types_into() {
+    attack("heavy uploads of one document from each of 40 sessions", |attack| {
+        let (heavy, document) = (heavy(200_000), DocumentId::from_bytes([0x42; 16]));
+        let mut typist = Typist::new(ActorId::from([0x43; 16]));
+        let mut honest = honest_reader(attack.port, "shared");
+        let mut type_one = |id: u64| {
+            let (subscription, changes) = (1, vec![typist.type_one().into()]);
+            say(&mut honest, &[Frame::Push(Push { id, subscription, document, changes })]);
+            let began = Instant::now();
+            let answer = until_alive(&mut honest, |f| matches!(f, Frame::Ack(_) | Frame::Nack(_)));
+            assert!(matches!(answer, Frame::Ack(_)), "an honest push is answered {answer:?}");
+            began.elapsed()
+        };
+        type_one(1);
+        let mut sessions: Vec<_> = (0..40).map(|_| reader(attack.port, "shared")).collect();
+        for session in &mut sessions {
+            assert!(matches!(offered(session, 1, document, &heavy), Frame::Wanted(_)));
+            say(session, &[part(document, &heavy.0, 0, limits::PART_BYTES)]);
+        }
+        let took = type_one(2);
+        println!("a change took {took:?}");
+        assert!(took < HANG, "a change took {took:?}");
         attack.hold();
     });
 }

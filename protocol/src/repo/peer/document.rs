@@ -1,18 +1,16 @@
 //! What a session knows of one document that its peer has open.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use super::pen::Pen;
 use crate::admission::CheckedChange;
-use crate::frame::Entry;
 use crate::heads::advance;
 use crate::ids::{ChangeHash, Offset};
 use crate::limits;
 use crate::moment::Moment;
 use crate::repo::plan::{Closing, Question};
 use crate::repo::sync::{Have, SyncMessage};
-use crate::space::Commit;
+use crate::space::NewEntry;
 
 /// Where a document stands in the log. All of it is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +90,10 @@ pub(super) struct Document {
     /// The rest is sent when the peer has answered.
     pub(super) paging: bool,
     /// Entries that came lately, and whether they are the peer's own; others are to be passed on.
-    live: Vec<(Arc<Commit>, usize, bool)>,
+    live: Vec<(NewEntry, bool)>,
     live_bytes: usize,
+    /// See [`Document::count_live`].
+    lives: usize,
     /// When news were sent last, and whether the peer has said something since.
     sent_at: Option<(Moment, bool)>,
     /// The heads that the peer was told last.
@@ -148,6 +148,7 @@ impl Document {
             paging: false,
             live: Vec::new(),
             live_bytes: 0,
+            lives: 0,
             sent_at: None,
             told: None,
             recent: VecDeque::new(),
@@ -232,9 +233,14 @@ impl Document {
         self.announced >= limits::REPO_WHOLE_CHANGES
     }
 
-    /// Bytes of the commits of what came lately and is to be passed on.
+    /// Bytes of what came lately and is to be passed on.
     pub(super) fn live_bytes(&self) -> usize {
         self.live_bytes
+    }
+
+    /// The same, as they are now, and as they were last counted.
+    pub(super) fn count_live(&mut self) -> (usize, usize) {
+        (self.live_bytes, std::mem::replace(&mut self.lives, self.live_bytes))
     }
 
     pub(super) fn has_live(&self) -> bool {
@@ -322,14 +328,15 @@ impl Document {
     }
 
     /// A change became durable.
-    pub(super) fn add_entry(&mut self, commit: &Arc<Commit>, at: usize, entry: &Entry) {
+    pub(super) fn add_entry(&mut self, new: &NewEntry) {
+        let entry = &new.entry;
         let hash = ChangeHash(entry.id);
         let is_own = self.own.remove(&hash);
         self.note(hash);
         let Some(standing) = &mut self.standing else {
             // Nothing is known yet; but what is being read may have been read before this.
             if self.planning {
-                self.keep_live(commit, at, is_own);
+                self.keep_live(new, is_own);
             }
             return;
         };
@@ -345,19 +352,21 @@ impl Document {
         advance(&mut heads, entry.dependencies.iter().copied().map(ChangeHash), hash);
         *standing = Standing::Present { heads, last: entry.offset };
         if self.planning || !is_own || self.has_live() || !self.caught_up {
-            self.keep_live(commit, at, is_own);
+            self.keep_live(new, is_own);
         } else {
             self.sent_through = entry.offset;
         }
     }
 
-    fn keep_live(&mut self, commit: &Arc<Commit>, at: usize, is_own: bool) {
-        let bytes = commit.entries.get(at).map_or(0, |new| new.entry.body.len());
-        self.live_bytes += bytes;
+    /// Keeps a copy: the commit may be of many other documents, and large.
+    fn keep_live(&mut self, new: &NewEntry, is_own: bool) {
+        let NewEntry { entry, .. } = new;
+        let bytes = entry.body.len() + 32 * entry.dependencies.len();
+        self.live_bytes += bytes + limits::REPO_LIVE_OVERHEAD_BYTES;
         if self.live_bytes > limits::REPO_CHANGES_BYTES {
             return self.forget_standing();
         }
-        self.live.push((Arc::clone(commit), at, is_own));
+        self.live.push((new.clone(), is_own));
     }
 
     /// When news may be sent.
@@ -375,11 +384,10 @@ impl Document {
     }
 
     /// What came lately, by others: all that a peer lacks that has what came before.
-    pub(super) fn take_live(&mut self) -> Vec<(Arc<Commit>, usize)> {
+    pub(super) fn take_live(&mut self) -> Vec<NewEntry> {
         self.live_bytes = 0;
         let live = std::mem::take(&mut self.live);
-        let others = live.into_iter().filter(|(.., is_own)| !is_own);
-        others.map(|(commit, at, _)| (commit, at)).collect()
+        live.into_iter().filter(|(_, is_own)| !is_own).map(|(new, _)| new).collect()
     }
 
     pub(super) fn note(&mut self, hash: ChangeHash) {
@@ -428,13 +436,11 @@ impl Document {
 
     fn replay(&mut self) {
         self.live_bytes = 0;
-        for (commit, at, is_own) in std::mem::take(&mut self.live) {
-            if let Some(new) = commit.entries.get(at) {
-                if is_own {
-                    self.own.insert(ChangeHash(new.entry.id));
-                }
-                self.add_entry(&commit, at, &new.entry);
+        for (new, is_own) in std::mem::take(&mut self.live) {
+            if is_own {
+                self.own.insert(ChangeHash(new.entry.id));
             }
+            self.add_entry(&new);
         }
     }
 }

@@ -19,16 +19,29 @@ pub struct RemoteNews {
     pub timestamp_ms: Option<f64>,
 }
 
+/// Bytes that the wish to hear of a storage takes up: its name here, and twice where it is looked up.
+fn wish_bytes(storage: &str) -> usize {
+    3 * storage.len() + limits::REPO_WISH_BYTES
+}
+
 impl Peer {
     pub(super) fn handle_wish(&mut self, add: &[&str], remove: &[&str]) {
+        let mut old = Vec::new();
         for storage in remove {
-            self.subscribed.remove(*storage);
+            if self.subscribed.remove(*storage) {
+                self.wished = self.wished.saturating_sub(wish_bytes(storage));
+                old.push((*storage).to_owned());
+            }
+        }
+        if !old.is_empty() {
+            self.effects.push_back(Effect::Unsubscribe(old));
         }
         let mut new = Vec::new();
         for storage in add {
             if self.subscribed.len() < limits::REPO_LIST
                 && self.subscribed.insert((*storage).to_owned())
             {
+                self.wished += wish_bytes(storage);
                 new.push((*storage).to_owned());
             }
         }
@@ -93,5 +106,28 @@ impl Peer {
         };
         let message = message.encode();
         self.effects.push_back(Effect::Send(message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Host, Peer};
+    use super::*;
+    use crate::moment::Moment;
+    use crate::session::Patience;
+
+    #[test]
+    fn storages_that_a_peer_wants_to_hear_of_count_as_what_is_remembered() {
+        let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
+        let mut peer = Peer::new(host, Patience::default(), Moment::default());
+        let before = peer.state_bytes();
+        let name = |number: usize| format!("{number:0>500}");
+        let names: Vec<String> = (0..limits::REPO_LIST).map(name).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        peer.handle_wish(&names, &[]);
+        let (counted, least) = (peer.state_bytes() - before, 500 * limits::REPO_LIST);
+        assert!(counted >= least, "{counted} bytes are counted of {least}");
+        peer.handle_wish(&[], &names);
+        assert_eq!(peer.state_bytes(), before);
     }
 }

@@ -4,8 +4,6 @@
 //! the log holds once they are durable. Where the session knows enough, it answers at once; else
 //! it asks the store.
 
-use std::sync::Arc;
-
 use super::document::{Document, Planned, Standing, Wanted};
 use super::{Effect, Peer, Ticket};
 use crate::ids::{ChangeHash, DocumentId, Offset};
@@ -13,7 +11,7 @@ use crate::limits;
 use crate::repo::message::{Message, Sync};
 use crate::repo::plan::Closing;
 use crate::repo::sync::{Have, Reply};
-use crate::space::Commit;
+use crate::space::NewEntry;
 
 /// What the session can do about a document without the store.
 enum Step {
@@ -86,11 +84,18 @@ impl Document {
 }
 
 impl Peer {
+    pub(super) fn count_live(&mut self, id: DocumentId) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        let (now, before) = document.count_live();
+        self.live = self.live.saturating_sub(before) + now;
+    }
+
     /// Takes a document a step on, after anything that may matter to it.
     pub(super) fn advance(&mut self, id: DocumentId) {
         if self.ended {
             return;
         }
+        self.count_live(id);
         let Some(document) = self.documents.get_mut(&id) else { return };
         let (now, before) = document.count_standing();
         self.standing = self.standing.saturating_sub(before) + now;
@@ -156,6 +161,7 @@ impl Peer {
             drop(document.take_live());
         }
         document.wanted = Wanted::No;
+        self.count_live(id);
         self.gossip(id);
         self.say_once(id, heads);
     }
@@ -173,14 +179,14 @@ impl Peer {
     fn pass_on(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         let Some(Standing::Present { heads, last }) = document.standing.clone() else { return };
-        let live: Vec<(Arc<Commit>, usize)> = document.take_live();
+        let live: Vec<NewEntry> = document.take_live();
         document.sent_through = last;
         document.wanted = Wanted::No;
         document.note_sent(self.now);
-        let bodies = live.iter().filter_map(|(commit, at)| commit.entries.get(*at));
-        let chunks: Vec<&[u8]> = bodies.map(|new| new.entry.body.as_slice()).collect();
+        let chunks: Vec<&[u8]> = live.iter().map(|new| new.entry.body.as_slice()).collect();
         let have = [Have::of(heads.clone())];
         self.send_sync(id, heads, &[], &have, &chunks, false);
+        self.count_live(id);
     }
 
     /// The store has answered a question.
@@ -351,5 +357,48 @@ mod tests {
         assert_eq!(peer.state_bytes(), before + 32 * heads.len());
         peer.handle_behind();
         assert_eq!(peer.state_bytes(), before);
+    }
+
+    /// A client reads the first page of a long document and leaves it at that. Others write a line to it now and
+    /// then; what else they write goes into the same commits.
+    #[test]
+    fn what_came_lately_keeps_no_more_of_its_commits_than_is_counted() {
+        use crate::frame::Entry;
+        use crate::ids::ActorId;
+        use std::sync::Arc;
+
+        use crate::space::{Commit, NewKind};
+
+        const MIB: usize = 1 << 20;
+        let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
+        let mut peer = Peer::new(host, Patience::default(), Moment::default());
+        let [id, other] = [1, 2].map(|number| DocumentId::from_bytes([number; 16]));
+        assert!(peer.open(id, "document"));
+        let document = peer.documents.get_mut(&id).unwrap();
+        document.theirs = Some(vec![ChangeHash([9; 32])]);
+        document.stand(vec![ChangeHash([0; 32])], Offset(1));
+        (document.caught_up, document.paging) = (false, true);
+        let change = |document, offset: u64, bytes: usize| {
+            let mut entry = Entry::of_tombstone(Offset(offset), document, b"me", 0);
+            let mut hash = [7; 32];
+            hash[..8].copy_from_slice(&offset.to_be_bytes());
+            (entry.id, entry.body) = (hash, vec![0; bytes].into());
+            let actor = ActorId::from([1; 16]);
+            let kind = NewKind::Change { actor, seq: offset, max_op: offset, operations: 1 };
+            NewEntry { entry, kind }
+        };
+        let mut commits = Vec::new();
+        for offset in 1..=64 {
+            let entries = vec![change(id, 2 * offset, 100), change(other, 2 * offset + 1, 4 * MIB)];
+            let space = "space".parse().unwrap();
+            let commit = Arc::new(Commit { space, opens: None, entries });
+            peer.handle_entry(&commit, 0);
+            while peer.poll_effect().is_some() {}
+            commits.push(Arc::downgrade(&commit));
+        }
+        let kept = commits.iter().filter(|commit| commit.upgrade().is_some()).count();
+        let (kept, counted) = (4 * MIB * kept, peer.state_bytes());
+        let most = counted + limits::REPO_LIVE_BYTES;
+        assert!(kept <= most, "{} MiB are kept, {counted} bytes counted", kept / MIB);
     }
 }

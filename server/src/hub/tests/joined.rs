@@ -44,7 +44,8 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
     let folds = Arc::clone(&parts.folder);
     let (hub, end) = Hub::start(parts).unwrap();
     let space: SpaceName = "notes".parse().unwrap();
-    let seat = Seat::new(SESSION, crate::memory::ShareKey::Session(1));
+    let memory = crate::memory::Memory::new(0);
+    let seat = Seat::new(SESSION, memory.account(crate::memory::ShareKey::Session(1)));
     rooms.enter(&space, DOCUMENT, &seat);
     let (events, mut answers) = mpsc::channel(4);
     let mailbox = Mailbox { events, overflow: Arc::default(), grown: Arc::default() };

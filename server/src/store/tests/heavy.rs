@@ -1,0 +1,119 @@
+//! Documents that few changes of many operations make worth a fold, however young they are.
+
+use std::time::Duration;
+
+use landfall_protocol::space::NewKind;
+use landfall_protocol::{DocumentId, SpaceName, limits};
+
+use super::made::{Dice, Grown, commit, opens, snapshot};
+use crate::limits::FOLD_OPERATIONS_IN_A_BYTE;
+use crate::store::{FoldTask, FoldWindow, LogStore, SqliteStore};
+
+const DOCUMENT: DocumentId = DocumentId::from_bytes([5; 16]);
+const OTHER: DocumentId = DocumentId::from_bytes([6; 16]);
+const PASTED: u64 = 1_000_000;
+
+/// A store with documents that grow; the window never ends.
+struct World {
+    _folder: tempfile::TempDir,
+    store: SqliteStore,
+    space: SpaceName,
+    grown: [Grown; 2],
+    head: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path()).unwrap();
+        let space = "notes".parse().unwrap();
+        Self { _folder: folder, store, space, grown: Default::default(), head: 0 }
+    }
+
+    /// Adds a change of so many operations and bytes to a document.
+    fn add(&mut self, document: DocumentId, operations: u64, bytes: usize) {
+        let opening = (self.head == 0).then(|| opens(1, 1));
+        self.head += 1;
+        let grown = &mut self.grown[usize::from(document == OTHER)];
+        grown.grow(&document, &mut Dice::new(self.head), 1);
+        let last = grown.changes.len() - 1;
+        grown.changes[last].max_op += operations - 1;
+        let mut new = grown.made(last, self.head).entry(document);
+        let NewKind::Change { operations: counted, .. } = &mut new.kind else { unreachable!() };
+        *counted = operations;
+        new.entry.body = vec![7; bytes].into();
+        commit(&self.store, &self.space, opening, vec![new]).unwrap();
+    }
+
+    /// What is to be folded while nothing is old enough for the window.
+    fn candidate(&self) -> Option<FoldTask> {
+        let recent_age = Duration::from_secs(1_000_000);
+        let window = FoldWindow { recent_entries: 1_000, recent_age, ..FoldWindow::NONE };
+        self.store.fold_candidate(1_000_000, window).unwrap()
+    }
+
+    fn fold(&self, task: &FoldTask) {
+        let grown = &self.grown[usize::from(task.document == OTHER)];
+        assert!(self.store.fold_commit(task, snapshot(&grown.changes, 1_000), 0).unwrap());
+    }
+}
+
+#[test]
+fn a_pasted_text_is_folded_at_once() {
+    let mut world = World::new();
+    world.add(DOCUMENT, limits::FOLD_LEAST_OPERATIONS - 1, 400_000);
+    assert_eq!(world.candidate(), None, "too few operations");
+    world.add(DOCUMENT, 1_024, 1_024);
+    let task = world.candidate().expect("enough, of two changes");
+    assert_eq!((task.document, task.through.0, task.changes), (DOCUMENT, 2, 2));
+    world.fold(&task);
+    assert_eq!(world.candidate(), None);
+
+    // Again when half as much has come.
+    world.add(DOCUMENT, PASTED, PASTED as usize);
+    world.fold(&world.candidate().expect("it is far more than what is folded"));
+    world.add(DOCUMENT, PASTED / 2 - 1, 400_000);
+    assert_eq!(world.candidate(), None, "a share of what is folded");
+    world.add(DOCUMENT, PASTED / 8, 100_000);
+    assert_eq!(world.candidate().expect("now it is").changes, 2);
+}
+
+#[test]
+fn what_is_typed_into_it_waits_for_the_window() {
+    let mut world = World::new();
+    world.add(DOCUMENT, PASTED, PASTED as usize);
+    world.fold(&world.candidate().unwrap());
+    for _ in 0..limits::FOLD_LEAST {
+        world.add(DOCUMENT, 1, 100);
+    }
+    assert_eq!(world.candidate(), None);
+}
+
+#[test]
+fn operations_that_no_byte_bears_out_are_not_folded_for() {
+    let mut world = World::new();
+    let fewest = (PASTED / FOLD_OPERATIONS_IN_A_BYTE) as usize;
+    world.add(DOCUMENT, PASTED, fewest - 1);
+    assert_eq!(world.candidate(), None);
+    world.add(OTHER, PASTED, fewest);
+    assert_eq!(world.candidate().expect("text is as small as this").document, OTHER);
+}
+
+#[test]
+fn a_heavy_document_comes_before_those_that_wait_and_hides_none() {
+    let mut world = World::new();
+    for _ in 0..limits::FOLD_LEAST {
+        world.add(DOCUMENT, 1, 100);
+    }
+    assert_eq!(world.candidate(), None, "it is due, and young");
+    world.add(OTHER, PASTED, PASTED as usize);
+    let task = world.candidate().unwrap();
+    assert_eq!(task.document, OTHER);
+    // One that fails is not tried again before it has grown.
+    world.store.fold_failed(&task, "1.0", "the child died").unwrap();
+    assert_eq!(world.candidate(), None);
+    let found = world.store.fold_candidate(1_000_000, FoldWindow::NONE).unwrap().unwrap();
+    assert_eq!(found.document, DOCUMENT);
+    world.store.retry_failed_folds("1.1").unwrap();
+    assert_eq!(world.candidate().expect("a later version tries").document, OTHER);
+}
