@@ -454,7 +454,7 @@ impl Driver {
                 News::Entry(..) | News::Said(_) | News::Asked(..) | News::Mended(..) => {}
             }
         }
-        // What was said is not shared any more: each has its own copy until that is written.
+        // The frame is this session's own copy of the message: it holds the memory until it is written.
         self.perform();
         if let Some((_, last @ None)) = self.outbox.back_mut() {
             *last = room;

@@ -147,7 +147,7 @@ impl Held {
         self.documents.insert(document, Waiting { why, pushes });
     }
 
-    /// The document is held for something of this session: others have their turns first.
+    /// The document is held for an upload of this session: other addresses come first.
     pub(super) fn note_turn(&mut self, document: &DocumentId, key: Key) {
         if let Some(waiting) = self.documents.get_mut(document) {
             waiting.pushes.note_turn(key);
