@@ -18,12 +18,12 @@ use lossy::{Flush, Lossy};
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum LogFormat {
-    /// Text on a terminal, otherwise JSON.
+    /// For people on a terminal, JSON otherwise.
     #[default]
     Auto,
-    /// Text for people.
+    /// For people.
     Human,
-    /// One JSON object per line.
+    /// One JSON object a line.
     Json,
 }
 
