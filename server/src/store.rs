@@ -192,7 +192,7 @@ pub trait LogStore: Send + Sync + 'static {
         ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
     ) -> Result<(), StoreError>;
 
-    /// The same for callers other than the hub, which must not wait behind them.
+    /// The same for callers other than the hub: it may queue behind other reads of the store.
     fn look_up(
         &self,
         space: &SpaceName,

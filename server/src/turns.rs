@@ -302,7 +302,7 @@ impl Turns {
         self.shared.state.lock().free
     }
 
-    /// Number of turns that had to wait in the queue, since the start.
+    /// Number of turns that were not free at once and had to queue, since the start.
     pub(crate) fn asked(&self) -> u64 {
         self.shared.state.lock().tickets
     }

@@ -250,7 +250,7 @@ impl Feeding {
                 idle.push(subscription);
                 continue;
             };
-            // Without a position it is paused; it is due again when it resumes.
+            // Without a position it is paused: it stays due until it resumes.
             let Some(at) = position(subscription) else { continue };
             if at >= feed.head() {
                 idle.push(subscription);

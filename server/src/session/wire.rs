@@ -5,8 +5,9 @@
 //! read buffer is passed on in several frames, which section 5.4 permits an intermediary: the library would
 //! otherwise keep its buffer at the size of the largest frame for the lifetime of the connection.
 //!
-//! Two violations end the stream at once, before the library would have read all of the frame: control frames
-//! that are too long, and continuations of nothing, for which no memory is reserved.
+//! Some violations end the stream at the header, before the library would have read all of the frame. No
+//! memory is reserved for them: control frames that are too long or fragmented, continuations of nothing, and
+//! a message within another.
 
 /// The largest frame header: two bytes, eight of length, four of mask.
 pub(super) const HEADER_BYTES: usize = 14;

@@ -220,7 +220,7 @@ pub(super) struct CheckedBuckets {
 }
 
 impl CheckedBuckets {
-    /// Whether this is the first query for the bucket.
+    /// Whether this is the first query for the bucket. False once `CHECKED_BUCKETS` buckets are remembered.
     pub(super) fn is_first(&self, bucket: (i64, u8)) -> bool {
         let mut checked = self.checked.lock();
         checked.len() < limits::CHECKED_BUCKETS && checked.insert(bucket)

@@ -251,7 +251,7 @@ fn fitting(
     Ok(fits)
 }
 
-/// The document's row, if the document still has the snapshot and the state that the task was made from.
+/// The document's row, if it is not deleted and still has the snapshot that the task was made from.
 fn unchanged(conn: &Connection, task: &FoldTask) -> rusqlite::Result<Option<(i64, Document)>> {
     let found = documents::find(conn, &task.space, &task.document)?;
     let Some((space, document)) = found.filter(|(_, found)| found.tombstone.is_none()) else {
