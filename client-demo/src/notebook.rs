@@ -56,7 +56,8 @@ impl Notebook {
         Ok(())
     }
 
-    /// Opens a notebook for reading, possibly beside a process that has it open; `None` if it does not exist.
+    /// Opens a notebook for reading, possibly alongside a process that has it open; `None` if it does not
+    /// exist.
     pub(crate) fn open_to_read(place: &Place) -> Result<Option<Self>, Failure> {
         if let Some(hosted) = &place.hosted {
             let is_there =

@@ -1,5 +1,5 @@
 //! The command `status`: what is saved where, for people or programs. It only reads the store, so it works
-//! beside a process that has the store open, and sends nothing.
+//! alongside a process that has the store open, and sends nothing.
 
 use landfall::{DocumentId, LostEdits, SpaceStatus, Status};
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
 //! The operator's commands on a store: inspect, verify, back up, restore, compact, export and import. All of
 //! them block; none knows the command line.
 //!
-//! Commands that only read may run beside the relay that uses the store. Commands that write take the store
-//! exclusively, and fail while a relay has it.
+//! Commands that only read may run alongside the relay that uses the store. Commands that write take the
+//! store exclusively, and fail while a relay has it.
 
 pub(crate) mod backup;
 pub(crate) mod compact;

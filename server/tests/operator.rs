@@ -1,5 +1,5 @@
-//! The operator's commands as separate processes: beside a relay that accepts pushes, on a stopped one, and
-//! killed at any time.
+//! The operator's commands as separate processes: alongside a relay that accepts pushes, on a stopped one,
+//! and killed at any time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

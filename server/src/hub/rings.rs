@@ -148,7 +148,7 @@ mod tests {
         );
     }
 
-    /// An upload waits for its own session's other one. Evicting other clients' abandoned uploads would not help.
+    /// An upload waits for its own session's other one. Evicting abandoned uploads of others would not help.
     #[test]
     fn what_waits_for_its_own_session_takes_nothing_from_others() {
         let memory = Memory::new(256 << 20);

@@ -1,4 +1,4 @@
-//! `export`: a space as a portable file, also beside the relay that serves it.
+//! `export`: a space as a portable file, also alongside the relay that serves it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

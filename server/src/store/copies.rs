@@ -1,4 +1,4 @@
-//! Operations on the store's file as a whole: copy it beside a running relay, restore it, rewrite it. This
+//! Operations on the store's file as a whole: copy it alongside a running relay, restore it, rewrite it. This
 //! module must not read the file's content.
 
 use std::io;
@@ -19,9 +19,9 @@ pub fn has_store(folder: &Path) -> bool {
     folder.join(FILE).exists()
 }
 
-/// Copies the store of a data folder to a new file: in one read, which may run beside the relay that writes
-/// it; a store of an earlier version is copied as it is. The copy gets its name only after an fsync and
-/// SQLite's check.
+/// Copies the store of a data folder to a new file: in one read, which may run alongside the relay that
+/// writes it; a store of an earlier version is copied as it is. The copy gets its name only after an fsync
+/// and SQLite's check.
 pub fn copy_out(folder: &Path, target: &Path) -> Result<(), BackupError> {
     Database::copy_file(folder.join(FILE), target, &SCHEMA, &Options::default()).map(drop)
 }

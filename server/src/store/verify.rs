@@ -1,5 +1,5 @@
 //! Verifies a store: every live byte against its hash, every counter against what it counts. Reads in one
-//! view of the store, one document at a time, beside a running writer; reports its findings, and modifies
+//! view of the store, one document at a time, alongside a running writer; reports its findings, and modifies
 //! nothing.
 
 mod document;

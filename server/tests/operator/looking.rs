@@ -1,4 +1,4 @@
-//! `inspect` and `verify`, also beside a relay under load.
+//! `inspect` and `verify`, also alongside a relay under load.
 
 use crate::support::{Load, Place, Served, check, count, fill, held, run};
 

@@ -35,7 +35,7 @@ fn a_verification_is_written_down_and_shown() {
     assert!(!record.exists(), "not all of the store was verified");
     let relay = Served::start(&data, &[]);
     assert_eq!((relay.metric(STORE_AT), relay.metric(COPY_AT)), (0.0, 0.0));
-    // Also beside the relay.
+    // Also while the relay runs.
     run(&data, &["verify"]).ok();
     assert!(relay.metric(STORE_AT) > LONG_AGO);
     assert_eq!(relay.metric(STORE_DAMAGE), 0.0);

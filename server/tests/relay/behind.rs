@@ -1,4 +1,4 @@
-//! Clients that read slowly, do not read, or vanish; and those beside them.
+//! Clients that read slowly, do not read, or vanish; and those alongside them.
 
 use std::time::Duration;
 

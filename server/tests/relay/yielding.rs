@@ -1,4 +1,4 @@
-//! The relay's own compactions beside clients' uploads.
+//! The relay's own compactions alongside clients' uploads.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
