@@ -149,12 +149,12 @@ fn edit_with(command: &str, text: &str) -> Result<Edited, NotEdited> {
             return Err(error.into());
         }
         // After an abort or an editor crash, the user decides what to do with the text.
-        (Ok(_), Err(error)) => return Err(NotEdited { error, kept: keep(path) }),
+        (Ok(_), Err(error)) => return Err(NotEdited { error, kept: Some(keep(path)) }),
         (Err(_), Err(error)) => return Err(error.into()),
         // A file that cannot be read may still exist.
         (Err(error), Ok(())) => {
             let is_gone = error.kind() == io::ErrorKind::NotFound;
-            let kept = if is_gone { None } else { keep(path) };
+            let kept = if is_gone { None } else { Some(keep(path)) };
             return Err(NotEdited { error: EditorError::File(error), kept });
         }
     };
@@ -165,17 +165,22 @@ fn edit_with(command: &str, text: &str) -> Result<Edited, NotEdited> {
     // ASCII letters in UTF-16 are also valid UTF-8, with zero bytes between them.
     let utf8 = utf8.filter(|edited| text.contains('\0') || !edited.contains('\0'));
     match utf8.or_else(|| utf16(&bytes)) {
-        Some(edited) => Ok(Edited { text: as_before(text, edited, end), draft: keep(path) }),
+        Some(edited) => Ok(Edited { text: as_before(text, edited, end), draft: Some(keep(path)) }),
         None => {
             let error = EditorError::NotText(what_it_is(&bytes));
-            Err(NotEdited { error, kept: keep(path) })
+            Err(NotEdited { error, kept: Some(keep(path)) })
         }
     }
 }
 
-/// Keeps the file beyond this program; `None` if the system refuses, and then the file is removed.
-fn keep(path: TempPath) -> Option<PathBuf> {
-    path.keep().ok()
+/// Keeps the file beyond this program, whatever the system says to that.
+fn keep(path: TempPath) -> PathBuf {
+    path.keep().unwrap_or_else(|failed| {
+        let kept = failed.path.to_path_buf();
+        // Dropped, it would remove the file.
+        std::mem::forget(failed.path);
+        kept
+    })
 }
 
 /// The edited text without the line end that was added for the file.

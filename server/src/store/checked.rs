@@ -220,10 +220,14 @@ pub(super) struct CheckedBuckets {
 }
 
 impl CheckedBuckets {
-    /// Whether this is the first query for the bucket. False once `CHECKED_BUCKETS` buckets are remembered.
+    /// Whether this is the first query for the bucket. Once `CHECKED_BUCKETS` buckets are remembered, all are
+    /// forgotten: each is checked again, and none never.
     pub(super) fn is_first(&self, bucket: (i64, u8)) -> bool {
         let mut checked = self.checked.lock();
-        checked.len() < limits::CHECKED_BUCKETS && checked.insert(bucket)
+        if checked.len() >= limits::CHECKED_BUCKETS {
+            checked.clear();
+        }
+        checked.insert(bucket)
     }
 
     pub(super) fn check(

@@ -156,7 +156,7 @@ fn documents_are_deleted_by_command() {
     let told = delete(&[&ids[0], &ids[1], "--json"]).json();
     assert_eq!((&told["deleted"], &told["deletedBefore"]), (&1.into(), &1.into()));
     assert_eq!(documents_in(&data), 2);
-    delete(&[]).failed(2, &["wrong usage"]);
+    delete(&[]).failed(2, &["no document is named", "--all"]);
     run(&data, &["delete", "absent", "--all"]).failed(2, &["no space `absent`"]);
     assert!(delete(&["--all"]).ok().contains("deleted 2 documents"));
     assert_eq!(documents_in(&data), 0);

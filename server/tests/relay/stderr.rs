@@ -95,8 +95,9 @@ fn commands_whose_output_is_full_end_with_their_own_codes() {
     for (arguments, code) in [
         (&["--help"][..], 0),
         (&["--no-such-flag"], 2),
-        (&["inspect", "--data", data], 0),
-        (&["verify", "--data", data], 0),
+        // Nothing was shown, and a script is to know that.
+        (&["inspect", "--data", data], 7),
+        (&["verify", "--data", data], 7),
         (&["inspect", "--data", "/nonexistent"], 4),
         (&["serve", "--data", data, "--listen", "nonsense"], 2),
     ] {
