@@ -436,7 +436,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(folder.path()).unwrap());
         let (metrics, folds) = (Arc::new(Metrics::new()), FoldOptions::default());
-        let (folder, _ended) = Folder::start(Arc::clone(&store), metrics, folds, Memory::new(0)).unwrap();
+        let (folder, _ended) =
+            Folder::start(Arc::clone(&store), metrics, folds, Memory::new(0)).unwrap();
         let (account, turns) = (Memory::new(0).account(ShareKey::Session(1)), Turns::new(1));
         let space = "default".parse().unwrap();
         let page_reads = turns.clone();
