@@ -138,6 +138,7 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("REPO_TEXT_BYTES", limits::REPO_TEXT_BYTES),
         ("REPO_CHANGES_BYTES", limits::REPO_CHANGES_BYTES),
         ("REPO_LIVE_BYTES", limits::REPO_LIVE_BYTES),
+        ("REPO_WISH_BYTES", limits::REPO_WISH_BYTES),
         ("REPO_LIVE_OVERHEAD_BYTES", limits::REPO_LIVE_OVERHEAD_BYTES),
         ("REPO_PEN_BYTES", limits::REPO_PEN_BYTES),
         ("REPO_KEPT_BYTES", limits::REPO_KEPT_BYTES),
