@@ -397,8 +397,8 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 /// Rows pruned in one transaction: commits wait for it.
 pub const PRUNE_ROWS: usize = 150;
 
-/// Deferred pushes of an address to one document, while its index is loaded or a snapshot is merged; twice
-/// as many in total. Pushes beyond it are returned to the client.
+/// Deferred pushes of an address to one document, while its index is loaded or a snapshot is merged; of all
+/// addresses together twice as many. Further pushes are returned to the client.
 pub const HELD_PUSHES: usize = 256;
 
 /// Bytes of memory of those pushes. They may wait for a minute.
@@ -491,7 +491,7 @@ pub const REPO_QUESTION_OVERHEAD_BYTES: usize = 256;
 /// all.
 pub const REPO_REFUSALS_TOLD: u32 = 32;
 
-/// The work of changes that are checked in one go; others have their turn in between.
+/// The work of changes that are checked in one go; other sessions run in between.
 pub const REPO_CHECK: Work = Work { operations: shared::CHANGE_OPERATIONS, bytes: 4 * MIB as u64 };
 
 /// Attempts to plan an answer while compactions of its document invalidate the plans.
