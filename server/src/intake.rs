@@ -48,8 +48,8 @@ impl MessageRoom {
         self.split(Class::Upload, bytes + limits::PUSH_OVERHEAD_BYTES)
     }
 
-    /// Memory for the merge of a whole document of so many bytes, beside its own: at most what the message
-    /// has left, since a message of the largest size bounds both.
+    /// Memory for the merge of a whole document of so many bytes, beside its own: twice as many, or what
+    /// the message has left. `None` if the message was small.
     pub(crate) fn of_merge(&mut self, bytes: usize) -> Option<Grant> {
         self.0.as_mut().map(|(message, _)| message.split(Class::Push, 2 * bytes))
     }

@@ -37,7 +37,7 @@ struct Partial {
 struct Kept {
     /// Uploads of the same snapshot, by ticket.
     partials: HashMap<Key, BTreeMap<u64, Partial>>,
-    /// Uploads without a session, longest idle first, and since when.
+    /// Uploads without a session, and since when; the one idle since the earliest time comes first.
     idle: BTreeMap<u64, (Key, u64, Instant)>,
     /// The last number; tickets and places share one sequence.
     last: u64,
@@ -67,7 +67,7 @@ impl Kept {
         Some(partial)
     }
 
-    /// Removes a share's longest idle upload.
+    /// Removes the share's upload that has been idle longest.
     fn pop_idle_of(&mut self, share: ShareKey) -> Option<Partial> {
         let Self { partials, idle, .. } = self;
         // By the share that reserved its memory, which may be another than the one that resumed it.
@@ -80,7 +80,7 @@ impl Kept {
         self.remove(&key, ticket)
     }
 
-    /// Removes the longest idle upload, if it has been idle since a moment that `is_due` accepts.
+    /// Removes the upload that has been idle longest, if `is_due` accepts the time since when it has.
     fn pop_idle(&mut self, is_due: impl Fn(Instant) -> bool) -> Option<Partial> {
         let (_, (key, ticket, since)) = self.idle.first_key_value()?;
         if !is_due(*since) {
@@ -181,8 +181,8 @@ impl Sending {
 }
 
 impl Offers {
-    /// Resumes the longest idle upload of this snapshot from a session of the same share; returns its
-    /// length and a handle. `None` if there is none.
+    /// Resumes an idle upload of this snapshot that a session of the same share began, the one with the
+    /// most bytes; returns its length and a handle. `None` if there is none.
     pub(crate) fn resume(
         self: &Arc<Self>,
         share: ShareKey,
@@ -221,7 +221,7 @@ impl Offers {
         Sending { offers: Arc::clone(self), key, ticket }
     }
 
-    /// Evicts the longest idle upload; false if there is none.
+    /// Evicts the upload that has been idle longest; false if none is idle.
     pub(crate) fn give_way(&self) -> bool {
         // Release the memory without the lock: the release may serve other reservations at once.
         let left = self.kept.lock().pop_idle(|_| true);
