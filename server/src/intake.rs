@@ -17,7 +17,7 @@ use crate::checks::Checker;
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
 
-/// Bytes in memory of a push with so many bytes of changes, until it is answered.
+/// Bytes in memory of a push with `bytes` bytes of changes, until it is answered.
 pub(crate) fn weight(bytes: usize) -> usize {
     limits::PUSH_TIMES * bytes + limits::PUSH_OVERHEAD_BYTES
 }
@@ -38,23 +38,23 @@ impl MessageRoom {
         self.0.as_ref().map(|(_, since)| *since)
     }
 
-    /// The memory of a push with so many bytes of changes.
+    /// The memory of a push with `bytes` bytes of changes.
     pub(crate) fn of_push(&mut self, bytes: usize) -> Room {
         self.split(Class::Push, weight(bytes))
     }
 
-    /// The memory of a whole document of so many bytes.
+    /// The memory of a whole document of `bytes` bytes.
     pub(crate) fn of_upload(&mut self, bytes: usize) -> Room {
         self.split(Class::Upload, bytes + limits::PUSH_OVERHEAD_BYTES)
     }
 
-    /// Memory for the merge of a whole document of so many bytes, beside its own: twice as many, or what
+    /// Memory for the merge of a whole document of `bytes` bytes, beside its own: twice as many, or what
     /// the message has left. `None` if the message was small.
     pub(crate) fn of_merge(&mut self, bytes: usize) -> Option<Grant> {
         self.0.as_mut().map(|(message, _)| message.split(Class::Push, 2 * bytes))
     }
 
-    /// The memory of a question of so many bytes until it is answered. It counts as intake, since a task
+    /// The memory of a question of `bytes` bytes until it is answered. It counts as intake, since a task
     /// that waits for answer memory must not hold any. `None` if the message was small.
     pub(crate) fn of_question(&mut self, bytes: usize) -> Option<Grant> {
         self.0.as_mut().map(|(message, _)| message.split(Class::Intake, bytes))

@@ -100,7 +100,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// A budget of so many bytes; at least [`limits::LEAST_MEMORY`].
+    /// A budget of `bytes` bytes; at least [`limits::LEAST_MEMORY`].
     pub(crate) fn new(bytes: usize) -> Self {
         let ledger = Ledger::new(bytes.max(limits::LEAST_MEMORY));
         let state =
@@ -293,7 +293,7 @@ impl Account {
         Some(grant)
     }
 
-    /// Whether an upload of so many bytes does not fit because of the memory of its own session or address:
+    /// Whether an upload of `bytes` bytes does not fit because of the memory of its own session or address:
     /// releases by others do not help.
     pub(crate) fn outgrows(&self, bytes: usize) -> bool {
         self.open.shared.state.lock().ledger.outgrows(self.open.key, bytes)
@@ -405,7 +405,7 @@ impl Grant {
         }
     }
 
-    /// Releases all but so many bytes.
+    /// Releases all but `bytes` bytes.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         if less > 0 {
@@ -415,7 +415,7 @@ impl Grant {
         }
     }
 
-    /// Moves so many of its bytes, or all it has, to a new grant of this class.
+    /// Moves `bytes` of its bytes, or all if it has fewer, to a new grant of this class.
     pub(crate) fn split(&mut self, class: Class, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;

@@ -234,7 +234,7 @@ impl Offers {
         left.is_some()
     }
 
-    /// Removes uploads that have been idle for so long.
+    /// Removes uploads that have been idle for `after`.
     pub(crate) fn forget_idle(&self, after: Duration, now: Instant) {
         let is_old = |since: Instant| now.saturating_duration_since(since) >= after;
         loop {

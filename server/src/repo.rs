@@ -392,7 +392,7 @@ impl Driver {
         }
     }
 
-    /// Forwards droppable data of so many bytes, if there is memory for it.
+    /// Forwards droppable data of `bytes` bytes, if there is memory for it.
     fn pass_on(&mut self, bytes: usize, tell: impl FnOnce(&mut Peer)) {
         // Earlier effects come first.
         self.perform();

@@ -318,9 +318,9 @@ impl Ledger {
             && self.has_room(asks, class, bytes, self.is_wanted())
     }
 
-    /// Whether a session's state may grow by so much: its class and the whole budget have room. Caches
-    /// count as room, since they release memory on demand. Waiting reservations do not block it: they are
-    /// of other classes.
+    /// Whether a session's state may grow by `bytes` bytes: its class and the whole budget have room.
+    /// Caches count as room, since they release memory on demand. Waiting reservations do not block it:
+    /// they are of other classes.
     pub(super) fn may_remember(&self, key: Key, bytes: usize) -> bool {
         self.asks(key).is_some_and(|asks| {
             self.allowed(asks, Class::State, bytes)
@@ -328,8 +328,8 @@ impl Ledger {
         })
     }
 
-    /// Whether state may grow by so much before the accounts that must give way have done so: up to twice
-    /// the class's limit, if the whole budget has room.
+    /// Whether state may grow by `bytes` bytes before the accounts that must give way have done so: up to
+    /// twice the class's limit, if the whole budget has room.
     pub(super) fn may_outgrow(&self, bytes: usize) -> bool {
         let of_class = sixteenths(self.limit, Class::State.sixteenths());
         self.used(Class::State) + bytes <= 2 * of_class
@@ -355,7 +355,7 @@ impl Ledger {
         sixteenths(self.limit, class.sixteenths()) / 2
     }
 
-    /// Whether class, account and share may hold so much.
+    /// Whether class, account and share may hold `bytes` more.
     fn allowed(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
         self.fits_class(asks, class, bytes)
             && self.fits_account(asks, class, bytes)

@@ -121,7 +121,7 @@ impl Seat {
         }
     }
 
-    /// Adds an entry of a commit of so many bytes.
+    /// Adds an entry of a commit of `bytes` bytes.
     pub(super) fn put_entry(&self, commit: &Arc<Commit>, at: usize, bytes: usize) {
         {
             let mut waiting = self.waiting.lock();
@@ -204,7 +204,7 @@ impl Waiting {
             && self.has_memory(account, self.said_bytes + self.entry_bytes)
     }
 
-    /// Whether the mailbox has memory for so many bytes in all; reserves more if it lacks some.
+    /// Whether the mailbox has memory for `bytes` bytes in all; reserves more if it lacks some.
     fn has_memory(&mut self, account: &Account, bytes: usize) -> bool {
         let lacks = bytes.saturating_sub(self.memory());
         if lacks > 0 {

@@ -73,7 +73,7 @@ impl Ledger {
         })
     }
 
-    /// The account that must give way to a request for so many bytes of a class: the account that holds
+    /// The account that must give way to a request for `bytes` bytes of a class: the account that holds
     /// most in the share that holds most, if that share exceeds a fair part and the requester would not.
     pub(in crate::memory) fn hog(&self, class: Class, asks: Key, bytes: usize) -> Option<Key> {
         let held = |share: &Share| share.classes[class as usize];
