@@ -377,9 +377,9 @@ pub const UNFOLD_BYTES: usize = 512 * MIB;
 /// How long a child may take for one compaction: fifty times the time for 260,000 changes.
 pub const FOLD_TIME: Duration = Duration::from_secs(60);
 
-/// Highest number of operations that one byte of changes counts for when a document with few changes is
-/// considered for compaction. Typed text has two to eight, compressed. Changes with more are cheap to send,
-/// and the cost of compacting them is out of proportion to the cost of pushing them.
+/// Operations per byte of changes above which a document with few changes is not compacted. Typed text has
+/// two to eight, compressed. Changes with more are cheap to push, and the cost of compacting them is out of
+/// proportion to that.
 pub const FOLD_OPERATIONS_IN_A_BYTE: u64 = 16;
 
 /// How often the store is queried for a document worth compacting.
@@ -398,7 +398,7 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 pub const PRUNE_ROWS: usize = 150;
 
 /// Deferred pushes of an address to one document, while its index is loaded or a snapshot is merged; of all
-/// addresses together twice as many. Further pushes are returned to the client.
+/// addresses together twice as many. Further pushes are answered with `StoreFailure::Busy`.
 pub const HELD_PUSHES: usize = 256;
 
 /// Bytes of memory of those pushes. They may wait for a minute.

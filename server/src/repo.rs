@@ -274,7 +274,8 @@ impl Driver {
         let mut stopping = self.shared.stopping.clone();
         let stopped = self.stopping.is_some();
         tokio::select! {
-            // An answer makes the machine send it with everything else that has become durable.
+            // Answers wait too: each makes the machine send the answered changes, with all others that have
+            // become durable.
             event = self.events.recv(), if makes => Happening::Event(event),
             () = self.mailbox.overflow.notified() => Happening::Overflow,
             () = self.account.evicted() => Happening::Evicted,
@@ -364,8 +365,7 @@ impl Driver {
         for news in news {
             match news {
                 News::Entry(commit, at) => match commit.entries.get(at).map(|new| &new.entry) {
-                    // Too large for the mailbox's memory: it is read from the store, once memory is
-                    // reserved.
+                    // A large entry is read from the store instead, once its memory is reserved.
                     Some(entry) if entry.body.len() > limits::ANSWER_BYTES => {
                         self.machine.handle_behind_with(entry.document);
                     }

@@ -105,7 +105,7 @@ pub(super) struct Ledger {
     /// Bytes that caches hold.
     caches: usize,
     shares: HashMap<ShareKey, Share>,
-    /// Shares with an open account.
+    /// Number of shares with an open account.
     open_shares: usize,
     /// Shares with a waiting account.
     queue: BTreeSet<ShareKey>,
