@@ -1,8 +1,8 @@
-//! What the sessions of both protocols have in common where they take in what a peer sends. A message
-//! has memory; what is made of it takes its own from there, part by part; and one thing at a time is
-//! handed over, of which the hub owes so many answers at most.
+//! Intake accounting that the sessions of both protocols share. A message has memory; the items made of it
+//! split theirs off, part by part. The session hands over one item at a time, and a bounded number of them
+//! may be unanswered by the hub.
 //!
-//! It must not know what a message says, nor who answers it.
+//! It must not know what a message contains, nor who answers it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,46 +17,45 @@ use crate::checks::Checker;
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
 
-/// Bytes in memory of a push with so many bytes of changes, until it is answered.
+/// Bytes in memory of a push with `bytes` bytes of changes, until it is answered.
 pub(crate) fn weight(bytes: usize) -> usize {
     limits::PUSH_TIMES * bytes + limits::PUSH_OVERHEAD_BYTES
 }
 
-/// The memory of a message of which parts are still to be handled, and since when. A small message has
+/// The memory of a message with parts still to be handled, and since when it is held. A small message has
 /// none.
 #[derive(Default)]
 pub(crate) struct MessageRoom(Option<(Grant, Instant)>);
 
 impl MessageRoom {
-    /// With what was reserved before the message was read.
+    /// The memory that was reserved before the message was read.
     pub(crate) fn new(grant: Option<Grant>) -> Self {
         Self(grant.map(|grant| (grant, Instant::now())))
     }
 
-    /// Since when it has some.
+    /// Since when memory is held; `None` without memory.
     pub(crate) fn since(&self) -> Option<Instant> {
         self.0.as_ref().map(|(_, since)| *since)
     }
 
-    /// The memory of a push with so many bytes of changes.
+    /// The memory of a push with `bytes` bytes of changes.
     pub(crate) fn of_push(&mut self, bytes: usize) -> Room {
         self.split(Class::Push, weight(bytes))
     }
 
-    /// The memory of a whole document of so many bytes.
+    /// The memory of a whole document of `bytes` bytes.
     pub(crate) fn of_upload(&mut self, bytes: usize) -> Room {
         self.split(Class::Upload, bytes + limits::PUSH_OVERHEAD_BYTES)
     }
 
-    /// Memory for what comes of a whole document of so many bytes, beside its own: as much as the message
-    /// has, since no more may be there than a message of the largest size takes.
+    /// Memory for the merge of a whole document of `bytes` bytes, beside its own: twice as many, or what
+    /// the message has left. `None` if the message was small.
     pub(crate) fn of_merge(&mut self, bytes: usize) -> Option<Grant> {
         self.0.as_mut().map(|(message, _)| message.split(Class::Push, 2 * bytes))
     }
 
-    /// The memory of a question that takes up so many bytes, until it is answered: that of its message,
-    /// since what waits for memory for an answer must not hold any of that. `None` if the message was
-    /// small.
+    /// The memory of a question of `bytes` bytes until it is answered. It counts as intake, since a task
+    /// that waits for answer memory must not hold any. `None` if the message was small.
     pub(crate) fn of_question(&mut self, bytes: usize) -> Option<Grant> {
         self.0.as_mut().map(|(message, _)| message.split(Class::Intake, bytes))
     }
@@ -69,11 +68,11 @@ impl MessageRoom {
     }
 }
 
-/// The memory of something that was made of a message.
+/// The memory of an item made of a message.
 pub(crate) enum Room {
-    /// Split off the message's, which has had it since then.
+    /// Split off the message's memory, which has been held since then.
     Held(Grant, Instant),
-    /// To be reserved when its turn comes, with nothing in hand: its message was small.
+    /// To be reserved at the item's turn, while holding nothing: its message was small.
     Later(Class, usize),
 }
 
@@ -94,7 +93,7 @@ impl Room {
         }
     }
 
-    /// Waits for it, if it is not there.
+    /// Waits for the memory, if it is not reserved yet.
     pub(crate) async fn grant(self, account: &Account) -> Grant {
         match self {
             Self::Held(grant, _) => grant,
@@ -103,9 +102,9 @@ impl Room {
     }
 }
 
-/// Waits for the memory of what comes of a merge: of so many bytes that were brought with what is `stored`
-/// of their document, as a child returns it and until it is committed. `None` if there was none in time: who
-/// waits holds what was brought, which others may need to get on. `has`: what was split off its message.
+/// Waits for the memory of a merge's result: of the uploaded and the `stored` bytes of the document, from
+/// the child's answer until the commit. `None` if there was none in time: the waiting task holds the
+/// upload, whose memory others may need. `has`: the part that was split off the message.
 pub(crate) async fn room_to_merge(
     account: &Account,
     has: Option<Grant>,
@@ -116,20 +115,20 @@ pub(crate) async fn room_to_merge(
     if has.as_ref().is_some_and(|has| has.bytes() >= needs) {
         return has;
     }
-    // Nothing is kept of it meanwhile: both together may exceed what an account may hold, and the
-    // largest reservation of an account that holds nothing is always possible.
+    // Release it before waiting: both together may exceed an account's cap, whereas the largest reservation
+    // of an account that holds nothing can always be granted.
     drop(has);
     timeout(limits::OFFER_WAIT, account.reserve(Class::Push, needs)).await.ok()
 }
 
-/// Bytes of a document, about, as a merge reads it: single changes are many and small.
+/// Approximate bytes of a document as a merge reads it; single changes are estimated.
 pub(crate) fn stored_bytes(plan: &DocumentPlan) -> usize {
     let snapshot = plan.snapshot.map_or(0, |(_, total, _)| total as usize);
     snapshot + limits::MERGED_CHANGE_BYTES * plan.offsets.len()
 }
 
-/// Waits until a session has paid for what was checked for it. What holds memory `since` then waits
-/// only for so long as others can do without: an error says how long it would still have to.
+/// Waits until a session has paid for its checks. If it holds memory `since` that moment, it stops waiting
+/// when others need the memory: the error is the remaining time.
 pub(crate) async fn paid(
     checker: &Checker,
     account: &Account,
@@ -150,7 +149,7 @@ pub(crate) async fn paid(
 
 type Work<D> = Pin<Box<dyn Future<Output = D> + Send>>;
 
-/// Things that are done one at a time, and how many of them the hub has not answered.
+/// Runs one piece of work at a time, and counts the pushes that the hub has not answered.
 pub(crate) struct Turns<D> {
     doing: Option<Work<D>>,
     unanswered: usize,
@@ -158,17 +157,17 @@ pub(crate) struct Turns<D> {
 }
 
 impl<D> Turns<D> {
-    /// With so many unanswered at most.
+    /// At most `most` unanswered.
     pub(crate) fn new(most: usize) -> Self {
         Self { doing: None, unanswered: 0, most }
     }
 
-    /// Whether something may be started.
+    /// Whether work may be started.
     pub(crate) fn is_free(&self) -> bool {
         self.doing.is_none() && self.unanswered < self.most
     }
 
-    /// Starts something; only when it is free. `is_answered`: the hub will answer it.
+    /// Starts work; only when it is free. `is_answered`: the hub will answer it.
     pub(crate) fn start(
         &mut self,
         is_answered: bool,
@@ -178,17 +177,17 @@ impl<D> Turns<D> {
         self.doing = Some(Box::pin(work));
     }
 
-    /// The hub answered something.
+    /// The hub answered one.
     pub(crate) fn handle_answered(&mut self) {
         self.unanswered = self.unanswered.saturating_sub(1);
     }
 
-    /// Whether nothing is under way, and the hub owes nothing.
+    /// Whether no work is in progress, and the hub has answered everything.
     pub(crate) fn is_settled(&self) -> bool {
         self.doing.is_none() && self.unanswered == 0
     }
 
-    /// Waits until what is under way is done; for ever if nothing is.
+    /// Waits until the current work is done; pends forever if there is none.
     pub(crate) async fn done(&mut self) -> D {
         let done = std::future::poll_fn(|cx: &mut Context<'_>| match &mut self.doing {
             Some(doing) => doing.as_mut().poll(cx),
@@ -211,7 +210,7 @@ mod tests {
     use crate::checks::Checks;
     use crate::memory::{Key, Memory, ShareKey};
 
-    /// Work that takes an hour to be paid for.
+    /// A checker whose debt takes an hour to pay.
     async fn in_debt(checks: &Checks) -> Checker {
         let checker = checks.of_session(Key { share: ShareKey::Relay, account: 1 });
         let heavy = |_: &mut (), work: &mut Work| work.operations = 3_600 * limits::CHECK_RATE;
@@ -231,7 +230,7 @@ mod tests {
         let old = |room: &Room| room.since().map(|_| long_ago);
         let room = message.of_push(1_000);
         let mut cx = Context::from_waker(Waker::noop());
-        // Nobody needs it, or it has just come: it waits.
+        // No other session needs the memory, or it has just been reserved: it waits.
         assert!(pin!(paid(&checker, &holds, old(&room))).poll(&mut cx).is_pending());
         let mut waits = pin!(other.reserve(Class::Intake, 1 << 20));
         assert!(waits.as_mut().poll(&mut cx).is_pending());
@@ -240,7 +239,7 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(20), paid(&checker, &holds, old(&room)));
         let Ok(Err(wait)) = told.await else { panic!("it waits with the memory") };
         assert!(wait > Duration::from_secs(3_000));
-        // Without memory it waits for as long as it takes.
+        // Without memory it waits without a time limit.
         let room = MessageRoom::default().of_push(1_000);
         assert!(pin!(paid(&checker, &holds, old(&room))).poll(&mut cx).is_pending());
         assert_eq!(memory.used(Class::Push), 3_256, "and has reserved nothing");

@@ -1,21 +1,21 @@
 //! Landfall's relay: it stores and forwards the changes of automerge documents, and acknowledges
 //! only what it has fsynced. It never loads a document.
 //!
-//! `landfall_protocol` decides, this crate performs: sockets, threads, the clock and the disk are
-//! here, every judgement is there.
+//! `landfall_protocol` makes all decisions; this crate has the sockets, the threads, the clock and the
+//! disk, and executes the decisions.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`mod@serve`] | the server over a bound listener; what an embedder and a test call |
+//! | [`mod@serve`] | the server over a bound listener; the entry point of embedders and tests |
 //! | [`store`] | the log store: a trait, and the embedded SQLite |
-//! | [`limits`] | every bound of the relay's own |
-//! | [`cli`] | the command line, for the binary and for whoever carries a relay |
-//! | `folding`, `offers` | folds in a child process; snapshots that clients offer, in parts |
-//! | `checks` | who has changes checked, where and when |
-//! | `rooms` | who follows which document; ephemeral messages |
+//! | [`limits`] | the relay's own limits |
+//! | [`cli`] | the command line, for the binary and for programs that embed a relay |
+//! | `folding`, `offers` | compactions in a child process; snapshot uploads, in parts |
+//! | `checks` | the scheduling of preflights: on which thread, and in which order |
+//! | `rooms` | fan-out: the subscribers of documents; ephemeral messages |
 //! | `repo` | sessions of automerge-repo clients |
-//! | `operate` | what the operator's commands do to a store |
-//! | `memory`, `intake` | what sessions may make the relay keep; how they take in what peers send |
+//! | `operate` | the operator's commands on a store |
+//! | `memory`, `intake` | the memory budget; the memory of incoming messages |
 //! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
 
 mod allocator;

@@ -1,15 +1,15 @@
-//! The relay's memory budget: what sessions may make it keep, in total and each.
+//! The relay's memory budget: the bytes that sessions may make it hold, in total and each.
 //!
-//! A reservation has a class (what it is for) and an account (whose it is: a session's); accounts of one
-//! address share. It is granted when its class, the account, its share and the whole budget have room. Of
-//! the shares that wait, the one that holds least is served first, and of its accounts the one that does:
-//! a peer that sends much waits for those that send little, over however many connections. Reservations
-//! up to [`limits::SMALL_RESERVATION`] have two lanes that large ones never fill.
+//! A reservation has a class (its purpose) and an account (a session's); the accounts of one address form a
+//! share. It is granted when its class, its account, its share and the whole budget have room. Of the
+//! waiting shares, the one that holds least is served first, and within it the account that holds least: a
+//! peer that sends much waits for those that send little, over however many connections. Reservations up to
+//! [`limits::SMALL_RESERVATION`] have two lanes that large ones never fill.
 //!
-//! What is made of a large message is split off the message's grant ([`Grant::split`]), and a page
-//! is reserved before it is read. So no session waits for a large reservation while it holds
-//! another, and waiting ends. Caches give way: [`Memory::cache_room`] says how much they may keep, and falls
-//! while reservations wait.
+//! The memory of everything made of a large message is split off the message's grant ([`Grant::split`]),
+//! and a page is reserved before it is read. So no session waits for a large reservation while it holds
+//! another, and there is no deadlock. Caches yield to reservations: [`Memory::cache_room`] limits them, and
+//! falls while reservations wait.
 
 mod ledger;
 mod pace;
@@ -31,18 +31,18 @@ pub(crate) use ledger::Key;
 use ledger::{Ledger, is_small};
 pub(crate) use pace::Pace;
 
-/// What memory is reserved for.
+/// The purpose of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Class {
-    /// A message that arrives, with what it is decoded to.
+    /// An incoming message, with its decoded form.
     Intake,
     /// Pushes, from their message to their answer.
     Push,
-    /// Snapshots and whole documents that clients bring, until they are merged.
+    /// Snapshots and whole documents from clients, until they are merged.
     Upload,
     /// Messages for peers, from the read of the store until they are written.
     Answer,
-    /// What a session makes the relay remember for as long as it lasts.
+    /// State that a session makes the relay hold until the session ends.
     State,
 }
 
@@ -62,35 +62,34 @@ impl Class {
         }
     }
 
-    /// How much of the budget the class may take. Together they are more than the whole: not all
-    /// are busy at a time.
+    /// The class's limit. The limits' sum exceeds the budget: not all classes are busy at a time.
     fn sixteenths(self) -> usize {
         limits::MEMORY_SIXTEENTHS[self as usize]
     }
 }
 
-/// What accounts share by.
+/// The key by which accounts form a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum ShareKey {
     /// All sessions of an address.
     Address(IpAddr),
-    /// The relay itself: what no session asks for.
+    /// The relay itself: work that no session requests.
     Relay,
-    /// One session: where addresses do not tell clients apart.
+    /// One session: where addresses do not distinguish clients.
     Session(u64),
 }
 
 struct State {
     ledger: Ledger,
-    /// Where those who wait are told.
+    /// The channels of waiting reservations, by ticket.
     waiters: HashMap<u64, oneshot::Sender<Grant>>,
-    /// Where each account is told that it is to give way: from its beginning to its end.
+    /// The eviction notice of each open account.
     evictions: HashMap<Key, Arc<Notify>>,
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// Told when reservations wait: caches, and what no session holds any more, give way.
+    /// Notified while reservations wait: caches and idle uploads then release memory.
     pressed: Notify,
 }
 
@@ -101,7 +100,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// A budget of so many bytes; at least [`limits::LEAST_MEMORY`].
+    /// A budget of `bytes` bytes; at least [`limits::LEAST_MEMORY`].
     pub(crate) fn new(bytes: usize) -> Self {
         let ledger = Ledger::new(bytes.max(limits::LEAST_MEMORY));
         let state =
@@ -109,7 +108,7 @@ impl Memory {
         Self { shared: Arc::new(Shared { state, pressed: Notify::new() }) }
     }
 
-    /// A new account, with a share in common with others of the same key.
+    /// Opens an account in the share of this key.
     pub(crate) fn account(&self, share: ShareKey) -> Account {
         let evicted = Arc::new(Notify::new());
         let mut state = self.shared.state.lock();
@@ -133,17 +132,17 @@ impl Memory {
         self.shared.state.lock().ledger.caches()
     }
 
-    /// Reservations that wait.
+    /// Number of waiting reservations.
     pub(crate) fn waiting(&self) -> usize {
         self.shared.state.lock().ledger.waiting()
     }
 
-    /// Whether reservations wait for what uploads hold that no session sends any more.
+    /// Whether reservations wait for memory that idle uploads hold.
     pub(crate) fn is_short(&self) -> bool {
         self.shared.state.lock().ledger.is_short()
     }
 
-    /// A share that waits for what its own uploads hold.
+    /// A share that waits for memory that its own uploads hold.
     pub(crate) fn short_share(&self) -> Option<ShareKey> {
         self.shared.state.lock().ledger.short_share()
     }
@@ -153,20 +152,20 @@ impl Memory {
         self.shared.state.lock().ledger.cache_room()
     }
 
-    /// A cache holds `after` where it held `before`.
+    /// Records that a cache's size changed from `before` to `after`.
     pub(crate) fn set_cached(&self, before: usize, after: usize) {
         self.shared.serve(|ledger| ledger.set_cached(before, after));
     }
 
-    /// Waits until reservations wait: told once for each that begins to, and for whatever is given back
-    /// while others still wait.
+    /// Waits for a notice that reservations wait: one when each begins to wait, and one for each release
+    /// after which others still wait.
     pub(crate) async fn pressed(&self) {
         self.shared.pressed.notified().await;
     }
 }
 
 impl Memory {
-    /// Brings the metrics up to date.
+    /// Updates the metrics.
     pub(crate) fn show(&self, metrics: &Metrics) {
         let set = |class, bytes: usize| {
             metrics.memory.get_or_create(&[("class", class)]).set(bytes as i64);
@@ -181,7 +180,7 @@ impl Memory {
 }
 
 impl Shared {
-    /// Changes the ledger, then serves the reservations that can be served.
+    /// Changes the ledger, then grants the waiting reservations that fit.
     fn serve(self: &Arc<Self>, change: impl FnOnce(&mut Ledger)) {
         let mut served = Vec::new();
         {
@@ -200,7 +199,7 @@ impl Shared {
             }
         }
         for (tell, grant) in served {
-            // One that waits no more gives it back: `grant` is dropped with the lock released.
+            // A cancelled waiter returns the grant: it is dropped here, after the lock was released.
             if let Some(Err(unwanted)) = tell.map(|tell| tell.send(grant)) {
                 drop(unwanted);
             }
@@ -214,13 +213,13 @@ impl Shared {
     }
 }
 
-/// Whose memory is reserved. Clones are the same account.
+/// An account. Clones are the same account.
 #[derive(Clone)]
 pub(crate) struct Account {
     open: Arc<Open>,
 }
 
-/// An account that is open, closed once: with the last of its clones.
+/// An open account; it closes when its last clone is dropped.
 struct Open {
     shared: Arc<Shared>,
     key: Key,
@@ -231,14 +230,14 @@ impl Drop for Open {
     fn drop(&mut self) {
         let key = self.key;
         self.shared.state.lock().evictions.remove(&key);
-        // Who shares with nobody any more may have more.
+        // A share whose last competitor is gone may hold more, so closing may serve reservations.
         self.shared.serve(|ledger| ledger.close(key));
     }
 }
 
 impl Account {
-    /// Waits for its turn and for room. Dropped, it waits no more. What is more than the whole budget
-    /// has waits for the whole budget.
+    /// Waits for its turn and for room. Dropping the future withdraws the reservation. A request above the
+    /// largest possible reservation is reduced to that.
     pub(crate) async fn reserve(&self, class: Class, bytes: usize) -> Grant {
         let mut waits = {
             let mut state = self.open.shared.state.lock();
@@ -253,92 +252,92 @@ impl Account {
             self.open.shared.pressed.notify_one();
             Waits { account: self, ticket, told }
         };
-        // Those before it may wait for something else: then it is its turn at once, and nothing that is
-        // given back would tell it so.
+        // All reservations before this one may wait for something else: then it can be granted now, and no
+        // release would trigger that.
         self.open.shared.serve(|_| {});
         match (&mut waits.told).await {
             Ok(grant) => grant,
-            // It never comes: the sender is kept until it is used.
+            // Never happens: the sender is kept until it is used.
             Err(_) => self.take(class, bytes),
         }
     }
 
-    /// A reservation if there is room at once.
+    /// A reservation, if there is room at once.
     pub(crate) fn try_reserve(&self, class: Class, bytes: usize) -> Option<Grant> {
         let mut state = self.open.shared.state.lock();
         let free = state.ledger.is_free(self.open.key, class, bytes);
         free.then(|| self.open.shared.book(&mut state.ledger, self.open.key, class, bytes))
     }
 
-    /// Memory for what a session makes the relay remember, at once or not at all. A little is always
-    /// there: connections are counted. If there is none since another account has more than its
-    /// share, that one is told to give way.
+    /// Memory for a session's state, at once or not at all. A small amount is always granted: the number of
+    /// connections is limited. If there is no room because another account has more than its fair share,
+    /// that account is notified to give way.
     pub(crate) fn remember(&self, bytes: usize) -> Option<Grant> {
         let mut state = self.open.shared.state.lock();
         let little = state.ledger.held(self.open.key, Class::State) + bytes <= limits::LITTLE_STATE;
-        // Nobody waits for it, so nobody goes before it.
+        // State reservations never queue, so there is no order to respect.
         if !little && !state.ledger.may_remember(self.open.key, bytes) {
             let hog = state.ledger.hog(Class::State, self.open.key, bytes)?;
-            // It may have ended: then what it holds is about to be given back.
+            // That account may have ended: then its memory is about to be released.
             state.evictions.get(&hog)?.notify_one();
-            // Until then others ask: there is room for so much more, and no more.
+            // Until it has given way, further requests share the overdraft that `may_outgrow` allows.
             if !state.ledger.may_outgrow(bytes) {
                 return None;
             }
         }
         let grant = self.open.shared.book(&mut state.ledger, self.open.key, Class::State, bytes);
         if state.ledger.is_over() {
-            // Caches have what was booked just now: they give way.
+            // The grant may use memory that caches hold: they must release it.
             self.open.shared.pressed.notify_one();
         }
         Some(grant)
     }
 
-    /// Whether an upload of so many bytes has no room for what its own session or address holds: what
-    /// others give back is no help.
+    /// Whether an upload of `bytes` bytes does not fit because of the memory of its own session or address:
+    /// releases by others do not help.
     pub(crate) fn outgrows(&self, bytes: usize) -> bool {
         self.open.shared.state.lock().ledger.outgrows(self.open.key, bytes)
     }
 
-    /// Whose it is.
+    /// Its key.
     pub(crate) fn key(&self) -> Key {
         self.open.key
     }
 
-    /// Waits until this account is to give way.
+    /// Waits until this account must give way.
     pub(crate) async fn evicted(&self) {
         self.open.evicted.notified().await;
     }
 
-    /// The share that it belongs to.
+    /// Its share.
     pub(crate) fn share(&self) -> ShareKey {
         self.open.key.share
     }
 
-    /// Whether anybody waits for memory.
+    /// Whether any reservation waits.
     pub(crate) fn is_wanted(&self) -> bool {
         self.open.shared.state.lock().ledger.is_wanted()
     }
 
-    /// Whether others wait for memory while this account holds some that it will give back.
+    /// Whether reservations wait while this account holds memory that it will release.
     pub(crate) fn withholds(&self) -> bool {
         let state = self.open.shared.state.lock();
         state.ledger.is_wanted() && state.ledger.holds(self.open.key)
     }
 
-    /// Whether this account's share has more than its part while other shares wait: what hardly gets on
-    /// is to be given up the sooner.
+    /// Whether this account's share holds more than its part while other shares wait: its slow messages and
+    /// uploads are then given up after a shorter time.
     pub(crate) fn is_pressed(&self) -> bool {
         self.open.shared.state.lock().ledger.is_pressed(self.open.key)
     }
 
-    /// A message or an upload of the account stalled, and its memory is given up: the share waits behind
-    /// others if that happens again and again.
+    /// Records that a message or an upload of the account stalled and gave up its memory: after repeated
+    /// stalls the share waits behind others.
     pub(crate) fn stalled(&self) {
         self.open.shared.state.lock().ledger.stalled(self.open.key, Instant::now());
     }
 
-    /// Books what is there already, whether there was room or not: others wait the longer for it.
+    /// Books memory that is already in use, even without room: other reservations then wait longer.
     pub(crate) fn take(&self, class: Class, bytes: usize) -> Grant {
         self.open.shared.book(
             &mut self.open.shared.state.lock().ledger,
@@ -349,7 +348,7 @@ impl Account {
     }
 }
 
-/// A place in the queue, given up when it is dropped.
+/// A place in the queue, given up on drop.
 struct Waits<'a> {
     account: &'a Account,
     ticket: u64,
@@ -361,25 +360,25 @@ impl Drop for Waits<'_> {
         let (shared, key, ticket) = (&self.account.open.shared, self.account.open.key, self.ticket);
         shared.state.lock().waiters.remove(&ticket);
         shared.serve(|ledger| {
-            // Served meanwhile, it gives its memory back by itself.
+            // If it was granted meanwhile, the grant releases its memory on drop.
             let _ = ledger.give_up(key, ticket);
         });
     }
 }
 
-/// Memory that is reserved, until it is dropped.
+/// Reserved memory, held until it is dropped.
 pub(crate) struct Grant {
     shared: Arc<Shared>,
     key: Key,
     class: Class,
     bytes: usize,
     small: bool,
-    /// What is given back with it.
+    /// Another grant, released together with this one.
     with: Option<Box<Grant>>,
 }
 
 impl Grant {
-    /// Keeps another one, of whichever class, for as long as this.
+    /// Keeps another grant, of any class, as long as this one.
     pub(crate) fn and(mut self, other: Self) -> Self {
         let mut last = &mut self.with;
         while let Some(with) = last {
@@ -394,19 +393,19 @@ impl Grant {
         self.bytes
     }
 
-    /// Whose it is.
+    /// Its account.
     pub(crate) fn key(&self) -> Key {
         self.key
     }
 
-    /// It may be taken back from now on: who waits already is told so.
+    /// Declares that this memory may be evicted from now on: notifies the evictor if reservations wait.
     pub(crate) fn offer_back(&self) {
         if self.shared.state.lock().ledger.is_wanted() {
             self.shared.pressed.notify_one();
         }
     }
 
-    /// Keeps no more than so many bytes.
+    /// Releases all but `bytes` bytes.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         if less > 0 {
@@ -416,12 +415,12 @@ impl Grant {
         }
     }
 
-    /// Moves so many of its bytes, or what it has, to a reservation of their own and of this class.
+    /// Moves `bytes` of its bytes, or all if it has fewer, to a new grant of this class.
     pub(crate) fn split(&mut self, class: Class, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         let (key, from, small) = (self.key, self.class, self.small);
-        // The class that it leaves has room for others.
+        // Serve again: the class that the bytes leave has room for others.
         self.shared.serve(|ledger| {
             ledger.book(key, class, bytes, small);
             ledger.release(key, from, bytes, small);

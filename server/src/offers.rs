@@ -1,10 +1,10 @@
-//! Snapshots that clients offer, while their parts arrive: kept across connections, so that a cut
-//! does not begin them again. Each holds the memory of all its bytes from its beginning, so one that
-//! has begun can always end.
+//! Partial snapshot uploads, kept across connections so that a broken link does not restart them. Each
+//! reserves the memory of its full length when it begins, so a started upload can always complete.
 //!
-//! What arrives belongs to the session that sends it: what others send under the same hash is no part of it.
-//! Once its session is gone, another session of the same share may go on with it. Whether what it goes on
-//! with is of the snapshot is known only at the end, so who gets it whole is told that it is of several.
+//! An upload belongs to the session that sends it: parts that others send under the same hash do not mix
+//! with it. When its session has ended, another session of the same share may resume it. Only the complete
+//! bytes can be verified against the hash, so a complete upload records whether it came from several
+//! sessions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,29 +17,29 @@ use parking_lot::Mutex;
 use crate::limits;
 use crate::memory::{Account, Grant, Pace, ShareKey};
 
-/// What is offered, with its length: that is what its memory is reserved for.
+/// An upload's identity, with its length: the reserved memory depends on it.
 type Key = (SpaceName, DocumentId, [u8; 32], u64);
 
-/// One that is not whole yet.
+/// An incomplete upload.
 struct Partial {
     bytes: Vec<u8>,
     room: Grant,
-    /// Whose sessions may go on with it.
+    /// The share whose sessions may resume it.
     share: ShareKey,
-    /// Its place among those that no session sends; `None` while one does.
+    /// Its place among the idle uploads; `None` while a session sends it.
     idle: Option<u64>,
-    /// Some of it came from another session than the one that sends it.
+    /// Some of its bytes came from an earlier session.
     is_mixed: bool,
     pace: Pace,
 }
 
 #[derive(Default)]
 struct Kept {
-    /// Each by its ticket, among those of the same snapshot.
+    /// Uploads of the same snapshot, by ticket.
     partials: HashMap<Key, BTreeMap<u64, Partial>>,
-    /// Those that no session sends, and since when; the one that was left longest ago first.
+    /// Uploads without a session, and since when; the one idle since the earliest time comes first.
     idle: BTreeMap<u64, (Key, u64, Instant)>,
-    /// Tickets and places are numbered together.
+    /// The last number; tickets and places share one sequence.
     last: u64,
     bytes: usize,
 }
@@ -67,10 +67,10 @@ impl Kept {
         Some(partial)
     }
 
-    /// Takes out the one of a share that was left longest ago.
+    /// Removes the share's upload that has been idle longest.
     fn pop_idle_of(&mut self, share: ShareKey) -> Option<Partial> {
         let Self { partials, idle, .. } = self;
-        // Its memory is that of who began it.
+        // By the share that reserved its memory, which may be another than the one that resumed it.
         let is_of = |key: &Key, ticket: &u64| {
             let partial = partials.get(key).and_then(|same| same.get(ticket));
             partial.is_some_and(|partial| partial.room.key().share == share)
@@ -80,7 +80,7 @@ impl Kept {
         self.remove(&key, ticket)
     }
 
-    /// Takes out the one that was left longest ago, if `is_due` says so of the moment.
+    /// Removes the upload that has been idle longest, if `is_due` accepts the time since when it has.
     fn pop_idle(&mut self, is_due: impl Fn(Instant) -> bool) -> Option<Partial> {
         let (_, (key, ticket, since)) = self.idle.first_key_value()?;
         if !is_due(*since) {
@@ -91,36 +91,36 @@ impl Kept {
     }
 }
 
-/// What has arrived.
+/// The incomplete uploads of all sessions.
 #[derive(Default)]
 pub(crate) struct Offers {
     kept: Mutex<Kept>,
 }
 
-/// A snapshot that is whole, with the memory that it takes.
+/// A complete snapshot, with its memory.
 pub(crate) struct Whole {
     /// Its bytes.
     pub(crate) bytes: Arc<Vec<u8>>,
     /// Their memory.
     pub(crate) room: Grant,
-    /// Some of them came from another session: if they are not what was offered, that need not be the fault
-    /// of who sent the rest.
+    /// Some bytes came from an earlier session: if they do not match the hash, the last sender need not be
+    /// at fault.
     pub(crate) is_mixed: bool,
 }
 
-/// What a part came to.
+/// The result of adding a part.
 pub(crate) enum Took {
-    /// This is where the next one begins.
+    /// Accepted; the next part begins here.
     Upto(u64),
-    /// That was the last.
+    /// The upload is complete.
     Whole(Whole),
-    /// It does not begin where the last one ended: it was sent before its sender knew.
+    /// The part does not begin where the last one ended, here: the client sent it before it knew.
     Stale(u64),
-    /// It gave way to others, or nothing of it was ever begun.
+    /// The upload was evicted, or never begun.
     Gone,
 }
 
-/// A session's hold on what it sends of a snapshot: that is not dropped for others.
+/// A session's handle of its upload, which is not evicted while the handle exists.
 pub(crate) struct Sending {
     offers: Arc<Offers>,
     key: Key,
@@ -133,19 +133,19 @@ impl Drop for Sending {
         let place = kept.next_number();
         let Some(partial) = kept.get(&self.key, self.ticket) else { return };
         partial.idle = Some(place);
-        // Who waits already is told: nothing else may happen that would.
+        // Wakes waiting reservations: no other event might do it.
         partial.room.offer_back();
         kept.idle.insert(place, (self.key.clone(), self.ticket, Instant::now()));
     }
 }
 
 impl Sending {
-    /// Adds a part.
+    /// Appends a part.
     pub(crate) fn add(&self, from: u64, part: &[u8]) -> Took {
         let mut kept = self.offers.kept.lock();
         let Some(partial) = kept.get(&self.key, self.ticket) else { return Took::Gone };
         let (there, total) = (partial.bytes.len() as u64, self.key.3);
-        // More than was offered has no memory.
+        // Bytes beyond the announced length have no memory.
         if there != from || part.len() as u64 > total - there {
             return Took::Stale(there);
         }
@@ -163,8 +163,9 @@ impl Sending {
         }
     }
 
-    /// Whether it comes slower than the slowest link is, while others wait for its memory: it is dropped
-    /// then, and its session tells so. `reads`: it is not us who hold it back.
+    /// Drops the upload if it is slower than the slowest supported link while others wait for its memory;
+    /// returns whether it did, so that the session can notify its client. `reads`: the relay is reading
+    /// from the peer, so it is not the cause.
     pub(crate) fn is_overdue(&self, account: &Account, reads: bool) -> bool {
         let mut kept = self.offers.kept.lock();
         let Some(partial) = kept.get(&self.key, self.ticket) else { return false };
@@ -173,15 +174,15 @@ impl Sending {
         }
         let partial = kept.remove(&self.key, self.ticket);
         drop(kept);
-        // Its memory is given back with no lock held: others may take it at once.
+        // Release the memory without the lock: the release may serve other reservations at once.
         drop(partial);
         true
     }
 }
 
 impl Offers {
-    /// Goes on with an offered snapshot that a session of the same share began and no session sends any
-    /// more; gives how much of it is there. `None` if there is none.
+    /// Resumes an idle upload of this snapshot that a session of the same share began, the one with the
+    /// most bytes; returns its length and a handle. `None` if there is none.
     pub(crate) fn resume(
         self: &Arc<Self>,
         share: ShareKey,
@@ -204,7 +205,7 @@ impl Offers {
         Some((there, Sending { offers: Arc::clone(self), key, ticket }))
     }
 
-    /// Begins one, with memory for all its bytes.
+    /// Begins an upload, with memory for all its bytes.
     pub(crate) fn begin(
         self: &Arc<Self>,
         share: ShareKey,
@@ -220,20 +221,20 @@ impl Offers {
         Sending { offers: Arc::clone(self), key, ticket }
     }
 
-    /// Lets go of one that no session sends, the one that was left longest ago; false if there is none.
+    /// Evicts the upload that has been idle longest; false if none is idle.
     pub(crate) fn give_way(&self) -> bool {
-        // Its memory is given back with no lock held: others may take it at once.
+        // Release the memory without the lock: the release may serve other reservations at once.
         let left = self.kept.lock().pop_idle(|_| true);
         left.is_some()
     }
 
-    /// As [`Offers::give_way`], of those that count as one share's.
+    /// As [`Offers::give_way`], among uploads whose memory counts for this share.
     pub(crate) fn give_way_of(&self, share: ShareKey) -> bool {
         let left = self.kept.lock().pop_idle_of(share);
         left.is_some()
     }
 
-    /// Lets go of those that no session has sent for so long.
+    /// Removes uploads that have been idle for `after`.
     pub(crate) fn forget_idle(&self, after: Duration, now: Instant) {
         let is_old = |since: Instant| now.saturating_duration_since(since) >= after;
         loop {
@@ -244,7 +245,7 @@ impl Offers {
         }
     }
 
-    /// Lets go of what nobody comes back for; never ends.
+    /// Periodically removes uploads that no client has resumed; never returns.
     pub(crate) async fn forget_old(&self, after: Duration) {
         loop {
             tokio::time::sleep(after.clamp(limits::UPLOADS_SOON, limits::UPLOADS_LOOK)).await;
@@ -252,14 +253,14 @@ impl Offers {
         }
     }
 
-    /// Bytes that are there.
+    /// Bytes of all incomplete uploads.
     pub(crate) fn bytes(&self) -> usize {
         self.kept.lock().bytes
     }
 }
 
-/// Whether a session of one share may go on with what one of another began. Where addresses do not tell
-/// clients apart, each session is a share, and any may be the same client once more.
+/// Whether a session of one share may resume an upload of the other. Where addresses do not distinguish
+/// clients, each session is a share of its own, and any of them may be the same client after a reconnect.
 fn is_akin(one: ShareKey, other: ShareKey) -> bool {
     match (one, other) {
         (ShareKey::Session(_), ShareKey::Session(_)) => true,
@@ -309,7 +310,7 @@ mod tests {
         assert!(matches!(sending.add(2, &[0; 3]), Took::Stale(2)), "it has no memory for more");
         assert!(!offers.give_way(), "sessions send both");
         drop(other);
-        // The connection is cut; the same snapshot is offered again.
+        // The connection breaks; the client offers the same snapshot again.
         drop(sending);
         let (from, sending) = offers.resume(ME, &space, &first).unwrap();
         assert_eq!((from, offers.bytes()), (2, 2));
@@ -325,7 +326,7 @@ mod tests {
         assert!(kept.partials.is_empty() && kept.idle.is_empty());
     }
 
-    /// Mallory offers what others offer, and sends something else.
+    /// Mallory offers the snapshots that others offer, and sends different bytes.
     #[test]
     fn what_one_session_sends_is_no_part_of_what_another_does() {
         let (offers, space, memory) = nothing();
@@ -391,8 +392,8 @@ mod tests {
         assert!(offers.resume(ME, &space, &second).is_some());
     }
 
-    /// Two sessions offer the same hash with other lengths: one names a byte, which is all the memory that
-    /// is reserved; the other one sends 60 MiB.
+    /// Two sessions offer the same hash with different lengths: one announces one byte, which is all that
+    /// is reserved; the other sends 60 MiB.
     #[test]
     fn what_is_kept_of_a_snapshot_has_its_memory_whoever_began_it() {
         let (offers, space, memory) = nothing();

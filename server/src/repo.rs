@@ -1,8 +1,8 @@
-//! Sessions of automerge-repo clients: one task for each WebSocket that performs what
-//! `landfall_protocol::repo` decides. A second task writes.
+//! Sessions of automerge-repo clients: one task for each WebSocket executes the effects of
+//! `landfall_protocol::repo`. A second task writes.
 //!
-//! It must not know what a change is, nor touch the store's tables. Nothing here loads a
-//! document: answers are planned from its index.
+//! It must not know what a change is, nor touch the store's tables. It never loads a document: answers are
+//! planned from the document's index.
 
 mod gossip;
 mod inbound;
@@ -39,7 +39,7 @@ use intake::{Done, Intake};
 use peers::Peers;
 use planning::{Planning, Reply};
 
-/// What all of these sessions share.
+/// State shared by all automerge-repo sessions.
 pub(crate) struct Common {
     folder: Arc<Folder>,
     peers: Arc<Peers>,
@@ -52,9 +52,9 @@ impl Common {
     }
 }
 
-/// Who the relay is to the clients of a space. The storage's identity is the space's own: a peer
-/// keeps under it what it has in common with us of a document, and another space may have another
-/// part of the same document.
+/// The relay's identity towards the clients of a space. Each space has its own storage id: a peer records
+/// under it the heads that it shares with us, and another space may have other changes of the same
+/// document.
 fn host(upstream: Upstream, space: &SpaceName) -> Host {
     let mut hash = Sha256::new();
     hash.update(b"landfall automerge-repo storage");
@@ -63,7 +63,7 @@ fn host(upstream: Upstream, space: &SpaceName) -> Host {
     let hash = hash.finalize();
     let mut id = [0; 16];
     id.copy_from_slice(&hash[..16]);
-    // A UUID of version 8 (RFC 9562): made of anything.
+    // A UUID of version 8 (RFC 9562), whose content is free.
     id[6] = id[6] & 0x0f | 0x80;
     id[8] = id[8] & 0x3f | 0x80;
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -72,7 +72,7 @@ fn host(upstream: Upstream, space: &SpaceName) -> Host {
     Host { peer_id, storage_id: parts.join("-") }
 }
 
-/// Runs a session from the moment HTTP has agreed to it until its connection is closed.
+/// Runs a session from the accepted upgrade until its connection is closed.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     id: SessionId,
@@ -105,7 +105,7 @@ pub(crate) async fn run(
     .await;
 }
 
-/// A session's places, given back when the session is dropped, however that comes.
+/// A session's registrations, removed when the session is dropped, however it ends.
 struct Places {
     shared: Arc<Shared>,
     id: SessionId,
@@ -114,7 +114,7 @@ struct Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        // The hub keeps a space for as long as somebody follows something in it.
+        // Leaving the fan-out first: the hub keeps a space in memory while it has subscribers.
         self.shared.rooms.forget(self.id);
         self.shared.healing.gone(self.id);
         self.shared.hub.leave(self.id);
@@ -124,11 +124,11 @@ impl Drop for Places {
     }
 }
 
-/// How a session came to its end.
+/// How a session ends.
 enum Ending {
-    /// The machine ended it: send what is left, then close with this.
+    /// The machine ended it: send the queued frames, then this close frame.
     Closing(Code, u16, String),
-    /// There is nobody left to tell.
+    /// The connection is gone: nothing can be sent.
     Lost(Code),
 }
 
@@ -145,36 +145,36 @@ struct Driver {
     planning: Planning,
     seat: Arc<Seat>,
     account: Account,
-    /// The memory of what the machine remembers, in the steps in which it grew.
+    /// The memory of the machine's state, in the steps in which it grew.
     state_room: Vec<Grant>,
     meter: Arc<Meter>,
-    /// When it was last looked whether what keeps memory gets on.
+    /// When it was last checked whether messages that hold memory make progress.
     looked: Instant,
-    /// Bytes that had come when the peer's silence was last looked at.
+    /// Bytes received when the peer's silence was last checked.
     bytes_before: u64,
     mailbox: Mailbox,
     events: mpsc::Receiver<Event>,
     gossip: gossip::Hears,
     gossip_in: gossip::Ear,
-    /// Told when another connection takes the peer's name.
+    /// Notified when another connection takes the peer id over.
     replaced: Arc<Notify>,
     delivered: Moment,
     writer: Option<mpsc::Sender<Outgoing>>,
     ending: Option<Ending>,
     stopping: Option<Instant>,
     has_joined_hub: bool,
-    /// How often changes were not taken.
+    /// Number of rejections.
     refusals: u32,
-    /// The room of what the machine is working into a message: of an answer, or of news.
+    /// The memory of the answer or news that the machine currently turns into a message.
     answer_room: Option<Grant>,
-    /// Last, so that others hear of the end after everything else is gone.
+    /// The last field, so that it is dropped after everything else.
     _places: Places,
 }
 
-/// What happened next.
+/// An input of the session.
 enum Happening {
     Evicted,
-    /// A message has its memory: there is a deadline that was not.
+    /// A message has its memory: the deadline has changed.
     Holding,
     Event(Option<Event>),
     Overflow,
@@ -240,7 +240,7 @@ impl Driver {
         Moment(self.start.elapsed())
     }
 
-    /// Until the end; gives the code under which it ended.
+    /// Runs the session to its end; returns its code.
     async fn drive(&mut self, mut stream: Stream, mut writing: Writing) -> Code {
         let ending = loop {
             self.perform();
@@ -262,18 +262,20 @@ impl Driver {
         }
     }
 
-    /// Waits for whatever comes first. For a peer that does not take what it is sent, nothing new
-    /// is made: it waits where it is bounded.
+    /// Waits for the next input. While the peer does not read, sources of new outbound data are not polled:
+    /// the data waits in bounded queues.
     async fn next(&mut self, stream: &mut Stream, writing: &mut Writing) -> Happening {
         let (makes, reads) = (self.makes(), self.reads());
         let sends = !self.outbox.is_empty();
-        // To be woken for each of them would cost more than to send them.
+        // While the machine paces, items gather in the mailbox: a wake-up for each would cost more than its
+        // sending.
         let hears = makes && !self.machine.is_pacing(self.now());
         let deadline = self.deadline();
         let mut stopping = self.shared.stopping.clone();
         let stopped = self.stopping.is_some();
         tokio::select! {
-            // What is answered is told of to the peer, with what else became durable.
+            // Answers wait too: each makes the machine send the answered changes, with all others that have
+            // become durable.
             event = self.events.recv(), if makes => Happening::Event(event),
             () = self.mailbox.overflow.notified() => Happening::Overflow,
             () = self.account.evicted() => Happening::Evicted,
@@ -287,20 +289,20 @@ impl Driver {
             news = self.gossip.recv(), if makes => Happening::Gossip(news),
             () = self.replaced.notified() => Happening::Replaced,
             () = sleep_until(deadline.into()) => Happening::Time,
-            // An error says that the server is gone, which is a stop as well.
+            // An error means that the server is gone, which is a stop as well.
             () = async { drop(stopping.wait_for(|stop| *stop).await) }, if !stopped => {
                 Happening::Stopping
             }
         }
     }
 
-    /// Whether the peer takes what it is sent.
+    /// Whether the peer reads what it is sent.
     fn makes(&self) -> bool {
         let few = self.outbox.len() < limits::REPO_OUTBOX;
         few && self.outbox_bytes < limits::REPO_OUTBOX_BYTES
     }
 
-    /// Whether what the peer sends can be taken.
+    /// Whether the session can take more messages from the peer.
     fn reads(&self) -> bool {
         let has_room = self.intake.has_room() && self.planning.has_room();
         self.makes() && self.stopping.is_none() && has_room
@@ -311,7 +313,7 @@ impl Driver {
         match happening {
             Happening::Holding => {}
             Happening::Event(Some(Event::Answered(answer))) => {
-                // The entries of what is answered were told of before; they are taken up before.
+                // The pushed entries were published before the answer, so take them from the mailbox first.
                 self.take_news();
                 self.intake.handle_answered();
                 self.machine.handle_answer(&answer);
@@ -363,7 +365,7 @@ impl Driver {
         for news in news {
             match news {
                 News::Entry(commit, at) => match commit.entries.get(at).map(|new| &new.entry) {
-                    // It is read from the store, once there is memory for it.
+                    // A large entry is read from the store instead, once its memory is reserved.
                     Some(entry) if entry.body.len() > limits::ANSWER_BYTES => {
                         self.machine.handle_behind_with(entry.document);
                     }
@@ -390,9 +392,9 @@ impl Driver {
         }
     }
 
-    /// Passes something on that may as well be lost, of so many bytes: if there is memory for it.
+    /// Forwards droppable data of `bytes` bytes, if there is memory for it.
     fn pass_on(&mut self, bytes: usize, tell: impl FnOnce(&mut Peer)) {
-        // What was decided before goes before.
+        // Earlier effects come first.
         self.perform();
         if bytes > limits::SOCKET_BUFFER_BYTES {
             self.answer_room = self.account.try_reserve(Class::Answer, 2 * bytes);
@@ -405,15 +407,15 @@ impl Driver {
         self.answer_room = None;
     }
 
-    /// What the machine decided, next. For a peer that does not take what it is sent nothing is made of
-    /// news, and for others only with memory for it.
+    /// The machine's next effect. News becomes messages only while the peer reads, and only with memory for
+    /// it.
     fn next_effect(&mut self) -> Option<Effect> {
         let (makes, account, room) = (self.makes(), &self.account, &mut self.answer_room);
         self.machine.poll_effect_within(|bytes| {
             if !makes {
                 return Memory::Later;
             }
-            // As it is made, and in the socket's buffer; with its envelope.
+            // Twice: as it is encoded, and in the socket's buffer; with its envelope.
             let needs = 2 * (bytes + limits::SOCKET_BUFFER_BYTES / 2);
             *room = (bytes > limits::SOCKET_BUFFER_BYTES / 2)
                 .then(|| account.try_reserve(Class::Answer, needs))
@@ -441,7 +443,7 @@ impl Driver {
         });
     }
 
-    /// Carries out what the machine decided.
+    /// Executes the machine's effects.
     fn perform(&mut self) {
         while let Some(effect) = self.next_effect() {
             match effect {
@@ -488,11 +490,11 @@ impl Driver {
     fn join(&mut self, remote: &landfall_protocol::repo::peer::Remote) {
         if self.has_joined_hub {
             debug!(peer_id = remote.peer_id, "the client joins once more");
-            // What was asked for the client as it was is no answer for the one that begins now.
+            // Answers for the client's previous join do not apply to the new one.
             let (space, account) = (self.space.clone(), self.account.clone());
             self.planning = Planning::new(&self.shared, space, account);
         } else {
-            // Once only: a second value would stand beside the first in every line.
+            // Recorded once only: a second value would appear beside the first in every log line.
             Span::current().record("peer_id", remote.peer_id.as_str());
             info!("automerge-repo client joined");
         }
@@ -508,7 +510,7 @@ impl Driver {
         }
     }
 
-    /// The client has answered what it was asked of a damaged document.
+    /// The client has answered a repair request.
     fn resent(&self, document: DocumentId, brought: bool) {
         self.shared.healing.answered(self.id, &self.space, &document, u32::from(brought));
     }
@@ -556,7 +558,7 @@ impl Driver {
         let timeout = self.start.checked_add(self.machine.deadline().0);
         let mut timeout =
             timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
-        // Counted from the last look: what comes meanwhile does not put it off.
+        // Counted from the last check: messages that arrive meanwhile do not defer it.
         if self.meter.is_holding() {
             timeout = timeout.min(self.looked + limits::PRESSED_LOOK);
         }

@@ -1,12 +1,12 @@
-//! Who follows what: for each space, the sessions that have a document open and want to hear of its
-//! new entries, and those that want to hear what is said about it. Ephemeral messages pass through
-//! here; they are never stored.
+//! Subscribers: for each space, the sessions that have a document open and receive its new entries and
+//! ephemeral messages, and the subscriptions that receive ephemeral messages. Ephemeral messages pass
+//! through here and are never stored.
 //!
-//! It must not know what an entry or a message means, nor wait for anybody: what it has to tell
-//! goes into a bounded [`Seat`], and what finds no room there is dropped, which the seat says.
+//! It must not know what an entry or a message means, and it never waits: everything goes into a session's
+//! bounded mailbox ([`Seat`]). A full mailbox drops items and, for entries, records that it did.
 //!
-//! A session enters a document first and reads the store then: what becomes durable in between
-//! comes twice, and nothing is missed.
+//! A session subscribes to a document before it reads the store: it may receive an entry twice, but misses
+//! none.
 
 mod seat;
 
@@ -29,15 +29,15 @@ pub(crate) use seat::{News, Seat};
 /// An ephemeral message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Said {
-    /// What it is about.
+    /// Its document.
     pub(crate) document: DocumentId,
-    /// Who says it: a peer's name.
+    /// The sender's peer id.
     pub(crate) sender: String,
     /// One run of the sender.
     pub(crate) session: String,
     /// Grows with each message of the session.
     pub(crate) count: u64,
-    /// As it came; never looked into.
+    /// The payload, opaque to the relay.
     pub(crate) data: Vec<u8>,
 }
 
@@ -49,43 +49,43 @@ impl Said {
     }
 }
 
-/// Everybody who follows something, of all spaces.
+/// The subscribers of all spaces.
 pub(crate) struct Rooms {
     index: Mutex<Index>,
     metrics: Arc<Metrics>,
-    /// What the sessions of an address may say together.
+    /// The ephemeral budgets of addresses, each shared by all sessions of its address.
     voices: Mutex<Budgets>,
-    /// When the voices' time began.
+    /// The zero of the budgets' clock.
     start: Instant,
 }
 
-/// Where to look. Taken before a room's own lock, and for a look-up only.
+/// The index of spaces and sessions. Locked before a room's own lock, and for look-ups only.
 #[derive(Default)]
 struct Index {
     rooms: HashMap<SpaceName, Arc<Mutex<Room>>>,
-    /// The spaces in which a session follows something.
+    /// The spaces in which a session has subscriptions or open documents.
     places: HashMap<SessionId, BTreeSet<SpaceName>>,
 }
 
-/// One space that somebody follows.
+/// The subscribers of one space.
 #[derive(Default)]
 struct Room {
     documents: HashMap<DocumentId, BTreeMap<SessionId, Arc<Seat>>>,
-    /// What each session has open.
+    /// Each session's open documents.
     open: HashMap<SessionId, BTreeSet<DocumentId>>,
     listeners: BTreeMap<(SessionId, SubscriptionId), (Filter, Arc<Seat>)>,
     sources: Sources,
 }
 
 impl Rooms {
-    /// Nobody follows anything.
+    /// Without subscribers.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         let (rate, burst) = (limits::SHARE_EPHEMERAL_RATE, limits::SHARE_EPHEMERAL_BURST);
         let voices = Mutex::new(Budgets::new(rate, burst));
         Self { index: Mutex::default(), metrics, voices, start: Instant::now() }
     }
 
-    /// A session has a document open: it hears of its entries and of what is said about it.
+    /// Subscribes a session to a document's entries and ephemeral messages: it has the document open.
     pub(crate) fn enter(&self, space: &SpaceName, document: DocumentId, seat: &Arc<Seat>) {
         self.change(space, seat.session(), |room| {
             let seats = room.documents.entry(document).or_default();
@@ -94,7 +94,8 @@ impl Rooms {
         });
     }
 
-    /// A session hears what is said about the documents that a subscription's filter takes.
+    /// Subscribes a session to the ephemeral messages about the documents that a subscription's filter
+    /// selects.
     pub(crate) fn listen(
         &self,
         space: &SpaceName,
@@ -107,7 +108,7 @@ impl Rooms {
         });
     }
 
-    /// A subscription has ended.
+    /// Ends a subscription.
     pub(crate) fn unlisten(
         &self,
         space: &SpaceName,
@@ -119,7 +120,7 @@ impl Rooms {
         });
     }
 
-    /// A session is gone.
+    /// Removes a session that has ended.
     pub(crate) fn forget(&self, session: SessionId) {
         let places = self.index.lock().places.get(&session).cloned().unwrap_or_default();
         for space in places {
@@ -127,8 +128,8 @@ impl Rooms {
         }
     }
 
-    /// A commit is durable: whoever has one of its documents open hears of its entries, in the
-    /// order of their offsets.
+    /// Publishes a durable commit: its entries go, in offset order, to the sessions that have their
+    /// documents open.
     pub(crate) fn publish(&self, commit: &Arc<Commit>) {
         let Some(room) = self.room(&commit.space) else { return };
         let mut told = Vec::new();
@@ -152,9 +153,9 @@ impl Rooms {
         }
     }
 
-    /// An ephemeral message goes to everybody else who follows its document. False if it went to
-    /// nobody because its session's count had not grown, because it is too large, or because its
-    /// sender has said more than it may.
+    /// Publishes an ephemeral message to all other subscribers of its document. Returns false if it was
+    /// dropped: its count did not grow, it is too large, or the sender's session or address exceeds its
+    /// rate.
     pub(crate) fn say(&self, speaker: &Seat, space: &SpaceName, said: Said) -> bool {
         self.say_at(speaker, Instant::now(), space, said)
     }
@@ -164,7 +165,7 @@ impl Rooms {
             self.metrics.ephemeral("dropped", 1);
             return false;
         }
-        // Before anything is looked up: what is dropped costs no more than having been read.
+        // Checked before any look-up, so that a dropped message costs no more than its read.
         if !self.may_say(speaker, now) {
             self.metrics.ephemeral("limited", 1);
             return false;
@@ -204,7 +205,7 @@ impl Rooms {
         true
     }
 
-    /// Whether what a session said before is paid for, and what all of its address said.
+    /// Whether the session and its address have paid for their earlier messages.
     fn may_say(&self, speaker: &Seat, now: Instant) -> bool {
         let wait = || self.voices.lock().wait(speaker.share(), self.moment(now));
         speaker.may_say(now) && wait().is_zero()
@@ -219,8 +220,8 @@ impl Rooms {
         Moment(now.saturating_duration_since(self.start))
     }
 
-    /// The sessions that follow a document, each once: those that do so by a subscription, and then
-    /// those that have it open.
+    /// The sessions that follow a document: first those with a subscription, each once, then those that
+    /// have it open.
     pub(crate) fn followers(
         &self,
         space: &SpaceName,
@@ -238,7 +239,7 @@ impl Rooms {
         found
     }
 
-    /// Whether anybody follows anything in a space.
+    /// Whether a space has subscribers.
     pub(crate) fn is_followed(&self, space: &SpaceName) -> bool {
         self.index.lock().rooms.contains_key(space)
     }
@@ -247,7 +248,7 @@ impl Rooms {
         self.index.lock().rooms.get(space).cloned()
     }
 
-    /// Changes who follows what in a space, and keeps neither an empty room nor an empty place.
+    /// Changes a space's subscribers; removes an empty room and an empty index entry.
     fn change(&self, space: &SpaceName, session: SessionId, change: impl FnOnce(&mut Room)) {
         let mut index = self.index.lock();
         let room = Arc::clone(index.rooms.entry(space.clone()).or_default());
@@ -268,8 +269,8 @@ impl Rooms {
 }
 
 impl Room {
-    /// Whether something is said for the first time, as far as that is remembered: of so many senders as
-    /// the memory of those who follow pays for.
+    /// Whether a message is new, as far as counts are remembered: the number of remembered senders grows
+    /// with the number of subscribers, whose memory pays for them.
     fn is_new(&mut self, said: &Said) -> bool {
         let followers = self.listeners.len() + self.open.len();
         let most = limits::EPHEMERAL_SOURCES_EACH * (1 + followers);

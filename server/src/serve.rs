@@ -1,4 +1,5 @@
-//! The server: accepts connections on a listener that it is given, and stops in good order.
+//! The server: accepts connections on a given listener, and shuts down in order. It must not know what a
+//! frame or a change is.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -46,54 +47,52 @@ use crate::turns::Turns;
 /// How a relay serves. Change single fields of [`ServeOptions::new`].
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// The folder that holds the store. Made, for its owner only, if there is none.
+    /// The folder that holds the store. Created with owner-only permissions if it is missing.
     pub data: PathBuf,
-    /// Origins whose pages may connect, as browsers write them (`https://app.example`), besides
-    /// loopback origins and the relay's own page. Default none.
+    /// Origins whose pages may connect, as browsers write them (`https://app.example`), besides loopback
+    /// origins and the relay's own page. Default none.
     pub allow_origins: Vec<String>,
-    /// Whether requests for any address as `Host` are taken although nobody is asked who they are.
-    /// Default false: loopback only. True exposes every document to whoever reaches the port.
+    /// Whether requests with any address as `Host` are accepted although the relay authenticates no client.
+    /// Default false: loopback only. True exposes every document to every client that reaches the port.
     pub insecure_open: bool,
-    /// How a peer's silence is measured. Default 15 s to a ping, 30 s to the end, 10 s for hello.
-    /// Too short, and sleeping laptops and slow links are cut; too long, and peers that vanished
-    /// hold their session.
+    /// How a peer's silence is measured. Default 15 s to a ping, 30 s to the end, 10 s for hello. Too
+    /// short, and sleeping laptops and slow links are cut; too long, and peers that vanished hold their
+    /// session.
     pub patience: Patience,
-    /// How long a write may make no progress before the session is dropped. Default 60 s. Any
-    /// byte counts: short, and a phone in a tunnel is cut; long, and a stuck peer holds its pages.
+    /// How long a write may make no progress before the session is dropped. Default 60 s. Any byte counts
+    /// as progress. Too short, and a phone in a tunnel is cut; too long, and a stuck peer holds its pages.
     pub stall: Duration,
-    /// How long a connection may live that does not become a session. Default 120 s. Short, and the
-    /// page does not get through a slow link; long, and peers that do not read keep their places.
+    /// How long a connection may live that does not become a session. Default 120 s. Too short, and the
+    /// page does not get through a slow link; too long, and peers that do not read keep their places.
     pub http_life: Duration,
-    /// How long a connection is read on after its close. Default 1 s. Short, and a peer that was
-    /// still sending may see a reset instead of the reason; long, and those who do not hang up
-    /// hold their place.
+    /// How long the relay keeps reading from a connection that it closed. Default 1 s. Too short, and a
+    /// peer that was still sending may see a reset instead of the reason; too long, and peers that do not
+    /// hang up hold their place.
     pub linger: Duration,
-    /// Names under which the relay may be reached besides loopback names, such as
-    /// `relay.example`; with [`insecure_open`](Self::insecure_open) addresses need none. Default none.
+    /// Names under which the relay may be reached besides loopback names, such as `relay.example`; with
+    /// [`insecure_open`](Self::insecure_open) addresses need none. Default none.
     pub allow_hosts: Vec<String>,
-    /// Connections at a time. Default 4,096; one more is answered 503, but for health and metrics.
-    /// Beyond the process's limit of open files, accepting fails and is tried again.
+    /// Concurrent connections. Default 4,096; the relay answers further ones with 503, except for health
+    /// and metrics. Beyond the process's limit of open files, accepting fails and is retried.
     pub connections: usize,
-    /// Those of one address, or of one /64 of IPv6. Default 1,024. Behind a proxy, which gives all
-    /// clients its own address, it is to be as large as `connections`.
+    /// Concurrent connections of one address, or of one /64 of IPv6. Default 1,024. Behind a proxy, all
+    /// clients have the proxy's address: set it as high as `connections`.
     pub connections_of_address: usize,
-    /// Bytes of live entries kept in memory for each space in use. Default 2 MiB. Small, and
-    /// sessions that are a little behind read the store; large, and memory grows with the spaces.
+    /// Bytes of live entries kept in memory for each space in use. Default 2 MiB. Too small, and sessions
+    /// that are a little behind read the store; too large, and memory grows with the spaces.
     pub ring_bytes: usize,
-    /// Bytes that sessions may make the relay keep, all together. Default 256 MiB, at least
-    /// [`limits::LEAST_MEMORY`].
+    /// Bytes that all sessions together may hold. Default 256 MiB, at least [`limits::LEAST_MEMORY`].
     pub memory: usize,
-    /// How long what arrived of a snapshot is kept after its connection ended. Default 10 min, for nobody
-    /// else needs its memory. Short, and clients that were cut begin again; long, and a relay at rest
-    /// keeps what nobody comes back for.
+    /// How long a partial snapshot upload is kept after its connection ended. Default 10 min; it is evicted
+    /// earlier when others need its memory. Too short, and clients whose link broke start over; too long,
+    /// and an idle relay keeps uploads that no client resumes.
     pub uploads_kept: Duration,
-    /// How documents are folded. By default nothing is: the caller names the worker.
+    /// How documents are compacted. By default they are not: the caller names the worker.
     pub folds: FoldOptions,
-    /// Copies of the store that are made on a schedule, of the store in
-    /// [`data`](Self::data). Default none.
+    /// Scheduled backups of the store in [`data`](Self::data). Default none.
     pub backups: Option<BackupOptions>,
-    /// How long a shutdown may take. Default 10 s. What is not settled by then is not
-    /// acknowledged, and its author will push it again.
+    /// How long a shutdown may take. Default 10 s. Pushes that are not settled by then are not
+    /// acknowledged, and their authors push them again.
     pub drain: Duration,
 }
 
@@ -133,8 +132,7 @@ pub enum ServeError {
     /// System: no randomness for a new epoch.
     #[error("the system gave no randomness: {0}")]
     Randomness(getrandom::Error),
-    /// Disk: the store was not closed in good order. What was acknowledged is on disk all the
-    /// same.
+    /// Disk: the store did not close cleanly. All acknowledged changes are on disk nevertheless.
     #[error("the store did not close cleanly")]
     Close(#[source] StoreError),
     /// Disk or peers: not everything was settled within [`ServeOptions::drain`].
@@ -143,12 +141,11 @@ pub enum ServeError {
         /// The time that was allowed.
         limit: Duration,
     },
-    /// User or disk: the store's files were removed, renamed, replaced or overwritten while it was
-    /// served. Nothing was acknowledged since that was noticed.
+    /// User or disk: the store's files were removed, renamed, replaced or overwritten while it was served.
+    /// The relay has acknowledged nothing since it noticed.
     #[error("the store's files are gone: {0}")]
     Gone(String),
-    /// Disk: an fsync failed, after which nothing that is written can be known to be on the disk
-    /// until the store is opened again.
+    /// Disk: an fsync failed. Until the store is opened again, no write is known to be on the disk.
     #[error("an fsync of the store failed: {0}")]
     Fsync(String),
     /// Our bug: a thread without which the relay cannot serve ended. The log says where.
@@ -156,13 +153,13 @@ pub enum ServeError {
     Ended(Essential),
 }
 
-/// What a relay cannot serve without. Its end ends the relay.
+/// A part without which the relay cannot serve. If it ends, the relay ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Essential {
     /// The thread that orders pushes, `hub`.
     Hub,
-    /// One of the threads that fold, `fold-1` and `fold-2`.
+    /// One of the compaction threads, `fold-1` and `fold-2`.
     Fold,
     /// The store's thread, `storage-writer`.
     Writer,
@@ -184,10 +181,11 @@ impl std::fmt::Display for Essential {
     }
 }
 
-/// Serves until `shutdown` comes, then drains: sessions are told, what was taken is committed and
-/// acknowledged, the store is closed.
+/// Serves until `shutdown` completes, then drains: closes the sessions with a reason, commits and
+/// acknowledges the accepted pushes, and closes the store.
 ///
 /// # Errors
+///
 /// See [`ServeError`].
 pub async fn serve(
     listener: TcpListener,
@@ -200,9 +198,10 @@ pub async fn serve(
     serve_with_store(listener, options, Arc::new(store), shutdown).await
 }
 
-/// As [`serve`], over a store of the caller's; [`ServeOptions::data`] is not looked at.
+/// As [`serve`], over the caller's store; [`ServeOptions::data`] is ignored.
 ///
 /// # Errors
+///
 /// See [`ServeError`].
 pub async fn serve_with_store(
     listener: TcpListener,
@@ -212,7 +211,7 @@ pub async fn serve_with_store(
 ) -> Result<(), ServeError> {
     let mut server = Server::start(&options, Arc::clone(&store))?;
     let folder = Arc::clone(&server.folder);
-    // Unwind safety: `stop` uses only what is shared with other threads anyway.
+    // Unwind safety: `stop` uses only state that is shared with other threads anyway.
     let traffic = Arc::clone(&server.door.sessions.metrics);
     let trimming =
         tasks::keep("trimming", move || allocator::trim_on_traffic(Arc::clone(&traffic)));
@@ -229,7 +228,7 @@ pub async fn serve_with_store(
     copying.iter().for_each(tokio::task::JoinHandle::abort);
     let end = end.unwrap_or(AcceptEnd::Ended(Essential::Accept));
     let drained = server.stop(end, options.drain).await;
-    // Also after a panic or a timeout: what is queued in the store is written, the lock let go.
+    // Also after a panic or a timeout: write the store's queued jobs and release its lock.
     let closed = tokio::task::spawn_blocking(move || {
         folder.close();
         store.close()
@@ -248,7 +247,7 @@ struct Server {
     door: Arc<Door>,
     hub: Hub,
     hub_end: oneshot::Receiver<HubEnd>,
-    /// Completes when the folding thread ends.
+    /// Completes when the compaction thread ends.
     fold_end: oneshot::Receiver<()>,
     folder: Arc<Folder>,
     stop: watch::Sender<bool>,
@@ -260,7 +259,7 @@ struct Server {
 #[derive(PartialEq, Eq)]
 enum AcceptEnd {
     Shutdown,
-    /// Something essential ended that should not have.
+    /// An essential part ended unexpectedly.
     Ended(Essential),
     /// The store takes no more writes until it is opened again.
     StoreEnded(StoreEnd),
@@ -408,8 +407,8 @@ impl Server {
         }
     }
 
-    /// Comes back some time after the store has taken its last write: until then `/readyz` and the
-    /// answers to pushes say why.
+    /// Completes some time after the store has taken its last write: until then `/readyz` and the answers
+    /// to pushes give the reason.
     fn store_ended(&self) -> impl Future<Output = StoreEnd> + use<> {
         let store = Arc::clone(&self.door.sessions.store);
         async move {
@@ -431,13 +430,13 @@ impl Server {
         warn!(peer = %address, "turned away: as many connections as allowed are open");
         let answer =
             b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-        // A new socket has room for this; if not, closing it says enough.
+        // A new socket's buffer has room for this; if not, the close is enough.
         let _ = stream.try_write(answer);
     }
 
     async fn stop(self, end: AcceptEnd, limit: Duration) -> Result<(), ServeError> {
         self.door.health.stopping();
-        // Sessions and idle connections hear it; nobody listens if there are none.
+        // Notifies sessions and idle connections; an error means that there are none.
         let _ = self.stop.send(true);
         match &end {
             AcceptEnd::StoreEnded(end) => error!(?end, "stopping: the store takes no more writes"),
@@ -445,7 +444,8 @@ impl Server {
             AcceptEnd::Shutdown => info!("stopping"),
         }
         if end == AcceptEnd::Ended(Essential::Hub) {
-            // Nothing can be settled: long enough for sessions to be told.
+            // Without the hub nothing can be settled: only give the sessions time to send their close
+            // reason.
             let _ = timeout_at(Instant::now() + limits::LINGER, self.places.empty()).await;
             return Err(ServeError::Ended(Essential::Hub));
         }
@@ -466,9 +466,8 @@ impl Server {
     }
 }
 
-/// Has caches, and what arrived of snapshots whose sender is gone, give way to what needs their memory; and
-/// forgets the latter after a time. It ends with the runtime: while the relay is stopped nobody needs what
-/// they hold.
+/// Makes caches and idle uploads release their memory while reservations wait, and removes old idle
+/// uploads. It ends with the runtime: a relay that is stopping needs none of that memory.
 fn give_way(rings: Arc<Rings>, offers: &Arc<Offers>, kept: Duration) {
     let (left, givers) = (Arc::clone(offers), Arc::clone(offers));
     tasks::keep("rings", move || {
@@ -489,7 +488,7 @@ async fn serve_connection(
     router: axum::Router,
     mut stop: watch::Receiver<bool>,
 ) {
-    // Frames are small and waited for.
+    // Frames are small, and peers wait for them.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "TCP_NODELAY could not be set");
     }
@@ -509,11 +508,11 @@ async fn serve_connection(
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        // It asks slowly, or does not read its answer.
+        // The peer sends its request slowly, or does not read its answer.
         () = sleep(life) => return debug!(peer = %address, "a connection took too long"),
         () = async { drop(stop.wait_for(|stop| *stop).await) } => {
             connection.as_mut().graceful_shutdown();
-            // A request that is being answered is finished; a head that never ends is not.
+            // Completes a request in progress, but does not wait longer for an endless head.
             let Ok(ended) = timeout(limits::FLUSH, connection).await else { return };
             ended
         }

@@ -90,7 +90,7 @@ mod tests {
     use crate::memory::{Class, ShareKey};
 
     /// A client uploads two large snapshots and disconnects. They must not delay the message of a connected
-    /// client, which would wait for ever.
+    /// client, which would wait forever.
     #[test]
     fn snapshots_that_no_session_sends_give_way_to_every_kind_of_reservation() {
         let memory = Memory::new(256 << 20);

@@ -1,8 +1,8 @@
-//! Who holds how much of the budget, and who is served next. Pure: no waiting, no lock, and the time is
-//! an argument.
+//! The accounts of the memory budget: who holds how much, and who is served next. Pure: no waiting, no
+//! lock, and the time is an argument.
 //!
-//! It counts on two levels: accounts, which are sessions, and shares, which are all accounts of an
-//! address. A cap of either leaves what it keeps to the others.
+//! It counts on two levels: accounts, which are sessions, and shares, which are all accounts of an address.
+//! A cap on either level leaves room for the others.
 
 mod turns;
 
@@ -16,7 +16,7 @@ use crate::limits;
 const CLASSES: usize = Class::ALL.len();
 const LANES: usize = 2;
 
-/// An account, which is a session, and the share that it belongs to: an address.
+/// An account, which is a session, and its share: an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub(crate) share: ShareKey,
@@ -28,21 +28,21 @@ impl Key {
     pub(crate) const RELAY: Self = Self { share: ShareKey::Relay, account: 0 };
 }
 
-/// A reservation that waits.
+/// A waiting reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Waiting {
-    /// Grows with each that came.
+    /// Ascending in the order of arrival.
     pub(super) ticket: u64,
     pub(super) class: Class,
     pub(super) bytes: usize,
 }
 
-/// What one account holds and waits for.
+/// The holdings and waiting reservations of one account.
 #[derive(Debug, Default)]
 struct Holding {
     classes: [usize; CLASSES],
     waiting: VecDeque<Waiting>,
-    /// It may still ask for something.
+    /// It may still request memory.
     is_open: bool,
 }
 
@@ -52,33 +52,33 @@ impl Holding {
     }
 }
 
-/// What the accounts of one share hold.
+/// The holdings of a share's accounts.
 #[derive(Debug, Default)]
 struct Share {
     classes: [usize; CLASSES],
     /// Bytes of the small reservations among them.
     small: [usize; CLASSES],
     accounts: BTreeMap<u64, Holding>,
-    /// Accounts that are open.
+    /// Number of open accounts.
     open: usize,
-    /// Accounts that wait.
+    /// Accounts with waiting reservations.
     waiting: BTreeSet<u64>,
 }
 
 impl Share {
-    /// Bytes of small reservations that go by a lane.
+    /// Bytes of the small reservations in a lane.
     fn in_lane(&self, lane: usize) -> usize {
         let of = Class::ALL.into_iter().filter(|class| lane_of(*class) == lane);
         of.map(|class| self.small[class as usize]).sum()
     }
 
-    /// Bytes of a class but for the small ones, which never hold a large one back.
+    /// Bytes of a class without the small reservations, which never delay a large one.
     fn large(&self, class: Class) -> usize {
         self.classes[class as usize].saturating_sub(self.small[class as usize])
     }
 }
 
-/// An account that asks for something.
+/// An account that requests memory.
 #[derive(Clone, Copy)]
 struct Asks<'a> {
     key: Key,
@@ -99,15 +99,15 @@ pub(super) struct Ledger {
     classes: [usize; CLASSES],
     /// Bytes of the small reservations among them.
     small: [usize; CLASSES],
-    /// Of those, what counts as taken of each lane: of messages that arrive, and of all else, so that
-    /// messages which stall take nothing from what is under way. No share takes more than half of one.
+    /// Bytes of each lane in use: one lane for incoming messages, one for everything else, so that stalled
+    /// messages take nothing from work in progress. No share takes more than half of a lane.
     lanes: [usize; LANES],
-    /// What caches hold.
+    /// Bytes that caches hold.
     caches: usize,
     shares: HashMap<ShareKey, Share>,
-    /// Shares with an open account.
+    /// Number of shares with an open account.
     open_shares: usize,
-    /// The shares of which an account waits.
+    /// Shares with a waiting account.
     queue: BTreeSet<ShareKey>,
     stalls: Stalls,
     tickets: u64,
@@ -134,7 +134,7 @@ impl Ledger {
         }
     }
 
-    /// A new account.
+    /// Opens an account.
     pub(super) fn open(&mut self, share: ShareKey) -> Key {
         self.accounts += 1;
         let key = Key { share, account: self.accounts };
@@ -145,7 +145,7 @@ impl Ledger {
         key
     }
 
-    /// An account asks for nothing any more. What it holds it keeps until that is given back.
+    /// Closes an account. Its grants stay booked until they are released.
     pub(super) fn close(&mut self, key: Key) {
         let Some(of) = self.shares.get_mut(&key.share) else { return };
         let Some(holding) = of.accounts.get_mut(&key.account) else { return };
@@ -156,7 +156,7 @@ impl Ledger {
         self.settle(key);
     }
 
-    /// A message of the account stalled.
+    /// Records that a message of the account stalled.
     pub(super) fn stalled(&mut self, key: Key, now: Instant) {
         self.stalls.add(key.share, now);
     }
@@ -165,13 +165,13 @@ impl Ledger {
         self.limit
     }
 
-    /// The most that one reservation may have: all but the lanes for small ones, and what sessions make us
-    /// remember, which is not given back while they last.
+    /// The largest possible reservation: the budget without the lanes for small ones and without session
+    /// state, which is not released while sessions last.
     pub(super) fn largest(&self) -> usize {
         (self.limit - LANES * self.lane()).saturating_sub(self.used(Class::State))
     }
 
-    /// Bytes that all hold, but for the caches.
+    /// Bytes of all reservations; caches are not included.
     pub(super) fn all(&self) -> usize {
         self.classes.iter().sum()
     }
@@ -184,40 +184,39 @@ impl Ledger {
         self.caches
     }
 
-    /// Caches hold `after` where they held `before`.
+    /// Records that caches changed from `before` to `after`.
     pub(super) fn set_cached(&mut self, before: usize, after: usize) {
         self.caches = (self.caches + after).saturating_sub(before);
     }
 
-    /// Bytes that all caches together may hold: what no reservation has or waits for, up to their
-    /// share.
+    /// Bytes that all caches together may hold: the part that no reservation holds or waits for, up to the
+    /// caches' limit.
     pub(super) fn cache_room(&self) -> usize {
         let wanted: usize = self.accounts_waiting().map(|(_, waiting)| waiting.bytes).sum();
         let share = sixteenths(self.limit, limits::CACHE_SIXTEENTHS);
-        // What is kept for small ones is no room for the others, and so none for caches.
+        // The lanes' free bytes are reserved for small reservations, so caches may not have them.
         self.limit.saturating_sub(self.all() + wanted + self.free_lanes()).min(share)
     }
 
-    /// Reservations that wait.
+    /// Number of waiting reservations.
     pub(super) fn waiting(&self) -> usize {
         self.waiters().map(|asks| asks.holding.waiting.len()).sum()
     }
 
-    /// Whether any waits.
+    /// Whether any reservation waits.
     pub(super) fn is_wanted(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    /// Whether an account holds anything that ends with what it is for; what a session makes us remember
-    /// ends with the session.
+    /// Whether an account holds memory other than session state. The latter ends with the session only.
     pub(super) fn holds(&self, key: Key) -> bool {
         self.asks(key).is_some_and(|asks| {
             Class::ALL.iter().any(|class| *class != Class::State && asks.held(*class) > 0)
         })
     }
 
-    /// Whether other shares wait while that of the account has more than its part of a class, or half
-    /// of all: then what hardly gets on gives its memory up the sooner.
+    /// Whether other shares wait while the account's share holds more than its part of a class, or more
+    /// than half of the budget: its slow messages and uploads are then given up after a shorter time.
     pub(super) fn is_pressed(&self, key: Key) -> bool {
         let Some(share) = self.shares.get(&key.share) else { return false };
         let too_much = |class: &Class| share.classes[*class as usize] > self.part(*class);
@@ -226,8 +225,8 @@ impl Ledger {
             && self.queue.iter().any(|waits| *waits != key.share)
     }
 
-    /// Whether any waits for room in the whole budget, or for what only uploads hold, and not for its own
-    /// account or class.
+    /// Whether a reservation waits for room in the whole budget, or in the class of uploads, while its
+    /// account and share have room.
     pub(super) fn is_short(&self) -> bool {
         self.accounts_waiting().any(|(asks, waiting)| {
             let Waiting { class, bytes, .. } = waiting;
@@ -240,7 +239,7 @@ impl Ledger {
         })
     }
 
-    /// A share that waits for what its own uploads hold.
+    /// A share that waits for memory that its own uploads hold.
     pub(super) fn short_share(&self) -> Option<ShareKey> {
         let mut waiting = self.accounts_waiting();
         let short = waiting.find(|(asks, waiting)| {
@@ -249,7 +248,7 @@ impl Ledger {
         short.map(|(asks, _)| asks.key.share)
     }
 
-    /// Whether an upload has no room for what its own account or share holds.
+    /// Whether an upload does not fit because of the memory of its own account or share.
     pub(super) fn outgrows(&self, key: Key, bytes: usize) -> bool {
         self.asks(key).is_some_and(|asks| self.is_outgrown(asks, bytes))
     }
@@ -259,7 +258,7 @@ impl Ledger {
         !(self.fits_account(asks, class, bytes) && self.fits_share(asks, class, bytes))
     }
 
-    /// Adds one that waits; gives its ticket.
+    /// Queues a reservation; returns its ticket.
     pub(super) fn wait(&mut self, key: Key, class: Class, bytes: usize) -> u64 {
         self.tickets += 1;
         let ticket = self.tickets;
@@ -271,7 +270,7 @@ impl Ledger {
         ticket
     }
 
-    /// One that waits does so no more; false if it was served meanwhile.
+    /// Removes a waiting reservation; false if it was granted meanwhile.
     pub(super) fn give_up(&mut self, key: Key, ticket: u64) -> bool {
         let of = self.shares.get_mut(&key.share);
         let Some(holding) = of.and_then(|of| of.accounts.get_mut(&key.account)) else {
@@ -284,12 +283,12 @@ impl Ledger {
         found
     }
 
-    /// Books a reservation, whether there is room or not.
+    /// Books a reservation, even without room.
     pub(super) fn book(&mut self, key: Key, class: Class, bytes: usize, small: bool) {
         self.change(key, class, small, |held| *held += bytes);
     }
 
-    /// Gives back what was booked.
+    /// Releases a booked reservation.
     pub(super) fn release(&mut self, key: Key, class: Class, bytes: usize, small: bool) {
         self.change(key, class, small, |held| *held = held.saturating_sub(bytes));
         self.settle(key);
@@ -309,8 +308,7 @@ impl Ledger {
         self.lanes[lane] = self.lanes[lane] + share.in_lane(lane).min(part) - before;
     }
 
-    /// Whether a reservation that comes now is served at once: it fits, and none that waits goes before
-    /// it.
+    /// Whether a new reservation is granted at once: it fits, and no waiting one precedes it.
     pub(super) fn is_free(&self, key: Key, class: Class, bytes: usize) -> bool {
         let Some(asks) = self.asks(key) else { return false };
         let is_next = is_small(class, bytes) || !self.is_wanted();
@@ -320,8 +318,9 @@ impl Ledger {
             && self.has_room(asks, class, bytes, self.is_wanted())
     }
 
-    /// Whether a session may make us remember so much more: its class and the whole budget have room. Caches
-    /// are room, since they give way, and who waits for something else is not passed by it.
+    /// Whether a session's state may grow by `bytes` bytes: its class and the whole budget have room.
+    /// Caches count as room, since they release memory on demand. Waiting reservations do not block it:
+    /// they are of other classes.
     pub(super) fn may_remember(&self, key: Key, bytes: usize) -> bool {
         self.asks(key).is_some_and(|asks| {
             self.allowed(asks, Class::State, bytes)
@@ -329,15 +328,15 @@ impl Ledger {
         })
     }
 
-    /// Whether sessions may make us remember so much more while those who are to give way for it have not
-    /// yet: once more than they may otherwise, if the whole budget has room.
+    /// Whether state may grow by `bytes` bytes before the accounts that must give way have done so: up to
+    /// twice the class's limit, if the whole budget has room.
     pub(super) fn may_outgrow(&self, bytes: usize) -> bool {
         let of_class = sixteenths(self.limit, Class::State.sixteenths());
         self.used(Class::State) + bytes <= 2 * of_class
             && self.all() + bytes + self.free_lanes() <= self.limit
     }
 
-    /// Whether more is held, with the caches, than the budget has.
+    /// Whether reservations and caches together exceed the budget.
     pub(super) fn is_over(&self) -> bool {
         self.all() + self.caches > self.limit
     }
@@ -351,19 +350,19 @@ impl Ledger {
         self.asks(key).map_or(0, |asks| asks.held(class))
     }
 
-    /// Bytes that an account may hold of a class; and a share, while there are others.
+    /// Bytes of a class that an account may hold; also a share, while other shares exist.
     fn part(&self, class: Class) -> usize {
         sixteenths(self.limit, class.sixteenths()) / 2
     }
 
-    /// Whether the class, the account and its share may hold so much.
+    /// Whether class, account and share may hold `bytes` more.
     fn allowed(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
         self.fits_class(asks, class, bytes)
             && self.fits_account(asks, class, bytes)
             && self.fits_share(asks, class, bytes)
     }
 
-    /// What a class without anything large is asked for is always allowed: the largest message must be
+    /// A class that holds nothing large always grants one reservation: the largest message must be
     /// possible.
     fn fits_class(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
         let (used, small) = (self.used(class), self.small[class as usize]);
@@ -373,13 +372,13 @@ impl Ledger {
             || self.passes(asks, class, bytes)
     }
 
-    /// What an account without anything asks for is always allowed it.
+    /// An account that holds nothing always gets its first reservation.
     fn fits_account(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
         let held = asks.held(class);
         held == 0 || held + bytes <= self.part(class)
     }
 
-    /// A share has all that its class has while it is the only one; and in any case one reservation.
+    /// A share may use the whole class while it is the only one; in any case it gets one reservation.
     fn fits_share(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
         let (share, held) = (asks.share, asks.share.classes[class as usize]);
         let is_first = held == 0 || share.large(class) == 0 && !is_small(class, bytes);
@@ -387,7 +386,7 @@ impl Ledger {
         is_alone || is_first || held + bytes <= self.part(class) || self.passes(asks, class, bytes)
     }
 
-    /// Whether a small reservation goes by its lane, whatever its class and share hold.
+    /// Whether a small reservation fits its lane, regardless of the limits of its class and share.
     fn passes(&self, asks: Asks<'_>, class: Class, bytes: usize) -> bool {
         is_small(class, bytes) && self.is_in_lane(asks, class, bytes)
     }
@@ -397,8 +396,8 @@ impl Ledger {
         asks.share.in_lane(lane) + bytes <= kept / 2 && self.lanes[lane] + bytes <= kept
     }
 
-    /// Whether the whole budget has so much. `lane`: one that needs more than is there waits, so
-    /// that small ones have only what is kept for them.
+    /// Whether the whole budget has room. `lane`: other reservations wait, so a small one may use its lane
+    /// only, and leaves the rest to the large ones.
     fn has_room(&self, asks: Asks<'_>, class: Class, bytes: usize, lane: bool) -> bool {
         let all = self.all() + self.caches + bytes;
         if is_small(class, bytes) && self.is_in_lane(asks, class, bytes) {
@@ -412,26 +411,26 @@ impl Ledger {
         sixteenths(self.limit, limits::SMALL_SIXTEENTHS)
     }
 
-    /// Bytes of the lanes for small reservations that are not used.
+    /// Unused bytes of the lanes.
     fn free_lanes(&self) -> usize {
         self.lanes.iter().map(|used| self.lane().saturating_sub(*used)).sum()
     }
 
-    /// Whether nothing is held or waited for, and nobody is left.
+    /// Whether no reservation is held or waits, and no account is left.
     #[cfg(test)]
     pub(super) fn is_settled(&self) -> bool {
         let is_empty = self.shares.is_empty() && self.queue.is_empty() && self.open_shares == 0;
         is_empty && self.all() == 0 && self.small == [0; CLASSES] && self.lanes == [0; LANES]
     }
 
-    /// What a share holds of a class, and of it that is not small.
+    /// A share's bytes of a class, and those of them that are not small.
     #[cfg(test)]
     pub(super) fn of_share(&self, share: ShareKey, class: Class) -> (usize, usize) {
         let share = self.shares.get(&share);
         share.map_or((0, 0), |share| (share.classes[class as usize], share.large(class)))
     }
 
-    /// Forgets an account that holds nothing, and keeps the queue true.
+    /// Removes an account that holds nothing, and updates the queue.
     fn settle(&mut self, key: Key) {
         let Some(share) = self.shares.get_mut(&key.share) else { return };
         let Some(holding) = share.accounts.get(&key.account) else { return };
@@ -450,8 +449,8 @@ impl Ledger {
     }
 }
 
-/// Whether a reservation has a lane for small ones. What a session makes us remember has none: it stays,
-/// but the largest gives way.
+/// Whether a reservation may use a lane for small ones. Session state may not: it is long-lived, and is
+/// limited by eviction instead.
 pub(super) fn is_small(class: Class, bytes: usize) -> bool {
     bytes <= limits::SMALL_RESERVATION && class != Class::State
 }
@@ -460,7 +459,7 @@ fn sixteenths(limit: usize, count: usize) -> usize {
     limit / 16 * count
 }
 
-/// Which of the lanes for small reservations a class uses.
+/// The lane that a class uses.
 fn lane_of(class: Class) -> usize {
     usize::from(class != Class::Intake)
 }

@@ -1,32 +1,33 @@
-//! How fast something comes that keeps memory.
+//! The speed of incoming data that holds memory.
 
 use std::time::Instant;
 
 use super::Account;
 use crate::limits;
 
-/// Watches it, look by look.
+/// Measures it, interval by interval.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
-    /// Since when, and the bytes that had come by then.
+    /// The interval's start, and the bytes received by then.
     from: (Instant, u64),
 }
 
 impl Pace {
-    /// From now on.
+    /// An interval that starts now.
     pub(crate) fn from(bytes: u64) -> Self {
         Self { from: (Instant::now(), bytes) }
     }
 
-    /// From a moment on, for tests.
+    /// An interval that starts at a given time, for tests.
     #[cfg(test)]
     pub(crate) fn since(from: Instant, bytes: u64) -> Self {
         Self { from: (from, bytes) }
     }
 
-    /// Whether it comes slower than the slowest link is, while others wait for the account's memory.
-    /// `bytes`: what has come by now. `reads`: it is not us who hold it back. A share that keeps more
-    /// than its part from others is looked at the sooner.
+    /// Whether the data is slower than the slowest supported link, while others wait for the account's
+    /// memory. `bytes`: the bytes received so far. `reads`: the relay is reading from the peer, so it is
+    /// not the cause. A share that withholds more than its part from others is judged after a shorter
+    /// interval.
     pub(crate) fn is_slow(&mut self, bytes: u64, reads: bool, account: &Account) -> bool {
         let (now, (from, before)) = (Instant::now(), self.from);
         let watched = now - from;

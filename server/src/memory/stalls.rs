@@ -1,4 +1,4 @@
-//! Whose messages stalled lately. Pure: the time is an argument.
+//! Shares whose messages stalled recently. Pure: the time is an argument.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -13,12 +13,12 @@ pub(super) struct Stalls {
 }
 
 impl Stalls {
-    /// A message of a share stalled, and gave its memory up.
+    /// Records that a message of a share stalled and gave up its memory.
     pub(super) fn add(&mut self, share: ShareKey, now: Instant) {
         if self.of.len() >= limits::STALLS_REMEMBERED {
             self.forget_old(now);
         }
-        // Who is not remembered waits like all others.
+        // If the table is full, a new share's stall is not recorded.
         if self.of.len() < limits::STALLS_REMEMBERED || self.of.contains_key(&share) {
             let times = self.of.entry(share).or_default();
             if times.len() >= limits::STALLS_COUNTED {
@@ -28,8 +28,8 @@ impl Stalls {
         }
     }
 
-    /// How far behind others a share waits: its stalls that are not forgotten, without those that happen
-    /// to anybody whose link breaks.
+    /// How many ranks a share waits behind others: its recent stalls, less those that are forgiven because
+    /// any link may break.
     pub(super) fn setback(&self, share: ShareKey, now: Instant) -> usize {
         let times = self.of.get(&share);
         let count = times.map_or(0, |times| times.iter().filter(|at| is_recent(**at, now)).count());

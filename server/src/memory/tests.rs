@@ -1,4 +1,4 @@
-//! The budget: who is served when, what is counted, and that nothing is left behind.
+//! The budget: the order of service, the accounting, and that nothing is leaked.
 
 mod shares;
 
@@ -18,7 +18,7 @@ fn session(memory: &Memory, number: u64) -> Account {
     memory.account(ShareKey::Session(number))
 }
 
-/// What a future gives that is polled once.
+/// The output of a future that is polled once, if it is ready.
 fn poll<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
@@ -42,8 +42,8 @@ fn the_account_that_holds_least_is_served_first() {
     drop(first);
 }
 
-/// Two uploads have all that uploads may have, and a third waits: nothing is given back until the parts
-/// of the first two have come, and each part is a large message.
+/// Two uploads hold all memory of uploads, and a third waits: memory is released only when all parts of the
+/// first two have arrived, and each part is a large message.
 #[test]
 fn one_that_waits_for_its_class_holds_nobody_up_who_has_room() {
     let memory = memory();
@@ -71,7 +71,7 @@ fn large_reservations_leave_the_lane_of_small_ones_free() {
     let nine = session(&memory, 9);
     let mut waits = pin!(nine.reserve(Class::Push, 64 * MIB));
     assert!(poll(waits.as_mut()).is_none());
-    // While a large one gathers its room, small ones have their lane, and no more than it.
+    // While room accumulates for a large one, small ones have their lane, and no more than it.
     let mut small = Vec::new();
     while let Some(grant) = session(&memory, 100 + small.len() as u64)
         .try_reserve(Class::Push, limits::SMALL_RESERVATION)
@@ -106,7 +106,7 @@ fn whoever_gives_up_waiting_leaves_nothing_behind() {
         let mut waits = pin!(two.reserve(Class::Upload, 64 * MIB));
         assert!(poll(waits.as_mut()).is_none());
         assert_eq!(memory.waiting(), 1);
-        // Served, and dropped before it looks.
+        // Granted, and dropped before it is polled again.
         drop(held);
         assert_eq!((memory.waiting(), memory.used(Class::Upload)), (0, 64 * MIB));
     }
@@ -174,7 +174,7 @@ fn who_makes_the_relay_remember_most_gives_way_to_others() {
     let told = [&one, &two].map(|account| poll(pin!(account.evicted()).as_mut()).is_some());
     assert_eq!(told.iter().filter(|told| **told).count(), 1);
     drop((first, second, little, share));
-    // Equals do not drive each other out.
+    // Accounts that hold the same do not evict each other.
     let each = |number| session(&memory, number).remember(whole / 8);
     let held: Vec<Grant> = (10..18).map_while(each).collect();
     assert_eq!((held.len(), each(18).is_none()), (8, true));
@@ -182,8 +182,8 @@ fn who_makes_the_relay_remember_most_gives_way_to_others() {
     assert!(memory.shared.state.lock().evictions.is_empty());
 }
 
-/// Somebody waits for memory, as an upload over a slow link does for half an hour. Another client subscribes
-/// to six spaces, some 9 kB.
+/// A reservation waits, as an upload over a slow link does for half an hour. Another client subscribes to
+/// six spaces, some 9 kB.
 #[test]
 fn who_remembers_little_is_not_refused_because_somebody_waits() {
     let memory = memory();
@@ -212,7 +212,7 @@ fn what_is_kept_with_a_grant_is_given_back_with_it() {
     assert_eq!(used(), [0; 3]);
 }
 
-/// Caches are filled while nobody needs their room.
+/// Caches fill up while no reservation needs their room.
 #[test]
 fn caches_give_way_to_what_is_remembered() {
     let memory = memory();
@@ -224,8 +224,8 @@ fn caches_give_way_to_what_is_remembered() {
     assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are told");
 }
 
-/// A session that is to give way has some seconds to say farewell, and holds its memory until then.
-/// Meanwhile others ask.
+/// A session that must give way has some seconds for its close, and holds its memory until then. Other
+/// sessions request memory meanwhile.
 #[test]
 fn who_is_told_to_give_way_makes_room_once() {
     let memory = memory();
@@ -239,6 +239,6 @@ fn who_is_told_to_give_way_makes_room_once() {
         others.push((account, grant));
     }
     let used = memory.used(Class::State);
-    // What the two hold is on its way back.
+    // The memory of the two is about to be released.
     assert!(used <= 2 * whole, "{} MiB of {}", used / MIB, whole / MIB);
 }

@@ -1,5 +1,5 @@
-//! The heads that documents have in peers' storages: who wants to hear of which storage, and what
-//! was heard last. Kept in memory only; every client tells its heads again when it connects.
+//! Remote heads: the heads that documents have in peers' storages, the sessions subscribed to each storage,
+//! and the latest heads of each. Kept in memory only: every client sends its heads again when it connects.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,18 +15,19 @@ use crate::budgets::Budgets;
 use crate::limits;
 use crate::memory::ShareKey;
 
-/// What a session is told.
+/// Remote heads as a session receives them.
 pub(super) type News = Arc<RemoteNews>;
 
-/// Where a session is told news. What finds no room is lost: the next of the storage says the same.
+/// The sending end of a session's queue. When the queue is full, new items are dropped: the next ones of
+/// the storage replace them.
 #[derive(Debug, Clone)]
 pub(super) struct Ear {
     news: mpsc::Sender<News>,
-    /// Bytes of those that wait.
+    /// Bytes in the queue.
     waiting: Arc<AtomicUsize>,
 }
 
-/// The other end, which the session has.
+/// The receiving end, which the session has.
 pub(super) struct Hears {
     news: mpsc::Receiver<News>,
     waiting: Arc<AtomicUsize>,
@@ -51,7 +52,7 @@ impl Ear {
 }
 
 impl Hears {
-    /// The next news.
+    /// The next item.
     pub(super) async fn recv(&mut self) -> Option<News> {
         let news = self.news.recv().await?;
         self.waiting.fetch_sub(weight(&news), Ordering::Relaxed);
@@ -59,12 +60,13 @@ impl Hears {
     }
 }
 
-/// Everybody who wants to hear, and what there is to hear.
+/// The subscribers, and the known remote heads.
 pub(super) struct Gossip {
     state: Mutex<State>,
-    /// What the sessions of an address may tell others of together: bytes, once for each who hears it.
+    /// The budgets of addresses, each shared by all sessions of its address: bytes, charged once for each
+    /// recipient.
     voices: Mutex<Budgets>,
-    /// When their time began.
+    /// The zero of the budgets' clock.
     start: Instant,
 }
 
@@ -83,14 +85,14 @@ struct State {
     listeners: HashMap<Storage, HashMap<SessionId, Ear>>,
     wishes: HashMap<SessionId, BTreeSet<String>>,
     known: HashMap<Storage, HashMap<DocumentId, News>>,
-    /// The known ones, by age.
+    /// The known heads, oldest first.
     order: VecDeque<(Storage, DocumentId)>,
-    /// What they take up.
+    /// Their bytes.
     bytes: usize,
 }
 
 impl Gossip {
-    /// A session wants to hear of storages: it is told what is known, and of every change.
+    /// Subscribes a session to storages: it receives the known heads, and every change.
     pub(super) fn subscribe(
         &self,
         space: &SpaceName,
@@ -109,7 +111,7 @@ impl Gossip {
         }
     }
 
-    /// A session does not want to hear of storages any more.
+    /// Ends a session's subscriptions to storages.
     pub(super) fn unsubscribe(&self, space: &SpaceName, id: SessionId, storages: Vec<String>) {
         let mut state = self.state.lock();
         for storage in storages {
@@ -123,8 +125,8 @@ impl Gossip {
         }
     }
 
-    /// A document's heads in a storage have changed, as a session says. What is more than all of an address
-    /// may tell is lost.
+    /// Publishes a session's report of a document's heads in a storage. Drops it if it is too large or if
+    /// its address exceeds its budget.
     pub(super) fn tell(
         &self,
         space: &SpaceName,
@@ -133,7 +135,7 @@ impl Gossip {
     ) {
         let weight = weight(&news);
         let moment = Moment(self.start.elapsed());
-        // Before anything is looked up: what is dropped costs no more than having been read.
+        // Checked before any look-up, so that a dropped report costs no more than its read.
         if weight > limits::REPO_GOSSIP_NEWS_BYTES
             || !self.voices.lock().wait(share, moment).is_zero()
         {
@@ -141,14 +143,15 @@ impl Gossip {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = now.as_millis() as f64;
-        // What is said to come from the future would go before everything that comes until then.
+        // Clamp to our clock: a timestamp in the future would suppress all reports until then.
         let timestamp = news.timestamp_ms.unwrap_or(now).min(now);
         news.timestamp_ms = Some(timestamp);
         let (key, document) = ((space.clone(), news.storage_id.clone()), news.document);
         let mut state = self.state.lock();
         let known = state.known.get(&key).and_then(|known| known.get(&document));
         let known = known.and_then(|known| known.timestamp_ms);
-        // What is known of the future was told before the clock was set back, and is old.
+        // A known timestamp in the future was accepted before our clock was set back: it does not count as
+        // newer.
         if known.is_some_and(|known| known >= timestamp && known <= now) {
             drop(state);
             return self.voices.lock().spend(share, moment, weight as u64);
@@ -166,7 +169,7 @@ impl Gossip {
         self.voices.lock().spend(share, moment, (told * weight) as u64);
     }
 
-    /// A session wants to hear nothing any more.
+    /// Ends all subscriptions of a session.
     pub(super) fn leave(&self, space: &SpaceName, id: SessionId) {
         let mut state = self.state.lock();
         for storage in state.wishes.remove(&id).unwrap_or_default() {
@@ -176,7 +179,7 @@ impl Gossip {
 }
 
 impl State {
-    /// A session does not hear of a storage any more.
+    /// Removes a session from a storage's subscribers.
     fn forget(&mut self, key: &Storage, id: SessionId) {
         if let Some(listeners) = self.listeners.get_mut(key) {
             listeners.remove(&id);
@@ -186,7 +189,7 @@ impl State {
         }
     }
 
-    /// Remembers news for those who ask later, and forgets the oldest for them.
+    /// Stores heads for later subscribers, and evicts the oldest ones to make room.
     fn keep(&mut self, key: Storage, news: News, bytes: usize) {
         self.bytes += bytes;
         let document = news.document;
@@ -206,7 +209,7 @@ impl State {
     }
 }
 
-/// Bytes that news take up, about.
+/// Approximate bytes of remote heads in memory.
 fn weight(news: &RemoteNews) -> usize {
     let heads = news.heads.iter().map(|head| head.len() + size_of::<String>());
     size_of::<RemoteNews>() + news.storage_id.len() + heads.sum::<usize>()
@@ -257,13 +260,13 @@ mod tests {
         let tell = |number: u128, heads: usize| {
             let document = DocumentId::from_bytes(number.to_le_bytes());
             let heads = vec!["x".repeat(60); heads];
-            // Of several addresses, so that each may say so much at once.
+            // Spread over several addresses, so that none exceeds its budget.
             let from = from((number % 8) as u64);
             gossip.tell(&space, from, RemoteNews { document, heads, ..news(1.0) });
         };
         (0..=limits::REPO_GOSSIP as u128).for_each(|number| tell(number, 1));
         assert_eq!(gossip.state.lock().order.len(), limits::REPO_GOSSIP);
-        // By bytes too: many heads each, and those that have too many for one.
+        // The byte limits too: many heads in each, and one document with too many.
         (0..=limits::REPO_GOSSIP as u128).for_each(|number| tell(number + 100_000, 40));
         tell(7, 1_024);
         let state = gossip.state.lock();
@@ -284,14 +287,14 @@ mod tests {
         assert!(said <= now.as_millis() as f64);
     }
 
-    /// The relay's clock was ahead when something was told, and is set right.
+    /// The relay's clock was ahead when a report arrived, and is then set right.
     #[test]
     fn a_clock_that_is_set_back_silences_nobody() {
         let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
         let (sender, mut receiver) = ear();
         gossip.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
         let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as f64 + 1e12;
-        // As `tell` keeps it at that moment.
+        // As `tell` stored it at that moment.
         let before = Arc::new(news(ahead));
         let bytes = weight(&before);
         gossip.state.lock().keep((space.clone(), "s".into()), before, bytes);
@@ -299,7 +302,8 @@ mod tests {
         assert!(next(&mut receiver).is_ok(), "nothing of it is told for thirty years");
     }
 
-    /// A client that wants to hear of a storage no more, and of another one, again and again.
+    /// A client subscribes to a storage and unsubscribes from it, again and again, each time to another
+    /// one.
     #[test]
     fn nothing_is_remembered_of_storages_that_nobody_wants_to_hear_of_any_more() {
         use landfall_protocol::Moment;
@@ -341,7 +345,7 @@ mod tests {
         assert_eq!((listeners, wishes), (0, 0), "storages that the client asked for, and no more");
     }
 
-    /// Many clients want to hear of a storage. A client of it tells heads as fast as it can.
+    /// Many clients subscribe to a storage. A client of that storage reports heads as fast as it can.
     #[test]
     fn what_one_session_tells_of_is_no_work_without_end_for_all_who_hear_it() {
         let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
@@ -353,7 +357,7 @@ mod tests {
             })
             .collect();
         let mut bytes = 0;
-        // In a moment, as one message may bring them.
+        // All at one instant, as one message may bring them.
         for number in 0..10_000_u128 {
             let document = DocumentId::from_bytes(number.to_le_bytes());
             let told = RemoteNews { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
@@ -368,7 +372,7 @@ mod tests {
         assert!(bytes <= most, "{} MiB of heads for {} listeners", bytes >> 20, heard.len());
     }
 
-    /// A client wants to hear of a storage, and does not read.
+    /// A client subscribes to a storage and does not read.
     #[test]
     fn what_waits_for_a_session_is_bounded_by_its_bytes() {
         let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());

@@ -1,5 +1,5 @@
-//! What an automerge-repo session's peer sends: messages, the changes in them once they are checked,
-//! and the memory of what they make the relay remember.
+//! Inbound data of an automerge-repo session: messages, the changes in them after their checks, and the
+//! memory of the state that they cause.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ impl Driver {
             Heard::Message(bytes) => {
                 self.intake.begin_message(self.meter.whole());
                 self.machine.handle_message(&bytes, now);
-                // What comes of it takes its memory from the message's.
+                // The work that a message causes takes its memory from the message's.
                 self.perform();
                 self.intake.end_message();
             }
@@ -65,7 +65,7 @@ impl Driver {
             Done::LookedUp(Checked { ticket, changes, more }, Some(known)) => {
                 self.machine.handle_checked(ticket, Ok(changes), &known, more);
             }
-            // What was pushed of the message is kept; the rest comes again.
+            // The part of the message that was pushed is stored; the client sends the rest again.
             Done::Unpaid => {
                 let what = "the changes are more work than this client may cause, and others need \
                             their memory";
@@ -86,7 +86,7 @@ impl Driver {
         self.intake.go_on();
     }
 
-    /// Keeps the memory up to what the machine remembers of the peer.
+    /// Keeps the session's reserved memory at the size of the machine's state.
     pub(super) fn account_for_state(&mut self) {
         let bytes = self.machine.state_bytes().next_multiple_of(limits::STATE_STEP_BYTES);
         let held = self.state_room.iter().map(Grant::bytes).sum::<usize>();
@@ -96,7 +96,7 @@ impl Driver {
                 None => self.forgo(),
             }
         } else if held - bytes > held / 2 {
-            // One for what is left; there is room, since more is given back.
+            // One grant for the remaining state; this always succeeds, since more is released.
             self.state_room.clear();
             self.state_room.extend(self.account.remember(bytes));
         }
@@ -112,17 +112,17 @@ impl Driver {
         if self.stopping.is_some_and(|grace| grace <= self.looked) {
             return self.stop();
         }
-        // Pings in the middle of a large message are no excuse.
+        // Checked first: pings in the middle of a large message do not extend its time.
         if self.meter.gives_up(self.reads()) {
             let what = "a large message came too slowly, and others need its memory".to_owned();
             self.machine.fail(Code::OVERLOADED, what);
         }
-        // What waited for its time goes with what has come since.
+        // Items that waited for the pacing time are taken with those that have arrived since.
         if self.makes() {
             self.take_news();
         }
         let (now, bytes) = (self.now(), self.meter.bytes());
-        // A large message is no silence while it arrives; nor is that of one who is not read.
+        // A peer counts as alive while a large message arrives, and while the relay does not read from it.
         let waits = self.meter.is_waiting() || !self.reads();
         if bytes != self.bytes_before || waits {
             self.machine.handle_alive(now);

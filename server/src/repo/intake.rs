@@ -1,6 +1,6 @@
-//! The changes of a session's peer on their way to the hub, in their order: checked, looked up,
-//! handed over. One thing at a time, and of a message with many changes some at a time: what is
-//! checked is handed over before the next are.
+//! The queue of a session's incoming changes before the hub, in order: preflight, look-up, push. It handles
+//! one item at a time. A message with many changes is handled in parts: each checked part is pushed before
+//! the next one is checked.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,19 +21,20 @@ use crate::memory::{Account, Grant};
 use crate::session::Shared;
 use crate::store::LogStore;
 
-/// Something to be done.
+/// An item of the queue.
 enum Item {
     Join(Mailbox),
     Check(Ticket, Chunks),
     LookUp(Checked, Vec<ChangeHash>),
     Push(RepoPush),
     Whole(u64, DocumentId, Vec<u8>),
-    /// What follows came in one message, whose memory this is; until the next of these.
+    /// The following items, up to the next `Message`, came in one message, whose memory this is.
     Message(MessageRoom),
 }
 
 impl Item {
-    /// What it takes up while it waits. What is looked up was checked a moment ago and is next.
+    /// Bytes that it counts in the queue. Look-ups count nothing: their changes were checked a moment ago,
+    /// and they are next in line.
     fn bytes(&self) -> usize {
         match self {
             Self::Check(_, chunks) => chunks.bytes(),
@@ -51,17 +52,19 @@ pub(super) struct Checked {
     pub(super) more: bool,
 }
 
-/// What was done. The next thing is begun by [`Intake::go_on`], once that was taken in.
+/// The result of an item. [`Intake::go_on`] starts the next item, once the session has handled the result.
 pub(super) enum Done {
-    /// Changes passed the preflight, or one did not; and those that follow.
+    /// The preflight's result: changes that passed, or the error of the first that did not; and the
+    /// unchecked rest.
     Checked(Ticket, Result<Vec<Inspected>, FormError>, Chunks),
-    /// They were not looked at: the session has much to pay for, and others need the memory.
+    /// The changes were not checked: the session's debt for checks is too long to wait for, and others need
+    /// the memory.
     Unpaid,
-    /// There was no memory in time for what comes of a whole document.
+    /// No memory for the result of merging a whole document became free in time.
     NoRoom,
-    /// Those that are known; `None` if the store cannot say.
+    /// The changes among those asked for that the store has; `None` if it cannot be read.
     LookedUp(Checked, Option<Vec<ChangeHash>>),
-    /// The hub has it.
+    /// The hub has accepted the item.
     Over,
     /// The hub has ended.
     HubGone,
@@ -74,20 +77,20 @@ pub(super) struct Intake {
     hub: Hub,
     checker: Checker,
     reader: Reader,
-    /// Whom the entries will name.
+    /// The author that the session's entries will name.
     author: Vec<u8>,
-    /// What comes of checks: it goes before all other things.
+    /// Items that follow from checks; they go before all others.
     first: VecDeque<Item>,
-    /// What is left of the message whose changes are being checked.
+    /// The unchecked rest of the current message.
     rest: Option<Item>,
     waiting: VecDeque<Item>,
-    /// Bytes of what waits.
+    /// Bytes of the queued items.
     bytes: usize,
     account: Account,
-    /// The memory of the message that is being worked on.
+    /// The memory of the current message.
     room: MessageRoom,
     turns: Turns<Done>,
-    /// Something was done and is not taken in yet.
+    /// A result was returned and the session has not called `go_on` yet.
     is_told: bool,
     is_stopping: bool,
 }
@@ -118,8 +121,8 @@ impl Intake {
         }
     }
 
-    /// Entries name the peer's storage if that lasts, which is 36 letters, else the peer's own
-    /// name as far as it fits.
+    /// Entries name the peer's storage if the peer has a persistent one (36 letters), else its peer id,
+    /// truncated to fit.
     pub(super) fn name_author(&mut self, storage: Option<&str>, peer: &str) {
         let name = storage.unwrap_or(peer);
         let end = name.floor_char_boundary(shared_limits::AUTHOR_BYTES);
@@ -134,7 +137,7 @@ impl Intake {
         self.add(Item::Check(ticket, chunks));
     }
 
-    /// What follows what was checked just now.
+    /// Queues the unchecked rest of a message.
     pub(super) fn check_rest(&mut self, ticket: Ticket, chunks: Chunks) {
         if !chunks.is_empty() && !self.is_stopping {
             self.bytes += chunks.bytes();
@@ -157,14 +160,15 @@ impl Intake {
         self.add(Item::Whole(id, document, bytes));
     }
 
-    /// What is added from now on came in one message, with its memory.
+    /// Items added from now on came in one message, with its memory.
     pub(super) fn begin_message(&mut self, room: Option<Grant>) {
         if room.is_some() {
             self.add(Item::Message(MessageRoom::new(room)));
         }
     }
 
-    /// What is added from now on did not: the message's memory is kept until all before is done.
+    /// Items added from now on are of no message: the message's memory is kept until all items before them
+    /// are done.
     pub(super) fn end_message(&mut self) {
         let is_held = |item: &Item| matches!(item, Item::Message(room) if room.since().is_some());
         if self.room.since().is_some() || self.waiting.iter().any(is_held) {
@@ -178,19 +182,19 @@ impl Intake {
         self.begin();
     }
 
-    /// The hub answered something.
+    /// The hub answered a push.
     pub(super) fn handle_answered(&mut self) {
         self.turns.handle_answered();
         self.begin();
     }
 
-    /// Whether the peer may send more.
+    /// Whether the session may read more from the peer.
     pub(super) fn has_room(&self) -> bool {
         let waiting = self.waiting.len() + self.first.len();
         waiting < limits::REPO_INTAKE && self.bytes < limits::REPO_INTAKE_BYTES
     }
 
-    /// What was not begun is not done any more: the relay stops.
+    /// Drops all items that have not started: the relay stops.
     pub(super) fn drop_waiting(&mut self) {
         self.is_stopping = true;
         self.first.clear();
@@ -204,14 +208,15 @@ impl Intake {
         self.turns.is_settled() && !self.is_told
     }
 
-    /// Waits until something is done; for ever if there is nothing to do.
+    /// Waits for the next result; pends forever if there is no work.
     pub(super) async fn done(&mut self) -> Done {
         let done = self.turns.done().await;
         self.is_told = true;
         done
     }
 
-    /// What was done is taken in, and what comes of it is here.
+    /// The session has handled the result, and has queued the items that follow from it: starts the next
+    /// item.
     pub(super) fn go_on(&mut self) {
         self.is_told = false;
         self.begin();
@@ -278,7 +283,7 @@ impl Intake {
                     let plan = move |store: &dyn LogStore, space: &SpaceName| {
                         store.plan_document(space, &document, &[])
                     };
-                    // What cannot be read the hub will say.
+                    // A read error counts as zero bytes here: the hub reports it to the client.
                     let stored = reader.ask(document, plan).await;
                     let stored = stored.as_ref().map_or(0, stored_bytes);
                     let room = room.grant(&account).await;
@@ -291,7 +296,7 @@ impl Intake {
                     }
                 });
             }
-            // It is taken up before.
+            // `begin` has handled it.
             Item::Message(_) => {}
         }
     }
@@ -303,7 +308,7 @@ fn over(over: bool) -> Done {
 
 fn checked_push(session: SessionId, author: Vec<u8>, push: RepoPush) -> CheckedPush {
     let RepoPush { id, document, changes } = push;
-    // Whoever merges unrelated histories in automerge-repo has asked nobody: it simply works there.
+    // automerge-repo applications merge unrelated histories without any setting, so always allow it.
     let roots = Roots::Several;
     CheckedPush { session, id, document, author, changes, rest: None, roots }
 }
@@ -312,9 +317,8 @@ fn push_bytes(push: &RepoPush) -> usize {
     push.changes.iter().map(|change| change.bytes.len()).sum()
 }
 
-/// Runs the preflight over some changes, off the session's own task if that takes more than a
-/// moment, and in turns: a message may be so large that others would wait for it. Gives what is
-/// left.
+/// Runs the preflight over some changes. More than a moment's work runs off the session's own task and in
+/// turns: a message may be so large that others would wait for it. Returns the unchecked rest too.
 async fn check(checker: &Checker, chunks: Chunks) -> (Result<Vec<Inspected>, FormError>, Chunks) {
     let light = |chunks: &mut Chunks, most, work: &mut _| check_light(chunks, most, work);
     let heavy = |chunks: &mut Chunks, work: &mut _| check_some(chunks, work);
@@ -324,7 +328,7 @@ async fn check(checker: &Checker, chunks: Chunks) -> (Result<Vec<Inspected>, For
     })
 }
 
-/// Checks changes up to so much work; `None` if the first is more.
+/// Checks changes up to a bound of work; `None` if the first one exceeds it.
 fn check_light(
     chunks: &mut Chunks,
     most: Work,
@@ -335,7 +339,7 @@ fn check_light(
         let Some(chunk) = chunks.peek() else { break };
         match inspect_within(chunk, most, work) {
             Ok(Some(inspected)) => some.push(inspected),
-            // What follows is checked in another turn.
+            // The rest is checked in another turn.
             Ok(None) if some.is_empty() => return None,
             Ok(None) => break,
             Err(error) => return Some(Err(error)),
@@ -345,7 +349,7 @@ fn check_light(
     Some(Ok(some))
 }
 
-/// Checks changes until it is somebody else's turn: a few bytes may inflate to many.
+/// Checks changes up to one turn's work: a few bytes may inflate to many.
 fn check_some(chunks: &mut Chunks, work: &mut Work) -> Result<Vec<Inspected>, FormError> {
     let mut some = Vec::new();
     while work.is_within(limits::REPO_CHECK) && some.len() < shared_limits::PUSH_CHANGES {
@@ -365,7 +369,7 @@ async fn look_up(
     };
     match reader.ask(document, ask).await {
         Ok(known) => Some(known),
-        // The hub refuses what is pushed to it, and the session goes on.
+        // The hub refuses pushes to a damaged document, and the session goes on.
         Err(StoreFailure::Damaged) => Some(Vec::new()),
         Err(_) => None,
     }

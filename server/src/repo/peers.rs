@@ -1,5 +1,5 @@
-//! Which session has which peer id, in each space. A client that comes again under its old name,
-//! while its old connection is not known to be dead, takes the name from it.
+//! Which session has which peer id, in each space. A client that reconnects under its peer id, before its
+//! old connection is found dead, takes the id over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use landfall_protocol::{SessionId, SpaceName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// The names in use.
+/// The peer ids in use.
 #[derive(Default)]
 pub(super) struct Peers {
     held: Mutex<Held>,
@@ -21,7 +21,7 @@ struct Held {
 }
 
 impl Peers {
-    /// A session has this name from now on; whoever had it before is told.
+    /// Assigns the peer id to this session, and notifies the session that had it.
     pub(super) fn join(&self, space: &SpaceName, name: &str, id: SessionId, told: Arc<Notify>) {
         let mut held = self.held.lock();
         held.free(space, id);
@@ -32,7 +32,7 @@ impl Peers {
         held.by_session.insert(id, name.to_owned());
     }
 
-    /// A session is gone.
+    /// Removes a session that has ended.
     pub(super) fn leave(&self, space: &SpaceName, id: SessionId) {
         self.held.lock().free(space, id);
     }
@@ -65,7 +65,7 @@ mod tests {
         peers.leave(&space, SessionId(0));
         join(2, "alice");
         told[1].notified().await;
-        // Under another name nobody is told.
+        // A session with another peer id is not notified.
         join(2, "bob");
         peers.leave(&space, SessionId(2));
         assert!(peers.held.lock().names.is_empty());

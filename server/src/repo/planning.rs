@@ -1,5 +1,5 @@
-//! Answers from the store, read off the session's own task: one at a time, or several in one go of
-//! those that need no more than a look at where their documents stand.
+//! Answers from the store, read off the session's own task: one at a time, or several in one read if they
+//! need their documents' heads only.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,15 +25,15 @@ use crate::turns::Turns;
 pub(super) struct Reply {
     pub(super) ticket: Ticket,
     pub(super) planned: Planned,
-    /// The room that it takes up until it is written.
+    /// Its memory until it is written.
     pub(super) room: Option<Grant>,
 }
 
-/// The questions of a session.
+/// A session's questions.
 pub(super) struct Planning {
     reader: Reader,
     waiting: VecDeque<Asked>,
-    /// Bytes of those that wait.
+    /// Bytes of the waiting questions.
     bytes: usize,
     doing: Option<Doing>,
     ready: VecDeque<Reply>,
@@ -43,11 +43,11 @@ type Asked = (Ticket, Question);
 
 type Doing = Pin<Box<dyn Future<Output = Answered> + Send>>;
 
-/// What came of some questions.
+/// The result of one read for several questions.
 struct Answered {
     /// The answers to the first of them.
     replies: VecDeque<Reply>,
-    /// The others.
+    /// The questions still to be answered.
     rest: Vec<Asked>,
 }
 
@@ -64,13 +64,14 @@ impl Planning {
         Self { reader, waiting, bytes: 0, doing: None, ready }
     }
 
-    /// A document has one question at a time, so these are as many as there are documents.
+    /// Queues a question. A document has at most one at a time, so their number is bounded by the open
+    /// documents.
     pub(super) fn ask(&mut self, ticket: Ticket, question: Question) {
         self.bytes += question_bytes(&question);
         self.waiting.push_back((ticket, question));
     }
 
-    /// Whether the peer may ask more.
+    /// Whether the session may read more from the peer.
     pub(super) fn has_room(&self) -> bool {
         self.bytes < limits::REPO_QUESTION_BYTES
     }
@@ -86,15 +87,15 @@ impl Planning {
         Some(Box::pin(async move { reader.answer_some(asked).await }))
     }
 
-    /// Waits for the next answer; for ever if nothing was asked. What is dropped before its end goes on
-    /// where it was.
+    /// Waits for the next answer; pends forever if no question waits. Cancel-safe: the next call resumes
+    /// the read.
     pub(super) async fn reply(&mut self) -> Option<Reply> {
         if let Some(ready) = self.ready.pop_front() {
             return Some(ready);
         }
         if self.doing.is_none() && !self.waiting.is_empty() {
-            // Messages that have arrived are taken in first: their questions go with these. Each
-            // read costs a thread's waking, which is more than it costs to look a document up.
+            // Handle the messages that have arrived first, so that their questions join this read. A read
+            // costs a thread wake-up, which is more than the look-up of a document.
             if self.waiting.len() < limits::REPO_QUESTIONS {
                 tokio::task::yield_now().await;
             }
@@ -119,15 +120,15 @@ pub(super) struct Reader {
     space: SpaceName,
 }
 
-/// What is to be read of a document, planned.
+/// A planned answer.
 enum Outline {
-    /// Nothing.
+    /// Complete: nothing more to read.
     Done(Planned),
     Read(Box<(DocumentIndex, Plan)>),
 }
 
 impl Outline {
-    /// Whether memory may have to be waited for.
+    /// Whether its memory may have to be waited for.
     fn needs_room(&self, question: &Question) -> bool {
         match self {
             Self::Done(planned) => said_bytes(planned, question) > limits::SOCKET_BUFFER_BYTES,
@@ -141,8 +142,7 @@ impl Reader {
         Planning::new(shared, space, account).reader.clone()
     }
 
-    /// Answers questions up to the first one that needs more than a look at where its document
-    /// stands.
+    /// Answers questions up to the first one that needs more than its document's heads.
     async fn answer_some(&self, asked: Vec<Asked>) -> Answered {
         let asked = Arc::new(asked);
         let outlines = match asked.first() {
@@ -160,7 +160,7 @@ impl Reader {
         while let Some(((ticket, question), outline)) = outlined.next() {
             let holds = replies.iter().any(|reply: &Reply| reply.room.is_some());
             if holds && outline.needs_room(&question) {
-                // It is asked again, as the first: nobody waits for memory with some in hand.
+                // Defer this question to a read of its own: no task waits for memory while it holds some.
                 let others = outlined.map(|(asked, _)| asked);
                 let again: Vec<Asked> = std::iter::once((ticket, question)).chain(others).collect();
                 drop(rest.splice(..0, again));
@@ -210,10 +210,10 @@ impl Reader {
                     if is_little || has.is_some_and(|room| room.bytes() >= needs) || is_last {
                         return (planned, room);
                     }
-                    // What turns out larger is let go, and read again once there is memory for it.
+                    // The answer is larger than planned: drop it, reserve its size, and read it again.
                     least = needs;
                 }
-                // Folded meanwhile: what was planned is not there any more.
+                // A compaction replaced the planned entries: plan again.
                 Ok(None) => {}
                 Err(failure) => return (unread(failure), None),
             }
@@ -222,8 +222,8 @@ impl Reader {
         (Planned::Failed, None)
     }
 
-    /// Waits for memory of so many bytes of a message, twice: as they are read, and in the message or the
-    /// socket's buffer. A message that fits the buffer needs none.
+    /// Waits for an answer's memory. `bytes` already counts the data twice: as it is read, and in the
+    /// message or the socket's buffer. A message that fits the buffer needs none.
     async fn room_for(&self, bytes: usize) -> Option<Grant> {
         match bytes > limits::SOCKET_BUFFER_BYTES {
             true => Some(self.account.reserve(Class::Answer, bytes).await),
@@ -231,8 +231,8 @@ impl Reader {
         }
     }
 
-    /// Asks the store, where it may block. A packed index that is found to be damaged is made
-    /// anew first. That it cannot be read is in the log.
+    /// Reads the store on a thread that may block. If a packed index is damaged, rebuilds it first and
+    /// reads again. Read errors are logged.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         document: DocumentId,
@@ -244,7 +244,7 @@ impl Reader {
             tracing::error!(%document, "a packed index is damaged; it is made anew");
             let (done, made) = oneshot::channel();
             let tell = Box::new(move |ok| {
-                // Whoever asked may be gone.
+                // The caller may be gone.
                 let _ = done.send(ok);
             });
             self.folder.rebuild(self.space.clone(), document, tell);
@@ -256,7 +256,7 @@ impl Reader {
             tracing::error!(%document, error = error.chain(), "a document could not be read");
         };
         let failure = |error: StoreError| match error.damaged_index() {
-            // It could not be made anew.
+            // The rebuild failed.
             Some(_) => StoreFailure::Damaged,
             None => error.failure,
         };
@@ -279,7 +279,7 @@ impl Reader {
     }
 }
 
-/// The answer of a store that cannot be read: of one document, or, which ends the session, of all.
+/// The answer for a read error: damage concerns one document; any other error ends the session.
 fn unread(failure: StoreFailure) -> Planned {
     match failure {
         StoreFailure::Damaged => Planned::Standing(Stands::Damaged),
@@ -294,8 +294,8 @@ fn question_bytes(question: &Question) -> usize {
     limits::REPO_QUESTION_OVERHEAD_BYTES + hashes + have.sum::<usize>()
 }
 
-/// Bytes that an answer takes up, as it was read and in its message: its changes; the document's heads,
-/// also as what is common; and those of the peer that it is asked for.
+/// Bytes of an answer, counted twice (as read, and in its message): its changes; the document's heads, sent
+/// also as the common heads; and the peer's heads that it requests.
 fn said_bytes(planned: &Planned, question: &Question) -> usize {
     let said = match planned {
         Planned::Standing(Stands::Present { heads, .. }) => 2 * 32 * heads.len(),
@@ -309,19 +309,19 @@ fn said_bytes(planned: &Planned, question: &Question) -> usize {
     2 * said
 }
 
-/// Bytes that an answer takes up, at most, but for heads and a few changes.
+/// Upper bound of an answer's bytes, without heads and a few changes.
 fn weight(index: &DocumentIndex, plan: &Plan) -> usize {
     let snapshot = index.folded.as_ref().filter(|_| plan.snapshot);
     let snapshot = snapshot.map_or(0, |folded| folded.bytes as usize);
     let changes = if plan.offsets.is_empty() { 0 } else { shared_limits::REPO_CHANGES_BYTES };
-    // A few single changes are nothing to wait for.
+    // A few single changes need no reservation.
     let changes = if plan.offsets.len() <= limits::REPO_FEW_CHANGES { 0 } else { changes };
-    // As they are read, and in the message or the socket's buffer.
+    // Counted twice: as they are read, and in the message or the socket's buffer.
     2 * (snapshot + changes)
 }
 
-/// Outlines of some questions, up to the first of which something is to be read: no other session
-/// waits for more than that.
+/// Plans answers, up to and including the first one that needs a further read: a longer read would delay
+/// other sessions.
 fn outlines(
     store: &dyn LogStore,
     space: &SpaceName,
@@ -330,7 +330,7 @@ fn outlines(
     let mut outlines = Vec::with_capacity(asked.len());
     for (ticket, question) in asked {
         let outline = match outline(store, space, &ticket.document, question) {
-            // It is asked again, as the first.
+            // Left for the next read, where it is the first and its error is returned.
             Err(_) if !outlines.is_empty() => break,
             outline => outline?,
         };
@@ -366,7 +366,7 @@ fn outline(
     {
         index = store.document_index(space, document, true)?;
     }
-    // Deleted in this moment: its tombstone is on the way.
+    // Deleted at this moment: its tombstone follows.
     let Some(index) = index else { return done(Stands::Deleted) };
     match Plan::of(&index, question) {
         Ok(plan) => Ok(Outline::Read(Box::new((index, plan)))),
@@ -374,7 +374,7 @@ fn outline(
     }
 }
 
-/// Reads what is planned; `None` if it is not there any more.
+/// Reads a planned answer; `None` if a compaction removed planned entries.
 fn read(
     store: &dyn LogStore,
     space: &SpaceName,
@@ -430,7 +430,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::store::SqliteStore;
 
-    /// A client opens very many documents that nobody has.
+    /// A client opens very many documents that the relay does not have.
     #[tokio::test]
     async fn questions_that_need_only_a_look_are_answered_in_one_read() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What goes to the writer next, and how a session that ends says so.
+//! The next frame for the writer, and how an ending session sends its close reason.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::session::socket::{self, Stream};
 use crate::session::writer::{Outgoing, WriteEnd, Writing};
 
 impl Driver {
-    /// The writer has room.
+    /// Sends the next frame: the writer has room.
     pub(super) fn send_next(&mut self) {
         let (Some(next), Some(writer)) = (self.outbox.pop_front(), &self.writer) else { return };
         let bytes = next.bytes();
@@ -22,13 +22,13 @@ impl Driver {
         let takes = Duration::from_secs_f64(bytes as f64 / limits::SLOWEST_LINK);
         let delivered = self.delivered.max(now).after(takes);
         self.delivered = delivered.min(now.after(limits::LONGEST_DELIVERY));
-        // There is room for one, and nobody else sends; a writer that has ended is noticed where
-        // it is waited for.
+        // This is the only sender, so the room is still there. A writer that has ended is noticed where its
+        // result is awaited.
         let _ = writer.try_send(next);
     }
 
-    /// Frees what the relay remembers of the peer. A session that ends waits some seconds for its peer, and many
-    /// may be ended at once because memory is short.
+    /// Frees the peer's state. An ending session waits some seconds for its peer, and many sessions may be
+    /// ended at once because memory is short.
     fn release(&mut self) {
         self.shared.repo.gossip.leave(&self.space, self.id);
         self.shared.rooms.forget(self.id);
@@ -38,7 +38,7 @@ impl Driver {
         self.state_room.clear();
     }
 
-    /// Sends what is left and the close, and waits a little for the peer to have heard it.
+    /// Sends the queued frames and the close frame, and gives the peer a little time to receive them.
     pub(super) async fn close(
         &mut self,
         code: Code,

@@ -1,4 +1,4 @@
-//! What waits for one session, bounded.
+//! A session's bounded mailbox: entries, ephemeral messages and repair notices that wait for it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,34 +16,33 @@ use crate::healing::Request;
 use crate::limits;
 use crate::memory::{Account, Class, Grant, ShareKey};
 
-/// What a session hears.
+/// An item of the mailbox.
 #[derive(Debug, Clone)]
 pub(crate) enum News {
     /// A document that the session has open has a new entry: this one of the commit.
     Entry(Arc<Commit>, usize),
-    /// Something was said about a document that the session has open.
+    /// An ephemeral message about a document that the session has open.
     Said(Arc<Said>),
-    /// Something was said about a document that a subscription's filter takes.
+    /// An ephemeral message about a document that a subscription's filter selects.
     Heard(SubscriptionId, Arc<Said>),
-    /// The relay asks for something of a document that a subscription's filter takes, or that the
-    /// session has open.
+    /// A repair request for a document that a subscription's filter selects, or that the session has open.
     Asked(Option<SubscriptionId>, Arc<Request>),
-    /// Such a document can be read again.
+    /// Such a document is repaired and can be read again.
     Mended(Option<SubscriptionId>, DocumentId),
 }
 
-/// A session's bounded box. One that is full drops what came: of entries all of them, and says so,
-/// since the session reads the store then; of ephemeral messages the oldest. So does one that has more than
-/// [`limits::SEAT_FREE_BYTES`] and for which there is no memory: its session does not take what it has.
+/// A session's bounded mailbox. When its limits are reached, it drops all entries and records that, since
+/// the session then reads the store; of ephemeral messages it drops the oldest. It does the same when it
+/// exceeds [`limits::SEAT_FREE_BYTES`] and no memory can be reserved.
 pub(crate) struct Seat {
     session: SessionId,
-    /// Whose memory it is.
+    /// The account that pays for the mailbox's memory.
     account: Account,
     waiting: Mutex<Waiting>,
     filled: Notify,
-    /// What the session may say: bytes, once for each who hears it.
+    /// The session's ephemeral budget in bytes, charged once for the sender and once for each recipient.
     voice: Mutex<TokenBucket>,
-    /// When its time began.
+    /// The zero of the budget's clock.
     start: Instant,
 }
 
@@ -52,13 +51,13 @@ struct Waiting {
     entries: Vec<(Arc<Commit>, usize)>,
     /// Bytes of the commits that the entries keep in memory.
     entry_bytes: usize,
-    /// Entries were dropped since the last look.
+    /// Entries were dropped since the last `take`.
     behind: bool,
     said: VecDeque<(Option<SubscriptionId>, Arc<Said>)>,
     said_bytes: usize,
-    /// The memory of both, in the steps in which it grew.
+    /// The reserved memory of both, in the steps in which it grew.
     rooms: Vec<Grant>,
-    /// Questions and news about damaged documents.
+    /// Repair requests and notices.
     mending: VecDeque<News>,
 }
 
@@ -71,12 +70,12 @@ impl Seat {
         Arc::new(Self { session, account, waiting, filled, voice, start })
     }
 
-    /// Whether the session may say something: what it said before is paid for.
+    /// Whether the session may send an ephemeral message: its earlier ones are paid for.
     pub(super) fn may_say(&self, now: Instant) -> bool {
         self.voice.lock().is_ready(self.moment(now))
     }
 
-    /// The session has said something that costs so many bytes.
+    /// Charges the session for an ephemeral message.
     pub(super) fn spend(&self, now: Instant, bytes: usize) {
         self.voice.lock().spend(self.moment(now), bytes as u64);
     }
@@ -85,24 +84,24 @@ impl Seat {
         Moment(now.saturating_duration_since(self.start))
     }
 
-    /// Whose it is.
+    /// The session that reads it.
     pub(crate) fn session(&self) -> SessionId {
         self.session
     }
 
-    /// With whom the session shares.
+    /// The share of its memory account.
     pub(crate) fn share(&self) -> ShareKey {
         self.account.share()
     }
 
-    /// What came since the last look: entries by growing offset, then what was said. True if
-    /// entries were dropped: the store has them.
+    /// Removes and returns all items: entries by ascending offset, ephemeral messages, repair notices. True
+    /// if entries were dropped: the session must read the store.
     pub(crate) fn take(&self) -> (Vec<News>, bool) {
         let (news, behind, _) = self.take_with_memory();
         (news, behind)
     }
 
-    /// As [`Seat::take`], with the memory that it has.
+    /// As [`Seat::take`], with the memory that the items hold.
     pub(crate) fn take_with_memory(&self) -> (Vec<News>, bool, Option<Grant>) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         let Waiting { entries, behind, said, mending, rooms, .. } = waiting;
@@ -115,14 +114,14 @@ impl Seat {
         (entries.chain(said).chain(mending).collect(), behind, room)
     }
 
-    /// Waits until there is something to take. One waits at a time; to be dropped is no loss.
+    /// Waits until the mailbox is not empty. One task waits at a time; cancelling it loses nothing.
     pub(crate) async fn wait(&self) {
         while self.waiting.lock().is_empty() {
             self.filled.notified().await;
         }
     }
 
-    /// Adds an entry of a commit of so many bytes.
+    /// Adds an entry of a commit of `bytes` bytes.
     pub(super) fn put_entry(&self, commit: &Arc<Commit>, at: usize, bytes: usize) {
         {
             let mut waiting = self.waiting.lock();
@@ -130,7 +129,7 @@ impl Seat {
                 return;
             }
             let last = waiting.entries.last();
-            // The entries of one commit come one after the other.
+            // The entries of one commit arrive consecutively, so its bytes are counted once.
             let kept = last.is_some_and(|(last, _)| Arc::ptr_eq(last, commit));
             let bytes = waiting.entry_bytes + if kept { 0 } else { bytes };
             let too_many = waiting.entries.len() >= limits::SEAT_ENTRIES;
@@ -149,7 +148,7 @@ impl Seat {
         self.filled.notify_one();
     }
 
-    /// Adds an ephemeral message; gives how many older ones were dropped for it.
+    /// Adds an ephemeral message; returns how many older ones it dropped for it.
     pub(super) fn put_said(&self, said: Arc<Said>, through: Option<SubscriptionId>) -> usize {
         let mut dropped = 0;
         {
@@ -166,12 +165,12 @@ impl Seat {
         dropped
     }
 
-    /// The session is asked for something.
+    /// Adds a repair request.
     pub(crate) fn put_request(&self, through: Option<SubscriptionId>, request: Arc<Request>) {
         self.put_mending(News::Asked(through, request));
     }
 
-    /// A document can be read again.
+    /// Adds the notice that a document was repaired.
     pub(crate) fn put_mended(&self, through: Option<SubscriptionId>, document: DocumentId) {
         self.put_mending(News::Mended(through, document));
     }
@@ -199,17 +198,17 @@ impl Waiting {
         nothing && !self.behind
     }
 
-    /// Whether what was said may stay: it is not too much, and there is memory for it.
+    /// Whether the ephemeral messages are within their limit and have memory.
     fn may_keep_said(&mut self, account: &Account) -> bool {
         self.said_bytes <= limits::SEAT_EPHEMERAL_BYTES
             && self.has_memory(account, self.said_bytes + self.entry_bytes)
     }
 
-    /// Whether there is memory for so many bytes in all; more of it is reserved if need be.
+    /// Whether the mailbox has memory for `bytes` bytes in all; reserves more if it lacks some.
     fn has_memory(&mut self, account: &Account, bytes: usize) -> bool {
         let lacks = bytes.saturating_sub(self.memory());
         if lacks > 0 {
-            // As much again, so that there are few.
+            // Doubles the memory, so that there are few grants.
             let more = lacks.max(self.memory());
             self.rooms.extend(account.try_reserve(Class::Answer, more));
         }
@@ -220,7 +219,7 @@ impl Waiting {
         limits::SEAT_FREE_BYTES + self.rooms.iter().map(Grant::bytes).sum::<usize>()
     }
 
-    /// Gives back what there is nothing for any more.
+    /// Returns the reserved memory if the rest fits into the free bytes.
     fn give_back(&mut self) {
         if self.said_bytes + self.entry_bytes <= limits::SEAT_FREE_BYTES {
             self.rooms = Vec::new();

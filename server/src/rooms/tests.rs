@@ -1,4 +1,4 @@
-//! Who hears what, and what a full seat drops.
+//! Who receives what, and what a full mailbox drops.
 
 use landfall_protocol::frame::Entry;
 use landfall_protocol::space::{NewEntry, NewKind};
@@ -12,7 +12,7 @@ fn rooms() -> Rooms {
     Rooms::new(Arc::new(Metrics::new()))
 }
 
-/// A session's seat, of an address of its own.
+/// A mailbox whose session has an address of its own.
 fn seat_of(session: u64) -> Arc<Seat> {
     Seat::new(SessionId(session), Memory::new(0).account(ShareKey::Session(session)))
 }
@@ -25,7 +25,7 @@ fn document(n: u8) -> DocumentId {
     DocumentId::from_bytes([n; 16])
 }
 
-/// A commit of deletions, since nothing here looks into an entry.
+/// A commit of deletions: entries are opaque here.
 fn commit(space: &SpaceName, entries: &[(u64, DocumentId, usize)]) -> Arc<Commit> {
     let entries = entries.iter().map(|(offset, document, bytes)| {
         let mut entry = Entry::of_tombstone(Offset(*offset), *document, b"me", 0);
@@ -184,7 +184,7 @@ fn a_session_that_is_gone_leaves_nothing_behind() {
     assert_eq!(offsets(&one), (vec![], false));
     assert_eq!(two.take().0.len(), 3);
     rooms.forget(SessionId(2));
-    // One that never came.
+    // A session that never subscribed.
     rooms.forget(SessionId(3));
     let index = rooms.index.lock();
     assert!(index.rooms.is_empty() && index.places.is_empty());
@@ -206,7 +206,7 @@ fn whoever_waits_is_woken() {
         rooms.publish(&commit(&here, &[(1, document(1), 1)]));
         assert_eq!(waiter.await.unwrap(), 1);
         assert!(rooms.say(&seat_of(0), &here, said(document(1), 1)));
-        // What came before is there at once.
+        // Returns at once for an item that was already there.
         seat.wait().await;
         assert_eq!(counts(&seat), [1]);
     });
@@ -219,7 +219,7 @@ fn one_who_says_too_much_is_dropped_until_it_is_paid_for_and_others_are_heard() 
     seats.iter().for_each(|seat| rooms.listen(&here, 1, Filter::Everything, seat));
     let (loud, quiet) = (seat_of(0), seat_of(1));
     let now = Instant::now();
-    // In a moment, as one message of 4 MiB may bring them.
+    // All at one instant, as one message of 4 MiB may bring them.
     let passed = (1..=40_000)
         .filter(|count| rooms.say_at(&loud, now, &here, said(document(1), *count)))
         .count();
@@ -241,7 +241,7 @@ fn many_sessions_of_an_address_say_no_more_than_a_few() {
     let listener = seat_of(0);
     rooms.listen(&here, 1, Filter::Everything, &listener);
     let data = vec![0; shared::EPHEMERAL_BYTES];
-    // Each connects anew when it has said what it may.
+    // Each session reconnects after it used its budget.
     let mut bytes = 0;
     for session in 1..=100 {
         let seat = Seat::new(SessionId(session), Memory::new(0).account(ShareKey::Relay));
@@ -276,7 +276,7 @@ fn what_nobody_hears_and_what_is_repeated_costs_as_well() {
     assert!(!parrot.may_say(now));
 }
 
-/// Sessions that do not take what comes, each with a document of its own.
+/// Sessions that do not read, each with a document of its own.
 #[test]
 fn what_waits_for_sessions_takes_memory_that_is_reserved() {
     let (rooms, here, memory) = (rooms(), space("here"), Memory::new(0));
@@ -294,10 +294,10 @@ fn what_waits_for_sessions_takes_memory_that_is_reserved() {
     let used = memory.used(Class::Answer);
     assert!(kept > 0 && kept < 100, "{kept} of 100 keep what came");
     assert!(used >= kept * (half - limits::SEAT_FREE_BYTES) && used <= memory.limit() / 2);
-    // The others read the store, and hear of what comes next.
+    // The other sessions read the store, and receive later entries.
     let told = seats.iter().map(|seat| offsets(seat).1).filter(|behind| *behind).count();
     assert_eq!((told, memory.used(Class::Answer)), (100 - kept, 0));
-    // What is said likewise, but the oldest is dropped.
+    // The same for ephemeral messages, but only the oldest are dropped.
     let _all = memory.account(ShareKey::Relay).take(Class::Answer, memory.limit());
     let data = vec![0; limits::SEAT_FREE_BYTES / 4];
     for count in 1..=20 {

@@ -111,7 +111,7 @@ impl Answering {
         }));
     }
 
-    /// Waits for the next piece of an answer; for ever if there is no query.
+    /// Waits for the next piece of an answer; pends forever if there is no query.
     pub(super) async fn reply(&mut self) -> Option<Reply> {
         let reply = self.replies.recv().await;
         if matches!(reply, Some(Reply::Branches(..) | Reply::Fetched(..) | Reply::Failed(..))) {

@@ -189,7 +189,7 @@ impl Feeding {
         }));
     }
 
-    /// Waits for the read in progress; for ever if there is none.
+    /// Waits for the read in progress; pends forever if there is none.
     pub(super) async fn read(&mut self) -> Option<Read> {
         let Some(reading) = self.reading.as_mut() else { return std::future::pending().await };
         let read = reading.await;

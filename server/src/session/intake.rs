@@ -135,7 +135,7 @@ impl Intake {
         self.waiting = Waiting::default();
     }
 
-    /// Waits until the current item is handed over; for ever if there is none.
+    /// Waits until the current item is handed over; pends forever if there is none.
     pub(super) async fn handed(&mut self) -> Handed {
         let handed = self.turns.done().await;
         self.begin();

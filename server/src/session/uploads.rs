@@ -1,5 +1,5 @@
-//! The snapshots that one session offers: each waits for its memory, then its client is asked for
-//! its parts. One offer waits at a time; the session's other frames go on.
+//! A session's snapshot uploads: each waits for its memory, then the relay requests its parts. One upload
+//! waits at a time; the session's other frames are not delayed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -15,34 +15,34 @@ use crate::limits;
 use crate::memory::{Account, Class, Grant};
 use crate::offers::{Offers, Sending, Took};
 
-/// What became of an offer that waited.
+/// The result of waiting for memory.
 pub(super) enum Room {
-    /// Its client is to send it from here.
+    /// Memory is reserved: the client is to send the upload (its id) from this byte on.
     From(u64, u64),
-    /// There was none in time.
+    /// No memory became free in time for this upload.
     None(u64),
 }
 
-/// What the offer is of, and its memory, or `None` if there was none in time.
+/// An upload and its memory, or `None` if none became free in time.
 type Reserved = (SpaceName, Offered, Option<Grant>);
 
-/// A session's offers.
+/// A session's uploads.
 pub(super) struct Uploads {
     account: Account,
     offers: Arc<Offers>,
     waiting: VecDeque<(SpaceName, Offered)>,
-    /// The offers that wait, with the one whose turn it is: each waits once, however many of its parts
-    /// come meanwhile.
+    /// The uploads that wait for memory, including the current one: each waits once, even if parts of it
+    /// arrive meanwhile.
     wanted: BTreeSet<u64>,
     reserving: Option<Pin<Box<dyn Future<Output = Reserved> + Send>>>,
-    /// Those whose parts come.
+    /// The uploads in progress.
     sending: BTreeMap<u64, Sending>,
-    /// The memory of the heads of all that are not answered.
+    /// The memory of the heads of all unanswered uploads.
     heads: BTreeMap<u64, Grant>,
-    /// How long an offer waits for its memory.
+    /// How long an upload waits for its memory.
     wait: Duration,
-    /// What this session went on with was not of the snapshot: it begins each by itself from now on, so
-    /// that nobody spoils its snapshots a second time.
+    /// A resumed upload turned out not to match its hash: the session starts each further upload from its
+    /// beginning, so that no other session can spoil one again.
     is_wary: bool,
 }
 
@@ -53,15 +53,15 @@ impl Uploads {
         Self { account, offers, waiting, wanted, reserving, sending, heads, wait, is_wary }
     }
 
-    /// Has the heads of an offer that came kept until it is answered; false if there is no memory for them.
+    /// Reserves memory for an upload's heads until it is answered; false if there is none.
     pub(super) fn keep_heads(&mut self, offer: &Offered) -> bool {
-        // With those that its merge is handed.
+        // Twice: its merge gets a copy.
         let room = self.account.remember(2 * size_of_val(&offer.heads[..]));
         room.map(|room| self.heads.insert(offer.id, room)).is_some()
     }
 
-    /// An offer came, or a part of one that is not there any more; gives where its parts begin if part of
-    /// it is there.
+    /// Adds a new upload, or one whose parts arrive after its eviction. Returns the offset to resume at if
+    /// a partial upload exists.
     pub(super) fn add(&mut self, space: SpaceName, offer: Offered) -> Option<u64> {
         if self.wanted.contains(&offer.id) {
             return None;
@@ -85,7 +85,8 @@ impl Uploads {
         let (account, offers, wait) = (self.account.clone(), Arc::clone(&self.offers), self.wait);
         self.reserving = Some(Box::pin(async move {
             let bytes = (offer.total as usize).max(limits::LEAST_UPLOAD_BYTES);
-            // What was left behind gives way first; what others left, only if that helps.
+            // Evict idle uploads first; if the own share is the bottleneck, only its own, since others
+            // would not help.
             let give_way = || match account.outgrows(bytes) {
                 true => offers.give_way_of(account.share()),
                 false => offers.give_way(),
@@ -102,7 +103,7 @@ impl Uploads {
         }));
     }
 
-    /// Waits until an offer has its memory, or has waited for too long; for ever if none waits.
+    /// Waits until an upload has its memory, or its time is over; pends forever if none waits.
     pub(super) async fn room(&mut self) -> Room {
         let Some(reserving) = self.reserving.as_mut() else { return std::future::pending().await };
         let (space, offer, room) = reserving.await;
@@ -120,7 +121,7 @@ impl Uploads {
         }
     }
 
-    /// A part of an offer came.
+    /// Adds a part to an upload.
     pub(super) fn part(&mut self, id: u64, from: u64, bytes: &[u8]) -> Took {
         let took = self.sending.get(&id).map_or(Took::Gone, |sending| sending.add(from, bytes));
         if matches!(took, Took::Whole(_) | Took::Gone) {
@@ -129,13 +130,13 @@ impl Uploads {
         took
     }
 
-    /// What this session went on with was not of the snapshot that it offered.
+    /// A resumed upload did not match its hash.
     pub(super) fn handle_spoiled(&mut self) {
         self.is_wary = true;
     }
 
-    /// Lets go of those of which the session's machine knows no more: it `awaits` parts of some, and
-    /// `keeps` those until they are answered.
+    /// Drops the uploads that the session's machine has dropped: `awaits` are those whose parts it still
+    /// expects, `keeps` those that it has not answered.
     pub(super) fn retain(&mut self, awaits: impl Fn(u64) -> bool, keeps: impl Fn(u64) -> bool) {
         self.sending.retain(|id, _| awaits(*id));
         self.heads.retain(|id, _| keeps(*id));
@@ -143,8 +144,8 @@ impl Uploads {
         self.waiting.retain(|(_, offer)| awaits(offer.id) || !wanted.remove(&offer.id));
     }
 
-    /// The offers whose parts come too slowly for the memory that they hold, while others wait for
-    /// it. `reads`: it is not us who hold them back.
+    /// The uploads that are too slow for the memory that they hold, while others wait for it. `reads`: the
+    /// relay is reading from the peer, so it is not the cause.
     pub(super) fn overdue(&mut self, reads: bool) -> Vec<u64> {
         let account = &self.account;
         let overdue = self.sending.iter().filter(|(_, sending)| sending.is_overdue(account, reads));
@@ -156,7 +157,7 @@ impl Uploads {
         ids
     }
 
-    /// Whether one is under way, so that [`Uploads::overdue`] is to be asked now and then.
+    /// Whether an upload is in progress, so that [`Uploads::overdue`] must be called periodically.
     pub(super) fn is_busy(&self) -> bool {
         !self.sending.is_empty()
     }
@@ -170,7 +171,7 @@ mod tests {
     use super::*;
     use crate::memory::{Memory, ShareKey};
 
-    /// All that a client has on its way when its upload is found to be gone arrives after that.
+    /// Parts in flight when the upload is found evicted arrive after that.
     #[tokio::test]
     async fn an_offer_waits_once_however_many_of_its_parts_come_meanwhile() {
         let memory = Memory::new(0);
@@ -187,7 +188,7 @@ mod tests {
         }
         assert!(uploads.waiting.is_empty(), "{} wait", uploads.waiting.len());
         assert!(matches!(uploads.room().await, Room::From(1, 0)));
-        // Nothing is left that reserves its memory a second time, or gives the upload back for want of it.
+        // No second reservation is left, which would time out and refuse the upload.
         assert!(uploads.reserving.is_none());
         assert_eq!(memory.used(Class::Upload), total as usize);
     }
@@ -214,8 +215,8 @@ mod tests {
         assert_eq!(memory.used(Class::State), 2 * 32 * heads.len());
     }
 
-    /// A phone was cut in the middle of its upload. Somebody else offers more than a session may hold, which
-    /// waits for that session's own upload to end.
+    /// A phone lost its connection in the middle of its upload. Another client offers more than a session
+    /// may hold; this waits for that session's own upload to end.
     #[tokio::test]
     async fn what_others_left_behind_stays_while_an_offer_waits_for_its_own_session() {
         let memory = Memory::new(256 << 20);
@@ -240,7 +241,7 @@ mod tests {
         assert!(offers.resume(phone.share(), &space, &left).is_some(), "the phone begins again");
     }
 
-    /// A laptop was cut and offers something else instead, beside clients of other addresses.
+    /// A laptop lost its connection and then offers another snapshot, beside clients of other addresses.
     #[tokio::test]
     async fn what_a_share_left_behind_gives_way_to_what_it_offers_now() {
         let memory = Memory::new(256 << 20);
@@ -261,7 +262,7 @@ mod tests {
         assert_eq!(memory.used(Class::Upload), 40 << 20);
     }
 
-    /// Others have all the memory that uploads may have, for as long as they like.
+    /// Others hold all the memory of uploads indefinitely.
     #[tokio::test]
     async fn an_offer_that_waits_in_vain_is_told_so_and_the_next_has_its_turn() {
         let memory = Memory::new(256 << 20);

@@ -1,33 +1,34 @@
-//! Whose turn it is: who of those that wait is served next, and who of those that hold gives way.
+//! The order of service: which waiting reservation is granted next, and which account must give way.
 
 use std::time::Instant;
 
 use super::{Asks, CLASSES, Key, Ledger, Share, Waiting, is_small, sixteenths};
 use crate::memory::{Class, ShareKey};
 
-/// What `next` weighs: shares whose messages stalled again and again go last; then the share goes first
-/// that holds least, then the account that does, then the one that came first.
+/// The sort key of `next`: shares with repeated stalls go last; then the share that holds least goes first,
+/// then the account that holds least, then the oldest reservation.
 type Rank = (usize, usize, usize, u64);
 
 impl Ledger {
-    /// Takes the next one that can be served out of those that wait.
+    /// Removes the next waiting reservation that can be granted.
     pub(in crate::memory) fn next(&mut self, now: Instant) -> Option<(Key, Waiting)> {
-        // Who waits for its class or its share holds nobody up who has room: what it waits for may be a
-        // message that takes half an hour.
+        // Skip those that wait for their class or share: they must not delay others, since they may wait
+        // for a message that takes half an hour.
         let allowed = self
             .accounts_waiting()
             .filter(|(asks, waiting)| self.allowed(*asks, waiting.class, waiting.bytes));
         let first = allowed.min_by_key(|(asks, waiting)| self.rank(*asks, waiting, now));
         let fits = first
             .filter(|(asks, waiting)| self.has_room(*asks, waiting.class, waiting.bytes, false));
-        // The room for it gathers; only small ones may pass, within their lane.
+        // The first one does not fit yet, and free memory accumulates for it: meanwhile only small ones may
+        // pass, within their lane.
         let (asks, waiting) = fits.or_else(|| self.next_small(now))?;
         let key = asks.key;
         self.give_up(key, waiting.ticket);
         Some((key, waiting))
     }
 
-    /// The next small one for which its lane has room.
+    /// The next small reservation whose lane has room.
     fn next_small(&self, now: Instant) -> Option<(Asks<'_>, Waiting)> {
         let fits = self.accounts_waiting().filter(|(asks, waiting)| {
             is_small(waiting.class, waiting.bytes)
@@ -43,7 +44,7 @@ impl Ledger {
         (setback, of_share, asks.held(waiting.class), waiting.ticket)
     }
 
-    /// The accounts that wait.
+    /// The waiting accounts.
     pub(super) fn waiters(&self) -> impl Iterator<Item = Asks<'_>> {
         self.queue.iter().flat_map(|share| self.waiters_of(*share))
     }
@@ -58,7 +59,8 @@ impl Ledger {
         })
     }
 
-    /// The oldest of each account that waits, for each class; for no more than one may have by now.
+    /// The oldest waiting reservation of each account and class, reduced to the largest that is possible
+    /// now.
     pub(super) fn accounts_waiting(&self) -> impl Iterator<Item = (Asks<'_>, Waiting)> {
         let largest = self.largest();
         self.waiters().flat_map(move |asks| {
@@ -71,8 +73,8 @@ impl Ledger {
         })
     }
 
-    /// The account that should give way to one that asks for so much of a class: the one that holds
-    /// most of the share that does, if that is more than a fair part, and what is asked for is not.
+    /// The account that must give way to a request for `bytes` bytes of a class: the account that holds
+    /// most in the share that holds most, if that share exceeds a fair part and the requester would not.
     pub(in crate::memory) fn hog(&self, class: Class, asks: Key, bytes: usize) -> Option<Key> {
         let held = |share: &Share| share.classes[class as usize];
         let others = || self.shares.iter().filter(|(key, _)| **key != asks.share);
@@ -85,7 +87,7 @@ impl Ledger {
         {
             return largest_of(*share, of, class, None);
         }
-        // Within its own share likewise.
+        // The same rule among the accounts of the requester's share.
         let of = self.shares.get(&asks.share)?;
         let holders = of.accounts.iter().filter(|(account, holding)| {
             **account != asks.account && holding.classes[class as usize] > 0
@@ -97,7 +99,7 @@ impl Ledger {
     }
 }
 
-/// The account that holds most of a class, in a share; another than this.
+/// The account of a share that holds most of a class, except `not`.
 fn largest_of(share: ShareKey, of: &Share, class: Class, not: Option<u64>) -> Option<Key> {
     let others = of.accounts.iter().filter(|(account, _)| Some(**account) != not);
     let (account, _) = others.max_by_key(|(_, holding)| holding.classes[class as usize])?;

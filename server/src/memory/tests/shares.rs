@@ -1,4 +1,4 @@
-//! Two levels: what the accounts of one address have together, and each of them beside the others.
+//! The two levels: the limits of an address's accounts together, and of each account beside the others.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -14,7 +14,7 @@ fn ask(from: &Account, class: Class, bytes: usize) -> Waits {
     waits
 }
 
-/// Gives back what is held bit by bit; the order in which those that wait are served.
+/// Releases `held` bit by bit; returns the order in which the waiting reservations are granted.
 fn order(mut waiting: Vec<(&'static str, Waits)>, held: &mut Grant) -> Vec<&'static str> {
     let (mut order, mut grants) = (Vec::new(), Vec::new());
     while held.bytes() > 0 {
@@ -40,7 +40,7 @@ fn the_share_that_holds_least_is_served_first_and_of_it_the_account_that_does() 
     let mut rest = session(&memory, 3).take(Class::Push, 73 * MIB);
     let waiting = [("a", &a), ("b", &b), ("c", &c), ("d", &d)];
     let waiting = waiting.map(|(name, account)| (name, ask(account, Class::Push, 10 * MIB)));
-    // By what the accounts hold alone, it would be d, b, c, a.
+    // By the accounts' holdings alone, it would be d, b, c, a.
     assert_eq!(order(waiting.into(), &mut rest), ["d", "c", "b", "a"]);
 }
 
@@ -96,7 +96,7 @@ fn small_ones_of_one_share_leave_room_and_half_of_the_lane_to_others() {
     let stalled = small(1);
     assert_eq!(stalled.len() * limits::SMALL_RESERVATION, 96 * MIB, "its part of the class");
     let mut waits = ask(&session(&memory, 1), Class::Intake, limits::SMALL_RESERVATION);
-    // All that large ones may have is taken.
+    // All that large ones may have is in use.
     let large = || session(&memory, 3).try_reserve(Class::Answer, MIB);
     assert!(large().is_none(), "one waits");
     let taken = memory.account(ShareKey::Session(4)).take(Class::Answer, 128 * MIB);
@@ -112,7 +112,7 @@ fn who_waits_for_its_class_or_its_share_holds_nobody_up_and_is_not_held_up_by_sm
     let [one, two, three] = [1, 2, 3].map(|share| session(&memory, share));
     let held = one.try_reserve(Class::Intake, 30 * MIB).unwrap();
     let small = two.try_reserve(Class::Intake, limits::SMALL_RESERVATION).unwrap();
-    // Of its class, and of its share; each in an account of its own.
+    // One waits for its class, one for its share; each in an account of its own.
     let mut of_class = ask(&session(&memory, 3), Class::Intake, 192 * MIB);
     let mut of_share = ask(&session(&memory, 1), Class::Intake, 80 * MIB);
     let mut other = pin!(three.reserve(Class::Intake, 12 * MIB));
@@ -172,8 +172,9 @@ fn within_a_share_who_is_remembered_most_gives_way() {
     drop((most, second));
 }
 
-/// Whatever is asked for, by whomever, in whatever order it is given back: the budget holds, no share
-/// has more than its part and one beside, everybody who waits is served in the end, and nothing is left.
+/// For any requests, by any accounts, released in any order: the budget holds, no share exceeds its part by
+/// more than one reservation and half a lane, every waiting reservation is granted in the end, and nothing
+/// is leaked.
 #[test]
 fn every_waiter_is_served_and_no_share_has_more_than_its_part() {
     use proptest::prelude::*;
@@ -227,8 +228,8 @@ fn every_waiter_is_served_and_no_share_has_more_than_its_part() {
     });
 }
 
-/// A relay of the least memory, one idle subscriber, and the first frame of a message in several (or the
-/// header of a large one) of an automerge-repo client.
+/// A relay with the least memory, one idle subscriber, and an automerge-repo client's first frame of a
+/// fragmented message (or the header of a large one).
 #[test]
 fn the_largest_message_waits_for_nothing_that_is_never_given_back() {
     let mut stuck = Vec::new();
