@@ -1,9 +1,10 @@
-//! A local control socket beside a store. One process at a time has a store open; others hand their work
-//! to it here. This is the way of a question and its answer, and knows nothing of what they say.
+//! A local control socket beside a store. Only one process at a time can have a store open; others pass their
+//! commands to it through this socket. This module transports a request and its answer, and does not know
+//! their content.
 //!
 //! The socket is a Unix domain socket named after the store's file, with mode 0600. One connection carries
-//! one question and its answer: each a length (4 bytes, little-endian) and so much JSON, with a version.
-//! All is bounded: a message's bytes, the questions at a time, and how long one may stand still on its way.
+//! one request and its answer: each is a length (4 bytes, little-endian) and that many bytes of JSON, with a
+//! version. Message size, concurrent requests, and the time that a transfer may stall are bounded.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,54 +17,54 @@ pub(crate) use nowhere::{Control, ask, is_served};
 #[cfg(unix)]
 pub(crate) use unix::{Control, ask, is_served};
 
-/// The version of what is said; both ends must speak the same.
+/// The version of the messages; both ends must use the same.
 const VERSION: u32 = 1;
 
-/// Bytes of a message. The longest text that a change holds fits, however JSON writes it.
+/// Largest message in bytes. The longest text that a change can hold fits, with any JSON escaping.
 const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Questions that are answered at a time: each has a thread.
+/// Concurrent requests: each has a thread.
 const AT_A_TIME: usize = 8;
 
-/// Why a question has no answer.
+/// Why a request has no answer.
 #[derive(Debug, Error)]
 pub(crate) enum AskError {
-    /// No process answers there.
+    /// No process serves the socket.
     #[error("it takes no commands")]
     NotServed,
     /// The socket does not belong to the store's owner.
     #[error("the socket {} is not its owner's", .0.display())]
     Foreign(PathBuf),
-    /// More than a message holds.
+    /// The request exceeds the message size.
     #[error("the command has {bytes} bytes, and it takes {MESSAGE_BYTES}")]
     TooLarge { bytes: usize },
-    /// It answers, and did nothing.
+    /// The other process rejected the request without effect.
     #[error("it did not take the command: {0}")]
     Refused(String),
-    /// The connection broke after the question was sent.
+    /// The connection broke after the request was sent.
     #[error("it did not answer, and may have done it: {0}")]
     Broken(#[source] io::Error),
 }
 
-/// What is sent: a version, which is read first, and what is said in it.
+/// A message: its version, which is read first, and its content.
 #[derive(Debug, Serialize, Deserialize)]
 struct Envelope<T> {
     version: u32,
     said: T,
 }
 
-/// The version of an envelope whose content may be of another one.
+/// The version of an envelope whose content may have another version's form.
 #[derive(Debug, Deserialize)]
 struct Version {
     version: u32,
 }
 
-/// What comes back.
+/// The answer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Reply<A> {
     Answer(A),
-    /// Nothing was done.
+    /// The request had no effect.
     Refused(String),
 }
 
@@ -83,13 +84,13 @@ mod unix {
 
     use super::{AT_A_TIME, AskError, Envelope, MESSAGE_BYTES, Reply, VERSION, Version};
 
-    /// How long a message may stand still on its way: both ends are on this machine.
+    /// How long a transfer may stall: both ends are on this machine.
     const PATIENCE: Duration = Duration::from_secs(5);
 
-    /// How long the end of the process waits for what is being done.
+    /// How long closing waits for running requests.
     const LAST: Duration = Duration::from_secs(30);
 
-    /// Where a store's socket is: beside its file, under the name that the file really has.
+    /// The path of a store's socket: beside its file, with symbolic links resolved.
     fn path_of(store: &Path) -> io::Result<PathBuf> {
         let store = store.canonicalize()?;
         let mut name = store.file_name().unwrap_or_default().to_owned();
@@ -97,8 +98,8 @@ mod unix {
         Ok(store.with_file_name(name))
     }
 
-    /// Answers questions until it is dropped. For the process that has the store open: it alone may put a
-    /// socket there.
+    /// Serves requests until dropped. Only for the process that has the store open: no other may create the
+    /// socket.
     pub(crate) struct Control {
         path: PathBuf,
         shared: Arc<Shared>,
@@ -122,7 +123,7 @@ mod unix {
             self.state.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
-        /// A place for a question, if there is one.
+        /// A slot for a request, if one is free.
         fn place(self: &Arc<Self>) -> Option<Place> {
             let mut state = self.lock();
             (state.answering < AT_A_TIME).then(|| {
@@ -132,7 +133,7 @@ mod unix {
         }
     }
 
-    /// The place of one question. Given back also when the one who answers panics.
+    /// The slot of one request. Also released if the handler panics.
     struct Place(Arc<Shared>);
 
     impl Drop for Place {
@@ -143,7 +144,7 @@ mod unix {
     }
 
     impl Control {
-        /// Begins to answer.
+        /// Starts serving.
         pub(crate) fn serve<Q, A>(
             store: &Path,
             answer: impl Fn(Q) -> A + Send + Sync + 'static,
@@ -161,7 +162,7 @@ mod unix {
                     if for_thread.lock().is_closing {
                         return;
                     }
-                    // One that is gone already wants no answer.
+                    // A client that has disconnected needs no answer.
                     let Ok(stream) = stream else { continue };
                     take::<Q, A>(&for_thread, &answer, stream);
                 }
@@ -174,34 +175,36 @@ mod unix {
     impl Drop for Control {
         fn drop(&mut self) {
             self.shared.lock().is_closing = true;
-            // Wakes the thread that accepts; after that no process finds the socket.
+            // Wakes the accepting thread; after that no process finds the socket.
             let is_woken = UnixStream::connect(&self.path).is_ok();
             let _ = fs::remove_file(&self.path);
             if let Some(thread) = self.thread.take().filter(|_| is_woken) {
                 let _ = thread.join();
             }
-            // What was taken is done before the store goes.
+            // Accepted requests finish before the store closes.
             let busy = |state: &mut State| state.answering > 0;
             drop(self.shared.idle.wait_timeout_while(self.shared.lock(), LAST, busy));
         }
     }
 
-    /// A socket of which nobody else ever had a hold: it is made in a folder of ours, and moved to its place.
+    /// Binds a socket that no other process could have connected to: it is created in a private folder, and
+    /// then renamed to its path.
     fn bind(path: &Path) -> io::Result<UnixListener> {
         match fs::symlink_metadata(path) {
-            // Of a process that was killed: whoever has the store open now is this one.
+            // Left by a process that was killed: only this process has the store open.
             Ok(found) if found.file_type().is_socket() => {}
             Ok(_) => return Err(io::Error::other("something else has the socket's name")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
         let folder = path.parent().unwrap_or(Path::new("."));
-        // A folder made so has mode 0700. Short names: a socket's path has 107 bytes at most.
+        // `tempdir_in` creates the folder with mode 0700. The names are short because a socket's path has at
+        // most 107 bytes.
         let made = tempfile::Builder::new().prefix(".c").rand_bytes(4).tempdir_in(folder)?;
         let place = made.path().join("s");
         let listener = UnixListener::bind(&place)?;
         fs::set_permissions(&place, fs::Permissions::from_mode(0o600))?;
-        // A path too long to be connected to is found out here, and not by those who try.
+        // Rejects a path that is too long to connect to, before clients run into it.
         std::os::unix::net::SocketAddr::from_pathname(path)?;
         fs::rename(&place, path)?;
         Ok(listener)
@@ -228,20 +231,20 @@ mod unix {
                 Ok(question) => Reply::Answer(answer(question)),
                 Err(error) => Reply::Refused(error.to_string()),
             };
-            // Who asked may be gone: what was asked for is done all the same.
+            // The client may be gone: the request is performed all the same.
             let _ = write(&mut stream, reply);
             drop(place);
         };
-        // If none starts, the connection ends without an answer and its place is given back.
+        // If no thread starts, the connection closes without an answer and its slot is released.
         let _ = thread::Builder::new().name("command".to_owned()).spawn(work);
     }
 
-    /// Whether somebody takes questions there.
+    /// Whether a process serves the socket.
     pub(crate) fn is_served(store: &Path) -> bool {
         path_of(store).is_ok_and(|path| UnixStream::connect(path).is_ok())
     }
 
-    /// Asks the process that has a store open, and waits for its answer as long as it takes.
+    /// Sends a request to the process that has a store open, and waits for its answer without a time limit.
     pub(crate) fn ask<Q: Serialize, A: DeserializeOwned>(
         store: &Path,
         question: Q,
@@ -249,7 +252,7 @@ mod unix {
         let path = path_of(store).map_err(|_| AskError::NotServed)?;
         let owner = |path: &Path| fs::symlink_metadata(path).map(|found| found.uid());
         match (owner(&path), store.metadata().map(|found| found.uid())) {
-            // Root may look after anybody's store.
+            // Root may serve any user's store.
             (Ok(socket), Ok(of_store)) if socket == of_store || socket == 0 => {}
             (Ok(_), Ok(_)) => return Err(AskError::Foreign(path)),
             _ => return Err(AskError::NotServed),
@@ -259,7 +262,7 @@ mod unix {
         if message.len() > MESSAGE_BYTES + 4 {
             return Err(AskError::TooLarge { bytes: message.len() - 4 });
         }
-        // One that is full says so without reading: its reply is there even if the writing fails.
+        // A server without free slots answers without reading: its reply arrives even if the write fails.
         let sent = timed(&stream).and_then(|()| stream.write_all(&message));
         stream.set_read_timeout(None).map_err(AskError::Broken)?;
         match (read(&mut stream), sent) {
@@ -294,7 +297,7 @@ mod unix {
         if length > MESSAGE_BYTES {
             return Err(io::Error::other(format!("a message has {MESSAGE_BYTES} bytes at most")));
         }
-        // Memory is taken as it comes, not as it is announced.
+        // Memory grows with the received bytes, not with the announced length.
         let mut message = Vec::new();
         stream.take(length as u64).read_to_end(&mut message)?;
         if message.len() < length {
@@ -308,7 +311,7 @@ mod unix {
     }
 }
 
-/// Where there are no Unix domain sockets, nothing is handed over.
+/// Without Unix domain sockets, no request can be passed on.
 #[cfg(not(unix))]
 mod nowhere {
     use std::io;
@@ -316,7 +319,7 @@ mod nowhere {
 
     use super::AskError;
 
-    /// Nobody is answered.
+    /// Serves no requests.
     pub(crate) struct Control;
 
     impl Control {

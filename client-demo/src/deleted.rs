@@ -1,5 +1,5 @@
-//! Deleting notes: `notes rm`, and what is left of notes that somebody deleted while edits made
-//! here had not reached the relay: `notes deleted`.
+//! Deleting notes: `notes rm`; and orphaned edits, made here before the deletion by another replica and not
+//! yet on the relay: `notes deleted`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -63,7 +63,7 @@ impl Lost {
     }
 }
 
-/// Those of a space, in the order in which they were deleted.
+/// The deleted notes of a space, in order of deletion.
 fn all_lost(space: &Space) -> Result<Vec<Lost>, Failure> {
     let read = |edits: landfall::LostEdits| {
         let note = match space.export_lost(&edits.document) {
@@ -126,7 +126,7 @@ pub(crate) fn export(place: &Place, id: &str, file: &Path) -> Result<(), Failure
     }
 }
 
-/// Exports a deleted note, if one of that name has edits that only this store has.
+/// Exports a deleted note, if one of that name has orphaned edits.
 pub(crate) fn export_if_lost(notebook: &Notebook, id: &str, file: &Path) -> Result<bool, Failure> {
     let all = all_lost(&notebook.space)?;
     let lost = match find(&all, id) {
@@ -143,7 +143,7 @@ pub(crate) fn export_if_lost(notebook: &Notebook, id: &str, file: &Path) -> Resu
     Ok(true)
 }
 
-/// Prints a deleted note, if one of that name has edits that only this store has.
+/// Prints a deleted note, if one of that name has orphaned edits.
 pub(crate) fn show_if_lost(notebook: &Notebook, id: &str) -> Result<bool, Failure> {
     let all = all_lost(&notebook.space)?;
     let lost = match find(&all, id) {
@@ -192,7 +192,7 @@ fn unknown(id: &str, why: &str) -> Failure {
     Failure::new(Exit::Note, format!("no deleted note `{id}`"), why, remedy)
 }
 
-/// Asks the person at the terminal. Where nobody can be asked, only `--yes` says yes.
+/// Asks the user at the terminal. Without a terminal, only `--yes` confirms.
 pub(crate) fn confirm(
     place: &Place,
     question: &str,
@@ -212,7 +212,7 @@ pub(crate) fn confirm(
     let mut answer = String::new();
     let question = term::harmless(question);
     let asked = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
-    // A terminal that cannot be written to or read has not said yes.
+    // A terminal that cannot be written or read has not confirmed.
     let read = asked.and_then(|()| io::stdin().lock().read_line(&mut answer));
     match read.is_ok() && is_yes(&answer) {
         true => Ok(()),

@@ -1,5 +1,5 @@
-//! Letting a person edit a text in the editor of their choice. What they typed is never thrown away: as
-//! soon as the editor has changed the file, the file stays until the text is saved.
+//! Opens a text in the user's editor. The typed text is never lost: once the editor has changed the file, the
+//! file stays until the text is saved.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::failure::{Exit, Failure};
 use crate::lines;
 use crate::wait::Waiter;
 
-/// Where nothing says which one.
+/// The editor if neither `$VISUAL` nor `$EDITOR` is set.
 const EDITOR_DEFAULT: &str = "vi";
 
 /// Why there is no edited text.
@@ -30,25 +30,25 @@ pub(crate) enum EditorError {
         #[source]
         source: io::Error,
     },
-    /// It ended with an error: the person may have meant to give up.
+    /// The editor exited with an error: the user may have meant to abort.
     #[error("`{command}` ended with {status}")]
     Failed { command: String, status: ExitStatus },
-    /// The terminal is gone, or the system goes down.
+    /// The terminal is gone, or the system is shutting down.
     #[error("a signal ended it while the editor was open")]
     Interrupted,
-    /// Nothing can wait for the editor.
+    /// The process cannot wait for the editor.
     #[error("the editor cannot be waited for: {0}")]
     Wait(String),
-    /// It wrote something that is no text.
+    /// The edited file is not text.
     #[error("the edited file is not UTF-8: {0}")]
     NotText(String),
 }
 
-/// Why there is no edited text, and where what was typed is.
+/// Why there is no edited text, and where the typed text is.
 #[derive(Debug)]
 pub(crate) struct NotEdited {
     pub(crate) error: EditorError,
-    /// The file that is kept, if the editor had changed it.
+    /// The file, which is kept if the editor had changed it.
     pub(crate) kept: Option<PathBuf>,
 }
 
@@ -59,7 +59,7 @@ impl From<EditorError> for NotEdited {
 }
 
 impl NotEdited {
-    /// For a person who was editing this note.
+    /// The failure of a command that edited this note.
     pub(crate) fn failure(self, note: &str) -> Failure {
         let exit = match self.error {
             EditorError::Interrupted => Exit::Interrupted,
@@ -79,7 +79,7 @@ impl NotEdited {
     }
 }
 
-/// Where a text is kept, and the command that makes something of it.
+/// The path of a kept text, and the command that uses it.
 pub(crate) fn kept_in(path: &Path, command: &str) -> String {
     let path = path.display().to_string();
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+@:,".contains(c);
@@ -90,11 +90,11 @@ pub(crate) fn kept_in(path: &Path, command: &str) -> String {
     format!("your text is kept in {path}, for `landfall-demo {command} --text - < {quoted}`")
 }
 
-/// A text that was edited. Its file stays, also if this program panics, until it is said to be saved.
+/// An edited text. Its file stays, even if this program panics, until `saved` is called.
 #[derive(Debug)]
 pub(crate) struct Edited {
     pub(crate) text: String,
-    /// Where it is; `None` if the editor changed nothing.
+    /// The path of its file; `None` if the editor changed nothing.
     pub(crate) draft: Option<PathBuf>,
 }
 
@@ -107,14 +107,14 @@ impl Edited {
     }
 }
 
-/// Removes a draft that is saved.
+/// Removes a saved draft.
 pub(crate) fn remove(path: &Path) {
     if let Err(error) = std::fs::remove_file(path) {
         crate::term::note(format!("could not remove {}: {error}", path.display()));
     }
 }
 
-/// Opens `$VISUAL` or `$EDITOR` on a text and waits until it is closed.
+/// Opens `$VISUAL` or `$EDITOR` on a text and waits until it exits.
 pub(crate) fn edit(text: &str) -> Result<Edited, NotEdited> {
     let command = ["VISUAL", "EDITOR"]
         .into_iter()
@@ -128,7 +128,8 @@ fn edit_with(command: &str, text: &str) -> Result<Edited, NotEdited> {
     let mut made = tempfile::Builder::new();
     let made = made.prefix("landfall-note-").suffix(".md").tempfile();
     let mut file = made.map_err(EditorError::File)?;
-    // Editors end a file with a line end: with one there already, none is added unseen.
+    // Editors add a line end at the end of a file. With one there already, the addition is known and can be
+    // removed.
     let end = match text.is_empty() || text.ends_with(['\n', '\r']) {
         true => "",
         false => lines::end_of(text),
@@ -138,22 +139,22 @@ fn edit_with(command: &str, text: &str) -> Result<Edited, NotEdited> {
     written.map_err(EditorError::File)?;
     let path = file.into_temp_path();
     let ran = run(command, &path);
-    // Read by path: many editors put a new file in the place of the old one.
+    // Read by path: many editors replace the file by a new one.
     let bytes = match (std::fs::read(&path), ran) {
         (Ok(bytes), Ok(())) => bytes,
-        // After a signal the editor may still be there, and write later.
+        // After a signal the editor may still run, and write later.
         (Ok(bytes), Err(error))
             if bytes == given.as_bytes() && !matches!(error, EditorError::Interrupted) =>
         {
             return Err(error.into());
         }
-        // Whoever gave up, and whoever's editor crashed, decides what becomes of it.
-        (Ok(_), Err(error)) => return Err(NotEdited { error, kept: keep(path) }),
+        // After an abort or an editor crash, the user decides what to do with the text.
+        (Ok(_), Err(error)) => return Err(NotEdited { error, kept: Some(keep(path)) }),
         (Err(_), Err(error)) => return Err(error.into()),
-        // What cannot be read may be there all the same.
+        // A file that cannot be read may still exist.
         (Err(error), Ok(())) => {
             let is_gone = error.kind() == io::ErrorKind::NotFound;
-            let kept = if is_gone { None } else { keep(path) };
+            let kept = if is_gone { None } else { Some(keep(path)) };
             return Err(NotEdited { error: EditorError::File(error), kept });
         }
     };
@@ -161,23 +162,28 @@ fn edit_with(command: &str, text: &str) -> Result<Edited, NotEdited> {
         return Ok(Edited { text: text.to_owned(), draft: None });
     }
     let utf8 = std::str::from_utf8(&bytes).ok().map(str::to_owned);
-    // Letters of UTF-16 are UTF-8 too, with zeros between them.
+    // ASCII letters in UTF-16 are also valid UTF-8, with zero bytes between them.
     let utf8 = utf8.filter(|edited| text.contains('\0') || !edited.contains('\0'));
     match utf8.or_else(|| utf16(&bytes)) {
-        Some(edited) => Ok(Edited { text: as_before(text, edited, end), draft: keep(path) }),
+        Some(edited) => Ok(Edited { text: as_before(text, edited, end), draft: Some(keep(path)) }),
         None => {
             let error = EditorError::NotText(what_it_is(&bytes));
-            Err(NotEdited { error, kept: keep(path) })
+            Err(NotEdited { error, kept: Some(keep(path)) })
         }
     }
 }
 
-/// Lets the file stay. Where that fails, it is there until this program ends; the system says why.
-fn keep(path: TempPath) -> Option<PathBuf> {
-    path.keep().ok()
+/// Keeps the file beyond this program, whatever the system says to that.
+fn keep(path: TempPath) -> PathBuf {
+    path.keep().unwrap_or_else(|failed| {
+        let kept = failed.path.to_path_buf();
+        // Dropped, it would remove the file.
+        std::mem::forget(failed.path);
+        kept
+    })
 }
 
-/// The edited text without the line end that only the file had.
+/// The edited text without the line end that was added for the file.
 fn as_before(before: &str, mut edited: String, end: &str) -> String {
     let only_of_the_file = before.is_empty() || !end.is_empty();
     if only_of_the_file && edited.ends_with('\n') {
@@ -191,7 +197,7 @@ fn as_before(before: &str, mut edited: String, end: &str) -> String {
     edited
 }
 
-/// The text of UTF-16 that says so with a byte order mark, as some editors on Windows write it.
+/// Decodes UTF-16 with a byte order mark, as some editors on Windows write it.
 fn utf16(bytes: &[u8]) -> Option<String> {
     let unit: fn([u8; 2]) -> u16 = match bytes {
         [0xff, 0xfe, ..] => u16::from_le_bytes,
@@ -202,7 +208,7 @@ fn utf16(bytes: &[u8]) -> Option<String> {
     char::decode_utf16(units.iter().copied().map(unit)).collect::<Result<_, _>>().ok()
 }
 
-/// What bytes are that are not UTF-8, as far as that can be seen.
+/// A description of bytes that are not UTF-8, as far as they can be recognised.
 fn what_it_is(bytes: &[u8]) -> String {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
         return "it looks like UTF-16".to_owned();
@@ -213,14 +219,14 @@ fn what_it_is(bytes: &[u8]) -> String {
     format!("line {line} has the byte {byte:#04x}, as in Latin-1")
 }
 
-/// Runs the command line with the path at its end, as a shell would: `code --wait` is one.
+/// Runs the command line with the path appended, like a shell would: for example `code --wait`.
 fn run(command: &str, path: &Path) -> Result<(), EditorError> {
     let waiter = Waiter::new().map_err(|failure| EditorError::Wait(failure.to_string()))?;
     let ended = waiter.beside_an_editor(|| {
         let mut child = started(command).arg(path).spawn()?;
         let (tell, told) = oneshot::channel();
         thread::Builder::new().name("editor".to_owned()).spawn(move || {
-            // Who waited may have been ended by a signal.
+            // The waiting side may have been ended by a signal.
             let _ = tell.send(child.wait());
         })?;
         Ok(told)
@@ -237,8 +243,8 @@ fn run(command: &str, path: &Path) -> Result<(), EditorError> {
     Err(EditorError::Failed { command: command.to_owned(), status })
 }
 
-/// The editor's program and arguments; its file is added. By a shell, as git does, if there is anything in
-/// it that a shell reads, such as quotes.
+/// The editor's program and arguments; the caller appends the file. Uses a shell, as git does, if the command
+/// has characters that a shell interprets, such as quotes.
 fn started(command: &str) -> Command {
     const READ_BY_A_SHELL: &[char] = &[
         '|', '&', ';', '<', '>', '(', ')', '$', '`', '\\', '"', '\'', '*', '?', '[', '#', '~', '=',

@@ -1,4 +1,4 @@
-//! Writing notes to files as automerge documents, whatever became of them: `notes export`.
+//! `notes export`: writes notes to files as automerge documents, in whatever state they are.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,8 +14,8 @@ use crate::find::{FindError, Finder};
 use crate::notes;
 use crate::term::{count, thousands};
 
-/// The command `notes export`: the note as it is here, with what the relay refuses of it; or a
-/// deleted one of which something is left.
+/// The command `notes export`: writes the local note, including changes that the relay rejected; or the
+/// orphaned edits of a deleted one.
 pub(crate) fn run(place: &Place, id: &str, file: &Path) -> Result<(), Failure> {
     let notebook = notes::open_to_read(place, id)?;
     let listed = match Finder::new(&notebook.space).find(id)? {
@@ -40,7 +40,7 @@ pub(crate) fn run(place: &Place, id: &str, file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a new file; `-` is standard output. What is there already is not touched.
+/// Writes a new file; `-` is standard output. Never overwrites a file.
 pub(crate) fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let written = match file == Path::new("-") {
         true => {
@@ -60,7 +60,7 @@ pub(crate) fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
-/// What was written where.
+/// The success message.
 pub(crate) fn said(what: &str, file: &Path, bytes: usize) -> String {
     let bytes = thousands(bytes as u64);
     match file == Path::new("-") {

@@ -1,5 +1,5 @@
-//! How a command fails: one line for a person, and a code for a script. The one place that gives
-//! the library's errors their exit code and their advice.
+//! Failures of commands: one line for people, and an exit code for scripts. The only place that maps the
+//! library's errors to exit codes and remedies.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -15,23 +15,22 @@ use serde::{Deserialize, Serialize};
 use crate::notes;
 use crate::term::count;
 
-/// What a script can tell apart. `docs/notebook.md` lists the same codes.
+/// The exit codes. `docs/notebook.md` lists them too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Exit {
-    /// A failure that has no code of its own.
+    /// A failure without a code of its own.
     Other = 1,
-    /// Wrong usage: an option, a URL or a name that cannot be.
+    /// Wrong usage: an invalid option, URL or name.
     Usage = 2,
     /// The store cannot be opened, read or written.
     Store = 3,
-    /// No relay answers, it refuses, or changes are still pending.
+    /// No relay answers, the relay refuses, or changes are still pending.
     Relay = 4,
-    /// No such note or space, or several notes that could be meant.
+    /// No such note or space, or an ambiguous name.
     Note = 5,
-    /// What must be equal differs, or a note has not the documented shape.
+    /// Two things that must be equal differ, or a note does not have the documented shape.
     Differs = 6,
-    /// A file to be read is missing or not what it should be; one to be written is there already,
-    /// or cannot be.
+    /// An input file is missing or invalid; an output file exists already, or cannot be written.
     Input = 7,
     /// Ended by a signal.
     Interrupted = 130,
@@ -43,7 +42,7 @@ Exit codes: 0 done; 1 other failures; 2 wrong usage; 3 store not usable; \
 4 relay not reached, refusing, or changes still pending; 5 no such note or space, or several; \
 6 contents differ, or a note is malformed; 7 a file cannot be read or written; 130 interrupted";
 
-/// A failed command: what failed, why, and what to do about it.
+/// A failed command: what failed, why, and the remedy.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{what}: {why}; {remedy}")]
 pub(crate) struct Failure {
@@ -51,19 +50,19 @@ pub(crate) struct Failure {
     what: String,
     why: String,
     remedy: String,
-    /// What somebody else can do about it.
+    /// Whether another process can resolve it.
     #[serde(skip)]
     kind: Kind,
 }
 
-/// Failures that are not the end.
+/// Failures that can be resolved elsewhere.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Kind {
     #[default]
     Final,
-    /// Another process has the store open: it may take the command.
+    /// Another process has the store open: the command can be passed to it.
     StoreInUse,
-    /// The person must be asked, elsewhere.
+    /// The user must be asked, by another process.
     Question(String),
 }
 
@@ -78,14 +77,14 @@ impl Failure {
         Self { exit, what, why, remedy, kind: Kind::Final }
     }
 
-    /// The person must be asked first, by the process that they started.
+    /// The user must be asked first, by the process that the user started.
     pub(crate) fn ask(question: &str) -> Self {
         let failure =
             Self::new(Exit::Usage, "nothing was done", "the answer is missing", "say --yes");
         Self { kind: Kind::Question(question.to_owned()), ..failure }
     }
 
-    /// What is to be asked.
+    /// The question for the user.
     pub(crate) fn question(&self) -> Option<&str> {
         match &self.kind {
             Kind::Question(question) => Some(question),
@@ -98,7 +97,7 @@ impl Failure {
         self.kind == Kind::StoreInUse
     }
 
-    /// The same failure, with another reason beside the first.
+    /// The same failure, with a second reason.
     pub(crate) fn because(mut self, why: &impl Display) -> Self {
         self.why = format!("{}, and {}", self.why, line(why));
         self.kind = Kind::Final;
@@ -114,26 +113,26 @@ impl Failure {
         ExitCode::from(self.exit as u8)
     }
 
-    /// The line for a person.
+    /// The line for people.
     pub(crate) fn line(&self) -> String {
         format!("error: {self}")
     }
 
-    /// The same failure, with what it means for the user's work added to the advice.
+    /// The same failure, with its consequence for the user's work added to the remedy.
     pub(crate) fn and(mut self, more: impl Display) -> Self {
         self.remedy = format!("{}; {}", self.remedy, line(more));
         self
     }
 }
 
-/// One line, whatever a path, a URL or a server's answer was made of.
+/// One line, without control characters from a path, a URL or a server's answer.
 fn line(text: impl Display) -> String {
     let text = text.to_string();
     let printable = |c: char| if c.is_control() { ' ' } else { c };
     text.trim().chars().map(printable).collect()
 }
 
-/// An error and its causes, each said once.
+/// An error and its causes, without repetitions.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -148,7 +147,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// What to do about our own faults.
+/// The remedy for our own bugs.
 pub(crate) const REPORT: &str = "please report this";
 
 impl From<OpenError> for Failure {
@@ -317,12 +316,12 @@ impl From<CheckError> for Failure {
     }
 }
 
-/// Not everything reached the relay, or nothing is known to have come from it.
+/// Some changes did not reach the relay, or the relay's changes may be missing here.
 pub(crate) fn unsynced(why: &str, pending: u64) -> Failure {
     unsynced_until(why, pending, "sync again when the relay is there")
 }
 
-/// As [`unsynced`], where something else has to be done.
+/// Like [`unsynced`], with another remedy.
 pub(crate) fn unsynced_until(why: &str, pending: u64, remedy: &str) -> Failure {
     let kept = match pending {
         0 => "nothing waits to be sent".to_owned(),

@@ -1,5 +1,4 @@
-//! Finding the note that a person means: by its id, a unique beginning of it, its number in the
-//! list, or its title.
+//! Finds a note by its id, a unique prefix of the id, its number in the list, or its title.
 
 use landfall::{Document, DocumentId, OpenDocumentError, Space};
 use thiserror::Error;
@@ -8,15 +7,15 @@ use crate::failure::{Exit, Failure};
 use crate::name;
 use crate::note::{self, Note, ShapeError};
 
-/// A document of the space, and what it holds.
+/// A document of the space, with its content.
 #[derive(Clone)]
 pub(crate) struct Listed {
     pub(crate) document: Document,
-    /// What is wrong instead, if it is no note.
+    /// The note, or how the document departs from a note's shape.
     pub(crate) note: Result<Note, ShapeError>,
 }
 
-/// What can be looked for.
+/// A document that can be found.
 pub(crate) trait Named {
     fn id(&self) -> DocumentId;
     /// The title, if it is a note and has one.
@@ -40,8 +39,8 @@ impl Named for Listed {
     }
 }
 
-/// Reads documents and puts them in the order of `notes list`: the oldest first, so that a new
-/// note gets a new number; notes without a date before them, by title.
+/// Reads documents and sorts them like `notes list`: oldest first, so that a new note gets a new number;
+/// notes without a date come first, by title.
 pub(crate) fn listed(documents: Vec<Document>) -> Result<Vec<Listed>, Failure> {
     let mut all = Vec::with_capacity(documents.len());
     for document in documents {
@@ -57,10 +56,10 @@ pub(crate) fn listed(documents: Vec<Document>) -> Result<Vec<Listed>, Failure> {
 /// Why no note was found.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum FindError {
-    /// Nothing fits.
+    /// No note matches.
     #[error("no note `{asked}`: {why}")]
     Unknown { asked: String, why: String },
-    /// Several fit.
+    /// Several notes match.
     #[error("`{asked}` may be one of several: {}", candidates.join(", "))]
     Ambiguous { asked: String, candidates: Vec<String> },
 }
@@ -80,32 +79,32 @@ impl From<FindError> for Failure {
     }
 }
 
-/// What can be looked for, of one document.
+/// The names of one document.
 struct Candidate<'a> {
     /// The id without its scheme.
     id: String,
     title: Option<&'a str>,
 }
 
-/// The note that is meant. An id wins over a number, a number over a long beginning of an id, that over
-/// a title, a whole title over a short beginning of an id.
+/// The note with this name. An id wins over a number, a number over a long id prefix, that over a title, and
+/// a whole title over a short id prefix.
 pub(crate) fn find<'a, T: Named>(all: &'a [T], asked: &str) -> Result<&'a T, FindError> {
     let candidate = |one: &'a T| Candidate { id: short(&one.id()), title: one.title() };
     let candidates: Vec<Candidate<'_>> = all.iter().map(candidate).collect();
     pick(&candidates, asked).map(|index| &all[index])
 }
 
-/// Letters that a beginning of an id has at least to be looked for among ids alone. A shorter word is
-/// rather a title: six letters are a chance of one in billions for each note.
+/// The least length of an id prefix that is looked up among ids alone. A shorter word is more likely a title:
+/// for six letters, a coincidence has a chance of one in billions for each note.
 const BEGINNING: usize = 6;
 
-/// Digits of a number in the list at most: more are the beginning of an id.
+/// The most digits of a number in the list: more are an id prefix.
 const NUMBER_DIGITS: usize = 6;
 
-/// Finds notes of a space, and reads no others where an id or a beginning of one says which is meant.
+/// Finds notes of a space, and reads no other notes if an id or a prefix identifies one.
 pub(crate) struct Finder<'a> {
     space: &'a Space,
-    /// All notes, once a number or a title was asked for.
+    /// All notes, once a number or a title was looked up.
     all: Option<Vec<Listed>>,
 }
 
@@ -114,7 +113,7 @@ impl<'a> Finder<'a> {
         Self { space, all: None }
     }
 
-    /// The note that is meant.
+    /// The note with this name.
     pub(crate) fn find(&mut self, asked: &str) -> Result<Result<Listed, FindError>, Failure> {
         let wanted = bare(asked);
         if let Some(id) = id(asked) {
@@ -138,7 +137,7 @@ impl<'a> Finder<'a> {
         Ok(find(self.all.as_deref().unwrap_or_default(), asked).cloned())
     }
 
-    /// The documents whose ids begin so.
+    /// The documents whose ids have this prefix.
     fn begun(&self, beginning: &str) -> Result<Vec<Listed>, Failure> {
         let mut ids = self.space.documents()?;
         ids.retain(|id| short(id).starts_with(beginning));
@@ -149,7 +148,7 @@ impl<'a> Finder<'a> {
         ids.into_iter().filter_map(|id| self.open(id).transpose()).collect()
     }
 
-    /// `None` if it is not there, or not any more.
+    /// `None` if it does not exist, or was deleted.
     fn open(&self, id: DocumentId) -> Result<Option<Document>, Failure> {
         match self.space.open(id) {
             Ok(document) => Ok(Some(document)),
@@ -159,7 +158,7 @@ impl<'a> Finder<'a> {
     }
 }
 
-/// Without the scheme of an id.
+/// The text without an id's scheme.
 fn bare(asked: &str) -> &str {
     asked.trim().trim_start_matches("automerge:")
 }
@@ -168,7 +167,7 @@ fn number(wanted: &str) -> Option<usize> {
     wanted.parse::<usize>().ok().filter(|_| wanted.len() <= NUMBER_DIGITS)
 }
 
-/// Whether it is looked for among ids before titles.
+/// Whether the text is looked up among ids before titles.
 fn is_beginning(wanted: &str) -> bool {
     // The letters of base58.
     let is_of_an_id = |c: char| c.is_ascii_alphanumeric() && !"0OIl".contains(c);
@@ -179,7 +178,7 @@ fn unknown(asked: &str, why: &str) -> FindError {
     FindError::Unknown { asked: asked.to_owned(), why: why.to_owned() }
 }
 
-/// Several ids begin so: each with a few letters more.
+/// Several ids have this prefix: lists each with a few more letters.
 fn several_begin(several: &[Listed], asked: &str, letters: usize) -> FindError {
     let name = |listed: &Listed| {
         let id = short(&listed.document.id());
@@ -188,7 +187,7 @@ fn several_begin(several: &[Listed], asked: &str, letters: usize) -> FindError {
     FindError::Ambiguous { asked: asked.to_owned(), candidates: few(several.iter().map(name)) }
 }
 
-/// The first ones, and how many more there are.
+/// The first names, and the number of the others.
 fn few(names: impl ExactSizeIterator<Item = String>) -> Vec<String> {
     const NAMED: usize = 4;
     let more = names.len().saturating_sub(NAMED);
@@ -199,7 +198,7 @@ fn few(names: impl ExactSizeIterator<Item = String>) -> Vec<String> {
     few
 }
 
-/// Whether a candidate is one that is meant.
+/// Whether a candidate matches.
 type Fits<'a> = &'a dyn Fn(&Candidate<'_>) -> bool;
 
 fn pick(all: &[Candidate<'_>], asked: &str) -> Result<usize, FindError> {
@@ -232,7 +231,7 @@ fn pick(all: &[Candidate<'_>], asked: &str) -> Result<usize, FindError> {
     Err(unknown("no id begins so, and no title reads so"))
 }
 
-/// Names a few of those that fit: by number, and by as much of the id as tells them apart.
+/// Lists a few of the matches: by number, and by as much of the id as distinguishes them.
 fn ambiguous(all: &[Candidate<'_>], asked: &str, several: &[usize]) -> FindError {
     let name = |index: &usize| {
         let title = all[*index].title.unwrap_or("untitled");
@@ -241,12 +240,12 @@ fn ambiguous(all: &[Candidate<'_>], asked: &str, several: &[usize]) -> FindError
     FindError::Ambiguous { asked: asked.to_owned(), candidates: few(several.iter().map(name)) }
 }
 
-/// The id that a text is, whether a document has it or not.
+/// Parses an id, whether or not a document has it.
 pub(crate) fn id(asked: &str) -> Option<DocumentId> {
     asked.trim().parse().ok()
 }
 
-/// An id without its scheme, as it is typed.
+/// An id without its scheme, as a user types it.
 pub(crate) fn short(id: &DocumentId) -> String {
     id.to_string().trim_start_matches("automerge:").to_owned()
 }

@@ -1,5 +1,5 @@
-//! Made-up authors who type as people do: mostly forwards, sometimes elsewhere, sometimes taking
-//! something back; with text that breaks careless code. The same seed types the same.
+//! Synthetic authors who type like people: mostly forwards, sometimes elsewhere, sometimes deleting; with
+//! text that breaks careless code. Deterministic for a seed.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -7,7 +7,7 @@ use landfall::BoxError;
 use landfall::automerge::transaction::{Transactable, Transaction};
 use landfall::automerge::{ObjId, ReadDoc};
 
-/// What is typed: words, joined emoji, combining marks, CJK, right-to-left, both line ends.
+/// The typed pieces: words, joined emoji, combining marks, CJK, right-to-left, both line ends.
 const PIECES: &[&str] = &[
     "a",
     "e",
@@ -37,7 +37,7 @@ const PIECES: &[&str] = &[
     "\r\n",
 ];
 
-/// A small generator (SplitMix64): enough to choose, and the same everywhere.
+/// A small random number generator (SplitMix64): sufficient for choices, and the same on all platforms.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
@@ -60,13 +60,13 @@ impl Random {
     }
 }
 
-/// A seed that is another each time.
+/// A random seed.
 pub(crate) fn seed() -> u64 {
-    // Short enough to be typed again.
+    // Short enough for a user to type.
     RandomState::new().build_hasher().finish() % 1_000_000
 }
 
-/// Somebody who types.
+/// A synthetic author.
 #[derive(Debug, Clone)]
 pub(crate) struct Author {
     random: Random,
@@ -78,7 +78,7 @@ impl Author {
         Self { random: Random::new(seed.wrapping_mul(31).wrapping_add(number)), cursor: 0 }
     }
 
-    /// The next edit, in a text that others change too.
+    /// The next edit, in a text that other authors change too.
     pub(crate) fn stroke(
         &mut self,
         tx: &mut Transaction<'_>,

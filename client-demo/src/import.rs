@@ -1,8 +1,8 @@
 //! The command `import`: text and Markdown files become notes.
 //!
-//! A note made of a file is named after the file's name and content, so the same file becomes the
-//! same note, however often and on however many replicas it is imported. A file that was changed
-//! since becomes another note: nothing that somebody wrote is ever overwritten.
+//! A note's id is derived from the file's name and content, so the same file becomes the same note, however
+//! often and on however many replicas it is imported. A changed file becomes another note: an import never
+//! overwrites text.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,14 +21,14 @@ use crate::notebook::Notebook;
 use crate::term::{count, note as remark, say, tame};
 use crate::text::{TooLong, fits};
 
-/// Files with more bytes are not even read: a character of UTF-8 has four at most, and each is an
-/// operation of the change that makes the note.
+/// Larger files are rejected without being read: a character of UTF-8 has at most four bytes, and each is an
+/// operation of the change that creates the note.
 const BYTES_MOST: u64 = 4 * CHANGE_OPERATIONS;
 
-/// Files in one run. More is a mistake, such as a home folder.
+/// Most files in one run. More is a mistake, such as a home folder.
 const FILES_MOST: usize = 10_000;
 
-/// What is taken from folders. A file that is named itself may be called anything.
+/// The extensions imported from folders. A file named on the command line may have any name.
 const EXTENSIONS: &[&str] = &["md", "markdown", "txt", "text"];
 
 /// Why a file did not become a note.
@@ -56,7 +56,7 @@ pub(crate) enum SkipError {
     Refused(String),
 }
 
-/// What came of an import.
+/// The result of an import.
 #[derive(Debug, Default)]
 struct Tally {
     made: u64,
@@ -76,7 +76,8 @@ pub(crate) fn run(place: &Place, paths: &[PathBuf]) -> Result<(), Failure> {
             Failure::new(Exit::Input, what, error, "nothing was imported; check the path")
         })?;
     }
-    // Before anything is said: another process may have the store, and says it then.
+    // Opened before any output: if another process has the store, that process runs the command and prints
+    // it.
     let notebook = Notebook::open(place)?;
     let mut files = BTreeSet::new();
     let mut tally = Tally::default();
@@ -105,7 +106,7 @@ pub(crate) fn run(place: &Place, paths: &[PathBuf]) -> Result<(), Failure> {
             let why = "every file was skipped, for the reasons above";
             Err(Failure::new(Exit::Input, "nothing was imported", why, "give text files"))
         }
-        // Nothing to save, nothing to say about it.
+        // No note was created, so there is nothing to save.
         Tally { made: 0, .. } => notebook.close(),
         _ => notebook.saved(),
     }
@@ -122,7 +123,7 @@ fn shown(path: &Path) -> String {
     tame(&path.display().to_string()).replace('\n', " ")
 }
 
-/// Finds the files; hidden files and links inside folders are left alone.
+/// Collects the files; skips hidden files, and links inside folders.
 fn collect(
     path: &Path,
     named: bool,
@@ -169,7 +170,7 @@ fn has_extension(path: &Path) -> bool {
     extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
 }
 
-/// Makes a note of a file; says whether it was not among those that are known.
+/// Creates a note from a file; returns whether it is new.
 fn import(
     notebook: &Notebook,
     path: &Path,
@@ -179,14 +180,14 @@ fn import(
         Ok(text) => text,
         Err(why) => return Ok(Err(why)),
     };
-    // The same file on a Mac and elsewhere, whose systems spell accents in two ways.
+    // macOS and other systems encode accents in file names differently: composed, both give the same note.
     let file = composed(&path.file_name().unwrap_or_default().to_string_lossy());
     let title = title(&text, path);
     if let Err(why) = fits(title.chars().count() + text.chars().count()) {
         return Ok(Err(why.into()));
     }
     let made = notebook.space.create_named(&format!("file {file}\n{text}"), |tx| {
-        // No date: the same file must make the same note everywhere.
+        // No date: the same file must create the same note everywhere.
         note::write(tx, &title, &text, None)?;
         Ok(())
     });
@@ -199,16 +200,16 @@ fn import(
             | ChangeError::TooManyOperations { .. },
         ) => Ok(Err(SkipError::ChangeTooLarge)),
         Err(ChangeError::Deleted) => Ok(Err(SkipError::Deleted)),
-        // Nothing can be imported then, whatever the file.
+        // A store error affects every file.
         Err(ChangeError::Store(error)) => Err(error.into()),
-        // All others are about this one document.
+        // All other errors are about this document.
         Err(error) => Ok(Err(SkipError::Refused(chain(&error)))),
     }
 }
 
 fn read(path: &Path) -> Result<String, SkipError> {
     let bytes = fs::metadata(path)?.len();
-    // Before anything is read, and however large it is.
+    // Checked before the file is read.
     if bytes > BYTES_MOST {
         return Err(SkipError::TooLarge { bytes });
     }

@@ -1,5 +1,5 @@
-//! The lines of a text that somebody else wrote, whatever ends them: `\n`, `\r\n`, or `\r` alone as on
-//! old Macs and in some exports. A byte order mark at the beginning is no part of the first one.
+//! The lines of a foreign text with any line ends: `\n`, `\r\n`, or a lone `\r` as on old Macs and in some
+//! exports. A leading byte order mark does not belong to the first line.
 
 /// The lines, without their ends and without a byte order mark.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
@@ -17,7 +17,7 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What ends the lines of a text: as its first line has it, and `\n` if it has one line only.
+/// The line end of a text: that of its first line, or `\n` if it has only one line.
 pub(crate) fn end_of(text: &str) -> &'static str {
     match text.find(['\n', '\r']).map(|at| &text[at..]) {
         Some(rest) if rest.starts_with("\r\n") => "\r\n",

@@ -141,10 +141,10 @@ fn incomplete(of: &str) -> Failure {
     }
     let shown = found.get_subcommands().filter(|below| !below.is_hide_set());
     let names: Vec<&str> = shown.map(clap::Command::get_name).collect();
-    let program = format!("landfall-demo {of}");
-    let program = program.trim_end();
-    let why = format!("`{program}` does one of: {}", names.join(", "));
-    Failure::new(Exit::Usage, "wrong usage", why, format!("see `{program} --help`"))
+    let command = if of.is_empty() { "landfall-demo" } else { of };
+    let why = format!("`{command}` does one of: {}", names.join(", "));
+    let help = format!("see `{} --help`", format!("landfall-demo {of}").trim_end());
+    Failure::new(Exit::Usage, "wrong usage", why, help)
 }
 
 /// Help and version as they are; a mistake in one line, as all errors here.

@@ -1,6 +1,6 @@
-//! When two names are the same for a person who reads them: titles, and the names of files. macOS writes
-//! `é` as two code points where Linux and most keyboards write one; both are canonically equivalent in
-//! Unicode, and are the same name here. Case is ignored where a person types a name.
+//! Equality of names as readers see it: titles, and names of files. macOS encodes `é` as two code points
+//! where Linux and most keyboards use one; both are canonically equivalent in Unicode, and equal here. Names
+//! that a user types are compared without case.
 
 use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
 
@@ -9,10 +9,11 @@ pub(crate) fn composed(text: &str) -> String {
     ComposingNormalizerBorrowed::new_nfc().normalize(text).into_owned()
 }
 
-/// What names that a person would call the same have in common: Unicode's canonical caseless match.
+/// A key that is the same for all names a reader considers equal: Unicode's canonical caseless match.
 pub(crate) fn key(text: &str) -> String {
     let nfd = DecomposingNormalizerBorrowed::new_nfd();
-    // To upper case and back is what folds `ß` with `SS` and `ς` with `σ`, which lower case alone does not.
+    // Converting to upper case and back also matches `ß` with `SS` and `ς` with `σ`, which lower case alone
+    // does not.
     let folded = nfd.normalize(text.trim()).to_uppercase().to_lowercase();
     nfd.normalize(&folded).into_owned()
 }

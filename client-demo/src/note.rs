@@ -1,12 +1,13 @@
-//! A note's shape, as `docs/notebook.md` fixes it: how one is made, read, and found malformed.
+//! The shape of a note, as specified in `docs/notebook.md`: creating one, reading it, and reporting
+//! departures from the shape.
 //!
-//! Prose is in automerge text objects, so that concurrent edits merge by character and a browser
-//! can edit it too. Keys that are not listed here are left alone.
+//! Prose is in automerge text objects, so that concurrent edits merge by character and a browser can edit it
+//! too. Keys that are not listed here are left unchanged.
 
 use landfall::automerge::transaction::{Transactable, Transaction};
 use landfall::automerge::{AutomergeError, ObjId, ObjType, ROOT, ReadDoc, ScalarValue, Value};
 
-/// The key that says that a document is a note, and of which version.
+/// The key that marks a document as a note, with the version of the format.
 pub(crate) const FORMAT: &str = "landfallNotebook";
 /// The version that this program writes, and the latest that it reads.
 pub(crate) const VERSION: i64 = 1;
@@ -14,14 +15,14 @@ pub(crate) const VERSION: i64 = 1;
 pub(crate) const TITLE: &str = "title";
 /// The note's prose: a text object.
 pub(crate) const BODY: &str = "body";
-/// When it was made: a timestamp. Left out of notes made from files.
+/// The creation time: a timestamp. Absent in notes imported from files.
 pub(crate) const CREATED: &str = "created";
 /// Optional: a counter.
 pub(crate) const VOTES: &str = "votes";
 /// Optional: a list of short texts.
 pub(crate) const ITEMS: &str = "items";
 
-/// What a note holds.
+/// The content of a note.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Note {
     pub(crate) title: String,
@@ -32,19 +33,19 @@ pub(crate) struct Note {
     pub(crate) items: Option<Vec<String>>,
 }
 
-/// Where a document departs from a note's shape.
+/// How a document departs from a note's shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ShapeError {
-    /// It says of itself that it is something else, or nothing.
+    /// The document declares another format, or none.
     #[error("it is no note: `{FORMAT}` is {found}")]
     NotANote { found: String },
-    /// A later version of this program made it.
+    /// A later version of this program created it.
     #[error("it is a note of version {found}, this program reads up to {VERSION}")]
     TooNew { found: i64 },
-    /// A key is not there.
+    /// A key is missing.
     #[error("`{key}` is missing")]
     Missing { key: &'static str },
-    /// A key holds something else.
+    /// A key has a value of another type.
     #[error("`{key}` is {found}, and must be {expected}")]
     Wrong { key: &'static str, expected: &'static str, found: String },
     /// automerge could not read it.
@@ -52,7 +53,7 @@ pub(crate) enum ShapeError {
     Unreadable { key: &'static str, what: String },
 }
 
-/// Writes a new note, and gives its body.
+/// Writes a new note, and returns its body.
 pub(crate) fn write(
     tx: &mut Transaction<'_>,
     title: &str,
@@ -70,7 +71,7 @@ pub(crate) fn write(
     Ok(text)
 }
 
-/// Reads a note; the first thing that is wrong is the error.
+/// Reads a note; the error is the first departure from the shape.
 pub(crate) fn read(doc: &impl ReadDoc) -> Result<Note, ShapeError> {
     check_format(doc)?;
     let title = text(doc, TITLE)?.ok_or(ShapeError::Missing { key: TITLE })?;
@@ -84,7 +85,7 @@ pub(crate) fn read(doc: &impl ReadDoc) -> Result<Note, ShapeError> {
     })
 }
 
-/// Everything that is wrong with a note; nothing if it is as it must be.
+/// All departures from a note's shape; empty for a valid note.
 pub(crate) fn problems(doc: &impl ReadDoc) -> Vec<ShapeError> {
     if let Err(problem) = check_format(doc) {
         return vec![problem];
@@ -99,8 +100,8 @@ pub(crate) fn problems(doc: &impl ReadDoc) -> Vec<ShapeError> {
     found.into_iter().flatten().collect()
 }
 
-/// The keys whose value was set to several things at once. One is shown, the others are kept:
-/// nothing is wrong, but a person may want to know.
+/// The keys with concurrent values. One value is shown, the others are kept: no error, but the user may want
+/// to know.
 pub(crate) fn conflicts(doc: &impl ReadDoc) -> Vec<(&'static str, usize)> {
     let values = |key| doc.get_all(ROOT, key).map_or(0, |values| values.len());
     let keys = [TITLE, BODY, CREATED, VOTES, ITEMS].into_iter();
@@ -119,7 +120,7 @@ pub(crate) fn text_object(
     }
 }
 
-/// The list of items: its object, and what it holds.
+/// The list of items: its object and its content.
 pub(crate) fn items(doc: &impl ReadDoc) -> Result<Option<(ObjId, Vec<String>)>, ShapeError> {
     let list = match get(doc, ITEMS)? {
         None => return Ok(None),
@@ -202,7 +203,7 @@ fn wrong(key: &'static str, expected: &'static str, found: &Value<'_>) -> ShapeE
     ShapeError::Wrong { key, expected, found: kind(found) }
 }
 
-/// What a value is, for a person.
+/// A value's type, for people.
 fn kind(value: &Value<'_>) -> String {
     match value {
         Value::Object(ObjType::Map | ObjType::Table) => "a map".to_owned(),

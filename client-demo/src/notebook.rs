@@ -11,31 +11,31 @@ use crate::sync::is_settled;
 use crate::term::{note, say};
 use crate::wait::Waiter;
 
-/// How long a command that edits tries to reach the relay before it leaves that to a later one.
+/// How long an editing command tries to reach the relay before it leaves syncing to a later command.
 const SYNC_AFTER_EDIT: Duration = Duration::from_secs(2);
 
 /// An open notebook.
 pub(crate) struct Notebook {
     pub(crate) store: Store,
     pub(crate) space: Space,
-    /// The store had no space of this name.
+    /// Whether the store had no space of this name.
     pub(crate) is_new: bool,
     offline: bool,
     quiet: bool,
-    /// The store is open for longer than this command, which is performed for another process.
+    /// Whether the command runs for another process, in a store that stays open afterwards.
     is_hosted: bool,
 }
 
 impl Notebook {
-    /// Opens a notebook to be edited, makes it if there is none, and begins to connect.
+    /// Opens a notebook for editing, creates it if absent, and starts to connect.
     pub(crate) fn open(place: &Place) -> Result<Self, Failure> {
         let notebook = Self::open_unconnected(place)?;
-        // No relay needs to be there; only a URL that cannot be one is an error, before an edit.
+        // The relay need not be reachable; only an invalid URL is an error, and before an edit.
         notebook.connect(place)?;
         Ok(notebook)
     }
 
-    /// As [`Notebook::open`], for work that must be done before the relay says anything new.
+    /// Like [`Notebook::open`], for work to do before the relay sends anything.
     pub(crate) fn open_unconnected(place: &Place) -> Result<Self, Failure> {
         let (store, is_hosted) = match &place.hosted {
             Some(hosted) => (hosted.store.clone(), true),
@@ -47,16 +47,17 @@ impl Notebook {
         Ok(Self { store, space, is_new, offline, quiet, is_hosted })
     }
 
-    /// Begins to connect, unless the command is to stay offline.
+    /// Starts to connect, unless the command is offline.
     pub(crate) fn connect(&self, place: &Place) -> Result<(), Failure> {
-        // Whoever has the store open has connected it.
+        // A hosted store is connected by the process that has it open.
         if !self.offline && !self.is_hosted {
             self.store.connect(place.relay_url())?;
         }
         Ok(())
     }
 
-    /// Opens a notebook to be read, beside whoever has it open; `None` if there is none yet.
+    /// Opens a notebook for reading, possibly alongside a process that has it open; `None` if it does not
+    /// exist.
     pub(crate) fn open_to_read(place: &Place) -> Result<Option<Self>, Failure> {
         if let Some(hosted) = &place.hosted {
             let is_there =
@@ -83,12 +84,12 @@ impl Notebook {
         ids.into_iter().map(|id| Ok(self.space.open(id)?)).collect()
     }
 
-    /// Ends a command that edited: what it did is saved; says if it is on the relay too.
+    /// Ends an editing command: its edits are saved; reports whether they are on the relay too.
     pub(crate) fn saved(self) -> Result<(), Failure> {
         self.saved_unless(|| Ok(()))
     }
 
-    /// As [`Notebook::saved`], but asks first, once the relay has had its say.
+    /// Like [`Notebook::saved`], but first calls `holds`, after the attempt to sync.
     pub(crate) fn saved_unless(
         self,
         holds: impl FnOnce() -> Result<(), Failure>,
@@ -105,8 +106,7 @@ impl Notebook {
         Ok(())
     }
 
-    /// Sends what is pending, unless the first try to connect shows that it cannot be. That it was
-    /// not sent is no failure here.
+    /// Sends what is pending, unless the first connection attempt fails. Not sending is no failure here.
     pub(crate) fn try_to_sync(&self, limit: Duration) -> Result<bool, Failure> {
         if self.offline {
             return Ok(false);
@@ -118,7 +118,7 @@ impl Notebook {
                 flushed = self.store.flush(limit) => match flushed {
                     Ok(()) => true,
                     Err(_) => {
-                        // Why something is refused, such as a deletion, may be on its way.
+                        // The reason of a rejection, such as a deletion, may still be arriving.
                         settled.until(is_settled).await;
                         false
                     }
@@ -137,12 +137,12 @@ impl Notebook {
         Ok(())
     }
 
-    /// Whether only results are wanted.
+    /// Whether only results are printed.
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet
     }
 
-    /// Says something beside the result, unless asked not to.
+    /// Prints a remark beside the result, unless quiet.
     pub(crate) fn remark(&self, line: impl std::fmt::Display) {
         if !self.quiet {
             note(line);
@@ -150,13 +150,13 @@ impl Notebook {
     }
 }
 
-/// What was looked for and is not there: the store, or the space in it.
+/// Describes what is missing: the store, or the space in it.
 pub(crate) fn absent(place: &Place) -> String {
     let store = place.store.display();
     if !place.store.exists() {
         return format!("there is no store {store} yet");
     }
-    // That it cannot be read now is told by whoever reads it.
+    // A store that cannot be read is reported by the read itself.
     let spaces =
         Store::open_read_only(&place.store, Options::default()).map(|store| store.spaces());
     let mut names =
@@ -172,10 +172,10 @@ pub(crate) fn absent(place: &Place) -> String {
     }
 }
 
-/// Spaces that a message names.
+/// Most spaces listed in a message.
 const SPACES_NAMED: usize = 5;
 
-/// A store that is not there yet is no error; that none can be made there is.
+/// A missing store is no error; a folder in which none can be created is.
 fn in_a_folder(store: &Path) -> Result<(), Failure> {
     let Some(folder) = store.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
         return Ok(());

@@ -1,14 +1,14 @@
-//! Progress bars: on a terminal, and nothing elsewhere.
+//! Progress bars, on a terminal only.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::term;
 
-/// A few bars below each other.
+/// Several bars, one below the other.
 pub(crate) struct Bars(Option<MultiProgress>);
 
 impl Bars {
-    /// Draws if a person watches, and asked for more than results.
+    /// Draws on a terminal, unless quiet.
     pub(crate) fn new(quiet: bool) -> Self {
         let live = term::is_live() && !quiet;
         Self(live.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stdout())))
@@ -21,12 +21,12 @@ impl Bars {
         let template = "   {prefix:<14} {wide_bar:.cyan/dim} {human_pos:>7} / {human_len}";
         match ProgressStyle::with_template(template) {
             Ok(style) => bar.with_style(style.progress_chars("━╸─")),
-            // The default style says the same, less well.
+            // The default style shows the same, less readably.
             Err(_) => bar,
         }
     }
 
-    /// Takes the bars away: what they showed is said in lines that stay.
+    /// Removes the bars: the results are printed as ordinary lines.
     pub(crate) fn clear(&self) {
         if let Some(bars) = &self.0 {
             // A terminal that is gone needs no clearing.
@@ -34,10 +34,10 @@ impl Bars {
         }
     }
 
-    /// Writes a line that stays above the bars.
+    /// Prints a line above the bars.
     pub(crate) fn say(&self, line: &str) {
         match &self.0 {
-            // As below, but redrawing the bars.
+            // Like `term::say`, but redraws the bars.
             Some(bars) => drop(bars.println(term::harmless(line))),
             None => term::say(line),
         }

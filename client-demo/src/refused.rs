@@ -1,5 +1,5 @@
-//! Notes with changes that the relay refuses: `notes refused`, and what can be done about them:
-//! `notes retry`, `notes reauthor`, `notes merge`. The changes are kept whatever one does.
+//! Notes with rejected changes: `notes refused`, and the ways to resolve them: `notes retry`, `notes
+//! reauthor`, `notes merge`. All of them keep the changes.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::notebook::Notebook;
 use crate::notes;
 use crate::term::{self, count, faint, first_line, fit, say, strong, tame};
 
-/// How long a command that offers changes again tries to reach the relay.
+/// How long a command that pushes changes again tries to reach the relay.
 const OFFER: Duration = Duration::from_secs(10);
 
 /// The command `notes refused`.
@@ -36,7 +36,7 @@ fn nothing(place: &Place) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The note as in `notes list`, why it is refused, and what can be done.
+/// The note as in `notes list`, the reason of the rejection, and the remedy.
 fn entry(number: usize, listed: &Listed, parked: &ParkedDocument, pending: u64) -> String {
     let id = find::short(&parked.document);
     let id = &id[..id.len().min(8)];
@@ -56,7 +56,7 @@ fn entry(number: usize, listed: &Listed, parked: &ParkedDocument, pending: u64) 
     )
 }
 
-/// What to try for a reason.
+/// The remedy for a reason.
 fn advice(code: Code, id: &str) -> String {
     match code {
         Code::UNRELATED => format!(
@@ -99,12 +99,12 @@ pub(crate) fn merge(place: &Place, id: &str) -> Result<(), Failure> {
     offered(place, notebook, &document, "merged with the other note of this id")
 }
 
-/// Opens the notebook, and a note in it that has refused changes.
+/// Opens the notebook, and a note in it with rejected changes.
 fn open(place: &Place, id: &str) -> Result<(Notebook, Document), Failure> {
     if !place.store.exists() {
         return Err(notes::nothing_there(place, id));
     }
-    // Unconnected: a relay that was restored may take by itself what it refused.
+    // Unconnected: a restored relay might otherwise accept the changes before the command runs.
     let notebook = Notebook::open_unconnected(place)?;
     let document = notes::found(&notebook, id)?.document;
     if document.status()?.parked.is_none() {
@@ -115,7 +115,7 @@ fn open(place: &Place, id: &str) -> Result<(Notebook, Document), Failure> {
     Ok((notebook, document))
 }
 
-/// Ends a command that offers changes again: says what the relay said.
+/// Ends a command that pushes changes again: reports the relay's answer.
 fn offered(
     place: &Place,
     notebook: Notebook,

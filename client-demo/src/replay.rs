@@ -1,5 +1,5 @@
-//! The command `replay`: a recorded or made-up editing session as real typing, one change for each
-//! transaction, from one replica to another through a relay.
+//! The command `replay`: types a recorded or synthetic editing session, one change per transaction, from one
+//! replica to another through a relay.
 
 mod together;
 
@@ -20,10 +20,10 @@ use crate::term::{count, good, rate, say, thousands, time};
 use crate::trace::{Patch, Recorded, Trace};
 use crate::wait::Waiter;
 
-/// Changes between two looks at the clock and the bars.
+/// Changes between updates of the clock and the bars.
 const LOOK: u64 = 32;
 
-/// What is played.
+/// The session to play.
 enum Script {
     Recorded(Recorded),
     MadeUp { seed: u64, edits: u64 },
@@ -39,7 +39,7 @@ pub(crate) fn run(place: &Place, args: &ReplayArgs) -> Result<(), Failure> {
         }
     };
     let durability = if args.full { Durability::Full } else { Durability::Normal };
-    // Only a relay that was asked for by name: another one's disk is not to be filled by accident.
+    // Only a relay named on the command line: the default one's disk must not be filled by accident.
     let (relay, quiet, stall) = (place.relay.clone(), place.quiet, args.stall);
     scratch::run("replay", move |scratch| {
         let set = |names: &[&'static str]| {
@@ -57,7 +57,7 @@ pub(crate) fn run(place: &Place, args: &ReplayArgs) -> Result<(), Failure> {
     })
 }
 
-/// Replicas that meet through a relay.
+/// Replicas that sync through a relay.
 struct Stage {
     waiter: Waiter,
     replicas: Vec<Replica>,
@@ -66,12 +66,12 @@ struct Stage {
 
 /// A note that every replica has open.
 struct Shared {
-    /// One handle for each replica, in their order.
+    /// One handle per replica, in their order.
     documents: Vec<Document>,
     body: ObjId,
 }
 
-/// How long it took.
+/// Measured times.
 struct Times {
     typed: Duration,
     durable: Duration,
@@ -90,7 +90,7 @@ impl Stage {
             Some(url) => (url, false),
             None => (scratch.start_relay()?.0, true),
         };
-        // A space of its own: what was replayed there before is nothing to wait for.
+        // A fresh space, so that earlier replays there need not be synced.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let space = format!("replay-{:x}", now.as_micros());
         let open = |name| Replica::open(scratch.path(), name, &space, durability);
@@ -163,7 +163,7 @@ impl Stage {
             .map_err(|failure| failure.and(format!("seed {seed}")))
     }
 
-    /// Makes the note at the first replica, and opens it at the others once it is there.
+    /// Creates the note at the first replica, and opens it at the others when it arrives.
     fn note(&self, title: &str, text: &str) -> Result<Shared, Failure> {
         let mut documents: Vec<Document> = Vec::with_capacity(self.replicas.len());
         for replica in &self.replicas {
@@ -174,7 +174,7 @@ impl Stage {
                     Ok(())
                 })?,
             };
-            // Loads it, so that what arrives is applied as it would be in front of a person.
+            // Loads the document, so that changes are applied on arrival, as for a user who watches.
             document.heads()?;
             documents.push(document);
         }
@@ -186,7 +186,7 @@ impl Stage {
         }
     }
 
-    /// Waits until everything is durable and all are the same; says when each was.
+    /// Waits until everything is durable and all replicas are equal; reports both times.
     fn settle(
         &self,
         started: Instant,
@@ -205,7 +205,7 @@ impl Stage {
         Ok((durable, started.elapsed()))
     }
 
-    /// Checks that all replicas of a note are the same, with so many changes.
+    /// Checks that all replicas of a note are equal and have `changes` changes.
     fn all_same(&self, documents: &[Document], changes: u64) -> Result<(), Failure> {
         let mut checks = Vec::new();
         for pair in documents.windows(2) {
@@ -218,7 +218,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Checks that all replicas of a note have this text in the end.
+    /// Checks that all replicas of a note end with this text.
     fn end_in(&self, documents: &[Document], end: &str) -> Result<(), Failure> {
         for (replica, document) in self.replicas.iter().zip(documents) {
             ends_in(replica, document, end)?;

@@ -1,5 +1,5 @@
-//! Replicas for the tour and the replay: stores in a temporary folder that meet through a relay,
-//! waiting until they are the same, and the checks that they are.
+//! Replicas for the tour and the replay: stores in a temporary folder that sync through a relay, waits until
+//! they are equal, and checks that they are.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,15 +16,15 @@ use crate::note;
 use crate::term::time;
 use crate::wait::{self, Moved, Waiter};
 
-/// What does not move for so long has failed.
+/// A wait without progress for this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A store of its own, as another device would have.
+/// A store of its own, like another device's.
 pub(crate) struct Replica {
     pub(crate) name: &'static str,
     pub(crate) store: Store,
     pub(crate) space: Space,
-    /// How long nothing may move.
+    /// How long a wait may be without progress.
     pub(crate) patience: Duration,
 }
 
@@ -42,7 +42,7 @@ impl Replica {
         Ok(Self { name, store, space, patience: PATIENCE })
     }
 
-    /// Waits until everything that was changed here is on the relay's disk.
+    /// Waits until all local changes are on the relay's disk.
     pub(crate) fn flush(&self) -> Result<(), Failure> {
         Ok(Waiter::new()?.block_on(wait::flush(&self.store, self.patience))?)
     }
@@ -52,7 +52,7 @@ impl Replica {
         self.store.status().pending().changes
     }
 
-    /// Waits until the link is as wanted.
+    /// Waits until the link has the wanted state.
     pub(crate) fn until_link(
         &self,
         waiter: &Waiter,
@@ -87,7 +87,7 @@ impl Replica {
         Ok(self.space.open(id)?)
     }
 
-    /// Waits for as long as something moves here.
+    /// Waits as long as this replica makes progress.
     fn wait<T>(&self, waiter: &Waiter, work: impl Future<Output = T>) -> Option<T> {
         waiter.while_moving(self.patience, || Moved::of(&self.store), work)
     }
@@ -100,7 +100,7 @@ impl Replica {
     }
 }
 
-/// Waits until both documents have the same heads. `tick` is called at each event.
+/// Waits until both documents have the same heads. Calls `tick` at each event.
 pub(crate) fn until_same(
     waiter: &Waiter,
     (here, mine): (&Replica, &Document),
@@ -112,7 +112,7 @@ pub(crate) fn until_same(
     let same = waiter.while_moving(here.patience, moved, async {
         while mine.heads()? != theirs.heads()? {
             tick();
-            // That some were missed does not matter: the heads are what counts.
+            // Missed events do not matter: the heads are compared.
             let more = tokio::select! {
                 event = events.0.next() => event.is_some(),
                 event = events.1.next() => event.is_some(),
@@ -129,7 +129,7 @@ pub(crate) fn until_same(
     })
 }
 
-/// Something that must be so.
+/// A condition that must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Check {
     pub(crate) what: String,
@@ -153,8 +153,8 @@ pub(crate) fn all_hold(checks: &[Check]) -> Result<(), Failure> {
     Err(Failure::new(Exit::Differs, "the replicas differ", why, "please report this"))
 }
 
-/// The checks that two replicas of a document are the same: heads, changes (exactly as many as
-/// `change()` returned), what is seen of them, and what a third party makes of the same changes.
+/// Checks that two replicas of a document are equal: heads, changes (exactly as many as `change()` returned),
+/// the visible content, and the document that a third party builds from the same changes.
 pub(crate) fn same(
     mine: &Document,
     theirs: &Document,
@@ -174,7 +174,7 @@ pub(crate) fn same(
     ])
 }
 
-/// What is compared.
+/// The compared facts.
 struct Facts {
     heads: BTreeSet<ChangeHash>,
     changes: BTreeSet<ChangeHash>,

@@ -1,5 +1,5 @@
-//! What the tour and the replay use and must leave nothing of: a temporary folder and a relay's
-//! process. Both go away when the work ends, fails or is interrupted.
+//! The temporary folder and relay process of the tour and the replay. Both are removed when the work ends,
+//! fails or is interrupted.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ impl Scratch {
         &self.path
     }
 
-    /// Starts the relay; gives its URL and process.
+    /// Starts the relay; returns its URL and process id.
     pub(crate) fn start_relay(&self) -> Result<(String, u32), Failure> {
         let relay = RelayProcess::start(&self.path.join("relay"))?;
         let started = (relay.url().to_owned(), relay.process());
@@ -43,7 +43,7 @@ impl Scratch {
         Ok(started)
     }
 
-    /// Does something with the running relay.
+    /// Calls `work` with the running relay.
     pub(crate) fn with_relay<T>(
         &self,
         work: impl FnOnce(&mut RelayProcess) -> Result<T, Failure>,
@@ -60,7 +60,7 @@ impl Scratch {
     fn clear(&self) {
         drop(lock(&self.relay).take());
         if let Some(folder) = lock(&self.folder).take() {
-            // Somebody may still be writing: what is left then is told, not kept silent.
+            // A process may still be writing: a folder that cannot be removed is reported.
             let path = folder.path().to_owned();
             if folder.close().is_err() && std::fs::remove_dir_all(&path).is_err() && path.exists() {
                 crate::term::note(format!(
@@ -78,13 +78,13 @@ impl Drop for Scratch {
     }
 }
 
-/// A lock that a panic elsewhere does not take away: what it guards must be cleared all the same.
+/// Locks even after a panic elsewhere: the guarded value must be cleared all the same.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs work that needs a scratch, and clears it afterwards, whatever happens: also when the work
-/// panics, and when the process is asked to end.
+/// Runs work that needs a scratch folder, and removes it afterwards, also when the work panics or the process
+/// is asked to end.
 pub(crate) fn run<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce(&Scratch) -> Result<T, Failure> + Send + 'static,
@@ -96,7 +96,7 @@ pub(crate) fn run<T: Send + 'static>(
     let worker = thread::Builder::new().name(name.to_owned()).spawn(move || {
         let result = work(&for_work);
         drop(for_work);
-        // The other end is gone only when the process is ending.
+        // The receiver is gone only when the process is ending.
         let _ = tell.send(result);
     });
     if let Err(error) = worker {

@@ -1,5 +1,5 @@
-//! The command `status`: what is saved where, for a person or a program. It reads the store and
-//! nothing else, so it works beside whoever has the store open, and sends nothing.
+//! The command `status`: what is saved where, for people or programs. It only reads the store, so it works
+//! alongside a process that has the store open, and sends nothing.
 
 use landfall::{DocumentId, LostEdits, SpaceStatus, Status};
 use serde_json::{Value, json};
@@ -9,11 +9,11 @@ use crate::failure::{Exit, Failure};
 use crate::notebook::{self, Notebook};
 use crate::term::{count, faint, say, strong};
 
-/// One space, how many documents it has, and deleted ones of which something is left.
+/// One space, its number of documents, and its deleted documents with orphaned edits.
 struct Row {
     name: String,
     documents: u64,
-    /// Which documents are synced, if not all, and how many others are here.
+    /// The synced documents, if not all, and the number of other local ones.
     only: Option<(Vec<DocumentId>, u64)>,
     lost: Vec<LostEdits>,
     status: SpaceStatus,

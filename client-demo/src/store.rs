@@ -1,5 +1,5 @@
-//! The commands `store …`: looking after a notebook's file. The work is the engine's
-//! ([`landfall::maintain`]); here it is asked for and told.
+//! The commands `store …`: maintenance of a notebook's file. The engine does the work
+//! ([`landfall::maintain`]); this module calls it and prints the result.
 
 mod failure;
 mod print;
@@ -26,7 +26,7 @@ pub(crate) enum StoreCommand {
     },
     /// Check that it holds what was written. Also while another process has it open
     Verify {
-        /// Set right what can be; the relay brings back what is lost. Nobody may have it open
+        /// Repair what can be repaired; the relay sends what is lost. No process may have it open
         #[arg(long)]
         repair: bool,
         /// For a program to read
@@ -38,7 +38,7 @@ pub(crate) enum StoreCommand {
         /// The new file; one that is there is never overwritten
         file: PathBuf,
     },
-    /// Put a backup in its place. Nobody may have it open
+    /// Restore a backup in its place. No process may have it open
     Restore {
         /// The backup; it stays as it is
         file: PathBuf,
@@ -49,9 +49,9 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         unchecked: bool,
     },
-    /// Fold history and give room back to the disk. Nobody may have it open
+    /// Compact history and return free space to the disk. No process may have it open
     Compact {
-        /// Fold everything that the relay holds, not only what is due
+        /// Compact everything that the relay has, not only what is due
         #[arg(long)]
         all: bool,
     },
@@ -60,11 +60,11 @@ pub(crate) enum StoreCommand {
         /// The new file; one that is there is never overwritten
         file: PathBuf,
     },
-    /// Take in a portable file. Nobody may have the store open
+    /// Import a portable file. No process may have the store open
     Import {
         /// The portable file
         file: PathBuf,
-        /// Take it into this space instead of the one that it names
+        /// Import it into this space instead of the one named in it
         #[arg(long, value_name = "NAME")]
         into: Option<SpaceName>,
     },
@@ -122,7 +122,7 @@ fn verify(store: &Path, json: bool) -> Result<(), Failure> {
     clean(found.len(), remedy)
 }
 
-/// What helps where the file itself is damaged: no repair of single documents does.
+/// The remedy for a damaged file: repairing single documents does not help.
 const FILE_DAMAGED: &str = "restore a backup (`store restore --replace`), or without one move the \
     store away and sync into a new one: the relay has what was sent";
 

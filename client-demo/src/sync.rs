@@ -1,5 +1,5 @@
-//! The command `sync`: sends what is pending, fetches what is new; says which notes are synced;
-//! compares with the relay.
+//! The command `sync`: sends what is pending, fetches what is new; selects the notes to sync; reconciles with
+//! the relay.
 
 mod report;
 
@@ -19,10 +19,10 @@ use crate::term::{count, note, say};
 use crate::wait::{self, Moved, Waiter};
 use report::Report;
 
-/// Documents that a message names.
+/// Most documents listed in a message.
 const NAMED: usize = 10;
 
-/// How long a damaged relay is waited for at most. It asks its clients about a second after they come.
+/// The longest wait for a damaged relay. It requests data from its clients about a second after they connect.
 const MENDING: Duration = Duration::from_secs(10);
 
 /// Runs the command.
@@ -31,7 +31,7 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
         return choose(place, args);
     }
     let notebook = Notebook::open(place)?;
-    // What a store that is open for longer has done before is not of this command.
+    // Earlier transfers of a store that stays open do not count for this command.
     let before = place.hosted.is_some().then(|| Report::of(&notebook.store)).transpose()?;
     let scope = subscribe(&notebook, args)?;
     let result = sync(&notebook.store, args.timeout, place.quiet);
@@ -81,7 +81,7 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Chooses which notes are synced, without the relay.
+/// Selects the notes to sync, without the relay.
 fn choose(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
     let notebook = Notebook::open(place)?;
     let scope = subscribe(&notebook, args)?;
@@ -90,7 +90,7 @@ fn choose(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the relay could not send, of all spaces: each document once, `None` for those it cannot name.
+/// The documents that the relay could not send, of all spaces: each once, `None` for those it cannot name.
 fn damaged(store: &Store) -> Result<Vec<Option<DocumentId>>, Failure> {
     let mut all = Vec::new();
     for space in store.spaces() {
@@ -104,9 +104,9 @@ fn unsent(status: &Status) -> u64 {
     status.spaces.values().map(|space| space.damaged_at_relay).sum()
 }
 
-/// Waits for the relay to mend what it could not read: it asks those who have it, this store among
-/// them, and tells when it is done. Gives of how many documents something was missing if nothing is any more,
-/// else 0.
+/// Waits until the relay has repaired what it could not read: it requests the data from clients that have it,
+/// this store among them, and notifies when done. Returns the number of repaired documents if nothing is
+/// missing any more, else 0.
 fn mended(store: &Store, limit: Duration) -> Result<u64, Failure> {
     let before = damaged(store)?.len() as u64;
     if before == 0 {
@@ -118,7 +118,7 @@ fn mended(store: &Store, limit: Duration) -> Result<u64, Failure> {
     Ok(if whole.is_some() { before } else { 0 })
 }
 
-/// What the relay could not send is no sync, whatever else has arrived.
+/// Fails if the relay could not send some documents: the sync is then incomplete.
 fn whole(damaged: &[Option<DocumentId>]) -> Result<(), Failure> {
     if damaged.is_empty() {
         return Ok(());
@@ -147,13 +147,13 @@ fn compared(differed: u64) -> String {
     }
 }
 
-/// Chooses which notes are synced, if that was asked for; gives what to say of it.
+/// Selects the notes to sync, if requested; returns the message for it.
 fn subscribe(notebook: &Notebook, args: &SyncArgs) -> Result<Option<String>, Failure> {
     if !args.all && args.only.is_none() {
         return Ok(None);
     }
     let wanted = args.only.as_deref().map(|names| named(notebook, names)).transpose()?;
-    // Not while it is live with what was asked for before: that would pass for this.
+    // Not while the link is live with the former selection, which would count as synced.
     notebook.store.go_offline();
     notebook.store.watch().until_blocking(|status| status.link == LinkStatus::Offline);
     let scope = match wanted {
@@ -172,7 +172,7 @@ fn subscribe(notebook: &Notebook, args: &SyncArgs) -> Result<Option<String>, Fai
     Ok(Some(scope))
 }
 
-/// The notes of these names. Whatever is an id is one, also if its note is not here yet.
+/// The notes of these names. An id counts even if its note is not here yet.
 fn named(notebook: &Notebook, names: &[String]) -> Result<Vec<DocumentId>, Failure> {
     let mut finder = Finder::new(&notebook.space);
     let mut wanted = Vec::with_capacity(names.len());
@@ -201,7 +201,7 @@ impl From<SubscribeError> for Failure {
     }
 }
 
-/// Compares with the relay; gives how many documents differed, once they are set right.
+/// Reconciles with the relay; returns the number of documents that differed, after the repair.
 fn check(store: &Store, limit: Duration) -> Result<u64, Failure> {
     let waiter = Waiter::new()?;
     let moved = || Moved::of(store);
@@ -216,7 +216,7 @@ fn check(store: &Store, limit: Duration) -> Result<u64, Failure> {
     Ok(differed)
 }
 
-/// Sends and fetches everything, through reconnects, for as long as something moves.
+/// Sends and fetches everything, through reconnects, as long as there is progress.
 fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
     let waiter = Waiter::new()?;
     let fetched = waiter.while_moving(limit, || Moved::of(store), fetched(store, quiet));
@@ -242,7 +242,7 @@ fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
     flushed.map_err(|failure| of_the_store(&store.status()).unwrap_or(failure))
 }
 
-/// Waits until everything that the relay had is here, or it has said that we cannot have it.
+/// Waits until everything that the relay had is here, or the relay has refused it.
 async fn fetched(store: &Store, quiet: bool) -> Result<(), Failure> {
     let (mut watch, mut trouble) = (store.watch(), store.watch());
     let settled = async {
@@ -268,7 +268,8 @@ async fn fetched(store: &Store, quiet: bool) -> Result<(), Failure> {
     }
 }
 
-/// Waits for what no patience helps against: no relay is at the URL, or the store takes nothing more.
+/// Waits for a condition that waiting does not resolve: no relay at the URL, or a store that accepts no
+/// writes.
 async fn hopeless(watch: &mut StatusWatch) -> Failure {
     let mut found = None;
     let ended = watch
@@ -283,12 +284,12 @@ async fn hopeless(watch: &mut StatusWatch) -> Failure {
         .await;
     match (ended, found) {
         (Some(_), Some(failure)) => failure,
-        // The store is closed by nobody but this command.
+        // Only this command closes the store.
         _ => std::future::pending().await,
     }
 }
 
-/// What is still to be sent, and why.
+/// The failure for changes that are still pending, with the reason.
 fn unflushed(store: &Store, error: FlushError) -> Failure {
     match error {
         FlushError::TimedOut { pending, last_error: None, .. } => {
@@ -301,7 +302,7 @@ fn unflushed(store: &Store, error: FlushError) -> Failure {
     }
 }
 
-/// That the disk is full, say: no relay helps against that.
+/// A failure of the store, such as a full disk: the relay cannot resolve it.
 fn of_the_store(status: &Status) -> Option<Failure> {
     let failed = status.store_failed.as_ref().or(status.store_trouble.as_ref())?;
     let source = failed.what.clone().into();
@@ -309,7 +310,7 @@ fn of_the_store(status: &Status) -> Option<Failure> {
     Some(failure.and("the relay keeps what it has; sync again then"))
 }
 
-/// Whether everything that the relay had is here, or it has said that we cannot have it.
+/// Whether everything that the relay had is here, or the relay has refused it.
 pub(crate) fn is_settled(status: &Status) -> bool {
     status
         .spaces
@@ -324,7 +325,7 @@ fn refusal(status: &Status) -> Option<String> {
     })
 }
 
-/// The commands that list what the relay refuses: one for each space with such notes.
+/// The commands that list rejected changes: one for each space with such notes.
 fn where_refused(status: &Status) -> String {
     let refused = status.spaces.iter().filter(|(_, space)| !space.parked.is_empty()).take(NAMED);
     let commands = refused.map(|(name, _)| format!("`landfall-demo notes refused --space {name}`"));

@@ -1,4 +1,4 @@
-//! Writing for a person: to whatever width there is, plainly where there is no terminal.
+//! Output for people: fitted to the terminal's width, and plain without a terminal.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -10,22 +10,22 @@ use console::{Term, measure_text_width, truncate_str};
 
 use crate::lines::lines;
 
-/// Where nothing says how wide it is.
+/// The width if it is unknown.
 const WIDTH_DEFAULT: usize = 80;
 
-/// Lines longer than this are tiring to read, however wide the terminal.
+/// Longer lines are tiring to read, however wide the terminal.
 const WIDTH_MOST: usize = 120;
 
-/// Narrower than this, columns are unreadable: then let the terminal wrap.
+/// Narrower columns are unreadable: let the terminal wrap instead.
 const WIDTH_LEAST: usize = 40;
 
-/// Columns to write in.
+/// The output width in columns.
 pub(crate) fn width() -> usize {
     let found = Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
     found.unwrap_or(WIDTH_DEFAULT).clamp(WIDTH_LEAST, WIDTH_MOST)
 }
 
-/// What a command said that is performed for another process.
+/// The output of a command that runs for another process.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     pub(crate) out: String,
@@ -33,28 +33,28 @@ pub(crate) struct Said {
 }
 
 thread_local! {
-    /// Where the lines of this thread go, if not to this process's own output.
+    /// Captures the lines of this thread, if they are not for this process's own output.
     static SAID: RefCell<Option<Said>> = const { RefCell::new(None) };
 }
 
-/// Keeps what is said on this thread while something is done, and gives it.
+/// Runs work, and returns its result and the output of this thread.
 pub(crate) fn captured<T>(work: impl FnOnce() -> T) -> (T, Said) {
     SAID.with(|said| said.replace(Some(Said::default())));
     let done = work();
     (done, SAID.with(RefCell::take).unwrap_or_default())
 }
 
-/// Keeps lines if they are not for this process's own output; says whether they are not.
+/// Captures lines if they are not for this process's own output; returns whether it did.
 fn keep(of: impl FnOnce(&mut Said) -> &mut String, lines: &str) -> bool {
     SAID.with_borrow_mut(|said| {
         let Some(said) = said else { return false };
-        // Whoever shows them knows whether colours are wanted there; without is always right.
+        // The process that prints them decides on colours; no colours is always correct.
         of(said).push_str(&console::strip_ansi_codes(lines));
         true
     })
 }
 
-/// Whether a person watches, so that lines may be drawn over.
+/// Whether the output is a terminal, so that lines may be redrawn.
 pub(crate) fn is_live() -> bool {
     SAID.with_borrow(Option::is_none) && io::stdout().is_terminal() && !console::is_dumb()
 }
@@ -62,7 +62,7 @@ pub(crate) fn is_live() -> bool {
 /// Why some of this process's output is missing: the first failure to write it.
 static MISSING: OnceLock<String> = OnceLock::new();
 
-/// Notes that output could not be written. A reader that closed it does not want the rest: that is no
+/// Records that output could not be written. A reader that closed it does not want the rest, which is no
 /// failure.
 fn noted(written: io::Result<()>) -> io::Result<()> {
     if let Err(error) = &written
@@ -73,17 +73,17 @@ fn noted(written: io::Result<()>) -> io::Result<()> {
     written
 }
 
-/// Why the output is not all there, if it is not.
+/// Why the output is incomplete, if it is.
 pub(crate) fn missing() -> Option<&'static str> {
     MISSING.get().map(String::as_str)
 }
 
-/// Writes a line. Whether all output was written is asked at the end: [`missing`].
+/// Writes a line. Failures are checked at the end: [`missing`].
 pub(crate) fn say(line: impl Display) {
     let _ = try_say(line);
 }
 
-/// Writes lines of which each has its end.
+/// Writes lines with their line ends.
 pub(crate) fn say_lines(lines: &str) {
     if keep(|said| &mut said.out, lines) {
         return;
@@ -92,7 +92,7 @@ pub(crate) fn say_lines(lines: &str) {
     let _ = noted(write!(out, "{}", harmless(lines)).and_then(|()| out.flush()));
 }
 
-/// Writes a line; fails when nobody reads any more.
+/// Writes a line; fails when the reader has closed the output.
 pub(crate) fn try_say(line: impl Display) -> io::Result<()> {
     if keep(|said| &mut said.out, &format!("{line}\n")) {
         return Ok(());
@@ -101,20 +101,20 @@ pub(crate) fn try_say(line: impl Display) -> io::Result<()> {
     noted(writeln!(out, "{}", harmless(&line.to_string())).and_then(|()| out.flush()))
 }
 
-/// Writes a line beside the result, for a person only.
+/// Writes a line beside the result, for people only.
 pub(crate) fn note(line: impl Display) {
     note_lines(&format!("{line}\n"));
 }
 
-/// Writes lines beside the result, of which each has its end.
+/// Writes lines beside the result, with their line ends.
 pub(crate) fn note_lines(lines: &str) {
     if !keep(|said| &mut said.err, lines) {
         let _ = write!(io::stderr(), "{}", harmless(lines));
     }
 }
 
-/// A whole line on its way out: whatever text of others is in it, a terminal obeys nothing but our own
-/// colours. Control characters are written as `\u001b`, which JSON reads as it was.
+/// Makes a line safe for output: a terminal interprets only our own colours, whatever foreign text is in it.
+/// Control characters are written as `\u001b`, which JSON reads back unchanged.
 pub(crate) fn harmless(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
@@ -137,18 +137,18 @@ pub(crate) fn harmless(line: &str) -> String {
     out
 }
 
-/// The sequence that sets colours (SGR) with which the text begins, if it does.
+/// The leading colour sequence (SGR) of a text, if there is one.
 fn colour(text: &str) -> Option<&str> {
     let body = text.strip_prefix("\u{1b}[")?;
     let end = body.find(|c: char| !c.is_ascii_digit() && c != ';')?;
     body[end..].starts_with('m').then(|| &text[..end + 3])
 }
 
-/// Text from elsewhere, made harmless: it may hold what a terminal would obey.
+/// Foreign text without characters that a terminal would interpret.
 pub(crate) fn tame(text: &str) -> String {
     let harmless = |c: char| match c {
         '\n' | '\t' => c,
-        // Alone it ends a line too, and a terminal would write the next one over this one.
+        // A lone one ends a line too, and a terminal would overwrite that line with the next.
         '\r' => '\n',
         c if c.is_control() || is_invisible_order(c) => '\u{fffd}',
         c => c,
@@ -156,17 +156,17 @@ pub(crate) fn tame(text: &str) -> String {
     text.replace("\r\n", "\n").chars().map(harmless).collect()
 }
 
-/// As [`tame`], with line ends as they are: what is shown may be written to a file.
+/// Like [`tame`], but keeps line ends: the output may be written to a file.
 pub(crate) fn tame_text(text: &str) -> String {
     text.split("\r\n").map(tame).collect::<Vec<_>>().join("\r\n")
 }
 
-/// Characters that turn the order of what follows around.
+/// Characters that change the direction of the following text.
 fn is_invisible_order(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The first line that says something, cut to a width.
+/// The first non-empty line, cut to a width.
 pub(crate) fn first_line(text: &str, width: usize) -> String {
     let line = lines(text).map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     truncate_str(&tame(line).replace('\t', " "), width, "…").into_owned()
@@ -179,7 +179,7 @@ pub(crate) fn fit(text: &str, width: usize) -> String {
     format!("{cut}{}", " ".repeat(missing))
 }
 
-/// Breaks text at words to a width.
+/// Wraps text at words to a width.
 pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in tame(text).lines() {
@@ -219,7 +219,7 @@ pub(crate) fn half(width: usize) -> usize {
     width.saturating_sub(3) / 2
 }
 
-/// A duration as a person says it.
+/// A duration, for people.
 pub(crate) fn time(duration: Duration) -> String {
     let ms = duration.as_secs_f64() * 1000.0;
     match ms {
@@ -229,13 +229,13 @@ pub(crate) fn time(duration: Duration) -> String {
     }
 }
 
-/// So many a second, with the thousands apart.
+/// A rate per second, with separated thousands.
 pub(crate) fn rate(count: u64, duration: Duration) -> String {
     let per_second = count as f64 / duration.as_secs_f64().max(1e-6);
     thousands(per_second.round() as u64)
 }
 
-/// A number with its thousands apart.
+/// A number with separated thousands.
 pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -258,27 +258,27 @@ pub(crate) fn count(number: u64, one: &str) -> String {
     format!("{} {of_many}", thousands(number))
 }
 
-/// A heading, which stands out on a terminal.
+/// A heading, highlighted on a terminal.
 pub(crate) fn heading(text: impl Display) -> String {
     console::style(text).bold().cyan().to_string()
 }
 
-/// A word that stands out on a terminal.
+/// A highlighted word on a terminal.
 pub(crate) fn strong(text: impl Display) -> String {
     console::style(text).bold().to_string()
 }
 
-/// A word that stands back on a terminal.
+/// A dimmed word on a terminal.
 pub(crate) fn faint(text: impl Display) -> String {
     console::style(text).dim().to_string()
 }
 
-/// Good news.
+/// A success.
 pub(crate) fn good(text: impl Display) -> String {
     console::style(text).green().to_string()
 }
 
-/// Bad news.
+/// A failure.
 pub(crate) fn bad(text: impl Display) -> String {
     console::style(text).red().bold().to_string()
 }

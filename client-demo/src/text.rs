@@ -1,11 +1,9 @@
-//! A text that somebody edited as a whole becomes the smallest operations, found by grapheme and
-//! placed by code point, and carried over to the text as it is by then: what others wrote in the
-//! meantime stays, and merges by character.
+//! Converts an edited text into minimal operations: compared by grapheme, placed by code point, and
+//! transposed to the current text, so that concurrent edits of others stay, and merge by character.
 //!
-//! An operation speaks of the text as it was when the editing began. automerge tells how the text
-//! changed since; that says where each old character stands now, or that it is gone. An insertion
-//! goes behind the character that it was made behind, a deletion takes the characters that it was
-//! made of and no others.
+//! An operation refers to the text at the start of the editing. automerge reports the changes since then;
+//! they give the current position of each old character, or that it was deleted. An insertion goes after the
+//! character that it was made after; a deletion removes its own characters and no others.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -18,14 +16,14 @@ use thiserror::Error;
 
 use crate::note::{self, ShapeError};
 
-/// After this long the search for the smallest difference takes a good one instead. Only texts of
-/// hundreds of kilobytes that have little in common come near.
+/// After this time the diff returns a good result instead of the smallest. Only texts of hundreds of
+/// kilobytes with little in common take that long.
 const DIFF_TIME: Duration = Duration::from_secs(2);
 
-/// The note changes between reading and writing; more often than this in a row, it is a storm.
+/// How often in a row the note may change between reading and writing before the edit fails.
 const TRIES: usize = 32;
 
-/// Replaces code points `at..at + delete` by `insert`, in the old text's positions.
+/// Replaces code points `at..at + delete` by `insert`, at the old text's positions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TextOp {
     pub(crate) at: usize,
@@ -33,15 +31,14 @@ pub(crate) struct TextOp {
     pub(crate) insert: String,
 }
 
-/// The smallest operations that make `new` of `old`: in order, apart from each other, and never
-/// cutting a grapheme in two.
+/// The smallest operations that turn `old` into `new`: in order, disjoint, and never splitting a grapheme.
 pub(crate) fn diff(old: &str, new: &str) -> Vec<TextOp> {
     let diff = TextDiff::configure().timeout(DIFF_TIME).diff_graphemes(old, new);
     let old: Vec<&str> = diff.iter_old_slices().collect();
     let new: Vec<&str> = diff.iter_new_slices().collect();
     let length = |graphemes: &[&str]| graphemes.iter().map(|g| g.chars().count()).sum::<usize>();
     let mut ops: Vec<TextOp> = Vec::new();
-    // Where the walk stands, in code points of the old text, and whether the last step changed it.
+    // The position in code points of the old text, and whether the last step changed it.
     let (mut at, mut adjoining) = (0, false);
     for op in diff.ops() {
         let delete = length(&old[op.old_range()]);
@@ -62,7 +59,7 @@ pub(crate) fn diff(old: &str, new: &str) -> Vec<TextOp> {
     ops
 }
 
-/// A text of which one change cannot hold the insertion.
+/// A text whose insertion does not fit in one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
     "it takes {operations} operations, one for each character, and a change holds {CHANGE_OPERATIONS}"
@@ -71,9 +68,9 @@ pub(crate) struct TooLong {
     operations: u64,
 }
 
-/// Refuses what one change cannot hold: before automerge has worked on it.
+/// Rejects a text that does not fit in one change, before automerge processes it.
 pub(crate) fn fits(characters: usize) -> Result<(), TooLong> {
-    // The objects and values that are made beside the characters of a new note.
+    // The objects and values of a new note besides its characters.
     const OTHERS: u64 = 8;
     let operations = characters as u64 + OTHERS;
     if operations > CHANGE_OPERATIONS { Err(TooLong { operations }) } else { Ok(()) }
@@ -85,24 +82,24 @@ pub(crate) enum EditError {
     /// The document is no note, or lacks the text.
     #[error(transparent)]
     Shape(#[from] ShapeError),
-    /// Somebody put another text in the place of the one that was edited.
+    /// Another author replaced the edited text object by a new one.
     #[error("the text was replaced by another one meanwhile")]
     Replaced,
-    /// More than one change can hold.
+    /// The edit does not fit in one change.
     #[error(transparent)]
     TooLong(#[from] TooLong),
-    /// Others change the note faster than it can be read.
+    /// The note changed during every attempt.
     #[error("the note changes all the time")]
     Storm,
     /// The document could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The change was not made.
+    /// The change could not be made.
     #[error(transparent)]
     Change(#[from] ChangeError),
 }
 
-/// A text as somebody began to edit it.
+/// A text at the start of its editing.
 #[derive(Debug, Clone)]
 pub(crate) struct Base {
     key: &'static str,
@@ -124,7 +121,7 @@ impl Base {
         Ok(found?)
     }
 
-    /// A text as somebody else, who reads the same store, began to edit it at these heads.
+    /// A text that another process with the same store began to edit at these heads.
     pub(crate) fn resume(
         document: &Document,
         key: &'static str,
@@ -140,20 +137,20 @@ impl Base {
         Ok(Self { key, object, heads, text })
     }
 
-    /// The document's heads when the editing began.
+    /// The document's heads at the start of the editing.
     pub(crate) fn heads(&self) -> &[ChangeHash] {
         &self.heads
     }
 
-    /// What there is to edit.
+    /// The text to edit.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    /// Writes the edited text back as one change that merges with what others did since. Gives
-    /// how many operations that took; none, and there is no change.
+    /// Writes the edited text back as one change that merges with concurrent changes. Returns the number of
+    /// operations; for none there is no change.
     pub(crate) fn edit(&self, document: &Document, edited: &str) -> Result<usize, EditError> {
-        // At least so much is inserted: told before the two are compared.
+        // A lower bound of the insertion, checked before the costly diff.
         fits(edited.chars().count().saturating_sub(self.text.chars().count()))?;
         let ops = diff(&self.text, edited);
         if ops.is_empty() {
@@ -164,7 +161,7 @@ impl Base {
             let (heads, splices) = document.read(|doc| self.carry(doc, &ops))??;
             let attempt = document.change(|tx| {
                 if tx.get_heads() != heads {
-                    // Something arrived between the two closures: the places are of yesterday.
+                    // A change arrived between the two closures: the positions are outdated.
                     return Ok(None);
                 }
                 apply(tx, &self.object, &splices)?;
@@ -177,7 +174,7 @@ impl Base {
         Err(EditError::Storm)
     }
 
-    /// The operations in the document's present positions, and the heads that these belong to.
+    /// The operations in the document's current positions, and the heads that these refer to.
     fn carry(
         &self,
         doc: &Automerge,
@@ -195,7 +192,7 @@ impl Base {
     }
 }
 
-/// An operation in present positions.
+/// An operation in current positions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Splice {
     at: usize,
@@ -204,7 +201,7 @@ struct Splice {
 }
 
 fn apply(tx: &mut Transaction<'_>, text: &ObjId, splices: &[Splice]) -> Result<(), BoxError> {
-    // From the back, so that no operation moves the place of another.
+    // From the back, so that no operation shifts another's position.
     for splice in splices.iter().rev() {
         let delete = isize::try_from(splice.delete)?;
         tx.splice_text(text, splice.at, delete, &splice.insert)?;
@@ -212,12 +209,12 @@ fn apply(tx: &mut Transaction<'_>, text: &ObjId, splices: &[Splice]) -> Result<(
     Ok(())
 }
 
-/// Where each character of the old text stands now; `None` if it is gone.
+/// The current position of each character of the old text; `None` if it was deleted.
 struct Places(Vec<Option<usize>>);
 
 impl Places {
     fn follow(length: usize, object: &ObjId, patches: &[Patch]) -> Self {
-        // The present text, as indexes into the old one; `None` is a character of somebody else's.
+        // The current text, as indexes into the old one; `None` is another author's character.
         let mut present: Vec<Option<usize>> = (0..length).map(Some).collect();
         for patch in patches.iter().filter(|patch| patch.obj == *object) {
             match &patch.action {
@@ -246,7 +243,7 @@ impl Places {
         Self(places)
     }
 
-    /// One operation as splices: more than one if somebody wrote inside what it deletes.
+    /// One operation as splices: several if another author wrote inside its deletion.
     fn carry(&self, op: &TextOp) -> Vec<Splice> {
         let gap = self.gap(op.at);
         let insertion = Splice { at: gap, delete: 0, insert: op.insert.clone() };
@@ -260,9 +257,9 @@ impl Places {
         splices
     }
 
-    /// Where something goes that was written before the old character `at`: behind the one that
-    /// stood before it; if that is gone, before `at` itself; if that is gone too, behind the next
-    /// one to the left that is still there. What was written at the very front stays in front.
+    /// The current position for an insertion before the old character `at`: after the preceding character; if
+    /// that was deleted, before `at` itself; if that was deleted too, after the next remaining one to the
+    /// left. An insertion at the very front stays there.
     fn gap(&self, at: usize) -> usize {
         let place = |index: usize| self.0.get(index).copied().flatten();
         let before = at.checked_sub(1).and_then(place).map(|place| place + 1);
@@ -272,7 +269,7 @@ impl Places {
     }
 }
 
-/// Puts so many characters of somebody else's in the place of a range.
+/// Replaces a range by `count` characters of another author.
 fn replace(present: &mut Vec<Option<usize>>, range: Range<usize>, count: usize) {
     let start = range.start.min(present.len());
     let end = range.end.clamp(start, present.len());

@@ -1,5 +1,5 @@
-//! The command `tour`: a guided scenario on real processes, sockets and files. Two replicas edit
-//! one note apart, meet again, and survive a relay that is killed in the middle of a burst.
+//! The command `tour`: a guided scenario with real processes, sockets and files. Two replicas edit one note
+//! offline, sync, and survive a relay that is killed during a burst.
 
 mod burst;
 mod edits;
@@ -22,7 +22,7 @@ use view::{line, step};
 /// The space that the tour's replicas share.
 const SPACE: &str = "tour";
 
-/// What was measured.
+/// The measured times.
 #[derive(Default)]
 struct Figures {
     converged: Duration,
@@ -44,7 +44,7 @@ struct Tour<'a> {
     figures: Figures,
 }
 
-/// A note, as both have it open, and the changes made to it.
+/// A note, as opened at both replicas, and the number of its changes.
 struct Shared {
     at_ann: Document,
     at_ben: Document,
@@ -119,7 +119,7 @@ impl<'a> Tour<'a> {
         Ok(())
     }
 
-    /// Both come back, and the states meet.
+    /// Both reconnect, and their edits merge.
     fn together(&mut self, note: &Shared) -> Result<(), Failure> {
         step(4, "Both come back, and their edits merge");
         let started = Instant::now();
@@ -135,7 +135,7 @@ impl<'a> Tour<'a> {
         replica::all_hold(&edits::merged(&merged))
     }
 
-    /// Both type while the relay is killed and started again.
+    /// Both type while the relay is killed and restarted.
     fn burst(&mut self, edits: u64) -> Result<Shared, Failure> {
         step(5, "The relay is killed while both type");
         let each = count(edits, "letter");
@@ -155,10 +155,10 @@ impl<'a> Tour<'a> {
         Ok(diary)
     }
 
-    /// Whether both have everything once, and the relay too.
+    /// Checks that both replicas, and the relay, have everything exactly once.
     fn check(&self, shared: &[(&str, &Shared)], edits: u64) -> Result<Vec<Check>, Failure> {
         step(6, "Was anything lost or doubled?");
-        // What the relay has is seen by somebody who has nothing: Cleo never met Ann or Ben.
+        // A new replica shows what the relay has: Cleo has never been in contact with Ann or Ben.
         let cleo = Replica::open(self.scratch.path(), "Cleo", SPACE, Durability::Full)?;
         cleo.store.connect(self.url.as_str())?;
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! Recorded editing sessions: their format, and what is wrong with a file that is none.
+//! Recorded editing sessions: their format, and errors of invalid files.
 
 mod concurrent;
 
@@ -14,17 +14,17 @@ use crate::failure::{Exit, Failure};
 
 pub(crate) use concurrent::{AGENTS_MOST, Concurrent, Seen};
 
-/// Bytes of a trace, inflated. The largest known one has a tenth of that.
+/// Largest size of an inflated trace in bytes. The largest known one has a tenth of that.
 const BYTES_MOST: u64 = 256 * 1024 * 1024;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Recorded {
     /// One author.
     Alone(Trace),
-    /// Several, who typed at once.
+    /// Several concurrent authors.
     Together(Concurrent),
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Trace {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Patch(pub(crate) usize, pub(crate) usize, pub(crate) String);
 
-/// The file as it is written.
+/// The file's JSON.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct File {
@@ -62,10 +62,10 @@ struct Transaction {
     agent: usize,
 }
 
-/// What `kind` says of a session of several authors.
+/// The value of `kind` for a session of several authors.
 const CONCURRENT: &str = "concurrent";
 
-/// Why a file is no trace that can be played.
+/// Why a file is not a playable trace.
 #[derive(Debug, Error)]
 pub(crate) enum TraceError {
     #[error("cannot read the trace {path}: {source}")]
@@ -86,7 +86,7 @@ pub(crate) enum TraceError {
     UnknownKind { path: PathBuf, kind: String },
     #[error("{path} is a trace of {agents} authors")]
     Authors { path: PathBuf, agents: u64 },
-    /// It rests on a later one, or not on its author's own last one, or is nobody's.
+    /// The transaction depends on a later one, or not on its author's previous one, or has no author.
     #[error("transaction {transaction} of {path} does not follow what is before it")]
     Disorder { path: PathBuf, transaction: usize },
     #[error("transaction {transaction} of {path} edits beyond the end of the text")]
@@ -110,7 +110,7 @@ impl From<TraceError> for Failure {
 }
 
 impl Recorded {
-    /// Reads a trace and checks that it can be played, as far as one can tell before.
+    /// Reads a trace, and checks as far as possible that it can be played.
     pub(crate) fn read(path: &Path) -> Result<Self, TraceError> {
         let unreadable = |source| TraceError::Unreadable { path: path.to_owned(), source };
         let bytes = fs::read(path).map_err(unreadable)?;
@@ -151,7 +151,7 @@ impl Trace {
         }
     }
 
-    /// Plays it on a plain string; the error is the transaction that cannot be.
+    /// Plays it on a plain string; the error is the index of the first invalid transaction.
     fn play(&self) -> Result<String, usize> {
         let mut text: Vec<char> = self.start.chars().collect();
         for (index, patches) in self.transactions.iter().enumerate() {
@@ -163,7 +163,7 @@ impl Trace {
         Ok(text.into_iter().collect())
     }
 
-    /// The changes that it makes.
+    /// Number of changes.
     pub(crate) fn len(&self) -> u64 {
         self.transactions.len() as u64
     }

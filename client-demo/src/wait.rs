@@ -1,4 +1,4 @@
-//! Waiting with a limit for what the engine tells: the one place with an executor.
+//! Waiting for the engine with a limit: the only place with an executor.
 
 use std::future::Future;
 use std::io;
@@ -21,7 +21,7 @@ impl Waiter {
         })
     }
 
-    /// The outcome, however long it takes.
+    /// The outcome, without a time limit.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.0.block_on(work)
     }
@@ -31,9 +31,8 @@ impl Waiter {
         self.0.block_on(async { tokio::time::timeout(limit, work).await.ok() })
     }
 
-    /// The outcome, or `None` once nothing has moved for as long as the limit, and at the latest for
-    /// twice as long. Whatever takes long is waited for as long as it goes on. `moved` gives another
-    /// value whenever something has moved.
+    /// The outcome, or `None` after a time without progress between one and two times the limit. Work is
+    /// awaited as long as it makes progress. `moved` returns another value whenever there was progress.
     pub(crate) fn while_moving<T, M: PartialEq>(
         &self,
         limit: Duration,
@@ -77,15 +76,15 @@ impl Waiter {
 
 #[cfg(unix)]
 impl Waiter {
-    /// The outcome of what is started, or `None` once the process is asked to end. What comes from the
-    /// keyboard (Ctrl-C, Ctrl-\\) is for the editor alone: it does not end this process.
+    /// The outcome of the started work, or `None` once the process is asked to end. Signals from the keyboard
+    /// (Ctrl-C, Ctrl-\\) are for the editor alone: they do not end this process.
     pub(crate) fn beside_an_editor<T, F: Future<Output = T>>(
         &self,
         start: impl FnOnce() -> io::Result<F>,
     ) -> io::Result<Option<T>> {
         use tokio::signal::unix::{SignalKind, signal};
         self.0.block_on(async {
-            // Held, not asked: that somebody listens is what keeps them from ending the process.
+            // Held, not polled: a registered handler keeps these signals from ending the process.
             let _keyboard = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
             let mut terminate = signal(SignalKind::terminate())?;
             let mut hangup = signal(SignalKind::hangup())?;
@@ -101,7 +100,7 @@ impl Waiter {
 
 #[cfg(not(unix))]
 impl Waiter {
-    /// The outcome of what is started.
+    /// The outcome of the started work.
     pub(crate) fn beside_an_editor<T, F: Future<Output = T>>(
         &self,
         start: impl FnOnce() -> io::Result<F>,
@@ -110,7 +109,7 @@ impl Waiter {
     }
 }
 
-/// What moves in a store while it syncs. The link's tries are no progress.
+/// The progress of a store's sync. Connection attempts are no progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Moved {
     pending: Pending,
@@ -120,7 +119,7 @@ pub(crate) struct Moved {
 impl Moved {
     pub(crate) fn of(store: &Store) -> Self {
         let status = store.status();
-        // That a connection comes and goes moves nothing.
+        // Connecting and disconnecting are no progress.
         let sync = |sync: &SyncStatus| match sync {
             SyncStatus::CatchingUp { .. } | SyncStatus::Comparing { .. } => sync.clone(),
             _ => SyncStatus::Offline,
@@ -130,7 +129,7 @@ impl Moved {
     }
 }
 
-/// Waits until everything so far is on the relay's disk, for as long as something moves.
+/// Waits until all changes so far are on the relay's disk, as long as there is progress.
 pub(crate) async fn flush(store: &Store, limit: Duration) -> Result<(), FlushError> {
     let mut before = Moved::of(store);
     loop {
@@ -165,7 +164,7 @@ fn signal() -> io::Result<impl Future<Output = ()>> {
 #[cfg(not(unix))]
 fn signal() -> io::Result<impl Future<Output = ()>> {
     Ok(async {
-        // Where it cannot be listened to, the work ends by itself.
+        // If the signal cannot be handled, the work ends by itself.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

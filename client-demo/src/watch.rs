@@ -1,5 +1,5 @@
-//! The command `watch`: stays in sync and says what happens, until it is told to end. On a
-//! terminal the present state stands on the last line; elsewhere each new state is a line.
+//! The command `watch`: stays in sync and prints events until it is stopped. On a terminal the last line
+//! shows the current state; elsewhere each new state is a line.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::notebook::Notebook;
 use crate::term::{self, count, faint, first_line, strong};
 use crate::wait::Waiter;
 
-/// How often the last line moves, so that one sees that it lives.
+/// How often the last line changes, to show that the command runs.
 const TICK: Duration = Duration::from_millis(120);
 
 /// Runs the command.
@@ -28,13 +28,13 @@ pub(crate) fn run(place: &Place) -> Result<(), Failure> {
     let waiter = Waiter::new()?;
     let ended = waiter.until_signal(follow(&notebook, known, &mut view));
     view.end();
-    // What others have handed over is done first.
+    // Commands passed on by other processes finish first.
     drop(control);
     notebook.close()?;
     ended.map(|_| ())
 }
 
-/// Ends when the store is closed, or when nobody reads any more.
+/// Ends when the store is closed, or when the reader closes the output.
 async fn follow(notebook: &Notebook, mut known: Known, view: &mut View) {
     let mut events = notebook.store.events();
     let mut status = notebook.store.watch();
@@ -52,8 +52,8 @@ async fn follow(notebook: &Notebook, mut known: Known, view: &mut View) {
     }
 }
 
-/// The notes that were seen, held so that events tell what changed in them; and their titles, by
-/// which to call them when they are gone.
+/// The notes seen, kept open so that events report what changed in them; and their titles, to name them after
+/// a deletion.
 struct Known(BTreeMap<DocumentId, (Document, Option<String>)>);
 
 impl Known {
@@ -62,7 +62,7 @@ impl Known {
         Ok(Self(notebook.documents()?.into_iter().map(titled).collect()))
     }
 
-    /// What to call a note.
+    /// The name of a note.
     fn name(&mut self, notebook: &Notebook, event: &Event) -> String {
         let id = event.document;
         if event.space != *notebook.space.name() {
@@ -89,7 +89,7 @@ fn title(document: &Document) -> Option<String> {
     (!title.is_empty()).then(|| format!("“{title}”"))
 }
 
-/// That a deleted note's content was let go; or where somebody's cursor is.
+/// Whether an event is not worth a line: a deleted note's content was released, or a cursor moved.
 fn is_no_news(event: &Event) -> bool {
     match &event.kind {
         EventKind::Changed { heads, .. } => heads.is_empty(),
@@ -98,7 +98,7 @@ fn is_no_news(event: &Event) -> bool {
     }
 }
 
-/// An event in words.
+/// An event as text.
 fn told(notebook: &Notebook, known: &mut Known, event: &Event) -> String {
     let name = known.name(notebook, event);
     match &event.kind {
@@ -147,7 +147,7 @@ fn told(notebook: &Notebook, known: &mut Known, event: &Event) -> String {
     }
 }
 
-/// How much text came and went.
+/// The numbers of characters added and removed.
 fn changed(patches: &[Patch]) -> String {
     let (mut came, mut went) = (0, 0);
     for patch in patches {
@@ -165,7 +165,7 @@ fn changed(patches: &[Patch]) -> String {
     }
 }
 
-/// Where it is said.
+/// The output.
 struct View {
     started: Instant,
     relay: String,
@@ -186,7 +186,7 @@ impl View {
         Self { started: Instant::now(), relay: relay.to_owned(), bar, last: String::new() }
     }
 
-    /// Says something that happened; false if nobody reads any more.
+    /// Prints an event; false if the reader has closed the output.
     fn line(&self, text: &str) -> bool {
         let seconds = self.started.elapsed().as_secs_f64();
         let line = format!("{} {text}", faint(format!("{seconds:>8.1} s")));
@@ -199,7 +199,7 @@ impl View {
         }
     }
 
-    /// Says how things stand; false if nobody reads any more.
+    /// Prints the state; false if the reader has closed the output.
     fn state(&mut self, status: &Status) -> bool {
         let state = state(&self.relay, status);
         if state == self.last {

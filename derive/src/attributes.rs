@@ -1,22 +1,22 @@
-//! The attributes: `#[key]`, and `#[autosurgeon(…)]`, which may be written `#[landfall(…)]` too.
+//! The attributes `#[key]` and `#[autosurgeon(…)]`; `#[landfall(…)]` is a synonym of the latter.
 
 use proc_macro2::Span;
 use syn::meta::ParseNestedMeta;
 use syn::spanned::Spanned;
 use syn::{Attribute, Error, LitStr, Path, Result};
 
-/// What the attributes of a type, a variant or a field say.
+/// The attributes of a type, a variant or a field.
 #[derive(Default)]
 pub(crate) struct Attributes {
     /// `with`: a module with `hydrate`, `reconcile`, and for keys `Key`, `hydrate_key` and `key`.
     pub(crate) with: Option<Path>,
-    /// `reconcile_with`: such a module without `hydrate`.
+    /// `reconcile_with`: the same kind of module without `hydrate`.
     pub(crate) reconcile_with: Option<Path>,
     /// `reconcile`: a function.
     pub(crate) reconcile: Option<Path>,
     /// `hydrate`: a function.
     pub(crate) hydrate: Option<Path>,
-    /// `missing`: a function that gives the value of a key that is not there.
+    /// `missing`: a function that returns the value for an absent key.
     pub(crate) missing: Option<Path>,
     /// `rename`: the name in the document.
     pub(crate) rename: Option<String>,
@@ -24,7 +24,7 @@ pub(crate) struct Attributes {
     pub(crate) key: Option<Span>,
 }
 
-/// How a value is written, other than by its own type.
+/// How a value is written, if not by its own type.
 pub(crate) enum Writing<'a> {
     Function(&'a Path),
     Module(&'a Path),
@@ -92,7 +92,7 @@ impl Attributes {
         Ok(())
     }
 
-    /// Refuses all but what `allowed` leaves.
+    /// Rejects the attributes in `names`, which have no meaning here.
     pub(crate) fn refuse(&self, span: Span, names: &[&str]) -> Result<()> {
         let given = [
             ("with", self.with.is_some()),
@@ -114,7 +114,7 @@ impl Attributes {
         module.map(Writing::Module).or(self.reconcile.as_ref().map(Writing::Function))
     }
 
-    /// The function that reads the value, if it is not the type's own.
+    /// Returns the function that reads the value, if it is not the type's own.
     pub(crate) fn reading(&self) -> Option<Path> {
         let of_module = |module: &Path| {
             let mut path = module.clone();

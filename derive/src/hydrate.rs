@@ -1,4 +1,4 @@
-//! `Hydrate`: how a value is read.
+//! Derives `Hydrate`: reads a value from a document.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -45,7 +45,7 @@ pub(crate) fn derive(model: &Model<'_>) -> TokenStream {
     }
 }
 
-/// The method that reads whatever is at a place.
+/// The method that reads a value at a property.
 fn by(expression: &TokenStream) -> TokenStream {
     let a = autosurgeon();
     quote! {
@@ -80,7 +80,7 @@ fn fields_of(fields: &[Field<'_>], obj: &TokenStream) -> TokenStream {
     quote!(#(#reads)*)
 }
 
-/// An expression that reads a field: a `Result`.
+/// An expression that reads a field; its type is a `Result`.
 fn read(field: &Field<'_>, obj: &TokenStream, prop: &TokenStream) -> TokenStream {
     let (a, ty) = (autosurgeon(), field.ty);
     let prop = quote!(<#a::Prop<'_> as ::core::convert::From<_>>::from(#prop));
@@ -99,7 +99,7 @@ fn read(field: &Field<'_>, obj: &TokenStream, prop: &TokenStream) -> TokenStream
     }
 }
 
-/// What the one field is, this is. Every method is passed on: `Option` calls each by itself.
+/// Delegates every method to the only field: `Option` calls each of them by itself.
 fn newtype(field: &Field<'_>) -> TokenStream {
     let (a, ty) = (autosurgeon(), field.ty);
     let own = quote!(<#ty as #a::Hydrate>);
@@ -160,7 +160,7 @@ fn newtype(field: &Field<'_>) -> TokenStream {
     }
 }
 
-/// A variant without fields is a string, any other one a map with the variant's name as its key.
+/// A variant without fields is a string; any other variant is a map with the variant's name as its key.
 fn of_enum(variants: &[Variant<'_>]) -> TokenStream {
     let a = autosurgeon();
     let (units, others): (Vec<_>, Vec<_>) =
@@ -201,7 +201,7 @@ fn of_enum(variants: &[Variant<'_>]) -> TokenStream {
     methods
 }
 
-/// Returns the variant if its key is there.
+/// Returns the variant if its key exists.
 fn variant_of_map(variant: &Variant<'_>) -> TokenStream {
     let (a, name) = (autosurgeon(), &variant.name);
     let made = variant.pattern(&quote!(Self));

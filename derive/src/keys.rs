@@ -1,4 +1,4 @@
-//! By what a value is known again in a list or map: the part of `Reconcile` that is about keys.
+//! Derives the key part of `Reconcile`, by which a value is recognised in a list or map.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -7,7 +7,7 @@ use syn::Ident;
 use crate::attributes::Writing;
 use crate::model::{Body, Field, Model, Shape, Variant, autosurgeon};
 
-/// The methods, and a type for the keys of an enum.
+/// The key methods, and a type for the keys of an enum.
 pub(crate) struct Keys {
     pub(crate) methods: TokenStream,
     pub(crate) definition: TokenStream,
@@ -29,7 +29,7 @@ fn none() -> TokenStream {
     quote!(type Key<'__k> = #a::reconcile::NoKey;)
 }
 
-/// The three items, of a type, an expression that reads the key and one that gives it.
+/// Makes the three items from the key's type, an expression that reads the key and one that returns it.
 fn items(key: &TokenStream, hydrated: &TokenStream, given: &TokenStream) -> TokenStream {
     let a = autosurgeon();
     quote! {
@@ -52,7 +52,7 @@ fn items(key: &TokenStream, hydrated: &TokenStream, given: &TokenStream) -> Toke
     }
 }
 
-/// A value with a function of its own is its own key.
+/// A value with its own read or write function is its own key.
 fn itself() -> TokenStream {
     let a = autosurgeon();
     items(
@@ -104,7 +104,7 @@ fn of_field(field: &Field<'_>) -> TokenStream {
     )
 }
 
-/// Reads the key field of what is at a place: a `Result` of a `LoadKey` of a `Cow`.
+/// Reads the key field of the value at a property: a `Result` of a `LoadKey` of a `Cow`.
 fn hydrated(field: &Field<'_>, obj: &TokenStream, prop: &TokenStream) -> TokenStream {
     let (a, ty, key) = (autosurgeon(), field.ty, &field.prop);
     let Some(path) = field.attributes.reading() else {
@@ -138,9 +138,9 @@ fn hydrated(field: &Field<'_>, obj: &TokenStream, prop: &TokenStream) -> TokenSt
 
 /// The key of a variant with fields.
 enum VariantKey<'a> {
-    /// That of its only field.
+    /// The key of its only field.
     Inner(&'a Field<'a>),
-    /// One of its fields.
+    /// The key is one of its fields.
     Field(&'a Field<'a>),
 }
 
@@ -154,8 +154,8 @@ fn key_of<'a>(variant: &'a Variant<'_>) -> Option<VariantKey<'a>> {
     }
 }
 
-/// An enum's key says which variant it is, with the key of what is in it. Its type has a parameter
-/// for the key of each variant, so that it needs none of the enum's generics.
+/// An enum's key identifies the variant and holds the variant's own key. The key type has one type
+/// parameter per variant, so that it needs none of the enum's generics.
 fn of_enum(model: &Model<'_>, variants: &[Variant<'_>]) -> Keys {
     let is_unit = |variant: &&Variant<'_>| matches!(variant.shape, Shape::Unit);
     let keyed: Vec<_> = variants.iter().filter(|v| is_unit(v) || key_of(v).is_some()).collect();

@@ -1,9 +1,9 @@
 //! `#[derive(Hydrate, Reconcile)]` for types of programs that depend on `landfall` alone.
 //!
-//! The traits are autosurgeon's, and so are the attributes and what the documents look like: a type
-//! may change from one derive to the other. autosurgeon's own derives name `::autosurgeon` and
-//! `::automerge`, which a program would have to depend on in just the versions that Landfall has;
-//! these name `::landfall` only. It knows nothing of the engine but the names that it writes.
+//! The traits, the attributes and the shape of the documents are autosurgeon's, so a type can change
+//! from one derive to the other. autosurgeon's own derives name `::autosurgeon` and `::automerge`, so a
+//! program would have to depend on exactly the versions that Landfall uses; these name `::landfall`
+//! only. This crate must not know the engine except for the names that it writes.
 
 mod attributes;
 mod hydrate;
@@ -16,7 +16,7 @@ use syn::{DeriveInput, parse_macro_input};
 
 use model::Model;
 
-/// Derives `Hydrate`: how a value is read from a document. See `landfall`'s page on types.
+/// Derives `Hydrate`, which reads a value from a document. See `landfall`'s page on types.
 #[proc_macro_derive(Hydrate, attributes(autosurgeon, landfall, key))]
 pub fn derive_hydrate(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -24,7 +24,7 @@ pub fn derive_hydrate(input: TokenStream) -> TokenStream {
     derived.unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
-/// Derives `Reconcile`: how a value is written to a document. See `landfall`'s page on types.
+/// Derives `Reconcile`, which writes a value to a document. See `landfall`'s page on types.
 #[proc_macro_derive(Reconcile, attributes(autosurgeon, landfall, key))]
 pub fn derive_reconcile(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

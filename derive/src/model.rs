@@ -1,4 +1,4 @@
-//! A type as the macros see it.
+//! The macros' model of a type.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
@@ -22,7 +22,7 @@ pub(crate) enum Body<'a> {
 
 pub(crate) struct Variant<'a> {
     pub(crate) ident: &'a Ident,
-    /// In the document.
+    /// The name in the document.
     pub(crate) name: String,
     pub(crate) shape: Shape<'a>,
 }
@@ -32,7 +32,7 @@ pub(crate) enum Shape<'a> {
     Named(Vec<Field<'a>>),
     /// A list.
     Tuple(Vec<Field<'a>>),
-    /// What its one field is.
+    /// The value of its only field.
     Newtype(Box<Field<'a>>),
     Unit,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Field<'a> {
     pub(crate) attributes: Attributes,
     /// The field's name or index in Rust.
     pub(crate) member: TokenStream,
-    /// A variable for it.
+    /// The variable that the generated code uses for it.
     pub(crate) variable: Ident,
     /// The key or index in the document.
     pub(crate) prop: TokenStream,
@@ -77,7 +77,7 @@ impl<'a> Model<'a> {
         Ok(Self { name, visibility, generics, attributes, body })
     }
 
-    /// The generics, each type with a bound more.
+    /// Returns the generics with an additional bound on each type parameter.
     pub(crate) fn bounded(&self, bound: &TokenStream) -> Generics {
         let mut generics = self.generics.clone();
         for parameter in generics.type_params_mut() {
@@ -87,7 +87,7 @@ impl<'a> Model<'a> {
         generics
     }
 
-    /// The same with one lifetime before them.
+    /// Returns the same with an additional lifetime in front.
     pub(crate) fn borrowed(&self, lifetime: &Lifetime, bound: &TokenStream) -> Generics {
         let mut generics = self.bounded(bound);
         let parameter = syn::GenericParam::Lifetime(syn::LifetimeParam::new(lifetime.clone()));
@@ -105,7 +105,7 @@ impl<'a> Variant<'a> {
         Ok(Self { ident: &variant.ident, name, shape: Shape::read(&variant.fields)? })
     }
 
-    /// A pattern that takes the fields of the variant as variables.
+    /// A pattern that binds the fields of the variant to variables.
     pub(crate) fn pattern(&self, of: &TokenStream) -> TokenStream {
         let ident = self.ident;
         let variables = self.shape.fields().iter().map(|field| &field.variable);
@@ -176,13 +176,13 @@ impl<'a> Field<'a> {
     }
 }
 
-/// An identifier as a name: `r#type` is `type`.
+/// The name of an identifier: `r#type` is `type`.
 fn plain(ident: &Ident) -> String {
     let name = ident.to_string();
     name.strip_prefix("r#").map_or_else(|| name.clone(), str::to_owned)
 }
 
-/// autosurgeon, as the program has it.
+/// The path of autosurgeon in the program.
 pub(crate) fn autosurgeon() -> TokenStream {
     quote!(::landfall::autosurgeon)
 }

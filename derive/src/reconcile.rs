@@ -1,4 +1,4 @@
-//! `Reconcile`: how a value is written.
+//! Derives `Reconcile`: writes a value to a document.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -70,7 +70,7 @@ fn place(own: &TokenStream, field: &Field<'_>) -> TokenStream {
     quote!(#own.#member)
 }
 
-/// The value of a field of a struct, for one that has a function of its own.
+/// Gets the value of a struct's field inside a wrapper type, for a field with its own function.
 fn own_value(field: &Field<'_>) -> TokenStream {
     let member = &field.member;
     quote!(let value = &self.0.#member;)
@@ -119,7 +119,7 @@ fn in_seq(model: &Model<'_>, fields: &[Field<'_>], place: Tokens, own: Tokens) -
     }
 }
 
-/// The value of a field that is written, and what is to be declared before it.
+/// The expression for a field's value, and the declarations that must precede it.
 fn value(
     model: &Model<'_>,
     field: &Field<'_>,
@@ -174,7 +174,7 @@ fn variant_arm(model: &Model<'_>, variant: &Variant<'_>) -> TokenStream {
         let variable = &field.variable;
         quote!(*#variable)
     };
-    // A field's own wrapper takes the value out of the variant again.
+    // A field's own wrapper borrows the whole enum, and extracts the value from the variant again.
     let own = |field: &Field<'_>| {
         let variable = &field.variable;
         quote! {
@@ -193,7 +193,7 @@ fn variant_arm(model: &Model<'_>, variant: &Variant<'_>) -> TokenStream {
                 Shape::Named(_) => in_map(model, fields, &by_variable, &own),
                 _ => in_seq(model, fields, &by_variable, &own),
             };
-            // What is declared inside borrows the whole again.
+            // The declarations inside borrow the whole value again.
             let written = quote! {
                 #[allow(irrefutable_let_patterns, unused_variables)]
                 let #of_whole = self.0 else { return ::core::result::Result::Ok(()) };

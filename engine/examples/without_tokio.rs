@@ -1,4 +1,4 @@
-//! Landfall in a program that has no async runtime: everything has a blocking form.
+//! Landfall in a program without an async runtime: every call has a blocking form.
 //!
 //! `cargo run -p landfall --example without_tokio`
 

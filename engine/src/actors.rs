@@ -1,17 +1,17 @@
-//! Which actors may be used again.
+//! Decides which actors may be used again.
 //!
-//! automerge keeps something for every actor that ever changed a document, so a program that opens
-//! its store, changes a document and closes the store should not need a new one each time. But two
-//! writers must never share an actor: a copied file, a restored backup and a crash each make two
-//! histories that could both go on with it. So an actor of an earlier opening is used again only if
-//! that opening closed the store cleanly and the very same file is opened now: the close left a
-//! random number in the store and the same one outside it, where it is not copied with the store
-//! (`outside`), and both are taken away before the first change. In any doubt actors are fresh.
+//! automerge keeps data for every actor that ever changed a document, so a program that opens its
+//! store, changes a document and closes the store should not need a new one each time. But two writers
+//! must never share an actor: a copied file, a restored backup and a crash each produce two histories
+//! that could both continue it. So an actor of an earlier opening is used again only if that opening
+//! closed the store cleanly and the very same file is opened now. The close writes a random number into
+//! the store and the same number outside it, where it is not copied with the store (`outside`); both
+//! are removed before the first change. In any doubt actors are fresh.
 //!
-//! Within one opening an actor is used again whenever its document is loaded again, until a commit
-//! with a change of it has an unknown outcome: then the actors of that document end, once, and its
-//! next change takes a fresh one. A change that the store refused, or never tried to commit, leaves
-//! no doubt, and neither does a failed commit about the documents that it did not change.
+//! Within one opening an actor is used again whenever its document is loaded again, until a commit with
+//! a change of the document has an unknown outcome: then the actors of that document end, and its next
+//! change uses a fresh one. A change that the store rejected, or never tried to commit, leaves no
+//! doubt. A failed commit leaves no doubt about documents that it did not change.
 
 pub(crate) mod outside;
 
@@ -26,35 +26,35 @@ use crate::error::{ChangeError, StoreError, StoreFailure};
 use crate::random::{self, NoRandomness};
 use crate::store::{LocalLog, OwnActor, SpaceRow, WriteFailure};
 
-/// Actors that are remembered in memory; beyond it they are in the store alone.
+/// How many actors memory holds; further ones are in the store only.
 const REMEMBERED: usize = 4096;
 
 type Key = (SpaceRow, DocumentId);
 
-/// The actors that an opening takes for one document.
+/// The actors that an opening uses for one document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Own {
     /// For changes of the present state.
     pub(crate) actor: ActorId,
     /// Further ones, for changes of earlier states. They end with the opening.
     pub(crate) branches: Vec<ActorId>,
-    /// How often the document's actors were at an end when these were taken.
+    /// How often the document's actors had ended when these were chosen.
     age: u64,
 }
 
 /// The actors of one opened store.
 pub(crate) struct Actors {
     known: Mutex<Known>,
-    /// The store is read-only, or closed: nothing that is remembered may be used.
+    /// The store is read-only or closed: remembered actors may not be used.
     ended: AtomicBool,
-    /// The outcome of a commit is unknown: this opening cannot say that it closed cleanly.
+    /// The outcome of a commit is unknown: this opening may not leave the clean-shutdown marker.
     unsure: AtomicBool,
 }
 
 #[derive(Default)]
 struct Known {
     own: BTreeMap<Key, Own>,
-    /// How often a document's actors were at an end.
+    /// How often a document's actors have ended.
     ended: BTreeMap<Key, u64>,
 }
 
@@ -70,7 +70,7 @@ impl Known {
 }
 
 impl Actors {
-    /// At the opening of a store: `found` is what an earlier close left outside it.
+    /// At the opening of a store: `found` is the marker that an earlier close left outside it.
     pub(crate) fn begin(
         log: &LocalLog,
         read_only: bool,
@@ -83,7 +83,7 @@ impl Actors {
         Ok(Self { known, ended: AtomicBool::new(read_only), unsure })
     }
 
-    /// The actors that go on with a document: those that may, or a fresh one.
+    /// Chooses the actors for a document: the remembered ones if they may be used, or a fresh one.
     pub(crate) fn take(&self, log: &LocalLog, key: Key) -> Result<Own, TakeError> {
         let sure = !self.ended.load(Ordering::Acquire);
         let age = {
@@ -104,7 +104,7 @@ impl Actors {
         Ok(Own { actor, branches: Vec::new(), age })
     }
 
-    /// These actors have changed the document, and the changes are in the store.
+    /// Remembers actors that have changed the document, after the changes are in the store.
     pub(crate) fn keep(&self, log: &LocalLog, key: Key, own: &Own) {
         let too_many = {
             let mut known = self.known.lock();
@@ -120,32 +120,32 @@ impl Actors {
         }
     }
 
-    /// A document's actors are at an end: changes of theirs were taken out of the document. Never
-    /// waits; the document must be loaded anew after it, or goes on with them.
+    /// Ends a document's actors: changes of theirs were removed from the document. Never waits. The
+    /// document must be loaded again afterwards, or its loaded state would continue them.
     pub(crate) fn end(&self, key: Key) {
         let mut known = self.known.lock();
         known.own.remove(&key);
         *known.ended.entry(key).or_default() += 1;
     }
 
-    /// A commit failed that may be in the store all the same, and these documents' changes with it:
-    /// their actors end. All others go on with theirs.
+    /// A failed commit may be in the store all the same: the actors of its documents end. All others
+    /// continue.
     pub(crate) fn doubt(&self, documents: impl IntoIterator<Item = Key>) {
         self.unsure.store(true, Ordering::Release);
         documents.into_iter().for_each(|document| self.end(document));
     }
 
-    /// As if too many were remembered.
+    /// Moves the remembered actors to the store, as if there were too many.
     #[cfg(test)]
     pub(crate) fn forget_what_is_in_memory(&self, log: &LocalLog) {
         let known = self.known.lock().take();
         log.submit_own_actors(known);
     }
 
-    /// A commit of these documents failed. What was refused before it was written is not in the
-    /// store, so that all documents go on with their actors; a document that did not fit has
-    /// something else in the store. After any other failure the commit may be there all the same:
-    /// then the actors of these documents end, and of no others.
+    /// A commit of these documents failed. If it was rejected before it was written, it is not in the
+    /// store, and all documents keep their actors; a document whose change conflicts has other changes
+    /// in the store. After any other failure the commit may be in the store: then the actors of exactly
+    /// these documents end.
     pub(crate) fn failed(&self, error: &ChangeError, documents: impl Iterator<Item = Key>) {
         match error {
             ChangeError::Deleted
@@ -160,7 +160,7 @@ impl Actors {
         }
     }
 
-    /// Before the store is closed: what is to be left outside it afterwards, if anything.
+    /// Before the store is closed: returns the marker to leave outside it afterwards, if any.
     pub(crate) fn close(&self, log: &LocalLog) -> Option<outside::Leaving> {
         if self.ended.swap(true, Ordering::AcqRel) || self.unsure.load(Ordering::Acquire) {
             return None;

@@ -1,12 +1,12 @@
-//! The thread that folds histories in the background, one document at a time, and removes what is
-//! folded from the log in slices. It gives way while the store is being written to.
+//! The thread that compacts histories in the background, one document at a time, and removes compacted
+//! rows from the log in slices. It yields while the store is being written to.
 //!
-//! automerge cannot be interrupted, so each fold runs on a thread of its own, which holds the bytes
-//! that were read for it and nothing of the store. At close nobody waits for it: its result is
+//! automerge cannot be interrupted, so each compaction runs on a thread of its own, which holds the
+//! bytes that were read for it and nothing of the store. `close` does not wait for it: its result is
 //! dropped when it is done, and the store can be opened again meanwhile.
 //!
-//! It decides nothing: which document is due and what of it may be folded is the store's
-//! (`store::folding`), and folding itself is `landfall-fold`'s.
+//! It decides nothing: `store::folding` decides which document is due and which changes may be
+//! compacted, and `landfall-fold` builds the snapshot.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,53 +22,54 @@ use crate::error::StoreError;
 use crate::store::{DocumentRow, FoldInput, FoldOptions, FoldTask, LocalLog, Opened, SpaceRow};
 use crate::threads::{StoreThread, Threads};
 
-/// The shortest wait between two looks for something to fold.
+/// The shortest wait between two searches for documents to compact.
 const REST: Duration = Duration::from_secs(1);
 
-/// A look costs something where many documents wait to be folded and may not yet: after it the
-/// thread rests for so many times what it took.
+/// A search is costly where many documents have long tails that may not be compacted yet: afterwards
+/// the thread rests for this many times its duration.
 const REST_FACTOR: u32 = 10;
 
-/// The longest: what is too young to be folded grows older without anybody writing.
+/// The longest wait: changes reach the age for compaction without further commits.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// How long the store is watched before a fold; and a pause between slices of removed rows.
+/// How long commits are counted before a compaction; also the pause between slices of removed rows.
 const WATCH: Duration = Duration::from_millis(50);
 
-/// So many commits in that time and it is busy...
+/// From this many commits in that time on, the store counts as busy...
 const BUSY_COMMITS: u64 = 8;
 
-/// ...but not for longer than this: somebody who always writes gets a shorter log too.
+/// ...but compaction waits no longer than this: a store that is written all the time needs it too.
 const BUSY_MOST: Duration = Duration::from_secs(5);
 
-/// Folds that may be under way in a process, those of stores that are closed by now among them: an
-/// application that opens and closes a store again and again must not gather threads.
+/// The most compactions in progress in a process, including those of stores that are closed by now: an
+/// application that opens and closes a store repeatedly must not accumulate threads.
 const FOLDS_MOST: usize = 2;
 
-/// How many folds are under way in this process.
+/// How many compactions are in progress in this process.
 static FOLDS: AtomicUsize = AtomicUsize::new(0);
 
-/// Operations of the documents that are folded at close, about, all together: what automerge saves
-/// and loads in half a second.
+/// The approximate total of operations in documents that are compacted at close: automerge saves and
+/// loads that many in half a second.
 const CLOSE_OPERATIONS: u64 = 1 << 21;
 
-/// Their bytes.
+/// The total of their bytes.
 const CLOSE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Documents that are kept for their folds at close: each has 16,384 operations at least.
+/// The most built documents that are kept until they are compacted at close: each has at least 16,384
+/// operations.
 const SAVED_MOST: usize = (CLOSE_OPERATIONS >> 14) as usize;
 
-/// Rows that are removed in one transaction.
+/// How many rows one transaction removes.
 pub(crate) const SLICE: usize = 500;
 
-/// What was folded since the store was opened.
+/// The compactions since the store was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Compacted {
-    /// Documents of which something was folded, as often as it was.
+    /// Compactions of documents; a document counts each time.
     pub(crate) documents: u64,
-    /// Changes that were folded.
+    /// Changes that were compacted.
     pub(crate) changes: u64,
-    /// Documents that could not be folded.
+    /// Documents that could not be compacted.
     pub(crate) failed: u64,
 }
 
@@ -104,10 +105,10 @@ impl Counts {
 
 #[derive(Default)]
 struct State {
-    /// Something was committed since the last look.
+    /// There was a commit since the last search.
     woken: bool,
     closed: bool,
-    /// What the fold under way came to, once it is done.
+    /// The result of the compaction in progress, once it is done.
     folded: Option<Result<Opened, FoldError>>,
 }
 
@@ -119,7 +120,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Waits, unless it is closed; `false` once it is.
+    /// Waits; `false` once it is closed.
     fn pause(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let mut state = self.state.lock();
@@ -129,7 +130,7 @@ impl Shared {
         !state.closed
     }
 
-    /// Waits for a commit, or until it is time to look again; `false` once it is closed.
+    /// Waits for a commit, or until it is time to search again; `false` once it is closed.
     fn next(&self) -> bool {
         let deadline = Instant::now() + LOOK_AGAIN;
         let mut state = self.state.lock();
@@ -141,10 +142,10 @@ impl Shared {
     }
 }
 
-/// What folds.
+/// Builds the snapshot of a compaction.
 pub(crate) type Fold = dyn Fn(FoldInput, &FoldLimits) -> Result<Opened, FoldError> + Send + Sync;
 
-/// The thread that folds.
+/// The handle of the compaction thread.
 pub(crate) struct Compactor {
     shared: Arc<Shared>,
     options: FoldOptions,
@@ -162,7 +163,7 @@ impl Compactor {
         Self::start_with(log, options, threads, Arc::new(fold))
     }
 
-    /// Starts the thread with something else that folds.
+    /// Starts the thread with another function that compacts.
     pub(crate) fn start_with(
         log: LocalLog,
         options: FoldOptions,
@@ -170,13 +171,13 @@ impl Compactor {
         fold: Arc<Fold>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        // What an earlier run left behind is looked at first.
+        // Starts with a search, for rows and tails that an earlier run left behind.
         shared.state.lock().woken = true;
         let for_thread = Arc::clone(&shared);
         let thread =
             std::thread::Builder::new().name("landfall-compact".to_owned()).spawn(move || {
                 let run = || run(&for_thread, &log, &options, &threads, &fold);
-                // Where it panicked once it may again: not at once.
+                // It may panic again on the same document, so it pauses first.
                 while threads.contain(StoreThread::Compact, run).is_err() && for_thread.pause(REST)
                 {
                 }
@@ -185,7 +186,7 @@ impl Compactor {
         Ok(Self { shared, options, thread: Mutex::new(Some(thread)), saved })
     }
 
-    /// Something was committed. Cheap; may be called on the writer thread.
+    /// Called after a commit. Cheap; may be called on the writer thread.
     pub(crate) fn notify(&self) {
         let mut state = self.shared.state.lock();
         if !state.woken {
@@ -194,14 +195,14 @@ impl Compactor {
         }
     }
 
-    /// What was folded since the store was opened.
+    /// The compactions since the store was opened.
     #[cfg(test)]
     pub(crate) fn compacted(&self) -> Compacted {
         self.shared.counts.get()
     }
 
-    /// Keeps what a document that is not in memory is saved as, for its fold at close: unless that is
-    /// more than is folded then.
+    /// Keeps the saved form of a document that is not in memory, to compact it at close, within the
+    /// budget of that.
     pub(crate) fn keep(&self, saved: Saved) {
         let mut kept = self.saved.lock();
         let bytes: u64 = kept.iter().map(|saved| saved.bytes.len() as u64).sum();
@@ -210,24 +211,24 @@ impl Compactor {
         }
     }
 
-    /// What was kept.
+    /// Takes the kept documents.
     pub(crate) fn take_kept(&self) -> Vec<Saved> {
         std::mem::take(&mut self.saved.lock())
     }
 
-    /// Begins what is folded at close.
+    /// Begins the compactions at close.
     pub(crate) fn closing<'a>(&'a self, log: &'a LocalLog) -> Closing<'a> {
         Closing { log, options: &self.options, operations: 0, bytes: 0 }
     }
 
-    /// Ends the thread. A fold under way is left alone, and what it comes to is dropped.
+    /// Ends the thread. A compaction in progress goes on by itself, and its result is dropped.
     pub(crate) fn close(&self) {
         self.shared.state.lock().closed = true;
         self.shared.wake.notify_all();
         if let Some(thread) = self.thread.lock().take()
             && thread.thread().id() != std::thread::current().id()
         {
-            // A panic there was told by the panic hook; closing goes on.
+            // The panic hook has reported the thread's panic; closing goes on.
             let _ = thread.join();
         }
     }
@@ -246,6 +247,7 @@ fn run(
         if let Err(error) = round(shared, log, options, fold) {
             tracing::warn!(%error, "compaction could not go on");
         }
+        // So a search uses at most a tenth of the time, however long it takes.
         let rest = (began.elapsed() * REST_FACTOR).clamp(REST, LOOK_AGAIN);
         if !shared.pause(rest) {
             return;
@@ -253,7 +255,7 @@ fn run(
     }
 }
 
-/// Folds what is due, and removes what is dead.
+/// Compacts the documents that are due, and removes dead rows.
 fn round(
     shared: &Arc<Shared>,
     log: &LocalLog,
@@ -261,6 +263,8 @@ fn round(
     fold: &Arc<Fold>,
 ) -> Result<(), StoreError> {
     let mut done = BTreeSet::new();
+    // A compaction takes a while, and other documents may be due afterwards. `done` keeps a document
+    // that is still due, for example because it changed meanwhile, from being taken twice in a round.
     loop {
         if !sweep(shared, log)? {
             return Ok(());
@@ -270,6 +274,7 @@ fn round(
             return Ok(());
         }
         for task in due {
+            // Compaction competes with the application's writes for CPU and the writer, and can wait.
             if !wait_for_quiet(shared, log) {
                 return Ok(());
             }
@@ -278,6 +283,8 @@ fn round(
             };
             shared.counts.add(&outcome);
             done.insert(task.row);
+            // Dead rows of one document are removed before the next one is compacted, so that the file
+            // does not grow by all of them first.
             if !sweep(shared, log)? {
                 return Ok(());
             }
@@ -285,9 +292,9 @@ fn round(
     }
 }
 
-/// Removes what is dead; `false` once it is closed.
+/// Removes dead rows; `false` once it is closed.
 fn sweep(shared: &Shared, log: &LocalLog) -> Result<bool, StoreError> {
-    // Asked first: a job that removes nothing would be committed and synced all the same.
+    // A read, because an empty write job would still be committed and synced.
     while log.has_dead_rows()? && log.sweep(SLICE)? {
         if !shared.pause(WATCH) {
             return Ok(false);
@@ -296,7 +303,7 @@ fn sweep(shared: &Shared, log: &LocalLog) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-/// Gives way to those who write; `false` once it is closed.
+/// Waits while the store is busy; `false` once it is closed.
 fn wait_for_quiet(shared: &Shared, log: &LocalLog) -> bool {
     let began = Instant::now();
     loop {
@@ -311,8 +318,8 @@ fn wait_for_quiet(shared: &Shared, log: &LocalLog) -> bool {
     }
 }
 
-/// Folds all that may be folded and removes what is dead, on this thread, for somebody who asked
-/// for it. A document that cannot be folded is counted and passed over.
+/// Compacts every document that is due under `options` and removes dead rows, on the calling thread. A
+/// document that cannot be compacted is counted and skipped.
 pub(crate) fn compact(log: &LocalLog, options: &FoldOptions) -> Result<Compacted, StoreError> {
     let (counts, mut done) = (Counts::default(), BTreeSet::new());
     loop {
@@ -329,7 +336,7 @@ pub(crate) fn compact(log: &LocalLog, options: &FoldOptions) -> Result<Compacted
     Ok(counts.get())
 }
 
-/// Everything that is due, but for documents that this round has looked at.
+/// Every document that is due, except those that this round has already taken.
 fn due(
     log: &LocalLog,
     options: &FoldOptions,
@@ -347,18 +354,18 @@ enum Outcome {
     Folded {
         changes: u64,
     },
-    /// The document is not what it was when the fold began.
+    /// The document has changed since the compaction began.
     Changed,
     Failed,
 }
 
-/// Folds a document on this thread.
+/// Compacts a document on this thread.
 fn fold_here(log: &LocalLog, task: &FoldTask, limits: &FoldLimits) -> Result<Outcome, StoreError> {
     let Some(input) = log.fold_read(task)? else { return Ok(Outcome::Changed) };
     settle(log, task, fold(input, limits))
 }
 
-/// Folds a document on a thread of its own; `None` once it is closed, whether or not that is done.
+/// Compacts a document on a thread of its own; `None` once it is closed, whether or not that is done.
 fn fold_apart(
     shared: &Arc<Shared>,
     log: &LocalLog,
@@ -389,7 +396,7 @@ fn fold_apart(
     settle(log, task, folded).map(Some)
 }
 
-/// A fold of this process. Dropped, it counts as one that ended badly.
+/// A compaction of this process. Dropping it without a result counts as a failure.
 struct UnderWay {
     shared: Arc<Shared>,
     outcome: Option<Result<Opened, FoldError>>,
@@ -431,7 +438,7 @@ fn fold(input: FoldInput, limits: &FoldLimits) -> Result<Opened, FoldError> {
     Ok(Opened::of(folded)?)
 }
 
-/// Puts what a fold came to in place, or notes why it failed.
+/// Installs the result of a compaction, or records why it failed.
 fn settle(
     log: &LocalLog,
     task: &FoldTask,
@@ -453,7 +460,7 @@ fn settle(
     }
 }
 
-/// A document as automerge saves it, which nobody has loaded yet.
+/// A document in automerge's saved form, which was not loaded since it was built.
 pub(crate) struct Saved {
     pub(crate) key: (SpaceRow, DocumentId),
     /// Its only head.
@@ -461,7 +468,7 @@ pub(crate) struct Saved {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// What is folded at close: documents that are loaded, of which a fold is due, while that is cheap.
+/// The compactions at close: kept and loaded documents that are due, within a budget.
 pub(crate) struct Closing<'a> {
     log: &'a LocalLog,
     options: &'a FoldOptions,
@@ -470,8 +477,8 @@ pub(crate) struct Closing<'a> {
 }
 
 impl Closing<'_> {
-    /// Folds a document if that is due. `fold` is given the heads that the document must have, and
-    /// gives nothing if it is not loaded as that. False once enough was done.
+    /// Compacts a document if it is due. `fold` receives the heads that the document must have, and
+    /// returns `None` if it is not loaded at these heads. Returns `false` once the budget is used up.
     pub(crate) fn fold(
         &mut self,
         (space, document): (SpaceRow, DocumentId),
@@ -482,7 +489,7 @@ impl Closing<'_> {
         if self.operations + task.operations > CLOSE_OPERATIONS
             || self.bytes + task.bytes > CLOSE_BYTES
         {
-            // A smaller one may still be cheap.
+            // A smaller document may still fit the budget.
             return Ok(true);
         }
         let heads = self.log.heads(task.row)?;
@@ -491,7 +498,7 @@ impl Closing<'_> {
         self.bytes += task.bytes;
         let opened = folded.and_then(|folded| Ok(Opened::of(folded)?));
         settle(self.log, &task, opened)?;
-        // The rows that it made dead: the rest is removed when the store is opened again.
+        // Removes one slice of its dead rows: the next opening removes the rest.
         self.log.sweep(SLICE)?;
         Ok(self.operations < CLOSE_OPERATIONS && self.bytes < CLOSE_BYTES)
     }

@@ -1,5 +1,5 @@
-//! What the parts of one open store share: its log, its open documents, its events and status,
-//! and the threads beside it. It holds no public handle, so that the threads may hold it.
+//! The state that the parts of one open store share: its log, its open documents, its events and
+//! status, and its threads. It holds no public handle, so that the threads may hold it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,31 +36,31 @@ pub(crate) struct Core {
     pub(crate) applier: Applier,
     pub(crate) actors: Actors,
     pub(crate) cache: Cache,
-    /// Folds histories; `None` where nothing is written, or nobody wants it.
+    /// Compacts histories; `None` in a read-only store, or if the options disable it.
     compactor: Option<Compactor>,
     pub(crate) link: Link,
-    /// This opening's ephemeral messages.
+    /// The sender of this opening's ephemeral messages.
     pub(crate) ephemeral: Speaker,
     pub(crate) read_only: bool,
-    /// Follows the process that writes the store; only of one that is open for reading only.
+    /// Follows the writing process, in a store that is open for reading only.
     pub(crate) follower: OnceLock<Follower>,
     /// Wakes the tasks that wait for events and status.
     pub(crate) notifier: Notifier,
-    /// Where the store's threads tell of panics.
+    /// Where the store's threads report panics.
     pub(crate) threads: Arc<Threads>,
     closed: AtomicBool,
     durability: Durability,
     /// Orders groups among themselves.
     groups: Mutex<()>,
     spaces: Mutex<BTreeMap<SpaceName, SpaceRow>>,
-    /// Spaces that were removed since the store was opened: their handles are void.
+    /// Spaces that were removed since the store was opened: their handles are invalid.
     removed: RwLock<BTreeSet<SpaceRow>>,
     documents: Mutex<BTreeMap<(SpaceRow, DocumentId), Weak<OpenDocument>>>,
-    /// Documents of which an event has said that they exceed a limit.
+    /// Documents and limits for which an event was sent.
     told_oversized: Mutex<BTreeSet<(SpaceRow, DocumentId, DocumentLimit)>>,
 }
 
-/// What a core is made of beside its log.
+/// The parts of a core beside its log.
 pub(crate) struct Parts {
     pub(crate) events: EventHub,
     pub(crate) applier: Applier,
@@ -139,8 +139,8 @@ impl Core {
         self.spaces.lock().iter().map(|(name, row)| (name.clone(), *row)).collect()
     }
 
-    /// Returns when everything that the process that writes the store has committed is seen. Only a
-    /// store that is open for reading only has to look.
+    /// Returns when all commits of the writing process so far are seen. Only a store that is open for
+    /// reading only has to look.
     pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
         match self.follower.get() {
             Some(follower) => follower.catch_up(),
@@ -148,7 +148,7 @@ impl Core {
         }
     }
 
-    /// Notes a space that another process has made.
+    /// Adds a space that another process has created.
     pub(crate) fn know_space(&self, name: &SpaceName, row: SpaceRow) {
         self.spaces.lock().insert(name.clone(), row);
     }
@@ -160,7 +160,7 @@ impl Core {
         self.forget_documents_of(row);
     }
 
-    /// The store holds something else of a document: it is read anew at the next access.
+    /// The store's copy of a document has changed: it is loaded again at the next access.
     pub(crate) fn document_is_stale(&self, row: SpaceRow, document: DocumentId, deleted: bool) {
         if let Some(open) = self.known(row, document) {
             match deleted {
@@ -173,7 +173,7 @@ impl Core {
         }
     }
 
-    /// The row of a space, which is made if it is new.
+    /// The row of a space, which is created if it is missing.
     pub(crate) fn space(&self, name: &SpaceName) -> Result<SpaceRow, SpaceError> {
         if self.is_closed() {
             return Err(StoreError::closed().into());
@@ -192,12 +192,12 @@ impl Core {
         let (count, parked) = (SpaceCount::default(), Vec::new());
         self.status.add_space(SpaceFacts { name: name.clone(), row, count, parked });
         drop(spaces);
-        // After it is in `spaces`: the link looks there, now or when it begins.
+        // After the insertion into `spaces`, which the link reads, now or when it starts.
         self.link.spaces_changed();
         Ok(row)
     }
 
-    /// Whether a space is still there.
+    /// Returns an error if a space was removed.
     pub(crate) fn present(&self, row: SpaceRow) -> Result<(), StoreError> {
         match self.removed.read().contains(&row) {
             true => Err(StoreError::space_removed()),
@@ -232,7 +232,7 @@ impl Core {
         Ok(())
     }
 
-    /// Lets go of what is in memory of a space's documents.
+    /// Drops the loaded documents of a space.
     fn forget_documents_of(&self, row: SpaceRow) {
         let of_space: Vec<_> = {
             let mut documents = self.documents.lock();
@@ -247,7 +247,7 @@ impl Core {
         }
     }
 
-    /// The one open document of this id: two handles share it.
+    /// The one open document of this id: all handles share it.
     pub(crate) fn open_document(
         self: &Arc<Self>,
         space: &SpaceName,
@@ -259,7 +259,7 @@ impl Core {
             return open;
         }
         let open = Arc::new(OpenDocument::new(Arc::clone(self), space.clone(), row, id));
-        // Not each time: a great many may be open, or loaded without being open.
+        // Not each time: very many documents may be open, or loaded without handles.
         if documents.len().is_power_of_two() {
             documents.retain(|_, open| open.strong_count() > 0);
         }
@@ -267,14 +267,14 @@ impl Core {
         open
     }
 
-    /// Held while a group of changes collects its documents' writer rights. The application's
-    /// closure runs under it: nothing but groups may wait for it.
+    /// Held while a group collects its documents' writer rights. The application's closure runs under
+    /// it: only groups may wait for it.
     pub(crate) fn begin_group(&self) -> MutexGuard<'_, ()> {
         self.groups.lock()
     }
 
-    /// Writes local changes in one commit. Its completion calls `publish` on the store's writer
-    /// thread, before that of any later commit.
+    /// Writes local changes in one commit. Its completion calls `publish` on the store's writer thread,
+    /// before the completion of any later commit.
     pub(crate) fn append(
         &self,
         changes: Vec<LocalChange>,
@@ -289,7 +289,7 @@ impl Core {
         let appended =
             self.log.append_up_to(self.log.local_bytes(), durability, changes, committed);
         if appended.is_err() {
-            // Whatever the store says of rows that are gone, this is why.
+            // If rows are gone, a removed space is the reason, whatever error the store returns.
             rows.iter().try_for_each(|row| self.present(*row))?;
         }
         let appended = appended?.value;
@@ -303,14 +303,15 @@ impl Core {
         }
     }
 
-    /// Whether local changes may bring more to a document that has about `stored` bytes.
+    /// Whether local changes may add to a document that has about `stored` bytes.
     pub(crate) fn has_room(
         &self,
         (row, document): (SpaceRow, DocumentId),
         stored: u64,
     ) -> Result<(), ChangeError> {
         let limit = self.log.local_bytes();
-        // What is counted is never more than what is stored, but a fold may have shortened that.
+        // The counted bytes never exceed the stored ones at the load, but a compaction may have reduced
+        // them since.
         if stored <= limit {
             return Ok(());
         }
@@ -321,12 +322,12 @@ impl Core {
         }
     }
 
-    /// Whether the store is being closed, or is.
+    /// Whether the store is closed or being closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Somebody said something about a document: told if the application has it open.
+    /// Emits a received ephemeral message if the application has the document open.
     pub(crate) fn heard(&self, space: &SpaceName, row: SpaceRow, id: DocumentId, kind: EventKind) {
         let open = self.known(row, id);
         if open.is_some_and(|open| open.is_held()) {
@@ -334,7 +335,7 @@ impl Core {
         }
     }
 
-    /// The link has something to push.
+    /// Notifies the link of changes to push.
     pub(crate) fn tell_link(&self, appended: &Appended) {
         self.link.local(appended.counts.iter().map(|(row, _)| *row));
     }
@@ -344,7 +345,7 @@ impl Core {
         let received = received.value;
         self.notify_compactor();
         if !received.aside.is_empty() {
-            // What it lacks to be admitted, a comparison may bring.
+            // A comparison may bring the missing dependencies.
             self.link.check_space(row);
         }
         for (document, reason) in received.aside {
@@ -392,8 +393,8 @@ impl Core {
         }
     }
 
-    /// Whether it was not told yet that this document exceeds this limit. Beyond so many documents it
-    /// may be told again.
+    /// Whether no event about this document and limit was sent yet. After 4,096 of them the record
+    /// starts again, so an event may be repeated.
     fn is_news(&self, key: (SpaceRow, DocumentId, DocumentLimit)) -> bool {
         const TOLD: usize = 4_096;
         let mut told = self.told_oversized.lock();
@@ -403,8 +404,8 @@ impl Core {
         told.insert(key)
     }
 
-    /// Changes were taken out of a document: if it is open it is read anew, and its next change
-    /// takes a fresh actor. Never waits.
+    /// Changes were removed from a document: if it is open it is loaded again, and its next change uses
+    /// a fresh actor. Never waits.
     pub(crate) fn forget_document(&self, row: SpaceRow, document: DocumentId) {
         self.actors.end((row, document));
         if let Some(open) = self.known(row, document) {
@@ -413,8 +414,8 @@ impl Core {
         }
     }
 
-    /// A deletion is committed: the document is not shown any more, and its next change fails.
-    /// Called by the commit's completion, so that nothing is published after it. Never waits.
+    /// A deletion is committed: reads and changes of the document fail from now on. Called by the
+    /// commit's completion, so that no later event follows it. Never waits.
     pub(crate) fn delete_document(
         &self,
         space: &SpaceName,
@@ -428,7 +429,7 @@ impl Core {
             (None, Some(kind)) => self.events.send(space, document, kind),
             (None, None) => {}
         }
-        // Behind it: no load shows the document any more.
+        // After the deletion, which no load of the document can follow.
         self.status.set_unreadable(row, document, None);
     }
 
@@ -437,7 +438,7 @@ impl Core {
         self.documents.lock().get(&(row, document)).and_then(Weak::upgrade)
     }
 
-    /// A space has something to push.
+    /// Notifies the link that a space has changes to push.
     pub(crate) fn tell_link_of(&self, row: SpaceRow) {
         self.link.local(std::iter::once(row));
     }
@@ -472,7 +473,7 @@ impl Core {
     }
 }
 
-/// Has the status say when the store takes no more writes.
+/// Makes the status show when the store accepts no more writes.
 fn tell_of_failures(log: &LocalLog, status: &Arc<StatusHub>, threads: &Arc<Threads>) {
     let gone = Arc::downgrade(status);
     log.database().on_gone(Box::new(move |file| {
@@ -496,15 +497,16 @@ fn tell_of_failures(log: &LocalLog, status: &Arc<StatusHub>, threads: &Arc<Threa
 }
 
 impl Core {
-    /// At close, a document may be folded to what it is saved as, which nobody has loaded yet.
+    /// Keeps the saved form of a document that was not loaded since it was built, to compact it at
+    /// close.
     pub(crate) fn fold_later(&self, key: (SpaceRow, DocumentId), head: ChangeHash, bytes: Vec<u8>) {
         if let Some(compactor) = &self.compactor {
             compactor.keep(Saved { key, head, bytes });
         }
     }
 
-    /// Folds what is loaded and due, as far as it is cheap: a program that opens a store, pastes a
-    /// long text and closes it leaves no time to do so in the background.
+    /// Compacts kept and loaded documents that are due, within a budget: a program that opens a store, pastes
+    /// a long text and closes it leaves no time for it in the background.
     fn fold_at_close(&self, compactor: &Compactor) {
         let open: Vec<Arc<OpenDocument>> =
             self.documents.lock().values().filter_map(Weak::upgrade).collect();
@@ -512,7 +514,8 @@ impl Core {
         for Saved { key, head, bytes } in compactor.take_kept() {
             let fold = |limits: &FoldLimits, heads: &[ChangeHash]| {
                 let folded = (heads == [head]).then(|| landfall_fold::open(bytes, limits))?;
-                // Whatever else it is, it does not stand for the change: that is folded as others are.
+                // A form with other heads does not stand for the change, which is then compacted as all
+                // others are.
                 folded.ok().filter(|folded| folded.heads == heads).map(Ok)
             };
             match closing.fold(key, fold) {

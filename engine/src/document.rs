@@ -1,21 +1,21 @@
-//! A loaded document: who may touch it when.
+//! A loaded document, and how access to it is ordered.
 //!
-//! The application's code never runs under a lock of ours. One short mutex, `slot`, is held for
-//! look-ups only. A reader takes the published state out of it, an `Arc`, and runs its closure on
-//! that (`loading`). Who makes the next state has the *writer right* (`right`): one thread of the
-//! application's, from before its closure until after its commit, or the applier for the moment of
-//! a swap. The right is no lock for anybody but other writers of the same document:
+//! Application code never runs under one of the engine's locks. The `slot` mutex is held for short
+//! look-ups only. A reader takes the published state out of it, an `Arc`, and runs its closure on that
+//! (`loading`). The next state is made by the holder of the *writer right* (`right`): one application
+//! thread, from before its closure until after its commit, or the applier during a swap. Only other
+//! writers of the same document wait for the right:
 //!
-//! - A reader that finds the only copy being changed in place waits for the engine's own commit,
-//!   but not for the closure: it loads what the store holds.
-//! - The applier leaves what it has built in the slot, and the writer takes it in at its next
+//! - A reader that finds the only copy being changed in place waits for the engine's own commit, but
+//!   not for the closure: it loads the document from the store.
+//! - The applier leaves the state that it has built in the slot. The writer swaps it in before its next
 //!   change, or calls the applier when it is done.
 //!
-//! A state is published by the completion of its commit, on the store's writer thread, together
-//! with its event. A deletion, a failed commit and changes that were taken out of the store begin
-//! a new *generation*; what was built on an older one is never published.
+//! The completion of a commit publishes a state, on the store's writer thread, together with its event.
+//! A deletion, a failed commit and changes that were removed from the store begin a new *generation*;
+//! states that were built on an older one are never published.
 //!
-//! A loaded document that no thread uses may be let go (`cache`), and is read from the store at the
+//! A loaded document that no thread uses may be evicted (`cache`), and is read from the store at the
 //! next access.
 
 mod apply;
@@ -63,17 +63,17 @@ pub(crate) struct OpenDocument {
     pub(crate) id: DocumentId,
     /// Orders the application's writers, fairly. Taken before `slot`, never while that is held.
     writers: Arc<Mutex<()>>,
-    /// Held for look-ups only: never while code of the application's, automerge or SQLite runs.
+    /// Held for short look-ups only: never while application code, automerge or SQLite runs.
     slot: Mutex<Slot>,
-    /// Something changed in the slot that a reader or writer may wait for.
+    /// Signals a change in the slot that a reader or writer may wait for.
     changed: Condvar,
-    /// The applier leaves the document alone until then. Taken last.
+    /// The applier leaves the document alone until then. Locked last.
     rests_until: Mutex<Option<Instant>>,
-    /// Handles that the application has. Without any, nothing that arrives is applied.
+    /// The application's handles. Without any, arriving changes are not applied.
     handles: AtomicUsize,
-    /// That it has very many actors was told.
+    /// Whether the event about very many actors was sent.
     told_actors: AtomicBool,
-    /// That it is quarantined was told.
+    /// Whether the event about its quarantine was sent.
     told_quarantine: AtomicBool,
     /// Makes the next computation of patches panic, as automerge might.
     #[cfg(test)]
@@ -110,31 +110,31 @@ impl std::ops::Deref for Held {
     }
 }
 
-/// What a document's slot tells of it.
+/// The facts in a document's slot.
 #[derive(Debug, Default)]
 pub(crate) struct Condition {
     /// Whether it is in memory.
     pub(crate) loaded: bool,
-    /// How many actors it has, if that is known without asking the store.
+    /// How many actors it has, if that is known without reading the store.
     pub(crate) actors: Option<u64>,
     /// Why it is quarantined, if it is in memory and is.
     pub(crate) quarantined: Option<String>,
 }
 
-/// One state of a document. Published, it is never changed: readers may have it for any time.
+/// One state of a document. A published state never changes: readers may keep it for any time.
 #[derive(Clone)]
 pub(crate) struct Loaded {
     pub(crate) automerge: Automerge,
-    /// The actors that this opening has taken, once it has.
+    /// The actors that this opening uses, once it has chosen them.
     own: Option<Own>,
-    /// Everything up to this local sequence number is in `automerge`.
+    /// `automerge` contains everything up to this local sequence number.
     applied: u64,
-    /// Bytes that the store has of it.
+    /// Its bytes in the store.
     stored_bytes: u64,
 }
 
 impl Loaded {
-    /// About how many bytes it takes in memory.
+    /// An estimate of its bytes in memory.
     fn bytes(&self) -> u64 {
         cache::estimate(&self.automerge, self.stored_bytes)
     }
@@ -159,7 +159,7 @@ impl OpenDocument {
         }
     }
 
-    /// Which document it is, of all of the store.
+    /// Identifies the document within the store.
     pub(crate) fn key(&self) -> (SpaceRow, DocumentId) {
         (self.row, self.id)
     }
@@ -173,24 +173,24 @@ impl OpenDocument {
         Ok(read(&state))
     }
 
-    /// The store holds something else than what is loaded by now, and not only more: changes were
-    /// taken out of it. What is loaded goes, and nothing that was built on it is published.
+    /// Drops the loaded state after changes were removed from the store: it is no prefix of the store's
+    /// state any more. States built on it are not published.
     pub(crate) fn outdate(self: &Arc<Self>) {
         self.begin_generation(State::Unloaded, None);
     }
 
-    /// The document is deleted, for good; `kind` is sent after every event that was before it.
+    /// The document is deleted for good; `kind` is sent after all earlier events.
     pub(crate) fn delete(self: &Arc<Self>, kind: Option<EventKind>) {
         self.begin_generation(State::Deleted, kind);
     }
 
-    /// Puts `state` in place of whatever is there. Never waits: it may be called on the store's
-    /// writer thread.
+    /// Replaces the present state by `state`. Never waits: it may be called on the store's writer
+    /// thread.
     fn begin_generation(self: &Arc<Self>, state: State, kind: Option<EventKind>) {
         let gone = {
             let mut slot = self.slot.lock();
             if matches!((&slot.state, &state), (State::Deleted, State::Unloaded)) {
-                // Nothing comes after a deletion.
+                // A deletion is final.
                 return;
             }
             let was_deleted = matches!(slot.state, State::Deleted);
@@ -205,11 +205,11 @@ impl OpenDocument {
             }
             gone
         };
-        // A large document, so not under the lock.
+        // Dropping a large document takes long, so not under the lock.
         drop(gone);
     }
 
-    /// Lets the loaded state go if no thread uses it; gives whether it is gone.
+    /// Drops the loaded state if no thread uses it; returns whether it is dropped.
     pub(crate) fn try_unload(&self) -> bool {
         let gone = {
             let mut slot = self.slot.lock();
@@ -230,8 +230,8 @@ impl OpenDocument {
         true
     }
 
-    /// After a load: keeps that automerge could not take all of the bytes; or notes that this
-    /// version can, if an earlier one could not. Gives what is to be told.
+    /// After a load: records that automerge could not read all of the bytes, or that this version can
+    /// although an earlier one could not. Returns the event to send.
     fn note_quarantine(&self, reason: Option<&str>) -> Result<Option<EventKind>, StoreError> {
         let core = &self.core;
         let told = self.told_quarantine.swap(reason.is_some(), Ordering::Relaxed);
@@ -244,7 +244,7 @@ impl OpenDocument {
         Ok(kind)
     }
 
-    /// To be told, once: that the document has more actors than is good for it.
+    /// The event, sent once, that the document has too many actors.
     fn warn_of_actors(&self, loaded: &Loaded) -> Option<EventKind> {
         let actors = loaded.automerge.stats().num_actors;
         let warn =
@@ -255,8 +255,7 @@ impl OpenDocument {
         })
     }
 
-    /// Calls `look` with the document if it is in memory as automerge could read all of it, and
-    /// nobody is changing it. Never waits.
+    /// Calls `look` with the document if it is in memory, complete, and not being changed. Never waits.
     pub(crate) fn with_loaded<T>(&self, look: impl FnOnce(&Automerge) -> T) -> Option<T> {
         let loaded = {
             let slot = self.slot.try_lock()?;
@@ -268,7 +267,7 @@ impl OpenDocument {
         Some(look(&loaded.automerge))
     }
 
-    /// What is known of it without loading it.
+    /// The facts about it that need no load.
     pub(crate) fn condition(&self) -> Condition {
         let (published, loaded, quarantined) = {
             let slot = self.slot.lock();

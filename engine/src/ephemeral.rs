@@ -1,4 +1,4 @@
-//! Ephemeral messages as the application says them.
+//! Sending ephemeral messages for the application. It knows the link and the status, not the store.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,14 +11,14 @@ use crate::link::Unspoken;
 use crate::random::{self, NoRandomness};
 use crate::status::SyncStatus;
 
-/// One opening of a store, as a sender: its name and how much it has said.
+/// The sender of one opening of a store: its session name and its message count.
 pub(crate) struct Speaker {
     pub(crate) session: String,
     said: AtomicU64,
 }
 
 impl Speaker {
-    /// One that has said nothing, under a name that nobody had before.
+    /// A sender without messages, under a fresh random session name.
     pub(crate) fn new() -> Result<Self, NoRandomness> {
         let session = random::bytes::<8>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self { session, said: AtomicU64::new(0) })
@@ -29,7 +29,7 @@ impl Speaker {
     }
 }
 
-/// Says something about a document.
+/// Sends an ephemeral message about a document.
 pub(crate) fn broadcast(
     core: &Core,
     space: &SpaceName,
@@ -51,11 +51,11 @@ pub(crate) fn broadcast(
     })
 }
 
-/// Why a space cannot be spoken about.
+/// Why a message about a space cannot be sent.
 fn unheard(core: &Core, space: &SpaceName) -> BroadcastError {
     let status = core.status.watch().now();
     match status.spaces.get(space) {
-        // A relay that took messages would have been told of as such before.
+        // A relay that forwards messages would have announced that before.
         Some(space) if space.sync == SyncStatus::Live => BroadcastError::Unsupported,
         _ => BroadcastError::Offline { last_error: status.last_error },
     }

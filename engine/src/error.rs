@@ -1,5 +1,5 @@
-//! Errors, one type per operation with only what it can return, sorted by blame: the caller, the
-//! disk, another program, or our own fault. Fields and sources are kept.
+//! Errors, one type per operation with only the errors that it can return, sorted by blame: the caller,
+//! the disk, another program, or a bug of this software. Fields and sources are kept.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -16,27 +16,27 @@ use crate::status::{ParkedDocument, SyncStatus};
 use crate::store::{AppendError, OpenLogError, Pending, ReplaceError, ViewError, WriteFailure};
 use crate::typed::TypedError;
 
-/// Any error, as closures may return it.
+/// Any error, as a closure may return it.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Why a store could not be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another process has it open.
+    /// Another process has the store open.
     #[error("the store {path} is in use by {holder}; close that first, or open it read-only")]
     StoreInUse {
         /// The store's file.
         path: PathBuf,
-        /// Who holds it: a process id and name.
+        /// The process that holds it: its id and name.
         holder: String,
     },
-    /// The file is something else.
+    /// The file is no store.
     #[error("{path} is not a Landfall store: {what}; choose another path")]
     NotAStore {
         /// The file.
         path: PathBuf,
-        /// What it is instead.
+        /// A description of the file.
         what: String,
     },
     /// A later version of this software wrote it.
@@ -47,15 +47,15 @@ pub enum OpenError {
         /// The latest that this version reads.
         supported: u32,
     },
-    /// An earlier version wrote it, and it was to be opened for reading only: opened once for editing,
-    /// it is brought to the format of this version.
+    /// An earlier version wrote it, and it was to be opened for reading only. Opening it once for
+    /// editing upgrades it to this version's format.
     #[error(
         "the store is of format {found}, this version reads {needed}; open it once for editing"
     )]
     TooOld {
         /// The file's format.
         found: u32,
-        /// The one that this version reads.
+        /// The format that this version reads.
         needed: u32,
     },
     /// The folder or file cannot be read or written, or the disk is full or broken.
@@ -92,9 +92,9 @@ impl From<OpenLogError> for OpenError {
 #[derive(Debug, Error)]
 #[error("the store failed ({class}): {source}")]
 pub struct StoreError {
-    /// What kind of failure.
+    /// The kind of failure.
     pub class: StoreFailure,
-    /// What SQLite or the system said.
+    /// The error of SQLite or of the system.
     #[source]
     pub source: BoxError,
 }
@@ -103,7 +103,7 @@ pub struct StoreError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreFailure {
-    /// No room is left on the disk; free some and try again.
+    /// The disk is full; free some space and try again.
     DiskFull,
     /// The store was opened read-only, or the file system is.
     ReadOnly,
@@ -111,16 +111,15 @@ pub enum StoreFailure {
     Corrupt,
     /// The store is closed.
     Closed,
-    /// An fsync failed, so what was written last may not be on the disk, and nothing more is
-    /// written. Close the store and open it again: what is found then is written once more.
+    /// An fsync failed: the last writes may not be on the disk, and nothing more is written. Close the
+    /// store and open it again; everything that is found then is written again.
     FsyncFailed,
-    /// The store's file was removed, renamed, replaced or overwritten while it was open: nothing
-    /// more is written, and what was saved before may be gone. What is in memory can still be read
-    /// and sent; then close the store, put its file back or restore a copy, and open it.
+    /// The store's file was removed, renamed, replaced or overwritten while it was open: nothing more
+    /// is written, and saved changes may be lost. Documents in memory can still be read and sent. Then
+    /// close the store, put its file back or restore a copy, and open it.
     Gone,
-    /// A thread of the store panicked, which is a bug of this software: the one that writes, or in a
-    /// store that is open for reading only the one that follows the writer. Close the store and open
-    /// it again.
+    /// A thread of the store panicked, which is a bug of this software: the writer, or in a store that
+    /// is open for reading only the thread that follows the writer. Close the store and open it again.
     Panicked,
     /// The call comes from inside a closure that changes a document.
     Reentrant,
@@ -211,7 +210,7 @@ impl From<WriteFailure> for StoreError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SpaceError {
-    /// The name is none.
+    /// The name is invalid.
     #[error(transparent)]
     BadName(#[from] BadSpaceName),
     /// The store was opened read-only, and has no such space.
@@ -241,7 +240,7 @@ pub enum OpenDocumentError {
     Store(#[from] StoreError),
 }
 
-/// Why a document that was waited for is not there.
+/// Why waiting for a document failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WaitError {
@@ -258,7 +257,7 @@ pub enum WaitError {
         document: DocumentId,
         /// The space.
         space: SpaceName,
-        /// How the space was in sync with the relay at the end; `None` if it was removed.
+        /// The state of the space's sync at the end; `None` if it was removed.
         sync: Option<SyncStatus>,
     },
     /// The store failed, or was closed.
@@ -285,8 +284,8 @@ fn state_of(sync: Option<&SyncStatus>) -> &str {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The call comes from inside a closure that changes the same document, or from a group that
-    /// has changed it: there, the transaction shows the document.
+    /// The call comes from inside a closure that changes the same document, or from a group that has
+    /// changed it: read it through the transaction there.
     #[error(
         "a document cannot be read from inside its own `change` closure; use what the closure is given"
     )]
@@ -294,7 +293,7 @@ pub enum ReadError {
     /// The document is deleted, here or elsewhere, for good.
     #[error("the document is deleted; edits that no other replica has may be left in `lost_edits`")]
     Deleted,
-    /// It has not the shape of the type that was asked for, or not at that place.
+    /// The document, or the value at the path, does not have the shape of the requested type.
     #[error("the document cannot be read as asked: {0}")]
     Typed(#[from] TypedError),
     /// The document had to be read from the store again, and that failed.
@@ -302,17 +301,17 @@ pub enum ReadError {
     Store(#[from] StoreError),
 }
 
-/// Why a change was not made. Whatever the reason: it left no trace.
+/// Why a change was not made. Whatever the reason, it left no trace.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ChangeError {
-    /// The closure said no.
+    /// The closure returned an error.
     #[error("the change was given up: {0}")]
     Closure(#[source] BoxError),
     /// The document could not be read or written as a value of the type.
     #[error("the document cannot be edited as asked: {0}")]
     Typed(#[source] TypedError),
-    /// The change is larger than a relay would take.
+    /// The change is larger than a relay accepts.
     #[error("the change has {actual} bytes, the limit is {limit}; split it into several")]
     ChangeTooLarge {
         /// The limit in bytes.
@@ -320,9 +319,9 @@ pub enum ChangeError {
         /// Its size in bytes.
         actual: usize,
     },
-    /// The change has more operations than a relay would take
-    /// ([`CHANGE_OPERATIONS`](crate::CHANGE_OPERATIONS)): one for each character that is inserted
-    /// or deleted, each value that is set, each object that is made.
+    /// The change has more operations than a relay accepts
+    /// ([`CHANGE_OPERATIONS`](crate::CHANGE_OPERATIONS)): one for each character that is inserted or
+    /// deleted, each value that is set, each object that is created.
     #[error("the change has {actual} operations, the limit is {limit}; split it into several")]
     TooManyOperations {
         /// The limit.
@@ -330,35 +329,33 @@ pub enum ChangeError {
         /// How many it has.
         actual: u64,
     },
-    /// The document has, or would have with the change, more bytes than local changes may bring it
-    /// to: 75 % of what a document may have
-    /// ([`Options::document_bytes`](crate::Options::document_bytes)). Deleting content does not
-    /// help, as a deletion is a change too and the history keeps what was deleted. Changes that
-    /// others make still arrive.
+    /// The document has, or would have with the change, more bytes than local changes may bring it to:
+    /// 75 % of the limit for a document ([`Options::document_bytes`](crate::Options::document_bytes)).
+    /// Deleting content does not help, as a deletion is a change too and the history keeps the deleted
+    /// content. Changes of other replicas still arrive.
     #[error(
         "document {document} would have {bytes} bytes, and local changes end at {limit}; copy its present content to a new document and go on there"
     )]
     DocumentTooLarge {
         /// The document.
         document: DocumentId,
-        /// Its bytes with the change: of its folded history and the changes behind it.
+        /// Its bytes with the change: those of its snapshot and its tail.
         bytes: u64,
-        /// How many local changes may bring it to.
+        /// The size in bytes to which local changes may bring it.
         limit: u64,
     },
-    /// A relay would refuse the change for its form.
+    /// A relay would reject the form of the change.
     #[error("a relay would refuse the change: {0}")]
     NotAdmitted(#[source] FormError),
-    /// The change does not follow what the store holds. The next change takes a fresh actor.
+    /// The change does not fit the document's history in the store. The next change uses a fresh actor.
     #[error("the change does not fit the store: {0}; try again")]
     Conflict(#[source] BoxError),
-    /// The call comes from inside the closure of another change or group, of whatever document or
-    /// store.
+    /// The call comes from inside the closure of another change or group, of any document or store.
     #[error(
         "nothing can be changed from inside the closure of another change or group; change several documents in one group"
     )]
     Reentrant,
-    /// A group was given a document of another store.
+    /// A group received a document of another store.
     #[error(
         "the document {document} is of another store than the group; use a group for each store"
     )]
@@ -366,12 +363,12 @@ pub enum ChangeError {
         /// The document.
         document: DocumentId,
     },
-    /// `change_at` was given the hash of a change that the document does not have.
+    /// `change_at` received the hash of a change that the document does not have.
     #[error(
         "the document has no change {missing} to edit at; wait until it arrives, or take heads that the document gave"
     )]
     UnknownHeads {
-        /// The first one that is missing.
+        /// The first missing one.
         missing: ChangeHash,
     },
     /// automerge could not read all of the document's bytes.
@@ -379,16 +376,16 @@ pub enum ChangeError {
     Quarantined {
         /// The document.
         document: DocumentId,
-        /// What automerge said.
+        /// automerge's error.
         reason: String,
     },
-    /// The document has as much as one may have: changes, operations, or counters of operations.
+    /// The document has reached a limit: changes, operations, or counters of operations.
     #[error("the document takes no more changes: {0}; go on in another document")]
     DocumentFull(#[source] BoxError),
     /// The document is deleted, here or elsewhere, for good.
     #[error("the document is deleted; make a new one")]
     Deleted,
-    /// The store failed. The document is back at what the store holds.
+    /// The store failed. The document is back at the state in the store.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -431,43 +428,43 @@ impl From<landfall_storage::WriteError<AppendError>> for ChangeError {
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum FlushError {
-    /// The link is offline on purpose, was never connected, or has ended by a panic, which
-    /// `last_error` says then.
+    /// The link is offline on purpose, was never connected, or has ended with a panic, which
+    /// `last_error` then describes.
     #[error("offline: saved here and not on the relay: {}{}{}", saved(pending), unreached(*reached), because(last_error))]
     Offline {
-        /// What is pending, at the relay that was met last.
+        /// The pending counts, for the relay that was connected last.
         pending: Pending,
         /// Why the connection was lost last.
         last_error: Option<String>,
-        /// Whether a relay has answered since `connect`. If none has, what `pending` says is of an
-        /// earlier connection, and perhaps of another relay.
+        /// Whether a relay has answered since `connect`. If none has, `pending` describes an earlier
+        /// connection, and perhaps another relay.
         reached: bool,
     },
     /// The time ran out.
     #[error("timed out: saved here and not on the relay: {}{}{}", saved(pending), unreached(*reached), because(last_error))]
     TimedOut {
-        /// What is pending, at the relay that was met last.
+        /// The pending counts, for the relay that was connected last.
         pending: Pending,
-        /// Why the connection is not there, or was lost last.
+        /// Why there is no connection, or why the last one was lost.
         last_error: Option<String>,
-        /// Whether a relay has answered since `connect`. If none has, what `pending` says is of an
-        /// earlier connection, and perhaps of another relay.
+        /// Whether a relay has answered since `connect`. If none has, `pending` describes an earlier
+        /// connection, and perhaps another relay.
         reached: bool,
     },
-    /// The relay refuses what is left.
+    /// The relay rejects the remaining changes.
     #[error("the relay refuses {} of {}: {}", counted(pending.changes, "change"), counted(parked.len() as u64, "document"), first(parked))]
     Refused {
-        /// What is pending.
+        /// The pending counts.
         pending: Pending,
-        /// The documents, and why.
+        /// The documents, and the reasons.
         parked: Vec<ParkedDocument>,
     },
-    /// The relay refuses whole spaces of which something is pending.
+    /// The relay rejects whole spaces that have pending changes.
     #[error("the relay refuses {}, with changes that are saved here only: {}", counted(spaces.len() as u64, "space"), first_space(spaces))]
     SpaceRefused {
-        /// What is pending, over all spaces.
+        /// The pending counts, over all spaces.
         pending: Pending,
-        /// The spaces, why, and what to do.
+        /// The spaces, with reasons and remedies.
         spaces: Vec<RefusedSpace>,
     },
     /// The store is closed.
@@ -475,14 +472,14 @@ pub enum FlushError {
     Closed,
 }
 
-/// A space that the relay refuses.
+/// A space that the relay rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedSpace {
     /// The space.
     pub space: SpaceName,
-    /// Why.
+    /// The reason.
     pub code: Code,
-    /// In words, with what to do.
+    /// A description, with a remedy.
     pub what: String,
 }
 
@@ -490,8 +487,8 @@ pub struct RefusedSpace {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// The link is offline on purpose, was never connected, or has ended by a panic, which
-    /// `last_error` says then.
+    /// The link is offline on purpose, was never connected, or has ended with a panic, which
+    /// `last_error` then describes.
     #[error("offline: nothing was compared{}", because(last_error))]
     Offline {
         /// Why the connection was lost last.
@@ -502,7 +499,7 @@ pub enum CheckError {
     NotCompared {
         /// How many documents differed in the spaces that were compared.
         drifted: u64,
-        /// The spaces that were not, and why.
+        /// The spaces that were not compared, and the reasons.
         spaces: Vec<(SpaceName, NotCompared)>,
     },
     /// The store is closed.
@@ -514,27 +511,27 @@ pub enum CheckError {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NotCompared {
-    /// The relay refuses the space.
+    /// The relay rejects the space.
     #[error("the relay refuses it ({code}): {what}")]
     Refused {
-        /// Why.
+        /// The reason.
         code: Code,
-        /// In words, with what to do.
+        /// A description, with a remedy.
         what: String,
     },
-    /// The relay is of a version that cannot compare.
+    /// The relay's version cannot compare.
     #[error("this relay cannot compare what it holds; upgrade it")]
     Unsupported,
-    /// Its changes came and went all the time.
+    /// Transfers of its changes never paused for long enough.
     #[error("changes are always under way; check again when it is quieter")]
     Busy,
-    /// It was removed meanwhile.
+    /// The space was removed meanwhile.
     #[error("it was removed")]
     Removed,
     /// The relay was not reached, or does not answer.
     #[error("no relay answered{}", because(last_error))]
     NoAnswer {
-        /// Why the connection is not there, or was lost last.
+        /// Why there is no connection, or why the last one was lost.
         last_error: Option<String>,
     },
 }
@@ -545,13 +542,13 @@ impl From<Unchecked> for NotCompared {
             Unchecked::Refused { code, what } => Self::Refused { code, what },
             Unchecked::Unsupported => Self::Unsupported,
             Unchecked::Removed => Self::Removed,
-            // What a later version of the machine may add is of this kind.
+            // Reasons that a later version of the machine may add belong here.
             _ => Self::Busy,
         }
     }
 }
 
-/// Why a space was not removed from this store. It is as it was.
+/// Why a space was not removed from this store. It is unchanged.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RemoveSpaceError {
@@ -566,10 +563,10 @@ pub enum RemoveSpaceError {
     Unsent {
         /// The space.
         space: SpaceName,
-        /// What would be lost.
+        /// The changes that would be lost.
         pending: Pending,
     },
-    /// The name is none.
+    /// The name is invalid.
     #[error(transparent)]
     BadName(#[from] BadSpaceName),
     /// The store failed.
@@ -577,13 +574,13 @@ pub enum RemoveSpaceError {
     Store(#[from] StoreError),
 }
 
-/// So many of something, of which `one` is one.
+/// A number with its noun: `one` is the singular.
 pub(crate) fn counted(number: u64, one: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {one}{plural}")
 }
 
-/// What is pending, in words.
+/// The pending counts, in words.
 fn saved(pending: &Pending) -> String {
     format!("{} ({})", counted(pending.changes, "change"), counted(pending.bytes, "byte"))
 }
@@ -611,32 +608,32 @@ fn first(parked: &[ParkedDocument]) -> String {
     first.map_or_else(String::new, |parked| format!("{}: {}", parked.document, parked.what))
 }
 
-/// Why edits that the relay does not take could not be exported or made anew. They are kept.
+/// Why rejected changes or orphaned edits could not be exported or made again. They are kept.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum KeptError {
-    /// There is nothing to do.
+    /// The relay rejects nothing of the document.
     #[error("the document has no change that the relay does not hold")]
     NothingRefused,
-    /// The relay refuses the document, but has not answered which changes it has not taken; or they
-    /// are in the folded history. Offer them again with [`Space::retry`](crate::Space::retry) and
-    /// wait for the answer, or export them.
+    /// The relay rejects the document, but has not answered which changes it does not have; or they are
+    /// in the snapshot. Send them again with [`Space::retry`](crate::Space::retry) and wait for the
+    /// answer, or export them.
     #[error(
         "which changes the relay has not taken is not known; offer them again and wait for its \
          answer, or export the document"
     )]
     Unanswered,
-    /// The document was edited, or the relay took something, in between.
+    /// The document was edited, or the relay accepted something, in between.
     #[error("the document changed meanwhile; try again")]
     Changed,
-    /// automerge could not build the document, or take a change apart.
+    /// automerge could not build the document, or decode a change.
     #[error("the document could not be rebuilt: {0}")]
     Rebuild(#[source] BoxError),
-    /// A change that was made anew would be refused for its form.
+    /// The relay would reject the form of a change that was made again.
     #[error("a relay would refuse the new change: {0}")]
     Form(#[source] FormError),
-    /// The document has as much as local changes may bring it to, so that the relay might refuse what
-    /// is made anew: changes, operations, or counters of operations.
+    /// The document has reached the limit for local changes, so that the relay might reject the new
+    /// ones: changes, operations, or counters of operations.
     #[error(
         "the document takes no more changes: {0}; export the edits and go on in another document"
     )]
@@ -674,7 +671,7 @@ impl From<landfall_storage::WriteError<ReplaceError>> for KeptError {
     }
 }
 
-/// Why a space's subscription was not changed.
+/// Why a space's filter was not changed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
@@ -691,7 +688,7 @@ pub enum SubscribeError {
     Store(#[from] StoreError),
 }
 
-/// Why an ephemeral message was not sent. It is not kept: nothing sends it later.
+/// Why an ephemeral message was not sent. It is not kept, and is not sent later.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BroadcastError {
@@ -705,19 +702,19 @@ pub enum BroadcastError {
         /// Its length in bytes.
         actual: usize,
     },
-    /// The document's space is not synced with a relay at this moment.
+    /// The document's space is not synced with a relay at present.
     #[error("not connected, so nobody hears it{}", because(last_error))]
     Offline {
-        /// Why the connection is not there, or was lost last.
+        /// Why there is no connection, or why the last one was lost.
         last_error: Option<String>,
     },
-    /// The relay is of a version that passes no messages on.
+    /// The relay's version forwards no messages.
     #[error("this relay passes no ephemeral messages on; upgrade it")]
     Unsupported,
-    /// The application syncs other documents of the space.
+    /// The application's filter of the space excludes the document.
     #[error("the document is not among those that are synced; see `Space::sync_only`")]
     OutOfScope,
-    /// Messages come faster than the relay takes them.
+    /// Messages are sent faster than the relay accepts them.
     #[error("too many messages wait for the relay; send fewer")]
     Congested,
     /// The store is closed.
@@ -729,12 +726,12 @@ pub enum BroadcastError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The URL is none that a relay can have.
+    /// The URL is no valid relay URL.
     #[error("`{url}` is no relay's URL: {what}; it looks like ws://host:port")]
     BadUrl {
         /// The URL as given.
         url: String,
-        /// What is wrong.
+        /// The problem.
         what: String,
     },
     /// The store was opened read-only.

@@ -1,9 +1,9 @@
 //! Events: a bounded stream of what happened to documents.
 //!
-//! A slow listener never blocks anybody and never makes anything grow: when it is further behind
-//! than [`Options::events`](crate::Options::events), it is told how many it missed
-//! ([`Lagged`]) and goes on with the oldest that is left. What it missed, it reads from the
-//! documents themselves.
+//! A slow listener blocks no thread and makes nothing grow. When it is further behind than
+//! [`Options::events`](crate::Options::events), it receives the number of events that it missed
+//! ([`Lagged`]) and continues with the oldest one left. The missed state is in the documents
+//! themselves.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::notify::{Notifier, Topic};
 use crate::store::Excess;
 
-/// Something that happened to a document.
+/// An event of a document.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// The document's space.
@@ -26,7 +26,7 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// Who made a change.
+/// The origin of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// This store, through `change()`.
@@ -39,95 +39,96 @@ pub enum Origin {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// Changes were added; they are in the store.
+    /// Changes were added, and are in the store.
     Changed {
-        /// Whose.
+        /// Their origin.
         origin: Origin,
         /// The document's heads now.
         heads: Vec<ChangeHash>,
-        /// How the visible state changed since the document's previous event, if the document is
-        /// open and its listeners were there. Text positions count Unicode code points.
+        /// The difference in the visible state since the document's previous event, if the document is
+        /// open and had listeners. Text positions count Unicode code points.
         patches: Option<Arc<[Patch]>>,
     },
-    /// A local change could not be written; the document is back at what the store holds.
+    /// A local change could not be written; the document is back at the state in the store.
     RolledBack,
-    /// The relay refuses this document's local changes. They are kept; see the status.
+    /// The relay rejects this document's local changes. They are kept; see the status.
     Parked {
-        /// Why.
+        /// The reason.
         code: Code,
-        /// In words.
+        /// A description.
         what: String,
     },
     /// The document was deleted, here or elsewhere, for good.
     Deleted {
-        /// Changes made here that no other replica has. They are kept until they are exported
-        /// ([`Space::export_lost`](crate::Space::export_lost)) and discarded.
+        /// How many changes made here no other replica has. These orphaned edits are kept until they
+        /// are exported ([`Space::export_lost`](crate::Space::export_lost)) and discarded.
         unsent: u64,
     },
-    /// A document of the same id, with a history that shares nothing with ours, arrived. It is
-    /// kept aside, until the application asks to merge the two
-    /// ([`Space::merge_unrelated`](crate::Space::merge_unrelated)).
+    /// A document of the same id, with an unrelated history, arrived. It is deferred until the
+    /// application asks to merge the two ([`Space::merge_unrelated`](crate::Space::merge_unrelated)).
     Unrelated,
-    /// Another change has taken the place of changes made here: theirs counts, ours are refused by
-    /// the relay, kept, and can be made anew ([`Space::reauthor`](crate::Space::reauthor)).
+    /// Other changes supersede changes made here, because they have the same actor and sequence number.
+    /// The relay rejects the local ones; they are kept, and can be made again
+    /// ([`Space::reauthor`](crate::Space::reauthor)).
     Conflicted,
-    /// The relay held something else of this document than was thought, although nothing was under
-    /// way. It has been set right.
+    /// A check found that the relay's copy of this document differed, although no transfer was in
+    /// progress. It has been repaired.
     Drifted,
-    /// Something arrived that cannot be applied. It is kept in the store.
+    /// An entry arrived that cannot be applied. The store keeps it as deferred.
     SetAside {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// By what arrived the document exceeds what a document may have
-    /// ([`Options::document_bytes`](crate::Options::document_bytes)). It is kept, and syncs on as
-    /// single changes; only local changes are refused. Told once while the store is open.
+    /// With the changes that arrived the document exceeds the limit in bytes
+    /// ([`Options::document_bytes`](crate::Options::document_bytes)). It is kept, and continues to sync
+    /// as single changes; only local changes are refused. Emitted once while the store is open.
     Oversized {
         /// Its bytes.
         bytes: u64,
-        /// How many it may have.
+        /// The limit.
         limit: u64,
     },
-    /// By what arrived the document has more changes, operations or concurrent heads than one of its
-    /// bytes may have. It is kept and syncs on; the relay refuses what would add to it, and so does
-    /// this store ([`ChangeError::DocumentFull`](crate::ChangeError::DocumentFull)), except for heads:
-    /// the next local change merges them. Told once for each limit while the store is open; see
+    /// With the changes that arrived the document has more changes, operations or concurrent heads than
+    /// a document of its size in bytes may have. It is kept and continues to sync. The relay rejects
+    /// changes that would add to the excess, and so does this store
+    /// ([`ChangeError::DocumentFull`](crate::ChangeError::DocumentFull)), except for heads: the next
+    /// local change merges them. Emitted once for each limit while the store is open; see
     /// [`DocumentStatus::exceeded`](crate::DocumentStatus::exceeded).
     OverBudget {
-        /// Which limit is exceeded, and by how much.
+        /// The limit that is exceeded, and by how much.
         excess: Excess,
     },
     /// The document has more actors than [`MANY_ACTORS`](crate::MANY_ACTORS), which costs memory and
-    /// time in every replica. Told when it is loaded, once for as long as it is open.
+    /// time in every replica. Emitted when it is loaded, once while it is open.
     ManyActors {
         /// How many it has.
         actors: u64,
     },
-    /// Somebody said something about a document that is open here, with
-    /// [`Document::broadcast`](crate::Document::broadcast) or as an automerge-repo client. Nobody
-    /// stores it; what comes while no handle to the document is held is not told. One that was
-    /// repeated on its way is told once.
+    /// An ephemeral message about a document that is open here, sent with
+    /// [`Document::broadcast`](crate::Document::broadcast) or by an automerge-repo client. It is not
+    /// stored anywhere. It is emitted only while a handle to the document is held, and only once if it
+    /// was duplicated on its way.
     Ephemeral {
-        /// Who: a name that stays the same over the sender's restarts. A Landfall store's is
-        /// `landfall-` and its [replica id](crate::Store::replica) in hexadecimal, an automerge-repo
-        /// client's its peer id.
+        /// The sender's name, which stays the same over its restarts. For a Landfall store it is
+        /// `landfall-` and its [replica id](crate::Store::replica) in hexadecimal, for an
+        /// automerge-repo client its peer id.
         sender: String,
         /// One run of the sender.
         session: String,
-        /// Grows with each message of the session.
+        /// Increases with each message of the session.
         count: u64,
-        /// What was said. An automerge-repo client puts the CBOR of one value here.
+        /// The payload. An automerge-repo client sends the CBOR of one value.
         data: Arc<[u8]>,
     },
-    /// automerge failed on this document's bytes. It keeps its last good state, and its bytes
-    /// are kept; it takes no changes until a version that can read it opens it.
+    /// automerge failed on this document's bytes. The document keeps its last good state, and its bytes
+    /// are kept. It accepts no changes until a version that can read it opens it.
     Quarantined {
-        /// What automerge said.
+        /// automerge's error.
         reason: String,
     },
 }
 
-/// The listener was too slow, and this many events that it wanted are lost to it.
+/// The listener was too slow, and has missed this many events of its scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{missed} events were missed; read the documents for their present state")]
 pub struct Lagged {
@@ -143,9 +144,9 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; `None` once the store is closed. Needs no particular executor. The task is
-    /// woken by a thread that does nothing else (`landfall-notify`): a waker that blocks delays the
-    /// other tasks that wait for events or the status of this store, and nothing of the store.
+    /// The next event; `None` once the store is closed. Needs no particular executor. A dedicated
+    /// thread (`landfall-notify`) wakes the task: a waker that blocks delays only the other tasks that
+    /// wait for events or the status of this store.
     pub async fn next(&mut self) -> Option<Result<Event, Lagged>> {
         let Self { shared, number } = self;
         shared.notifier.wait(Topic::Events, || shared.take(*number)).await
@@ -156,7 +157,7 @@ impl Events {
         pollster::block_on(self.next())
     }
 
-    /// The next event if there is one already.
+    /// The next event, if there is one already.
     pub fn try_next(&mut self) -> Option<Result<Event, Lagged>> {
         self.shared.take(self.number).flatten()
     }
@@ -169,7 +170,7 @@ impl Drop for Events {
     }
 }
 
-/// Whose events a listener wants.
+/// The scope of a listener's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scope {
     Store,
@@ -189,9 +190,9 @@ impl Scope {
 
 struct Listener {
     scope: Scope,
-    /// The number of the event that it looks at next.
+    /// The number of the next event to read.
     position: u64,
-    /// Events of its scope that left the ring before it read them.
+    /// Events of its scope that were dropped from the ring before it read them.
     missed: u64,
 }
 
@@ -204,7 +205,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// How many want a document's events.
+    /// How many listeners receive a document's events.
     fn of(&self, space: &SpaceName, document: &DocumentId) -> usize {
         let of_space = self.spaces.get(space).copied().unwrap_or_default();
         let of_document = self.documents.get(document).and_then(|spaces| spaces.get(space));
@@ -255,7 +256,7 @@ struct Kept {
 #[derive(Default)]
 struct Ring {
     kept: VecDeque<Kept>,
-    /// The number of the first one that is kept.
+    /// The number of the oldest event.
     first: u64,
     listeners: BTreeMap<u64, Listener>,
     wanted: Wanted,
@@ -276,7 +277,7 @@ impl Ring {
         Some(kept.event)
     }
 
-    /// Takes the oldest event out, and notes who has missed it.
+    /// Removes the oldest event, and counts it as missed for the listeners that have not read it.
     fn displace(&mut self) -> Option<Arc<Event>> {
         let number = self.first;
         let event = self.pop()?;
@@ -296,7 +297,7 @@ impl Ring {
         number
     }
 
-    /// A listener reads; `None` if it has read everything.
+    /// Reads a listener's next event; `None` if it has read everything.
     fn read(&mut self, number: u64) -> Option<Result<Arc<Event>, Lagged>> {
         let listener = self.listeners.get_mut(&number)?;
         listener.position = listener.position.max(self.first);
@@ -319,7 +320,7 @@ impl Ring {
         Some(Ok(event))
     }
 
-    /// A listener goes; gives the events that only it had not read.
+    /// Removes a listener; returns the events that only it had not read.
     fn leave(&mut self, number: u64) -> Vec<Arc<Event>> {
         let Some(Listener { scope, position, .. }) = self.listeners.remove(&number) else {
             return Vec::new();
@@ -337,13 +338,13 @@ impl Ring {
 }
 
 struct Shared {
-    /// Held for look-ups only.
+    /// Held for short look-ups only.
     ring: Mutex<Ring>,
     notifier: Notifier,
 }
 
 impl Shared {
-    /// What a listener's `next` gives; `None` if it has to wait.
+    /// The result of a listener's `next`; `None` if it has to wait.
     fn take(&self, number: u64) -> Option<Option<Result<Event, Lagged>>> {
         let read = {
             let mut ring = self.ring.lock();
@@ -357,7 +358,7 @@ impl Shared {
     }
 }
 
-/// Where events are sent from.
+/// Where events are emitted.
 pub(crate) struct EventHub {
     shared: Arc<Shared>,
     capacity: usize,
@@ -375,14 +376,14 @@ impl EventHub {
         Events { shared: Arc::clone(&self.shared), number }
     }
 
-    /// Whether anybody listens to a document: if not, patches need not be computed.
+    /// Whether a document has listeners: if not, patches need not be computed.
     pub(crate) fn has_listeners(&self, space: &SpaceName, document: &DocumentId) -> bool {
         let ring = self.shared.ring.lock();
         !ring.closed && ring.wanted.of(space, document) > 0
     }
 
-    /// Puts an event behind those that were sent before it. Never waits and calls no waker, so any
-    /// thread may send, whatever lock it holds.
+    /// Appends an event. Never waits and calls no waker, so any thread may call it, whatever lock it
+    /// holds.
     pub(crate) fn send(&self, space: &SpaceName, document: DocumentId, kind: EventKind) {
         let event = Arc::new(Event { space: space.clone(), document, kind });
         let displaced = {
@@ -399,13 +400,13 @@ impl EventHub {
         self.shared.notifier.notify(Topic::Events);
     }
 
-    /// Ends every listener, after what was sent before; the notifier is to be closed afterwards.
+    /// Ends every listener after the events sent so far; the notifier must be closed afterwards.
     pub(crate) fn close(&self) {
         self.shared.ring.lock().closed = true;
     }
 }
 
-/// The notifier's thread ends with its store, even with one that could not be opened.
+/// Ends the notifier's thread with its store, even if opening the store failed.
 impl Drop for EventHub {
     fn drop(&mut self) {
         self.close();
@@ -468,7 +469,7 @@ mod tests {
         assert_eq!(kept(), 0);
     }
 
-    /// Listeners of a space or a document are told theirs only, and miss nothing of others.
+    /// Listeners of a space or a document receive only its events, and count no others as missed.
     #[test]
     fn a_listener_gets_the_events_of_its_scope_and_counts_only_those_as_missed() {
         let hub = hub(4);
@@ -488,7 +489,8 @@ mod tests {
         to(&s, 2);
         assert_eq!((read(&mut of_one), read(&mut of_one)), (Some(Ok(1)), None));
         assert_eq!(read(&mut of_space), Some(Ok(1)));
-        // The one of the space falls behind; the one of the document wanted one of what is lost.
+        // The listener of the space falls behind; the listener of the document wanted one of the lost
+        // events.
         (3..=6).for_each(|n| to(&s, n));
         to(&s, 1);
         (7..=10).for_each(|n| to(&s, n));

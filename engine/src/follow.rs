@@ -1,9 +1,8 @@
 //! A store that is open for reading only follows the process that writes it: one thread looks for
-//! commits on a timer, and whenever a call wants to be sure that it sees the latest one.
+//! commits on a timer, and whenever a call must see the latest one.
 //!
-//! A look that finds nothing asks SQLite for its `data_version`, which reads no page. What it finds
-//! is published by this thread alone, so that status and events come in the order of the commits,
-//! and with no lock held.
+//! A look reads SQLite's `data_version` first, which reads no page. Changes are published by this
+//! thread only, with no lock held, so that status and events come in the order of the commits.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -17,17 +16,17 @@ use crate::error::StoreError;
 use crate::store::{Follow, Followed, SpaceRow};
 use crate::threads::StoreThread;
 
-/// Stands for a time that the clock cannot express.
+/// Replaces a time that the clock cannot express.
 const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 #[derive(Default)]
 struct State {
-    /// Looks that were asked for, and the last of them that is answered.
+    /// The number of looks requested, and the last one that is answered.
     asked: u64,
     answered: u64,
-    /// What the last look failed with.
+    /// The error of the last look.
     failure: Option<Arc<StoreError>>,
-    /// The thread ended by a panic, with this message: nothing is answered any more.
+    /// The thread ended with a panic, with this message: no look is answered any more.
     ended: Option<String>,
     closed: bool,
 }
@@ -35,13 +34,13 @@ struct State {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Something was asked, or the store is being closed.
+    /// A look was requested, or the store is being closed.
     wake: Condvar,
-    /// Something was answered.
+    /// A look was answered.
     answer: Condvar,
 }
 
-/// The thread that follows.
+/// The handle of the thread that follows.
 pub(crate) struct Follower {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -51,7 +50,7 @@ pub(crate) struct Follower {
 impl Follower {
     pub(crate) fn start(core: &Arc<Core>, every: Duration) -> Result<Self, StoreError> {
         let mut follow = core.log.follow()?;
-        // From here on what is committed is news.
+        // Commits after this look are reported as changes.
         if let Some(followed) = follow.look()? {
             core.followed(&followed);
         }
@@ -65,7 +64,7 @@ impl Follower {
         Ok(Self { shared, thread: Mutex::new(Some(thread)), id })
     }
 
-    /// Returns when everything that is committed now is seen, or nothing is seen any more.
+    /// Returns when all commits so far are seen, or the thread has ended.
     pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
         let mut state = self.shared.state.lock();
         state.asked += 1;
@@ -90,14 +89,15 @@ impl Follower {
         if let Some(thread) = self.thread.lock().take()
             && self.id != std::thread::current().id()
         {
-            // A panic there was told by the panic hook; closing goes on.
+            // The panic hook has reported the thread's panic; closing goes on.
             let _ = thread.join();
         }
     }
 }
 
 impl Shared {
-    /// Waits until somebody asks or it is time; the number of the last question, `None` once closed.
+    /// Waits until a look is requested or due. Returns the number of the last request, `None` once
+    /// closed.
     fn next(&self, every: Duration) -> Option<u64> {
         let deadline = Instant::now() + every.min(FAR);
         let mut state = self.state.lock();
@@ -116,8 +116,8 @@ impl Shared {
     }
 }
 
-/// Follows until the store is closed. What a panic has left half published is not known, so it ends
-/// the thread; whoever asks is told, and so is the status.
+/// Follows until the store is closed. A panic may leave a half-published state, so it ends the thread;
+/// waiting calls and the status receive the error.
 fn follow_on(shared: &Shared, core: &Weak<Core>, follow: Follow, every: Duration) {
     let Some(threads) = core.upgrade().map(|core| Arc::clone(&core.threads)) else { return };
     let run = || run(shared, core, follow, every);
@@ -151,7 +151,7 @@ fn run(shared: &Shared, core: &Weak<Core>, mut follow: Follow, every: Duration) 
 }
 
 impl Core {
-    /// Brings what is in memory up to a look, and tells what has happened.
+    /// Updates the state in memory to a look, and sends the events.
     fn followed(&self, followed: &Followed) {
         let there: BTreeSet<_> =
             followed.spaces.iter().map(|space| (&space.name, space.row)).collect();

@@ -1,5 +1,6 @@
-//! The handles that an application holds: a store, its spaces, its documents. All are cheap to
-//! clone and may be used from any thread; the store closes when the last one is gone.
+//! The handles that an application holds: a store, its spaces, its documents. All are cheap to clone
+//! and may be used from any thread. Dropping the last handle closes the store. Nothing here knows
+//! SQLite or the socket.
 
 mod document;
 mod group;
@@ -38,8 +39,8 @@ pub use space::Space;
 
 /// An open store: one SQLite file with documents, and the link that syncs them.
 ///
-/// Everything but `flush`, events and status is synchronous and needs no async runtime; those
-/// can be awaited on any executor, and have a blocking twin.
+/// Everything but `flush`, `check`, events and watched status is synchronous and needs no async
+/// runtime. Those can be awaited on any executor, and have blocking variants.
 ///
 /// ```
 /// use landfall::{Options, Store, automerge::{ReadDoc, ROOT, transaction::Transactable}};
@@ -73,22 +74,22 @@ impl Drop for Shared {
 }
 
 impl Store {
-    /// Opens a store, and makes it if the file does not exist. Its folder must exist.
+    /// Opens a store, and creates it if the file does not exist. Its folder must exist.
     ///
     /// # Errors
-    /// [`OpenError::StoreInUse`] while another process has it open;
-    /// [`OpenError::NotAStore`] and [`OpenError::TooNew`] for files that are not for this version.
+    /// [`OpenError::StoreInUse`] while another process has it open; [`OpenError::NotAStore`] and
+    /// [`OpenError::TooNew`] for files that this version cannot use.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
         Self::start(Place::File(path.as_ref()), &options)
     }
 
-    /// Opens a store for reading only, beside the process that has it open. It follows that process:
-    /// each call sees what was committed before it (a document that changed is read anew), and
-    /// events and the watched status come at most
-    /// [`Options::follow_every`](crate::Options::follow_every) later. Its events are
-    /// [`EventKind::Changed`](crate::EventKind::Changed), without patches and as of another replica,
-    /// and [`EventKind::Deleted`](crate::EventKind::Deleted); what else happens, the writer alone
-    /// tells. Only the writer knows what is on the disk: see
+    /// Opens a store for reading only, beside the process that has it open for editing. Each call sees
+    /// everything that this process committed before the call, and reloads documents that changed.
+    /// Events and the watched status arrive at most
+    /// [`Options::follow_every`](crate::Options::follow_every) later. The events are
+    /// [`EventKind::Changed`](crate::EventKind::Changed), without patches and with a remote origin, and
+    /// [`EventKind::Deleted`](crate::EventKind::Deleted); only the writing process emits the others.
+    /// Only the writing process knows which commits are on the disk: see
     /// [`SpaceStatus::not_on_disk`](crate::SpaceStatus::not_on_disk).
     ///
     /// # Errors
@@ -97,7 +98,7 @@ impl Store {
         Self::start(Place::ReadOnly(path.as_ref()), &options)
     }
 
-    /// Opens a store in memory, which is gone when it is closed.
+    /// Opens a store in memory. Its contents are lost when it is closed.
     ///
     /// # Errors
     /// [`OpenError::Storage`] if SQLite fails.
@@ -112,7 +113,7 @@ impl Store {
             ..landfall_storage::Options::default()
         };
         let fresh = random::replica_id().map_err(|error| OpenError::Storage(Box::new(error)))?;
-        // Before the store is opened, which may change its file.
+        // Before the store is opened, because opening may change its file.
         let left = match &place {
             Place::File(path) => Found::look(path),
             Place::ReadOnly(_) | Place::Memory => None,
@@ -120,7 +121,7 @@ impl Store {
         let log =
             LocalLog::open(place, storage, fresh)?.with_document_bytes(options.document_bytes);
         if !read_only {
-            // What exceeds the limit could not be sent to any relay.
+            // A relay rejects a snapshot over the limit, so its changes become single ones.
             log.unfold_oversized(log.document_bytes())
                 .map_err(|error| OpenError::Storage(Box::new(error)))?;
         }
@@ -138,17 +139,17 @@ impl Store {
         if read_only {
             let follower = Follower::start(&shared.core, options.follow_every)
                 .map_err(|error| OpenError::Storage(Box::new(error)))?;
-            // It is the first: this handle is not out of our hands yet.
+            // `set` cannot fail: no other thread has this handle yet.
             let _ = shared.core.follower.set(follower);
         }
         Ok(Self { shared })
     }
 
-    /// A space: a named set of documents, the unit of sync. It is made if the store has none of
+    /// Returns a space: a named set of documents, the unit of sync. Creates it if the store has none of
     /// that name. Names have 1 to 64 bytes of `a–z A–Z 0–9 . _ -`.
     ///
     /// # Errors
-    /// [`SpaceError::BadName`] says what is wrong with the name.
+    /// [`SpaceError::BadName`] states what is wrong with the name.
     pub fn space(&self, name: &str) -> Result<Space, SpaceError> {
         let name: SpaceName = name.parse()?;
         let row = self.core().space(&name)?;
@@ -163,8 +164,8 @@ impl Store {
     }
 
     /// Makes several changes, of one or several documents, in one commit: all of them or none. Other
-    /// groups of the store wait for this one; single changes wait for it only where it has changed
-    /// their document.
+    /// groups of the store wait for this one. A single change waits for it only if the group has
+    /// changed the same document.
     ///
     /// # Errors
     /// The closure's own error as [`ChangeError::Closure`]; otherwise as [`Document::change`].
@@ -175,14 +176,13 @@ impl Store {
         group::run(self.core(), changes)
     }
 
-    /// Connects to a relay, and stays connected: the link makes the connection again whenever it
-    /// is lost. Returns at once; the [`status`](Store::status) tells how it goes. From now on this
-    /// relay is wanted: a session with another one is ended, and what it was sending is never taken
-    /// for the new one's.
+    /// Connects to a relay and stays connected: the link reconnects whenever the connection is lost.
+    /// Returns at once; [`status`](Store::status) shows the progress. A session with another relay is
+    /// ended, and frames from that session are never attributed to the new relay.
     ///
     /// # Errors
-    /// [`ConnectError::BadUrl`] for what is no relay's URL. That nobody answers there is no error:
-    /// it is in the status, and tried again.
+    /// [`ConnectError::BadUrl`] for an invalid relay URL. An unreachable relay is no error: the status
+    /// shows it, and the link tries again.
     pub fn connect(&self, options: impl Into<LinkOptions>) -> Result<(), ConnectError> {
         let core = self.core();
         if core.read_only {
@@ -191,7 +191,7 @@ impl Store {
         core.link.connect(core, options.into())
     }
 
-    /// Ends the connection on purpose, until [`Store::go_online`]. Edits go on.
+    /// Closes the connection until [`Store::go_online`] is called. Editing goes on.
     pub fn go_offline(&self) {
         self.core().link.set_online(false);
     }
@@ -201,23 +201,23 @@ impl Store {
         self.core().link.set_online(true);
     }
 
-    /// For an app that wakes up, or that sees the network come back: makes sure at once that there
-    /// is a connection. A wait is cut short, and a try that hangs is given up for another one. A
-    /// connection that stands is pinged; if nothing is heard within 2 s it is dead, and made again.
+    /// For an app that wakes up, or that detects a network change: checks the connection at once. A
+    /// reconnection wait is cut short, and a connection attempt in progress is abandoned for a new one.
+    /// An open connection is pinged; if nothing is received within 2 s, it is dropped and made again.
     pub fn reconnect_now(&self) {
         self.core().link.reconnect_now();
     }
 
-    /// Waits, through reconnects, until everything that was changed so far is on the disk of the
-    /// relay that was last [connected](Store::connect) with. What another relay has does not count,
-    /// nor what this one said before it answered. Needs no particular executor; dropped, it costs
-    /// nothing more.
+    /// Waits, through reconnects, until every change made so far is on the disk of the relay that was
+    /// last [connected](Store::connect) to. Acknowledgements of another relay do not count; earlier
+    /// ones of this relay count once it has answered and confirmed its log. Needs no particular
+    /// executor. Dropping the future cancels the wait at no further cost.
     ///
     /// # Errors
-    /// [`FlushError::Offline`] at once if the link is offline on purpose or was never made;
-    /// [`FlushError::TimedOut`]; [`FlushError::Refused`] and [`FlushError::SpaceRefused`] at once
-    /// if the relay refuses what is left. Each says what is pending; all of it stays saved here.
-    /// [`FlushError::Closed`] once the store is closed, with or without a link.
+    /// [`FlushError::Offline`] at once if the link is offline on purpose or was never connected;
+    /// [`FlushError::TimedOut`]; [`FlushError::Refused`] and [`FlushError::SpaceRefused`] at once if
+    /// the relay refuses the remaining changes. Each carries the pending counts; all changes stay saved
+    /// here. [`FlushError::Closed`] once the store is closed, with or without a link.
     pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         let flush = self.core().link.flush(self.core(), timeout);
         flush.done().await
@@ -231,16 +231,15 @@ impl Store {
         pollster::block_on(self.flush(timeout))
     }
 
-    /// Compares what the relay holds with what this store holds, and sets right what differs
-    /// although nothing says that it should. It begins in each space when nothing is under way
-    /// there, and is done when every space has been compared, or cannot be. The link does the same
-    /// now and then by itself ([`LinkOptions::check_every`]). Gives how many documents differed.
-    /// Always comes to an end: at the latest when no space has come on for 30 s. Needs no particular
-    /// executor.
+    /// Compares the relay's documents with this store's, and repairs differences that no pending
+    /// transfer explains. In each space the comparison starts when no transfer is in progress. The call
+    /// ends when every space has been compared or cannot be, and at the latest when no space has made
+    /// progress for 30 s. Returns the number of documents that differed. The link also runs checks by
+    /// itself ([`LinkOptions::check_every`]). Needs no particular executor.
     ///
     /// # Errors
     /// [`CheckError::NotCompared`] names the spaces that could not be compared, and why; all others
-    /// were. [`CheckError::Offline`] without a link that wants to be online; [`CheckError::Closed`].
+    /// were. [`CheckError::Offline`] without a link that is meant to be online; [`CheckError::Closed`].
     pub async fn check(&self) -> Result<u64, CheckError> {
         let check = self.core().link.check(self.core());
         check.done().await
@@ -254,17 +253,17 @@ impl Store {
         pollster::block_on(self.check())
     }
 
-    /// Removes a space with all its documents from this store, and from nowhere else: the relay and
-    /// other replicas keep theirs, and a space that is made again under this name gets them back.
-    /// Handles of it and of its documents give [`StoreFailure::SpaceRemoved`](crate::StoreFailure)
+    /// Removes a space with all its documents from this store only. The relay and other replicas keep
+    /// theirs, and a space that is created again under this name receives them again. Handles of the
+    /// removed space and of its documents return [`StoreFailure::SpaceRemoved`](crate::StoreFailure)
     /// afterwards.
     ///
-    /// With `force`, changes that are on no relay are lost. Takes time in proportion to what the
-    /// space has; other writes wait meanwhile.
+    /// With `force`, changes that are on no relay are lost. The call takes time in proportion to the
+    /// size of the space; other writes wait meanwhile.
     ///
     /// # Errors
-    /// [`RemoveSpaceError::Unsent`] if not everything of it is known to be on the relay that was met
-    /// last, unless it is forced; [`RemoveSpaceError::Unknown`].
+    /// [`RemoveSpaceError::Unsent`] if not all of it is known to be on the relay that was connected
+    /// last, unless `force` is set; [`RemoveSpaceError::Unknown`].
     pub fn remove_space(&self, name: &str, force: bool) -> Result<(), RemoveSpaceError> {
         if self.core().read_only {
             return Err(StoreError::read_only().into());
@@ -272,7 +271,7 @@ impl Store {
         self.core().remove_space(&name.parse()?, force)
     }
 
-    /// The present status: what is saved, where, and what is pending.
+    /// The present status: which changes are saved where, and which are pending.
     pub fn status(&self) -> Status {
         self.catch_up();
         self.core().status.watch().now()
@@ -289,14 +288,14 @@ impl Store {
         self.core().events.listen(Scope::Store)
     }
 
-    /// This store's own id, drawn when it was made.
+    /// This store's own id, drawn at random when the store was created.
     pub fn replica(&self) -> landfall_protocol::ReplicaId {
         self.core().log.replica()
     }
 
-    /// Waits for what is running, says goodbye to the relay, makes everything durable and lets
-    /// the file go. Later calls on any handle give a typed error. Dropping the last handle does
-    /// the same. Never waits for a closure of the application's: a change whose closure still runs
+    /// Waits for running operations, says goodbye to the relay, makes everything durable and releases
+    /// the file. Later calls on any handle return a typed error. Dropping the last handle does the
+    /// same. `close` never waits for a closure of the application: a change whose closure still runs
     /// fails.
     ///
     /// # Errors
@@ -315,7 +314,7 @@ impl Store {
         self.core()
     }
 
-    /// For calls that cannot fail: a look that failed was logged, and the next one tries again.
+    /// For calls that return no error: a failed read was logged, and the next call tries again.
     fn catch_up(&self) {
         let _ = self.core().catch_up();
     }

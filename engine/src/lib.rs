@@ -1,4 +1,4 @@
-//! Landfall, an offline-first CRDT sync engine to be embedded in applications.
+//! Landfall, an offline-first CRDT sync engine that is embedded in applications.
 //!
 //! An application keeps its documents in a local SQLite file, reads and edits them with or
 //! without a network, and a self-hosted relay brings every replica to the same state when they
@@ -30,24 +30,25 @@
 //! ```
 //!
 //! # Concepts
-//! - A [`Store`] is one SQLite file, open in one process at a time; others may follow it
-//!   ([`Store::open_read_only`]).
+//! - A [`Store`] is one SQLite file, open in one process at a time. Other processes can open it for
+//!   reading ([`Store::open_read_only`]).
 //! - A store has [`Space`]s: named sets of documents that sync together.
-//! - A [`Document`] is a JSON-like value with its whole history. Its [`DocumentId`] is the same in every
-//!   replica, and prints as automerge-repo's `automerge:…` URL.
-//! - A *change* is what one call that edits makes: some operations that all replicas get together, or
-//!   not at all. The *heads* of a document are its newest changes, and name a state of it.
-//! - A *relay* stores and forwards changes. [`Store::connect`] names one, and whatever was changed
-//!   before or without it is sent when it is there.
+//! - A [`Document`] is a JSON-like value with its whole history. Its [`DocumentId`] is the same in
+//!   every replica, and prints as automerge-repo's `automerge:…` URL.
+//! - A *change* is the set of operations that one editing call makes. A replica receives all of them or
+//!   none. The *heads* of a document are its newest changes, and identify a state of it.
+//! - A *relay* stores and forwards changes. [`Store::connect`] sets the relay; changes made before the
+//!   connection or without it are sent once the relay is reachable.
 //!
-//! [`Store::status`] says what is saved where, [`Store::events`] what happened, [`Store::flush`] waits
-//! for the relay.
+//! [`Store::status`] shows what is saved where, [`Store::events`] reports what happened, and
+//! [`Store::flush`] waits for the relay's acknowledgement.
 //!
 //! # Three ways to edit
-//! **As a value of a type.** [`Document::edit`] reads the document as a value, lets a closure change
-//! it, and writes the difference. What others do meanwhile is merged. For a value that is kept for
-//! longer, such as a form that a person fills in, [`Document::hydrate_with_heads`] gives the state that
-//! was read with it, and [`Document::reconcile_at`] writes onto that state:
+//! **As a value of a type.** [`Document::edit`] reads the document as a value, passes it to a closure
+//! that changes it, and writes the difference. Concurrent changes of others are merged. For a value
+//! that lives longer, such as a form that a person fills in, [`Document::hydrate_with_heads`] returns
+//! the heads that were read with the value, and [`Document::reconcile_at`] applies the edited value to
+//! that state:
 //!
 //! ```
 //! # use landfall::{Hydrate, Options, Reconcile, Store, Text};
@@ -67,11 +68,11 @@
 //! # }
 //! ```
 //!
-//! [`Document::reconcile`] makes the document equal to a value whatever was made since, and so deletes
-//! what the value does not know of: it is for values that were not read from the document.
+//! [`Document::reconcile`] makes the document equal to a value, whatever was changed since, and so
+//! deletes everything that the value lacks. It is for values that were not read from the document.
 //!
-//! **With automerge's own calls.** [`Document::change`] gives a closure the transaction, for what a type
-//! does not say: marks, cursors, a splice at a known place.
+//! **With automerge's own calls.** [`Document::change`] passes the transaction to a closure, for
+//! operations that a type cannot express: marks, cursors, a splice at a known position.
 //!
 //! ```
 //! # use landfall::{Options, Store};
@@ -90,43 +91,45 @@
 //! # }
 //! ```
 //!
-//! **As it was earlier.** [`Document::change_at`] does the same on top of earlier heads: for an editor
-//! that shows a state which is not the newest. Several documents are changed in one commit by
-//! [`Store::group`].
+//! **At earlier heads.** [`Document::change_at`] makes the same kind of change on top of earlier heads,
+//! for an editor that shows an older state. [`Store::group`] changes several documents in one commit.
 //!
 //! # Types
-//! `#[derive(Hydrate, Reconcile)]` writes a struct as a map, a tuple struct as a list, a newtype as
-//! what is in it; a variant of an enum as its name, or as a map with that one key. Fields may have:
+//! `#[derive(Hydrate, Reconcile)]` writes a struct as a map, a tuple struct as a list and a newtype as
+//! its inner value. It writes an enum variant as its name, or as a map with the name as its only key.
+//! Fields may have:
 //!
 //! | attribute | meaning |
 //! |---|---|
-//! | `#[key]` | what tells items of a list apart, so that the same item is edited where it is |
-//! | `#[landfall(rename = "name")]` | the key in the document; of variants too |
-//! | `#[landfall(missing = "function")]` | the value where the key is not there |
+//! | `#[key]` | identifies an item of a list, so that the item is edited in place |
+//! | `#[landfall(rename = "name")]` | the key in the document; also for variants |
+//! | `#[landfall(missing = "function")]` | the value if the key is missing |
 //! | `#[landfall(with = "module")]` | `module::hydrate` and `module::reconcile` read and write it |
 //! | `#[landfall(hydrate = "function")]`, `#[landfall(reconcile = "function")]` | one of the two |
 //!
-//! They are autosurgeon's, and may be written `#[autosurgeon(…)]` too. How values are written is
-//! decided by what stands in the document, so that programs in other languages are not harmed:
+//! The attributes are autosurgeon's, and may be written `#[autosurgeon(…)]` too. The type of the value
+//! that is already in the document decides how a value is written, so that programs in other languages
+//! can still read it:
 //!
-//! - A [`Text`] is a text object: concurrent edits merge, and JavaScript's automerge reads and
-//!   writes it as its string. A new `String` is a plain value, of which one of two concurrent writes
-//!   wins, and which JavaScript reads as `ImmutableString`: for ids and names of things. A text object
-//!   that stands there already is read and edited in place through either.
-//! - Whole numbers and floats are read as each other where they say the same number. A new whole number
-//!   is stored as a signed integer, if it fits. A [`Counter`] adds up concurrent increments.
-//! - An `Option` is `None` where a key is missing. `None` is null in a new object, and adds no key to
-//!   one that is there.
-//! - Items of a list are told apart by their `#[key]`, a [`Text`] by its object, plain values by what they
-//!   are, and others by their place. So a string that is edited in a `Vec<String>` is a new item; in a
-//!   `Vec<Text>` it is edited where it is.
+//! - A [`Text`] is a text object: concurrent edits merge, and JavaScript's automerge reads and writes
+//!   it as its string. A new `String` is a plain value: of two concurrent writes one wins, and
+//!   JavaScript reads it as `ImmutableString`. Use it for ids and names. Both types read a text object
+//!   that is already there and edit it in place.
+//! - Integers and floats are read as each other where they denote the same number. A new integer is
+//!   stored as a signed integer, if it fits. A [`Counter`] adds up concurrent increments.
+//! - An `Option` is `None` where a key is missing. `None` is written as null in a new object, and adds
+//!   no key to an existing one.
+//! - Items of a list are matched by their `#[key]`, a [`Text`] by its object, plain values by equality,
+//!   and others by their index. An edited string in a `Vec<String>` is therefore a new item; in a
+//!   `Vec<Text>` it is edited in place.
 //! - An equal value is not written: an edit that changes nothing makes no change.
 //! - Keys that a struct does not have stay as they are.
 //!
 //! # Deletion
-//! [`Space::delete`] deletes a document for good, in every replica: it beats every edit that did not know
-//! of it. Reads then give [`ReadError::Deleted`], edits [`ChangeError::Deleted`], listeners are told
-//! [`EventKind::Deleted`]. Edits that no other replica has are kept: see [`Space::lost_edits`].
+//! [`Space::delete`] deletes a document for good, in every replica. The deletion wins over all edits
+//! made without knowledge of it. Reads then return [`ReadError::Deleted`], edits return
+//! [`ChangeError::Deleted`], and listeners receive [`EventKind::Deleted`]. Edits that no other replica
+//! has are kept as orphaned edits: see [`Space::lost_edits`].
 //!
 //! ```
 //! # use landfall::{Options, ReadError, Store};
@@ -141,15 +144,15 @@
 //! ```
 //!
 //! # Threads
-//! All handles are cheap to clone, `Send` and `Sync`. Readers never wait for another thread's closure;
-//! writers of one document wait for each other, and for nobody else. Inside a closure that edits,
-//! nothing can be edited but through it: that is a typed error, not a deadlock. A panic in a closure
-//! leaves no trace in the document.
+//! All handles are cheap to clone, `Send` and `Sync`. A reader never waits for another thread's
+//! closure. A writer waits only for other writers of the same document. Inside an editing closure, an
+//! edit that does not go through the closure's transaction is a typed error, not a deadlock. A panic in
+//! a closure leaves no trace in the document.
 //!
 //! # Async
-//! Everything that only touches the store is synchronous. [`Store::flush`], [`Store::check`],
-//! [`Space::find`], events and the watched status are futures of any executor, and have blocking
-//! twins: no runtime is needed.
+//! Every call that touches only the store is synchronous. [`Store::flush`], [`Store::check`],
+//! [`Space::find`], events and the watched status are futures for any executor, and have blocking
+//! variants: no runtime is needed.
 //!
 //! ```
 //! # use landfall::{EventKind, Options, Store};
@@ -166,8 +169,8 @@
 //! ```
 //!
 //! # Errors
-//! Each operation has an error type with only what it can return. A failed edit left no trace, whatever
-//! the reason. What went wrong with a type is a [`TypedError`], which names the place:
+//! Each operation has an error type with only the errors that it can return. A failed edit leaves no
+//! trace, whatever the reason. A mismatch with a type is a [`TypedError`], which names the path:
 //!
 //! ```
 //! # use landfall::{Options, ReadError, Store, TypedError};
@@ -182,14 +185,15 @@
 //! ```
 //!
 //! # Versions of automerge
-//! [`automerge`] is pinned exactly, since its bytes are what is stored and sent. Use it through
-//! `landfall::automerge`, and autosurgeon's traits through [`mod@autosurgeon`]: another version in the
-//! same program has other types. A new version of automerge is a new version of this crate.
+//! The version of [`automerge`] is pinned exactly, because the engine stores and sends automerge's own
+//! bytes. Use it through `landfall::automerge`, and autosurgeon's traits through [`mod@autosurgeon`]:
+//! another version in the same program has other types. A new version of automerge is a new version of
+//! this crate.
 //!
 //! # Inside
-//! `handle` is what applications see; `document` is a loaded document and who may touch it; `typed` shows
-//! documents to autosurgeon; `store` is SQLite, and the only place that knows it; `link` is the socket,
-//! and the only place that knows it. The decisions of sync are `landfall-protocol`'s.
+//! `handle` is the public API. `document` holds loaded documents and controls access to them. `typed`
+//! presents documents to autosurgeon. `store` is the only module that uses SQLite, and `link` the only
+//! one that uses the socket. `landfall-protocol` makes the decisions of sync.
 
 mod actors;
 pub mod autosurgeon;

@@ -1,12 +1,12 @@
-//! The link: one thread for each store that has ever connected, which keeps a connection to the
-//! relay that the application wants.
+//! The link: one thread for each store that has ever connected, which keeps a connection to the relay
+//! that the application wants.
 //!
-//! It lives from the first `connect` to the end of the store, so a session is always ended before
-//! the next begins, and everything that it knows has one owner. Application threads never wait for
-//! it: they leave what they want on the `desk`, as states (which relay, online or not, which spaces
-//! have something to push) and as `requests` that are answered exactly once.
+//! It lives from the first `connect` to the end of the store, so that one session always ends before
+//! the next begins, and all its state has one owner. Application threads never wait for it. They leave
+//! their wishes on the `desk`, as states (which relay, online or not, which spaces have changes to
+//! push) and as `requests`, each of which is answered exactly once.
 //!
-//! The decisions are `protocol::replica`'s; here are the socket, the clock and the effects. It
+//! `protocol::replica` makes the decisions; the link owns the socket, the clock and the effects. It
 //! never touches a loaded document.
 
 mod address;
@@ -41,24 +41,24 @@ use desk::{Desk, Taken, Target};
 pub(crate) use requests::{Check, Flush};
 pub(crate) use voice::Unspoken;
 
-/// The space that a relay's URL names with its path.
+/// The space that the path of a relay's URL names.
 pub(crate) fn space_of(url: &str) -> Result<Option<SpaceName>, ConnectError> {
     Ok(address::parse(url)?.space)
 }
 
-/// The way to the link.
+/// The handle of the link.
 pub(crate) struct Link {
     desk: Arc<Desk>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Link {
-    /// A link that wants no relay, and has no thread yet.
+    /// A link without a relay, and without a thread.
     pub(crate) fn new() -> Self {
         Self { desk: Arc::default(), thread: Mutex::default() }
     }
 
-    /// From now on this relay is wanted, and online. Starts the thread if there is none.
+    /// Sets the relay, and goes online. Starts the thread if there is none.
     pub(crate) fn connect(
         &self,
         core: &Arc<Core>,
@@ -68,7 +68,7 @@ impl Link {
         if let Some(space) = &target.address.space
             && !core.spaces().iter().any(|(name, _)| name == space)
         {
-            // Another space's documents would go where the URL's reader does not look for them.
+            // Otherwise the documents of another space would appear in the space that the URL names.
             let what = format!(
                 "it names the space `{space}`, which this store does not have; open it first"
             );
@@ -82,14 +82,13 @@ impl Link {
             if self.desk.begin_again()
                 && let Some(ended) = thread.take()
             {
-                // It takes no lock of this link's any more. Its panic was told.
+                // It takes no lock of this link any more, and its panic was reported.
                 let _ = ended.join();
             }
             if thread.is_none() {
                 *thread = Some(self.start(core).map_err(ConnectError::Thread)?);
             }
-            // Before the link's thread can know of it: what the status said of another relay ends
-            // here.
+            // Before the link's thread can act on it: the status of another relay ends here.
             core.status.set_link(LinkStatus::Connecting { attempt: 1 }, None);
             core.status.forget_url();
             match self.desk.connect(&target) {
@@ -106,11 +105,11 @@ impl Link {
         let (core, desk) = (Arc::clone(core), Arc::clone(&self.desk));
         std::thread::Builder::new().name("landfall-link".to_owned()).spawn(move || {
             let (for_runner, for_desk) = (Arc::clone(&core), Arc::clone(&desk));
-            // The runtime ends with it, and the socket.
+            // The runtime and the socket end with the thread.
             let run = move || {
                 runtime.block_on(run::Runner::new(for_runner, for_desk, arrivals).run());
             };
-            // However the thread ends, every request is answered, and the status says how it is.
+            // However the thread ends, every request is answered, and the status shows the end.
             match core.threads.contain(StoreThread::Link, run) {
                 Ok(()) => desk.requests.close(),
                 Err(what) => desk.end(|| {
@@ -121,12 +120,12 @@ impl Link {
         })
     }
 
-    /// These spaces have something to push.
+    /// These spaces have changes to push.
     pub(crate) fn local(&self, rows: impl Iterator<Item = SpaceRow>) {
         self.desk.local(rows);
     }
 
-    /// Takes an ephemeral message; `number` gives its place among those of the store.
+    /// Queues an ephemeral message; `number` assigns its number among those of the store.
     pub(crate) fn speak(
         &self,
         space: &SpaceName,
@@ -139,7 +138,7 @@ impl Link {
         Ok(())
     }
 
-    /// The store has other spaces than before.
+    /// Spaces of the store were added or removed.
     pub(crate) fn spaces_changed(&self) {
         self.desk.spaces_changed();
     }
@@ -152,7 +151,7 @@ impl Link {
         self.desk.reconnect_now();
     }
 
-    /// Other documents of a space are wanted; the store has noted which.
+    /// The filter of a space has changed in the store.
     pub(crate) fn filter(&self, row: SpaceRow) {
         self.desk.filter(row);
     }
@@ -162,22 +161,22 @@ impl Link {
         self.desk.check(row);
     }
 
-    /// The application wants a document that the relay refused to be offered again.
+    /// The application wants the changes of a rejected document pushed again.
     pub(crate) fn unparked(&self, row: SpaceRow, document: DocumentId) {
         self.desk.unparked(row, document);
     }
 
-    /// Begins a flush: what it waits for is fixed now.
+    /// Begins a flush: its targets are fixed now.
     pub(crate) fn flush(&self, core: &Arc<Core>, timeout: Duration) -> Flush {
         Flush::begin(core, &self.desk, timeout)
     }
 
-    /// Begins a check of every space that there is now.
+    /// Begins a check of every present space.
     pub(crate) fn check(&self, core: &Arc<Core>) -> Check {
         Check::begin(core, &self.desk)
     }
 
-    /// How many requests are not answered.
+    /// How many requests are not answered yet.
     #[cfg(test)]
     pub(crate) fn open_requests(&self) -> usize {
         self.desk.requests.open()
@@ -188,10 +187,10 @@ impl Link {
         self.desk.close();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread
-            // No code of the application's runs on it; but to join itself would never end.
+            // No application code runs on it; but a thread that joins itself would never end.
             && thread.thread().id() != std::thread::current().id()
         {
-            // A panic there was told by the panic hook; closing goes on.
+            // The panic hook has reported the thread's panic; closing goes on.
             let _ = thread.join();
         }
         self.desk.requests.close();

@@ -1,9 +1,9 @@
-//! Looking after a store's file: looked into, checked, repaired, copied, put back, folded, taken out
-//! and put in as a portable file. For tools, and for applications that offer it to their users.
+//! Maintenance of a store's file: inspect, verify, repair, back up, restore, compact, export and import
+//! as a portable file. For tools, and for applications that offer it to their users.
 //!
-//! All of it works on a path and blocks. What only reads works beside the process that has the
-//! store open. What writes takes the store for itself, and is refused while a process has it; a
-//! store that is open here must be closed first.
+//! Every function takes a path and blocks. Reading functions work beside the process that has the store
+//! open. Writing functions lock the store, and fail while a process has it open; a store that is open
+//! in this program must be closed first.
 
 mod copies;
 mod portable;
@@ -25,7 +25,7 @@ pub use crate::store::{
 use crate::store::{HealError, LocalLog, Place, UnfoldError};
 use crate::{SpaceName, random};
 
-/// Why a store's file was not looked after.
+/// Why an operation on a store's file failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MaintainError {
@@ -46,19 +46,19 @@ pub enum MaintainError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The copy was not made.
     #[error("the copy was not made")]
     Copy(#[source] BoxError),
-    /// The backup is no whole store.
+    /// The backup is no complete store.
     #[error("the backup cannot be restored")]
     BadBackup(#[source] BoxError),
-    /// What is in the backup is damaged.
+    /// The backup's contents are damaged.
     #[error("the backup is damaged in {}, the first: {}", counted(.0.len() as u64, "place"), first(.0))]
     DamagedBackup(Vec<Finding>),
-    /// The file is no whole portable file.
+    /// The file is no complete portable file.
     #[error("it cannot be imported")]
     Portable(#[from] PortableError),
 }
@@ -67,8 +67,8 @@ fn first(findings: &[Finding]) -> String {
     findings.first().map(ToString::to_string).unwrap_or_default()
 }
 
-/// Says what is in a store, also beside the process that has it open. It reads no change and loads
-/// no document.
+/// Lists the contents of a store, also beside the process that has it open. It reads no change and
+/// loads no document.
 ///
 /// # Errors
 /// If it cannot be opened or read.
@@ -76,20 +76,20 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, MaintainError> {
     Ok(open(Place::ReadOnly(path.as_ref()))?.inspect().map_err(StoreError::from)?)
 }
 
-/// Checks that a store holds what was written, also beside the process that has it open. Every
-/// document is loaded, one after the other.
+/// Verifies the contents of a store against their hashes, also beside the process that has it open.
+/// Every document is loaded, one after the other.
 ///
 /// # Errors
-/// If it cannot be opened or read at all. What is damaged is a finding.
+/// If it cannot be opened or read at all. Damage is a finding, not an error.
 pub fn verify(path: impl AsRef<Path>) -> Result<Vec<Finding>, MaintainError> {
     Ok(open(Place::ReadOnly(path.as_ref()))?.verify().map_err(StoreError::from)?)
 }
 
-/// Checks a store that nobody has open and sets right what can be. Damaged changes that the relay
-/// holds are taken out, and come back when it is next reached.
+/// Verifies a store that no process has open, and repairs it. Damaged changes that the relay holds are
+/// removed, and received again at the next connection.
 ///
 /// # Errors
-/// If it cannot be opened, read or written. What was repaired before stays.
+/// If it cannot be opened, read or written. Repairs made before stay.
 pub fn repair(path: impl AsRef<Path>) -> Result<Healed, MaintainError> {
     let log = take(path.as_ref())?;
     let healed = log.heal().map_err(|error| match error {
@@ -108,8 +108,8 @@ fn open(place: Place<'_>) -> Result<LocalLog, MaintainError> {
     Ok(log.map_err(OpenError::from)?)
 }
 
-/// Opens a store that is there and that nobody has open, to change it. What is changed here is not
-/// what the application left: no actor goes on after it.
+/// Opens an existing store that no process has open, to change it. It is then not in the state that the
+/// application left, so no actor is used again.
 fn take(path: &Path) -> Result<LocalLog, MaintainError> {
     if !path.exists() {
         let source = io::ErrorKind::NotFound.into();

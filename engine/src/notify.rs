@@ -1,13 +1,13 @@
-//! Waking the tasks that wait for events, for the status and for the answers to requests, on a
-//! thread that does nothing else.
+//! Wakes the tasks that wait for events, for the status and for answers to requests, on a dedicated
+//! thread.
 //!
-//! A waker is the application's code: it may block, panic, or call the engine. So no other thread of
-//! the engine calls one. What is published is put in place first, by whichever thread publishes it;
-//! [`Notifier::notify`] only notes that the tasks registered so far are due. Notes are coalesced:
-//! a task is woken once, however much was published, and registers again when it is polled.
+//! A waker is application code: it may block, panic, or call the engine. So no other thread of the
+//! engine calls one. The publishing thread first stores the value; [`Notifier::notify`] then only marks
+//! the tasks registered so far as due. Marks are coalesced: a task is woken once, however much was
+//! published, and registers again when it is polled.
 //!
-//! A waker that blocks delays the other tasks of its store and nothing else. A panic is contained, and
-//! one of this thread's own code too: what is due is in the shared state, and is woken then.
+//! A waker that blocks delays only the other tasks of its store. Panics of wakers and of this thread's
+//! own code are contained: the due tasks are in the shared state, and are woken afterwards.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::threads::{StoreThread, Threads};
 
-/// What a task waits for.
+/// The topic that a task waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Topic {
     Events,
@@ -73,7 +73,7 @@ struct Shared {
     threads: Arc<Threads>,
 }
 
-/// Handle of the thread `landfall-notify`.
+/// The handle of the thread `landfall-notify`.
 #[derive(Clone)]
 pub(crate) struct Notifier {
     shared: Arc<Shared>,
@@ -87,8 +87,8 @@ impl Notifier {
         Ok(Self { shared })
     }
 
-    /// Something of this topic was published: the tasks that wait for it are woken. Never blocks and
-    /// calls no waker.
+    /// A value of this topic was published: wakes the tasks that wait for it. Never blocks and calls no
+    /// waker.
     pub(crate) fn notify(&self, topic: Topic) {
         let mut state = self.shared.state.lock();
         if state.closed {
@@ -103,9 +103,9 @@ impl Notifier {
         }
     }
 
-    /// Wakes every task, and ends the thread. Whoever calls it has made sure that a task that is
-    /// polled from now on finds its end. Never waits: the thread may be inside a waker, which may
-    /// block, or be the caller. A second thread then wakes the other tasks.
+    /// Wakes every task, and ends the thread. The caller must have made sure that a task polled from
+    /// now on finds its end. Never waits: the thread may be inside a waker, which may block or be the
+    /// caller. In that case a second thread wakes the other tasks.
     pub(crate) fn close(&self) {
         let inside = {
             let mut state = self.shared.state.lock();
@@ -121,8 +121,8 @@ impl Notifier {
         }
     }
 
-    /// Waits until `look` gives something. `look` runs after the registration, so that what is
-    /// published meanwhile is seen by it, or wakes the task.
+    /// Waits until `look` returns a value. `look` runs after the registration, so that a value
+    /// published meanwhile is either seen by it or wakes the task.
     pub(crate) async fn wait<T>(&self, topic: Topic, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
@@ -136,7 +136,7 @@ impl Notifier {
     }
 }
 
-/// A task's place among those that wait. Dropped, the task is not woken.
+/// A task's registration. Dropping it cancels the wake-up.
 struct Registration<'a> {
     notifier: &'a Notifier,
     topic: Topic,
@@ -145,7 +145,7 @@ struct Registration<'a> {
 
 impl Registration<'_> {
     fn renew(&mut self, context: &Context<'_>) {
-        // To clone and to drop a waker calls the application's code too: not under the lock.
+        // Cloning and dropping a waker call application code too: not under the lock.
         let waker = context.waker().clone();
         let replaced = {
             let mut state = self.notifier.shared.state.lock();
@@ -169,8 +169,8 @@ impl Drop for Registration<'_> {
     }
 }
 
-/// One answer to one task: as a channel for one value, except that the thread that sends wakes
-/// nothing itself.
+/// A one-shot channel for an answer to one task, except that the sending thread does not wake the task
+/// itself.
 pub(crate) fn answer<T>(notifier: &Notifier) -> (Reply<T>, Answer<T>) {
     let slot = Arc::new(Mutex::new(Slot::Open));
     let reply = Reply { slot: Arc::clone(&slot), notifier: notifier.clone() };
@@ -180,11 +180,11 @@ pub(crate) fn answer<T>(notifier: &Notifier) -> (Reply<T>, Answer<T>) {
 enum Slot<T> {
     Open,
     Given(T),
-    /// No value comes.
+    /// No value will be sent.
     Ended,
 }
 
-/// Gives the answer; dropped, there is none.
+/// Sends the answer; dropping it ends the wait without one.
 pub(crate) struct Reply<T> {
     slot: Arc<Mutex<Slot<T>>>,
     notifier: Notifier,
@@ -215,7 +215,7 @@ pub(crate) struct Answer<T> {
 }
 
 impl<T> Answer<T> {
-    /// The answer; `None` if none comes.
+    /// The answer; `None` if the sender was dropped.
     pub(crate) async fn done(&self) -> Option<T> {
         let look = || {
             let mut slot = self.slot.lock();
@@ -241,11 +241,11 @@ fn spawn(shared: &Arc<Shared>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Runs code of the application's, whose panic must not end the thread.
+/// Runs application code, whose panic must not end the thread.
 fn contained(call: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
         tracing::error!("a waker of the application panicked; the other tasks are woken");
-        // To drop it calls the application's code again.
+        // Dropping it calls application code again.
         std::mem::forget(panic);
     }
 }
@@ -254,7 +254,7 @@ fn contained(call: impl FnOnce()) {
 fn run(shared: &Shared) {
     let mut state = shared.state.lock();
     loop {
-        // Before a task is taken out: none is lost by a panic.
+        // Before a task is taken out, so that a panic loses none.
         shared.threads.pass(StoreThread::Notify);
         if let Some(waker) = state.pop_due() {
             state.inside += 1;

@@ -1,4 +1,4 @@
-//! How a store is opened and a relay is reached: every knob with its unit and default.
+//! How a store is opened and a relay is reached: every option with its unit and default.
 
 use std::time::Duration;
 
@@ -14,26 +14,24 @@ pub enum Durability {
     /// one fsync per change, or per group of concurrent ones.
     #[default]
     Full,
-    /// After the change is in SQLite (`synchronous=NORMAL`): it survives a crash of the process,
-    /// but a power cut may take the last quarter of a second with it. The status tells when it is
-    /// on disk.
+    /// After the change is in SQLite (`synchronous=NORMAL`): it survives a crash of the process, but a
+    /// power cut may lose the last quarter of a second. The status shows when it is on disk.
     Normal,
 }
 
-/// Actors of one document beyond which the application is told
-/// ([`ManyActors`](crate::EventKind::ManyActors)). automerge keeps a clock of 4 bytes an actor for
-/// every 16 changes or less, in each replica: 1,024 actors in a document of 100,000 changes are some
-/// 25 MB, 10,000 actors ten times that.
+/// The number of actors of one document above which [`ManyActors`](crate::EventKind::ManyActors) is
+/// emitted. automerge keeps a clock of 4 bytes per actor for every 16 changes or less, in each replica:
+/// 1,024 actors in a document of 100,000 changes take some 25 MB, 10,000 actors ten times that.
 pub const MANY_ACTORS: u64 = 1024;
 
-/// Documents that [`SpaceStatus::unreadable`](crate::SpaceStatus::unreadable) names at most: 1,000. What
-/// other replicas make can be what automerge does not read, however many documents it is; nobody reads
-/// a longer list.
+/// The most documents that [`SpaceStatus::unreadable`](crate::SpaceStatus::unreadable) lists: 1,000.
+/// Other replicas can make any number of documents that automerge cannot read, and a longer list helps
+/// no person.
 pub const UNREADABLE_LISTED: usize = 1_000;
 
-/// Operations that one change may have: 1,048,576. One character that is inserted or deleted is one
-/// operation. An application that takes text from outside can refuse what is longer before it begins
-/// a change; [`Document::change`](crate::Document::change) gives
+/// The most operations that one change may have: 1,048,576. Inserting or deleting one character is one
+/// operation. An application that accepts text from outside can check its length before it begins a
+/// change; otherwise [`Document::change`](crate::Document::change) returns
 /// [`ChangeError::TooManyOperations`](crate::ChangeError::TooManyOperations).
 pub const CHANGE_OPERATIONS: u64 = limits::CHANGE_OPERATIONS;
 
@@ -42,40 +40,42 @@ pub const CHANGE_OPERATIONS: u64 = limits::CHANGE_OPERATIONS;
 pub struct Options {
     /// When `change()` may return. Default: [`Durability::Full`].
     pub durability: Durability,
-    /// Bytes of page cache per SQLite connection. Default 8 MiB. Small, and large stores read
-    /// slower; large, and memory is taken that the system's file cache would use better.
+    /// Bytes of page cache per SQLite connection. Default 8 MiB. Too small, and large stores read
+    /// slowly; too large, and it takes memory that the system's file cache would use better.
     pub page_cache_bytes: u64,
-    /// Bytes of memory for loaded documents, about. Default 256 MiB. Within it, documents stay
-    /// loaded that were used last, also when the application drops its handles. Beyond it, those go
-    /// that were not used for the longest time and that nobody is at, also when there are handles;
-    /// they are read from the store at the next access. Small, and documents are loaded again and
-    /// again, which costs time in proportion to their length; 0 keeps the one used last. Large, and
-    /// memory is taken for what nobody may look at again. What is in use at the same moment is in
-    /// memory whatever the budget, and a document of large values that compress well takes more than
-    /// is counted for it.
+    /// The approximate memory budget in bytes for loaded documents. Default 256 MiB. Within it, the
+    /// most recently used documents stay loaded, even after the application drops their handles. Beyond
+    /// it, the least recently used documents that are not in use are evicted, even if they have
+    /// handles; the next access reads them from the store again. Too small, and documents are loaded
+    /// repeatedly, which costs time in proportion to their length; 0 keeps the one used last. Too
+    /// large, and memory holds documents that are not needed again. Documents in use at the same moment
+    /// are in memory whatever the budget, and a document of large values that compress well takes more
+    /// than its counted size.
     pub document_cache_bytes: u64,
-    /// Whether histories are folded in the background. Default true. Without it, every change is
-    /// kept as it came, and a document's log grows by about 100 bytes for each character typed.
+    /// Whether histories are compacted in the background. Default true. Without compaction, every
+    /// change is kept as it arrived, and a document's log grows by about 100 bytes for each character
+    /// typed.
     pub fold: bool,
-    /// The youngest changes of each space, which are not folded. Default 1,000. Few, and a relay
-    /// that lost a little is healed with whole histories instead of single changes.
+    /// The number of newest changes of each space that are not compacted. Default 1,000. With few, a
+    /// relay that lost a little is repaired with whole snapshots instead of single changes.
     pub keep_recent: u64,
-    /// How old a change must be to be folded. Default 10 min. Short has the same price as few.
+    /// The minimum age of a change for compaction. Default 10 min. A short age has the same cost as
+    /// few.
     pub keep_recent_age: Duration,
-    /// How often a store that is open for reading only looks whether the process that writes it has
-    /// committed something. Default 250 ms. Its calls look by themselves and see the latest commit;
-    /// this is how late its events come and its watched status changes. A look that finds nothing
-    /// reads no page of the file. Long, and events come late; short, and an idle program wakes up
-    /// more often. [`Duration::MAX`] leaves it to the calls.
+    /// How often a store that is open for reading only checks for commits of the process that writes
+    /// it. Default 250 ms. Its calls check by themselves and see the latest commit; this interval
+    /// bounds the delay of events and of the watched status. A check that finds nothing reads no page
+    /// of the file. Long, and events are late; short, and an idle program wakes up more often.
+    /// [`Duration::MAX`] leaves the checks to the calls.
     pub follow_every: Duration,
-    /// Bytes that a document may have: of its folded history and the changes behind it. Default and
-    /// most: 64 MiB ([`DOCUMENT_BYTES`](landfall_protocol::limits::DOCUMENT_BYTES)). From 75 % of it
-    /// on, local changes are refused
-    /// ([`DocumentTooLarge`](crate::ChangeError::DocumentTooLarge)); what others made is taken
-    /// whatever it comes to. Less keeps documents quick to load on small devices.
+    /// The limit in bytes for a document: its snapshot and its tail. Default and maximum: 64 MiB
+    /// ([`DOCUMENT_BYTES`](landfall_protocol::limits::DOCUMENT_BYTES)). From 75 % of it on, local
+    /// changes are refused ([`DocumentTooLarge`](crate::ChangeError::DocumentTooLarge)); changes of
+    /// others are accepted whatever the size. A lower limit keeps documents quick to load on small
+    /// devices.
     pub document_bytes: u64,
-    /// Events that a listener may be behind before it is told that it lagged. Default 1,024.
-    /// Each may hold a change's patches, so large values cost memory with slow listeners.
+    /// How many events a listener may be behind before it receives `Lagged`. Default 1,024. Each event
+    /// may hold a change's patches, so large values cost memory with slow listeners.
     pub events: usize,
 }
 
@@ -98,28 +98,28 @@ impl Default for Options {
 /// How a relay is reached.
 #[derive(Debug, Clone)]
 pub struct LinkOptions {
-    /// Where the relay is: `ws://host:port/`, read as a browser reads a URL. A path `/spaces/NAME` names
-    /// a space, which the store must have ([`LinkOptions::space`]); all its spaces are synced there.
+    /// The relay's URL: `ws://host:port/`, parsed as a browser parses a URL. A path `/spaces/NAME`
+    /// names a space, which the store must have ([`LinkOptions::space`]); all spaces of the store are
+    /// synced there.
     pub url: String,
-    /// What proves who we are, where the relay asks for that. Default: none.
+    /// The token that authenticates this client, for relays that require one. Default: none.
     pub token: Option<Vec<u8>>,
-    /// Silence after which the relay is pinged. Default 15 s. Short costs battery and traffic;
-    /// long notices a dead connection late.
+    /// The silence after which the relay is pinged. Default 15 s. Short costs battery and traffic; long
+    /// detects a dead connection late.
     pub ping_after: Duration,
-    /// Silence after which the connection is dropped and made anew. Default 30 s; must be longer
-    /// than `ping_after`, or every pause drops it.
+    /// The silence after which the connection is dropped and made again. Default 30 s; must be longer
+    /// than `ping_after`, or every pause drops the connection.
     pub drop_after: Duration,
-    /// How long connecting, and then the relay's first answer, may each take. Default 10 s.
+    /// The longest time for connecting, and then for the relay's first answer, each. Default 10 s.
     pub handshake: Duration,
-    /// The first wait before connecting again; it doubles each time. Default 250 ms.
+    /// The first wait before reconnecting; it doubles each time. Default 250 ms.
     pub reconnect_first: Duration,
-    /// The longest wait before connecting again. Default 30 s. The wait is jittered between half
-    /// and all of it, so that a herd of clients spreads.
+    /// The longest wait before reconnecting. Default 30 s. The wait is jittered between half and all of
+    /// it, so that many clients do not reconnect at once.
     pub reconnect_most: Duration,
-    /// How often what the relay holds is compared with what this store holds, although nothing
-    /// says that it should differ. Default 10 min; one comparison that finds nothing costs some
-    /// hundred bytes. Long, and damage on either side is noticed late. See
-    /// [`Store::check`](crate::Store::check).
+    /// How often the relay's documents are compared with this store's, although no difference is
+    /// expected. Default 10 min; a comparison that finds nothing costs some hundred bytes. Long, and
+    /// damage on either side is detected late. See [`Store::check`](crate::Store::check).
     pub check_every: Duration,
 }
 
@@ -138,10 +138,11 @@ impl LinkOptions {
         }
     }
 
-    /// The space that the URL names with a path `/spaces/NAME`, as those of automerge-repo clients do.
+    /// The space that the URL names with a path `/spaces/NAME`, as the URLs of automerge-repo clients
+    /// do.
     ///
     /// # Errors
-    /// [`ConnectError::BadUrl`] for what is no relay's URL.
+    /// [`ConnectError::BadUrl`] for an invalid relay URL.
     pub fn space(&self) -> Result<Option<SpaceName>, ConnectError> {
         link::space_of(&self.url)
     }

@@ -1,4 +1,4 @@
-//! The one place where the engine draws randomness.
+//! The only source of randomness in the engine.
 
 use landfall_protocol::{DocumentId, ReplicaId};
 

@@ -1,16 +1,16 @@
-//! Re-authoring: local changes that a relay refuses, or that another change took the place of,
-//! made again by other actors on top of what is acknowledged. And their export.
+//! Re-authoring: makes local changes that a relay rejects, or that are superseded, again with other
+//! actors, on top of the acknowledged history. And their export.
 //!
-//! Pure functions over changes: no store, no loaded document, no randomness. A change is taken
-//! apart into automerge's `ExpandedChange` and put together again; that this loses nothing is
-//! checked for each change, by its hash, before anything is altered.
+//! Pure functions over changes: no store, no loaded document, no randomness. A change is decoded into
+//! automerge's `ExpandedChange` and encoded again; its hash is compared before anything is altered,
+//! which proves that nothing is lost.
 //!
-//! The new actor is the old one with eight bytes behind it. So it stands where the old one stood
-//! among all others, and whatever automerge decides by comparing actors (which of two concurrent
-//! values wins, which of two insertions comes first) it decides as before. The eight bytes are a
-//! hash over all that is re-authored: two copies of a store that re-author the same changes make
-//! the same ones, so the content is not doubled when they meet, and two that re-author different
-//! ones never share an actor.
+//! The new actor is the old one followed by eight bytes. So it sorts where the old one did, and
+//! automerge decides everything that depends on the order of actors (which of two concurrent values
+//! wins, which of two insertions comes first) as before. The eight bytes are a hash over all changes
+//! that are re-authored: two copies of a store that re-author the same changes make identical ones, so
+//! the content is not duplicated when they meet, and two that re-author different ones never share an
+//! actor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -25,30 +25,30 @@ use crate::document::{apply_parsed, empty};
 
 const ACTOR_DOMAIN: &[u8] = b"landfall re-authored actor 1";
 
-/// Bytes behind the old actor: enough that nobody draws the same by accident.
+/// Bytes that are appended to the old actor: enough that no other actor has the same by accident.
 const SUFFIX: usize = 8;
 
 /// Actors are 1 to 64 bytes long (`docs/protocol.md`), so an actor that was re-authored very often
-/// loses the end of what it was.
+/// loses its end.
 const LONGEST_BASE: usize = 64 - SUFFIX;
 
 /// Why changes were not re-authored, or not exported.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReauthorError {
-    /// Not all of the refused changes are in the history that was given.
+    /// Some of the rejected changes are not in the given history.
     #[error("the document has no change {0}")]
     Unknown(ChangeHash),
-    /// A change rests on a refused one and is not among them.
+    /// A change depends on a rejected one and is not among them.
     #[error("change {change} rests on {refused}, which is refused, and is not refused itself")]
     NotClosed {
-        /// The change that would be left without what it rests on.
+        /// The change that would lose its dependency.
         change: ChangeHash,
-        /// What it rests on.
+        /// The dependency.
         refused: ChangeHash,
     },
-    /// Taking a change apart and putting it together again does not give the same change, so an
-    /// altered one could not be trusted. It can be exported.
+    /// Decoding and encoding a change does not give the same change, so an altered one could not be
+    /// trusted. It can be exported.
     #[error("change {0} cannot be rebuilt without loss; export it instead")]
     NotTrusted(ChangeHash),
     /// automerge cannot build the document with these changes.
@@ -56,22 +56,22 @@ pub enum ReauthorError {
     Automerge(String),
 }
 
-/// What re-authoring gives.
+/// The result of re-authoring.
 #[derive(Debug)]
 pub(crate) struct Reauthored {
     /// The new changes, in dependency order.
     pub(crate) changes: Vec<Change>,
-    /// For each refused change the new one.
+    /// For each rejected change the new one.
     pub(crate) hashes: BTreeMap<ChangeHash, ChangeHash>,
 }
 
-/// Makes the `refused` changes of a document again, by other actors. `history` is all that the
-/// document has here, the refused ones included, in any order; whatever rests on a refused change
-/// must be refused too. On top of the rest of the history the new changes
-/// show what the old ones showed.
+/// Makes the `refused` changes of a document again, with other actors. `history` is the document's
+/// whole local history in any order, including those changes; every dependent of a rejected change must
+/// be rejected too. On top of the rest of the history, the new changes show the same state as the old
+/// ones.
 ///
-/// The result depends on the refused changes alone: made again, it is the same. Nothing may ever be
-/// added by the new actors.
+/// The result depends on the rejected changes only: repeating the call gives the same changes. Nothing
+/// else may ever be added by the new actors.
 pub(crate) fn reauthor(
     history: &[Change],
     refused: &BTreeSet<ChangeHash>,
@@ -101,10 +101,10 @@ pub(crate) fn reauthor(
     Ok(made)
 }
 
-/// An automerge document's bytes (`save`) with the refused changes and all of the history that can
-/// stand beside them: a change that took the place of a refused one (the same actor and sequence
-/// number) is left out, and so is what rests on it. Both lists have each change behind what it rests
-/// on; the history may contain the refused ones.
+/// The bytes of an automerge document (`save`) with the rejected changes and all of the history that is
+/// compatible with them: a change that superseded a rejected one (the same actor and sequence number)
+/// is left out with its dependents. In both lists each change follows its dependencies; the history may
+/// contain the rejected ones.
 pub(crate) fn export(history: &[Change], refused: &[Change]) -> Result<Vec<u8>, ReauthorError> {
     let place = |change: &Change| (change.actor_id().clone(), change.seq());
     let taken: BTreeMap<_, _> =
@@ -129,8 +129,8 @@ pub(crate) fn export(history: &[Change], refused: &[Change]) -> Result<Vec<u8>, 
     Ok(document.save())
 }
 
-/// The refused changes, each behind those of them that it rests on. Whatever rests on one must be
-/// one.
+/// The rejected changes, each after those of them that it depends on. Every dependent of one must be in
+/// the set.
 fn select<'a>(
     history: &'a [Change],
     refused: &BTreeSet<ChangeHash>,
@@ -163,8 +163,8 @@ fn select<'a>(
     Ok(ordered)
 }
 
-/// A change taken apart, if it can be put together again without loss. automerge may panic on one
-/// that it did not make.
+/// A decoded change, if encoding it again loses nothing. automerge may panic on one that it did not
+/// make.
 fn take_apart(change: &Change) -> Result<ExpandedChange, ReauthorError> {
     let attempt = catch_unwind(AssertUnwindSafe(|| {
         let expanded = change.decode();
@@ -178,11 +178,11 @@ fn put_together(expanded: ExpandedChange, old: ChangeHash) -> Result<Change, Rea
         .map_err(|_| ReauthorError::NotTrusted(old))
 }
 
-/// Who takes the place of whom, and which operations are theirs.
+/// The new actor for each old one, and the operations that are renamed.
 struct Actors<'a> {
-    /// Operation counters of the refused changes, by their actors, ascending.
+    /// Operation counters of the rejected changes, by actor, ascending.
     refused: BTreeMap<&'a ActorId, Vec<RangeInclusive<u64>>>,
-    /// What all new actors depend on.
+    /// The hash on which all new actors depend.
     all: Sha256,
 }
 
@@ -209,7 +209,7 @@ impl<'a> Actors<'a> {
         ActorId::from(bytes)
     }
 
-    /// Puts the new actor into every name of an operation that a refused change made.
+    /// Puts the new actor into every id of an operation that a rejected change made.
     fn rename_in(&self, op: &mut Op) {
         if let ObjectId::Id(id) = &mut op.obj {
             self.rename(id);

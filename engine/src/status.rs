@@ -1,4 +1,4 @@
-//! Status: "is my work saved, and where?", answered honestly.
+//! Status: which changes are saved, and where. Its types know neither the store nor the link.
 
 mod hub;
 
@@ -24,37 +24,39 @@ use hub::Everything;
 pub struct Status {
     /// The connection.
     pub link: LinkStatus,
-    /// The relay that was met last, now or in an earlier run; `None` if none ever was.
+    /// The relay that was connected last, now or in an earlier run; `None` if none ever was.
     pub upstream: Option<Upstream>,
-    /// Why the connection is not there, or was lost last; on a connection, why the relay does not
-    /// take some changes now (its disk is full, say), with its code. They are pushed again.
+    /// Why there is no connection, or why the last one was lost. While connected: why the relay does
+    /// not accept some changes at present (its disk is full, for example), with its code. They are
+    /// pushed again.
     pub last_error: Option<String>,
-    /// Whether the last try to connect found that no relay is at the URL: what is there answers, and as
-    /// no relay does, with HTTP 404 for example. The link tries on, since a relay may come there; who
-    /// waits for it may tell the person that the URL is wrong, as `last_error` says.
+    /// Whether the last connection attempt found a server at the URL that is no relay: it answers, but
+    /// not as a relay does, with HTTP 404 for example. The link tries on, since a relay may be started
+    /// there. An application may show the person that the URL is wrong, with `last_error` as the
+    /// reason.
     pub wrong_url: bool,
     /// Each space.
     pub spaces: BTreeMap<SpaceName, SpaceStatus>,
-    /// Why the store could not take what came from the relay last: the disk is full, say. The connection
-    /// is made again and it comes again; `None` once something that came was written.
+    /// Why the store could not write the entries that the relay sent last: the disk is full, for
+    /// example. The link reconnects and receives them again; `None` once a received entry was written.
     pub store_trouble: Option<StoreFailed>,
-    /// Why the store takes no more writes until it is closed and opened again, or why one that is
-    /// open for reading only sees no more of them; `None` while it does.
+    /// Why the store accepts no more writes until it is closed and opened again, or why a store that is
+    /// open for reading only sees no more of them; `None` while it works.
     pub store_failed: Option<StoreFailed>,
-    /// Threads of the store that have panicked since it was opened, each with its last panic. What
-    /// follows from it is said at each [`StoreThread`](crate::StoreThread).
+    /// Threads of the store that have panicked since it was opened, each with its last panic. The
+    /// consequences are described at each [`StoreThread`](crate::StoreThread).
     pub panicked: Vec<ThreadPanic>,
-    /// What is in memory. That it changes wakes nobody who watches.
+    /// The documents in memory. A change of this value alone does not wake status watchers.
     pub loaded: LoadedDocuments,
 }
 
 /// A failure of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreFailed {
-    /// What kind. One after which the store takes no more writes is [`StoreFailure::Gone`],
-    /// [`StoreFailure::FsyncFailed`] or [`StoreFailure::Panicked`].
+    /// The kind of failure. After [`StoreFailure::Gone`], [`StoreFailure::FsyncFailed`] or
+    /// [`StoreFailure::Panicked`] the store accepts no more writes.
     pub class: StoreFailure,
-    /// In words: which file, and what happened to it.
+    /// A description: which file, and what happened to it.
     pub what: String,
 }
 
@@ -63,14 +65,14 @@ pub struct StoreFailed {
 pub struct LoadedDocuments {
     /// How many.
     pub documents: u64,
-    /// About how many bytes they take: reckoned from their numbers of operations, changes and
-    /// actors, and from their bytes in the store. See
+    /// An estimate of the bytes that they take, from their numbers of operations, changes and actors
+    /// and from their bytes in the store. See
     /// [`Options::document_cache_bytes`](crate::Options::document_cache_bytes).
     pub bytes: u64,
 }
 
 impl Status {
-    /// What the relay is not known to hold, over all spaces.
+    /// Changes that the relay is not known to hold, over all spaces.
     pub fn pending(&self) -> Pending {
         let sum = |sum: Pending, space: &SpaceStatus| Pending {
             changes: sum.changes + space.pending.changes,
@@ -87,62 +89,62 @@ pub enum LinkStatus {
     /// ([`StoreThread::Link`](crate::StoreThread::Link)).
     #[default]
     Offline,
-    /// On the way: connecting, in the handshake, or waiting to try again.
+    /// Connecting, in the handshake, or waiting for the next attempt.
     Connecting {
-        /// Tries since it was last online.
+        /// Attempts since it was last online.
         attempt: u32,
     },
-    /// The relay answered our hello.
+    /// The relay answered the client's hello.
     Online,
 }
 
 /// One space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpaceStatus {
-    /// How it stands with the relay.
+    /// The state of its sync with the relay.
     pub sync: SyncStatus,
-    /// Changes in the store, folded ones too; a document's deletion counts as one.
+    /// Changes in the store, including those in snapshots; a document's deletion counts as one.
     pub changes: u64,
-    /// Their bytes; of folded ones those of the folded history.
+    /// Their bytes; for changes in a snapshot, those of the snapshot.
     pub bytes: u64,
-    /// How many of the changes may not be on the disk yet: a power cut could take them, a crash
-    /// of the process cannot. All of them, once the store's file is gone; and in a store that is
-    /// open for reading only, which cannot know it.
+    /// Changes that may not be on the disk yet: a power cut may lose them, a crash of the process
+    /// cannot. It is all of them once the store's file is gone, and in a store that is open for reading
+    /// only, which cannot know it.
     pub not_on_disk: u64,
-    /// What the relay is not known to have on its disk. Without a relay: everything.
+    /// Changes that the relay is not known to have on its disk. Without a relay: all of them.
     pub pending: Pending,
-    /// Changes that the relay has acknowledged since the store was opened: again, if a relay has lost
-    /// them and was sent them once more.
+    /// Changes that the relay has acknowledged since the store was opened. A change counts again if a
+    /// relay lost it and acknowledged it a second time.
     pub acknowledged: u64,
-    /// Changes that came from relays and are in documents, since the store was opened; deletions are not
-    /// among them.
+    /// Changes that arrived from relays and were added to documents since the store was opened, without
+    /// deletions.
     pub received: u64,
-    /// Documents that the store had, and that relays said are deleted, since it was opened.
+    /// Documents of the store that relays reported as deleted since it was opened.
     pub deleted: u64,
-    /// Documents whose changes the relay refuses.
+    /// Documents whose changes the relay rejects.
     pub parked: Vec<ParkedDocument>,
-    /// Documents that could not be read when they were loaded last, in the order of their ids; their
-    /// bytes are kept. One that is deleted, or can be read again, is not among them any more. At most
+    /// Documents that failed to load at the last attempt, ordered by id; their bytes are kept. A
+    /// document that is deleted, or can be read again, is removed from the list. At most
     /// [`UNREADABLE_LISTED`](crate::UNREADABLE_LISTED).
     pub unreadable: Vec<UnreadableDocument>,
-    /// Since the store was opened there were more of them than are listed: one that is not among them
-    /// need not be readable.
+    /// Since the store was opened, more documents were unreadable than the list holds: a document that
+    /// is not listed may be unreadable too.
     pub unreadable_more: bool,
-    /// Entries that arrived and cannot be applied; they are kept.
+    /// Deferred entries: they arrived, cannot be applied yet, and are kept.
     pub set_aside: u64,
-    /// Those of them that stand for what the relay that was met last has and could not send, since its
-    /// own store is damaged there: the space is not whole here, although it may be [`SyncStatus::Live`]. They are
-    /// asked for again at each connection; see
+    /// Those of them that stand for entries which the last connected relay has and could not send,
+    /// because its own store is damaged: the space is incomplete here, although it may be
+    /// [`SyncStatus::Live`]. The engine asks for them again at each connection; see
     /// [`Space::damaged_at_relay`](crate::Space::damaged_at_relay).
     pub damaged_at_relay: u64,
-    /// Documents of which the relay turned out to hold something else than was thought, since the
-    /// store was opened. Each was set right, and told as an event.
+    /// Documents that a check found to differ from the relay's without an explanation, since the store
+    /// was opened. Each was repaired, and reported as an event.
     pub drifted: u64,
-    /// Checks against the relay that came to an end, since the store was opened.
+    /// Completed checks against the relay since the store was opened.
     pub checks: u64,
 }
 
-/// How a space stands with the relay.
+/// The state of a space's sync with the relay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum SyncStatus {
     /// No connection is wanted.
@@ -156,24 +158,24 @@ pub enum SyncStatus {
         done: u64,
         /// Log positions to go.
         to_go: u64,
-        /// A document's folded history that is arriving.
+        /// The progress of a document's snapshot that is arriving.
         snapshot: Option<Progress>,
     },
-    /// The relay's log is not the one that was known, or other documents are wanted: the two ends
-    /// compare what they hold, and exchange only what differs.
+    /// The relay's log is not the known one, or the filter has changed: the two ends compare their
+    /// documents, and exchange only the differences.
     Comparing {
         /// Documents that are known to differ and have not arrived yet.
         documents: u64,
-        /// A document's folded history that is arriving.
+        /// The progress of a document's snapshot that is arriving.
         snapshot: Option<Progress>,
     },
     /// Everything that the relay had is here.
     Live,
-    /// The relay refuses the space, or it needs a newer version of this software.
+    /// The relay rejects the space, or requires a newer version of this software.
     Refused {
-        /// Why.
+        /// The reason.
         code: Code,
-        /// In words, with what to do.
+        /// A description, with a remedy.
         what: String,
     },
 }
@@ -181,9 +183,9 @@ pub enum SyncStatus {
 /// How much of something has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes that are there.
+    /// Bytes that have arrived.
     pub bytes: u64,
-    /// All its bytes.
+    /// Its total size in bytes.
     pub of: u64,
 }
 
@@ -193,14 +195,14 @@ impl Progress {
     }
 }
 
-/// A document whose changes the relay refuses.
+/// A document whose changes the relay rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParkedDocument {
     /// The document.
     pub document: DocumentId,
-    /// Why.
+    /// The reason.
     pub code: Code,
-    /// In words.
+    /// A description.
     pub what: String,
 }
 
@@ -209,8 +211,9 @@ pub struct ParkedDocument {
 pub struct UnreadableDocument {
     /// The document.
     pub document: DocumentId,
-    /// What automerge or SQLite said. If the store's file is damaged, restore it from a copy, or
-    /// repair it ([`maintain::repair`](crate::maintain::repair)) and have the relay send what is lost.
+    /// The error of automerge or SQLite. If the store's file is damaged, restore it from a copy, or
+    /// repair it ([`maintain::repair`](crate::maintain::repair)) and let the relay send the lost
+    /// entries.
     pub reason: String,
 }
 
@@ -229,17 +232,17 @@ pub struct DocumentStatus {
     pub changes: u64,
     /// How large it is, and whether it can grow.
     pub size: DocumentSize,
-    /// The limits that it exceeds by what other replicas made: it is kept, and syncs on. Empty for
-    /// nearly every document.
+    /// The limits that it exceeds through changes of other replicas: it is kept, and continues to sync.
+    /// Empty for nearly every document.
     pub exceeded: Vec<Excess>,
-    /// Actors that made them; see [`MANY_ACTORS`](crate::MANY_ACTORS).
+    /// The number of actors that made its changes; see [`MANY_ACTORS`](crate::MANY_ACTORS).
     pub actors: u64,
-    /// Whether all of them are surely on the disk. A store that is open for reading only cannot
-    /// know it: false.
+    /// Whether all changes are known to be on the disk. Always false in a store that is open for
+    /// reading only, which cannot know it.
     pub on_disk: bool,
-    /// What the relay is not known to have on its disk. Without a relay: everything.
+    /// Changes that the relay is not known to have on its disk. Without a relay: all of them.
     pub pending: Pending,
-    /// Why the relay refuses its changes, if it does.
+    /// Why the relay rejects its changes, if it does.
     pub parked: Option<ParkedDocument>,
     /// Why it is quarantined, if it is.
     pub quarantined: Option<String>,
@@ -248,13 +251,13 @@ pub struct DocumentStatus {
 /// How large a document is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DocumentSize {
-    /// Its bytes: of its folded history and the changes behind it, each without what a folded one
-    /// does not have.
+    /// Its bytes: those of its snapshot and of its tail, each without the parts that a snapshot does
+    /// not store.
     pub bytes: u64,
-    /// From how many bytes on local changes are refused.
+    /// The size in bytes from which local changes are refused.
     pub local_limit: u64,
-    /// How many bytes a document may have. One that has more by what others made syncs on, as
-    /// single changes.
+    /// The limit in bytes for a document. A document that exceeds it through changes of others
+    /// continues to sync, as single changes.
     pub limit: u64,
 }
 
@@ -265,18 +268,18 @@ impl DocumentSize {
         self.bytes >= self.local_limit
     }
 
-    /// Whether it has more bytes than a document may have. What else it may have too much of is in
+    /// Whether it exceeds the limit in bytes. Other exceeded limits are in
     /// [`DocumentStatus::exceeded`].
     pub fn is_oversized(&self) -> bool {
         self.bytes > self.limit
     }
 }
 
-/// Watches a status: it always has the present value, and tells when there is another.
+/// Watches the store's status: always has the present value, and waits for the next one.
 #[derive(Clone)]
 pub struct StatusWatch {
-    /// Counts the changes of the status. The value itself is put together when it is asked for, so
-    /// that a commit costs the same however many spaces the store has.
+    /// The generation seen last. The status is assembled only when it is read, so that the cost of a
+    /// commit does not grow with the number of spaces.
     seen: u64,
     facts: Arc<Mutex<Everything>>,
     memory: Arc<Memory>,
@@ -292,10 +295,9 @@ impl StatusWatch {
         status
     }
 
-    /// Waits for another value than the one seen last and gives it; `None` once the store is
-    /// closed. Needs no particular executor. The task is woken by a thread that does nothing else
-    /// (`landfall-notify`): a waker that blocks delays the other tasks that wait for events or the
-    /// status of this store, and nothing of the store.
+    /// Waits for a value other than the one returned last, and returns it; `None` once the store is
+    /// closed. Needs no particular executor. A dedicated thread (`landfall-notify`) wakes the task: a
+    /// waker that blocks delays only the other tasks that wait for events or the status of this store.
     pub async fn changed(&mut self) -> Option<Status> {
         let (facts, seen) = (&self.facts, self.seen);
         let look = || facts.lock().generation_after(seen);
@@ -308,10 +310,10 @@ impl StatusWatch {
         pollster::block_on(self.changed())
     }
 
-    /// Waits until the status is as wanted, and gives it; `None` once the store is closed. No lock
-    /// is held while `wanted` runs: it may take its time, and call anything. It sees the present
-    /// status first, then later ones; those that come while it runs may be left out, but not the
-    /// last.
+    /// Waits until `wanted` returns true for a status, and returns that status; `None` once the store
+    /// is closed. No lock is held while `wanted` runs: it may take long, and call anything. It sees the
+    /// present status first, then later ones. Values that are published while it runs may be skipped,
+    /// except the last.
     pub async fn until(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
         loop {
             self.seen = self.facts.lock().generation();

@@ -1,8 +1,8 @@
-//! The engine's store: a log of changes in one SQLite file, and what each upstream is known to
-//! hold of it.
+//! The engine's store: a log of changes in one SQLite file, and the ranges of it that each upstream has
+//! acknowledged.
 //!
-//! It knows rows and transactions. It must never know a loaded document, a socket or an event.
-//! Every result is told after the commit that it speaks of.
+//! It knows rows and transactions. It must never know a loaded document, a socket or an event. Every
+//! result is reported after its commit.
 
 mod actors;
 mod apart;
@@ -93,45 +93,45 @@ pub(crate) use unfold::UnfoldError;
 pub use verify::{Fault, Finding};
 pub(crate) use view::{DocumentFacts, Parked, Stored, ViewError};
 
-/// What a space amounts to after a commit.
+/// The counts of a space after a commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SpaceCount {
-    /// The upstream of which the rest is said; `None` if none was ever met.
+    /// The upstream that the other values refer to; `None` if the store never connected to one.
     pub(crate) upstream: Option<UpstreamRow>,
     pub(crate) totals: SpaceTotals,
     pub(crate) pending: Pending,
     /// The first local sequence number that the upstream is not known to hold.
     pub(crate) first_gap: Option<u64>,
-    /// The first one that it is not known to hold and does not refuse.
+    /// The first one that it is not known to hold and does not reject.
     pub(crate) first_unheld: Option<u64>,
-    /// Entries that are set aside, without those that another upstream cannot read.
+    /// Deferred entries, without those that another upstream cannot read.
     pub(crate) aside: u64,
-    /// Those of them that stand for what the upstream cannot read.
+    /// Those of them that stand for entries which the upstream cannot read.
     pub(crate) damaged: u64,
 }
 
-/// Where a space stands with an upstream.
+/// The state of a space's sync with an upstream.
 #[derive(Debug)]
 pub(crate) struct Met {
     pub(crate) upstream: UpstreamRow,
     pub(crate) point: ResumePoint,
-    /// Whether the relay had something there that it could not read.
+    /// Whether the relay has an entry there that it could not read.
     pub(crate) damaged: bool,
 }
 
-/// What an upstream refuses of a document, and why.
+/// A rejection by an upstream, and its reason.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) code: Code,
     pub(crate) what: String,
-    /// Its deletion, and not its changes.
+    /// Whether the deletion is rejected, rather than changes.
     pub(crate) deletion: bool,
 }
 
-/// A failed write, as the engine's callers need to know it.
+/// A failed write.
 pub(crate) type WriteFailure = WriteError<rusqlite::Error>;
 
-/// What a finished write calls, on the writer thread.
+/// The completion of a write, called on the writer thread.
 pub(crate) type Done<T, E = rusqlite::Error> =
     Box<dyn FnOnce(Result<Committed<T>, WriteError<E>>) + Send>;
 
@@ -147,11 +147,11 @@ pub(crate) enum Place<'a> {
 pub(crate) struct LocalLog {
     db: Database,
     replica: ReplicaId,
-    /// The upstream that this handle's jobs are about.
+    /// The upstream that this handle's jobs refer to.
     whose: links::Whose,
     indexes: Arc<indexes::Indexes>,
     reports: Arc<report::Reports>,
-    /// The bytes that a document may have; see `limits::DOCUMENT_BYTES`.
+    /// The limit in bytes for a document; see `limits::DOCUMENT_BYTES`.
     document_bytes: u64,
 }
 
@@ -195,29 +195,29 @@ impl LocalLog {
         })
     }
 
-    /// The same store, for jobs about this upstream, whichever is met meanwhile. Without this, a
-    /// job is about the upstream that was met last when it runs.
+    /// The same store, for jobs that refer to this upstream, even if another one connects meanwhile.
+    /// Otherwise a job refers to the upstream that was connected last when the job runs.
     pub(crate) fn about(&self, upstream: Upstream) -> Self {
         Self { whose: links::Whose::Of(upstream), ..self.clone() }
     }
 
-    /// The store with a lower limit of documents than the protocol's.
+    /// The store with a lower limit for documents than the protocol's.
     pub(crate) fn with_document_bytes(self, most: u64) -> Self {
         Self { document_bytes: most.min(limits::DOCUMENT_BYTES), ..self }
     }
 
-    /// The bytes that a document may have.
+    /// The limit in bytes for a document.
     pub(crate) fn document_bytes(&self) -> u64 {
         self.document_bytes
     }
 
-    /// The bytes of a document from which no local change is taken: 75 % of what it may have, as
-    /// `limits::DOCUMENT_LOCAL_BYTES` is of `limits::DOCUMENT_BYTES`.
+    /// The size in bytes from which a document accepts no local change: 75 % of its limit, the
+    /// proportion of `limits::DOCUMENT_LOCAL_BYTES` to `limits::DOCUMENT_BYTES`.
     pub(crate) fn local_bytes(&self) -> u64 {
         self.document_bytes / 4 * 3
     }
 
-    /// What a snapshot may have.
+    /// The limits of a snapshot.
     pub(crate) fn fold_limits(&self) -> FoldLimits {
         FoldLimits { snapshot_bytes: usize::try_from(self.document_bytes).unwrap_or(usize::MAX) }
     }
@@ -230,7 +230,7 @@ impl LocalLog {
         self.replica
     }
 
-    /// The row of a space, which is made if it is new.
+    /// The row of a space, which is created if it is missing.
     pub(crate) fn ensure_space(&self, name: &SpaceName) -> Result<SpaceRow, WriteFailure> {
         let name = name.as_str().to_owned();
         let job = move |tx: &rusqlite::Transaction<'_>| {
@@ -244,7 +244,7 @@ impl LocalLog {
         self.db.write(Durability::Full, job).map(|committed| SpaceRow(committed.value))
     }
 
-    /// Notes that this upstream is the one in use, and gives where the space stands with it.
+    /// Records that this upstream is the one in use, and returns the space's sync state with it.
     pub(crate) fn submit_meet(&self, upstream: Upstream, space: SpaceRow, done: Done<Met>) {
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let row = links::meet(tx, &upstream)?;
@@ -259,8 +259,8 @@ impl LocalLog {
         self.submit_in_space(Durability::Relaxed, space, job, done);
     }
 
-    /// Forgets the cursor, the mark and everything held, of the upstream in use.
-    /// Gives the last local sequence number.
+    /// Forgets the cursor, the mark and the acked ranges of the upstream in use. Returns the last local
+    /// sequence number.
     pub(crate) fn submit_reset(&self, space: SpaceRow, done: Done<(SpaceCount, Local)>) {
         self.submit_link(space, done, move |tx, upstream| {
             links::reset(tx, upstream, space)?;
@@ -275,7 +275,7 @@ impl LocalLog {
         });
     }
 
-    /// The upstream in use has these changes on its disk.
+    /// Records changes that the upstream in use has on its disk.
     pub(crate) fn submit_acknowledged(
         &self,
         space: SpaceRow,
@@ -293,7 +293,8 @@ impl LocalLog {
         });
     }
 
-    /// The upstream refuses a document's changes; or its deletion, if that is what `refused` says.
+    /// Records that the upstream rejects a document's changes, or its deletion if `refused` has that
+    /// flag.
     pub(crate) fn submit_park(
         &self,
         space: SpaceRow,
@@ -304,7 +305,7 @@ impl LocalLog {
         let Refused { code, what, deletion } = refused;
         self.submit_link(space, done, move |tx, upstream| {
             if let Some(document) = rows::document_row(tx, space, &document)?
-                // Deleted meanwhile: its changes are no more, and its deletion is to be sent.
+                // Deleted meanwhile: its changes are gone, and its deletion is still to be sent.
                 && (deletion || !deletion::is_deleted(tx, document)?)
             {
                 tx.prepare_cached(
@@ -317,7 +318,7 @@ impl LocalLog {
         });
     }
 
-    /// A document's changes are to be offered to the upstream again.
+    /// Makes the outbox send a document's changes again.
     pub(crate) fn submit_requeue(
         &self,
         space: SpaceRow,
@@ -332,8 +333,8 @@ impl LocalLog {
         });
     }
 
-    /// Bookkeeping about the upstream in use. It may be lost in a power cut: then it is done
-    /// again, since pushing is idempotent. So it takes no fsync of its own.
+    /// Bookkeeping about the upstream in use. A power cut may lose it, and it is then done again, since
+    /// pushing is idempotent. So it takes no fsync of its own.
     fn submit_link<T: Default + Send + 'static>(
         &self,
         space: SpaceRow,

@@ -1,4 +1,4 @@
-//! Tests that reach inside: commits that fail, and documents that automerge cannot take.
+//! Tests with access to internals: failing commits, and documents that automerge cannot read.
 
 mod arrivals;
 mod branches;

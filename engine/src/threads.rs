@@ -1,9 +1,9 @@
-//! The threads of an open store, and what is told when one of them panics.
+//! The threads of an open store, and the report of a panic in one of them.
 //!
 //! A panic there is a bug of this software. It must never leave a caller waiting, nor a status that
-//! says more than is so. Each thread runs what it does inside [`Threads::contain`], which tells the
-//! status of a panic before anybody else can hear of it; the thread's own module then either goes on,
-//! where each step begins from the store, or ends and answers all who wait for it.
+//! claims too much. Each thread runs its work inside [`Threads::contain`], which updates the status
+//! before any other reaction to the panic. The thread's own module then either goes on, where each step
+//! begins from the store, or ends and answers all waiting callers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -19,58 +19,58 @@ pub enum StoreThread {
     /// Writes the store. After a panic nothing is written until it is opened again
     /// ([`Status::store_failed`](crate::Status::store_failed)); reads go on.
     Writer,
-    /// Applies what arrives to open documents. It goes on after a panic.
+    /// Applies received changes to open documents. It goes on after a panic.
     Apply,
     /// Wakes the tasks that wait for events, status and answers. It goes on after a panic.
     Notify,
-    /// Folds long histories. It goes on after a panic.
+    /// Compacts long histories. It goes on after a panic.
     Compact,
-    /// Opens folded histories that arrive. After a panic the session with the relay ends, and is made
+    /// Opens received snapshots. After a panic the session with the relay ends, and the link connects
     /// again.
     Arrivals,
-    /// Keeps the connection with the relay. After a panic the store is offline, and
-    /// [`Status::last_error`](crate::Status::last_error) says why, until
+    /// Keeps the connection to the relay. After a panic the store is offline, with the reason in
+    /// [`Status::last_error`](crate::Status::last_error), until
     /// [`Store::connect`](crate::Store::connect) is called again.
     Link,
     /// Follows the process that writes the store, for one that is open for reading only. After a panic
-    /// each call that would look fails, until the store is opened again
+    /// each call that has to look for commits fails, until the store is opened again
     /// ([`Status::store_failed`](crate::Status::store_failed)).
     Follow,
 }
 
-/// A panic on one of the store's threads: a bug of this software, to be reported.
+/// A panic on one of the store's threads: a bug of this software, which should be reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadPanic {
-    /// Which thread.
+    /// The thread.
     pub thread: StoreThread,
     /// The last panic's message.
     pub what: String,
 }
 
-/// Where the threads of one store tell of panics.
+/// Receives the panics of one store's threads.
 #[derive(Default)]
 pub(crate) struct Threads {
     status: OnceLock<Weak<StatusHub>>,
-    /// Threads that are to panic, one bit each. Only tests order it; always compiled, so that what is
-    /// tested is what ships.
+    /// Threads that shall panic, one bit each. Only tests set it; it is always compiled, so that the
+    /// tested code is the released code.
     ordered: AtomicU8,
 }
 
 impl Threads {
-    /// Where it is shown. To be called once, before a thread has anything to do.
+    /// Sets the status that shows panics. To be called once, before a thread has work to do.
     pub(crate) fn tell(&self, status: &Arc<StatusHub>) {
         if self.status.set(Arc::downgrade(status)).is_err() {
             tracing::error!("a store has two statuses; the second one is not told of panics");
         }
     }
 
-    /// Runs what a thread does; gives a panic's message, once the status says it.
+    /// Runs a thread's work; returns a panic's message, once the status shows it.
     pub(crate) fn contain<T>(
         &self,
         thread: StoreThread,
         step: impl FnOnce() -> T,
     ) -> Result<T, String> {
-        // Unwind safety: whoever calls it takes up nothing that the step may have left half done.
+        // Unwind safety: the callers use nothing that the step may have left half done.
         catch_unwind(AssertUnwindSafe(step)).map_err(|panic| {
             let what = panic_text(&*panic);
             self.panicked(thread, what.clone());
@@ -86,17 +86,17 @@ impl Threads {
         }
     }
 
-    /// A place at which a test may have the thread panic.
+    /// A point at which a test may make the thread panic.
     pub(crate) fn pass(&self, thread: StoreThread) {
         if self.ordered.load(Ordering::Relaxed) & bit(thread) == 0 {
             return;
         }
         self.ordered.fetch_and(!bit(thread), Ordering::Relaxed);
-        // Without the panic hook: it is no bug.
+        // Without the panic hook: this panic is no bug.
         std::panic::resume_unwind(Box::new("ordered by a test"));
     }
 
-    /// Has a thread panic when it comes to such a place.
+    /// Makes a thread panic when it reaches such a point.
     #[cfg(test)]
     pub(crate) fn order_panic(&self, thread: StoreThread) {
         self.ordered.fetch_or(bit(thread), Ordering::Relaxed);

@@ -1,15 +1,15 @@
-//! Reading and writing documents as types of the application's own.
+//! Reads and writes documents as types of the application.
 //!
-//! autosurgeon asks a document through its `ReadDoc` and `Doc` traits. What stands between it and
-//! automerge here, a [`reader::Reader`] or a [`writer::Writer`], makes two things of it:
+//! autosurgeon accesses a document through its `ReadDoc` and `Doc` traits. A [`reader::Reader`] or a
+//! [`writer::Writer`] stands between it and automerge, and changes two things:
 //!
-//! - A value is shown as a kind that the type takes, where it says the same (`seen`): a text object as
-//!   a string, an integer as a float, a missing key as null. Other programs, JavaScript above all, store
-//!   the same value as another kind.
-//! - What stands in the document decides how a value is written: a string onto a text object edits the
-//!   text, a number onto a counter increments it, and an equal value is no change at all.
+//! - A value is shown as a kind that the type accepts, if it denotes the same (`seen`): a text object
+//!   as a string, an integer as a float, a missing key as null. Other programs, JavaScript above all,
+//!   store the same value as another kind.
+//! - The value in the document decides how a new one is written: a string onto a text object edits the
+//!   text, a number onto a counter increments it, and an equal value makes no change.
 //!
-//! It knows nothing of stores, locks or commits: `handle` gives it a document or a transaction.
+//! It knows nothing of stores, locks or commits: `handle` passes it a document or a transaction.
 
 mod error;
 mod fitting;
@@ -40,7 +40,7 @@ pub(crate) fn hydrate<T: Hydrate, D: autosurgeon::ReadDoc>(
     attempt(seen, || autosurgeon::hydrate(&Reader::new(doc, seen)))
 }
 
-/// What is at a path, as a value.
+/// The value at a path.
 pub(crate) fn get<T: Hydrate>(doc: &Automerge, seen: &Seen, path: &str) -> Result<T, TypedError> {
     let steps = path::parse(path)?;
     let Some((object, prop)) = path::walk(doc, path, &steps, seen)? else {
@@ -50,7 +50,7 @@ pub(crate) fn get<T: Hydrate>(doc: &Automerge, seen: &Seen, path: &str) -> Resul
     attempt(seen, || T::hydrate(&reader, &object, prop.clone().into()))
 }
 
-/// Hydrates, again and again for as long as a place is found whose value can be shown as another kind.
+/// Hydrates repeatedly, as long as a place is found whose value can be shown as another kind.
 fn attempt<T>(
     seen: &Seen,
     hydrate: impl Fn() -> Result<T, autosurgeon::HydrateError>,
@@ -64,8 +64,8 @@ fn attempt<T>(
     }
 }
 
-/// Makes the document that the transaction shows equal to the value. What `seen` has learnt of the
-/// same type says as which kinds values are shown.
+/// Makes the document in the transaction equal to the value. `seen` has learnt from the same type as
+/// which kinds values are shown.
 pub(crate) fn reconcile<T: Reconcile>(
     tx: &mut Transaction<'_>,
     seen: &Seen,
@@ -81,8 +81,8 @@ pub(crate) fn reconcile<T: Reconcile>(
     })
 }
 
-/// As [`reconcile`], for a value that was not hydrated with the same `seen`: what the document shows as
-/// which kind is learnt first. A document of another shape teaches less, and is written all the same.
+/// As [`reconcile`], for a value that was not hydrated with the same `seen`, which first learns the
+/// kinds from the document. A document of another shape teaches less, and is written all the same.
 pub(crate) fn reconcile_anew<T: Hydrate + Reconcile>(
     tx: &mut Transaction<'_>,
     seen: &Seen,

@@ -1,9 +1,9 @@
-//! What a stranger sends of a document in chunks of any type: whole documents, changes, deflated
-//! changes, bundles, one after the other and in any order. What is new in them is brought into the
-//! order in which it may be pushed.
+//! Extracts the new changes from untrusted automerge chunks of any type (documents, changes, deflated
+//! changes, bundles) in any order, and sorts them so that they can be pushed.
 //!
-//! Whatever comes of it passed the preflight and fits what is held, change by change. automerge
-//! opens the chunks first, and may take any memory and time for that: this is for a child process.
+//! Every change that it returns has passed the preflight and fits the history before it. automerge
+//! parses the chunks first, and may take unbounded memory and time for that, so run it in a
+//! child process.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
@@ -20,44 +20,44 @@ use crate::build::{finish, folded_changes, load};
 use crate::since::chunk;
 use crate::{FoldError, FoldLimits, Folded};
 
-/// What is told one by one of what was left out; the rest is counted.
+/// How many rejected chunks and changes are listed; the others are only counted.
 const TOLD: usize = 100;
 
-/// What a stranger's chunks came to.
+/// The result of [`absorb`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Absorbed {
-    /// What is new in them.
+    /// The new content of the chunks.
     pub news: News,
-    /// The first things that were left out; empty unless that was asked for.
+    /// The first chunks and changes that were left out; always empty without `salvage`.
     pub left_out: Vec<LeftOut>,
-    /// How many there were.
+    /// How many were left out in all.
     pub left_out_count: u64,
 }
 
-/// What is new in a stranger's chunks.
+/// The new content of untrusted chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// Everything in them is held.
+    /// The document has all of it already.
     Nothing,
-    /// These changes, in the order in which they may be pushed: no more than one push may be; or
-    /// more, if a snapshot of everything would be too large.
+    /// The new changes, in an order in which they can be pushed. They fit into one push, unless a
+    /// snapshot of the whole document would exceed a limit.
     Changes(Vec<Vec<u8>>),
-    /// More than one push may be. This stands for what is held, and for what is new.
+    /// More than one push can carry. A snapshot of the existing and the new changes.
     Snapshot(Box<Folded>),
 }
 
-/// Something that could not be taken.
+/// A chunk or change that was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
-    /// In which of the given parts it is, from 0.
+    /// The index of its part, from 0.
     pub part: usize,
-    /// Why it was not taken.
+    /// Why it was left out.
     pub reason: String,
 }
 
-/// Finds what is new in `parts`, each of which is any number of chunks, for one who holds these
-/// snapshots and changes of the document. All of it, or an error; with `salvage`, what is sound of
-/// it.
+/// Finds what is new in `parts`, each of which is a series of chunks, compared with a document that
+/// consists of these snapshots and changes. Fails at the first error; with `salvage`, leaves out the
+/// bad chunks and changes instead.
 pub fn absorb(
     parts: &[&[u8]],
     snapshots: Vec<Vec<u8>>,
@@ -71,11 +71,11 @@ pub fn absorb(
     absorbing.finish()
 }
 
-/// [`absorb`], step by step: parts, then snapshots, then changes that are held.
+/// [`absorb`], step by step: first the parts, then the document's snapshots, then its changes.
 pub(crate) struct Absorbing {
     salvage: bool,
     parts: usize,
-    /// Each once, with the part that it came in.
+    /// The offered changes without duplicates, each with the index of its part.
     offered: Vec<(usize, Change)>,
     hashes: HashSet<ChangeHash>,
     snapshots: Vec<Vec<u8>>,
@@ -102,7 +102,7 @@ impl Absorbing {
         }
     }
 
-    /// A stranger's chunks.
+    /// Adds a series of untrusted chunks.
     pub(crate) fn part(&mut self, bytes: &[u8]) -> Result<(), FoldError> {
         let part = self.parts;
         self.parts += 1;
@@ -111,7 +111,7 @@ impl Absorbing {
             let at = bytes.len() - rest.len();
             let bad = |what: String| FoldError::Chunk { part, at, what };
             let Some(chunk) = next_chunk(&mut rest) else {
-                // Where the next one would begin is not known either.
+                // Without a length, the start of the next chunk is unknown too.
                 return self.leave_out(part, bad("it is cut off, or no chunk at all".to_owned()));
             };
             let opened =
@@ -127,12 +127,12 @@ impl Absorbing {
         Ok(())
     }
 
-    /// A snapshot that is held.
+    /// Adds a snapshot of the existing document.
     pub(crate) fn snapshot(&mut self, snapshot: Vec<u8>) {
         self.snapshots.push(snapshot);
     }
 
-    /// A change that is held.
+    /// Adds a change of the existing document.
     pub(crate) fn change(&mut self, bytes: Vec<u8>) -> Result<(), FoldError> {
         let position = self.held_changes;
         self.held_changes += 1;
@@ -155,15 +155,17 @@ impl Absorbing {
         Ok(self.held.insert(held))
     }
 
-    /// What is new.
+    /// Returns what is new.
     pub(crate) fn finish(mut self) -> Result<Absorbed, FoldError> {
         contained(|| {
+            // Build the existing document first: an offered change is new only relative to it.
             self.begin()?;
             let document = self.held.take().unwrap_or(Builder::new(&[])?).build()?;
             let mut history = Growing::of(&document);
             let mut offered = std::mem::take(&mut self.offered);
             offered.retain(|(_, change)| !history.has(&change.hash()));
             let (mut new, mut weight) = (Vec::new(), Weight::default());
+            // Admit in dependency order, since each verdict depends on the changes before it.
             for (part, change) in in_order(offered) {
                 match history.admit(&change) {
                     Ok(checked) => {
@@ -185,13 +187,14 @@ impl Absorbing {
         })
     }
 
-    /// What is held and what is new, as one snapshot; single changes if no snapshot may have all of it.
+    /// Makes one snapshot of the existing and the new changes; returns single changes if that exceeds a
+    /// limit.
     fn together(&self, document: Automerge, new: Vec<Change>) -> Result<News, FoldError> {
         let mut builder = Builder::over(document);
         new.iter().cloned().try_for_each(|change| builder.add(change))?;
         match finish(builder.build()?, &self.limits) {
             Ok(folded) => Ok(News::Snapshot(Box::new(folded))),
-            // The histories go together; only one snapshot of both is more than one may be.
+            // The histories fit together; only a snapshot of both exceeds a limit.
             Err(
                 FoldError::TooLarge { .. }
                 | FoldError::TooManyHeads { .. }
@@ -201,7 +204,7 @@ impl Absorbing {
         }
     }
 
-    /// Goes on without something, if that was asked for.
+    /// Records something that was left out, or fails without `salvage`.
     fn leave_out(&mut self, part: usize, error: FoldError) -> Result<(), FoldError> {
         if !self.salvage {
             return Err(error);
@@ -214,12 +217,12 @@ impl Absorbing {
     }
 }
 
-/// One chunk, with its type.
+/// One chunk and its type.
 struct Chunk<'a> {
     kind: u8,
     bytes: &'a [u8],
-    /// Whether its checksum is that of what it holds; a deflated change's is that of what it
-    /// inflates to.
+    /// Whether the checksum matches the contents; a deflated change's checksum is over the inflated
+    /// form.
     is_sound: bool,
 }
 
@@ -237,7 +240,7 @@ fn next_chunk<'a>(rest: &mut &'a [u8]) -> Option<Chunk<'a>> {
     Some(Chunk { kind, bytes, is_sound })
 }
 
-/// The changes of a chunk, or why there are none.
+/// Returns the changes of a chunk, or an error message.
 fn open(chunk: &Chunk<'_>) -> Result<Vec<Change>, String> {
     if !chunk.is_sound && chunk.kind != DEFLATED {
         return Err("its checksum is wrong".to_owned());
@@ -259,9 +262,9 @@ fn open(chunk: &Chunk<'_>) -> Result<Vec<Change>, String> {
     }
 }
 
-/// The changes so that each comes after those that it rests on and after its author's one before
-/// it, as far as they are among them; else as they came. Those that would have to come before
-/// themselves are last: they will not fit.
+/// Sorts the changes topologically: each comes after its dependencies and after its actor's previous
+/// change, if they are among them; otherwise the order stays. Changes in a cycle come last, and
+/// admission rejects them.
 fn in_order(offered: Vec<(usize, Change)>) -> Vec<(usize, Change)> {
     let mut at = HashMap::with_capacity(offered.len());
     let mut of_author = HashMap::with_capacity(offered.len());
@@ -269,6 +272,7 @@ fn in_order(offered: Vec<(usize, Change)>) -> Vec<(usize, Change)> {
         at.insert(change.hash(), index);
         of_author.insert((change.actor_id().clone(), change.seq()), index);
     }
+    // Kahn's algorithm: count the predecessors of each change, and take those with none left.
     let mut waits_for = vec![0usize; offered.len()];
     let mut holds_up: Vec<Vec<usize>> = vec![Vec::new(); offered.len()];
     for (index, (_, change)) in offered.iter().enumerate() {
@@ -295,7 +299,7 @@ fn in_order(offered: Vec<(usize, Change)>) -> Vec<(usize, Change)> {
     order.into_iter().filter_map(|index| offered[index].take()).collect()
 }
 
-/// How much work new changes are for one who admits them.
+/// How much work the new changes are for the relay that admits them.
 #[derive(Default)]
 struct Weight {
     changes: usize,
@@ -320,7 +324,7 @@ impl Weight {
     }
 }
 
-/// What is held, and what was found to fit it since.
+/// The history of the existing document and of the new changes admitted so far.
 #[derive(Default)]
 struct Growing {
     max_ops: HashMap<ChangeHash, u64>,
@@ -347,13 +351,14 @@ impl Growing {
         self.authors.entry(actor).or_default().insert(seq, hash);
     }
 
-    /// Checks a change as one that is pushed, and takes it in. A document that came about
-    /// elsewhere may have begun several times.
+    /// Checks a change as if it were pushed, and adds it. A document from elsewhere may have several
+    /// first changes.
     fn admit(&mut self, change: &Change) -> Result<CheckedChange, FoldError> {
         let hash = change.hash();
         let checked = preflight(&chunk(change.clone()));
         let checked = checked.map_err(|source| FoldError::Form { hash, source })?;
-        // Before anything else that it lacks: who has sent it can be asked for this by its hash.
+        // A missing dependency is reported before all other errors: the caller can ask the sender for
+        // it by hash.
         if let Some(&missing) = checked.dependencies.iter().find(|&hash| !self.has(hash)) {
             let source = HistoryError::MissingDependency { missing };
             return Err(FoldError::History { hash, source });
@@ -401,7 +406,7 @@ impl History for Growing {
         Ok(self.size)
     }
 
-    /// Its heads are counted when it is saved.
+    /// The heads are counted when the document is saved.
     fn is_head(&self, _: &DocumentId, _: &ChangeHash) -> Result<bool, Infallible> {
         Ok(true)
     }

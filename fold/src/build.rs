@@ -1,4 +1,4 @@
-//! Building a document, saving it, and looking whether what was saved is what was built.
+//! Builds a document, saves it, and verifies that the saved bytes load as the same document.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,24 +12,23 @@ use crate::{FoldError, FoldLimits, Folded};
 /// Text positions count Unicode code points, as in the engine's own documents.
 const TEXT: TextEncoding = TextEncoding::UnicodeCodePoint;
 
-/// Applying costs the length of the document at every call, so changes are applied together: when
-/// they weigh this much, and a quarter of what has been applied. The total cost then stays linear
-/// in the history, and at most a quarter of it waits beside the document.
+/// `apply_changes` costs time in proportion to the document's length, so changes are applied in
+/// batches. A batch is applied when it reaches this size and a quarter of the size of what was applied
+/// before. The total cost then stays linear in the history, and at most a quarter of it is buffered.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// What a parsed change weighs in memory besides its bytes.
+/// Memory of a parsed change besides its bytes.
 const CHANGE_WEIGHT: usize = 512;
 
-/// What each of its operations weighs while it is applied.
+/// Memory of each of its operations while it is applied.
 const OPERATION_WEIGHT: usize = 400;
 
-/// Folds snapshots and changes of one document into one snapshot: all of them, or nothing.
-/// Changes come dependencies first (one that waits for a later one is kept in memory meanwhile);
-/// repeated ones are taken once.
+/// Compacts snapshots and changes of one document into one snapshot: all of them, or an error. Changes
+/// come with dependencies first (a change before its dependency is buffered); duplicates are ignored.
 ///
-/// The snapshot has been loaded again, and holds the very changes that were given. A panic of
-/// automerge comes back as an error; memory without bound does not (that is what the
-/// [`Supervisor`](crate::Supervisor) is for).
+/// The snapshot was loaded again, and holds exactly the given changes. A panic of automerge is returned
+/// as an error; unbounded memory use is not contained (for that there is the
+/// [`Supervisor`](crate::Supervisor)).
 pub fn fold(
     snapshots: &[&[u8]],
     changes: impl IntoIterator<Item = Vec<u8>>,
@@ -37,7 +36,7 @@ pub fn fold(
     fold_within(snapshots, changes, &FoldLimits::default())
 }
 
-/// As [`fold`], with limits of the caller's.
+/// As [`fold`], with limits of the caller's choice.
 pub fn fold_within(
     snapshots: &[&[u8]],
     changes: impl IntoIterator<Item = Vec<u8>>,
@@ -56,17 +55,17 @@ pub fn fold_within(
     })
 }
 
-/// Folds a document that is loaded: saves it, and loads what was saved once for comparison. Cheap
-/// beside [`fold`], which has to apply every change first.
+/// Makes a snapshot of a loaded document: saves it, and loads the saved bytes once to verify them.
+/// Cheap in comparison with [`fold`], which has to apply every change first.
 pub fn fold_loaded(document: &Automerge, limits: &FoldLimits) -> Result<Folded, FoldError> {
     contained(|| Saved::of(document, limits)?.verified())
 }
 
-/// Opens a snapshot that was made elsewhere, which is loaded once: everything that follows from
-/// its bytes. This is the one place where an engine opens a snapshot that it did not make.
+/// Opens a snapshot from elsewhere, by loading it once, and derives everything that follows from its
+/// bytes. This is the only place where an engine opens a snapshot that it did not make.
 ///
 /// # Errors
-/// If it exceeds `limits`, is not exactly one document chunk, or automerge does not load it.
+/// If it exceeds `limits`, is not exactly one document chunk, or automerge fails to load it.
 pub fn open(snapshot: Vec<u8>, limits: &FoldLimits) -> Result<Folded, FoldError> {
     contained(|| {
         limits.check(snapshot.len())?;
@@ -81,11 +80,11 @@ pub fn open(snapshot: Vec<u8>, limits: &FoldLimits) -> Result<Folded, FoldError>
     })
 }
 
-/// The index of a snapshot's changes. Costs as much as loading the document once.
+/// Returns the index of a snapshot's changes. Costs as much as loading the document once.
 ///
 /// # Errors
-/// If the snapshot states more than automerge is given, is none, or has more heads than an entry
-/// names.
+/// If the snapshot claims more than the limits for automerge, is not a snapshot, or has more heads than
+/// an entry can name.
 pub fn index_of(snapshot: &[u8]) -> Result<PackedIndex, FoldError> {
     let changes = contained(|| Ok(folded_changes(&load(snapshot, 0)?)))?;
     let index = PackedIndex::parse(PackedIndex::pack(&changes)?)?;
@@ -96,9 +95,9 @@ pub fn index_of(snapshot: &[u8]) -> Result<PackedIndex, FoldError> {
     Ok(index)
 }
 
-/// Runs what calls automerge.
+/// Runs code that calls automerge, and turns a panic into an error.
 pub(crate) fn contained<T>(run: impl FnOnce() -> Result<T, FoldError>) -> Result<T, FoldError> {
-    // Nothing that `run` touches is seen again after a panic.
+    // `run` leaves no state that is used after a panic.
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -106,13 +105,13 @@ pub(crate) fn contained<T>(run: impl FnOnce() -> Result<T, FoldError>) -> Result
     })
 }
 
-/// A document that grows.
+/// A document under construction, and its buffer of changes.
 pub(crate) struct Builder {
     document: Automerge,
     waiting: Vec<Change>,
     waiting_bytes: usize,
     applied_bytes: usize,
-    /// Every change that was given: automerge must hold them all in the end.
+    /// All changes that were given: the finished document must contain each of them.
     given: Vec<ChangeHash>,
 }
 
@@ -135,7 +134,7 @@ impl Builder {
         Ok(Self { document, waiting: Vec::new(), waiting_bytes: 0, applied_bytes, given })
     }
 
-    /// Goes on with a document that was built.
+    /// Continues with a finished document.
     pub(crate) fn over(document: Automerge) -> Self {
         let changes = document.get_changes_meta(&[]);
         let given: Vec<ChangeHash> = changes.into_iter().map(|change| change.hash).collect();
@@ -154,7 +153,7 @@ impl Builder {
         Ok(())
     }
 
-    /// The document with everything that was given, and nothing left out.
+    /// Returns the document with all given changes; fails if any is missing.
     pub(crate) fn build(mut self) -> Result<Automerge, FoldError> {
         self.apply()?;
         if let Some(&missing) = self.document.get_missing_deps(&[]).first() {
@@ -179,15 +178,15 @@ fn apply_error(error: automerge::AutomergeError) -> FoldError {
     FoldError::Apply { reason: error.to_string() }
 }
 
-/// Saves a document, and returns what was saved only if it loads as what it was.
+/// Saves a document. Returns the snapshot only if it loads as the same document.
 pub(crate) fn finish(document: Automerge, limits: &FoldLimits) -> Result<Folded, FoldError> {
     let saved = Saved::of(&document, limits)?;
-    // The next document is loaded without this one beside it.
+    // Frees the memory before the saved document is loaded.
     drop(document);
     saved.verified()
 }
 
-/// A document as automerge saved it, and what it has to load as.
+/// A saved document, and the heads and changes that it must load with.
 struct Saved {
     snapshot: Vec<u8>,
     heads: Vec<ChangeHash>,
@@ -207,7 +206,7 @@ impl Saved {
         Ok(Self { snapshot, heads, changes })
     }
 
-    /// Loads what was saved, and compares.
+    /// Loads the saved bytes and compares the result.
     fn verified(self) -> Result<Folded, FoldError> {
         let Self { snapshot, heads, changes } = self;
         let loaded = load(&snapshot, 0).map_err(|error| unfaithful(error.to_string()))?;
@@ -230,7 +229,7 @@ fn unfaithful(what: impl Into<String>) -> FoldError {
     FoldError::Unfaithful { what: what.into() }
 }
 
-/// What the index must know, in the document's own order: dependencies first.
+/// The changes for the index, in the document's own order: dependencies first.
 pub(crate) fn folded_changes(document: &Automerge) -> Vec<FoldedChange> {
     let changes = document.get_changes_meta(&[]).into_iter();
     let folded = changes.map(|change| FoldedChange {
@@ -243,8 +242,8 @@ pub(crate) fn folded_changes(document: &Automerge) -> Vec<FoldedChange> {
     folded.collect()
 }
 
-/// Loads a snapshot, unless it states more than its bytes may stand for. automerge derives every change from it, and compares the heads that come of
-/// their hashes with those that the snapshot states.
+/// Loads a snapshot, unless it claims more than its bytes can stand for. automerge derives every change
+/// from it, and compares the heads that result from their hashes with those that the snapshot states.
 pub(crate) fn load(snapshot: &[u8], position: usize) -> Result<Automerge, FoldError> {
     measure(snapshot).map_err(|error| match error {
         DocumentError::NotADocument { what } => FoldError::NotADocument { position, what },
@@ -255,16 +254,16 @@ pub(crate) fn load(snapshot: &[u8], position: usize) -> Result<Automerge, FoldEr
         .map_err(|error| FoldError::Snapshot { position, reason: error.to_string() })
 }
 
-/// Begins every chunk.
+/// The magic bytes at the start of every chunk.
 pub(crate) const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 
-/// Types of chunks.
+/// The chunk types.
 pub(crate) const DOCUMENT: u8 = 0;
 pub(crate) const CHANGE: u8 = 1;
 pub(crate) const DEFLATED: u8 = 2;
 pub(crate) const BUNDLE: u8 = 3;
 
-/// The next unsigned LEB128 number.
+/// Reads the next unsigned LEB128 number.
 pub(crate) fn number(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..63).step_by(7) {

@@ -1,4 +1,4 @@
-//! Why nothing could be folded.
+//! The reasons why a compaction fails.
 
 use std::io;
 use std::time::Duration;
@@ -8,114 +8,114 @@ use landfall_protocol::admission::{DocumentError, FormError, HistoryError};
 use landfall_protocol::folded::BadIndex;
 use thiserror::Error;
 
-/// Why a document could not be folded, inspected or read. Nothing was changed.
+/// Why a document could not be compacted, inspected or read. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FoldError {
-    /// What should be a snapshot is not exactly one document chunk.
+    /// A supposed snapshot is not exactly one document chunk.
     #[error("snapshot {position} is not one automerge document: {what}")]
     NotADocument {
-        /// Which of the given snapshots, from 0.
+        /// The index of the snapshot, from 0.
         position: usize,
-        /// What is wrong.
+        /// The problem.
         what: &'static str,
     },
-    /// A snapshot states more than automerge is given, or cannot be read.
+    /// A snapshot claims more than the limits for automerge, or cannot be parsed.
     #[error("snapshot {position} is not opened: {source}")]
     Measured {
-        /// Which of the given snapshots, from 0.
+        /// The index of the snapshot, from 0.
         position: usize,
-        /// What is wrong.
+        /// The problem.
         source: DocumentError,
     },
-    /// automerge does not load a snapshot.
+    /// automerge fails to load a snapshot.
     #[error("automerge does not load snapshot {position}: {reason}")]
     Snapshot {
-        /// Which of the given snapshots, from 0.
+        /// The index of the snapshot, from 0.
         position: usize,
-        /// automerge's own words.
+        /// automerge's error message.
         reason: String,
     },
-    /// More heads than an entry of a log can name: the document is to be merged by an edit first.
+    /// More heads than a log entry can name: an edit has to merge the document first.
     #[error("the document has {actual} heads, a snapshot can have {limit}")]
     TooManyHeads {
-        /// How many it has.
+        /// Its number of heads.
         actual: usize,
-        /// How many it may have.
+        /// The limit.
         limit: usize,
     },
-    /// The snapshot has or would have more bytes than may be sent in one. The history is whole: it
-    /// stays single changes.
+    /// The snapshot has or would have more bytes than allowed. The history is intact and stays
+    /// single changes.
     #[error("the snapshot has {actual} bytes, the limit is {limit}; the changes stay single")]
     TooLarge {
-        /// Its bytes.
+        /// Its size in bytes.
         actual: usize,
-        /// How many it may have.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// The snapshot's bytes are not those that were promised.
+    /// The snapshot's SHA-256 is not the expected one.
     #[error("the snapshot's SHA-256 is not the one that was told")]
     Hash,
-    /// The snapshot's heads are not those that were promised.
+    /// The snapshot's heads are not the expected ones.
     #[error("its heads are not those that were told")]
     Heads,
-    /// Bytes that are no chunk, or one that automerge does not open.
+    /// Bytes that are not a chunk, or a chunk that automerge cannot open.
     #[error("the chunk at byte {at} of part {part}: {what}")]
     Chunk {
-        /// Which of the given parts, from 0.
+        /// The index of the part, from 0.
         part: usize,
-        /// Where in it, in bytes.
+        /// The offset in the part, in bytes.
         at: usize,
-        /// What is wrong.
+        /// The problem.
         what: String,
     },
-    /// Bytes that are no change.
+    /// Bytes that are not a change.
     #[error("automerge does not read change {position}: {reason}")]
     Change {
-        /// Which of the given changes, from 0.
+        /// The index of the change, from 0.
         position: usize,
-        /// automerge's own words.
+        /// automerge's error message.
         reason: String,
     },
-    /// A stranger's change that would not be admitted by itself.
+    /// An untrusted change that fails the preflight.
     #[error("it holds change {hash}, which is refused: {source}")]
     Form {
-        /// Which change.
+        /// The change.
         hash: ChangeHash,
-        /// What is wrong with it.
+        /// The problem.
         source: FormError,
     },
-    /// A stranger's change that does not fit those before it.
+    /// An untrusted change that does not fit the history before it.
     #[error("it holds change {hash}, which does not fit: {source}")]
     History {
-        /// Which change.
+        /// The change.
         hash: ChangeHash,
-        /// Why it does not.
+        /// The reason.
         source: HistoryError,
     },
-    /// automerge refuses the changes together.
+    /// automerge fails to apply the changes together.
     #[error("automerge does not apply the changes: {reason}")]
     Apply {
-        /// automerge's own words.
+        /// automerge's error message.
         reason: String,
     },
-    /// Changes whose dependencies are not there.
+    /// Changes whose dependencies are missing.
     #[error("changes rest on {missing}, which is not among them")]
     Orphans {
-        /// The first change that is missing.
+        /// The first missing change.
         missing: ChangeHash,
     },
-    /// automerge has lost a change without a word.
+    /// automerge dropped a change without an error.
     #[error("automerge was given change {hash} but does not hold it")]
     Lost {
-        /// Which change.
+        /// The change.
         hash: ChangeHash,
     },
-    /// What automerge has saved is not what it held. The history is whole; only its snapshot
-    /// cannot be made by this version of automerge.
+    /// The document that automerge saved does not load as it was. The history is intact, but this
+    /// version of automerge cannot make a snapshot of it.
     #[error("the saved document does not load as it was: {what}")]
     Unfaithful {
-        /// What differs, or automerge's own words.
+        /// The difference, or automerge's error message.
         what: String,
     },
     /// The changes cannot be indexed.
@@ -126,71 +126,72 @@ pub enum FoldError {
     Panicked(String),
 }
 
-/// Why a worker brought nothing. The parent is as it was.
+/// Why a worker returned no result. The parent is not affected.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WorkerError {
-    /// It ran, and this is what it found ([`FoldError`] as text).
+    /// The worker ran, and refused the job with this [`FoldError`], as text.
     #[error("{reason}")]
     Refused {
         /// The worker's reason.
         reason: String,
     },
-    /// It ran, and the stranger's changes rest on one that is neither held nor among them.
+    /// The worker ran; the untrusted changes depend on one that is neither in the document nor among
+    /// them.
     #[error("changes rest on {missing}, which is not there; send that first")]
     Missing {
-        /// The first one that is missing.
+        /// The first missing change.
         missing: ChangeHash,
     },
-    /// It ran, and the snapshot would have more bytes than may be sent in one.
+    /// The worker ran; the snapshot would have more bytes than allowed.
     #[error("the snapshot has {actual} bytes, the limit is {limit}; the changes stay single")]
     TooLarge {
-        /// Its bytes.
+        /// Its size in bytes.
         actual: usize,
-        /// How many it may have.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// It died: of its memory limit, of an abort, or by somebody's hand.
+    /// The worker died: by its memory limit, an abort, or a signal from outside.
     #[error("the worker died ({how}){}{said}", if said.is_empty() { "" } else { ": " })]
     Died {
-        /// Its exit status in words.
+        /// Its exit status as text.
         how: String,
         /// The beginning of what it wrote to its standard error.
         said: String,
     },
-    /// It took longer than it may, by the clock or by its processor time, and was killed.
+    /// The worker exceeded its limit of wall-clock or processor time, and was killed.
     #[error("the worker was not done after {limit:?} and was killed")]
     TimedOut {
-        /// Its limit.
+        /// The limit.
         limit: Duration,
     },
-    /// It was killed, or not started at all, since whoever wanted it stops.
+    /// The worker was killed, or not started, because its caller is stopping.
     #[error("the worker was stopped")]
     Stopped,
-    /// It answered what no worker answers: it is another program, or another version.
+    /// The worker's answer is not a valid one: it is another program, or another version.
     #[error("the worker's answer makes no sense: {what}")]
     Answer {
-        /// What is wrong with the answer.
+        /// What is invalid in the answer.
         what: String,
     },
-    /// It is of another release: the program's file was replaced.
+    /// The worker is of another release: the program's file was replaced.
     #[error("{said}")]
     OtherRelease {
-        /// Its own words.
+        /// Its error message.
         said: String,
     },
-    /// It could not be started.
+    /// The worker could not be started.
     #[error("the worker `{command}` could not be started: {source}")]
     Spawn {
         /// The command's program.
         command: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl WorkerError {
-    /// Whether no worker can be had now, which says nothing about what it was to work on.
+    /// Whether no worker can be started now, which does not depend on the job's input.
     pub fn is_no_worker(&self) -> bool {
         matches!(self, Self::Spawn { .. } | Self::OtherRelease { .. })
     }

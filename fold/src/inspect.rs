@@ -1,5 +1,5 @@
-//! A snapshot that a stranger made: everything in it must be what a push of its changes, one by
-//! one, would have brought.
+//! Inspects an untrusted snapshot: it must contain only changes that the relay would have accepted in
+//! pushes, one by one.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,18 +14,18 @@ use crate::build::{Builder, contained, finish, folded_changes, load, number};
 use crate::since::chunk;
 use crate::{FoldError, FoldLimits, Folded};
 
-/// Looks at a stranger's snapshot whose SHA-256 should be `hash`. Each change in it passes the
-/// preflight and fits those before it, and the document is built anew from them.
+/// Inspects an untrusted snapshot whose SHA-256 must be `hash`. Every change in it must pass the
+/// preflight and fit the changes before it, and the document is rebuilt from the changes.
 ///
-/// The snapshot that comes back is the stranger's own if automerge saves it in the same bytes and
-/// its operations stand as in the document that was built. Otherwise it is a new one with the same
-/// changes, and its hash differs from the one that was told: automerge does not check the order of
-/// operations when it loads a document, and inflates columns that it does not know.
+/// Returns the given snapshot if automerge saves it as the same bytes and its operations have the same
+/// order as in the rebuilt document. Otherwise it returns a new snapshot of the same changes, whose
+/// hash differs from `hash`: automerge does not check the order of operations when it loads a document,
+/// and inflates columns that it does not know.
 pub fn inspect(snapshot: &[u8], hash: [u8; 32]) -> Result<Folded, FoldError> {
     inspect_within(snapshot, hash, &FoldLimits::default())
 }
 
-/// As [`inspect`], with limits of the caller's.
+/// As [`inspect`], with limits of the caller's choice.
 pub(crate) fn inspect_within(
     snapshot: &[u8],
     hash: [u8; 32],
@@ -38,11 +38,14 @@ pub(crate) fn inspect_within(
     contained(|| {
         let document = load(snapshot, 0)?;
         let (mut told, operations_told) = (folded_changes(&document), operations(&document)?);
+        // The given bytes are returned only if automerge would save the same ones, so without unknown
+        // columns.
         let is_as_saved = [true, false].into_iter().any(|deflate| {
             document.save_with_options(SaveOptions { deflate, retain_orphans: false }) == snapshot
         });
         let changes = document.get_changes(&[]);
         drop(document);
+        // Only the changes are checked, so the result has to be built from them alone.
         let mut builder = Builder::new(&[])?;
         let mut admitted = Admitted::default();
         for change in changes {
@@ -53,7 +56,7 @@ pub(crate) fn inspect_within(
         let is_its_own = is_as_saved && operations(&built)? == operations_told;
         let mut found = folded_changes(&built);
         let folded = finish(built, limits)?;
-        // Its index keeps the order in which the snapshot itself has them.
+        // The index keeps the order that the changes have in the snapshot.
         let index = PackedIndex::pack(&told)?;
         told.sort_unstable_by_key(|change| change.hash);
         found.sort_unstable_by_key(|change| change.hash);
@@ -67,7 +70,7 @@ pub(crate) fn inspect_within(
     })
 }
 
-/// A fingerprint of a document's operations in their order, whatever the order of its changes:
+/// A fingerprint of a document's operations in their order, independent of the order of its changes:
 /// the SHA-256 of actors, heads and operation columns of its saved form.
 fn operations(document: &Automerge) -> Result<[u8; 32], FoldError> {
     let options = SaveOptions { deflate: false, retain_orphans: false };
@@ -75,8 +78,8 @@ fn operations(document: &Automerge) -> Result<[u8; 32], FoldError> {
     digest(&saved).ok_or_else(|| FoldError::Unfaithful { what: "its form is unknown".to_owned() })
 }
 
-/// Of magic, checksum, type, length; actors; heads; metadata of change columns and of operation
-/// columns; data of change columns and of operation columns; and more.
+/// The saved form is: magic, checksum, type, length; actors; heads; metadata of change columns and of
+/// operation columns; data of change columns and of operation columns; and more.
 fn digest(saved: &[u8]) -> Option<[u8; 32]> {
     let mut rest = saved.get(9..)?;
     number(&mut rest)?;
@@ -97,7 +100,7 @@ fn digest(saved: &[u8]) -> Option<[u8; 32]> {
     Some(digest.finalize().into())
 }
 
-/// The length of the data of columns whose metadata comes next.
+/// Reads the metadata of columns, and returns the length of their data.
 fn columns(rest: &mut &[u8]) -> Option<usize> {
     let mut length = 0usize;
     for _ in 0..number(rest)? {
@@ -107,7 +110,7 @@ fn columns(rest: &mut &[u8]) -> Option<usize> {
     Some(length)
 }
 
-/// The changes that have been looked at, as the history of those that follow.
+/// The changes checked so far: the history for the ones that follow.
 #[derive(Default)]
 struct Admitted {
     sequences: BTreeMap<ActorId, u64>,
@@ -120,9 +123,8 @@ impl Admitted {
         let hash = change.hash();
         let checked = preflight(&chunk(change.clone()));
         let checked = checked.map_err(|source| FoldError::Form { hash, source })?;
-        // Which document it is does not matter: there is only this one. Whoever made the snapshot
-        // may have merged several histories; whether it is related to one that is held already is
-        // for its receiver to see.
+        // The document id is irrelevant: there is only one document. The snapshot's author may have
+        // merged several histories; the receiver checks whether it is related to the existing one.
         let document = DocumentId::from_bytes([0; 16]);
         let Ok(verdict) = admit(self, &document, &checked, Roots::Several);
         verdict.map_err(|source| FoldError::History { hash, source })?;
@@ -142,8 +144,8 @@ impl History for Admitted {
         Ok(self.sequences.get(actor).copied())
     }
 
-    /// A sequence number that comes again is a second change of that number, or a repetition:
-    /// neither can be in a document, so what held it before does not matter.
+    /// A repeated sequence number is a second change of that number or a duplicate. A document may
+    /// contain neither, so it does not matter which change had the number first.
     fn at_sequence(
         &self,
         _: &DocumentId,
@@ -169,7 +171,7 @@ impl History for Admitted {
         Ok(self.size)
     }
 
-    /// Its heads are counted when it is saved.
+    /// The heads are counted when the document is saved.
     fn is_head(&self, _: &DocumentId, _: &ChangeHash) -> Result<bool, Infallible> {
         Ok(true)
     }

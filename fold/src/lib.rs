@@ -1,14 +1,14 @@
-//! Folding: all changes of one document up to a position become one automerge document chunk, the
-//! *snapshot*, and beside it a packed index of what it holds.
+//! Compaction: turns all changes of one document up to an offset into one automerge document chunk, the
+//! *snapshot*, and a packed index of its changes.
 //!
-//! Besides `engine::document` this is the only place that builds automerge documents. automerge
-//! 0.12 can panic on changes that no check finds, and can take memory without bound on hostile
-//! ones. So a panic is contained everywhere, and a relay folds in a child process that has limits
-//! and may die: [`worker`] is the child, [`Supervisor`] its parent. It knows no store, no log
-//! and no network.
+//! Besides `engine::document` this is the only place that builds automerge documents. automerge 0.12
+//! can panic on changes that pass every check, and can take unbounded memory on hostile ones. So panics
+//! are contained everywhere, and a relay compacts in a child process that has limits and may die:
+//! [`worker`] is the child, [`Supervisor`] its parent. This crate must not know a store, a log or the
+//! network.
 //!
-//! Nothing is trusted that this crate has made itself: a snapshot is loaded again, and must hold
-//! the same changes, before anybody is given it.
+//! The crate does not trust its own output either: it loads each snapshot again, and returns it only if
+//! it holds the same changes.
 
 mod absorb;
 mod build;
@@ -33,16 +33,16 @@ pub use landfall_protocol::folded::LastOfActor;
 pub use since::changes_since;
 pub use supervisor::{Job, JobKind, Supervisor};
 
-/// What names a snapshot: the SHA-256 of its bytes.
+/// The name of a snapshot: the SHA-256 of its bytes.
 pub fn hash_of(snapshot: &[u8]) -> [u8; 32] {
     Sha256::digest(snapshot).into()
 }
 
-/// What a fold, or the opening of a snapshot, may come to.
+/// Limits for making or opening a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoldLimits {
-    /// Bytes of a snapshot, made or opened. Default [`limits::SNAPSHOT_BYTES`]: a longer one cannot
-    /// be sent to anybody. What exceeds it stays single changes.
+    /// Bytes of a snapshot, made or opened. Default [`limits::SNAPSHOT_BYTES`], because a longer one
+    /// cannot be sent. Beyond it the history stays single changes.
     pub snapshot_bytes: usize,
 }
 
@@ -53,7 +53,7 @@ impl Default for FoldLimits {
 }
 
 impl FoldLimits {
-    /// Whether a snapshot of so many bytes is within them.
+    /// Checks that a snapshot of so many bytes is within the limits.
     pub fn check(&self, actual: usize) -> Result<(), FoldError> {
         match self.snapshot_bytes {
             limit if actual > limit => Err(FoldError::TooLarge { actual, limit }),
@@ -62,24 +62,24 @@ impl FoldLimits {
     }
 }
 
-/// A snapshot and what it holds.
+/// A snapshot and its properties.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Folded {
     /// One document chunk, as automerge saves it.
     pub snapshot: Vec<u8>,
     /// The snapshot's SHA-256.
     pub hash: [u8; 32],
-    /// The changes that nothing folded rests on, ascending.
+    /// The heads: the changes on which no other one depends, ascending.
     pub heads: Vec<ChangeHash>,
-    /// The packed index of the folded changes ([`PackedIndex`]).
+    /// The packed index of its changes ([`PackedIndex`]).
     pub index: Vec<u8>,
-    /// How many changes are folded.
+    /// The number of its changes.
     pub changes: u64,
-    /// The last folded change of each actor, ascending by actor.
+    /// The last change of each actor, ascending by actor.
     pub actors: Vec<LastOfActor>,
 }
 
-/// Without the bytes: they would fill any log.
+/// Omits the bytes, which would flood a log.
 impl fmt::Debug for Folded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Folded")
@@ -93,8 +93,8 @@ impl fmt::Debug for Folded {
 }
 
 impl Folded {
-    /// Everything that follows from a snapshot and its index. That the two belong together is the
-    /// caller's word.
+    /// Derives all fields from a snapshot and its index. The caller guarantees that the two belong
+    /// together.
     pub fn from_parts(snapshot: Vec<u8>, index: Vec<u8>) -> Result<Self, BadIndex> {
         let parsed = PackedIndex::parse(index.clone())?;
         Ok(Self {

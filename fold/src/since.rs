@@ -1,4 +1,4 @@
-//! Taking single changes out of a snapshot again.
+//! Extracts single changes from a snapshot.
 
 use automerge::Change;
 use landfall_protocol::folded::PackedIndex;
@@ -7,10 +7,10 @@ use landfall_protocol::{ChangeHash, limits};
 use crate::FoldError;
 use crate::build::{contained, folded_changes, load};
 
-/// The changes of a snapshot that one who has `have`, and all that it rests on, does not have:
-/// each as one chunk, dependencies first. Hashes that the snapshot does not hold are ignored.
+/// Returns the changes of a snapshot that a peer lacks that has `have` and all their dependencies: each
+/// as one chunk, dependencies first. Hashes that the snapshot does not contain are ignored.
 ///
-/// A chunk is not deflated, unless it would be longer than a change may be as it travels.
+/// A chunk is deflated only if it would otherwise be longer than a change may be on the wire.
 pub fn changes_since(snapshot: &[u8], have: &[ChangeHash]) -> Result<Vec<Vec<u8>>, FoldError> {
     contained(|| {
         let document = load(snapshot, 0)?;
@@ -18,8 +18,8 @@ pub fn changes_since(snapshot: &[u8], have: &[ChangeHash]) -> Result<Vec<Vec<u8>
         let mut missing = index.missing(have);
         let mut changes = document.get_changes(have);
         if changes.len() != missing.len() {
-            // automerge goes by clocks: it leaves out all changes of an actor before one that is
-            // had, though none of them need rest on the one before it.
+            // automerge compares clocks, so it omits all changes of an actor before one that the peer
+            // has, even those on which that change does not depend.
             missing.sort_unstable();
             changes = document.get_changes(&[]);
             changes.retain(|change| missing.binary_search(&change.hash()).is_ok());
@@ -28,7 +28,7 @@ pub fn changes_since(snapshot: &[u8], have: &[ChangeHash]) -> Result<Vec<Vec<u8>
     })
 }
 
-/// A change as it travels.
+/// Encodes a change for the wire.
 pub(crate) fn chunk(mut change: Change) -> Vec<u8> {
     if change.raw_bytes().len() <= limits::CHANGE_BYTES {
         change.raw_bytes().to_vec()

@@ -1,5 +1,5 @@
-//! The parent of workers: starts one for each job, feeds it, and survives whatever becomes of it.
-//! All of it blocks: call it on a thread that may.
+//! The parent of workers: starts one worker per job, sends its input, and survives every failure of it.
+//! All calls block, so use a thread that may.
 
 mod watch;
 
@@ -17,30 +17,30 @@ use crate::wire::{Greeting, Tag, read_part, write_part};
 use crate::{Absorbed, Folded, LeftOut, News, WorkerError};
 use watch::Watch;
 
-/// Bytes of a worker's standard error that are kept; the rest is read and forgotten.
+/// How many bytes of a worker's standard error are kept; the rest is read and dropped.
 const SAID_BYTES: u64 = 4 * 1024;
 
-/// Bytes on their way to a worker: as much as a pipe holds on Linux.
+/// Size of the buffer for a worker's input: the capacity of a pipe on Linux.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// What a worker is to do.
+/// The kind of a worker's job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobKind {
-    /// [`fold`](crate::fold()) the snapshots and changes that follow. Snapshots come first.
+    /// [`fold`](crate::fold()) the snapshots and changes that follow, snapshots first.
     Fold,
     /// [`inspect`](crate::inspect()) the one snapshot that follows.
     Inspect {
         /// The SHA-256 that it should have.
         hash: [u8; 32],
     },
-    /// [`absorb`](crate::absorb()) the parts that follow, for one who holds the snapshots and then
-    /// the changes that follow those.
+    /// [`absorb`](crate::absorb()) the parts that follow into the document of the snapshots and then
+    /// the changes that follow the parts.
     Absorb {
-        /// Take what is sound, and tell what is not.
+        /// Accept the valid chunks, and report the others.
         salvage: bool,
     },
     /// [`inspect`](crate::inspect()) the one part that follows, then [`fold`](crate::fold()) it with
-    /// the snapshots and then the changes that follow it, which are held.
+    /// the existing document: the snapshots and then the changes that follow the part.
     Merge {
         /// The SHA-256 that the part should have.
         hash: [u8; 32],
@@ -49,7 +49,7 @@ pub enum JobKind {
     },
     /// [`changes_since`](crate::changes_since()) of the one snapshot that follows.
     ChangesSince {
-        /// What the receiver has.
+        /// Changes that the receiver has, together with all their dependencies.
         have: Vec<ChangeHash>,
     },
 }
@@ -59,21 +59,21 @@ pub enum JobKind {
 pub struct Supervisor {
     /// The worker's command line: a program that calls [`worker::main`](crate::worker::main).
     pub command: Vec<OsString>,
-    /// Bytes of address space that a worker may have (Linux). The program itself takes some of
-    /// it: 64 MiB is the least that is sensible.
+    /// Address space that a worker may have, in bytes (Linux). The program itself takes some of it: 64
+    /// MiB is the smallest sensible value.
     pub memory_bytes: u64,
-    /// How long a job may take, by the clock, from its start: the time for which its parent
-    /// gathers what it sends counts too.
+    /// Wall-clock limit of a job from its start. It includes the time in which the parent gathers the
+    /// input.
     pub time: Duration,
-    /// Bytes of a snapshot that a worker may make or open: [`SNAPSHOT_BYTES`](landfall_protocol::limits::SNAPSHOT_BYTES),
-    /// but in tests.
+    /// Size of a snapshot that a worker may make or open, in bytes:
+    /// [`SNAPSHOT_BYTES`](landfall_protocol::limits::SNAPSHOT_BYTES), except in tests.
     pub snapshot_bytes: u64,
-    /// Once it is raised, every worker is killed: whoever started them stops.
+    /// Kills all workers once it is set, because their caller is stopping.
     pub stop: Arc<AtomicBool>,
 }
 
 impl Supervisor {
-    /// Starts a worker on a job.
+    /// Starts a worker for a job.
     pub fn start(&self, kind: JobKind) -> Result<Job, WorkerError> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(WorkerError::Stopped);
@@ -85,7 +85,7 @@ impl Supervisor {
         let mut command = Command::new(&program);
         command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if cfg!(unix) {
-            // What handles a stranger's bytes need not know what is in our environment.
+            // A process that handles untrusted bytes needs nothing from our environment.
             command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         }
         let mut child = command.spawn().map_err(spawn)?;
@@ -116,7 +116,7 @@ impl Supervisor {
         Ok(job)
     }
 
-    /// Folds in a worker: all snapshots and changes at once.
+    /// Compacts in a worker: sends all snapshots and changes at once.
     pub fn fold(
         &self,
         snapshots: &[&[u8]],
@@ -128,14 +128,14 @@ impl Supervisor {
         job.finish()
     }
 
-    /// Inspects a stranger's snapshot in a worker.
+    /// Inspects an untrusted snapshot in a worker.
     pub fn inspect(&self, snapshot: &[u8], hash: [u8; 32]) -> Result<Folded, WorkerError> {
         let mut job = self.start(JobKind::Inspect { hash })?;
         job.base(snapshot)?;
         job.finish()
     }
 
-    /// Absorbs a stranger's chunks in a worker: parts, snapshots and changes at once.
+    /// Absorbs untrusted chunks in a worker: sends parts, snapshots and changes at once.
     pub fn absorb(
         &self,
         parts: &[&[u8]],
@@ -150,8 +150,8 @@ impl Supervisor {
         job.finish_absorbed()
     }
 
-    /// Takes changes out of a snapshot in a worker. `take` gets them one by one, dependencies
-    /// first; if the worker dies in between, it has got some of them.
+    /// Extracts changes from a snapshot in a worker. `take` receives them one by one, dependencies
+    /// first. If the worker dies meanwhile, `take` has received only some of them.
     pub fn changes_since(
         &self,
         snapshot: &[u8],
@@ -164,8 +164,7 @@ impl Supervisor {
     }
 }
 
-/// A worker at its job. Dropped before its end, it is killed. No process is left behind in any
-/// case.
+/// A running job. Dropping it early kills the worker. It never leaves a process behind.
 #[derive(Debug)]
 pub struct Job {
     watch: Watch,
@@ -181,26 +180,26 @@ impl Job {
         self.watch.id()
     }
 
-    /// Sends a snapshot. An error means that the worker is gone.
+    /// Sends a snapshot. An error means that the worker ended.
     pub fn base(&mut self, snapshot: &[u8]) -> Result<(), WorkerError> {
         let sent = write_part(&mut self.input, Tag::Snapshot, snapshot);
         self.sent(sent)
     }
 
-    /// Sends a stranger's chunks. An error means that the worker is gone.
+    /// Sends untrusted chunks. An error means that the worker ended.
     pub fn part(&mut self, chunks: &[u8]) -> Result<(), WorkerError> {
         let sent = write_part(&mut self.input, Tag::Part, chunks);
         self.sent(sent)
     }
 
-    /// Sends a change. An error means that the worker is gone.
+    /// Sends a change. An error means that the worker ended.
     pub fn change(&mut self, change: &[u8]) -> Result<(), WorkerError> {
         let sent = write_part(&mut self.input, Tag::Change, change);
         self.sent(sent)
     }
 
-    /// Waits until the part of a job of [`JobKind::Merge`] was looked at; gives its number of changes. An
-    /// error means that it is not sound. Nothing more should be read for the job before.
+    /// Waits for the verdict on the part of a [`JobKind::Merge`] job; returns its number of changes. An
+    /// error means that the part is invalid. Read no more input for the job before this returns.
     pub fn sound(&mut self) -> Result<u64, WorkerError> {
         let sent = self.input.flush();
         self.sent(sent)?;
@@ -213,7 +212,7 @@ impl Job {
         }
     }
 
-    /// Waits for what a job of [`JobKind::Fold`], [`JobKind::Inspect`] or [`JobKind::Merge`] brings.
+    /// Waits for the result of a [`JobKind::Fold`], [`JobKind::Inspect`] or [`JobKind::Merge`] job.
     pub fn finish(mut self) -> Result<Folded, WorkerError> {
         self.send_end()?;
         let (mut snapshot, mut index) = (None, None);
@@ -231,8 +230,8 @@ impl Job {
         Folded::from_parts(snapshot, index).map_err(senseless)
     }
 
-    /// Waits for what a job of [`JobKind::ChangesSince`] brings, change by change. What was taken
-    /// before an error is right, but not everything.
+    /// Waits for the result of a [`JobKind::ChangesSince`] job, change by change. The changes before an
+    /// error are correct but incomplete.
     pub fn finish_changes(mut self, mut take: impl FnMut(Vec<u8>)) -> Result<(), WorkerError> {
         self.send_end()?;
         loop {
@@ -244,7 +243,7 @@ impl Job {
         }
     }
 
-    /// Waits for what a job of [`JobKind::Absorb`] brings.
+    /// Waits for the result of a [`JobKind::Absorb`] job.
     pub fn finish_absorbed(mut self) -> Result<Absorbed, WorkerError> {
         self.send_end()?;
         let (mut changes, mut snapshot, mut index) = (Vec::new(), None, None);
@@ -274,7 +273,8 @@ impl Job {
         Ok(Absorbed { news, left_out, left_out_count })
     }
 
-    /// The input stays open behind the end: when it closes, the worker takes us for dead.
+    /// The input stays open after the end marker: if it closed, the worker would assume that the parent
+    /// died.
     fn send_end(&mut self) -> Result<(), WorkerError> {
         let sent = write_part(&mut self.input, Tag::End, &[]);
         let sent = sent.and_then(|()| self.input.flush());
@@ -285,15 +285,15 @@ impl Job {
         if sent.is_ok() {
             return Ok(());
         }
-        // It does not listen any more: it has died, or has said why it stopped.
+        // The worker no longer reads: it died, or it has sent the reason why it stopped.
         loop {
             self.receive()?;
         }
     }
 
-    /// The next part of the answer, unless it is a refusal or there is none.
+    /// Reads the next part of the answer; a refusal or the end of the pipe is an error.
     fn receive(&mut self) -> Result<(Tag, Vec<u8>), WorkerError> {
-        // It cannot have made more than it has room for.
+        // A part cannot be larger than the worker's memory.
         match read_part(&mut self.output, self.limits.0) {
             Ok((Tag::Missing, hash)) => {
                 let hash = <[u8; 32]>::try_from(hash).map_err(|_| senseless("no hash"))?;
@@ -316,7 +316,7 @@ impl Job {
         }
     }
 
-    /// Ends the worker, if it has not ended, and tells what it died of.
+    /// Ends the worker if it still runs, and returns the reason of its death.
     fn death(&mut self) -> WorkerError {
         let ended = self.watch.end();
         let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
@@ -356,7 +356,8 @@ fn senseless(what: impl ToString) -> WorkerError {
     WorkerError::Answer { what: what.to_string() }
 }
 
-/// The beginning of what a worker says; the rest is read so that it never waits for us.
+/// Returns the beginning of the worker's standard error. Reads the rest so that the worker never
+/// blocks.
 fn first_words(mut errors: impl Read) -> String {
     let mut said = Vec::new();
     let _ = errors.by_ref().take(SAID_BYTES).read_to_end(&mut said);

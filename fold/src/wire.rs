@@ -1,8 +1,8 @@
-//! What a supervisor and its worker say to each other over two pipes. Both are the same program,
-//! so nothing here needs to last; that it is the same program is what the greeting shows.
+//! The protocol between a supervisor and its worker over two pipes. Both are the same program, so the
+//! format may change with every release; the greeting verifies that the release is the same.
 //!
-//! The parent sends a greeting, parts and an end; the worker answers with parts, and then that it
-//! is done, or with a refusal.
+//! The parent sends a greeting, parts and an end. The worker answers with parts and an end, or with a
+//! refusal.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -11,40 +11,40 @@ use landfall_protocol::ChangeHash;
 
 use crate::JobKind;
 
-/// Begins every job. Its last byte is the version of what follows, which is the release first: its
-/// length in a byte, and its text.
+/// Starts every job. The last byte is the format's version. The release follows: its length in one
+/// byte, and its text.
 const GREETING: [u8; 8] = *b"LFfold\0\x06";
 
-/// The release that this program is of.
+/// The release of this program.
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
-/// The hashes that a job may name: what a sync message may, by `landfall_protocol`.
+/// Limit of the hashes in a job: the same as for a sync message in `landfall_protocol`.
 const HAVE_COUNT: usize = 1 << 20;
 
-/// What a part holds.
+/// The content of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Tag {
-    /// To the worker, a snapshot to begin with; from it, the one that it has made.
+    /// To the worker, an input snapshot; from it, the resulting one.
     Snapshot = 1,
-    /// A change, either way.
+    /// A change, in either direction.
     Change = 2,
     /// From the worker: a packed index.
     Index = 3,
-    /// From the worker: why there is nothing, as text.
+    /// From the worker: why it refused the job, as text.
     Refused = 4,
-    /// Nothing follows.
+    /// The end of the parts.
     End = 5,
-    /// To the worker: a stranger's chunks.
+    /// To the worker: untrusted chunks.
     Part = 6,
-    /// From the worker: the hash of a change that is missing, instead of everything else.
+    /// From the worker: the hash of a missing change, instead of a result.
     Missing = 7,
-    /// From the worker: something that was left out. The number of its part, and why, as text.
+    /// From the worker: the index of a part from which something was left out, and why, as text.
     LeftOut = 8,
-    /// From the worker: the bytes of a snapshot that is too large, and how many it may have.
+    /// From the worker: the size of a snapshot that is too large, and the limit.
     TooLarge = 9,
-    /// From the worker: an offered snapshot is sound, and has so many changes. What it comes to with
-    /// what is held follows.
+    /// From the worker: the uploaded snapshot is valid and has so many changes. The merged result
+    /// follows.
     Sound = 10,
 }
 
@@ -62,7 +62,7 @@ impl Tag {
 pub(crate) struct Greeting {
     pub(crate) memory_bytes: u64,
     pub(crate) time: Duration,
-    /// Bytes of a snapshot, made or opened.
+    /// Limit of a snapshot, made or opened, in bytes.
     pub(crate) snapshot_bytes: u64,
     pub(crate) kind: JobKind,
 }
@@ -147,8 +147,8 @@ pub(crate) fn write_part(to: &mut impl Write, tag: Tag, bytes: &[u8]) -> io::Res
     to.write_all(bytes)
 }
 
-/// The next part, of `limit` bytes at most. Memory grows with what arrives, not with what is
-/// claimed.
+/// Reads the next part, of at most `limit` bytes. Memory grows with the bytes that arrive, not with the
+/// length that is claimed.
 pub(crate) fn read_part(from: &mut impl Read, limit: u64) -> io::Result<(Tag, Vec<u8>)> {
     let [tag] = array(from)?;
     let tag = Tag::of(tag).ok_or_else(|| senseless("a part is of an unknown kind"))?;

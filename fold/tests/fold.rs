@@ -1,4 +1,4 @@
-//! Folding, in this process and in children that die.
+//! Compaction, in this process and in child processes that die.
 
 #[path = "fold/absorbing.rs"]
 mod absorbing;

@@ -1,8 +1,9 @@
-//! Admission: what a change must satisfy before anybody stores it.
+//! Admission: the checks that a change must pass before a relay or an engine stores it.
 //!
-//! It has two halves. [`preflight`] looks at the bytes alone: stateless, bounded in time and
-//! memory by the size of its input and by [`crate::limits`], so sessions run it in parallel.
-//! [`admit`] is the half that looks at the document's history.
+//! Admission has two halves. [`preflight`] checks the bytes alone: it is stateless, and bounded in
+//! time and memory by the size of its input and by [`crate::limits`], so sessions run it in
+//! parallel. [`admit`] checks the change against the document's history. Neither half knows of
+//! sessions, frames or stores.
 
 mod chunk;
 mod columns;

@@ -1,12 +1,12 @@
-//! Codes that travel: why a session ended, why a push was not taken. The one place where an
-//! error becomes a number; `docs/protocol.md` lists them.
+//! Codes on the wire: why a session ended, why a push was rejected. The only place that maps an
+//! error to a number; `docs/protocol.md` lists them.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A code on the wire. A newer peer may send one that this version does not know; it is shown
-/// by its number.
+/// A code on the wire. A newer peer may send one that this version does not know; it is displayed
+/// as its number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Code(pub u16);
 
@@ -15,7 +15,7 @@ macro_rules! codes {
         impl Code {
             $($(#[$meta])* pub const $name: Code = Code($number);)*
 
-            /// The code's name, as metrics and logs show it; `None` for one of a later version.
+            /// The code's name in metrics and logs; `None` for a code of a later version.
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $($number => Some($text),)*
@@ -30,7 +30,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The peer's bytes are no frame, or a frame's body is not of its form.
+    /// The peer's bytes are not a frame, or a frame's body is malformed.
     MALFORMED = 1, "malformed";
     /// A message, frame or field is larger than its limit.
     TOO_LARGE = 2, "too-large";
@@ -38,7 +38,7 @@ codes! {
     UNKNOWN_FRAME = 3, "unknown-frame";
     /// No protocol version in common.
     UNSUPPORTED_VERSION = 4, "unsupported-version";
-    /// A frame that may not come now.
+    /// A frame that is not allowed in this state.
     OUT_OF_ORDER = 5, "out-of-order";
     /// The token is missing, wrong or expired.
     UNAUTHORIZED = 6, "unauthorized";
@@ -46,11 +46,11 @@ codes! {
     UNKNOWN_SUBSCRIPTION = 7, "unknown-subscription";
     /// More subscriptions than a session may have.
     TOO_MANY_SUBSCRIPTIONS = 8, "too-many-subscriptions";
-    /// Not a space's name.
+    /// The relay is stopping; connect again later.
     BAD_SPACE_NAME = 9, "bad-space-name";
-    /// The peer was silent for longer than allowed.
+    /// More work than the relay accepts now; try again later.
     SILENT = 10, "silent";
-    /// The peer does not read what it is sent.
+    /// An internal error of the relay.
     NOT_READING = 11, "not-reading";
     /// The relay is being stopped; connect again later.
     SHUTTING_DOWN = 12, "shutting-down";
@@ -58,14 +58,14 @@ codes! {
     OVERLOADED = 13, "overloaded";
     /// A fault of the relay's own.
     INTERNAL = 14, "internal";
-    /// The session ended in good order.
+    /// The session ended normally.
     GOODBYE = 15, "goodbye";
     /// An entry must be understood, and this version does not.
     MUST_UNDERSTAND = 16, "must-understand";
 
     /// A change's bytes do not pass the preflight.
     FORM = 100, "form";
-    /// A change rests on one that the relay does not hold.
+    /// A change depends on one that the relay does not have.
     MISSING_DEPENDENCY = 101, "missing-dependency";
     /// A change skips sequence numbers of its actor.
     SEQUENCE_GAP = 102, "sequence-gap";
@@ -81,21 +81,21 @@ codes! {
     STORAGE_FULL = 107, "storage-full";
     /// The store failed.
     STORAGE_FAILED = 108, "storage-failed";
-    /// The document was deleted; a deletion is for good.
+    /// The document was deleted; a deletion is final.
     DELETED = 109, "deleted";
-    /// The document has a history already, and the change begins another.
+    /// The change begins a second history in its document.
     UNRELATED = 110, "unrelated";
-    /// A pushed snapshot is not what it says, or automerge cannot read it.
+    /// A pushed snapshot differs from its description, or automerge cannot read it.
     SNAPSHOT = 111, "snapshot";
-    /// The document has as many changes, operations or heads as one may have.
+    /// The document has the most changes, operations or heads allowed.
     DOCUMENT_FULL = 112, "document-full";
-    /// What the relay's store has of it is damaged. It does not pass by itself: the relay's
-    /// operator repairs or restores the store.
+    /// The relay's copy of it is damaged. This does not pass by itself: the relay's operator
+    /// repairs or restores the store.
     DAMAGED = 115, "damaged";
 }
 
 impl Code {
-    /// Whether it speaks of a trouble of the relay's that may pass by itself.
+    /// Whether the code reports a problem of the relay that may pass by itself.
     pub fn is_passing(self) -> bool {
         let passing = [Self::STORAGE_FULL, Self::STORAGE_FAILED, Self::OVERLOADED, Self::INTERNAL];
         passing.contains(&self)
@@ -117,17 +117,17 @@ impl fmt::Debug for Code {
     }
 }
 
-/// What the pusher of a refused change should do.
+/// The action required from the pusher of a rejected change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NackClass(pub u16);
 
 impl NackClass {
-    /// Push again after the stated wait; nothing is wrong with the change.
+    /// Push again after the stated wait; the change is valid.
     pub const RETRY_AFTER: NackClass = NackClass(1);
-    /// The relay lacks what the change rests on: offer the document's history again.
+    /// The relay lacks a dependency of the change: push the document's history again.
     pub const RECONCILE: NackClass = NackClass(2);
-    /// It will never be taken as it is: keep it, say so, go on with other documents.
-    /// A class of a later version is treated as this one.
+    /// The change will never be accepted as it is: keep it, report it, and continue with other
+    /// documents. A class of a later version is treated as this one.
     pub const REFUSED: NackClass = NackClass(3);
 }
 

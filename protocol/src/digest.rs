@@ -1,11 +1,12 @@
-//! Digests of what a space holds: how two ends find out, in a few hundred bytes, which documents
-//! differ between them.
+//! Digests of a space's documents: they let two ends find the documents that differ between them in
+//! a few hundred bytes.
 //!
-//! Each document has a *leaf*: 128 bits of SHA-256 over its id and its heads (or its tombstone).
-//! A [`Digest`] is the number and the wrapping sum of the leaves below a [`Prefix`] of document
-//! ids, so that one change moves it by one subtraction and one addition. Prefixes have a step of
-//! four bits: a node has sixteen children. The sum guards against accident, not against somebody
-//! who may write to the space and wants to hide it from himself.
+//! Each document has a *digest entry*, a [`Leaf`]: 128 bits of SHA-256 over its id and its heads
+//! (or its tombstone). A [`Digest`] is the count and the wrapping sum of the entries below a
+//! [`Prefix`] of document ids, so a change updates it by one subtraction and one addition. Each
+//! level of prefixes adds four bits: a node has sixteen children. The sum detects accidental
+//! differences. It does not detect a writer of the space who hides a difference from themselves on
+//! purpose.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -13,21 +14,21 @@ use sha2::{Digest as _, Sha256};
 use crate::ids::{ChangeHash, DocumentId};
 use crate::limits;
 
-/// What a document is, as both ends must agree on it.
+/// The state of a document, which both ends must agree on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DocumentState {
-    /// It has these heads, sorted.
+    /// The document has these heads, sorted.
     Present(Vec<ChangeHash>),
-    /// It is deleted, for good.
+    /// The document is deleted for good.
     Deleted,
 }
 
-/// 128 bits that stand for a document in a state.
+/// 128 bits that represent a document in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Leaf(pub u128);
 
 impl Leaf {
-    /// The leaf of a document with these heads. Their order does not matter.
+    /// The digest entry of a document with these heads. Their order does not matter.
     pub fn of_heads(document: &DocumentId, heads: &[ChangeHash]) -> Self {
         let mut sorted: Vec<&[u8; 32]> = heads.iter().map(|hash| &hash.0).collect();
         sorted.sort_unstable();
@@ -38,7 +39,7 @@ impl Leaf {
         Self::cut(hasher)
     }
 
-    /// The leaf of a deleted document.
+    /// The digest entry of a deleted document.
     pub fn of_tombstone(document: &DocumentId) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(b"landfall leaf tombstone");
@@ -46,8 +47,8 @@ impl Leaf {
         Self::cut(hasher)
     }
 
-    /// The leaf that a relay tells of a document of which its store cannot read something: unlike that
-    /// of any state.
+    /// The digest entry that a relay reports for a document that its store cannot fully read: it
+    /// differs from that of any state.
     pub fn of_damage(document: &DocumentId) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(b"landfall leaf damaged");
@@ -55,7 +56,7 @@ impl Leaf {
         Self::cut(hasher)
     }
 
-    /// The leaf of a document in a state.
+    /// The digest entry of a document in a state.
     pub fn of(document: &DocumentId, state: &DocumentState) -> Self {
         match state {
             DocumentState::Present(heads) => Self::of_heads(document, heads),
@@ -70,19 +71,19 @@ impl Leaf {
         Self(u128::from_le_bytes(first))
     }
 
-    /// As a store keeps it.
+    /// The stored form.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_le_bytes()
     }
 
-    /// From a store.
+    /// From the stored form.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_le_bytes(bytes))
     }
 }
 
-/// What names a document's deletion: the tombstone's entry id. It follows from the document, so
-/// that two who delete it at once write the same entry.
+/// The entry id of a document's tombstone. It is derived from the document, so that two concurrent
+/// deletions write the same entry.
 pub fn tombstone_id(document: &DocumentId) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(b"landfall tombstone");
@@ -90,44 +91,44 @@ pub fn tombstone_id(document: &DocumentId) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// The sum of the leaves below a prefix.
+/// The sum of the digest entries below a prefix.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest {
-    /// How many documents, deleted ones too.
+    /// The number of documents, including deleted ones.
     pub count: u64,
-    /// The wrapping sum of their leaves.
+    /// The wrapping sum of their digest entries.
     pub sum: u128,
 }
 
 impl Digest {
-    /// A document came, or came to this state.
+    /// Adds a document, or its new state.
     pub fn add(&mut self, leaf: Leaf) {
         self.count += 1;
         self.sum = self.sum.wrapping_add(leaf.0);
     }
 
-    /// A document left this state.
+    /// Removes a document's old state.
     pub fn remove(&mut self, leaf: Leaf) {
         self.count = self.count.saturating_sub(1);
         self.sum = self.sum.wrapping_sub(leaf.0);
     }
 
-    /// Both together.
+    /// The sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self { count: self.count + other.count, sum: self.sum.wrapping_add(other.sum) }
     }
 
-    /// The sum as a store keeps it.
+    /// The stored form of the sum.
     pub fn sum_bytes(self) -> [u8; 16] {
         self.sum.to_le_bytes()
     }
 }
 
-/// The first so many half-bytes of document ids.
+/// The first half-bytes of document ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Prefix {
-    /// Half-bytes: 0 is every document, 32 is one.
+    /// The number of half-bytes: 0 is every document, 32 is one.
     pub depth: u8,
     /// The ids' first half-bytes; the rest is 0.
     pub first: [u8; 16],
@@ -137,7 +138,7 @@ impl Prefix {
     /// Every document.
     pub const ROOT: Prefix = Prefix { depth: 0, first: [0; 16] };
 
-    /// How many half-bytes an id has.
+    /// The number of half-bytes of an id.
     pub const DEEPEST: u8 = 32;
 
     /// The prefix with one more half-byte (0 to 15); a prefix of full depth is its own child.
@@ -152,7 +153,7 @@ impl Prefix {
         Self { depth: self.depth + 1, first }
     }
 
-    /// Which child of this prefix a document is below.
+    /// The child of this prefix that contains a document.
     pub fn child_of(self, document: &DocumentId) -> u8 {
         let byte = document.as_bytes()[usize::from(self.depth / 2).min(15)];
         if self.depth.is_multiple_of(2) { byte >> 4 } else { byte & 15 }
@@ -167,7 +168,7 @@ impl Prefix {
         (self.first, last)
     }
 
-    /// Whether it is one: of possible depth, and 0 behind it.
+    /// Whether the depth is possible, and all half-bytes after it are 0.
     pub fn is_valid(&self) -> bool {
         self.depth <= Self::DEEPEST
             && (usize::from(self.depth)..32)
@@ -175,26 +176,27 @@ impl Prefix {
     }
 }
 
-/// What lies below a prefix.
+/// The contents below a prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Node {
     /// Many documents: the digests of the sixteen children, in order.
     Children(Vec<Digest>),
-    /// At most [`limits::BRANCH_LEAVES`]: the documents themselves, in order of their ids.
+    /// At most [`limits::BRANCH_LEAVES`] documents, in order of their ids.
     Leaves(Vec<(DocumentId, Leaf)>),
 }
 
-/// A prefix and what lies below it.
+/// A prefix and the contents below it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Branch {
     /// The prefix.
     pub prefix: Prefix,
-    /// What lies below.
+    /// The contents.
     pub node: Node,
 }
 
 impl Node {
-    /// Whether it is of its form: sixteen children, or as many leaves as may be.
+    /// Whether it is well-formed: sixteen children, or at most the allowed number of digest
+    /// entries.
     pub fn is_valid(&self) -> bool {
         match self {
             Self::Children(children) => children.len() == 16,

@@ -1,7 +1,7 @@
-//! What both ends need for ephemeral messages: the names of senders, and what was heard before.
+//! Ephemeral messages, the part shared by both ends: the names of senders, and duplicate detection.
 //!
-//! An ephemeral message is bytes about a document, for whoever follows it now. It is never stored,
-//! and may be lost. What its bytes mean is the applications' business.
+//! An ephemeral message is bytes about a document, for its current followers. It is never stored,
+//! and may be lost. Only applications interpret its bytes.
 
 use std::collections::BTreeMap;
 
@@ -9,23 +9,23 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::ReplicaId;
 
-/// What the senders' names of Landfall's own replicas begin with.
+/// The prefix of the sender names of Landfall's own replicas.
 pub const SENDER_PREFIX: &str = "landfall-";
 
-/// The name under which a replica's ephemeral messages travel. A relay writes it, whatever the
-/// replica wrote.
+/// The sender name of a replica's ephemeral messages. A relay sets it, and ignores the name that
+/// the replica sent.
 pub fn sender_of(replica: &ReplicaId) -> String {
     let hex = replica.as_bytes().iter().map(|byte| format!("{byte:02x}"));
     std::iter::once(SENDER_PREFIX.to_owned()).chain(hex).collect()
 }
 
-/// Whether a name is one that [`sender_of`] gives: nobody else may take it.
+/// Whether [`sender_of`] produces this name: other clients must not use it.
 pub fn is_replica(name: &str) -> bool {
     name.strip_prefix(SENDER_PREFIX)
         .is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// A sender's name and one run of it, as a hash: names are long, and whoever sends chooses them.
+/// A hash of a sender's name and session: names are long, and the sender chooses them.
 type Source = [u8; 16];
 
 fn source(sender: &str, session: &str) -> Source {
@@ -38,12 +38,12 @@ fn source(sender: &str, session: &str) -> Source {
     source
 }
 
-/// The last count of each sender's session, so that a repeated message is known as one. The one that
+/// The last count of each sender's session, which identifies repeated messages. The session that
 /// was silent longest is forgotten first.
 #[derive(Debug, Default)]
 pub struct Sources {
     last: BTreeMap<Source, Heard>,
-    /// By when they were heard, the longest ago first.
+    /// Sessions by the time of their last message, the oldest first.
     order: BTreeMap<u64, Source>,
     clock: u64,
 }
@@ -55,8 +55,8 @@ struct Heard {
 }
 
 impl Sources {
-    /// Whether a message's count is larger than any that its session is known to have had. If it
-    /// is, it is remembered, of so many sessions at `most`.
+    /// Whether a message's count is larger than any known count of its session. If so, it is
+    /// remembered, for at most `most` sessions.
     pub fn grows(&mut self, sender: &str, session: &str, count: u64, most: usize) -> bool {
         let source = source(sender, session);
         if self.last.get(&source).is_some_and(|heard| heard.count >= count) {
@@ -105,14 +105,14 @@ mod tests {
         for n in 0..most {
             assert!(sources.grows(&n.to_string(), "", 1, most));
         }
-        // The first is heard again: the second is the longest silent now.
+        // A message of the first one makes the second one the longest silent.
         assert!(sources.grows("0", "", 2, most));
         assert!(sources.grows("one more", "", 1, most));
         assert_eq!((sources.last.len(), sources.order.len()), (most, most));
         assert!(!sources.grows("0", "", 2, most));
         assert!(!sources.grows("2", "", 1, most));
         assert!(sources.grows("1", "", 1, most), "it was not forgotten");
-        // Fewer are remembered from now on.
+        // Fewer sessions are remembered from now on.
         assert!(sources.grows("1", "", 2, 2));
         assert_eq!((sources.last.len(), sources.order.len()), (2, 2));
     }

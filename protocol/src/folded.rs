@@ -1,5 +1,5 @@
-//! The packed index of a snapshot: what a relay and an engine must know of each folded change
-//! without loading the document. It stands beside each snapshot, is read whole, and can be
+//! The packed index of a snapshot: the data of each compacted change that a relay and an engine
+//! need without loading the document. It is stored beside each snapshot, read whole, and can be
 //! evicted and read again. It knows no document and no store.
 //!
 //! # The written form, version 1
@@ -10,8 +10,8 @@
 //! | version | 1 | `01` |
 //! | actors | number | how many actors have changes here |
 //! | | each: number + bytes | length (1 to 64) and id; ascending by their bytes, each once |
-//! | changes | number | how many changes are folded |
-//! | hashes | 32 each | the changes' hashes, dependencies before what rests on them |
+//! | changes | number | how many changes the snapshot has |
+//! | hashes | 32 each | the changes' hashes, dependencies before their dependants |
 //! | rows | one each, same order | see below |
 //! | checksum | 16 | the first 16 bytes of the SHA-256 of everything before |
 //!
@@ -21,18 +21,18 @@
 //! |---|---|
 //! | actor | the position of the change's actor among the actors, from 0 |
 //! | growth | its last operation counter, minus the greatest of its dependencies' (0 if it has none) |
-//! | dependencies | how many changes it follows |
-//! | distance, each | how many changes before this one the dependency stands, from 1 |
+//! | dependencies | how many dependencies it has |
+//! | distance, each | how many positions before this change the dependency is, from 1 |
 //!
-//! A sequence number is not written: an actor's changes stand in their order, from 1 without a
-//! hole, so a change's sequence number is its place among its actor's. A character that is typed
+//! A sequence number is not written: an actor's changes are in order, from 1 without a gap, so a
+//! change's sequence number is its position among its actor's changes. A character that is typed
 //! after another takes 4 bytes besides its hash. Dependencies keep the order in which the change
 //! states them. One history in one order has one written form.
 //!
 //! # In memory
 //!
-//! [`PackedIndex`] keeps the written bytes and 16 bytes a change: the order of the hashes, where
-//! each row begins, the last operation counters, and each actor's changes.
+//! [`PackedIndex`] keeps the written bytes and 16 bytes a change: the order of the hashes, the
+//! offset of each row, the last operation counters, and each actor's changes.
 
 mod bytes;
 mod pack;
@@ -46,27 +46,27 @@ use crate::ids::{ActorId, ChangeHash};
 use crate::limits;
 use bytes::number_at;
 
-/// A folded change, as the index is made of it.
+/// A compacted change, the input of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoldedChange {
     /// Its hash.
     pub hash: ChangeHash,
-    /// Who made it.
+    /// Its author.
     pub actor: ActorId,
-    /// Its place among its actor's changes, from 1.
+    /// Its sequence number among its actor's changes, from 1.
     pub seq: u64,
-    /// The counter of its last operation; of an empty change, the one before its first.
+    /// The counter of its last operation; for an empty change, the one before its first.
     pub max_op: u64,
-    /// The changes that it follows, each once, in the order in which it states them.
+    /// Its dependencies, each once, in the order in which the change states them.
     pub dependencies: Vec<ChangeHash>,
 }
 
-/// What [`PackedIndex::find`] tells of a change.
+/// The result of [`PackedIndex::find`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundChange {
-    /// Who made it.
+    /// Its author.
     pub actor: ActorId,
-    /// Its place among its actor's changes, from 1.
+    /// Its sequence number among its actor's changes, from 1.
     pub seq: u64,
     /// The counter of its last operation.
     pub max_op: u64,
@@ -75,9 +75,9 @@ pub struct FoundChange {
 /// The last change of an actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastOfActor {
-    /// Whose.
+    /// The actor.
     pub actor: ActorId,
-    /// Its place among the actor's changes: how many the actor has.
+    /// Its sequence number, which is the number of the actor's changes.
     pub seq: u64,
     /// Its hash.
     pub hash: ChangeHash,
@@ -85,28 +85,28 @@ pub struct LastOfActor {
     pub max_op: u64,
 }
 
-/// Why bytes are no packed index, or why changes cannot be written as one. Read from a store it
-/// means damage (the index can be made anew from the snapshot); given to [`PackedIndex::pack`], a
-/// caller's mistake.
+/// Why bytes are not a packed index, or why changes cannot be written as one. From a store it means
+/// damage (the index can be rebuilt from the snapshot); from [`PackedIndex::pack`], a mistake of
+/// the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BadIndex {
-    /// It does not begin as an index does.
+    /// The bytes do not begin with the magic number.
     #[error("a packed index begins with LFPI, this does not")]
     Magic,
-    /// Written by a version that this one does not know.
+    /// A version unknown to this software.
     #[error("the packed index is of version {found}; this software reads version 1")]
     Version {
-        /// The version that it states.
+        /// The stated version.
         found: u8,
     },
-    /// The bytes are not those that were written.
+    /// The bytes were altered after writing.
     #[error("the packed index is damaged: its checksum does not match")]
     Checksum,
-    /// The bytes end too early, or a count claims more than there is.
+    /// The bytes end too early, or a count exceeds the rest of the input.
     #[error("the packed index ends inside its {part}")]
     Truncated {
-        /// The part that is not whole.
+        /// The truncated part.
         part: &'static str,
     },
     /// A number too large for 64 bits or not in its shortest form.
@@ -118,7 +118,7 @@ pub enum BadIndex {
     /// Bytes between the last row and the checksum.
     #[error("trailing bytes after the packed index's last row: {count}")]
     TrailingBytes {
-        /// How many.
+        /// Their number.
         count: usize,
     },
     /// Positions inside are 32 bits.
@@ -127,20 +127,20 @@ pub enum BadIndex {
     /// An actor's id is not in order, of a wrong length, or without a change.
     #[error("actor {number} of the packed index is impossible: {what}")]
     Actor {
-        /// Its place among the actors, from 0.
+        /// Its position among the actors, from 0.
         number: usize,
-        /// What is wrong.
+        /// The reason.
         what: &'static str,
     },
-    /// It is whole, but its heads are not those of the snapshot that it stands beside.
+    /// The index is valid, but its heads are not those of the snapshot stored with it.
     #[error("the packed index has other heads than its snapshot")]
     OtherHeads,
     /// A change contradicts those before it.
     #[error("change {position} of the packed index is impossible: {what}")]
     Change {
-        /// Its place among the changes, from 0.
+        /// Its position among the changes, from 0.
         position: usize,
-        /// What is wrong.
+        /// The reason.
         what: &'static str,
     },
 }
@@ -149,58 +149,58 @@ pub enum BadIndex {
 #[derive(Debug, Clone)]
 pub struct PackedIndex {
     blob: Box<[u8]>,
-    /// Where the hashes begin in `blob`.
+    /// Offset of the hashes in `blob`.
     hashes: usize,
-    /// Where each actor (its length byte) begins in `blob`.
+    /// Offset of each actor (its length byte) in `blob`.
     actors: Box<[u32]>,
-    /// Where each actor's part of `by_actor` begins, and where the last one ends.
+    /// The beginning of each actor's part of `by_actor`, and the end of the last one.
     starts: Box<[u32]>,
-    /// The positions of each actor's changes, in their order, one actor after the other.
+    /// The positions of each actor's changes in order, one actor after the other.
     by_actor: Box<[u32]>,
-    /// Where each change's row begins in `blob`.
+    /// Offset of each change's row in `blob`.
     rows: Box<[u32]>,
     /// Each change's last operation counter.
     max_ops: Box<[u32]>,
     /// All positions, ascending by hash.
     order: Box<[u32]>,
-    /// The positions of the changes that nothing rests on, ascending by hash.
+    /// The positions of the changes without dependants, ascending by hash.
     heads: Box<[u32]>,
 }
 
 impl PackedIndex {
-    /// Writes the index of these changes. Dependencies must stand before what rests on them, and
-    /// an actor's changes in their order, from sequence number 1.
+    /// Writes the index of these changes. Dependencies must precede their dependants, and an
+    /// actor's changes must be in order, from sequence number 1.
     pub fn pack(changes: &[FoldedChange]) -> Result<Vec<u8>, BadIndex> {
         pack::pack(changes)
     }
 
-    /// Reads an index. Whatever the bytes are, it never panics; its work and memory are bounded by
+    /// Reads an index. It never panics, whatever the bytes; its work and memory are bounded by
     /// their length.
     pub fn parse(blob: Vec<u8>) -> Result<Self, BadIndex> {
         parse::parse(blob)
     }
 
-    /// How many changes are folded.
+    /// The number of changes.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether nothing is folded.
+    /// Whether the snapshot has no changes.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The changes that nothing folded rests on, ascending.
+    /// The changes without dependants in the snapshot, ascending.
     pub fn heads(&self) -> Vec<ChangeHash> {
         self.heads.iter().map(|&position| self.hash(position)).collect()
     }
 
-    /// Whether a change is folded.
+    /// Whether the snapshot has a change.
     pub fn contains(&self, hash: &ChangeHash) -> bool {
         self.position(hash).is_some()
     }
 
-    /// A folded change by its hash.
+    /// A change by its hash.
     pub fn find(&self, hash: &ChangeHash) -> Option<FoundChange> {
         self.position(hash).map(|position| self.found(position))
     }
@@ -219,25 +219,25 @@ impl PackedIndex {
 
     /// The last change of every actor, ascending by actor.
     pub fn actors(&self) -> impl ExactSizeIterator<Item = LastOfActor> {
-        // Every actor of a parsed index has a change, so nothing is left out.
+        // Every actor of a parsed index has a change, so the filter drops none.
         let last: Vec<_> =
             (0..self.actors.len()).filter_map(|number| self.last_of(number)).collect();
         last.into_iter()
     }
 
-    /// The changes that a folded change follows, in the order in which it states them; `None` if
-    /// it is not folded.
+    /// The dependencies of a change, in the order in which it states them; `None` if the snapshot
+    /// does not have the change.
     pub fn dependencies(&self, hash: &ChangeHash) -> Option<Vec<ChangeHash>> {
         let position = self.position(hash)?;
         Some(self.row(position).1.map(|position| self.hash(position)).collect())
     }
 
-    /// The hashes of all folded changes, dependencies before what rests on them.
+    /// The hashes of all changes, dependencies before their dependants.
     pub fn hashes(&self) -> impl ExactSizeIterator<Item = ChangeHash> {
         (0..self.rows.len() as u32).map(|position| self.hash(position))
     }
 
-    /// All folded changes, dependencies before what rests on them.
+    /// All changes, dependencies before their dependants.
     pub fn changes(&self) -> impl ExactSizeIterator<Item = FoldedChange> {
         (0..self.rows.len() as u32).map(|position| {
             let FoundChange { actor, seq, max_op } = self.found(position);
@@ -247,8 +247,8 @@ impl PackedIndex {
         })
     }
 
-    /// The changes that one who has `have`, and all that it rests on, does not have; dependencies
-    /// first. Hashes that are not folded are ignored. One pass over the rows.
+    /// The changes that are neither in `have` nor ancestors of it, dependencies first. Unknown
+    /// hashes are ignored. One pass over the rows.
     pub fn missing(&self, have: &[ChangeHash]) -> Vec<ChangeHash> {
         if self.covers(have) {
             return Vec::new();
@@ -257,7 +257,7 @@ impl PackedIndex {
         for position in have.iter().filter_map(|hash| self.position(hash)) {
             had[position as usize] = true;
         }
-        // Dependencies stand before what rests on them, so one pass from the end reaches all.
+        // Dependencies precede their dependants, so one pass from the end reaches all ancestors.
         for position in (0..self.rows.len() as u32).rev() {
             if had[position as usize] {
                 self.row(position).1.for_each(|dependency| had[dependency as usize] = true);
@@ -267,8 +267,8 @@ impl PackedIndex {
         missing.map(|(_, hash)| hash).collect()
     }
 
-    /// Whether one who has `have`, and all that it rests on, has every folded change: whether all
-    /// heads are among them, as nothing else reaches a head.
+    /// Whether `have` and its ancestors include every change. This holds if all heads are in
+    /// `have`: no other change has a head as an ancestor.
     pub fn covers(&self, have: &[ChangeHash]) -> bool {
         if self.heads.len() > have.len() {
             return false;
@@ -283,7 +283,7 @@ impl PackedIndex {
         &self.blob
     }
 
-    /// Bytes of memory that this takes.
+    /// The memory in bytes that this uses.
     pub fn memory_bytes(&self) -> usize {
         let lists = [&self.actors, &self.starts, &self.by_actor, &self.rows, &self.max_ops];
         let numbers = lists.iter().map(|list| list.len()).sum::<usize>();
@@ -323,7 +323,7 @@ impl PackedIndex {
 
     fn actor(&self, number: usize) -> &[u8] {
         let at = self.actors[number] as usize;
-        // Its length is below 128, so it is one byte.
+        // The length is below 128, so it takes one byte.
         &self.blob[at + 1..][..usize::from(self.blob[at])]
     }
 
@@ -360,17 +360,17 @@ const MAGIC: [u8; 4] = *b"LFPI";
 const VERSION: u8 = 1;
 const HASH_BYTES: usize = 32;
 
-/// Half of a SHA-256: what it guards against is damage, and the whole would cost a small document
-/// half a change more.
+/// Half of a SHA-256: it only detects damage, and the whole hash would cost a small document half a
+/// change more.
 const CHECKSUM_BYTES: usize = 16;
 
-/// A row is at least an actor, a growth and a number of dependencies.
+/// A row has at least an actor, a growth and a number of dependencies.
 const ROW_LEAST_BYTES: usize = 3;
 
-// Counters fit the 32 bits in which they are kept, and an actor's length fits one byte of LEB128.
+// Counters fit the stored 32 bits, and an actor's length fits one byte of LEB128.
 const _: () = assert!(limits::OPERATION_COUNTER <= u32::MAX as u64 && limits::ACTOR_BYTES < 128);
 
-/// The first bytes of the SHA-256 of what stands before it.
+/// The first bytes of the SHA-256 of the preceding bytes.
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(bytes);

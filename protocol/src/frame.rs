@@ -1,9 +1,10 @@
-//! Frames of the native protocol `landfall.v1`. `docs/protocol.md` is their specification.
+//! Frames of the native protocol `landfall.v1`, specified in `docs/protocol.md`. Knows no
+//! connection.
 //!
-//! A WebSocket binary message holds one or more frames. A frame is a fixed header (kind u16,
-//! flags u16, length u32, little-endian) and a body in bincode's legacy configuration. A released
-//! frame's body never changes: what is new comes as a frame of a new kind, marked optional where
-//! an older peer may skip it.
+//! A WebSocket binary message holds one or more frames. A frame is a fixed header (kind u16, flags
+//! u16, length u32, little-endian) and a body in bincode's legacy configuration. A released frame's
+//! body never changes: additions are frames of a new kind, marked optional if an older peer may
+//! skip them.
 
 mod codec;
 mod documents;
@@ -37,7 +38,7 @@ pub use resend::{Mended, Resend, Resent};
 /// The WebSocket subprotocol that selects this protocol.
 pub const SUBPROTOCOL: &str = "landfall.v1";
 
-/// The protocol versions that this code speaks, best first.
+/// The protocol versions of this code, best first.
 pub const VERSIONS: &[u16] = &[1];
 
 /// Numbers of the frame kinds. Numbers from 16 on are reserved as `docs/protocol.md` lists them.
@@ -78,17 +79,17 @@ pub mod kind {
 /// Header flag: a receiver that does not know this kind skips the frame.
 pub const FLAG_OPTIONAL: u16 = 1;
 
-/// A number that the subscriber gives its subscription; it stands for the space in later frames.
+/// The subscriber's number for its subscription; it identifies the space in later frames.
 pub type SubscriptionId = u32;
 
 /// The first frame of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Versions that the client speaks, best first.
+    /// The client's versions, best first.
     pub versions: Vec<u16>,
     /// The client's store.
     pub replica: ReplicaId,
-    /// What proves who it is, where the relay asks for that.
+    /// Authenticates the client, if the relay requires it.
     pub token: Option<ByteBuf>,
     /// Name and version of the client's software, for logs.
     pub agent: String,
@@ -97,13 +98,13 @@ pub struct Hello {
 /// The relay's answer to [`Hello`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The version that both will speak.
+    /// The version of the session.
     pub version: u16,
     /// The relay's stable identity.
     pub upstream: Upstream,
     /// The session's number, for logs on both sides.
     pub session: SessionId,
-    /// Largest message in bytes that the relay takes.
+    /// Largest message in bytes that the relay accepts.
     pub message_bytes: u32,
     /// Most changes in a push.
     pub push_changes: u32,
@@ -113,14 +114,14 @@ pub struct Welcome {
     pub agent: String,
 }
 
-/// Why the relay ends the session. Nothing follows it.
+/// Why the relay ends the session. It is the last frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorFrame {
     /// The kind of error.
     pub code: Code,
-    /// What was wrong, and where.
+    /// The error, and its place.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub hint: String,
 }
 
@@ -129,21 +130,21 @@ pub struct ErrorFrame {
 pub struct Mark {
     /// The lineage in which `offset` counts.
     pub epoch: Epoch,
-    /// The greatest offset that an ack named.
+    /// The greatest offset of an ack.
     pub offset: Offset,
 }
 
-/// Which documents of the space a subscription wants.
+/// The documents of the space that a subscription wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Filter {
     /// Every document.
     Everything,
-    /// These. Only towards a peer whose [`features`](features::FILTERS) name it.
+    /// These. Only for a peer whose [`features`](features::FILTERS) include it.
     Documents(Documents),
 }
 
 impl Filter {
-    /// Exactly these documents, in whatever order they come.
+    /// Exactly these documents, in any order.
     pub fn of_documents(documents: impl IntoIterator<Item = DocumentId>) -> Self {
         Self::Documents(documents.into_iter().collect())
     }
@@ -173,23 +174,23 @@ impl Filter {
 /// Asks for a space's entries from a cursor on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
-    /// The number that stands for it from now on; not in use in this session.
+    /// Its number from now on; not in use in this session.
     pub subscription: SubscriptionId,
     /// The space.
     pub space: SpaceName,
-    /// Which of its documents.
+    /// The wanted documents.
     pub filter: Filter,
-    /// Where the replica's copy of the log ends; `None` for "I hold nothing".
+    /// The end of the replica's copy of the log; `None` for "I hold nothing".
     pub cursor: Option<Cursor>,
-    /// The furthest ack seen. A relay that lost what it acknowledged beyond the cursor is found
-    /// by this, as the cursor alone would not show it.
+    /// The greatest mark of an ack received. It reveals a relay that lost acknowledged changes
+    /// beyond the cursor; the cursor alone would not.
     pub acknowledged: Option<Mark>,
 }
 
-/// The subscription stands; entries follow.
+/// The subscription is accepted; entries follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribed {
-    /// Which one.
+    /// Its number.
     pub subscription: SubscriptionId,
     /// The epoch of `head`; `None` while the space has no entry.
     pub epoch: Option<Epoch>,
@@ -198,29 +199,29 @@ pub struct Subscribed {
     /// The rules in force.
     pub scope: Scope,
     /// True: entries follow after the cursor. False: the cursor or the mark is not of this log's
-    /// lineage; entries follow from the start, and what the replica holds must be offered again.
+    /// lineage; entries follow from the start, and the replica must push its changes again.
     pub resumed: bool,
 }
 
-/// The subscription was refused or ended by the relay; the session goes on.
+/// The relay rejected or ended the subscription; the session continues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unsubscribed {
-    /// Which one.
+    /// Its number.
     pub subscription: SubscriptionId,
-    /// Why.
+    /// The reason.
     pub code: Code,
-    /// What was wrong.
+    /// The error.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub hint: String,
 }
 
 /// Entries that cover (`after`, `up_to`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entries {
-    /// Of which subscription.
+    /// The subscription.
     pub subscription: SubscriptionId,
-    /// Must be the receiver's cursor.
+    /// Must equal the receiver's cursor.
     pub after: Offset,
     /// The receiver's next cursor.
     pub up_to: Offset,
@@ -250,51 +251,51 @@ pub struct Push {
 pub struct Ack {
     /// The push.
     pub id: u64,
-    /// How many of its changes. Fewer than it has: a [`Nack`] for the rest follows.
+    /// How many of its changes. If fewer than it has, a [`Nack`] for the rest follows.
     pub count: u32,
-    /// Where they are in the log, at the latest.
+    /// Their position in the log, at the latest.
     pub through: Mark,
 }
 
-/// The changes of a push that were not acknowledged before this are not taken.
+/// Rejects the changes of a push that were not acknowledged before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nack {
     /// The push.
     pub id: u64,
-    /// Why.
+    /// The reason.
     pub code: Code,
-    /// What to do.
+    /// The required action.
     pub class: NackClass,
-    /// With [`NackClass::RETRY_AFTER`]: how long to wait, in milliseconds.
+    /// With [`NackClass::RETRY_AFTER`]: the wait in milliseconds.
     pub retry_after_ms: u32,
-    /// What was wrong, in words.
+    /// The reason in words.
     pub what: String,
 }
 
-/// The sender ends the session in good order.
+/// The sender ends the session normally.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Close {
-    /// Why.
+    /// The reason.
     pub code: Code,
-    /// In words.
+    /// The reason in words.
     pub reason: String,
 }
 
-/// Something said about a document, for whoever follows it now. Never stored, and not answered.
-/// Only towards a peer whose [`features`](features::EPHEMERAL) name it.
+/// An ephemeral message about a document, for its current followers. Never stored, and not
+/// answered. Only for a peer whose [`features`](features::EPHEMERAL) include it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ephemeral {
-    /// Over which subscription.
+    /// The subscription.
     pub subscription: SubscriptionId,
-    /// What it is about.
+    /// The document.
     pub document: DocumentId,
-    /// Who says it. A relay writes it; a client leaves it empty.
+    /// The sender's name. A relay sets it; a client leaves it empty.
     pub sender: String,
-    /// One run of the sender.
+    /// The sender's session: one run of it.
     pub session: String,
     /// Grows strictly within the sender's session.
     pub count: u64,
-    /// What is said; never looked into.
+    /// The payload; never interpreted.
     pub data: ByteBuf,
 }
 

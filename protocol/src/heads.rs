@@ -1,7 +1,7 @@
-//! Ascending lists of heads, moved on by changes. A document may have thousands.
+//! Ascending lists of heads, updated by changes. A document may have thousands. Knows no documents.
 
-/// Moves heads on by a change: what it depends on is no head any more, and it is one. Costs a search
-/// for each dependency and one move of the list in memory, not their product.
+/// Updates heads by a change: removes its dependencies and adds the change. Costs a search for each
+/// dependency and one move of the list in memory, not their product.
 pub fn advance<T: Ord + Copy>(
     heads: &mut Vec<T>,
     dependencies: impl IntoIterator<Item = T>,

@@ -1,4 +1,4 @@
-//! Identifiers, each a type of its own, so that a mix-up does not compile.
+//! Identifiers, each with its own type, so that a mix-up does not compile.
 //!
 //! ```compile_fail
 //! use landfall_protocol::{DocumentId, Upstream};
@@ -6,7 +6,7 @@
 //! open(Upstream::from_bytes([0; 16])); // an upstream is not a document
 //! ```
 //!
-//! Nothing here draws randomness: identifiers are made from bytes that the caller brings.
+//! Nothing here draws randomness: identifiers are made from bytes of the caller.
 
 use std::fmt;
 use std::str::FromStr;
@@ -45,7 +45,7 @@ macro_rules! sixteen_bytes {
 }
 
 sixteen_bytes! {
-    /// A document: 16 random bytes, shown as automerge-repo shows them
+    /// A document: 16 random bytes, displayed as automerge-repo displays them
     /// (`automerge:` and base58check).
     ///
     /// ```
@@ -59,12 +59,12 @@ sixteen_bytes! {
 }
 
 sixteen_bytes! {
-    /// A replica's store: drawn once when the store is made. It names the author of an entry.
+    /// A replica's store: drawn once, when the store is created. It names the author of an entry.
     ReplicaId
 }
 
 sixteen_bytes! {
-    /// A relay's stable identity, told in `Welcome`; never its URL.
+    /// A relay's stable identity, sent in `Welcome`; never its URL.
     Upstream
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
-/// What automerge-repo writes before a document's base58check.
+/// The scheme that automerge-repo writes before a document's base58check.
 const URL_SCHEME: &str = "automerge:";
 
 impl fmt::Display for DocumentId {
@@ -109,15 +109,15 @@ pub enum ParseDocumentIdError {
     /// The base58check part does not decode: a wrong character or a wrong checksum.
     #[error("`{text}` is no document id: {reason}; copy the whole `automerge:…` URL")]
     NotBase58Check {
-        /// The text as given, cut to 80 characters.
+        /// The text as given, truncated to 80 characters.
         text: String,
-        /// What the decoder found.
+        /// The decoder's error.
         reason: String,
     },
     /// It decodes, but not to 16 bytes.
     #[error("`{text}` is no document id: it holds {length} bytes, not 16")]
     WrongLength {
-        /// The text as given, cut to 80 characters.
+        /// The text as given, truncated to 80 characters.
         text: String,
         /// The decoded length in bytes.
         length: usize,
@@ -127,7 +127,7 @@ pub enum ParseDocumentIdError {
 impl FromStr for DocumentId {
     type Err = ParseDocumentIdError;
 
-    /// Takes `automerge:…` with or without its scheme.
+    /// Accepts `automerge:…` with or without its scheme.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let shown = || text.chars().take(80).collect::<String>();
         let base58 = text.strip_prefix(URL_SCHEME).unwrap_or(text);
@@ -183,7 +183,7 @@ impl fmt::Display for SpaceName {
     }
 }
 
-/// A map keyed by names can be asked with a plain text.
+/// Allows look-ups by plain text in a map keyed by names.
 impl std::borrow::Borrow<str> for SpaceName {
     fn borrow(&self) -> &str {
         &self.0
@@ -278,7 +278,7 @@ impl Scope {
 pub struct Cursor {
     /// The lineage in which `offset` counts.
     pub epoch: Epoch,
-    /// The last offset held.
+    /// The last offset that the replica has.
     pub offset: Offset,
     /// The rules under which it was reached.
     pub scope: Scope,

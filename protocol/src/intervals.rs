@@ -1,7 +1,7 @@
-//! A set of `u64` kept as intervals: which offsets or local numbers are held, or are one's own.
+//! A set of `u64` stored as intervals: acked ranges of local numbers, or a session's own offsets.
 //!
 //! Intervals are inclusive, disjoint and coalesced (two that touch are one), so equal sets are
-//! equal values and the memory is that of the gaps, not of the numbers. Every change tells its
+//! equal values, and the memory depends on the gaps, not on the numbers. Every update returns its
 //! difference in whole intervals, so that a store can persist it row by row: delete the rows whose
 //! first value is in `removed`, then insert `added`.
 
@@ -21,23 +21,22 @@ pub struct IntervalSet {
     last_by_first: BTreeMap<u64, u64>,
 }
 
-/// What an insertion changed.
+/// The difference made by an insertion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inserted {
-    /// The first values of the intervals that were absorbed, ascending. One may begin where
-    /// `added` begins.
+    /// The first values of the absorbed intervals, ascending. One may begin where `added` begins.
     pub removed: Vec<u64>,
-    /// The interval that now stands for them and for what was inserted; `None` when all of it was
-    /// already there (then nothing was removed either).
+    /// The interval that replaces them and contains the inserted values; `None` if all of these
+    /// were present (then nothing was removed either).
     pub added: Option<(u64, u64)>,
 }
 
-/// What a removal changed.
+/// The difference made by a removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removed {
     /// The first values of the intervals that were cut or dropped, ascending.
     pub removed: Vec<u64>,
-    /// What is left of them: at most two intervals. One may begin where a removed one began.
+    /// Their remainders: at most two intervals. One may begin where a removed one began.
     pub added: Vec<(u64, u64)>,
 }
 
@@ -47,15 +46,14 @@ impl IntervalSet {
         Self::default()
     }
 
-    /// Adds every value from `first` to `last`, both included. Nothing happens when
-    /// `first > last`.
+    /// Adds every value from `first` to `last`, both included. Does nothing if `first > last`.
     pub fn insert(&mut self, first: u64, last: u64) -> Inserted {
         let before = self.interval_at_or_before(first);
         if first > last || before.is_some_and(|(_, end)| end >= last) {
             return Inserted::default();
         }
         let mut merged = (first, last);
-        // An interval that ends just before `first` is absorbed too: it touches.
+        // An interval that ends directly before `first` touches it and is absorbed too.
         let touching = before.filter(|&(_, end)| end >= first.saturating_sub(1));
         if let Some((start, _)) = touching {
             merged.0 = start;
@@ -75,8 +73,7 @@ impl IntervalSet {
         Inserted { removed, added: Some(merged) }
     }
 
-    /// Takes out every value from `first` to `last`, both included. Nothing happens when
-    /// `first > last`.
+    /// Removes every value from `first` to `last`, both included. Does nothing if `first > last`.
     pub fn remove(&mut self, first: u64, last: u64) -> Removed {
         let mut difference = Removed::default();
         if first > last {
@@ -107,8 +104,8 @@ impl IntervalSet {
         self.interval_at_or_before(value).is_some_and(|(_, end)| end >= value)
     }
 
-    /// The last value of the interval that begins at 1, or 0 when none does: everything from 1
-    /// through it is held.
+    /// The last value of the interval that begins at 1, or 0 if there is none: the set contains
+    /// everything from 1 through it.
     pub fn covered_through(&self) -> u64 {
         match self.interval_at_or_before(1) {
             Some((_, end)) => end,
@@ -122,7 +119,7 @@ impl IntervalSet {
         let sought = (from <= to).then_some((begins, to));
         let mut covered =
             sought.map(|(begins, to)| self.last_by_first.range(begins..=to)).into_iter().flatten();
-        // The first value that is not yet known to be covered; `None` past the end.
+        // The first value not known to be covered; `None` past the end.
         let mut next = sought.map(|_| from);
         std::iter::from_fn(move || {
             loop {
@@ -139,18 +136,18 @@ impl IntervalSet {
         })
     }
 
-    /// How many values are in the set; `u64::MAX` stands for all 2⁶⁴ too.
+    /// The number of values in the set; `u64::MAX` also stands for all 2⁶⁴.
     pub fn len(&self) -> u64 {
         let count = |(first, last): (u64, u64)| (last - first).saturating_add(1);
         self.iter().map(count).fold(0, u64::saturating_add)
     }
 
-    /// Whether the set holds nothing.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.last_by_first.is_empty()
     }
 
-    /// How many intervals the set is kept in: its memory, and its rows in a store.
+    /// The number of intervals: the set's memory, and its rows in a store.
     pub fn intervals(&self) -> usize {
         self.last_by_first.len()
     }
@@ -160,7 +157,7 @@ impl IntervalSet {
         self.last_by_first.iter().map(|(&first, &last)| (first, last))
     }
 
-    /// Takes everything out.
+    /// Removes everything.
     pub fn clear(&mut self) {
         self.last_by_first.clear();
     }
@@ -171,7 +168,7 @@ impl IntervalSet {
 }
 
 impl FromIterator<(u64, u64)> for IntervalSet {
-    /// Takes intervals in any order; those that overlap or touch are merged.
+    /// Accepts intervals in any order; those that overlap or touch are merged.
     fn from_iter<I: IntoIterator<Item = (u64, u64)>>(intervals: I) -> Self {
         let mut set = Self::new();
         for (first, last) in intervals {
@@ -239,7 +236,7 @@ mod tests {
         assert_eq!(set(&[(0, 3)]).covered_through(), 3);
     }
 
-    /// A row store that only sees the differences.
+    /// A row store that only applies the differences.
     fn persist(rows: &mut BTreeMap<u64, u64>, removed: &[u64], added: &[(u64, u64)]) {
         for first in removed {
             assert!(rows.remove(first).is_some(), "removed {first} that was no row");
@@ -269,7 +266,7 @@ mod tests {
             steps in prop::collection::vec((any::<bool>(), 0u64..48, 0u64..12), 1..60),
             window in (0u64..56, 0u64..20),
         ) {
-            // Half of the runs press against the upper edge.
+            // Half of the runs work close to the upper bound.
             let offset = if top { MAX - 40 } else { 0 };
             let (mut held, mut model) = (IntervalSet::new(), BTreeSet::new());
             let mut rows = BTreeMap::new();

@@ -1,22 +1,22 @@
-//! Landfall's protocol, sans-io: what both ends must agree on, and the machines that decide.
+//! Landfall's protocol, sans-io: the formats that both ends must agree on, and the state machines.
 //!
-//! It knows no socket, no file, no clock and no randomness: they arrive as arguments, and every
-//! outcome, a storage failure too, comes back as an input. That is what lets one seed replay a
-//! whole fleet in a test. It never builds an automerge document.
+//! It knows no socket, file, clock or randomness: they arrive as arguments, and every outcome,
+//! including a storage failure, returns as an input. Therefore one seed replays a whole fleet in a
+//! test. It never builds an automerge document.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`ids`], [`limits`], [`code`], [`moment`] | identifiers, every bound, codes that travel, time |
+//! | [`ids`], [`limits`], [`code`], [`moment`] | identifiers, every bound, codes on the wire, time |
 //! | [`frame`] | the frames of `landfall.v1` and their codec (`docs/protocol.md`) |
-//! | [`admission`] | what a change must satisfy before anybody stores it |
-//! | [`folded`] | the packed index of history that a snapshot stands for |
-//! | [`lineage`], [`intervals`], [`ring`] | which cursors hold; what is held; live entries |
-//! | [`digest`] | what a space holds, summed: which documents differ between two ends |
-//! | [`snapshot`] | a document's folded history, as a fold gives it |
-//! | [`weight`] | what a history weighs, and when it is due to be folded |
-//! | [`portable`] | a space as a file, to move it or to keep it |
-//! | [`rate`] | how much of something is allowed each second |
-//! | [`rights`] | who a session is and what it may do |
+//! | [`admission`] | the checks that a change must pass before it is stored |
+//! | [`folded`] | the packed index of a snapshot's changes |
+//! | [`lineage`], [`intervals`], [`ring`] | valid cursors; acked ranges; live entries |
+//! | [`digest`] | sums over a space's documents: which ones differ between two ends |
+//! | [`snapshot`] | a document's snapshot, as compaction makes it |
+//! | [`weight`] | the weight of a history, and when its compaction is due |
+//! | [`portable`] | a space as a file, to move or archive it |
+//! | [`rate`] | rate limits |
+//! | [`rights`] | a session's identity and its rights |
 //! | [`session`], [`space`] | the relay's machines |
 //! | [`replica`] | the engine's machine |
 //! | [`repo`] | the automerge-repo protocol, answered from an index |

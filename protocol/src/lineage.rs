@@ -1,8 +1,8 @@
-//! Lineage of a log: which cursors it honours.
+//! Lineage of a log: which cursors are valid in it.
 //!
-//! Every start of a relay opens a new epoch at its first append, and records where it begins. So
-//! a restore, a copied-back file, a rolled-back disk and a plain restart are one case: a cursor
-//! is valid only if its epoch is known and its offset is not past that epoch's last one.
+//! Every start of a relay opens a new epoch at its first append, and records where it begins. A
+//! restore, a copied-back file, a rolled-back disk and a plain restart are therefore one case: a
+//! cursor is valid only if its epoch is known and its offset is not past that epoch's last one.
 
 use crate::frame::Mark;
 use crate::ids::{Cursor, Epoch, Offset, Scope};
@@ -18,7 +18,7 @@ pub struct EpochRecord {
     pub predecessor: Option<Epoch>,
 }
 
-/// The epochs of a space's log in order, and where the log ends.
+/// The epochs of a space's log in order, and the end of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lineage {
     records: Vec<EpochRecord>,
@@ -26,8 +26,8 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// A lineage as a store holds it: records in the order of their first offsets, and the last
-    /// durable offset.
+    /// A lineage from a store: records in the order of their first offsets, and the last durable
+    /// offset.
     pub fn new(records: Vec<EpochRecord>, head: Offset) -> Self {
         debug_assert!(records.windows(2).all(|pair| pair[0].first < pair[1].first));
         Self { records, head }
@@ -43,21 +43,21 @@ impl Lineage {
         self.records.last().map(|record| record.epoch)
     }
 
-    /// The epoch in which an offset lies.
+    /// The epoch that contains an offset.
     pub fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
         let after = self.records.partition_point(|record| record.first <= offset);
         after.checked_sub(1).map(|index| self.records[index].epoch)
     }
 
-    /// What a commit made durable: perhaps a new epoch, and a new head.
+    /// Applies a durable commit: a new head, and possibly a new epoch.
     pub fn extend(&mut self, opened: Option<EpochRecord>, head: Offset) {
         self.records.extend(opened);
         self.head = self.head.max(head);
     }
 
-    /// Where a replica goes on: after its cursor, if this log is the one in which it counts and
-    /// the rules are those under which it was reached; `None` if the two must compare what they
-    /// hold.
+    /// The offset after which a replica resumes: that of its cursor, or 0 without one. `None` if the
+    /// cursor or the mark is not of this log, or if the cursor was reached under other rules: then
+    /// the two ends must compare their documents.
     pub fn resume(
         &self,
         cursor: Option<Cursor>,

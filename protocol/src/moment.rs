@@ -1,9 +1,9 @@
-//! Time as an argument.
+//! Time as an argument. Reads no clock.
 
 use std::time::Duration;
 
 /// A point in time, as the time since a start that the caller chose. The machines only compare
-/// moments, so a test may step them as it likes.
+/// moments, so tests can step them freely.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub Duration);
 
@@ -13,7 +13,7 @@ impl Moment {
         Moment(self.0.saturating_add(wait))
     }
 
-    /// How long before this moment `earlier` was; zero if it was not.
+    /// The time since `earlier`; zero if that is not before this moment.
     pub fn since(self, earlier: Moment) -> Duration {
         self.0.saturating_sub(earlier.0)
     }

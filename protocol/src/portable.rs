@@ -1,7 +1,7 @@
-//! The portable file: one space as a file that any relay and any engine can read, whatever their
-//! stores look like. It is for moving a space and for keeping it, not for syncing.
+//! The portable file: one space as a file that any relay and any engine can read, independent of
+//! the formats of their stores. It serves to move or archive a space, not to sync it.
 //!
-//! This module makes and reads its bytes; it opens no file. All numbers are little-endian.
+//! This module encodes and decodes bytes; it opens no file. All numbers are little-endian.
 //!
 //! ```text
 //! file   = magic version record*
@@ -12,25 +12,25 @@
 //!
 //! | kind | record | body |
 //! |---|---|---|
-//! | 1 | space | `at_ms: u64` when the file was made, then the space's name |
-//! | 2 | document | its id, 16 bytes: what follows is of this document |
+//! | 1 | space | `at_ms: u64` of the file's creation, then the space's name |
+//! | 2 | document | its id, 16 bytes; the next records belong to this document |
 //! | 3 | tombstone | `at_ms: u64`, then its author |
 //! | 4 | snapshot | SHA-256 of its bytes (32), `bytes: u64`; its parts follow |
 //! | 5 | part | the next bytes of the snapshot, at least one |
 //! | 6 | change | `at_ms: u64`, `flags: u16`, `length: u8` of its author, the author, an automerge change chunk |
 //! | 7 | end | `documents`, `tombstones`, `snapshots`, `changes`: `u64` each, then 32 bytes: SHA-256 of all bytes of the file before them |
 //!
-//! The space comes first and once, the end last and once. A document has either a tombstone, or at
-//! most one snapshot and then any number of changes, each after everything that it rests on. A
-//! document comes once.
+//! The space record comes first and once, the end record last and once. A document has either a
+//! tombstone, or at most one snapshot and then any number of changes, each after its dependencies.
+//! A document comes once.
 //!
-//! **A cut file is told from a whole one by its end**, and a damaged one by the end's SHA-256. So
-//! a reader that must not act on half a file reads it twice: once for its end, once for what is in
-//! it.
+//! **A missing end record reveals a truncated file**, and its SHA-256 a damaged one. Therefore a
+//! reader that must not act on half a file reads it twice: once for the end record, once for the
+//! contents.
 //!
-//! A reader skips a kind that it does not know if it is 128 or more, and refuses the file if it is
-//! less. What a change or a snapshot holds is not looked at here: whoever imports it judges it as
-//! if a stranger had pushed it.
+//! A reader skips an unknown kind if it is 128 or more, and rejects the file if it is less. This
+//! module does not check the contents of changes and snapshots: an importer admits them as if an
+//! unknown client had pushed them.
 
 mod read;
 #[cfg(test)]
@@ -45,13 +45,13 @@ use crate::limits;
 pub use read::Decoder;
 pub use write::Encoder;
 
-/// What a portable file begins with.
+/// The first bytes of a portable file.
 pub const MAGIC: [u8; 8] = *b"lfspace\x1a";
 
-/// The version of the format that is written, and the only one that is read.
+/// The format version that is written, and the only one that is read.
 pub const VERSION: u16 = 1;
 
-/// Bytes of a record at most: a change with its header.
+/// The most bytes of a record: a change with its header.
 const RECORD_BYTES: usize = limits::CHANGE_BYTES + 8 + 2 + 1 + limits::AUTHOR_BYTES;
 
 const RECORD_HEADER: usize = 5;
@@ -68,105 +68,105 @@ mod kind {
     pub(super) const OPTIONAL: u8 = 128;
 }
 
-/// One thing that a portable file says.
+/// A record of a portable file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// Whose documents follow. First and once.
+    /// The space of the documents. First and once.
     Space {
         /// The space's name.
         name: SpaceName,
-        /// When the file was made, in milliseconds since 1970.
+        /// When the file was created, in milliseconds since 1970.
         at_ms: u64,
     },
-    /// What follows is of this document.
+    /// The next records belong to this document.
     Document(DocumentId),
-    /// It is deleted.
+    /// The document is deleted.
     Tombstone {
         /// When, in milliseconds since 1970.
         at_ms: u64,
-        /// Who did it: at most [`AUTHOR_BYTES`](limits::AUTHOR_BYTES).
+        /// The author of the deletion: at most [`AUTHOR_BYTES`](limits::AUTHOR_BYTES).
         author: Vec<u8>,
     },
-    /// Its folded history, whose bytes follow in parts.
+    /// The document's snapshot, whose bytes follow in parts.
     Snapshot {
         /// SHA-256 of its bytes.
         hash: [u8; 32],
-        /// How many bytes: from 1 to [`SNAPSHOT_BYTES`](limits::SNAPSHOT_BYTES).
+        /// Its length in bytes: from 1 to [`SNAPSHOT_BYTES`](limits::SNAPSHOT_BYTES).
         bytes: u64,
     },
     /// The next bytes of the snapshot: from 1 to [`PART_BYTES`](limits::PART_BYTES).
     Part(Vec<u8>),
-    /// A change beyond the snapshot.
+    /// A change after the snapshot.
     Change {
-        /// When the relay took it, in milliseconds since 1970.
+        /// When the relay stored it, in milliseconds since 1970.
         at_ms: u64,
         /// Of [`entry_flags`](crate::frame::entry_flags).
         flags: u16,
-        /// Who pushed it: at most [`AUTHOR_BYTES`](limits::AUTHOR_BYTES).
+        /// Its author: at most [`AUTHOR_BYTES`](limits::AUTHOR_BYTES).
         author: Vec<u8>,
         /// An automerge change chunk: at most [`CHANGE_BYTES`](limits::CHANGE_BYTES).
         chunk: Vec<u8>,
     },
-    /// Everything was said. Last and once.
+    /// The file is complete. Last and once.
     End(Counts),
 }
 
-/// What a file holds, counted.
+/// The number of records in a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Documents, deleted ones too.
+    /// Documents, including deleted ones.
     pub documents: u64,
     /// Deleted documents.
     pub tombstones: u64,
     /// Snapshots.
     pub snapshots: u64,
-    /// Changes beside those that are in snapshots.
+    /// Changes outside snapshots.
     pub changes: u64,
 }
 
-/// Why some bytes are no portable file, or some records do not make one.
+/// Why bytes are not a portable file, or records do not form one.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PortableError {
-    /// It is another kind of file.
+    /// Another kind of file.
     #[error("it is no portable file of a space")]
     NotPortable,
-    /// A newer release wrote it.
+    /// A newer release wrote the file.
     #[error("it is of version {found}; this release reads version {VERSION}")]
     Version {
         /// The file's version.
         found: u16,
     },
-    /// It ends too early: its writer did not finish, or it was cut since.
+    /// The file ends too early: its writer did not finish, or it was truncated later.
     #[error("it is cut: it ends at byte {bytes}, without its end record")]
     Cut {
-        /// How long it is.
+        /// The length of the file.
         bytes: u64,
     },
-    /// Something stands behind its end.
+    /// Bytes follow the end record.
     #[error("there are bytes behind its end record, which ends at byte {at}")]
     Trailing {
-        /// Where the end record ends.
+        /// The end of the end record.
         at: u64,
     },
-    /// Its bytes are not those that were written: the SHA-256 or a count is another.
+    /// The bytes were altered after writing: the SHA-256 or a count differs.
     #[error("it is damaged: {what} differs from what its end record says")]
     Damaged {
-        /// What differs.
+        /// The difference.
         what: &'static str,
     },
-    /// A record that cannot be.
+    /// An invalid record.
     #[error("the record at byte {at} cannot be: {what}")]
     Record {
-        /// Where it begins.
+        /// The beginning of the record.
         at: u64,
-        /// What is wrong with it.
+        /// The defect.
         what: &'static str,
     },
 }
 
-/// Where a file stands: which records may come next, and what has come. Writer and reader hold
-/// each other to the same rules.
+/// The state of a file: which records may come next, and the counts so far. Writer and reader
+/// enforce the same rules.
 #[derive(Debug, Clone, Default)]
 struct Grammar {
     state: State,
@@ -177,21 +177,21 @@ struct Grammar {
 enum State {
     #[default]
     Start,
-    /// Between documents, or behind a tombstone.
+    /// Between documents, or after a tombstone.
     Open,
-    /// In a document of which nothing has come.
+    /// In a document without records so far.
     Document,
-    /// In a snapshot of which so many bytes are to come.
+    /// In a snapshot with this many bytes left.
     Snapshot {
         left: u64,
     },
-    /// Behind a snapshot or a change.
+    /// After a snapshot or a change.
     Tail,
     Ended,
 }
 
 impl Grammar {
-    /// Takes a record, or says why it cannot stand here.
+    /// Accepts a record, or returns why it is not allowed here.
     fn take(&mut self, record: &Record) -> Result<(), &'static str> {
         let in_document = matches!(self.state, State::Document | State::Tail);
         let between = in_document || self.state == State::Open;

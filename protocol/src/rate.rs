@@ -1,58 +1,58 @@
-//! A rate limit: a token bucket whose time is an argument.
+//! A rate limit: a token bucket whose time is an argument. Knows nothing of the limited work.
 
 use std::time::Duration;
 
 use crate::moment::Moment;
 
-/// A token bucket that may be overdrawn once: the cost of something is often known only when it is
-/// done, or exceeds what the bucket holds. So a spender is ready while the bucket holds anything;
-/// what it then spends may leave a debt, and it is ready again when the refill has paid it. Over
-/// time it spends no more than the rate.
+/// A token bucket that may be overdrawn once: often the cost of an action is known only afterwards,
+/// or exceeds the bucket. A spender is ready while the bucket holds any tokens. Spending may leave
+/// a debt, and the spender is ready again when the refill has paid it. Over time it spends no more
+/// than the rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenBucket {
-    /// Tokens that come each second.
+    /// Tokens added per second.
     rate: u64,
-    /// Tokens that it holds at most.
+    /// The most tokens that it holds.
     burst: u64,
-    /// Billionths of a token, less than nothing in debt.
+    /// Billionths of a token; negative in debt.
     level: i128,
-    /// When `level` was true.
+    /// The time of `level`.
     at: Moment,
 }
 
-/// A token's billionths: with them a refill of any rate is exact to the nanosecond.
+/// Billionths of a token, so that a refill of any rate is exact to the nanosecond.
 const PARTS: i128 = 1_000_000_000;
 
 impl TokenBucket {
-    /// A full bucket. A rate of zero counts as one token per second: a debt ends.
+    /// A full bucket. A rate of zero counts as one token per second, so that a debt ends.
     pub fn new(rate: u64, burst: u64, now: Moment) -> Self {
         Self { rate: rate.max(1), burst, level: i128::from(burst) * PARTS, at: now }
     }
 
-    /// Takes tokens, whether they are there or not.
+    /// Takes tokens, even if the bucket does not hold them.
     pub fn spend(&mut self, now: Moment, tokens: u64) {
         self.refill(now);
-        // `u64::MAX` debts of `u64::MAX` tokens are beyond any run, yet must not wrap.
+        // `u64::MAX` debts of `u64::MAX` tokens never occur, yet must not wrap.
         self.level = self.level.saturating_sub(i128::from(tokens) * PARTS);
     }
 
-    /// How long until it is out of debt; zero if it is not in debt.
+    /// The time until it is out of debt; zero if it is not in debt.
     pub fn wait(&self, now: Moment) -> Duration {
         let debt = -self.level_at(now);
         if debt < 0 || (debt == 0 && self.burst == 0) {
             return Duration::ZERO;
         }
-        // One part more: it is ready while it holds anything.
+        // One part more: it is ready only if it holds a positive amount.
         let nanoseconds = debt / i128::from(self.rate) + 1;
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 
-    /// Whether it holds anything.
+    /// Whether it holds any tokens.
     pub fn is_ready(&self, now: Moment) -> bool {
         self.wait(now).is_zero()
     }
 
-    /// Tokens that it holds, less than nothing in debt: who spent less lately has more.
+    /// Its tokens, negative in debt: a spender that spent less lately has more.
     pub fn tokens(&self, now: Moment) -> i64 {
         let tokens = self.level_at(now).div_euclid(PARTS);
         i64::try_from(tokens).unwrap_or(if tokens < 0 { i64::MIN } else { i64::MAX })
@@ -83,7 +83,7 @@ mod tests {
         let mut bucket = TokenBucket::new(1_000, 500, at(0));
         bucket.spend(at(0), 400);
         assert!(bucket.is_ready(at(0)));
-        // More than there is: it passes, and the next one waits.
+        // More than it holds: the spend succeeds, and the next one waits.
         bucket.spend(at(0), 3_100);
         assert_eq!(bucket.tokens(at(0)), -3_000);
         assert!(!bucket.is_ready(at(3_000)) && bucket.is_ready(at(3_001)));

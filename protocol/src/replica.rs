@@ -1,9 +1,10 @@
-//! The engine's machine: one connection to a relay, any number of spaces over it.
+//! The engine's machine: one connection to a relay, with any number of spaces.
 //!
-//! Inputs are `handle_*`; after each, [`Replica::poll_effect`] is drained. What the store must do
-//! leaves as an effect, and its outcome comes back as an input. The machine outlives connections:
-//! [`Replica::handle_connected`] begins one, [`Replica::handle_disconnected`] forgets all that
-//! was only true of it. What must survive (cursor, mark, what is held) is the store's.
+//! Inputs are `handle_*`; after each, drain [`Replica::poll_effect`]. Store work leaves as an
+//! effect, and its outcome returns as an input. The machine outlives connections:
+//! [`Replica::handle_connected`] begins one, [`Replica::handle_disconnected`] drops its state.
+//! Durable state (cursor, mark, acked ranges) belongs to the store. The machine knows no socket,
+//! clock or file.
 //!
 //! An ack never moves the cursor: only entries do, so nothing between them is skipped.
 
@@ -52,7 +53,7 @@ enum Phase {
     Ending,
 }
 
-/// What the relay takes, as far as it is tighter than our own limits.
+/// The relay's limits for pushes, where they are below our own.
 #[derive(Debug, Clone, Copy)]
 struct PushLimits {
     changes: usize,
@@ -67,25 +68,25 @@ struct SpaceLink {
     outbox: Outbox,
     told: SpacePhase,
     filter: Filter,
-    /// What is under way to find out what differs.
+    /// The comparison in progress.
     compare: Option<Compare>,
-    /// A check that was asked for and has not begun.
+    /// The check that was requested and has not begun.
     check: CheckState,
-    /// It waits in `hungry`.
+    /// Whether the space waits in `hungry`.
     hungry: bool,
-    /// `Refilter` was sent and is not answered.
+    /// Whether `Refilter` was sent and is unanswered.
     refiltering: bool,
-    /// How often the store was asked where the space stands, and has not answered.
+    /// The number of unanswered `LoadResume` effects.
     resumes: u32,
-    /// Ephemeral messages can be sent.
+    /// Whether ephemeral messages can be sent.
     speaks: bool,
 }
 
-/// A ping that must be answered soon, or the connection is taken for dead.
+/// A ping that must be answered soon, or the connection counts as dead.
 #[derive(Debug)]
 struct Probe {
     nonce: u64,
-    /// Something must be heard until then.
+    /// The deadline for the next received message.
     until: Moment,
 }
 
@@ -105,24 +106,24 @@ pub struct Replica {
     next_push: u64,
     /// Bytes of all pushes in flight.
     window: usize,
-    /// Spaces that have a page of their outbox in memory, or are reading one.
+    /// Spaces with a page of their outbox in memory, or being read.
     paged: BTreeSet<SpaceName>,
     /// Spaces that wait for their turn to read a page.
     hungry: VecDeque<SpaceName>,
-    /// Spaces that wait for a moment.
+    /// Spaces with a deadline.
     timers: BTreeSet<SpaceName>,
-    /// Steps that checks have made.
+    /// The number of steps made by checks.
     check_steps: u64,
     storing_bytes: usize,
-    /// What the relay asks for again.
+    /// The relay's repair requests.
     resends: Resends,
-    /// What the relay can do beyond its version.
+    /// The relay's features beyond its version.
     features: u64,
-    /// Whose ephemeral messages were heard, over all spaces.
+    /// The known sources of ephemeral messages, over all spaces.
     sources: Sources,
     heard: Moment,
     pinged: bool,
-    /// Pings sent, over all connections: each has a nonce of its own.
+    /// Pings sent, over all connections; each has its own nonce.
     pings: u64,
     probe: Option<Probe>,
     effects: VecDeque<ReplicaEffect>,
@@ -158,27 +159,27 @@ impl Replica {
         }
     }
 
-    /// How long the relay may be silent, from now on.
+    /// Sets how long the relay may be silent.
     pub fn set_patience(&mut self, patience: Patience) {
         self.patience = patience;
     }
 
-    /// What to do next, if anything.
+    /// The next effect, if any.
     pub fn poll_effect(&mut self) -> Option<ReplicaEffect> {
         self.effects.pop_front()
     }
 
-    /// Whether the next message should be read: false while too much waits for the store.
+    /// Whether to read the next message: false while too much waits for the store.
     pub fn wants_message(&self) -> bool {
         self.storing_bytes < limits::STORING_BYTES
     }
 
-    /// Whether a handshake is done and the connection goes on.
+    /// Whether the handshake is complete and the connection continues.
     pub fn is_ready(&self) -> bool {
         matches!(self.phase, Phase::Ready { .. })
     }
 
-    /// A connection stands. `token` is what proves who we are, if the relay asks for that.
+    /// A connection was established. `token` authenticates us, if the relay requires it.
     pub fn handle_connected(&mut self, now: Moment, token: Option<Vec<u8>>) {
         self.handle_disconnected();
         self.phase = Phase::AwaitingWelcome;
@@ -226,7 +227,7 @@ impl Replica {
         }
     }
 
-    /// The app goes offline, or the engine closes: says goodbye.
+    /// The application goes offline, or the engine closes: sends `Close`.
     pub fn handle_close(&mut self, reason: &str) {
         if !matches!(self.phase, Phase::Disconnected | Phase::Ending) {
             let reason = crate::frame::fit(reason.to_owned());
@@ -251,23 +252,24 @@ impl Replica {
         }
     }
 
-    /// Some sign of life that is no message, such as a WebSocket ping.
+    /// A sign of life that is not a message, such as a WebSocket ping.
     pub fn handle_alive(&mut self, now: Moment) {
         self.heard = now;
         self.pinged = false;
         self.extend_probe(now);
     }
 
-    /// What arrives may have been sent before the probe was asked for, so it does not answer it; but the
-    /// answer may be on its way behind it.
+    /// The arrived bytes may have been sent before the probe, so they do not answer it; but the
+    /// answer may be behind them.
     fn extend_probe(&mut self, now: Moment) {
         if let Some(probe) = &mut self.probe {
             probe.until = now.after(limits::PROBE);
         }
     }
 
-    /// The application wants to know at once whether the connection is alive: it is pinged, and
-    /// ends with [`EndReason::Unanswered`] if nothing is heard for [`limits::PROBE`] before its pong.
+    /// Checks at once whether the connection is alive, as the application asked: sends a ping, and
+    /// ends with [`EndReason::Unanswered`] if nothing is received for [`limits::PROBE`] before its
+    /// pong.
     pub fn handle_probe(&mut self, now: Moment) {
         if self.is_ready() && self.probe.is_none() {
             let nonce = self.ping();
@@ -275,7 +277,7 @@ impl Replica {
         }
     }
 
-    /// Sends a ping; gives its nonce.
+    /// Sends a ping and returns its nonce.
     fn ping(&mut self) -> u64 {
         self.pings += 1;
         self.send(Frame::Ping(self.pings));
@@ -370,13 +372,13 @@ impl Replica {
         self.progress(now, &space);
     }
 
-    /// The store has forgotten the cursor, as [`ReplicaEffect::Reset`] asked. `through` is its
-    /// last local change.
+    /// The store has removed the cursor, as [`ReplicaEffect::Reset`] asked. `through` is its last
+    /// local change.
     pub fn handle_reset(&mut self, now: Moment, space: &SpaceName, through: Local) {
         let compares = self.features & features::RECONCILE != 0;
         if let Some(link) = self.spaces.get_mut(space) {
             if !link.receiver.handle_reset(compares) {
-                // Of the subscription before.
+                // The answer belongs to the previous subscription.
                 return;
             }
             if compares {
@@ -393,7 +395,7 @@ impl Replica {
             return;
         }
         if !self.wants_message() {
-            // While nothing was read, the relay could not show that it is alive.
+            // Reading was paused, so the relay could not show that it is alive.
             self.heard = now;
         }
         self.storing_bytes = self.storing_bytes.saturating_sub(bytes);
@@ -414,15 +416,15 @@ impl Replica {
         self.storing_bytes = self.storing_bytes.saturating_sub(bytes);
     }
 
-    /// The store failed at something that the machine asked for. The connection ends, and the
-    /// next one begins from what the store holds.
+    /// A requested store operation failed. The connection ends, and the next one resumes from the
+    /// store's state.
     pub fn handle_store_failed(&mut self, what: String) {
         if !matches!(self.phase, Phase::Disconnected | Phase::Ending) {
             self.end(EndReason::Store(what));
         }
     }
 
-    /// Tells a space's phase if it changed, and pushes what may be pushed.
+    /// Reports a changed phase of the space, and pushes what may be pushed.
     fn progress(&mut self, now: Moment, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         if matches!(link.told, SpacePhase::Refused { .. }) {
@@ -436,7 +438,7 @@ impl Replica {
         self.try_check(now, space);
     }
 
-    /// Tells a space's phase if it is another than before.
+    /// Reports a space's phase if it changed.
     fn tell_phase(&mut self, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let phase = match &link.compare {
@@ -456,7 +458,7 @@ impl Replica {
         self.subscriptions.get(&subscription).cloned()
     }
 
-    /// When [`Replica::handle_timeout`] is next to be called.
+    /// When to call [`Replica::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Moment {
         let silence = match self.phase {
             Phase::Disconnected | Phase::Ending => return Moment(Duration::MAX),
@@ -475,7 +477,7 @@ impl Replica {
         match self.phase {
             Phase::Ready { .. } if !self.wants_message() => {
                 self.heard = now;
-                // What is not read cannot answer.
+                // The answer to the probe cannot arrive while reading is paused.
                 self.extend_probe(now);
             }
             Phase::Ready { .. } if self.probe.as_ref().is_some_and(|probe| probe.until <= now) => {
@@ -563,7 +565,7 @@ fn name_of(frame: &Frame) -> &'static str {
     }
 }
 
-/// Offsets in tests and in status.
+/// The number of log positions between two offsets, for the status.
 const fn distance(from: Offset, to: Offset) -> u64 {
     to.0.saturating_sub(from.0)
 }

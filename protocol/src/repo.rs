@@ -4,9 +4,9 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`message`] | the CBOR messages |
-//! | [`sync`], [`chunks`] | automerge's sync messages and what they carry, read within bounds |
-//! | [`check`] | the preflight of what they carry |
-//! | [`index`], [`plan`] | a document as an index, and what an answer is made of |
+//! | [`sync`], [`chunks`] | automerge's sync messages and their contents, read within bounds |
+//! | [`check`] | the preflight of the contained changes |
+//! | [`index`], [`plan`] | a document as an index, and the plan of an answer |
 
 pub mod check;
 pub mod chunks;

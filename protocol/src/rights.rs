@@ -1,38 +1,39 @@
-//! Who a session is and what it may do. Asked at every subscribe and every push.
+//! The identity of a session and its rights, checked at every subscribe and every push. Knows no
+//! authentication method.
 
 use thiserror::Error;
 
 use crate::frame::Hello;
 use crate::ids::{DocumentId, ReplicaId, SpaceName};
 
-/// Who a session is.
+/// The identity of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The store that speaks.
+    /// The client's store.
     pub replica: ReplicaId,
-    /// What its entries will name as their author, at most [`crate::limits::AUTHOR_BYTES`].
+    /// The author of its entries, at most [`crate::limits::AUTHOR_BYTES`].
     pub author: Vec<u8>,
 }
 
-/// Why something was not allowed.
+/// Why an action was denied.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{what}; {hint}")]
 pub struct Denied {
-    /// What was not allowed.
+    /// The denied action.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub hint: String,
 }
 
-/// A policy.
+/// An access policy.
 pub trait Rights {
-    /// Who a client is, by its first frame.
+    /// Identifies a client by its first frame.
     fn identify(&self, hello: &Hello) -> Result<Identity, Denied>;
 
-    /// Whether it may read a space.
+    /// Checks whether it may read a space.
     fn may_subscribe(&self, who: &Identity, space: &SpaceName) -> Result<(), Denied>;
 
-    /// Whether it may write to a document.
+    /// Checks whether it may write to a document.
     fn may_push(
         &self,
         who: &Identity,
@@ -41,7 +42,7 @@ pub trait Rights {
     ) -> Result<(), Denied>;
 }
 
-/// Open mode: everybody may do everything; a session is the replica that it says it is.
+/// Open mode: every client may do everything, and its stated replica is its identity.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Everything;
 

@@ -1,5 +1,5 @@
 //! A space's ring: the latest live entries, encoded once, for all sessions that are nearly up to
-//! date. One that has fallen behind it is fed from the store.
+//! date. A session behind the ring reads from the store, which the ring does not know.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::limits;
 pub struct Page {
     /// The position before the page.
     pub after: Offset,
-    /// The position behind the page.
+    /// The position of the last entry.
     pub up_to: Offset,
     /// The epoch of `up_to`.
     pub epoch: Epoch,
@@ -26,46 +26,46 @@ pub struct Page {
 /// The next piece of a log for one subscription.
 #[derive(Debug, Clone)]
 pub enum Chunk {
-    /// Entries. A snapshot in them has its body, or all its parts went before.
+    /// Entries. A snapshot among them has its body, or all its parts were sent before.
     Entries(Page),
-    /// A piece of the snapshot that comes next.
+    /// A piece of the next snapshot.
     Part(SnapshotPart),
 }
 
 /// A piece of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotPart {
-    /// The document that the snapshot is of.
+    /// The snapshot's document.
     pub document: DocumentId,
     /// SHA-256 of all its bytes.
     pub hash: [u8; 32],
-    /// All its bytes.
+    /// Its length in bytes.
     pub total: u64,
-    /// Where the piece begins.
+    /// Offset of the piece.
     pub from: u64,
     /// The piece.
     pub bytes: Vec<u8>,
 }
 
-/// What a relay would send of one document to somebody who has part of it.
+/// The entries of one document that a relay sends to a client that has part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentPlan {
-    /// What there is of it.
+    /// The relay's state of it.
     pub holding: Holding,
-    /// The snapshot, if what it folds is not all there: hash, bytes, offset.
+    /// The snapshot, if the client lacks some of its changes: hash, bytes, offset.
     pub snapshot: Option<([u8; 32], u64, Offset)>,
-    /// The offsets of the changes beyond it that are not there, in order; of a deleted document
+    /// The offsets of the later changes that the client lacks, in order; for a deleted document,
     /// that of its tombstone.
     pub offsets: Vec<Offset>,
 }
 
-/// The ring of one space. All its entries are of the relay's present epoch.
+/// The ring of one space. All its entries belong to the relay's present epoch.
 #[derive(Debug)]
 pub struct Ring {
     entries: VecDeque<Arc<EncodedEntry>>,
     bytes: usize,
     capacity: usize,
-    /// Everything after this offset that is durable is in the ring.
+    /// The ring has every durable entry after this offset.
     after: Offset,
     head: Offset,
     epoch: Option<Epoch>,
@@ -83,18 +83,18 @@ impl Ring {
         self.head
     }
 
-    /// Bytes held.
+    /// The bytes of its entries.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes what a commit made durable, in order, and forgets the oldest beyond the capacity.
+    /// Adds durable entries in order, and drops the oldest beyond the capacity.
     pub fn publish(&mut self, epoch: Epoch, entries: impl IntoIterator<Item = Arc<EncodedEntry>>) {
         self.epoch = Some(epoch);
         for entry in entries {
             self.head = entry.offset();
             if entry.kind() == entry_kind::SNAPSHOT {
-                // Its body is in the store only: who has not passed it is fed from there.
+                // The snapshot's body is only in the store: sessions before it read from there.
                 self.entries.clear();
                 (self.bytes, self.after) = (0, entry.offset());
                 continue;
@@ -109,10 +109,10 @@ impl Ring {
         }
     }
 
-    /// A snapshot is about to be written that stands at this offset: who has not passed it is fed
-    /// from the store. To be called before the snapshot is written. Afterwards somebody who comes
-    /// from the store, and so was not sent what is folded, could come upon what follows it here
-    /// before meeting the snapshot, and would miss it for good.
+    /// Drops everything up to the offset of a snapshot that is about to be written, so that
+    /// sessions before it read from the store. Call it before the snapshot is written. Later would
+    /// lose entries: the store no longer has the compacted changes, so a session could read past
+    /// them there, continue with later entries from the ring, and never receive the snapshot.
     pub fn forget_through(&mut self, offset: Offset) {
         while self.entries.front().is_some_and(|entry| entry.offset() <= offset) {
             if let Some(oldest) = self.entries.pop_front() {
@@ -122,8 +122,8 @@ impl Ring {
         self.after = self.after.max(offset.min(self.head));
     }
 
-    /// The next page after a position; `None` if the position is behind the ring and the page
-    /// must come from the store. An empty page says that the position is the head.
+    /// The next page after a position; `None` if the position is before the ring and the page must
+    /// come from the store. An empty page means that the position is the head.
     pub fn page(&self, after: Offset) -> Option<Page> {
         if after < self.after {
             return None;

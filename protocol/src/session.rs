@@ -1,9 +1,9 @@
 //! The relay's machine of one session: the handshake, the subscriptions and their positions, the
-//! pushes in flight, and the silence of the peer.
+//! pushes in flight, and the peer's silence. It knows no socket and no store.
 //!
-//! Inputs are `handle_*`; after each, [`Session::poll_effect`] is drained. Pushes leave it raw:
-//! the caller runs [`UncheckedPush::check`] (pure, so sessions do it in parallel) and hands the result to
-//! the space's machine.
+//! Inputs are `handle_*`; after each, drain [`Session::poll_effect`]. Pushes leave it unchecked:
+//! the caller runs [`UncheckedPush::check`] (pure, so sessions do it in parallel) and passes the
+//! result to the space's machine.
 
 mod ephemeral;
 mod feed;
@@ -33,134 +33,138 @@ pub use offers::Offered;
 use offers::Offers;
 pub use push::UncheckedPush;
 
-/// What the caller must do.
+/// An action for the caller to perform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionEffect {
     /// Send this frame.
     Send(Frame),
-    /// Find the space's lineage, and answer with [`Session::handle_attached`] or
+    /// Load the space's lineage; answer with [`Session::handle_attached`] or
     /// [`Session::handle_attach_failed`].
     Attach {
         /// The subscription.
         subscription: SubscriptionId,
         /// Its space.
         space: SpaceName,
-        /// Where the replica's copy ends.
+        /// The end of the replica's copy.
         cursor: Option<Cursor>,
-        /// The furthest ack that the replica saw.
+        /// The greatest mark of an ack that the replica received.
         acknowledged: Option<Mark>,
-        /// Which documents it wants.
+        /// The documents that it wants.
         filter: Filter,
-        /// Without a cursor: it holds documents all the same.
+        /// Whether it has documents although it has no cursor.
         holds: bool,
     },
-    /// Nothing more is to be fed to this subscription.
+    /// Stop feeding this subscription.
     Detach(SubscriptionId),
-    /// Check this push and hand it to the space's machine, which will answer it.
+    /// Check this push and pass it to the space's machine, which answers it.
     Push {
         /// The space.
         space: SpaceName,
-        /// The push as it came.
+        /// The push as received.
         push: Push,
     },
-    /// Hand this entry to the space's machine, which will answer it like a push.
+    /// Pass this entry to the space's machine, which answers it like a push.
     PushEntry {
         /// The space.
         space: SpaceName,
-        /// The entry as it came.
+        /// The entry as received.
         entry: PushEntry,
     },
-    /// A snapshot is offered: say how much of it is there, with [`Session::handle_wanted`], or give
-    /// it back with [`Session::handle_no_room_for`].
+    /// A client announces a snapshot upload: report how much of it has arrived with
+    /// [`Session::handle_wanted`], or reject it with [`Session::handle_no_room_for`].
     Offered {
         /// The space.
         space: SpaceName,
-        /// The offer.
+        /// The upload.
         offer: Offered,
     },
-    /// A part of an offered snapshot came. Answer with [`Session::handle_wanted`]; when all of it
-    /// is there, call [`Session::handle_whole`] and hand it to the space's machine, which will answer
-    /// it like a push.
+    /// A part of an upload arrived. Answer with [`Session::handle_wanted`]. Once the snapshot is
+    /// complete, call [`Session::handle_whole`] and pass the snapshot to the space's machine, which
+    /// answers it like a push.
     Part {
         /// The space.
         space: SpaceName,
-        /// The offer.
+        /// The upload.
         offer: Offered,
-        /// Where the part begins.
+        /// Offset of the part.
         from: u64,
         /// The part.
         bytes: Vec<u8>,
     },
-    /// Sum what lies below these prefixes; answer with [`Session::handle_branches`].
+    /// Read the branches below these prefixes; answer with [`Session::handle_branches`].
     Digest {
-        /// The subscription that asks.
+        /// The asking subscription.
         subscription: SubscriptionId,
-        /// Tells it from an earlier one of the same number; comes back with the answer.
+        /// Distinguishes it from an earlier subscription of the same number; returned with the
+        /// answer.
         ticket: u64,
         /// Its space.
         space: SpaceName,
         /// At least one.
         prefixes: Vec<Prefix>,
     },
-    /// Read what is missing of these documents: for each its plan and its entries, as
-    /// [`Session::document_frame`]s and [`Session::part_frame`]s; then
+    /// Read what the client lacks of these documents: for each one its plan and its entries, as
+    /// [`Session::document_frame`]s and [`Session::part_frame`]s; then call
     /// [`Session::handle_fetched`].
     Fetch {
-        /// The subscription that asks.
+        /// The asking subscription.
         subscription: SubscriptionId,
-        /// Tells it from an earlier one of the same number; comes back with the answer.
+        /// Distinguishes it from an earlier subscription of the same number; returned with the
+        /// answer.
         ticket: u64,
         /// Its space.
         space: SpaceName,
         /// At least one.
         wants: Vec<Want>,
     },
-    /// From now on, what others say about the documents that this filter takes is wanted: give it
-    /// to [`Session::handle_said`]; and the peer can be asked for them: [`Session::handle_lost`]. Takes the place of what was wanted of the subscription before,
-    /// and ends with its [`SessionEffect::Detach`].
+    /// From now on, pass ephemeral messages of others about this filter's documents to
+    /// [`Session::handle_said`]; the peer can also be asked to repair these documents with
+    /// [`Session::handle_lost`]. Replaces the previous filter of the subscription, and ends with
+    /// its [`SessionEffect::Detach`].
     Listen {
         /// The subscription.
         subscription: SubscriptionId,
         /// Its space.
         space: SpaceName,
-        /// Which documents.
+        /// The documents.
         filter: Filter,
     },
-    /// A subscription has another filter.
+    /// A subscription changed its filter.
     Refiltered {
         /// The subscription.
         subscription: SubscriptionId,
-        /// What it wants now.
+        /// The new filter.
         filter: Filter,
     },
-    /// The peer said something: tell everybody else who follows the document.
+    /// The peer sent an ephemeral message: send it to all other followers of the document.
     Said {
         /// The space.
         space: SpaceName,
         /// The message, with its sender's name.
         message: Ephemeral,
     },
-    /// The peer has pushed what it has of what [`Session::handle_lost`] asked for, and was answered.
+    /// The peer has pushed its part of a request by [`Session::handle_lost`], and the pushes are
+    /// answered.
     Resent {
         /// The space.
         space: SpaceName,
         /// The document.
         document: DocumentId,
-        /// Changes that it brought, as it says; 0 if it has nothing.
+        /// The number of changes that it brought, as it states; 0 if it had none.
         count: u32,
     },
-    /// Close the connection, after what was to be sent before.
+    /// Close the connection after sending all earlier frames.
     End(Code),
 }
 
-/// How a session's silence is measured.
+/// The limits of a peer's silence.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Silence after which the peer is pinged.
+    /// Silence after which the relay pings the peer.
     pub ping_after: Duration,
-    /// Silence after which it is dropped.
+    /// Silence after which the relay drops the connection.
     pub drop_after: Duration,
-    /// How long the first frame may take.
+    /// The most time until the first frame.
     pub handshake: Duration,
 }
 
@@ -184,22 +188,22 @@ enum Phase {
 #[derive(Debug)]
 struct Subscription {
     space: SpaceName,
-    /// Tells it from an earlier one of the same number.
+    /// Distinguishes it from an earlier subscription of the same number.
     ticket: u64,
     filter: Filter,
     /// `None` until the space's lineage is known.
     position: Option<Offset>,
-    /// The two compare what they hold: nothing is fed until the replica says that it is done.
+    /// The two ends compare their documents: nothing is fed until the replica has finished.
     comparing: bool,
     /// Documents are being fetched: nothing is fed meanwhile, so that parts do not mix.
     fetching: bool,
-    /// How much the replica has of the snapshot that comes next.
+    /// The replica's part of the next snapshot.
     partial: Option<Partial>,
-    /// Whether the replica knows snapshots and can compare.
+    /// Whether the replica supports snapshots and comparison.
     knows_snapshots: bool,
-    /// Offsets of what this session pushed: they come back without their bodies.
+    /// Offsets of entries that this session pushed: they are echoed without their bodies.
     own: IntervalSet,
-    /// Snapshots that this session offered and that were taken as they are, with their bytes.
+    /// Snapshots that this session uploaded and that were stored unchanged, with their lengths.
     own_snapshots: BTreeMap<[u8; 32], u64>,
 }
 
@@ -212,20 +216,20 @@ pub struct Session {
     patience: Patience,
     phase: Phase,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
-    /// Documents that the filters of all subscriptions name.
+    /// The number of documents named by the filters of all subscriptions.
     filter_documents: usize,
-    /// Ranges of own offsets of all subscriptions.
+    /// The number of ranges of own offsets of all subscriptions.
     own_ranges: usize,
-    /// What the peer can do beyond its version.
+    /// The peer's features beyond its version.
     features: u64,
     last_push: u64,
-    /// Pushes that the space's machine has to answer, with the ticket of their subscription.
+    /// Pushes that the space's machine has not answered, with the ticket of their subscription.
     in_flight: BTreeMap<u64, (SubscriptionId, u64)>,
-    /// Snapshots that the client has yet to send, or that are in flight.
+    /// Snapshot uploads that are incomplete or in flight.
     offers: Offers,
-    /// The ticket of the last subscription.
+    /// The ticket of the latest subscription.
     tickets: u64,
-    /// Questions that are not answered yet.
+    /// The number of unanswered queries.
     queries: usize,
     heard: Moment,
     pinged: bool,
@@ -233,7 +237,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session whose connection was just accepted.
+    /// A session of a newly accepted connection.
     pub fn new(
         id: SessionId,
         upstream: Upstream,
@@ -262,14 +266,14 @@ impl Session {
         }
     }
 
-    /// What to do next, if anything.
+    /// The next effect, if any.
     pub fn poll_effect(&mut self) -> Option<SessionEffect> {
         self.effects.pop_front()
     }
 
-    /// Whether the next frame should be handled, and the next message be read: false while too many
-    /// pushes or questions are unanswered, so that TCP holds the client back. What waits for the
-    /// client, such as an offer whose parts are to come, never holds it back.
+    /// Whether to handle the next frame and read the next message: false while too many pushes or
+    /// queries are unanswered, so that TCP holds the client back. Work that waits for the client,
+    /// such as an incomplete upload, never pauses reading.
     pub fn wants_message(&self) -> bool {
         self.in_flight.len() < limits::PUSHES_IN_FLIGHT && self.queries < limits::QUERIES
     }
@@ -279,7 +283,7 @@ impl Session {
         matches!(self.phase, Phase::Ended)
     }
 
-    /// Who it is, once known.
+    /// The identity, once known.
     pub fn identity(&self) -> Option<&Identity> {
         match &self.phase {
             Phase::Ready(identity) => Some(identity),
@@ -287,8 +291,8 @@ impl Session {
         }
     }
 
-    /// A binary message arrived: handles all of its frames. A caller that bounds what one message
-    /// can cause calls [`Session::handle_alive`] and [`Session::handle_next`] instead.
+    /// A binary message arrived: handles all of its frames. A caller that bounds the effects of one
+    /// message calls [`Session::handle_alive`] and [`Session::handle_next`] instead.
     pub fn handle_message(&mut self, now: Moment, message: &[u8], rights: &dyn Rights) {
         self.handle_alive(now);
         let mut at = Some(0);
@@ -297,8 +301,8 @@ impl Session {
         }
     }
 
-    /// Handles the frame of a message that begins at this byte; gives where the next one does, or
-    /// `None` after the last, and once the session has ended.
+    /// Handles the frame at byte `at` of a message. Returns the offset of the next frame, or `None`
+    /// after the last, and once the session has ended.
     pub fn handle_next(&mut self, message: &[u8], at: usize, rights: &dyn Rights) -> Option<usize> {
         let mut frames = match Frames::from(message, at) {
             Ok(frames) => frames,
@@ -314,12 +318,12 @@ impl Session {
         (!self.has_ended() && !frames.is_done()).then(|| frames.at())
     }
 
-    /// The peer sent something that the protocol does not use, such as a text message.
+    /// The peer sent a message that the protocol does not use, such as a text message.
     pub fn handle_alien(&mut self, what: &str) {
         self.fail(Code::MALFORMED, what.to_owned(), "send binary messages of landfall.v1 frames");
     }
 
-    /// Some sign of life that is no message, such as a WebSocket pong.
+    /// A sign of life that is not a message, such as a WebSocket pong.
     pub fn handle_alive(&mut self, now: Moment) {
         self.heard = now;
         self.pinged = false;
@@ -460,7 +464,7 @@ impl Session {
         self.refuse_subscription(subscription, Code::TOO_MANY_SUBSCRIPTIONS, what, hint);
     }
 
-    /// The relay has no room for another subscription, of whatever session: it is refused.
+    /// The relay has no room for another subscription of any session: rejects it.
     pub fn handle_no_room(&mut self, subscription: SubscriptionId, limit: usize) {
         if self.remove_subscription(subscription) {
             let what = format!("the relay's {limit} subscriptions are taken");
@@ -469,7 +473,7 @@ impl Session {
         }
     }
 
-    /// True if there was one.
+    /// Returns whether the subscription existed.
     fn remove_subscription(&mut self, subscription: SubscriptionId) -> bool {
         let Some(entry) = self.subscriptions.remove(&subscription) else { return false };
         self.filter_documents -= named(&entry.filter);
@@ -494,7 +498,7 @@ impl Session {
         }
     }
 
-    /// What every kind of push must pass; gives its space.
+    /// The checks of every kind of push; returns its space.
     fn begin_push(
         &mut self,
         id: u64,
@@ -514,7 +518,7 @@ impl Session {
             return None;
         };
         let (space, ticket) = (entry.space.clone(), entry.ticket);
-        // Whoever pushes to a document has given up what it offered of it before.
+        // A new push to a document cancels the session's earlier upload for it.
         if let Some(id) = self.offers.withdraw(subscription, document) {
             self.in_flight.remove(&id);
         }
@@ -539,10 +543,11 @@ impl Session {
         let Some((subscription, ticket)) = self.in_flight.remove(&answer.push) else { return };
         let offer = self.offers.remove(answer.push);
         if !self.wants_message_without(1) {
-            // While nothing was read, the peer could not show that it is alive.
+            // Reading was paused, so the peer could not show that it is alive.
             self.heard = now;
         }
-        // Of the subscription that it was pushed over, not of a later one with its number.
+        // Only if the subscription is the one that it was pushed over, and not a later one with its
+        // number.
         let entry = self.subscriptions.get_mut(&subscription);
         if let (Some(added), Some(entry)) = (answer.added, entry.filter(|e| e.ticket == ticket)) {
             if let Some(offer) = offer
@@ -571,7 +576,7 @@ impl Session {
         self.in_flight.len() + answered < limits::PUSHES_IN_FLIGHT
     }
 
-    /// When [`Session::handle_timeout`] is next to be called.
+    /// When to call [`Session::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Moment {
         match self.phase {
             Phase::AwaitingHello => self.heard.after(self.patience.handshake),
@@ -601,7 +606,7 @@ impl Session {
         }
     }
 
-    /// The relay ends the session: it is being stopped, or the session cannot go on.
+    /// Ends the session: the relay is stopping, or the session cannot continue.
     pub fn fail(&mut self, code: Code, what: String, hint: &str) {
         if !self.has_ended() {
             let (what, hint) = (fit(what), fit(hint.to_owned()));
@@ -630,7 +635,7 @@ impl Session {
     }
 }
 
-/// How many documents a filter names.
+/// The number of documents that a filter names.
 fn named(filter: &Filter) -> usize {
     match filter {
         Filter::Everything => 0,
@@ -638,7 +643,7 @@ fn named(filter: &Filter) -> usize {
     }
 }
 
-/// A subscription as either frame asks for it.
+/// A subscription request, of either frame.
 struct Request {
     subscription: SubscriptionId,
     space: SpaceName,

@@ -1,4 +1,5 @@
-//! A document's folded history as plain data: what a fold made, before anybody stores it.
+//! A document's snapshot as plain data: the result of a compaction, before it is stored. Never
+//! loads the chunk.
 
 use crate::admission::measure;
 use crate::folded::{BadIndex, PackedIndex};
@@ -6,7 +7,7 @@ use crate::ids::ChangeHash;
 
 pub use crate::folded::LastOfActor;
 
-/// An automerge document chunk that stands for changes, with what admission must know of them.
+/// An automerge document chunk that represents changes, with the data that admission needs of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// SHA-256 of `body`.
@@ -15,9 +16,9 @@ pub struct Snapshot {
     pub heads: Vec<(ChangeHash, u64)>,
     /// The last change of every actor.
     pub actors: Vec<LastOfActor>,
-    /// How many changes are folded.
+    /// The number of changes.
     pub changes: u64,
-    /// How many operations are ([`DocumentSize::operations`](crate::admission::DocumentSize)).
+    /// The number of operations ([`DocumentSize::operations`](crate::admission::DocumentSize)).
     pub operations: u64,
     /// The chunk.
     pub body: Vec<u8>,
@@ -26,11 +27,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Everything that follows from a chunk, its SHA-256 and its packed index. That the three
-    /// belong together is the caller's word.
+    /// Derives everything from a chunk, its SHA-256 and its packed index. The caller guarantees
+    /// that the three belong together.
     ///
     /// # Errors
-    /// If the index is none.
+    /// If the index is invalid.
     pub fn new(body: Vec<u8>, hash: [u8; 32], packed: Vec<u8>) -> Result<Self, BadIndex> {
         let index = PackedIndex::parse(packed)?;
         let max_op = |head: &ChangeHash| index.find(head).map_or(0, |found| found.max_op);
@@ -39,7 +40,7 @@ impl Snapshot {
             heads: index.heads().into_iter().map(|head| (head, max_op(&head))).collect(),
             actors: index.actors().collect(),
             changes: index.len() as u64,
-            // The fold that loaded the chunk has measured it before.
+            // The compaction that loaded the chunk has measured it before.
             operations: measure(&body).map_or(0, |size| size.operations),
             body,
             packed: index.as_bytes().to_vec(),

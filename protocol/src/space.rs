@@ -1,11 +1,11 @@
-//! The sequential machine of a space on a relay: what is admitted, in which order, and who is
-//! told when it is durable.
+//! The sequential machine of a space on a relay, its sequencer: it admits changes, assigns offsets,
+//! and reports when entries are durable. It knows no store and no session.
 //!
 //! Call order: [`Space::handle_push`] any number of times; [`Space::poll_commit`] whenever no
-//! commit is under way, and what it gives goes to the store; then [`Space::handle_committed`] or
-//! [`Space::handle_commit_failed`]. Nobody is acknowledged or sent anything before that.
-//! Everything admitted but not yet durable lives in an overlay over the store's view, so the next
-//! commit fills while the one before is being written.
+//! commit is in progress, and its result goes to the store; then [`Space::handle_committed`] or
+//! [`Space::handle_commit_failed`]. No client receives an ack or an entry before that. Admitted
+//! entries that are not yet durable are in an overlay over the store's view, so the next commit
+//! fills while the previous one is being written.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,32 +24,32 @@ use crate::snapshot::Snapshot;
 /// A push whose changes passed the preflight.
 #[derive(Debug, Clone)]
 pub struct CheckedPush {
-    /// Who pushed.
+    /// The pushing session.
     pub session: SessionId,
     /// The session's number for it.
     pub id: u64,
     /// The document.
     pub document: DocumentId,
-    /// The identity that the entries will name.
+    /// The author of its entries.
     pub author: Vec<u8>,
-    /// Those that passed, in the order in which they were pushed.
+    /// The changes that passed, in the order of the push.
     pub changes: Vec<CheckedChange>,
-    /// Why those after them were not checked or did not pass, if there are any.
+    /// Why the later changes failed or were not checked, if there are any.
     pub rest: Option<Refusal>,
     /// Whether a change among them may begin a second history.
     pub roots: Roots,
 }
 
-/// An entry to be stored, with what the store indexes of it.
+/// An entry to be stored, with the data that the store indexes.
 #[derive(Debug, Clone)]
 pub struct NewEntry {
-    /// The entry as it will travel; a snapshot's without its body.
+    /// The entry as sent to clients; a snapshot's entry has no body.
     pub entry: Entry,
-    /// What it does to its document.
+    /// Its effect on the document.
     pub kind: NewKind,
 }
 
-/// What an entry does to its document.
+/// The effect of an entry on its document.
 #[derive(Debug, Clone)]
 pub enum NewKind {
     /// Adds a change.
@@ -60,18 +60,19 @@ pub enum NewKind {
         seq: u64,
         /// The change's last operation counter.
         max_op: u64,
-        /// What it adds to its document's operations
+        /// Its share of the document's operations
         /// ([`DocumentSize::operations`](crate::admission::DocumentSize)).
         operations: u64,
     },
-    /// Deletes it: its changes and snapshots go, for good.
+    /// Deletes the document: removes its changes and snapshots for good.
     Tombstone,
-    /// Stands for all that the document has, and for what a client offered folded.
+    /// Replaces everything in the document, including the uploaded snapshot that was merged into
+    /// it.
     Snapshot(Arc<Snapshot>),
 }
 
 impl NewEntry {
-    /// Bytes that it puts into the store, about.
+    /// The approximate number of bytes that it adds to the store.
     pub fn weight(&self) -> usize {
         match &self.kind {
             NewKind::Change { .. } | NewKind::Tombstone => self.entry.body.len(),
@@ -80,16 +81,16 @@ impl NewEntry {
     }
 }
 
-/// An entry that a session pushed and that is no change.
+/// A pushed entry that is not a change.
 #[derive(Debug, Clone)]
 pub struct PushedEntry {
-    /// Who pushed.
+    /// The pushing session.
     pub session: SessionId,
     /// The session's number for it.
     pub id: u64,
     /// The document.
     pub document: DocumentId,
-    /// The identity that the entry will name.
+    /// The author of the entry.
     pub author: Vec<u8>,
 }
 
@@ -99,38 +100,38 @@ impl PushedEntry {
         Answer { session, push, count: 0, through: None, added: None, refusal: None }
     }
 
-    /// The answer that refuses it.
+    /// The answer that rejects it.
     pub fn refused(&self, refusal: Refusal) -> Answer {
         Answer { refusal: Some(refusal), ..self.answer() }
     }
 }
 
-/// What one commit of a space writes: all of it or nothing.
+/// The contents of one commit of a space, written atomically.
 #[derive(Debug, Clone)]
 pub struct Commit {
     /// The space.
     pub space: SpaceName,
-    /// The epoch that this commit opens, if it does.
+    /// The epoch that this commit opens, if any.
     pub opens: Option<EpochRecord>,
-    /// The entries, by growing offset; never empty.
+    /// The entries by ascending offset; never empty.
     pub entries: Vec<NewEntry>,
 }
 
-/// Why a push, or its rest, was not taken.
+/// Why a push, or its rest, was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The code on the wire.
     pub code: Code,
-    /// What the pusher should do.
+    /// The action required from the pusher.
     pub class: NackClass,
     /// With *retry after*: the wait in milliseconds.
     pub retry_after_ms: u32,
-    /// In words.
+    /// The reason in words.
     pub what: String,
 }
 
 impl Refusal {
-    /// A refusal that no wait will change.
+    /// A final rejection.
     pub fn new(code: Code, class: NackClass, what: String) -> Self {
         Self { code, class, retry_after_ms: 0, what: fit(what) }
     }
@@ -146,8 +147,8 @@ impl Refusal {
         Self::new(Code::FORM, NackClass::REFUSED, what)
     }
 
-    /// Honest, but others need the memory that it would keep until its session has paid for its
-    /// checks: it is welcome after that.
+    /// A valid change whose session must first pay for its earlier checks, because others need the
+    /// memory that it would occupy: it may be pushed again after the wait.
     pub fn of_debt(wait: std::time::Duration) -> Self {
         let what = "this session's pushes are more work than it may cause, and others need their \
                     memory; push again later";
@@ -156,7 +157,7 @@ impl Refusal {
         Self { retry_after_ms, ..refusal }
     }
 
-    /// Honest, but more work than one push may ask for: the rest is welcome at once.
+    /// Valid changes beyond the work limit of one push: the rest may be pushed again at once.
     pub(crate) fn of_weight() -> Self {
         let what = "the push is more work than one may be; push the rest again".to_owned();
         Self::new(Code::OVERLOADED, NackClass::RETRY_AFTER, what)
@@ -166,36 +167,36 @@ impl Refusal {
 /// The answer to a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Who pushed.
+    /// The pushing session.
     pub session: SessionId,
     /// The session's number for the push.
     pub push: u64,
-    /// How many of its changes are durable.
+    /// The number of its changes that are durable.
     pub count: u32,
-    /// Where the last of them is; `None` if `count` is 0.
+    /// The position of the last of them; `None` if `count` is 0.
     pub through: Option<Mark>,
-    /// The offsets of those that this push added: first and last.
+    /// The offsets that this push added: first and last.
     pub added: Option<(Offset, Offset)>,
-    /// Why the rest was not taken.
+    /// Why the rest was rejected.
     pub refusal: Option<Refusal>,
 }
 
-/// A push on its way through admission.
+/// A push during admission.
 #[derive(Debug)]
 pub struct Judging {
     push: CheckedPush,
-    /// How many of its changes have been judged.
+    /// The number of its changes that have a verdict.
     done: usize,
     answer: Answer,
     until: Offset,
-    /// Its changes are those of one snapshot: it is answered as the one entry that was pushed.
+    /// Its changes are those of one snapshot: the answer counts them as one pushed entry.
     is_snapshot: bool,
-    /// What was looked up before.
+    /// The facts looked up before.
     facts: Facts,
 }
 
 impl Judging {
-    /// A push that nobody has looked at.
+    /// A push before admission.
     pub fn new(push: CheckedPush) -> Self {
         let (session, id) = (push.session, push.id);
         let (count, through, added, refusal) = (0, None, None, None);
@@ -204,19 +205,19 @@ impl Judging {
         Self { push, done: 0, answer, until, is_snapshot: false, facts }
     }
 
-    /// The changes of a snapshot that a client offered, which are taken one by one. All of them
-    /// count as the one entry that it pushed; if one is refused, so is that.
+    /// The changes of an uploaded snapshot, admitted one by one. Together they count as the one
+    /// pushed entry; if one is rejected, the snapshot is rejected.
     pub fn of_snapshot(push: CheckedPush) -> Self {
         Self { is_snapshot: true, ..Self::new(push) }
     }
 
-    /// Goes on once the view can be read.
+    /// Suspends the push until the view can be read.
     fn stopped<E>(mut self, facts: Facts, error: E) -> Judged<E> {
         self.facts = facts;
         Judged::Stopped(Box::new(self), error)
     }
 
-    /// The answer, once nothing more of it is judged.
+    /// The answer, once no further change of it will be admitted.
     fn answered(self) -> (Answer, Offset) {
         let Self { mut answer, until, is_snapshot, .. } = self;
         if is_snapshot {
@@ -225,13 +226,13 @@ impl Judging {
         (answer, until)
     }
 
-    /// What its changes name that they do not bring: looked up before, it costs
-    /// [`Space::handle_push`] no look-ups.
+    /// The changes and actors that its changes name and do not contain. If they are looked up
+    /// before, [`Space::handle_push`] needs no look-ups.
     pub fn named(&self) -> Named {
         Named::by(&self.push.changes)
     }
 
-    /// Keeps what was found of it.
+    /// Adds the facts found.
     pub fn know(&mut self, facts: Facts) {
         self.facts = facts;
     }
@@ -241,38 +242,39 @@ impl Judging {
         self.push.document
     }
 
-    /// Its changes; those that were admitted are without their bytes.
+    /// Its changes; the admitted ones no longer have their bytes.
     pub fn changes(&self) -> &[CheckedChange] {
         &self.push.changes
     }
 
-    /// Who pushed, and the session's number for it.
+    /// The pushing session, and its number for the push.
     pub fn key(&self) -> (SessionId, u64) {
         (self.push.session, self.push.id)
     }
 }
 
-/// What became of a push.
+/// The state of a push after admission.
 #[derive(Debug)]
 pub enum Judged<E> {
-    /// This is the answer, at once.
+    /// The answer is available at once.
     Answered(Answer),
     /// The answer comes with a commit.
     Waits,
-    /// The view could not be read. What was judged before stands; go on with
-    /// [`Space::handle_push`] when it can be, or give up with [`Space::handle_unreadable`].
+    /// The view could not be read. Earlier verdicts remain valid; continue with
+    /// [`Space::handle_push`] once the view is readable, or give up with
+    /// [`Space::handle_unreadable`].
     Stopped(Box<Judging>, E),
 }
 
-/// What a commit made known.
+/// The results of a commit.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Entries that are durable now, encoded once, in order; with their epoch. A snapshot has no
-    /// body here: it is read from the store.
+    /// The epoch and the newly durable entries, encoded once, in order. A snapshot has no body
+    /// here; it is read from the store.
     pub publish: Option<(Epoch, Vec<Arc<EncodedEntry>>)>,
     /// Answers to pushes.
     pub answers: Vec<Answer>,
-    /// What was written, for whoever wants it as it was admitted.
+    /// The written commit.
     pub commit: Option<Arc<Commit>>,
 }
 
@@ -283,13 +285,14 @@ pub enum StoreFailure {
     Full,
     /// Anything else.
     Failed,
-    /// What the store has of the document is damaged.
+    /// The document's data in the store is damaged.
     Damaged,
     /// The store's files were removed or replaced.
     Gone,
-    /// Nothing is wrong: too much waits for something that takes a moment.
+    /// No failure: too much work is waiting for a short operation.
     Busy,
-    /// What the store has of the document is damaged, and it is not known whether what was pushed is.
+    /// The document's data in the store is damaged, and it is not yet known whether that affects
+    /// the pushed changes.
     Examining,
 }
 
@@ -297,7 +300,7 @@ impl StoreFailure {
     /// Milliseconds after which a push may be tried again.
     const RETRY_AFTER_MS: u32 = 2_000;
 
-    /// What a pusher is told.
+    /// The refusal for the pusher.
     pub fn refusal(self) -> Refusal {
         let (code, what) = match self {
             Self::Full => (Code::STORAGE_FULL, "the relay's disk is full"),
@@ -305,7 +308,7 @@ impl StoreFailure {
             Self::Gone => {
                 (Code::STORAGE_FAILED, "the files of the relay's store were removed or replaced")
             }
-            // Tried again it would fail again, and hold up all other documents.
+            // A retry would fail again and hold up all other documents.
             Self::Damaged => {
                 let what = "what the relay has of this document is damaged; its operator must \
                             repair or restore the store, then retry";
@@ -327,11 +330,11 @@ impl StoreFailure {
 #[derive(Debug)]
 struct Waiting {
     answer: Answer,
-    /// The offset whose durability it waits for.
+    /// The offset that must become durable.
     until: Offset,
 }
 
-/// Whether a change begins a history in a document that has one.
+/// Whether a change begins a second history in its document.
 fn is_second_root<H: History>(
     history: &H,
     judging: &Judging,
@@ -344,12 +347,12 @@ fn is_second_root<H: History>(
     }
 }
 
-/// The machine. See the module's page for the order of calls.
+/// The machine. The module's page states the call order.
 #[derive(Debug)]
 pub struct Space {
     name: SpaceName,
     lineage: Lineage,
-    /// The epoch that the first append of this process opens.
+    /// The epoch of this process, opened by its first append.
     fresh: Epoch,
     fresh_is_open: bool,
     last: Offset,
@@ -360,8 +363,8 @@ pub struct Space {
 }
 
 impl Space {
-    /// A space as its store holds it. `fresh` must never have been used before, except by an
-    /// earlier machine of this space in this same process, which may be dropped while idle.
+    /// A space as its store holds it. `fresh` must be unused, except by an earlier machine of this
+    /// space in the same process, which may be dropped while idle.
     pub fn new(name: SpaceName, lineage: Lineage, fresh: Epoch) -> Self {
         let last = lineage.head();
         let fresh_is_open = lineage.epoch() == Some(fresh);
@@ -383,13 +386,13 @@ impl Space {
         &self.lineage
     }
 
-    /// True while nothing is admitted that is not durable: the machine may be dropped.
+    /// Whether every admitted entry is durable: then the machine may be dropped.
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_none() && self.building.is_empty() && self.waiting.is_empty()
     }
 
-    /// Admits the longest valid prefix of a push. The answer comes at once if it need not wait
-    /// for the disk.
+    /// Admits the longest valid prefix of a push. Answers at once if the answer does not depend on
+    /// the disk.
     pub fn handle_push<H: History>(
         &mut self,
         mut judging: Judging,
@@ -422,8 +425,8 @@ impl Space {
         self.answer_when_durable(answer, until)
     }
 
-    /// The view cannot be read, now or at all: what was judged stands, the rest may be pushed
-    /// again.
+    /// The view cannot be read, now or ever: earlier verdicts remain valid, and the rest may be
+    /// pushed again.
     pub fn handle_unreadable<E>(&mut self, judging: Judging, failure: StoreFailure) -> Judged<E> {
         let mut judging = judging;
         judging.answer.refusal = Some(failure.refusal());
@@ -431,7 +434,7 @@ impl Space {
         self.answer_when_durable(answer, until)
     }
 
-    /// Deletes a document. To delete it once more is no error.
+    /// Deletes a document. Deleting it again is not an error.
     pub fn handle_deletion<H: History>(
         &mut self,
         push: &PushedEntry,
@@ -455,9 +458,8 @@ impl Space {
         Ok(self.answer_when_durable(answer, position))
     }
 
-    /// Takes a snapshot that stands for all that the document has and for what a client offered.
-    /// The caller has merged the two, and holds back everything else for this document until the
-    /// commit.
+    /// Admits a snapshot of everything in the document, including the uploaded one. The caller has
+    /// merged the two, and holds back everything else for this document until the commit.
     pub fn handle_snapshot<E>(
         &mut self,
         push: &PushedEntry,
@@ -481,10 +483,10 @@ impl Space {
         self.last
     }
 
-    /// Everything that the relay holds of a document was all that a client offered.
+    /// The relay already has everything in the uploaded snapshot.
     pub fn handle_held<E>(&mut self, push: &PushedEntry) -> Judged<E> {
         let answer = Answer { count: 1, ..push.answer() };
-        // Not `last`, which after a failed commit is an offset that nothing will have.
+        // Not `last`: after a failed commit it is an offset that is never written.
         let in_flight = self.in_flight.iter().flat_map(|commit| &commit.entries);
         let last = self.building.last().or(in_flight.last());
         let until = last.map_or(self.lineage.head(), |new| new.entry.offset);
@@ -508,7 +510,7 @@ impl Space {
     fn append_next(&mut self, judging: &mut Judging, is_second: bool, at_ms: u64) -> Offset {
         let offset = self.next_offset(&mut judging.answer);
         let CheckedPush { document, author, changes, .. } = &mut judging.push;
-        // Its bytes are needed once, and may be many.
+        // The bytes are needed only once, and may be large: move them.
         let bytes = std::mem::take(&mut changes[judging.done].bytes);
         let change = CheckedChange { bytes, ..changes[judging.done].clone() };
         self.overlay.add(*document, &change, offset);
@@ -523,7 +525,7 @@ impl Space {
         offset
     }
 
-    /// Whether a document is deleted, or will be when what is admitted is durable.
+    /// Whether a document is deleted, or will be once the admitted entries are durable.
     ///
     /// # Errors
     /// If the view cannot be read.
@@ -536,13 +538,13 @@ impl Space {
         Ok(layered.deleted_at(document)?.is_some())
     }
 
-    /// Whether a document has entries that are admitted and not durable.
+    /// Whether a document has admitted entries that are not durable.
     pub fn has_uncommitted(&self, document: &DocumentId) -> bool {
         let in_flight = self.in_flight.iter().flat_map(|commit| &commit.entries);
         self.building.iter().chain(in_flight).any(|new| new.entry.document == *document)
     }
 
-    /// What is to be written next, if anything is and no commit is under way.
+    /// The next commit, if there is one and none is in progress.
     pub fn poll_commit(&mut self) -> Option<Arc<Commit>> {
         if self.in_flight.is_some() || self.building.is_empty() {
             return None;
@@ -568,7 +570,7 @@ impl Space {
         Some(commit)
     }
 
-    /// The commit under way is durable.
+    /// The commit in progress is durable.
     pub fn handle_committed(&mut self) -> Outcome {
         let Some(commit) = self.in_flight.take() else { return Outcome::default() };
         let Some(last) = commit.entries.last() else { return Outcome::default() };
@@ -602,9 +604,9 @@ impl Space {
         Outcome { publish, answers, commit: Some(commit) }
     }
 
-    /// The commit under way failed: nothing of it is in the log, nor can anything that was
-    /// admitted after it be, since it may rest on it. All of it is given back with *retry after*.
-    /// Its offsets are not used again while this machine lives.
+    /// The commit in progress failed: none of it is in the log. Entries admitted later may depend
+    /// on it, so they are dropped too. Answers all of them with *retry after*. This machine does
+    /// not use their offsets again.
     pub fn handle_commit_failed(&mut self, failure: StoreFailure) -> Vec<Answer> {
         self.in_flight = None;
         self.building.clear();

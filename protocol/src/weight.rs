@@ -1,11 +1,11 @@
-//! What a document's history weighs, and when it is due to be folded: one rule for both ends. It
-//! knows numbers only; the stores count them.
+//! The weight of a document's history, and when its compaction is due: one rule for both ends. It
+//! knows only numbers; the stores count them.
 //!
-//! A fold reads and writes the whole document, so its cost is in proportion to the document's
-//! weight. A fold is due when what came since the last one weighs a fixed share of what is folded.
-//! The weights at which a document is folded therefore grow geometrically, and all folds together
-//! cost a constant multiple of the last one, whether the document grows by many small changes or by
-//! few large ones.
+//! A compaction reads and writes the whole document, so its cost is proportional to the document's
+//! weight. It is due when the tail since the last one reaches a fixed share of the snapshot's
+//! weight. The weights at which a document is compacted therefore grow geometrically, and all
+//! compactions together cost a constant multiple of the last one, whether the document grows by
+//! many small changes or by few large ones.
 
 use crate::limits;
 
@@ -14,18 +14,18 @@ use crate::limits;
 pub struct Weight {
     /// Changes.
     pub changes: u64,
-    /// Operations, or how far the operation counter has advanced: not more than the operations.
+    /// Operations, or the advance of the operation counter, which is at most that number.
     pub operations: u64,
-    /// Bytes as stored: of a snapshot, or of single changes.
+    /// Stored bytes: of a snapshot, or of single changes.
     pub bytes: u64,
 }
 
-/// When a fold is due.
+/// When a compaction is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoldRule {
-    /// In each measure, the least that is worth a fold. A measure of 0 counts as 1.
+    /// In each measure, the minimum weight that is worth a compaction. A measure of 0 counts as 1.
     pub least: Weight,
-    /// A fold is due when the tail weighs 1 for so many that the folded history weighs.
+    /// A compaction is due when the tail's weight is one `share`-th of the snapshot's.
     pub share: u64,
 }
 
@@ -40,25 +40,25 @@ impl Default for FoldRule {
     }
 }
 
-/// Fractions of the least worthwhile weight in which weights are compared.
+/// Weights are compared in 1 / `UNIT` of the minimum weight.
 const UNIT: u128 = 1 << 20;
 
 impl FoldRule {
-    /// Whether a fold of all of `tail` is due over what is folded.
+    /// Whether a compaction of all of `tail` into the snapshot is due.
     pub fn is_due(&self, folded: &Weight, tail: &Weight) -> bool {
         let needed = self.measure(folded) / u128::from(self.share.max(1));
         tail.changes > 0 && self.measure(tail) >= needed.max(UNIT)
     }
 
-    /// Whether it is due even without counting changes: by the operations or bytes of few changes.
-    /// A snapshot then costs a receiver about what the changes cost it, so their age is no reason
-    /// to keep them single.
+    /// Whether a compaction is due even without counting changes: by the operations or bytes of a
+    /// few changes. The snapshot then costs a receiver about as much as the changes, so their
+    /// recent age is no reason to keep them single.
     pub fn is_heavy(&self, folded: &Weight, tail: &Weight) -> bool {
         let without = Weight { changes: tail.changes.min(1), ..*tail };
         self.is_due(folded, &without)
     }
 
-    /// The weight in the measure in which it is greatest, in [`UNIT`]s of the least worth a fold.
+    /// The weight in its greatest measure, in [`UNIT`]s of the minimum weight.
     fn measure(&self, weight: &Weight) -> u128 {
         let in_units = |value: u64, least: u64| u128::from(value) * UNIT / u128::from(least.max(1));
         in_units(weight.changes, self.least.changes)
@@ -67,8 +67,8 @@ impl FoldRule {
     }
 }
 
-/// The bytes of a document, as [`limits::DOCUMENT_BYTES`] counts them: about what its snapshot has
-/// or would have.
+/// The bytes of a document, as [`limits::DOCUMENT_BYTES`] counts them: about the size that its
+/// snapshot has or would have.
 pub fn document_bytes(folded_bytes: u64, tail_changes: u64, tail_bytes: u64) -> u64 {
     let overhead = tail_changes.saturating_mul(limits::CHANGE_OVERHEAD_BYTES);
     folded_bytes.saturating_add(tail_bytes.saturating_sub(overhead))
@@ -113,7 +113,7 @@ mod tests {
         assert!(!rule.is_due(&none, &none), "nothing is nothing to fold");
     }
 
-    /// Whatever a document grows by, all folds together fold no more than five times the last one.
+    /// However a document grows, all compactions together process at most five times the last one.
     #[test]
     fn folds_cost_in_proportion_to_the_history() {
         let rule = FoldRule::default();

@@ -1,9 +1,9 @@
-//! The bytes of `landfall.v1`: golden ones for every frame, a version against the next one, and
-//! `docs/protocol.md` against the code.
+//! The bytes of `landfall.v1`: golden files for every frame, compatibility of a version with the
+//! next one, and `docs/protocol.md` against the code.
 //!
 //! A released frame never changes, so neither does a file under `golden/`. For a new frame, add an
 //! example and run the test once with `LANDFALL_BLESS=1`, which writes the files that are missing
-//! or differ; then look at the difference.
+//! or differ; then review the difference.
 
 #[path = "golden/automerge_repo.rs"]
 mod automerge_repo;

@@ -1,6 +1,6 @@
-//! The machines of both ends against each other, in memory: no socket, no file, no clock. One
-//! seed replays a whole run. Storage is a dumb model on both sides, and the checks are against
-//! what the models know.
+//! The machines of both ends against each other, in memory: no socket, no file, no clock. One seed
+//! replays a whole run. Storage is a simple model on both sides, and the checks compare with the
+//! models' state.
 
 #![allow(
     clippy::disallowed_methods,

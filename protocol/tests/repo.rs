@@ -1,6 +1,6 @@
 //! The machine of automerge-repo sessions against real automerge peers, in memory: no socket, no
-//! file, no clock. One seed replays a whole run. The log is a model, and the checks are against
-//! what the model knows.
+//! file, no clock. One seed replays a whole run. The log is a model, and the checks compare with
+//! the model's state.
 
 #![allow(
     clippy::disallowed_methods,

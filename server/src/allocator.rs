@@ -1,7 +1,7 @@
-//! Memory that was freed goes back to the operating system.
+//! Returns freed memory to the operating system.
 //!
-//! glibc keeps what is freed in its arenas: after a burst of large messages a relay would stay as
-//! large as it was at its peak. Why this and no other allocator:
+//! glibc keeps freed memory in its arenas: after a burst of large messages a relay would stay at its peak
+//! size. The choice of this remedy over another allocator:
 //! `docs/decisions/0065-freed-memory-is-given-back.md`.
 
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::limits;
 use crate::metrics::Metrics;
 
-/// Trims each [`TRIM_EVERY`](crate::limits::TRIM_EVERY) if enough went through the relay since, and
-/// once more when it is quiet again. Runs until it is dropped.
+/// Trims each [`TRIM_EVERY`](crate::limits::TRIM_EVERY) if there was enough traffic since the last trim, and
+/// once more when the relay is quiet again. Runs until it is dropped.
 pub(crate) async fn trim_on_traffic(metrics: Arc<Metrics>) {
     let mut ticks = interval(limits::TRIM_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -20,7 +20,7 @@ pub(crate) async fn trim_on_traffic(metrics: Arc<Metrics>) {
     loop {
         ticks.tick().await;
         if traffic.is_trim_due(metrics.bytes_in.get() + metrics.bytes_out.get()) {
-            // It takes milliseconds for each 100 MiB, and no worker should stand still for that.
+            // A trim takes milliseconds per 100 MiB, too long for an async worker.
             if tokio::task::spawn_blocking(trim).await.is_err() {
                 tracing::error!("memory could not be trimmed");
             }
@@ -28,7 +28,7 @@ pub(crate) async fn trim_on_traffic(metrics: Arc<Metrics>) {
     }
 }
 
-/// What went through the relay since the last trim.
+/// The traffic since the last trim.
 #[derive(Debug, Default)]
 struct Traffic {
     trimmed_at: u64,
@@ -36,7 +36,7 @@ struct Traffic {
 }
 
 impl Traffic {
-    /// `bytes` are all since the start. What little there is, is trimmed when it is over.
+    /// `bytes` is the total since the start. A little traffic is trimmed when it is over.
     fn is_trim_due(&mut self, bytes: u64) -> bool {
         let (since, is_quiet) = (bytes - self.trimmed_at, bytes == self.last);
         self.last = bytes;
@@ -51,29 +51,27 @@ impl Traffic {
 pub(crate) use glibc::map_large;
 use glibc::trim;
 
-/// The calls of glibc. They have no safe interface; neither takes a pointer.
+/// Calls of glibc. They have no safe interface; neither takes a pointer.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code, reason = "glibc's calls have no safe interface")]
 mod glibc {
     use crate::limits;
 
-    /// Allocations of [`LARGE_ALLOCATION`](crate::limits::LARGE_ALLOCATION) bytes and more go back
-    /// to the operating system as soon as they are freed. By default glibc raises that limit to the
-    /// largest that was freed, up to 32 MiB, and keeps what is below it. Called once, when the
-    /// process starts.
+    /// Has allocations of at least [`LARGE_ALLOCATION`](crate::limits::LARGE_ALLOCATION) bytes returned to
+    /// the operating system as soon as they are freed. By default glibc raises that threshold to the largest
+    /// freed allocation, up to 32 MiB, and keeps smaller ones. Called once, when the process starts.
     pub(crate) fn map_large() {
-        // SAFETY: it sets a number, under a lock of its own. A failure leaves the default.
+        // SAFETY: the call sets a number under its own lock. A failure leaves the default.
         let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, limits::LARGE_ALLOCATION) };
     }
 
     pub(super) fn trim() {
-        // SAFETY: glibc documents it as safe to call from any thread. 0: nothing is kept at the top
-        // of the heap.
+        // SAFETY: glibc documents the call as thread-safe. 0: keep no free memory at the top of the heap.
         let _ = unsafe { libc::malloc_trim(0) };
     }
 }
 
-/// Other allocators give back by themselves.
+/// Other allocators return memory by themselves.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 mod glibc {
     pub(crate) fn map_large() {}

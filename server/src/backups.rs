@@ -115,13 +115,12 @@ impl Copying {
         let failed = |error: io::Error| error.to_string();
         let every = self.options.every;
         let mut due_in = self.due(now).map_err(failed)?;
-        let mut now = now;
         if due_in == Duration::ZERO {
             self.sweep();
             let path = self.make(now)?;
             tracing::info!(path = %path.display(), "the store was copied");
             self.metrics.backups("made");
-            (due_in, now) = (every, SystemTime::now().max(now));
+            due_in = every;
         }
         let verified = match self.copies(now).map_err(failed)?.pop() {
             Some(newest) if !newest.is_damaged => {

@@ -1,5 +1,5 @@
-//! What addresses may use of something each second. It is counted by address, so that it is not renewed by
-//! connecting again. Pure: the time is an argument.
+//! Rate budgets of addresses. Counted by address, so that a new connection does not renew them. Pure: the
+//! time is an argument.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,29 +10,29 @@ use landfall_protocol::rate::TokenBucket;
 use crate::limits;
 use crate::memory::ShareKey;
 
-/// The budgets of all shares, each as large.
+/// The budgets of all shares, of equal size.
 #[derive(Debug)]
 pub(crate) struct Budgets {
-    /// Tokens that come each second.
+    /// Tokens added each second.
     rate: u64,
     /// Tokens that may be used at once.
     burst: u64,
-    /// Of those that used something lately. Who is not here has all of it.
+    /// The shares that used tokens recently. An absent share has its full budget.
     of: HashMap<ShareKey, TokenBucket>,
 }
 
 impl Budgets {
-    /// So many tokens a second, and at once, for each share.
+    /// `rate` tokens a second, and `burst` at once, for each share.
     pub(crate) fn new(rate: u64, burst: u64) -> Self {
         Self { rate, burst, of: HashMap::new() }
     }
 
-    /// How long until a share has paid for what it used; zero if it has.
+    /// How long until a share has paid for its use; zero if it has.
     pub(crate) fn wait(&self, share: ShareKey, now: Moment) -> Duration {
         self.of.get(&share).map_or(Duration::ZERO, |bucket| bucket.wait(now))
     }
 
-    /// A share has used so many tokens, whether it had them or not.
+    /// Charges a share for `tokens` tokens, whether or not it had them.
     pub(crate) fn spend(&mut self, share: ShareKey, now: Moment, tokens: u64) {
         if self.of.len() >= limits::SHARES_REMEMBERED && !self.of.contains_key(&share) {
             self.forget(now);
@@ -41,8 +41,8 @@ impl Budgets {
         self.of.entry(share).or_insert_with(new).spend(now, tokens);
     }
 
-    /// Forgets those whose budget is full again; if there are none, the one that lacks least: so
-    /// nobody's debt is forgotten for one who used little.
+    /// Forgets the shares whose budget is full again; if there are none, the one with the smallest debt: no
+    /// share's debt is forgotten in favour of one that used less.
     fn forget(&mut self, now: Moment) {
         let burst = i64::try_from(self.burst).unwrap_or(i64::MAX);
         self.of.retain(|_, bucket| bucket.tokens(now) < burst);
@@ -85,7 +85,7 @@ mod tests {
         }
         assert_eq!(budgets.of.len(), limits::SHARES_REMEMBERED);
         assert!(!budgets.wait(debtor, at(0)).is_zero(), "it was pushed out");
-        // Later the others have paid.
+        // By then the others have paid.
         budgets.spend(ShareKey::Session(u64::MAX), at(100), 1);
         assert_eq!(budgets.of.len(), 2);
     }

@@ -1,9 +1,9 @@
-//! When a session's changes are checked, and where: at once if that takes no millisecond, else on the
+//! Schedules the checks of sessions' changes: inline if a check takes less than a millisecond, else on the
 //! pool of blocking threads, a few at a time, in turns.
 //!
-//! Each session has a budget of work per second. One that exceeds it waits, with all that it pushes,
-//! until its budget has caught up; no other session does. All sessions of an address have a larger one
-//! together, which connecting again does not renew.
+//! Each session has a budget of work per second. A session that exceeds it waits, with all its pushes, until
+//! the budget has caught up; no other session does. All sessions of an address share a larger budget, which a
+//! new connection does not renew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +24,13 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    /// So many at a time on the pool.
+    /// `at_a_time` checks run on the pool concurrently.
     pub(crate) fn new(at_a_time: usize) -> Self {
         let budgets = Budgets::new(limits::SHARE_CHECK_RATE, limits::SHARE_CHECK_BURST);
         Self { turns: Turns::within(at_a_time, budgets) }
     }
 
-    /// What one session has checked.
+    /// The checks of one session.
     pub(crate) fn of_session(&self, key: Key) -> Checker {
         let (rate, burst) = (limits::CHECK_RATE, limits::CHECK_BURST);
         let budget = TokenBucket::new(rate, burst, self.turns.now());
@@ -38,7 +38,7 @@ impl Checks {
     }
 }
 
-/// The checks of one session. Clones are of the same session.
+/// The checks of one session. Clones belong to the same session.
 #[derive(Clone)]
 pub(crate) struct Checker {
     turns: Turns,
@@ -47,9 +47,9 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// Checks something: with `light`, if it gives an answer within what may be done at once; else
-    /// with `heavy` on the pool. Waits for the session's budget first, and on the pool for its address's.
-    /// `None` if the check panicked.
+    /// Checks an input: with `light`, if that finishes within the inline bound; else with `heavy` on the
+    /// pool. Waits for the session's budget first, and on the pool for its address's. `None` if the check
+    /// panicked.
     pub(crate) async fn check<I, T>(
         &self,
         mut input: I,
@@ -74,7 +74,7 @@ impl Checker {
         let task = tokio::task::spawn_blocking(move || {
             let mut spending = budget;
             let checked = heavy(&mut input, &mut spending.work);
-            // The budget first: whose turn is next depends on it.
+            // The charge before the turn: it decides which share is next.
             drop(spending);
             drop(turn);
             (checked, input)
@@ -82,8 +82,8 @@ impl Checker {
         task.await.ok()
     }
 
-    /// How long until the session has paid for what was checked, and its address nearly: what others of
-    /// the address push is checked in turns, and makes it owe a little again and again.
+    /// How long until the session has paid for its checks, and its address nearly. The margin for the address
+    /// is needed because pushes of its other sessions repeatedly leave it slightly in debt.
     pub(crate) fn debt(&self) -> Duration {
         let of_share = self.turns.debt(self.key.share).saturating_sub(limits::SHARE_CHECK_LENT);
         self.budget.lock().wait(self.turns.now()).max(of_share)
@@ -95,7 +95,7 @@ impl Checker {
     }
 }
 
-/// Charges the work that was done, also of a check that panics or that no session awaits any more.
+/// Charges the work done, even if a check panics or its session no longer awaits it.
 struct Spending {
     checker: Checker,
     work: Work,
@@ -119,7 +119,7 @@ mod tests {
         Key { share: ShareKey::Session(address), account: number }
     }
 
-    /// What waits until it is let go, or does nothing.
+    /// Blocks a check until it is released; `None` does nothing.
     type Held = Option<std::sync::mpsc::Receiver<()>>;
 
     async fn heavy(checker: Checker, held: Held, units: u64) -> Option<()> {
@@ -143,7 +143,7 @@ mod tests {
             let (order, checker) = (Arc::clone(&order), checker.clone());
             tokio::spawn(async move {
                 let light = |_: &mut Held, _: Work, _: &mut Work| None;
-                // Noted while it has the turn: tasks may hear of their ends in another order.
+                // Recorded during the turn: tasks may observe their ends in another order.
                 let note = move |held: &mut Held, _: &mut Work| {
                     if let Some(held) = held.take() {
                         let _ = held.recv();
@@ -157,7 +157,7 @@ mod tests {
         while checks.turns.free() > 0 {
             tokio::task::yield_now().await;
         }
-        // Over as many sessions as it likes.
+        // Over several sessions.
         let flooders = [2, 3, 4].map(|number| checks.of_session(session(1, number)));
         all.extend(flooders.iter().map(|flooder| start("flooder", flooder, None)));
         while checks.turns.waiting() < 3 {
@@ -167,7 +167,7 @@ mod tests {
         while checks.turns.waiting() < 4 {
             tokio::task::yield_now().await;
         }
-        // One that is given up takes no turn with it.
+        // A cancelled check does not lose its turn.
         all.remove(1).abort();
         go.send(()).unwrap();
         for task in all {
@@ -217,7 +217,7 @@ mod tests {
         heavy(other, None, 1).await.unwrap();
     }
 
-    /// Somebody in the same office pastes a book.
+    /// Another session in the same office pastes a book.
     #[tokio::test]
     async fn what_is_small_does_not_wait_for_what_others_of_its_address_have_checked() {
         let checks = Checks::new(1);

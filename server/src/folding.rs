@@ -1,11 +1,10 @@
-//! The relay's children: two threads that have child processes open what only they may open. They
-//! merge a snapshot which a client offers with what there is, and a whole document of an
-//! automerge-repo client; and when none of these waits, one of them finds a document whose history is
-//! worth folding and puts a snapshot in its place.
+//! The relay's child processes: two threads run child processes for work that must open documents. They merge
+//! uploaded snapshots, and whole documents of automerge-repo clients, with the stored ones; when no such job
+//! waits, one thread compacts a document whose history is due.
 //!
-//! They never build a document themselves, and nobody waits for them but the one document that they
-//! are at: a child that dies costs its fold and nothing else. Addresses have their turns one after the
-//! other, whatever the sessions of each have queued.
+//! The threads never build a document themselves, and only the affected document waits for them: a child that
+//! dies loses its own job and nothing else. Addresses take turns, however much the sessions of each have
+//! queued.
 
 mod apart;
 mod compacting;
@@ -40,21 +39,21 @@ pub(crate) use merging::brought;
 use queue::Queue;
 pub(crate) use worker::Worker;
 
-/// How a relay folds.
+/// Options of the relay's compaction.
 #[derive(Debug, Clone)]
 pub struct FoldOptions {
-    /// The command line of the child that folds; it is to call `landfall_fold::worker::main`.
-    /// `None`: nothing is folded, and no folded history is taken from clients.
+    /// The command line of the child process; it must call `landfall_fold::worker::main`. `None`: the relay
+    /// does not compact, and accepts no snapshots from clients.
     pub worker: Option<Vec<OsString>>,
-    /// Bytes of memory that a child may have. Default 1 GiB. Too small, and long documents stay
-    /// unfolded; they still sync.
+    /// Memory limit of a child in bytes. Default 1 GiB. If it is too small, long documents stay uncompacted;
+    /// they still sync.
     pub memory_bytes: u64,
-    /// How long one fold may take. Default 60 s.
+    /// Time limit of one compaction. Default 60 s.
     pub time: Duration,
-    /// The youngest entries of a log, which are not folded. See
+    /// The newest entries of a log, which stay uncompacted. See
     /// [`RECENT_ENTRIES`](landfall_protocol::limits::RECENT_ENTRIES).
     pub window: FoldWindow,
-    /// How often the store is asked for a document that is worth a fold. Default 1 s.
+    /// How often the store is queried for a document due for compaction. Default 1 s.
     pub every: Duration,
 }
 
@@ -70,54 +69,53 @@ impl Default for FoldOptions {
     }
 }
 
-/// What became of an offered snapshot.
+/// The result of merging an uploaded snapshot.
 pub(crate) enum Merged {
-    /// Everything in it was there already.
+    /// The store had all of it already.
     Nothing,
-    /// This stands for what was there and what was offered.
+    /// The merged snapshot: stored and uploaded changes.
     Snapshot(Arc<Snapshot>),
 }
 
-/// What came of something that had to be opened.
+/// The result of a job that opened a client's bytes.
 pub(crate) enum Brought {
     /// It is merged.
     Merged(Merged),
-    /// It is not, but these changes of it are new, and are to be pushed in this order.
+    /// Not merged: these changes of it are new, and are to be pushed in this order.
     Changes(Vec<CheckedChange>),
-    /// The same of an offered snapshot: together with what there is it would exceed what one may
-    /// have.
+    /// The same for an uploaded snapshot: merged with the stored changes it would exceed the size limit.
     Apart(Vec<CheckedChange>),
 }
 
-/// Why an offered snapshot was not merged.
+/// Why an uploaded snapshot was not merged.
 pub(crate) enum MergeError {
-    /// There is no worker.
+    /// No worker is configured.
     NoWorker,
-    /// The worker did not take it.
+    /// The worker failed or rejected it.
     Worker(WorkerError),
     /// The store could not be read.
     Store(StoreError),
-    /// It has nothing in common with what is there.
+    /// It has no change in common with the stored document.
     Unrelated,
-    /// The document was folded by somebody else meanwhile.
+    /// The document was compacted meanwhile.
     Overtaken,
 }
 
-/// A snapshot that a client offers, whole.
+/// A complete snapshot that a client uploaded.
 pub(crate) struct Offer {
     pub(crate) space: SpaceName,
     pub(crate) document: DocumentId,
     pub(crate) hash: [u8; 32],
-    /// `None` if they are not known.
+    /// `None` if unknown.
     pub(crate) heads: Option<Vec<ChangeHash>>,
     pub(crate) bytes: Arc<Vec<u8>>,
 }
 
-/// A document as an automerge-repo peer has it.
+/// A document as an automerge-repo peer sent it.
 pub(crate) struct Chunks {
     pub(crate) space: SpaceName,
     pub(crate) document: DocumentId,
-    /// In each any number of chunks, of any type.
+    /// Each part holds any number of chunks, of any type.
     pub(crate) parts: Vec<Arc<Vec<u8>>>,
 }
 
@@ -126,13 +124,13 @@ type MergeDone = Box<dyn FnOnce(Result<Brought, MergeError>) + Send>;
 enum Work {
     Merge(Offer, MergeDone),
     Absorb(Chunks, MergeDone),
-    /// The packed index of this document is damaged.
+    /// Rebuilds the damaged packed index of this document.
     Rebuild(SpaceName, DocumentId, Box<dyn FnOnce(bool) + Send>),
 }
 
-/// Told before each fold is written: the space, and how far its log will be folded. It waits until
-/// nobody is fed single entries of that any more except from the store: a session that comes from
-/// the store must meet the snapshot there, and not be led past it. False if that cannot be had.
+/// Called before a compaction commits, with the space and the offset `through`; blocks until no session is
+/// being served offsets ≤ `through` from the ring. A session that reads the store must meet the snapshot
+/// there, and not be moved past it by the ring. False if that cannot be guaranteed.
 type BeforeFold = Box<dyn Fn(&SpaceName, Offset) -> bool + Send + Sync>;
 
 #[derive(Default)]
@@ -143,17 +141,17 @@ struct Shared {
     healing: OnceLock<Arc<Healing>>,
 }
 
-/// The threads that have children work.
+/// The threads that run children.
 pub(crate) struct Folder {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Ends the children that are at work.
+    /// Terminates the running children.
     stop: Arc<AtomicBool>,
 }
 
 impl Folder {
-    /// Takes snapshots apart that exceed the limit, and starts the threads. Nothing else may write to
-    /// the store before it returns. The receiver completes when one of the threads ends: before
+    /// Splits snapshots that exceed the size limit, and starts the threads. No other writer may use the store
+    /// before this returns. The receiver completes when one of the threads ends: before
     /// [`close`](Self::close) only by a bug.
     pub(crate) fn start(
         store: Arc<dyn LogStore>,
@@ -182,32 +180,32 @@ impl Folder {
         Ok((folder, ended))
     }
 
-    /// Has somebody told before each fold is written, from now on.
+    /// Sets the callback that runs before each compaction commits.
     pub(crate) fn before_fold(&self, told: BeforeFold) {
         // Set once, when the relay starts.
         let _ = self.shared.before_fold.set(told);
     }
 
-    /// Has what clients offer looked through for what is lost, from now on.
+    /// Sets the repairer that receives lost data found in clients' uploads.
     pub(crate) fn heal_with(&self, healing: Arc<Healing>) {
         // Set once, when the relay starts.
         let _ = self.shared.healing.set(healing);
     }
 
-    /// Has a session's snapshot merged with what there is. `done` is called on one of the threads.
+    /// Queues the merge of a session's snapshot with the stored document. `done` runs on one of the threads.
     pub(crate) fn merge(&self, session: Key, offer: Offer, done: MergeDone) {
         let document = (offer.space.clone(), offer.document);
         self.add(session, document, Work::Merge(offer, done));
     }
 
-    /// Has a session's chunks merged with what there is: all of them, or nothing. `done` is called on
+    /// Queues the merge of a session's chunks with the stored document: all of them, or none. `done` runs on
     /// one of the threads.
     pub(crate) fn absorb(&self, session: Key, chunks: Chunks, done: MergeDone) {
         let document = (chunks.space.clone(), chunks.document);
         self.add(session, document, Work::Absorb(chunks, done));
     }
 
-    /// Has a packed index made anew from its snapshot; `done` says whether that worked.
+    /// Queues the rebuild of a packed index from its snapshot; `done` receives whether it succeeded.
     pub(crate) fn rebuild(
         &self,
         space: SpaceName,
@@ -223,26 +221,26 @@ impl Folder {
         self.shared.wake.notify_one();
     }
 
-    /// Ends the children that are at work, and has none started any more: they may have minutes to
-    /// go, and the relay stops. What waits is answered so.
+    /// Terminates the running children, which may have minutes to go, and prevents new ones: the relay is
+    /// stopping. Queued jobs fail.
     pub(crate) fn end_jobs(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.shared.queue.lock().end_fold();
     }
 
-    /// Ends the threads after what they are at.
+    /// Ends the threads after their current job.
     pub(crate) fn close(&self) {
         self.end_jobs();
         self.shared.queue.lock().close();
         self.shared.wake.notify_all();
         for thread in std::mem::take(&mut *self.threads.lock()) {
-            // A panic there was told by the panic hook; the relay stops all the same.
+            // The panic hook has logged a panic of the thread; the relay stops all the same.
             let _ = thread.join();
         }
     }
 }
 
-/// Dropped when a thread ends, also by a panic: the first one that does is told.
+/// Dropped when a thread ends, also by a panic: the first drop completes the receiver.
 struct Ends(Arc<Mutex<Option<oneshot::Sender<()>>>>);
 
 impl Drop for Ends {

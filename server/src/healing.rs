@@ -1,10 +1,10 @@
-//! Healing: what reads found damaged in the store is asked of the clients that follow it. One document
-//! at a time is examined, off the async workers; what of it cannot be read is asked for, of a few
-//! sessions at a time and with ever longer pauses; and what they bring takes the place of what is
-//! damaged before it is judged like any other push.
+//! Online repair: the relay requests data that reads found damaged from the clients that follow the document.
+//! It examines one document at a time, off the async workers, and requests the damaged parts from a few
+//! sessions at a time, with growing pauses. A client's copy replaces the damaged bytes before it is admitted
+//! like any other push.
 //!
-//! It drops nothing. A document that nobody has stays damaged, and is asked for whenever somebody comes
-//! who follows it.
+//! Repair never drops data. A document that no client has stays damaged, and is requested from every later
+//! follower.
 
 mod case;
 
@@ -26,37 +26,37 @@ use crate::tasks;
 use crate::turns::Turns;
 use case::Case;
 
-/// What of a document cannot be read.
+/// The damaged parts of a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Lost {
-    /// Changes, ascending: no more than one question may ask for, and none of a long list that nobody is
-    /// asked for.
+    /// Changes, ascending: at most as many as one request may name. Empty while a long list has no client to
+    /// be sent to.
     pub(crate) changes: Vec<ChangeHash>,
-    /// The hash of the snapshot, if its bytes cannot.
+    /// The hash of the snapshot, if its bytes are damaged.
     pub(crate) snapshot: Option<[u8; 32]>,
 }
 
-/// A document that a session is asked for.
+/// A request to a session for a document's data.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) space: SpaceName,
     pub(crate) document: DocumentId,
-    /// Which changes; none of them for everything.
+    /// The changes; empty requests everything.
     pub(crate) changes: Vec<ChangeHash>,
 }
 
 type Place = (SpaceName, DocumentId);
 
-/// The documents that are to be healed.
+/// The documents under repair.
 #[derive(Default)]
 pub(crate) struct Healing {
-    /// Spares every push and subscription the mutex while all is well.
+    /// Lets every push and subscription skip the mutex while no damage is known.
     is_active: AtomicBool,
     cases: Mutex<BTreeMap<Place, Case>>,
     wake: Notify,
 }
 
-/// What healing works with.
+/// The resources of the repair task.
 pub(crate) struct Desk {
     store: Arc<dyn LogStore>,
     rooms: Arc<Rooms>,
@@ -64,25 +64,25 @@ pub(crate) struct Desk {
     page_reads: Turns,
 }
 
-/// What an examination came to.
+/// The result of an examination.
 enum Found {
-    /// It was read whole.
+    /// The document was read whole.
     Whole,
-    /// This of it is damaged.
+    /// These parts are damaged.
     Lost(Lost),
-    /// Something is damaged that no client can mend, or it cannot be read at all.
+    /// Damage that no client can repair, or a document that cannot be read.
     Beyond(StoreError),
     /// Reads met damage again meanwhile.
     Unsettled,
 }
 
 impl Healing {
-    /// Heals, for as long as the runtime lives: what it asks for is not acknowledged by it.
+    /// Runs the repair for as long as the runtime lives: no acknowledgement depends on it.
     async fn run(&self, desk: &Desk) {
         let mut is_kept = true;
         loop {
             let condition = desk.store.condition();
-            // Also once after the last is healed, and until that is kept.
+            // Also once after the last repair, until that is persisted.
             let is_active = self.is_active.load(Ordering::Acquire);
             if is_active || !is_kept || !condition.damaged.is_empty() {
                 is_kept = desk.keep_condition().await;
@@ -91,20 +91,20 @@ impl Healing {
             match self.next_due(Instant::now()) {
                 Some(place) => self.attend(desk, place).await,
                 None => {
-                    // What reads find is looked for now and then: nothing waits for it.
+                    // Damage found by reads is collected periodically: nothing waits for it.
                     let look = tokio::time::sleep(limits::HEAL_LOOK);
                     tokio::select! {
                         () = self.wake.notified() => {}
                         () = look => {}
                     }
-                    // Whoever wakes it again and again does not keep a processor busy.
+                    // Bounds the rate of wake-ups, so that frequent ones do not keep a processor busy.
                     tokio::time::sleep(limits::HEAL_PAGE_PAUSE).await;
                 }
             }
         }
     }
 
-    /// What of a document cannot be read, as far as that is known.
+    /// The damaged parts of a document, as far as they are known.
     pub(crate) fn lost(&self, space: &SpaceName, document: &DocumentId) -> Option<Arc<Lost>> {
         if !self.is_active.load(Ordering::Acquire) {
             return None;
@@ -112,8 +112,8 @@ impl Healing {
         self.cases.lock().get(&(space.clone(), *document))?.lost()
     }
 
-    /// Whether it is known that nothing of a damaged document's snapshot is lost: it was examined, and
-    /// reads have met nothing new since but changes.
+    /// Whether a damaged document's snapshot is known to be whole: the document was examined, and reads since
+    /// then met only damaged changes.
     pub(crate) fn is_snapshot_whole(&self, place: (&SpaceName, &DocumentId), known: Known) -> bool {
         if !self.is_active.load(Ordering::Acquire) {
             return false;
@@ -126,7 +126,7 @@ impl Healing {
         })
     }
 
-    /// Something that was lost of a document was brought, and is whole in the store.
+    /// A lost part of a document was pushed, and is whole in the store.
     pub(crate) fn brought(&self, space: &SpaceName, document: &DocumentId) {
         self.change(space, document, |case| {
             case.brought(Instant::now());
@@ -134,7 +134,7 @@ impl Healing {
         });
     }
 
-    /// A session has brought what it has: so many changes.
+    /// A session finished its answer: it pushed `count` changes.
     pub(crate) fn answered(
         &self,
         session: SessionId,
@@ -145,7 +145,7 @@ impl Healing {
         self.change(space, document, |case| case.answered(session, count, Instant::now()));
     }
 
-    /// A session follows documents of a space from now on.
+    /// A session subscribed to documents of a space.
     pub(crate) fn listens(&self, space: &SpaceName) {
         self.change_all(|of, case| {
             if of == space {
@@ -154,7 +154,7 @@ impl Healing {
         });
     }
 
-    /// A session has a document open from now on.
+    /// A session opened a document.
     pub(crate) fn opens(&self, space: &SpaceName, document: &DocumentId) {
         self.change(space, document, |case| {
             case.hurry(Instant::now());
@@ -162,12 +162,12 @@ impl Healing {
         });
     }
 
-    /// A session is gone.
+    /// A session ended.
     pub(crate) fn gone(&self, session: SessionId) {
         self.change_all(|_, case| case.gone(session, Instant::now()));
     }
 
-    /// Has a case changed; `change` says whether it did.
+    /// Changes a case; `change` returns whether it did.
     fn change(
         &self,
         space: &SpaceName,
@@ -191,7 +191,7 @@ impl Healing {
         self.wake.notify_one();
     }
 
-    /// Takes up what was found damaged since, and lets go what is damaged no more.
+    /// Adds newly damaged documents, and removes those that are whole again.
     fn gather(&self, condition: &Condition) {
         if condition.damaged.is_empty() && !self.is_active.load(Ordering::Acquire) {
             return;
@@ -209,24 +209,25 @@ impl Healing {
         self.is_active.store(!cases.is_empty(), Ordering::Release);
     }
 
-    /// The document whose turn it is.
+    /// The document that has been due the longest.
     fn next_due(&self, now: Instant) -> Option<Place> {
         let cases = self.cases.lock();
         let due = cases.iter().filter(|(_, case)| case.due <= now);
         due.min_by_key(|(_, case)| case.due).map(|(place, _)| place.clone())
     }
 
-    /// Takes a document a step on: examines it if it is not known what it lacks, and asks for that.
+    /// Advances the repair of a document: examines it if its damage is not known, and requests what is
+    /// damaged.
     async fn attend(&self, desk: &Desk, place: Place) {
         let (space, document) = &place;
         let known = desk.store.known_damage(space, document);
-        // One that is not known any more is let go with the next look.
+        // The next look removes a document that is no longer known to be damaged.
         let Some(known) = known else { return self.put_off(&place) };
         let is_examined = self.with(&place, |case| case.begin(known)).unwrap_or(true);
         if !is_examined {
             match desk.examine(&place, known).await {
                 Found::Whole => return self.healed(desk, &place),
-                // What a client brings could not be written.
+                // A client's copy could not be written.
                 Found::Lost(_) if known.takes_no_writes => return self.put_off(&place),
                 Found::Lost(lost) => {
                     self.with(&place, |case| case.examined(lost, known, Instant::now()));
@@ -242,7 +243,8 @@ impl Healing {
         self.ask(desk, &place);
     }
 
-    /// Asks sessions that follow the document and have not said that they have nothing of it.
+    /// Requests the data from sessions that follow the document and have not answered that they have none of
+    /// it.
     fn ask(&self, desk: &Desk, place: &Place) {
         let (space, document) = place;
         let followers = desk.rooms.followers(space, document);
@@ -291,7 +293,7 @@ impl Desk {
         Self { store, rooms, metrics: Arc::clone(metrics), page_reads: page_reads.clone() }
     }
 
-    /// Heals from now on, in a task of its own.
+    /// Starts the repair, in a task of its own.
     pub(crate) fn start(self) -> Arc<Healing> {
         let healing = Arc::new(Healing::default());
         let (desk, running) = (Arc::new(self), Arc::clone(&healing));
@@ -302,14 +304,14 @@ impl Desk {
         healing
     }
 
-    /// Off the async workers: it waits for the disk, if there is something new.
+    /// Runs off the async workers: it waits for the disk if there is something to write.
     async fn keep_condition(&self) -> bool {
         let store = Arc::clone(&self.store);
-        // A panic there was told by the panic hook.
+        // The panic hook has logged a panic there.
         tokio::task::spawn_blocking(move || store.keep_condition()).await.unwrap_or(false)
     }
 
-    /// Reads a document in short reads, with pauses in which others read.
+    /// Examines a document in short reads, with pauses in which others read.
     async fn examine(&self, place: &Place, known: Known) -> Found {
         let (mut lost, mut after) = (Lost::default(), None);
         loop {

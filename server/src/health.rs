@@ -1,5 +1,5 @@
-//! Whether the relay can do its work now, for `/readyz`: set by the hub and by shutdown, read by
-//! HTTP. It must not know what the hub's work is.
+//! The relay's readiness, for `/readyz`: written by the hub and by shutdown, read by HTTP. It must not know
+//! the hub's work.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,11 +22,12 @@ pub(crate) struct Health {
     pub(crate) hub: Heartbeat,
 }
 
-/// What a thread is at, as seen from outside: since when it works on the same thing.
+/// A thread's progress, as seen by others: since when it has been at its current step.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     start: Instant,
-    /// Milliseconds from `start` to the last step, plus one; 0 while it waits for work.
+    /// Milliseconds from `start` to the current step's beginning, plus one; 0 while the thread waits for
+    /// work.
     step: AtomicU64,
 }
 
@@ -37,7 +38,7 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeat {
-    /// The thread begins a step of its work.
+    /// The thread begins a step.
     pub(crate) fn works(&self) {
         self.step.store(self.now() + 1, Ordering::Release);
     }
@@ -47,7 +48,7 @@ impl Heartbeat {
         self.step.store(0, Ordering::Release);
     }
 
-    /// How long the thread is at its present step, if that is at least `limit`.
+    /// How long the thread has been at its current step, if that is at least `limit`.
     fn stalled(&self, limit: Duration) -> Option<Duration> {
         let began = self.step.load(Ordering::Acquire).checked_sub(1)?;
         let time = Duration::from_millis(self.now().saturating_sub(began));
@@ -60,7 +61,7 @@ impl Heartbeat {
 }
 
 impl Health {
-    /// A commit or a probe was durable.
+    /// A commit or a probe became durable.
     pub(crate) fn store_works(&self) {
         self.set(GOOD);
     }
@@ -69,23 +70,23 @@ impl Health {
     pub(crate) fn store_failed(&self, failure: StoreFailure) {
         self.set(match failure {
             StoreFailure::Full => FULL,
-            // Told by the store's own condition, which does not pass.
+            // The store's own condition reports it, and permanently.
             StoreFailure::Damaged => return,
             _ => FAILED,
         });
     }
 
-    /// The relay is being stopped; nothing takes that back.
+    /// The relay is being stopped; final.
     pub(crate) fn stopping(&self) {
         self.state.store(STOPPING, Ordering::Release);
     }
 
-    /// Whether the store's last word was that it does not take writes.
+    /// Whether the store's last commit or probe failed.
     pub(crate) fn store_is_ill(&self) -> bool {
         matches!(self.state.load(Ordering::Acquire), FULL | FAILED)
     }
 
-    /// Why the relay is not ready, a line for each reason and the gravest first; `None` if it is.
+    /// Why the relay is not ready, one line per reason, the most serious first; `None` if it is ready.
     pub(crate) fn not_ready(&self, store: &Condition) -> Option<String> {
         let gone = store.gone.as_ref().map(|gone| {
             format!("the store's files are gone: {gone}; nothing is acknowledged, the relay ends")
@@ -117,7 +118,7 @@ impl Health {
         (!reasons.is_empty()).then(|| reasons.join("\n"))
     }
 
-    /// Why the relay takes no pushes; `None` if it does.
+    /// Why the relay rejects pushes; `None` if it accepts them.
     fn trouble(&self) -> Option<&'static str> {
         match self.state.load(Ordering::Acquire) {
             GOOD => None,
@@ -129,7 +130,7 @@ impl Health {
 
     fn set(&self, state: u8) {
         let keep_stopping = |now| (now != STOPPING).then_some(state);
-        // An error says that the relay is stopping, which stays so.
+        // An error means that the relay is stopping, which is final.
         let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, keep_stopping);
     }
 }

@@ -1,8 +1,8 @@
-//! The hub: one thread that owns the spaces' machines, performs what they decide, and tells the
+//! The hub: one thread that owns the spaces' state machines, performs their decisions, and notifies the
 //! sessions.
 //!
-//! It judges nothing (that is `landfall_protocol::space`) and must never wait for a session: what
-//! it has to tell goes into a bounded mailbox, and a session whose mailbox is full is ended.
+//! It admits nothing itself (`landfall_protocol::space` does) and must never wait for a session:
+//! notifications go into a bounded mailbox, and a session whose mailbox is full is ended.
 
 mod feed;
 mod held;
@@ -40,29 +40,29 @@ pub(crate) use rings::Rings;
 pub(crate) use sequencer::Durable;
 use sequencer::Sequencer;
 
-/// A subscription that wants to know where it stands.
+/// A request to attach a subscription to its space's log.
 pub(crate) struct Attach {
     pub(crate) session: SessionId,
     pub(crate) subscription: SubscriptionId,
-    /// Tells this attach from an earlier one of the same number.
+    /// Distinguishes this attach from an earlier one with the same number.
     pub(crate) ticket: u64,
     pub(crate) space: SpaceName,
     pub(crate) cursor: Option<Cursor>,
     pub(crate) acknowledged: Option<Mark>,
     pub(crate) filter: Filter,
-    /// Without a cursor: the replica holds documents all the same.
+    /// Whether the replica has documents. Only relevant without a cursor.
     pub(crate) holds: bool,
     pub(crate) mailbox: Mailbox,
 }
 
-/// What a session pushed.
+/// A session's push.
 #[derive(Debug)]
 pub(crate) enum Pushed {
-    /// Changes, checked; and how often an index had to be loaded for them.
+    /// Checked changes; and how many index loads the push has caused.
     Changes(Judging, u8),
     /// A document's deletion.
     Deletion(PushedEntry),
-    /// A snapshot, whole.
+    /// A complete snapshot.
     Snapshot(PushedEntry, Offered, Arc<Vec<u8>>),
     /// Chunks of any type.
     Chunks(PushedEntry, Arc<Vec<u8>>),
@@ -74,13 +74,13 @@ impl Pushed {
         Self::Changes(Judging::new(push), 0)
     }
 
-    /// What an automerge-repo peer sends that is more than single changes: whole documents,
-    /// changes, deflated ones and bundles, one after the other and in any order. It is opened in a
-    /// child; the document's other pushes wait meanwhile.
+    /// A push of an automerge-repo peer that is more than single changes: whole documents, changes,
+    /// compressed ones and bundles, one after the other and in any order. A child opens it; the document's
+    /// other pushes wait meanwhile.
     ///
-    /// All of it is taken, or nothing. The answer counts what was added: changes, or 1 for a
-    /// snapshot in the place of everything; 1 also if nothing in it is new. A refusal with
-    /// `missing-dependency` names a change that it rests on and that is not there.
+    /// All of it is accepted, or nothing. The answer counts the additions: changes, or 1 for a snapshot that
+    /// replaces everything; 1 also if nothing in it is new. A rejection with `missing-dependency` names a
+    /// missing dependency.
     pub(crate) fn chunks(entry: PushedEntry, bytes: Arc<Vec<u8>>) -> Self {
         Self::Chunks(entry, bytes)
     }
@@ -94,7 +94,7 @@ impl Pushed {
         }
     }
 
-    /// Whether it is to be opened and merged by a child.
+    /// Whether a child must open and merge it.
     fn is_upload(&self) -> bool {
         matches!(self, Self::Snapshot(..) | Self::Chunks(..))
     }
@@ -109,19 +109,19 @@ impl Pushed {
     }
 }
 
-/// What the hub is asked to do.
+/// A command to the hub.
 enum Command {
     Attach(Box<Attach>),
     Detach(SessionId, SubscriptionId),
     Join(SessionId, SpaceName, Mailbox),
     Push(SpaceName, Box<Pushed>, Grant),
-    /// A document's packed index is in memory, or could not be brought there.
+    /// A document's packed index is in memory, or could not be loaded.
     IndexLoaded(SpaceName, DocumentId, Result<(), StoreError>),
-    /// The stored bytes of these changes were replaced by those that were pushed, or could not be.
+    /// The damaged ones of these changes were replaced in the store by the pushed bytes, or could not be.
     Mended(SpaceName, DocumentId, Result<Replaced, StoreError>),
-    /// What had to be opened was merged with what there is.
+    /// An upload was merged with the stored document, or could not be.
     Merged(SpaceName, PushedEntry, Result<Brought, MergeError>),
-    /// Something of a space is about to be folded, up to this offset.
+    /// A compaction of a document of this space is about to commit, up to this offset.
     Folding(SpaceName, Offset, std::sync::mpsc::SyncSender<()>),
     Leave(SessionId),
     Committed(SpaceName, Result<(), StoreError>),
@@ -129,7 +129,7 @@ enum Command {
     Shutdown,
 }
 
-/// What the hub tells a session.
+/// A notification of the hub to a session.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A subscription is attached.
@@ -153,29 +153,29 @@ impl std::fmt::Debug for Feed {
     }
 }
 
-/// Where the hub reaches a session.
+/// The hub's way to notify a session.
 #[derive(Clone)]
 pub(crate) struct Mailbox {
     pub(crate) events: mpsc::Sender<Event>,
-    /// Told when an event found no room: the session cannot go on.
+    /// Notified when the mailbox was full: the session must end.
     pub(crate) overflow: Arc<Notify>,
-    /// Told which of the session's logs have grown.
+    /// The subscriptions of the session whose logs have grown.
     pub(crate) grown: Arc<Grown>,
 }
 
-/// What a hub is made of.
+/// The parts of a hub.
 pub(crate) struct Parts {
     pub(crate) store: Arc<dyn LogStore>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) folder: Arc<Folder>,
-    /// Who is told of what became durable, beside the subscriptions.
+    /// Subscribers of documents, which receive durable entries besides the subscriptions' feeds.
     pub(crate) rooms: Arc<Rooms>,
-    /// What pushes may mend.
+    /// The online repair, which pushes may complete.
     pub(crate) healing: Arc<Healing>,
-    /// Where calls of the store that take a moment are made.
+    /// Runs the store's longer calls.
     pub(crate) runtime: tokio::runtime::Handle,
-    /// Bytes of live entries kept for each space.
+    /// Size limit of a space's ring in bytes.
     pub(crate) ring_bytes: usize,
     /// The rings of all spaces.
     pub(crate) rings: Arc<Rings>,
@@ -186,13 +186,13 @@ pub(crate) struct Parts {
 /// How the hub's thread ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HubEnd {
-    /// It was asked to, and everything that it had taken is settled.
+    /// It was stopped, after every accepted push was answered.
     Drained,
-    /// A bug: it panicked. Nothing can be taken or acknowledged any more.
+    /// A bug: it panicked. No push can be accepted or acknowledged any more.
     Panicked,
 }
 
-/// The way to the hub.
+/// A handle to the hub.
 #[derive(Clone)]
 pub(crate) struct Hub {
     inbox: Arc<Inbox<Command>>,
@@ -200,7 +200,7 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// Starts the hub's thread. The receiver hears how it ended.
+    /// Starts the hub's thread. The receiver gets the way in which it ended.
     pub(crate) fn start(parts: Parts) -> std::io::Result<(Self, oneshot::Receiver<HubEnd>)> {
         let inbox = Arc::new(Inbox::new(limits::HUB_QUEUE));
         let look_ups = LookUps::new(Arc::clone(&parts.store));
@@ -216,13 +216,13 @@ impl Hub {
                 }
             };
             inbox.close();
-            // Nobody waits for it only if the whole server was dropped.
+            // Fails only if the whole server was dropped.
             let _ = ended.send(end);
         })?;
         Ok((hub, end))
     }
 
-    /// Attaches a subscription; the answer comes to its mailbox.
+    /// Attaches a subscription; the answer arrives in its mailbox.
     pub(crate) async fn attach(&self, key: Key, attach: Attach) -> bool {
         self.inbox.send(key, Command::Attach(Box::new(attach))).await.is_ok()
     }
@@ -237,8 +237,8 @@ impl Hub {
         self.inbox.send(key, Command::Detach(session, subscription)).await.is_ok()
     }
 
-    /// Makes a session known without any subscription: what it pushes is answered to this mailbox
-    /// until it leaves. An attach does the same.
+    /// Registers a session without a subscription: its pushes are answered to this mailbox until it leaves.
+    /// An attach also registers it.
     pub(crate) async fn join(
         &self,
         key: Key,
@@ -249,8 +249,7 @@ impl Hub {
         self.inbox.send(key, Command::Join(session, space, mailbox)).await.is_ok()
     }
 
-    /// Hands a push in; its answer comes to the session's mailbox, and its memory is given back
-    /// then.
+    /// Submits a push; the answer arrives in the session's mailbox, and the push's memory is then released.
     pub(crate) async fn push(&self, space: SpaceName, mut push: Pushed, room: Grant) -> bool {
         if let Pushed::Changes(judging, _) = &mut push {
             let named = judging.named();
@@ -264,12 +263,12 @@ impl Hub {
         self.inbox.send(key, Command::Push(space, Box::new(push), room)).await.is_ok()
     }
 
-    /// The session is gone. Never waits, so that it can be called while dropping.
+    /// The session is gone. Never waits, so that it can be called in a drop.
     pub(crate) fn leave(&self, session: SessionId) {
         self.inbox.put(Command::Leave(session));
     }
 
-    /// Something of a space is about to be folded, up to this offset: from now on that is fed from
+    /// Called before a compaction of the space commits: from now on entries up to this offset are served from
     /// the store. Waits for the hub; false if it is gone.
     pub(crate) fn folding(&self, space: SpaceName, through: Offset) -> bool {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
@@ -277,12 +276,12 @@ impl Hub {
         told.recv_timeout(limits::HUB_ANSWER).is_ok()
     }
 
-    /// Settle what was taken, then end.
+    /// Answers the accepted pushes, then ends.
     pub(crate) fn shutdown(&self) {
         self.inbox.put(Command::Shutdown);
     }
 
-    /// Commands that wait.
+    /// Number of waiting commands.
     pub(crate) fn queued(&self) -> usize {
         self.inbox.len()
     }

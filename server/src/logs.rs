@@ -1,6 +1,6 @@
-//! Where log lines go: to standard error, for people on a terminal and as JSON otherwise.
+//! Sets up logging to standard error: as text for people on a terminal, otherwise as JSON.
 //!
-//! Logging never blocks and never panics, whatever standard error does: see `lossy`.
+//! Logging never blocks and never panics, whatever the state of standard error: see `lossy`.
 
 mod lossy;
 
@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::limits;
 use lossy::{Flush, Lossy};
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum LogFormat {
     /// For people on a terminal, JSON otherwise.
@@ -27,26 +27,26 @@ pub enum LogFormat {
     Json,
 }
 
-/// Log lines of this process that were lost, since standard error did not take them.
+/// The number of this process's log lines that were dropped because standard error did not accept them.
 static LOST: LazyLock<Counter> = LazyLock::new(Counter::default);
 
-/// Log lines of this process that were lost, for the metrics.
+/// The number of dropped log lines, for the metrics.
 pub(crate) fn lost() -> Counter {
     LOST.clone()
 }
 
-/// Logging of the process. Dropped, it writes what is queued, for a bounded time.
+/// Logging of the process. On drop, it writes the queued lines, for a bounded time.
 pub(crate) struct Logging {
     _flush: Option<Flush>,
 }
 
-/// Starts logging for the process, unless the program that carries the relay has done so. What is
-/// shown is asked for with `RUST_LOG`; by default everything from `info` on.
+/// Starts logging for the process, unless the program that embeds the relay has done so. `RUST_LOG` sets the
+/// filter; the default is `info`.
 pub(crate) fn start(format: LogFormat) -> Logging {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();
     let report = |lines| tracing::warn!(lines, "log lines were lost: standard error took none");
-    // Without threads there is no relay either, and the failure that follows says so.
+    // A system without threads cannot run the relay either; the later failure is reported.
     let Ok((lossy, flush)) = Lossy::start(std::io::stderr(), lost(), report) else {
         return Logging { _flush: None };
     };
@@ -59,12 +59,12 @@ pub(crate) fn start(format: LogFormat) -> Logging {
         LogFormat::Human => lines.with_ansi(terminal).try_init(),
         LogFormat::Auto if terminal => lines.with_ansi(true).try_init(),
         LogFormat::Auto | LogFormat::Json => {
-            // A line is in one span at most: as `span`, and not again in a list.
+            // A line is in at most one span: written as `span`, and not again in a list.
             lines.json().flatten_event(true).with_span_list(false).try_init()
         }
     };
     match started {
-        // The default hook writes to standard error, and would block where that is stuck.
+        // The default hook writes to standard error, and would block if that is stuck.
         Ok(()) => std::panic::set_hook(Box::new(log_panic)),
         Err(_) => tracing::debug!("logging was started before"),
     }

@@ -1,8 +1,8 @@
-//! What the operator's commands do to a store: looked into, checked, copied, put back, folded, taken
-//! out and put in as a portable file. All of it blocks; none of it knows the command line.
+//! The operator's commands on a store: inspect, verify, back up, restore, compact, export and import. All of
+//! them block; none knows the command line.
 //!
-//! What only reads works beside the relay that uses the store. What writes takes the store for
-//! itself, and is refused while a relay has it.
+//! Commands that only read may run alongside the relay that uses the store. Commands that write take the
+//! store exclusively, and fail while a relay has it.
 
 pub(crate) mod backup;
 pub(crate) mod compact;
@@ -29,7 +29,7 @@ use thiserror::Error;
 use crate::store::copies::{self, RewriteError};
 use crate::store::{BackupError, OpenStoreError, StoreError};
 
-/// Why a command did not do what it was asked.
+/// Why a command failed.
 #[derive(Debug, Error)]
 pub(crate) enum OperateError {
     /// The store cannot be opened.
@@ -47,13 +47,13 @@ pub(crate) enum OperateError {
     /// There is no such document.
     #[error("space `{0}` has no document {1}")]
     NoDocument(SpaceName, DocumentId),
-    /// The copy was not made.
+    /// The copy could not be made.
     #[error("the backup was not made")]
     Backup(#[source] BackupError),
-    /// What is to be restored is no whole backup.
+    /// The file to restore is not a complete backup.
     #[error("the backup cannot be restored")]
     BadBackup(#[source] BackupError),
-    /// What is in the backup is damaged.
+    /// The content of the backup is damaged.
     #[error("the backup is damaged: {first} (and {more} more)")]
     DamagedBackup {
         /// The first finding.
@@ -70,19 +70,19 @@ pub(crate) enum OperateError {
     /// A file or folder could not be written.
     #[error("{path} cannot be written", path = .0.display())]
     Write(PathBuf, #[source] io::Error),
-    /// A file was not made.
+    /// A file could not be created.
     #[error("the file was not made")]
     NewFile(#[from] NewFileError),
-    /// A folder holds no document of automerge-repo.
+    /// A folder has no document of automerge-repo.
     #[error("{folder} holds no documents as automerge-repo's file storage keeps them", folder = .0.display())]
     NoRepo(PathBuf),
-    /// A file is no whole portable file.
+    /// A file is not a complete portable file.
     #[error("{path} cannot be imported", path = .0.display())]
     Portable(PathBuf, #[source] PortableError),
-    /// What was exported is not sound: the store is damaged.
+    /// The exported content does not read back: the store is damaged.
     #[error("the space cannot be exported whole")]
     Unsound(#[source] PortableError),
-    /// The file was not rewritten.
+    /// The file could not be rewritten.
     #[error("everything is folded, but the file was not rewritten")]
     Rewrite(#[source] RewriteError),
     /// This program cannot start itself as a worker.
@@ -93,7 +93,7 @@ pub(crate) enum OperateError {
     Randomness(getrandom::Error),
 }
 
-/// Refuses a folder without a store: a wrong name must not make one.
+/// Rejects a folder without a store: a wrong name must not create one.
 pub(crate) fn must_have_store(data: &Path) -> Result<(), OperateError> {
     match copies::has_store(data) {
         true => Ok(()),

@@ -1,5 +1,5 @@
-//! Places for connections: so many in all, so many for one address, and a few kept for health and
-//! administration when the others are taken. It must not know what a connection is for.
+//! Slots for connections: a total, a limit per address, and a few reserved for health and administration when
+//! the others are taken. It must not know the purpose of a connection.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,17 +9,17 @@ use parking_lot::Mutex;
 
 use crate::limits;
 
-/// The places of a relay.
+/// The connection slots of a relay.
 #[derive(Debug)]
 pub(crate) struct Places {
-    /// Places in all, without the kept ones; and for one address.
+    /// The slots in total, without the reserved ones; and per address.
     limits: Caps,
     taken: Mutex<Taken>,
-    /// Notified when the last place was given back.
+    /// Notified when the last slot was released.
     emptied: tokio::sync::Notify,
 }
 
-/// How many connections there may be.
+/// The limits on connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caps {
     pub(crate) all: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Caps {
 struct Taken {
     all: usize,
     kept: usize,
-    /// No entry is zero twice.
+    /// Entries whose counts are both zero are removed.
     addresses: HashMap<IpAddr, OfAddress>,
 }
 
@@ -40,7 +40,7 @@ struct OfAddress {
     kept: usize,
 }
 
-/// A connection's place, given back when it is dropped.
+/// A connection's slot, released on drop.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,
@@ -49,7 +49,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Whether it is one of those for health and administration.
+    /// Whether it is one of those reserved for health and administration.
     pub(crate) fn is_kept(&self) -> bool {
         self.is_kept
     }
@@ -61,7 +61,7 @@ impl Places {
         Arc::new(Self { limits, taken: Mutex::default(), emptied })
     }
 
-    /// A place for a connection of this address: one of the kept ones if it has no other.
+    /// Takes a slot for a connection of this address: a reserved one if no other is free for it.
     pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let key = key_of(address);
         let mut taken = self.taken.lock();
@@ -81,10 +81,10 @@ impl Places {
         Some(Place { places: Arc::clone(self), key, is_kept: !is_free })
     }
 
-    /// Waits until no place is taken.
+    /// Waits until no slot is taken.
     pub(crate) async fn empty(&self) {
         loop {
-            // Registered before the look, so that no notification is missed.
+            // Registered before the check, so that no notification is missed.
             let emptied = self.emptied.notified();
             if self.taken.lock().addresses.is_empty() {
                 return;
@@ -116,7 +116,7 @@ fn forget_idle(addresses: &mut HashMap<IpAddr, OfAddress>, key: IpAddr) {
     }
 }
 
-/// What counts as one address: a host has a whole /64 of IPv6.
+/// The key of an address: a host has a whole /64 of IPv6.
 pub(crate) fn key_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {

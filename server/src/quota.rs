@@ -1,4 +1,4 @@
-//! Things of which there are so many in all, and so many for one address. It must not know what they are.
+//! A counter with a total limit and a limit per address. It must not know what it counts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::memory::ShareKey;
 
-/// What there is of something. Clones share it.
+/// A quota. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Quota {
     shared: Arc<Shared>,
@@ -23,28 +23,28 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    /// No entry is zero.
+    /// Entries with a count of zero are removed.
     shares: HashMap<ShareKey, usize>,
 }
 
-/// One that is taken, until it is dropped.
+/// One unit, held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct One {
     shared: Arc<Shared>,
     share: ShareKey,
 }
 
-/// There is none left, of so many.
+/// The quota is used up; the limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoneLeft(pub(crate) usize);
 
 impl Quota {
-    /// So many in all, and so many for one share.
+    /// `all` units in total, `of_share` per share.
     pub(crate) fn new(all: usize, of_share: usize) -> Self {
         Self { shared: Arc::new(Shared { all, of_share, taken: Mutex::default() }) }
     }
 
-    /// Takes one.
+    /// Takes one unit.
     pub(crate) fn take(&self, share: ShareKey) -> Result<One, NoneLeft> {
         let mut taken = self.shared.taken.lock();
         let of = taken.shares.get(&share).copied().unwrap_or(0);

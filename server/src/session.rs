@@ -1,8 +1,8 @@
-//! A session: one task for each WebSocket that performs what `landfall_protocol::session`
-//! decides. It reads, feeds and waits; a second task writes.
+//! A session: one task per WebSocket that performs the decisions of `landfall_protocol::session`. It reads,
+//! feeds and waits; a second task writes.
 //!
-//! It must not know what a change is, nor touch the store's tables: pushes go to the hub, pages
-//! come from the ring or the store.
+//! It must not know the contents of a change, nor the store's tables: pushes go to the hub, pages come from
+//! the ring or the store.
 
 mod answering;
 mod feeding;
@@ -55,52 +55,52 @@ use socket::{Heard, Stream};
 use uploads::{Room, Uploads};
 use writer::{Outgoing, Watch, WriteEnd, Writing};
 
-/// What every session of a relay shares.
+/// State shared by all sessions of a relay.
 pub(crate) struct Shared {
     pub(crate) hub: Hub,
     pub(crate) store: Arc<dyn LogStore>,
     pub(crate) metrics: Arc<Metrics>,
-    /// What all sessions may make the relay keep.
+    /// The memory budget of all sessions.
     pub(crate) memory: Memory,
-    /// Whether addresses tell clients apart: not where one may have all connections, since that is said
-    /// of a proxy.
+    /// Whether addresses distinguish clients. False if one address may hold all connections: operators set
+    /// that for a relay behind a proxy.
     pub(crate) addresses_differ: bool,
     pub(crate) upstream: Upstream,
     pub(crate) patience: Patience,
     pub(crate) stall: Duration,
     pub(crate) linger: Duration,
-    /// Turns true when the relay is being stopped.
+    /// Becomes true when the relay is being stopped.
     pub(crate) stopping: watch::Receiver<bool>,
-    /// The preflights of all sessions.
+    /// Preflights of all sessions.
     pub(crate) checks: Checks,
-    /// Bounds, for the whole relay, how many pages are read at a time.
+    /// Bounds concurrent page reads, for the whole relay.
     pub(crate) page_reads: Turns,
-    /// Places for subscriptions, of the whole relay.
+    /// The quota of subscriptions, for the whole relay.
     pub(crate) subscriptions: Quota,
-    /// Pages of digests that are read at a time, and what addresses may have summed.
+    /// Bounds concurrent reads of digest pages, and the rows that each address may have summed.
     pub(crate) digests: Turns,
-    /// Snapshots that clients offer, while their parts arrive.
+    /// Snapshots that clients upload, while their parts arrive.
     pub(crate) offers: Arc<Offers>,
-    /// Who follows which document, and hears what is said about it.
+    /// The subscribers of each document.
     pub(crate) rooms: Arc<Rooms>,
-    /// What is damaged in the store, and is asked for.
+    /// The online repair of damaged documents.
     pub(crate) healing: Arc<Healing>,
-    /// What automerge-repo's sessions share beside.
+    /// Further state shared by automerge-repo sessions.
     pub(crate) repo: crate::repo::Common,
 }
 
 impl Shared {
-    /// The memory of a session: it shares with the others of its address.
+    /// The memory account of a session, which shares the budget of its address.
     pub(crate) fn account(&self, id: SessionId, peer: SocketAddr) -> Account {
         self.memory.account(self.share(id, peer))
     }
 
-    /// Whose a request is that comes without a session.
+    /// The key of a request without a session.
     pub(crate) fn asker(&self, peer: SocketAddr) -> Key {
         Key { share: self.share(SessionId(0), peer), account: 0 }
     }
 
-    /// With whom a session shares.
+    /// The share that a session belongs to.
     fn share(&self, id: SessionId, peer: SocketAddr) -> ShareKey {
         match self.addresses_differ {
             true => ShareKey::Address(places::key_of(peer.ip())),
@@ -109,17 +109,17 @@ impl Shared {
     }
 }
 
-/// How the relay names itself to peers.
+/// The relay's agent string in handshakes.
 const AGENT: &str = concat!("landfall-relay/", env!("CARGO_PKG_VERSION"));
 
-/// WebSocket close codes from 4000 on are an application's own; ours are this plus the code.
+/// WebSocket close codes from 4000 on are application-defined; ours are this base plus the error code.
 pub(crate) const CLOSE_BASE: u16 = 4_000;
 /// "Normal closure".
 pub(crate) const CLOSE_NORMAL: u16 = 1_000;
-/// "Message too big", for one that the WebSocket itself refused.
+/// "Message too big", for a message that the WebSocket layer rejects.
 pub(crate) const CLOSE_TOO_BIG: u16 = 1_009;
 
-/// Runs a session from the moment HTTP has agreed to it until its connection is closed.
+/// Runs a session from the accepted HTTP upgrade until its connection is closed.
 pub(crate) async fn run(shared: Arc<Shared>, id: SessionId, peer: SocketAddr, upgrade: OnUpgrade) {
     let span = info_span!("session", session = id.0, %peer, space = tracing::field::Empty);
     async move {
@@ -145,8 +145,8 @@ pub(crate) async fn run(shared: Arc<Shared>, id: SessionId, peer: SocketAddr, up
     .await;
 }
 
-/// A session's place in the hub and among the metrics, given back when the session is dropped,
-/// however that comes.
+/// A session's registration in the hub and in the metrics, removed when the session is dropped for any
+/// reason.
 struct Seat {
     shared: Arc<Shared>,
     id: SessionId,
@@ -160,11 +160,11 @@ impl Drop for Seat {
     }
 }
 
-/// How a session came to its end.
+/// How a session ended.
 enum Ending {
-    /// The machine ended it: send what is left, then close with this.
+    /// The state machine ended it: send the remaining frames, then close with this code.
     Closing(Code, u16),
-    /// There is nobody left to tell.
+    /// The connection is gone: there is no peer to notify.
     Lost(Code),
 }
 
@@ -177,11 +177,11 @@ struct Driver {
     start: Instant,
     account: Account,
     meter: Arc<Meter>,
-    /// When it was last looked whether what keeps memory gets on.
+    /// The time of the last check that messages and uploads holding memory make progress.
     looked: Instant,
     /// The message whose frames are being handled.
     inbound: Option<Inbound>,
-    /// Frames other than entries, encoded, in order, with the memory of those that are answers.
+    /// Encoded frames other than entries, in order, each with its memory if it is an answer.
     outbox: VecDeque<(Vec<u8>, Option<Grant>)>,
     outbox_bytes: usize,
     intake: Intake,
@@ -191,24 +191,24 @@ struct Driver {
     hearing: Hearing,
     mailbox: Mailbox,
     events: mpsc::Receiver<Event>,
-    /// When the slowest link that is allowed for would have delivered what was written so far.
+    /// When the slowest permitted link would have delivered everything written so far.
     delivered: Moment,
     /// `None` once nothing more is to be written.
     writer: Option<mpsc::Sender<Outgoing>>,
     ending: Option<Ending>,
     /// Whether its log lines name a space.
     is_named: bool,
-    /// When the relay is being stopped: until when answers are waited for.
+    /// While the relay is being stopped: the deadline for answers.
     stopping: Option<Instant>,
-    /// Last, so that the hub hears of the end after everything else is gone.
+    /// The last field: the hub is notified of the end after everything else is dropped.
     _seat: Seat,
 }
 
-/// What happened next.
+/// The next event of the session.
 enum Happening {
     Frame,
     Evicted,
-    /// A message has its memory: there is a deadline that was not.
+    /// A message got its memory, which adds a deadline.
     Holding,
     Offer(Room),
     Event(Option<Event>),
@@ -269,7 +269,7 @@ impl Driver {
         Moment(self.start.elapsed())
     }
 
-    /// Until the end; gives the code under which it ended.
+    /// Runs until the end; returns the code of the end.
     async fn drive(&mut self, mut stream: Stream, mut writing: Writing) -> Code {
         let ending = loop {
             self.perform();
@@ -293,13 +293,13 @@ impl Driver {
         }
     }
 
-    /// Waits for whatever comes first. Nothing here has a rank: a peer that is fed without end is
-    /// read all the same, and the other way round.
+    /// Waits for the first event. No event has priority, so that a peer that is fed continuously is still
+    /// read, and vice versa.
     async fn next(&mut self, stream: &mut Stream, writing: &mut Writing) -> Happening {
         let takes = self.takes_frames();
         let (frame, reads) = (takes && self.inbound.is_some(), takes && self.inbound.is_none());
         let sends = self.has_something_to_send();
-        // What is read for a peer waits for the peer.
+        // Answers are produced only as fast as the peer reads them.
         let takes_replies = self.outbox.is_empty();
         let deadline = self.deadline();
         let mut stopping = self.shared.stopping.clone();
@@ -320,7 +320,7 @@ impl Driver {
             heard = stream.next(), if reads => Happening::Heard(heard.into()),
             () = self.mailbox.grown.notified() => Happening::Grown,
             () = sleep_until(deadline.into()) => Happening::Time,
-            // An error says that the server is gone, which is a stop as well.
+            // An error means that the server is gone, which is a stop as well.
             () = async { drop(stopping.wait_for(|stop| *stop).await) }, if !stopped => {
                 Happening::Stopping
             }
@@ -333,7 +333,7 @@ impl Driver {
             Happening::Frame => self.handle_frame(),
             Happening::Offer(room) => self.handle_room(room),
             Happening::Event(Some(event)) => self.handle_event(event),
-            // `None` never comes: the driver holds a sender itself.
+            // `None` never arrives: the driver holds a sender itself.
             Happening::Event(None) => {}
             Happening::Grown => self.feeding.handle_grown(self.mailbox.grown.take()),
             Happening::Written(end) => self.handle_written(&end),
@@ -393,7 +393,7 @@ impl Driver {
     }
 
     fn stop(&mut self) {
-        // Answers that came while the last was handed over.
+        // Answers that arrived during the last hand-over.
         while let Ok(event) = self.events.try_recv() {
             self.handle_event(event);
         }
@@ -450,11 +450,11 @@ impl Driver {
                 News::Mended(Some(through), document) => {
                     self.machine.handle_mended(through, document);
                 }
-                // It has no document open that way.
+                // The session has no document open through automerge-repo.
                 News::Entry(..) | News::Said(_) | News::Asked(..) | News::Mended(..) => {}
             }
         }
-        // What was said is not shared any more: each has its own copy until that is written.
+        // The frame is this session's own copy of the message: it holds the memory until it is written.
         self.perform();
         if let Some((_, last @ None)) = self.outbox.back_mut() {
             *last = room;
@@ -463,10 +463,10 @@ impl Driver {
 
     fn deadline(&self) -> Instant {
         let timeout = self.start.checked_add(self.machine.poll_timeout().0);
-        // A machine that waits for nothing says so with a moment that no clock reaches.
+        // A machine that waits for nothing returns a time that no clock reaches.
         let mut timeout =
             timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
-        // Counted from the last look: what comes meanwhile does not put it off.
+        // From the last check on: other events must not postpone the next one.
         if self.meter.is_holding() || self.uploads.is_busy() {
             timeout = timeout.min(self.looked + limits::PRESSED_LOOK);
         }
@@ -535,17 +535,17 @@ impl Driver {
     }
 }
 
-/// Where a subscription stands, for the store.
+/// A subscription's position and filter, for a read of the store.
 fn standing(machine: &Session, subscription: SubscriptionId) -> Option<Standing> {
     let after = machine.position(subscription)?;
     let filter = machine.filter(subscription)?.clone();
     Some(Standing { after, filter, partial: machine.partial(subscription) })
 }
 
-/// Waits until the writer would take a message.
+/// Waits until the writer accepts a message.
 pub(crate) async fn room(writer: Option<&mpsc::Sender<Outgoing>>) {
     match writer {
-        // A writer that has ended is noticed where it is waited for.
+        // The end of the writer is handled where its task is awaited.
         Some(writer) if writer.reserve().await.is_ok() => {}
         _ => std::future::pending().await,
     }

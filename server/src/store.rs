@@ -1,10 +1,10 @@
-//! The log store: what the relay keeps on disk, behind a trait so that a test can hold a commit
-//! back and a larger installation can bring another database.
+//! The log store: the relay's data on disk, behind a trait, so that a test can delay a commit and a larger
+//! installation can use another database.
 //!
-//! It keeps what it is given and reads it back: changes in the order of their offsets, snapshots
-//! that stand for folded ones, tombstones, and what follows from them (heads, digests, indexes).
-//! It must not know sessions, sockets or frames' bytes on the wire, and it never judges a change:
-//! that is `landfall_protocol::space`. It builds no document: a fold is done elsewhere.
+//! It stores and returns changes in offset order, the snapshots that replace compacted changes, tombstones,
+//! and the data derived from them (heads, digests, indexes). It must not know sessions, sockets or wire
+//! frames, and it admits no change: `landfall_protocol::space` does. It builds no document: compaction runs
+//! elsewhere.
 
 mod append;
 mod checked;
@@ -67,19 +67,19 @@ pub use opening::{OpenStoreError, StoreHint};
 pub use sqlite::SqliteStore;
 pub use verified::{Subject, Verification};
 
-/// Called once, when a commit is durable or has failed; on a thread of the store, so it must
-/// neither wait nor take long.
+/// Called exactly once, when a commit is durable or has failed. Runs on a thread of the store: it must not
+/// block.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-/// How much of the end of a log is left unfolded, so that a replica that is slightly behind is fed
-/// single changes and never a snapshot. An entry is folded only if both say so.
+/// How much of the end of a log stays uncompacted, so that a replica that lags slightly receives single
+/// changes and no snapshot. An entry is compacted only when it is outside both bounds, offsets and age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoldWindow {
-    /// So many of the log's last offsets are not folded.
+    /// The last `recent_entries` offsets of the log are not compacted.
     pub recent_entries: u64,
-    /// Nothing younger is folded.
+    /// Entries younger than this are not compacted.
     pub recent_age: Duration,
-    /// Bytes that a snapshot may have: what exceeds it stays single changes.
+    /// Largest size of a snapshot in bytes; a document that would exceed it keeps single changes.
     pub snapshot_bytes: u64,
 }
 
@@ -91,7 +91,7 @@ impl Default for FoldWindow {
 }
 
 impl FoldWindow {
-    /// Everything may be folded.
+    /// No window: every entry may be compacted.
     pub const NONE: Self = Self {
         recent_entries: 0,
         recent_age: Duration::ZERO,
@@ -99,100 +99,100 @@ impl FoldWindow {
     };
 }
 
-/// A document whose tail is worth a fold.
+/// A document whose tail is long enough to compact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoldTask {
     /// Its space.
     pub space: SpaceName,
     /// The document.
     pub document: DocumentId,
-    /// The last entry that is folded: where the snapshot will stand.
+    /// The last entry to compact, and the offset of the new snapshot.
     pub through: Offset,
-    /// Changes of the tail that are folded.
+    /// Number of tail changes to compact.
     pub changes: u64,
-    /// Their bytes, and those of the snapshot that they are folded into.
+    /// Bytes of these changes and of the snapshot that they are merged into.
     pub bytes: u64,
-    /// Whether a snapshot of it would surely be too large, and no part of it is worth one.
+    /// Whether a snapshot of it would exceed the size limit, and no prefix of the tail is worth compacting.
     pub is_oversized: bool,
-    /// Whether there is a snapshot to begin from.
+    /// Whether the document has a snapshot to start from.
     pub has_base: bool,
-    /// That snapshot's hash and offset.
+    /// The hash and offset of that snapshot.
     base: Option<([u8; 32], Offset)>,
-    /// Bytes of the changes alone.
+    /// Bytes of the changes, without the snapshot.
     tail_bytes: u64,
 }
 
-/// What a fold is made of, in the order in which it is needed.
+/// One input of a compaction; inputs arrive in the order in which they are applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FoldInput {
-    /// The snapshot that stands for what is folded already; at most one, first.
+    /// The document's current snapshot; at most one, first.
     Base(Vec<u8>),
-    /// A change, after all that it rests on.
+    /// A change, after all its dependencies.
     Change(Vec<u8>),
 }
 
-/// Takes what a fold is made of, and may say that it has enough.
+/// Receives the inputs of a compaction; may stop the read early.
 pub type FoldSink<'a> = dyn FnMut(FoldInput) -> ControlFlow<()> + 'a;
 
-/// What there is of a document, in a few bytes. All of it is durable.
+/// The state of a document, without its changes. All of it is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing, and nothing says that there ever was.
+    /// No entry, and no sign that there ever was one.
     Absent,
-    /// It was deleted.
+    /// The document was deleted.
     Deleted,
-    /// Changes.
+    /// The document has changes.
     Present {
-        /// Its heads, ascending.
+        /// The offset of its last entry; that of its snapshot if the tail is empty.
         heads: Vec<ChangeHash>,
         /// The offset of its last entry: of its snapshot, if nothing stands beyond that.
         last: Offset,
     },
 }
 
-/// What a store has in memory and has met, for the metrics.
+/// Figures of a store's memory and files, for the metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreGauges {
     /// Packed indexes in memory.
     pub indexes: usize,
     /// Their bytes.
     pub index_bytes: usize,
-    /// Packed indexes that were read from the disk, since the start.
+    /// Packed indexes read from disk since the start.
     pub index_loads: u64,
-    /// Packed indexes that were found to be damaged, since the start.
+    /// Packed indexes found damaged since the start.
     pub damaged_indexes: u64,
     /// Bytes of the store's files.
     pub store_bytes: u64,
-    /// Bytes that can still be written where they are.
+    /// Bytes that the relay's user may still write in the store's file system.
     pub free_bytes: u64,
-    /// The last verification of all of the store that was written down.
+    /// The last recorded verification of the whole store.
     pub verified: Option<Verification>,
-    /// The last one of a copy that was made on a schedule.
+    /// The last recorded verification of a scheduled copy.
     pub copy_verified: Option<Verification>,
 }
 
-/// A relay's store: one log for each space, and the index that admission asks.
+/// A relay's store: one log for each space, and the index that admission queries.
 ///
-/// All calls may block, except that [`LogStore::append`] and [`LogStore::probe`] only wait for
-/// room in the store's queue. A store that stands before another one names it as
-/// [`LogStore::beneath`], and everything that it does not do itself goes there.
+/// All calls may block, except that [`LogStore::append`] and [`LogStore::probe`] only wait for space in the
+/// store's queue. A store that wraps another one returns it from [`LogStore::beneath`]; every method that the
+/// wrapper does not implement is forwarded to it.
 pub trait LogStore: Send + Sync + 'static {
-    /// The relay's stable identity, drawn when the store was made.
+    /// The relay's stable identity, generated when the store was created.
     fn upstream(&self) -> Upstream;
 
-    /// A space's lineage. An unknown space is an empty log, and asking makes nothing.
+    /// A space's lineage. An unknown space is an empty log; the call does not create it.
     fn open_space(&self, space: &SpaceName) -> Result<Lineage, StoreError>;
 
-    /// Calls `ask` with one snapshot of what is durable in a space. A look-up that needs a packed
-    /// index which is not in memory fails with `StoreError::needs_index` set: have it loaded by
-    /// [`LogStore::load_index`] and ask again.
+    /// Calls `ask` with one read snapshot of the durable state of a space. A look-up that needs a packed
+    /// index which is not in memory fails with `StoreError::needs_index` set: call [`LogStore::load_index`],
+    /// then retry.
     fn with_history(
         &self,
         space: &SpaceName,
         ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
     ) -> Result<(), StoreError>;
 
-    /// The same for what need not be the hub's turn.
+    /// The same for callers other than the hub: it may queue behind other reads of the store.
     fn look_up(
         &self,
         space: &SpaceName,
@@ -201,12 +201,12 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.look_up(space, ask)
     }
 
-    /// The next piece of a log after a position: every live entry, snapshot and tombstone in
-    /// offset order, bounded as an `Entries` frame is; `None` at the log's end. A page may be
-    /// empty and still move on.
+    /// The next piece of a log after a position: every live entry, snapshot and tombstone in offset order,
+    /// bounded like an `Entries` frame; `None` at the log's end. A page may be empty and still advance the
+    /// position.
     ///
-    /// `partial` is the snapshot of which some bytes have arrived: if it comes next, or is one that
-    /// was replaced and is still kept, it goes on where it stopped.
+    /// `partial` is a snapshot of which the reader has the first bytes. If it is the next entry, or was
+    /// replaced and is still retained, the read continues where that reader stopped.
     fn next(
         &self,
         space: &SpaceName,
@@ -215,30 +215,30 @@ pub trait LogStore: Send + Sync + 'static {
         partial: Option<Partial>,
     ) -> Result<Option<Chunk>, StoreError>;
 
-    /// Writes a commit, all of it or nothing, with whatever else waits; `done` comes after its
+    /// Writes a commit atomically, in one group commit with whatever else is queued; calls `done` after the
     /// fsync.
     fn append(&self, commit: Arc<Commit>, done: Done);
 
-    /// Tries whether the store takes writes, by one that leaves nothing behind.
+    /// Tests whether the store accepts writes, with a write that leaves no trace.
     fn probe(&self, done: Done);
 
-    /// Finishes what is queued and lets go of the files. Later calls fail.
+    /// Finishes the queued writes and closes the files. Later calls fail.
     fn close(&self) -> Result<(), StoreError>;
 
-    /// The store behind this one, for a store that stands before another.
+    /// The wrapped store, for a store that wraps another.
     fn beneath(&self) -> Option<&dyn LogStore> {
         None
     }
 
-    /// Brings the packed index of a document's folded history into memory. If it is damaged, the
-    /// error's [`StoreError::damaged_index`] says so: it can be made anew from the snapshot.
+    /// Loads the packed index of a document's snapshot into memory. If the index is damaged, the error's
+    /// [`StoreError::damaged_index`] is set: the caller can rebuild the index from the snapshot.
     fn load_index(&self, space: &SpaceName, document: &DocumentId) -> Result<(), StoreError> {
         below(self)?.load_index(space, document)
     }
 
-    /// Puts a packed index that was made anew in its place; false if the snapshot is not the
-    /// document's any more, or it is no index. If it has other heads than the snapshot's row, that row
-    /// is damaged, since the index was made of bytes that were checked.
+    /// Stores a rebuilt packed index; false if the snapshot is no longer the document's, or the bytes are no
+    /// index. If its heads differ from those in the snapshot's row, the row is damaged: the index was built
+    /// from verified bytes.
     fn store_index(
         &self,
         space: &SpaceName,
@@ -249,8 +249,7 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.store_index(space, document, snapshot, packed)
     }
 
-    /// What the store would send of a document to somebody who has these heads; hashes that it
-    /// does not know are not looked at.
+    /// The entries of a document that a peer with these heads lacks. Unknown hashes are ignored.
     fn plan_document(
         &self,
         space: &SpaceName,
@@ -260,10 +259,10 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.plan_document(space, document, have)
     }
 
-    /// Changes and tombstones by their offsets, as a plan names them: as many from the front as one
-    /// frame takes, at least one. The row ends before an entry that is gone; if it is empty, the
-    /// document must be planned again. The first offset may be that of the document's snapshot;
-    /// [`LogStore::snapshot_entry`] names it without doubt.
+    /// Reads changes and tombstones by the offsets in a plan: as many from the front as one frame takes, at
+    /// least one. The result ends before the first entry that no longer exists; if it is empty, plan the
+    /// document again. The first offset may be that of the document's snapshot; [`LogStore::snapshot_entry`]
+    /// identifies the snapshot by its hash.
     fn read_entries(
         &self,
         space: &SpaceName,
@@ -273,8 +272,8 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.read_entries(space, document, offsets)
     }
 
-    /// A snapshot's entry: with its body if that may stand in an entry, else without, to be sent
-    /// behind its parts. `None` if it is gone.
+    /// A snapshot's entry: with its body if the body fits in an entry, else without, to be sent after the
+    /// snapshot's parts. `None` if the snapshot no longer exists.
     fn snapshot_entry(
         &self,
         space: &SpaceName,
@@ -283,8 +282,8 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.snapshot_entry(space, hash)
     }
 
-    /// A part of a snapshot, of its document's present one or of one that was replaced and is
-    /// still kept; `None` if it is gone or has no byte there.
+    /// A part of a snapshot, current or replaced and still retained; `None` if the snapshot no longer exists
+    /// or has no byte at that position.
     fn snapshot_part(
         &self,
         space: &SpaceName,
@@ -294,8 +293,8 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.snapshot_part(space, hash, from)
     }
 
-    /// What lies below some prefixes of document ids, and the log's head at that moment: from a cursor
-    /// on, as far as so many rows tell.
+    /// The digests below some prefixes of document ids, and the log's head at that moment: from a cursor on,
+    /// as far as `rows` rows allow.
     fn branches(
         &self,
         space: &SpaceName,
@@ -306,7 +305,7 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.branches(space, prefixes, cursor, rows)
     }
 
-    /// Where a document stands: one look at its row, whatever its length.
+    /// The state of a document: one row look-up, however long the document is.
     fn document_heads(
         &self,
         space: &SpaceName,
@@ -315,9 +314,9 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.document_heads(space, document)
     }
 
-    /// A document as an index, as it was at one moment; `None` if it is absent or deleted. With
-    /// the changes that are folded, if they are asked for: that brings them into memory, and a
-    /// damaged index is told by [`StoreError::damaged_index`].
+    /// A document as an index, at one moment; `None` if it is absent or deleted. With the compacted changes
+    /// if requested: the call then loads them into memory, and reports a damaged index through
+    /// [`StoreError::damaged_index`].
     fn document_index(
         &self,
         space: &SpaceName,
@@ -327,8 +326,8 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.document_index(space, document, with_folded)
     }
 
-    /// Those of some changes that a document has, ascending. Costs a look-up for each, whatever the
-    /// document's length. A damaged index is told by [`StoreError::damaged_index`].
+    /// Those of some changes that a document has, ascending. Costs one look-up per change, however long the
+    /// document is. Reports a damaged index through [`StoreError::damaged_index`].
     fn changes_known(
         &self,
         space: &SpaceName,
@@ -338,9 +337,9 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.changes_known(space, document, hashes)
     }
 
-    /// The documents of a space whose last entry stands behind an offset, and before another one if that
-    /// is given: newest first, at most so many, and only as far as one short read gets. With those that
-    /// were deleted, unless everything from the log's beginning is asked for.
+    /// The documents of a space whose last entry is after an offset, and before another one if given: newest
+    /// first, bounded in number and to what one short read finds. Includes deleted documents, unless the
+    /// range begins at the log's start.
     fn recent_documents(
         &self,
         space: &SpaceName,
@@ -351,13 +350,13 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.recent_documents(space, since, before, most)
     }
 
-    /// How many changes there are of a document, folded ones too.
+    /// The number of changes of a document, compacted ones included.
     fn changes_held(&self, space: &SpaceName, document: &DocumentId) -> Result<u64, StoreError> {
         below(self)?.changes_held(space, document)
     }
 
-    /// Gives all that there is of a document: its snapshot, then its tail, in short reads. True if
-    /// the sink took everything; false if it had enough, or the document was folded meanwhile.
+    /// Passes a whole document to the sink, its snapshot, then its tail, in short reads. True if the sink
+    /// accepted everything; false if it stopped early, or the document was compacted meanwhile.
     fn document_bases(
         &self,
         space: &SpaceName,
@@ -367,7 +366,7 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.document_bases(space, document, sink)
     }
 
-    /// A document that is worth a fold now, if there is one. Cheap if there is none.
+    /// A document that is due for compaction, if any. Cheap if there is none.
     fn fold_candidate(
         &self,
         now_ms: u64,
@@ -376,8 +375,7 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.fold_candidate(now_ms, window)
     }
 
-    /// The fold of one document, whether it is worth it or not; `None` if nothing of its tail is
-    /// outside the window.
+    /// The compaction of one document, due or not; `None` if its whole tail is inside the window.
     fn fold_task(
         &self,
         space: &SpaceName,
@@ -388,14 +386,14 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.fold_task(space, document, now_ms, window)
     }
 
-    /// Gives what a fold is made of, in short reads. True if the sink took everything, false if it
-    /// had enough or the document is another by now.
+    /// Passes the inputs of a compaction to the sink, in short reads. True if the sink accepted everything;
+    /// false if it stopped early or the document has changed.
     fn fold_read(&self, task: &FoldTask, sink: &mut FoldSink<'_>) -> Result<bool, StoreError> {
         below(self)?.fold_read(task, sink)
     }
 
-    /// Puts a snapshot in the place of what was read for it, durably; false if the document is
-    /// another by now, and the snapshot is of no use.
+    /// Durably replaces what the compaction read by a snapshot; false, without effect, if the document has
+    /// changed.
     fn fold_commit(
         &self,
         task: &FoldTask,
@@ -405,54 +403,54 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.fold_commit(task, snapshot, now_ms)
     }
 
-    /// Notes that a fold did not succeed with this version of the software: it is tried again when
-    /// the document's tail has doubled, or by another version.
+    /// Records that this version of the software could not compact a document: it is retried when the tail
+    /// has doubled, or by another version.
     fn fold_failed(&self, task: &FoldTask, version: &str, reason: &str) -> Result<(), StoreError> {
         below(self)?.fold_failed(task, version, reason)
     }
 
-    /// Makes folds that failed with another version of the software due again. Called at the start.
+    /// Marks compactions that failed with another version as due. Called at the start.
     fn retry_failed_folds(&self, version: &str) -> Result<(), StoreError> {
         below(self)?.retry_failed_folds(version)
     }
 
-    /// Deletes some of what nobody reads any more; true if there is more. What is half done is
-    /// finished by a later call, also after a crash.
+    /// Deletes some dead rows; true if more remain. A later call continues an interrupted deletion, also
+    /// after a crash.
     fn prune(&self, now_ms: u64, max_rows: usize) -> Result<bool, StoreError> {
         below(self)?.prune(now_ms, max_rows)
     }
 
-    /// What was found to be wrong with the store since it was opened. Reads nothing.
+    /// The damage and failures found since the store was opened. Reads nothing from disk.
     fn condition(&self) -> Condition {
         self.beneath().map(LogStore::condition).unwrap_or_default()
     }
 
-    /// Whether a read has found this document damaged: what is pushed to it is refused before it
-    /// can take the commit of others with it.
+    /// Whether a read found this document damaged. Pushes to it are then rejected before they can fail a
+    /// commit that other pushes share.
     fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
         self.beneath().is_some_and(|store| store.is_damaged(space, document))
     }
 
-    /// What is known of a document's damage; `None` if no read has met any. Reads nothing.
+    /// The known damage of a document; `None` if no read met any. Reads nothing from disk.
     fn known_damage(&self, space: &SpaceName, document: &DocumentId) -> Option<Known> {
         self.beneath().and_then(|store| store.known_damage(space, document))
     }
 
-    /// A document was examined and is whole, since this was known of it. False if a read has met damage
-    /// in it meanwhile.
+    /// Clears the damage of a document that was examined and found whole. `known` is the state before the
+    /// examination; false, without effect, if a read met damage meanwhile.
     fn forget_damage(&self, space: &SpaceName, document: &DocumentId, known: Known) -> bool {
         self.beneath().is_some_and(|store| store.forget_damage(space, document, known))
     }
 
-    /// Has the store keep what is known of damage, if that is new: it is known again when the store is
-    /// opened next. Waits for the disk. False if it could not be kept: then it is to be called again.
+    /// Persists the known damage if it changed, so that it survives a restart. Waits for the disk. False if
+    /// the write failed: call it again.
     fn keep_condition(&self) -> bool {
         self.beneath().is_none_or(LogStore::keep_condition)
     }
 
-    /// Holds a document against what names it, some of it in one short read: everything beside its
-    /// changes first, then its tail from behind an offset on. An error that is damage: something of it
-    /// is damaged that nobody's copy of its changes can set right.
+    /// Checks a document against the rows that refer to it, one bounded read per call: first everything
+    /// except its changes, then its tail after an offset. An error that is damage means that no client's copy
+    /// of the changes can repair it.
     fn examine(
         &self,
         space: &SpaceName,
@@ -462,9 +460,9 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.examine(space, document, after)
     }
 
-    /// Puts the bytes of changes in the place of those of a document that are damaged, each in its own
-    /// row, durably; gives how many were, and which are whole. Bytes that are not those of their hash, and changes that
-    /// the document does not have or whose bytes are whole, are left alone.
+    /// Durably replaces damaged bytes of a document's changes, each in its own row; returns how many were
+    /// replaced, and which changes are whole. Skips bytes that do not match their hash, changes that the
+    /// document does not have, and changes whose bytes are whole.
     fn mend_changes(
         &self,
         space: &SpaceName,
@@ -474,8 +472,8 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.mend_changes(space, document, changes)
     }
 
-    /// Puts a snapshot in the place of one whose bytes are damaged, at its offset, durably. Only if it
-    /// is the one with this hash, and stands for the same changes; false otherwise.
+    /// Durably replaces a snapshot whose bytes are damaged, at its offset. Only if the current snapshot has
+    /// this hash and stands for the same changes; false otherwise.
     fn mend_snapshot(
         &self,
         space: &SpaceName,
@@ -486,14 +484,13 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.mend_snapshot(space, document, hash, snapshot)
     }
 
-    /// The documents whose snapshots have more than so many bytes, with these.
+    /// The documents whose snapshots exceed `most_bytes` bytes, with the size of each.
     fn oversized(&self, most_bytes: u64) -> Result<Vec<(SpaceName, DocumentId, u64)>, StoreError> {
         below(self)?.oversized(most_bytes)
     }
 
-    /// Puts the changes of a document's snapshot, dependencies first, in its place, at the end of
-    /// the log and in an epoch of their own; false if it is another by now. Nothing else may be
-    /// appended meanwhile.
+    /// Replaces a document's snapshot by its changes, dependencies first, at the end of the log and in an
+    /// epoch of their own; false if the document has changed. No other append may run meanwhile.
     fn unfold(
         &self,
         space: &SpaceName,
@@ -505,13 +502,13 @@ pub trait LogStore: Send + Sync + 'static {
         below(self)?.unfold(space, document, hash, changes, fresh)
     }
 
-    /// What is in memory, and what was met.
+    /// Figures of the store's memory, files and damaged indexes.
     fn gauges(&self) -> StoreGauges {
         self.beneath().map(LogStore::gauges).unwrap_or_default()
     }
 }
 
-/// The store that does what this one does not.
+/// The wrapped store, which implements what this one does not.
 fn below<S: LogStore + ?Sized>(store: &S) -> Result<&dyn LogStore, StoreError> {
     store.beneath().ok_or_else(StoreError::unsupported)
 }

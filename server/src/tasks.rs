@@ -1,5 +1,5 @@
-//! Tasks that go on for as long as the relay serves, whatever becomes of one run of them: a panic
-//! there must not end what they do for all others without a word.
+//! Tasks that run for as long as the relay serves: a panic in one run must not silently end the service for
+//! all others.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -10,8 +10,8 @@ use tokio::time::sleep;
 
 use crate::limits;
 
-/// Runs a task in the background, and again after it panicked. What it had in hand then is dropped;
-/// what it works on must be sound between two steps.
+/// Runs a task in the background, and restarts it after a panic. The panicked run's local state is dropped;
+/// its shared state must be valid between any two steps.
 pub(crate) fn keep<F>(
     name: &'static str,
     mut begin: impl FnMut() -> F + Send + 'static,
@@ -21,7 +21,7 @@ where
 {
     tokio::spawn(async move {
         while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
-            // The panic hook has told where.
+            // The panic hook has logged where.
             tracing::error!(
                 name,
                 "a task panicked and begins anew; please report what the log says"

@@ -1,6 +1,5 @@
-//! Whose turn it is, of the sessions that wait for the same thing. Addresses have their turns one after the
-//! other, whatever each has queued and over however many connections; and within an address its sessions
-//! have theirs likewise.
+//! Schedules sessions that wait for the same resource. Addresses take turns, however much each has queued and
+//! over however many connections; within an address its sessions take turns likewise.
 //!
 //! It must not know what a turn is for.
 
@@ -17,7 +16,7 @@ use crate::budgets::Budgets;
 use crate::limits;
 use crate::memory::{Key, ShareKey};
 
-/// The entries of a map, once round, from the one after `last` on.
+/// One round over the entries of a map, starting after `last`.
 pub(crate) fn round<K: Ord + Copy, V>(
     map: &BTreeMap<K, V>,
     last: Option<K>,
@@ -27,7 +26,7 @@ pub(crate) fn round<K: Ord + Copy, V>(
     map.range((after, Bound::Unbounded)).chain(rest)
 }
 
-/// What waits, in the order in which it is served. Pure.
+/// A queue, in the order in which it is served. Pure.
 #[derive(Debug)]
 pub(crate) struct Round<T> {
     shares: BTreeMap<ShareKey, OfShare<T>>,
@@ -35,7 +34,7 @@ pub(crate) struct Round<T> {
     last: Option<ShareKey>,
 }
 
-/// What waits of one share; it is never empty.
+/// The queue of one share; never empty.
 #[derive(Debug)]
 struct OfShare<T> {
     accounts: BTreeMap<u64, VecDeque<T>>,
@@ -49,15 +48,15 @@ impl<T> Default for Round<T> {
 }
 
 impl<T> Round<T> {
-    /// Adds something behind the others of its session.
+    /// Adds an item after the others of its session.
     pub(crate) fn add(&mut self, key: Key, item: T) {
         let new = || OfShare { accounts: BTreeMap::new(), last: None };
         let of = self.shares.entry(key.share).or_insert_with(new);
         of.accounts.entry(key.account).or_default().push_back(item);
     }
 
-    /// Takes out what is next: of the shares that `may` have a turn the next one with a session whose
-    /// first item `fits`.
+    /// Removes the next item: of the shares for which `may` is true, the next one with a session whose first
+    /// item `fits`.
     pub(crate) fn take(
         &mut self,
         may: impl Fn(ShareKey) -> bool,
@@ -78,12 +77,12 @@ impl<T> Round<T> {
         Some((key, item))
     }
 
-    /// A share has had its turn elsewhere.
+    /// Records that a share had its turn elsewhere: the others come first.
     pub(crate) fn note_turn(&mut self, share: ShareKey) {
         self.last = Some(share);
     }
 
-    /// Takes out what of a session is not to be kept.
+    /// Removes the items of a session that `keep` rejects.
     pub(crate) fn retain(&mut self, key: Key, keep: impl FnMut(&T) -> bool) {
         let of = self.shares.get_mut(&key.share);
         if let Some(items) = of.and_then(|of| of.accounts.get_mut(&key.account)) {
@@ -92,7 +91,7 @@ impl<T> Round<T> {
         }
     }
 
-    /// Forgets who waits for nothing.
+    /// Removes empty queues.
     fn settle(&mut self, key: Key) {
         let Some(of) = self.shares.get_mut(&key.share) else { return };
         if of.accounts.get(&key.account).is_some_and(VecDeque::is_empty) {
@@ -103,7 +102,7 @@ impl<T> Round<T> {
         }
     }
 
-    /// The first of each session.
+    /// The first item of each session.
     pub(crate) fn first(&self) -> impl Iterator<Item = (ShareKey, &T)> {
         self.shares.iter().flat_map(|(share, of)| {
             of.accounts.values().filter_map(|items| Some((*share, items.front()?)))
@@ -115,13 +114,13 @@ impl<T> Round<T> {
         self.shares.is_empty()
     }
 
-    /// Takes out everything.
+    /// Removes everything.
     pub(crate) fn clear(&mut self) {
         self.shares.clear();
     }
 }
 
-/// Turns that so many have at a time. Clones share them.
+/// A fair semaphore: `at_a_time` turns are held concurrently. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Turns {
     shared: Arc<Shared>,
@@ -136,9 +135,9 @@ struct State {
     free: usize,
     waiting: Round<Waiter>,
     tickets: u64,
-    /// What shares may use; one that has used more has no turn until that is paid for.
+    /// The budgets of shares; a share in debt gets no turn until it has paid.
     budgets: Option<Budgets>,
-    /// No turn is given any more.
+    /// No more turns are given.
     is_closed: bool,
 }
 
@@ -151,7 +150,7 @@ struct Waiter {
     tell: oneshot::Sender<Turn>,
 }
 
-/// A turn, until it is dropped.
+/// A turn, held until it is dropped.
 pub(crate) struct Turn {
     shared: Arc<Shared>,
 }
@@ -167,7 +166,7 @@ impl Shared {
         Moment(self.start.elapsed())
     }
 
-    /// Changes who waits, then gives out the turns that are free.
+    /// Changes the queue, then gives out the free turns.
     fn serve(self: &Arc<Self>, change: impl FnOnce(&mut State)) {
         let mut told = Vec::new();
         {
@@ -183,13 +182,13 @@ impl Shared {
             }
         }
         for (tell, turn) in told {
-            // One that waits no more gives it back: the turn is dropped with the lock released.
+            // A cancelled waiter returns the turn: it is dropped here, after the lock was released.
             drop(tell.send(turn));
         }
     }
 }
 
-/// A place among those that wait, given up when it is dropped.
+/// A place in the queue, given up on drop.
 struct Place<'a> {
     shared: &'a Arc<Shared>,
     key: Key,
@@ -205,12 +204,12 @@ impl Drop for Place<'_> {
 }
 
 impl Turns {
-    /// So many at a time.
+    /// `at_a_time` turns.
     pub(crate) fn new(at_a_time: usize) -> Self {
         Self::of(at_a_time, None)
     }
 
-    /// So many at a time, of shares that have not used more than this lately.
+    /// `at_a_time` turns, for shares that are not in debt.
     pub(crate) fn within(at_a_time: usize, budgets: Budgets) -> Self {
         Self::of(at_a_time, Some(budgets))
     }
@@ -221,8 +220,8 @@ impl Turns {
         Self { shared: Arc::new(Shared { state: Mutex::new(state), start: Instant::now() }) }
     }
 
-    /// Waits for a turn. There is one for each in the end, unless [`close`](Self::close) was called:
-    /// then `None`.
+    /// Waits for a turn. Every waiter gets one eventually, unless [`close`](Self::close) was called: then
+    /// `None`.
     pub(crate) async fn take(&self, key: Key) -> Option<Turn> {
         if let Some(turn) = self.take_free(key.share) {
             return Some(turn);
@@ -232,7 +231,7 @@ impl Turns {
         self.shared.serve(|state| {
             state.tickets += 1;
             ticket = state.tickets;
-            // Dropped if it is closed: the receiver learns that.
+            // Dropped if closed, which the receiver observes.
             if !state.is_closed {
                 state.waiting.add(key, Waiter { ticket, tell });
             }
@@ -240,8 +239,8 @@ impl Turns {
         let is_metered = self.shared.state.lock().budgets.is_some();
         let mut place = Place { shared: &self.shared, key, ticket, told };
         loop {
-            // What others of its share use while it waits may put its turn off, and then nobody's end
-            // brings it.
+            // Spending by other sessions of the share may delay the turn beyond the last release of another
+            // turn. Then no release serves this waiter, so it looks again after the debt is paid.
             let look = self.debt(key.share).max(limits::DEBT_LOOK);
             tokio::select! {
                 // The sender is kept until it is used.
@@ -253,7 +252,7 @@ impl Turns {
         }
     }
 
-    /// A turn if there is one and nobody waits, as is mostly so.
+    /// A turn, if one is free and no session waits; the common case.
     fn take_free(&self, share: ShareKey) -> Option<Turn> {
         let mut state = self.shared.state.lock();
         let is_free = state.free > 0 && !state.is_closed && state.waiting.is_empty();
@@ -266,7 +265,7 @@ impl Turns {
         Some(Turn { shared: Arc::clone(&self.shared) })
     }
 
-    /// Gives no turn any more: those who wait learn so.
+    /// Gives no more turns; all waiters get `None`.
     pub(crate) fn close(&self) {
         let mut state = self.shared.state.lock();
         state.is_closed = true;
@@ -276,19 +275,19 @@ impl Turns {
         drop(waiting);
     }
 
-    /// The time on which its budgets run.
+    /// The clock of its budgets.
     pub(crate) fn now(&self) -> Moment {
         self.shared.now()
     }
 
-    /// How long until a share has paid for what it used.
+    /// How long until a share has paid for its use.
     pub(crate) fn debt(&self, share: ShareKey) -> Duration {
         let state = self.shared.state.lock();
         let debt = |budgets: &Budgets| budgets.wait(share, self.now());
         state.budgets.as_ref().map_or(Duration::ZERO, debt)
     }
 
-    /// A share has used so much.
+    /// Charges a share.
     pub(crate) fn spend(&self, share: ShareKey, tokens: u64) {
         if let Some(budgets) = &mut self.shared.state.lock().budgets {
             budgets.spend(share, self.shared.now(), tokens);
@@ -298,17 +297,17 @@ impl Turns {
 
 #[cfg(test)]
 impl Turns {
-    /// Turns that are free.
+    /// Number of free turns.
     pub(crate) fn free(&self) -> usize {
         self.shared.state.lock().free
     }
 
-    /// Turns that were asked for.
+    /// Number of turns that were not free at once and had to queue, since the start.
     pub(crate) fn asked(&self) -> u64 {
         self.shared.state.lock().tickets
     }
 
-    /// Sessions that wait.
+    /// Number of waiting sessions.
     pub(crate) fn waiting(&self) -> usize {
         self.shared.state.lock().waiting.first().count()
     }
@@ -372,18 +371,18 @@ mod tests {
         let turns = Turns::new(1);
         let wait = |share, account| Box::pin(turns.take(key(share, account)));
         let first = poll(&mut wait(1, 0)).unwrap();
-        // Over as many sessions as they like.
+        // Over several sessions.
         let mut many: Vec<_> = (0..100).map(|account| wait(1, account)).collect();
         assert!(many.iter_mut().all(|one| poll(one).is_none()));
         let mut other = wait(2, 0);
         assert!(poll(&mut other).is_none());
         drop(first);
         let turn = poll(&mut other).expect("it waits behind one, not behind a hundred");
-        // Some give up while they wait.
+        // Some are cancelled while they wait.
         many.drain(..98);
         assert_eq!(turns.waiting(), 2);
         drop(turn);
-        // One has the turn and is gone before it knows.
+        // One gets the turn and is dropped before it learns that.
         drop(many.remove(0));
         drop(poll(&mut many[0]).expect("whoever is left has the turn"));
         drop(many);

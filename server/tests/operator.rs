@@ -1,5 +1,5 @@
-//! The operator's commands as processes of their own: beside a relay that takes pushes, on a
-//! stopped one, and killed at any instant.
+//! The operator's commands as separate processes: alongside a relay that accepts pushes, on a stopped one,
+//! and killed at any time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

@@ -1,5 +1,5 @@
-//! The relay over real sockets and real files, with a raw WebSocket client. What a machine of
-//! `landfall_protocol` decides is tested there; here it is what this crate performs.
+//! The relay with real sockets and real files, and a raw WebSocket client. Decisions of `landfall_protocol`'s
+//! machines are tested there; these tests cover what this crate performs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

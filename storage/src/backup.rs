@@ -1,6 +1,7 @@
-//! A copy of a database while it is in use, also by another process.
+//! Copies a database while this or another process uses it.
 //!
-//! A copy gets its name only when it is whole, checked and on the disk ([`NewFile`]).
+//! A copy is renamed to its final name only when it is complete, checked and fsynced ([`NewFile`]).
+//! This module does not know what the tables hold.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -19,34 +20,34 @@ use crate::new_file::{NewFile, NewFileError};
 use crate::options::Options;
 use crate::schema::{self, Schema, State, pragma_i64};
 
-/// How often a growing copy is brought to the disk.
+/// Interval between fsyncs of a copy that is being written.
 const FLUSH_EVERY: Duration = Duration::from_millis(50);
 
-/// Why a copy was not made. Nothing has the target's name then.
+/// Why a copy was not made. In every case no file exists under the target's name.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BackupError {
-    /// There is a file at the target already; it is never overwritten.
+    /// The target exists already; a copy never overwrites a file.
     #[error("{path}: there is a file already", path = path.display())]
     Exists {
         /// The target.
         path: PathBuf,
     },
-    /// Another process makes a copy there.
+    /// Another process is copying to the same target.
     #[error("{path}: another process is making a copy there", path = path.display())]
     Busy {
         /// The target.
         path: PathBuf,
     },
-    /// What is to be copied cannot be opened.
+    /// The source database cannot be opened.
     #[error(transparent)]
     Source(#[from] OpenError),
-    /// The copy was made, and is not sound.
+    /// The copy was written, but failed the check.
     #[error("{path}: the copy is not sound: {what}", path = path.display())]
     Unsound {
         /// The target.
         path: PathBuf,
-        /// What SQLite found.
+        /// The problem that SQLite reported.
         what: String,
     },
     /// The copy failed.
@@ -60,7 +61,7 @@ pub enum BackupError {
 }
 
 impl BackupError {
-    /// What kind of trouble it is.
+    /// The failure class.
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
@@ -84,7 +85,7 @@ impl From<NewFileError> for BackupError {
 }
 
 impl Core {
-    /// Copies one snapshot to a new file, fsynced.
+    /// Copies one snapshot of the database to a new file and fsyncs it.
     pub(crate) fn backup_to(&self, target: &Path) -> Result<(), BackupError> {
         let failed = |source| BackupError::Failed { path: target.to_owned(), source };
         if self.is_closed() {
@@ -110,8 +111,8 @@ impl Core {
     }
 }
 
-/// Copies a database file of `schema`, of this version or an earlier one, in one read: beside a
-/// process that writes it, and without migrating it. Gives the version.
+/// Copies a database file of `schema`, of this version or an earlier one, in one read transaction,
+/// without migrating it. Another process may write the file meanwhile. Returns the schema version.
 pub(crate) fn copy_file(
     source: &Path,
     target: &Path,
@@ -132,14 +133,14 @@ pub(crate) fn copy_file(
     Ok(version)
 }
 
-/// A connection that only reads a file, and writes the copy.
+/// Opens a read-only connection from which the copy is made.
 fn visit(path: &Path, options: &Options) -> Result<Connection, StorageError> {
     let conn = connect::connect(path, false)?;
     connect::prepare(&conn, options)?;
     Ok(conn)
 }
 
-/// Fills a file with what a connection reads, and looks whether it is sound.
+/// Copies the database of a connection into a file, and checks the result.
 fn fill(copy: &NewFile, target: &Path, conn: &Connection) -> Result<(), BackupError> {
     let failed = |source| BackupError::Failed { path: target.to_owned(), source };
     let path = || rusqlite::Error::InvalidPath(copy.path().to_owned());
@@ -147,7 +148,7 @@ fn fill(copy: &NewFile, target: &Path, conn: &Connection) -> Result<(), BackupEr
     let copied = flushing(copy.file(), || conn.execute("VACUUM INTO ?1", [name]));
     copied.map_err(|error| failed(error.into()))?;
     let wanted = identity(conn).map_err(|error| failed(error.into()))?;
-    // SQLite leaves the copy in the system's cache.
+    // `VACUUM INTO` leaves the copy in the system's cache.
     copy.file().sync_all().map_err(|error| failed(error.into()))?;
     let made = connect::connect(copy.path(), false).map_err(failed)?;
     match check(&made, wanted) {
@@ -157,18 +158,18 @@ fn fill(copy: &NewFile, target: &Path, conn: &Connection) -> Result<(), BackupEr
     }
 }
 
-/// Runs something that fills a file, which is brought to the disk bit by bit meanwhile: all of it at
-/// the end would hold up everybody else's fsyncs.
+/// Runs `fill`, which writes a file, and fsyncs the file every [`FLUSH_EVERY`] meanwhile: one large
+/// fsync at the end would delay every other fsync on the disk.
 fn flushing<T>(file: &File, fill: impl FnOnce() -> T) -> T {
     let (filled, wait) = mpsc::channel::<()>();
     thread::scope(|scope| {
         let flush = move || {
             while wait.recv_timeout(FLUSH_EVERY) == Err(RecvTimeoutError::Timeout) {
-                // The one at the end counts.
+                // Only the fsync at the end decides whether the copy is safe.
                 let _ = file.sync_data();
             }
         };
-        // Without the thread it is only less kind to others.
+        // Without the thread the copy is still correct; it only delays other fsyncs.
         let _ = thread::Builder::new().name("storage-copy".to_owned()).spawn_scoped(scope, flush);
         let done = fill();
         drop(filled);
@@ -176,12 +177,12 @@ fn flushing<T>(file: &File, fill: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Whose file it is, and of which version.
+/// Returns the application id and the schema version.
 fn identity(conn: &Connection) -> rusqlite::Result<(i64, i64)> {
     Ok((pragma_i64(conn, "application_id")?, pragma_i64(conn, "user_version")?))
 }
 
-/// What is wrong with a copy, if anything is.
+/// Returns a description of what is wrong with a copy, if anything is.
 fn check(copy: &Connection, wanted: (i64, i64)) -> rusqlite::Result<Option<String>> {
     if identity(copy)? != wanted {
         return Ok(Some("it lost its application id or version".to_owned()));

@@ -1,4 +1,4 @@
-//! Connections: how one is opened, what is set on it, and the check that SQLite took it.
+//! Opens connections, sets their pragmas, and checks that SQLite applied them.
 
 use std::path::Path;
 
@@ -26,26 +26,26 @@ pub struct Pragmas {
     pub trusted_schema: bool,
     /// In milliseconds.
     pub busy_timeout: i64,
-    /// 0: the writer thread decides when the WAL is moved into the database, since SQLite would not
-    /// say that an fsync of it failed.
+    /// 0: the writer thread runs checkpoints itself, because SQLite's automatic checkpoint does not
+    /// report a failed fsync.
     pub wal_autocheckpoint: i64,
-    /// Bytes to which a WAL is cut back at its reset.
+    /// Size in bytes to which SQLite truncates the WAL when it resets it.
     pub journal_size_limit: i64,
     /// 2 is MEMORY.
     pub temp_store: i64,
     /// Negative: the page cache in KiB.
     pub cache_size: i64,
-    /// Whose file it is.
+    /// Identifies the application to which the file belongs.
     pub application_id: i64,
-    /// How many migrations it had.
+    /// The number of migrations that were applied.
     pub user_version: i64,
 }
 
-/// Opens a connection to an existing file. The path is a path, never a URI.
+/// Opens a connection to an existing file. `path` is never read as a URI.
 pub(crate) fn connect(path: &Path, writable: bool) -> Result<Connection, StorageError> {
     let mode =
         if writable { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
-    // One thread at a time uses a connection: SQLite's own mutexes would be paid for nothing.
+    // Only one thread at a time uses a connection, so SQLite's mutexes are not needed.
     let mode = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = match still(path).filter(|_| !writable) {
         Some(uri) => Connection::open_with_flags(uri, mode | OpenFlags::SQLITE_OPEN_URI)?,
@@ -54,9 +54,9 @@ pub(crate) fn connect(path: &Path, writable: bool) -> Result<Connection, Storage
     Ok(conn)
 }
 
-/// How a file is opened that nobody can have open: one that was closed in good order, in a folder where
-/// nothing can be written, as on a medium that is mounted for reading. To read it the usual way, SQLite
-/// would have to make files beside it.
+/// Returns the `immutable` URI for a database in a folder that cannot be written, such as on a
+/// read-only mount, if no process has it open and it has no WAL. To open it the usual way, SQLite would
+/// have to create files beside it. `None` in all other cases.
 fn still(path: &Path) -> Option<String> {
     let has_wal = files::length(&files::beside(path, "-wal")).ok()? > 0;
     let is_open = files::beside(path, "-shm").exists();
@@ -68,33 +68,32 @@ fn still(path: &Path) -> Option<String> {
     Some(uri.into())
 }
 
-/// Prepares a connection before anything is read through it.
+/// Applies the settings that every connection needs before its first read.
 pub(crate) fn prepare(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
     conn.busy_timeout(options.busy_timeout)?;
     conn.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
-    // Plans depend on the statement alone. Without this, SQLite prepares a statement again
-    // whenever a value is bound that its statistics might have an opinion on: a fifth of a busy
-    // writer's time.
+    // Query plans then depend on the statement alone. Otherwise SQLite prepares a statement again when
+    // a bound value could change the plan, which took a fifth of a busy writer's time.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     conn.pragma_update(None, "cache_size", cache_size(options))
 }
 
-/// Makes a connection one that cannot write, whatever is asked of it.
+/// Makes a connection read-only, whatever SQL it runs.
 pub(crate) fn prepare_reader(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
     prepare(conn, options)?;
     leave_files(conn)?;
     conn.pragma_update(None, "query_only", true)
 }
 
-/// Has the close of a connection leave the WAL where it is. The last one to close would empty and
-/// remove it by its name, which may be that of another database's WAL by then.
+/// Keeps a connection from checkpointing when it closes. The last connection to close would empty the
+/// WAL and remove it by name, and that name may belong to another database's WAL by then.
 pub(crate) fn leave_files(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
 }
 
-/// Sets what the writer's promises rest on. [`verify`] follows once the migrations have run.
+/// Applies the settings on which the writer's guarantees depend. Call [`verify`] after the migrations.
 pub(crate) fn prepare_writer(
     conn: &Connection,
     path: &Path,
@@ -103,7 +102,7 @@ pub(crate) fn prepare_writer(
     let failed = |error| OpenError::from_storage(path, StorageError::Sqlite(error));
     let wanted = journal_mode(in_memory);
     let set = |name, value: &dyn rusqlite::ToSql| {
-        // Some of these answer with the new value; it is not believed but asked for again below.
+        // Some pragmas answer with the new value. [`verify`] reads all of them back.
         conn.pragma_update_and_check(None, name, value, |_| Ok(())).or_else(|error| match error {
             rusqlite::Error::QueryReturnedNoRows => Ok(()),
             error => Err(error),
@@ -112,14 +111,14 @@ pub(crate) fn prepare_writer(
     set("journal_mode", &wanted).map_err(failed)?;
     set("journal_size_limit", &JOURNAL_SIZE_LIMIT).map_err(failed)?;
     set("wal_autocheckpoint", &0).map_err(failed)?;
-    // An fsync does not reach the platter on macOS; elsewhere this is without effect.
+    // On macOS a plain fsync does not flush the drive's cache. No effect on other systems.
     set("fullfsync", &true).map_err(failed)?;
     set("checkpoint_fullfsync", &true).map_err(failed)?;
     set("foreign_keys", &true).map_err(failed)?;
     set_durability(conn, Durability::Full).map_err(failed)
 }
 
-/// Reads the writer's settings back: SQLite takes or drops some of them without an error.
+/// Reads the writer's settings back: SQLite ignores or changes some of them without an error.
 pub(crate) fn verify(conn: &Connection, path: &Path, in_memory: bool) -> Result<(), OpenError> {
     let failed = |error| OpenError::from_storage(path, StorageError::Sqlite(error));
     let expect = |pragma, wanted: String, found: String| {
@@ -147,7 +146,7 @@ pub(crate) fn verify(conn: &Connection, path: &Path, in_memory: bool) -> Result<
     Ok(())
 }
 
-/// Decides whether the next commit is fsynced. Without effect inside a transaction.
+/// Sets whether the next commit is fsynced. No effect inside a transaction.
 pub(crate) fn set_durability(conn: &Connection, durability: Durability) -> rusqlite::Result<()> {
     let value = match durability {
         Durability::Full => "FULL",
@@ -185,7 +184,7 @@ fn journal_mode(in_memory: bool) -> &'static str {
     if in_memory { "memory" } else { "wal" }
 }
 
-/// SQLite takes a negative number as KiB.
+/// SQLite reads a negative number as KiB.
 fn cache_size(options: &Options) -> i64 {
     -i64::from(i32::try_from(options.page_cache_bytes / 1024).unwrap_or(i32::MAX).max(1))
 }

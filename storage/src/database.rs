@@ -1,4 +1,4 @@
-//! The handle: what callers hold, and what it shares with the writer thread.
+//! The database handle, and the state that handles share with the writer thread.
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,13 +26,13 @@ use crate::schema::{Schema, pragma_i64};
 use crate::wal::WalDamage;
 use crate::writer::Writer;
 
-/// An open database. Clones are cheap and share one writer thread; the last one to go closes it.
+/// An open database. Clones are cheap and share one writer thread; dropping the last one closes it.
 #[derive(Clone)]
 pub struct Database {
     inner: Arc<Inner>,
 }
 
-/// What the handles share with each other, and not with the thread: its drop is the end.
+/// State that all handles share, but not the writer thread: dropping it closes the database.
 struct Inner {
     core: Arc<Core>,
     thread: Mutex<Option<JoinHandle<Result<(), StorageError>>>>,
@@ -40,13 +40,13 @@ struct Inner {
 
 type OnWriterPanic = Box<dyn FnOnce(&StorageError) + Send>;
 
-/// Where a database lives.
+/// Where the database is stored.
 pub(crate) enum Place {
     File(PathBuf),
     Memory,
 }
 
-/// What the handles, the readers and the writer thread share.
+/// State shared by the handles, the readers and the writer thread.
 pub(crate) struct Core {
     pub(crate) place: Place,
     pub(crate) options: Options,
@@ -54,18 +54,19 @@ pub(crate) struct Core {
     pub(crate) pool: Pool,
     pub(crate) progress: Progress,
     pub(crate) faults: FaultState,
-    /// What `synchronous` is on the writing connection now.
+    /// The current `synchronous` setting of the writing connection.
     pub(crate) current_durability: Mutex<Durability>,
     writable: bool,
-    /// The writing connection, locked for the length of a group. None once closed.
+    /// The writing connection, locked while a group runs. `None` once closed.
     conn: Mutex<Option<Connection>>,
     writer_thread: OnceLock<ThreadId>,
-    /// The first fsync that failed. From then on nothing is written.
+    /// The first fsync that failed. After it the database refuses every write.
     fsync_failure: OnceLock<Arc<StorageError>>,
-    /// Why the writer thread ended before it was asked to.
+    /// Set if the writer thread panicked.
     writer_panic: OnceLock<Arc<StorageError>>,
     on_writer_panic: Mutex<Vec<OnWriterPanic>>,
-    /// Whether the writer thread has `conn` locked, for calls that would wait for themselves.
+    /// Whether the writer thread holds the lock on `conn`. Calls that need it fail on that thread
+    /// instead of deadlocking.
     in_group: AtomicBool,
     closed: AtomicBool,
     pub(crate) watch: FileWatch,
@@ -73,11 +74,12 @@ pub(crate) struct Core {
 }
 
 impl Database {
-    /// Opens a file for writing; creates it if there is none, migrates it if it is older. The
-    /// folder must exist. One handle at a time, of all processes, can do this.
+    /// Opens a file for writing. Creates the file if it does not exist, and migrates an older one. The
+    /// folder must exist. At any time only one handle of all processes can have a file open for
+    /// writing.
     ///
     /// # Errors
-    /// See [`OpenError`]; a file that is refused is left as it was.
+    /// See [`OpenError`]; a file that is refused keeps its content.
     pub fn open(
         path: impl AsRef<Path>,
         schema: &Schema,
@@ -90,11 +92,11 @@ impl Database {
         Self::start(core, lock, &path)
     }
 
-    /// Opens a file to read, also beside a process that writes it. Takes no lock, migrates nothing;
-    /// every write gives [`WriteError::ReadOnly`].
+    /// Opens a file for reading; another process may write it meanwhile. Takes no lock and runs no
+    /// migration; every write returns [`WriteError::ReadOnly`].
     ///
     /// # Errors
-    /// See [`OpenError`]. A file that a migration would have to change first is `TooOld`.
+    /// See [`OpenError`]. A file that needs a migration gives `TooOld`.
     pub fn open_read_only(
         path: impl AsRef<Path>,
         schema: &Schema,
@@ -106,11 +108,11 @@ impl Database {
         Ok(Self { inner: Arc::new(Inner { core, thread: Mutex::new(None) }) })
     }
 
-    /// Opens a new database in memory. Reads take turns with the writer, since there is only one
-    /// connection; a read that writes to the same database waits for itself.
+    /// Opens a new database in memory. It has one connection only, so reads and writes take turns. A
+    /// read closure that writes to the same database deadlocks.
     ///
     /// # Errors
-    /// See [`OpenError`]; only a schema that does not work and lack of memory or threads occur.
+    /// See [`OpenError`]. Only an invalid schema and lack of memory or threads can occur.
     pub fn open_in_memory(schema: &Schema, options: Options) -> Result<Self, OpenError> {
         let Opened { path, conn, lock, watch, .. } = open::in_memory(schema, &options)?;
         Self::start(Core::new(Place::Memory, options, Some(conn), watch), lock, &path)
@@ -132,10 +134,11 @@ impl Database {
         Ok(Self { inner: Arc::new(Inner { core, thread: Mutex::new(Some(thread)) }) })
     }
 
-    /// Runs `job` in a group of writes and waits for its commit. Blocks while the queue is full.
+    /// Runs `job` in a group of writes and waits for the group's commit. Blocks while the queue is
+    /// full.
     ///
-    /// The job gives back the first error of SQLite's that it meets, and neither begins nor ends a
-    /// transaction; savepoints of its own are fine. It runs on the writer thread: keep it short.
+    /// The job must return the first SQLite error that it meets, and must not begin or end a
+    /// transaction; savepoints are allowed. It runs on the writer thread, so it should be short.
     ///
     /// # Errors
     /// See [`WriteError`].
@@ -154,18 +157,18 @@ impl Database {
         }
         let (tell, told) = mpsc::sync_channel(1);
         self.submit(durability, job, move |result| {
-            // Nobody hears it only if the waiting thread is gone.
+            // The send fails only if the waiting thread is gone.
             let _ = tell.send(result);
         });
         told.recv().unwrap_or(Err(WriteError::Closed))
     }
 
-    /// Queues `job` as [`write`](Self::write) does and does not wait for its commit. Blocks while
-    /// the queue is full, except on the writer thread.
+    /// Queues `job` as [`write`](Self::write) does, without waiting for its commit. Blocks while the
+    /// queue is full, except on the writer thread.
     ///
     /// `done` is called exactly once: on the writer thread after the commit or the failure, in the
-    /// order of submission; or at once on this thread if the database is closed or read-only. Keep
-    /// it short, everybody waits for it. It may submit, read, and drop or close the database.
+    /// order of submission; or at once on this thread if the database is closed or read-only. It delays
+    /// all other writes, so it should be short. It may submit, read, and drop or close the database.
     pub fn submit<T, E, J, D>(&self, durability: Durability, job: J, done: D)
     where
         T: Send + 'static,
@@ -177,100 +180,101 @@ impl Database {
         if !core.writable {
             return done(Err(WriteError::ReadOnly));
         }
-        // The writer thread would wait for room that only it can make.
+        // On the writer thread, waiting for room would deadlock: only that thread empties the queue.
         let may_wait = !core.on_writer_thread();
         if let Err(job) = core.queue.push(Typed::boxed(durability, job, done), may_wait) {
             job.finish(core.fate_of_refused());
         }
     }
 
-    /// Waits until everything that is committed now is on disk; tells through which commit that is.
+    /// Waits until every commit made so far is on disk. Returns the number of the last of them.
     ///
     /// # Errors
-    /// As [`write`](Self::write). Opened read-only it is a write that is refused.
+    /// As [`write`](Self::write). On a read-only database: [`WriteError::ReadOnly`].
     pub fn sync(&self) -> Result<CommitNumber, WriteError<StorageError>> {
         let core = self.core();
         if core.writable && !core.is_closed() && !core.progress.outstanding() {
             return Ok(core.progress.synced());
         }
-        // An empty full group: the writer gives it something to fsync.
+        // An empty group with full durability: the writer touches a row so that there is something to
+        // fsync.
         self.write(Durability::Full, |_| Ok(())).map(|committed| committed.number)
     }
 
-    /// The last commit of this opening.
+    /// The number of the last commit since the database was opened.
     #[must_use]
     pub fn committed(&self) -> CommitNumber {
         self.core().progress.committed()
     }
 
-    /// The last commit that is on disk, with all before it.
+    /// The number of the last commit that is on disk, as are all commits before it.
     #[must_use]
     pub fn synced(&self) -> CommitNumber {
         self.core().progress.synced()
     }
 
-    /// Has `callback` called on the writer thread whenever [`synced`](Self::synced) has grown, after
-    /// the results of that group. It stays as long as the database; one that owns a clone of this
-    /// handle would keep it open for ever.
+    /// Registers `callback`. The writer thread calls it whenever [`synced`](Self::synced) has grown,
+    /// after it delivered the results of that group. The callback stays registered as long as the
+    /// database is open; one that owns a clone of this handle keeps the database open for ever.
     pub fn on_synced(&self, callback: Box<dyn Fn(CommitNumber) + Send + Sync>) {
         self.core().progress.subscribe(Arc::from(callback));
     }
 
-    /// Looks whether the database's names still lead to its files, as it does by itself around each
-    /// commit and every [`Options::look_at_files`].
+    /// Checks whether the names of the database's files still refer to the open files. The database
+    /// does the same around each commit and every [`Options::look_at_files`].
     ///
     /// # Errors
-    /// [`StorageError::Gone`] if they do not, or did not once before.
+    /// [`StorageError::Gone`] if a file is gone now, or was found gone earlier.
     pub fn look_at_files(&self) -> Result<(), StorageError> {
         self.core().watch.look()
     }
 
-    /// Which of its files is gone, if that was noticed. Every write fails then, and nothing of what
-    /// was written is known to be saved.
+    /// The file that was found to be gone, if any. Every write fails from then on, and earlier commits
+    /// may be lost.
     #[must_use]
     pub fn gone(&self) -> Option<&GoneFile> {
         self.core().watch.gone()
     }
 
-    /// Has `callback` called once, when a file is found to be gone, or at once if one is. It is
-    /// called on the thread that noticed: keep it short.
+    /// Registers `callback`, which is called once when a file is found to be gone, or at once if one
+    /// already is. It runs on the thread that found it, so it should be short.
     pub fn on_gone(&self, callback: Box<dyn FnOnce(&GoneFile) + Send>) {
         self.core().watch.on_gone(callback);
     }
 
-    /// How the write-ahead log was damaged that was left behind when this was opened: commits are lost.
+    /// The damage of the write-ahead log that this opening found. If there is any, commits are lost.
     #[must_use]
     pub fn wal_damage(&self) -> Option<&WalDamage> {
         self.core().wal.as_ref()
     }
 
-    /// The first fsync of this opening that failed, if one did. An fsync that failed is final: the
-    /// operating system may have dropped pages that it was asked to write, and a later fsync
-    /// succeeds without them. So [`synced`](Self::synced) no longer grows, and every write gives
-    /// [`FailureClass::FsyncFailed`](crate::FailureClass::FsyncFailed) until the database is closed
-    /// and opened again. Reads go on.
+    /// The first fsync that failed since the database was opened. A failed fsync is final: the
+    /// operating system may have dropped pages that it was asked to write, and a later fsync succeeds
+    /// without them. So [`synced`](Self::synced) no longer grows, and every write gives
+    /// [`FailureClass::FsyncFailed`](crate::FailureClass::FsyncFailed) until the database is closed and
+    /// opened again. Reads continue to work.
     #[must_use]
     pub fn fsync_failure(&self) -> Option<Arc<StorageError>> {
         self.core().fsync_failure().cloned()
     }
 
-    /// Has `callback` called on the writer thread, once, when an fsync fails for the first time:
-    /// also one that the database does by itself, beside all writes. Subscribe right after opening: a
-    /// failure before that is in [`fsync_failure`](Self::fsync_failure) only.
+    /// Registers `callback`, which the writer thread calls once, at the first failed fsync, including
+    /// fsyncs outside any write. Subscribe right after opening: an earlier failure is reported by
+    /// [`fsync_failure`](Self::fsync_failure) only.
     pub fn on_fsync_failed(&self, callback: Box<dyn Fn(&StorageError) + Send + Sync>) {
         self.core().progress.subscribe_to_failure(Arc::from(callback));
     }
 
-    /// Why the writer thread ended before it was asked to: a bug of this crate. Every write fails with
+    /// The panic that ended the writer thread: a bug of this crate. Every write gives
     /// [`FailureClass::Panicked`](crate::FailureClass::Panicked) from then on, until the database is
-    /// opened again. Reads go on.
+    /// opened again. Reads continue to work.
     #[must_use]
     pub fn writer_panic(&self) -> Option<Arc<StorageError>> {
         self.core().writer_panic.get().cloned()
     }
 
-    /// Has `callback` called when the writer thread panics, on that thread and before any write is told
-    /// of it; or at once if it has.
+    /// Registers `callback`. It is called on the writer thread if that thread panics, before the
+    /// pending writes fail; or at once if the thread has panicked already.
     pub fn on_writer_panicked(&self, callback: Box<dyn FnOnce(&StorageError) + Send>) {
         let mut waiting = self.core().on_writer_panic.lock();
         match self.core().writer_panic.get() {
@@ -282,7 +286,7 @@ impl Database {
         }
     }
 
-    /// Reads in one snapshot on a pooled connection; waits while all are in use.
+    /// Runs `query` in one snapshot on a pooled connection. Waits while all connections are in use.
     ///
     /// # Errors
     /// [`ReadError::Query`] with the closure's own error, [`ReadError::Connection`] otherwise.
@@ -293,29 +297,30 @@ impl Database {
         self.core().read(query)
     }
 
-    /// Opens a read connection of its own, beyond the pool's limit.
+    /// Opens a dedicated read connection, which does not count towards the pool's limit.
     ///
     /// # Errors
-    /// Closed, or SQLite's own.
+    /// The database is closed, or SQLite's own error.
     pub fn open_reader(&self) -> Result<Reader, StorageError> {
         Reader::open(&self.inner.core)
     }
 
-    /// Copies one snapshot of the database to a new file, while it is in use. The copy is fsynced
-    /// and checked, and has `target`'s name only then. Row ids of tables without an
+    /// Copies one snapshot of the database to a new file, while the database is in use. The copy gets
+    /// the name `target` only once it is fsynced and checked. Row ids of tables without an
     /// `INTEGER PRIMARY KEY` may change in it.
     ///
     /// # Errors
-    /// See [`BackupError`]; nothing is left at the target then.
+    /// See [`BackupError`]; no file is left at the target.
     pub fn backup_to(&self, target: impl AsRef<Path>) -> Result<(), BackupError> {
         self.core().backup_to(target.as_ref())
     }
 
-    /// Copies a file of `schema` as [`backup_to`](Self::backup_to) does: also beside a process that
-    /// writes it, and one of an earlier version as it is. Gives that version.
+    /// Copies a file of `schema` as [`backup_to`](Self::backup_to) does. Another process may write the
+    /// file meanwhile, and a file of an earlier version is copied without migrating it. Returns that
+    /// version.
     ///
     /// # Errors
-    /// See [`BackupError`]; nothing is left at the target then.
+    /// See [`BackupError`]; no file is left at the target.
     pub fn copy_file(
         source: impl AsRef<Path>,
         target: impl AsRef<Path>,
@@ -325,17 +330,17 @@ impl Database {
         backup::copy_file(source.as_ref(), target.as_ref(), schema, options)
     }
 
-    /// Takes no more writes, finishes those that are queued, makes everything durable, tidies the
-    /// WAL away and lets the file go. Called again it does nothing. On the writer thread (in a
-    /// `done`) it only starts all this and does not wait. The drop of the last clone does the same.
+    /// Refuses new writes, finishes the queued ones, makes everything durable, checkpoints the WAL and
+    /// releases the file. Calling it again has no effect. On the writer thread (in a `done`) it only
+    /// starts this and returns at once. Dropping the last clone does the same.
     ///
     /// # Errors
-    /// The last sync failed: relaxed commits may not be on disk. The file is let go all the same.
+    /// The last sync failed: relaxed commits may not be on disk. The file is released all the same.
     pub fn close(&self) -> Result<(), StorageError> {
         self.inner.close()
     }
 
-    /// The file, without links; `None` in memory.
+    /// The path of the file with symbolic links resolved; `None` in memory.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match &self.core().place {
@@ -344,10 +349,10 @@ impl Database {
         }
     }
 
-    /// Bytes that the database takes, its WAL included.
+    /// Size of the database in bytes, including its WAL.
     ///
     /// # Errors
-    /// The file system's, or SQLite's own in memory.
+    /// The file system's; in memory, SQLite's own.
     pub fn size_bytes(&self) -> Result<u64, StorageError> {
         match &self.core().place {
             Place::File(path) => {
@@ -360,18 +365,17 @@ impl Database {
         }
     }
 
-    /// Bytes that this process's user may still write where the file is; `None` in memory, and where
-    /// the system does not say.
+    /// Bytes that this process's user may still write to the file's disk; `None` in memory, and where
+    /// the system does not report it.
     #[must_use]
     pub fn free_bytes(&self) -> Option<u64> {
         self.path().and_then(files::free_bytes)
     }
 
-    /// The settings of the writing connection, as SQLite reads them back. Waits for the group that
-    /// runs.
+    /// The settings of the writing connection, as SQLite reads them back. Waits for the running group.
     ///
     /// # Errors
-    /// Closed, opened read-only, or SQLite's own.
+    /// The database is closed or was opened read-only, or SQLite's own error.
     pub fn pragmas(&self) -> Result<Pragmas, StorageError> {
         let core = self.core();
         core.with_writing_connection(|conn| {
@@ -379,7 +383,7 @@ impl Database {
         })
     }
 
-    /// The version of the SQLite that is built in.
+    /// The version of the bundled SQLite.
     #[must_use]
     pub fn sqlite_version() -> &'static str {
         rusqlite::version()
@@ -407,15 +411,15 @@ impl Inner {
         let core = &self.core;
         core.closed.store(true, Ordering::Release);
         core.queue.close();
-        // Else the writer thread closes it.
+        // Otherwise the writer thread closes it.
         if !core.writable || core.writer_panic.get().is_some() {
             core.pool.close();
         }
-        // The thread cannot wait for itself: it ends once it has left the callback that it is in.
+        // The thread cannot join itself: it ends after the callback that is running returns.
         if core.on_writer_thread() {
             return Ok(());
         }
-        // Locked while joining, so that a second closer comes back only when it is done.
+        // Locked while joining, so that a second `close` returns only when the first has finished.
         let mut thread = self.thread.lock();
         match thread.take().map(JoinHandle::join) {
             None => Ok(()),
@@ -471,10 +475,10 @@ impl Core {
         self.fsync_failure.get()
     }
 
-    /// Notes that the writer thread ends by a panic. It is called on that thread.
+    /// Records that the writer thread panicked. Called on that thread.
     pub(crate) fn writer_panicked(&self, error: StorageError) {
         let error = Arc::new(error);
-        // It ends once.
+        // The thread ends only once, so the cell is still empty.
         let _ = self.writer_panic.set(Arc::clone(&error));
         self.in_group.store(false, Ordering::Relaxed);
         let waiting = std::mem::take(&mut *self.on_writer_panic.lock());
@@ -485,7 +489,7 @@ impl Core {
         }
     }
 
-    /// What a job is told that the queue does not take.
+    /// The result for a job that the closed queue rejects.
     fn fate_of_refused(&self) -> Fate {
         match self.writer_panic.get().filter(|_| !self.is_closed()) {
             Some(error) => Fate::Lost(Arc::clone(error)),
@@ -493,7 +497,7 @@ impl Core {
         }
     }
 
-    /// Notes an error if it is a failed fsync. Only the first one counts.
+    /// Records `error` if it is a failed fsync; only the first one is kept.
     pub(crate) fn note_failure(&self, error: &Arc<StorageError>) {
         let is_new = error.class() == FailureClass::FsyncFailed
             && self.fsync_failure.set(Arc::clone(error)).is_ok();
@@ -510,7 +514,7 @@ impl Core {
         self.writer_thread.get() == Some(&thread::current().id())
     }
 
-    /// Runs something on the writing connection between two groups, on the calling thread.
+    /// Runs `run` on the writing connection between two groups, on the calling thread.
     pub(crate) fn with_writing_connection<T>(
         &self,
         run: impl FnOnce(&Connection) -> Result<T, StorageError>,
@@ -532,7 +536,7 @@ impl Core {
 
     pub(crate) fn leave_group(&self, conn: MutexGuard<'_, Option<Connection>>) {
         self.in_group.store(false, Ordering::Relaxed);
-        // Fair, so that in memory a busy writer lets those read who wait.
+        // Fair, so that in memory waiting readers get their turn between the groups of a busy writer.
         MutexGuard::unlock_fair(conn);
     }
 

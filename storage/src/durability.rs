@@ -1,4 +1,4 @@
-//! When a commit is on disk: the two durabilities, the numbers of commits, and the watermarks.
+//! When commits reach the disk: the two durability levels, commit numbers, and the watermarks.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,19 +9,19 @@ use parking_lot::Mutex;
 
 use crate::error::StorageError;
 
-/// How safe a commit is when its result is told.
+/// How safe a commit is when its result is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Durability {
     /// On disk: the WAL was fsynced first. Survives a power cut.
     Full,
-    /// Committed, not yet fsynced. Survives the death of the process, not a power cut. A WAL
-    /// survives as a prefix, so the next full commit makes all earlier relaxed ones durable; at the
-    /// latest the database sees to it by itself after `Options::sync_idle`.
+    /// Committed, not yet fsynced. Survives a crash of the process, but not a power cut. The WAL
+    /// survives as a prefix, so the next full commit makes all earlier relaxed ones durable. If there
+    /// is none, the database syncs by itself after `Options::sync_idle`.
     Relaxed,
 }
 
-/// The number of a committed group, counted from 1 in each opening. 0 stands for what the file held
-/// when it was opened.
+/// The number of a committed group, counted from 1 at each opening. 0 stands for the content that the
+/// file had when it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommitNumber(pub u64);
 
@@ -31,12 +31,12 @@ impl fmt::Display for CommitNumber {
     }
 }
 
-/// What a job returned, and the commit that it went into.
+/// The value that a job returned, and the number of its commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed<T> {
-    /// What the job returned.
+    /// The value that the job returned.
     pub value: T,
-    /// The commit of its group. On disk once `Database::synced` has reached it.
+    /// The number of the group's commit. It is on disk once `Database::synced` has reached it.
     pub number: CommitNumber,
 }
 
@@ -44,7 +44,7 @@ type OnFailure = Arc<dyn Fn(&StorageError) + Send + Sync>;
 
 type OnSynced = Arc<dyn Fn(CommitNumber) + Send + Sync>;
 
-/// How far commits and fsyncs have come. Written by the writer thread only.
+/// The watermarks of commits and fsyncs. Only the writer thread writes them.
 #[derive(Default)]
 pub(crate) struct Progress {
     committed: AtomicU64,
@@ -62,12 +62,12 @@ impl Progress {
         CommitNumber(self.synced.load(Ordering::Acquire))
     }
 
-    /// Whether commits wait for an fsync.
+    /// Whether there are commits without an fsync.
     pub(crate) fn outstanding(&self) -> bool {
         self.synced() < self.committed()
     }
 
-    /// Numbers a commit that just happened.
+    /// Assigns the next number to a commit that just succeeded.
     pub(crate) fn advance(&self, synced: bool) -> CommitNumber {
         let number = self.committed.load(Ordering::Relaxed) + 1;
         self.committed.store(number, Ordering::Release);
@@ -77,7 +77,7 @@ impl Progress {
         CommitNumber(number)
     }
 
-    /// All that is committed is on disk, by a transaction that counts for nothing else.
+    /// Marks all commits as fsynced, after a transaction made only for that, which gets no number.
     pub(crate) fn all_synced(&self) {
         self.synced.store(self.committed.load(Ordering::Relaxed), Ordering::Release);
     }
@@ -90,7 +90,7 @@ impl Progress {
         self.on_failure.lock().push(callback);
     }
 
-    /// Tells the subscribers that an fsync failed.
+    /// Calls the subscribers after a failed fsync.
     pub(crate) fn announce_failure(&self, error: &StorageError) {
         let callbacks = self.on_failure.lock().clone();
         for callback in callbacks {
@@ -100,7 +100,7 @@ impl Progress {
         }
     }
 
-    /// Tells the subscribers. No lock is held meanwhile, so that one may subscribe another.
+    /// Calls the subscribers. No lock is held meanwhile, so a callback may add another subscriber.
     pub(crate) fn announce(&self) {
         let callbacks = self.on_synced.lock().clone();
         let number = self.synced();

@@ -1,7 +1,8 @@
-//! What can go wrong, sorted by who can mend it, and the one place that classifies it.
+//! The error types of the crate, sorted by who can fix the problem, and the one place that classifies
+//! them.
 //!
-//! Each public operation has its own enum with only what that operation can return. All of them
-//! answer `class()`, and all classes come from [`FailureClass::of`] and its sibling for files.
+//! Each public operation has its own enum with only the errors that it can return. All of them have
+//! `class()`, and all classes come from [`FailureClass::of`] and its sibling for files.
 
 use std::error::Error;
 use std::io;
@@ -14,45 +15,44 @@ use thiserror::Error as ThisError;
 use crate::identity::{Gone, GoneFile};
 use crate::lock::Holder;
 
-/// What kind of trouble a failure is: enough for a caller to decide whether to retry, to ask for
-/// space, or to stop.
+/// The kind of a failure: enough for a caller to decide whether to retry, to ask for space, or to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureClass {
-    /// No space left on the disk, in the quota, or below a page limit. Goes away with space.
+    /// No space left on the disk, in the quota, or below a page limit. Resolved by freeing space.
     DiskFull,
-    /// The file, its folder or the handle cannot be written.
+    /// The file, its folder or the handle is not writable.
     ReadOnly,
     /// The file's content is damaged, or it is not a database.
     Corrupt,
-    /// Someone else held a lock for longer than the busy timeout. Worth a retry.
+    /// Another connection held a lock for longer than the busy timeout. Worth a retry.
     Busy,
     /// The disk or the file system failed.
     Io,
     /// A file of the database was removed, renamed, replaced or overwritten while it was open. Final
-    /// until it is opened again.
+    /// for this opening.
     Gone,
-    /// An fsync failed, now or earlier in this opening: the operating system may have dropped what
-    /// it was asked to write, and a later fsync would not say so. The handle refuses every write
-    /// from then on; close the database and open it again.
+    /// An fsync failed, now or earlier in this opening: the operating system may have dropped pages
+    /// that it was asked to write, and a later fsync would not report that. The handle refuses every
+    /// write from then on; close the database and open it again.
     FsyncFailed,
-    /// The writer thread panicked, our bug. Nothing is written until the database is closed and opened
-    /// again.
+    /// The writer thread panicked: a bug of this crate. The database refuses every write until it is
+    /// closed and opened again.
     Panicked,
     /// The database was closed.
     Closed,
-    /// None of these: a constraint, a mistake in SQL, a failure of the caller's own.
+    /// None of these: a violated constraint, invalid SQL, or an error of the caller's own.
     Other,
 }
 
 impl FailureClass {
-    /// The class of an error of SQLite's, by its extended code.
+    /// The class of an SQLite error, by its extended code.
     #[must_use]
     pub fn of(error: &rusqlite::Error) -> Self {
         error.sqlite_error().map_or(Self::Other, Self::of_code)
     }
 
-    /// The class of any error, by the first error of SQLite's or of the file system's in its chain.
+    /// The class of any error, by the first error of SQLite or of the file system in its source chain.
     #[must_use]
     pub fn of_chain(error: &(dyn Error + 'static)) -> Self {
         let mut next = Some(error);
@@ -60,8 +60,8 @@ impl FailureClass {
             if let Some(sqlite) = error.downcast_ref::<rusqlite::Error>() {
                 return Self::of(sqlite);
             }
-            // A `transparent` wrapper hands out its inner error's source and hides that error, so
-            // the code below a rusqlite::Error may be all that is seen of it.
+            // A `transparent` wrapper returns its inner error's source and hides that error, so the
+            // chain may hold only the code below a rusqlite::Error.
             if let Some(code) = error.downcast_ref::<ffi::Error>() {
                 return Self::of_code(code);
             }
@@ -80,7 +80,7 @@ impl FailureClass {
         match error.extended_code {
             ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_DATA => return Self::Corrupt,
             ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => return Self::FsyncFailed,
-            // The shared-memory file could not be made as long as it must be: no room for it.
+            // The shared-memory file could not be extended: the disk is full.
             ffi::SQLITE_IOERR_SHMSIZE => return Self::DiskFull,
             _ => {}
         }
@@ -103,7 +103,7 @@ impl FailureClass {
         }
     }
 
-    /// An error that classifies as `self`, for fault injection.
+    /// Makes an error of class `self`, for fault injection.
     pub(crate) fn injected(self) -> StorageError {
         let code = match self {
             Self::DiskFull => ffi::SQLITE_FULL,
@@ -127,36 +127,36 @@ impl FailureClass {
     }
 }
 
-/// A failure below: of SQLite, of the file system, or of a handle that cannot do it any more.
+/// A failure of SQLite or of the file system, or a handle that can no longer do what was asked.
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum StorageError {
-    /// The handle was closed, or its last clone is gone.
+    /// The handle was closed, or its last clone was dropped.
     #[error("the database is closed")]
     Closed,
     /// The handle was opened read-only.
     #[error("the database was opened read-only")]
     ReadOnly,
-    /// A call that must wait for the writer thread was made on that thread.
+    /// A call that waits for the writer thread was made on that thread.
     #[error("this call waits for the writer thread, and was made on it")]
     WouldDeadlock,
     /// SQLite rolled the whole group back while one of its jobs ran.
     #[error("SQLite rolled the whole transaction back while one of its jobs ran ({class:?})")]
     RolledBack {
-        /// What the job at fault met, as far as its error tells.
+        /// The class of the error that the job returned.
         class: FailureClass,
     },
-    /// A file of the database is not where it was. What was committed before may be gone with it.
+    /// A file of the database is gone from its path. Earlier commits may be lost with it.
     #[error("the database's file is gone: {0}")]
     Gone(GoneFile),
-    /// An fsync failed earlier in this opening, so the write was not tried: see
+    /// An fsync failed earlier in this opening, so the write was not attempted: see
     /// [`FailureClass::FsyncFailed`].
     #[error(
         "an fsync failed earlier, so nothing more is written; close the database and open it again"
     )]
     FsyncFailed(#[source] Arc<StorageError>),
-    /// Our bug: the writer thread panicked, and nothing is written until the database is opened
-    /// again.
+    /// The writer thread panicked: a bug of this crate. The database refuses every write until it is
+    /// opened again.
     #[error("the writer thread panicked ({panic}); close the database and open it again")]
     WriterPanicked {
         /// The panic's message.
@@ -171,7 +171,7 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// What kind of trouble it is.
+    /// The failure class.
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
@@ -188,14 +188,14 @@ impl StorageError {
     }
 }
 
-/// What makes a file not ours to open.
+/// Why a file is not a database of this schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ThisError)]
 #[non_exhaustive]
 pub enum Foreign {
-    /// The path leads to something that is not a regular file.
+    /// The path leads to something other than a regular file.
     #[error("it is not a regular file")]
     NotAFile,
-    /// The file does not begin as an SQLite database does.
+    /// The file does not begin with SQLite's magic bytes.
     #[error("it is not an SQLite database")]
     NotSqlite,
     /// An SQLite database of another application.
@@ -206,16 +206,16 @@ pub enum Foreign {
     },
 }
 
-/// Why a database was not opened. Sorted by who can mend it: the caller, the user, the disk.
+/// Why a database was not opened. Sorted by who can fix it: the caller, the user, the disk.
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Caller: the schema cannot be used as it is.
+    /// Caller: the schema is invalid.
     #[error("the schema {name:?} cannot be used: {what}")]
     Schema {
         /// The schema's name.
         name: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         what: &'static str,
     },
     /// User: the folder that should hold the file is missing; it is not created.
@@ -223,7 +223,7 @@ pub enum OpenError {
     FolderMissing {
         /// The folder.
         path: PathBuf,
-        /// What the file system said.
+        /// The file system's error.
         source: io::Error,
     },
     /// User: a read-only opening found no file.
@@ -237,11 +237,11 @@ pub enum OpenError {
     InUse {
         /// The file.
         path: PathBuf,
-        /// Who holds it.
+        /// The process that has it open.
         holder: Holder,
     },
-    /// User: the file has hard links. Through another name a second process could open it at the same
-    /// time, since locks and the write-ahead log go by name; both would overwrite what the other wrote.
+    /// User: the file has hard links. Locks and the write-ahead log belong to a name, so through another
+    /// name a second process could open the file, and the two would overwrite each other's writes.
     #[error(
         "{path}: the file has {names} names (hard links), through which two processes could write it at once; remove the others, or put a copy in the place of this one",
         path = path.display()
@@ -249,15 +249,15 @@ pub enum OpenError {
     OtherNames {
         /// The file.
         path: PathBuf,
-        /// How many names it has.
+        /// The number of its names.
         names: u64,
     },
-    /// User: the file is somebody else's; it was not touched.
+    /// User: the file does not belong to this schema; it was not changed.
     #[error("{path}: this file is not ours: {what}", path = path.display())]
     NotOurs {
         /// The file.
         path: PathBuf,
-        /// What tells it apart.
+        /// Why it does not.
         what: Foreign,
     },
     /// User: a newer release wrote the file; upgrade to open it.
@@ -270,7 +270,7 @@ pub enum OpenError {
         /// The newest version that this release knows.
         supported: u32,
     },
-    /// User: the file needs a migration, and a read-only opening cannot give it one.
+    /// User: the file needs a migration, which a read-only opening does not run.
     #[error("{path}: schema version {found} must be migrated to {needed} first", path = path.display())]
     TooOld {
         /// The file.
@@ -280,12 +280,12 @@ pub enum OpenError {
         /// The version that this release reads.
         needed: u32,
     },
-    /// User: the file or its folder cannot be written.
+    /// User: the file or its folder is not writable.
     #[error("{path}: cannot be written", path = path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// What was refused.
+        /// The operation that was refused.
         source: StorageError,
     },
     /// Disk: no space left.
@@ -304,7 +304,7 @@ pub enum OpenError {
         /// What failed.
         source: StorageError,
     },
-    /// Disk: anything else that SQLite or the file system refused.
+    /// Disk: any other error of SQLite or the file system.
     #[error("{path}: the database cannot be opened", path = path.display())]
     Io {
         /// The file.
@@ -312,24 +312,24 @@ pub enum OpenError {
         /// What failed.
         source: StorageError,
     },
-    /// Disk or our bug: SQLite did not take a setting on which our promises rest.
+    /// Disk or our bug: SQLite did not apply a setting on which the crate's guarantees depend.
     #[error("{path}: SQLite did not take PRAGMA {pragma} = {wanted}, it is {found}", path = path.display())]
     Setting {
         /// The file.
         path: PathBuf,
         /// The setting.
         pragma: &'static str,
-        /// What was asked for.
+        /// The value that was set.
         wanted: String,
-        /// What it reads back as.
+        /// The value that SQLite reports.
         found: String,
     },
-    /// Our bug: a migration failed; the file still is at the version before it.
+    /// Our bug: a migration failed; the file is still at the version before it.
     #[error("{path}: the migration to schema version {to} failed", path = path.display())]
     Migration {
         /// The file.
         path: PathBuf,
-        /// The version that it leads to.
+        /// The version to which the migration leads.
         to: u32,
         /// What failed.
         source: StorageError,
@@ -337,7 +337,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Sorts what failed below by its class.
+    /// Turns a lower-level failure into the variant for its class.
     pub(crate) fn from_storage(path: &Path, source: StorageError) -> Self {
         let path = path.to_owned();
         match source.class() {
@@ -348,7 +348,7 @@ impl OpenError {
         }
     }
 
-    /// What kind of trouble it is.
+    /// The failure class.
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
@@ -369,24 +369,24 @@ impl OpenError {
     }
 }
 
-/// Why a write did not happen. In every case nothing of it is in the database, with one exception
-/// named at [`WriteError::Commit`].
+/// Why a write failed. In every case none of it is in the database, with one exception described at
+/// [`WriteError::Commit`].
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum WriteError<E> {
-    /// The job itself failed, with its own error; it was rolled back alone.
+    /// The job itself returned an error; only this job was rolled back.
     #[error("the write failed")]
     Job(#[source] E),
-    /// The job panicked, with this message; it was rolled back alone.
+    /// The job panicked with this message; only this job was rolled back.
     #[error("the write panicked: {0}")]
     Panicked(String),
-    /// The group's transaction failed, and every job of it with it; they share the cause.
+    /// The group's transaction failed, and with it every job of the group; they share the cause.
     ///
-    /// After [`FailureClass::FsyncFailed`] the outcome is known only while the process lives:
-    /// frames whose fsync failed may have reached the disk, and the next opening could find them.
-    /// No later commit of this opening succeeds.
+    /// After [`FailureClass::FsyncFailed`] the write is absent only while the process lives: WAL frames
+    /// whose fsync failed may have reached the disk, and the next opening could find them. No later
+    /// commit of this opening succeeds.
     ///
-    /// After [`FailureClass::Gone`] it may stand in the file that is gone.
+    /// After [`FailureClass::Gone`] the write may be in the file that was removed or replaced.
     #[error("the commit failed")]
     Commit(#[source] Arc<StorageError>),
     /// The handle was opened read-only.
@@ -401,8 +401,8 @@ pub enum WriteError<E> {
 }
 
 impl<E: Error + 'static> WriteError<E> {
-    /// What kind of trouble it is; for a job's own error, by the first error of SQLite's in its
-    /// chain of sources.
+    /// The failure class; for a job's own error, the class of the first SQLite error in its source
+    /// chain.
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
@@ -415,20 +415,20 @@ impl<E: Error + 'static> WriteError<E> {
     }
 }
 
-/// Why a read gave no answer.
+/// Why a read failed.
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum ReadError<E> {
     /// The closure failed, with its own error.
     #[error("the read failed")]
     Query(#[source] E),
-    /// No connection could be had: closed, or SQLite refused to open or begin.
+    /// No connection was available: the database is closed, or SQLite failed to open one or to begin.
     #[error("no connection to read from")]
     Connection(#[source] StorageError),
 }
 
 impl<E: Error + 'static> ReadError<E> {
-    /// What kind of trouble it is.
+    /// The failure class.
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {

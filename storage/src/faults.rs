@@ -1,7 +1,7 @@
-//! Faults on demand, for tests: of this crate, and of those that rest on it.
+//! Fault injection for the tests of this crate and of the crates that use it.
 //!
-//! Always compiled, so that what is tested is what ships. Unused it costs one relaxed load of an
-//! atomic per commit.
+//! Always compiled, so that the tested code is the shipped code. While no fault is set, it costs one
+//! relaxed atomic load per commit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,26 +13,26 @@ use crate::database::Core;
 use crate::error::{FailureClass, StorageError};
 use crate::schema::pragma_i64;
 
-/// What SQLite has when nobody set a limit.
+/// SQLite's default limit.
 const NO_PAGE_LIMIT: u32 = 0xffff_fffe;
 
-/// How often things happened since the database was opened.
+/// Counts of events since the database was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Jobs that ran, whatever became of them.
+    /// Jobs that ran, successfully or not.
     pub jobs: u64,
     /// Groups committed.
     pub commits: u64,
     /// Those among `commits` that were fsynced.
     pub full_commits: u64,
-    /// Small transactions that the database made by itself, only to sync. Not in `commits`.
+    /// Small transactions that the database made only to sync. Not included in `commits`.
     pub syncs: u64,
 }
 
-/// The state behind [`Faults`], consulted by the writer thread.
+/// The state behind [`Faults`], which the writer thread reads.
 #[derive(Default)]
 pub(crate) struct FaultState {
-    /// Whether `plan` asks for anything: spares every commit the mutex.
+    /// Whether `plan` requests anything: spares every commit the mutex.
     armed: AtomicBool,
     plan: Mutex<Plan>,
     changed: Condvar,
@@ -45,17 +45,18 @@ pub(crate) struct FaultState {
 #[derive(Default)]
 struct Plan {
     holds: usize,
-    /// Whether the writer stands before a COMMIT now.
+    /// Whether the writer is waiting before a COMMIT.
     waiting: bool,
     failures: Option<(u32, FailureClass)>,
     /// Whether the writer thread panics before its next COMMIT.
     panics: bool,
-    /// What the next checkpoint fails with.
+    /// The class of the error with which the next checkpoint fails.
     checkpoint: Option<FailureClass>,
 }
 
 impl FaultState {
-    /// Stands before every COMMIT: waits while held, fails if told to.
+    /// Called before every COMMIT: waits while commits are held, then fails or panics if a test
+    /// requested it.
     pub(crate) fn before_commit(&self) -> Result<(), StorageError> {
         if !self.armed.load(Ordering::Relaxed) {
             return Ok(());
@@ -70,7 +71,7 @@ impl FaultState {
         if std::mem::take(&mut plan.panics) {
             self.rearm(&plan);
             drop(plan);
-            // Without the panic hook: it is no bug.
+            // Without the panic hook, because this panic is intended.
             std::panic::resume_unwind(Box::new("ordered by a test"));
         }
         let error = plan.failures.map(|(left, class)| {
@@ -81,7 +82,7 @@ impl FaultState {
         error.map_or(Ok(()), Err)
     }
 
-    /// Stands before every checkpoint: fails if told to.
+    /// Called before every checkpoint: fails if a test requested it.
     pub(crate) fn before_checkpoint(&self) -> Result<(), StorageError> {
         match self.plan.lock().checkpoint.take() {
             Some(class) => Err(class.injected()),
@@ -102,7 +103,7 @@ impl FaultState {
     }
 }
 
-/// Makes a database misbehave, for tests. From [`Database::faults`](crate::Database::faults).
+/// Injects faults into a database, for tests. From [`Database::faults`](crate::Database::faults).
 pub struct Faults {
     core: Arc<Core>,
 }
@@ -112,16 +113,17 @@ impl Faults {
         Self { core }
     }
 
-    /// Makes every COMMIT wait until the returned guard is dropped: jobs have run, nothing is
-    /// committed. Drop it before `close`, and before `pragmas` or `limit_pages`, which wait for it.
+    /// Makes every COMMIT wait until the returned guard is dropped: the group's jobs have run, but
+    /// nothing is committed. Drop the guard before calling `close`, `pragmas` or `limit_pages`, which
+    /// wait for the commit.
     #[must_use = "commits go on as soon as the guard is dropped"]
     pub fn hold_commits(&self) -> CommitHold {
         self.state().hold(|holds| holds + 1);
         CommitHold { core: Arc::clone(&self.core) }
     }
 
-    /// Makes the next `count` commits fail with an error of this class; also those that the
-    /// database makes by itself. 0 takes an earlier order back.
+    /// Makes the next `count` commits fail with an error of this class, including those that the
+    /// database makes by itself. 0 cancels an earlier request.
     pub fn fail_next_commits(&self, count: u32, class: FailureClass) {
         let state = self.state();
         let mut plan = state.plan.lock();
@@ -137,21 +139,21 @@ impl Faults {
         state.rearm(&plan);
     }
 
-    /// Makes the next checkpoint fail with an error of this class. One follows the first commit
-    /// that finds a long WAL, after its result is delivered.
+    /// Makes the next checkpoint fail with an error of this class. The next checkpoint follows the
+    /// first commit that finds a long WAL, after its result is delivered.
     pub fn fail_next_checkpoint(&self, class: FailureClass) {
         self.state().plan.lock().checkpoint = Some(class);
     }
 
-    /// Limits the file to so many pages, and gives back the limit that was: a true full disk from
-    /// SQLite's own code. A limit below the present size stops all growth; `None` takes it away.
+    /// Limits the file to so many pages and returns the previous limit. This makes SQLite's own code
+    /// report a full disk. A limit below the current size stops all growth; `None` removes the limit.
     ///
     /// # Errors
-    /// Closed, opened read-only, or SQLite's own.
+    /// The database is closed or was opened read-only, or SQLite's own error.
     pub fn limit_pages(&self, limit: Option<u32>) -> Result<Option<u32>, StorageError> {
         self.core.with_writing_connection(|conn| {
             let before = pragma_i64(conn, "max_page_count")?;
-            // The pragma answers with what it took, which may be more than was asked for.
+            // The pragma never goes below the current size.
             let wanted = limit.unwrap_or(NO_PAGE_LIMIT).max(1);
             conn.pragma_update_and_check(None, "max_page_count", wanted, |_| Ok(()))?;
             let before = u32::try_from(before).unwrap_or(NO_PAGE_LIMIT);
@@ -159,7 +161,7 @@ impl Faults {
         })
     }
 
-    /// What happened so far.
+    /// The counts so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let state = self.state();
@@ -176,15 +178,15 @@ impl Faults {
     }
 }
 
-/// Holds commits back until dropped. From [`Faults::hold_commits`].
+/// Holds commits until dropped. From [`Faults::hold_commits`].
 #[must_use = "commits go on as soon as the guard is dropped"]
 pub struct CommitHold {
     core: Arc<Core>,
 }
 
 impl CommitHold {
-    /// Waits until the writer stands before a COMMIT: its jobs have run. `false` if that did not
-    /// happen within `timeout`.
+    /// Waits until the writer has run a group's jobs and waits before the COMMIT. `false` if that did
+    /// not happen within `timeout`.
     #[must_use]
     pub fn wait_reached(&self, timeout: Duration) -> bool {
         let state = &self.core.faults;

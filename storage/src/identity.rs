@@ -1,12 +1,13 @@
-//! Whether the names of a database still lead to the files that are open.
+//! Detects whether the paths of a database still refer to the open files.
 //!
-//! A file that was removed, renamed or replaced while it is open takes writes and fsyncs as before,
-//! and nobody finds them again. SQLite does not notice. So the device and inode behind each name
-//! are compared with those at the opening: before and after each commit, and now and then. A file
-//! that another program overwrote in place keeps its inode, and shows by the time of its last
-//! change: the database itself is written by our own checkpoints only.
+//! A file that is removed, renamed or replaced while it is open accepts writes and fsyncs as before,
+//! but the data can no longer be found by its name. SQLite does not notice. This module compares the
+//! device and inode behind each path with those at opening: before and after each commit, and
+//! periodically while idle. A file that another program overwrites in place keeps its inode, but its
+//! modification time or length changes: only this process's checkpoints write the database file.
 //!
-//! What is found stays so: a name that leads to the file again later has been away meanwhile.
+//! A detected change is final, even if the path refers to the original file again later: other
+//! processes may have used another file in between.
 
 use std::fs;
 use std::io;
@@ -21,10 +22,10 @@ use thiserror::Error;
 use crate::error::StorageError;
 use crate::files;
 
-/// What stands beside the database and must be the same file throughout.
+/// Suffixes of the files beside the database that must stay the same files while it is open.
 const BESIDE: [&str; 3] = ["-wal", "-shm", ".lock"];
 
-/// A file of an open database that is not where it was.
+/// A file of an open database that is no longer at its path.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{path} {how}", path = path.display())]
 pub struct GoneFile {
@@ -38,13 +39,13 @@ pub struct GoneFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Gone {
-    /// Its name leads to nothing: the file, or a folder above it, was removed or renamed.
+    /// The path does not exist: the file, or a folder above it, was removed or renamed.
     #[error("was removed or renamed")]
     Removed,
-    /// Its name leads to another file.
+    /// The path refers to another file.
     #[error("was replaced by another file")]
     Replaced,
-    /// Its content was written by another program.
+    /// Another program wrote the file.
     #[error("was overwritten by another program")]
     Overwritten,
 }
@@ -55,19 +56,19 @@ type OnGone = Box<dyn FnOnce(&GoneFile) + Send>;
 #[derive(Default)]
 pub(crate) struct FileWatch {
     files: Vec<Named>,
-    /// The database as our last checkpoint left it; `None` if it is not ours to write.
+    /// Length and modification time after our last checkpoint; `None` if this handle does not write.
     content: Option<Mutex<State>>,
     gone: OnceLock<GoneFile>,
     on_gone: Mutex<Vec<OnGone>>,
 }
 
-/// A name, and the file that it led to.
+/// A path, and the identity of the file to which it led.
 struct Named {
     path: PathBuf,
     id: FileId,
 }
 
-/// What tells that nobody else wrote the file.
+/// Changes if another program writes the file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct State {
     length: u64,
@@ -75,8 +76,8 @@ struct State {
 }
 
 impl FileWatch {
-    /// Begins to watch a database that was opened for writing, and that was `before` when it was not
-    /// open yet.
+    /// Starts to watch a database that was opened for writing. `before` is the file's metadata from
+    /// before it was opened.
     pub(crate) fn of_writer(path: &Path, before: &fs::Metadata) -> io::Result<Self> {
         let found = fs::metadata(path)?;
         if FileId::of(&found) != FileId::of(before) {
@@ -86,7 +87,7 @@ impl FileWatch {
         let mut files = vec![Named { path: path.to_owned(), id: FileId::of(&found) }];
         for suffix in BESIDE {
             let path = files::beside(path, suffix);
-            // What SQLite does without here, nobody can take away.
+            // SQLite does not always use all of these files; only those that exist are watched.
             if let Ok(found) = fs::metadata(&path) {
                 files.push(Named { path, id: FileId::of(&found) });
             }
@@ -95,24 +96,24 @@ impl FileWatch {
         Ok(Self { files, content, ..Self::default() })
     }
 
-    /// Watches a database that is only read: its log and its content are its writer's.
+    /// Watches a database that is opened for reading: its content and its WAL belong to the writer.
     pub(crate) fn of_reader(path: &Path) -> io::Result<Self> {
         let id = FileId::of(&fs::metadata(path)?);
         Ok(Self { files: vec![Named { path: path.to_owned(), id }], ..Self::default() })
     }
 
-    /// What is gone, if that was found before.
+    /// The file that was found to be gone, if any.
     pub(crate) fn gone(&self) -> Option<&GoneFile> {
         self.gone.get()
     }
 
-    /// Looks at the names: a system call for each.
+    /// Compares the file behind each path: one system call per path.
     pub(crate) fn look(&self) -> Result<(), StorageError> {
         self.settle(|_| true)
     }
 
-    /// Looks also whether another program wrote the database: nothing of ours does but a checkpoint.
-    /// For the thread that makes them.
+    /// Checks also whether another program wrote the database file, which only our checkpoints may
+    /// write. For the thread that runs the checkpoints.
     pub(crate) fn look_closely(&self) -> Result<(), StorageError> {
         self.settle(|found| match &self.content {
             Some(content) => *content.lock() == State::of(found),
@@ -120,7 +121,8 @@ impl FileWatch {
         })
     }
 
-    /// Looks after a checkpoint, and takes the database as that left it.
+    /// Checks the paths after a checkpoint, and records the state in which the checkpoint left the
+    /// file.
     pub(crate) fn look_after_checkpoint(&self) -> Result<(), StorageError> {
         self.settle(|found| {
             if let Some(content) = &self.content {
@@ -148,14 +150,15 @@ impl FileWatch {
             let gone = |how| Some(GoneFile { path: named.path.clone(), how });
             match fs::metadata(&named.path) {
                 Ok(found) if FileId::of(&found) != named.id => return gone(Gone::Replaced),
-                // The database is the first.
+                // The first entry is the database itself.
                 Ok(found) => {
                     if is_ours.take().is_some_and(|is_ours| !is_ours(&found)) {
                         return gone(Gone::Overwritten);
                     }
                 }
                 Err(error) if is_missing(&error) => return gone(Gone::Removed),
-                // It cannot be looked at, such as for want of permission: that says nothing.
+                // The check failed, for example for lack of permission: this proves nothing about the
+                // file.
                 Err(error) => {
                     is_ours.take();
                     tracing::debug!(%error, file = %named.path.display(), "cannot be looked at");
@@ -165,7 +168,7 @@ impl FileWatch {
         None
     }
 
-    /// Calls `tell` once, as soon as something is gone: at once if it is.
+    /// Calls `tell` once when a file is found to be gone, or at once if one already is.
     pub(crate) fn on_gone(&self, tell: OnGone) {
         let mut waiting = self.on_gone.lock();
         match self.gone.get() {
@@ -195,7 +198,7 @@ fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), NotFound | NotADirectory | StaleNetworkFileHandle)
 }
 
-/// Tells one file from all others, for as long as it is open.
+/// Identifies a file among all others, for as long as it is open.
 #[cfg(unix)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileId {
@@ -211,7 +214,7 @@ impl FileId {
     }
 }
 
-/// Elsewhere a file that is open can be neither removed nor replaced.
+/// On other systems an open file can be neither removed nor replaced.
 #[cfg(not(unix))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileId;

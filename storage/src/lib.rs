@@ -1,20 +1,20 @@
-//! SQLite mechanics for Landfall: open, lock, write with group commit, read beside it, migrate,
+//! SQLite mechanics for Landfall: open, lock, write with group commit, read concurrently, migrate,
 //! copy, inject faults.
 //!
-//! This crate knows files, transactions and threads. It must never know what is stored: no
-//! documents, no changes, no logs, no network, no async runtime. Its callers bring the tables (a
-//! [`Schema`]) and the closures that touch them; they never hold a writing connection themselves.
+//! This crate knows files, transactions and threads. It must never know what is stored: no documents,
+//! no changes, no logs, no network, no async runtime. Its callers supply the tables (a [`Schema`]) and
+//! the closures that use them; they never hold a writing connection themselves.
 //!
-//! What it promises:
-//! - One process at a time writes a file: an operating-system lock that dies with its holder.
-//! - One thread writes. What is queued together is committed together, one fsync for many jobs;
-//!   a job that fails or panics is rolled back alone.
-//! - A result is told only after the commit it speaks of, and [`Durability::Full`] means that the
-//!   commit is on disk by then.
+//! Its guarantees:
+//! - One process at a time writes a file, by an operating-system lock that ends with the process.
+//! - One thread writes. Jobs that are queued together are committed together, with one fsync for many
+//!   jobs; a job that fails or panics is rolled back alone.
+//! - A result is delivered only after the job's commit, and with [`Durability::Full`] that commit is on
+//!   disk by then.
 //! - Every failure has a [`FailureClass`], derived in one place from SQLite's own codes.
-//! - A file with hard links is not opened for writing: locks go by name.
-//! - A file that is removed, renamed, replaced or overwritten while it is open takes no more
-//!   commits: [`FailureClass::Gone`].
+//! - A file with hard links is not opened for writing, because locks belong to a name.
+//! - A database whose file is removed, renamed, replaced or overwritten while it is open refuses
+//!   further commits: [`FailureClass::Gone`].
 //!
 //! ```
 //! use landfall_storage::{Database, Durability, Options, Schema};

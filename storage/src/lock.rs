@@ -1,9 +1,8 @@
-//! One writer per file: an operating-system lock that dies with its holder.
+//! One writer per file, enforced by an operating-system lock that ends with the process that holds it.
 //!
-//! The lock sits on a file of its own, `<database>.lock`, since SQLite takes and drops locks on the
-//! database itself. That file stays for ever: removing it would let two processes lock two files of
-//! one name. Its text names the holder, for the message that the next one gets; only the lock
-//! decides.
+//! The lock is on a separate file, `<database>.lock`, because SQLite takes and drops locks on the
+//! database itself. That file is never removed: otherwise two processes could lock two files of one
+//! name. Its text names the holder, only for the error message that another process shows.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -14,23 +13,23 @@ use std::time::{Duration, Instant};
 use crate::error::{OpenError, StorageError};
 use crate::files;
 
-/// Longest name of a process that is written or believed, in characters.
+/// Longest process name that is written or read, in characters.
 const NAME_LENGTH: usize = 64;
 
-/// How long the lock of a process that has ended is waited for. A process that it was starting when
-/// it was killed has a copy of the handle until it runs its own program: milliseconds, or more on a
-/// busy machine.
+/// How long to wait for the lock of a process that has ended. If that process was killed while it
+/// started a child process, the child has a copy of the handle until it executes its own program:
+/// milliseconds, or more on a busy machine.
 const ORPHANED_LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// Between two tries. No event tells that an flock is free without taking it.
+/// Pause between two attempts. No event signals that an flock is free without taking it.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// The process that has a database open for writing, as far as its lock file tells.
+/// The process that has a database open for writing, as its lock file names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holder {
     /// Its process id.
     pub pid: Option<u32>,
-    /// Its name: that of its executable.
+    /// The name of its executable.
     pub process: Option<String>,
 }
 
@@ -41,7 +40,7 @@ impl Holder {
         Self { pid: Some(std::process::id()), process: name.map(|name| printable(&name)) }
     }
 
-    /// Reads `<pid> <process>`; whatever is missing or odd stays unknown.
+    /// Reads `<pid> <process>`; missing or malformed parts give `None`.
     fn parse(text: &str) -> Self {
         let line = text.lines().next().unwrap_or_default();
         let (pid, process) = line.split_once(' ').unwrap_or((line, ""));
@@ -50,7 +49,7 @@ impl Holder {
     }
 }
 
-/// The text goes to a terminal, and anybody could have written it.
+/// Removes control characters: the text is printed to a terminal, and any process may have written it.
 fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(NAME_LENGTH).collect()
 }
@@ -72,7 +71,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock for the database at `path`, or says who has it.
+    /// Takes the lock for the database at `path`, or returns the process that holds it.
     pub(crate) fn take(path: &Path, private: bool) -> Result<Self, OpenError> {
         let lock_path = path_of(path);
         let failed = |source| OpenError::from_storage(&lock_path, StorageError::Io(source));
@@ -92,7 +91,7 @@ impl Lock {
             }
         }
         let mut lock = Self { file };
-        // A full disk must not keep a database from being read back and mended.
+        // The lock must be available on a full disk too, so that the database can be read and repaired.
         if let Err(error) = lock.sign(&Holder::this_process()) {
             tracing::debug!(%error, "the lock file could not name its holder");
         }
@@ -110,11 +109,11 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Best effort: the text only names the holder in a message.
+        // Best effort: the text is only used in a message.
         let _ = self.file.set_len(0);
-        // Closing the handle is not enough. A process that another thread is starting right now has
-        // a copy of the handle between its fork and its exec, and an flock ends only with the last
-        // copy; an explicit unlock ends it at once, for all copies.
+        // Closing the handle is not enough. A process that another thread is starting at this moment
+        // has a copy of the handle between its fork and its exec, and an flock ends only with the last
+        // copy. An explicit unlock ends it at once for all copies.
         if let Err(error) = self.file.unlock() {
             tracing::debug!(%error, "the lock was not released before its file was closed");
         }
@@ -125,9 +124,9 @@ fn path_of(path: &Path) -> PathBuf {
     files::beside(path, ".lock")
 }
 
-/// Whether the process that took the lock has ended, as far as this one can see. One of another
-/// container's process ids may seem to have ended: its lock is then waited for in vain, and no harm
-/// is done.
+/// Whether the process that took the lock has ended, as far as this process can see. A process of
+/// another container may wrongly seem to have ended; then [`Lock::take`] waits in vain, without other
+/// harm.
 #[cfg(unix)]
 fn has_ended(holder: &Holder) -> bool {
     let pid = holder.pid.and_then(|pid| i32::try_from(pid).ok());
@@ -142,7 +141,7 @@ fn has_ended(_: &Holder) -> bool {
 
 fn read(file: &mut File) -> Holder {
     let mut bytes = [0; 256];
-    // Where locks are mandatory the text cannot be read; then the holder is just not named.
+    // Where locks are mandatory the text cannot be read; the holder then stays unnamed.
     let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read(&mut bytes));
     let length = read.unwrap_or_default();
     Holder::parse(&String::from_utf8_lossy(&bytes[..length]))
@@ -157,7 +156,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.db");
         let lock = Lock::take(&path, true).unwrap();
-        // What a child process has between its fork and its exec.
+        // The copy that a child process has between its fork and its exec.
         let copy = lock.file.try_clone().unwrap();
         assert!(matches!(Lock::take(&path, true), Err(OpenError::InUse { .. })));
         drop(lock);
@@ -175,7 +174,7 @@ mod tests {
         child.wait().unwrap();
         let mut lock = Lock::take(&path, true).unwrap();
         lock.sign(&Holder { pid: Some(ended), process: None }).unwrap();
-        // What a child of the process that ended still has.
+        // The copy that a child of the ended process still has.
         let copy = lock.file.try_clone().unwrap();
         std::mem::forget(lock);
         let waiting = std::thread::spawn({

@@ -1,12 +1,12 @@
-//! Hard links of a database. SQLite's write-ahead log and our lock are found by the database's name, so a
-//! file that is opened through two names has two of each, and two writers.
+//! Refuses databases with hard links. SQLite's write-ahead log and our lock are found by the database's
+//! name, so a file that is opened through two names has two of each, and two writers.
 
 use std::path::Path;
 
 use crate::error::OpenError;
 
-/// Refuses a file that has names besides this one and those that a killed restore leaves, which begin with
-/// it: `relay.db.before-…`. A file that is not there has none.
+/// Refuses a file that has names besides this one and those that a killed restore leaves, which start
+/// with it: `relay.db.before-…`. Accepts a missing file.
 #[cfg(unix)]
 pub(crate) fn refuse_others(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::MetadataExt;
@@ -32,7 +32,7 @@ pub(crate) fn refuse_others(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Refuses nothing: how many names a file has is not known here.
+/// Accepts every file: this system does not report the number of names.
 #[cfg(not(unix))]
 pub(crate) fn refuse_others(_path: &Path) -> Result<(), OpenError> {
     Ok(())

@@ -1,6 +1,7 @@
-//! The way in: from a path to a connection that every promise can rest on, in a fixed order.
+//! Opens a path, in a fixed order, and returns a connection on which the crate's guarantees hold.
 //!
-//! Refusals come before changes: a file that is not ours, in use or too new is left as it was.
+//! A file that is not ours, in use or too new keeps its content, because the checks come before the first
+//! write to it. Its mode may be narrowed all the same ([`Options::private`]).
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ pub(crate) struct Opened {
     pub(crate) conn: Connection,
     pub(crate) lock: Option<Lock>,
     pub(crate) watch: FileWatch,
-    /// How the write-ahead log that was left behind is damaged.
+    /// The damage of the write-ahead log that the previous process left, if any.
     pub(crate) wal: Option<WalDamage>,
 }
 
@@ -37,12 +38,12 @@ pub(crate) fn writable(
     files::inspect(&path, schema.application_id)?;
     names::refuse_others(&path)?;
     let lock = Lock::take(&path, options.private)?;
-    // Looked at again under the lock: the holder before us may just have created it.
+    // Inspected again under the lock: the previous holder may just have created the file.
     let found = files::inspect(&path, schema.application_id)?;
     prepare_files(&path, options, found).map_err(|error| failed(&path, error.into()))?;
     let wal = look_at_wal(&path);
-    // What a killed process left in the WAL may never have been fsynced, yet it is told from now on
-    // as commit 0, which is on disk. By the file and not by a commit, which takes room.
+    // A killed process may have left frames in the WAL that were never fsynced. They now count as
+    // commit 0, which is reported as on disk. The fsync is of the file: a commit would need space.
     files::sync_if_there(&files::beside(&path, "-wal"))
         .map_err(|error| failed(&path, error.into()))?;
 
@@ -57,7 +58,8 @@ pub(crate) fn writable(
     Ok(Opened { path, conn, lock: Some(lock), watch, wal })
 }
 
-/// What is wrong with the write-ahead log, which is kept as a copy then: SQLite will write over it.
+/// Returns the damage of the write-ahead log, if any, and copies the log first: SQLite will overwrite
+/// it.
 fn look_at_wal(path: &Path) -> Option<WalDamage> {
     let damage = match wal::wal_damage(path) {
         Ok(damage) => damage?,
@@ -76,7 +78,7 @@ fn look_at_wal(path: &Path) -> Option<WalDamage> {
     Some(damage)
 }
 
-/// Opens a database that lives as long as its handle.
+/// Opens an in-memory database, which lives as long as its handle.
 pub(crate) fn in_memory(schema: &Schema, options: &Options) -> Result<Opened, OpenError> {
     check_usable(schema)?;
     let path = PathBuf::from(":memory:");
@@ -85,7 +87,7 @@ pub(crate) fn in_memory(schema: &Schema, options: &Options) -> Result<Opened, Op
     Ok(Opened { path, conn, lock: None, watch: FileWatch::default(), wal: None })
 }
 
-/// Checks that a file can be read as it stands; it takes no lock and leaves no connection.
+/// Checks that a file can be read in its present state. Takes no lock and leaves no connection open.
 pub(crate) fn read_only(
     path: &Path,
     schema: &Schema,
@@ -107,9 +109,9 @@ pub(crate) fn read_only(
     }
 }
 
-/// Undoes what a process left half done that was killed while the file had a rollback journal: at
-/// its making, or when it was rewritten. A connection that only reads may not do that, and would be
-/// refused. SQLite itself sees whether anybody is still at it.
+/// Rolls back a transaction that a killed process left in a rollback journal, from when it created or
+/// rewrote the file. A read-only connection cannot roll back, and SQLite would refuse to read. SQLite
+/// itself detects whether another process still uses the journal.
 fn roll_back(path: &Path) -> Result<(), StorageError> {
     let journal = files::beside(path, "-journal");
     if !std::fs::metadata(&journal).is_ok_and(|journal| journal.len() > 0) {
@@ -135,7 +137,7 @@ fn check_usable(schema: &Schema) -> Result<(), OpenError> {
 
 fn prepare_files(path: &Path, options: &Options, found: Found) -> std::io::Result<()> {
     if found == Found::Nothing {
-        // Created here and not by SQLite, for its mode.
+        // Created here and not by SQLite, so that it gets the right mode.
         drop(files::open_or_create(path, options.private, files::folder_of(path))?);
         files::sync_folder_of(path)?;
     }
@@ -145,10 +147,10 @@ fn prepare_files(path: &Path, options: &Options, found: Found) -> std::io::Resul
     Ok(())
 }
 
-/// Moves what an earlier process left in the WAL into the database, which writes it once more. If
-/// that process met a failed fsync, some pages of the WAL may be in the system's cache only, and no
-/// fsync of the WAL would bring them to the disk. Best effort: readers of other processes are not
-/// waited for, and it may need room that is not there.
+/// Checkpoints the WAL that an earlier process left, which writes its pages once more. If that process
+/// had a failed fsync, some pages of the WAL may be in the system's cache only, and no fsync of the WAL
+/// would write them to the disk. Best effort: it does not wait for readers of other processes, and it
+/// may need space that the disk does not have.
 fn settle_wal(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
     conn.busy_timeout(std::time::Duration::ZERO)?;
     let result = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
@@ -163,7 +165,7 @@ fn settle_wal(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
     }
 }
 
-/// SQLite falls back to reading when a file may not be written, and says so to nobody.
+/// SQLite silently falls back to a read-only connection when the file is not writable; this refuses it.
 fn refuse_silent_read_only(conn: &Connection, path: &Path) -> Result<(), OpenError> {
     match conn.is_readonly("main") {
         Ok(false) => Ok(()),

@@ -1,4 +1,4 @@
-//! The bounded queue before the writer thread, and the shape of a job in it.
+//! The bounded queue in front of the writer thread, and the type of its jobs.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -14,15 +14,15 @@ use crate::durability::{CommitNumber, Committed, Durability};
 use crate::error::{FailureClass, StorageError, WriteError};
 use crate::options::GROUP_JOBS;
 
-/// How a job's own part ended.
+/// How the job itself ended.
 pub(crate) enum Ran {
-    /// It wants to be committed.
+    /// It succeeded and is to be committed.
     Well,
     /// It failed or panicked: roll it back.
     Badly(FailureClass),
 }
 
-/// How the transaction around it ended.
+/// How the group's transaction ended.
 #[derive(Clone)]
 pub(crate) enum Fate {
     Committed(CommitNumber),
@@ -30,12 +30,12 @@ pub(crate) enum Fate {
     Closed,
 }
 
-/// A job in the queue, whatever its types are. `run` at most once, then `finish`.
+/// A queued job with its types erased. Call `run` at most once, then `finish`.
 pub(crate) trait Job: Send {
     fn durability(&self) -> Durability;
     /// Runs it inside its savepoint. Never unwinds.
     fn run(&mut self, tx: &Transaction<'_>) -> Ran;
-    /// Tells its owner what became of it. Never unwinds.
+    /// Delivers the result to the submitter. Never unwinds.
     fn finish(self: Box<Self>, fate: Fate);
 }
 
@@ -74,8 +74,8 @@ where
         let Some(job) = self.job.take() else {
             return Ran::Badly(FailureClass::Other);
         };
-        // Unwind safety: what the job touched in the database is rolled back, and what it owned is
-        // dropped with it.
+        // Unwind safety: the writer rolls back the job's changes to the database, and everything that
+        // the job owned is dropped with it.
         let result = match catch_unwind(AssertUnwindSafe(|| job(tx))) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(WriteError::Job(error)),
@@ -92,10 +92,10 @@ where
     fn finish(self: Box<Self>, fate: Fate) {
         let Self { done, result, .. } = *self;
         let result = match (result, fate) {
-            // Its own error says more than what became of the others.
+            // The job's own error is more precise than the group's.
             (Some(Err(error)), _) => Err(error),
             (Some(Ok(value)), Fate::Committed(number)) => Ok(Committed { value, number }),
-            // Never reached: what was not run is not committed. Told as a loss all the same.
+            // Unreachable: a job that did not run is not committed. Reported as lost all the same.
             (None, Fate::Committed(_)) | (_, Fate::Closed) => Err(WriteError::Closed),
             (_, Fate::Lost(error)) => Err(WriteError::Commit(error)),
         };
@@ -105,24 +105,24 @@ where
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "no message".to_owned())
 }
 
-/// What the writer thread should do next.
+/// The writer thread's next step.
 pub(crate) enum Next {
-    /// Something is queued.
+    /// At least one job is queued.
     Jobs,
-    /// Nothing came until the deadline.
+    /// No job arrived before the deadline.
     Idle,
-    /// Closing, and everything queued has been taken.
+    /// The queue is closed and empty.
     Finished,
 }
 
-/// First in, first out, with a limit on its length.
+/// A first-in, first-out queue of limited length.
 pub(crate) struct Queue {
     limit: usize,
     state: Mutex<State>,
@@ -146,7 +146,7 @@ impl Queue {
         }
     }
 
-    /// Adds a job, waiting for room if `may_wait`; gives it back when closing.
+    /// Adds a job, waiting for room if `may_wait`; returns the job if the queue is closed.
     pub(crate) fn push(&self, job: Box<dyn Job>, may_wait: bool) -> Result<(), Box<dyn Job>> {
         let mut state = self.state.lock();
         while may_wait && !state.closing && state.jobs.len() >= self.limit {
@@ -160,7 +160,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for a job, the deadline or the end.
+    /// Waits for a job, the deadline or the close of the queue.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> Next {
         let mut state = self.state.lock();
         loop {
@@ -180,14 +180,14 @@ impl Queue {
         }
     }
 
-    /// Whether a full job would be in the next group.
+    /// Whether the next group would contain a job with full durability.
     pub(crate) fn next_group_is_full(&self) -> bool {
         let state = self.state.lock();
         let mut group = state.jobs.iter().take(GROUP_JOBS);
         group.any(|job| job.durability() == Durability::Full)
     }
 
-    /// Takes the next job, if it may join a group of this durability.
+    /// Takes the next job, if its durability fits into a group of `group`'s.
     pub(crate) fn pop(&self, group: Durability) -> Option<Box<dyn Job>> {
         let mut state = self.state.lock();
         let next = state.jobs.front()?;
@@ -199,7 +199,7 @@ impl Queue {
         job
     }
 
-    /// Takes no more jobs; those that wait for room are refused.
+    /// Refuses new jobs, including those that wait for room.
     pub(crate) fn close(&self) {
         self.state.lock().closing = true;
         self.filled.notify_all();

@@ -1,8 +1,8 @@
-//! Reads: a pool of connections that cannot write, and dedicated ones for those who ask.
+//! Reads: a pool of connections that cannot write, and dedicated connections.
 //!
-//! One read is one snapshot: its closure runs inside a read transaction, and nothing that is
-//! committed meanwhile shows in it. In memory there is only one connection, so a read takes its turn
-//! between two groups; it sees committed state all the same.
+//! One read is one snapshot: its closure runs inside a read transaction and sees no later commit. In
+//! memory there is only one connection, so a read runs between two groups and still sees only committed
+//! state.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::connect;
 use crate::database::{Core, Place};
 use crate::error::{ReadError, StorageError};
 
-/// Read connections that take turns.
+/// A pool of read connections.
 pub(crate) struct Pool {
     limit: usize,
     state: Mutex<State>,
@@ -23,7 +23,7 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct State {
     idle: Vec<Connection>,
-    /// Connections that exist: idle ones and those in use.
+    /// The number of connections, idle and in use.
     open: usize,
     closed: bool,
 }
@@ -49,14 +49,13 @@ impl Pool {
         }
         state.open += 1;
         drop(state);
-        // The lease is made first: if the connection cannot be opened, its drop gives the place
-        // back.
+        // The lease exists before the connection: if opening fails, dropping the lease frees its slot.
         let mut lease = Lease { pool: self, conn: None };
         lease.conn = Some(core.connect_reader()?);
         Ok(lease)
     }
 
-    /// Closes what is idle; what is in use is closed when it comes back.
+    /// Closes idle connections; a connection in use is closed when it is returned.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -85,10 +84,10 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// A read connection of one's own, for a thread that reads often or long. It is closed when
-/// dropped; it gives `Closed` once the database is closed.
+/// A dedicated read connection, for a thread that reads often or for long. Dropping it closes it. It
+/// gives `Closed` once the database is closed.
 pub struct Reader {
-    /// None in memory.
+    /// `None` in memory.
     conn: Option<Connection>,
     core: Arc<Core>,
 }
@@ -102,7 +101,7 @@ impl Reader {
         Ok(Self { conn, core: Arc::clone(core) })
     }
 
-    /// Reads in one snapshot, as [`Database::read`](crate::Database::read) does.
+    /// Runs `query` in one snapshot, as [`Database::read`](crate::Database::read) does.
     ///
     /// # Errors
     /// [`ReadError::Query`] with the closure's own error, [`ReadError::Connection`] otherwise.
@@ -151,7 +150,7 @@ impl Core {
             connect::prepare_reader(&conn, &self.options)?;
             Ok(conn)
         });
-        // The name may lead to another file than the one that was opened first, or to none.
+        // The path may refer to another file than the one that was opened first, or to none.
         self.watch.look().and(connected)
     }
 }
@@ -166,7 +165,7 @@ fn in_snapshot<T, E>(
     query(conn).map_err(ReadError::Query)
 }
 
-/// Ends the read transaction, also when the closure panics.
+/// Ends the read transaction, even when the closure panics.
 struct EndSnapshot<'a>(&'a Connection);
 
 impl Drop for EndSnapshot<'_> {
@@ -181,7 +180,7 @@ impl Drop for EndSnapshot<'_> {
     }
 }
 
-/// Keeps a read in memory from writing: there the reader's connection is the writer's.
+/// Prevents writes during a read in memory, where the reader uses the writing connection.
 struct QueryOnly<'a>(&'a Connection);
 
 impl<'a> QueryOnly<'a> {

@@ -1,8 +1,8 @@
-//! Another database in the place of a file that nobody writes: for a restore, and for a file that
-//! is rewritten to give its free pages back.
+//! Replaces a database file that no process has open for writing: for a restore, and for rewriting a
+//! file to release its free pages.
 //!
-//! The new file is made beside the old one and renamed over it, so that whatever ends the process,
-//! there is the old one or the new one.
+//! The new file is created beside the old one and renamed over it, so that after a crash the path has
+//! either the old file or the new one.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use crate::options::Options;
 /// SQLite's own files beside a database.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 
-/// The lock of a database file: while this lives, no process can open it for writing.
+/// Holds the lock of a database file: while it lives, no process can open the file for writing.
 #[derive(Debug)]
 pub struct Replacement {
     path: PathBuf,
@@ -25,7 +25,7 @@ pub struct Replacement {
 }
 
 impl Replacement {
-    /// Takes the lock. Its folder must exist; the file need not, and is not looked at.
+    /// Takes the lock. The folder must exist; the file need not exist, and is not checked.
     ///
     /// # Errors
     /// [`OpenError::InUse`] while another handle has it open for writing.
@@ -35,33 +35,33 @@ impl Replacement {
         Ok(Self { path, _lock: lock })
     }
 
-    /// The file, without links: what is to be renamed over it must be made beside this path, which
-    /// may lie in another folder and another file system than the path that was given.
+    /// The path with symbolic links resolved. Create the new file beside this path: it may be in
+    /// another folder and on another file system than the path that was given.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether there is a file to be replaced.
+    /// Whether there is a file to replace.
     pub fn is_there(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok()
     }
 
-    /// Puts a whole database in the place of the file. `new` must lie in the same file system,
-    /// be open nowhere, and have no files of SQLite's beside it; it is fsynced here.
+    /// Replaces the file with a complete database. `new` must be on the same file system, be open
+    /// nowhere, and have no SQLite files beside it. This fsyncs it.
     ///
-    /// The old file goes to `keep`, if that is given, with everything that was committed to it. A
-    /// damaged old file whose WAL cannot be brought into it is kept with its WAL beside it; only
-    /// then is there a moment in which it stands in its place without the WAL.
+    /// With `keep`, the old file is kept under that name, with everything that was committed to it. If
+    /// the WAL of a damaged old file cannot be checkpointed, the old file is kept with its WAL beside
+    /// it; only in this case is the old file briefly at its path without its WAL.
     ///
     /// # Errors
-    /// The file system's or SQLite's. Either the old file or the new one has the name then.
+    /// The file system's or SQLite's. Either the old file or the new one is at the path then.
     pub fn put(&self, new: &Path, keep: Option<&Path>) -> Result<(), StorageError> {
         files::open_for_place(new, &self.path)?.sync_all()?;
         if self.is_there() {
             let kept_wal = keep.map(|keep| self.keep_as(keep)).transpose()?.flatten();
             match (self.settle(), kept_wal) {
-                // The kept file is this one under another name: it has by now what the WAL had.
+                // The kept file is a hard link to this one, so it contains what was in the WAL.
                 (Ok(()), Some(wal)) => remove(&wal)?,
                 (Ok(()), None) => {}
                 (Err(error), _) => {
@@ -69,7 +69,7 @@ impl Replacement {
                 }
             }
         }
-        // Also of a file that is gone: SQLite would take them for the new one's.
+        // Done even if the old file is missing: SQLite would take its leftovers for the new file's.
         for suffix in BESIDE {
             remove(&files::beside(&self.path, suffix))?;
         }
@@ -77,7 +77,7 @@ impl Replacement {
         Ok(files::sync_folder_of(&self.path)?)
     }
 
-    /// Brings the WAL into the file, so that the file alone is everything.
+    /// Checkpoints the WAL, so that the database file alone is complete.
     fn settle(&self) -> Result<(), StorageError> {
         let conn = connect::connect(&self.path, true)?;
         conn.busy_timeout(Options::default().busy_timeout)?;
@@ -89,8 +89,8 @@ impl Replacement {
         conn.close().map_err(|(_, error)| error.into())
     }
 
-    /// Gives the file and its WAL second names, before anything is done to them. Gives that of the
-    /// WAL, if both are names and not copies.
+    /// Gives the file and its WAL second names before they change. Returns the WAL's second name, if
+    /// both are hard links and not copies.
     fn keep_as(&self, keep: &Path) -> io::Result<Option<PathBuf>> {
         if fs::symlink_metadata(keep).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -104,7 +104,7 @@ impl Replacement {
     }
 }
 
-/// A second name for a file, or a copy where there are no links. True for a name.
+/// Makes a hard link to a file, or a copy where links are not possible. Returns true for a link.
 fn duplicate(from: &Path, to: &Path) -> io::Result<bool> {
     if fs::hard_link(from, to).is_ok() {
         return Ok(true);

@@ -1,7 +1,7 @@
-//! What a file must be and how it becomes that: application id, version, forward migrations.
+//! Recognises a database file by its application id and version, and migrates it forwards.
 //!
-//! SQLite's `application_id` says whose file it is, its `user_version` counts the migrations that
-//! it has had. Both stand in the file's header and change with the transaction.
+//! SQLite's `application_id` identifies the owner of the file; its `user_version` counts the migrations
+//! that were applied. Both are in the file's header and change with the transaction.
 
 use std::path::Path;
 
@@ -9,32 +9,31 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::error::{Foreign, OpenError, StorageError};
 
-/// The table of this crate's own: one row, rewritten when a commit must reach the disk although
-/// nobody else has something to write.
+/// This crate's own table. Its one row is rewritten when a transaction has nothing else to write, but
+/// must reach the disk.
 const INTERNAL: &str = "CREATE TABLE IF NOT EXISTS storage_sync (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     rounds INTEGER NOT NULL
 ) STRICT;
 INSERT OR IGNORE INTO storage_sync (id, rounds) VALUES (1, 0);";
 
-/// Whose database it is, and the steps that lead to its present form.
+/// The owner of a database, and the migrations that lead to its present form.
 #[derive(Clone, Copy, Debug)]
 pub struct Schema {
-    /// What it is called in logs and errors.
+    /// Its name in logs and errors.
     pub name: &'static str,
-    /// Marks the file as ours, in SQLite's `application_id`. Not 0, which is what every other file
-    /// has.
+    /// Marks the file as ours, in SQLite's `application_id`. Must not be 0, which is SQLite's default.
     pub application_id: i32,
-    /// Step `i` brings the version from `i` to `i + 1`, in one transaction that it must not end.
+    /// Step `i` migrates from version `i` to `i + 1`, in one transaction that it must not end.
     ///
-    /// Steps are only ever appended. They run with foreign keys off, so that a table can be
-    /// rebuilt, and all references are checked before the commit. Table names that begin with
-    /// `storage_` are this crate's.
+    /// Only append steps. They run with foreign keys off, so that a table can be rebuilt; all
+    /// references are checked before the commit. Table names that begin with `storage_` are reserved
+    /// for this crate.
     pub migrations: &'static [&'static str],
 }
 
 impl Schema {
-    /// The version of a file that had all migrations.
+    /// The version of a file with all migrations applied.
     #[must_use]
     pub fn version(&self) -> u32 {
         u32::try_from(self.migrations.len()).unwrap_or(u32::MAX)
@@ -55,16 +54,16 @@ impl Schema {
     }
 }
 
-/// What a database turned out to be.
+/// The state in which a database was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Nothing in it yet.
+    /// It is empty.
     Blank,
-    /// Ours, at this version, which is not newer than the schema's.
+    /// It is ours, at this version, which is not newer than the schema's.
     Version(u32),
 }
 
-/// Tells whose database a connection leads to. Reads only.
+/// Finds out to which application a database belongs. Reads only.
 pub(crate) fn recognise(
     conn: &Connection,
     path: &Path,
@@ -83,7 +82,7 @@ pub(crate) fn recognise(
     let objects: i64 = conn
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(failed)?;
-    // What a crash leaves between the creation of the file and its first commit: a header at most.
+    // A crash between the creation of the file and its first commit leaves at most a header.
     if found == 0 && version == 0 && objects == 0 {
         return Ok(State::Blank);
     }
@@ -91,7 +90,7 @@ pub(crate) fn recognise(
     Err(OpenError::NotOurs { path: path.to_owned(), what: Foreign::OtherApplication { found } })
 }
 
-/// Brings a database to the schema's version.
+/// Migrates a database to the schema's version.
 pub(crate) fn migrate(
     conn: &Connection,
     path: &Path,
@@ -105,7 +104,7 @@ pub(crate) fn migrate(
     conn.pragma_update(None, "foreign_keys", true).map_err(failed)
 }
 
-/// Rewrites this crate's one row, so that the transaction has something for the disk.
+/// Updates this crate's one row, so that the transaction has something to write to the disk.
 pub(crate) fn touch(conn: &Connection) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE storage_sync SET rounds = rounds + 1 WHERE id = 1")?.execute([])?;
     Ok(())
@@ -133,7 +132,7 @@ fn run_steps(
     Ok(())
 }
 
-/// A new file gets everything in one transaction: after a crash it is blank or complete.
+/// Applies all migrations to a new file in one transaction: after a crash it is empty or complete.
 fn initialise(conn: &Connection, path: &Path, schema: &Schema) -> Result<(), OpenError> {
     let failed = |error| OpenError::from_storage(path, StorageError::Sqlite(error));
     let tx = begin(conn).map_err(failed)?;
@@ -173,14 +172,14 @@ fn check_references(tx: &Transaction<'_>, path: &Path, to: u32) -> Result<(), Op
 }
 
 fn migration(path: &Path, to: u32, source: StorageError) -> OpenError {
-    // A full disk is a full disk, whichever statement met it.
+    // A full disk is reported as such, whichever statement failed.
     match OpenError::from_storage(path, source) {
         OpenError::Io { path, source } => OpenError::Migration { path, to, source },
         sorted => sorted,
     }
 }
 
-/// Errors of the very first reads: there SQLite finds out whether the bytes are a database at all.
+/// Maps errors of the first reads, at which SQLite detects whether the file is a database.
 fn unreadable(path: &Path, error: rusqlite::Error) -> OpenError {
     if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) {
         return OpenError::NotOurs { path: path.to_owned(), what: Foreign::NotSqlite };

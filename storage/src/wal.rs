@@ -1,7 +1,7 @@
-//! Whether a write-ahead log that was left behind is whole. SQLite takes one whose header does not
-//! validate for an empty one, and ends at the first frame that does not validate: both without a word,
-//! since a power cut leaves the same behind. What can only be damage is told here, before SQLite
-//! opens the file and writes over it.
+//! Checks whether a write-ahead log left by another process is complete. SQLite treats a log with an
+//! invalid header as empty, and stops at the first invalid frame. It reports neither, because a power
+//! cut leaves the same state. This module detects what can only be damage, before SQLite opens the file
+//! and overwrites it.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -18,43 +18,43 @@ const VERSION: u32 = 3_007_000;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WalDamage {
-    /// Its header is not one: SQLite ignores all that is in it.
+    /// Its header is invalid: SQLite ignores the whole log.
     #[error(
         "the header of the write-ahead log is damaged: what it held, up to {frames} page(s) of the \
          last commits, is lost"
     )]
     Header {
-        /// How many pages it has room for.
+        /// How many pages the file can hold.
         frames: u64,
     },
-    /// A frame does not validate, and what was committed after it is there.
+    /// A frame is invalid, and committed frames follow it.
     #[error(
         "the write-ahead log is damaged behind {whole} whole page(s): the commits after it, at least \
          {commits}, are lost"
     )]
     Frame {
-        /// How many pages stand before it.
+        /// How many valid pages precede it.
         whole: u64,
-        /// How many commits end behind it.
+        /// How many commits end after it.
         commits: u64,
     },
-    /// It ends before the last commit of the process that wrote it.
+    /// The file ends before the last commit of the process that wrote it.
     #[error(
         "the write-ahead log is cut: {whole} page(s) of {of} are there, the last commits are lost"
     )]
     Cut {
-        /// How many pages are whole.
+        /// How many valid pages there are.
         whole: u64,
-        /// How many there were.
+        /// How many pages there were.
         of: u64,
     },
 }
 
-/// Looks at what was left behind beside a database that nobody has open; `None` if it is whole, or as
-/// a power cut may leave it.
+/// Checks the write-ahead log beside a database that no process has open. `None` if it is complete, or
+/// if a power cut may have left it in this state.
 ///
 /// # Errors
-/// What the file system said.
+/// The file system's.
 pub fn wal_damage(database: &Path) -> io::Result<Option<WalDamage>> {
     let file = match File::open(beside(database, "-wal")) {
         Ok(file) => file,
@@ -67,7 +67,7 @@ pub fn wal_damage(database: &Path) -> io::Result<Option<WalDamage>> {
     }
     let index = Index::read(&beside(database, "-shm"));
     if index.as_ref().is_some_and(|index| index.backfilled >= index.frames) {
-        // All of it is in the database.
+        // All of it was checkpointed into the database.
         return Ok(None);
     }
     let mut reader = BufReader::with_capacity(1 << 16, file);
@@ -84,7 +84,7 @@ pub fn wal_damage(database: &Path) -> io::Result<Option<WalDamage>> {
         Some(index) if u64::from(index.frames) > found.whole => {
             Some(WalDamage::Frame { whole: found.whole, commits: found.commits })
         }
-        // The last commit may have been cut by a power cut: it was not on the disk yet.
+        // A power cut may have cut the last commit, which was not fsynced yet.
         _ if found.commits > 1 => {
             Some(WalDamage::Frame { whole: found.whole, commits: found.commits })
         }
@@ -93,7 +93,7 @@ pub fn wal_damage(database: &Path) -> io::Result<Option<WalDamage>> {
 }
 
 fn bad_header(length: u64, of: Option<u64>, rest: &mut impl Read) -> io::Result<Option<WalDamage>> {
-    // Blocks that were never written read as zeros: so does a file that a power cut left so.
+    // Blocks that were never written read as zeros, and a power cut may leave a file of them.
     let is_empty = of.is_none() && is_zero(rest)?;
     let frames = of.unwrap_or(length / (FRAME_HEADER as u64 + 4096));
     Ok((!is_empty).then_some(WalDamage::Header { frames }))
@@ -141,11 +141,11 @@ impl Header {
     }
 }
 
-/// What stands in a write-ahead log.
+/// The result of reading a write-ahead log.
 struct Walked {
-    /// Frames that validate, from the first on.
+    /// The number of valid frames from the start.
     whole: u64,
-    /// Commits that end behind them, of the same run of the log: frames of an earlier one have other
+    /// The number of commits after them in the same run of the log: frames of an earlier run have other
     /// salts.
     commits: u64,
 }
@@ -181,8 +181,8 @@ struct Index {
 const INDEX_HEADER: usize = 48;
 
 impl Index {
-    /// `None` if there is none, or it is of another start of the system: it is never written to the disk
-    /// on purpose, so a power cut may leave it before or behind the log.
+    /// `None` if there is none, or if it is older than the last start of the system: SQLite does not
+    /// sync the index to disk, so after a power cut it may be older or newer than the log.
     fn read(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         if metadata.modified().ok()? < started()? {
@@ -205,7 +205,7 @@ impl Index {
     }
 }
 
-/// When the system was started; `None` where it does not say.
+/// The time at which the system started; `None` where the system does not report it.
 fn started() -> Option<SystemTime> {
     let text = fs::read_to_string("/proc/uptime").ok()?;
     let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
@@ -228,7 +228,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
 }
 
-/// Fills a buffer; false if the file ends before.
+/// Fills a buffer; false if the file ends first.
 fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     match reader.read_exact(buffer) {
         Ok(()) => Ok(true),
@@ -241,7 +241,7 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    /// A database as a killed process leaves it: five commits in its write-ahead log.
+    /// Makes a database as a killed process leaves it, with five commits in its write-ahead log.
     fn killed() -> (tempfile::TempDir, std::path::PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let live = folder.path().join("live.db");
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(wal_damage(&left).unwrap(), None);
         fs::remove_file(beside(&left, "-shm")).unwrap();
         assert_eq!(wal_damage(&left).unwrap(), None);
-        // A power cut: the last commit is not all there.
+        // A power cut: the last commit is incomplete.
         change(&left, |bytes| bytes.truncate(bytes.len() - FRAME));
         assert_eq!(wal_damage(&left).unwrap(), None);
         change(&left, Vec::clear);
@@ -326,7 +326,7 @@ mod tests {
         });
         let cut = WalDamage::Cut { whole: 6, of: all };
         assert_eq!(wal_damage(&left).unwrap(), Some(cut));
-        // An index of an earlier start of the system says nothing.
+        // An index from before the last start of the system is ignored.
         let index = File::options().write(true).open(beside(&left, "-shm")).unwrap();
         index.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(wal_damage(&left).unwrap(), None);

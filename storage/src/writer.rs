@@ -1,9 +1,10 @@
-//! The writer thread: takes what is queued, runs it as one transaction, commits, tells.
+//! The writer thread: takes queued jobs, runs them as one transaction, commits, and delivers the
+//! results.
 //!
-//! A group is a transaction with a savepoint per job. Results are told after the commit and never
-//! before, in the order in which the jobs came. SQLite may roll a whole transaction back while one
-//! statement runs (a full disk does that): then the savepoints are gone, the group ends there, and
-//! nobody in it is told that it was committed.
+//! A group is a transaction with one savepoint per job. Results are delivered after the commit, in the
+//! order in which the jobs were submitted. SQLite may roll back the whole transaction during a
+//! statement, for example on a full disk. Then the savepoints are gone, the group ends there, and every
+//! job in it fails.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,11 +26,11 @@ use crate::schema;
 /// The thread's own state.
 pub(crate) struct Writer {
     core: Arc<Core>,
-    /// Held here, so that it is let go when the connection is closed and not before.
+    /// Released only after the connection is closed.
     lock: Option<Lock>,
-    /// When the oldest commit that waits for an fsync has waited long enough.
+    /// The time by which the oldest relaxed commit must be fsynced.
     sync_by: Option<Instant>,
-    /// When the files are looked at next, if nothing is written until then.
+    /// The time of the next check of the files, if nothing is written until then.
     look_at: Option<Instant>,
 }
 
@@ -39,20 +40,19 @@ impl Writer {
         Self { core, lock, sync_by: None, look_at }
     }
 
-    /// Runs until the queue is closed and empty; the result is that of closing.
+    /// Runs until the queue is closed and empty; returns the result of closing.
     pub(crate) fn run(mut self, started: impl FnOnce(ThreadId)) -> Result<(), StorageError> {
         started(thread::current().id());
         let mut ran = Vec::new();
-        // Unwind safety: of what `serve` may have left half done only `ran` and the connection are
-        // used again, the one to fail its jobs, the other to be closed.
+        // Unwind safety: of the state that `serve` may have left inconsistent, only `ran` and the
+        // connection are used afterwards: `ran` to fail its jobs, the connection to be closed.
         match catch_unwind(AssertUnwindSafe(|| self.serve(&mut ran))) {
             Ok(()) => self.shut_down(),
             Err(payload) => Err(self.give_up(message(payload.as_ref()), ran)),
         }
     }
 
-    /// Runs groups until the queue is closed and empty. `ran` holds the jobs of the group that is
-    /// under way.
+    /// Runs groups until the queue is closed and empty. `ran` holds the jobs of the running group.
     fn serve(&mut self, ran: &mut Vec<Box<dyn Job>>) {
         loop {
             let until = [self.sync_by, self.look_at].into_iter().flatten().min();
@@ -67,8 +67,8 @@ impl Writer {
         }
     }
 
-    /// After a panic of this thread's own code: nothing more is written, and every job gets an
-    /// answer. What was committed is found at the next opening.
+    /// Handles a panic of this thread's own code: stops writing and fails every job. The next opening
+    /// finds everything that was committed.
     fn give_up(mut self, panic: String, ran: Vec<Box<dyn Job>>) -> StorageError {
         tracing::error!(panic, "the writer thread panicked; nothing more is written");
         let error = || StorageError::WriterPanicked { panic: panic.clone() };
@@ -78,7 +78,7 @@ impl Writer {
         let lost = Fate::Lost(Arc::new(error()));
         ran.into_iter().chain(waiting).for_each(|job| job.finish(lost.clone()));
         if let Some(conn) = self.core.take_writing_connection() {
-            // The next opening recovers from the WAL, as after the end of the process.
+            // The next opening recovers from the WAL, as after a crash of the process.
             leave_files(&conn);
             if let Err((_, error)) = conn.close() {
                 tracing::warn!(%error, "the writing connection did not close cleanly");
@@ -88,9 +88,9 @@ impl Writer {
         error()
     }
 
-    /// Looks at the files of an idle database. What is gone stays gone, and is not looked at again.
+    /// Checks the files of an idle database. A file once gone stays gone, and the checks stop.
     fn look(&mut self) {
-        // It tells by itself what it finds.
+        // `look_closely` itself logs and announces a file that is gone.
         let looked = self.core.watch.look_closely();
         self.look_at = next_look(&self.core).filter(|_| looked.is_ok());
     }
@@ -121,11 +121,11 @@ impl Writer {
         if core.progress.synced() > synced_before {
             core.progress.announce();
         }
-        // After the results, which do not depend on it.
+        // After the results, which do not depend on the checkpoint.
         self.checkpoint_if_due();
     }
 
-    /// One transaction over what is queued. `Ok(false)` if no job of it had anything to commit.
+    /// Runs the queued jobs in one transaction. `Ok(false)` if no job had anything to commit.
     fn transact(
         &self,
         conn: &Connection,
@@ -139,23 +139,23 @@ impl Writer {
                 tx.rollback()?;
                 return Ok(false);
             }
-            // A group that wrote nothing itself would be committed without an fsync, and the
-            // relaxed commits before it would stay without one.
+            // SQLite commits a group without writes without an fsync, and the relaxed commits before it
+            // would stay unsynced. So the group writes a row.
             if durability == Durability::Full && self.core.progress.outstanding() {
                 schema::touch(&tx)?;
             }
             self.core.faults.before_commit()?;
             tx.commit()?;
-            // A commit into a file that is gone is none.
+            // A commit into a file that is gone does not count.
             self.core.watch.look_closely()?;
             Ok(true)
         });
         leave_no_transaction(conn);
-        // Files that go away fail in many ways; that they are gone says more.
+        // A file that is gone causes many kinds of errors; `Gone` is the useful one.
         result.or_else(|error| self.core.watch.look().and(Err(error)))
     }
 
-    /// Runs jobs until the queue is empty or the group is large enough; says how many are to be
+    /// Runs jobs until the queue is empty or the group is large enough; returns how many are to be
     /// committed.
     fn run_jobs(
         &self,
@@ -175,7 +175,7 @@ impl Writer {
         Ok(kept)
     }
 
-    /// Moves the watermarks, and says what the jobs of the group are told.
+    /// Advances the watermarks, and returns the outcome for the group's jobs.
     fn settle(
         &mut self,
         outcome: Result<bool, StorageError>,
@@ -188,7 +188,7 @@ impl Writer {
                 let full = durability == Durability::Full;
                 core.faults.commits.fetch_add(1, Ordering::Relaxed);
                 core.faults.full_commits.fetch_add(u64::from(full), Ordering::Relaxed);
-                // Nothing in memory outlives anything, so there all is as safe as it can be.
+                // In memory no fsync makes a commit safer, so it counts as synced.
                 let synced = full || core.in_memory();
                 let number = core.progress.advance(synced);
                 self.sync_by = match self.sync_by {
@@ -198,11 +198,11 @@ impl Writer {
                 };
                 Fate::Committed(number)
             }
-            // Every job failed, and has its own error to tell.
+            // Every job failed, and returns its own error.
             Ok(false) => Fate::Committed(core.progress.committed()),
             Err(error) => {
-                // A transaction that could not begin has taken no job yet: it fails what it would
-                // have taken, or a broken disk would leave everybody waiting.
+                // A transaction that could not begin has taken no job yet. It fails the jobs that it
+                // would have taken, because with a broken disk they would otherwise wait for ever.
                 if ran.is_empty() {
                     let waiting = std::iter::from_fn(|| core.queue.pop(Durability::Full));
                     ran.extend(waiting.take(GROUP_JOBS));
@@ -215,19 +215,20 @@ impl Writer {
         }
     }
 
-    /// Makes relaxed commits durable when nobody else did in time.
+    /// Makes relaxed commits durable if no full commit did so in time.
     fn sync_alone(&mut self) {
         match self.sync_now() {
             Ok(()) => {
                 self.sync_by = None;
                 self.core.progress.announce();
             }
-            // They went with the file.
+            // The commits are lost with the file.
             Err(StorageError::Gone(_)) => self.sync_by = None,
             Err(error) => {
                 tracing::warn!(%error, class = ?error.class(), "relaxed commits could not be synced yet");
                 self.core.note_failure(&Arc::new(error));
-                // A failed fsync is final: trying again would succeed without what was dropped.
+                // A failed fsync is final: a retry would succeed without the pages that the system
+                // dropped.
                 let again = self.core.fsync_failure().is_none();
                 let at = self.sync_time().max(Instant::now() + SYNC_RETRY);
                 self.sync_by = again.then_some(at);
@@ -269,8 +270,8 @@ impl Writer {
         now.checked_add(self.core.options.sync_idle).unwrap_or_else(|| now + A_LONG_TIME)
     }
 
-    /// Moves what is in the WAL into the database once that is worth it. SQLite would do it by
-    /// itself, but says nothing when an fsync of it fails.
+    /// Checkpoints the WAL once it is long enough. SQLite would do that by itself, but does not report
+    /// a failed fsync.
     fn checkpoint_if_due(&self) {
         if self.core.in_memory() || self.core.fsync_failure().is_some() {
             return;
@@ -279,7 +280,7 @@ impl Writer {
         let result = guard.as_ref().map_or(Ok(()), |conn| self.checkpoint_on(conn));
         self.core.leave_group(guard);
         if let Err(error) = result {
-            // What is in the WAL stays there, and the next commit tries again.
+            // The frames stay in the WAL, and the next commit tries again.
             tracing::debug!(%error, "the WAL could not be moved into the database");
             self.core.note_failure(&Arc::new(error));
         }
@@ -290,19 +291,19 @@ impl Writer {
             let sql = format!("PRAGMA wal_checkpoint({mode})");
             conn.prepare_cached(&sql)?.query_row([], |row| row.get::<_, i64>(1))
         };
-        // NOOP only says how long the WAL is.
+        // NOOP only reports the length of the WAL.
         if pages("NOOP")? < CHECKPOINT_PAGES {
             return Ok(());
         }
         self.core.watch.look_closely()?;
         self.core.faults.before_checkpoint()?;
         let moved = pages("PASSIVE");
-        // Also one that fails has written something.
+        // A checkpoint that fails may also have written pages.
         self.core.watch.look_after_checkpoint()?;
         Ok(moved.map(drop)?)
     }
 
-    /// Makes everything durable, tidies the WAL away and lets go of the file.
+    /// Makes everything durable, checkpoints the WAL and releases the file.
     fn shut_down(mut self) -> Result<(), StorageError> {
         let synced = match (self.core.fsync_failure(), self.core.progress.outstanding()) {
             (None, false) => Ok(()),
@@ -311,14 +312,14 @@ impl Writer {
         let there = self.core.watch.look_closely();
         self.core.pool.close();
         if let Some(conn) = self.core.take_writing_connection() {
-            // After a failed fsync the WAL is the only good copy, and the name of a file that is
-            // gone belongs to another file: neither is written to.
+            // After a failed fsync the WAL is the only good copy, and the path of a file that is gone
+            // may belong to another file: neither is written.
             let settled = self.core.in_memory()
                 || there.is_ok() && !synced.as_ref().is_err_and(is_fsync) && truncate_wal(&conn);
             if !settled {
                 leave_files(&conn);
             }
-            // Statements are only ever cached here, and `close` drops those first.
+            // All statements are cached ones, and `close` drops those first.
             if let Err((_, error)) = conn.close() {
                 tracing::warn!(%error, "the writing connection did not close cleanly");
             }
@@ -342,18 +343,18 @@ fn next_look(core: &Core) -> Option<Instant> {
 /// Pause after a failed sync, so that a broken disk does not keep the thread busy.
 const SYNC_RETRY: Duration = Duration::from_millis(100);
 
-/// Stands for a time that the clock cannot express.
+/// Replaces a time that the clock cannot represent.
 const A_LONG_TIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Runs one job so that it can be undone alone. `Ok(true)` if it is to be committed; an error means
-/// that the whole group is lost.
+/// Runs one job in a savepoint, so that it can be rolled back alone. `Ok(true)` if it is to be
+/// committed; an error means that the whole group is lost.
 fn run_in_savepoint(tx: &Transaction<'_>, job: &mut dyn Job) -> Result<bool, StorageError> {
     tx.prepare_cached("SAVEPOINT landfall_job")?.execute([])?;
     let ran = job.run(tx);
     if tx.is_autocommit() {
         let class = match ran {
             Ran::Badly(class) => class,
-            // It swallowed the error that ended the transaction, or ended it by itself.
+            // The job ignored the error that ended the transaction, or ended the transaction itself.
             Ran::Well => FailureClass::Other,
         };
         return Err(StorageError::RolledBack { class });
@@ -365,7 +366,7 @@ fn run_in_savepoint(tx: &Transaction<'_>, job: &mut dyn Job) -> Result<bool, Sto
     Ok(matches!(ran, Ran::Well))
 }
 
-/// A failed COMMIT may leave its transaction open, and the next group must find none.
+/// A failed COMMIT may leave its transaction open, and the next group must not find one.
 fn leave_no_transaction(conn: &Connection) {
     if !conn.is_autocommit()
         && let Err(error) = conn.execute_batch("ROLLBACK")
@@ -374,8 +375,8 @@ fn leave_no_transaction(conn: &Connection) {
     }
 }
 
-/// After a failed fsync the WAL is only to be read from its start, with its checksums, as the next
-/// opening does: a checkpoint trusts an index in memory, and would copy whatever the disk has now.
+/// After a failed fsync the WAL must be read from its start, with its checksums, as the next opening
+/// does: a checkpoint trusts an index in memory, and would copy whatever the disk returns.
 fn leave_files(conn: &Connection) {
     if let Err(error) = connect::leave_files(conn) {
         tracing::error!(%error, "closing may move the WAL into the database, or remove it");
@@ -386,8 +387,8 @@ fn is_fsync(error: &StorageError) -> bool {
     error.class() == FailureClass::FsyncFailed
 }
 
-/// Best effort: what stays in the WAL is found there at the next opening. Readers of other processes
-/// are not waited for. `false` if an fsync failed.
+/// Empties the WAL, best effort: the next opening reads what stays in it. Does not wait for readers of
+/// other processes. `false` if an fsync failed.
 fn truncate_wal(conn: &Connection) -> bool {
     let result = conn.busy_timeout(Duration::ZERO).and_then(|()| {
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
@@ -404,7 +405,7 @@ fn truncate_wal(conn: &Connection) -> bool {
 }
 
 impl Core {
-    /// Sets `synchronous` only when it changes: it is a statement of its own before a group.
+    /// Sets `synchronous` only when it changes, because it costs a statement before the group.
     fn use_durability(&self, conn: &Connection, wanted: Durability) -> Result<(), StorageError> {
         let mut current = self.current_durability.lock();
         if *current != wanted {

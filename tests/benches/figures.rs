@@ -1,7 +1,7 @@
-//! The figures of `docs/performance.md`, measured on this machine, on this code.
+//! Measures the figures of `docs/performance.md` on this machine, for this code.
 //!
-//! `cargo bench -p landfall-tests --bench figures` runs all of them; a word after `--` runs those
-//! whose name contains it. Never part of a pass or fail: machines differ and are noisy.
+//! `cargo bench -p landfall-tests --bench figures` runs all of them; an argument after `--` selects
+//! those whose name contains it. They never decide a pass or fail: machines differ and are noisy.
 
 #[path = "figures/bulk.rs"]
 mod bulk;

@@ -1,9 +1,9 @@
-//! The relay beside the servers that automerge-repo's clients use today, driven by one load client
-//! over their own protocol: the figures of `docs/performance.md`, section "Side by side".
+//! Compares the relay with the servers that automerge-repo's clients use today. One load client drives
+//! all of them over their own protocol: the figures of `docs/performance.md`, section "Side by side".
 //!
-//! `cargo bench -p landfall-tests --bench repo` runs all rows; a word after `--` those whose name
-//! contains it. `--quick` makes them short, `--runs N` repeats them (3 if nothing is said),
-//! `--servers a,b` leaves the others out. Never part of a pass or fail.
+//! `cargo bench -p landfall-tests --bench repo` runs all rows; an argument after `--` selects those
+//! whose name contains it. `--quick` makes them short, `--runs N` repeats them (default 3),
+//! `--servers a,b` selects the servers. They never decide a pass or fail.
 
 #[path = "repo/fanout.rs"]
 mod fanout;
@@ -40,7 +40,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use server::Kind;
 use table::{Metric, Table};
 
-/// What is asked for on the command line.
+/// The parsed command line.
 struct Asked {
     row: String,
     quick: bool,
@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     });
     let mut table = Table::default();
     for (name, row) in ROWS.into_iter().filter(|(name, _)| name.contains(&asked.row)) {
-        // In turn, so that what the machine does meanwhile is shared by all.
+        // The servers take turns, so that background load of the machine affects all of them.
         for run in 0..asked.runs {
             for &kind in &kinds {
                 eprintln!("## {name}, {}, run {}", kind.name(), run + 1);
@@ -117,7 +117,7 @@ fn asked(mut arguments: impl Iterator<Item = String>) -> Asked {
     asked
 }
 
-/// A thousand connections take more files than the usual limit, at both ends.
+/// A thousand connections need more open files than the usual limit, at both ends.
 fn raise_the_limit_of_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -130,7 +130,7 @@ fn seconds(quick: bool, full: u64) -> Duration {
     Duration::from_secs(if quick { full / 4 } else { full })
 }
 
-/// Seventy connections on one document, all but one of them editing in turn.
+/// Seventy connections on one document; all but one edit in turn.
 fn fan_out(kind: Kind, quick: bool) -> Result<Vec<Metric>, String> {
     let name = "70 connections, 100 edits/s";
     let (warm, measured) = (seconds(quick, 4), seconds(quick, 20));
@@ -138,7 +138,7 @@ fn fan_out(kind: Kind, quick: bool) -> Result<Vec<Metric>, String> {
     fanout::run(kind, scene)
 }
 
-/// One writes, one reads.
+/// One writer and one reader.
 fn latency(kind: Kind, quick: bool) -> Result<Vec<Metric>, String> {
     let name = "one writer, one reader, 20 edits/s";
     let (warm, measured) = (seconds(quick, 4), seconds(quick, 40));

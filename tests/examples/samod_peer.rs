@@ -1,5 +1,5 @@
-//! samod as a client or a server, to record what it sends (`tests/interop/capture.mjs`):
-//! `serve PEER`, `create PEER URL CHANGES` (makes a document, edits it, says something), or
+//! Runs samod as a client or a server, to record its messages (`tests/interop/capture.mjs`):
+//! `serve PEER`, `create PEER URL CHANGES` (makes a document, edits it, broadcasts a message), or
 //! `find PEER URL DOCUMENT`.
 
 #[path = "../tests/system/samod/link.rs"]
@@ -48,9 +48,9 @@ async fn connected(name: &str, url: &str) -> Repo {
     repo
 }
 
-/// Longer than anything waits before it sends.
+/// Waits longer than any delay before a message.
 async fn settle() {
-    // sleep: a recording, not a test: nothing tells when a peer has said its last.
+    // sleep: a recording, not a test: no event shows that a peer has sent its last message.
     tokio::time::sleep(Duration::from_millis(600)).await;
 }
 
@@ -64,7 +64,7 @@ async fn create(repo: &Repo, changes: i64) {
     settle().await;
     handle.with_document(|doc| put(doc, "late", 1));
     settle().await;
-    // The CBOR of a text.
+    // A text in CBOR.
     handle.broadcast(b"\x65hello".to_vec());
     settle().await;
 }

@@ -1,5 +1,5 @@
-//! A relay in this process, for what its command line does not offer: short patience, and faults
-//! of its store.
+//! Runs a relay in the test process, for settings without a command-line option: short timeouts, and
+//! faults of its store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use landfall_relay::{ServeOptions, serve_with_store};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-/// A relay that ends with its handle.
+/// A relay that stops when its handle is dropped.
 #[derive(Debug)]
 pub struct Embedded {
-    /// Where it listens: `ws://127.0.0.1:PORT`.
+    /// Its URL: `ws://127.0.0.1:PORT`.
     pub url: String,
     /// Its port.
     pub port: u16,
-    /// Dropped with the relay, which ends all its sessions.
+    /// Dropping it ends the relay with all its sessions.
     _runtime: Runtime,
 }
 
 impl Embedded {
-    /// Starts a relay over a data folder; a silent peer is pinged after `ping_after` and dropped
-    /// after `drop_after`.
+    /// Starts a relay on a data folder. It pings a silent peer after `ping_after` and drops it after
+    /// `drop_after`.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the relay does not start.
     pub fn start(data: &Path, ping_after: Duration, drop_after: Duration) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

@@ -1,4 +1,4 @@
-//! What an operator asks a relay over HTTP.
+//! HTTP requests to a relay, as an operator makes them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use crate::PATIENCE;
 
-/// The status and body of a page of the relay on a port.
+/// Returns the status and body of a page of the relay on `port`.
 ///
 /// # Panics
-/// If nobody answers.
+/// If the relay does not answer.
 pub fn get(port: u16, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the relay answers");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -22,7 +22,7 @@ pub fn get(port: u16, path: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-/// A number of `/metrics`, without its labels; 0 if it is not there.
+/// Returns a value from `/metrics`, by its name without labels; 0 if it is absent.
 ///
 /// # Panics
 /// As [`get`].
@@ -32,7 +32,7 @@ pub fn metric(port: u16, name: &str) -> f64 {
     value.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
 }
 
-/// Asks until the answer is as wanted.
+/// Polls until `holds` returns true.
 ///
 /// # Panics
 /// If it takes longer than [`PATIENCE`].
@@ -40,7 +40,7 @@ pub fn wait(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "waited in vain {what}");
-        // sleep: HTTP has nothing that tells of a change; this only spaces the questions
+        // sleep: HTTP cannot signal a change; this only spaces the requests
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }

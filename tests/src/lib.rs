@@ -1,5 +1,5 @@
-//! What the whole-system tests share: real relay processes, real stores, a network that can be
-//! cut, seeds that are printed. Everything that is started here ends with its handle.
+//! Shared helpers of the system tests: real relay processes, real stores, a network that can be cut,
+//! and printed seeds. Everything that a helper starts ends when its handle is dropped.
 
 pub mod embedded;
 pub mod http;
@@ -15,11 +15,11 @@ pub mod traces;
 
 use std::time::Duration;
 
-/// How long a test waits for something that should happen at once. Not a figure: a machine may be
-/// slow, and a test that passes never waits that long.
+/// How long a test waits for an event that is expected at once. Not a performance figure: a machine may
+/// be slow, and a passing test never waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Raised when dropped, by a panic too: threads of a test that look at it end with the test.
+/// Sets the flag when dropped, also by a panic, so that threads that check it end with the test.
 #[derive(Debug)]
 pub struct RaiseOnDrop<'a>(pub &'a std::sync::atomic::AtomicBool);
 

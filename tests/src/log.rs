@@ -1,4 +1,4 @@
-//! A relay's log, read from a copy of its data folder: what is on its disk, whatever it says.
+//! Reads a relay's log from a copy of its data folder: the content on disk, not what the relay reports.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,10 +10,10 @@ use landfall_protocol::frame::{EntriesBuilder, Entry, Filter, Frame, Partial, de
 use landfall_protocol::ring::Chunk;
 use landfall_relay::store::{LogStore, SqliteStore};
 
-/// Copies the files of a folder, which is made.
+/// Copies the files of a folder into a new folder.
 ///
 /// # Panics
-/// If it cannot.
+/// If a file operation fails.
 pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder to copy to");
     for file in std::fs::read_dir(from).expect("a folder to copy") {
@@ -22,11 +22,11 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// A space's log in the data folder of a relay that does not run, snapshots with all their bytes.
-/// The folder is left as it is, so that the next start finds what a kill left behind.
+/// Reads a space's log from the data folder of a stopped relay; snapshots with all their bytes. The
+/// folder stays unchanged, so that the next start finds what a kill left.
 ///
 /// # Panics
-/// If it cannot be read.
+/// If the log cannot be read.
 pub fn read(data: &Path, space: &str) -> Vec<Entry> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let copy = folder.path().join("copy");
@@ -64,10 +64,10 @@ pub fn read(data: &Path, space: &str) -> Vec<Entry> {
     entries
 }
 
-/// The hashes of a log's changes, folded ones too.
+/// The hashes of a log's changes, including those in snapshots.
 ///
 /// # Panics
-/// If the log holds a change twice, or two changes of one document for an (actor, sequence).
+/// If the log has a change twice, or two changes of one document with the same (actor, sequence).
 pub fn hashes(log: &[Entry]) -> BTreeSet<ChangeHash> {
     let mut all = BTreeSet::new();
     let mut places = BTreeSet::new();

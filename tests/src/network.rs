@@ -1,4 +1,4 @@
-//! A network that can be cut: a small TCP proxy.
+//! A small TCP proxy, as a network that can be cut.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
-/// A proxy before a relay. All that it forwards is bounded by what its test does.
+/// A proxy in front of a relay. Its traffic is bounded by the data that its test sends.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Where clients connect: `ws://127.0.0.1:PORT`.
+    /// The URL for clients: `ws://127.0.0.1:PORT`.
     pub url: String,
     shared: Arc<Shared>,
-    /// Dropped with the proxy, which ends all connections.
+    /// Dropping it ends all connections.
     _runtime: Runtime,
 }
 
 #[derive(Debug)]
 struct Shared {
     target: SocketAddr,
-    /// Bytes after which the connections are cut; negative for never.
+    /// Bytes until the connections are cut; negative for never.
     budget: AtomicI64,
     swallowing: AtomicBool,
     cut: Notify,
@@ -31,7 +31,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Starts a proxy before a port of this machine.
+    /// Starts a proxy in front of a local port.
     ///
     /// # Panics
     /// If it cannot listen.
@@ -60,22 +60,22 @@ impl Proxy {
         self.shared.cut.notify_waiters();
     }
 
-    /// Cuts every connection after so many more bytes, in both directions together.
+    /// Cuts every connection after this many more bytes, both directions together.
     pub fn cut_after(&self, bytes: u64) {
         self.shared.budget.store(bytes as i64, Ordering::SeqCst);
     }
 
-    /// From now on everything is read and nothing is passed on, nor is anything closed.
+    /// If true, reads everything from now on, forwards nothing and closes nothing.
     pub fn swallow(&self, swallowing: bool) {
         self.shared.swallowing.store(swallowing, Ordering::SeqCst);
     }
 
-    /// How many connections were made.
+    /// The number of connections so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// How many bytes were passed on, in both directions together.
+    /// The number of bytes forwarded so far, both directions together.
     pub fn forwarded(&self) -> u64 {
         self.shared.forwarded.load(Ordering::SeqCst)
     }
@@ -98,7 +98,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Passes bytes on until one side ends or the budget is used up, to the byte.
+/// Forwards bytes until one side closes or the byte budget is used up exactly.
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
@@ -108,7 +108,7 @@ async fn pump(
     while let Ok(read) = from.read(&mut buffer).await {
         if read == 0 {
             if shared.swallowing.load(Ordering::SeqCst) {
-                // Nor does the other side hear that this one hung up.
+                // The other side must not notice the close either.
                 std::future::pending::<()>().await;
             }
             return;

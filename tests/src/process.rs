@@ -1,4 +1,4 @@
-//! Processes of ours, as a user would start them, ended with their handles.
+//! Starts this project's programs as a user would, and ends them when their handles are dropped.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::PATIENCE;
 
-/// The path of one of our binaries, built into the same target folder as this test.
+/// The path of a program, built into the same target folder as this test.
 ///
 /// # Panics
 /// If it was not built: `cargo build --workspace --bins` does that.
@@ -26,26 +26,25 @@ pub fn binary(name: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct Relay {
     child: Child,
-    /// Where it listens: `ws://127.0.0.1:PORT`.
+    /// Its URL: `ws://127.0.0.1:PORT`.
     pub url: String,
     /// Its port.
     pub port: u16,
 }
 
 impl Relay {
-    /// Starts a relay on a data folder and a port (0 takes a free one), and waits until it
-    /// listens.
+    /// Starts a relay on a data folder and a port (0 selects a free one), and waits until it listens.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the relay does not start.
     pub fn start(data: &Path, port: u16) -> Self {
         Self::start_with(data, port, &[])
     }
 
-    /// As [`Relay::start`], with more arguments.
+    /// As [`Relay::start`], with additional arguments.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the relay does not start.
     pub fn start_with(data: &Path, port: u16, more: &[&str]) -> Self {
         let mut child = Command::new(binary("landfall-relay"))
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])
@@ -68,16 +67,16 @@ impl Relay {
         Self { child, url, port }
     }
 
-    /// SIGKILL, as `kill -9` would: nothing of the process runs afterwards.
+    /// Sends SIGKILL, as `kill -9` does: the process runs no further code.
     pub fn kill(mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// SIGTERM, as an operator's tools send it, and the status with which the process ends.
+    /// Sends SIGTERM, as an operator's tools do, and returns the exit status.
     ///
     /// # Panics
-    /// If it does not end.
+    /// If the process does not end.
     pub fn terminate(mut self) -> ExitStatus {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
@@ -87,12 +86,12 @@ impl Relay {
                 return status;
             }
             assert!(Instant::now() < deadline, "SIGTERM did not end the relay");
-            // sleep: std has no wait with a deadline; this only spaces the looks
+            // sleep: std has no wait with a deadline; this only spaces the polls
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
 
-    /// The process's id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -1,4 +1,4 @@
-//! The protocol by hand: a client that says what it likes, and servers that are no good relays.
+//! Speaks the protocol directly: a client that can send any frame, and servers that misbehave.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
 use crate::PATIENCE;
 
-/// The header in which a subprotocol is asked for.
+/// The header with the requested subprotocol.
 const SUBPROTOCOL_HEADER: &str = "sec-websocket-protocol";
 
 /// A client on a blocking socket.
@@ -27,16 +27,16 @@ const SUBPROTOCOL_HEADER: &str = "sec-websocket-protocol";
 pub struct Client {
     socket: WebSocket<TcpStream>,
     frames: VecDeque<Frame>,
-    /// How many ephemeral messages came.
+    /// How many ephemeral messages it received.
     pub said: usize,
 }
 
 impl Client {
-    /// Connects to the relay on a port, says hello and subscribes to a space as number 1, as one of
-    /// a time before snapshots.
+    /// Connects to the relay on a port, sends hello and subscribes to a space as number 1, like a
+    /// client from before snapshots were introduced.
     ///
     /// # Panics
-    /// If the relay does not take it.
+    /// If the relay rejects it.
     pub fn start(port: u16, space: &str) -> Self {
         let (subscription, filter, cursor) = (1, Filter::Everything, None);
         let space = space.parse().expect("a space's name");
@@ -45,7 +45,7 @@ impl Client {
         Self::subscribed(port, None, &Frame::Subscribe(subscribe))
     }
 
-    /// As [`Client::start`], as one that knows everything.
+    /// As [`Client::start`], as a client that supports everything.
     ///
     /// # Panics
     /// As [`Client::start`].
@@ -76,10 +76,10 @@ impl Client {
         client
     }
 
-    /// Pushes changes of a document, and gives the relay's answer: an ack or a nack.
+    /// Pushes changes of a document and returns the relay's answer: an ack or a nack.
     ///
     /// # Panics
-    /// If the session ends before.
+    /// If the session ends first.
     pub fn push(&mut self, id: u64, document: DocumentId, changes: &[Vec<u8>]) -> Frame {
         let changes = changes.iter().map(|change| change.clone().into()).collect();
         self.send(&Frame::Push(Push { id, subscription: 1, document, changes }));
@@ -90,10 +90,10 @@ impl Client {
         })
     }
 
-    /// Says something about a document, as `bob`.
+    /// Sends an ephemeral message about a document, as `bob`.
     ///
     /// # Panics
-    /// If the session is over.
+    /// If the session has ended.
     pub fn say(&mut self, document: DocumentId, session: &str, count: u64, data: &[u8]) {
         let (sender, session) = ("bob".to_owned(), session.to_owned());
         let (subscription, data) = (1, data.to_vec().into());
@@ -101,10 +101,10 @@ impl Client {
         self.send(&Frame::Ephemeral(message));
     }
 
-    /// What is said next.
+    /// Returns the next ephemeral message.
     ///
     /// # Panics
-    /// If the session ends before.
+    /// If the session ends first.
     pub fn hear(&mut self) -> Ephemeral {
         match self.until(|frame| matches!(frame, Frame::Ephemeral(_))) {
             Frame::Ephemeral(message) => message,
@@ -116,7 +116,7 @@ impl Client {
         self.socket.send(Message::Binary(encode(frame).into())).expect("the relay reads");
     }
 
-    /// The next frame that is as wanted; others are left out.
+    /// Returns the next frame that matches; drops all others.
     fn until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
         loop {
             while let Some(frame) = self.frames.pop_front() {
@@ -133,16 +133,16 @@ impl Client {
     }
 }
 
-/// A WebSocket of our subprotocol, on which hello was said.
+/// Opens a WebSocket with our subprotocol and sends hello.
 ///
 /// # Panics
-/// If the relay does not take it.
+/// If the relay rejects it.
 #[must_use]
 pub fn handshake(port: u16) -> WebSocket<TcpStream> {
     handshake_over(TcpStream::connect(("127.0.0.1", port)).expect("a relay"), port)
 }
 
-/// The same over a connection to the relay on a port.
+/// The same over an existing connection to the relay on a port.
 ///
 /// # Panics
 /// As [`handshake`].
@@ -160,21 +160,21 @@ pub fn handshake_over(stream: TcpStream, port: u16) -> WebSocket<TcpStream> {
     socket
 }
 
-/// Somebody who types into a document of its own.
+/// Makes changes of a document of its own.
 #[derive(Debug)]
 pub struct Typist(AutoCommit, u64);
 
 impl Typist {
-    /// Under this actor.
+    /// Uses this actor.
     #[must_use]
     pub fn new(actor: ActorId) -> Self {
         Self(AutoCommit::new().with_actor(actor), 0)
     }
 
-    /// The next change.
+    /// Makes the next change.
     ///
     /// # Panics
-    /// If automerge cannot make it.
+    /// If automerge fails to make it.
     pub fn type_one(&mut self) -> Vec<u8> {
         self.1 += 1;
         self.0.put(ROOT, "typed", self.1).expect("a value");
@@ -183,10 +183,10 @@ impl Typist {
     }
 }
 
-/// One change of an actor in a document of its own, of the given sequence number.
+/// Makes the change with the given sequence number of an actor in a document of its own.
 ///
 /// # Panics
-/// If automerge cannot make it.
+/// If automerge fails to make it.
 pub fn change_of(actor: ActorId, seq: u64, value: &str) -> Vec<u8> {
     let mut doc = AutoCommit::new().with_actor(actor);
     for number in 1..=seq {
@@ -196,11 +196,11 @@ pub fn change_of(actor: ActorId, seq: u64, value: &str) -> Vec<u8> {
     doc.get_last_local_change().expect("it was just made").raw_bytes().to_vec()
 }
 
-/// A change that follows `heads` and edits a text that does not exist: it passes admission, and
+/// Makes a change that follows `heads` and edits a text that does not exist: it passes admission, but
 /// automerge 0.12 cannot apply it.
 ///
 /// # Panics
-/// If automerge cannot make it.
+/// If automerge fails to make it.
 pub fn change_on_nothing(actor: ActorId, heads: &[ChangeHash], start_op: u64) -> Vec<u8> {
     let mut doc = AutoCommit::new().with_actor(actor);
     let text = doc.put_object(ROOT, "text", ObjType::Text).expect("a text");
@@ -215,11 +215,11 @@ pub fn change_on_nothing(actor: ActorId, heads: &[ChangeHash], start_op: u64) ->
     Change::from(change).raw_bytes().to_vec()
 }
 
-/// A change of at least two operations, each of which puts the same key: by its run lengths it has
-/// the same few bytes, however many there are.
+/// Makes a change of two or more operations, each of which puts the same key. Run lengths encode it in
+/// the same few bytes, whatever the number of operations.
 ///
 /// # Panics
-/// If it is asked for less than two.
+/// If `operations` is less than two.
 #[must_use]
 pub fn dense_change(
     actor: &ActorId,
@@ -231,10 +231,10 @@ pub fn dense_change(
     by_hand(actor, (seq, start_op), dependencies, &[], &columns)
 }
 
-/// A change that follows another, and puts a key of an object of each of these actors.
+/// Makes a change that follows another and puts a key of an object of each of these actors.
 ///
 /// # Panics
-/// If it is given less than two.
+/// If there are fewer than two.
 #[must_use]
 pub fn crowded_change(
     actor: &ActorId,
@@ -242,7 +242,7 @@ pub fn crowded_change(
     others: &[ActorId],
 ) -> Vec<u8> {
     let count = others.len() as u64;
-    // All of them, one by one. A literal run's length is negative.
+    // All of them, one by one. The length of a literal run is negative.
     let mut actors = signed(-(count as i64));
     (1..=count).for_each(|other| actors.extend(number(other)));
     let mut columns = vec![(&[0x01_u8][..], actors), (&[0x02], run(count, &[1]))];
@@ -250,9 +250,9 @@ pub fn crowded_change(
     by_hand(actor, (1, start_op), &[root], others, &columns)
 }
 
-/// The columns of puts of one key.
+/// The columns of operations that put one key.
 fn puts(count: u64) -> [(&'static [u8], Vec<u8>); 5] {
-    // Keys, no insertion, puts, nulls, no predecessors.
+    // The columns: keys, no insertion, puts, nulls, no predecessors.
     [
         (&[0x15], run(count, b"\x01k")),
         (&[0x34], number(count)),
@@ -262,7 +262,7 @@ fn puts(count: u64) -> [(&'static [u8], Vec<u8>); 5] {
     ]
 }
 
-/// A run of so many equal values.
+/// A run of `count` equal values.
 fn run(count: u64, value: &[u8]) -> Vec<u8> {
     assert!(count >= 2, "a run has two values at least");
     [&signed(count as i64), value].concat()
@@ -279,7 +279,7 @@ fn signed(mut value: i64) -> Vec<u8> {
     out
 }
 
-/// A change of these columns, each with its specification.
+/// Encodes a change from these columns, each with its specification.
 fn by_hand(
     actor: &ActorId,
     (seq, start_op): (u64, u64),
@@ -321,17 +321,17 @@ fn number(mut value: u64) -> Vec<u8> {
     out
 }
 
-/// A server that treats its first connections badly and passes all later ones on to a relay.
+/// A server that misbehaves on its first connections and forwards all later ones to a relay.
 #[derive(Debug)]
 pub struct BadServer {
-    /// Where clients connect.
+    /// The URL for clients.
     pub url: String,
-    /// How many connections came.
+    /// The number of connections so far.
     connections: Arc<AtomicUsize>,
 }
 
 impl BadServer {
-    /// Starts it; it ends with the process, and holds nothing but a socket until then.
+    /// Starts the server; it ends with the process, and holds only a socket until then.
     ///
     /// # Panics
     /// If it cannot listen.
@@ -352,13 +352,13 @@ impl BadServer {
         Self { url, connections }
     }
 
-    /// How many connections came so far.
+    /// The number of connections so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-/// Passes bytes on in both directions until either side ends.
+/// Forwards bytes in both directions until one side closes.
 fn pass_on(mut client: TcpStream, relay: u16) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", relay)) else { return };
     let (Ok(mut from), Ok(mut to)) = (server.try_clone(), client.try_clone()) else { return };
@@ -371,18 +371,18 @@ fn pass_on(mut client: TcpStream, relay: u16) {
     let _ = back.join();
 }
 
-/// Takes an HTTP request, as far as it comes at once, and answers with these bytes.
+/// Reads an HTTP request, as far as it arrives in one read, and answers with these bytes.
 pub fn answer(mut stream: TcpStream, bytes: &[u8]) {
     let mut request = [0; 4096];
     let _ = stream.read(&mut request);
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);
-    // Until the other side has read it and hangs up.
+    // Waits until the client has read the answer and closes.
     let _ = stream.read(&mut request);
 }
 
-/// Upgrades to our subprotocol, sends these messages after the client's first, and reads on until
-/// it hangs up.
+/// Upgrades to our subprotocol, answers each message of the client with the next of these, and reads on
+/// until the client closes.
 #[allow(clippy::result_large_err, reason = "tungstenite's callback has this type")]
 pub fn speak(stream: TcpStream, messages: Vec<Message>) {
     use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
@@ -394,7 +394,7 @@ pub fn speak(stream: TcpStream, messages: Vec<Message>) {
     let _ = stream.set_read_timeout(Some(PATIENCE));
     let Ok(mut socket) = tokio_tungstenite::tungstenite::accept_hdr(stream, choose) else { return };
     for message in messages {
-        // Each answers one of the client's: hello, subscribe, and what it says then.
+        // Each answers one of the client's messages: hello, subscribe, and the ones after that.
         if socket.read().is_err() || socket.send(message).is_err() {
             return;
         }

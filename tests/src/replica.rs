@@ -1,4 +1,4 @@
-//! Replicas in tests: opening, connecting, waiting, comparing.
+//! Helpers for replicas in tests: opening, connecting, waiting, comparing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,7 +11,7 @@ use landfall::{
 
 use crate::PATIENCE;
 
-/// Link options for tests: everything that waits waits briefly.
+/// Link options for tests, with short waits.
 pub fn link(url: &str) -> LinkOptions {
     LinkOptions {
         reconnect_first: Duration::from_millis(20),
@@ -28,11 +28,11 @@ pub fn open(path: &Path) -> Store {
     Store::open(path, Options::default()).expect("the store opens")
 }
 
-/// What a relay alone gives to a replica that had nothing: a snapshot of the space, which must
-/// hold every change once and have set none aside.
+/// Syncs a new replica with a relay alone, and returns a snapshot of the space. The replica must have
+/// every change once and no deferred ones.
 ///
 /// # Panics
-/// If it does not, or does not sync.
+/// If it has others, or does not sync.
 pub fn fresh_copy(url: &str, space: &str) -> Snapshot {
     let store = Store::in_memory(Options::default()).expect("a store in memory");
     let space = store.space(space).expect("a space");
@@ -44,10 +44,10 @@ pub fn fresh_copy(url: &str, space: &str) -> Snapshot {
     snapshot
 }
 
-/// Whether the store holds exactly the changes of a snapshot of its space, each once.
+/// Checks that the store has exactly the changes of a snapshot of its space, each once.
 ///
 /// # Panics
-/// If not.
+/// If it has others.
 pub fn check_counts(space: &Space, snapshot: &Snapshot) {
     let status = space.status().expect("the store has the space");
     let deleted = space.deleted_documents().expect("the space lists").len();
@@ -68,10 +68,10 @@ pub fn wait_synced(store: &Store) {
     });
 }
 
-/// Waits until the status is as wanted, or panics with what it is instead.
+/// Waits until the status matches; panics with the last status otherwise.
 ///
 /// # Panics
-/// With the last status, if it takes longer than [`PATIENCE`].
+/// If it takes longer than [`PATIENCE`].
 pub fn wait_for(store: &Store, what: &str, wanted: impl Fn(&Status) -> bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime for the timer");
@@ -82,7 +82,7 @@ pub fn wait_for(store: &Store, what: &str, wanted: impl Fn(&Status) -> bool) {
     assert!(matches!(waited, Ok(Some(_))), "waited in vain {what}: {:#?}", store.status());
 }
 
-/// Waits until a condition on a space holds, woken by events.
+/// Waits until a condition on a space holds; events wake it.
 ///
 /// # Panics
 /// If it takes longer than [`PATIENCE`].
@@ -93,7 +93,7 @@ pub fn wait_until(store: &Store, what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "waited in vain {what}: {:#?}", store.status());
-        // The tick catches what happened between the check and the listening.
+        // The timeout covers an event between the check and the wait.
         runtime.block_on(async {
             let _ = tokio::time::timeout(Duration::from_millis(100), events.next()).await;
         });
@@ -109,16 +109,16 @@ pub fn hashes(document: &Document) -> BTreeSet<ChangeHash> {
     changes.iter().map(Change::hash).collect()
 }
 
-/// What must be equal at replicas that are synced: per document its heads, its changes, and its
-/// visible state with every concurrent value. (Not the saved bytes: automerge writes changes in
-/// the order in which they were applied.)
+/// The state that must be equal at synced replicas: per document its heads, its changes, and its
+/// visible state with every concurrent value. (Not the saved bytes: automerge writes changes in the
+/// order in which they were applied.)
 #[derive(PartialEq, Eq)]
 pub struct Snapshot {
     documents: BTreeMap<DocumentId, (BTreeSet<ChangeHash>, BTreeSet<ChangeHash>, String)>,
 }
 
 impl Snapshot {
-    /// Of every document of a space, each with all that the store has of it.
+    /// Takes a snapshot of every document of a space, with everything that the store has of it.
     ///
     /// # Panics
     /// If the space cannot be read.
@@ -141,12 +141,12 @@ impl Snapshot {
         self.documents.values().flat_map(|document| document.1.iter().copied()).collect()
     }
 
-    /// The hashes of a document's changes; none if it is not there.
+    /// The hashes of a document's changes; none if it does not exist.
     pub fn hashes_of(&self, document: &DocumentId) -> BTreeSet<ChangeHash> {
         self.documents.get(document).map(|found| found.1.clone()).unwrap_or_default()
     }
 
-    /// How many changes there are in all.
+    /// The total number of changes.
     pub fn changes(&self) -> usize {
         self.documents.values().map(|document| document.1.len()).sum()
     }
@@ -163,19 +163,19 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// Waits until an open document shows all that the store has of it: what arrives is applied
-/// beside its readers, a moment after it is in the store.
+/// Waits until an open document shows everything that the store has of it: received changes are applied
+/// in the background, shortly after they are stored.
 fn settle(document: &Document) {
     let deadline = Instant::now() + PATIENCE;
     let stored = || document.status().expect("the store reads").changes as usize;
     while hashes(document).len() < stored() {
         assert!(Instant::now() < deadline, "not applied: {:?}", document.status());
-        // sleep: only spaces the looks; the event of the apply may have come before the first
+        // sleep: only spaces the polls; the event of the apply may have come before the first
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// The visible state of a document that is rebuilt in a canonical order of its changes, with the
+/// The visible state of a document after it is rebuilt with its changes in a canonical order, and the
 /// conflicts of every key of the root.
 fn canonical(doc: &Automerge) -> String {
     let mut changes = doc.get_changes(&[]);

@@ -1,5 +1,5 @@
-//! An automerge-repo client as a test drives it: a real automerge document on a blocking socket,
-//! which connects again for as long as it is wanted.
+//! An automerge-repo client for tests: a real automerge document on a blocking socket. It reconnects
+//! until the test ends it.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -14,13 +14,13 @@ use landfall_protocol::DocumentId;
 use landfall_protocol::repo::message::{Message as Repo, PeerMetadata, Sync};
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
 
-/// How long a client waits for more before it types on.
+/// How long a client waits for messages before it types again.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A message from one peer to another, with these changes of a document, whose heads are their hashes.
+/// Makes a sync message with these changes of a document. The changes are also its heads.
 ///
 /// # Panics
-/// If they are no changes.
+/// If they are not valid changes.
 #[must_use]
 pub fn sync_of(ends: (&str, &str), document: DocumentId, changes: &[Vec<u8>]) -> Vec<u8> {
     let loaded =
@@ -29,7 +29,7 @@ pub fn sync_of(ends: (&str, &str), document: DocumentId, changes: &[Vec<u8>]) ->
     message_of(ends, document, heads, Vec::new(), changes.to_vec())
 }
 
-/// A message that tells heads of a document, and asks for changes.
+/// Makes a sync message that states heads of a document and requests changes.
 #[must_use]
 pub fn question_of(
     ends: (&str, &str),
@@ -65,7 +65,7 @@ fn message_of(
 pub struct Peer {
     name: String,
     document: String,
-    /// What it has.
+    /// Its copy of the document.
     pub doc: Automerge,
     has_asked: bool,
     typed: u64,
@@ -79,7 +79,7 @@ struct Session {
 }
 
 impl Peer {
-    /// With nothing of the document.
+    /// Makes a peer that has nothing of the document.
     pub fn new(name: &str, document: DocumentId) -> Self {
         let document = document.to_string().trim_start_matches("automerge:").to_owned();
         Self { name: name.to_owned(), document, doc: Automerge::new(), has_asked: false, typed: 0 }
@@ -88,7 +88,7 @@ impl Peer {
     /// Makes a change.
     ///
     /// # Panics
-    /// If automerge does not take it.
+    /// If automerge rejects it.
     pub fn type_one(&mut self) {
         self.typed += 1;
         let mut tx = self.doc.transaction();
@@ -97,11 +97,11 @@ impl Peer {
         tx.commit();
     }
 
-    /// Syncs with the relay on a port, again and again, until `goes_on` says otherwise; it is asked
-    /// after each round and may type. Heads that the relay tells go into `told`.
+    /// Syncs with the relay on a port until `goes_on` returns false. `goes_on` is called after each
+    /// round and may type. The heads that the relay reports go into `told`.
     ///
     /// # Panics
-    /// If the relay sends what automerge does not take.
+    /// If the relay sends a message that automerge rejects.
     pub fn sync(
         &mut self,
         port: u16,
@@ -116,13 +116,13 @@ impl Peer {
             };
             if round.is_none() {
                 session = None;
-                // sleep: the relay is being killed and started; nothing says when it is there
+                // sleep: the relay is being killed and started; no event shows when it listens
                 std::thread::sleep(PAUSE);
             }
         }
     }
 
-    /// Connects and joins; `None` if nobody is there.
+    /// Connects and joins; `None` if no relay answers.
     fn connect(&mut self, port: u16) -> Option<Session> {
         let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
@@ -139,7 +139,7 @@ impl Peer {
         Some(Session { socket, server, state: State::new() })
     }
 
-    /// Says what there is to say and hears what came; `None` if the connection is gone.
+    /// Sends the pending messages and reads the received ones; `None` if the connection is gone.
     fn round(&mut self, session: &mut Session, told: &Mutex<BTreeSet<ChangeHash>>) -> Option<()> {
         self.say(session)?;
         loop {

@@ -1,12 +1,12 @@
-//! A small generator (splitmix64): a printed seed is all that a run needs.
+//! A small generator (splitmix64), so that a run can be repeated from its printed seed.
 
 /// The generator.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// From `LANDFALL_SEED`, or else from the clock; the seed is printed, so that a run that fails
-    /// can be replayed as far as processes allow.
+    /// Takes the seed from `LANDFALL_SEED`, or else from the clock, and prints it. A failed run can be
+    /// replayed with it as far as the processes' timing allows.
     pub fn from_environment() -> Self {
         let given = std::env::var("LANDFALL_SEED").ok().and_then(|seed| seed.parse().ok());
         let clock = std::time::SystemTime::now()
@@ -17,7 +17,7 @@ impl Rng {
         Self(seed)
     }
 
-    /// From a fixed seed.
+    /// Takes a fixed seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }

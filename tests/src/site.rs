@@ -1,4 +1,4 @@
-//! A relay that is stopped, tampered with and started again, and the replicas around it.
+//! A relay that tests stop, tamper with and restart, and the replicas around it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,33 +13,33 @@ use crate::{PATIENCE, log};
 /// The space that every replica uses.
 pub const SPACE: &str = "default";
 
-/// Arguments of a relay that folds whatever is long enough.
+/// Arguments of a relay that compacts without a recent window.
 pub const FOLDS: &[&str] = &["--keep-recent", "0", "--keep-recent-age", "0"];
 
-/// Options of an engine that folds whatever is long enough.
+/// Options of an engine that compacts without a recent window.
 pub fn folds() -> Options {
     Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() }
 }
 
 /// A replica that counts its changes.
 pub struct Replica {
-    /// The store's file in the site's folder, and what its edits say.
+    /// The store's file name in the site's folder, which is also the value of its edits.
     pub name: &'static str,
     /// Its store.
     pub store: Store,
-    /// The space of it.
+    /// The store's space.
     pub space: Space,
     /// One document that every replica has, and one of its own.
     pub documents: Vec<Document>,
-    /// Changes that it made, without the shared document's first.
+    /// The number of changes that it made, not counting the shared document's first.
     pub made: u64,
 }
 
 impl Replica {
-    /// Opens a store and makes both documents.
+    /// Opens a store and creates both documents.
     ///
     /// # Panics
-    /// If it cannot.
+    /// If that fails.
     pub fn open(folder: &Path, name: &'static str, options: Options) -> Self {
         let store = Store::open(folder.join(name), options).expect("the store opens");
         let space = store.space(SPACE).expect("a space");
@@ -49,10 +49,10 @@ impl Replica {
         Self { name, store, space, documents, made: 1 }
     }
 
-    /// Opens a file that has the documents already; counts from nothing.
+    /// Opens a file that has the documents already; the count starts at zero.
     ///
     /// # Panics
-    /// If it cannot.
+    /// If that fails.
     pub fn reopen(
         folder: &Path,
         name: &'static str,
@@ -66,10 +66,10 @@ impl Replica {
         Self { name, store, space, documents, made: 0 }
     }
 
-    /// Makes changes, in turn to the shared document and its own.
+    /// Makes changes, alternately to the shared document and to its own.
     ///
     /// # Panics
-    /// If it cannot.
+    /// If that fails.
     pub fn edit(&mut self, changes: u64) {
         for _ in 0..changes {
             let document = &self.documents[(self.made % 2) as usize];
@@ -79,7 +79,7 @@ impl Replica {
         }
     }
 
-    /// Waits until everything is on the relay's disk.
+    /// Waits until the relay has everything on its disk.
     ///
     /// # Panics
     /// If it takes too long.
@@ -90,7 +90,7 @@ impl Replica {
     /// Connects to a relay.
     ///
     /// # Panics
-    /// If the URL is none.
+    /// If the URL is invalid.
     pub fn connect(&self, url: &str) {
         self.store.connect(link(url)).expect("a relay's URL");
     }
@@ -102,14 +102,14 @@ pub struct Site {
     relay: Option<Relay>,
     arguments: &'static [&'static str],
     options: Options,
-    /// Where it listens; stays the same over restarts.
+    /// The relay's URL, which stays the same over restarts.
     pub url: String,
     /// Its port.
     pub port: u16,
 }
 
 impl Site {
-    /// Starts a relay with default options.
+    /// Starts a relay; it and the replicas have default options.
     ///
     /// # Panics
     /// If it does not start.
@@ -117,7 +117,7 @@ impl Site {
         Self::start_with(&[], Options::default())
     }
 
-    /// Starts a relay, and has replicas opened with these options.
+    /// Starts a relay with these arguments; replicas are opened with these options.
     ///
     /// # Panics
     /// If it does not start.
@@ -128,7 +128,7 @@ impl Site {
         Self { folder, relay: Some(relay), arguments, options, url, port }
     }
 
-    /// The folder that everything is in.
+    /// The folder of all files.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -145,12 +145,12 @@ impl Site {
     /// Kills the relay.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If it is not running.
     pub fn stop(&mut self) {
         self.relay.take().expect("a running relay").kill();
     }
 
-    /// Starts it again at the same address.
+    /// Starts the relay again at the same address.
     ///
     /// # Panics
     /// If it does not start.
@@ -158,7 +158,7 @@ impl Site {
         self.relay = Some(Relay::start_with(&self.data(), self.port, self.arguments));
     }
 
-    /// Waits until `/metrics` is as wanted.
+    /// Waits until `/metrics` matches.
     ///
     /// # Panics
     /// If it takes too long.
@@ -170,25 +170,25 @@ impl Site {
                 return;
             }
             assert!(std::time::Instant::now() < deadline, "waited in vain for {what}: {text}");
-            // sleep: only spaces the looks at a process that tells nobody
+            // sleep: only spaces the polls of a process that sends no events
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Keeps a copy of the data folder, as a backup would.
+    /// Copies the data folder, as a backup would.
     ///
     /// # Panics
-    /// If it cannot.
+    /// If that fails.
     pub fn back_up(&mut self) {
         self.stop();
         log::copy_folder(&self.data(), &self.copy());
         self.restart();
     }
 
-    /// Puts the copy back under a stopped relay.
+    /// Restores the copy under a stopped relay.
     ///
     /// # Panics
-    /// If it cannot.
+    /// If that fails.
     pub fn restore(&self) {
         std::fs::remove_dir_all(self.data()).expect("the data folder goes");
         log::copy_folder(&self.copy(), &self.data());
@@ -204,7 +204,7 @@ impl Site {
         })
     }
 
-    /// Two replicas that have edited and hold the same, and are offline; the relay is stopped.
+    /// Returns two offline replicas that have edited and are equal; the relay is stopped.
     pub fn parted(&mut self, edits: u64) -> [Replica; 2] {
         let [mut a, mut b] = self.replicas(["a", "b"]);
         a.edit(edits);
@@ -215,10 +215,10 @@ impl Site {
         [a, b]
     }
 
-    /// Changes one byte of a column of the stopped relay's file, in the rows that `which` names.
+    /// Changes one byte of a column of the stopped relay's file, in the rows that `which` selects.
     ///
     /// # Panics
-    /// If there are none.
+    /// If no row matches.
     pub fn damage(&self, (table, column): (&str, &str), at: usize, which: &str) {
         let (before, after) = (at - 1, at + 1);
         let conn = landfall_storage::rusqlite::Connection::open(self.data().join("relay.db"));
@@ -231,12 +231,12 @@ impl Site {
         assert!(changed > 0, "{sql}");
     }
 
-    /// Every replica, the relay's disk and whoever comes anew hold the same, each change once.
+    /// Checks that every replica, the relay's disk and a new replica have the same changes, each once.
     ///
     /// # Panics
-    /// If not.
+    /// If they differ.
     pub fn check(&mut self, replicas: &[&Replica]) {
-        // One more: the shared document's first change is everybody's.
+        // One more: all replicas share the shared document's first change.
         let all = replicas.iter().map(|replica| replica.made).sum::<u64>() + 1;
         wait_equal(replicas, all);
         let snapshot = Snapshot::of(&replicas[0].space);
@@ -256,7 +256,7 @@ impl Site {
     }
 }
 
-/// Waits until each replica has so many changes, and the relay has all of them.
+/// Waits until each replica has this many changes and the relay has all of them.
 ///
 /// # Panics
 /// If it takes too long.
@@ -269,7 +269,7 @@ pub fn wait_equal(replicas: &[&Replica], changes: u64) {
     }
 }
 
-/// Waits until all have everything that they made.
+/// Waits until all replicas have everything that any of them made.
 ///
 /// # Panics
 /// If it takes too long.

@@ -1,25 +1,25 @@
-//! Recorded editing sessions, found through `LANDFALL_TRACES` (default: `../shared/data` beside
-//! the repository). Where they are absent, a test says so and skips.
+//! Recorded editing sessions, from the folder in `LANDFALL_TRACES` (default: `../shared/data` beside
+//! the repository). If they are absent, a test prints that and skips.
 
 use std::io::Read;
 use std::path::PathBuf;
 
-/// One edit: at a position (in code points), so many deleted, this inserted.
+/// One edit: the position (in code points), the number of deleted code points, the inserted text.
 pub type Patch = (usize, usize, String);
 
 /// A session of one author.
 #[derive(Debug)]
 pub struct Trace {
-    /// Each transaction's patches.
+    /// The patches of each transaction.
     pub transactions: Vec<Vec<Patch>>,
-    /// What the text must be in the end.
+    /// The expected final text.
     pub end: String,
 }
 
-/// Loads a trace of one author; `None`, with a printed reason, where it is absent.
+/// Loads a trace of one author; prints a reason and returns `None` if it is absent.
 ///
 /// # Panics
-/// If it is there and not of its form.
+/// If the file exists but is malformed.
 pub fn load(name: &str) -> Option<Trace> {
     let folder = std::env::var_os("LANDFALL_TRACES").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),

@@ -1,8 +1,7 @@
-//! The replay of a session of several authors who typed at once: a replica each. An author waits
-//! until the changes have come to his own replica, through the relay, that he had seen when he
-//! typed, and then edits the note as it was at exactly those. Nothing is merged in memory: the
-//! authors share a list of which transaction became which change, to know what to wait for, and no
-//! content.
+//! Replays a session of several authors who typed concurrently: one replica each. An author waits until the
+//! changes that the recorded author had seen have arrived at the replica, through the relay, and then edits
+//! the note at exactly those heads. Nothing is merged in memory: the authors share only the mapping of
+//! transactions to changes, to know what to wait for, and no content.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +20,7 @@ use crate::term::{count, thousands, time};
 use crate::trace::{AGENTS_MOST, Concurrent, Seen};
 use crate::wait::Waiter;
 
-/// The authors' names, on bars and of stores.
+/// The authors' names, for bars and stores.
 const NAMES: [&str; AGENTS_MOST] = [
     "author 1", "author 2", "author 3", "author 4", "author 5", "author 6", "author 7", "author 8",
 ];
@@ -31,7 +30,7 @@ pub(super) fn names(trace: &Concurrent) -> &'static [&'static str] {
     &NAMES[..trace.agents.min(AGENTS_MOST)]
 }
 
-/// Plays it, and checks that all end in the same.
+/// Plays it, and checks that all replicas end equal.
 pub(super) fn play(stage: &Stage, trace: &Concurrent) -> Result<(), Failure> {
     let shared = stage.note("Replay", &trace.start)?;
     stage.say(format!(
@@ -65,7 +64,7 @@ pub(super) fn play(stage: &Stage, trace: &Concurrent) -> Result<(), Failure> {
     stage.end_in(&shared.documents, &trace.end)
 }
 
-/// What edits cost.
+/// The cost of edits.
 #[derive(Default, Clone, Copy)]
 struct Cost {
     edits: u32,
@@ -79,13 +78,13 @@ impl Cost {
     }
 }
 
-/// What an author did.
+/// The edits of one author.
 #[derive(Default, Clone, Copy)]
 struct Typed {
-    /// Edits that rest on all that was at the replica, and those that rest on less.
+    /// Edits at the replica's current heads, and those at earlier heads.
     present: Cost,
     past: Cost,
-    /// Transactions that changed nothing.
+    /// Transactions without effect.
     empty: u32,
 }
 
@@ -98,7 +97,7 @@ impl Typed {
 /// Why an author stopped.
 enum Stopped {
     Failed(Failure),
-    /// Another one has.
+    /// Another author has stopped.
     Another,
 }
 
@@ -144,7 +143,7 @@ fn all_type(
     if stopped { Err(panicked()) } else { Ok(sum) }
 }
 
-/// One author at his replica.
+/// One author and the replica.
 struct Author<'a> {
     trace: &'a Concurrent,
     agent: usize,
@@ -171,7 +170,7 @@ impl Author<'_> {
         let mut last = None;
         for (number, seen) in self.trace.of(self.agent) {
             let one = self.type_at_its_time(seen, &mut told, &mut typed);
-            // One who begins late waits for the others, for as long as they type.
+            // An author who begins late waits while the others type.
             let moved =
                 || self.ledger.published() + self.replica.space.status().map_or(0, |s| s.changes);
             let heads = match waiter.while_moving(self.replica.patience, moved, one) {
@@ -188,8 +187,8 @@ impl Author<'_> {
         Ok(typed)
     }
 
-    /// Types one transaction as soon as all that its author had seen is at his replica; gives the
-    /// heads at which.
+    /// Types one transaction as soon as all changes that its author had seen are at the replica; returns the
+    /// heads of the edit.
     async fn type_at_its_time(
         &self,
         seen: &Seen,
@@ -197,7 +196,7 @@ impl Author<'_> {
         typed: &mut Typed,
     ) -> Result<Vec<ChangeHash>, Stopped> {
         let heads = loop {
-            // Before the look, so that what is told after it is heard.
+            // Marked as seen before the check, so that no later notification is missed.
             if told.borrow_and_update().stopped {
                 return Err(Stopped::Another);
             }
@@ -231,13 +230,12 @@ impl Author<'_> {
         heads: &[ChangeHash],
         told: &mut watch::Receiver<Told>,
     ) -> Result<(), Stopped> {
-        // Only while it is needed: an edit at an earlier state costs twice as much if somebody
-        // wants to know what it changes in the present one. And from before the look, so that
-        // nothing comes unnoticed.
+        // Opened only while needed: an edit at an earlier state costs twice as much if a stream has to
+        // compute its effect on the current one. Opened before the check, so that no arrival is missed.
         let mut events = self.replica.store.events();
         while !self.is_here(heads)? {
             tokio::select! {
-                // That some were missed does not matter: the document is looked at.
+                // Missed events do not matter: the document itself is checked.
                 event = events.next() => if event.is_none() {
                     return Err(self.replica.late("its store was closed").into());
                 },
@@ -253,9 +251,9 @@ impl Author<'_> {
         Ok(self.note.read(is_here)?)
     }
 
-    /// Waits until an author says something.
+    /// Waits for a notification of an author.
     async fn hear(&self, told: &mut watch::Receiver<Told>) -> Result<(), Stopped> {
-        // An error would mean that the ledger is gone, which outlives all authors.
+        // An error would mean that the ledger was dropped, but it outlives all authors.
         match told.changed().await {
             Ok(()) if !told.borrow().stopped => Ok(()),
             Ok(()) | Err(_) => Err(Stopped::Another),
@@ -263,22 +261,22 @@ impl Author<'_> {
     }
 }
 
-/// The last change that was made at a replica.
+/// The last change made at a replica.
 fn last_own(doc: &Automerge) -> Option<ChangeHash> {
     doc.get_last_local_change().map(|change| change.hash())
 }
 
-/// Which change each transaction became.
+/// Maps each transaction to its change.
 struct Ledger {
-    /// The note's first change: what everybody had seen before the first transaction.
+    /// The note's first change: all authors had seen it before the first transaction.
     root: Vec<ChangeHash>,
-    /// The heads behind each transaction: its change, or if it changed nothing, those before it.
+    /// The heads after each transaction: its change, or the earlier heads if it changed nothing.
     made: Mutex<Vec<Option<Vec<ChangeHash>>>>,
     published: AtomicU64,
     told: watch::Sender<Told>,
 }
 
-/// What is told to the other authors beside that something is new.
+/// The notification to the other authors, in addition to new entries.
 #[derive(Default)]
 struct Told {
     stopped: bool,
@@ -301,17 +299,17 @@ impl Ledger {
         self.told.send_modify(|_| ());
     }
 
-    /// Transactions that were typed.
+    /// Number of typed transactions.
     fn published(&self) -> u64 {
         self.published.load(Ordering::Relaxed)
     }
 
-    /// Ends the others' waits: one has failed.
+    /// Ends the waits of the others: one author has failed.
     fn stop(&self) {
         self.told.send_modify(|told| told.stopped = true);
     }
 
-    /// The heads behind these transactions; `None` while one is not typed yet.
+    /// The heads after these transactions; `None` while one is not typed yet.
     fn heads(&self, transactions: &[usize]) -> Option<Vec<ChangeHash>> {
         if transactions.is_empty() {
             return Some(self.root.clone());
@@ -342,7 +340,7 @@ mod tests {
         assert_eq!(ledger.heads(&[0]), None);
         ledger.publish(0, vec![hash(9)]);
         assert_eq!(ledger.heads(&[0, 1]), None);
-        // One that changed nothing stands for what it rests on.
+        // A transaction without effect has the heads before it.
         ledger.publish(1, vec![hash(9), hash(3)]);
         assert_eq!(ledger.heads(&[0, 1]), Some(vec![hash(3), hash(9)]));
     }

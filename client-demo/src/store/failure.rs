@@ -1,4 +1,4 @@
-//! How the commands `store …` fail.
+//! Failures of the commands `store …`.
 
 use landfall::maintain::{MaintainError, PortableError};
 

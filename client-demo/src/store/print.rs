@@ -1,4 +1,4 @@
-//! What the commands `store …` tell, for a person or a program.
+//! The output of the commands `store …`, for people or programs.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::term::{count, faint, say, strong, thousands};
 
-/// A length as a person reads it.
+/// A length, for people.
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => count(bytes, "byte"),

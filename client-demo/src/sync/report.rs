@@ -1,22 +1,22 @@
-//! What a sync did, over all spaces of a store: what went, what came, what stays here and why.
+//! The result of a sync, over all spaces of a store: what was sent and received, what stays here and why.
 
 use landfall::{SpaceName, Status, Store};
 
 use crate::failure::Failure;
 use crate::term::count;
 
-/// What is there and what moved, since the store was opened.
+/// The content of the store, and the transfers since it was opened.
 pub(crate) struct Report {
     spaces: u64,
     notes: u64,
     sent: u64,
     received: u64,
     deleted: u64,
-    /// Entries of the relay that cannot be applied here.
+    /// Deferred entries: entries of the relay that cannot be applied here.
     aside: u64,
-    /// Spaces with edits of deleted notes: how many changes of how many notes.
+    /// Spaces with orphaned edits: number of changes and of notes.
     lost: Vec<(SpaceName, u64, u64)>,
-    /// Spaces of which only some notes are synced: how many, and how many others are here.
+    /// Spaces of which only some notes are synced: their number, and that of the other local notes.
     partial: Vec<(SpaceName, u64, u64)>,
 }
 
@@ -40,7 +40,7 @@ impl Report {
         Ok(report)
     }
 
-    /// Without what had moved before.
+    /// Without the transfers before.
     pub(crate) fn since(mut self, before: Option<&Self>) -> Self {
         if let Some(before) = before {
             self.sent = self.sent.saturating_sub(before.sent);
@@ -65,7 +65,7 @@ impl Report {
         }
     }
 
-    /// What went and came: `1 change sent, 2 changes received, 1 note deleted`.
+    /// The transfers: `1 change sent, 2 changes received, 1 note deleted`.
     pub(crate) fn moved(&self) -> String {
         let (sent, received) = (count(self.sent, "change"), count(self.received, "change"));
         match self.deleted {
@@ -74,12 +74,12 @@ impl Report {
         }
     }
 
-    /// Whether anything went or came.
+    /// Whether there were any transfers.
     pub(crate) fn is_any(&self) -> bool {
         self.sent + self.received + self.deleted > 0
     }
 
-    /// The line of a sync that is done.
+    /// The line of a finished sync.
     pub(crate) fn in_sync(&self) -> String {
         let notes = count(self.notes, "note");
         match self.spaces {
@@ -99,7 +99,7 @@ impl Report {
         self.lost.iter().map(lost).collect()
     }
 
-    /// What the relay has that is not in a note here.
+    /// The entries of the relay that are in no note here.
     pub(crate) fn aside(&self) -> Option<String> {
         (self.aside > 0).then(|| {
             let entries = count(self.aside, "entry");
@@ -109,7 +109,7 @@ impl Report {
         })
     }
 
-    /// Which notes are left out on purpose.
+    /// The notes that are not synced by choice.
     pub(crate) fn partial(&self) -> Vec<String> {
         let partial = |(space, only, others): &(SpaceName, u64, u64)| {
             let (only, others) = (count(*only, "note"), count(*others, "other"));

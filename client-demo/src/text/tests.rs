@@ -1,4 +1,4 @@
-//! Edits: against a plain string, and against others who type at the same time.
+//! Edits: against a plain string, and against concurrent authors.
 
 use landfall::{Options, Store};
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ fn body_of(document: &Document) -> String {
     document.read(note::read).unwrap().unwrap().body
 }
 
-/// One person has `old` in an editor; the other makes `theirs` of it; then the first saves `ours`.
+/// One author has `old` in an editor; another one makes `theirs` of it; then the first saves `ours`.
 fn merged(old: &str, theirs: &str, ours: &str) -> String {
     let document = note_with(old);
     let base = Base::take(&document, BODY).unwrap();
@@ -79,8 +79,8 @@ proptest! {
         prop_assert_eq!(body_of(&document), new);
     }
 
-    /// What nobody touched stays, what one of them deleted is gone, what one of them wrote is
-    /// there: all the old text's letters differ, and each writes letters of their own.
+    /// Untouched characters stay, deleted ones are gone, and both authors' insertions are there: all letters
+    /// of the old text differ, and each author uses own letters.
     #[test]
     fn two_edits_merge_by_character(
         keep_theirs in prop::collection::vec(any::<bool>(), 12),
@@ -161,8 +161,7 @@ fn an_edit_that_changes_nothing_makes_no_change() {
     assert_eq!(document.heads().unwrap(), heads);
 }
 
-/// Nothing of it reaches automerge, and nothing is compared: a text of a hundred times the limit is
-/// refused at once.
+/// Rejected before automerge or the diff see it: a text of a hundred times the limit fails immediately.
 #[test]
 fn what_one_change_cannot_hold_is_refused_before_any_work() {
     let document = note_with("short");

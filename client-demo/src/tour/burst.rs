@@ -1,8 +1,7 @@
-//! Two who type as fast as their disks allow, into one note, while the relay is killed and started
-//! again under them.
+//! Two authors type as fast as their disks allow, into one note, while the relay is killed and restarted.
 //!
-//! Ann types before a mark and Ben behind it, each behind their own last character, so the text
-//! that must come of it is known to the letter.
+//! Ann types before a mark and Ben after it, each after their own last character, so the resulting text is
+//! known exactly.
 
 use std::sync::mpsc;
 use std::thread;
@@ -23,21 +22,21 @@ use crate::scratch::Scratch;
 use crate::term::{count, time};
 use crate::wait::Waiter;
 
-/// Between what the two type.
+/// Separates the two authors' text.
 const MARK: char = '\n';
 
 const ANNS: &str = "Monday. The river 川 was high, so we walked 🚶 to the café. ";
 const BENS: &str = "Tuesday. Rain ☔, then sun; a train 🚄 to Ōsaka, and noodles 麺. ";
 
-/// The relay is killed after this many hundredths of all edits...
+/// The relay is killed after this percentage of all edits...
 const KILL_AT: u64 = 35;
-/// ...and started again after this many.
+/// ...and restarted after this one.
 const RESTART_AT: u64 = 65;
 
-/// A port may be in use for a moment by one who tries to connect to it.
+/// A connecting client may occupy the port for a moment.
 const RESTARTS: u32 = 20;
 
-/// What was measured.
+/// The measured times.
 pub(super) struct Figures {
     pub(super) edits: u64,
     pub(super) typed: Duration,
@@ -53,7 +52,7 @@ pub(super) struct Burst<'a> {
     pub(super) waiter: &'a Waiter,
     pub(super) ann: (&'a Replica, &'a Document),
     pub(super) ben: (&'a Replica, &'a Document),
-    /// By each of the two.
+    /// Edits per author.
     pub(super) edits: u64,
 }
 
@@ -65,7 +64,7 @@ pub(super) fn create(space: &Space) -> Result<Document, ChangeError> {
     })
 }
 
-/// Whether the diary is what both typed, to the letter, and counts each edit once.
+/// Checks that the diary is exactly the text typed, with each edit once.
 pub(super) fn as_typed(diary: &Note, edits: u64) -> Check {
     let typed = |text: &'static str| text.chars().cycle().take(edits as usize);
     let expected: String = typed(ANNS).chain([MARK]).chain(typed(BENS)).collect();
@@ -105,8 +104,8 @@ impl Burst<'_> {
         Ok(Figures { edits: total, typed, recovered, settled })
     }
 
-    /// Kills the relay and starts it again while the two type. Gives when it was back, and how
-    /// long it took from then until both were live.
+    /// Kills the relay and restarts it while the two type. Returns when it was back, and how long it took
+    /// from then until both were live.
     fn disturb(
         &self,
         done: &mpsc::Receiver<()>,
@@ -115,7 +114,7 @@ impl Burst<'_> {
     ) -> Result<(Instant, Duration), Failure> {
         let mut edits = 0;
         let mut until = |hundredths: u64| {
-            // The channel ends when the typists do, also if they fail: their error is told later.
+            // The channel closes when both authors end, also if they fail: their error is reported later.
             while edits < total * hundredths / 100 && done.recv().is_ok() {
                 edits += 1;
             }
@@ -153,13 +152,13 @@ impl Burst<'_> {
             if result.is_ok() || left == 0 {
                 return result;
             }
-            // Who holds the port is on its way out; there is nothing to be woken by.
+            // The port is about to become free, without an event to wait for.
             thread::sleep(Duration::from_millis(50));
         }
     }
 }
 
-/// Types a text again and again, one character a change.
+/// Types a text repeatedly, one character per change.
 fn type_all(
     document: &Document,
     text: &str,
@@ -176,7 +175,7 @@ fn type_all(
             Ok(tx.increment(ROOT, VOTES, 1)?)
         })?;
         bar.inc(1);
-        // Nobody listens any more once the relay has been disturbed.
+        // The receiver is dropped once the relay has been restarted.
         let _ = tell.send(());
     }
     Ok(())

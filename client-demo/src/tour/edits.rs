@@ -1,5 +1,5 @@
-//! What Ann and Ben write, and what must come of it: text at different places of one line and at
-//! the same place, a counter, a list.
+//! The edits of Ann and Ben, and the expected result: text at different places of one line and at the same
+//! place, a counter, a list.
 
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ObjType, ROOT, ReadDoc, ScalarValue};
@@ -14,7 +14,7 @@ const BODY_FIRST: &str = "We take the train at six. Bring a book.\n";
 const ANNS_LINE: &str = "First stop: tea 🍵 in Uji.\n";
 const BENS_LINE: &str = "雨具 (rain gear) for all!\n";
 
-/// The note before they part.
+/// The note before they go offline.
 pub(super) fn create(space: &Space) -> Result<Document, ChangeError> {
     space.create(|tx| {
         note::write(tx, "Weekend in Kyoto", BODY_FIRST, None)?;
@@ -28,7 +28,7 @@ pub(super) fn create(space: &Space) -> Result<Document, ChangeError> {
     })
 }
 
-/// Ann's edits; gives how many changes they were.
+/// Ann's edits; returns the number of changes.
 pub(super) fn anns(note: &Document) -> Result<u64, Failure> {
     rewrite(note, TITLE, |title| title.replace("Kyoto", "Kyōto"))?;
     rewrite(note, BODY, |body| body.replace("the train", "the early train") + ANNS_LINE)?;
@@ -37,7 +37,7 @@ pub(super) fn anns(note: &Document) -> Result<u64, Failure> {
     Ok(4)
 }
 
-/// Ben's edits; gives how many changes they were.
+/// Ben's edits; returns the number of changes.
 pub(super) fn bens(note: &Document) -> Result<u64, Failure> {
     rewrite(note, BODY, |body| body.replace("at six", "at seven"))?;
     rewrite(note, BODY, |body| body.replace("a book", "two books") + BENS_LINE)?;
@@ -47,7 +47,7 @@ pub(super) fn bens(note: &Document) -> Result<u64, Failure> {
     Ok(5)
 }
 
-/// Whether both their edits are there, as they were meant.
+/// Checks that both authors' edits are there as intended.
 pub(super) fn merged(note: &Note) -> Vec<Check> {
     let body = &note.body;
     let line = "We take the early train at seven. Bring two books.\n";
@@ -66,7 +66,7 @@ pub(super) fn merged(note: &Note) -> Vec<Check> {
     ]
 }
 
-/// Edits a text as `notes edit` does: by the difference.
+/// Edits a text like `notes edit`: by the difference.
 fn rewrite(
     note: &Document,
     key: &'static str,

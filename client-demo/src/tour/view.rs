@@ -1,4 +1,4 @@
-//! How the tour is shown: steps, notes beside each other, checks, figures.
+//! The tour's output: steps, notes side by side, checks, figures.
 
 use std::fmt::Display;
 use std::iter::once;
@@ -11,7 +11,7 @@ use crate::term::{
     self, bad, faint, fit, good, half, heading, rate, say, side_by_side, strong, time, wrap,
 };
 
-/// Everything under a step stands in by this much.
+/// Indentation of everything below a step.
 const INDENT: usize = 3;
 
 /// Begins a step.
@@ -20,14 +20,14 @@ pub(super) fn step(number: u32, title: &str) {
     say(format!("{}  {}", heading(number), heading(title)));
 }
 
-/// Says something under a step.
+/// Prints a line below a step.
 pub(super) fn line(text: impl Display) {
     for line in wrapped(&text.to_string()) {
         say(line);
     }
 }
 
-/// Says something under a step, above the bars.
+/// Prints a line below a step, above the bars.
 pub(super) fn indented(bars: &Bars, text: &str) {
     for line in wrapped(text) {
         bars.say(&line);
@@ -52,7 +52,7 @@ pub(super) fn two(left: (&str, &Note), right: (&str, &Note)) {
     }
 }
 
-/// One note, as all have it.
+/// One note that all replicas share.
 pub(super) fn one(whose: &str, note: &Note) {
     let width = term::width() - INDENT;
     say("");
@@ -62,7 +62,7 @@ pub(super) fn one(whose: &str, note: &Note) {
     }
 }
 
-/// What a note holds, wrapped to a width.
+/// The content of a note, wrapped to a width.
 fn card(note: &Note, width: usize) -> Vec<String> {
     const LABEL: usize = 7;
     let votes = note.votes.map(|votes| votes.to_string()).unwrap_or_default();
@@ -78,7 +78,7 @@ fn card(note: &Note, width: usize) -> Vec<String> {
     fields.into_iter().flat_map(field).collect()
 }
 
-/// What was checked.
+/// The results of the checks.
 pub(super) fn checks(checks: &[Check]) {
     for check in checks {
         let mark = if check.holds { good("✓") } else { bad("✗") };
@@ -90,7 +90,7 @@ pub(super) fn checks(checks: &[Check]) {
     }
 }
 
-/// What was measured.
+/// The measured figures.
 pub(super) fn figures(figures: &Figures) {
     say("");
     say(heading("Measured here"));

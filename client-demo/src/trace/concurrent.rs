@@ -1,10 +1,10 @@
-//! A session of several authors who typed at once: who had seen what when he typed.
+//! A session of several concurrent authors, with the transactions that each had seen at each edit.
 
 use std::path::PathBuf;
 
 use super::{File, Patch, TraceError};
 
-/// Authors that are played at most: each is a store of its own.
+/// Most authors that are played: each is a store of its own.
 pub(crate) const AGENTS_MOST: usize = 8;
 
 /// Several authors' session.
@@ -12,13 +12,13 @@ pub(crate) const AGENTS_MOST: usize = 8;
 pub(crate) struct Concurrent {
     pub(crate) start: String,
     pub(crate) end: String,
-    /// How many authors there are.
+    /// Number of authors.
     pub(crate) agents: usize,
-    /// Each is one change. What one rests on is before it.
+    /// Each is one change. Its dependencies are before it.
     pub(crate) transactions: Vec<Seen>,
 }
 
-/// A transaction, and what its author had seen.
+/// A transaction, and the ones that its author had seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) agent: usize,
@@ -45,10 +45,10 @@ impl Concurrent {
         }
     }
 
-    /// The first transaction that rests on a later one, or whose author had not seen all that he
-    /// himself had typed: nobody could type that.
+    /// The first transaction that depends on a later one, or that lacks an earlier one of its own author:
+    /// such a session cannot have been typed.
     fn disorder(&self) -> Option<usize> {
-        // How many of each author's transactions are at or before a transaction.
+        // For each transaction: the number of each author's transactions at or before it.
         let mut clocks: Vec<[usize; AGENTS_MOST]> = Vec::with_capacity(self.transactions.len());
         let mut typed = [0; AGENTS_MOST];
         for (index, seen) in self.transactions.iter().enumerate() {
@@ -67,13 +67,13 @@ impl Concurrent {
         None
     }
 
-    /// The transactions of one author, in his order, each with its number among all.
+    /// The transactions of one author, in order, each with its index among all.
     pub(crate) fn of(&self, agent: usize) -> impl Iterator<Item = (usize, &Seen)> {
         let all = self.transactions.iter().enumerate();
         all.filter(move |(_, seen)| seen.agent == agent)
     }
 
-    /// How many transactions rest on another author's.
+    /// Number of transactions that depend on another author's.
     pub(crate) fn meetings(&self) -> u64 {
         let foreign = |seen: &&Seen| {
             seen.parents.iter().any(|parent| self.transactions[*parent].agent != seen.agent)
@@ -81,7 +81,7 @@ impl Concurrent {
         self.transactions.iter().filter(foreign).count() as u64
     }
 
-    /// The changes that it makes.
+    /// Number of changes.
     pub(crate) fn len(&self) -> u64 {
         self.transactions.len() as u64
     }

@@ -1,19 +1,19 @@
-//! What a clean close leaves outside the store: a marker that is not copied when the store is. It
-//! is a small file in a folder of this user's on a tmpfs, in memory, on another device than the
-//! store's. So an image, a backup, a snapshot of a disk and a copy of a folder do not have it,
-//! whatever they hold; and where two copies of a store share one tmpfs, the first one to open
-//! removes the marker, and only who has removed it goes on with the store's actors.
+//! The clean-shutdown marker outside the store, which is not copied with the store. It is a small file
+//! in a folder of this user's on a tmpfs, in memory, on another device than the store's. So an image, a
+//! backup, a disk snapshot and a copied folder do not contain it. Where two copies of a store share one
+//! tmpfs, the first one to open removes the marker, and only the opening that removed it continues the
+//! store's actors.
 //!
-//! The marker names the store's file (device, inode, path, the time of its last change, which only
-//! the kernel sets), the machine and its present run, and holds the random number that is in the
-//! store too. Whatever differs, it does not count. If there is no such place, or in doubt, nothing
-//! is left, and the next opening takes fresh actors.
+//! The marker names the store's file (device, inode, path, the time of its last change, which only the
+//! kernel sets), the machine and its present run, and holds the random number that is in the store too.
+//! If any of these differs, it is invalid. If there is no such folder, or in doubt, no marker is
+//! written, and the next opening uses fresh actors.
 //!
-//! What is *not* told apart is a machine whose memory was copied with its disks (a virtual machine
-//! that is resumed twice from one snapshot, a process that is restored twice from one checkpoint):
-//! then the marker is copied too. `docs/decisions` says what finds that.
+//! One case is *not* detected: a machine whose memory was copied with its disks (a virtual machine that
+//! is resumed twice from one snapshot, a process that is restored twice from one checkpoint), where the
+//! marker is copied too. `docs/decisions` describes how that is found.
 //!
-//! Linux only: elsewhere nothing is left, so actors are always fresh.
+//! Linux only: elsewhere no marker is written, so actors are always fresh.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -24,30 +24,30 @@ use sha2::{Digest, Sha256};
 use crate::random;
 use crate::store::Nonce;
 
-/// Files in the folder before old ones are removed: stores that were deleted leave theirs behind,
-/// each in a page of memory, until the machine stops.
+/// The number of files in the folder from which old ones are removed: deleted stores leave theirs
+/// behind, each in a page of memory, until the machine stops.
 const MOST_FILES: usize = 256;
 
-/// What was found outside, while the store was not open yet.
+/// The marker found outside, before the store is opened.
 #[derive(Debug)]
 pub(crate) struct Found {
     file: PathBuf,
-    /// What the marker of this very file says before its number.
+    /// The text that the marker of this very file has before its number.
     expected: String,
 }
 
 impl Found {
-    /// Looks whether the last close of this store left a marker. Must be called before the store is
-    /// opened, which may change its file.
+    /// Looks for a marker of this store's last close. Must be called before the store is opened, which
+    /// may change its file.
     pub(crate) fn look(store: &Path) -> Option<Self> {
         let place = Place::of(store)?;
         let file = place.file(&folder(place.device)?);
         file.exists().then(|| Self { file, expected: place.text() })
     }
 
-    /// Takes the marker away and gives the number, if all else was as it was left. It is renamed
-    /// before it is read: of several that share the folder one gets it, and reads the one that it
-    /// got and not one that another has left since.
+    /// Removes the marker and returns its number, if everything in it matches. It is renamed before it
+    /// is read: of several openings that share the folder only one gets it, and that one reads the file
+    /// that it renamed, not one that was written since.
     pub(crate) fn take(self) -> Option<Nonce> {
         let own = beside(&self.file)?;
         std::fs::rename(&self.file, &own).ok()?;
@@ -57,7 +57,7 @@ impl Found {
     }
 }
 
-/// What is to be left once the store is closed.
+/// The marker to write once the store is closed.
 #[derive(Debug)]
 pub(crate) struct Leaving {
     store: PathBuf,
@@ -69,7 +69,7 @@ impl Leaving {
         Self { store, nonce }
     }
 
-    /// Leaves it. If that fails, the next opening takes fresh actors.
+    /// Writes it. If that fails, the next opening uses fresh actors.
     pub(crate) fn leave(self) {
         let Some(place) = Place::of(&self.store) else { return };
         let Some(folder) = folder(place.device) else { return };
@@ -77,14 +77,14 @@ impl Leaving {
         if let Err(error) = write(&place.file(&folder), &text) {
             tracing::debug!(%error, "the next opening takes fresh actors");
         }
-        // Now and then is enough, and reading a folder costs.
+        // Occasionally is enough, and reading a folder is slow.
         if self.nonce[0] < 8 {
             prune(&folder);
         }
     }
 }
 
-/// Where the word about a store is left.
+/// The path of a store's marker.
 #[cfg(test)]
 pub(crate) fn file_of(store: &Path) -> Option<PathBuf> {
     let place = Place::of(store)?;
@@ -108,7 +108,7 @@ impl Place {
         let path = std::fs::canonicalize(store).ok()?;
         let found = std::fs::metadata(&path).ok()?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        // Not every system has one; the run's id is enough to tell machines apart.
+        // Not every system has one; the run's id is enough to distinguish machines.
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
         Some(Self {
             path,
@@ -166,8 +166,8 @@ fn parse(text: &str) -> Option<Nonce> {
     Some(nonce)
 }
 
-/// The folder for the marker of a store on this device: of the user's session, or else of the
-/// machine's shared memory; both are in memory as a rule, which is looked at.
+/// The folder for the marker of a store on this device: in the user's session, or else in the machine's
+/// shared memory. Both are normally in memory, which is checked.
 #[cfg(target_os = "linux")]
 fn folder(store_device: u64) -> Option<PathBuf> {
     use std::os::unix::fs::MetadataExt;
@@ -178,17 +178,17 @@ fn folder(store_device: u64) -> Option<PathBuf> {
     runtime.into_iter().chain([shared]).find(|folder| fits(folder, user, store_device))
 }
 
-/// Whether a folder can hold a marker that is not copied with a store on this device. It is made if
-/// it is not there. It must be a folder of this user's that no other may enter, since a
-/// user who can write there could put a marker back.
+/// Whether a folder can hold a marker that is not copied with a store on this device. It is created if
+/// it is missing. It must belong to this user and be closed to all others, since a user who can write
+/// there could put a marker back.
 #[cfg(target_os = "linux")]
 fn fits(folder: &Path, user: u32, store_device: u64) -> bool {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    // Nothing is made where no marker could be.
+    // Creates nothing where no marker could be.
     if !folder.parent().is_some_and(|parent| in_memory(parent, store_device)) {
         return false;
     }
-    // That it exists is the usual case; whether it is fit is looked at below.
+    // It usually exists; whether it qualifies is checked below.
     let _ = std::fs::DirBuilder::new().mode(0o700).create(folder);
     let Ok(found) = std::fs::symlink_metadata(folder) else { return false };
     found.is_dir()
@@ -207,7 +207,7 @@ fn in_memory(folder: &Path, store_device: u64) -> bool {
     file_system.f_type == TMPFS_MAGIC as _ && found.dev() != store_device
 }
 
-/// What statfs(2) says of a tmpfs.
+/// The value of statfs(2) for a tmpfs.
 #[cfg(target_os = "linux")]
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 
@@ -216,13 +216,13 @@ fn folder(_store_device: u64) -> Option<PathBuf> {
     None
 }
 
-/// A name that no other process has, also of those that number their processes otherwise.
+/// A name that no other process uses, even one in another namespace of process ids.
 fn beside(file: &Path) -> Option<PathBuf> {
     let suffix: [u8; 8] = random::bytes().ok()?;
     Some(file.with_extension(hex(&suffix)))
 }
 
-/// Writes a file whole or not at all. The folder is nobody else's.
+/// Writes a file whole or not at all. Only this user can write in the folder.
 fn write(file: &Path, text: &str) -> std::io::Result<()> {
     let beside = beside(file).ok_or(std::io::ErrorKind::Other)?;
     let mut new = std::fs::File::create(&beside)?;
@@ -241,7 +241,7 @@ fn prune(folder: &Path) {
     if files.len() > MOST_FILES {
         files.sort_unstable();
         for (_, path) in files.iter().take(MOST_FILES / 2) {
-            // One that is gone already, or that stays, is no harm.
+            // A file that is already gone, or that cannot be removed, does no harm.
             let _ = std::fs::remove_file(path);
         }
     }

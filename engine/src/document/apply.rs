@@ -1,12 +1,12 @@
-//! Applying what arrived, beside readers and writers.
+//! Applies received changes to open documents, beside readers and writers.
 //!
-//! One call of automerge costs time proportional to the document's length, whatever it brings
-//! (`docs/decisions`), so changes are applied in batches of whatever the store has, on a clone
-//! that costs a fraction of that, by one thread of the store. The wait between two applies to one
-//! document grows with what the last one cost.
+//! One call of automerge costs time proportional to the document's length, however small the change
+//! (`docs/decisions`). So one thread of the store applies changes in batches of all that the store has,
+//! on a clone that costs a fraction of that. The wait between two applies to one document grows with
+//! the cost of the last one.
 //!
-//! The thread never waits for a writer: a document whose writer is busy leaves the queue, and
-//! comes back when the writer is done. A panic costs one document its step, never the thread.
+//! The thread never waits for a writer: a document whose writer is busy leaves the queue, and the
+//! writer queues it again when it is done. A panic costs one document its step, never the thread.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ use super::slot::Slot;
 use super::{OpenDocument, swap};
 use crate::threads::{StoreThread, Threads};
 
-/// After an apply, a document rests for this many times what it cost...
+/// After an apply, a document rests for this many times the cost of it...
 const REST_FACTOR: u32 = 3;
 
 /// ...but no longer than this, so that a long document still follows.
@@ -33,7 +33,7 @@ const REST_ABOVE: Duration = Duration::from_millis(2);
 
 #[derive(Default)]
 struct Queue {
-    /// Each is due when its rest is over.
+    /// Each document is due when its rest is over.
     waiting: VecDeque<Arc<OpenDocument>>,
     closed: bool,
 }
@@ -44,7 +44,7 @@ struct Shared {
     wake: Condvar,
 }
 
-/// The thread that applies.
+/// The handle of the thread that applies.
 pub(crate) struct Applier {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -62,14 +62,14 @@ impl Applier {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// The store has changes that this open document has not. Never waits.
+    /// The store has changes that this open document lacks. Never waits.
     pub(crate) fn notify(&self, document: &Arc<OpenDocument>) {
         let mut slot = document.slot.lock();
         slot.arrived = true;
         self.enqueue(document, &mut slot);
     }
 
-    /// The document, whose slot the caller holds, is to be looked at.
+    /// Queues the document, whose slot the caller holds.
     pub(super) fn enqueue(&self, document: &Arc<OpenDocument>, slot: &mut Slot) {
         if !slot.queued {
             let mut queue = self.shared.queue.lock();
@@ -81,7 +81,7 @@ impl Applier {
         }
     }
 
-    /// Ends the thread after what it is at.
+    /// Ends the thread after its present step.
     pub(crate) fn close(&self) {
         let left = {
             let mut queue = self.shared.queue.lock();
@@ -94,7 +94,7 @@ impl Applier {
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {
-            // A panic there was told by the panic hook; closing goes on.
+            // The panic hook has reported the thread's panic; closing goes on.
             let _ = thread.join();
         }
     }
@@ -120,7 +120,7 @@ fn run(shared: &Shared, threads: &Threads) {
 fn next(shared: &Shared, threads: &Threads) -> Option<Arc<OpenDocument>> {
     let mut queue = shared.queue.lock();
     loop {
-        // Before a document is taken out: none is lost by a panic.
+        // Before a document is taken out, so that a panic loses none.
         threads.pass(StoreThread::Apply);
         if queue.closed {
             return None;
@@ -140,13 +140,13 @@ fn next(shared: &Shared, threads: &Threads) -> Option<Arc<OpenDocument>> {
 /// How a step ended.
 enum Step {
     Done,
-    /// A writer is busy, and calls again.
+    /// A writer is busy, and queues the document again.
     Waits,
-    /// The store could not be read; it is tried again.
+    /// The store could not be read; the step is tried again.
     Failed,
 }
 
-/// A step whose panic, in automerge or in this engine, is the fault of that document alone.
+/// Runs a step. A panic in it, of automerge or of the engine, counts against that document alone.
 fn contained_step(document: &Arc<OpenDocument>) -> Step {
     catch_unwind(AssertUnwindSafe(|| step(document))).unwrap_or_else(|panic| {
         let reason = format!("applying what arrived panicked: {}", panic_text(&*panic));
@@ -157,7 +157,7 @@ fn contained_step(document: &Arc<OpenDocument>) -> Step {
     })
 }
 
-/// Applies what the store has and the document has not.
+/// Applies the changes that the store has and the document lacks.
 fn step(document: &Arc<OpenDocument>) -> Step {
     let done = match document.next_job() {
         Job::None => return Step::Waits,

@@ -1,10 +1,10 @@
-//! Changing a document as it was at earlier heads.
+//! Changes a document as it was at earlier heads.
 //!
-//! automerge's own `transaction_at` takes another actor where the document's actor has gone on
-//! since those heads, and derives it from that one. It judges by operations alone, so an actor
-//! whose last change is an empty one would seem to have nothing behind the heads, and would make a
-//! change that does not rest on its own last one. So the actor is chosen here, by changes: one whose
-//! changes are all at or before the heads. `transaction_at` then keeps it.
+//! automerge's own `transaction_at` uses another actor, derived from the document's, where the
+//! document's actor has made operations since those heads. It considers operations only: an actor whose
+//! last change is an empty one would seem to have nothing after the heads, and would make a change that
+//! does not depend on its own last one. So the actor is chosen here, by changes: one whose changes are
+//! all at or before the heads. `transaction_at` then keeps it.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use super::{Loaded, OpenDocument};
 use crate::error::{BoxError, ChangeError};
 use crate::random;
 
-/// Which state of the document some heads name.
+/// The state that some heads name.
 pub(super) enum View {
     /// The present one.
     Present,
@@ -39,7 +39,7 @@ pub(super) fn view(automerge: &Automerge, heads: &[ChangeHash]) -> Result<View, 
 }
 
 /// Runs a closure as one automerge change on top of these heads. The patches lead from the present
-/// state to the one with the change merged into it.
+/// state to the state with the change merged in.
 pub(super) fn transact_at<T>(
     document: &OpenDocument,
     loaded: &mut Loaded,
@@ -68,7 +68,7 @@ pub(super) fn transact_at<T>(
     Ok((value, change, patches))
 }
 
-/// The actor for changes at these heads, which goes on to belong to the opening.
+/// Chooses the actor for changes at these heads, and adds it to the actors of this opening.
 pub(super) fn take_actor_at(
     loaded: &mut Loaded,
     heads: &[ChangeHash],
@@ -80,7 +80,7 @@ pub(super) fn take_actor_at(
     Ok(actor)
 }
 
-/// Runs the closure; tells whether it changed anything.
+/// Runs the closure; returns whether it changed anything.
 fn make<T>(
     automerge: &mut Automerge,
     heads: &[ChangeHash],
@@ -102,8 +102,8 @@ fn make<T>(
     }
 }
 
-/// An actor of this opening all of whose changes are at or before the heads; a fresh one if there
-/// is none. The second value tells whether it is one that `branches` does not have.
+/// An actor of this opening whose changes are all at or before the heads; a fresh one if there is none.
+/// The second value is true if `branches` does not have it.
 fn actor_at(loaded: &Loaded, heads: &[ChangeHash]) -> Result<(ActorId, bool), ChangeError> {
     let behind = loaded.automerge.get_changes_meta(heads);
     let gone_on: BTreeSet<&ActorId> = behind.iter().map(|meta| &*meta.actor).collect();

@@ -1,7 +1,7 @@
-//! Building the next state of a document from what arrived, beside its readers and writers.
+//! Builds the next state of a document from received changes, beside its readers and writers.
 //!
-//! Nothing here holds a lock while automerge or SQLite runs. What comes out is swapped in (`swap`)
-//! by the thread that has the writer right.
+//! No lock is held while automerge or SQLite runs. The holder of the writer right swaps the result in
+//! (`swap`).
 
 use std::sync::Arc;
 
@@ -16,54 +16,54 @@ use crate::store::Stored;
 /// Bytes of changes in one apply.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// What the applier read and built; not yet published.
+/// A state that the applier has built and not yet published.
 pub(super) struct Built {
-    /// `None` if the store has nothing that the base has not.
+    /// `None` if the store has nothing that the base lacks.
     pub(super) state: Option<NewState>,
-    /// The store has more.
+    /// Whether the store has more.
     pub(super) more: bool,
-    /// Which build it is.
+    /// The number of the build.
     pub(super) number: u64,
 }
 
 pub(super) struct NewState {
     pub(super) automerge: Automerge,
-    /// Everything up to this local sequence number is in it.
+    /// It contains everything up to this local sequence number.
     pub(super) last: u64,
-    /// Bytes that the store has of it.
+    /// Its bytes in the store.
     pub(super) bytes: Bytes,
-    /// How it came from the state before, if that is known.
+    /// The patches from the state before, if they are known.
     pub(super) patches: Option<PatchLog>,
 }
 
 pub(super) enum Bytes {
-    /// So many more than before.
+    /// The increase.
     More(u64),
     All(u64),
 }
 
-/// What the applier is to do with a document.
+/// The applier's next task for a document.
 pub(super) enum Job {
-    /// Nothing; or a writer calls the applier when there is.
+    /// None; or a writer queues the document again.
     None,
-    /// Send an event only: nothing is loaded that could be brought up to date.
+    /// Send an event only: no loaded state has to be updated.
     Tell,
-    /// What was built before is to be swapped in.
+    /// Swap in the state that was built before.
     Swap,
     /// Build on this state.
     Build(Base),
 }
 
-/// The state that is built on.
+/// The base of a build.
 pub(super) struct Base {
     loaded: Arc<Loaded>,
-    /// Which build begins with it.
+    /// The number of the build that begins with it.
     number: u64,
 }
 
 impl OpenDocument {
-    /// What the applier is to do. From a given base on, local changes that are published are kept
-    /// for the swap, and do not say that everything before them is applied.
+    /// Chooses the applier's next task. Once a base is taken, published local changes are also kept for
+    /// the swap, and do not advance the position up to which everything is applied.
     pub(super) fn next_job(self: &Arc<Self>) -> Job {
         let mut unloaded = State::Unloaded;
         let mut slot = self.slot.lock();
@@ -73,7 +73,7 @@ impl OpenDocument {
             return Job::Swap;
         }
         if !slot.arrived || slot.building.is_some() {
-            // The end of the present build calls again.
+            // The end of the present build queues it again.
             return Job::None;
         }
         let held = self.is_held();
@@ -89,7 +89,7 @@ impl OpenDocument {
                 slot.arrived = false;
                 return Job::Build(Base { loaded, number: slot.begin_build() });
             }
-            // It will be loaded with everything at the next access.
+            // The next access loads it with all changes.
             State::Published(_) if !held && slot.writer.is_none() => {
                 std::mem::swap(&mut slot.state, &mut unloaded);
                 self.core.cache.unloaded(self);
@@ -98,7 +98,7 @@ impl OpenDocument {
                 slot.arrived = false;
                 return Job::None;
             }
-            // A quarantined one takes nothing any more.
+            // A quarantined document accepts no changes.
             State::Published(_) | State::Unloaded => {}
         }
         slot.arrived = false;
@@ -108,20 +108,20 @@ impl OpenDocument {
     }
 }
 
-/// What the store has and a document has not.
+/// Changes that the store has and a document lacks.
 enum Missing {
     Nothing,
-    /// Changes; `more` if that is not all.
+    /// Changes; `more` if there are further ones.
     Changes {
         page: Vec<Stored>,
         more: bool,
     },
-    /// Some of it is folded by now, so the document is built from all of it: a part might lack
+    /// Some of it is compacted by now, so the document is built from everything: a part might lack
     /// local changes that the document has.
     Everything(Whole),
 }
 
-/// Adds what the store has and the base has not; or says why automerge cannot.
+/// Adds the changes that the base lacks; returns automerge's error if it cannot.
 pub(super) fn build(
     document: &OpenDocument,
     base: Base,

@@ -1,9 +1,9 @@
-//! Which documents' contents stay in memory: those used last, within a budget of bytes.
+//! The cache of loaded documents: the most recently used ones, within a budget of bytes.
 //!
-//! The cache holds the documents themselves, so that one without handles stays loaded too. Its own
-//! lock is taken last, for a look-up, also while a document's slot is held. It takes slots only in
-//! `make_room`, one at a time and without its own lock; what is being read, changed or applied to
-//! stays.
+//! The cache holds the documents themselves, so that one without handles stays loaded too. Its own lock
+//! is taken last, for short look-ups, even while a document's slot is held. It locks slots only in
+//! `make_room`, one at a time and without its own lock; documents that are being read, changed or
+//! applied to stay.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::OpenDocument;
 use crate::store::SpaceRow;
 
-/// Measured with automerge 0.12: what an empty document takes, and what is kept beside it.
+/// Measured with automerge 0.12: the bytes of an empty document, and of the data kept beside it.
 const DOCUMENT_BYTES: u64 = 16 * 1024;
 
 /// Measured: 150 to 200 bytes a change when it was loaded, 230 to 300 when it was applied.
@@ -25,24 +25,24 @@ const CHANGE_BYTES: u64 = 240;
 /// Measured: 1 byte for a character of a long paste, 33 for an entry of a map, beside its value.
 const OPERATION_BYTES: u64 = 32;
 
-/// Documents that are tried in one round before the lock is taken again.
+/// How many documents one round tries before the lock is taken again.
 const ROUND: usize = 16;
 
 type Key = (SpaceRow, DocumentId);
 
-/// About how many bytes a loaded document takes. Values are in the store's bytes, where they may
+/// An estimate of a loaded document's bytes. Values count with their bytes in the store, where they may
 /// be compressed: a document of large values that compress well takes more than this.
 pub(super) fn estimate(automerge: &Automerge, stored_bytes: u64) -> u64 {
     let stats = automerge.stats();
-    // automerge keeps a clock of 4 bytes an actor for every 16 changes, and more of them the more
-    // often the actors take turns.
+    // automerge keeps a clock of 4 bytes per actor for every 16 changes, and more clocks the more often
+    // actors alternate.
     let clocks = stats.num_changes.saturating_mul(stats.num_actors) / 4;
     let history = stats.num_changes.saturating_mul(CHANGE_BYTES);
     let content = stats.num_ops.saturating_mul(OPERATION_BYTES);
     [clocks, history, content, stored_bytes].into_iter().fold(DOCUMENT_BYTES, u64::saturating_add)
 }
 
-/// What is loaded, for the status.
+/// The size of the cache, for the status.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     documents: AtomicU64,
@@ -50,7 +50,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Documents, and about how many bytes they take.
+    /// The number of documents, and an estimate of their bytes.
     pub(crate) fn now(&self) -> (u64, u64) {
         (self.documents.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
@@ -98,7 +98,7 @@ impl Cache {
         Self { budget, entries: Mutex::default(), memory }
     }
 
-    /// A document was looked at.
+    /// A document was used.
     pub(super) fn used(&self, document: &OpenDocument) {
         let mut entries = self.entries.lock();
         let key = document.key();
@@ -116,8 +116,8 @@ impl Cache {
         }
     }
 
-    /// A document is loaded, or has another size. The caller holds its slot, and makes room
-    /// (`make_room`) once it does not.
+    /// A document is loaded, or its size has changed. The caller holds its slot, and calls `make_room`
+    /// after it has released it.
     pub(super) fn put(&self, document: &Arc<OpenDocument>, bytes: u64) {
         let replaced = {
             let mut entries = self.entries.lock();
@@ -137,7 +137,7 @@ impl Cache {
         drop(replaced);
     }
 
-    /// A document is not loaded any more. The caller holds its slot, and a reference to it.
+    /// A document was unloaded. The caller holds its slot, and a reference to it.
     pub(super) fn unloaded(&self, document: &OpenDocument) {
         let removed = {
             let mut entries = self.entries.lock();
@@ -148,8 +148,8 @@ impl Cache {
         drop(removed);
     }
 
-    /// Lets the documents go that were used least recently, until the budget is kept. One stays
-    /// whatever its size: it is in use. The caller holds no slot.
+    /// Evicts the least recently used documents until the budget is kept. `stays` is in use and stays
+    /// whatever its size. The caller holds no slot.
     pub(super) fn make_room(&self, stays: &Arc<OpenDocument>) {
         let mut tried = 0;
         loop {
@@ -169,7 +169,7 @@ impl Cache {
             }
             for (used, document) in round {
                 tried = used;
-                // It tells `unloaded` if it can go.
+                // It calls `unloaded` if it can be evicted.
                 if document.try_unload() && self.entries.lock().bytes <= self.budget {
                     return;
                 }
@@ -177,7 +177,7 @@ impl Cache {
         }
     }
 
-    /// Lets everything go, for good: the documents hold what holds this cache.
+    /// Drops all documents for good: they hold this cache's owner.
     pub(crate) fn close(&self) {
         let gone = {
             let mut entries = self.entries.lock();

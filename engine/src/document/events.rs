@@ -1,7 +1,7 @@
-//! A document's events, in the order of what they tell.
+//! A document's events, in the order of its states.
 //!
-//! An event is sent under the slot's lock, together with the state that it tells: sending only puts
-//! it into the ring of events, and wakes no task itself (`notify`).
+//! An event is sent under the slot's lock, together with its state: sending only appends it to the ring
+//! of events, and wakes no task itself (`notify`).
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use super::slot::{Slot, State};
 use crate::events::{EventKind, Origin};
 
 impl OpenDocument {
-    /// Whether anybody listens to it: if not, patches need not be computed.
+    /// Whether it has listeners: if not, patches need not be computed.
     pub(super) fn has_listeners(&self) -> bool {
         self.core.events.has_listeners(&self.space, &self.id)
     }
 
-    /// The document, whose slot the caller holds, has these heads now.
+    /// Sends that the document, whose slot the caller holds, has these heads now.
     pub(super) fn tell_changed(
         &self,
         slot: &mut Slot,
@@ -30,15 +30,14 @@ impl OpenDocument {
         self.tell(slot, EventKind::Changed { origin, heads, patches });
     }
 
-    /// Sends an event of the document, whose slot the caller holds. None follows a deletion.
+    /// Sends an event of the document, whose slot the caller holds. No event follows a deletion.
     pub(super) fn tell(&self, slot: &Slot, kind: EventKind) {
         if !matches!(slot.state, State::Deleted) {
             self.core.events.send(&self.space, self.id, kind);
         }
     }
 
-    /// Nothing is loaded that could say more: sends an event with the store's heads and without
-    /// patches.
+    /// Without a loaded state: sends an event with the store's heads and without patches.
     pub(super) fn note_unloaded(&self) {
         let log = &self.core.log;
         let heads = match log.document(self.row, &self.id) {

@@ -1,4 +1,4 @@
-//! Building a document from the store's bytes, and surviving what automerge cannot.
+//! Builds a document from the store's bytes, and contains automerge's failures.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use super::Loaded;
 use crate::error::StoreError;
 use crate::store::{DocumentRow, LocalLog, SpaceRow, Stored};
 
-/// Bytes of changes that are read from the store in one page.
+/// How many bytes of changes one page reads from the store.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Operations that automerge is given at a time: it takes some 400 bytes for each while it applies
+/// How many operations one call passes to automerge: it takes some 400 bytes for each while it applies
 /// them.
 const BATCH_OPERATIONS: usize = limits::CHANGE_OPERATIONS as usize;
 
-/// Operations of a document that is loaded: what a relay takes, and as much again, which a replica
-/// may have beside it (`Origin::Received`).
+/// The most operations of a document that is loaded: the relay's limit, and as much again that a
+/// replica may have beside it (`Origin::Received`).
 const MOST_OPERATIONS: u64 = 2 * limits::DOCUMENT_OPERATIONS;
 
 /// An empty document as this engine makes them: text positions count Unicode code points.
@@ -28,21 +28,21 @@ pub(crate) fn empty() -> Automerge {
     Automerge::new_with_encoding(TextEncoding::UnicodeCodePoint)
 }
 
-/// What the store has of a document: its folded history, and the changes behind it in order.
+/// The stored pieces of a document: its snapshot, and the changes behind it in order.
 #[derive(Debug, Default)]
 pub(super) struct Whole {
     folded: Option<Stored>,
     changes: Vec<Stored>,
     /// The last local sequence number that was read.
     pub(super) last: u64,
-    /// Bytes of all of it.
+    /// Their bytes.
     pub(super) bytes: u64,
-    /// Pages that it was read in: each is a snapshot of the store of its own.
+    /// How many pages they were read in: each page is a snapshot of the store of its own.
     pages: u32,
 }
 
 impl Whole {
-    /// Adds what comes next. A folded history stands for everything that came before it.
+    /// Adds the next pieces. A snapshot stands for everything before it.
     fn add(&mut self, pieces: Vec<Stored>) {
         for piece in pieces {
             if piece.folded {
@@ -57,7 +57,7 @@ impl Whole {
         }
     }
 
-    /// Reads what is missing behind a first page that was cut, or everything.
+    /// Reads the rest after a first page that was cut, or everything.
     pub(super) fn read(
         log: &LocalLog,
         row: DocumentRow,
@@ -75,7 +75,7 @@ impl Whole {
         }
     }
 
-    /// The document, or what automerge said.
+    /// The document, or automerge's error.
     pub(super) fn build(&self) -> Result<Automerge, String> {
         let (base, operations) = self.base()?;
         match self.changes.is_empty() {
@@ -84,17 +84,17 @@ impl Whole {
         }
     }
 
-    /// The document built from the longest part that automerge can take: the folded history, if
-    /// that can be read, and a prefix of the changes behind it.
+    /// The document built from the longest part that automerge can read: the snapshot, if that can be
+    /// read, and a prefix of the changes behind it.
     fn last_good(&self) -> Automerge {
         match self.base() {
             Ok((base, operations)) => longest_prefix(base, &self.changes, operations),
-            // Nothing stands without what it stands on.
+            // Without the snapshot, the changes behind it cannot be applied.
             Err(_) => empty(),
         }
     }
 
-    /// The folded history, with how many operations it has.
+    /// The snapshot as a document, with its number of operations.
     fn base(&self) -> Result<(Automerge, u64), String> {
         let Some(folded) = &self.folded else { return Ok((empty(), 0)) };
         if <[u8; 32]>::from(Sha256::digest(&folded.body)) != folded.hash {
@@ -108,17 +108,17 @@ impl Whole {
     }
 }
 
-/// What the store has under a document's id.
+/// The result of looking up a document's id.
 pub(super) enum Found {
     Document {
         loaded: Arc<Loaded>,
-        /// Why automerge could not take all of the bytes, if it could not.
+        /// Why automerge could not read all of the bytes, if it could not.
         quarantined: Option<String>,
     },
     Deleted,
 }
 
-/// Builds a document from everything that the store has of it.
+/// Builds a document from all its pieces in the store.
 pub(super) fn load(
     log: &LocalLog,
     space: SpaceRow,
@@ -129,7 +129,7 @@ pub(super) fn load(
         Some(row) => Whole::read(log, row, None)?,
         None => Whole::default(),
     };
-    // After the bytes: they may have gone between two pages of them.
+    // After the bytes: a deletion may have removed them between two pages.
     if (whole.pages > 1 || whole.last == 0) && log.deleted(space, document)? {
         return Ok(Found::Deleted);
     }
@@ -144,8 +144,8 @@ pub(super) fn load(
     })
 }
 
-/// The document with these changes added, or what automerge said. The original is untouched.
-/// `operations` are those that the document has already; those that it has now come back.
+/// The document with these changes added, or automerge's error. The original is unchanged. `operations`
+/// is the number before; the new number is returned.
 fn apply(
     base: &Automerge,
     changes: &[Stored],
@@ -162,7 +162,7 @@ fn apply(
     Ok((applied, actual))
 }
 
-/// The changes, if they are what was stored.
+/// The changes, if their bytes have the stored hashes.
 pub(super) fn parse(stored: &[Stored]) -> Result<Vec<Change>, String> {
     let parse = |stored: &Stored| {
         let change = Change::try_from(&stored.body[..]).map_err(|error| error.to_string())?;
@@ -174,7 +174,7 @@ pub(super) fn parse(stored: &[Stored]) -> Result<Vec<Change>, String> {
     stored.iter().map(parse).collect()
 }
 
-/// The document with these changes added, or what automerge said.
+/// The document with these changes added, or automerge's error.
 pub(crate) fn apply_parsed(
     mut onto: Automerge,
     changes: Vec<Change>,
@@ -188,7 +188,7 @@ pub(crate) fn apply_parsed(
     })
 }
 
-/// The changes in their order, so many together as have [`BATCH_OPERATIONS`].
+/// The changes in their order, in batches of [`BATCH_OPERATIONS`].
 fn batches(changes: Vec<Change>) -> impl Iterator<Item = Vec<Change>> {
     let mut changes = changes.into_iter().peekable();
     std::iter::from_fn(move || {
@@ -203,7 +203,7 @@ fn batches(changes: Vec<Change>) -> impl Iterator<Item = Vec<Change>> {
     })
 }
 
-/// Calls automerge, which in 0.12 can panic on changes that no check of ours finds (such as
+/// Calls automerge, which in 0.12 can panic on changes that admission does not detect (such as
 /// operations on an object that does not exist).
 pub(super) fn contained<T, E: std::fmt::Display>(
     call: impl FnOnce() -> Result<T, E>,
@@ -215,7 +215,7 @@ pub(super) fn contained<T, E: std::fmt::Display>(
     }
 }
 
-/// The document built from the longest prefix of the changes that automerge can take.
+/// The document built from the longest prefix of the changes that automerge can apply.
 fn longest_prefix(base: Automerge, changes: &[Stored], operations: u64) -> Automerge {
     let (mut good, mut bad) = (0, changes.len());
     let (mut built, mut operations) = (base, operations);
@@ -229,7 +229,7 @@ fn longest_prefix(base: Automerge, changes: &[Stored], operations: u64) -> Autom
     built
 }
 
-/// What a panic said.
+/// A panic's message.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -270,8 +270,8 @@ mod tests {
         assert_eq!(whole.build().unwrap().get_heads(), document.get_heads());
     }
 
-    /// A store of an earlier version may hold what would take all memory: it is not shown, and the
-    /// application goes on.
+    /// A store of an earlier version may hold a document that would take all memory: it is not shown,
+    /// and the application goes on.
     #[test]
     fn what_states_too_much_is_not_given_to_automerge() {
         // A document chunk of two columns of changes: 2^29 of actor 0, sequence numbers ascending.
@@ -288,7 +288,7 @@ mod tests {
         let reason = whole.build().unwrap_err();
         assert!(reason.starts_with("the folded history"), "{reason}");
         assert_eq!(whole.last_good().length(ROOT), 0);
-        // More operations behind a history than a document may have.
+        // More operations behind a snapshot than a document may have.
         let (_, first) = written();
         let changes = [change(1, &first)];
         assert!(apply(&empty(), &changes, MOST_OPERATIONS - 1).is_ok());
@@ -296,7 +296,7 @@ mod tests {
         assert!(reason.contains("operations"), "{reason}");
     }
 
-    /// Damage that automerge sees, and damage that only the hash shows.
+    /// Damage that automerge detects, and damage that only the hash detects.
     #[test]
     fn damaged_bytes_are_not_shown() {
         let (document, first) = written();

@@ -1,8 +1,8 @@
-//! The state that a reader gets, and reading it from the store.
+//! The state that a reader receives, and loading it from the store.
 //!
-//! A reader may wait for the engine (a load, a commit) but never for a closure of the application's
-//! beyond its patience. Loads run without the lock, and what they give is put into the slot only if
-//! it still is what was asked for.
+//! A reader may wait for the engine (a load, a commit), but for an application's closure only within
+//! its patience. Loads run without the lock, and their result is put into the slot only if the slot
+//! still expects it.
 
 use std::sync::Arc;
 
@@ -43,8 +43,8 @@ impl OpenDocument {
         }
     }
 
-    /// Reads the document from the store into the slot, unless something else is there by then,
-    /// which may be a later state than the one that was read. The caller looks again.
+    /// Loads the document into the slot, unless the slot has changed by then, possibly to a later state
+    /// than the loaded one. The caller looks again.
     pub(super) fn load<'a>(
         self: &'a Arc<Self>,
         mut slot: Guard<'a>,
@@ -81,7 +81,7 @@ impl OpenDocument {
         Ok(self.slot.lock())
     }
 
-    /// A load failed: if the store is damaged there, the status says so.
+    /// Makes the status show a failed load if the store is damaged there.
     fn note_unreadable(&self, load: u64, error: &StoreError) {
         let slot = self.slot.lock();
         if error.class == StoreFailure::Corrupt && slot.is_loading(load) {
@@ -89,8 +89,8 @@ impl OpenDocument {
         }
     }
 
-    /// Reads from the store what an edit has not committed over yet. Later readers share it, until
-    /// the edit ends.
+    /// Loads a copy of the committed state while an edit changes the only copy. Later readers share the
+    /// copy until the edit ends.
     fn load_copy<'a>(
         self: &'a Arc<Self>,
         mut slot: Guard<'a>,
@@ -105,7 +105,7 @@ impl OpenDocument {
         let Found::Document { loaded, .. } = found else { return Err(ReadError::Deleted) };
         {
             let mut slot = self.slot.lock();
-            // One that came too late is not shown: the edit's own state may lack what it has.
+            // A copy that is late is discarded: the edit's own state may lack changes that it has.
             if let Some(in_place) = slot.in_place(edit).filter(|edit| !edit.committing) {
                 in_place.copy = StoreCopy::Loaded(loaded);
             }
@@ -116,13 +116,13 @@ impl OpenDocument {
 }
 
 enum Load {
-    /// Of the state: its number.
+    /// For the state, with this number.
     State(u64),
-    /// For this edit.
+    /// For a copy beside this edit.
     Copy(u64),
 }
 
-/// A load that runs. However it ends, who waits for it looks again.
+/// A load in progress. However it ends, waiting readers look again.
 struct Unfinished<'a> {
     document: &'a Arc<OpenDocument>,
     load: Load,

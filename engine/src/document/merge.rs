@@ -1,9 +1,9 @@
-//! Merging heads, so that a change depends on no more than it may.
+//! Merges heads, so that a change does not exceed the limit of dependencies.
 //!
-//! A change depends on every head of its document. An engine merges no more than
-//! [`limits::MERGED_HEADS`] with one change. Where there are more, changes without operations are made
-//! before the edit, in a chain: each depends on the one before it and on some further heads. They
-//! are committed with the edit.
+//! A change depends on every head of its document, and an engine merges at most
+//! [`limits::MERGED_HEADS`] with one change. Where there are more, it first makes changes without
+//! operations, in a chain: each depends on the one before it and on some further heads. They are
+//! committed with the edit.
 
 use automerge::{ActorId, Automerge, Change, ExpandedChange};
 use landfall_protocol::{ChangeHash, limits};
@@ -19,7 +19,7 @@ pub(super) fn few_heads(edit: &mut Edit, view: View) -> Result<View, ChangeError
         View::Present => loaded.automerge.get_heads(),
         View::Past(heads) => heads.clone(),
     };
-    // An actor's own last change is one more dependency, where it is no head.
+    // An actor's own last change is one more dependency if it is no head.
     if heads.len() < limits::MERGED_HEADS {
         return Ok(view);
     }
@@ -32,7 +32,7 @@ pub(super) fn few_heads(edit: &mut Edit, view: View) -> Result<View, ChangeError
     let last = changes.last().map(Change::hash);
     let listening = edit.document.has_listeners();
     for change in changes {
-        // Nothing that is visible changes.
+        // The visible state does not change.
         edit.add(change, listening.then(|| [].into()), true)?;
     }
     Ok(match view {
@@ -41,7 +41,7 @@ pub(super) fn few_heads(edit: &mut Edit, view: View) -> Result<View, ChangeError
     })
 }
 
-/// Changes without operations, of which the last one has all of the heads behind it.
+/// Changes without operations, the last of which has all of the heads as ancestors.
 fn chain(automerge: &mut Automerge, actor: &ActorId, heads: &[ChangeHash]) -> Vec<Change> {
     let before = automerge.get_actor().clone();
     automerge.set_actor(actor.clone());

@@ -1,9 +1,8 @@
-//! Whether this thread is inside a closure of the application's that changes documents.
+//! Tracks whether this thread is inside an application's closure that changes documents.
 //!
 //! Such a closure runs while its documents' writer rights are held, so a second `change`, group or
-//! `close` on the same thread could wait for another thread that waits for this one. It gets a
-//! typed error instead, whatever document or store it names. Reads are allowed: they never wait
-//! for a closure (`loading`).
+//! `close` on the same thread could wait for a thread that waits for this one. It returns a typed error
+//! instead, for any document and store. Reads are allowed: they never wait for a closure (`loading`).
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -16,7 +15,7 @@ thread_local! {
 
 /// This thread changes documents, from before the closure until after the commit.
 pub(crate) struct Changing {
-    /// The mark is the thread's, so it must be taken back on the same thread.
+    /// The mark belongs to the thread, so it must be dropped on the same thread.
     not_send: PhantomData<*const ()>,
 }
 
@@ -28,7 +27,7 @@ impl Changing {
         }
     }
 
-    /// Whether the calling thread does.
+    /// Whether the calling thread changes documents.
     pub(crate) fn is_here() -> bool {
         CHANGING.get()
     }

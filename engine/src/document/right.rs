@@ -1,7 +1,7 @@
-//! The writer right: who makes a document's next state.
+//! The writer right: its holder makes a document's next state.
 //!
-//! An application's thread holds it through its closure and its commit. Nothing but other writers
-//! of the same document waits for it. A swap holds it for as long as the engine computes.
+//! An application thread holds it through its closure and its commit. Only other writers of the same
+//! document wait for it. A swap holds it while the engine computes.
 
 use std::sync::Arc;
 
@@ -13,17 +13,18 @@ use super::{Changing, OpenDocument, swap};
 /// The writer right of one document.
 pub(super) struct Right {
     pub(super) document: Arc<OpenDocument>,
-    /// The place among the application's writers; released after the right.
+    /// The position among the application's writers; released after the right.
     _order: Option<ArcMutexGuard<RawMutex, ()>>,
 }
 
 impl Right {
-    /// Waits for the document's other writers, and takes in what the applier built meanwhile.
+    /// Waits for the document's other writers, and swaps in the state that the applier has built
+    /// meanwhile.
     pub(super) fn of_application(document: &Arc<OpenDocument>, _: &Changing) -> Self {
         let order = document.writers.lock_arc();
         let built = {
             let mut slot = document.slot.lock();
-            // A swap runs no code of the application's.
+            // A swap runs no application code, so the wait is short.
             while slot.writer.is_some() {
                 document.changed.wait(&mut slot);
             }
@@ -58,7 +59,8 @@ impl Drop for Right {
 }
 
 impl OpenDocument {
-    /// Wakes who waits for the slot, and calls the applier if it can go on.
+    /// Wakes the threads that wait for the slot, and queues the document for the applier if that can go
+    /// on.
     pub(super) fn wake(self: &Arc<Self>, slot: &mut Slot) {
         self.changed.notify_all();
         if slot.calls_applier() {

@@ -1,7 +1,8 @@
-//! What a document's lock guards: the state that readers see, and who makes the next one.
+//! The data under a document's lock: the state that readers see, and the writer that makes the next
+//! one.
 //!
-//! Nothing here waits, loads or calls automerge; whatever takes long is moved out and dropped by
-//! the caller.
+//! Nothing here waits, loads or calls automerge; values that take long to drop are moved out for the
+//! caller to drop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,34 +15,34 @@ use super::Loaded;
 use super::build::Built;
 use crate::events::Origin;
 
-/// What readers see.
+/// The state that readers see.
 #[derive(Default)]
 pub(super) enum State {
-    /// To be read from the store at the next access.
+    /// Not loaded: the next access reads it from the store.
     #[default]
     Unloaded,
-    /// A thread reads it from the store: which load, as `Slot::loads` counts them.
+    /// A thread loads it from the store: the number of the load, as counted in `Slot::loads`.
     Loading(u64),
-    /// The last state that is committed and applied.
+    /// The last committed and applied state.
     Published(Arc<Loaded>),
     /// A writer changes the only copy.
     InPlace(InPlace),
-    /// Deleted, for good.
+    /// Deleted for good.
     Deleted,
 }
 
-/// While a writer has the only copy.
+/// The state while a writer has the only copy.
 pub(super) struct InPlace {
-    /// Which edit: `Slot::edits` when it began.
+    /// The number of the edit: `Slot::edits` when it began.
     pub(super) edit: u64,
     /// The closure has ended, and the engine commits. Readers wait for that.
     pub(super) committing: bool,
-    /// How long a reader waits for the closure before it loads a copy: about what that costs.
+    /// How long a reader waits for the closure before it loads a copy: about the cost of a load.
     pub(super) patience: Duration,
     pub(super) copy: StoreCopy,
 }
 
-/// What the store holds, for those who read while the only copy is being changed.
+/// A copy loaded from the store, for readers while the only copy is being changed.
 #[derive(Default)]
 pub(super) enum StoreCopy {
     #[default]
@@ -50,20 +51,20 @@ pub(super) enum StoreCopy {
     Loaded(Arc<Loaded>),
 }
 
-/// Who makes the next state.
+/// The holder of the writer right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writer {
     /// A thread of the application's, by its number.
     Application(u64),
-    /// Whichever thread swaps in what the applier built.
+    /// The thread that swaps in the state that the applier has built.
     Swap,
 }
 
-/// The applier builds the next state, or has built one that is not swapped in yet. There is one
-/// such build at a time, from its base until its swap is done, so that the changes kept here are
-/// those of this build.
+/// The applier builds the next state, or has built one that is not swapped in yet. There is one such
+/// build at a time, from its base until the end of its swap, so that the changes kept here belong to
+/// this build.
 pub(super) struct Building {
-    /// Which build: `Slot::builds` when it began.
+    /// The number of the build: `Slot::builds` when it began.
     pub(super) number: u64,
     /// Local changes published since the build took its base.
     pub(super) since: Vec<Change>,
@@ -72,7 +73,7 @@ pub(super) struct Building {
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) state: State,
-    /// Grows whenever the store holds something else than what was loaded, and not only more.
+    /// Increases whenever changes that the loaded state has are removed from the store.
     pub(super) generation: u64,
     pub(super) writer: Option<Writer>,
     /// Edits begun so far.
@@ -81,46 +82,46 @@ pub(super) struct Slot {
     pub(super) loads: u64,
     /// Builds begun so far.
     pub(super) builds: u64,
-    /// Why automerge could not take all of the loaded document's bytes, if it could not.
+    /// Why automerge could not read all of the loaded document's bytes, if it could not.
     pub(super) quarantined: Option<String>,
-    /// The store has changes that the state does not, or that no event has told.
+    /// The store has changes that the state lacks, or for which no event was sent.
     pub(super) arrived: bool,
-    /// It waits in the applier's queue.
+    /// Whether it is in the applier's queue.
     pub(super) queued: bool,
-    /// The applier found no state to begin with: the next writer leaves it one.
+    /// The applier found no base to build on: the next writer leaves it one.
     pub(super) base_wanted: bool,
-    /// What the applier builds; `None` while it builds nothing and nothing waits for its swap.
+    /// The applier's build; `None` while it builds nothing and no result waits for its swap.
     pub(super) building: Option<Building>,
-    /// What the applier built while a writer was busy.
+    /// The state that the applier built while a writer was busy.
     pub(super) built: Option<Box<Built>>,
-    /// The document's last `Changed` event: whose, and the heads that it told.
+    /// The origin and heads of the document's last `Changed` event.
     pub(super) told: Option<(Origin, Vec<ChangeHash>)>,
     /// A commit of several documents is being published: readers wait for all of it.
     pub(super) publishing: bool,
 }
 
-/// What a reader is to do.
+/// A reader's next step.
 pub(super) enum Look {
     Here(Arc<Loaded>),
     Deleted,
     Load,
-    /// Load what the store holds, for this edit.
+    /// Load the committed state, beside this edit.
     LoadCopy(u64),
     Wait(Option<Instant>),
 }
 
 impl Slot {
-    /// Replaces the state; gives what is to be dropped without the lock.
+    /// Replaces the state; returns values to drop without the lock.
     pub(super) fn begin_generation(&mut self, state: State) -> (State, Option<Box<Built>>) {
         self.generation += 1;
-        // What arrived and was being built is still to be told.
+        // Changes that had arrived and were being built still need their event.
         self.arrived |= self.building.take().is_some();
         self.quarantined = None;
         (std::mem::replace(&mut self.state, state), self.built.take())
     }
 
-    /// What a reader does next. `patience` keeps until when it waits for a closure; `now` if the
-    /// reading thread is itself in one, which others may wait for.
+    /// Chooses a reader's next step. `patience` holds the time until which it waits for a closure. It
+    /// is `now` if the reading thread is itself in a closure, for which others may wait.
     pub(super) fn look(&self, nested: bool, patience: &mut Option<Instant>) -> Look {
         match &self.state {
             _ if self.publishing => Look::Wait(None),
@@ -150,31 +151,31 @@ impl Slot {
         }
     }
 
-    /// Begins a load; gives its number.
+    /// Begins a load; returns its number.
     pub(super) fn begin_load(&mut self) -> u64 {
         self.loads += 1;
         self.state = State::Loading(self.loads);
         self.loads
     }
 
-    /// Whether the state still is to come from this load.
+    /// Whether the slot still waits for this load.
     pub(super) fn is_loading(&self, load: u64) -> bool {
         matches!(self.state, State::Loading(number) if number == load)
     }
 
-    /// Begins a build; gives its number. Local changes are kept for its swap from now on.
+    /// Begins a build; returns its number. Local changes are kept for its swap from now on.
     pub(super) fn begin_build(&mut self) -> u64 {
         self.builds += 1;
         self.building = Some(Building { number: self.builds, since: Vec::new() });
         self.builds
     }
 
-    /// The build that is not swapped in yet, if it is this one.
+    /// The build that is not swapped in yet, if it has this number.
     pub(super) fn building(&mut self, build: u64) -> Option<&mut Building> {
         self.building.as_mut().filter(|building| building.number == build)
     }
 
-    /// Whether the state still is the one that this edit began with: `base` if the edit works on a
+    /// Whether the state is still the one with which this edit began: `base` if the edit works on a
     /// clone, else the edit has the only copy.
     pub(super) fn is_unchanged_since(&self, edit: u64, base: Option<&Arc<Loaded>>) -> bool {
         match (&self.state, base) {
@@ -189,7 +190,7 @@ impl Slot {
         self.writer == Some(Writer::Application(thread_number()))
     }
 
-    /// Whether the applier has something to do that it could not do before.
+    /// Whether the applier has a task that it could not do before.
     pub(super) fn calls_applier(&self) -> bool {
         let has_base = !matches!(self.state, State::Loading(_) | State::InPlace(_));
         (self.built.is_some() && self.writer.is_none()) || (self.base_wanted && has_base)

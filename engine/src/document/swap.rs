@@ -1,9 +1,9 @@
-//! Putting what the applier built in place of the published state.
+//! Replaces the published state by the one that the applier has built.
 //!
-//! Local changes that were made meanwhile are added to it first, by the thread that has the writer right:
-//! the applier if no writer is busy, else the next writer before its closure. Readers go on with
-//! the old state. What was built on another generation is dropped, and so is what lacks anything of
-//! the state that it would replace: within a generation, no state is followed by one that has less.
+//! Local changes that were made meanwhile are added to it first, by the holder of the writer right: the
+//! applier if no writer is busy, else the next writer before its closure. Readers continue with the old
+//! state. A built state of another generation is dropped, and so is one that lacks changes of the state
+//! that it would replace: within a generation, states only grow.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::{Loaded, OpenDocument};
 use crate::error::StoreError;
 use crate::events::{EventKind, Origin};
 
-/// Swaps in what was built now, or leaves it to the writer that is busy. Tells whether it is done.
+/// Swaps in a built state now, or leaves it to the busy writer. Returns whether it is done.
 pub(super) fn offer(document: &Arc<OpenDocument>, built: Box<Built>) -> bool {
     let right = {
         let mut slot = document.slot.lock();
@@ -36,7 +36,7 @@ pub(super) fn offer(document: &Arc<OpenDocument>, built: Box<Built>) -> bool {
     true
 }
 
-/// Swaps in what was left in the slot, if it still is there and no writer is busy.
+/// Swaps in the state that was left in the slot, if it is still there and no writer is busy.
 pub(super) fn offer_again(document: &Arc<OpenDocument>) -> bool {
     let (right, built) = {
         let mut slot = document.slot.lock();
@@ -53,7 +53,7 @@ pub(super) fn offer_again(document: &Arc<OpenDocument>) -> bool {
     true
 }
 
-/// Publishes what was built, with its event.
+/// Publishes a built state with its event.
 pub(super) fn finish(right: &Right, built: Built) {
     let document = &right.document;
     let Built { state, more, number } = built;
@@ -68,17 +68,17 @@ pub(super) fn finish(right: &Right, built: Built) {
             (State::Published(loaded), Some(since)) => {
                 Some((Arc::clone(loaded), generation, since, told))
             }
-            // It is read from the store, with everything, and told by the applier.
+            // It is loaded from the store, complete, and the applier sends the event.
             (_, Some(_)) => {
                 slot.arrived = true;
                 None
             }
-            // So is another generation.
+            // The same applies to another generation.
             (_, None) => None,
         }
     };
     if let Some((before, generation, since, told)) = found {
-        // The state before may have been read from the store while this was built.
+        // The state before may have been loaded from the store while this one was built.
         let state = state.filter(|state| state.last > before.applied);
         match next_state(document, state, &before, since, told) {
             Ok(Some(next)) => publish(document, generation, next),
@@ -88,7 +88,7 @@ pub(super) fn finish(right: &Right, built: Built) {
     }
 }
 
-/// The end of a build, however its swap ends: the applier may begin the next one.
+/// Ends a build, however its swap ends: the applier may begin the next one.
 struct Ends<'a> {
     document: &'a Arc<OpenDocument>,
     number: u64,
@@ -108,7 +108,7 @@ impl Drop for Ends<'_> {
 
 /// A state and its event.
 struct Next {
-    /// `None` if the published one stays.
+    /// `None` if the published state stays.
     loaded: Option<Arc<Loaded>>,
     heads: Vec<ChangeHash>,
     patches: Option<Arc<[Patch]>>,
@@ -116,7 +116,7 @@ struct Next {
 
 type Told = Option<(Origin, Vec<ChangeHash>)>;
 
-/// Computes the next state and its event; `None` if nothing is to be told.
+/// Computes the next state and its event; `None` if there is no event to send.
 fn next_state(
     document: &OpenDocument,
     new: Option<NewState>,
@@ -167,7 +167,7 @@ fn publish(document: &Arc<OpenDocument>, generation: u64, next: Next) {
         let mut slot = document.slot.lock();
         let current = slot.generation == generation;
         if !current {
-            // It is read again from the store, and told by the applier.
+            // It is loaded again from the store, and the applier sends the event.
             slot.arrived = true;
             return;
         }
@@ -189,8 +189,8 @@ fn contains(automerge: &Automerge, heads: &[ChangeHash]) -> bool {
 }
 
 impl OpenDocument {
-    /// How a document came from the state at these heads; `None` if that is not known, or automerge
-    /// panics over it: then the listener reads the document.
+    /// The patches from the state at these heads; `None` if that state is unknown, or automerge panics
+    /// over it: then the listener reads the document.
     pub(super) fn diff(&self, automerge: &Automerge, since: &[ChangeHash]) -> Option<Arc<[Patch]>> {
         match contains(automerge, since) {
             true => self.patches(|| automerge.diff(since, &automerge.get_heads())),
@@ -198,7 +198,7 @@ impl OpenDocument {
         }
     }
 
-    /// What `make` gives, unless automerge panics.
+    /// The result of `make`, unless automerge panics.
     pub(super) fn patches(&self, make: impl FnOnce() -> Vec<Patch>) -> Option<Arc<[Patch]>> {
         let make = || {
             #[cfg(test)]
@@ -218,8 +218,8 @@ impl OpenDocument {
     }
 }
 
-/// What the store has could not be added to what is loaded. Either automerge cannot load it at
-/// all, or changes were taken out of the store meanwhile, and it is the loaded state that is wrong.
+/// Stored changes could not be added to the loaded state. Either automerge cannot load them at all, or
+/// changes were removed from the store meanwhile, and the loaded state is wrong.
 pub(super) fn give_up(document: &Arc<OpenDocument>, reason: String) {
     let log = &document.core.log;
     let whole = match log.document(document.row, &document.id).map_err(StoreError::from) {
@@ -242,7 +242,7 @@ pub(super) fn give_up(document: &Arc<OpenDocument>, reason: String) {
     }
 }
 
-/// Keeps the last good state and says why. The bytes stay in the store.
+/// Keeps the last good state and sets the reason. The bytes stay in the store.
 pub(super) fn quarantine(document: &OpenDocument, reason: String) {
     tracing::error!(document = %document.id, reason, "the document is quarantined");
     let gone = {
@@ -270,7 +270,7 @@ mod tests {
     use crate::store::LocalChange;
     use crate::{Document, Options, ReadError, Space, Store};
 
-    /// A document for which something has arrived that the applier has built in and not swapped in.
+    /// A document with a received change that the applier has built in and not swapped in.
     fn built() -> (Store, Space, Document, Box<Built>) {
         let store = Store::in_memory(Options::default()).unwrap();
         let space = store.space("default").unwrap();
@@ -314,7 +314,7 @@ mod tests {
         );
     }
 
-    /// As after `reauthor`: what is loaded and what was built on it is not what the store holds.
+    /// As after `reauthor`: the loaded state and states built on it differ from the store.
     #[test]
     fn what_was_built_on_an_outdated_state_is_not_shown() {
         let (_store, _space, document, mut built) = built();
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(keys(&document), ["mine", "theirs"]);
     }
 
-    /// The applier runs between a writer's taking of what was built and its swap, and while it waits
+    /// The applier may run between a writer's taking of a built state and its swap, and while it waits
     /// for a writer: it must not begin a build that would take over the local changes of this one.
     #[test]
     fn a_build_keeps_its_local_changes_until_its_swap() {
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(keys(&document), ["last", "mine", "more", "theirs"]);
     }
 
-    /// A writer that is busy takes in what was built before its next change.
+    /// A busy writer swaps in a built state before its next change.
     #[test]
     fn the_next_writer_takes_in_what_was_built() {
         let (_store, _space, document, built) = built();

@@ -16,7 +16,7 @@ use crate::store::DocumentFacts;
 /// An open document. It is loaded at its first access, and stays in memory within the budget of
 /// [`Options::document_cache_bytes`](crate::Options::document_cache_bytes).
 ///
-/// Text positions count Unicode code points, in everything that takes or gives one.
+/// Text positions count Unicode code points, in every argument and result.
 #[derive(Clone)]
 pub struct Document {
     shared: Arc<Shared>,
@@ -28,7 +28,7 @@ impl Document {
         Self { shared, open: Held::new(open) }
     }
 
-    /// Its id; prints as automerge-repo's `automerge:…` URL.
+    /// Its id, which prints as automerge-repo's `automerge:…` URL.
     pub fn id(&self) -> DocumentId {
         self.open.id
     }
@@ -38,37 +38,37 @@ impl Document {
         &self.open.space
     }
 
-    /// Reads the document through automerge's own [`ReadDoc`](automerge::ReadDoc). Sees what is
-    /// committed in the store, never waits for the network, and never for another thread's closure.
-    /// No lock is held while `read` runs: it may take its time, read other documents, and change
-    /// any document, this one too. What it sees stays as it is. Text positions count Unicode code
-    /// points.
+    /// Reads the document through automerge's own [`ReadDoc`](automerge::ReadDoc). The closure sees
+    /// what is committed in the store. The call never waits for the network or for another thread's
+    /// closure. No lock is held while `read` runs: it may take long, read other documents, and change
+    /// any document, including this one. The state that it sees does not change. Text positions count
+    /// Unicode code points.
     ///
     /// # Errors
-    /// [`ReadError::Reentrant`] inside a `change` closure of the same document, where the
-    /// transaction shows more than the store holds; [`ReadError::Deleted`] once it is deleted;
-    /// [`ReadError::Store`] if it cannot be loaded, or the store is closed.
+    /// [`ReadError::Reentrant`] inside a `change` closure of the same document, where the transaction
+    /// holds uncommitted operations; [`ReadError::Deleted`] once it is deleted; [`ReadError::Store`] if
+    /// it cannot be loaded, or the store is closed.
     pub fn read<T>(&self, read: impl FnOnce(&Automerge) -> T) -> Result<T, ReadError> {
         self.shared.core.catch_up()?;
         self.open.read(|loaded| read(&loaded.automerge))
     }
 
     /// Changes the document through automerge's own
-    /// [`Transactable`](automerge::transaction::Transactable), and returns once the change is in
-    /// the store. A closure that returns `Err` or panics leaves no trace, and neither does a
-    /// change that could not be written. A closure that writes nothing makes no change. Text
-    /// positions count Unicode code points.
+    /// [`Transactable`](automerge::transaction::Transactable), and returns once the change is in the
+    /// store. A closure that returns `Err` or panics leaves no trace, and neither does a change that
+    /// could not be written. A closure that writes nothing makes no change. Text positions count
+    /// Unicode code points.
     ///
-    /// While the closure runs, other threads that change the same document wait; nothing else does.
-    /// Inside it other documents may be read, and nothing may be changed but through the
-    /// transaction: for changes of several documents see [`Store::group`](crate::Store::group). Do
-    /// not wait in it for another thread that changes this document.
+    /// While the closure runs, only threads that change the same document wait. Inside the closure
+    /// other documents may be read, but every edit must go through the transaction: to change several
+    /// documents use [`Store::group`](crate::Store::group). Waiting in the closure for another thread
+    /// that changes this document is a deadlock.
     ///
     /// # Errors
     /// [`ChangeError::Closure`] with the closure's own error; [`ChangeError::Reentrant`] inside the
     /// closure of another change or group; [`ChangeError::Deleted`] once the document is deleted;
-    /// [`ChangeError::ChangeTooLarge`] and [`ChangeError::TooManyOperations`], judged when the
-    /// closure has ended; [`ChangeError::Store`] if it could not be written.
+    /// [`ChangeError::ChangeTooLarge`] and [`ChangeError::TooManyOperations`], checked when the closure
+    /// has returned; [`ChangeError::Store`] if it could not be written.
     pub fn change<T>(
         &self,
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
@@ -80,14 +80,14 @@ impl Document {
         Ok(value)
     }
 
-    /// Changes the document as it was at some [`heads`](Document::heads): for an app that edits a
-    /// view which it rendered earlier. The closure sees and changes that state; the change is
-    /// concurrent to everything made since, and merged with it. Everything else is as in
-    /// [`Document::change`]; events carry the patches of the present state. Heads that are the
-    /// present ones make this the same as `change`.
+    /// Changes the document as it was at earlier [`heads`](Document::heads), for an app that edits a
+    /// view which it rendered earlier. The closure sees and changes that state. The change is
+    /// concurrent to all later changes, and is merged with them. Events carry the patches of the
+    /// present state. With the present heads this is the same as [`Document::change`], as is everything
+    /// else.
     ///
-    /// Changes that are concurrent to each other need an actor each, and automerge remembers
-    /// actors for ever: many edits at one old state cost memory in every replica.
+    /// Concurrent changes need an actor each, and automerge keeps every actor for ever: many edits at
+    /// one old state cost memory in every replica.
     ///
     /// # Errors
     /// [`ChangeError::UnknownHeads`] if the document does not have one of the heads (yet);
@@ -104,7 +104,7 @@ impl Document {
         Ok(value)
     }
 
-    /// The hashes of the changes that no other change of the document rests on.
+    /// The document's heads: the hashes of the changes on which no other change of it depends.
     ///
     /// # Errors
     /// As [`Document::read`].
@@ -112,24 +112,24 @@ impl Document {
         self.read(Automerge::get_heads)
     }
 
-    /// Says something about the document to everybody who has it open now: where a cursor is, who
-    /// is here. It is not stored, neither here nor at the relay; whoever comes later does not hear
-    /// it, and it may be lost on its way. The others get an
+    /// Sends an ephemeral message about the document to every session that has it open now, such as a
+    /// cursor position or presence. Neither this store nor the relay stores it. Sessions that open the
+    /// document later do not receive it, and it may be lost on its way. Other stores emit
     /// [`EventKind::Ephemeral`](crate::EventKind::Ephemeral); this store does not.
     ///
-    /// `data` are raw bytes, at most 64 KiB. automerge-repo clients hear them too, if they are the
-    /// CBOR of one value: that is what those clients take, and what they send.
+    /// `data` are raw bytes, at most 64 KiB. automerge-repo clients receive the message too, if `data`
+    /// is the CBOR encoding of one value, which is the format that they send and accept.
     ///
-    /// Returns at once. `Ok` says that the link has taken it while the space was synced with a
-    /// relay, not that somebody heard it.
+    /// Returns at once. `Ok` means that the link has accepted the message while the space was synced
+    /// with a relay, not that any session received it.
     ///
     /// # Errors
-    /// [`BroadcastError`] says why it was dropped: nothing sends it later.
+    /// [`BroadcastError`] states why the message was dropped. It is not sent later.
     pub fn broadcast(&self, data: impl Into<Vec<u8>>) -> Result<(), BroadcastError> {
         ephemeral::broadcast(&self.shared.core, &self.open.space, self.open.id, data.into())
     }
 
-    /// Where the document is saved, and what the relay does not have yet.
+    /// Where the document is saved, and which changes the relay does not have yet.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -184,8 +184,8 @@ pub struct DocumentWatch {
 }
 
 impl DocumentWatch {
-    /// The first call gives the present status, each later one waits until it is another;
-    /// `None` once the store is closed. Needs no particular executor.
+    /// The first call returns the present status; each later one waits until the status changes. `None`
+    /// once the store is closed. Needs no particular executor.
     ///
     /// # Errors
     /// If the store cannot be read.

@@ -1,4 +1,4 @@
-//! Several changes in one commit.
+//! The handle of a group: several changes in one commit.
 
 use std::sync::Arc;
 
@@ -14,22 +14,21 @@ use crate::error::{BoxError, ChangeError};
 pub struct Group {
     core: Arc<Core>,
     edits: Vec<Edit>,
-    /// An error that ends the group was returned.
+    /// An error after which nothing is committed was returned.
     failed: bool,
     /// Marks the thread; dropped after the edits.
     inside: Changing,
 }
 
 impl Group {
-    /// Changes a document, as [`Document::change`] does, but is committed with the group. Until
-    /// then this thread reads the document through the closure's transaction only, other threads
-    /// see it as it was, and those that want to change it wait. Text positions count Unicode code
-    /// points.
+    /// Changes a document, as [`Document::change`] does, and commits the change with the group. Until
+    /// the commit, this thread reads the document only through the closure's transaction, other threads
+    /// see its state before the group, and other writers of the document wait. Text positions count
+    /// Unicode code points.
     ///
     /// # Errors
     /// As [`Document::change`], and [`ChangeError::OtherStore`]. After [`ChangeError::Closure`] the
-    /// group may go on without that one change; after any other error nothing of the group will be
-    /// committed.
+    /// group may go on without that change; after any other error nothing of the group is committed.
     pub fn change<T>(
         &mut self,
         document: &Document,
@@ -38,11 +37,11 @@ impl Group {
         self.track(|group| group.edit_of(document)?.run(change))
     }
 
-    /// Changes a document as it was at some heads, as [`Document::change_at`] does, but is
-    /// committed with the group.
+    /// Changes a document as it was at earlier heads, as [`Document::change_at`] does, and commits the
+    /// change with the group.
     ///
     /// # Errors
-    /// As [`Group::change`]; after [`ChangeError::UnknownHeads`] too the group may go on.
+    /// As [`Group::change`]; after [`ChangeError::UnknownHeads`], too, the group may go on.
     pub fn change_at<T>(
         &mut self,
         document: &Document,
@@ -52,7 +51,7 @@ impl Group {
         self.track(|group| group.edit_of(document)?.run_at(heads, change))
     }
 
-    /// Keeps that an error was returned after which nothing is committed.
+    /// Records an error after which nothing may be committed.
     fn track<T>(
         &mut self,
         change: impl FnOnce(&mut Self) -> Result<T, ChangeError>,
@@ -66,7 +65,7 @@ impl Group {
         outcome
     }
 
-    /// The group's one edit of a document.
+    /// The group's edit of a document; a group has one for each document.
     fn edit_of(&mut self, document: &Document) -> Result<&mut Edit, ChangeError> {
         let open = document.open();
         if !Arc::ptr_eq(&open.core, &self.core) {
@@ -88,8 +87,8 @@ pub(super) fn run<T>(
     changes: impl FnOnce(&mut Group) -> Result<T, ChangeError>,
 ) -> Result<T, ChangeError> {
     let inside = Changing::enter()?;
-    // One group at a time: two that take the same documents in another order would wait for each
-    // other for ever. A single change takes one document only, and never waits for this.
+    // One group at a time: two groups that lock the same documents in a different order would deadlock.
+    // A single change locks one document only, and never waits here.
     let _alone = core.begin_group();
     let mut group = Group { core: Arc::clone(core), edits: Vec::new(), failed: false, inside };
     let value = changes(&mut group)?;

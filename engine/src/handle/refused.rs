@@ -1,5 +1,5 @@
-//! What became of edits that the relay does not take, of documents that were deleted, and of
-//! documents that share an id and nothing else: told, kept, and put into the application's hands.
+//! Calls for changes that the relay rejects, for orphaned edits of deleted documents, and for documents
+//! that share an id but no history.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::events::EventKind;
 use crate::reauthor;
 use crate::store::{Done, LocalChange, SpaceCount, Unsent, WriteFailure};
 
-/// A deleted document that still has edits which no other replica has.
+/// A deleted document with orphaned edits: edits that no other replica has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostEdits {
     /// The document.
@@ -26,9 +26,10 @@ pub struct LostEdits {
 }
 
 impl Space {
-    /// Deletes a document, here at once and everywhere when the replicas meet: for good. What it
-    /// had is freed; edits that somebody makes to it elsewhere without knowing are not taken, and
-    /// he is told. Deleting it once more is no error.
+    /// Deletes a document for good: here at once, and in every replica when it syncs. Its storage is
+    /// freed. Edits that another replica makes without knowledge of the deletion are not accepted; that
+    /// replica keeps them as orphaned edits and emits
+    /// [`EventKind::Deleted`](crate::EventKind::Deleted). Deleting a deleted document is no error.
     ///
     /// # Errors
     /// If the store cannot be written.
@@ -55,7 +56,7 @@ impl Space {
         Ok(self.core().log.deleted(self.row()?, document)?)
     }
 
-    /// The documents that are deleted, in the order in which this store heard of it.
+    /// The deleted documents, in the order in which this store learned of each deletion.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -63,7 +64,7 @@ impl Space {
         Ok(self.core().log.deleted_documents(self.row()?)?)
     }
 
-    /// Deleted documents that still have edits which no other replica has: export or discard them.
+    /// Deleted documents with orphaned edits, which no other replica has: export or discard them.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -74,9 +75,10 @@ impl Space {
         Ok(lost.into_iter().map(told).collect())
     }
 
-    /// The documents of which the relay could not send something, because its own store is damaged
-    /// there, each once; `None` stands for those that it could not even name. Empty once the relay has
-    /// been repaired and met again, or another replica has brought what is missing.
+    /// The documents of which the relay could not send something, because its own store is damaged;
+    /// each is listed once. `None` stands for documents that the relay could not name. The list is
+    /// empty once the relay has been repaired and has been connected again, or another replica has
+    /// supplied what is missing.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -84,9 +86,8 @@ impl Space {
         Ok(self.core().log.damaged_at_relay(self.row()?)?)
     }
 
-    /// A deleted document as it was here, with the edits that never reached the relay: an
-    /// automerge document's bytes, to be made a new document of, or read. `None` if there is
-    /// nothing of it.
+    /// Exports a deleted document as it was here, with its orphaned edits, as the bytes of an automerge
+    /// document: read it, or create a new document from it. `None` if nothing of it is left.
     ///
     /// # Errors
     /// [`KeptError::Rebuild`] if automerge cannot build it.
@@ -98,7 +99,7 @@ impl Space {
         Ok(Some(reauthor::export(&history, &parse(lost.displaced)?)?))
     }
 
-    /// Lets go of what is left of a deleted document.
+    /// Discards the orphaned edits of a deleted document.
     ///
     /// # Errors
     /// If the store cannot be written.
@@ -107,8 +108,8 @@ impl Space {
         self.ask(|done| core.log.submit_discard(row, document, done), drop)
     }
 
-    /// Offers a document's changes to the relay again that it refused: after a quota was raised, a
-    /// right was given, a newer relay was installed.
+    /// Sends the rejected changes of a document to the relay again, for example after a quota was
+    /// raised, a right was granted or the relay was upgraded.
     ///
     /// # Errors
     /// If the store cannot be written.
@@ -119,8 +120,9 @@ impl Space {
         Ok(())
     }
 
-    /// A document with the changes that the relay refuses: an automerge document's bytes. Where a
-    /// refused change and one that was taken have the same place, this has the refused one.
+    /// Exports a document including the changes that the relay rejects, as the bytes of an automerge
+    /// document. Where a rejected change and an accepted one have the same actor and sequence number,
+    /// the export holds the rejected one.
     ///
     /// # Errors
     /// [`KeptError::NothingRefused`] if the relay refuses nothing of it.
@@ -129,15 +131,14 @@ impl Space {
         Ok(reauthor::export(&history, &parse(unsent.into_iter().map(|unsent| unsent.body))?)?)
     }
 
-    /// Makes the changes of a document that the relay refuses anew: the same edits, by a fresh
-    /// actor, on top of what the relay has. For changes whose actor and sequence number somebody
-    /// else's changes have (a copied store), and for whatever a relay takes only from another
-    /// actor. Gives how many were made anew. Those that the relay was sent and has not answered
-    /// stay as they are: it may have them.
+    /// Makes the rejected changes of a document again: the same edits by a fresh actor, on top of the
+    /// relay's state. For changes whose actor and sequence number other changes have too (a copied
+    /// store), and for changes that a relay accepts only from another actor. Returns how many changes
+    /// were made. Changes that were sent and not answered yet are left alone: the relay may have them.
     ///
     /// # Errors
-    /// [`KeptError::NothingRefused`]; [`KeptError::Unanswered`]; [`KeptError::Rebuild`] if a change cannot be taken apart;
-    /// [`KeptError::Changed`] if the document was edited meanwhile: try again;
+    /// [`KeptError::NothingRefused`]; [`KeptError::Unanswered`]; [`KeptError::Rebuild`] if a change
+    /// cannot be decoded; [`KeptError::Changed`] if the document was edited meanwhile: try again;
     /// [`KeptError::DocumentFull`].
     pub fn reauthor(&self, document: DocumentId) -> Result<usize, KeptError> {
         let (core, row) = (self.core(), self.row()?);
@@ -167,9 +168,8 @@ impl Space {
         Ok(count)
     }
 
-    /// Merges a document's history with another of the same id that shares nothing with it, and
-    /// that is kept aside or refused by the relay: both contents are in the document afterwards, on
-    /// every replica.
+    /// Merges a document's history with an unrelated history of the same id, which this store has
+    /// deferred or the relay rejects. Afterwards the document has both contents, on every replica.
     ///
     /// # Errors
     /// If the store cannot be written.
@@ -182,7 +182,7 @@ impl Space {
         Ok(())
     }
 
-    /// All changes of a document that has some which the relay does not take, and those.
+    /// All changes of a document that has rejected changes, and those rejected changes.
     fn refused(&self, document: &DocumentId) -> Result<(Vec<Change>, Vec<Unsent>), KeptError> {
         let (log, row) = (&self.core().log, self.row()?);
         let is_refused = log.parked(row)?.iter().any(|parked| parked.document == *document);
@@ -198,7 +198,7 @@ impl Space {
             after = page.last().map_or(after, |stored| stored.local);
             for stored in page {
                 if stored.folded {
-                    // It stands for what came before it, too.
+                    // The snapshot stands for everything before it, too.
                     base = Some(stored.body);
                     tail.clear();
                 } else {
@@ -212,8 +212,8 @@ impl Space {
         Ok((unfold(base.as_deref(), tail)?, unsent))
     }
 
-    /// Has the store do something, and waits for it. Its completion calls `committed`, on the
-    /// store's writer thread: what it publishes is in the order of the commits.
+    /// Submits a write to the store and waits for it. The completion calls `committed` on the store's
+    /// writer thread, so that results are published in the order of the commits.
     fn ask<T: Send + 'static, U: Send + 'static>(
         &self,
         submit: impl FnOnce(Done<T>),
@@ -221,7 +221,7 @@ impl Space {
     ) -> Result<U, StoreError> {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         submit(Box::new(move |result: Result<Committed<T>, WriteFailure>| {
-            // The caller waits for it below.
+            // The receiver exists: the caller waits for it below.
             let _ = tell.send(result.map(committed));
         }));
         let result = told.recv().unwrap_or(Err(WriteFailure::Closed));
@@ -229,7 +229,7 @@ impl Space {
     }
 }
 
-/// Bytes of changes that are read from the store in one page.
+/// How many bytes of changes one page reads from the store.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// A document's changes one by one, dependencies first.

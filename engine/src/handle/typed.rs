@@ -1,4 +1,4 @@
-//! Documents as types of the application's own.
+//! Typed access: documents as types of the application.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,16 +13,16 @@ use crate::document::{Changing, Edit, commit, panic_text};
 use crate::error::{BoxError, ChangeError, ReadError};
 use crate::typed::{self, Seen, TypedError};
 
-/// Typed access: see [the crate page](crate#three-ways-to-edit) for which way is for what.
+/// Typed access: see [the crate page](crate#three-ways-to-edit) for the choice between the calls.
 impl Document {
-    /// Edits the document as a value of the application's own type: reads it, lets `edit` change the
-    /// value, and writes the difference, as one change. Nothing that others do is lost: what arrives
-    /// meanwhile is merged, and what the closure leaves alone is not written. Texts are compared, and
-    /// only what differs is written; a value that is equal makes no change.
+    /// Edits the document as a value of the application's own type: reads it, passes it to `edit`, and
+    /// writes the difference as one change. Concurrent edits are not lost: changes that arrive
+    /// meanwhile are merged, and fields that the closure leaves alone are not written. Texts are
+    /// compared, and only the difference is written; an equal value makes no change.
     ///
     /// While the closure runs, other threads that change the same document wait, as in
-    /// [`Document::change`]. For a form that a person fills in, take
-    /// [`Document::hydrate_with_heads`] and [`Document::reconcile_at`].
+    /// [`Document::change`]. For a form that a person fills in, use [`Document::hydrate_with_heads`]
+    /// and [`Document::reconcile_at`].
     ///
     /// ```
     /// # use landfall::{Hydrate, Options, Reconcile, Store, Text};
@@ -54,8 +54,8 @@ impl Document {
         })
     }
 
-    /// As [`Document::edit`], with a closure that may fail, which leaves no trace, or give something
-    /// back.
+    /// As [`Document::edit`], with a closure that may return a result. A closure that fails leaves no
+    /// trace.
     ///
     /// # Errors
     /// As [`Document::edit`], and [`ChangeError::Closure`] with the closure's own error.
@@ -67,14 +67,14 @@ impl Document {
         typed.contain(|| self.change(|tx| typed.edit(tx, edit)))
     }
 
-    /// Makes the document equal to a value, as of the state at which the value was read: give the
-    /// [heads](Document::hydrate_with_heads) that came with it. The change is concurrent to everything
-    /// that was made since, and merged with it. Gives the heads at which the document, without what
-    /// others did meanwhile, equals the value: pass them with the next one.
+    /// Makes the document equal to a value, relative to the state at which the value was read: pass the
+    /// [heads](Document::hydrate_with_heads) that were returned with it. The change is concurrent to
+    /// all later changes, and is merged with them. Returns the heads at which the document, without
+    /// concurrent changes of others, equals the value: pass them to the next call.
     ///
-    /// Heads that are not the present ones cost an actor, which automerge remembers for ever, in every
-    /// replica: two changes that are concurrent to each other need one each. Going on at the heads that
-    /// the last call gave, or at present heads, takes the same actor again.
+    /// Heads that are not the present ones cost an actor, which automerge keeps for ever, in every
+    /// replica: concurrent changes need one each. A call with the heads that the last call returned, or
+    /// with the present heads, uses the same actor again.
     ///
     /// # Errors
     /// [`ChangeError::UnknownHeads`]; [`ChangeError::Typed`]; otherwise as [`Document::change`].
@@ -94,10 +94,10 @@ impl Document {
         })
     }
 
-    /// Makes the document equal to a value, **whatever others did since the value was read**: what
-    /// arrived meanwhile is deleted where the value lacks it. For a value that was not read from the
-    /// document, such as an import. To edit what was read, take [`Document::edit`] or
-    /// [`Document::reconcile_at`].
+    /// Makes the document equal to a value, **whatever others changed since the value was read**:
+    /// content that arrived meanwhile is deleted where the value lacks it. For a value that was not
+    /// read from the document, such as an import. To edit a value that was read, use [`Document::edit`]
+    /// or [`Document::reconcile_at`].
     ///
     /// # Errors
     /// [`ChangeError::Typed`]; otherwise as [`Document::change`].
@@ -114,7 +114,7 @@ impl Document {
         self.read_typed(|doc, seen| typed::hydrate(doc, seen))
     }
 
-    /// As [`Document::hydrate`], with the heads of the state that was read, for
+    /// As [`Document::hydrate`], and returns the heads of the state that was read, for
     /// [`Document::reconcile_at`].
     ///
     /// # Errors
@@ -123,12 +123,12 @@ impl Document {
         self.read_typed(|doc, seen| Ok((typed::hydrate(doc, seen)?, doc.get_heads())))
     }
 
-    /// Reads what is at a path, such as `todos[3].title`, as a value of its own. A key with other
-    /// characters is written `settings["odd.key"]`; the empty path is the whole document. An `Option`
-    /// is `None` where the last key of the path is missing.
+    /// Reads the value at a path, such as `todos[3].title`. A key with other characters is written
+    /// `settings["odd.key"]`; the empty path is the whole document. An `Option` is `None` where the
+    /// last key of the path is missing.
     ///
     /// # Errors
-    /// [`ReadError::Typed`], which says what is wrong with the path, or with what is there.
+    /// [`ReadError::Typed`], which states what is wrong with the path or with the value there.
     pub fn get<T: Hydrate>(&self, path: &str) -> Result<T, ReadError> {
         self.read_typed(|doc, seen| typed::get(doc, seen, path))
     }
@@ -159,7 +159,7 @@ impl Group {
     ///
     /// # Errors
     /// As [`Document::edit`] and [`Group::change`]. After [`ChangeError::Typed`] the group may go on
-    /// without that one change, unless something panicked.
+    /// without that change, unless something panicked.
     pub fn edit<T: Hydrate + Reconcile>(
         &mut self,
         document: &Document,
@@ -174,12 +174,12 @@ impl Group {
     }
 }
 
-/// One typed operation: its errors are told by type, and what is not the application's closure does
-/// not panic.
+/// One typed operation. It returns typed errors, and turns panics outside the application's closure
+/// into errors.
 #[derive(Default)]
 struct Typed {
     seen: Seen,
-    /// Not in a closure of the application's, nor in the engine.
+    /// Whether autosurgeon runs, rather than the application's closure or the engine.
     inside: Cell<bool>,
 }
 
@@ -238,7 +238,7 @@ struct Failed(TypedError);
 
 fn contained(panic: Box<dyn std::any::Any + Send>, seen: &Seen) -> TypedError {
     let error = TypedError::of_panic(panic_text(&*panic), seen);
-    // To drop it may call the application's code, which may panic again.
+    // Dropping it may call the application's code, which may panic again.
     std::mem::forget(panic);
     error
 }

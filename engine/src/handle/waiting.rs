@@ -1,4 +1,4 @@
-//! Waiting for a document that is not here yet, and listening to one space or document.
+//! Waiting for a document that has not arrived yet, and listening to one space or document.
 
 use std::future::Future;
 use std::pin::pin;
@@ -13,7 +13,7 @@ use super::{Document, Space};
 use crate::error::{OpenDocumentError, StoreError, WaitError};
 use crate::events::{Events, Scope};
 
-/// Longer waits are cut down to it, so that no clock overflows.
+/// Longer waits are cut to this, so that no clock overflows.
 const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Space {
@@ -22,15 +22,15 @@ impl Space {
         self.core().events.listen(Scope::Space(self.name().clone()))
     }
 
-    /// Opens a document, and waits for it if it is not here yet: until it arrives from a relay, or is
-    /// made here. Needs no particular executor; dropped, it costs nothing more. For a timeout of the
-    /// engine's own, without an executor, see [`Space::wait_for`].
+    /// Opens a document, and waits until it arrives from a relay or is created here. Needs no
+    /// particular executor. Dropping the future cancels the wait at no further cost. For a timeout
+    /// without an executor see [`Space::wait_for`].
     ///
     /// # Errors
     /// [`WaitError::Deleted`] if it is or becomes deleted; [`WaitError::Store`] if the store cannot be
     /// read or is closed.
     pub async fn find(&self, document: DocumentId) -> Result<Document, WaitError> {
-        // Before the look, so that nothing falls between the two.
+        // Listens before it looks the document up, so that an arrival in between is not missed.
         let mut events = self.core().events.listen(Scope::Document(self.name().clone(), document));
         loop {
             match self.open(document) {
@@ -48,10 +48,10 @@ impl Space {
         }
     }
 
-    /// As [`Space::find`], on this thread, and for at most so long.
+    /// As [`Space::find`], on this thread, for at most `timeout`.
     ///
     /// # Errors
-    /// As [`Space::find`], and [`WaitError::TimedOut`], which says whether the space was in sync.
+    /// As [`Space::find`], and [`WaitError::TimedOut`], which states whether the space was in sync.
     pub fn wait_for(&self, document: DocumentId, timeout: Duration) -> Result<Document, WaitError> {
         let found = within(timeout, self.find(document));
         found.unwrap_or_else(|| {

@@ -1,23 +1,23 @@
-//! A relay's URL: `ws://host[:port][/path][?query]`, read as a browser reads it.
+//! A relay's URL: `ws://host[:port][/path][?query]`, parsed as a browser parses it.
 
 use landfall_protocol::SpaceName;
 use url::{Host, Url};
 
 use crate::error::ConnectError;
 
-/// Where a relay is.
+/// A relay's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address {
-    /// What the system resolves: an IPv6 address without its brackets.
+    /// The host name for the resolver: an IPv6 address without its brackets.
     pub(super) host: String,
     pub(super) port: u16,
-    /// The URL as the WebSocket handshake takes it.
+    /// The URL for the WebSocket handshake.
     pub(super) url: String,
     /// The space that the path names.
     pub(super) space: Option<SpaceName>,
 }
 
-/// What a path begins with that names a space, as automerge-repo clients give it.
+/// The prefix of a path that names a space, as automerge-repo clients give it.
 const SPACES: &str = "/spaces/";
 
 pub(super) fn parse(given: &str) -> Result<Address, ConnectError> {
@@ -40,7 +40,7 @@ pub(super) fn parse(given: &str) -> Result<Address, ConnectError> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(bad("user names have no place in it; use a token"));
     }
-    // It is for the client alone, and no request carries it.
+    // The fragment is for the client alone, and no request carries it.
     url.set_fragment(None);
     let host = match url.host() {
         Some(Host::Domain(name)) => name.to_owned(),
@@ -52,13 +52,13 @@ pub(super) fn parse(given: &str) -> Result<Address, ConnectError> {
     let port = port.ok_or_else(|| bad("its port is none"))?;
     let space = space(url.path()).map_err(|what| bad(&what))?;
     if let Some(space) = &space {
-        // A slash behind it is no other place, and a relay answers without one.
+        // A trailing slash does not change the meaning, and a relay answers without one.
         url.set_path(&format!("{SPACES}{space}"));
     }
     Ok(Address { host, port, url: url.into(), space })
 }
 
-/// The space that a path names. A path of another form is a proxy's own.
+/// The space that a path names. A path of another form belongs to a proxy.
 fn space(path: &str) -> Result<Option<SpaceName>, String> {
     let Some(name) = path.strip_prefix(SPACES) else { return Ok(None) };
     let name = name.strip_suffix('/').unwrap_or(name);
@@ -127,7 +127,7 @@ mod tests {
             "ws://a b",
         ] {
             match parse(bad) {
-                // As in a browser: it is the same as with slashes.
+                // As in a browser, which reads it as if it had slashes.
                 Ok(address) if bad == "ws:a" => assert_eq!(address.host, "a"),
                 Err(ConnectError::BadUrl { .. }) => {}
                 other => panic!("{bad}: {other:?}"),

@@ -1,9 +1,9 @@
-//! What arrives, on its way to the store: in its order, on a thread of its own when it has to be
-//! opened first. Opening a folded history costs as much as loading a document; the link's thread
-//! must answer pings meanwhile.
+//! The queue between the link and the store: received entries in their order, on a thread of their own
+//! if they have to be opened first. Opening a snapshot costs as much as loading a document, and the
+//! link's thread must answer pings meanwhile.
 //!
-//! A job that panics is dropped, and with it what it owed the machine: that says so, and the session
-//! ends (`perform::Owed`). The thread goes on.
+//! A job that panics is dropped, which reports a failed outcome to the machine and ends the session
+//! (`perform::Owed`). The thread goes on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,12 +23,12 @@ pub(super) struct Arrivals {
     thread: Option<JoinHandle<()>>,
     waiting: Arc<AtomicUsize>,
     threads: Arc<Threads>,
-    /// The present connection. Held while a job is handed to the store: what an earlier
-    /// connection brought must not be written into what the present one's relay is known to hold.
+    /// The number of the present connection. Locked while a job is passed to the store: entries of an
+    /// earlier connection must not be written into the acked ranges of the present relay.
     connection: Arc<Mutex<u64>>,
 }
 
-/// Hands something to the store, if its connection is the present one.
+/// Passes jobs to the store if their connection is the present one.
 #[derive(Clone)]
 pub(super) struct Gate {
     connection: u64,
@@ -64,16 +64,16 @@ impl Arrivals {
         Ok(Self { queue: Some(queue), thread: Some(thread), waiting, threads, connection })
     }
 
-    /// Ends the thread, and waits for what it is opening.
+    /// Ends the thread, and waits for the snapshot that it is opening.
     pub(super) fn close(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there was told by the panic hook.
+            // The panic hook has reported the thread's panic.
             let _ = thread.join();
         }
     }
 
-    /// A new connection begins: what an earlier one brought is dropped.
+    /// A new connection begins: jobs of earlier ones are dropped.
     pub(super) fn begin(&self, connection: u64) {
         *self.connection.lock() = connection;
     }
@@ -82,7 +82,7 @@ impl Arrivals {
         Gate { connection, present: Arc::clone(&self.connection) }
     }
 
-    /// Does a job in its turn: at once on this thread, if nothing waits and it is `short`.
+    /// Runs a job in its turn: at once on this thread, if the queue is empty and the job is `short`.
     pub(super) fn run(&self, connection: u64, short: bool, job: impl FnOnce() + Send + 'static) {
         if short && self.waiting.load(Ordering::Acquire) == 0 {
             return contained(&self.threads, job);
@@ -103,7 +103,7 @@ impl Drop for Arrivals {
 }
 
 fn contained(threads: &Threads, job: impl FnOnce()) {
-    // The status says it, and what the job owed.
+    // The status shows the panic, and so does the job's outcome.
     let _ = threads.contain(StoreThread::Arrivals, || {
         threads.pass(StoreThread::Arrivals);
         job();

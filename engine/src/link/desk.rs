@@ -1,5 +1,5 @@
-//! What application threads leave for the link's thread: what is wanted, as states that any number
-//! of calls make no larger, and requests. No call waits for the link.
+//! The wishes of application threads for the link's thread: states, which any number of calls make no
+//! larger, and requests. No call waits for the link.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::error::ConnectError;
 use crate::options::LinkOptions;
 use crate::store::SpaceRow;
 
-/// The relay that is wanted.
+/// The wanted relay.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) address: Address,
@@ -32,20 +32,20 @@ impl Target {
     }
 }
 
-/// What is wanted, and what is new since the link's thread looked last.
+/// The wishes, with those that are new since the link's thread looked last.
 #[derive(Default)]
 pub(super) struct Wishes {
     pub(super) target: Option<Arc<Target>>,
-    /// Grows with each `connect`: the same address is another wish.
+    /// Increases with each `connect`: the same address is a new wish.
     pub(super) connects: u64,
     pub(super) online: bool,
     pub(super) closing: bool,
-    /// The thread ended by a panic: there is none to take anything up.
+    /// The thread ended with a panic: no thread reads the wishes.
     ended: bool,
-    /// The application does not want to wait any longer.
+    /// The application wants a connection attempt at once.
     pub(super) hurry: bool,
     pub(super) spaces_changed: bool,
-    /// Spaces with something to push.
+    /// Spaces with changes to push.
     pub(super) local: BTreeSet<SpaceRow>,
     pub(super) filters: BTreeSet<SpaceRow>,
     pub(super) checks: BTreeSet<SpaceRow>,
@@ -58,13 +58,13 @@ pub(super) struct Desk {
     pub(super) requests: Requests,
     /// Ephemeral messages.
     pub(super) voice: Voice,
-    /// Something waits for the socket to have room.
+    /// A task waits for room in the socket's queue.
     pub(super) wants_room: AtomicBool,
     pub(super) wake: Notify,
 }
 
 impl Desk {
-    /// What is wanted; what is new is taken.
+    /// Returns the wishes, and takes the new ones.
     pub(super) fn take(&self) -> Wishes {
         let mut wishes = self.wishes.lock();
         let standing = Wishes {
@@ -83,7 +83,7 @@ impl Desk {
         self.wake.notify_one();
     }
 
-    /// Wants a relay, if there is a thread to take that up.
+    /// Sets the wanted relay, if there is a thread to connect to it.
     pub(super) fn connect(&self, target: &Arc<Target>) -> Taken {
         let mut wishes = self.wishes.lock();
         if wishes.closing {
@@ -99,8 +99,9 @@ impl Desk {
         Taken::Yes
     }
 
-    /// The thread ends by a panic: nothing is wanted any more. `tell` has the status say so and answers
-    /// the requests; under the lock, so that a `connect` or a request comes before all this or after it.
+    /// The thread ends with a panic: all wishes end. `tell` updates the status and answers the
+    /// requests; it runs under the lock, so that a `connect` or a request comes either before all this
+    /// or after it.
     pub(super) fn end(&self, tell: impl FnOnce()) {
         let mut wishes = self.wishes.lock();
         tell();
@@ -110,12 +111,12 @@ impl Desk {
         self.voice.clear();
     }
 
-    /// Whether the thread has ended by a panic.
+    /// Whether the thread has ended with a panic.
     pub(super) fn has_ended(&self) -> bool {
         self.wishes.lock().ended
     }
 
-    /// Whether the thread has ended by a panic; from now on there is another one.
+    /// Whether the thread has ended with a panic; from now on there is another one.
     pub(super) fn begin_again(&self) -> bool {
         std::mem::take(&mut self.wishes.lock().ended)
     }
@@ -125,7 +126,7 @@ impl Desk {
         self.wishes.lock().connects
     }
 
-    /// Whether a relay is wanted, and to be connected with.
+    /// Whether a relay is wanted, and the link is to be online.
     pub(super) fn is_online(&self) -> bool {
         let wishes = self.wishes.lock();
         wishes.target.is_some() && wishes.online && !wishes.closing
@@ -170,14 +171,14 @@ impl Desk {
 
     pub(super) fn unparked(&self, row: SpaceRow, document: DocumentId) {
         self.wish(|wishes| {
-            // Without a thread there is no connection on which it was refused.
+            // Without a thread there is no connection on which the relay rejected it.
             if wishes.target.is_some() {
                 wishes.unparked.insert((row, document));
             }
         });
     }
 
-    /// The socket took something: whatever waits for room may go on.
+    /// The socket has sent something: tasks that wait for room may go on.
     pub(super) fn handle_room(&self) {
         if self.wants_room.load(Ordering::Acquire) || !self.voice.is_empty() {
             self.wake.notify_one();
@@ -185,11 +186,11 @@ impl Desk {
     }
 }
 
-/// Whether a wish for a relay was taken.
+/// Whether a wish for a relay was accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     Yes,
-    /// The thread has ended by a panic.
+    /// The thread has ended with a panic.
     Ended,
     /// The link is closing.
     Closing,

@@ -1,4 +1,4 @@
-//! Performing the machine's effects on the store, and bringing the outcomes back as inputs.
+//! Performs the machine's effects on the store, and returns the outcomes to it as inputs.
 
 mod compare;
 mod parts;
@@ -30,17 +30,17 @@ use crate::store::{
 use parts::Parts;
 use resend::Answer;
 
-/// Bytes that wait for the socket, beyond which pings are not answered, nor questions to which the answer is
-/// nothing: what is on its way says that we are alive, once the relay reads it.
+/// Bytes that wait for the socket, above which pings and requests with an empty answer are not
+/// answered: the waiting bytes show that this client is alive, once the relay reads them.
 const ANSWERS_BELOW_BYTES: usize = 64 * 1024;
 
-/// What the store finished, on behalf of one connection.
+/// The result of a store job for one connection.
 pub(super) struct Completion {
-    /// Which connection: what an earlier one asked for says nothing to the present one.
+    /// The connection: results of an earlier one are dropped.
     connection: u64,
-    /// The space's row when it was asked for. A space of the same name may have another by now.
+    /// The space's row at the request. A space of the same name may have another row by now.
     row: SpaceRow,
-    /// What the machine counted for it until now, if it was an arrival.
+    /// The bytes that the machine counts for it until now, if it was received.
     bytes: usize,
     outcome: Outcome,
 }
@@ -51,15 +51,15 @@ enum Outcome {
     Reset(SpaceName, Local),
     Reconciled(SpaceName),
     Requeued(SpaceName),
-    /// What the relay asked for.
+    /// The answer to a relay's resend request.
     Resendable(SpaceName, DocumentId, Answer),
-    /// Something is acknowledged or refused: those who flush want to know.
+    /// Changes were acknowledged or rejected, which may answer flushes.
     Settled,
     Failed(String),
 }
 
-/// What the machine is owed for something that was asked of the store: one outcome. Dropped without
-/// one, as by a panic on the way to the store, it tells that: else the machine would wait for ever.
+/// The one outcome that the machine expects for a job of the store. Dropping it without an outcome, as
+/// a panic does, sends a failure: otherwise the machine would wait for ever.
 pub(super) struct Owed {
     tell: mpsc::UnboundedSender<Completion>,
     connection: u64,
@@ -76,7 +76,7 @@ impl Owed {
     fn send(&mut self, outcome: Outcome) {
         self.given = true;
         let (connection, row, bytes) = (self.connection, self.row, self.bytes);
-        // A link that is gone needs no outcome.
+        // If the link is gone, no outcome is needed.
         let _ = self.tell.send(Completion { connection, row, bytes, outcome });
     }
 }
@@ -90,10 +90,10 @@ impl Drop for Owed {
     }
 }
 
-/// The way to the task that writes the socket.
+/// The queue to the task that writes the socket.
 pub(super) struct Out {
     queue: mpsc::UnboundedSender<Vec<u8>>,
-    /// Bytes that it has not written.
+    /// Bytes that the task has not written yet.
     unsent: Arc<AtomicUsize>,
 }
 
@@ -104,7 +104,7 @@ impl Out {
 
     fn send(&self, message: Vec<u8>) {
         self.unsent.fetch_add(message.len(), Ordering::AcqRel);
-        // A writer that is gone shows at the reader.
+        // The reader detects that the writer is gone.
         let _ = self.queue.send(message);
     }
 
@@ -116,24 +116,24 @@ impl Out {
 /// Performs effects.
 pub(super) struct Performer {
     core: Arc<Core>,
-    /// The store, for jobs about the relay of the present connection, whatever comes after it.
+    /// The store, for jobs about the relay of this connection, even if another one is connected later.
     log: LocalLog,
     desk: Arc<Desk>,
     tell: mpsc::UnboundedSender<Completion>,
     spaces: BTreeMap<SpaceName, SpaceRow>,
     names: BTreeMap<SpaceRow, SpaceName>,
     connection: u64,
-    /// Which `connect` the present relay is of.
+    /// The number of the `connect` call for the present relay.
     connects: u64,
     arrivals: Arrivals,
     reached: Reached,
-    /// What is known of the relay has changed.
+    /// Whether the known state of the relay has changed.
     changed: bool,
     /// Documents that were expected to differ when the present comparison read them.
     expected: BTreeMap<SpaceName, BTreeSet<DocumentId>>,
-    /// What the relay wants of snapshots.
+    /// The parts of snapshots that the relay has requested.
     parts: Parts,
-    /// Why the relay does not take the changes of spaces now.
+    /// Why the relay does not accept the changes of spaces at present.
     delayed: BTreeMap<SpaceName, String>,
 }
 
@@ -162,7 +162,7 @@ impl Performer {
         }
     }
 
-    /// False if it is there.
+    /// Adds a space; `false` if it is already there.
     pub(super) fn add_space(&mut self, name: SpaceName, row: SpaceRow) -> bool {
         self.names.insert(row, name.clone());
         self.spaces.insert(name, row).is_none()
@@ -184,25 +184,25 @@ impl Performer {
         self.delayed.clear();
     }
 
-    /// The connection is over: what it brought and is not handed to the store is dropped.
+    /// The connection has ended: received entries that the store does not have yet are dropped.
     pub(super) fn end(&mut self) {
         self.begin();
     }
 
-    /// Waits for what is being opened.
+    /// Waits for the snapshot that is being opened.
     pub(super) fn close(&mut self) {
         self.begin();
         self.arrivals.close();
     }
 
-    /// Another relay is wanted, or the same again: nothing is known of it.
+    /// A relay is set, possibly the same one: nothing is known of it.
     pub(super) fn forget_relay(&mut self, connects: u64) {
         self.reached = Reached::default();
         self.connects = connects;
     }
 
-    /// Whether another `connect` came, which the link's thread has not taken up yet: from then on the
-    /// status says nothing of this session's relay.
+    /// Whether there was a further `connect` that the link's thread has not seen yet: from then on the
+    /// status shows nothing of this session's relay.
     fn is_superseded(&self) -> bool {
         self.desk.connects() != self.connects
     }
@@ -211,7 +211,7 @@ impl Performer {
         &self.reached
     }
 
-    /// Whether what is known of the relay has changed since this was asked last.
+    /// Whether the known state of the relay has changed since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
@@ -226,7 +226,7 @@ impl Performer {
         self.spaces.iter().map(|(name, row)| (name.clone(), *row)).collect()
     }
 
-    /// Which documents of a space the application wants.
+    /// The filter of a space.
     pub(super) fn filter(&self, space: &SpaceName) -> Option<Filter> {
         self.core.log.filter(self.row(space)?).ok()
     }
@@ -241,14 +241,14 @@ impl Performer {
         rows.iter().filter_map(|row| self.name(*row)).collect()
     }
 
-    /// Brings an outcome to the machine.
+    /// Passes an outcome to the machine.
     pub(super) fn complete(&mut self, replica: &mut Replica, now: Moment, completion: Completion) {
         let Completion { connection, row, bytes, outcome } = completion;
         if connection != self.connection {
             return;
         }
         if !self.names.contains_key(&row) {
-            // Its space was removed: the outcome, often an error, has no receiver.
+            // Its space was removed: the outcome, often an error, is dropped.
             return replica.handle_discarded(now, bytes);
         }
         match outcome {
@@ -271,7 +271,7 @@ impl Performer {
         }
     }
 
-    /// Performs one effect; gives the reason if the connection is to be closed.
+    /// Performs one effect; returns the reason if the connection must be closed.
     pub(super) fn perform(
         &mut self,
         replica: &mut Replica,
@@ -322,7 +322,7 @@ impl Performer {
         None
     }
 
-    /// What belongs to folded history, comparison and deletion.
+    /// Performs the effects of snapshots, comparison and deletion.
     fn perform_later(&mut self, replica: &mut Replica, now: Moment, effect: ReplicaEffect) {
         match effect {
             ReplicaEffect::StorePart { space, document, hash, total, from, bytes } => {
@@ -360,7 +360,7 @@ impl Performer {
             ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark } => {
                 self.parts.forget(&hash);
                 if let Some(row) = self.spaces.get(&space) {
-                    // What cannot be read is not counted.
+                    // If the count cannot be read, it is left out.
                     let folded = self.log.folded_changes(*row, &document).unwrap_or(0);
                     self.core.status.add_acknowledged(*row, folded);
                     let done = self.counted(*row, |()| Outcome::Settled);
@@ -414,7 +414,7 @@ impl Performer {
         }
     }
 
-    /// The relay does not take a space's changes now, or takes them again: the status says so.
+    /// The relay stops or resumes accepting a space's changes: updates the status.
     fn delayed(&mut self, space: SpaceName, why: Option<(Code, String)>) {
         match why {
             Some((code, what)) => {
@@ -470,7 +470,7 @@ impl Performer {
         self.log.submit_park(row, document, refused, done);
     }
 
-    /// What most finished writes do, once the store has reported them: tell the machine.
+    /// The completion of most writes: passes the outcome to the machine.
     fn counted<T>(
         &self,
         row: SpaceRow,
@@ -486,20 +486,20 @@ impl Performer {
         })
     }
 
-    /// An outcome that is owed to the machine, which counts so many bytes for it.
+    /// The outcome that the machine expects for a job, for which it counts so many bytes.
     fn owed(&self, row: SpaceRow, bytes: usize) -> Owed {
         let (tell, connection) = (self.tell.clone(), self.connection);
         Owed { tell, connection, row, bytes, given: false }
     }
 }
 
-/// Whether a relay can have any number of these, for the asking.
+/// Whether a frame is an answer that a relay can request any number of times.
 fn only_answers(frame: &Frame) -> bool {
     matches!(frame, Frame::Pong(_) | Frame::Resent(Resent { count: 0, .. }))
 }
 
-/// A write failed: the machine ends the connection for it, and the status says what the store's trouble
-/// is, unless it is what came that cannot be written.
+/// A write failed: the machine closes the connection. The status shows the store's trouble, unless the
+/// received data is the reason.
 fn failed<E: std::error::Error + 'static>(core: &Core, error: &WriteError<E>) -> Outcome {
     let what = chain(error);
     match error.class() {

@@ -1,8 +1,7 @@
-//! Requests: what an application waits for. Each has an id and is answered exactly once: done,
-//! refused, out of time, offline or closed. A future that is dropped takes its request back.
+//! Requests: calls of an application that wait for an answer. Each has an id and is answered exactly
+//! once: done, refused, timed out, offline or closed. Dropping its future cancels a request.
 //!
-//! They are kept here and not in the link's thread, so that taking one back costs what it takes to
-//! remove it, and nothing afterwards.
+//! They are stored here and not in the link's thread, so that cancelling costs only the removal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,11 +19,11 @@ use crate::notify::{self, Reply};
 use crate::status::Status;
 use crate::store::{SpaceRow, UpstreamRow};
 
-/// How long a check may make no step at all before it is given up: as long as a relay may be silent
-/// before it is dropped.
+/// How long a check may make no progress before it is given up: as long as a relay may be silent before
+/// the connection is dropped.
 const CHECK_PATIENCE: Duration = landfall_protocol::limits::DROP_AFTER;
 
-/// All requests that are not answered.
+/// All requests that are not answered yet.
 #[derive(Default)]
 pub(super) struct Requests(Mutex<Registry>);
 
@@ -32,9 +31,9 @@ pub(super) struct Requests(Mutex<Registry>);
 struct Registry {
     last: u64,
     open: BTreeMap<u64, Request>,
-    /// Checks that the link's thread has not seen.
+    /// Checks that the link's thread has not seen yet.
     fresh: Vec<(u64, Vec<SpaceName>)>,
-    /// A request came, or was taken back.
+    /// Whether a request was added or cancelled.
     changed: bool,
     closed: bool,
 }
@@ -44,7 +43,7 @@ enum Request {
     Check(CheckRequest),
 }
 
-/// Everything up to some changes is to be on the relay's disk.
+/// Waits until certain changes are on the relay's disk.
 struct FlushRequest {
     /// Every change up to this local sequence number, for each space.
     targets: Vec<(SpaceRow, u64)>,
@@ -52,18 +51,18 @@ struct FlushRequest {
     reply: Reply<Result<(), FlushError>>,
 }
 
-/// Some spaces are to be compared with the relay.
+/// Waits until some spaces are compared with the relay.
 struct CheckRequest {
     remaining: BTreeSet<SpaceName>,
     drifted: u64,
     not_compared: Vec<(SpaceName, NotCompared)>,
     deadline: Instant,
-    /// The steps that checks had made when it was looked at last.
+    /// The steps that checks had made when this one was looked at last.
     steps: u64,
     reply: Reply<Result<u64, CheckError>>,
 }
 
-/// An answer on its way.
+/// An answer that is being sent.
 enum Answer {
     Flush(Reply<Result<(), FlushError>>, Result<(), FlushError>),
     Check(Reply<Result<u64, CheckError>>, Result<u64, CheckError>),
@@ -71,7 +70,7 @@ enum Answer {
 
 impl Answer {
     fn give(self) {
-        // The application may have given up at this moment.
+        // The application may have cancelled at this moment.
         match self {
             Self::Flush(reply, result) => reply.send(result),
             Self::Check(reply, result) => reply.send(result),
@@ -79,21 +78,21 @@ impl Answer {
     }
 }
 
-/// What the link knows of the relay that is wanted.
+/// The link's state with the wanted relay.
 #[derive(Debug, Default)]
 pub(super) struct Reached {
-    /// The relay that answered last since it was wanted.
+    /// The relay that answered last since the `connect`.
     pub(super) upstream: Option<UpstreamRow>,
-    /// Whether one has answered at all.
+    /// Whether any relay has answered.
     pub(super) answered: bool,
-    /// Spaces of which that relay has said that its log is the one that is known.
+    /// Spaces for which that relay has confirmed that its log is the known one.
     pub(super) confirmed: BTreeSet<SpaceRow>,
-    /// Spaces that it refuses.
+    /// Spaces that it rejects.
     pub(super) refused: BTreeMap<SpaceRow, RefusedSpace>,
 }
 
 impl Requests {
-    /// How many are not answered.
+    /// How many are not answered yet.
     #[cfg(test)]
     pub(super) fn open(&self) -> usize {
         self.0.lock().open.len()
@@ -129,17 +128,17 @@ impl Requests {
         drop(request);
     }
 
-    /// Checks that came since this was asked last.
+    /// The checks since the last call.
     pub(super) fn take_fresh(&self) -> Vec<(u64, Vec<SpaceName>)> {
         std::mem::take(&mut self.0.lock().fresh)
     }
 
-    /// Whether a request came since this was asked last.
+    /// Whether a request was added since the last call.
     pub(super) fn take_changed(&self) -> bool {
         std::mem::take(&mut self.0.lock().changed)
     }
 
-    /// When the next one's time runs out.
+    /// The earliest deadline.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let registry = self.0.lock();
         let deadline = |request: &Request| match request {
@@ -149,8 +148,8 @@ impl Requests {
         registry.open.values().map(deadline).min()
     }
 
-    /// Answers the flushes that are done, refused or out of time; with `is_offline`, all of them,
-    /// and all checks.
+    /// Answers the flushes that are done, refused or timed out; with `is_offline`, all flushes and
+    /// checks.
     pub(super) fn settle(&self, core: &Core, reached: &Reached, is_offline: bool) {
         let now = Instant::now();
         self.answer(|request| match request {
@@ -172,14 +171,13 @@ impl Requests {
         }
     }
 
-    /// The link's thread has ended, and another one may be started: what is left is answered so.
+    /// The link's thread has ended, and another one may be started: answers all requests accordingly.
     pub(super) fn end(&self, core: &Core) {
         self.0.lock().fresh.clear();
         self.settle(core, &Reached::default(), true);
     }
 
-    /// Gives up checks that have not come on for too long; `steps` is how many steps all checks have
-    /// made.
+    /// Gives up checks without progress for too long; `steps` is how many steps all checks have made.
     pub(super) fn expire_checks(&self, core: &Core, steps: u64) {
         let now = Instant::now();
         self.answer_checks(|check| {
@@ -199,8 +197,8 @@ impl Requests {
         });
     }
 
-    /// A space was compared, or could not be, under this ticket: that answers every check that was
-    /// asked for before it began.
+    /// A space was compared, or could not be, under this ticket: answers every check that was requested
+    /// before the comparison began.
     pub(super) fn checked(&self, space: &SpaceName, ticket: u64, outcome: &Result<u64, Unchecked>) {
         let mut registry = self.0.lock();
         for (_, request) in registry.open.range_mut(..=ticket) {
@@ -222,14 +220,14 @@ impl Requests {
         self.checked(space, u64::MAX, &Err(Unchecked::Removed));
     }
 
-    /// The link has ended: what is left is answered so, and so is what comes.
+    /// The link has ended: answers all present and later requests accordingly.
     pub(super) fn close(&self) {
         let mut registry = self.0.lock();
         registry.closed = true;
         registry.fresh.clear();
         let open = std::mem::take(&mut registry.open);
         drop(registry);
-        // Without a sender, those who wait hear that it is closed.
+        // Dropping the senders ends the waits with `Closed`.
         drop(open);
     }
 
@@ -286,17 +284,17 @@ impl CheckRequest {
     }
 }
 
-/// A request that an application waits for; dropped, it is taken back.
+/// A request that an application waits for; dropping it cancels it.
 pub(crate) struct Registered<T> {
     desk: Arc<Desk>,
     id: u64,
     answer: notify::Answer<T>,
 }
 
-/// Whether somebody takes a request up.
+/// Whether there is a thread to answer a request.
 enum Begun<T> {
     Waiting(Registered<T>),
-    /// The link's thread ended by a panic.
+    /// The link's thread ended with a panic.
     Ended,
     Closed,
 }
@@ -305,7 +303,7 @@ impl<T> Registered<T> {
     fn begin(desk: &Arc<Desk>, request: Request, answer: notify::Answer<T>) -> Begun<T> {
         let Some(id) = desk.requests.add(request) else { return Begun::Closed };
         let registered = Self { desk: Arc::clone(desk), id, answer };
-        // Asked behind it: a thread that ends later answers this one too.
+        // Checked after the registration: a thread that ends later answers this request too.
         if desk.has_ended() {
             return Begun::Ended;
         }
@@ -320,7 +318,7 @@ impl<T> Drop for Registered<T> {
     }
 }
 
-/// A flush, begun: what it waits for is fixed.
+/// A flush in progress: its targets are fixed.
 pub(crate) enum Flush {
     Decided(Result<(), FlushError>),
     Waiting(Registered<Result<(), FlushError>>),
@@ -360,7 +358,7 @@ impl Flush {
     }
 }
 
-/// A check, begun.
+/// A check in progress.
 pub(crate) enum Check {
     Decided(Result<u64, CheckError>),
     Waiting(Registered<Result<u64, CheckError>>),
@@ -404,8 +402,8 @@ impl Check {
     }
 }
 
-/// Whether the targets are reached, or can not be. With `reached`, at the relay that is wanted;
-/// without, at the one that was met last.
+/// Whether the targets are reached, or cannot be. With `reached`, at the wanted relay; without, at the
+/// one that was connected last.
 fn decide(
     core: &Core,
     reached: Option<&Reached>,
@@ -416,12 +414,12 @@ fn decide(
     }
     let (mut waits, mut rejects, mut refused) = (false, false, Vec::new());
     for (row, target) in targets {
-        // A space that was removed waits for nothing.
+        // Nothing of a removed space is pending.
         let Some(count) = core.status.count(*row) else { continue };
-        // A snapshot that came since gave new numbers to what is not held.
+        // A snapshot received since has given new numbers to unacked changes.
         let target = count.totals.moved.max(*target);
         if let Some(reached) = reached {
-            // Counts of another relay say nothing of this one.
+            // Counts of another relay do not apply.
             if count.upstream != reached.upstream {
                 waits = true;
                 continue;

@@ -1,4 +1,4 @@
-//! The link's life: reach the relay that is wanted, run a session with it, wait, again.
+//! The link's loop: connects to the wanted relay, runs a session with it, waits, and repeats.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,24 +29,24 @@ pub(super) struct Runner {
     pub(super) performer: Performer,
     pub(super) completions: mpsc::UnboundedReceiver<Completion>,
     target: Option<Arc<Target>>,
-    /// Which `connect` the target is of.
+    /// The number of the `connect` call for the target.
     connects: u64,
     online: bool,
     closing: bool,
-    /// The application does not want to wait any longer.
+    /// The application wants a connection attempt at once.
     pub(super) hurry: bool,
     pub(super) next_check: Instant,
-    /// Something happened that may answer a flush.
+    /// Whether an event may answer a flush.
     pub(super) unsettled: bool,
-    /// Tries since the link was last online.
+    /// Attempts since the link was last online.
     pub(super) attempt: u32,
-    /// Sessions in a row that ended by a fault of one side: each connects well, so only this
-    /// makes the waits between them grow.
+    /// Sessions in a row that ended with a fault of one side. Each of them connects successfully, so
+    /// only this count makes the waits between them grow.
     faults: u32,
     pub(super) started: Instant,
 }
 
-/// A session that lasted this long counts as good, however it ends.
+/// From this duration on a session counts as good, however it ends.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 
 impl Runner {
@@ -112,12 +112,12 @@ impl Runner {
         self.performer.close();
     }
 
-    /// The relay to connect with, if there is to be a connection.
+    /// The relay to connect to, if the link is to be online.
     fn wanted(&self) -> Option<Arc<Target>> {
         self.target.clone().filter(|_| self.online && !self.closing)
     }
 
-    /// Whether something else is wanted than a connection of this `connect`.
+    /// Whether a connection of this `connect` is not wanted any more.
     pub(super) fn is_over(&self, connects: u64) -> bool {
         self.closing || !self.online || self.connects != connects
     }
@@ -134,7 +134,7 @@ impl Runner {
         self.unsettled = true;
     }
 
-    /// Connects, unless something else is wanted meanwhile.
+    /// Connects, unless the wishes change meanwhile.
     async fn connect(&mut self, target: &Target) -> Option<Result<Socket, SocketError>> {
         let connects = self.connects;
         let connecting = connect(&target.address, target.timings.patience.handshake);
@@ -156,7 +156,7 @@ impl Runner {
         }
     }
 
-    /// Without a connection: until the wait is over, or something else is wanted.
+    /// Without a connection: waits until the time is over, or the wishes change.
     async fn rest(&mut self, wait: Option<Duration>) {
         let (connects, was_online) = (self.connects, self.online);
         let until = wait.map(|wait| Instant::now() + wait);
@@ -178,7 +178,7 @@ impl Runner {
         }
     }
 
-    /// Takes up what is wanted.
+    /// Applies the wishes.
     pub(super) fn take_wishes(&mut self) {
         self.core.threads.pass(StoreThread::Link);
         let wishes = self.desk.take();
@@ -216,7 +216,7 @@ impl Runner {
         self.unsettled |= self.desk.requests.take_changed();
     }
 
-    /// What is new of single spaces.
+    /// Applies the new wishes for single spaces.
     fn take_news(&mut self, wishes: Wishes) {
         let now = self.now();
         for space in self.performer.names(&wishes.local) {
@@ -239,7 +239,7 @@ impl Runner {
         }
     }
 
-    /// Brings the set of spaces to what the store has.
+    /// Updates the set of spaces to the store's.
     fn sync_spaces(&mut self) {
         let now = self.now();
         let spaces: BTreeMap<SpaceName, SpaceRow> = self.core.spaces().into_iter().collect();
@@ -247,7 +247,7 @@ impl Runner {
             if spaces.get(&name) != Some(&row) {
                 self.performer.remove_space(&name, row);
                 self.replica.handle_space_removed(now, &name);
-                // The machine says so too, but what it says goes with a connection that ends.
+                // The machine reports it too, but its effects are dropped with a connection that ends.
                 self.desk.requests.space_removed(&name);
             }
         }
@@ -278,7 +278,7 @@ impl Runner {
         Moment(self.started.elapsed())
     }
 
-    /// Does what remains to be told once the connection is gone.
+    /// Performs the effects that remain after the connection has ended.
     fn perform_offline(&mut self) {
         while let Some(effect) = self.replica.poll_effect() {
             let now = self.now();

@@ -18,29 +18,29 @@ use super::socket::Socket;
 use super::timings::FAR;
 use super::voice::Spoken;
 
-/// How long the goodbye to a relay may take.
+/// The longest time for the goodbye to a relay.
 const GOODBYE: Duration = Duration::from_millis(500);
 
-/// Bytes of small frames that are joined into one message.
+/// Small frames are joined into one message up to this size in bytes.
 const JOINED_BYTES: usize = 16 * 1024;
 
-/// Bytes that wait for the socket, beyond which ephemeral messages wait outside: all else that is
-/// sent is bounded by what the relay answers, and they are not answered.
+/// Bytes that wait for the socket, above which ephemeral messages are held back: all other frames are
+/// bounded by the relay's answers, and ephemeral messages have none.
 const SPEAK_BELOW_BYTES: usize = 64 * 1024;
 
 /// How a session ended.
 pub(super) enum Ended {
-    /// Something else is wanted: another relay, to be offline, the end.
+    /// The wishes have changed: another relay, offline, or the end.
     OnPurpose,
-    /// The application asked for another try, and this one does not answer.
+    /// The application asked for another attempt, and this connection does not answer.
     Retry,
-    /// The connection is gone.
+    /// The connection was lost.
     Lost(String),
-    /// One side could not go on: broken rules, a refusal, a full disk.
+    /// One side could not go on: a protocol violation, a refusal, a full disk.
     Fault(String),
 }
 
-/// Writes what is queued, until the queue's sender is gone.
+/// Writes the queue, until its sender is gone.
 async fn write(
     mut sink: SplitSink<Socket, Message>,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
@@ -52,7 +52,7 @@ async fn write(
         Some(message) => Some(message),
         None => queue.recv().await,
     } {
-        // What is there together travels together: small frames in one message.
+        // Frames that are queued together are sent together: small ones in one message.
         while let Ok(more) = queue.try_recv() {
             if message.len() + more.len() > JOINED_BYTES {
                 next = Some(more);
@@ -76,8 +76,8 @@ impl Runner {
         connects: u64,
     ) -> Ended {
         let (sink, mut stream) = socket.split();
-        // Unbounded, because the machine bounds it: pushes by their window, parts by what the
-        // socket takes, all else by being answers; ephemeral messages by `speak`.
+        // Unbounded, because the machine bounds it: pushes by their window, parts by the socket's room,
+        // answers by their requests, ephemeral messages by `speak`.
         let (queue, queued) = mpsc::unbounded_channel::<Vec<u8>>();
         let unsent = Arc::new(AtomicUsize::new(0));
         let out = Out::new(queue, Arc::clone(&unsent));
@@ -117,14 +117,14 @@ impl Runner {
             }
         }
         drop(out);
-        // A relay that does not read must not hold us.
+        // A relay that does not read must not block the end.
         if tokio::time::timeout(GOODBYE, &mut writer).await.is_err() {
             writer.abort();
         }
         ended.unwrap_or(Ended::OnPurpose)
     }
 
-    /// Has every space compared with the relay: it is time.
+    /// Requests a comparison of every space with the relay: it is due.
     fn begin_checks(&mut self, target: &Target) {
         self.next_check = Instant::now() + target.timings.check_every;
         let (now, ticket) = (self.now(), self.desk.requests.number());
@@ -133,7 +133,7 @@ impl Runner {
         }
     }
 
-    /// Sends the ephemeral messages that the socket has room for.
+    /// Sends the ephemeral messages for which the socket has room.
     fn speak(&mut self, out: &Out) {
         let mut room = SPEAK_BELOW_BYTES.saturating_sub(out.unsent());
         while room > 0
@@ -164,7 +164,7 @@ impl Runner {
         None
     }
 
-    /// Does what the machine asks; says if the session is over.
+    /// Performs the machine's effects; returns how the session ended if it has.
     fn perform(&mut self, out: &Out) -> Option<Ended> {
         while let Some(effect) = self.replica.poll_effect() {
             let now = self.now();

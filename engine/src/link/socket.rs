@@ -1,4 +1,4 @@
-//! Connecting, and what can go wrong with it.
+//! Connecting to a relay, and the errors of that.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub(super) enum SocketError {
 }
 
 impl SocketError {
-    /// Whether what is at the URL answered, and not as a relay does: trying again will not help.
+    /// Whether the server at the URL answers, but not as a relay: trying again will not help.
     pub(super) fn is_no_relay(&self) -> bool {
         matches!(self, Self::NotLandfall { .. })
     }
@@ -88,8 +88,8 @@ fn check_subprotocol(address: &Address, response: &Response) -> Result<(), Socke
     Err(SocketError::NotLandfall { url: address.url.clone(), what })
 }
 
-/// Another answer than a WebSocket. What a relay or a proxy before it may answer while it is busy, comes
-/// up, or does not know us, says nothing of the URL.
+/// Another answer than a WebSocket. Answers of a busy or starting relay, of a proxy before it, or to an
+/// unknown client do not show that the URL is wrong.
 fn answered(url: String, response: &HttpResponse<Option<Vec<u8>>>) -> SocketError {
     let status = response.status();
     let body = response.body().as_deref().unwrap_or_default();
@@ -115,7 +115,7 @@ fn failure(address: &Address, error: WsError) -> SocketError {
         WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
             not_landfall(format!("it does not speak {SUBPROTOCOL}"))
         }
-        // A relay that goes down in the middle of its answer is one all the same.
+        // A relay that stops in the middle of its answer is a relay.
         WsError::Protocol(ProtocolError::HandshakeIncomplete) => {
             SocketError::Handshake { url, source: Box::new(error) }
         }

@@ -1,4 +1,4 @@
-//! A panic while what arrives is taken up, against a relay that says what the test wants.
+//! Panics while received data is processed, against a scripted relay.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -40,7 +40,7 @@ fn welcome() -> Frame {
     })
 }
 
-/// Answers a hello and subscriptions, which get a log of one entry.
+/// Answers a hello and subscriptions; each log has one entry.
 fn answers(frame: Frame, entry: &Entry) -> Vec<Frame> {
     let (epoch, head) = (Epoch::from_bytes([3; 16]), Offset(1));
     match frame {
@@ -62,13 +62,13 @@ fn answers(frame: Frame, entry: &Entry) -> Vec<Frame> {
     }
 }
 
-/// One connection, to its end.
+/// Serves one connection to its end.
 fn serve(mut socket: WebSocket<TcpStream>, entry: &Entry) {
     while let Ok(message) = socket.read() {
         let Message::Binary(bytes) = message else { continue };
         for frame in Frames::new(&bytes).unwrap() {
             for answer in answers(frame.unwrap(), entry) {
-                // Its end shows at the reader.
+                // The reader detects the end.
                 let _ = socket.send(Message::Binary(encode(&answer).into()));
             }
         }
@@ -85,7 +85,7 @@ fn choose(
     Ok(response)
 }
 
-/// Connects, and waits until the relay's change is there and all is live.
+/// Connects, and waits until the relay's change has arrived and all spaces are live.
 fn connected(store: &Store, address: SocketAddr) -> crate::Status {
     let (url, quickly) = (format!("ws://{address}"), Duration::from_millis(10));
     store.connect(LinkOptions { reconnect_first: quickly, ..LinkOptions::new(&url) }).unwrap();
@@ -103,7 +103,7 @@ fn a_panic_while_something_is_taken_up_ends_its_session_and_it_comes_again() {
     let relay = std::thread::spawn(move || {
         let entry = one_change();
         let mut connections = 0;
-        // Until the test connects without speaking.
+        // Until the test connects without a handshake.
         while let Ok(socket) = accept_hdr(listener.accept().unwrap().0, choose) {
             connections += 1;
             serve(socket, &entry);
@@ -126,8 +126,8 @@ fn a_panic_while_something_is_taken_up_ends_its_session_and_it_comes_again() {
     );
 }
 
-/// One connection to a relay that asks for a document as soon as a test says so; to its end, which that
-/// of the test is as well.
+/// Serves one connection to a relay that requests a document once the test asks for it. The end of the
+/// connection ends the test's part too.
 fn serve_and_ask(mut socket: WebSocket<TcpStream>, asks: &Asks) {
     let entry = one_change();
     let quickly = Some(Duration::from_millis(10));
@@ -138,7 +138,7 @@ fn serve_and_ask(mut socket: WebSocket<TcpStream>, asks: &Asks) {
             let document = DocumentId::from_bytes([1; 16]);
             let asked = Resend { subscription, document, changes: vec![[1; 32]] };
             asks.wanted.store(false, Ordering::SeqCst);
-            // Its end shows at the reader.
+            // The reader detects the end.
             let _ = socket.send(Message::Binary(encode(&Frame::Resend(asked)).into()));
         }
         let bytes = match socket.read() {
@@ -166,7 +166,7 @@ fn is_timeout(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// What a relay hears that asks.
+/// The frames that a requesting relay receives.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     Resent(u32),
@@ -180,7 +180,7 @@ struct Asks {
     heard: mpsc::Sender<Heard>,
 }
 
-/// A store with one change of a relay that asks for it when it is told to.
+/// A store with one change from a relay, which requests it on demand.
 fn asked_store() -> (Store, Arc<Asks>, mpsc::Receiver<Heard>, impl FnOnce()) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -189,7 +189,7 @@ fn asked_store() -> (Store, Arc<Asks>, mpsc::Receiver<Heard>, impl FnOnce()) {
     let asks = Arc::new(Asks { wanted, ends, heard });
     let of_relay = Arc::clone(&asks);
     let relay = std::thread::spawn(move || {
-        // Until the test connects without speaking.
+        // Until the test connects without a handshake.
         while let Ok(socket) = accept_hdr(listener.accept().unwrap().0, choose) {
             serve_and_ask(socket, &of_relay);
         }
@@ -207,7 +207,7 @@ fn asked_store() -> (Store, Arc<Asks>, mpsc::Receiver<Heard>, impl FnOnce()) {
     (store, asks, hears, end)
 }
 
-/// What a relay asks for again is put together on the thread of the arrivals.
+/// The answer to a resend request is assembled on the arrivals thread.
 #[test]
 fn a_panic_while_what_the_relay_asks_for_is_read_ends_its_session() {
     let (store, asks, hears, end) = asked_store();
@@ -221,7 +221,7 @@ fn a_panic_while_what_the_relay_asks_for_is_read_ends_its_session() {
     end();
 }
 
-/// What a relay asks for may be damaged here as well.
+/// A requested document may be damaged here as well.
 #[test]
 fn what_cannot_be_read_is_answered_with_nothing_in_the_same_session() {
     let (store, asks, hears, end) = asked_store();

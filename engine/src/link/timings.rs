@@ -1,5 +1,5 @@
-//! The link's times, as they are used: whatever the options say, no sum of them overflows and none
-//! makes the link turn without rest.
+//! The link's times as they are used: whatever the options are, no sum of them overflows and none makes
+//! the link spin.
 
 use std::time::Duration;
 
@@ -7,14 +7,13 @@ use landfall_protocol::session::Patience;
 
 use crate::options::LinkOptions;
 
-/// A time that far ahead never comes.
+/// Longer times are cut to this, which never passes.
 pub(super) const FAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// The shortest wait for anything: what a computer can tell from none.
+/// The shortest wait.
 const LEAST: Duration = Duration::from_millis(1);
 
-/// The shortest wait before connecting again: a relay that refuses is not asked a thousand times a
-/// second.
+/// The shortest wait before reconnecting: a relay that refuses is not asked a thousand times a second.
 const LEAST_RECONNECT: Duration = Duration::from_millis(10);
 
 /// The shortest time between two scheduled comparisons.
@@ -43,7 +42,7 @@ impl Timings {
         }
     }
 
-    /// The wait before try number `attempt`, from 1; `jitter` is between 0 and 1.
+    /// The wait before attempt number `attempt`, from 1; `jitter` is between 0 and 1.
     pub(super) fn backoff(&self, attempt: u32, jitter: f64) -> Duration {
         let doublings = attempt.saturating_sub(1).min(20);
         let most = self.reconnect_first.saturating_mul(1 << doublings).min(self.reconnect_most);

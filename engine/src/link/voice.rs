@@ -1,5 +1,5 @@
-//! Ephemeral messages on their way to the relay: bounded, never stored, and forgotten when the
-//! connection goes.
+//! The queue of ephemeral messages to the relay: bounded, never stored, and cleared when the connection
+//! ends.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,13 +8,13 @@ use landfall_protocol::limits::EPHEMERAL_BYTES;
 use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::Mutex;
 
-/// Bytes of messages that wait for the relay to read. Beyond it the application is told.
+/// The most bytes of queued messages. Above it the application receives `Congested`.
 const WAITING_BYTES: usize = 4 * EPHEMERAL_BYTES;
 
-/// What a message counts beside its bytes.
+/// The overhead that each message counts beside its payload, in bytes.
 const OVERHEAD_BYTES: usize = 128;
 
-/// A message that the application gave.
+/// A message from the application.
 pub(super) struct Spoken {
     pub(super) space: SpaceName,
     pub(super) document: DocumentId,
@@ -22,14 +22,14 @@ pub(super) struct Spoken {
     pub(super) data: Vec<u8>,
 }
 
-/// Why a message was not taken.
+/// Why a message was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unspoken {
-    /// The space is not subscribed now, or the relay passes no messages on.
+    /// The space is not subscribed now, or the relay forwards no messages.
     NotSpeaking,
-    /// The subscription leaves the document out.
+    /// The subscription's filter excludes the document.
     OutOfScope,
-    /// Too much waits.
+    /// The queue is full.
     Congested,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Voice(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// What can be spoken about.
+    /// The spaces for which messages are accepted.
     spaces: BTreeMap<SpaceName, Filter>,
     queue: VecDeque<Spoken>,
     bytes: usize,
@@ -52,8 +52,8 @@ impl Spoken {
 }
 
 impl Voice {
-    /// What of a space can be spoken about from now on. Without a filter, nothing: what waits is
-    /// forgotten.
+    /// Sets the filter for messages about a space. Without a filter no message is accepted, and queued
+    /// ones are dropped.
     pub(super) fn set(&self, space: SpaceName, filter: Option<Filter>) {
         let mut state = self.0.lock();
         match filter {
@@ -68,13 +68,13 @@ impl Voice {
         }
     }
 
-    /// Nothing can be spoken about any more, and what waits is forgotten.
+    /// Accepts no more messages, and drops queued ones.
     pub(super) fn clear(&self) {
         *self.0.lock() = State::default();
     }
 
-    /// Takes a message, and gives it its number under the lock, so that numbers grow in the order
-    /// in which messages are sent.
+    /// Queues a message, and assigns its number under the lock, so that numbers increase in the order
+    /// of sending.
     pub(super) fn add(
         &self,
         space: &SpaceName,
@@ -97,7 +97,7 @@ impl Voice {
         Ok(())
     }
 
-    /// The next one to be sent.
+    /// The next message to send.
     pub(super) fn take(&self) -> Option<Spoken> {
         let mut state = self.0.lock();
         let spoken = state.queue.pop_front()?;
@@ -153,11 +153,11 @@ mod tests {
         assert_eq!(say(&here), Ok(()));
         assert_eq!(say(&there), Ok(()));
         assert_eq!(say(&here), Ok(()));
-        // A fourth would fit without what each counts beside its bytes.
+        // A fourth would fit without the overhead of each.
         assert_eq!(say(&here), Err(Unspoken::Congested));
         voice.set(here.clone(), None);
         assert_eq!(say(&there), Ok(()));
-        // The one that was not taken has no number.
+        // The message that was not queued has no number.
         assert_eq!(counts(&voice), [2, 4]);
         assert!(voice.is_empty());
     }

@@ -1,4 +1,4 @@
-//! The store's file as a whole: copied, put back, rewritten.
+//! Operations on the store's file as a whole: backup, restore, and rewriting it compactly.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,23 +12,23 @@ use crate::compactor;
 use crate::error::{BoxError, OpenError, StoreError, StoreFailure};
 use crate::store::{FoldOptions, LocalLog, Place};
 
-/// What a restore came to.
+/// The result of a restore.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Restored {
-    /// Where the store is that was there before.
+    /// The path of the store that was replaced.
     pub kept: Option<PathBuf>,
 }
 
-/// What a compaction came to.
+/// The result of a compaction.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Compacted {
-    /// Documents of which something was folded.
+    /// Documents that were compacted.
     pub documents: u64,
-    /// Changes that were folded.
+    /// Changes that were compacted.
     pub changes: u64,
-    /// Documents that could not be folded; they are as they were.
+    /// Documents that could not be compacted; they are unchanged.
     pub failed: u64,
     /// Bytes of the file before.
     pub bytes_before: u64,
@@ -36,11 +36,11 @@ pub struct Compacted {
     pub bytes_after: u64,
 }
 
-/// Copies a store to a new file, as it is at this moment, also beside the process that has it
-/// open. The copy is fsynced and checked, and has its name only then.
+/// Copies the present state of a store to a new file, also beside the process that has it open. The
+/// copy is fsynced and checked before it gets its name.
 ///
 /// # Errors
-/// [`MaintainError::Exists`]: nothing is ever overwritten. Nothing is left at the target.
+/// [`MaintainError::Exists`]: no file is ever overwritten. On an error nothing is left at the target.
 pub fn backup(path: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), MaintainError> {
     LocalLog::copy_file(path.as_ref(), target.as_ref()).map_err(|error| match error {
         BackupError::Exists { path } => MaintainError::Exists(path),
@@ -49,15 +49,15 @@ pub fn backup(path: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), Ma
     })
 }
 
-/// Puts a backup in the place of a store that nobody has open. It is checked first, document by
-/// document, unless it is to be taken `unchecked`. A store that is there is replaced only if
-/// `replace` says so, and kept beside the new one. Interrupted anywhere, the old store is there or
-/// the new one.
+/// Replaces a store that no process has open by a backup. The backup is verified first, document by
+/// document, unless `unchecked` is set. An existing store is replaced only if `replace` is set, and is
+/// kept beside the new one. If it is interrupted, either the old store is there or the new one.
 ///
-/// A restored store takes fresh actors, and tells its relay what it has: nothing doubles.
+/// A restored store uses fresh actors and compares its documents with its relay, so that nothing is
+/// duplicated.
 ///
 /// # Errors
-/// See [`MaintainError`]; then the store is as it was.
+/// See [`MaintainError`]; the store is then unchanged.
 pub fn restore(
     backup: impl AsRef<Path>,
     path: impl AsRef<Path>,
@@ -69,8 +69,8 @@ pub fn restore(
     if place.is_there() && !replace {
         return Err(MaintainError::Exists(path.to_owned()));
     }
-    // Beside the file itself: a link may lead to it from another folder and file system, where it
-    // could not be renamed.
+    // Beside the file itself: a symbolic link may point to it from another folder and file system, from
+    // which a rename would fail.
     let staging = beside(place.path(), ".restoring");
     clear(&staging)?;
     let kept = beside(place.path(), &format!(".replaced-{}", now_ms()));
@@ -78,7 +78,7 @@ pub fn restore(
     let made = stage(backup.as_ref(), &staging, unchecked)
         .and_then(|()| place.put(&staging, kept.as_deref()).map_err(failed));
     if let Err(error) = made {
-        // The first error counts.
+        // The first error is returned.
         let _ = clear(&staging);
         return Err(error);
     }
@@ -86,7 +86,7 @@ pub fn restore(
     Ok(Restored { kept })
 }
 
-/// Copies the backup, and looks whether it is sound.
+/// Copies the backup, and verifies it.
 fn stage(backup: &Path, staging: &Path, unchecked: bool) -> Result<(), MaintainError> {
     LocalLog::copy_file(backup, staging)
         .map_err(|error| MaintainError::BadBackup(Box::new(error) as BoxError))?;
@@ -104,11 +104,11 @@ fn stage(backup: &Path, staging: &Path, unchecked: bool) -> Result<(), MaintainE
     }
 }
 
-/// Folds the history of a store that nobody has open, and rewrites its file without the room that
-/// nobody uses. `all` folds everything that the relay holds, and not only what is due.
+/// Compacts the history of a store that no process has open, and rewrites its file without free space.
+/// With `all`, everything that the relay holds is compacted, not only documents that are due.
 ///
 /// # Errors
-/// See [`MaintainError`]; what was folded before stays. Interrupted anywhere, nothing is lost.
+/// See [`MaintainError`]; earlier compactions stay. If it is interrupted, nothing is lost.
 pub fn compact(path: impl AsRef<Path>, all: bool) -> Result<Compacted, MaintainError> {
     let path = path.as_ref();
     let log = take(path)?;
@@ -126,7 +126,7 @@ pub fn compact(path: impl AsRef<Path>, all: bool) -> Result<Compacted, MaintainE
         .map_err(|error| MaintainError::Copy(Box::new(error) as BoxError))
         .and_then(|()| place.put(&rewritten, None).map_err(failed));
     if let Err(error) = made {
-        // The first error counts.
+        // The first error is returned.
         let _ = clear(&rewritten);
         return Err(error);
     }
@@ -158,7 +158,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Removes a file with all that SQLite and the lock put beside it.
+/// Removes a file with the files that SQLite and the lock created beside it.
 fn clear(path: &Path) -> Result<(), MaintainError> {
     for suffix in ["", "-wal", "-shm", ".lock"] {
         let path = beside(path, suffix);

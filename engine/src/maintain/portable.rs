@@ -1,4 +1,4 @@
-//! A space as a portable file, and back.
+//! Exports a space as a portable file, and imports one. The format is `landfall-protocol`'s.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,60 +17,60 @@ use crate::store::{ImportChange, LocalLog, Place, SpaceRow};
 pub use crate::store::{Kept, LeftOut};
 use crate::{ChangeHash, DocumentId, SpaceName};
 
-/// Bytes that are written or read at a time.
+/// How many bytes are written or read at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Changes in one transaction, and their bytes.
+/// The most changes in one transaction, and their bytes.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Bytes of changes that come before something that they depend on. An exported file has each change
-/// behind its dependencies; a file of another origin may not.
+/// The most bytes of changes that precede one of their dependencies. In an exported file each change
+/// follows its dependencies; a file of another origin may differ.
 const EARLY_BYTES: usize = 64 << 20;
 
-/// What an export came to.
+/// The result of an export.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exported {
-    /// Documents in the file, deleted ones too.
+    /// Documents in the file, including deleted ones.
     pub documents: u64,
     /// Deleted documents.
     pub tombstones: u64,
-    /// Folded histories.
+    /// Snapshots.
     pub snapshots: u64,
-    /// Changes beside those that are in folded histories.
+    /// Changes beside those in snapshots.
     pub changes: u64,
-    /// What the store keeps and the file does not have, since it is in no document. It stays in the
-    /// store.
+    /// Changes that the store keeps outside its documents, and that the file does not contain. They
+    /// stay in the store.
     pub left_out: Vec<LeftOut>,
 }
 
-/// What an import came to.
+/// The result of an import.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Imported {
-    /// Where it went.
+    /// The space that received them.
     pub space: SpaceName,
-    /// Documents that the file has.
+    /// Documents in the file.
     pub documents: u64,
-    /// Changes of the file that are here now; those that were here before count too.
+    /// Changes of the file that are here now, including those that were here before.
     pub changes: u64,
-    /// Those of them that were here before.
+    /// How many of them were here before.
     pub known: u64,
     /// Deletions that are new here.
     pub deletions: u64,
-    /// Documents among those of which edits are kept that the relay is not known to hold:
-    /// [`Space::lost_edits`](crate::Space::lost_edits) names them.
+    /// How many of the deleted documents have orphaned edits that the relay is not known to hold:
+    /// [`Space::lost_edits`](crate::Space::lost_edits) lists them.
     pub kept: u64,
-    /// What is of documents that are deleted here: a deletion is for good.
+    /// Changes of documents that are deleted here: a deletion is for good.
     pub deleted_here: u64,
-    /// What was refused: whose, and why.
+    /// Changes that were not admitted: the document, and the reason.
     pub refused: Vec<(DocumentId, String)>,
 }
 
-/// Writes all documents of a space to a new portable file, also beside the process that has the
-/// store open. The file is fsynced and read again, and has its name only then. What the store keeps
-/// beside its documents is not in it, and is named in [`Exported::left_out`].
+/// Writes all documents of a space to a new portable file, also beside the process that has the store
+/// open. The file is fsynced and read again before it gets its name. Changes that the store keeps
+/// outside its documents are not in it, and are listed in [`Exported::left_out`].
 ///
 /// # Errors
 /// See [`MaintainError`]; nothing is left at the target then.
@@ -122,13 +122,14 @@ pub fn export(
     Ok(Exported { documents, tombstones, snapshots, changes, left_out })
 }
 
-/// Takes a portable file into a store that nobody has open, into the space that it names or another
-/// one. The store is made if there is none; its folder must exist. Its changes are admitted as all others are, and go to the relay as if they had been made
-/// here; what is here already is no error.
+/// Imports a portable file into a store that no process has open, into the space that the file names or
+/// another one. The store is created if there is none; its folder must exist. The changes are admitted
+/// as all others are, and are sent to the relay as local changes are; changes that are already here are
+/// no error.
 ///
 /// # Errors
-/// See [`MaintainError`]. A cut or damaged file changes nothing. An import that ended early is
-/// simply done again.
+/// See [`MaintainError`]. A cut or damaged file changes nothing. An import that ended early can be
+/// repeated.
 pub fn import(
     path: impl AsRef<Path>,
     file: impl AsRef<Path>,
@@ -145,7 +146,7 @@ pub fn import(
         Ok(())
     })?;
     opened.seek(SeekFrom::Start(0)).map_err(unread)?;
-    // A whole file names one.
+    // A complete file names a space.
     let space = space.cloned().or(named).ok_or(PortableError::NotPortable)?;
     let log = match path.as_ref().exists() {
         true => take(path.as_ref())?,
@@ -189,21 +190,21 @@ fn read_all(
     }
 }
 
-/// An import under way.
+/// An import in progress.
 struct Import<'a> {
     log: &'a LocalLog,
     row: SpaceRow,
     document: DocumentId,
-    /// The bytes of the document's snapshot that have come, and how many it has.
+    /// The bytes of the document's snapshot read so far, and its total size.
     snapshot: (Vec<u8>, usize),
     waiting: Batch,
-    /// Changes that came before something that they need, and what each of them lacked.
+    /// Changes that precede one of their dependencies, with the error of each.
     early: Vec<(ImportChange, HistoryError)>,
     early_bytes: usize,
     done: Imported,
 }
 
-/// Changes for one transaction.
+/// The changes of one transaction.
 #[derive(Default)]
 struct Batch {
     changes: Vec<ImportChange>,
@@ -268,7 +269,7 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// What is folded goes in change by change: what it folds is not known to be the relay's.
+    /// Imports a snapshot change by change: the relay is not known to hold those changes.
     fn folded(&mut self, body: &[u8]) -> Result<(), MaintainError> {
         let chunks = match landfall_fold::changes_since(body, &[]) {
             Ok(chunks) => chunks,
@@ -287,8 +288,8 @@ impl<'a> Import<'a> {
         let is_root = |change: &&CheckedChange| change.dependencies.is_empty();
         let roots: Vec<ChangeHash> =
             changes.iter().filter(is_root).map(|change| change.hash).collect();
-        // No record of a folded change says that its root was merged. That several stand in one
-        // history says it; whether it is the history that is here is another question.
+        // Records of compacted changes have no flag for second roots. Several roots in one history show
+        // that they were merged; whether it is the history of the document here is checked separately.
         let several = roots.len() > 1 && {
             self.flush()?;
             self.log.takes_roots(self.row, &self.document, &roots).map_err(StoreError::from)?
@@ -312,7 +313,7 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Stores what waits for a transaction.
+    /// Stores the changes collected for a transaction.
     fn flush(&mut self) -> Result<(), MaintainError> {
         let Batch { changes, .. } = std::mem::take(&mut self.waiting);
         if !changes.is_empty() {
@@ -321,7 +322,7 @@ impl<'a> Import<'a> {
         Ok(())
     }
 
-    /// Gives how many changes were taken.
+    /// Returns how many changes were stored.
     fn store(&mut self, changes: Vec<ImportChange>) -> Result<u64, MaintainError> {
         let stored = self.log.import_changes(self.row, changes).map_err(StoreError::from)?;
         self.done.changes += stored.taken;
@@ -343,7 +344,7 @@ impl<'a> Import<'a> {
         Ok(stored.taken)
     }
 
-    /// Stores everything; what came too early is tried again for as long as something of it fits.
+    /// Stores everything; changes that came too early are retried as long as some are admitted.
     fn finish(mut self) -> Result<Imported, MaintainError> {
         self.flush()?;
         loop {

@@ -1,5 +1,5 @@
-//! Where the status is kept. Commits bring one space's numbers up to date; the value that the
-//! application sees is put together when it is read.
+//! The state behind the status. Each commit updates one space's numbers; the public value is assembled
+//! when it is read. It calls no waker and knows no SQL.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::options::UNREADABLE_LISTED;
 use crate::store::{Came, Followed, Parked, SpaceCount, SpaceReport, SpaceRow};
 use crate::threads::{StoreThread, ThreadPanic};
 
-/// What one space's status is made of.
+/// The facts behind one space's status.
 #[derive(Debug)]
 struct Facts {
     name: SpaceName,
@@ -31,7 +31,7 @@ struct Facts {
     unreadable_more: bool,
     /// Changes that the relay has acknowledged.
     acknowledged: u64,
-    /// Changes that came, and documents that came as deleted.
+    /// Changes that were received, and documents that were received as deleted.
     received: u64,
     deleted: u64,
     drifted: u64,
@@ -39,7 +39,7 @@ struct Facts {
 }
 
 impl Facts {
-    /// A document cannot be read; tells whether the status is another now.
+    /// Records an unreadable document; returns whether the status changed.
     fn add_unreadable(&mut self, document: DocumentId, reason: String) -> bool {
         let is_listed = self.unreadable.contains_key(&document);
         if !is_listed && self.unreadable.len() >= UNREADABLE_LISTED {
@@ -49,10 +49,10 @@ impl Facts {
     }
 }
 
-/// All that a status is made of.
+/// The facts behind the whole status.
 #[derive(Debug, Default)]
 pub(super) struct Everything {
-    /// Counts the changes of the status.
+    /// Incremented with each change of the status.
     generation: u64,
     closed: bool,
     link: LinkStatus,
@@ -64,9 +64,9 @@ pub(super) struct Everything {
     panicked: BTreeMap<StoreThread, String>,
     spaces: BTreeMap<SpaceRow, Facts>,
     rows: BTreeMap<SpaceName, SpaceRow>,
-    /// What each commit added to which space, until the commit is on disk.
+    /// How many changes each commit added to which space, until the commit is on disk.
     unsynced: BTreeMap<u64, BTreeMap<SpaceRow, u64>>,
-    /// Nothing that is read here is known to be on disk: another process writes the store.
+    /// Another process writes the store, so nothing is known about what is on disk.
     on_disk_unknown: bool,
 }
 
@@ -75,7 +75,7 @@ impl Everything {
         self.generation
     }
 
-    /// The present generation if it is another than `seen`; `Some(None)` if none follows.
+    /// The present generation if it differs from `seen`; `Some(None)` if none follows.
     pub(super) fn generation_after(&self, seen: u64) -> Option<Option<u64>> {
         match self.generation {
             generation if generation != seen => Some(Some(generation)),
@@ -99,7 +99,7 @@ impl Everything {
         }
     }
 
-    /// Whatever was saved went with the file.
+    /// The store's file is gone, and with it everything that was saved.
     fn is_gone(&self) -> bool {
         self.store_failed.as_ref().is_some_and(|failed| failed.class == StoreFailure::Gone)
     }
@@ -127,7 +127,7 @@ impl Everything {
         }
     }
 
-    /// Adds a space if it is not there; tells whether it was not.
+    /// Adds a space if it is missing; returns whether it was.
     fn add(&mut self, space: SpaceFacts) -> bool {
         let SpaceFacts { name, row, count, parked } = space;
         if self.spaces.contains_key(&row) {
@@ -156,7 +156,7 @@ impl Everything {
         true
     }
 
-    /// Removes a space; tells whether it was there.
+    /// Removes a space; returns whether it existed.
     fn remove(&mut self, row: SpaceRow) -> bool {
         let Some(facts) = self.spaces.remove(&row) else { return false };
         self.rows.remove(&facts.name);
@@ -166,7 +166,7 @@ impl Everything {
         true
     }
 
-    /// Brings one space up to a commit; tells whether its status is another now.
+    /// Updates one space to a commit; returns whether its status changed.
     fn report(&mut self, report: SpaceReport) -> bool {
         let SpaceReport { space, count, parked, came, number, synced } = report;
         let was_troubled = came.written && self.store_trouble.take().is_some();
@@ -190,7 +190,7 @@ impl Everything {
         unsynced || differs || relisted || was_troubled
     }
 
-    /// Brings everything up to what another process has committed; tells whether anything changed.
+    /// Updates everything to the commits of another process; returns whether anything changed.
     fn follow(&mut self, followed: &Followed, removed: &[SpaceRow]) -> bool {
         let mut changed = self.upstream != followed.upstream;
         self.upstream = followed.upstream;
@@ -224,7 +224,7 @@ impl Everything {
     }
 }
 
-/// What the store knows of a space.
+/// The store's facts about one space.
 pub(crate) struct SpaceFacts {
     pub(crate) name: SpaceName,
     pub(crate) row: SpaceRow,
@@ -232,7 +232,7 @@ pub(crate) struct SpaceFacts {
     pub(crate) parked: Vec<Parked>,
 }
 
-/// Where the status is kept and published. Whoever publishes calls no waker: the notifier does.
+/// Keeps and publishes the status. Publishing calls no waker: the notifier does.
 pub(crate) struct StatusHub {
     facts: Arc<Mutex<Everything>>,
     memory: Arc<Memory>,
@@ -247,7 +247,7 @@ impl StatusHub {
         Self { facts, memory: Arc::default(), notifier }
     }
 
-    /// Where the cache of loaded documents tells what it holds.
+    /// Where the cache of loaded documents records its size.
     pub(crate) fn memory(&self) -> Arc<Memory> {
         Arc::clone(&self.memory)
     }
@@ -263,8 +263,8 @@ impl StatusHub {
         all.spaces.get(&row).map(|facts| all.space_status(facts))
     }
 
-    /// Whether everything of a space that a reader of the store saw is on disk: `last` is the last
-    /// local number that it saw. A commit shows in the store a moment before it is reported here.
+    /// Whether everything of a space up to local number `last`, which a reader of the store saw, is on
+    /// disk. A commit is visible in the store a moment before it is reported here.
     pub(crate) fn is_on_disk(&self, row: SpaceRow, last: u64) -> bool {
         let all = self.facts.lock();
         let Some(facts) = all.spaces.get(&row) else { return false };
@@ -272,7 +272,7 @@ impl StatusHub {
         known && facts.not_on_disk == 0 && last <= facts.count.totals.last
     }
 
-    /// Adds a space, with what the store knows of it.
+    /// Adds a space.
     pub(crate) fn add_space(&self, space: SpaceFacts) {
         self.update(|all| all.add(space));
     }
@@ -294,7 +294,7 @@ impl StatusHub {
         });
     }
 
-    /// Why there is no connection; and whether that is because no relay is at the URL.
+    /// Sets why there is no connection, and whether the reason is that no relay is at the URL.
     pub(crate) fn set_error(&self, error: String, wrong_url: bool) {
         self.update(|all| {
             let before = (all.last_error.replace(error), all.wrong_url);
@@ -303,17 +303,17 @@ impl StatusHub {
         });
     }
 
-    /// Another relay is wanted: what was found at the last one's URL says nothing of it.
+    /// Called when another relay is wanted: clears the finding about the previous relay's URL.
     pub(crate) fn forget_url(&self) {
         self.update(|all| std::mem::take(&mut all.wrong_url));
     }
 
-    /// Why the relay does not take some changes now; `None` once it takes them again.
+    /// Sets why the relay does not accept some changes at present; `None` once it accepts them again.
     pub(crate) fn set_delay(&self, error: Option<String>) {
         self.update(|all| std::mem::replace(&mut all.last_error, error.clone()) != error);
     }
 
-    /// The store takes no more writes. Of several failures the first one stays.
+    /// The store accepts no more writes. Of several failures the first is kept.
     pub(crate) fn set_store_failed(&self, class: StoreFailure, what: String) {
         self.update(|all| {
             let first = all.store_failed.is_none();
@@ -327,7 +327,8 @@ impl StatusHub {
         self.update(|all| all.panicked.insert(thread, what.clone()) != Some(what));
     }
 
-    /// The link's thread has ended by a panic: nothing that it said of the relay holds any more.
+    /// The link's thread has ended with a panic: the state that it reported of the relay is no longer
+    /// valid.
     pub(crate) fn set_link_ended(&self, what: &str) {
         self.update(|all| {
             all.link = LinkStatus::Offline;
@@ -356,8 +357,8 @@ impl StatusHub {
         self.update(|all| all.synced(number));
     }
 
-    /// Why a document could not be read when it was loaded last; `None`: it could, or it is deleted.
-    /// Called under the document's slot, so that of a load and a deletion the later one counts.
+    /// Sets why the last load of a document failed; `None` if it succeeded, or the document is deleted.
+    /// Called under the document's slot, so that the later of a load and a deletion wins.
     pub(crate) fn set_unreadable(
         &self,
         row: SpaceRow,
@@ -382,13 +383,13 @@ impl StatusHub {
         });
     }
 
-    /// What came could not be written.
+    /// Received entries could not be written.
     pub(crate) fn set_store_trouble(&self, class: StoreFailure, what: String) {
         let trouble = Some(StoreFailed { class, what });
         self.update(|all| std::mem::replace(&mut all.store_trouble, trouble.clone()) != trouble);
     }
 
-    /// A check against the relay came to an end, and found so many documents that differ.
+    /// A check against the relay completed, and found `drifted` documents that differ.
     pub(crate) fn add_check(&self, row: SpaceRow, drifted: u64) {
         self.update(|all| {
             let Some(facts) = all.spaces.get_mut(&row) else { return false };
@@ -403,7 +404,7 @@ impl StatusHub {
         self.facts.lock().spaces.get(&row).map(|facts| facts.count)
     }
 
-    /// Brings everything up to what the process that writes the store has committed.
+    /// Updates everything to the commits of the process that writes the store.
     pub(crate) fn follow(&self, followed: &Followed, removed: &[SpaceRow]) {
         self.update(|all| all.follow(followed, removed));
     }
@@ -420,7 +421,7 @@ impl StatusHub {
         }
     }
 
-    /// Ends those who watch; the notifier is to be closed afterwards.
+    /// Ends all watchers; the notifier must be closed afterwards.
     pub(crate) fn close(&self) {
         self.facts.lock().closed = true;
     }

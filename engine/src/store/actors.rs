@@ -1,5 +1,5 @@
-//! The actors that this store takes for its documents, the word that it was closed cleanly, and
-//! how many actors a document has.
+//! The actors that this store uses for its documents, the clean-shutdown marker, and the number of a
+//! document's actors.
 
 use landfall_protocol::{ActorId, DocumentId};
 use landfall_storage::Durability;
@@ -8,17 +8,18 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::rows::document_row;
 use super::{DocumentRow, LocalLog, SpaceRow, ViewError, WriteFailure};
 
-/// What a clean close leaves in the store and outside it.
+/// The clean-shutdown marker: a random value that a clean close writes both in the store and outside
+/// it.
 pub(crate) type Nonce = [u8; 16];
 
-/// The actor that this store takes for a document.
+/// The actor that this store uses for a document.
 pub(crate) type OwnActor = (SpaceRow, DocumentId, ActorId);
 
 impl LocalLog {
-    /// Takes the word that the store was closed cleanly: it is gone then. Unless it is the same as
-    /// `outside`, no actor of an earlier opening may be used again, and they are forgotten.
+    /// Reads and clears the clean-shutdown marker. Unless it equals `outside`, no actor of an earlier
+    /// opening may be used again, and they are forgotten: the file may be a copy.
     ///
-    /// It takes no fsync: whatever is written later reaches the disk after it.
+    /// It takes no fsync: every later write reaches the disk after it.
     pub(crate) fn take_clean_close(&self, outside: Option<Nonce>) -> Result<(), WriteFailure> {
         let something = self.view(|conn| {
             conn.query_row(
@@ -27,7 +28,7 @@ impl LocalLog {
                 |row| row.get::<_, bool>(0),
             )
         });
-        // What cannot be read is taken away, or that fails too.
+        // If the marker cannot be read, it is cleared; or clearing fails too.
         if matches!(something, Ok(false)) {
             return Ok(());
         }
@@ -44,7 +45,7 @@ impl LocalLog {
         self.db.write(Durability::Relaxed, job).map(drop)
     }
 
-    /// The actor that may go on with a document.
+    /// The actor that may continue a document.
     pub(crate) fn own_actor(
         &self,
         space: SpaceRow,
@@ -61,7 +62,7 @@ impl LocalLog {
         })
     }
 
-    /// Keeps actors for later, without waiting for it. If it fails they are not used again.
+    /// Stores actors for later openings, without waiting. If that fails, they are not used again.
     pub(crate) fn submit_own_actors(&self, actors: Vec<OwnActor>) {
         let job = move |tx: &rusqlite::Transaction<'_>| keep(tx, &actors);
         self.db.submit(Durability::Relaxed, job, |kept| {
@@ -71,9 +72,8 @@ impl LocalLog {
         });
     }
 
-    /// Keeps the actors of this opening, forgets those of the documents where they are at an end,
-    /// and says that the store is closed cleanly, if there is any actor to go on with. Closing the
-    /// store makes it durable.
+    /// Stores the actors of this opening, forgets those of documents where they cannot continue, and
+    /// writes the clean-shutdown marker if there is any actor left. Closing the store makes it durable.
     pub(crate) fn close_cleanly(
         &self,
         actors: Vec<OwnActor>,
@@ -108,7 +108,7 @@ pub(super) fn count(conn: &Connection, document: DocumentRow) -> rusqlite::Resul
     .query_row([document.0], |row| row.get(0))
 }
 
-/// Only an actor that made a change of the document can go on with it.
+/// Only an actor that made a change of the document can continue it.
 fn keep(conn: &Connection, actors: &[OwnActor]) -> rusqlite::Result<()> {
     for (space, document, actor) in actors {
         let Some(row) = document_row(conn, *space, document)? else { continue };

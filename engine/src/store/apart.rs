@@ -1,5 +1,5 @@
-//! What comes of documents apart from the log's order, when the two ends compare what they hold:
-//! it moves no cursor until all is compared.
+//! Entries of single documents that arrive outside the log's order, while the two ends compare their
+//! documents. They move no cursor before everything is compared.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use super::snapshots::folded_heads;
 use super::{Done, LocalLog, SpaceCount, damaged, deletion, graph, held, links};
 
 impl LocalLog {
-    /// Writes what came of one document, whose entries were made ready by [`LocalLog::prepare`].
-    /// With the last piece it notes what of our document the upstream holds: exactly the ancestors
-    /// of what it told.
+    /// Writes received entries of one document, which [`LocalLog::prepare`] made ready. The last batch
+    /// of a document also records which of its changes the upstream holds: exactly the ancestors of the
+    /// heads that it reported.
     pub(crate) fn submit_document(
         &self,
         space: SpaceRow,
@@ -47,8 +47,8 @@ impl LocalLog {
         self.submit_came(Durability::Relaxed, space, Received::came, job, received_only(done));
     }
 
-    /// The two have compared everything: the cursor is this, and of everything up to `through` the
-    /// upstream holds what it was not found to lack. Of the documents in `except` nothing is noted.
+    /// Completes a comparison: sets the cursor, and records that the upstream holds everything up to
+    /// `through` that it was not found to lack. Nothing is recorded of the documents in `except`.
     pub(crate) fn submit_finish_reconcile(
         &self,
         space: SpaceRow,
@@ -66,8 +66,9 @@ impl LocalLog {
         });
     }
 
-    /// The upstream in use holds everything that is in a document's snapshot. By now another may
-    /// have taken its place: it folds nothing that the upstream does not hold, so that is held too.
+    /// Records that the upstream in use holds everything in a document's snapshot. A newer snapshot may
+    /// have replaced it by now: compaction includes only changes that the upstream holds, so it holds
+    /// that one too.
     pub(crate) fn submit_snapshot_acknowledged(
         &self,
         space: SpaceRow,
@@ -124,7 +125,7 @@ fn hold_through(
 }
 
 impl Writing<'_> {
-    /// Notes what of a document the upstream holds.
+    /// Records which changes of a document the upstream holds.
     fn note(&mut self, document: DocumentId, holding: &Holding) -> Result<(), ReceiveError> {
         if matches!(holding, Holding::Deleted) {
             return Ok(self.tombstone(document, Some(&[]), 0)?);
@@ -133,7 +134,7 @@ impl Writing<'_> {
         let (conn, space, upstream) = (self.ledger.conn, self.ledger.space, self.upstream);
         let Some(row) = document_row(conn, space, &document)? else { return Ok(()) };
         if let Some(local) = deletion::local(conn, row)? {
-            // The upstream has it still: it is to be told.
+            // The upstream still has the document, so the deletion must be sent to it.
             let tombstone = IntervalSet::from_iter([(local, local)]);
             return Ok(held::release(conn, upstream, space, &tombstone)?);
         }

@@ -1,4 +1,4 @@
-//! Appending what was made here: admitted, logged, one transaction.
+//! Appends local changes: admitted and logged in one transaction.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,39 +14,39 @@ use super::ledger::Ledger;
 use super::rows::{document_row, parts};
 use super::{DocumentRow, LocalLog, SpaceCount, SpaceRow, ViewError};
 
-/// A change that was made here.
+/// A local change.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalChange {
     pub(crate) space: SpaceRow,
     pub(crate) document: DocumentId,
     pub(crate) change: CheckedChange,
-    /// When, in milliseconds since 1970.
+    /// When it was made, in milliseconds since 1970.
     pub(crate) at_ms: u64,
 }
 
-/// Why it was not appended.
+/// Why a change was not appended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AppendError {
     #[error("the change does not fit the document's history: {0}")]
     History(#[from] HistoryError),
-    /// With the change the document would exceed what local changes may bring it to.
+    /// With the change the document would exceed the size for local changes.
     #[error("document {document} would have {bytes} bytes, local changes end at {limit}")]
     DocumentTooLarge { document: DocumentId, bytes: u64, limit: u64 },
     #[error(transparent)]
     Sql(#[from] rusqlite::Error),
 }
 
-/// What was appended.
+/// The result of an append.
 #[derive(Debug)]
 pub(crate) struct Appended {
-    /// Where each change went.
+    /// The row and local number of each change.
     pub(crate) places: Vec<(DocumentRow, u64)>,
-    /// The spaces that they went to, as they are now.
+    /// The spaces of the changes, with their new counts.
     pub(crate) counts: Vec<(SpaceRow, SpaceCount)>,
 }
 
 impl LocalLog {
-    /// As [`LocalLog::append_up_to`], with documents of any size.
+    /// As [`LocalLog::append_up_to`], without a size limit.
     #[cfg(test)]
     pub(crate) fn append(
         &self,
@@ -57,10 +57,10 @@ impl LocalLog {
         self.append_up_to(u64::MAX, durability, changes, committed)
     }
 
-    /// Appends changes in one transaction: all or none. A change that is there already (a named
-    /// document's first one) is not appended twice. `committed` is called on the writer thread,
-    /// in the order of the commits, before this returns. Nothing is appended if a document would
-    /// have more than so many bytes.
+    /// Appends changes in one transaction: all or none. A change that is already there (a named
+    /// document's first one) is not appended twice. `committed` is called on the writer thread, in the
+    /// order of the commits, before this returns. Nothing is appended if a document would exceed
+    /// `most_bytes`.
     pub(crate) fn append_up_to(
         &self,
         most_bytes: u64,
@@ -78,7 +78,7 @@ impl LocalLog {
             if let Ok(appended) = &result {
                 committed(appended);
             }
-            // Whoever waits for this is below; nobody else can have gone.
+            // The receiver waits below, so sending cannot fail.
             let _ = tell.send(result);
         };
         let job = move |tx: &rusqlite::Transaction<'_>| append(tx, &indexes, &changes, most_bytes);
@@ -89,8 +89,8 @@ impl LocalLog {
 
 #[cfg(test)]
 impl LocalLog {
-    /// Appends changes one by one on another connection, as a commit does, with the report, and
-    /// rolls back: the operations of SQLite's virtual machine that each took.
+    /// Appends changes one by one on another connection, as a commit does, with the report, and rolls
+    /// back. Returns how many operations of SQLite's virtual machine each took.
     pub(crate) fn operations_of(
         &self,
         path: &std::path::Path,
@@ -110,11 +110,11 @@ impl LocalLog {
     }
 }
 
-/// Where each change went.
+/// The row and local number of each change.
 type Places = Vec<(DocumentRow, u64)>;
 
 impl LocalLog {
-    /// The bytes of a document, as its limits count them; 0 if the store has no change of it.
+    /// The bytes of a document, as the limits count them; 0 if the store has no change of it.
     pub(crate) fn bytes_of(
         &self,
         space: SpaceRow,

@@ -1,5 +1,5 @@
-//! Entries that arrived and cannot be applied now: kept, and tried again when what they wait for
-//! has come.
+//! Deferred entries: they arrived and cannot be applied yet. The store keeps them, and retries them
+//! when what they wait for may have arrived.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use super::rows::{SpaceRow, UpstreamRow, document_row_or_new, space_waiting};
 use super::snapshots::Opened;
 use super::{Done, LocalLog, damaged, displaced, held};
 
-/// What an entry waits for.
+/// The condition that a deferred entry waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// Nothing: it is kept for a later version, or as evidence.
+    /// None: the entry is kept for a later version, or as evidence.
     Never = 0,
-    /// Changes that it rests on.
+    /// Its missing dependencies.
     Dependencies = 1,
-    /// The application's word that unrelated histories are to be merged.
+    /// The application's request to merge unrelated histories.
     Merge = 2,
 }
 
-/// What came to a document.
+/// The changes that a transaction has added to a document.
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
     hashes: BTreeSet<ChangeHash>,
@@ -40,20 +40,21 @@ impl Fresh {
         self.hashes.insert(hash);
     }
 
-    /// So much that looking is not worth while.
+    /// Marks so many changes as added that comparing hashes is not worthwhile.
     pub(super) fn all(&mut self) {
         self.all = true;
     }
 
     fn concerns(&self, dependencies: &[u8]) -> bool {
         let came = |hash: &[u8; 32]| self.hashes.contains(&ChangeHash(*hash));
-        // One that states nothing waits for something else that may have come.
+        // An entry without dependencies waits for something else, which may have arrived.
         self.all || dependencies.is_empty() || dependencies.as_chunks().0.iter().any(came)
     }
 }
 
-/// Keeps an entry; `false` if it is there already. Those that wait for dependencies are bounded:
-/// one more is dropped, and comes again when the two ends compare what they hold.
+/// Stores a deferred entry; `false` if it is already there. The number of entries that wait for
+/// dependencies is bounded: one more is dropped, and arrives again when the two ends compare their
+/// documents.
 pub(super) fn put(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -100,7 +101,7 @@ pub(super) fn put(
     Ok(new > 0)
 }
 
-/// A change that is aside.
+/// A deferred entry.
 struct Waiting {
     id: i64,
     kind: u16,
@@ -112,7 +113,7 @@ struct Waiting {
     body: Vec<u8>,
 }
 
-/// Tries a document's changes again that may have waited for what came. Gives how many are in the
+/// Retries a document's deferred changes that may have waited for `fresh`. Returns how many are in the
 /// document now.
 pub(super) fn retry(
     writing: &mut Writing<'_>,
@@ -161,7 +162,7 @@ pub(super) fn retry(
     Ok(recovered)
 }
 
-/// A folded history that was set aside. It is opened here, within the transaction: it happens once.
+/// Retries a deferred snapshot. It is opened within the transaction, since that is rare.
 fn admit_snapshot(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> {
     let conn = writing.ledger.conn;
     let Ok(opened) = Opened::open_within(waiting.body, &writing.limits) else {
@@ -187,7 +188,7 @@ fn admit(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> 
     };
     let second = flags & entry_flags::SECOND_ROOT != 0;
     let roots = if second { Roots::Several } else { Roots::One };
-    // What comes of it is held by the upstream that it came from, which may not be this one.
+    // The upstream that sent the entry holds the change, and may be another than the one in use.
     let held = std::mem::take(&mut writing.held);
     let outcome = writing.change(document, change, &author, at_ms, roots)?;
     let locals = std::mem::replace(&mut writing.held, held);
@@ -224,8 +225,8 @@ fn wait_for(conn: &Connection, id: i64, wait: Wait) -> rusqlite::Result<()> {
 }
 
 impl LocalLog {
-    /// Lets unrelated histories of a document be merged from now on: what waits for that is
-    /// admitted, and our own changes are offered to the upstream again, as roots beside its own.
+    /// Allows unrelated histories of a document to be merged from now on: admits the entries that wait
+    /// for it, and lets the outbox send the local changes again, as second roots.
     pub(crate) fn submit_allow_merge(
         &self,
         space: SpaceRow,

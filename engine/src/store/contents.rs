@@ -1,4 +1,4 @@
-//! All that there is: of a store, as a copy of its file; of a space, as a portable file says it.
+//! Reads everything: of a store, as a copy of its file; of a space, as the records of a portable file.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::rows::{DocumentRow, SpaceRow, merges, parts};
 use super::schema::SCHEMA;
 use super::{LocalLog, ViewError, snapshots};
 
-/// Takes records, and may say that it has enough.
+/// Receives records, and can stop the reading.
 pub(crate) type RecordSink<'a> = dyn FnMut(Record) -> ControlFlow<()> + 'a;
 
 const DOCUMENTS: &str = "SELECT id, document,
@@ -22,14 +22,14 @@ const DOCUMENTS: &str = "SELECT id, document,
     FROM document WHERE space = ?1 ORDER BY document.document";
 
 impl LocalLog {
-    /// Copies a store's file, also beside the process that writes it: fsynced and checked, and only
-    /// then under its name.
+    /// Copies a store's file, also beside the process that writes it. The copy is fsynced and checked
+    /// before it gets its name.
     pub(crate) fn copy_file(source: &Path, target: &Path) -> Result<(), BackupError> {
         Database::copy_file(source, target, &SCHEMA, &Options::default()).map(drop)
     }
 
-    /// Gives all documents of a space by their ids, each as the records of a portable file that
-    /// follow its name, in one view. What was made here has this replica as its author.
+    /// Returns all documents of a space by id, each as the records of a portable file that follow its
+    /// name, from one snapshot of the store. Local changes have this replica as their author.
     pub(crate) fn contents(
         &self,
         row: SpaceRow,
@@ -52,25 +52,25 @@ impl LocalLog {
     }
 }
 
-/// Why the store keeps something of a document that is not in it.
+/// Why the store keeps changes of a document that are not in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kept {
-    /// Edits of a deleted document that no relay is known to hold:
-    /// [`Space::export_lost`](crate::Space::export_lost) gives them.
+    /// Orphaned edits of a deleted document, which no relay is known to hold:
+    /// [`Space::export_lost`](crate::Space::export_lost) exports them.
     LostEdits,
-    /// Changes made here whose actor and sequence number another change has:
-    /// [`Space::export_refused`](crate::Space::export_refused) gives them.
+    /// Superseded local changes, whose actor and sequence number another change has:
+    /// [`Space::export_refused`](crate::Space::export_refused) exports them.
     Displaced,
-    /// What came from a relay and cannot be applied.
+    /// Deferred entries, which came from a relay and cannot be applied yet.
     SetAside,
 }
 
-/// Something that a store keeps of a document, and that a portable file of its space does not have.
+/// Changes that a store keeps for a document, and that a portable file of its space does not contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeftOut {
-    /// Of which document.
+    /// The document.
     pub document: DocumentId,
     /// Why it is kept.
     pub kept: Kept,
@@ -90,7 +90,7 @@ const LEFT_OUT: &str = "
     ORDER BY 1, 2";
 
 impl LocalLog {
-    /// What is kept of a space's documents and is not in them.
+    /// The entries of a space that the store keeps outside its documents.
     pub(crate) fn left_out(&self, space: SpaceRow) -> Result<Vec<LeftOut>, ViewError> {
         self.view(|conn| {
             let left_out = |row: &Row<'_>| {
@@ -161,7 +161,7 @@ fn document(
     Ok(flow)
 }
 
-/// A folded history; as the changes that it stands for, if it is longer than a file may have it.
+/// A snapshot as a record, or as its single changes if it exceeds the limit of a record.
 fn folded(
     hash: [u8; 32],
     body: &[u8],

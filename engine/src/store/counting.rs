@@ -1,4 +1,4 @@
-//! For tests: the operations of SQLite's virtual machine, by which costs are compared without a clock.
+//! For tests: counts operations of SQLite's virtual machine, to compare costs without a clock.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::Connection;
 
-/// Another connection to a store's file, and how many operations it has taken so far.
+/// Another connection to a store's file, with a counter of its operations.
 pub(super) fn connection(path: &Path) -> rusqlite::Result<(Connection, impl Fn() -> u64)> {
     let mut conn = Connection::open(path)?;
     let operations = Arc::new(AtomicU64::new(0));

@@ -1,6 +1,6 @@
-//! What a relay has and could not read: remembered in `aside`, as entries of the kind
-//! [`DAMAGED`](landfall_protocol::frame::entry_kind::DAMAGED), until the relay has sent it or is found
-//! to hold nothing that is not here.
+//! Entries that a relay has and cannot read. They are recorded in `aside`, with the kind
+//! [`DAMAGED`](landfall_protocol::frame::entry_kind::DAMAGED), until the relay has sent them or is
+//! found to have nothing that is missing here.
 
 use landfall_protocol::frame::{DAMAGED_UNKNOWN, Entry};
 use landfall_protocol::{Code, DocumentId, Offset, limits};
@@ -10,7 +10,7 @@ use super::rows::{document_row, space_waiting};
 use super::view::ViewError;
 use super::{Done, LocalLog, SpaceCount, SpaceRow, UpstreamRow, links};
 
-/// Forgets it of one document: all that the upstream has of it has come.
+/// Removes the records of one document: everything that the upstream has of it has arrived.
 pub(super) fn forget_document(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -24,8 +24,8 @@ pub(super) fn forget_document(
     Ok(())
 }
 
-/// Whether an entry says something that is not known. With offset 0 it stands for a document of which the
-/// relay did not say which entry it is: it says nothing beside one that does, and gives way to it.
+/// Whether a damaged entry is not recorded yet. Offset 0 means that the relay named only the document:
+/// such a record is redundant beside one with an offset, which replaces it.
 pub(super) fn is_news(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -43,8 +43,8 @@ pub(super) fn is_news(
     Ok(true)
 }
 
-/// Whether one entry more can be remembered of a space. What other upstreams could not read gives way,
-/// and with it where the space stands with them: met again, they tell it again.
+/// Whether one more record fits. If necessary, removes the records of other upstreams, together with
+/// their cursors: those relays report the damage again at the next connection.
 pub(super) fn make_room(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -66,7 +66,7 @@ pub(super) fn make_room(
     Ok(true)
 }
 
-/// Forgets it of all documents.
+/// Removes the records of all documents.
 pub(super) fn forget(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -78,7 +78,8 @@ pub(super) fn forget(
 }
 
 impl LocalLog {
-    /// A comparison found nothing of the upstream in use that is not here, but for these documents.
+    /// Records that a comparison found nothing of the upstream in use missing here, except in these
+    /// documents.
     pub(crate) fn submit_forget_damage(
         &self,
         space: SpaceRow,
@@ -95,13 +96,13 @@ impl LocalLog {
             let id = |row: &rusqlite::Row<'_>| row.get(0).map(DocumentId::from_bytes);
             let told = find.query_map(params![space.0, upstream.0], id)?;
             let told = told.collect::<rusqlite::Result<Vec<DocumentId>>>()?;
-            // Where it is not known whose the damage is, it may be that of one that differs.
+            // Damage without a document may belong to any of the documents that differ.
             let is_equal = |of: &&DocumentId| !but.contains(of) && **of != DAMAGED_UNKNOWN;
             told.iter().filter(is_equal).try_for_each(|of| forget_document(tx, upstream, space, of))
         });
     }
 
-    /// Whether the upstream in use refuses a document because what it has of it is damaged.
+    /// Whether the upstream in use rejects a document because its copy is damaged.
     pub(crate) fn is_refused_as_damaged(
         &self,
         space: SpaceRow,
@@ -118,7 +119,7 @@ impl LocalLog {
     }
 
     /// The documents of which the upstream in use could not send something, each once; `None` stands
-    /// for those that it could not even name.
+    /// for documents that it could not name.
     pub(crate) fn damaged_at_relay(
         &self,
         space: SpaceRow,

@@ -1,5 +1,5 @@
-//! Deletion: a tombstone with a local sequence number of its own, so that it goes through the
-//! outbox as a change does. It stays for ever; the document's bytes go, in slices.
+//! Deletion: a tombstone with its own local sequence number, so that the outbox sends it as it sends a
+//! change. The tombstone stays for ever; the document's bytes are removed in slices.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ use super::rows::{
 };
 use super::{Done, LocalLog, SpaceCount, ViewError, held, links, snapshots};
 
-/// What a deletion says of itself.
+/// The values of a tombstone.
 pub(super) struct Tombstone<'a> {
-    /// Who deleted it; `None` if we did.
+    /// The deleting replica; `None` for this one.
     pub(super) author: Option<&'a [u8]>,
-    /// When, in milliseconds since 1970.
+    /// The time in milliseconds since 1970.
     pub(super) at_ms: u64,
-    /// The upstream that told us, and so holds it.
+    /// The upstream that sent it, and so holds it.
     pub(super) from: Option<UpstreamRow>,
-    /// Changes of the document here that who deleted it did not know of, if no upstream says that
-    /// it is deleted: 0 of a deletion that was made here.
+    /// Without an upstream: changes here that the deleting replica did not know of. 0 for a local
+    /// deletion.
     pub(super) unaware: u64,
 }
 
@@ -40,8 +40,8 @@ pub(super) fn local(conn: &Connection, document: DocumentRow) -> rusqlite::Resul
         .optional()
 }
 
-/// Deletes a document. Gives how many of its changes were made here and never reached the upstream
-/// that says so; `None` if it was deleted already.
+/// Deletes a document. Returns how many of its changes are orphaned: made here and not known to be at
+/// the upstream that sent the deletion. `None` if it was already deleted.
 pub(super) fn delete(
     ledger: &mut Ledger<'_>,
     document: &DocumentId,
@@ -62,6 +62,8 @@ pub(super) fn delete(
     };
     let local = ledger.next_local();
     let locals = held::locals(conn, row)?;
+    // The counts of acked changes include live changes only, so that every upstream's lose the
+    // document.
     for upstream in links::linked(conn, space)? {
         uncount(conn, upstream, space, row, &before, &locals)?;
     }
@@ -94,7 +96,7 @@ pub(super) fn delete(
     Ok(Some(unsent))
 }
 
-/// Takes a document out of what an upstream is counted to hold; its numbers are vacant from then.
+/// Removes a document from an upstream's counts; its numbers are vacant from then on.
 fn uncount(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -127,7 +129,7 @@ fn unsent(
     Ok(pending.changes)
 }
 
-/// Everything beside the document's bytes.
+/// Removes everything except the document's bytes.
 fn forget_rest(
     conn: &Connection,
     space: SpaceRow,
@@ -153,8 +155,8 @@ fn forget_rest(
     Ok(())
 }
 
-/// Up to which local number nothing needs a document's rows: they are folded, or of a deleted
-/// document whose changes are not kept.
+/// The local number up to which nothing needs a document's rows: they are in its snapshot, or the
+/// document is deleted and has no orphaned edits.
 pub(super) fn dead_through(conn: &Connection, row: DocumentRow) -> rusqlite::Result<u64> {
     conn.prepare_cached(
         "SELECT coalesce((SELECT kept_base FROM deleted WHERE document = ?1), base)
@@ -163,14 +165,14 @@ pub(super) fn dead_through(conn: &Connection, row: DocumentRow) -> rusqlite::Res
     .query_row([row.0], |row| row.get(0))
 }
 
-/// Lets go of a deleted document's bytes: the snapshot at once, rows later, in slices.
+/// Frees a deleted document's bytes: the snapshot at once, rows later, in slices.
 fn free(conn: &Connection, row: DocumentRow) -> rusqlite::Result<()> {
     snapshots::remove(conn, row)?;
     conn.prepare_cached("DELETE FROM displaced WHERE document = ?1")?.execute([row.0])?;
     sweep_through(conn, row, dead_through(conn, row)?)
 }
 
-/// A deleted document of which changes never reached the upstream that says that it is deleted.
+/// A deleted document with orphaned edits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lost {
     pub(crate) document: DocumentId,
@@ -178,17 +180,17 @@ pub(crate) struct Lost {
     pub(crate) unsent: u64,
 }
 
-/// A deleted document's bytes, whole: the folded history, then changes, dependencies first.
+/// All bytes of a deleted document: the snapshot, then changes, dependencies first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LostBytes {
     pub(crate) snapshot: Option<Vec<u8>>,
     pub(crate) changes: Vec<Vec<u8>>,
-    /// Which of the changes were never sent.
+    /// The superseded changes among them, which were never sent.
     pub(crate) displaced: Vec<Vec<u8>>,
 }
 
 impl LocalLog {
-    /// Deletes a document here, and at the upstream when it is next reached.
+    /// Deletes a document here, and at the upstream when it is connected next.
     pub(crate) fn submit_delete(
         &self,
         space: SpaceRow,
@@ -219,7 +221,7 @@ impl LocalLog {
         })
     }
 
-    /// The documents of a space that are deleted.
+    /// The deleted documents of a space.
     pub(crate) fn deleted_documents(&self, space: SpaceRow) -> Result<Vec<DocumentId>, ViewError> {
         self.view(|conn| {
             conn.prepare_cached(
@@ -231,8 +233,8 @@ impl LocalLog {
         })
     }
 
-    /// Deleted documents of a space whose bytes are kept, because some of their changes were never
-    /// sent and the application has not said what is to become of them.
+    /// Deleted documents of a space with orphaned edits, which the application has neither exported nor
+    /// discarded.
     pub(crate) fn lost(&self, space: SpaceRow) -> Result<Vec<Lost>, ViewError> {
         self.view(|conn| {
             let lost = |row: &rusqlite::Row<'_>| {
@@ -275,7 +277,7 @@ impl LocalLog {
         })
     }
 
-    /// Lets go of a deleted document's bytes that were kept.
+    /// Frees the bytes of a deleted document that were kept.
     pub(crate) fn submit_discard(
         &self,
         space: SpaceRow,

@@ -1,5 +1,5 @@
-//! Changes made here that an upstream refuses, or whose actor and sequence number another change
-//! has: told, and replaced by what the application makes of them anew.
+//! Superseded changes, whose actor and sequence number another change has, and changes that an upstream
+//! rejects: how they leave the log, and how the application's new changes replace them.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) fn contains(
         .exists(params![document.0, hash.0])
 }
 
-/// What was taken out of a document's log and waits to be made anew: it is on no relay.
+/// The superseded changes of a document, which are on no relay.
 pub(super) fn pending(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Pending> {
     conn.prepare_cached(
         "SELECT count(*), coalesce(sum(length(body)), 0) FROM displaced WHERE document = ?1
@@ -38,13 +38,13 @@ pub(super) fn pending(conn: &Connection, document: DocumentRow) -> rusqlite::Res
     .query_row([document.0], |row| Ok(Pending { changes: row.get(0)?, bytes: row.get(1)? }))
 }
 
-/// That a document waits to be made anew, told like a relay's refusal.
+/// The refusal under which a document with superseded changes is reported.
 pub(super) fn refusal(document: DocumentId) -> Parked {
     let what = "another change has the place of changes made here; make them anew".to_owned();
     Parked { document, code: Code::CONFLICTING_SEQUENCE, what }
 }
 
-/// The documents of a space that wait to be made anew, told like those that a relay refuses.
+/// The documents of a space with superseded changes, reported like those that a relay rejects.
 pub(super) fn refused(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<Parked>> {
     let refused = |row: &rusqlite::Row<'_>| Ok(refusal(DocumentId::from_bytes(row.get(0)?)));
     conn.prepare_cached(
@@ -56,7 +56,7 @@ pub(super) fn refused(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Ve
     .collect()
 }
 
-/// The document is offered to the upstream again: what it refused before says nothing any more.
+/// Lets the outbox send the document again: forgets the upstream's earlier refusals.
 pub(super) fn unpark(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -69,9 +69,9 @@ pub(super) fn unpark(
     Ok(())
 }
 
-/// Takes a change of ours and all that rests on it out of the log, so that another with its actor
-/// and sequence number can come in. Gives how many; 0 if the upstream holds it, or it is folded:
-/// then it stays.
+/// Removes a local change and its dependents from the log, so that a received change with its actor and
+/// sequence number can be admitted. Returns how many; 0, and no change, if the upstream holds one of
+/// them or it is in the snapshot.
 pub(super) fn displace(
     ledger: &mut Ledger<'_>,
     upstream: UpstreamRow,
@@ -82,7 +82,7 @@ pub(super) fn displace(
     let (conn, space) = (ledger.conn, ledger.space);
     let gone = graph::dependents(&graph::tail(conn, row)?, &[hash]);
     let locals: IntervalSet = gone.iter().map(|node| (node.local, node.local)).collect();
-    // What this very batch brought is held, too, though it is not written down yet.
+    // Changes of this same batch are held too, though that is not written yet.
     let theirs = |node: &Node| is_received(conn, row, node);
     for node in &gone {
         if theirs(node)? {
@@ -109,7 +109,7 @@ fn is_received(conn: &Connection, row: DocumentRow, node: &Node) -> rusqlite::Re
         .query_row(params![row.0, node.hash.0], |row| row.get(0))
 }
 
-/// Removes changes from a document's tail. Nothing that stays may rest on them.
+/// Removes changes from a document's tail. No remaining change may depend on them.
 pub(super) fn drop_rows(
     ledger: &mut Ledger<'_>,
     document: &DocumentId,
@@ -133,7 +133,7 @@ pub(super) fn drop_rows(
             .query_row(params![row.0, node.local], |row| row.get(0))?;
         after.tail_changes = after.tail_changes.saturating_sub(1);
         after.tail_bytes = after.tail_bytes.saturating_sub(body.len() as u64);
-        // What is damaged is counted on: the budget errs to the safe side.
+        // Damaged changes keep counting: the operation budget may only be overestimated.
         let operations = preflight(&body).map_or(0, |change| change.stored_operations);
         after.operations = after.operations.saturating_sub(operations);
     }
@@ -147,11 +147,11 @@ pub(super) fn drop_rows(
 pub(crate) struct Unsent {
     pub(crate) hash: ChangeHash,
     pub(crate) body: Vec<u8>,
-    /// It is in the log; otherwise it was displaced, and its document is without it.
+    /// Whether it is in the log; otherwise it was superseded and is not in its document.
     pub(crate) in_log: bool,
 }
 
-/// Why the unsent changes of a document were not replaced. Nothing was done.
+/// Why the unsent changes of a document were not replaced. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReplaceError {
     #[error("the document's unsent changes are not those that were given; take them again")]
@@ -163,7 +163,7 @@ pub(crate) enum ReplaceError {
 }
 
 impl LocalLog {
-    /// Offers a document's changes to the upstream again, although it refused them.
+    /// Lets the outbox send a document's changes again, although the upstream rejected them.
     pub(crate) fn submit_retry(
         &self,
         space: SpaceRow,
@@ -176,7 +176,7 @@ impl LocalLog {
         });
     }
 
-    /// The upstream in use answered that it has not taken these changes of a document.
+    /// Records the upstream's answer that it does not have these changes of a document.
     pub(crate) fn submit_refused(
         &self,
         space: SpaceRow,
@@ -197,11 +197,10 @@ impl LocalLog {
         });
     }
 
-    /// A document's changes that are known not to be on the disk of the upstream in use,
-    /// dependencies first: those in the log of which it answered that it has not taken them, with
-    /// what depends on them, then those that were displaced, whose places others have there. A
-    /// change that was pushed without an answer is not among them: it may be there, and its content
-    /// would be there twice.
+    /// A document's changes that are known not to be on the disk of the upstream in use, dependencies
+    /// first: those in the log for which it answered so, with their dependents, then superseded ones,
+    /// whose actor and sequence number other changes have there. A change that was pushed without an
+    /// answer is excluded: it may be there, and its content would be duplicated.
     pub(crate) fn not_taken(
         &self,
         space: SpaceRow,
@@ -224,8 +223,8 @@ impl LocalLog {
         })
     }
 
-    /// A document's changes that the upstream in use is not known to hold, dependencies first:
-    /// those in the log, then those that were displaced. Folded ones are not among them.
+    /// A document's changes that the upstream in use is not known to hold, dependencies first: those in
+    /// the log, then superseded ones. Changes in the snapshot are excluded.
     pub(crate) fn unsent(
         &self,
         space: SpaceRow,
@@ -250,9 +249,9 @@ impl LocalLog {
         })
     }
 
-    /// Replaces changes of a document by others, in one transaction: `old` is what
-    /// [`LocalLog::not_taken`] gave. The document is no longer refused.
-    /// `committed` is called on the writer thread, in the order of the commits, before this returns.
+    /// Replaces changes of a document by others, in one transaction: `old` is the result of
+    /// [`LocalLog::not_taken`]. The document is no longer rejected. `committed` is called on the writer
+    /// thread, in the order of the commits, before this returns.
     pub(crate) fn replace_unsent(
         &self,
         space: SpaceRow,
@@ -272,7 +271,7 @@ impl LocalLog {
             if result.is_ok() {
                 committed();
             }
-            // The receiver is below and waits.
+            // The receiver waits below, so sending cannot fail.
             let _ = tell.send(result.map(drop));
         };
         self.submit_in_space(Durability::Full, space, job, done);
@@ -280,7 +279,7 @@ impl LocalLog {
     }
 }
 
-/// The numbers of a document's tail that the upstream in use is not known to hold.
+/// The local numbers of a document's tail that the upstream in use is not known to hold.
 fn unheld(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
@@ -306,8 +305,8 @@ fn displaced_of(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Ve
         .collect()
 }
 
-/// The changes of a document's tail of which the upstream in use answered that it has not taken
-/// them, and those that depend on them, in the order of the log.
+/// The changes of a document's tail that the upstream in use answered it does not have, and their
+/// dependents, in the order of the log.
 fn refused_nodes(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
@@ -324,7 +323,7 @@ fn refused_nodes(
     }
     let nodes = graph::dependents(&graph::tail(conn, document)?, &refused);
     let unheld = unheld(conn, Some(upstream), space, document)?;
-    // They may have come to the upstream by another way since, with what depends on them.
+    // They may have reached the upstream by another way since, with their dependents.
     match nodes.iter().all(|node| unheld.contains(node.local)) {
         true => Ok(nodes),
         false => Ok(Vec::new()),
@@ -353,7 +352,7 @@ fn replace(
     }
     let roots = if merges(conn, space, document)? { Roots::Several } else { Roots::One };
     for LocalChange { change, at_ms, .. } in new {
-        // It is made here, again: more room than that leaves, no relay need have.
+        // Admitted as a local change: a relay need not have room beyond the local limits.
         ledger.admit(document, change, roots, Origin::Local)??;
         ledger.append(*document, change, None, *at_ms)?;
     }

@@ -1,4 +1,4 @@
-//! What of a document exceeds its limits, by what other replicas made: it is stored and synced all
+//! The limits that a document exceeds through changes of other replicas. It is stored and synced all
 //! the same.
 
 use landfall_protocol::admission::DocumentSize;
@@ -7,11 +7,11 @@ use rusqlite::Connection;
 
 use super::rows::{DocumentRow, parts};
 
-/// What of a document is limited.
+/// A limited quantity of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum DocumentLimit {
-    /// Bytes, of its folded history and the changes behind it.
+    /// Bytes of its snapshot and its tail.
     Bytes,
     /// Changes.
     Changes,
@@ -35,16 +35,16 @@ impl std::fmt::Display for DocumentLimit {
 /// A limit that a document exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Excess {
-    /// Of what it has too much.
+    /// The quantity.
     pub of: DocumentLimit,
-    /// How much it has.
+    /// The document's value.
     pub actual: u64,
-    /// How much a document of its bytes may have.
+    /// The limit for a document of its size in bytes.
     pub limit: u64,
 }
 
-/// The limits that a document exceeds, where one may have so many bytes. A relay takes no change
-/// beyond them; what replicas have beside each other can be more.
+/// The limits that a document exceeds, given its limit in bytes. A relay accepts no change beyond them,
+/// but the merge of several replicas' changes can exceed them.
 pub(super) fn excesses(
     conn: &Connection,
     document: DocumentRow,

@@ -1,5 +1,5 @@
-//! Whether a received folded history goes with what is here: it must not be unrelated, and where it
-//! has the places of changes that were made here and not sent, those make room.
+//! Whether a received snapshot can be installed here: its history must not be unrelated, and local
+//! unsent changes whose actor and sequence number it contains are superseded.
 
 use landfall_protocol::ChangeHash;
 use landfall_protocol::admission::HistoryError;
@@ -13,7 +13,7 @@ use super::receive::Writing;
 use super::rows::{DocumentRow, merges, parts};
 use super::snapshots::folded_heads;
 
-/// Makes a document fit for a snapshot; says why it cannot be put there now, if it cannot.
+/// Prepares a document for a received snapshot; returns why it cannot be installed now, if it cannot.
 pub(super) fn check(
     writing: &mut Writing<'_>,
     ready: &ReadySnapshot,
@@ -52,12 +52,13 @@ fn is_related(
     if folded.is_empty() || folded.iter().any(|(head, _)| index.contains(head)) {
         return Ok(!folded.is_empty());
     }
-    // Theirs may end inside what is folded here.
+    // The received history may end within the compacted one.
     let ours = writing.ledger.indexes.of(conn, row)?;
     Ok(ours.is_some_and(|ours| ours.hashes().any(|hash| index.contains(&hash))))
 }
 
-/// The first change of the tail whose place another one has, and that one.
+/// The first change of the tail whose actor and sequence number another change has, and that other
+/// change.
 fn conflict(
     conn: &Connection,
     row: DocumentRow,

@@ -1,10 +1,11 @@
-//! Folding: which documents are due, what of them may be folded, and taking the result.
+//! Compaction: which documents are due, which of their changes may be compacted, and installing the
+//! result. It never runs automerge.
 //!
-//! When a fold is due is `landfall_protocol::weight`'s to say. The young end of the log is left
-//! alone, so that an upstream that is slightly behind is sent single changes; but for a tail of few
-//! large changes, which a snapshot is no longer than. Nothing is folded that the upstream in use is
-//! not known to hold: a store that never met one folds everything. And no more is folded than one
-//! snapshot may have: the rest stays single changes.
+//! `landfall_protocol::weight` decides when a compaction is due. The newest entries of the log are left
+//! alone, so that an upstream that is slightly behind receives single changes; a tail of few large
+//! changes is the exception, because its snapshot is no longer than they are. Changes that the upstream
+//! in use is not known to hold are not compacted; a store that never connected to one compacts
+//! everything. No more is compacted than one snapshot may have: the rest stays single changes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,21 +24,21 @@ use super::rows::{DocumentRow, Parts, SpaceRow, document_id, document_row, parts
 use super::snapshots::{Opened, body};
 use super::{LocalLog, UpstreamRow, ViewError, WriteFailure};
 
-/// The version of this software, as failed folds and quarantines remember it.
+/// The version of this software, as recorded with failed compactions and quarantines.
 pub(crate) const SOFTWARE: &str = concat!(env!("CARGO_PKG_VERSION"), " automerge 0.12.0");
 
-/// What is folded, and when.
+/// When a compaction is due, and what it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FoldOptions {
-    /// The fewest changes that are worth a fold.
+    /// The least number of changes that is worth a compaction.
     pub(crate) least: u64,
-    /// A fold is due when the tail has one change for so many that are folded.
+    /// A compaction is due when the tail weighs at least 1/`share` of the snapshot.
     pub(crate) share: u64,
-    /// The youngest entries of a space's log that are not folded.
+    /// The number of newest entries of a space's log that are not compacted.
     pub(crate) recent_entries: u64,
-    /// How old a change must be to be folded.
+    /// The minimum age of a change for compaction.
     pub(crate) recent_age: Duration,
-    /// What a snapshot may have.
+    /// The limits of a snapshot.
     pub(crate) limits: FoldLimits,
 }
 
@@ -54,7 +55,7 @@ impl Default for FoldOptions {
 }
 
 impl FoldOptions {
-    /// Folds whatever may be folded, as somebody who asks for it wants.
+    /// Compacts everything that may be compacted, for an explicit request.
     pub(crate) const EVERYTHING: Self = Self {
         least: 1,
         share: u64::MAX,
@@ -69,27 +70,27 @@ impl FoldOptions {
     }
 }
 
-/// A document of which something may be folded.
+/// A document that has changes to compact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FoldTask {
     pub(crate) space: SpaceRow,
     pub(crate) row: DocumentRow,
     pub(crate) document: DocumentId,
-    /// Everything up to this local sequence number.
+    /// The last local sequence number that is compacted.
     through: u64,
-    /// Where its history was folded to before.
+    /// The local sequence number at which its snapshot ended before.
     base: u64,
-    /// How many changes are to be folded.
+    /// How many changes are compacted.
     pub(crate) changes: u64,
-    /// Whether nothing of the document stays outside.
+    /// Whether the new snapshot will hold the whole document.
     pub(crate) whole: bool,
-    /// The operations of all that the snapshot will stand for, about.
+    /// An estimate of the operations in the new snapshot.
     pub(crate) operations: u64,
-    /// The bytes of all that it is made of.
+    /// The bytes of its inputs.
     pub(crate) bytes: u64,
 }
 
-/// What a fold is made of: the snapshot before, and changes, dependencies first.
+/// The inputs of a compaction: the snapshot before, and changes, dependencies first.
 #[derive(Debug)]
 pub(crate) struct FoldInput {
     pub(crate) snapshot: Option<Vec<u8>>,
@@ -97,7 +98,7 @@ pub(crate) struct FoldInput {
 }
 
 impl LocalLog {
-    /// The documents of a space of which a fold is due, the longest tails first.
+    /// The documents of a space that are due for compaction, the longest tails first.
     pub(crate) fn fold_candidates(
         &self,
         space: SpaceRow,
@@ -116,7 +117,7 @@ impl LocalLog {
         })
     }
 
-    /// The fold of one document, if one is due.
+    /// The compaction of one document, if it is due.
     pub(crate) fn fold_candidate(
         &self,
         space: SpaceRow,
@@ -138,7 +139,7 @@ impl LocalLog {
         })
     }
 
-    /// Reads what a fold is made of. `None` if the document has changed under the task.
+    /// Reads the inputs of a compaction. `None` if the document was compacted since the task was made.
     pub(crate) fn fold_read(&self, task: &FoldTask) -> Result<Option<FoldInput>, ViewError> {
         self.view(|conn| {
             if parts(conn, task.row)?.base != task.base {
@@ -155,8 +156,9 @@ impl LocalLog {
         })
     }
 
-    /// Puts the result in place; `false` if the document is not what it was, and nothing was done.
-    /// Takes no fsync of its own: after a power cut both are there or neither is.
+    /// Installs the result; `false`, and no change, if the document is not in the state of the task.
+    /// Takes no fsync of its own: snapshot and mark are in one transaction, so a power cut loses both
+    /// or neither.
     pub(crate) fn fold_commit(
         &self,
         task: &FoldTask,
@@ -170,6 +172,8 @@ impl LocalLog {
                 return Ok(false);
             }
             let now = parts(tx, task.row)?;
+            // Automerge ran outside the transaction. The snapshot may be installed only if it still
+            // stands for exactly the rows up to `through`, and the upstream still holds all of them.
             let folded = now.folded_changes + task.changes;
             let same = now.base == task.base
                 && rows_between(tx, task.row, task.base, task.through)? == task.changes
@@ -188,7 +192,7 @@ impl LocalLog {
         self.write_in_space(Durability::Relaxed, space, job).map(|committed| committed.value.1)
     }
 
-    /// Remembers that a document cannot be folded: by this version not before its tail has doubled.
+    /// Records that a compaction failed: this version does not retry before the tail has doubled.
     pub(crate) fn fold_failed(&self, task: &FoldTask, reason: String) -> Result<(), WriteFailure> {
         let row = task.row;
         let job = move |tx: &rusqlite::Transaction<'_>| {
@@ -209,21 +213,21 @@ impl LocalLog {
         })
     }
 
-    /// Removes dead rows, no more than `most`; `true` if there are more.
+    /// Removes at most `most` dead rows; `true` if there are more.
     pub(crate) fn sweep(&self, most: usize) -> Result<bool, WriteError<rusqlite::Error>> {
         let job = move |tx: &rusqlite::Transaction<'_>| sweep(tx, most);
         self.db.write(Durability::Relaxed, job).map(|committed| committed.value)
     }
 }
 
-/// Documents whose tails may be due, and whose last fold did not fail lately.
+/// Documents whose tails may be due, without those whose last compaction failed recently.
 fn long_tails(
     conn: &Connection,
     space: SpaceRow,
     options: &FoldOptions,
 ) -> rusqlite::Result<Vec<DocumentRow>> {
-    // The indexes are of tails that are worth a look by default; their conditions stand here word
-    // for word.
+    // SQLite uses a partial index only if the query repeats its condition. The indexes hold tails that
+    // are worth a look by default.
     let by_index = if options.least >= 64 { "AND tail_changes >= 64" } else { "" };
     let long = format!("AND tail_changes >= ?3 {by_index} AND tail_changes >= folded_changes / ?4");
     let heavy = "AND (tail_bytes >= 524288 OR counter - folded_counter >= 32768)";
@@ -246,7 +250,7 @@ fn long_tails(
     Ok(found.into_iter().collect())
 }
 
-/// What of a document may be folded, if that is enough.
+/// The compaction of a document, if enough of its tail may be compacted.
 fn task(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
@@ -258,11 +262,17 @@ fn task(
     let last = space_totals(conn, space)?.last;
     let parts = parts(conn, row)?;
     let (rule, folded) = (options.rule(), parts.folded());
+    // The outbox sends a compacted change only within its whole snapshot. So compaction stops before
+    // the first change that the upstream in use is not known to hold.
     let held = match unheld_from(conn, upstream, space, row)? {
         Some(first) => first.saturating_sub(1),
         None => last,
     };
     let young = young_from(conn, row, &parts, last, options, now_ms)?;
+    // First everything old enough, by the geometric rule: a compaction costs in proportion to the
+    // document, and requiring a tail of a fixed share of it bounds the total cost by a multiple of the
+    // last one. Otherwise heavy changes of any age: a snapshot is no longer than they are, so keeping
+    // them single saves nothing.
     let mut due = None;
     for (through, is_due) in [
         (held.min(young.saturating_sub(1)), FoldRule::is_due as fn(&FoldRule, &_, &_) -> bool),
@@ -276,7 +286,7 @@ fn task(
         }
     }
     let Some((through, tail)) = due else { return Ok(None) };
-    // The snapshot takes the place of the last change that it folds.
+    // The snapshot takes the local number of the last change in it.
     let through = conn
         .prepare_cached("SELECT max(local) FROM change WHERE document = ?1 AND local <= ?2")?
         .query_row(params![row.0, through], |row| row.get(0))?;
@@ -293,7 +303,7 @@ fn task(
     }))
 }
 
-/// The first local sequence number of a document that is too young to be folded.
+/// The first local sequence number of a document that is too young to be compacted.
 fn young_from(
     conn: &Connection,
     row: DocumentRow,
@@ -307,7 +317,8 @@ fn young_from(
     if age == 0 {
         return Ok(end);
     }
-    // What is of the future was made when a clock was wrong: its age says nothing.
+    // A change dated in the future was made with a wrong clock: its age is unknown, and does not delay
+    // compaction.
     let young: Option<u64> = conn
         .prepare_cached(
             "SELECT min(local) FROM change
@@ -319,9 +330,9 @@ fn young_from(
     Ok(young.map_or(end, |young| young.min(end)))
 }
 
-/// How far a document can be folded, up to `through`, into a snapshot that is not too large. Cut
-/// before a fold by what its changes weigh, which is more than they will have: what is left is
-/// looked at again with what they came to.
+/// The last local number, up to `through`, at which a compaction still fits the limit of a snapshot. It
+/// counts the uncompacted bytes, which are more than their share of the snapshot will be; the next
+/// round considers the rest with the real size.
 fn fitting(
     conn: &Connection,
     row: DocumentRow,
@@ -400,8 +411,8 @@ fn unheld_from(
     Ok(None)
 }
 
-/// Removes the rows that a document's mark names, and no others: what `base` or a tombstone have
-/// come to mean since says nothing about them.
+/// Removes the rows up to a document's sweep mark, and no others: the present `base` or tombstone does
+/// not show which rows are dead.
 fn sweep(conn: &Connection, most: usize) -> rusqlite::Result<bool> {
     let mut left = most;
     while left > 0 {

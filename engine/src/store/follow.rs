@@ -1,5 +1,5 @@
-//! Following the process that writes a store, for one that is open for reading only: what has been
-//! committed since the last look, in one snapshot.
+//! Follows the process that writes a store, for a store that is open for reading only: reads everything
+//! that was committed since the last look, in one snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,20 +12,20 @@ use super::rows::{DocumentRow, SpaceRow, UpstreamRow, document_id, heads};
 use super::view::{Parked, parked};
 use super::{LocalLog, SpaceCount, ViewError, deletion, links};
 
-/// A place in the history of the store's file.
+/// A position in the history of the store's file.
 pub(crate) struct Follow {
     reader: Reader,
-    /// SQLite's `data_version` of this connection at the last look: it changes with every commit of
-    /// another connection, and asking for it reads no page.
+    /// SQLite's `data_version` of this connection at the last look. It changes with every commit of
+    /// another connection, and reading it reads no page.
     version: Option<i64>,
-    /// Each space that was looked at, with its last local number.
+    /// Each known space with its last local number.
     seen: BTreeMap<SpaceRow, (SpaceName, u64)>,
 }
 
-/// What is in the store at a look, with what has come since the one before.
+/// The state of the store at a look, with the changes since the one before.
 pub(crate) struct Followed {
     pub(crate) upstream: Option<Upstream>,
-    /// All spaces that there are.
+    /// All present spaces.
     pub(crate) spaces: Vec<FollowedSpace>,
 }
 
@@ -35,12 +35,12 @@ pub(crate) struct FollowedSpace {
     pub(crate) row: SpaceRow,
     pub(crate) count: SpaceCount,
     pub(crate) parked: Vec<Parked>,
-    /// Documents that have changed since the last look, with their heads; `None`: it was deleted.
+    /// Documents that changed since the last look, with their heads; `None` if deleted.
     pub(crate) touched: Vec<(DocumentId, Option<Vec<ChangeHash>>)>,
 }
 
 impl LocalLog {
-    /// Begins to follow. The first look gives everything and calls nothing touched.
+    /// Starts to follow. The first look returns everything and marks no document as touched.
     pub(crate) fn follow(&self) -> Result<Follow, ViewError> {
         let reader =
             self.db.open_reader().map_err(|error| ViewError(ReadError::Connection(error)))?;
@@ -49,11 +49,11 @@ impl LocalLog {
 }
 
 impl Follow {
-    /// What has changed; `None` if nothing was committed since the last look.
+    /// The changes since the last look; `None` if nothing was committed.
     pub(crate) fn look(&mut self) -> Result<Option<Followed>, ViewError> {
         let (before, seen) = (self.version, &self.seen);
         let found = self.reader.with(|conn| {
-            // Inside the snapshot that the rest is read in.
+            // Within the snapshot that the rest is read in.
             let version = conn.pragma_query_value(None, "data_version", |row| row.get(0))?;
             if before == Some(version) {
                 return Ok(None);
@@ -81,7 +81,7 @@ fn spaces(
     let mut spaces = Vec::new();
     while let Some(found) = rows.next()? {
         let (row, name) = (SpaceRow(found.get(0)?), found.get::<_, String>(1)?);
-        // A name was checked when it was written.
+        // Names were checked when they were written.
         let Ok(name) = name.parse::<SpaceName>() else { continue };
         let count = count(conn, upstream, row)?;
         let touched = match seen.map(|seen| last_seen(seen, row, &name)) {
@@ -94,12 +94,12 @@ fn spaces(
     Ok(spaces)
 }
 
-/// The last local number that was seen of a space; 0 if another space had the row.
+/// The last known local number of a space; 0 if another space had the row.
 fn last_seen(seen: &BTreeMap<SpaceRow, (SpaceName, u64)>, row: SpaceRow, name: &SpaceName) -> u64 {
     seen.get(&row).filter(|(known, _)| known == name).map_or(0, |(_, last)| *last)
 }
 
-/// Documents that have something behind a local number: a change, a deletion, a folded history.
+/// Documents with a change, deletion or snapshot after a local number.
 fn touched(
     conn: &Connection,
     space: SpaceRow,

@@ -1,4 +1,5 @@
-//! A document's tail as a graph: heads computed anew, what rests on what.
+//! A document's tail as a graph of dependencies, from which heads are computed. It reads and writes no
+//! marks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +10,7 @@ use rusqlite::{Connection, params};
 use super::rows::{DocumentRow, hash_of, parts};
 use super::snapshots::folded_heads;
 
-/// A change of the tail, with what it says of itself.
+/// A change of the tail, with its parsed fields.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) local: u64,
@@ -19,8 +20,8 @@ pub(super) struct Node {
     pub(super) dependencies: Vec<ChangeHash>,
 }
 
-/// A document's tail in the order of the log. Each change is parsed, at about 12 µs. One whose
-/// bytes are damaged counts as resting on nothing.
+/// A document's tail in the order of the log. Each change is parsed, at about 12 µs. A change with
+/// damaged bytes counts as having no dependencies.
 pub(super) fn tail(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<Node>> {
     let base = parts(conn, document)?.base;
     let mut statement = conn.prepare_cached(
@@ -44,7 +45,7 @@ pub(super) fn tail(conn: &Connection, document: DocumentRow) -> rusqlite::Result
     Ok(nodes)
 }
 
-/// A document's heads, from its folded history and its tail, ascending.
+/// A document's heads, from its snapshot and its tail, ascending.
 pub(super) fn heads(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<ChangeHash>> {
     let folded = folded_heads(conn, document)?.into_iter().map(|(hash, _)| hash);
     let mut heads: BTreeSet<ChangeHash> = folded.collect();
@@ -56,8 +57,8 @@ pub(super) fn heads(conn: &Connection, document: DocumentRow) -> rusqlite::Resul
     Ok(heads.into_iter().collect())
 }
 
-/// These changes of the tail and all that rests on them, in the order of the log. An actor's later
-/// changes rest on its earlier ones, whatever they say.
+/// These changes of the tail and all their dependents, in the order of the log. An actor's later
+/// changes count as dependents of its earlier ones, whatever dependencies they state.
 pub(super) fn dependents(nodes: &[Node], first: &[ChangeHash]) -> Vec<Node> {
     let mut taken: BTreeSet<ChangeHash> = first.iter().copied().collect();
     let mut actors: BTreeMap<&ActorId, u64> = BTreeMap::new();
@@ -75,8 +76,8 @@ pub(super) fn dependents(nodes: &[Node], first: &[ChangeHash]) -> Vec<Node> {
     found
 }
 
-/// The changes of the tail that some heads rest on, themselves included; and what they rest on, or
-/// are, outside of the tail: folded changes, or unknown ones.
+/// The changes of the tail that some heads depend on, including the heads; and those heads and
+/// dependencies that are outside the tail: compacted changes, or unknown ones.
 pub(super) fn ancestors(
     nodes: &[Node],
     heads: &[ChangeHash],

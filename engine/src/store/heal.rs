@@ -1,6 +1,6 @@
-//! Repairing what `verify` finds. What is derived is derived again. Damaged changes and snapshots
-//! go, with what rests on them, and the cursor is forgotten, so that the upstream brings them
-//! back; but never if the upstream is not known to hold all of it: then they stay, and are told.
+//! Repairs the findings of `verify`. Derived values are derived again. Damaged changes and snapshots
+//! are removed with their dependents, and the cursor is reset, so that the upstream sends them again;
+//! but only if the upstream is known to hold all of them. Otherwise they stay, and are reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,18 +24,19 @@ use super::verify_document::{document_faults, raw_rows, sides};
 use super::verify_space::{set_damaged, set_waiting, totals, waiting};
 use super::{LocalLog, ViewError, WriteFailure, deletion, held, links};
 
-/// What repairing came to.
+/// The result of a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Healed {
-    /// Documents of which changes were taken out, to come back from the relay, and how many.
+    /// Documents of which changes were removed, to be received from the relay again, and how many
+    /// changes.
     pub dropped: Vec<(SpaceName, DocumentId, u64)>,
-    /// What was found, and is repaired.
+    /// Findings that were repaired.
     pub repaired: Vec<Finding>,
-    /// What could not be repaired.
+    /// Findings that could not be repaired.
     pub left: Vec<Finding>,
 }
 
-/// Why repairing ended early. What was repaired before stays.
+/// Why a repair ended early. Repairs made before stay.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HealError {
     #[error(transparent)]
@@ -45,8 +46,8 @@ pub(crate) enum HealError {
 }
 
 impl LocalLog {
-    /// Looks at everything and repairs what can be repaired. Documents that somebody has open must
-    /// be read again afterwards.
+    /// Checks everything and repairs what can be repaired. Open documents must be loaded again
+    /// afterwards.
     pub(crate) fn heal(&self) -> Result<Healed, HealError> {
         let found = self.verify()?;
         let mut healed = Healed::default();
@@ -54,7 +55,7 @@ impl LocalLog {
             return Ok(healed);
         }
         if found.iter().any(|finding| finding.fault.remedy() == Remedy::Reindex) {
-            // What SQLite says is damaged beyond an index stays so, and is told at the end.
+            // Damage that SQLite finds beyond an index stays, and is reported at the end.
             let reindexed = self.db.write(Durability::Full, |tx| tx.execute_batch("REINDEX"));
             if let Err(error) = reindexed {
                 tracing::warn!(%error, "the file's indexes could not be made anew");
@@ -100,7 +101,7 @@ impl LocalLog {
             let upstream = whose.row(tx)?;
             let Some(row) = document_row(tx, space, &document)? else { return Ok(0) };
             let mut dropped = 0;
-            // Nothing of a deleted document comes back; what is kept of it is nowhere else.
+            // Nothing of a deleted document is sent again, and its orphaned edits exist only here.
             if remedy == Remedy::Fetch
                 && !deletion::is_deleted(tx, row)?
                 && let Some(upstream) = upstream
@@ -133,7 +134,7 @@ impl LocalLog {
             for upstream in links::linked(tx, space)? {
                 set_damaged(tx, upstream, space)?;
                 if links {
-                    // Nothing that is noted of it can be believed; the two compare what they hold.
+                    // The recorded sync state is unreliable: the two ends compare their documents.
                     links::reset(tx, upstream, space)?;
                 }
             }
@@ -143,8 +144,7 @@ impl LocalLog {
     }
 }
 
-/// Takes damaged changes out, with what rests on them, if the upstream holds all of it. Gives how
-/// many.
+/// Removes damaged changes with their dependents, if the upstream holds all of them. Returns how many.
 fn drop_damaged(
     ledger: &mut Ledger<'_>,
     upstream: UpstreamRow,
@@ -179,7 +179,7 @@ fn drop_damaged(
     }
     drop_rows(ledger, document, row, &gone)?;
     if whole {
-        // A new history of it begins: its rows are numbered after all that there was.
+        // Its history starts again: new rows are numbered after all earlier ones.
         let now = parts(conn, row)?;
         set_parts(conn, &mut ledger.totals, row, &now, &Parts { base: 0, ..now })?;
         conn.prepare_cached("DELETE FROM change WHERE document = ?1")?.execute([row.0])?;
@@ -202,7 +202,7 @@ fn forget_folded(
     snapshots::remove(conn, row)
 }
 
-/// Computes everything of a document that follows from its bytes.
+/// Derives everything of a document that follows from its bytes.
 fn derive(
     conn: &Connection,
     space: SpaceRow,
@@ -219,7 +219,7 @@ fn derive(
     let mut index = None;
     if let Some(body) = snapshots::body(conn, row)? {
         let length = body.len() as u64;
-        // One that cannot be read stays as it is: it is told, and nothing can be derived from it.
+        // An unreadable snapshot stays as it is: it is reported, and nothing can be derived from it.
         let Ok(opened) = Opened::open(body) else { return Ok(()) };
         conn.prepare_cached("DELETE FROM folded_actor WHERE document = ?1")?.execute([row.0])?;
         snapshots::put(conn, row, &opened)?;
@@ -245,7 +245,7 @@ fn derive(
             .execute(params![row.0, raw.local, actor, change.seq, change.max_op])?;
         }
     }
-    // Totals are counted anew when all documents are done.
+    // Totals are computed again after all documents.
     set_parts(conn, &mut space_totals(conn, space)?, row, &before, &after)?;
     derive_mark(conn, row)?;
     let (old, new) = (heads(conn, row)?, graph::heads(conn, row)?);
@@ -269,7 +269,7 @@ fn derive_deleted(
     set_leaf(conn, space, (row, document), Some(Leaf::of_tombstone(document)))
 }
 
-/// Marks what nothing needs as removable, and nothing else: the mark there may be wrong.
+/// Marks exactly the unneeded rows as removable: the present mark may be wrong.
 fn derive_mark(conn: &Connection, row: DocumentRow) -> rusqlite::Result<()> {
     let dead_through = deletion::dead_through(conn, row)?;
     conn.prepare_cached(
@@ -281,7 +281,8 @@ fn derive_mark(conn: &Connection, row: DocumentRow) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Where the folded history ends, from which rows are folded: what is not must come after it.
+/// The local number at which the snapshot ends, given which rows it contains: the others must come
+/// after it.
 fn base(sides: &[(u64, bool)], noted: u64, has_snapshot: bool) -> u64 {
     if !has_snapshot {
         return 0;

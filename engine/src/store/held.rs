@@ -1,17 +1,17 @@
-//! What an upstream is known to hold of a space: disjoint ranges of local sequence numbers, and all
-//! snapshots but those in `owed`. What is left is the outbox. A dead upstream costs its ranges and
-//! nothing per new change.
+//! Acked ranges: disjoint ranges of local sequence numbers that an upstream is known to hold, beside
+//! all snapshots except the unacked ones in `owed`. The rest is the outbox. An abandoned upstream costs
+//! its ranges and nothing for each new change.
 //!
-//! A number whose change is no longer in the log (folded, displaced, of a deleted document) is
-//! *vacant*. The ranges of the upstream in use cover the vacant numbers too, so that what lies
-//! between them is alive; only what is alive is counted.
+//! A number whose change is no longer in the log (compacted, superseded, of a deleted document) is
+//! *vacant*. The ranges of the upstream in use cover the vacant numbers too, so that every gap between
+//! them is alive; only live changes are counted.
 
 use landfall_protocol::intervals::IntervalSet;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{DocumentRow, SpaceRow, UpstreamRow, parts};
 
-/// Adds to what is held. What was held already counts once.
+/// Adds acked ranges. Numbers that were in a range already count once.
 pub(super) fn hold(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -26,8 +26,8 @@ pub(super) fn hold(
     cover(conn, upstream, space, locals)
 }
 
-/// Brings the ranges over numbers without counting what stands there: because it is counted
-/// already, or the numbers are vacant.
+/// Extends the ranges without counting: the changes there are counted already, or the numbers are
+/// vacant.
 pub(super) fn cover(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -46,7 +46,7 @@ pub(super) fn cover(
     Ok(())
 }
 
-/// The local sequence numbers of a document's changes that are alive and not folded.
+/// The local sequence numbers of a document's live changes in the tail.
 pub(super) fn locals(conn: &Connection, document: DocumentRow) -> rusqlite::Result<IntervalSet> {
     let base = parts(conn, document)?.base;
     let mut locals = IntervalSet::new();
@@ -61,7 +61,7 @@ pub(super) fn locals(conn: &Connection, document: DocumentRow) -> rusqlite::Resu
     Ok(locals)
 }
 
-/// What of these numbers the upstream holds.
+/// The subset of these numbers that the upstream holds.
 pub(super) fn held_of(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -78,7 +78,7 @@ pub(super) fn held_of(
     Ok(held)
 }
 
-/// Takes one document's changes, folded ones too, out of what is held.
+/// Removes one document's changes, including its snapshot, from the acked ranges.
 pub(super) fn release_document(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -89,7 +89,7 @@ pub(super) fn release_document(
     owe(conn, upstream, space, document)
 }
 
-/// Takes changes out of what is held.
+/// Removes changes from the acked ranges.
 pub(super) fn release(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -122,7 +122,7 @@ pub(super) fn release(
     Ok(())
 }
 
-/// The upstream does not hold all of a document's snapshot.
+/// Records that the upstream lacks part of a document's snapshot.
 pub(super) fn owe(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -146,7 +146,7 @@ pub(super) fn owe(
     Ok(())
 }
 
-/// The upstream holds everything that is folded in a document's snapshot.
+/// Records that the upstream holds everything in a document's snapshot.
 pub(super) fn settle(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -197,7 +197,7 @@ fn delete_range(
     Ok(())
 }
 
-/// Counts what is alive in a range as held, or as no longer held.
+/// Adds the live changes of a range to an upstream's counts, or subtracts them.
 fn count_held(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -232,7 +232,7 @@ pub(super) fn alive_between(
     Ok((changes + deletions, bytes))
 }
 
-/// Adds to a link's counts of what is held, or takes from them.
+/// Adds to a link's counts of acked changes, or subtracts.
 pub(super) fn add_held(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -249,7 +249,7 @@ pub(super) fn add_held(
     Ok(())
 }
 
-/// The held ranges that overlap or adjoin `first..=last`, in order.
+/// The acked ranges that overlap or adjoin `first..=last`, in order.
 fn touching(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -257,7 +257,8 @@ fn touching(
     first: u64,
     last: u64,
 ) -> rusqlite::Result<Vec<(u64, u64)>> {
-    // Ranges are disjoint, so going down from `last` the first that ends before `first` ends it.
+    // The ranges are disjoint: going down from `last`, the first one that ends before `first` ends the
+    // search.
     let mut statement = conn.prepare_cached(
         "SELECT first, last FROM held WHERE upstream = ?1 AND space = ?2 AND first <= ?3
          ORDER BY first DESC",
@@ -285,7 +286,7 @@ pub(super) fn is_held(
     Ok(next_gap(conn, upstream, space, local, local)?.is_none())
 }
 
-/// The first range of `from..=last` that is not held.
+/// The first gap of `from..=last` between acked ranges.
 pub(super) fn next_gap(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -316,7 +317,7 @@ pub(super) fn next_gap(
     Ok(None)
 }
 
-/// What of `first..=last` is not held, in order.
+/// The gaps of `first..=last` between acked ranges, in order.
 pub(super) fn gaps_between(
     conn: &Connection,
     upstream: UpstreamRow,

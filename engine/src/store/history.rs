@@ -1,5 +1,5 @@
-//! The log as admission sees it: the rows of the tail, then what SQL has of the folded history,
-//! then its index.
+//! The log as admission sees it: the rows of the tail, then the snapshot's facts in SQL, then its
+//! index. It only reads.
 
 use std::cell::Cell;
 
@@ -11,12 +11,12 @@ use super::indexes::Indexes;
 use super::rows::{DocumentRow, SpaceRow, actor_row, document_row, hash_of, parts};
 use super::snapshots::folded_heads;
 
-/// One space of the log, as it is for the length of a question.
+/// One space of the log, for the duration of one admission.
 pub(super) struct StoredHistory<'a> {
     conn: &'a Connection,
     space: SpaceRow,
     indexes: &'a Indexes,
-    /// The row that was looked up last: all that a question asks is of one document.
+    /// The row that was looked up last: all queries of an admission are about one document.
     last: Cell<Option<(DocumentId, Option<DocumentRow>)>>,
 }
 
@@ -36,7 +36,7 @@ impl<'a> StoredHistory<'a> {
         Ok(row)
     }
 
-    /// The sequence number and hash of an actor's last folded change.
+    /// The sequence number and hash of an actor's last compacted change.
     fn last_folded(
         &self,
         document: DocumentRow,
@@ -51,7 +51,7 @@ impl<'a> StoredHistory<'a> {
     }
 }
 
-/// Rows of a folded change may still be there, to be removed: what they say is true all the same.
+/// Rows of compacted changes may still exist until they are swept: their contents are still valid.
 impl History for StoredHistory<'_> {
     type Error = rusqlite::Error;
 
@@ -142,7 +142,7 @@ impl History for StoredHistory<'_> {
         let Some(document) = self.row(document)? else { return Ok(DocumentSize::default()) };
         let parts = parts(self.conn, document)?;
         let (bytes, changes, operations) = (parts.bytes(), parts.changes(), parts.operations);
-        // Heads are counted in `heads`, for those who ask.
+        // Callers that need the number of heads read `heads`.
         let lasting_bytes = parts.folded_bytes + DocumentSize::lasting(parts.tail_bytes);
         Ok(DocumentSize { bytes, lasting_bytes, changes, operations, heads: 0 })
     }

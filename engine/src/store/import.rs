@@ -1,4 +1,4 @@
-//! What a portable file brings: admitted as what was made here, in the file's order.
+//! Imports changes of a portable file: admitted as local changes are, in the file's order.
 
 use std::sync::Arc;
 
@@ -20,33 +20,33 @@ pub(crate) struct ImportChange {
     pub(crate) change: CheckedChange,
     /// When it was made, in milliseconds since 1970.
     pub(crate) at_ms: u64,
-    /// Whether the file says that it may stand beside another history.
+    /// Whether the file marks it as a second root.
     pub(crate) roots: Roots,
 }
 
-/// What became of a batch of changes.
+/// The result of a batch of changes.
 #[derive(Debug, Default)]
 pub(crate) struct ImportBatch {
-    /// How many are in the store now, those that were there before too.
+    /// How many of them are in the store now, including those that were there before.
     pub(crate) taken: u64,
-    /// Those of them that were there before.
+    /// How many were there before.
     pub(crate) known: u64,
-    /// Those that do not fit, and why. The others are stored all the same.
+    /// Changes that were not admitted, with the reason. The others are stored all the same.
     pub(crate) refused: Vec<(ImportChange, HistoryError)>,
 }
 
-/// What became of a deletion.
+/// The result of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ImportDeletion {
-    /// The document was not deleted before.
+    /// Whether the document was not deleted before.
     pub(crate) is_new: bool,
-    /// Changes that the relay in use is not known to hold. They are kept: who deleted the document
-    /// did not know of them.
+    /// Changes that the relay in use is not known to hold. They are kept as orphaned edits: the
+    /// deleting replica did not know of them.
     pub(crate) kept: u64,
 }
 
 impl LocalLog {
-    /// Stores those of a batch of changes that fit, in one transaction.
+    /// Stores the admitted changes of a batch, in one transaction.
     pub(crate) fn import_changes(
         &self,
         space: SpaceRow,
@@ -57,7 +57,7 @@ impl LocalLog {
         self.write_in_space(Durability::Full, space, job).map(|committed| committed.value.1)
     }
 
-    /// Deletes a document as a file says.
+    /// Deletes a document as a file states.
     pub(crate) fn import_deletion(
         &self,
         space: SpaceRow,
@@ -78,8 +78,8 @@ impl LocalLog {
         self.write_in_space(Durability::Full, space, job).map(|committed| committed.value.1)
     }
 
-    /// Whether a document of a file with several roots is the document that is here: nothing is
-    /// here, one of the roots is, or the application has asked for unrelated histories to be merged.
+    /// Whether a file's document with several roots may be added to the document here: nothing is here,
+    /// it has one of the roots, or the application has asked to merge unrelated histories.
     pub(crate) fn takes_roots(
         &self,
         space: SpaceRow,
@@ -133,7 +133,7 @@ fn take(
             }
         }
         if is_root && roots == Roots::Several {
-            // The outbox marks second roots of such documents, or the relay would refuse them.
+            // The outbox marks second roots of such documents, or the relay would reject them.
             let row = ledger.row(document)?;
             conn.prepare_cached("UPDATE document SET merges = 1 WHERE id = ?1 AND merges = 0")?
                 .execute(params![row.0])?;

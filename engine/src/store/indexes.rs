@@ -1,9 +1,9 @@
-//! The indexes of folded histories, made of their snapshots when they are asked for.
+//! The indexes of compacted histories, built from snapshots on demand.
 //!
-//! They are not stored: a hash is longer than what a folded change takes in its snapshot. What is
-//! asked all the time (heads, every actor's last change) is in SQL. An index is needed when
-//! somebody builds on what is folded and no head, or repeats it. Making one costs as much as
-//! loading the document, so it is done before a batch's transaction (`prepare`) where possible.
+//! They are not stored: a hash is longer than a compacted change is in its snapshot. Frequent queries
+//! (heads, every actor's last change) use SQL. An index is needed when a received change depends on a
+//! compacted change that is no head, or repeats one. Building one costs as much as loading the
+//! document, so it is done before a batch's transaction (`prepare`) where possible.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::rows::DocumentRow;
 
-/// Bytes of memory that indexes may take beyond the one in use.
+/// Memory in bytes that indexes may take beyond the one in use.
 const BUDGET_BYTES: usize = 32 * 1024 * 1024;
 
-/// Which snapshot an index is of.
+/// Identifies the snapshot of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key {
     document: DocumentRow,
@@ -28,19 +28,19 @@ struct Key {
 
 #[derive(Default)]
 struct Kept {
-    /// The one used last is at the back.
+    /// The least recently used one is at the front.
     indexes: VecDeque<(Key, Arc<PackedIndex>)>,
     bytes: usize,
 }
 
-/// The indexes that were used last.
+/// A cache of recently used indexes.
 #[derive(Default)]
 pub(super) struct Indexes {
     kept: Mutex<Kept>,
 }
 
 impl Indexes {
-    /// The index of a document's folded history; `None` if nothing of it is folded.
+    /// The index of a document's compacted history; `None` if it has no snapshot.
     pub(super) fn of(
         &self,
         conn: &Connection,
@@ -63,7 +63,7 @@ impl Indexes {
         Ok(Some(index))
     }
 
-    /// Keeps the index of a snapshot that was just made or opened.
+    /// Caches the index of a snapshot that was just built or opened.
     pub(super) fn add(&self, document: DocumentRow, hash: [u8; 32], index: Arc<PackedIndex>) {
         self.put(Key { document, hash }, index);
     }
@@ -79,7 +79,7 @@ impl Indexes {
 
     fn put(&self, key: Key, index: Arc<PackedIndex>) {
         let mut kept = self.kept.lock();
-        // A document has one snapshot: an index of an earlier one is of no use.
+        // A document has one snapshot: an index of an earlier one is useless.
         kept.indexes.retain(|(other, _)| other.document != key.document);
         kept.indexes.push_back((key, index));
         kept.bytes = kept.indexes.iter().map(|(_, index)| index.memory_bytes()).sum();
@@ -91,13 +91,13 @@ impl Indexes {
     }
 }
 
-/// Loads a snapshot to see what it holds.
+/// Loads a snapshot and builds its index.
 pub(super) fn build(snapshot: &[u8]) -> Result<PackedIndex, FoldError> {
     landfall_fold::index_of(snapshot)
 }
 
-/// Whether an error says that a snapshot of our own store does not load any more: that is about its
-/// document, and nothing else.
+/// Whether an error means that a snapshot of this store does not load any more: that affects only its
+/// document.
 pub(super) fn is_unreadable(error: &rusqlite::Error) -> bool {
     let rusqlite::Error::FromSqlConversionFailure(_, Type::Blob, source) = error else {
         return false;
@@ -105,7 +105,7 @@ pub(super) fn is_unreadable(error: &rusqlite::Error) -> bool {
     source.is::<FoldError>()
 }
 
-/// A snapshot of our own store that does not load any more.
+/// The error for a snapshot of this store that does not load any more.
 pub(super) fn unreadable(error: FoldError) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, Box::new(error))
 }

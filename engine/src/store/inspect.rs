@@ -1,4 +1,4 @@
-//! What a store consists of, for people.
+//! A store's contents, for people. It reads rows and counts, and loads no document.
 
 use landfall_protocol::frame::Filter;
 use landfall_protocol::{Cursor, DocumentId, SpaceName, Upstream};
@@ -10,9 +10,9 @@ use super::{LocalLog, Pending, ViewError, links, outbox, resume, rows};
 /// A store's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
-    /// Bytes of the file; of memory, if it is there.
+    /// Bytes of the file, or of memory for a store in memory.
     pub bytes: u64,
-    /// How many of them are free, and used again before the file grows.
+    /// How many of them are free: they are used again before the file grows.
     pub free_bytes: u64,
     /// Its spaces, by name.
     pub spaces: Vec<InspectedSpace>,
@@ -25,54 +25,54 @@ pub struct InspectedSpace {
     pub name: SpaceName,
     /// The last local sequence number.
     pub last: u64,
-    /// Which documents are wanted of it.
+    /// The documents of it that are synced.
     pub filter: Filter,
     /// Documents that were deleted: their tombstones stay.
     pub deleted: u64,
-    /// Entries that cannot be applied.
+    /// Deferred entries.
     pub aside: u64,
     /// The relays that it was ever synced with.
     pub upstreams: Vec<InspectedUpstream>,
-    /// Its documents, in the order of their ids.
+    /// Its documents, ordered by id.
     pub documents: Vec<InspectedDocument>,
 }
 
-/// Where a space stands with a relay.
+/// The state of a space's sync with a relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InspectedUpstream {
-    /// Which relay.
+    /// The relay.
     pub upstream: Upstream,
-    /// Whether it is the one met last.
+    /// Whether it was the last one connected.
     pub in_use: bool,
-    /// Where the copy of its log ends.
+    /// The end of the copy of its log.
     pub cursor: Option<Cursor>,
-    /// What it is not known to hold.
+    /// Changes that it is not known to hold.
     pub pending: Pending,
 }
 
 /// A document's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InspectedDocument {
-    /// Which document.
+    /// The document.
     pub document: DocumentId,
-    /// Changes that are not folded.
+    /// Changes that are not compacted.
     pub tail_changes: u64,
     /// Their bytes.
     pub tail_bytes: u64,
-    /// Changes that are folded.
+    /// Changes in its snapshot.
     pub folded_changes: u64,
-    /// Bytes of the folded history.
+    /// Bytes of the snapshot.
     pub folded_bytes: u64,
     /// How many heads it has.
     pub heads: u64,
-    /// How many actors have changed it.
+    /// How many actors have made changes of it.
     pub actors: u64,
-    /// Why it could not be folded, if it could not.
+    /// Why its last compaction failed, if it did.
     pub fold_failed: Option<String>,
 }
 
 impl LocalLog {
-    /// Looks at everything. It reads no change and loads no document.
+    /// Reads all counts. Reads no change and loads no document.
     pub(crate) fn inspect(&self) -> Result<Inspection, ViewError> {
         let whose = self.whose;
         self.view(|conn| {
@@ -88,7 +88,7 @@ impl LocalLog {
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<rusqlite::Result<_>>()?;
             for (row, name) in names {
-                // A name was checked when it was written.
+                // Names were checked when they were written.
                 let Ok(name) = name.parse() else { continue };
                 spaces.push(inspect_space(conn, name, SpaceRow(row), in_use)?);
             }

@@ -1,5 +1,5 @@
-//! Putting a folded history under a document's tail: after a fold of our own, and when an upstream
-//! sends one. Rows that are in it are dead from then on, and removed later, in slices.
+//! Installs a snapshot under a document's tail: the result of a local compaction, or one received from
+//! an upstream. Rows that the snapshot contains are dead from then on, and removed later, in slices.
 
 use landfall_protocol::admission::preflight;
 use landfall_protocol::intervals::IntervalSet;
@@ -16,9 +16,9 @@ use super::rows::{
 };
 use super::snapshots::{Opened, put};
 
-/// Where a snapshot comes from.
+/// The source of a snapshot.
 pub(super) enum Source {
-    /// Our own fold of everything up to this local sequence number.
+    /// A local compaction of everything up to this local sequence number.
     Fold { through: u64 },
     /// An upstream. `held`: it holds everything that is in the snapshot.
     Upstream { upstream: UpstreamRow, held: bool },
@@ -31,7 +31,7 @@ struct TailRow {
     bytes: u64,
 }
 
-/// Puts a snapshot in place. It must hold all that the one before it held.
+/// Installs a snapshot. It must contain everything that the snapshot before it contained.
 pub(super) fn install(
     ledger: &mut Ledger<'_>,
     document: &DocumentId,
@@ -44,6 +44,8 @@ pub(super) fn install(
     let (folded, rest): (Vec<TailRow>, Vec<TailRow>) = tail(conn, row, before.base)?
         .into_iter()
         .partition(|change| opened.index.contains(&change.hash));
+    // A received snapshot may contain changes that were never here, so it takes a new local number,
+    // behind which whatever it lacks is renumbered.
     let base = match source {
         Source::Fold { through } => *through,
         Source::Upstream { .. } => ledger.next_local(),
@@ -56,13 +58,15 @@ pub(super) fn install(
         folded_bytes: opened.body.len() as u64,
         operations: match source {
             Source::Fold { .. } => before.operations.max(opened.operations),
-            // It may bring what was not here, so the sum is made again.
+            // It may contain changes that were not here, so the sum is computed again.
             Source::Upstream { .. } => opened.operations + operations_behind(conn, row, &rest)?,
         },
         counter: before.counter.max(opened.counter()),
         folded_counter: opened.counter(),
     };
     let change = Change { row, before, after, folded: locals(&folded), bytes: bytes(&folded) };
+    // Acked ranges name rows of the log, which are dead now: each upstream's counts move to the
+    // snapshot.
     for upstream in links::linked(conn, space)? {
         count(conn, ledger, upstream, &change, source)?;
     }
@@ -78,7 +82,8 @@ pub(super) fn install(
     links::note_vacant(conn, space, covered)?;
     if let Source::Upstream { upstream, .. } = source {
         ledger.totals.moved = ledger.totals.last;
-        // These numbers are vacant now, and the upstream is the one in use.
+        // These numbers are vacant now, and this upstream is the one in use: its acked ranges cover
+        // them.
         let mut vacant = change.folded;
         vacant.insert(base, base);
         moved.iter().for_each(|local| drop(vacant.insert(*local, *local)));
@@ -91,7 +96,7 @@ pub(super) fn install(
          WHERE id = ?1",
     )?
     .execute([row.0])?;
-    // What is not folded has numbers beyond it by now.
+    // Every row that is not in the snapshot has a number greater than `base` by now.
     sweep_through(conn, row, base)?;
     ledger.indexes.add(row, opened.hash, std::sync::Arc::clone(&opened.index));
     Ok(())
@@ -108,7 +113,7 @@ fn tail(conn: &Connection, row: DocumentRow, base: u64) -> rusqlite::Result<Vec<
     .collect()
 }
 
-/// The operations of changes that a snapshot does not have.
+/// The operations of changes that a snapshot does not contain.
 fn operations_behind(
     conn: &Connection,
     row: DocumentRow,
@@ -132,17 +137,17 @@ fn bytes(rows: &[TailRow]) -> u64 {
     rows.iter().map(|change| change.bytes).sum()
 }
 
-/// What becomes of a document.
+/// A document before and after a snapshot is installed.
 struct Change {
     row: DocumentRow,
     before: Parts,
     after: Parts,
-    /// The numbers of the rows that are folded now.
+    /// The numbers of the rows that the snapshot contains.
     folded: IntervalSet,
     bytes: u64,
 }
 
-/// Brings an upstream's counts, and whether it is owed the snapshot, after the document.
+/// Updates an upstream's counts, and whether the snapshot is unacked there.
 fn count(
     conn: &Connection,
     ledger: &Ledger<'_>,
@@ -163,7 +168,7 @@ fn count(
         let base = (before.folded_changes, before.folded_bytes);
         held::add_held(conn, upstream, space, base, -1)?;
     }
-    // All that is in the snapshot was here before, and the upstream held each part of it.
+    // Every change in the snapshot was here before, and the upstream held all of them.
     let nothing_new = after.folded_changes == before.folded_changes + folded.len();
     let parts_held = (before.folded_changes == 0 || base_held)
         && held_rows.len() == folded.len()
@@ -194,8 +199,8 @@ fn body_bytes(conn: &Connection, row: DocumentRow, first: u64, last: u64) -> rus
     .query_row(params![row.0, first, last], |row| row.get(0))
 }
 
-/// Gives changes new numbers, in their order: they come after the snapshot now. Each upstream
-/// holds of them what it held.
+/// Gives changes new local numbers, in their order, so that they follow the snapshot. Each upstream's
+/// acked ranges follow them.
 pub(super) fn renumber(
     ledger: &mut Ledger<'_>,
     row: DocumentRow,

@@ -1,8 +1,8 @@
-//! Leaves and digests: what documents' heads come to, summed, so that two ends find out in a few
-//! hundred bytes where they differ. Kept up in every transaction that changes heads.
+//! Digest entries and sums of documents' heads, with which two ends find in a few hundred bytes where
+//! they differ. They are updated in every transaction that changes heads.
 //!
-//! Sums are kept for the 256 first bytes of document ids; what lies deeper is summed from the
-//! leaves when somebody asks.
+//! Sums are stored for the 256 first bytes of document ids; deeper ones are computed from the digest
+//! entries on demand.
 
 use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
 use landfall_protocol::replica::DocumentHeads;
@@ -13,7 +13,7 @@ use super::rows::{DocumentRow, SpaceRow, heads};
 use super::snapshots::folded_heads;
 use super::{LocalLog, ViewError};
 
-/// Writes a document's heads, its leaf and the sum that the leaf is in.
+/// Writes a document's heads, its digest entry and the sum that includes it.
 pub(super) fn set_heads(
     conn: &Connection,
     space: SpaceRow,
@@ -25,12 +25,12 @@ pub(super) fn set_heads(
     set_leaf(conn, space, (document, id), leaf_of(id, after))
 }
 
-/// The leaf of a document with these heads; none if it has none.
+/// The digest entry of a document with these heads; none if it has none.
 pub(super) fn leaf_of(id: &DocumentId, heads: &[ChangeHash]) -> Option<Leaf> {
     (!heads.is_empty()).then(|| Leaf::of_heads(id, heads))
 }
 
-/// Writes a document's heads, without its leaf.
+/// Writes a document's heads, without its digest entry.
 pub(super) fn put_heads(
     conn: &Connection,
     document: DocumentRow,
@@ -49,7 +49,7 @@ pub(super) fn put_heads(
     Ok(())
 }
 
-/// Writes a document's leaf and the sum that it is in.
+/// Writes a document's digest entry and the sum that includes it.
 pub(super) fn set_leaf(
     conn: &Connection,
     space: SpaceRow,
@@ -68,7 +68,7 @@ pub(super) fn set_leaf(
     move_leaf(conn, space, id, before, leaf)
 }
 
-/// Brings the sum that a leaf is in after it.
+/// Updates the sum that includes a digest entry.
 pub(super) fn move_leaf(
     conn: &Connection,
     space: SpaceRow,
@@ -108,9 +108,8 @@ fn digest_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Digest> {
     Ok(Digest { count: row.get(0)?, sum: u128::from_le_bytes(row.get(1)?) })
 }
 
-/// Computes the leaves of documents that have none although they have heads, as a store that was
-/// migrated has them, and with them the sums. A store says once that it is done: no later opening
-/// looks at its documents.
+/// Computes missing digest entries and their sums for documents that have heads, as in a migrated
+/// store. The store records that this is done, so that later openings read no documents for it.
 pub(super) fn fill(conn: &Connection) -> rusqlite::Result<()> {
     if conn.query_row("SELECT leaves_filled FROM replica", [], |row| row.get(0))? {
         return Ok(());
@@ -133,7 +132,7 @@ pub(super) fn fill(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Sums a space's leaves anew, for all 256 first bytes.
+/// Computes a space's sums from its digest entries, for all 256 first bytes.
 pub(super) fn sums(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<Digest>> {
     let mut sums = vec![Digest::default(); 256];
     for (id, leaf) in leaves_below(conn, space, Prefix::ROOT, None)? {
@@ -142,7 +141,7 @@ pub(super) fn sums(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<D
     Ok(sums)
 }
 
-/// The sums as they are kept.
+/// The stored sums.
 pub(super) fn kept_sums(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<Digest>> {
     let mut sums = vec![Digest::default(); 256];
     let mut statement =
@@ -154,7 +153,7 @@ pub(super) fn kept_sums(conn: &Connection, space: SpaceRow) -> rusqlite::Result<
     Ok(sums)
 }
 
-/// Writes sums that were computed anew.
+/// Writes computed sums.
 pub(super) fn set_sums(
     conn: &Connection,
     space: SpaceRow,
@@ -166,7 +165,7 @@ pub(super) fn set_sums(
     Ok(())
 }
 
-/// The documents below a prefix with their leaves, in order; no more than `most` of them.
+/// The documents below a prefix with their digest entries, in order; at most `most` of them.
 fn leaves_below(
     conn: &Connection,
     space: SpaceRow,
@@ -196,7 +195,7 @@ fn node(conn: &Connection, space: SpaceRow, prefix: Prefix, whole: bool) -> rusq
     }
     let mut children = vec![Digest::default(); 16];
     if prefix.depth < 2 {
-        // Children of depth 1 or 2 are made of whole first bytes.
+        // Children of depth 1 or 2 consist of whole first bytes.
         let first = usize::from(prefix.first[0]);
         let below = if prefix.depth == 0 { 0..256 } else { first..first + 16 };
         let sums = kept_sums(conn, space)?;
@@ -235,7 +234,7 @@ pub(super) fn heads_of(
         }
         hashes += heads_of.len() + older_of.len();
         found.push(DocumentHeads { document: *id, heads: heads_of, older: older_of });
-        // One question has no room for more; the others are asked for again.
+        // One request has no room for more; the other documents are requested again.
         if hashes >= limits::FETCH_HASHES {
             break;
         }
@@ -244,9 +243,9 @@ pub(super) fn heads_of(
 }
 
 impl LocalLog {
-    /// What the store has below some prefixes. With `true` the documents themselves, however many
-    /// they are; else digests of the children, or the documents if they are few. Deleted documents
-    /// have a leaf as all others.
+    /// The contents below some prefixes: with `true` the documents themselves, however many; else
+    /// digests of the children, or the documents if they are few. Deleted documents have a digest
+    /// entry, as all others.
     pub(crate) fn branches(
         &self,
         space: SpaceRow,
@@ -255,8 +254,8 @@ impl LocalLog {
         self.view(|conn| branches(conn, space, prefixes))
     }
 
-    /// The heads of documents, with some of what they rest on; none of one that the store does not
-    /// have, or that is deleted.
+    /// The heads of documents, with some of their ancestors; none for a document that is missing or
+    /// deleted.
     pub(crate) fn heads_of(
         &self,
         space: SpaceRow,
@@ -266,8 +265,8 @@ impl LocalLog {
     }
 }
 
-/// What a document's heads rest on, ever further back in its tail, and the heads of what is folded:
-/// somewhere there a relay that lost a little finds what it has.
+/// Ancestors of a document's heads, ever further back in its tail, and the heads of its snapshot. A
+/// relay that lost a little finds changes that it has among them.
 fn older(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<ChangeHash>> {
     let mut find = conn.prepare_cached(
         "SELECT c.hash FROM change c JOIN document d ON d.id = c.document

@@ -1,5 +1,5 @@
-//! What one transaction adds to a space's log: rows are written at once, heads, leaves and counts
-//! at its end.
+//! The additions of one transaction to a space's log. Rows are written at once; heads, digest entries
+//! and counts at its end.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(super) struct Ledger<'a> {
     open: BTreeMap<DocumentId, Open>,
 }
 
-/// A document that is being added to.
+/// A document that the transaction adds to.
 struct Open {
     row: DocumentRow,
     heads_before: Vec<ChangeHash>,
@@ -49,7 +49,7 @@ impl<'a> Ledger<'a> {
         Ok(Self { conn, indexes, space, totals, overlay, open })
     }
 
-    /// Judges a change against everything that is there, with what this transaction added.
+    /// Admits a change against the stored history and the additions of this transaction.
     pub(super) fn admit(
         &self,
         document: &DocumentId,
@@ -68,7 +68,7 @@ impl<'a> Ledger<'a> {
         self.totals.last
     }
 
-    /// Appends a change that was admitted; gives its place.
+    /// Appends an admitted change; returns its local number.
     pub(super) fn append(
         &mut self,
         document: DocumentId,
@@ -90,12 +90,12 @@ impl<'a> Ledger<'a> {
         Ok(local)
     }
 
-    /// The bytes of a document that this transaction has added to, as limits count them.
+    /// The bytes, as limits count them, of a document that this transaction has added to.
     pub(super) fn document_bytes(&self, document: &DocumentId) -> u64 {
         self.open.get(document).map_or(0, |open| open.parts.document_bytes())
     }
 
-    /// The row of a document, which is made if it is new.
+    /// The row of a document, which is created if it is missing.
     pub(super) fn row(&self, document: &DocumentId) -> rusqlite::Result<DocumentRow> {
         match self.open.get(document) {
             Some(open) => Ok(open.row),
@@ -115,7 +115,7 @@ impl<'a> Ledger<'a> {
         Ok(self.open.get_mut(document).expect("open"))
     }
 
-    /// Writes what is known of a document, so that SQL shows all of it; gives its row.
+    /// Writes a document's collected state, so that SQL shows all of it; returns its row.
     pub(super) fn settle(&mut self, document: &DocumentId) -> rusqlite::Result<DocumentRow> {
         let Some(open) = self.open.remove(document) else { return self.row(document) };
         let leaf = leaf_of(document, &open.heads);
@@ -126,19 +126,19 @@ impl<'a> Ledger<'a> {
         Ok(open.row)
     }
 
-    /// Writes what is known of all documents.
+    /// Writes the collected state of all documents.
     pub(super) fn settle_all(&mut self) -> rusqlite::Result<()> {
         let open: Vec<DocumentId> = self.open.keys().copied().collect();
         open.iter().try_for_each(|document| self.settle(document).map(drop))
     }
 
-    /// Whether a document has a change, in its tail or folded.
+    /// Whether a document has a change, in its tail or its snapshot.
     pub(super) fn knows(&self, document: &DocumentId, hash: &ChangeHash) -> rusqlite::Result<bool> {
         let stored = StoredHistory::new(self.conn, self.space, self.indexes);
         Ok(stored.max_op(document, hash)?.is_some())
     }
 
-    /// Writes everything that is still to be written.
+    /// Writes everything that is not written yet.
     pub(super) fn finish(mut self) -> rusqlite::Result<()> {
         self.settle_all()?;
         set_space_totals(self.conn, self.space, self.totals)

@@ -1,5 +1,5 @@
-//! Where a space stands with an upstream: the cursor, the furthest ack, and the beginning and end of
-//! what is noted to be held.
+//! The state of a space's sync with an upstream: the cursor, the furthest ack, and the first and last
+//! of its acked ranges.
 
 use landfall_protocol::frame::Mark;
 use landfall_protocol::intervals::IntervalSet;
@@ -10,32 +10,32 @@ use super::damaged;
 use super::held::{gaps_between, hold};
 use super::rows::{SpaceRow, UpstreamRow, space_totals};
 
-/// The upstream that was met last, if any ever was.
+/// The upstream that was connected last, if any.
 pub(super) fn last_met(conn: &Connection) -> rusqlite::Result<Option<(UpstreamRow, Upstream)>> {
     conn.prepare_cached("SELECT id, identity FROM upstream ORDER BY met DESC LIMIT 1")?
         .query_row([], |row| Ok((UpstreamRow(row.get(0)?), Upstream::from_bytes(row.get(1)?))))
         .optional()
 }
 
-/// An upstream's row, if it was ever met.
+/// An upstream's row, if it was ever connected.
 fn upstream_row(conn: &Connection, identity: &Upstream) -> rusqlite::Result<Option<UpstreamRow>> {
     conn.prepare_cached("SELECT id FROM upstream WHERE identity = ?1")?
         .query_row([identity.as_bytes()], |row| row.get(0).map(UpstreamRow))
         .optional()
 }
 
-/// Which upstream a job is about. It is looked up in the job's own transaction: whatever was met
-/// meanwhile, a job about one upstream is never credited to another.
+/// The upstream that a job refers to. It is looked up in the job's own transaction: a job about one
+/// upstream is never credited to another, even if another one was connected meanwhile.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Whose {
-    /// The one that was met last when the job runs.
+    /// The one that was connected last when the job runs.
     LastMet,
     /// This one.
     Of(Upstream),
 }
 
 impl Whose {
-    /// Its row, if it was ever met.
+    /// Its row, if it was ever connected.
     pub(super) fn row(self, conn: &Connection) -> rusqlite::Result<Option<UpstreamRow>> {
         match self {
             Self::LastMet => Ok(last_met(conn)?.map(|(row, _)| row)),
@@ -44,7 +44,7 @@ impl Whose {
     }
 }
 
-/// Notes that this upstream is the one in use: the one that was met last. `met` grows with each
+/// Records that this upstream is the one in use, the last one connected. `met` increases with each
 /// change of the upstream and with nothing else.
 pub(super) fn meet(conn: &Connection, identity: &Upstream) -> rusqlite::Result<UpstreamRow> {
     if let Some((row, last)) = last_met(conn)?
@@ -61,8 +61,8 @@ pub(super) fn meet(conn: &Connection, identity: &Upstream) -> rusqlite::Result<U
     .query_row([identity.as_bytes()], |row| row.get(0).map(UpstreamRow))
 }
 
-/// Makes sure that there is a link, as the upstream in use must have it. A new one holds nothing,
-/// and is owed every snapshot.
+/// Makes sure that a link exists, in the state that the upstream in use requires. A new one has no
+/// acked ranges, and every snapshot is unacked.
 pub(super) fn ensure_link(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -85,8 +85,8 @@ pub(super) fn ensure_link(
     Ok(())
 }
 
-/// Notes that numbers of a space are vacant from now on which links may not cover: all but this
-/// upstream's.
+/// Records that numbers of a space became vacant that the acked ranges of links may not cover, except
+/// those of this upstream.
 pub(super) fn note_vacant(
     conn: &Connection,
     space: SpaceRow,
@@ -110,7 +110,7 @@ fn owe_everything(
     Ok(())
 }
 
-/// Where the copy of the log ends, and the furthest ack.
+/// The end of the copy of the log, and the furthest ack.
 pub(super) fn cursor(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -169,8 +169,8 @@ pub(super) fn set_mark(
     space: SpaceRow,
     mark: &Mark,
 ) -> rusqlite::Result<()> {
-    // A mark of another epoch is of a later one: an upstream's epochs only ever follow each
-    // other, and a reset forgets the mark. Within one epoch the greatest counts.
+    // A mark of another epoch is of a later one: an upstream's epochs only follow each other, and a
+    // reset forgets the mark. Within one epoch the greatest counts.
     conn.prepare_cached(
         "UPDATE link SET ack_epoch = ?3, ack_offset = ?4
          WHERE upstream = ?1 AND space = ?2 AND (ack_offset IS NULL OR ack_offset < ?4)",
@@ -179,8 +179,7 @@ pub(super) fn set_mark(
     Ok(())
 }
 
-/// How many entries of a space the upstream has and cannot read, as far as it was met. A trigger
-/// counts them.
+/// How many entries of a space the upstream is known to have and cannot read. A trigger counts them.
 pub(super) fn damaged(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -193,7 +192,7 @@ pub(super) fn damaged(
     Ok(found.unwrap_or_default())
 }
 
-/// Forgets the cursor, the mark, and that anything is held.
+/// Forgets the cursor, the mark and all acked ranges.
 pub(super) fn reset(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -209,13 +208,13 @@ pub(super) fn reset(
         .execute(params![upstream.0, space.0])?;
     conn.prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND space = ?2")?
         .execute(params![upstream.0, space.0])?;
-    // Its log is another one by now: what is still damaged is told again.
+    // Its log is another one by now: it reports again which entries are still damaged.
     damaged::forget(conn, upstream, space)?;
     owe_everything(conn, upstream, space)?;
     cover_vacant(conn, upstream, space)
 }
 
-/// Forgets the cursor and nothing else: the log is read again from its start, or compared.
+/// Forgets only the cursor: the log is read again from its start, or compared.
 pub(super) fn forget_cursor(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -229,7 +228,7 @@ pub(super) fn forget_cursor(
     Ok(())
 }
 
-/// Brings the ranges over the vacant numbers, as the upstream in use must have them.
+/// Extends the acked ranges over the vacant numbers, as the upstream in use requires.
 fn cover_vacant(conn: &Connection, upstream: UpstreamRow, space: SpaceRow) -> rusqlite::Result<()> {
     let last = space_totals(conn, space)?.last;
     let mut vacant = IntervalSet::new();

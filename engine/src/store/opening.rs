@@ -1,5 +1,5 @@
-//! What is read of a store when it is opened: of each space what its row, its lists and its counters
-//! say. Nothing here may cost in proportion to the documents of a space.
+//! The reads of an opening: each space's row, lists and counters. Nothing here may cost in proportion
+//! to the documents of a space.
 
 use landfall_protocol::{DocumentId, SpaceName, Upstream};
 use rusqlite::Connection;
@@ -8,28 +8,28 @@ use super::quarantined::quarantined;
 use super::view::{Parked, parked};
 use super::{LocalLog, SpaceCount, SpaceRow, ViewError, links, report};
 
-/// A store as it is found.
+/// The state of a store when it is opened.
 #[derive(Debug)]
 pub(crate) struct OpenedStore {
-    /// The upstream that was met last, if any ever was.
+    /// The upstream that was connected last, if any.
     pub(crate) upstream: Option<Upstream>,
     pub(crate) spaces: Vec<OpenedSpace>,
 }
 
-/// A space as it is found.
+/// The state of a space when the store is opened.
 #[derive(Debug)]
 pub(crate) struct OpenedSpace {
     pub(crate) name: SpaceName,
     pub(crate) row: SpaceRow,
     pub(crate) count: SpaceCount,
-    /// The documents whose changes the upstream refuses.
+    /// The documents whose changes the upstream rejects.
     pub(crate) parked: Vec<Parked>,
-    /// The documents that could not be read, and why.
+    /// The unreadable documents, with the reasons.
     pub(crate) unreadable: Vec<(DocumentId, String)>,
 }
 
 impl LocalLog {
-    /// What there is, in one view.
+    /// The state, from one snapshot of the store.
     pub(crate) fn opened(&self) -> Result<OpenedStore, ViewError> {
         self.view(opened)
     }
@@ -43,7 +43,7 @@ fn opened(conn: &Connection) -> rusqlite::Result<OpenedStore> {
     let mut spaces = Vec::new();
     while let Some(space) = found.next()? {
         let (space, name) = (SpaceRow(space.get(0)?), space.get::<_, String>(1)?);
-        // A name was checked when it was written.
+        // Names were checked when they were written.
         let Ok(name) = name.parse() else { continue };
         spaces.push(OpenedSpace {
             name,
@@ -58,8 +58,8 @@ fn opened(conn: &Connection) -> rusqlite::Result<OpenedStore> {
 
 #[cfg(test)]
 impl LocalLog {
-    /// What an opening asks of the store at this path, on another connection: the operations of
-    /// SQLite's virtual machine that it takes.
+    /// Opens the store at this path on another connection, and returns how many operations of SQLite's
+    /// virtual machine the reads take.
     pub(crate) fn operations_of_opening(
         &self,
         path: &std::path::Path,

@@ -1,4 +1,5 @@
-//! What an upstream is not known to hold: counted, and in pages, in the order of the log.
+//! The outbox: changes, deletions and snapshots that an upstream is not known to hold, counted, and
+//! read in pages, in the order of the log. Nothing is queued anywhere else.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use super::rows::{
 use super::snapshots::unpack_heads;
 use super::{SpaceCount, displaced};
 
-/// What an upstream does not hold yet.
+/// Changes that an upstream is not known to hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pending {
     /// Changes.
@@ -23,7 +24,7 @@ pub struct Pending {
     pub bytes: u64,
 }
 
-/// What the upstream does not hold of a space; of an upstream never met, everything.
+/// The pending changes of a space; with an upstream that was never connected, all of them.
 pub(super) fn pending(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
@@ -41,14 +42,14 @@ pub(super) fn pending(
             .optional()?,
     };
     let (changes, bytes) = held.unwrap_or_default();
-    // What is displaced is not in the log any more, and on no relay.
+    // Superseded changes are not in the log any more, and on no relay.
     Ok(Pending {
         changes: totals.changes.saturating_sub(changes) + waiting.displaced_changes,
         bytes: totals.bytes.saturating_sub(bytes) + waiting.displaced_bytes,
     })
 }
 
-/// What the upstream does not hold of one document.
+/// The pending changes of one document.
 pub(super) fn pending_of_document(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
@@ -83,7 +84,7 @@ fn is_linked(conn: &Connection, upstream: UpstreamRow, space: SpaceRow) -> rusql
         .exists(params![upstream.0, space.0])
 }
 
-/// The first local sequence number that is not held, whoever refuses it.
+/// The first local sequence number that is not acked, including rejected documents.
 pub(super) fn first_gap(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -95,13 +96,13 @@ pub(super) fn first_gap(
     let owed: Option<u64> = conn
         .prepare_cached("SELECT min(local) FROM owed WHERE upstream = ?1 AND space = ?2")?
         .query_row(params![upstream.0, space.0], |row| row.get(0))?;
-    // Older than whatever is in the log.
+    // Superseded changes count as older than everything in the log.
     let displaced = (waiting.displaced_changes > 0).then_some(1);
     Ok(gap.into_iter().chain(owed).chain(displaced).min())
 }
 
-/// The first local sequence number that is not held and not of a parked document. It looks from
-/// the link's `unheld_from` on, so that what is refused is passed over once and not at each commit.
+/// The first local sequence number that is not acked and not of a rejected document. It searches from
+/// the link's `unheld_from` on, so that rejected changes are skipped once and not at each commit.
 pub(super) fn first_unheld(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -138,7 +139,7 @@ pub(super) fn first_unheld_after(
     Ok(owed)
 }
 
-/// The first change or deletion of a range that is alive and not of a parked document.
+/// The first change or deletion of a range that is alive and not of a rejected document.
 fn first_offered(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -168,7 +169,7 @@ fn first_offered(
     Ok(change.into_iter().chain(deletion).min())
 }
 
-/// A number that every unheld and unrefused one is at or behind.
+/// A number before which there is no change to send: all unacked ones there are rejected.
 pub(super) fn unheld_from(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -181,11 +182,11 @@ pub(super) fn unheld_from(
     Ok(found.unwrap_or(1))
 }
 
-/// Numbers that a count may pass over again before `unheld_from` is written: most commits need not
-/// write it.
+/// How many numbers a count may skip again before `unheld_from` is written: most commits need not write
+/// it.
 const UNHELD_SLACK: u64 = 16;
 
-/// Notes how far a count looked, so that the next one begins there.
+/// Records how far a count searched, so that the next one begins there.
 pub(super) fn note_unheld_from(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -193,7 +194,7 @@ pub(super) fn note_unheld_from(
     count: &SpaceCount,
 ) -> rusqlite::Result<()> {
     if count.pending.changes == 0 {
-        // Nothing was looked at.
+        // A count without pending changes searches nothing.
         return Ok(());
     }
     let reached = count.first_unheld.unwrap_or(count.totals.last + 1);
@@ -205,7 +206,7 @@ pub(super) fn note_unheld_from(
     Ok(())
 }
 
-/// A page of the outbox, without parked documents; `true` if it was cut.
+/// A page of the outbox, without rejected documents; `true` if it was cut.
 pub(super) fn outbox_page(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -219,6 +220,8 @@ pub(super) fn outbox_page(
     let mut page = Page { items: Vec::new(), weight: 0, changes, bytes };
     let mut others = snapshots(conn, upstream, space, after, (changes, bytes))?;
     deletions(conn, upstream, space, &gaps, changes, &mut others)?;
+    // Snapshots and deletions have local numbers too. They are merged in by number, so that the
+    // upstream receives everything in the order of the log, with dependencies first.
     for (first, last) in gaps {
         let mut statement = conn.prepare_cached(
             "SELECT c.local, d.document, c.body, d.merges AND c.seq = 1
@@ -249,7 +252,7 @@ pub(super) fn outbox_page(
     Ok((page.items, !whole))
 }
 
-/// Whether a change rests on nothing.
+/// Whether a change has no dependencies.
 fn is_root(body: &[u8]) -> bool {
     let change = automerge::Change::from_bytes(body.to_vec());
     change.is_ok_and(|change| change.deps().is_empty())
@@ -263,8 +266,10 @@ struct Page {
 }
 
 impl Page {
-    /// False if the page is full.
+    /// Adds an item; `false` if the page is full.
     fn take(&mut self, item: OutboxChange, weight: usize) -> bool {
+        // A page holds at least one item, or an item larger than a page would block the outbox for
+        // ever.
         let fits = self.items.len() < self.changes && self.weight + weight <= self.bytes;
         if !fits && !self.items.is_empty() {
             return false;
@@ -274,7 +279,7 @@ impl Page {
         true
     }
 
-    /// Takes what stands before a position; false if the page is full.
+    /// Adds the snapshots and deletions before a position; `false` if the page is full.
     fn take_before(
         &mut self,
         others: &mut BTreeMap<u64, OutboxChange>,
@@ -293,7 +298,7 @@ impl Page {
     }
 }
 
-/// What an offer or a deletion weighs in a page.
+/// The weight of a snapshot upload or a deletion in a page.
 fn weight(what: &OutboxKind) -> usize {
     match what {
         OutboxKind::Snapshot { heads, .. } => heads.len() * limits::OFFERED_HEAD_WEIGHT,
@@ -301,7 +306,7 @@ fn weight(what: &OutboxKind) -> usize {
     }
 }
 
-/// Snapshots that the upstream does not hold, by their place in the log, no more than fit a page.
+/// Unacked snapshots by local number, no more than fit a page.
 fn snapshots(
     conn: &Connection,
     upstream: UpstreamRow,

@@ -1,5 +1,5 @@
-//! A snapshot that is arriving in pieces: kept across connections and restarts, one for each space
-//! and upstream.
+//! The parts of a snapshot that is being received: kept across connections and restarts, one snapshot
+//! for each space and upstream.
 
 use landfall_protocol::frame::Partial;
 use landfall_protocol::{DocumentId, limits};
@@ -9,21 +9,21 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::rows::{SpaceRow, UpstreamRow};
 use super::{LocalLog, receive::ReceiveError};
 
-/// A piece of a snapshot.
+/// A part of a snapshot.
 #[derive(Debug)]
 pub(crate) struct SnapshotPart {
     pub(crate) document: DocumentId,
     pub(crate) hash: [u8; 32],
-    /// All bytes of the snapshot.
+    /// The total size of the snapshot in bytes.
     pub(crate) total: u64,
-    /// Where this piece begins.
+    /// The offset in bytes at which this part begins.
     pub(crate) from: u64,
     pub(crate) bytes: Vec<u8>,
 }
 
 impl LocalLog {
-    /// Keeps a piece. The first one of another snapshot, or one that begins at 0, takes the place
-    /// of what was there.
+    /// Stores a part. One that begins at 0 replaces the parts of any earlier snapshot; every other one
+    /// must continue the parts that are there.
     pub(crate) fn submit_part(
         &self,
         space: SpaceRow,
@@ -89,7 +89,7 @@ pub(super) fn partial(
         .optional()
 }
 
-/// Removes what has arrived.
+/// Removes the parts that have arrived.
 pub(super) fn forget(
     conn: &Connection,
     upstream: UpstreamRow,

@@ -1,6 +1,6 @@
-//! What a batch needs before its transaction: snapshots assembled, opened and checked, indexes of
-//! folded histories at hand. It costs as much as loading the documents, so it runs on the thread
-//! of whoever asks, never on the writer's.
+//! Prepares a batch before its transaction: assembles, opens and checks snapshots, and loads the
+//! indexes of compacted histories. This costs as much as loading the documents, so it runs on the
+//! calling thread, never on the writer's. It changes no rows.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ pub(crate) enum PrepareError {
     Write(#[from] WriteFailure),
 }
 
-/// What is wrong with a snapshot: its document alone is rejected for it.
+/// Why a snapshot is rejected. Only its document is affected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadSnapshot {
     #[error("its parts are not all there")]
@@ -50,28 +50,28 @@ pub(crate) struct Ready {
 pub(super) enum Prepared {
     Plain(Incoming),
     Snapshot(ReadySnapshot),
-    /// A snapshot that is not what it says, or that is not opened: only its document is without it.
+    /// A snapshot that fails its checks, or cannot be opened. Only its document goes without it.
     Rejected {
         entry: Entry,
         reason: String,
     },
 }
 
-/// A snapshot that was opened, with what was folded here.
+/// An opened snapshot, joined with the store's own snapshot of the document.
 #[derive(Debug)]
 pub(super) struct ReadySnapshot {
     pub(super) offset: Offset,
     pub(super) document: DocumentId,
-    /// What the upstream sent, and with it what only we had folded.
+    /// The received snapshot, joined with what only the store's own snapshot has.
     pub(super) opened: Opened,
-    /// Whether all of it is the upstream's.
+    /// Whether all of `opened` was received from the upstream.
     pub(super) pure: bool,
-    /// Our own snapshot that it was joined with, or that is in it.
+    /// The hash of the store's own snapshot that `opened` was joined with, or contains.
     pub(super) over: Option<[u8; 32]>,
-    /// As the upstream told it, while `opened` is joined with our own.
+    /// The snapshot as it was received, if `opened` is joined with the store's own.
     received: Option<Opened>,
-    /// What is new in it, in order, if it cannot be joined with our own because both together
-    /// exceed what a snapshot may have: it comes in as single changes.
+    /// The new changes in it, dependencies first, if a joined snapshot would exceed the limits: they
+    /// are admitted as single changes.
     pub(super) apart: Option<Vec<CheckedChange>>,
 }
 
@@ -81,12 +81,12 @@ impl ReadySnapshot {
         Self { offset, document, opened, pure, over: None, received: None, apart: None }
     }
 
-    /// What the upstream sent.
+    /// The snapshot as it was received.
     pub(super) fn theirs(&self) -> &Opened {
         self.received.as_ref().unwrap_or(&self.opened)
     }
 
-    /// Joins it with what is folded here now, unless that was done.
+    /// Joins it with the document's present snapshot in this store, unless that is already done.
     pub(super) fn join(
         &mut self,
         conn: &Connection,
@@ -103,6 +103,8 @@ impl ReadySnapshot {
                 .query_row([row.0], |row| row.get(0))
                 .optional()?,
         };
+        // `prepare` joins outside the transaction, and the transaction calls this again: it repeats the
+        // work only if the store's snapshot was replaced in between.
         if self.over == now {
             return Ok(());
         }
@@ -110,6 +112,8 @@ impl ReadySnapshot {
         if let Some(received) = self.received.take() {
             (self.opened, self.pure) = (received, true);
         }
+        // Joining loads both histories, so it is skipped if the received snapshot contains the store's
+        // own.
         let ours = match row.filter(|_| now.is_some()) {
             Some(row) if self.misses_a_head(conn, row)? => body(conn, row)?,
             _ => None,
@@ -119,6 +123,8 @@ impl ReadySnapshot {
             return Ok(());
         };
         let joined = match landfall_fold::fold_within(&[&self.opened.body, &ours], [], limits) {
+            // One snapshot cannot represent both. Dropping either would lose changes, so the new ones
+            // become single changes.
             Err(
                 error @ (FoldError::TooLarge { .. }
                 | FoldError::TooManyHeads { .. }
@@ -137,7 +143,7 @@ impl ReadySnapshot {
         Ok(())
     }
 
-    /// The changes in it that are not folded here, dependencies first.
+    /// The changes in it that the store's own snapshot lacks, dependencies first.
     fn apart(
         &self,
         conn: &Connection,
@@ -155,14 +161,14 @@ impl ReadySnapshot {
         checked.collect()
     }
 
-    /// Whether something that is folded here is not in it.
+    /// Whether the store's own snapshot has a change that this one lacks.
     fn misses_a_head(&self, conn: &Connection, row: DocumentRow) -> rusqlite::Result<bool> {
         let heads = folded_heads(conn, row)?;
         Ok(heads.iter().any(|(head, _)| !self.opened.index.contains(head)))
     }
 }
 
-/// Why a snapshot could not be joined with our own.
+/// Why a received snapshot could not be joined with the store's own.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum JoinError {
     #[error(transparent)]
@@ -180,11 +186,15 @@ impl LocalLog {
     ) -> Result<Ready, PrepareError> {
         let in_parts = |entry: &Incoming| matches!(entry, Incoming::Snapshot { body: None, .. });
         if entries.iter().any(in_parts) {
-            // The parts were submitted before this; so they are written after it.
+            // The writer runs jobs in order: after this empty job, the parts that were submitted
+            // earlier are written.
             self.db.write(Durability::Relaxed, |_| Ok::<_, rusqlite::Error>(()))?;
         }
-        // Documents whose own folded history cannot be read: what comes of them waits for a repair.
+        // Documents whose own snapshot cannot be read. Their changes are deferred until a repair:
+        // admission could not check them, and must not guess.
         let mut damaged = BTreeSet::new();
+        // Admission looks hashes up in the index of a compacted history. Loading it here keeps that
+        // cost off the writer thread.
         self.db.read(|conn| {
             for entry in &entries {
                 if let Incoming::Change { document, change, .. } = entry
@@ -213,6 +223,8 @@ impl LocalLog {
                             .map_err(|(body, bad)| (Some(body), bad)),
                         None => Err((None, Box::new(BadSnapshot::Incomplete))),
                     };
+                    // The transaction must not fail for one bad snapshot, or the space could never
+                    // advance: it is kept as a rejected entry instead.
                     match opened {
                         Ok(opened) => {
                             let mut snapshot = ReadySnapshot::new(offset, document, opened);
@@ -231,7 +243,7 @@ impl LocalLog {
         Ok(ready)
     }
 
-    /// A snapshot's bytes: those of its entry, or the parts that came before it, if all did.
+    /// A snapshot's bytes: those of its entry, or of its parts if all have arrived.
     fn whole_body(
         &self,
         space: SpaceRow,
@@ -247,8 +259,8 @@ impl LocalLog {
         }
     }
 
-    /// Joins a snapshot with what is folded here. If the two do not go together, the transaction
-    /// finds that again, and says what is to be done.
+    /// Joins a snapshot with the store's own. If joining fails, the transaction tries it again and
+    /// decides what to do.
     fn join(&self, space: SpaceRow, snapshot: &mut ReadySnapshot) -> Result<(), PrepareError> {
         let (document, limits) = (snapshot.document, self.fold_limits());
         let joined = self.db.read(|conn| {
@@ -264,8 +276,8 @@ impl LocalLog {
         Ok(())
     }
 
-    /// Brings the index of a document's folded history into memory if a change will ask for it.
-    /// False if that history cannot be read.
+    /// Loads the index of a document's compacted history if admitting the change will need it. Returns
+    /// `false` if that history cannot be read.
     fn warm(
         &self,
         conn: &Connection,
@@ -278,6 +290,8 @@ impl LocalLog {
         if heads.is_empty() {
             return Ok(true);
         }
+        // Rows of the tail, heads of the snapshot and each actor's last compacted change are in SQL.
+        // Only other hashes need the index.
         for hash in change.dependencies.iter().chain([&change.hash]) {
             let in_tail = conn
                 .prepare_cached("SELECT 1 FROM change WHERE document = ?1 AND hash = ?2")?
@@ -312,8 +326,8 @@ impl LocalLog {
     }
 }
 
-/// Opens a snapshot, if its bytes are those that were told and automerge may be given them. What is
-/// rejected comes back.
+/// Opens a snapshot, if its bytes have the announced hash and its heads are the announced ones. Returns
+/// the bytes of a rejected one.
 fn open_snapshot(
     body: Vec<u8>,
     hash: [u8; 32],
@@ -334,7 +348,7 @@ fn open_snapshot(
     }
 }
 
-/// A snapshot's bytes, if all its parts are there.
+/// A snapshot's bytes, if all its parts have arrived.
 fn assemble(
     conn: &Connection,
     upstream: UpstreamRow,

@@ -1,5 +1,5 @@
-//! Documents that automerge could not read: by which version of this software, and why. Their
-//! changes stay where they are.
+//! Documents that automerge could not read, each with the version of this software and the reason.
+//! Their changes stay where they are.
 
 use landfall_protocol::DocumentId;
 use landfall_storage::Durability;
@@ -15,16 +15,17 @@ use crate::options::UNREADABLE_LISTED;
 pub(crate) struct Quarantine {
     /// The version that could not read it.
     pub(crate) version: String,
-    /// What automerge said to it.
+    /// automerge's error.
     pub(crate) reason: String,
 }
 
-/// The documents of a space that are known to be unreadable, and why; one more than are listed at most.
+/// The documents of a space that are known to be unreadable, and why; at most one more than the status
+/// lists.
 pub(super) fn quarantined(
     conn: &Connection,
     space: SpaceRow,
 ) -> rusqlite::Result<Vec<(DocumentId, String)>> {
-    // A cross join, so that SQLite walks what is quarantined, and not all documents of the space.
+    // A cross join, so that SQLite walks the quarantined documents, and not all documents of the space.
     conn.prepare_cached(
         "SELECT d.document, q.reason FROM quarantine q CROSS JOIN document d ON d.id = q.document
          WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)
@@ -53,8 +54,8 @@ impl LocalLog {
         })
     }
 
-    /// Notes that a document cannot be read, and why, or that it can. Takes no fsync, and may be
-    /// lost: whoever loads the document next finds out again.
+    /// Records that a document cannot be read, and why, or that it can. Takes no fsync, and may be
+    /// lost: the next load of the document finds out again.
     pub(crate) fn submit_quarantine(
         &self,
         space: SpaceRow,

@@ -1,8 +1,8 @@
-//! Why the upstream may hold something else of a document than this store, with nothing lost: part
-//! of it is refused, set aside, or not known to have arrived there.
+//! Why the upstream's copy of a document may differ from this store's although nothing is lost: part of
+//! it is rejected, deferred, or not known to have arrived there.
 //!
-//! A reason is read in the same snapshot as what is compared. It may be gone when the comparison
-//! ends: a deletion, a merge or an edit can take it away at any time.
+//! A reason is read in the same snapshot as the compared data. It may be gone when the comparison ends:
+//! a deletion, a merge or an edit can remove it at any time.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use super::rows::document_row;
 use super::view::parked_document;
 use super::{LocalLog, SpaceRow, UpstreamRow, ViewError, deletion, held, leaves, outbox};
 
-/// What the store has, with those of its documents of which a difference is expected.
+/// Compared data, with the documents for which a difference is expected.
 #[derive(Debug)]
 pub(crate) struct Compared<T> {
     pub(crate) found: T,
@@ -42,7 +42,7 @@ impl LocalLog {
                         expected.insert(*document);
                     }
                 }
-                // Of a document that is aside as a whole there is no leaf.
+                // A document of which everything is deferred has no digest entry.
                 let (first, last) = branch.prefix.range();
                 let mut aside = conn.prepare_cached(
                     "SELECT DISTINCT document FROM aside
@@ -77,9 +77,9 @@ impl LocalLog {
         })
     }
 
-    /// Those of some documents of which no reason is known now: their changes are not refused, and
-    /// nothing of them is set aside. (What is not known to have arrived at the upstream is no reason
-    /// any more: the comparison itself has found that out.)
+    /// Those of some documents for which there is no reason now: their changes are not rejected, and no
+    /// entry of them is deferred. (Changes that are not known to have arrived at the upstream are no
+    /// reason any more: the comparison itself has found out.)
     pub(crate) fn unexplained(
         &self,
         space: SpaceRow,
@@ -98,7 +98,7 @@ impl LocalLog {
     }
 }
 
-/// Whether changes of the document are refused, or something of it is set aside.
+/// Whether changes of the document are rejected, or an entry of it is deferred.
 fn is_refused(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
@@ -114,8 +114,8 @@ fn is_refused(
         .exists(params![space.0, document.as_bytes()])
 }
 
-/// Whether the upstream is not known to hold all of the document: it was edited or deleted, and that
-/// is still to be sent.
+/// Whether the upstream is not known to hold all of the document: it was edited or deleted, and that is
+/// still to be sent.
 fn is_pending(
     conn: &Connection,
     upstream: Option<UpstreamRow>,

@@ -1,4 +1,5 @@
-//! Writing what arrives: admitted like our own, with its cursor, in one transaction.
+//! Writes received entries: each is admitted as local changes are, and the batch's cursor moves in the
+//! same transaction. Parsing and opening is done before, in `prepare`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use super::{
     LocalLog, SpaceCount, SpaceRow, UpstreamRow, deletion, displaced, fitting, held, links, partial,
 };
 
-/// Why a batch was not written. The connection then begins again from what the store holds.
+/// Why a batch was not written. The connection then restarts from the store's state.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReceiveError {
     #[error("the relay echoes change {0}, which this store does not hold")]
@@ -48,52 +49,52 @@ pub(crate) struct Touched {
     pub(crate) heads: Vec<ChangeHash>,
 }
 
-/// A document that the upstream says is deleted.
+/// A document that the upstream reported as deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Deleted {
     pub(crate) document: DocumentId,
-    /// Changes that the upstream was not known to hold. If there are any, the document's bytes are
-    /// kept until the application exports or discards them.
+    /// Changes that the upstream was not known to hold. If there are any, the document's bytes are kept
+    /// until the application exports or discards them.
     pub(crate) unsent: u64,
 }
 
-/// A document of which changes made here had to be taken out of the log, since others have their
-/// actor and sequence number: to be made anew.
+/// A document whose local changes were superseded: other changes have their actor and sequence number,
+/// so they left the log and have to be made again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Displaced {
     pub(crate) document: DocumentId,
     pub(crate) changes: u64,
 }
 
-/// What a batch brought.
+/// The effects of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     pub(crate) touched: Vec<Touched>,
-    /// Entries that were set aside, with the reason.
+    /// Entries that were deferred, with the reason.
     pub(crate) aside: Vec<(DocumentId, String)>,
-    /// Documents of which an unrelated history was set aside.
+    /// Documents of which an unrelated history was deferred.
     pub(crate) unrelated: Vec<DocumentId>,
-    /// How many entries that were aside are in their documents now.
+    /// How many deferred entries are in their documents now.
     pub(crate) recovered: u64,
     pub(crate) deleted: Vec<Deleted>,
-    /// How many of the deleted documents the store had.
+    /// How many of the deleted documents this store had.
     pub(crate) known_deleted: u64,
-    /// How many changes came into documents.
+    /// How many changes were added to documents.
     pub(crate) changes: u64,
     pub(crate) displaced: Vec<Displaced>,
-    /// Documents that exceed limits by what came, once for each limit.
+    /// Documents that exceed limits after this batch, once for each limit.
     pub(crate) oversized: Vec<(DocumentId, Excess)>,
 }
 
 impl Received {
-    /// What is counted of it.
+    /// The counts of the batch for the status.
     pub(super) fn came(&self) -> Came {
         Came { written: true, changes: self.changes, deleted: self.known_deleted }
     }
 }
 
 impl LocalLog {
-    /// As [`LocalLog::submit_prepared`], with what is to be done before it done on this thread.
+    /// As [`LocalLog::submit_prepared`], with the preparation done on this thread.
     #[cfg(test)]
     pub(crate) fn submit_received(
         &self,
@@ -107,9 +108,9 @@ impl LocalLog {
         }
     }
 
-    /// Writes a batch, whose entries were made ready by [`LocalLog::prepare`], and its cursor.
-    /// Without an fsync of its own: a WAL survives as a prefix, so after a power cut the cursor
-    /// and the entries are gone together, and come again.
+    /// Writes a batch, whose entries [`LocalLog::prepare`] made ready, and its cursor. Takes no fsync
+    /// of its own: a WAL survives as a prefix, so a power cut loses the cursor and the entries
+    /// together, and the relay sends them again.
     pub(crate) fn submit_prepared(
         &self,
         space: SpaceRow,
@@ -124,13 +125,15 @@ impl LocalLog {
             let (cursor, _) = links::cursor(tx, upstream, space)?;
             let at = cursor.map_or(Offset(0), |cursor| cursor.offset);
             if at != batch.after {
-                // The batch before it failed, or a reset did. A cursor must never skip anything.
+                // An earlier batch failed, or the cursor was reset. A cursor must never skip an entry.
                 return Err(ReceiveError::NotNext { at, after: batch.after });
             }
+            // Entries are admitted in the order of the log, so that each finds its dependencies.
             let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
             for entry in ready.entries {
                 writing.take(entry)?;
             }
+            // In the same transaction as the entries: a cursor without them would lose them.
             links::set_cursor(tx, upstream, space, &batch.cursor)?;
             Ok(writing.finish()?)
         };
@@ -150,19 +153,19 @@ pub(super) fn received_only<E>(
     }
 }
 
-/// The state of one transaction that writes what arrived.
+/// The state of one transaction that writes received entries.
 pub(super) struct Writing<'a> {
     pub(super) ledger: Ledger<'a>,
     pub(super) upstream: UpstreamRow,
-    /// What the upstream is known to hold by this.
+    /// Local numbers that this transaction adds to the upstream's acked ranges.
     pub(super) held: IntervalSet,
     touched: BTreeSet<DocumentId>,
-    /// What came to a document: orphans may wait for it.
+    /// Changes that were added to each document: deferred changes may depend on them.
     fresh: BTreeMap<DocumentId, aside::Fresh>,
     received: Received,
-    /// What the space had ever been added when it began.
+    /// The space's `added` counter when the transaction began.
     added_before: u64,
-    /// What a snapshot may have.
+    /// The limits of a snapshot.
     pub(super) limits: FoldLimits,
 }
 
@@ -204,7 +207,7 @@ impl<'a> Writing<'a> {
             }) => {
                 let roots = if second_root { Roots::Several } else { Roots::One };
                 match self.change(document, change, &author, at_ms, roots)? {
-                    // Should the relay lose it, it is brought back as what it is.
+                    // If the relay loses it, this store sends it back with the flag of a second root.
                     Ok(()) if second_root => self.note_merge(&document)?,
                     Ok(()) => {}
                     Err((change, wait, reason)) => {
@@ -229,12 +232,12 @@ impl<'a> Writing<'a> {
                 }
                 Ok(self.put_aside(&entry, Wait::Never, reason.to_string())?)
             }
-            // `prepare` leaves none of these.
+            // `prepare` has replaced all of these.
             Prepared::Plain(Incoming::Snapshot { .. }) => Ok(()),
         }
     }
 
-    /// The document holds several histories that somebody has merged.
+    /// Notes that the document holds several histories that an application has merged.
     pub(super) fn note_merge(&mut self, document: &DocumentId) -> rusqlite::Result<()> {
         let row = self.ledger.settle(document)?;
         let sql = "UPDATE document SET merges = 1 WHERE id = ?1 AND merges = 0";
@@ -245,18 +248,20 @@ impl<'a> Writing<'a> {
     fn echo(&mut self, document: &DocumentId, hash: ChangeHash) -> Result<(), ReceiveError> {
         let row = self.ledger.settle(document)?;
         let conn = self.ledger.conn;
+        // The relay stored a change of this replica: it is acknowledged by its place in the log.
         if let Some(local) = local_of(conn, row, &hash)? {
             self.held.insert(local, local);
             return Ok(());
         }
-        // It was folded, taken out or deleted since it was pushed.
+        // Not in the log: it was compacted, superseded or deleted after it was pushed. The echo of a
+        // change that this store never had is an error.
         let known = self.ledger.knows(document, &hash)?
             || deletion::is_deleted(conn, row)?
             || displaced::contains(conn, row, &hash)?;
         if known { Ok(()) } else { Err(ReceiveError::UnknownEcho(hash)) }
     }
 
-    /// Admits a change and appends it; gives it back, with the reason, if it cannot be now.
+    /// Admits a change and appends it. Returns it with the reason if it cannot be admitted now.
     pub(super) fn change(
         &mut self,
         document: DocumentId,
@@ -270,6 +275,8 @@ impl<'a> Writing<'a> {
         {
             roots = Roots::Several;
         }
+        // Two changes with one actor and sequence number cannot both be in a document. The relay's log
+        // decides, so the local one is superseded and admission is tried again.
         let mut verdict = self.ledger.admit(&document, &change, roots, Origin::Received)?;
         if let Err(HistoryError::ConflictingSequence { held, .. }) = &verdict
             && self.make_room(document, *held)?
@@ -279,7 +286,8 @@ impl<'a> Writing<'a> {
         let wait = match &verdict {
             Ok(Verdict::Duplicate(known)) => {
                 let row = self.ledger.row(&document)?;
-                // One that is folded says nothing of the others that are.
+                // A compacted change has no row of its own, and implies nothing about the rest of its
+                // snapshot.
                 if let Some(local) = local_of(self.ledger.conn, row, &known.hash)? {
                     self.held.insert(local, local);
                 }
@@ -292,8 +300,10 @@ impl<'a> Writing<'a> {
                 self.fresh.entry(document).or_default().add(change.hash);
                 return Ok(Ok(()));
             }
-            // Ours to tell the upstream; nothing of such a document is kept.
+            // The link sends the deletion to the upstream; changes of a deleted document are not kept.
             Err(HistoryError::Deleted) => return Ok(Ok(())),
+            // A missing dependency may still arrive, and an unrelated history may be merged later.
+            // Nothing changes the other verdicts.
             Err(
                 HistoryError::MissingDependency { .. }
                 | HistoryError::SequenceGap { .. }
@@ -307,6 +317,7 @@ impl<'a> Writing<'a> {
 
     fn snapshot(&mut self, ready: ReadySnapshot) -> Result<(), ReceiveError> {
         let (conn, space) = (self.ledger.conn, self.ledger.space);
+        // The parts are assembled by now: they only take space.
         partial::forget(conn, self.upstream, space)?;
         if let Err((ready, wait, reason)) = self.fold_in(ready, true)? {
             let theirs = ready.theirs();
@@ -318,8 +329,8 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Puts a received snapshot under its document; gives it back, with the reason, if it cannot be
-    /// now. `held`: the upstream in use has it.
+    /// Installs a received snapshot under its document's tail. Returns it with the reason if it cannot
+    /// be installed now. `held`: the upstream in use has all of it.
     pub(super) fn fold_in(
         &mut self,
         mut ready: ReadySnapshot,
@@ -330,15 +341,18 @@ impl<'a> Writing<'a> {
         if deletion::is_deleted(self.ledger.conn, row)? {
             return Ok(Ok(()));
         }
+        // Related histories only, and no actor and sequence number twice: the same rules as for single
+        // changes.
         match fitting::check(self, &ready, row) {
             Ok(Ok(())) => {}
             Ok(Err((wait, reason))) => return Ok(Err((ready, wait, reason))),
-            // Ours cannot be read: that is this document's trouble alone.
+            // The store's own snapshot cannot be read: that affects only this document.
             Err(error) if is_unreadable(&error) => {
                 return Ok(Err((ready, Wait::Never, error.to_string())));
             }
             Err(error) => return Err(error),
         }
+        // The preparation joined it with an earlier state; a compaction may have been committed since.
         match ready.join(self.ledger.conn, Some(row), &self.limits) {
             Ok(()) if ready.apart.is_some() => return self.take_apart(ready, held),
             Ok(()) => {}
@@ -348,9 +362,11 @@ impl<'a> Writing<'a> {
                 return Ok(Err((ready, Wait::Never, reason)));
             }
         }
+        // A joined snapshot has changes that the upstream did not send: it counts as acknowledged only
+        // if the upstream had acknowledged the store's own part.
         let held = held && (ready.pure || !held::is_owed(self.ledger.conn, self.upstream, row)?);
         let source = Source::Upstream { upstream: self.upstream, held };
-        // Nothing that this transaction noted as held may be counted after its row is dead.
+        // Local numbers noted so far must be counted before their rows are dead.
         self.hold_now()?;
         install(&mut self.ledger, &document, &ready.opened, &source)?;
         self.touched.insert(document);
@@ -358,8 +374,8 @@ impl<'a> Writing<'a> {
         Ok(Ok(()))
     }
 
-    /// Admits what is new in a received snapshot as single changes. One that does not fit sets the
-    /// whole snapshot aside; those before it stay.
+    /// Admits the new changes of a received snapshot one by one. If one is not admitted, the whole
+    /// snapshot is deferred; the changes before it stay.
     fn take_apart(
         &mut self,
         mut ready: ReadySnapshot,
@@ -368,7 +384,7 @@ impl<'a> Writing<'a> {
         let before = std::mem::take(&mut self.held);
         let mut refused = None;
         for change in ready.apart.take().unwrap_or_default() {
-            // Its histories were found to belong together.
+            // `fitting::check` found that its histories belong together.
             let admitted = self.change(ready.document, change, &[], 0, Roots::Several)?;
             if let Err((_, wait, reason)) = admitted {
                 refused = Some((wait, reason.to_string()));
@@ -385,8 +401,8 @@ impl<'a> Writing<'a> {
         })
     }
 
-    /// Takes changes of ours out of a document that others have the place of; `false` if they are
-    /// not ours to take out.
+    /// Removes superseded local changes of a document from its log. Returns `false` if `taken` is not a
+    /// local change that may be removed.
     pub(super) fn make_room(
         &mut self,
         document: DocumentId,
@@ -420,14 +436,15 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// What waits for something that came to a document is tried again.
+    /// Makes [`Writing::finish`] retry the document's deferred changes.
     pub(super) fn try_again(&mut self, document: DocumentId, fresh: aside::Fresh) {
         self.fresh.insert(document, fresh);
     }
 
     fn put_aside(&mut self, entry: &Entry, wait: Wait, reason: String) -> rusqlite::Result<()> {
         let (conn, space) = (self.ledger.conn, self.ledger.space);
-        // After a reset the same entries come again.
+        // After a reset the relay sends the same entries again: an entry that is already there is not
+        // reported.
         if aside::put(conn, self.upstream, space, entry, wait, &reason)? {
             if wait == Wait::Merge {
                 self.received.unrelated.push(entry.document);
@@ -437,21 +454,23 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Writes down what is known to be held so far.
+    /// Writes the acked ranges collected so far.
     pub(super) fn hold_now(&mut self) -> rusqlite::Result<()> {
         let held = std::mem::take(&mut self.held);
         self.ledger.settle_all()?;
         held::hold(self.ledger.conn, self.upstream, self.ledger.space, &held)
     }
 
-    /// Tries again what waits for what has come, and writes everything.
+    /// Retries the deferred changes that may now apply, and writes everything.
     pub(super) fn finish(mut self) -> rusqlite::Result<Received> {
+        // A retried change may be the dependency of further deferred ones, so this runs until nothing
+        // is new.
         while let Some((document, fresh)) = self.fresh.pop_first() {
             self.received.recovered += aside::retry(&mut self, document, &fresh)?;
         }
         self.hold_now()?;
         let added = self.ledger.totals.added.saturating_sub(self.added_before);
-        // A deletion counts as one that was added.
+        // A deletion counts as one added change.
         self.received.changes = added.saturating_sub(self.received.deleted.len() as u64);
         let Self { ledger, touched, mut received, limits, .. } = self;
         let (conn, space) = (ledger.conn, ledger.space);

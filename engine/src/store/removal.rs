@@ -1,5 +1,4 @@
-//! Removing a space from this store, with everything that the store has of it. The relay and other
-//! replicas keep theirs.
+//! Removes a space and all its data from this store. The relay and other replicas keep theirs.
 
 use landfall_storage::{Durability, WriteError};
 use rusqlite::Connection;
@@ -19,8 +18,8 @@ pub(crate) enum RemovalError {
 }
 
 impl LocalLog {
-    /// Removes a space in one transaction. Unless it is forced, only if the upstream that was met
-    /// last holds all of it, and no deleted document has edits that no other replica has.
+    /// Removes a space in one transaction. Unless it is forced, it requires that the upstream that was
+    /// connected last holds all of it, and that no deleted document has orphaned edits.
     pub(crate) fn remove_space(
         &self,
         space: SpaceRow,
@@ -57,7 +56,7 @@ impl LocalLog {
     }
 }
 
-/// Edits of deleted documents that were never sent and are kept.
+/// How many orphaned edits of deleted documents are kept.
 fn lost(conn: &Connection, space: SpaceRow) -> rusqlite::Result<u64> {
     conn.query_row(
         "SELECT coalesce(sum(unsent), 0) FROM deleted WHERE space = ?1 AND kept_base IS NOT NULL",
@@ -66,8 +65,8 @@ fn lost(conn: &Connection, space: SpaceRow) -> rusqlite::Result<u64> {
     )
 }
 
-/// Deletes every row that refers to the space or to one of its documents. The schema says which
-/// tables do, so that none is forgotten.
+/// Deletes every row that refers to the space or to one of its documents. The schema names the tables
+/// that do, so that none is forgotten.
 fn remove(conn: &Connection, space: SpaceRow) -> rusqlite::Result<()> {
     let of_documents = "IN (SELECT id FROM document WHERE space = ?1)";
     for (table, column) in referring(conn, "document")? {
@@ -86,7 +85,7 @@ fn delete(conn: &Connection, space: SpaceRow, sql: &str) -> rusqlite::Result<()>
     conn.execute(sql, [space.0]).map(drop)
 }
 
-/// The tables that refer to another one, and by which column.
+/// The tables that refer to another one, with the column.
 fn referring(conn: &Connection, to: &str) -> rusqlite::Result<Vec<(String, String)>> {
     conn.prepare(
         "SELECT t.name, f.\"from\" FROM sqlite_master t, pragma_foreign_key_list(t.name) f

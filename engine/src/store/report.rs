@@ -1,6 +1,6 @@
-//! What a commit leaves a space at: read inside the transaction, and published once it is
-//! committed, on the writer thread, in the order of the commits. Every job that can change a
-//! space's counts goes through here, so that no caller can publish late, twice or not at all.
+//! The counts of a space after a commit: read inside the transaction, and published after it is
+//! committed, on the writer thread, in the order of the commits. Every job that can change a space's
+//! counts goes through here, so that no caller can publish late, twice or not at all.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -13,44 +13,44 @@ use rusqlite::{Connection, Transaction};
 use super::view::{self, Parked};
 use super::{LocalLog, SpaceCount, SpaceRow, UpstreamRow, links, outbox, rows};
 
-/// What a commit left one space at. Every value is absolute.
+/// A space's state after a commit. Every value is absolute.
 #[derive(Debug)]
 pub(crate) struct SpaceReport {
     pub(crate) space: SpaceRow,
     pub(crate) count: SpaceCount,
-    /// The documents whose changes are refused, if the list is not the one reported last.
+    /// The documents whose changes are rejected, if the list differs from the one reported last.
     pub(crate) parked: Option<Vec<Parked>>,
-    /// What came from a relay by the commit.
+    /// The entries that the commit received from a relay.
     pub(crate) came: Came,
     /// The commit's number, and the last one that is on disk.
     pub(crate) number: u64,
     pub(crate) synced: u64,
 }
 
-/// What came from a relay by one commit.
+/// The entries that one commit received from a relay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Came {
-    /// Whether the commit wrote what came, even if that was nothing new.
+    /// Whether the commit wrote received entries, even if none was new.
     pub(crate) written: bool,
     /// Changes that are in documents now.
     pub(crate) changes: u64,
-    /// Documents that the store had, and that are deleted.
+    /// Documents of this store that are deleted now.
     pub(crate) deleted: u64,
 }
 
 /// Called with each report, on the writer thread: it must not block.
 pub(crate) type Observer = Box<dyn Fn(SpaceReport) + Send + Sync>;
 
-/// Which list of refused documents a report had: the upstream's row (0 for none) and the space's
-/// `refusals`.
+/// Identifies the list of rejected documents in a report: the upstream's row (0 for none) and the
+/// space's `refusals`.
 type Listed = (i64, u64);
 
-/// Where reports go.
+/// The receiver of reports.
 #[derive(Default)]
 pub(super) struct Reports {
     observer: OnceLock<Observer>,
-    /// The list that was reported last, for each space. Only ever behind the store, since it is
-    /// brought up after the commit; then a list is reported once more.
+    /// The list that was reported last, for each space. It is updated after the commit, so it can only
+    /// be behind the store; a list is then reported once more.
     listed: Mutex<BTreeMap<SpaceRow, Listed>>,
 }
 
@@ -65,8 +65,8 @@ struct Draft {
 
 impl Reports {
     fn draft(&self, conn: &Connection, space: SpaceRow) -> rusqlite::Result<Draft> {
-        // Not the upstream that was in use when the job was submitted: another may have been met
-        // since, and what is published after that meeting must speak of the same one.
+        // Not the upstream that was in use when the job was submitted: another may have been connected
+        // since, and reports after that must refer to the same one.
         let upstream = links::last_met(conn)?.map(|(row, _)| row);
         let count = count(conn, upstream, space)?;
         if let Some(upstream) = upstream {
@@ -101,8 +101,8 @@ impl Reports {
 }
 
 impl LocalLog {
-    /// Has every commit that may change a space's counts reported from now on. To be called once,
-    /// before anything is written that is to be reported.
+    /// Sends every commit that may change a space's counts to `observer` from now on. To be called
+    /// once, before anything is written that must be reported.
     pub(crate) fn observe(&self, observer: Observer) {
         if self.reports.observer.set(observer).is_err() {
             tracing::error!("a store has two observers; the second one is not called");
@@ -122,7 +122,8 @@ impl LocalLog {
         self.submit_with(durability, |_| Came::default(), job, done);
     }
 
-    /// As [`LocalLog::submit_reported`]; `came` says what of the result came from a relay.
+    /// As [`LocalLog::submit_reported`]; `came` extracts from the result the counts of received
+    /// entries.
     fn submit_with<T, E>(
         &self,
         durability: Durability,
@@ -139,7 +140,7 @@ impl LocalLog {
             let (value, spaces) = job(tx)?;
             let mut drafts = Vec::with_capacity(spaces.len());
             for space in spaces {
-                // A space that was removed has nothing to report.
+                // A removed space has nothing to report.
                 if rows::is_space(tx, space)? {
                     drafts.push(Draft { came: came(&value), ..reports.draft(tx, space)? });
                 }
@@ -171,7 +172,8 @@ impl LocalLog {
         self.submit_came(durability, space, |_| Came::default(), job, done);
     }
 
-    /// As [`LocalLog::submit_in_space`]; `came` says what of the result came from a relay.
+    /// As [`LocalLog::submit_in_space`]; `came` extracts from the result the counts of received
+    /// entries.
     pub(super) fn submit_came<T, E>(
         &self,
         durability: Durability,
@@ -206,14 +208,14 @@ impl LocalLog {
     {
         let (tell, told) = mpsc::sync_channel(1);
         self.submit_in_space(durability, space, job, move |result| {
-            // The receiver is below and waits.
+            // The receiver waits below, so sending cannot fail.
             let _ = tell.send(result);
         });
         told.recv().unwrap_or(Err(WriteError::Closed))
     }
 }
 
-/// A space, and what it amounts to after the commit.
+/// A space, with its counts after the commit.
 pub(super) type SpaceCounted = (SpaceRow, SpaceCount);
 
 fn publish_all(reports: &Reports, db: &Database, drafts: Vec<Draft>, number: u64) {
@@ -221,7 +223,7 @@ fn publish_all(reports: &Reports, db: &Database, drafts: Vec<Draft>, number: u64
     drafts.into_iter().for_each(|draft| reports.publish(draft, number, synced));
 }
 
-/// What a space amounts to. Its cost does not depend on how much is in the store.
+/// The counts of a space. The cost does not depend on how much is in the store.
 pub(super) fn count(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
@@ -242,7 +244,7 @@ pub(super) fn count(
         Some(upstream) if waiting.aside_damaged > 0 => links::damaged(conn, upstream, space)?,
         _ => 0,
     };
-    // What another relay could not read says nothing of this one.
+    // Entries that another relay could not read do not count for this one.
     let aside = (waiting.aside_entries + damaged).saturating_sub(waiting.aside_damaged);
     Ok(SpaceCount { upstream, totals, pending, first_gap, first_unheld, aside, damaged })
 }

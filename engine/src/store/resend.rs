@@ -1,4 +1,4 @@
-//! What a relay asks for again, because its store has it and cannot read it.
+//! Changes that a relay requests again, because its store has them and cannot read them.
 
 use landfall_fold::{FoldLimits, Folded};
 use landfall_protocol::weight::Weight;
@@ -11,17 +11,18 @@ use super::snapshots::body;
 use super::view::ViewError;
 use super::{LocalLog, SpaceRow};
 
-/// What there is of it.
+/// The data that is sent again.
 pub(crate) enum Resendable {
     /// These changes.
     Changes(Vec<Vec<u8>>),
-    /// A snapshot is to be made of all this, which weighs so much.
+    /// A snapshot is to be made of all this, which has this weight.
     Whole(FoldInput, Weight),
 }
 
 impl LocalLog {
-    /// Reads the changes of a document that are named, as many as fit a push window but at least one.
-    /// If some of them are folded, or none are named, everything that there is of the document.
+    /// Reads the named changes of a document, as many as fit a push window but at least one. If some of
+    /// them are compacted, or none are named, reads the whole document, unless it exceeds the limit of
+    /// a snapshot.
     pub(crate) fn resendable(
         &self,
         space: SpaceRow,
@@ -44,7 +45,7 @@ impl LocalLog {
                 return Ok(Resendable::Changes(fitting(found)));
             }
             if parts.document_bytes() > limits::DOCUMENT_BYTES {
-                // No snapshot may have all of it.
+                // No snapshot may hold all of it.
                 return Ok(Resendable::Changes(fitting(found)));
             }
             let tail = conn
@@ -60,7 +61,7 @@ impl LocalLog {
     }
 }
 
-/// Those of some changes that are single ones, in the order of the log.
+/// Those of some changes that are in the tail, in the order of the log.
 fn named(
     conn: &Connection,
     document: DocumentRow,

@@ -1,4 +1,4 @@
-//! Where a space goes on with an upstream, and which of its documents are wanted.
+//! The position at which a space resumes with an upstream, and its filter.
 
 use landfall_protocol::DocumentId;
 use landfall_protocol::frame::Filter;
@@ -31,12 +31,12 @@ pub(super) fn filter(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Fil
 }
 
 impl LocalLog {
-    /// Which documents of a space are wanted.
+    /// The filter of a space: which documents are synced.
     pub(crate) fn filter(&self, space: SpaceRow) -> Result<Filter, ViewError> {
         self.view(|conn| filter(conn, space))
     }
 
-    /// Sets which documents of a space are wanted. What is here already stays.
+    /// Sets the filter of a space. Documents that are already here stay.
     pub(crate) fn set_filter(&self, space: SpaceRow, filter: &Filter) -> Result<(), WriteFailure> {
         let documents = match filter {
             Filter::Everything => None,

@@ -74,24 +74,24 @@ pub(super) fn merges(
         .exists(params![space.0, document.as_bytes()])
 }
 
-/// What a space's row says.
+/// The counts in a space's row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SpaceTotals {
     /// The last local sequence number.
     pub(crate) last: u64,
-    /// Changes held, with those that are folded; each deletion counts as one.
+    /// Live changes, including those in snapshots; each deletion counts as one.
     pub(crate) changes: u64,
     /// The bytes of changes and snapshots.
     pub(crate) bytes: u64,
-    /// Changes and deletions that were ever added. It only grows.
+    /// Changes and deletions that were ever added. It only increases.
     pub(crate) added: u64,
-    /// The last local number that was given to something which had a lower one, or which took the
-    /// place of such: whoever waits for all up to a number waits for this one too.
+    /// The last local number that was given to a change which had a lower one, or to a snapshot that
+    /// replaced such changes: a wait for everything up to a lower number includes this number.
     pub(crate) moved: u64,
 }
 
 impl SpaceTotals {
-    /// A document of the space came to consist of this.
+    /// Updates the totals for a document that changed from `before` to `after`.
     fn follow(&mut self, before: &Parts, after: &Parts) {
         self.added += after.changes().saturating_sub(before.changes());
         self.changes = (self.changes + after.changes()).saturating_sub(before.changes());
@@ -107,21 +107,21 @@ pub(super) fn space_totals(conn: &Connection, space: SpaceRow) -> rusqlite::Resu
         })
 }
 
-/// Whether there is such a space.
+/// Whether the space exists.
 pub(super) fn is_space(conn: &Connection, space: SpaceRow) -> rusqlite::Result<bool> {
     conn.prepare_cached("SELECT 1 FROM space WHERE id = ?1")?.exists([space.0])
 }
 
-/// What waits in a space beside its log. Triggers keep it (`schema_status.rs`).
+/// Entries of a space beside its log. Triggers count them (`schema_status.rs`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct SpaceWaiting {
-    /// Entries that are set aside.
+    /// Deferred entries.
     pub(super) aside_entries: u64,
     /// Those of them that wait for dependencies.
     pub(super) aside_waiting: u64,
-    /// Those of them that stand for what the relay cannot read.
+    /// Those of them that stand for entries which the relay cannot read.
     pub(super) aside_damaged: u64,
-    /// Displaced changes of documents that are not deleted.
+    /// Superseded changes of documents that are not deleted.
     pub(super) displaced_changes: u64,
     pub(super) displaced_bytes: u64,
 }
@@ -162,7 +162,7 @@ pub(super) fn set_space_totals(
     Ok(())
 }
 
-/// What a document consists of.
+/// The counts of a document.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Parts {
     /// Rows of `change` at or below this local number are dead.
@@ -171,11 +171,11 @@ pub(super) struct Parts {
     pub(super) tail_bytes: u64,
     pub(super) folded_changes: u64,
     pub(super) folded_bytes: u64,
-    /// Operations of all of it, as admission counts them; at least so many.
+    /// Operations of the whole document, as admission counts them; a lower bound.
     pub(super) operations: u64,
-    /// The last operation counter of all of it.
+    /// The last operation counter of the whole document.
     pub(super) counter: u64,
-    /// The last operation counter of what is folded.
+    /// The last operation counter of the snapshot.
     pub(super) folded_counter: u64,
 }
 
@@ -188,7 +188,7 @@ impl Parts {
         self.tail_bytes + self.folded_bytes
     }
 
-    /// What is folded.
+    /// The weight of the snapshot.
     pub(super) fn folded(&self) -> Weight {
         let (changes, bytes) = (self.folded_changes, self.folded_bytes);
         Weight { changes, operations: self.folded_counter, bytes }
@@ -221,7 +221,7 @@ pub(super) fn parts(conn: &Connection, document: DocumentRow) -> rusqlite::Resul
     .query_row([document.0], parts_of)
 }
 
-/// A document's row with what it consists of and its leaf; it is made if it is new.
+/// A document's row with its counts and its digest entry; it is created if it is missing.
 pub(super) fn document_or_new(
     conn: &Connection,
     space: SpaceRow,
@@ -244,7 +244,7 @@ pub(super) fn document_or_new(
     }
 }
 
-/// Writes what a document consists of now, and brings its space's totals after it.
+/// Writes a document's counts, and updates its space's totals.
 pub(super) fn set_parts(
     conn: &Connection,
     totals: &mut SpaceTotals,
@@ -272,8 +272,8 @@ pub(super) fn set_parts(
     Ok(())
 }
 
-/// Marks the rows of a document up to a local number as removable. A mark only ever grows, and is
-/// never set beyond rows that something still needs.
+/// Marks the rows of a document up to a local number as removable. A mark only increases, and is never
+/// set beyond rows that are needed.
 pub(super) fn sweep_through(
     conn: &Connection,
     document: DocumentRow,
@@ -286,7 +286,7 @@ pub(super) fn sweep_through(
     Ok(())
 }
 
-/// As [`set_parts`], of a document that grows at its end; with its leaf.
+/// As [`set_parts`], for a document that grows at its end; with its digest entry.
 pub(super) fn set_tail(
     conn: &Connection,
     totals: &mut SpaceTotals,
@@ -317,7 +317,7 @@ pub(super) struct NewChange<'a> {
     pub(super) local: u64,
     pub(super) document: DocumentRow,
     pub(super) change: &'a CheckedChange,
-    /// Who pushed it to the relay; `None` for one made here.
+    /// The replica that pushed it to the relay; `None` for a local change.
     pub(super) author: Option<&'a [u8]>,
     pub(super) at_ms: u64,
 }
@@ -359,7 +359,7 @@ pub(super) fn advance_heads(heads: &mut Vec<ChangeHash>, change: &CheckedChange)
     landfall_protocol::heads::advance(heads, change.dependencies.iter().copied(), change.hash);
 }
 
-/// The local sequence number of a change that is not folded, by its hash.
+/// The local sequence number of a change in the tail, by its hash.
 pub(super) fn local_of(
     conn: &Connection,
     document: DocumentRow,

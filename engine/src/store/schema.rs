@@ -125,7 +125,7 @@ CREATE TABLE aside (
 ) STRICT;
 ";
 
-// What SQL cannot compute (leaves, digests) is filled in when the store is opened: `leaves.rs`.
+// SQL cannot compute digest entries and sums: `leaves.rs` adds them when the store is opened.
 const VERSION_2: &str = "
 -- `last` is from now on only the last local sequence number; `changes` counts what is held, with
 -- what is folded, and each deletion as one.
@@ -293,14 +293,13 @@ CREATE TABLE refused (
 ) STRICT, WITHOUT ROWID;
 ";
 
-// Counted from here on: a document that was there before has more than this says, until it is
-// folded next.
+// Counted from here on: for an existing document the count is too low until its next compaction.
 const VERSION_4: &str = "
 -- `operations`: of all changes, as admission counts them against the document's budget.
 ALTER TABLE document ADD COLUMN operations INTEGER NOT NULL DEFAULT 0;
 ";
 
-// A store of version 4 does not know `folded_counter`: its long documents are folded once more.
+// A store of version 4 does not know `folded_counter`: its long documents are compacted once more.
 const VERSION_5: &str = "
 -- `counter`: the last operation counter of the tail and of what is folded; `folded_counter`: of
 -- what is folded. Their difference is about how many operations the tail has.
@@ -313,7 +312,7 @@ CREATE INDEX document_heavy ON document (space)
     WHERE tail_bytes >= 524288 OR counter - folded_counter >= 32768;
 ";
 
-// A row of a removed space stands for that space in other processes that have it open.
+// The row of a removed space still stands for that space in other processes that have the store open.
 const VERSION_7: &str = "
 -- `last_space`: the last number that was given to a space. None is given twice.
 ALTER TABLE replica ADD COLUMN last_space INTEGER NOT NULL DEFAULT 0;

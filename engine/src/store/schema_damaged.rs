@@ -1,7 +1,7 @@
-//! The migration to version 8: what a relay has and cannot read, of each space. A trigger counts it, as
-//! in `schema_status.rs`.
+//! The migration to version 8: entries that a relay has and cannot read, for each space. A trigger
+//! counts them, as in `schema_status.rs`.
 
-/// The counter, its first value, and the triggers that keep it.
+/// The counter, its first value, and its triggers.
 pub(super) const VERSION_8: &str = "
 -- `aside_damaged`: rows of `aside` that stand for entries which the relay cannot read (kind 7).
 ALTER TABLE space ADD COLUMN aside_damaged INTEGER NOT NULL DEFAULT 0;

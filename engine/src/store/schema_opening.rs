@@ -1,7 +1,7 @@
-//! The migration to version 9: what is asked when a store is opened must not cost in proportion to its
-//! documents, and what a relay cannot read is counted for each relay.
+//! The migration to version 9: the reads of an opening must not cost in proportion to the store's
+//! documents, and entries that a relay cannot read are counted for each relay.
 
-/// An index, a mark, and a counter with the triggers that keep it.
+/// An index, a mark, and a counter with its triggers.
 pub(super) const VERSION_9: &str = "
 -- Folded histories by their bytes: those that exceed the limit are looked up at each opening.
 CREATE INDEX document_folded ON document (folded_bytes) WHERE folded_changes > 0;

@@ -1,8 +1,8 @@
-//! The migration to version 6: what status needs of each space, kept by triggers, so that reading
-//! it costs the same whatever waits, is refused or is kept aside. A trigger runs in the transaction
-//! that changes the rows, whichever statement does it: no code path can leave a counter behind.
+//! The migration to version 6: counters of each space for the status, kept by triggers, so that reading
+//! them costs the same however many entries are pending, rejected or deferred. A trigger runs in the
+//! transaction that changes the rows, whichever statement does it: no code path can miss a counter.
 
-/// The counters, their first values, and the triggers that keep them.
+/// The counters, their first values, and their triggers.
 pub(super) const VERSION_6: &str = "
 -- `added`: every change and deletion ever added; it only grows, so the difference between two
 -- commits is what the later one added. `moved`: the last number that was given to something that had

@@ -1,4 +1,4 @@
-//! Folded histories: a document's snapshot, beside which only the tail's rows are alive.
+//! Compacted histories: a document's snapshot. Beside it, only the rows of the tail are alive.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::rows::{DocumentRow, SpaceRow, actor_row_or_new, document_row};
 use super::{LocalLog, ViewError};
 
-/// A snapshot that was loaded once, and is what it says.
+/// A snapshot that was loaded once, with its verified index.
 #[derive(Debug, Clone)]
 pub(crate) struct Opened {
     pub(crate) hash: [u8; 32],
@@ -34,13 +34,13 @@ impl Opened {
         Self { hash, body, index: Arc::new(index), operations }
     }
 
-    /// Loads the bytes of a snapshot that comes from elsewhere.
+    /// Loads the bytes of a snapshot that was received.
     pub(crate) fn open_within(body: Vec<u8>, limits: &FoldLimits) -> Result<Self, FoldError> {
         limits.check(body.len())?;
         Self::open(body)
     }
 
-    /// What a fold made, which has loaded it.
+    /// The result of a compaction, which has loaded it.
     pub(crate) fn of(folded: Folded) -> Result<Self, BadIndex> {
         let index = PackedIndex::parse(folded.index)?;
         Ok(Self::new(folded.hash, folded.snapshot, index))
@@ -67,7 +67,7 @@ pub(super) fn operations_of(body: &[u8]) -> u64 {
     measure(body).map_or(0, |size| size.operations)
 }
 
-/// The heads of a folded history with their last operation counters; none if nothing is folded.
+/// The heads of a document's snapshot with their last operation counters; none if it has no snapshot.
 pub(super) fn folded_heads(
     conn: &Connection,
     document: DocumentRow,
@@ -96,7 +96,7 @@ fn pack_heads(heads: &[(ChangeHash, u64)]) -> Vec<u8> {
     heads.iter().flat_map(head).collect()
 }
 
-/// Puts a snapshot in place of the one before. What was in that must be in this one too.
+/// Replaces a document's snapshot. The new one must contain everything in the old one.
 pub(super) fn put(
     conn: &Connection,
     document: DocumentRow,
@@ -118,10 +118,10 @@ pub(super) fn put(
     Ok(())
 }
 
-/// Takes a document's folded history away.
+/// Removes a document's snapshot.
 pub(super) fn remove(conn: &Connection, document: DocumentRow) -> rusqlite::Result<()> {
     conn.prepare_cached("DELETE FROM folded_actor WHERE document = ?1")?.execute([document.0])?;
-    // By the index, which begins with the upstream, of which there are few.
+    // Through the index, which begins with the upstream, of which there are few.
     conn.prepare_cached(
         "DELETE FROM owed WHERE upstream IN (SELECT id FROM upstream) AND document = ?1",
     )?
@@ -136,10 +136,10 @@ pub(super) fn body(conn: &Connection, document: DocumentRow) -> rusqlite::Result
         .optional()
 }
 
-/// A document's folded history, to be loaded before its other changes.
+/// A document's snapshot, which is loaded before its other changes.
 #[derive(Debug)]
 pub(crate) struct Base {
-    /// Its place in the log: changes after it are to be applied to it.
+    /// Its local number: changes after it are applied to it.
     pub(crate) local: u64,
     /// An automerge document chunk.
     pub(crate) body: Vec<u8>,
@@ -147,7 +147,7 @@ pub(crate) struct Base {
     pub(crate) hash: [u8; 32],
 }
 
-/// A document's folded history, if it lies beyond a position.
+/// A document's snapshot, if its local number is greater than a position.
 pub(super) fn base_after(
     conn: &Connection,
     document: DocumentRow,
@@ -164,8 +164,8 @@ pub(super) fn base_after(
 }
 
 impl LocalLog {
-    /// The bytes of a document's snapshot, all at once: SQLite reads the whole value for a piece of it
-    /// too. `None` if the document has another snapshot by now.
+    /// The bytes of a document's snapshot, all at once: SQLite reads the whole value even for a part of
+    /// it. `None` if the document has another snapshot by now.
     pub(crate) fn snapshot_body(
         &self,
         space: SpaceRow,

@@ -1,8 +1,8 @@
-//! Taking a folded history apart again: a snapshot that has more bytes than one may have can not
-//! be sent to any relay, so its changes become single ones, which can.
+//! Splits a snapshot into single changes again. A snapshot over the limit cannot be sent to any relay;
+//! its single changes can.
 //!
-//! A store comes to have such a snapshot from a version that did not know the limit, or when the
-//! limit was lowered. It is found and taken apart when the store is opened.
+//! A store has such a snapshot from a version that did not know the limit, or after the limit was
+//! lowered. It is found and split when the store is opened.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use super::rows::{
 };
 use super::{LocalLog, ViewError, WriteFailure, displaced, held, links, snapshots};
 
-/// What is noted as the author of a change that was folded: it was not kept, and may be anybody.
+/// The author of a change from a snapshot: a snapshot does not store authors, so it may be any replica.
 const UNKNOWN_AUTHOR: &[u8] = &[];
 
-/// Why snapshots could not be taken apart.
+/// Why snapshots could not be split.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UnfoldError {
     #[error(transparent)]
@@ -41,8 +41,8 @@ struct Oversized {
 }
 
 impl LocalLog {
-    /// Takes apart all snapshots of more than so many bytes, one after the other; gives how many.
-    /// One that automerge does not read stays as it is. Takes memory for one document.
+    /// Splits all snapshots of more than `most_bytes`, one after the other; returns how many. One that
+    /// automerge cannot read stays as it is. Takes memory for one document.
     pub(crate) fn unfold_oversized(&self, most_bytes: u64) -> Result<u64, UnfoldError> {
         let mut unfolded = 0;
         for (space, row) in self.view(|conn| oversized(conn, most_bytes))? {
@@ -63,8 +63,7 @@ impl LocalLog {
         Ok(unfolded)
     }
 
-    /// Puts changes in the place of the snapshot that holds them; `false` if there is another by
-    /// now.
+    /// Replaces a snapshot by its changes; `false` if the document has another one by now.
     fn unfold(&self, task: Oversized, changes: Vec<CheckedChange>) -> Result<bool, WriteFailure> {
         let indexes = Arc::clone(&self.indexes);
         let space = task.space;
@@ -84,7 +83,7 @@ impl LocalLog {
     }
 }
 
-/// The documents with snapshots of more than so many bytes.
+/// The documents with snapshots of more than `most_bytes`.
 pub(super) fn oversized(
     conn: &Connection,
     most_bytes: u64,
@@ -115,8 +114,8 @@ fn changes_of(snapshot: &[u8]) -> Result<Vec<CheckedChange>, String> {
     checked.collect()
 }
 
-/// Appends the changes, dependencies first, and after them the tail. Each upstream holds of them
-/// what it held.
+/// Appends the changes, dependencies first, and after them the tail. Each upstream's acked ranges
+/// follow them.
 fn replace(
     ledger: &mut Ledger<'_>,
     row: DocumentRow,
@@ -125,7 +124,7 @@ fn replace(
     let (conn, space) = (ledger.conn, ledger.space);
     let before = parts(conn, row)?;
     let tail = held::locals(conn, row)?;
-    // Rows of folded changes that wait to be removed have the places of those that come.
+    // Rows of compacted changes that are not swept yet have the hashes of the new rows.
     conn.prepare_cached("DELETE FROM change WHERE document = ?1 AND local <= ?2")?
         .execute(params![row.0, before.base])?;
     let mut holders = Vec::new();
@@ -166,7 +165,7 @@ fn replace(
     for upstream in links::linked(conn, space)? {
         held::cover(conn, upstream, space, &tail)?;
     }
-    // A relay may have refused it for its size.
+    // A relay may have rejected it for its size.
     for upstream in links::linked(conn, space)? {
         displaced::unpark(conn, upstream, row)?;
     }

@@ -1,6 +1,5 @@
-//! Looking whether the store is what it should be: bytes against hashes, changes against what they
-//! rest on, snapshots against their heads, and all that is derived against what it is derived from.
-//! It changes nothing.
+//! Checks the store: bytes against hashes, changes against their dependencies, snapshots against their
+//! heads, and derived values against their sources. It changes nothing.
 
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use rusqlite::Connection;
@@ -10,14 +9,14 @@ use super::verify_document::document_faults;
 use super::verify_space::space_faults;
 use super::{LocalLog, ViewError};
 
-/// Something that is not as it should be.
+/// A fault that a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Where; `None` of the file as a whole.
+    /// The space; `None` for a fault of the file as a whole.
     pub space: Option<SpaceName>,
-    /// In which document, if in one.
+    /// The document, if the fault is in one.
     pub document: Option<DocumentId>,
-    /// What.
+    /// The fault.
     pub fault: Fault,
 }
 
@@ -33,78 +32,78 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// What can be wrong with a store.
+/// A fault of a store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// SQLite finds the file damaged.
+    /// SQLite reports the file as damaged.
     #[error("the file is damaged: {0}")]
     File(String),
-    /// A change's bytes are not those of its hash.
+    /// A change's bytes do not have its hash.
     #[error("change {hash} is damaged: {reason}")]
     Change {
         /// The change, as the log names it.
         hash: ChangeHash,
-        /// What its bytes are.
+        /// The problem with its bytes.
         reason: String,
     },
-    /// What the log says of a change is not what its bytes say.
+    /// The log's record of a change differs from the change's bytes.
     #[error("the log's row of change {0} contradicts its bytes")]
     Row(ChangeHash),
-    /// A change rests on one that is not there.
+    /// A dependency of a change is missing.
     #[error("change {hash} rests on {missing}, which is not there")]
     Dependency {
         /// The change.
         hash: ChangeHash,
-        /// What is missing.
+        /// The missing dependency.
         missing: ChangeHash,
     },
-    /// An actor's changes have a hole before this one.
+    /// An actor's changes have a gap before this one.
     #[error("change {0} does not follow its actor's last one")]
     Sequence(ChangeHash),
-    /// A snapshot's bytes are not those of its hash, or automerge cannot read them.
+    /// A snapshot's bytes do not have its hash, or automerge cannot read them.
     #[error("the folded history is damaged: {0}")]
     Snapshot(String),
-    /// What is noted of a folded history is not what it holds.
+    /// The recorded facts about a snapshot differ from its contents.
     #[error("what is noted of the folded history is not what it holds")]
     SnapshotNotes,
-    /// The document's id is not the one under which its leaf was computed.
+    /// The document's id is not the one from which its digest entry was computed.
     #[error("the document's id is damaged")]
     Identity,
-    /// The heads are not those of the changes.
+    /// The recorded heads are not those of the changes.
     #[error("the heads are not those of the changes")]
     Heads,
-    /// The leaf is not that of the heads.
+    /// The digest entry does not match the heads.
     #[error("the leaf is not that of the heads")]
     Leaf,
-    /// Folded changes and others are not told apart rightly.
+    /// The mark between compacted and other changes is wrong.
     #[error("rows of changes are on the wrong side of the folded history's end")]
     Base,
-    /// The counts are not those of the changes.
+    /// The recorded counts are not those of the changes.
     #[error("the counts are not those of the changes")]
     Counts,
-    /// Dead rows that nobody will remove.
+    /// There are dead rows that no sweep will remove.
     #[error("rows of folded or deleted changes were left behind")]
     Unswept,
-    /// The mark of removable rows reaches rows that are needed.
+    /// The sweep mark covers rows that are needed.
     #[error("rows that are needed are marked as removable")]
     SweepMark,
-    /// A sum of leaves is wrong.
+    /// A sum of digest entries is wrong.
     #[error("the sum of leaves {0:02x} is wrong")]
     Digest(u8),
-    /// What an upstream is noted to hold is impossible, or wrongly counted.
+    /// The recorded acked ranges of an upstream are impossible, or counted wrongly.
     #[error("what an upstream is noted to hold is wrong: {0}")]
     Held(&'static str),
 }
 
-/// What is to be done about a fault.
+/// The repair for a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Remedy {
     /// It is derived, and can be derived again.
     Derive,
-    /// Bytes are lost: they go, and come back from the upstream.
+    /// Bytes are lost: they are removed, and received from the upstream again.
     Fetch,
-    /// SQLite's own to repair.
+    /// SQLite repairs it.
     Reindex,
 }
 
@@ -123,10 +122,10 @@ impl Fault {
 }
 
 impl LocalLog {
-    /// Looks at everything. Each document's snapshot is loaded, one after the other.
+    /// Checks everything. Each document's snapshot is loaded, one after the other.
     ///
     /// # Errors
-    /// If the store cannot be read at all. What SQLite finds damaged is a finding.
+    /// If the store cannot be read at all. Damage that SQLite reports is a finding.
     pub(crate) fn verify(&self) -> Result<Vec<Finding>, ViewError> {
         let mut findings = Vec::new();
         let mut add = |space: Option<&SpaceName>, document, faults: Vec<Fault>| {
@@ -156,7 +155,7 @@ impl LocalLog {
         Ok(findings)
     }
 
-    /// The faults that a look finds. What SQLite cannot read is one.
+    /// Runs a check; data that SQLite cannot read is a fault too.
     fn faults(
         &self,
         look: impl FnOnce(&Connection) -> rusqlite::Result<Vec<Fault>>,
@@ -178,7 +177,7 @@ fn is_damage(error: &ViewError) -> bool {
                 | rusqlite::Error::IntegralValueOutOfRange(..)
                 | rusqlite::Error::InvalidColumnType(..)
                 | rusqlite::Error::QueryReturnedNoRows
-                // Tables are made of text, too.
+                // The schema's tables are stored as text, which can be damaged too.
                 | rusqlite::Error::SqlInputError { .. }
         )
     };

@@ -1,4 +1,5 @@
-//! Looking at one document: its changes, its folded history, and what is noted of both.
+//! Checks one document: its changes, its snapshot, and the recorded facts about both. It changes
+//! nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,7 @@ use super::snapshots::{Opened, unpack_heads};
 use super::verify::Fault;
 use super::{deletion, leaves, snapshots};
 
-/// What is wrong with a document.
+/// The faults of a document.
 pub(super) fn document_faults(
     conn: &Connection,
     space: SpaceRow,
@@ -35,20 +36,20 @@ pub(super) fn document_faults(
         return Ok(faults);
     }
     let index = match snapshot_faults(conn, row, &parts, &mut faults)? {
-        // Nothing can be said of what rests on it.
+        // Changes that depend on an unreadable snapshot cannot be checked.
         None if parts.folded_changes > 0 => return Ok(faults),
         index => index,
     };
     let index = index.as_ref();
     if !base_is_right(&sides(conn, row, index)?, parts.base, index.is_some()) {
-        // What else is found would follow from it.
+        // Other findings would be consequences of this one.
         return Ok(vec![Fault::Base]);
     }
     tail_faults(conn, space, (row, id), &parts, index, &mut faults)?;
     Ok(faults)
 }
 
-/// Whether the mark of what may be removed reaches too far, or not far enough.
+/// Whether the sweep mark reaches too far, or not far enough.
 fn sweep_fault(conn: &Connection, row: DocumentRow) -> rusqlite::Result<Option<Fault>> {
     let dead_through = deletion::dead_through(conn, row)?;
     let (marked, left): (u64, bool) = conn
@@ -64,7 +65,7 @@ fn sweep_fault(conn: &Connection, row: DocumentRow) -> rusqlite::Result<Option<F
     })
 }
 
-/// Each row of a document, dead or alive: its number, and whether it is folded.
+/// Each row of a document, dead or alive: its number, and whether the snapshot contains it.
 pub(super) fn sides(
     conn: &Connection,
     row: DocumentRow,
@@ -82,7 +83,7 @@ fn base_is_right(sides: &[(u64, bool)], base: u64, has_snapshot: bool) -> bool {
     (has_snapshot || base == 0) && sides.iter().all(|(local, folded)| *folded == (*local <= base))
 }
 
-/// The folded history's index, if there is one that can be read.
+/// The index of the snapshot, if it can be read.
 fn snapshot_faults(
     conn: &Connection,
     row: DocumentRow,
@@ -134,7 +135,7 @@ fn snapshot_faults(
     Ok(Some((*opened.index).clone()))
 }
 
-/// A row of the log as it stands.
+/// A row of the log, unchecked.
 pub(super) struct RawRow {
     pub(super) local: u64,
     pub(super) hash: ChangeHash,
@@ -145,7 +146,7 @@ pub(super) struct RawRow {
 }
 
 impl RawRow {
-    /// The change, if the bytes are those of the hash.
+    /// The change, if the bytes have the hash.
     pub(super) fn check(&self) -> Result<CheckedChange, String> {
         let change = preflight(&self.body).map_err(|error| error.to_string())?;
         match change.hash == self.hash {
@@ -231,8 +232,8 @@ fn tail_faults(
         }
         computed.insert(hash);
     }
-    // A document from before they were counted may have fewer noted, never more: it would be refused
-    // changes that it has room for.
+    // A document from before operations were counted may have a count that is too low, never too high:
+    // that would reject changes for which it has room.
     let too_many = !damaged && parts.operations > operations;
     if (parts.tail_changes, parts.tail_bytes) != (changes, bytes) || too_many {
         faults.push(Fault::Counts);
@@ -241,15 +242,15 @@ fn tail_faults(
     if !damaged && !noted.iter().eq(computed.iter()) {
         faults.push(Fault::Heads);
     }
-    // Where changes are damaged, their hashes are those of the heads that are noted.
+    // Where changes are damaged, the recorded heads supply their hashes.
     let heads = if damaged { noted } else { computed.into_iter().collect() };
     let leaf = (!heads.is_empty()).then(|| Leaf::of_heads(id, &heads));
     faults.extend(leaf_fault(conn, space, row, id, leaf)?);
     Ok(())
 }
 
-/// Whether a leaf is what it should be; and if not, whether the leaf or the document's id is
-/// damaged: the sum tells which.
+/// Whether a digest entry is correct; and if not, whether the entry or the document's id is damaged,
+/// which the sum shows.
 fn leaf_fault(
     conn: &Connection,
     space: SpaceRow,
@@ -269,6 +270,6 @@ fn leaf_fault(
     let kept = total(leaves::kept_sums(conn, space)?);
     let now = total(leaves::sums(conn, space)?);
     tracing::debug!(%id, ?leaf, ?expected, "a leaf differs");
-    // The sum was made of this very leaf: so it is what it was, and the id is not.
+    // The sum was made with this very entry: the entry is unchanged, so the id is damaged.
     Ok(Some(if kept == now && leaf.is_some() { Fault::Identity } else { Fault::Leaf }))
 }

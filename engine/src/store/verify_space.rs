@@ -1,4 +1,5 @@
-//! Looking at what a space says of itself: its counts, its sums, what upstreams are noted to hold.
+//! Checks a space's own records: its counts, its sums, the acked ranges of its upstreams. It changes
+//! nothing unless a repair asks for it.
 
 use landfall_protocol::Local;
 use rusqlite::{Connection, params};
@@ -8,7 +9,7 @@ use super::rows::{SpaceRow, SpaceTotals, SpaceWaiting, UpstreamRow, space_totals
 use super::verify::Fault;
 use super::{held, leaves, links, outbox};
 
-/// What is wrong with a space beside its documents.
+/// The faults of a space, without those of its documents.
 pub(super) fn space_faults(
     conn: &Connection,
     space: SpaceRow,
@@ -52,7 +53,7 @@ pub(super) fn space_faults(
     Ok(faults)
 }
 
-/// What a space's documents come to; `last` is the greatest local number in use.
+/// The totals of a space's documents; `last` is the greatest local number in use.
 pub(super) fn totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceTotals> {
     let (changes, bytes, base): (u64, u64, u64) = conn
         .prepare_cached(
@@ -71,7 +72,7 @@ pub(super) fn totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Spa
     Ok(SpaceTotals { last, changes, bytes, added: changes, moved: 0 })
 }
 
-/// What waits beside a space's log, counted row by row.
+/// The entries beside a space's log, counted row by row.
 pub(super) fn waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceWaiting> {
     let (aside_entries, aside_waiting, aside_damaged) = conn
         .prepare_cached(
@@ -95,7 +96,7 @@ pub(super) fn waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Sp
     })
 }
 
-/// Sets right what waits.
+/// Sets the counters of these entries.
 pub(super) fn set_waiting(
     conn: &Connection,
     space: SpaceRow,
@@ -116,7 +117,7 @@ pub(super) fn set_waiting(
     Ok(())
 }
 
-/// What of a space an upstream cannot read, counted row by row.
+/// The entries of a space that an upstream cannot read, counted row by row.
 fn damaged(conn: &Connection, upstream: UpstreamRow, space: SpaceRow) -> rusqlite::Result<u64> {
     conn.prepare_cached(
         "SELECT count(*) FROM aside WHERE upstream = ?1 AND space = ?2 AND kind = 7",
@@ -124,7 +125,7 @@ fn damaged(conn: &Connection, upstream: UpstreamRow, space: SpaceRow) -> rusqlit
     .query_row(params![upstream.0, space.0], |row| row.get(0))
 }
 
-/// Sets right what is noted of it.
+/// Sets the counter of these entries.
 pub(super) fn set_damaged(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -167,7 +168,7 @@ fn owed_is_right(
     Ok(!wrong)
 }
 
-/// What an upstream holds by its ranges and by what it is not owed.
+/// The acked changes of an upstream, computed from its ranges and its unacked snapshots.
 pub(super) fn held_counts(
     conn: &Connection,
     upstream: UpstreamRow,
@@ -199,8 +200,8 @@ fn noted_counts(
     .query_row(params![upstream.0, space.0], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
-/// Whether the outbox, with what is parked, comes to what is pending; and whether the gaps between
-/// the ranges have nothing vacant.
+/// Whether the outbox and the rejected documents together equal the pending counts, and whether the
+/// gaps between the ranges contain nothing vacant.
 fn outbox_is_right(
     conn: &Connection,
     upstream: UpstreamRow,

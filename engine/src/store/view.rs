@@ -1,4 +1,4 @@
-//! Reading the store: what is there, for documents, status and the link.
+//! Reads the store for documents, status and the link.
 
 use landfall_protocol::replica::OutboxChange;
 use landfall_protocol::{ChangeHash, Code, DocumentId, Local, SpaceName};
@@ -18,22 +18,22 @@ use super::{
 #[error("the store could not be read")]
 pub(crate) struct ViewError(#[from] pub(crate) ReadError<rusqlite::Error>);
 
-/// One piece of a document.
+/// A stored change or snapshot of a document.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    /// What comes after it has a greater one.
+    /// Its local number: later ones are greater.
     pub(crate) local: u64,
     /// A change; or, if `folded`, an automerge document chunk.
     pub(crate) body: Vec<u8>,
-    /// It stands for everything up to `local`, and for what is not at hand there any more. It may
-    /// be added to a document that has part of it.
+    /// It stands for everything up to `local`, including changes that are not stored singly any more.
+    /// It may be merged into a document that has part of it.
     pub(crate) folded: bool,
-    /// What the body must be: a change's hash, or the SHA-256 of what is folded. Bytes that are not
-    /// are damaged, and must not be shown.
+    /// The hash that the body must have: a change's hash, or the SHA-256 of a snapshot. A body with
+    /// another hash is damaged, and must not be shown.
     pub(crate) hash: [u8; 32],
 }
 
-/// A document whose changes the upstream refuses.
+/// A document whose changes the upstream rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Parked {
     pub(crate) document: DocumentId,
@@ -41,16 +41,16 @@ pub(crate) struct Parked {
     pub(crate) what: String,
 }
 
-/// What the store knows of one document.
+/// The store's facts about one document.
 #[derive(Debug, Default)]
 pub(crate) struct DocumentFacts {
     /// Its changes; its deletion counts as one.
     pub(crate) changes: u64,
-    /// What of them the upstream is not known to hold.
+    /// Those of them that the upstream is not known to hold.
     pub(crate) pending: Pending,
-    /// Why its changes are refused, if they are.
+    /// Why its changes are rejected, if they are.
     pub(crate) parked: Option<Parked>,
-    /// How many actors have changed it.
+    /// How many actors have made changes of it.
     pub(crate) actors: u64,
     /// The last local sequence number of its space.
     pub(crate) last: u64,
@@ -66,7 +66,7 @@ impl LocalLog {
         Ok(self.db.read(query)?)
     }
 
-    /// Every space, as it is now.
+    /// Every space with its present counts.
     pub(crate) fn spaces(&self) -> Result<Vec<(SpaceName, SpaceRow, SpaceCount)>, ViewError> {
         let whose = self.whose;
         self.view(|conn| {
@@ -94,7 +94,7 @@ impl LocalLog {
         })
     }
 
-    /// The upstream in use, if any was ever met.
+    /// The upstream in use, if any was ever connected.
     #[cfg(test)]
     pub(crate) fn known_upstream(&self) -> Result<Option<landfall_protocol::Upstream>, ViewError> {
         self.view(|conn| Ok(super::links::last_met(conn)?.map(|(_, upstream)| upstream)))
@@ -129,9 +129,9 @@ impl LocalLog {
         self.view(|conn| heads(conn, document))
     }
 
-    /// A document's changes after a position, in order, as many as the bytes allow and at least
-    /// one; `true` if there are more. If the document's folded history lies beyond the position,
-    /// that comes first, and what follows it.
+    /// A document's changes after a position, in order, as many as the bytes allow and at least one;
+    /// `true` if there are more. If the snapshot's local number is greater than the position, the
+    /// snapshot comes first, then its tail.
     pub(crate) fn changes_after(
         &self,
         document: DocumentRow,
@@ -163,7 +163,7 @@ impl LocalLog {
         })
     }
 
-    /// A page of what the upstream in use does not hold; `true` if it was cut.
+    /// A page of changes that the upstream in use does not hold; `true` if it was cut.
     pub(crate) fn outbox(
         &self,
         space: SpaceRow,
@@ -177,8 +177,7 @@ impl LocalLog {
         })
     }
 
-    /// What the store knows of one document, read in one snapshot: nothing in it contradicts
-    /// anything else.
+    /// The facts about one document, read in one snapshot, so that they are consistent.
     pub(crate) fn document_facts(
         &self,
         space: SpaceRow,
@@ -207,7 +206,7 @@ impl LocalLog {
         })
     }
 
-    /// How many changes are in a document's folded history.
+    /// How many changes are in a document's snapshot.
     pub(crate) fn folded_changes(
         &self,
         space: SpaceRow,
@@ -219,19 +218,19 @@ impl LocalLog {
         })
     }
 
-    /// The documents of a space whose changes the upstream in use refuses.
+    /// The documents of a space whose changes the upstream in use rejects.
     pub(crate) fn parked(&self, space: SpaceRow) -> Result<Vec<Parked>, ViewError> {
         self.view(|conn| parked(conn, self.whose.row(conn)?, space))
     }
 }
 
-/// Grows whenever the list of [`parked`] documents changes.
+/// Increases whenever the list of [`parked`] documents changes.
 pub(super) fn refusals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<u64> {
     conn.prepare_cached("SELECT refusals FROM space WHERE id = ?1")?
         .query_row([space.0], |row| row.get(0))
 }
 
-/// Why a document's changes are refused, or have to be made anew.
+/// Why a document's changes are rejected, or superseded.
 pub(super) fn parked_document(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
@@ -254,7 +253,7 @@ pub(super) fn parked_document(
     }
 }
 
-/// The documents of a space whose changes an upstream refuses, or which have to be made anew.
+/// The documents of a space whose changes an upstream rejects, or which have superseded changes.
 pub(super) fn parked(
     conn: &Connection,
     upstream: Option<UpstreamRow>,

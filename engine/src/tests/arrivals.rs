@@ -1,4 +1,4 @@
-//! What arrives for an open document gets into it, whatever is written meanwhile.
+//! Changes that arrive for an open document are applied to it, whatever is written meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use landfall_protocol::admission::preflight;
 use super::{put, store};
 use crate::store::LocalChange;
 
-/// More than one batch arrives while the application writes: a local change must not count the
-/// unread rest as applied.
+/// More than one batch arrives while the application writes: a local change must not mark the unread
+/// rest as applied.
 #[test]
 fn a_writer_does_not_jump_over_what_is_still_to_be_applied() {
     let store = store();

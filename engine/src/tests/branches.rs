@@ -1,4 +1,4 @@
-//! Changes at earlier heads: what the closure sees, what comes of it, and by which actors.
+//! Changes at earlier heads: the state that the closure sees, the result, and the actors used.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::random::{Noise, edit, visible};
 use super::{put, store, text_of};
 use crate::{ChangeError, Document, EventKind};
 
-/// The document built anew from its changes, as any other replica would build it.
+/// The document built from its changes, as another replica builds it.
 fn rebuilt(document: &Document) -> Automerge {
     let changes = document.read(|doc| doc.get_changes(&[])).unwrap();
     let mut built = crate::document::empty();
@@ -19,7 +19,7 @@ fn rebuilt(document: &Document) -> Automerge {
     built
 }
 
-/// Each change of an actor rests on that actor's change before it, and none is there twice.
+/// Each change of an actor depends on that actor's change before it, and none occurs twice.
 fn check_actors(document: &Document) -> usize {
     let changes = document.read(|doc| doc.get_changes(&[])).unwrap();
     let mut known: BTreeMap<ActorId, u64> = BTreeMap::new();
@@ -43,7 +43,7 @@ fn check_actors(document: &Document) -> usize {
     known.len()
 }
 
-/// A hydrated value in words, without its conflict flags, which patches raise and never clear.
+/// A description of a hydrated value, without its conflict flags, which patches raise and never clear.
 fn plain(value: &Value) -> String {
     match value {
         Value::Scalar(value) => value.to_string(),
@@ -148,7 +148,7 @@ fn at_the_present_heads_it_is_a_change_like_any_other() {
     assert_eq!((document.heads().unwrap().len(), check_actors(&document)), (1, 1));
 }
 
-/// A branch that is edited again and again is one actor, and so is the other one.
+/// A branch that is edited repeatedly uses one actor, and so does the other one.
 #[test]
 fn two_branches_take_two_actors() {
     let store = store();
@@ -168,9 +168,9 @@ fn two_branches_take_two_actors() {
     assert_eq!(document.heads().unwrap().len(), 2);
 }
 
-/// Random edits at random points of the history: each closure sees the state at its heads, each
-/// event's patches lead from the state before to the one after, failed closures leave nothing,
-/// and what comes of it all is what a replica builds that gets the changes.
+/// Random edits at random points of the history: each closure sees the state at its heads, each event's
+/// patches lead from the state before to the one after, failed closures leave nothing, and a replica
+/// that receives the changes builds the same document.
 #[test]
 fn random_edits_at_random_heads_are_what_another_replica_builds() {
     for seed in 0..60 {

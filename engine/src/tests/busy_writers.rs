@@ -1,4 +1,4 @@
-//! Arrivals, reads and events while a writer is inside its closure.
+//! Arriving changes, reads and events while a writer is inside its closure.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::{put, store, text_of};
 use crate::store::LocalChange;
 use crate::{ChangeError, Document, Event, EventKind, Events, Origin, ReadError, Space, Store};
 
-/// Only something that never happens takes this long.
+/// Only a deadlock takes this long.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// A document that is changed in place, since a clone would cost more.
@@ -32,7 +32,7 @@ fn theirs(document: &Document) -> Automerge {
     document.read(|doc| doc.fork().with_actor(ActorId::from([9; 16]))).unwrap()
 }
 
-/// They put a value, which arrives.
+/// Puts a value on the other replica; the change arrives.
 fn arrive(store: &Store, document: &Document, theirs: &mut Automerge, value: &str) {
     theirs.transact(|tx| tx.put(ROOT, "theirs", value)).unwrap();
     append(store, document, theirs.get_last_local_change().unwrap().raw_bytes());
@@ -42,13 +42,13 @@ fn notify(store: &Store, document: &Document) {
     store.shared_core().applier.notify(document.open());
 }
 
-/// As `arrive` and `notify`, in the order of the commits: as batches of the link's do.
+/// As `arrive` and `notify`, in the order of the commits, as batches of the link arrive.
 fn arrive_told(store: &Store, document: &Document, theirs: &mut Automerge, value: &str) {
     theirs.transact(|tx| tx.put(ROOT, "theirs", value)).unwrap();
     arrive_last(store, document, theirs);
 }
 
-/// Their last change arrives, in the order of the commits.
+/// The other replica's last change arrives, in the order of the commits.
 pub(super) fn arrive_last(store: &Store, document: &Document, theirs: &mut Automerge) {
     let change = preflight(theirs.get_last_local_change().unwrap().raw_bytes()).unwrap();
     let space = document.open().row;
@@ -100,7 +100,7 @@ impl Busy {
     }
 }
 
-/// The events so far: the document, whose change, how many patches.
+/// The events so far: the document, the origin, the number of patches.
 fn changes(events: &mut Events) -> Vec<(landfall_protocol::DocumentId, Origin, Option<usize>)> {
     std::iter::from_fn(|| events.try_next())
         .map(Result::unwrap)
@@ -138,7 +138,7 @@ fn a_slow_closure_delays_what_arrives_for_its_own_document_only() {
     assert_eq!(count as u64, b.status().unwrap().changes);
 }
 
-/// A writer without a pause still lets what arrives in.
+/// Arriving changes are applied beside a writer that never pauses.
 #[test]
 fn what_arrives_gets_in_beside_a_writer_without_a_pause() {
     let store = store();
@@ -161,8 +161,8 @@ fn what_arrives_gets_in_beside_a_writer_without_a_pause() {
     });
 }
 
-/// A reader beside a closure loads what the store holds, with what the state in memory lacks. It
-/// never sees less again, however the closure ends.
+/// A reader beside a closure loads the committed state, with changes that the state in memory lacks.
+/// Later reads have all of them too, however the closure ends.
 #[test]
 fn what_a_reader_has_seen_it_sees_again() {
     for how in [Ok(()), Err("no")] {
@@ -177,7 +177,7 @@ fn what_a_reader_has_seen_it_sees_again() {
         busy.end(how).unwrap_or_default();
         assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""), "{how:?}");
         assert_eq!(text_of(&document), if how.is_ok() { "\"busy\"" } else { "" });
-        // The applier comes late, and tells it all the same.
+        // The applier runs later, and sends the event all the same.
         notify(&store, &document);
         let mut told = Vec::new();
         until("it is never told", || {
@@ -192,7 +192,7 @@ fn what_a_reader_has_seen_it_sees_again() {
     }
 }
 
-/// A reader loads the document, with what has just arrived, before the applier looks at it.
+/// A reader loads the document, with a change that has just arrived, before the applier looks at it.
 #[test]
 fn a_remote_change_that_a_reader_loaded_is_told() {
     let store = store();
@@ -208,7 +208,7 @@ fn a_remote_change_that_a_reader_loaded_is_told() {
     assert_eq!((origin, told), (Origin::Remote, heads(&document)));
 }
 
-/// Patches lead from event to event, also where a load brought in what no event had told.
+/// Patches lead from event to event, even if a load brought in a change without an event.
 #[test]
 fn patches_leave_out_nothing_that_a_load_brought_in() {
     let store = store();
@@ -248,7 +248,7 @@ fn a_panic_over_patches_ends_nothing() {
         let told = events.next_blocking().unwrap().unwrap();
         assert!(matches!(told.kind, EventKind::Changed { patches: None, .. }), "{told:?}");
         assert_eq!(theirs_of(document).as_deref(), Some("\"1\""));
-        // In a local change it is no fault of the closure's.
+        // In a local change the closure is not at fault.
         panics.store(true, std::sync::atomic::Ordering::Relaxed);
         put(document, "mine").unwrap();
         let told = events.next_blocking().unwrap().unwrap();
@@ -259,7 +259,7 @@ fn a_panic_over_patches_ends_nothing() {
     until("the applier is gone", || theirs_of(&a).as_deref() == Some("\"2\""));
 }
 
-/// A deletion beside a closure: no reader sees the document again, and no event follows.
+/// A deletion beside a closure: no later read shows the document, and no event follows.
 #[test]
 fn nothing_follows_a_deletion() {
     for how in [Ok(()), Err("no")] {
@@ -300,7 +300,7 @@ fn nothing_follows_a_deletion() {
     }
 }
 
-/// Deletions, readers, writers and arrivals, all at the same documents.
+/// Deletions, readers, writers and arriving changes, all on the same documents.
 #[test]
 fn deleted_is_deleted_whatever_goes_on() {
     let store = store();
@@ -329,8 +329,8 @@ fn deleted_is_deleted_whatever_goes_on() {
     }
 }
 
-/// The published state and the store's are the same, whatever comes when: a change that another
-/// commit of the same document comes before must not count as all that is applied.
+/// The published state equals the store's in every order of events: a change that follows another
+/// commit of the same document must not mark everything before it as applied.
 #[test]
 fn what_is_shown_is_what_is_stored() {
     let store = store();

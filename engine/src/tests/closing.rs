@@ -10,7 +10,7 @@ use super::put;
 use crate::actors::outside;
 use crate::{ChangeError, Document, DocumentId, Options, Store};
 
-/// Names the store of a child process that dies in the middle.
+/// The variable with the store of a child process that is killed in the middle.
 const DIES_AT: &str = "LANDFALL_TEST_DIES_AT";
 
 pub(super) type Written = BTreeSet<(ActorId, u64)>;
@@ -26,7 +26,7 @@ fn open(path: &Path) -> (Store, Document) {
     (store, document)
 }
 
-/// Whether a marker can be left for a store at this path: without one, actors are always fresh.
+/// Whether a marker can be written for a store at this path: without one, actors are always fresh.
 pub(super) fn has_a_place(path: &Path) -> bool {
     std::fs::File::options().append(true).create(true).open(path).unwrap();
     let has = outside::file_of(path).is_some();
@@ -36,10 +36,11 @@ pub(super) fn has_a_place(path: &Path) -> bool {
     has
 }
 
-/// What a one-shot command does. Gives who made each change that the document has.
+/// Runs as a one-shot command does. Returns the actor and sequence number of each change in the
+/// document.
 pub(super) fn once(path: &Path) -> Written {
     let (store, document) = open(path);
-    // Another value each time: the same one again would be no change.
+    // Another value each time: the same one again would make no change.
     put(&document, &document.heads().unwrap()[0].to_string()).unwrap();
     let written = written(&document);
     store.close().unwrap();
@@ -58,7 +59,7 @@ fn actors(written: &Written) -> usize {
     written.iter().map(|(actor, _)| actor).collect::<BTreeSet<_>>().len()
 }
 
-/// What each of two histories that were one has for itself is not by the same (actor, sequence).
+/// The changes that only one of two diverged histories has are not by the same (actor, sequence).
 fn check_apart(common: &Written, one: &Written, other: &Written) {
     assert!(one.is_superset(common) && other.is_superset(common));
     let both: BTreeSet<_> = one.intersection(other).cloned().collect();
@@ -101,7 +102,7 @@ fn a_file_that_was_moved_away_and_replaced_takes_a_fresh_actor() {
     let common = once(&path);
     std::fs::copy(&path, &copy).unwrap();
     let original = once(&path);
-    // Once with another inode, once into the same one.
+    // Once with a new inode, once into the same one.
     std::fs::rename(&copy, &path).unwrap();
     let restored = once(&path);
     check_apart(&common, &original, &restored);
@@ -111,8 +112,8 @@ fn a_file_that_was_moved_away_and_replaced_takes_a_fresh_actor() {
     check_apart(&restored, &later, &once(&path));
 }
 
-/// A file that was written over in place with what it held at its last clean close: the number in
-/// it is right, and still it may have been elsewhere meanwhile.
+/// A file that was overwritten in place with its contents at its last clean close: its number is right,
+/// and still it may have been elsewhere meanwhile.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_backup_restored_at_once_takes_a_fresh_actor() {
@@ -123,7 +124,7 @@ fn a_backup_restored_at_once_takes_a_fresh_actor() {
     }
     once(&path);
     std::fs::copy(&path, &copy).unwrap();
-    // The kernel's clock for files is coarse: until it shows.
+    // Waits until the kernel's coarse file clock shows a change.
     let file = outside::file_of(&path);
     let left = file.as_ref().map(|file| std::fs::read_to_string(file).unwrap());
     let changed = || {
@@ -183,7 +184,7 @@ fn whatever_is_outside_must_be_there_and_be_right() {
     check(&|text| Some(text[..text.len() - 33].to_owned() + &"0".repeat(32) + "\n"));
     check(&|_| Some(String::new()));
     check(&|_| Some("\u{e9}".repeat(200)));
-    // And untouched again, it counts.
+    // Untouched again, the marker is valid.
     assert_eq!(actors(&once(&path)), expected);
 }
 
@@ -223,7 +224,7 @@ fn after_a_failed_commit_no_actor_is_sure() {
     assert_eq!(actors(&once(&path)), actors(&before) + 1);
 }
 
-/// A change that is refused before it is written says nothing about the actors of others.
+/// A change that is rejected before it is written leaves no doubt about other documents' actors.
 #[test]
 fn an_edit_of_a_deleted_document_costs_no_other_document_its_actor() {
     let store = super::store();
@@ -239,8 +240,8 @@ fn an_edit_of_a_deleted_document_costs_no_other_document_its_actor() {
     assert_eq!(actors(&written(&kept)), 1);
 }
 
-/// Loaded again within one opening, a document goes on with its actors; actors of earlier states
-/// end with the opening.
+/// Loaded again within one opening, a document continues with its actors; actors of earlier states end
+/// with the opening.
 #[cfg(target_os = "linux")]
 #[test]
 fn actors_outlive_what_is_loaded_but_branches_do_not_outlive_the_opening() {
@@ -273,7 +274,7 @@ fn actors_outlive_what_is_loaded_but_branches_do_not_outlive_the_opening() {
     store.close().unwrap();
 }
 
-/// The actor of a document whose own changes were taken out of it is never used again.
+/// An actor is never used again after changes of it were removed from its document.
 #[test]
 fn an_actor_can_be_ended() {
     let folder = tempfile::tempdir().unwrap();
@@ -308,7 +309,7 @@ fn many_documents_in_one_opening_keep_their_actors() {
     let ids: Vec<DocumentId> = (0..3).map(|_| space.create(|_| Ok(())).unwrap().id()).collect();
     let core = store.shared_core();
     core.actors.forget_what_is_in_memory(&core.log);
-    // Jobs are done in their order: with this one, that is done.
+    // Jobs run in order: once this one is done, the earlier one is done too.
     space.create(|_| Ok(())).unwrap();
     for id in ids {
         let document = space.open(id).unwrap();

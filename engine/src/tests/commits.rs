@@ -1,4 +1,4 @@
-//! A commit that fails, or is held back, leaves no trace.
+//! A commit that fails, or is delayed, leaves no trace.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -44,8 +44,8 @@ fn actors_of(document: &crate::Document) -> usize {
     document.read(actors).unwrap().len()
 }
 
-/// A change that the store refuses says nothing about any actor, and a failed commit says nothing
-/// about documents that it did not change. Nothing stays loaded, so each edit asks for its actor.
+/// A change that the store rejects leaves no doubt about any actor, and a failed commit none about
+/// documents that it did not change. Nothing stays loaded, so each edit looks up its actor.
 #[test]
 fn only_an_unknown_outcome_ends_actors_and_only_those_that_it_concerns() {
     let options = crate::Options { document_cache_bytes: 0, ..crate::Options::default() };
@@ -166,7 +166,7 @@ fn after_a_failed_fsync_every_change_is_refused_until_the_store_is_opened_again(
         let ChangeError::Store(error) = error else { panic!("{error}") };
         assert_eq!(error.class, StoreFailure::FsyncFailed, "{error}");
     };
-    // Of the change, or of the fsync that the store makes by itself: whichever comes first.
+    // The commit of the change, or of the store's own fsync, whichever comes first.
     database.faults().fail_next_commits(1, FailureClass::FsyncFailed);
     is_final(put(&document, "failed").unwrap_err());
     let synced = database.synced();

@@ -1,27 +1,27 @@
-//! Two containers of one image: a store that was made in the image is opened in each of them, on
-//! what the kernel says is the same file of the same machine.
+//! Two containers of one image: a store that was created in the image is opened in each of them, and
+//! the kernel reports the same file on the same machine.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::closing::once;
 
-/// Names the store of a process in a container.
+/// The variable with the store of a process in a container.
 const STORE: &str = "LANDFALL_TEST_IN_CONTAINER";
 
 const ITSELF: &str =
     "tests::containers::two_containers_of_one_image_never_write_the_same_actor_and_sequence";
 
-/// Which shared memory a container has.
+/// The shared memory of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Memory {
     /// Its own, and temporary files in its image.
     Own,
-    /// That of its host, for a folder of the user's session too.
+    /// That of its host, which is also used for a folder of the user's session.
     Shared,
 }
 
-/// What a container is made of: `lower` is its image, `upper` what it writes.
+/// The directories of a container: `lower` is its image, `upper` holds its writes.
 struct Container<'a> {
     lower: &'a Path,
     upper: &'a Path,
@@ -31,7 +31,7 @@ struct Container<'a> {
 }
 
 impl Container<'_> {
-    /// Opens the store in the container, edits it and closes it. Gives each (actor, sequence).
+    /// Opens the store in the container, edits it and closes it. Returns each (actor, sequence).
     fn run(&self, memory: Memory, session: &Path) -> Vec<String> {
         let Self { lower, upper, work, root } = self;
         for folder in [lower, upper, work, root] {
@@ -60,7 +60,7 @@ impl Container<'_> {
         let ran = command.output().unwrap();
         let text = String::from_utf8_lossy(&ran.stdout);
         assert!(ran.status.success(), "{text} {}", String::from_utf8_lossy(&ran.stderr));
-        // Nothing is left behind among the temporary files.
+        // No file is left among the temporary files.
         let left = std::fs::read_dir(upper.join("tmp")).map_or(0, |entries| entries.count());
         assert_eq!(left, 0);
         let written = |line: &str| Some(line.split_once("wrote ")?.1.to_owned());

@@ -1,5 +1,5 @@
-//! A writer's edits beside arrivals, readers, folds and a cache without room: memory never lacks
-//! what the store has.
+//! A writer's edits beside arriving changes, readers, compactions and a cache without room: memory
+//! never lacks changes that the store has.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,10 +10,10 @@ use crate::compactor::compact;
 use crate::store::FoldOptions;
 use crate::{Document, Options, Store};
 
-/// Of each writer, in each document.
+/// The number of edits of each writer, in each document.
 const EDITS: usize = 150;
 
-/// A replica of another author puts a value, which arrives in the order of the commits.
+/// A replica of another author puts a value; the change arrives in the order of the commits.
 fn arrive(store: &Store, document: &Document, theirs: &mut Automerge, key: &str) {
     theirs.transact(|tx| tx.put(ROOT, key, 1)).unwrap();
     arrive_last(store, document, theirs);
@@ -29,7 +29,7 @@ fn repeat_until(stop: &AtomicBool, mut work: impl FnMut()) {
     }
 }
 
-/// Two documents, so that loading one lets the other go.
+/// Two documents, so that loading one evicts the other.
 #[test]
 fn no_edit_is_made_on_a_state_that_lacks_an_earlier_one() {
     let options = Options { document_cache_bytes: 0, fold: false, ..Options::default() };

@@ -1,4 +1,4 @@
-//! Documents of which the store has a snapshot and what came behind it.
+//! Documents with a snapshot and a tail in the store.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,7 +50,7 @@ fn it_is_opened_from_the_snapshot_and_the_tail() {
     assert_eq!(document.read(|doc| doc.length(&text)).unwrap(), 2, "positions count code points");
 }
 
-/// The state that is shown is the snapshot's with the longest part of the tail that works.
+/// The shown state is the snapshot with the longest part of the tail that works.
 #[test]
 fn a_poisoned_tail_is_cut_off_behind_the_snapshot() {
     let store = store();
@@ -71,7 +71,7 @@ fn a_poisoned_tail_is_cut_off_behind_the_snapshot() {
     put(&other, "fine").unwrap();
     reload(&document);
     assert_eq!(text_of(&document), "\"good\"");
-    // The rest of the tail comes and goes, the state stays.
+    // The rest of the tail is removed and added again, and the state stays.
     let mut events = store.events();
     store.shared_core().applier.notify(document.open());
     let event = events.next_blocking().unwrap().unwrap();
@@ -79,7 +79,7 @@ fn a_poisoned_tail_is_cut_off_behind_the_snapshot() {
     assert_eq!(text_of(&document), "\"good\"");
 }
 
-/// What arrived for an open document was folded before it was applied.
+/// A change that arrived for an open document was compacted before it was applied.
 #[test]
 fn what_was_folded_unseen_gets_in_all_the_same() {
     let store = store();
@@ -116,7 +116,7 @@ fn what_was_folded_unseen_gets_in_all_the_same() {
     assert_eq!(patches, 3, "mine, theirs at its last value, later");
 }
 
-/// Writers, arrivals, folds and a memory that is too small, all at the same documents.
+/// Writers, arriving changes, compactions and a cache that is too small, all on the same documents.
 #[test]
 fn everything_at_once() {
     let options = Options { document_cache_bytes: 0, ..Options::default() };
@@ -172,7 +172,7 @@ fn everything_at_once() {
     documents.iter().for_each(|document| check_settled(&store, document));
 }
 
-/// The document comes to what its store has, all of it once, and loads as it is shown.
+/// The document reaches the store's state, without duplicates, and loads as it is shown.
 fn check_settled(store: &Store, document: &Document) {
     let log = &store.shared_core().log;
     let row = log.document(document.open().row, &document.id()).unwrap().unwrap();

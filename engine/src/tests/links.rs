@@ -1,4 +1,4 @@
-//! Requests of the link, and whose what arrives is.
+//! Requests of the link, and the relay to which received entries belong.
 
 use std::future::Future;
 use std::pin::pin;
@@ -60,7 +60,7 @@ fn closing_answers_every_request_and_ends_the_threads() {
 fn a_flush_after_the_close_fails_as_closed_with_or_without_a_link() {
     let (linked, unlinked) = (with_a_change(), with_a_change());
     linked.connect(UNREACHABLE).unwrap();
-    // Without a space nothing is pending: not even then is a closed store flushed.
+    // Without a space there are no pending changes; even then a flush of a closed store fails.
     let empty = Store::in_memory(Options::default()).unwrap();
     for store in [linked, unlinked, empty] {
         store.close().unwrap();
@@ -85,7 +85,7 @@ fn times_at_their_ends_break_nothing() {
         store.connect(options).unwrap();
         let flushed = store.flush_blocking(Duration::from_millis(50));
         assert!(matches!(flushed, Err(FlushError::TimedOut { reached: false, .. })), "{flushed:?}");
-        // The link lives: it takes a wish up, and ends at `close`.
+        // The link is alive: it reads a wish, and ends at `close`.
         store.reconnect_now();
         let flushed = store.flush_blocking(Duration::from_millis(50));
         assert!(matches!(flushed, Err(FlushError::TimedOut { .. })), "{flushed:?}");
@@ -93,7 +93,7 @@ fn times_at_their_ends_break_nothing() {
     }
 }
 
-/// What one relay sent is written after another was met: it is the first one's.
+/// Entries of one relay are written after another one was connected: they belong to the first.
 #[test]
 fn what_arrives_is_of_the_relay_that_sent_it() {
     let mut bench = Bench::new();
@@ -128,7 +128,7 @@ fn the_relay_that_was_met_last_is_known_as_such_however_often_others_were() {
     assert_eq!(last(), Some(Upstream::from_bytes([1; 16])));
 }
 
-/// The connection comes and goes all the while: that a space was removed is no matter of it.
+/// The connection is lost and made repeatedly: the removal of a space does not depend on it.
 #[test]
 fn a_check_of_spaces_that_are_removed_is_answered_at_once_without_a_connection() {
     let store = Store::in_memory(Options::default()).unwrap();

@@ -12,7 +12,7 @@ fn store() -> Store {
     Store::in_memory(Options { fold: false, ..Options::default() }).unwrap()
 }
 
-/// A document with so many heads, each by an actor of its own.
+/// A document with so many heads, each by its own actor.
 fn document(store: &Store, heads: usize) -> Document {
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     put(&document, "base").unwrap();
@@ -27,7 +27,7 @@ fn document(store: &Store, heads: usize) -> Document {
     document
 }
 
-/// What the store holds is what is shown, and loads again.
+/// The stored document equals the shown one, and loads again.
 fn check(document: &Document) {
     let shown = document.read(|doc| (doc.get_heads(), doc.length(ROOT))).unwrap();
     document.open().outdate();
@@ -80,7 +80,7 @@ fn a_closure_that_fails_or_writes_nothing_merges_nothing() {
     let status = document.status().unwrap().changes;
     document.open().outdate();
     assert_eq!((document.heads().unwrap(), document.status().unwrap().changes), (before, status));
-    // In a group, what else the closures did is committed.
+    // In a group, the other changes of the closures are committed.
     store
         .group(|group| {
             group.change::<()>(&document, |_| Err("no".into())).unwrap_err();

@@ -1,4 +1,4 @@
-//! What stays loaded, and what goes.
+//! Which documents stay loaded, and which are evicted.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ fn those_used_last_stay_and_the_others_are_read_again() {
     let status = store.status().loaded;
     assert_eq!(status.documents, 2);
     assert!(status.bytes > 2 * 16 * 1024 && status.bytes <= TWO, "{status:?}");
-    // The third is looked at, so the fourth is the one to go.
+    // The third is read, so the fourth is evicted.
     assert_eq!(text_of(&all[2]), "\"2\"");
     assert_eq!(text_of(&all[0]), "\"0\"");
     let loaded: Vec<bool> = all.iter().map(is_loaded).collect();
@@ -71,7 +71,7 @@ fn what_somebody_is_at_stays() {
     let all = documents(&space, 3);
     all[0]
         .read(|_| {
-            // Read and changed while the first one is looked at.
+            // Read and changed while the first one is being read.
             assert_eq!(text_of(&all[1]), "\"1\"");
             put(&all[2], "changed").unwrap();
             assert_eq!(store.status().loaded.documents, 2, "the first and the third");
@@ -101,7 +101,7 @@ fn a_document_without_handles_stays_loaded_until_something_arrives_for_it() {
     let document = space.open(id).unwrap();
     assert!(is_loaded(&document));
     drop(document);
-    // As if something had arrived.
+    // As if a change had arrived.
     let mut events = store.events();
     store.shared_core().applier.notify(&open.upgrade().unwrap());
     let event = events.next_blocking().unwrap().unwrap();
@@ -141,7 +141,7 @@ fn a_closed_store_holds_no_documents() {
     assert!(core.upgrade().is_none());
 }
 
-/// Readers and writers of many documents, of which hardly one fits.
+/// Readers and writers of many documents, of which hardly one fits into the cache.
 #[test]
 fn documents_come_and_go_under_readers_and_writers() {
     let (store, space) = store(TWO / 2);

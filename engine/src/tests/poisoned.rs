@@ -8,11 +8,11 @@ use super::{put, text_of};
 use crate::store::LocalChange;
 use crate::{ChangeError, EventKind, Store};
 
-/// A change on an object that does not exist, built by hand: `preflight` cannot know that.
+/// A change on an object that does not exist, built by hand: `preflight` cannot detect that.
 pub(super) fn poison(document: &crate::Document) -> Vec<u8> {
     use automerge::{ActorId, Automerge, ObjType, ROOT, transaction::Transactable};
-    // A text made in one change and edited in the next; only the second is sent, after its header
-    // was made to depend on nothing.
+    // A text created in one change and edited in the next; only the second is sent, with a header that
+    // was changed to have no dependencies.
     let mut other = Automerge::new().with_actor(ActorId::from([9u8; 16]));
     let mut tx = other.transaction();
     let text = tx.put_object(ROOT, "text", ObjType::Text).unwrap();
@@ -79,7 +79,7 @@ fn a_poisoned_document_keeps_its_last_good_state_and_harms_no_other() {
     assert_eq!(listed(&store), []);
 }
 
-/// Bytes that are damaged in the store are the trouble of their document.
+/// Damaged bytes in the store affect only their document.
 #[test]
 fn a_document_whose_bytes_are_damaged_is_in_the_status_until_it_can_be_read() {
     let store = super::store();
@@ -104,7 +104,7 @@ fn a_document_whose_bytes_are_damaged_is_in_the_status_until_it_can_be_read() {
     assert_eq!(store.status().spaces["default"].unreadable, []);
 }
 
-/// SQLite itself cannot read what is in the file there.
+/// SQLite itself cannot read the document's bytes in the file.
 #[test]
 fn a_document_that_sqlite_cannot_read_is_in_the_status_and_harms_no_other() {
     use automerge::{ROOT, transaction::Transactable};
@@ -126,7 +126,7 @@ fn a_document_that_sqlite_cannot_read_is_in_the_status_and_harms_no_other() {
     drop(space);
     store.close().unwrap();
     let whole = std::fs::read(&path).unwrap();
-    // A page in the middle of the value. Its first four bytes lead to the next one.
+    // A page in the middle of the value. Its first four bytes point to the next one.
     let middle = &bytes[50_000..50_032];
     let at = whole.windows(middle.len()).position(|window| window == middle).unwrap();
     let page = at / 4_096;
@@ -151,7 +151,7 @@ fn a_document_that_sqlite_cannot_read_is_in_the_status_and_harms_no_other() {
     assert_eq!(store.status().spaces["default"].unreadable, []);
 }
 
-/// However many there are, the list does not grow beyond its limit, and says so.
+/// The list of unreadable documents is bounded, and a flag shows that there are more.
 #[test]
 fn documents_that_cannot_be_read_are_listed_up_to_a_limit() {
     let store = super::store();

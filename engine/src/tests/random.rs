@@ -1,4 +1,4 @@
-//! Random edits of every kind, and what can be seen of a document, in words.
+//! Random edits of every kind, and a description of everything visible in a document.
 
 use std::fmt::Write;
 
@@ -24,7 +24,7 @@ impl Noise {
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// A few edits of any kind, anywhere in what the reader sees.
+/// A few edits of any kind, anywhere in the visible state.
 pub(super) fn edit<T: Transactable + ReadDoc>(tx: &mut T, noise: &mut Noise) {
     for _ in 0..=noise.below(4) {
         let mut objects = vec![(ROOT, ObjType::Map)];
@@ -121,7 +121,8 @@ fn text<T: Transactable + ReadDoc>(tx: &mut T, object: &ObjId, noise: &mut Noise
     }
 }
 
-/// Everything that a reader sees, concurrent values in their order included, and no ids.
+/// A description of everything that a reader sees, including concurrent values in their order, without
+/// ids.
 pub(super) fn visible<T: ReadDoc>(doc: &T) -> String {
     let mut out = String::new();
     show(doc, &ROOT, &mut out);

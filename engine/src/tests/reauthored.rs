@@ -1,4 +1,4 @@
-//! Re-authored changes show what the refused ones showed.
+//! Re-authored changes show the same state as the rejected ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,7 +51,7 @@ fn history(noise: &mut Noise, steps: usize) -> (Automerge, Vec<Change>) {
     (a, changes)
 }
 
-/// A random change, everything behind it of its actor, and all that rests on these.
+/// A random change, all later ones of its actor, and all their dependents.
 fn refused(changes: &[Change], noise: &mut Noise) -> BTreeSet<ChangeHash> {
     let first = &changes[1 + noise.below(changes.len() - 1)];
     let mut refused = BTreeSet::from([first.hash()]);
@@ -89,13 +89,13 @@ fn random_histories_show_the_same_and_save_and_load() {
         let loaded = Automerge::load(&acknowledged.save()).unwrap();
         assert_eq!(loaded.get_heads(), acknowledged.get_heads());
         assert_eq!(loaded.get_changes(&[]).len(), changes.len());
-        // What is written afterwards is written to the same objects.
+        // Later edits are made to the same objects.
         let again = reauthor(&changes, &refused).unwrap();
         assert_eq!(again.hashes, made.hashes, "it is the same each time");
     }
 }
 
-/// Every kind of operation, one change each, comes out of automerge's expanded form unharmed.
+/// Every kind of operation, one change each, survives automerge's expanded form.
 #[test]
 fn every_kind_of_operation_survives_being_taken_apart() {
     let mut document = empty().with_actor(ActorId::from([1; 16]));
@@ -154,7 +154,7 @@ fn every_kind_of_operation_survives_being_taken_apart() {
         let rebuilt = Change::from(change.decode());
         assert_eq!(rebuilt.hash(), change.hash(), "{:?}", change.decode());
     }
-    // automerge 0.12 makes tables and cannot show them.
+    // automerge 0.12 creates tables and cannot show them.
     let mut table = empty();
     table.transact(|tx| tx.put_object(ROOT, "table", ObjType::Table)).unwrap();
     let change = table.get_last_local_change().unwrap();
@@ -164,7 +164,7 @@ fn every_kind_of_operation_survives_being_taken_apart() {
     assert_eq!(visible(&built(made.changes)), visible(&document));
 }
 
-/// The case that it is for: somebody else's change stands where a local one should.
+/// The intended case: another change has the actor and sequence number of a local one.
 #[test]
 fn a_change_whose_place_is_taken_is_made_again_beside_the_one_that_took_it() {
     let actor = ActorId::from([7; 16]);
@@ -182,7 +182,7 @@ fn a_change_whose_place_is_taken_is_made_again_beside_the_one_that_took_it() {
     let acknowledged = theirs.get_changes(&[]);
     let healed = apply_parsed(theirs, made.changes, &mut PatchLog::inactive()).unwrap();
     assert_eq!(visible(&healed), "base=Int(1)|;mine=Int(2)|;theirs=Int(1)|;");
-    // Or exported: what took its place cannot be in the same document.
+    // Or exported: the change that superseded it cannot be in the same document.
     let bytes = export(&acknowledged, &local).unwrap();
     assert_eq!(visible(&Automerge::load(&bytes).unwrap()), visible(&mine));
     let bytes = export(&acknowledged, &local[1..]).unwrap();

@@ -1,4 +1,4 @@
-//! A space that is removed from a store.
+//! Removal of a space from a store.
 
 use automerge::{ROOT, transaction::Transactable};
 
@@ -54,7 +54,7 @@ fn handles_of_it_give_a_typed_error_and_a_new_one_is_empty() {
     store.close().unwrap();
 }
 
-/// Every table of the store is looked at, whatever the schema comes to have.
+/// Every table of the schema is checked, including those that are added later.
 #[test]
 fn no_row_of_it_is_left() {
     let mut bench = Bench::new();
@@ -70,7 +70,7 @@ fn no_row_of_it_is_left() {
     let left: Vec<_> = tables
         .into_iter()
         .filter(|(name, count)| {
-            // What belongs to the store, and the space that stays.
+            // The rows of the store itself, and of the space that stays.
             let stays = ["replica", "actor", "upstream", "space", "clean_close", "storage_sync"];
             *count > 0 && !stays.contains(&name.as_str())
         })

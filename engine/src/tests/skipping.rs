@@ -1,4 +1,4 @@
-//! A batch that could not be written is never skipped by the one behind it.
+//! A batch that could not be written is never skipped by the next one.
 
 use landfall_protocol::replica::{Batch, ResumePoint};
 use landfall_protocol::{Cursor, Epoch, Offset, Scope, Upstream};

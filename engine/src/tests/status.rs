@@ -1,4 +1,4 @@
-//! Status and events follow the commits: nothing that a caller does afterwards can make them wrong.
+//! Status and events follow the commits: no later call can make them wrong.
 
 use std::sync::mpsc;
 
@@ -10,7 +10,7 @@ use crate::status::Status;
 use crate::store::{FoldOptions, LocalLog, Refused, SpaceRow};
 use crate::{EventKind, Store, Upstream};
 
-/// What the store itself says, read anew, in the form of the status.
+/// The status, read from the store again.
 pub(super) fn stored(store: &Store) -> Status {
     let core = store.shared_core();
     let notifier = crate::notify::Notifier::start(std::sync::Arc::default()).unwrap();
@@ -22,7 +22,7 @@ pub(super) fn stored(store: &Store) -> Status {
     hub.watch().now()
 }
 
-/// The status, without what a store does not keep.
+/// The status, without the values that a store does not keep.
 pub(super) fn told(store: &Store) -> Status {
     let mut status = store.status();
     status.loaded = crate::LoadedDocuments::default();
@@ -44,9 +44,9 @@ fn meet(log: &LocalLog, upstream: u8, row: SpaceRow) {
     wait(|done| log.submit_meet(Upstream::from_bytes([upstream; 16]), row, done));
 }
 
-/// A commit is reported before whoever made it goes on, and by the writer thread: the one that
-/// comes last in the store comes last in the status. The calls run while commits are held back, so
-/// they all wait at the same moment and are woken in any order.
+/// The writer thread reports a commit before its caller continues, so that the last commit in the store
+/// is the last one in the status. The calls run while commits are delayed, so they all wait at the same
+/// moment and are woken in any order.
 #[test]
 fn the_status_is_right_when_nobody_writes_any_more() {
     let folder = tempfile::tempdir().unwrap();
@@ -106,8 +106,8 @@ fn a_deletion_is_told_once_and_behind_the_changes_before_it() {
     assert_eq!(store.status().pending().changes, 1);
 }
 
-/// A relay that is met between the submission of a write and its commit: what is published after
-/// the meeting speaks of that relay, too.
+/// A relay is connected between the submission of a write and its commit: later reports refer to that
+/// relay, too.
 #[test]
 fn counts_speak_of_the_relay_that_was_met_last() {
     let folder = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ fn folding_and_deleting_what_is_refused_show_in_the_status() {
     assert_eq!(told(&store), stored(&store));
 }
 
-/// An idle store takes no write, so it wakes no disk: a look for dead rows only reads.
+/// An idle store makes no write, so it wakes no disk: a search for dead rows only reads.
 #[test]
 fn looking_for_something_to_fold_writes_nothing() {
     let store = store();
@@ -170,7 +170,7 @@ fn looking_for_something_to_fold_writes_nothing() {
     let core = store.shared_core();
     let before = core.log.database().faults().counters();
     crate::compactor::compact(&core.log, &FoldOptions::EVERYTHING).unwrap();
-    // The one change is folded and its row removed; from then on there is nothing to do.
+    // The one change is compacted and its row removed; afterwards there is nothing to do.
     let folded = core.log.database().faults().counters();
     assert!(folded.commits > before.commits);
     for _ in 0..3 {

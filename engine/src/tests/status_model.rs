@@ -1,6 +1,6 @@
-//! Everything at once: applications on several threads, a relay that sends, refuses, acknowledges
-//! and forgets, and restarts in between. Whenever all is quiet, the status is what the store holds,
-//! and the events are what has happened.
+//! Everything at once: applications on several threads, a relay that sends, rejects, acknowledges and
+//! loses changes, and restarts in between. Whenever all is quiet, the status equals the store's state,
+//! and the events match what has happened.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, mpsc};
@@ -43,8 +43,7 @@ fn any(known: &Known, rng: &mut Rng) -> Option<DocumentId> {
     (!known.is_empty()).then(|| known[rng.below(known.len())])
 }
 
-/// One thing that an application does. What is refused is as good as what is done: it is the
-/// status afterwards that counts.
+/// One call of an application. It may be rejected: only the status afterwards counts.
 fn application(space: &Space, known: &Known, rng: &mut Rng) {
     let what = rng.below(16);
     if what < 3 {
@@ -71,18 +70,18 @@ fn application(space: &Space, known: &Known, rng: &mut Rng) {
     }
 }
 
-/// The relay, as the link brings it to the store.
+/// The relay, as the link presents it to the store.
 struct Relay {
     core: Arc<Core>,
     space: Space,
     row: SpaceRow,
     known: Known,
     rng: Rng,
-    /// Where the store's copy of its log ends.
+    /// The end of the store's copy of its log.
     at: u64,
     actors: u16,
     authors: BTreeMap<DocumentId, Author>,
-    /// Refusals that it has told.
+    /// The refusals that it has sent.
     refused: u64,
 }
 
@@ -111,7 +110,7 @@ impl Relay {
         }
     }
 
-    /// What is done when something that arrived is written, or could not be.
+    /// The completion of a write of received entries.
     fn done(&self) -> (impl FnOnce(Written) + Send + 'static, mpsc::Receiver<bool>) {
         let (core, space, row) = (Arc::clone(&self.core), self.space.name().clone(), self.row);
         let (tell, told) = mpsc::channel();
@@ -122,7 +121,7 @@ impl Relay {
         (done, told)
     }
 
-    /// Somebody else's changes: some without what they rest on, some of an unrelated history, and
+    /// Another replica's entries: some with missing dependencies, some of an unrelated history, and
     /// deletions.
     fn entries(&mut self) -> Vec<Incoming> {
         let document = match any(&self.known, &mut self.rng) {
@@ -236,7 +235,7 @@ impl Relay {
     }
 }
 
-/// What the events of one opening must say.
+/// Checks the events of one opening.
 fn check_events(events: &mut Events, space: &Space, before: usize, refused: u64, name: &str) {
     let (mut deleted, mut told_refused) = (BTreeMap::new(), 0);
     while let Some(event) = events.try_next() {
@@ -289,7 +288,7 @@ fn opening(path: &std::path::Path, known: &Known, seed: u64, name: &str) {
     if seed.is_multiple_of(3) {
         crate::compactor::compact(&core.log, &FoldOptions::EVERYTHING).unwrap();
     }
-    // Whatever is committed is on the disk before the two are compared.
+    // Everything committed is on the disk before the two are compared.
     core.log.database().sync().unwrap();
     store.watch().until_blocking(|status| status.spaces["s"].not_on_disk == 0).unwrap();
     assert_eq!(told(&store), stored(&store), "{name}");

@@ -1,5 +1,5 @@
-//! The budget of a document in the engine's store: what is counted against it, and that nothing of
-//! what a relay holds is refused for what this replica has beside it.
+//! The budget of a document in the engine's store: what counts against it, and that entries which a
+//! relay holds are not rejected because of this replica's own changes.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use landfall_storage::{Durability, WriteError};
 use super::store_support::{Author, Bench, id};
 use crate::store::{AppendError, DocumentLimit, FoldOptions, LocalChange, Refused, ReplaceError};
 
-/// Concurrent changes on top of what an author has, each by an actor of its own.
+/// Concurrent changes on top of an author's history, each by its own actor.
 fn branches(base: &Author, first: u32, count: u32) -> Vec<CheckedChange> {
     let branch = |number: u32| {
         let mut doc = base.doc.fork().with_actor(ActorId::from(number.to_be_bytes()));
@@ -21,7 +21,7 @@ fn branches(base: &Author, first: u32, count: u32) -> Vec<CheckedChange> {
     (first..first + count).map(branch).collect()
 }
 
-/// The operations that are counted against the budget of the only document.
+/// The operations that count against the budget of the only document.
 fn counted(bench: &Bench) -> u64 {
     let read = bench
         .log
@@ -59,7 +59,7 @@ fn what_a_relay_holds_comes_in_beside_own_heads() {
     bench.meet(1);
     bench.acknowledge([1]);
     let most = 3_000;
-    // One edit is made here, offline; the relay has many heads. How many does not matter: see the
+    // One edit is made here, offline; the relay has many heads. Their number does not matter: see the
     // test of admission.
     bench.append(id(1), &branches(&author, 0, 1)[0]);
     let received = bench.receive(author.incomings(branches(&author, 1, most)));
@@ -77,7 +77,7 @@ fn what_a_relay_holds_comes_in_beside_own_operations() {
     bench.meet(1);
     bench.acknowledge([1]);
     let mut other = author.fork(2);
-    // A replica leaves a quarter of the budget to the others, and goes on to take what they did.
+    // A replica leaves a quarter of the budget to the others, and still accepts their changes.
     pretend(&bench, limits::DOCUMENT_OPERATIONS / 4 * 3);
     let refused = appended(&bench, &author.fork(3).put("own", "2")).unwrap_err();
     assert!(is_full(&refused), "{refused}");
@@ -91,8 +91,8 @@ fn what_a_relay_holds_comes_in_beside_own_operations() {
     assert!(excess.actual > limits::DOCUMENT_OPERATIONS && excess.limit < excess.actual);
 }
 
-/// A relay may have folded the document to next to nothing: what a short change adds is not paid for by
-/// the long ones that are here.
+/// A relay may have compacted the document to next to nothing: the long changes here are no allowance
+/// for the operations of a short change there.
 #[test]
 fn a_change_that_a_relay_might_refuse_is_refused_where_it_is_made() {
     let bench = Bench::new();
@@ -178,7 +178,7 @@ fn changes_that_leave_the_log_are_not_counted_any_more() {
         again = copy.fork(4 + round);
     }
     bench.check();
-    // And more than there is is found and repaired.
+    // A count that is too high is found and repaired.
     pretend(&bench, limits::DOCUMENT_OPERATIONS);
     assert_eq!(bench.log.verify().unwrap().len(), 1);
     assert_eq!(bench.log.heal().unwrap().left, []);
@@ -213,7 +213,7 @@ fn what_a_snapshot_brings_is_counted_beside_what_was_there() {
     bench.check();
 }
 
-/// What a full document refuses is not in the store: there is no doubt about the actor.
+/// A change that a full document rejects is not in the store: it leaves no doubt about the actor.
 #[test]
 fn a_full_document_keeps_its_actor() {
     let store = super::store();
@@ -239,8 +239,8 @@ fn a_full_document_keeps_its_actor() {
     assert_eq!(actors.unwrap(), 1);
 }
 
-/// What is made again is made here. A relay that has folded the document need not have more room than
-/// that leaves, and would refuse it again.
+/// A change that is made again counts as a local one. A relay that has compacted the document need not
+/// have more room than a local change needs, and would reject it again.
 #[test]
 fn what_is_made_again_gets_no_more_room_than_what_is_made_here() {
     let mut bench = Bench::new();

@@ -1,4 +1,4 @@
-//! The thread that folds: it does so by itself, gives up on what cannot be folded, and ends.
+//! The compaction thread: it starts by itself, skips documents that cannot be compacted, and ends.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ fn until(compactor: &Compactor, wanted: impl Fn(&Compacted) -> bool) -> Compacte
     }
 }
 
-/// A change on an object that the document does not have: admission cannot know.
+/// A change on an object that the document does not have, which admission cannot detect.
 fn poison(document: &Author) -> CheckedChange {
     let mut other = Automerge::new().with_actor(ActorId::from([99u8; 16]));
     let mut tx = other.transaction();
@@ -55,7 +55,7 @@ fn it_folds_by_itself_and_harms_nothing_when_it_cannot() {
         Compactor::start(bench.log.clone(), FoldOptions::EVERYTHING, Arc::default()).unwrap();
     let first = until(&compactor, |now| now.documents == 2 && now.failed == 1);
     assert_eq!(first.changes, 40);
-    // What is written later is folded later.
+    // Later changes are compacted later.
     let more = authors[0].puts(5);
     bench.append_all(id(1), &more);
     compactor.notify();
@@ -89,7 +89,7 @@ fn closing_does_not_wait_for_what_is_due() {
     bench.check();
 }
 
-/// A fold that is held until the test lets it go on.
+/// A compaction that is delayed until the test releases it.
 #[test]
 fn closing_does_not_wait_for_a_fold_and_the_store_opens_again_meanwhile() {
     let folder = tempfile::tempdir().unwrap();
@@ -114,7 +114,7 @@ fn closing_does_not_wait_for_a_fold_and_the_store_opens_again_meanwhile() {
     assert_eq!(begun.recv().unwrap(), 20);
     compactor.close();
     bench.log.database().close().unwrap();
-    // The file and its lock are free while the fold is still under way.
+    // The file and its lock are free while the compaction is still in progress.
     let options = landfall_storage::Options::default();
     let log = LocalLog::open(Place::File(&path), options, ReplicaId::from_bytes([8; 16])).unwrap();
     let again = Bench::with(log);

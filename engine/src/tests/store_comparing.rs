@@ -1,5 +1,5 @@
-//! Comparing with an upstream: digests, documents that come apart from the log, and what is noted
-//! to be held when all is compared.
+//! Comparison with an upstream: digests, documents that arrive outside the log's order, and the acked
+//! ranges after a comparison.
 
 use landfall_protocol::digest::{Digest, Leaf, Node, Prefix};
 use landfall_protocol::frame::Holding;
@@ -30,7 +30,7 @@ fn digests_follow_every_change() {
     walk(&bench, Prefix::ROOT, &documents);
 }
 
-/// Each level says what the level below it says.
+/// Checks that each level equals the sum of the level below it.
 fn walk(bench: &Bench, prefix: Prefix, documents: &[DocumentId]) -> Digest {
     let (first, last) = prefix.range();
     let below: Vec<_> = documents
@@ -68,14 +68,14 @@ fn what_an_upstream_holds_is_what_its_heads_rest_on() {
     let mut theirs = author.fork(2);
     bench.append_all(id(1), &author.puts(4));
     bench.acknowledge(1..=10);
-    // It has lost the last four, and has two that we lack.
+    // It has lost the last four, and has two that are missing here.
     let news = theirs.puts(2);
     let received = bench.receive_apart(id(1), present(&theirs), theirs.incomings(news));
     assert_eq!(received.touched.len(), 1);
     bench.check();
     let locals: Vec<u64> = bench.outbox().iter().map(|change| change.local.0).collect();
     assert_eq!((locals, bench.count().pending.changes), (vec![7, 8, 9, 10], 4));
-    // Its heads are ours: it holds everything.
+    // Its heads equal those here: it holds everything.
     let mut both = author.fork(3);
     both.merge(&mut theirs);
     bench.receive_apart(id(1), present(&both), vec![]);
@@ -107,7 +107,7 @@ fn a_folded_history_is_owed_or_held_as_a_whole() {
     bench.receive_apart(id(1), Holding::Absent, vec![]);
     bench.check();
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("sccc", 13));
-    // Its snapshot comes, of the folded part.
+    // Its snapshot of the compacted part arrives.
     bench.receive_apart(id(1), present(&early), vec![early.snapshot()]);
     bench.check();
     assert_eq!(bench.outbox_kinds(), "sccc", "early is less than what is folded here");
@@ -129,7 +129,7 @@ fn after_a_comparison_all_that_was_not_found_to_differ_is_held() {
     bench.check();
     assert_eq!((through.0, bench.count().pending.changes), (20, 20));
     assert_eq!(bench.outbox_kinds(), "ssccccccccccc"[..12].to_owned());
-    // Meanwhile something is written; the first and the third document differ.
+    // Meanwhile a change is written; the first and the third document differ.
     bench.append_all(id(2), &authors[1].puts(1));
     let third = Author::new(3, 3);
     bench.receive_apart(id(3), present(&third), vec![]);
@@ -155,7 +155,7 @@ fn park(bench: &Bench, document: DocumentId) {
     wait(|done| bench.log.submit_park(bench.space, document, refused, done));
 }
 
-/// The documents that a check reads, and of which a difference is expected.
+/// The documents that a check reads, and for which a difference is expected.
 fn expected(bench: &Bench) -> Vec<DocumentId> {
     let read = bench.log.compared_branches(bench.space, &[(Prefix::ROOT, true)]).unwrap();
     let by_walk: Vec<_> = read.expected.into_iter().collect();
@@ -165,8 +165,8 @@ fn expected(bench: &Bench) -> Vec<DocumentId> {
     by_walk
 }
 
-/// A relay that refuses a document has something else of it, at each check; and so has one to which
-/// an edit or a deletion is still to be sent. That is no drift.
+/// The copy of a relay that rejects a document differs at each check; so does one to which an edit or a
+/// deletion is still to be sent. That is no drift.
 #[test]
 fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
     let mut bench = Bench::new();
@@ -179,7 +179,8 @@ fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
     assert_eq!(expected(&bench), [id(1), id(2), id(3), id(4), id(5)], "nothing is sent");
     bench.acknowledge(1..=5);
     assert_eq!(expected(&bench), [], "all is sent");
-    // Edited, of which the relay refuses one; deleted; aside, of a document that is not here.
+    // Edited, with one change that the relay rejects; deleted; deferred, of a document that is not
+    // here.
     bench.append_all(id(2), &authors[1].puts(1));
     bench.append_all(id(3), &authors[2].puts(1));
     park(&bench, id(3));
@@ -191,7 +192,7 @@ fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
         assert_eq!(expected(&bench), [id(2), id(3), id(4), id(9)]);
         assert_eq!(bench.log.unexplained(bench.space, &[id(3), id(9)]).unwrap(), []);
     }
-    // The reason may be gone when the check ends: then only the look at its time says it.
+    // The reason may be gone when the check ends: then only the earlier look has it.
     wait(|done| bench.log.submit_delete(bench.space, id(3), 1, done));
     let last = bench.count().totals.last;
     bench.acknowledge(1..=last);
@@ -200,8 +201,8 @@ fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
     bench.check();
 }
 
-/// What the relay has and cannot read is remembered with the cursor, and forgotten when the document has
-/// come whole or the relay's log is another one.
+/// Entries that the relay has and cannot read are recorded with the cursor, and forgotten when the
+/// document has arrived whole or the relay's log is another one.
 #[test]
 fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
     use landfall_protocol::Offset;
@@ -221,7 +222,7 @@ fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
     assert_eq!(received.aside.len(), 3);
     let at_relay = |bench: &Bench| bench.log.damaged_at_relay(bench.space).unwrap();
     assert_eq!(at_relay(&bench), [None, Some(id(1)), Some(id(2))]);
-    // A second time it is no news, so that nothing is compared for it again and again.
+    // A second time it is not new, so that it does not cause a comparison again and again.
     assert_eq!(bench.receive(entries.clone()).aside.len(), 0);
     bench.check();
     let count = bench.acknowledge([]);
@@ -236,7 +237,7 @@ fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
     assert_eq!(at_relay(&bench).len(), 3, "told again after the reset");
 }
 
-/// A relay tells of damage entry by entry, and of a document that is fetched as a whole.
+/// A relay reports damage by entry, and for a fetched document as a whole.
 #[test]
 fn damage_that_is_told_in_two_ways_counts_once() {
     use landfall_protocol::Offset;
@@ -258,7 +259,8 @@ fn damage_that_is_told_in_two_ways_counts_once() {
     bench.check();
 }
 
-/// What one relay cannot read says nothing of another, and is remembered until it is met again.
+/// Entries that one relay cannot read do not count for another, and are recorded until it is connected
+/// again.
 #[test]
 fn what_an_upstream_cannot_read_is_counted_for_it_alone() {
     use landfall_protocol::Offset;
@@ -300,7 +302,7 @@ fn what_an_upstream_cannot_read_is_counted_for_it_alone() {
     assert_eq!(told(&bench), (1, 1, vec![Some(id(3))]));
 }
 
-/// So much of it that no more is remembered: what other relays could not read gives way.
+/// So many damaged entries that no more are recorded: those of other relays are removed.
 #[test]
 fn what_many_upstreams_cannot_read_is_bounded_and_the_present_one_is_told() {
     use landfall_protocol::frame::Entry;

@@ -1,4 +1,4 @@
-//! What a commit costs beside many: counted in the operations of SQLite's virtual machine, which
+//! The cost of a commit beside many documents, counted in operations of SQLite's virtual machine, which
 //! are the same on every machine and at every load.
 
 use std::path::Path;
@@ -9,11 +9,11 @@ use landfall_storage::Durability;
 use super::store_support::{Author, Bench, id};
 use crate::store::{LocalChange, Place, Refused};
 
-/// Operations that a commit may cost more beside many. SQLite's own bookkeeping varies by a few.
+/// How many more operations a commit beside many may cost. SQLite's own bookkeeping varies by a few.
 const SLACK: u64 = 60;
 
 /// The operations of appending one change to a document of its own. The first one prepares the
-/// statements, and makes the document.
+/// statements, and creates the document.
 fn cost_of_a_change(bench: &Bench, path: &Path, author: &mut Author) -> u64 {
     let (space, document) = (bench.space, author.document);
     let change = |change| LocalChange { space, document, change, at_ms: 1 };
@@ -21,7 +21,7 @@ fn cost_of_a_change(bench: &Bench, path: &Path, author: &mut Author) -> u64 {
     bench.log.operations_of(path, changes).unwrap()[2]
 }
 
-/// Compares the cost beside a few and beside many of something.
+/// Compares the cost beside a few of something with the cost beside many.
 fn costs_the_same(beside: impl Fn(&mut Bench, usize)) {
     let [few, many] = [3, 300].map(|count| {
         let folder = tempfile::tempdir().unwrap();
@@ -62,7 +62,7 @@ fn a_commit_costs_the_same_beside_many_waiting_deletions() {
     });
 }
 
-/// Every second change is held, so that the refused ones are as many gaps.
+/// Every second change is acked, so that the rejected ones are as many gaps.
 #[test]
 fn a_commit_costs_the_same_beside_many_refused_changes() {
     costs_the_same(|bench, count| {
@@ -97,7 +97,7 @@ fn a_commit_costs_the_same_beside_many_spaces_and_relays() {
     });
 }
 
-/// Half of the documents are folded: what exceeds the limit is looked for among those.
+/// Half of the documents are compacted: snapshots over the limit are searched among those.
 #[test]
 fn opening_a_store_costs_the_same_however_many_documents_it_has() {
     let [few, many] = [4, 400].map(|count| {
@@ -127,7 +127,7 @@ fn a_commit_costs_the_same_beside_much_that_is_set_aside_or_displaced() {
     costs_the_same(|bench, count| {
         let mut others = Author::new(5, 5);
         let changes = others.puts(count + 2);
-        // All but the first, which the rest waits for.
+        // All but the first, on which the rest depends.
         let orphans = others.incomings(changes[1..].to_vec());
         bench.receive(orphans);
         bench.append(id(6), &Author::new(6, 6).puts(1)[0]);
@@ -140,7 +140,8 @@ fn a_commit_costs_the_same_beside_much_that_is_set_aside_or_displaced() {
             let database = bench.log.database();
             database.write(Durability::Relaxed, move |tx| tx.execute_batch(&sql)).unwrap();
         }
-        // What is refused is reported once, and not again by each commit that leaves it as it is.
+        // Rejected documents are reported once, and not again by each commit that leaves them
+        // unchanged.
         bench.append(id(7), &Author::new(7, 7).puts(1)[0]);
         assert_eq!(bench.count().aside, count as u64 + 1);
         assert_eq!(bench.count().pending.changes, count as u64 + 2);

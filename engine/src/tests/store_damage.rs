@@ -1,5 +1,5 @@
-//! A store that was damaged: what is wrong is found and named, what is derived is derived again,
-//! and what is lost comes back.
+//! A damaged store: faults are found and named, derived values are derived again, and lost bytes are
+//! received again.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use landfall_storage::Durability;
 use super::store_support::{Author, Bench, id};
 use crate::store::{Fault, Finding};
 
-/// A store with a folded document, one with a tail only, one with both, a deleted one.
+/// A store with a compacted document, one with a tail only, one with both, a deleted one.
 fn store() -> (Bench, BTreeMap<DocumentId, Author>) {
     let mut bench = Bench::new();
     bench.meet(1);
@@ -42,7 +42,7 @@ fn damage(bench: &Bench, sql: &'static str) {
     assert!(changed.unwrap().value > 0, "{sql}");
 }
 
-/// Everything that was dropped comes back as a relay would bring it: whole, apart from the log.
+/// Everything that was dropped arrives again as from a relay: whole, outside the log's order.
 fn bring_back(bench: &Bench, authors: &BTreeMap<DocumentId, Author>) {
     for (document, author) in authors {
         if bench.heads(*document) != author.heads() {
@@ -60,7 +60,7 @@ fn all_is_back(bench: &Bench, authors: &BTreeMap<DocumentId, Author>) {
     }
 }
 
-/// What is done to a store, and what must be found.
+/// The damage that is done to a store, and the fault that must be found.
 type Case = (&'static str, fn(&Fault) -> bool);
 
 #[test]

@@ -1,4 +1,4 @@
-//! A store's file: how long it is when everything is folded, and what a flipped bit in it does.
+//! A store's file: its length when everything is compacted, and the effect of a flipped bit.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn a_folded_store_is_little_longer_than_its_documents() {
             (number("PRAGMA page_count"), number("PRAGMA freelist_count"));
         (pages - free) * number("PRAGMA page_size")
     };
-    // Every table and index has a page of its own.
+    // Every table and index has its own page.
     let empty = used();
     let mut saved = 0;
     for n in 0..60u8 {
@@ -36,7 +36,7 @@ fn a_folded_store_is_little_longer_than_its_documents() {
     assert!(used <= allowed, "{used} bytes for documents of {saved}, at most {allowed}");
 }
 
-/// A store with folded documents, tails and a tombstone; and what its documents show.
+/// A store with compacted documents, tails and a tombstone; and the contents of its documents.
 fn write(path: &Path) -> BTreeMap<DocumentId, Vec<(String, String)>> {
     let mut bench = Bench::at(Place::File(path));
     bench.meet(1);
@@ -55,7 +55,7 @@ fn write(path: &Path) -> BTreeMap<DocumentId, Vec<(String, String)>> {
     shows
 }
 
-/// What a document shows, if everything in it is what the store says that it is.
+/// The contents of a document, if all its bytes have the stored hashes.
 fn read(log: &LocalLog, bench: &Bench, document: DocumentId) -> Option<Vec<(String, String)>> {
     let row = log.document(bench.space, &document).ok()??;
     let mut doc = automerge::Automerge::new();
@@ -68,8 +68,8 @@ fn read(log: &LocalLog, bench: &Bench, document: DocumentId) -> Option<Vec<(Stri
     (heads == log.heads(row).ok()?).then(|| Author::shows(&doc))
 }
 
-/// One bit is flipped: the store says so when it is opened or looked at, or it does not matter.
-/// Whatever a document shows after that is what it showed.
+/// One bit is flipped: opening or verifying the store finds it, or it has no effect. A document that is
+/// still shown has its former contents.
 #[test]
 fn a_flipped_bit_is_found_or_harmless() {
     let folder = tempfile::tempdir().unwrap();
@@ -96,7 +96,7 @@ fn a_flipped_bit_is_found_or_harmless() {
         let bench = Bench::with(log.clone());
         let findings = match log.verify() {
             Ok(findings) => findings,
-            // The bit is in a table's definition: SQLite itself says so.
+            // The bit is in a table's definition, which SQLite reports.
             Err(error) if format!("{error:?}").contains("no such column") => {
                 refused += 1;
                 continue;
@@ -131,12 +131,12 @@ fn a_flipped_bit_is_found_or_harmless() {
         log.database().close().ok();
     }
     println!("refused {refused}, found {found} ({healed} healed), harmless {harmless}");
-    // Most of a small file is room on pages.
+    // Most of a small file is free space on pages.
     assert!(found >= flips / 20, "refused {refused}, found {found}, harmless {harmless}");
 }
 
-/// The file is in another file system than the link that leads to it: nothing can be renamed from
-/// beside the link.
+/// The file is in another file system than the symbolic link to it: a rename from beside the link would
+/// fail.
 #[cfg(target_os = "linux")]
 #[test]
 fn maintenance_through_a_link_to_another_file_system_works_beside_the_file() {
@@ -168,7 +168,7 @@ fn maintenance_through_a_link_to_another_file_system_works_beside_the_file() {
     assert_eq!(kept.parent(), Some(other.path()));
     assert_eq!(names(folder.path()), ["copy", "link"]);
     assert!(link.is_symlink());
-    // What cannot be restored leaves nothing either.
+    // A failed restore leaves nothing either.
     std::fs::write(&copy, b"no store").unwrap();
     maintain::restore(&copy, &link, true, false).unwrap_err();
     assert_eq!(names(folder.path()), ["copy", "link"]);

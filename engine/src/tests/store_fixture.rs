@@ -1,6 +1,6 @@
-//! Store files of released schema versions, kept for ever, and what must be found in them after
-//! a migration. The generator writes a file of the present version: run it once, when a version is
-//! about to be released, and keep the file.
+//! Store files of released schema versions, kept for ever, and their expected contents after a
+//! migration. The generator writes a file of the present version: run it once, when a version is about
+//! to be released, and keep the file.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub(super) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// Everything that a migration must keep, in words.
+/// A description of everything that a migration must preserve.
 pub(super) fn facts(store: &Store) -> String {
     let log = &store.shared_core().log;
     let mut out = String::new();
@@ -71,7 +71,7 @@ fn document_facts(
     writeln!(out, "    read {text}").unwrap();
 }
 
-/// An author with an actor of its own, who puts one key at a time.
+/// An author with its own actor, who puts one key at a time.
 struct Author {
     doc: Automerge,
 }
@@ -127,8 +127,8 @@ fn receive(
     told.recv().unwrap().unwrap();
 }
 
-/// What others made: changes on one of ours, of which one is missing, and an entry of a later
-/// version.
+/// Entries of others: changes on one of the local changes, one of which is missing, and an entry of a
+/// later version.
 fn theirs(ours: &mut Author, documents: [DocumentId; 4]) -> Vec<Incoming> {
     let mut theirs = Author::new(20);
     theirs.merge(ours);
@@ -156,8 +156,8 @@ fn theirs(ours: &mut Author, documents: [DocumentId; 4]) -> Vec<Incoming> {
     entries
 }
 
-/// What version 2 added to what may wait: changes that others have displaced, in a document that
-/// is deleted later and in one that is not; the root of an unrelated history; a deletion.
+/// The entries that version 2 can defer: superseded changes, in a document that is deleted later and in
+/// one that is not; the root of an unrelated history; a deletion.
 fn what_waits(log: &LocalLog, name: &SpaceName, space: SpaceRow) {
     let entry = |offset, document, change| Incoming::Change {
         offset: Offset(offset),
@@ -192,7 +192,7 @@ fn what_waits(log: &LocalLog, name: &SpaceName, space: SpaceRow) {
     }
 }
 
-/// Writes a store of the present version, when asked to: for a release, to be kept as a fixture.
+/// Writes a store of the present version on request: for a release, to be kept as a fixture.
 #[test]
 fn write_a_store_of_this_version() {
     let Ok(path) = std::env::var("LANDFALL_FIXTURE").map(PathBuf::from) else {
@@ -210,7 +210,7 @@ fn write_a_store_of_this_version() {
         let changes = vec![LocalChange { space, document, change, at_ms: 1_700_000_000_000 }];
         log.append(landfall_storage::Durability::Full, changes, |_| ()).unwrap();
     };
-    // Our own, in two spaces; the first document has two heads in the end.
+    // Local changes, in two spaces; the first document has two heads in the end.
     let mut ours: Vec<Author> = (1..=4).map(Author::new).collect();
     for n in 0..8 {
         for (author, id) in ours.iter_mut().zip(documents) {
@@ -220,8 +220,8 @@ fn write_a_store_of_this_version() {
     }
     let mut task = Author::new(9);
     (0..5).for_each(|n| append(in_tasks, documents[0], task.put(&format!("{n}"), "task")));
-    // The first upstream: it acknowledges some, sends what others made, an orphan and what is of
-    // a later version, and refuses a document.
+    // The first upstream: it acknowledges some changes, sends those of others, an orphan and an entry
+    // of a later version, and rejects a document.
     meet(log, 1, in_notes);
     meet(log, 1, in_tasks);
     acknowledge(log, in_notes, &[1, 2, 3, 5, 6, 9, 10, 11, 12], 12);

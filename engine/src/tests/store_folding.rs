@@ -1,4 +1,4 @@
-//! Folding on the engine's side: what is folded, and that nothing is lost by it.
+//! Compaction on the engine's side: which changes are compacted, and that none is lost by it.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn a_store_that_never_met_an_upstream_folds_everything() {
     assert_eq!((after.totals.changes, after.pending.changes), (40, 40));
     assert!(after.totals.bytes < before.totals.bytes);
     assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&author.doc));
-    // It goes on, and is folded again with what is folded.
+    // It continues, and its tail is compacted with its snapshot.
     bench.append_all(id(1), &author.puts(25));
     bench.check();
     assert_eq!(bench.fold().changes, 25);
@@ -46,7 +46,7 @@ fn only_what_the_upstream_in_use_holds_is_folded() {
     bench.acknowledge(13..=20);
     assert_eq!(bench.fold().changes, 8);
     assert_eq!((bench.count().pending.changes, bench.outbox_kinds().as_str()), (0, ""));
-    // Another upstream is offered the snapshot, and then what came later.
+    // The snapshot is uploaded to another upstream, and then the later changes.
     bench.append_all(id(1), &author.puts(2));
     bench.meet(2);
     bench.check();
@@ -64,7 +64,7 @@ fn only_what_the_upstream_in_use_holds_is_folded() {
     assert!(!bench.log.has_snapshot(bench.space, &id(1), &[0; 32]).unwrap());
     acknowledge_snapshot(&bench, hash);
     assert_eq!((bench.count().pending.changes, bench.outbox_kinds().as_str()), (2, "cc"));
-    // Back at the first one: it holds what it held.
+    // Back at the first one: its acked ranges are unchanged.
     bench.meet(1);
     bench.check();
     assert_eq!((bench.count().pending.changes, bench.outbox_kinds().as_str()), (2, "cc"));
@@ -123,11 +123,11 @@ fn admission_knows_what_is_folded() {
     append(&changes[29]).unwrap();
     append(&changes[4]).unwrap();
     assert_eq!(bench.count().totals.changes, 30);
-    // Built on what is folded, and no head.
+    // Depends on a compacted change that is no head.
     append(&early.put("late", "branch")).unwrap();
     bench.check();
     assert_eq!(bench.heads(id(1)).len(), 2);
-    // A second change of the same actor and number, inside and at the end.
+    // A second change with the same actor and number, inside and at the end.
     for from in [3, 29] {
         let mut cloned = Author::new(1, 1);
         for change in &changes[..from] {
@@ -172,14 +172,14 @@ fn a_fold_of_what_has_changed_meanwhile_is_given_up() {
     let task = bench.log.fold_candidates(bench.space, &FoldOptions::EVERYTHING, 10).unwrap();
     let input = bench.log.fold_read(&task[0]).unwrap().unwrap();
     let folded = landfall_fold::fold(&[], input.changes).unwrap();
-    // An upstream is met, which holds nothing of it.
+    // An upstream is connected, which holds nothing of it.
     bench.meet(1);
     let opened = crate::store::Opened::of(folded).unwrap();
     assert!(!bench.log.fold_commit(&task[0], opened.clone()).unwrap());
     bench.acknowledge(1..=20);
     assert!(bench.log.fold_commit(&task[0], opened.clone()).unwrap());
     assert!(!bench.log.fold_commit(&task[0], opened).unwrap(), "not twice");
-    // Everything is right while the dead rows are still there.
+    // All checks pass while the dead rows are still there.
     assert_eq!(bench.rows(), 20);
     bench.check();
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("", 0));

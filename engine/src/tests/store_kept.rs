@@ -1,5 +1,5 @@
-//! Edits of a deleted document that no other replica has are kept until the application exports or
-//! discards them: through compaction, restarts, copies, maintenance and migration.
+//! Orphaned edits of a deleted document, which no other replica has, are kept until the application
+//! exports or discards them: through compaction, restarts, copies, maintenance and migration.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -13,11 +13,11 @@ use super::store_support::{Author, Bench, id};
 use crate::maintain;
 use crate::store::{Fault, FoldOptions, LocalLog, Opened, Place};
 
-/// How far a compaction came before the deletion.
+/// The state of a compaction before the deletion.
 #[derive(Debug, Clone, Copy)]
 enum Compacted {
     Not,
-    /// Folded; the rows are still there, marked as removable.
+    /// Compacted; the rows are still there, marked as removable.
     Folded,
     /// Some of the rows were removed.
     PartlySwept,
@@ -36,7 +36,7 @@ fn sweep(bench: &Bench) {
     while bench.log.sweep(3).unwrap() {}
 }
 
-/// Folds what may be folded and removes no row.
+/// Compacts everything that may be compacted, and removes no row.
 fn fold_only(bench: &Bench) {
     for task in bench.log.fold_candidates(bench.space, &FoldOptions::EVERYTHING, 1).unwrap() {
         let input = bench.log.fold_read(&task).unwrap().unwrap();
@@ -46,8 +46,8 @@ fn fold_only(bench: &Bench) {
     }
 }
 
-/// A store in which a document was compacted, edited and then deleted by the relay: 20 changes that
-/// the relay held, and 5 that only this store has.
+/// A store in which a document was compacted, edited and then deleted by the relay: 20 changes that the
+/// relay held, and 5 that only this store has.
 fn orphaned(path: &Path, compacted: Compacted) -> (Bench, Author) {
     let mut bench = open(path);
     bench.meet(1);
@@ -76,7 +76,7 @@ fn orphaned(path: &Path, compacted: Compacted) -> (Bench, Author) {
     (bench, author)
 }
 
-/// All of the document is there, and is listed among the lost edits.
+/// All of the document is there, and is listed among the orphaned edits.
 fn check_kept(bench: &Bench, author: &Author, when: &str) {
     bench.check();
     let lost = bench.log.lost(bench.space).unwrap();
@@ -107,7 +107,7 @@ fn orphaned_edits_survive_every_compaction_and_restart() {
             check_kept(&bench, &author, &format!("{compacted:?}, start {start}"));
             bench.log.database().close().unwrap();
         }
-        // When they are let go of, all goes.
+        // Discarding them removes everything.
         let bench = open(&path);
         let (tell, told) = mpsc::channel();
         let done = Box::new(move |done: Result<_, _>| tell.send(done).unwrap());
@@ -146,8 +146,8 @@ fn orphaned_edits_survive_maintenance() {
     }
 }
 
-/// A store of version 2 said only that there is something to remove, and a deletion left that as
-/// it was.
+/// A store of version 2 recorded only that there is something to remove, and a deletion did not change
+/// that.
 #[test]
 fn orphaned_edits_survive_the_migration_of_a_store_that_would_lose_them() {
     for compacted in CASES {
@@ -217,7 +217,7 @@ fn a_mark_that_reaches_too_far_is_found_and_a_repair_keeps_the_edits() {
     assert_eq!(bench.log.heal().unwrap().left, []);
     sweep(&bench);
     check_kept(&bench, &author, "healed");
-    // What of a deleted document is damaged never comes back; what is kept of it must not go.
+    // Damaged bytes of a deleted document are never received again; its orphaned edits must stay.
     damage("UPDATE document SET document = zeroblob(16)");
     bench.log.heal().unwrap();
     damage("UPDATE document SET document = x'01010101010101010101010101010101'");

@@ -1,5 +1,5 @@
-//! Documents that exceed what a snapshot may have, and documents of few large changes: how far they
-//! are folded, and that what was folded too far is taken apart again.
+//! Documents over the limit of a snapshot, and documents of few large changes: how far they are
+//! compacted, and that snapshots over the limit are split again.
 
 use automerge::{ObjType, ROOT, ScalarValue, transaction::Transactable};
 use landfall_fold::FoldLimits;
@@ -46,7 +46,7 @@ fn within(snapshot_bytes: usize) -> FoldOptions {
     FoldOptions { limits: FoldLimits { snapshot_bytes }, ..FoldOptions::EVERYTHING }
 }
 
-/// Tail, folded changes, and the folded history's bytes, of the first document.
+/// Tail, compacted changes, and the bytes of the snapshot, of the first document.
 fn shape(bench: &Bench) -> (u64, u64, u64) {
     let inspection = bench.log.inspect().unwrap();
     let document = &inspection.spaces[0].documents[0];
@@ -60,13 +60,13 @@ fn no_more_is_folded_than_one_snapshot_may_have() {
     bench.append_all(id(1), &images(&mut author, 30));
     let compacted = compact(&bench.log, &within(20_500)).unwrap();
     assert_eq!((compacted.documents, compacted.failed), (1, 0));
-    // It was cut by what single changes weigh, so a little more may fit.
+    // The cut counted uncompacted bytes, so a little more may fit.
     while compact(&bench.log, &within(20_500)).unwrap().documents > 0 {}
     bench.check();
     let (tail, folded, bytes) = shape(&bench);
     assert_eq!(tail + folded, 30);
     assert!((15..=20).contains(&folded) && bytes <= 20_500, "{folded} of 30, {bytes} bytes");
-    // What is left does not fit, and is not tried again and again.
+    // The rest does not fit, and is not tried again and again.
     let again = compact(&bench.log, &within(20_500)).unwrap();
     assert_eq!((again.documents, again.failed), (0, 0));
     assert_eq!(bench.outbox_kinds(), "", "no upstream was met");
@@ -78,7 +78,7 @@ fn a_snapshot_beyond_the_limit_is_taken_apart() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &images(&mut author, 12));
-    // Upstream 1 holds everything, upstream 2 nothing; each knows it as a snapshot.
+    // Upstream 1 holds everything, upstream 2 nothing; for each the document is a snapshot.
     bench.meet(2);
     bench.meet(1);
     bench.acknowledge(1..=12);
@@ -100,7 +100,7 @@ fn a_snapshot_beyond_the_limit_is_taken_apart() {
     bench.check();
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("c", 1));
     assert_eq!(bench.load(id(1)).get_heads(), author.doc.get_heads());
-    // Admission knows the changes, and it goes on.
+    // Admission knows the changes, and the document continues.
     bench.append_all(id(1), &images(&mut author, 2));
     assert_eq!(bench.log.unfold_oversized(10_000).unwrap(), 0);
     bench.check();
@@ -130,7 +130,7 @@ fn two_folded_histories_that_exceed_a_snapshot_together_are_both_kept() {
     assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (29, 0));
     ours.merge(&mut theirs);
     assert_eq!(bench.heads(id(1)), ours.heads());
-    // More of it comes, and is taken; a local change is not.
+    // A received change is accepted; a local one is not.
     let more = images(&mut theirs, 1);
     let received = bench.receive(theirs.incomings(more));
     assert_eq!((received.aside, received.oversized.len()), (vec![], 1));
@@ -148,7 +148,7 @@ fn two_folded_histories_that_exceed_a_snapshot_together_are_both_kept() {
     bench.check();
 }
 
-/// One change whose operations are many is folded at once, however young it is; typing is not.
+/// One change with many operations is compacted at once, however young it is; typing is not.
 #[test]
 fn a_tail_of_few_heavy_changes_is_due_at_once() {
     let bench = Bench::new();
@@ -172,7 +172,7 @@ fn a_tail_of_few_heavy_changes_is_due_at_once() {
     assert_eq!((tasks.len(), tasks[0].changes, tasks[0].whole), (1, 301, true));
     assert_eq!(compact(&bench.log, &options).unwrap().changes, 301);
     bench.check();
-    // A few characters more are not worth another.
+    // A few more characters are not worth another compaction.
     for n in 0..20 {
         let mut tx = author.doc.transaction();
         tx.splice_text(&text, n, 0, "b").unwrap();

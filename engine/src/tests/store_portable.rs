@@ -1,5 +1,5 @@
-//! Whatever a space holds, its portable file brings it into another store: the same heads, the same
-//! changes, the same deletions.
+//! A space's portable file reproduces it in another store, whatever it contains: the same heads, the
+//! same changes, the same deletions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,8 +22,8 @@ fn open(path: &Path) -> Bench {
     Bench::with(LocalLog::open(Place::File(path), options, ReplicaId::from_bytes([7; 16])).unwrap())
 }
 
-/// A document of several actors who edit, merge and commit nothing, at random. Some begin with the
-/// first one's history, some with one of their own.
+/// A document of several actors who edit, merge and make empty commits, at random. Some begin with the
+/// first one's history, some with their own.
 fn history(noise: &mut Noise, document: u8) -> Automerge {
     let actor = |n: u8| ActorId::from([document, n]);
     let mut first = Automerge::new().with_actor(actor(0));
@@ -63,7 +63,7 @@ fn checked(change: &Change) -> CheckedChange {
     preflight(change.clone().bytes().as_ref()).unwrap()
 }
 
-/// Brings a history into a store: made here, received change by change, or received folded.
+/// Adds a history to a store: made here, received change by change, or received as a snapshot.
 fn bring(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut Noise) {
     if noise.below(4) == 0 {
         let body = doc.save();
@@ -94,7 +94,7 @@ fn bring(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut N
     }
 }
 
-/// What happens to a document after it was made.
+/// A random event of a document after it was created.
 fn befall(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut Noise) {
     match noise.below(8) {
         0 => {
@@ -116,7 +116,7 @@ fn befall(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut 
             told.recv().unwrap().unwrap();
         }
         3 => {
-            // A change without its dependency is kept aside.
+            // A change without its dependency is deferred.
             let mut other = Author { doc: doc.fork().with_actor(ActorId::from([9; 9])), document };
             other.put("never", "sent");
             let orphan = other.put("an", "orphan");
@@ -162,7 +162,7 @@ fn an_export_and_its_import_give_equal_heads_for_every_document() {
         let name = bench.name.clone();
         let exported = maintain::export(&path, &name, &file).unwrap();
         assert_eq!(exported.documents as usize, documents.len() + deleted.len(), "seed {seed}");
-        // A store that has nothing, and one that has an earlier state of some of the documents.
+        // An empty store, and one with an earlier state of some of the documents.
         open(&fresh).log.database().close().unwrap();
         let mut earlier = open(&again);
         earlier.meet(2);
@@ -178,7 +178,7 @@ fn an_export_and_its_import_give_equal_heads_for_every_document() {
             assert_eq!(state(&imported), (documents.clone(), deleted.clone()), "seed {seed}");
             imported.log.database().close().unwrap();
         }
-        // The copy's file brings the same, and nothing new to where it came from.
+        // The copy's file has the same contents, and nothing that is new to the original.
         maintain::export(&fresh, &name, &back).unwrap();
         bench.log.database().close().unwrap();
         let imported = maintain::import(&path, &back, None).unwrap();
@@ -187,7 +187,7 @@ fn an_export_and_its_import_give_equal_heads_for_every_document() {
     }
 }
 
-/// Imported roots are pushed as what they are, or a relay would refuse the second one.
+/// Imported roots are pushed with their flag, or a relay would reject the second one.
 #[test]
 fn an_imported_merge_of_unrelated_histories_is_offered_as_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -226,7 +226,7 @@ fn an_imported_merge_of_unrelated_histories_is_offered_as_one() {
     }
 }
 
-/// The one who made the file did not know of what was edited here since.
+/// The author of the file did not know of the edits made here since.
 #[test]
 fn an_imported_deletion_keeps_edits_that_no_relay_has() {
     let folder = tempfile::tempdir().unwrap();
@@ -257,7 +257,7 @@ fn an_imported_deletion_keeps_edits_that_no_relay_has() {
     let bytes = bench.log.lost_bytes(bench.space, &id(1)).unwrap().unwrap();
     assert_eq!(bytes.changes.len(), 3);
     bench.log.database().close().unwrap();
-    // A file does not have them, and says so.
+    // A file does not contain them, and the result lists them.
     std::fs::remove_file(&file).unwrap();
     let exported = maintain::export(&other, &name, &file).unwrap();
     let left: Vec<_> = exported.left_out.iter().map(|left| (left.kept, left.changes)).collect();

@@ -1,5 +1,5 @@
-//! A store that goes through everything at random: after each step nothing is wrong with it, and
-//! in the end it shows what a document shows that was never in a store.
+//! A store with random operations: after each step it has no fault, and in the end its documents equal
+//! documents that were never in a store.
 
 use std::collections::BTreeMap;
 
@@ -23,12 +23,12 @@ impl Rng {
     }
 }
 
-/// A relay of which only the facts are kept.
+/// A model of a relay that keeps only the facts.
 #[derive(Default)]
 struct Relay {
     documents: BTreeMap<DocumentId, Author>,
     deleted: Vec<DocumentId>,
-    /// What it has and has not sent to the store.
+    /// Changes that it has and has not sent to the store.
     news: Vec<(DocumentId, CheckedChange)>,
 }
 
@@ -37,7 +37,7 @@ struct World {
     bench: Bench,
     relays: [Relay; 2],
     at: usize,
-    /// What the store should have.
+    /// The expected contents of the store.
     ours: BTreeMap<DocumentId, Author>,
     actors: u8,
 }
@@ -91,7 +91,7 @@ impl World {
         self.bench.append_all(document, &changes);
     }
 
-    /// Somebody else writes into the relay.
+    /// Another client writes to the relay.
     fn edit_elsewhere(&mut self) {
         let document = self.document();
         let count = self.rng.below(5) + 1;
@@ -108,7 +108,7 @@ impl World {
         relay.news.extend(changes.into_iter().map(|change| (document, change)));
     }
 
-    /// The outbox goes to the relay, as far as it will.
+    /// Pushes the outbox to the relay, as far as it accepts.
     fn push(&mut self) {
         let most = self.rng.below(12) + 1;
         for change in self.bench.outbox().into_iter().take(most) {
@@ -143,7 +143,7 @@ impl World {
         }
     }
 
-    /// What the relay has of others comes, sometimes out of order.
+    /// The relay's changes of others arrive, sometimes out of order.
     fn pull(&mut self) {
         let news = std::mem::take(&mut self.relays[self.at].news);
         let mut entries: Vec<Incoming> = news
@@ -162,7 +162,7 @@ impl World {
         self.bench.receive(entries);
     }
 
-    /// The relay sends its folded history of a document.
+    /// The relay sends its snapshot of a document.
     fn snapshot(&mut self) {
         let document = self.document();
         let Some(known) = self.relays[self.at].documents.get_mut(&document) else { return };
@@ -178,7 +178,7 @@ impl World {
         self.bench.receive(vec![snapshot]);
     }
 
-    /// The two find out what differs.
+    /// The two ends compare their documents.
     fn compare(&mut self) {
         let through = self.bench.reset();
         self.bench.check();

@@ -1,4 +1,4 @@
-//! Receiving folded histories: whole, in parts, over what is here.
+//! Receiving snapshots: whole, in parts, over local changes.
 
 use landfall_protocol::admission::Roots;
 use landfall_protocol::frame::Partial;
@@ -8,7 +8,7 @@ use landfall_storage::{Durability, WriteError};
 use super::store_support::{Author, Bench, id};
 use crate::store::{ReceiveError, SnapshotPart};
 
-/// A store that has met an upstream, and an author whom both know.
+/// A store that is connected to an upstream, and an author whom both know.
 fn met() -> (Bench, Author) {
     let mut bench = Bench::new();
     bench.meet(1);
@@ -26,7 +26,7 @@ fn a_snapshot_fills_an_empty_store() {
     let count = bench.count();
     assert_eq!((count.totals.changes, count.pending.changes), (50, 0));
     assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&author.doc));
-    // What follows it, and the same once more.
+    // The changes that follow it, and the same once more.
     let more = author.puts(3);
     bench.receive(author.incomings(more.clone()));
     bench.receive(author.incomings(more));
@@ -51,7 +51,7 @@ fn a_second_root_that_came_from_the_relay_goes_back_as_one() {
     bench.receive(vec![Incoming::Change { offset, document, change, author, at_ms, second_root }]);
     bench.check();
     assert_eq!(bench.heads(id(1)).len(), 2);
-    // The relay has lost everything: what begins a history says that others may be beside it.
+    // The relay has lost everything: a first change carries the flag that others may be beside it.
     bench.reset();
     let several = |item: &OutboxChange| matches!(item.what, OutboxKind::Change(_, Roots::Several));
     assert_eq!(bench.outbox().iter().filter(|item| several(item)).count(), 2);
@@ -66,7 +66,7 @@ fn what_is_only_local_stays_behind_a_received_snapshot() {
     let mut ours = author.fork(2);
     bench.append_all(id(1), &ours.puts(4));
     author.puts(30);
-    // The snapshot has what is shared and what they wrote, and not our four.
+    // The snapshot has the shared changes and theirs, and not the four local ones.
     let received = bench.receive(vec![author.snapshot()]);
     bench.check();
     assert_eq!(received.touched[0].heads.len(), 2);
@@ -94,7 +94,7 @@ fn two_folded_histories_become_one() {
     bench.append_all(id(1), &ours.puts(5));
     bench.acknowledge(11..=15);
     assert_eq!(bench.fold().changes, 15);
-    // The upstream's snapshot is of before our five, which it holds as changes.
+    // The upstream's snapshot is older than the five local changes, which it holds as changes.
     author.puts(20);
     bench.receive(vec![author.snapshot()]);
     bench.check();
@@ -106,7 +106,7 @@ fn two_folded_histories_become_one() {
     bench.meet(2);
     bench.check();
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("s", 35));
-    // It brings its own snapshot: what only we had folded stays owed.
+    // It sends its own snapshot: the part that only this store had compacted stays unacked.
     let mut theirs = author.fork(3);
     theirs.puts(2);
     bench.receive(vec![theirs.snapshot()]);
@@ -129,7 +129,7 @@ fn a_bad_snapshot_rejects_its_document_alone() {
     let mut changed = body.clone();
     changed[40] ^= 1;
     let told = |hash, heads, body| Incoming::Snapshot { offset, document, hash, heads, body };
-    // What a few bytes state, and automerge would take gigabytes for.
+    // A few bytes that claim a document for which automerge would take gigabytes.
     let claims = claiming(300_000);
     let bad = [
         (told([1; 32], heads.clone(), Some(body.clone())), "SHA-256"),
@@ -138,7 +138,7 @@ fn a_bad_snapshot_rejects_its_document_alone() {
         (told(landfall_fold::hash_of(&claims), heads.clone(), Some(claims)), "300000 changes"),
     ];
     for (count, (incoming, what)) in bad.into_iter().enumerate() {
-        // Another document of the same batch is none the worse.
+        // Another document of the same batch is unaffected.
         let mut other = Author::new(10 + count as u8, 50 + count as u8);
         let change = other.put("k", "v");
         let received = bench.receive(vec![incoming, other.incoming(change)]);
@@ -149,7 +149,7 @@ fn a_bad_snapshot_rejects_its_document_alone() {
     }
     bench.check();
     assert_eq!(bench.count().aside, 4, "they are kept, with the reason");
-    // One whose parts are not there may come again.
+    // A snapshot with missing parts may arrive again.
     let received = bench.receive(vec![told([2; 32], heads, None)]);
     assert!(received.aside[0].1.contains("parts"), "{:?}", received.aside);
     assert_eq!(bench.count().totals.changes, 4);
@@ -157,7 +157,7 @@ fn a_bad_snapshot_rejects_its_document_alone() {
     assert_eq!(bench.count().totals.changes, 24);
 }
 
-/// A document chunk of a few bytes that states so many changes.
+/// A document chunk of a few bytes that claims so many changes.
 fn claiming(changes: i64) -> Vec<u8> {
     let number = |mut value: usize| {
         let mut out = Vec::new();
@@ -232,7 +232,8 @@ fn a_snapshot_in_parts_goes_on_where_it_was_cut() {
     bench.check();
     assert_eq!(bench.heads(id(1)), author.heads());
     assert_eq!(bench.meet(1).partial, None, "it is not kept twice");
-    // Another one's first part takes the place of what was there; one that begins anew, too.
+    // The first part of another snapshot replaces the parts that were there; so does one that begins
+    // again.
     part(&bench, &body, 0, 100).unwrap();
     part(&bench, &body, 0, 50).unwrap();
     part(&bench, &body, 50, 60).unwrap();
@@ -259,7 +260,7 @@ fn an_orphan_waits_for_what_it_rests_on() {
     bench.check();
     assert_eq!(bench.heads(id(1)), author.heads());
     assert_eq!((bench.count().pending.changes, bench.outbox_kinds().as_str()), (0, ""));
-    // A snapshot brings what others wait for, too.
+    // A snapshot brings the dependencies of deferred changes, too.
     let mut author = Author::new(5, 2);
     author.puts(5);
     let snapshot = author.snapshot();
@@ -293,7 +294,7 @@ fn a_damaged_folded_history_concerns_its_own_document_only() {
     assert_eq!(received.touched.len(), 1);
 }
 
-/// A flush waits for all up to the last number at its beginning.
+/// A flush waits for all changes up to the last number at its beginning.
 #[test]
 fn what_a_snapshot_gives_new_numbers_is_still_waited_for() {
     let mut bench = Bench::new();

@@ -1,4 +1,4 @@
-//! Changes that cannot stay where they are, deleted documents, unrelated histories.
+//! Changes that are rejected or superseded, deleted documents, unrelated histories.
 
 use std::sync::mpsc;
 
@@ -37,7 +37,7 @@ fn park(bench: &Bench, document: DocumentId) {
     told.recv().unwrap().unwrap();
 }
 
-/// The upstream answers that it has not taken these.
+/// The upstream answers that it does not have these changes.
 fn refuse(bench: &Bench, document: DocumentId, locals: impl IntoIterator<Item = u64>) {
     let (tell, told) = mpsc::channel();
     let done = Box::new(move |done| tell.send(done).unwrap());
@@ -62,7 +62,7 @@ fn an_inbound_change_takes_the_place_of_an_unacknowledged_one() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(5));
     bench.acknowledge(1..=5);
-    // A copy of this store goes its own way, with the same actor.
+    // A copy of this store diverges, with the same actor.
     let mut copy = author.fork(1);
     bench.append_all(id(1), &author.puts(3));
     let mut other = author.fork(2);
@@ -73,7 +73,7 @@ fn an_inbound_change_takes_the_place_of_an_unacknowledged_one() {
     assert_eq!(received.aside, []);
     bench.check();
     assert_eq!(bench.heads(id(1)), copy.heads());
-    // They are on no relay, and nothing can be done about it but by the application.
+    // They are on no relay, and only the application can resolve that.
     assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (7, 5));
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().first_unheld), ("", None));
     assert_eq!(bench.log.parked(bench.space).unwrap()[0].document, id(1));
@@ -81,10 +81,10 @@ fn an_inbound_change_takes_the_place_of_an_unacknowledged_one() {
     let unsent = bench.log.unsent(bench.space, row).unwrap();
     assert_eq!(unsent.len(), 5);
     assert!(unsent.iter().all(|unsent| !unsent.in_log));
-    // An echo of one that was on its way is no fault.
+    // An echo of a change that was being pushed is no error.
     let echo = Incoming::Echo { document: id(1), hash: unsent[0].hash };
     bench.receive(vec![echo]);
-    // They are made anew.
+    // They are made again.
     let mut again = copy.fork(3);
     let new = again.puts(2).into_iter().map(|change| local(&bench, change)).collect();
     let old = unsent.iter().map(|unsent| unsent.hash).collect();
@@ -123,10 +123,10 @@ fn refused_changes_are_offered_again_or_replaced() {
     bench.log.submit_retry(bench.space, id(1), done);
     told.recv().unwrap().unwrap();
     assert_eq!(bench.outbox_kinds(), "ccc");
-    // Offered again, nothing is known of them until that is answered.
+    // Pushed again, their state is unknown until the answer.
     park(&bench, id(1));
     assert_eq!(not_taken(&bench, id(1)), []);
-    // What depends on a refused one cannot have been taken either.
+    // The relay cannot have accepted a dependent of a rejected change either.
     refuse(&bench, id(1), [5]);
     let old = not_taken(&bench, id(1));
     assert_eq!(old.len(), 3);
@@ -144,8 +144,8 @@ fn refused_changes_are_offered_again_or_replaced() {
     assert_eq!(bench.fold().changes, 6);
 }
 
-/// The relay has taken a change, and its answer is still on the way. Made again, its content would
-/// be there twice.
+/// The relay has accepted a change, and its answer is still on the way. Made again, the content would
+/// be duplicated.
 #[test]
 fn what_was_sent_and_not_answered_is_never_made_again() {
     let (mut bench, mut author) = met();
@@ -165,7 +165,7 @@ fn what_was_sent_and_not_answered_is_never_made_again() {
     let old = vec![refused.hash, more.hash];
     bench.log.replace_unsent(bench.space, id(1), old, new, || ()).unwrap();
     bench.check();
-    // The answer comes, as the echo of what was taken: it is where it was.
+    // The answer arrives as the echo of the accepted change, which is still in the log.
     bench.receive(vec![Incoming::Echo { document: id(1), hash: taken.hash }]);
     again.merge(&mut other);
     assert_eq!(bench.heads(id(1)), again.heads());
@@ -173,7 +173,7 @@ fn what_was_sent_and_not_answered_is_never_made_again() {
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
 }
 
-/// A refused change that the relay has all the same, by way of a copy of the store.
+/// A rejected change that the relay has all the same, from a copy of the store.
 #[test]
 fn what_came_to_the_relay_by_another_way_is_not_made_again() {
     let (mut bench, mut author) = met();
@@ -204,19 +204,19 @@ fn a_document_that_is_deleted_here_goes_and_stays_away() {
         bench.check();
     }
     assert_eq!(bench.rows(), 2);
-    // Nothing of it comes in again, neither from here nor from there.
+    // None of it is admitted again, neither from here nor from the relay.
     let change = author.put("more", "edits");
     let appended = bench.log.append(Durability::Full, vec![local(&bench, change.clone())], |_| ());
     assert!(matches!(appended, Err(WriteError::Job(AppendError::History(HistoryError::Deleted)))));
     let received = bench.receive(vec![author.incoming(change), author.snapshot()]);
     assert_eq!((received.aside.len(), received.touched.len()), (0, 0));
     bench.check();
-    // The upstream deletes it, too: ours is what it holds.
+    // The upstream deletes it, too: it holds the local tombstone.
     let received = bench.receive(vec![tombstone(id(1))]);
     assert_eq!(received.deleted, []);
     bench.check();
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
-    // Another one has it still.
+    // Another one still has it.
     bench.meet(2);
     bench.receive_apart(id(1), Holding::Present(vec![author.heads()[0].0]), vec![]);
     bench.check();
@@ -327,11 +327,11 @@ fn a_folded_history_takes_the_place_of_what_was_not_sent() {
     let received = bench.receive(vec![copy.snapshot()]);
     assert_eq!(received.displaced, [Displaced { document: id(1), changes: 3 }]);
     bench.check();
-    // What has no conflict stays.
+    // Changes without a conflict stay.
     copy.merge(&mut other);
     assert_eq!(bench.heads(id(1)), copy.heads());
     assert_eq!(bench.outbox_kinds(), "cc");
-    // If the relay holds what is in the way, the snapshot is kept aside, and nothing is stuck.
+    // If the relay holds the conflicting change, the snapshot is deferred, and nothing blocks.
     let mut held = copy.fork(1);
     let mut way = copy.fork(1);
     bench.append_all(id(1), &[held.put("held", "there")]);

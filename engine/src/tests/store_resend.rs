@@ -1,4 +1,4 @@
-//! What a store gives of what a relay asks for again.
+//! A store's answers to a relay's resend requests.
 
 use landfall_protocol::{ChangeHash, limits};
 
@@ -50,7 +50,7 @@ fn what_is_folded_comes_with_everything_in_one_snapshot() {
     let tail = author.puts(3);
     bench.append_all(id(1), &tail);
     assert_eq!(changes(&bench, 1, &[tail[1].hash]), [tail[1].bytes.clone()]);
-    // One of the two is folded; and all of it.
+    // One of the two is compacted; and the whole document.
     for named in [&[tail[1].hash, made[4].hash][..], &[]] {
         let found = bench.log.resendable(bench.space, &id(1), named).unwrap();
         let Resendable::Whole(input, weight) = found else { panic!("single changes") };
@@ -61,7 +61,7 @@ fn what_is_folded_comes_with_everything_in_one_snapshot() {
     }
 }
 
-/// What a fold costs goes by its changes and operations: many of them may have few bytes.
+/// The cost of a compaction depends on its changes and operations: many of them may have few bytes.
 #[test]
 fn what_a_snapshot_is_made_of_is_told_with_it() {
     let bench = Bench::new();

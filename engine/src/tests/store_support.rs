@@ -1,4 +1,4 @@
-//! A store by itself, and authors who write changes for it.
+//! A bare store, and authors who write changes for it.
 
 use std::sync::mpsc;
 
@@ -47,7 +47,7 @@ impl Bench {
         Self { log, name, space, at: 0 }
     }
 
-    /// The same store, for jobs about an upstream, whichever is met.
+    /// The same store, for jobs about an upstream, whichever is connected.
     pub(super) fn about(&self, upstream: u8) -> Self {
         let log = self.log.about(Upstream::from_bytes([upstream; 16]));
         Self { log, name: self.name.clone(), space: self.space, at: self.at }
@@ -155,7 +155,7 @@ impl Bench {
     pub(super) fn outbox(&self) -> Vec<OutboxChange> {
         let (page, more) = self.log.outbox(self.space, Local(0), 10_000, 1 << 30).unwrap();
         assert!(!more);
-        // In pages of one the same comes out.
+        // Pages of one item give the same result.
         let (mut after, mut one_by_one) = (Local(0), Vec::new());
         loop {
             let (mut next, more) = self.log.outbox(self.space, after, 1, 1).unwrap();
@@ -169,7 +169,7 @@ impl Bench {
         page
     }
 
-    /// What the outbox holds, in short: `s` a snapshot, `t` a tombstone, `c` a change.
+    /// A short form of the outbox: `s` a snapshot, `t` a tombstone, `c` a change.
     pub(super) fn outbox_kinds(&self) -> String {
         let kind = |change: &OutboxChange| match &change.what {
             OutboxKind::Change(..) => 'c',
@@ -188,7 +188,7 @@ impl Bench {
         self.log.heads_of(self.space, &[document]).unwrap().remove(0).heads
     }
 
-    /// The document as it loads from the store.
+    /// The document as loaded from the store.
     pub(super) fn load(&self, document: DocumentId) -> Automerge {
         let Some(row) = self.log.document(self.space, &document).unwrap() else {
             return Automerge::new();
@@ -206,7 +206,7 @@ impl Bench {
         }
     }
 
-    /// Nothing is wrong with the store, and documents load to their heads.
+    /// The store has no fault, and documents load to their heads.
     pub(super) fn check(&self) {
         let findings: Vec<Finding> = self.log.verify().unwrap();
         let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
@@ -234,7 +234,7 @@ impl Bench {
     }
 }
 
-/// Someone who writes a document with an actor of their own.
+/// An author who writes a document with its own actor.
 pub(super) struct Author {
     pub(super) doc: Automerge,
     pub(super) document: DocumentId,
@@ -246,7 +246,7 @@ impl Author {
         Self { doc, document: id(document) }
     }
 
-    /// Someone else, who has what this one has.
+    /// Another author, with the same history.
     pub(super) fn fork(&self, actor: u8) -> Self {
         let doc = self.doc.fork().with_actor(ActorId::from([actor; 16]));
         Self { doc, document: self.document }
@@ -303,7 +303,7 @@ impl Author {
         }
     }
 
-    /// What the document shows.
+    /// The contents of the document.
     pub(super) fn shows(doc: &Automerge) -> Vec<(String, String)> {
         let get = |key: String| {
             let value = doc.get(ROOT, key.as_str()).unwrap().unwrap().0.to_string();

@@ -1,5 +1,5 @@
-//! A panic on a thread of the store: whoever waits for it is answered, the status says it, and what can
-//! go on does.
+//! A panic on a thread of the store: waiting callers receive an answer, the status shows it, and the
+//! rest goes on.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ fn after_a_panic_of_the_writer_every_change_fails_and_the_status_says_why() {
         let failed = put(&document, what).unwrap_err();
         let ChangeError::Store(error) = failed else { panic!("{failed:?}") };
         assert_eq!(error.class, StoreFailure::Panicked, "{what}: {error}");
-        // It is said before anybody is told.
+        // The status shows it before any caller receives it.
         let status = store.status();
         assert_eq!(status.store_failed.as_ref().unwrap().class, StoreFailure::Panicked);
         assert_eq!(panicked(&status), [StoreThread::Writer]);
@@ -90,7 +90,7 @@ fn after_a_panic_of_the_link_who_waits_is_answered_and_connect_begins_anew() {
     let status = store.status();
     assert_eq!((status.link, panicked(&status)), (LinkStatus::Offline, vec![StoreThread::Link]));
     assert!(says(&status.last_error), "{status:?}");
-    // What comes later is answered at once, too, and nothing of it makes the status say more.
+    // Later requests are answered at once, too, and do not change the status.
     let later = store.flush_blocking(PATIENCE).unwrap_err();
     assert!(
         matches!(&later, FlushError::Offline { last_error, .. } if says(last_error)),
@@ -99,7 +99,7 @@ fn after_a_panic_of_the_link_who_waits_is_answered_and_connect_begins_anew() {
     assert!(matches!(store.check_blocking(), Err(CheckError::Offline { .. })));
     store.go_online();
     assert_eq!(store.status().link, LinkStatus::Offline);
-    // A new thread takes wishes up again.
+    // A new thread reads the wishes again.
     store.connect(UNREACHABLE).unwrap();
     let timed_out = store.flush_blocking(Duration::from_millis(50)).unwrap_err();
     assert!(matches!(timed_out, FlushError::TimedOut { .. }), "{timed_out:?}");
@@ -107,7 +107,7 @@ fn after_a_panic_of_the_link_who_waits_is_answered_and_connect_begins_anew() {
     store.close().unwrap();
 }
 
-/// Every thread that connects meanwhile is heard, whichever of the two comes first.
+/// A `connect` beside a panic is taken up, or its refusal is in the status, whichever comes first.
 #[test]
 fn a_connect_beside_a_panic_of_the_link_is_taken_up_or_refused_in_the_status() {
     let (store, space) = with_a_space();
@@ -119,7 +119,7 @@ fn a_connect_beside_a_panic_of_the_link_is_taken_up_or_refused_in_the_status() {
             scope.spawn(|| store.reconnect_now());
             scope.spawn(|| store.connect(UNREACHABLE).unwrap());
         });
-        // Wherever it ended: who waits is answered, and not only by the time that runs out.
+        // Wherever it ended: waiting callers are answered before their time runs out.
         let flushed = store.flush_blocking(Duration::from_millis(20)).unwrap_err();
         match flushed {
             FlushError::Offline { last_error, .. } => {
@@ -144,7 +144,7 @@ fn after_a_panic_of_the_follower_each_look_fails_and_none_waits() {
     reader.shared_core().threads.order_panic(StoreThread::Follow);
     put(&document, "not seen").unwrap();
     for _ in 0..2 {
-        // The first one meets the panic, the second one comes later.
+        // The first call meets the panic, the second one comes later.
         let looked = reader.space("s").err().unwrap();
         let SpaceError::Store(error) = looked else { panic!("{looked:?}") };
         assert_eq!(error.class, StoreFailure::Panicked, "{error}");
@@ -193,7 +193,7 @@ fn the_thread_that_wakes_tasks_goes_on_after_a_panic() {
         event.unwrap().unwrap();
         events = again;
     }
-    // Nobody may have had to be woken yet: then one is who waits for the panic.
+    // No task may have needed a wake-up yet: then this one waits for the panic.
     let watching = store.clone();
     let watch = std::thread::spawn(move || await_panic(&watching, StoreThread::Notify));
     while !watch.is_finished() {

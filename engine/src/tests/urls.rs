@@ -1,4 +1,4 @@
-//! What a relay's URL says beside where it is, and what is found there.
+//! The parts of a relay's URL beside its address, and servers at the URL that are no relays.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -20,12 +20,12 @@ fn a_url_that_names_a_space_needs_that_space() {
     store.close().unwrap();
 }
 
-/// Another program or another path is no relay; one that is busy may be.
+/// Another program or another path is no relay; a busy server may be one.
 #[test]
 fn what_answers_and_is_no_relay_is_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
-    // Ends with the test's process: it waits for connections for as long as that lives.
+    // The thread ends with the test's process: it accepts connections until then.
     std::thread::spawn(move || {
         let busy = "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n";
         let moved = "HTTP/1.1 301 Moved\r\nlocation: /there\r\ncontent-length: 0\r\n\r\n";
@@ -55,7 +55,7 @@ fn what_answers_and_is_no_relay_is_told_apart() {
         };
         store.watch().until_blocking(said).unwrap();
     }
-    // Nothing that was found at one URL is said of another.
+    // A finding about one URL does not apply to another.
     let wrong = |status: &Status| status.wrong_url;
     store.watch().until_blocking(wrong).unwrap();
     store.connect("ws://127.0.0.1:1").unwrap();

@@ -1,5 +1,5 @@
-//! Wakers are the application's code: whatever one does, it does it to itself and to other tasks
-//! that wait, never to the store. Where something would wait for ever, a watchdog fails the test.
+//! Wakers are application code: whatever one does affects only itself and other waiting tasks, never
+//! the store. A watchdog fails the test where a call would wait for ever.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ use crate::{Document, EventKind, Space, Store};
 /// Far longer than anything here takes: only a deadlock lasts this long.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
-/// What a waker does.
+/// The action of a waker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     Change,
@@ -29,14 +29,14 @@ enum Act {
     Close,
 }
 
-/// What the task waits for.
+/// The source that the task waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     /// An event of a local change.
     Local,
     /// An event of a document that is open, from the relay.
     RemoteOpen,
-    /// An event of a document that is not.
+    /// An event of a document that is not open.
     RemoteClosed,
     Deletion,
     Status,
@@ -52,7 +52,7 @@ impl Wake for Acts {
     }
 }
 
-/// Runs something on its own thread, and fails if that never ends.
+/// Runs a closure on its own thread, and fails if it never ends.
 fn ends<T: Send + 'static>(what: &str, run: impl FnOnce() -> T + Send + 'static) -> T {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || tell.send(run()));
@@ -64,7 +64,7 @@ struct World {
     space: Space,
     document: Document,
     spare: Document,
-    /// One that nobody has open.
+    /// A document without handles.
     gone: DocumentId,
 }
 
@@ -77,7 +77,7 @@ impl World {
         Self { store, space, document, spare, gone }
     }
 
-    /// What a link does with what a relay sends.
+    /// Does what the link does with received entries.
     fn receive(&self, entries: Vec<Incoming>) {
         let core = Arc::clone(self.store.shared_core());
         let (row, name) = (core.space(self.space.name()).unwrap(), self.space.name().clone());
@@ -116,7 +116,7 @@ impl World {
                 let changes = author.puts(1);
                 self.receive(author.incomings(changes));
             }
-            // It runs out of time.
+            // It times out.
             Source::Answer => {}
         }
     }
@@ -130,7 +130,7 @@ impl World {
                 Box::pin(async move { drop(watch.changed().await) })
             }
             Source::Answer => {
-                // Nobody is there.
+                // No relay is there.
                 self.store.connect("ws://127.0.0.1:9").unwrap();
                 let store = self.store.clone();
                 Box::pin(async move { drop(store.flush(Duration::from_millis(200)).await) })
@@ -143,7 +143,7 @@ impl World {
     }
 }
 
-/// Changes a document for as long as it can, or until it is dropped.
+/// Changes a document as long as possible, or until it is dropped.
 struct Contender(Arc<AtomicBool>);
 
 impl Contender {
@@ -211,7 +211,7 @@ fn scene(source: Source, act: Act) {
     // While a waker still blocks.
     let for_close = Arc::clone(&world);
     ends(&name, move || for_close.store.close().unwrap());
-    // The other task ends: its sender goes.
+    // The other task ends: its sender is dropped.
     let rest = || told.recv_timeout(WATCHDOG);
     while rest().is_ok() {}
     assert_eq!(told.recv_timeout(WATCHDOG).err(), Some(mpsc::RecvTimeoutError::Disconnected));

@@ -8,107 +8,107 @@ use thiserror::Error;
 use super::seen::Seen;
 use crate::error::BoxError;
 
-/// Why a document could not be read or written as a type. Paths are written as
-/// [`Document::get`](crate::Document::get) takes them; the empty path is the document itself.
+/// Why a document could not be read or written as a type. Paths have the syntax of
+/// [`Document::get`](crate::Document::get); the empty path is the document itself.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TypedError {
-    /// The value there is of a kind that the type does not take.
+    /// The value there is of a kind that the type does not accept.
     #[error(
         "{} is {found}, which `{wanted}` does not take there; change the type of that field, or what stands there",
         place(path)
     )]
     Kind {
-        /// Where.
+        /// The path.
         path: String,
-        /// What is there, in words.
+        /// A description of the value there.
         found: String,
-        /// The type that was asked for.
+        /// The requested type.
         wanted: &'static str,
     },
-    /// The value there is of the right kind, and not one that the type has.
+    /// The value there is of the right kind, but not valid for the type.
     #[error("{} is {found}, `{wanted}` expects {expected} there", place(path))]
     Value {
-        /// Where.
+        /// The path.
         path: String,
-        /// What is there, in words.
+        /// A description of the value there.
         found: String,
-        /// What the type expects, in words.
+        /// A description of the expected value.
         expected: String,
-        /// The type that was asked for.
+        /// The requested type.
         wanted: &'static str,
     },
-    /// Nothing is there.
+    /// There is no value.
     #[error(
         "nothing is at {}, and `{wanted}` needs a value there; make the field an `Option`, or give it a default with `#[autosurgeon(missing = \"…\")]`",
         place(path)
     )]
     Missing {
-        /// Where.
+        /// The path.
         path: String,
-        /// The type that was asked for.
+        /// The requested type.
         wanted: &'static str,
     },
     /// A map has a key that the type cannot read.
     #[error("{} has a key that `{wanted}` cannot read: {source}", place(path))]
     Key {
-        /// Where the map, or what was read of it last, is.
+        /// The path of the map, or of the value in it that was read last.
         path: String,
-        /// The type that was asked for.
+        /// The requested type.
         wanted: &'static str,
-        /// What the key's type said.
+        /// The error of the key's type.
         source: BoxError,
     },
-    /// The path that was asked for is none.
+    /// The given path is invalid.
     #[error("`{path}` is no path: {what} at byte {at}; write it like `todos[3].title`")]
     BadPath {
-        /// What was given.
+        /// The given path.
         path: String,
-        /// Where in it, in bytes.
+        /// The position of the error in it, in bytes.
         at: usize,
-        /// What is wrong there.
+        /// The error.
         what: &'static str,
     },
-    /// The path that was asked for leads through a place that has nothing below it.
+    /// The given path leads through a value that contains no others.
     #[error("`{asked}` leads nowhere: {} is {found}", place(path))]
     NoPlace {
         /// The whole path.
         asked: String,
-        /// The part of it that has nothing below it.
+        /// The part of it that leads to that value.
         path: String,
-        /// What is there, in words.
+        /// A description of the value there.
         found: String,
     },
-    /// A whole document is a map with string keys, and the type is none.
+    /// A whole document is a map with string keys, and the type is no map.
     #[error("`{wanted}` is no map, as a whole document must be; put it into a field of a struct")]
     NotAMap {
-        /// The type that was asked for.
+        /// The requested type.
         wanted: &'static str,
     },
-    /// A part of the value, such as autosurgeon's own `Text`, can be written only onto the very state
-    /// and document that it was hydrated from.
+    /// A part of the value, such as autosurgeon's own `Text`, can be written only onto the document and
+    /// state from which it was hydrated.
     #[error(
         "what is to be written at {} was read from another state or document; use `edit`, or `reconcile_at` with the heads that it was read at, or `landfall::Text` for texts",
         place(path)
     )]
     Stale {
-        /// Where.
+        /// The path.
         path: String,
     },
     /// The type's own code, autosurgeon or automerge panicked. Nothing was written.
     #[error("reading or writing {} panicked: {what}; nothing was written", place(path))]
     Panicked {
-        /// Where, as far as is known.
+        /// The path, as far as it is known.
         path: String,
         /// The panic's message.
         what: String,
     },
-    /// automerge refused an operation.
+    /// automerge rejected an operation.
     #[error("automerge failed at {}: {source}", place(path))]
     Automerge {
-        /// Where.
+        /// The path.
         path: String,
-        /// What automerge said.
+        /// automerge's error.
         source: Box<AutomergeError>,
     },
 }
@@ -127,7 +127,7 @@ impl TypedError {
         match error {
             HydrateError::Automerge(source) => Self::Automerge { path, source: Box::new(source) },
             HydrateError::ParseMapKey(source) => Self::Key { path, wanted, source },
-            // A type that looked for something and did not find it speaks of what it looked in.
+            // A type that looked for a key and did not find it describes the value that it looked in.
             HydrateError::Unexpected(Unexpected::Other { expected, found }) => {
                 let path = if seen.is_missing() { seen.path_above() } else { path };
                 Self::Value { path, found, expected, wanted }
@@ -140,10 +140,10 @@ impl TypedError {
         }
     }
 
-    /// Of a panic while a value was read or written.
+    /// The error for a panic while a value was read or written.
     pub(crate) fn of_panic(what: String, seen: &Seen) -> Self {
         let path = seen.path();
-        // autosurgeon expects that what it makes anew cannot fail; what was hydrated elsewhere can.
+        // autosurgeon assumes that values which it creates cannot fail; values hydrated elsewhere can.
         match what.contains("StaleHeads") {
             true => Self::Stale { path },
             false => Self::Panicked { path, what },

@@ -1,9 +1,9 @@
-//! Making what is new of the kinds that other programs expect.
+//! Gives new values the kinds that other programs expect.
 //!
-//! - What is inserted into a list is of the kinds that the list has already: where the others' strings are
-//!   text objects, as JavaScript makes them, a program that reads them expects the same of the next one.
-//! - A whole number is a signed integer, if it fits: JavaScript reads an unsigned one as a `BigInt`,
-//!   which cannot be added to its other numbers.
+//! - A value inserted into a list has the kinds of the other items: where their strings are text
+//!   objects, as JavaScript makes them, a program that reads them expects the same of the new one.
+//! - An integer is signed, if it fits: JavaScript reads an unsigned one as a `BigInt`, which cannot be
+//!   added to its other numbers.
 
 use automerge::hydrate::{Map, Value};
 use automerge::transaction::Transaction;
@@ -12,8 +12,8 @@ use automerge::{ObjId, ObjType, Prop, ReadDoc, ScalarValue, TextEncoding, Value 
 /// How deep values are compared; deeper ones are inserted as they are.
 const DEPTH: u32 = 16;
 
-/// `value` with text objects in place of those strings that are text objects in the neighbour of
-/// `index` in the list.
+/// `value`, with text objects for those strings that are text objects in the neighbour of `index` in
+/// the list.
 pub(super) fn like_its_neighbour(
     tx: &Transaction<'_>,
     list: &ObjId,
@@ -27,7 +27,7 @@ pub(super) fn like_its_neighbour(
     value
 }
 
-/// A plain value that is new: an unsigned integer is a signed one, if it fits.
+/// A new plain value: an unsigned integer becomes a signed one, if it fits.
 pub(super) fn signed(value: ScalarValue) -> ScalarValue {
     match value {
         ScalarValue::Uint(number) => {
@@ -37,7 +37,7 @@ pub(super) fn signed(value: ScalarValue) -> ScalarValue {
     }
 }
 
-/// The same for all that is in a value.
+/// The same for everything in a value.
 pub(super) fn all_signed(value: &mut Value) {
     match value {
         Value::Scalar(scalar) => {
@@ -53,7 +53,7 @@ pub(super) fn all_signed(value: &mut Value) {
     }
 }
 
-/// The same for all that is in a map.
+/// The same for everything in a map.
 pub(super) fn map_signed(map: &mut Map) {
     let keys: Vec<String> = map.iter().map(|(key, _)| key.clone()).collect();
     for key in keys {

@@ -1,11 +1,11 @@
-//! Paths as an application writes them: `todos[3].title`, `settings["odd.key"]`.
+//! Paths in an application's syntax: `todos[3].title`, `settings["odd.key"]`.
 
 use automerge::{Automerge, ObjId, ObjType, Prop, ROOT, ReadDoc, Value};
 
 use super::TypedError;
 use super::seen::Seen;
 
-/// Reads a path. The empty one has no steps.
+/// Parses a path. The empty one has no steps.
 pub(super) fn parse(path: &str) -> Result<Vec<Prop>, TypedError> {
     let mut steps = Vec::new();
     let mut rest = path;
@@ -38,12 +38,12 @@ pub(super) fn parse(path: &str) -> Result<Vec<Prop>, TypedError> {
     Ok(steps)
 }
 
-/// What stands in brackets, of which the first is gone, and what follows them.
+/// The contents of brackets, after the opening one, and the rest behind them.
 fn bracketed(inner: &str) -> Option<(Prop, &str)> {
     let Some(quoted) = inner.strip_prefix('"') else {
         let (index, left) = inner.split_once(']')?;
         let is_number = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
-        // What autosurgeon can count to.
+        // autosurgeon's type for an index.
         let index: u32 = index.parse().ok().filter(|_| is_number)?;
         return Some((Prop::Seq(usize::try_from(index).ok()?), left));
     };
@@ -59,7 +59,7 @@ fn bracketed(inner: &str) -> Option<(Prop, &str)> {
     None
 }
 
-/// Writes steps as [`parse`] reads them.
+/// Writes steps in the syntax of [`parse`].
 pub(super) fn written<'a>(steps: impl Iterator<Item = &'a Prop>) -> String {
     let mut path = String::new();
     for step in steps {
@@ -79,7 +79,7 @@ pub(super) fn written<'a>(steps: impl Iterator<Item = &'a Prop>) -> String {
     path
 }
 
-/// Goes to the object that the last step is a property of; `None` for the empty path.
+/// Walks to the object that has the last step as a property; `None` for the empty path.
 pub(super) fn walk(
     doc: &Automerge,
     asked: &str,
@@ -112,7 +112,7 @@ pub(super) fn walk(
     Ok(Some((object, last.clone())))
 }
 
-/// Keys are of maps, indexes of lists.
+/// Checks that keys are of maps, and indexes of lists.
 fn check_step(
     asked: &str,
     steps: &[Prop],

@@ -1,4 +1,4 @@
-//! What autosurgeon reads a document through.
+//! The document that autosurgeon reads.
 
 use std::ops::RangeBounds;
 
@@ -7,7 +7,7 @@ use autosurgeon::ReadDoc;
 
 use super::seen::Seen;
 
-/// A document whose values are shown as the kinds that `seen` has learnt.
+/// A document with values shown as the kinds that `seen` has learnt.
 pub(super) struct Reader<'a, D> {
     doc: &'a D,
     seen: &'a Seen,

@@ -1,9 +1,9 @@
-//! Where autosurgeon has been in a document, and as which kinds it is shown values.
+//! Tracks where autosurgeon has been in a document, and as which kinds it is shown values.
 //!
-//! A type says which kinds it takes only by refusing others. So a document is shown as it is first;
-//! where the type refuses a value that could be shown as another kind without saying anything else,
-//! that is noted, and the document is hydrated once more. What is noted counts for a *shape*: a path
-//! without the indexes of lists, so that the length of a list does not matter.
+//! A type reveals the kinds that it accepts only by rejecting others. So the document is first shown as
+//! it is. Where the type rejects a value that could be shown as another kind with the same meaning,
+//! that is recorded, and the document is hydrated again. Records apply to a *shape*: a path without the
+//! indexes of lists, so that the length of a list does not matter.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -13,16 +13,16 @@ use automerge::{AutomergeError, ObjId, ObjType, Prop, ScalarValue, Value};
 use autosurgeon::HydrateError;
 use autosurgeon::hydrate::Unexpected;
 
-/// How often a document is hydrated at most: more than types have fields of another kind.
+/// The most attempts to hydrate a document: more than a type has fields of another kind.
 const ATTEMPTS: u32 = 256;
 
-/// From so many shapes on, what was learnt of a kind counts everywhere: the map's keys are data.
+/// From so many shapes on, a record applies everywhere: the map's keys are data.
 const TYPICAL: u32 = 16;
 
-/// From so many keys on, the keys of a map make no further shapes: they are data.
+/// From so many keys on, further keys of a map make no shapes: they are data.
 const KEYS: u32 = 32;
 
-/// A kind of value. The first ones are what a document has, all are what may be shown.
+/// A kind of value. The first ones occur in documents, all may be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Missing,
@@ -34,7 +34,7 @@ enum Kind {
     F64,
     Counter,
     Timestamp,
-    /// Shown as it is, always.
+    /// Always shown as it is.
     Other,
 }
 
@@ -59,7 +59,7 @@ impl Kind {
         }
     }
 
-    /// As what a value of this kind is shown, one after the other.
+    /// The kinds as which a value of this kind is shown, one after the other.
     fn candidates(self) -> &'static [Self] {
         match self {
             Self::Missing => &[Self::Missing, Self::Null],
@@ -73,7 +73,7 @@ impl Kind {
         }
     }
 
-    /// Whether an error is a type's refusal of a value that was shown as this kind.
+    /// Whether an error means that a type rejects a value that was shown as this kind.
     fn is_refused_by(self, error: &HydrateError) -> bool {
         let HydrateError::Unexpected(unexpected) = error else { return false };
         match unexpected {
@@ -85,7 +85,7 @@ impl Kind {
             Unexpected::Counter => self == Self::Counter,
             Unexpected::Timestamp => self == Self::Timestamp,
             Unexpected::None => self == Self::Null,
-            // What `Option` alone says: other types that ask for what is not there mean it so.
+            // Only `Option` gives this error: for other types a missing value is an error.
             Unexpected::Other { expected, found } => {
                 let is_of_option = expected == "a ScalarValue::Null" && found == "nothing at all";
                 self == Self::Missing && is_of_option
@@ -95,8 +95,8 @@ impl Kind {
     }
 }
 
-/// A kind, as what it is shown, and for what is missing its key: a type that looks for one key that is not
-/// there must not find another one.
+/// A kind, the kind it is shown as, and for a missing value its key: a type that looks for one missing
+/// key must not find another one.
 type Typical = (Kind, Kind, Option<String>);
 
 fn typical(stored: Kind, shown: Kind, prop: &Prop) -> Typical {
@@ -106,7 +106,7 @@ fn typical(stored: Kind, shown: Kind, prop: &Prop) -> Typical {
     }
 }
 
-/// An index into [`State::nodes`]; 0 is the root, or an object of which nothing is known.
+/// An index into [`State::nodes`]; 0 is the root, or an unknown object.
 type Node = usize;
 type Shape = usize;
 
@@ -124,10 +124,10 @@ struct Last {
     parent: Node,
     prop: Prop,
     stored: Kind,
-    /// As what it is to be shown, and is.
+    /// The kind as which it should be shown, and the one as which it is.
     wanted: Kind,
     shown: Kind,
-    /// A plain value, without what is long in it.
+    /// A plain value, without its long parts.
     value: Option<ScalarValue>,
 }
 
@@ -176,7 +176,7 @@ impl State {
         *self.shapes.entry((parent, step)).or_insert(next)
     }
 
-    /// As what a value is shown.
+    /// The kind as which a value is shown.
     fn rule(&mut self, parent: Node, prop: &Prop, stored: Kind) -> Kind {
         if self.rules.is_empty() || stored.candidates().is_empty() {
             return stored;
@@ -185,7 +185,7 @@ impl State {
         if let Some(rule) = self.rules.get(&(shape, stored)) {
             return rule.shown;
         }
-        // A counter that is shown as something else would be written as such.
+        // A counter that is shown as another kind would be written as that kind.
         if stored == Kind::Counter {
             return stored;
         }
@@ -210,12 +210,12 @@ impl State {
     }
 }
 
-/// Where autosurgeon has been, and what it was shown.
+/// The places that autosurgeon has visited, and the kinds that it was shown.
 #[derive(Default)]
 pub(crate) struct Seen(RefCell<State>);
 
 impl Seen {
-    /// Shows what was found at a place. `text` reads a text object.
+    /// Shows the value at a place. `text` reads a text object.
     pub(super) fn show<'v>(
         &self,
         obj: &ObjId,
@@ -251,7 +251,7 @@ impl Seen {
         Ok(shown)
     }
 
-    /// An object that was made, or is about to be written.
+    /// Records an object that was made, or will be written.
     pub(super) fn at(&self, obj: &ObjId, prop: &Prop, made: Option<&ObjId>) {
         let mut state = self.0.borrow_mut();
         let parent = state.node(obj);
@@ -262,13 +262,14 @@ impl Seen {
         state.last = Some(Last { parent, prop, stored: kind, wanted: kind, shown: kind, value });
     }
 
-    /// After a failure: whether the place that was looked at last is shown as another kind from now on.
+    /// After a failure: returns whether the place that was looked at last is shown as another kind from
+    /// now on.
     pub(super) fn learn(&self, error: &HydrateError) -> bool {
         let mut guard = self.0.borrow_mut();
         let state = &mut *guard;
         let Some(last) = state.last.take() else { return false };
         let (parent, stored, shown) = (last.parent, last.stored, last.shown);
-        // What cannot be shown as what it should be is what the error is about.
+        // A value that cannot be shown as the wanted kind is the subject of the error.
         let refused = shown == last.wanted && shown.is_refused_by(error);
         let prop = last.prop.clone();
         state.last = Some(last);
@@ -280,7 +281,7 @@ impl Seen {
         let rule = state.rules.entry((shape, stored)).or_insert(Rule { shown, tried: 0 });
         let mut left = stored.candidates().iter().skip(rule.tried);
         let Some(next) = left.find(|candidate| **candidate != shown) else { return false };
-        // What was tried before and refused is not typical.
+        // A kind that was tried and rejected is not typical.
         if rule.tried > 0
             && let Some(count) = state.typical.get_mut(&typical(stored, rule.shown, &prop))
         {
@@ -297,7 +298,7 @@ impl Seen {
         self.path_of(|last| Some(&last.prop))
     }
 
-    /// The path of the object that this place is in.
+    /// The path of the object that contains this place.
     pub(super) fn path_above(&self) -> String {
         self.path_of(|_| None)
     }
@@ -314,13 +315,13 @@ impl Seen {
         super::path::written(steps.into_iter().rev())
     }
 
-    /// Whether nothing is at the place that was looked at last.
+    /// Whether there is no value at the place that was looked at last.
     pub(super) fn is_missing(&self) -> bool {
         let state = self.0.borrow();
         state.last.as_ref().is_some_and(|last| last.stored == Kind::Missing)
     }
 
-    /// What is at the place that was looked at last, in words.
+    /// A description of the value at the place that was looked at last.
     pub(super) fn found(&self) -> String {
         let state = self.0.borrow();
         match &state.last {
@@ -331,7 +332,7 @@ impl Seen {
     }
 }
 
-/// The same number as another kind, if that can say it.
+/// The same number as another kind, if that can represent it.
 fn converted(scalar: &ScalarValue, kind: Kind) -> Option<ScalarValue> {
     let whole = match scalar {
         ScalarValue::Int(value) | ScalarValue::Timestamp(value) => i128::from(*value),
@@ -348,10 +349,10 @@ fn converted(scalar: &ScalarValue, kind: Kind) -> Option<ScalarValue> {
     }
 }
 
-/// 2^53: below it every whole number is a float, and each float one whole number.
+/// 2^53: every integer below it is a float, and every such float denotes one integer.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// Whether two values say the same, as whatever kinds.
+/// Whether two values denote the same, whatever their kinds.
 pub(super) fn says_the_same(one: &ScalarValue, other: &ScalarValue) -> bool {
     match (one, other) {
         (ScalarValue::F64(one), ScalarValue::F64(other)) => one.to_bits() == other.to_bits(),
@@ -366,7 +367,8 @@ pub(super) fn says_the_same(one: &ScalarValue, other: &ScalarValue) -> bool {
     }
 }
 
-/// A plain value for the words of an error: texts and bytes are left out, which would have to be copied.
+/// A plain value for an error's description: texts and bytes, which would have to be copied, are left
+/// out.
 fn outline(scalar: &ScalarValue) -> ScalarValue {
     match scalar {
         ScalarValue::Str(_) => ScalarValue::Str("".into()),

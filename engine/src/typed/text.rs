@@ -1,4 +1,4 @@
-//! Text that several people type in.
+//! Text for concurrent editing.
 
 use std::ops::{Deref, DerefMut};
 
@@ -9,10 +9,10 @@ use autosurgeon::{Hydrate, HydrateError, Prop, ReadDoc, Reconcile, ReconcileErro
 /// A string that is an automerge text object in the document, so that concurrent edits of it merge
 /// character by character. JavaScript's automerge reads and writes its strings as such.
 ///
-/// It is a [`String`] to the program. What was changed is found by comparison when the value is
-/// reconciled: only that is written. A field of type `String` becomes a plain value instead, of which
-/// one of two concurrent writes wins; but a text object that is there already is edited in place
-/// through either.
+/// To the program it is a [`String`]. Reconciling compares it with the document, and writes only the
+/// difference. A new field of type `String` becomes a plain value instead, of which one of two
+/// concurrent writes wins; but a text object that is already there is edited in place through either
+/// type.
 ///
 /// ```
 /// let mut text = landfall::Text::from("Hello");
@@ -90,7 +90,7 @@ impl PartialEq<&str> for Text {
     }
 }
 
-/// By what a [`Text`] in a list is known again: its object, or else its content.
+/// Identifies a [`Text`] in a list: by its object, or else by its content.
 #[doc(hidden)]
 #[derive(Clone, PartialEq, Eq)]
 pub enum TextKey {

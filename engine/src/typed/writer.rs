@@ -1,5 +1,5 @@
-//! What autosurgeon writes a document through. What stands at a place decides how a value is
-//! written there, and an equal value is not written.
+//! The document that autosurgeon writes. The value at a place decides how a new one is written there,
+//! and an equal value is not written.
 
 mod adapter;
 
@@ -10,10 +10,10 @@ use super::fitting;
 use super::seen::{Seen, says_the_same};
 
 /// Texts that differ in more bytes than this are not compared character by character, which takes time
-/// in proportion to the square of it: what differs is replaced as a whole.
+/// in proportion to the square of it: the differing part is replaced as a whole.
 const COMPARED_BYTES: usize = 4 * 1024;
 
-/// A transaction whose values are shown as the kinds that `seen` has learnt.
+/// A transaction with values shown as the kinds that `seen` has learnt.
 pub(super) struct Writer<'a, 'tx> {
     tx: &'a mut Transaction<'tx>,
     seen: &'a Seen,
@@ -27,7 +27,7 @@ struct Becoming {
     value: String,
 }
 
-/// Stands for an object that is not made yet; no object of a document is numbered 0.
+/// Stands for an object that is not made yet; no object of a document has the number 0.
 fn not_made() -> ObjId {
     ObjId::Id(0, automerge::ActorId::from([0u8].as_slice()), 0)
 }
@@ -87,7 +87,7 @@ impl<'a, 'tx> Writer<'a, 'tx> {
         }
     }
 
-    /// Writes a text: an object that is there is edited, an equal string stays one.
+    /// Writes a text: an existing object is edited, an equal string stays a string.
     fn write_text(&mut self, obj: &ObjId, prop: Prop, value: &str) -> Result<(), AutomergeError> {
         self.seen.at(obj, &prop, None);
         if let Some(text) = self.text_at(obj, &prop)? {
@@ -100,7 +100,7 @@ impl<'a, 'tx> Writer<'a, 'tx> {
         self.tx.splice_text(&text, 0, 0, value)
     }
 
-    /// Makes a text object equal to a string, by the smallest change.
+    /// Makes a text object equal to a string, with the smallest change.
     fn edit_text(&mut self, text: &ObjId, new: &str) -> Result<(), AutomergeError> {
         let old = self.tx.text(text)?;
         if old == new {
@@ -119,7 +119,7 @@ impl<'a, 'tx> Writer<'a, 'tx> {
         self.tx.splice_text(text, old[..before].chars().count(), deleted, come)
     }
 
-    /// The object for a place where a plain string became a text.
+    /// Writes the text object of a place where a plain string becomes a text.
     fn become_text(&mut self, value: &str) -> Result<(), AutomergeError> {
         match self.becoming.take() {
             Some(becoming) => self.write_text(&becoming.obj, becoming.prop, value),

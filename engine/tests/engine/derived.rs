@@ -1,4 +1,4 @@
-//! What the derive macros make: the same documents as autosurgeon's own, of types of every form.
+//! The derive macros write the same documents as autosurgeon's own, for types of every form.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -24,7 +24,7 @@ fn round<T: Hydrate + Reconcile + PartialEq + Debug>(space: &Space, value: &T) -
     document
 }
 
-/// What a document holds, whichever objects it is in.
+/// The contents of a document, without object ids.
 fn shown(document: &Document) -> String {
     document.read(|doc| plain(&doc.hydrate(None))).unwrap()
 }
@@ -42,7 +42,7 @@ fn plain(value: &landfall::automerge::hydrate::Value) -> String {
     }
 }
 
-/// The same types, derived by either.
+/// The same types, derived by each of the two.
 macro_rules! shapes {
     ($module:ident, $derives:path) => {
         mod $module {
@@ -145,7 +145,7 @@ enum Only {
     Empty {},
 }
 
-/// `Option` calls the methods of what is in it one by one.
+/// `Option` calls the methods of its inner type one by one.
 #[test]
 fn newtypes_and_enums_are_read_inside_options() {
     let (_store, space) = space();

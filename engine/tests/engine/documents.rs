@@ -140,7 +140,7 @@ fn groups_of_two_threads_do_not_wait_for_each_other_for_ever() {
         for (thread, order) in [[&a, &b], [&b, &a]].into_iter().enumerate() {
             let store = store.clone();
             scope.spawn(move || {
-                // No value twice: to put the one that is there makes no change.
+                // No value twice: putting the present value makes no change.
                 for n in (0..50).map(|n| 2 * n + thread as i64) {
                     store
                         .group(|group| {
@@ -168,8 +168,8 @@ fn a_group_that_fails_in_the_middle_commits_nothing() {
     assert_eq!((keys(&a), store.status()), (vec![], before));
 }
 
-/// Judged when the closure ends, before the change is encoded; the document is read anew, and nothing
-/// of the change is in it. At an earlier state the same.
+/// Checked when the closure ends, before the change is encoded; the document is loaded again, without
+/// any part of the change. The same applies at an earlier state.
 #[test]
 fn a_change_of_too_many_operations_is_refused_and_leaves_no_trace() {
     let store = Store::in_memory(Options::default()).unwrap();

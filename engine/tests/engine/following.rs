@@ -1,4 +1,4 @@
-//! A store that is open for reading only, beside the one that writes.
+//! A store that is open for reading only, beside the writing one.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ struct Pair {
     reader: Store,
 }
 
-/// The reader never looks by itself when `by_itself` is false: what it shows then, its calls saw.
+/// With `by_itself` false the reader never looks by itself: it then shows only what its calls have
+/// seen.
 fn pair(by_itself: bool) -> Pair {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
@@ -54,13 +55,13 @@ fn each_call_sees_what_was_committed_before_it() {
     assert_eq!(reader.spaces().len(), 2);
     space.delete(written.id()).unwrap();
     assert!(!reader.space("s").unwrap().contains(&written.id()).unwrap());
-    // An error, or nothing: but not what was there.
+    // An error, or nothing, but not the old contents.
     let left = read.read(|doc| doc.get(ROOT, "k").unwrap().is_some());
     assert!(!left.unwrap_or(false), "what is deleted is not shown");
     assert_eq!(reader.status().spaces["s"].changes, 1, "the deletion is all that is left");
 }
 
-/// What the reader cannot know it does not claim.
+/// The reader does not claim what it cannot know.
 #[test]
 fn a_reader_does_not_say_what_is_on_the_disk() {
     let Pair { writer, reader, .. } = &pair(false);
@@ -113,8 +114,8 @@ fn a_space_that_the_writer_removes_is_gone_from_the_reader() {
     assert!(space.documents().is_err(), "an old handle came alive");
 }
 
-/// A reader stays open while the writer removes a space, ends, and begins again with another one,
-/// whose row must not be the old one's.
+/// A reader stays open while the writer removes a space, closes, and opens again with another space,
+/// which must not get the old one's row.
 #[test]
 fn a_handle_of_a_removed_space_never_shows_another_one() {
     for name in ["s", "other"] {

@@ -1,4 +1,4 @@
-//! The store's file goes away while the store is open: no change is said to be saved any more.
+//! The store's file is removed while the store is open: no later change is reported as saved.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn no_change_returns_for_a_file_that_is_gone() {
         let store = Store::open(&file, Options::default()).unwrap();
         let space = store.space("default").unwrap();
         let note = space.create(|tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap();
-        // Opened now: a connection that is made later finds another file.
+        // Opened now: a later connection finds another file.
         assert!(space.contains(&note.id()).unwrap());
         let before = note.heads().unwrap();
         assert_eq!((store.status().store_failed, space.status().unwrap().not_on_disk), (None, 0));
@@ -49,7 +49,7 @@ fn no_change_returns_for_a_file_that_is_gone() {
             .status()
             .map_or_else(|error| error.class != StoreFailure::Gone, |status| status.on_disk);
         assert!(!claims, "{case}");
-        // What was there can be read, to be saved elsewhere.
+        // The former contents can be read, to be saved elsewhere.
         assert_eq!(note.heads().unwrap(), before, "{case}");
         let value = note.read(|doc| doc.get(ROOT, "k").unwrap().unwrap().0.as_i64()).unwrap();
         assert_eq!(value, Some(1), "{case}");

@@ -1,4 +1,4 @@
-//! Large documents: where local changes end, and how a large change is kept.
+//! Large documents: the limit for local changes, and the storage of a large change.
 
 use landfall::automerge::{ObjType, ROOT, ReadDoc, ScalarValue, transaction::Transactable};
 use landfall::{ChangeError, Document, Durability, Options, Store, maintain};
@@ -19,7 +19,7 @@ fn options() -> Options {
     Options { durability: Durability::Normal, ..Options::default() }
 }
 
-/// Adds values of so many bytes until one is refused.
+/// Adds values of so many bytes until one is rejected.
 fn fill(document: &Document, bytes: usize, first: u64) -> (u64, ChangeError) {
     for n in first.. {
         if let Err(error) =
@@ -45,7 +45,7 @@ fn local_changes_end_at_three_quarters_of_what_a_document_may_have() {
     assert!((25..30).contains(&count) && bytes > limit && bytes < limit + 11_000, "{bytes}");
     let (heads, size) = (document.heads().unwrap(), document.status().unwrap().size);
     assert!(size.bytes <= limit && !size.is_oversized(), "{size:?}");
-    // The same with the smallest steps: then nothing fits, and no closure is run.
+    // The same with the smallest steps: then nothing fits, and the closure does not run.
     let (count, _) = fill(&document, 100, count);
     for n in 0..20 {
         let mut ran = false;

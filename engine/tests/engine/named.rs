@@ -39,7 +39,7 @@ fn the_same_name_is_the_same_document() {
     assert_eq!(again.status().unwrap().changes, 1, "creating it again opens it");
     let other_space = stores[0].space("other").unwrap().create_named("inbox", template).unwrap();
     assert_ne!(a.id(), other_space.id());
-    // Another template is another root of the same document, by another actor: it merges.
+    // Another template gives another root of the same document, by another actor: the two merge.
     let c = Store::in_memory(Options::default()).unwrap();
     let c = c.space("default").unwrap();
     let c = c.create_named("inbox", |tx| Ok(tx.put(ROOT, "version", 2)?)).unwrap();
@@ -61,7 +61,8 @@ fn a_named_document_is_edited_by_a_fresh_actor() {
     assert_ne!(changes[0].actor_id(), changes[1].actor_id());
 }
 
-/// It is told and shown as any other; what it was built as is what it is folded to.
+/// It has the event and the contents of any other document, and its compaction uses the form in which
+/// it was built.
 #[test]
 fn a_large_one_is_not_left_in_memory_and_is_folded_at_close() {
     let folder = tempfile::tempdir().unwrap();
@@ -90,7 +91,7 @@ fn a_large_one_is_not_left_in_memory_and_is_folded_at_close() {
         drop(document);
         store.close().unwrap();
         let found = maintain::inspect(&path).unwrap();
-        // The compactor may have been there before the edit, which alone is not worth a fold.
+        // The compactor may have run before the edit, which alone is not worth a compaction.
         assert!(found.spaces[0].documents[0].folded_changes >= 1, "{name}");
         let store = Store::open(&path, Options::default()).unwrap();
         let space = store.space("default").unwrap();

@@ -1,6 +1,5 @@
-//! The application's code never runs under a lock of the engine's: calls in closures of other
-//! calls, with other threads at the same documents. Where something would wait for ever, a
-//! watchdog fails the test.
+//! Application code never runs under a lock of the engine: calls in closures of other calls, with other
+//! threads on the same documents. A watchdog fails the test where a call would wait for ever.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
@@ -12,7 +11,7 @@ use landfall::{ChangeError, Document, LinkStatus, Options, ReadError, Space, Sto
 /// Far longer than anything here takes: only a deadlock lasts this long.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
-/// Runs something on its own thread, and fails if that never ends.
+/// Runs a closure on its own thread, and fails if it never ends.
 fn ends<T: Send + 'static>(what: &str, run: impl FnOnce() -> T + Send + 'static) -> T {
     let (tell, told) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -106,7 +105,7 @@ impl Contenders {
     }
 }
 
-/// What an inner call came to.
+/// The result of an inner call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Came {
     Fine,
@@ -131,7 +130,7 @@ fn of_read<T>(outcome: Result<T, ReadError>) -> Came {
 
 type Inner = (&'static str, fn(&World) -> Came);
 
-/// Calls that change something, or end the store.
+/// Calls that change a document, or end the store.
 const CHANGING: [Inner; 9] = [
     ("change of the same", |w| of_change(put(&w.a, 1))),
     ("change of another", |w| of_change(put(&w.b, 1))),
@@ -189,7 +188,7 @@ const OTHERS: [Inner; 13] = [
     }),
 ];
 
-/// A call that runs a closure: whether that changes documents, and the call.
+/// A call that runs a closure: whether it changes documents, and the call.
 type Outer = (&'static str, bool, fn(&World, &dyn Fn(&World) -> Came) -> Came);
 
 const OUTERS: [Outer; 10] = [
@@ -247,7 +246,7 @@ const OUTERS: [Outer; 10] = [
     }),
 ];
 
-/// Every call in the closure of every other, while two threads are at the same documents.
+/// Every call in the closure of every other, while two threads use the same documents.
 #[test]
 fn calls_in_the_closures_of_others_end_or_are_refused() {
     for (outer_name, changes, outer) in OUTERS {
@@ -263,7 +262,7 @@ fn calls_in_the_closures_of_others_end_or_are_refused() {
             let expected = if changes && is_change { Came::Reentrant } else { Came::Fine };
             assert_eq!(came, expected, "{what}");
             contenders.end();
-            // What was refused, or done, locks nothing for later.
+            // A call leaves no lock behind, whether it was refused or done.
             ends(&format!("after {what}"), move || {
                 if !(is_change && *inner_name == "close" && !changes) {
                     put(&world.a, 5).unwrap();
@@ -276,7 +275,7 @@ fn calls_in_the_closures_of_others_end_or_are_refused() {
     }
 }
 
-/// Two threads, each in a closure of one document, read the other: they see what is committed.
+/// Two threads, each in a closure of one document, read the other: they see the committed state.
 #[test]
 fn changes_that_read_each_others_documents_do_not_wait_for_each_other() {
     let world = world();
@@ -414,7 +413,7 @@ fn the_store_closes_beside_a_closure_whose_change_then_fails() {
     );
 }
 
-/// The last handle of another store goes in a closure: that store is closed there.
+/// The last handle of another store is dropped in a closure: that store is closed there.
 #[test]
 fn the_last_handle_of_a_store_may_go_in_a_closure() {
     let world = world();
@@ -453,7 +452,7 @@ fn a_group_that_was_told_an_error_commits_nothing() {
         assert!(matches!(outcome, Err(ChangeError::Closure(_))), "{outcome:?}");
         assert_eq!(world.b.heads().unwrap(), before);
     }
-    // A closure's own error, and heads that are unknown, cost that one change alone.
+    // A closure's own error, and unknown heads, cost only that change.
     world
         .store
         .group(|group| {
@@ -466,7 +465,7 @@ fn a_group_that_was_told_an_error_commits_nothing() {
     assert_eq!(value(&world.b), 6);
 }
 
-/// The predicate changes a document, reads the status, and takes its time: nothing waits for it.
+/// The predicate changes a document, reads the status, and takes long: nothing waits for it.
 #[test]
 fn the_predicate_of_until_runs_without_a_lock() {
     let world = world();
@@ -535,7 +534,7 @@ fn a_deleted_document_is_not_an_empty_one() {
     assert!(matches!(a.change_at(&[], |_| Ok(())), Err(ChangeError::Deleted)));
     assert!(matches!(a.read(|_| ()), Err(ReadError::Deleted)), "a failed change does not alter it");
     assert_eq!(store.status().loaded.documents, 2);
-    // A name's document too, which was deleted before this handle was made.
+    // A named document, too, which was deleted before this handle was created.
     let named = space.create_named("n", |tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap();
     space.delete(named.id()).unwrap();
     drop(named);

@@ -1,4 +1,4 @@
-//! Opening, closing, and files that are not ours.
+//! Opening, closing, and files that are no stores of this version.
 
 use landfall::automerge::{ROOT, transaction::Transactable};
 use landfall::{
@@ -96,7 +96,7 @@ fn flush_offline_says_what_is_pending() {
     let error = store.flush_blocking(Duration::from_secs(60)).unwrap_err();
     let FlushError::Offline { pending, .. } = &error else { panic!("{error}") };
     assert_eq!(pending.changes, 1);
-    // A relay that is not there: the time runs out, and the reason is told.
+    // A relay that is not there: the call times out with the reason.
     store.connect("ws://127.0.0.1:9").unwrap();
     let error = store.flush_blocking(Duration::from_millis(300)).unwrap_err();
     assert!(matches!(&error, FlushError::TimedOut { .. }), "{error}");

@@ -1,5 +1,5 @@
-//! Documents as types: what others do is not lost, what stands decides how it is written, and every
-//! failure is told by type and place.
+//! Documents as types: concurrent edits are not lost, the value in the document decides how it is
+//! written, and every failure names the type and the path.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -48,8 +48,8 @@ fn item(id: u64, what: &str) -> Item {
     Item { id, what: what.to_owned() }
 }
 
-/// A board as a JavaScript program makes it: strings are text objects, whole numbers integers, and
-/// what is undefined is not there.
+/// A board as a JavaScript program writes it: strings are text objects, whole numbers integers, and
+/// undefined values are missing.
 fn of_javascript(space: &Space) -> Document {
     space
         .create(|tx| {
@@ -70,7 +70,7 @@ fn of_javascript(space: &Space) -> Document {
         .unwrap()
 }
 
-/// The object at a path, and that it is a text.
+/// The object at a path, which must be a text.
 fn text_at(document: &Document, path: &[&str]) -> ObjId {
     document
         .read(|doc| {
@@ -141,7 +141,7 @@ fn an_edit_of_a_document_of_javascript_leaves_it_as_javascript_expects() {
         .unwrap();
     let after: Vec<ObjId> = texts.iter().map(|path| text_at(&document, path)).collect();
     assert_eq!(after, before, "texts were edited in place");
-    // What is new is of the kinds of its neighbours.
+    // New values have the kinds of their neighbours.
     text_at(&document, &["tags", "2"]);
     text_at(&document, &["items", "2", "what"]);
     let board = document.hydrate::<Board>().unwrap();
@@ -170,7 +170,7 @@ fn what_arrives_between_reading_and_writing_is_merged() {
     assert_eq!(merged.title, "Our Plans and hopes");
     assert_eq!(merged.tags, ["first", "red", "blue"]);
     assert_eq!(merged.items, [item(1, "milk"), item(9, "bread")]);
-    // Going on at the heads that were given is the same actor again.
+    // A call at the returned heads uses the same actor again.
     let actors = |document: &Document| document.status().unwrap().actors;
     let branched = actors(&document);
     let mut at = at;
@@ -218,7 +218,7 @@ fn texts_are_objects_that_merge_and_keep_their_identity_in_lists() {
     assert_eq!(merged.read.value(), 5);
     assert_eq!(text_at(&document, &["body"]), body);
     assert_eq!(text_at(&document, &["parts", "2"]), two);
-    // A value that was made anew is compared with what stands.
+    // A newly made value is compared with the one in the document.
     let heads = document.heads().unwrap();
     let same = document.get::<String>("body").unwrap();
     document.edit::<Letter>(|letter| letter.body = same.into()).unwrap();
@@ -423,7 +423,7 @@ fn values_are_read_by_path() {
     assert!(matches!(bad, TypedError::BadPath { at: 5, .. }), "{bad:?}");
 }
 
-/// autosurgeon's own `Text` is bound to the state and document that it was read from.
+/// autosurgeon's own `Text` is bound to the state and document from which it was read.
 mod of_autosurgeon {
     use super::*;
 
@@ -465,20 +465,20 @@ mod of_autosurgeon {
             other => panic!("{other:?}"),
         };
         let ours = document.hydrate::<Book>().unwrap();
-        // Something came in between.
+        // Another change came in between.
         document.change(|tx| Ok(tx.put(ROOT, "other", 1)?)).unwrap();
         let heads = document.heads().unwrap();
         assert_eq!(stale(document.reconcile(&ours)), "pages[0].text");
-        // A page of it was removed meanwhile, so that it would be made anew.
+        // A page of it was removed meanwhile, so that it would have to be created again.
         document.edit::<Book>(|book| book.pages.clear()).unwrap();
         let emptied = document.heads().unwrap();
         assert!(stale(document.reconcile(&ours)).starts_with("pages"));
-        // Another document, which has nothing.
+        // Another document, which is empty.
         let other = space.create(|_| Ok(())).unwrap();
         stale(other.reconcile(&ours));
         assert_eq!(document.heads().unwrap(), emptied);
         assert_ne!(heads, emptied);
-        // The documents go on.
+        // The documents can still be edited.
         other
             .edit::<HashMap<String, i64>>(|map| {
                 map.insert("k".to_owned(), 1);

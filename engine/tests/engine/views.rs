@@ -3,8 +3,8 @@
 use landfall::automerge::{ObjType, ROOT, ReadDoc, transaction::Transactable};
 use landfall::{ChangeError, Options, Store};
 
-/// An app renders a view, the document goes on, and the user edits what he sees: a cursor position
-/// means what it meant when it was shown.
+/// An app renders a view, the document changes, and the user edits the rendered state: a cursor
+/// position keeps the meaning that it had when it was shown.
 #[test]
 fn what_was_rendered_is_edited_where_it_was_rendered() {
     let store = Store::in_memory(Options::default()).unwrap();
@@ -22,7 +22,7 @@ fn what_was_rendered_is_edited_where_it_was_rendered() {
     note.change_at(&rendered, |tx| Ok(tx.splice_text(&text, cursor, 0, " bags")?)).unwrap();
     let shown = note.read(|doc| doc.text(&text).unwrap()).unwrap();
     assert_eq!(shown, "buy: tea bags, milk");
-    // The next ordinary change brings the two together.
+    // The next ordinary change merges the two.
     note.change(|tx| Ok(tx.splice_text(&text, 0, 0, "- ")?)).unwrap();
     assert_eq!(note.heads().unwrap().len(), 1);
     assert_eq!(note.status().unwrap().changes, 5);

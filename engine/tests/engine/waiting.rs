@@ -5,7 +5,7 @@ use std::time::Duration;
 use landfall::automerge::{ROOT, transaction::Transactable};
 use landfall::{DocumentId, Event, EventKind, Options, Space, Store, SyncStatus, WaitError};
 
-/// How long a test waits for what should happen at once. Not a figure: a machine may be slow.
+/// How long a test waits for an immediate event. Not a figure: a machine may be slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn space() -> (Store, Space) {
@@ -28,7 +28,7 @@ fn a_document_that_comes_is_found_and_one_that_is_here_at_once() {
     std::thread::scope(|scope| {
         let waiting =
             scope.spawn(|| space.wait_for(id, PATIENCE).map(|found| found.get::<i64>("k")));
-        // Others do not end the wait.
+        // Other documents do not end the wait.
         space.create(|_| Ok(())).unwrap();
         create(&space);
         assert_eq!(waiting.join().unwrap().unwrap().unwrap(), 1);

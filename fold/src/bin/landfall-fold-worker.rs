@@ -1,5 +1,5 @@
-//! The worker as a program of its own, for this crate's tests; and, by its first argument, what
-//! its parent must survive.
+//! The worker as a separate program, for this crate's tests. Its first argument selects a failure that
+//! the parent must survive.
 
 use std::process::ExitCode;
 

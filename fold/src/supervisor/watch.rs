@@ -1,4 +1,4 @@
-//! The clock of one child process, and its end: killed when its time is over, always waited for.
+//! Limits the time of one child process: kills it after the limit, and always waits for its end.
 
 use std::io;
 use std::process::{Child, ExitStatus};
@@ -7,15 +7,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How often it is looked whether all children are to end. A stop waits for it, and nothing else.
+/// Interval for checking the stop flag; it only delays a stop.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// A child process whose time is limited.
+/// A child process with a time limit.
 #[derive(Debug)]
 pub(super) struct Watch {
     shared: Arc<Shared>,
     until: Option<Instant>,
-    /// Raised when no child is to go on.
+    /// Set when all children are to end.
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -39,24 +39,24 @@ struct State {
 pub(super) struct Ended {
     /// Its exit status.
     pub(super) status: io::Result<ExitStatus>,
-    /// Whether it was killed because its time was over.
+    /// Whether it was killed because it exceeded its time limit.
     pub(super) late: bool,
-    /// Whether it was killed because all children were to end.
+    /// Whether it was killed because of the stop flag.
     pub(super) stopped: bool,
 }
 
 impl Watch {
-    /// Takes a child over. Its time runs from now, but nothing ends it before
-    /// [`Watch::watching`].
+    /// Takes over a child. Its time starts now, but nothing ends it before [`Watch::watching`].
     pub(super) fn start(child: Child, time: Duration, stop: Arc<AtomicBool>) -> Self {
         let state = State { child, has_ended: false, late: false, stopped: false };
         let shared = Shared { state: Mutex::new(state), ended: Condvar::new() };
-        // A time beyond what the clock can say is none.
+        // A time limit that the clock cannot represent means no limit.
         let until = Instant::now().checked_add(time);
         Self { shared: Arc::new(shared), until, stop, thread: None }
     }
 
-    /// Starts the thread that ends the child in time. If it cannot start, the child is ended.
+    /// Starts the thread that kills the child after the limit. If the thread cannot start, kills the
+    /// child.
     pub(super) fn watching(mut self) -> io::Result<Self> {
         let (shared, until) = (Arc::clone(&self.shared), self.until);
         let stop = Arc::clone(&self.stop);
@@ -70,13 +70,12 @@ impl Watch {
         self.shared.lock().child.id()
     }
 
-    /// Kills the child, if it has not ended, and waits for it. Again and again with the same
-    /// outcome.
+    /// Kills the child if it still runs, and waits for it. Repeated calls return the same result.
     pub(super) fn end(&self) -> Ended {
         let mut state = self.shared.lock();
         state.has_ended = true;
         self.shared.ended.notify_all();
-        // One that has ended is not there to be killed: that says nothing.
+        // Fails if the child has ended already, which does not matter.
         let _ = state.child.kill();
         Ended { status: state.child.wait(), late: state.late, stopped: state.stopped }
     }
@@ -93,7 +92,7 @@ impl Drop for Watch {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics under this lock, and a state that did would be as good.
+        // No code panics under this lock, and the state would be valid even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,7 +102,7 @@ impl Shared {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             let late = left.is_some_and(|left| left.is_zero());
             if late || stop.load(Ordering::Relaxed) {
-                // It may just have ended by itself; then it is not killed, and not late.
+                // The child may just have ended by itself; then it is neither killed nor late.
                 let runs = matches!(state.child.try_wait(), Ok(None));
                 (state.late, state.stopped) = (late && runs, !late && runs);
                 let _ = state.child.kill();

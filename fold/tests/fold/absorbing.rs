@@ -1,4 +1,4 @@
-//! What strangers send in chunks of any type, and what is new in it.
+//! Untrusted chunks of any type, and which changes in them are new.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn bundle(document: &Automerge, of: &[Vec<u8>]) -> Vec<u8> {
     document.bundle(of.iter().map(|change| hash(change))).unwrap().bytes().to_vec()
 }
 
-/// The changes that are new, which come in an order in which each of them fits.
+/// Returns the new changes, which are in an order in which each of them can be admitted.
 fn new(absorbed: Absorbed) -> Vec<Vec<u8>> {
     assert_eq!((absorbed.left_out, absorbed.left_out_count), (vec![], 0));
     match absorbed.news {
@@ -38,14 +38,14 @@ fn new(absorbed: Absorbed) -> Vec<Vec<u8>> {
     }
 }
 
-/// With a checksum that fits.
+/// Returns the chunk with a correct checksum.
 fn resealed(mut chunk: Vec<u8>) -> Vec<u8> {
     let sum = Sha256::digest(&chunk[8..]);
     chunk[4..8].copy_from_slice(&sum[..4]);
     chunk
 }
 
-/// A document with more changes than one push may have.
+/// A document with more changes than one push can carry.
 fn long() -> Automerge {
     let (mut document, text) = begun(1);
     type_into(&mut document, &text, limits::PUSH_CHANGES + 100);
@@ -71,7 +71,7 @@ fn chunks_of_all_types_in_any_order_are_one_history() {
         let found = new(absorb(parts, vec![], [], false).unwrap());
         assert_eq!(hashes(&found), expected);
         assert_eq!(new(supervisor(&[]).absorb(parts, &[], [], false).unwrap()), found);
-        // Each one fits behind those before it, as a push wants it.
+        // Each change fits the ones before it, as a push requires.
         let folded = fold(&[], found).unwrap();
         assert_eq!(load(&folded.snapshot).hydrate(None), document.hydrate(None));
     }
@@ -115,7 +115,7 @@ fn more_than_a_push_comes_as_a_snapshot_of_everything() {
     let in_a_worker =
         supervisor(&[]).absorb(&[&document.save()], &[], all[..held - 1].to_vec(), false);
     assert_eq!(in_a_worker.unwrap(), absorbed);
-    // What only the relay has is in it too.
+    // The snapshot includes the changes that only the relay has.
     let mut other = document.fork().with_actor([2; 16].into());
     other.empty_commit(Default::default());
     let mine = changes(&other);
@@ -124,7 +124,7 @@ fn more_than_a_push_comes_as_a_snapshot_of_everything() {
     let both = absorb(&[&other.save()], vec![], all[..10].to_vec(), false).unwrap();
     let News::Snapshot(folded) = both.news else { panic!() };
     assert_eq!(folded.changes as usize, mine.len());
-    // Few that are heavy are no push either.
+    // A few large changes do not fit into one push either.
     let mut heavy = empty(3);
     for number in 0..3u32 {
         let bytes = (0..3 << 20).map(|at: u32| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8 ^ 7);
@@ -160,7 +160,7 @@ fn what_rests_on_something_missing_is_told_and_nothing_is_taken() {
     assert_eq!(*source, HistoryError::MissingDependency { missing });
     let error = supervisor(&[]).absorb(&parts, &[], [], false).unwrap_err();
     assert!(matches!(error, WorkerError::Missing { missing: told } if told == missing), "{error}");
-    // A bundle rests on what it does not hold; with that it is taken.
+    // A bundle depends on changes outside it; together with those it is accepted.
     let document = session();
     let bundled = bundle(&document, &all[300..]);
     let error = supervisor(&[]).absorb(&[&bundled], &[], [], false).unwrap_err();
@@ -174,7 +174,7 @@ fn what_no_push_would_bring_is_refused() {
     let (mut one, text) = begun(1);
     type_into(&mut one, &text, 5);
     let all = changes(&one);
-    // Another change in the place of one that is held.
+    // Another change in the place of an existing one.
     let mut twin = load(&fold(&[], all[..3].to_vec()).unwrap().snapshot).with_actor([1; 16].into());
     twin.empty_commit(Default::default());
     let error = absorb(&[&twin.save()], vec![], all.clone(), false).unwrap_err();
@@ -183,7 +183,7 @@ fn what_no_push_would_bring_is_refused() {
         panic!("{error}")
     };
     assert_eq!(held, hash(&all[3]));
-    // An actor named by 65 bytes, in a whole document and in a bundle.
+    // An actor id of 65 bytes, in a whole document and in a bundle.
     let mut document = Automerge::new().with_actor(vec![1; 65].into());
     document.empty_commit(Default::default());
     let bundled = bundle(&document, &changes(&document));
@@ -191,8 +191,8 @@ fn what_no_push_would_bring_is_refused() {
         let error = absorb(&[&chunk], vec![], [], false).unwrap_err();
         assert!(matches!(error, FoldError::Form { .. }), "{error}");
     }
-    // A change that passes every check of its form is a push's business: it does not rest on it
-    // here whether it can be applied. In a snapshot it must be.
+    // A single change that passes the preflight is returned for a push, without applying it. In a
+    // snapshot it must be applicable.
     let poisoned = [long().save(), poison(&long())].concat();
     supervisor(&[]).absorb(&[&poisoned], &[], [], false).unwrap_err();
 }
@@ -216,7 +216,7 @@ fn chunks_that_are_none_are_refused() {
     let mut unknown = whole.clone();
     unknown[8] = 4;
     refused(&resealed(unknown), 0);
-    // A change whose checksum is wrong: automerge would take it.
+    // A change whose checksum is wrong, which automerge would accept.
     let mut change = changes(&session())[0].clone();
     change[4] ^= 1;
     refused(&change, 0);
@@ -238,18 +238,17 @@ fn what_is_sound_is_saved_from_what_is_not() {
     assert_eq!(absorb(&parts, vec![], [], true).unwrap(), absorbed);
     let News::Changes(found) = &absorbed.news else { panic!("{absorbed:?}") };
     assert_eq!(hashes(found), hashes(&all[..120]));
-    // The chunk that is damaged, and all that rest on it.
+    // The damaged chunk, and all changes that depend on it.
     assert_eq!(absorbed.left_out_count, 1 + 10);
     let parts: Vec<usize> = absorbed.left_out.iter().map(|left_out| left_out.part).collect();
     assert_eq!(parts, [[1].as_slice(), &[3; 10]].concat());
-    // No more than so many are told.
+    // Only a limited number is listed.
     let absorbed = absorb(&[&all[1..].concat()], vec![], [], true).unwrap();
     assert_eq!(absorbed.news, News::Nothing);
     assert_eq!((absorbed.left_out.len(), absorbed.left_out_count), (100, all.len() as u64 - 1));
 }
 
-/// automerge asks for gigabytes to open some of these, and others it never gets to the end of. That
-/// ends the worker and nobody else.
+/// automerge asks for gigabytes to open some of these, and never finishes others. Only the worker dies.
 #[test]
 fn a_hostile_bundle_kills_its_worker_at_most() {
     let (mut document, text) = begun(1);
@@ -259,7 +258,7 @@ fn a_hostile_bundle_kills_its_worker_at_most() {
     let small = Supervisor { memory_bytes, time, ..supervisor(&[]) };
     let (mut refused, mut died) = (0, 0);
     let body = bundled.len() - 9;
-    // The first of these dies of its memory, the second of its time.
+    // The first one exceeds its memory limit, the second one its time limit.
     for number in [726, 293].into_iter().chain(0..100) {
         let mut mutated = bundled.clone();
         mutated[9 + number * 7919 % body] ^= [0x80, 0xff, 0x7f][number / body];

@@ -1,5 +1,5 @@
-//! What folding costs. Run with `--release -- --nocapture figures` for the figures; the bounds
-//! that are asserted are wide enough for a debug build on a busy machine.
+//! The cost of compaction. Run with `--release -- --nocapture figures` for the figures; the asserted
+//! bounds leave room for a debug build on a busy machine.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Folding in this process.
+//! Compaction in this process.
 
 use automerge::transaction::Transactable;
 use automerge::{Automerge, Change, LoadOptions, ROOT, TextEncoding};
@@ -51,7 +51,7 @@ fn snapshots_and_changes_in_any_order_come_together() {
     one.merge(&mut two).unwrap();
     let merged = one.fork();
     type_into(&mut one, &text, 25);
-    // Some that the snapshots hold already, each of the others twice, the later ones first.
+    // Some changes that are in the snapshots already, each of the others twice, the later ones first.
     let mut tail = added(&empty(3), &merged);
     tail.truncate(10);
     tail.extend(added(&merged, &one).into_iter().rev());
@@ -61,7 +61,7 @@ fn snapshots_and_changes_in_any_order_come_together() {
     assert_eq!(folded.heads, one.get_heads());
     assert_eq!(folded.changes, changes(&one).len() as u64);
     assert_eq!(load(&folded.snapshot).hydrate(None), one.hydrate(None));
-    // Nothing new: the same bytes.
+    // Without new changes, the bytes stay the same.
     assert_eq!(fold(&[&folded.snapshot], []).unwrap(), folded);
 }
 
@@ -79,7 +79,7 @@ fn what_rests_on_something_absent_is_an_error() {
     let lost = document.get_changes(&[])[40].hash();
     some.remove(40);
     assert_eq!(fold(&[], some).unwrap_err(), FoldError::Orphans { missing: lost });
-    // automerge keeps such changes behind the document that it saves.
+    // automerge saves such changes after the document chunk.
     let (mut one, text) = begun(1);
     let before = one.save();
     type_into(&mut one, &text, 2);
@@ -103,7 +103,7 @@ fn what_is_no_snapshot_or_change_is_named() {
     assert!(matches!(error, FoldError::Snapshot { position: 0, .. }), "{error}");
     let error = fold(&[&good], [changes(&document)[0].clone(), vec![1, 2, 3]]).unwrap_err();
     assert!(matches!(error, FoldError::Change { position: 1, .. }), "{error}");
-    // Another change of an actor and a sequence number.
+    // Another change with the same actor and sequence number.
     let (mut other, text) = begun(1);
     type_into(&mut other, &text, 1);
     other.empty_commit(Default::default());
@@ -142,7 +142,7 @@ fn what_comes_since_is_what_is_missing_dependencies_first() {
 
 #[test]
 fn an_actor_whose_changes_do_not_rest_on_each_other_is_served_by_ancestry() {
-    // automerge takes a sequence number as a clock; a change need not rest on its actor's last.
+    // automerge treats a sequence number as a clock; a change need not depend on its actor's last one.
     let (mut one, mut two) = (empty(1), empty(2));
     let first = put(&mut one, "first");
     let other = put(&mut two, "other");
@@ -158,8 +158,8 @@ fn an_actor_whose_changes_do_not_rest_on_each_other_is_served_by_ancestry() {
 
 #[test]
 fn what_automerge_saves_but_does_not_load_is_never_handed_out() {
-    // Two changes of one actor whose counters could be one's or the other's: automerge applies
-    // and saves them, and does not load what it has saved.
+    // Two changes of one actor whose operation counters are ambiguous: automerge applies and saves
+    // them, but fails to load what it saved.
     let mut one = empty(1);
     let first = put(&mut one, "first");
     let mut second = put(&mut one, "second").decode();
@@ -189,7 +189,7 @@ fn a_snapshot_is_no_longer_than_it_may_be() {
     let (less, more) = (within(actual - 1), within(actual));
     let too_large = FoldError::TooLarge { actual, limit: actual - 1 };
     assert_eq!(fold_within(&[], all, &less).unwrap_err(), too_large);
-    // A loaded document comes to the same, and so does a snapshot that is opened.
+    // A loaded document, and a snapshot that is opened, give the same results.
     assert_eq!(fold_loaded(&one, &more).unwrap(), folded);
     assert_eq!(fold_loaded(&one, &less).unwrap_err(), too_large);
     assert_eq!(open(folded.snapshot.clone(), &more).unwrap(), folded);

@@ -1,4 +1,4 @@
-//! Histories that the tests fold, as automerge makes them.
+//! Test histories, made by automerge.
 
 use automerge::transaction::Transactable;
 use automerge::{ActorId, Automerge, Change, ExpandedChange, ObjId, ObjType, ROOT, ReadDoc};
@@ -18,7 +18,7 @@ pub fn begun(actor: u8) -> (Automerge, ObjId) {
     (document, text)
 }
 
-/// Types characters in changes of their own, with deletions and jumps as in an editor.
+/// Types characters, each in its own change, with deletions and jumps as in an editor.
 pub fn type_into(document: &mut Automerge, text: &ObjId, characters: usize) {
     let mut at = document.length(text);
     for number in 0..characters {
@@ -38,7 +38,8 @@ pub fn type_into(document: &mut Automerge, text: &ObjId, characters: usize) {
     }
 }
 
-/// Two who type, merge, type apart and merge again; a counter, a mark, a map and an empty change.
+/// Two actors type, merge, type concurrently and merge again; a counter, a mark, a map and an empty
+/// change.
 pub fn session() -> Automerge {
     let (mut one, text) = begun(1);
     type_into(&mut one, &text, 120);
@@ -65,18 +66,18 @@ pub fn session() -> Automerge {
     one
 }
 
-/// The changes of a document as they travel, dependencies first.
+/// The changes of a document as on the wire, dependencies first.
 pub fn changes(document: &Automerge) -> Vec<Vec<u8>> {
     document.get_changes(&[]).iter().map(|change| change.raw_bytes().to_vec()).collect()
 }
 
-/// The changes that come in one document after those of another.
+/// The changes that `after` has and `before` lacks.
 pub fn added(before: &Automerge, after: &Automerge) -> Vec<Vec<u8>> {
     let added = before.get_changes_added(after);
     added.iter().map(|change| change.raw_bytes().to_vec()).collect()
 }
 
-/// A change whose text was never made: it passes every check of its form.
+/// A change to a text that was never made: it passes the preflight.
 pub fn poison(on: &Automerge) -> Vec<u8> {
     let (mut other, text) = begun(9);
     type_into(&mut other, &text, 1);

@@ -1,4 +1,4 @@
-//! Snapshots that strangers made.
+//! Untrusted snapshots.
 
 use automerge::SaveOptions;
 use landfall_fold::{FoldError, Folded, absorb, changes_since, fold, inspect};
@@ -21,7 +21,7 @@ fn an_honest_snapshot_comes_back_as_it_is() {
     assert_eq!(folded.heads, document.get_heads());
     assert_eq!(folded.changes, changes(&document).len() as u64);
     assert_eq!(folded.hash, <[u8; 32]>::from(Sha256::digest(&snapshot)));
-    // One that is written otherwise but says the same.
+    // The same document in another encoding.
     let plain = document.save_with_options(SaveOptions { deflate: false, ..Default::default() });
     assert!(plain != snapshot);
     assert!(inspected(&plain).unwrap().snapshot == plain);
@@ -29,7 +29,8 @@ fn an_honest_snapshot_comes_back_as_it_is() {
 
 #[test]
 fn another_order_of_changes_is_honest_too() {
-    // Applied as somebody met them: first all of the one, then all of the other.
+    // Changes in the order in which a peer received them: first all of one actor, then all of the
+    // other.
     let (mut one, text) = begun(1);
     type_into(&mut one, &text, 40);
     let mut two = one.fork().with_actor([2; 16].into());
@@ -65,7 +66,7 @@ fn put_number(mut value: usize, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-/// The snapshot with one more column of operations, which nobody knows.
+/// Returns the snapshot with an additional, unknown column of operations.
 fn with_a_column_more(plain: &[u8], data: &[u8]) -> Vec<u8> {
     let mut at = 9;
     number(plain, &mut at);
@@ -87,7 +88,7 @@ fn with_a_column_more(plain: &[u8], data: &[u8]) -> Vec<u8> {
     let mut more = plain[body..metadata].to_vec();
     put_number(count + 1, &mut more);
     more.extend(&plain[after_count..at]);
-    // Of texts, numbered after the last that automerge has.
+    // A text column, numbered after automerge's last one.
     put_number((11 << 4) | 5, &mut more);
     put_number(data.len(), &mut more);
     more.extend(&plain[at..end]);
@@ -127,7 +128,7 @@ fn what_is_not_what_was_told_is_refused() {
     assert!(matches!(error, FoldError::NotADocument { .. }), "{error}");
 }
 
-/// 94 bytes that state so many changes: automerge would take a gigabyte for a million.
+/// 94 bytes that claim so many changes: automerge would take a gigabyte for a million.
 fn claiming(changes: i64) -> Vec<u8> {
     let run = |value: u8| {
         let (mut out, mut left) = (Vec::new(), changes);
@@ -169,7 +170,7 @@ fn a_snapshot_that_states_more_than_its_bytes_is_not_opened_by_anybody() {
 
 #[test]
 fn a_change_that_no_push_would_bring_is_refused() {
-    // automerge folds it, a relay would not take it: its counters leave a hole of their limit.
+    // automerge accepts it, but a relay rejects it: its counters skip as many numbers as the limit.
     let (mut one, text) = begun(1);
     type_into(&mut one, &text, 3);
     let mut last = one.get_last_local_change().unwrap().decode();
@@ -181,7 +182,7 @@ fn a_change_that_no_push_would_bring_is_refused() {
     document.apply_changes([automerge::Change::from(last)]).unwrap();
     let error = inspected(&document.save()).unwrap_err();
     assert!(matches!(error, FoldError::Form { .. }), "{error}");
-    // An actor named by 65 bytes.
+    // An actor id of 65 bytes.
     let mut document = automerge::Automerge::new().with_actor(vec![1; 65].into());
     document.empty_commit(Default::default());
     let error = inspected(&document.save()).unwrap_err();
@@ -194,7 +195,7 @@ fn damaged_snapshots_are_refused_or_say_what_their_changes_say() {
     type_into(&mut one, &text, 60);
     let plain = one.save_with_options(SaveOptions { deflate: false, ..Default::default() });
     let hook = std::panic::take_hook();
-    // automerge panics on some of them, which is the point: it should not be told each time.
+    // automerge panics on some of them, which is intended: the hook would print each panic.
     std::panic::set_hook(Box::new(|_| ()));
     let (mut refused, mut taken) = (0, 0);
     let magic_and_checksum = 8;
@@ -202,7 +203,7 @@ fn damaged_snapshots_are_refused_or_say_what_their_changes_say() {
         for flip in [1, 0x40, 0xff] {
             let mut damaged = plain.clone();
             damaged[at] ^= flip;
-            // With a checksum that fits: automerge's own look is not what is tested.
+            // With a correct checksum, so that automerge's checksum test is not the one that fails.
             let sum = Sha256::digest(&damaged[magic_and_checksum..]);
             damaged[4..8].copy_from_slice(&sum[..4]);
             match inspected(&damaged) {

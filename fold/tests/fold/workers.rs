@@ -1,4 +1,4 @@
-//! Folding in children, which die of everything that a child can die of.
+//! Compaction in child processes, which die in every way that a process can.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ pub fn supervisor(words: &[&str]) -> Supervisor {
     }
 }
 
-/// Whether a process is there, be it as a zombie.
+/// Whether a process exists, also as a zombie.
 fn is_there(id: u32) -> bool {
     std::path::Path::new(&format!("/proc/{id}")).exists()
 }
@@ -64,7 +64,7 @@ fn what_the_library_refuses_a_worker_refuses_in_the_same_words() {
     let mut all = changes(&document);
     all.push(poison(&document));
     refused(supervisor.fold(&[], all).unwrap_err());
-    // Refused long before everything was sent: the parent is told, and sends no more.
+    // The worker refuses the job early: the parent notices and stops sending.
     let mut job = supervisor.start(JobKind::Fold).unwrap();
     let mut sent = 0;
     let error = loop {
@@ -85,12 +85,12 @@ fn one_worker_opens_what_is_offered_and_merges_it() {
     let theirs = inspect(&offered, landfall_fold::hash_of(&offered)).unwrap();
     let merge = |heads: Option<Vec<ChangeHash>>| JobKind::Merge { hash: theirs.hash, heads };
     let kind = |heads: &[ChangeHash]| merge(Some(heads.to_vec()));
-    // Nothing is held: it is the offered one itself.
+    // The document is empty, so the result is the uploaded snapshot itself.
     let mut job = supervisor.start(kind(&theirs.heads)).unwrap();
     job.part(&offered).unwrap();
     assert_eq!(job.sound().unwrap(), theirs.changes);
     assert_eq!(job.finish().unwrap(), theirs);
-    // Some of it is held, as a snapshot and as changes.
+    // The document has part of it, as a snapshot and as changes.
     let half = all.len() / 2;
     let held = fold(&[], all[..half].iter().cloned()).unwrap();
     let mut job = supervisor.start(kind(&theirs.heads)).unwrap();
@@ -99,12 +99,12 @@ fn one_worker_opens_what_is_offered_and_merges_it() {
     job.base(&held.snapshot).unwrap();
     job.change(&all[half]).unwrap();
     assert_eq!(job.finish().unwrap().heads, theirs.heads);
-    // Its heads may be unknown.
+    // The expected heads may be unknown.
     let mut job = supervisor.start(merge(None)).unwrap();
     job.part(&offered).unwrap();
     assert_eq!(job.sound().unwrap(), theirs.changes);
     assert_eq!(job.finish().unwrap(), theirs);
-    // What it is not is refused before anything is asked for.
+    // An upload with other heads is refused before the parent reads the document.
     let mut job = supervisor.start(kind(&[])).unwrap();
     job.part(&offered).unwrap();
     let error = job.sound().unwrap_err();
@@ -117,7 +117,7 @@ fn one_worker_opens_what_is_offered_and_merges_it() {
 
 #[test]
 fn a_worker_that_takes_too_much_memory_is_its_own_loss() {
-    // So many operations in a change of a few bytes.
+    // A change of a few bytes with this many operations.
     let (mut document, text) = begun(1);
     {
         use automerge::transaction::Transactable;
@@ -129,7 +129,7 @@ fn a_worker_that_takes_too_much_memory_is_its_own_loss() {
     let error = small.fold(&[], changes(&document)).unwrap_err();
     let WorkerError::Died { how, said } = &error else { panic!("{error:?}") };
     assert!(how.contains("SIGABRT") && said.contains("memory allocation"), "{error}");
-    // It is the limit that killed it, and the next one is well.
+    // The memory limit killed it; the next worker succeeds.
     assert!(supervisor(&[]).fold(&[], changes(&document)).is_ok());
     let (small_one, _) = begun(1);
     assert!(small.fold(&[], changes(&small_one)).is_ok());
@@ -160,7 +160,7 @@ fn a_worker_that_is_not_done_in_time_is_killed() {
     let error = impatient.fold(&[], changes(&session())).unwrap_err();
     assert!(matches!(error, WorkerError::TimedOut { .. }), "{error:?}");
     assert!(begun.elapsed() < Duration::from_secs(20));
-    // While its parent still sends, and the pipe is full.
+    // The worker exceeds its time while its parent still sends and the pipe is full.
     let mut job = impatient.start(JobKind::Fold).unwrap();
     let error = loop {
         if let Err(error) = job.change(&[0; 1 << 16]) {
@@ -207,8 +207,8 @@ fn a_job_that_is_given_up_leaves_no_process() {
     assert!(!is_there(id));
 }
 
-/// The beginning of a fold, as a supervisor sends it: version, release, memory, time, bytes of a
-/// snapshot, kind of job, number of hashes.
+/// The start of a job, as a supervisor sends it: version, release, memory, time, bytes of a snapshot,
+/// kind of job, number of hashes.
 fn greeting(seconds: u64) -> Vec<u8> {
     greeting_of(env!("CARGO_PKG_VERSION"), seconds)
 }
@@ -237,13 +237,13 @@ fn by_hand() -> std::process::Child {
 
 #[test]
 fn a_worker_ends_with_its_parent() {
-    // In the middle of what it is sent.
+    // The parent dies while it sends.
     let mut child = by_hand();
     let mut input = child.stdin.take().unwrap();
     input.write_all(&[greeting(60), part(2, &changes(&session())[0])].concat()).unwrap();
     drop(input);
     assert_eq!(child.wait().unwrap().code(), Some(3));
-    // And at its work: this takes it longer than a moment.
+    // The parent dies during the worker's work, which takes more than a moment.
     let (mut document, text) = begun(1);
     type_into(&mut document, &text, 10_000);
     let mut child = by_hand();
@@ -261,7 +261,7 @@ fn a_worker_has_so_much_processor_time_and_no_more() {
     let mut child = by_hand();
     let mut input = child.stdin.take().unwrap();
     input.write_all(&greeting(0)).unwrap();
-    // Work without an end: the same change again and again.
+    // Endless input: the same changes again and again.
     let again = part(2, &changes(&session())[1]).repeat(100);
     while input.write_all(&again).is_ok() {}
     let status = child.wait().unwrap();
@@ -269,7 +269,7 @@ fn a_worker_has_so_much_processor_time_and_no_more() {
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(24), "{status}");
 }
 
-/// Its file was replaced while its parent runs: it does nothing, and says what is to be done.
+/// The worker's file was replaced while its parent runs: the worker refuses and reports what to do.
 #[test]
 fn a_worker_of_another_release_does_nothing() {
     for begin in [greeting_of("0.0.9", 60), b"LFfold\0\x05".to_vec()] {
@@ -320,7 +320,7 @@ fn a_worker_makes_no_longer_snapshot_than_it_may() {
         }
         other => panic!("{other:?}"),
     }
-    // What is new in a whole document comes as changes then, however many they are.
+    // The new changes of a whole document are then returned one by one, whatever their number.
     let mut long = begun(1).0;
     for n in 0..limits::PUSH_CHANGES + 10 {
         let put = |tx: &mut automerge::transaction::Transaction<'_>| tx.put(ROOT, "n", n as i64);

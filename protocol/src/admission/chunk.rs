@@ -1,4 +1,5 @@
-//! The chunk around a change: magic, checksum, type, length, and the deflated form.
+//! The chunk around a change: magic, checksum, type, length, and the deflated form. The change's
+//! columns are read elsewhere.
 
 use std::borrow::Cow;
 
@@ -10,16 +11,16 @@ use super::reader::Reader;
 use crate::ids::ChangeHash;
 use crate::limits;
 
-/// Begins every chunk.
+/// The first four bytes of every chunk.
 pub(super) const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 const CHANGE: u8 = 1;
 const DEFLATED_CHANGE: u8 = 2;
 
-/// Magic, checksum, type and a length of a `u32` in LEB128: at most this much stands before a body.
+/// The longest possible chunk header: magic, checksum, type, and a `u32` length in LEB128.
 const PREFIX: usize = 4 + 4 + 1 + 5;
 
-/// A change as one chunk of type 1, inflated if it came deflated, with a hash that its checksum
-/// agrees with.
+/// A change as one chunk of type 1, inflated if it arrived deflated. Its checksum agrees with its
+/// hash.
 #[derive(Debug)]
 pub(super) struct Chunk<'a> {
     bytes: Cow<'a, [u8]>,
@@ -35,7 +36,7 @@ impl<'a> Chunk<'a> {
         Self::open_within(bytes, limits::CHANGE_INFLATED_BYTES)
     }
 
-    /// The same, unless it inflates to more than `most` bytes.
+    /// As [`Self::open`], but fails if the chunk inflates to more than `most` bytes.
     pub(super) fn open_within(bytes: &'a [u8], most: usize) -> Result<Self, FormError> {
         let (limit, actual) = (limits::CHANGE_BYTES, bytes.len());
         if actual > limit {
@@ -65,12 +66,12 @@ impl<'a> Chunk<'a> {
         chunk.hashed(stated)
     }
 
-    /// The whole chunk, of type 1: what automerge is given.
+    /// The whole chunk, of type 1, as automerge parses it.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 
-    /// What stands after the chunk's own header.
+    /// The bytes after the chunk's header.
     pub(super) fn body(&self) -> &[u8] {
         &self.bytes[self.body..]
     }
@@ -88,7 +89,7 @@ impl<'a> Chunk<'a> {
         Self { bytes: Cow::Owned(bytes), start, body: PREFIX, hash }.hashed(stated)
     }
 
-    /// The hash covers type, length and body, and its first bytes are the checksum.
+    /// The hash covers type, length and body. Its first four bytes are the checksum.
     fn hashed(mut self, stated: [u8; 4]) -> Result<Self, FormError> {
         let digest: [u8; 32] = Sha256::digest(&self.bytes[self.start + 8..]).into();
         let actual = [digest[0], digest[1], digest[2], digest[3]];
@@ -100,7 +101,7 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// A length in LEB128, and how many bytes of it count. Lengths here stay far below 2³⁵.
+/// A length in LEB128, and the number of bytes used. Lengths here stay far below 2³⁵.
 fn length_of(mut length: usize) -> ([u8; 5], usize) {
     let mut bytes = [0; 5];
     for (index, byte) in bytes.iter_mut().enumerate() {
@@ -114,7 +115,7 @@ fn length_of(mut length: usize) -> ([u8; 5], usize) {
     (bytes, 5)
 }
 
-/// How many bytes a deflated stream comes to. They are seen a buffer at a time, and none is kept.
+/// The inflated length of a deflated stream. Inflates one buffer at a time and keeps none.
 pub(super) fn inflated_length(deflated: &[u8], limit: usize) -> Result<usize, FormError> {
     let mut buffer = vec![0; INFLATE_BUFFER];
     let mut stream = Decompress::new(false);
@@ -136,7 +137,7 @@ pub(super) fn inflated_length(deflated: &[u8], limit: usize) -> Result<usize, Fo
             break;
         }
         if consumed == 0 && made == 0 {
-            // Neither input nor output moves: the stream is cut off.
+            // No progress on input or output: the stream is truncated.
             return Err(FormError::Truncated { part: "deflated stream" });
         }
     }
@@ -146,11 +147,11 @@ pub(super) fn inflated_length(deflated: &[u8], limit: usize) -> Result<usize, Fo
     }
 }
 
-/// Bytes that are inflated at a time where none is kept.
+/// Size of the buffer that is reused when no inflated bytes are kept.
 const INFLATE_BUFFER: usize = 32 * 1024;
 
-/// Inflates into a buffer that leaves `prefix` bytes free in front, so that a chunk is built
-/// without a second copy. The buffer grows with what has been inflated, up to the limit.
+/// Inflates into a buffer that leaves `prefix` bytes free in front, so that the chunk header is
+/// added without a second copy. The buffer grows with the inflated bytes, up to the limit.
 pub(super) fn inflate(deflated: &[u8], prefix: usize, limit: usize) -> Result<Vec<u8>, FormError> {
     let guess = deflated.len().saturating_mul(4).max(1024).min(limit);
     let mut out = Vec::with_capacity(prefix + guess);
@@ -172,11 +173,11 @@ pub(super) fn inflate(deflated: &[u8], prefix: usize, limit: usize) -> Result<Ve
         }
         let is_full = out.len() == out.capacity();
         if !is_full && consumed == 0 && out.len() == before.1 {
-            // Neither input nor output moves: the stream is cut off.
+            // No progress on input or output: the stream is truncated.
             return Err(FormError::Truncated { part: "deflated stream" });
         }
         if is_full {
-            // One byte past the limit is room enough to see that it is passed.
+            // One byte beyond the limit is enough to detect that the stream exceeds it.
             let most = prefix + limit + 1;
             out.reserve_exact(out.len().max(1024).min(most - out.len()));
         }

@@ -1,10 +1,11 @@
 //! The columns of a change's operations, walked by run lengths: the time depends on the number of
-//! runs, never on how many operations they claim.
+//! runs, not on the number of operations that they claim.
 //!
-//! Two kinds of harm are kept out. automerge 0.12 panics, or fills memory, on some columns; and it
-//! applies and saves many others, rebuilds them differently when the document is loaded, and then
-//! refuses the whole document because hashes do not match. So columns that it does not know (it
-//! drops them), encodings that it would not write, and details that it does not keep are refused.
+//! The checks prevent two kinds of harm. automerge 0.12 panics or fills memory on some columns. It
+//! applies and saves many others, rebuilds them differently when it loads the document, and then
+//! rejects the whole document because hashes do not match. So this module rejects columns that
+//! automerge does not know (it drops them), encodings that it would not write, and details that it
+//! does not keep.
 
 use super::form::FormError;
 use super::predecessors::{Group, Predecessors};
@@ -14,7 +15,7 @@ use super::runs::{Booleans, Deltas, Line, Runs};
 use super::work::Work;
 use crate::limits;
 
-/// The columns of a change in automerge 0.12 by their specifications, ascending.
+/// The column specifications of a change in automerge 0.12, ascending.
 const KNOWN: [u64; 14] =
     [0x01, 0x02, 0x11, 0x13, 0x15, 0x34, 0x42, 0x56, 0x57, 0x70, 0x71, 0x73, 0x94, 0xa5];
 
@@ -24,15 +25,15 @@ const DELETE: u64 = 3;
 const INCREMENT: u64 = 5;
 const MARK: u64 = 7;
 
-// Types of values, the low four bits of their metadata: null, false and true have no bytes.
+// Value types: the low four bits of the value metadata. Null, false and true have no bytes.
 const NULL: u64 = 0;
 const TRUE: u64 = 2;
 
-/// The bytes of a change's columns, in the order of [`KNOWN`]; those that are absent are empty.
+/// The bytes of a change's columns, in the order of [`KNOWN`]; an absent column is empty.
 type Bytes<'a> = [&'a [u8]; KNOWN.len()];
 
-/// Counts and checks the operations of a change whose header has been read. What follows the
-/// columns is the change's own (automerge keeps it, an author for example) and not looked at.
+/// Counts and checks the operations of a change whose header has been read. Ignores the bytes after
+/// the columns: automerge preserves them as extra bytes of the change (an author, for example).
 pub(super) fn count_operations(
     body: &mut Reader<'_>,
     start_op: u64,
@@ -51,20 +52,20 @@ pub(super) fn count_operations(
     Ok(Counted { operations: rows.walked, stored_operations, expanded })
 }
 
-/// How many operations a change has.
+/// Operation counts of a change.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Counted {
-    /// All of them.
+    /// All operations.
     pub(super) operations: u64,
-    /// What they add to a saved document: a row for each but deletions, and an entry for each
-    /// predecessor.
+    /// The operations that the change adds to a saved document: a row for each one except
+    /// deletions, and an entry for each predecessor.
     pub(super) stored_operations: u64,
-    /// What a reader that expands the runs has to do: operations and predecessors, and the bytes of
-    /// texts that it repeats.
+    /// The work of a reader that expands the runs: operations and predecessors, and the bytes of
+    /// repeated texts.
     pub(super) expanded: Work,
 }
 
-/// Reads the columns' metadata, and cuts their data apart.
+/// Reads the columns' metadata and splits their data.
 fn split<'a>(body: &mut Reader<'a>) -> Result<Bytes<'a>, FormError> {
     const PART: &str = "column metadata";
     let count = body.unsigned(PART)?;
@@ -83,7 +84,7 @@ fn split<'a>(body: &mut Reader<'a>) -> Result<Bytes<'a>, FormError> {
         before = Some(index);
         lengths[index] = body.unsigned(PART)?;
         if lengths[index] == 0 {
-            // automerge leaves a column without data out.
+            // automerge omits a column without data.
             return Err(FormError::Encoding { column: PART, what: "a column without data" });
         }
     }
@@ -94,11 +95,12 @@ fn split<'a>(body: &mut Reader<'a>) -> Result<Bytes<'a>, FormError> {
     Ok(columns)
 }
 
-/// Operations that are equal, but for their own counters and for elements on a line.
+/// A run of operations that are equal except for their own counters and for keys that follow one
+/// [`Line`].
 #[derive(Debug, Clone, Copy)]
 struct Stretch<'a> {
     rows: u64,
-    /// The counter of the first.
+    /// The counter of the first operation.
     operation: u64,
     object: Option<(u64, u64)>,
     key: (Option<u64>, Option<Line>, Option<&'a [u8]>),
@@ -110,7 +112,7 @@ struct Stretch<'a> {
     mark_name: Option<&'a [u8]>,
 }
 
-/// Readers of all columns, at the same row.
+/// Readers of all columns, positioned at the same row.
 #[derive(Debug)]
 struct Rows<'a> {
     object_actor: Runs<'a, u64>,
@@ -128,11 +130,11 @@ struct Rows<'a> {
     mark_name: Runs<'a, &'a [u8]>,
     start_op: u64,
     walked: u64,
-    /// Of those walked, the operations that are no deletions.
+    /// Walked operations that are not deletions.
     kept: u64,
     stated_value_bytes: u64,
     text_bytes: u64,
-    /// The object of the operation before, if that operation begins a mark.
+    /// The object of the previous operation, if that operation begins a mark.
     begun_mark: Option<Option<(u64, u64)>>,
 }
 
@@ -184,6 +186,8 @@ impl<'a> Rows<'a> {
                 rows: stretch.rows,
                 each: stretch.predecessors,
             };
+            // A stretch is checked as one operation. Only its predecessors need a walk: they have runs of
+            // their own.
             stretch.check_object(actors)?;
             stretch.check_key(actors)?;
             stretch.check_action()?;
@@ -197,7 +201,7 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// The next operations that are alike. automerge counts operations by the action column.
+    /// The next run of equal operations. automerge counts operations by the action column.
     fn stretch(&mut self) -> Result<Option<Stretch<'a>>, FormError> {
         let (action, rows) = self.action.stretch()?;
         let is_absent = action.is_none() && rows == u64::MAX;
@@ -213,6 +217,8 @@ impl<'a> Rows<'a> {
             return Err(FormError::Counter { limit: limits::OPERATION_COUNTER, actual: last });
         }
         let operation = self.start_op + self.walked;
+        // Every column has its own runs. The shortest one limits how many rows can be checked as
+        // one.
         let mut least = Least { rows, expected: actual };
         let object_actor = least.of(self.object_actor.column(), self.object_actor.stretch()?)?;
         let object_counter =
@@ -255,8 +261,8 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// automerge 0.12 loads a mark's end only right after its beginning, and knows marks only in
-    /// sequences.
+    /// automerge 0.12 loads the end of a mark only directly after its beginning, and supports marks
+    /// only in sequences.
     fn check_mark(&mut self, stretch: &Stretch<'_>) -> Result<(), FormError> {
         let before = self.begun_mark.take();
         if stretch.action != MARK {
@@ -284,7 +290,8 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// automerge writes a text out for every operation that it applies.
+    /// Counts the bytes of texts: automerge writes the text out for every operation that it
+    /// applies.
     fn add_text(&mut self, stretch: &Stretch<'_>) -> Result<(), FormError> {
         let length = |text: Option<&[u8]>| text.map_or(0, |text| text.len() as u64);
         let each = length(stretch.key.2) + length(stretch.mark_name);
@@ -293,7 +300,7 @@ impl<'a> Rows<'a> {
         if self.text_bytes > limit { Err(FormError::Text { limit }) } else { Ok(()) }
     }
 
-    /// No column has more rows than there are operations.
+    /// Checks that no column has more rows than there are operations.
     fn finish(&mut self) -> Result<(), FormError> {
         let rows = self.walked;
         self.object_actor.finish(rows)?;
@@ -323,7 +330,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// How many rows all columns looked at so far have alike.
+/// The number of rows for which all columns read so far hold their current value.
 struct Least {
     rows: u64,
     expected: u64,
@@ -372,7 +379,7 @@ impl Stretch<'_> {
         Ok(())
     }
 
-    /// A key is a text, or an element, or the head: counter 0 without an actor.
+    /// A key is a text, an element, or the head (counter 0 without an actor).
     fn check_key(&self, actors: &mut Actors<'_>) -> Result<(), FormError> {
         match self.key {
             (None, None, Some(_)) => self.refuse_if(self.insert, "it inserts at a text key"),
@@ -393,8 +400,9 @@ impl Stretch<'_> {
         }
     }
 
-    /// automerge keeps a deletion only as a note on what it deletes: what else it says is lost.
-    /// The rest is what automerge never writes and does not keep everywhere.
+    /// automerge keeps a deletion only as a successor of the operation that it deletes, so other
+    /// details of a deletion would be lost. The remaining checks reject operations that automerge
+    /// never writes and does not preserve everywhere.
     fn check_action(&self) -> Result<(), FormError> {
         self.refuse_if(self.action > MARK, "its action is unknown")?;
         let has_value = matches!(self.action, PUT | INCREMENT)

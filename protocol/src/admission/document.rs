@@ -1,13 +1,13 @@
-//! The preflight of a document chunk: how much automerge would make of it, counted before automerge
-//! expands it.
+//! The preflight of a document chunk: computes how large automerge's document would be, before
+//! automerge expands the chunk.
 //!
-//! A saved document is columns of run lengths, some of them deflated, so that a few bytes can state
-//! any number of changes and operations; automerge 0.12 takes memory for what is stated. Every way
-//! by which a document chunk reaches automerge asks [`measure`] first. It walks the columns by
-//! their runs, inflates within a bound, and keeps one column at a time.
+//! A saved document consists of run-length encoded columns, some of them deflated, so a few bytes
+//! can state any number of changes and operations. automerge 0.12 allocates memory for the stated
+//! number. Every path by which a document chunk reaches automerge calls [`measure`] first. It walks
+//! the columns by their runs, inflates within a bound, and keeps one column at a time.
 //!
-//! It does not look at what the columns mean: which operations belong together is for automerge to
-//! find, whose panics are contained.
+//! It does not interpret the columns: automerge finds out which operations belong together, and
+//! callers contain its panics.
 
 mod columns;
 #[cfg(test)]
@@ -22,36 +22,36 @@ use super::reader::Reader;
 use crate::limits;
 use columns::Columns;
 
-/// How large a document is, in what costs memory once it is loaded.
+/// The size of a document, in the quantities that cost memory once it is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DocumentSize {
-    /// Bytes of its changes and snapshots as they are stored.
+    /// Stored bytes of its changes and snapshots.
     pub bytes: u64,
-    /// Bytes of it that every replica has, folded or not: of its snapshot, and of its other changes what
-    /// folding leaves for certain.
+    /// Bytes that every replica has of it, compacted or not: the bytes of its snapshot, and of its
+    /// other changes the least that can remain after compaction.
     pub lasting_bytes: u64,
-    /// How many changes it has.
+    /// Number of changes.
     pub changes: u64,
-    /// Its operations, as a saved document holds them: a row for each but deletions, and an entry
-    /// for each predecessor that an operation names.
+    /// Number of operations as a saved document holds them: a row for each one except deletions,
+    /// and an entry for each predecessor that an operation names.
     pub operations: u64,
-    /// Its concurrent heads.
+    /// Number of concurrent heads.
     pub heads: u64,
 }
 
-/// What of a document is bounded.
+/// The bounded quantities of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Budget {
-    /// Its changes.
+    /// Changes.
     Changes,
-    /// Its operations, as [`DocumentSize::operations`] counts them.
+    /// Operations, as [`DocumentSize::operations`] counts them.
     Operations,
-    /// Its concurrent heads.
+    /// Concurrent heads.
     Heads,
-    /// Bytes of its columns, inflated.
+    /// Inflated bytes of its columns.
     InflatedBytes,
-    /// Bytes of keys, mark names and messages, each written out as often as it is used.
+    /// Bytes of keys, mark names and messages, each counted as often as it is used.
     TextBytes,
     /// Entries of the vector clocks that automerge keeps: one for each actor at every 16th change.
     ClockEntries,
@@ -70,32 +70,32 @@ impl std::fmt::Display for Budget {
     }
 }
 
-/// A document that is, or would become, more than automerge can be given.
+/// A document exceeds, or would exceed, the size that automerge can safely load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the document would have {actual} {budget}, the limit for one of its bytes is {limit}")]
 pub struct OverBudget {
-    /// What there is too much of.
+    /// The exceeded quantity.
     pub budget: Budget,
-    /// The most that a document of this many bytes may have.
+    /// The limit for a document of this many bytes.
     pub limit: u64,
-    /// How much there is, at least.
+    /// The actual amount, at least.
     pub actual: u64,
 }
 
-/// Why a document chunk is not given to automerge.
+/// Why [`measure`] rejects a document chunk.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DocumentError {
-    /// It is not exactly one chunk of type 0.
+    /// The bytes are not exactly one chunk of type 0.
     #[error("it is not one automerge document: {what}")]
     NotADocument {
-        /// What is wrong.
+        /// The reason.
         what: &'static str,
     },
-    /// Its columns cannot be read.
+    /// The columns cannot be decoded.
     #[error("the document cannot be read: {0}")]
     Malformed(#[from] FormError),
-    /// It states more than its bytes may stand for.
+    /// The chunk states more than its number of bytes allows.
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
 }
@@ -113,14 +113,15 @@ impl DocumentSize {
         paid.saturating_add(limits::DOCUMENT_OPERATIONS_FREE).min(limits::DOCUMENT_OPERATIONS)
     }
 
-    /// Whether a change of this size may be added.
+    /// Checks whether a change of this size may be added.
     ///
-    /// A change that brings a byte for each of its operations pays for itself, whatever the bytes
-    /// before it have been folded to; anything else draws on the document's bytes. Of a change that is
-    /// made here, only on those that a relay has too, which may have folded more of the document.
+    /// A change that has at least one byte for each of its operations is accounted for by its own
+    /// bytes, however small the compacted document is. Any other change uses up the allowance of
+    /// the document's bytes. A change made locally uses only the bytes that a relay has too,
+    /// because the relay may have compacted more of the document.
     ///
     /// # Errors
-    /// If the document would be over its budget.
+    /// If the document would exceed its budget.
     pub(super) fn check_growth(
         &self,
         bytes: u64,
@@ -133,12 +134,13 @@ impl DocumentSize {
         within(Budget::Changes, changes, limit(limits::DOCUMENT_CHANGES))?;
         let after = self.operations.saturating_add(operations);
         within(Budget::Operations, after, limit(limits::DOCUMENT_OPERATIONS))?;
+        // The change brings its own allowance; the document's bytes need not account for it.
         if operations <= bytes {
             return Ok(());
         }
         let most = match origin {
             Origin::Local => {
-                // Saved by another replica, it may be a little shorter.
+                // A snapshot that another replica saved may be a little shorter than this one.
                 let lasting = self.lasting_bytes / 4 * 3;
                 let most = Self::most_operations(lasting.saturating_add(bytes));
                 most.saturating_sub(limits::DOCUMENT_OPERATIONS_FREE / 4)
@@ -149,17 +151,18 @@ impl DocumentSize {
         within(Budget::Operations, after, most)
     }
 
-    /// What folding leaves for certain of so many bytes of changes: deflate makes no more than 1,032
-    /// bytes out of one.
+    /// The least number of bytes that remains of so many bytes of changes after compaction: deflate
+    /// inflates one byte to at most 1,032.
     pub const fn lasting(bytes: u64) -> u64 {
         bytes / 1_032
     }
 }
 
-/// Counts what a document chunk states, and refuses one whose bytes cannot stand for that much.
+/// Counts the contents that a document chunk states, and rejects a chunk whose bytes cannot account
+/// for them.
 ///
 /// # Errors
-/// If the bytes are not one document chunk, or are over one of the budgets.
+/// If the bytes are not one document chunk, or exceed one of the budgets.
 pub fn measure(chunk: &[u8]) -> Result<DocumentSize, DocumentError> {
     let mut body = Reader::new(body(chunk)?);
     let actors = skip_actors(&mut body)?;
@@ -169,7 +172,7 @@ pub fn measure(chunk: &[u8]) -> Result<DocumentSize, DocumentError> {
     let (changes, operations) = (Columns::read(&mut body)?, Columns::read(&mut body)?);
     let mut inflatable = limits::DOCUMENT_INFLATED_BYTES;
     let bytes = chunk.len() as u64;
-    // Each group is judged before the next is looked at.
+    // Check each group against its budget before reading the next one.
     let changes = changes.tally(&mut body, &mut inflatable)?;
     within(Budget::Changes, changes.rows, DocumentSize::most_changes(bytes))?;
     within(Budget::Operations, changes.grouped, DocumentSize::most_operations(bytes))?;
@@ -184,12 +187,12 @@ pub fn measure(chunk: &[u8]) -> Result<DocumentSize, DocumentError> {
     Ok(DocumentSize { bytes, lasting_bytes: bytes, changes, operations, heads })
 }
 
-/// The body of the one chunk of type 0 that these bytes are: automerge loads other chunks too, and
-/// keeps changes without their dependencies that follow.
+/// The body of the chunk, which must be a single chunk of type 0. automerge also loads other
+/// chunks, and keeps changes after them whose dependencies are missing.
 fn body(chunk: &[u8]) -> Result<&[u8], DocumentError> {
     let not = |what| DocumentError::NotADocument { what };
     let rest = chunk.strip_prefix(&MAGIC).ok_or(not("it does not begin with 856f4a83"))?;
-    // A checksum of 4 bytes, which automerge looks at.
+    // A checksum of 4 bytes, which automerge verifies.
     let rest = rest.get(4..).ok_or(not("it is cut off"))?;
     let (&kind, rest) = rest.split_first().ok_or(not("it is cut off"))?;
     if kind != DOCUMENT {
@@ -203,7 +206,7 @@ fn body(chunk: &[u8]) -> Result<&[u8], DocumentError> {
     }
 }
 
-/// Reads over the actors; gives their number.
+/// Skips the actors and returns their number.
 fn skip_actors(body: &mut Reader<'_>) -> Result<u64, FormError> {
     let count = body.unsigned("number of actors")?;
     for _ in 0..count {

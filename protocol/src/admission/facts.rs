@@ -1,25 +1,27 @@
-//! What a push rests on, looked up before it is judged: a change may name tens of thousands of others, and
-//! whoever judges all pushes in a row must not wait for the disk for each.
+//! The history facts that a push depends on, looked up before the push is admitted. A change may
+//! name tens of thousands of others, and the task that admits all pushes in order must not wait for
+//! the disk for each of them.
 //!
-//! That a document has a change or an actor stays true for as long as the document is there. So it
-//! does not matter how old such a fact is. What was not found may have come since, and is asked again.
+//! A document keeps its changes and actors for as long as it exists, so a found fact does not
+//! become stale. A change or actor that was not found may have arrived since, so it is looked up
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CheckedChange, DocumentSize, History, Known};
 use crate::ids::{ActorId, ChangeHash, DocumentId, Offset};
 
-/// What changes name that they do not bring themselves.
+/// The changes and actors that a set of changes names and does not itself contain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
-    /// Changes that they depend on.
+    /// Dependencies.
     pub changes: Vec<ChangeHash>,
-    /// Actors whose operations they refer to.
+    /// Actors of referenced operations.
     pub actors: Vec<ActorId>,
 }
 
 impl Named {
-    /// By these changes.
+    /// Collects the names from `changes`.
     pub fn by(changes: &[CheckedChange]) -> Self {
         let brought: BTreeSet<&ChangeHash> = changes.iter().map(|change| &change.hash).collect();
         let dependencies = changes.iter().flat_map(|change| &change.dependencies);
@@ -32,7 +34,7 @@ impl Named {
         Self { changes, actors }
     }
 
-    /// How many look-ups they cost.
+    /// The number of look-ups needed.
     pub fn len(&self) -> usize {
         self.changes.len() + self.actors.len()
     }
@@ -42,7 +44,7 @@ impl Named {
         self.len() == 0
     }
 
-    /// Takes up to so many out of it.
+    /// Removes and returns up to `most` of them.
     pub fn take(&mut self, most: usize) -> Self {
         let changes = self.changes.split_off(self.changes.len().saturating_sub(most));
         let rest = most - changes.len();
@@ -51,7 +53,7 @@ impl Named {
     }
 }
 
-/// What is known of a document's history.
+/// Known facts about a document's history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     counters: BTreeMap<ChangeHash, u64>,
@@ -59,10 +61,10 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Adds what the history has of these.
+    /// Looks `named` up in the history and adds the facts found.
     ///
     /// # Errors
-    /// As the history's; what was found before stays.
+    /// The history's error. Facts that were found before it stay.
     pub fn look_up<H: History>(
         &mut self,
         history: &H,
@@ -83,13 +85,13 @@ impl Facts {
     }
 }
 
-/// A history of which some is known of one document.
+/// A history that answers from known facts about one document first.
 pub struct Foreknown<'a, H> {
     /// The document.
     pub document: DocumentId,
-    /// What is known of it.
+    /// Its known facts.
     pub facts: &'a Facts,
-    /// What is asked for all else.
+    /// Answers everything else.
     pub history: &'a H,
 }
 

@@ -1,15 +1,15 @@
-//! What can be wrong with a change's form. The peer that sent it broke the rules, or its bytes were
-//! damaged on the way; either way the change is refused for good, and nothing else is affected.
+//! Defects in a change's form. The sending peer broke the rules, or the bytes were damaged in
+//! transit. Either way the change is rejected for good, and nothing else is affected.
 
 use thiserror::Error;
 
 use crate::ids::ChangeHash;
 
-/// Why a change's bytes are refused before automerge sees them.
+/// Why the preflight rejects a change's bytes before automerge parses them.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FormError {
-    /// More bytes than a change may have as it travels.
+    /// More bytes than a change may have on the wire.
     #[error("a change has at most {limit} bytes, this one has {actual}")]
     TooLarge {
         /// The limit in bytes.
@@ -17,25 +17,25 @@ pub enum FormError {
         /// The change's length in bytes.
         actual: usize,
     },
-    /// It does not begin as automerge's chunks do.
+    /// The bytes do not begin with automerge's magic number.
     #[error("automerge's chunks begin with 856f4a83, this begins with {found:02x?}")]
     Magic {
         /// The first four bytes.
         found: [u8; 4],
     },
-    /// A chunk, but not a change: only types 1 (change) and 2 (deflated change) are.
+    /// A chunk, but not a change: only types 1 (change) and 2 (deflated change) are accepted.
     #[error("a change is a chunk of type 1 or 2, this is of type {found} (0 document, 3 bundle)")]
     ChunkType {
         /// The type's number.
         found: u8,
     },
-    /// The bytes end too early, or a length inside claims more than there is.
+    /// The bytes end too early, or an inner length exceeds the rest of the input.
     #[error("the change ends inside its {part}")]
     Truncated {
-        /// The part that is not whole.
+        /// The truncated part.
         part: &'static str,
     },
-    /// A number that is not in the shortest form, or does not fit its type.
+    /// A number that is not in its shortest form, or does not fit its type.
     #[error("the {part} holds a number that is too large or not in its shortest form")]
     Number {
         /// The part that holds the number.
@@ -44,27 +44,27 @@ pub enum FormError {
     /// Bytes after the chunk, or after the deflated stream inside it.
     #[error("trailing bytes after the {part}: {count}")]
     TrailingBytes {
-        /// After which part.
+        /// The part before them.
         part: &'static str,
-        /// How many.
+        /// Their number.
         count: usize,
     },
     /// The deflated stream is damaged.
     #[error("the change does not inflate")]
     Deflate,
-    /// It inflates to more than is allowed.
+    /// The chunk inflates beyond the limit.
     #[error("changes inflate to at most {limit} bytes")]
     Inflated {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The stated checksum is not the beginning of the hash: damaged bytes. automerge itself does
-    /// not look, and some peers then drop all that follows.
+    /// The stated checksum is not the beginning of the hash: the bytes are damaged. automerge
+    /// itself does not check this, and some peers then drop all later changes.
     #[error("the change states checksum {stated:02x?} but its hash begins with {actual:02x?}")]
     Checksum {
-        /// What the chunk states.
+        /// The checksum in the chunk.
         stated: [u8; 4],
-        /// What its bytes give.
+        /// The checksum of its bytes.
         actual: [u8; 4],
     },
     /// More dependencies than a change may have.
@@ -124,13 +124,13 @@ pub enum FormError {
         /// The number that the change states.
         actual: u64,
     },
-    /// Other actors must ascend and must not repeat the author.
+    /// Other actors must ascend and must not include the author.
     #[error("other actor {index} is out of order, named twice, or the change's own author")]
     OtherActorOrder {
         /// Its position among the other actors, from 0.
         index: usize,
     },
-    /// A named actor that no operation refers to; automerge panics when it applies that.
+    /// A named actor that no operation refers to; automerge panics when it applies such a change.
     #[error("other actor {index} is named but no operation refers to it")]
     UnusedActor {
         /// Its position among the other actors, from 0.
@@ -144,8 +144,8 @@ pub enum FormError {
         /// The number that the change states.
         actual: u64,
     },
-    /// A column that automerge 0.12 would drop, or that is deflated. What is dropped changes the
-    /// hash, so that a saved document would not load.
+    /// A column that automerge 0.12 would drop, or that is deflated. A dropped column changes the
+    /// hash, so a saved document would not load.
     #[error("column {spec:#x} is not one that a change may have")]
     UnknownColumn {
         /// The column's specification: id × 16, deflate bit 8, type.
@@ -157,12 +157,13 @@ pub enum FormError {
         /// The column's specification.
         spec: u64,
     },
-    /// Not the one encoding that automerge writes, so the hash would not survive a saved document.
+    /// Not the encoding that automerge writes, so the hash would not survive saving and loading a
+    /// document.
     #[error("the {column} column is not encoded as automerge writes it: {what}")]
     Encoding {
         /// The column.
         column: &'static str,
-        /// What differs.
+        /// The difference.
         what: &'static str,
     },
     /// More operations than a change may have, counted from the run lengths.
@@ -186,7 +187,7 @@ pub enum FormError {
     ColumnLength {
         /// The column.
         column: &'static str,
-        /// How many entries were expected up to where the mismatch shows.
+        /// The number of expected entries up to the mismatch.
         expected: u64,
     },
     /// The lengths of the values do not add up to the bytes of the values.
@@ -197,7 +198,7 @@ pub enum FormError {
         /// The bytes of the value column.
         actual: usize,
     },
-    /// Keys and mark names that are repeated by run lengths and would fill memory when applied.
+    /// Keys and mark names that run lengths repeat, and that would fill memory when applied.
     #[error("keys and mark names come to at most {limit} bytes when written out")]
     Text {
         /// The limit in bytes.
@@ -213,7 +214,7 @@ pub enum FormError {
         /// How many actors the change names, its author included.
         actors: usize,
     },
-    /// A reference to an operation that cannot be older than the one that refers to it.
+    /// A reference to an operation that is not older than the one that refers to it.
     #[error(
         "the {column} column of operation {operation} refers to {value}, which is no earlier operation"
     )]
@@ -230,27 +231,27 @@ pub enum FormError {
     Operation {
         /// The counter of the operation, or of the first of a run of equal ones.
         operation: u64,
-        /// What does not fit.
+        /// The contradiction.
         what: &'static str,
     },
-    /// automerge itself refuses it: what the checks before leave to it (the bytes of values, texts).
+    /// automerge rejects the change, in a part that the earlier checks leave to it (the bytes of
+    /// values, texts).
     #[error("automerge refuses the change: {reason}")]
     Refused {
-        /// automerge's own words.
+        /// automerge's error text.
         reason: String,
     },
-    /// automerge reads another change from these bytes than we do. That is our bug: refused,
-    /// because what was checked is not what would be applied.
+    /// automerge decodes the bytes to another change than this module does. This is a bug of ours.
+    /// The change is rejected, because automerge would not apply the change that was checked.
     #[error("automerge reads another {field} from the change than the preflight did")]
     Disagreement {
-        /// What differs.
+        /// The differing field.
         field: &'static str,
     },
 }
 
 impl FormError {
-    /// Whether the change is what it should be, and larger than is taken: its bytes, its operations
-    /// or their counters.
+    /// Whether the change is well-formed but too large: in bytes, operations or operation counters.
     pub fn is_size(&self) -> bool {
         matches!(
             self,

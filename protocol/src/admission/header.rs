@@ -1,4 +1,5 @@
-//! What stands in a change before its columns, parsed by us before automerge parses it.
+//! The part of a change before its columns, parsed here before automerge parses it. Does not read
+//! the columns.
 
 use super::form::FormError;
 use super::reader::Reader;
@@ -16,7 +17,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads the header and leaves `body` where the columns' metadata begin.
+    /// Reads the header and leaves `body` at the columns' metadata.
     pub(super) fn read(body: &mut Reader<'_>) -> Result<Self, FormError> {
         let dependencies = dependencies(body)?;
         let actor = actor(body)?;
@@ -40,7 +41,7 @@ impl Header {
     }
 }
 
-/// automerge takes duplicates, and an order of any kind.
+/// Reads the dependencies and rejects duplicates. automerge accepts duplicates and any order.
 fn dependencies(body: &mut Reader<'_>) -> Result<Vec<ChangeHash>, FormError> {
     let count = body.unsigned("number of dependencies")?;
     let limit = limits::CHANGE_DEPENDENCIES;
@@ -49,7 +50,7 @@ fn dependencies(body: &mut Reader<'_>) -> Result<Vec<ChangeHash>, FormError> {
     let bytes = body.take(count * 32, "dependencies")?;
     let mut dependencies = Vec::with_capacity(length);
     dependencies.extend(bytes.as_chunks().0.iter().map(|&hash| ChangeHash(hash)));
-    // Honest changes list them in order, so this is the only pass that they cost.
+    // Honest changes list dependencies in ascending order, so they cost only this pass.
     if !dependencies.is_sorted_by(|a, b| a < b) {
         let mut sorted = dependencies.clone();
         sorted.sort_unstable();
@@ -69,14 +70,15 @@ fn actor(body: &mut Reader<'_>) -> Result<ActorId, FormError> {
     Ok(ActorId::from(body.take(length, "actor id")?))
 }
 
-/// They ascend and leave the author out: automerge writes them so, and rebuilds the change so when
-/// it loads a saved document.
+/// The other actors ascend and do not include the author: automerge writes them so, and rebuilds
+/// the change so when it loads a saved document.
 fn other_actors(body: &mut Reader<'_>, author: &ActorId) -> Result<Vec<ActorId>, FormError> {
     let count = body.unsigned("number of other actors")?;
     let limit = limits::CHANGE_OTHER_ACTORS;
     let length = usize::try_from(count).ok().filter(|&length| length <= limit);
     let length = length.ok_or(FormError::OtherActors { limit, actual: count })?;
-    // An actor takes at least two bytes, so a false count reserves no more than its own input.
+    // An actor takes at least two bytes, so a false count reserves no more memory than the input
+    // has.
     let mut actors: Vec<ActorId> = Vec::with_capacity(length.min(body.rest().len() / 2));
     for index in 0..length {
         let next = actor(body)?;

@@ -1,5 +1,5 @@
-//! The half of admission that looks at a document's history: pure functions over a read-only
-//! view, which both the relay's overlay and the engine's store implement.
+//! The half of admission that checks a change against a document's history: pure functions over a
+//! read-only view, which both the relay's overlay and the engine's store implement.
 
 use thiserror::Error;
 
@@ -8,7 +8,7 @@ use crate::code::{Code, NackClass};
 use crate::ids::{ActorId, ChangeHash, DocumentId, Offset};
 use crate::limits;
 
-/// What is known of a stored change.
+/// A stored change, as a history reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// Its hash.
@@ -17,7 +17,7 @@ pub struct Known {
     pub position: Offset,
 }
 
-/// A read-only view of the changes that are held, per document.
+/// A read-only view of the stored changes, per document.
 pub trait History {
     /// Why the view could not be read.
     type Error;
@@ -51,48 +51,47 @@ pub trait History {
     /// Whether the document has any change.
     fn has_changes(&self, document: &DocumentId) -> Result<bool, Self::Error>;
 
-    /// How large the document is; nothing if there is none.
+    /// The size of the document; zero if it does not exist.
     fn size(&self, document: &DocumentId) -> Result<DocumentSize, Self::Error>;
 
-    /// How many concurrent heads the document has. Asked only of changes that are made or pushed:
-    /// counting may cost in proportion to them.
+    /// The number of concurrent heads of the document. Called only for changes that are made
+    /// locally or pushed: counting may take time proportional to the heads.
     fn heads(&self, document: &DocumentId) -> Result<u64, Self::Error> {
         Ok(self.size(document)?.heads)
     }
 
-    /// Whether a change that has this dependency takes the place of a head, or of a change that is
-    /// admitted and not stored yet. Asked only of a document that has
-    /// [`limits::DOCUMENT_HEADS`].
+    /// Whether a change with this dependency replaces a head, or follows a change that is admitted
+    /// and not yet stored. Called only for a document that has [`limits::DOCUMENT_HEADS`].
     fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, Self::Error>;
 }
 
-/// Whether a change may begin a history in a document that has one.
+/// Whether a change without dependencies may enter a document that has a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Roots {
-    /// It may not: a document's id that comes back with an unrelated history is a mistake, until
-    /// somebody says otherwise.
+    /// Rejected: an unrelated history under a known document id is a mistake unless the user asks
+    /// for a merge.
     One,
-    /// Somebody has asked for the histories to be merged.
+    /// Accepted: the user has asked for the histories to be merged.
     Several,
 }
 
-/// From where a change comes that is judged. Replicas add to a document at the same time, each
-/// within what it can see, so what one has committed must not be refused by the next: each step of
-/// a change's way has more room than the one before it.
+/// Where an admitted change comes from. Replicas add to a document concurrently, each within the
+/// budget that it can see, so the next hop must not reject a change that one hop has committed.
+/// Each hop therefore has more room than the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// It is made here. The document may get 75 % of the changes and operations that a relay takes.
+    /// Made here. The document may reach 75 % of the changes and operations that a relay accepts.
     Local,
-    /// It is pushed to a relay, which takes what [`limits`] say.
+    /// Pushed to a relay, which accepts up to the [`limits`].
     Pushed,
-    /// A relay has taken it, or it was committed before. Beside what the relay has, a replica may
-    /// have as much of its own that the relay does not have: twice the limits hold both.
+    /// Accepted by a relay, or committed earlier. Besides the relay's changes a replica may hold as
+    /// many of its own that the relay does not have, so twice the limits hold both.
     Received,
 }
 
 impl Origin {
-    /// By how much a limit of one document is multiplied, and then divided, for what other
-    /// replicas add meanwhile.
+    /// The ratio (numerator, denominator) that scales a document's limit, to leave room for
+    /// concurrent additions of other replicas.
     pub(super) fn shared(self) -> (u64, u64) {
         match self {
             Self::Local => (3, 4),
@@ -102,45 +101,45 @@ impl Origin {
     }
 }
 
-/// A change that may be stored, or need not be.
+/// The verdict on a change that is admitted or already stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is next for its actor, and everything that it rests on is there.
+    /// It is the next change of its actor, and all of its dependencies are present.
     New,
-    /// It is there already.
+    /// It is already stored.
     Duplicate(Known),
 }
 
 /// Why a well-formed change does not fit the document's history.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HistoryError {
-    /// It rests on a change that is not there.
+    /// A dependency is not present.
     #[error("it depends on change {missing}, which is not there; send that first")]
     MissingDependency {
-        /// The first one that is missing.
+        /// The first missing dependency.
         missing: ChangeHash,
     },
-    /// Its actor's sequence numbers would have a hole.
+    /// Its actor's sequence numbers would have a gap.
     #[error("actor {actor} is at sequence {last}, so {actual} cannot follow; send what is between")]
     SequenceGap {
-        /// Whose.
+        /// The actor.
         actor: ActorId,
-        /// The last one that is there.
+        /// The last sequence number present.
         last: u64,
-        /// The change's own.
+        /// The change's sequence number.
         actual: u64,
     },
-    /// A different change of this actor has this sequence number.
+    /// Another change of this actor has this sequence number.
     #[error("actor {actor} already has another change {held} as sequence {sequence}")]
     ConflictingSequence {
-        /// Whose.
+        /// The actor.
         actor: ActorId,
-        /// Which number.
+        /// The sequence number.
         sequence: u64,
-        /// The change that has it.
+        /// The stored change with that number.
         held: ChangeHash,
     },
-    /// Its operations would not come after those that it rests on.
+    /// Its first operation counter is not greater than those of its dependencies.
     #[error(
         "its first operation is {start_op}, which is not past {dependency} of what it depends on"
     )]
@@ -150,7 +149,8 @@ pub enum HistoryError {
         /// The greatest operation counter of its dependencies.
         dependency: u64,
     },
-    /// Its operations would leave a hole that no honest author leaves: counters would run out.
+    /// Its operation counters would leave a gap that no honest author leaves, which would exhaust
+    /// the counters.
     #[error(
         "its first operation is {start_op}, more than {} past {dependency} of what it depends on",
         limits::COUNTER_HOLE
@@ -161,25 +161,25 @@ pub enum HistoryError {
         /// The greatest operation counter of its dependencies.
         dependency: u64,
     },
-    /// The document has as much as one may have. What is there stays; start another document.
+    /// The document has reached its budget. Existing changes stay; start another document.
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
     /// The document is deleted.
     #[error("the document is deleted, and a deletion is for good")]
     Deleted,
-    /// It begins a history in a document that has one.
+    /// It has no dependencies, and the document has a history.
     #[error("it rests on nothing, and the document has a history already: the two are unrelated")]
     Unrelated,
     /// It names an actor that has no change in this document.
     #[error("it names actor {actor}, which has no change in this document")]
     UnknownActor {
-        /// Which.
+        /// The actor.
         actor: ActorId,
     },
 }
 
 impl HistoryError {
-    /// The code and class that the pusher is told.
+    /// The code and class of the nack.
     pub fn nack(&self) -> (Code, NackClass) {
         match self {
             Self::MissingDependency { .. } => (Code::MISSING_DEPENDENCY, NackClass::RECONCILE),
@@ -194,9 +194,9 @@ impl HistoryError {
     }
 }
 
-/// Judges a checked change that is pushed against the history of its document.
+/// Admits or rejects a well-formed pushed change by the history of its document.
 ///
-/// The outer error is the view's own; the inner one says why the change does not fit.
+/// The outer error is the view's own; the inner one gives the reason for the rejection.
 pub fn admit<H: History>(
     history: &H,
     document: &DocumentId,
@@ -206,7 +206,7 @@ pub fn admit<H: History>(
     admit_from(history, document, change, roots, Origin::Pushed)
 }
 
-/// As [`admit`], of a change that comes from elsewhere.
+/// As [`admit`], for a change of any origin.
 pub fn admit_from<H: History>(
     history: &H,
     document: &DocumentId,
@@ -214,21 +214,27 @@ pub fn admit_from<H: History>(
     roots: Roots,
     origin: Origin,
 ) -> Result<Result<Verdict, HistoryError>, H::Error> {
+    // A deletion is final: no later change can revive the document.
     if history.deleted_at(document)?.is_some() {
         return Ok(Err(HistoryError::Deleted));
     }
     let last = history.last_sequence(document, &change.actor)?.unwrap_or(0);
+    // Pushes are retried, so a change that is already stored is a duplicate and no error.
     if change.seq <= last {
         return repeated(history, document, change);
     }
+    // Sequence numbers of one actor have no gaps: a vector clock states only the last one.
     if change.seq != last + 1 {
         let (actor, actual) = (change.actor.clone(), change.seq);
         return Ok(Err(HistoryError::SequenceGap { actor, last, actual }));
     }
+    // A second root would merge an unrelated history into the document.
     let is_root = change.dependencies.is_empty() && roots == Roots::One;
     if is_root && history.has_changes(document)? {
         return Ok(Err(HistoryError::Unrelated));
     }
+    // Every dependency must be stored: the log is ordered so that a reader can apply it from the
+    // start.
     let mut past = 0;
     for dependency in &change.dependencies {
         match history.max_op(document, dependency)? {
@@ -237,16 +243,19 @@ pub fn admit_from<H: History>(
         }
     }
     past = past.max(own_counter(history, document, change)?);
-    // An empty change anywhere but right after them cannot be loaded again by automerge 0.12.
+    // automerge 0.12 cannot load an empty change whose counter does not directly follow its
+    // dependencies.
     let is_next = change.start_op == past + 1;
     if change.start_op <= past || (change.operations == 0 && !is_next) {
         let (start_op, dependency) = (change.start_op, past);
         return Ok(Err(HistoryError::Counter { start_op, dependency }));
     }
+    // Counters are never reused, so one large gap could exhaust them for all later authors.
     if change.start_op - past > limits::COUNTER_HOLE {
         let (start_op, dependency) = (change.start_op, past);
         return Ok(Err(HistoryError::CounterHole { start_op, dependency }));
     }
+    // An operation cannot refer to an actor that has no change in the document.
     for actor in &change.other_actors {
         if !history.has_actor(document, actor)? {
             return Ok(Err(HistoryError::UnknownActor { actor: actor.clone() }));
@@ -255,7 +264,7 @@ pub fn admit_from<H: History>(
     Ok(within_budget(history, document, change, origin)?.map(|()| Verdict::New).map_err(Into::into))
 }
 
-/// Whether the document may grow by this change.
+/// Checks whether the document may grow by this change.
 fn within_budget<H: History>(
     history: &H,
     document: &DocumentId,
@@ -267,8 +276,8 @@ fn within_budget<H: History>(
     if let Err(over) = size.check_growth(bytes, operations, origin) {
         return Ok(Err(over));
     }
-    // What a relay has taken, or this store, must come in beside whatever is here: it would be asked
-    // for again and again.
+    // A change that a relay or this store has already accepted must be admitted, whatever the heads
+    // here: otherwise it would be requested again forever.
     if origin == Origin::Received {
         return Ok(Ok(()));
     }
@@ -276,6 +285,7 @@ fn within_budget<H: History>(
     if heads < limit {
         return Ok(Ok(()));
     }
+    // At the limit, accept only a change that follows a head: it replaces that head and adds none.
     for dependency in &change.dependencies {
         if history.is_head(document, dependency)? {
             return Ok(Ok(()));
@@ -284,10 +294,11 @@ fn within_budget<H: History>(
     Ok(Err(OverBudget { budget: Budget::Heads, limit, actual: heads + 1 }))
 }
 
-/// The last operation counter of the actor's previous change: an actor's counters only grow, and
-/// a change that does not rest on its own predecessor can be applied and saved by automerge 0.12
-/// but not loaded again. (That it is an ancestor would need a walk; its counter is what costs
-/// nothing. What passes all the same is found by the fold, which loads what it saved.)
+/// The last operation counter of the actor's previous change. An actor's counters only grow.
+/// automerge 0.12 can apply and save a change that does not depend on its actor's previous change,
+/// but cannot load it again. Checking that the previous change is an ancestor would need a graph
+/// walk; checking its counter is cheap. Compaction, which loads its own output, finds the changes
+/// that this check misses.
 fn own_counter<H: History>(
     history: &H,
     document: &DocumentId,
@@ -312,7 +323,7 @@ fn repeated<H: History>(
 ) -> Result<Result<Verdict, HistoryError>, H::Error> {
     let (actor, sequence) = (&change.actor, change.seq);
     let Some(known) = history.at_sequence(document, actor, sequence)? else {
-        // A view that knows a later sequence number but not this one: nothing may rest on it.
+        // The view knows a later sequence number but not this one, so it cannot prove a duplicate.
         let (actor, last) = (actor.clone(), sequence - 1);
         return Ok(Err(HistoryError::SequenceGap { actor, last, actual: sequence }));
     };

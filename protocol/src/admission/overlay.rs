@@ -1,4 +1,4 @@
-//! The overlay: what was admitted but is not yet in the store, laid over the store's view. The
+//! The overlay: admitted changes that are not yet in the store, layered over the store's view. The
 //! relay's space keeps one between commits, the engine's store one within a transaction.
 
 use std::collections::BTreeMap;
@@ -13,24 +13,24 @@ pub struct Overlay {
     at_sequence: BTreeMap<(DocumentId, ActorId, u64), Known>,
     max_op: BTreeMap<(DocumentId, ChangeHash), u64>,
     deleted: BTreeMap<DocumentId, Offset>,
-    /// What is added to documents.
+    /// Admitted changes by document.
     pending: BTreeMap<DocumentId, Pending>,
 }
 
-/// What was admitted of one document.
+/// The admitted changes of one document.
 #[derive(Debug, Default)]
 struct Pending {
     changes: BTreeMap<ChangeHash, Added>,
-    /// Their sum. Its heads are those that no other of them follows.
+    /// Their total size. Its heads are the changes here that no other change here depends on.
     size: DocumentSize,
 }
 
-/// What a change adds to its document.
+/// The size that a change adds to its document.
 #[derive(Debug)]
 struct Added {
     bytes: u64,
     operations: u64,
-    /// Whether another change that was admitted follows it.
+    /// Whether another admitted change depends on it.
     followed: bool,
 }
 
@@ -63,7 +63,7 @@ impl Pending {
 }
 
 impl Overlay {
-    /// A change was admitted and will be stored at this position.
+    /// Adds an admitted change that will be stored at this position.
     pub fn add(&mut self, document: DocumentId, change: &CheckedChange, position: Offset) {
         let actor = change.actor.clone();
         self.last_sequence.insert((document, actor.clone()), change.seq);
@@ -73,20 +73,21 @@ impl Overlay {
         self.pending.entry(document).or_default().add(change);
     }
 
-    /// A document's deletion was admitted and will be stored at this position.
+    /// Adds an admitted deletion of a document, which will be stored at this position.
     pub fn delete(&mut self, document: DocumentId, position: Offset) {
         self.deleted.insert(document, position);
     }
 
-    /// A document's deletion is in the store's view now.
+    /// Removes a deletion that the store's view now shows.
     pub fn settle_deletion(&mut self, document: &DocumentId) {
         self.deleted.remove(document);
     }
 
-    /// The change with this actor, sequence number and hash is in the store's view now.
+    /// Removes a change that the store's view now shows.
     pub fn settle(&mut self, document: DocumentId, actor: &ActorId, seq: u64, hash: ChangeHash) {
         let of_actor = (document, actor.clone());
         if self.last_sequence.get(&of_actor).is_some_and(|last| *last <= seq) {
+            // A later admitted change of the actor keeps the entry.
             self.last_sequence.remove(&of_actor);
         }
         self.at_sequence.remove(&(document, actor.clone(), seq));
@@ -100,12 +101,13 @@ impl Overlay {
     }
 }
 
-/// The overlay over the store's view: what the history will be once everything is stored.
+/// The overlay over the store's view: the history as it will be once every admitted change is
+/// stored.
 #[derive(Debug)]
 pub struct Layered<'a, H> {
-    /// What is on top.
+    /// The upper layer.
     pub overlay: &'a Overlay,
-    /// What is below.
+    /// The lower layer.
     pub stored: &'a H,
 }
 
@@ -178,6 +180,8 @@ impl<H: History> History for Layered<'_, H> {
     }
 
     fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, H::Error> {
+        // An admitted change counts as a head: a follower of it adds no head beyond the one already
+        // counted.
         match self.overlay.max_op.contains_key(&(*document, *hash)) {
             true => Ok(true),
             false => self.stored.is_head(document, hash),

@@ -1,12 +1,13 @@
 //! The predecessors of a change's operations: the group columns, which advance by as many entries
-//! as each operation has predecessors.
+//! as each operation has predecessors. Checks order and age only: whether a predecessor exists
+//! needs the document.
 
 use super::form::FormError;
 use super::references::Actors;
 use super::runs::{Deltas, Line, Runs};
 use crate::limits;
 
-/// The columns of predecessors, and how far they have been read.
+/// The predecessor columns and the read position.
 #[derive(Debug)]
 pub(super) struct Predecessors<'a> {
     actor: Runs<'a, u64>,
@@ -14,14 +15,14 @@ pub(super) struct Predecessors<'a> {
     total: u64,
 }
 
-/// Operations that follow each other and have equally many predecessors.
+/// Consecutive operations with the same number of predecessors.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Group {
-    /// The counter of the first of them.
+    /// The counter of the first operation.
     pub(super) operation: u64,
-    /// How many operations.
+    /// The number of operations.
     pub(super) rows: u64,
-    /// Predecessors of each of them.
+    /// The number of predecessors of each operation.
     pub(super) each: u64,
 }
 
@@ -34,8 +35,9 @@ impl<'a> Predecessors<'a> {
         }
     }
 
-    /// Walks the predecessors of `group`: each is older than its operation, and those of one
-    /// operation ascend. automerge would rebuild them in that order, and with another hash.
+    /// Walks the predecessors of `group`. Each one must be older than its operation, and those of
+    /// one operation must ascend: automerge rebuilds them in ascending order, so any other order
+    /// changes the hash.
     pub(super) fn walk(&mut self, group: Group, actors: &mut Actors<'_>) -> Result<(), FormError> {
         if group.each == 0 {
             return Ok(());
@@ -71,7 +73,7 @@ impl<'a> Predecessors<'a> {
         Ok(())
     }
 
-    /// How many have been walked.
+    /// The number of entries walked.
     pub(super) fn total(&self) -> u64 {
         self.total
     }
@@ -81,7 +83,7 @@ impl<'a> Predecessors<'a> {
         self.counter.finish(self.total)
     }
 
-    /// The next entries that are one actor and one line.
+    /// The next entries of one actor on one line.
     fn stretch(&mut self, most: u64) -> Result<(u64, Line, u64), FormError> {
         let (actor, actor_rows) = self.actor.stretch()?;
         let (line, counter_rows) = self.counter.stretch()?;
@@ -92,9 +94,8 @@ impl<'a> Predecessors<'a> {
     }
 }
 
-/// Whether entries of one actor on one line ascend within each operation. `walked` entries lie
-/// before them, the last of which is `before` (counter, actor's rank); `each` belong to an
-/// operation.
+/// Whether entries of one actor on one line ascend within each operation. `walked` entries precede
+/// them, the last of which is `before` (counter, actor's rank); each operation has `each` entries.
 fn ascend(
     each: u64,
     walked: u64,
@@ -104,7 +105,8 @@ fn ascend(
 ) -> bool {
     let is_inside = |entry: u64| !entry.is_multiple_of(each);
     let joins = is_inside(walked) && before.is_some_and(|before| before >= (line.first, rank));
-    // Of any two neighbouring pairs at least one is inside an operation, unless each has one entry.
+    // If an operation has several entries, one of any two neighbouring pairs lies within an
+    // operation.
     let has_pair = each > 1 && (rows > 2 || (rows == 2 && is_inside(walked + 1)));
     !joins && (!has_pair || line.step > 0)
 }

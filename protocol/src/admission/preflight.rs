@@ -1,13 +1,13 @@
-//! The preflight: everything about a change that its own bytes tell, checked before automerge 0.12
-//! sees them and before anybody stores them.
+//! The preflight: every check of a change that needs only its own bytes, made before automerge 0.12
+//! parses them and before they are stored.
 //!
-//! The order is from the outside in: length and chunk, checksum, header, columns by their run
-//! lengths, and only then automerge's own parser, whose answer is compared with ours. The time is
-//! linear in the bytes and what they inflate to; automerge's share, which is linear in the
-//! operations, is bounded because they have been counted.
+//! The checks go from the outside in: length and chunk, checksum, header, columns by their run
+//! lengths, and only then automerge's own parser, whose result is compared with ours. The time is
+//! linear in the bytes and their inflated length. automerge's share is linear in the operations,
+//! and bounded because the operations have been counted before.
 //!
-//! What it cannot see is whether the objects, elements and predecessors that an operation names
-//! exist and belong together: that takes the document.
+//! The preflight cannot check whether the objects, elements and predecessors that an operation
+//! names exist and belong together: that needs the document.
 
 use automerge::Change;
 
@@ -21,36 +21,36 @@ use super::work::Work;
 use crate::ids::{ActorId, ChangeHash};
 use crate::limits;
 
-/// A change whose form is sound. Only [`preflight`] and [`CheckedChange::from_local`] make it.
+/// A change of valid form. Only [`preflight`] and [`CheckedChange::from_local`] construct it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CheckedChange {
-    /// Its SHA-256, as automerge counts it: over the inflated chunk.
+    /// Its SHA-256 as automerge computes it: over the inflated chunk.
     pub hash: ChangeHash,
-    /// Who made it.
+    /// Its author.
     pub actor: ActorId,
-    /// Its place among its actor's changes, from 1.
+    /// Its sequence number among its actor's changes, from 1.
     pub seq: u64,
     /// The counter of its first operation, from 1.
     pub start_op: u64,
     /// The counter of its last operation; `start_op - 1` when it has none.
     pub max_op: u64,
-    /// How many operations it has; a merge without an edit has none.
+    /// The number of operations; a merge without an edit has none.
     pub operations: u64,
-    /// What it adds to its document's [`DocumentSize::operations`](super::DocumentSize): its
-    /// operations but for deletions, and the predecessors that they name.
+    /// Its share of [`DocumentSize::operations`](super::DocumentSize): its operations except
+    /// deletions, and the predecessors that its operations name.
     pub stored_operations: u64,
-    /// The changes that it follows, each once, in the order in which it states them.
+    /// Its dependencies, each once, in the order of the bytes.
     pub dependencies: Vec<ChangeHash>,
     /// The other actors whose operations it refers to, ascending.
     pub other_actors: Vec<ActorId>,
     /// Its bytes exactly as received, deflated or not.
     pub bytes: Vec<u8>,
-    /// The length of its bytes when inflated: what it costs in memory before it is applied.
+    /// The length of its bytes when inflated: its memory cost before it is applied.
     pub inflated_bytes: usize,
 }
 
-/// Checks the bytes of one change that comes from outside. It never panics, keeps no more memory
+/// Checks the bytes of one change from an untrusted source. It never panics, uses no more memory
 /// than the bytes and [`limits::CHANGE_INFLATED_BYTES`], and needs no document.
 pub fn preflight(bytes: &[u8]) -> Result<CheckedChange, FormError> {
     let chunk = Chunk::open(bytes)?;
@@ -58,11 +58,12 @@ pub fn preflight(bytes: &[u8]) -> Result<CheckedChange, FormError> {
     form.parsed(&chunk, bytes)
 }
 
-/// The same, counting its work, unless that comes to more than `most`: then `None`, at the cost of
-/// what `most` allows in bytes. Run lengths tell the operations before automerge expands them.
+/// As [`preflight`], and adds its cost to `work`. Returns `None` if the total would exceed `most`,
+/// after reading at most the bytes that `most` allows. The run lengths give the number of
+/// operations before automerge expands them.
 ///
 /// # Errors
-/// If the change's form is not sound. The work counts nonetheless.
+/// If the change's form is invalid. The cost is added nonetheless.
 pub fn preflight_within(
     bytes: &[u8],
     most: Option<Work>,
@@ -79,7 +80,7 @@ pub fn preflight_within(
     if most_inflated < limit && matches!(opened, Err(FormError::Inflated { .. })) {
         return Ok(None);
     }
-    // Of what is no change the bytes as they came are what cost most.
+    // If the chunk did not open, its length as received is the largest part of the cost.
     let inflated = opened.as_ref().map_or(bytes.len(), |chunk| chunk.bytes().len());
     let mut own = Work { operations: 0, bytes: inflated as u64 };
     let read = opened.and_then(|chunk| Form::read(&chunk).map(|form| (chunk, form)));
@@ -94,21 +95,22 @@ pub fn preflight_within(
     form.parsed(&chunk, bytes).map(Some)
 }
 
-/// The hash of a change, whatever it holds: its chunk is sound.
+/// The hash of a change whose chunk is valid. Does not check the contents.
 ///
 /// # Errors
-/// If it is no change, or inflates to more than is taken.
+/// If the bytes are not a change, or inflate beyond the limit.
 pub fn change_hash(bytes: &[u8]) -> Result<ChangeHash, FormError> {
     Chunk::open(bytes).map(|chunk| chunk.hash)
 }
 
 impl CheckedChange {
-    /// Checks a change that automerge made here, by the same rules: what a relay would refuse, its
-    /// author must learn at once. automerge has parsed it already, so that part is not repeated.
+    /// Checks a change that automerge made locally, by the same rules: the author must learn at
+    /// once of a change that a relay would reject. automerge has parsed the change already, so that
+    /// step is skipped.
     pub fn from_local(change: &Change) -> Result<Self, FormError> {
         let raw = change.raw_bytes();
         if raw.len() + 32 * change.deps().len() > limits::CHANGE_BYTES {
-            // Deflated, as automerge itself stores and sends it, it may be short enough.
+            // In the deflated form, which automerge stores and sends, it may be short enough.
             return preflight(&change.clone().bytes());
         }
         let chunk = Chunk::open(raw)?;
@@ -123,13 +125,13 @@ impl CheckedChange {
     }
 }
 
-/// What we have read from a change ourselves.
+/// The parts of a change that this module has decoded.
 struct Form {
     hash: ChangeHash,
     header: Header,
     operations: u64,
     stored_operations: u64,
-    /// What automerge's parser makes of it.
+    /// The cost of automerge's parser.
     expanded: Work,
 }
 
@@ -143,7 +145,7 @@ impl Form {
         Ok(Self { hash: chunk.hash, header, operations, stored_operations, expanded })
     }
 
-    /// Has automerge parse it as well; `bytes` are those of the chunk as it came.
+    /// Parses the chunk with automerge too; `bytes` is the chunk as received.
     fn parsed(self, chunk: &Chunk<'_>, bytes: &[u8]) -> Result<CheckedChange, FormError> {
         let change = Change::try_from(chunk.bytes())
             .map_err(|error| FormError::Refused { reason: error.to_string() })?;
@@ -151,7 +153,8 @@ impl Form {
         self.checked(bytes.to_vec(), chunk.bytes().len())
     }
 
-    /// Only what both have read alike is what everybody will see.
+    /// Rejects the change unless automerge decoded the same fields: other peers see automerge's
+    /// result.
     fn compare(&self, change: &Change) -> Result<(), FormError> {
         let header = &self.header;
         let same = [
@@ -176,7 +179,7 @@ impl Form {
     }
 
     fn checked(self, bytes: Vec<u8>, inflated_bytes: usize) -> Result<CheckedChange, FormError> {
-        // Its entry states the dependencies once more.
+        // The change's log entry repeats the dependencies.
         let limit = limits::CHANGE_ENTRY_BYTES - 32 * self.header.dependencies.len();
         if bytes.len() > limit {
             return Err(FormError::TooLarge { limit, actual: bytes.len() });

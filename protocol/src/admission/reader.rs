@@ -1,8 +1,8 @@
-//! Reads bytes from outside: every step is checked, nothing is allocated.
+//! Reads untrusted bytes: every step is checked, nothing is allocated.
 
 use super::form::FormError;
 
-/// What is left of some bytes.
+/// The unread rest of a byte slice.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
@@ -21,7 +21,7 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
-    /// The next `count` bytes of `part`. A claimed length is compared before it is used.
+    /// The next `count` bytes of `part`. The claimed length is compared with the rest first.
     pub(super) fn take(&mut self, count: u64, part: &'static str) -> Result<&'a [u8], FormError> {
         let split = usize::try_from(count).ok().and_then(|count| self.rest.split_at_checked(count));
         let (taken, rest) = split.ok_or(FormError::Truncated { part })?;
@@ -46,8 +46,9 @@ impl<'a> Reader<'a> {
         Ok(byte)
     }
 
-    /// An unsigned LEB128 number in its shortest form. automerge takes longer forms inside
-    /// columns, but writes them back short: the change's hash would not survive a saved document.
+    /// An unsigned LEB128 number in its shortest form. automerge accepts longer forms inside
+    /// columns but writes the short form back, so the change's hash would not survive saving and
+    /// loading.
     pub(super) fn unsigned(&mut self, part: &'static str) -> Result<u64, FormError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
@@ -77,7 +78,7 @@ impl<'a> Reader<'a> {
                 let sign_was_told = before & 0x40 != 0;
                 let overlong =
                     shift > 0 && ((byte == 0 && !sign_was_told) || (byte == 0x7f && sign_was_told));
-                // The tenth byte carries one bit, and that is the sign.
+                // The tenth byte carries one bit, the sign.
                 let overflows = shift == 63 && byte != 0 && byte != 0x7f;
                 if overlong || overflows {
                     return Err(FormError::Number { part });
@@ -97,7 +98,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Writes in the shortest form; the tests of the readers above use it too.
+    /// Writes the shortest form; the tests of the readers above use it too.
     pub(in crate::admission) fn put_unsigned(mut value: u64, out: &mut Vec<u8>) {
         while value > 0x7f {
             out.push(value as u8 | 0x80);

@@ -3,7 +3,7 @@
 use super::form::FormError;
 use crate::ids::ActorId;
 
-/// A change's actors by index: its author is 0, the others follow.
+/// A change's actors by index: the author is 0, the others follow.
 #[derive(Debug)]
 pub(super) struct Actors<'a> {
     author: &'a ActorId,
@@ -17,8 +17,8 @@ impl<'a> Actors<'a> {
         Self { author, others, used: vec![false; others.len()] }
     }
 
-    /// Notes a reference, and gives the actor's rank among all of the change's actors. `others`
-    /// ascends without the author, so its rank is where it would stand.
+    /// Records a reference and returns the actor's rank among all of the change's actors. `others`
+    /// ascends without the author, so the author's rank is its insertion point.
     pub(super) fn refer(&mut self, column: &'static str, index: u64) -> Result<usize, FormError> {
         let actors = self.others.len() + 1;
         let known = usize::try_from(index).ok().filter(|&index| index < actors);
@@ -32,7 +32,7 @@ impl<'a> Actors<'a> {
         Ok(2 * other + 1)
     }
 
-    /// Refuses actors that nothing refers to.
+    /// Rejects actors without a reference.
     pub(super) fn finish(&self) -> Result<(), FormError> {
         match self.used.iter().position(|used| !used) {
             Some(index) => Err(FormError::UnusedActor { index }),

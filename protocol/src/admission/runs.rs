@@ -1,14 +1,14 @@
 //! The run-length encodings of automerge's columns, read without expanding a run.
 //!
-//! A column is walked in *stretches*: rows that one run covers. Each reader also holds the column
-//! to the one encoding that automerge itself writes. It is the only one that survives: a saved
-//! document keeps operations, not bytes, and loading rebuilds every change and compares hashes, so
-//! any other encoding gives a document that saves but never loads again.
+//! A column is walked in *stretches*: the rows that one run covers. Each reader also enforces the
+//! encoding that automerge itself writes. No other encoding survives: a saved document keeps
+//! operations, not bytes, and loading rebuilds every change and compares hashes. A change in
+//! another encoding gives a document that saves but never loads again.
 
 use super::form::FormError;
 use super::reader::Reader;
 
-/// What a run-length encoded column can hold.
+/// The value type of a run-length encoded column.
 pub(super) trait Cell<'a>: Copy + PartialEq {
     fn read(reader: &mut Reader<'a>, column: &'static str) -> Result<Self, FormError>;
 }
@@ -32,7 +32,7 @@ impl<'a> Cell<'a> for &'a [u8] {
     }
 }
 
-/// The kind of the run before, for what may follow it.
+/// The kind of the previous run, which restricts the next one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Start,
@@ -41,14 +41,14 @@ enum Kind {
     Null,
 }
 
-/// A run-length encoded column. One without bytes holds nothing but nulls, without end.
+/// A run-length encoded column. A column without bytes is an endless run of nulls.
 #[derive(Debug)]
 pub(super) struct Runs<'a, V> {
     column: &'static str,
     reader: Reader<'a>,
     absent: bool,
     kind: Kind,
-    /// Values of a literal run that are still to be read.
+    /// Values of a literal run that are still unread.
     literals: u64,
     value: Option<V>,
     /// Rows left of the stretch that holds `value`.
@@ -73,7 +73,7 @@ impl<'a, V: Cell<'a>> Runs<'a, V> {
         self.column
     }
 
-    /// The current value and for how many rows it holds; 0 rows at the column's end.
+    /// The current value and the number of rows for which it holds; 0 rows at the column's end.
     pub(super) fn stretch(&mut self) -> Result<(Option<V>, u64), FormError> {
         if self.rows == 0 {
             self.next_stretch()?;
@@ -81,14 +81,14 @@ impl<'a, V: Cell<'a>> Runs<'a, V> {
         Ok((self.value, self.rows))
     }
 
-    /// Goes `rows` rows on, at most to the end of the stretch.
+    /// Advances by `rows`, at most to the end of the stretch.
     pub(super) fn advance(&mut self, rows: u64) {
         if !self.absent {
             self.rows = self.rows.saturating_sub(rows);
         }
     }
 
-    /// Refuses a column that has more rows than were walked, or holds nothing but nulls.
+    /// Rejects a column that has more rows than were walked, or holds only nulls.
     pub(super) fn finish(&mut self, expected: u64) -> Result<(), FormError> {
         if self.absent {
             return Ok(());
@@ -166,11 +166,11 @@ impl Line {
         self.step.checked_mul(i64::try_from(rows).ok()?)?.checked_add(self.first)
     }
 
-    /// Whether each of `rows` numbers lies within 1 and the operation before the one that holds
-    /// it, if every `per` rows belong to one operation and the first `skip` are behind us.
-    /// Looking at the two ends is enough: the distance between two lines, one of which is a
-    /// staircase of steps 0 and 1, shrinks or grows only in one direction, because a step here is
-    /// either at least 1 or at most 0.
+    /// Whether each of `rows` numbers is at least 1 and below the counter of its own operation, if
+    /// every `per` rows belong to one operation and `skip` rows precede them. Checking the two ends
+    /// is sufficient: the distance between the line and the operations' counters, a staircase of
+    /// steps 0 and 1, changes in only one direction, because the line's step is either at least 1
+    /// or at most 0.
     pub(super) fn is_before(self, operation: u64, rows: u64, skip: u64, per: u64) -> bool {
         let within = |row: u64, value: Option<i64>| {
             let own = operation.saturating_add((skip.saturating_add(row)) / per.max(1));
@@ -198,7 +198,7 @@ impl<'a> Deltas<'a> {
         self.runs.column
     }
 
-    /// The current line and for how many rows it holds; 0 rows at the column's end.
+    /// The current line and the number of rows for which it holds; 0 rows at the column's end.
     pub(super) fn stretch(&mut self) -> Result<(Option<Line>, u64), FormError> {
         let (step, rows) = self.runs.stretch()?;
         let line = match step {
@@ -211,7 +211,7 @@ impl<'a> Deltas<'a> {
         Ok((line, rows))
     }
 
-    /// Goes `rows` rows on, at most to the end of the stretch.
+    /// Advances by `rows`, at most to the end of the stretch.
     pub(super) fn advance(&mut self, rows: u64) -> Result<(), FormError> {
         if let (Some(step), true) = (self.runs.value, rows > 0) {
             let line = Line { first: self.base, step };
@@ -225,14 +225,14 @@ impl<'a> Deltas<'a> {
         self.runs.finish(expected)
     }
 
-    /// automerge would stop at the end of the range without a word.
+    /// An overflow of the range, at which automerge would end the column silently.
     fn overflow(&self) -> FormError {
         FormError::Number { part: self.runs.column }
     }
 }
 
-/// A column of booleans: run lengths that alternate between false and true, beginning with false.
-/// One without bytes is false, without end.
+/// A column of booleans: run lengths that alternate between false and true, beginning with false. A
+/// column without bytes is endlessly false.
 #[derive(Debug)]
 pub(super) struct Booleans<'a> {
     column: &'static str,
@@ -266,16 +266,16 @@ impl<'a> Booleans<'a> {
         self.column
     }
 
-    /// Whether any run so far was of true.
+    /// Whether any run so far was true.
     pub(super) fn was_true(&self) -> bool {
         self.was_true
     }
 
-    /// The current value and for how many rows it holds; 0 rows at the column's end.
+    /// The current value and the number of rows for which it holds; 0 rows at the column's end.
     pub(super) fn stretch(&mut self) -> Result<(bool, u64), FormError> {
         while self.rows == 0 && !self.reader.is_empty() {
             let count = self.reader.unsigned(self.column)?;
-            // Only the first run may be empty: that of a column that begins with true.
+            // Only the first run may be empty, in a column that begins with true.
             if count == 0 && (self.started || self.reader.is_empty()) {
                 return Err(FormError::Encoding { column: self.column, what: "an empty run" });
             }
@@ -287,14 +287,14 @@ impl<'a> Booleans<'a> {
         Ok((self.value, self.rows))
     }
 
-    /// Goes `rows` rows on, at most to the end of the stretch.
+    /// Advances by `rows`, at most to the end of the stretch.
     pub(super) fn advance(&mut self, rows: u64) {
         if !self.absent {
             self.rows = self.rows.saturating_sub(rows);
         }
     }
 
-    /// Refuses a column that has more rows than were walked.
+    /// Rejects a column that has more rows than were walked.
     pub(super) fn finish(&mut self, expected: u64) -> Result<(), FormError> {
         if !self.absent && self.stretch()?.1 > 0 {
             return Err(FormError::ColumnLength { column: self.column, expected });

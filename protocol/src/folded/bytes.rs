@@ -2,7 +2,7 @@
 
 use super::BadIndex;
 
-/// What is left of some bytes. Every step is checked, nothing is allocated.
+/// The unread rest of a byte slice. Every step is checked, nothing is allocated.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
@@ -14,12 +14,12 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// How many bytes have been read.
+    /// The number of bytes read.
     pub(super) fn at(&self) -> usize {
         self.at
     }
 
-    /// How many bytes are left.
+    /// The number of bytes left.
     pub(super) fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
@@ -54,7 +54,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Reads a number of bytes that have been parsed: 32 bits, and known to be whole.
+/// Reads a number from parsed bytes: it fits 32 bits and is complete.
 pub(super) fn number_at(bytes: &[u8], at: &mut usize) -> u32 {
     let (mut value, mut shift) = (0u32, 0u32);
     while let Some(&byte) = bytes.get(*at) {

@@ -1,4 +1,4 @@
-//! Writing a packed index.
+//! Writes a packed index.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub(super) fn pack(changes: &[FoldedChange]) -> Result<Vec<u8>, BadIndex> {
     }
     let mut actors: BTreeMap<&ActorId, (usize, u64)> =
         changes.iter().map(|change| (&change.actor, (0, 0))).collect();
-    // 4 bytes a row and room for actors: the guess is right for one who types.
+    // 4 bytes a row and room for actors: a close guess for a single typing author.
     let mut out = Vec::with_capacity(64 + actors.len() * 17 + changes.len() * (HASH_BYTES + 4));
     out.extend(MAGIC);
     out.push(VERSION);
@@ -32,7 +32,7 @@ pub(super) fn pack(changes: &[FoldedChange]) -> Result<Vec<u8>, BadIndex> {
     let order = order(changes)?;
     for (position, change) in changes.iter().enumerate() {
         let impossible = |what| BadIndex::Change { position, what };
-        // Every change's actor was put into the map above.
+        // The map above has every change's actor.
         let (actor, seq) = actors.get_mut(&change.actor).ok_or(impossible("nobody made it"))?;
         *seq += 1;
         if *seq != change.seq {
@@ -63,7 +63,7 @@ fn order(changes: &[FoldedChange]) -> Result<Vec<u32>, BadIndex> {
     }
 }
 
-/// Growth and dependencies of a change; what is wrong with it otherwise.
+/// Writes growth and dependencies of a change, or returns the defect.
 fn put_row(
     changes: &[FoldedChange],
     order: &[u32],

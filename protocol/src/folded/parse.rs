@@ -1,4 +1,4 @@
-//! Reading a packed index: everything that its reader relies on is checked here, once.
+//! Reads a packed index, and checks once everything that its users rely on later.
 
 use super::bytes::Reader;
 use super::{
@@ -52,15 +52,14 @@ pub(super) fn parse(blob: Vec<u8>) -> Result<PackedIndex, BadIndex> {
     })
 }
 
-/// A number of things, each of at least `least` bytes: compared with what is left before it is
-/// believed.
+/// A count of items of at least `least` bytes each, compared with the rest of the input before use.
 fn count(reader: &mut Reader<'_>, least: usize, part: &'static str) -> Result<usize, BadIndex> {
     let stated = reader.number(part)?;
     let count = usize::try_from(stated).ok().filter(|&count| count <= reader.left() / least);
     count.ok_or(BadIndex::Truncated { part })
 }
 
-/// Where each actor begins.
+/// The offset of each actor.
 fn actors(reader: &mut Reader<'_>) -> Result<Vec<u32>, BadIndex> {
     let count = count(reader, 2, "actors")?;
     let (mut actors, mut before) = (Vec::with_capacity(count), &[][..]);
@@ -72,7 +71,7 @@ fn actors(reader: &mut Reader<'_>) -> Result<Vec<u32>, BadIndex> {
             return Err(BadIndex::Actor { number, what: "its id has a wrong length" });
         }
         let actor = reader.take(length, "actors")?;
-        // No id is empty, so the first is past the one before it too.
+        // Ids are not empty, so the first is greater than the empty start value.
         if actor <= before {
             return Err(BadIndex::Actor { number, what: "it is out of order or there twice" });
         }
@@ -95,17 +94,17 @@ fn order(hashes: &[[u8; HASH_BYTES]]) -> Result<Vec<u32>, BadIndex> {
     }
 }
 
-/// What is gathered from the rows.
+/// Data collected from the rows.
 struct Rows {
     begins: Vec<u32>,
     max_ops: Vec<u32>,
     /// The actor's number of each change.
     actors: Vec<u32>,
-    /// How many changes each actor has.
+    /// The number of changes of each actor.
     counts: Vec<u32>,
-    /// Whether a later change rests on it.
+    /// Whether a later change depends on it.
     followed: Vec<bool>,
-    /// The distances of one row, kept for the next.
+    /// The distances of one row; the buffer is reused.
     distances: Vec<u64>,
 }
 
@@ -158,7 +157,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Where each actor's changes begin, and the changes by actor.
+    /// The beginning of each actor's changes, and the changes by actor.
     fn by_actor(&self) -> Result<(Vec<u32>, Vec<u32>), BadIndex> {
         if let Some(number) = self.counts.iter().position(|&count| count == 0) {
             return Err(BadIndex::Actor { number, what: "it has no change" });

@@ -31,7 +31,7 @@ fn drawn(sketches: &[Sketch]) -> Vec<FoldedChange> {
     changes
 }
 
-/// One actor that types, each change after the one before.
+/// One typing actor: each change depends on the one before.
 fn typing(count: usize) -> Vec<FoldedChange> {
     let sketches: Vec<Sketch> =
         (0..count).map(|at| (0, 1, if at == 0 { vec![] } else { vec![at - 1] })).collect();
@@ -50,7 +50,7 @@ fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
     })
 }
 
-/// All that `have` rests on, and itself.
+/// `have` and all of its ancestors.
 fn reached(changes: &[FoldedChange], have: &[ChangeHash]) -> BTreeSet<ChangeHash> {
     let mut reached = BTreeSet::new();
     let mut next = have.to_vec();
@@ -102,7 +102,7 @@ proptest! {
         let heads: Vec<_> = heads.difference(&followed).copied().collect();
         prop_assert_eq!(index.heads(), heads.clone());
         prop_assert!(index.covers(&heads));
-        // Some that are there, some that are not.
+        // Some known hashes and some unknown ones.
         let have: Vec<_> = asked.iter().map(|index| hash(index.index(changes.len() + 3))).collect();
         let reached = reached(&changes, &have);
         let missing: Vec<_> =
@@ -130,7 +130,7 @@ proptest! {
         }
         let mut harmed = bytes != packed;
         if mend && bytes.len() > CHECKSUM_BYTES {
-            // What stands behind the checksum is reached by one who writes his own.
+            // A forged checksum lets the bytes reach the later checks.
             let end = bytes.len() - CHECKSUM_BYTES;
             let sum = checksum(&bytes[..end]);
             bytes[end..].copy_from_slice(&sum);
@@ -189,7 +189,7 @@ fn a_typed_character_takes_36_bytes_on_disk_and_52_in_memory() {
 
 #[test]
 fn two_who_type_at_once_take_less_than_40_bytes_a_change() {
-    // Each rests on its own last; a merge now and then.
+    // Each change depends on its actor's last one, with an occasional merge.
     let sketch = |at: usize| match at {
         0 => (0, 1, vec![]),
         1 => (1, 1, vec![0]),

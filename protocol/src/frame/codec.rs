@@ -34,7 +34,7 @@ pub enum FrameError {
     Truncated {
         /// Where it ends, in bytes.
         at: usize,
-        /// How many bytes are missing.
+        /// The number of missing bytes.
         needs: usize,
     },
     /// A kind that this version does not know, not marked optional.
@@ -53,18 +53,18 @@ pub enum FrameError {
         /// Its flags.
         flags: u16,
     },
-    /// The body is not of the form that its kind has.
+    /// The body does not have the form of its kind.
     #[error("the body of frame kind {kind} is malformed: {what}")]
     Body {
         /// The frame's kind.
         kind: u16,
-        /// What does not fit.
+        /// The defect.
         what: String,
     },
     /// A field is longer than its limit.
     #[error("{field} has {actual}; the limit is {limit}")]
     Field {
-        /// Which field.
+        /// The field.
         field: &'static str,
         /// Its length.
         actual: usize,
@@ -74,7 +74,7 @@ pub enum FrameError {
 }
 
 impl FrameError {
-    /// The code that the peer is told.
+    /// The code on the wire.
     pub fn code(&self) -> Code {
         match self {
             Self::TooLarge { .. } | Self::Field { .. } => Code::TOO_LARGE,
@@ -114,7 +114,7 @@ pub fn encode_into(frame: &Frame, message: &mut Vec<u8>) {
     }
 }
 
-/// Those that a peer may not know.
+/// Frames that a peer may not know.
 fn encode_later(frame: &Frame, message: &mut Vec<u8>) {
     match frame {
         Frame::Features(body) => write_optional(message, kind::FEATURES, body),
@@ -137,8 +137,8 @@ fn encode_later(frame: &Frame, message: &mut Vec<u8>) {
     }
 }
 
-/// Appends a frame with a body that is encoded already: for frames of another version in tests,
-/// and for entries that were encoded when they became durable.
+/// Appends a frame with an encoded body: for frames of another version in tests, and for entries
+/// that were encoded when they became durable.
 pub fn raw_frame(kind: u16, flags: u16, body: &[u8], message: &mut Vec<u8>) {
     message.extend_from_slice(&kind.to_le_bytes());
     message.extend_from_slice(&flags.to_le_bytes());
@@ -160,9 +160,9 @@ fn write_optional<T: Serialize>(message: &mut Vec<u8>, kind: u16, body: &T) {
     message[flags_at] |= FLAG_OPTIONAL as u8;
 }
 
-/// Appends a value as the codec writes it.
+/// Appends a value in the codec's encoding.
 pub(super) fn append_body<T: Serialize>(body: &T, out: &mut Vec<u8>) {
-    // Writing has no limit of its own: what is written was bounded when it was made.
+    // Writing needs no limit: the values were bounded when they were made.
     let written = bincode::serde::encode_into_std_write(body, out, bincode::config::legacy());
     debug_assert!(written.is_ok(), "a Vec takes every byte, and our types serialize: {written:?}");
 }
@@ -176,20 +176,20 @@ pub fn decode(message: &[u8]) -> Result<Frame, FrameError> {
     }
 }
 
-/// The frames of one message, in order; unknown optional ones are left out. It ends after the
-/// first error.
+/// The frames of one message, in order; unknown optional ones are skipped. It ends after the first
+/// error.
 pub struct Frames<'a> {
     message: &'a [u8],
     at: usize,
 }
 
 impl<'a> Frames<'a> {
-    /// Bounds the message.
+    /// Checks the length of the message.
     pub fn new(message: &'a [u8]) -> Result<Self, FrameError> {
         Self::from(message, 0)
     }
 
-    /// The frames from this byte on, where one must begin.
+    /// The frames from this byte on, which must be the beginning of one.
     pub fn from(message: &'a [u8], at: usize) -> Result<Self, FrameError> {
         if message.len() > limits::MESSAGE_BYTES {
             let (actual, limit) = (message.len(), limits::MESSAGE_BYTES);
@@ -198,12 +198,12 @@ impl<'a> Frames<'a> {
         Ok(Self { message, at: at.min(message.len()) })
     }
 
-    /// Where the next frame begins.
+    /// The offset of the next frame.
     pub fn at(&self) -> usize {
         self.at
     }
 
-    /// Whether that was the last.
+    /// Whether the last frame was read.
     pub fn is_done(&self) -> bool {
         self.at >= self.message.len()
     }
@@ -394,7 +394,7 @@ fn check_entries(
     })
 }
 
-/// Cuts a text for a field of at most [`limits::TEXT_BYTES`], at a character's end.
+/// Truncates a text for a field of at most [`limits::TEXT_BYTES`], at a character boundary.
 pub(crate) fn fit(mut text: String) -> String {
     if text.len() > limits::TEXT_BYTES {
         let mut end = limits::TEXT_BYTES;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ids::DocumentId;
 
-/// Documents in the order of their ids. Clones share them: a filter is kept once, however many look
-/// at it.
+/// Documents in the order of their ids. Clones share one list: a filter is kept once for all its
+/// users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Documents(Arc<[DocumentId]>);
 
@@ -21,7 +21,7 @@ impl Deref for Documents {
     }
 }
 
-/// In whatever order they come, and however often.
+/// Accepts any order and duplicates.
 impl FromIterator<DocumentId> for Documents {
     fn from_iter<I: IntoIterator<Item = DocumentId>>(documents: I) -> Self {
         let sorted: BTreeSet<DocumentId> = documents.into_iter().collect();
@@ -36,8 +36,8 @@ impl Serialize for Documents {
 }
 
 impl<'de> Deserialize<'de> for Documents {
-    /// In the order in which the peer sent them: in another than that of their ids it asks for some of
-    /// them only.
+    /// Keeps the peer's order. `Filter::wants` searches by id, so a peer that sends unsorted ids
+    /// receives only some of these documents.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Vec::deserialize(deserializer).map(|documents| Self(documents.into()))
     }
@@ -57,7 +57,7 @@ mod tests {
         };
         assert_eq!(*one, [ids[1], ids[2], ids[0]]);
         assert!(Arc::ptr_eq(&one.0, &other.0));
-        // As exactly as many ids, and the two counters of what is shared.
+        // As many ids, and the two counters of the shared list.
         assert_eq!(size_of_val(&*one), 3 * size_of::<DocumentId>());
     }
 }

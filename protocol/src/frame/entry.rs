@@ -1,4 +1,5 @@
-//! Entries of a log as they travel: a header that every version can read, and an opaque body.
+//! Entries of a log on the wire: a header that every version can read, and an opaque body. Does not
+//! interpret the body.
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -10,12 +11,12 @@ use crate::digest::tombstone_id;
 use crate::ids::{ChangeHash, DocumentId, Epoch, Offset};
 use crate::limits;
 
-/// Kinds of entries. A replica stores one that it does not know and reads it after an upgrade.
+/// Kinds of entries. A replica stores an entry of an unknown kind and reads it after an upgrade.
 pub mod entry_kind {
     /// An automerge change chunk.
     pub const CHANGE: u16 = 1;
-    /// An automerge document that stands for folded history: everything of its document up to its
-    /// offset. Its id is the SHA-256 of its bytes, its dependencies are its heads.
+    /// An automerge document chunk: everything of its document up to its offset. Its id is the
+    /// SHA-256 of its bytes, its dependencies are its heads.
     pub const SNAPSHOT: u16 = 2;
     /// A document's deletion. It has no body.
     pub const TOMBSTONE: u16 = 3;
@@ -25,21 +26,21 @@ pub mod entry_kind {
     pub const ATTACHMENT: u16 = 5;
     /// Reserved: an encrypted entry.
     pub const SEALED: u16 = 6;
-    /// What stands at this offset is damaged in the relay's store and cannot be sent. It has no
-    /// body. See [`Entry::of_damage`](super::Entry::of_damage).
+    /// The entry at this offset is damaged in the relay's store and cannot be sent. It has no body.
+    /// See [`Entry::of_damage`](super::Entry::of_damage).
     pub const DAMAGED: u16 = 7;
 }
 
 /// Flags of entries.
 pub mod entry_flags {
-    /// A replica that does not know the entry's kind must stop this space and say so.
+    /// A replica that does not know the entry's kind must stop this space and report it.
     pub const MUST_UNDERSTAND: u16 = 1;
-    /// The body is left out, because this very session pushed it.
+    /// The body is omitted, because this session pushed it.
     pub const ECHO: u16 = 2;
-    /// The body is left out, because it came in [`Part`](super::super::Part)s before.
+    /// The body is omitted, because it was sent in [`Part`](super::super::Part)s before.
     pub const PARTS: u16 = 4;
-    /// A change without dependencies in a document that has others: somebody asked for the two
-    /// histories to be merged.
+    /// A change without dependencies in a document that has others: an author asked to merge the
+    /// two histories.
     pub const SECOND_ROOT: u16 = 8;
 }
 
@@ -54,15 +55,15 @@ pub struct Entry {
     pub kind: u16,
     /// Of [`entry_flags`].
     pub flags: u16,
-    /// Names the entry: a change's hash.
+    /// Identifies the entry: a change's hash.
     pub id: [u8; 32],
-    /// Hashes of the changes that it rests on.
+    /// Hashes of its dependencies.
     pub dependencies: Vec<[u8; 32]>,
-    /// Who pushed it: the identity of the author's session.
+    /// The author: the identity of the session that pushed it.
     pub author: ByteBuf,
-    /// When the relay took it, in milliseconds since 1970.
+    /// When the relay stored it, in milliseconds since 1970.
     pub at_ms: u64,
-    /// The kind's own bytes.
+    /// The bytes of its kind.
     pub body: ByteBuf,
 }
 
@@ -103,7 +104,7 @@ impl Entry {
         }
     }
 
-    /// The entry of a snapshot, with its bytes if they are to travel in it.
+    /// The entry of a snapshot, with its bytes if they are sent in it.
     pub fn of_snapshot(
         offset: Offset,
         document: DocumentId,
@@ -126,10 +127,10 @@ impl Entry {
         }
     }
 
-    /// The place of an entry that the relay has and cannot read, so that a log goes on behind it.
-    /// `None`: not even the document can be read; the entry has the id of 16 zeros in its place.
+    /// Represents an entry that the relay cannot read, so that the log continues after it. With
+    /// `None`, even the document is unknown, and the entry has the id of 16 zeros instead.
     ///
-    /// A replica that does not know this kind keeps the entry aside: it need not be understood.
+    /// A replica that does not know this kind defers the entry: its kind need not be understood.
     pub fn of_damage(offset: Offset, document: Option<DocumentId>) -> Self {
         let document = document.unwrap_or(DAMAGED_UNKNOWN);
         let mut hasher = Sha256::new();
@@ -155,13 +156,13 @@ impl Entry {
     }
 }
 
-/// Stands for the document of a damaged entry if that is not known.
+/// Represents the unknown document of a damaged entry.
 pub const DAMAGED_UNKNOWN: DocumentId = DocumentId::from_bytes([0; 16]);
 
-/// Where the flags stand in an encoded entry: after offset, document and kind.
+/// Offset of the flags in an encoded entry: after offset, document and kind.
 const FLAGS_AT: usize = 8 + 16 + 2;
 
-/// An entry encoded once, as it stands inside an [`Entries`] frame, to be shared by all sessions.
+/// An entry encoded once, as it appears in an [`Entries`] frame, and shared by all sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedEntry {
     offset: Offset,
@@ -191,7 +192,7 @@ impl EncodedEntry {
         DocumentId::from_bytes(id)
     }
 
-    /// What names it.
+    /// Its id.
     pub fn id(&self) -> [u8; 32] {
         let mut id = [0; 32];
         id.copy_from_slice(&self.bytes[28..60]);
@@ -203,7 +204,7 @@ impl EncodedEntry {
         u16::from_le_bytes([self.bytes[24], self.bytes[25]])
     }
 
-    /// The kind's own bytes.
+    /// The bytes of its kind.
     pub fn body(&self) -> &[u8] {
         self.bytes.get(self.header + 8..).unwrap_or_default()
     }
@@ -213,7 +214,7 @@ impl EncodedEntry {
         self.bytes.len()
     }
 
-    /// Never: an entry has a header.
+    /// Always false: an entry has a header.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -226,7 +227,7 @@ impl EncodedEntry {
     }
 }
 
-/// Builds an [`Entries`] frame out of encoded entries, without encoding them again.
+/// Builds an [`Entries`] frame from encoded entries, without encoding them again.
 pub struct EntriesBuilder {
     message: Vec<u8>,
     count: u64,
@@ -234,7 +235,7 @@ pub struct EntriesBuilder {
 }
 
 impl EntriesBuilder {
-    /// Begins a frame. `frame.entries` must be empty; its other fields are taken.
+    /// Begins a frame. `frame.entries` must be empty; its other fields are used.
     pub fn new(
         subscription: SubscriptionId,
         after: Offset,
@@ -268,7 +269,7 @@ impl EntriesBuilder {
     }
 }
 
-/// A [`Document`](super::Frame::Document) frame of entries that are encoded already.
+/// A [`Document`](super::Frame::Document) frame of encoded entries.
 pub fn encode_document(
     subscription: SubscriptionId,
     document: DocumentId,
@@ -280,7 +281,7 @@ pub fn encode_document(
     codec::raw_frame(kind::DOCUMENT, 0, &[], &mut message);
     let empty = DocumentEntries { subscription, document, holding, entries: Vec::new(), more };
     codec::append_body(&empty, &mut message);
-    // The empty list and `more` stand at the end.
+    // The empty list and `more` are the last 9 bytes.
     message.truncate(message.len() - 9);
     message.extend_from_slice(&(entries.len() as u64).to_le_bytes());
     entries.iter().for_each(|entry| message.extend_from_slice(&entry.bytes));

@@ -1,4 +1,4 @@
-//! Frames by which two ends find out what differs between them, and move only that.
+//! Frames of the comparison: two ends find the documents that differ, and exchange only those.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,11 @@ use super::{Entry, Filter, Mark, SubscriptionId};
 use crate::digest::{Branch, Prefix};
 use crate::ids::{Cursor, DocumentId, SpaceName};
 
-/// What a side can do beyond its version: of [`features`]. Optional: an older peer skips it. A
-/// client sends it after `Hello`, a relay before `Welcome`, so that each knows before it needs to.
+/// A side's abilities beyond its version, from [`features`]. Optional: an older peer skips it. A
+/// client sends it after `Hello`, a relay before `Welcome`, so that each knows them in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Features {
-    /// Of [`features`]; unknown bits are not looked at.
+    /// Of [`features`]; unknown bits are ignored.
     pub bits: u64,
 }
 
@@ -28,42 +28,42 @@ pub mod features {
     pub const EPHEMERAL: u64 = 16;
     /// `Resend`, `Resent`, `Mended`.
     pub const RESEND: u64 = 32;
-    /// All that this version can do.
+    /// All features of this version.
     pub const ALL: u64 = SNAPSHOTS | RECONCILE | FILTERS | ENTRIES | EPHEMERAL | RESEND;
 }
 
-/// A snapshot that has arrived in part.
+/// A partially received snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partial {
     /// The snapshot: SHA-256 of its bytes.
     pub hash: [u8; 32],
-    /// How many of its bytes are there, from the first on.
+    /// The number of received bytes, from the first on.
     pub bytes: u64,
 }
 
-/// As [`Subscribe`](super::Subscribe), from a client that knows snapshots and reconciliation.
+/// As [`Subscribe`](super::Subscribe), from a client that supports snapshots and comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubscribeFrom {
-    /// The number that stands for it from now on; not in use in this session.
+    /// Its number from now on; not in use in this session.
     pub subscription: SubscriptionId,
     /// The space.
     pub space: SpaceName,
-    /// Which of its documents.
+    /// The wanted documents.
     pub filter: Filter,
-    /// Where the replica's copy of the log ends.
+    /// The end of the replica's copy of the log.
     pub cursor: Option<Cursor>,
-    /// The furthest ack seen.
+    /// The greatest mark of an ack received.
     pub acknowledged: Option<Mark>,
-    /// Without a cursor: the replica holds documents of this space all the same, so compare first.
+    /// The replica has documents of this space although it has no cursor, so compare first.
     pub holds: bool,
     /// A snapshot of which some parts have arrived.
     pub partial: Option<Partial>,
 }
 
-/// Asks what lies below some prefixes of document ids.
+/// Requests the branches below some prefixes of document ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DigestQuery {
-    /// In which subscription's space.
+    /// The subscription, which gives the space.
     pub subscription: SubscriptionId,
     /// At least one.
     pub prefixes: Vec<Prefix>,
@@ -72,65 +72,67 @@ pub struct DigestQuery {
 /// The answer to a [`DigestQuery`], branch for branch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Which subscription's space.
+    /// The subscription, which gives the space.
     pub subscription: SubscriptionId,
-    /// The last durable offset of what was summed.
+    /// The last durable offset at the time of the sums.
     pub head: crate::ids::Offset,
     /// In the order of the prefixes.
     pub branches: Vec<Branch>,
 }
 
-/// A document that is wanted, and what of it is there.
+/// A wanted document, and what the asker has of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
     /// The document.
     pub document: DocumentId,
-    /// The asker's heads.
+    /// The asker's heads, and some of their ancestors.
     pub have: Vec<[u8; 32]>,
 }
 
-/// Asks for what is missing of some documents. Answered, in this order, by
-/// [`DocumentEntries`] for each.
+/// Requests the missing entries of some documents. Answered, in this order, by [`DocumentEntries`]
+/// for each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetch {
-    /// In which subscription's space.
+    /// The subscription, which gives the space.
     pub subscription: SubscriptionId,
     /// At least one.
     pub wants: Vec<Want>,
 }
 
-/// What a relay has of a document.
+/// A relay's state of a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Holding {
-    /// Nothing.
+    /// It does not have the document.
     Absent,
-    /// Its tombstone.
+    /// It has the tombstone.
     Deleted,
-    /// Changes up to these heads.
+    /// It has changes up to these heads.
     Present(Vec<[u8; 32]>),
 }
 
-/// Entries of one document that the asker lacks, apart from the log's order: they move no cursor.
+/// Entries of one document that the asker lacks, outside the log's order: they do not move the
+/// cursor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DocumentEntries {
-    /// Of which subscription.
+    /// The subscription.
     pub subscription: SubscriptionId,
     /// The document.
     pub document: DocumentId,
-    /// What the relay has of it.
+    /// The relay's state of it.
     pub holding: Holding,
-    /// By growing offset: at most one snapshot or tombstone, then changes.
+    /// By ascending offset: at most one snapshot or tombstone, then changes.
     pub entries: Vec<Entry>,
     /// Whether another frame of this document follows.
     pub more: bool,
 }
 
-/// Another filter for a subscription. The relay stops feeding it and answers `Subscribed` with
-/// the new scope and `resumed: false`; what came into scope is fetched, then it is `Reconciled`.
+/// A new filter for a subscription. The relay stops feeding it and answers `Subscribed` with the
+/// new scope and `resumed: false`. The client fetches the documents that came into scope, then
+/// sends `Reconciled`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refilter {
-    /// Which one.
+    /// The subscription.
     pub subscription: SubscriptionId,
-    /// From now on.
+    /// The new filter.
     pub filter: Filter,
 }

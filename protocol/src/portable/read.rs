@@ -1,4 +1,4 @@
-//! Reading a portable file, in whatever pieces it comes.
+//! Reads a portable file, in pieces of any length. Opens no file and does not check changes.
 
 use sha2::{Digest, Sha256};
 
@@ -11,44 +11,45 @@ use crate::ids::{DocumentId, SpaceName};
 /// Bytes of magic and version.
 const PREAMBLE: usize = MAGIC.len() + 2;
 
-/// Reads records out of bytes that arrive in pieces of any length. It holds one record at most,
-/// and what was fed beyond it.
+/// Reads records from bytes that arrive in pieces of any length. It buffers at most one record and
+/// the bytes fed after it.
 ///
-/// Call [`Decoder::next`] until it gives `None`, then [`Decoder::feed`] more; after the file's last
-/// byte [`Decoder::finish`] says whether it was whole. After an error it gives the same error
-/// for ever.
+/// Call [`Decoder::next`] until it returns `None`, then [`Decoder::feed`] more; after the file's
+/// last byte, [`Decoder::finish`] checks whether the file was complete. After an error it returns
+/// the same error forever.
 #[derive(Debug, Clone, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
-    /// Bytes of the buffer that are read.
+    /// The number of consumed bytes of the buffer.
     read: usize,
-    /// Where in the file the unread bytes begin.
+    /// The offset in the file of the first unread byte.
     at: u64,
     begun: bool,
     hasher: Sha256,
     grammar: Grammar,
-    /// Of the snapshot whose parts come: what its SHA-256 must be, and what has come.
+    /// The current snapshot: its expected SHA-256, and the hash of the parts so far.
     snapshot: Option<([u8; 32], Sha256)>,
     failed: Option<PortableError>,
 }
 
 impl Decoder {
-    /// At the beginning of a file.
+    /// A decoder at the beginning of a file.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes the next bytes of the file. Feed pieces of a bounded size.
+    /// Adds the next bytes of the file. Feed pieces of a bounded size.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.read);
         self.read = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next record, or `None` if more bytes are needed or the end has come.
+    /// The next record, or `None` if more bytes are needed or the end was reached.
     ///
     /// # Errors
-    /// See [`PortableError`]. [`Record::End`] is given only if everything before it was as it says.
+    /// See [`PortableError`]. [`Record::End`] is returned only if it agrees with everything before
+    /// it.
     #[allow(clippy::should_implement_trait, reason = "it is fed between two calls")]
     pub fn next(&mut self) -> Result<Option<Record>, PortableError> {
         if let Some(error) = &self.failed {
@@ -61,10 +62,10 @@ impl Decoder {
         next
     }
 
-    /// Whether what was fed was a whole file; what it holds.
+    /// The counts of a file that was complete.
     ///
     /// # Errors
-    /// [`PortableError::Cut`] if it was not, or the error that [`Decoder::next`] gave.
+    /// [`PortableError::Cut`] if it was not, or the error that [`Decoder::next`] returned.
     pub fn finish(&self) -> Result<Counts, PortableError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -83,7 +84,7 @@ impl Decoder {
         &self.buffer[self.read..]
     }
 
-    /// Passes over bytes, which count for the file's SHA-256.
+    /// Consumes bytes and adds them to the file's SHA-256.
     fn pass(&mut self, bytes: usize) {
         let end = self.read + bytes;
         self.hasher.update(&self.buffer[self.read..end]);
@@ -114,7 +115,7 @@ impl Decoder {
         }
     }
 
-    /// Reads magic and version; false if there is not enough of them.
+    /// Reads magic and version; false if more bytes are needed.
     fn begin(&mut self) -> Result<bool, PortableError> {
         let rest = self.rest();
         let known = rest.len().min(MAGIC.len());
@@ -145,7 +146,7 @@ impl Decoder {
         PortableError::Record { at: self.at, what }
     }
 
-    /// A record that is there in full.
+    /// Decodes a complete record.
     fn known(&mut self, kind: u8, length: usize) -> Result<Record, PortableError> {
         let body = &self.rest()[RECORD_HEADER..RECORD_HEADER + length];
         let mut body = Body { bytes: body };
@@ -192,7 +193,7 @@ impl Decoder {
     }
 }
 
-/// The bytes of one record's body that are still to be read.
+/// The unread bytes of a record's body.
 struct Body<'a> {
     bytes: &'a [u8],
 }

@@ -1,4 +1,4 @@
-//! A file is what was written, in whatever pieces it is read; a cut or damaged one is none.
+//! A file reads back as written, in pieces of any length; a truncated or damaged one is rejected.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -45,7 +45,7 @@ fn file(records: &[Record]) -> Vec<u8> {
     out
 }
 
-/// Reads a file that comes in pieces of such a length.
+/// Reads a file in pieces of `piece` bytes.
 fn read(file: &[u8], piece: usize) -> Result<(Vec<Record>, Counts), PortableError> {
     let mut decoder = Decoder::new();
     let mut records = Vec::new();
@@ -71,7 +71,7 @@ fn what_is_written_is_read_in_whatever_pieces_it_comes() {
     }
 }
 
-/// Written by the release that brought the format: it must be read for ever.
+/// Written by the release that introduced the format: it must stay readable forever.
 const GOLDEN: &str = "6c6673706163651a0100 \
     010d0000000068e5cf8b0100006e6f746573 \
     021000000001010101010101010101010101010101 \

@@ -1,4 +1,4 @@
-//! Making a portable file.
+//! Encodes a portable file into the caller's buffer. Opens no file.
 
 use sha2::{Digest, Sha256};
 
@@ -6,8 +6,8 @@ use super::{Counts, Grammar, MAGIC, PortableError, Record, VERSION, kind};
 use crate::ids::SpaceName;
 use crate::limits;
 
-/// Makes the bytes of a portable file, record by record. They are appended to what the caller
-/// brings, who writes them away whenever he likes.
+/// Encodes a portable file, record by record. It appends to the caller's buffer, which the caller
+/// may write out and empty at any time.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     hasher: Sha256,
@@ -16,14 +16,14 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Begins the file of a space. `at_ms` is now, in milliseconds since 1970.
+    /// Begins the file of a space. `at_ms` is the current time, in milliseconds since 1970.
     pub fn new(name: &SpaceName, at_ms: u64, out: &mut Vec<u8>) -> Self {
         let mut encoder = Self { hasher: Sha256::new(), grammar: Grammar::default(), bytes: 0 };
         let start = out.len();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         let space = Record::Space { name: name.clone(), at_ms };
-        // The first record, and a name is never too long: it is always taken.
+        // This is the first record, and a name is never too long, so it is always accepted.
         let _ = encoder.grammar.take(&space);
         append(&space, out);
         encoder.wrote(&out[start..]);
@@ -33,8 +33,8 @@ impl Encoder {
     /// Adds a record.
     ///
     /// # Errors
-    /// [`PortableError::Record`] if it cannot stand here, or is larger than its kind may be;
-    /// nothing was appended then. The end is made by [`Encoder::finish`].
+    /// [`PortableError::Record`] if it is not allowed here, or exceeds the limit of its kind; then
+    /// nothing was appended. [`Encoder::finish`] writes the end record.
     pub fn add(&mut self, record: &Record, out: &mut Vec<u8>) -> Result<(), PortableError> {
         let refused = |what| PortableError::Record { at: self.bytes, what };
         if matches!(record, Record::End(_)) {
@@ -64,12 +64,12 @@ impl Encoder {
         parts.try_for_each(|part| self.add(&Record::Part(part.to_vec()), out))
     }
 
-    /// Bytes of the file so far.
+    /// The length of the file so far, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Ends the file; gives what it holds.
+    /// Ends the file; returns its counts.
     ///
     /// # Errors
     /// [`PortableError::Record`] inside a snapshot.
@@ -90,7 +90,7 @@ impl Encoder {
     }
 }
 
-/// Appends a record; of the end everything but its hash.
+/// Appends a record; an end record without its hash.
 fn append(record: &Record, out: &mut Vec<u8>) {
     let (kind, hash_bytes) = match record {
         Record::Space { .. } => (kind::SPACE, 0),

@@ -1,9 +1,9 @@
-//! Checks: comparisons on request, each under a ticket that is answered exactly once,
-//! by [`ReplicaEffect::Checked`] or [`ReplicaEffect::NotChecked`], however many connections it takes.
+//! Checks: requested comparisons. Each has a ticket that is answered exactly once, by
+//! [`ReplicaEffect::Checked`] or [`ReplicaEffect::NotChecked`], however many connections it takes.
 //!
-//! A check begins when the space has nothing under way. If something comes in between it is begun
-//! again, after ever longer pauses and a limited number of times: a space that never rests is
-//! reported as busy.
+//! A check begins when the space has nothing in progress. If a change interrupts it, it begins
+//! again, after growing pauses and a limited number of times; then it reports the space as busy.
+//! The comparison itself is in `compare`.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::ids::SpaceName;
 use crate::limits;
 use crate::moment::Moment;
 
-/// A check of one space that waits for its beginning.
+/// A check of one space that has not begun.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CheckState {
-    /// The latest ticket that asks for one.
+    /// The latest ticket.
     wanted: Option<u64>,
-    /// How often it was begun and had to be given up.
+    /// The number of interrupted attempts.
     tries: u32,
-    /// It is not begun again before this moment.
+    /// The earliest time of the next attempt.
     not_before: Option<Moment>,
 }
 
@@ -36,7 +36,7 @@ impl CheckState {
 }
 
 impl SpaceLink {
-    /// What is asked for, with what is under way: the comparison ends with it.
+    /// Takes the pending check, and merges the running one into it, whose comparison ends.
     pub(super) fn take_check(&mut self) -> CheckState {
         let running = self.compare.as_ref().and_then(Compare::ticket);
         if running.is_some() {
@@ -50,8 +50,8 @@ impl SpaceLink {
 }
 
 impl Replica {
-    /// Compare what the two ends hold of a space as soon as nothing is under way there, and answer
-    /// with this ticket. Tickets grow; the answer to one answers every smaller one.
+    /// Requests a comparison of the space with the relay as soon as nothing is in progress there.
+    /// Its answer carries this ticket. Tickets grow; an answer also answers every smaller one.
     pub fn handle_check(&mut self, now: Moment, space: &SpaceName, ticket: u64) {
         let Some(link) = self.spaces.get_mut(space) else {
             return self.unchecked(space.clone(), ticket, Unchecked::Removed);
@@ -61,18 +61,18 @@ impl Replica {
         self.try_check(now, space);
     }
 
-    /// Whether a check of the space is under way.
+    /// Whether a check of the space is running.
     pub fn is_checking(&self, space: &SpaceName) -> bool {
         let compare = self.spaces.get(space).and_then(|link| link.compare.as_ref());
         compare.is_some_and(|compare| compare.ticket().is_some())
     }
 
-    /// A number that grows with each step of a check: while it stands still, no check comes on.
+    /// A number that grows with each step of a check, so that a caller notices a stalled one.
     pub fn check_steps(&self) -> u64 {
         self.check_steps
     }
 
-    /// Begins a check that waits, if nothing is under way. To be called whenever something ended.
+    /// Begins a pending check, if nothing is in progress. Called whenever something ended.
     pub(super) fn try_check(&mut self, now: Moment, space: &SpaceName) {
         if !self.is_ready() {
             return;
@@ -98,7 +98,7 @@ impl Replica {
         self.compare_on(now, space);
     }
 
-    /// What is under way came in between: the check begins again later, or is given up.
+    /// A change interrupted the check: begins it again later, or gives it up.
     pub(super) fn interrupt_check(&mut self, now: Moment, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let (tries, mut check) = (link.check.tries + 1, link.take_check());
@@ -113,7 +113,7 @@ impl Replica {
         self.timers.insert(space.clone());
     }
 
-    /// The space is refused: no check of it will ever begin on this connection.
+    /// The relay rejects the space, so no check of it can begin on this connection.
     pub(super) fn give_up_check(&mut self, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let Some(ticket) = std::mem::take(&mut link.check).wanted else { return };

@@ -1,15 +1,17 @@
-//! Comparing what the two ends hold: after the relay's log turned out to be another one, after
-//! the application asked for other documents, and now and then to find drift.
+//! Reconciliation: compares the documents of the two ends after the relay's log turned out to be
+//! another one, after the application changed its filter, and periodically to find drift.
 //!
-//! The walk goes down from the root of the digests, only where they differ. Each document that
-//! differs is fetched: the relay says what it has and sends what we lack; what it lacks is
-//! thereby known, and goes out through the outbox. Cut anywhere, the next walk no longer meets
-//! the documents that are equal by then.
+//! The walk descends from the root of the digests, only where they differ. Each document that
+//! differs is fetched: the relay states its heads and sends the changes that we lack. Changes that
+//! the relay lacks are thereby known, and go out through the outbox. An interrupted comparison
+//! loses nothing: the next walk skips the documents that are equal by then.
 //!
-//! What a relay says is bounded in what it makes us keep. The walk goes depth first and fetches what
-//! it finds before it goes on, so that no list grows with the relay's documents. A relay whose
-//! digests lead nowhere, or that tells of documents and sends nothing of them, has broken the
-//! protocol.
+//! The memory that a relay can make us use is bounded. The walk goes depth first and fetches the
+//! documents that it finds before it continues, so no list grows with the relay's documents. A
+//! relay has broken the protocol if its digests lead to no document, or if it lists documents and
+//! sends nothing of them.
+//!
+//! This module does not read the store: it requests digests and heads by effects.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -24,68 +26,69 @@ use crate::ids::{ChangeHash, DocumentId, Local, Offset, SpaceName};
 use crate::limits;
 use crate::moment::Moment;
 
-/// Why the two compare.
+/// The reason for a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// The relay's log is another one: of what we hold, nothing counts as held by it. Up to this
-    /// local change, it is what the walk finds equal.
+    /// The relay's log is another one, so none of our changes counts as acked. At the end, changes
+    /// up to this local number count as acked in the documents that the walk found equal.
     Lineage(Local),
-    /// Other documents are wanted.
+    /// The filter changed.
     Scope,
-    /// To see whether all is well.
+    /// A check for drift.
     Drift,
 }
 
-/// What the comparison waits for.
+/// The input that the comparison waits for.
 #[derive(Debug, PartialEq, Eq)]
 enum Awaiting {
     Nothing,
     /// The relay's branches for these prefixes.
     Relay(Vec<Prefix>),
-    /// Our own, to be held against the relay's.
+    /// Our own branches, to be compared with the relay's.
     Ours(Vec<Branch>),
     /// Our heads of these documents, which are to be fetched.
     Heads(Vec<DocumentId>),
-    /// These documents, in this order.
+    /// These documents from the relay, in this order.
     Documents(VecDeque<DocumentId>),
-    /// The store, to write that it is done.
+    /// The store, which records that the comparison is complete.
     Finish,
 }
 
-/// A comparison under way.
+/// A comparison in progress.
 #[derive(Debug)]
 pub(super) struct Compare {
     purpose: Purpose,
     awaiting: Awaiting,
-    /// The ticket under which a check is answered.
+    /// The ticket of a check, which its answer carries.
     ticket: Option<u64>,
-    /// Prefixes that are to be asked for, the deepest last. Those are asked first: then no more wait
-    /// than the children of one question for each of the 32 steps.
+    /// Prefixes to query, the deepest last. The last are queried first, which bounds the list: it
+    /// holds at most the children of one query for each of the 32 steps.
     prefixes: Vec<Prefix>,
-    /// Questions in a row whose answers led to no document.
+    /// Consecutive queries whose answers led to no document.
     fruitless: u32,
-    /// Documents that are to be fetched: what one answer tells, and less than one fetch.
+    /// Documents to fetch: at most those of one answer, and less than one fetch.
     wanted: BTreeSet<DocumentId>,
-    /// Those of them, and of the ones that are being fetched, of which we have nothing and the relay
-    /// says that it has something.
+    /// Documents, wanted or being fetched, of which we have nothing and the relay has listed
+    /// something.
     lacking: BTreeSet<DocumentId>,
-    /// Documents of ours that were found to differ, or that only we have.
+    /// Our documents that differ, or that only we have.
     unequal: Vec<DocumentId>,
-    /// Those of them that only we have.
+    /// The documents among them that only we have.
     ours_only: Vec<DocumentId>,
-    /// The log's last offset when the relay summed, for drift.
+    /// The log's last offset when the relay computed its digests, for drift.
     at: Option<Offset>,
-    /// Documents that differed although nothing was under way, and how many more there were.
+    /// Documents that differed although neither end had anything in progress, and the number of
+    /// further ones.
     drifted: Vec<DocumentId>,
     more_drifted: u64,
-    /// Our heads of those that are being fetched, when they were read.
+    /// Our heads of the documents being fetched, as read from the store.
     heads: BTreeMap<DocumentId, Vec<ChangeHash>>,
-    /// How far entries had been received then.
+    /// The offset up to which entries had been received when the heads were read.
     heads_at: Offset,
-    /// What the relay has told so far of the heads of the document that is being fetched.
+    /// The relay's heads received so far of the document being fetched.
     told: BTreeSet<[u8; 32]>,
-    /// The document that is arriving has something that the relay cannot read: so it differs, whatever
-    /// its heads are.
+    /// The arriving document has an entry that the relay cannot read, so it differs regardless of
+    /// its heads.
     damaged: bool,
 }
 
@@ -116,14 +119,15 @@ impl Compare {
         }
     }
 
-    /// After the relay's log turned out to be another one.
+    /// A comparison because the relay's log is another one.
     pub(super) fn of_lineage(filter: &Filter, through: Local) -> Self {
-        // Of documents outside the filter nothing is found out.
+        // The walk learns nothing about documents outside the filter, so they must not count as
+        // acked.
         let through = if *filter == Filter::Everything { through } else { Local(0) };
         Self::new(Purpose::Lineage(through), filter)
     }
 
-    /// When other documents are wanted: those that were not wanted before.
+    /// A comparison because the filter changed: of the documents that were not wanted before.
     pub(super) fn of_scope(before: &Filter, after: &Filter) -> Self {
         let mut compare = Self::new(Purpose::Scope, after);
         if let Filter::Documents(_) = after {
@@ -132,7 +136,7 @@ impl Compare {
         compare
     }
 
-    /// To see whether all is well; answered under a ticket.
+    /// A check for drift, answered with this ticket.
     pub(super) fn of_drift(filter: &Filter, ticket: u64) -> Self {
         Self { ticket: Some(ticket), ..Self::new(Purpose::Drift, filter) }
     }
@@ -151,7 +155,7 @@ impl Compare {
         }
     }
 
-    /// Documents that are known to differ and have not arrived yet.
+    /// The number of documents that are known to differ and have not arrived yet.
     pub(super) fn to_come(&self) -> u64 {
         let on_their_way = match &self.awaiting {
             Awaiting::Documents(documents) => documents.len(),
@@ -160,9 +164,10 @@ impl Compare {
         (self.wanted.len() + on_their_way) as u64
     }
 
-    /// Holds a branch of the relay's against ours.
+    /// Compares a branch of the relay's with ours.
     fn hold_against(&mut self, theirs: &Branch, ours: &Branch) {
         match (&theirs.node, &ours.node) {
+            // Too many documents to list: descend only into the children whose digests differ.
             (Node::Children(theirs_below), node) => {
                 let below = children(ours.prefix, node);
                 for nibble in 0..16u8 {
@@ -173,8 +178,8 @@ impl Compare {
                 }
             }
             (Node::Leaves(theirs), Node::Leaves(ours)) => self.hold_leaves(theirs, ours),
-            // We were asked for the documents themselves; a store that sums all the same is asked
-            // again, one step down.
+            // The relay lists documents, but our store returned digests although it was asked for
+            // documents: descend one step.
             (Node::Leaves(_), Node::Children(_)) => {
                 self.prefixes.extend((0..16).map(|nibble| theirs.prefix.child(nibble)));
             }
@@ -184,6 +189,7 @@ impl Compare {
     fn hold_leaves(&mut self, theirs: &[(DocumentId, Leaf)], ours: &[(DocumentId, Leaf)]) {
         let ours: BTreeMap<DocumentId, Leaf> = ours.iter().copied().collect();
         let theirs: BTreeMap<DocumentId, Leaf> = theirs.iter().copied().collect();
+        // A document that the relay has and we lack or hold differently must be fetched.
         for (document, leaf) in &theirs {
             if ours.get(document) != Some(leaf) {
                 self.wanted.insert(*document);
@@ -194,6 +200,7 @@ impl Compare {
                 self.add_drifted(*document);
             }
         }
+        // A document that only we have needs no fetch.
         for document in ours.keys().filter(|document| !theirs.contains_key(document)) {
             self.ours_only.push(*document);
             self.unequal.push(*document);
@@ -206,12 +213,12 @@ impl Compare {
         self.prefixes.split_off(self.prefixes.len() - most)
     }
 
-    /// Whether enough was found to be fetched before the walk goes on.
+    /// Whether enough documents are known to fetch them before the walk continues.
     fn fetches_first(&self) -> bool {
         self.prefixes.is_empty() || self.wanted.len() >= limits::FETCH_DOCUMENTS
     }
 
-    /// The relay goes on with the same document if there is more of it, else with the next.
+    /// Advances to the next document, unless more of the current one follows.
     fn next_document(&mut self, more: bool) {
         let Awaiting::Documents(expected) = &mut self.awaiting else { return };
         if !more {
@@ -222,7 +229,8 @@ impl Compare {
         }
     }
 
-    /// False if this ends what the relay sends of a document that it told of, and nothing came.
+    /// Returns false if the relay has listed this document, completes it with this frame, and has
+    /// sent nothing of it.
     fn comes(&mut self, found: &DocumentEntries) -> bool {
         if !found.entries.is_empty() || found.holding == Holding::Deleted {
             self.lacking.remove(&found.document);
@@ -230,8 +238,8 @@ impl Compare {
         found.more || !self.lacking.contains(&found.document)
     }
 
-    /// Adds the heads of this frame to those that were told before; with the last frame of a document,
-    /// puts all of them into it. False if there are too many.
+    /// Collects the heads of a document's frames; the last frame then holds all of them. Returns
+    /// false if there are too many.
     fn gather_heads(&mut self, found: &mut DocumentEntries) -> bool {
         if let Holding::Present(heads) = &mut found.holding {
             self.told.extend(heads.drain(..));
@@ -256,7 +264,7 @@ impl Compare {
     }
 }
 
-/// As many documents from the front as one `Fetch` has room for, at least one.
+/// The leading documents that fit into one `Fetch`, at least one.
 fn fitting(mut heads: Vec<DocumentHeads>) -> Vec<DocumentHeads> {
     let mut hashes = 0;
     let fits = |of: &&DocumentHeads| {
@@ -268,7 +276,7 @@ fn fitting(mut heads: Vec<DocumentHeads>) -> Vec<DocumentHeads> {
     heads
 }
 
-/// Whether a branch is of its form, and names only documents below its prefix.
+/// Whether a branch is well-formed, and names only documents below its prefix.
 fn is_within(branch: &Branch) -> bool {
     let (first, last) = branch.prefix.range();
     let is_below = |document: &DocumentId| (first..=last).contains(document.as_bytes());
@@ -294,7 +302,7 @@ fn children(prefix: Prefix, node: &Node) -> Vec<Digest> {
 }
 
 impl Replica {
-    /// Takes the next step, if nothing is awaited. To be called whenever something was.
+    /// Takes the next step, unless an input is awaited. Called after every input.
     pub(super) fn compare_on(&mut self, now: Moment, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let subscription = link.subscription;
@@ -302,6 +310,7 @@ impl Replica {
         if compare.awaiting != Awaiting::Nothing {
             return;
         }
+        // Fetch before descending further, so that the list of documents stays bounded.
         if compare.fetches_first() {
             let documents = compare.next_wanted();
             if !documents.is_empty() {
@@ -311,15 +320,16 @@ impl Replica {
             }
         }
         if compare.purpose == Purpose::Drift && link.receiver.is_storing() {
-            // What was fetched is to be in our own digests.
+            // Our digests must include the fetched documents before they are compared again.
             return;
         }
+        // Then continue the walk with the deepest prefixes.
         let prefixes = compare.next_prefixes();
         if !prefixes.is_empty() {
             compare.awaiting = Awaiting::Relay(prefixes.clone());
             return self.send(Frame::Digest(DigestQuery { subscription, prefixes }));
         }
-        // The end rests on all that came: if some of it cannot be stored, there is no end.
+        // Finishing claims that every fetched document is stored, so wait for the store.
         if link.receiver.is_storing() {
             return;
         }
@@ -345,7 +355,8 @@ impl Replica {
         });
     }
 
-    /// What differs has been fetched; what only we have goes out again.
+    /// Finishes a check: documents that differ have been fetched, and those that only we have are
+    /// pushed again.
     fn finish_drift(&mut self, now: Moment, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let Some(compare) = link.compare.take() else { return };
@@ -370,11 +381,13 @@ impl Replica {
     pub(super) fn handle_difference(&mut self, now: Moment, found: Difference) {
         let Some(space) = self.space_of(found.subscription) else { return };
         let Some(link) = self.spaces.get_mut(&space) else { return };
-        // An answer may cross the end of its question.
+        // An answer may cross the end of its comparison.
         let Some(compare) = &mut link.compare else { return };
         let Awaiting::Relay(asked) = &compare.awaiting else {
             return self.broken("it tells a difference that nobody asked for".to_owned());
         };
+        // Check the answer before storing anything of it: its size and prefixes come from the
+        // network.
         let fits = found.branches.len() == asked.len()
             && found
                 .branches
@@ -385,7 +398,7 @@ impl Replica {
             return self.broken("it tells other differences than were asked for".to_owned());
         }
         if compare.purpose == Purpose::Drift {
-            // Only of a log that stands still on both sides does a difference mean anything.
+            // A difference is meaningful only while neither end has anything in progress.
             let still = link.receiver.settled_at() == Some(found.head)
                 && link.outbox.is_settled()
                 && compare.at.is_none_or(|at| at == found.head);
@@ -402,7 +415,7 @@ impl Replica {
         self.effects.push_back(ReplicaEffect::LoadBranches { space, prefixes });
     }
 
-    /// What our store has below the prefixes that [`ReplicaEffect::LoadBranches`] asked for.
+    /// Our branches below the prefixes that [`ReplicaEffect::LoadBranches`] asked for.
     pub fn handle_branches(&mut self, now: Moment, space: &SpaceName, ours: &[Branch]) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let Some(compare) = &mut link.compare else { return };
@@ -411,13 +424,15 @@ impl Replica {
             return;
         };
         if compare.purpose == Purpose::Drift && !link.outbox.is_settled() {
-            // A change was made meanwhile: what differs may be that.
+            // A change was made meanwhile and may be the difference.
             return self.interrupt_check(now, space);
         }
         let found = (compare.wanted.len(), compare.ours_only.len());
         for (theirs, ours) in theirs.iter().zip(ours) {
             compare.hold_against(theirs, ours);
         }
+        // A relay could invent digests forever. An honest one leads to a document within a bounded
+        // number of steps.
         let is_fruitless = found == (compare.wanted.len(), compare.ours_only.len());
         compare.fruitless = if is_fruitless { compare.fruitless + 1 } else { 0 };
         if compare.fruitless > limits::FRUITLESS_QUESTIONS {
@@ -428,7 +443,7 @@ impl Replica {
         self.tell_phase(space);
     }
 
-    /// The heads that [`ReplicaEffect::LoadHeads`] asked for, with some of what they rest on.
+    /// The heads that [`ReplicaEffect::LoadHeads`] asked for, with some of their ancestors.
     pub fn handle_heads(&mut self, space: &SpaceName, heads: Vec<DocumentHeads>) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let subscription = link.subscription;
@@ -437,21 +452,23 @@ impl Replica {
         if heads.is_empty() {
             return;
         }
-        // Those of which the store gave no heads yet, or for which this frame has no room, come later.
+        // Documents without heads from the store yet, or without room in this frame, are fetched
+        // later.
         let heads = fitting(heads);
         compare.wanted.extend(asked.iter().skip(heads.len()));
         compare.awaiting = Awaiting::Documents(heads.iter().map(|of| of.document).collect());
         for of in heads.iter().filter(|of| !of.heads.is_empty()) {
-            // It came in between.
+            // The document arrived in the meantime.
             compare.lacking.remove(&of.document);
         }
-        // While something is being written, what was read may be of before.
+        // While the store is writing, the heads that it read may be outdated.
         let is_still = !link.receiver.is_storing() && compare.at.is_none();
         if compare.purpose == Purpose::Drift && is_still {
             let read = heads.iter().map(|of| (of.document, of.heads.clone()));
             compare.heads.extend(read);
             compare.heads_at = link.receiver.at();
         }
+        // The relay sends only changes that are not ancestors of these hashes.
         let want = |of: DocumentHeads| {
             let have = of.heads.into_iter().chain(of.older).take(limits::FETCH_HASHES);
             Want { document: of.document, have: have.map(|hash| hash.0).collect() }
@@ -484,14 +501,14 @@ impl Replica {
         let heads_at = compare.heads_at;
         let is_news = |entry: &Entry| entry.offset > heads_at;
         if found.entries.iter().any(is_news) || !link.outbox.is_settled() {
-            // Whatever differs may be what is on its way.
+            // A new entry, or a change on its way to the relay, may explain the difference.
             compare.heads.remove(&found.document);
         }
         let mut differs = false;
         if !found.more
             && let Some(ours) = compare.heads.remove(&found.document)
         {
-            // Without a walk, this is where a difference shows.
+            // With a filter on single documents there is no walk, so a difference shows only here.
             let ours = ours.iter().map(|head| head.0).collect::<BTreeSet<_>>();
             let theirs = match &found.holding {
                 Holding::Present(heads) => heads.iter().copied().collect(),
@@ -531,13 +548,15 @@ impl Replica {
         self.tell_phase(&space);
     }
 
-    /// The store has written the cursor that [`ReplicaEffect::FinishReconcile`] gave it.
+    /// The store has written the cursor of [`ReplicaEffect::FinishReconcile`].
     pub fn handle_reconciled(&mut self, now: Moment, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         if link.compare.take().is_none() {
             return;
         }
         let subscription = link.subscription;
+        // The log continues behind the compared offset, and the outbox now skips the changes that
+        // the relay was found to hold.
         link.receiver.handle_compared();
         link.outbox.begin_again();
         self.send(Frame::Reconciled(subscription));

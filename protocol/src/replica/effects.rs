@@ -1,4 +1,5 @@
-//! What goes out of the replica's machine and comes back: plain data.
+//! Effects of the replica's machine, and the plain data that inputs bring back. It performs nothing
+//! itself.
 
 use std::time::Duration;
 
@@ -10,14 +11,15 @@ use crate::digest::Prefix;
 use crate::frame::{Entry, Filter, Frame, FrameError, Holding, Mark, Partial};
 use crate::ids::{ChangeHash, Cursor, DocumentId, Local, Offset, SpaceName, Upstream};
 
-/// What the caller must do.
+/// An action for the caller to perform.
 #[derive(Debug, Clone)]
 pub enum ReplicaEffect {
     /// Send this frame.
     Send(Frame),
-    /// The handshake is done: this is who answered.
+    /// The handshake is complete: the identity of the relay.
     Welcomed(Upstream),
-    /// Read where this space stands with this upstream; answer with [`handle_resume`](super::Replica::handle_resume).
+    /// Read the resume point of this space with this upstream; answer with
+    /// [`handle_resume`](super::Replica::handle_resume).
     LoadResume {
         /// The relay.
         upstream: Upstream,
@@ -26,88 +28,88 @@ pub enum ReplicaEffect {
     },
     /// Write this in one transaction; answer with [`handle_stored`](super::Replica::handle_stored).
     Store(Batch),
-    /// The relay's log is not the one that the cursor or mark is of. Forget both, and hold
-    /// nothing for acknowledged, in one transaction; answer with [`handle_reset`](super::Replica::handle_reset).
+    /// The cursor or mark does not belong to the relay's log. In one transaction, remove both and
+    /// clear the acked ranges; answer with [`handle_reset`](super::Replica::handle_reset).
     Reset {
         /// The space.
         space: SpaceName,
     },
-    /// Keep a piece of a snapshot that is arriving, until the snapshot is stored or another one's
-    /// first piece comes; answer with [`handle_stored`](super::Replica::handle_stored) and the
-    /// length of `bytes` with [`PART_WEIGHT`](super::PART_WEIGHT) added.
+    /// Keep a piece of an arriving snapshot, until the snapshot is stored or the first piece of
+    /// another one arrives; answer with [`handle_stored`](super::Replica::handle_stored) and the
+    /// length of `bytes` plus [`PART_WEIGHT`](super::PART_WEIGHT).
     StorePart {
         /// The space.
         space: SpaceName,
-        /// The document that it is of.
+        /// The snapshot's document.
         document: DocumentId,
         /// The snapshot.
         hash: [u8; 32],
-        /// All its bytes.
+        /// Length of the snapshot in bytes.
         total: u64,
-        /// Where the piece begins. It is what was stored of it before, or 0.
+        /// Offset of the piece: the number of bytes stored before, or 0.
         from: u64,
         /// The piece.
         bytes: Vec<u8>,
     },
-    /// Say what the store has below some prefixes: as digests, or as all the documents there;
-    /// answer with [`handle_branches`](super::Replica::handle_branches).
+    /// Read the branches below some prefixes: digests, or all documents there; answer with
+    /// [`handle_branches`](super::Replica::handle_branches).
     LoadBranches {
         /// The space.
         space: SpaceName,
-        /// Each with `true` if the documents themselves are wanted, however many they are.
+        /// Each with `true` to list the documents themselves, however many there are.
         prefixes: Vec<(Prefix, bool)>,
     },
-    /// Read the heads of documents (none if it has no such document, or deleted it); answer with
-    /// [`handle_heads`](super::Replica::handle_heads), or better with
+    /// Read the heads of documents (none for a document that is absent or deleted); answer with
     /// [`handle_heads`](super::Replica::handle_heads).
     LoadHeads {
         /// The space.
         space: SpaceName,
-        /// Which.
+        /// The documents.
         documents: Vec<DocumentId>,
     },
-    /// Write what came of one document apart from the log's order, in one transaction. With the
-    /// last piece: of what we have, the upstream holds exactly the ancestors of what it told (all
-    /// of it, if those are our heads; nothing, if it has none). Answer with
+    /// Write the entries of one document that arrived outside the log's order, in one transaction.
+    /// With the last piece, set the document's acked ranges to the ancestors of the relay's heads
+    /// (everything if those are our heads; nothing if it has none). Answer with
     /// [`handle_stored`](super::Replica::handle_stored).
     StoreDocument(DocumentBatch),
-    /// The two have compared everything. In one transaction: the cursor is this; of everything up
-    /// to `through`, the upstream holds what it was not found to lack. Answer with
+    /// The comparison is complete. In one transaction, set the cursor, and record everything up to
+    /// `through` as acked, except `except`. Answer with
     /// [`handle_reconciled`](super::Replica::handle_reconciled).
     FinishReconcile {
         /// The space.
         space: SpaceName,
-        /// Where the copy of the log ends now; `None` for an empty log.
+        /// The new end of the copy of the log; `None` for an empty log.
         cursor: Option<Cursor>,
-        /// The last local change when the comparison began. What came later is not held.
+        /// The last local change when the comparison began. Later ones do not count as acked.
         through: Local,
-        /// Documents that were not found equal: of these nothing is to be noted.
+        /// Documents that were not found equal: nothing is recorded for them.
         except: Vec<DocumentId>,
     },
-    /// A check has come to its end. The two ends disagreed about these documents, although neither
-    /// had anything under way: to be counted, and named in the log. They have been set right, or
-    /// are about to be. Answers this ticket and every smaller one. No answer.
+    /// A check is complete. The two ends disagreed about these documents, although neither had
+    /// anything in progress: count them, and name them in the log. They have been repaired, or will
+    /// be. Answers this ticket and every smaller one. No answer.
     Checked {
         /// The space.
         space: SpaceName,
-        /// The latest ticket that asked for it.
+        /// The latest ticket of a check request.
         ticket: u64,
-        /// Which differed; none, as a rule. At most [`DRIFTED_DOCUMENTS`](crate::limits::DRIFTED_DOCUMENTS).
+        /// The documents that differed; normally none. At most
+        /// [`DRIFTED_DOCUMENTS`](crate::limits::DRIFTED_DOCUMENTS).
         drifted: Vec<DocumentId>,
-        /// How many more differed.
+        /// The number of further ones.
         more: u64,
     },
     /// A check was given up. Answers this ticket and every smaller one. No answer.
     NotChecked {
         /// The space.
         space: SpaceName,
-        /// The latest ticket that asked for it.
+        /// The latest ticket of a check request.
         ticket: u64,
-        /// Why.
+        /// The reason.
         why: Unchecked,
     },
-    /// Read a piece of a document's snapshot for the upstream, as many bytes as a part may have;
-    /// answer with [`handle_snapshot_part`](super::Replica::handle_snapshot_part).
+    /// Read a piece of a document's snapshot for the upstream, at most as long as a part; answer
+    /// with [`handle_snapshot_part`](super::Replica::handle_snapshot_part).
     LoadSnapshotPart {
         /// The space.
         space: SpaceName,
@@ -115,78 +117,79 @@ pub enum ReplicaEffect {
         document: DocumentId,
         /// The snapshot.
         hash: [u8; 32],
-        /// Where the piece begins.
+        /// Offset of the piece.
         from: u64,
     },
-    /// The upstream holds everything that is in this snapshot. No answer.
+    /// The upstream holds every change of this snapshot. No answer.
     SnapshotAcknowledged {
         /// The space.
         space: SpaceName,
         /// The document.
         document: DocumentId,
-        /// The snapshot that was offered: by now another may have taken its place, in which case
-        /// its changes are held all the same.
+        /// The uploaded snapshot. Another may have replaced it by now; its changes count as acked
+        /// all the same.
         hash: [u8; 32],
-        /// The furthest ack.
+        /// The greatest mark of an ack.
         mark: Mark,
     },
-    /// Read what the upstream is not known to hold, from after a position, without what belongs
-    /// to parked documents; answer with [`handle_outbox`](super::Replica::handle_outbox).
+    /// Read the items that the upstream has not acknowledged, after a position and without
+    /// documents whose changes are rejected; answer with
+    /// [`handle_outbox`](super::Replica::handle_outbox).
     LoadOutbox {
         /// The space.
         space: SpaceName,
-        /// Only later ones.
+        /// The position; only later items.
         after: Local,
-        /// At most so many.
+        /// Most changes.
         changes: usize,
-        /// At most so many bytes, but at least one.
+        /// Most bytes, but at least one item.
         bytes: usize,
     },
-    /// The relay has these on its disk: write that down. No answer.
+    /// The relay has these changes on its disk: record them as acked. No answer.
     Acknowledged {
         /// The space.
         space: SpaceName,
-        /// Which changes.
+        /// The changes.
         locals: Vec<Local>,
-        /// The furthest ack.
+        /// The greatest mark of an ack.
         mark: Mark,
     },
-    /// The relay answered that it has not taken these: write that down, before what follows. They
-    /// are not on its disk, so they may be made again by another actor; the changes of a push
-    /// without an answer may be there. No answer.
+    /// The relay answered that it has not accepted these changes: record that, before the next
+    /// effect. They are not on its disk, so another actor may make them again. The changes of a
+    /// push without an answer may be on its disk. No answer.
     Refused {
         /// The space.
         space: SpaceName,
         /// The document.
         document: DocumentId,
-        /// Which changes.
+        /// The changes.
         locals: Vec<Local>,
     },
-    /// The relay refuses this document's changes: keep them, say so, push none until told. No
-    /// answer.
+    /// The relay rejects this document's changes: keep them, report that, and push none until the
+    /// application asks. No answer.
     Park {
         /// The space.
         space: SpaceName,
         /// The document.
         document: DocumentId,
-        /// Why.
+        /// The reason.
         code: Code,
-        /// In words.
+        /// The reason in words.
         what: String,
-        /// What was refused is the document's deletion. Otherwise its deletion, if there is one by
-        /// now, is offered all the same.
+        /// Whether the rejected item is the document's deletion. If not, a deletion is still
+        /// pushed.
         deletion: bool,
     },
-    /// The relay does not take changes of a space now, and they are pushed again after a wait; or
-    /// it has taken them since. No answer.
+    /// The relay rejects changes of a space for now, and they are pushed again after a wait; or it
+    /// accepts them again. No answer.
     Delayed {
         /// The space.
         space: SpaceName,
-        /// Its code and its words; `None` once it takes them again.
+        /// The relay's code and text; `None` once it accepts changes again.
         why: Option<(Code, String)>,
     },
-    /// The relay lacks what this document's changes rest on: hold none of them for acknowledged;
-    /// answer with [`handle_requeued`](super::Replica::handle_requeued).
+    /// The relay lacks dependencies of this document's changes: remove all of them from the acked
+    /// ranges; answer with [`handle_requeued`](super::Replica::handle_requeued).
     Requeue {
         /// The space.
         space: SpaceName,
@@ -197,111 +200,111 @@ pub enum ReplicaEffect {
     Phase {
         /// The space.
         space: SpaceName,
-        /// Where it stands now.
+        /// The new phase.
         phase: SpacePhase,
     },
-    /// What the application says about a space's documents that this filter takes can be sent from
-    /// now on; with `None`, about none of them.
+    /// The application can now send ephemeral messages about the documents of this filter; with
+    /// `None`, about none.
     Speaking {
         /// The space.
         space: SpaceName,
-        /// Which documents.
+        /// The documents.
         filter: Option<Filter>,
     },
-    /// Somebody said something about a document. It is told once, and never stored.
+    /// An ephemeral message arrived. It is delivered once and never stored.
     Heard {
         /// The space.
         space: SpaceName,
         /// The document.
         document: DocumentId,
-        /// Who.
+        /// The sender.
         sender: String,
-        /// One run of the sender.
+        /// The sender's session: one run of it.
         session: String,
         /// Grows strictly within the sender's session.
         count: u64,
-        /// What.
+        /// The payload.
         data: Vec<u8>,
     },
-    /// The relay has these changes of a document and cannot read them: read those that the store has,
-    /// at most [`PUSH_WINDOW_BYTES`](crate::limits::PUSH_WINDOW_BYTES) of them but at least one. If some of
-    /// them are folded, or none are named, make a snapshot of everything that there is. Answer with
-    /// [`handle_resendable`](super::Replica::handle_resendable).
+    /// The relay has these changes of a document and cannot read them. Read those that the store
+    /// has, at most [`PUSH_WINDOW_BYTES`](crate::limits::PUSH_WINDOW_BYTES) of them but at least
+    /// one. If some of them are in a snapshot, or none are named, make a snapshot of the whole
+    /// document. Answer with [`handle_resendable`](super::Replica::handle_resendable).
     LoadResend {
         /// The space.
         space: SpaceName,
         /// The document.
         document: DocumentId,
-        /// Which changes; none for everything.
+        /// The changes; none for the whole document.
         changes: Vec<ChangeHash>,
     },
-    /// A snapshot that was made for [`LoadResend`](Self::LoadResend) is not sent any more: its bytes
-    /// are not needed. No answer.
+    /// A snapshot made for [`LoadResend`](Self::LoadResend) is no longer being sent: drop its
+    /// bytes. No answer.
     DropMade {
         /// The snapshot.
         hash: [u8; 32],
     },
-    /// The relay can read a document again that it could not. If it was told to be damaged, compare
-    /// the space. No answer.
+    /// The relay can read a damaged document again. If the relay reported it as damaged, compare the
+    /// space. No answer.
     Mended {
         /// The space.
         space: SpaceName,
         /// The document.
         document: DocumentId,
     },
-    /// Close the connection, after what was to be sent before.
+    /// Close the connection after sending all earlier frames.
     End(EndReason),
 }
 
-/// Where a space stands on the present connection.
+/// The state of a space on the present connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SpacePhase {
     /// Not subscribed yet.
     Waiting,
-    /// Entries are on their way that the relay had before we asked, or a burst of new ones.
+    /// Entries older than the subscription are arriving, or a burst of new ones.
     CatchingUp {
-        /// Log positions passed since the connection was made.
+        /// Log positions received since the connection was made.
         done: u64,
-        /// Log positions to go.
+        /// Log positions left.
         to_go: u64,
-        /// Bytes of the snapshot that is arriving: those that are there, and all.
+        /// The arriving snapshot: bytes received, and all its bytes.
         snapshot: Option<(u64, u64)>,
     },
-    /// The relay's log is not the one that we knew, or other documents are wanted: the two
-    /// compare what they hold.
+    /// The relay's log is another one than before, or the filter changed: the two ends compare
+    /// their documents.
     Comparing {
         /// Documents that are known to differ and have not arrived yet.
         documents: u64,
-        /// Bytes of the snapshot that is arriving: those that are there, and all.
+        /// The arriving snapshot: bytes received, and all its bytes.
         snapshot: Option<(u64, u64)>,
     },
-    /// Everything that the relay had is in the store.
+    /// Everything that the relay has is in the store.
     Live,
-    /// The relay refuses the space, or the space must not go on.
+    /// The relay rejects the space, or the space must stop.
     Refused {
-        /// Why.
+        /// The code.
         code: Code,
-        /// In words, with what to do.
+        /// The reason in words, with the remedy.
         what: String,
     },
 }
 
-/// Why a space was not compared with the relay, although that was asked for.
+/// Why a requested check of a space was not made.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Unchecked {
-    /// The relay refuses the space.
+    /// The relay rejects the space.
     #[error("the relay refuses the space ({code}): {what}")]
     Refused {
-        /// Why.
+        /// The code.
         code: Code,
-        /// In words, with what to do.
+        /// The reason in words, with the remedy.
         what: String,
     },
-    /// The relay is of a version that cannot compare.
+    /// The relay's version does not support comparison.
     #[error("this relay cannot compare what it holds; upgrade it")]
     Unsupported,
-    /// Changes came and went all the time.
+    /// Changes kept arriving.
     #[error("changes of the space are always under way; check again when it is quieter")]
     Busy,
     /// The space was removed.
@@ -315,42 +318,42 @@ pub enum EndReason {
     /// The relay broke the protocol's rules.
     #[error("the relay broke the protocol: {0}")]
     Broken(String),
-    /// The relay's bytes are no frames.
+    /// The relay's bytes are not frames.
     #[error("the relay sent a malformed message: {0}")]
     Malformed(#[from] FrameError),
     /// The relay ended the session.
     #[error("the relay ended the session ({code}): {what}; {hint}")]
     Ended {
-        /// Why.
+        /// The code.
         code: Code,
-        /// In words.
+        /// The reason in words.
         what: String,
-        /// What to do.
+        /// The remedy.
         hint: String,
     },
-    /// Nothing was heard for too long.
+    /// Nothing was received for this long.
     #[error("the relay has been silent for {:.1} s", .0.as_secs_f64())]
     Silent(Duration),
-    /// A probe was not answered: the connection is taken for dead.
+    /// A probe was not answered in this time: the connection counts as dead.
     #[error("the relay did not answer a ping within {:.1} s", .0.as_secs_f64())]
     Unanswered(Duration),
-    /// The local store failed; the connection begins again from what it holds.
+    /// The local store failed; the next connection resumes from the store's state.
     #[error("the local store failed: {0}")]
     Store(String),
 }
 
-/// What the store knows of a space and an upstream.
+/// The store's record of a space with an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumePoint {
-    /// Where the copy of the log ends.
+    /// The end of the copy of the log.
     pub cursor: Option<Cursor>,
-    /// The furthest ack.
+    /// The greatest mark of an ack.
     pub acknowledged: Option<Mark>,
     /// Whether the store has documents of this space.
     pub holds: bool,
-    /// Which documents the application wants of it.
+    /// The documents that the application wants.
     pub filter: Filter,
-    /// A snapshot that has arrived in part.
+    /// A partially received snapshot.
     pub partial: Option<Partial>,
 }
 
@@ -361,50 +364,50 @@ impl Default for ResumePoint {
     }
 }
 
-/// What the store has of a document.
+/// The heads of a document in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentHeads {
     /// The document.
     pub document: DocumentId,
-    /// Its heads; none if there is no such document, or if it is deleted.
+    /// Its heads; none if the document is absent or deleted.
     pub heads: Vec<ChangeHash>,
-    /// Some of what they rest on, ever further back (1, 2, 4, 8 … changes): a relay that does not
-    /// know the heads finds here what both have, and does not send it.
+    /// Some of their ancestors, at growing distances (1, 2, 4, 8 … changes). A relay that does not
+    /// know the heads finds the common history here and does not send it.
     pub older: Vec<ChangeHash>,
 }
 
-/// Entries for the store, to be written with the new cursor in one transaction, and only if its
-/// cursor is where the batch begins: when the one before could not be written, this one must not.
+/// Entries to write with the new cursor in one transaction, and only if the stored cursor is where
+/// the batch begins: a batch after one that failed must not be written.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The space.
     pub space: SpaceName,
-    /// The offset of the cursor before; 0 if there must be none.
+    /// The offset of the previous cursor; 0 if there must be none.
     pub after: Offset,
-    /// The cursor when they are written.
+    /// The cursor after the batch.
     pub cursor: Cursor,
     /// The entries, in order.
     pub entries: Vec<Incoming>,
-    /// What they weigh; to be given back in [`handle_stored`](super::Replica::handle_stored).
+    /// Their weight; to be returned in [`handle_stored`](super::Replica::handle_stored).
     pub bytes: usize,
 }
 
-/// What came of one document when it was fetched.
+/// The entries of a fetched document.
 #[derive(Debug, Clone)]
 pub struct DocumentBatch {
     /// The space.
     pub space: SpaceName,
     /// The document.
     pub document: DocumentId,
-    /// What the relay has of it.
+    /// The relay's state of it.
     pub holding: Holding,
-    /// In order.
+    /// The entries, in order.
     pub entries: Vec<Incoming>,
     /// Whether this is the last piece.
     pub last: bool,
-    /// Whether the relay could not read something that belongs to this piece or an earlier one.
+    /// Whether the relay could not read an entry of this piece or of an earlier one.
     pub damaged: bool,
-    /// What they weigh; to be given back in [`handle_stored`](super::Replica::handle_stored).
+    /// Their weight; to be returned in [`handle_stored`](super::Replica::handle_stored).
     pub bytes: usize,
 }
 
@@ -419,14 +422,14 @@ pub enum Incoming {
         document: DocumentId,
         /// The change.
         change: CheckedChange,
-        /// Who pushed it.
+        /// The author: the identity of the session that pushed it.
         author: Vec<u8>,
-        /// When the relay took it, in milliseconds since 1970.
+        /// When the relay stored it, in milliseconds since 1970.
         at_ms: u64,
-        /// Somebody asked for its history to be merged with the document's own.
+        /// Whether it begins another history, which an author asked to merge into the document.
         second_root: bool,
     },
-    /// A snapshot: everything that the document has in the log up to here.
+    /// A snapshot: all changes of the document in the log up to here.
     Snapshot {
         /// Its position in the log.
         offset: Offset,
@@ -434,29 +437,29 @@ pub enum Incoming {
         document: DocumentId,
         /// SHA-256 of its bytes.
         hash: [u8; 32],
-        /// Its heads, as the relay says.
+        /// Its heads, as the relay states them.
         heads: Vec<ChangeHash>,
-        /// Its bytes; `None` if they came in parts, which the store has.
+        /// Its bytes; `None` if they arrived in parts, which the store has.
         body: Option<Vec<u8>>,
     },
-    /// The relay took this snapshot, which we offered on this connection.
+    /// The relay accepted this snapshot, which we uploaded on this connection.
     SnapshotEcho {
         /// Its document.
         document: DocumentId,
         /// SHA-256 of its bytes.
         hash: [u8; 32],
-        /// Its heads: the relay holds what they rest on.
+        /// Its heads: the relay holds them and their ancestors.
         heads: Vec<ChangeHash>,
     },
-    /// The document is deleted, for good.
+    /// The document is deleted for good.
     Tombstone {
         /// Its position in the log.
         offset: Offset,
         /// Its document.
         document: DocumentId,
-        /// Who deleted it.
+        /// The author of the deletion.
         author: Vec<u8>,
-        /// When, in milliseconds since 1970.
+        /// When it was deleted, in milliseconds since 1970.
         at_ms: u64,
     },
     /// The relay holds this change, which we pushed on this connection.
@@ -466,42 +469,40 @@ pub enum Incoming {
         /// Its hash.
         hash: crate::ids::ChangeHash,
     },
-    /// An entry to be kept but not applied.
+    /// A deferred entry: kept, not applied.
     Aside {
-        /// The entry as it came.
+        /// The entry as received.
         entry: Entry,
-        /// Why it is not applied.
+        /// Why it cannot be applied.
         reason: AsideReason,
     },
 }
 
-/// Why a received entry is kept aside.
+/// Why a received entry is deferred.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AsideReason {
     /// Its kind is of a later version.
     #[error("entries of kind {0} are not known to this version; an upgrade will read it")]
     UnknownKind(u16),
-    /// The relay has an entry there and cannot read it. It is asked for again when the two ends next
-    /// compare what they hold.
+    /// The relay has the entry and cannot read it. The next comparison fetches it again.
     #[error("what the relay's store has there is damaged; its operator must repair or restore it")]
     Damaged,
     /// Its bytes do not pass the preflight.
     #[error("the change is malformed: {0}")]
     Form(#[from] FormError),
-    /// It is not the change that its header says.
+    /// Its bytes are another change than its header states.
     #[error("the entry's id is not its change's hash")]
     WrongId,
-    /// It is a snapshot of more bytes than one may have. Its document is fetched again when the two
-    /// ends next compare what they hold.
+    /// A snapshot beyond the size limit. The next comparison fetches its document again.
     #[error("the snapshot has {actual} bytes, the limit is {limit}; it was not taken")]
     SnapshotTooLarge {
-        /// Its bytes, as the relay says.
+        /// Its bytes, as the relay states them.
         actual: u64,
-        /// How many it may have.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// It is a snapshot that is not what the entry says, or that automerge does not read: in words.
-    /// Its document is fetched again when the two ends next compare what they hold.
+    /// A snapshot that differs from its entry, or that automerge cannot read: the reason. The next
+    /// comparison fetches its document again.
     #[error("the snapshot is bad: {0}")]
     Snapshot(String),
 }

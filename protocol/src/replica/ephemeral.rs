@@ -1,4 +1,5 @@
-//! Ephemeral messages of a replica: what the application says, and what it hears.
+//! Ephemeral messages of a replica, sent and received. Stores none, and does not interpret their
+//! bytes.
 
 use super::{Replica, ReplicaEffect};
 use crate::frame::{Ephemeral, Frame, features};
@@ -6,9 +7,8 @@ use crate::ids::{DocumentId, SpaceName};
 use crate::limits;
 
 impl Replica {
-    /// The application says something about a document, as message `count` of its `session`. It
-    /// is sent if the space is subscribed at a relay that passes it on; gives false, and forgets
-    /// it, otherwise.
+    /// Sends an ephemeral message about a document, as message `count` of its `session`. Returns
+    /// false and drops it unless the space is subscribed at a relay that forwards such messages.
     pub fn handle_broadcast(
         &mut self,
         space: &SpaceName,
@@ -21,21 +21,21 @@ impl Replica {
         if !self.is_ready() || !link.speaks || !link.filter.wants(&document) {
             return false;
         }
-        // The relay writes who says it.
+        // The relay fills in the sender.
         let (subscription, sender, data) = (link.subscription, String::new(), data.into());
         let message = Ephemeral { subscription, document, sender, session, count, data };
         self.send(Frame::Ephemeral(message));
         true
     }
 
-    /// Somebody else said something.
+    /// An ephemeral message arrived.
     pub(super) fn handle_ephemeral(&mut self, message: Ephemeral) {
-        // It may cross the end of its subscription, or another filter.
+        // The message may cross the end of its subscription, or a change of the filter.
         let Some(space) = self.space_of(message.subscription) else { return };
         let wanted =
             self.spaces.get(&space).is_some_and(|link| link.filter.wants(&message.document));
         let Ephemeral { document, sender, session, count, data, .. } = message;
-        // No space's name has a slash.
+        // A space's name has no slash, so the source is unambiguous.
         let source = format!("{space}/{sender}");
         if wanted && self.sources.grows(&source, &session, count, limits::EPHEMERAL_SOURCES) {
             let data = data.into_vec();
@@ -50,8 +50,8 @@ impl Replica {
         }
     }
 
-    /// A subscription was answered, has another filter, or is over: tells what can be spoken about
-    /// now.
+    /// A subscription was answered, changed its filter, or ended: reports the documents about which
+    /// messages can now be sent.
     pub(super) fn tell_speaking(&mut self, space: &SpaceName, stands: bool) {
         let knows = self.features & features::EPHEMERAL != 0;
         let Some(link) = self.spaces.get_mut(space) else { return };

@@ -1,7 +1,8 @@
-//! The pushing half of a space: a window over what the upstream is not known to hold.
+//! The pushing half of a space: a window over the changes that the upstream has not acknowledged.
 //!
-//! Over all spaces, [`limits::OUTBOX_PAGES`] have a page in memory and [`limits::WINDOWS_BYTES`] are
-//! in flight; the other spaces have their turn afterwards.
+//! Over all spaces, at most [`limits::OUTBOX_PAGES`] have a page in memory and at most
+//! [`limits::WINDOWS_BYTES`] are in flight; the other spaces wait for their turn. The outbox keeps
+//! nothing durable: the store records the acked ranges.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -20,27 +21,27 @@ use crate::ids::{ChangeHash, DocumentId, Local, SpaceName};
 use crate::limits;
 use crate::moment::Moment;
 
-/// One thing that the upstream is not known to hold.
+/// An item that the upstream has not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxChange {
-    /// Its position in our own log: of a snapshot that of the last change which it folds.
+    /// Its position in our own log; for a snapshot, the position of the last change in it.
     pub local: Local,
     /// Its document.
     pub document: DocumentId,
-    /// What it is.
+    /// Its kind.
     pub what: OutboxKind,
 }
 
-/// What the outbox holds.
+/// The kinds of outbox items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutboxKind {
     /// A change: its chunk, and whether it may begin a second history.
     Change(Vec<u8>, Roots),
-    /// A folded history.
+    /// A snapshot.
     Snapshot {
         /// SHA-256 of its bytes.
         hash: [u8; 32],
-        /// How many bytes.
+        /// Its length in bytes.
         total: u64,
         /// Its heads, sorted.
         heads: Vec<ChangeHash>,
@@ -50,7 +51,7 @@ pub enum OutboxKind {
 }
 
 impl OutboxKind {
-    /// What the relay must know to take it.
+    /// The features that the relay must have to accept it.
     fn needs(&self) -> u64 {
         match self {
             Self::Change(_, Roots::One) => 0,
@@ -60,7 +61,7 @@ impl OutboxKind {
     }
 }
 
-/// What of one document goes into one push.
+/// The items of one document that go into one push.
 #[derive(Debug)]
 pub(super) struct Group {
     document: DocumentId,
@@ -82,14 +83,14 @@ enum Load {
     Tombstone,
 }
 
-/// A push that is not answered yet.
+/// A push without an answer.
 #[derive(Debug)]
 struct InFlight {
     document: DocumentId,
     locals: Vec<Local>,
-    /// How many of them are acknowledged.
+    /// The number of acknowledged items.
     acknowledged: usize,
-    /// The relay asked for it: its answer changes nothing that is known of what it holds.
+    /// The relay requested it for repair: the answer does not change the acked ranges.
     resent: bool,
     bytes: usize,
     offer: Option<Offer>,
@@ -97,33 +98,33 @@ struct InFlight {
     deletion: bool,
 }
 
-/// How far an offered snapshot is.
+/// The progress of a snapshot upload.
 #[derive(Debug, Clone, Copy)]
 struct Offer {
     hash: [u8; 32],
     total: u64,
-    /// Where the next part begins.
+    /// The offset of the next part.
     next: u64,
-    /// Parts may be sent up to here.
+    /// The relay accepts parts up to this offset.
     up_to: u64,
-    /// Where the relay said last that it goes on: of one upload that only grows.
+    /// The relay's last stated offset. Within one upload it only grows.
     told: u64,
-    /// A part is being read.
+    /// The store is reading a part.
     reading: bool,
 }
 
-/// The relay does not take a document's changes now.
+/// The relay currently rejects a document's changes and asks to retry.
 #[derive(Debug)]
 struct Delay {
     document: DocumentId,
     code: Code,
     what: String,
-    /// Rounds in a row that ended so.
+    /// Consecutive rounds that ended in this delay.
     rounds: u32,
 }
 
 impl Delay {
-    /// The least wait before the next round.
+    /// The minimum wait before the next round.
     fn least(&self) -> Duration {
         let doubled = limits::RETRY_LEAST.saturating_mul(1 << self.rounds.min(16));
         doubled.min(limits::RETRY_MOST)
@@ -134,7 +135,7 @@ impl Delay {
 pub(super) struct Outbox {
     open: bool,
     stopped: bool,
-    /// Everything up to here was read.
+    /// Everything up to this position has been read.
     read_through: Local,
     reading: bool,
     /// There may be more to read.
@@ -145,40 +146,40 @@ pub(super) struct Outbox {
     /// Begin again from the first unacknowledged change, once nothing is in flight.
     restart: bool,
     paused_until: Option<Moment>,
-    /// What the relay does not take now.
+    /// The current delay.
     delay: Option<Delay>,
-    /// How many requeues the store is still working on.
+    /// The number of requeues that the store has not completed.
     requeueing: usize,
     requeued: BTreeSet<DocumentId>,
-    /// Documents whose changes the relay refuses; `true` if it refuses their deletion too.
+    /// Documents whose changes the relay rejects; `true` if it rejects their deletion too.
     parked: BTreeMap<DocumentId, bool>,
 }
 
 impl Outbox {
-    /// From now on what is there is pushed.
+    /// Starts pushing.
     pub(super) fn open(&mut self) {
         if !self.open {
             (self.open, self.dirty) = (true, true);
         }
     }
 
-    /// Whether it has a page in memory, or one is being read.
+    /// Whether a page is in memory or being read.
     fn has_page(&self) -> bool {
         self.reading || !self.ready.is_empty()
     }
 
-    /// Whether the relay refuses this.
+    /// Whether the relay rejects this item.
     fn is_parked(&self, change: &OutboxChange) -> bool {
         let deletion = matches!(change.what, OutboxKind::Tombstone);
         self.parked.get(&change.document).is_some_and(|deletion_too| !deletion || *deletion_too)
     }
 
-    /// The relay does not take what was pushed now: the outbox begins again after a wait. Tells
-    /// whether that is another reason than before.
+    /// The relay rejects a push for now: the outbox begins again after a wait. Returns whether the
+    /// reason is new.
     fn pause(&mut self, now: Moment, document: DocumentId, nack: Nack) -> bool {
         let told = Duration::from_millis(u64::from(nack.retry_after_ms));
         let before = self.delay.take();
-        // The answers to what was in flight together are one round.
+        // The answers to pushes that were in flight together count as one round.
         let is_same_round = self.paused_until.is_some_and(|until| until > now);
         let rounds = match &before {
             Some(delay) if is_same_round => delay.rounds,
@@ -186,6 +187,7 @@ impl Outbox {
             None => 0,
         };
         let delay = Delay { document, code: nack.code, what: nack.what, rounds };
+        // The relay's wait is a lower bound. The doubling wait protects a relay that states none.
         let until = now.after(told.max(delay.least()).min(limits::RECONNECT_MOST));
         self.paused_until = self.paused_until.max(Some(until));
         self.restart = true;
@@ -211,6 +213,8 @@ impl Outbox {
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
         }
+        // Wait until nothing is in flight: a pending answer or requeue still changes which items
+        // are unacknowledged.
         let settled = self.in_flight.is_empty() && !self.reading && self.requeueing == 0;
         if self.restart && settled && self.paused_until.is_none() {
             self.ready.clear();
@@ -225,7 +229,7 @@ impl Outbox {
         limits: PushLimits,
         features: u64,
     ) {
-        // A page that was asked for by the subscription before says nothing to this one.
+        // A page that was requested for the previous subscription is ignored.
         let awaited = std::mem::take(&mut self.reading);
         if self.restart || !awaited {
             return;
@@ -234,7 +238,7 @@ impl Outbox {
         if let Some(last) = page.last() {
             self.read_through = last.local;
         }
-        // What an older relay does not know waits for its upgrade.
+        // Items that need a feature which this relay lacks wait for the relay's upgrade.
         for change in page.iter().filter(|change| change.what.needs() & !features != 0) {
             let deletion = matches!(change.what, OutboxKind::Tombstone);
             *self.parked.entry(change.document).or_default() |= deletion;
@@ -247,36 +251,36 @@ impl Outbox {
         if self.restart || self.window >= limits::PUSH_WINDOW_BYTES {
             return None;
         }
-        // What rests on a snapshot waits until the snapshot has been taken.
+        // Changes that depend on a snapshot wait until the relay has accepted the snapshot.
         let index = self.ready.iter().position(|group| !self.is_offering(&group.document))?;
         self.ready.remove(index)
     }
 
-    /// Whether a snapshot of a document is offered and not answered.
+    /// Whether an upload of the document's snapshot is unanswered.
     pub(super) fn is_offering(&self, document: &DocumentId) -> bool {
         let mut in_flight = self.in_flight.values();
         in_flight.any(|push| push.offer.is_some() && push.document == *document)
     }
 
-    /// Whether everything that is known of has been answered.
+    /// Whether every known item has been answered.
     pub(super) fn is_settled(&self) -> bool {
         let idle = self.in_flight.is_empty() && self.ready.is_empty() && !self.reading;
         self.open && !self.stopped && idle && !self.dirty && !self.restart && self.requeueing == 0
     }
 
-    /// The store was asked to hold nothing of a document for acknowledged.
+    /// The store is removing a document's changes from the acked ranges.
     pub(super) fn begin_requeue(&mut self) {
         self.requeueing += 1;
     }
 
-    /// What the store holds for acknowledged has changed: begin again from the first that is not.
+    /// The acked ranges have changed: begin again from the first unacknowledged change.
     pub(super) fn begin_again(&mut self) {
         self.restart = true;
     }
 }
 
-/// Groups changes by document, keeping each document's order; a group that is full is followed
-/// by another of its document, and so is one that is no row of changes.
+/// Groups changes by document and keeps each document's order. A full group is followed by another
+/// of its document, and so is an item that is not a plain change.
 pub(super) fn group(page: impl Iterator<Item = OutboxChange>, most: usize) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut open: BTreeMap<DocumentId, usize> = BTreeMap::new();
@@ -284,6 +288,7 @@ pub(super) fn group(page: impl Iterator<Item = OutboxChange>, most: usize) -> Ve
         let bytes = match what {
             OutboxKind::Change(bytes, Roots::One) => bytes,
             other => {
+                // Later changes may depend on this item, so they must not join a group before it.
                 open.remove(&document);
                 groups.push(alone(local, document, other));
                 continue;
@@ -326,7 +331,7 @@ fn alone(local: Local, document: DocumentId, what: OutboxKind) -> Group {
     Group { document, locals: vec![local], load, bytes }
 }
 
-/// A group as the frame that pushes it, and how far it is if that is an offer.
+/// The frame that pushes a group, and the upload's initial progress if it is a snapshot.
 fn push_frame(
     id: u64,
     subscription: SubscriptionId,
@@ -338,7 +343,7 @@ fn push_frame(
     };
     match load {
         Load::Changes(changes) => (Frame::Push(Push { id, subscription, document, changes }), None),
-        // Its hash is in its bytes.
+        // The hash of a root is in its bytes.
         Load::Root(bytes) => {
             (entry(entry_kind::CHANGE, entry_flags::SECOND_ROOT, [0; 32], bytes), None)
         }
@@ -356,7 +361,7 @@ fn push_frame(
 }
 
 impl Replica {
-    /// Something was added to what the upstream does not hold.
+    /// An item was added that the upstream does not hold.
     pub fn handle_local(&mut self, now: Moment, space: &SpaceName) {
         if let Some(link) = self.spaces.get_mut(space) {
             link.outbox.dirty = true;
@@ -364,7 +369,7 @@ impl Replica {
         }
     }
 
-    /// The page that [`ReplicaEffect::LoadOutbox`] asked for; `more` says that it was cut.
+    /// The page that [`ReplicaEffect::LoadOutbox`] asked for; `more` means that it was truncated.
     pub fn handle_outbox(
         &mut self,
         now: Moment,
@@ -376,7 +381,8 @@ impl Replica {
         if let Some(link) = self.spaces.get_mut(space) {
             link.outbox.handle_page(page, more, limits, self.features);
             self.pump(now, space);
-            // What was delayed may have reached the relay by another way, and is not pushed again.
+            // A delayed change may have reached the relay on another path; then it is not pushed
+            // again, and no ack ends the delay.
             if self.spaces.get(space).is_some_and(|link| link.outbox.is_settled()) {
                 self.end_delay(space, None);
             }
@@ -384,7 +390,7 @@ impl Replica {
         }
     }
 
-    /// The store holds none of a document's changes for acknowledged any more.
+    /// The store has removed a document's changes from the acked ranges.
     pub fn handle_requeued(&mut self, now: Moment, space: &SpaceName) {
         if let Some(link) = self.spaces.get_mut(space) {
             link.outbox.requeueing = link.outbox.requeueing.saturating_sub(1);
@@ -393,14 +399,15 @@ impl Replica {
         }
     }
 
-    /// Sends what may be sent of a space, and asks for more; then of the others that wait.
+    /// Sends the items of a space that may be sent, and requests more; then those of the waiting
+    /// spaces.
     pub(super) fn pump(&mut self, now: Moment, space: &SpaceName) {
         self.pump_one(now, space, false);
         self.pump_hungry(now);
         self.push_resend(now);
     }
 
-    /// Something became free: the spaces that waited for it have their turn.
+    /// A page or part of the window became free: serves the spaces that wait for it.
     pub(super) fn pump_hungry(&mut self, now: Moment) {
         let paged: Vec<SpaceName> = self.paged.iter().cloned().collect();
         paged.iter().for_each(|space| self.pump_one(now, space, false));
@@ -414,7 +421,7 @@ impl Replica {
         }
     }
 
-    /// `turn`: it has waited for a page.
+    /// `turn`: the space has waited for a page.
     fn pump_one(&mut self, now: Moment, space: &SpaceName, turn: bool) {
         let Phase::Ready { limits, .. } = self.phase else { return };
         let Some(link) = self.spaces.get_mut(space) else { return };
@@ -424,10 +431,10 @@ impl Replica {
         }
         outbox.try_restart(now);
         if outbox.restart {
-            // It is read again.
+            // These items are read again.
             outbox.ready.clear();
         }
-        // One place is kept free: a relay stops reading when all are taken.
+        // One push slot is kept free: a relay stops reading when all are taken.
         while self.pushes.len() + 1 < limits.in_flight
             && self.window < limits::WINDOWS_BYTES
             && let Some(group) = self.take_ready(space)
@@ -445,6 +452,8 @@ impl Replica {
         if !outbox.wants_page() {
             return;
         }
+        // Spaces read pages in the order in which they asked, so a busy space cannot starve the
+        // others.
         let has_turn = turn || self.hungry.is_empty();
         if !has_turn || self.paged.len() >= limits::OUTBOX_PAGES {
             if !std::mem::replace(&mut link.hungry, true) {
@@ -466,7 +475,7 @@ impl Replica {
         self.spaces.get_mut(space)?.outbox.take_ready()
     }
 
-    /// Sends a push. `resent`: the relay asked for it.
+    /// Sends a push. `resent`: the relay requested it for repair.
     pub(super) fn push_group(&mut self, space: &SpaceName, group: Group, resent: bool) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let Group { document, locals, load, bytes } = group;
@@ -483,7 +492,7 @@ impl Replica {
         self.send(frame);
     }
 
-    /// Nothing more of a space is pushed.
+    /// Stops pushing a space.
     pub(super) fn stop_pushing(&mut self, space: &SpaceName) {
         self.end_delay(space, None);
         self.interrupt_question(space);
@@ -498,7 +507,7 @@ impl Replica {
         }
     }
 
-    /// A push of a space is answered or given up; gives it.
+    /// Removes a push that is answered or given up, and returns it.
     fn end_push(&mut self, space: &SpaceName, id: u64) -> Option<InFlight> {
         self.pushes.remove(&id);
         let push = self.spaces.get_mut(space)?.outbox.in_flight.remove(&id)?;
@@ -522,6 +531,7 @@ impl Replica {
             return self.broken(format!("an ack of {count} for push {} of {of}", ack.id));
         }
         push.acknowledged = count;
+        // The relay acknowledged these items earlier, so the store has nothing new to record.
         if push.resent {
             if count == push.locals.len() {
                 self.end_push(&space, ack.id);
@@ -547,7 +557,8 @@ impl Replica {
         self.try_check(now, &name);
     }
 
-    /// A document's changes are taken again, or will never be; or those of all documents.
+    /// Ends a delay: the relay accepts the document's changes again, or has rejected them for good.
+    /// `None` stands for all documents.
     fn end_delay(&mut self, space: &SpaceName, document: Option<&DocumentId>) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let is_of = |delay: &mut Delay| document.is_none_or(|document| *document == delay.document);
@@ -557,7 +568,7 @@ impl Replica {
         }
     }
 
-    /// The relay wants more of an offered snapshot.
+    /// The relay requests more of a snapshot upload.
     pub(super) fn handle_wanted(&mut self, wanted: Wanted) {
         let Wanted { id, from, up_to } = wanted;
         let Some(space) = self.space_of_push(id) else { return };
@@ -571,8 +582,8 @@ impl Replica {
             let total = offer.total;
             return self.broken(format!("it wants bytes {from} to {up_to} of {total}"));
         }
-        // Further back than it was: what it had, it had to let go, and another session may have begun
-        // again meanwhile.
+        // An offset below the last one means that the relay has dropped bytes it had; another
+        // session may have begun again meanwhile.
         let is_again = from == 0 || from < offer.told;
         offer.next = if is_again { from } else { offer.next.max(from) };
         (offer.told, offer.up_to) = (from, up_to);
@@ -592,8 +603,8 @@ impl Replica {
         self.effects.push_back(ReplicaEffect::LoadSnapshotPart { space, document, hash, from });
     }
 
-    /// The piece that [`ReplicaEffect::LoadSnapshotPart`] asked for; `None` if the store has
-    /// another snapshot of the document now, which is then offered instead.
+    /// The piece that [`ReplicaEffect::LoadSnapshotPart`] asked for; `None` if the store now has
+    /// another snapshot of the document, which is then uploaded instead.
     pub fn handle_snapshot_part(
         &mut self,
         now: Moment,
@@ -617,7 +628,7 @@ impl Replica {
                 false => self.pump(now, space),
             };
         };
-        // Otherwise it was asked for from the start meanwhile.
+        // Otherwise the relay restarted the upload while the store was reading.
         if offer.next == from {
             offer.next = from + bytes.len() as u64;
             let (subscription, hash, total) = (link.subscription, offer.hash, offer.total);
@@ -627,7 +638,7 @@ impl Replica {
         self.read_part(space, id);
     }
 
-    /// A document that was parked may be pushed again.
+    /// A document with rejected changes may be pushed again.
     pub fn handle_unparked(&mut self, now: Moment, space: &SpaceName, document: &DocumentId) {
         if let Some(link) = self.spaces.get_mut(space) {
             link.outbox.parked.remove(document);
@@ -641,7 +652,7 @@ impl Replica {
         let Some(space) = self.space_of_push(nack.id) else { return };
         let Some(push) = self.end_push(&space, nack.id) else { return };
         if push.resent {
-            // It asks again for what it did not take.
+            // The relay requests again the changes that it did not accept.
             return self.handle_resent_push(now, &space, push.acknowledged);
         }
         let Some(link) = self.spaces.get_mut(&space) else { return };
@@ -650,7 +661,7 @@ impl Replica {
         let repeats = outbox.restart || outbox.parked.contains_key(&document);
         let name = space.clone();
         match nack.class {
-            // It has taken as much as it takes at once.
+            // The relay accepts only so much at once; it has accepted the first part of this push.
             NackClass::RETRY_AFTER if push.acknowledged > 0 => {
                 let wait = Duration::from_millis(u64::from(nack.retry_after_ms));
                 let until = now.after(wait.min(limits::RECONNECT_MOST));
@@ -663,13 +674,17 @@ impl Replica {
                     self.effects.push_back(ReplicaEffect::Delayed { space, why });
                 }
             }
-            // It rests on what was just given back: the restart brings both.
+            // The missing dependency was just requeued: the restart pushes both.
             NackClass::RECONCILE if repeats => {}
+            // The relay lacks something that counts as acked. Push the whole document again, once per
+            // subscription.
             NackClass::RECONCILE if outbox.requeued.insert(document) => {
                 outbox.requeueing += 1;
                 outbox.restart = true;
                 self.effects.push_back(ReplicaEffect::Requeue { space, document });
             }
+            // Final. The rest of the push is not on the relay's disk: record that, then stop pushing
+            // the document.
             _ => {
                 let locals = push.locals[push.acknowledged..].to_vec();
                 let refused = ReplicaEffect::Refused { space: name.clone(), document, locals };
@@ -690,6 +705,8 @@ impl Replica {
     ) {
         self.end_delay(space, Some(&document));
         let Some(link) = self.spaces.get_mut(space) else { return };
+        // A rejected change must not hold back the document's deletion. Report a document once, and
+        // again only if its deletion is rejected as well.
         let before = link.outbox.parked.insert(document, deletion);
         if before.is_some_and(|before| before || !deletion) {
             let parked = before.unwrap_or_default() || deletion;

@@ -1,4 +1,5 @@
-//! The receiving half of a space: entries in order, none skipped, none believed unchecked.
+//! The receiving half of a space: accepts entries in order, without gaps, and only after their
+//! checks. It does not write the store.
 
 use super::{AsideReason, Batch, Incoming, Replica, ReplicaEffect, SpacePhase, distance};
 use crate::admission::preflight;
@@ -8,18 +9,18 @@ use crate::ids::{ChangeHash, Cursor, Epoch, Offset, Scope, SpaceName};
 use crate::limits;
 use crate::moment::Moment;
 
-/// What a piece of a snapshot weighs beside its bytes, while it waits for the store.
+/// The weight of a snapshot piece beyond its bytes, while it waits for the store.
 pub const PART_WEIGHT: usize = 256;
 
-/// How far a space's receiving half has come on this connection.
+/// The state of a space's receiving half on this connection.
 #[derive(Debug, Default)]
 enum Stage {
     #[default]
     Idle,
     Asked,
-    /// The store is to forget its cursor; entries may arrive meanwhile and queue behind it.
+    /// The store is removing its cursor; entries that arrive meanwhile queue behind that.
     Resetting,
-    /// The two compare what they hold; no entries come.
+    /// The two ends compare their documents; no entries arrive.
     Comparing,
     Open,
     Stopped,
@@ -28,11 +29,11 @@ enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct Receiver {
     stage: Stage,
-    /// The cursor as received; the store may be behind it by `storing`.
+    /// The received cursor; the store may be behind it by `storing`.
     at: Offset,
     started_at: Offset,
-    /// The relay's last offset when we subscribed: nothing is pushed before it is stored, if we
-    /// began from nothing, since most of what we hold may turn out to be there.
+    /// The relay's last offset at the subscription. A replica that began without a cursor pushes
+    /// nothing before this offset is stored: most of its changes may be in the log already.
     target: Offset,
     from_nothing: bool,
     head: Offset,
@@ -41,9 +42,9 @@ pub(super) struct Receiver {
     /// The epoch of `target`.
     epoch: Option<Epoch>,
     live: bool,
-    /// A snapshot that is arriving: how much is there, and all its bytes.
+    /// The arriving snapshot: bytes received, and all its bytes.
     partial: Option<(Partial, u64)>,
-    /// A snapshot whose parts are passed over, and all its bytes: it exceeds the limit.
+    /// A snapshot beyond the size limit, whose parts are skipped, and all its bytes.
     oversized: Option<([u8; 32], u64)>,
 }
 
@@ -56,7 +57,7 @@ impl Receiver {
         *self = Self { stage, at, started_at: at, from_nothing, epoch, partial, ..Self::default() };
     }
 
-    /// False if no answer was awaited.
+    /// Returns false if no answer was expected.
     pub(super) fn handle_subscribed(&mut self, subscribed: &Subscribed) -> bool {
         if !matches!(self.stage, Stage::Asked) {
             return false;
@@ -72,7 +73,7 @@ impl Receiver {
         true
     }
 
-    /// False if no reset was awaited.
+    /// Returns false if no reset was expected.
     pub(super) fn handle_reset(&mut self, compares: bool) -> bool {
         let awaited = matches!(self.stage, Stage::Resetting);
         if awaited {
@@ -81,14 +82,14 @@ impl Receiver {
         awaited
     }
 
-    /// Another filter is being compared: the relay has stopped where we are.
+    /// A new filter is being compared: the relay has stopped the feed at our position.
     pub(super) fn handle_refiltered(&mut self, subscribed: &Subscribed) {
         self.stage = Stage::Comparing;
         self.scope = Some(subscribed.scope);
         (self.target, self.partial) = (subscribed.head, None);
     }
 
-    /// The cursor that stands for everything up to the relay's head when comparing began.
+    /// The cursor for everything up to the relay's head when the comparison began.
     pub(super) fn compared_cursor(&self) -> Option<Cursor> {
         let scope = self.scope.unwrap_or(Scope::WHOLE_SPACE);
         self.epoch.map(|epoch| Cursor { epoch, offset: self.target, scope })
@@ -113,18 +114,19 @@ impl Receiver {
         matches!(self.stage, Stage::Comparing)
     }
 
-    /// Where everything that the relay has is stored; `None` while something is on its way.
+    /// The offset at which everything from the relay is stored; `None` while entries are on their
+    /// way.
     pub(super) fn settled_at(&self) -> Option<Offset> {
         let open = matches!(self.stage, Stage::Open);
         (open && self.at == self.head && self.storing == 0).then_some(self.at)
     }
 
-    /// The last offset that has been received.
+    /// The last received offset.
     pub(super) fn at(&self) -> Offset {
         self.at
     }
 
-    /// Whether the store has yet to write something that arrived.
+    /// Whether the store has unwritten entries.
     pub(super) fn is_storing(&self) -> bool {
         self.storing > 0
     }
@@ -168,9 +170,9 @@ impl Receiver {
 }
 
 impl Receiver {
-    /// A piece must go on where the one before ended, or begin another snapshot. False for one that
-    /// is to be passed over, because the snapshot exceeds the limit: its document is set aside when
-    /// the snapshot's entry comes, and everything else goes on.
+    /// Accepts a piece that continues the previous one or begins another snapshot. Returns false if
+    /// the piece must be skipped because the snapshot exceeds the limit: the snapshot's entry is
+    /// then deferred, and other documents continue.
     fn take_part(
         &mut self,
         hash: [u8; 32],
@@ -184,13 +186,14 @@ impl Receiver {
         if (from != at && from != 0) || bytes == 0 || end > total {
             return Err(format!("it goes from {from} to {end} of {total}, we have {at}"));
         }
+        // Count skipped parts too: a snapshot's entry is accepted only after all of its parts.
         self.partial = Some((Partial { hash, bytes: end }, total));
         let fits = total <= limits::SNAPSHOT_BYTES as u64;
         self.oversized = (!fits).then_some((hash, total));
         Ok(fits)
     }
 
-    /// The bytes of a snapshot whose parts were passed over.
+    /// The length of a snapshot whose parts were skipped.
     pub(super) fn take_oversized(&mut self, entry: &Entry) -> Option<u64> {
         let (hash, total) = self.oversized?;
         let is_its = entry.kind == entry_kind::SNAPSHOT && entry.id == hash;
@@ -200,14 +203,14 @@ impl Receiver {
         })
     }
 
-    /// A snapshot whose body came before it must have come whole.
+    /// Fails unless a snapshot that was sent in parts is complete.
     pub(super) fn take_parts_of(&mut self, entry: &Entry) -> Result<(), String> {
         let in_parts = entry.flags & (entry_flags::PARTS | entry_flags::ECHO) == entry_flags::PARTS;
         if entry.kind != entry_kind::SNAPSHOT || !in_parts {
             return Ok(());
         }
         match self.partial.take() {
-            // After a reconnect the total is told again only with the next part.
+            // After a reconnect the total is unknown until the next part.
             Some((partial, total))
                 if partial.hash == entry.id && (total == 0 || partial.bytes == total) =>
             {
@@ -217,7 +220,7 @@ impl Receiver {
         }
     }
 
-    /// How much of a snapshot that is arriving is there.
+    /// The arriving snapshot: bytes received, and all its bytes.
     pub(super) fn arriving(&self) -> Option<(u64, u64)> {
         let (partial, total) = self.partial?;
         (total > 0).then_some((partial.bytes, total))
@@ -273,7 +276,7 @@ impl Replica {
         }
     }
 
-    /// A piece of a snapshot.
+    /// A piece of a snapshot arrived.
     pub(super) fn handle_part(&mut self, part: Part) {
         let Some(space) = self.space_of(part.subscription) else { return };
         let Some(link) = self.spaces.get_mut(&space) else { return };
@@ -335,8 +338,8 @@ fn must_stop(entry: &Entry) -> bool {
     !known.contains(&entry.kind) && entry.flags & entry_flags::MUST_UNDERSTAND != 0
 }
 
-/// What an entry takes in memory while it waits for the store, about: a small body may come with a
-/// thousand dependencies.
+/// The approximate memory of an entry that waits for the store: a small body may have a thousand
+/// dependencies.
 pub(super) fn weight(entry: &Entry) -> usize {
     entry.body.len() + 32 * entry.dependencies.len() + entry.author.len() + 256
 }
@@ -370,7 +373,7 @@ pub(super) fn check(entry: Entry) -> Incoming {
     }
 }
 
-/// The entry of a snapshot that exceeds the limit.
+/// The deferred entry of a snapshot that exceeds the limit.
 pub(super) fn too_large(entry: Entry, actual: u64) -> Incoming {
     let limit = limits::SNAPSHOT_BYTES as u64;
     Incoming::Aside { entry, reason: AsideReason::SnapshotTooLarge { actual, limit } }

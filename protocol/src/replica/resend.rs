@@ -1,10 +1,11 @@
-//! What the relay has and cannot read, it asks for again: the store gives what it has of that, and it
-//! is pushed like all else. The relay holds it by its own word, so that neither what is held nor what
-//! is parked changes by the answers.
+//! Repair of the relay's store: the relay requests changes that it has and cannot read. The store
+//! returns those that it has, and the outbox's pushes carry them. The relay already acknowledged
+//! these changes, so the answers change neither the acked ranges nor the rejected documents.
 //!
-//! One question at a time, and a rate over all of them: a relay cannot make an engine read, fold or
-//! send without end. A question that cannot be answered yet waits, and one that will not be is answered
-//! with nothing: a relay that hears no word waits for long before it asks anybody else.
+//! Requests are answered one at a time, under a rate limit over all of them: a relay cannot make an
+//! engine read, compact or send without end. A request that cannot be answered yet waits. A request
+//! that never will be gets an empty answer: a relay without an answer waits long before it asks
+//! another client.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -18,55 +19,55 @@ use crate::moment::Moment;
 use crate::rate::TokenBucket;
 use crate::weight::Weight;
 
-/// What an engine has of what its relay asks for.
+/// The store's answer to a repair request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resendable {
-    /// Changes, dependencies first; none if it has none of them.
+    /// The changes, dependencies first; empty if the store has none of them.
     Changes(Vec<Vec<u8>>),
-    /// A snapshot that stands for everything that it has of the document. Its pieces are asked for
-    /// by [`ReplicaEffect::LoadSnapshotPart`].
+    /// A snapshot of the whole document as the store has it. Its pieces are read by
+    /// [`ReplicaEffect::LoadSnapshotPart`].
     Snapshot {
         /// SHA-256 of its bytes.
         hash: [u8; 32],
-        /// How many bytes.
+        /// Its length in bytes.
         total: u64,
         /// Its heads, sorted.
         heads: Vec<ChangeHash>,
     },
 }
 
-/// A question of the relay's that is being answered.
+/// The repair request being answered.
 #[derive(Debug)]
 struct Question {
     space: SpaceName,
     asked: Resend,
-    /// The store is asked.
+    /// Whether the store is reading.
     reading: bool,
     ready: VecDeque<Group>,
-    /// Pushes that are not answered.
+    /// The number of unanswered pushes.
     in_flight: usize,
-    /// Changes that the relay acknowledged.
+    /// The number of changes that the relay acknowledged.
     count: u32,
-    /// The snapshot that was made for it.
+    /// The snapshot made for it.
     made: Option<[u8; 32]>,
 }
 
-/// The questions of the present relay, and what it can read again.
+/// The requests of the present relay, and its repaired documents.
 #[derive(Debug)]
 pub(super) struct Resends {
     now: Option<Question>,
-    /// Questions whose turn comes, at most one of each document. No more than
-    /// [`limits::RESEND_WAITING`], and one that was interrupted.
+    /// Waiting requests, at most one for each document: at most [`limits::RESEND_WAITING`], and one
+    /// that was interrupted.
     waiting: VecDeque<(SpaceName, Resend)>,
-    /// Bytes that may be read and sent. It outlives connections.
+    /// The budget of bytes to read and send. It outlives connections.
     budget: TokenBucket,
-    /// Documents that can be read again, of which the store is not told yet: no more than
+    /// Repaired documents that the store has not been notified of: at most
     /// [`limits::MENDED_WAITING`].
     mended: BTreeSet<(SpaceName, DocumentId)>,
-    /// Documents of which the store may be told. Apart from the other budget: who answered the
-    /// question has spent that one, and is to hear what came of it.
+    /// The budget of these notifications. It is separate, because a client that answered a request
+    /// has used up the other one and must still be notified of the repair.
     mended_budget: TokenBucket,
-    /// When a budget has enough for what waits for it.
+    /// When a budget suffices for the next waiting item.
     wakes_at: Option<Moment>,
 }
 
@@ -85,7 +86,7 @@ impl Default for Resends {
 }
 
 impl Resends {
-    /// The connection is gone, and its questions with it.
+    /// The connection is gone, and its requests with it.
     pub(super) fn end(&mut self) {
         let (budget, mended_budget) = (self.budget, self.mended_budget);
         *self = Self { budget, mended_budget, ..Self::default() };
@@ -102,7 +103,7 @@ impl Resends {
 
 impl Replica {
     pub(super) fn handle_resend(&mut self, now: Moment, asked: Resend) {
-        // It may cross the end of its subscription.
+        // The request may cross the end of its subscription.
         let Some(space) = self.space_of(asked.subscription) else { return };
         let waiting = &mut self.resends.waiting;
         waiting.retain(|(of, other)| *of != space || other.document != asked.document);
@@ -113,7 +114,7 @@ impl Replica {
         self.take_question(now);
     }
 
-    /// Takes up the first of the questions that can be answered, if none is being answered.
+    /// Begins the first request that can be answered, if none is in progress.
     fn take_question(&mut self, now: Moment) {
         while self.resends.now.is_none()
             && let Some((index, is_welcome)) = self.next_question()
@@ -129,7 +130,7 @@ impl Replica {
                 continue;
             }
             if let Some(link) = self.spaces.get(&space) {
-                // It may have waited for another subscription of the space.
+                // The request may have waited for another subscription of the space.
                 asked.subscription = link.subscription;
             }
             let changes = asked.changes.iter().copied().map(ChangeHash).collect();
@@ -146,8 +147,8 @@ impl Replica {
         }
     }
 
-    /// Which question is next, and whether it is one that is answered. Those of a space that is being
-    /// compared, or that the relay has not subscribed yet, wait for the end of that.
+    /// The next request, and whether it gets a full answer. Requests of a space that is being
+    /// compared, or whose subscription the relay has not answered, wait.
     fn next_question(&self) -> Option<(usize, bool)> {
         let questions = self.resends.waiting.iter().enumerate();
         let mut due = questions.filter_map(|(index, (space, asked))| {
@@ -166,8 +167,7 @@ impl Replica {
         }
     }
 
-    /// Nothing more of a space is pushed for now: what is being answered is answered from the start,
-    /// once it goes on.
+    /// Pushing of a space has stopped for now: the request in progress starts over later.
     pub(super) fn interrupt_question(&mut self, space: &SpaceName) {
         if let Some(question) = self.resends.now.take_if(|question| question.space == *space) {
             self.drop_made(question.made);
@@ -175,7 +175,7 @@ impl Replica {
         }
     }
 
-    /// Nothing more of a space is pushed on this subscription.
+    /// Pushing of a space has stopped on this subscription: answers its requests with nothing.
     pub(super) fn refuse_questions(&mut self, space: &SpaceName) {
         let waiting = std::mem::take(&mut self.resends.waiting);
         let (refused, others) = waiting.into_iter().partition(|(of, _)| of == space);
@@ -186,15 +186,15 @@ impl Replica {
         }
     }
 
-    /// A snapshot that was made for a question is not sent any more.
+    /// A snapshot made for a request is no longer being sent.
     fn drop_made(&mut self, made: Option<[u8; 32]>) {
         if let Some(hash) = made {
             self.effects.push_back(ReplicaEffect::DropMade { hash });
         }
     }
 
-    /// What [`ReplicaEffect::LoadResend`] asked for. `folded` is what a snapshot was made of, or
-    /// should have been: nothing, if none was to be made.
+    /// The answer to [`ReplicaEffect::LoadResend`]. `folded` is the weight of the history that was
+    /// compacted into a snapshot, or should have been; zero if none was to be made.
     pub fn handle_resendable(
         &mut self,
         now: Moment,
@@ -203,7 +203,7 @@ impl Replica {
         found: Resendable,
         folded: Weight,
     ) {
-        // What was done is done, whether or not it is still wanted.
+        // The store did the work, so it counts even if the request is gone.
         self.resends.budget.spend(now, cost(&found, folded));
         let made = match &found {
             Resendable::Changes(_) => None,
@@ -226,15 +226,15 @@ impl Replica {
                 vec![OutboxKind::Snapshot { hash, total, heads }]
             }
         };
-        // Their places in our log do not matter: what is held of them was known before.
+        // Local numbers do not matter here: acks of these pushes do not change the acked ranges.
         let local = Local(0);
         let found = found.into_iter().map(|what| OutboxChange { local, document, what });
         question.ready.extend(group(found, most.changes));
         self.push_resend(now);
     }
 
-    /// Sends what there is room for; says so once all of it is answered, and goes on with the next
-    /// question.
+    /// Sends as much as there is room for; sends the answer once every push is answered, and begins
+    /// the next request.
     pub(super) fn push_resend(&mut self, now: Moment) {
         let Phase::Ready { limits: most, .. } = self.phase else { return };
         while let Some(question) = &mut self.resends.now
@@ -259,7 +259,7 @@ impl Replica {
         self.take_question(now);
     }
 
-    /// A push that answers the relay's question is answered, or given up.
+    /// A push for a repair request is answered or given up.
     pub(super) fn handle_resent_push(&mut self, now: Moment, space: &SpaceName, count: usize) {
         if let Some(question) = &mut self.resends.now {
             question.in_flight = question.in_flight.saturating_sub(1);
@@ -269,7 +269,7 @@ impl Replica {
         self.try_check(now, space);
     }
 
-    /// A document can be read again that could not be: whoever was told of damage compares.
+    /// The relay can read a damaged document again: a client that received the damage compares.
     pub(super) fn handle_mended(&mut self, now: Moment, mended: Mended) {
         if let Some(space) = self.space_of(mended.subscription)
             && self.resends.mended.len() < limits::MENDED_WAITING
@@ -279,7 +279,7 @@ impl Replica {
         }
     }
 
-    /// Tells the store what can be read again, as often as it may be asked: it takes a read.
+    /// Notifies the store of repaired documents, within the rate limit: each one costs a read.
     fn tell_mended(&mut self, now: Moment) {
         while !self.resends.mended.is_empty() {
             let wait = self.resends.mended_budget.wait(now);
@@ -295,7 +295,7 @@ impl Replica {
         }
     }
 
-    /// Time passed: a budget may have enough now.
+    /// Time passed: a budget may suffice now.
     pub(super) fn handle_resend_timeout(&mut self, now: Moment) {
         if self.resends.wakes_at.take_if(|at| *at <= now).is_some() && self.is_ready() {
             self.take_question(now);
@@ -304,8 +304,8 @@ impl Replica {
     }
 }
 
-/// What an answer counts of [`limits::RESEND_RATE`]: what is sent and what was read for it, and what
-/// its fold costs by changes and operations, of which many fit few bytes.
+/// The cost of an answer in [`limits::RESEND_RATE`]: the bytes sent or read, and for a compaction
+/// also its changes and operations, because a few bytes can hold many of them.
 fn cost(found: &Resendable, folded: Weight) -> u64 {
     let sent = match found {
         Resendable::Changes(changes) => changes.iter().map(Vec::len).sum::<usize>() as u64,

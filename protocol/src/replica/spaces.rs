@@ -1,4 +1,5 @@
-//! The set of spaces: which are subscribed on the present connection, and how one comes and goes.
+//! The set of spaces: which are subscribed on the present connection, and how one is added and
+//! removed.
 
 use super::checks::CheckState;
 use super::compare::Compare;
@@ -27,15 +28,15 @@ impl SpaceLink {
         }
     }
 
-    /// The moment that it waits for, if it waits for one.
+    /// The space's next deadline, if it has one.
     pub(super) fn wakes_at(&self) -> Option<Moment> {
         [self.outbox.paused_until(), self.check.not_before()].into_iter().flatten().min()
     }
 }
 
 impl Replica {
-    /// The application uses this space. It is subscribed on this connection and on every later
-    /// one, until [`Replica::handle_space_removed`].
+    /// The application uses this space. It is subscribed on this connection and on every later one,
+    /// until [`Replica::handle_space_removed`].
     pub fn handle_space(&mut self, space: SpaceName) {
         if self.spaces.contains_key(&space) {
             return;
@@ -47,8 +48,8 @@ impl Replica {
         self.load_resume(space);
     }
 
-    /// The application has removed this space: the subscription ends, and what the relay still
-    /// sends of it is ignored.
+    /// The application has removed this space: the subscription ends, and later frames for it are
+    /// ignored.
     pub fn handle_space_removed(&mut self, now: Moment, space: &SpaceName) {
         self.tell_speaking(space, false);
         self.stop_pushing(space);
@@ -73,13 +74,13 @@ impl Replica {
         }
     }
 
-    /// Where a space stands with the upstream, as the store has it.
+    /// The store's resume point of a space.
     pub fn handle_resume(&mut self, space: &SpaceName, point: ResumePoint) {
         let Phase::Ready { .. } = self.phase else { return };
         let Some(link) = self.spaces.get_mut(space) else { return };
         link.resumes = link.resumes.saturating_sub(1);
         if link.resumes > 0 {
-            // Something else has been asked for meanwhile, and the store asked again.
+            // Another request was made meanwhile, and the store will answer again.
             return;
         }
         let (subscription, space) = (link.subscription, space.clone());
@@ -107,7 +108,7 @@ impl Replica {
         }));
     }
 
-    /// The app wants other documents of a space. The store has noted it.
+    /// The application changed a space's filter. The store has recorded it.
     pub fn handle_filter(&mut self, space: &SpaceName, filter: Filter) {
         let can = features::FILTERS | features::RECONCILE;
         let can = self.is_ready() && self.features & can == can;
@@ -122,11 +123,11 @@ impl Replica {
             self.send(Frame::Refilter(Refilter { subscription, filter }));
             return self.tell_speaking(space, true);
         }
-        // In the middle of something.
+        // A subscription or comparison is in progress.
         self.subscribe_again(space);
     }
 
-    /// Begins a space again, with a subscription of its own.
+    /// Subscribes a space again, under a new subscription number.
     fn subscribe_again(&mut self, space: &SpaceName) {
         if !matches!(self.phase, Phase::Ready { .. }) {
             return;

@@ -1,8 +1,8 @@
-//! The preflight of a change that an automerge-repo client sends.
+//! The preflight of a change from an automerge-repo client.
 //!
-//! A change that is no change ends the session that sent it. One that is honest and too large does
-//! not: its author would come again and again with it, and its other documents would wait. It is
-//! refused, with what rests on it.
+//! A malformed change ends its session. A valid change beyond a size limit does not: its author
+//! would reconnect and send it again and again, and its other documents would wait. That change is
+//! rejected, with all changes that depend on it.
 
 use std::io::Write;
 
@@ -19,21 +19,20 @@ const PREFIX: usize = 8;
 const CHANGE: u8 = 1;
 const DEFLATED_CHANGE: u8 = 2;
 
-/// A change that may be one.
+/// A well-formed change.
 #[derive(Debug, Clone)]
 pub enum Inspected {
     /// It passed the preflight.
     Sound(CheckedChange),
-    /// It is larger than a change may be.
+    /// It exceeds a size limit.
     TooLarge(ChangeHash, FormError),
 }
 
-/// Checks one chunk. automerge-repo's clients send changes as they are; one that is too long so is
-/// kept deflated, as automerge itself would store it. The work is counted, of a sound one and of one
-/// that is not.
+/// Checks one chunk. automerge-repo's clients send changes uncompressed; one that exceeds the limit
+/// is deflated, as automerge itself would store it. The work is counted even if the check fails.
 ///
 /// # Errors
-/// If it is no change.
+/// If the bytes are not a change.
 pub fn inspect(chunk: &[u8], work: &mut Work) -> Result<Inspected, FormError> {
     let is_plain = chunk.get(PREFIX) == Some(&CHANGE);
     let may_shrink = chunk.len() > limits::CHANGE_BYTES
@@ -45,7 +44,7 @@ pub fn inspect(chunk: &[u8], work: &mut Work) -> Result<Inspected, FormError> {
         Some(checked) => checked,
         None => preflight_within(chunk, None, work),
     };
-    // One with many dependencies has room for fewer bytes.
+    // A change with many dependencies has a lower byte limit.
     let checked = match checked {
         Err(FormError::TooLarge { .. }) if is_plain && !may_shrink => {
             shrunk(work).unwrap_or_else(|| preflight_within(chunk, None, work))
@@ -54,14 +53,15 @@ pub fn inspect(chunk: &[u8], work: &mut Work) -> Result<Inspected, FormError> {
     };
     match checked {
         Ok(Some(change)) => Ok(Inspected::Sound(change)),
-        // It is said only of a bound.
+        // `None` is returned only for a bounded check.
         Ok(None) => Err(FormError::Refused { reason: "it was not checked".to_owned() }),
         Err(error) if error.is_size() && is_plain => {
-            // What a hash covers begins behind the checksum.
+            // The hash covers everything after the checksum.
             let hash = Sha256::digest(chunk.get(PREFIX..).unwrap_or_default());
             Ok(Inspected::TooLarge(ChangeHash(hash.into()), error))
         }
-        // Of a deflated one the hash is known once it is inflated, if it may be.
+        // The hash of a deflated change is known once it is inflated, if it inflates within the
+        // limit.
         Err(error) if error.is_size() => match change_hash(chunk) {
             Ok(hash) => Ok(Inspected::TooLarge(hash, error)),
             Err(_) => Err(error),
@@ -70,11 +70,11 @@ pub fn inspect(chunk: &[u8], work: &mut Work) -> Result<Inspected, FormError> {
     }
 }
 
-/// The same, unless it takes more than so much work; a change that is too large always does. Then
-/// `None`, and nothing is counted.
+/// As [`inspect`]; if it takes more than `most` work, returns `None` and counts nothing. A change
+/// beyond a size limit always does.
 ///
 /// # Errors
-/// If it is no change.
+/// If the bytes are not a change.
 pub fn inspect_within(
     chunk: &[u8],
     most: Work,

@@ -1,5 +1,5 @@
-//! The chunks that a sync message carries: which of them are single changes, and whether anything
-//! among them must be opened by automerge itself.
+//! The chunks of a sync message: which of them are single changes, and whether automerge itself
+//! must open one of them. Reads chunk headers only.
 
 use super::sync::SyncMessage;
 use crate::admission::FormError;
@@ -7,10 +7,10 @@ use crate::admission::FormError;
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 /// Magic and checksum.
 const PREFIX: usize = 8;
-/// A change whose bytes are deflated.
+/// A deflated change.
 const DEFLATED: u8 = 2;
 
-/// What a message carries.
+/// The contents of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Carried {
     /// Single changes; there may be none.
@@ -20,8 +20,8 @@ pub enum Carried {
     Whole(Vec<u8>),
 }
 
-/// Single changes, each a chunk, one after the other in one piece of memory: a message may have
-/// very many of a few bytes each.
+/// Single changes, one chunk after the other in one buffer: a message may have very many of a few
+/// bytes each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chunks {
     bytes: Vec<u8>,
@@ -29,7 +29,8 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// The next one. It has a header and the length that this tells; no more is known of it.
+    /// Removes the next chunk. It has a header and the stated length; nothing else has been
+    /// checked.
     pub fn take_next(&mut self) -> Option<&[u8]> {
         let length = self.peek()?.len();
         let from = self.at;
@@ -37,28 +38,28 @@ impl Chunks {
         self.bytes.get(from..self.at)
     }
 
-    /// The next one, which stays.
+    /// The next chunk, which stays.
     pub fn peek(&self) -> Option<&[u8]> {
         let rest = self.bytes.get(self.at..)?;
         let (_, length) = measure(rest).ok()?;
         rest.get(..length)
     }
 
-    /// Whether there is none left.
+    /// Whether none is left.
     pub fn is_empty(&self) -> bool {
         self.at >= self.bytes.len()
     }
 
-    /// How many bytes are left.
+    /// The number of bytes left.
     pub fn bytes(&self) -> usize {
         self.bytes.len().saturating_sub(self.at)
     }
 }
 
-/// Takes a message's chunks apart by their headers. Nothing inside them is looked at.
+/// Splits a message into its chunks by their headers. Does not read their contents.
 ///
 /// # Errors
-/// If the bytes are no chunks, or are of a type that nobody knows.
+/// If the bytes are not chunks, or have an unknown type.
 pub fn carried(message: &SyncMessage<'_>) -> Result<Carried, FormError> {
     let mut whole = false;
     for joined in &message.chunks {

@@ -1,11 +1,11 @@
-//! Messages of the automerge-repo protocol, version "1", as they travel: one CBOR map for each
-//! binary WebSocket message (`docs/protocol.md` lists the fields).
+//! Messages of the automerge-repo protocol, version "1", on the wire: one CBOR map for each binary
+//! WebSocket message (`docs/protocol.md` lists the fields).
 //!
-//! Reading borrows from the bytes and keeps every limit; it takes what the clients in the field
-//! send (maps of any length form, numbers as integers or floats, absent optionals as `undefined`
-//! or `null`). Writing is in the one form that all of them read: definite lengths, untagged byte
-//! strings, no `null`, and a timestamp as a float, since JavaScript reads a 64-bit integer as
-//! something that is no number.
+//! Reading borrows from the bytes and enforces every limit. It accepts all forms that clients in
+//! use send (maps of any length form, numbers as integers or floats, absent optionals as
+//! `undefined` or `null`). Writing uses the one form that all of them read: definite lengths,
+//! untagged byte strings, no `null`, and a timestamp as a float, because JavaScript decodes a
+//! 64-bit integer to a value that is not a number.
 
 mod read;
 mod write;
@@ -14,26 +14,26 @@ use thiserror::Error;
 
 use crate::code::Code;
 
-/// The protocol version that is spoken.
+/// The protocol version.
 pub const VERSION: &str = "1";
 
-/// What a peer says of itself.
+/// A peer's metadata.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PeerMetadata<'a> {
-    /// The identity of its storage, if it has one that lasts.
+    /// The identity of its storage, if that is durable.
     pub storage_id: Option<&'a str>,
-    /// It will not come back with this storage identity.
+    /// The storage identity will not be used again.
     pub is_ephemeral: bool,
 }
 
-/// The heads of a document in a storage that the sender knows of.
+/// The heads of a document in a storage known to the sender.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RemoteHeads<'a> {
-    /// Which storage.
+    /// The storage.
     pub storage_id: &'a str,
     /// The heads, each as base58check.
     pub heads: Vec<&'a str>,
-    /// When they were seen, in milliseconds since 1970, by the clock of who saw them.
+    /// When they were observed, in milliseconds since 1970, by the observer's clock.
     pub timestamp_ms: f64,
 }
 
@@ -44,9 +44,9 @@ pub enum Message<'a> {
     Join {
         /// The client's peer id.
         sender: &'a str,
-        /// What it says of itself.
+        /// Its metadata.
         metadata: PeerMetadata<'a>,
-        /// The versions that it speaks; `None` means version "1".
+        /// Its versions; `None` means version "1".
         versions: Option<Vec<&'a str>>,
     },
     /// The server's answer to `Join`.
@@ -55,63 +55,63 @@ pub enum Message<'a> {
         sender: &'a str,
         /// The client's peer id.
         target: &'a str,
-        /// What the server says of itself.
+        /// The server's metadata.
         metadata: PeerMetadata<'a>,
-        /// The version that was chosen.
+        /// The chosen version.
         version: &'a str,
     },
-    /// Something is wrong, in words.
+    /// An error, in words.
     Error {
-        /// What.
+        /// The text.
         message: &'a str,
-        /// Who says so.
+        /// The sender.
         sender: &'a str,
-        /// To whom.
+        /// The receiver.
         target: &'a str,
     },
-    /// The sender is about to go.
+    /// The sender is about to disconnect.
     Leave {
-        /// Who.
+        /// The sender.
         sender: &'a str,
     },
     /// The first sync message about a document that the sender does not have.
     Request(Sync<'a>),
     /// A sync message.
     Sync(Sync<'a>),
-    /// The sender does not have a document, and knows nobody who does.
+    /// The sender does not have a document, and knows no peer that does.
     Unavailable {
         /// The document's id.
         document: &'a str,
-        /// Who says so.
+        /// The sender.
         sender: &'a str,
-        /// To whom.
+        /// The receiver.
         target: &'a str,
     },
     /// A message that is not stored.
     Ephemeral(Ephemeral<'a>),
-    /// The sender wants to hear of the heads of storages, or no longer.
+    /// Changes the storages whose heads the sender wants to receive.
     RemoteSubscription {
-        /// Who.
+        /// The sender.
         sender: &'a str,
-        /// To whom.
+        /// The receiver.
         target: &'a str,
-        /// Storages to hear of.
+        /// Storages to add.
         add: Vec<&'a str>,
-        /// Storages not to hear of any more.
+        /// Storages to remove.
         remove: Vec<&'a str>,
     },
     /// The heads of a document in some storages.
     RemoteHeads {
-        /// Who says so.
+        /// The sender.
         sender: &'a str,
-        /// To whom.
+        /// The receiver.
         target: &'a str,
         /// The document's id.
         document: &'a str,
-        /// What is known.
+        /// The known heads.
         heads: Vec<RemoteHeads<'a>>,
     },
-    /// Of a type that this version does not know: to be ignored.
+    /// A message of an unknown type, to be ignored.
     Unknown {
         /// The type.
         kind: &'a str,
@@ -123,24 +123,24 @@ pub enum Message<'a> {
 pub struct Sync<'a> {
     /// The document's id.
     pub document: &'a str,
-    /// Whose.
+    /// The sender.
     pub sender: &'a str,
-    /// To whom.
+    /// The receiver.
     pub target: &'a str,
     /// The automerge sync message.
     pub data: &'a [u8],
 }
 
-/// A message that is passed on and never stored.
+/// A message that is forwarded and never stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ephemeral<'a> {
-    /// The document that it is about.
+    /// The document.
     pub document: &'a str,
-    /// Who said it first; whoever passes it on leaves this alone.
+    /// The original sender; forwarding peers leave it unchanged.
     pub sender: &'a str,
-    /// To whom it is sent on this connection.
+    /// The receiver on this connection.
     pub target: &'a str,
-    /// The sender's session: a new one begins to count anew.
+    /// The sender's session: a new session restarts the count.
     pub session: &'a str,
     /// Grows with every message of a sender's session.
     pub count: u64,
@@ -148,17 +148,17 @@ pub struct Ephemeral<'a> {
     pub data: &'a [u8],
 }
 
-/// Why bytes are no message.
+/// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum MessageError {
     /// Not CBOR, not a map with text keys, or a field of another type.
     #[error("no message of automerge-repo: {what}")]
     Malformed {
-        /// What the reader found.
+        /// The reader's error.
         what: String,
     },
-    /// A field that this type of message must have is not there.
+    /// A required field of this type of message is missing.
     #[error("a `{kind}` message without `{field}`")]
     Missing {
         /// The message's type.
@@ -171,13 +171,13 @@ pub enum MessageError {
     TooLong {
         /// The field.
         field: &'static str,
-        /// The most that is taken, in bytes or items.
+        /// The limit, in bytes or items.
         limit: usize,
     },
 }
 
 impl MessageError {
-    /// The code under which a session ends that receives this.
+    /// The code under which the session ends.
     pub fn code(&self) -> Code {
         match self {
             Self::TooLong { .. } => Code::TOO_LARGE,

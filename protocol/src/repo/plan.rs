@@ -1,11 +1,13 @@
-//! What a peer is to be sent of a document, by its sync message and the document's index. Pure.
+//! Plans which changes of a document a peer is sent, from its sync message and the document's
+//! index. Pure: the plan names log offsets and never reads the log.
 //!
-//! If the relay holds all of the peer's heads, the peer has what rests under them and nothing
-//! else: the answer is exact, and no filter is looked at or made. Otherwise the peer has changes
-//! that the relay lacks, which may rest on anything, and its filters say what else it has. They
-//! err in one of a hundred checks: what is hidden by that is asked for by its hash (`need`).
+//! If the relay has all of the peer's heads, the peer has exactly the ancestors of those heads: the
+//! answer is exact, and Bloom filters are neither read nor made. Otherwise the peer has changes
+//! that the relay lacks, with any ancestors, and its filters state the rest of its changes. A
+//! filter errs in one of a hundred checks; the peer requests a change that an error hides by its
+//! hash (`need`).
 //!
-//! What is folded is sent as the snapshot that stands for it, or not at all.
+//! Changes in a snapshot are sent as the whole snapshot, or not at all.
 
 use automerge::sync::BloomFilter;
 
@@ -15,65 +17,65 @@ use crate::folded::PackedIndex;
 use crate::heads::advance;
 use crate::ids::{ChangeHash, Offset};
 
-/// What a peer said last about a document.
+/// A peer's latest sync message about a document.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Question {
     /// Its heads.
     pub heads: Vec<ChangeHash>,
-    /// What it has.
+    /// Its `have`: last common heads, and filters over its later changes.
     pub have: Vec<Have>,
-    /// What it asks for.
+    /// The hashes that it requests.
     pub need: Vec<ChangeHash>,
-    /// Everything up to this offset was sent to it already, or is its own.
+    /// The relay has sent everything up to this offset to it, or received it from the peer.
     pub sent_through: Offset,
 }
 
 impl Question {
-    /// Of a message.
+    /// From a message.
     pub fn of(message: SyncMessage<'_>, sent_through: Offset) -> Self {
         let SyncMessage { heads, have, need, .. } = message;
         Self { heads, have, need, sent_through }
     }
 }
 
-/// The question cannot be answered without the packed index of what is folded.
+/// The plan needs the packed index of the snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NeedsFolded;
 
-/// What is to be sent.
+/// The planned answer.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Heads of the peer that the document does not have.
     pub unknown: Vec<ChangeHash>,
-    /// The peer believes that both had something in common which is not here: it must tell all.
+    /// The peer's last common heads are unknown here, so it must send everything that it has.
     pub lost: bool,
-    /// Whether the snapshot is to be sent, before the changes.
+    /// Whether to send the snapshot, before the changes.
     pub snapshot: bool,
-    /// Changes to be sent, in this order.
+    /// Offsets of the changes to send, in this order.
     pub offsets: Vec<Offset>,
-    /// For each row: the peer has it, or was sent it before.
+    /// For each row of the tail: the peer has it, or was sent it before.
     there: Vec<bool>,
-    /// What is common for certain, and a filter over the rest. `None` if the answer is exact.
+    /// The certainly common heads, and a filter over the rest. `None` if the answer is exact.
     filtered: Option<Have>,
-    /// What the peer lacks is not known: more than this may have to be sent once it has told.
+    /// The peer's missing changes are unknown: more may have to be sent after its next message.
     blind: bool,
 }
 
-/// What closes an answer, once it is known how many of the planned changes it carries.
+/// The closing fields of an answer, once it is known how many of the planned changes it carries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Closing {
-    /// What the relay has.
+    /// The relay's `have`.
     pub have: Vec<Have>,
-    /// Everything up to this offset is sent with this answer; 0 if that is not known.
+    /// Everything up to this offset is sent with this answer; 0 if that is unknown.
     pub sent_through: Offset,
-    /// There is nothing more to send before the peer says something new.
+    /// Nothing more is to be sent until the peer reports something new.
     pub complete: bool,
 }
 
-/// Those of some changes that a document has, ascending.
+/// The hashes that the document has, ascending.
 ///
 /// # Errors
-/// If what is folded must be known one by one, and [`FoldedHistory::index`] is not there.
+/// If a hash must be looked up in the snapshot, and [`FoldedHistory::index`] is absent.
 pub fn known(index: &DocumentIndex, hashes: &[ChangeHash]) -> Result<Vec<ChangeHash>, NeedsFolded> {
     let view = View::new(index);
     let mut known = Vec::new();
@@ -87,28 +89,28 @@ pub fn known(index: &DocumentIndex, hashes: &[ChangeHash]) -> Result<Vec<ChangeH
 }
 
 impl Plan {
-    /// Plans the answer to a question.
+    /// Plans the answer to a sync message.
     ///
     /// # Errors
-    /// If what is folded must be known one by one, and [`FoldedHistory::index`] is not there.
+    /// If a hash must be looked up in the snapshot, and [`FoldedHistory::index`] is absent.
     pub fn of(index: &DocumentIndex, question: &Question) -> Result<Self, NeedsFolded> {
         View::new(index).plan(question)
     }
 
-    /// Whether there is anything to send.
+    /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         !self.snapshot && self.offsets.is_empty()
     }
 
-    /// Closes an answer that carries the first `sent` of [`Plan::offsets`], and the snapshot if it
-    /// is to be sent. `index` is the one that the plan was made of.
+    /// Closes an answer that carries the first `sent` of [`Plan::offsets`], and the snapshot if the
+    /// plan has it. `index` is the index that the plan was made from.
     pub fn close(&self, index: &DocumentIndex, sent: usize) -> Closing {
         let complete = sent == self.offsets.len() && !self.blind;
         let sent_through = match self.offsets.get(sent.wrapping_sub(1)) {
             _ if self.blind => Offset(0),
             _ if complete => index.last,
             Some(last) => *last,
-            // The snapshot alone.
+            // Only the snapshot is sent.
             None => index.folded.as_ref().map_or(Offset(0), |folded| folded.offset),
         };
         let have = match &self.filtered {
@@ -120,7 +122,7 @@ impl Plan {
         Closing { have, sent_through, complete }
     }
 
-    /// The heads of what the peer has once it has taken everything up to an offset.
+    /// The peer's heads once it has applied everything up to an offset.
     fn frontier(&self, index: &DocumentIndex, sent_through: Offset) -> Vec<ChangeHash> {
         let mut heads = match &index.folded {
             Some(folded) => folded.heads.clone(),
@@ -135,19 +137,19 @@ impl Plan {
     }
 }
 
-/// An index that can be asked by hash.
+/// An index with look-up by hash.
 struct View<'a> {
     index: &'a DocumentIndex,
-    /// The tail's rows, ascending by hash.
+    /// The tail's rows, sorted by hash.
     by_hash: Vec<(ChangeHash, u32)>,
 }
 
-/// What the peer has for certain.
+/// The changes that the peer certainly has.
 struct Held {
     rows: Vec<bool>,
-    /// Everything that is folded.
+    /// All changes of the snapshot.
     folded: bool,
-    /// What it reaches of what is folded.
+    /// The hashes in the snapshot that the common heads depend on.
     reached: Vec<ChangeHash>,
 }
 
@@ -177,29 +179,38 @@ impl<'a> View<'a> {
     }
 
     fn plan(&self, question: &Question) -> Result<Plan, NeedsFolded> {
+        // Split the peer's heads: a known head certainly gives the peer all of its ancestors.
         let (mut common, mut unknown) = (Vec::new(), Vec::new());
         for head in &question.heads {
             let known = self.is_known(head)?;
             if known { &mut common } else { &mut unknown }.push(*head);
         }
         let exact = unknown.is_empty();
+        // The peer's last common heads are shared too. If one of them is not here, it is unknown which
+        // changes the peer has.
         let lost = !exact && !self.add_last_sync(&question.have, &mut common)?;
         let says_nothing = question.have.is_empty() && question.sent_through == Offset(0);
+        // Without `have` and without an earlier answer, any choice would be a guess.
         let blind = lost || (!exact && says_nothing);
+        // Ancestors of the common heads are not sent unless requested, whatever the filters say.
         let held = self.held(&common);
         let rows = self.index.tail.len();
         let mut wanted = vec![false; rows];
         let mut snapshot = false;
+        // The peer has exactly the ancestors of its heads: send the rest.
         if exact {
             wanted = held.rows.iter().map(|held| !held).collect();
             snapshot = !held.folded;
         } else if !lost && !question.have.is_empty() {
             snapshot = self.add_by_filters(&question.have, &held, &mut wanted)?;
         } else if !lost && !blind {
-            // It says nothing of what it has, but it was sent what there was then.
+            // The message has no `have`, but the relay has sent the peer everything up to
+            // `sent_through`.
             wanted = held.rows.iter().map(|held| !held).collect();
             snapshot = !held.folded;
         }
+        // A requested change is sent again, even if it was sent or seems held: this corrects filter
+        // errors.
         let mut forced = vec![false; rows];
         let mut force_snapshot = false;
         for hash in &question.need {
@@ -208,6 +219,7 @@ impl<'a> View<'a> {
                 None => force_snapshot |= self.is_folded(hash)?,
             }
         }
+        // Do not repeat earlier answers: they may still be on their way to the peer.
         let sent = question.sent_through;
         let folded_sent = self.index.folded.as_ref().is_some_and(|folded| folded.offset <= sent);
         let numbered = self.index.tail.iter().enumerate();
@@ -215,6 +227,7 @@ impl<'a> View<'a> {
             wanted[*number] && (row.offset > sent || forced[*number])
         };
         let offsets = numbered.filter(to_send).map(|(_, row)| row.offset).collect();
+        // With unknown heads, the peer computes what the relay lacks from this filter.
         let filtered = match exact || lost {
             true => None,
             false => Some(self.filtered(&common, &held)?),
@@ -225,7 +238,7 @@ impl<'a> View<'a> {
         Ok(Plan { unknown, lost, snapshot, offsets, there, filtered, blind })
     }
 
-    /// Adds what the peer says that both had; false if the first `have` names something unknown.
+    /// Adds the peer's last common heads. Returns false if the first `have` names an unknown hash.
     fn add_last_sync(
         &self,
         have: &[Have],
@@ -254,7 +267,8 @@ impl<'a> View<'a> {
             None => reached.push(*hash),
         };
         common.iter().for_each(|hash| mark(&mut rows, hash));
-        // Whatever rests on a change stands behind it, so one pass from the end reaches all.
+        // Dependencies precede their dependants in the tail, so one pass from the end reaches all
+        // ancestors.
         for (number, row) in tail.iter().enumerate().rev() {
             if rows[number] {
                 row.dependencies.iter().for_each(|hash| mark(&mut rows, hash));
@@ -268,7 +282,8 @@ impl<'a> View<'a> {
         Held { rows, folded, reached }
     }
 
-    /// Adds what no filter holds, and what rests on it; true if that reaches into what is folded.
+    /// Adds the changes that no filter contains, and their dependants. Returns true if the snapshot
+    /// holds one of them.
     fn add_by_filters(
         &self,
         have: &[Have],
@@ -289,12 +304,14 @@ impl<'a> View<'a> {
                 Some(row) => wanted[row],
                 None => folded.binary_search(hash).is_ok(),
             };
+            // A change whose dependency is missing must be missing too, although a filter may claim
+            // it.
             wanted[number] = row.dependencies.iter().any(rests) || lacks(&row.hash);
         }
         Ok(!folded.is_empty())
     }
 
-    /// The folded changes that are not held for certain.
+    /// The hashes in the snapshot that the peer does not certainly have.
     fn missing_folded(&self, held: &Held) -> Result<Vec<ChangeHash>, NeedsFolded> {
         match &self.index.folded {
             Some(folded) if !held.folded => Ok(packed(folded)?.missing(&held.reached)),
@@ -302,7 +319,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// What is common, and a filter over what the relay has beyond it.
+    /// The common heads, and a filter over the relay's changes beyond them.
     fn filtered(&self, common: &[ChangeHash], held: &Held) -> Result<Have, NeedsFolded> {
         let mut beyond = self.missing_folded(held)?;
         let rows = self.index.tail.iter().zip(&held.rows);

@@ -1,8 +1,8 @@
 //! automerge's sync messages, read within bounds: automerge 0.12 itself panics on a message of ten
-//! bytes and asks for gigabytes on another of some hundred.
+//! bytes, and allocates gigabytes for another of a few hundred.
 //!
 //! The layout is automerge's: a byte `42` or `43`, then heads, needs, `have`s and chunks, each a
-//! list with its length in LEB128, and flags that may follow.
+//! list with its length in LEB128, and optional flags.
 
 use automerge::sync::BloomFilter;
 use thiserror::Error;
@@ -11,31 +11,31 @@ use crate::code::Code;
 use crate::ids::ChangeHash;
 use crate::limits;
 
-/// A sync message, as it came.
+/// A sync message as received.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SyncMessage<'a> {
     /// The sender's heads.
     pub heads: Vec<ChangeHash>,
-    /// Changes that it asks for.
+    /// The changes that it requests.
     pub need: Vec<ChangeHash>,
-    /// What it has.
+    /// The sender's `have`.
     pub have: Vec<Have>,
-    /// What it sends: each is one chunk or several, one after the other.
+    /// The sent changes: each item is one chunk, or several in a row.
     pub chunks: Vec<&'a [u8]>,
-    /// Its flags, if it has such a section: whoever sends one takes whole documents too.
+    /// Its flags, if it has that section: a peer that sends one also accepts whole documents.
     pub flags: Option<Flags>,
 }
 
-/// What the sender has: everything that rests under `last_sync`, and what the filter holds.
+/// The sender's changes: the ancestors of `last_sync`, and those in the filter.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Have {
-    /// The heads that it believes both sides to have.
+    /// The heads that the sender believes both sides have.
     pub last_sync: Vec<ChangeHash>,
-    /// A filter over what it has beyond them.
+    /// A filter over its further changes.
     pub filter: BloomFilter,
-    /// How many changes the filter says that it holds.
+    /// The number of changes that the filter states.
     pub entries: u32,
-    /// The filter's bytes, as they came.
+    /// The length of the filter as received.
     pub bytes: usize,
 }
 
@@ -44,55 +44,55 @@ pub struct Have {
 pub struct Flags {
     /// Forget what was sent before.
     pub reset: bool,
-    /// The sender takes no changes.
+    /// The sender accepts no changes.
     pub read_only: bool,
 }
 
-/// Why bytes are no sync message that is taken.
+/// Why bytes are not an acceptable sync message.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SyncError {
-    /// The first byte is of no version of the protocol.
+    /// The first byte is not a protocol version.
     #[error("a sync message begins with 42 or 43, this one with {found:02x}")]
     Version {
         /// The byte.
         found: u8,
     },
-    /// The bytes end inside a part, or a part claims more than there is.
+    /// The bytes end inside a part, or a part states more than there is.
     #[error("the sync message ends inside its {part}")]
     Truncated {
         /// The part.
         part: &'static str,
     },
-    /// A list that is longer than anybody needs.
+    /// A list beyond its limit.
     #[error("{actual} {part} in a sync message; the limit is {limit}")]
     TooMany {
-        /// What there is too much of.
+        /// The list.
         part: &'static str,
-        /// The most that is taken.
+        /// The limit.
         limit: usize,
-        /// How many there are said to be.
+        /// The stated number.
         actual: u64,
     },
-    /// A filter that does not fit itself.
+    /// A filter whose numbers do not fit its bytes.
     #[error(
         "a bloom filter of {entries} entries, {bits} bits each and {probes} probes in {bytes} bytes"
     )]
     Filter {
-        /// What it claims to hold.
+        /// The stated number of entries.
         entries: u64,
-        /// Bits for each.
+        /// Bits per entry.
         bits: u64,
-        /// Probes for each.
+        /// Probes per entry.
         probes: u64,
-        /// The bytes that are there for it.
+        /// The filter's bytes.
         bytes: usize,
     },
 }
 
 impl SyncError {
-    /// The code that says this. A relay's session ends under it, except for
-    /// [`SyncError::TooMany`], which refuses the message's document only.
+    /// The code on the wire. It ends a relay's session, except for [`SyncError::TooMany`], which
+    /// rejects only the message's document.
     pub fn code(&self) -> Code {
         match self {
             Self::TooMany { .. } => Code::TOO_LARGE,
@@ -102,10 +102,10 @@ impl SyncError {
 }
 
 impl<'a> SyncMessage<'a> {
-    /// Reads a message. Whatever the bytes are, work and memory are linear in their number.
+    /// Reads a message. Work and memory are linear in the number of bytes, whatever they are.
     ///
     /// # Errors
-    /// If it is no sync message, or goes beyond a limit.
+    /// If it is not a sync message, or exceeds a limit.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, SyncError> {
         let mut reader = Reader { rest: bytes };
         match reader.byte("version")? {
@@ -129,23 +129,23 @@ impl<'a> SyncMessage<'a> {
 /// A sync message to be written.
 #[derive(Debug, Clone, Default)]
 pub struct Reply<'a> {
-    /// The sender's heads, ascending. Only what is durable is ever told.
+    /// The sender's heads, ascending; only durable ones.
     pub heads: &'a [ChangeHash],
-    /// What it asks for, ascending.
+    /// The changes that it requests, ascending.
     pub need: &'a [ChangeHash],
-    /// What it has.
+    /// Its `have`.
     pub have: &'a [Have],
-    /// What it sends. Each is a chunk or several; the receiver joins them.
+    /// The sent changes. Each item is one chunk or several; the receiver concatenates them.
     pub chunks: &'a [&'a [u8]],
-    /// Whether the peer may send whole documents from now on, for as long as it is connected.
+    /// Whether the peer may send whole documents until it disconnects.
     pub takes_whole: bool,
 }
 
 impl Reply<'_> {
-    /// The message's bytes, of version 1, which everybody reads.
+    /// The message's bytes, of version 1, which every peer reads.
     ///
     /// # Errors
-    /// If a list is longer than [`SyncMessage::decode`] takes: a peer that has the same document
+    /// If a list is longer than [`SyncMessage::decode`] accepts: a peer with the same document
     /// would send the same list back.
     pub fn encode(&self) -> Result<Vec<u8>, SyncError> {
         within("heads", self.heads.len(), limits::SYNC_HASHES)?;
@@ -172,7 +172,7 @@ impl Reply<'_> {
         write_number(&mut out, self.chunks.len());
         self.chunks.iter().for_each(|chunk| write_prefixed(&mut out, chunk));
         if self.takes_whole {
-            // That the section is there says it; `02` is what its oldest readers look for.
+            // The presence of the section is the signal; its oldest readers look for `02`.
             write_prefixed(&mut out, &[0x02]);
         }
         out
@@ -205,22 +205,21 @@ fn write_hashes(out: &mut Vec<u8>, hashes: &[ChangeHash]) {
 }
 
 impl Have {
-    /// Everything under these heads, and nothing beyond them.
+    /// Exactly the ancestors of these heads.
     pub fn of(last_sync: Vec<ChangeHash>) -> Self {
         Self { last_sync, ..Self::default() }
     }
 }
 
 impl Flags {
-    /// A byte with its highest bit set carries flags; others are of an older form and say nothing
-    /// but that the section is there.
+    /// A byte with its highest bit set carries flags; other bytes are an older form without flags.
     fn of(bytes: &[u8]) -> Self {
         let bits = bytes.iter().filter(|byte| **byte & 0x80 != 0).fold(0, |all, byte| all | byte);
         Self { reset: bits & 1 != 0, read_only: bits & 2 != 0 }
     }
 }
 
-/// What is left of the bytes.
+/// The unread rest of the bytes.
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -275,13 +274,13 @@ impl<'a> Reader<'a> {
         let last_sync = self.hashes("last sync")?;
         let bytes = self.prefixed("filter")?;
         let (filter, entries) = filter(bytes)?;
-        // What holds nothing keeps none, whatever it came in.
+        // An empty filter keeps no bytes, whatever its received length.
         let bytes = if entries == 0 { 0 } else { bytes.len() };
         Ok(Have { last_sync, filter, entries, bytes })
     }
 }
 
-/// Reads a filter, once its numbers fit its bytes. A filter without bytes holds nothing.
+/// Reads a filter, once its numbers fit its bytes. A filter without bytes is empty.
 fn filter(bytes: &[u8]) -> Result<(BloomFilter, u32), SyncError> {
     let mut reader = Reader { rest: bytes };
     if bytes.is_empty() {

@@ -1,13 +1,15 @@
-//! Ephemeral messages of a session: what its peer says, and what it hears.
+//! Ephemeral messages of a session, sent and received.
 //!
-//! Nothing here ends a session: a message that fits nowhere is dropped, as any other may be.
+//! None of them ends the session: a message that does not apply is dropped, because any ephemeral
+//! message may be lost.
 
 use super::{Phase, Session, SessionEffect};
 use crate::ephemeral::sender_of;
 use crate::frame::{Ephemeral, Frame, SubscriptionId, features};
 
 impl Session {
-    /// Somebody may want to hear what is said about a subscription's documents, or can be asked for them.
+    /// Subscribes to the ephemeral messages and repair requests for a subscription's documents, if
+    /// the peer supports either.
     pub(super) fn listen(&mut self, subscription: SubscriptionId) {
         let Some(entry) = self.subscriptions.get(&subscription) else { return };
         if self.features & (features::EPHEMERAL | features::RESEND) != 0 {
@@ -16,7 +18,8 @@ impl Session {
         }
     }
 
-    /// The peer says something. Its name is written here, so that nobody speaks for another.
+    /// The peer sends an ephemeral message. The relay sets the sender's name, so that no client can
+    /// impersonate another.
     pub(super) fn handle_ephemeral(&mut self, message: Ephemeral) {
         let Phase::Ready(identity) = &self.phase else { return };
         let Some(entry) = self.subscriptions.get(&message.subscription) else { return };
@@ -27,10 +30,10 @@ impl Session {
         }
     }
 
-    /// Somebody else said something: sends it, if the subscription in it stands and wants it.
+    /// Sends another client's message, if the message's subscription exists and wants the document.
     pub fn handle_said(&mut self, message: Ephemeral) {
         let Some(entry) = self.subscriptions.get(&message.subscription) else { return };
-        // It may listen only to be asked for what is damaged.
+        // The peer may support only repair requests.
         let knows = self.features & features::EPHEMERAL != 0;
         if knows && entry.position.is_some() && entry.filter.wants(&message.document) {
             self.send(Frame::Ephemeral(message));

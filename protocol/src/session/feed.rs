@@ -1,5 +1,5 @@
-//! What a subscription is sent: where it stands, the pages and parts that move it, and the pause
-//! while the two ends compare what they hold.
+//! The feed of a subscription: its position, the pages and parts that advance it, and the pause
+//! while the two ends compare their documents. Reads no log: the caller brings the pages.
 
 use super::{Session, SessionEffect, named};
 use crate::code::Code;
@@ -12,8 +12,8 @@ use crate::limits;
 use crate::ring::{Page, SnapshotPart};
 
 impl Session {
-    /// The space's lineage answered a subscription: entries follow after `resume`. If it is
-    /// `None`, a replica that can compare does that first; another is fed from the start.
+    /// The lineage of a subscription's space is known: entries follow after `resume`. If it is
+    /// `None`, a replica that supports comparison compares first; others are fed from the start.
     pub fn handle_attached(
         &mut self,
         subscription: SubscriptionId,
@@ -33,7 +33,7 @@ impl Session {
         }
         let (scope, resumed) = (entry.filter.scope(), resume.is_some());
         self.send(Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
-        // Not sooner: what it would hear or be asked belongs to a subscription that stands.
+        // Not before `Subscribed`: the peer does not know the subscription until then.
         self.listen(subscription);
     }
 
@@ -45,24 +45,24 @@ impl Session {
         }
     }
 
-    /// Where a subscription stands; `None` if there is nothing to feed.
+    /// The position of a subscription; `None` if there is nothing to feed.
     pub fn position(&self, subscription: SubscriptionId) -> Option<Offset> {
         let entry = self.subscriptions.get(&subscription)?;
         if entry.comparing || entry.fetching { None } else { entry.position }
     }
 
-    /// Which documents a subscription wants.
+    /// The filter of a subscription.
     pub fn filter(&self, subscription: SubscriptionId) -> Option<&Filter> {
         Some(&self.subscriptions.get(&subscription)?.filter)
     }
 
-    /// How much the replica has of the snapshot that comes next.
+    /// The replica's part of the next snapshot.
     pub fn partial(&self, subscription: SubscriptionId) -> Option<Partial> {
         self.subscriptions.get(&subscription)?.partial
     }
 
-    /// A page of entries for a subscription, as a message that is ready to send; `None` if the
-    /// page does not go on where the subscription stands, or holds nothing new.
+    /// A page of entries for a subscription, as an encoded message; `None` if the page does not
+    /// continue at the subscription's position, or holds nothing new.
     pub fn handle_page(&mut self, subscription: SubscriptionId, page: &Page) -> Option<Vec<u8>> {
         let entry = self.subscriptions.get_mut(&subscription)?;
         let paused = entry.comparing || entry.fetching;
@@ -75,7 +75,7 @@ impl Session {
             let mut own = entry.own.contains(encoded.offset().0);
             if encoded.kind() == entry_kind::SNAPSHOT {
                 entry.partial = None;
-                // What was offered may have become more than that.
+                // The snapshot in the log may have more changes than the uploaded one.
                 own = entry.own_snapshots.remove(&encoded.id()).is_some();
             }
             if entry.filter.wants(&encoded.document()) {
@@ -89,8 +89,8 @@ impl Session {
         Some(frame.finish())
     }
 
-    /// A part of the snapshot that comes next, as a message that is ready to send; `None` if it
-    /// does not go on where the subscription stands.
+    /// A part of the next snapshot, as an encoded message; `None` if it does not continue at the
+    /// subscription's position.
     pub fn handle_snapshot_part(
         &mut self,
         subscription: SubscriptionId,
@@ -106,7 +106,7 @@ impl Session {
             return None;
         }
         if let Some(bytes) = entry.own_snapshots.get(&part.hash) {
-            // The peer has it: the next read gives its entry.
+            // The peer uploaded this snapshot: the next read returns its entry.
             entry.partial = Some(Partial { hash: part.hash, bytes: *bytes });
             return None;
         }
@@ -149,7 +149,7 @@ impl Session {
         entry.comparing = true;
         entry.partial = None;
         let scope = entry.filter.scope();
-        // The head is where the feed goes on: everything up to it has been sent.
+        // The head is the position at which the feed continues: everything up to it has been sent.
         let (epoch, head, resumed) = (None, position, false);
         self.send(Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
         self.effects.push_back(SessionEffect::Refiltered { subscription, filter });

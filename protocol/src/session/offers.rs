@@ -1,4 +1,5 @@
-//! Pushes that are no changes: entries of other kinds, and snapshots in parts.
+//! Pushes that are not changes: entries of other kinds, and snapshot uploads in parts. The parts'
+//! bytes are kept elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,39 +14,39 @@ use crate::ids::{ChangeHash, DocumentId};
 use crate::limits;
 use crate::rights::Rights;
 
-/// A snapshot that a client offers.
+/// A snapshot upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offered {
     /// The session's number for it.
     pub id: u64,
-    /// The subscription that it came over.
+    /// The subscription of the push.
     pub subscription: SubscriptionId,
     /// The document.
     pub document: DocumentId,
     /// SHA-256 of its bytes.
     pub hash: [u8; 32],
-    /// How many bytes.
+    /// Its length in bytes.
     pub total: u64,
-    /// Its heads, as the client says.
+    /// Its heads, as the client states them.
     pub heads: Arc<[ChangeHash]>,
 }
 
-/// The offers of a session that are not answered: at most one for each subscription and document.
+/// The unanswered uploads of a session: at most one for each subscription and document.
 #[derive(Debug, Default)]
 pub(super) struct Offers {
     by_id: BTreeMap<u64, Offered>,
     by_document: BTreeMap<(SubscriptionId, DocumentId), u64>,
-    /// Those of which everything is there, and which the space's machine has.
+    /// The complete uploads, which the space's machine has.
     whole: BTreeSet<u64>,
 }
 
 impl Offers {
-    /// Offers whose parts are to come.
+    /// The number of incomplete uploads.
     fn awaited(&self) -> usize {
         self.by_id.len() - self.whole.len()
     }
 
-    /// Heads of all offers.
+    /// The number of heads of all uploads.
     fn heads(&self) -> usize {
         self.by_id.values().map(|offer| offer.heads.len()).sum()
     }
@@ -62,13 +63,13 @@ impl Offers {
         Some(offer)
     }
 
-    /// An offer is not awaited any more: whatever becomes of it, nobody is told. Gives its number.
+    /// Cancels an upload, which gets no answer. Returns its number.
     pub(super) fn withdraw(&mut self, of: SubscriptionId, document: &DocumentId) -> Option<u64> {
         let id = *self.by_document.get(&(of, *document))?;
         self.remove(id).map(|offer| offer.id)
     }
 
-    /// As [`Offers::withdraw`], all of a subscription.
+    /// As [`Offers::withdraw`], for all uploads of a subscription.
     pub(super) fn withdraw_all(&mut self, of: SubscriptionId) -> Vec<u64> {
         let (first, last) = (DocumentId::from_bytes([0; 16]), DocumentId::from_bytes([0xff; 16]));
         let ids: Vec<u64> =
@@ -113,7 +114,8 @@ impl Session {
         }
         let heads = heads.into_iter().map(ChangeHash).collect();
         let offer = Offered { id, subscription, document, hash, total, heads };
-        // It waits for the client, which holds nobody up: only what the relay must do is in flight.
+        // The upload waits for the client and holds up no other push: only the relay's own work is
+        // in flight.
         self.in_flight.remove(&id);
         if self.offers.awaited() >= limits::PUSHES_IN_FLIGHT {
             let limit = limits::PUSHES_IN_FLIGHT;
@@ -127,7 +129,7 @@ impl Session {
         self.effects.push_back(SessionEffect::Offered { space, offer });
     }
 
-    /// Refuses a push that was taken into the list of those in flight.
+    /// Rejects a push that was recorded as in flight.
     fn refuse_push(&mut self, id: u64, code: Code, what: String) {
         self.in_flight.remove(&id);
         let (class, retry_after_ms) = (NackClass::REFUSED, 0);
@@ -135,17 +137,17 @@ impl Session {
         self.send(Frame::Nack(Nack { id, code, class, retry_after_ms, what }));
     }
 
-    /// Whether parts of this offer are still to come.
+    /// Whether the upload is incomplete.
     pub fn awaits(&self, id: u64) -> bool {
         self.offers.by_id.contains_key(&id) && !self.offers.whole.contains(&id)
     }
 
-    /// Whether an offer is not answered yet: it is remembered, with its heads.
+    /// Whether an upload is unanswered: the session keeps it, with its heads.
     pub fn has_offer(&self, id: u64) -> bool {
         self.offers.by_id.contains_key(&id)
     }
 
-    /// There is no room for an offered snapshot now, or its parts came too slowly.
+    /// The relay has no room for an upload now, or its parts arrived too slowly.
     pub fn handle_no_room_for(&mut self, id: u64, what: &str) {
         if self.offers.remove(id).is_some() {
             self.in_flight.remove(&id);
@@ -159,8 +161,7 @@ impl Session {
         self.send(Frame::Nack(Nack { id, code, class, retry_after_ms, what }));
     }
 
-    /// All of an offered snapshot is there: from now on it is in flight. False if it is not wanted
-    /// any more.
+    /// An upload is complete and now in flight. Returns false if it was cancelled.
     pub fn handle_whole(&mut self, id: u64) -> bool {
         let Some(offer) = self.offers.by_id.get(&id) else { return false };
         let subscription = offer.subscription;
@@ -173,7 +174,7 @@ impl Session {
         let Part { subscription, document, hash, total, from, bytes } = part;
         let offer = self.offers.awaiting(subscription, &document).cloned();
         let Some(offer) = offer.filter(|offer| offer.hash == hash) else {
-            // Of an offer that is whole, withdrawn or answered by now.
+            // The upload is complete, cancelled or answered.
             return;
         };
         let fits = offer.total == total
@@ -188,7 +189,7 @@ impl Session {
         self.effects.push_back(SessionEffect::Part { space, offer, from, bytes });
     }
 
-    /// So much of an offered snapshot is there; parts up to here may be sent.
+    /// Reports how much of an upload has arrived, and up to where parts may be sent.
     pub fn handle_wanted(&mut self, id: u64, from: u64) {
         if let Some(offer) = self.offers.by_id.get(&id).filter(|_| !self.offers.whole.contains(&id))
         {

@@ -1,4 +1,5 @@
-//! The stateless half of a push: every change's preflight, bounded as a whole.
+//! The stateless half of a push: the preflight of every change, bounded as a whole. Knows no
+//! history.
 
 use crate::admission::{Roots, Work, preflight_within};
 use crate::frame::{Push, PushEntry, entry_flags};
@@ -7,7 +8,7 @@ use crate::limits;
 use crate::rights::Identity;
 use crate::space::{CheckedPush, Refusal};
 
-/// A push whose changes are to be checked.
+/// A push before its preflight.
 #[derive(Debug, Clone)]
 pub struct UncheckedPush {
     session: SessionId,
@@ -17,12 +18,12 @@ pub struct UncheckedPush {
 }
 
 impl UncheckedPush {
-    /// Changes of a document.
+    /// A push of changes of one document.
     pub fn new(session: SessionId, identity: Identity, push: Push) -> Self {
         Self { session, author: identity.author, push, roots: Roots::One }
     }
 
-    /// A single change that may begin a second history, as its flag says.
+    /// A single change that may begin a second history, as its flag states.
     pub fn of_entry(session: SessionId, identity: Identity, entry: PushEntry) -> Self {
         let PushEntry { id, subscription, document, flags, body, .. } = entry;
         let push = Push { id, subscription, document, changes: vec![body] };
@@ -33,14 +34,14 @@ impl UncheckedPush {
         Self { roots, ..Self::new(session, identity, push) }
     }
 
-    /// Runs the preflight over the changes, up to the first that does not pass, or until they are
-    /// more work than one push may ask for. Pure, and up to half a second of work, which is counted.
+    /// Runs the preflight over the changes, up to the first that fails, or until the work limit of
+    /// one push. Pure; takes up to half a second of work, which is counted.
     pub fn check(&self, work: &mut Work) -> CheckedPush {
-        // Without a bound there is always an answer.
+        // Without a bound there is always a result.
         self.check_up_to(None, work).unwrap_or_else(|| self.none_checked())
     }
 
-    /// The same, unless it takes more than so much work: then `None`, and nothing is counted.
+    /// As [`Self::check`]; if it takes more than `most` work, returns `None` and counts nothing.
     pub fn check_within(&self, most: Work, work: &mut Work) -> Option<CheckedPush> {
         let mut own = Work::default();
         let bytes: usize = self.push.changes.iter().map(|change| change.len()).sum();
@@ -54,7 +55,7 @@ impl UncheckedPush {
         checked
     }
 
-    /// None of it is taken, for this reason.
+    /// Rejects all of it, for this reason.
     pub fn refused(&self, refusal: Refusal) -> CheckedPush {
         CheckedPush { rest: Some(refusal), ..self.none_checked() }
     }
@@ -63,7 +64,8 @@ impl UncheckedPush {
         let mut checked = self.none_checked();
         let (mut inflated, mut operations) = (0, 0);
         for (index, bytes) in self.push.changes.iter().enumerate() {
-            // Asked before the next one, so that a push always gets on by one change at least.
+            // Checked before the next change, so that a push always advances by at least one
+            // change.
             if inflated > limits::PUSH_INFLATED_BYTES || operations > limits::PUSH_OPERATIONS {
                 checked.rest = Some(Refusal::of_weight());
                 break;
@@ -132,7 +134,7 @@ mod tests {
         assert!(checked.changes.len() > 1 && checked.changes.len() < count);
         assert_eq!(checked.rest.map(|rest| rest.class), Some(NackClass::RETRY_AFTER));
         assert!(work.operations >= 1_000_000, "each pasted letter is an operation");
-        // A bound stops it before anything is expanded, and nothing is counted.
+        // A bound stops it before any expansion, and nothing is counted.
         let (most, mut within) = (Work { operations: 999_999, bytes: u64::MAX }, Work::default());
         assert!(push.check_within(most, &mut within).is_none());
         assert_eq!(within, Work::default());

@@ -1,4 +1,5 @@
-//! Questions about what the relay holds: digests, and documents apart from the log's order.
+//! Queries about the relay's documents: digests, and documents outside the log's order. Reads no
+//! store: the caller answers.
 
 use super::{Session, SessionEffect};
 use crate::code::Code;
@@ -38,7 +39,7 @@ impl Session {
         self.effects.push_back(SessionEffect::Fetch { subscription, ticket, space, wants });
     }
 
-    /// What lies below the prefixes that were asked for.
+    /// The branches below the requested prefixes.
     pub fn handle_branches(
         &mut self,
         subscription: SubscriptionId,
@@ -53,7 +54,7 @@ impl Session {
         self.send(Frame::Difference(Difference { subscription, head, branches }));
     }
 
-    /// A fetch was answered to its end.
+    /// A fetch was completely answered.
     pub fn handle_fetched(&mut self, subscription: SubscriptionId, ticket: u64) {
         self.queries = self.queries.saturating_sub(1);
         let entry = self.subscriptions.get_mut(&subscription);
@@ -62,17 +63,17 @@ impl Session {
         }
     }
 
-    /// Whether a subscription is the one that had this ticket, and not a later one with its number.
+    /// Whether the subscription has this ticket, and is not a later one with its number.
     pub fn is_current(&self, subscription: SubscriptionId, ticket: u64) -> bool {
         self.subscriptions.get(&subscription).is_some_and(|entry| entry.ticket == ticket)
     }
 
-    /// The store could not answer a question. The caller ends its subscription with the reason.
+    /// The store could not answer a query. The caller ends its subscription with the reason.
     pub fn handle_unanswerable(&mut self) {
         self.queries = self.queries.saturating_sub(1);
     }
 
-    /// Entries of a fetched document as a message.
+    /// Entries of a fetched document, as an encoded message.
     pub fn document_frame(
         subscription: SubscriptionId,
         document: DocumentId,

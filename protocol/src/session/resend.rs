@@ -1,12 +1,13 @@
-//! What the relay's store cannot read is asked of the peer, and what can be read again is told.
+//! Repair of the relay's store by the peer: requests for damaged changes, and notices of repair.
+//! Does not know which data is damaged: the caller reports it.
 
 use super::{Session, SessionEffect};
 use crate::frame::{Frame, Mended, Resend, Resent, SubscriptionId, features};
 use crate::ids::{ChangeHash, DocumentId};
 
 impl Session {
-    /// Asks the peer for changes of a document, or with none of them for everything that it has.
-    /// False if it cannot be asked: it does not know the question, or does not follow the document.
+    /// Requests changes of a document from the peer; with none, its whole document. Returns false
+    /// if the peer does not support the request or does not follow the document.
     pub fn handle_lost(
         &mut self,
         subscription: SubscriptionId,
@@ -21,7 +22,8 @@ impl Session {
         true
     }
 
-    /// Tells the peer that a document can be read again, if it follows that and knows the frame.
+    /// Notifies the peer that a damaged document is readable again, if it follows the document and
+    /// supports the frame.
     pub fn handle_mended(&mut self, subscription: SubscriptionId, document: DocumentId) {
         if self.mends(subscription, &document) {
             self.send(Frame::Mended(Mended { subscription, document }));
@@ -36,8 +38,8 @@ impl Session {
 
     pub(super) fn handle_resent(&mut self, resent: Resent) {
         let Resent { subscription, document, count } = resent;
-        // It may cross the end of its subscription in neither direction: the client's frames come in
-        // their order. One that nobody asked for says nothing.
+        // It cannot cross the end of its subscription: the client's frames arrive in order. An
+        // unrequested one has no effect.
         if let Some(entry) = self.subscriptions.get(&subscription) {
             let space = entry.space.clone();
             self.effects.push_back(SessionEffect::Resent { space, document, count });

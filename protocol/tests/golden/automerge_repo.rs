@@ -1,5 +1,5 @@
-//! The automerge-repo side: frames of the real clients and servers, recorded, and what each of
-//! them says; and the bytes of every message that the relay sends.
+//! The automerge-repo side: recorded frames of the real clients and servers with their decoded
+//! contents, and the bytes of every message that the relay sends.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use landfall_protocol::repo::chunks::{Carried, carried};
 use landfall_protocol::repo::message::{Ephemeral, Message, PeerMetadata, RemoteHeads, Sync};
 use landfall_protocol::repo::sync::{Have, Reply, SyncMessage};
 
-/// What each file says: `read` writes it like this.
+/// The decoded contents of each file, as `read` writes them.
 const FILES: &str = include_str!("automerge_repo/said.txt");
 
 fn folder() -> PathBuf {
@@ -55,7 +55,7 @@ fn short(hashes: &[ChangeHash]) -> String {
     format!("[{}]", shown.join(" "))
 }
 
-/// A message in one line, with nothing left out but the bytes of changes.
+/// A message in one line, complete except for the bytes of changes.
 fn said(message: &Message<'_>) -> String {
     match message {
         Message::Join { sender, metadata: about, versions } => {
@@ -137,7 +137,7 @@ fn every_recorded_frame_is_the_same_when_it_is_written_by_us() {
         let message = Message::decode(&bytes).unwrap();
         let written = message.encode();
         assert_eq!(Message::decode(&written).unwrap(), message, "{name}");
-        // In the one form that everybody reads: a definite map, and nothing that is `null`.
+        // The one form that every client reads: a definite map without `null`.
         assert_eq!(written[0] & 0xe0, 0xa0, "{name}");
         if let Message::Sync(sync) | Message::Request(sync) = message {
             let theirs = automerge::sync::Message::decode(sync.data).unwrap();
@@ -163,7 +163,7 @@ fn a_frame_that_is_cut_anywhere_is_no_frame() {
 const DOCUMENT: &str = "4NMNnkMhL8jXrdJ9jamS58PAVdXu";
 const STORAGE: &str = "3760df37-a4c6-4f66-9ecd-732039a9385d";
 
-/// The bytes of every message that a relay sends: whatever changes here, a client must read.
+/// The bytes of every message that a relay sends. Clients must be able to read any change here.
 #[test]
 fn every_message_that_is_sent_is_written_as_it_always_was() {
     let (sender, target) = ("relay", "alice");

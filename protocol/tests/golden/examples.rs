@@ -55,7 +55,7 @@ pub fn name_of(frame: &Frame) -> &'static str {
     }
 }
 
-/// How many kinds of frames there are.
+/// The number of frame kinds.
 pub const KINDS: usize = 30;
 
 /// Every example with the name of its golden file.

@@ -1,4 +1,4 @@
-//! The golden files: what is written today is what was written when the frame was released.
+//! The golden files: today's encoding equals the encoding at the frame's release.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"))
 }
 
-/// Sixteen bytes a line, so that a difference is seen where it is.
+/// Sixteen bytes a line, so that a diff shows where the bytes differ.
 fn to_hex(bytes: &[u8]) -> String {
     let mut text = String::new();
     for line in bytes.chunks(16) {

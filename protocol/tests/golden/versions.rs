@@ -105,7 +105,7 @@ fn a_changed_byte_never_panics() {
             for value in [0, 1, 2, 0x7f, 0x80, 0xff] {
                 let mut changed = message.clone();
                 changed[at] = value;
-                // Some are other good frames; all are an answer.
+                // Some are other valid frames; all give a result.
                 let _ = frames(&changed);
             }
         }
@@ -123,7 +123,7 @@ fn a_message_over_the_limit_is_refused_before_it_is_read() {
     assert!(Frames::new(&message[..limit]).is_ok());
 }
 
-/// Without the codec's byte limit this aborts the process by asking for memory.
+/// Without the codec's byte limit this aborts the process by a huge allocation.
 #[test]
 fn sixteen_bytes_that_claim_a_huge_list_are_refused() {
     let mut message = Vec::new();

@@ -19,20 +19,21 @@ pub struct Client {
     pub space: SpaceName,
     pub upstream: Option<Upstream>,
     pub phase: SpacePhase,
-    /// Store work that was asked for and not done yet.
+    /// Requested store operations that have not been performed.
     pub jobs: VecDeque<ReplicaEffect>,
     /// Messages on the way to the relay.
     pub sent: VecDeque<Vec<u8>>,
     pub ended: Option<String>,
-    /// The ticket of the last check, those that were answered, and why some were not made.
+    /// The ticket of the last check, the answered tickets, and the reasons for checks that were not
+    /// made.
     pub tickets: u64,
     pub answered: Vec<u64>,
     pub unchecked: Vec<Unchecked>,
     /// Whether reads overtake writes.
     pub reads_first: bool,
-    /// Which first change its documents begin with; others' are another history.
+    /// The actor of its documents' first change; another one begins an unrelated history.
     pub root: u8,
-    /// Loaded documents, and how far each has come in our log.
+    /// Loaded documents, each with its position in our log.
     documents: BTreeMap<DocumentId, (Automerge, u64)>,
     id: [u8; 16],
     actor: ActorId,
@@ -43,7 +44,7 @@ impl Client {
         Self::open(id, space, ModelStore::default(), ActorId::from(id))
     }
 
-    /// Opens a store that is there, with an actor that nobody else has.
+    /// Opens an existing store, with a unique actor.
     pub fn open(id: [u8; 16], space: &SpaceName, store: ModelStore, actor: ActorId) -> Self {
         let mut replica =
             Replica::new(ReplicaId::from_bytes(id), "model".into(), Patience::default());
@@ -74,8 +75,9 @@ impl Client {
         Self { root, reads_first, ..Self::open(self.id, &self.space, store, ActorId::from(fresh)) }
     }
 
-    /// A local change: in the store when this returns, as an engine's `change()`. Gives what was
-    /// made, with the document's first change if it had none; nothing if it is deleted.
+    /// A local change, in the store when this returns, like an engine's `change()`. Returns the new
+    /// changes, including the document's first one if it had none; nothing if the document is
+    /// deleted.
     pub fn edit(&mut self, now: Moment, document: DocumentId, value: u64) -> Vec<ChangeHash> {
         if self.store.tombstones.contains_key(&document) {
             return vec![];
@@ -128,7 +130,7 @@ impl Client {
         began
     }
 
-    /// The last ticket, if there was any.
+    /// The last ticket, if there is one.
     pub fn asked(&self) -> Option<u64> {
         (self.tickets > 0).then_some(self.tickets)
     }
@@ -141,14 +143,14 @@ impl Client {
         self.collect();
     }
 
-    /// Sorts effects into what is sent at once and what a store does later.
+    /// Sorts effects into frames sent at once and store operations performed later.
     pub fn collect(&mut self) {
         while let Some(effect) = self.replica.poll_effect() {
             match effect {
                 ReplicaEffect::Send(frame) => self.sent.push_back(encode(&frame)),
                 ReplicaEffect::Welcomed(upstream) => self.upstream = Some(upstream),
                 ReplicaEffect::Phase { phase, .. } => self.phase = phase,
-                // Nobody says anything here.
+                // These tests send no ephemeral messages.
                 ReplicaEffect::Speaking { .. } | ReplicaEffect::Heard { .. } => {}
                 ReplicaEffect::End(reason) => self.ended = Some(reason.to_string()),
                 job => {
@@ -161,8 +163,8 @@ impl Client {
         }
     }
 
-    /// Does the next piece of store work, or fails at it. A store reads beside its writer, so reads
-    /// overtake what is to be written; and what is queued behind a failure is written all the same.
+    /// Performs the next store operation, or fails it. A store reads beside its writer, so reads
+    /// overtake queued writes; and operations queued behind a failure are still performed.
     pub fn work(&mut self, now: Moment, fail: bool) -> bool {
         let reads = self.jobs.iter().position(is_read).filter(|_| self.reads_first);
         let Some(job) = self.jobs.remove(reads.unwrap_or(0)) else { return false };
@@ -246,7 +248,7 @@ impl Client {
             }
             ReplicaEffect::Refused { .. } => {}
             ReplicaEffect::Park { document, deletion, .. } => {
-                // Its deletion may be there already.
+                // The deletion may be present already.
                 if deletion || !store.tombstones.contains_key(&document) {
                     store.link(upstream).parked.insert(document);
                 }

@@ -1,12 +1,12 @@
-//! What healing costs, in messages and bytes: what is equal does not travel, what has arrived does
-//! not travel again.
+//! The cost of recovery in messages and bytes: equal documents are not sent, and received ones are
+//! not sent again.
 
 use landfall_protocol::DocumentId;
 
 use crate::relay::Disk;
 use crate::world::{Faults, Traffic, World};
 
-/// A settled world with so many documents of so many edits, made by the first client.
+/// A settled world of `documents` with `edits` each, made by the first client.
 fn world(clients: usize, documents: usize, edits: usize) -> World {
     let mut world = World::new(1, clients, Faults::default());
     world.documents = (0..documents).map(|_| DocumentId::from_bytes(world.rng.bytes())).collect();
@@ -18,7 +18,7 @@ fn world(clients: usize, documents: usize, edits: usize) -> World {
     world
 }
 
-/// What crosses the network until everything has settled.
+/// The traffic until the world has settled.
 fn settle(world: &mut World) -> Traffic {
     world.traffic = Traffic::default();
     world.settle();
@@ -27,7 +27,7 @@ fn settle(world: &mut World) -> Traffic {
     world.traffic
 }
 
-/// The same log under epochs that nobody has heard of.
+/// The same log under unknown epochs.
 fn of_unknown_epochs(world: &mut World) -> Disk {
     let mut disk = world.relay.disk.clone();
     for record in &mut disk.epochs {
@@ -42,7 +42,7 @@ fn an_unknown_epoch_with_200_equal_documents_costs_a_handful_of_messages() {
     let disk = of_unknown_epochs(&mut world);
     world.restart_relay(disk);
     let Traffic { messages, bytes } = settle(&mut world);
-    // The handshake with its features, the subscription, one question, one answer, and the end.
+    // The handshake with its features, the subscription, one query, one answer, and the end.
     assert_eq!(messages, 9);
     assert!(bytes < 1_200, "{bytes} bytes");
 }
@@ -53,7 +53,7 @@ fn three_of_200_documents_that_differ_cost_in_proportion() {
     let disk = of_unknown_epochs(&mut world);
     world.disconnect(1);
     world.restart_relay(disk);
-    // The second client is away: only the first one's traffic counts.
+    // The second client is away, so only the first one's traffic counts.
     let second = world.clients.pop().unwrap();
     world.sessions.pop();
     for index in 0..3 {
@@ -101,7 +101,7 @@ fn a_snapshot_that_was_cut_goes_on_where_it_was() {
     world.settle();
     world.check();
     let whole = world.relay.disk.snapshot_bytes(&document);
-    // Each connection has its handshake, and loses what was on its way.
+    // Each connection has its handshake, and loses the messages in transit.
     assert!(bytes < whole + cuts * 1_600, "{bytes} bytes for {whole} and {cuts} cuts");
 }
 
@@ -115,7 +115,7 @@ fn a_wiped_relay_is_offered_snapshots_and_not_single_changes() {
     world.restart_relay(disk);
     let Traffic { bytes, .. } = settle(&mut world);
     let whole = world.documents.iter().map(|d| world.relay.disk.snapshot_bytes(d)).sum::<usize>();
-    // Parts are tiny here, so each has its weight again in headers and questions.
+    // Parts are tiny here, so headers and queries double each part's size.
     assert!(bytes < 2 * whole, "{bytes} bytes for {whole}: they come back");
     assert_eq!(world.relay.disk.snapshots(), 3);
     assert_eq!(world.relay.disk.head.0, 3, "an entry for each");

@@ -1,4 +1,4 @@
-//! A relay that does not take changes now: the machine waits, tells why, and goes on.
+//! A relay that rejects changes for now: the machine waits, reports the reason, and continues.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ fn ack(link: &mut Scripted, push: &Push, count: u32) {
     link.say(&Frame::Ack(Ack { id: push.id, count, through }));
 }
 
-/// What was told of delays since this was asked last.
+/// The reported delays since the last call.
 fn told(link: &mut Scripted) -> Vec<Option<(Code, String)>> {
     let why = |effect| match effect {
         ReplicaEffect::Delayed { why, .. } => Some(why),
@@ -51,7 +51,7 @@ fn told(link: &mut Scripted) -> Vec<Option<(Code, String)>> {
     std::mem::take(&mut link.effects).into_iter().filter_map(why).collect()
 }
 
-/// Lets time pass until something is sent; gives how long that took.
+/// Advances time until a frame is sent; returns the time it took.
 fn wait(link: &mut Scripted) -> Duration {
     let began = link.now;
     assert!(link.sent.is_empty(), "something is sent without a wait: {:?}", link.sent);
@@ -59,7 +59,7 @@ fn wait(link: &mut Scripted) -> Duration {
         link.now = link.replica.poll_timeout();
         link.replica.handle_timeout(link.now);
         link.drain();
-        // The relay is there, and answers pings.
+        // The relay is alive, and answers pings.
         link.sent.retain(|frame| !matches!(frame, Frame::Ping(_)));
         link.replica.handle_alive(link.now);
     }
@@ -140,7 +140,7 @@ fn a_delay_ends_when_nothing_is_left_to_push() {
     let push = pushed(&mut link);
     delay(&mut link, &push, 0);
     assert_eq!(told(&mut link).len(), 1);
-    // Another replica brings the change meanwhile: the relay is found to hold it.
+    // Another replica brings the change meanwhile: the relay turns out to hold it.
     link.outbox.insert(name, Vec::new());
     link.now = link.replica.poll_timeout();
     link.replica.handle_timeout(link.now);
@@ -148,8 +148,8 @@ fn a_delay_ends_when_nothing_is_left_to_push() {
     assert_eq!(told(&mut link), [None]);
 }
 
-/// Three replicas bring one snapshot to a relay that has lost it. When the first one is done, the relay
-/// asks the other two for the rest of an upload that the faster of them has just begun again.
+/// Three replicas upload one snapshot to a relay that has lost it. When the first upload completes,
+/// the relay asks the other two for the rest of an upload that the faster one has just begun again.
 #[test]
 fn an_offer_goes_on_where_the_relay_says_even_if_that_is_further_back() {
     let (hash, total) = ([7; 32], 8 << 20);

@@ -1,4 +1,4 @@
-//! What is on a relay's disk: a log whose folded history is a snapshot. A clone is a backup.
+//! A relay's disk: a log with snapshots. A clone is a backup.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -23,10 +23,10 @@ pub struct Disk {
 
 #[derive(Clone, Default)]
 pub struct Document {
-    /// Those at or below the snapshot's offset are dead.
+    /// Rows at or below the snapshot's offset are dead.
     rows: BTreeMap<Offset, (Entry, CheckedChange)>,
     snapshot: Option<Folded>,
-    /// Snapshots that were replaced and are still kept.
+    /// Replaced snapshots that are still kept.
     replaced: Vec<Folded>,
     tombstone: Option<Entry>,
 }
@@ -54,7 +54,7 @@ impl Folded {
         self.body.len() > model::INLINE_BYTES
     }
 
-    /// The next part for somebody who has so much.
+    /// The next part for a session that has `partial`.
     fn part(&self, document: DocumentId, partial: Option<Partial>) -> Option<SnapshotPart> {
         let partial = partial.filter(|partial| partial.hash == self.hash);
         let from = partial.map_or(0, |partial| partial.bytes as usize);
@@ -73,7 +73,7 @@ impl Document {
         self.rows.range(Offset(folded.0 + 1)..)
     }
 
-    /// Every change, each after those that it rests on, with its offset.
+    /// Every change, each after its dependencies, with its offset.
     pub fn changes(&self) -> impl Iterator<Item = (Offset, &CheckedChange)> {
         let folded = self
             .snapshot
@@ -94,7 +94,7 @@ impl Document {
     }
 }
 
-/// What of a document is sent to somebody who has part of it.
+/// A piece of a document, for a client that has part of it.
 pub enum Piece {
     Part(SnapshotPart),
     Entry(Entry),
@@ -130,13 +130,13 @@ impl Disk {
         }
     }
 
-    /// Where a snapshot of the first so many changes of a document's tail would stand.
+    /// The offset of a snapshot of the first `count` changes of a document's tail.
     pub fn foldable(&self, id: &DocumentId, count: usize) -> Option<Offset> {
         let (through, _) = self.documents.get(id)?.tail().take(count).last()?;
         Some(*through)
     }
 
-    /// Folds all changes of a document up to an offset.
+    /// Compacts all changes of a document up to an offset.
     pub fn fold(&mut self, id: &DocumentId, through: Offset) {
         let Some(document) = self.documents.get_mut(id) else { return };
         let all = document.changes().take_while(|(offset, _)| *offset <= through);
@@ -145,21 +145,22 @@ impl Disk {
         document.snapshot = Some(Folded::new(through, body));
     }
 
-    /// Drops dead rows and snapshots that were replaced.
+    /// Drops dead rows and replaced snapshots.
     pub fn prune(&mut self, id: &DocumentId) {
         let Some(document) = self.documents.get_mut(id) else { return };
         document.replaced.clear();
         document.rows = document.tail().map(|(offset, row)| (*offset, row.clone())).collect();
     }
 
-    /// Loses the last change of a document that nothing rests on and that is not folded.
+    /// Loses the last change of a document, if no change depends on it and it is not in the
+    /// snapshot.
     pub fn lose(&mut self, id: &DocumentId) -> bool {
         let Some(document) = self.documents.get_mut(id) else { return false };
         let last = document.tail().last().map(|(offset, _)| *offset);
         last.is_some_and(|offset| document.rows.remove(&offset).is_some())
     }
 
-    /// Everything that is in the log now, in order: entries, and snapshots without their bodies.
+    /// The live log in order: entries, and snapshots without their bodies.
     fn live(&self, after: Offset) -> BTreeMap<Offset, (Entry, Option<&Folded>)> {
         let mut found = BTreeMap::new();
         for (id, document) in &self.documents {
@@ -208,7 +209,7 @@ impl Disk {
             up_to = offset;
         }
         if is_last {
-            // What was lost at the end leaves no hole.
+            // Changes lost at the end leave no gap.
             up_to = self.head;
         }
         (up_to > after).then(|| Chunk::Entries(self.page(after, up_to, entries)))
@@ -224,7 +225,7 @@ impl Disk {
         Page { after, up_to, epoch, head: self.head, entries }
     }
 
-    /// A snapshot that was replaced when it was half sent goes on while it is kept.
+    /// A snapshot that was replaced during its transfer is sent on while it is kept.
     fn next_replaced(
         &self,
         live: &BTreeMap<Offset, (Entry, Option<&Folded>)>,
@@ -252,7 +253,7 @@ impl Disk {
         Lineage::new(self.epochs.clone(), self.head)
     }
 
-    /// What the relay has of a document, and what of it is sent to somebody with these changes.
+    /// The relay's state of a document, and the pieces for a client that has these changes.
     pub fn plan(&self, id: &DocumentId, have: &[ChangeHash]) -> (Holding, Vec<Piece>) {
         let Some(document) = self.documents.get(id) else { return (Holding::Absent, vec![]) };
         if let Some(tombstone) = &document.tombstone {
@@ -285,7 +286,7 @@ impl Disk {
         Branch { prefix, node: node(prefix, leaves, limits::BRANCH_LEAVES) }
     }
 
-    /// Every change that the relay holds, each as often as it does.
+    /// Every change of the relay, repeated if it is stored repeatedly.
     pub fn holds(&self) -> Vec<(DocumentId, ChangeHash)> {
         let of = |(id, document): (&DocumentId, &Document)| {
             document.changes().map(|(_, change)| (*id, change.hash)).collect::<Vec<_>>()
@@ -302,7 +303,7 @@ impl Disk {
     }
 }
 
-/// What lies below a prefix: the documents themselves, if they are no more than `most`.
+/// The node of a prefix: the documents themselves, if there are at most `most`.
 pub fn node(prefix: Prefix, leaves: impl Iterator<Item = (DocumentId, Leaf)>, most: usize) -> Node {
     let (first, last) = prefix.range();
     let below = |id: &DocumentId| first <= *id.as_bytes() && *id.as_bytes() <= last;

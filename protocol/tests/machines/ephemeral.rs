@@ -12,11 +12,11 @@ const NOW: Moment = Moment(std::time::Duration::ZERO);
 const INSIDE: DocumentId = DocumentId::from_bytes([1; 16]);
 const OUTSIDE: DocumentId = DocumentId::from_bytes([2; 16]);
 
-/// Both ends of one connection, with whatever they told their callers.
+/// Both ends of one connection, with their outputs.
 struct Pair {
     replica: Replica,
     session: Session,
-    /// What the two must be told of each other's features.
+    /// Features hidden from each end.
     hidden: u64,
     space: SpaceName,
     filter: Filter,
@@ -55,7 +55,7 @@ impl Pair {
         pair
     }
 
-    /// The message, with what this test hides of the features.
+    /// The message without the hidden features.
     fn on_the_wire(&self, frame: Frame) -> Vec<u8> {
         encode(&match frame {
             Frame::Features(told) => Frame::Features(Features { bits: told.bits & !self.hidden }),
@@ -63,7 +63,7 @@ impl Pair {
         })
     }
 
-    /// Until both are quiet.
+    /// Runs until both ends are quiet.
     fn run(&mut self) {
         loop {
             if let Some(effect) = self.replica.poll_effect() {
@@ -126,14 +126,14 @@ impl Pair {
     }
 }
 
-/// A message to subscription 0, which a pair's space has.
+/// A message to subscription 0, that of a pair's space.
 fn message(document: DocumentId, count: u64) -> Ephemeral {
     let (sender, session, data) = ("bob".to_owned(), "b1".to_owned(), vec![9].into());
     Ephemeral { subscription: 0, document, sender, session, count, data }
 }
 
-/// A session listens when its subscription stands, not before; and whoever knows only the question for
-/// what is damaged listens too, and hears nothing that is said.
+/// A session listens once its subscription is accepted, not before. A peer that supports only
+/// repair requests listens too, and receives no ephemeral messages.
 #[test]
 fn who_can_be_asked_listens_once_it_is_subscribed() {
     let (upstream, id) = (Upstream::from_bytes([0xb; 16]), SessionId(1));
@@ -175,7 +175,7 @@ fn what_a_replica_says_leaves_its_session_under_its_own_name() {
     assert_eq!(pair.speaking, [Some(pair.filter.clone())]);
     assert!(pair.broadcast(INSIDE, 1));
     assert!(!pair.broadcast(OUTSIDE, 2));
-    // One that claims to be another, and one outside of what it wants, by hand.
+    // Hand-made: one with a false sender, and one outside the filter.
     let claimed = Ephemeral { sender: "bob".into(), ..message(INSIDE, 3) };
     let session = &mut pair.session;
     session.handle_message(NOW, &encode(&Frame::Ephemeral(claimed)), &Everything);
@@ -203,11 +203,11 @@ fn what_others_say_is_heard_once_and_only_inside_the_filter() {
     };
     assert_eq!(pair.heard, [of(1), of(3)]);
     assert_eq!(pair.sent, [1, 1, 3]);
-    // The replica does not rely on it.
+    // The replica filters received messages itself.
     pair.replica.handle_message(NOW, &encode(&Frame::Ephemeral(message(OUTSIDE, 9))));
     pair.run();
     assert_eq!(pair.heard.len(), 2);
-    // Over a new connection the same is still known.
+    // A new connection keeps the known counts.
     pair.heard.clear();
     pair.session = Pair::new(0).session;
     pair.replica.handle_connected(NOW, None);
@@ -251,7 +251,7 @@ fn an_older_peer_is_sent_no_ephemeral_message() {
     let mut pair = Pair::connected(features::EPHEMERAL | features::RESEND);
     assert!(!pair.broadcast(INSIDE, 1));
     assert!(pair.listens.is_empty() && pair.speaking.is_empty());
-    // The frame itself is skipped by whoever does not know it.
+    // A peer that does not know the frame skips it.
     let optional = encode(&Frame::Ephemeral(message(INSIDE, 1)));
     assert_eq!(optional[2] & 1, 1);
     assert_eq!(Frames::new(&optional).unwrap().count(), 1);

@@ -1,4 +1,4 @@
-//! Documents with thousands of heads: asked for in frames of bounded size, and told in several.
+//! Documents with thousands of heads: requested in frames of bounded size, and received in several.
 
 use landfall_protocol::digest::{Branch, Leaf, Node};
 use landfall_protocol::frame::{Difference, DocumentEntries, Fetch, Frame, Holding};
@@ -20,7 +20,7 @@ fn hashes(first: u64, count: usize) -> Vec<ChangeHash> {
     (first..first + count as u64).map(hash).collect()
 }
 
-/// A check that found these documents to differ, whose heads the store is asked for.
+/// A check that found these documents to differ and requested their heads from the store.
 fn comparing(documents: &[DocumentId]) -> (Scripted, SpaceName) {
     let name = space("s");
     let mut link = Scripted::new(std::slice::from_ref(&name));
@@ -103,7 +103,7 @@ fn a_relay_that_tells_of_heads_without_end_is_left() {
 #[test]
 fn documents_of_many_heads_are_fetched_one_after_the_other() {
     let documents = [document(1), document(2), document(3)];
-    // The store gives heads of all three, or of as many as it likes; one frame has room for one.
+    // The store returns the heads of all three, or of fewer; one frame has room for one.
     for most in [3, 1] {
         let (mut link, name) = comparing(&documents);
         for document in documents {

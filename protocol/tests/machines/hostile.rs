@@ -1,4 +1,4 @@
-//! Relays that lie: what they can make an engine keep is bounded, and the session ends.
+//! Lying relays: the memory that they can make an engine use is bounded, and the session ends.
 
 use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
 use landfall_protocol::frame::{
@@ -10,7 +10,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Epoch, Local, Offset, SpaceName,
 use crate::rng::Rng;
 use crate::scripted::{Scripted, space};
 
-/// A link that checks a space which its store has nothing of.
+/// A link that checks a space without documents in its store.
 fn checking() -> (Scripted, SpaceName) {
     let name = space("s");
     let mut link = Scripted::new(std::slice::from_ref(&name));
@@ -53,7 +53,7 @@ fn digest(rng: &mut Rng) -> Digest {
     digest
 }
 
-/// The deepest way down that is asked for has 32 steps.
+/// The deepest path of queries has 32 steps.
 #[test]
 fn digests_that_lead_nowhere_end_the_session() {
     let (mut link, name) = checking();
@@ -79,8 +79,8 @@ fn below(prefix: Prefix, rng: &mut Rng) -> DocumentId {
     DocumentId::from_bytes(id)
 }
 
-/// The relay tells of documents without end. What is found is fetched before the walk goes on, and
-/// a document of which nothing comes is a lie.
+/// The relay lists documents without end. They are fetched before the walk continues, and a
+/// document without entries is a lie.
 #[test]
 fn documents_that_are_told_and_not_sent_end_the_session() {
     for holding in [Holding::Absent, Holding::Present(vec![[5; 32]])] {
@@ -119,7 +119,7 @@ fn documents_that_are_told_and_not_sent_end_the_session() {
     }
 }
 
-/// What our store has of the documents that are to be fetched.
+/// The store's heads of the documents to fetch.
 fn answer_heads(link: &mut Scripted, name: &SpaceName, heads: Vec<ChangeHash>) {
     if let Some(ReplicaEffect::LoadHeads { documents, .. }) = link.effects.pop_front() {
         let of = |document| DocumentHeads { document, heads: heads.clone(), older: vec![] };

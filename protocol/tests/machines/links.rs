@@ -1,4 +1,4 @@
-//! Requests of a link, spaces that come and go, and connections that look alive.
+//! A link's requests, spaces that come and go, and dead connections that look alive.
 
 use landfall_protocol::admission::Roots;
 use landfall_protocol::digest::{Branch, Node};
@@ -8,8 +8,7 @@ use landfall_protocol::{DocumentId, Epoch, Local, Offset, SpaceName, limits};
 
 use crate::scripted::{Scripted, space};
 
-/// Answers one question for digests as a relay that has nothing, and the store as one that has
-/// nothing either.
+/// Answers one digest query as a relay without documents, and the store without documents too.
 fn answer_digest(link: &mut Scripted, name: &SpaceName) {
     let Some(Frame::Digest(query)) = link.next_sent() else { panic!("no question") };
     let branches: Vec<Branch> = query
@@ -122,8 +121,8 @@ fn any_number_of_spaces_is_pushed_and_few_have_a_page_in_memory() {
     while let Some(frame) = link.next_sent() {
         if let Frame::Push(push) = frame {
             pushed += 1;
-            // One place is kept free, and pages wait for pushes: beside those in flight there is a
-            // page of some spaces only.
+            // One push slot is kept free, and pages wait for pushes: beside those in flight, only
+            // some spaces have a page.
             assert!(link.sent.len() <= limits::PUSHES_IN_FLIGHT);
             ack(&mut link, push.id);
         }
@@ -151,7 +150,7 @@ fn a_space_that_is_removed_is_unsubscribed_and_gives_its_places_back() {
     assert!(link.sent.contains(&Frame::Unsubscribe(subscription)));
     let last = link.sent.iter().filter_map(of).next_back().unwrap();
     assert_ne!(last, subscription, "the other space is pushed");
-    // Made again, it is another subscription, and what the relay still says of the first is ignored.
+    // Created again, it has another subscription, and late frames of the first are ignored.
     link.replica.handle_space(gone.clone());
     link.drain();
     ack(&mut link, 1);
@@ -239,7 +238,7 @@ fn a_probe_waits_while_something_arrives() {
     link.drain();
     let Some(Frame::Ping(nonce)) = link.next_sent() else { panic!("no ping") };
     for _ in 0..5 {
-        // What was sent before the pong takes its time on a slow connection.
+        // Frames sent before the pong take their time on a slow connection.
         link.now = link.now.after(limits::PROBE / 4 * 3);
         link.replica.handle_alive(link.now);
         link.replica.handle_timeout(link.now);

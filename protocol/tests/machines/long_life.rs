@@ -1,4 +1,4 @@
-//! What the promises say over years: folding, restores, copies, deletion, filters, drift.
+//! The promises over years: compaction, restores, copies, deletion, filters, drift.
 
 use landfall_protocol::DocumentId;
 use landfall_protocol::frame::Filter;
@@ -107,7 +107,7 @@ fn a_client_restored_from_its_own_backup_catches_up() {
         run(&mut world, 700);
         let backup = world.clients[0].store.clone();
         run(&mut world, 700);
-        // What it had told nobody is thrown away with the store.
+        // Changes that no other end has are thrown away with the store.
         let thrown = world.clients[0].store.holds();
         let kept = |made: &(DocumentId, _)| {
             world.clients[1..].iter().any(|client| client.store.holds().contains(made))
@@ -120,7 +120,7 @@ fn a_client_restored_from_its_own_backup_catches_up() {
         for made in &thrown {
             world.returned.remove(made);
         }
-        // A deletion too, if nobody else has heard of it.
+        // So is a deletion that no other end has.
         let clients = &world.clients;
         let deletions = clients[0].store.tombstones.keys().copied().collect::<Vec<_>>();
         let alone = |d: &DocumentId| {
@@ -160,7 +160,7 @@ fn a_deletion_beats_offline_editors_and_never_comes_back() {
         run(&mut world, 800);
         world.settle();
         let backup = world.relay.disk.clone();
-        // One goes on editing without a network while another deletes.
+        // One client goes on editing offline while another deletes the document.
         let document = world.documents[0];
         world.disconnect(2);
         (0..5).for_each(|_| world.edit_document(2, document));
@@ -173,7 +173,7 @@ fn a_deletion_beats_offline_editors_and_never_comes_back() {
         run(&mut world, 800);
         settle_and_check(&mut world);
         assert!(unsent > 0 && world.deleted.contains(&document));
-        // Another relay, which has heard of nothing.
+        // Another relay, with an empty log.
         world.restart_relay(Disk::new([9; 16]));
         settle_and_check(&mut world);
         assert!(world.relay.disk.documents[&document].is_deleted());
@@ -216,7 +216,7 @@ fn filters_that_change_while_live_leave_no_hole() {
             world.clients[client].set_filter(filter);
         }
         settle_and_check(&mut world);
-        // In the end everybody wants everything again.
+        // In the end all clients want everything again.
         for client in 0..3 {
             world.clients[client].set_filter(Filter::Everything);
         }
@@ -289,7 +289,7 @@ fn what_is_edited_while_the_two_compare_is_pushed() {
     }
 }
 
-/// Everybody checks until nobody finds a difference; gives what was found.
+/// All clients check until no check finds a difference; returns the documents that differed.
 fn check_all(world: &mut World) -> Vec<DocumentId> {
     let mut found = Vec::new();
     for client in 0..world.clients.len() {
@@ -350,7 +350,7 @@ fn a_check_while_others_edit_raises_no_alarm() {
         let mut world = World::new(seed, 3, Faults { fold: 100, ..Faults::default() });
         let documents = world.documents.clone();
         if seed % 3 == 0 {
-            // Who names documents does not walk, but asks for them.
+            // A client that names documents does not walk the digests; it fetches the documents.
             world.clients[0].set_filter(Filter::of_documents(documents));
         }
         for _ in 0..40 {

@@ -1,5 +1,5 @@
-//! What both models share: snapshots without folding, and graphs of changes. A snapshot's body is
-//! the changes' chunks one after the other, each with its length before it.
+//! The common part of both models: simplified snapshots, and graphs of changes. A snapshot's body
+//! is the changes' chunks in sequence, each after its length.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::{ActorId, ChangeHash};
 use sha2::{Digest, Sha256};
 
-/// Bytes of a snapshot that travels inside its entry, so few that most travel in parts.
+/// The most bytes of a snapshot inside its entry, so low that most are sent in parts.
 pub const INLINE_BYTES: usize = 300;
 
 /// Bytes of a part.
@@ -41,7 +41,7 @@ pub fn decode(mut body: &[u8]) -> Vec<CheckedChange> {
     changes
 }
 
-/// Those that none of the others rests on, sorted.
+/// The changes without dependants among these, sorted.
 pub fn heads<'a>(changes: impl IntoIterator<Item = &'a CheckedChange>) -> Vec<ChangeHash> {
     let (mut all, mut rested_on) = (BTreeSet::new(), BTreeSet::new());
     for change in changes {
@@ -51,7 +51,7 @@ pub fn heads<'a>(changes: impl IntoIterator<Item = &'a CheckedChange>) -> Vec<Ch
     all.difference(&rested_on).copied().collect()
 }
 
-/// Some changes and all that they rest on; those that are not there are left out.
+/// Some changes and all their ancestors; absent ones are skipped.
 pub fn ancestors<'a>(
     changes: impl IntoIterator<Item = &'a CheckedChange>,
     of: &[ChangeHash],
@@ -69,7 +69,7 @@ pub fn ancestors<'a>(
     found
 }
 
-/// Some of a document's changes, ever further back.
+/// Some of a document's changes, at growing distances from the heads.
 pub fn older(changes: &[&CheckedChange]) -> Vec<ChangeHash> {
     let mut hashes = Vec::new();
     let (mut back, mut step) = (1, 1);
@@ -80,7 +80,7 @@ pub fn older(changes: &[&CheckedChange]) -> Vec<ChangeHash> {
     hashes
 }
 
-/// The first change of a history, the same for everybody who gives the same actor.
+/// The first change of a history, equal for equal actors.
 pub fn root(actor: u8) -> CheckedChange {
     let mut automerge = Automerge::new().with_actor(ActorId::from([actor; 16]));
     let mut transaction = automerge.transaction();

@@ -1,4 +1,4 @@
-//! Peers of a time before snapshots, and documents with two histories.
+//! Peers from before snapshots, and documents with two histories.
 
 use landfall_protocol::frame::{
     Filter, Frame, Frames, Hello, Subscribe, decode, encode, entry_flags, entry_kind,
@@ -9,7 +9,7 @@ use crate::relay::Disk;
 use crate::scenarios::{HOSTILE, seeds};
 use crate::world::{Faults, World};
 
-/// An older client that subscribes.
+/// Subscribes as an older client.
 fn subscribe(world: &mut World, cursor: Option<Cursor>) -> SessionId {
     let session = world.relay.accept(world.now);
     let replica = ReplicaId::from_bytes([5; 16]);
@@ -28,7 +28,7 @@ fn subscribe(world: &mut World, cursor: Option<Cursor>) -> SessionId {
     session
 }
 
-/// Everything that the relay sends it now, without what it skips.
+/// Everything that the relay sends it now, without skipped frames.
 fn read(world: &mut World, session: SessionId) -> Vec<Frame> {
     while world.relay.feed(session) {}
     let sent = std::mem::take(&mut world.relay.sessions.get_mut(&session).unwrap().sent);
@@ -42,7 +42,7 @@ fn an_older_client_is_fed_what_is_not_folded() {
     let mut world = World::new(1, 1, Faults::default());
     (0..20).for_each(|_| world.edit(0));
     world.settle();
-    // A cursor that nobody knows: it is fed from the start.
+    // An unknown cursor: the client is fed from the start.
     let epoch = Epoch::from_bytes([1; 16]);
     let cursor = Cursor { epoch, offset: Offset(3), scope: Scope::WHOLE_SPACE };
     let session = subscribe(&mut world, Some(cursor));
@@ -70,7 +70,7 @@ fn an_older_client_is_stopped_before_a_snapshot() {
     let Some(Frame::Unsubscribed(ended)) = frames.last() else { panic!("no such frame") };
     assert_eq!(ended.code, Code::MUST_UNDERSTAND);
     assert!(!frames.iter().any(|frame| matches!(frame, Frame::Part(_))));
-    // A short one is in its entry, and flagged.
+    // A short snapshot is in its entry, and flagged.
     let mut world = World::new(1, 1, Faults::default());
     world.edit_document(0, document);
     world.settle();
@@ -109,7 +109,7 @@ fn what_an_older_relay_does_not_know_waits_for_its_upgrade() {
     let disk = Disk::new(world.rng.bytes());
     world.clients[0].store.fold(documents[1], 4);
     world.restart_relay(disk);
-    // It is neither pushed nor does it end the connection.
+    // It is not pushed, and does not end the connection.
     for _ in 0..300 {
         world.step();
     }

@@ -1,5 +1,5 @@
-//! A snapshot that exceeds the limit, as a relay of an earlier version may have it: its document is
-//! set aside, and everything else goes on.
+//! A snapshot beyond the size limit, as a relay of an earlier version may have it: its entry is
+//! deferred, and all others continue.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ pub use crate::disk::Disk;
 use crate::disk::Piece;
 use crate::model;
 
-/// A relay process: what a restart forgets.
+/// A relay process: the state that a restart loses.
 pub struct Relay {
     pub disk: Disk,
     pub space: Space,
@@ -28,25 +28,25 @@ pub struct Relay {
     pub sessions: BTreeMap<SessionId, Connection>,
     /// The commit that the disk is writing.
     pub writing: Option<Arc<Commit>>,
-    /// Offered snapshots that have arrived in part.
+    /// Incomplete snapshot uploads.
     uploads: BTreeMap<(DocumentId, [u8; 32]), Vec<u8>>,
-    /// Documents whose snapshot is being merged or committed, and what waits for that.
+    /// Documents whose snapshot is being merged or committed, and the work that waits for it.
     busy: BTreeMap<DocumentId, Busy>,
     name: SpaceName,
     next_session: u64,
 }
 
-/// One session and what is on its way to the client.
+/// One session and its messages to the client.
 pub struct Connection {
     pub session: Session,
     pub sent: VecDeque<Vec<u8>>,
     subscriptions: BTreeSet<SubscriptionId>,
-    /// Fetches whose documents are still to be read.
+    /// Fetches with unread documents.
     fetches: VecDeque<((SubscriptionId, u64), VecDeque<Want>)>,
 }
 
 struct Busy {
-    /// What is to be merged once nothing of the document is under way.
+    /// The upload to merge once the document has nothing in progress.
     merge: Option<(PushedEntry, Vec<u8>)>,
     waiting: VecDeque<Job>,
 }
@@ -86,7 +86,7 @@ impl Relay {
         id
     }
 
-    /// A message from the client; false if the session ended.
+    /// Handles a message from the client; false if the session ended.
     pub fn handle(&mut self, now: Moment, id: SessionId, message: &[u8]) -> bool {
         let Some(connection) = self.sessions.get_mut(&id) else { return false };
         connection.session.handle_message(now, message, &Everything);
@@ -152,7 +152,7 @@ impl Relay {
             SessionEffect::Fetch { subscription, ticket, wants, .. } => {
                 connection.fetches.push_back(((subscription, ticket), wants.into()));
             }
-            // Nobody says anything here.
+            // These tests send no ephemeral messages.
             SessionEffect::Listen { .. }
             | SessionEffect::Refiltered { .. }
             | SessionEffect::Said { .. }
@@ -161,7 +161,7 @@ impl Relay {
         }
     }
 
-    /// Asks for more of an offered snapshot, or takes it when all of it is there.
+    /// Asks for more of an upload, or accepts a complete one.
     fn tell_wanted(&mut self, now: Moment, id: SessionId, offer: &Offered) {
         let key = (offer.document, offer.hash);
         let there = self.uploads.get(&key).map_or(0, |upload| upload.len() as u64);
@@ -181,7 +181,7 @@ impl Relay {
         self.push(now, Job::Snapshot(push, bytes));
     }
 
-    /// Folds the first so many changes of a document's tail.
+    /// Compacts the first `count` changes of a document's tail.
     pub fn fold(&mut self, document: &DocumentId, count: usize) {
         if let Some(through) = self.disk.foldable(document, count) {
             self.ring.forget_through(through);
@@ -189,7 +189,7 @@ impl Relay {
         }
     }
 
-    /// Offered snapshots that have arrived in part are let go, for want of room.
+    /// Drops incomplete uploads, for lack of room.
     pub fn drop_uploads(&mut self) {
         self.uploads.clear();
     }
@@ -222,8 +222,8 @@ impl Relay {
         }
     }
 
-    /// Merges the snapshots whose documents have nothing under way, and lets go on what waited
-    /// for one that is durable.
+    /// Merges the uploads whose documents have nothing in progress, and resumes the work that
+    /// waited for a now durable snapshot.
     pub fn merge(&mut self, now: Moment) -> bool {
         let free = |id: &&DocumentId| !self.space.has_uncommitted(id);
         let Some(id) = self.busy.keys().find(free).copied() else { return false };
@@ -311,7 +311,7 @@ impl Relay {
                 Some(Chunk::Entries(page)) => session.handle_page(subscription, &page),
                 Some(Chunk::Part(part)) => session.handle_snapshot_part(subscription, part),
             };
-            // The session may say that the peer has the snapshot already.
+            // The session may report that the peer has the snapshot already.
             let moved = message.is_some() || session.partial(subscription) != before;
             connection.sent.extend(message);
             if moved {
@@ -357,7 +357,7 @@ impl Relay {
         true
     }
 
-    /// Whether nothing but sessions' silence is left.
+    /// Whether only the sessions' timeouts are left.
     pub fn is_idle(&self) -> bool {
         self.busy.is_empty() && self.space.is_idle()
     }

@@ -1,5 +1,4 @@
-//! A relay asks for what its store cannot read: what a replica answers, and what no relay can make
-//! of that.
+//! A relay requests changes that its store cannot read: a replica's answers, and their bounds.
 
 use std::time::Duration;
 
@@ -36,7 +35,7 @@ fn ask(link: &mut Scripted, document: DocumentId, changes: usize) {
     link.say(&Frame::Resend(Resend { subscription: 0, document, changes }));
 }
 
-/// Whether the store was asked, and for how many changes.
+/// The number of changes requested from the store, if it was asked.
 fn loads(link: &mut Scripted) -> Option<usize> {
     match link.effects.pop_front() {
         Some(ReplicaEffect::LoadResend { document, changes, .. }) => {
@@ -57,7 +56,7 @@ fn give_folded(link: &mut Scripted, name: &SpaceName, found: Resendable, folded:
     link.drain();
 }
 
-/// Lets a budget grow by the time that the machine wants to wait for it.
+/// Advances time by as much as the machine waits for a budget.
 fn wait(link: &mut Scripted) {
     let until = link.replica.poll_timeout();
     assert!(until > link.now, "it waits for nothing");
@@ -66,7 +65,7 @@ fn wait(link: &mut Scripted) {
     link.drain();
 }
 
-/// The hash of a snapshot that was made and is not needed any more.
+/// The hash of a made snapshot that is no longer needed.
 fn dropped(link: &mut Scripted) -> Option<[u8; 32]> {
     match link.effects.pop_front() {
         Some(ReplicaEffect::DropMade { hash }) => Some(hash),
@@ -75,7 +74,7 @@ fn dropped(link: &mut Scripted) -> Option<[u8; 32]> {
     }
 }
 
-/// The number and the changes of the push that was sent.
+/// The number and the changes of the sent push.
 fn pushed(link: &mut Scripted) -> (u64, usize) {
     match link.next_sent() {
         Some(Frame::Push(push)) => {
@@ -100,7 +99,7 @@ fn what_is_asked_for_is_pushed_and_said_to_be_answered_after_its_acks() {
     let (mut link, name) = connected();
     ask(&mut link, DOCUMENT, 3);
     assert_eq!(loads(&mut link), Some(3));
-    // Three changes that fit no push together.
+    // Three changes that do not fit one push together.
     let large = vec![7; limits::PUSH_TARGET_BYTES - 10];
     give(&mut link, &name, Resendable::Changes(vec![large.clone(), large, vec![1]]));
     let ((first, one), (second, two)) = (pushed(&mut link), pushed(&mut link));
@@ -109,7 +108,7 @@ fn what_is_asked_for_is_pushed_and_said_to_be_answered_after_its_acks() {
     assert_eq!(link.next_sent(), None, "one is not answered");
     ack(&mut link, first, 1);
     assert_eq!(link.next_sent(), resent(3));
-    // The store is told nothing: what the relay holds was known before.
+    // The store receives no effect: these changes were acked before.
     assert!(link.effects.is_empty() && link.ended.is_none(), "{:?}", link.effects);
 }
 
@@ -152,7 +151,7 @@ fn a_snapshot_of_everything_goes_in_parts_as_any_other() {
     ack(&mut link, offer.id, 1);
     assert_eq!((link.next_sent(), dropped(&mut link)), (resent(1), Some(hash)));
     assert!(link.effects.is_empty(), "{:?}", link.effects);
-    // One that is gone from memory ends the answer.
+    // A snapshot that is gone from memory ends the answer.
     ask(&mut link, DOCUMENT, 0);
     loads(&mut link).unwrap();
     give(&mut link, &name, Resendable::Snapshot { hash, total: 3, heads: Vec::new() });
@@ -164,7 +163,8 @@ fn a_snapshot_of_everything_goes_in_parts_as_any_other() {
     assert_eq!(link.next_sent(), resent(0));
 }
 
-/// Whoever pushes to a document gives up what was offered of it before: so that is waited for.
+/// A push to a document cancels an earlier upload of its snapshot, so the answer waits for the
+/// upload.
 #[test]
 fn an_answer_waits_for_an_offer_of_its_document() {
     let name = space("s");
@@ -185,7 +185,7 @@ fn an_answer_waits_for_an_offer_of_its_document() {
     assert_eq!(link.next_sent(), resent(1));
 }
 
-/// A relay refuses a snapshot, or has all of it without a part: it is not kept for that.
+/// A relay rejects a snapshot, or has all of it without a part: the snapshot is dropped.
 #[test]
 fn a_snapshot_that_was_made_is_dropped_with_its_answer() {
     let (mut link, name) = connected();
@@ -208,7 +208,7 @@ fn a_snapshot_that_was_made_is_dropped_with_its_answer() {
     let class = NackClass::REFUSED;
     link.say(&Frame::Nack(Nack { id, code, class, retry_after_ms, what }));
     assert_eq!((link.next_sent(), dropped(&mut link)), (resent(0), Some(hash)));
-    // One that nobody waits for any more.
+    // One that no request waits for.
     give(&mut link, &name, made());
     assert_eq!((link.next_sent(), dropped(&mut link)), (None, Some(hash)));
     offer(&mut link);
@@ -222,7 +222,7 @@ fn no_relay_makes_a_replica_read_or_send_without_end() {
     let (mut link, name) = connected();
     ask(&mut link, DOCUMENT, 1);
     assert_eq!(loads(&mut link), Some(1));
-    // One at a time, and of each document the last question.
+    // One at a time, and of each document the latest request.
     ask(&mut link, DOCUMENT, 3);
     ask(&mut link, DOCUMENT, 2);
     assert_eq!(loads(&mut link), None);
@@ -230,7 +230,7 @@ fn no_relay_makes_a_replica_read_or_send_without_end() {
     assert_eq!((link.next_sent(), loads(&mut link)), (resent(0), Some(2)));
     give(&mut link, &name, Resendable::Changes(Vec::new()));
     assert_eq!((link.next_sent(), loads(&mut link)), (resent(0), None));
-    // And a rate over all of them, connections included.
+    // A rate limit covers all of them, across connections.
     let mut answered = 2;
     for _ in 0..10_000 {
         ask(&mut link, DOCUMENT, 1);
@@ -245,12 +245,12 @@ fn no_relay_makes_a_replica_read_or_send_without_end() {
     link.connect();
     ask(&mut link, DOCUMENT, 1);
     assert_eq!(loads(&mut link), None);
-    // It is not asked twice: its turn comes.
+    // The request is not repeated: it keeps its place.
     wait(&mut link);
     assert_eq!(loads(&mut link), Some(1));
 }
 
-/// Many changes, or operations, of few bytes take long to fold.
+/// Many changes or operations in few bytes take long to compact.
 #[test]
 fn a_fold_counts_by_what_it_is_made_of() {
     let many = 1 << 20;
@@ -258,7 +258,7 @@ fn a_fold_counts_by_what_it_is_made_of() {
     let of_operations = Weight { operations: many, ..Weight::default() };
     let of_bytes = Weight { bytes: limits::RESEND_BURST, ..Weight::default() };
     let made = Resendable::Snapshot { hash: [4; 32], total: 41_000, heads: Vec::new() };
-    // A fold that fails took as long.
+    // A failed compaction took as long.
     let failed = Resendable::Changes(Vec::new());
     for (folded, each) in [
         (of_changes, many * limits::RESEND_CHANGE_BYTES),
@@ -311,7 +311,7 @@ fn a_space_that_goes_away_or_a_cut_ends_the_answer() {
     link.disconnect();
     link.connect();
     while link.next_sent().is_some() {}
-    // What was read for the connection before.
+    // The store's answer for the previous connection.
     give(&mut link, &name, Resendable::Changes(vec![vec![1]]));
     assert_eq!(link.next_sent(), None);
     ask(&mut link, DOCUMENT, 1);
@@ -336,7 +336,7 @@ fn what_can_be_read_again_is_told_to_the_store() {
     let told = link.effects.pop_front();
     let Some(ReplicaEffect::Mended { space, document }) = told else { panic!("{told:?}") };
     assert_eq!((space, document), (name, DOCUMENT));
-    // Not without end: it takes a read. What is beyond the rate is told later, and once.
+    // Bounded: each notification costs a read. Those beyond the rate come later, and once.
     (0..10_000).for_each(|_| mended(&mut link, DOCUMENT));
     assert_eq!(link.effects.len(), limits::MENDED_WAITING - 1);
     link.effects.clear();
@@ -351,7 +351,7 @@ fn what_can_be_read_again_is_told_to_the_store() {
         }));
     }
     assert_eq!(told, [DOCUMENT, OTHER]);
-    // And no more are remembered than a relay knows of.
+    // No more are remembered than a relay may have damaged.
     let many = 2 * limits::MENDED_WAITING as u128;
     (0..many).for_each(|n| mended(&mut link, DocumentId::from_bytes(n.to_be_bytes())));
     link.now = Moment(link.now.0 + Duration::from_secs(1_000));
@@ -361,7 +361,7 @@ fn what_can_be_read_again_is_told_to_the_store() {
     assert_eq!(link.effects.len(), limits::MENDED_WAITING);
 }
 
-/// A session whose client knows these features, and follows one document.
+/// A session whose client has these features, and follows one document.
 fn session(bits: u64) -> Session {
     let (upstream, now) = (Upstream::from_bytes([9; 16]), Moment::default());
     let mut session =
@@ -397,7 +397,7 @@ fn a_session_asks_only_whom_it_can() {
     assert!(!older.handle_lost(4, DOCUMENT, &lost));
     older.handle_mended(4, DOCUMENT);
     assert_eq!(older.poll_effect(), None);
-    // The answer comes with its space; one over no subscription says nothing.
+    // The answer carries its space; one over no subscription has no effect.
     for (subscription, told) in [(5, None), (4, Some(()))] {
         let resent = Resent { subscription, document: DOCUMENT, count: 3 };
         let message = encode(&Frame::Resent(resent));
@@ -405,19 +405,19 @@ fn a_session_asks_only_whom_it_can() {
         let expected = SessionEffect::Resent { space: space("s"), document: DOCUMENT, count: 3 };
         assert_eq!(session_that_knows.poll_effect(), told.map(|()| expected));
     }
-    // Only a relay asks.
+    // Only a relay sends requests.
     let asked = Frame::Resend(Resend { subscription: 4, document: DOCUMENT, changes: vec![] });
     session_that_knows.handle_message(Moment::default(), &encode(&asked), &Everything);
     assert!(session_that_knows.has_ended());
 }
 
-/// A replica that answers question upon question, as the one who has all does, hears of each document
-/// that it can be read again: the answers have a budget of their own.
+/// A replica that answers request after request, because it has everything, is notified of each
+/// repaired document: requests have a separate budget.
 #[test]
 fn who_healed_a_document_hears_that_it_is_mended() {
     let (mut link, name) = connected();
-    // Documents of 4 MiB, one after the other, as soon as the rate allows; the relay says `Mended` a second
-    // after each.
+    // Documents of 4 MiB, in sequence, as soon as the rate allows; the relay sends `Mended` a
+    // second after each.
     for _ in 0..100 {
         ask(&mut link, DOCUMENT, 1);
         if link.effects.is_empty() {
@@ -435,7 +435,7 @@ fn who_healed_a_document_hears_that_it_is_mended() {
     }
 }
 
-/// The relay asks whoever subscribes, at once, and waits for long for the answer.
+/// The relay asks a new subscriber at once, and waits long for the answer.
 #[test]
 fn a_question_that_comes_during_a_comparison_is_answered_after_it() {
     let (mut link, name) = connected();
@@ -457,21 +457,21 @@ fn a_question_that_comes_during_a_comparison_is_answered_after_it() {
     assert_eq!(link.next_sent(), resent(0));
 }
 
-/// The question may be sent before `Subscribed`; and one for what is not wanted any more hears so.
+/// The request may be sent before `Subscribed`; one for an unwanted document gets an empty answer.
 #[test]
 fn no_question_goes_without_a_word() {
     let (mut link, name) = connected();
-    // Of another filter.
+    // Another filter.
     link.replica.handle_filter(&name, Filter::of_documents([OTHER]));
     link.drain();
     while link.next_sent().is_some() {}
     ask(&mut link, DOCUMENT, 1);
     assert_eq!((loads(&mut link), link.next_sent()), (None, resent(0)));
-    // In the middle of that, everything is wanted again, over another subscription.
+    // Meanwhile everything is wanted again, over another subscription.
     link.replica.handle_filter(&name, Filter::Everything);
     ask_over(&mut link, 1, DOCUMENT);
     assert_eq!(loads(&mut link), Some(1));
-    // What is interrupted by that begins again.
+    // The request that this interrupts begins again.
     link.replica.handle_filter(&name, Filter::of_documents([DOCUMENT]));
     link.replica.handle_filter(&name, Filter::Everything);
     link.drain();
@@ -481,7 +481,7 @@ fn no_question_goes_without_a_word() {
     let Some(Frame::Resent(Resent { subscription: 2, count: 0, .. })) = link.next_sent() else {
         panic!("nothing over the present subscription")
     };
-    // More than one relay asks for at a time.
+    // More than one relay requests at a time.
     ask_over(&mut link, 2, DOCUMENT);
     assert_eq!(loads(&mut link), Some(1));
     let numbered = |number: usize| DocumentId::from_bytes((number as u128).to_be_bytes());
@@ -490,7 +490,7 @@ fn no_question_goes_without_a_word() {
     ask_over(&mut link, 2, OTHER);
     let nothing = Resent { subscription: 2, document: OTHER, count: 0 };
     assert_eq!(link.next_sent(), Some(Frame::Resent(nothing)));
-    // The space goes away: all are told.
+    // The space goes away: every request is answered.
     link.replica.handle_space_removed(link.now, &name);
     link.drain();
     let mut told = 0;

@@ -1,4 +1,4 @@
-//! A small generator (splitmix64), so that a printed seed is all that a run needs.
+//! A small generator (splitmix64), so that a printed seed replays a run.
 
 pub struct Rng(u64);
 

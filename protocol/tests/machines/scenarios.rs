@@ -1,4 +1,4 @@
-//! What the promises say, scenario by scenario.
+//! The promises, scenario by scenario.
 
 use landfall_protocol::SessionId;
 use landfall_protocol::replica::SpacePhase;
@@ -92,7 +92,7 @@ fn an_old_copy_that_grows_past_the_cursors_is_noticed() {
         world.settle();
         let before = world.relay.disk.head.0;
         world.restart_relay(backup);
-        // One client fills the old copy beyond where the others' cursors stand.
+        // One client fills the old copy beyond the others' cursors.
         (0..before + 20).for_each(|_| world.edit(0));
         world.connect(0);
         (0..3_000).for_each(|_| world.step());
@@ -101,7 +101,7 @@ fn an_old_copy_that_grows_past_the_cursors_is_noticed() {
     }
 }
 
-/// The client's cursor is older than the backup, its acks are younger: the cursor alone is valid.
+/// The client's cursor is older than the backup, its acks are younger: only the cursor is valid.
 #[test]
 fn a_restore_that_loses_acknowledged_changes_below_a_valid_cursor_is_noticed() {
     let mut world = World::new(1, 2, Faults::default());
@@ -153,7 +153,7 @@ fn nothing_is_acknowledged_or_sent_before_the_commit_returns() {
     world.check();
 }
 
-/// Its offset will never be written, so nobody may wait for it.
+/// The offset of a failed commit is never written, so no answer may wait for it.
 #[test]
 fn nothing_waits_for_what_a_failed_commit_gave_back() {
     let mut world = World::new(1, 1, Faults::default());

@@ -1,4 +1,4 @@
-//! A replica's machine and a relay that says what a test tells it to.
+//! A replica's machine and a relay scripted by the test.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,13 +17,13 @@ use landfall_protocol::{
 pub struct Scripted {
     pub replica: Replica,
     pub now: Moment,
-    /// Spaces that the relay refuses.
+    /// Spaces that the relay rejects.
     pub refused: BTreeSet<SpaceName>,
-    /// What is to be pushed of each space.
+    /// The items to push of each space.
     pub outbox: BTreeMap<SpaceName, Vec<OutboxChange>>,
-    /// Frames that the machine sent, but for those that are answered here.
+    /// Frames that the machine sent, except those answered here.
     pub sent: VecDeque<Frame>,
-    /// Effects that no test of this file performs.
+    /// Effects that this file does not perform.
     pub effects: VecDeque<ReplicaEffect>,
     pub phases: BTreeMap<SpaceName, SpacePhase>,
     pub checked: Vec<(SpaceName, u64, usize)>,
@@ -54,7 +54,7 @@ impl Scripted {
         }
     }
 
-    /// A connection to a relay that knows everything; the spaces come to rest.
+    /// Connects to a relay with all features; the spaces settle.
     pub fn connect(&mut self) {
         self.replica.handle_connected(self.now, None);
         self.say(&Frame::Features(Features { bits: features::ALL }));
@@ -76,7 +76,7 @@ impl Scripted {
         self.effects.clear();
     }
 
-    /// The relay says something, and the machine does what follows of it.
+    /// The relay sends a frame, and the machine reacts to it.
     pub fn say(&mut self, frame: &Frame) {
         self.replica.handle_message(self.now, &encode(frame));
         self.drain();
@@ -87,7 +87,7 @@ impl Scripted {
         self.drain();
     }
 
-    /// The next frame of those that are not answered here.
+    /// The next frame that is not answered here.
     pub fn next_sent(&mut self) -> Option<Frame> {
         self.sent.pop_front()
     }
@@ -128,7 +128,7 @@ impl Scripted {
         }
     }
 
-    /// As it came over the wire.
+    /// As received over the wire.
     fn sent(&mut self, frame: Frame) {
         let bytes = encode(&frame);
         assert_eq!(Frames::new(&bytes).unwrap().count(), 1);

@@ -1,4 +1,4 @@
-//! A model of an engine's store: what is never lost, whatever happens to connections.
+//! A model of an engine's store: the state that survives every lost connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -16,18 +16,18 @@ use landfall_protocol::{ActorId, ChangeHash, Cursor, DocumentId, Local, Offset, 
 
 use crate::{disk, model};
 
-/// What is known of an upstream.
+/// The store's record of an upstream.
 #[derive(Clone, Default)]
 pub struct Link {
     pub cursor: Option<Cursor>,
     pub mark: Option<Mark>,
-    /// What it holds, by local numbers.
+    /// Acked ranges, as local numbers.
     pub held: BTreeSet<u64>,
     pub parked: BTreeSet<DocumentId>,
     arriving: Option<Arriving>,
 }
 
-/// A snapshot that has arrived in part.
+/// A partially received snapshot.
 #[derive(Clone)]
 struct Arriving {
     hash: [u8; 32],
@@ -40,26 +40,26 @@ pub struct ModelStore {
     log: BTreeMap<u64, (DocumentId, CheckedChange)>,
     documents: BTreeMap<DocumentId, Vec<u64>>,
     last: u64,
-    /// How many of a document's first changes are folded.
+    /// The number of a document's first changes that are compacted.
     folded: BTreeMap<DocumentId, usize>,
     pub tombstones: BTreeMap<DocumentId, u64>,
     pub links: BTreeMap<Upstream, Link>,
     pub filter: Option<Filter>,
-    /// Documents whose second root was asked for.
+    /// Documents that may have a second root.
     pub several: BTreeSet<DocumentId>,
-    /// Received changes that did not fit.
+    /// Deferred changes.
     pub aside: Vec<(DocumentId, CheckedChange, HistoryError)>,
-    /// What was ever known to be held by an upstream.
+    /// Every change that an upstream ever acknowledged.
     pub acknowledged: BTreeSet<ChangeHash>,
-    /// Changes that no upstream held when their document was deleted: their author was told.
+    /// Changes that no upstream held when their document was deleted: their author was notified.
     pub told: BTreeSet<ChangeHash>,
-    /// What each check found to differ.
+    /// The documents that each check found to differ.
     pub checked: Vec<Vec<DocumentId>>,
-    /// The changes of every snapshot that was ever offered.
+    /// The changes of every uploaded snapshot.
     offered: BTreeMap<[u8; 32], Vec<ChangeHash>>,
 }
 
-/// Why something could not be stored.
+/// Why a write failed.
 pub type Failure = &'static str;
 
 impl ModelStore {
@@ -72,7 +72,7 @@ impl ModelStore {
         self.rows(d).map(|(_, change)| change)
     }
 
-    /// Every change held, as often as it is.
+    /// Every change in the store, repeated if it is stored repeatedly.
     pub fn holds(&self) -> Vec<(DocumentId, ChangeHash)> {
         self.log.values().map(|(document, change)| (*document, change.hash)).collect()
     }
@@ -81,7 +81,7 @@ impl ModelStore {
         self.rows(d).find(|(_, change)| change.hash == *hash).map(|(local, _)| local)
     }
 
-    /// How much an upstream is not known to hold, without what it has refused.
+    /// The number of items not acknowledged by an upstream, without the rejected ones.
     pub fn pending(&self, upstream: Upstream) -> usize {
         let link = self.links.get(&upstream).cloned().unwrap_or_default();
         let changes = self.log.iter().map(|(local, (document, _))| (local, document));
@@ -97,7 +97,7 @@ impl ModelStore {
         self.last
     }
 
-    /// Deletes a document, as the application or a tombstone says; gives the tombstone's number.
+    /// Deletes a document, by the application or a tombstone; returns the tombstone's number.
     pub fn delete(&mut self, d: DocumentId) -> u64 {
         if let Some(local) = self.tombstones.get(&d) {
             return *local;
@@ -118,7 +118,7 @@ impl ModelStore {
         self.last
     }
 
-    /// Folds the first so many changes of a document, if that is more than before.
+    /// Compacts the first `count` changes of a document, if that is more than before.
     pub fn fold(&mut self, d: DocumentId, count: usize) {
         if count <= self.rows(&d).count() && count > 0 {
             let folded = self.folded.entry(d).or_default();
@@ -126,7 +126,7 @@ impl ModelStore {
         }
     }
 
-    /// Loses a change that nothing rests on.
+    /// Loses a change without dependants.
     pub fn lose(&mut self, d: &DocumentId) -> Option<ChangeHash> {
         let head = *model::heads(self.changes(d)).first()?;
         let local = self.local_of(d, &head)?;
@@ -229,7 +229,7 @@ impl ModelStore {
         (model::sha256(&body) == hash).then(|| body[from..end].to_vec())
     }
 
-    /// What a relay asks for again: these changes, or everything.
+    /// The answer to a repair request: these changes, or everything.
     pub fn resendable(&self, d: &DocumentId, changes: &[ChangeHash]) -> Resendable {
         let named = |change: &&CheckedChange| changes.contains(&change.hash);
         let found = self.changes(d).filter(named);
@@ -446,7 +446,8 @@ impl ModelStore {
         let related = changes.iter().any(|change| self.local_of(&d, &change.hash).is_some());
         for change in changes {
             let root = change.dependencies.is_empty();
-            // Its own roots belong together; with ours only if one is common, or it was asked for.
+            // The relay's roots belong together; they join ours only if one is common, or if the
+            // merge was requested.
             let second = root && rooted && (related || has_none);
             rooted |= root;
             self.take_change(upstream, d, change, second);

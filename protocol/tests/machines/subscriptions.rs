@@ -1,4 +1,4 @@
-//! What the subscriptions of one session may make a relay keep.
+//! Bounds on the state that the subscriptions of one session create at a relay.
 
 use landfall_protocol::frame::{Filter, Frame, Hello, Subscribe, SubscriptionId, VERSIONS, encode};
 use landfall_protocol::rights::Everything;
@@ -9,7 +9,7 @@ use crate::scripted::space;
 
 struct Peer {
     session: Session,
-    /// Subscriptions that were attached and not detached.
+    /// The number of subscriptions that were attached and not detached.
     attached: usize,
 }
 
@@ -25,7 +25,7 @@ impl Peer {
         peer
     }
 
-    /// Says something; gives the code if a subscription is refused.
+    /// Sends a frame; returns the code if a subscription is rejected.
     fn say(&mut self, frame: &Frame) -> Option<Code> {
         self.session.handle_message(Moment::default(), &encode(frame), &Everything);
         let mut refused = None;

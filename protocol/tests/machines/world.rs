@@ -1,4 +1,4 @@
-//! A relay, some clients, and a network that loses, repeats and cuts.
+//! A relay, some clients, and a network that loses, repeats and cuts messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,21 +19,21 @@ pub struct World {
     pub rng: Rng,
     pub now: Moment,
     pub documents: Vec<DocumentId>,
-    /// Every change that an edit returned, and that nobody has thrown away on purpose.
+    /// Every change that an edit returned, and that was not thrown away on purpose.
     pub returned: BTreeSet<(DocumentId, ChangeHash)>,
-    /// Every change that was ever made, with the first client that made it.
+    /// Every change ever made, with the first client that made it.
     pub made: BTreeMap<(DocumentId, ChangeHash), usize>,
-    /// Documents that somebody has deleted.
+    /// Deleted documents.
     pub deleted: BTreeSet<DocumentId>,
     pub faults: Faults,
-    /// What crossed the network, either way.
+    /// The traffic in both directions.
     pub traffic: Traffic,
-    /// The relay is of a time before features: neither end hears of them.
+    /// The relay predates features: both ends' features are hidden.
     pub older_relay: bool,
-    /// Why connections ended of themselves, lately.
+    /// Recent reasons for which connections ended by themselves.
     pub ends: BTreeMap<String, usize>,
-    /// Connections that lost a message: a stream never loses one and then goes on, so nothing
-    /// arrives on them any more, until somebody notices the silence.
+    /// Connections that lost a message. A stream never continues after a loss, so nothing arrives
+    /// on them any more, until an end times out.
     swallowed: Vec<bool>,
 }
 
@@ -43,7 +43,7 @@ pub struct Traffic {
     pub bytes: usize,
 }
 
-/// How bad it is, in percent per step.
+/// Fault rates, in percent per step.
 #[derive(Clone, Copy, Default)]
 pub struct Faults {
     pub lose: u64,
@@ -51,9 +51,9 @@ pub struct Faults {
     pub cut: u64,
     pub commit_fails: u64,
     pub store_fails: u64,
-    /// How often, instead of doing nothing, history is folded, at either end.
+    /// How often an idle step compacts history, at either end.
     pub fold: u64,
-    /// How often, instead of editing, somebody deletes a document.
+    /// How often a step deletes a document instead of editing.
     pub delete: u64,
 }
 
@@ -122,7 +122,7 @@ impl World {
         self.swallowed[client] = false;
     }
 
-    /// The relay dies, and starts again from a disk; gives what was on its disk.
+    /// The relay dies, and starts again from a disk; returns its previous disk.
     pub fn restart_relay(&mut self, disk: Disk) -> Disk {
         (0..self.clients.len()).for_each(|client| self.disconnect(client));
         let relay = Relay::start(disk, &self.space, self.rng.bytes());
@@ -135,7 +135,7 @@ impl World {
         self.clients[client] = self.clients[client].reopen(store, self.rng.bytes());
     }
 
-    /// One more client, which has a copy of another's store.
+    /// Adds a client with a copy of another's store.
     pub fn clone_client(&mut self, of: usize) {
         let copy = self.clients[of].reopen(self.clients[of].store.clone(), self.rng.bytes());
         self.add_client(copy);
@@ -185,7 +185,7 @@ impl World {
         self.tidy(client);
     }
 
-    /// Somebody folds some history, or lets go what folding has left.
+    /// Compacts some history at either end, or drops what compaction has left.
     fn fold(&mut self, client: usize) {
         let (document, count) = (self.document(), self.rng.below(12));
         match self.rng.below(6) {
@@ -196,7 +196,7 @@ impl World {
         }
     }
 
-    /// Reconnects whoever ended, and lets time work.
+    /// Reconnects ended sessions, and advances time.
     fn tidy(&mut self, client: usize) {
         let gone = self.sessions[client]
             .is_some_and(|session| !self.relay.sessions.contains_key(&session));
@@ -258,7 +258,7 @@ impl World {
         self.clients[client].collect();
     }
 
-    /// No more faults: everything that can happen happens, until nothing is left. Bounded.
+    /// Runs without faults until nothing is left to do. Bounded.
     pub fn settle(&mut self) {
         self.faults = Faults::default();
         self.ends.clear();
@@ -301,7 +301,7 @@ impl World {
             }
             busy |= self.exchange(client);
         }
-        // A pause that a nack asked for passes.
+        // Waits out the pause of a nack.
         if !busy {
             let upstream = self.relay.disk.upstream;
             let waits = |client: &Client| {
@@ -319,7 +319,7 @@ impl World {
         busy
     }
 
-    /// The promises.
+    /// Checks the promises.
     pub fn check(&mut self) {
         assert!(self.relay.is_idle(), "the relay waits for something");
         let held = self.relay.disk.holds();
@@ -354,7 +354,7 @@ impl World {
         assert_eq!(client.phase, SpacePhase::Live, "client {index}");
         let upstream = self.relay.disk.upstream;
         assert_eq!(client.store.pending(upstream), 0, "client {index} has an outbox");
-        // Of what it does not want, a client learns that it is deleted when it is refused.
+        // A client learns of the deletion of a document outside its filter by a rejected push.
         let unknown = |d: &&DocumentId| !self.deleted.contains(d) || filter.wants(d);
         let refused = client.store.links[&upstream].parked.iter().filter(unknown).count();
         assert_eq!(refused, 0, "client {index} was refused");
@@ -363,7 +363,7 @@ impl World {
         }
     }
 
-    /// Whoever made a change of a document that is deleted saw it acknowledged, or was told.
+    /// The author of a change of a deleted document saw it acknowledged, or was notified.
     fn check_told(&self) {
         for ((document, hash), author) in &self.made {
             let store = &self.clients[*author].store;

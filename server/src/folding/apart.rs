@@ -1,4 +1,4 @@
-//! Snapshots that exceed the limit are taken apart, and their changes are single entries again.
+//! Splits snapshots that exceed the size limit: their changes become single entries again.
 
 use std::ops::ControlFlow;
 
@@ -10,8 +10,8 @@ use crate::limits;
 use crate::store::FoldInput;
 
 impl Worker {
-    /// Takes snapshots apart that exceed the limit, and that no replica would take: an earlier
-    /// version made them. Blocks; only while nothing else writes to the store.
+    /// Splits the oversized snapshots that an earlier version made, and that replicas reject. Blocks; no
+    /// other writer may use the store meanwhile.
     pub(crate) fn heal_oversized(&self) {
         let limit = self.options.window.snapshot_bytes;
         let found = self.store.oversized(limit).unwrap_or_else(|error| {
@@ -28,7 +28,7 @@ impl Worker {
         }
     }
 
-    /// Gives the number of changes that the snapshot had.
+    /// Returns the number of changes that the snapshot had.
     fn take_apart(&self, space: &SpaceName, document: &DocumentId) -> Result<usize, String> {
         let supervisor = self.supervisor.as_ref().ok_or("there is no worker to open it")?;
         let mut base = None;

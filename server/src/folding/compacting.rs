@@ -1,5 +1,4 @@
-//! The relay's own folds: it finds documents whose history is worth one, folds them, and prunes what is
-//! folded.
+//! The relay's own compaction: finds documents that are due, compacts them, and prunes the compacted changes.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -19,14 +18,14 @@ use crate::limits;
 use crate::store::{FoldTask, StoreError};
 
 impl Worker {
-    /// Makes documents due again whose fold an earlier version could not do.
+    /// Marks documents as due that an earlier version failed to compact.
     pub(super) fn retry_failed(&self) {
         if let Err(error) = self.store.retry_failed_folds(VERSION) {
             tracing::error!(error = error.chain(), "failed folds could not be made due again");
         }
     }
 
-    /// Folds one document and prunes a little.
+    /// Compacts one document and prunes a few rows.
     pub(super) fn look(&self, shared: &Shared) -> Looked {
         let fold = |supervisor: &Supervisor| self.fold_one(shared, supervisor);
         let folded = self.supervisor.as_ref().map_or(Looked::Done, fold);
@@ -55,11 +54,12 @@ impl Worker {
         if task.is_oversized {
             return self.note_failure(&task, "oversized", &OVERSIZED);
         }
-        // Before it is held, so that a merge of the document does not wait for memory too.
+        // Reserved before the document is held, so that a merge of the document does not also wait for
+        // memory.
         let Some(_room) = self.room_of(&task) else { return Looked::Done };
         let Some(held) = Held::new(shared, &task) else { return Looked::Done };
         let own = Supervisor { stop: Arc::clone(&held.end), ..supervisor.clone() };
-        // Whoever raises it from now on ends the fold too.
+        // A stop from here on also ends this compaction, through its own flag.
         if supervisor.stop.load(Ordering::Relaxed) {
             return Looked::Done;
         }
@@ -76,7 +76,7 @@ impl Worker {
                 self.metrics.folded("overtaken", began.elapsed());
                 Looked::More
             }
-            // It is passed over until it is mended, or the relay starts again.
+            // The document is skipped until it is repaired, or the relay restarts.
             Err(FoldFailure::Store(error)) if error.failure == StoreFailure::Damaged => {
                 self.note_failure_under(DAMAGED, &task, "failed", &error)
             }
@@ -85,7 +85,7 @@ impl Worker {
                 tracing::error!(error = error.chain(), "a fold could not be read or written");
                 Looked::Done
             }
-            // Neither says anything about the document.
+            // Neither error is about the document.
             Err(FoldFailure::Worker(error)) if error.is_no_worker() => {
                 self.metrics.folded("postponed", began.elapsed());
                 tracing::error!(%error, "no child could be started; it is tried again");
@@ -102,8 +102,8 @@ impl Worker {
         }
     }
 
-    /// Memory for what is read of a document at a time, and for what comes of it: a snapshot each, one
-    /// after the other. `None`: not yet.
+    /// Memory for reading a document and for its result: one snapshot each, one after the other. `None`: not
+    /// available yet.
     fn room_of(&self, task: &FoldTask) -> Option<Option<Granted>> {
         let Some(room) = &self.room else { return Some(None) };
         let bytes = usize::try_from(task.bytes).unwrap_or(usize::MAX).min(shared::SNAPSHOT_BYTES);
@@ -116,7 +116,7 @@ impl Worker {
         }
     }
 
-    /// Notes that a document cannot be folded.
+    /// Records that a document cannot be compacted.
     fn note_failure(&self, task: &FoldTask, outcome: &'static str, why: &dyn Display) -> Looked {
         self.note_failure_under(VERSION, task, outcome, why)
     }
@@ -139,8 +139,8 @@ impl Worker {
         Looked::More
     }
 
-    /// Gives the number of changes that the snapshot has, or `None` if the document was another
-    /// by the time that it was done.
+    /// Returns the number of changes in the snapshot, or `None` if the document had changed by the time of
+    /// the commit.
     pub(crate) fn fold(
         &self,
         supervisor: &Supervisor,
@@ -151,7 +151,7 @@ impl Worker {
         let mut failed = None;
         let whole = self.store.fold_read(task, &mut |input| give(&mut job, input, &mut failed))?;
         if let Some(error) = failed {
-            // What the worker says of its own end is better than a broken pipe.
+            // The worker's own error explains more than a broken pipe.
             return Err(FoldFailure::Worker(job.finish().err().unwrap_or(error)));
         }
         if !whole {
@@ -166,16 +166,16 @@ impl Worker {
     }
 }
 
-/// A document that is being folded: nothing is merged with it meanwhile.
+/// A document that is being compacted: no merge of it runs meanwhile.
 struct Held<'a> {
     shared: &'a Shared,
     place: Place,
-    /// Raised when the fold is to end.
+    /// Set when the compaction is to end.
     end: Arc<AtomicBool>,
 }
 
 impl<'a> Held<'a> {
-    /// `None` if something is being merged with it.
+    /// `None` while a merge of the document runs.
     fn new(shared: &'a Shared, task: &FoldTask) -> Option<Self> {
         let place = (task.space.clone(), task.document);
         let end = shared.queue.lock().hold(&place)?;
@@ -190,14 +190,14 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Why a document is not even tried to be folded.
+/// The reason recorded for a document whose compaction is not attempted.
 const OVERSIZED: &str = "its snapshot would exceed the limit; its changes stay single";
 
-/// Under what failures stand that are the damage's: unlike any version, so that they are tried again at the
-/// next start, and when the damage is mended.
+/// The version recorded for failures caused by damage: it differs from every version, so they are retried at
+/// the next start, and after a repair.
 const DAMAGED: &str = "damaged";
 
-/// The version with which a fold failed.
+/// The version recorded for a failed compaction.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(crate) enum FoldFailure {

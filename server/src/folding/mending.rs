@@ -1,5 +1,5 @@
-//! What the store has lost of a document, taken out of a snapshot that a client offers: changes one by
-//! one, and folded history as a fold of exactly the changes that it stood for.
+//! Extracts data that the store has lost from a client's uploaded snapshot: single changes, and a lost
+//! snapshot as a compaction of exactly the changes that it covered.
 
 use std::sync::Arc;
 
@@ -14,21 +14,21 @@ use super::worker::Worker;
 use crate::healing::Healing;
 use crate::limits;
 
-/// Which document.
+/// A document of a space.
 type Place<'a> = (&'a SpaceName, &'a DocumentId);
 
-/// A lost snapshot that is made anew.
+/// A lost snapshot that is being rebuilt.
 struct Remade {
     job: Job,
-    /// What the lost one stood for.
+    /// The changes that the lost one covered.
     index: Arc<PackedIndex>,
     hash: [u8; 32],
     offset: Offset,
 }
 
 impl Worker {
-    /// Mends a document, if it is known to be damaged, with what was brought of it. False if that was
-    /// not done: then it is not known that what was brought is there.
+    /// If a document is known to be damaged, repairs it from the uploaded parts. False if the repair did not
+    /// complete: the store may then lack changes that the upload contains.
     pub(super) fn mend(&self, shared: &Shared, place: Place<'_>, parts: &[Arc<Vec<u8>>]) -> bool {
         let (space, document) = place;
         if self.store.known_damage(space, document).is_none() {
@@ -64,7 +64,7 @@ impl Worker {
             if let Some(Err(error)) = folded.map(|remade| remade.job.change(&chunk)) {
                 failed.get_or_insert(error.to_string());
             }
-            // All of them: which ones the store has damaged need not be known yet.
+            // All changes: which ones the store has damaged may not be known yet.
             bytes += chunk.len();
             found.push((hash, chunk));
             if bytes > limits::MEND_BYTES {
@@ -74,7 +74,7 @@ impl Worker {
         };
         let opened =
             parts.iter().try_for_each(|part| supervisor.changes_since(part, &[], &mut take));
-        // What is right of it is put in place, whatever became of the rest.
+        // Whole changes are written, even if the rest of the upload was rejected.
         self.put(healing, place, &mut found)?;
         opened.map_err(|error| error.to_string())?;
         match (failed, remade) {
@@ -84,7 +84,7 @@ impl Worker {
         }
     }
 
-    /// Puts changes in the place of those that are damaged.
+    /// Replaces damaged changes by these.
     fn put(
         &self,
         healing: &Healing,
@@ -110,7 +110,7 @@ impl Worker {
         (space, document): Place<'_>,
         hash: [u8; 32],
     ) -> Result<Remade, String> {
-        // Without a whole index it is not known what the snapshot stood for.
+        // Without a whole index, the changes that the snapshot covered are unknown.
         let index = self.store.document_index(space, document, true);
         let index = index.map_err(|error| error.chain())?.ok_or("it is gone")?;
         let folded = index.folded.filter(|folded| folded.hash == hash);
@@ -132,7 +132,7 @@ impl Worker {
         if snapshot.changes != index.len() as u64 || snapshot.head_hashes() != index.heads() {
             return Err("it does not have all that the damaged snapshot stood for".to_owned());
         }
-        // Who is fed it from now on is fed the new one.
+        // Sessions that are served the document from now on receive the new snapshot.
         if !shared.before_fold.get().is_none_or(|told| told(space, offset)) {
             return Err("the hub is gone".to_owned());
         }

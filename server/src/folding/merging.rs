@@ -1,5 +1,5 @@
-//! What clients bring whole: snapshots that they offer, and chunks of automerge-repo clients, each
-//! merged with what there is.
+//! Merges whole documents from clients with the stored ones: uploaded snapshots, and chunks of automerge-repo
+//! clients.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,8 +12,8 @@ use super::worker::{Worker, give};
 use super::{Brought, Chunks, MergeError, Merged, Offer};
 
 impl Worker {
-    /// Merges an offered snapshot with what there is. If both together exceed a snapshot, what is
-    /// new in it comes as single changes.
+    /// Merges an uploaded snapshot with the stored document. If the two exceed the size limit, the new
+    /// changes of the upload become single changes.
     pub(crate) fn merge(&self, offer: &Offer) -> Result<Brought, MergeError> {
         let Some(supervisor) = &self.supervisor else { return Err(MergeError::NoWorker) };
         let began = Instant::now();
@@ -27,12 +27,12 @@ impl Worker {
         merged
     }
 
-    /// What is new in an offered snapshot of so many changes, as single changes.
+    /// The new changes of an uploaded snapshot of `theirs` changes, as single changes.
     fn merge_apart(&self, offer: &Offer, theirs: u64) -> Result<Brought, MergeError> {
         let (space, document) = (offer.space.clone(), offer.document);
         let chunks = Chunks { space, document, parts: vec![Arc::clone(&offer.bytes)] };
         match self.absorb(&chunks)? {
-            // There is something here, and they have nothing of it.
+            // The stored document has changes, and the upload has none of them.
             Brought::Changes(changes) if changes.len() as u64 == theirs => {
                 Err(MergeError::Unrelated)
             }
@@ -41,7 +41,7 @@ impl Worker {
         }
     }
 
-    /// One child opens what is offered and merges it.
+    /// One child opens the uploaded snapshot and merges it.
     fn merge_with(&self, supervisor: &Supervisor, offer: &Offer) -> Result<Brought, MergeError> {
         let worker = MergeError::Worker;
         let (hash, heads) = (offer.hash, offer.heads.clone());
@@ -55,15 +55,15 @@ impl Worker {
         let whole = self.store.document_bases(&offer.space, &offer.document, &mut sink);
         let whole = whole.map_err(MergeError::Store)?;
         if let Some(error) = failed {
-            // What the worker says of its own end is better than a broken pipe.
+            // The worker's own error explains more than a broken pipe.
             return Err(worker(job.finish().err().unwrap_or(error)));
         }
         if !whole {
             return Err(MergeError::Overtaken);
         }
         let both = match job.finish() {
-            // Each of the two is sound, but no snapshot may have both: for its bytes, its heads or
-            // its budget. Admission judges the changes.
+            // Each of the two is valid, but a snapshot of both would exceed its limits on bytes, heads or
+            // budget. Admission decides on the single changes.
             Err(error @ (WorkerError::TooLarge { .. } | WorkerError::Refused { .. })) => {
                 let (space, document) = (&offer.space, &offer.document);
                 tracing::warn!(%space, %document, %error,
@@ -78,7 +78,7 @@ impl Worker {
         }
     }
 
-    /// Whether the two had anything in common, and whether anything came of it.
+    /// Checks whether the two had changes in common, and whether the merge added any.
     fn judge_merge(
         &self,
         offer: &Offer,
@@ -96,12 +96,12 @@ impl Worker {
         Ok(Merged::Snapshot(Arc::new(both)))
     }
 
-    /// What is new in a stranger's chunks; all of them, or an error.
+    /// The new changes in a client's chunks; all of them, or an error.
     pub(super) fn absorb(&self, chunks: &Chunks) -> Result<Brought, MergeError> {
         brought(self.open_chunks(chunks, false)?.news)
     }
 
-    /// Has a child open a stranger's chunks. With `salvage`, what is sound of them.
+    /// Has a child open a client's chunks. With `salvage`, the child returns the valid ones of them.
     pub(crate) fn open_chunks(
         &self,
         chunks: &Chunks,
@@ -132,15 +132,15 @@ impl Worker {
             }
         }
         match failed {
-            // What the worker says of its own end is better than a broken pipe.
+            // The worker's own error explains more than a broken pipe.
             Some(error) => Err(MergeError::Worker(job.finish_absorbed().err().unwrap_or(error))),
             None => job.finish_absorbed().map_err(MergeError::Worker),
         }
     }
 }
 
-/// What a child found in chunks, as what is to be done with it. The child has seen a stranger's
-/// bytes, so its word for a change's form is not enough.
+/// Converts a child's result. The child has parsed untrusted bytes, so the form of its changes is checked
+/// again.
 pub(crate) fn brought(news: News) -> Result<Brought, MergeError> {
     match news {
         News::Nothing => Ok(Brought::Merged(Merged::Nothing)),

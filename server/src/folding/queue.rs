@@ -1,11 +1,10 @@
-//! Whose work is next. Pure: the caller has the lock, the clock and the threads.
+//! The schedule of the child threads. Pure: the caller has the lock, the clock and the threads.
 //!
-//! Addresses have their turns one after the other, and one thread works for an address at a time. So what
-//! its sessions have queued delays others by what runs of it, and no more. One thread works on a document
-//! at a time. The relay's own folds come when nothing else waits; and after
-//! [`limits::MERGES_IN_A_ROW`] merges, so that they come at all. One that runs is ended when a job waits
-//! for its thread or its document: it is done again later. But only [`limits::FOLD_YIELDS`] in a row are,
-//! so that folds come to their own end.
+//! Addresses take turns, and one thread at a time works for an address, so an address delays others by its
+//! running job only, however much its sessions have queued. One thread at a time works on a document. The
+//! relay's own compactions run when no job waits, and after [`limits::MERGES_IN_A_ROW`] merges, so that they
+//! are not starved. A running compaction is ended when a job waits for its thread or its document, and
+//! repeated later. At most [`limits::FOLD_YIELDS`] in a row are ended, so that compactions also finish.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,27 +20,27 @@ use crate::turns::Round;
 /// A document of a space.
 pub(super) type Place = (SpaceName, DocumentId);
 
-/// What is being worked on: given back with [`Queue::done`].
+/// A running job's claim: returned with [`Queue::done`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Taken {
     share: ShareKey,
     place: Place,
 }
 
-/// What a thread is to do.
+/// A thread's next task.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<J> {
-    /// This job.
+    /// Run this job.
     Job(Taken, J),
-    /// Look for something to fold, and say with [`Queue::looked`] when to look again.
+    /// Look for a document to compact, and report with [`Queue::looked`] when to look again.
     Look,
 }
 
-/// A fold of the relay's own that runs.
+/// A running compaction of the relay's own.
 #[derive(Debug)]
 struct Fold {
     place: Place,
-    /// Raised when it is to end.
+    /// Set when it is to end.
     end: Arc<AtomicBool>,
 }
 
@@ -51,9 +50,9 @@ pub(super) struct Queue<J> {
     jobs: Round<(Place, J)>,
     busy_shares: BTreeSet<ShareKey>,
     busy_places: BTreeSet<Place>,
-    /// One thread looks at a time, so there is one at most.
+    /// At most one: one thread looks at a time.
     fold: Option<Fold>,
-    /// Folds in a row that were ended.
+    /// Number of compactions ended in a row.
     yields: usize,
     /// `None` while a thread looks.
     next_look: Option<Instant>,
@@ -77,7 +76,7 @@ impl<J> Default for Queue<J> {
 }
 
 impl<J> Queue<J> {
-    /// Adds a job behind the others of its owner. After the end it is dropped.
+    /// Adds a job after its owner's others. A closed queue drops it.
     pub(super) fn add(&mut self, owner: Key, place: Place, job: J) {
         if self.closed {
             return;
@@ -86,7 +85,7 @@ impl<J> Queue<J> {
         self.hurry();
     }
 
-    /// Ends the fold that runs, if a job waits for nothing else.
+    /// Ends the running compaction if it is the only thing that a job waits for.
     fn hurry(&mut self) {
         let Some(fold) = &self.fold else { return };
         let is_looking = usize::from(self.next_look.is_none());
@@ -100,14 +99,14 @@ impl<J> Queue<J> {
         }
     }
 
-    /// Ends the fold that runs, whatever waits.
+    /// Ends the running compaction unconditionally.
     pub(super) fn end_fold(&self) {
         if let Some(fold) = &self.fold {
             fold.end.store(true, Ordering::Relaxed);
         }
     }
 
-    /// What is to be done now; or until when there is nothing to do, unless something changes.
+    /// The next task; or the time until which there is none, unless the queue changes.
     pub(super) fn next(&mut self, now: Instant) -> Result<Next<J>, Option<Instant>> {
         let due = self.next_look.is_some_and(|look| look <= now);
         if due && self.jobs_since_look >= limits::MERGES_IN_A_ROW {
@@ -145,8 +144,8 @@ impl<J> Queue<J> {
         self.busy_places.remove(&taken.place);
     }
 
-    /// A document is to be folded; `None` if a job works on it, else what is raised when the fold is to
-    /// end. Given back with [`Queue::release`].
+    /// Claims a document for compaction, and returns the flag that is set when the compaction is to end;
+    /// `None` if a job works on the document. Returned with [`Queue::release`].
     pub(super) fn hold(&mut self, place: &Place) -> Option<Arc<AtomicBool>> {
         if !self.busy_places.insert(place.clone()) {
             return None;
@@ -156,7 +155,7 @@ impl<J> Queue<J> {
         Some(end)
     }
 
-    /// A document was folded, or its fold was ended.
+    /// A compaction finished or was ended.
     pub(super) fn release(&mut self, place: &Place) {
         self.busy_places.remove(place);
         if let Some(fold) = self.fold.take()
@@ -166,12 +165,12 @@ impl<J> Queue<J> {
         }
     }
 
-    /// A thread has looked; the next look is due then.
+    /// A thread has looked; the next look is due at `next`.
     pub(super) fn looked(&mut self, next: Instant) {
         self.next_look = Some(next);
     }
 
-    /// Nothing is taken any more; what waits is dropped.
+    /// Rejects later jobs, and drops the queued ones.
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.jobs.clear();
@@ -189,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// A session of an address of its own.
+    /// A session with an address of its own.
     fn session(number: u64) -> Key {
         session_of(number, number)
     }
@@ -202,7 +201,7 @@ mod tests {
         ("notes".parse().unwrap(), DocumentId::from_bytes([number; 16]))
     }
 
-    /// A queue that looks for nothing.
+    /// A queue without looks.
     fn queue() -> Queue<&'static str> {
         Queue { next_look: None, ..Queue::default() }
     }
@@ -297,7 +296,7 @@ mod tests {
             assert!(matches!(queue.next(now), Ok(Next::Job(..))));
         }
         assert_eq!(queue.next(now), Ok(Next::Look));
-        // One thread looks at a time, and the other works on.
+        // One thread looks, and the other continues with jobs.
         assert!(matches!(queue.next(now), Ok(Next::Job(..))));
         assert_eq!(queue.next(now), Err(None));
         let later = now + Duration::from_secs(1);
@@ -306,7 +305,7 @@ mod tests {
         assert_eq!(queue.next(later), Ok(Next::Look));
     }
 
-    /// Whether a fold that runs is ended by what a client brings then.
+    /// Whether a running compaction is ended by a client's new job.
     fn is_ended(queue: &mut Queue<()>, bring: impl FnOnce(&mut Queue<()>)) -> bool {
         let now = Instant::now() + Duration::from_secs(1);
         queue.looked(now);
@@ -315,7 +314,7 @@ mod tests {
         bring(queue);
         let ended = end.load(Ordering::Relaxed);
         queue.release(&place(1));
-        // What was brought is done.
+        // Finishes the client's jobs.
         while let Some((taken, ())) = queue.take() {
             queue.done(&taken);
         }
@@ -325,7 +324,7 @@ mod tests {
     #[test]
     fn a_fold_ends_for_who_waits_for_its_thread_or_its_document_and_not_for_ever() {
         let mut queue: Queue<()> = Queue::default();
-        // One thread is free; what waits for its own owner's job waits for no thread.
+        // One thread is free; a job behind its own owner's job waits for no thread.
         assert!(!is_ended(&mut queue, |queue| queue.add(session(1), place(2), ())));
         assert!(!is_ended(&mut queue, |queue| {
             queue.add(session(1), place(2), ());
@@ -344,7 +343,7 @@ mod tests {
         assert_eq!(ended.iter().filter(|ended| !**ended).count(), 2, "{ended:?}");
         assert!(!ended[limits::FOLD_YIELDS], "it comes to its own end after so many");
         assert!(is_ended(&mut queue, other_document));
-        // One that came to its end counts anew.
+        // A compaction that finished resets the count.
         assert!(!is_ended(&mut queue, |_| {}));
         assert!(is_ended(&mut queue, same_document));
     }

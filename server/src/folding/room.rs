@@ -1,5 +1,5 @@
-//! Memory for the relay's own folds, reserved before a document is read: it stands in line with what
-//! clients bring, and no thread waits for it.
+//! Memory for the relay's own compactions, reserved before a document is read. The reservation queues with
+//! those of clients, and blocks no thread.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 
 use crate::memory::{Account, Class, Grant, Memory, ShareKey};
 
-/// What own folds may have of the budget.
+/// The compactions' part of the memory budget.
 pub(super) struct FoldRoom {
     memory: Memory,
-    /// What was asked for at the last look. One thread looks at a time.
+    /// The pending request of the last look. One thread looks at a time.
     asked: Mutex<Option<Asked>>,
 }
 
@@ -21,7 +21,7 @@ struct Asked {
     told: Pin<Box<dyn Future<Output = Granted> + Send>>,
 }
 
-/// Memory, with the account that it is booked on.
+/// Granted memory, with its account.
 pub(super) struct Granted {
     _grant: Grant,
     _account: Account,
@@ -32,8 +32,8 @@ impl FoldRoom {
         Self { memory, asked: Mutex::default() }
     }
 
-    /// So many bytes, if it is their turn by now; else they are waited for, and to be asked for again at
-    /// the next look.
+    /// `bytes` bytes, if the request has been granted by now; else `None`: the request stays queued, and the
+    /// next look asks again.
     pub(super) fn take(&self, bytes: usize) -> Option<Granted> {
         let mut asked = self.asked.lock();
         // The candidate may be another document than at the last look.
@@ -57,7 +57,7 @@ impl FoldRoom {
         Asked { bytes, told: Box::pin(told) }
     }
 
-    /// Waits for nothing any more: there is nothing to fold.
+    /// Withdraws the pending request: no document is due.
     pub(super) fn leave(&self) {
         *self.asked.lock() = None;
     }

@@ -1,4 +1,4 @@
-//! The threads and their children: whose document is merged when.
+//! The threads and their children: the order of merges.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use super::*;
 use crate::store::SqliteStore;
 
-/// A child that is slow: the first one waits until the test opens the pipe, and all others end at
-/// once. None merges anything, which is an answer too.
+/// A slow child: the first one waits until the test opens the pipe, all others exit at once. None of them
+/// merges, which is a valid answer.
 const SLOW: &str = r#"mkdir "$0/first" 2>/dev/null && read -r _ < "$0/pipe"; exit 1"#;
 
 fn folder(path: &Path) -> Arc<Folder> {
@@ -42,7 +42,7 @@ fn twenty_uploads_of_one_session_do_not_delay_that_of_another() {
         std::thread::yield_now();
     }
     upload(2, 100);
-    // The first upload has not come to its end: this one has not waited for it.
+    // The first upload is still running: this one did not wait for it.
     assert_eq!(told.recv().unwrap(), 2);
     std::fs::write(home.path().join("pipe"), "go\n").unwrap();
     assert_eq!((0..20).map(|_| told.recv().unwrap()).collect::<Vec<_>>(), [1; 20]);

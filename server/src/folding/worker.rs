@@ -1,4 +1,4 @@
-//! One of the threads at work, and what an operator's command does without one.
+//! The work of one thread; an operator's command runs it without the thread.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::store::{FoldInput, LogStore, StoreError};
 
-/// What the threads work with; and an operator's command, on a thread of its own.
+/// The state of a thread, or of an operator's command on a thread of its own.
 pub(crate) struct Worker {
     pub(super) store: Arc<dyn LogStore>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) supervisor: Option<Supervisor>,
     pub(super) options: FoldOptions,
-    /// The memory of a relay. An operator's command has it to itself.
+    /// A relay's memory budget. An operator's command has no budget.
     pub(super) room: Option<FoldRoom>,
 }
 
 impl Worker {
-    /// Over a store, with the worker that the options name.
+    /// Over a store, with the worker in the options.
     pub(crate) fn new(
         store: Arc<dyn LogStore>,
         metrics: Arc<Metrics>,
@@ -42,12 +42,12 @@ impl Worker {
         Self { store, metrics, supervisor, options, room: None }
     }
 
-    /// The same, whose own folds have their memory of a relay's budget.
+    /// The same, with memory for its own compactions reserved from a relay's budget.
     pub(super) fn within(self, memory: Memory) -> Self {
         Self { room: Some(FoldRoom::new(memory)), ..self }
     }
 
-    /// What starts the children that fold, if there is one.
+    /// The supervisor that starts children, if a worker is configured.
     pub(crate) fn supervisor(&self) -> Option<&Supervisor> {
         self.supervisor.as_ref()
     }
@@ -112,8 +112,8 @@ impl Worker {
     }
 }
 
-/// That nothing of what was brought is new says that all of it is there: of a document that is damaged
-/// only if it was held against what is stored.
+/// "Nothing new" acknowledges that the store has everything uploaded. For a damaged document that is only
+/// known if the upload was compared with the stored bytes; else the result is `doubted`.
 fn vouched(is_mended: bool, brought: Result<Brought, MergeError>) -> Result<Brought, MergeError> {
     match brought {
         Ok(Brought::Merged(Merged::Nothing)) if !is_mended => {
@@ -123,7 +123,7 @@ fn vouched(is_mended: bool, brought: Result<Brought, MergeError>) -> Result<Brou
     }
 }
 
-/// A job under way, given back when it is done: another may have waited for it.
+/// A running job's claim, returned on drop: another job may wait for it.
 struct Busy<'a> {
     shared: &'a Shared,
     taken: Taken,
@@ -136,9 +136,9 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// What came of looking for something to fold or to prune.
+/// The result of a look for documents to compact or rows to prune.
 pub(super) enum Looked {
-    /// There may be more to do at once.
+    /// There may be more to do immediately.
     More,
     /// Nothing for now.
     Done,
@@ -146,12 +146,12 @@ pub(super) enum Looked {
     NoChild,
 }
 
-/// How long no child is started, after so long a pause before.
+/// The pause before the next attempt to start a child, after a pause of `pause`.
 fn longer(pause: Option<Duration>) -> Duration {
     pause.map_or(limits::SPAWN_PAUSE, |last| (2 * last).min(limits::LONGEST_SPAWN_PAUSE))
 }
 
-/// Gives an input to a child; what went wrong is kept.
+/// Passes an input to a child; keeps its error.
 pub(super) fn give(
     job: &mut Job,
     input: FoldInput,
@@ -170,7 +170,7 @@ pub(super) fn give(
     }
 }
 
-/// Waits for work, or until it is time to look for some; `None` at the end.
+/// Waits for a job, or for the time to look; `None` when the queue is closed.
 fn next(shared: &Shared) -> Option<Next<Work>> {
     let mut queue = shared.queue.lock();
     loop {

@@ -1,4 +1,5 @@
-//! One damaged document: what of it is lost, who was asked, and when it is looked at next.
+//! The repair of one document: its damaged parts, the sessions that were asked, and the time of the next
+//! step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,32 +13,31 @@ use crate::memory::ShareKey;
 use crate::store::Known;
 use crate::turns::round;
 
-/// A damaged document.
+/// A document under repair.
 pub(super) struct Case {
-    /// When it is looked at next.
+    /// The time of the next step.
     pub(super) due: Instant,
-    /// When it was looked at last.
+    /// The time of the last step.
     looked: Option<Instant>,
-    /// What of it is lost, once that was examined.
+    /// The damaged parts, once examined.
     lost: Option<Arc<Lost>>,
-    /// How often reads had met anything else than changes when it was examined.
+    /// How often reads had met damage outside changes at the time of the examination.
     seen: u64,
-    /// Its list of changes was too long to be kept.
+    /// Its list of changes was too long to keep.
     is_cut: bool,
-    /// Something came for it since: it is examined anew.
+    /// Data arrived since the examination: it must be repeated.
     is_stale: bool,
-    /// Sessions that were asked and have not answered, each with the moment until which it may.
+    /// Sessions that were asked and have not answered, each with its deadline.
     asked: BTreeMap<SessionId, Instant>,
     /// The address of the session that was asked last.
     last: Option<ShareKey>,
-    /// Sessions that were asked and did not answer in time: asked again behind the others of their
-    /// address.
+    /// Sessions that did not answer in time: asked again after the others of their address.
     late: BTreeSet<SessionId>,
-    /// Sessions that have nothing of what is lost, or brought nothing that helped.
+    /// Sessions that have none of the damaged parts, or whose answer did not repair them.
     spent: BTreeSet<SessionId>,
-    /// How long it waits when there is nobody to ask.
+    /// The pause before the next step when there is no session to ask.
     pause: Duration,
-    /// No client can heal it, as far as is known.
+    /// Whether no client can repair it, as far as is known.
     is_beyond: bool,
 }
 
@@ -59,17 +59,17 @@ impl Case {
         }
     }
 
-    /// What of it is lost, as far as that is known.
+    /// The damaged parts, as far as they are known.
     pub(super) fn lost(&self) -> Option<Arc<Lost>> {
         self.lost.clone()
     }
 
-    /// Whether nothing is known now but what was known when it was examined, and changes.
+    /// Whether reads since the examination met only damaged changes.
     pub(super) fn has_seen(&self, known: Known) -> bool {
         self.seen == known.beyond_changes
     }
 
-    /// A look begins; whether it is known what is lost.
+    /// Begins a step; returns whether the damaged parts are known.
     pub(super) fn begin(&mut self, known: Known) -> bool {
         self.is_stale |= !self.has_seen(known);
         let now = Instant::now();
@@ -79,42 +79,42 @@ impl Case {
         !std::mem::take(&mut self.is_stale) && self.lost.is_some() && !self.is_cut
     }
 
-    /// It was examined, and this is lost.
+    /// Stores the result of an examination.
     pub(super) fn examined(&mut self, lost: Lost, known: Known, now: Instant) {
         self.seen = known.beyond_changes;
         let before = self.lost.replace(Arc::new(lost));
         let is_known = before.is_some() && !std::mem::take(&mut self.is_cut);
         if is_known && before != self.lost {
-            // Other changes than before: who had none of those may have these.
+            // Other changes than before: sessions that had none of those may have these.
             self.spent.clear();
         }
         self.due = now + self.pause;
     }
 
-    /// Something of it came: what is left is seen with the next look.
+    /// Data arrived: the next step examines what is left.
     pub(super) fn brought(&mut self, now: Instant) {
         self.is_stale = true;
         self.hurry(now);
     }
 
-    /// A session has brought what it has; false if it was not asked.
+    /// A session finished its answer; false if it was not asked.
     pub(super) fn answered(&mut self, session: SessionId, count: u32, now: Instant) -> bool {
         if self.asked.remove(&session).is_none() && !self.late.remove(&session) {
             return false;
         }
-        // What it brought is examined; should that not be all, it has no more.
+        // Its data is examined; if that is not enough, the session has no more.
         self.spent.insert(session);
         self.is_stale |= count > 0;
         self.hurry(now);
         true
     }
 
-    /// Somebody may be there now who has it.
+    /// A session that has the data may be there now.
     pub(super) fn hurry(&mut self, now: Instant) {
         if self.is_beyond {
             return;
         }
-        // Whoever comes and goes does not have it read without end.
+        // Sessions that come and go must not cause endless examinations.
         let soonest = self.looked.map_or(now, |looked| now.max(looked + limits::HEAL_LEAST));
         self.due = self.due.min(soonest);
         self.pause = limits::HEAL_PAUSE;
@@ -128,7 +128,7 @@ impl Case {
         }
     }
 
-    /// No client can heal it, as far as is known.
+    /// No client can repair it, as far as is known.
     pub(super) fn put_off(&mut self, now: Instant) {
         self.is_beyond = true;
         (self.lost, self.due) = (None, now + limits::HEAL_LONGEST);
@@ -139,9 +139,9 @@ impl Case {
         self.asked.keys().copied()
     }
 
-    /// Chooses whom to ask of those who follow the document, and for what. Addresses have their turns, so
-    /// that many sessions of one do not keep the question from others. Those who are `busy` with another
-    /// question are asked later: a client answers one at a time.
+    /// Chooses the followers to ask, and what for. Addresses take turns, so that many sessions of one do not
+    /// keep the request from others. Sessions that are `busy` with another request are asked later: a client
+    /// answers one at a time.
     pub(super) fn choose(
         &mut self,
         sessions: impl Iterator<Item = (ShareKey, SessionId)>,
@@ -160,7 +160,7 @@ impl Case {
         let may: usize = shares.values().map(Vec::len).sum();
         let chosen = self.next_of(shares, busy);
         if chosen.is_empty() && may == 0 && self.asked.is_empty() {
-            // A long list that nobody is asked for takes no memory; it is examined again.
+            // A long list with no session to ask is not kept in memory; a later examination rebuilds it.
             if lost.changes.len() > limits::HEAL_KEPT {
                 self.lost = Some(Arc::new(Lost { changes: Vec::new(), snapshot: lost.snapshot }));
                 self.is_cut = true;
@@ -178,7 +178,7 @@ impl Case {
         (!chosen.is_empty()).then_some((chosen, lost))
     }
 
-    /// As many as may be asked now: one of each address in its turn, before a second one of any.
+    /// As many as may be asked now: one of each address in turn, before a second one of any.
     fn next_of(
         &mut self,
         mut shares: BTreeMap<ShareKey, Vec<SessionId>>,
@@ -186,7 +186,7 @@ impl Case {
     ) -> BTreeSet<SessionId> {
         for sessions in shares.values_mut() {
             if sessions.iter().all(|session| self.late.contains(session)) {
-                // Each was asked once: they have their turns again.
+                // Each was asked once: they get another turn.
                 self.late.retain(|session| !sessions.contains(session));
             }
             sessions.sort_by_key(|session| self.late.contains(session));
@@ -218,7 +218,7 @@ mod tests {
         Lost { changes, snapshot: None }
     }
 
-    /// Each of an address of its own.
+    /// Each with an address of its own.
     fn sessions(numbers: &[u64]) -> impl Iterator<Item = (ShareKey, SessionId)> + use<'_> {
         numbers.iter().map(|number| (ShareKey::Session(*number), SessionId(*number)))
     }
@@ -242,19 +242,19 @@ mod tests {
         assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), [1, 2]);
         assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), NONE);
         case.answered(SessionId(1), 0, now);
-        // It has the time of one who could not be asked, not that of the other.
+        // The answer of session 1 frees its slot for session 3.
         assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), [3]);
         case.gone(SessionId(3), now);
         assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, now), [4]);
-        // Whoever does not answer in time is asked again, behind a pause.
+        // A session that does not answer in time is asked again, after a pause.
         let later = now + limits::HEAL_ANSWER;
         case.answered(SessionId(4), 0, later);
         assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, later), [2]);
-        // Who brought something that was not all has no more of it.
+        // A session whose data was not enough has no more of it.
         case.answered(SessionId(2), 5, later);
         assert!(!case.begin(KNOWN), "it is examined anew");
         assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, later), NONE);
-        // But may have of what else is lost.
+        // But it may have other damaged parts.
         case.examined(lost(2), KNOWN, later);
         assert_eq!(chosen(&mut case, &[1, 2], &NOBODY, later), [1, 2]);
     }
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(pauses.last(), Some(&limits::HEAL_LONGEST));
         case.hurry(now);
         assert!(case.due <= now + 2 * limits::HEAL_LEAST);
-        // One that no client can heal is not read again for whoever comes.
+        // A document that no client can repair is not read again for every new session.
         case.put_off(now);
         case.hurry(now);
         assert_eq!(case.due, now + limits::HEAL_LONGEST);
@@ -309,14 +309,14 @@ mod tests {
         assert!(asked.contains(&3), "in {:?} only {asked:?} were asked", 100 * limits::HEAL_ANSWER);
     }
 
-    /// A client sends a window of what is asked for, as an engine does, and says how much.
+    /// A client sends a window of the requested changes, as an engine does, and states how many.
     #[test]
     fn who_brought_a_part_is_asked_for_the_rest() {
         let now = Instant::now();
         let mut case = Case::new(now);
         case.examined(lost(3), KNOWN, now);
         assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1]);
-        // What the hub tells when it has mended it, then the `Resent`.
+        // The hub's call after a repair, then the `Resent`.
         case.brought(now);
         case.answered(SessionId(1), 1, now);
         assert!(!case.begin(KNOWN), "it is examined anew");
@@ -325,8 +325,8 @@ mod tests {
         assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1], "it is not asked for the rest");
     }
 
-    /// One address has a thousand connections that follow the document and never answer. The author, who came
-    /// last, has it, and the author's other device, which is slow, too.
+    /// One address has a thousand connections that follow the document and never answer. The author, who
+    /// connected last, has it, and so has the author's other device, which is slow.
     #[test]
     fn many_silent_sessions_of_an_address_do_not_keep_the_question_from_others() {
         let mut now = Instant::now();
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(order, [1, 1_001, 2, 1_002, 3, 1_001]);
     }
 
-    /// All of one address: nobody is forgotten.
+    /// All of one address: each gets a turn.
     #[test]
     fn sessions_of_an_address_have_their_turns() {
         let mut now = Instant::now();

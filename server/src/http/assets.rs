@@ -1,5 +1,5 @@
-//! The playground's page and the files that it is made of. The page is built from `server/playground/`
-//! and kept in `server/assets/`; cargo runs no npm.
+//! The playground's page and its files. The page is built from `server/playground/` and committed in
+//! `server/assets/`; cargo runs no npm.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -15,18 +15,17 @@ use tracing::error;
 
 use super::{Door, describe, text};
 
-/// Names the page and its files together: when one of them changes, it changes.
+/// The version of the page and its files: changes with any of them.
 const VERSION: &str = include_str!("../../assets/version.txt");
 const PAGE: &str = include_str!("../../assets/index.html");
-/// The service worker has one name for all versions: by its content a browser sees that there is
-/// another.
+/// The service worker has the same name in all versions: a browser detects a new version by its content.
 const WORKER: &str = include_str!("../../assets/worker.js");
 
 /// A file of the page.
 struct Asset {
     name: &'static str,
     kind: &'static str,
-    /// Whether it is kept compressed.
+    /// Whether it is stored compressed.
     gzip: bool,
     bytes: &'static [u8],
 }
@@ -71,7 +70,7 @@ pub(super) fn routes() -> Router<Arc<Door>> {
         .route("/playground/{version}/{file}", get(file))
 }
 
-/// The page for a browser; `None` for who does not ask for HTML, such as curl.
+/// The page for a browser; `None` for clients that do not accept HTML, such as curl.
 pub(super) fn page(headers: &HeaderMap) -> Option<Response<Body>> {
     let accepted = headers.get_all(header::ACCEPT).iter();
     let mut kinds =
@@ -91,7 +90,7 @@ pub(super) fn page(headers: &HeaderMap) -> Option<Response<Body>> {
     };
     let headers = response.headers_mut();
     describe(headers, "text/html; charset=utf-8", "no-cache");
-    // The same address says another thing to curl.
+    // The same address answers curl differently.
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         headers.insert(header::ETAG, tag);
@@ -99,7 +98,7 @@ pub(super) fn page(headers: &HeaderMap) -> Option<Response<Body>> {
     Some(response)
 }
 
-/// The page's service worker, which may answer for the page's own address too.
+/// The page's service worker, which may also handle the page's own address.
 async fn worker() -> Response<Body> {
     let mut response = Response::new(Body::from(WORKER));
     let headers = response.headers_mut();
@@ -108,7 +107,7 @@ async fn worker() -> Response<Body> {
     response
 }
 
-/// A file of the page as it is of one version, which never changes: compressed for who takes that.
+/// A file of one version of the page, which never changes: compressed for clients that accept that.
 async fn file(Path((version, name)): Path<(String, String)>, asked: HeaderMap) -> Response<Body> {
     let asset = ASSETS.iter().find(|asset| asset.name == name && version == VERSION);
     let Some(asset) = asset else {
@@ -138,15 +137,15 @@ async fn file(Path((version, name)): Path<(String, String)>, asked: HeaderMap) -
     response
 }
 
-/// Some 3 MB at most, of what was built with this program.
+/// Inflates a file that was built with this program: some 3 MB at most.
 fn inflated(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut inflated = Vec::new();
     GzDecoder::new(bytes).read_to_end(&mut inflated)?;
     Ok(inflated)
 }
 
-/// Whether an answer may be sent compressed (RFC 9110, 12.5.3): `gzip` is named, or else `*`, and not
-/// with the weight 0.
+/// Whether an answer may be sent compressed (RFC 9110, 12.5.3): `gzip`, or else `*`, is listed with a weight
+/// other than 0.
 fn takes_gzip(headers: &HeaderMap) -> bool {
     let named = headers.get_all(header::ACCEPT_ENCODING).iter();
     let codings = named.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));

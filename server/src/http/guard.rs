@@ -1,9 +1,9 @@
-//! Who may ask at all. A page in any browser can open a WebSocket to 127.0.0.1, so an open relay
-//! on loopback looks at what only browsers send (`Origin`), and at the name under which it was
-//! reached (`Host`): a foreign name that resolves to loopback is an attack by DNS rebinding.
+//! Decides which requests are accepted. A page in any browser can open a WebSocket to 127.0.0.1, so an open
+//! relay on loopback checks two headers: `Origin`, which only browsers send, and `Host`, the name under which
+//! it was reached. A foreign name that resolves to loopback is a DNS rebinding attack.
 //!
-//! Let in are the relay's own page, pages that this machine serves, and those that were allowed:
-//! see `docs/decisions/0024-loopback-pages-are-let-in.md`.
+//! Accepted are the relay's own page, pages served by this machine, and configured origins: see
+//! `docs/decisions/0024-loopback-pages-are-let-in.md`.
 
 use std::net::IpAddr;
 
@@ -11,29 +11,29 @@ use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
 use crate::limits;
 
-/// Which requests are let in.
+/// The rules for accepting requests.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Guard {
-    /// Origins whose pages may connect, as browsers write them: `https://app.example`. Besides the
+    /// Origins whose pages may connect, as browsers send them: `https://app.example`. In addition to the
     /// relay's own page and those of this machine.
     pub(crate) allow_origins: Vec<String>,
-    /// Names under which the relay may be reached, besides those of loopback.
+    /// Names under which the relay may be reached, in addition to those of loopback.
     pub(crate) allow_hosts: Vec<String>,
-    /// Whether any address is taken as `Host`. A name is not: its owner can let it lead here.
+    /// Whether `Host` may be any IP address. Never any name: a name's owner can point it here.
     pub(crate) any_address: bool,
 }
 
-/// Why a request is refused.
+/// Why a request is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// A browser's page that was not allowed.
+    /// The origin of a browser's page that is not allowed.
     Origin(String),
-    /// A name that is no loopback name.
+    /// A host that is no loopback name.
     Host(String),
 }
 
 impl Guard {
-    /// Judges a request by its head.
+    /// Checks a request's head.
     pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
         for origin in headers.get_all(header::ORIGIN) {
             let origin = String::from_utf8_lossy(origin.as_bytes());
@@ -48,7 +48,7 @@ impl Guard {
             let host = String::from_utf8_lossy(host.as_bytes());
             if self.is_ours(&host) { Ok(()) } else { Err(Refused::Host(shown(&host))) }
         });
-        // HTTP/1.1 asks for exactly one; its absence names no host at all.
+        // HTTP/1.1 requires exactly one; a missing one names no host.
         hosts.next().unwrap_or_else(|| Err(Refused::Host(String::new())))?;
         hosts.collect::<Result<(), _>>()?;
         match uri.authority() {
@@ -61,7 +61,7 @@ impl Guard {
 }
 
 impl Guard {
-    /// Whether a page is of this machine, or was served by this relay itself.
+    /// Whether a page comes from this machine, or from this relay itself.
     fn is_near(&self, origin: &str, headers: &HeaderMap) -> bool {
         let Some(host) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))
         else {
@@ -70,8 +70,8 @@ impl Guard {
         if is_loopback(host) {
             return true;
         }
-        // Any name can be made to lead here by its owner: then the page under it would be a
-        // stranger's. An address cannot, nor a name that the operator gave.
+        // A name's owner can point it here, and would then serve the page under it. An IP address is safe
+        // from that, and so is a configured name.
         let mut hosts = headers.get_all(header::HOST).iter();
         let is_same = |own: &HeaderValue| own.as_bytes().eq_ignore_ascii_case(host.as_bytes());
         let own = hosts.next().is_some_and(is_same);
@@ -233,7 +233,7 @@ mod tests {
             assert_eq!(ask(host, origin), Ok(()), "{host} {origin}");
         }
         for (host, origin) in [
-            // A name that its owner has let lead here.
+            // A name that its owner has pointed here.
             ("evil.example:7600", "http://evil.example:7600"),
             ("10.0.0.7:7600", "http://10.0.0.7:8080"),
             ("10.0.0.7:7600", "http://10.0.0.8:7600"),
@@ -263,8 +263,8 @@ mod tests {
         let absolute = Uri::from_static("http://evil.example/");
         assert_eq!(guard.check(&absolute, &headers(&[local])), refused);
         assert!(guard.check(&root, &headers(&[])).is_err());
-        // Open to others, it is reached by any address, and by the names that it was given: one that
-        // its owner has let lead here is an attack.
+        // A relay open to others is reached by any address, and by configured names: any other name may have
+        // been pointed here by an attacker.
         let allow_hosts = vec!["relay.example".to_owned()];
         let open = Guard { any_address: true, allow_hosts, ..Guard::default() };
         let ask = |host| open.check(&root, &headers(&[(header::HOST, host)]));

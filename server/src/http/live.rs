@@ -1,5 +1,5 @@
-//! A stream of server-sent events that says that a space's log has grown. It says how far, and not what
-//! is new: that is asked for. So it needs no memory but its place.
+//! A stream of server-sent events that notifies of a space's growth. It sends the log's head only; the client
+//! requests the new entries. So a stream holds no queue.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::quota::One;
 /// The one subscription of such a stream.
 const SUBSCRIPTION: SubscriptionId = SubscriptionId::MIN;
 
-/// A session's place in the hub, given back when it is dropped.
+/// A session's registration in the hub, removed when it is dropped.
 pub(super) struct Seat {
     pub(super) hub: Hub,
     pub(super) session: SessionId,
@@ -36,11 +36,11 @@ impl Drop for Seat {
     }
 }
 
-/// What a stream listens to, and what it takes up meanwhile.
+/// The state of a stream.
 struct Listener {
     feed: Arc<Feed>,
     grown: Arc<Grown>,
-    /// What was told last.
+    /// The last offset sent.
     told: Option<Offset>,
     until: Instant,
     stopping: watch::Receiver<bool>,
@@ -50,8 +50,8 @@ struct Listener {
     _room: Grant,
 }
 
-/// `data: OFFSET` at the beginning and whenever the log has grown. It ends now and then, and is to be
-/// asked for again.
+/// Sends `data: OFFSET` at the start and whenever the log has grown. The stream ends after a while; the
+/// client requests it again.
 pub(super) async fn live(
     State(door): State<Arc<Door>>,
     Extension(peer): Extension<Peer>,
@@ -66,9 +66,9 @@ pub(super) async fn live(
             let mut response = Response::new(Body::from_stream(stream(listener)));
             let headers = response.headers_mut();
             describe(headers, "text/event-stream", "no-store");
-            // The next one gets a connection of its own, which lives as long as this one.
+            // The client's next request uses a new connection; this one lives as long as the stream.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            // nginx, and others by its example, would gather the words before they pass them on.
+            // nginx, and proxies modelled on it, would buffer the events.
             headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
             response
         }
@@ -144,7 +144,7 @@ impl Listener {
         let ended = async {
             tokio::select! {
                 () = sleep_until(self.until) => {}
-                // An error says that the server is gone, which is a stop as well.
+                // An error means that the server is gone, which is a stop as well.
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
         };
@@ -156,18 +156,18 @@ impl Listener {
                     self.told = Some(head);
                     format!("data: {head}\n\n")
                 }
-                // So that a peer that is gone is noticed, and nobody in between ends it.
+                // A keep-alive: detects a dead peer, and keeps proxies from closing the connection.
                 Err(_) => ":\n\n".to_owned(),
             }),
         }
     }
 
-    /// Where the log ends, once that is behind what was told.
+    /// The log's head, once it differs from the last one sent.
     async fn news(&self) -> Offset {
         loop {
             self.grown.notified().await;
             self.grown.take();
-            // Who types sends a change for each letter.
+            // A typing user pushes a change for each letter, so bound the rate.
             sleep(limits::LIVE_PACE).await;
             let head = self.feed.head();
             if self.told != Some(head) {

@@ -1,6 +1,6 @@
-//! What the playground asks of the relay: which documents a space has, newest first; to be told when
-//! there is something new; to delete one. For relays that ask nobody who they are, as all of this
-//! version: the list names every document, and whoever reaches the relay may delete one by WebSocket too.
+//! The playground's API: list a space's documents, newest first; notify of growth; delete a document. For
+//! relays without authentication, as all are in this version: the list names every document, and any client
+//! that reaches the relay can delete documents by WebSocket too.
 
 use std::sync::Arc;
 
@@ -22,10 +22,10 @@ use crate::limits;
 use crate::memory::Class;
 use crate::store::{RecentPage, StoreError};
 
-/// Documents in an answer, unless asked for otherwise.
+/// Documents per answer, by default.
 const DOCUMENTS_DEFAULT: usize = 100;
 
-/// What entries name as their author that were asked for by HTTP.
+/// The author of entries written through HTTP.
 const AUTHOR: &[u8] = b"playground";
 
 /// The routes.
@@ -36,7 +36,7 @@ pub(super) fn routes() -> Router<Arc<Door>> {
         .route("/playground/live", get(live::live))
 }
 
-/// What is asked of [`documents`].
+/// The parameters of [`documents`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) space: SpaceName,
@@ -45,7 +45,7 @@ pub(super) struct Asked {
     limit: usize,
 }
 
-/// `space=NAME&since=OFFSET&before=OFFSET&limit=N`, each optional. The error is for whoever asked.
+/// Parses `space=NAME&since=OFFSET&before=OFFSET&limit=N`, each optional. The error text is for the client.
 pub(super) fn asked(query: Option<&str>) -> Result<Asked, String> {
     let space = DEFAULT_SPACE.parse().map_err(|error| format!("{error}"))?;
     let mut asked = Asked { space, since: Offset(0), before: None, limit: DOCUMENTS_DEFAULT };
@@ -73,7 +73,7 @@ fn offset(name: &str, value: &str) -> Result<Offset, String> {
     offset.map(Offset).ok_or_else(|| format!("`{name}` is an offset, a number from 0 on"))
 }
 
-/// The space alone.
+/// Parses the space alone.
 pub(super) fn asked_space(query: Option<&str>) -> Result<SpaceName, String> {
     match query.unwrap_or_default() {
         query if query.split('&').all(|pair| pair.is_empty() || pair.starts_with("space=")) => {
@@ -83,9 +83,9 @@ pub(super) fn asked_space(query: Option<&str>) -> Result<SpaceName, String> {
     }
 }
 
-/// `{relay, epoch, head, documents, next}`: documents with the offset of their last entry, newest first,
-/// where the log ended when it was asked, and before what to go on, or null. A space that nobody has
-/// written to is one without documents.
+/// Answers `{relay, epoch, head, documents, next}`: documents with the offset of their last entry, newest
+/// first; the log's head at the time; and the offset before which the next page ends, or null. An unknown
+/// space has no documents.
 async fn documents(
     State(door): State<Arc<Door>>,
     Extension(peer): Extension<Peer>,
@@ -95,7 +95,7 @@ async fn documents(
         Ok(asked) => asked,
         Err(what) => return text(StatusCode::BAD_REQUEST, what),
     };
-    // For as long as it is read and written down.
+    // Held while the answer is read and encoded.
     let account = door.sessions.account(door.next_session(), peer.address);
     let _room = account.reserve(Class::Answer, asked.limit * limits::LISTED_DOCUMENT_BYTES).await;
     let listed = match listed(&door, &peer, asked).await {
@@ -129,20 +129,20 @@ async fn documents(
     response
 }
 
-/// A page of a space's list, and how far its log reached before that was read.
+/// A page of a space's list, and the log's head before it was read.
 struct Listed {
     epoch: Option<Epoch>,
     head: Offset,
     page: RecentPage,
 }
 
-/// Reads the store where reading may wait, in turn with the sessions' pages.
+/// Reads the store on a blocking thread, in turn with the sessions' pages.
 async fn listed(door: &Door, peer: &Peer, asked: Asked) -> Result<Listed, StoreError> {
     let turn = door.sessions.page_reads.take(door.sessions.asker(peer.address)).await;
     let store = Arc::clone(&door.sessions.store);
     let read = tokio::task::spawn_blocking(move || {
         let Asked { space, since, before, limit } = asked;
-        // First: what comes in between is told twice, and not missed.
+        // The head before the page: entries in between are then listed twice, and not missed.
         let lineage = store.open_space(&space)?;
         let page = store.recent_documents(&space, since, before, limit)?;
         drop(turn);
@@ -151,7 +151,7 @@ async fn listed(door: &Door, peer: &Peer, asked: Asked) -> Result<Listed, StoreE
     read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
 }
 
-/// Whether a space has, or had, a document: a mistyped name is not to make a space with a tombstone.
+/// Whether a space has, or had, a document: a mistyped name must not create a space with a tombstone.
 async fn is_known(
     door: &Door,
     peer: &Peer,
@@ -168,8 +168,8 @@ async fn is_known(
     read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
 }
 
-/// Deletes a document, for good: 204 once that is on the disk, also if it was deleted before; 404 if
-/// there is none.
+/// Deletes a document permanently: 204 once the deletion is on disk, also if it was deleted before; 404 if
+/// the document does not exist.
 async fn delete_document(
     State(door): State<Arc<Door>>,
     Extension(peer): Extension<Peer>,

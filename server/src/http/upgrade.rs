@@ -1,6 +1,5 @@
-//! The WebSocket handshake on the side of HTTP: which connections become sessions, and what the
-//! others are told. The native protocol names itself as a subprotocol; a WebSocket without any is
-//! an automerge-repo client's.
+//! The HTTP side of the WebSocket handshake: decides which requests become sessions, and classifies the
+//! others. The native protocol has a subprotocol name; a WebSocket without one is an automerge-repo client's.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Response, StatusCode, header};
@@ -9,23 +8,23 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::text;
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     /// No WebSocket.
     Page,
-    /// A session of the native protocol; the key goes into the answer.
+    /// A session of the native protocol; the key goes into the response.
     Native { key: String },
-    /// A session of the automerge-repo protocol, which names no subprotocol; the key goes into the
-    /// answer.
+    /// A session of the automerge-repo protocol, which has no subprotocol name; the key goes into the
+    /// response.
     Repo { key: String },
     /// A WebSocket of another protocol.
     OtherProtocol,
-    /// A WebSocket request that is not in order.
+    /// An invalid WebSocket request.
     Broken(&'static str),
 }
 
-/// Reads a request's head.
+/// Classifies a request by its head.
 pub(super) fn wish(method: &Method, headers: &HeaderMap) -> Wish {
     if !has_token(headers, header::UPGRADE, "websocket") {
         return Wish::Page;
@@ -53,7 +52,7 @@ pub(super) fn wish(method: &Method, headers: &HeaderMap) -> Wish {
     }
 }
 
-/// Whether a comma-separated header holds a token, without regard to case.
+/// Whether a comma-separated header contains a token, ignoring case.
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
     let values = headers.get_all(name);
     let mut tokens =
@@ -61,7 +60,7 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
     tokens.any(|found| found.trim().eq_ignore_ascii_case(token))
 }
 
-/// "Switching protocols", and to which subprotocol, if one was asked for.
+/// "Switching protocols", with the subprotocol, if one was requested.
 pub(super) fn accept(key: &str, subprotocol: Option<&'static str>) -> Response<Body> {
     let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)

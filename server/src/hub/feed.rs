@@ -1,4 +1,4 @@
-//! What sessions read of a space: its ring of live entries and where its log ends.
+//! A space as sessions read it: its ring of recent entries, and its log's head.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 
 use super::rings::Rings;
 
-/// The subscriptions of one session whose logs have grown since it looked. A session with thousands
-/// of subscriptions looks at these only.
+/// The subscriptions of one session whose logs have grown since its last look. A session with thousands of
+/// subscriptions looks at these only.
 #[derive(Default)]
 pub(crate) struct Grown {
     subscriptions: Mutex<BTreeSet<SubscriptionId>>,
@@ -32,7 +32,7 @@ impl Grown {
         self.told.notified().await;
     }
 
-    /// Those that have grown.
+    /// Removes and returns them.
     pub(crate) fn take(&self) -> BTreeSet<SubscriptionId> {
         std::mem::take(&mut *self.subscriptions.lock())
     }
@@ -42,7 +42,7 @@ impl Grown {
 pub(crate) struct Feed {
     /// The space.
     pub(crate) space: SpaceName,
-    /// The last durable offset, so that a session that is up to date need not lock.
+    /// The last durable offset, readable without the lock by sessions that are up to date.
     head: AtomicU64,
     live: Mutex<Live>,
     rings: Arc<Rings>,
@@ -50,11 +50,11 @@ pub(crate) struct Feed {
 
 struct Live {
     ring: Ring,
-    /// Its turn among the rings: the one that was written longest ago gives way first.
+    /// Its position among the rings: the least recently written ring is evicted first.
     turn: u64,
     /// When the head became durable.
     since: Instant,
-    /// Whom to wake. A session stands here once for each of its subscriptions.
+    /// The sessions to wake: one entry for each subscription.
     readers: HashMap<(SessionId, SubscriptionId), Arc<Grown>>,
 }
 
@@ -80,7 +80,7 @@ impl Feed {
         self.live.lock().ring.page(after)
     }
 
-    /// How long the log has ended where it ends; `None` if it ends elsewhere by now.
+    /// How long the log's head has been `head`; `None` if the head has moved.
     pub(crate) fn age_of(&self, head: Offset) -> Option<Duration> {
         let live = self.live.lock();
         (live.ring.head() == head).then(|| live.since.elapsed())
@@ -96,16 +96,16 @@ impl Feed {
             self.head.store(live.ring.head().0, Ordering::Release);
             live.readers.iter().for_each(|((_, subscription), reader)| reader.add(*subscription));
         }
-        // With no ring locked: others give way to this one, or this one itself does.
+        // No ring may be locked here: this evicts other rings, or this one.
         self.rings.shrink();
     }
 
-    /// What lies at or before this offset was folded.
+    /// Drops the entries up to this offset: they were compacted.
     pub(super) fn forget_through(&self, offset: Offset) {
         self.forget(|_| offset);
     }
 
-    /// The ring gives way: who has not read it yet reads from the store.
+    /// Evicts the ring: sessions that have not read it yet read from the store.
     pub(super) fn clear(&self) {
         self.forget(Ring::head);
     }
@@ -174,7 +174,7 @@ mod tests {
         let has = |feed: &Feed| feed.page(Offset(0)).is_some();
         assert_eq!((has(&first), has(&second), has(&third)), (true, false, true));
         assert!(memory.cached() <= room && memory.cached() > room / 2);
-        // What sessions need is taken from all of them.
+        // Sessions' memory evicts all rings.
         let account = memory.account(ShareKey::Session(1));
         let _held = account.take(Class::Answer, memory.limit());
         rings.shrink();

@@ -1,5 +1,5 @@
-//! Documents whose pushes wait, in their order, while something is done for them that takes a
-//! moment: a packed index is read, or an offered snapshot is merged. All other documents go on.
+//! Deferred pushes: a document's pushes wait, in order, while a slower step runs for it, such as reading a
+//! packed index or merging an uploaded snapshot. Other documents are not affected.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,20 +18,19 @@ use crate::limits;
 use crate::memory::{Grant, Key};
 use crate::store::{Replaced, StoreError};
 
-/// How often one push has an index loaded for it: an index may be pushed out of memory again
-/// before it was used.
+/// How often one push may cause an index load: an index can be evicted again before it is used.
 const LOADS: u8 = 3;
 
-/// What is to be merged with what there is.
+/// An upload to merge with the stored document.
 pub(super) enum Arrived {
-    /// A snapshot that a client offered.
+    /// A client's snapshot.
     Snapshot(Offered, Arc<Vec<u8>>),
     /// Chunks of an automerge-repo peer.
     Chunks(Arc<Vec<u8>>),
 }
 
 impl Sequencer {
-    /// The store's view could not say something about a push.
+    /// Admission stopped because the store's view failed: loads the missing index, or rejects the push.
     pub(super) fn handle_stopped(
         &mut self,
         space: &SpaceName,
@@ -61,7 +60,7 @@ impl Sequencer {
         self.begin(load, move |result| Command::IndexLoaded(space, document, result));
     }
 
-    /// A document's index is in memory, or could not be brought there.
+    /// A document's index is in memory, or could not be loaded.
     pub(super) fn handle_index(
         &mut self,
         space: &SpaceName,
@@ -86,7 +85,7 @@ impl Sequencer {
         }
     }
 
-    /// What waited is not judged.
+    /// Rejects all deferred pushes of a document without admission.
     fn give_back_all(&mut self, space: &SpaceName, document: &DocumentId, failure: StoreFailure) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         let Some(mut pushes) = slot.held.let_go(document) else { return };
@@ -95,9 +94,9 @@ impl Sequencer {
         }
     }
 
-    /// A push to a document that is known to be damaged: the stored bytes of its changes are held
-    /// against their hashes, and those that are damaged are replaced by what was pushed. The push is
-    /// judged, and answered, when that is durable.
+    /// Handles a push to a document that is known to be damaged: the stored bytes of its changes are checked
+    /// against their hashes, and damaged ones are replaced by the pushed bytes. The push is admitted and
+    /// answered when that is durable.
     pub(super) fn begin_mending(&mut self, space: &SpaceName, judging: Judging, loads: u8) {
         let document = judging.document();
         let Some(slot) = self.spaces.get_mut(space) else { return };
@@ -110,8 +109,8 @@ impl Sequencer {
         self.begin(mend, move |result| Command::Mended(space, document, result));
     }
 
-    /// What waits for the disk is done on a thread of the pool. The hub is told of it whatever becomes of
-    /// that, since pushes are held for it.
+    /// Runs work that waits for the disk on a pool thread. The hub gets the result even after a panic, since
+    /// pushes are deferred until then.
     fn begin<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
@@ -154,8 +153,8 @@ impl Sequencer {
         self.go_on(space, document, pushes);
     }
 
-    /// Changes of a push that are not known to be there with their own bytes: while it is not known that
-    /// the document's snapshot is whole, those that are folded.
+    /// Changes of a push that must not be acknowledged as repetitions: those without intact bytes in the
+    /// tail, while the document's snapshot is not known to be whole.
     fn doubted(
         &self,
         space: &SpaceName,
@@ -183,7 +182,7 @@ impl Sequencer {
         self.handle_judged(space, key, loads, Ok(judged));
     }
 
-    /// What waited is judged now.
+    /// Admits a document's deferred pushes.
     fn release(&mut self, space: &SpaceName, document: &DocumentId) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         if let Some(pushes) = slot.held.let_go(document) {
@@ -191,7 +190,7 @@ impl Sequencer {
         }
     }
 
-    /// Judges pushes until one of them makes the others wait again.
+    /// Admits pushes until one of them defers the rest again.
     fn go_on(&mut self, space: &SpaceName, document: &DocumentId, mut pushes: Pushes) {
         while let Some(push) = pushes.take() {
             self.handle_push(space, push);
@@ -203,7 +202,7 @@ impl Sequencer {
         }
     }
 
-    /// What is to be merged has arrived.
+    /// An upload is complete: defers the document's other pushes, and merges it.
     pub(super) fn begin_merge(&mut self, space: &SpaceName, entry: PushedEntry, arrived: Arrived) {
         let document = entry.document;
         match self.ask_deleted(space, &document) {
@@ -223,7 +222,7 @@ impl Sequencer {
         }
     }
 
-    /// Takes held documents a step on: what was admitted has become durable, or is lost.
+    /// Continues deferred documents whose admitted entries are all durable, or lost.
     pub(super) fn advance_held(&mut self, space: &SpaceName) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         let settled: Vec<DocumentId> = slot
@@ -245,7 +244,7 @@ impl Sequencer {
     fn merge(&self, space: &SpaceName, entry: PushedEntry, arrived: Arrived) {
         let (inbox, name) = (Arc::clone(&self.inbox), space.clone());
         let (space, document) = (space.clone(), entry.document);
-        // Its memory is kept until it is answered, and says whose it is.
+        // The push's memory is held until the answer, and identifies the session.
         let room = self.held.get(&(entry.session, entry.id));
         let session = room.map_or(Key::RELAY, Grant::key);
         let done = Box::new(move |result| inbox.put(Command::Merged(name, entry, result)));
@@ -262,7 +261,7 @@ impl Sequencer {
         }
     }
 
-    /// What arrived was merged, or could not be.
+    /// An upload was merged, or could not be.
     pub(super) fn handle_merged(
         &mut self,
         space: &SpaceName,
@@ -274,7 +273,7 @@ impl Sequencer {
         let judged: Judged<StoreError> = match result {
             Ok(Brought::Merged(Merged::Nothing)) => slot.machine.handle_held(push),
             Ok(Brought::Changes(changes)) => {
-                // They go the way of every push, before those that waited.
+                // The changes are admitted like any push, before the deferred ones.
                 let document = push.document;
                 slot.held.put_first(&document, Pushed::changes(checked_push(push, changes)));
                 return self.release(space, &document);
@@ -302,7 +301,7 @@ impl Sequencer {
 
 fn checked_push(entry: &PushedEntry, changes: Vec<CheckedChange>) -> CheckedPush {
     let PushedEntry { session, id, document, author } = entry.clone();
-    // An automerge-repo document may have begun several times.
+    // An automerge-repo document may have several first changes.
     CheckedPush { session, id, document, author, changes, rest: None, roots: Roots::Several }
 }
 
@@ -317,7 +316,7 @@ fn refusal_of(error: &MergeError) -> Refusal {
             let class = NackClass::RECONCILE;
             Refusal::new(Code::MISSING_DEPENDENCY, class, error.to_string())
         }
-        // Neither says anything about what was offered.
+        // Neither error is about the upload.
         MergeError::Worker(error)
             if error.is_no_worker() || matches!(error, WorkerError::Stopped) =>
         {

@@ -8,9 +8,9 @@ use parking_lot::{Condvar, Mutex};
 use crate::memory::Key;
 use crate::turns::{Turn, Turns};
 
-/// A first-in-first-out queue with two ways in: [`Inbox::send`] waits for room, of which addresses have
-/// their turns one after the other; [`Inbox::put`] does not, and is for what its senders bound themselves
-/// (one commit a space, one farewell a session), since the store's thread must never wait for the hub.
+/// A first-in-first-out queue with two entrances. [`Inbox::send`] waits for room, which addresses get in
+/// turns. [`Inbox::put`] never waits: it is for commands whose number is bounded by their senders (one commit
+/// per space, one farewell per session), since the store's thread must never wait for the hub.
 pub(super) struct Inbox<T> {
     /// `None` once it is closed.
     queue: Mutex<Option<VecDeque<Queued<T>>>>,
@@ -20,7 +20,7 @@ pub(super) struct Inbox<T> {
 
 struct Queued<T> {
     command: T,
-    /// Its room, given back when the command is taken up.
+    /// Its room in the queue, returned when the command is taken.
     _room: Option<Turn>,
 }
 
@@ -30,7 +30,8 @@ impl<T> Inbox<T> {
         Self { queue, filled: Condvar::new(), room: Turns::new(capacity) }
     }
 
-    /// Adds a session's command once there is room and it is its turn. Gives it back if the hub is gone.
+    /// Adds a session's command when there is room and it is the session's turn. Returns the command if the
+    /// hub is gone.
     pub(super) async fn send(&self, session: Key, command: T) -> Result<(), T> {
         match self.room.take(session).await {
             Some(room) => {
@@ -41,7 +42,8 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// Adds a command at once. If the hub is gone it is dropped, and so is whatever would tell of it.
+    /// Adds a command immediately. If the hub is gone, the command is dropped, and with it any channel for
+    /// its answer.
     pub(super) fn put(&self, command: T) {
         self.add(Queued { command, _room: None });
     }
@@ -53,12 +55,12 @@ impl<T> Inbox<T> {
         self.filled.notify_one();
     }
 
-    /// How many wait.
+    /// Number of waiting commands.
     pub(super) fn len(&self) -> usize {
         self.queue.lock().as_ref().map_or(0, VecDeque::len)
     }
 
-    /// Waits for commands, or until the deadline, and takes all there are.
+    /// Waits for commands, or until the deadline, and takes all of them.
     pub(super) fn take(&self, deadline: Option<Instant>, into: &mut Vec<T>) {
         let mut queue = self.queue.lock();
         while queue.as_ref().is_none_or(VecDeque::is_empty) {
@@ -72,10 +74,10 @@ impl<T> Inbox<T> {
         into.extend(all.map(|queued| queued.command));
     }
 
-    /// Nobody takes commands any more: those who wait for room are told so.
+    /// Closes the queue: senders that wait for room get their commands back.
     pub(super) fn close(&self) {
         self.room.close();
-        // Dropped without the lock: that may tell somebody.
+        // Dropped without the lock: a drop may wake tasks.
         let left = self.queue.lock().take();
         drop(left);
     }

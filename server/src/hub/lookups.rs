@@ -1,5 +1,5 @@
-//! Look-ups for pushes that name very many changes or actors, before they wait for the hub: its thread
-//! judges all pushes, and no push may keep it for longer than others take.
+//! Look-ups for pushes that name very many changes or actors, made before the push reaches the hub: its
+//! single thread admits all pushes, so no push may occupy it much longer than others.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::memory::Key;
 use crate::store::LogStore;
 use crate::turns::Turns;
 
-/// What looks up. Clones share their turns.
+/// Performs the look-ups. Clones share their turns.
 #[derive(Clone)]
 pub(super) struct LookUps {
     store: Arc<dyn LogStore>,
-    /// One reads at a time, and lets others before it goes on.
+    /// One read at a time; a long look-up lets others go between its reads.
     turns: Turns,
 }
 
@@ -25,7 +25,8 @@ impl LookUps {
         Self { store, turns: Turns::new(1) }
     }
 
-    /// What the store has of these. What cannot be read is left to the hub, which tells why.
+    /// Looks up these names in the store. Names that cannot be read are left to the hub, which reports the
+    /// error.
     pub(super) async fn find(
         &self,
         key: Key,
@@ -43,7 +44,7 @@ impl LookUps {
                 let mut some = Some(some);
                 let read = store.look_up(&space, &mut |history| {
                     if let Some(some) = some.take() {
-                        // What an error leaves out is asked again.
+                        // Names left out after an error are looked up again by the hub.
                         let _ = found.look_up(
                             &Durable { view: history, doubted: &std::collections::BTreeSet::new() },
                             &document,

@@ -1,5 +1,5 @@
-//! The rings of all spaces: a cache that gives way to what sessions need, the ring that was written
-//! longest ago first.
+//! The rings of all spaces: a cache that yields to sessions' memory, evicting the least recently written ring
+//! first.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -10,7 +10,7 @@ use super::Feed;
 use crate::memory::Memory;
 use crate::offers::Offers;
 
-/// Which rings hold something.
+/// The rings with entries.
 pub(crate) struct Rings {
     memory: Memory,
     turns: Mutex<Turns>,
@@ -19,7 +19,7 @@ pub(crate) struct Rings {
 #[derive(Default)]
 struct Turns {
     last: u64,
-    /// The feeds, by when they were last written.
+    /// The feeds, by time of their last write.
     feeds: BTreeMap<u64, Weak<Feed>>,
 }
 
@@ -28,7 +28,7 @@ impl Rings {
         Arc::new(Self { memory, turns: Mutex::default() })
     }
 
-    /// A ring was written, and holds `after` bytes where it held `before`; gives its new turn.
+    /// A ring was written and grew from `before` to `after` bytes; returns its new turn.
     pub(super) fn written(&self, turn: u64, feed: &Arc<Feed>, before: usize, after: usize) -> u64 {
         let mut turns = self.turns.lock();
         turns.feeds.remove(&turn);
@@ -42,7 +42,7 @@ impl Rings {
         turn
     }
 
-    /// A ring lost some of what it held.
+    /// A ring dropped some entries.
     pub(super) fn forgot(&self, turn: u64, before: usize, after: usize) {
         if after == 0 {
             self.turns.lock().feeds.remove(&turn);
@@ -50,24 +50,24 @@ impl Rings {
         self.memory.set_cached(before, after);
     }
 
-    /// Rings give way until they hold no more than they may. To be called with no ring locked.
+    /// Evicts rings until the cache fits its budget. No ring may be locked by the caller.
     pub(crate) fn shrink(&self) {
         while self.memory.cached() > self.memory.cache_room() {
             let Some((_, feed)) = self.turns.lock().feeds.pop_first() else { return };
-            // One that is gone has given its memory back.
+            // A dropped feed has returned its memory already.
             if let Some(feed) = feed.upgrade() {
                 feed.clear();
             }
         }
     }
 
-    /// Has rings give way whenever sessions wait for memory, and snapshots that no session sends any
+    /// Evicts rings whenever sessions wait for memory, and then snapshots that no session is uploading any
     /// more; never ends.
     pub(crate) async fn give_way(&self, offers: &Offers) {
         loop {
             self.memory.pressed().await;
             self.shrink();
-            // One at a time: if that is not enough, the memory that it gives back tells again.
+            // One at a time: if that is not enough, the release of its memory wakes this loop again.
             if self.memory.is_short() {
                 offers.give_way();
             } else if let Some(share) = self.memory.short_share() {
@@ -89,8 +89,8 @@ mod tests {
     use super::*;
     use crate::memory::{Class, ShareKey};
 
-    /// A client offers two large snapshots and goes. What it left behind is worth nothing against the
-    /// message of one who is there, which would wait for ever.
+    /// A client uploads two large snapshots and disconnects. They must not delay the message of a connected
+    /// client, which would wait for ever.
     #[test]
     fn snapshots_that_no_session_sends_give_way_to_every_kind_of_reservation() {
         let memory = Memory::new(256 << 20);
@@ -115,14 +115,14 @@ mod tests {
         assert_eq!(memory.used(Class::Upload), total, "no more gave way than was needed");
     }
 
-    /// A large message waits while a session holds two offers. Then the session withdraws them, by ending
-    /// their subscription, and stays: nobody sends them any more, and nothing else happens.
+    /// A large message waits while a session holds two uploads. The session withdraws them by ending their
+    /// subscription, and stays: no session sends them any more, and no other event occurs.
     #[test]
     fn snapshots_that_are_withdrawn_give_way_to_who_waits_already() {
         let memory = Memory::new(256 << 20);
         let (rings, offers) = (Rings::new(memory.clone()), Arc::new(Offers::default()));
         let total = 64_usize << 20;
-        // Accounts that stay open: the sessions go on.
+        // The accounts stay open: the sessions continue.
         let holders = [1, 2].map(|number| memory.account(ShareKey::Session(number)));
         let mut sending = Vec::new();
         for (number, holder) in (1..).zip(&holders) {
@@ -148,7 +148,7 @@ mod tests {
         );
     }
 
-    /// An offer waits for its own session's other one. What others left behind is no help.
+    /// An upload waits for its own session's other one. Evicting abandoned uploads of others would not help.
     #[test]
     fn what_waits_for_its_own_session_takes_nothing_from_others() {
         let memory = Memory::new(256 << 20);

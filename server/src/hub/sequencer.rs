@@ -1,4 +1,5 @@
-//! The hub's thread: commands in, one at a time; commits to the store; answers and entries out.
+//! The hub's thread: takes commands, one at a time; sends commits to the store, and answers and entries to
+//! sessions.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,17 +19,17 @@ use crate::limits;
 use crate::memory::{Grant, Key};
 use crate::store::StoreError;
 
-/// A space that is in memory.
+/// A space in memory.
 pub(super) struct Slot {
     pub(super) machine: Space,
     feed: Arc<Feed>,
-    /// When the commit under way went to the store.
+    /// When the current commit went to the store.
     commit_began: Instant,
-    /// Documents whose pushes wait.
+    /// Documents with deferred pushes.
     pub(super) held: Held,
 }
 
-/// A session that has joined, or attached to something.
+/// A session that has joined, or attached a subscription.
 struct Seat {
     mailbox: Mailbox,
     /// The space that it pushes to without a subscription.
@@ -42,7 +43,7 @@ pub(super) struct Sequencer {
     pub(super) inbox: Arc<Inbox<Command>>,
     pub(super) spaces: HashMap<SpaceName, Slot>,
     seats: HashMap<SessionId, Seat>,
-    /// The room that pushes take up until they are answered.
+    /// The memory of pushes until they are answered.
     pub(super) held: HashMap<(SessionId, u64), Grant>,
     next_probe: Option<Instant>,
     stopping: bool,
@@ -61,12 +62,14 @@ impl Sequencer {
         }
     }
 
-    /// Runs until it is told to stop and everything that it took is settled.
+    /// Runs until it is stopped and every accepted push is answered.
     pub(super) fn run(mut self) {
         let mut commands = Vec::new();
         while !(self.stopping && self.spaces.values().all(Slot::is_idle)) {
             self.parts.health.hub.waits();
             self.inbox.take(self.next_probe, &mut commands);
+            // Handle all waiting commands before any commit, so that the pushes of a batch share one commit
+            // per space, and one fsync.
             let mut touched = Vec::new();
             for command in commands.drain(..) {
                 self.parts.health.hub.works();
@@ -80,7 +83,7 @@ impl Sequencer {
         }
     }
 
-    /// Gives back the space whose machine may have something to commit, or may be dropped.
+    /// Returns the space that may now have a commit to write, or may be dropped.
     fn handle(&mut self, command: Command) -> Option<SpaceName> {
         match command {
             Command::Attach(attach) => self.handle_attach(*attach),
@@ -108,7 +111,7 @@ impl Sequencer {
                 if let Some(slot) = self.spaces.get(&space) {
                     slot.feed.forget_through(through);
                 }
-                // Whoever asked may have given up.
+                // The compaction may have given up waiting.
                 let _ = tell.try_send(());
             }
             Command::Join(session, space, mailbox) => {
@@ -122,15 +125,18 @@ impl Sequencer {
         None
     }
 
-    /// Commits what a space has admitted, and drops a space that nobody needs.
+    /// Sends a space's admitted entries to the store, or drops a space that is not needed.
     fn settle(&mut self, space: SpaceName) {
         let Some(slot) = self.spaces.get_mut(&space) else { return };
+        // `poll_commit` returns nothing while a commit is in flight: offsets become durable in order, and
+        // pushes that arrive meanwhile share the next commit.
         if let Some(commit) = slot.machine.poll_commit() {
             slot.commit_began = Instant::now();
             let inbox = Arc::clone(&self.inbox);
             let done = move |result| inbox.put(Command::Committed(space, result));
             self.parts.store.append(commit, Box::new(done));
         } else if slot.is_idle() && !slot.feed.is_read() && !self.parts.rooms.is_followed(&space) {
+            // Only an idle space may go: its machine has entries that the store does not show yet otherwise.
             self.spaces.remove(&space);
             self.parts.metrics.spaces.dec();
         }
@@ -179,13 +185,15 @@ impl Sequencer {
             },
             feed: Arc::clone(&slot.feed),
         };
+        // Registered in the same step that read the head: no commit can be published in between, so the
+        // subscription misses none.
         slot.feed.attach(session, subscription, Arc::clone(&mailbox.grown));
         let feed = Arc::clone(&slot.feed);
         tell(&mailbox, event);
         self.handle_join(session, mailbox).subscriptions.insert(subscription, feed);
     }
 
-    /// A session can be answered from now on.
+    /// Registers a session, so that it can be answered.
     fn handle_join(&mut self, session: SessionId, mailbox: Mailbox) -> &mut Seat {
         let seat = self.seats.entry(session);
         seat.or_insert_with(|| Seat { mailbox, home: None, subscriptions: BTreeMap::new() })
@@ -212,23 +220,24 @@ impl Sequencer {
         }
     }
 
-    /// Has a push judged, unless its document's pushes wait.
+    /// Admits a push, or defers it while its document's pushes wait.
     pub(super) fn handle_push(&mut self, space: &SpaceName, push: Pushed) {
         let (key, document) = (push.key(), push.document());
         let slot = match Self::open(&mut self.spaces, &self.parts, space) {
             Ok(slot) => slot,
             Err(error) => {
                 tracing::error!(%space, error = error.chain(), "a push could not be judged");
-                // Of the whole space: no document is to blame.
+                // The error is about the whole space, not about the document.
                 return self.give_back(key, StoreFailure::Failed);
             }
         };
         if self.parts.store.is_damaged(space, &document) {
             return self.give_back(key, StoreFailure::Damaged);
         }
+        // A session's pushes to a document are admitted in order, so this one must not overtake.
         if slot.held.is_held(&document) {
             let room = self.held.get(&key);
-            // Chunks and snapshots have room of their own.
+            // Chunks and snapshots have memory of their own.
             let bytes = room.filter(|_| !push.is_upload()).map_or(0, Grant::bytes);
             let session = room.map_or(Key::RELAY, Grant::key);
             if !slot.held.wait(&document, session, push, bytes) {
@@ -238,7 +247,7 @@ impl Sequencer {
         }
         match push {
             Pushed::Changes(judging, loads) => {
-                // Whatever of it is a repetition would be acknowledged: it is looked at first.
+                // Repetitions are acknowledged from the store: its copy is checked, and repaired, first.
                 if self.parts.store.known_damage(space, &document).is_some() {
                     return self.begin_mending(space, judging, loads);
                 }
@@ -260,7 +269,7 @@ impl Sequencer {
         }
     }
 
-    /// Judges a push; those of its changes that are `doubted` are not acknowledged as repetitions.
+    /// Runs the admission of a push; its `doubted` changes are not acknowledged as repetitions.
     pub(super) fn judge_changes(
         &mut self,
         space: &SpaceName,
@@ -276,7 +285,7 @@ impl Sequencer {
         self.handle_judged(space, key, loads, judged);
     }
 
-    /// Asks a space's machine, with the store's view of what is durable.
+    /// Runs an admission in a space's machine, with the store's durable view.
     fn ask(
         &mut self,
         space: &SpaceName,
@@ -290,14 +299,14 @@ impl Sequencer {
                 judged = Some(ask(&mut slot.machine, &Durable { view, doubted }));
             }
         });
-        // What was judged counts, even if the view could not be put away in good order.
+        // A verdict counts, even if closing the view failed.
         match judged {
             Some(judged) => judged.map_err(Some),
             None => Err(asked.err()),
         }
     }
 
-    /// Whether a document is deleted, or about to be.
+    /// Whether a document is deleted, or its deletion is admitted.
     pub(super) fn ask_deleted(
         &mut self,
         space: &SpaceName,
@@ -340,7 +349,7 @@ impl Sequencer {
         }
     }
 
-    /// Gives a push back, to be tried again.
+    /// Rejects a push for now; the client retries it.
     pub(super) fn give_back(&mut self, (session, push): (SessionId, u64), failure: StoreFailure) {
         let refusal = Some(failure.refusal());
         let (count, through, added) = (0, None, None);
@@ -350,7 +359,7 @@ impl Sequencer {
     fn handle_commit(&mut self, space: SpaceName, result: Result<(), StoreError>) -> SpaceName {
         let Some(slot) = self.spaces.get(&space) else { return space };
         let took = slot.commit_began.elapsed();
-        // The store's health before the answers: who has one must not then read otherwise.
+        // Health before answers: a client with an answer must not then read a different state from `/readyz`.
         match result {
             Ok(()) => {
                 self.parts.metrics.committed("durable", took);
@@ -361,8 +370,8 @@ impl Sequencer {
                 self.parts.metrics.committed("failed", took);
                 self.store_failed(&error);
                 let failure = match error.failure {
-                    // Others were committed with the damaged one, and are not to blame. Sent again,
-                    // it is refused before them.
+                    // The commit also had other pushes, which are not at fault. Sent again, the damaged one
+                    // is rejected before it joins a commit.
                     StoreFailure::Damaged => StoreFailure::Failed,
                     failure => failure,
                 };
@@ -379,22 +388,24 @@ impl Sequencer {
         if let Some((_, entries)) = &publish {
             self.parts.metrics.entries_in.inc_by(entries.len() as u64);
         }
-        // Whoever follows a document first: a session of automerge-repo that is answered then knows
-        // of everything up to its answer.
+        // Subscribers of documents first: an automerge-repo session that is answered then knows everything up
+        // to its answer.
         if let Some(commit) = &commit {
             self.parts.rooms.publish(commit);
         }
-        // The author first: its session then knows which entries it need not be sent.
+        // The author before the feed: its session then knows which entries to leave out.
         answers.into_iter().for_each(|answer| self.answer(answer));
         if let Some((epoch, entries)) = publish {
             feed.publish(epoch, entries);
         }
+        // Last: deferred documents may now have all their entries durable.
         self.advance_held(space);
     }
 
     fn handle_lost(&mut self, space: &SpaceName, failure: StoreFailure) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         let answers = slot.machine.handle_commit_failed(failure);
+        // Later entries may depend on the lost ones, so the machine has rejected everything admitted since.
         answers.into_iter().for_each(|answer| self.answer(answer));
         self.advance_held(space);
     }
@@ -404,7 +415,7 @@ impl Sequencer {
         if let Some(refusal) = &answer.refusal {
             self.parts.metrics.rejected(refusal.code);
         }
-        // A session that has left does not care any more; what it pushed is kept all the same.
+        // A session that has left needs no answer; its changes are stored all the same.
         if let Some(seat) = self.seats.get(&answer.session) {
             tell(&seat.mailbox, Event::Answered(answer));
         }
@@ -431,13 +442,12 @@ impl Sequencer {
         }
     }
 
-    /// A store that failed is tried again: otherwise an idle relay would stay "not ready" after
-    /// somebody made room.
+    /// Probes a failed store: otherwise an idle relay would stay "not ready" after the operator freed space.
     fn probe_if_due(&mut self) {
         if self.next_probe.is_none_or(|at| at > Instant::now()) {
             return;
         }
-        // The next is due only once this one has come back.
+        // The next probe is due only after this one's result.
         self.next_probe = None;
         let inbox = Arc::clone(&self.inbox);
         self.parts.store.probe(Box::new(move |result| inbox.put(Command::Probed(result))));
@@ -457,15 +467,15 @@ fn tell(mailbox: &Mailbox, event: Event) {
 }
 
 pub(super) fn now_ms() -> u64 {
-    // A clock before 1970 is no reason to refuse a push.
+    // A clock before 1970 is no reason to reject a push.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The store's view as a type of known size, as the machine takes it.
+/// The store's view as a sized type, which the machine requires.
 pub(crate) struct Durable<'a> {
     pub(crate) view: &'a dyn History<Error = StoreError>,
-    /// Changes that were pushed and whose bytes may be damaged, or lost with a snapshot.
+    /// Pushed changes whose stored bytes may be damaged, or lost with a snapshot.
     pub(crate) doubted: &'a BTreeSet<ChangeHash>,
 }
 
@@ -491,7 +501,7 @@ impl History for Durable<'_> {
         sequence: u64,
     ) -> Result<Option<Known>, StoreError> {
         let known = self.view.at_sequence(document, actor, sequence)?;
-        // What was pushed is asked for by its own number to tell whether it is a repetition.
+        // Admission looks up a pushed change by its own number to recognise a repetition.
         match known.as_ref().is_some_and(|known| self.doubted.contains(&known.hash)) {
             true => Err(StoreError::doubted()),
             false => Ok(known),

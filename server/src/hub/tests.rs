@@ -1,7 +1,7 @@
-//! Chunks that an automerge-repo peer sends whole, through the hub and a child process to the log.
+//! Whole documents of an automerge-repo peer, through the hub and a child process to the log.
 //!
-//! The child is this package's own binary, which `cargo test` builds beside these tests; where
-//! somebody has built these alone, they say so and skip.
+//! The child is this package's own binary, which `cargo test` builds beside these tests; if only the tests
+//! were built, they report that and skip.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,12 +61,12 @@ impl Bench {
         Self::within(program, limits::SNAPSHOT_BYTES).await
     }
 
-    /// One whose snapshots have no more than so many bytes.
+    /// One with a snapshot limit of `snapshot_bytes` bytes.
     async fn within(program: PathBuf, snapshot_bytes: usize) -> Self {
         Self::over(tempfile::tempdir().unwrap(), program, snapshot_bytes).await
     }
 
-    /// As after a restart.
+    /// Reopens it, as after a restart.
     async fn again(self) -> Self {
         self.again_within(limits::SNAPSHOT_BYTES).await
     }
@@ -177,14 +177,14 @@ async fn a_document_that_comes_whole_is_appended_change_by_change() {
     let Some(program) = program() else { return };
     let mut bench = Bench::new(program).await;
     let all = world::typing(1, 300);
-    // What is pushed behind it waits for it, and rests on it.
+    // A later push waits for it, and depends on it.
     bench.push_chunks(whole(&all[..250])).await;
     bench.push_changes(&all[250..260]).await;
     let (first, second) = (bench.answer().await, bench.answer().await);
     assert_eq!((first.push, first.count, first.refusal), (1, 250, None));
     assert_eq!(first.added, Some((Offset(1), Offset(250))));
     assert_eq!((second.push, second.count, second.refusal), (2, 10, None));
-    // One who has more of it and less: only what is new is added.
+    // From a peer with more changes and one with fewer: only new changes are added.
     let third = bench.chunks([whole(&all), all[100].clone()].concat()).await;
     assert_eq!((third.count, third.added), (40, Some((Offset(261), Offset(300)))));
     let again = bench.chunks(whole(&all)).await;
@@ -192,7 +192,7 @@ async fn a_document_that_comes_whole_is_appended_change_by_change() {
     assert_eq!(again.through.unwrap().offset, Offset(300));
     let index = bench.store.document_index(&space(), &DOCUMENT, false).unwrap().unwrap();
     assert_eq!((index.tail.len(), index.folded.is_none()), (300, true));
-    // Another beginning is a part of it.
+    // A second first change is accepted.
     let other = bench.chunks(whole(&world::typing(2, 5))).await;
     assert_eq!((other.count, other.refusal), (5, None));
     assert_eq!(bench.held(), 305);
@@ -217,8 +217,8 @@ async fn a_long_document_that_comes_whole_is_stored_folded() {
     let index = bench.store.document_index(&space(), &DOCUMENT, true).unwrap().unwrap();
     let folded = index.folded.unwrap().index.unwrap();
     assert_eq!((folded.len(), index.tail.len()), (all.len() + own.len(), 0));
-    // What rests on something deep in it has the index loaded first, and what is behind it waits.
-    // (Rows that are folded and not pruned yet would answer without it.)
+    // A push that depends on an old change loads the index first, and later pushes wait. (Compacted rows that
+    // are not pruned yet would answer without it.)
     while bench.store.prune(0, 1_000).unwrap() {}
     bench.store.close().unwrap();
     let mut bench = bench.again().await;
@@ -249,7 +249,7 @@ async fn what_cannot_be_taken_is_refused_and_leaves_nothing() {
     let refusal = bench.chunks(damaged).await.refusal.unwrap();
     assert_eq!((refusal.code, refusal.class), (Code::SNAPSHOT, NackClass::REFUSED));
     assert_eq!(bench.store.document_heads(&space(), &DOCUMENT).unwrap(), Standing::Absent);
-    // Nobody waits for ever behind it.
+    // Later pushes are not blocked.
     let whole_one = bench.chunks(whole(&all)).await;
     assert_eq!((whole_one.count, whole_one.refusal), (50, None));
     let entry = bench.entry();

@@ -1,8 +1,9 @@
-//! The documents of a space whose pushes wait, and the order in which they go on: the addresses have their
-//! turns, and in each its sessions, whose pushes stay in their order. Single changes and deletions go before
-//! snapshots and whole documents of others, since each of those makes the document wait again.
+//! The documents of a space with deferred pushes, and the order in which those are admitted. Addresses take
+//! turns, and within an address its sessions, whose pushes stay in order. Single changes and deletions go
+//! before other sessions' snapshots and whole documents, since each of those defers the document's pushes
+//! again.
 //!
-//! Pure: what is done meanwhile is `held.rs`.
+//! Pure: the steps that the pushes wait for are in `held.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,43 +16,43 @@ use crate::limits;
 use crate::memory::{Key, ShareKey};
 use crate::turns::Round;
 
-/// Why a document's pushes wait.
+/// Why a document's pushes are deferred.
 pub(super) enum Why {
     /// Its index is being read.
     Loading,
-    /// The stored bytes of its changes are looked at, and replaced where they are damaged.
+    /// The stored bytes of its changes are being checked, and replaced if damaged.
     Mending,
-    /// Something is to be merged; first what was admitted before it must be durable.
+    /// An upload is to be merged; entries admitted before it must become durable first.
     Draining(PushedEntry, Arrived),
-    /// It is being merged with what there is.
+    /// The upload is being merged with the stored document.
     Merging,
-    /// What came of that is being written.
+    /// The result of the merge is being written.
     Committing,
 }
 
-/// What comes next for a document of which nothing is being written any more.
+/// The next step for a document without uncommitted entries.
 pub(super) enum Settled {
-    /// This is merged now.
+    /// Merge this upload.
     Drained(PushedEntry, Arrived),
-    /// Its pushes go on.
+    /// Admit its deferred pushes.
     Committed,
     /// It waits for something else.
     Waits,
 }
 
-/// Pushes of one document.
+/// The deferred pushes of one document.
 #[derive(Default)]
 pub(super) struct Pushes {
-    /// What goes before all others.
+    /// The push that goes before all others.
     first: Option<Pushed>,
     others: Round<(Pushed, usize)>,
-    /// How many wait of each share, and their bytes of memory.
+    /// Number of deferred pushes of each share, and their bytes of memory.
     shares: BTreeMap<ShareKey, (usize, usize)>,
 }
 
 impl Pushes {
-    /// Adds one with its bytes; false if they are too many or too much, of all or of its share: whoever
-    /// pushes to other documents needs room too, and one address leaves some to others.
+    /// Adds a push with its bytes; false if the number or the bytes exceed the limit, in total or for its
+    /// share. The limits leave room for pushes to other documents, and of other addresses.
     fn add(&mut self, key: Key, push: Pushed, bytes: usize) -> bool {
         let sum = |(pushes, sum): (usize, usize), of: &(usize, usize)| (pushes + of.0, sum + of.1);
         let all = self.shares.values().fold((1, bytes), sum);
@@ -68,7 +69,7 @@ impl Pushes {
         true
     }
 
-    /// Takes out the next one.
+    /// Removes the next one.
     pub(super) fn take(&mut self) -> Option<Pushed> {
         if let Some(first) = self.first.take() {
             return Some(first);
@@ -85,12 +86,12 @@ impl Pushes {
         Some(push)
     }
 
-    /// A session has its turn: others have theirs first.
+    /// Records a session's turn: other addresses come first.
     fn note_turn(&mut self, key: Key) {
         self.others.note_turn(key.share);
     }
 
-    /// Takes out the one that goes before all others.
+    /// Removes the one that goes before all others.
     pub(super) fn take_first(&mut self) -> Option<Pushed> {
         self.first.take()
     }
@@ -101,7 +102,7 @@ struct Waiting {
     pushes: Pushes,
 }
 
-/// The documents of one space whose pushes wait.
+/// The documents of one space with deferred pushes.
 #[derive(Default)]
 pub(super) struct Held {
     documents: HashMap<DocumentId, Waiting>,
@@ -120,8 +121,7 @@ impl Held {
         self.documents.keys()
     }
 
-    /// Adds a push of a session to those that wait, with the bytes of memory that it holds. False if there
-    /// is no room.
+    /// Defers a session's push, with the bytes of memory that it holds. False if there is no room.
     pub(super) fn wait(
         &mut self,
         document: &DocumentId,
@@ -133,10 +133,10 @@ impl Held {
         waiting.is_some_and(|waiting| waiting.pushes.add(key, push, bytes))
     }
 
-    /// What was let go waits on if the document is held again; else it is given back.
+    /// Defers the remaining pushes again if the document was held again meanwhile; else returns them.
     pub(super) fn wait_on(&mut self, document: &DocumentId, pushes: Pushes) -> Option<Pushes> {
         let Some(waiting) = self.documents.get_mut(document) else { return Some(pushes) };
-        // Held by one of them just now, so nothing else waits yet.
+        // The document was held by one of them just now, so no other push waits yet.
         let first = waiting.pushes.first.take();
         waiting.pushes = Pushes { first, ..pushes };
         None
@@ -147,7 +147,7 @@ impl Held {
         self.documents.insert(document, Waiting { why, pushes });
     }
 
-    /// The document is held for something of this session: others have their turns first.
+    /// The document is held for an upload of this session: other addresses come first.
     pub(super) fn note_turn(&mut self, document: &DocumentId, key: Key) {
         if let Some(waiting) = self.documents.get_mut(document) {
             waiting.pushes.note_turn(key);
@@ -160,14 +160,14 @@ impl Held {
         }
     }
 
-    /// Puts a push before those that wait.
+    /// Puts a push before the deferred ones.
     pub(super) fn put_first(&mut self, document: &DocumentId, push: Pushed) {
         if let Some(waiting) = self.documents.get_mut(document) {
             waiting.pushes.first = Some(push);
         }
     }
 
-    /// Nothing of the document is being written any more.
+    /// The document has no uncommitted entries any more: returns its next step.
     pub(super) fn settled(&mut self, document: &DocumentId) -> Settled {
         let Some(waiting) = self.documents.get_mut(document) else { return Settled::Waits };
         match std::mem::replace(&mut waiting.why, Why::Merging) {
@@ -180,7 +180,7 @@ impl Held {
         }
     }
 
-    /// Holds the document no more; gives the pushes that waited.
+    /// Releases the document; returns its deferred pushes.
     pub(super) fn let_go(&mut self, document: &DocumentId) -> Option<Pushes> {
         self.documents.remove(document).map(|waiting| waiting.pushes)
     }
@@ -229,7 +229,7 @@ mod tests {
             assert!(held.wait(&DOCUMENT, key(1, session), upload(10 + session), 1));
         }
         assert!(held.wait(&DOCUMENT, key(2, 7), upload(20), 1));
-        // Behind an upload of its own session.
+        // After an upload of its own session.
         assert!(held.wait(&DOCUMENT, key(2, 7), single(21), 1));
         assert!(held.wait(&DOCUMENT, key(3, 8), single(30), 1));
         held.put_first(&DOCUMENT, single(1));

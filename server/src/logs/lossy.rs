@@ -1,8 +1,8 @@
-//! The way of a log line to its output: a queue bounded in bytes, and one thread that writes.
+//! Passes log lines to their output: a queue bounded in bytes, and one thread that writes.
 //!
-//! Logging never blocks and never fails: a line that finds no room in the queue, or that the output
-//! does not take, is lost and counted. The thread says how many were lost as soon as the output
-//! takes lines again. It must not know what a line says.
+//! Logging never blocks and never fails: a line that does not fit in the queue, or that the output does not
+//! accept, is dropped and counted. The thread reports the number of dropped lines as soon as the output
+//! accepts lines again. This module must not know a line's content.
 //!
 //! It must not panic, and must not write to any other output: see
 //! `docs/decisions/0063-logging-loses-lines-instead-of-blocking.md`.
@@ -21,11 +21,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::limits;
 
 thread_local! {
-    /// On the writing thread, while it reports losses: how many the line that is pushed reports.
+    /// On the writing thread, during a report: the number of dropped lines that the pushed line reports.
     static REPORTED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The queue's end for loggers. Clones share one queue.
+/// The loggers' end of the queue. Clones share one queue.
 #[derive(Clone)]
 pub(super) struct Lossy {
     queue: Arc<Queue>,
@@ -35,7 +35,7 @@ struct Queue {
     state: Mutex<State>,
     filled: Condvar,
     emptied: Condvar,
-    /// Lines lost since the start, for the metrics.
+    /// Lines dropped since the start, for the metrics.
     lost: Counter,
 }
 
@@ -44,26 +44,25 @@ struct State {
     lines: VecDeque<Line>,
     /// Bytes of `lines`.
     bytes: usize,
-    /// Whether the thread is at a line that is no longer in `lines`.
+    /// Whether the thread is writing a line that is no longer in `lines`.
     is_writing: bool,
     is_closed: bool,
-    /// Lines lost and not yet reported.
+    /// Dropped lines not reported yet.
     unreported: u64,
 }
 
 struct Line {
     bytes: Vec<u8>,
-    /// How many lost lines it reports; 0 of an ordinary line.
+    /// The number of dropped lines that it reports; 0 for an ordinary line.
     reports: u64,
 }
 
-/// Writes what is queued when dropped, for at most
-/// [`LOG_FLUSH`](crate::limits::LOG_FLUSH).
+/// On drop, writes the queued lines, for at most [`LOG_FLUSH`](crate::limits::LOG_FLUSH).
 pub(super) struct Flush(Lossy);
 
 impl Lossy {
-    /// Starts the thread that writes to `output`. `report` logs that so many lines were lost; it is
-    /// called on that thread.
+    /// Starts the thread that writes to `output`. `report` logs the number of dropped lines; it runs on that
+    /// thread.
     pub(super) fn start(
         output: impl Write + Send + 'static,
         lost: Counter,
@@ -87,7 +86,7 @@ impl Drop for Flush {
         let mut state = queue.state.lock();
         state.is_closed = true;
         queue.filled.notify_all();
-        // An output that takes nothing must not keep the process alive.
+        // An output that accepts nothing must not keep the process alive.
         while !state.is_settled() && !queue.emptied.wait_until(&mut state, by).timed_out() {}
     }
 }
@@ -111,7 +110,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// A report that is lost is made again; it is no line of its own.
+    /// A dropped report is repeated; it does not count as a line itself.
     fn lose(&self, state: &mut State, reports: u64) {
         if reports == 0 {
             self.lost.inc();
@@ -131,15 +130,15 @@ impl Queue {
                 }
                 written
             });
-            // After a line that was written; without one, to try the output.
+            // After a line that was written; or without one, to test the output.
             if unreported > 0 && wrote != Some(false) {
                 self.report(report);
             }
         }
     }
 
-    /// The next line and how many are unreported. No line: it is time to try the output again.
-    /// `None` at the end.
+    /// The next line and the number of unreported ones. No line: it is time to test the output again. `None`
+    /// at the end.
     fn next(&self) -> Option<(Option<Line>, u64)> {
         let mut state = self.state.lock();
         state.is_writing = false;
@@ -162,7 +161,7 @@ impl Queue {
         }
     }
 
-    /// Has a line queued that reports all losses so far.
+    /// Queues a line that reports all drops so far.
     fn report(&self, report: fn(u64)) {
         let lines = std::mem::take(&mut self.state.lock().unreported);
         REPORTED.set(lines);
@@ -171,7 +170,7 @@ impl Queue {
     }
 }
 
-/// Whether the output took the whole line.
+/// Whether the output accepted the whole line.
 fn write_line(output: &mut impl Write, line: &[u8], is_torn: &mut bool) -> bool {
     if *is_torn && output.write_all(b"\n").is_err() {
         return false;
@@ -190,7 +189,7 @@ fn write_line(output: &mut impl Write, line: &[u8], is_torn: &mut bool) -> bool 
     rest.is_empty() && output.flush().is_ok()
 }
 
-/// One event's text on its way to the queue. The formatter hands over each event in one call.
+/// The text of one event on its way to the queue. The formatter passes each event in one call.
 impl Write for Lossy {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.queue.push(bytes);
@@ -210,11 +209,12 @@ impl<'a> MakeWriter<'a> for Lossy {
     }
 }
 
-/// Writes one line to `output`, for at most `limit`, on a thread of its own: an output that takes nothing does not block the caller.
+/// Writes one line to `output`, for at most `limit`, on a thread of its own: an output that accepts nothing
+/// does not block the caller.
 pub(super) fn write_within(mut output: impl Write + Send + 'static, line: String, limit: Duration) {
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     let thread = thread::Builder::new().name("last-line".to_owned()).spawn(move || {
-        // If the output is closed, the exit code says it.
+        // If the output is closed, the exit code still reports the failure.
         let _ = writeln!(output, "{line}").and_then(|()| output.flush());
         let _ = tell.send(());
     });
@@ -229,7 +229,7 @@ mod tests {
 
     use super::*;
 
-    /// An output whose every write waits for its outcome.
+    /// An output whose every write waits for the test to set its result.
     struct Asked {
         asks: mpsc::Sender<Vec<u8>>,
         outcomes: mpsc::Receiver<io::Result<usize>>,
@@ -264,7 +264,7 @@ mod tests {
             Self { lossy, flush, asks: asked, outcomes: tell, lost }
         }
 
-        /// The next write, and what the output makes of it.
+        /// Expects the next write, and sets its result.
         fn meets(&self, wanted: &[u8], outcome: io::Result<usize>) {
             let asked = self.asks.recv_timeout(Duration::from_secs(20)).unwrap();
             assert_eq!(String::from_utf8_lossy(&asked), String::from_utf8_lossy(wanted));
@@ -280,7 +280,7 @@ mod tests {
     fn lines_that_find_no_room_are_counted_and_nothing_blocks() {
         let mut setup = Setup::new(|_| ());
         setup.lossy.write_all(b"first\n").unwrap();
-        // The thread stands in its first write from here on.
+        // The thread blocks in its first write from here on.
         let asked = setup.asks.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!(asked, b"first\n");
         let line = vec![b'x'; 1024];
@@ -292,7 +292,7 @@ mod tests {
             setup.lossy.write_all(&line).unwrap();
         }
         assert_eq!(setup.lost.get(), 3);
-        // The process ends although the output takes nothing: bounded by LOG_FLUSH.
+        // The process ends although the output accepts nothing: bounded by LOG_FLUSH.
         drop(setup.flush);
     }
 
@@ -302,7 +302,7 @@ mod tests {
     fn what_an_output_did_not_take_is_reported_once_when_it_takes_lines_again() {
         let report = |lines| {
             let lossy = REPORTING.lock().clone();
-            // In one write, as the subscriber does: each is a line.
+            // In one write, as the subscriber does: each write is a line.
             lossy.unwrap().write_all(format!("{lines} lost\n").as_bytes()).unwrap();
         };
         let mut setup = Setup::new(report);
@@ -316,7 +316,7 @@ mod tests {
         setup.lossy.write_all(b"three\n").unwrap();
         setup.meets(b"\n", Ok(1));
         setup.meets(b"three\n", Ok(6));
-        // A report that is lost is made again, and counts no loss of its own.
+        // A dropped report is repeated, and does not count as a dropped line.
         setup.meets(b"2 lost\n", full());
         setup.lossy.write_all(b"four\n").unwrap();
         setup.meets(b"four\n", Ok(5));

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{OperateError, must_have_store};
 use crate::store::copies;
 
-/// Copies the store of a data folder to a new file; gives the file's length in bytes.
+/// Copies the store of a data folder to a new file; returns the file's length in bytes.
 pub(crate) fn backup(data: &Path, target: &Path) -> Result<u64, OperateError> {
     must_have_store(data)?;
     copies::copy_out(data, target).map_err(OperateError::Backup)?;

@@ -1,4 +1,4 @@
-//! `compact`: folds what is due, or everything, deletes what is folded, and gives the room back.
+//! `compact`: compacts documents that are due, or all, deletes the dead rows, and shrinks the file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,25 +16,25 @@ use crate::store::{FoldTask, FoldWindow, Inspection, LogStore, SqliteStore};
 /// Documents whose rows are read at a time.
 const PAGE: usize = 1_000;
 
-/// What is compacted.
+/// Which documents to compact.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CompactOptions {
     /// Only this space.
     pub(crate) space: Option<SpaceName>,
     /// Only this document of it.
     pub(crate) document: Option<DocumentId>,
-    /// Also what is not worth it yet, and the youngest changes.
+    /// Including documents that are not due, and the newest changes.
     pub(crate) all: bool,
 }
 
-/// What became of it.
+/// The result.
 #[derive(Debug, Default)]
 pub(crate) struct Compacted {
-    /// Documents that were folded.
+    /// Documents that were compacted.
     pub(crate) folded: u64,
-    /// Changes that their snapshots stand for.
+    /// Changes that their snapshots replace.
     pub(crate) changes: u64,
-    /// Documents that could not be folded, and why; they are as they were.
+    /// Documents that could not be compacted, and why; they are unchanged.
     pub(crate) failed: Vec<(SpaceName, DocumentId, String)>,
     /// Bytes of the store before and after.
     pub(crate) before: u64,
@@ -52,7 +52,7 @@ pub(crate) fn compact(
     let store = Arc::new(SqliteStore::open(data)?);
     let before = store.size_bytes()?;
     let folded = fold(&store, options, folds);
-    // The first error counts.
+    // The first error is the one returned.
     let closed = store.close();
     let mut compacted = folded?;
     closed?;
@@ -103,12 +103,12 @@ fn fold(
             }
         }
     }
-    // Nobody is connected: what was replaced is of no use to anybody.
+    // No session is connected, so no reader needs a replaced snapshot.
     while store.prune(u64::MAX, limits::PRUNE_ROWS)? {}
     Ok(compacted)
 }
 
-/// Calls for each document of a space.
+/// Calls `each` for each document of a space.
 fn every(
     inspection: &Inspection,
     space: &SpaceName,
@@ -137,7 +137,7 @@ fn fold_one(
         }
         Ok(None) => {}
         Err(FoldFailure::Store(error)) => return Err(error.into()),
-        // It says nothing about the document, which the relay folds later.
+        // The error is not about the document; the relay compacts it later.
         Err(FoldFailure::Worker(error)) if error.is_no_worker() => {
             compacted.failed.push((task.space.clone(), task.document, error.to_string()));
         }

@@ -1,5 +1,5 @@
-//! `delete`: documents of a space, for good, in a store that no relay uses. Clients hear of it as of a
-//! deletion by one of them.
+//! `delete`: deletes documents of a space permanently, in a store that no relay uses. Clients receive it like
+//! a deletion by one of them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use super::{OperateError, must_have_store, now_ms};
 use crate::folding::FoldOptions;
 use crate::store::{Inspection, LogStore, SqliteStore};
 
-/// Documents that are asked for in one read.
+/// Documents per read.
 const PAGE: usize = 1_000;
 
-/// Deletes documents of a space; all that it has if none is named. Nothing is deleted if one of them is
-/// not there.
+/// Deletes documents of a space; all of them if none is named. If a named one does not exist, nothing is
+/// deleted.
 pub(crate) fn delete(
     data: &Path,
     space: &SpaceName,
@@ -25,7 +25,7 @@ pub(crate) fn delete(
     let store = Arc::new(SqliteStore::open(data)?);
     let deleted = chosen(&store.inspection(), space, documents)
         .and_then(|documents| delete_from(&store, space, documents));
-    // The first error counts.
+    // The first error is the one returned.
     let closed = store.close();
     let deleted = deleted?;
     closed?;

@@ -1,4 +1,4 @@
-//! `export`: a space as a portable file, also beside the relay that serves it.
+//! `export`: a space as a portable file, also alongside the relay that serves it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,20 +12,20 @@ use landfall_storage::NewFile;
 use super::{OperateError, must_have_store, now_ms};
 use crate::store::Inspection;
 
-/// Bytes that are written or read at a time.
+/// Bytes per write or read.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// What was exported.
+/// The result of an export.
 #[derive(Debug)]
 pub(crate) struct Exported {
-    /// What the file holds.
+    /// The content of the file, in numbers.
     pub(crate) counts: Counts,
     /// Its length in bytes.
     pub(crate) bytes: u64,
 }
 
-/// Writes all that a space holds, as it is at this moment, to a new file. The file is fsynced and
-/// read again, and has its name only then.
+/// Writes the whole content of a space, as of one moment, to a new file. The file gets its name only after an
+/// fsync and after it was read back.
 pub(crate) fn export(
     data: &Path,
     space: &SpaceName,
@@ -72,7 +72,7 @@ fn write_out(mut file: &File, out: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads what was written: a damaged store would have made a file that nobody can import.
+/// Reads the file back: a damaged store would produce a file that cannot be imported.
 fn read_back(path: &Path, target: &Path) -> Result<u64, OperateError> {
     let file = File::open(path).map_err(|error| OperateError::Read(target.to_owned(), error))?;
     let length = file.metadata().map(|metadata| metadata.len());

@@ -1,8 +1,8 @@
 //! `import`: a portable file into a store that no relay uses.
 //!
-//! The file is read twice: nothing is taken of one that is cut or damaged. What is in it passes the
-//! same admission as what clients push, and its snapshots the same inspection in a child. So what
-//! is there already is no error, and an interrupted import is simply done again.
+//! The file is read twice, so that nothing of a truncated or damaged one is imported. Its changes pass the
+//! same admission as clients' pushes, and its snapshots the same inspection in a child. Content that the
+//! store already has is no error, so an interrupted import is simply repeated.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -20,18 +20,18 @@ use super::writing::{Writing, Written};
 use crate::folding::{Brought, FoldOptions, MergeError, Merged, Offer};
 use crate::store::{LogStore, SqliteStore, StoreError};
 
-/// What became of a file.
+/// The result of an import.
 #[derive(Debug)]
 pub(crate) struct Imported {
-    /// Where it went.
+    /// The target space.
     pub(crate) space: SpaceName,
-    /// Documents that the file has.
+    /// Number of documents in the file.
     pub(crate) documents: u64,
-    /// What was taken of it.
+    /// The entries written, counted by kind.
     pub(crate) written: Written,
 }
 
-/// Imports a file into the store of a data folder, into the space that it names or another one.
+/// Imports a file into the store of a data folder, into the space named in the file or another one.
 pub(crate) fn import(
     data: &Path,
     path: &Path,
@@ -48,7 +48,7 @@ pub(crate) fn import(
         Ok(())
     })?;
     file.seek(SeekFrom::Start(0)).map_err(unread)?;
-    // A whole file names one.
+    // A complete file names one.
     let nameless = || OperateError::Portable(path.to_owned(), PortableError::NotPortable);
     let space = space.or(named).ok_or_else(nameless)?;
 
@@ -59,17 +59,17 @@ pub(crate) fn import(
         import.writing.flush()?;
         Ok(import.writing.done)
     });
-    // The first error counts.
+    // The first error is the one returned.
     let closed = store.close();
     let written = written?;
     closed?;
     Ok(Imported { space, documents: counts.documents, written })
 }
 
-/// An import under way.
+/// An import in progress.
 struct Import {
     writing: Writing,
-    /// The document's snapshot, of which so many bytes are to come.
+    /// The document's snapshot while its body arrives: hash, bytes so far, and number of bytes still to come.
     snapshot: Option<([u8; 32], Vec<u8>, usize)>,
 }
 
@@ -111,7 +111,7 @@ impl Import {
     }
 
     fn snapshot(&mut self, hash: [u8; 32], body: Vec<u8>) -> Result<(), OperateError> {
-        // It is merged with what is durable.
+        // The snapshot is merged with the durable state only.
         self.writing.flush()?;
         if self.writing.is_deleted()? {
             self.writing.done.deleted_here += 1;
@@ -128,7 +128,7 @@ impl Import {
             }
             Err(MergeError::NoWorker) => return Err(OperateError::NoWorker),
             Err(MergeError::Store(error)) => return Err(error.into()),
-            // Nobody else folds here.
+            // No other compaction runs here.
             Err(MergeError::Overtaken) => return Err(StoreError::unsupported().into()),
             Err(MergeError::Worker(error)) => {
                 self.writing.refuse(format!("its snapshot: {error}"));
@@ -143,7 +143,7 @@ impl Import {
         self.writing.snapshot(snapshot)
     }
 
-    /// What a snapshot and what is here come to.
+    /// Merges a snapshot with the stored document.
     fn merge(&self, hash: [u8; 32], body: Vec<u8>) -> Result<Brought, MergeError> {
         let Writing { worker, space, document, .. } = &self.writing;
         let (space, document, bytes) = (space.clone(), *document, Arc::new(body));

@@ -1,9 +1,9 @@
 //! `import-repo`: the data folder of an automerge-repo sync server into a store that no relay uses.
 //!
-//! A document's files are opened together, in a child: they may overlap, come in any order, and
-//! hold chunks of any type. What is sound and new in them passes the same admission as what clients
-//! push; what is not is told, and the rest goes on. What is there already is no error, so an
-//! interrupted import is simply done again.
+//! A document's files are opened together, in a child: they may overlap, come in any order, and hold chunks
+//! of any type. Valid new changes pass the same admission as clients' pushes; invalid ones are reported, and
+//! the import continues. Content that the store already has is no error, so an interrupted import is simply
+//! repeated.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,35 +20,35 @@ use crate::folding::{Brought, Chunks, FoldOptions, MergeError, Merged, brought};
 use crate::limits;
 use crate::store::{LogStore, SqliteStore, StoreError};
 
-/// Whom the entries name: whoever made the changes is not told by the folder.
+/// The author of imported entries: the folder does not record the real ones.
 const AUTHOR: &[u8] = b"import-repo";
 
-/// Documents after which the log says how far it is.
+/// Documents per progress line in the log.
 const TELL_EVERY: u64 = 500;
 
-/// What became of a folder.
+/// The result of an import.
 #[derive(Debug)]
 pub(crate) struct RepoImported {
-    /// Where it went.
+    /// The target space.
     pub(crate) space: SpaceName,
-    /// Documents that the folder has.
+    /// Number of documents in the folder.
     pub(crate) documents: u64,
-    /// Those of which something was new here.
+    /// Number of documents with new content.
     pub(crate) added: u64,
-    /// Those that are deleted here.
+    /// Number of documents that are deleted in the store.
     pub(crate) deleted_here: u64,
-    /// What was written.
+    /// The entries written, counted by kind.
     pub(crate) written: Written,
-    /// What could not be taken: where it is, and why.
+    /// Content that could not be imported: its path, and the reason.
     pub(crate) problems: Told,
-    /// What is in the folder and is no document.
+    /// Content of the folder that is not a document.
     pub(crate) others: Told,
 }
 
-/// Things that are told one by one, up to a limit.
+/// A list of findings, of which the first few are kept.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    /// How many there are.
+    /// Their number.
     pub(crate) count: u64,
     /// The first of them.
     pub(crate) first: Vec<(PathBuf, String)>,
@@ -73,20 +73,20 @@ pub(crate) fn import_repo(
     let listing = repo_folder::documents(folder);
     let listing = listing.map_err(|error| OperateError::Read(folder.to_owned(), error))?;
     if listing.found.is_empty() {
-        // A wrong name must not make a store.
+        // A wrong name must not create a store.
         return Err(OperateError::NoRepo(folder.to_owned()));
     }
     let store = Arc::new(SqliteStore::open(data)?);
     let imported = Writing::begin(&store, space, folds)
         .and_then(|writing| ImportRepo::new(writing, &listing).run(listing));
-    // The first error counts.
+    // The first error is the one returned.
     let closed = store.close();
     let imported = imported?;
     closed?;
     Ok(imported)
 }
 
-/// An import under way.
+/// An import in progress.
 struct ImportRepo {
     writing: Writing,
     documents: u64,
@@ -176,7 +176,7 @@ impl ImportRepo {
             Ok(opened) => opened,
             Err(MergeError::NoWorker) => return Err(OperateError::NoWorker),
             Err(MergeError::Store(error)) => return Err(error.into()),
-            // Neither can be: nobody else folds here, and nothing is asked to be related.
+            // Neither can occur: no other compaction runs here, and no relation is required.
             Err(MergeError::Overtaken | MergeError::Unrelated) => {
                 return Err(StoreError::unsupported().into());
             }
@@ -204,7 +204,7 @@ impl ImportRepo {
     }
 }
 
-/// A file of so many bytes at most.
+/// Reads a file of at most `most` bytes.
 fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let length = std::fs::metadata(path)?.len();
     if length > most {

@@ -1,9 +1,9 @@
-//! The folder in which automerge-repo's file storage keeps its documents: what is where, and
-//! nothing of what is in the files.
+//! The layout of the folder in which automerge-repo's file storage keeps its documents. This module does not
+//! know the content of the files.
 //!
-//! A key of several words is a path; of its first word, the first two characters are a folder of
-//! their own. Of a document the words are its id, then `snapshot`, `incremental` or `sync-state`,
-//! and a name. `storage-adapter-id` is a key of one word.
+//! A key of several words is a path; the first two characters of its first word are a folder of their own. A
+//! document's words are its id, then `snapshot`, `incremental` or `sync-state`, and a name.
+//! `storage-adapter-id` is a key of one word.
 
 use std::fs::{DirEntry, FileType};
 use std::io;
@@ -14,10 +14,10 @@ use landfall_protocol::DocumentId;
 /// Kinds of files that hold changes. Whole documents come first.
 const CHUNKS: [&str; 2] = ["snapshot", "incremental"];
 
-/// What peers were known to hold: of no use to another server.
+/// The known states of peers: useless to another server.
 const SYNC_STATE: &str = "sync-state";
 
-/// The key of the folder's own id: it stays with the server that had it.
+/// The key of the folder's own id: it belongs to the old server.
 const OWN_ID: (&str, &str) = ("st", "orage-adapter-id");
 
 /// A document's folder.
@@ -27,11 +27,11 @@ pub(super) struct RepoDocument {
     pub(super) folder: PathBuf,
 }
 
-/// What there is, in the order of its names.
+/// The entries of a folder, ordered by name.
 #[derive(Debug, Default)]
 pub(super) struct Listing<T> {
     pub(super) found: Vec<T>,
-    /// What is passed over, and why.
+    /// Skipped entries, and why.
     pub(super) others: Vec<(PathBuf, String)>,
 }
 
@@ -88,14 +88,14 @@ pub(super) fn chunks(folder: &Path) -> io::Result<Listing<PathBuf>> {
     Ok(listing)
 }
 
-/// What is in a folder, by name. A link is what it leads to.
+/// The entries of a folder, by name. Links are followed.
 fn entries(folder: &Path) -> io::Result<Vec<(DirEntry, FileType)>> {
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let kind = match std::fs::metadata(entry.path()) {
             Ok(metadata) => metadata.file_type(),
-            // A link that leads nowhere.
+            // A dangling link.
             Err(_) => entry.file_type()?,
         };
         entries.push((entry, kind));

@@ -1,5 +1,5 @@
-//! Writing to a store that no relay uses: what is imported is admitted by the space's machine, as
-//! what clients push, and committed in groups.
+//! Writes to a store that no relay uses: imported content is admitted by the space's machine, like clients'
+//! pushes, and committed in groups.
 
 use std::sync::{Arc, mpsc};
 
@@ -16,39 +16,39 @@ use crate::hub::Durable;
 use crate::metrics::Metrics;
 use crate::store::{LogStore, SqliteStore, StoreError};
 
-/// Changes, and their bytes, that wait for one commit.
+/// Changes, and their bytes, per commit.
 const PENDING: usize = 1_024;
 const PENDING_BYTES: usize = 4 << 20;
 
-/// Refusals that are told one by one; more are counted.
+/// Rejections listed one by one; more are only counted.
 pub(super) const REFUSALS: usize = 100;
 
-/// What was written, and what was not.
+/// Counts of the content written, and of the content that was not.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
-    /// Changes that are new here.
+    /// Changes that were new.
     pub(crate) changes: u64,
-    /// Deletions that are new here.
+    /// Deletions that were new.
     pub(crate) tombstones: u64,
-    /// Snapshots that brought something new.
+    /// Snapshots with new content.
     pub(crate) snapshots: u64,
-    /// What was here already.
+    /// Content that the store already had.
     pub(crate) known: u64,
-    /// What is of documents that are deleted here: a deletion is for good.
+    /// Content of documents that are deleted in the store: a deletion is final.
     pub(crate) deleted_here: u64,
-    /// What was refused.
+    /// Rejected content.
     pub(crate) refused: u64,
-    /// The first refusals: whose, and why.
+    /// The first rejections: the document, and the reason.
     pub(crate) refusals: Vec<(DocumentId, String)>,
 }
 
-/// One who writes to a space.
+/// A writer to one space.
 pub(super) struct Writing {
     pub(super) space: SpaceName,
     pub(super) store: Arc<SqliteStore>,
     pub(super) worker: Worker,
     machine: Space,
-    /// Whose turn it is.
+    /// The current document.
     pub(super) document: DocumentId,
     next_push: u64,
     pending: usize,
@@ -89,7 +89,7 @@ impl Writing {
         self.ask(at_ms, |machine, view, at_ms| machine.handle_deletion(&entry, view, at_ms))
     }
 
-    /// Adds changes to the document, in their order.
+    /// Appends changes to the document, in their order.
     pub(super) fn changes(
         &mut self,
         changes: Vec<CheckedChange>,
@@ -110,8 +110,7 @@ impl Writing {
         }
     }
 
-    /// Puts a snapshot in the place of all that there is of the document, which it was merged
-    /// with.
+    /// Replaces the document's content by a snapshot that it was merged into.
     pub(super) fn snapshot(&mut self, snapshot: Arc<Snapshot>) -> Result<(), OperateError> {
         let entry = self.entry(Vec::new());
         let judged: Judged<StoreError> = self.machine.handle_snapshot(&entry, snapshot, now_ms());
@@ -127,8 +126,8 @@ impl Writing {
         Ok(self.view(|machine, view| machine.is_deleted(view, &document))??)
     }
 
-    /// Has the machine judge something, with the store's view of what is durable; loads the index
-    /// of folded history if that is needed.
+    /// Has the machine admit something, with the store's durable view; loads the packed index if that is
+    /// needed.
     fn ask(
         &mut self,
         at_ms: u64,
@@ -182,7 +181,7 @@ impl Writing {
         }
     }
 
-    /// Commits everything that was admitted.
+    /// Commits everything admitted so far.
     pub(super) fn flush(&mut self) -> Result<(), OperateError> {
         (self.pending, self.pending_bytes) = (0, 0);
         while let Some(commit) = self.machine.poll_commit() {
@@ -196,7 +195,7 @@ impl Writing {
         self.store.append(
             Arc::clone(&commit),
             Box::new(move |result| {
-                // Nobody hears it only if the waiting thread is gone.
+                // The send fails only if the waiting thread is gone.
                 let _ = tell.send(result);
             }),
         );
@@ -217,7 +216,7 @@ impl Writing {
         Ok(())
     }
 
-    /// Counts what is not in a commit.
+    /// Counts an answer that needs no commit.
     fn tally(&mut self, answer: &Answer) {
         match &answer.refusal {
             None => self.done.known += u64::from(answer.added.is_none()),

@@ -417,3 +417,48 @@ fn read(
         closing: plan.close(index, sent),
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use landfall_protocol::Moment;
+    use landfall_protocol::repo::peer::{Host, Peer};
+    use landfall_protocol::session::Patience;
+
+    use super::*;
+    use crate::folding::FoldOptions;
+    use crate::memory::{Memory, ShareKey};
+    use crate::metrics::Metrics;
+    use crate::store::SqliteStore;
+
+    /// A client opens very many documents that nobody has.
+    #[tokio::test]
+    async fn questions_that_need_only_a_look_are_answered_in_one_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(folder.path()).unwrap());
+        let (metrics, folds) = (Arc::new(Metrics::new()), FoldOptions::default());
+        let (folder, _ended) =
+            Folder::start(Arc::clone(&store), metrics, folds, Memory::new(0)).unwrap();
+        let (account, turns) = (Memory::new(0).account(ShareKey::Session(1)), Turns::new(1));
+        let space = "default".parse().unwrap();
+        let page_reads = turns.clone();
+        let folds = Arc::clone(&folder);
+        let reader = Reader { store, page_reads, account, folder: folds, space };
+        let (waiting, ready) = Default::default();
+        let mut planning = Planning { reader, waiting, bytes: 0, doing: None, ready };
+        let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
+        let peer = Peer::new(host, Patience::default(), Moment::default());
+        let many = 3 * limits::REPO_QUESTIONS as u128;
+        for number in 0..many {
+            let ticket = peer.ticket(DocumentId::from_bytes(number.to_le_bytes()));
+            let (heads, have, need, sent_through) = (vec![], vec![], vec![], Offset(0));
+            planning.ask(ticket, Question { heads, have, need, sent_through });
+        }
+        for number in 0..many {
+            let Reply { ticket, planned, .. } = planning.reply().await.unwrap();
+            assert_eq!(ticket.document, DocumentId::from_bytes(number.to_le_bytes()));
+            assert!(matches!(planned, Planned::Standing(Stands::Absent)));
+        }
+        assert_eq!((turns.asked(), planning.bytes), (3, 0));
+        folder.close();
+    }
+}

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use landfall_protocol::repo::peer::Peer;
 use landfall_protocol::{Code, Moment};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::Driver;
+use super::{Driver, host};
 use crate::limits;
 use crate::session::socket::{self, Stream};
 use crate::session::writer::{Outgoing, WriteEnd, Writing};
@@ -26,6 +27,17 @@ impl Driver {
         let _ = writer.try_send(next);
     }
 
+    /// Frees what the relay remembers of the peer. A session that ends waits some seconds for its peer, and many
+    /// may be ended at once because memory is short.
+    fn release(&mut self) {
+        self.shared.repo.gossip.leave(&self.space, self.id);
+        self.shared.rooms.forget(self.id);
+        self.intake.drop_waiting();
+        let host = host(self.shared.upstream, &self.space);
+        self.machine = Peer::new(host, self.shared.patience, Moment::default());
+        self.state_room.clear();
+    }
+
     /// Sends what is left and the close, and waits a little for the peer to have heard it.
     pub(super) async fn close(
         &mut self,
@@ -36,6 +48,7 @@ impl Driver {
         writing: Writing,
     ) {
         let Some(writer) = self.writer.take() else { return };
+        self.release();
         let abort = writing.abort_handle();
         let mut reason = format!("{code}: {what}");
         reason.truncate(reason.floor_char_boundary(limits::CLOSE_REASON_BYTES));

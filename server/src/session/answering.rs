@@ -1,6 +1,5 @@
-//! Answers to a session's questions about what the relay holds: digests, and documents apart from
-//! the log's order. One question at a time, each read from the store in short pieces that wait for
-//! the socket.
+//! Answers a session's queries: digests, and documents outside the log's order. One query at a time, each
+//! read from the store in short pieces, at the pace of the socket.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,13 +20,13 @@ use crate::memory::{Account, Grant};
 use crate::store::{BranchPage, LogStore, StoreError, SumCursor};
 use crate::turns::Turns;
 
-/// How often one document is planned anew because a fold overtook its answer.
+/// How often one document is planned again because a compaction overtook its answer.
 const PLANS: usize = 8;
 
 /// The subscription that asks, and its ticket.
 pub(super) type Asker = (SubscriptionId, u64);
 
-/// Heads that travel beside entries; more of them have frames of their own.
+/// The number of heads that fit beside entries; more of them get frames of their own.
 const FEW_HEADS: usize = 1_000;
 
 const _: () = assert!(
@@ -35,14 +34,14 @@ const _: () = assert!(
         <= shared::MESSAGE_BYTES
 );
 
-/// A question.
+/// A query.
 pub(super) enum Query {
     Digest(Asker, SpaceName, Vec<Prefix>),
     Fetch(Asker, SpaceName, Vec<Want>),
 }
 
 impl Query {
-    /// Bytes that it takes up until it is answered: as it came, and in the read that it is answered by.
+    /// Bytes that it holds until it is answered: as received, and as a copy in the read that answers it.
     pub(super) fn bytes(&self) -> usize {
         let asked = match self {
             Self::Digest(.., prefixes) => size_of_val(&prefixes[..]),
@@ -57,21 +56,21 @@ impl Query {
 
 /// A piece of an answer.
 pub(super) enum Reply {
-    /// What lies below the prefixes, and the log's head.
+    /// The branches of the prefixes, and the log's head.
     Branches(Asker, Offset, Vec<Branch>),
     /// A message that is ready to send.
     Message(Asker, Vec<u8>, Grant),
-    /// A fetch has been answered.
+    /// A fetch is finished.
     Fetched(Asker),
-    /// The store could not answer; documents of a fetch that it could read were sent.
+    /// The store could not answer; the readable documents of a fetch were sent.
     Failed(Asker, Code, String),
 }
 
-/// The questions of one session.
+/// The queries of one session.
 pub(super) struct Answering {
     reader: Reader,
     waiting: VecDeque<(Query, Option<Grant>)>,
-    /// Bytes of those that wait without memory: they came in small messages.
+    /// Bytes of waiting queries without a memory grant: they arrived in small messages.
     small: usize,
     task: Option<JoinHandle<()>>,
     replies: mpsc::Receiver<Reply>,
@@ -80,21 +79,21 @@ pub(super) struct Answering {
 
 impl Answering {
     pub(super) fn new(shared: &Shared, account: Account) -> Self {
-        // Few: each may be a message of its own.
+        // A small queue: each reply may be a whole message.
         let (sender, replies) = mpsc::channel(2);
         let digests = shared.digests.clone();
         let reader = Reader { pages: Pages::new(shared, account), digests };
         Self { reader, waiting: VecDeque::new(), small: 0, task: None, replies, sender }
     }
 
-    /// A question came, with its memory if its message was large.
+    /// Queues a query, with its memory if its message was large.
     pub(super) fn add(&mut self, query: Query, room: Option<Grant>) {
         self.small += if room.is_none() { query.bytes() } else { 0 };
         self.waiting.push_back((query, room));
         self.begin();
     }
 
-    /// Whether the peer may ask more.
+    /// Whether the peer may send more queries.
     pub(super) fn has_room(&self) -> bool {
         self.small < limits::SMALL_QUESTION_BYTES
     }
@@ -112,7 +111,7 @@ impl Answering {
         }));
     }
 
-    /// Waits for the next piece of an answer; for ever if nothing was asked.
+    /// Waits for the next piece of an answer; for ever if there is no query.
     pub(super) async fn reply(&mut self) -> Option<Reply> {
         let reply = self.replies.recv().await;
         if matches!(reply, Some(Reply::Branches(..) | Reply::Fetched(..) | Reply::Failed(..))) {
@@ -134,7 +133,7 @@ impl Drop for Answering {
 #[derive(Clone)]
 struct Reader {
     pages: Pages,
-    /// Of which addresses have their turns with digests, and pay for the rows.
+    /// Bounds concurrent digest reads by address, and charges addresses for the rows.
     digests: Turns,
 }
 
@@ -159,7 +158,7 @@ impl Reader {
                 }
             }
         };
-        // A session that is gone wants no answer.
+        // A session that is gone needs no answer.
         let _ = replies.send(reply).await;
     }
 
@@ -171,8 +170,8 @@ impl Reader {
         self.pages.read(read, bytes).await.map_err(Stop::Failed)
     }
 
-    /// Sums page by page; others read in between. A log that grows meanwhile has no one head for all
-    /// of it: then the head is 0, which is that of no log with documents.
+    /// Sums page by page, so that others read in between. If the log grows meanwhile, no single head is valid
+    /// for all pages: the head is then 0, which no log with documents has.
     async fn branches(
         &self,
         space: SpaceName,
@@ -187,7 +186,7 @@ impl Reader {
             let read = move |store: &dyn LogStore| {
                 let page =
                     store.branches(&space, &prefixes, cursor.clone(), limits::DIGEST_ROWS)?;
-                // Here, so that it is paid for although the session may be gone by now.
+                // Inside the read, so that the rows are charged even if the session is gone by then.
                 digests.spend(share, page.rows as u64);
                 Ok(page)
             };
@@ -216,7 +215,7 @@ impl Reader {
             let answering = Fetching { reader: self, asker, space, replies };
             if let Err(stop) = answering.document(want).await {
                 stop.unless_damage()?;
-                // Not even what is there of it can be read. It keeps nobody from the others.
+                // The document cannot be read at all. Report that, and answer the remaining ones.
                 let (entry, room) = answering.damage(document, Offset(0)).await?;
                 let (entry, holding) = ([entry], Holding::Present(Vec::new()));
                 answering.entries(document, &holding, &entry, true, room).await?;
@@ -227,7 +226,7 @@ impl Reader {
 }
 
 impl Stop {
-    /// Gives itself back unless the damage of one document alone is the reason.
+    /// Returns itself, unless its cause is damage of one document only.
     fn unless_damage(self) -> Result<(), Self> {
         match &self {
             Self::Failed(error) if error.failure == StoreFailure::Damaged => Ok(()),
@@ -242,13 +241,13 @@ impl Stop {
                 let (code, what) = error.told();
                 Reply::Failed(asker, code, what)
             }
-            // Nobody hears it.
+            // No session receives it.
             Self::Gone => Reply::Fetched(asker),
         }
     }
 }
 
-/// One fetch under way.
+/// A fetch in progress.
 struct Fetching<'a> {
     reader: &'a Reader,
     asker: Asker,
@@ -269,7 +268,7 @@ impl Fetching<'_> {
                 };
                 size_of_val(&plan.offsets[..]) + heads
             };
-            // Its memory is given back before any for what it plans is waited for: one plan a session.
+            // Returns the plan's memory before the answer reserves its own: one plan per session.
             let (plan, room) = self.reader.read(plan, bytes).await?;
             drop(room);
             self.tell_damage(document, &plan.holding).await?;
@@ -280,7 +279,7 @@ impl Fetching<'_> {
         Err(Stop::Failed(StoreError::unsupported()))
     }
 
-    /// Of a document that is known to be damaged that is told first, also to one who lacks nothing.
+    /// Reports known damage of a document first, also to a peer that lacks nothing.
     async fn tell_damage(&self, document: DocumentId, holding: &Holding) -> Result<(), Stop> {
         let known = self.reader.pages.known_damage(self.space, &document);
         if known.is_none() || !matches!(holding, Holding::Present(_)) {
@@ -290,8 +289,8 @@ impl Fetching<'_> {
         self.entries(document, holding, &[entry], false, room).await
     }
 
-    /// Sends what is planned; false if it was folded away meanwhile and must be planned again.
-    /// What was sent before then comes twice, which harms nothing.
+    /// Sends the planned entries; false if a compaction removed some and the document must be planned again.
+    /// Entries sent before that are sent twice, which is harmless.
     async fn planned(&self, document: DocumentId, plan: DocumentPlan) -> Result<bool, Stop> {
         let DocumentPlan { holding, snapshot, offsets } = plan;
         let mut rest = offsets;
@@ -328,8 +327,8 @@ impl Fetching<'_> {
         }
     }
 
-    /// Sends a snapshot's parts, if it does not travel in its entry, and gives the entry; `None` if it
-    /// is gone.
+    /// Sends a snapshot's parts, if its body does not fit in its entry, and returns the entry; `None` if it
+    /// no longer exists.
     async fn snapshot(
         &self,
         hash: [u8; 32],
@@ -346,7 +345,7 @@ impl Fetching<'_> {
         Ok(entry.map(|entry| (entry, room)))
     }
 
-    /// The entry that stands for what cannot be read.
+    /// An entry that reports damage instead of content.
     async fn damage(
         &self,
         document: DocumentId,
@@ -357,7 +356,7 @@ impl Fetching<'_> {
         self.reader.read(entry, EncodedEntry::len).await
     }
 
-    /// Sends a snapshot in parts; false if it is gone.
+    /// Sends a snapshot in parts; false if it no longer exists.
     async fn parts(&self, hash: [u8; 32], total: u64) -> Result<bool, Stop> {
         let mut from = 0;
         while from < total {
@@ -373,7 +372,7 @@ impl Fetching<'_> {
         Ok(true)
     }
 
-    /// Sends entries, and behind the last of them what is held: heads in as many frames as they need.
+    /// Sends entries, and after the last of them the document's state: heads in as many frames as they need.
     async fn entries(
         &self,
         document: DocumentId,
@@ -422,7 +421,7 @@ mod tests {
     use crate::memory::{Memory, ShareKey};
     use crate::store::SqliteStore;
 
-    /// A store with so many deleted documents in one bucket of the digests.
+    /// A store with `documents` deleted documents in one bucket of the digests.
     fn deleted(folder: &std::path::Path, space: &SpaceName, documents: u64) -> SqliteStore {
         let store = SqliteStore::open(folder).unwrap();
         let tombstone = |number: u64| {
@@ -463,7 +462,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let space: SpaceName = "notes".parse().unwrap();
         let store: Arc<dyn LogStore> = Arc::new(deleted(folder.path(), &space, 100));
-        // A row a second.
+        // One row per second.
         let (memory, digests) = (Memory::new(0), Turns::within(1, Budgets::new(1, 10)));
         let reader = |share| {
             let account = memory.account(ShareKey::Session(share));

@@ -1,5 +1,5 @@
-//! What a session feeds its peer: for each subscription a feed, taken in turns; from the ring
-//! where it reaches back far enough, else from the store, one short page at a time.
+//! Feeds a session's subscriptions, in turns: from the ring where it reaches back far enough, else from the
+//! store, one short page at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -25,13 +25,14 @@ struct Source {
     feed: Option<Arc<Feed>>,
     /// The ring does not reach back to its position: the store must be read.
     behind: bool,
-    /// Its place among all subscriptions of the relay.
+    /// Its unit of the relay's subscription quota.
     _place: One,
-    /// The memory of it and of its filter.
+    /// The memory of the subscription and its filter.
     room: Grant,
 }
 
-/// What a page is for. The ticket tells it from a later subscription of the same number.
+/// The subscription that a page is read for. The ticket distinguishes it from a later subscription with the
+/// same number.
 #[derive(Clone)]
 pub(super) struct Target {
     pub(super) subscription: SubscriptionId,
@@ -39,19 +40,19 @@ pub(super) struct Target {
     pub(super) feed: Arc<Feed>,
 }
 
-/// A chunk that was read from the store, or why not.
+/// A chunk read from the store, or the error.
 pub(super) type Read = (Target, Result<Option<Chunk>, StoreError>, Option<Grant>);
 
-/// Where a subscription stands, and what it wants.
+/// A subscription's position and filter.
 pub(super) struct Standing {
     pub(super) after: Offset,
     pub(super) filter: Filter,
     pub(super) partial: Option<Partial>,
 }
 
-/// Why a subscription is not taken.
+/// Why a subscription is rejected.
 pub(super) enum NoRoom {
-    /// All subscriptions that there may be are taken, of the relay or of the address.
+    /// The relay or the address has used up its quota.
     Places(usize),
     /// There is no memory for it now.
     Memory,
@@ -61,12 +62,12 @@ pub(super) enum NoRoom {
 pub(super) struct Feeding {
     pages: Pages,
     account: Account,
-    /// Places for subscriptions, of the whole relay.
+    /// The quota of subscriptions, for the whole relay.
     places: Quota,
     sources: BTreeMap<SubscriptionId, Source>,
-    /// Those that may have something to be fed; all others have not.
+    /// Subscriptions that may have entries to send; all others have none.
     due: BTreeSet<SubscriptionId>,
-    /// Whose turn was last.
+    /// The last subscription served.
     last: SubscriptionId,
     reading: Option<JoinHandle<Read>>,
     read: Option<(Target, Chunk, Option<Grant>)>,
@@ -88,7 +89,7 @@ impl Feeding {
         }
     }
 
-    /// A subscription that is about to be attached; gives its ticket.
+    /// Adds a subscription that is about to be attached; returns its ticket.
     pub(super) fn add(
         &mut self,
         subscription: SubscriptionId,
@@ -104,12 +105,12 @@ impl Feeding {
         Ok(ticket)
     }
 
-    /// A subscription has another filter. False if there is no memory for it.
+    /// Replaces a subscription's filter. False if there is no memory for the new one.
     pub(super) fn refilter(&mut self, subscription: SubscriptionId, filter: &Filter) -> bool {
         let Some(source) = self.sources.get_mut(&subscription) else { return true };
         let bytes = state_bytes(filter);
         if bytes > source.room.bytes() {
-            // The former one is gone, but its memory is given back only after this.
+            // The former filter is dropped, but its memory is returned only by the assignment below.
             let Some(room) = self.account.remember(bytes) else { return false };
             source.room = room;
         }
@@ -122,17 +123,17 @@ impl Feeding {
         self.due.remove(&subscription);
     }
 
-    /// These logs have grown.
+    /// The logs of these subscriptions have grown.
     pub(super) fn handle_grown(&mut self, subscriptions: BTreeSet<SubscriptionId>) {
         self.due.extend(subscriptions);
     }
 
-    /// Whether a ticket is that of the present subscription.
+    /// Whether a ticket is that of the current subscription.
     pub(super) fn is_current(&self, subscription: SubscriptionId, ticket: u64) -> bool {
         self.sources.get(&subscription).is_some_and(|source| source.ticket == ticket)
     }
 
-    /// Whether a target is of a subscription that still stands.
+    /// Whether a target's subscription still exists.
     pub(super) fn is_target(&self, target: &Target) -> bool {
         self.is_current(target.subscription, target.ticket)
     }
@@ -144,8 +145,8 @@ impl Feeding {
         }
     }
 
-    /// The next subscription, in turn, whose log has grown past its position and whose page is in
-    /// the ring or may be.
+    /// The next subscription, in turn, whose log has grown past its position and whose page is in the ring or
+    /// may be.
     pub(super) fn next_live(
         &mut self,
         position: impl Fn(SubscriptionId) -> Option<Offset>,
@@ -158,14 +159,14 @@ impl Feeding {
         self.first_due(|source| !source.behind, position).is_some()
     }
 
-    /// The ring does not hold this subscription's next entry.
+    /// The ring does not have this subscription's next entry.
     pub(super) fn handle_behind(&mut self, subscription: SubscriptionId) {
         if let Some(source) = self.sources.get_mut(&subscription) {
             source.behind = true;
         }
     }
 
-    /// Begins to read the next chunk of a subscription that is behind, if none is being read.
+    /// Starts reading the next chunk of a subscription that is behind, unless a read is in progress.
     pub(super) fn read_if_behind(
         &mut self,
         position: impl Fn(SubscriptionId) -> Option<Offset>,
@@ -188,7 +189,7 @@ impl Feeding {
         }));
     }
 
-    /// Waits for the page that is being read; for ever if there is none.
+    /// Waits for the read in progress; for ever if there is none.
     pub(super) async fn read(&mut self) -> Option<Read> {
         let Some(reading) = self.reading.as_mut() else { return std::future::pending().await };
         let read = reading.await;
@@ -196,7 +197,7 @@ impl Feeding {
         read.ok()
     }
 
-    /// A chunk came from the store. After it the ring is tried again.
+    /// A chunk arrived from the store. The ring is tried again after it.
     pub(super) fn handle_read(&mut self, target: Target, chunk: Chunk, room: Option<Grant>) {
         let Some(source) = self.sources.get_mut(&target.subscription) else { return };
         if source.ticket == target.ticket {
@@ -205,17 +206,17 @@ impl Feeding {
         }
     }
 
-    /// Memory for a page of the ring until it is written, if there is any.
+    /// Memory for a page of the ring until it is written, if available.
     pub(super) fn room(&self, page: &Page) -> Option<Grant> {
         self.pages.room(page.entries.iter().map(|entry| entry.len()).sum())
     }
 
-    /// Whether a chunk from the store waits to be sent.
+    /// Whether a chunk from the store is ready to send.
     pub(super) fn has_read(&self) -> bool {
         self.read.is_some()
     }
 
-    /// The chunk from the store that waits to be sent, if its subscription still stands.
+    /// The chunk from the store that is ready to send, if its subscription still exists.
     pub(super) fn take_read(&mut self) -> Option<(Target, Chunk, Option<Grant>)> {
         let (target, chunk, room) = self.read.take()?;
         self.is_current(target.subscription, target.ticket).then_some((target, chunk, room))
@@ -231,15 +232,14 @@ impl Feeding {
         Some(target)
     }
 
-    /// The first that is due, beginning after the one whose turn was last. Those that turn out to
-    /// have nothing are not looked at again until their logs have grown: so each growth costs one
-    /// look, however many subscriptions there are.
+    /// The first due subscription after the last one served. Those without entries to send are skipped until
+    /// their logs have grown, so each growth costs one look, however many subscriptions there are.
     fn first_due(
         &mut self,
         which: impl Fn(&Source) -> bool,
         position: impl Fn(SubscriptionId) -> Option<Offset>,
     ) -> Option<Target> {
-        // A page that waits to be sent goes first: the ring must not overtake it.
+        // A chunk that waits to be sent goes first: the ring must not overtake it.
         let held = self.read.as_ref().map(|(target, ..)| target.subscription);
         let after = self.due.range((Bound::Excluded(self.last), Bound::Unbounded));
         let turns = after.chain(self.due.range(..=self.last)).copied();
@@ -250,7 +250,7 @@ impl Feeding {
                 idle.push(subscription);
                 continue;
             };
-            // Without a position it is paused, and goes on of itself.
+            // Without a position it is paused: it stays due until it resumes.
             let Some(at) = position(subscription) else { continue };
             if at >= feed.head() {
                 idle.push(subscription);
@@ -283,7 +283,7 @@ fn chunk_bytes(chunk: &Option<Chunk>) -> usize {
     }
 }
 
-/// Bytes that a subscription takes up for as long as it stands.
+/// Bytes that a subscription holds while it exists.
 fn state_bytes(filter: &Filter) -> usize {
     let documents = match filter {
         Filter::Everything => 0,

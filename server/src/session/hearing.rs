@@ -1,6 +1,6 @@
-//! Ephemeral messages of a session: those that its client says, and those that it hears.
+//! Ephemeral messages of a session: those that its client sends, and those of other clients that it receives.
 //!
-//! What it hears waits in a bounded seat while the client does not read.
+//! Received messages wait in a bounded mailbox while the client does not read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use landfall_protocol::{SessionId, SpaceName};
 use crate::memory::{Account, Grant};
 use crate::rooms::{News, Rooms, Said, Seat};
 
-/// Where a session listens. Dropped, it listens nowhere.
+/// The session's subscriptions to ephemeral messages. Dropping it ends them all.
 pub(super) struct Hearing {
     rooms: Arc<Rooms>,
     seat: Arc<Seat>,
@@ -25,12 +25,12 @@ impl Drop for Hearing {
 }
 
 impl Hearing {
-    /// Nowhere yet.
+    /// Without subscriptions.
     pub(super) fn new(id: SessionId, account: Account, rooms: Arc<Rooms>) -> Self {
         Self { rooms, seat: Seat::new(id, account), spaces: BTreeMap::new() }
     }
 
-    /// What is said about these documents is wanted.
+    /// Subscribes to messages about these documents.
     pub(super) fn listen(
         &mut self,
         subscription: SubscriptionId,
@@ -48,7 +48,7 @@ impl Hearing {
         }
     }
 
-    /// The client says something.
+    /// Publishes a message of the client.
     pub(super) fn say(&self, space: &SpaceName, message: Ephemeral) {
         let Ephemeral { document, sender, session, count, data, .. } = message;
         let said = Said { document, sender, session, count, data: data.into_vec() };
@@ -57,7 +57,7 @@ impl Hearing {
         }
     }
 
-    /// Waits for what others say; gives it with the memory that it has.
+    /// Waits for messages of other clients; returns them with their memory.
     pub(super) async fn said(&self) -> (Vec<News>, Option<Grant>) {
         self.seat.wait().await;
         let (news, _, room) = self.seat.take_with_memory();
@@ -65,7 +65,7 @@ impl Hearing {
     }
 }
 
-/// What a client is sent of it.
+/// The frame that a client receives.
 pub(super) fn message(subscription: SubscriptionId, said: Arc<Said>) -> Ephemeral {
     let Said { document, sender, session, count, data } = Arc::unwrap_or_clone(said);
     let data = data.into();

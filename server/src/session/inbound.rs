@@ -1,5 +1,5 @@
-//! What a session's peer sends: messages, taken frame by frame as there is room for what each asks,
-//! and how its connection may end.
+//! Inbound messages: taken frame by frame as there is room for each request, and the ways in which a
+//! connection ends.
 
 use std::time::Instant;
 
@@ -11,12 +11,12 @@ use super::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, Ending};
 use crate::intake::{MessageRoom, Room};
 use crate::limits;
 
-/// A message of which frames are still to be handled.
+/// A message with frames still to be handled.
 pub(super) struct Inbound {
     bytes: Bytes,
-    /// Where the next frame begins.
+    /// The start of the next frame.
     at: usize,
-    /// The memory of what is left of it.
+    /// The memory of the rest of the message.
     pub(super) room: MessageRoom,
 }
 
@@ -32,7 +32,7 @@ impl Driver {
             Heard::Text => self.machine.handle_alien("a text message"),
             Heard::Control => self.machine.handle_alive(now),
             Heard::Close => {
-                // Nothing may follow the WebSocket's own close but the reply to it.
+                // The WebSocket's close may be followed only by the reply to it.
                 self.outbox.clear();
                 self.outbox_bytes = 0;
                 self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL));
@@ -47,7 +47,7 @@ impl Driver {
         }
     }
 
-    /// Whether there is room for what the next frame may ask.
+    /// Whether there is room for whatever the next frame may request.
     pub(super) fn takes_frames(&self) -> bool {
         self.stopping.is_none()
             && self.machine.wants_message()
@@ -56,7 +56,7 @@ impl Driver {
             && !self.is_outbox_full()
     }
 
-    /// Answers wait for the peer: what it sends next waits with them.
+    /// Whether answers wait for the peer to read: its next frames then wait too.
     fn is_outbox_full(&self) -> bool {
         self.outbox.len() >= limits::OUTBOX_FRAMES || self.outbox_bytes >= limits::OUTBOX_BYTES
     }
@@ -68,20 +68,20 @@ impl Driver {
         inbound.at = next.unwrap_or(inbound.bytes.len());
         self.inbound = Some(inbound);
         self.perform();
-        // What is pushed has taken its memory with it.
+        // A push has taken over its part of the message's memory.
         if next.is_none() {
             self.inbound = None;
         }
         self.let_offers_go();
     }
 
-    /// Offers that were withdrawn or answered hold nothing any more.
+    /// Releases the memory of snapshot uploads that were withdrawn or answered.
     pub(super) fn let_offers_go(&mut self) {
         let machine = &self.machine;
         self.uploads.retain(|id| machine.awaits(id), |id| machine.has_offer(id));
     }
 
-    /// The memory of a push with so many bytes of changes.
+    /// The memory of a push with `bytes` bytes of changes.
     pub(super) fn room_of(&mut self, bytes: usize) -> Room {
         match &mut self.inbound {
             Some(inbound) => inbound.room.of_push(bytes),
@@ -89,15 +89,15 @@ impl Driver {
         }
     }
 
-    /// Gives up what is held for a peer that does not get on, and says when it was silent.
+    /// Releases memory held for a peer that makes no progress, and reports silence to the machine.
     pub(super) fn handle_time(&mut self) {
         self.looked = Instant::now();
         if self.stopping.is_some_and(|grace| grace <= self.looked) {
             return self.stop();
         }
         let now = self.now();
-        // One that is not read now cannot be heard; one that has much to read answers a ping only
-        // after it. Their silence says nothing: the writer watches whether they read.
+        // A peer that is not being read cannot show that it is alive, and one with much to read answers a
+        // ping only after it. Neither is silence: the writer checks whether such a peer reads.
         let takes = self.takes_frames();
         if !takes || self.meter.is_waiting() || now < self.delivered {
             self.machine.handle_alive(now);

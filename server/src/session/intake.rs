@@ -1,5 +1,5 @@
-//! What a session has for the hub, in the order in which the peer sent it: one at a time, each
-//! waiting for its room. A push is checked here, off the session's own task if that is much work.
+//! A session's items for the hub, in the order in which the peer sent them: one at a time, each waiting for
+//! its memory. Pushes are checked here, off the session's own task if that takes long.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::memory::Account;
 use crate::offers::Whole;
 use crate::store::LogStore;
 
-/// Something for the hub.
+/// An item for the hub.
 pub(super) enum Item {
     Attach(Box<Attach>),
     Detach(SubscriptionId),
@@ -36,29 +36,29 @@ impl Item {
         !matches!(self, Self::Detach(_))
     }
 
-    /// Bytes in memory that nothing is reserved for yet.
+    /// Bytes in memory without a reservation yet.
     fn unreserved(&self) -> usize {
         match self {
             Self::Push(.., room) | Self::Entry(.., room) => room.unreserved(),
-            // What a subscription takes up was counted, and a snapshot has its memory.
+            // A subscription's memory was counted, and a snapshot has its reservation.
             Self::Attach(_) | Self::Detach(_) | Self::Snapshot(..) => 0,
         }
     }
 }
 
-/// What the hand-over of one item came to.
+/// The result of handing over one item.
 pub(super) enum Handed {
     /// The hub has it.
     Over,
     /// The hub has ended.
     HubGone,
-    /// Of this offer another session sent some, and the whole is not what was offered.
+    /// Another session sent some parts of this upload, and the whole does not match its hash.
     Spoiled(u64),
-    /// There was no memory in time for what comes of this offer.
+    /// The memory for this upload's result did not become available in time.
     NoRoom(u64),
 }
 
-/// What a hand-over needs.
+/// The resources of a hand-over.
 #[derive(Clone)]
 struct Parts {
     session: SessionId,
@@ -68,18 +68,18 @@ struct Parts {
     pages: Pages,
 }
 
-/// The queue before the hub.
+/// The queue in front of the hub.
 pub(super) struct Intake {
     parts: Parts,
     waiting: Waiting,
     turns: Turns<Handed>,
 }
 
-/// What waits for its turn.
+/// The waiting items.
 #[derive(Default)]
 struct Waiting {
     items: VecDeque<Item>,
-    /// Bytes in memory of what nothing is reserved for.
+    /// Bytes in memory without a reservation.
     small: usize,
 }
 
@@ -114,7 +114,7 @@ impl Intake {
         self.begin();
     }
 
-    /// The hub answered something.
+    /// The hub answered an item.
     pub(super) fn handle_answered(&mut self) {
         self.turns.handle_answered();
         self.begin();
@@ -125,17 +125,17 @@ impl Intake {
         self.waiting.has_room()
     }
 
-    /// Whether the hub owes nothing.
+    /// Whether the hub has answered everything.
     pub(super) fn is_settled(&self) -> bool {
         self.turns.is_settled()
     }
 
-    /// Forgets what was not handed over: nobody was told that it would be taken.
+    /// Drops the items that were not handed over: the relay has promised nothing for them.
     pub(super) fn drop_waiting(&mut self) {
         self.waiting = Waiting::default();
     }
 
-    /// Waits until the item under way is handed over; for ever if there is none.
+    /// Waits until the current item is handed over; for ever if there is none.
     pub(super) async fn handed(&mut self) -> Handed {
         let handed = self.turns.done().await;
         self.begin();
@@ -177,7 +177,7 @@ impl Parts {
         handed(is_over)
     }
 
-    /// Hands a snapshot over that is whole, with the memory of what comes of it.
+    /// Hands over a complete snapshot, with the memory for the merge.
     async fn snapshot(
         &self,
         space: SpaceName,
@@ -192,7 +192,7 @@ impl Parts {
         let (name, document) = (space.clone(), offer.document);
         let plan = move |store: &dyn LogStore| store.plan_document(&name, &document, &[]);
         let offsets = |plan: &DocumentPlan| size_of_val(&plan.offsets[..]);
-        // What cannot be read the hub will say.
+        // The hub reports a read error itself.
         let stored = match self.pages.read(plan, offsets).await {
             Ok((plan, _)) => stored_bytes(&plan),
             Err(_) => 0,
@@ -205,7 +205,7 @@ impl Parts {
         handed(self.hub.push(space, pushed, room.and(merged)).await)
     }
 
-    /// Has changes checked and hands them over; false if the hub is gone, or a check panicked.
+    /// Checks changes and hands them over; false if the hub is gone, or a check panicked.
     async fn push(&self, space: SpaceName, push: UncheckedPush, room: Room) -> bool {
         let paid = paid(&self.checker, &self.account, room.since()).await;
         let room = room.grant(&self.account).await;
@@ -226,10 +226,10 @@ fn handed(is_over: bool) -> Handed {
     if is_over { Handed::Over } else { Handed::HubGone }
 }
 
-/// Whether bytes have a hash, found out off the session's own task.
+/// Whether bytes match a hash, computed off the session's own task.
 async fn is_of(bytes: Arc<Vec<u8>>, hash: [u8; 32]) -> bool {
     let found = tokio::task::spawn_blocking(move || landfall_fold::hash_of(&bytes));
-    // A panic says nothing of the bytes: the child looks too.
+    // A panic is not evidence against the bytes: the child checks them too.
     found.await.map_or(true, |found| found == hash)
 }
 
@@ -257,7 +257,7 @@ mod tests {
         Item::Push("default".parse().unwrap(), push, identity, room)
     }
 
-    /// A session that is in debt for its checks sends on, in messages that fit the socket's buffer.
+    /// A session in debt for its checks continues to send, in messages that fit the socket's buffer.
     #[test]
     fn what_waits_without_memory_is_bounded_by_its_bytes() {
         let bytes = limits::SOCKET_BUFFER_BYTES - 1_000;
@@ -268,7 +268,8 @@ mod tests {
         assert!(waiting.items.len() * bytes <= limits::SMALL_PUSHES_BYTES);
         while waiting.pop().is_some() {}
         assert_eq!(waiting.small, 0);
-        // Typing waits in as many pushes as a client may have, and what has its memory waits with it.
+        // Small edits wait in as many pushes as a client may have, together with pushes that have their
+        // memory.
         let memory = Memory::new(0);
         let account = memory.account(ShareKey::Session(1));
         let mut message = MessageRoom::new(account.try_reserve(Class::Intake, 1 << 20));

@@ -1,6 +1,6 @@
-//! Room for large messages: before the payload of a message is read that does not fit the socket's
-//! buffer, memory for it and for what it is decoded to is reserved. TCP holds its sender back
-//! meanwhile. Also the pongs that a peer makes us owe it.
+//! Memory for large messages. Before the relay reads the payload of a message that exceeds the socket's
+//! buffer, it reserves memory for the message and its decoded form; meanwhile TCP flow control stops the
+//! sender. Also bounds the pongs owed to a peer.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -16,45 +16,45 @@ use super::wire::{Begun, Header, NextRead, Violation, Wire};
 use crate::limits;
 use crate::memory::{Account, Class, Grant, Pace};
 
-/// How a protocol's messages are weighed.
+/// The message sizes of a protocol.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
     /// Bytes of the largest message.
     pub(crate) largest: usize,
-    /// Bytes in memory for each byte of a message: as it came, and what is made of it.
+    /// Bytes in memory per byte of a message: as received, and decoded.
     pub(crate) times: usize,
     /// Bytes of the WebSocket's read buffer.
     pub(crate) buffer: usize,
 }
 
-/// What has come of a connection's messages.
+/// The accounting of a connection's inbound messages.
 pub(crate) struct Meter {
     account: Account,
     scale: Scale,
     state: Mutex<State>,
-    /// Told when a message has its memory.
+    /// Notified when a message gets its memory.
     holding: Notify,
 }
 
 struct State {
     wire: Wire,
-    /// Bytes that have come since the beginning.
+    /// Bytes received since the start.
     bytes: u64,
-    /// What each message needs that has begun and was not taken up, the oldest first.
+    /// The memory needed by each message that has begun and was not taken yet, oldest first.
     begun: VecDeque<usize>,
-    /// Messages that were taken up.
+    /// Number of messages taken.
     taken: u64,
-    /// The memory of one of them, and which one that is.
+    /// The memory held for one of them, and the number of that message.
     held: Option<(u64, Held)>,
-    /// Since when the last one waits for its memory.
+    /// Since when the last one has been waiting for its memory.
     waits: Option<Instant>,
-    /// Bytes of pongs that were not written.
+    /// Bytes of pongs not written yet.
     owed: usize,
-    /// The memory of a message was given up: the session ends.
+    /// The memory of a message was released early: the session ends.
     gave_up: bool,
 }
 
-/// The memory of a message that arrives.
+/// The memory of an arriving message.
 struct Held {
     grant: Grant,
     pace: Pace,
@@ -76,7 +76,7 @@ impl Meter {
         Arc::new(Self { account, scale, state: Mutex::new(state), holding: Notify::new() })
     }
 
-    /// A message is taken up: its memory, if it needed some, is to be kept for as long as it.
+    /// Takes a complete message: returns its memory, if it needed any, to be held as long as the message.
     pub(crate) fn whole(&self) -> Option<Grant> {
         let mut state = self.state.lock();
         let number = state.taken;
@@ -86,7 +86,7 @@ impl Meter {
         Some(held.grant)
     }
 
-    /// Bytes that have come since the beginning.
+    /// Bytes received since the start.
     pub(crate) fn bytes(&self) -> u64 {
         self.state.lock().bytes
     }
@@ -96,18 +96,18 @@ impl Meter {
         self.state.lock().waits.is_some()
     }
 
-    /// Waits until a message has its memory: from then on it is looked whether it comes.
+    /// Waits until a message gets its memory: from then on its progress is checked.
     pub(crate) async fn holding(&self) {
         self.holding.notified().await;
     }
 
-    /// Whether the memory of a message is held.
+    /// Whether a message's memory is held.
     pub(crate) fn is_holding(&self) -> bool {
         self.state.lock().held.is_some()
     }
 
-    /// Gives the memory of a message up that others wait for, if the message comes slower than the
-    /// slowest link is; then the session is to end. `reads`: it is not us who hold it back.
+    /// Releases a message's memory if others wait for memory and the message arrives slower than the slowest
+    /// permitted link; then the session must end. `reads`: the relay itself is not holding the peer back.
     pub(crate) fn gives_up(&self, reads: bool) -> bool {
         let mut state = self.state.lock();
         let bytes = state.wire.payload();
@@ -119,24 +119,23 @@ impl Meter {
         let held = state.held.take();
         drop(state);
         self.account.stalled();
-        // Who waits is served now, and not once the session has said its farewell.
+        // The waiting sessions get the memory now, not only after this one has closed.
         drop(held);
         true
     }
 
-    /// What may be read next: a buffer at most. Behind a large message's header its payload waits for its
+    /// The next permitted read: at most one buffer. After a large message's header, its payload waits for its
     /// memory.
     pub(super) fn next_read(&self) -> NextRead {
         self.state.lock().wire.next_read()
     }
 
-    /// Takes up to so many bytes of a header that the WebSocket is to read before what is read next.
+    /// Takes up to `most` bytes of a header that the WebSocket must read before the next read.
     pub(super) fn take_due(&self, most: usize) -> Header {
         self.state.lock().wire.take_due(most)
     }
 
-    /// Takes note of bytes that were read. Gives how many of them, from the front, the WebSocket is to
-    /// read.
+    /// Records bytes that were read. Returns how many of them, from the front, to pass to the WebSocket.
     pub(super) fn came(&self, bytes: &mut [u8]) -> Result<usize, Violation> {
         let mut state = self.state.lock();
         let State { wire, bytes: all, begun, owed, .. } = &mut *state;
@@ -144,7 +143,7 @@ impl Meter {
         wire.pass(bytes, &mut |frame| self.note(frame, begun, owed))
     }
 
-    /// Takes note of bytes of a header that had begun before.
+    /// Records bytes of a header that began in an earlier read.
     pub(super) fn header_came(&self, bytes: &[u8]) -> Result<(), Violation> {
         let mut state = self.state.lock();
         let State { wire, bytes: all, begun, owed, .. } = &mut *state;
@@ -155,20 +154,19 @@ impl Meter {
     fn note(&self, frame: Begun, begun: &mut VecDeque<usize>, owed: &mut usize) {
         match frame {
             Begun::Message { bytes, whole: true } => begun.push_back(self.weight(bytes)),
-            // How long it will be is not known: as long as one may be.
+            // A message in several frames has an unknown length: reserve the maximum.
             Begun::Message { .. } => begun.push_back(self.scale.largest * self.scale.times),
             Begun::Ping { bytes } => *owed += bytes as usize + limits::CONTROL_FRAME_BYTES,
             Begun::Continued | Begun::Control => {}
         }
     }
 
-    /// Everything that was to be written was.
+    /// All pending output was written.
     pub(super) fn flushed(&self) {
         self.state.lock().owed = 0;
     }
 
-    /// Whether so many pongs wait to be written that no more pings are read: what is written next
-    /// tells.
+    /// Whether too many pongs wait to be written. No more pings are read until the next flush.
     pub(super) fn owes_much(&self) -> bool {
         self.state.lock().owed > limits::PONGS_OWED_BYTES
     }
@@ -177,12 +175,12 @@ impl Meter {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         match bytes {
             ..=limits::SOCKET_BUFFER_BYTES => 0,
-            // The WebSocket refuses a larger one at its header.
+            // The WebSocket rejects a larger one at its header.
             _ => bytes.min(self.scale.largest) * self.scale.times,
         }
     }
 
-    /// What the message that is arriving needs and does not have.
+    /// The memory that the arriving message needs and does not have.
     fn needs(&self) -> Option<(u64, usize)> {
         let state = self.state.lock();
         if state.gave_up {
@@ -197,7 +195,7 @@ impl Meter {
 
 type Reserving = Pin<Box<dyn Future<Output = Grant> + Send>>;
 
-/// The side that reads.
+/// The reading side.
 pub(super) struct Metered {
     pub(super) meter: Arc<Meter>,
     reserving: Option<Reserving>,
@@ -224,7 +222,7 @@ impl Metered {
         let mut state = meter.state.lock();
         let pace = Pace::from(state.wire.payload());
         state.waits = None;
-        // A message before it that was taken up late keeps its memory by itself.
+        // An earlier message that was taken late keeps its own grant.
         state.held = Some((message, Held { grant, pace }));
         drop(state);
         meter.holding.notify_one();
@@ -239,7 +237,7 @@ mod tests {
 
     const SCALE: Scale = Scale { largest: 1 << 20, times: 2, buffer: limits::SOCKET_BUFFER_BYTES };
 
-    /// The header of a client's binary message of so many bytes.
+    /// The header of a client's binary message of `bytes` bytes.
     fn header(bytes: u64) -> Vec<u8> {
         let mut header = vec![0x82, 0xff];
         header.extend(bytes.to_be_bytes());
@@ -260,7 +258,7 @@ mod tests {
         let memory = Memory::new(0);
         let mut metered = metered(&memory, 1);
         let small = limits::SOCKET_BUFFER_BYTES;
-        // Three small ones, taken up later, then a large one: all in one read.
+        // Three small messages, taken later, then a large one: all in one read.
         for _ in 0..3 {
             metered.meter.came(&mut header(small as u64)).unwrap();
             metered.meter.came(&mut vec![0; small]).unwrap();
@@ -273,7 +271,7 @@ mod tests {
         metered.meter.came(&mut vec![0; 100_000]).unwrap();
         assert_eq!(metered.meter.whole().map(|grant| grant.bytes()), Some(200_000));
         assert_eq!(memory.used(Class::Intake), 0);
-        // One in several frames may become as long as any.
+        // A message in several frames may reach the maximum length.
         metered.meter.came(&mut [0x02, 0x81, 0, 0, 0, 0, 7]).unwrap();
         assert!(poll(&mut metered));
         assert_eq!(memory.used(Class::Intake), SCALE.largest * SCALE.times);
@@ -309,7 +307,7 @@ mod tests {
         waits.meter.came(&mut header(1 << 20)).unwrap();
         assert!(!poll(&mut waits));
         watch_from(back);
-        // While the relay itself does not read, nothing can come.
+        // While the relay itself does not read, nothing can arrive.
         assert!(!slow.meter.gives_up(false));
         slow.meter
             .came(&mut vec![

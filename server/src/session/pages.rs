@@ -1,4 +1,4 @@
-//! Reads of the store for one peer, each within memory that is reserved before it.
+//! Reads of the store for one peer, each within memory reserved beforehand.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use crate::memory::{Account, Class, Grant, Key};
 use crate::store::{Known, LogStore, StoreError};
 use crate::turns::Turns;
 
-/// The way to the store of one session.
+/// A session's access to the store.
 #[derive(Clone)]
 pub(super) struct Pages {
     store: Arc<dyn LogStore>,
-    /// Bounds, for the whole relay, how many pages are read at a time.
+    /// Bounds concurrent page reads, for the whole relay.
     page_reads: Turns,
     account: Account,
 }
@@ -30,9 +30,9 @@ impl Pages {
         Self { store, page_reads, account }
     }
 
-    /// Reads, off the session's own task, once there is memory for what a piece usually takes. What
-    /// turns out larger is let go, and read again once there is memory for it. `bytes` tells the
-    /// bytes of what is sent of it.
+    /// Reads, off the session's own task, after reserving memory for a piece of usual size. A larger result
+    /// is dropped, and read again after reserving its size. `bytes` returns the bytes of a result that will
+    /// be sent.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl Fn(&dyn LogStore) -> Result<T, StoreError> + Send + Sync + 'static,
@@ -41,8 +41,8 @@ impl Pages {
         self.read_after(None, read, bytes).await
     }
 
-    /// The same, of what has turns of its own beside those of all reads. They are waited for only with
-    /// memory in hand: one that waits for memory keeps nobody from a turn.
+    /// The same for reads that take turns among themselves, besides those of all reads. It waits for a turn
+    /// only while holding memory: a read that waits for memory must not block a turn.
     pub(super) async fn read_after<T: Send + 'static>(
         &self,
         before: Option<&Turns>,
@@ -65,7 +65,7 @@ impl Pages {
                 read
             });
             let found = read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))?;
-            // As it is, and in the socket's buffer.
+            // The result itself, and its copy in the socket's buffer.
             let needs = 2 * bytes(&found);
             if needs <= room.bytes() || room.bytes() > limits::ANSWER_BYTES {
                 room.shrink_to(needs);
@@ -76,22 +76,22 @@ impl Pages {
         }
     }
 
-    /// Whose reads they are.
+    /// The key that reads are attributed to.
     pub(super) fn key(&self) -> Key {
         self.account.key()
     }
 
-    /// What is known of a document's damage. Reads nothing.
+    /// The known damage of a document. Reads nothing from disk.
     pub(super) fn known_damage(&self, space: &SpaceName, document: &DocumentId) -> Option<Known> {
         self.store.known_damage(space, document)
     }
 
-    /// Waits for memory for something that is there already.
+    /// Waits for memory for data that already exists.
     pub(super) async fn reserve(&self, bytes: usize) -> Grant {
         self.account.reserve(Class::Answer, 2 * bytes).await
     }
 
-    /// Memory for something that is there already, if there is any.
+    /// Memory for data that already exists, if available.
     pub(super) fn room(&self, bytes: usize) -> Option<Grant> {
         self.account.try_reserve(Class::Answer, 2 * bytes)
     }

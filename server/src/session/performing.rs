@@ -1,5 +1,5 @@
-//! What a session's machine decides, carried out: frames to send, subscriptions to attach, pushes and
-//! questions to hand on.
+//! Performs the decisions of a session's machine: frames to send, subscriptions to attach, pushes and queries
+//! to pass on.
 
 use landfall_protocol::frame::{Frame, encode};
 use landfall_protocol::session::{Offered, SessionEffect};
@@ -14,7 +14,7 @@ use crate::hub::Attach;
 use crate::offers::Took;
 
 impl Driver {
-    /// Carries out what the machine decided.
+    /// Performs the machine's pending effects.
     pub(super) fn perform(&mut self) {
         while let Some(effect) = self.machine.poll_effect() {
             match effect {
@@ -30,8 +30,8 @@ impl Driver {
                     filter,
                     holds,
                 } => {
-                    // The first one names the session in its log lines, once: a second value would
-                    // stand beside the first in every line.
+                    // Only the first space names the session in its log lines: a second value would be added
+                    // to every line, not replace the first.
                     if !std::mem::replace(&mut self.is_named, true) {
                         Span::current().record("space", space.as_str());
                     }
@@ -86,13 +86,13 @@ impl Driver {
         }
     }
 
-    /// There is no memory for what the peer subscribes to. It passes: the engine connects again later.
+    /// There is no memory for a subscription. The condition is temporary: the engine connects again later.
     fn fail_subscription(&mut self) {
         let what = "the relay has no memory for a subscription now".to_owned();
         self.machine.fail(Code::OVERLOADED, what, "connect again later");
     }
 
-    /// What the peer pushed, says, or asks.
+    /// Performs the peer's pushes, ephemeral messages and queries.
     fn perform_asked(&mut self, effect: SessionEffect) {
         let identity = self.machine.identity().cloned();
         match (effect, identity) {
@@ -123,7 +123,7 @@ impl Driver {
         }
     }
 
-    /// What is asked keeps the memory of its message until it is answered.
+    /// A query keeps its message's memory until it is answered.
     fn ask(&mut self, query: Query) {
         let bytes = query.bytes();
         let room = self.inbound.as_mut().and_then(|inbound| inbound.room.of_question(bytes));
@@ -151,7 +151,7 @@ impl Driver {
                     self.intake.add(Item::Snapshot(space, offer, whole, identity));
                 }
             }
-            // What gave way to others is asked for from its start.
+            // An upload that was evicted starts again from its first byte.
             Took::Gone => {
                 let id = offer.id;
                 if let Some(from) = self.uploads.add(space, offer) {
@@ -162,15 +162,15 @@ impl Driver {
     }
 }
 
-/// What an operator wants to see of a session that is told no.
+/// Logs what an operator needs to know about a rejected session.
 fn log_refusal(frame: &Frame) {
     match frame {
-        // The relay's own doing, once for each session.
+        // Caused by the relay itself, once for each session.
         Frame::Error(error) if error.code == Code::SHUTTING_DOWN => {
             debug!(code = %error.code, what = error.what, "session ended");
         }
         Frame::Error(error) => warn!(code = %error.code, what = error.what, "session refused"),
-        // As many as a peer likes: counted in the metrics, and shown when asked for.
+        // Unbounded in number: counted in the metrics, and logged at debug level only.
         Frame::Nack(nack) => {
             debug!(push = nack.id, code = %nack.code, what = nack.what, "push refused");
         }

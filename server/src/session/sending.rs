@@ -1,4 +1,4 @@
-//! A session's sending: what goes to the writer next, and how a session that ends says so.
+//! A session's sending: the next message for the writer, and the farewell of a session that ends.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use crate::limits;
 use crate::memory::Grant;
 
 impl Driver {
-    /// Whether there is work for a writer that has room.
+    /// Whether there is a message for a writer with room.
     pub(super) fn has_something_to_send(&mut self) -> bool {
         !self.outbox.is_empty()
             || self.feeding.has_read()
             || self.feeding.has_live(|id| self.machine.position(id))
     }
 
-    /// The writer has room: small frames first, joined; then a page, whose turn it is.
+    /// The writer has room: sends small frames first, joined; then a page, in turn.
     pub(super) fn send_next(&mut self) {
-        // An answer that waits says which entries need not be sent whole.
+        // A pending answer says which entries need not be sent whole.
         while let Ok(event) = self.events.try_recv() {
             self.handle_event(event);
         }
@@ -39,8 +39,8 @@ impl Driver {
             let takes = Duration::from_secs_f64(next.bytes() as f64 / limits::SLOWEST_LINK);
             let delivered = self.delivered.max(now).after(takes);
             self.delivered = delivered.min(now.after(limits::LONGEST_DELIVERY));
-            // There is room for one, and nobody else sends; a writer that has ended is noticed
-            // where it is waited for.
+            // There is room for one message, and this is the only sender; the end of the writer is handled
+            // where its task is awaited.
             let _ = writer.try_send(next);
         }
     }
@@ -76,7 +76,7 @@ impl Driver {
         let target = self.feeding.next_live(|id| self.machine.position(id))?;
         let position = self.machine.position(target.subscription)?;
         match target.feed.page(position) {
-            // Without memory it is read from the store, where it waits for some.
+            // Without memory the page is read from the store, where the read waits for some.
             Some(page) if let Some(room) = self.feeding.room(&page) => {
                 self.page_message(target, &page, Some(room))
             }
@@ -98,7 +98,7 @@ impl Driver {
         Some(Outgoing::Page { message, entries, feed: target.feed, up_to, room })
     }
 
-    /// Sends what is left and the close, and waits a little for the peer to have heard it.
+    /// Sends the remaining frames and the close, and waits briefly for the peer to receive them.
     pub(super) async fn close(&mut self, code: Code, close: u16, stream: Stream, writing: Writing) {
         let Some(writer) = self.writer.take() else { return };
         let abort = writing.abort_handle();

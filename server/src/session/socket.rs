@@ -1,4 +1,4 @@
-//! A session's WebSocket: its limits, the counting of its bytes, and a close that the peer hears.
+//! A session's WebSocket: its limits, byte counters, and a close that reaches the peer.
 
 use std::io;
 use std::pin::Pin;
@@ -25,25 +25,25 @@ use crate::metrics::Metrics;
 
 /// The WebSocket.
 pub(crate) type Socket = WebSocketStream<Counted>;
-/// Its half for writing.
+/// Its write half.
 pub(crate) type Sink = SplitSink<Socket, Message>;
-/// Its half for reading.
+/// Its read half.
 pub(crate) type Stream = SplitStream<Socket>;
 
-/// What came of reading from a peer.
+/// The result of a read from the peer.
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// A message.
     Message(Bytes),
     /// A text message: neither protocol has any.
     Text,
-    /// A ping or a pong: the peer is there.
+    /// A ping or a pong: the peer is alive.
     Control,
     /// The WebSocket's own close.
     Close,
-    /// A message is larger than one may be.
+    /// A message exceeds the size limit.
     TooLarge(String),
-    /// The peer does not keep to the WebSocket's rules.
+    /// The peer violates the WebSocket protocol.
     Broken(String),
     /// The connection is gone, and why.
     Gone(String),
@@ -58,7 +58,7 @@ impl From<Option<Result<Message, Error>>> for Heard {
             Some(Ok(Message::Close(_))) => Self::Close,
             None => Self::Gone("the peer closed".to_owned()),
             Some(Err(Error::Capacity(error))) => Self::TooLarge(error.to_string()),
-            // Ours, of `wire`: it says what is wrong by itself.
+            // Our own error, from `wire`: its text is complete.
             Some(Err(Error::Io(error))) if error.kind() == io::ErrorKind::InvalidData => {
                 Self::Broken(error.to_string())
             }
@@ -77,16 +77,16 @@ fn is_misused(error: &Error) -> bool {
     }
 }
 
-/// The messages of the native protocol.
+/// Message sizes of the native protocol.
 pub(super) const NATIVE: Scale =
     Scale { largest: shared::MESSAGE_BYTES, times: 3, buffer: limits::SOCKET_BUFFER_BYTES };
 
-/// The messages of automerge-repo, which may be large: as one came, its changes, and a copy of those
-/// that are not answered.
+/// Message sizes of automerge-repo, which may be large: the message as received, its changes, and a copy of
+/// the unanswered ones.
 pub(crate) const REPO: Scale =
     Scale { largest: shared::REPO_MESSAGE_BYTES, times: 3, buffer: limits::REPO_BUFFER_BYTES };
 
-/// Puts a WebSocket over a connection that HTTP gave up, for messages of the native protocol.
+/// Opens a WebSocket over an upgraded HTTP connection, for messages of the native protocol.
 pub(super) async fn open(
     upgraded: Upgraded,
     metrics: Arc<Metrics>,
@@ -129,9 +129,9 @@ async fn websocket(io: Counted, (message, backlog): (usize, usize), buffer: usiz
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
 }
 
-/// Ends a connection whose last message was written: our end is closed, and what the peer still
-/// sends is read away for a while. A socket closed over unread bytes is reset instead, and the
-/// reset overtakes what was written last.
+/// Closes a connection after its last message was written: shuts down the write half, then reads and discards
+/// the peer's remaining data for a while. A socket closed over unread bytes is reset instead, and the reset
+/// overtakes the last message.
 pub(crate) async fn linger(mut socket: Socket, limit: Duration) {
     let io = socket.get_mut();
     let drain = async {
@@ -143,10 +143,10 @@ pub(crate) async fn linger(mut socket: Socket, limit: Duration) {
     }
 }
 
-/// A connection that counts what passes.
+/// A connection with byte counters.
 pub(crate) struct Counted {
     io: TokioIo<Upgraded>,
-    /// Bytes that the system has taken: how a slow reader is told from one that does not read.
+    /// Bytes that the system has accepted: distinguishes a slow reader from one that does not read.
     written: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
     metered: Metered,
@@ -159,8 +159,8 @@ impl AsyncRead for Counted {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         std::task::ready!(self.metered.poll_room(cx));
-        // The socket takes no more pongs. The WebSocket tries to write them before each read, and so
-        // is woken when it does.
+        // The socket accepts no more pongs. The WebSocket tries to write them before each read, so it is
+        // woken when the socket accepts bytes again.
         if self.metered.meter.owes_much() {
             return Poll::Pending;
         }
@@ -176,8 +176,8 @@ impl AsyncRead for Counted {
             };
             let (passed, read) = std::task::ready!(polled)?;
             self.metrics.bytes_in.inc_by(read as u64);
-            // Without any the stream would be at its end. What was read of a header waits for the rest
-            // of it.
+            // A read of no bytes would mean the end of the stream, so loop until there are some. Bytes of an
+            // incomplete header wait for the rest.
             if passed > 0 || read == 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -186,8 +186,8 @@ impl AsyncRead for Counted {
 }
 
 impl Counted {
-    /// Reads into a buffer what the WebSocket is to have of it. Gives how many bytes it is to have,
-    /// and how many were read.
+    /// Reads into a buffer the bytes to pass to the WebSocket. Returns how many to pass, and how many were
+    /// read.
     fn poll_bytes(
         &mut self,
         cx: &mut Context<'_>,
@@ -202,7 +202,7 @@ impl Counted {
         Poll::Ready(Ok((passed, read)))
     }
 
-    /// Reads the rest of a header that has begun. The same; it is told as due once it is whole.
+    /// Reads the rest of a header, with the same result. A complete header is passed through `take_due`.
     fn poll_header(
         &mut self,
         cx: &mut Context<'_>,
@@ -237,7 +237,7 @@ impl AsyncWrite for Counted {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.io).poll_flush(cx);
         if matches!(poll, Poll::Ready(Ok(()))) {
-            // The WebSocket flushes once it has handed over all that it had.
+            // The WebSocket flushes once it has handed over all its output.
             self.metered.meter.flushed();
         }
         poll

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use landfall_protocol::SpaceName;
 use landfall_protocol::session::Offered;
@@ -38,6 +39,8 @@ pub(super) struct Uploads {
     sending: BTreeMap<u64, Sending>,
     /// The memory of the heads of all that are not answered.
     heads: BTreeMap<u64, Grant>,
+    /// How long an offer waits for its memory.
+    wait: Duration,
     /// What this session went on with was not of the snapshot: it begins each by itself from now on, so
     /// that nobody spoils its snapshots a second time.
     is_wary: bool,
@@ -46,8 +49,8 @@ pub(super) struct Uploads {
 impl Uploads {
     pub(super) fn new(account: Account, offers: Arc<Offers>) -> Self {
         let (waiting, wanted, sending, heads) = Default::default();
-        let (reserving, is_wary) = (None, false);
-        Self { account, offers, waiting, wanted, reserving, sending, heads, is_wary }
+        let (reserving, wait, is_wary) = (None, limits::OFFER_WAIT, false);
+        Self { account, offers, waiting, wanted, reserving, sending, heads, wait, is_wary }
     }
 
     /// Has the heads of an offer that came kept until it is answered; false if there is no memory for them.
@@ -79,7 +82,7 @@ impl Uploads {
             return;
         }
         let Some((space, offer)) = self.waiting.pop_front() else { return };
-        let (account, offers) = (self.account.clone(), Arc::clone(&self.offers));
+        let (account, offers, wait) = (self.account.clone(), Arc::clone(&self.offers), self.wait);
         self.reserving = Some(Box::pin(async move {
             let bytes = (offer.total as usize).max(limits::LEAST_UPLOAD_BYTES);
             // What was left behind gives way first; what others left, only if that helps.
@@ -93,7 +96,7 @@ impl Uploads {
             }
             if room.is_none() {
                 let waits = account.reserve(Class::Upload, bytes);
-                room = timeout(limits::OFFER_WAIT, waits).await.ok();
+                room = timeout(wait, waits).await.ok();
             }
             (space, offer, room)
         }));
@@ -256,5 +259,26 @@ mod tests {
         let room = uploads.room().now_or_never();
         assert!(matches!(room, Some(Room::From(1, 0))), "it waits for what nobody sends");
         assert_eq!(memory.used(Class::Upload), 40 << 20);
+    }
+
+    /// Others have all the memory that uploads may have, for as long as they like.
+    #[tokio::test]
+    async fn an_offer_that_waits_in_vain_is_told_so_and_the_next_has_its_turn() {
+        let memory = Memory::new(256 << 20);
+        let upload = |n| memory.account(ShareKey::Session(n)).try_reserve(Class::Upload, 64 << 20);
+        let held = [upload(2).unwrap(), upload(3).unwrap()];
+        let mut uploads = Uploads::new(memory.account(ShareKey::Session(1)), Arc::default());
+        uploads.wait = Duration::from_millis(1);
+        for id in 1..=2 {
+            let (document, total) = (DocumentId::from_bytes([id as u8; 16]), 10 << 20);
+            let (subscription, hash, heads) = (0, [7; 32], [].into());
+            let offer = Offered { id, subscription, document, hash, total, heads };
+            assert_eq!(uploads.add("default".parse().unwrap(), offer), None);
+        }
+        let first = timeout(Duration::from_secs(20), uploads.room()).await;
+        assert!(matches!(first, Ok(Room::None(1))), "it waits for ever");
+        drop(held);
+        assert!(matches!(uploads.room().await, Room::From(2, 0)));
+        assert_eq!((memory.waiting(), memory.used(Class::Upload)), (0, 10 << 20));
     }
 }

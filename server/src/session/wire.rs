@@ -1,31 +1,31 @@
-//! The frames of a WebSocket (RFC 6455, section 5.2) as their bytes pass from a client to the
-//! library that reads them.
+//! Parses the frames of a WebSocket (RFC 6455, section 5.2) as a client's bytes pass to the library that
+//! reads them.
 //!
-//! How large a message is going to be is told from its frame's header, before its payload is read.
-//! A data frame that is larger than the library's read buffer is passed on as several, as section
-//! 5.4 lets an intermediary do: the library would keep its buffer at the size of the largest frame
-//! for as long as the connection lasts.
+//! The frame header gives a message's size before its payload is read. A data frame larger than the library's
+//! read buffer is passed on in several frames, which section 5.4 permits an intermediary: the library would
+//! otherwise keep its buffer at the size of the largest frame for the lifetime of the connection.
 //!
-//! It ends what the library would only judge once it has read all of it: control frames that are too
-//! long, and continuations of nothing, for which no memory is reserved.
+//! Some violations end the stream at the header, before the library would have read all of the frame. No
+//! memory is reserved for them: control frames that are too long or fragmented, continuations of nothing, and
+//! a message within another.
 
-/// The most that a frame's header takes: two bytes, eight of length, four of mask.
+/// The largest frame header: two bytes, eight of length, four of mask.
 pub(super) const HEADER_BYTES: usize = 14;
 
-/// The bit of the first byte: no further frame of this message follows.
+/// The bit of the first byte: this is the message's last frame.
 const LAST: u8 = 0x80;
 
-/// The bit of the second byte: four bytes of mask end the header.
+/// The bit of the second byte: the header ends with four bytes of mask.
 const MASKED: u8 = 0x80;
 
-/// What a frame's header says.
+/// The content of a frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Begun {
-    /// The first frame of a message, and its payload. `whole`: there are no others.
+    /// The first frame of a message, and its payload. `whole`: it is the only one.
     Message { bytes: u64, whole: bool },
-    /// Another frame of a message that has begun.
+    /// A continuation frame of a message.
     Continued,
-    /// A ping, with so many bytes that its pong repeats.
+    /// A ping, with the number of bytes that its pong repeats.
     Ping { bytes: u64 },
     /// A pong or a close.
     Control,
@@ -38,46 +38,46 @@ pub(super) struct Header {
     have: usize,
 }
 
-/// A frame that is passed on in several.
+/// A frame that is split into several.
 #[derive(Debug, Default, Clone, Copy)]
 struct Cut {
-    /// Bytes of it that are to come after the present piece.
+    /// Its bytes after the current piece.
     rest: u64,
     /// The first byte of the last piece's header.
     end: u8,
     mask: Option<[u8; 4]>,
 }
 
-/// Where the stream stands.
+/// The state of the stream's parser.
 #[derive(Debug)]
 pub(super) struct Wire {
-    /// The largest payload that is passed on in one frame; a multiple of the mask's length.
+    /// The largest payload passed on in one frame; a multiple of the mask's length.
     piece: u64,
-    /// The largest message. The header of a larger frame is passed on as it came, to be refused.
+    /// The largest message. The header of a larger frame is passed on unchanged, for the library to reject.
     largest: u64,
-    /// The present frame's header, as far as it has come: it is passed on once it is whole.
+    /// The current frame's header as far as received; it is passed on once complete.
     header: Header,
-    /// A header that is to be passed on before anything more is read.
+    /// A header to pass on before anything more is read.
     due: Header,
-    /// Bytes of the present frame, or piece, that are to come.
+    /// Bytes of the current frame, or piece, still to come.
     left: u64,
     cut: Cut,
-    /// A message has begun whose last frame has not.
+    /// Whether a message has begun whose last frame has not.
     is_open: bool,
-    /// Payload bytes of messages that have come.
+    /// Payload bytes of messages received so far.
     payload: u64,
     is_data: bool,
 }
 
-/// The peer breaks the framing in a way for which no memory was reserved.
+/// The peer violates the framing in a way for which no memory was reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Violation(pub(super) &'static str);
 
-/// Bytes that a control frame may have (RFC 6455, section 5.5).
+/// Largest payload of a control frame (RFC 6455, section 5.5).
 const CONTROL_BYTES: u64 = 125;
 
 impl Wire {
-    /// For a library with so large a read buffer, and a largest message.
+    /// For a library with this read buffer and this largest message.
     pub(super) fn new(buffer: usize, largest: usize) -> Self {
         Self {
             piece: ((buffer - HEADER_BYTES) / 4 * 4) as u64,
@@ -92,12 +92,12 @@ impl Wire {
         }
     }
 
-    /// Payload bytes of messages that have come, without headers and control frames.
+    /// Payload bytes of messages received, without headers and control frames.
     pub(super) fn payload(&self) -> u64 {
         self.payload
     }
 
-    /// Takes up to so many bytes of a header that is to be passed on before anything more is read.
+    /// Takes up to `most` bytes of a header to pass on before anything more is read.
     pub(super) fn take_due(&mut self, most: usize) -> Header {
         let mut taken = self.due;
         taken.have = most.min(taken.have);
@@ -106,18 +106,18 @@ impl Wire {
         taken
     }
 
-    /// What may be read next.
+    /// The next permitted read.
     pub(super) fn next_read(&self) -> NextRead {
         match (self.header.have, self.cut.rest) {
-            // No more than a piece: what is behind a header is not cut again.
+            // At most one piece: the bytes after a header in the same read are not split.
             (0, 0) => NextRead::Bytes(self.piece as usize),
-            // The next piece's header stands behind them.
+            // Exactly the rest of the piece: the next piece's header must follow it.
             (0, _) => NextRead::Bytes(usize::try_from(self.left).unwrap_or(usize::MAX)),
             _ => NextRead::Header(self.header.missing()),
         }
     }
 
-    /// Takes more of a header that has begun, and no byte behind it.
+    /// Adds bytes to an incomplete header, and no byte beyond it.
     pub(super) fn pass_header(
         &mut self,
         bytes: &[u8],
@@ -131,8 +131,8 @@ impl Wire {
         Ok(())
     }
 
-    /// Takes bytes that were read, and tells of each frame that begins in them. Gives how many of
-    /// them, from the front, are to be passed on.
+    /// Passes bytes that were read, and calls `begun` for each frame that begins in them. Returns how many of
+    /// them, from the front, to pass on.
     pub(super) fn pass(
         &mut self,
         bytes: &mut [u8],
@@ -152,7 +152,7 @@ impl Wire {
             let header = self.header_byte(bytes[read], begun)?;
             read += 1;
             if let Some(header) = header {
-                // Never longer than the one that came.
+                // Never longer than the received header, so it fits in its place.
                 bytes[kept..kept + header.have].copy_from_slice(header.as_bytes());
                 kept += header.have;
             }
@@ -160,7 +160,7 @@ impl Wire {
         Ok(kept)
     }
 
-    /// So many bytes of the present frame, or piece, came.
+    /// `bytes` bytes of the current frame, or piece, arrived.
     fn came(&mut self, bytes: u64) {
         self.left -= bytes;
         self.payload += if self.is_data { bytes } else { 0 };
@@ -172,8 +172,7 @@ impl Wire {
         }
     }
 
-    /// Takes a byte of a header. With the last, begins the frame, and gives the header that is to be
-    /// passed on.
+    /// Adds a byte to the header. The last one begins the frame, and returns the header to pass on.
     fn header_byte(
         &mut self,
         byte: u8,
@@ -216,17 +215,17 @@ impl Wire {
     }
 }
 
-/// What may be read next.
+/// The next permitted read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextRead {
-    /// So many bytes at most.
+    /// At most this many bytes.
     Bytes(usize),
-    /// So many bytes at most, for [`Wire::pass_header`].
+    /// At most this many bytes, for [`Wire::pass_header`].
     Header(usize),
 }
 
 impl Header {
-    /// Of a frame with this first byte, length and mask, in its shortest form.
+    /// A header with this first byte, length and mask, in its shortest form.
     fn new(first: u8, length: u64, mask: Option<[u8; 4]>) -> Self {
         let mut header = Self::default();
         let masked = if mask.is_some() { MASKED } else { 0 };
@@ -251,12 +250,12 @@ impl Header {
         self.have += bytes.len();
     }
 
-    /// As far as it has come.
+    /// The bytes received so far.
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.have]
     }
 
-    /// Bytes of the length behind the second, and of the mask.
+    /// Bytes of the length after the second byte, and of the mask.
     fn parts(&self) -> (usize, usize) {
         let extended = match self.bytes[1] & 0x7f {
             126 => 2,
@@ -266,14 +265,14 @@ impl Header {
         (extended, if self.bytes[1] & MASKED == 0 { 0 } else { 4 })
     }
 
-    /// Bytes that it lacks at least.
+    /// The least number of bytes still missing.
     fn missing(&self) -> usize {
         let (extended, mask) = self.parts();
         let whole = if self.have < 2 { 2 } else { 2 + extended + mask };
         whole - self.have
     }
 
-    /// What it says once it is whole: the frame, the length of its payload, its mask.
+    /// The content of a complete header: the frame, the length of its payload, its mask.
     fn frame(&self) -> Option<(Begun, u64, Option<[u8; 4]>)> {
         let ((extended, masked), header) = (self.parts(), self.as_bytes());
         if header.len() < 2 || header.len() < 2 + extended + masked {
@@ -310,7 +309,7 @@ mod tests {
         Wire::new(BUFFER, LARGEST)
     }
 
-    /// What a client writes.
+    /// The bytes that a client writes.
     fn written(messages: &[Message]) -> Vec<u8> {
         let mut client =
             WebSocket::from_raw_socket(std::io::Cursor::new(vec![]), Role::Client, None);
@@ -318,7 +317,7 @@ mod tests {
         client.get_ref().get_ref().clone()
     }
 
-    /// What is passed on of bytes that are read in pieces of one size, as a socket reads them.
+    /// The bytes passed on when a socket is read in pieces of one size.
     fn passed(
         wire: &mut Wire,
         bytes: &[u8],
@@ -350,7 +349,7 @@ mod tests {
         passed(&mut wire(), &written(messages), size).unwrap().1
     }
 
-    /// A socket that has these bytes.
+    /// A socket that contains these bytes.
     struct Socket<'a>(&'a [u8]);
 
     impl Read for Socket<'_> {
@@ -444,7 +443,7 @@ mod tests {
         assert!(!refused(&honest) && !refused(&[honest, honest].concat()));
     }
 
-    /// Numbers that follow from a seed.
+    /// A deterministic random number generator.
     struct Dice(u64);
 
     impl Dice {
@@ -457,7 +456,7 @@ mod tests {
         }
     }
 
-    /// A frame, in one of the forms that a peer may write, right or wrong.
+    /// A frame in one of the forms that a peer may write, valid or not.
     fn frame(dice: &mut Dice, first: u8, payload: &[u8]) -> Vec<u8> {
         let masked = dice.roll(60) != 0;
         let mask_bit = if masked { 0x80 } else { 0 };
@@ -493,7 +492,8 @@ mod tests {
         out
     }
 
-    /// Messages, whole and in parts, with control frames between, here and there not by the rules; perhaps cut.
+    /// Messages, whole and fragmented, with control frames between, some in violation of the protocol;
+    /// perhaps cut.
     fn stream(dice: &mut Dice) -> Vec<u8> {
         let mut out = Vec::new();
         let piece = wire().piece;
@@ -555,7 +555,7 @@ mod tests {
         out
     }
 
-    /// What the library reads to its end.
+    /// The messages that the library reads until the end, and its error.
     fn read(bytes: &[u8]) -> (Vec<Message>, String) {
         use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
         let config = WebSocketConfig::default()
@@ -580,11 +580,11 @@ mod tests {
             let bytes = stream(&mut dice);
             let (expected, end) = read(&bytes);
             let size = [1, 2, 3, 14, 100, 4_083, BUFFER, 1 << 20][dice.roll(8) as usize];
-            // Of a stream that is cut the library says nothing of a violation before the frame's end.
+            // In a stream that is cut, the library does not report a violation before the frame's end.
             let Ok((out, _)) = passed(&mut wire(), &bytes, size) else { continue };
             let (found, other) = read(&out);
             assert!(found == expected, "seed {seed}, size {size}");
-            // A text that is none is told of earlier: its session ends in either case.
+            // Invalid text is detected earlier: its session ends in either case.
             let told = ["UTF-8", "without closing", "Space limit"];
             let either = |end: &str| told.iter().any(|what| end.contains(what));
             let is_same = other[..12] == end[..12] || either(&other) && either(&end);

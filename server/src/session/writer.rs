@@ -1,7 +1,7 @@
-//! A session's writing half: a task of its own, so that a peer that does not read is still read.
+//! A session's writing half: a task of its own, so that a peer that does not read is still read from.
 //!
-//! It is fed by a channel of one message: the session makes the next page when there is room for
-//! it, and never ahead.
+//! It is fed by a channel of one message: the session builds the next page when there is room for it, and
+//! never ahead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,11 +24,11 @@ use crate::limits;
 use crate::memory::{Account, Grant};
 use crate::metrics::Metrics;
 
-/// What the writer is given.
+/// A message for the writer.
 pub(crate) enum Outgoing {
     /// A message of frames.
     Frames(Vec<u8>),
-    /// A message that takes up room until it is written.
+    /// A message that holds memory until it is written.
     Held(Vec<u8>, Grant),
     /// A WebSocket ping.
     Ping,
@@ -38,7 +38,7 @@ pub(crate) enum Outgoing {
         entries: usize,
         feed: Arc<Feed>,
         up_to: Offset,
-        /// Its memory, if it took any.
+        /// Its memory, if it holds any.
         room: Option<Grant>,
     },
     /// The WebSocket's own close, the last message.
@@ -46,7 +46,7 @@ pub(crate) enum Outgoing {
 }
 
 impl Outgoing {
-    /// Its length, as far as it matters to how long it is on the way.
+    /// Its approximate length, to estimate its time on the wire.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Frames(message) | Self::Held(message, _) | Self::Page { message, .. } => {
@@ -57,28 +57,28 @@ impl Outgoing {
     }
 }
 
-/// Why the writer stopped before it was told to.
+/// Why the writer stopped.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WriteEnd {
     /// The channel closed, and everything in it is written.
     Finished,
-    /// No byte was taken for the time allowed.
+    /// No byte was accepted for the permitted time.
     Stalled,
     /// The connection is gone.
     Gone,
 }
 
-/// The task's handle: it gives the half back when it ends.
+/// The task's handle: it returns the half when it ends.
 pub(crate) type Writing = JoinHandle<(WriteEnd, Sink)>;
 
-/// The writer's surroundings.
+/// The writer's environment.
 pub(crate) struct Watch {
-    /// Bytes that the system has taken so far.
+    /// Bytes that the system has accepted so far.
     pub(crate) written: Arc<AtomicU64>,
     /// How long a write may make no progress at all.
     pub(crate) stall: Duration,
-    /// The session's memory: a peer that others wait for must read at least as fast as the slowest
-    /// link is, whatever it is that it does not read.
+    /// The session's memory. While others wait for memory, the peer must read at least as fast as the slowest
+    /// permitted link, whichever data it leaves unread.
     pub(crate) account: Account,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -113,7 +113,7 @@ async fn run(
         drop(room);
         if let Some((entries, feed, up_to)) = page {
             watch.metrics.entries_out.inc_by(entries as u64);
-            // Only of those that are live: how long others waited is their own affair.
+            // Only for live subscriptions: the delay of a lagging one is not the relay's fan-out delay.
             if let Some(age) = feed.age_of(up_to) {
                 watch.metrics.fanned_out(age);
             }
@@ -122,9 +122,10 @@ async fn run(
     (WriteEnd::Finished, sink)
 }
 
-/// Writes one message, for as long as bytes go out at all; while others wait for memory that the session
-/// holds, for as long as they go out as fast as over the slowest link. That is not only the memory of this
-/// message: while the peer does not read its answers, the rest of its own message waits with its memory.
+/// Writes one message, as long as bytes go out at all; while others wait for memory that the session holds,
+/// only as long as they go out at the speed of the slowest permitted link. That covers more than this
+/// message's memory: while the peer does not read its answers, the rest of its own message keeps its memory
+/// too.
 async fn write(
     sink: &mut (impl SinkExt<Message, Error = tungstenite::Error> + Unpin),
     message: Message,
@@ -152,8 +153,8 @@ async fn write(
     }
 }
 
-/// Sends a message. A large one goes in several frames: the WebSocket would keep its buffer as large as
-/// the largest frame for as long as the connection lasts.
+/// Sends a message. A large one is sent in several frames: the WebSocket would otherwise keep its buffer at
+/// the size of the largest frame for the lifetime of the connection.
 async fn send(
     sink: &mut (impl SinkExt<Message, Error = tungstenite::Error> + Unpin),
     message: Message,
@@ -173,8 +174,7 @@ async fn send(
     sink.flush().await
 }
 
-/// Sends the WebSocket's own close. If the peer sent one, the reply to it is there already, and is only to be
-/// written.
+/// Sends the WebSocket's own close. If the peer sent one, the reply is already queued, and is only written.
 async fn close(
     sink: &mut (impl SinkExt<Message, Error = tungstenite::Error> + Unpin),
     message: Message,
@@ -184,7 +184,7 @@ async fn close(
         sent => sent,
     };
     match sent {
-        // That is how the library tells that both have closed.
+        // The library reports in this way that both sides have closed.
         Err(tungstenite::Error::ConnectionClosed) => Ok(()),
         sent => sent,
     }
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
     use crate::memory::{Class, Memory, ShareKey};
 
-    /// A socket whose peer takes one byte whenever it is looked at.
+    /// A socket whose peer reads one byte per poll.
     struct Trickle(Arc<AtomicU64>);
 
     impl futures_util::Sink<Message> for Trickle {
@@ -228,7 +228,7 @@ mod tests {
         }
     }
 
-    /// A message of pings is handled as far as the peer takes the pongs; until then its memory is held,
+    /// A message of pings is handled as fast as the peer reads the pongs; until then its memory is held,
     /// while the pongs themselves hold none.
     #[tokio::test]
     async fn a_peer_that_hardly_reads_keeps_no_memory_that_others_wait_for() {

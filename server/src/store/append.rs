@@ -1,5 +1,5 @@
-//! Writing a commit: rows for what is new, and for each document that it touches what follows from
-//! them, once.
+//! Writes a commit: the rows of its new entries, and for each document that it touches the derived rows,
+//! once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -22,7 +22,8 @@ const INSERT_ENTRY: &str = "INSERT INTO entry \
 const INSERT_TOMBSTONE: &str = "INSERT INTO tombstone \
     (document, space, \"offset\", hash, author, at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
-/// Writes a commit into the transaction. `at` hears which document it fails at, if it is one's.
+/// Writes a commit into the transaction. Calls `at` with the document at which it fails, if the failure is
+/// one document's.
 pub(super) fn append(
     tx: &Connection,
     commit: &Commit,
@@ -40,7 +41,7 @@ pub(super) fn append(
     touched.save(at)
 }
 
-/// Moves the end of a space's log; the space's row, made if there is none.
+/// Advances the head of a space's log; returns the space's row, inserted if absent.
 fn raised(tx: &Connection, name: &SpaceName, head: Offset) -> rusqlite::Result<i64> {
     let key = params![name.as_str(), column(head.0)?];
     let mut raise = tx.prepare_cached("UPDATE space SET head = ?2 WHERE name = ?1 RETURNING id")?;
@@ -67,13 +68,12 @@ pub(super) fn insert_epoch(
 /// A document that a commit touches.
 struct Changed {
     document: Document,
-    /// The last entry of it in this commit.
+    /// Its last entry in this commit.
     last: Offset,
     added: Added,
 }
 
-/// What a commit touches. Not kept beyond it: a commit that is rolled back would leave row ids
-/// behind that lead nowhere.
+/// The rows that a commit touches. Dropped with it: after a rollback the row ids would be dangling.
 struct Touched<'a> {
     tx: &'a Connection,
     space: i64,
@@ -131,7 +131,7 @@ impl Touched<'_> {
         }
     }
 
-    /// Writes what follows from the entries.
+    /// Writes the data derived from the entries: document rows and digests.
     fn save(self, at: &mut dyn FnMut(DocumentId)) -> rusqlite::Result<()> {
         let mut buckets = Buckets::new(self.tx, self.space);
         for Changed { mut document, last, added } in self.documents.into_values() {
@@ -171,7 +171,7 @@ pub(super) fn insert_change(
     Ok(())
 }
 
-/// A document's deletion: what it had is dead from now on.
+/// Deletes a document: its earlier entries are dead.
 fn delete(
     tx: &Connection,
     space: i64,

@@ -1,7 +1,7 @@
-//! Whether what a read found is what was written. SQLite finds a page of the wrong form, not a bit
-//! that flipped inside a value or inside a key: so a change is held against its hash, a snapshot
-//! against its checksum, and a row against the other places of the file that name it, before any of
-//! it is sent. What does not agree is an error that names the document, never content.
+//! Verifies that the bytes read are the bytes written. SQLite detects a malformed page, but not a bit that
+//! flipped inside a value or a key. So before anything is sent, a change is checked against its hash, a
+//! snapshot against its checksum, and a row against the other rows that refer to it. A mismatch is an error
+//! that names the document; mismatching content is never returned.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,17 +23,17 @@ use super::snapshots::{Stored, pieces};
 use super::verify::is_damage;
 use crate::limits;
 
-/// Disk: a value that was read is not the one that was written.
+/// Disk: a value read differs from the value written.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{what}{}", place(.document, .offset))]
 pub(super) struct ContentDamage {
-    /// Of which document, if that is known.
+    /// The document, if known.
     pub(super) document: Option<DocumentId>,
-    /// Where in the log, if that is known.
+    /// The place in the log, if known.
     pub(super) offset: Option<Offset>,
-    /// What does not agree.
+    /// The mismatch.
     pub(super) what: String,
-    /// Whether it is one change that stands by itself, and nothing else.
+    /// Whether only one change of the tail is affected.
     pub(super) of_change: bool,
 }
 
@@ -43,7 +43,7 @@ fn place(document: &Option<DocumentId>, offset: &Option<Offset>) -> String {
     document.unwrap_or_default() + &offset.unwrap_or_default()
 }
 
-/// Damage of a value, as an error of a read.
+/// A damaged value, as the error of a read.
 pub(super) fn damaged(
     document: Option<DocumentId>,
     offset: Option<u64>,
@@ -54,20 +54,20 @@ pub(super) fn damaged(
     rusqlite::Error::ToSqlConversionFailure(Box::new(damage))
 }
 
-/// Damage of a change that stands by itself.
+/// A damaged change of the tail.
 fn damaged_change(entry: &Entry, what: String) -> rusqlite::Error {
     let (document, offset) = (Some(entry.document), Some(entry.offset));
     let damage = ContentDamage { document, offset, what, of_change: true };
     rusqlite::Error::ToSqlConversionFailure(Box::new(damage))
 }
 
-/// Holds a change that is about to be sent against its hash.
+/// Checks a change against its hash before it is sent.
 pub(super) fn change(entry: &Entry) -> rusqlite::Result<()> {
     form(entry)?;
     body(&entry.body, &entry.id).map_err(|what| damaged_change(entry, what))
 }
 
-/// Holds what a change's row says beside its bytes against what a change may be.
+/// Checks the columns of a change's row, apart from the body, against the values that a change can have.
 pub(super) fn form(entry: &Entry) -> rusqlite::Result<()> {
     if entry.kind != entry_kind::CHANGE || entry.flags & !entry_flags::SECOND_ROOT != 0 {
         let what = format!("a change of kind {} with flags {}", entry.kind, entry.flags);
@@ -76,7 +76,7 @@ pub(super) fn form(entry: &Entry) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Holds a change's bytes against its hash.
+/// Checks a change's bytes against its hash.
 pub(super) fn body(bytes: &[u8], hash: &[u8; 32]) -> Result<(), String> {
     match change_hash(bytes) {
         Ok(found) if found.0 == *hash => Ok(()),
@@ -85,7 +85,8 @@ pub(super) fn body(bytes: &[u8], hash: &[u8; 32]) -> Result<(), String> {
     }
 }
 
-/// Holds a tombstone's document against the tombstone's id: a deletion is final.
+/// Checks a tombstone's document against the tombstone's id. A deletion is final, so a wrong one could not be
+/// undone.
 pub(super) fn tombstone(entry: &Entry, hash: &[u8; 32]) -> rusqlite::Result<()> {
     match tombstone_id(&entry.document) == *hash {
         true => Ok(()),
@@ -97,8 +98,8 @@ pub(super) fn tombstone(entry: &Entry, hash: &[u8; 32]) -> rusqlite::Result<()> 
     }
 }
 
-/// Holds a document's row against its leaf, which covers its id and its heads, and against its
-/// snapshot and its tombstone, which have rows of their own.
+/// Checks a document's row against its digest entry, which covers its id and heads, and against the rows of
+/// its snapshot and tombstone.
 pub(super) fn document(conn: &Connection, document: &Document) -> rusqlite::Result<()> {
     let tell = |what| Err(damaged(Some(document.id), None, what));
     if document.leaf != document.leaf_now() {
@@ -118,8 +119,8 @@ pub(super) fn document(conn: &Connection, document: &Document) -> rusqlite::Resu
     Ok(())
 }
 
-/// Holds the rows of a document's tail against its row: their number, and that each head is among
-/// them or folded.
+/// Checks the rows of a document's tail against its row: their number, and that each head is in the tail or
+/// in the snapshot.
 pub(super) fn tail(
     document: &Document,
     stored: Option<&Stored>,
@@ -138,7 +139,7 @@ pub(super) fn tail(
     }
 }
 
-/// The documents that one read has checked: each once.
+/// The documents that one read has checked, so that each is checked once.
 pub(super) struct Documents<'a> {
     conn: &'a Connection,
     checked: RefCell<BTreeSet<i64>>,
@@ -159,27 +160,27 @@ impl<'a> Documents<'a> {
     }
 }
 
-/// Checksums of the pieces of snapshots whose bytes were found to be those of their SHA-256, so that
-/// a part is checked without all the others. They are derived at the first use and kept in memory
-/// only: a checksum on the disk could be written of bytes that had been damaged before.
+/// Checksums of the pieces of snapshots whose whole bytes matched their SHA-256, so that a part can be
+/// checked without the others. Computed at first use and kept in memory only: a checksum on disk could have
+/// been computed from bytes that were already damaged.
 #[derive(Default)]
 pub(super) struct SnapshotSums {
     held: Mutex<HeldSums>,
 }
 
-/// Which snapshot: its row and its SHA-256.
+/// Identifies a snapshot: its row and its SHA-256.
 type Key = (i64, [u8; 32]);
 
 #[derive(Default)]
 struct HeldSums {
     sums: BTreeMap<Key, Arc<[u64]>>,
-    /// In the order in which they came.
+    /// In insertion order, for eviction.
     order: VecDeque<Key>,
     pieces: usize,
 }
 
 impl SnapshotSums {
-    /// The checksums of a snapshot's pieces: reads all of it at the first use.
+    /// The checksums of a snapshot's pieces. Reads the whole snapshot at first use.
     pub(super) fn of(
         &self,
         conn: &Connection,
@@ -211,18 +212,22 @@ impl HeldSums {
     }
 }
 
-/// The buckets of digests that were found to be the sums of their documents: each is looked at once, when
-/// the first document is asked for that is not in it.
+/// The digest buckets that were checked against the sum of their documents: each is checked once, at the
+/// first look-up of a document that it does not contain.
 #[derive(Default)]
 pub(super) struct CheckedBuckets {
     checked: Mutex<BTreeSet<(i64, u8)>>,
 }
 
 impl CheckedBuckets {
-    /// Whether this is the first time that it is asked for.
+    /// Whether this is the first query for the bucket. Once `CHECKED_BUCKETS` buckets are remembered, all are
+    /// forgotten: each is checked again, and none never.
     pub(super) fn is_first(&self, bucket: (i64, u8)) -> bool {
         let mut checked = self.checked.lock();
-        checked.len() < limits::CHECKED_BUCKETS && checked.insert(bucket)
+        if checked.len() >= limits::CHECKED_BUCKETS {
+            checked.clear();
+        }
+        checked.insert(bucket)
     }
 
     pub(super) fn check(
@@ -242,7 +247,7 @@ impl CheckedBuckets {
     }
 }
 
-/// Reads a whole snapshot, one piece in memory at a time, and holds it against its SHA-256.
+/// Reads a whole snapshot, with one piece in memory at a time, and checks it against its SHA-256.
 fn verified(
     conn: &Connection,
     document: DocumentId,
@@ -264,8 +269,8 @@ fn verified(
     }
 }
 
-/// Whether the bytes of a snapshot are those of its SHA-256, and as many as its row says. Nothing
-/// is taken from memory.
+/// Whether a snapshot's bytes match its SHA-256 and the length in its row. Reads from disk, never from
+/// memory.
 pub(super) fn is_whole(
     conn: &Connection,
     document: DocumentId,
@@ -278,7 +283,7 @@ pub(super) fn is_whole(
     }
 }
 
-/// Whether it is one of [`damaged`], and not SQLite's.
+/// Whether the error comes from [`damaged`] and not from SQLite.
 fn is_content_damage(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::ToSqlConversionFailure(source) => source.is::<ContentDamage>(),
@@ -286,21 +291,21 @@ fn is_content_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// That a snapshot's bytes are not those that were written.
+/// The error for a snapshot whose bytes differ from those written.
 pub(super) fn snapshot_damage(document: DocumentId, stored: &Stored) -> rusqlite::Error {
     damaged(Some(document), Some(stored.offset), "a snapshot's bytes that are damaged")
 }
 
 /// The checksum of a piece.
 pub(super) fn sum(piece: &[u8]) -> u64 {
-    // In memory only, so it need not be the same in another release.
+    // In memory only, so it may differ in another release.
     let mut hasher = DefaultHasher::new();
     hasher.write(piece);
     hasher.finish()
 }
 
-/// Holds a log's stated end against the last thing that stands in it: beyond a smaller end nothing
-/// would be sent.
+/// Checks a log's recorded head against its last row: entries after a head that is too small would never be
+/// sent.
 pub(super) fn head(conn: &Connection, space: i64, stated: Offset) -> rusqlite::Result<()> {
     for table in ["entry", "snapshot", "tombstone"] {
         let sql = format!(
@@ -311,7 +316,7 @@ pub(super) fn head(conn: &Connection, space: i64, stated: Offset) -> rusqlite::R
             .prepare_cached(&sql)
             .and_then(|mut find| find.exists(params![space, column(stated.0)?]));
         let is_beyond = match is_beyond {
-            // The index cannot be read: whoever reads the log meets that, and reads around it.
+            // The index cannot be read. The read of the log meets the same damage, and reads around it.
             Err(error) if is_damage(&error) => false,
             is_beyond => is_beyond?,
         };
@@ -323,9 +328,9 @@ pub(super) fn head(conn: &Connection, space: i64, stated: Offset) -> rusqlite::R
     Ok(())
 }
 
-/// Holds the indexes that a log is read by against what its documents have, by number: rows that an index
-/// does not lead to would be left out without a gap that anybody could see, since offsets have holes.
-/// It reads indexes only, some 0.1 s for a million entries.
+/// Checks the indexes of a log against its documents, by number of rows. A row missing from an index would be
+/// left out silently: offsets have gaps, so no reader would notice. Reads indexes only, some 0.1 s for a
+/// million entries.
 pub(super) fn log(conn: &Connection, space: i64) -> rusqlite::Result<()> {
     let count =
         |sql: &str| conn.prepare_cached(sql)?.query_row([space], |row| row.get::<_, i64>(0));
@@ -359,7 +364,7 @@ const COUNTS: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// Whether each space is found by its name: one that is not would pass for an empty one.
+/// Checks that each space is found by its name: one that is not would look like an empty space.
 pub(super) fn spaces(conn: &Connection) -> rusqlite::Result<()> {
     let mut all = conn.prepare("SELECT id, name FROM space NOT INDEXED")?;
     let mut find = conn.prepare("SELECT id FROM space WHERE name = ?1")?;

@@ -1,6 +1,6 @@
-//! What was found to be wrong with a store since it was opened, for health, the log and operators.
+//! The damage and failures found since a store was opened, for the health check, the log and operators.
 //!
-//! It is noted where the store is read, so that no caller can forget it.
+//! The store's own reads record them, so that no caller can forget to.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,31 +17,31 @@ use super::StoreError;
 use super::checked::ContentDamage;
 use crate::limits;
 
-/// What is wrong with a store, as far as it is known.
+/// The known damage and failures of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Condition {
     /// A file of the store was removed, renamed, replaced or overwritten: which, and how. Final.
     pub gone: Option<String>,
     /// An fsync failed, in SQLite's words. Final until the store is opened again.
     pub fsync_failed: Option<String>,
-    /// The thread that writes ended by a bug of ours. Final until the store is opened again.
+    /// The writer thread panicked: a bug of ours. Final until the store is opened again.
     pub writer_panicked: Option<String>,
-    /// How the write-ahead log was damaged with which the store was opened: commits are lost.
+    /// How the write-ahead log was damaged when the store was opened: commits are lost.
     pub wal: Option<String>,
-    /// What reads found damaged, at most
-    /// [`DAMAGED_PLACES`](crate::limits::DAMAGED_PLACES) places. A document stays until it can be read
-    /// again, all else until the store is opened again.
+    /// The damaged places that reads found, at most [`DAMAGED_PLACES`](crate::limits::DAMAGED_PLACES). A
+    /// document is listed until it can be read again, any other place until the store is opened again.
     pub damaged: Vec<DamagedPlace>,
-    /// Whether there are more of them; until all that are named are healed.
+    /// Whether there are more. True until all listed places are repaired.
     pub more_damaged: bool,
-    /// Whether SQLite itself cannot read one of them: no repair mends that.
+    /// Whether SQLite itself cannot read one of them: no repair restores that.
     pub is_unreadable: bool,
-    /// A read failed lately for another reason than damage: the last one, in words.
+    /// The last read failure other than damage, as text; shown for a limited time.
     pub failing: Option<String>,
 }
 
 impl Condition {
-    /// What clients are told when the relay ends because of its store; `None` if the store goes on.
+    /// The code and text that clients receive when the relay stops because of its store; `None` if the store
+    /// works.
     pub(crate) fn end(&self) -> Option<(Code, String)> {
         let failure =
             match (&self.gone, self.fsync_failed.as_ref().or(self.writer_panicked.as_ref())) {
@@ -54,12 +54,12 @@ impl Condition {
     }
 }
 
-/// Where a store is damaged.
+/// A damaged part of a store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DamagedPlace {
-    /// The space; `None` of what all spaces share.
+    /// The space; `None` for data that all spaces share.
     pub space: Option<SpaceName>,
-    /// The document; `None` of what all documents of the space share.
+    /// The document; `None` for data that all documents of the space share.
     pub document: Option<DocumentId>,
 }
 
@@ -73,7 +73,7 @@ impl fmt::Display for DamagedPlace {
     }
 }
 
-/// What was asked of a store.
+/// The operation, and the space and document that it was about.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) what: &'static str,
@@ -96,7 +96,7 @@ impl<'a> Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// The same, of a document.
+    /// The same for one document of the space.
     pub(super) fn about<'b>(self, document: &'b DocumentId) -> Asked<'b>
     where
         'a: 'b,
@@ -105,29 +105,29 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Of the whole store.
+/// An operation on the whole store.
 impl From<&'static str> for Asked<'_> {
     fn from(what: &'static str) -> Self {
         Self { what, space: None, document: None }
     }
 }
 
-/// Keeps what was found.
+/// Records damage and failures.
 #[derive(Default)]
 pub(super) struct Recorder {
     found: Mutex<Found>,
-    /// Spares every push the mutex while all is well.
+    /// Lets every push skip the mutex while no damage is known.
     has_damage: AtomicBool,
 }
 
-/// What is known of a damaged place.
+/// The known damage of one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
-    /// SQLite itself cannot read it, so it takes no writes.
+    /// SQLite itself cannot read it, so it accepts no writes.
     pub takes_no_writes: bool,
-    /// How often reads have met it. Another number than before: it was met again meanwhile.
+    /// How often reads have met it. If the number has grown, it was met again meanwhile.
     pub times: u64,
-    /// How often of those it was something else than a change that stands by itself: the snapshot, say.
+    /// How many of those met something other than a change of the tail, such as the snapshot.
     pub beyond_changes: u64,
 }
 
@@ -135,19 +135,19 @@ pub struct Known {
 struct Found {
     damaged: BTreeMap<DamagedPlace, Known>,
     more: bool,
-    /// What is known is not what the store has of it.
+    /// The in-memory state differs from the one in the store.
     is_new: bool,
     failed: Option<(Instant, String)>,
 }
 
 impl Recorder {
-    /// Notes why something was not read; gives the error back.
+    /// Records why a read failed; returns the error.
     pub(super) fn note(&self, asked: Asked<'_>, error: StoreError) -> StoreError {
         let class = FailureClass::of_chain(&error);
         match class {
             _ if error.needs_index.is_some() || error.damaged_index().is_some() => {}
             _ if error.is_damage() => self.note_damage(asked, &error),
-            // The caller's own doing, or told otherwise.
+            // Caused by the caller, or reported elsewhere.
             FailureClass::Closed
             | FailureClass::Gone
             | FailureClass::FsyncFailed
@@ -180,7 +180,7 @@ impl Recorder {
             found.more = true;
             return;
         }
-        // Once for each place: what asks for it asks again and again.
+        // Logged once for each place, since readers retry.
         let remedy = if content.is_none() { RESTORE } else { REMEDY };
         tracing::error!(%place, error = error.chain(), remedy, "the store is damaged");
         let (takes_no_writes, beyond_changes) = (content.is_none(), u64::from(beyond));
@@ -188,7 +188,7 @@ impl Recorder {
         found.is_new = true;
     }
 
-    /// What the store has kept of it, when it is opened; or what is known in the place of all else.
+    /// Replaces all known places: by the stored ones at opening, or by the result of a full check.
     pub(super) fn set(&self, places: Vec<(DamagedPlace, bool)>, is_new: bool) {
         let mut found = self.found.lock();
         self.has_damage.store(!places.is_empty(), Ordering::Release);
@@ -198,7 +198,7 @@ impl Recorder {
         found.is_new = is_new;
     }
 
-    /// What is known, if that is not what the store has of it.
+    /// The known places, if they differ from those in the store.
     pub(super) fn take_new(&self) -> Option<Vec<(DamagedPlace, bool)>> {
         if !self.has_damage.load(Ordering::Acquire) {
             return None;
@@ -207,19 +207,19 @@ impl Recorder {
         is_new.then(|| self.all())
     }
 
-    /// What was taken could not be kept.
+    /// The places from `take_new` could not be written.
     pub(super) fn put_back(&self) {
         self.found.lock().is_new = true;
     }
 
-    /// What is known.
+    /// All known places.
     pub(super) fn all(&self) -> Vec<(DamagedPlace, bool)> {
         let found = self.found.lock();
         let places = found.damaged.iter();
         places.map(|(place, known)| (place.clone(), known.takes_no_writes)).collect()
     }
 
-    /// What is known of a document's damage; `None` if no read has met any.
+    /// The known damage of a document; `None` if no read met any.
     pub(super) fn known(&self, space: &SpaceName, document: &DocumentId) -> Option<Known> {
         if !self.has_damage.load(Ordering::Acquire) {
             return None;
@@ -228,7 +228,7 @@ impl Recorder {
         self.found.lock().damaged.get(&place).copied()
     }
 
-    /// All documents that are known to be damaged.
+    /// All documents with known damage.
     pub(super) fn documents(&self) -> Vec<(SpaceName, DocumentId)> {
         if !self.has_damage.load(Ordering::Acquire) {
             return Vec::new();
@@ -239,7 +239,7 @@ impl Recorder {
         named.collect()
     }
 
-    /// The documents of a space that are known to be damaged.
+    /// The documents of a space with known damage.
     pub(super) fn damaged_of(&self, space: &SpaceName) -> Vec<DocumentId> {
         if !self.has_damage.load(Ordering::Acquire) {
             return Vec::new();
@@ -253,8 +253,8 @@ impl Recorder {
             .collect()
     }
 
-    /// A document was read whole since this was known of it. False if a read has met damage in
-    /// it meanwhile: then it stays.
+    /// Removes a document that was read whole. False, without effect, if a read met damage after `known` was
+    /// taken.
     pub(super) fn forget(&self, space: &SpaceName, document: &DocumentId, known: Known) -> bool {
         let place = DamagedPlace { space: Some(space.clone()), document: Some(*document) };
         let mut found = self.found.lock();
@@ -262,14 +262,14 @@ impl Recorder {
         if is_same {
             found.damaged.remove(&place);
             found.is_new = true;
-            // What did not fit is met again by whoever reads it, and is noted then.
+            // Places beyond the bound are recorded again when a read meets them.
             found.more &= !found.damaged.is_empty();
         }
         is_same
     }
 
-    /// Whether this document was found to be so damaged that a commit of it may fail. One of which
-    /// only a value is wrong takes changes as before, so that they are in two places.
+    /// Whether a commit to this document may fail. A document of which only a value is damaged still accepts
+    /// changes, so that they are stored in two places.
     pub(super) fn is_damaged(&self, space: &SpaceName, document: &DocumentId) -> bool {
         self.known(space, document).is_some_and(|known| known.takes_no_writes)
     }
@@ -297,19 +297,19 @@ impl Recorder {
     }
 }
 
-/// How long a read that failed is shown: that others work says nothing about it.
+/// How long a read failure is shown. Reads that succeed do not clear it.
 const FAILING_SHOWN: Duration = limits::READ_FAILURE_SHOWN;
 
-/// What helps against damage that SQLite itself meets: a repair sets right what can be read.
+/// The remedy for damage that SQLite itself meets: a repair restores only what can be read.
 pub(crate) const RESTORE: &str = "SQLite cannot read a part of the file, which no repair mends: stop the \
     relay and restore a backup, or begin with an empty folder; clients bring back what they have";
 
-/// What helps against damage of values.
+/// The remedy for damaged values.
 pub(crate) const REMEDY: &str = "clients that have it are asked for it; if none does, stop the relay \
     and run `landfall-relay verify --repair`, or restore a backup";
 
 impl StoreError {
-    /// Whether what is in the file is damaged.
+    /// Whether the content of the file is damaged.
     pub fn is_damage(&self) -> bool {
         let mut next: Option<&(dyn Error + 'static)> = Some(self);
         while let Some(error) = next {
@@ -321,7 +321,7 @@ impl StoreError {
         FailureClass::of_chain(self) == FailureClass::Corrupt
     }
 
-    /// What does not agree, if what was read is not what was written.
+    /// The mismatch, if the value read differs from the one written.
     pub(super) fn content_damage(&self) -> Option<&ContentDamage> {
         let mut next: Option<&(dyn Error + 'static)> = Some(self);
         while let Some(error) = next {
@@ -333,12 +333,12 @@ impl StoreError {
         None
     }
 
-    /// Whether a value is not what was written, in a file that SQLite can read.
+    /// Whether a value differs from the one written, in a file that SQLite can read.
     pub(super) fn is_content_damage(&self) -> bool {
         self.content_damage().is_some()
     }
 
-    /// Whether a file of the store is gone.
+    /// Whether a file of the store was removed or replaced.
     pub fn is_gone(&self) -> bool {
         FailureClass::of_chain(self) == FailureClass::Gone
     }
@@ -348,7 +348,7 @@ impl StoreError {
 mod tests {
     use super::*;
 
-    /// One document more is damaged than places are kept; then each is healed.
+    /// Damages one document more than the bound, then repairs each.
     #[test]
     fn a_store_that_is_whole_again_is_not_said_to_be_damaged() {
         let recorder = Recorder::default();
@@ -369,7 +369,7 @@ mod tests {
         (0..=limits::DAMAGED_PLACES).for_each(note);
         assert!(recorder.condition(None, None, None, None).more_damaged);
         (0..limits::DAMAGED_PLACES).for_each(heal);
-        // The last one is met again, and healed.
+        // The last one is met again, and repaired.
         note(limits::DAMAGED_PLACES);
         heal(limits::DAMAGED_PLACES);
         let condition = recorder.condition(None, None, None, None);

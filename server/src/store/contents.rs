@@ -1,4 +1,4 @@
-//! Everything that a space holds, as a portable file says it: in one view of the store, also beside
+//! The content of a space as records of a portable file: in one read view of the store, which may run beside
 //! the relay that writes it.
 
 use std::ops::ControlFlow;
@@ -15,12 +15,12 @@ use super::{StoreError, snapshots};
 const CHANGES: &str = "SELECT at_ms, flags, author, body FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\"";
 
-/// Takes records, and may say that it has enough.
+/// Receives records; may stop the read early.
 pub type RecordSink<'a> = dyn FnMut(Record) -> ControlFlow<()> + 'a;
 
 impl Inspection {
-    /// Gives all documents of a space by their ids, each as the records of a portable file that
-    /// follow its name; one that has nothing is left out. False if there is no such space.
+    /// Passes all documents of a space, by id, to the sink, each as the records that follow its name in a
+    /// portable file. Skips documents without entries. False if the space does not exist.
     pub fn contents(
         &self,
         space: &SpaceName,

@@ -1,5 +1,5 @@
-//! The store's file as a whole: copied out beside a running relay, put back, rewritten. All of it
-//! is the file's business; what is in it is looked at elsewhere.
+//! Operations on the store's file as a whole: copy it alongside a running relay, restore it, rewrite it. This
+//! module must not read the file's content.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,40 +11,40 @@ use super::schema::SCHEMA;
 use super::sqlite::{FILE, make_folder};
 use super::{FailureClass, StoreError};
 
-/// Where a rewritten file grows, in the data folder.
+/// The name of the file being rewritten, in the data folder.
 const REWRITTEN: &str = "relay.db.rewritten";
 
-/// Whether a data folder has a store. Opening one that has none would make one.
+/// Whether a data folder has a store. Opening a folder without one would create it.
 pub fn has_store(folder: &Path) -> bool {
     folder.join(FILE).exists()
 }
 
-/// Copies the store of a data folder to a new file: in one read, also beside the relay that writes
-/// it, and one of an earlier version as it is. The copy is fsynced and checked by SQLite, and has
-/// its name only then.
+/// Copies the store of a data folder to a new file: in one read, which may run alongside the relay that
+/// writes it; a store of an earlier version is copied as it is. The copy gets its name only after an fsync
+/// and SQLite's check.
 pub fn copy_out(folder: &Path, target: &Path) -> Result<(), BackupError> {
     Database::copy_file(folder.join(FILE), target, &SCHEMA, &Options::default()).map(drop)
 }
 
-/// Makes a data folder of a copy, which stays as it is.
+/// Creates a data folder from a copy; the copy is not modified.
 pub fn copy_in(copy: &Path, folder: &Path) -> Result<(), CopyInError> {
     make_folder(folder).map_err(|source| CopyInError::Folder(folder.to_owned(), source))?;
     let (target, options) = (folder.join(FILE), Options::default());
     Database::copy_file(copy, target, &SCHEMA, &options).map(drop).map_err(CopyInError::Copy)
 }
 
-/// Why a data folder was not made of a copy.
+/// Why a data folder could not be created from a copy.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyInError {
     /// The folder cannot be made.
     #[error("the folder {path} cannot be made", path = .0.display())]
     Folder(PathBuf, #[source] io::Error),
-    /// The copy cannot be read, or not written there.
+    /// The copy cannot be read, or the target cannot be written.
     #[error(transparent)]
     Copy(BackupError),
 }
 
-/// A data folder that no relay uses and that none can use while this lives.
+/// Exclusive hold of a data folder: no relay uses it, and none can open it while this value lives.
 #[derive(Debug)]
 pub struct Seized {
     folder: PathBuf,
@@ -52,7 +52,7 @@ pub struct Seized {
 }
 
 impl Seized {
-    /// Takes a data folder, which is made if there is none.
+    /// Takes hold of a data folder, and creates it if absent.
     pub fn take(folder: &Path) -> Result<Self, OpenStoreError> {
         let refused = |source| OpenStoreError::Folder { path: folder.to_owned(), source };
         make_folder(folder).map_err(refused)?;
@@ -60,29 +60,28 @@ impl Seized {
         Ok(Self { folder: folder.to_owned(), file })
     }
 
-    /// The folder of the store's file itself, which a link may lead to from the data folder: what
-    /// is to be renamed over the file must be made in its file system.
+    /// The folder of the store's file itself. A link in the data folder may point to it, and a file that is
+    /// renamed over the store must be created in the same file system.
     pub fn file_folder(&self) -> &Path {
         self.file.path().parent().unwrap_or(&self.folder)
     }
 
-    /// Whether there is a store in it.
+    /// Whether the folder has a store.
     pub fn has_store(&self) -> bool {
         self.file.is_there()
     }
 
-    /// Moves the store of another folder, which nobody has open and which was closed in good
-    /// order, here. What was here goes to `keep`, a name in
-    /// [`Self::file_folder`]. Interrupted anywhere, the old store is here or the new one.
+    /// Moves the store of another folder here. No process may have that store open, and it must have been
+    /// closed cleanly. The store that was here is renamed to `keep`, in [`Self::file_folder`]. After a crash
+    /// at any point, either the old or the new store is here.
     pub fn put(&self, from: &Path, keep: &str) -> Result<(), StoreError> {
         self.put_file(&from.join(FILE), Some(keep))
     }
 
-    /// Rewrites the file without the room that nobody uses, and in the order of its rows; it needs
-    /// as much room again as what is in use. Interrupted anywhere, the old file is there or the
-    /// new one.
+    /// Rewrites the file without free pages, in row order; it needs as much free disk space as the data in
+    /// use. After a crash at any point, either the old or the new file is there.
     pub fn rewrite(&self) -> Result<(), RewriteError> {
-        // Beside the file itself, which a link may lead to from this folder: it is renamed.
+        // In the folder of the file itself, which a link may point to: the new file is renamed over it.
         let new = self.file_folder().join(REWRITTEN);
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -94,7 +93,7 @@ impl Seized {
             .map_err(RewriteError::Copy)
             .and_then(|()| self.put_file(&new, None).map_err(RewriteError::Place));
         if made.is_err() {
-            // The first error counts.
+            // The first error is the one returned.
             let _ = std::fs::remove_file(&new);
         }
         made
@@ -106,19 +105,19 @@ impl Seized {
     }
 }
 
-/// Why a store's file was not rewritten. It is as it was.
+/// Why a store's file could not be rewritten. The file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum RewriteError {
-    /// The new file could not be made.
+    /// The new file could not be written.
     #[error(transparent)]
     Copy(BackupError),
-    /// It could not be put in the old one's place.
+    /// The new file could not replace the old one.
     #[error(transparent)]
     Place(StoreError),
 }
 
 impl RewriteError {
-    /// What kind of trouble it is.
+    /// The class of the failure.
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Copy(error) => error.class(),

@@ -1,5 +1,5 @@
-//! Digests of a space: one row for each first byte of its documents' ids, kept up by every commit,
-//! and sums below longer prefixes, which are taken when somebody asks.
+//! Digests of a space: one row for each first byte of its documents' ids, updated by every commit, and sums
+//! below longer prefixes, computed on request.
 
 use std::collections::BTreeMap;
 
@@ -20,15 +20,15 @@ const BELOW: &str = "SELECT document, leaf FROM document \
 /// Children of a prefix.
 const CHILDREN: usize = 16;
 
-/// Rows that it costs to find a prefix, however few documents lie below it.
+/// The cost of finding a prefix, in rows, however few documents are below it.
 const PREFIX_ROWS: usize = 16;
 
-/// `i` is read from the index alone, `d` by its row id.
+/// `i` reads the index alone, `d` the row by its id.
 const INDEXED: &str = "SELECT d.leaf, d.space = ?1 AND d.document = i.document \
     FROM document i LEFT JOIN document d ON d.id = i.id \
     WHERE i.space = ?1 AND i.document BETWEEN ?2 AND ?3";
 
-/// The rows of a space that one transaction changes.
+/// The digest rows of a space that one transaction changes.
 pub(super) struct Buckets<'a> {
     conn: &'a Connection,
     space: i64,
@@ -40,7 +40,7 @@ impl<'a> Buckets<'a> {
         Self { conn, space, changed: BTreeMap::new() }
     }
 
-    /// A document went from one leaf to another.
+    /// Replaces a document's digest entry by another.
     pub(super) fn note(
         &mut self,
         document: &DocumentId,
@@ -61,7 +61,7 @@ impl<'a> Buckets<'a> {
         Ok(())
     }
 
-    /// Writes the rows.
+    /// Writes the changed rows.
     pub(super) fn save(self) -> rusqlite::Result<()> {
         let sql = "INSERT INTO digest (space, bucket, count, sum) VALUES (?1, ?2, ?3, ?4) \
             ON CONFLICT (space, bucket) DO UPDATE SET count = excluded.count, sum = excluded.sum";
@@ -78,8 +78,8 @@ impl<'a> Buckets<'a> {
     }
 }
 
-/// Holds the documents that are found by their ids against the sum of all of a bucket: one that the
-/// index does not lead to would pass for one that is absent.
+/// Checks the documents found by id against the stored sum of a bucket: a document missing from the index
+/// would look absent.
 pub(super) fn check_bucket(conn: &Connection, space: i64, number: u8) -> rusqlite::Result<()> {
     let (mut first, mut last) = ([0; 16], [u8::MAX; 16]);
     (first[0], last[0]) = (number, number);
@@ -129,31 +129,31 @@ pub(super) fn buckets(
     rows?.collect()
 }
 
-/// How far the summing of what lies below some prefixes has come. The default is the beginning.
+/// How far a summation below some prefixes has come. The default is the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SumCursor {
     /// The prefix that is being summed.
     prefix: usize,
-    /// Where its rows go on; `None` at its first.
+    /// The next document of that prefix; `None` at its first.
     from: Option<[u8; 16]>,
-    /// What was read of it.
+    /// The rows of that prefix read so far.
     below: Below,
 }
 
-/// A page of the answer to a question about prefixes, read in one view.
+/// A page of the answer to a query about prefixes, read in one view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BranchPage {
     /// The log's last durable offset.
     pub head: Offset,
-    /// What lies below the prefixes whose sums this page completes.
+    /// The branches of the prefixes that this page completes.
     pub branches: Vec<Branch>,
     /// Where the next page begins; `None` at the end.
     pub next: Option<SumCursor>,
-    /// Rows that were looked at; each prefix counts some for itself.
+    /// Rows read; each prefix adds a fixed cost.
     pub rows: usize,
 }
 
-/// What lies below prefixes, from a cursor on, as far as some `rows` tell. At least one row is read.
+/// The digests below prefixes, from a cursor on, as far as `rows` rows allow. Reads at least one row.
 pub(super) fn branches(
     conn: &Connection,
     name: &SpaceName,
@@ -183,8 +183,8 @@ pub(super) fn branches(
     Ok(page)
 }
 
-/// Tells documents that are damaged as what nobody has: whoever compares then asks for them, and is
-/// told of the damage.
+/// Replaces the digest entries of damaged documents by a value that no replica has. A client that reconciles
+/// then requests those documents, and receives the damage.
 pub(super) fn tell_damage(
     conn: &Connection,
     name: &SpaceName,
@@ -202,7 +202,7 @@ pub(super) fn tell_damage(
             continue;
         }
         let leaf = match Document::find(conn, space, id) {
-            // Not even its row can be read: it is not in the sums of what was read either.
+            // The row cannot be read, so it is not in the sums either.
             Err(error) if is_damage(&error) => continue,
             found => found?.and_then(|found| found.leaf),
         };
@@ -225,7 +225,7 @@ pub(super) fn tell_damage(
     Ok(())
 }
 
-/// `None` if its rows go on.
+/// `None` if rows remain.
 fn node(
     conn: &Connection,
     space: i64,
@@ -258,16 +258,16 @@ fn node(
     })
 }
 
-/// What was read of the documents below a prefix.
+/// The documents read below a prefix.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Below {
     children: [Digest; CHILDREN],
-    /// The first of them.
+    /// The first of the documents.
     leaves: Vec<(DocumentId, Leaf)>,
     count: usize,
 }
 
-/// Rows that were read, and where the others begin.
+/// The number of rows read, and where the rest begin.
 struct Found {
     rows: usize,
     next: Option<[u8; 16]>,
@@ -299,7 +299,7 @@ impl Below {
         }
         self.count += count;
         let next = end.filter(|end| count == most && *end < last).map(|end| {
-            // It is less than the last, so that there is one after it.
+            // `end` is below the last id of the prefix, so a next id exists.
             u128::from_be_bytes(end).wrapping_add(1).to_be_bytes()
         });
         Ok(Found { rows: count, next })

@@ -1,5 +1,5 @@
-//! What a document is at the moment, as one row: read once for each commit that touches it,
-//! changed in memory, written back once.
+//! The current state of a document, as one row: read once by each commit that touches it, changed in memory,
+//! written once.
 
 use landfall_protocol::digest::Leaf;
 use landfall_protocol::heads;
@@ -23,35 +23,35 @@ pub(super) struct Document {
     pub(super) id: DocumentId,
     /// Ascending; empty for a deleted document.
     pub(super) heads: Vec<[u8; 32]>,
-    /// What of it is in the digests; nothing while it has neither heads nor a tombstone.
+    /// Its digest entry; `None` while it has neither heads nor a tombstone.
     pub(super) leaf: Option<Leaf>,
-    /// Live changes beyond the snapshot.
+    /// Live changes after the snapshot.
     pub(super) tail_changes: u64,
     pub(super) tail_bytes: u64,
     /// The snapshot's offset; 0 if there is none.
     pub(super) folded: u64,
     pub(super) folded_changes: u64,
     pub(super) tombstone: Option<u64>,
-    /// How many changes of the tail make a fold worthwhile.
+    /// The number of tail changes at which compaction is due.
     fold_at: u64,
-    /// The offset through which a fold was first worthwhile, or [`HEAVY`]; nothing while it is not.
+    /// The offset at which compaction first became due, or [`HEAVY`]; `None` while it is not.
     pub(super) due: Option<u64>,
-    /// Whether rows of it wait to be deleted.
+    /// Whether it has dead rows to delete.
     pub(super) dead: bool,
-    /// Operations of all its changes, as admission counts them; at least so many.
+    /// Operations of all its changes, as admission counts them; a lower bound.
     pub(super) operations: u64,
-    /// What of it a change alone leaves as it is, as its row has it.
+    /// The columns that a change alone does not modify, as stored.
     kept: Kept,
 }
 
-/// The `due` of a document that is to be folded however young it is: by few changes of many
-/// operations. No entry has this offset, and it comes before all others of its space.
+/// The `due` of a heavy document: few changes with many operations, compacted at any age. No entry has this
+/// offset, and it sorts before all others of its space.
 pub(super) const HEAVY: u64 = 0;
 
-/// Operations of a commit from which on it is looked whether a document has become heavy.
+/// A commit with fewer operations does not check whether a document has become heavy.
 const LOOKED_AT: u64 = limits::FOLD_LEAST_OPERATIONS / 64;
 
-/// What a commit adds to a document's tail.
+/// The operations that a commit adds to a document's tail.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Added {
     pub(super) operations: u64,
@@ -59,8 +59,7 @@ pub(super) struct Added {
     pub(super) max_op: u64,
 }
 
-/// What of a document a change alone leaves as it is: folded, folded_changes, tombstone, fold_at,
-/// due, dead.
+/// The columns that a change alone does not modify: folded, folded_changes, tombstone, fold_at, due, dead.
 type Kept = (u64, u64, Option<u64>, u64, Option<u64>, bool);
 
 impl Document {
@@ -91,7 +90,7 @@ impl Document {
         (folded, folded_changes, tombstone, fold_at, due, dead)
     }
 
-    /// Finds a document of a space.
+    /// Reads a document's row by space and id.
     pub(super) fn find(
         conn: &Connection,
         space: i64,
@@ -101,12 +100,12 @@ impl Document {
         conn.prepare_cached(FIND)?.query_row(key, Self::of_row).optional()
     }
 
-    /// Reads a document's row.
+    /// Reads a document's row by row id.
     pub(super) fn at(conn: &Connection, row: i64) -> rusqlite::Result<Self> {
         conn.prepare_cached(AT)?.query_row([row], Self::of_row)
     }
 
-    /// Makes the row of a document that has nothing yet.
+    /// Inserts the row of a document without entries.
     pub(super) fn insert(
         conn: &Connection,
         space: i64,
@@ -132,8 +131,7 @@ impl Document {
         })
     }
 
-    /// Writes the row: the columns that no index has an interest in, and the others if they are
-    /// other than they were.
+    /// Writes the row: always the columns that are in no index, the others only if they changed.
     pub(super) fn save(&self, conn: &Connection) -> rusqlite::Result<()> {
         let sql = "UPDATE document SET heads = ?2, leaf = ?3, tail_changes = ?4, tail_bytes = ?5, \
             operations = ?6 WHERE id = ?1";
@@ -162,14 +160,14 @@ impl Document {
         Ok(())
     }
 
-    /// A change came to its tail.
+    /// Appends a change to the tail's counters and the heads.
     pub(super) fn add_change(&mut self, hash: [u8; 32], dependencies: &[[u8; 32]], bytes: usize) {
         heads::advance(&mut self.heads, dependencies.iter().copied(), hash);
         self.tail_changes += 1;
         self.tail_bytes += bytes as u64;
     }
 
-    /// What of it belongs into the digests.
+    /// The digest entry that follows from the current state.
     pub(super) fn leaf_now(&self) -> Option<Leaf> {
         if self.tombstone.is_some() {
             return Some(Leaf::of_tombstone(&self.id));
@@ -183,8 +181,7 @@ impl Document {
         self.tail_changes > 0 || self.folded_changes > 0
     }
 
-    /// Notes that a fold has become worthwhile, if it has, through this offset. `added`: the last
-    /// operation's counter and the number of operations of what was just added.
+    /// Records `last` as due if compaction has just become due. `added`: the operations just added.
     pub(super) fn note_due(
         &mut self,
         conn: &Connection,
@@ -197,7 +194,7 @@ impl Document {
         if self.due.is_none() && self.is_worthwhile() {
             self.due = Some(last.0);
         }
-        // What is typed is never looked at closer: it adds few operations at a time.
+        // The check reads rows, so skip it for typing: each change adds few operations.
         let looks =
             added.operations >= LOOKED_AT && self.operations >= limits::FOLD_LEAST_OPERATIONS;
         if looks && self.due != Some(HEAVY) && self.is_heavy(conn, added.max_op)? {
@@ -206,16 +203,16 @@ impl Document {
         Ok(())
     }
 
-    /// Whether the tail makes a fold worthwhile, by the number of its changes.
+    /// Whether the tail is worth compacting, by its number of changes.
     fn is_worthwhile(&self) -> bool {
         let weight = |changes| Weight { changes, ..Weight::default() };
         FoldRule::default().is_due(&weight(self.folded_changes), &weight(self.tail_changes))
     }
 
-    /// Whether few changes make it worthwhile by their operations, of which the last has this counter.
-    /// The relay loads no document, but who opens one there for the first time does: automerge applies a
-    /// pasted text in some four times what it takes to load it. The bytes must bear the operations out:
-    /// a change of 64 bytes can claim a million, and whoever folds it pays for them.
+    /// Whether few changes are worth compacting by their operations, the last of which has counter `max_op`.
+    /// The relay loads no document, but a client that opens one for the first time does: automerge takes some
+    /// four times as long to apply a pasted text as to load it from a snapshot. The tail's bytes must be
+    /// plausible for the operations: a change of 64 bytes can claim a million, at the compactor's cost.
     fn is_heavy(&self, conn: &Connection, max_op: u64) -> rusqlite::Result<bool> {
         let sql = "SELECT coalesce(max(max_op), 0) FROM folded_actor WHERE document = ?1";
         let folded = conn.prepare_cached(sql)?.query_row([self.row], |row| number(row, 0))?;
@@ -226,12 +223,12 @@ impl Document {
         Ok(are_real && FoldRule::default().is_heavy(&folded, &tail))
     }
 
-    /// How many changes of the tail do.
+    /// The number of tail changes at which compaction is worthwhile.
     fn worthwhile(&self) -> u64 {
         limits::FOLD_LEAST.max(self.folded_changes.div_ceil(limits::FOLD_SHARE))
     }
 
-    /// Reckons anew when a fold is worthwhile.
+    /// Recomputes when compaction is due.
     pub(super) fn reckon_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         (self.fold_at, self.due) = (0, None);
         if self.tombstone.is_some() || self.tail_changes == 0 {
@@ -257,20 +254,20 @@ impl Document {
         Ok(())
     }
 
-    /// A fold has failed: it is not worthwhile before the tail has doubled.
+    /// Postpones a failed compaction until the tail has doubled.
     pub(super) fn put_off(&mut self) {
         self.fold_at = self.tail_changes.saturating_mul(2).max(1);
         self.due = None;
     }
 }
 
-/// A space's row id; `None` while nothing was ever appended to it.
+/// A space's row id; `None` before its first append.
 pub(super) fn space_row(conn: &Connection, name: &SpaceName) -> rusqlite::Result<Option<i64>> {
     let mut find = conn.prepare_cached("SELECT id FROM space WHERE name = ?1")?;
     find.query_row([name.as_str()], |row| row.get(0)).optional()
 }
 
-/// The row of a space's document, whether or not that can be read.
+/// The row id of a space's document, even if the row itself cannot be read.
 pub(super) fn row_of(
     conn: &Connection,
     name: &SpaceName,
@@ -282,7 +279,7 @@ pub(super) fn row_of(
     conn.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()
 }
 
-/// A space's document by their names.
+/// A space's document, by the names of both.
 pub(super) fn find(
     conn: &Connection,
     name: &SpaceName,

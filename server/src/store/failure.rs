@@ -1,4 +1,4 @@
-//! Why the store did not do what it was asked.
+//! The errors of the store.
 
 use std::error::Error;
 
@@ -7,60 +7,60 @@ use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{Code, DocumentId};
 use thiserror::Error;
 
-/// Why the store did not do what it was asked.
+/// Why the store could not perform an operation.
 #[derive(Debug, Error)]
 #[error("the store could not {what}")]
 pub struct StoreError {
-    /// What was asked.
+    /// The operation.
     pub what: &'static str,
-    /// What a pusher is told of it.
+    /// The failure as reported to the client that pushed.
     pub failure: StoreFailure,
-    /// Nothing is wrong, but this document's packed index must be loaded first.
+    /// No failure: this document's packed index must be loaded first.
     pub needs_index: Option<DocumentId>,
     /// The cause.
     pub source: Box<dyn Error + Send + Sync>,
 }
 
-/// Disk: the packed index of a document's folded history is not what was written. It can be made
-/// anew from the snapshot.
+/// Disk: the packed index of a document's snapshot differs from the one written. It can be rebuilt from the
+/// snapshot.
 #[derive(Debug, Error)]
 #[error("the packed index of {document} is damaged; it can be made anew from its snapshot")]
 pub struct DamagedIndex {
-    /// Whose.
+    /// The document.
     pub document: DocumentId,
-    /// The snapshot that it stands beside: SHA-256 of its bytes.
+    /// The snapshot that it belongs to: SHA-256 of its bytes.
     pub snapshot: [u8; 32],
-    /// What is wrong with it.
+    /// Why it does not parse.
     pub source: BadIndex,
 }
 
-/// An index is on the disk only.
+/// An index is not in memory.
 #[derive(Debug, Error)]
 #[error("the packed index of {0} is not in memory")]
 struct IndexNotLoaded(DocumentId);
 
-/// What was read is not what was written.
+/// The value read differs from the value written.
 #[derive(Debug, Error)]
 #[error("it is damaged")]
 struct Damaged;
 
-/// The method was not given by this store.
+/// This store does not implement the method.
 #[derive(Debug, Error)]
 #[error("this store keeps no folded history")]
 struct Unsupported;
 
 impl StoreError {
-    /// A call that panicked, as a failure.
+    /// The failure of a call that panicked.
     pub(crate) fn of_panic(source: impl Error + Send + Sync + 'static) -> Self {
         Self::failed("finish a call, which panicked", source)
     }
 
-    /// The damage, if a packed index is damaged.
+    /// The damage, if the error is a damaged packed index.
     pub fn damaged_index(&self) -> Option<&DamagedIndex> {
         self.source.downcast_ref()
     }
 
-    /// What a peer is told of a read that failed.
+    /// The code and text that a peer receives for a failed read.
     pub(crate) fn told(&self) -> (Code, String) {
         match self.failure {
             StoreFailure::Damaged => {
@@ -75,7 +75,7 @@ impl StoreError {
         }
     }
 
-    /// The error with all its causes, for one line of a log.
+    /// The error with all its causes, in one line for the log.
     pub fn chain(&self) -> String {
         chain(self)
     }
@@ -89,12 +89,12 @@ impl StoreError {
         Self::failed("do what it was asked", Unsupported)
     }
 
-    /// What was read has been noted as damaged.
+    /// The value was recorded as damaged.
     pub(crate) fn damaged(what: &'static str) -> Self {
         Self { failure: StoreFailure::Damaged, ..Self::failed(what, Damaged) }
     }
 
-    /// What the store has of these changes may be damaged: that is not known yet.
+    /// The store's copy of these changes may be damaged; the examination has not finished.
     pub(crate) fn doubted() -> Self {
         let failure = StoreFailure::Examining;
         Self { failure, ..Self::failed("vouch for what is damaged", Damaged) }

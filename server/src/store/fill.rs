@@ -1,5 +1,5 @@
-//! What follows a migration: documents that came from version 1 get their heads, counters, leaf
-//! and place in the digests. In slices, each a transaction, so that an interruption costs one.
+//! The step after the migration from version 1: computes the heads, counters, digest entry and digests of
+//! each document. Runs in slices, each a transaction, so that an interruption loses one slice.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use super::digests::Buckets;
 use super::documents::Document;
 use super::schema::{column, hashes, number};
 
-/// Entries after which a slice ends; a document is never cut.
+/// A slice ends after this many entries; a document is never split.
 const SLICE_ENTRIES: u64 = 20_000;
 
-/// Documents of one slice.
+/// Documents per slice.
 pub(super) const SLICE_DOCUMENTS: usize = 1_000;
 
 const NEXT: &str = "SELECT d.id, d.space FROM unfilled u JOIN document d ON d.id = u.document \
@@ -21,12 +21,12 @@ const NEXT: &str = "SELECT d.id, d.space FROM unfilled u JOIN document d ON d.id
 const ENTRIES: &str = "SELECT hash, deps, length(body) FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\"";
 
-/// Whether a document waits.
+/// Whether documents remain to be filled.
 pub(super) fn is_due(conn: &Connection) -> rusqlite::Result<bool> {
     conn.prepare_cached(NEXT)?.exists([])
 }
 
-/// Fills at most so many documents in; true if there are more.
+/// Fills at most `most` documents; true if more remain.
 pub(super) fn slice(tx: &Connection, most: usize) -> rusqlite::Result<bool> {
     let mut entries = 0;
     for _ in 0..most {
@@ -41,7 +41,7 @@ pub(super) fn slice(tx: &Connection, most: usize) -> rusqlite::Result<bool> {
     Ok(true)
 }
 
-/// Fills one document in; how many entries it has.
+/// Fills one document; returns its number of entries.
 fn document(tx: &Connection, row: i64, space: i64) -> rusqlite::Result<u64> {
     let mut document = Document::at(tx, row)?;
     let before = document.leaf;
@@ -54,8 +54,8 @@ fn document(tx: &Connection, row: i64, space: i64) -> rusqlite::Result<u64> {
     Ok(document.tail_changes)
 }
 
-/// Takes heads, counters, leaf and due from a document's tail, beginning with the heads that it
-/// has: those of its snapshot, if there is one.
+/// Computes heads, counters, digest entry and due from a document's tail, starting from the heads in its row:
+/// those of its snapshot, if there is one.
 pub(super) fn reckon(tx: &Connection, document: &mut Document) -> rusqlite::Result<()> {
     let mut heads: BTreeSet<[u8; 32]> = document.heads.iter().copied().collect();
     (document.tail_changes, document.tail_bytes) = (0, 0);

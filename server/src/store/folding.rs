@@ -1,10 +1,10 @@
-//! Folding as the store sees it: which document is worth it, what a fold is made of, and the
-//! snapshot in the place of what was read. The fold itself is done elsewhere, and may fail.
+//! Compaction in the store: which document is due, the inputs of a compaction, and the commit that replaces
+//! them by a snapshot. The compaction itself runs elsewhere, and may fail.
 //!
-//! A document's `due` is the offset through which a fold first became worthwhile. It is foldable
-//! when that offset has left the window, so the documents of a space are looked at in its order,
-//! and the first one that is not foldable yet answers for all behind it. Heavy ones come first, and
-//! wait for no window: a snapshot costs whoever has not read it yet less than their few changes.
+//! A document's `due` is the offset at which compaction first became worthwhile. The document can be
+//! compacted when that offset has left the window. So the documents of a space are visited by `due`, and the
+//! first one that is still inside the window ends the scan of its space. Heavy documents come first and
+//! ignore the window: for a replica that has not read them yet, a snapshot is cheaper than the few changes.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::schema::{broken, column, number};
 use super::{FoldInput, FoldTask, FoldWindow, snapshots};
 use crate::limits;
 
-/// Bytes of changes, and their number, that one read of a fold takes.
+/// Bytes of changes, and their number, per read of a compaction.
 const READ_BYTES: usize = 1024 * 1024;
 const READ_ROWS: usize = 4_096;
 
@@ -44,11 +44,11 @@ const LENGTHS: &str = "SELECT \"offset\", length(body) FROM entry \
 const READ: &str = "SELECT \"offset\", body, hash FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 AND \"offset\" <= ?3 ORDER BY \"offset\" LIMIT ?4";
 
-/// What lies outside the window, for a space.
+/// The entries of a space that are outside the window.
 struct Reach {
     through: u64,
     until_ms: u64,
-    /// What is later was made while the clock was wrong: its age says nothing.
+    /// Later entries were written while the clock was wrong: their age is meaningless.
     future_ms: u64,
     snapshot_bytes: u64,
 }
@@ -62,7 +62,7 @@ impl Reach {
     ) -> rusqlite::Result<Self> {
         let FoldWindow { recent_entries, recent_age, snapshot_bytes } = window;
         let through = head(conn, space)?.0.saturating_sub(recent_entries);
-        // Without an age it does not matter what a clock said.
+        // Without a minimum age, timestamps do not matter.
         let until_ms = match recent_age {
             Duration::ZERO => u64::MAX,
             age => now_ms.saturating_sub(millis(age)),
@@ -80,7 +80,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The first document that is worth a fold.
+/// The first document that is due for compaction.
 pub(super) fn candidate(
     conn: &Connection,
     now_ms: u64,
@@ -96,16 +96,16 @@ pub(super) fn candidate(
         let task = due_task(conn, (space, row, due), now_ms, window);
         last = match passed.unless(row, task)? {
             Some(Some(task)) => return Ok(Some(task)),
-            // It waits for nothing: it says nothing of those behind it.
+            // A heavy document ignores the window, so this says nothing about the later ones.
             Some(None) if u64::try_from(due) == Ok(HEAVY) => (space, due, row),
-            // It answers for all behind it.
+            // All later documents of the space are due at higher offsets, so skip to the next space.
             Some(None) => (space, i64::MAX, i64::MAX),
             None => (space, due, row),
         };
     }
 }
 
-/// The fold of the first document that is due in a space.
+/// The compaction of the first due document of a space.
 fn due_task(
     conn: &Connection,
     (space, row, due): (i64, i64, i64),
@@ -119,7 +119,7 @@ fn due_task(
         let reach = Reach::new(conn, space, now_ms, all)?;
         return of_document(conn, space, Document::at(conn, row)?, &reach);
     }
-    // The entry itself is read only if the log has gone on far enough.
+    // Reads the entry only if the offset is outside the window.
     if due > reach.through {
         return Ok(None);
     }
@@ -131,7 +131,7 @@ fn due_task(
     }
 }
 
-/// The fold of one document.
+/// The compaction of one document.
 pub(super) fn task(
     conn: &Connection,
     name: &SpaceName,
@@ -194,14 +194,14 @@ fn of_document(
     }))
 }
 
-/// The last entry of the tail that is outside the window. Entries age in their order, or nearly
-/// (a clock may be set back): it is searched for by halving.
+/// The last entry of the tail outside the window, by binary search: timestamps ascend with offsets, except
+/// where a clock was set back.
 fn last_foldable(
     conn: &Connection,
     document: &Document,
     reach: &Reach,
 ) -> rusqlite::Result<Option<u64>> {
-    // Everything up to `low` is foldable; `high` is the first offset that is not.
+    // Everything up to `low` is outside the window; `high` is the first offset inside.
     let (mut low, mut high) = (document.folded, reach.through.saturating_add(1));
     while low + 1 < high {
         let middle = low + (high - low) / 2;
@@ -216,7 +216,7 @@ fn last_foldable(
 /// The last entry of the tail up to an offset.
 fn last_at(conn: &Connection, document: &Document, low: u64) -> rusqlite::Result<Option<u64>> {
     let key = params![document.row, column(document.folded)?, column(low)?];
-    // `max` of nothing is one row of NULL.
+    // `max` over no rows is one row of NULL.
     conn.prepare_cached(LAST_AT)?.query_row(key, |row| super::schema::optional_number(row, 0))
 }
 
@@ -229,8 +229,8 @@ fn weigh(conn: &Connection, document: &Document, through: u64) -> rusqlite::Resu
     })
 }
 
-/// How far the tail can be folded into a snapshot of at most so many bytes, by what its changes
-/// weigh: they will have less, and what is left is looked at again.
+/// How far the tail can be compacted into a snapshot of at most `most` bytes, estimated from the sizes of its
+/// changes. The snapshot will be smaller, and a later compaction takes the rest.
 fn fitting(
     conn: &Connection,
     document: &Document,
@@ -251,7 +251,7 @@ fn fitting(
     Ok(fits)
 }
 
-/// Whether the document is still what the task was made of; its row.
+/// The document's row, if it is not deleted and still has the snapshot that the task was made from.
 fn unchanged(conn: &Connection, task: &FoldTask) -> rusqlite::Result<Option<(i64, Document)>> {
     let found = documents::find(conn, &task.space, &task.document)?;
     let Some((space, document)) = found.filter(|(_, found)| found.tombstone.is_none()) else {
@@ -265,15 +265,14 @@ fn unchanged(conn: &Connection, task: &FoldTask) -> rusqlite::Result<Option<(i64
     Ok(is_same.then_some((space, document)))
 }
 
-/// The next things that a fold is made of.
+/// The next inputs of a compaction.
 pub(super) struct Batch {
     pub(super) inputs: Vec<FoldInput>,
-    /// Where the next batch goes on; `None` behind the last.
+    /// Where the next batch starts; `None` after the last.
     pub(super) next: Option<Offset>,
 }
 
-/// Reads the first batch (`after` is `None`) or a later one; `None` if the document is another by
-/// now.
+/// Reads the first batch (`after` is `None`) or a later one; `None` if the document has changed.
 pub(super) fn batch(
     conn: &Connection,
     task: &FoldTask,
@@ -298,8 +297,8 @@ fn base(conn: &Connection, document: &Document) -> rusqlite::Result<Option<FoldI
     stored.whole(conn, document.id).map(FoldInput::Base).map(Some)
 }
 
-/// Reads the bodies of a document's tail in (after, through], as many as one read takes; where to
-/// go on, if there are more.
+/// Reads the bodies of a document's tail in (after, through], up to one read's bounds; returns where to
+/// continue, if more remain.
 fn changes(
     conn: &Connection,
     (document, mut after, through): (i64, u64, u64),
@@ -322,7 +321,7 @@ fn changes(
     Ok((taken == READ_ROWS).then_some(after))
 }
 
-/// The reading of all that there is of a document; `None` if there is nothing.
+/// A task that reads a whole document; `None` if it has no entries.
 pub(super) fn everything(
     conn: &Connection,
     name: &SpaceName,
@@ -347,7 +346,7 @@ pub(super) fn everything(
     }))
 }
 
-/// Puts a snapshot in the place of what was read for it; false if that is another by now.
+/// Replaces what the task read by a snapshot; false if the document has changed.
 pub(super) fn commit(
     tx: &Connection,
     task: &FoldTask,
@@ -368,7 +367,7 @@ pub(super) fn commit(
     Ok(true)
 }
 
-/// Notes that a fold did not succeed.
+/// Records that a compaction failed.
 pub(super) fn failed(
     tx: &Connection,
     task: &FoldTask,
@@ -383,16 +382,16 @@ pub(super) fn failed(
     Ok(())
 }
 
-/// Makes folds that failed with another version due again.
+/// Marks compactions that failed with another version as due.
 pub(super) fn retry(tx: &Connection, version: &str) -> rusqlite::Result<()> {
     let mut find = tx.prepare_cached("SELECT document FROM fold_failure WHERE version <> ?1")?;
     let rows: Vec<i64> = find.query_map([version], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    // Whoever reads one that is damaged tells of it; it stays as it is.
+    // A damaged document is reported by the next read of it, and stays as it is here.
     let mut passed = PassedOver::default();
     rows.into_iter().try_for_each(|row| passed.unless(row, due_again(tx, row)).map(drop))
 }
 
-/// What of a document was damaged is mended: if it could not be folded, it is tried again.
+/// A document was repaired: retries its compaction if that had failed.
 pub(super) fn retry_mended(
     tx: &Connection,
     space: &SpaceName,

@@ -1,8 +1,8 @@
-//! The view that admission asks: what is durable in one space, within one snapshot of the store.
+//! The view that admission queries: the durable state of one space, within one read snapshot of the store.
 //!
-//! A change of the tail is a row. A folded one is looked for where it costs the least: the last
-//! change of each actor and the snapshot's heads are rows too; whatever is left is in the packed
-//! index, which may have to be loaded first. A folded change's position is its snapshot's.
+//! A change of the tail is a row. A compacted one is looked up where that is cheapest: the last change of
+//! each actor and the snapshot's heads are rows too; all others are in the packed index, which may have to be
+//! loaded first. A compacted change's position is its snapshot's.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -29,15 +29,15 @@ const MAX_OP: &str = "SELECT max_op FROM entry WHERE document = ?1 AND hash = ?2
 const FOLDED: &str =
     "SELECT seq, hash, max_op FROM folded_actor WHERE document = ?1 AND actor = ?2";
 
-/// A space within a snapshot.
+/// A space within a read snapshot.
 pub(super) struct SpaceView<'a> {
     conn: &'a Connection,
-    /// `None` while nothing was ever appended to it.
+    /// `None` before the first append to the space.
     space: Option<i64>,
     indexes: &'a IndexCache,
     name: &'a SpaceName,
     found: &'a Recorder,
-    /// The document that was asked about last: the questions of one push are about one.
+    /// The last document queried: one push queries one document.
     last: RefCell<Option<(DocumentId, Option<Arc<Found>>)>>,
     last_actor: RefCell<Option<(ActorId, Option<i64>)>>,
 }
@@ -48,7 +48,7 @@ struct Found {
     snapshot: Option<Stored>,
 }
 
-/// The last folded change of an actor.
+/// The last compacted change of an actor.
 struct Folded {
     seq: u64,
     hash: ChangeHash,
@@ -86,7 +86,7 @@ impl<'a> SpaceView<'a> {
         Ok(found)
     }
 
-    /// A document whose changes count.
+    /// A document that is not deleted.
     fn present(&self, document: &DocumentId) -> rusqlite::Result<Option<Arc<Found>>> {
         Ok(self.document(document)?.filter(|found| found.document.tombstone.is_none()))
     }
@@ -113,7 +113,7 @@ impl<'a> SpaceView<'a> {
         find.query_row([found.document.row, actor], folded).optional()
     }
 
-    /// Notes what could not be read.
+    /// Records a failed read.
     fn failed<'b>(
         &'b self,
         document: &'b DocumentId,
@@ -131,7 +131,7 @@ impl<'a> SpaceView<'a> {
     fn row_at(&self, found: &Found, actor: i64, seq: u64) -> rusqlite::Result<Option<Known>> {
         let mut find = self.conn.prepare_cached(AT_SEQUENCE)?;
         let known = |row: &rusqlite::Row<'_>| {
-            // A row that is dead but not deleted yet stands where its snapshot stands.
+            // A dead row that is not deleted yet has the position of the snapshot that replaces it.
             let offset = number(row, 1)?;
             let position = Offset(if offset <= found.document.folded {
                 found.document.folded
@@ -159,11 +159,11 @@ impl History for SpaceView<'_> {
             return Ok(None);
         };
         let mut last = self.conn.prepare_cached(LAST_SEQUENCE).map_err(self.failed(document))?;
-        // `max` of nothing is one row of NULL.
+        // `max` over no rows is one row of NULL.
         let sequence = |row: &rusqlite::Row<'_>| super::schema::optional_number(row, 0);
         let in_tail =
             last.query_row([found.document.row, actor], sequence).map_err(self.failed(document))?;
-        // Rows that are dead but not deleted yet may end before what was folded does.
+        // Dead rows that are not deleted yet may have lower sequence numbers than the snapshot.
         let folded =
             self.folded(&found, actor).map_err(self.failed(document))?.map(|folded| folded.seq);
         Ok(in_tail.max(folded))

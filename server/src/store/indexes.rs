@@ -1,4 +1,4 @@
-//! Packed indexes in memory, under a budget of bytes: the ones that were used last stay.
+//! An LRU cache of packed indexes, bounded in bytes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use parking_lot::Mutex;
 use super::StoreGauges;
 use super::snapshots::Stored;
 
-/// Bytes of packed indexes that stay in memory: that of some 600,000 folded changes. One more takes
-/// the place of those that were not used for the longest time.
+/// Bytes of packed indexes kept in memory: those of some 600,000 compacted changes. Above that, the least
+/// recently used are evicted.
 pub const INDEX_CACHE_BYTES: usize = 32 * 1024 * 1024;
 
-/// Which index: the document's row, and the hash of the snapshot that it stands beside.
+/// Identifies an index: the document's row, and the hash of the snapshot that it belongs to.
 pub(super) type Key = (i64, [u8; 32]);
 
-/// An index as it stands on the disk, to be taken into memory outside of the read.
+/// An index as read from disk, parsed into memory after the read ends.
 pub(super) struct Unloaded {
     pub(super) key: Key,
     pub(super) packed: Vec<u8>,
-    /// The snapshot that it stands beside.
+    /// The snapshot that it belongs to.
     pub(super) stored: Stored,
 }
 
 impl Unloaded {
-    /// Reads it; one that is whole, but of another snapshot, is as good as damaged.
+    /// Parses it. An intact index of another snapshot counts as damaged.
     pub(super) fn parse(self) -> Result<PackedIndex, BadIndex> {
         let index = PackedIndex::parse(self.packed)?;
         let heads = self.stored.heads.iter().map(|(head, _)| *head);
@@ -37,7 +37,7 @@ impl Unloaded {
     }
 }
 
-/// The indexes in memory.
+/// The cached indexes.
 pub(super) struct IndexCache {
     budget: usize,
     held: Mutex<Held>,
@@ -49,7 +49,7 @@ pub(super) struct IndexCache {
 struct Held {
     indexes: HashMap<Key, Slot>,
     bytes: usize,
-    /// Counts uses, so that the oldest can be told.
+    /// Counts uses, to find the least recently used.
     clock: u64,
 }
 
@@ -73,12 +73,11 @@ impl IndexCache {
         Some(Arc::clone(&slot.index))
     }
 
-    /// Takes an index in. It stays, whatever its size, until another one comes: somebody waits
-    /// for it.
+    /// Inserts an index. It stays, whatever its size, until the next insertion: its caller is waiting for it.
     pub(super) fn insert(&self, key: Key, index: PackedIndex) -> Arc<PackedIndex> {
         self.loads.fetch_add(1, Ordering::Relaxed);
         let mut held = self.held.lock();
-        // That of an earlier snapshot of the document will not be asked for again.
+        // An index of an earlier snapshot of the document is not needed again.
         held.retain(|held| held.0 != key.0);
         let bytes = index.memory_bytes();
         while held.bytes + bytes > self.budget && !held.indexes.is_empty() {

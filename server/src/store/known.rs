@@ -1,5 +1,5 @@
-//! What is known of damage, kept in the store itself: a relay that starts does not say that all is well
-//! before somebody has read what was damaged when it stopped.
+//! Known damage, persisted in the store: a relay that starts reports it before a read meets the damaged place
+//! again.
 
 use landfall_protocol::{DocumentId, SpaceName};
 use landfall_storage::Durability;
@@ -16,7 +16,7 @@ use crate::limits;
 /// A place, and whether SQLite itself cannot read it.
 type Kept = (DamagedPlace, bool);
 
-/// What was kept.
+/// The persisted places.
 pub(super) fn read(conn: &Connection) -> rusqlite::Result<Vec<Kept>> {
     let mut find = conn.prepare("SELECT space, document, takes_no_writes FROM damaged LIMIT ?1")?;
     let of_row = |row: &Row<'_>| {
@@ -36,7 +36,7 @@ pub(super) fn read(conn: &Connection) -> rusqlite::Result<Vec<Kept>> {
     find.query_map([limits::DAMAGED_PLACES as i64], of_row)?.collect()
 }
 
-/// Keeps this in the place of all that was kept.
+/// Replaces the persisted places.
 fn write(tx: &Connection, kept: &[Kept]) -> rusqlite::Result<()> {
     tx.prepare_cached("DELETE FROM damaged")?.execute([])?;
     let sql = "INSERT INTO damaged (space, document, takes_no_writes) VALUES (?1, ?2, ?3)";
@@ -50,7 +50,7 @@ fn write(tx: &Connection, kept: &[Kept]) -> rusqlite::Result<()> {
 }
 
 impl SqliteStore {
-    /// What a look at the whole store found is all that is damaged in it.
+    /// Sets the known damage to the result of a full check of the store.
     pub(crate) fn set_condition(&self, findings: &[Finding]) {
         let damage = findings.iter().filter(|finding| !finding.damage.is_harmless());
         let place = |finding: &Finding| {
@@ -63,10 +63,11 @@ impl SqliteStore {
         self.keep(self.recorder().all());
     }
 
-    /// Takes up what was known when the store was closed. Documents stay until they can be read again.
-    /// Damage of a space, or of the store, may have been set right in the file: it is looked for anew.
+    /// Loads the damage that was known when the store was closed. Damaged documents stay listed until they
+    /// can be read again. Damage of a space, or of the store, may have been repaired in the file: it is
+    /// looked for again.
     pub(super) fn take_up_condition(&self) {
-        // An error is noted.
+        // An error is recorded.
         let kept = self.read("read what was damaged", read).unwrap_or_default();
         if kept.is_empty() {
             return;
@@ -76,7 +77,7 @@ impl SqliteStore {
             kept.into_iter().partition(|(place, _)| place.document.is_some());
         self.recorder().set(documents, !others.is_empty());
         for space in others.into_iter().filter_map(|(place, _)| place.space) {
-            // An error is noted.
+            // An error is recorded.
             let asked = Asked::of_space("look at a log that was damaged", &space);
             let _ = self.read(asked, |conn| {
                 log::lineage(conn, &space)?;
@@ -85,7 +86,8 @@ impl SqliteStore {
         }
     }
 
-    /// Keeps what is known, if it is new; whether it is kept. It is tried again with the next call.
+    /// Persists the known damage if it changed; whether it is persisted. A failed write is retried by the
+    /// next call.
     pub(super) fn keep_new_condition(&self) -> bool {
         self.recorder().take_new().is_none_or(|kept| self.keep(kept))
     }
@@ -93,7 +95,7 @@ impl SqliteStore {
     fn keep(&self, kept: Vec<Kept>) -> bool {
         let written = self.database().write(Durability::Full, move |tx| write(tx, &kept));
         if let Err(error) = &written {
-            // It is in the log, and found again by the next read.
+            // The failure is logged, and the next read finds the damage again.
             tracing::warn!(%error, "what is known of damage could not be kept");
             self.recorder().put_back();
         }

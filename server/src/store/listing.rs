@@ -1,7 +1,7 @@
-//! Which documents a space has, those that were changed last first: a walk from a log's end.
+//! The documents of a space, most recently changed first: a backward scan from a log's end.
 //!
-//! A document is met at its last entry. Nothing but the log's own indexes is read, and one read looks at
-//! a bounded number of rows: a page may be empty and still move on.
+//! A document is listed at its last entry. The scan reads only the log's own indexes and a bounded number of
+//! rows per call: a page may be empty and still advance.
 
 use std::iter::Peekable;
 
@@ -11,10 +11,10 @@ use rusqlite::{Connection, Row, params};
 use super::documents::space_row;
 use super::schema::{column, document_id, number};
 
-/// Rows that one read looks at: some 30 ms. A longer one keeps the write-ahead log from being used again.
+/// Rows per read: some 30 ms. A longer read would keep the write-ahead log from being reset.
 pub(super) const LISTED_ROWS: usize = 8_192;
 
-/// `LEFT`: an entry without its document is damage, which other reads tell.
+/// `LEFT`: an entry without its document is damage, which other reads report.
 pub(super) const CHANGES: &str = "SELECT e.\"offset\", d.document, \
     e.\"offset\" > d.folded AND d.tombstone IS NULL AND NOT EXISTS \
     (SELECT 1 FROM entry n WHERE n.document = e.document AND n.\"offset\" > e.\"offset\") \
@@ -31,12 +31,12 @@ pub(super) const TOMBSTONES: &str = "SELECT t.\"offset\", d.document, ?2 > 0 \
     FROM tombstone t LEFT JOIN document d ON d.id = t.document \
     WHERE t.space = ?1 AND t.\"offset\" > ?2 AND t.\"offset\" < ?3 ORDER BY t.\"offset\" DESC LIMIT ?4";
 
-/// A document of a space, and where its last entry stands.
+/// A document of a space, with its last entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recent {
     /// The document.
     pub document: DocumentId,
-    /// The offset of its last entry: of its snapshot, if nothing stands beyond that.
+    /// The offset of its last entry; that of its snapshot if the tail is empty.
     pub last: Offset,
     /// Whether that entry is its tombstone.
     pub is_deleted: bool,
@@ -47,12 +47,12 @@ pub struct Recent {
 pub struct RecentPage {
     /// The documents.
     pub documents: Vec<Recent>,
-    /// The offset before which to go on; `None` at the end.
+    /// The next page ends before this offset; `None` at the end.
     pub next: Option<Offset>,
 }
 
-/// What stands in a log: its offset, whether it is a tombstone, and the document that has it as its
-/// last entry.
+/// An entry met by the scan: its offset, whether it is a tombstone, and the document whose last entry it is,
+/// if it is one.
 struct Met {
     offset: Offset,
     document: Option<DocumentId>,
@@ -61,9 +61,8 @@ struct Met {
 
 type Walk<'a> = Peekable<Box<dyn Iterator<Item = rusqlite::Result<Met>> + 'a>>;
 
-/// The documents whose last entry stands behind `since` and before `before`, at most so many. The
-/// deleted ones are among them if `since` is not the log's beginning: whoever knows nothing of a space
-/// need not hear what is not there any more.
+/// The documents whose last entry is after `since` and before `before`, at most `most`. Includes deleted
+/// documents unless `since` is the log's start: a client that knows nothing of a space needs no tombstones.
 pub(super) fn recent(
     conn: &Connection,
     name: &SpaceName,
@@ -73,7 +72,7 @@ pub(super) fn recent(
     walk(conn, name, range, most, LISTED_ROWS)
 }
 
-/// The same within so many rows.
+/// The same, reading at most `rows` rows.
 pub(super) fn walk(
     conn: &Connection,
     name: &SpaceName,
@@ -83,7 +82,7 @@ pub(super) fn walk(
 ) -> rusqlite::Result<RecentPage> {
     let Some(space) = space_row(conn, name)? else { return Ok(RecentPage::default()) };
     let before = before.map_or(Ok(i64::MAX), |before| column(before.0))?;
-    // One row more than is looked at, in each: its absence is the log's end, and not the bound.
+    // Each statement reads one row more than the bound, to distinguish the log's end from the bound.
     let key = params![space, column(since.0)?, before, rows as i64 + 1];
     let mut statements = Vec::new();
     for sql in [CHANGES, SNAPSHOTS, TOMBSTONES] {
@@ -108,7 +107,7 @@ pub(super) fn walk(
             page.documents.push(Recent { document, last, is_deleted });
         }
     }
-    // Only if there is more: an end that is told saves a question.
+    // Only if more remain: a known end saves the caller a request.
     if last(&mut walks)?.is_some() {
         page.next = reached;
     }
@@ -122,7 +121,7 @@ fn met(row: &Row<'_>, is_tombstone: bool) -> rusqlite::Result<Met> {
     Ok(Met { offset: Offset(number(row, 0)?), document, is_tombstone })
 }
 
-/// What stands last in the log of all that is left.
+/// The entry with the highest offset of all remaining ones.
 fn last(walks: &mut [Walk<'_>]) -> rusqlite::Result<Option<Met>> {
     let mut found: Option<(usize, Offset)> = None;
     for (index, walk) in walks.iter_mut().enumerate() {

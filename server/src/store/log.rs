@@ -1,8 +1,8 @@
-//! Reading a log: a space's lineage, and what stands in it piece by piece.
+//! Reads a log: a space's lineage, and its entries page by page.
 //!
-//! Three rows of things stand in a log: changes, the present snapshots, tombstones. They are
-//! merged by their offsets. What is dead or not wanted is passed over before its body is read, and
-//! one read looks at a bounded number of rows: a page may be empty and still move on.
+//! A log consists of three tables: changes, current snapshots, tombstones. They are merged by offset. Dead
+//! and unwanted rows are skipped before their bodies are read, and one read examines a bounded number of
+//! rows: a page may be empty and still advance.
 
 mod salvage;
 mod skip;
@@ -23,16 +23,15 @@ use super::schema::{column, document_id, epoch, hashes, number};
 use super::snapshots::{self, Stored};
 use super::verify::is_damage;
 
-/// Rows that one read looks at. Those that are dead or not wanted cost about as much as a few
-/// hundred bytes of a live one.
+/// Rows per read. A dead or unwanted row costs about as much as a few hundred bytes of a live one.
 const SCANNED_ROWS: usize = 4 * limits::ENTRIES_COUNT;
 
-/// Rows passed over before a snapshot in parts after which the position is moved first, so that
-/// they are not passed over again for each part.
+/// If more rows than this were skipped before a snapshot that is sent in parts, the position moves first, so
+/// that they are not skipped again for each part.
 const PASSED_ROWS: usize = 64;
 
-/// `i` is read from the log's index alone, `e` by its row id: so a row that is not the one that its
-/// index says is seen, and so is one that the index of its document does not know.
+/// `i` reads the log's index alone, `e` the row by its id: this detects a row that differs from its index
+/// entry, and one that is missing from the index of its document.
 const CHANGES: &str = "SELECT i.\"offset\", d.document, e.kind, e.flags, e.hash, e.at_ms, \
     e.author, e.deps, i.id, i.\"offset\" > d.folded AND d.tombstone IS NULL, \
     CASE WHEN ?3 AND i.\"offset\" > d.folded AND d.tombstone IS NULL THEN e.body END, \
@@ -41,7 +40,7 @@ const CHANGES: &str = "SELECT i.\"offset\", d.document, e.kind, e.flags, e.hash,
     FROM entry i LEFT JOIN entry e ON e.id = i.id LEFT JOIN document d ON d.id = e.document \
     WHERE i.space = ?1 AND i.\"offset\" > ?2 ORDER BY i.\"offset\" LIMIT ?4";
 
-/// `LEFT`: a row without its document is damage, and not nothing.
+/// `LEFT`: a row without its document is damage, and must not be left out.
 const SNAPSHOTS: &str = "SELECT d.document, s.id, s.document, s.\"offset\", s.hash, s.heads, \
     s.changes, s.bytes, s.at_ms, s.replaced_at_ms \
     FROM snapshot s LEFT JOIN document d ON d.id = s.document \
@@ -55,7 +54,7 @@ const TOMBSTONES: &str = "SELECT d.document, t.\"offset\", t.author, t.at_ms, t.
 const EPOCH_AT: &str =
     "SELECT epoch FROM epoch WHERE space = ?1 AND first <= ?2 ORDER BY first DESC LIMIT 1";
 
-/// A space's lineage; that of an empty log if nothing was ever appended.
+/// A space's lineage; that of an empty log before the first append.
 pub(super) fn lineage(conn: &Connection, name: &SpaceName) -> rusqlite::Result<Lineage> {
     let Some(space) = space_row(conn, name)? else { return Ok(Lineage::default()) };
     let head = head(conn, space)?;
@@ -79,14 +78,14 @@ pub(super) fn epochs(conn: &Connection, space: i64) -> rusqlite::Result<Vec<Epoc
     find.query_map([space], record)?.collect()
 }
 
-/// The last offset of a log, whether its entry is still there or not.
+/// The last offset of a log, whether or not its entry still exists.
 pub(super) fn head(conn: &Connection, space: i64) -> rusqlite::Result<Offset> {
     let mut find = conn.prepare_cached("SELECT head FROM space WHERE id = ?1")?;
     find.query_row([space], |row| number(row, 0)).map(Offset)
 }
 
-/// The piece after a position; `None` at the log's end. What is damaged is passed over with an entry
-/// that says so, and told in `damage`.
+/// The page after a position; `None` at the log's end. A damaged entry is replaced by a damage entry, and
+/// reported in `damage`.
 pub(super) fn next(
     conn: &Connection,
     name: &SpaceName,
@@ -122,7 +121,7 @@ pub(super) fn next(
     Ok(Some(Chunk::Entries(Page { after, up_to, epoch, head, entries })))
 }
 
-/// What one read is asked for.
+/// The arguments and state of one read.
 struct Wanted<'a> {
     conn: &'a Connection,
     space: i64,
@@ -132,29 +131,29 @@ struct Wanted<'a> {
     partial: Option<Partial>,
     sums: &'a SnapshotSums,
     documents: Documents<'a>,
-    /// What was found damaged.
+    /// The damage found so far.
     damage: RefCell<Vec<Damage>>,
 }
 
-/// Something that a read found damaged, and passed over: of which document, if that is known.
+/// Damage that a read found and read around, and its document, if known.
 pub(super) type Damage = (Option<DocumentId>, rusqlite::Error);
 
-/// What one read gives.
+/// The result of one read.
 enum Filled {
     Part(Chunk),
-    /// Entries, and the position that they reach.
+    /// Entries, and the offset through which they cover the log.
     Page(Vec<Arc<EncodedEntry>>, Offset),
 }
 
-/// Something that stands in the log.
+/// A row of the log.
 enum Item {
-    /// A change; its row if its body is still to be read.
+    /// A change; with its row id if its body is not read yet.
     Change(Box<Entry>, Option<i64>),
     Snapshot(DocumentId, Box<Stored>),
     Tombstone(Entry),
     /// Dead, or not wanted.
     Passed(Offset),
-    /// It cannot be read, or is not what was written.
+    /// Unreadable, or different from what was written.
     Damaged(Offset, Option<DocumentId>, rusqlite::Error),
 }
 
@@ -172,11 +171,11 @@ impl Item {
 type Items<'a> = Peekable<Box<dyn Iterator<Item = rusqlite::Result<Item>> + 'a>>;
 
 impl Wanted<'_> {
-    /// The position before the first thing that is wanted; `None` if there is nothing.
+    /// The position before the first wanted row; `None` if there is none.
     fn ahead(&self) -> rusqlite::Result<Option<Offset>> {
         let mut ahead = self.replaced()?.map(|item| Offset(item.offset().0 - 1));
         let first = match skip::position(self.conn, self.space, self.after, self.filter) {
-            // Then everything is looked at.
+            // Without the index, scan every row.
             Err(error) if is_damage(&error) => Some(self.after),
             found => found?,
         };
@@ -186,14 +185,14 @@ impl Wanted<'_> {
         Ok(ahead)
     }
 
-    /// In one pass over the log's index; if that meets damage, row by row.
+    /// Fills a page in one pass over the log's index; if that meets damage, row by row.
     fn fill(&self) -> rusqlite::Result<Filled> {
         match self.fill_in_order() {
             Err(error) if is_damage(&error) => {
                 self.damage.borrow_mut().clear();
                 let filled = self.fill_with(salvage::sources(self)?)?;
                 if self.damage.borrow().is_empty() {
-                    // All of it could be read some other way.
+                    // Every row could be read another way, so the damage is in an index.
                     self.note(None, error);
                 }
                 Ok(filled)
@@ -215,8 +214,8 @@ impl Wanted<'_> {
             Ok(self.snapshot(document_id(row, 0)?, Stored::of_row(row, 1)?))
         })?;
         let tombstones = tombstones.query_map(key, |row| self.tombstone(row))?;
-        // A snapshot has the offset of the last change that it folds, whose row may still be there.
-        // It must come first: a page that ended between the two would have passed it.
+        // A snapshot has the offset of the last change that it replaces, whose row may still exist. The
+        // snapshot must come first: a page that ended between the two would have passed it.
         self.fill_with([
             peekable(snapshots),
             peekable(self.replaced()?.into_iter().map(Ok)),
@@ -243,8 +242,8 @@ impl Wanted<'_> {
         self.damage.borrow_mut().push((document, error));
     }
 
-    /// Out of the columns of [`CHANGES`]. An error of a row that does not belong there: what does
-    /// has to be found some other way.
+    /// Reads the columns of [`CHANGES`]. Fails on a row that does not match its index entry: the right row
+    /// must be found another way.
     fn change(&self, row: &Row<'_>) -> rusqlite::Result<Item> {
         let offset = Offset(number(row, 0)?);
         if row.get::<_, Option<bool>>(12)? != Some(true) {
@@ -270,7 +269,7 @@ impl Wanted<'_> {
         }
     }
 
-    /// That a document is damaged is no reason to end a read.
+    /// A damaged document does not end the read.
     fn damaged(
         &self,
         offset: Offset,
@@ -301,7 +300,7 @@ impl Wanted<'_> {
         }
     }
 
-    /// The snapshot that has arrived in part, if it was replaced meanwhile and is still kept.
+    /// The partially received snapshot, if it was replaced meanwhile and is still retained.
     fn replaced(&self) -> rusqlite::Result<Option<Item>> {
         let Some(partial) = self.partial else { return Ok(None) };
         let found = snapshots::by_hash(self.conn, self.space, &partial.hash)?;
@@ -318,12 +317,12 @@ fn peekable<'a>(items: impl Iterator<Item = rusqlite::Result<Item>> + 'a) -> Ite
     items.peekable()
 }
 
-/// The item that stands first in the log; of two with one offset, that of the first source.
+/// The next item by offset; of two with one offset, that of the earlier source.
 fn first(sources: &mut [Items<'_>]) -> rusqlite::Result<Option<Item>> {
     let mut first: Option<(usize, Offset)> = None;
     for (index, source) in sources.iter_mut().enumerate() {
         match source.peek() {
-            // Errors at once: it is not known what they hide.
+            // An error is returned at once: the rows that it hides are unknown.
             Some(Err(_)) => return source.next().transpose(),
             Some(Ok(item)) if first.is_none_or(|(_, offset)| item.offset() < offset) => {
                 first = Some((index, item.offset()));
@@ -334,7 +333,7 @@ fn first(sources: &mut [Items<'_>]) -> rusqlite::Result<Option<Item>> {
     first.and_then(|(index, _)| sources[index].next()).transpose()
 }
 
-/// A page that is being filled.
+/// A page being filled.
 struct Filling<'a> {
     wanted: &'a Wanted<'a>,
     entries: Vec<Arc<EncodedEntry>>,
@@ -347,7 +346,7 @@ impl<'a> Filling<'a> {
         Self { wanted, entries: Vec::new(), bytes: 0, up_to: wanted.after }
     }
 
-    /// Takes the next thing of the log in; the end of the read if there is no room for it.
+    /// Adds the next item to the page; returns the finished page if it does not fit.
     fn take(&mut self, item: Item, scanned: usize) -> rusqlite::Result<Option<Filled>> {
         let offset = item.offset();
         if offset < self.up_to || offset > self.wanted.head {
@@ -364,7 +363,7 @@ impl<'a> Filling<'a> {
             Err((document, error)) if is_damage(&error) => {
                 self.wanted.note(document, error);
                 if self.entries.last().is_some_and(|last| last.offset() == offset) {
-                    // What was folded into the snapshot that has just been sent.
+                    // A change that is replaced by the snapshot just added.
                     return Ok(None);
                 }
                 Entry::of_damage(offset, document)
@@ -383,7 +382,7 @@ impl<'a> Filling<'a> {
         Ok(None)
     }
 
-    /// The entry that is sent of an item, checked; or what is to be sent instead; or nothing.
+    /// The verified entry of an item; or the page or part to send instead; or nothing.
     fn entry(
         &mut self,
         item: Item,
@@ -408,7 +407,7 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// A snapshot's entry if it may stand in this page; else what is to be sent instead.
+    /// A snapshot's entry, if it fits in this page; else the page or part to send instead.
     fn snapshot(
         &mut self,
         document: DocumentId,
@@ -428,7 +427,7 @@ impl<'a> Filling<'a> {
         if !self.entries.is_empty() || scanned > PASSED_ROWS {
             return Ok(Err(self.stop_before(Offset(stored.offset))));
         }
-        // All its parts went before: now its entry.
+        // All parts were sent: the entry itself comes next.
         if from == stored.bytes {
             return Ok(Ok(stored.entry(document, None)));
         }
@@ -437,21 +436,21 @@ impl<'a> Filling<'a> {
         Ok(Err(Filled::Part(part)))
     }
 
-    /// Ends the page before a position: nothing that is wanted lies between.
+    /// Ends the page before a position. No wanted row lies in between.
     fn stop_before(&mut self, offset: Offset) -> Filled {
         self.up_to = self.up_to.max(Offset(offset.0.saturating_sub(1)));
         Filled::Page(std::mem::take(&mut self.entries), self.up_to)
     }
 }
 
-/// Out of the columns `document, "offset", author, at_ms`.
+/// Reads the columns `document, "offset", author, at_ms`.
 pub(super) fn tombstone_of_row(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let author: Vec<u8> = row.get(2)?;
     let (document, offset) = (document_id(row, 0)?, Offset(number(row, 1)?));
     Ok(Entry::of_tombstone(offset, document, &author, number(row, 3)?))
 }
 
-/// Out of the columns `"offset", document, kind, flags, hash, at_ms, author, deps`.
+/// Reads the columns `"offset", document, kind, flags, hash, at_ms, author, deps`.
 pub(super) fn change_of_row(row: &Row<'_>, body: Vec<u8>) -> rusqlite::Result<Entry> {
     Ok(Entry {
         offset: Offset(number(row, 0)?),

@@ -1,6 +1,6 @@
-//! Damage that clients can mend: which changes of a document are not what was written, and theirs in
-//! their place. A row keeps its offset and its hash, and a snapshot its offset and its changes: so
-//! nothing is added to a log, and nothing of it is dropped.
+//! Repair from clients' copies: finds which changes of a document differ from what was written, and replaces
+//! their bytes. A row keeps its offset and hash, and a snapshot its offset and changes, so a repair adds
+//! nothing to a log and removes nothing from it.
 
 use std::collections::BTreeSet;
 
@@ -15,12 +15,12 @@ use super::plan;
 use super::schema::{column, number};
 use super::snapshots::{self, PIECE_BYTES, Stored, encoded_heads, pieces};
 
-/// Bytes of changes, and rows, that one read examines.
+/// Bytes of changes, and rows, per examining read.
 const READ_BYTES: usize = 1024 * 1024;
 const READ_ROWS: i64 = 4_096;
 
-/// Each row of the tail as the index of its document has it, with whether the log's index and the one
-/// of hashes lead to it too.
+/// Each row of the tail according to the index of its document, and whether the log's index and the index of
+/// hashes lead to the same row.
 const TAIL: &str = "SELECT i.\"offset\", d.document, e.kind, e.flags, e.hash, e.at_ms, e.author, \
     e.deps, e.body, e.\"offset\" = i.\"offset\" AND e.document = ?1 AND e.space = ?2 AND \
     i.id = (SELECT l.id FROM entry l WHERE l.space = ?2 AND l.\"offset\" = i.\"offset\") AND \
@@ -30,27 +30,28 @@ const TAIL: &str = "SELECT i.\"offset\", d.document, e.kind, e.flags, e.hash, e.
 
 const HASHES: &str = "SELECT hash FROM entry WHERE document = ?1 AND \"offset\" > ?2";
 
-/// What one read found of a document.
+/// The result of one examining read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Examined {
     /// Changes whose bytes are damaged.
     pub changes: Vec<ChangeHash>,
     /// The hash of the snapshot, if its bytes are damaged.
     pub snapshot: Option<[u8; 32]>,
-    /// Behind which offset the next read goes on; `None` at the end.
+    /// The next read continues after this offset; `None` at the end.
     pub next: Option<Offset>,
 }
 
-/// What came of changes that were brought for a document.
+/// The result of a repair with a client's copies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replaced {
-    /// How many took the place of damaged ones.
+    /// How many replaced damaged bytes.
     pub count: u64,
-    /// Those of them that stand in the log with their own bytes, now or before: not the folded ones.
+    /// Those of the given changes that the tail holds with intact bytes, repaired or not. Compacted changes
+    /// are not among them.
     pub whole: BTreeSet<ChangeHash>,
 }
 
-/// Examines a part of a document.
+/// Examines one part of a document.
 pub(super) fn examine(
     conn: &Connection,
     name: &SpaceName,
@@ -66,7 +67,7 @@ pub(super) fn examine(
         plan::tombstone(conn, found.row, Offset(tombstone))?;
         return Ok(examined);
     }
-    // What is folded meanwhile is passed over, and examined with the next look.
+    // Changes compacted meanwhile are skipped; the next examination covers them.
     let after = after.map_or(found.folded, |after| after.0.max(found.folded));
     let mut find = conn.prepare_cached(TAIL)?;
     let mut rows = find.query(params![found.row, space, column(after)?, READ_ROWS])?;
@@ -77,7 +78,7 @@ pub(super) fn examine(
             let what = "a row that is not the one of its indexes";
             return Err(damaged(Some(found.id), Some(offset), what));
         }
-        // What reads refuse beside the bytes is nobody's copy to set right.
+        // A mismatch outside the bytes cannot be repaired from a client's copy, so it is an error.
         let entry = change_of_row(row, row.get(8)?)?;
         checked::form(&entry)?;
         if checked::body(&entry.body, &entry.id).is_err() {
@@ -92,7 +93,8 @@ pub(super) fn examine(
     Ok(examined)
 }
 
-/// Everything of a document beside its changes; the hash of the snapshot if its bytes are damaged.
+/// Checks everything of a document except its changes; returns the hash of the snapshot if its bytes are
+/// damaged.
 fn frame(conn: &Connection, found: &Document) -> rusqlite::Result<Option<[u8; 32]>> {
     checked::document(conn, found)?;
     if found.tombstone.is_some() {
@@ -113,8 +115,7 @@ fn frame(conn: &Connection, found: &Document) -> rusqlite::Result<Option<[u8; 32
     }
 }
 
-/// Holds the stored bytes of changes against their hashes, and puts these in the place of those that
-/// are damaged.
+/// Checks the stored bytes of changes against their hashes, and replaces damaged ones by these.
 pub(super) fn changes(
     tx: &Connection,
     name: &SpaceName,
@@ -145,7 +146,7 @@ pub(super) fn changes(
         }
         replace.execute(params![row, bytes])?;
         mended.count += 1;
-        // The same change may be written deflated or not.
+        // A change has the same hash compressed and uncompressed, so its length may differ.
         is_as_long &= before.len() == bytes.len();
     }
     if !is_as_long {
@@ -158,7 +159,7 @@ pub(super) fn changes(
     Ok(mended)
 }
 
-/// Puts a snapshot of the same changes in the place of one whose bytes are damaged.
+/// Replaces a snapshot whose bytes are damaged by one of the same changes.
 pub(super) fn snapshot(
     tx: &Connection,
     name: &SpaceName,
@@ -193,7 +194,7 @@ pub(super) fn snapshot(
     Ok(true)
 }
 
-/// Heads name all that they rest on by hashes: two histories with the same ones are the same.
+/// Heads identify their whole history by hashes: two histories with equal heads are equal.
 fn stands_for_the_same(stored: &Stored, snapshot: &Snapshot) -> bool {
     encoded_heads(&stored.heads) == encoded_heads(&snapshot.heads)
         && stored.changes == snapshot.changes

@@ -1,4 +1,4 @@
-//! Why a store was not opened, and what a person can do about it.
+//! Why a store could not be opened, and what an operator can do.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::StoreError;
 
-/// Why a store was not opened.
+/// Why a store could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenStoreError {
     /// User: the data folder cannot be made or used.
@@ -16,17 +16,17 @@ pub enum OpenStoreError {
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What the file system said.
+        /// The file system's error.
         source: io::Error,
     },
-    /// User or disk: the file in it was not opened.
+    /// User or disk: the store's file could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Disk: the file opened, but its identity could not be read or written.
     #[error("the store's identity could not be read")]
     Identity(#[source] StoreError),
-    /// Disk: the file was migrated, but what follows the migration could not be written. Opening
-    /// it again goes on.
+    /// Disk: the file was migrated, but the step after the migration could not be written. Opening it again
+    /// continues that step.
     #[error("the store could not be brought to this version; open it again to go on")]
     Migration(#[source] StoreError),
     /// Our bug or the system's: no randomness for a new store's identity.
@@ -34,18 +34,18 @@ pub enum OpenStoreError {
     Randomness(getrandom::Error),
 }
 
-/// What a person can do about a store that does not open.
+/// Remedies for a store that does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreHint {
-    /// Another process has it.
+    /// Another process has it open.
     InUse,
     /// It is not a relay's store.
     WrongFile,
     /// A newer release wrote it.
     Newer,
-    /// An earlier release wrote it, and what only reads cannot bring it to this one's format.
+    /// An earlier release wrote it, and a read-only opening cannot migrate it.
     Older,
-    /// It may not be written.
+    /// It is not writable.
     Unwritable,
     /// The disk is full.
     Full,
@@ -54,7 +54,7 @@ pub enum StoreHint {
 }
 
 impl OpenStoreError {
-    /// What a person can do about it.
+    /// The remedy to suggest to the operator.
     pub fn hint(&self) -> StoreHint {
         let Self::Open(error) = self else {
             return match self {
@@ -82,8 +82,8 @@ impl OpenStoreError {
     }
 }
 
-/// Whether the file that indexes the WAL could not get its size. SQLite calls that an I/O error;
-/// it is what a disk without a free block comes to.
+/// Whether the WAL's index file could not be extended. SQLite reports an I/O error; the cause is a disk
+/// without a free block.
 fn lacks_index_room(error: &rusqlite::Error) -> bool {
     error
         .sqlite_error()

@@ -1,5 +1,4 @@
-//! Documents that cannot be read, which what goes through all documents passes over: one of them must
-//! not hold up all others.
+//! Unreadable documents, which a scan over all documents skips: one of them must not block the rest.
 
 use landfall_protocol::{DocumentId, SpaceName};
 use rusqlite::{Connection, OptionalExtension};
@@ -7,18 +6,18 @@ use rusqlite::{Connection, OptionalExtension};
 use super::verify::is_damage;
 use crate::limits;
 
-/// The documents that were passed over.
+/// The skipped documents.
 #[derive(Default)]
 pub(super) struct PassedOver {
     rows: Vec<(i64, rusqlite::Error)>,
 }
 
-/// A document that was passed over, as far as its names can be read, and why.
+/// A skipped document, with its names if they can be read, and the error.
 pub(super) type Passed = (Option<SpaceName>, Option<DocumentId>, rusqlite::Error);
 
 impl PassedOver {
-    /// What was read of a document; `None` if it is damaged, which is kept. Any other error stays one,
-    /// and so does damage of more documents than are ever told.
+    /// The result of a read of one document; `None` if the document is damaged, which is recorded here.
+    /// Returns any other error, and damage beyond the number of documents that is ever reported.
     pub(super) fn unless<T>(
         &mut self,
         row: i64,
@@ -34,7 +33,7 @@ impl PassedOver {
         }
     }
 
-    /// Each with its names.
+    /// All skipped documents, with their names.
     pub(super) fn named(self, conn: &Connection) -> Vec<Passed> {
         let name = |(row, error)| {
             let (space, document) = names(conn, row).ok().flatten().unzip();

@@ -1,4 +1,4 @@
-//! What somebody who has part of a document lacks of it, and those entries.
+//! The entries of a document that a peer with part of it lacks.
 
 use std::collections::HashSet;
 
@@ -26,7 +26,7 @@ const TOMBSTONE: &str = "SELECT d.document, t.\"offset\", t.author, t.at_ms, t.h
     FROM tombstone t JOIN document d ON d.id = t.document \
     WHERE t.document = ?1 AND t.\"offset\" = ?2";
 
-/// What is to be sent of a document to somebody who has these heads.
+/// The entries to send to a peer with these heads.
 pub(super) fn document(
     conn: &Connection,
     name: &SpaceName,
@@ -57,7 +57,7 @@ pub(super) fn document(
     };
     plan.offsets = missing(conn, &found, stored.as_ref(), &mut had)?;
     if let Some(stored) = stored
-        // Whoever has all heads of what is folded has all of it: nothing else reaches a head.
+        // A peer with all heads of the snapshot has all its changes: every change is an ancestor of a head.
         && !stored.heads.iter().all(|(head, _)| had.contains(&head.0))
     {
         plan.snapshot = Some((stored.hash, stored.bytes, Offset(stored.offset)));
@@ -65,8 +65,8 @@ pub(super) fn document(
     Ok(plan)
 }
 
-/// The offsets of the tail that one who has `had`, and all that it rests on, does not have. What
-/// that reaches directly below the tail is in `had` afterwards.
+/// The offsets of the tail that a peer with `had` and its ancestors lacks. Afterwards `had` also contains the
+/// dependencies of the peer's tail changes, down to the snapshot.
 fn missing(
     conn: &Connection,
     document: &Document,
@@ -79,7 +79,7 @@ fn missing(
     while let Some(row) = rows.next()? {
         let hash: [u8; 32] = row.get(1)?;
         seen.push(hash);
-        // Whatever rests on a change stands behind it, so one pass from the end reaches all.
+        // A change follows its dependencies, so one backward pass finds all ancestors.
         if had.contains(&hash) {
             had.extend(hashes(row, 2)?);
         } else {
@@ -91,8 +91,8 @@ fn missing(
     Ok(missing)
 }
 
-/// Entries by their offsets: as many from the front as fit, until one that is gone. In the place of one
-/// that is damaged stands an entry that says so; why is told in `damage`.
+/// Entries by their offsets: as many from the front as fit, up to one that no longer exists. A damaged entry
+/// is replaced by a damage entry, and reported in `damage`.
 pub(super) fn entries(
     conn: &Connection,
     name: &SpaceName,
@@ -152,7 +152,7 @@ fn entry(
     change.query_row(key, of_row).optional()
 }
 
-/// The tombstone of a document, checked.
+/// The tombstone of a document, verified.
 pub(super) fn tombstone(
     conn: &Connection,
     document: i64,

@@ -1,6 +1,6 @@
-//! Deleting what nobody reads any more, in slices: changes that are folded, all that a deleted
-//! document had, and snapshots that were replaced. Each slice is a transaction of its own, and
-//! what is left says so in the rows themselves, so that a crash between two loses nothing.
+//! Deletes dead rows in slices: compacted changes, everything of a deleted document, and replaced snapshots.
+//! Each slice is a transaction of its own, and the rows themselves mark what remains, so that a crash between
+//! two slices loses nothing.
 
 use std::collections::BTreeSet;
 
@@ -13,18 +13,18 @@ use super::schema::column;
 use super::snapshots;
 use crate::limits::CLOCK_SKEW;
 
-/// A snapshot's piece costs its deletion about as much as so many rows.
+/// Deleting a piece of a snapshot costs about as much as this many rows.
 const PIECE_ROWS: usize = 32;
 
-/// By growing offset, so that of each actor the last change goes last.
+/// By ascending offset, so that the last change of each actor is deleted last.
 const DEAD_ENTRIES: &str = "DELETE FROM entry WHERE id IN (SELECT id FROM entry \
     WHERE document = ?1 AND \"offset\" <= ?2 ORDER BY \"offset\" LIMIT ?3)";
 
 const DEAD_ACTORS: &str = "DELETE FROM folded_actor WHERE document = ?1 AND actor IN \
     (SELECT actor FROM folded_actor WHERE document = ?1 LIMIT ?2)";
 
-/// Deletes some rows; true if there may be more. Nothing of `damaged` documents, unless they are
-/// deleted: it may be the only copy that is left of what cannot be read.
+/// Deletes some rows; true if more may remain. Skips `damaged` documents unless they are deleted: their dead
+/// rows may be the only copy of what cannot be read.
 pub(super) fn prune(
     tx: &Connection,
     (now_ms, max_rows): (u64, usize),
@@ -49,7 +49,7 @@ pub(super) fn prune(
     Ok(true)
 }
 
-/// Rows of one document; a document that has none left is done.
+/// Deletes rows of one document; a document without any left is no longer `dead`.
 fn dead_rows(
     tx: &Connection,
     most: usize,
@@ -88,7 +88,7 @@ fn dead_rows_of(tx: &Connection, document: &Document, most: usize) -> rusqlite::
     Ok(deleted)
 }
 
-/// Pieces of one snapshot whose time is over; then the snapshot.
+/// Deletes pieces of one snapshot whose retention has ended; then the snapshot.
 fn replaced_snapshots(
     tx: &Connection,
     now_ms: u64,
@@ -97,7 +97,7 @@ fn replaced_snapshots(
 ) -> rusqlite::Result<usize> {
     let grace = u64::try_from(limits::SNAPSHOT_GRACE.as_millis()).unwrap_or(u64::MAX);
     let until = column(now_ms.saturating_sub(grace).min(i64::MAX as u64))?;
-    // One of the future was replaced while the clock was wrong.
+    // A replacement time in the future was written while the clock was wrong.
     let skew = u64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(u64::MAX);
     let future = column(now_ms.saturating_add(skew).min(i64::MAX as u64))?;
     let sql = "SELECT id, document FROM snapshot WHERE replaced_at_ms IS NOT NULL \
@@ -107,7 +107,7 @@ fn replaced_snapshots(
     let mut over = over.filter(|found| found.as_ref().map_or(true, |(_, of)| !kept.contains(of)));
     let Some((row, _)) = over.next().transpose()? else { return Ok(0) };
     let row: i64 = row;
-    // Half of it is nothing: from now on nobody finds it.
+    // An incomplete snapshot must not be found: 0 hides it before its first piece goes.
     let mut forget = tx.prepare_cached("UPDATE snapshot SET replaced_at_ms = 0 WHERE id = ?1")?;
     forget.execute([row])?;
     let (low, high) = snapshots::pieces(row);

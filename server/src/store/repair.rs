@@ -1,9 +1,8 @@
-//! Setting right what [`verify`](super::verify) found. What follows from whole bytes is reckoned
-//! anew. A change or snapshot whose bytes are gone is dropped, with all that rests on it, and the
-//! space's lineage is broken: every replica then compares what it holds with this log, and brings
-//! back what it has.
+//! Repairs what [`verify`](super::verify) found. Derived rows are recomputed from whole bytes. A change or
+//! snapshot whose bytes are lost is dropped, with all its dependents, and the space gets a new lineage: every
+//! replica then reconciles with this log, and pushes what it has.
 //!
-//! It is for a store that no relay serves: the machines in a relay's memory would not know of it.
+//! Only for a store that no relay serves: a running relay's memory would contradict the repaired file.
 
 mod document;
 
@@ -22,34 +21,34 @@ use super::schema::{column, document_id};
 use super::sqlite::SqliteStore;
 use super::verify::{Damage, Finding};
 
-/// What a repair did.
+/// The result of a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repaired {
-    /// Documents whose rows were reckoned anew.
+    /// Documents whose rows were recomputed.
     pub documents: u64,
-    /// Changes that were dropped: damaged, or resting on what is.
+    /// Changes that were dropped: damaged, or dependent on a dropped one.
     pub dropped_changes: u64,
-    /// Snapshots that were dropped, with the history that they stood for.
+    /// Snapshots that were dropped, with their history.
     pub dropped_snapshots: u64,
-    /// Spaces whose lineage was broken, so that replicas bring back what was dropped.
+    /// Spaces with a new lineage, so that replicas push what was dropped.
     pub broken: BTreeSet<SpaceName>,
-    /// Packed indexes that must be made anew from their snapshots, and stored by
-    /// [`LogStore::store_index`](super::LogStore::store_index): space, document, snapshot. Repair
-    /// once more after that.
+    /// Packed indexes to rebuild from their snapshots, and to store with
+    /// [`LogStore::store_index`](super::LogStore::store_index): space, document, snapshot. Repair again after
+    /// that.
     pub indexes: Vec<(SpaceName, DocumentId, [u8; 32])>,
-    /// What cannot be repaired here: take a backup.
+    /// Findings that cannot be repaired here: restore a backup.
     pub left: Vec<Finding>,
 }
 
-/// What is known to be damaged of one document.
+/// The known damage of one document.
 #[derive(Debug, Clone, Default)]
 struct Damaged {
-    /// Changes whose bytes or rows are.
+    /// Offsets of changes whose bytes or rows are damaged.
     changes: BTreeSet<u64>,
     snapshot: bool,
 }
 
-/// What became of one document.
+/// The result for one document.
 #[derive(Debug, Default)]
 struct Mended {
     dropped_changes: u64,
@@ -58,8 +57,8 @@ struct Mended {
 }
 
 impl SqliteStore {
-    /// Repairs what was found, each document in a transaction of its own. To repair what is whole
-    /// changes nothing, so an interrupted repair is simply done again.
+    /// Repairs the findings, each document in a transaction of its own. The repair is idempotent, so an
+    /// interrupted one is simply repeated.
     pub fn repair(&self, findings: &[Finding]) -> Result<Repaired, StoreError> {
         let mut repaired = Repaired::default();
         let mut spaces: BTreeMap<SpaceName, BTreeMap<DocumentId, Damaged>> = BTreeMap::new();
@@ -137,7 +136,7 @@ impl Damaged {
     }
 }
 
-/// Replaces a space's epochs by a fresh one, so that no cursor holds.
+/// Replaces a space's epochs by a new one, which invalidates all cursors.
 fn break_lineage(tx: &Connection, name: &SpaceName, fresh: Epoch) -> rusqlite::Result<()> {
     let Some(space) = space_row(tx, name)? else { return Ok(()) };
     tx.prepare_cached("DELETE FROM epoch WHERE space = ?1")?.execute([space])?;
@@ -145,7 +144,7 @@ fn break_lineage(tx: &Connection, name: &SpaceName, fresh: Epoch) -> rusqlite::R
     insert_epoch(tx, space, &record)
 }
 
-/// Sums a space's digests anew, and moves its end behind its last entry.
+/// Recomputes a space's digests, and moves its head to its last entry.
 fn sums(tx: &Connection, name: &SpaceName) -> rusqlite::Result<()> {
     let Some(space) = space_row(tx, name)? else { return Ok(()) };
     let mut digests: BTreeMap<u8, Digest> = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! A document as automerge-repo's sync is answered from: where it stands, and its index. Each is one
-//! read of the store, so what it says was true at one moment.
+//! Reads for automerge-repo's sync: a document's state, and its index. Each is one read of the store, so each
+//! is consistent.
 
 use landfall_protocol::digest::{DocumentState, Leaf};
 use landfall_protocol::repo::{DocumentIndex, FoldedHistory, IndexRow};
@@ -14,7 +14,7 @@ use super::indexes::{IndexCache, Unloaded};
 use super::schema::{column, hashes, number};
 use super::snapshots::{self, Stored};
 
-/// Rows that are dead but not deleted yet stand at or below the snapshot.
+/// Dead rows that are not deleted yet are at or below the snapshot's offset.
 pub(super) const STANDING: &str = "SELECT d.tombstone IS NOT NULL, d.heads, d.leaf, \
     max(d.folded, coalesce((SELECT max(\"offset\") FROM entry WHERE document = d.id), 0)) \
     FROM space s JOIN document d ON d.space = s.id \
@@ -25,7 +25,7 @@ const TAIL: &str = "SELECT \"offset\", hash, deps FROM entry \
 
 pub(super) const HAS: &str = "SELECT 1 FROM entry WHERE document = ?1 AND hash = ?2";
 
-/// Where a document stands.
+/// The state of a document.
 pub(super) fn standing(
     conn: &Connection,
     space: &SpaceName,
@@ -63,8 +63,8 @@ fn changes(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<ChangeHash>> {
     Ok(hashes(row, column)?.into_iter().map(ChangeHash).collect())
 }
 
-/// A document's index. If `wanted`, with its folded changes: from memory, or as they are packed on
-/// the disk, which is to be taken into memory outside of the read.
+/// A document's index. With `wanted`, including its compacted changes: from the cache, or packed as read from
+/// disk, for the caller to parse after the read.
 pub(super) fn index(
     conn: &Connection,
     space: &SpaceName,
@@ -94,8 +94,8 @@ fn present(
     Ok(found.filter(|found| found.leaf.is_some() && found.tombstone.is_none()))
 }
 
-/// Those of some changes that are rows, and whether others may be folded. `None` if there is nothing
-/// of the document.
+/// Those of some changes that are in the tail, and whether there is a snapshot that may have the others.
+/// `None` if the document is absent.
 pub(super) fn tail_has(
     conn: &Connection,
     space: &SpaceName,
@@ -139,7 +139,7 @@ fn read_index(
             let key = (found.row, stored.hash);
             history.index = cache.get(&key);
             if history.index.is_none() {
-                // One that is missing is as good as one that is damaged: it does not parse.
+                // A missing index counts as damaged: an empty one does not parse.
                 let packed = snapshots::packed(conn, stored.row)?.unwrap_or_default();
                 unloaded = Some(Unloaded { key, packed, stored });
             }

@@ -1,4 +1,4 @@
-//! The store's tables, and the one place that knows how our types become columns.
+//! The store's tables, and the only place that converts our types to columns.
 
 use std::error::Error;
 
@@ -11,15 +11,16 @@ use thiserror::Error;
 use super::StoreError;
 use super::verify::is_damage;
 
-/// "LfRl", so that a relay's store is told from a replica's.
+/// "LfRl", to distinguish a relay's store from a replica's.
 const APPLICATION_ID: i32 = 0x4c66_526c;
 
 /// Version 1.
 ///
-/// Offsets are unique within a space and not across spaces. `hash` names an entry within its
-/// document, and (actor, seq) a change: the log holds both only once, whatever a bug above it may
-/// ask for. An entry's space is that of its document: it stands in the row for the log's index,
-/// without a reference of its own, which would be looked up at every insertion. Bodies stand last, so that a look at the other columns never reads their pages.
+/// Offsets are unique within a space, not across spaces. `hash` identifies an entry within its document, and
+/// (actor, seq) a change: the unique indexes hold even if a bug above the store violates them. An entry's
+/// space is that of its document: the column exists for the log's index, without a foreign key, which would
+/// be checked at every insertion. Bodies are the last column, so that reading the others never touches their
+/// pages.
 const VERSION_1: &str = "
 CREATE TABLE meta (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -75,16 +76,15 @@ CREATE TABLE entry (
 CREATE TABLE probe (filler BLOB NOT NULL) STRICT;
 ";
 
-/// Version 2: folded history, deletion, digests.
+/// Version 2: snapshots, deletion, digests.
 ///
-/// What a document is (heads, leaf, the length of its tail) stands in its row, so that nothing has
-/// to be counted; the step after this migration fills it in (`fill`).
-/// An entry at or below `folded` (the offset of the document's snapshot), and every entry of a
-/// deleted document, is dead: nobody reads it, and it is deleted in slices.
+/// A document's state (heads, digest entry, length of the tail) is in its row, so that nothing has to be
+/// counted; the step after this migration computes it (`fill`). An entry at or below `folded` (the offset of
+/// the document's snapshot), and every entry of a deleted document, is dead: no read returns it, and it is
+/// deleted in slices.
 ///
-/// A snapshot's bytes lie in pieces, in rows `snapshot << 16 | piece`: in one row, reading a part
-/// would walk the chain of pages before it. Its packed index has a table of its own for the same
-/// reason.
+/// A snapshot's bytes are stored in pieces, in rows `snapshot << 16 | piece`: in one row, reading a part
+/// would walk the chain of pages before it. Its packed index has a table of its own for the same reason.
 const VERSION_2: &str = "
 ALTER TABLE space ADD COLUMN head INTEGER NOT NULL DEFAULT 0;
 UPDATE space SET head =
@@ -171,14 +171,14 @@ CREATE TABLE digest (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Version 3: how many operations a document has, against its budget. Counted from here on: a
-/// document that was there before has more than this says, until it is folded next.
+/// Version 3: a document's number of operations, for its budget. Counted from this version on: for an older
+/// document it is too low until its next compaction.
 const VERSION_3: &str = "
 ALTER TABLE document ADD COLUMN operations INTEGER NOT NULL DEFAULT 0;
 ";
 
-/// Version 4: what was found damaged, so that it is known after a start before anybody reads it.
-/// An empty name stands for all spaces, an empty document for all of a space.
+/// Version 4: known damage, so that it is reported after a restart before a read meets it. An empty name
+/// stands for all spaces, an empty document for all documents of a space.
 const VERSION_4: &str = "
 CREATE TABLE damaged (
     space TEXT NOT NULL,
@@ -195,12 +195,12 @@ pub(super) const SCHEMA: Schema = Schema {
     migrations: &[VERSION_1, VERSION_2, VERSION_3, VERSION_4],
 };
 
-/// A commit that contradicts what the store holds: a bug above it.
+/// A commit that contradicts the store's content: a bug of the caller.
 #[derive(Debug, Error)]
 #[error("{0}")]
 struct BrokenRule(&'static str);
 
-/// Refuses a write that would break a rule of the log; its transaction leaves nothing.
+/// The error of a write that would violate a rule of the log; its transaction is rolled back.
 pub(super) fn broken(what: &'static str) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(BrokenRule(what)))
 }
@@ -241,13 +241,13 @@ impl StoreError {
     }
 }
 
-/// A `u64` that we wrote, out of SQLite's signed column.
+/// Reads a `u64` that this store wrote to SQLite's signed column.
 pub(super) fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }
 
-/// A `u64` for SQLite's signed column; what does not fit is refused, never wrapped.
+/// A `u64` for SQLite's signed column; an error if it does not fit, never a wrapped value.
 pub(super) fn column(value: u64) -> rusqlite::Result<i64> {
     i64::try_from(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
@@ -260,7 +260,7 @@ pub(super) fn epoch(row: &Row<'_>, column: usize) -> rusqlite::Result<Epoch> {
     row.get(column).map(Epoch::from_bytes)
 }
 
-/// A `u64` that may be absent.
+/// A `u64` that may be NULL.
 pub(super) fn optional_number(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
     let value: Option<i64> = row.get(column)?;
     let convert = |value: i64| {
@@ -269,7 +269,7 @@ pub(super) fn optional_number(row: &Row<'_>, column: usize) -> rusqlite::Result<
     value.map(convert).transpose()
 }
 
-/// Hashes that stand one after the other in a column.
+/// The concatenated hashes of a column.
 pub(super) fn hashes(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<[u8; 32]>> {
     Ok(row.get_ref(column)?.as_blob()?.as_chunks::<32>().0.to_vec())
 }

@@ -1,5 +1,5 @@
-//! Snapshots as rows: the row itself, its bytes in pieces, its packed index, and the last change
-//! of each actor in it.
+//! Snapshots as rows: the row itself, its bytes in pieces, its packed index, and the last change of each
+//! actor in it.
 
 use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::frame::{EncodedEntry, Entry};
@@ -14,7 +14,7 @@ use super::checked::{self, SnapshotSums, damaged};
 use super::documents::{self, Document};
 use super::schema::{column, document_id, number, optional_number};
 
-/// Bytes of a piece: one part on the wire is at most two pieces.
+/// Bytes of a piece: a part on the wire spans at most two pieces.
 pub(super) const PIECE_BYTES: usize = limits::PART_BYTES;
 
 /// A snapshot's pieces are the rows `id << PIECE_BITS | number`.
@@ -25,7 +25,7 @@ const HEAD_BYTES: usize = 40;
 
 const _: () = assert!(limits::SNAPSHOT_BYTES / PIECE_BYTES < 1 << PIECE_BITS);
 
-/// Where a snapshot stands in its log.
+/// A snapshot's position: its space and offset.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) space: i64,
@@ -48,8 +48,8 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// Out of the columns `id, document, "offset", hash, heads, changes, bytes, at_ms,
-    /// replaced_at_ms`, from one on.
+    /// Reads the columns `id, document, "offset", hash, heads, changes, bytes, at_ms, replaced_at_ms`,
+    /// starting at column `first`.
     pub(super) fn of_row(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
         let heads = row.get_ref(first + 4)?.as_blob()?.as_chunks::<HEAD_BYTES>().0;
         let head = |bytes: &[u8; HEAD_BYTES]| {
@@ -71,13 +71,13 @@ impl Stored {
         })
     }
 
-    /// It as an entry, with its bytes if they are to travel in it.
+    /// Its entry, with its bytes if they are to be sent in it.
     pub(super) fn entry(&self, document: DocumentId, body: Option<Vec<u8>>) -> Entry {
         let heads: Vec<ChangeHash> = self.heads.iter().map(|(hash, _)| *hash).collect();
         Entry::of_snapshot(Offset(self.offset), document, self.hash, &heads, self.at_ms, body)
     }
 
-    /// It as an entry, with its bytes if they may stand in one. They are checked.
+    /// Its entry, with its verified bytes if they fit in one.
     pub(super) fn encoded(
         &self,
         conn: &Connection,
@@ -88,7 +88,7 @@ impl Stored {
         Ok(EncodedEntry::new(&self.entry(document, body.transpose()?)))
     }
 
-    /// Whether there are as many bytes as the row says.
+    /// Whether the pieces have as many bytes as the row states.
     pub(super) fn is_as_long(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let sql = "SELECT coalesce(sum(length(bytes)), 0) FROM snapshot_piece \
             WHERE id >= ?1 AND id < ?2";
@@ -97,13 +97,13 @@ impl Stored {
         Ok(there == self.bytes)
     }
 
-    /// All its bytes, checked.
+    /// All its bytes, verified.
     pub(super) fn whole(
         &self,
         conn: &Connection,
         document: DocumentId,
     ) -> rusqlite::Result<Vec<u8>> {
-        // The stated length sizes a buffer, and may be what is damaged.
+        // The stated length sizes a buffer, and could be damaged.
         if !self.is_as_long(conn)? {
             return Err(checked::snapshot_damage(document, self));
         }
@@ -115,7 +115,7 @@ impl Stored {
         }
     }
 
-    /// Its bytes from one position on, at most so many.
+    /// Its bytes from a position on, bounded in number.
     pub(super) fn read(
         &self,
         conn: &Connection,
@@ -125,7 +125,7 @@ impl Stored {
         self.read_with(conn, from, most, &mut |_, _| Ok(()))
     }
 
-    /// The same; `check` is given each piece that is read, with its number.
+    /// The same; calls `check` with each piece read and its number.
     fn read_with(
         &self,
         conn: &Connection,
@@ -158,7 +158,7 @@ impl Stored {
         }
     }
 
-    /// A part of it, if it has a byte there. It is checked.
+    /// A part of it, verified; `None` if it has no byte at that position.
     pub(super) fn part(
         &self,
         conn: &Connection,
@@ -181,7 +181,7 @@ impl Stored {
     }
 }
 
-/// Heads with their last operation counters, as they stand in their column.
+/// The column value of heads with their last operation counters.
 pub(super) fn encoded_heads(heads: &[(ChangeHash, u64)]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(heads.len() * HEAD_BYTES);
     for (hash, max_op) in heads {
@@ -191,20 +191,20 @@ pub(super) fn encoded_heads(heads: &[(ChangeHash, u64)]) -> Vec<u8> {
     bytes
 }
 
-/// The row ids of a snapshot's pieces: the first, and the one behind the last.
+/// The row ids of a snapshot's pieces: the first, and one past the last.
 pub(super) fn pieces(snapshot: i64) -> (i64, i64) {
     (snapshot << PIECE_BITS, (snapshot + 1) << PIECE_BITS)
 }
 
-/// A document's present snapshot.
+/// A document's current snapshot.
 pub(super) fn current(conn: &Connection, document: i64) -> rusqlite::Result<Option<Stored>> {
     let sql = "SELECT id, document, \"offset\", hash, heads, changes, bytes, at_ms, replaced_at_ms \
         FROM snapshot WHERE document = ?1 AND replaced_at_ms IS NULL";
     conn.prepare_cached(sql)?.query_row([document], |row| Stored::of_row(row, 0)).optional()
 }
 
-/// A snapshot of a space by its hash, with its document: the present one, else the one that was
-/// replaced last. None of a deleted document.
+/// A snapshot of a space by its hash, with its document: the current one, else the one replaced last. `None`
+/// for a deleted document.
 pub(super) fn by_hash(
     conn: &Connection,
     space: i64,
@@ -223,8 +223,8 @@ pub(super) fn by_hash(
     Ok(found)
 }
 
-/// Holds it against the table itself that the index of hashes does not know a snapshot. Snapshots are
-/// few, and one that is asked for and gone is rare.
+/// Checks against the table itself that a snapshot missing from the index of hashes does not exist. Snapshots
+/// are few, and requests for missing ones are rare.
 fn is_gone(conn: &Connection, space: i64, hash: &[u8; 32]) -> rusqlite::Result<()> {
     let sql = "SELECT d.document FROM snapshot s LEFT JOIN document d ON d.id = s.document \
         WHERE s.space = ?1 AND +s.hash = ?2 AND s.replaced_at_ms IS NULL \
@@ -236,7 +236,7 @@ fn is_gone(conn: &Connection, space: i64, hash: &[u8; 32]) -> rusqlite::Result<(
     }
 }
 
-/// A snapshot of a space as an entry: with its body if that may stand in it.
+/// A snapshot of a space as an entry: with its body if that fits.
 pub(super) fn entry(
     conn: &Connection,
     space: i64,
@@ -260,14 +260,13 @@ pub(super) fn part(
     }
 }
 
-/// The packed index beside a snapshot.
+/// The packed index of a snapshot.
 pub(super) fn packed(conn: &Connection, snapshot: i64) -> rusqlite::Result<Option<Vec<u8>>> {
     let mut find = conn.prepare_cached("SELECT packed FROM snapshot_index WHERE snapshot = ?1")?;
     find.query_row([snapshot], |row| row.get(0)).optional()
 }
 
-/// Takes a document's present snapshot out of its log. One that was replaced at 0 is not found by
-/// anybody any more.
+/// Marks a document's current snapshot as replaced. One replaced at time 0 is no longer found.
 pub(super) fn retire(conn: &Connection, document: i64, at_ms: u64) -> rusqlite::Result<()> {
     let sql = "UPDATE snapshot SET replaced_at_ms = ?2 \
         WHERE document = ?1 AND replaced_at_ms IS NULL";
@@ -275,8 +274,8 @@ pub(super) fn retire(conn: &Connection, document: i64, at_ms: u64) -> rusqlite::
     Ok(())
 }
 
-/// Puts a snapshot in the place of a document's present one. What it stands for is dead from now
-/// on; the document's tail and heads are the caller's.
+/// Replaces a document's current snapshot. The changes that the new one covers are dead from now on; the
+/// caller updates the document's tail and heads.
 pub(super) fn replace(
     conn: &Connection,
     actors: &mut Actors<'_>,
@@ -320,8 +319,8 @@ pub(super) fn replace(
     Ok(())
 }
 
-/// Puts an index beside a document's present snapshot; false if that is another one, or the index
-/// is not that of its heads.
+/// Stores an index for a document's current snapshot; false if the snapshot was replaced, or the index has
+/// other heads.
 pub(super) fn store_index(
     tx: &Connection,
     name: &SpaceName,
@@ -334,7 +333,7 @@ pub(super) fn store_index(
     let (Some(stored), Ok(index)) = (stored, PackedIndex::parse(index)) else { return Ok(false) };
     let is_its = stored.heads.iter().map(|(head, _)| *head).eq(index.heads());
     if !is_its || index.len() as u64 != stored.changes {
-        // It was made of bytes that have this hash: so it is the row that is not as it was written.
+        // The index was built from bytes with this hash, so the row is what is damaged.
         let what = "the row of a snapshot, which has other heads than its bytes,";
         return Err(damaged(Some(*document), Some(stored.offset), what));
     }

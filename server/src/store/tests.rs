@@ -1,4 +1,4 @@
-//! The store by itself: what is kept, what is refused, and what a failure leaves behind.
+//! The store alone: reads after writes, rejected commits, and the state after a failure.
 
 mod damage;
 mod digests;
@@ -39,7 +39,7 @@ fn opens(number: u8, first: u64) -> Option<EpochRecord> {
     Some(EpochRecord { epoch: epoch(number), first: Offset(first), predecessor })
 }
 
-/// An entry of one author of one document, with a body of so many bytes.
+/// An entry of the one author and document, with a body of `body` bytes.
 fn entry(offset: u64, body: usize) -> NewEntry {
     let entry = Entry {
         offset: Offset(offset),
@@ -58,7 +58,7 @@ fn entry(offset: u64, body: usize) -> NewEntry {
     NewEntry { entry, kind }
 }
 
-/// The same, with bytes that have the hash that its row says: only those are given to anybody.
+/// The same, with bytes that match the hash in its row: reads return no others.
 fn whole(offset: u64, body: usize) -> NewEntry {
     let NewEntry { entry, kind } = entry(offset, body);
     let (id, body) = made::chunk(&[&offset.to_le_bytes()[..], &entry.body].concat());
@@ -162,7 +162,7 @@ fn history_answers_for_its_own_space_and_document_only() {
 fn a_commit_that_breaks_a_rule_of_the_log_leaves_nothing() {
     let (_folder, store) = open();
     append(&store, opens(1, 1), vec![entry(1, 1)]).unwrap();
-    // The second of them has a sequence number that is taken.
+    // The second one's sequence number is taken.
     let mut second = entry(3, 1);
     second.kind =
         NewKind::Change { actor: ActorId::from([2; 16]), seq: 1, max_op: 30, operations: 1 };

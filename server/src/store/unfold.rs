@@ -1,9 +1,9 @@
-//! Taking a snapshot apart again: one that has more bytes than one may have is taken by no replica,
-//! so its changes become entries of their own, at the end of the log.
+//! Splits a snapshot into its changes again. Replicas reject a snapshot above the size limit, so its changes
+//! become entries of their own, at the end of the log.
 //!
-//! They get new offsets, in a new epoch: where they once stood is not known any more, and a replica
-//! that holds them takes a repetition for what it is. The document's tail moves behind them, so
-//! that every entry stays behind what it rests on. Only done while nothing else writes.
+//! They get new offsets, in a new epoch: their original offsets are not known any more, and a replica that
+//! has them recognises the repetition. The document's tail moves after them, so that every entry still
+//! follows its dependencies. Only while no other writer runs.
 
 use landfall_protocol::admission::CheckedChange;
 use landfall_protocol::frame::{Entry, entry_flags};
@@ -17,7 +17,7 @@ use super::log::head;
 use super::schema::{broken, column, document_id, number};
 use super::snapshots;
 
-/// The documents whose present snapshots have more than so many bytes.
+/// The documents whose current snapshots exceed `most_bytes` bytes.
 pub(super) fn oversized(
     conn: &Connection,
     most_bytes: u64,
@@ -36,8 +36,8 @@ pub(super) fn oversized(
     Ok(found)
 }
 
-/// Puts the changes of a document's snapshot, dependencies first, in its place; false if it is
-/// another by now. `fresh` must never have been used before.
+/// Replaces a document's snapshot by its changes, dependencies first; false if the document has changed.
+/// `fresh` must never have been used before.
 pub(super) fn unfold(
     tx: &Connection,
     name: &SpaceName,
@@ -67,7 +67,7 @@ pub(super) fn unfold(
         let (actor, seq, max_op) = (actors.row(&change.actor)?, change.seq, change.max_op);
         found.tail_changes += 1;
         found.tail_bytes += change.bytes.len() as u64;
-        // Who pushed it was not kept.
+        // The author of a compacted change was not kept.
         let mut entry = Entry::of_change(Offset(at), *document, change, &[], stored.at_ms);
         entry.flags |= if is_second { entry_flags::SECOND_ROOT } else { 0 };
         insert_change(tx, space, found.row, &entry, (actor, seq, max_op))?;
@@ -95,8 +95,8 @@ fn tail(conn: &Connection, document: i64, folded: u64) -> rusqlite::Result<Vec<u
     rows.collect()
 }
 
-/// Begins an epoch behind the last one, as every process does that appends: a replica must be able
-/// to tell these entries from others that had the same offsets before a backup was restored.
+/// Starts a new epoch after the last one, as every appending process does: a replica must be able to
+/// distinguish these entries from others that had the same offsets before a backup was restored.
 fn open_epoch(tx: &Connection, space: i64, first: Offset, fresh: Epoch) -> rusqlite::Result<()> {
     let sql = "SELECT epoch FROM epoch WHERE space = ?1 ORDER BY first DESC LIMIT 1";
     let last: Option<[u8; 16]> =

@@ -1,6 +1,6 @@
-//! When everything in a store, or in the newest scheduled copy of it, was last held against its hashes,
-//! and what came of it. It stands in a small file beside the store and not in it: `verify` runs beside the
-//! relay, which alone writes the store. A file that is not there or not whole says nothing.
+//! The record of the last verification of the whole store, or of its newest scheduled copy: when it ended,
+//! and its result. The record is a small file beside the store, not in it: `verify` runs beside the relay,
+//! and only the relay writes the store. A missing or incomplete file counts as no record.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,28 +10,28 @@ use serde_json::{Value, json};
 
 use super::sqlite::FILE;
 
-/// What was looked at.
+/// The subject of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// The store itself, by `verify` or before it was restored.
     Store,
-    /// A copy that the relay made on a schedule.
+    /// A scheduled copy made by the relay.
     Copy,
 }
 
-/// A verification of everything.
+/// A verification of all content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verification {
     /// When it ended, in seconds since 1970.
     pub at: u64,
-    /// Places that are damaged.
+    /// Number of damaged places.
     pub damage: u64,
-    /// The name of the copy, if it was one.
+    /// The name of the copy, if the subject is one.
     pub copy: Option<String>,
 }
 
 impl Subject {
-    /// What the name of its file has behind the store's.
+    /// The suffix of its file, after the store's name.
     fn suffix(self) -> &'static str {
         match self {
             Self::Store => ".verified",
@@ -47,19 +47,19 @@ impl Verification {
         Self { at: since.as_secs(), damage, copy }
     }
 
-    /// The last one of a data folder's store, or of the copies of it.
+    /// The last one of a data folder's store, or of its copies.
     pub fn last(folder: &Path, subject: Subject) -> Option<Self> {
         Self::beside(&folder.join(FILE), subject)
     }
 
-    /// The same beside the store's file.
+    /// The same, by the store's file.
     pub(super) fn beside(file: &Path, subject: Subject) -> Option<Self> {
         let value: Value = serde_json::from_slice(&read_beside(file, subject.suffix())?).ok()?;
         let copy = value["copy"].as_str().map(str::to_owned);
         Some(Self { at: value["at"].as_u64()?, damage: value["damage"].as_u64()?, copy })
     }
 
-    /// Has what was written down say nothing any more: the store is another one.
+    /// Clears the record: the store was replaced.
     pub fn forget(folder: &Path, subject: Subject) {
         if Self::last(folder, subject).is_some()
             && let Err(error) = write_beside(&folder.join(FILE), subject.suffix(), b"")
@@ -68,7 +68,7 @@ impl Verification {
         }
     }
 
-    /// Writes it down, if this process may write there. Nothing depends on it but what is shown.
+    /// Writes the record, if this process may write there. It is used for display only.
     pub fn record(&self, folder: &Path, subject: Subject) {
         let Self { at, damage, copy } = self;
         let line = format!("{}\n", json!({"at": at, "damage": damage, "copy": copy}));

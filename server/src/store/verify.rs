@@ -1,6 +1,6 @@
-//! Whether a store holds what was written: every live byte against its hash, every number against
-//! what it counts. It reads in one view of the store, one document at a time, beside whoever
-//! writes; what it finds it names, and changes nothing.
+//! Verifies a store: every live byte against its hash, every counter against what it counts. Reads in one
+//! view of the store, one document at a time, alongside a running writer; reports its findings, and modifies
+//! nothing.
 
 mod document;
 
@@ -18,117 +18,116 @@ use super::inspect::{Inspection, name};
 use super::log::{epochs, head};
 use super::schema::number;
 
-/// How many complaints of SQLite's own check are passed on.
+/// How many findings of SQLite's own check are reported.
 const FILE_FINDINGS: u32 = 100;
 
-/// Something that is not as it was written.
+/// Something that differs from what was written.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}: {damage}", place(.space, .document, .offset))]
 pub struct Finding {
-    /// In which space; `None` of the file itself.
+    /// The space; `None` for the file itself.
     pub space: Option<SpaceName>,
-    /// Of which document.
+    /// The document.
     pub document: Option<DocumentId>,
-    /// Where in the log.
+    /// The place in the log.
     pub offset: Option<Offset>,
-    /// What is wrong.
+    /// The damage.
     pub damage: Damage,
 }
 
-/// What is wrong.
+/// The kinds of damage.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Damage {
     /// SQLite finds the file's own structure damaged.
     #[error("the file is damaged: {what}")]
     File {
-        /// In SQLite's words.
+        /// SQLite's message.
         what: String,
     },
-    /// The write-ahead log is damaged: commits are lost that only stood there.
+    /// The write-ahead log is damaged: commits that were only there are lost.
     #[error("{what}")]
     WriteAheadLog {
-        /// How.
+        /// The details.
         what: String,
     },
-    /// Something cannot be read at all.
+    /// A row cannot be read.
     #[error("it cannot be read: {what}")]
     Unreadable {
-        /// In SQLite's words.
+        /// SQLite's message.
         what: String,
     },
-    /// A change's bytes are not those that were written.
+    /// A change's bytes differ from those written.
     #[error("the change's bytes are damaged: {what}")]
     ChangeBytes {
-        /// How that shows.
+        /// The error of the check.
         what: String,
     },
     /// A change's bytes are whole, but those of another change.
     #[error("the change's bytes are those of change {found}")]
     OtherChange {
-        /// Which.
+        /// The change that the bytes are.
         found: ChangeHash,
     },
     /// A change's row contradicts its bytes.
     #[error("the change's row has another {field} than its bytes")]
     ChangeField {
-        /// Which field.
+        /// The field.
         field: &'static str,
     },
-    /// A change is whole, but this version would not take it today. Nothing is wrong with the
-    /// store.
+    /// A change is whole, but this version would not admit it today. The store is not damaged.
     #[error("the change would not be taken today: {what}")]
     ChangeForm {
-        /// Why.
+        /// The reason.
         what: String,
     },
-    /// What a change rests on is not there.
+    /// A dependency of a change is missing.
     #[error("the change rests on {missing}, which is not there before it")]
     MissingDependency {
-        /// Which change.
+        /// The missing change.
         missing: ChangeHash,
     },
-    /// An actor's sequence numbers have a hole.
+    /// An actor's sequence numbers have a gap.
     #[error("actor {actor} goes from sequence {last} to {next}")]
     SequenceGap {
-        /// Whose.
+        /// The actor.
         actor: ActorId,
-        /// The last one before the hole; 0 if there is none.
+        /// The last number before the gap; 0 if there is none.
         last: u64,
-        /// The next one.
+        /// The first number after it.
         next: u64,
     },
     /// An entry lies before the log's first epoch.
     #[error("it lies in no epoch of the log")]
     OutsideEpochs,
-    /// A snapshot's bytes are not those that were written, or not all there.
+    /// A snapshot's bytes differ from those written, or are incomplete.
     #[error("the snapshot's bytes are damaged")]
     SnapshotBytes,
-    /// A snapshot's packed index is damaged. It can be made anew from the snapshot.
+    /// A snapshot's packed index is damaged. It can be rebuilt from the snapshot.
     #[error("the snapshot's packed index is damaged: {what}")]
     SnapshotIndex {
-        /// How that shows.
+        /// The error of the check.
         what: String,
     },
     /// A snapshot's row contradicts its index.
     #[error("the snapshot's row has other {field} than its index")]
     SnapshotField {
-        /// Which field.
+        /// The field.
         field: &'static str,
     },
-    /// The last folded change of each actor is not what the index says.
+    /// The last compacted change of each actor differs from the index.
     #[error("the actors of the folded history are not those of its index")]
     FoldedActors,
     /// A document's tombstone and its row contradict each other.
     #[error("the tombstone and the document contradict each other")]
     Tombstone,
-    /// A document's row has other values than follow from its changes.
+    /// A document's row differs from the values that follow from its changes.
     #[error("the document's row has another {field} than follows from its changes")]
     DocumentField {
-        /// Which.
+        /// The field.
         field: &'static str,
     },
-    /// The digest of the documents whose ids begin with a byte is not their sum.
+    /// The digest of the documents whose ids begin with a byte differs from their sum.
     #[error("the digest of the documents that begin with {bucket:02x} is not their sum")]
     Digest {
         /// The byte.
@@ -137,13 +136,13 @@ pub enum Damage {
     /// The log's end lies before its last entry.
     #[error("the log is stated to end at {stated}, before its last entry")]
     Head {
-        /// Where it is stated to end.
+        /// The stated end.
         stated: Offset,
     },
 }
 
 impl Damage {
-    /// Whether it can be set right from what is in the store, without loss.
+    /// Whether it can be repaired from the store's other data, without loss.
     pub fn is_derived(&self) -> bool {
         matches!(
             self,
@@ -155,12 +154,12 @@ impl Damage {
         )
     }
 
-    /// Whether what is damaged is the file itself: no repair of single documents mends it.
+    /// Whether the file itself is damaged: repairing single documents does not help.
     pub fn is_of_file(&self) -> bool {
         matches!(self, Self::File { .. } | Self::Unreadable { .. } | Self::WriteAheadLog { .. })
     }
 
-    /// Whether it is only something to know, and nothing to repair.
+    /// Whether it is information only, and needs no repair.
     pub fn is_harmless(&self) -> bool {
         matches!(self, Self::ChangeForm { .. })
     }
@@ -182,26 +181,26 @@ fn place(
     text
 }
 
-/// What was looked at.
+/// Counters of a verification.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Spaces.
     pub spaces: u64,
     /// Documents, deleted ones too.
     pub documents: u64,
-    /// Changes that are not folded.
+    /// Changes of tails.
     pub changes: u64,
     /// Snapshots.
     pub snapshots: u64,
-    /// Bytes of both.
+    /// Bytes of changes and snapshots.
     pub bytes: u64,
-    /// What was found.
+    /// Findings.
     pub findings: u64,
 }
 
 impl Inspection {
-    /// Looks at everything; `found` hears what is not as it was written. `whole_file` also has
-    /// SQLite compare its tables with their indexes, which takes as long as the rest.
+    /// Verifies everything; calls `found` for each finding. `whole_file` also has SQLite compare its tables
+    /// with their indexes, which takes as long as the rest.
     pub fn verify(
         &self,
         whole_file: bool,
@@ -233,7 +232,7 @@ struct Verifier<'a> {
     found: &'a mut dyn FnMut(Finding),
 }
 
-/// A space that is looked at.
+/// A space being verified.
 struct Space {
     row: i64,
     name: SpaceName,
@@ -275,7 +274,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// That something cannot be read is a finding, and no reason to look at nothing else.
+    /// An unreadable row is a finding; the verification continues.
     fn note_unreadable(
         &mut self,
         space: Option<SpaceName>,
@@ -356,7 +355,7 @@ impl Verifier<'_> {
     }
 }
 
-/// Whether an error speaks of what is in the file, and not of the disk or of us.
+/// Whether an error is about the file's content, and not about the disk or our code.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     let of_value = matches!(
         error,

@@ -124,7 +124,7 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
     std::fs::write(&bad, &whole[..whole.len() / 2]).unwrap();
     let half = restore(&bad);
     half.failed(7, &["nothing was changed"]);
-    // A flipped bit that SQLite cannot see: in the bytes of a change.
+    // A flipped bit that SQLite cannot detect: in the bytes of a change.
     std::fs::copy(place.path("older"), &bad).unwrap();
     let conn = rusqlite::Connection::open(&bad).unwrap();
     let flip = "UPDATE entry SET body = CAST(substr(body, 1, 20) || x'00' || substr(body, 22) AS BLOB) \
@@ -157,7 +157,7 @@ fn a_restore_that_is_killed_leaves_the_old_store_or_the_new_one() {
         assert!(after == older || after == newer, "round {number}");
         assert!(died || after != before);
         swaps += usize::from(after != before);
-        // What was kept is not wanted here, and fills the folder.
+        // The replaced stores are not needed here, and would fill the disk.
         for file in std::fs::read_dir(&data).unwrap() {
             let file = file.unwrap();
             if file.file_name().to_string_lossy().starts_with("relay.db.replaced-") {
@@ -170,8 +170,8 @@ fn a_restore_that_is_killed_leaves_the_old_store_or_the_new_one() {
     assert_eq!(check(&data, &newer), newer);
 }
 
-/// Copies appear while clients push, the oldest go, each is a store, and a start without the folder
-/// is refused.
+/// Copies appear while clients push, the oldest are removed, each is a whole store, and a start without the
+/// folder fails.
 #[test]
 fn a_running_relay_copies_its_store_on_a_schedule() {
     let place = Place::new();
@@ -179,7 +179,7 @@ fn a_running_relay_copies_its_store_on_a_schedule() {
     let args = ["--backup-to", text(&to), "--backup-every", "1s", "--backup-keep", "2"];
     run(&data, &[&["serve", "--listen", "127.0.0.1:0"], &args[..]].concat())
         .failed(7, &["backups", "make the folder"]);
-    // A wish that makes no copies is a mistake.
+    // An option without effect is a usage error.
     run(&data, &["serve", "--listen", "127.0.0.1:0", "--backup-keep", "2"])
         .failed(2, &["--backup-to"]);
     std::fs::create_dir(&to).unwrap();

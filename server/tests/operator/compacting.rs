@@ -6,7 +6,7 @@ use crate::support::{
 
 const KILLS: usize = 36;
 
-/// Everything that is worth it, however young.
+/// Everything that is due, at any age.
 const DUE: &[&str] = &["compact", "--keep-recent", "0", "--keep-recent-age", "0"];
 
 #[test]

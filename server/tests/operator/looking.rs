@@ -1,4 +1,4 @@
-//! `inspect` and `verify`, also beside a relay under load.
+//! `inspect` and `verify`, also alongside a relay under load.
 
 use crate::support::{Load, Place, Served, check, count, fill, held, run};
 
@@ -53,7 +53,8 @@ fn a_folder_without_a_store_is_named_and_left_alone() {
     assert!(!nothing.exists());
 }
 
-/// What only reads cannot migrate: the hint is to start the relay, which does, and no backup is needed.
+/// A read-only command cannot migrate: the hint is to start the relay, which does, and not to restore a
+/// backup.
 #[test]
 fn a_store_of_an_earlier_release_names_what_brings_it_up_to_date() {
     let place = Place::new();
@@ -86,14 +87,14 @@ fn a_flipped_bit_is_named_and_repaired() {
     );
     found.failed(6, &["--repair"]);
     run(&data, &["verify", "--space", "notes"]).failed(6, &["--repair"]);
-    // Of a space that is not there, nothing is said to be whole.
+    // A missing space is not reported as whole.
     for repair in [&[][..], &["--repair"]] {
         let arguments = [&["verify", "--space", "nosuch"], repair].concat();
         run(&data, &arguments).failed(2, &["no space `nosuch`", "inspect"]);
     }
     let mended = run(&data, &["verify", "--repair", "--json"]).json();
     assert_eq!(mended["clean"], true);
-    // What the first document has from the flipped bit on is gone; the others are as they were.
+    // The first document lost its changes from the flipped bit on; the others are unchanged.
     let after = held(&data);
     assert_eq!(count(&before) - count(&after), 50 - 29);
     run(&data, &["verify"]).ok();
@@ -113,7 +114,7 @@ fn a_damaged_index_of_folded_history_is_made_anew() {
     assert_eq!(check(&data, &before), before);
 }
 
-/// No repair of single documents mends a page that cannot be read: what helps is named, by each.
+/// Repairing single documents does not fix an unreadable page: each command names the remedy.
 #[test]
 fn a_page_that_cannot_be_read_is_named_with_what_helps() {
     use std::io::{Seek, SeekFrom, Write};
@@ -139,7 +140,7 @@ fn a_page_that_cannot_be_read_is_named_with_what_helps() {
     run(&data, &["export", "notes", "file"]).failed(6, &["restore a backup"]);
 }
 
-/// A script that goes on with what was not shown would take nothing for everything.
+/// A script would take missing output for an empty result.
 #[cfg(target_os = "linux")]
 #[test]
 fn output_that_cannot_be_written_is_a_failure() {

@@ -1,5 +1,5 @@
-//! Documents of several merged histories move whole, whoever wrote the file: random histories, their
-//! export, and its import, with and without folding.
+//! Documents of several merged histories move whole, whichever program wrote the file: random histories are
+//! exported and imported, with and without compaction.
 
 use automerge::transaction::Transactable;
 use automerge::{ActorId, AutoCommit, ROOT};
@@ -10,14 +10,14 @@ use sha2::{Digest, Sha256};
 
 use crate::support::{Held, Place, Random, held, run, text};
 
-/// How a document stands in a file.
+/// The form of a document in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// As a relay's log has it: only a later root is marked.
+    /// As in a relay's log: only a later root is marked.
     Single,
     /// As an engine writes it: every change of a merged document is marked.
     Marked,
-    /// Folded, and the last changes beside it.
+    /// Compacted, followed by the last changes.
     Folded,
 }
 

@@ -43,7 +43,7 @@ fn a_space_moves_from_a_relay_under_load_to_another() {
     assert_eq!(again["known"], told["changes"].as_u64().unwrap() + 3);
     run(&other, &["import", text(&file), "--space", "second"]).ok();
     assert_eq!(held_of(&other, "second"), there);
-    // What is newer at home is added to what was moved.
+    // Later changes at the source are added to the target.
     let newer = place.path("newer.space");
     run(&data, &["export", "notes", text(&newer)]).ok();
     run(&other, &["import", text(&newer)]).ok();
@@ -139,8 +139,8 @@ fn an_import_that_is_killed_is_done_again() {
     assert_eq!(check(&other, &before), before);
 }
 
-/// One document and then all of them; nothing at all if one is not there. `compact` takes their bytes
-/// off the disk.
+/// Deletes one document, then all of them; nothing if a named one does not exist. `compact` removes their
+/// bytes from the disk.
 #[test]
 fn documents_are_deleted_by_command() {
     let place = Place::new();
@@ -156,7 +156,7 @@ fn documents_are_deleted_by_command() {
     let told = delete(&[&ids[0], &ids[1], "--json"]).json();
     assert_eq!((&told["deleted"], &told["deletedBefore"]), (&1.into(), &1.into()));
     assert_eq!(documents_in(&data), 2);
-    delete(&[]).failed(2, &["wrong usage"]);
+    delete(&[]).failed(2, &["no document is named", "--all"]);
     run(&data, &["delete", "absent", "--all"]).failed(2, &["no space `absent`"]);
     assert!(delete(&["--all"]).ok().contains("deleted 2 documents"));
     assert_eq!(documents_in(&data), 0);
@@ -166,7 +166,7 @@ fn documents_are_deleted_by_command() {
     run(&data, &["verify"]).ok();
 }
 
-/// Documents that are not deleted.
+/// Number of documents that are not deleted.
 fn documents_in(data: &Path) -> usize {
     let told = run(data, &["inspect", "--json"]).json();
     told["spaces"][0]["documents"].as_u64().unwrap() as usize

@@ -57,7 +57,7 @@ fn a_service_can_open_its_store_after_any_command_of_roots() {
     check(&data, &held);
 }
 
-/// Also a store that root makes in a folder of the service's.
+/// Including a store that root creates in the service's folder.
 #[test]
 fn a_service_can_open_a_store_that_root_restored() {
     let place = Place::new();
@@ -75,7 +75,7 @@ fn a_service_can_open_a_store_that_root_restored() {
     }
 }
 
-/// As on a medium that is mounted for reading: what only reads works, and leaves nothing.
+/// Like a read-only mount: read-only commands work, and leave no files.
 #[test]
 fn what_only_reads_works_where_nothing_can_be_written() {
     let place = Place::new();
@@ -87,7 +87,7 @@ fn what_only_reads_works_where_nothing_can_be_written() {
     std::fs::remove_file(data.join("relay.db.lock")).unwrap();
     let program = place.path("landfall-relay");
     std::fs::copy(RELAY, &program).unwrap();
-    // The folder is root's: the service's user makes no file there.
+    // The folder belongs to root: the service's user cannot create files there.
     let mine = place.path("mine");
     std::fs::create_dir(&mine).unwrap();
     chown(&mine, Some(SERVICE), Some(SERVICE)).unwrap();

@@ -1,10 +1,10 @@
-//! The program's file under a running relay: what folds history is the same program all the same.
+//! The program's file is replaced under a running relay: the compaction worker is still the original program.
 
 use std::path::Path;
 
 use crate::support::{Place, RELAY, Served, push_long};
 
-/// What is done to the file of a running relay.
+/// An operation on the file of a running relay.
 type Act = fn(&Path);
 
 #[cfg(target_os = "linux")]

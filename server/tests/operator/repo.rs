@@ -1,5 +1,5 @@
-//! Taking over the data folder of an automerge-repo sync server: one that the published packages
-//! have written, and what a crash or a stranger can make of one.
+//! Importing the data folder of an automerge-repo sync server: one written by the published packages, and
+//! ones damaged by a crash or an attacker.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What automerge itself says of the real folder's documents: name, id, heads, changes.
+/// automerge's own report on the real folder's documents: name, id, heads, changes.
 fn told() -> Vec<(String, DocumentId, Vec<String>, u64)> {
     let told = fs::read_to_string(Path::new(FIXTURE).join("told.json")).unwrap();
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
@@ -66,7 +66,7 @@ fn files(document: &Path, kind: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Puts a file where the storage adapter would.
+/// Writes a file where the storage adapter would.
 fn put(repo: &Path, id: DocumentId, kind: &str, name: &str, bytes: &[u8]) -> PathBuf {
     let folder = folder_of(repo, id).join(kind);
     fs::create_dir_all(&folder).unwrap();
@@ -82,7 +82,7 @@ fn heads(data: &Path, space: &str, id: DocumentId) -> Vec<String> {
     report.heads.iter().map(ToString::to_string).collect()
 }
 
-/// That all of the real folder is there, and nothing else.
+/// Checks that the store has exactly the real folder's content.
 #[track_caller]
 fn check_real(data: &Path, space: &str) -> Held {
     let held = held_of(data, space);
@@ -95,7 +95,7 @@ fn check_real(data: &Path, space: &str) -> Held {
     held
 }
 
-/// A document of so many changes.
+/// A document of `changes` changes.
 fn typed(actor: u8, changes: usize) -> AutoCommit {
     let mut document = AutoCommit::new().with_actor(ActorId::from([actor; 16]));
     for number in 0..changes {
@@ -138,7 +138,7 @@ fn what_is_newer_in_either_place_is_added_up() {
     }
     let first = run(&data, &["import-repo", text(&repo), "--json"]).json();
     assert_eq!(first["changes"], 8);
-    // What is folded here is the same document.
+    // The compacted document is the same.
     run(&data, &["compact", "--all"]).ok();
     for path in &incremental {
         fs::rename(away.join(path.file_name().unwrap()), path).unwrap();
@@ -182,21 +182,21 @@ fn files_overlap_come_in_any_order_and_hold_chunks_of_any_type() {
 fn what_is_damaged_is_told_and_everything_else_is_taken() {
     let place = Place::new();
     let (data, repo) = (place.path("data"), real(&place, "repo"));
-    // Cut by a crash; of the five changes behind the snapshot each rests on the one before it.
+    // Truncated by a crash; each of the five changes after the snapshot depends on the one before it.
     let long = folder_of(&repo, id_of("long"));
     let mut incremental = files(&long, "incremental");
     incremental.sort_by_key(|path| fs::metadata(path).unwrap().len());
     let cut = incremental[0].clone();
     let whole = fs::read(&cut).unwrap();
     fs::write(&cut, &whole[..50]).unwrap();
-    // Nothing that is sound.
+    // A file without any valid content.
     let small = folder_of(&repo, id_of("small"));
     let bad = files(&small, "snapshot")[0].clone();
     let mut bytes = fs::read(&bad).unwrap();
     bytes[40] ^= 1;
     fs::write(&bad, bytes).unwrap();
     let empty = put(&repo, id_of("many"), "incremental", "0", b"");
-    // Somebody's own.
+    // Unrelated files.
     fs::write(repo.join("notes.txt"), "hello").unwrap();
     fs::create_dir_all(repo.join("ab").join("cdef")).unwrap();
     let done = run(&data, &["import-repo", text(&repo), "--json"]);
@@ -211,12 +211,12 @@ fn what_is_damaged_is_told_and_everything_else_is_taken() {
     let held = held_of(&data, "default");
     assert_eq!(held[&id_of("many")].len(), 6);
     assert!(!held.contains_key(&id_of("small")));
-    // What rests on what was cut off is left out with it, and told.
+    // Dependents of the truncated change are left out too, and reported.
     let taken = held[&id_of("long")].len();
     assert!((1..6).contains(&taken), "{taken}");
     assert_eq!(problems.len(), 3 + (6 - taken - 1), "{told}");
     run(&data, &["verify"]).ok();
-    // Mended, everything comes.
+    // After the repair of the file everything is imported.
     fs::write(&cut, whole).unwrap();
     let done = run(&data, &["import-repo", text(&repo), "--json"]);
     done.failed(1, &[text(&bad)]);
@@ -239,7 +239,7 @@ fn an_import_that_is_killed_is_done_again() {
     let repo = real(&place, "repo");
     for number in 1..=20 {
         let id = DocumentId::from_bytes([number; 16]);
-        // Some are appended and some are stored folded.
+        // Some are appended and some are stored compacted.
         let changes = if number % 4 == 0 { 1_100 } else { usize::from(number) };
         put(&repo, id, "snapshot", "one", &typed(number, changes).save());
     }
@@ -251,7 +251,7 @@ fn an_import_that_is_killed_is_done_again() {
         let command = command(&data, &["import-repo", text(&repo)]);
         deaths += usize::from(killed(command, time, &mut random));
         if deaths % 4 == 3 {
-            // There may be nothing yet.
+            // The folder may not exist yet.
             let _ = fs::remove_dir_all(&data);
         }
     }
@@ -265,7 +265,7 @@ fn an_import_that_is_killed_is_done_again() {
 fn a_hostile_file_costs_its_document_and_no_other() {
     let place = Place::new();
     let (data, repo) = (place.path("data"), real(&place, "repo"));
-    // A change of few bytes that says it has very many operations.
+    // A small change that claims very many operations.
     let id = DocumentId::from_bytes([4; 16]);
     let mut heavy = AutoCommit::new();
     let text_of = heavy.put_object(ROOT, "text", automerge::ObjType::Text).unwrap();

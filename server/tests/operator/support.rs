@@ -1,5 +1,5 @@
-//! A relay in a process of its own, somebody who pushes to it, commands that are killed, and what
-//! a store holds in the end.
+//! A relay in a separate process, a client that pushes to it, commands that are killed, and the final content
+//! of a store.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -22,15 +22,15 @@ use crate::harness::{Author, Client, SPACE, get_of};
 
 pub(crate) const RELAY: &str = env!("CARGO_BIN_EXE_landfall-relay");
 
-/// The hashes of the changes of each document, sorted, as often as they are there.
+/// The hashes of each document's changes, sorted, including duplicates.
 pub(crate) type Held = BTreeMap<DocumentId, Vec<[u8; 32]>>;
 
-/// The program with nothing of the machine's own settings.
+/// The program without the machine's own settings.
 pub(crate) fn command<A: AsRef<std::ffi::OsStr>>(data: &Path, args: &[A]) -> Command {
     of(Path::new(RELAY), data, args)
 }
 
-/// The same with a program that is elsewhere.
+/// The same with a copy of the program.
 pub(crate) fn of<A: AsRef<std::ffi::OsStr>>(program: &Path, data: &Path, args: &[A]) -> Command {
     let mut command = Command::new(program);
     command.env_clear().args(args).arg("--data").arg(data);
@@ -38,7 +38,7 @@ pub(crate) fn of<A: AsRef<std::ffi::OsStr>>(program: &Path, data: &Path, args: &
     command
 }
 
-/// What a command came to.
+/// The result of a command.
 pub(crate) struct Done(Output);
 
 impl Done {
@@ -46,7 +46,7 @@ impl Done {
         String::from_utf8(self.0.stdout.clone()).unwrap()
     }
 
-    /// It worked; what it printed.
+    /// Checks that it succeeded; returns its output.
     #[track_caller]
     pub(crate) fn ok(self) -> String {
         let errors = String::from_utf8_lossy(&self.0.stderr);
@@ -54,13 +54,13 @@ impl Done {
         self.out()
     }
 
-    /// It worked and printed JSON.
+    /// Checks that it succeeded; returns its JSON output.
     #[track_caller]
     pub(crate) fn json(self) -> serde_json::Value {
         serde_json::from_str(&self.ok()).unwrap()
     }
 
-    /// It failed with this code and one line that says all this.
+    /// Checks that it failed with this code and one line that contains all of `says`.
     #[track_caller]
     pub(crate) fn failed(self, code: i32, says: &[&str]) {
         let errors = String::from_utf8_lossy(&self.0.stderr).into_owned();
@@ -83,7 +83,7 @@ pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A relay of its own process, killed when dropped.
+/// A relay in a separate process, killed on drop.
 pub(crate) struct Served {
     child: Child,
     pub(crate) address: SocketAddr,
@@ -94,15 +94,15 @@ impl Served {
         Self::start_program(Path::new(RELAY), data, args)
     }
 
-    /// With a program that is elsewhere.
+    /// With a copy of the program.
     pub(crate) fn start_program(program: &Path, data: &Path, args: &[&str]) -> Self {
         let all = [&["serve", "--listen", "127.0.0.1:0"], args].concat();
         Self::of(of(program, data, &all))
     }
 
-    /// By a command that serves.
+    /// With a command that serves.
     pub(crate) fn of(mut command: Command) -> Self {
-        // Its log goes nowhere: a relay whose log nobody takes stands still.
+        // Its log is discarded: an unread pipe would fill.
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -112,7 +112,7 @@ impl Served {
         Self { child, address }
     }
 
-    /// A number of its metrics.
+    /// The value of one of its metrics.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (_, text) = runtime.block_on(get_of(self.address, "/metrics"));
@@ -120,7 +120,7 @@ impl Served {
         line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
     }
 
-    /// Waits until a number of its metrics is as wanted.
+    /// Waits until one of its metrics has a wanted value.
     pub(crate) fn until_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) {
         let began = Instant::now();
         while !wanted(self.metric(name)) {
@@ -130,7 +130,7 @@ impl Served {
         }
     }
 
-    /// Stops it in good order.
+    /// Stops it cleanly.
     pub(crate) fn stop(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
@@ -146,7 +146,7 @@ impl Drop for Served {
     }
 }
 
-/// Pushes `documents` documents of so many changes each; what was acknowledged.
+/// Pushes `documents` documents of `changes` changes each; returns the acknowledged ones.
 pub(crate) fn fill(data: &Path, documents: u8, changes: usize) -> Held {
     let relay = Served::start(data, &["--no-fold"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -168,7 +168,7 @@ pub(crate) fn fill(data: &Path, documents: u8, changes: usize) -> Held {
     sorted(held)
 }
 
-/// A client that is subscribed to the space, as an engine of the first release would be.
+/// A client that is subscribed to the space, like an engine of the first release.
 async fn welcomed(address: SocketAddr) -> Client {
     let mut client = Client::connect_to(address).await;
     let (replica, versions) = (ReplicaId::from_bytes([7; 16]), vec![1]);
@@ -179,7 +179,7 @@ async fn welcomed(address: SocketAddr) -> Client {
     client
 }
 
-/// Pushes a document that is long enough to be folded.
+/// Pushes a document that is long enough to be compacted.
 pub(crate) fn push_long(address: SocketAddr) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -204,7 +204,7 @@ fn sorted(mut held: Held) -> Held {
     held
 }
 
-/// Somebody who pushes without a pause.
+/// A client that pushes continuously.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     acked: Arc<parking_lot::Mutex<Held>>,
@@ -219,17 +219,17 @@ impl Load {
         Self { stop, acked, thread }
     }
 
-    /// What is acknowledged by now.
+    /// The changes acknowledged so far.
     pub(crate) fn acked(&self) -> Held {
         sorted(self.acked.lock().clone())
     }
 
-    /// Waits until so many changes are acknowledged.
+    /// Waits until `changes` changes are acknowledged.
     pub(crate) fn until(&self, changes: usize) {
         let began = Instant::now();
         while count(&self.acked()) < changes {
             assert!(began.elapsed() < Duration::from_secs(60), "nobody acknowledges");
-            // sleep: somebody else's progress is waited for
+            // sleep: another thread's progress is awaited
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -264,12 +264,12 @@ fn write_until(address: SocketAddr, stop: &AtomicBool, acked: &parking_lot::Mute
     });
 }
 
-/// How many changes.
+/// The number of changes.
 pub(crate) fn count(held: &Held) -> usize {
     held.values().map(Vec::len).sum()
 }
 
-/// Everything that a stopped store holds of a space, folded or not, by reading it all.
+/// The whole content of a space in a stopped store, compacted or not, read in full.
 pub(crate) fn held_of(data: &Path, space: &str) -> Held {
     let space: SpaceName = space.parse().unwrap();
     let inspection = Inspection::open(data).unwrap();
@@ -303,7 +303,7 @@ pub(crate) fn held(data: &Path) -> Held {
     held_of(data, SPACE)
 }
 
-/// The store opens, is clean, and holds all of `least`, nothing twice.
+/// Checks that the store opens, is whole, and has all of `least`, without duplicates.
 #[track_caller]
 pub(crate) fn check(data: &Path, least: &Held) -> Held {
     run(data, &["verify"]).ok();
@@ -329,7 +329,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Random enough, and the same again for the same seed, which a failing test has printed.
+/// A random number generator; a failing test prints the seed that reproduces it.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -348,8 +348,8 @@ impl Random {
     }
 }
 
-/// Starts a command and kills it at a random instant of the time that it may take. Whether it was
-/// killed before it ended.
+/// Starts a command and kills it at a random time within `time`. Returns whether it was killed before it
+/// ended.
 pub(crate) fn killed(mut command: Command, time: Duration, random: &mut Random) -> bool {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let after = Duration::from_micros(random.below(time.as_micros() as u64));
@@ -367,7 +367,7 @@ pub(crate) fn killed(mut command: Command, time: Duration, random: &mut Random) 
     true
 }
 
-/// How long a command takes.
+/// The duration of a command.
 pub(crate) fn time_of(done: impl FnOnce() -> Done) -> Duration {
     let began = Instant::now();
     done().ok();

@@ -1,4 +1,4 @@
-//! What is known of the last verification: of the store by `verify`, and of the copies that the relay makes.
+//! The record of the last verification: of the store by `verify`, and of the scheduled copies.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ fn flip(data: &Path) {
     conn.execute(flip, []).unwrap();
 }
 
-/// The copies in a folder, by their names.
+/// The copies in a folder, by name.
 fn copies(folder: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> =
@@ -35,7 +35,7 @@ fn a_verification_is_written_down_and_shown() {
     assert!(!record.exists(), "not all of the store was verified");
     let relay = Served::start(&data, &[]);
     assert_eq!((relay.metric(STORE_AT), relay.metric(COPY_AT)), (0.0, 0.0));
-    // Beside the relay, too.
+    // Also while the relay runs.
     run(&data, &["verify"]).ok();
     assert!(relay.metric(STORE_AT) > LONG_AGO);
     assert_eq!(relay.metric(STORE_DAMAGE), 0.0);
@@ -47,7 +47,7 @@ fn a_verification_is_written_down_and_shown() {
     let relay = Served::start(&data, &[]);
     assert!(relay.metric(STORE_DAMAGE) >= 1.0);
     relay.stop();
-    // What is restored was verified before it was put there.
+    // `restore` verifies a backup before it puts it in place.
     run(&data, &["restore", "--replace", text(&backup)]).ok();
     let relay = Served::start(&data, &[]);
     assert!(relay.metric(STORE_AT) > LONG_AGO);
@@ -74,7 +74,7 @@ fn a_scheduled_copy_is_verified() {
     relay.stop();
     let made = copies(&to);
     assert_eq!(made.len(), 1);
-    // It is known after a restart, and the copy that is there is not made again.
+    // The record survives a restart, and the existing copy is not made again.
     let relay = Served::start(&data, &args);
     relay.until_metric("landfall_relay_last_backup_timestamp_seconds", |at| at > LONG_AGO);
     assert!(relay.metric(COPY_AT) > LONG_AGO);
@@ -82,7 +82,7 @@ fn a_scheduled_copy_is_verified() {
     assert_eq!(copies(&to), made);
 }
 
-/// What is damaged in the store is in the copy, too: it is found there, and what was sound stays.
+/// A copy of a damaged store is damaged too: the verification detects it, and earlier good copies stay.
 #[test]
 fn a_damaged_copy_is_told_and_does_not_push_out_a_sound_one() {
     let place = Place::new();

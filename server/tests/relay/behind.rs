@@ -1,4 +1,4 @@
-//! Readers that are slow, that do not read, that vanish, and those beside them.
+//! Clients that read slowly, do not read, or vanish; and those alongside them.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::harness::{Author, Client, Relay, SPACE};
 const COUNT: usize = 240;
 const BYTES: usize = 100_000;
 
-/// Fills the space with more than can be on the way.
+/// Fills the space with more than fits in buffers.
 async fn fill(author: &mut Client) -> Vec<Vec<u8>> {
     let mut document = Author::new(1);
     let changes = document.large_changes(COUNT, BYTES);
@@ -68,7 +68,7 @@ async fn a_slow_reader_is_kept() {
     let reading = tokio::spawn(async move {
         let mut seen = 0;
         while seen < COUNT {
-            // Slower than the relay is, and never for as long as it allows.
+            // Slower than the relay, but never as slow as the limit.
             tokio::time::sleep(Duration::from_millis(10)).await;
             if let Frame::Entries(page) = reader.frame().await {
                 seen += page.entries.len();
@@ -106,7 +106,7 @@ async fn one_that_vanished_without_a_word_is_freed() {
         options.patience = Patience { ping_after, drop_after, ..Patience::default() };
     })
     .await;
-    // It answers no ping: from outside, that is a cable that was pulled.
+    // It answers no ping: to the relay, that is a pulled cable.
     let vanished = Client::at_start(&relay).await;
     relay.until_metric("landfall_relay_spaces", |spaces| spaces == 1.0).await;
     let silent = "landfall_relay_sessions_ended_total{code=\"silent\"}";
@@ -133,7 +133,7 @@ async fn one_that_has_much_to_read_may_answer_pings_late() {
     drop(author);
     let mut slow = Client::at_start(&relay).await;
     relay.until_metric("landfall_relay_entries_out_total", |count| count >= 5.0).await;
-    // Longer than the silence that is allowed; on a slow link it would still be receiving.
+    // Longer than the permitted silence; on a slow link it would still be receiving.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(slow.entries(5).await.len(), 5);
     slow.send(&Frame::Ping(1)).await;
@@ -163,7 +163,7 @@ async fn what_a_peer_sends_is_taken_while_it_does_not_read() {
     let relay = Relay::start(&folder).await;
     let mut author = Client::at_start(&relay).await;
     fill(&mut author).await;
-    // Its pages fill every buffer towards it, and it pushes all the same.
+    // Its pages fill every buffer towards it, and it pushes nevertheless.
     let mut deaf = Client::at_start(&relay).await;
     let mut document = Author::new(2);
     let changes = document.large_changes(limits::PUSHES_IN_FLIGHT, BYTES);
@@ -173,7 +173,7 @@ async fn what_a_peer_sends_is_taken_while_it_does_not_read() {
     let whole = (COUNT + limits::PUSHES_IN_FLIGHT) as f64;
     relay.until_metric("landfall_relay_entries_in_total", |count| count == whole).await;
     drop(author);
-    // And now it reads: everything is there.
+    // Once it reads, everything is there.
     assert_eq!(deaf.entries(whole as usize).await.len(), whole as usize);
     relay.stop().await.unwrap();
 }

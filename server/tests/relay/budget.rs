@@ -10,13 +10,13 @@ use landfall_protocol::{Code, DocumentId, limits};
 use crate::harness::{Author, Client, Relay, SPACE, stall};
 use crate::repo_client::RepoClient;
 
-/// What is made of a large message takes its memory from the message's: it never waits for a second
-/// reservation with the message in hand.
+/// A large message's decoded content uses the memory reserved for the message: it never waits for a second
+/// reservation while holding the first.
 #[tokio::test]
 async fn a_whole_document_in_a_large_message_has_its_memory_from_the_message() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    // Two uploads that are on their way hold all that uploads may hold.
+    // Two unfinished uploads hold all memory for uploads.
     let mut uploads = Vec::new();
     for number in 1..=2 {
         let mut client = Client::at_start(&relay).await;
@@ -36,12 +36,12 @@ async fn a_whole_document_in_a_large_message_has_its_memory_from_the_message() {
         whole.apply_changes([change]).unwrap();
     }
     alice.say_whole(author.document, &mut whole).await;
-    // This relay has no worker that opens documents: that it says so shows that the document reached it.
+    // This relay has no worker to open documents: the error shows that the document reached it.
     assert_eq!(alice.end().await, Some(4_000 + Code::SNAPSHOT.0));
     relay.stop().await.unwrap();
 }
 
-/// Sixteen bytes for each document, and what each subscription takes; another filter takes its own.
+/// Sixteen bytes for each document, plus a subscription's own state; another filter takes its own memory.
 #[tokio::test]
 async fn a_filter_counts_as_the_ids_that_it_names() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What happens when the relay's own code fails: it stops loudly, and the store stays sound.
+//! Bugs in the relay's own code: it stops with an error, and the store stays whole.
 
 use std::sync::atomic::Ordering;
 
@@ -38,7 +38,7 @@ async fn a_store_that_cannot_be_read_is_told_and_tried_again() {
     store.cannot_read.store(true, Ordering::Relaxed);
     let push = client.push(document.document, &changes).await;
     assert_eq!(client.nacked(push).await.code, Code::STORAGE_FAILED);
-    // One that is behind the ring is not left waiting: its subscription ends with a reason.
+    // A client that is behind the ring does not wait: its subscription ends with a reason.
     let mut behind = Client::hello(&relay).await;
     drop(client);
     relay.until_metric("landfall_relay_spaces", |spaces| spaces == 0.0).await;

@@ -9,7 +9,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use crate::harness::{Client, Relay, soon};
 use crate::repo_client::RepoClient;
 
-/// Closes, and gives what the relay answers.
+/// Closes, and returns the relay's answer.
 async fn closed(socket: &mut WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>) -> CloseCode {
     let close = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
     soon(socket.send(Message::Close(Some(close)))).await.unwrap();

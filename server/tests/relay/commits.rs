@@ -1,4 +1,4 @@
-//! Nothing is told before it is on disk, and what a failed commit means for everybody.
+//! Nothing is sent before it is on disk, and the effects of a failed commit.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use landfall_relay::store::FailureClass;
 
 use crate::harness::{Author, Client, PATIENCE, Relay, soon};
 
-/// Nothing that is written later can be known to be on the disk.
+/// After a failed fsync no later write can be known to be on disk.
 #[tokio::test]
 async fn a_failed_fsync_is_told_and_ends_the_relay() {
     let folder = tempfile::tempdir().unwrap();
@@ -41,7 +41,7 @@ async fn neither_ack_nor_entries_come_before_the_commit() {
         hold
     }));
     let hold = hold.await.unwrap();
-    // One that arrives during the commit waits for the next.
+    // A push that arrives during the commit waits for the next one.
     let second = author.push(document.document, &document.changes(1)).await;
     assert!(author.is_quiet().await && reader.is_quiet().await);
     let mut late = Client::at_start(&relay).await;
@@ -62,7 +62,7 @@ async fn a_failed_commit_is_a_typed_nack_and_reaches_nobody() {
     let mut reader = Client::at_start(&relay).await;
     let mut document = Author::new(1);
     let changes = document.changes(2);
-    // All of them, since the relay may have a commit of its own under way.
+    // All commits, since the relay may have one of its own in flight.
     relay.store.faults().fail_next_commits(u32::MAX, FailureClass::Io);
     let push = author.push(document.document, &changes).await;
     let nack = author.nacked(push).await;
@@ -73,7 +73,7 @@ async fn a_failed_commit_is_a_typed_nack_and_reaches_nobody() {
     assert_eq!(status, 503);
     assert!(body.contains("store failed"), "{body}");
     assert!(reader.is_quiet().await);
-    // Offered again it is taken, at offsets that nobody has seen, and the relay is well again.
+    // Pushed again, it is accepted at fresh offsets, and the relay is healthy again.
     let again = author.push(document.document, &changes).await;
     let ack = author.acked(again).await;
     assert_eq!((ack.count, ack.through.offset), (2, Offset(4)));
@@ -101,7 +101,7 @@ async fn a_full_disk_refuses_pushes_serves_reads_and_recovers_by_itself() {
     assert!(body.contains("full"), "{body}");
     assert_eq!(Client::at_start(&relay).await.entries(1).await.len(), 1, "reads go on");
     relay.store.faults().limit_pages(None).unwrap();
-    // Nobody pushes: a probe finds that there is room.
+    // Without a push, a probe detects the free space.
     soon(async {
         while relay.get("/readyz").await.0 != 200 {
             tokio::time::sleep(Duration::from_millis(20)).await;

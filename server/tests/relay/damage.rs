@@ -1,5 +1,4 @@
-//! Pages of the store's file are damaged: the relay says where, serves what it can read, and names
-//! what helps.
+//! Damaged pages of the store's file: the relay reports where, serves what it can read, and names the remedy.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -12,7 +11,7 @@ use landfall_relay::store::Inspection;
 use crate::harness::{Author, Client, Relay, SPACE};
 use crate::repo_client::{Replica, RepoClient, shown};
 
-/// The pages of a table or an index, in their order; the first is its root.
+/// The pages of a table or an index, in order; the first is its root.
 fn pages(data: &Path, of: &str) -> Vec<u64> {
     let conn = rusqlite::Connection::open(data.join("relay.db")).unwrap();
     let mut find = conn.prepare("SELECT pageno FROM dbstat WHERE name = ?1 ORDER BY path").unwrap();
@@ -20,7 +19,7 @@ fn pages(data: &Path, of: &str) -> Vec<u64> {
     pages.map(|page| page.unwrap() as u64).collect()
 }
 
-/// Overwrites the beginning of a page, so that SQLite cannot read it.
+/// Overwrites the start of a page, so that SQLite cannot read it.
 fn damage(data: &Path, page: u64) {
     let mut file = fs::File::options().write(true).open(data.join("relay.db")).unwrap();
     file.seek(SeekFrom::Start((page - 1) * 4096)).unwrap();
@@ -42,7 +41,7 @@ async fn filled() -> (tempfile::TempDir, Vec<Author>) {
     (folder, authors)
 }
 
-/// The page in the middle of the table is one of the second document's.
+/// The page in the middle of the table belongs to the second document.
 #[tokio::test]
 async fn a_damaged_document_is_named_and_the_others_are_served() {
     let (folder, mut authors) = filled().await;
@@ -50,7 +49,7 @@ async fn a_damaged_document_is_named_and_the_others_are_served() {
     damage(folder.path(), leaves[leaves.len() / 2]);
     let relay = Relay::start(&folder).await;
     assert_eq!(relay.get("/readyz").await.0, 200, "nothing has read it yet");
-    // A client that asks for single documents gets what is whole.
+    // A client that requests single documents receives the whole ones.
     let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
     let mut whole = Replica::empty(1);
     alice.send(&mut whole).await;
@@ -71,8 +70,8 @@ async fn a_damaged_document_is_named_and_the_others_are_served() {
     assert!(told.contains(&name) && told.contains("restore a backup"), "{told}");
     assert!(!told.contains(&shown(authors[0].document)), "{told}");
     assert_eq!(relay.metric("landfall_relay_damaged_places").await, 1.0);
-    // An engine that is behind gets what is whole, and is told where something is not. What is pushed
-    // to the damaged document is refused, for good.
+    // An engine that is behind receives the whole entries, and damage entries for the others. Pushes to the
+    // damaged document are rejected permanently.
     let mut client = Client::hello(&relay).await;
     client.subscribe(1, SPACE, None, None).await;
     let entries = client.entries(60).await;
@@ -91,15 +90,14 @@ async fn a_damaged_document_is_named_and_the_others_are_served() {
     relay.stop().await.unwrap();
 }
 
-/// All entries of a space that a client is sent, from its beginning.
+/// All entries of a space that a client receives, from its start.
 async fn sent(relay: &Relay, count: usize) -> Vec<Entry> {
     let mut client = Client::hello(relay).await;
     client.subscribe(1, SPACE, None, None).await;
     client.entries(count).await
 }
 
-/// The log's own index is damaged, or the root of the table: where the entries stand is known from the
-/// other indexes.
+/// The log's own index is damaged, or the root of the table: the other indexes give the entries' positions.
 #[tokio::test]
 async fn a_damaged_page_of_an_index_or_a_table_keeps_nobody_from_what_is_whole() {
     let (folder, authors) = filled().await;
@@ -132,7 +130,7 @@ async fn a_damaged_page_of_an_index_or_a_table_keeps_nobody_from_what_is_whole()
     }
 }
 
-/// A bit of a change's text flips: SQLite sees nothing of it.
+/// A bit of a change's text flips: SQLite does not detect it.
 #[tokio::test]
 async fn a_change_of_which_a_bit_has_flipped_is_sent_to_nobody() {
     let (folder, mut authors) = filled().await;
@@ -156,7 +154,7 @@ async fn a_change_of_which_a_bit_has_flipped_is_sent_to_nobody() {
     assert!(status == 503 && told.contains(&shown(document)), "{told}");
     assert!(!told.contains("the log of"), "{told}");
     assert_eq!(relay.metric("landfall_relay_damaged_places").await, 1.0);
-    // One client of the other protocol is told of the document, and gets the others.
+    // A client of the other protocol receives `unavailable` for the document, and the other documents.
     let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
     let mut broken = Replica::empty(2);
     alice.send(&mut broken).await;
@@ -166,7 +164,7 @@ async fn a_change_of_which_a_bit_has_flipped_is_sent_to_nobody() {
     while other.get("text").is_none() {
         alice.receive(&mut other).await;
     }
-    // What is new of it is taken: the file can be read and written.
+    // New changes of it are accepted: the file can be read and written.
     let mut client = Client::hello(&relay).await;
     client.subscribe(1, SPACE, None, None).await;
     let push = client.push(document, &authors[1].changes(1)).await;
@@ -174,7 +172,7 @@ async fn a_change_of_which_a_bit_has_flipped_is_sent_to_nobody() {
     relay.stop().await.unwrap();
 }
 
-/// SQLite would ignore a write-ahead log with a bad header, and say nothing.
+/// SQLite silently ignores a write-ahead log with a bad header.
 #[tokio::test]
 async fn a_damaged_write_ahead_log_is_told_at_the_start() {
     let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -184,7 +182,7 @@ async fn a_damaged_write_ahead_log_is_told_at_the_start() {
     let changes = author.large_changes(20, 2_000);
     let push = client.push(author.document, &changes).await;
     client.acked(push).await;
-    // As a killed relay leaves it.
+    // As after a kill of the relay.
     for file in ["relay.db", "relay.db-wal", "relay.db-shm"] {
         fs::copy(folder.path().join(file), copy.path().join(file)).unwrap();
     }
@@ -200,7 +198,7 @@ async fn a_damaged_write_ahead_log_is_told_at_the_start() {
     let (status, told) = relay.get("/readyz").await;
     assert!(status == 503 && told.contains("header of the write-ahead log"), "{told}");
     assert_eq!(fs::read(copy.path().join("relay.db-wal.damaged")).unwrap(), bytes);
-    // It goes on, and what was lost is brought back.
+    // The relay continues, and the lost changes are pushed again.
     let mut client = Client::at_start(&relay).await;
     let push = client.push(author.document, &changes).await;
     client.acked(push).await;
@@ -210,7 +208,7 @@ async fn a_damaged_write_ahead_log_is_told_at_the_start() {
     relay.stop().await.unwrap();
 }
 
-/// What all documents need is damaged: the clients are told so at once.
+/// Data that all documents need is damaged: the clients are notified at once.
 #[tokio::test]
 async fn a_damaged_table_ends_subscriptions_with_a_reason() {
     for table in ["space", "epoch"] {

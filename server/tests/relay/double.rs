@@ -14,18 +14,18 @@ use landfall_relay::store::{Done, LogStore, Replaced, SqliteStore, StoreError};
 
 use crate::harness::Relay;
 
-/// It stands before a real store.
+/// Wraps a real store.
 pub(crate) struct Double {
     store: Arc<SqliteStore>,
-    /// Its reads, which the hub does, panic.
+    /// Its reads by the hub panic.
     pub(crate) reads_panic: AtomicBool,
     /// Its reads fail.
     pub(crate) cannot_read: AtomicBool,
-    /// Its `prune`, which a folding thread calls, panics.
+    /// Its `prune`, called by a compaction thread, panics.
     pub(crate) prune_panics: AtomicBool,
-    /// What replaces damaged changes panics.
+    /// Its replacement of damaged changes panics.
     pub(crate) mend_panics: AtomicBool,
-    /// Its `open_space`, which the hub calls, waits for this.
+    /// Its `open_space`, called by the hub, waits for this lock.
     pub(crate) opening: Mutex<()>,
 }
 

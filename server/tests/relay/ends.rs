@@ -1,4 +1,4 @@
-//! What is known of damage, and what is held, when it ends: after an examination, after a session.
+//! Known damage, and held memory, at their end: after an examination, after a session.
 
 use automerge::AutoCommit;
 use landfall_protocol::frame::{
@@ -32,7 +32,7 @@ async fn damage_that_comes_later_is_not_acknowledged_as_there() {
     relay.until_metric(outcome, |count| count >= 1.0).await;
     drop(client);
     relay.stop().await.unwrap();
-    // Without the worker from here on: the tail stays.
+    // Without the worker from here on, so that the tail stays.
     let relay = Relay::start(&folder).await;
     let mut client = Client::at_start(&relay).await;
     let tail = author.large_changes(10, 2_000);
@@ -66,7 +66,7 @@ async fn damage_that_comes_later_is_not_acknowledged_as_there() {
     let entries = reader.entries(11).await;
     let damaged = entries.iter().filter(|entry| entry.kind == entry_kind::DAMAGED).count();
     assert_eq!(damaged, 2, "a read has met both");
-    // What the damaged snapshot stood for is pushed again: an ack would say that it is there.
+    // A change covered by the damaged snapshot is pushed again: an ack would claim that the store has it.
     let push = reader.push(author.document, &made[..1]).await;
     let answer = until(&mut reader, |frame| match frame {
         Frame::Ack(_) | Frame::Nack(_) => Some(frame),
@@ -80,7 +80,7 @@ async fn damage_that_comes_later_is_not_acknowledged_as_there() {
     relay.stop().await.unwrap();
 }
 
-/// What a session of each kind holds while it is cut.
+/// Memory held by a session of each kind when it is cut.
 async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
     let (mut natives, mut peers) = (Vec::new(), Vec::new());
     // Half a message of each protocol, and one in frames.
@@ -92,7 +92,7 @@ async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
         soon(peer.socket.get_mut().write_all(begun)).await.unwrap();
         peers.push(peer);
     }
-    // Long documents that are read, and not taken.
+    // Long documents whose entries are not read.
     let mut author = Author::new(1);
     let mut client = Client::at_start(relay).await;
     for _ in 0..4 {
@@ -119,7 +119,7 @@ async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
     };
     peer.say_sync(author.document, &question.encode()).await;
     peers.push(peer);
-    // A large push that is checked, looked up and committed.
+    // A large push being checked, looked up and committed.
     for number in 2..6 {
         let mut client = Client::at_start(relay).await;
         let mut author = Author::new(number);
@@ -127,7 +127,7 @@ async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
         client.push(author.document, &changes).await;
         natives.push(client);
     }
-    // Changes whose dependencies do not come.
+    // Changes whose dependencies do not arrive.
     let mut peer = RepoClient::join(relay, "/spaces/notes", "pens").await;
     let mut author = Author::new(7);
     let changes = author.large_changes(5, 50_000);
@@ -146,7 +146,7 @@ async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
     (natives, peers)
 }
 
-/// Whole documents that are being opened.
+/// Whole documents being opened.
 async fn wholes(relay: &Relay, natives: &mut Vec<Client>, peers: &mut Vec<RepoClient>) {
     for number in 10..14 {
         let (document, snapshot, heads) = folded(number, 300);
@@ -194,7 +194,7 @@ async fn nothing_is_held_once_sessions_of_all_kinds_were_cut() {
     .await;
     for round in 0..3 {
         let (mut natives, mut peers) = of_all_kinds(&relay).await;
-        // From the last to the first, or the other way round.
+        // From the last to the first, or in the other order.
         if round == 1 {
             natives.reverse();
             peers.reverse();

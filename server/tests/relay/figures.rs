@@ -1,5 +1,5 @@
-//! Measurements. In the normal run they are small and only watched for what must hold anywhere;
-//! for the figures themselves, on a quiet machine:
+//! Measurements. The normal run uses small sizes and checks only what must hold on every machine; for the
+//! figures themselves, on a quiet machine:
 //! `LANDFALL_FIGURES=1 cargo test --release -p landfall-relay --test relay -- --nocapture --test-threads 1 figures`.
 
 use std::path::Path;
@@ -16,12 +16,12 @@ use serde_bytes::ByteBuf;
 use crate::harness::{Author, Client, Relay, SPACE};
 use crate::process::{Process, command};
 
-/// The size of a measurement: `full` if figures were asked for.
+/// The size of a measurement: `full` if figures were requested.
 fn size(small: usize, full: usize) -> usize {
     if std::env::var_os("LANDFALL_FIGURES").is_some() { full } else { small }
 }
 
-/// Entries as typing makes them: 100 bytes each, one author for each document.
+/// Entries as typing creates them: 100 bytes each, one author for each document.
 fn entries(range: std::ops::Range<u64>, documents: u64) -> Vec<NewEntry> {
     let entry = |offset: u64| {
         // Spreads hashes over the whole range, as SHA-256 does.
@@ -55,7 +55,7 @@ fn entries(range: std::ops::Range<u64>, documents: u64) -> Vec<NewEntry> {
     range.map(entry).collect()
 }
 
-/// Appends entries in commits of 1,000; gives the time that they took together.
+/// Appends entries in commits of 1,000; returns the total time.
 fn append(folder: &Path, count: u64, documents: u64) -> Duration {
     let store = SqliteStore::open(folder).unwrap();
     let epoch = Epoch::from_bytes([1; 16]);
@@ -144,14 +144,14 @@ async fn what_an_idle_session_costs() {
     println!("{} KiB a session", (after - before) as f64 / sessions as f64);
 }
 
-/// Spaces of the load below, the sessions in each, and the bytes of the one message that each sends
+/// Spaces of the load below, the sessions in each, and the bytes of the one message that each session sends
 /// to all others of its space.
 const SPACES: usize = 10;
 const MEMBERS: usize = 10;
 const LARGE_BYTES: usize = 2 << 20;
 
-/// What a burst of large messages leaves behind. `LANDFALL_FIGURES_ENV` (`NAME=VALUE,…`) is put into the
-/// relay's environment, to compare allocators.
+/// Memory after a burst of large messages. `LANDFALL_FIGURES_ENV` (`NAME=VALUE,…`) is added to the relay's
+/// environment, to compare allocators.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_returns_after_sessions_with_large_messages() {
     let folder = tempfile::tempdir().unwrap();
@@ -172,7 +172,7 @@ async fn memory_returns_after_sessions_with_large_messages() {
             client.say_hello().await;
             client.subscribe(1, &space, None, None).await;
             client.push(author.document, &[change]).await;
-            // Its own comes back as an ack, and those of the others as entries.
+            // Its own message returns as an ack, those of the others as entries.
             let mut heard = 0;
             while heard < members {
                 heard += match client.frame().await {
@@ -188,17 +188,17 @@ async fn memory_returns_after_sessions_with_large_messages() {
     let most = idle + RETURNED_KIB;
     let returned = async {
         while process.resident_kib() > most {
-            // sleep: the relay looks every ten seconds whether something is to be given back
+            // sleep: the relay checks every ten seconds whether to trim
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    // What the arenas keep is trimmed when two looks find it quiet.
+    // The arenas are trimmed after two checks without traffic.
     tokio::time::timeout(Duration::from_secs(60), returned).await.expect("memory stays");
     let after = process.resident_kib();
     let mib = [idle, peak, ended, after].map(|kib| kib / 1024);
     println!("MiB resident: idle, at the peak, at the end, after: {mib:?}");
 }
 
-/// KiB above an idle relay that may stay resident after a burst: the caches of SQLite's connections,
-/// the rings of the spaces, and what the allocator cannot give back.
+/// KiB above an idle relay that may stay resident after a burst: the caches of SQLite's connections, the
+/// rings of the spaces, and what the allocator cannot return.
 const RETURNED_KIB: u64 = 48 * 1024;

@@ -1,4 +1,5 @@
-//! The store's files go away under a relay: it acknowledges nothing more, says so, and ends.
+//! The store's files are removed or replaced under a relay: it acknowledges nothing more, reports it, and
+//! ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use crate::process::Process;
 /// The exit code of a relay whose store's files are gone.
 const GONE: i32 = 8;
 
-/// What is done to a data folder while its relay serves, and to which file.
+/// An operation on the data folder of a serving relay, and the affected file.
 type Deed = (&'static str, &'static str, fn(&Path));
 
 const DEEDS: [Deed; 7] = [
@@ -70,7 +71,7 @@ async fn push_after((case, file, deed): Deed) {
     let (status, told) = get_of(relay.address, "/readyz").await;
     assert_eq!(status, 503, "{case}");
     assert!(told.contains("gone") && told.contains(file), "{case}: {told}");
-    // By itself, and its clients hear why.
+    // Without a request, and its clients receive the reason.
     let (frames, _) = client.until_end().await;
     let Some(Frame::Error(error)) = frames.last() else { panic!("{case}: {frames:?}") };
     assert_eq!(error.code, Code::STORAGE_FAILED, "{case}");
@@ -82,7 +83,7 @@ async fn push_after((case, file, deed): Deed) {
     assert!(last.starts_with("error: ") && last.contains("restore a backup"), "{case}: {log}");
 }
 
-/// Readers would go on being served what nobody else can see.
+/// Its clients would otherwise be served data that no other process sees.
 #[tokio::test]
 async fn a_relay_that_nobody_writes_to_notices_too() {
     let folder = tempfile::tempdir().unwrap();

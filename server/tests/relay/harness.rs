@@ -1,4 +1,4 @@
-//! A relay in this process and clients for it: what makes the next test three lines.
+//! A relay in this process and clients for it, so that a new test needs few lines.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -33,7 +33,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// A space's name.
 pub(crate) const SPACE: &str = "notes";
 
-/// Waits for something that must come.
+/// Waits for something that must happen.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("it did not come in time")
 }
@@ -60,7 +60,7 @@ impl Relay {
         Self::start_over(folder, store, over, change).await
     }
 
-    /// Over a double that stands before the store.
+    /// Over a wrapper of the store.
     pub(crate) async fn start_over(
         folder: &tempfile::TempDir,
         store: Arc<SqliteStore>,
@@ -70,7 +70,7 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut options = ServeOptions::new(folder.path());
-        // Clients here hang up when their test ends, which is after their relay.
+        // Clients here disconnect at the end of their test, after their relay.
         options.linger = Duration::from_millis(50);
         change(&mut options);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -94,12 +94,12 @@ impl Relay {
         self.ended().await
     }
 
-    /// An HTTP request as it stands, and the status and body of its answer.
+    /// Sends an HTTP request verbatim; returns the status and body of its answer.
     pub(crate) async fn ask(&self, request: &str) -> (u16, String) {
         ask_of(self.address, request).await
     }
 
-    /// An HTTP request as it stands, the status of its answer, and all of it.
+    /// Sends an HTTP request verbatim; returns the status of its answer, and the whole answer.
     pub(crate) async fn ask_bytes(&self, request: &str) -> (u16, Vec<u8>) {
         ask_bytes_of(self.address, request).await
     }
@@ -108,14 +108,14 @@ impl Relay {
         get_of(self.address, path).await
     }
 
-    /// One number of `/metrics`.
+    /// One value of `/metrics`.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
         line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
     }
 
-    /// Waits until a number of `/metrics` is as wanted.
+    /// Waits until a value of `/metrics` is as wanted.
     pub(crate) async fn until_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) {
         soon(async {
             while !wanted(self.metric(name).await) {
@@ -126,14 +126,14 @@ impl Relay {
     }
 }
 
-/// Folds at once, with the worker of the relay's own program.
+/// Compacts at once, with the worker of the relay's own program.
 pub(crate) fn folds(window: FoldWindow) -> FoldOptions {
     let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
     let (worker, every) = (Some(worker.map(Into::into).to_vec()), Duration::from_millis(10));
     FoldOptions { worker, window, every, ..FoldOptions::default() }
 }
 
-/// A folded history, with its document.
+/// A snapshot, with its document.
 pub(crate) fn folded(number: u8, changes: usize) -> (DocumentId, Vec<u8>, Vec<[u8; 32]>) {
     let mut author = Author::new(number);
     let mut whole = AutoCommit::new();
@@ -144,7 +144,7 @@ pub(crate) fn folded(number: u8, changes: usize) -> (DocumentId, Vec<u8>, Vec<[u
     (author.document, whole.save(), heads)
 }
 
-/// Waits for the first frame that is wanted.
+/// Waits for the first wanted frame.
 pub(crate) async fn until<T>(client: &mut Client, wanted: impl Fn(Frame) -> Option<T>) -> T {
     soon(async {
         loop {
@@ -156,7 +156,7 @@ pub(crate) async fn until<T>(client: &mut Client, wanted: impl Fn(Frame) -> Opti
     .await
 }
 
-/// A session that begins a message of so many bytes and sends a little of it.
+/// A session that begins a message of `bytes` bytes and sends a little of it.
 pub(crate) async fn stall(relay: &Relay, bytes: usize) -> Client {
     let mut client = Client::hello(relay).await;
     let mut begun = vec![0x82, 0xff];
@@ -166,7 +166,7 @@ pub(crate) async fn stall(relay: &Relay, bytes: usize) -> Client {
     client
 }
 
-/// Until no session is left, and nothing is held of these classes of memory.
+/// Waits until no session is left, and no memory of these classes is held.
 pub(crate) async fn until_nothing_is_held(relay: &Relay, classes: &[&str]) {
     relay.until_metric("landfall_relay_sessions", |sessions| sessions == 0.0).await;
     for class in classes {
@@ -176,7 +176,7 @@ pub(crate) async fn until_nothing_is_held(relay: &Relay, classes: &[&str]) {
     relay.until_metric("landfall_relay_memory_waiting", |waiting| waiting == 0.0).await;
 }
 
-/// A page of a relay, in whichever process.
+/// A page of a relay in any process.
 pub(crate) async fn get_of(address: SocketAddr, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     ask_of(address, &request).await
@@ -192,7 +192,7 @@ async fn ask_bytes_of(address: SocketAddr, request: &str) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    // What came before a reset counts.
+    // Data before a reset counts.
     let _ = soon(stream.read_to_end(&mut answer)).await;
     let head = String::from_utf8_lossy(&answer);
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
@@ -209,7 +209,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects, without a word.
+    /// Connects, and sends nothing.
     pub(crate) async fn connect(relay: &Relay) -> Self {
         Self::connect_to(relay.address).await
     }
@@ -220,7 +220,7 @@ impl Client {
         Self { socket, frames: VecDeque::new(), last_push: 0 }
     }
 
-    /// As [`Client::at_start`], from an address of this machine.
+    /// Like [`Client::at_start`], from another address of this machine.
     pub(crate) async fn at_start_from(relay: &Relay, from: IpAddr) -> Self {
         let from_socket = TcpSocket::new_v4().unwrap();
         from_socket.bind((from, 0).into()).unwrap();
@@ -233,7 +233,7 @@ impl Client {
         client
     }
 
-    /// Connects and says hello.
+    /// Connects and sends `Hello`.
     pub(crate) async fn hello(relay: &Relay) -> Self {
         let mut client = Self::connect(relay).await;
         client.say_hello().await;
@@ -250,7 +250,7 @@ impl Client {
         }
     }
 
-    /// Says hello and subscribes to the space from its start, as subscription 1.
+    /// Sends `Hello` and subscribes to the space from its start, as subscription 1.
     pub(crate) async fn at_start(relay: &Relay) -> Self {
         let mut client = Self::hello(relay).await;
         client.subscribe(1, SPACE, None, None).await;
@@ -281,7 +281,7 @@ impl Client {
         }
     }
 
-    /// Sends a push to subscription 1; gives its number.
+    /// Sends a push to subscription 1; returns its number.
     pub(crate) async fn push(&mut self, document: DocumentId, changes: &[Vec<u8>]) -> u64 {
         self.last_push += 1;
         let changes = changes.iter().map(|change| ByteBuf::from(change.clone())).collect();
@@ -316,7 +316,7 @@ impl Client {
     /// The next frame, or the WebSocket's close code, or `None` if it ended without one.
     pub(crate) async fn next(&mut self) -> Result<Frame, Option<u16>> {
         loop {
-            // As a peer does that knows version 1 and no more.
+            // Like a peer that knows only version 1.
             self.frames.retain(|frame| !matches!(frame, Frame::Features(_)));
             if let Some(frame) = self.frames.pop_front() {
                 return Ok(frame);
@@ -343,7 +343,7 @@ impl Client {
         }
     }
 
-    /// Entries until so many have come; checks that they cover the log without a gap.
+    /// Receives `count` entries; checks that they cover the log without a gap.
     pub(crate) async fn entries(&mut self, count: usize) -> Vec<Entry> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut cursor: Option<Offset> = None;
@@ -358,7 +358,7 @@ impl Client {
         entries
     }
 
-    /// Acks until one for this push has come.
+    /// Receives acks until the one of this push.
     pub(crate) async fn acked(&mut self, push: u64) -> landfall_protocol::frame::Ack {
         loop {
             match self.frame().await {
@@ -369,7 +369,7 @@ impl Client {
         }
     }
 
-    /// Frames until the nack of this push.
+    /// Receives frames until the nack of this push.
     pub(crate) async fn nacked(&mut self, push: u64) -> landfall_protocol::frame::Nack {
         loop {
             match self.frame().await {
@@ -381,8 +381,8 @@ impl Client {
         }
     }
 
-    /// Whether nothing comes for a short while. For what must not happen: the tests that use it
-    /// hold the relay in a state where it could not come, however long one waits.
+    /// Whether nothing arrives for a short while. For frames that must not arrive: the tests that use it hold
+    /// the relay in a state where they could never arrive.
     pub(crate) async fn is_quiet(&mut self) -> bool {
         self.frames.is_empty()
             && timeout(Duration::from_millis(150), self.socket.next()).await.is_err()
@@ -404,7 +404,7 @@ fn request_to(address: SocketAddr, subprotocol: Option<&str>) -> Request {
     request
 }
 
-/// A document whose author makes one change after the other.
+/// A document whose author makes a sequence of changes.
 pub(crate) struct Author {
     pub(crate) document: DocumentId,
     doc: AutoCommit,
@@ -422,7 +422,7 @@ impl Author {
         self.change_of(&format!("edit {edits}"))
     }
 
-    /// A change that holds this text.
+    /// A change with this text.
     pub(crate) fn change_of(&mut self, text: &str) -> Vec<u8> {
         self.edits += 1;
         self.doc.put(ROOT, "text", text).unwrap();
@@ -433,7 +433,7 @@ impl Author {
         (0..count).map(|_| self.change()).collect()
     }
 
-    /// Changes that do not compress, so that they fill what they are sent through.
+    /// Changes that do not compress, so that they fill buffers.
     pub(crate) fn large_changes(&mut self, count: usize, bytes: usize) -> Vec<Vec<u8>> {
         let mut state = 0x9e37_79b9_u64;
         let mut noise = |_| {
@@ -451,7 +451,8 @@ pub(crate) fn cursor(epoch: Epoch, offset: u64) -> Option<Cursor> {
     Some(Cursor { epoch, offset: Offset(offset), scope: Scope::WHOLE_SPACE })
 }
 
-/// Changes one byte of a column, in the rows that `which` names, of a relay that does not run; in how many.
+/// Changes one byte of a column, in the rows selected by `which`, of a stopped relay's store; returns the
+/// number of rows.
 pub(crate) fn damage(
     folder: &Path,
     (table, column): (&str, &str),

@@ -1,5 +1,5 @@
-//! A document with thousands of heads, on both protocols: it syncs, whoever edits it merges them, and
-//! it takes neither its space nor its session down.
+//! A document with thousands of heads, on both protocols: it syncs, the next edit merges the heads, and
+//! neither its space nor its session fails.
 
 use automerge::transaction::Transactable;
 use automerge::{ActorId, Automerge, ROOT};
@@ -12,7 +12,7 @@ use crate::repo_client::{Replica, RepoClient, shown};
 
 const HEADS: usize = 5_000;
 
-/// A change that all others follow, and so many that follow it, each by an actor of its own.
+/// A change, and `count` changes that depend on it, each by an actor of its own.
 fn branches(count: usize) -> Vec<Vec<u8>> {
     let mut base = Automerge::new().with_actor(ActorId::from([1; 16]));
     let raw = |doc: &mut Automerge, key: &str| {
@@ -29,7 +29,7 @@ fn branches(count: usize) -> Vec<Vec<u8>> {
     std::iter::once(root).chain((0..count).map(branch)).collect()
 }
 
-/// Pushes them all, as people do who come back one after the other.
+/// Pushes all of them, like authors who reconnect one after the other.
 async fn push_all(client: &mut Client, document: DocumentId, changes: &[Vec<u8>]) {
     for some in changes.chunks(500) {
         let push = client.push(document, some).await;
@@ -37,7 +37,7 @@ async fn push_all(client: &mut Client, document: DocumentId, changes: &[Vec<u8>]
     }
 }
 
-/// All that the relay tells of a document to one that has nothing of it.
+/// The relay's entries and heads of a document for a client that has none of it.
 async fn fetch(client: &mut Client, document: DocumentId) -> (usize, Vec<[u8; 32]>) {
     let wants = vec![Want { document, have: vec![] }];
     client.send(&Frame::Fetch(Fetch { subscription: 1, wants })).await;
@@ -65,7 +65,7 @@ async fn five_thousand_heads_are_synced_and_merged_on_both_protocols() {
     let (entries, heads) = fetch(&mut engine, document).await;
     assert_eq!((entries, heads.len()), (HEADS + 1, HEADS));
     assert!(heads.is_sorted_by(|a, b| a < b));
-    // An automerge-repo client gets them, and merges all of them with its next edit.
+    // An automerge-repo client receives them, and merges all of them with its next edit.
     let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
     let mut hers = Replica::empty(9);
     alice.send(&mut hers).await;

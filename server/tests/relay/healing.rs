@@ -1,5 +1,5 @@
-//! A damaged change is asked of the clients that follow its document, and what they push takes its
-//! place; what they push otherwise does not.
+//! The relay requests a damaged change from the clients that follow its document; their copy replaces it, and
+//! wrong pushes do not.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -32,13 +32,13 @@ async fn filled() -> (tempfile::TempDir, Vec<Author>, Vec<Vec<Vec<u8>>>) {
     (folder, authors, made)
 }
 
-/// A bit of a change flips: SQLite sees nothing of it.
+/// A bit of a change flips: SQLite does not detect it.
 fn flip(data: &Path, offset: u64) {
     let which = format!("\"offset\" = {offset}");
     assert_eq!(damage(data, ("entry", "body"), 901, &which), 1);
 }
 
-/// A client that knows the question, at the start of the space.
+/// A client that supports `Resend`, at the start of the space.
 async fn knowing(relay: &Relay, filter: Filter) -> Client {
     let mut client = Client::hello(relay).await;
     client.send(&Frame::Features(Features { bits: features::ALL })).await;
@@ -49,9 +49,9 @@ async fn knowing(relay: &Relay, filter: Filter) -> Client {
     client
 }
 
-/// Frames until one that is wanted.
+/// Receives frames until a wanted one.
 async fn until<T>(client: &mut Client, wanted: impl Fn(Frame) -> Option<T>) -> T {
-    // All together in time: the relay's pings would keep it waiting.
+    // One timeout for all: the relay's pings would restart a timeout per frame.
     soon(async {
         loop {
             if let Some(found) = wanted(client.frame().await) {
@@ -100,7 +100,7 @@ async fn resent(client: &mut Client, document: DocumentId, count: u32) {
     client.send(&Frame::Resent(Resent { subscription: 1, document, count })).await;
 }
 
-/// Whether the relay has said nothing about damage until it answers a ping.
+/// Whether the relay sends nothing about damage until it answers a ping.
 async fn hears_nothing(client: &mut Client) -> bool {
     client.send(&Frame::Ping(77)).await;
     until(client, |frame| match frame {
@@ -111,7 +111,7 @@ async fn hears_nothing(client: &mut Client) -> bool {
     .await
 }
 
-/// All entries of the space as a new client is sent them.
+/// All entries of the space that a new client receives.
 async fn sent(relay: &Relay) -> Vec<Entry> {
     sent_of(relay, 20).await
 }
@@ -129,7 +129,7 @@ async fn a_damaged_change_is_asked_for_and_replaced_in_its_place() {
     relay.stop().await.unwrap();
     flip(folder.path(), 14);
     let relay = Relay::start(&folder).await;
-    // Who has nothing of it meets it, is asked, and says so.
+    // A client that has none of it meets the damage, is asked, and answers that it has none.
     let mut reader = knowing(&relay, Filter::Everything).await;
     let lost = asked(&mut reader).await;
     let document = authors[1].document;
@@ -137,11 +137,11 @@ async fn a_damaged_change_is_asked_for_and_replaced_in_its_place() {
     assert_eq!(lost, expected);
     assert_eq!(relay.get("/readyz").await.0, 503);
     resent(&mut reader, document, 0).await;
-    // One who follows other documents is not asked, nor one of a time before the question.
+    // A client that follows other documents is not asked, nor one without the feature.
     let mut other = knowing(&relay, Filter::of_documents([authors[0].document])).await;
     let mut older = Client::at_start(&relay).await;
     assert_eq!(older.entries(20).await[13], Entry::of_damage(whole[13].offset, Some(document)));
-    // The author is, as soon as it comes.
+    // The author is asked as soon as it connects.
     let mut author = knowing(&relay, Filter::Everything).await;
     assert_eq!(asked(&mut author).await, expected);
     let push = author.push(document, &made[1][3..4]).await;
@@ -169,7 +169,7 @@ async fn who_has_nothing_is_not_asked_again_and_the_document_stays_damaged() {
     let mut first = knowing(&relay, Filter::Everything).await;
     asked(&mut first).await;
     resent(&mut first, document, 0).await;
-    // That another comes has it asked for again, of that one only.
+    // When another one connects, the relay asks that one only.
     let mut second = knowing(&relay, Filter::Everything).await;
     asked(&mut second).await;
     resent(&mut second, document, 0).await;
@@ -183,7 +183,7 @@ async fn who_has_nothing_is_not_asked_again_and_the_document_stays_damaged() {
     relay.stop().await.unwrap();
 }
 
-/// Whatever is pushed in the place of what was asked for, nothing of the log changes.
+/// No wrong answer to a request changes the log.
 #[tokio::test]
 async fn a_wrong_answer_mends_nothing_and_costs_only_its_client() {
     let (folder, mut authors, made) = filled().await;
@@ -199,12 +199,12 @@ async fn a_wrong_answer_mends_nothing_and_costs_only_its_client() {
     *flipped.last_mut().unwrap() ^= 1;
     let push = hostile.push(document, &[flipped]).await;
     assert_eq!(nacked(&mut hostile, push).await, Code::FORM);
-    // What another document has.
+    // Changes of another document.
     let push = hostile.push(document, &made[0][3..4]).await;
     assert_eq!(nacked(&mut hostile, push).await, Code::SEQUENCE_GAP);
     let push = hostile.push(authors[0].document, &made[1][3..4]).await;
     assert_eq!(nacked(&mut hostile, push).await, Code::SEQUENCE_GAP);
-    // What is there and whole, as if that were the answer.
+    // Changes that are there and whole, as if they were the answer.
     let push = hostile.push(document, &made[1][4..6]).await;
     assert_eq!(acked(&mut hostile, push).await.count, 2);
     resent(&mut hostile, document, 1_000).await;
@@ -214,7 +214,7 @@ async fn a_wrong_answer_mends_nothing_and_costs_only_its_client() {
         assert_eq!(*entry, whole[at]);
     }
     assert_eq!(damaged[13], Entry::of_damage(whole[13].offset, Some(document)));
-    // All others go on, and an honest one heals it.
+    // All other clients continue, and an honest one repairs it.
     let mut honest = knowing(&relay, Filter::Everything).await;
     asked(&mut honest).await;
     let push = honest.push(authors[0].document, &authors[0].changes(1)).await;
@@ -226,7 +226,7 @@ async fn a_wrong_answer_mends_nothing_and_costs_only_its_client() {
     relay.stop().await.unwrap();
 }
 
-/// An engine sends a window of what it is asked for.
+/// An engine sends a window of the requested changes.
 #[tokio::test]
 async fn a_client_that_brings_a_part_is_asked_for_the_rest() {
     let (folder, authors, made) = filled().await;
@@ -243,7 +243,7 @@ async fn a_client_that_brings_a_part_is_asked_for_the_rest() {
     relay.stop().await.unwrap();
 }
 
-/// Each feature stands for itself (docs/protocol.md, Features).
+/// Each feature is independent (docs/protocol.md, Features).
 #[tokio::test]
 async fn a_client_that_knows_resend_and_no_ephemeral_messages_is_asked() {
     let (folder, _, _) = filled().await;
@@ -256,7 +256,7 @@ async fn a_client_that_knows_resend_and_no_ephemeral_messages_is_asked() {
     relay.stop().await.unwrap();
 }
 
-/// More changes are damaged than one question asks for or healing remembers, and none was examined yet.
+/// More changes are damaged than one request names or the repair remembers, and none was examined yet.
 #[tokio::test]
 async fn what_is_acknowledged_of_a_damaged_document_is_there() {
     let folder = tempfile::tempdir().unwrap();
@@ -270,7 +270,7 @@ async fn what_is_acknowledged_of_a_damaged_document_is_there() {
     relay.stop().await.unwrap();
     (1..=70).for_each(|offset| flip(folder.path(), offset));
     let relay = Relay::start(&folder).await;
-    // A client without the question: it meets the damage, and the relay knows of it.
+    // A client without the feature: it meets the damage, and the relay records it.
     let mut older = Client::at_start(&relay).await;
     assert!(older.entries(70).await.iter().all(|entry| entry.kind == entry_kind::DAMAGED));
     assert_eq!(relay.get("/readyz").await.0, 503);
@@ -282,15 +282,15 @@ async fn what_is_acknowledged_of_a_damaged_document_is_there() {
     relay.stop().await.unwrap();
 }
 
-/// Folds at once, with the worker of the relay's own program.
+/// Compacts at once, with the worker of the relay's own program.
 fn folds(window: FoldWindow) -> FoldOptions {
     let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
     let (worker, every) = (Some(worker.map(Into::into).to_vec()), Duration::from_millis(10));
     FoldOptions { worker, window, every, ..FoldOptions::default() }
 }
 
-/// A damaged snapshot stands for what is pushed again, one by one. It is not said to be there, whether or
-/// not it was examined yet; what is new is taken.
+/// Changes covered by a damaged snapshot are pushed again, one by one. They are not acknowledged, whether or
+/// not the snapshot was examined yet; new changes are accepted.
 #[tokio::test]
 async fn what_a_damaged_snapshot_stood_for_is_not_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
@@ -323,7 +323,7 @@ async fn what_a_damaged_snapshot_stood_for_is_not_acknowledged() {
     relay.stop().await.unwrap();
 }
 
-/// A flag of a row flips. Reads meet that; whether the document can be read is told truly.
+/// A flag of a row flips, and reads meet it. The relay reports correctly whether the document can be read.
 #[tokio::test]
 async fn a_document_that_reads_find_damaged_is_not_said_to_be_healed() {
     let (folder, _, _) = filled().await;
@@ -333,7 +333,7 @@ async fn a_document_that_reads_find_damaged_is_not_said_to_be_healed() {
     let relay = Relay::start(&folder).await;
     let damage = sent(&relay).await.into_iter().filter(|e| e.kind == entry_kind::DAMAGED);
     assert_eq!(damage.count(), 1);
-    // sleep: nothing tells of an examination that finds what no client can mend; it comes within two
+    // sleep: no event reports an examination that finds damage no client can repair; it happens within two
     // seconds
     tokio::time::sleep(Duration::from_secs(3)).await;
     let healed = relay.metric("landfall_relay_healed_documents_total").await;
@@ -341,8 +341,8 @@ async fn a_document_that_reads_find_damaged_is_not_said_to_be_healed() {
     relay.stop().await.unwrap();
 }
 
-/// The two ways in which such a client pushes: changes, and the document whole, as the JavaScript client
-/// sends one.
+/// The two ways in which such a client pushes: changes, and the whole document, as the JavaScript client
+/// sends it.
 async fn of_a_repo_client(whole: bool) {
     use crate::repo_client::{Replica, RepoClient};
     let folder = tempfile::tempdir().unwrap();
@@ -358,7 +358,7 @@ async fn of_a_repo_client(whole: bool) {
     let folds = folds(FoldOptions::default().window);
     let relay = Relay::start_with(&folder, |options| options.folds = folds).await;
     let mut reader = knowing(&relay, Filter::Everything).await;
-    // It is examined, and this one has nothing.
+    // It is examined, and this client has none of it.
     let lost = asked(&mut reader).await;
     resent(&mut reader, lost.document, 0).await;
     assert_eq!(lost.changes.len(), 1);
@@ -392,7 +392,7 @@ async fn a_whole_document_of_an_automerge_repo_client_heals() {
 }
 
 /// A client that has the document is asked for all of it, in its own protocol; one that waits for the
-/// document is sent it once that has healed it; one that has nothing is not asked.
+/// document receives it after the repair; one that has none of it is not asked.
 #[tokio::test]
 async fn an_automerge_repo_client_is_asked_for_what_is_damaged() {
     use crate::repo_client::{Replica, RepoClient};
@@ -423,7 +423,7 @@ async fn an_automerge_repo_client_is_asked_for_what_is_damaged() {
     relay.stop().await.unwrap();
 }
 
-/// What replaces damaged bytes panics, on a thread of the pool: the push is given back.
+/// The replacement of damaged bytes panics, on a thread of the pool: the push is rejected for now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_that_is_held_is_answered_whatever_becomes_of_its_repair() {
     let (folder, authors, made) = filled().await;
@@ -435,7 +435,7 @@ async fn a_push_that_is_held_is_answered_whatever_becomes_of_its_repair() {
     double.mend_panics.store(true, Ordering::Relaxed);
     let push = author.push(document, &made[1][3..4]).await;
     assert_eq!(nacked(&mut author, push).await, Code::STORAGE_FAILED);
-    // It is tried again, and so is what else was held.
+    // It is retried, and so are the other deferred pushes.
     double.mend_panics.store(false, Ordering::Relaxed);
     let push = author.push(document, &made[1][3..4]).await;
     assert_eq!(acked(&mut author, push).await.count, 1);

@@ -1,4 +1,4 @@
-//! HTTP: who is let in, what operators see, and which connections become sessions.
+//! HTTP: which requests are accepted, the operators' pages, and which connections become sessions.
 
 use landfall_protocol::frame::SUBPROTOCOL;
 use tokio_tungstenite::connect_async;
@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::Error;
 
 use crate::harness::{Author, Client, Relay, request, soon};
 
-/// The status with which a WebSocket request is refused.
+/// The status that rejects a WebSocket request.
 async fn refused(request: tokio_tungstenite::tungstenite::handshake::client::Request) -> u16 {
     match soon(connect_async(request)).await {
         Err(Error::Http(response)) => response.status().as_u16(),
@@ -92,7 +92,7 @@ async fn a_foreign_host_name_is_refused_in_open_mode() {
     assert_eq!(relay.ask(old).await.0, 421, "no name is no loopback name");
     relay.stop().await.unwrap();
 
-    // Open to others, it is as much the aim of a page that lets its own name lead here.
+    // A relay open to others is as much a target of DNS rebinding.
     let open = Relay::start_with(&folder, |options| {
         options.insecure_open = true;
         options.allow_hosts = vec!["relay.example".to_owned()];
@@ -156,7 +156,7 @@ async fn until_let_in(relay: &Relay) {
     .await;
 }
 
-/// Connections that say nothing, of one address.
+/// Silent connections of one address.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn one_address_does_not_lock_the_others_out() {
@@ -167,7 +167,7 @@ async fn one_address_does_not_lock_the_others_out() {
     })
     .await;
     let mut idle = Vec::new();
-    // More than its own places and those that are kept.
+    // More than its own slots and the reserved ones.
     for _ in 0..50 {
         idle.push(tokio::net::TcpStream::connect(relay.address).await.unwrap());
     }
@@ -191,7 +191,7 @@ async fn a_peer_that_does_not_read_its_answers_gives_its_place_back() {
     .await;
     let mut deaf = tokio::net::TcpStream::connect(relay.address).await.unwrap();
     let ask = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(4_000);
-    // Until its answers fill the socket, and then the questions do.
+    // Until its answers fill the socket, and then its requests do.
     let asking = tokio::spawn(async move {
         let asked = tokio::io::AsyncWriteExt::write_all(&mut deaf, ask.as_bytes()).await;
         (asked, deaf)

@@ -1,4 +1,4 @@
-//! Bad input: each gets a typed error that names what was wrong, and touches nobody else.
+//! Bad input: each gets a typed error that names the mistake, and affects no other session.
 
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ async fn end(client: &mut Client) -> (ErrorFrame, Option<u16>) {
     (error.expect("an error frame"), close)
 }
 
-/// Says `message` after hello, in a session of its own beside one that goes on.
+/// Sends `message` after `Hello`, in a session of its own beside one that continues.
 async fn answer_to(message: Message) -> (ErrorFrame, Option<u16>) {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| options.linger = PATIENCE).await;
     let mut bystander = Client::at_start(&relay).await;
     let mut client = Client::hello(&relay).await;
-    // The relay may hang up before all of it is sent.
+    // The relay may disconnect before all of it is sent.
     let _ = soon(client.socket.send(message)).await;
     let answer = end(&mut client).await;
     drop(client);
@@ -90,7 +90,7 @@ async fn a_push_to_no_subscription_ends_the_session() {
 
 #[tokio::test]
 async fn a_bad_space_name_says_what_a_good_one_is() {
-    // Subscription, the name's length, the name; the rest does not matter any more.
+    // Subscription, the name's length, the name; the rest does not matter.
     let mut body = 1u32.to_le_bytes().to_vec();
     body.extend_from_slice(&6u64.to_le_bytes());
     body.extend_from_slice(b"../etc");
@@ -170,7 +170,7 @@ async fn bytes_that_are_no_http_are_turned_away() {
         .ask(&format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(50_000)))
         .await;
     assert!(status == 431 || status == 0, "{status}");
-    // A client that stops in the middle of its head holds nobody up.
+    // A client that stops in the middle of its request head blocks no other client.
     let mut slow = TcpStream::connect(relay.address).await.unwrap();
     slow.write_all(b"GET / HT").await.unwrap();
     assert_eq!(relay.get("/healthz").await, (200, "ok\n".to_owned()));

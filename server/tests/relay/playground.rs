@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Author, Client, Relay, SPACE, soon};
 
-/// What a browser asks for, and the whole answer as text.
+/// Sends a browser's request; returns the whole answer, with its head as text.
 async fn browse(relay: &Relay, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
     let request =
         format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}connection: close\r\n\r\n");
@@ -71,7 +71,7 @@ async fn the_pages_files_are_kept_for_ever_under_their_version() {
     let (_, _, page) = browse(&relay, "/", HTML).await;
     let mut files = named(&page);
     let script = files.iter().find(|file| file.ends_with(".js")).unwrap().clone();
-    // The one that the script asks for.
+    // The file that the script requests.
     files.push(script.replace("playground.js", "automerge.wasm"));
     assert!(files.len() >= 5, "{files:?}");
     for file in &files {
@@ -96,7 +96,7 @@ async fn the_pages_files_are_kept_for_ever_under_their_version() {
         assert!(!head.contains("content-encoding"), "{file}, to who does not take gzip: {head}");
         let (status, head, gzip) = browse(&relay, file, "accept-encoding: gzip, br\r\n").await;
         assert_eq!(status, 200, "{file}");
-        // What is small or a picture is sent as it is.
+        // Small files and pictures are sent uncompressed.
         let is_gzip = !file.ends_with(".svg");
         assert_eq!(head.contains("content-encoding: gzip"), is_gzip, "{file}: {head}");
         assert_eq!(head.contains("vary: accept-encoding"), is_gzip, "{file}: {head}");
@@ -124,7 +124,7 @@ async fn the_service_worker_may_answer_for_the_page() {
     for line in [
         "content-type: text/javascript",
         "service-worker-allowed: /",
-        // Else a browser would keep an old one for as long as it likes.
+        // Otherwise a browser could keep an old one indefinitely.
         "cache-control: no-cache",
     ] {
         assert!(head.contains(line), "{line} in {head}");
@@ -135,7 +135,7 @@ async fn the_service_worker_may_answer_for_the_page() {
     relay.stop().await.unwrap();
 }
 
-/// What `/playground/documents` says: each document with its last offset, negative if it is deleted.
+/// The answer of `/playground/documents`: each document with its last offset, negative if it is deleted.
 struct Listed {
     documents: Vec<(String, i64)>,
     next: Option<u64>,
@@ -208,11 +208,11 @@ async fn a_document_is_deleted_for_everybody() {
         )
     };
     let path = format!("{}?space={SPACE}", author.document);
-    // The page of somebody else's server may not.
+    // A page from another server may not.
     let foreign = format!("{}origin: https://evil.example\r\n\r\n", delete(path.clone()));
     assert_eq!(relay.ask(&foreign).await.0, 403);
     assert_eq!(relay.ask(&format!("{}\r\n", delete("nonsense".to_owned()))).await.0, 400);
-    // Neither makes a space, nor a tombstone.
+    // Neither creates a space, nor a tombstone.
     let unknown = Author::new(2).document;
     for (document, space) in [(author.document, "typo"), (unknown, SPACE)] {
         let request = delete(format!("{document}?space={space}"));
@@ -224,19 +224,19 @@ async fn a_document_is_deleted_for_everybody() {
         let listed = list(&relay, &format!("?space={space}")).await;
         assert_eq!(listed.documents.len(), known, "{space}");
     }
-    // Twice is no error.
+    // A second deletion is no error.
     for _ in 0..2 {
         assert_eq!(relay.ask(&format!("{}\r\n", delete(path.clone()))).await.0, 204);
         assert_eq!(list(&relay, &format!("?space={SPACE}")).await.documents, []);
     }
-    // Behind its own change.
+    // After its own change.
     let entries = client.entries(2).await;
     assert_eq!(entries[1].kind, entry_kind::TOMBSTONE);
     assert_eq!(entries[1].document, author.document);
     relay.stop().await.unwrap();
 }
 
-/// Reads from a stream of events until it says this.
+/// Reads from a stream of events until it contains this text.
 async fn until(stream: &mut TcpStream, wanted: &str) {
     let mut read = String::new();
     while !read.contains(wanted) {
@@ -262,7 +262,7 @@ async fn a_page_is_told_that_the_log_has_grown() {
     until(&mut stream, "data: 3\n\n").await;
     client.delete(author.document).await;
     until(&mut stream, "data: 4\n\n").await;
-    // A relay that is being stopped waits for no listener: it ends in good order.
+    // A relay that is being stopped does not wait for streams: they end cleanly.
     relay.stop().await.unwrap();
     until(&mut stream, "0\r\n\r\n").await;
 }

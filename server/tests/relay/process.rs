@@ -1,4 +1,4 @@
-//! The binary: its first line, its exit codes, its files, and its death.
+//! The binary: its first line, its exit codes, its files, and its end.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -11,11 +11,11 @@ use landfall_protocol::frame::Frame;
 
 use crate::harness::{Client, SPACE, soon};
 
-/// A relay of its own process, killed when dropped.
+/// A relay in a separate process, killed on drop.
 pub(crate) struct Process {
     child: Child,
     out: BufReader<ChildStdout>,
-    /// Reads its log all the time.
+    /// Reads its log continuously.
     log: Option<JoinHandle<String>>,
     pub(crate) address: SocketAddr,
 }
@@ -23,7 +23,7 @@ pub(crate) struct Process {
 pub(crate) fn command(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_landfall-relay"));
     command.arg("serve").arg("--data").arg(data);
-    // Nothing of the machine's own settings.
+    // Without the machine's own settings.
     command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -41,7 +41,7 @@ impl Process {
         Self::start_as(command(data), Stdio::piped())
     }
 
-    /// With a standard error of the caller's. The log is read only if that is `Stdio::piped()`.
+    /// With the caller's standard error. The log is read only if that is `Stdio::piped()`.
     pub(crate) fn start_as(mut command: Command, stderr: Stdio) -> Self {
         let mut child = command.args(FREE).stderr(stderr).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -65,7 +65,7 @@ impl Process {
         self.status_kib("VmRSS:")
     }
 
-    /// The most of it that there was.
+    /// Its peak resident memory.
     pub(crate) fn peak_kib(&self) -> u64 {
         self.status_kib("VmHWM:")
     }
@@ -98,7 +98,7 @@ impl Drop for Process {
     }
 }
 
-/// The exit code and the one line of a relay that does not start.
+/// The exit code and the one error line of a relay that does not start.
 fn refusal(output: &Output) -> (i32, String) {
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     let error: Vec<&str> = log.lines().filter(|line| line.starts_with("error: ")).collect();
@@ -137,7 +137,7 @@ fn a_second_relay_on_the_same_folder_fails_at_once_and_names_the_first() {
     assert!(line.contains(&format!("process {} (landfall-relay)", first.child.id())), "{line}");
     first.signal("-KILL");
     drop(first);
-    // The lock died with its holder.
+    // The lock was released with its holder.
     drop(Process::start(folder.path()));
 }
 
@@ -198,7 +198,7 @@ fn a_folder_or_a_store_that_cannot_be_used_is_named() {
 #[test]
 fn a_folder_without_permission_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    // Not even root makes a folder there.
+    // Not even root can create a folder there.
     let (code, line) = refused(Path::new("/proc/landfall"), FREE);
     assert_eq!(code, 4, "{line}");
     drop(folder);
@@ -246,7 +246,7 @@ fn settings_come_from_the_environment_too() {
     assert!(data.join("relay.db").exists());
 }
 
-/// A log line names its session once, and a stop in good order is nothing to be warned of.
+/// A log line names its session once, and a clean stop logs no warning.
 #[tokio::test]
 async fn json_lines_name_their_session_once_and_a_stop_warns_of_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -254,7 +254,7 @@ async fn json_lines_name_their_session_once_and_a_stop_warns_of_nothing() {
     let mut client = Client::connect_to(relay.address).await;
     client.say_hello().await;
     client.subscribe(1, SPACE, None, None).await;
-    // It names the first of its spaces, also when it has left that.
+    // It names the first of its spaces, even after unsubscribing from it.
     for number in 1..20 {
         client.send(&Frame::Unsubscribe(number)).await;
         client.subscribe(number + 1, &format!("other-{number}"), None, None).await;

@@ -1,5 +1,5 @@
-//! automerge-repo clients: what the relay performs for them. What it decides is tested with the
-//! machine, and what real clients make of it in the interoperability tests.
+//! automerge-repo clients: what the relay performs for them. Its decisions are tested with the machine, and
+//! real clients in the interoperability tests.
 
 use landfall_protocol::repo::message::{Ephemeral, Message as Repo, PeerMetadata, Sync};
 use landfall_protocol::{ChangeHash, Code, DocumentId, limits};
@@ -31,13 +31,13 @@ async fn clients_and_engines_share_one_document() {
     bob.send(&mut his).await;
     bob.until(&mut his, &hers.heads()).await;
     assert_eq!(his.get("made"), hers.get("made"));
-    // His edit reaches her, without her asking, and the engine.
+    // His edit reaches her, without a request, and the engine.
     his.put("by", "bob");
     bob.send(&mut his).await;
     alice.until(&mut hers, &his.heads()).await;
     assert_eq!(hers.get("by").as_deref(), Some("bob"));
     assert_eq!(engine.entries(1).await[0].id, his.heads()[0].0);
-    // And an engine's document reaches them.
+    // An engine's document reaches them too.
     let mut author = Author::new(9);
     let push = engine.push(author.document, &[author.change_of("from an engine")]).await;
     engine.acked(push).await;
@@ -71,7 +71,7 @@ async fn nothing_is_told_before_it_is_durable() {
     }));
     let hold = hold.await.unwrap();
     assert!(alice.is_quiet().await && bob.is_quiet().await);
-    // Nor is somebody told who asks now.
+    // Nor does a client that asks now receive it.
     let mut carol = RepoClient::join(&relay, "/", "carol").await;
     let mut late = Replica::empty(1);
     carol.send(&mut late).await;
@@ -89,14 +89,14 @@ async fn a_change_that_could_not_be_stored_comes_again_and_is_acknowledged_once_
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut alice = RepoClient::join(&relay, "/", "alice").await;
-    // What the relay itself writes at its start is behind it after this.
+    // After this, the relay's own writes at its start are over.
     let mut first = Replica::made(2, 1);
     alice.send(&mut first).await;
     alice.settle(&mut first).await;
     let mut hers = Replica::made(1, 1);
     relay.store.faults().fail_next_commits(1, FailureClass::Io);
     alice.send(&mut hers).await;
-    // Asked for what she has, she sends it.
+    // Asked for her changes, she sends them.
     while let Ok(heard) = alice.next().await {
         let Heard::Sync(_, data) = heard else { panic!("{heard:?}") };
         let message = automerge::sync::Message::decode(&data).unwrap();
@@ -167,7 +167,7 @@ async fn a_peer_that_comes_again_takes_its_name_and_begins_anew() {
     hers.forget();
     second.send(&mut hers).await;
     second.settle(&mut hers).await;
-    // On the same connection: she is answered as if she had just come.
+    // On the same connection: she is answered like a new peer.
     second.say_join(None).await;
     assert!(matches!(second.hear().await, Heard::Peer { .. }));
     hers.forget();
@@ -206,21 +206,21 @@ async fn a_version_that_nobody_speaks_and_a_name_that_is_anothers_are_refused_in
     client.say(&Repo::Join { sender: "alice", metadata, versions }).await;
     assert!(matches!(client.hear().await, Heard::Error(what) if what.contains("version 1")));
     assert_eq!(client.end().await, closed(Code::UNSUPPORTED_VERSION));
-    // Names that are others' are not to be had.
+    // Names of other peers are rejected.
     for name in [&server, &format!("landfall-{}", "7".repeat(32))] {
         let mut client = RepoClient::connect(relay.address, "/", name).await;
         client.say_join(None).await;
         assert!(matches!(client.hear().await, Heard::Error(_)), "{name}");
         assert_eq!(client.end().await, closed(Code::FORBIDDEN));
     }
-    // Whoever names none speaks this one.
+    // A client that states no version uses this one.
     let mut client = RepoClient::connect(relay.address, "/", "alice").await;
     client.say(&Repo::Join { sender: "alice", metadata, versions: None }).await;
     assert!(matches!(client.hear().await, Heard::Peer { .. }));
     relay.stop().await.unwrap();
 }
 
-/// Sync messages that harm automerge 0.12 itself, and others that are none.
+/// Sync messages that crash or stall automerge 0.12 itself, and invalid ones.
 fn hostile() -> Vec<(&'static str, Vec<u8>, Code)> {
     let message = |filter: &[u8]| {
         let mut bytes = vec![0x42, 0, 0, 1, 0, filter.len() as u8];
@@ -248,8 +248,8 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, Code)> {
     ]
 }
 
-/// Sync messages with a list beyond its limit. An honest client sends one for a document that has
-/// grown too far, so it costs the client that document and not the connection for all others.
+/// Sync messages with a list above its limit. An honest client sends one for a document that has grown too
+/// far, so it loses that document and not the connection for all others.
 fn too_long() -> Vec<(&'static str, Vec<u8>)> {
     let mut haves = vec![0x42, 0, 0, 0xe8, 0x07];
     haves.extend((0..1_000).flat_map(|_| [0, 0]));
@@ -303,8 +303,8 @@ async fn a_list_beyond_its_limit_refuses_its_document_and_the_session_goes_on() 
         mallory.say_sync(hers.id, &data).await;
         assert_eq!(mallory.hear().await, Heard::Unavailable(hers.id), "{what}");
     }
-    // In the same session another document is served, and so is this one once it is asked for in a
-    // message that can be read.
+    // In the same session another document is served, and so is this one once it is requested in a readable
+    // message.
     let mut other = Replica::made(2, 2);
     mallory.send(&mut other).await;
     mallory.settle(&mut other).await;
@@ -349,7 +349,7 @@ async fn a_change_that_contradicts_history_is_not_taken_and_the_rest_is() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (_alice, hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
-    // Somebody has taken her actor: another first change of the same number.
+    // An attacker uses her actor: another first change with the same sequence number.
     let mut mallory = RepoClient::join(&relay, "/", "mallory").await;
     let mut forged = Replica::empty(1);
     forged.doc.set_actor(automerge::ActorId::from([1; 16]));
@@ -367,7 +367,7 @@ async fn a_change_that_contradicts_history_is_not_taken_and_the_rest_is() {
     relay
         .until_metric("landfall_relay_rejects_total{code=\"conflicting-sequence\"}", |n| n >= 1.0)
         .await;
-    // The same session goes on with other documents, and hers is as it was.
+    // The same session continues with other documents, and hers is unchanged.
     let mut other = Replica::made(2, 2);
     mallory.send(&mut other).await;
     mallory.settle(&mut other).await;
@@ -422,7 +422,7 @@ async fn ephemeral_messages_reach_everybody_else_once() {
         data,
     };
     alice.say(&Repo::Ephemeral(said(1))).await;
-    // As it comes back from who passes on whatever he hears.
+    // As returned by a peer that forwards everything it receives.
     bob.say(&Repo::Ephemeral(said(1))).await;
     alice.say(&Repo::Ephemeral(said(2))).await;
     for count in [1, 2] {
@@ -466,8 +466,8 @@ async fn large_messages_wait_for_their_memory_and_small_ones_do_not() {
     use tokio::io::AsyncWriteExt;
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    // Masked binary frames of which a part comes. With what is made of them they take all that
-    // messages may have.
+    // Masked binary frames of which only a part arrives. With their decoded form they use all memory for
+    // messages.
     let mut slow = Vec::new();
     for (number, mebibytes) in [20u64, 42].into_iter().enumerate() {
         let mut head = vec![0x82, 0xff];
@@ -485,7 +485,7 @@ async fn large_messages_wait_for_their_memory_and_small_ones_do_not() {
     }
     let mut alice = RepoClient::join(&relay, "/", "alice").await;
     alice.send(&mut hers).await;
-    // She is asked for what she has; what she sends is large.
+    // She is asked for her changes; her message is large.
     let told = alice.receive(&mut hers).await;
     assert_eq!(told, []);
     let mut small = Replica::made(2, 2);

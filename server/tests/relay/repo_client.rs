@@ -16,7 +16,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::harness::{Relay, soon};
 
-/// What a client was sent, as far as the tests look at it.
+/// A message to a client, as far as the tests check it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Heard {
     Peer { server: String, storage: String },
@@ -45,7 +45,7 @@ impl RepoClient {
         client
     }
 
-    /// Connects to a path, joins, and brings a document.
+    /// Connects to a path, joins, and pushes a document.
     pub(crate) async fn with(
         relay: &Relay,
         path: &str,
@@ -58,7 +58,7 @@ impl RepoClient {
         (client, replica)
     }
 
-    /// Connects, without a word.
+    /// Connects, and sends nothing.
     pub(crate) async fn connect(address: SocketAddr, path: &str, name: &str) -> Self {
         let (socket, _) = soon(connect_async(format!("ws://{address}{path}"))).await.unwrap();
         Self { socket, name: name.to_owned(), server: String::new() }
@@ -114,12 +114,12 @@ impl RepoClient {
         self.next().await.expect("the session goes on")
     }
 
-    /// Hears until it is told that a document cannot be had.
+    /// Receives messages until one says that a document is unavailable.
     pub(crate) async fn unavailable(&mut self, document: DocumentId) {
         while self.hear().await != Heard::Unavailable(document) {}
     }
 
-    /// The code with which the session ends, after whatever it still says.
+    /// The close code of the session, after its remaining messages.
     pub(crate) async fn end(&mut self) -> Option<u16> {
         loop {
             if let Err(code) = self.next().await {
@@ -164,7 +164,7 @@ impl RepoClient {
         }
     }
 
-    /// Sends what the replica has to say, if anything.
+    /// Sends the replica's next sync message, if there is one.
     pub(crate) async fn send(&mut self, replica: &mut Replica) {
         let Some(message) = replica.doc.generate_sync_message(&mut replica.state) else { return };
         let data = message.encode();
@@ -176,7 +176,7 @@ impl RepoClient {
         self.say(&if asks { Repo::Request(sync) } else { Repo::Sync(sync) }).await;
     }
 
-    /// Takes in one sync message about the replica, and answers it.
+    /// Receives one sync message about the replica, and answers it.
     pub(crate) async fn receive(&mut self, replica: &mut Replica) -> Vec<ChangeHash> {
         loop {
             if let Heard::Sync(document, data) = self.hear().await
@@ -191,13 +191,13 @@ impl RepoClient {
         }
     }
 
-    /// Syncs until the server tells the replica's own heads.
+    /// Syncs until the server states the replica's own heads.
     pub(crate) async fn settle(&mut self, replica: &mut Replica) {
         let heads = replica.heads();
         self.until(replica, &heads).await;
     }
 
-    /// Syncs until the server tells these heads, and the replica has them.
+    /// Syncs until the server states these heads, and the replica has them.
     pub(crate) async fn until(&mut self, replica: &mut Replica, heads: &[ChangeHash]) {
         while self.receive(replica).await != heads || replica.doc.get_heads() != heads {}
     }
@@ -207,7 +207,7 @@ pub(crate) fn shown(document: DocumentId) -> String {
     document.to_string().trim_start_matches("automerge:").to_owned()
 }
 
-/// A document of a client, and what it knows of the server.
+/// A client's document, and its sync state for the server.
 pub(crate) struct Replica {
     pub(crate) id: DocumentId,
     pub(crate) doc: Automerge,
@@ -216,7 +216,7 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Empty: what a client has that looks for a document.
+    /// Empty: the replica of a client that requests a document.
     pub(crate) fn empty(number: u8) -> Self {
         let doc = Automerge::new();
         let id = DocumentId::from_bytes([number; 16]);
@@ -246,7 +246,7 @@ impl Replica {
         self.doc.get_heads()
     }
 
-    /// As after a restart of the client: what it knows of the server is gone.
+    /// Like a restart of the client: its sync state is gone.
     pub(crate) fn forget(&mut self) {
         self.state = State::new();
         self.has_asked = false;

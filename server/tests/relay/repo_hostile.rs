@@ -1,4 +1,4 @@
-//! automerge-repo clients that cost the relay as much as they can: others go on.
+//! automerge-repo clients that cost the relay as much as they can: other clients are served.
 
 use automerge::sync::{Message as SyncMessage, MessageVersion};
 use landfall_protocol::repo::sync::Reply;
@@ -27,7 +27,7 @@ async fn a_message_of_many_changes_is_taken_some_at_a_time() {
         hers.put("number", &number.to_string());
     }
     alice.say_sync(hers.id, &everything(&hers)).await;
-    // What comes behind it stays behind it.
+    // A later message stays behind it.
     hers.put("last", "of all");
     alice.say_sync(hers.id, &everything(&hers)).await;
     let mut bob = RepoClient::join(&relay, "/", "bob").await;
@@ -42,7 +42,7 @@ async fn a_message_of_many_changes_is_taken_some_at_a_time() {
 async fn a_million_changes_that_are_none_end_their_own_session() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    // A million chunks of no bytes in one part. (More parts than the limit only cost the document:
+    // A million empty chunks in one part. (More parts than the limit only cost the document:
     // `repo::a_list_beyond_its_limit_refuses_its_document_and_the_session_goes_on`.)
     let joined = [0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, 1, 0].repeat(limits::SYNC_CHUNKS);
     let data = Reply { chunks: &[&joined], ..Reply::default() }.encode().unwrap();

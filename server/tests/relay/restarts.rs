@@ -1,4 +1,4 @@
-//! Lineage: what a restart, a wiped folder and an old copy mean for cursors.
+//! Lineage: the effect of a restart, a wiped folder and an old copy on cursors.
 
 use landfall_protocol::Offset;
 use landfall_protocol::frame::Mark;

@@ -1,4 +1,4 @@
-//! The memory budget, by address: one that stalls on all its connections holds nobody else up.
+//! The memory budget, by address: one that stalls on all its connections does not block others.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -14,7 +14,7 @@ const STALLED: usize = 300;
 /// Another address of this machine.
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// A session that begins a message of so many bytes and sends a little of it.
+/// A session that begins a message of `bytes` bytes and sends a little of it.
 async fn stall(relay: &Relay, bytes: usize) -> Client {
     let mut client = Client::hello(relay).await;
     let mut begun = vec![0x82, 0xff];
@@ -54,8 +54,8 @@ async fn a_large_message_passes_the_stalled_ones_of_another_address() {
     relay.stop().await.unwrap();
 }
 
-/// While it was alone the address had all of the memory for messages: those that stall give up what is
-/// more than its part, and no more than that.
+/// Alone, the address had all memory for messages: its stalled messages release what exceeds its share, and
+/// no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_comes_later_has_its_part() {
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +63,7 @@ async fn an_address_that_comes_later_has_its_part() {
     let mut stalled = stall_all(&relay).await;
     let mut canary = Client::at_start_from(&relay, ELSEWHERE).await;
     push_large(&relay, &mut canary).await;
-    // The one that gave way is told so.
+    // The session whose memory was released receives the reason.
     let (frames, close) = stalled[0].until_end().await;
     assert_eq!(close, Some(4_000 + Code::OVERLOADED.0), "{frames:?}");
     drop(stalled);
@@ -93,8 +93,8 @@ async fn where_one_address_may_have_all_connections_each_session_is_by_itself() 
     }
 }
 
-/// The least memory that the relay takes (`--memory 192MiB`), one idle native session, and the first frame
-/// of a message in several, of seven bytes, from an automerge-repo client that then waits.
+/// The least memory that the relay accepts (`--memory 192MiB`), one idle native session, and the first frame
+/// of a fragmented message, of seven bytes, from an automerge-repo client that then waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_message_in_parts_does_not_stop_all_other_large_ones() {
     use crate::repo_client::RepoClient;
@@ -114,8 +114,8 @@ async fn one_message_in_parts_does_not_stop_all_other_large_ones() {
     relay.stop().await.unwrap();
 }
 
-/// Nothing else happens in the sessions: no ping is due, no other message comes. What they sent came at
-/// once, with its header.
+/// No other event occurs in the sessions: no ping is due, no other message arrives. Their data arrived at
+/// once, together with the header.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stalls_is_looked_at_though_nothing_else_happens() {
     let folder = tempfile::tempdir().unwrap();
@@ -131,7 +131,7 @@ async fn what_stalls_is_looked_at_though_nothing_else_happens() {
     relay.stop().await.unwrap();
 }
 
-/// Its sender cannot show that it is alive: a ping's answer would come behind the message.
+/// Its sender cannot show that it is alive: the answer to a ping would come after the message.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_waits_for_its_memory_is_no_silence() {
     let folder = tempfile::tempdir().unwrap();

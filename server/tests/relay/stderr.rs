@@ -1,4 +1,4 @@
-//! A standard error that takes nothing: the relay serves, and ends when it is asked to.
+//! A standard error that accepts nothing: the relay serves, and ends when asked to.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use crate::process::{Process, closed_stderr, command};
 /// More than a pipe holds, at two log lines for each session.
 const SESSIONS: usize = 400;
 
-/// Short sessions, then a push that must be answered; gives the count of lost log lines.
+/// Short sessions, then a push that must be answered; returns the count of dropped log lines.
 async fn use_it(relay: &Process) -> f64 {
     for _ in 0..SESSIONS {
         let mut client = Client::connect_to(relay.address).await;
@@ -43,7 +43,7 @@ async fn a_pipe_that_nobody_reads_stops_nothing() {
     drop(reader);
 }
 
-/// Its last words find no room either.
+/// Its last line does not fit either.
 #[tokio::test]
 async fn a_relay_that_fails_ends_with_its_code_although_nobody_reads_its_log() {
     let folder = tempfile::tempdir().unwrap();
@@ -70,7 +70,7 @@ async fn lines_that_a_full_disk_does_not_take_are_counted() {
 #[tokio::test]
 async fn a_closed_standard_error_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    // A pipe without a reader, and none at all.
+    // A pipe without a reader, and a closed one.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let broken = Process::start_as(command(&folder.path().join("1")), writer.into());
@@ -83,7 +83,7 @@ async fn a_closed_standard_error_stops_nothing() {
     }
 }
 
-/// A panic would end them with 101.
+/// A panic would exit with 101.
 #[test]
 fn commands_whose_output_is_full_end_with_their_own_codes() {
     let folder = tempfile::tempdir().unwrap();
@@ -95,8 +95,9 @@ fn commands_whose_output_is_full_end_with_their_own_codes() {
     for (arguments, code) in [
         (&["--help"][..], 0),
         (&["--no-such-flag"], 2),
-        (&["inspect", "--data", data], 0),
-        (&["verify", "--data", data], 0),
+        // Nothing was shown, and a script is to know that.
+        (&["inspect", "--data", data], 7),
+        (&["verify", "--data", data], 7),
         (&["inspect", "--data", "/nonexistent"], 4),
         (&["serve", "--data", data, "--listen", "nonsense"], 2),
     ] {

@@ -1,4 +1,4 @@
-//! The main road: push, ack, fan-out.
+//! The main path: push, ack, fan-out.
 
 use landfall_protocol::frame::{Frame, Frames, Push, encode_into, entry_flags};
 use landfall_protocol::{Offset, limits};
@@ -39,7 +39,7 @@ async fn the_authors_own_entries_come_back_as_hashes() {
     author.push(document.document, &changes).await;
     let own = author.entries(2).await;
     assert!(own.iter().all(|entry| entry.flags == entry_flags::ECHO && entry.body.is_empty()));
-    // The same replica in another session is another matter: it may have lost its answer.
+    // The same replica in another session receives them in full: it may have lost the answer.
     let again = Client::at_start(&relay).await.entries(2).await;
     assert!(again.iter().zip(&changes).all(|(entry, change)| entry.body.as_slice() == change));
     relay.stop().await.unwrap();
@@ -74,7 +74,7 @@ async fn what_does_not_fit_is_refused_and_what_came_before_it_is_kept() {
     assert_eq!(author.acked(gap).await.count, 1);
     let nack = author.nacked(gap).await;
     assert_eq!(nack.code, landfall_protocol::Code::SEQUENCE_GAP);
-    // Another document is not touched by it.
+    // Another document is not affected.
     let mut other = Author::new(2);
     let push = author.push(other.document, &other.changes(1)).await;
     assert_eq!(author.acked(push).await.count, 1);
@@ -114,7 +114,7 @@ async fn many_pushes_in_one_message_are_answered_in_order() {
     let relay = Relay::start(&folder).await;
     let mut author = Client::at_start(&relay).await;
     let mut document = Author::new(1);
-    // More than may be unanswered at a time: the relay takes them as it can.
+    // More than the permitted number in flight: the relay takes them as it can.
     let count = 4 * limits::PUSHES_IN_FLIGHT as u64;
     let mut message = Vec::new();
     for id in 1..=count {
@@ -154,7 +154,7 @@ async fn unsubscribing_ends_the_feed_and_its_number_may_be_used_again() {
     let mut document = Author::new(1);
     let push = author.push(document.document, &document.changes(1)).await;
     author.acked(push).await;
-    // What is asked after it is answered, and nothing came in between.
+    // A later request is answered, and nothing arrived in between.
     reader.send(&Frame::Ping(9)).await;
     assert_eq!(reader.frame().await, Frame::Pong(9));
     relay.stop().await.unwrap();

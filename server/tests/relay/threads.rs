@@ -1,5 +1,5 @@
-//! The end of a thread without which the relay cannot serve, and a hub that does not advance: each
-//! is noticed, and clients are told. The hub's panic is in `bugs`.
+//! The end of an essential thread, and a hub that does not advance: each is detected, and clients are
+//! notified. The hub's panic is in `bugs`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,12 +13,12 @@ use landfall_relay::{Essential, FoldOptions, ServeError, ServeOptions, serve_wit
 use crate::double::Double;
 use crate::harness::{Author, Client, Relay, SPACE, get_of, soon};
 
-/// A relay whose folding threads look without a pause.
+/// A relay whose compaction threads look continuously.
 async fn hooked(folder: &tempfile::TempDir) -> (Relay, Arc<Double>) {
     Double::serve(folder, |options| options.folds.every = Duration::from_millis(10)).await
 }
 
-/// The client heard that the relay ends, and why if it is for its store.
+/// Checks that the client was notified of the relay's end, and of the reason if that is the store.
 async fn is_told(client: &mut Client) {
     let (frames, _) = client.until_end().await;
     let told = frames.last();
@@ -45,7 +45,7 @@ async fn the_end_of_the_store_s_writer_ends_the_relay_and_pushes_are_answered() 
     client.acked(first).await;
     relay.store.faults().panic_at_next_commit();
     for _ in 0..2 {
-        // The one whose commit panicked, and one after it.
+        // The push whose commit panicked, and a later one.
         let push = client.push(author.document, &changes[1..]).await;
         assert_eq!(client.nacked(push).await.code, Code::STORAGE_FAILED);
     }
@@ -126,7 +126,7 @@ async fn until_ready(relay: &Relay, status: u16, words: &str) {
     .await;
 }
 
-/// No file handles, no processes, no program: that says nothing about the document.
+/// No file handles, no processes, no program: the error is not about the document.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_that_cannot_be_started_marks_no_document_and_is_tried_again() {

@@ -1,4 +1,4 @@
-//! Snapshots that clients offer, over whole sessions.
+//! Snapshot uploads, over whole sessions.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::harness::{Client, Relay, SPACE, folded, folds, until, until_nothing_i
 
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// A folded history that is offered.
+/// A snapshot to upload.
 struct History {
     document: DocumentId,
     hash: [u8; 32],
@@ -41,7 +41,7 @@ impl History {
         Frame::Part(Part { subscription: 1, document, hash, total, from, bytes })
     }
 
-    /// The part that follows, of the most that one may have.
+    /// The following part, of the maximum size.
     fn next(&self, from: usize) -> Frame {
         let end = self.bytes.len().min(from + limits::PART_BYTES);
         self.part(from, self.bytes[from..end].to_vec())
@@ -65,8 +65,8 @@ async fn answered(client: &mut Client) -> Result<(), Nack> {
     .await
 }
 
-/// Mallory knows which snapshot an honest client is going to offer (it has the same document), offers its hash
-/// and sends 100 bytes of something else.
+/// Mallory knows which snapshot an honest client is going to upload (it has the same document), announces its
+/// hash and sends 100 bytes of something else.
 async fn begun_wrongly(client: &mut Client, history: &History) {
     client.send(&history.offer(1)).await;
     assert_eq!(wanted(client).await, 0);
@@ -79,7 +79,7 @@ async fn what_one_session_sends_of_a_snapshot_is_no_part_of_anothers() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::default())).await;
     let history = History::short();
-    // One is still there, from the same address; another one is gone, from elsewhere.
+    // One is still connected, from the same address; another one has disconnected, from another address.
     let (mut near, mut far) =
         (Client::at_start(&relay).await, Client::at_start_from(&relay, ELSEWHERE).await);
     begun_wrongly(&mut near, &history).await;
@@ -95,8 +95,8 @@ async fn what_one_session_sends_of_a_snapshot_is_no_part_of_anothers() {
     relay.stop().await.unwrap();
 }
 
-/// What a session of the same address left is gone on with. If it is something else, whoever sent the rest is
-/// not to blame, and gets it through at the second try, whatever others leave meanwhile.
+/// An upload left by a session of the same address is continued. If it was something else, the session that
+/// sent the rest is not at fault, and succeeds at the second attempt, whatever others leave meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_goes_on_with_something_else_is_asked_for_all_of_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -124,7 +124,7 @@ async fn who_goes_on_with_something_else_is_asked_for_all_of_it() {
     relay.stop().await.unwrap();
 }
 
-/// A client sends a part of what it offers, and goes for good.
+/// A client sends a part of its upload, and never returns.
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_whose_senders_are_gone_are_forgotten_at_some_time() {
     let folder = tempfile::tempdir().unwrap();
@@ -143,8 +143,8 @@ async fn snapshots_whose_senders_are_gone_are_forgotten_at_some_time() {
     relay.stop().await.unwrap();
 }
 
-/// As large as one may be, and in the least memory that a relay can have: twice, so that the second is merged
-/// with the first.
+/// The largest snapshot, in the least memory that a relay can have: twice, so that the second is merged with
+/// the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_snapshot_passes_within_the_least_memory() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The relay's own folds beside what clients bring.
+//! The relay's own compactions alongside clients' uploads.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use landfall_relay::store::FoldWindow;
 use crate::harness::{Author, Client, Relay, damage, soon};
 use crate::repo_client::{Heard, RepoClient};
 
-/// A worker of which the first does nothing until somebody opens the pipe.
+/// A worker whose first process blocks until the test opens the pipe.
 fn slow_worker(folder: &Path) -> FoldOptions {
     let (script, pipe) = (folder.join("worker"), folder.join("pipe"));
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -49,7 +49,7 @@ async fn a_fold_that_runs_ends_for_what_a_client_brings_of_its_document_and_is_d
         }
     })
     .await;
-    // Its fold has begun, and would not end by itself. A client brings the whole document, and more.
+    // Its compaction has begun, and would not end by itself. A client uploads the whole document, and more.
     let change = automerge::Change::from_bytes(author.change()).unwrap();
     whole.apply_changes([change]).unwrap();
     let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
@@ -63,12 +63,12 @@ async fn a_fold_that_runs_ends_for_what_a_client_brings_of_its_document_and_is_d
     }
     let folds = |outcome: &str| format!("landfall_relay_folds_total{{outcome=\"{outcome}\"}}");
     assert_eq!(relay.metric(&folds("yielded")).await, 1.0);
-    // What the client brought was one of these.
+    // The client's upload was one of these.
     relay.until_metric(&folds("folded"), |count| count >= 2.0).await;
     relay.stop().await.unwrap();
 }
 
-/// A document is damaged, due to be folded, and nobody has what it lacks.
+/// A document is damaged, due for compaction, and no client has the lost part.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_document_does_not_hold_up_the_folds_of_all_others() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The end: queued work is finished, later work is refused, the file is let go.
+//! Closing: queued writes finish, later writes are refused, and the file is released.
 
 use std::sync::mpsc;
 use std::time::Instant;
@@ -32,7 +32,7 @@ fn closing_finishes_what_is_queued_and_refuses_what_comes_later() {
     assert_eq!(db.pragmas().unwrap_err().class(), FailureClass::Closed);
     drop(reader);
 
-    // The old handle still lives; the file is free.
+    // The old handle still exists, but the file is free.
     assert_eq!(ids(&place.open()).len(), 10);
 }
 
@@ -94,7 +94,7 @@ fn a_callback_may_drop_the_last_handle() {
     give.send(db).unwrap();
     drop(hold);
     told.recv_timeout(PATIENCE).unwrap();
-    // The thread ends by itself after the callback, and only the lock tells when.
+    // The thread ends by itself after the callback; only the lock shows when.
     let deadline = Instant::now() + PATIENCE;
     let again = loop {
         match Database::open(place.file(), &SCHEMA, patient()) {

@@ -1,4 +1,4 @@
-//! What is on disk when, and who is told.
+//! When commits are on disk, and when that is announced.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -95,14 +95,14 @@ fn a_failed_sync_is_tried_again() {
     let (tell, told) = mpsc::channel();
     db.on_synced(Box::new(move |number| tell.send(number).unwrap()));
     let faults = db.faults();
-    // Ordered on the writer thread, so that it is the sync that meets it.
+    // Requested on the writer thread, so that the sync fails and not the commit.
     db.submit(Durability::Relaxed, insert(1), move |result| {
         result.unwrap();
         faults.fail_next_commits(1, FailureClass::Io);
     });
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), CommitNumber(1));
     assert_eq!(db.faults().counters().syncs, 1);
-    // The order was used up, and not by this.
+    // The sync used up the requested failure, so this write succeeds.
     db.write(Durability::Full, insert(2)).unwrap();
 }
 

@@ -8,7 +8,7 @@ use landfall_storage::{Database, Durability, FailureClass, Options, StorageError
 
 use super::support::{PATIENCE, Place, SCHEMA, ids, insert, insert_bytes, patient};
 
-/// Everything that writes is refused, and nothing that was not on disk before is said to be there.
+/// Every write is refused, and `synced` does not grow.
 fn check_final(db: &Database, synced: u64) {
     for durability in [Durability::Full, Durability::Relaxed] {
         let refused = db.write(durability, insert(100)).unwrap_err();
@@ -27,7 +27,7 @@ fn after_a_failed_fsync_nothing_more_is_written_or_said_to_be_on_disk() {
     db.write(Durability::Full, insert(1)).unwrap();
     let relaxed = db.write(Durability::Relaxed, insert(2)).unwrap().number;
     assert!(db.fsync_failure().is_none());
-    // Its pages may be lost with those of the relaxed commit before it: one fsync is for both.
+    // The relaxed commit before it is affected too: one fsync covers both.
     db.faults().fail_next_commits(1, FailureClass::FsyncFailed);
     let failed = db.write(Durability::Full, insert(3)).unwrap_err();
     assert_eq!(failed.class(), FailureClass::FsyncFailed);
@@ -36,11 +36,11 @@ fn after_a_failed_fsync_nothing_more_is_written_or_said_to_be_on_disk() {
     let unsynced = db.sync().unwrap_err();
     assert_eq!(unsynced.class(), FailureClass::FsyncFailed);
     assert!(told.try_recv().is_err(), "it is announced once");
-    // Reads go on, and closing says what it could not do.
+    // Reads continue, and closing reports the failure.
     assert_eq!(ids(&db), [1, 2]);
     let closed = db.close().unwrap_err();
     assert!(matches!(closed, StorageError::FsyncFailed(_)), "{closed:?}");
-    // Opened again, what is found is written once more, and counts.
+    // A new opening rewrites the commits that it finds, and they count as durable.
     let again = place.open();
     assert_eq!(ids(&again), [1, 2]);
     assert_eq!(again.write(Durability::Full, insert(4)).unwrap().number, again.synced());
@@ -63,7 +63,7 @@ fn a_failed_fsync_of_the_idle_writer_is_final_and_announced() {
     assert_eq!(db.faults().counters().syncs, 0);
 }
 
-/// SQLite checkpoints by itself after a commit, and swallows the errors of it.
+/// SQLite's automatic checkpoint after a commit ignores its errors.
 #[test]
 fn a_failed_fsync_of_a_checkpoint_is_final_and_announced() {
     let place = Place::new();
@@ -71,7 +71,7 @@ fn a_failed_fsync_of_a_checkpoint_is_final_and_announced() {
     let (tell, told) = mpsc::channel();
     db.on_fsync_failed(Box::new(move |_| tell.send(()).unwrap()));
     db.faults().fail_next_checkpoint(FailureClass::FsyncFailed);
-    // More than the pages that make one due.
+    // More pages than a checkpoint needs.
     let number = db.write(Durability::Relaxed, insert_bytes(1, 8 << 20)).unwrap().number;
     told.recv_timeout(PATIENCE).unwrap();
     check_final(&db, number.0 - 1);

@@ -1,4 +1,4 @@
-//! A disk that is really full, as SQLite's own code meets it.
+//! A full disk, as SQLite's own code reports it.
 
 use landfall_storage::{Durability, FailureClass, StorageError, WriteError, rusqlite};
 
@@ -22,17 +22,17 @@ fn a_full_disk_is_told_as_such_and_left_behind_when_space_returns() {
     assert_eq!(ids(&db), [1, 2]);
 }
 
-/// SQLite answers a full disk by rolling the whole transaction back, with the jobs that had already
-/// run well in it.
+/// On a full disk SQLite rolls back the whole transaction, including the jobs that had already
+/// succeeded.
 #[test]
 fn who_shared_the_group_is_never_told_that_it_was_committed() {
     let place = Place::new();
     let db = place.open();
-    // More than one round only if the clock cuts the group.
+    // More than one round is needed only if the time limit splits the group.
     for round in 0..20 {
         let hold = db.faults().hold_commits();
         let faults = db.faults();
-        // Set on the writer thread, between the held group and the one that gathers behind it.
+        // Set on the writer thread, between the held group and the group that gathers after it.
         db.submit(
             Durability::Full,
             |_| Ok::<_, rusqlite::Error>(()),

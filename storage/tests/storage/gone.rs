@@ -1,5 +1,5 @@
-//! Files that go away under an open database: nothing is told as committed any more, and what has
-//! their names by then is not touched.
+//! Files that disappear under an open database: no later commit is reported, and files that take over
+//! their names are not touched.
 
 use std::fs;
 use std::path::Path;
@@ -19,14 +19,14 @@ fn beside(file: &Path, suffix: &str) -> std::path::PathBuf {
     name.into()
 }
 
-/// What is done to the files of an open database, in their folder.
+/// An operation on the files of an open database, in their folder.
 type Deed = fn(&Path);
 
 fn remove(file: &Path, suffix: &str) {
     fs::remove_file(beside(file, suffix)).unwrap();
 }
 
-/// A whole database of the same schema, of which nobody has anything open.
+/// A complete database of the same schema that no process has open.
 fn another(file: &Path) -> std::path::PathBuf {
     let path = beside(file, ".other");
     let db = Database::open(&path, &SCHEMA, patient()).unwrap();
@@ -52,7 +52,7 @@ const CASES: [(&str, Gone, Deed); 9] = [
     ("lock file removed", Gone::Removed, |file| remove(file, ".lock")),
 ];
 
-/// A folder that may go away, and a database in it with one row.
+/// A folder that a test can remove, and a database in it with one row.
 fn opened(place: &Place, options: Options) -> (std::path::PathBuf, Database) {
     let folder = place.folder.path().canonicalize().unwrap().join("data");
     fs::create_dir(&folder).unwrap();
@@ -80,7 +80,7 @@ fn nothing_is_committed_to_files_that_are_gone() {
     }
 }
 
-/// The commit itself works, in the file that has no name any more.
+/// The commit itself succeeds, in a file that has no name any more.
 #[test]
 fn a_commit_beside_which_the_file_goes_is_none() {
     let place = Place::new();
@@ -95,7 +95,7 @@ fn a_commit_beside_which_the_file_goes_is_none() {
     db.submit(Durability::Full, job, move |result| tell.send(result).unwrap());
     let result = told.recv_timeout(PATIENCE).unwrap();
     assert_eq!(result.unwrap_err().class(), FailureClass::Gone);
-    // What can be read still can: it is all that there is to be saved elsewhere.
+    // Reads continue: they are the only way to save the data elsewhere.
     assert!(!ids(&db).is_empty());
 }
 
@@ -109,7 +109,7 @@ fn an_idle_database_notices_and_tells_once() {
     db.on_gone(Box::new(move |gone| tell.send(gone.how).unwrap()));
     remove(&file, "");
     assert_eq!(told.recv_timeout(PATIENCE), Ok(Gone::Removed));
-    // One that asks later is told at once; the first is not told again.
+    // A later callback is called at once; the first is not called again.
     db.on_gone(Box::new(move |gone| again.send(gone.how).unwrap()));
     assert_eq!(told.try_recv(), Ok(Gone::Removed));
     assert!(db.write(Durability::Full, insert(2)).is_err());
@@ -117,7 +117,7 @@ fn an_idle_database_notices_and_tells_once() {
     assert!(told.recv_timeout(PATIENCE).is_err(), "told twice");
 }
 
-/// The close of a database empties and removes its WAL, by its name.
+/// Closing a database empties and removes its WAL by name.
 #[test]
 fn what_has_the_names_by_then_is_left_alone() {
     let place = Place::new();
@@ -136,7 +136,7 @@ fn what_has_the_names_by_then_is_left_alone() {
     assert_eq!(ids(&Database::open(&file, &SCHEMA, patient()).unwrap()), [5, 6]);
 }
 
-/// A new connection must not read another file than the others do.
+/// A new connection must not open another file than the earlier ones.
 #[test]
 fn a_reader_is_not_opened_on_another_file() {
     let place = Place::new();
@@ -162,11 +162,11 @@ fn a_file_system_mounted_over_the_folder_takes_the_files_away() {
     let written = db.write(Durability::Full, insert(2));
     Command::new("umount").arg("-l").arg(folder).output().unwrap();
     assert_eq!(written.unwrap_err().class(), FailureClass::Gone);
-    // It is found again, but it has been away.
+    // The path refers to the original file again, but the failure stays.
     assert_eq!(db.write(Durability::Full, insert(3)).unwrap_err().class(), FailureClass::Gone);
 }
 
-/// Checkpoints, copies, links and modes are no reason to stop.
+/// Checkpoints, copies, links and changed modes are not failures.
 #[test]
 fn what_is_done_to_files_that_stay_is_no_harm() {
     let place = Place::new();

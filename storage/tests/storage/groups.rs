@@ -1,4 +1,4 @@
-//! One transaction for many jobs, and no job that harms another.
+//! Many jobs share one transaction, and no job affects another.
 
 use std::sync::Arc;
 use std::sync::Barrier;
@@ -48,7 +48,7 @@ fn what_waits_behind_a_commit_is_one_group_told_in_order() {
     drop((hold, tell));
     let told: Vec<(i64, u64)> = told.iter().collect();
     assert_eq!(told.iter().map(|(id, _)| *id).collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
-    // One group, unless this thread's machine was so slow that the time for a group ran out.
+    // One group, unless the machine was so slow that the group's time limit passed.
     assert!(db.faults().counters().commits <= 20, "{:?}", db.faults().counters());
     assert!(told.is_sorted_by_key(|(_, number)| *number));
     assert_eq!(told.last().unwrap().1, db.committed().0);
@@ -97,7 +97,7 @@ fn a_failed_commit_fails_every_job_and_leaves_nothing() {
     let db = place.open();
     let (hold, first) = stopped(&db);
     let waiting: Vec<_> = (0..5).map(|id| submit(&db, Durability::Full, insert(id))).collect();
-    // More failures than the one commit that is expected, should the group be cut by the clock.
+    // More failures than the one expected commit, in case the time limit splits the group.
     db.faults().fail_next_commits(6, FailureClass::Io);
     drop(hold);
     let committed_before = db.committed();
@@ -154,7 +154,7 @@ fn a_full_queue_blocks_its_submitters() {
         tell.send(()).unwrap();
         outcome.recv_timeout(PATIENCE).unwrap()
     });
-    // That something does not happen can only be watched for a while.
+    // That an event does not happen can only be observed for a limited time.
     assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
     drop(hold);
     blocked.join().unwrap().unwrap();
@@ -172,7 +172,7 @@ fn a_callback_may_submit_read_and_panic_but_not_block() {
         assert_eq!(ids(&inner), [1]);
         let blocking = inner.write(Durability::Full, insert(2)).unwrap_err();
         assert!(matches!(blocking, WriteError::WouldDeadlock), "{blocking:?}");
-        // Beyond the queue's limit: the writer cannot wait for itself.
+        // Beyond the queue's limit: the writer thread must not wait for itself.
         for id in 3..6 {
             let tell = tell.clone();
             inner.submit(Durability::Full, insert(id), move |result| tell.send(result).unwrap());

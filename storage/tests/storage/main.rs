@@ -1,4 +1,5 @@
-//! What `landfall-storage` promises, seen from outside: one binary, one module per promise.
+//! The guarantees of `landfall-storage`, tested through its public API: one binary, one module per
+//! guarantee.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

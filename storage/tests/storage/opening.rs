@@ -1,4 +1,4 @@
-//! What is opened, what is refused, and what a refusal leaves behind: nothing.
+//! Which files open, which are refused, and that a refusal changes nothing.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn settings_read_back_as_they_must_be() {
     assert_eq!((pragmas.cache_size, pragmas.user_version), (-1024, 1));
     assert_eq!(pragmas.application_id, i64::from(SCHEMA.application_id));
     assert_eq!(db.path(), Some(place.file().as_path()));
-    // Asking leaves the setting in force as it was.
+    // Reading the settings back does not change the current one.
     let synchronous = db.write(Durability::Full, |tx| {
         tx.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0))
     });
@@ -119,7 +119,7 @@ fn a_migration_that_fails_leaves_the_version_before_it() {
     let db = Database::open(place.file(), &NEW, patient()).unwrap();
     assert_eq!(db.pragmas().unwrap().user_version, 3);
 
-    // A new file gets everything or nothing.
+    // A new file is created completely or not at all.
     let fresh = place.folder.path().join("fresh.db");
     refusal(&fresh, &BROKEN);
     drop(Database::open(&fresh, &SCHEMA, patient()).unwrap());
@@ -228,7 +228,7 @@ fn a_file_with_another_name_is_not_opened_for_writing() {
     db.write(Durability::Full, insert(1)).unwrap();
     let other = place.folder.path().join("other.db");
     fs::hard_link(place.file(), &other).unwrap();
-    // While it is open under its first name, and afterwards, under either name.
+    // Under the other name while it is open, and under either name afterwards.
     assert!(matches!(refusal(&other, &SCHEMA), OpenError::OtherNames { names: 2, .. }));
     assert!(!place.folder.path().join("other.db.lock").exists(), "a refusal leaves a trace");
     db.write(Durability::Full, insert(2)).unwrap();
@@ -237,11 +237,11 @@ fn a_file_with_another_name_is_not_opened_for_writing() {
         let said = refusal(name, &SCHEMA).to_string();
         assert!(said.contains("2 names") && said.contains("remove the others"), "{said}");
     }
-    // What only reads harms nothing.
+    // Opening it read-only is harmless.
     let reader = Database::open_read_only(place.file(), &SCHEMA, patient()).unwrap();
     assert_eq!(ids(&reader), [1, 2]);
     reader.close().unwrap();
-    // A restore that was killed leaves such a name; it is not opened, but the store is.
+    // A killed restore leaves such a name, under which the file is not opened; the store itself is.
     fs::rename(&other, place.folder.path().join("notes.db.before")).unwrap();
     let db = place.open();
     assert_eq!(ids(&db), [1, 2]);

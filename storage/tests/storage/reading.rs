@@ -64,7 +64,7 @@ fn a_reader_too_many_waits_for_its_turn() {
                 let read = db.read(count).unwrap();
                 tell.send(read).unwrap();
             });
-            // That something does not happen can only be watched for a while.
+            // That an event does not happen can only be observed for a limited time.
             assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
             Ok::<_, rusqlite::Error>(second)
         })

@@ -1,10 +1,10 @@
-//! A file in the place of another: whole, with nothing of the old one left to be taken for its own.
+//! Replacing a file: the new one is complete, and no file of the old one is left that SQLite would use.
 
 use landfall_storage::{Database, Durability, OpenError, Replacement};
 
 use crate::support::{Place, SCHEMA, ids, insert, patient};
 
-/// A file with these rows that no process has open.
+/// Makes a file with these rows that no process has open.
 fn file_of(place: &Place, name: &str, rows: &[i64]) -> std::path::PathBuf {
     let path = place.folder.path().canonicalize().unwrap().join(name);
     let db = Database::open(&path, &SCHEMA, patient()).unwrap();
@@ -19,7 +19,7 @@ fn file_of(place: &Place, name: &str, rows: &[i64]) -> std::path::PathBuf {
 fn a_file_is_replaced_and_the_old_one_kept_with_what_was_in_its_wal() {
     let place = Place::new();
     let (old, new) = (file_of(&place, "notes.db", &[1]), file_of(&place, "new.db", &[7]));
-    // As a kill leaves it: the last row is in the WAL only.
+    // As a killed process leaves it: the last row is in the WAL only.
     let wal = place.folder.path().join("notes.db-wal");
     let db = place.open();
     db.write(Durability::Full, insert(2)).unwrap();

@@ -1,4 +1,4 @@
-//! A small schema, a folder to put it in, and ways to wait for what happens.
+//! A small schema, a folder for its files, and helpers that wait for events.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
@@ -43,7 +43,7 @@ impl Place {
     }
 }
 
-/// Options under which nothing is synced unless a test asks for it.
+/// Options under which the database syncs only when a test requests it.
 pub(crate) fn patient() -> Options {
     Options { sync_idle: Duration::from_secs(3600), ..Options::default() }
 }
@@ -71,7 +71,7 @@ pub(crate) fn ids(db: &Database) -> Vec<i64> {
     .unwrap()
 }
 
-/// Submits a job and gives back where its result will be told.
+/// Submits a job and returns a receiver for its result.
 pub(crate) fn submit(
     db: &Database,
     durability: Durability,
@@ -86,7 +86,7 @@ pub(crate) fn outcome(told: &Receiver<Outcome>) -> Outcome {
     told.recv_timeout(PATIENCE).expect("the result is told")
 }
 
-/// Stops the writer before a commit, so that what is submitted until the drop gathers behind it.
+/// Stops the writer before a commit, so that later jobs gather behind it until the drop.
 pub(crate) fn stopped(db: &Database) -> (CommitHold, Receiver<Outcome>) {
     let hold = db.faults().hold_commits();
     let first = submit(db, Durability::Full, |_| Ok(()));

@@ -1,4 +1,4 @@
-//! A second process, played by this test binary: it runs one test of its own, told by a variable.
+//! Tests with a second process: this test binary, which an environment variable makes run one test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ const CHILD_FILE: &str = "LANDFALL_STORAGE_TEST_FILE";
 /// If set, the child writes one row after the other.
 const CHILD_WRITES: &str = "LANDFALL_STORAGE_TEST_WRITES";
 
-/// Not a test unless a parent started it: opens the file, writes, and lives until it is killed.
+/// Only acts if a parent started it: opens the file, writes, and lives until it is killed.
 #[test]
 fn child_that_holds_the_file() {
     let Some(path) = std::env::var_os(CHILD_FILE) else { return };
@@ -24,7 +24,7 @@ fn child_that_holds_the_file() {
             .try_for_each(|id| db.write(Durability::Full, insert_bytes(id, 5_000)).map(drop))
             .unwrap();
     }
-    // Ends with the parent, at the latest.
+    // Ends with the parent at the latest.
     let _ = std::io::stdin().read(&mut [0; 1]);
     drop(db);
 }
@@ -137,7 +137,7 @@ fn what_a_killed_copy_left_is_not_in_the_way_and_not_written_to() {
     std::fs::write(&partial, b"half a copy").unwrap();
     db.backup_to(&target).unwrap();
     assert!(!partial.exists());
-    // Killed between its two last steps, a copy has two names. Then the good one is moved away.
+    // A copy that is killed between its last two steps has two names. Then the good one is moved away.
     std::fs::hard_link(&target, &partial).unwrap();
     let moved = place.folder.path().join("moved.db");
     std::fs::rename(&target, &moved).unwrap();

@@ -1,4 +1,4 @@
-//! A panic of the writer thread's own code: every write is answered, and the file is let go.
+//! A panic of the writer thread's own code: every write gets a result, and the file is released.
 
 use std::sync::mpsc;
 
@@ -14,7 +14,7 @@ fn after_a_panic_of_the_writer_every_write_is_answered_and_the_file_is_let_go() 
     assert!(db.writer_panic().is_none());
     let hold = db.faults().hold_commits();
     db.faults().panic_at_next_commit();
-    // Some in the group that panics, some behind it.
+    // Some jobs are in the group that panics, some are queued after it.
     let (tell, told) = mpsc::channel();
     for number in 2..200 {
         let tell = tell.clone();
@@ -30,7 +30,7 @@ fn after_a_panic_of_the_writer_every_write_is_answered_and_the_file_is_let_go() 
     assert!(panic.to_string().contains("ordered by a test"), "{panic}");
     let later = db.write(Durability::Full, insert(300)).unwrap_err();
     assert_eq!(later.class(), FailureClass::Panicked);
-    // Reads go on, and closing says what happened.
+    // Reads continue, and closing reports the panic.
     assert_eq!(ids(&db), [1]);
     let closed = db.close().unwrap_err();
     assert!(matches!(closed, StorageError::WriterPanicked { .. }), "{closed:?}");

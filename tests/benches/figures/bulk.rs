@@ -1,4 +1,4 @@
-//! Many changes at once: made offline, pushed, durable, committed at a fresh replica.
+//! Many changes at once: made offline, pushed, durable at the relay, committed at a new replica.
 
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ fn one(loaded: bool) -> f64 {
     let (space, target) = (from.space("default").unwrap(), to.space("default").unwrap());
     let (document, _) = typed(&from, &space, 1);
     let read = loaded.then(|| {
-        // The reader has the document open before the bulk of it comes.
+        // The reader has the document open before the bulk of the changes arrives.
         from.connect(relay.url.as_str()).unwrap();
         to.connect(relay.url.as_str()).unwrap();
         wait(&to, |status| status.spaces["default"].changes >= 3);

@@ -1,4 +1,4 @@
-//! What one edit costs: alone, beside a typing peer, and until a peer hears of it.
+//! The cost of one edit: alone, with a typing peer, and until a peer receives it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub fn change_when_idle() {
     }
 }
 
-/// A reader keeps the state that it reads, so that the next change is made in a copy of it.
+/// A reader keeps the state that it reads, so the next change copies that state first.
 pub fn change_beside_a_reader() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("s"), options(Durability::Normal)).unwrap();
@@ -50,7 +50,7 @@ pub fn change_beside_a_reader() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                // sleep: a closure that takes its time over what it reads
+                // sleep: a closure that reads slowly
                 document.read(|_| std::thread::sleep(Duration::from_millis(1))).unwrap();
             }
         });
@@ -91,7 +91,7 @@ pub fn change_while_a_peer_types() {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 peer.change(|tx| Ok(tx.splice_text(&text, 3, 0, "p")?)).unwrap();
-                // sleep: the peer types at a rate
+                // sleep: the peer types at a fixed rate
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
@@ -99,7 +99,7 @@ pub fn change_while_a_peer_types() {
             samples.time(|| {
                 document.change(|tx| Ok(tx.splice_text(&text, n, 0, "y")?)).unwrap();
             });
-            // sleep: we type at a rate
+            // sleep: we type at a fixed rate
             std::thread::sleep(Duration::from_millis(20));
         }
         stop.store(true, Ordering::Relaxed);

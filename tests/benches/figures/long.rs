@@ -1,5 +1,5 @@
-//! The figures of a long life: what years of history cost on the disk, in memory and on the wire.
-//! Each is printed beside its target.
+//! Figures of long histories: their cost on the disk, in memory and on the wire. Each is printed next
+//! to its target.
 
 use super::{long_backup, long_epoch, long_fresh, long_history, long_one_shot};
 

@@ -1,4 +1,4 @@
-//! Copying a store of 500 MB while somebody writes to it steadily.
+//! Copies a store of 500 MB while a writer commits at a steady rate.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ const VALUES: usize = 170;
 const VALUE_BYTES: usize = 3 << 20;
 const BACKUPS: usize = 3;
 const BASELINE: Duration = Duration::from_millis(1_500);
-/// Between two commits of the writer.
+/// Time between two commits of the writer.
 const PACE: Duration = Duration::from_millis(3);
 
 pub fn backup() {
@@ -64,7 +64,7 @@ fn engine(path: &Path, target: &Path) {
     );
 }
 
-/// Values that no compression makes smaller.
+/// Fills the store with incompressible values.
 fn fill(store: &Store, url: &str) {
     let space = store.space("large").unwrap();
     let mut rng = Rng::new(5);
@@ -83,14 +83,14 @@ fn change(document: &Document, n: &mut i64) {
     document.change(|tx| Ok(tx.put(ROOT, "n", *n)?)).unwrap();
 }
 
-/// A writer alone, and beside a backup, in turn.
+/// Measures a writer alone and during a backup, in turn.
 fn beside(what: &str, mut commit: impl FnMut(), backup: impl Fn() + Sync) {
     let (mut alone, mut during, mut took) = (Vec::new(), Vec::new(), Vec::new());
     let mut write = |samples: &mut Vec<Duration>| {
         let began = Instant::now();
         commit();
         samples.push(began.elapsed());
-        // sleep: the writer writes at a rate
+        // sleep: the writer writes at a fixed rate
         std::thread::sleep(PACE);
     };
     for _ in 0..BACKUPS {
@@ -110,7 +110,7 @@ fn beside(what: &str, mut commit: impl FnMut(), backup: impl Fn() + Sync) {
                 write(&mut during);
             }
         });
-        // sleep: what the disk still has to do for the copy is not part of the next baseline
+        // sleep: the disk finishes the work of the copy, which must not count in the next baseline
         std::thread::sleep(Duration::from_millis(500));
     }
     let at = |samples: &[Duration], percent| ms(percentile(samples, percent));

@@ -1,5 +1,6 @@
-//! A replica of 10,000 documents meets a log whose epoch it does not know, because an older copy of
-//! the relay's data was put back: what finding out costs when all is equal, and when some differs.
+//! A replica of 10,000 documents connects to a log with an epoch that it does not know, because an
+//! older copy of the relay's data was restored: the cost of the check if all is equal, and if some
+//! differs.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -34,14 +35,14 @@ impl Place {
         self.folder.path().join("relay")
     }
 
-    /// Restarts the relay, with something done to its folder in between.
+    /// Restarts the relay and calls `between` while it is stopped.
     fn restart(&mut self, between: impl FnOnce(&Self)) {
         self.relay = None;
         between(self);
         self.relay = Some(FoldingRelay::start(&self.data(), self.port, &[]));
     }
 
-    /// Keeps a copy of the relay's folder.
+    /// Copies the relay's folder.
     fn keep(&mut self) {
         self.restart(|place| {
             let copy = place.folder.path().join("copy");
@@ -50,7 +51,7 @@ impl Place {
         });
     }
 
-    /// Puts that copy back.
+    /// Restores that copy.
     fn put_back(&mut self) {
         self.restart(|place| {
             std::fs::remove_dir_all(place.data()).unwrap();
@@ -58,24 +59,24 @@ impl Place {
         });
     }
 
-    /// Entries that the relay took since it was started.
+    /// The number of entries that the relay took since its start.
     fn taken(&self) -> u64 {
         metric(self.port, "landfall_relay_entries_in_total") as u64
     }
 
-    /// Bytes and time until a replica that comes back has nothing left to say or hear, and what
-    /// the relay took from it.
+    /// Returns the bytes and the time until a returning replica and the relay are in sync. `missing` is
+    /// the number of entries that the relay must take from it.
     fn reconcile(&self, store: &Store, missing: u64) -> (u64, Duration) {
         let before = self.proxy.forwarded();
         let (began, taken) = (Instant::now(), self.taken());
         store.go_online();
         wait(store, is_live);
         while self.taken() < taken + missing {
-            // sleep: HTTP has nothing that tells of a change
+            // sleep: HTTP cannot signal a change
             std::thread::sleep(Duration::from_millis(2));
         }
         let took = began.elapsed();
-        // sleep: what was said before may still be on its way through the proxy
+        // sleep: earlier messages may still be on their way through the proxy
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(self.taken(), taken + missing, "only what is missing is sent");
         (self.proxy.forwarded() - before, took)
@@ -119,7 +120,7 @@ pub fn unknown_epoch() {
     }
 }
 
-/// The copy lacks a change, and gets it from another replica: in an epoch of its own.
+/// The copy lacks a change, and gets it from another replica, in a new epoch.
 fn equal(place: &mut Place, one: &Store, other: &Store, document: &Document) -> (u64, Duration) {
     go_offline(one);
     go_offline(other);
@@ -139,13 +140,13 @@ fn equal(place: &mut Place, one: &Store, other: &Store, document: &Document) -> 
     other.go_online();
     wait(other, is_live);
     while place.taken() < 1 {
-        // sleep: HTTP has nothing that tells of a change
+        // sleep: HTTP cannot signal a change
         std::thread::sleep(Duration::from_millis(5));
     }
     place.reconcile(one, 0)
 }
 
-/// The copy lacks what was changed since.
+/// The copy lacks the changes made since.
 fn differs(place: &mut Place, one: &Store, documents: &[Document]) -> (u64, Duration) {
     go_offline(one);
     place.keep();
@@ -163,7 +164,7 @@ fn change(document: &Document) {
     document.change(|tx| Ok(tx.put(ROOT, "more", next_value())?)).unwrap();
 }
 
-/// Another value each time.
+/// Returns another value each time.
 fn next_value() -> i64 {
     use std::sync::atomic::{AtomicI64, Ordering};
     static NEXT: AtomicI64 = AtomicI64::new(0);

@@ -1,5 +1,5 @@
-//! A replica that had nothing meets a document of 20,000 folded changes: bytes on the wire, the
-//! relay's processor time, and opening the document there.
+//! A new replica fetches a document of 20,000 changes in a snapshot: bytes on the wire, the relay's
+//! processor time, and the time to open the document there.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -56,7 +56,7 @@ fn replicas(relay: &FoldingRelay, writer: &Store, saved: usize, tail: usize) {
     let mut used = Duration::ZERO;
     for n in 0..=REPLICAS {
         if n == 1 {
-            // The first one fills the caches.
+            // The first run fills the caches.
             used = processor_time(relay.pid());
         }
         let (before, began) = (proxy.forwarded(), Instant::now());

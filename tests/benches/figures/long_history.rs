@@ -1,5 +1,5 @@
-//! 200,000 changes in 100 documents and 20,000 in one: the relay's memory while it takes and folds
-//! them, what both stores are on the disk once they are folded, and the relay's memory at rest.
+//! 200,000 changes in 100 documents and 20,000 in one: the relay's memory while it takes and compacts
+//! them, the size of both stores on disk after that, and the relay's memory at rest.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub fn history() {
     let folder = tempfile::tempdir().unwrap();
     let (data, path) = (folder.path().join("relay"), folder.path().join("store"));
     let relay = FoldingRelay::start(&data, 0, &FOLDS);
-    // The engine folds once it is told to, so that both stores are folded from one by one changes.
+    // The engine compacts only on request, so both stores start from single changes.
     let options = Options { durability: Durability::Normal, fold: false, ..Options::default() };
     let store = Store::open(&path, options).unwrap();
     let space = store.space(SPACE).unwrap();
@@ -48,7 +48,7 @@ fn ingest(relay: &FoldingRelay, store: &Store, typists: &mut [Typist]) {
     let before = memory_mib(&process, "VmRSS").unwrap();
     let children = Children::watch(relay.pid());
     let began = Instant::now();
-    // A little of each document in turn, as many people write at once.
+    // Some changes of each document in turn, as if many people wrote at once.
     for _ in 0..EACH / 20 {
         for some in typists.chunks_mut(DOCUMENTS / 2) {
             type_together(store, some, 20);
@@ -99,7 +99,7 @@ fn engine_store(path: &Path, documents: usize, saved: usize) {
 fn at_rest(folder: &Path, data: &Path) {
     for (name, data) in [("nothing", folder.join("empty")), ("all that", data.to_owned())] {
         let relay = FoldingRelay::start(&data, 0, &FOLDS);
-        // sleep: what it does by itself after a start is part of its rest
+        // sleep: the work that it does after a start is part of its rest
         std::thread::sleep(Duration::from_secs(2));
         let mib = memory_mib(&relay.pid().to_string(), "VmRSS").unwrap();
         println!("relay at rest with {name} stored: {mib:.1} MiB resident (target 25, ± 2)");

@@ -1,7 +1,7 @@
-//! A document that was edited by 5,000 commands, each of which opened the store, made one change
-//! and closed it. The commands run in this process, one after the other, through the engine's API;
-//! the document is loaded in a fresh process. Now and then one stays open for a moment, as one does
-//! that waits for its relay: only then is there time to fold what the others left.
+//! A document edited by 5,000 commands, each of which opened the store, made one change and closed it.
+//! The commands run in this process, one after the other, through the engine's API; a new process loads
+//! the document. Every [`STAYS_EVERY`] commands one stays open for a moment, like a command that waits
+//! for its relay: only then is there time to compact what the others left.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -13,15 +13,15 @@ use landfall::{DocumentId, Durability, Options, Store};
 use super::long_setup::{SPACE, memory_mib, ms, percentile};
 use super::setup::options;
 
-/// The word that makes this binary load a document: so it is measured in a fresh process.
+/// The argument that makes this binary load a document, so that loading is measured in a new process.
 pub const LOADER: &str = "loader-for-figures";
 
 const COMMANDS: usize = 5_000;
-/// On a slow machine there are fewer, and the line says how many.
+/// Time limit: on a slow machine fewer commands run, and the output states how many.
 const MOST: Duration = Duration::from_secs(50);
-/// Every so many commands one stays...
+/// One of so many commands stays open...
 const STAYS_EVERY: usize = 250;
-/// ...for so long.
+/// ...for this long.
 const STAYS: Duration = Duration::from_millis(200);
 
 pub fn one_shot() {
@@ -47,13 +47,13 @@ pub fn one_shot() {
     }
 }
 
-/// In memory, if the system has such a place: each command waits for the disk several times, and that
-/// is not what is measured here.
+/// A folder in memory, if the system has such a file system: each command waits for the disk several
+/// times, which is not measured here.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-/// Everything that is long enough is folded, however young.
+/// Compacts without a recent window.
 fn folding() -> Options {
     Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..options(Durability::Normal) }
 }
@@ -63,7 +63,7 @@ fn commands(path: &Path, document: DocumentId, trusted: bool) -> Vec<Duration> {
     let mut times = Vec::with_capacity(COMMANDS);
     while times.len() < COMMANDS && began.elapsed() < MOST {
         if !trusted {
-            // The file's time of change is not the one that the close saw: as after a copy.
+            // The file's change time is not the one that the close recorded, as after a copy.
             let permissions = std::fs::metadata(path).unwrap().permissions();
             std::fs::set_permissions(path, permissions).unwrap();
         }
@@ -74,7 +74,7 @@ fn commands(path: &Path, document: DocumentId, trusted: bool) -> Vec<Duration> {
         opened.change(|tx| Ok(tx.put(ROOT, key, times.len() as i64)?)).unwrap();
         let took = started.elapsed();
         if times.len() % STAYS_EVERY == STAYS_EVERY - 1 {
-            // sleep: folding is in the background, and a store does not tell of it
+            // sleep: compaction runs in the background, and a store sends no event for it
             std::thread::sleep(STAYS);
         }
         let started = Instant::now();
@@ -94,7 +94,7 @@ fn load_in_a_fresh_process(path: &Path, document: DocumentId, what: &str) {
     assert!(status.success(), "{status}");
 }
 
-/// Loads a document, and says what that took.
+/// Loads a document, and prints the time and memory that it took.
 pub fn load(arguments: &[String]) -> ExitCode {
     let [path, document, what] = arguments else { return ExitCode::FAILURE };
     let spaces = landfall::maintain::inspect(path).unwrap().spaces;

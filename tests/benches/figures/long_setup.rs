@@ -1,5 +1,5 @@
-//! A relay that folds, its operator's commands, what the system says of processes, and texts that
-//! were typed as people type.
+//! Helpers for long histories: a relay that compacts, its operator's commands, process figures of the
+//! system, and realistic typing.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -28,8 +28,8 @@ const OPERATOR: &str = "operator-for-figures";
 const FOLDED: &str = "landfall_relay_folds_total{outcome=\"folded\"}";
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What this binary is when it runs as a child of itself, if the first word says so: the worker
-/// that folds, an operator's command, or who loads a document.
+/// Runs this binary as a child of itself if the first argument is such a word: the compaction worker,
+/// an operator's command, or the process that loads a document.
 pub fn child(word: &str, arguments: Vec<String>) -> Option<ExitCode> {
     match word {
         FOLD_WORKER => Some(landfall_relay::cli::fold_worker()),
@@ -49,7 +49,7 @@ struct Operator {
     command: OperatorCommand,
 }
 
-/// An operator's command on a data folder, in a process of its own as an operator runs it.
+/// Runs an operator's command on a data folder in a separate process.
 pub fn operate(command: &str, data: &Path, more: &[&str]) {
     let status = Command::new(std::env::current_exe().unwrap())
         .args([OPERATOR, command, "--data"])
@@ -69,7 +69,7 @@ pub struct FoldingRelay {
 }
 
 impl FoldingRelay {
-    /// Port 0 takes a free one.
+    /// Port 0 selects a free one.
     pub fn start(data: &Path, port: u16, more: &[&str]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([RELAY, "--listen", &format!("127.0.0.1:{port}"), "--data"])
@@ -90,12 +90,12 @@ impl FoldingRelay {
         self.child.id()
     }
 
-    /// Folds since the start, once no more are made for some seconds.
+    /// The number of compactions since the start, once it has not grown for some seconds.
     pub fn settled_folds(&self) -> f64 {
         let began = Instant::now();
         let (mut last, mut since) = (metric(self.port, FOLDED), Instant::now());
         while since.elapsed() < Duration::from_secs(3) && began.elapsed() < PATIENCE {
-            // sleep: a relay does not tell when it has nothing left to fold
+            // sleep: a relay does not report when it has nothing left to compact
             std::thread::sleep(Duration::from_millis(100));
             let now = metric(self.port, FOLDED);
             if now != last {
@@ -113,24 +113,23 @@ impl Drop for FoldingRelay {
     }
 }
 
-/// A line of `/proc/PID/status` in MiB; `None` once the process is gone.
+/// A line of `/proc/PID/status` in MiB; `None` if the process is gone.
 pub fn memory_mib(process: &str, line: &str) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let found = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'))?;
     Some(found.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
 }
 
-/// Processor time of a process so far, without its children's. The kernel counts it in ticks of
-/// 10 ms.
+/// Processor time of a process so far, without its children. The kernel counts it in ticks of 10 ms.
 pub fn processor_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name before it is in parentheses and may hold anything.
+    // The preceding field, the name, is in parentheses and may contain any character.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
     Duration::from_millis(ticks * 10)
 }
 
-/// Looks at the children of a process while it lives.
+/// Observes the children of a process while it lives.
 pub struct Children {
     stop: Arc<AtomicBool>,
     peak_kib: Arc<AtomicU64>,
@@ -147,14 +146,14 @@ impl Children {
                     let kib = memory_mib(&child, "VmHWM").unwrap_or_default() * 1024.0;
                     peak.fetch_max(kib as u64, Ordering::Relaxed);
                 }
-                // sleep: nothing tells that a child of another process came or grew
+                // sleep: no event shows that a child of another process started or grew
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
         Self { stop, peak_kib, thread: Some(thread) }
     }
 
-    /// The most that one of them had resident, as far as it was seen.
+    /// The largest observed resident memory of one child.
     pub fn peak_mib(mut self) -> f64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
@@ -168,7 +167,7 @@ fn children_of(pid: u32) -> Vec<String> {
     lists.flatten().flat_map(|list| words(&list)).filter(|child| is_worker(child)).collect()
 }
 
-/// Between its start and its program a child is a picture of its parent, memory and all.
+/// Between its fork and its exec, a child has its parent's command line and memory.
 fn is_worker(pid: &str) -> bool {
     let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     line.split('\0').nth(1) == Some(FOLD_WORKER)
@@ -178,8 +177,7 @@ fn words(list: &str) -> Vec<String> {
     list.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A text that somebody types: letter after letter, now and then one taken back, now and then
-/// somewhere else.
+/// A text typed as people type: letter by letter, with occasional deletions and jumps.
 pub struct Typist {
     pub document: Document,
     text: ObjId,
@@ -214,8 +212,8 @@ impl Typist {
     }
 }
 
-/// Each of them makes so many changes. One commit for all, so that the preparation is quick; each
-/// is a change of its own all the same.
+/// Makes `changes` changes of each of the typists. One commit contains all of them, so that the
+/// preparation is quick; each is still a separate change.
 pub fn type_together(store: &Store, typists: &mut [Typist], changes: usize) {
     store
         .group(|group| {
@@ -241,7 +239,7 @@ pub fn flush(store: &Store) {
     store.flush_blocking(PATIENCE).unwrap();
 }
 
-/// Whether a space has everything of the relay's, and the relay everything of it.
+/// Whether all spaces are live and nothing is pending.
 pub fn is_live(status: &Status) -> bool {
     let live = |space: &landfall::SpaceStatus| space.sync == SyncStatus::Live;
     status.spaces.values().all(live) && status.pending().changes == 0
@@ -258,7 +256,7 @@ pub fn folder_bytes(folder: &Path) -> u64 {
     files.map(|file| file.metadata().map_or(0, |found| found.len())).sum()
 }
 
-/// One of several samples.
+/// A percentile of the samples.
 pub fn percentile(samples: &[Duration], percent: usize) -> Duration {
     let mut sorted = samples.to_vec();
     sorted.sort();

@@ -1,5 +1,5 @@
-//! What it costs the relay to say where documents stand that it has and its client too: what an
-//! automerge-repo client asks for each of its documents when it connects.
+//! The cost at the relay of reporting the state of documents that it and its client have: an
+//! automerge-repo client requests this for each of its documents when it connects.
 
 use std::collections::BTreeSet;
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use super::setup::Relay;
 
 const DOCUMENTS: usize = 10_000;
 
-/// Requests that wait for their answers at a time: those of one look, and many.
+/// Requests in flight at a time: one, and many.
 const WINDOWS: [usize; 2] = [1, 256];
 
 const NAME: &str = "figures";
@@ -51,7 +51,7 @@ impl Asking {
         }
     }
 
-    /// Says which head it has of a document, and sends these changes.
+    /// States which head it has of a document, and sends these changes.
     fn say(&mut self, document: DocumentId, head: ChangeHash, changes: Vec<Vec<u8>>) {
         let message = SyncMessage {
             heads: vec![head],

@@ -44,7 +44,7 @@ impl Samples {
     }
 }
 
-/// What the disk itself needs for an fsync, beside which all else is to be read.
+/// The disk's own time for an fsync, as a reference for all other figures.
 pub fn disk() {
     let folder = tempfile::tempdir().unwrap();
     let mut file = std::fs::File::create(folder.path().join("probe")).unwrap();

@@ -1,4 +1,4 @@
-//! What 10,000 documents cost when nothing happens.
+//! The cost of 10,000 idle documents.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub fn reconnect() {
     let store = filled(&folder.path().join("s"), 10_000);
     store.connect(proxy.url.as_str()).unwrap();
     store.flush_blocking(Duration::from_secs(300)).unwrap();
-    // The echoes of what was pushed move the cursor; only then is nothing left to be told.
+    // The echoes of the pushed changes move the cursor; only after that is the replica up to date.
     wait(&store, is_live);
     let mut samples = Samples::new("reconnect, 10,000 documents, nothing changed");
     let mut bytes = Vec::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use landfall::automerge::{ObjId, ObjType, ROOT, ReadDoc, transaction::Transactable};
 use landfall::{Document, Durability, Options, Space, Store};
 
-/// The word that makes this binary a relay: so it is of the same profile as what is measured.
+/// The argument that makes this binary a relay, so that both have the same build profile.
 pub const RELAY: &str = "relay-for-figures";
 
 #[derive(clap::Parser)]
@@ -45,10 +45,10 @@ impl Relay {
         Self { child, url, port }
     }
 
-    /// Processor time that it has used, in ticks of 10 ms.
+    /// Processor time used so far, in ticks of 10 ms.
     pub fn processor(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // The name before it may hold spaces.
+        // The preceding field, the name, may contain spaces.
         let figures = stat.rsplit(") ").next().unwrap().split(' ');
         let ticks = figures.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
         Duration::from_millis(10 * ticks.sum::<u64>())
@@ -73,7 +73,8 @@ pub fn options(durability: Durability) -> Options {
     Options { durability, ..Options::default() }
 }
 
-/// A document with a text that was typed in so many changes, and the text's object.
+/// Makes a document with a text that was typed in so many changes, and returns it with the text's
+/// object.
 pub fn typed(store: &Store, space: &Space, changes: usize) -> (Document, ObjId) {
     let document = space.create(|_| Ok(())).unwrap();
     let text = document.change(|tx| Ok(tx.put_object(ROOT, "text", ObjType::Text)?)).unwrap();
@@ -81,8 +82,8 @@ pub fn typed(store: &Store, space: &Space, changes: usize) -> (Document, ObjId) 
     (document, text)
 }
 
-/// Types at the start of a document's text, in so many changes. Grouped, so that the preparation
-/// takes few commits; each is a change of its own all the same.
+/// Types at the start of a document's text, in so many changes. Grouped, so that the preparation takes
+/// few commits; each is still a separate change.
 pub fn type_on(store: &Store, document: &Document, changes: usize) {
     let text = document.read(|doc| doc.get(ROOT, "text").unwrap().unwrap().1).unwrap();
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! Edits that many see: what they cost the server, and how long they take to the reader.
+//! Edits that many clients receive: the cost at the server, and the latency at a reader.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,23 +19,23 @@ use super::table::Metric;
 use super::wire::{self, Said};
 use super::world::World;
 
-/// How long clients may take to be answered, and to have everything after the last edit.
+/// How long clients may take to be answered, and to receive everything after the last edit.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
 /// One measurement.
 #[derive(Clone, Copy)]
 pub struct Scene {
-    /// What the figures are called after.
+    /// The prefix of the figures' names.
     pub name: &'static str,
     /// Connections on the document. The last one only reads, and its frames are timed.
     pub clients: usize,
-    /// Edits a second, by all others in turn.
+    /// Edits per second, made by all other clients in turn.
     pub rate: u32,
-    /// Changes that the document begins with.
+    /// Number of changes in the initial document.
     pub length: usize,
     pub warm: Duration,
     pub measured: Duration,
-    /// Whether what it costs is told too.
+    /// Whether to report the costs at the server too.
     pub costs: bool,
 }
 
@@ -53,26 +53,26 @@ struct Shared {
     document: String,
     world: Mutex<World>,
     ready: AtomicUsize,
-    /// Changes that came to those who did not make them.
+    /// Changes that reached clients other than their authors.
     delivered: AtomicU64,
     phase: watch::Receiver<Phase>,
 }
 
-/// What the reader saw.
+/// The reader's record.
 #[derive(Default)]
 struct Seen {
-    /// When each edit was made, and how long it took here.
+    /// When each edit was made, and its latency at the reader.
     edits: Vec<(Instant, Duration)>,
-    /// All that came, to be given to automerge at the end.
+    /// All received chunks, for automerge to check at the end.
     chunks: Vec<Vec<u8>>,
 }
 
-/// What was measured, besides what the reader saw.
+/// The measurements besides the reader's record.
 struct Measured {
     from: Moment,
     to: Moment,
     peak_mib: f64,
-    /// From the last edit until everybody had everything, if that came.
+    /// Time from the last edit until all clients had everything, if that happened.
     caught_up: Option<Duration>,
 }
 
@@ -83,7 +83,7 @@ struct Moment {
     own: Duration,
 }
 
-/// Runs a scene against a server of a kind.
+/// Runs a scene against a server of this kind.
 pub fn run(kind: Kind, scene: Scene) -> Result<Vec<Metric>, String> {
     let server = Server::start(kind)?;
     let world = World::new(scene.length, scene.clients);
@@ -101,7 +101,7 @@ pub fn run(kind: Kind, scene: Scene) -> Result<Vec<Metric>, String> {
         phase: phases,
     });
     let for_reader = Arc::clone(&shared);
-    // On a thread of its own, so that no other client's work is in its times.
+    // On a separate thread, so that other clients' work does not affect its times.
     let reader =
         std::thread::spawn(move || self::runtime().block_on(client(for_reader, scene.clients - 1)));
     let measured = runtime.block_on(conduct(&shared, &phase, &server))?;
@@ -112,8 +112,8 @@ pub fn run(kind: Kind, scene: Scene) -> Result<Vec<Metric>, String> {
     Ok(figures(&shared, &server, &times(&shared, &seen, &measured), &measured))
 }
 
-/// How long each edit of the measured time took to the reader, in order; without end for those
-/// that never came.
+/// The latency at the reader of each edit in the measured period, in order; infinite for edits that
+/// never arrived.
 fn times(shared: &Shared, seen: &Seen, measured: &Measured) -> Vec<Duration> {
     let counts = |made: &Instant| (measured.from.at..measured.to.at).contains(made);
     let came = seen.edits.iter().filter(|(made, _)| counts(made)).map(|(_, took)| *took);
@@ -128,7 +128,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Leads the clients through the phases; gives the moments between which is measured.
+/// Leads the clients through the phases; returns the start and end of the measured period.
 async fn conduct(
     shared: &Arc<Shared>,
     phase: &watch::Sender<Phase>,
@@ -143,7 +143,7 @@ async fn conduct(
     if wait_for(ready, &mut clients).await?.is_none() {
         return Err(format!("not all clients were answered within {CATCH_UP:?}"));
     }
-    // The last acknowledgements of the opening.
+    // Waits for the last acknowledgements of the start phase.
     sleep(Duration::from_secs(1)).await;
     phase.send_replace(Phase::Editing);
     sleep(scene.warm).await;
@@ -174,7 +174,7 @@ fn moment(shared: &Shared, server: &Server) -> Moment {
     }
 }
 
-/// Waits for something, at most [`CATCH_UP`]; gives how long it took.
+/// Waits for a condition, at most [`CATCH_UP`]; returns how long it took.
 async fn wait_for(
     reached: impl Fn() -> bool,
     clients: &mut JoinSet<Result<Seen, String>>,
@@ -232,7 +232,7 @@ async fn client(shared: Arc<Shared>, me: usize) -> Result<Seen, String> {
     }
 }
 
-/// When a client edits: all in turn, so that the edits are spread evenly.
+/// When a client edits: the clients take turns, so that edits are evenly spaced.
 fn turns(scene: Scene, me: usize) -> Interval {
     let one = Duration::from_secs(1) / scene.rate;
     let editors = scene.clients as u32 - 1;
@@ -251,7 +251,7 @@ async fn say(shared: &Shared, sparse: &mut Sparse, link: &mut Link) -> Result<()
     Ok(())
 }
 
-/// Whether it was a sync message, which is to be answered.
+/// Returns whether it was a sync message, which needs an answer.
 fn take(
     shared: &Shared,
     sparse: &mut Sparse,
@@ -279,7 +279,7 @@ fn take(
     Ok(true)
 }
 
-/// What the reader was sent, in the hands of automerge: is it the document that was typed?
+/// Checks with automerge that the reader received the document that was typed.
 fn verify(shared: &Shared, seen: &Seen) -> Result<(), String> {
     let mut world = shared.world.lock().unwrap();
     let expected = world.heads();

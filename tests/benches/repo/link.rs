@@ -15,8 +15,7 @@ use super::wire::{self, Said};
 /// How long a server may take for an answer that a row waits for.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How long an answer to `join` is waited for, and how often it is asked for. Long enough for a
-/// server that is busy.
+/// How long to wait for an answer to `join`, and how often to try. Long enough for a busy server.
 const TRY: Duration = Duration::from_secs(4);
 const TRIES: usize = 10;
 
@@ -28,8 +27,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects to a server on a port of this machine and joins. Tries again where no answer comes:
-    /// automerge-repo's server never hears a connection that comes while it is starting.
+    /// Connects to a server on a local port and joins. Retries if no answer comes: automerge-repo's
+    /// server misses a connection that arrives while it is starting.
     pub async fn join(port: u16, me: &str, storage: Option<&str>) -> Result<Self, String> {
         let mut last = String::new();
         for _ in 0..TRIES {
@@ -67,18 +66,18 @@ impl Link {
         }
     }
 
-    /// The next message, within the patience of a row.
+    /// The next message, within [`PATIENCE`].
     pub async fn next(&mut self) -> Result<Bytes, String> {
         let next = timeout(PATIENCE, self.next_at_any_time());
         next.await.map_err(|_| format!("no answer within {PATIENCE:?}"))?
     }
 
-    /// The next message, whenever it comes. Answers pings meanwhile.
+    /// The next message, without a time limit. Answers pings meanwhile.
     pub async fn next_at_any_time(&mut self) -> Result<Bytes, String> {
         next(&mut self.socket).await
     }
 
-    /// Sends what [`Link::sync`] made.
+    /// Sends a message made by [`Link::sync`].
     pub async fn send(&mut self, message: Vec<u8>) -> Result<(), String> {
         self.socket.send(Message::Binary(message.into())).await.map_err(|e| e.to_string())
     }
@@ -88,15 +87,15 @@ impl Link {
         wire::sync(kind, document, &self.me, &self.server, data)
     }
 
-    /// Says goodbye, so that the server does not find out later.
+    /// Closes the connection properly, so that the server notices at once.
     pub async fn close(mut self) {
         let _ = self.socket.close(None).await;
         let drained = async { while self.next_at_any_time().await.is_ok() {} };
         let _ = timeout(Duration::from_secs(5), drained).await;
     }
 
-    /// The messages to come, and a way to send that never waits: for thousands at once, of which a
-    /// server reads no more while its answers are not read.
+    /// Splits into a receiver and an unbounded sender: for thousands of messages at once, because a
+    /// server stops reading while its answers are not read.
     pub fn split(self) -> (Inbox, mpsc::UnboundedSender<Vec<u8>>) {
         let (sender, mut outgoing) = mpsc::unbounded_channel::<Vec<u8>>();
         let (mut sink, stream) = self.socket.split();
@@ -120,7 +119,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// The next message, within the patience of a row.
+    /// The next message, within [`PATIENCE`].
     pub async fn next(&mut self) -> Result<Bytes, String> {
         let next = timeout(PATIENCE, next(&mut self.stream));
         next.await.map_err(|_| format!("no answer within {PATIENCE:?}"))?

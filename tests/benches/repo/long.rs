@@ -1,4 +1,4 @@
-//! Long histories: a first load from a cold server, and two who return with much.
+//! Long histories: a first load from a restarted server, and two clients that return with many changes.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::server::{Kind, Server, rest};
 use super::table::Metric;
 use super::world::{fresh_id, type_on, typed};
 
-/// Somebody who has nothing loads a document of so many changes from a server that just started.
+/// A new client loads a document of so many changes from a server that just started.
 pub fn first_load(kind: Kind, changes: usize, times: u32) -> Result<Vec<Metric>, String> {
     static LONG: OnceLock<AutoCommit> = OnceLock::new();
     let mut doc = LONG.get_or_init(|| typed(1, changes)).clone();
@@ -56,7 +56,7 @@ pub fn first_load(kind: Kind, changes: usize, times: u32) -> Result<Vec<Metric>,
     ])
 }
 
-/// From the request to the arrival of the last frame, without what the client then does with it.
+/// Time from the request to the last frame, without the client's processing.
 async fn load(server: &Server, document: &str, heads: &[ChangeHash]) -> Result<Duration, String> {
     let mut link = Link::join(server.port, "newcomer", None).await?;
     let mut replica = Replica::empty(document);
@@ -66,7 +66,7 @@ async fn load(server: &Server, document: &str, heads: &[ChangeHash]) -> Result<D
     Ok(replica.heard.map_or(Duration::ZERO, |heard| heard - asked))
 }
 
-/// Two clients that shared a document come back, each with so many changes, at the same time.
+/// Two clients that share a document return at the same time, each with so many changes.
 pub fn returning(kind: Kind, changes: usize) -> Result<Vec<Metric>, String> {
     let mut base = typed(2, 1_000);
     let shared = base.get_heads();

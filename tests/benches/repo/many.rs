@@ -1,4 +1,4 @@
-//! Many at a time: documents on one connection, and connections that say nothing.
+//! Large numbers: documents on one connection, and idle connections.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::world::fresh_id;
 
 const STORAGE: &str = "9a0f3c52-6d39-4a35-b87e-6f6f0c6c0001";
 
-/// One client makes so many documents, returns unchanged, and returns to a restarted server.
+/// One client creates so many documents, returns unchanged, and returns to a restarted server.
 pub fn documents(kind: Kind, count: usize) -> Result<Vec<Metric>, String> {
     let mut server = Server::start(kind)?;
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -66,9 +66,9 @@ fn small(number: usize) -> Replica {
     Replica::new(&fresh_id(), doc)
 }
 
-/// Connects and announces all documents at once, as automerge-repo does, until the server said of
-/// each that it has it. Each visit has a peer id of its own, as a page that is loaded again has: to
-/// one that it remembers, automerge-repo says nothing where nothing has changed.
+/// Connects and announces all documents at once, as automerge-repo does, until the server has confirmed
+/// each of them. Each visit uses a new peer id, as a reloaded page does: automerge-repo sends nothing
+/// about unchanged documents to a peer that it remembers.
 async fn visit_all(port: u16, me: &str, replicas: &mut [Replica]) -> Result<(), String> {
     let link = Link::join(port, me, Some(STORAGE)).await?;
     let (mut inbox, sender) = link.split();
@@ -96,7 +96,7 @@ async fn visit_all(port: u16, me: &str, replicas: &mut [Replica]) -> Result<(), 
     Ok(())
 }
 
-/// So many connections join and then say nothing.
+/// So many connections join and stay silent.
 pub fn idle(kind: Kind, count: usize, measured: Duration) -> Result<Vec<Metric>, String> {
     let server = Server::start(kind)?;
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -104,7 +104,7 @@ pub fn idle(kind: Kind, count: usize, measured: Duration) -> Result<Vec<Metric>,
         let mut clients = tokio::task::JoinSet::new();
         for number in 0..count {
             let mut link = Link::join(server.port, &format!("idle-{number}"), None).await?;
-            // Reading, so that pings are answered.
+            // Reads, so that pings are answered.
             clients.spawn(async move {
                 loop {
                     if let Err(why) = link.next_at_any_time().await {

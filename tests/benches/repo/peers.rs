@@ -1,10 +1,10 @@
-//! Puts the servers in place that ours is measured against. What is missing is said, and its
-//! columns stay empty.
+//! Installs the servers for the comparison. If one is missing, the bench prints that and leaves its
+//! columns empty.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where this bench keeps what it builds and installs: in the target folder.
+/// The folder for everything that this bench builds and installs, inside the target folder.
 fn place() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("repo-bench")
 }
@@ -24,9 +24,9 @@ pub fn node() -> Result<PathBuf, String> {
         std::fs::copy(from.join(file), to.join(file)).map_err(|e| e.to_string())?;
     }
     if !is_done {
-        // Not `ci`, which refuses the lock file because optional packages of other platforms are
-        // not in it. With install scripts: one compiles the CBOR codec's native part, which its
-        // server is owed.
+        // Not `ci`, which rejects the lock file because it lacks optional packages of other platforms.
+        // With install scripts: one compiles the native part of the CBOR codec, so that the server gets
+        // a fair comparison.
         let mut npm = Command::new("npm");
         npm.args(["install", "--no-audit", "--no-fund"]).current_dir(&to);
         run(&mut npm)?;
@@ -45,7 +45,7 @@ pub fn samod() -> Result<PathBuf, String> {
     Ok(target.join("release/samod-server"))
 }
 
-/// A library to be preloaded, with which an fsync costs nothing.
+/// A library to preload that makes fsync free.
 pub fn no_fsync() -> Result<PathBuf, String> {
     let library = place().join("no_fsync.so");
     std::fs::create_dir_all(place()).map_err(|e| e.to_string())?;

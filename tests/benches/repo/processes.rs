@@ -1,4 +1,4 @@
-//! What the system says of a process and its children: processor time, memory, files.
+//! Figures of a process and its children from the system: processor time, memory, files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,24 +6,24 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Processor time so far, with that of all children, in ticks of 10 ms.
+/// Processor time so far, including all children, in ticks of 10 ms.
 pub fn processor_time(pid: u32) -> Duration {
     let all = tree(pid);
     Duration::from_millis(all.iter().map(|pid| ticks(pid)).sum::<u64>() * 10)
 }
 
-/// Own time, and that of children which have ended.
+/// The process's own time, and that of its ended children.
 fn ticks(pid: &str) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name before it is in parentheses and may hold anything.
+    // The preceding field, the name, is in parentheses and may contain any character.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split(' ').collect();
     fields.get(12..16).map_or(0, |four| four.iter().filter_map(|n| n.parse::<u64>().ok()).sum())
 }
 
-/// Resident memory in MiB, with that of all children.
+/// Resident memory in MiB, including all children.
 pub fn resident_mib(pid: u32) -> f64 {
     let (root, command) = (pid.to_string(), command(&pid.to_string()));
-    // Between its start and its program a child is a picture of its parent, memory and all.
+    // Between its fork and its exec, a child has its parent's command line and memory.
     let counts = |pid: &&String| **pid == root || self::command(pid) != command;
     tree(pid).iter().filter(counts).map(|pid| memory_mib(pid, "VmRSS")).sum()
 }
@@ -66,8 +66,8 @@ pub fn folder_bytes(folder: &Path) -> u64 {
         .sum()
 }
 
-/// What files below a folder take on the disk, in blocks: a thousand small ones take more than
-/// they hold.
+/// Disk space of the files below a folder, in blocks: a thousand small files take more than their
+/// contents.
 pub fn folder_disk_bytes(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -80,7 +80,7 @@ pub fn folder_disk_bytes(folder: &Path) -> u64 {
         .sum()
 }
 
-/// Looks at a process and its children while it lives, for the most that they have resident.
+/// Observes the peak of the resident memory of a process and its children.
 pub struct Peak {
     pid: u32,
     stop: Arc<AtomicBool>,
@@ -89,24 +89,24 @@ pub struct Peak {
 }
 
 impl Peak {
-    /// Forgets the peak so far and begins.
+    /// Resets the peak and starts to observe.
     pub fn watch(pid: u32) -> Self {
-        // 5 makes the kernel forget the high-water mark.
+        // 5 makes the kernel reset the high-water mark.
         let _ = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
         let (stop, kib) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, peak) = (Arc::clone(&stop), Arc::clone(&kib));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 peak.fetch_max((resident_mib(pid) * 1024.0) as u64, Ordering::Relaxed);
-                // sleep: nothing tells that another process grew
+                // sleep: no event shows that another process grew
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
         Self { pid, stop, kib, thread: Some(thread) }
     }
 
-    /// The most so far, in MiB: the kernel's mark of the process alone, or what was seen of it with
-    /// its children.
+    /// The peak so far, in MiB: the larger of the kernel's high-water mark of the process alone and of
+    /// the observed sum with its children.
     pub fn mib(&self) -> f64 {
         let alone = memory_mib(&self.pid.to_string(), "VmHWM");
         alone.max(self.kib.load(Ordering::Relaxed) as f64 / 1024.0)
@@ -120,7 +120,7 @@ impl Drop for Peak {
     }
 }
 
-/// A process that was started by another: the first that is found.
+/// A child of a process: the first one found.
 pub fn first_child(pid: u32) -> Option<u32> {
     tree(pid).get(1)?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! A client with the document: automerge itself, where it need not be cheap.
+//! A client with a real automerge document, for rows where the client's cost does not matter.
 
 use std::time::Instant;
 
@@ -8,17 +8,17 @@ use automerge::{AutoCommit, ChangeHash};
 use super::link::Link;
 use super::wire::{self, Said};
 
-/// A document at a client, and what the client knows of its server.
+/// A document at a client, and the client's sync state with its server.
 pub struct Replica {
     pub document: String,
     pub doc: AutoCommit,
     state: State,
-    /// When the last message came.
+    /// When the last message arrived.
     pub heard: Option<Instant>,
 }
 
 impl Replica {
-    /// A client that meets its server for the first time.
+    /// A client that connects to its server for the first time.
     pub fn new(document: &str, doc: AutoCommit) -> Self {
         Self { document: document.to_owned(), doc, state: State::new(), heard: None }
     }
@@ -28,7 +28,7 @@ impl Replica {
         Self::new(document, AutoCommit::new())
     }
 
-    /// A client that kept what it knew of its server when it was last connected.
+    /// A client that kept its sync state from its last connection.
     pub fn returning(document: &str, doc: AutoCommit, shared: Vec<ChangeHash>) -> Self {
         let mut replica = Self::new(document, doc);
         replica.state.shared_heads = shared;
@@ -36,19 +36,19 @@ impl Replica {
         replica
     }
 
-    /// The connection is a new one; what automerge-repo keeps in its storage stays.
+    /// Starts a new connection; keeps the part of the sync state that automerge-repo stores.
     pub fn reconnect(&mut self) {
         self.state = State::decode(&self.state.encode()).unwrap();
     }
 
-    /// What is to be said now, and as which kind of message.
+    /// The next message to send, and its type.
     pub fn generate(&mut self) -> Option<(&'static str, Vec<u8>)> {
         let kind = if self.doc.get_heads().is_empty() { "request" } else { "sync" };
         let message = self.doc.sync().generate_sync_message(&mut self.state)?;
         Some((kind, message.encode()))
     }
 
-    /// Takes a sync message in.
+    /// Processes a sync message.
     pub fn receive(&mut self, data: &[u8]) -> Result<(), String> {
         self.heard = Some(Instant::now());
         let message = Message::decode(data).map_err(|error| error.to_string())?;
@@ -56,13 +56,13 @@ impl Replica {
         received.map_err(|error| error.to_string())
     }
 
-    /// Whether the server said that it has exactly what is here.
+    /// Whether the server reported exactly this client's heads.
     pub fn is_acknowledged(&mut self) -> bool {
         let heads = self.doc.get_heads();
         !heads.is_empty() && self.state.their_heads.as_ref() == Some(&heads)
     }
 
-    /// Speaks with the server until something is reached.
+    /// Exchanges messages with the server until a condition holds.
     pub async fn sync(
         &mut self,
         link: &mut Link,
@@ -89,7 +89,7 @@ impl Replica {
     }
 }
 
-/// Brings a document to a server in a session of its own.
+/// Uploads a document to a server in a separate session.
 pub async fn upload(port: u16, document: &str, doc: &AutoCommit) -> Result<(), String> {
     let mut link = Link::join(port, "uploader", None).await?;
     let mut replica = Replica::new(document, doc.clone());
@@ -98,7 +98,7 @@ pub async fn upload(port: u16, document: &str, doc: &AutoCommit) -> Result<(), S
     Ok(())
 }
 
-/// Fetches a document as a client that has nothing of it, and says whether it is as expected.
+/// Fetches a document as a new client, and checks its heads.
 pub async fn check(port: u16, document: &str, heads: &[ChangeHash]) -> Result<(), String> {
     let mut link = Link::join(port, "checker", None).await?;
     let mut replica = Replica::empty(document);

@@ -1,4 +1,4 @@
-//! What an acknowledgement is worth: servers killed at it, and what they sync to the disk.
+//! The worth of an acknowledgement: kills servers when they acknowledge, and counts their fsyncs.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ use super::world::{fresh_id, typed};
 
 const EDITS: usize = 5;
 
-/// Kills the server at the very moment at which its message says that it has a change, so many
-/// times, and counts acknowledged changes that it then no longer has.
+/// Kills the server at the moment when its message acknowledges a change, so many times, and counts
+/// acknowledged changes that it lost.
 pub fn kills(kind: Kind, times: usize) -> Result<Vec<Metric>, String> {
     let mut server = Server::start(kind)?;
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -37,7 +37,7 @@ pub fn kills(kind: Kind, times: usize) -> Result<Vec<Metric>, String> {
 }
 
 /// Makes some edits, each acknowledged before the next, and kills the server at the last
-/// acknowledgement. Gives the acknowledged changes.
+/// acknowledgement. Returns the acknowledged changes.
 async fn edit_until_killed(
     server: &mut Server,
     writer: &mut Replica,
@@ -45,7 +45,7 @@ async fn edit_until_killed(
 ) -> Result<Vec<ChangeHash>, String> {
     let mut link = Link::join(server.port, "writer", None).await?;
     writer.reconnect();
-    // What was lost in the round before is given again here, and is no part of this round's count.
+    // Uploads again what the previous round lost; this round does not count it.
     writer.sync(&mut link, Replica::is_acknowledged).await?;
     let mut acked = Vec::new();
     for edit in 0..EDITS {
@@ -60,11 +60,11 @@ async fn edit_until_killed(
     Ok(acked)
 }
 
-/// How many changes a restarted server does not give to somebody who has nothing.
+/// The number of acknowledged changes that a restarted server does not send to a new client.
 async fn missing(server: &Server, document: &str, acked: &[ChangeHash]) -> Result<usize, String> {
     let mut link = Link::join(server.port, "reader", None).await?;
     let mut reader = Replica::empty(document);
-    // Until it is where the server is: both ends have said the same heads.
+    // Until both ends have reported the same heads.
     let fetched = reader.sync(&mut link, Replica::is_acknowledged).await;
     link.close().await;
     match fetched {
@@ -78,7 +78,7 @@ async fn missing(server: &Server, document: &str, acked: &[ChangeHash]) -> Resul
     }
 }
 
-/// Counts the calls that force data to the disk while one writer makes so many edits, each
+/// Counts the system calls that force data to the disk while one writer makes so many edits, each
 /// acknowledged before the next.
 pub fn fsyncs(kind: Kind, edits: usize) -> Result<Vec<Metric>, String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! The servers: each a process of its own over a data folder of its own, ended with its handle.
+//! The servers: each a separate process on a data folder of its own, ended with its handle.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{peers, processes};
 
-/// The word that makes this binary a relay: so it is of the same profile as the bench.
+/// The argument that makes this binary a relay, so that both have the same build profile.
 pub const RELAY: &str = "relay-for-figures";
 
 #[derive(clap::Parser)]
@@ -21,19 +21,19 @@ struct Arguments {
     serve: landfall_relay::cli::ServeArgs,
 }
 
-/// What this binary does as the relay's process.
+/// Runs the relay in this process.
 pub fn run_relay(arguments: Vec<String>) -> ExitCode {
     let arguments = std::iter::once(RELAY.to_owned()).chain(arguments);
     let parsed = <Arguments as clap::Parser>::parse_from(arguments);
     landfall_relay::cli::run(parsed.serve)
 }
 
-/// What is measured.
+/// The measured servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Our relay as it is.
     Relay,
-    /// Our relay with a disk whose fsync costs nothing.
+    /// Our relay on a disk with a free fsync.
     RelayNoFsync,
     /// `server.mjs`: automerge-repo's own adapters.
     Repo,
@@ -47,7 +47,7 @@ impl Kind {
     pub const ALL: [Self; 5] =
         [Self::Relay, Self::RelayNoFsync, Self::Repo, Self::Samod, Self::SyncServer];
 
-    /// Its column, and its name on the command line.
+    /// The name of its column and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Relay => "landfall",
@@ -58,7 +58,7 @@ impl Kind {
         }
     }
 
-    /// Puts it in place. The error says what is missing.
+    /// Installs it. The error names what is missing.
     pub fn install(self) -> Result<(), String> {
         match self {
             Self::Relay => Ok(()),
@@ -121,21 +121,21 @@ pub struct Server {
     kind: Kind,
     child: Child,
     root: TempDir,
-    /// Where it listens, on loopback.
+    /// Its port on loopback.
     pub port: u16,
-    /// Resident once it had started on an empty folder, in MiB.
+    /// Resident memory after its start on an empty folder, in MiB.
     empty_mib: f64,
-    /// The process itself: another than the child under strace.
+    /// The server's process id under strace, where the child is strace itself.
     traced: Option<u32>,
 }
 
 impl Server {
-    /// Starts one on an empty folder.
+    /// Starts a server on an empty folder.
     pub fn start(kind: Kind) -> Result<Self, String> {
         Self::start_traced(kind, None)
     }
 
-    /// As [`Server::start`], with the system calls that reach the disk written to a file.
+    /// As [`Server::start`], and traces the system calls that reach the disk into a file.
     pub fn start_traced(kind: Kind, trace: Option<&Path>) -> Result<Self, String> {
         let root = tempfile::tempdir().map_err(|error| error.to_string())?;
         let port = free_port();
@@ -148,32 +148,32 @@ impl Server {
         Ok(server)
     }
 
-    /// The process whose figures count.
+    /// The process that is measured.
     pub fn pid(&self) -> u32 {
         self.traced.unwrap_or_else(|| self.child.id())
     }
 
-    /// Processor time so far, children's too.
+    /// Processor time so far, including children.
     pub fn processor_time(&self) -> Duration {
         processes::processor_time(self.pid())
     }
 
-    /// Resident now, children too.
+    /// Resident memory now, including children.
     pub fn resident_mib(&self) -> f64 {
         processes::resident_mib(self.pid())
     }
 
-    /// Of so much, what is above the empty process.
+    /// The part of `mib` that exceeds the empty process.
     pub fn above_empty(&self, mib: f64) -> f64 {
         (mib - self.empty_mib).max(0.0)
     }
 
-    /// Its data.
+    /// Its data folder.
     pub fn data(&self) -> PathBuf {
         self.root.path().join("data")
     }
 
-    /// The end of what it said on its standard error, since it was started last.
+    /// The end of its standard error since its last start.
     pub fn log(&self) -> String {
         let log = std::fs::read_to_string(self.root.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -206,7 +206,7 @@ impl Server {
         self.wait_until_listening()
     }
 
-    /// Waits until it neither computes nor writes: what was put off is done.
+    /// Waits until it neither computes nor writes: until deferred work is done.
     pub fn settle(&self) {
         let began = Instant::now();
         let look = || (self.processor_time(), processes::folder_bytes(&self.data()));
@@ -216,7 +216,7 @@ impl Server {
         {
             rest(Duration::from_millis(250));
             let now = look();
-            // A timer's tick of 10 ms is no work.
+            // A timer's tick of 10 ms does not count as work.
             if now.1 != last.1 || now.0 > last.0 + Duration::from_millis(20) {
                 (last, since) = (now, Instant::now());
             }
@@ -241,7 +241,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(traced) = self.traced {
-            // strace ends with what it traces.
+            // strace ends with the traced process.
             signal(traced);
             rest(Duration::from_millis(300));
         }
@@ -271,8 +271,8 @@ fn signal(pid: u32) {
     }
 }
 
-/// A port below those that the system gives to clients: one who knocks at such a one before its
-/// server listens may be given the very same port and be connected with himself.
+/// A port below the system's range for client ports. A client that connects to a port of that range
+/// before its server listens may get the same port and connect to itself.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
@@ -284,8 +284,8 @@ fn free_port() -> u16 {
     }
 }
 
-/// Waits for what another process does without telling.
+/// Waits for another process that sends no event.
 pub fn rest(time: Duration) {
-    // sleep: servers of others do not tell when they are ready, or done
+    // sleep: foreign servers do not report when they are ready or done
     std::thread::sleep(time);
 }

@@ -1,8 +1,8 @@
-//! A client that keeps to automerge's sync protocol without having the document: it knows which
-//! changes it holds, and no more. So seventy of them cost little beside the server.
+//! A client that speaks automerge's sync protocol without a document: it knows only which changes it
+//! has. Seventy of these cost little compared with the server.
 //!
-//! What it says and when follows automerge 0.12's `sync.rs`, as automerge-repo uses it: every
-//! message is answered at once, if there is something to say.
+//! When and what it sends follows automerge 0.12's `sync.rs`, as automerge-repo uses it: it answers
+//! every message at once if it has something to send.
 
 use automerge::ChangeHash;
 use automerge::sync::{BloomFilter, ChunkList, Have, Message, MessageFlags, MessageVersion};
@@ -14,11 +14,11 @@ const DOCUMENT_CHUNK: u8 = 0;
 /// One client's end.
 pub struct Sparse {
     me: usize,
-    /// Changes that are held, by author.
+    /// The changes that it has, by author.
     clock: Vec<u32>,
-    /// Held, and nothing that is held rests on them.
+    /// The changes that it has and on which none of them depends.
     heads: Vec<usize>,
-    /// Arrived before what they rest on.
+    /// Changes that arrived before their dependencies.
     orphans: Vec<usize>,
     sent: u32,
     their_heads: Option<Vec<ChangeHash>>,
@@ -30,7 +30,7 @@ pub struct Sparse {
 }
 
 impl Sparse {
-    /// A client that holds the document that all begin with, and knows that its server does too.
+    /// A client that has the initial document, and knows that its server has it too.
     pub fn new(world: &World, me: usize) -> Self {
         Self {
             me,
@@ -47,7 +47,7 @@ impl Sparse {
         }
     }
 
-    /// Types a character; gives the change's number.
+    /// Types a character; returns the change's number.
     pub fn edit(&mut self, world: &mut World) -> usize {
         let number = world.edit(self.me, &self.heads);
         self.clock[self.me] += 1;
@@ -55,7 +55,7 @@ impl Sparse {
         number
     }
 
-    /// Takes a message in. Gives the changes that are new here.
+    /// Processes a message; returns the changes that are new to this client.
     pub fn receive(&mut self, world: &World, message: Message) -> Vec<usize> {
         self.in_flight = false;
         self.takes_v2 |= message.flags.is_some();
@@ -78,7 +78,7 @@ impl Sparse {
         new
     }
 
-    /// What is to be said now, if anything.
+    /// The next message to send, if there is one.
     pub fn generate(&mut self, world: &World) -> Option<Vec<u8>> {
         let heads = self.head_hashes(world);
         let need = self.missing(world);
@@ -148,7 +148,7 @@ impl Sparse {
         }
     }
 
-    /// A whole document came: everything below its heads.
+    /// Adds everything below the heads of a received document chunk.
     fn take_all(&mut self, world: &World, heads: &[ChangeHash], new: &mut Vec<usize>) {
         for head in heads.iter().filter_map(|hash| world.by_hash(hash)) {
             if self.has(world, head) {
@@ -168,7 +168,7 @@ impl Sparse {
         }
     }
 
-    /// Takes over what no longer lacks anything.
+    /// Adds the deferred changes whose dependencies are all present now.
     fn adopt(&mut self, world: &World, new: &mut Vec<usize>) {
         let mut waiting = std::mem::take(&mut self.orphans);
         loop {
@@ -194,7 +194,7 @@ impl Sparse {
         self.orphans = waiting;
     }
 
-    /// What has to be asked for, to reach the server's heads.
+    /// The changes to request in order to reach the server's heads.
     fn missing(&self, world: &World) -> Vec<ChangeHash> {
         let theirs = self.their_heads.iter().flatten();
         let mut open: Vec<usize> = theirs.filter_map(|hash| world.by_hash(hash)).collect();
@@ -211,7 +211,7 @@ impl Sparse {
         missing
     }
 
-    /// A filter over all that is held beyond what the server is known to hold.
+    /// A Bloom filter over all its changes beyond those that the server is known to have.
     fn have(&self, world: &World) -> Have {
         let mut shared = vec![0; self.clock.len()];
         for number in self.shared_heads.iter().filter_map(|hash| world.by_hash(hash)) {
@@ -226,7 +226,7 @@ impl Sparse {
         Have { last_sync: self.shared_heads.clone(), bloom }
     }
 
-    /// Own changes that were not sent yet, and those that the server asks for.
+    /// Its own unsent changes, and those that the server requested.
     fn unsent(&self, world: &World) -> Vec<usize> {
         let needed = self.their_need.iter().filter_map(|hash| world.by_hash(hash));
         let mut numbers: Vec<usize> =
@@ -239,7 +239,7 @@ impl Sparse {
     }
 }
 
-/// A number and how many bytes it takes.
+/// A number and its length in bytes.
 fn leb128(bytes: &[u8]) -> (usize, usize) {
     let mut value = 0;
     for (at, byte) in bytes.iter().enumerate().take(9) {

@@ -1,10 +1,10 @@
-//! Figures of a row, and the table that they make.
+//! The figures of a row, and the table of all figures.
 
 use std::collections::BTreeMap;
 
 use super::server::Kind;
 
-/// Which way a figure is good.
+/// The direction in which a figure is better.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Better {
     Higher,
@@ -38,16 +38,16 @@ struct Line {
     samples: BTreeMap<Kind, Vec<f64>>,
 }
 
-/// All figures of all runs, in the order in which they came first.
+/// All figures of all runs, in the order of their first appearance.
 #[derive(Default)]
 pub struct Table {
     lines: Vec<Line>,
-    /// Runs that did not end as they should.
+    /// Runs that failed.
     failures: Vec<String>,
 }
 
 impl Table {
-    /// Takes in what a row gave.
+    /// Adds the result of a row.
     pub fn add(&mut self, row: &str, kind: Kind, outcome: Result<Vec<Metric>, String>) {
         match outcome {
             Ok(metrics) => metrics.into_iter().for_each(|metric| self.add_metric(kind, metric)),
@@ -69,8 +69,8 @@ impl Table {
         self.lines[at].samples.entry(kind).or_default().push(metric.value);
     }
 
-    /// Prints it as markdown: medians, with the spread where there were several runs, and how many
-    /// times better ours is than the better of the two minimal servers.
+    /// Prints the table as Markdown: medians, with the spread if there were several runs, and the ratio
+    /// of ours to the better of the two minimal servers.
     pub fn print(&self, kinds: &[Kind]) {
         let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
         println!("\n| figure | {} | ours against the better |", names.join(" | "));

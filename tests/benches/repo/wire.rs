@@ -1,23 +1,23 @@
-//! automerge-repo's messages, as far as a client of a server needs them.
+//! The part of automerge-repo's messages that a client needs.
 
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 
-/// What a server says.
+/// A server's message.
 pub enum Said<'a> {
     /// The answer to `join`: the server's name.
     Peer(&'a str),
     /// A sync message about a document.
     Sync { document: &'a str, data: &'a [u8] },
-    /// Nobody has that document.
+    /// No peer has that document.
     Unavailable(&'a str),
-    /// Why the server will close.
+    /// Why the server closes the connection.
     Error(&'a str),
-    /// What does not matter here.
+    /// Messages without meaning here.
     Other,
 }
 
-/// Reads a message of a server.
+/// Decodes a server's message.
 pub fn decode(bytes: &[u8]) -> Said<'_> {
     read(bytes).unwrap_or_else(|error| panic!("a server sent what is no message: {error}"))
 }
@@ -47,8 +47,8 @@ fn read(bytes: &[u8]) -> Result<Said<'_>, minicbor::decode::Error> {
     })
 }
 
-/// The first message. A client with storage of its own has a storage id, and the server may keep
-/// what it knows of it.
+/// Encodes the first message. A client with its own storage sends a storage id, and the server may keep
+/// the sync state for it.
 pub fn join(me: &str, storage: Option<&str>) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::new());
     let written = (|| {
@@ -64,7 +64,7 @@ pub fn join(me: &str, storage: Option<&str>) -> Vec<u8> {
     encoder.into_writer()
 }
 
-/// A sync message about a document; `request` for one that the client has nothing of.
+/// Encodes a sync message about a document; `request` if the client has nothing of it.
 pub fn sync(kind: &str, document: &str, me: &str, target: &str, data: &[u8]) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::with_capacity(data.len() + 192));
     let written = (|| {

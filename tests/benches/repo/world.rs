@@ -1,5 +1,5 @@
-//! All changes of one document that the clients of a row make, so that a client needs no document
-//! to take part: a change is made from its dependencies alone, and known again by its checksum.
+//! All changes that the clients of a row make to one document, so that a client needs no document of
+//! its own: a change is made from its dependencies alone, and recognised by its checksum.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -13,24 +13,24 @@ use landfall_protocol::DocumentId;
 /// One change.
 pub struct Made {
     pub hash: ChangeHash,
-    /// Its chunk, as it travels.
+    /// Its chunk, as on the wire.
     pub bytes: Vec<u8>,
     pub author: usize,
     /// Counted from 1.
     pub seq: u32,
     pub dependencies: Vec<usize>,
     max_op: u64,
-    /// For each author, the last of its changes that this one rests on, itself included.
+    /// For each author, the last of its changes on which this one depends, including itself.
     pub clock: Vec<u32>,
     /// When its author was about to send it.
     pub made: Instant,
 }
 
-/// A document's changes. Number 0 stands for the whole document that all clients begin with; its
-/// author is the one after all clients.
+/// A document's changes. Number 0 stands for the whole initial document of all clients; its author is
+/// the index after all clients.
 pub struct World {
     pub document: String,
-    /// The document that all begin with.
+    /// The initial document of all clients.
     pub base: AutoCommit,
     changes: Vec<Made>,
     by_author: Vec<Vec<usize>>,
@@ -39,8 +39,7 @@ pub struct World {
     text: OpId,
 }
 
-/// A text that was typed in so many changes, one character each, at growing and now and then other
-/// positions.
+/// A text typed in so many changes, one character each, at growing and sometimes other positions.
 pub fn typed(seed: u8, changes: usize) -> AutoCommit {
     let mut doc = AutoCommit::new().with_actor(ActorId::from([seed; 16]));
     let text = doc.put_object(ROOT, "text", ObjType::Text).unwrap();
@@ -49,7 +48,7 @@ pub fn typed(seed: u8, changes: usize) -> AutoCommit {
     doc
 }
 
-/// Types on, one change for each character.
+/// Types more text, one change per character.
 pub fn type_on(doc: &mut AutoCommit, text: &automerge::ObjId, changes: usize) {
     const LETTERS: &[u8] = b"etaoin shrdlu etaoin cmfwyp vbgk etaoin\n";
     let mut at = automerge::ReadDoc::length(doc, text);
@@ -64,12 +63,12 @@ pub fn type_on(doc: &mut AutoCommit, text: &automerge::ObjId, changes: usize) {
     }
 }
 
-/// A document's id, as automerge-repo's messages carry it.
+/// A document's id as in automerge-repo's messages.
 fn document_id(bytes: [u8; 16]) -> String {
     DocumentId::from_bytes(bytes).to_string().trim_start_matches("automerge:").to_owned()
 }
 
-/// A new document id: a UUID of version 4, as automerge-repo makes them. Its older versions take no
+/// A new document id: a UUID of version 4, as automerge-repo makes them. Its older versions accept no
 /// other.
 pub fn fresh_id() -> String {
     let mut bytes: [u8; 16] = ActorId::random().to_bytes()[..16].try_into().unwrap();
@@ -79,7 +78,7 @@ pub fn fresh_id() -> String {
 }
 
 impl World {
-    /// A document of so many changes, for so many clients that edit it.
+    /// Makes a document of so many changes for so many editing clients.
     pub fn new(length: usize, clients: usize) -> Self {
         let mut base = typed(0xba, length);
         let heads = base.get_heads();
@@ -110,7 +109,7 @@ impl World {
         }
     }
 
-    /// A client types a character behind its last one, on top of what it has.
+    /// Types a character after the client's last one, on top of these changes.
     pub fn edit(&mut self, author: usize, on: &[usize]) -> usize {
         let mut clock = vec![0; self.by_author.len()];
         let mut last_op = 0;
@@ -161,7 +160,7 @@ impl World {
         &self.changes[number]
     }
 
-    /// An author's change by its place in the author's sequence, from 1.
+    /// An author's change by its sequence number, from 1.
     pub fn by_author(&self, author: usize, seq: u32) -> usize {
         self.by_author[author][seq as usize - 1]
     }
@@ -171,22 +170,22 @@ impl World {
         self.by_hash.get(hash).copied()
     }
 
-    /// A change by the first bytes of its hash, which its chunk begins with.
+    /// A change by the first bytes of its hash, which are the checksum of its chunk.
     pub fn by_checksum(&self, checksum: [u8; 4]) -> Option<usize> {
         self.by_checksum.get(&checksum).copied()
     }
 
-    /// How many were made by clients.
+    /// The number of changes made by clients.
     pub fn made(&self) -> u64 {
         self.changes.len() as u64 - 1
     }
 
-    /// How many clients' changes were made at such a time.
+    /// The number of clients' changes whose time matches.
     pub fn count(&self, at: impl Fn(&Instant) -> bool) -> usize {
         self.changes[1..].iter().filter(|change| at(&change.made)).count()
     }
 
-    /// The heads: those that nothing rests on.
+    /// The heads: the changes on which no other one depends.
     pub fn heads(&self) -> Vec<ChangeHash> {
         let mut rested_on = vec![false; self.changes.len()];
         for change in &self.changes {
@@ -199,7 +198,7 @@ impl World {
     }
 }
 
-/// Raises a clock to cover another.
+/// Raises a clock to include another.
 pub fn cover(clock: &mut [u32], other: &[u32]) {
     for (mine, other) in clock.iter_mut().zip(other) {
         *mine = (*mine).max(*other);

@@ -1,5 +1,5 @@
-//! An application that edits without pause until it is killed, for the crash tests: it prints
-//! what it was told, each line whole and at once.
+//! An application for the crash tests that edits without pause until it is killed. It prints each
+//! result as one whole line, at once.
 //!
 //! Usage: `typist STORE RELAY SPACE`. Lines: `begin DOCUMENT` before each `change()`,
 //! `change DOCUMENT HASH` after it returned, `acked N` when the first N of these are acknowledged.
@@ -12,10 +12,10 @@ use std::time::Duration;
 use landfall::automerge::{ROOT, transaction::Transactable};
 use landfall::{Document, LinkOptions, Options, Store};
 
-/// Documents that are edited, each by a thread of its own: commits are shared.
+/// The number of documents, each edited by its own thread, so that changes share commits.
 const DOCUMENTS: usize = 2;
 
-/// How many changes were printed. Counted after the line, so that it is never ahead of it.
+/// The number of printed changes. Incremented after the line, so it never runs ahead of the output.
 static PRINTED: AtomicU64 = AtomicU64::new(0);
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let [path, relay, space] = arguments.as_slice() else {
         return Err("usage: typist STORE RELAY SPACE".into());
     };
-    // It folds whatever is long enough, so that kills fall into folds too.
+    // It compacts without a recent window, so that some kills hit a compaction.
     let options = Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() };
     let store = Store::open(path, options)?;
     let space = store.space(space)?;
@@ -40,16 +40,16 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     })
 }
 
-/// Changes a document for ever, until the disk or the reader of our lines is gone.
+/// Changes a document until the disk or the reader of the output fails.
 fn type_on(document: &Document) -> Result<(), Box<dyn Error + Send + Sync>> {
     for number in 0_i64.. {
         line(&format!("begin {}\n", document.id()))?;
         document.change(|tx| {
-            // What is there already, perhaps from an earlier life, would be no change.
+            // A value equal to the present one, perhaps from an earlier run, would make no change.
             tx.put(ROOT, "who", format!("{} {number}", std::process::id()))?;
             Ok(tx.put(ROOT, format!("key {}", number % 7), "typed, typed, typed")?)
         })?;
-        // Nobody else edits this document, so its head is the new change.
+        // No other thread edits this document, so its head is the new change.
         let head = document.heads()?.first().copied().ok_or("a document without a head")?;
         line(&format!("change {} {head}\n", document.id()))?;
         PRINTED.fetch_add(1, Ordering::SeqCst);
@@ -57,7 +57,7 @@ fn type_on(document: &Document) -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-/// Tells each time the relay acknowledged everything that was printed before.
+/// Prints a line each time the relay has acknowledged everything printed before.
 fn acknowledge(store: &Store) {
     loop {
         let before = PRINTED.load(Ordering::SeqCst);
@@ -69,7 +69,7 @@ fn acknowledge(store: &Store) {
     }
 }
 
-/// One write to the pipe per line, which a kill cannot cut: it is shorter than a pipe's page.
+/// Writes each line with one call. A kill cannot cut it, because it is shorter than a pipe's page.
 fn line(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;

@@ -1,5 +1,5 @@
-//! Servers that are no good relays: the status says what is wrong, the engine goes on, and once a
-//! relay answers everything is there.
+//! Servers that are not correct relays: the status names the problem, the engine keeps working, and
+//! everything arrives once a relay answers.
 
 use std::net::{TcpListener, TcpStream};
 
@@ -13,7 +13,7 @@ use landfall_tests::replica::{Snapshot, fresh_copy, link, open, wait_for, wait_s
 use tokio_tungstenite::tungstenite::Message;
 
 const SPACE: &str = "default";
-/// How many connections are treated badly: the engine must come back after each.
+/// The number of connections on which the server misbehaves: the engine must reconnect after each.
 const BAD: usize = 2;
 
 fn binary(frame: &Frame) -> Message {
@@ -56,8 +56,8 @@ fn entries(after: u64, bodies: &[Vec<u8>]) -> Frame {
     Frame::Entries(Entries { subscription, after: Offset(after), up_to, epoch, head, entries })
 }
 
-/// The engine meets a server that is bad twice and a relay then: it says why, edits go on, and
-/// all of them arrive.
+/// The engine connects to a server that misbehaves twice, then to a relay: the status names the
+/// problem, edits continue, and all of them arrive.
 fn survives(treat: fn(TcpStream), why: &str) {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
@@ -173,7 +173,7 @@ fn nobody_at_the_port_is_said_and_found_later() {
     assert_eq!(Snapshot::of(&space), fresh_copy(&relay.url, SPACE));
 }
 
-/// Changes that cannot be what they say: each is kept aside and named, and nothing else changes.
+/// Invalid changes: each is deferred and listed, and nothing else changes.
 fn with_bad_changes(stream: TcpStream) {
     let actor = || ActorId::from([3; 16]);
     let mut bad_checksum = change_of(actor(), 1, "bad");
@@ -202,7 +202,7 @@ fn changes_that_cannot_be_true_are_set_aside() {
     });
     assert_eq!(space.documents().unwrap(), [document.id()]);
     document.change(|tx| Ok(tx.put(ROOT, "text", "better")?)).unwrap();
-    // Another relay, which never heard of those.
+    // Another relay, which never received those changes.
     store.go_offline();
     store.go_online();
     wait_for(&store, "to meet the relay", |status| {

@@ -1,4 +1,4 @@
-//! Checks against a relay: what they tell of documents that differ for a reason.
+//! Checks of documents that differ from the relay's for a known reason.
 
 use landfall::automerge::{ROOT, transaction::Transactable, transaction::Transaction};
 use landfall::{BoxError, EventKind};
@@ -6,8 +6,8 @@ use landfall_tests::PATIENCE;
 use landfall_tests::process::Relay;
 use landfall_tests::replica::{link, open, wait_for};
 
-/// The relay has another history of a document and refuses this store's: that was told once, as a
-/// refusal, and each check meets it again.
+/// The relay has an unrelated history of a document and rejects this store's changes. The store
+/// reported that once as a rejection, and finds the difference again in each check.
 #[test]
 fn checks_do_not_tell_of_a_rejected_document_as_drifted() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Two replicas that edit offline meet at a relay and end in the same state.
+//! Two replicas that edit offline connect to a relay and end in the same state.
 
 use landfall::Document;
 use landfall::automerge::marks::{ExpandMark, Mark};
@@ -21,7 +21,7 @@ fn seed_note(document: &Document) {
         .unwrap();
 }
 
-/// Edits of every type, different for each side.
+/// Edits every type of value, differently on each side.
 fn edit(document: &Document, side: &str, by: i64) {
     let object =
         |doc: &landfall::automerge::Automerge, key: &str| doc.get(ROOT, key).unwrap().unwrap().1;

@@ -1,5 +1,5 @@
-//! A network that cuts, swallows and delays: the status says so, the link returns, nothing is
-//! lost and nothing is there twice.
+//! A network that cuts, swallows and delays: the status shows it, the link reconnects, and no change is
+//! lost or duplicated.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use landfall_tests::{PATIENCE, RaiseOnDrop, http, log};
 const SPACE: &str = "default";
 const CUTS: usize = 50;
 
-/// Edits until told to stop; gives how many changes it made.
+/// Edits until `stop` is set; returns the number of changes.
 fn edit_until(store: &Store, document: &Document, stop: &AtomicBool) -> u64 {
     let me = store.replica();
     for number in 0.. {
@@ -51,7 +51,7 @@ fn connections_cut_at_random_bytes_lose_nothing() {
             .collect();
         for _ in 0..CUTS {
             let before = proxy.connections();
-            // From inside the HTTP upgrade to well into the load.
+            // From inside the HTTP upgrade to well into the data transfer.
             proxy.cut_after(rng.below(20_000));
             for store in &stores {
                 wait_for(store, "to come back", |status| {
@@ -92,9 +92,9 @@ fn a_swallowed_connection_is_noticed_at_both_ends() {
         LinkOptions { ping_after: ping, drop_after, handshake: drop_after, ..link(&proxy.url) };
     store.connect(options).unwrap();
     wait_synced(&store);
-    // Nothing is said for longer than either end waits: pings alone keep the connection.
+    // Longer silence than either end tolerates: only pings keep the connection alive.
     let quiet = drop_after * 4;
-    // sleep: what is shown is that nothing happens in this time
+    // sleep: the test shows that nothing happens in this time
     std::thread::sleep(quiet);
     assert_eq!(store.status().link, LinkStatus::Online);
     assert_eq!(proxy.connections(), 1);
@@ -132,7 +132,7 @@ fn a_reader_far_behind_a_steady_stream_catches_up_without_being_cut() {
     let writer = Store::open(folder.path().join("writer"), options).unwrap();
     let space = writer.space(SPACE).unwrap();
     let documents: Vec<Document> = (0..20).map(|_| space.create(|_| Ok(())).unwrap()).collect();
-    // More than the relay's ring holds, so that the reader begins with what is on the disk.
+    // More than the relay's ring holds, so that the reader starts with entries from the disk.
     let long = "x-".repeat(600);
     for number in 0..4_000 {
         let noise = format!("{long}{number}");

@@ -1,5 +1,5 @@
-//! Deletion holds: against those who were away and edited, against a restored relay, over
-//! restarts; and nobody loses an edit without being told.
+//! A deletion is final: for replicas that edited while offline, against a restored relay, and over
+//! restarts. Every lost edit is reported.
 
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{Automerge, ROOT, ReadDoc};
@@ -11,7 +11,7 @@ fn deleted(replica: &Replica, document: &Document) -> bool {
     replica.space.is_deleted(&document.id()).unwrap()
 }
 
-/// How many unsent edits were lost, by each event so far that says that the document is deleted.
+/// The number of orphaned edits in each event so far that reports the document's deletion.
 fn deletions(events: &mut Events, document: &Document) -> Vec<u64> {
     std::iter::from_fn(|| events.try_next())
         .map(|event| event.expect("no event is missed"))
@@ -34,7 +34,7 @@ fn a_deletion_beats_edits_that_did_not_know_of_it() {
         c.store.go_offline();
         site.back_up();
         let shared = a.documents[0].clone();
-        // c edits it without knowing, twice.
+        // c edits the document twice, unaware of the deletion.
         c.edit(4);
         a.space.delete(shared.id()).unwrap();
         assert!(matches!(
@@ -62,7 +62,7 @@ fn a_deletion_beats_edits_that_did_not_know_of_it() {
         assert!(value.contains("c "), "{value} is not what c wrote last");
         c.space.discard_lost(shared.id()).unwrap();
         assert_eq!(c.space.lost_edits().unwrap(), []);
-        // The relay comes back from before the deletion, and all of them know better.
+        // The relay is restored to a state before the deletion; all replicas still have the tombstone.
         site.stop();
         site.restore();
         site.restart();
@@ -75,7 +75,7 @@ fn a_deletion_beats_edits_that_did_not_know_of_it() {
         assert_eq!(copy.hashes_of(&shared.id()).len(), 0, "it came back");
         assert_eq!(copy, Snapshot::of(&a.space));
         assert!(deletions(&mut events, &shared).is_empty(), "it is deleted once");
-        // And over a restart of the application.
+        // The deletion also survives a restart of the application.
         a.store.close().unwrap();
         let again = Store::open(site.folder().join("a"), Options::default()).unwrap();
         let space = again.space(SPACE).unwrap();

@@ -1,5 +1,5 @@
-//! A full disk at either end refuses, says so and recovers by itself; a refused document holds up
-//! no other.
+//! On a full disk, either end refuses writes, reports it and recovers by itself; a rejected document
+//! does not delay other documents.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,13 +18,13 @@ use landfall_tests::{PATIENCE, http, log, raw};
 const SPACE: &str = "default";
 const KIB: usize = 1024;
 
-/// A small disk of its own; unmounted when dropped, whoever still uses it.
+/// A small disk of its own; unmounted when dropped, even while in use.
 struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// `None`, with a printed reason, where only root could mount it.
+    /// Prints a reason and returns `None` if only root could mount it.
     fn mount(mebibytes: usize) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m,mode=0700");
@@ -50,7 +50,7 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Takes room away until the file is removed.
+    /// Fills this much of the disk until the file is removed.
     fn ballast(&self, mebibytes: usize) -> PathBuf {
         let path = self.path().join("ballast");
         std::fs::write(&path, vec![1; mebibytes * KIB * KIB]).unwrap();
@@ -64,7 +64,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Writes what cannot be compressed.
+/// Writes incompressible data.
 fn write(document: &Document, rng: &mut Rng, bytes: usize) -> Result<(), ChangeError> {
     let noise: Vec<u8> = (0..bytes / 8).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
     document.change(|tx| Ok(tx.put(ROOT, "noise", ScalarValue::Bytes(noise))?))
@@ -72,8 +72,8 @@ fn write(document: &Document, rng: &mut Rng, bytes: usize) -> Result<(), ChangeE
 
 #[test]
 fn a_full_disk_under_an_engine_refuses_changes_and_recovers() {
-    // Once the ballast is gone there is room for the WAL and for a copy of it in the database: until
-    // SQLite has moved it there, a WAL that grew on a full disk goes on growing.
+    // Without the ballast, the WAL and a copy of it in the database both fit: a WAL that grew on a full
+    // disk keeps growing until SQLite has checkpointed it.
     let Some(disk) = SmallDisk::mount(16) else { return };
     let mut rng = Rng::new(1);
     let ballast = disk.ballast(12);
@@ -97,7 +97,7 @@ fn a_full_disk_under_an_engine_refuses_changes_and_recovers() {
     assert_eq!(failure.class, StoreFailure::DiskFull, "{error}");
     assert_eq!(hashes(&document), before, "a change that was refused left something");
     assert_eq!(before.len(), made);
-    // What another replica writes cannot be stored either; the link says so and goes on trying.
+    // Another replica's changes cannot be stored either; the link reports that and keeps trying.
     let peer = open(&folder.path().join("peer"));
     let peer_space = peer.space(SPACE).unwrap();
     let theirs = peer_space.create(|_| Ok(())).unwrap();
@@ -124,7 +124,7 @@ fn a_full_disk_under_an_engine_refuses_changes_and_recovers() {
     assert_eq!(snapshot, fresh_copy(&relay.url, SPACE));
     store.close().unwrap();
     relay.kill();
-    // No (actor, sequence) twice: `hashes` looks.
+    // `hashes` checks that no (actor, sequence) occurs twice.
     assert_eq!(log::hashes(&log::read(&data, SPACE)), snapshot.hashes());
 }
 
@@ -153,7 +153,7 @@ fn a_full_disk_under_a_relay_makes_pushes_wait() {
     let Err(error) = store.flush_blocking(Duration::from_millis(1)) else { panic!("it is taken") };
     let FlushError::TimedOut { last_error, .. } = &error else { panic!("{error}") };
     assert!(is_full(last_error), "{error}");
-    // What it has, it still gives.
+    // It still serves what it has.
     assert!(fresh_copy(&relay.url, SPACE).changes() < 51);
     std::fs::remove_file(ballast).unwrap();
     wait_synced(&store);
@@ -185,7 +185,8 @@ fn a_refused_push_parks_one_document_and_no_other() {
     assert_eq!((pending.changes, parked.len()), (1, 1), "{error}");
     assert_eq!(parked[0].document, refused.id());
     assert_eq!(parked[0].code, Code::CONFLICTING_SEQUENCE);
-    // It is kept, and the document goes on: theirs is here, and what is edited now gets through.
+    // The rejected changes are kept, and the document stays usable: it has the other history, and later
+    // edits reach the relay.
     wait_until(&store, "for theirs", || {
         refused.read(|doc| doc.get(ROOT, "raw").unwrap().is_some()).unwrap()
     });
@@ -202,11 +203,11 @@ fn a_refused_push_parks_one_document_and_no_other() {
     store.close().unwrap();
     let again = open(&folder.path().join("a"));
     assert_eq!(again.status().spaces.values().map(|space| space.parked.len()).sum::<usize>(), 1);
-    // Ours began the document, and so did theirs: only who asks for it gets both.
+    // Both histories have a first change of the document, so they are merged only on request.
     let space = again.space(SPACE).unwrap();
     assert!(space.reauthor(refused.id()).is_err());
     space.merge_unrelated(refused.id()).unwrap();
-    // Made anew, it is an edit like any other: concurrent with theirs.
+    // The rejected edit, made again, is an ordinary edit concurrent with the other history.
     assert_eq!(space.reauthor(refused.id()).unwrap(), 1);
     again.connect(link(&relay.url)).unwrap();
     wait_synced(&again);

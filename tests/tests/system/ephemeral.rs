@@ -1,6 +1,6 @@
-//! What is said and not stored: from engine to engine over a relay.
+//! Ephemeral messages, which are never stored, from engine to engine over a relay.
 //!
-//! That something did not come is shown by what was said after it and did.
+//! That a message did not arrive is shown by a later one that did.
 
 use landfall::automerge::{ROOT, transaction::Transactable};
 use landfall::{BroadcastError, Event, EventKind, Events, Options, ReplicaId, Store};
@@ -12,7 +12,7 @@ use landfall_tests::raw;
 use landfall_tests::replica::{link, wait_synced, wait_until};
 use landfall_tests::site::{Replica, SPACE, Site, sync_all};
 
-/// What an event says that somebody said.
+/// The content of an event for a received ephemeral message.
 #[derive(Debug, PartialEq, Eq)]
 struct Heard {
     sender: String,
@@ -30,7 +30,7 @@ fn heard_in(event: Event) -> Option<Heard> {
     }
 }
 
-/// The next thing that is said.
+/// Returns the next ephemeral message.
 fn hear(events: &mut Events) -> Heard {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let next = async {
@@ -48,7 +48,7 @@ fn say(replica: &Replica, what: &str) {
     replica.documents[0].broadcast(what).unwrap();
 }
 
-/// A replica with nothing but the shared document, which it has open.
+/// Makes a new replica that has only the shared document, and has it open.
 fn late(site: &Site, of: &Replica) -> (Store, landfall::Document, Events) {
     let store = Store::in_memory(Options::default()).unwrap();
     let events = store.events();
@@ -72,17 +72,17 @@ fn what_one_says_the_others_hear_once_and_nobody_keeps() {
     assert_eq!((first.data.as_slice(), second.data.as_slice()), (&b"first"[..], &b"second"[..]));
     assert_eq!(first.sender, sender_of(&a.store.replica()));
     assert_eq!((first.session.clone(), first.count + 1), (second.session, second.count));
-    // Had it come back to a, it would have come before b's answer.
+    // An echo to a would have arrived before b's answer.
     say(&b, "answer");
     let answer = hear(&mut at_a);
     assert_eq!(answer.sender, sender_of(&b.store.replica()));
     assert_eq!(answer.data, b"answer");
-    // One that comes later hears only what is said then.
+    // A replica that connects later receives only later messages.
     let (_store, _document, mut at_late) = late(&site, &a);
     say(&a, "third");
     assert_eq!(hear(&mut at_late).data, b"third");
     assert_eq!(hear(&mut at_b).data, b"third");
-    // Nobody stored anything.
+    // No store saved anything.
     let changes = a.space.status().unwrap().changes;
     assert_eq!(b.space.status().unwrap().changes, changes);
     assert_eq!(a.store.status().pending().changes, 0);
@@ -116,11 +116,11 @@ fn nothing_is_heard_outside_a_filter_a_space_or_what_is_open() {
     sync_all(&[&a, &b]);
     let mut at_b = b.store.events();
     let (shared, of_a) = (a.documents[0].id(), a.documents[1].clone());
-    // b has the document, and nobody there looks at it.
+    // b has the document, but not open.
     of_a.broadcast("not open").unwrap();
     say(&a, "open");
     assert_eq!(hear(&mut at_b).data, b"open");
-    // Now it is open, but b does not want it synced.
+    // b opens it, and then excludes it from its sync.
     let opened = b.space.open(of_a.id()).unwrap();
     of_a.broadcast("open by now").unwrap();
     assert_eq!(hear(&mut at_b).data, b"open by now");
@@ -130,10 +130,10 @@ fn nothing_is_heard_outside_a_filter_a_space_or_what_is_open() {
     });
     wait_synced(&b.store);
     of_a.broadcast("outside").unwrap();
-    // The same document in another space, from somebody who can say anything.
+    // The same document id in another space, from a client that can send anything.
     let elsewhere = &mut raw::Client::start_from(site.port, "elsewhere");
     elsewhere.say(shared, "s", 1, b"elsewhere");
-    // It goes through the relay before what a says next.
+    // It passes through the relay before a's next message.
     let ear = &mut raw::Client::start_from(site.port, "elsewhere");
     elsewhere.say(shared, "s", 2, b"still elsewhere");
     assert_eq!(ear.hear().data.as_slice(), b"still elsewhere");
@@ -157,12 +157,12 @@ fn a_repetition_is_dropped_and_nobody_speaks_for_another() {
     assert_eq!(told, [("s", 1), ("s", 2), ("t", 1), ("s", 3)]);
     let name = sender_of(&ReplicaId::from_bytes([7; 16]));
     assert!(heard.iter().all(|heard| heard.sender == name), "{heard:?}");
-    // The answer comes with the sender's name as well.
+    // The answer has its sender's name too.
     say(&a, "answer");
     let answer = bob.hear();
     assert_eq!((answer.subscription, answer.document), (1, document));
     assert_eq!((answer.sender, answer.count), (sender_of(&a.store.replica()), 1));
-    // One of a time before ephemeral messages is sent none, and goes on.
+    // A client from before ephemeral messages receives none, and keeps working.
     let mut older = raw::Client::start(site.port, SPACE);
     say(&a, "not for the older one");
     assert_eq!(bob.hear().data.as_slice(), b"not for the older one");
@@ -188,7 +188,7 @@ fn what_cannot_be_sent_is_a_typed_error() {
     assert_eq!(document.broadcast(vec![0; actual]), Err(error));
     store.go_offline();
     wait_until(&store, "to be offline", || offline(document.broadcast("going")));
-    // It is heard again after a reconnect, and what was said offline is not.
+    // After a reconnect messages arrive again, but none that were sent offline.
     let mut ear = raw::Client::start_from(site.port, SPACE);
     store.go_online();
     wait_synced(&store);

@@ -1,5 +1,5 @@
-//! The relay's file is damaged, and somebody has what is lost: it comes back while the relay runs, from
-//! whoever has it, and to whoever lacks it.
+//! The relay's file is damaged, and a client has the lost data: the running relay gets it back from
+//! that client, and sends it to the replicas that lack it.
 
 use std::io::{Seek, SeekFrom, Write};
 use std::process::Command;
@@ -10,7 +10,7 @@ use landfall_tests::process::binary;
 use landfall_tests::replica::{wait_for, wait_synced};
 use landfall_tests::site::{FOLDS, Replica, SPACE, Site, sync_all, wait_equal};
 
-/// A replica that has nothing of the others comes, and is told that it does not get all.
+/// Connects a new replica, which is notified that the relay's data is damaged.
 fn fresh(site: &Site) -> Replica {
     let [fresh] = site.replicas(["fresh"]);
     let space: landfall::SpaceName = SPACE.parse().unwrap();
@@ -23,7 +23,7 @@ fn fresh(site: &Site) -> Replica {
     fresh
 }
 
-/// It has got all by now, and the relay says that it is ready.
+/// Checks that the replica has everything, and that the relay reports itself ready.
 fn is_whole(site: &Site, fresh: &Replica) {
     let space: landfall::SpaceName = SPACE.parse().unwrap();
     wait_for(&fresh.store, "whole", |status| status.spaces[&space].damaged_at_relay == 0);
@@ -36,8 +36,8 @@ fn is_whole(site: &Site, fresh: &Replica) {
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }
 
-/// What is lost comes from one that connects only now, and reaches one that was told of the damage. All end
-/// equal.
+/// The lost data comes from a replica that connects late, and reaches one that was notified of the
+/// damage. All end equal.
 fn comes_back(site: &mut Site, a: &Replica, b: &Replica) {
     site.restart();
     let fresh = fresh(site);
@@ -76,7 +76,7 @@ fn damage(site: &Site, sql: &str) {
     assert!(conn.execute(sql, []).unwrap() > 0, "{sql}");
 }
 
-/// What is damaged is the name under which the change stands, so that nobody has what is asked for.
+/// The change's stored hash is damaged, so that no client has a change with the requested hash.
 #[test]
 fn what_nobody_has_stays_damaged_and_a_comparison_tells_one_who_lacks_nothing() {
     let mut site = Site::start();
@@ -92,14 +92,14 @@ fn what_nobody_has_stays_damaged_and_a_comparison_tells_one_who_lacks_nothing() 
     wait_for(&a.store, "told of the damage", |status| status.spaces[&space].damaged_at_relay > 0);
     assert_eq!(a.space.damaged_at_relay().unwrap(), named);
     assert_eq!(a.store.status().spaces[&space].drifted, 0);
-    // What is known of damage is known after a start, before anybody reads it.
+    // The relay knows the damage right after a start, before a client reads the entry.
     until_kept(&site);
     [&a, &fresh].iter().for_each(|replica| replica.store.go_offline());
     site.stop();
     site.restart();
     let (status, told) = http::get(site.port, "/readyz");
     assert!(status == 503 && told.contains(&named[0].unwrap().to_string()), "{told}");
-    // A repair sets it right from the bytes, and the relay is ready.
+    // A repair recomputes the hash from the bytes, and the relay is ready.
     site.stop();
     assert_eq!(repair(&site), Some(0));
     site.restart();
@@ -142,7 +142,7 @@ fn what_sqlite_cannot_read_is_said_to_need_a_backup_also_after_a_repair_that_did
     site.check(&[&a, &b]);
 }
 
-/// Waits until the running relay has written down what is damaged.
+/// Waits until the running relay has recorded the damage.
 fn until_kept(site: &Site) {
     use landfall_storage::rusqlite::{Connection, OpenFlags};
     let deadline = std::time::Instant::now() + landfall_tests::PATIENCE;
@@ -154,7 +154,7 @@ fn until_kept(site: &Site) {
             return;
         }
         assert!(std::time::Instant::now() < deadline, "it is not written down");
-        // sleep: only spaces the looks at a file that tells nobody
+        // sleep: only spaces the polls of a file that signals no change
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }

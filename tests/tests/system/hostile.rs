@@ -1,4 +1,4 @@
-//! A writer that states much in few bytes is refused for that document alone.
+//! A relay rejects a writer whose few bytes claim many operations, for that document only.
 
 use landfall::automerge::ActorId;
 use landfall_protocol::admission::preflight;
@@ -36,7 +36,7 @@ fn a_few_bytes_of_very_many_operations_fill_their_own_document_only() {
     };
     assert_eq!((refused.code, refused.class), (Code::DOCUMENT_FULL, NackClass::REFUSED));
     assert_eq!(acknowledged, limits::DOCUMENT_OPERATIONS_FREE / million);
-    // The session goes on, with other documents and with counters that leave no room.
+    // The session continues, with other documents and with counters that leave no room.
     let other = DocumentId::from_bytes([4; 16]);
     let change = change_of(ActorId::from([4; 16]), 1, "honest");
     assert!(matches!(writer.push(20, other, &[change]), Frame::Ack(_)));
@@ -50,7 +50,7 @@ fn a_few_bytes_of_very_many_operations_fill_their_own_document_only() {
     assert_eq!(beyond.code, Code::FORM);
     let change = change_of(ActorId::from([6; 16]), 1, "honest");
     assert!(matches!(writer.push(24, third, &[change]), Frame::Ack(_)));
-    // An engine has what was acknowledged, and no more.
+    // An engine receives exactly what was acknowledged.
     let store = open(&folder.path().join("store"));
     let space = store.space("default").unwrap();
     store.connect(link(&relay.url)).unwrap();

@@ -1,6 +1,6 @@
-//! SIGKILL at random moments under load: what `change()` returned is in the store, what was
-//! acknowledged is at the relay, and nothing is there twice. Both ends fold all the while, so that
-//! kills fall into folds too.
+//! SIGKILL at random moments under load: every change that `change()` returned is in the store, every
+//! acknowledged one is at the relay, and none is there twice. Both ends compact all the time, so that
+//! some kills hit a compaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -25,7 +25,7 @@ const SPACE: &str = "default";
 const RELAY_KILLS: usize = 30;
 const ENGINE_KILLS: usize = 20;
 
-/// A replica that types until told to stop, and what it was told.
+/// A replica that types until `stop` is set, and a record of its results.
 struct Typing {
     store: Store,
     space: Space,
@@ -54,7 +54,7 @@ impl Typing {
             }
             let document = &self.documents[number as usize % self.documents.len()];
             let change = document.change(|tx| {
-                // What is there already would be no change.
+                // A value equal to the present one would make no change.
                 tx.put(ROOT, "who", format!("{me} {number}"))?;
                 Ok(tx.put(ROOT, format!("key {}", number % 5), "text")?)
             });
@@ -64,7 +64,7 @@ impl Typing {
         }
     }
 
-    /// Notes what `flush` says is acknowledged.
+    /// Records the changes that `flush` reports as acknowledged.
     fn flush_until(&self, stop: &AtomicBool) {
         while !stop.load(Ordering::SeqCst) {
             let before = self.returned.lock().unwrap().clone();
@@ -84,13 +84,13 @@ fn is_online(store: &Store) {
     wait_for(store, "to be online", |status| status.link == LinkStatus::Online);
 }
 
-/// Kills the relay at random moments; gives how often something was not acknowledged then.
+/// Kills the relay at random moments; returns how often some change was unacknowledged at that time.
 fn kill_relays(mut relay: Relay, data: &Path, rng: &mut Rng, both: &[Typing]) -> (Relay, usize) {
     let port = relay.port;
     let mut pushing = 0;
     for kill in 0..RELAY_KILLS {
         both.iter().for_each(|typing| is_online(&typing.store));
-        // sleep: the kill must come at a moment that nothing in the system chose
+        // sleep: the kill must come at a moment independent of the system's events
         std::thread::sleep(Duration::from_micros(rng.below(150_000)));
         pushing += usize::from(both.iter().any(Typing::is_pushing));
         relay.kill();
@@ -121,7 +121,8 @@ fn a_killed_relay_loses_nothing_that_it_acknowledged() {
         kill_relays(relay, &data, &mut rng, &both)
     });
     both.iter().for_each(|typing| wait_synced(&typing.store));
-    // Live is what a replica knows of the log; the other may have been acknowledged since.
+    // `Live` is the replica's own view of the log; the other replica's pushes may have been
+    // acknowledged since.
     let total: usize = both.iter().map(|t| t.returned.lock().unwrap().len()).sum::<usize>() + 3;
     for typing in &both {
         wait_for(&typing.store, "for every change", |status| {
@@ -164,7 +165,7 @@ impl Typist {
             .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let (tell, lines) = channel();
-        // Ends with the child's output.
+        // The thread ends with the child's output.
         std::thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
                 let _ = tell.send(line);
@@ -173,14 +174,14 @@ impl Typist {
         Self { child, lines }
     }
 
-    /// Kills it some time after it has begun to type, and gives all that it printed.
+    /// Kills it some time after it started to type, and returns everything that it printed.
     fn kill_after(mut self, wait: Duration) -> Told {
         let mut told = Told::default();
         while told.changes.is_empty() {
             let line = self.lines.recv_timeout(PATIENCE).expect("the typist types");
             told.hear(&line);
         }
-        // sleep: the kill must come at a moment that nothing in the system chose
+        // sleep: the kill must come at a moment independent of the system's events
         std::thread::sleep(wait);
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -196,7 +197,7 @@ impl Drop for Typist {
     }
 }
 
-/// What a typist printed in one life.
+/// The output of a typist in one run.
 #[derive(Default)]
 struct Told {
     changes: Vec<(DocumentId, ChangeHash)>,
@@ -231,12 +232,12 @@ impl Told {
     }
 }
 
-/// What all lives together were told, against what the store holds.
+/// The results of all runs together, to compare with the store's content.
 #[derive(Default)]
 struct Account {
     returned: BTreeMap<DocumentId, BTreeSet<ChangeHash>>,
     acknowledged: BTreeSet<ChangeHash>,
-    /// Changes that were committed but whose `change()` was killed before it could return.
+    /// Changes that were committed, but whose `change()` was killed before it returned.
     unreturned: BTreeMap<DocumentId, usize>,
 }
 
@@ -256,7 +257,8 @@ impl Account {
             let held = snapshot.hashes_of(document);
             let lost: Vec<_> = returned.difference(&held).collect();
             assert!(lost.is_empty(), "kill {kill}: returned, and not in the store: {lost:?}");
-            // One more is the template's change; one more may be what the kill interrupted.
+            // One more is the template's change; another one may be the change that the kill
+            // interrupted.
             let extra = held.len() - 1 - returned.len();
             let before = self.unreturned.insert(*document, extra).unwrap_or(0);
             let running = told.running.get(document).copied().unwrap_or(false);
@@ -265,7 +267,7 @@ impl Account {
     }
 }
 
-/// Another replica edits a document of its own meanwhile, so that the typist receives.
+/// Another replica edits a document of its own meanwhile, so that the typist receives changes.
 fn chatter(document: &Document, stop: &AtomicBool) {
     for number in 0_i64.. {
         if stop.load(Ordering::SeqCst) {
@@ -317,7 +319,7 @@ fn a_killed_engine_loses_nothing_that_returned() {
 }
 
 fn check_the_end(relay: &Relay, path: &Path, peer: &Store, peer_space: &Space, account: &Account) {
-    // First the relay by itself: what was acknowledged needs nobody's help.
+    // First the relay alone: acknowledged changes must not depend on any client.
     let at_relay = fresh_copy(&relay.url, SPACE).hashes();
     let lost: Vec<_> = account.acknowledged.difference(&at_relay).collect();
     assert!(lost.is_empty(), "acknowledged, and not at the relay: {lost:?}");

@@ -1,4 +1,4 @@
-//! One link: which relay it speaks of, what it answers, and how it comes back.
+//! One link: which relay its status refers to, what it answers, and how it reconnects.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use landfall_tests::network::Proxy;
 use landfall_tests::process::Relay;
 use landfall_tests::replica::{fresh_copy, link, open, wait_for, wait_synced, wait_until};
 
-/// Nothing listens there.
+/// A port on which no process listens.
 const UNREACHABLE: &str = "ws://127.0.0.1:9";
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -19,7 +19,7 @@ fn is_live(store: &Store) -> bool {
     store.status().spaces.values().all(|space| space.sync == SyncStatus::Live)
 }
 
-/// Nothing but what the application asks for makes this link look at its connection.
+/// This link checks its connection only when the application requests it.
 fn never_looks(url: &str) -> LinkOptions {
     LinkOptions {
         ping_after: HOUR,
@@ -46,7 +46,8 @@ fn flush_and_status_speak_of_the_relay_that_is_wanted() {
         wait_until(&store, "to be live", || is_live(&store));
     }
     let of_first = store.status().upstream;
-    // All is on the first one's disk, and none of it on that of a relay that was never reached.
+    // Everything is on the first relay's disk, and nothing on the disk of a relay that was never
+    // reached.
     store.connect(link(UNREACHABLE)).unwrap();
     let flushed = store.flush_blocking(Duration::from_millis(200));
     assert!(matches!(flushed, Err(FlushError::TimedOut { reached: false, .. })), "{flushed:?}");
@@ -113,7 +114,7 @@ fn a_check_always_returns() {
         document.change(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap();
         assert_eq!(store.check_blocking().unwrap(), 0);
     }
-    // While it waits, the connection goes, and comes again.
+    // The connection closes during the wait, and reconnects.
     let checking = store.clone();
     let thread = std::thread::spawn(move || checking.check_blocking());
     store.go_offline();
@@ -134,7 +135,7 @@ fn a_check_always_returns() {
     }
 }
 
-/// Without the wish, this link would look at its connection after an hour.
+/// Without `reconnect_now`, this link would check its connection after an hour.
 #[test]
 fn reconnect_now_gives_up_a_try_that_hangs_and_a_connection_that_is_dead() {
     let folder = tempfile::tempdir().unwrap();
@@ -146,16 +147,16 @@ fn reconnect_now_gives_up_a_try_that_hangs_and_a_connection_that_is_dead() {
     store.connect(never_looks(&proxy.url)).unwrap();
     wait_until(&store, "for a try that hangs", || proxy.connections() == 1);
     proxy.swallow(false);
-    // The first try's connection stays without an answer.
+    // The first attempt's connection stays without an answer.
     store.reconnect_now();
     store.flush_blocking(PATIENCE).unwrap();
-    // A connection that is well stays.
+    // A healthy connection stays.
     let before = proxy.connections();
     store.reconnect_now();
     document.change(|tx| Ok(tx.put(ROOT, "number", 1)?)).unwrap();
     store.flush_blocking(PATIENCE).unwrap();
     assert_eq!(proxy.connections(), before);
-    // One that died without a word does not.
+    // A connection that died silently does not.
     proxy.swallow(true);
     document.change(|tx| Ok(tx.put(ROOT, "number", 2)?)).unwrap();
     store.reconnect_now();

@@ -1,5 +1,5 @@
-//! Histories that are folded: at both ends, on the wire, cut in the middle, and with a document
-//! among them that automerge cannot survive.
+//! Compacted histories: at both ends, on the wire, cut in the middle, and with a document that makes
+//! automerge panic.
 
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ActorId, ObjType, ROOT, ReadDoc, ScalarValue};
@@ -14,7 +14,7 @@ use landfall_tests::{PATIENCE, http, log, raw};
 
 const FOLDED: &str = "landfall_relay_folds_total{outcome=\"folded\"}";
 
-/// Types so many characters, each a change.
+/// Types `characters` characters, one change each.
 fn type_text(space: &Space, characters: usize) -> Document {
     let document = space.create(|tx| Ok(tx.put_object(ROOT, "text", ObjType::Text).map(drop)?));
     let document = document.unwrap();
@@ -43,14 +43,15 @@ fn a_new_replica_gets_a_folded_history_in_few_bytes() {
     store.connect(link(&relay.url)).unwrap();
     let document = type_text(&space, 3_000);
     store.flush_blocking(PATIENCE).unwrap();
+    // Waits until the uncompacted tail is shorter than the compaction rule leaves.
     wait_folded(&relay, 1.0);
-    // Until what is not folded is less than what the rule leaves.
+    // The proxy counts the bytes that the new replica receives.
     let proxy = Proxy::start(relay.port);
     let tail = |entries: &[landfall_protocol::frame::Entry]| -> usize {
         let changes = entries.iter().filter(|entry| entry.kind == entry_kind::CHANGE);
         changes.map(|entry| entry.body.len() + 200).sum()
     };
-    // A fold is due while there is one change for every two that are folded.
+    // A compaction is due while there is one change for every two in the snapshot.
     let changes = |entries: &[landfall_protocol::frame::Entry]| {
         entries.iter().filter(|entry| entry.kind == entry_kind::CHANGE).count()
     };
@@ -67,7 +68,7 @@ fn a_new_replica_gets_a_folded_history_in_few_bytes() {
     store.close().unwrap();
     relay.kill();
     assert_eq!(log::hashes(&log::read(&data, SPACE)), snapshot.hashes());
-    // The store was folded too, and has everything all the same.
+    // The store was compacted too, and still has everything.
     let again = Store::open(folder.path().join("a"), folds()).unwrap();
     assert_eq!(Snapshot::of(&again.space(SPACE).unwrap()), snapshot);
 }
@@ -90,7 +91,7 @@ fn a_snapshot_that_was_cut_goes_on_where_it_stopped() {
     wait_folded(&relay, 1.0);
     let snapshot = Snapshot::of(&space);
     let saved = document.read(|doc| doc.save().len()).unwrap() as u64;
-    // The file stays over the cuts, and over a restart of the application.
+    // The same store file is used over the cuts and over a restart of the application.
     let proxy = Proxy::start(relay.port);
     let path = folder.path().join("b");
     for _ in 0..3 {
@@ -99,7 +100,7 @@ fn a_snapshot_that_was_cut_goes_on_where_it_stopped() {
         let before = proxy.forwarded();
         proxy.cut_after(saved / 5);
         reader.connect(link(&proxy.url)).unwrap();
-        // Connected again at once it goes on, and may have come to its end.
+        // After a cut it reconnects at once, and may have received everything already.
         http::wait("for the cut", || {
             let arrived = copy.status().is_some_and(|status| status.changes == 301);
             arrived || proxy.forwarded() - before >= saved / 5
@@ -130,7 +131,7 @@ fn a_poisoned_document_harms_nobody() {
     let poisoned = type_text(&space, 600);
     store.flush_blocking(PATIENCE).unwrap();
     wait_folded(&relay, 1.0);
-    // It rests on what is there, and edits an object that is not: admission cannot see that.
+    // Its dependencies exist, but it edits an object that does not: admission cannot detect that.
     let heads = poisoned.heads().unwrap();
     let counter = 1 + poisoned.read(|doc| doc.get_changes(&[]).last().unwrap().max_op()).unwrap();
     let bad = raw::change_on_nothing(ActorId::random(), &heads, counter);
@@ -138,7 +139,7 @@ fn a_poisoned_document_harms_nobody() {
     assert!(matches!(answer, landfall_protocol::frame::Frame::Ack(_)), "{answer:?}");
     let is_quarantined = || poisoned.status().unwrap().quarantined.is_some();
     wait_until(&store, "for the quarantine", is_quarantined);
-    // What it was is still there to be read, and it takes no edits.
+    // The earlier state stays readable, and the document refuses edits.
     let text = |document: &Document| {
         document.read(|doc| doc.get(ROOT, "text").unwrap().is_some()).unwrap()
     };
@@ -148,7 +149,8 @@ fn a_poisoned_document_harms_nobody() {
         document.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).unwrap();
     }
     wait_synced(&store);
-    // The others reach whoever comes anew; so does the poison, which is contained there too.
+    // A new replica receives the other documents, and the poisoned one too, which is contained there as
+    // well.
     let reader = Store::open(folder.path().join("b"), folds()).unwrap();
     let copy = reader.space(SPACE).unwrap();
     reader.connect(link(&relay.url)).unwrap();

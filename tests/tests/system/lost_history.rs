@@ -1,6 +1,6 @@
-//! A relay that lost or replaced its history is noticed and healed from its clients: everything
-//! comes back, and nothing doubles. Each case once with the history as it came, and once folded on
-//! both sides.
+//! Engines notice that a relay lost or replaced its history, and restore it: everything comes back, and
+//! nothing is duplicated. Each case runs once with the history as single changes, and once compacted at
+//! both ends.
 
 use landfall::automerge::{ROOT, ScalarValue, transaction::Transactable};
 
@@ -10,13 +10,13 @@ use landfall_tests::rng::Rng;
 use landfall_tests::site::{FOLDS, Replica, SPACE, Site, folds, sync_all, wait_equal};
 use landfall_tests::{http, log};
 
-/// A site as it is by default, and one where both ends fold: there, every replica has made so much
-/// that it is folded.
+/// A default site, and one where both ends compact. There, every replica has made enough changes for a
+/// compaction.
 fn sites() -> [(Site, u64); 2] {
     [(Site::start(), 0), (Site::start_with(FOLDS, folds()), 700)]
 }
 
-/// Three replicas that are in step, and a relay that has folded if there is enough to be folded.
+/// Makes three synced replicas, and waits for the relay's compaction if the history is long enough.
 fn settled(site: &Site, long: u64) -> [Replica; 3] {
     let mut replicas = site.replicas(["a", "b", "c"]);
     replicas[0].edit(long);
@@ -25,7 +25,7 @@ fn settled(site: &Site, long: u64) -> [Replica; 3] {
     replicas
 }
 
-/// Waits until the relay has folded something, if there is enough to be folded.
+/// Waits until the relay has compacted, if the history is long enough.
 fn wait_folded(site: &Site, long: u64) {
     if long > 0 {
         http::wait("for a fold", || {
@@ -54,7 +54,8 @@ fn wiped(mut site: Site, long: u64) {
     site.restart();
     a.flush();
     b.flush();
-    // Who was away all along comes last, with what the relay acknowledged in its earlier life.
+    // The replica that was offline all the time comes last, with changes that the relay acknowledged in
+    // an earlier epoch.
     c.store.go_online();
     site.check(&[&a, &b, &c]);
 }
@@ -79,7 +80,7 @@ fn grown(mut site: Site, long: u64) {
     [&a, &b].iter().for_each(|replica| replica.store.go_offline());
     site.restore();
     site.restart();
-    // The log goes on in another history, and is longer than it ever was before a and b look.
+    // Before a and b reconnect, the log continues with another history and becomes longer than before.
     let [mut d] = site.replicas(["d"]);
     d.edit(100);
     d.flush();
@@ -100,7 +101,7 @@ fn what_was_acknowledged_and_never_received_comes_back_after_a_restore() {
     sync_all(&[&a, &b, &c]);
     a.store.go_offline();
     c.store.go_offline();
-    // A long way for a to catch up, on which its own push is acknowledged early.
+    // a has much to catch up, and its own push is acknowledged early in it.
     for _ in 0..40 {
         let noise: Vec<u8> = (0..32 * 1024).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
         b.documents[1].change(|tx| Ok(tx.put(ROOT, "b", ScalarValue::Bytes(noise))?)).unwrap();
@@ -111,8 +112,9 @@ fn what_was_acknowledged_and_never_received_comes_back_after_a_restore() {
     b.store.go_offline();
     a.edit(1);
     a.store.go_online();
-    // At the moment of the ack a should still be behind, so that its cursor stays valid in the
-    // copy. It is a race, so it is told and not asserted; the machines' tests hold it for sure.
+    // At the ack, a should still be behind, so that its cursor stays valid in the copy. This is a race,
+    // so the state is printed and not asserted; the tests of the protocol's state machines cover it
+    // reliably.
     wait_for(&a.store, "for the ack", |status| status.pending().changes == 0);
     let at_ack = a.space.status().unwrap();
     a.store.go_offline();
@@ -157,7 +159,7 @@ fn another_machines_copy_takes_the_relays_place() {
     for (mut site, long) in sites() {
         let [mut a, mut b, mut c] = settled(&site, long);
         c.store.go_offline();
-        // Both go on, each with clients of its own, under one identity.
+        // Both relays continue under one identity, each with clients of its own.
         site.back_up();
         let second = Relay::start_with(&site.folder().join("copy"), 0, FOLDS);
         b.connect(&second.url);
@@ -170,7 +172,7 @@ fn another_machines_copy_takes_the_relays_place() {
         c.connect(&second.url);
         c.store.go_online();
         sync_all(&[&a, &b, &c]);
-        // And back to the first, which has what only a made meanwhile.
+        // Back to the first relay, which has only what a made meanwhile.
         second.kill();
         for replica in [&a, &b, &c] {
             replica.connect(&site.url);
@@ -198,7 +200,7 @@ fn two_relays_in_turn_hold_the_same() {
         c.edit(3);
         c.store.go_online();
         sync_all(&[&a, &b, &c]);
-        // The second is brought up to date by one that comes back to it.
+        // A replica that returns to the second relay brings it up to date.
         c.connect(&second.url);
         wait_synced(&c.store);
         assert_eq!(Snapshot::of(&c.space), landfall_tests::replica::fresh_copy(&second.url, SPACE));
@@ -228,7 +230,7 @@ fn a_store_restored_from_its_own_backup_loses_and_doubles_nothing() {
         a.store.close().unwrap();
         std::fs::copy(&kept, &file).unwrap();
         reopen(&site, &mut a, long);
-        // What it had made since is at the relay; what it makes now must not take its place.
+        // The relay has the changes that it made since; its new changes must not replace them.
         a.edit(10);
         a.flush();
         c.store.go_online();
@@ -259,7 +261,7 @@ fn options(long: u64) -> landfall::Options {
     if long > 0 { folds() } else { landfall::Options::default() }
 }
 
-/// Opens a replica's file again after its store was closed.
+/// Reopens a replica's file after its store was closed.
 fn reopen(site: &Site, replica: &mut Replica, long: u64) {
     let made = replica.made;
     *replica = Replica::reopen(site.folder(), replica.name, options(long), &replica.documents);

@@ -1,4 +1,4 @@
-//! Many spaces, many documents, many deliveries of the same thing.
+//! Many spaces, many documents, and repeated delivery of the same changes.
 
 use landfall::automerge::{ActorId, ROOT, transaction::Transactable};
 use landfall::{DocumentId, Durability, LinkStatus, Options, Store, SyncStatus};
@@ -11,9 +11,9 @@ use landfall_tests::replica::{
 use landfall_tests::{PATIENCE, log, raw};
 
 const DOCUMENTS: usize = 10_000;
-/// What a reconnect may cost, whatever the number of documents.
+/// Limit of the bytes of a reconnect, independent of the number of documents.
 const RECONNECT_BYTES: u64 = 2 * 1024;
-/// The HTTP upgrade's request and answer, with room for longer headers.
+/// The request and the answer of the HTTP upgrade, with room for longer headers.
 const UPGRADE_BYTES: u64 = 1024;
 
 #[test]
@@ -89,7 +89,7 @@ fn what_is_delivered_twice_is_acknowledged_twice_and_kept_once() {
         let answer = client.push(id, document, &changes);
         assert!(matches!(&answer, Frame::Ack(ack) if ack.count == 3), "{answer:?}");
     }
-    // From another session, which may not know that the first one was answered.
+    // From another session, whose client may not know that the relay answered the first one.
     let answer = raw::Client::start(relay.port, "default").push(1, document, &changes);
     assert!(matches!(&answer, Frame::Ack(ack) if ack.count == 3), "{answer:?}");
     assert_eq!(fresh_copy(&relay.url, "default").changes(), 3);

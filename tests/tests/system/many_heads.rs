@@ -1,5 +1,5 @@
-//! A document that thousands edited at the same time: engines take it, fold it, bring it back to a
-//! relay that lost it, and merge it with their next edit.
+//! A document that thousands of actors edited concurrently: engines receive and compact it, restore it
+//! at a relay that lost it, and merge its heads with their next edit.
 
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ActorId, Automerge, ROOT};
@@ -11,7 +11,7 @@ use landfall_tests::site::{FOLDS, Replica, SPACE, Site, folds, sync_all};
 
 const HEADS: usize = 5_000;
 
-/// Changes on top of a document, each by an actor of its own.
+/// Makes changes on top of a document, each by a different actor.
 fn branches(base: &Automerge) -> Vec<Vec<u8>> {
     let branch = |number: usize| {
         let actor = ActorId::from((number as u64).to_be_bytes());
@@ -29,7 +29,7 @@ fn five_thousand_heads_are_synced_folded_healed_and_merged() {
     let mut site = Site::start_with(FOLDS, folds());
     let [mut a, b] = site.replicas(["a", "b"]);
     sync_all(&[&a, &b]);
-    // What has come is in the store before it is in an open document.
+    // Received changes are in the store before they are in an open document.
     let heads = |replica: &Replica| replica.documents[0].heads().unwrap();
     wait_until(&a.store, "for what the other made", || heads(&a) == heads(&b));
     let shared = a.documents[0].id();
@@ -47,7 +47,7 @@ fn five_thousand_heads_are_synced_folded_healed_and_merged() {
         http::metric(site.port, "landfall_relay_folds_total{outcome=\"folded\"}") > 0.0
     });
     assert_eq!(a.store.check_blocking().unwrap(), 0, "nothing differs");
-    // A relay that lost it all gets it back, folded or not.
+    // A relay that lost everything gets it back, compacted or not.
     site.stop();
     std::fs::remove_dir_all(site.data()).unwrap();
     site.restart();

@@ -1,4 +1,4 @@
-//! The README's example is the one that is compiled, and it runs as it says.
+//! The README's example is the one that is compiled, and its output is as described.
 
 use std::path::Path;
 use std::process::Command;
@@ -29,7 +29,7 @@ fn the_quickstart_saves_without_a_relay() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     assert!(said.contains(": Hello, Landfall 🏝️\n") && said.starts_with("automerge:"), "{said}");
-    // Whoever runs a relay on the default port has it there too.
+    // If a relay runs on the default port, the relay has the document too.
     assert!(said.contains("saved here") || said.contains("on the relay"), "{said}");
     assert!(folder.path().join("hello.landfall").exists());
 }

@@ -1,5 +1,5 @@
-//! The relay's file is damaged: a new replica gets all else and is told what it lacks, and once the relay
-//! has been repaired, a replica that has it brings it back to all.
+//! The relay's file is damaged: a new replica receives everything else and a list of what is missing.
+//! After a repair of the relay, a replica that has the missing data uploads it again.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ fn what_a_damaged_relay_cannot_send_is_told_and_comes_once_it_is_repaired() {
     site.damage(("entry", "body"), 41, "\"offset\" = 30");
     site.restart();
     assert_eq!(http::get(site.port, "/readyz").0, 200, "nothing has read it yet");
-    // A new replica comes to the end of the log, and says that it has not got all.
+    // A new replica reaches the end of the log, and its status shows that it lacks something.
     let [fresh] = site.replicas(["fresh"]);
     let space: landfall::SpaceName = SPACE.parse().unwrap();
     wait_for(&fresh.store, "live, and not whole", |status| {
@@ -28,13 +28,13 @@ fn what_a_damaged_relay_cannot_send_is_told_and_comes_once_it_is_repaired() {
     let named = damaged[0].expect("the document is known").to_string();
     let (status, told) = http::get(site.port, "/readyz");
     assert!(status == 503 && told.contains(&named), "{told}");
-    // It outlives a restart of the replica, and a connection to the relay as it is.
+    // That status outlives a reconnect to the damaged relay.
     fresh.store.go_offline();
     fresh.store.go_online();
     wait_synced(&fresh.store);
     assert!(fresh.store.status().spaces[&space].damaged_at_relay > 0);
-    // The relay is repaired, by which it loses what is damaged and what follows it. Those that have it
-    // bring it back.
+    // The repair removes the damaged entry and what follows it. The replicas that have these changes
+    // upload them again.
     site.stop();
     let data = site.data();
     let repair = Command::new(binary("landfall-relay"))

@@ -1,5 +1,5 @@
-//! SIGKILL of the relay while automerge-repo clients write: the heads that it told are on its disk.
-//! It folds all the while, so that kills fall into folds too.
+//! SIGKILL of the relay while automerge-repo clients write: the heads that it reported are on its disk.
+//! It compacts all the time, so that some kills hit a compaction.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,12 +17,12 @@ use landfall_tests::site::{FOLDS, SPACE, folds};
 use landfall_tests::{PATIENCE, RaiseOnDrop, log};
 
 const KILLS: usize = 10;
-/// Heads that are told between two kills, at least.
+/// Minimum number of reported heads between two kills.
 const TOLD: usize = 30;
 
 type Told = Mutex<BTreeSet<ChangeHash>>;
 
-/// Kills the relay at random moments, each time after it has told something new.
+/// Kills the relay at random moments, each time after it has reported new heads.
 fn kill(mut relay: Relay, data: &Path, rng: &mut Rng, told: &Told) -> Relay {
     let port = relay.port;
     for kill in 0..KILLS {
@@ -30,10 +30,10 @@ fn kill(mut relay: Relay, data: &Path, rng: &mut Rng, told: &Told) -> Relay {
         let began = Instant::now();
         while told.lock().unwrap().len() < before + TOLD {
             assert!(began.elapsed() < PATIENCE, "nothing is acknowledged");
-            // sleep: nothing says so when a client was told something
+            // sleep: no event shows that a client has received heads
             std::thread::sleep(Duration::from_millis(1));
         }
-        // sleep: the kill must come at a moment that nothing in the system chose
+        // sleep: the kill must come at a moment independent of the system's events
         std::thread::sleep(Duration::from_micros(rng.below(50_000)));
         relay.kill();
         let told = told.lock().unwrap().clone();
@@ -45,7 +45,7 @@ fn kill(mut relay: Relay, data: &Path, rng: &mut Rng, told: &Told) -> Relay {
     relay
 }
 
-/// Has a peer type and sync until it is told to stop.
+/// Makes a peer type and sync until `stop` is set.
 fn type_and_sync(peer: &mut Peer, port: u16, told: &Told, stop: &AtomicBool) {
     peer.sync(port, told, |peer| {
         if !stop.load(Ordering::SeqCst) {
@@ -55,7 +55,7 @@ fn type_and_sync(peer: &mut Peer, port: u16, told: &Told, stop: &AtomicBool) {
     });
 }
 
-/// Has a peer sync until its document is as wanted.
+/// Makes a peer sync until its document matches.
 fn settle(peer: &mut Peer, port: u16, told: &Told, wanted: impl Fn(&Automerge) -> bool) {
     let began = Instant::now();
     peer.sync(port, told, |peer| {
@@ -115,7 +115,7 @@ fn type_until(document: &Document, stop: &AtomicBool) {
         }
         let typed = document.change(|tx| Ok(tx.put(ROOT, format!("{}", number % 7), number)?));
         typed.unwrap();
-        // sleep: an engine types thousands a second, and the peer is to keep up
+        // sleep: an engine types thousands a second, and the peer must keep up
         std::thread::sleep(Duration::from_millis(3));
     }
 }
@@ -132,7 +132,8 @@ fn an_engine_and_a_repo_client_converge_over_a_relay_that_is_killed_and_folds() 
     let document = space.create(|tx| Ok(tx.put(ROOT, "root", true)?)).unwrap();
     store.connect(link(&relay.url)).unwrap();
     let mut peer = Peer::new("peer", document.id());
-    // Who types into nothing begins a history of its own, which an engine does not join with its.
+    // A peer that types into an empty document starts a history of its own, and an engine does not
+    // merge unrelated histories.
     wait_synced(&store);
     settle(&mut peer, port, &told, |doc| !doc.get_heads().is_empty());
     let _relay = std::thread::scope(|scope| {

@@ -20,7 +20,7 @@ use link::Ws;
 
 const EDITS: usize = 40;
 
-/// A samod repo that stays connected to a relay. It ends when dropped.
+/// A samod repo with a connection to a relay that reconnects. It ends when dropped.
 struct Sam {
     runtime: Runtime,
     repo: Repo,
@@ -57,7 +57,7 @@ impl Sam {
         self.runtime.block_on(self.repo.create(content)).unwrap()
     }
 
-    /// Waits until a condition on a document holds, woken by its changes.
+    /// Waits until a condition on a document holds; changes wake it.
     fn wait_until(&self, handle: &DocHandle, what: &str, holds: impl Fn(&Automerge) -> bool) {
         let mut changes = Box::pin(handle.changes());
         let waiting = async {
@@ -155,7 +155,7 @@ fn samod_and_an_engine_edit_one_document_while_the_relay_is_killed() {
     assert_eq!(samod_heads(&his), heads(&document));
     drop((sam, sue));
 
-    // The relay alone has it all too.
+    // The relay alone has everything too.
     let (alone, its_space) = engine(&relay.url);
     wait_until(&alone, "for the document", || {
         its_space.open(document.id()).is_ok_and(|copy| copy.read(keys).unwrap() == all)
@@ -178,7 +178,7 @@ fn samod_meets_samod_over_the_relay_and_after_it() {
     let third = Sam::start("third", &relay.url);
     let late = third.find(&original.url().to_string()).expect("the relay has it");
     third.wait_until(&late, "for all of it", |doc| keys(doc) == 1 + EDITS);
-    // What nobody has is not there, and that is said.
+    // A document that no peer has is reported as unavailable.
     let nobody = Store::in_memory(Options::default()).unwrap().space(SPACE).unwrap();
     let nowhere = nobody.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap();
     assert!(third.find(&nowhere.id().to_string()).is_none());

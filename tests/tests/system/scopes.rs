@@ -1,4 +1,4 @@
-//! Which documents a replica syncs, and documents that share an id and nothing else.
+//! Which documents a replica syncs, and documents that share an id but no history.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +32,7 @@ fn what_comes_into_scope_comes_whole_and_what_is_outside_stays_away() {
     assert_eq!(ids(&b), BTreeSet::from([a.documents[0].id()]));
     let shared = b.space.open(a.documents[0].id()).unwrap();
     assert_eq!(hashes(&shared), hashes(&a.documents[0]));
-    // While a goes on writing, the scope grows: nothing of what comes into it is skipped.
+    // The scope grows while a writes: no change of an added document is skipped.
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| a.edit(200));
         b.space.sync_only([a_id(&b, 0), a_id(&b, 1)]).unwrap();
@@ -45,7 +45,7 @@ fn what_comes_into_scope_comes_whole_and_what_is_outside_stays_away() {
         there.is_ok_and(|there| hashes(&there) == hashes(&own))
     });
     assert!(!ids(&b).contains(&more.id()));
-    // Over a restart of both, with the scope changed while away.
+    // Over a restart of both, with a change of scope while offline.
     b.store.close().unwrap();
     site.stop();
     site.restart();
@@ -81,7 +81,7 @@ fn unrelated_histories_of_one_id_meet_only_when_asked_for() {
     let store = open(&site.folder().join("b"));
     let space = store.space(SPACE).unwrap();
     let ours = space.create(|tx| Ok(tx.put(ROOT, "ours", 1)?)).unwrap();
-    // Somebody else has the id at the relay, with another beginning.
+    // At the relay, another author has used the same id for a document with another first change.
     let theirs = raw::change_of(ActorId::random(), 1, "theirs");
     let answer = raw::Client::start(site.port, SPACE).push(1, ours.id(), &[theirs]);
     assert!(matches!(answer, Frame::Ack(_)), "{answer:?}");
@@ -98,7 +98,7 @@ fn unrelated_histories_of_one_id_meet_only_when_asked_for() {
     space.merge_unrelated(ours.id()).unwrap();
     wait_synced(&store);
     wait_until(&store, "for both", || hashes(&ours).len() == 2);
-    // Everybody has both now.
+    // All replicas have both histories now.
     let copy = fresh_copy(&site.url, SPACE);
     assert_eq!(copy.hashes_of(&ours.id()), hashes(&ours));
     wait_until(&a.store, "for both", || {

@@ -1,4 +1,4 @@
-//! Opening a store that is in use, is none, or is of a later version.
+//! Opening a store that is in use, is not a store, or is of a later version.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -10,7 +10,7 @@ use landfall::{ChangeError, ConnectError, Document, OpenError, Options, Store, S
 use landfall_tests::process::{Relay, binary};
 use landfall_tests::replica::open;
 
-/// Where SQLite's header has the version that the application gives its file.
+/// Offset of the application's version number in SQLite's file header.
 const USER_VERSION_AT: u64 = 60;
 
 /// Another process that has a store open; killed when dropped.
@@ -20,14 +20,14 @@ impl Holder {
     fn start(store: &Path) -> Self {
         let mut child = Command::new(binary("typist"))
             .arg(store)
-            // Nobody has to answer there: editing needs no relay.
+            // No relay has to answer: editing works without one.
             .args(["ws://127.0.0.1:9", "default"])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         while !lines.next().unwrap().unwrap().starts_with("change") {}
-        // Read on, or the pipe fills and it stops; ends with the child.
+        // Reads on, so that the pipe does not fill and block the child; ends with the child.
         std::thread::spawn(move || lines.for_each(drop));
         Self(child)
     }
@@ -53,7 +53,7 @@ fn one_process_has_a_store_and_others_read_beside_it() {
     let space = beside.space("default").unwrap();
     let documents = space.documents().unwrap();
     let documents: Vec<_> = documents.into_iter().map(|id| space.open(id).unwrap()).collect();
-    // It may have written to one of its documents only, so far.
+    // So far it may have written to one of its documents only.
     let keys = |document: &Document| document.read(|doc| doc.length(ROOT)).unwrap();
     assert!(documents.iter().any(|document| keys(document) > 0));
     let document = &documents[0];

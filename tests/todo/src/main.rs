@@ -1,10 +1,10 @@
-//! A to-do list with typed access, whose only dependency is `landfall`. The tests of `tests/interop` run
-//! it beside JavaScript programs that have the same list open.
+//! A to-do list with typed access, whose only dependency is `landfall`. The tests of `tests/interop`
+//! run it next to JavaScript programs that have the same list open.
 //!
-//! `landfall-todo STORE RELAY COMMAND …`, with a `COMMAND` of `new TITLE`, or of one of these with the
-//! document's id: `show`, `same`, `title TEXT`, `add ID WHAT`, `done ID`, `tag TAG`, `count NUMBER`, and
-//! `form`, which reads the list, waits for a line on standard input, and adds it to the title as of
-//! what it read.
+//! `landfall-todo STORE RELAY COMMAND …`, where `COMMAND` is `new TITLE`, or one of these with the
+//! document's id: `show`, `same`, `title TEXT`, `add ID WHAT`, `done ID`, `tag TAG`, `count NUMBER`,
+//! and `form`, which reads the list, waits for a line on standard input, and appends it to the title as
+//! of the heads that it read.
 
 use std::error::Error;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use landfall::{
     Document, DocumentId, Hydrate, Options, Reconcile, Space, Status, Store, SyncStatus, Text,
 };
 
-/// How long to wait for the relay. Not a figure: a machine may be slow.
+/// How long to wait for the relay. Not a performance figure: a machine may be slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A list, as JavaScript has it too.
+/// The list, with the same shape as in JavaScript.
 #[derive(Debug, Clone, PartialEq, Hydrate, Reconcile)]
 struct List {
     title: String,
     tags: Vec<String>,
     items: Vec<Item>,
-    /// A float here, and a whole number where JavaScript wrote one.
+    /// A float here, but an integer where JavaScript wrote one.
     weight: f64,
     count: u64,
-    /// JavaScript leaves out what is undefined.
+    /// JavaScript omits undefined values.
     note: Option<String>,
 }
 
@@ -77,7 +77,7 @@ fn run(store: &Store, space: &Space, command: &[&str]) -> Result<(), Box<dyn Err
         [] => return Err("no command".into()),
     };
     let document = space.wait_for(id, PATIENCE)?;
-    // And what others did to it since this store was open last.
+    // Also waits for the edits that others made since this store was open.
     let is_live = |status: &Status| status.spaces["default"].sync == SyncStatus::Live;
     store.watch().until_blocking(is_live).ok_or("the store was closed")?;
     match command {
@@ -107,7 +107,7 @@ fn run(store: &Store, space: &Space, command: &[&str]) -> Result<(), Box<dyn Err
     Ok(())
 }
 
-/// Whether writing back what was read changes nothing, in each way.
+/// Checks that writing back the value as read changes nothing, in each way of writing.
 fn same(document: &Document) -> Result<bool, Box<dyn Error>> {
     let (list, heads) = document.hydrate_with_heads::<List>()?;
     document.edit::<List>(|_| {})?;
@@ -116,7 +116,7 @@ fn same(document: &Document) -> Result<bool, Box<dyn Error>> {
     Ok(document.heads()? == heads)
 }
 
-/// A person fills in a form while others edit.
+/// Acts as a person who fills in a form while others edit.
 fn form(document: &Document) -> Result<(), Box<dyn Error>> {
     let (mut list, heads) = document.hydrate_with_heads::<List>()?;
     println!("reading");

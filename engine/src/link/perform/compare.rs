@@ -1,4 +1,4 @@
-//! Reading what the machine needs to compare the two ends, and to offer folded history.
+//! Reads the store for a comparison of the two ends, and for snapshot uploads.
 
 use landfall_protocol::digest::Prefix;
 use landfall_protocol::replica::Replica;
@@ -48,14 +48,13 @@ impl Performer {
         }
     }
 
-    /// Whether what is read is for a check, and not for a comparison after which nothing is said to
-    /// have drifted.
+    /// Whether a read is for a check, rather than for a comparison after which no drift is reported.
     fn is_checking(&self, row: SpaceRow) -> bool {
         let sync = self.core.status.space(row).map(|space| space.sync);
         !matches!(sync, Some(SyncStatus::Comparing { .. }))
     }
 
-    /// Notes which documents were expected to differ when they were read.
+    /// Records which documents were expected to differ when they were read.
     fn read<T>(&mut self, space: &SpaceName, read: Compared<T>) -> T {
         if !read.expected.is_empty() {
             self.expected.entry(space.clone()).or_default().extend(read.expected);
@@ -63,7 +62,8 @@ impl Performer {
         read.found
     }
 
-    /// All that the relay has is here, but for what differs: what it could not read is no loss.
+    /// All that the relay has is here, except the documents that differ: entries that it could not read
+    /// are not missing.
     fn forget_damage(&self, row: SpaceRow, but: Vec<DocumentId>) {
         match self.log.damaged_at_relay(row) {
             Ok(damaged) if damaged.is_empty() => {}
@@ -75,7 +75,7 @@ impl Performer {
         }
     }
 
-    /// A check came to its end; gives how many documents differed without a known reason.
+    /// A check completed; returns how many documents differed without a known reason.
     pub(super) fn checked(
         &mut self,
         space: &SpaceName,
@@ -87,8 +87,8 @@ impl Performer {
         if more == 0 {
             self.forget_damage(row, drifted.clone());
         }
-        // A document that is refused, or of which something is aside, differs as long as it is: that
-        // was told, and is in the status. One that was edited or deleted differs until that is sent.
+        // A rejected document, or one with deferred entries, differs as long as that lasts: it was
+        // reported, and is in the status. An edited or deleted document differs until that is sent.
         drifted.retain(|document| !expected.contains(document));
         let drifted = match self.log.unexplained(row, &drifted) {
             Ok(drifted) => drifted,

@@ -1,5 +1,5 @@
-//! Parts of snapshots that the relay wants. A snapshot is read from the store once and cut in memory:
-//! SQLite reads a whole value for each piece of it, which made a push of 44 MiB cost 8 s of reads.
+//! Parts of snapshots for the relay. A snapshot is read from the store once and cut in memory: SQLite
+//! reads the whole value for each part of it, which made a push of 44 MiB cost 8 s of reads.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -10,15 +10,15 @@ use landfall_protocol::{DocumentId, Moment, SpaceName, limits};
 use super::{Out, Performer};
 use crate::store::{SpaceRow, ViewError};
 
-/// Bytes that wait for the socket, beyond which no further part of a snapshot is read for it: a relay
-/// may ask for the same part again and again.
+/// Bytes that wait for the socket, above which no further part of a snapshot is read: a relay may
+/// request the same part again and again.
 const PARTS_BELOW_BYTES: usize = 1024 * 1024;
 
-/// Bytes of snapshots that are kept while their parts are sent: one of the largest, or several
+/// The most bytes of snapshots that are kept while their parts are sent: one of the largest, or several
 /// smaller ones.
 const KEPT_BYTES: usize = limits::SNAPSHOT_BYTES;
 
-/// A part that the relay wants and that was not read yet.
+/// A requested part that was not read yet.
 #[derive(Debug)]
 struct Wanted {
     space: SpaceName,
@@ -31,16 +31,16 @@ struct Wanted {
 struct Kept {
     hash: [u8; 32],
     body: Vec<u8>,
-    /// It was made for the relay, and is not the store's.
+    /// Whether it was built for the relay, and is not the store's.
     made: bool,
 }
 
-/// The parts that are wanted, and the snapshots that are being sent.
+/// The requested parts, and the snapshots that are being sent.
 #[derive(Default)]
 pub(super) struct Parts {
-    /// At most one of each snapshot that is being offered.
+    /// At most one part of each snapshot that is being uploaded.
     wanted: VecDeque<Wanted>,
-    /// Used least recently first.
+    /// Least recently used first.
     kept: VecDeque<Kept>,
 }
 
@@ -55,14 +55,14 @@ impl Parts {
         self.wanted.push_back(Wanted { space, document, hash, from });
     }
 
-    /// A snapshot was made for the relay. It is dropped behind its last part, when the relay wants no
-    /// more of it, or when others need its room: then the relay asks for it again.
+    /// Adds a snapshot that was built for the relay. It is dropped after its last part, when the relay
+    /// needs no more of it, or when other snapshots need its room: the relay then requests it again.
     pub(super) fn made(&mut self, hash: [u8; 32], body: Vec<u8>) {
         self.forget(&hash);
         self.keep(Kept { hash, body, made: true });
     }
 
-    /// A snapshot that was made for the relay is not sent any more.
+    /// Drops a snapshot that was built for the relay and is not sent any more.
     pub(super) fn drop_made(&mut self, hash: &[u8; 32]) {
         self.kept.retain(|kept| !kept.made || kept.hash != *hash);
     }
@@ -71,20 +71,20 @@ impl Parts {
         self.kept.iter().any(|kept| kept.made && kept.hash == *hash)
     }
 
-    /// A snapshot is not sent any more.
+    /// Drops a snapshot that is not sent any more.
     pub(super) fn forget(&mut self, hash: &[u8; 32]) {
         self.kept.retain(|kept| kept.hash != *hash);
     }
 
-    /// The next part to read: of a snapshot that is kept, else the one that waits longest. In turns, two
-    /// snapshots that do not both fit would be read again for each part.
+    /// The next part to read: of a kept snapshot, else the one that waits longest. If two snapshots
+    /// that do not both fit took turns, they would be read again for each part.
     fn next(&mut self) -> Option<Wanted> {
         let is_kept = |wanted: &Wanted| self.kept.iter().any(|kept| kept.hash == wanted.hash);
         let index = self.wanted.iter().position(is_kept).unwrap_or_default();
         self.wanted.remove(index)
     }
 
-    /// The piece of a snapshot from a position on; `load` gives all its bytes if they are not kept.
+    /// The part of a snapshot from a position on; `load` returns all its bytes if they are not kept.
     fn cut<E>(
         &mut self,
         hash: &[u8; 32],
@@ -120,7 +120,7 @@ impl Parts {
 }
 
 impl Performer {
-    /// Reads the part of a snapshot that the socket has room for.
+    /// Reads the parts of snapshots for which the socket has room.
     pub(in crate::link) fn read_parts(&mut self, replica: &mut Replica, now: Moment, out: &Out) {
         if out.unsent() >= PARTS_BELOW_BYTES {
             return;
@@ -146,7 +146,7 @@ impl Performer {
         let Wanted { document, hash, from, .. } = wanted;
         let log = &self.core.log;
         if !self.parts.is_made(hash) && !log.has_snapshot(row, document, hash)? {
-            // Another one is offered in its place, or the document is deleted.
+            // Another snapshot is uploaded in its place, or the document is deleted.
             self.parts.forget(hash);
             return Ok(None);
         }
@@ -163,7 +163,7 @@ mod tests {
         parts.want("s".parse().unwrap(), document, [hash; 32], 0);
     }
 
-    /// Sends a snapshot from a position to its end or its middle; gives how often it was read.
+    /// Sends a snapshot from a position to its end or middle; returns how often it was read.
     fn send(parts: &mut Parts, hash: u8, body: &[u8], until: usize) -> usize {
         let (mut reads, mut sent) = (0, Vec::new());
         while sent.len() < until {
@@ -190,12 +190,12 @@ mod tests {
         assert_eq!(beyond, Ok(Some(Vec::new())));
     }
 
-    /// The relay may refuse an offer, or have all of it, before it has asked for a part.
+    /// The relay may reject an upload, or have all of it, before it has requested a part.
     #[test]
     fn a_snapshot_that_was_made_is_dropped_when_it_is_not_sent() {
         let mut parts = Parts::default();
         parts.made([1; 32], vec![1; 10]);
-        // One of the store's stays, whatever its hash.
+        // A snapshot of the store stays, whatever its hash.
         send(&mut parts, 2, &vec![2; limits::PART_BYTES + 1], 1);
         parts.drop_made(&[2; 32]);
         parts.drop_made(&[1; 32]);

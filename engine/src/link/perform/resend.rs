@@ -1,4 +1,4 @@
-//! What the relay asks for again, and what it can read again.
+//! Answers a relay's resend requests, and handles its notice that a document is repaired.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use super::{Outcome, Performer};
 use crate::store::{self, LocalLog, Resendable, SpaceRow};
 
 impl Performer {
-    /// Reads what the relay asks for, on the thread of the arrivals: to make a snapshot costs as much as
-    /// to open one.
+    /// Reads the requested changes, on the arrivals thread: building a snapshot costs as much as
+    /// opening one.
     pub(super) fn load_resend(
         &self,
         space: SpaceName,
@@ -26,8 +26,8 @@ impl Performer {
         });
     }
 
-    /// A document can be read again at the relay: who was told that it is damaged compares, and what
-    /// was refused for it is offered again.
+    /// The relay can read a document again: if it was reported as damaged, the space is compared, and
+    /// changes that were rejected for the damage are sent again.
     pub(super) fn mended(&self, space: &SpaceName, document: &DocumentId) {
         let Some(row) = self.row(space) else { return };
         match self.log.is_refused_as_damaged(row, document) {
@@ -52,12 +52,12 @@ impl Performer {
     }
 }
 
-/// What there is of what the relay asks for.
+/// The answer to a resend request.
 pub(super) struct Answer {
     pub(super) found: Found,
-    /// The bytes of a snapshot that was made for it.
+    /// The bytes of a snapshot that was built for it.
     pub(super) made: Option<Vec<u8>>,
-    /// What the snapshot was made of, or should have been.
+    /// The weight of that snapshot, also if building it failed.
     pub(super) folded: Weight,
 }
 
@@ -67,7 +67,7 @@ impl Answer {
     }
 }
 
-/// What is damaged here as well cannot be given: that is the answer, and no reason to end the session.
+/// A document that is damaged here as well has an empty answer: that is no reason to end the session.
 fn answer(log: &LocalLog, row: SpaceRow, document: DocumentId, changes: &[ChangeHash]) -> Answer {
     let (input, folded) = match log.resendable(row, &document, changes) {
         Ok(Resendable::Changes(changes)) => return Answer::of(changes, Weight::default()),

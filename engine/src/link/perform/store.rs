@@ -1,4 +1,4 @@
-//! What arrives, into the store: batches, pieces of snapshots, fetched documents.
+//! Writes received data into the store: batches, parts of snapshots, fetched documents.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use landfall_storage::{Committed, WriteError};
 use super::{Outcome, Performer, failed};
 use crate::store::{LocalLog, Ready, ReceiveError, Received, SnapshotPart, SpaceRow};
 
-/// What is called when arrivals are written, or could not be.
+/// The completion of a write of received entries.
 type Written = Box<dyn FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send>;
 
 impl Performer {
@@ -29,7 +29,7 @@ impl Performer {
         });
     }
 
-    /// Makes entries ready for their transaction, in their turn, and hands them over.
+    /// Prepares entries for their transaction, in their turn, and submits them.
     fn arrive(
         &self,
         space: SpaceName,
@@ -47,7 +47,7 @@ impl Performer {
         });
     }
 
-    /// What every finished write of arrivals does: tell the core, then the machine.
+    /// The completion of every write of received entries: notifies the core, then the machine.
     fn received(&self, space: SpaceName, row: SpaceRow, bytes: usize) -> Written {
         let (core, owed) = (Arc::clone(&self.core), self.owed(row, bytes));
         Box::new(move |result| {
@@ -64,7 +64,7 @@ impl Performer {
 
     pub(super) fn store_part(&self, space: SpaceName, part: SnapshotPart) {
         let Some(row) = self.row(&space) else { return };
-        // As the machine weighs it.
+        // The same weight as in the machine.
         let bytes = part.bytes.len() + PART_WEIGHT;
         let (core, owed) = (Arc::clone(&self.core), self.owed(row, bytes));
         let done = move |result: Result<Committed<()>, WriteError<ReceiveError>>| {

@@ -17,7 +17,7 @@ impl ReadDoc for Writer<'_, '_> {
         Self: 'b;
 
     fn get_heads(&self) -> Vec<ChangeHash> {
-        // Not the inherent method, which gives the heads of the whole document.
+        // Not the inherent method, which returns the heads of the whole document.
         ReadDoc::get_heads(&*self.tx)
     }
 

@@ -1,6 +1,6 @@
-//! The columns of a document chunk, counted by their types. The encodings are not held to
-//! automerge's own here, as those of a change are: automerge encodes all columns again when it
-//! saves a document, and other versions have encoded them otherwise.
+//! The columns of a document chunk, counted by their types. Unlike a change's columns, they need
+//! not have automerge's own encoding: automerge encodes all columns again when it saves a document,
+//! and other versions encoded them differently.
 
 use super::super::chunk::{inflate, inflated_length};
 use super::super::form::FormError;
@@ -8,42 +8,41 @@ use super::super::reader::Reader;
 use super::{Budget, DocumentError, OverBudget};
 use crate::limits;
 
-/// More columns than automerge knows, so that a later version's can be read.
+/// More columns than automerge knows, so that documents of later versions can be read.
 const MOST: u64 = 64;
 
-/// The bit of a specification that says that the column is deflated.
+/// The specification bit of a deflated column.
 const DEFLATED: u64 = 8;
 
-/// Types of columns: the low three bits of their specifications. Those that are left are run
-/// lengths of unsigned numbers: group counts, actors, integers, metadata of values.
+/// Column types: the low three bits of a specification. The remaining types are run lengths of
+/// unsigned numbers: group counts, actors, integers, value metadata.
 const GROUP: u64 = 0;
 const DIFFERENCES: u64 = 3;
 const BOOLEANS: u64 = 4;
 const TEXTS: u64 = 5;
 const VALUES: u64 = 7;
 
-/// The columns that automerge 0.12 reads, of changes and of operations, ascending. It drops others
-/// without looking at them.
+/// The change and operation columns that automerge 0.12 reads, ascending. It drops others unread.
 const KNOWN: [u64; 20] = [
     0x01, 0x02, 0x03, 0x11, 0x13, 0x15, 0x21, 0x23, 0x34, 0x35, 0x40, 0x42, 0x43, 0x56, 0x57, 0x80,
     0x81, 0x83, 0x94, 0xa5,
 ];
 
-/// What columns are there, before their data.
+/// The metadata of the columns, which precedes their data.
 #[derive(Debug)]
 pub(super) struct Columns {
-    /// Specification and length of each.
+    /// Specification and length of each column.
     stated: Vec<(u64, u64)>,
 }
 
-/// What columns come to.
+/// Totals of a set of columns.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// The rows of the longest column outside groups.
     pub(super) rows: u64,
     /// The entries of all groups together.
     pub(super) grouped: u64,
-    /// Bytes of texts, each as often as its row is repeated.
+    /// Bytes of texts, each counted as often as its row is repeated.
     pub(super) text_bytes: u64,
 }
 
@@ -61,20 +60,20 @@ impl Columns {
         Ok(Self { stated })
     }
 
-    /// Reads over the columns' data. `inflatable` is how many bytes may still be inflated.
+    /// Reads the columns' data. `inflatable` is the number of bytes that may still be inflated.
     pub(super) fn tally(
         &self,
         body: &mut Reader<'_>,
         inflatable: &mut usize,
     ) -> Result<Tally, DocumentError> {
         let mut tally = Tally::default();
-        // The id of the group that the columns behind it with the same id belong to.
+        // The id of the current group: following columns with the same id belong to it.
         let mut group = None;
         for &(spec, length) in &self.stated {
             let data = body.take(length, "column data")?;
             let (id, kind) = (spec >> 4, spec & 7);
             if kind == VALUES || KNOWN.binary_search(&(spec & !DEFLATED)).is_err() {
-                // Nothing is counted in it. It may be as long as the document.
+                // This column adds nothing to the counts. It may be as long as the document.
                 if spec & DEFLATED != 0 {
                     let length = inflated_length(data, *inflatable).map_err(inflating)?;
                     *inflatable -= length;
@@ -98,7 +97,7 @@ impl Columns {
             if kind == GROUP || group != Some(id) {
                 tally.rows = tally.rows.max(column.rows);
             } else {
-                // More entries than the group states are still read by automerge.
+                // automerge reads the entries beyond the group's stated count too.
                 tally.grouped = tally.grouped.max(column.rows);
             }
         }
@@ -117,7 +116,7 @@ fn inflating(error: FormError) -> DocumentError {
     }
 }
 
-/// What one column states.
+/// Counts of one column.
 #[derive(Debug, Default)]
 struct Counted {
     rows: u64,
@@ -140,8 +139,8 @@ fn count(kind: u64, data: &[u8]) -> Result<Counted, FormError> {
     Ok(counted)
 }
 
-/// A run: a positive count and one value; a negative count and as many values; 0 and a count of
-/// nulls.
+/// A run: a positive count and one value; a negative count and that many values; or 0 and a count
+/// of nulls.
 fn runs(kind: u64, reader: &mut Reader<'_>, counted: &mut Counted) -> Result<(), FormError> {
     const PART: &str = "column";
     while !reader.is_empty() {
@@ -151,7 +150,7 @@ fn runs(kind: u64, reader: &mut Reader<'_>, counted: &mut Counted) -> Result<(),
                 continue;
             }
             count @ 1.. => (count.unsigned_abs(), 1),
-            // Each value takes a byte at least, so a false count ends with the bytes.
+            // Each value takes at least one byte, so a false count ends with the input.
             count => (1, count.unsigned_abs()),
         };
         for _ in 0..values {

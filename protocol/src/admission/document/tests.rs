@@ -1,4 +1,4 @@
-//! Document chunks as automerge saves them, and hostile ones made by hand.
+//! Document chunks as automerge saves them, and hand-made hostile ones.
 
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{Automerge, ObjType, ROOT, SaveOptions, ScalarValue};
@@ -8,7 +8,7 @@ use super::*;
 use crate::admission::reader::tests::{put_signed, put_unsigned};
 use crate::admission::{Origin, preflight};
 
-/// Two authors type, delete, overwrite, count and mark at the same time, and merge.
+/// Two authors type, delete, overwrite, count and mark concurrently, and merge.
 fn session() -> Automerge {
     let mut one = Automerge::new().with_actor([1; 16].into());
     let mut tx = one.transaction();
@@ -59,14 +59,14 @@ fn what_a_saved_document_states_is_what_its_changes_brought() {
     assert!(measure(&Automerge::new().save()).is_ok());
 }
 
-/// A document chunk made by hand.
+/// A hand-made document chunk.
 #[derive(Clone)]
 struct Draft {
     actors: u64,
     heads: u64,
     changes: Vec<(u64, Vec<u8>)>,
     operations: Vec<(u64, Vec<u8>)>,
-    /// Bytes behind the columns, to make it longer.
+    /// Bytes after the columns, which make the chunk longer.
     more: usize,
 }
 
@@ -154,7 +154,7 @@ fn over(draft: &Draft, budget: Budget) -> OverBudget {
 
 #[test]
 fn a_few_bytes_stand_for_few_changes() {
-    // What took 417 MiB at every engine that synced it.
+    // This chunk took 417 MiB at every engine that synced it.
     let draft = Draft::of(300_000, 1);
     assert!(draft.chunk().len() < 200);
     assert_eq!(over(&draft, Budget::Changes).actual, 300_000);
@@ -162,7 +162,7 @@ fn a_few_bytes_stand_for_few_changes() {
     assert!(Draft::of(most, 1).measured().is_ok());
     let next = over(&Draft::of(most + 1, 1), Budget::Changes);
     assert_eq!((next.limit, next.actual), (most, most + 1));
-    // With bytes that account for them, up to the most that a document may have.
+    // With bytes that account for them, up to the limit of a document.
     let longer = Draft { more: 50_000, ..draft };
     assert_eq!(longer.measured().unwrap().changes, 300_000);
     let whole = limits::DOCUMENT_CHANGES;
@@ -183,7 +183,7 @@ fn a_few_bytes_stand_for_few_operations() {
     let long = |operations| Draft { more: 200_000, ..Draft::of(1, operations) };
     assert!(long(limits::DOCUMENT_OPERATIONS).measured().is_ok());
     over(&long(limits::DOCUMENT_OPERATIONS + 1), Budget::Operations);
-    // In whichever column they are stated: nulls, booleans, groups, entries of groups.
+    // In every column that can state them: nulls, booleans, groups, entries of groups.
     let with = |spec, bytes: Vec<u8>| {
         let mut draft = Draft::of(1, 1);
         draft.operations.push((spec, bytes));
@@ -261,14 +261,15 @@ fn a_document_grows_by_what_its_bytes_account_for() {
     let free = limits::DOCUMENT_OPERATIONS_FREE;
     let size = |bytes, operations| DocumentSize { bytes, operations, ..DocumentSize::default() };
     let million = limits::CHANGE_OPERATIONS;
-    // A few bytes of a million operations, twice; the third time they are not accounted for.
+    // A few bytes that state a million operations pass twice. The third time the document's bytes
+    // do not account for them.
     assert!(size(64, million).check_growth(64, million, Origin::Pushed).is_ok());
     let over = size(0, free).check_growth(64, million, Origin::Pushed).unwrap_err();
     assert_eq!((over.budget, over.actual), (Budget::Operations, free + million));
-    // A deletion of all of a long document, and typing in one that was folded to nothing.
+    // A deletion of a whole long document, and typing in a document that was compacted to nothing.
     assert!(size(200_000, 4 * million).check_growth(64, million, Origin::Pushed).is_ok());
     assert!(size(100, 4 * million).check_growth(100, 1, Origin::Pushed).is_ok());
-    // A paste pays for itself.
+    // A paste brings a byte for each of its operations.
     assert!(size(100, 4 * million).check_growth(million, million, Origin::Pushed).is_ok());
     let most = limits::DOCUMENT_OPERATIONS;
     assert!(size(u64::MAX, most - 1).check_growth(100, 1, Origin::Pushed).is_ok());
@@ -277,7 +278,7 @@ fn a_document_grows_by_what_its_bytes_account_for() {
     assert_eq!(full.check_growth(100, 1, Origin::Pushed).unwrap_err().budget, Budget::Changes);
 }
 
-/// However a relay has folded a document, it takes what was admitted where it was made.
+/// A relay accepts every change that was admitted locally, however it has compacted the document.
 #[test]
 fn what_is_admitted_where_it_is_made_is_admitted_by_a_relay_that_folded_more() {
     let (free, own) = (limits::DOCUMENT_OPERATIONS_FREE, 64);
@@ -288,7 +289,7 @@ fn what_is_admitted_where_it_is_made_is_admitted_by_a_relay_that_folded_more() {
                 let lasting_bytes = folded + DocumentSize::lasting(tail);
                 let bytes = folded + tail;
                 let here = DocumentSize { bytes, lasting_bytes, operations, ..Default::default() };
-                // Content that deflates as well as any does, saved a little shorter.
+                // Content at deflate's best ratio, saved a little shorter.
                 let bytes = folded * 4 / 5 + tail / 1_032;
                 let there = DocumentSize { bytes, operations, ..DocumentSize::default() };
                 let grown = |size: &DocumentSize, origin| {
@@ -301,8 +302,8 @@ fn what_is_admitted_where_it_is_made_is_admitted_by_a_relay_that_folded_more() {
         }
     }
     assert!(refused > 0, "counted by the bytes that are here, it would be refused there");
-    // A short document has room for its longest change, and for its deletion: neither end has more
-    // than the free operations for it.
+    // A short document has room for its longest change and for its deletion: both ends allow only
+    // the free operations for it.
     let short = DocumentSize { operations: free / 4, ..DocumentSize::default() };
     assert!(short.check_growth(own, limits::CHANGE_OPERATIONS, Origin::Local).is_ok());
 }

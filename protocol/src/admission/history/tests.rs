@@ -1,4 +1,4 @@
-//! The budget of a document, as admission holds changes against it.
+//! Admission of changes by the budget of their document.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use crate::admission::{Facts, Foreknown, Layered, Named, Overlay, preflight};
 struct One {
     root: CheckedChange,
     size: DocumentSize,
-    /// Its root is a head.
+    /// Whether the root is a head.
     is_head: bool,
 }
 
@@ -55,7 +55,7 @@ impl History for One {
 
 const DOCUMENT: DocumentId = DocumentId::from_bytes([1; 16]);
 
-/// A document's first change, and two that follow it, one after the other.
+/// A document's first change, and two that follow it in sequence.
 fn written() -> (One, [CheckedChange; 2]) {
     let mut automerge = Automerge::new().with_actor([1; 16].into());
     let mut changes = (0..3).map(|value| {
@@ -111,14 +111,15 @@ fn heads_grow_to_their_limit_and_can_always_be_merged() {
     history.size.heads = limits::DOCUMENT_HEADS as u64;
     let error = judged(&history, &next).unwrap_err();
     assert!(matches!(error, HistoryError::OverBudget(OverBudget { budget: Budget::Heads, .. })));
-    // What a relay has taken comes in all the same, and so does a merge, however many there are.
+    // A change that a relay has accepted is admitted regardless of the number of heads, and so is a
+    // merge.
     history.size.heads *= 2;
     let Ok(received) = admit_from(&history, &DOCUMENT, &next, Roots::One, Origin::Received);
     assert_eq!(received, Ok(Verdict::New));
     history.is_head = true;
     assert_eq!(judged(&history, &next), Ok(Verdict::New));
     history.is_head = false;
-    // One that follows what is on its way makes no new head.
+    // A change that follows an admitted, unstored change makes no new head.
     let mut overlay = Overlay::default();
     overlay.add(DOCUMENT, &next, Offset(2));
     let layered = Layered { overlay: &overlay, stored: &history };
@@ -141,7 +142,7 @@ fn a_hole_in_the_counters_is_no_larger_than_a_document() {
     }
 }
 
-/// A history that must not be asked for what is known.
+/// A history that panics when it is queried for known facts.
 struct Unasked(One);
 
 impl History for Unasked {
@@ -198,7 +199,7 @@ fn what_was_looked_up_before_is_not_asked_again() {
         other_actors: vec![history.root.actor.clone()],
         ..next
     };
-    // What the push brings itself is not looked up.
+    // Changes inside the push are not looked up.
     let brought = [next, last];
     let mut named = Named::by(&brought);
     let [next, _] = brought;
@@ -214,7 +215,7 @@ fn what_was_looked_up_before_is_not_asked_again() {
         Unasked(One { root: CheckedChange { actor: [9; 16].into(), ..history.root }, ..history });
     let known = Foreknown { document: DOCUMENT, facts: &facts, history: &history };
     assert_eq!(judged(&known, &next), Ok(Verdict::New));
-    // Facts are of one document.
+    // Facts belong to one document.
     let other = Foreknown { document: DocumentId::from_bytes([2; 16]), ..known };
     let asks = std::panic::AssertUnwindSafe(|| judged(&other, &next));
     assert!(

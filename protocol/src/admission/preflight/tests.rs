@@ -16,7 +16,7 @@ use super::*;
 use crate::admission::FormError;
 use crate::admission::reader::tests::{put_signed, put_unsigned};
 
-/// A chunk of any type around a body, with the checksum that belongs to it as a change.
+/// A chunk of any type around a body, with the checksum of `checksum_of` as a change.
 fn sealed(kind: u8, body: &[u8], checksum_of: &[u8]) -> Vec<u8> {
     let mut hashed = vec![1];
     put_unsigned(checksum_of.len() as u64, &mut hashed);
@@ -29,7 +29,7 @@ fn sealed(kind: u8, body: &[u8], checksum_of: &[u8]) -> Vec<u8> {
     chunk
 }
 
-/// A change around a body, right in length and checksum whatever the body says.
+/// A change around any body, with correct length and checksum.
 fn seal(body: &[u8]) -> Vec<u8> {
     sealed(1, body, body)
 }
@@ -40,12 +40,12 @@ fn deflate(body: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// The same, deflated.
+/// As [`seal`], deflated.
 fn seal_deflated(body: &[u8]) -> Vec<u8> {
     sealed(2, &deflate(body), body)
 }
 
-/// A change made by hand, wrong wherever a test wants it to be.
+/// A hand-made change, in which a test can falsify any part.
 #[derive(Clone)]
 struct Draft {
     dependencies: Vec<[u8; 32]>,
@@ -60,7 +60,7 @@ struct Draft {
 }
 
 impl Draft {
-    /// `put(root, "k", 1)`: what automerge makes of it, byte for byte.
+    /// `put(root, "k", 1)`, byte for byte as automerge encodes it.
     fn put() -> Self {
         Self {
             dependencies: vec![],
@@ -82,7 +82,7 @@ impl Draft {
         }
     }
 
-    /// The second change of a document: it overwrites what [`Draft::put`] put.
+    /// The second change of a document: it overwrites the value of [`Draft::put`].
     fn overwrite() -> Self {
         let draft = Self { seq: 2, start_op: 2, ..Self::put() };
         draft
@@ -102,7 +102,7 @@ impl Draft {
             .with(INSERT, &[0, 1])
     }
 
-    /// Replaces a column, or adds it where it belongs.
+    /// Replaces a column, or inserts it at its place.
     fn with(mut self, spec: u64, bytes: &[u8]) -> Self {
         match self.columns.binary_search_by_key(&spec, |column| column.0) {
             Ok(at) => self.columns[at].1 = bytes.to_vec(),
@@ -162,7 +162,7 @@ fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend(bytes);
 }
 
-/// A literal run of one value, given in its encoding.
+/// A literal run of one encoded value.
 fn literal(value: &[u8]) -> Vec<u8> {
     [&[0x7f], value].concat()
 }
@@ -194,8 +194,8 @@ fn body_of(change: &Change) -> Vec<u8> {
     raw[9 + length..].to_vec()
 }
 
-/// What automerge makes of the change when it rebuilds it from its operations. A document that
-/// holds a change for which these bytes differ saves, but does not load.
+/// The change as automerge rebuilds it from its operations. A document that holds a change for
+/// which these bytes differ saves, but does not load.
 fn rebuilt(change: &Change) -> Vec<u8> {
     Change::from(change.decode()).raw_bytes().to_vec()
 }

@@ -1,4 +1,4 @@
-//! Reading a message.
+//! Decodes a message. Knows no session.
 
 use minicbor::Decoder;
 use minicbor::data::Type;
@@ -8,17 +8,17 @@ use super::{Ephemeral, Message, MessageError, PeerMetadata, RemoteHeads, Sync};
 use crate::limits;
 
 impl<'a> Message<'a> {
-    /// Reads a message. Whatever the bytes are, the work is linear in their number.
+    /// Reads a message. The work is linear in the number of bytes, whatever they are.
     ///
     /// # Errors
-    /// If it is no message of the protocol, or goes beyond a limit.
+    /// If it is not a message of the protocol, or exceeds a limit.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = Decoder::new(bytes);
         let mut fields = Fields::default();
         each_pair(&mut reader, &mut |reader, key| {
             let at = reader.position();
             if let Err(error) = fields.read(reader, key) {
-                // Of a type that is not known, nothing is known of its fields either.
+                // If the type turns out to be unknown, the field may be of any form.
                 fields.bad.get_or_insert(error);
                 reader.set_position(at);
                 reader.skip()?;
@@ -32,7 +32,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The types that are known.
+/// The known types.
 const KINDS: [&str; 10] = [
     "join",
     "peer",
@@ -46,7 +46,7 @@ const KINDS: [&str; 10] = [
     "remote-heads-changed",
 ];
 
-/// The fields of all types of messages, as far as they came.
+/// The fields of all types of messages, as far as they were present.
 #[derive(Default)]
 struct Fields<'a> {
     kind: Option<&'a str>,
@@ -63,7 +63,7 @@ struct Fields<'a> {
     add: Vec<&'a str>,
     remove: Vec<&'a str>,
     heads: Option<Vec<RemoteHeads<'a>>>,
-    /// What is wrong with a field.
+    /// The first invalid field.
     bad: Option<MessageError>,
 }
 
@@ -170,7 +170,7 @@ fn each_pair<'a>(
     }
 }
 
-/// Whether a value follows; `undefined` and `null` are read away.
+/// Whether a value follows; consumes `undefined` and `null`.
 fn present(reader: &mut Decoder<'_>) -> Result<bool, MessageError> {
     match reader.datatype()? {
         Type::Null | Type::Undefined => reader.skip().map(|()| false).map_err(Into::into),
@@ -204,7 +204,7 @@ fn texts<'a>(
     }
 }
 
-/// The first of a list of texts, and whether there are more, which are passed over.
+/// The first texts of a list, and whether it has more, which are skipped.
 fn texts_up_to<'a>(
     reader: &mut Decoder<'a>,
     field: &'static str,
@@ -264,7 +264,7 @@ fn heads<'a>(reader: &mut Decoder<'a>) -> Result<Option<Vec<RemoteHeads<'a>>>, M
         each_pair(reader, &mut |reader, key| {
             match key {
                 "heads" => {
-                    // A document may have more heads than are passed on; its client has others.
+                    // A document may have more heads than are forwarded; its client has others.
                     let heads = texts_up_to(reader, "heads", limits::REPO_LIST)?;
                     let (heads, more) = heads.unwrap_or_default();
                     (remote.heads, is_whole) = (heads, !more);
@@ -283,14 +283,14 @@ fn heads<'a>(reader: &mut Decoder<'a>) -> Result<Option<Vec<RemoteHeads<'a>>>, M
     Ok(Some(found))
 }
 
-/// A number, however it is written.
+/// A number in any encoding.
 fn number(reader: &mut Decoder<'_>) -> Result<Option<f64>, MessageError> {
     if !present(reader)? {
         return Ok(None);
     }
     let number = match reader.datatype()? {
         Type::F16 | Type::F32 | Type::F64 => reader.f64()?,
-        // What is beyond 2⁵³ is no number to the clients that write it either.
+        // Numbers beyond 2⁵³ are inexact in the clients that write them too.
         _ => i128::from(reader.int()?) as f64,
     };
     Ok(Some(number))
@@ -298,7 +298,7 @@ fn number(reader: &mut Decoder<'_>) -> Result<Option<f64>, MessageError> {
 
 fn count(reader: &mut Decoder<'_>) -> Result<Option<u64>, MessageError> {
     let Some(number) = number(reader)? else { return Ok(None) };
-    // A cast from a float saturates; a count that is no count is the lowest.
+    // A cast from a float saturates; a negative count or NaN becomes 0.
     Ok(Some(number as u64))
 }
 

@@ -1,4 +1,4 @@
-//! Writing a message.
+//! Encodes a message. Knows no session.
 
 use minicbor::Encoder;
 use minicbor::encode::Error;
@@ -10,10 +10,10 @@ type Out = Encoder<Vec<u8>>;
 type Written = Result<(), Error<std::convert::Infallible>>;
 
 impl Message<'_> {
-    /// The message's bytes. [`Message::Unknown`] is nothing that can be said, and has none.
+    /// The message's bytes. [`Message::Unknown`] cannot be written and has none.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new(Vec::with_capacity(self.room()));
-        // The only error there is comes from types that cannot say how they are written.
+        // The only possible error comes from types that fail to encode themselves.
         let _ = self.write(&mut out);
         out.into_writer()
     }

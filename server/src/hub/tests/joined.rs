@@ -30,7 +30,7 @@ fn parts(store: Arc<dyn LogStore>, rooms: &Arc<Rooms>) -> Parts {
     }
 }
 
-/// A document's deletion, which needs no change to be made.
+/// A document's deletion, which needs no changes.
 fn deletion(id: u64) -> Pushed {
     Pushed::Deletion(PushedEntry { session: SESSION, id, document: DOCUMENT, author: vec![1] })
 }
@@ -58,7 +58,7 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
     let [News::Entry(commit, 0)] = &news[..] else { panic!("{news:?}") };
     assert!(!behind);
     assert_eq!((commit.entries[0].entry.document, &commit.space), (DOCUMENT, &space));
-    // Nobody is answered once it has left; the mailbox goes with it.
+    // After it has left it gets no answer; the mailbox is dropped.
     hub.leave(SESSION);
     let bytes = super::room(1);
     assert!(hub.push(space, deletion(2), bytes).await);
@@ -68,7 +68,7 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
     folds.close();
 }
 
-/// A fold is written just when the relay stops: the hub has ended by then.
+/// A compaction commits just when the relay stops: the hub has ended by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_hub_that_is_gone_says_so_at_once_to_who_folds() {
     let folder = tempfile::tempdir().unwrap();

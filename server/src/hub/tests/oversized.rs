@@ -1,5 +1,5 @@
-//! Documents that exceed what a snapshot may have: offered snapshots that would make them so, and
-//! snapshots that an earlier version has stored.
+//! Documents above the snapshot size limit: uploads that would exceed it, and snapshots stored by an earlier
+//! version.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{Bench, DOCUMENT, Pushed, program, space, whole, world};
 use crate::store::{LogStore, Standing};
 
 impl Bench {
-    /// Offers a snapshot, all of whose parts are there.
+    /// Uploads a complete snapshot.
     async fn offer(&mut self, changes: &[Vec<u8>]) -> Answer {
         let folded = landfall_fold::fold(&[], changes.iter().cloned()).unwrap();
         let entry = self.entry();
@@ -31,8 +31,7 @@ impl Bench {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_offered_snapshot_that_would_be_too_large_comes_in_as_changes() {
     let Some(program) = program() else { return };
-    // Keys that differ: automerge deflates what repeats, and a longer document may be a smaller
-    // snapshot.
+    // Distinct keys: automerge compresses repetitions, and a longer document may have a smaller snapshot.
     let mut author = world::author(1);
     let all: Vec<Vec<u8>> =
         (0..300).map(|n| world::edit(&mut author, &format!("key {}", n * n * 7919), n)).collect();
@@ -49,10 +48,10 @@ async fn an_offered_snapshot_that_would_be_too_large_comes_in_as_changes() {
     assert_eq!((answer.count, answer.refusal), (1, None), "it is answered as one entry");
     assert_eq!(bench.held(), 380);
     assert_eq!(bench.store.oversized(0).unwrap(), [], "they are single changes");
-    // Once more: nothing is new.
+    // Uploaded again: nothing is new.
     let again = bench.offer(&theirs).await;
     assert_eq!((again.count, again.added, again.refusal), (1, None, None));
-    // What shares nothing with it is refused as before.
+    // An unrelated history is rejected as before.
     let unrelated = bench.offer(&world::typing(2, 50)).await;
     assert_eq!(unrelated.refusal.unwrap().code, Code::UNRELATED);
     assert_eq!((unrelated.count, bench.held()), (0, 380));
@@ -79,7 +78,7 @@ async fn a_relay_that_starts_takes_oversized_snapshots_apart() {
     assert_eq!(heads(&bench), before);
     let index = bench.store.document_index(&space(), &DOCUMENT, false).unwrap().unwrap();
     assert_eq!((index.tail.len(), index.folded.is_none()), (all.len(), true));
-    // The log goes on behind it.
+    // The log continues after it.
     let end = bench.store.open_space(&space()).unwrap().head();
     let mut other = world::author(9);
     other.load_incremental(&all.concat()).unwrap();

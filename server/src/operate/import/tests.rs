@@ -1,4 +1,4 @@
-//! What an import costs: one child for a snapshot.
+//! The cost of an import: one child per snapshot.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -12,7 +12,7 @@ use crate::cli::FOLD_WORKER;
 #[allow(dead_code, clippy::duplicate_mod, reason = "shared with the tests of the store")]
 mod world;
 
-/// A file of one document.
+/// A portable file of one document.
 fn file(path: &Path, records: &[Record]) {
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&"notes".parse().unwrap(), 5, &mut bytes);

@@ -1,6 +1,6 @@
-//! Reading a log whose pages are damaged: what stands where is taken from the indexes, and each row
-//! is read by itself, so that one that cannot be read costs its own document only. It is slower than
-//! the reading in order, by one look-up for each row and one for each document.
+//! Reads a log whose pages are damaged: positions come from the indexes, and each row is read by itself, so
+//! that an unreadable row affects its own document only. Slower than the ordered read by one look-up for each
+//! row and one for each document.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ use crate::store::schema::{column, document_id, number};
 use crate::store::snapshots::Stored;
 use crate::store::verify::is_damage;
 
-/// In the log's own index.
+/// Reads the log's own index.
 const KEYS: &str = "SELECT \"offset\", id FROM entry \
     WHERE space = ?1 AND \"offset\" > ?2 ORDER BY \"offset\" LIMIT ?3";
 
-/// In the index of the space's documents, and of each one's entries.
+/// Reads the index of the space's documents, and that of each one's entries.
 const KEYS_OF_DOCUMENTS: &str = "SELECT c.\"offset\", c.id, d.document, d.id \
     FROM document d CROSS JOIN entry c INDEXED BY entry_document \
     ON c.document = d.id AND c.\"offset\" > ?2 AND c.\"offset\" <= ?3 \
     WHERE d.space = ?1 AND d.document >= x'' ORDER BY c.\"offset\" LIMIT ?4";
 
-/// As `CHANGES` of the log, of one row.
+/// The columns of `CHANGES` in the log module, for one row.
 const CHANGE: &str = "SELECT ?2, d.document, e.kind, e.flags, e.hash, e.at_ms, \
     e.author, e.deps, ?3, ?2 > d.folded AND d.tombstone IS NULL, NULL, d.id, \
     e.\"offset\" = ?2 AND e.space = ?1 AND d.space = ?1 AND ?3 = \
@@ -50,17 +50,17 @@ const TOMBSTONE_KEYS: &str = "SELECT \"offset\", document FROM tombstone \
 const TOMBSTONE: &str = "SELECT d.document, t.\"offset\", t.author, t.at_ms, t.hash \
     FROM tombstone t JOIN document d ON d.id = t.document WHERE t.document = ?1";
 
-/// Where a change stands: offset and row.
+/// The position of a change: offset and row.
 type Key = (u64, i64);
 
-/// A change as the index of its document knows it.
+/// A change according to the index of its document.
 struct Known {
     row: i64,
     document: DocumentId,
     document_row: i64,
 }
 
-/// What stands behind a position, as the sources of a page.
+/// The rows after a position, as the sources of a page.
 pub(super) fn sources<'a>(wanted: &'a Wanted<'a>) -> rusqlite::Result<[Items<'a>; 4]> {
     let snapshots = snapshots(wanted)?;
     let tombstones = tombstones(wanted)?;
@@ -89,7 +89,7 @@ fn keys(wanted: &Wanted<'_>, sql: &str) -> rusqlite::Result<Vec<Key>> {
     Ok(keys)
 }
 
-/// Only what an index says, or nothing: it may be damaged too.
+/// From the index alone. Fails if that is damaged too.
 fn known(wanted: &Wanted<'_>, through: u64) -> rusqlite::Result<BTreeMap<u64, Known>> {
     let mut find = wanted.conn.prepare_cached(KEYS_OF_DOCUMENTS)?;
     let (from, through) = (column(wanted.after.0)?, column(through)?);
@@ -143,7 +143,7 @@ fn change(
         wanted.note(None, error);
         return Ok(item);
     }
-    // One that is dead is nothing to be sent.
+    // A dead change need not be sent, so its damage costs nothing here.
     let document = Document::at(wanted.conn, known.document_row);
     let is_dead = |of: &Document| of.folded >= offset || of.tombstone.is_some();
     if !wanted.filter.wants(&known.document) || document.as_ref().is_ok_and(is_dead) {
@@ -209,7 +209,7 @@ fn tombstones(wanted: &Wanted<'_>) -> rusqlite::Result<Vec<Item>> {
     Ok(tombstones)
 }
 
-/// The id of a document's row, out of the index of the space's documents.
+/// The id of a document, from the index of the space's documents.
 fn named(conn: &Connection, space: i64, row: i64) -> Option<DocumentId> {
     let mut find = conn.prepare_cached(DOCUMENT).ok()?;
     find.query_row([space, row], |row| document_id(row, 0)).ok()

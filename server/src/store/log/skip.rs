@@ -1,5 +1,5 @@
-//! Where the first thing stands that a short filter wants: a subscription to a few documents of a
-//! large space need not pass everything between them.
+//! Finds the first row that a short filter wants, so that a subscription to a few documents of a large space
+//! need not scan all rows between them.
 
 use landfall_protocol::frame::Filter;
 use landfall_protocol::{DocumentId, Offset};
@@ -8,15 +8,15 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::store::documents::Document;
 use crate::store::schema::{column, number};
 
-/// Documents of a filter up to which each is looked at by itself. Each costs about as much as
-/// passing ten rows.
+/// Up to this many documents of a filter are looked up one by one. Each look-up costs about as much as
+/// skipping ten rows.
 const SHORT: usize = 64;
 
 const NEXT: &str = "SELECT \"offset\" FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\" LIMIT 1";
 
-/// The position before the first thing behind `after` that the filter wants; `after` itself of a
-/// long filter, `None` if there is nothing.
+/// The position before the first row after `after` that the filter wants; `after` itself for a long filter,
+/// `None` if there is none.
 pub(super) fn position(
     conn: &Connection,
     space: i64,
@@ -38,7 +38,7 @@ pub(super) fn position(
     Ok(first.map(|first| Offset(first - 1)))
 }
 
-/// The next thing of one document behind an offset.
+/// The next entry of one document after an offset.
 fn next_of(
     conn: &Connection,
     space: i64,

@@ -1,4 +1,4 @@
-//! One document: its rows out of its bytes, and away with what its bytes do not carry.
+//! Repairs one document: recomputes its rows from its bytes, and drops rows without whole bytes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,7 +19,7 @@ use crate::store::snapshots::{self, Stored};
 const TAIL: &str = "SELECT id, \"offset\", hash, actor, seq, deps FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\"";
 
-/// Makes of a document what its whole bytes say.
+/// Rebuilds a document from its whole bytes.
 pub(super) fn mend(
     tx: &Connection,
     name: &SpaceName,
@@ -47,7 +47,7 @@ pub(super) fn mend(
     if index.is_none() {
         mended.index = stored.as_ref().map(|stored| stored.hash);
     }
-    // Its heads may have been set right.
+    // The step before may have rewritten the heads.
     let stored = snapshots::current(tx, document.row)?;
     document.folded = stored.as_ref().map_or(0, |stored| stored.offset);
     document.folded_changes = stored.as_ref().map_or(0, |stored| stored.changes);
@@ -63,7 +63,7 @@ pub(super) fn mend(
     Ok(mended)
 }
 
-/// A deletion is for good, whichever of its two places says so.
+/// A deletion is final, so the record of it in either place counts.
 fn tombstone(tx: &Connection, space: i64, document: &mut Document) -> rusqlite::Result<bool> {
     let sql = "SELECT \"offset\" FROM tombstone WHERE document = ?1";
     let stated = tx.prepare_cached(sql)?.query_row([document.row], |row| number(row, 0));
@@ -84,8 +84,8 @@ fn tombstone(tx: &Connection, space: i64, document: &mut Document) -> rusqlite::
     Ok(true)
 }
 
-/// A snapshot whose bytes are gone, with what it says of its history. Changes that it stood for
-/// and that are not deleted yet live again.
+/// Deletes a snapshot whose bytes are lost, with its derived rows. Changes that it replaced and that are not
+/// deleted yet are live again.
 fn drop_snapshot(tx: &Connection, stored: &Stored) -> rusqlite::Result<()> {
     let (low, high) = snapshots::pieces(stored.row);
     let sql = "DELETE FROM snapshot_piece WHERE id >= ?1 AND id < ?2";
@@ -97,7 +97,7 @@ fn drop_snapshot(tx: &Connection, stored: &Stored) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Rows of a snapshot out of its index; the index, if it is whole.
+/// Recomputes a snapshot's rows from its index; returns the index, if it is whole.
 fn snapshot(tx: &Connection, stored: &Stored) -> rusqlite::Result<Option<PackedIndex>> {
     let packed = snapshots::packed(tx, stored.row)?.unwrap_or_default();
     let Ok(index) = PackedIndex::parse(packed) else { return Ok(None) };
@@ -119,8 +119,8 @@ fn snapshot(tx: &Connection, stored: &Stored) -> rusqlite::Result<Option<PackedI
     Ok(Some(index))
 }
 
-/// Sets a change's row right from its bytes; drops it if they are not a change, or one that is
-/// there already. How many were dropped.
+/// Rewrites a change's row from its bytes; drops the row if the bytes are no change, or one that another row
+/// has. Returns how many were dropped.
 fn change(tx: &Connection, document: &Document, offset: u64) -> rusqlite::Result<u64> {
     let key = params![document.row, column(offset)?];
     let sql = "SELECT id, body FROM entry WHERE document = ?1 AND \"offset\" = ?2";
@@ -140,7 +140,7 @@ fn change(tx: &Connection, document: &Document, offset: u64) -> rusqlite::Result
 fn set_row(tx: &Connection, row: i64, change: &CheckedChange) -> rusqlite::Result<bool> {
     let actor = Actors::new(tx).row(&change.actor)?;
     let deps: Vec<[u8; 32]> = change.dependencies.iter().map(|hash| hash.0).collect();
-    // Nothing happens if the document has the change, or the actor's number, in another row.
+    // Updates nothing if another row has the change, or the actor's sequence number.
     let sql = "UPDATE OR IGNORE entry SET kind = ?2, flags = flags & ?3, hash = ?4, actor = ?5, \
         seq = ?6, max_op = ?7, deps = ?8 WHERE id = ?1";
     let set = tx.prepare_cached(sql)?.execute(params![
@@ -156,8 +156,8 @@ fn set_row(tx: &Connection, row: i64, change: &CheckedChange) -> rusqlite::Resul
     Ok(set == 1)
 }
 
-/// Drops what rests on something that is not there, or does not follow its actor's last change;
-/// `folded` is the index of what lies below the tail, if that is known. How many were dropped.
+/// Drops changes whose dependencies are missing, or that do not follow their actor's last change. `folded` is
+/// the index of the snapshot, if that is known. Returns how many were dropped.
 fn drop_unsupported(
     tx: &Connection,
     document: &Document,
@@ -170,6 +170,7 @@ fn drop_unsupported(
     };
     let mut kept: HashSet<[u8; 32]> = HashSet::new();
     let mut sequences: HashMap<i64, u64> = folded_sequences(tx, document)?;
+    // One pass in log order: a dropped change makes its dependents unsupported too.
     let mut lost = Vec::new();
     let mut find = tx.prepare_cached(TAIL)?;
     let mut rows = find.query(params![document.row, column(document.folded)?])?;

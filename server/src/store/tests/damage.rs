@@ -1,5 +1,5 @@
-//! Damage: every byte that matters is covered by something, what is found is named, and a repair
-//! leaves a store that is whole, and replicas that are told to compare.
+//! Damage: every byte that matters is covered by a check, findings name it, and a repair leaves a whole store
+//! and makes replicas reconcile.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ fn several() -> DocumentId {
     world::document(0x11, 2)
 }
 
-/// A store with a folded document, one that is not, a deleted one, and many small ones.
+/// A store with a compacted document, an uncompacted one, a deleted one, and many small ones.
 pub(super) fn store() -> (tempfile::TempDir, SqliteStore) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path()).unwrap();
@@ -42,14 +42,14 @@ pub(super) fn verify(store: &SqliteStore) -> (Verified, Vec<Finding>) {
     (verified, findings)
 }
 
-/// Changes the file as no relay would.
+/// Modifies the file behind the relay's back.
 pub(super) fn damage(folder: &Path, sql: &str) {
     let conn = rusqlite::Connection::open(folder.join(FILE)).unwrap();
     conn.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
     assert!(conn.execute(sql, []).unwrap() > 0, "{sql}");
 }
 
-/// A store, and its folder for as long as it is used.
+/// A store with its temporary folder.
 struct Kept {
     store: SqliteStore,
     _folder: tempfile::TempDir,
@@ -63,7 +63,7 @@ impl std::ops::Deref for Kept {
     }
 }
 
-/// Damages a store, wants it found and named so, repairs it, and wants it whole.
+/// Damages a store, checks that the damage is found as expected, repairs it, and checks that it is whole.
 fn found_and_repaired(sql: &str, expected: impl Fn(&Finding) -> bool) -> (Kept, Repaired) {
     let (folder, store) = store();
     damage(folder.path(), sql);
@@ -107,7 +107,7 @@ fn a_damaged_change_goes_with_all_that_rests_on_it_and_replicas_compare() {
     let (store, repaired) = found_and_repaired(&sql, expected);
     assert!(repaired.dropped_changes > 1, "{repaired:?}");
     assert!(repaired.broken.contains(&space()) && repaired.broken.len() == 1);
-    // No cursor holds any more, and the others' logs go on as before.
+    // All cursors of this space are invalid; other logs continue.
     let lineage = store.open_space(&space()).unwrap();
     assert_eq!((lineage.head(), lineage.epoch_at(Offset(1))), (Offset(402), lineage.epoch()));
     let cursor = landfall_protocol::Cursor {
@@ -116,7 +116,7 @@ fn a_damaged_change_goes_with_all_that_rests_on_it_and_replicas_compare() {
         scope: Scope::WHOLE_SPACE,
     };
     assert_eq!(lineage.resume(Some(cursor), None, Scope::WHOLE_SPACE), None);
-    // What is left is a history: it can be loaded.
+    // The remaining changes are a valid history: automerge loads it.
     let left = entries_of(&store, &space());
     let left = left.iter().filter(|entry| entry.document == several());
     let changes: Vec<Vec<u8>> = left.map(|entry| entry.body.to_vec()).collect();
@@ -187,7 +187,7 @@ fn a_damaged_snapshot_goes_and_changes_that_are_still_there_live_again() {
     let (store, repaired) = found_and_repaired(sql, is_of(long(), is_bytes));
     assert_eq!((repaired.dropped_snapshots, repaired.dropped_changes), (1, 0), "not pruned yet");
     assert_eq!(store.changes_held(&space(), &long()).unwrap(), 300);
-    // When they are gone, all that rests on them goes too.
+    // After pruning, the dependents of the dropped changes are dropped too.
     let (folder, store) = super::damage::store();
     while store.prune(u64::MAX / 2, 100).unwrap() {}
     damage(folder.path(), sql);
@@ -243,7 +243,7 @@ fn a_deletion_holds_whichever_of_its_places_says_so() {
     assert_eq!(plan.offsets, [Offset(402)]);
 }
 
-/// What everybody would be given, of every space; nothing if it cannot be read.
+/// All spaces as readers receive them; `None` if a space cannot be read.
 fn given(store: &SqliteStore) -> Option<Vec<String>> {
     let mut given = Vec::new();
     for name in ["elsewhere", "notes", "team.plans"] {
@@ -258,8 +258,8 @@ fn given(store: &SqliteStore) -> Option<Vec<String>> {
     Some(given)
 }
 
-/// Random bits: each is found, or what is given to replicas is as before, or differs only in what
-/// a replica checks itself (a hash) or nobody relies on (author and time).
+/// Random bit flips: each is found, or readers receive the same as before, or the difference is in something
+/// that a replica checks itself (a hash) or that is informational (author and time).
 #[test]
 fn a_flipped_bit_is_found_or_harmless() {
     let (folder, store) = store();
@@ -307,7 +307,7 @@ fn an_inspection_reads_beside_the_relay_and_tells_what_is_there() {
     let actors = inspection.actors(&space(), &long()).unwrap();
     assert_eq!(actors, [(landfall_protocol::ActorId::from([21; 16]), 300)]);
     assert_eq!(documents[0].actors, 1);
-    // A copy is a store like any other.
+    // A copy is an ordinary store.
     let copy = tempfile::tempdir().unwrap();
     inspection.backup_to(&copy.path().join(FILE)).unwrap();
     let copied = SqliteStore::open(copy.path()).unwrap();
@@ -317,15 +317,15 @@ fn an_inspection_reads_beside_the_relay_and_tells_what_is_there() {
     assert!(inspection.verify(false, &mut |_| {}).is_ok(), "it outlives the relay");
 }
 
-/// A snapshot is found to be damaged before what it stands for was pruned: those rows are the only copy, and
-/// `verify --repair` brings them back (see above).
+/// A snapshot is found damaged before the changes that it replaced were pruned: those rows are the only copy,
+/// and `verify --repair` restores them (see above).
 #[test]
 fn what_a_damaged_snapshot_stands_for_is_not_pruned() {
     let sql = "UPDATE snapshot_piece SET \
         bytes = CAST(substr(bytes, 1, 60) || x'ee' || substr(bytes, 62) AS BLOB)";
     let (folder, store) = super::damage::store();
     damage(folder.path(), sql);
-    // A client asks for the document: that it is damaged is known from now on.
+    // A client reads the document, and the store records the damage.
     let mut read = |_| std::ops::ControlFlow::Continue(());
     assert!(store.document_bases(&space(), &long(), &mut read).is_err());
     assert!(store.known_damage(&space(), &long()).is_some());

@@ -1,4 +1,4 @@
-//! Questions about digests: read in pages, and never in the hub's way.
+//! Digest queries: read in pages, and never blocking the hub.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -9,7 +9,7 @@ use landfall_protocol::digest::{Branch, Digest, Node, Prefix};
 use super::*;
 use crate::store::{BranchPage, SumCursor};
 
-/// A document in the bucket of 7, and its first change.
+/// A document in bucket 7, with its first change.
 fn of_document(number: u64) -> NewEntry {
     let mut id = [7; 16];
     id[8..].copy_from_slice(&number.to_be_bytes());
@@ -22,7 +22,7 @@ fn of_document(number: u64) -> NewEntry {
     new
 }
 
-/// A store with so many documents below one prefix of two steps.
+/// A store with `documents` documents below one prefix of two steps.
 fn crowded(documents: u64) -> (tempfile::TempDir, SqliteStore, Prefix) {
     let (folder, store) = open();
     for first in (1..=documents).step_by(1_000) {

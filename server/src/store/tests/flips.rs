@@ -1,5 +1,5 @@
-//! Single bits that flip anywhere in the file: what a client of either protocol is given is what was
-//! written, or the relay says that it is damaged. Nothing is wrong or missing in silence.
+//! Single bit flips anywhere in the file: a client of either protocol receives the content that was written,
+//! or the relay reports damage. Nothing is silently wrong or missing.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -15,11 +15,11 @@ use crate::store::{FoldInput, LogStore, SqliteStore, Standing, StoreError};
 
 const SPACES: [&str; 3] = ["elsewhere", "notes", "team.plans"];
 
-/// An entry, or a part of a snapshot, without its author and time, on which nothing rests.
+/// An entry, or a part of a snapshot, without author and time, which are informational.
 type Given = (DocumentId, u16, [u8; 32], Vec<u8>);
 
-/// What a replica that has nothing is sent of a space. The places of damaged entries are left out: a
-/// replica is told of them. None if it is refused.
+/// Everything that an empty replica receives of a space, without the entries that report damage. An error if
+/// the relay refuses.
 fn to_replica(store: &SqliteStore, space: &SpaceName) -> Result<BTreeSet<Given>, StoreError> {
     store.open_space(space)?;
     let (mut given, mut after) = (BTreeSet::new(), Offset(0));
@@ -41,7 +41,7 @@ fn to_replica(store: &SqliteStore, space: &SpaceName) -> Result<BTreeSet<Given>,
     Ok(given)
 }
 
-/// The same, as a session asks: an index that is damaged is made anew first.
+/// The same, as a session asks: it first rebuilds a damaged index.
 fn asked(
     store: &SqliteStore,
     space: &SpaceName,
@@ -65,8 +65,8 @@ fn asked(
     to_repo_client(store, space, document)
 }
 
-/// What an automerge-repo client that has nothing is sent of a document; None if the relay says that
-/// it has nothing of it.
+/// Everything that an empty automerge-repo client receives of a document; `None` if the relay answers that it
+/// has none of it.
 fn to_repo_client(
     store: &SqliteStore,
     space: &SpaceName,
@@ -99,7 +99,7 @@ fn to_repo_client(
     Ok(Some(chunks))
 }
 
-/// What a fold is made of is checked too.
+/// The inputs of a compaction are checked too.
 fn folds_what_was_written(store: &SqliteStore, space: &SpaceName, document: &DocumentId) -> bool {
     let mut inputs = 0;
     let mut sink = |_| {
@@ -109,7 +109,7 @@ fn folds_what_was_written(store: &SqliteStore, space: &SpaceName, document: &Doc
     store.document_bases(space, document, &mut sink).is_ok()
 }
 
-/// What is wrong with what a store gives, beside what it was; empty if nothing is.
+/// The differences between the content that a store returns and the original; empty if there are none.
 fn wrong(whole: &SqliteStore, flipped: &SqliteStore, documents: &[DocumentId]) -> Vec<String> {
     let (mut wrong, mut lacks) = (Vec::new(), Vec::new());
     for space in SPACES.map(|name| name.parse::<SpaceName>().unwrap()) {
@@ -135,14 +135,14 @@ fn wrong(whole: &SqliteStore, flipped: &SqliteStore, documents: &[DocumentId]) -
             folds_what_was_written(flipped, &space, document);
         }
     }
-    // What is missing is told, with the documents that are known.
+    // Missing content is reported, with the documents that are known.
     if !lacks.is_empty() && flipped.condition().damaged.is_empty() {
         wrong.append(&mut lacks);
     }
     wrong
 }
 
-/// Two bits of each page, at the least one of them in what it is used for; `SEED` tries others.
+/// Two bits of each page, at least one of them in its used part; `SEED` selects others.
 #[test]
 fn a_flipped_bit_gives_nobody_other_content_in_silence() {
     let (folder, whole) = store();

@@ -1,5 +1,5 @@
-//! Folds as the store sees them: when a document is worth one, who reads what while one happens,
-//! and what a fold that comes too late or not at all leaves behind.
+//! Compaction in the store: when a document is due, concurrent reads, and compactions that commit too late or
+//! fail.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::store::{FailureClass, FoldTask, FoldWindow, LogStore, SqliteStore};
 
 const DOCUMENT: DocumentId = DocumentId::from_bytes([5; 16]);
 
-/// A store with one document that grows, one change at each offset.
+/// A store with one growing document, one change at each offset.
 struct One {
     _folder: tempfile::TempDir,
     store: SqliteStore,
@@ -53,7 +53,7 @@ impl One {
         commit(&self.store, &self.space, opening, entries.collect()).unwrap();
     }
 
-    /// At a moment, in changes: the change at offset n came at n seconds.
+    /// At a time in seconds: the change at offset n was written at n seconds.
     fn candidate(&self, now: u64, window: FoldWindow) -> Option<FoldTask> {
         self.store.fold_candidate(now * 1_000, window).unwrap()
     }
@@ -67,7 +67,7 @@ impl One {
         snapshot(&self.grown.changes[..through as usize], bytes)
     }
 
-    /// Folds all but the last so many changes into so many bytes, at a moment in seconds.
+    /// Compacts all but the last `recent` changes into `bytes` bytes, at a time in seconds.
     fn fold(&self, recent: u64, bytes: usize, now: u64) -> Snapshot {
         let task = self.task(recent);
         let made = self.folded(task.through.0, bytes);
@@ -75,7 +75,7 @@ impl One {
         made
     }
 
-    /// The next thing, behind pages that only move on.
+    /// The next non-empty piece.
     fn next(&self, after: u64, partial: Option<(&Snapshot, u64)>) -> Option<Chunk> {
         let partial = partial.map(|(made, bytes)| Partial { hash: made.hash, bytes });
         let next = self.store.next(&self.space, Offset(after), &Filter::Everything, partial);
@@ -114,16 +114,16 @@ fn a_page_may_end_where_a_fold_then_begins() {
     let page = one.page(0, None);
     let end = page.up_to.0;
     assert_eq!(end, limits::ENTRIES_COUNT as u64);
-    // Through the very entry at which the reader stands: he has all of it.
+    // The snapshot's offset is the reader's position: the reader has all its changes.
     one.fold(2_000 - end, 1_000, 1);
     let page = one.page(end, None);
     assert_eq!(offsets(&page)[0], end + 1);
-    // A fold that begins before his position and ends behind it comes as a whole.
+    // A snapshot that begins before the reader's position and ends after it is sent whole.
     one.fold(500, 1_000, 2);
     let page = one.page(end, None);
     assert_eq!(offsets(&page)[..2], [1_500, 1_501]);
     assert_eq!(page.entries[0].kind(), entry_kind::SNAPSHOT);
-    // And who stands just before its end gets it, although he lacks one change of it.
+    // A reader just before the snapshot's end also receives it, although it lacks one change.
     assert_eq!(offsets(&one.page(1_499, None))[0], 1_500);
     assert_eq!(offsets(&one.page(1_500, None))[0], 1_501);
 }
@@ -137,7 +137,7 @@ fn a_snapshot_that_is_replaced_while_half_read_goes_on_for_its_grace() {
     assert_eq!((part.hash, part.from, part.bytes.len() as u64), (first.hash, 0, part_bytes));
     one.grow(100);
     let second = one.fold(50, 700_000, 2_000);
-    // Who has begun goes on, wherever he was cut.
+    // A reader that has begun continues from any byte.
     let part = one.part(0, Some((&first, part_bytes + 7)));
     assert_eq!((part.hash, part.from), (first.hash, part_bytes + 7));
     assert_eq!(part.bytes, first.body[part.from as usize..][..limits::PART_BYTES]);
@@ -145,13 +145,13 @@ fn a_snapshot_that_is_replaced_while_half_read_goes_on_for_its_grace() {
     let page = one.page(0, Some((&first, total)));
     assert_eq!((offsets(&page), page.entries[0].kind()), (vec![200], entry_kind::SNAPSHOT));
     assert_eq!(one.part(page.up_to.0, None).hash, second.hash, "then the new one");
-    // Who has not begun gets the new one.
+    // A reader that has not begun receives the new one.
     assert_eq!(one.part(0, None).hash, second.hash);
     assert_eq!(
         one.store.snapshot_part(&one.space, &first.hash, total - 1).unwrap().unwrap().bytes.len(),
         1
     );
-    // While it is being deleted, and afterwards, it is not continued.
+    // During and after its deletion it is not continued.
     let late = 2_000_000 + limits::SNAPSHOT_GRACE.as_millis() as u64;
     while one.store.prune(late - 1, 10).unwrap() {}
     assert_eq!(one.part(0, Some((&first, 5))).hash, first.hash);
@@ -170,7 +170,7 @@ fn a_fold_is_due_when_enough_has_left_the_window() {
     one.grow(100);
     let (entries, age) = (50, Duration::from_secs(60));
     let window = FoldWindow { recent_entries: entries, recent_age: age, ..FoldWindow::NONE };
-    // The change at offset n is n seconds old at 0; enough are there from 355 on.
+    // The change at offset n is n seconds old at 0; from 355 on there are enough.
     assert_eq!(one.candidate(355 + 59, window), None, "too young");
     assert_eq!(one.candidate(10_000, window), None, "too few beyond it");
     one.grow(entries);
@@ -180,7 +180,7 @@ fn a_fold_is_due_when_enough_has_left_the_window() {
     assert_eq!(task.through.0, 355, "the count holds some back that the age does not");
     assert!(one.store.fold_commit(&task, one.folded(355, 100), 0).unwrap());
     assert_eq!(one.candidate(10_000, window), None);
-    // A share of what is folded, once that is more.
+    // Above that, a share of the compacted changes.
     let mut one = One::new(2_000);
     one.fold(0, 100, 0);
     one.grow(999);
@@ -201,7 +201,7 @@ fn what_was_written_under_a_clock_that_ran_ahead_is_folded_and_pruned() {
     let window = FoldWindow { recent_age: age, ..FoldWindow::NONE };
     let task = one.candidate(1_000, window).expect("its age says nothing");
     assert_eq!(task.through.0, 300);
-    // Within the tolerance a time of the future is one.
+    // Within the tolerance, a timestamp in the future counts as such.
     assert_eq!(one.candidate(AHEAD - 600, window), None);
     let first = one.fold(100, 100, AHEAD);
     one.fold(50, 100, AHEAD + 1);
@@ -242,7 +242,7 @@ fn a_fold_that_comes_too_late_is_not_taken() {
     assert!(!one.store.fold_commit(&task, made, 0).unwrap());
     let held = one.store.changes_held(&one.space, &DOCUMENT).unwrap();
     assert_eq!(held, 310);
-    // A snapshot that a client pushed stands for everything.
+    // A snapshot that a client pushed covers everything.
     let task = one.task(0);
     one.head += 1;
     let everything = one.folded(310, 500);
@@ -255,7 +255,7 @@ fn a_fold_that_comes_too_late_is_not_taken() {
     };
     assert!(!one.store.fold_read(&task, &mut count).unwrap());
     assert_eq!(inputs, 0);
-    // And of a deleted document nothing is folded.
+    // A deleted document is not compacted.
     one.grow(300);
     let task = one.task(0);
     one.head += 1;
@@ -284,7 +284,7 @@ fn a_fold_whose_commit_fails_leaves_everything_as_it_was() {
         assert!(!one.store.prune(u64::MAX / 2, 100).unwrap(), "nothing is dead");
     }
     assert!(one.store.fold_commit(&task, made, 0).unwrap());
-    // A slice that fails is done again.
+    // A failed slice is retried.
     one.store.faults().fail_next_commits(1, FailureClass::Io);
     assert!(one.store.prune(u64::MAX / 2, 100).is_err());
     while one.store.prune(u64::MAX / 2, 100).unwrap() {}
@@ -343,7 +343,7 @@ fn indexes_stay_below_their_budget_and_the_newest_stays_whatever_its_size() {
     cache.insert((3, [0; 32]), parsed(100));
     assert!(cache.get(&(1, [0; 32])).is_none(), "the one that was not used for the longest time");
     assert!(cache.get(&(0, [0; 32])).is_some());
-    // A later snapshot of a document takes the place of its earlier one.
+    // A later snapshot of a document replaces its earlier one.
     cache.insert((0, [1; 32]), parsed(50));
     assert!(cache.get(&(0, [0; 32])).is_none());
     let small = IndexCache::new(10);

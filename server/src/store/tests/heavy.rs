@@ -1,4 +1,4 @@
-//! Documents that few changes of many operations make worth a fold, however young they are.
+//! Heavy documents: few changes with many operations, worth compacting at any age.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const DOCUMENT: DocumentId = DocumentId::from_bytes([5; 16]);
 const OTHER: DocumentId = DocumentId::from_bytes([6; 16]);
 const PASTED: u64 = 1_000_000;
 
-/// A store with documents that grow; the window never ends.
+/// A store with growing documents; the window never ends.
 struct World {
     _folder: tempfile::TempDir,
     store: SqliteStore,
@@ -30,7 +30,7 @@ impl World {
         Self { _folder: folder, store, space, grown: Default::default(), head: 0 }
     }
 
-    /// Adds a change of so many operations and bytes to a document.
+    /// Adds a change of `operations` operations and `bytes` bytes to a document.
     fn add(&mut self, document: DocumentId, operations: u64, bytes: usize) {
         let opening = (self.head == 0).then(|| opens(1, 1));
         self.head += 1;
@@ -45,7 +45,7 @@ impl World {
         commit(&self.store, &self.space, opening, vec![new]).unwrap();
     }
 
-    /// What is to be folded while nothing is old enough for the window.
+    /// The next compaction while nothing is old enough for the window.
     fn candidate(&self) -> Option<FoldTask> {
         let recent_age = Duration::from_secs(1_000_000);
         let window = FoldWindow { recent_entries: 1_000, recent_age, ..FoldWindow::NONE };
@@ -69,7 +69,7 @@ fn a_pasted_text_is_folded_at_once() {
     world.fold(&task);
     assert_eq!(world.candidate(), None);
 
-    // Again when half as much has come.
+    // Due again after half as many new operations.
     world.add(DOCUMENT, PASTED, PASTED as usize);
     world.fold(&world.candidate().expect("it is far more than what is folded"));
     world.add(DOCUMENT, PASTED / 2 - 1, 400_000);
@@ -109,7 +109,7 @@ fn a_heavy_document_comes_before_those_that_wait_and_hides_none() {
     world.add(OTHER, PASTED, PASTED as usize);
     let task = world.candidate().unwrap();
     assert_eq!(task.document, OTHER);
-    // One that fails is not tried again before it has grown.
+    // A failed one is not retried before it has grown.
     world.store.fold_failed(&task, "1.0", "the child died").unwrap();
     assert_eq!(world.candidate(), None);
     let found = world.store.fold_candidate(1_000_000, FoldWindow::NONE).unwrap().unwrap();

@@ -1,5 +1,5 @@
-//! Changes and snapshots made up for the store, which does not look into them: their hashes,
-//! sequence numbers and dependencies are those of a history that could be.
+//! Synthetic changes and snapshots for the store, which does not parse them: hashes, sequence numbers and
+//! dependencies form a valid history.
 
 use std::sync::{Arc, mpsc};
 
@@ -12,7 +12,7 @@ use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, SpaceNam
 
 use crate::store::{LogStore, StoreError};
 
-/// A small generator of numbers, the same at each run.
+/// A deterministic random number generator.
 pub(super) struct Dice(u64);
 
 impl Dice {
@@ -20,7 +20,7 @@ impl Dice {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// Below a bound.
+    /// A number below a bound.
     pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -28,13 +28,13 @@ impl Dice {
         (self.0 >> 11) as usize % bound.max(1)
     }
 
-    /// True once in so many times.
+    /// True with probability 1 / `times`.
     pub(super) fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 }
 
-/// A change of a made-up history.
+/// A change of a synthetic history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Made {
     pub(super) offset: u64,
@@ -60,7 +60,7 @@ impl Made {
     }
 }
 
-/// A hash of whatever.
+/// A hash of arbitrary bytes.
 pub(super) fn hash(of: &[u8]) -> [u8; 32] {
     landfall_fold::hash_of(of)
 }
@@ -75,7 +75,7 @@ pub(super) fn heads(changes: &[FoldedChange]) -> Vec<ChangeHash> {
     heads
 }
 
-/// A snapshot of these changes with a body of so many bytes.
+/// A snapshot of these changes with a body of `bytes` bytes.
 pub(super) fn snapshot(changes: &[FoldedChange], bytes: usize) -> Snapshot {
     let packed = PackedIndex::pack(changes).unwrap();
     let index = PackedIndex::parse(packed.clone()).unwrap();
@@ -94,14 +94,14 @@ pub(super) fn snapshot(changes: &[FoldedChange], bytes: usize) -> Snapshot {
     Snapshot { hash, heads, actors, changes, operations: changes, body, packed }
 }
 
-/// A document that grows, of a few authors.
+/// A growing document with a few authors.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Grown {
     pub(super) changes: Vec<FoldedChange>,
     bodies: Vec<Vec<u8>>,
 }
 
-/// A chunk that has a change's hash; what is in it is no change.
+/// A chunk with a valid change hash; its content is not a change.
 pub(super) fn chunk(of: &[u8]) -> (ChangeHash, Vec<u8>) {
     let (mut hashed, mut length) = (vec![1], of.len());
     while length >= 128 {
@@ -116,13 +116,13 @@ pub(super) fn chunk(of: &[u8]) -> (ChangeHash, Vec<u8>) {
 }
 
 impl Grown {
-    /// One more change, of one of so many authors, on all heads or on one of them.
+    /// Adds a change by one of `authors` authors, on all heads or on one change.
     pub(super) fn grow(&mut self, document: &DocumentId, dice: &mut Dice, authors: usize) {
         let actor = ActorId::from([dice.below(authors) as u8 + 1; 16]);
         let seq = 1 + self.changes.iter().filter(|change| change.actor == actor).count() as u64;
         let mut dependencies = heads(&self.changes);
         if dependencies.len() < 4 && dice.one_in(4) && !dependencies.is_empty() {
-            // Beside the newest: on an older change, but behind the author's own last.
+            // A concurrent change: on an older change, but after the author's own last one.
             let own = self.changes.iter().rev().find(|change| change.actor == actor);
             dependencies = vec![own.map_or(self.changes[0].hash, |own| own.hash)];
         }
@@ -134,7 +134,7 @@ impl Grown {
         self.changes.push(FoldedChange { hash, actor, seq, max_op, dependencies });
     }
 
-    /// A change of it as an entry.
+    /// A change of the document as an entry.
     pub(super) fn made(&self, at: usize, offset: u64) -> Made {
         let change = self.changes[at].clone();
         let body = self.bodies[at].clone();

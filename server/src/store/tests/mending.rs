@@ -1,4 +1,4 @@
-//! Damage that clients can mend: it is found by name, and only what is right takes its place.
+//! Repair from clients' copies: damage is found by name, and only matching bytes replace it.
 
 use automerge::transaction::Transactable;
 use landfall_protocol::admission::preflight;
@@ -15,7 +15,7 @@ fn space() -> SpaceName {
     "notes".parse().unwrap()
 }
 
-/// Everything that examining a document finds.
+/// All findings of a document's examination.
 fn examined(store: &SqliteStore, document: &DocumentId) -> Examined {
     let (mut all, mut after) = (Examined::default(), None);
     loop {
@@ -38,14 +38,14 @@ fn flipped(column: &str, at: usize) -> String {
     )
 }
 
-/// Rows of the document of several authors.
+/// Selects the rows of the document of several authors.
 const OF_SEVERAL: &str = "document = (SELECT d.id FROM document d JOIN space s ON s.id = d.space \
     WHERE s.name = 'notes' AND hex(d.document) LIKE '11%')";
 
 /// Changes with their bytes.
 type Changes = Vec<(ChangeHash, Vec<u8>)>;
 
-/// A store in which two changes of a document are damaged; they, and the offset of another.
+/// A store in which two changes of a document are damaged; these changes, and the offset of another one.
 fn damaged() -> (tempfile::TempDir, SqliteStore, DocumentId, Changes, u64) {
     let (folder, store) = store();
     let document = world::document(0x11, 2);
@@ -78,8 +78,8 @@ fn stored(changes: &[Vec<u8>]) -> (tempfile::TempDir, SqliteStore, DocumentId, V
     (folder, store, document, hashes)
 }
 
-/// A store with one change, which is damaged; its document, its hash, and its bytes deflated where they were
-/// stored raw.
+/// A store with one damaged change; its document, hash, and bytes compressed, where the store had them
+/// uncompressed.
 fn damaged_long() -> (tempfile::TempDir, SqliteStore, DocumentId, ChangeHash, Vec<u8>) {
     let mut doc = world::author(21);
     doc.put(automerge::ROOT, "text", "long ".repeat(1_000)).unwrap();
@@ -96,7 +96,7 @@ fn damaged_changes_are_named_and_replaced_in_their_rows() {
     let (_folder, store, document, changes, _) = damaged();
     let named: Vec<ChangeHash> = changes.iter().map(|(hash, _)| *hash).collect();
     assert_eq!(examined(&store, &document).changes, named);
-    // Other bytes under their names, and their bytes under another document's, change nothing.
+    // Wrong bytes under these hashes, and these bytes under another document, change nothing.
     let swapped = vec![(named[0], changes[1].1.clone()), (named[1], vec![1, 2, 3])];
     assert_eq!(store.mend_changes(&space(), &document, swapped).unwrap().count, 0);
     let other = world::document(0x10, 1);
@@ -140,7 +140,7 @@ fn a_change_may_come_back_in_its_other_form() {
     assert_eq!(examined(&store, &document).changes, [hash]);
     let brought = vec![(hash, deflated)];
     assert_eq!(store.mend_changes(&space(), &document, brought).unwrap().count, 1);
-    // What is counted of the document is what is there.
+    // The document's counters match its rows.
     assert_eq!(verify(&store).1, []);
 }
 
@@ -149,7 +149,7 @@ fn a_row_that_is_not_its_indexes_is_no_clients_to_mend() {
     let (folder, store, document, _, other) = damaged();
     let named = examined(&store, &document).changes.len();
     assert_eq!(named, 2);
-    // In another log than its own index says, and not one of as many as the document has.
+    // A row in another log than its index says, and a document with a row too few.
     let elsewhere =
         format!("UPDATE entry SET space = 99 WHERE {OF_SEVERAL} AND \"offset\" = {other}");
     damage(folder.path(), &elsewhere);
@@ -176,7 +176,7 @@ fn a_damaged_snapshot_is_replaced_by_one_of_the_same_changes_only() {
     };
     damage(folder.path(), &format!("UPDATE snapshot_piece SET {}", flipped("bytes", 91)));
     assert_eq!(examined(&store, &long).snapshot, Some(before.hash));
-    // One that stands for less, and one for another snapshot than the present one.
+    // A snapshot of fewer changes, and one for a snapshot that is not current.
     let less = folded(&changes[..changes.len() - 1]);
     assert!(!store.mend_snapshot(&space(), &long, &before.hash, less).unwrap());
     assert!(!store.mend_snapshot(&space(), &long, &[9; 32], folded(&changes)).unwrap());
@@ -188,7 +188,7 @@ fn a_damaged_snapshot_is_replaced_by_one_of_the_same_changes_only() {
     assert_eq!(after.folded.map(|folded| folded.offset), Some(before.offset));
 }
 
-/// A document is deleted while a client brings what was lost of it, in its other form.
+/// A document is deleted while a client pushes its lost change, in the other form.
 #[test]
 fn what_is_brought_of_a_deleted_document_changes_nothing_of_it() {
     let (_folder, store, document, hash, deflated) = damaged_long();
@@ -198,8 +198,8 @@ fn what_is_brought_of_a_deleted_document_changes_nothing_of_it() {
     assert_eq!((before, verify(&store).1), (vec![], vec![]), "{mended} were mended");
 }
 
-/// `Condition::damaged`: a document stays until it can be read again, all else until the store is opened
-/// again.
+/// `Condition::damaged`: a document is listed until it can be read again, any other place until the store is
+/// opened again.
 #[test]
 fn damage_of_no_document_is_known_until_the_store_is_opened_again() {
     let (folder, store) = store();
@@ -211,7 +211,7 @@ fn damage_of_no_document_is_known_until_the_store_is_opened_again() {
     assert!(damaged.iter().any(|place| place.document.is_none()), "{damaged:?}");
     store.close().unwrap();
     drop(store);
-    // The page is set right, as by a copy of the file from a mirror.
+    // The page is restored, as by copying the file from a mirror.
     damage(folder.path(), &shorter.replace("- 1", "+ 1"));
     let store = SqliteStore::open(folder.path()).unwrap();
     assert_eq!(verify(&store).1, []);
@@ -219,7 +219,7 @@ fn damage_of_no_document_is_known_until_the_store_is_opened_again() {
     assert_eq!(store.condition().damaged, [], "it is told of a store that is whole");
 }
 
-/// A flag of a row flips: no read gives that row any more.
+/// A flag of a row flips: no read returns that row any more.
 #[test]
 fn flags_that_reads_refuse_are_found_by_an_examination() {
     let (folder, store) = store();
@@ -240,7 +240,7 @@ fn flags_that_reads_refuse_are_found_by_an_examination() {
     );
 }
 
-/// A write of what is known of damage fails once, as on a full disk.
+/// Writing the known damage fails once, as on a full disk.
 #[test]
 fn what_is_known_of_damage_is_kept_when_the_store_takes_writes_again() {
     let (folder, store, document, _, _) = damaged();
@@ -248,7 +248,7 @@ fn what_is_known_of_damage_is_kept_when_the_store_takes_writes_again() {
     assert!(store.condition().damaged.iter().any(|place| place.document == Some(document)));
     store.faults().fail_next_commits(1, landfall_storage::FailureClass::DiskFull);
     assert!(!store.keep_condition());
-    // The disk has room again. Healing asks for it once a second; closing does, too.
+    // The disk has room again. The repair task retries once a second; closing does, too.
     assert!(store.keep_condition());
     store.close().unwrap();
     drop(store);
@@ -257,7 +257,8 @@ fn what_is_known_of_damage_is_kept_when_the_store_takes_writes_again() {
     assert!(!damaged.is_empty(), "after a restart `/readyz` says that all is well");
 }
 
-/// A bit of a document's row flips: a number is negative. The document is due to be folded, like another one.
+/// A bit of a document's row flips: a counter is negative. This document and another one are due for
+/// compaction.
 #[test]
 fn a_document_whose_row_cannot_be_read_does_not_stop_the_folds_of_all_others() {
     let (folder, store, ids) = two_due();
@@ -268,7 +269,7 @@ fn a_document_whose_row_cannot_be_read_does_not_stop_the_folds_of_all_others() {
     assert!(matches!(found, Ok(Some(id)) if id == ids[1]), "{found:?}");
 }
 
-/// The same of a document of which rows wait to be pruned.
+/// The same for a document with rows to prune.
 #[test]
 fn a_document_whose_row_cannot_be_read_does_not_stop_all_pruning() {
     let (folder, store, _) = two_due();

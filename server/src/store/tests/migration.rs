@@ -1,5 +1,4 @@
-//! A store that an earlier version wrote: everything is still there, and what this version adds is
-//! what follows from it.
+//! A store written by an earlier version: all data is kept, and this version's columns follow from it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,7 +35,7 @@ struct Old {
     max_op: u64,
 }
 
-/// All rows of a store of version 1, by space, read with nothing of ours.
+/// All rows of a store of version 1, by space, read without our code.
 fn old_rows(folder: &Path) -> BTreeMap<SpaceName, Vec<Old>> {
     let conn = Connection::open(folder.join(FILE)).unwrap();
     let sql = "SELECT s.name, e.\"offset\", d.document, e.kind, e.flags, e.hash, e.deps, e.author, \
@@ -83,7 +82,7 @@ fn old_epochs(folder: &Path, space: &SpaceName) -> Vec<EpochRecord> {
     find.query_map([space.as_str()], record).unwrap().map(Result::unwrap).collect()
 }
 
-/// Heads by looking at all changes.
+/// The heads, computed from all changes.
 fn heads(old: &[Old], document: &DocumentId) -> Vec<ChangeHash> {
     let of_document = || old.iter().filter(|old| old.entry.document == *document);
     let is_followed = |id| of_document().any(|old| old.entry.dependencies.contains(&id));
@@ -164,7 +163,7 @@ fn a_store_of_version_1_keeps_everything() {
         let report = report.spaces.iter().find(|report| report.space == *space).unwrap();
         assert_eq!(report.epochs, records);
     }
-    // The long one of it is worth a fold by now.
+    // Its long document is due for compaction.
     let task = store.fold_candidate(u64::MAX / 2, FoldWindow::NONE).unwrap().unwrap();
     assert_eq!((task.document, task.changes), (real::world::document(0x10, 1), 300));
 }
@@ -173,7 +172,7 @@ fn a_store_of_version_1_keeps_everything() {
 fn an_interrupted_migration_goes_on() {
     let folder = copied("relay-v1.db");
     let old = old_rows(folder.path());
-    // The file's own step, and then one document at a time, with a stop after some.
+    // The file's own migration, then one document at a time, interrupted after some.
     for _ in 0..3 {
         let db = Database::open(folder.path().join(FILE), &SCHEMA, Options::default()).unwrap();
         for _ in 0..7 {
@@ -198,14 +197,14 @@ fn a_store_of_version_2_is_as_it_was_left() {
     assert_eq!((report.folded_changes, report.tail_changes), (280, 20));
     let deleted = store.inspection().document(&space, &real::world::document(0xf0, 3)).unwrap();
     assert!(deleted.unwrap().deleted_at.is_some());
-    // What was to be pruned when it was left still is, and can be.
+    // The rows that were to be pruned still are, and can be.
     assert!(store.inspection().store().unwrap().spaces.iter().any(|space| space.to_prune > 0));
     while store.prune(u64::MAX / 2, 50).unwrap() {}
     assert!(store.next(&space, Offset(0), &Filter::Everything, None).unwrap().is_some());
 }
 
-/// Writes the fixture of the present version, when asked to: once for each version, with the last
-/// commit of that version, `LANDFALL_FIXTURE=1 cargo test -p landfall-relay write_the_fixture`.
+/// Writes the fixture of the current version, on request: once for each version, with the last commit of that
+/// version, `LANDFALL_FIXTURE=1 cargo test -p landfall-relay write_the_fixture`.
 #[test]
 fn write_the_fixture() {
     if std::env::var_os("LANDFALL_FIXTURE").is_none() {

@@ -1,5 +1,5 @@
-//! The store against the model: whatever was appended, folded, deleted and pruned, in whatever
-//! order, everybody who reads gets what the model says.
+//! The store against the model: after any sequence of appends, compactions, deletions and prunes, every read
+//! returns the same as the model.
 
 use landfall_protocol::admission::Known;
 use landfall_protocol::digest::{Branch, Prefix};
@@ -22,7 +22,7 @@ fn run(seed: u64, steps: usize) {
             check(&mut world);
         }
     }
-    // Everything that is dead goes, and nobody notices.
+    // Pruning everything dead is invisible to readers.
     while world.store.prune(u64::MAX / 2, 100).unwrap() {}
     check(&mut world);
     check_rows(&world);
@@ -60,7 +60,7 @@ fn check_digests(world: &mut World) {
     assert_eq!(branches, expected);
 }
 
-/// What lies below the prefixes, read in pages of so many rows.
+/// The digests below the prefixes, read in pages of `rows` rows.
 pub(super) fn all_branches(
     store: &SqliteStore,
     space: &SpaceName,
@@ -79,7 +79,7 @@ pub(super) fn all_branches(
     }
 }
 
-/// Asks until the index that is needed is there.
+/// Retries after loading the index that is missing.
 fn ask<T>(
     world: &World,
     question: impl Fn(
@@ -141,7 +141,7 @@ fn check_plan(world: &mut World, id: &DocumentId, model: &Model) {
     assert_eq!(read, offsets);
 }
 
-/// When all is pruned, only what stands is left.
+/// After pruning, only live rows remain.
 fn check_rows(world: &World) {
     let count = |sql: &str| {
         let count = world

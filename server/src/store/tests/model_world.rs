@@ -1,5 +1,4 @@
-//! A store, and beside it a model that keeps everything in plain lists and judges it by going
-//! through all of them.
+//! A store, and beside it a model that keeps everything in plain lists and answers by scanning them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -18,13 +17,13 @@ use crate::store::{FoldInput, FoldWindow, LogStore, SqliteStore};
 #[derive(Debug, Default, Clone)]
 pub(super) struct Model {
     pub(super) grown: Grown,
-    /// Live changes beyond the snapshot.
+    /// Live changes after the snapshot.
     pub(super) tail: Vec<Made>,
     pub(super) snapshot: Option<(u64, Snapshot)>,
     pub(super) tombstone: Option<u64>,
 }
 
-/// What stands in a log: offset, kind, id, body.
+/// A row of a log: offset, kind, id, body.
 pub(super) type Standing = (u64, u16, [u8; 32], Vec<u8>);
 
 pub(super) struct World {
@@ -52,7 +51,7 @@ impl World {
         DocumentId::from_bytes(hash(&[number % 24])[..16].try_into().unwrap())
     }
 
-    /// As a kill between two transactions leaves it.
+    /// As after a kill between two transactions.
     pub(super) fn reopen(&mut self) {
         self.store.close().unwrap();
         self.store = SqliteStore::open(self.folder.path()).unwrap();
@@ -64,7 +63,7 @@ impl World {
         self.head
     }
 
-    /// A commit of some changes, and perhaps a deletion or a pushed snapshot.
+    /// Commits some changes, and perhaps a deletion or a pushed snapshot.
     pub(super) fn append(&mut self) {
         let mut entries = Vec::new();
         for _ in 0..=self.dice.below(12) {
@@ -100,7 +99,7 @@ impl World {
         commit(&self.store, &self.space, opening, entries).unwrap();
     }
 
-    /// Folds some document through some offset.
+    /// Compacts some document through some offset.
     pub(super) fn fold(&mut self) {
         let id = self.document();
         let recent = self.dice.below(self.head as usize + 1) as u64 / 2;
@@ -137,12 +136,12 @@ impl World {
 
     pub(super) fn prune(&mut self) {
         let rows = 1 + self.dice.below(40);
-        // Some of the replaced snapshots are past their grace.
+        // Some of the replaced snapshots are past their retention.
         let now = self.head * 1_000 + limits::SNAPSHOT_GRACE.as_millis() as u64 / 2;
         self.store.prune(now, rows).unwrap();
     }
 
-    /// What stands in the log beyond a position.
+    /// The rows of the log after a position.
     pub(super) fn standing(&self, after: u64, filter: &Filter) -> Vec<Standing> {
         let mut standing = Vec::new();
         for (id, model) in self.documents.iter().filter(|(id, _)| filter.wants(id)) {
@@ -192,7 +191,7 @@ impl World {
         read
     }
 
-    /// What lies below a prefix, by looking at all documents.
+    /// The branch of a prefix, computed from all documents.
     pub(super) fn branch(&self, prefix: Prefix) -> Branch {
         let (first, last) = prefix.range();
         let mut leaves = Vec::new();
@@ -215,7 +214,7 @@ impl World {
         Branch { prefix, node: Node::Children(children) }
     }
 
-    /// What somebody who has these heads lacks: whether the snapshot, and which offsets.
+    /// The entries that a peer with these heads lacks: whether the snapshot, and which offsets.
     pub(super) fn lacking(&self, model: &Model, have: &[[u8; 32]]) -> (bool, Vec<Offset>) {
         let mut had: BTreeSet<[u8; 32]> = have.iter().copied().collect();
         for change in model.grown.changes.iter().rev() {
@@ -231,7 +230,7 @@ impl World {
     }
 }
 
-/// The entries of a page, decoded as a replica would.
+/// The entries of a page, decoded like a replica does.
 fn entries(page: &Page, arriving: &mut Option<([u8; 32], Vec<u8>)>) -> Vec<Standing> {
     let mut frame = EntriesBuilder::new(0, page.after, page.up_to, page.epoch, page.head);
     page.entries.iter().for_each(|entry| frame.add(entry, false));

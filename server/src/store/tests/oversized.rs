@@ -1,5 +1,4 @@
-//! Documents that exceed what a snapshot may have: how far they are folded, and a snapshot that is
-//! taken apart again.
+//! Documents above the snapshot size limit: how far they are compacted, and splitting a snapshot.
 
 use std::ops::ControlFlow;
 
@@ -64,7 +63,7 @@ fn a_snapshot_is_taken_apart_into_entries_behind_all_others() {
     let found = store.oversized(100).unwrap();
     assert_eq!((found.len(), &found[0].0, found[0].1), (1, &space(), document()));
     let fresh = Epoch::from_bytes([77; 16]);
-    // Of another snapshot nothing is done.
+    // Another snapshot's hash has no effect.
     let other = store.unfold(&space(), &document(), &[1; 32], changes.clone(), fresh).unwrap();
     assert!(!other);
     assert!(store.unfold(&space(), &document(), &hash, changes.clone(), fresh).unwrap());
@@ -85,7 +84,7 @@ fn a_snapshot_is_taken_apart_into_entries_behind_all_others() {
     assert_eq!(rest(&entries), rest(&before), "other documents stay where they are");
     while store.prune(u64::MAX / 2, 100).unwrap() {}
     assert_eq!(findings(&store), Vec::<String>::new());
-    // It can be folded again.
+    // It can be compacted again.
     let window = FoldWindow::NONE;
     let task = store.fold_task(&space(), &document(), u64::MAX / 2, window).unwrap().unwrap();
     assert_eq!(task.changes as usize, found.len());
@@ -99,11 +98,11 @@ fn a_fold_is_cut_where_its_snapshot_would_be_too_large() {
         |window| store.fold_task(&space(), &document(), u64::MAX / 2, window).unwrap().unwrap();
     let all = task(whole);
     assert!(!all.is_oversized && all.changes > 280, "{all:?}");
-    // By what they weigh, so many fit.
+    // By their estimated sizes, only some fit.
     let some = task(FoldWindow { snapshot_bytes: all.bytes - all.changes * 64 - 200, ..whole });
     assert!(!some.is_oversized && some.changes < all.changes, "{some:?}");
     assert!(some.through < all.through && some.changes >= 256);
-    // Too few to be worth a fold: it is not even tried.
+    // Too few to be worth compacting: it is not attempted.
     let none = task(FoldWindow { snapshot_bytes: 1_000, ..whole });
     assert!(none.is_oversized);
 }

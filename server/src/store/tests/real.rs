@@ -1,4 +1,4 @@
-//! Stores of real changes, folded by the folder itself, in this process.
+//! Stores with real changes, compacted by the real code, in this process.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -43,7 +43,7 @@ pub(super) fn entry(offset: u64, document: DocumentId, bytes: &[u8]) -> NewEntry
     NewEntry { entry, kind: NewKind::Change { actor, seq, max_op, operations: 1 } }
 }
 
-/// What a fold makes.
+/// The snapshot of a finished compaction.
 pub(super) fn snapshot_of(folded: Folded) -> Snapshot {
     let index = PackedIndex::parse(folded.index.clone()).unwrap();
     let head = |head: &landfall_protocol::ChangeHash| (*head, index.find(head).unwrap().max_op);
@@ -64,7 +64,7 @@ pub(super) fn snapshot_of(folded: Folded) -> Snapshot {
     }
 }
 
-/// Folds so many changes of a document's tail, as a relay would: all but the window's.
+/// Compacts `changes` changes of a document's tail, like a relay: all outside a window.
 pub(super) fn fold(store: &SqliteStore, space: &SpaceName, document: &DocumentId, changes: u64) {
     let head = store.open_space(space).unwrap().head();
     let tasks = (0..=head.0).filter_map(|recent_entries| {

@@ -1,5 +1,5 @@
-//! What automerge-repo's sync is answered from: of documents that are plain, folded, folded with a
-//! tail, deleted and absent.
+//! The reads of automerge-repo's sync: documents that are uncompacted, compacted, compacted with a tail,
+//! deleted and absent.
 
 use landfall_protocol::repo::{DocumentIndex, IndexRow};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
@@ -17,8 +17,8 @@ fn space() -> SpaceName {
     "notes".parse().unwrap()
 }
 
-/// A store with a plain document of 50 changes, a long one of 100 and a deleted one, and the two
-/// that live. The long one's changes stand at the offsets 51 to 150.
+/// A store with a plain document of 50 changes, a long one of 100 and a deleted one; and the two live ones.
+/// The long one's changes have the offsets 51 to 150.
 fn store() -> (tempfile::TempDir, SqliteStore, Grown, Grown) {
     let (folder, store) = open();
     let (mut plain, mut long) = (Grown::default(), Grown::default());
@@ -37,7 +37,7 @@ fn store() -> (tempfile::TempDir, SqliteStore, Grown, Grown) {
     (folder, store, plain, long)
 }
 
-/// Folds the long document's changes but the log's last so many.
+/// Compacts the long document's changes, except the last `recent_entries` of the log.
 fn fold(store: &SqliteStore, long: &Grown, recent_entries: u64) {
     let window = FoldWindow { recent_entries, ..FoldWindow::NONE };
     let task = store.fold_task(&space(), &LONG, 0, window).unwrap().unwrap();
@@ -49,7 +49,7 @@ fn standing(store: &SqliteStore, document: DocumentId) -> Standing {
     store.document_heads(&space(), &document).unwrap()
 }
 
-/// The document's index, which must agree with where it stands.
+/// The document's index, checked against its state.
 fn index(store: &SqliteStore, document: DocumentId, with_folded: bool) -> DocumentIndex {
     let index = store.document_index(&space(), &document, with_folded).unwrap().unwrap();
     let (heads, last) = (index.heads.clone(), index.last);
@@ -57,7 +57,7 @@ fn index(store: &SqliteStore, document: DocumentId, with_folded: bool) -> Docume
     index
 }
 
-/// The rows of a history's changes from one on, of which the first stands at an offset.
+/// The rows of a history's changes from one on, the first of them at a given offset.
 fn rows(grown: &Grown, from: usize, first: u64) -> Vec<IndexRow> {
     let row = |(at, change): (usize, &landfall_protocol::folded::FoldedChange)| IndexRow {
         offset: Offset(first + at as u64),
@@ -85,7 +85,7 @@ fn what_is_known_of_some_changes_is_what_the_index_knows() {
     assert_eq!(known(LONG, hashes(&plain, 50)), []);
     assert_eq!(known(DELETED, hashes(&plain, 1)), []);
     assert_eq!(known(ABSENT, hashes(&plain, 1)), []);
-    // Some of them are folded, and not known by their rows any more.
+    // Some of them are compacted, and have no rows any more.
     fold(&store, &long, 20);
     while store.prune(u64::MAX, 1_000).unwrap() {}
     let mut twice = hashes(&long, 100);
@@ -109,7 +109,7 @@ fn a_plain_document_is_its_rows() {
 fn a_folded_document_is_its_snapshot_and_its_tail() {
     let (_folder, store, _, long) = store();
     fold(&store, &long, 32);
-    // Whether what is folded has been deleted already or not.
+    // Whether or not the compacted rows are deleted already.
     for pruned in [false, true] {
         while pruned && store.prune(u64::MAX / 2, 100).unwrap() {}
         let index = index(&store, LONG, true);
@@ -132,7 +132,7 @@ fn a_document_without_a_tail_ends_at_its_snapshot() {
     let whole = index(&store, LONG, false);
     assert_eq!((whole.heads, whole.last), (heads(&long.changes), Offset(150)));
     assert!(whole.tail.is_empty());
-    // One that a client pushed stands at an offset of its own.
+    // A snapshot that a client pushed has an offset of its own.
     let mut more = long.clone();
     more.grow(&LONG, &mut Dice::new(9), 1);
     let snapshot = snapshot(&more.changes, 900);
@@ -152,7 +152,7 @@ fn folded_changes_are_loaded_only_if_they_are_asked_for_and_once() {
         index(&store, LONG, true);
     }
     assert_eq!(loads(), 1);
-    // Admission finds it in memory, and the other way round.
+    // Admission finds it in memory, and vice versa.
     store.load_index(&space(), &LONG).unwrap();
     assert_eq!(loads(), 1);
     store.close().unwrap();
@@ -191,7 +191,7 @@ fn what_is_deleted_or_absent_has_no_index() {
     }
 }
 
-/// What is listed: each document with its last offset, negative if it is deleted; and where to go on.
+/// The listed documents with their last offsets, negative for deleted ones; and the next page's position.
 fn listed(page: &RecentPage) -> (Vec<(DocumentId, i64)>, Option<u64>) {
     let offset = |recent: &Recent| match recent.is_deleted {
         true => -(recent.last.0 as i64),
@@ -208,7 +208,7 @@ fn documents_are_listed_newest_first_in_pages() {
         let before = before.map(Offset);
         listed(&store.recent_documents(&space(), Offset(since), before, most).unwrap())
     };
-    // Once as single changes, once folded but for the last three, once folded whole.
+    // First as single changes, then compacted except for the last three, then compacted whole.
     for recent in [None, Some(5), Some(0)] {
         if let Some(recent) = recent {
             fold(&store, &long, recent);
@@ -217,7 +217,7 @@ fn documents_are_listed_newest_first_in_pages() {
         assert_eq!(list(0, None, 1), (vec![(LONG, 150)], Some(150)));
         assert_eq!(list(0, Some(150), 1).0, [(PLAIN, 50)]);
         assert_eq!(list(0, Some(50), 10), (vec![], None));
-        // Whoever knows the log up to an offset hears of what was deleted since.
+        // A client that knows the log up to an offset receives later deletions.
         assert_eq!(list(50, None, 10), (vec![(DELETED, -152), (LONG, 150)], None));
         assert_eq!(list(150, None, 10), (vec![(DELETED, -152)], None));
         assert_eq!(list(152, None, 10), (vec![], None));
@@ -227,7 +227,7 @@ fn documents_are_listed_newest_first_in_pages() {
     assert_eq!(listed(&page), (vec![], None));
 }
 
-/// A document with a long tail keeps no read busy: the page is empty, and moves on.
+/// A document with a long tail does not block a read: the page is empty, and advances.
 #[test]
 fn a_read_of_the_list_is_bounded() {
     let (folder, ..) = store();
@@ -247,7 +247,7 @@ fn a_read_of_the_list_is_bounded() {
     assert_eq!(reads, 8);
 }
 
-/// Every statement here goes by keys: what it costs does not grow with the store.
+/// Every statement here uses an index: its cost does not grow with the store.
 #[test]
 fn nothing_is_scanned() {
     let (folder, ..) = store();

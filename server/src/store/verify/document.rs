@@ -1,4 +1,4 @@
-//! One document: its snapshot, its tail, and what its row says of them.
+//! Verifies one document: its snapshot, its tail, and its row.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -19,7 +19,7 @@ const TAIL: &str = "SELECT e.\"offset\", e.kind, e.flags, e.hash, a.actor, e.seq
     e.body FROM entry e LEFT JOIN actor a ON a.id = e.actor \
     WHERE e.document = ?1 AND e.\"offset\" > ?2 ORDER BY e.\"offset\"";
 
-/// A change as its row has it.
+/// A change according to its row.
 struct Stated {
     offset: u64,
     kind: u16,
@@ -48,7 +48,7 @@ impl Stated {
         })
     }
 
-    /// What of the row contradicts the bytes.
+    /// The first mismatch of the row with the bytes.
     fn contradiction(&self, change: &CheckedChange) -> Option<Damage> {
         if change.hash != self.hash {
             return Some(Damage::OtherChange { found: change.hash });
@@ -66,7 +66,7 @@ impl Stated {
     }
 }
 
-/// Whether the bytes are not a change at all any more, or only one that is not taken today.
+/// Whether the bytes are no change at all, or a change that is not admitted today.
 fn of_form(error: &FormError) -> Damage {
     let what = error.to_string();
     match error {
@@ -77,12 +77,12 @@ fn of_form(error: &FormError) -> Damage {
         | FormError::TrailingBytes { .. }
         | FormError::Deflate
         | FormError::Checksum { .. } => Damage::ChangeBytes { what },
-        // The checksum over all of it holds.
+        // The checksum over all bytes matches, so they are those written.
         _ => Damage::ChangeForm { what },
     }
 }
 
-/// What is gathered on the way through a tail.
+/// State collected during the pass over a tail.
 struct Passed {
     heads: BTreeSet<[u8; 32]>,
     sequences: HashMap<ActorId, u64>,
@@ -91,7 +91,7 @@ struct Passed {
 }
 
 impl Verifier<'_> {
-    /// Looks at a document; the leaf that it should have.
+    /// Verifies a document; returns the digest entry that it should have.
     pub(super) fn document(&mut self, space: &Space, row: i64) -> rusqlite::Result<Option<Leaf>> {
         let document = Document::at(self.conn, row)?;
         self.tombstone(space, &document)?;
@@ -140,7 +140,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Looks at a snapshot; its index, if that is whole.
+    /// Verifies a snapshot; returns its index, if that is whole.
     fn snapshot(
         &mut self,
         space: &Space,
@@ -223,7 +223,7 @@ impl Verifier<'_> {
         Ok(passed)
     }
 
-    /// A change's bytes against its row.
+    /// Checks a change's bytes against its row.
     fn change(
         &mut self,
         space: &Space,
@@ -246,7 +246,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Whether what a change rests on is there. An index that is damaged is asked nothing.
+    /// Checks that a change's dependencies exist. A damaged index counts as having them.
     fn rests(
         &mut self,
         space: &Space,

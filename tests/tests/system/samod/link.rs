@@ -1,5 +1,4 @@
-//! samod over tokio-tungstenite: a dialer and the transport of a WebSocket. samod brings one of its
-//! own, which would bring native-tls too.
+//! samod over tokio-tungstenite: a dialer and a WebSocket transport. samod's own would add native-tls.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, connect_async_with_config};
 
-/// Connects to a relay by its URL, each time anew.
+/// Connects to a relay by its URL; each dial opens a new connection.
 #[derive(Debug)]
 pub struct Ws(pub String);
 
@@ -28,7 +27,7 @@ impl Dialer for Ws {
     fn connect(&self) -> Connecting {
         let url = self.0.clone();
         Box::pin(async move {
-            // A long document is one frame.
+            // A long document is sent as one frame.
             let config = WebSocketConfig::default().max_frame_size(Some(64 << 20));
             let connected = connect_async_with_config(&url, Some(config), true).await;
             connected.map(|(socket, _)| transport(socket)).map_err(DialError::transient)
@@ -36,7 +35,7 @@ impl Dialer for Ws {
     }
 }
 
-/// Binary messages in both directions; pings and their like are the socket's own affair.
+/// Binary messages in both directions; the socket handles pings and other control frames.
 pub fn transport<S>(socket: WebSocketStream<S>) -> Transport
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -1,4 +1,4 @@
-//! What automerge itself makes passes, and we report what automerge reports.
+//! Changes that automerge makes pass, and the preflight reports the same fields as automerge.
 
 use automerge::marks::{ExpandMark, Mark};
 use automerge::transaction::{CommitOptions, Transactable};
@@ -6,7 +6,8 @@ use automerge::{ActorId, AutoCommit, ObjType, ROOT, ReadDoc, ScalarValue};
 
 use super::*;
 
-/// All changes of a document pass, in every form; returns how many operations they have.
+/// Asserts that all changes of a document pass, in every form; returns the number of their
+/// operations.
 fn all_pass(document: &mut AutoCommit) -> u64 {
     let mut operations = 0;
     for change in document.get_changes(&[]) {
@@ -163,7 +164,7 @@ fn a_thousand_actors_meet() {
     assert_eq!((checked.dependencies.len(), checked.other_actors.len()), (1_000, 999));
 }
 
-/// Many small edits by a few actors who delete, overwrite and merge, seeded.
+/// Many small edits by a few actors that delete, overwrite and merge, from a fixed seed.
 #[test]
 fn a_busy_document() {
     let mut random = mutations::Xorshift(0x5eed_1234);
@@ -209,7 +210,7 @@ fn a_busy_document() {
     all_pass(&mut peers[0]);
 }
 
-/// Long values are stored and sent deflated by automerge, and may be too long otherwise.
+/// automerge stores and sends long values deflated; inflated they may exceed the limit.
 #[test]
 fn a_local_change_that_is_short_enough_only_when_deflated() {
     let mut document = AutoCommit::new();
@@ -224,7 +225,7 @@ fn a_local_change_that_is_short_enough_only_when_deflated() {
     assert_eq!(checked.inflated_bytes, actual);
 }
 
-/// A change's entry repeats its dependencies, so the more it has, the fewer bytes it may have.
+/// A change's entry repeats its dependencies, so more dependencies leave fewer bytes.
 #[test]
 fn a_change_of_many_dependencies_has_fewer_bytes() {
     let mut document = AutoCommit::new().with_actor(ActorId::from([7; 16]));
@@ -244,7 +245,7 @@ fn a_change_of_many_dependencies_has_fewer_bytes() {
         automerge::Change::from(expanded).raw_bytes().to_vec()
     };
     for dependencies in [1, 1_000, 1_001, 4_000] {
-        // Below 1,000 the limit of all changes is the lower one.
+        // Below 1,000 dependencies the limit of all changes is the lower one.
         let limit = limits::CHANGE_ENTRY_BYTES - 32 * dependencies as usize;
         let limit = limit.min(limits::CHANGE_BYTES);
         let about = limit - 32 * dependencies as usize - 1_000;

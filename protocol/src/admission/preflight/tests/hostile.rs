@@ -1,4 +1,5 @@
-//! What automerge would accept, choke on, or lose is refused, with the reason by its name.
+//! Changes that automerge would accept wrongly, panic on, or lose are rejected with the right
+//! error.
 
 use super::*;
 
@@ -47,8 +48,8 @@ fn every_truncation_is_refused() {
             assert!(preflight(&chunk[..end]).is_err(), "cut at {end}");
         }
     }
-    // The same inside a chunk whose length and checksum are right. What follows the columns is
-    // free, so the columns' end is where a shorter body begins to be whole.
+    // The same inside a chunk whose length and checksum are correct. The bytes after the columns
+    // are free, so a shortened body is valid from the columns' end on.
     let draft = Draft::insert();
     for end in 0..draft.body().len() {
         assert!(preflight(&seal(&draft.body()[..end])).is_err(), "body cut at {end}");
@@ -64,7 +65,7 @@ fn deflated_streams_are_bounded() {
     let bomb = deflate(&vec![0; limit + 1]);
     assert!(bomb.len() < 40_000);
     assert_eq!(preflight(&sealed(2, &bomb, &body)).unwrap_err(), FormError::Inflated { limit });
-    // Exactly the limit inflates, and is then judged by its checksum.
+    // Exactly the limit inflates, and then fails the checksum.
     let most = deflate(&vec![0; limit]);
     assert!(matches!(preflight(&sealed(2, &most, &body)), Err(FormError::Checksum { .. })));
     let stream = deflate(&body);
@@ -157,7 +158,7 @@ fn run_length_bombs_are_counted_not_expanded() {
     for count in [limit as i64 + 1, i64::MAX] {
         refused(claim(count), &format!("Operations {{ limit: {limit}, actual: {count} }}"));
     }
-    // A mebibyte of key, a thousand times over: nothing to read, a gibibyte to apply.
+    // A mebibyte of key, a thousand times: nothing to read, a gibibyte to apply.
     let mut long = number(1 << 20);
     long.resize(long.len() + (1 << 20), b'k');
     refused(claim(1_000).with(KEY_TEXT, &run(1_000, &long)), "Text");
@@ -175,7 +176,7 @@ fn lengths_are_added_with_care() {
     let shares = run(2, &number((1 << 63) | 4));
     refused(two_puts().with(VALUE, &shares), "ValueBytes");
     refused(Draft::put().with(VALUE, &literal(&[0x11])), "its value has bytes but needs none");
-    // automerge would reserve a gigabyte for this key before it looks.
+    // automerge would reserve a gigabyte for this key before it checks.
     let key = literal(&number(1_000_000_000));
     refused(Draft::put().with(KEY_TEXT, &key), "Truncated { part: \"key text\" }");
     let mut columns = Draft { columns: vec![], ..Draft::put() }.body();
@@ -231,7 +232,7 @@ fn only_the_encoding_that_automerge_writes() {
 #[test]
 fn references_point_backwards() {
     let insert = Draft::insert;
-    // automerge panics on these two in the parser already.
+    // automerge's parser panics on these two.
     let beyond = literal(&number(1 << 32));
     refused(insert().with(OBJECT_COUNTER, &beyond), "Reference { column: \"object counter\"");
     let beyond = literal(&difference(1 << 32));
@@ -257,7 +258,7 @@ fn references_point_backwards() {
 
 #[test]
 fn lines_are_checked_at_both_ends() {
-    // Insertions after element 1, then after each other; `step` is what a hostile run would say.
+    // Insertions after element 1, then after each other; `step` is the step of a hostile run.
     let typed = |count: i64, step: i64| {
         Draft::insert()
             .with(OBJECT_ACTOR, &run(count, &[0]))
@@ -281,7 +282,7 @@ fn lines_are_checked_at_both_ends() {
     refused(typed(1_000, 1).without(KEY_ACTOR).with(KEY_COUNTER, &head_and_more), "no actor");
 }
 
-/// A deletion of operations, `groups` being the column of how many predecessors each has.
+/// A deletion of operations; `groups` is the column of predecessor counts.
 fn deletion(rows: i64, groups: &[u8], actors: &[u8], counters: &[u8]) -> Draft {
     Draft { start_op: 100, other_actors: vec![b"a".to_vec(), vec![0xff]], ..Draft::put() }
         .with(KEY_TEXT, &if rows == 1 { literal(b"\x01k") } else { run(rows, b"\x01k") })
@@ -309,7 +310,7 @@ fn predecessors_ascend_within_their_operation() {
     // The same one twice.
     let twice = deletion(1, &literal(&[4]), &[0x7f, 1, 2, 2, 0x7f, 0], &[0x7d, 5, 1, 0, 0x7f, 1]);
     refused(twice, "");
-    // Six operations of two predecessors each, on one line downwards: every second pair descends.
+    // Six operations of two predecessors each, on one descending line: every second pair descends.
     let pairs = |counters: &[u8]| {
         let actors = [&[0x7e, 1, 2][..], &run(10, &[0])].concat();
         deletion(6, &run(6, &[2]), &actors, counters)

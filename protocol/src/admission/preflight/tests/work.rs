@@ -1,4 +1,4 @@
-//! The work of a preflight is known before it is done.
+//! The cost of a preflight is known before it runs.
 
 use super::*;
 
@@ -65,7 +65,7 @@ fn inflating_stops_at_the_bound() {
     assert_eq!(work, Work::default());
     let most = Work { bytes: 2_000_000, ..light() };
     let (checked, work) = within(&chunk, most);
-    // Whatever it is found to be, its bytes were inflated.
+    // Whatever the verdict, its bytes were inflated.
     assert!(!matches!(checked, Ok(None)));
     assert!(work.bytes >= 1_000_000);
 }

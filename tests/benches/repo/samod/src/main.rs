@@ -7,7 +7,7 @@ use axum::routing::get;
 use samod::storage::TokioFilesystemStorage;
 use samod::{Repo, ShareConfig};
 
-/// axum's default refuses frames above 16 MiB: no reason to lose a row over that.
+/// axum's default rejects frames above 16 MiB, and a row must not fail because of that.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 #[tokio::main]
@@ -17,7 +17,7 @@ async fn main() {
     let folder = arguments.next().expect("a folder");
     let repo = Repo::build_tokio()
         .with_storage(TokioFilesystemStorage::new(folder))
-        // As the other servers do: a document goes to those who ask for it.
+        // As on the other servers, a document is sent only to clients that request it.
         .with_share_policy(ShareConfig::read_write().with_announce(false))
         .load()
         .await;
@@ -29,7 +29,8 @@ async fn main() {
             let upgrade =
                 upgrade.max_frame_size(MESSAGE_BYTES_MAX).max_message_size(MESSAGE_BYTES_MAX);
             upgrade.on_upgrade(move |socket| async move {
-                // The repo drives the connection; one that it does not take is closed by the drop.
+                // The repo drives the connection; a connection that it rejects is closed when it is
+                // dropped.
                 let _ = acceptor.accept_axum(socket, None);
             })
         }
