@@ -208,7 +208,7 @@ pub fn write_beside(database: &Path, suffix: &str, content: &[u8]) -> io::Result
 }
 
 /// Reads a small file beside a database; `None` if there is none, or if it is not a regular file of at most
-/// `SMALL` bytes.
+/// 4 KiB.
 pub fn read_beside(database: &Path, suffix: &str) -> Option<Vec<u8>> {
     let path = beside(&fs::canonicalize(database).ok()?, suffix);
     let is_small = fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= SMALL);

@@ -73,7 +73,8 @@ pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
     Ok(())
 }
 
-/// Builds the publication after the closure has ended. Readers of an in-place edit wait for the commit from here on.
+/// Builds the publication after the closure has ended. From here on, readers of an in-place edit wait for
+/// the commit.
 fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError> {
     let (told, copy) = {
         let mut slot = edit.document.slot.lock();

@@ -636,7 +636,7 @@ impl LogStore for SqliteStore {
         after: Option<Offset>,
     ) -> Result<Examined, StoreError> {
         // Bypasses the recorder: the damage is already known, and the recorder counts reads by clients to
-        // tell whether it persists.
+        // determine whether it persists.
         let what = "examine a document";
         let examined = self.db.read(|conn| mending::examine(conn, space, document, after));
         examined.map_err(|error| StoreError::of_read(what, error))
