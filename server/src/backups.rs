@@ -3,8 +3,8 @@
 //! newest one is old enough. The name of a copy contains the store's identity, so copies of other stores in
 //! the same folder are not touched.
 //!
-//! A child process verifies every change of each new copy, and thereby of the served store, of which it is a
-//! copy. A damaged copy is renamed, and does not count as a reason to remove the newest sound one.
+//! A child process verifies every change of each new copy, and thereby the served store, of which it is a
+//! copy. A damaged copy is renamed, and the newest sound copy stays even if it is surplus.
 //!
 //! This module must not know the contents of a store, nor delay other work: a copy is one read transaction
 //! beside all others.
