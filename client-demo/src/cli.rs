@@ -1,4 +1,4 @@
-//! The command line: what can be asked for, and with which defaults.
+//! The command line: commands, options and their defaults. It must not know what the commands do.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -41,13 +41,13 @@ pub(crate) struct Place {
     /// The space that the notes are in [default: that of the relay's URL, or `default`]
     #[arg(long = "space", global = true, env = "LANDFALL_SPACE", value_name = "NAME")]
     pub(crate) given_space: Option<String>,
-    /// The one that is meant: see [`Place::settle`].
+    /// The space in use: see [`Place::settle`].
     #[arg(skip)]
     pub(crate) space: String,
-    /// The command is performed for another process.
+    /// Set while the command is performed for another process.
     #[arg(skip)]
     pub(crate) hosted: Option<Hosted>,
-    /// What a person made of the note's text already.
+    /// The text that the user has edited already.
     #[arg(skip)]
     pub(crate) draft: Option<Draft>,
     /// Do not try to reach the relay
@@ -58,7 +58,7 @@ pub(crate) struct Place {
     pub(crate) quiet: bool,
 }
 
-/// Options of [`Place`] with which commands do nothing: they are taken there, and not listed.
+/// Options of [`Place`] that have no effect on a command: accepted there, but hidden from its help.
 const UNUSED: &[(&[&str], &[&str])] = &[
     (&["tour"], &["store", "relay", "given_space", "offline", "quiet"]),
     (&["relay"], &["store", "relay", "given_space", "offline", "quiet"]),
@@ -79,7 +79,7 @@ const UNUSED: &[(&[&str], &[&str])] = &[
     (&["store", "export"], &["relay", "offline", "quiet"]),
     (&["store", "import"], FILE),
 ];
-/// For commands that read notes, and reach no relay.
+/// For commands that only read notes, without the relay.
 const READS: &[&str] = &["relay", "offline"];
 /// For commands on the whole file.
 const FILE: &[&str] = &["relay", "given_space", "offline", "quiet"];
@@ -91,9 +91,9 @@ pub(crate) fn command() -> clap::Command {
     without_unused(command, &[], &options)
 }
 
-/// A command of this path, and those below it, with the options hidden that do nothing there.
+/// Hides the options that have no effect, for a command with this path and its subcommands.
 fn without_unused(command: clap::Command, path: &[&str], options: &[Arg]) -> clap::Command {
-    // All of them in their order: each that is touched goes to the end of the list.
+    // All subcommands in their order: each mutated one moves to the end of the list.
     let names = command.get_subcommands().map(|below| below.get_name().to_owned());
     let command = names.collect::<Vec<_>>().iter().fold(command, |command, name| {
         let path = [path, &[name.as_str()]].concat();
@@ -104,11 +104,11 @@ fn without_unused(command: clap::Command, path: &[&str], options: &[Arg]) -> cla
     let hidden = unused.map(|option| option.clone().hide(true));
     let relay = options.iter().filter(|option| path == ["replay"] && option.get_id() == "relay");
     let other = relay.map(|option| option.clone().help(RELAY_OF_REPLAY));
-    // It takes the place of the one that the program would hand down.
+    // Replaces the global argument that the program would pass down.
     hidden.chain(other).fold(command, clap::Command::arg)
 }
 
-/// Variables that are set to nothing count as not set: a Compose file sets them so.
+/// Treats environment variables with an empty value as unset: a Compose file sets them so.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     let command = command.mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
@@ -122,11 +122,11 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         .fold(command, |command, name| command.mut_subcommand(name, without_empty_variables))
 }
 
-/// `replay` alone has a relay of its own.
+/// Only `replay` starts a relay itself.
 const RELAY_OF_REPLAY: &str = "The relay to play through [default: one of its own]";
 
 impl Cli {
-    /// Reads a command line, the program's name first.
+    /// Parses a command line, beginning with the program's name.
     pub(crate) fn of(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         Self::from_arg_matches(&without_empty_variables(command()).try_get_matches_from(args)?)
     }
@@ -134,15 +134,15 @@ impl Cli {
 
 const RELAY_DEFAULT: &str = "ws://127.0.0.1:7600";
 
-/// The space where neither an option nor a URL names one.
+/// The space if neither an option nor a URL names one.
 const SPACE_DEFAULT: &str = "default";
 
 impl Place {
-    /// Finds which space is meant: the one that was given, or that the relay's URL names
-    /// (`ws://host/spaces/NAME`, as for a browser's client), which must not be another one.
+    /// Determines the space: the option's, or the one in the relay's URL (`ws://host/spaces/NAME`, as for a
+    /// browser's client). Fails if both are given and differ.
     pub(crate) fn settle(&mut self) -> Result<(), Failure> {
         let url = self.relay_url();
-        // A text that is no URL is reported by the command that needs the relay.
+        // The command that needs the relay reports an invalid URL.
         let of_url = LinkOptions::new(url.as_str()).space().ok().flatten();
         self.space = match (&self.given_space, of_url) {
             (Some(given), Some(named)) if *given != named.to_string() => {
@@ -162,7 +162,7 @@ impl Place {
         self.given_relay().unwrap_or_else(|| RELAY_DEFAULT.to_owned())
     }
 
-    /// The one that the user named.
+    /// The URL that the user gave.
     pub(crate) fn given_relay(&self) -> Option<String> {
         let from_environment =
             || std::env::var("LANDFALL_RELAY").ok().filter(|url| !url.is_empty());
@@ -202,12 +202,13 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the process that has the store open may perform it: it edits, and needs no file to itself.
+    /// Whether the process that has the store open may perform it: it edits, and needs no exclusive access to
+    /// the file.
     pub(crate) fn may_be_handed_over(&self) -> bool {
         matches!(self, Self::Notes(_) | Self::Import(_) | Self::Sync(_))
     }
 
-    /// The note that it opens an editor on.
+    /// The note for which it opens an editor.
     pub(crate) fn edits(&self) -> Option<&str> {
         match self {
             Self::Notes(NotesCommand::Edit { id, title: None, text: None }) => Some(id),
@@ -215,12 +216,12 @@ impl Command {
         }
     }
 
-    /// Its name, if it comes to nothing without the relay that the place names.
+    /// Its name, if it cannot work without the relay of `place`.
     pub(crate) fn that_needs_the_relay(&self, place: &Place) -> Option<&'static str> {
         match self {
-            // Which notes are wanted is noted here.
+            // Storing the selection of notes needs no relay.
             Self::Sync(args) if args.only.is_none() && !args.all => Some("sync"),
-            // Without one it plays through a relay of its own.
+            // Without one, `replay` starts its own relay.
             Self::Replay(_) if place.relay.is_some() => Some("replay --relay"),
             _ => None,
         }
@@ -384,7 +385,7 @@ pub(crate) struct ReplayArgs {
     pub(crate) edits: u32,
 }
 
-/// A duration as people write it: `500ms`, `30s`, `2m`, or a number of seconds.
+/// Parses a duration: `500ms`, `30s`, `2m`, or a number of seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit() && c != '.') {
         Some(at) => text.split_at(at),
@@ -433,7 +434,7 @@ mod tests {
             found.retain(|option| words.contains(option));
             assert_eq!(found, listed, "{path:?}\n{help}");
         }
-        // They are taken all the same.
+        // Hidden options are still accepted.
         let args = ["landfall-demo", "--store", "x", "--relay", "ws://a", "notes", "list"];
         let cli = Cli::of(args.map(OsString::from)).unwrap();
         assert_eq!(

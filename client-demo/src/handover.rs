@@ -1,6 +1,6 @@
-//! Handing a command over: the process that has a store open for long (`watch`, or `notes edit` while the
-//! editor is open) performs the commands of others on it, and gives back what they said. Who hands over
-//! does what needs a person: it asks, opens the editor and reads standard input.
+//! Hands commands over to the process that has the store open for long (`watch`, or `notes edit` while the
+//! editor is open). That process performs them and returns their output. The calling process does everything
+//! that needs the user: prompts, the editor and standard input. This module must not know the socket.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -20,48 +20,48 @@ use crate::notes;
 use crate::term;
 use crate::text::Base;
 
-/// A command, as it is handed over.
+/// A command as sent over the control socket.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Request {
-    /// The command line, the program's name first.
+    /// The command line, beginning with the program's name.
     args: Vec<String>,
-    /// What relative paths in it start from.
+    /// The folder to which its relative paths refer.
     folder: PathBuf,
     space: String,
     quiet: bool,
     offline: bool,
-    /// The relay's URL, if one was given.
+    /// The relay's URL, if the user gave one.
     relay: Option<String>,
-    /// What was on standard input, if the command reads that.
+    /// The content of standard input, if the command reads it.
     input: Option<String>,
-    /// The person has said yes.
+    /// The user has confirmed.
     is_confirmed: bool,
-    /// What a person made of a note's text in an editor.
+    /// The user's edit of a note's text in an editor.
     draft: Option<Draft>,
 }
 
-/// A text as it was when its editing began, and as it is now.
+/// A text before and after its editing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Draft {
-    /// The document's heads when the editing began.
+    /// The document's heads at the beginning of the editing.
     pub(crate) heads: Vec<String>,
     pub(crate) before: String,
     pub(crate) after: String,
 }
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Answer {
-    /// It ended; what it said to standard output and error, and how it failed if it did.
+    /// It ended: its standard output and error, and its failure if it failed.
     Ended { out: String, err: String, failure: Option<Failure> },
-    /// The person must be asked; then it is to be handed over again.
+    /// The user must confirm; then the command is sent again.
     Confirm { question: String },
 }
 
-/// That a command is performed for another process.
+/// Marks a command that is performed for another process.
 #[derive(Clone)]
 pub(crate) struct Hosted {
     pub(crate) store: Store,
@@ -83,16 +83,16 @@ impl Hosted {
         self.request.draft.as_ref()
     }
 
-    /// A path of the command line.
+    /// Resolves a path of the command line.
     pub(crate) fn path(&self, given: &std::path::Path) -> PathBuf {
         self.request.folder.join(given)
     }
 }
 
-/// What this process has read from standard input.
+/// The standard input that this process has read.
 static INPUT: OnceLock<String> = OnceLock::new();
 
-/// Standard input, which can be read once only, and by the process that a person started.
+/// Reads standard input once, in the process that the user started.
 pub(crate) fn input(
     place: &Place,
     read: impl FnOnce() -> Result<String, Failure>,
@@ -102,7 +102,7 @@ pub(crate) fn input(
         return input.ok_or_else(|| refused("standard input did not come along"));
     }
     if INPUT.get().is_none() {
-        // Nobody else sets it: commands run one after the other.
+        // Commands run one after the other, so no other thread sets it.
         let _ = INPUT.set(read()?);
     }
     Ok(INPUT.get().cloned().unwrap_or_default())
@@ -112,8 +112,8 @@ fn refused(why: &str) -> Failure {
     Failure::new(Exit::Store, "the command was not taken", why, "end that process first")
 }
 
-/// Performs the commands that others hand over, until it is dropped. Where that cannot be offered, the
-/// reason is said, and others must wait.
+/// Performs the commands of other processes until it is dropped. If the socket cannot be served, prints the
+/// reason, and the other processes get a store-in-use error.
 pub(crate) fn serve(notebook: &Notebook, place: &Place) -> Option<Control> {
     let store = notebook.store.clone();
     let relay = (!place.offline).then(|| place.relay_url());
@@ -156,7 +156,7 @@ fn run(store: &Store, relay: Option<&str>, request: Request) -> Result<(), Failu
     }
     let (space, quiet) = (request.space.clone(), request.quiet);
     let hosted = Some(Hosted { store: store.clone(), request: Arc::new(request) });
-    // Nobody has connected the store of a process that is offline.
+    // An offline process has not connected its store.
     let offline = relay.is_none() || cli.place.offline;
     let place = Place { space, quiet, offline, hosted, ..cli.place };
     if let (None, Some(name)) = (relay, cli.command.that_needs_the_relay(&place)) {
@@ -168,7 +168,8 @@ fn run(store: &Store, relay: Option<&str>, request: Request) -> Result<(), Failu
     crate::dispatch(&place, cli.command)
 }
 
-/// A relay's URL as a browser reads it, without the space in its path, which is no other relay.
+/// A relay's URL normalised as by browsers, without the space in its path: the space does not make it another
+/// relay.
 fn without_space(url: &str) -> String {
     let url = url.trim();
     let read = Url::parse(url).map_or_else(|_| url.to_owned(), String::from);
@@ -176,8 +177,8 @@ fn without_space(url: &str) -> String {
     relay.trim_end_matches('/').to_owned()
 }
 
-/// Has the process that has the store open perform this process's command. `edits`: the note that it opens
-/// an editor on. `in_use`: what to say if nobody takes commands there.
+/// Sends this process's command to the process that has the store open. `edits`: the note for which the
+/// command opens an editor. `in_use`: the error if that process serves no commands.
 pub(crate) fn hand_over(
     place: &Place,
     edits: Option<&str>,
@@ -196,7 +197,7 @@ pub(crate) fn hand_over(
     };
     request.draft = Some(draft.clone());
     let done = match ask(place, &mut request, in_use) {
-        // It ended while the editor was open: the store is free.
+        // The other process ended while the editor was open: the store is free.
         Err(failure) if failure.is_store_in_use() => {
             let cli = Cli::of(std::env::args_os()).map_err(|error| refused(&error.to_string()))?;
             crate::dispatch(&Place { draft: Some(draft), ..place.clone() }, cli.command)
@@ -232,7 +233,7 @@ fn request(place: &Place) -> Result<Request, Failure> {
     })
 }
 
-/// Lets a person edit the text, and gives what they made of it and its file; `None` if nothing changed.
+/// Runs the editor, and returns the edited text with its file; `None` if nothing changed.
 fn draft(place: &Place, note: &str) -> Result<Option<(Draft, PathBuf)>, Failure> {
     let notebook = notes::open_to_read(place, note)?;
     let document = notes::found(&notebook, note)?.document;

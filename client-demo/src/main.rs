@@ -1,22 +1,23 @@
-//! A small shared notebook on the command line, which shows Landfall off and is of use by itself.
+//! A small shared notebook on the command line: a demonstration of Landfall that is useful in itself.
 //!
-//! It uses the engine's public API only. `relay` alone knows the relay's library, to carry a relay
-//! so that one binary is enough to try everything.
+//! It uses the engine's public API only. Only `relay` knows the relay's library, so that one binary is enough
+//! to try everything.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
-//! | `cli`, `failure` | what can be asked for; how it fails, with which exit code |
-//! | `note`, `text`, `find` | a note's shape; edits that merge; which note is meant |
-//! | `lines`, `name` | line ends of texts; names that read the same |
+//! | `cli`, `failure` | the command line; errors and exit codes |
+//! | `note`, `text`, `find` | a note's shape; edits that merge; look-up of notes by name |
+//! | `lines`, `name` | line endings of texts; normalisation of names |
 //! | `notebook` | a store, its space, its relay |
-//! | `control`, `handover` | a local socket beside the store; commands that the process performs which has it |
+//! | `control`, `handover` | a local socket beside the store; commands performed by the process that has it
+//! open |
 //! | `notes`, `editor`, `import`, `sync`, `status`, `watch` | the commands of those names |
-//! | `deleted`, `refused`, `export` | what became of notes and edits that go nowhere |
+//! | `deleted`, `refused`, `export` | orphaned edits, rejected changes, and saving them |
 //! | `tour` | the guided scenario |
-//! | `replay`, `trace`, `generate` | recorded and made-up editing sessions |
-//! | `replica`, `relay`, `scratch` | what tour and replay are made of |
-//! | `store` | looking after the notebook's file: check, back up, restore, compact, move |
-//! | `term`, `wait` | writing for a person; waiting with a limit |
+//! | `replay`, `trace`, `generate` | recorded and generated editing sessions |
+//! | `replica`, `relay`, `scratch` | the building blocks of tour and replay |
+//! | `store` | administration of the notebook's file: check, back up, restore, compact, move |
+//! | `term`, `wait` | terminal output; waiting with a timeout |
 
 mod cli;
 mod control;
@@ -95,13 +96,13 @@ fn dispatch(place: &Place, command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(place, args.json),
         Command::Watch => watch::run(place),
         Command::Replay(args) => replay::run(place, &args),
-        // Programs of their own, with exit codes of their own.
+        // Separate programs, with their own exit codes.
         Command::Relay(_) | Command::FoldWorker | Command::VerifyCopy { .. } => Ok(()),
     }
 }
 
-/// Says why a command failed, and gives the code. One whose output could not be written has failed too:
-/// what follows in a script may rest on it.
+/// Prints the reason of a failure, and returns the exit code. A command whose output could not be written has
+/// failed too: later commands of a script may depend on that output.
 fn ended(result: Result<(), Failure>) -> ExitCode {
     let result = result.and_then(|()| match term::missing() {
         None => Ok(()),
@@ -119,13 +120,13 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// `--offline` was given to a command that needs the relay.
+/// The error for `--offline` with a command that needs the relay.
 fn offline(name: &str) -> Failure {
     let why = format!("`{name}` needs the relay, and --offline forbids to reach it");
     Failure::new(Exit::Usage, "wrong usage", why, "leave --offline out")
 }
 
-/// The names of the commands that a usage line is of: `notes new`, or nothing for the program alone.
+/// The command path in a usage line, such as `notes new`; empty for the program alone.
 fn usage_of(text: &str) -> String {
     let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: "));
     let words = usage.unwrap_or_default().split_whitespace().skip(1);
@@ -133,7 +134,7 @@ fn usage_of(text: &str) -> String {
     names.collect::<Vec<_>>().join(" ")
 }
 
-/// A command that lacks its second word: what may follow.
+/// The error for a command that lacks its subcommand: lists the subcommands.
 fn incomplete(of: &str) -> Failure {
     let mut found = cli::command();
     for name in of.split_whitespace() {
@@ -147,11 +148,11 @@ fn incomplete(of: &str) -> Failure {
     Failure::new(Exit::Usage, "wrong usage", why, help)
 }
 
-/// Help and version as they are; a mistake in one line, as all errors here.
+/// Prints help and version as they are, and a usage error in one line, as all errors.
 fn misused(error: &clap::Error) -> ExitCode {
     let whole = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if whole {
-        // Whoever closed the output does not want the rest.
+        // A reader that closed the output does not need the rest.
         let _ = error.print();
         return ExitCode::from(u8::from(error.use_stderr()) * Exit::Usage as u8);
     }
@@ -167,7 +168,7 @@ fn misused(error: &clap::Error) -> ExitCode {
         return failure.code();
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // Who typed the program's name alone reads everything.
+        // The program's name alone prints the whole help.
         let _ = error.print();
         return ExitCode::from(Exit::Usage as u8);
     }

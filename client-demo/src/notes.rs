@@ -1,4 +1,4 @@
-//! The commands `notes …`.
+//! The commands `notes …`. They must not know SQLite or the relay.
 
 use std::io::Read;
 use std::path::Path;
@@ -22,17 +22,17 @@ use crate::refused;
 use crate::term::{self, faint, first_line, fit, say, strong};
 use crate::text::{Base, EditError, TooLong, fits};
 
-/// A note's text, and what it is titled with without a title: longer is a paragraph.
+/// The most characters of a text's first line that become the title; a longer line is a paragraph.
 const TITLE_CHARS: usize = 80;
 
-/// Bytes of a text from standard input that is compared with what is there. A document can hardly be longer.
+/// The most bytes of a text from standard input that replaces a note's text. A document can hardly be longer.
 const COMPARED_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Bytes of one that is inserted as it is: more is not even read. A character of UTF-8 has four at most,
-/// and each is an operation of the change.
+/// The most bytes of a text from standard input that is inserted. A UTF-8 character has at most four bytes,
+/// and each character is one operation of the change, so a longer text can never fit.
 const INSERTED_BYTES: u64 = 4 * CHANGE_OPERATIONS;
 
-/// Runs one of the commands.
+/// Runs a `notes` subcommand.
 pub(crate) fn run(place: &Place, command: NotesCommand) -> Result<(), Failure> {
     match command {
         NotesCommand::List => list(place),
@@ -105,7 +105,7 @@ pub(crate) fn title_of(note: &Note) -> String {
     if title.is_empty() { "(untitled)".to_owned() } else { title }
 }
 
-/// A note's title in quotes, or the id of what has none.
+/// A note's title in quotes, or its id if it has no title.
 pub(crate) fn name_of(listed: &Listed) -> String {
     match &listed.note {
         Ok(note) => format!("“{}”", title_of(note)),
@@ -140,9 +140,9 @@ fn show(place: &Place, id: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints what is below a note's title.
+/// Prints a note's contents below its title.
 pub(crate) fn print(note: &Note) {
-    // Also where no terminal is: what reads a pipe may hand it on to one.
+    // Also without a terminal: the reader of a pipe may print to one.
     let body = term::tame_text(note.body.strip_prefix('\u{feff}').unwrap_or(&note.body));
     match body.ends_with('\n') {
         true => term::say_lines(&body),
@@ -238,7 +238,7 @@ fn edit(
     saved(notebook, document)
 }
 
-/// Ends a command that edited a note; the relay may have said meanwhile that somebody deleted it.
+/// Ends a command that edited a note; a deletion of the note may have arrived meanwhile.
 fn saved(notebook: Notebook, document: &Document) -> Result<(), Failure> {
     let (space, id) = (notebook.space.clone(), document.id());
     notebook.saved_unless(|| match space.is_deleted(&id)? {
@@ -247,7 +247,7 @@ fn saved(notebook: Notebook, document: &Document) -> Result<(), Failure> {
     })
 }
 
-/// Somebody deleted the note that is being edited.
+/// The error for a note that was deleted while it was being edited.
 pub(crate) fn deleted_meanwhile(what: &str) -> Failure {
     let why = "the note was deleted meanwhile, for good";
     Failure::new(Exit::Note, what, why, "see `landfall-demo notes deleted`, or make a new note")
@@ -257,8 +257,8 @@ fn replace(document: &Document, key: &'static str, text: &str) -> Result<usize, 
     Ok(Base::take(document, key)?.edit(document, text)?)
 }
 
-/// Lets a person edit the text. The link stays up meanwhile, so what others write arrives.
-/// Other commands are performed meanwhile, if they are handed over.
+/// Runs the editor. Meanwhile the link stays up, so edits of others arrive, and commands of other processes
+/// are performed.
 fn in_editor(place: &Place, notebook: &Notebook, document: &Document) -> Result<usize, Failure> {
     let hosted = place.hosted.as_ref();
     if let Some(draft) = hosted.and_then(Hosted::draft).or(place.draft.as_ref()) {
@@ -297,7 +297,7 @@ fn in_editor(place: &Place, notebook: &Notebook, document: &Document) -> Result<
     }
 }
 
-/// Writes back what a person made of the text in an editor that another process, or this one, opened.
+/// Applies an edited text from an editor that another process, or this one, ran.
 fn edited_elsewhere(document: &Document, draft: &Draft) -> Result<usize, Failure> {
     let heads = draft.heads.iter().map(|head| head.parse()).collect::<Result<Vec<_>, _>>();
     let heads = heads.map_err(|_| EditError::Replaced)?;
@@ -329,13 +329,13 @@ fn malformed(id: &str, problem: &ShapeError) -> Failure {
     Failure::new(Exit::Differs, what, problem, "docs/notebook.md has the shape")
 }
 
-/// The note that is meant.
+/// Finds a note by name.
 pub(crate) fn found(notebook: &Notebook, id: &str) -> Result<Listed, Failure> {
     let found = Finder::new(&notebook.space).find(id)?;
     found.or_else(|error| Err(not_found(notebook, error)?))
 }
 
-/// Why no note was found: it may be known to be deleted.
+/// The error for a note that was not found: it may be known as deleted.
 pub(crate) fn not_found(notebook: &Notebook, error: FindError) -> Result<Failure, Failure> {
     if let FindError::Unknown { asked, .. } = &error
         && let Some(document) = find::id(asked)
@@ -348,7 +348,7 @@ pub(crate) fn not_found(notebook: &Notebook, error: FindError) -> Result<Failure
     Ok(error.into())
 }
 
-/// Opens the notebook to edit a note in it, which must be there.
+/// Opens the notebook to edit an existing note.
 pub(crate) fn open(place: &Place, id: &str) -> Result<Notebook, Failure> {
     match place.store.exists() {
         true => Notebook::open(place),
@@ -356,7 +356,7 @@ pub(crate) fn open(place: &Place, id: &str) -> Result<Notebook, Failure> {
     }
 }
 
-/// Opens the notebook to read a note in it.
+/// Opens the notebook to read an existing note.
 pub(crate) fn open_to_read(place: &Place, id: &str) -> Result<Notebook, Failure> {
     Notebook::open_to_read(place)?.ok_or_else(|| nothing_there(place, id))
 }
@@ -366,7 +366,7 @@ pub(crate) fn nothing_there(place: &Place, id: &str) -> Failure {
     Failure::new(Exit::Note, format!("no note `{id}`"), why, "make a note, or sync first")
 }
 
-/// A text from the command line; `-` is standard input, of which no more than so many bytes are read.
+/// A text from the command line; `-` reads at most `most` bytes of standard input.
 fn given(place: &Place, text: String, most: u64) -> Result<String, Failure> {
     match text.as_str() {
         "-" => handover::input(place, || standard_input(most)),
@@ -380,7 +380,7 @@ fn standard_input(most: u64) -> Result<String, Failure> {
     };
     let mut bytes = Vec::new();
     std::io::stdin().take(most + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-    // Before it is read as text: the last character may be cut.
+    // Before the UTF-8 check: the limit may have cut the last character.
     if bytes.len() as u64 > most {
         let why = match most {
             INSERTED_BYTES => {
@@ -392,7 +392,7 @@ fn standard_input(most: u64) -> Result<String, Failure> {
         };
         return Err(failed(&why));
     }
-    // As it is, its last line end too: nobody asked for another text.
+    // Unchanged, including a final line ending.
     String::from_utf8(bytes).map_err(|error| failed(&error.utf8_error()))
 }
 

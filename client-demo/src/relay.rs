@@ -1,6 +1,5 @@
-//! The relay that this program carries, so that one binary is enough to try everything: served by
-//! a subcommand, and started as a process of its own for the tour and the replay. The only module
-//! that knows `landfall_relay`.
+//! The embedded relay, so that one binary is enough to try everything: the subcommand `relay`, and a separate
+//! process for the tour and the replay. The only module that knows `landfall_relay`.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -24,11 +23,11 @@ pub(crate) struct RelayArgs {
     until_input_ends: bool,
 }
 
-/// Serves until a signal comes.
+/// Serves until SIGTERM or SIGINT.
 pub(crate) fn serve(args: RelayArgs) -> ExitCode {
     if args.until_input_ends {
         std::thread::spawn(|| {
-            // Whether it ended or broke: nobody is there any more.
+            // The parent is gone, whether its pipe was closed or failed.
             let _ = io::copy(&mut io::stdin(), &mut io::sink());
             std::process::exit(0);
         });
@@ -36,36 +35,36 @@ pub(crate) fn serve(args: RelayArgs) -> ExitCode {
     cli::run(args.serve)
 }
 
-/// The relay's child that folds.
+/// Runs the relay's compaction child.
 pub(crate) fn fold_worker() -> ExitCode {
     cli::fold_worker()
 }
 
-/// The relay's child that verifies a copy of its store.
+/// Runs the relay's child that verifies a copy of its store.
 pub(crate) fn verify_copy(file: &Path) -> ExitCode {
     cli::verify_copy_worker(file)
 }
 
-/// The names of the hidden subcommands that are those children.
+/// The names of the hidden subcommands that run these children.
 pub(crate) const FOLD_WORKER: &str = cli::FOLD_WORKER;
 pub(crate) const VERIFY_COPY: &str = cli::VERIFY_COPY;
 
-/// How long a relay may take to listen.
+/// How long a relay may take to start listening.
 const START: Duration = Duration::from_secs(20);
 
 /// Why a relay could not be started.
 #[derive(Debug, Error)]
 pub(crate) enum RelayError {
-    /// The system would not start the process.
+    /// The system could not start the process.
     #[error("the process could not be started: {0}")]
     Spawn(#[source] io::Error),
     /// It ended before it listened.
     #[error("it ended at once: {why}")]
     Ended { why: String },
-    /// It said something else than where it listens.
+    /// Its first line was not its address.
     #[error("its first line was `{line}`")]
     FirstLine { line: String },
-    /// It said nothing.
+    /// It printed nothing.
     #[error("it did not listen within {} s", START.as_secs())]
     Silent,
 }
@@ -77,8 +76,8 @@ impl From<RelayError> for Failure {
     }
 }
 
-/// A relay in a process of its own. It ends when this is dropped, and also when this process is
-/// gone in whatever way, since that closes its standard input.
+/// A relay in a separate process. It ends when this value is dropped, and also when this process ends in any
+/// way, since that closes the relay's standard input.
 pub(crate) struct RelayProcess {
     child: Child,
     url: String,
@@ -118,17 +117,17 @@ impl RelayProcess {
         Ok(relay)
     }
 
-    /// Where it listens.
+    /// Its URL.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its process.
+    /// Its process id.
     pub(crate) fn process(&self) -> u32 {
         self.child.id()
     }
 
-    /// Kills it as a crash would: it gets no chance to finish anything.
+    /// Kills it like a crash (SIGKILL): it cannot finish anything.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(|_| ())
@@ -145,12 +144,12 @@ impl RelayProcess {
 
 impl Drop for RelayProcess {
     fn drop(&mut self) {
-        // Gone already is as good.
+        // It may have ended already.
         let _ = self.kill();
     }
 }
 
-/// Signals from the terminal go to this program alone, which ends the relay in its own order.
+/// Signals from the terminal go to this process group only; this program ends the relay itself.
 #[cfg(unix)]
 fn apart(command: &mut Command) {
     use std::os::unix::process::CommandExt;
@@ -167,9 +166,9 @@ fn first_line(output: ChildStdout) -> Result<String, RelayError> {
         let mut output = BufReader::new(output);
         let mut line = String::new();
         let read = output.read_line(&mut line).map(|_| line.trim().to_owned());
-        // Whoever waited may have given up.
+        // The receiver may have timed out.
         let _ = tell.send(read);
-        // What follows is read away, or the relay would block on it.
+        // Drain the rest, or the relay would block on a full pipe.
         let _ = io::copy(&mut output, &mut io::sink());
     });
     match told.recv_timeout(START) {
@@ -178,7 +177,7 @@ fn first_line(output: ChildStdout) -> Result<String, RelayError> {
     }
 }
 
-/// What a relay said last before it ended.
+/// The last error that the relay logged before it ended.
 fn last_words(log: &Path) -> String {
     let log = std::fs::read_to_string(log).unwrap_or_default();
     let last = log.lines().rev().find(|line| line.starts_with("error:"));

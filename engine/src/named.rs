@@ -1,8 +1,8 @@
-//! Named documents: id and first change are derived from the space, the name and the template,
-//! so that two replicas that create "the same" document offline share one root.
+//! Named documents: id and first change are derived from the space, the name and the template, so that two
+//! replicas that create the same named document offline share one root.
 //!
-//! The derivation is a format: golden bytes in the tests hold it, and a new automerge that
-//! encodes the template differently must not change it unseen.
+//! The derivation is a format, pinned by golden bytes in the tests: they fail if a new automerge version
+//! encodes the template differently. It must not know the store.
 
 use automerge::transaction::{CommitOptions, Transaction};
 use automerge::{ActorId, Automerge, Change, ChangeHash, ReadDoc};
@@ -20,8 +20,8 @@ pub(crate) fn document_id(space: &SpaceName, name: &str) -> DocumentId {
     DocumentId::from_bytes(derive(ID_DOMAIN, &[space.as_str().as_bytes(), name.as_bytes()]))
 }
 
-/// Operations from which on a first change is not built a second time, and its document is not left in
-/// memory: a text of this many characters takes some 10 ms to build.
+/// From this many operations on, a first change is not built a second time, and its document is not kept in
+/// memory: a text of this many characters takes about 10 ms to build.
 const LARGE: usize = 16_384;
 
 /// The first change of a named document.
@@ -33,14 +33,13 @@ pub(crate) struct First {
 /// The document with that change.
 pub(crate) enum Built {
     Whole(Box<Automerge>),
-    /// It is large: whoever wants to read it loads it. As automerge saves it, if that is known; nobody has
-    /// loaded this yet.
+    /// A large document, loaded on the first read. Its saved bytes, if known; they were never loaded.
     Saved(Option<Vec<u8>>),
 }
 
-/// The first change of a named document. Its actor is derived from what the template writes, so
-/// two versions of an application with different templates make two roots that merge, and never
-/// two different changes with one (actor, sequence).
+/// Builds the first change of a named document. Its actor is derived from the template's content, so two
+/// versions of an application with different templates create two roots that merge, and never two different
+/// changes with one (actor, sequence).
 pub(crate) fn first_change(
     id: &DocumentId,
     template: &dyn Fn(&mut Transaction<'_>) -> Result<(), BoxError>,
@@ -67,9 +66,8 @@ fn change_of(document: &Automerge, hash: &ChangeHash) -> Result<Change, ChangeEr
     document.get_change_by_hash(hash).ok_or_else(unknown)
 }
 
-/// A first change as another actor would have made it. All that its operations speak of they have made
-/// themselves, so the actor stands in one place only: behind the number of dependencies, none, and its
-/// own length.
+/// The same first change by another actor. Its operations refer only to its own objects, so the actor occurs
+/// once: behind the number of dependencies, which is 0, and its own length.
 fn by_actor(change: &Change, from: &[u8; 16], to: [u8; 16]) -> Result<Change, ChangeError> {
     let begin = |actor: &[u8; 16]| [&[0, 16][..], actor].concat();
     let unknown = || ChangeError::Closure("automerge writes changes in another way".into());
@@ -78,8 +76,8 @@ fn by_actor(change: &Change, from: &[u8; 16], to: [u8; 16]) -> Result<Change, Ch
     change.map_err(|error| ChangeError::Closure(Box::new(error)))
 }
 
-/// A chunk whose content begins otherwise, with as many bytes: magic, checksum, type, length and content; the
-/// checksum is over the last three. `None` if it does not begin so.
+/// Replaces the first bytes of a chunk's content by as many others. A chunk has magic, checksum, type, length
+/// and content; the checksum covers the last three. `None` if the content does not begin with `from`.
 fn exchange(mut chunk: Vec<u8>, from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
     const CHECKSUM: std::ops::Range<usize> = 4..8;
     const LENGTH_AT: usize = 9;
@@ -111,7 +109,7 @@ fn build(
     Ok((document, hash))
 }
 
-/// The first 16 bytes of SHA-256 over the domain and the parts, each preceded by its length.
+/// The first 16 bytes of SHA-256 over the domain and the parts, each prefixed with its length.
 fn derive(domain: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = Sha256::new();
     for part in std::iter::once(&domain).chain(parts) {
@@ -131,8 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// Of everything that a template can write: the change whose actor was put in is the one that the actor
-    /// makes.
+    /// For every kind of content: replacing the actor gives the change that this actor would make.
     #[test]
     fn a_change_by_another_actor_is_what_that_actor_makes() {
         let template = |tx: &mut Transaction<'_>| {

@@ -1,8 +1,8 @@
-//! The worker: the child process that does one job and ends. Whoever carries a relay offers it as
-//! a hidden subcommand whose body is [`main`].
+//! The worker: the child process that performs one compaction job and exits. A program that embeds the relay
+//! runs it as a hidden subcommand whose body is [`main`].
 //!
-//! It reads its job from standard input, limits its own memory and processor time before it looks
-//! at anything of a document, and answers on standard output. It ends when its parent does.
+//! It reads its job from standard input, limits its own memory and processor time before it parses any
+//! document bytes, and answers on standard output. It exits when its parent does. It must not know a store.
 
 use std::io::{self, BufWriter, Read, Write};
 use std::process::ExitCode;
@@ -17,25 +17,25 @@ use crate::inspect::inspect_within;
 use crate::wire::{Greeting, Tag, read_part, senseless, write_part};
 use crate::{Absorbed, FoldError, FoldLimits, Folded, JobKind, News, changes_since, fold_within};
 
-/// Bytes of a reason that go back to the parent.
+/// The most bytes of a reason that are sent to the parent.
 const REASON_BYTES: usize = 4 * 1024;
 
-/// The stack of the thread that waits for the parent's end: it calls `read` and `exit`.
+/// Stack of the thread that waits for the parent's death: it only calls `read` and `exit`.
 const WAITING_STACK_BYTES: usize = 64 * 1024;
 
-/// Exit code of one whose parent went away in the middle.
+/// Exit code when the parent died before the job was done.
 const ABANDONED: u8 = 3;
 
-/// Exit code of one whose parent is of another release: its file was replaced.
+/// Exit code when the parent is of another release: the program file was replaced.
 pub(crate) const OTHER_RELEASE: u8 = 4;
 
-/// Does one job. Call it first in the process, before any thread is started and anything large is
-/// held.
+/// Performs one job. Call it first in the process, before any thread is started and any large allocation is
+/// made.
 pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            // Somebody reads this: the supervisor, or one who has called it by hand.
+            // Standard error is read by the supervisor, or by a person who ran the worker by hand.
             let _ = writeln!(io::stderr(), "{error}");
             ExitCode::FAILURE
         }
@@ -73,7 +73,8 @@ fn run() -> io::Result<()> {
     send(answer)
 }
 
-/// Looks at an offered snapshot and says that it is sound, then folds it with what is held.
+/// Checks an uploaded snapshot and reports to the parent that it is sound, then compacts it together with the
+/// stored history.
 fn merge_parts(
     mut input: Parts,
     hash: [u8; 32],
@@ -98,8 +99,8 @@ fn merge_parts(
     fold_parts(input, Some((offered, theirs)), limits)
 }
 
-/// Folds what is held, with a snapshot that is offered: its bytes, and what they came to, which is the
-/// answer if nothing is held.
+/// Compacts the stored history together with an uploaded snapshot, if there is one: its bytes, and the
+/// outcome of inspecting it, which is the answer if nothing is stored.
 fn fold_parts(
     mut input: Parts,
     offered: Option<(Vec<u8>, Folded)>,
@@ -133,14 +134,14 @@ fn fold_parts(
             Ok(_) => Err(senseless("a snapshot comes after a change")),
             Err(error) => Err(error),
         };
-        // Nobody wants what the rest would come to, so the fold is made to stop: no bytes are no
-        // change.
+        // The input failed, so the result will be discarded: empty bytes are not a valid change, and stop the
+        // compaction.
         let stop = outcome.is_err().then(Vec::new);
         ended = Some(outcome);
         stop
     });
     let folded = fold_within(&snapshots, first.into_iter().chain(rest), limits);
-    // A refusal may come before the end of the input; what ended the input badly goes first.
+    // The compaction may fail before the end of the input is read; an error of the input takes precedence.
     ended.unwrap_or(Ok(()))?;
     Ok(folded.map(Box::new))
 }
@@ -221,12 +222,12 @@ fn send_absorbed(output: &mut impl Write, absorbed: &Absorbed) -> io::Result<()>
     write_part(output, Tag::End, &absorbed.left_out_count.to_le_bytes())
 }
 
-/// As much of a reason as goes back to the parent.
+/// A prefix of a reason, short enough to send to the parent.
 fn reason(whole: &str) -> &str {
     &whole[..whole.floor_char_boundary(REASON_BYTES)]
 }
 
-/// What the parent sends. The input is given up at the end, for the thread that then waits on it.
+/// The input from the parent. Dropped at its end, because [`end_with_the_parent`] then reads from it.
 struct Parts {
     stdin: Option<io::StdinLock<'static>>,
 }
@@ -253,23 +254,24 @@ impl Parts {
     }
 }
 
-/// The parent sends nothing more and keeps the pipe open: that it closes means that it has died.
+/// Exits when standard input closes. After the job the parent sends nothing and keeps the pipe open, so a
+/// closed pipe means that the parent died.
 fn end_with_the_parent() {
     let wait = || {
         let _ = io::stdin().lock().read(&mut [0]);
         std::process::exit(i32::from(ABANDONED));
     };
-    // Without the thread the limits end the process all the same.
+    // Without this thread the limits still end the process.
     let _ = thread::Builder::new().stack_size(WAITING_STACK_BYTES).spawn(wait);
 }
 
-/// Takes memory and processor time away from this process, for good.
+/// Lowers this process's limits of memory and processor time, irrevocably.
 fn limit(memory_bytes: u64, time: Duration) -> io::Result<()> {
     confine_to(memory_bytes, Some(time))
 }
 
-/// Takes memory away from this process, for good, and has it give way to others: for other children of a
-/// relay, whose work takes the time that it takes.
+/// Lowers this process's memory limit, irrevocably, and its scheduling priority. For other children of a
+/// relay, whose time is not limited.
 ///
 /// # Errors
 /// If the system does not set the limits (Linux).
@@ -280,22 +282,22 @@ pub fn confine(memory_bytes: u64) -> io::Result<()> {
 #[cfg(unix)]
 fn confine_to(memory_bytes: u64, time: Option<Duration>) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
-    // A core file of a document's contents is nothing to leave behind.
+    // No core dump: it would contain the contents of documents.
     let limits = [(Resource::As, memory_bytes, 0), (Resource::Core, 0, 0)];
     let seconds = time.map(|time| (Resource::Cpu, time.as_secs().saturating_add(1), 1));
     for (resource, most, more) in limits.into_iter().chain(seconds) {
         let before = getrlimit(resource).maximum.unwrap_or(u64::MAX);
-        // At the first of the two seconds it is told by a signal of its own what it dies of.
+        // A soft limit one second below the hard one: SIGXCPU, which names the cause, precedes SIGKILL.
         let (current, maximum) = (before.min(most), before.min(most.saturating_add(more)));
         let limit = Rlimit { current: Some(current), maximum: Some(maximum) };
         let set = setrlimit(resource, limit);
-        // Elsewhere some of them do not exist, and the parent's clock still holds.
+        // Other systems lack some of these limits; the parent's timeout still applies.
         if let (Err(error), true) = (set, cfg!(target_os = "linux")) {
             let _ = writeln!(io::stderr(), "{resource:?} cannot be limited: {error}");
             return Err(senseless("a limit cannot be set"));
         }
     }
-    // Half as much processor as the relay gets where both want it; failing to is no harm.
+    // About a third of the relay's share of a busy processor on Linux; a failure is harmless.
     let _ = nice(5);
     Ok(())
 }

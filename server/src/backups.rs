@@ -1,12 +1,13 @@
-//! Backups on a schedule: a running relay copies its store into a folder, and removes the oldest of
-//! its own copies. The schedule is that of the files: a relay that was restarted makes the next copy
-//! when the newest one is old enough. Copies of other stores in the same folder are left alone: a name
-//! says whose copy it is.
+//! Backups on a schedule: a running relay copies its store into a folder, and removes the oldest of its own
+//! copies. The schedule follows from the files in the folder: a restarted relay makes the next copy when the
+//! newest one is old enough. The name of a copy contains the store's identity, so copies of other stores in
+//! the same folder are not touched.
 //!
-//! Each copy is verified once it is there, change by change, in a child: so is what the relay serves, of
-//! which it is a copy. One that is damaged says so in its name, and no longer pushes out sound ones.
+//! A child process verifies every change of each new copy, and thereby the served store, of which it is a
+//! copy. A damaged copy is renamed, and the newest sound copy stays even if it is surplus.
 //!
-//! It must not know what is in a store, nor hold anybody up: the copy is one read beside all others.
+//! This module must not know the contents of a store, nor delay other work: a copy is one read transaction
+//! beside all others.
 
 mod verifying;
 
@@ -23,49 +24,49 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::store::copies;
 
-/// Where a running relay puts copies of its store, how often, and how many of them stay.
+/// The folder for backups of the running relay's store, their interval, and how many are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupOptions {
-    /// The folder. Best on another disk. It must exist: a missing mount is not to be filled.
+    /// The folder, preferably on another disk. It must exist, so that an unmounted mount point is not filled.
     pub folder: PathBuf,
-    /// How old the newest copy may get. At least a second.
+    /// The maximum age of the newest copy. At least a second.
     pub every: Duration,
-    /// How many copies stay: at least one. Older ones are removed, and nothing else in the folder; but
-    /// the newest that is not known to be damaged stays.
+    /// How many copies are kept: at least one. Only older copies of this store are removed, and never the
+    /// newest one that is not known to be damaged.
     pub keep: usize,
-    /// The command line of the child that verifies a copy, whose path is added; it is to call
-    /// `landfall_relay::cli::verify_copy_worker`. `None`: a copy is checked by SQLite alone.
+    /// The command line of the child that verifies a copy, without the path, which is appended. It must call
+    /// `landfall_relay::cli::verify_copy_worker`. `None`: only SQLite checks the copy.
     pub verifier: Option<Vec<OsString>>,
 }
 
-/// What the names of copies begin and end with; between them stand the beginning of the store's identity,
-/// and the moment in UTC.
+/// Prefix and suffix of a copy's name; between them stand the beginning of the store's identity and the time
+/// in UTC.
 const NAME: (&str, &str) = ("relay-", ".db");
 
-/// Digits of the store's identity in a name: enough to tell the stores of one folder apart.
+/// Digits of the store's identity in a name: enough to distinguish the stores that share a folder.
 const IDENTITY_DIGITS: usize = 8;
 
-/// What the name of a copy has at its end while it is being made.
+/// Marks the name of a copy that is being made.
 const UNFINISHED: &str = ".partial";
 
-/// What stands before the end of a damaged copy's name.
+/// Precedes the suffix in a damaged copy's name.
 const DAMAGED: &str = ".damaged";
 
 /// A copy in the folder.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Copy {
-    /// When it was begun, by its name.
+    /// When it was begun, from its name.
     at: SystemTime,
     path: PathBuf,
     is_damaged: bool,
 }
 
-/// What is copied where.
+/// The source and the target of the copies.
 struct Copying {
     options: BackupOptions,
     data: PathBuf,
     metrics: Arc<Metrics>,
-    /// What the names of this store's copies begin with.
+    /// The prefix of the names of this store's copies.
     prefix: String,
 }
 
@@ -82,7 +83,7 @@ pub(crate) async fn run(
         let (of, last) = (Arc::clone(&copying), tried.take());
         let looked = tokio::task::spawn_blocking(move || of.look(SystemTime::now(), last)).await;
         match looked.unwrap_or_else(|error| Err(error.to_string())) {
-            // A clock that is set back or forward is noticed within a look.
+            // At most `BACKUP_LOOK`, so that a clock that was set back or forward is noticed soon.
             Ok(Looked { due, verified }) => {
                 (tried, pause) = (verified, None);
                 sleep(due.min(limits::BACKUP_LOOK)).await;
@@ -95,11 +96,11 @@ pub(crate) async fn run(
     }
 }
 
-/// What came of a look into the folder.
+/// The result of a look into the folder.
 struct Looked {
-    /// The next copy is due in so long.
+    /// The time until the next copy is due.
     due: Duration,
-    /// The copy that was verified last, or could not be.
+    /// The newest copy if its verification is done, or failed: it is not tried again.
     verified: Option<PathBuf>,
 }
 
@@ -109,8 +110,8 @@ impl Copying {
         Self { options, data, metrics, prefix: format!("{}{identity}-", NAME.0) }
     }
 
-    /// Makes a copy if it is due, and verifies the newest one, unless that was done or tried. It waits
-    /// for the disk.
+    /// Makes a copy if it is due, and verifies the newest one, unless that was done or tried. Blocks on the
+    /// disk.
     fn look(&self, now: SystemTime, tried: Option<PathBuf>) -> Result<Looked, String> {
         let failed = |error: io::Error| error.to_string();
         let every = self.options.every;
@@ -139,7 +140,7 @@ impl Copying {
         tracing::error!(%folder, error, "the store could not be copied; it is tried again");
     }
 
-    /// How long until the next copy, by the newest one in the folder.
+    /// The time until the next copy is due, by the age of the newest one in the folder.
     fn due(&self, now: SystemTime) -> io::Result<Duration> {
         let newest = self.copies(now)?.pop().map(|copy| copy.at);
         let seconds = newest.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
@@ -156,8 +157,7 @@ impl Copying {
         Ok(target)
     }
 
-    /// Removes what a relay that was killed left of a copy. No other process copies this store under
-    /// such a name.
+    /// Removes the unfinished copy of a killed relay. No other process copies this store under such a name.
     fn sweep(&self) {
         let Ok(entries) = std::fs::read_dir(&self.options.folder) else { return };
         for entry in entries.flatten() {
@@ -172,8 +172,8 @@ impl Copying {
         }
     }
 
-    /// Removes what is too much: the oldest, but neither the newest nor the newest that is not known to
-    /// be damaged.
+    /// Removes surplus copies, the oldest first, but neither the newest one nor the newest one that is not
+    /// known to be damaged.
     fn rotate(&self, now: SystemTime) -> io::Result<()> {
         let mut copies = self.copies(now)?;
         let too_many = copies.len().saturating_sub(self.options.keep.max(1));
@@ -184,7 +184,7 @@ impl Copying {
             sound.map(|sound| copies.remove(sound));
         }
         for Copy { path, .. } in copies.into_iter().take(too_many) {
-            // It is tried again with the next one.
+            // The next rotation retries.
             if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "an old backup could not be removed");
             }
@@ -192,8 +192,8 @@ impl Copying {
         Ok(())
     }
 
-    /// The copies of this store, the oldest first. Those from the future were made while the clock was
-    /// wrong: they say nothing of when the next one is due, and nothing is removed for them, nor they.
+    /// The copies of this store, the oldest first, without those dated in the future: these were made while
+    /// the clock was wrong, so they neither delay the next copy, nor count as copies, nor are removed.
     fn copies(&self, now: SystemTime) -> io::Result<Vec<Copy>> {
         let mut copies = Vec::new();
         for entry in std::fs::read_dir(&self.options.folder)? {
@@ -211,11 +211,11 @@ impl Copying {
 
     fn name_at(&self, at: SystemTime) -> String {
         let at = humantime::format_rfc3339_seconds(at).to_string();
-        // Some file systems take no colons.
+        // Some file systems forbid colons.
         format!("{}{}{}", self.prefix, at.replace(':', "-"), NAME.1)
     }
 
-    /// The moment of a copy's name, and whether it is said to be damaged; `None` for another file.
+    /// The time in a copy's name, and whether the name marks it as damaged; `None` for another file.
     fn time_of(&self, name: &OsStr) -> Option<(SystemTime, bool)> {
         let at = name.to_str()?.strip_prefix(&self.prefix)?.strip_suffix(NAME.1)?;
         let (at, is_damaged) = at.strip_suffix(DAMAGED).map_or((at, false), |at| (at, true));
@@ -291,7 +291,7 @@ mod tests {
         for seconds in [100, 200] {
             std::fs::write(to.join(of.name_at(at(seconds))), "old").unwrap();
         }
-        // Of another store, and its owner's.
+        // A copy of another store, and a file of the folder's owner.
         for name in [&other.name_at(at(990)), "mine.db"] {
             std::fs::write(to.join(name), "").unwrap();
         }
@@ -305,13 +305,13 @@ mod tests {
         assert_eq!(names(&to), left);
         assert_eq!(of.due(at(1_020)).unwrap(), Duration::from_secs(40));
         store.close().unwrap();
-        // It is a store.
+        // The copy is a complete store.
         let again = folder.path().join("again");
         copies::copy_in(&to.join(made), &again).unwrap();
         SqliteStore::open(&again).unwrap().close().unwrap();
     }
 
-    /// A clock that was wrong once makes neither copies without end nor room for them.
+    /// A wrong clock in the past neither causes a copy at every look nor displaces the other copies.
     #[test]
     fn a_copy_from_the_future_neither_puts_the_next_one_off_nor_pushes_others_out() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,11 +1,11 @@
-//! The command line of `landfall-relay`, for the binary and for programs that carry a relay: what
-//! can be asked for, and how it fails. What the operator's commands do is in `operate`.
+//! The command line of `landfall-relay`, for its binary and for programs that embed a relay: the commands,
+//! and how they fail. `operate` implements the operator's commands.
 //!
-//! Exit codes: 0 done, or stopped in good order; 1 a failure that has no code of its own; 2 wrong
-//! usage; 3 cannot listen there; 4 the data folder or the store in it cannot be used; 5 another
-//! process uses the store; 6 something is damaged; 7 a file to read or to write is none, or in the
-//! way; 8 the store's files were removed or replaced while it was served;
-//! 9 an fsync of the store failed while it was served; 10 a thread of the relay ended by a bug.
+//! Exit codes: 0 done, or clean shutdown; 1 a failure without its own code; 2 wrong usage; 3 cannot listen on
+//! the address; 4 the data folder or the store in it cannot be used; 5 another process uses the store; 6
+//! something is damaged; 7 an input file has the wrong format, or an output file exists already or cannot be
+//! created; 8 the store's files were removed or replaced while it was served; 9 an fsync of the store failed
+//! while it was served; 10 a thread of the relay ended by a bug.
 
 mod child;
 mod names;
@@ -25,8 +25,8 @@ pub use serve::{FoldArgs, ServeArgs, run};
 use crate::logs;
 use crate::store::{OpenStoreError, StoreHint, chain};
 
-/// Shows what of the command line was not understood, in one line as all errors are, and gives the exit
-/// code; help and versions as they are.
+/// Prints a usage error in one line, as all errors are, and returns the exit code; prints help and versions
+/// as they are.
 pub fn misused(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind::{
         DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
@@ -35,7 +35,7 @@ pub fn misused(error: &clap::Error) -> ExitCode {
         error.kind(),
         DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand
     ) {
-        // Whoever closed the output does not want the rest.
+        // A reader that closed the output does not need the rest.
         let _ = error.print();
         return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
     }
@@ -45,14 +45,14 @@ pub fn misused(error: &clap::Error) -> ExitCode {
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
         .collect();
     let said = said.join(" ");
-    // Those that only this program starts are listed too, hidden or not.
+    // clap also lists hidden subcommands, which only this program starts: remove them.
     let hidden = |said: String, name: &str| said.replace(&format!(", {name}"), "");
     let said = [FOLD_WORKER, VERIFY_COPY].into_iter().fold(said, hidden);
     let why = said.trim_start_matches("error: ");
     Failure::new(USAGE, "wrong usage", why, "see `landfall-relay --help`").tell()
 }
 
-/// A command that takes variables which are set to nothing for not set: a Compose file sets them so.
+/// Treats environment variables with an empty value as unset: a Compose file sets them so.
 pub fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     let command = command.mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
@@ -66,7 +66,7 @@ pub fn without_empty_variables(command: clap::Command) -> clap::Command {
         .fold(command, |command, name| command.mut_subcommand(name, without_empty_variables))
 }
 
-/// What ends the process: one line for a person, and a code for a script.
+/// An error that ends the process: one line for a person, and an exit code for a script.
 #[derive(Debug)]
 struct Failure {
     line: String,
@@ -87,13 +87,13 @@ const BUG: u8 = 10;
 impl Failure {
     fn new(code: u8, what: impl Display, why: impl Display, hint: &str) -> Self {
         let line = format!("{what}; {why}; {hint}");
-        // One line, whatever an address or a path was made of.
+        // Line breaks can come from an address or a path.
         Self { line: escaped(&line.replace(['\n', '\r'], " ")), code }
     }
 
-    /// Says it, and gives the code.
+    /// Prints the line, and returns the code.
     fn tell(self) -> ExitCode {
-        // If standard error takes nothing, the code says it.
+        // If standard error cannot be written, the exit code still reports the failure.
         logs::last_line(format!("error: {}", self.line));
         ExitCode::from(self.code)
     }
@@ -116,8 +116,8 @@ fn store_failure(error: &OpenStoreError) -> Failure {
     Failure::new(code, "the store cannot be used", chain(error), hint)
 }
 
-/// Text that may hold what others chose, as a terminal does not obey it: control characters, and
-/// those that turn the direction of text around, as `\u001b`, which JSON reads as it was.
+/// Escapes text of foreign origin for a terminal: control characters, and characters that change the text
+/// direction, become `\u001b` and the like, which JSON parses back to the original.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

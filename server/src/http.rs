@@ -1,4 +1,4 @@
-//! The relay's HTTP: who is let in, the pages for operators, and the door to sessions.
+//! The relay's HTTP server: access checks, the pages for operators, and the upgrade to sessions.
 //!
 //! It must not know frames: a connection that becomes a session leaves this module.
 
@@ -33,7 +33,7 @@ use guard::Refused;
 pub(crate) use guard::{Guard, is_loopback};
 use upgrade::Wish;
 
-/// What the handlers share.
+/// The state that the handlers share.
 pub(crate) struct Door {
     pub(crate) guard: Guard,
     pub(crate) health: Arc<Health>,
@@ -42,19 +42,19 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// A number for who speaks to the hub.
+    /// The next session id for the hub.
     fn next_session(&self) -> SessionId {
         SessionId(self.last_session.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 
-/// One accepted connection. The session that comes out of it keeps its place.
+/// One accepted connection. A session that it is upgraded to keeps its place.
 #[derive(Clone)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
-    /// Given back when the connection, or the session after it, is gone.
+    /// Released when the connection, or the session after it, has ended.
     pub(crate) place: Arc<Place>,
-    /// When the connection is cut, unless it becomes a session.
+    /// When the connection is closed, unless it becomes a session.
     pub(crate) until: Instant,
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .with_state(door)
 }
 
-/// Answers one request. The router is never busy and never fails.
+/// Answers one request. The router is always ready, and never fails.
 pub(crate) async fn answer(
     router: Router,
     request: hyper::Request<hyper::body::Incoming>,
@@ -101,13 +101,13 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
     response
 }
 
-/// Only what this relay serves; no script in the page, no code made of strings but WebAssembly, no
-/// frame around it.
+/// The page may load only what this relay serves; no inline scripts, no code from strings except WebAssembly,
+/// no embedding in frames.
 const POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
-/// What all answers to the playground say of themselves.
+/// Sets the headers of all answers to the playground.
 fn describe(headers: &mut HeaderMap, kind: &'static str, cache: &'static str) {
     for (name, value) in [
         (header::CONTENT_TYPE, kind),
@@ -122,10 +122,10 @@ fn describe(headers: &mut HeaderMap, kind: &'static str, cache: &'static str) {
     }
 }
 
-/// What is answered even while all places are taken.
+/// The paths that are answered even while all other places are taken.
 const FOR_OPERATORS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// Refuses what the guard refuses, before any handler sees it.
+/// Rejects requests that fail the guard's checks, before any handler runs.
 async fn guarded(
     State(door): State<Arc<Door>>,
     request: Request,
@@ -159,7 +159,7 @@ async fn guarded(
     }
 }
 
-/// The space of automerge-repo clients, and of pages, that name none.
+/// The space of automerge-repo clients, and of pages, whose path names none.
 const DEFAULT_SPACE: &str = "default";
 
 async fn root(
@@ -179,7 +179,7 @@ async fn space(
     open(&door, peer, &space, request)
 }
 
-/// Opens a session, or says what else there is.
+/// Upgrades a request to a session, or answers it otherwise.
 fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Response<Body> {
     let space = match space.parse::<SpaceName>() {
         Ok(space) => space,
@@ -218,7 +218,7 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
             true => repo::run(shared, id, peer.address, space, upgrade).await,
             false => session::run(shared, id, peer.address, upgrade).await,
         }
-        // The connection's place is free only now.
+        // Releases the connection's place after the session has ended.
         drop(peer);
     });
     upgrade::accept(&key, (!repo).then_some(SUBPROTOCOL))
@@ -239,7 +239,7 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
     let condition = door.sessions.store.condition();
     metrics.damaged_places.set(condition.damaged.len() as i64);
     metrics.ready.set(i64::from(door.health.not_ready(&condition).is_none()));
-    // It asks the file system, which may not answer at once.
+    // It calls the file system, which may block.
     let asked = Arc::clone(&door.sessions.store);
     let store = tokio::task::spawn_blocking(move || asked.gauges()).await.unwrap_or_default();
     metrics.show_verified(store.verified.as_ref(), store.copy_verified.as_ref());

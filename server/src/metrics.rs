@@ -1,5 +1,5 @@
-//! What the relay counts, as Prometheus reads it. It knows names and numbers, and must not know
-//! who counts.
+//! The relay's metrics in Prometheus' format. It knows names and numbers, and must not know which module
+//! counts.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::logs;
 use crate::store::Verification;
 
-/// One label with a value of a fixed set: a code's name, an outcome. Never what a peer chose.
+/// One label with a value from a fixed set: a code's name, an outcome. Never a value that a peer chose.
 type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
 
 /// Every metric of a relay.
@@ -33,42 +33,42 @@ pub(crate) struct Metrics {
     pub(crate) bytes_in: Counter,
     /// Bytes written to sessions' sockets.
     pub(crate) bytes_out: Counter,
-    /// Commands that wait for the hub; set when read.
+    /// Commands in the hub's queue; set when read.
     pub(crate) hub_queue: Gauge,
-    /// Bytes of pushes that are not answered; set when read.
+    /// Bytes of unanswered pushes; set when read.
     pub(crate) in_flight_bytes: Gauge,
-    /// Bytes of the memory budget by what they are for, its limit, and how many wait for some; set
+    /// Bytes of the memory budget in use by class, its limit, and the number of waiting reservations; set
     /// when read.
     pub(crate) memory: Family<[(&'static str, &'static str); 1], Gauge>,
     pub(crate) memory_limit: Gauge,
     pub(crate) memory_waiting: Gauge,
-    /// 1 while `/readyz` says so; set when read.
+    /// 1 while `/readyz` answers 200; set when read.
     pub(crate) ready: Gauge,
     /// Bytes of live entries in the rings of all spaces.
     pub(crate) ring_bytes: Gauge,
-    /// Bytes of offered snapshots that are not whole yet; set when read.
+    /// Bytes of incomplete snapshot uploads; set when read.
     pub(crate) offer_bytes: Gauge,
-    /// Packed indexes in memory, in bytes; set when read.
+    /// Bytes of packed indexes in memory; set when read.
     pub(crate) index_bytes: Gauge,
-    /// Packed indexes that were read from the disk; set when read.
+    /// Packed indexes read from the disk; set when read.
     pub(crate) index_loads: Gauge,
-    /// Packed indexes that were found to be damaged; set when read.
+    /// Packed indexes found damaged; set when read.
     pub(crate) damaged_indexes: Gauge,
-    /// Places of the store that reads found damaged; set when read.
+    /// Damaged places of the store that reads have found; set when read.
     pub(crate) damaged_places: Gauge,
-    /// Damaged documents that can be read again, with what clients brought.
+    /// Damaged documents that were repaired with data from clients.
     pub(crate) healed: Counter,
-    /// Snapshots that clients offered and that were merged.
+    /// Uploaded snapshots that were merged.
     pub(crate) snapshots_offered: Counter,
-    /// The moment of the newest scheduled backup, in seconds since 1970; 0 for none.
+    /// Time of the newest scheduled backup, in seconds since 1970; 0 for none.
     pub(crate) last_backup: Gauge,
-    /// The moment of the last verification that was written down, in seconds since 1970, 0 for none, and
-    /// the damaged places that it found: of the store, and of scheduled copies; set when read.
+    /// Of the last recorded verification of the store, and of scheduled copies: its time in seconds since
+    /// 1970, 0 for none, and the damaged places that it found; set when read.
     verified: Family<[(&'static str, &'static str); 1], Gauge>,
     verified_damage: Family<[(&'static str, &'static str); 1], Gauge>,
     /// Bytes of the store's files; set when read.
     pub(crate) store_bytes: Gauge,
-    /// Bytes that the relay's user may still write where the store is; set when read.
+    /// Bytes that the relay's user can still write on the store's file system; set when read.
     pub(crate) free_bytes: Gauge,
     backups: ByReason,
     ephemeral: ByReason,
@@ -82,7 +82,7 @@ pub(crate) struct Metrics {
     refused: ByReason,
 }
 
-/// With the one metric that never changes.
+/// A registry with the build information, the only constant metric.
 fn registry() -> Registry {
     let mut registry = Registry::default();
     let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -90,18 +90,18 @@ fn registry() -> Registry {
     registry
 }
 
-/// Buckets from half a millisecond to 16 s, each twice the one before.
+/// Buckets from half a millisecond to 16 s, each twice the previous one.
 fn latency() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 16))
 }
 
-/// A code's name; codes that we do not know are one series, so that no peer can make more.
+/// A code's name; all unknown codes share one series, so that a peer cannot create more.
 fn name_of(code: Code) -> &'static str {
     code.name().unwrap_or("other")
 }
 
 impl Metrics {
-    /// All at zero.
+    /// All metrics at zero.
     pub(crate) fn new() -> Self {
         let mut metrics = Self {
             registry: registry(),
@@ -210,18 +210,18 @@ impl Metrics {
         r.register("requests_refused", "Requests refused, by reason", self.refused.clone());
     }
 
-    /// A commit came back after `took`.
+    /// Counts a commit that completed after `took`.
     pub(crate) fn committed(&self, outcome: &'static str, took: Duration) {
         self.commits.get_or_create(&[("outcome", outcome)]).inc();
         self.commit_time.observe(took.as_secs_f64());
     }
 
-    /// An ephemeral message went to so many receivers, or was not forwarded.
+    /// Counts an ephemeral message: its receivers, or one that was not forwarded.
     pub(crate) fn ephemeral(&self, outcome: &'static str, times: usize) {
         self.ephemeral.get_or_create(&[("outcome", outcome)]).inc_by(times as u64);
     }
 
-    /// When everything in the store and in a copy of it was verified last, and what came of it.
+    /// Sets time and result of the last verification of the store, and of a copy of it.
     pub(crate) fn show_verified(&self, store: Option<&Verification>, copy: Option<&Verification>) {
         for (of, last) in [("store", store), ("copy", copy)] {
             let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -231,38 +231,38 @@ impl Metrics {
         }
     }
 
-    /// A scheduled backup was made, verified, or failed.
+    /// Counts a scheduled backup that was made, was verified, or failed.
     pub(crate) fn backups(&self, outcome: &'static str) {
         self.backups.get_or_create(&[("outcome", outcome)]).inc();
     }
 
-    /// A fold ended after `took`.
+    /// Counts a compaction that ended after `took`.
     pub(crate) fn folded(&self, outcome: &'static str, took: Duration) {
         self.folds.get_or_create(&[("outcome", outcome)]).inc();
         self.fold_time.observe(took.as_secs_f64());
     }
 
-    /// The newest entry of a page reached a socket `took` after it was durable.
+    /// Records that the newest entry of a page was written to a socket `took` after it was durable.
     pub(crate) fn fanned_out(&self, took: Duration) {
         self.fan_out_time.observe(took.as_secs_f64());
     }
 
-    /// A push, or its rest, was not taken.
+    /// Counts a push that was rejected, wholly or in part.
     pub(crate) fn rejected(&self, code: Code) {
         self.rejects.get_or_create(&[("code", name_of(code))]).inc();
     }
 
-    /// A session ended.
+    /// Counts an ended session.
     pub(crate) fn session_ended(&self, code: Code) {
         self.ended.get_or_create(&[("code", name_of(code))]).inc();
     }
 
-    /// A request was refused before it became a session.
+    /// Counts a request that was rejected before it became a session.
     pub(crate) fn request_refused(&self, reason: &'static str) {
         self.refused.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// The text that Prometheus reads.
+    /// The text for Prometheus.
     pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;

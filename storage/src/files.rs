@@ -1,4 +1,4 @@
-//! The files themselves: their real path, their first bytes, their mode, their folder.
+//! Paths, headers, modes and owners of database files, and small files beside them. It knows no table.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -7,38 +7,38 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Foreign, OpenError, StorageError};
 
-/// What every SQLite database begins with.
+/// The magic bytes at the beginning of every SQLite database.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
-/// Where the application id stands in SQLite's file header, big-endian.
+/// Offset of the application id in SQLite's file header, big-endian.
 const APPLICATION_ID_AT: usize = 68;
 
 /// Length of SQLite's file header.
 const HEADER: usize = 100;
 
-/// What the name of a file has at its end that is not whole yet.
+/// Suffix of a file that is not complete yet.
 pub(crate) const UNFINISHED: &str = ".partial";
 
-/// Bytes of a file that [`read_beside`] reads.
+/// The most bytes that [`read_beside`] reads.
 const SMALL: u64 = 4 * 1024;
 
-/// What stands at a path.
+/// The kind of file at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// Nothing yet, or an empty file that a crash left before its first page.
+    /// No file, or an empty one that a crash left before its first page.
     Nothing,
-    /// What looks like a database of ours, or one that nobody has signed yet.
+    /// A database with our application id, or without any yet.
     Database,
 }
 
-/// `path` with `suffix` at its end: `notes.db` → `notes.db.lock`.
+/// `path` with `suffix` appended: `notes.db` → `notes.db.lock`.
 pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// The one path of a file, whatever links lead to it: two names must not give two locks.
+/// Resolves symbolic links to the one path of a file: two names must not give two locks.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     if let Ok(real) = fs::canonicalize(path) {
         return Ok(real);
@@ -56,7 +56,7 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(real.join(name))
 }
 
-/// The folder of a file, which may be the working one.
+/// The parent folder of a file; `.` for a bare file name.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or(Path::new("."))
@@ -73,8 +73,8 @@ fn sort_missing(
     }
 }
 
-/// Looks at the first bytes, before anything is locked, opened or created: a foreign file is
-/// refused without a trace beside it.
+/// Reads the header before anything is locked, opened or created: a foreign file is rejected, and no file is
+/// left beside it.
 pub(crate) fn inspect(path: &Path, application_id: i32) -> Result<Found, OpenError> {
     let failed = |source| OpenError::from_storage(path, StorageError::Io(source));
     let not_ours = |what| Err(OpenError::NotOurs { path: path.to_owned(), what });
@@ -96,16 +96,16 @@ pub(crate) fn inspect(path: &Path, application_id: i32) -> Result<Found, OpenErr
     let mut id = [0; 4];
     id.copy_from_slice(&header[APPLICATION_ID_AT..APPLICATION_ID_AT + 4]);
     match i32::from_be_bytes(id) {
-        // Ours may still be in the WAL; what SQLite reads decides then.
+        // The id may still be in the WAL: SQLite checks it after opening.
         0 => Ok(Found::Database),
         id if id == application_id => Ok(Found::Database),
         found => not_ours(Foreign::OtherApplication { found }),
     }
 }
 
-/// Opens a file for reading and writing, creating it with the mode that was asked for; if root does
-/// that, for the owner of `model`. What SQLite creates beside a database (`-wal`, `-shm`) inherits
-/// the database's mode and owner.
+/// Opens a file for reading and writing, creating it with the requested mode; a file that root creates gets
+/// the owner of `model`. The files that SQLite creates beside a database (`-wal`, `-shm`) inherit the
+/// database's mode and owner.
 pub(crate) fn open_or_create(path: &Path, private: bool, model: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
@@ -117,7 +117,7 @@ pub(crate) fn open_or_create(path: &Path, private: bool, model: &Path) -> io::Re
             Err(error) => return Err(error),
         }
         match OpenOptions::new().read(true).write(true).open(path) {
-            // It went away in between.
+            // Removed between the two calls: try again.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !is_link(path) => {}
             opened => return opened,
         }
@@ -128,8 +128,8 @@ fn is_link(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
 }
 
-/// Gives a file that root has made to the owner of `model`; if there is no such file, to that of its
-/// folder. A service whose operator runs a command as root must be able to open its files.
+/// Gives a file that root created to the owner of `model`; without such a file, to the owner of its folder. A
+/// service must be able to open its files after its operator ran a command as root.
 #[cfg(unix)]
 pub(crate) fn give(file: &File, model: &Path) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
@@ -152,11 +152,11 @@ pub(crate) fn give(_: &File, _: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a file that is to take the place of `old`, and gives it the owner and the mode of that.
+/// Opens a file that replaces `old`, with the owner and the mode of `old`.
 #[cfg(unix)]
 pub(crate) fn open_for_place(new: &Path, old: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    // Whoever owns the folder could have put a link there, and root would give away what it leads to.
+    // The folder's owner could have put a symbolic link there, and root would change the owner of its target.
     let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
     let file = OpenOptions::new().write(true).custom_flags(no_link).open(new)?;
     give(&file, old)?;
@@ -171,7 +171,7 @@ pub(crate) fn open_for_place(new: &Path, _: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).open(new)
 }
 
-/// Copies a file to a new one with the same owner and mode, and makes that durable.
+/// Copies a file to a new one with the same owner and mode, and fsyncs the copy.
 pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut copy = create_new(to, true)?;
     give(&copy, from)?;
@@ -180,16 +180,16 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     copy.sync_all()
 }
 
-/// Puts a small file beside a database, named as that with a suffix, in the place of one that is there:
-/// whole or not at all, with the database's owner and mode.
+/// Writes a small file beside a database, named after it with a suffix. Replaces an existing one atomically,
+/// and gives it the database's owner and mode.
 ///
 /// # Errors
-/// The file system's; then what was there is still there.
+/// The file system's; an existing file is then unchanged.
 pub fn write_beside(database: &Path, suffix: &str, content: &[u8]) -> io::Result<()> {
     let database = &fs::canonicalize(database)?;
     let new = beside(database, &format!("{suffix}{UNFINISHED}"));
     match fs::remove_file(&new) {
-        // What a killed process left.
+        // Removes the leftover of a killed process.
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -201,13 +201,14 @@ pub fn write_beside(database: &Path, suffix: &str, content: &[u8]) -> io::Result
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&new, beside(database, suffix)));
     if written.is_err() {
-        // The first error counts.
+        // Report the first error.
         let _ = fs::remove_file(&new);
     }
     written
 }
 
-/// Reads a small file beside a database; `None` if there is none, or if it is no small file.
+/// Reads a small file beside a database; `None` if there is none, or if it is not a regular file of at most
+/// 4 KiB.
 pub fn read_beside(database: &Path, suffix: &str) -> Option<Vec<u8>> {
     let path = beside(&fs::canonicalize(database).ok()?, suffix);
     let is_small = fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= SMALL);
@@ -235,7 +236,7 @@ fn restrict_creation(options: &mut OpenOptions, private: bool) {
 #[cfg(not(unix))]
 fn restrict_creation(_: &mut OpenOptions, _: bool) {}
 
-/// Narrows the files of an existing database to their owner.
+/// Restricts the files of an existing database to their owner.
 #[cfg(unix)]
 pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -270,7 +271,7 @@ pub(crate) fn sync_folder_of(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a file's content durable, if there is the file.
+/// Fsyncs a file if it exists.
 pub(crate) fn sync_if_there(path: &Path) -> io::Result<()> {
     match File::open(path) {
         Ok(file) => file.sync_all(),
@@ -279,7 +280,7 @@ pub(crate) fn sync_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The length of a file in bytes, 0 if there is none.
+/// The length of a file in bytes, 0 if it does not exist.
 pub(crate) fn length(path: &Path) -> io::Result<u64> {
     match fs::metadata(path) {
         Ok(found) => Ok(found.len()),
@@ -288,7 +289,7 @@ pub(crate) fn length(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// Bytes that this process's user may still write in the file system of a file.
+/// Bytes that this process's user can still write on the file system of a file.
 #[cfg(unix)]
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(path).ok()?;
@@ -300,7 +301,7 @@ pub(crate) fn free_bytes(_: &Path) -> Option<u64> {
     None
 }
 
-/// Whether this process may make files in the folder of a file.
+/// Whether this process may create files in the folder of a file.
 #[cfg(unix)]
 pub(crate) fn may_write_beside(path: &Path) -> bool {
     use rustix::fs::{Access, AtFlags, CWD, accessat};

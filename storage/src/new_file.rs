@@ -1,8 +1,8 @@
-//! A file that has its name only when it is whole.
+//! Creates a file that gets its name only once it is complete.
 //!
-//! It grows beside its target, under a name of its own. So whatever ends the process, a file with
-//! the target's name is a good one. What a killed process left is removed by the next one that
-//! makes a file there.
+//! The file is written beside its target under a temporary name. A file with the target's name is therefore
+//! complete, even if the process is killed at any time. The next process that creates a file there removes
+//! the leftover of a killed one.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -12,43 +12,43 @@ use thiserror::Error;
 
 use crate::files::{self, UNFINISHED};
 
-/// Why a file was not made. Nothing has its name then.
+/// Why a file was not created. No file has the target's name then.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NewFileError {
-    /// There is one already; it is never overwritten.
+    /// The target exists already; it is never overwritten.
     #[error("{path}: there is a file already", path = path.display())]
     Exists {
-        /// The name.
+        /// The target's path.
         path: PathBuf,
     },
-    /// Another process makes one there.
+    /// Another process is creating the file.
     #[error("{path}: another process is making a file there", path = path.display())]
     Busy {
-        /// The name.
+        /// The target's path.
         path: PathBuf,
     },
     /// The file system failed.
     #[error("{path}: the file could not be made", path = path.display())]
     Failed {
-        /// The name.
+        /// The target's path.
         path: PathBuf,
-        /// What it said.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// A file under way. Dropped before its end, it leaves nothing.
+/// A file that is being written. Dropping it before `finish` removes it.
 #[derive(Debug)]
 pub struct NewFile {
     target: PathBuf,
     path: PathBuf,
-    /// Locked, so that two processes cannot fill one file. Let go last.
+    /// Locked, so that two processes cannot write one file. Dropped last.
     file: File,
 }
 
 impl NewFile {
-    /// Begins a file, empty, for its owner only if it is to be private.
+    /// Creates an empty file; `private` restricts it to its owner.
     ///
     /// # Errors
     /// See [`NewFileError`].
@@ -65,8 +65,8 @@ impl NewFile {
         }
     }
 
-    /// Makes the file and locks it; `None` if another process is at it. What a killed process left
-    /// is removed and not used again: it may be a finished copy under its second name.
+    /// Creates the file and locks it; `None` if another process is writing it. Removes the leftover of a
+    /// killed process instead of reusing it: it may be a second link to a finished copy.
     fn own(path: &Path, private: bool) -> io::Result<Option<File>> {
         match files::create_new(path, private) {
             Ok(file) => return lock(file, path),
@@ -84,7 +84,7 @@ impl NewFile {
         }
     }
 
-    /// Where it is while it grows.
+    /// The temporary path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -94,10 +94,10 @@ impl NewFile {
         &self.file
     }
 
-    /// Makes it durable and gives it its name.
+    /// Fsyncs the file and gives it its name.
     ///
     /// # Errors
-    /// [`NewFileError::Exists`] if somebody else took the name meanwhile.
+    /// [`NewFileError::Exists`] if another process took the name meanwhile.
     pub fn finish(self) -> Result<(), NewFileError> {
         match self.name() {
             Ok(()) => Ok(()),
@@ -113,8 +113,8 @@ impl NewFile {
         match fs::hard_link(&self.path, &self.target) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
-            // Not every file system has links: then there is a moment in which another file could
-            // get the name, and be overwritten.
+            // Some file systems have no hard links. There, a file that another process creates with this name
+            // between the check and the rename would be overwritten.
             Err(_) if fs::symlink_metadata(&self.target).is_err() => {
                 fs::rename(&self.path, &self.target)?;
             }
@@ -130,14 +130,14 @@ impl NewFile {
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        // Half a file is of no use. What is finished has another name by now.
+        // An incomplete file is of no use. A finished one no longer has this path.
         if is_at(&self.file, &self.path) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Locks a file, if it still has its name and nobody else has locked it.
+/// Locks a file, if it still has its name and no other process holds the lock.
 fn lock(file: File, path: &Path) -> io::Result<Option<File>> {
     match file.try_lock() {
         Ok(()) => Ok(is_at(&file, path).then_some(file)),
@@ -146,7 +146,7 @@ fn lock(file: File, path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Whether this is the file that has this name.
+/// Whether `path` leads to this file.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;

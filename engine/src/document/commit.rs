@@ -1,8 +1,8 @@
-//! Committing edits, and publishing them in the order of the commits.
+//! Commits edits, and publishes them in commit order.
 //!
-//! The completion of a commit publishes it, on the store's writer thread: the state, its place in
-//! the store and its event at once, before anything that was committed later. Readers wait from
-//! the submission until then.
+//! The completion of a commit runs on the store's writer thread and publishes the new state, its place in the
+//! store and its event together, before any later commit. From the submission until then, readers of a
+//! document whose edit was made in place wait. It must not know the link.
 
 use std::sync::Arc;
 
@@ -23,19 +23,19 @@ struct Publication {
     loaded: Arc<Loaded>,
     /// As [`Edit::is_unbuilt`].
     is_unbuilt: bool,
-    /// As [`Edit::number`] and [`Edit::base`]: the state that `loaded` may replace.
+    /// As [`Edit::number`] and [`Edit::base`]: the only state that `loaded` may replace.
     edit: u64,
     base: Option<Arc<Loaded>>,
     generation: u64,
     heads: Vec<ChangeHash>,
-    /// The heads that the patches lead from.
+    /// The heads at which the patches start.
     patches_from: Vec<ChangeHash>,
     made: Vec<(Change, Option<Arc<[Patch]>>)>,
     bytes: u64,
 }
 
-/// Writes what the edits made in one commit, which publishes it. If the commit fails, or may have,
-/// every document goes back to what the store holds, and its next change takes a fresh actor.
+/// Writes the edits in one commit, which publishes them. If the commit fails or its outcome is unknown, every
+/// document is reloaded from the store, and its next change takes a fresh actor.
 pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
     edits.retain(|edit| !edit.is_empty());
     let Some(core) = edits.first().map(|edit| Arc::clone(&edit.document.core)) else {
@@ -50,7 +50,7 @@ pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
     let documents: Vec<_> = edits.iter().map(|edit| Arc::clone(&edit.document)).collect();
     let published = move |appended: &Appended| {
         if publications.len() > 1 {
-            // All or none: a reader that has seen one of them sees the others.
+            // Mark all before publishing the first: a reader that sees one new state must see the others.
             publications.iter().for_each(|one| one.document.slot.lock().publishing = true);
         }
         let mut places = appended.places.iter();
@@ -61,7 +61,7 @@ pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
     };
     let appended = core.append(changes, published);
     if let Err(error) = &appended {
-        // The commit may be in the store all the same: only the store's state is certain.
+        // The commit may have reached the store despite the error: only the store's state is certain.
         core.actors.failed(error, documents.iter().map(|document| document.key()));
         documents.iter().for_each(|document| document.roll_back());
     }
@@ -73,7 +73,8 @@ pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
     Ok(())
 }
 
-/// The closure has ended: readers wait for the commit from now on.
+/// Builds the publication after the closure has ended. From here on, readers of an in-place edit wait for
+/// the commit.
 fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError> {
     let (told, copy) = {
         let mut slot = edit.document.slot.lock();
@@ -88,7 +89,8 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
     };
     let changes: Vec<Change> = made.iter().map(|made| made.change.clone()).collect();
     if let Some(copy) = copy.filter(|copy| copy.automerge.get_heads() != edit.began_at) {
-        // Readers have seen what arrived meanwhile, and must go on seeing it.
+        // A reader may have read received changes from the copy: include them in the edit, so that no
+        // reader's view goes backwards.
         let own = edit.loaded()?.own.clone();
         let actor = edit.loaded()?.automerge.get_actor().clone();
         let none = &mut PatchLog::inactive();
@@ -108,7 +110,8 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
     let mut patches: Vec<_> = made.into_iter().map(|made| made.patches).collect();
     let mut patches_from = edit.began_at.clone();
     if let Some(told) = told.filter(|told| *told != patches_from) {
-        // Something that no event has told was loaded with the state that was changed.
+        // The changed state includes changes that no event has reported: the patches must start at the last
+        // reported heads.
         let listening = edit.document.has_listeners();
         let document = Arc::clone(&edit.document);
         let automerge = &edit.loaded()?.automerge;
@@ -136,8 +139,8 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
 }
 
 impl Publication {
-    /// The commit is done; `place` is the local sequence number of its last change of the document.
-    /// Runs on the store's writer thread: it waits for nothing.
+    /// Publishes after the commit; `place` is the local sequence number of its last change of the document.
+    /// Runs on the store's writer thread, so it must not wait.
     fn publish(self, place: u64) {
         let Self { document, mut loaded, edit, base, heads, patches_from, made, bytes, .. } = self;
         if let Some(own) = &loaded.own {
@@ -150,7 +153,7 @@ impl Publication {
                 slot.generation == self.generation && slot.is_unchanged_since(edit, base.as_ref());
             let told = slot.told.as_ref().map(|(_, heads)| heads.clone());
             let fitting = current && told.is_none_or(|told| told == patches_from);
-            // Unless changes that came before it are still to be applied.
+            // Not while earlier received changes are still to be applied: `applied` must not skip them.
             if slot.building.is_none() && !slot.arrived {
                 Arc::make_mut(&mut loaded).applied = loaded.applied.max(place);
             }
@@ -178,14 +181,15 @@ impl Publication {
             replaced
         };
         if replaced.is_none() {
-            // What was loaded since may lack this change, and this state lacks what came then.
+            // A newer state has replaced the one that was edited. It may lack this change, and this state
+            // lacks its changes: reload.
             document.outdate();
         }
     }
 }
 
 impl OpenDocument {
-    /// A commit of it failed, or may have.
+    /// Drops the loaded state after a commit that failed or whose outcome is unknown.
     fn roll_back(self: &Arc<Self>) {
         self.begin_generation(State::Unloaded, Some(EventKind::RolledBack));
     }

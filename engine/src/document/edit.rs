@@ -1,5 +1,5 @@
-//! A local change: closure, automerge commit, admission. Nothing of it is seen until it is
-//! committed (`commit`), and if any step fails the document is what the store holds.
+//! A local change: closure, automerge commit, admission. No reader sees it until it is committed (`commit`);
+//! if any step fails, the document reverts to the stored state.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -20,33 +20,33 @@ use crate::error::{BoxError, ChangeError, StoreError};
 use crate::random;
 use crate::store::LocalChange;
 
-/// A document below this many operations and changes is cheaper to clone than a reader's wait.
+/// Below this many operations and changes, cloning a document costs less than making readers wait.
 const SMALL: u64 = 1_024;
 
-/// How long a reader waits for a closure at least, before it loads a copy.
+/// The minimum time that a reader waits for a closure before it loads a copy.
 const PATIENCE_LEAST: Duration = Duration::from_millis(2);
 
 /// Measured: a load takes 4 to 20 µs a change.
 const PATIENCE_PER_CHANGE: Duration = Duration::from_micros(10);
 
-/// A document that is being changed. It has the writer right; dropped without `commit`, it leaves
-/// the document as the store holds it.
+/// A document that is being changed. It holds the writer right; dropping it without `commit` reverts the
+/// document to the stored state.
 pub(crate) struct Edit {
     pub(super) document: Arc<OpenDocument>,
     /// The published state that `work` is a clone of; `None` if `work` is the only copy.
     pub(super) base: Option<Arc<Loaded>>,
-    /// The state that is being made; nobody else has it. `None` once something had to be forgotten.
+    /// The new state, owned by this edit alone. `None` after [`Edit::forget`].
     pub(super) work: Option<Arc<Loaded>>,
     pub(super) made: Vec<Made>,
-    /// Which edit of the document this is.
+    /// The edit's number within the document.
     pub(super) number: u64,
-    /// The generation of the state that it began with.
+    /// The generation of the state at the edit's beginning.
     pub(super) generation: u64,
-    /// The heads that it began with.
+    /// The heads at the edit's beginning.
     pub(super) began_at: Vec<ChangeHash>,
-    /// `work` lacks what was made: the document is to be loaded after the commit.
+    /// `work` lacks the change: the document must be loaded after the commit.
     pub(super) is_unbuilt: bool,
-    // Last, so that it is released last.
+    // The last field, so that the right is released last.
     _right: Right,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Made {
     pub(super) local: LocalChange,
     pub(super) change: Change,
     pub(super) patches: Option<Arc<[Patch]>>,
-    /// It only merges heads, so that the next one has few enough.
+    /// The change only merges heads, so that the next change has few enough dependencies.
     pub(super) merges: bool,
 }
 
@@ -75,7 +75,8 @@ impl Edit {
                 State::Published(loaded) => break Arc::clone(loaded),
                 State::Deleted => return Err(ChangeError::Deleted),
                 State::Unloaded => slot = document.load(slot)?,
-                // Only the right's holder makes the second, and drops it before the right.
+                // Only the writer right's holder sets `InPlace`, and it leaves that state before it releases
+                // the right.
                 State::Loading(_) | State::InPlace(_) => document.changed.wait(&mut slot),
             }
         };
@@ -87,7 +88,7 @@ impl Edit {
         let (number, generation) = (slot.edits, slot.generation);
         let stats = base.automerge.stats();
         let (changes, size) = (stats.num_changes, stats.num_changes + stats.num_ops);
-        // The slot has one, `base` is the other.
+        // `slot.state` and `base` hold one reference each; any more belong to readers.
         let shared = Arc::strong_count(&base) > 2;
         let in_place = size > SMALL && !shared && !slot.base_wanted;
         if in_place {
@@ -118,12 +119,12 @@ impl Edit {
         })
     }
 
-    /// Whether it is this document's.
+    /// Whether it edits this document.
     pub(crate) fn is_of(&self, document: &Arc<OpenDocument>) -> bool {
         Arc::ptr_eq(&self.document, document)
     }
 
-    /// Runs a closure as one automerge change. If it fails, the document is as it was before.
+    /// Runs a closure as one automerge change. If it fails, the document keeps its earlier state.
     pub(crate) fn run<T>(
         &mut self,
         closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
@@ -131,7 +132,7 @@ impl Edit {
         self.run_view(branch::View::Present, closure)
     }
 
-    /// As [`Edit::run`], on the document as it was at these heads.
+    /// As [`Edit::run`], on the document's state at these heads.
     pub(crate) fn run_at<T>(
         &mut self,
         heads: &[ChangeHash],
@@ -163,7 +164,7 @@ impl Edit {
         let outcome = match attempt {
             Ok(outcome) => outcome,
             Err(panic) => {
-                // automerge may be in the middle of something: only the store is sure.
+                // automerge's state is undefined after a panic: reload from the store.
                 self.forget();
                 if !returned.get() {
                     resume_unwind(panic);
@@ -173,8 +174,8 @@ impl Edit {
             }
         };
         if let Err(ChangeError::TooManyOperations { .. }) = &outcome {
-            // It is in the loaded document: to undo it operation by operation takes far longer than
-            // to read the document again.
+            // The loaded document contains the change already. Reloading it is much faster than undoing
+            // operation by operation.
             self.forget();
         }
         let (value, change, patches) = outcome?;
@@ -184,7 +185,7 @@ impl Edit {
         Ok(value)
     }
 
-    /// Gives the document the actor of this opening: one that may be used again, or a fresh one.
+    /// Sets the document's actor for this opening: a reusable one, or a fresh one.
     fn take_actor(&mut self) -> Result<(), ChangeError> {
         if self.loaded()?.own.is_some() {
             return Ok(());
@@ -197,7 +198,7 @@ impl Edit {
         Ok(())
     }
 
-    /// Adds a change that makes nothing, so that a document without content exists and syncs.
+    /// Adds an empty change, so that a document without content exists and syncs.
     pub(crate) fn run_empty(&mut self) -> Result<(), ChangeError> {
         self.take_actor()?;
         let loaded = self.loaded()?;
@@ -208,8 +209,9 @@ impl Edit {
         }
     }
 
-    /// Takes a document that was built elsewhere with one change, a named document's first one, if
-    /// there is nothing yet: to apply the change costs as much as to make it. Else adds the change.
+    /// Takes over a document that was built elsewhere with one change, a named document's first one, if this
+    /// document is empty: applying the change would cost as much as building it did. Otherwise adds the
+    /// change.
     pub(crate) fn run_built(
         &mut self,
         built: Automerge,
@@ -223,7 +225,7 @@ impl Edit {
         self.add(change, None, false)
     }
 
-    /// As [`Edit::run_built`], without the document: once it is committed, whoever wants it loads it.
+    /// As [`Edit::run_built`], without the document: the first reader loads it after the commit.
     pub(crate) fn run_unbuilt(&mut self, change: Change) -> Result<(), ChangeError> {
         if !self.loaded()?.automerge.get_heads().is_empty() {
             return self.run_given(change);
@@ -232,13 +234,13 @@ impl Edit {
         self.add(change, None, false)
     }
 
-    /// Adds a change that was built elsewhere: a named document's first one, or one that merges.
+    /// Adds a change that was built elsewhere: a named document's first one, or a merge.
     pub(crate) fn run_given(&mut self, change: Change) -> Result<(), ChangeError> {
         self.apply(vec![change.clone()])?;
         self.add(change, None, false)
     }
 
-    /// Adds changes that were built elsewhere to the state, but not yet to what is committed.
+    /// Applies changes that were built elsewhere to the state, without adding them to the commit.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Result<(), ChangeError> {
         let loaded = self.loaded()?;
         let automerge = std::mem::replace(&mut loaded.automerge, empty());
@@ -254,26 +256,26 @@ impl Edit {
         }
     }
 
-    /// The change that was made last, if any was.
+    /// The last change made by this edit, without merges of heads.
     pub(crate) fn last_made(&self) -> Option<ChangeHash> {
         let made = self.made.iter().rev().find(|made| !made.merges);
         made.map(|made| made.change.hash())
     }
 
-    /// Whether nothing was changed.
+    /// Whether the edit made no change.
     pub(crate) fn is_empty(&self) -> bool {
         self.made.iter().all(|made| made.merges)
     }
 
-    /// Whether something that the caller was told had worked is lost.
+    /// Whether a change that was reported to the caller as made is lost.
     pub(crate) fn is_spoiled(&self) -> bool {
         self.work.is_none()
     }
 
-    /// The state that is being made.
+    /// The new state.
     pub(super) fn loaded(&mut self) -> Result<&mut Loaded, ChangeError> {
         let gone = || ChangeError::Closure("an earlier change of this document failed".into());
-        // Nobody else has it, so this clones nothing.
+        // The only reference, so `make_mut` clones nothing.
         self.work.as_mut().map(Arc::make_mut).ok_or_else(gone)
     }
 
@@ -294,15 +296,15 @@ impl Edit {
         Ok(())
     }
 
-    /// Lets go of what was made: the document is what the store holds.
+    /// Discards the new state: the document reverts to the stored one.
     pub(super) fn forget(&mut self) {
         self.work = None;
         self.made.clear();
     }
 }
 
-/// The form of a change that was made here. What would inflate to too much is refused before it is
-/// compressed.
+/// Runs the preflight of a local change. A change that would inflate beyond the limit is rejected before it
+/// is compressed.
 fn check(change: &mut Change) -> Result<CheckedChange, FormError> {
     let limit = limits::CHANGE_INFLATED_BYTES;
     if change.raw_bytes().len() > limit + CHUNK_HEADER_MOST {
@@ -311,12 +313,12 @@ fn check(change: &mut Change) -> Result<CheckedChange, FormError> {
     preflight(&change.bytes())
 }
 
-/// Bytes of a chunk before what can be compressed: magic, checksum, type, length.
+/// The most bytes of a chunk before its compressible part: magic, checksum, type, length.
 const CHUNK_HEADER_MOST: usize = 4 + 4 + 1 + 10;
 
 impl Drop for Edit {
     fn drop(&mut self) {
-        // Unless something was made that is not in the store, it is what the edit began with.
+        // Without uncommitted changes, `work` equals the state at the edit's beginning.
         let kept = self.work.take().filter(|_| self.made.is_empty());
         let replaced = {
             let mut slot = self.document.slot.lock();
@@ -325,7 +327,7 @@ impl Drop for Edit {
                 StoreCopy::Loaded(copy) => Some(copy),
                 StoreCopy::None | StoreCopy::Loading => None,
             };
-            // What readers have seen, they see again: the copy may have more.
+            // Prefer the copy: readers may have seen changes in it that the kept state lacks.
             let (state, replaced) = match (copy, kept) {
                 (Some(copy), kept) => (State::Published(copy), kept),
                 (None, Some(kept)) => (State::Published(kept), None),
@@ -373,8 +375,8 @@ fn transact<T>(
     Ok((value, change, patches))
 }
 
-/// Refuses a change that has more operations than one may have, before its patches are made and its
-/// bytes are compressed and judged.
+/// Rejects a change with too many operations, before its patches are made, its bytes compressed and admission
+/// runs.
 pub(super) fn excess(transaction: &Transaction<'_>) -> Result<(), ChangeError> {
     let (limit, actual) = (limits::CHANGE_OPERATIONS, transaction.pending_ops() as u64);
     match actual > limit {

@@ -1,4 +1,4 @@
-//! A space's handle.
+//! The public handle of a space. It must not know SQLite or the socket.
 
 use std::sync::Arc;
 
@@ -33,10 +33,10 @@ impl Space {
         &self.name
     }
 
-    /// Creates a document with what the closure writes. Text positions count Unicode code points.
+    /// Creates a document with the closure's content. Text positions count Unicode code points.
     ///
     /// # Errors
-    /// As [`Document::change`]; then there is no document.
+    /// As [`Document::change`]; no document is created then.
     pub fn create(
         &self,
         content: impl FnOnce(&mut Transaction<'_>) -> Result<(), BoxError>,
@@ -52,11 +52,10 @@ impl Space {
         Ok(Document::new(Arc::clone(&self.shared), open))
     }
 
-    /// Creates or opens the document of a name. Its id and its first change are derived from the
-    /// space, the name and what the template writes, so two replicas that create it offline share
-    /// one root and merge. The template must write the same each time: no clocks, no randomness.
-    /// It is run only if the store does not have the document. Text positions count Unicode code
-    /// points.
+    /// Creates or opens a named document. Its id and its first change are derived from the space, the name
+    /// and the template's content, so two replicas that create it offline share one root and merge. The
+    /// template must be deterministic: no clocks, no randomness. It runs only if the store does not have the
+    /// document. Text positions count Unicode code points.
     ///
     /// # Errors
     /// As [`Document::change`].
@@ -84,10 +83,10 @@ impl Space {
         Ok(Document::new(Arc::clone(&self.shared), open))
     }
 
-    /// Opens a document that the store has.
+    /// Opens a document of the store.
     ///
     /// # Errors
-    /// [`OpenDocumentError::Unknown`] if it has none of this id.
+    /// [`OpenDocumentError::Unknown`] if the store has no document with this id.
     pub fn open(&self, document: DocumentId) -> Result<Document, OpenDocumentError> {
         if !self.contains(&document)? {
             return Err(OpenDocumentError::Unknown { document, space: self.name.clone() });
@@ -104,7 +103,7 @@ impl Space {
         Ok(self.shared.core.log.document(row, document)?.is_some())
     }
 
-    /// The documents that the store has, in no particular order.
+    /// The documents in the store, in no particular order.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -112,16 +111,16 @@ impl Space {
         Ok(self.shared.core.log.documents(self.row()?)?)
     }
 
-    /// The space's present status; `None` once it was removed.
+    /// The space's current status; `None` after its removal.
     pub fn status(&self) -> Option<SpaceStatus> {
-        // A look that failed was logged, and the next one tries again.
+        // A failure was logged, and the next call retries.
         let _ = self.shared.core.catch_up();
         self.shared.core.status.space(self.row)
     }
 
-    /// Syncs only these documents from now on, on this store, until told otherwise. Others that are
-    /// here stay here, and their edits still go to the relay. What is new among them arrives whole
-    /// before any later change of it.
+    /// Syncs only these documents from now on, on this store, until the next call of this or
+    /// [`Space::sync_everything`]. Other documents in the store stay, and their edits are still pushed. A
+    /// document that is new in the list is received completely before any later change of it.
     ///
     /// # Errors
     /// [`SubscribeError::TooMany`]; or if the store cannot be written.
@@ -147,7 +146,7 @@ impl Space {
         self.set_filter(&Filter::Everything)
     }
 
-    /// The documents that are synced, if [`Space::sync_only`] chose some; `None` if all are.
+    /// The documents chosen by [`Space::sync_only`]; `None` if all are synced.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -170,7 +169,7 @@ impl Space {
         &self.shared.core
     }
 
-    /// Its row, if the space is still there.
+    /// Its row, if the space still exists.
     pub(super) fn row(&self) -> Result<SpaceRow, StoreError> {
         self.core().catch_up()?;
         self.core().present(self.row)?;

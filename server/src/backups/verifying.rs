@@ -1,4 +1,5 @@
-//! A scheduled copy is verified: by a child, so that what it needs of memory is not the relay's.
+//! Verifies a scheduled copy in a child process, so that its memory does not count against the relay's. It
+//! must not know the schedule.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use super::{BackupOptions, damaged};
 use crate::metrics::Metrics;
 use crate::store::{Subject, Verification};
 
-/// Verifies a copy, unless that was done, or tried in vain; gives it. What came of it is written down,
-/// logged and counted, and a damaged copy renamed.
+/// Verifies a copy, unless that was done or has failed before; returns the copy. Records, logs and counts the
+/// result, and renames a damaged copy.
 pub(super) fn verify(
     options: &BackupOptions,
     data: &Path,
@@ -46,7 +47,7 @@ pub(super) fn verify(
         "the copy of the store is damaged, and so may be the store: run `landfall-relay verify`"
     );
     metrics.backups("damaged");
-    // It is said by its name; if it keeps the old one, by what is written down.
+    // The name marks the damage; if renaming fails, only the recorded verification does.
     let copy = match std::fs::rename(&copy, &renamed) {
         Ok(()) => renamed,
         Err(_) => copy,
@@ -59,7 +60,7 @@ fn name_of(copy: &Path) -> Option<String> {
     copy.file_name().map(|name| name.to_string_lossy().into_owned())
 }
 
-/// Runs the child; gives how many places it found damaged, and the first.
+/// Runs the child; returns the number of damaged places, and the first of them.
 fn run(command: &[OsString], copy: &Path) -> Result<(u64, String), String> {
     let (program, args) = command.split_first().ok_or("no command is given")?;
     let mut child = Command::new(program)
@@ -71,7 +72,7 @@ fn run(command: &[OsString], copy: &Path) -> Result<(u64, String), String> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("the child could not be started: {error}"))?;
-    // Held until it has ended: it ends when this does, and so when this process is gone.
+    // Held until the child has ended: the child exits when this pipe closes, so also when this process dies.
     let _input = child.stdin.take();
     let output = child.wait_with_output().map_err(|error| error.to_string())?;
     let said = || String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -87,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// A child that says this; what became of the copy, and what was written down.
+    /// Runs a child with this script as its output; returns the copy, and the recorded verification.
     fn said(script: &str) -> (tempfile::TempDir, Option<PathBuf>, Option<Verification>) {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
@@ -116,7 +117,7 @@ mod tests {
         }
     }
 
-    /// It says nothing of the copy, which stays what it was.
+    /// A failed child proves nothing about the copy, which stays unchanged.
     #[test]
     fn a_child_that_fails_says_nothing_of_the_copy() {
         for script in ["exit 1", "echo no JSON", "echo '{}'", "kill -9 $$"] {

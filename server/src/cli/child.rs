@@ -1,6 +1,6 @@
-//! What a relay runs in children of its own, as hidden subcommands of every binary that carries one: a
-//! child that folds, and one that verifies a copy of the store. Whatever they need of memory and time,
-//! the relay does not.
+//! The children of a relay, as hidden subcommands of every binary that embeds one: one compacts a document,
+//! the other verifies a copy of the store. Separate processes keep their memory and time off the relay's.
+//! They must not know the hub.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -13,19 +13,19 @@ use super::{Failure, OTHER};
 use crate::limits;
 use crate::operate::verify::verify_copy;
 
-/// The hidden subcommand by which every binary that carries a relay is also the child that folds.
+/// The hidden subcommand of the compaction child.
 pub const FOLD_WORKER: &str = "fold-worker";
 
-/// The one by which it is the child that verifies a copy; the file follows.
+/// The hidden subcommand of the child that verifies a copy; the file's path follows.
 pub const VERIFY_COPY: &str = "verify-copy";
 
-/// The child that folds: one job on standard input, its outcome on standard output.
+/// The compaction child: reads one job from standard input, writes its outcome to standard output.
 pub fn fold_worker() -> ExitCode {
     landfall_fold::worker::main()
 }
 
-/// The child that verifies a copy: a line of JSON on standard output, `damage` with the number of damaged
-/// places and `first` with the first of them. It ends when its standard input does.
+/// The child that verifies a copy. Prints a line of JSON on standard output: `damage`, the number of damaged
+/// places, and `first`, the first of them. Exits when its standard input closes.
 pub fn verify_copy_worker(file: &Path) -> ExitCode {
     let confined = landfall_fold::worker::confine(limits::VERIFY_MEMORY_BYTES);
     let watching = std::thread::Builder::new().name("parent".to_owned()).spawn(end_with_the_parent);
@@ -48,7 +48,7 @@ pub fn verify_copy_worker(file: &Path) -> ExitCode {
 }
 
 fn end_with_the_parent() {
-    // Whether it ended or broke: nobody waits for the outcome any more.
+    // The parent is gone, whether its pipe was closed or failed.
     let _ = io::stdin().lock().read(&mut [0]);
     std::process::exit(i32::from(OTHER));
 }

@@ -1,9 +1,9 @@
-//! Origins and hosts that the operator names, as browsers write them: what would never match a
-//! request is refused at the start.
+//! Normalises the operator's origins and hosts as browsers do: a value that can never match a request is
+//! rejected at the start. It must not know requests.
 
 use url::Url;
 
-/// An origin as browsers send it: `https://App.Example:443/` is `https://app.example`.
+/// An origin in the form that browsers send: `https://App.Example:443/` is `https://app.example`.
 pub(super) fn origin(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() || text.contains('*') || text.eq_ignore_ascii_case("null") {
@@ -29,7 +29,7 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// A host as requests name it, without a port: `Relay.Example:443` is `relay.example`.
+/// A host as in a request's `Host`, without a port: `Relay.Example:443` is `relay.example`.
 pub(super) fn host(text: &str) -> Result<String, String> {
     let text = text.trim();
     let named = text.split_once("://").map_or(text, |(_, rest)| rest).trim_end_matches('/');

@@ -1,4 +1,4 @@
-//! The operator's commands: their options, what they print, and how they fail.
+//! The operator's commands: their options, output and errors. `operate` implements them.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -182,7 +182,7 @@ pub struct ImportRepoArgs {
     fold: FoldArgs,
 }
 
-/// Does what an operator asks for.
+/// Runs an operator's command.
 pub fn operate(command: OperatorCommand) -> ExitCode {
     let logging = logs::start(LogFormat::Auto);
     let done = match command {
@@ -196,7 +196,7 @@ pub fn operate(command: OperatorCommand) -> ExitCode {
         OperatorCommand::Delete(args) => run_delete(args),
         OperatorCommand::ImportRepo(args) => run_import_repo(args),
     };
-    // The error is the last line.
+    // Drop the log writer first, so that the error is the last line.
     drop(logging);
     let done = done.and_then(|()| match print::missing() {
         None => Ok(()),
@@ -258,7 +258,7 @@ fn run_verify(args: VerifyArgs) -> Result<(), Failure> {
     clean(mended.after.damage, FILE_DAMAGED)
 }
 
-/// What helps where the file itself is damaged.
+/// The remedy for a damaged file structure.
 const FILE_DAMAGED: &str = "stop the relay and restore a backup (`restore --replace`), or without \
     one begin with an empty data folder: clients bring back what they have";
 
@@ -343,7 +343,7 @@ fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {
     Err(Failure::new(OTHER, what, why, hint))
 }
 
-/// An error as a line and a code.
+/// Maps an error to a line and an exit code.
 pub(super) fn failure(error: OperateError, data: &Path) -> Failure {
     let why = error.to_string();
     let cause = std::error::Error::source(&error).map(chain);

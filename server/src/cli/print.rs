@@ -1,5 +1,5 @@
-//! What the operator's commands print: lines for a person, or one JSON value for a program. Fields
-//! of the JSON are only ever added.
+//! The output of the operator's commands: lines for a person, or one JSON value for a program. JSON fields
+//! are only ever added. It must not know how the results were obtained.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -21,10 +21,10 @@ use crate::store::inspect::{DocumentReport, SpaceReport, StoreReport};
 use crate::store::repair::Repaired;
 use crate::store::verify::{Finding, Verified};
 
-/// Documents that are asked for at a time.
+/// Documents per query.
 pub(super) const PAGE: usize = 1_000;
 
-/// Standard output, in one of two ways.
+/// Standard output, as lines or as JSON.
 pub(super) struct Output {
     json: bool,
 }
@@ -34,7 +34,7 @@ impl Output {
         Self { json }
     }
 
-    /// Either of the two.
+    /// Prints the value or the lines.
     fn say(&self, value: impl FnOnce() -> Value, lines: impl FnOnce() -> Vec<String>) {
         let text = match self.json {
             true => value().to_string(),
@@ -68,7 +68,7 @@ impl Output {
         );
     }
 
-    /// A space, and its documents page by page.
+    /// Prints a space, and its documents page by page.
     pub(super) fn space(
         &self,
         space: &SpaceReport,
@@ -351,10 +351,10 @@ fn told_lines(word: &str, told: &Told) -> Vec<String> {
     lines
 }
 
-/// Why some of the output is missing: the first failure to write it.
+/// Why some of the output is missing: the first write error.
 static MISSING: OnceLock<String> = OnceLock::new();
 
-/// Why the output is not all there, if it is not.
+/// The first write error, if some of the output is missing.
 pub(super) fn missing() -> Option<&'static str> {
     MISSING.get().map(String::as_str)
 }
@@ -362,7 +362,7 @@ pub(super) fn missing() -> Option<&'static str> {
 fn line(text: impl Display) {
     let mut out = io::stdout().lock();
     let written = writeln!(out, "{}", super::escaped(&text.to_string())).and_then(|()| out.flush());
-    // A reader that closed the output does not want the rest: that is no failure.
+    // A reader that closed the output does not need the rest: not a failure.
     if let Err(error) = written
         && error.kind() != io::ErrorKind::BrokenPipe
     {
@@ -370,7 +370,7 @@ fn line(text: impl Display) {
     }
 }
 
-/// So many of something, of which `one` is one.
+/// A number with its noun, of which `one` is the singular.
 pub(super) fn counted(number: u64, one: &str) -> String {
     let plural = match one.ends_with('x') {
         _ if number == 1 => "",
@@ -380,7 +380,7 @@ pub(super) fn counted(number: u64, one: &str) -> String {
     format!("{number} {one}{plural}")
 }
 
-/// A length as a person reads it.
+/// A byte count in a human-readable unit.
 fn bytes(count: u64) -> String {
     match count {
         0..10_000 => counted(count, "byte"),

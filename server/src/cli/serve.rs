@@ -1,4 +1,4 @@
-//! `landfall-relay serve`, for the binary and for programs that carry a relay.
+//! `landfall-relay serve`, for its binary and for programs that embed a relay. It must not know frames.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -99,7 +99,7 @@ const DEFAULT_MEMORY_MIB: u64 = (limits::MEMORY_BYTES >> 20) as u64;
 const LEAST_MEMORY_MIB: u64 = (limits::LEAST_MEMORY >> 20) as u64;
 const DEFAULT_FOLD_MIB: u64 = limits::FOLD_MEMORY_BYTES >> 20;
 
-/// The release that this is of.
+/// The release of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 impl ServeArgs {
@@ -110,7 +110,7 @@ impl ServeArgs {
 }
 
 impl FoldArgs {
-    /// How documents are folded, by this same program run with [`FOLD_WORKER`].
+    /// Options for compaction; the child is this same program, run with [`FOLD_WORKER`].
     pub(super) fn options(&self) -> FoldOptions {
         FoldOptions {
             worker: this_program().map(|program| vec![program.into(), FOLD_WORKER.into()]),
@@ -134,7 +134,7 @@ fn backup_every(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Scheduled backups, if the folder for them is one.
+/// The options for scheduled backups, if the folder is usable.
 fn backups(
     folder: Option<PathBuf>,
     every: Duration,
@@ -155,7 +155,7 @@ fn backups(
         Ok(_) => return Err(refused(&"it is no folder")),
         Err(error) => return Err(refused(&error)),
     }
-    // Found out now, and not by the first copy: a unit file may make all but its own folders read-only.
+    // Fail at the start instead of at the first copy: a unit file may make all other folders read-only.
     let probe = folder.join(format!(".landfall-relay-{}", std::process::id()));
     std::fs::File::create_new(&probe)
         .and_then(|_| std::fs::remove_file(&probe))
@@ -165,7 +165,8 @@ fn backups(
     Ok(Some(BackupOptions { folder, every, keep, verifier }))
 }
 
-/// What starts this same program again. On Linux also when its file was removed or replaced since.
+/// The path that starts this same program again. On Linux it works even if the file was removed or replaced
+/// since.
 fn this_program() -> Option<PathBuf> {
     let itself = Path::new("/proc/self/exe");
     match cfg!(target_os = "linux") && itself.exists() {
@@ -174,8 +175,8 @@ fn this_program() -> Option<PathBuf> {
     }
 }
 
-/// Serves until SIGTERM or SIGINT. The first line on standard output names the address, once
-/// connections are taken.
+/// Serves until SIGTERM or SIGINT. Prints the address as the first line on standard output, once connections
+/// are accepted.
 pub fn run(args: ServeArgs) -> ExitCode {
     let logging = logs::start(args.log_format);
     allocator::map_large();
@@ -183,7 +184,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(serve_until_signal(args));
-            // A read of the store that never comes back must not keep the process alive.
+            // A store read that never returns must not keep the process alive.
             runtime.shutdown_timeout(limits::RUNTIME_END);
             result
         }
@@ -194,7 +195,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
             "look at the limits of processes and memory",
         )),
     };
-    // The error is the last line.
+    // Drop the log writer first, so that the error is the last line.
     drop(logging);
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -228,7 +229,7 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
         Failure::new(OTHER, what, error, "look at the limits of the process")
     })?;
     let mut out = io::stdout();
-    // Whoever started the relay may have closed its output; it serves all the same.
+    // The parent process may have closed standard output; the relay serves all the same.
     let _ = writeln!(out, "landfall-relay {VERSION} listening on ws://{bound}")
         .and_then(|()| out.flush());
     tracing::info!(version = VERSION, address = %bound, data = %options.data.display(), "listening");
@@ -257,7 +258,7 @@ fn code_and_hint(error: &ServeError) -> (u8, &'static str) {
     }
 }
 
-/// The address to listen on, if it may be listened on.
+/// Resolves the address to listen on, and checks that it is allowed.
 async fn resolve(args: &ServeArgs) -> Result<SocketAddr, Failure> {
     let listen = &args.listen;
     let found: Vec<SocketAddr> = match tokio::net::lookup_host(listen.as_str()).await {
@@ -300,7 +301,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Ready at the first signal that asks the process to end.
+/// Completes at the first signal that asks the process to end.
 #[cfg(unix)]
 fn signal() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -317,7 +318,7 @@ fn signal() -> io::Result<impl Future<Output = ()>> {
 #[cfg(not(unix))]
 fn signal() -> io::Result<impl Future<Output = ()>> {
     Ok(async {
-        // Without signals the process can only be ended from outside.
+        // Without signal handling, only a kill ends the process.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

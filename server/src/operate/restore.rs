@@ -1,8 +1,8 @@
-//! `restore`: a backup as the store of a data folder.
+//! `restore`: makes a backup the store of a data folder.
 //!
-//! The backup is copied into a folder of its own inside the data folder, opened there as a relay
-//! would open it, and checked change by change. Only then is the file renamed to its place. So
-//! whenever the command is killed, the old store is there or the new one.
+//! Copies the backup into a staging folder inside the data folder, opens it there as a relay would, and
+//! checks every change. Only then renames the file into place. If the command is killed at any time, the
+//! store is either the old or the new one. It must not know the command line.
 
 use std::fs;
 use std::io;
@@ -13,28 +13,28 @@ use crate::store::copies::{self, CopyInError, Seized};
 use crate::store::verify::Verified;
 use crate::store::{LogStore, OpenStoreError, SqliteStore, Subject, Verification};
 
-/// Where a backup is made ready, in the data folder.
+/// The staging folder in the data folder.
 const STAGING: &str = "restoring";
 
-/// How a backup is restored.
+/// Options of a restore.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RestoreOptions {
-    /// Whether a store that is there is replaced.
+    /// Whether to replace an existing store.
     pub(crate) replace: bool,
-    /// Whether a backup is restored whatever is damaged in it.
+    /// Whether to restore a damaged backup.
     pub(crate) unchecked: bool,
 }
 
-/// What was restored.
+/// The result of a restore.
 #[derive(Debug)]
 pub(crate) struct Restored {
-    /// What was looked at, unless it was not to be.
+    /// Totals of the checked data; `None` if the check was skipped.
     pub(crate) verified: Option<Verified>,
-    /// Where the store is that was there before.
+    /// The path of the previous store.
     pub(crate) kept: Option<PathBuf>,
 }
 
-/// Puts a backup in the place of the store of a data folder that no relay uses.
+/// Replaces the store of a data folder, which no relay may use, with a backup.
 pub(crate) fn restore(
     data: &Path,
     backup: &Path,
@@ -53,7 +53,7 @@ pub(crate) fn restore(
     let verified = match made {
         Ok(verified) => verified,
         Err(error) => {
-            // The first error counts.
+            // The first error takes precedence.
             let _ = clear(&staging);
             return Err(error);
         }
@@ -61,13 +61,13 @@ pub(crate) fn restore(
     clear(&staging)?;
     match &verified {
         Some(_) => Verification::now(0, None).record(data, Subject::Store),
-        // What was written down is of the store that was there before.
+        // The recorded verification is of the previous store.
         None => Verification::forget(data, Subject::Store),
     }
     Ok(Restored { verified, kept })
 }
 
-/// Makes a store of the backup, and looks whether it is sound.
+/// Makes a store of the backup, and verifies it.
 fn stage(
     backup: &Path,
     staging: &Path,
@@ -80,7 +80,7 @@ fn stage(
     if options.unchecked {
         return Ok(None);
     }
-    // As a relay would open it: an older one is migrated here, and not only at the next start.
+    // Opened as a relay would: this migrates an older store now, and not only at the next start.
     let store = SqliteStore::open(staging)?;
     let (mut first, mut more) = (None, 0);
     let verified = store.inspection().verify(false, &mut |finding| {
@@ -93,7 +93,7 @@ fn stage(
         }
     })?;
     if first.is_none() {
-        // What was known of damage in the store that it was copied from.
+        // The copy contains records of damage of the store that was backed up; this one is intact.
         store.set_condition(&[]);
     }
     store.close()?;
@@ -103,7 +103,7 @@ fn stage(
     }
 }
 
-/// Removes what an interrupted restore left.
+/// Removes the leftover of an interrupted restore.
 fn clear(staging: &Path) -> Result<(), OperateError> {
     match fs::remove_dir_all(staging) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

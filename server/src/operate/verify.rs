@@ -1,4 +1,4 @@
-//! `verify`: whether a store holds what was written; and its repair.
+//! `verify`: checks the integrity of a store, and repairs it. It must not know the command line.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,38 +12,38 @@ use crate::store::repair::Repaired;
 use crate::store::verify::{Finding, Verified};
 use crate::store::{Inspection, LogStore, SqliteStore, StoreError, Subject, Verification};
 
-/// Findings that are kept in memory; more are counted.
+/// The most findings kept in memory; further ones are only counted.
 const FINDINGS: usize = 10_000;
 
-/// Repairs in a row: the first drops what is gone, the second sets right what followed from it.
+/// The most repairs in a row: the first drops lost changes, the second recomputes derived values.
 const ROUNDS: usize = 4;
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// What was looked at: the whole store.
+    /// Totals of the checked data: the whole store.
     pub(crate) verified: Verified,
     /// The first findings.
     pub(crate) findings: Vec<Finding>,
-    /// How many there are that are damage, and not only something to know.
+    /// The number of findings that are damage, not merely informational.
     pub(crate) damage: u64,
 }
 
-/// What was found and done.
+/// The result of a repair.
 #[derive(Debug)]
 pub(crate) struct Mended {
-    /// What was found before the first repair.
+    /// The findings before the first repair.
     pub(crate) before: Found,
-    /// What each repair did.
+    /// The result of each repair.
     pub(crate) rounds: Vec<Repaired>,
-    /// What is still to be found.
+    /// The remaining findings.
     pub(crate) after: Found,
 }
 
-/// Looks at the store of a data folder, also beside the relay that uses it.
+/// Verifies the store of a data folder, also beside the relay that uses it.
 pub(crate) fn verify(data: &Path, space: Option<&SpaceName>) -> Result<Found, OperateError> {
     must_have_store(data)?;
-    // Before it is opened: that may end with the log in the database.
+    // Before the store is opened: closing it may checkpoint the log.
     let wal = Inspection::wal_finding(data);
     let inspection = Inspection::open(data)?;
     must_have_space(&inspection, space)?;
@@ -56,12 +56,12 @@ pub(crate) fn verify(data: &Path, space: Option<&SpaceName>) -> Result<Found, Op
     Ok(found)
 }
 
-/// Looks at a copy of a store, which nobody writes.
+/// Verifies a copy of a store, which no process writes.
 pub(crate) fn verify_copy(file: &Path) -> Result<Found, OperateError> {
     look(&Inspection::open_file(file)?, None)
 }
 
-/// Looks, and sets right what can be, until nothing is found or nothing more can be done.
+/// Verifies and repairs until there are no findings, or a repair changes none.
 pub(crate) fn repair(
     data: &Path,
     space: Option<&SpaceName>,
@@ -70,7 +70,7 @@ pub(crate) fn repair(
     must_have_store(data)?;
     let store = Arc::new(SqliteStore::open(data)?);
     let mended = mend(&store, space, folds);
-    // The first error counts.
+    // The first error takes precedence.
     let closed = store.close();
     let mended = mended?;
     closed?;
@@ -93,7 +93,7 @@ fn mend(
     while after.damage > 0 && rounds.len() < ROUNDS {
         let repaired = store.repair(&after.findings)?;
         for (space, document, _) in &repaired.indexes {
-            // One that cannot be made anew is found again below.
+            // The next verification finds an index that could not be rebuilt.
             worker.rebuild(space, document);
         }
         rounds.push(repaired);
@@ -110,8 +110,8 @@ fn mend(
     Ok(Mended { before, rounds, after })
 }
 
-/// Refuses a name that the store does not have: of nothing, nothing is damaged. Where the names cannot be
-/// read, what is looked at next says so.
+/// Rejects the name of a space that the store does not have, for which a verification would find nothing. If
+/// the names cannot be read, the verification reports that.
 fn must_have_space(inspection: &Inspection, space: Option<&SpaceName>) -> Result<(), OperateError> {
     let Some(space) = space else { return Ok(()) };
     match inspection.store() {

@@ -1,5 +1,5 @@
-//! Looking into a store: what is in it and how large it is, for an operator. All of it reads only,
-//! also beside the relay that has the store open.
+//! Read-only inspection of a store for an operator: contents and sizes. Works beside the relay that has the
+//! store open. It must not write.
 
 use std::path::Path;
 
@@ -16,26 +16,26 @@ use super::sqlite::{FILE, SqliteStore};
 use super::verify::{Damage, Finding};
 use super::{StoreError, snapshots};
 
-/// A store that is looked into.
+/// A store that is open for inspection.
 #[derive(Debug, Clone)]
 pub struct Inspection {
     pub(super) db: Database,
 }
 
-/// What there is in a store.
+/// The contents of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreReport {
-    /// The relay's identity; `None` of a store that no relay has used yet.
+    /// The relay's identity; `None` if no relay has used the store yet.
     pub upstream: Option<Upstream>,
-    /// Bytes on the disk, the write-ahead log included.
+    /// Bytes on disk, including the write-ahead log.
     pub bytes: u64,
-    /// Bytes of the file that hold nothing and are used again before it grows.
+    /// Bytes of free pages, which SQLite reuses before the file grows.
     pub free_bytes: u64,
-    /// The spaces, by their names.
+    /// The spaces, sorted by name.
     pub spaces: Vec<SpaceReport>,
 }
 
-/// What there is in a space.
+/// The contents of a space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpaceReport {
     /// Its name.
@@ -44,104 +44,105 @@ pub struct SpaceReport {
     pub head: Offset,
     /// Its lineage.
     pub epochs: Vec<EpochRecord>,
-    /// Documents that are there.
+    /// Number of existing documents.
     pub documents: u64,
-    /// Documents that are deleted.
+    /// Number of deleted documents.
     pub deleted: u64,
-    /// Changes that are not folded.
+    /// Changes of the tails, which are not compacted.
     pub tail_changes: u64,
     /// Their bytes.
     pub tail_bytes: u64,
-    /// Changes that are folded.
+    /// Changes that snapshots stand for.
     pub folded_changes: u64,
-    /// Snapshots that stand in the log.
+    /// Current snapshots in the log.
     pub snapshots: u64,
     /// Their bytes.
     pub snapshot_bytes: u64,
-    /// Documents whose tail is worth a fold.
+    /// Documents whose compaction is due.
     pub folds_due: u64,
-    /// Documents whose last fold failed.
+    /// Documents whose last compaction failed.
     pub folds_failed: u64,
-    /// Documents of which something waits to be deleted.
+    /// Documents with rows that wait for deletion.
     pub to_prune: u64,
 }
 
-/// What there is of a document.
+/// The contents of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentReport {
     /// Its id.
     pub document: DocumentId,
     /// Its heads, ascending.
     pub heads: Vec<ChangeHash>,
-    /// Where its tombstone is, if it is deleted.
+    /// The offset of its tombstone, if it is deleted.
     pub deleted_at: Option<Offset>,
-    /// Changes that are not folded.
+    /// Changes of the tail, which are not compacted.
     pub tail_changes: u64,
     /// Their bytes.
     pub tail_bytes: u64,
     /// The offsets of the tail's first and last change.
     pub tail: Option<(Offset, Offset)>,
-    /// Changes that are folded.
+    /// Changes that the snapshot stands for.
     pub folded_changes: u64,
     /// The snapshot that stands for them.
     pub snapshot: Option<SnapshotReport>,
-    /// How many actors have changes.
+    /// The number of actors with changes.
     pub actors: u64,
-    /// Whether its tail is worth a fold.
+    /// Whether compaction is due.
     pub fold_due: bool,
-    /// The version of the software with which the last fold failed, and why.
+    /// The software version with which the last compaction failed, and the reason.
     pub fold_failure: Option<(String, String)>,
 }
 
-/// A snapshot that stands in the log.
+/// A current snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotReport {
     /// SHA-256 of its bytes.
     pub hash: [u8; 32],
-    /// Where it stands.
+    /// Its offset.
     pub offset: Offset,
-    /// Its bytes.
+    /// Its size in bytes.
     pub bytes: u64,
     /// Bytes of its packed index.
     pub index_bytes: u64,
 }
 
 impl SqliteStore {
-    /// Looks into the store.
+    /// An inspection of this store, beside its own connections.
     pub fn inspection(&self) -> Inspection {
         Inspection { db: self.database().clone() }
     }
 }
 
 impl Inspection {
-    /// Opens the store in a data folder to read, also beside the relay that uses it. A store of an
-    /// older version is refused: the relay migrates it when it starts.
+    /// Opens the store in a data folder read-only, also beside the relay that uses it. Rejects a store of an
+    /// older version: the relay migrates it when it starts.
     pub fn open(folder: &Path) -> Result<Self, OpenStoreError> {
         Self::open_file(&folder.join(FILE))
     }
 
-    /// The same of a copy, whatever its name.
+    /// As [`Inspection::open`], for a copy with any file name.
     pub fn open_file(file: &Path) -> Result<Self, OpenStoreError> {
         let options = Options { readers: 1, ..Options::default() };
         Ok(Self { db: Database::open_read_only(file, &SCHEMA, options)? })
     }
 
-    /// How the write-ahead log is damaged with which a stopped relay left its store.
+    /// The damage of the write-ahead log of a stopped relay, if any.
     pub fn wal_finding(folder: &Path) -> Option<Finding> {
         let look = || landfall_storage::wal_damage(&folder.join(FILE)).ok().flatten();
-        // Beside a relay that writes it, one look may see half of a commit; two see another half.
+        // A running relay may be in the middle of a commit during one look: only damage that two looks find
+        // alike counts.
         let damage = look().filter(|damage| look().as_ref() == Some(damage))?;
         let damage = Damage::WriteAheadLog { what: damage.to_string() };
         Some(Finding { space: None, document: None, offset: None, damage })
     }
 
-    /// Copies the store, as it is at this moment, to a new file: in one read transaction, while
-    /// others write. The copy holds no deleted bytes.
+    /// Copies the current state of the store to a new file in one read transaction, while others write. The
+    /// copy contains no deleted bytes.
     pub fn backup_to(&self, target: &Path) -> Result<(), BackupError> {
         self.db.backup_to(target)
     }
 
-    /// What there is.
+    /// The contents of the store.
     pub fn store(&self) -> Result<StoreReport, StoreError> {
         let bytes = self.db.size_bytes();
         let bytes =
@@ -161,7 +162,7 @@ impl Inspection {
         })
     }
 
-    /// Documents of a space by their ids, from behind one on, at most so many.
+    /// At most `most` documents of a space in the order of their ids, behind a given id.
     pub fn documents(
         &self,
         space: &SpaceName,
@@ -191,7 +192,7 @@ impl Inspection {
         })
     }
 
-    /// The actors of a document, each with its last sequence number, by their ids.
+    /// The actors of a document, each with its last sequence number, in the order of their ids.
     pub fn actors(
         &self,
         space: &SpaceName,
@@ -222,7 +223,7 @@ impl Inspection {
     }
 }
 
-/// A space's name as it stands in its row.
+/// Reads a space's name from its row.
 pub(super) fn name(text: String) -> rusqlite::Result<SpaceName> {
     SpaceName::try_from(text).map_err(|_| broken("a space's name is impossible"))
 }

@@ -1,4 +1,4 @@
-//! The embedded store: one SQLite file in the relay's data folder.
+//! The embedded store: one SQLite file in the relay's data folder. It must not know frames or sessions.
 
 use std::io;
 use std::path::Path;
@@ -42,19 +42,19 @@ pub(super) const FILE: &str = "relay.db";
 pub struct SqliteStore {
     db: Database,
     upstream: Upstream,
-    /// The hub's own connection, so that admission never waits for those who catch up.
+    /// The hub's own connection, so that admission never waits for sessions that catch up.
     admission: Mutex<Option<Reader>>,
     indexes: IndexCache,
     sums: SnapshotSums,
     buckets: CheckedBuckets,
-    /// The logs whose indexes were counted.
+    /// The logs whose indexes were checked.
     logs: CheckedBuckets,
-    /// What was found wrong.
+    /// The damage that reads have found.
     found: Arc<Recorder>,
 }
 
 impl SqliteStore {
-    /// Opens the store in a data folder; makes both if need be.
+    /// Opens the store in a data folder; creates both if missing.
     pub fn open(folder: &Path) -> Result<Self, OpenStoreError> {
         let refused = |source| OpenStoreError::Folder { path: folder.to_owned(), source };
         make_folder(folder).map_err(refused)?;
@@ -76,18 +76,18 @@ impl SqliteStore {
         let (sums, buckets, logs) = Default::default();
         let store = Self { db, upstream, admission, indexes, sums, buckets, logs, found };
         store.take_up_condition();
-        // An error is noted: what is not damaged is served all the same.
+        // The error is recorded: intact spaces are served all the same.
         let _ = store.read("look for its spaces", checked::spaces);
         Ok(store)
     }
 
-    /// Copies the store, as it is at this moment, to a new file, while it is in use. The copy
-    /// holds no deleted bytes.
+    /// Copies the current state of the store to a new file, while it is in use. The copy contains no deleted
+    /// bytes.
     pub fn backup_to(&self, target: &Path) -> Result<(), BackupError> {
         self.db.backup_to(target)
     }
 
-    /// Bytes that the store takes on the disk, its write-ahead log included.
+    /// The store's size on disk in bytes, including the write-ahead log.
     pub fn size_bytes(&self) -> Result<u64, StoreError> {
         self.db.size_bytes().map_err(|error| StoreError::new("tell its size", error.class(), error))
     }
@@ -114,7 +114,7 @@ impl SqliteStore {
         written.map(|done| done.value).map_err(|error| StoreError::of_write(what, error))
     }
 
-    /// Takes a packed index into memory.
+    /// Caches a packed index in memory.
     fn keep_index(
         &self,
         what: &'static str,
@@ -129,7 +129,7 @@ impl SqliteStore {
         })
     }
 
-    /// Notes documents that were passed over since they cannot be read.
+    /// Records documents that were skipped because they cannot be read.
     fn note_passed(&self, what: &'static str, passed: Vec<Passed>) {
         for (space, document, error) in passed {
             let asked = match (&space, &document) {
@@ -140,7 +140,7 @@ impl SqliteStore {
         }
     }
 
-    /// Notes what a read found damaged and passed over.
+    /// Records damage that a read found and skipped.
     fn note_damage(&self, asked: Asked<'_>, damage: Vec<log::Damage>) {
         for (document, error) in damage {
             let error = StoreError::of_sqlite(asked.what, error);
@@ -155,7 +155,7 @@ impl SqliteStore {
         }
     }
 
-    /// Reads with the connection that is kept for admission.
+    /// Reads with the connection that is reserved for admission.
     fn read_for_hub<T>(
         &self,
         space: &SpaceName,
@@ -183,7 +183,7 @@ impl SqliteStore {
     }
 }
 
-/// Makes the folder for its owner only. One that exists keeps its mode: it may be shared on
+/// Creates the folder with access for its owner only. An existing one keeps its mode: it may be shared on
 /// purpose, and the files in it are private anyway.
 pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
@@ -193,7 +193,7 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-/// Reads the relay's identity, or draws it for a new store.
+/// Reads the relay's identity, or draws one for a new store.
 fn identity(db: &Database) -> Result<Upstream, OpenStoreError> {
     let find = "SELECT upstream FROM meta WHERE id = 1";
     let found =
@@ -212,7 +212,7 @@ fn identity(db: &Database) -> Result<Upstream, OpenStoreError> {
     Ok(Upstream::from_bytes(bytes))
 }
 
-/// Finishes what the migration from version 1 begins.
+/// Completes the migration from version 1.
 fn fill_in(db: &Database) -> Result<(), OpenStoreError> {
     let what = "fill in what a migration left open";
     let failed = |error| OpenStoreError::Migration(StoreError::of_write(what, error));
@@ -234,7 +234,7 @@ impl LogStore for SqliteStore {
     }
 
     fn open_space(&self, space: &SpaceName) -> Result<Lineage, StoreError> {
-        // The hub waits for it: never behind what sessions read.
+        // The hub waits for this read, so it must not queue behind reads of sessions.
         self.read_for_hub(space, "read a space's lineage", |conn| log::lineage(conn, space))
     }
 
@@ -268,7 +268,7 @@ impl LogStore for SqliteStore {
         partial: Option<Partial>,
     ) -> Result<Option<Chunk>, StoreError> {
         let asked = Asked::of_space("read a piece of a log", space);
-        // Once, and whatever comes of it: the error is noted, and what can be read is served.
+        // Checked once per log, whatever the outcome: an error is recorded, and readable entries are served.
         let _ = self.read(asked, |conn| match documents::space_row(conn, space)? {
             Some(row) if self.logs.is_first((row, 0)) => checked::log(conn, row),
             _ => Ok(()),
@@ -283,7 +283,7 @@ impl LogStore for SqliteStore {
 
     fn append(&self, commit: Arc<Commit>, done: Done) {
         let what = "append to a log";
-        // Which document the commit failed at.
+        // The document at which the commit failed.
         let failed_at = Arc::new(Mutex::new(None));
         let (note_at, found, space) =
             (Arc::clone(&failed_at), Arc::clone(&self.found), commit.space.clone());
@@ -292,7 +292,7 @@ impl LogStore for SqliteStore {
                 let error = StoreError::of_write(what, error);
                 let at = *failed_at.lock();
                 match at {
-                    // The hub tells of all others.
+                    // The hub reports all other failures.
                     _ if error.failure != StoreFailure::Damaged => error,
                     Some(document) => {
                         found.note(Asked::of_document(what, &space, &document), error)
@@ -322,7 +322,7 @@ impl LogStore for SqliteStore {
     }
 
     fn close(&self) -> Result<(), StoreError> {
-        // The store is closed whether or not there is room for it.
+        // The store is closed even if there is no room to save the condition.
         let _ = self.keep_new_condition();
         *self.admission.lock() = None;
         self.db.close().map_err(|error| StoreError::new("close cleanly", error.class(), error))
@@ -334,7 +334,7 @@ impl LogStore for SqliteStore {
         let found = self.read(asked, |conn| {
             let Some((_, found)) = documents::find(conn, space, document)? else { return Ok(None) };
             let Some(stored) = snapshots::current(conn, found.row)? else { return Ok(None) };
-            // One that is missing is as good as one that is damaged: it does not parse.
+            // A missing index is treated as a damaged one: empty bytes do not parse.
             let packed = snapshots::packed(conn, stored.row)?.unwrap_or_default();
             Ok(Some(Unloaded { key: (found.row, stored.hash), packed, stored }))
         })?;
@@ -470,7 +470,7 @@ impl LogStore for SqliteStore {
         })?;
         let Some((mut known, folded)) = found else { return Ok(Vec::new()) };
         if folded && known.len() < hashes.len() {
-            // What is folded in this moment was in the tail when that was read.
+            // A change that is compacted between the two reads was still in the tail at the first one.
             let indexes = Some(&self.indexes);
             let found = self.read(Asked::of_document(what, space, document), |conn| {
                 repo::folded(conn, space, document, indexes)
@@ -555,7 +555,7 @@ impl LogStore for SqliteStore {
     fn fold_read(&self, task: &FoldTask, sink: &mut FoldSink<'_>) -> Result<bool, StoreError> {
         let mut after = None;
         loop {
-            // The sink may wait for a child process: no read is open meanwhile.
+            // The sink may wait for a child process, so no read transaction is open while it runs.
             let batch = self.read(
                 Asked::of_document("read what is folded", &task.space, &task.document),
                 |conn| folding::batch(conn, task, after),
@@ -635,7 +635,8 @@ impl LogStore for SqliteStore {
         document: &DocumentId,
         after: Option<Offset>,
     ) -> Result<Examined, StoreError> {
-        // Not noted: that it is damaged is known, and how often reads meet it says whether it is still.
+        // Bypasses the recorder: the damage is already known, and the recorder counts reads by clients to
+        // determine whether it persists.
         let what = "examine a document";
         let examined = self.db.read(|conn| mending::examine(conn, space, document, after));
         examined.map_err(|error| StoreError::of_read(what, error))

@@ -1,5 +1,5 @@
-//! What a container file copies: no test can build one where there is no container engine, but a build that
-//! lacks a crate, or copies what is not there, is seen here.
+//! Checks what a container file copies: without a container engine no test can build the image, but this rule
+//! finds a missing crate, or a source that does not exist.
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::packages::{self, Package, sample_member};
@@ -7,7 +7,7 @@ use super::tree::Tree;
 
 const IGNORED: &str = ".dockerignore";
 
-/// Sources that do not exist, and files of the workspace that the build does not get.
+/// Finds sources that do not exist, and workspace files that the build lacks.
 fn copies(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let ignored: Vec<&str> = tree.text(IGNORED).unwrap_or_default().lines().collect();
@@ -48,7 +48,7 @@ fn copies(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     findings
 }
 
-/// What a container file copies from its context, with the lines.
+/// The sources that a container file copies from its context, with their lines.
 fn sources(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let copies = text.lines().zip(1..).filter_map(|(line, number)| {
         let words = line.strip_prefix("COPY ").or_else(|| line.strip_prefix("ADD "))?;
@@ -65,8 +65,8 @@ fn is_within(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// A pattern is a path from the root, or with `**/` before it one from anywhere. A `*` in a name, or a `!`,
-/// is taken to match everything: the rule is to be taught it first.
+/// A pattern is a path from the root, or from anywhere with `**/` before it. A pattern with another `*`, or
+/// with a `!`, counts as matching everything, so it fails until this rule supports it.
 fn is_ignored(path: &str, pattern: &str) -> bool {
     let pattern = pattern.trim().trim_matches('/');
     let anywhere = pattern.strip_prefix("**/");

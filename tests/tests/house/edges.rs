@@ -1,11 +1,11 @@
-//! Who may know whom: the edges between this workspace's crates, and what the protocol must not use.
+//! The allowed dependencies between this workspace's crates, and those that the protocol must not have.
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::packages::{self, Package, sample_member};
 use super::tree::Tree;
 
-/// A crate, and the crates of this workspace that it may depend on, for any purpose.
-/// `landfall-tests` may use all of them, so it is not listed; nobody may use `landfall-demo`.
+/// A crate, and the workspace crates on which it may depend, for any purpose. `landfall-tests` may use all of
+/// them, so it is not listed; no other crate may use `landfall-demo`.
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("landfall-protocol", &[]),
     ("landfall-storage", &[]),
@@ -18,7 +18,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
 ];
 const TESTS: &str = "landfall-tests";
 
-/// What would bring I/O, clocks or randomness into the protocol.
+/// Crates that would bring I/O, clocks or randomness into the protocol.
 const PROTOCOL_NEVER: &[&str] = &["tokio", "rusqlite", "rand", "getrandom", "chrono"];
 
 fn between_crates(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
@@ -60,7 +60,7 @@ fn of_the_protocol(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     findings
 }
 
-/// What the derive macros write must need no dependency but `landfall`, and this program shows it.
+/// The output of the derive macros must need no dependency but `landfall`; this program proves it.
 fn of_the_todo_list(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     let todo = packages::members(packages).filter(|(package, _)| package.name == "landfall-todo");
     let others = todo.flat_map(|(package, manifest)| {

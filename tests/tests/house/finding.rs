@@ -1,4 +1,4 @@
-//! What a rule reports, and how a list of reports becomes a failed test.
+//! The findings that a rule reports, and how they become a failed test.
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ pub(crate) fn assert_none(mut findings: Vec<Finding>) {
     assert!(findings.is_empty(), "{} broken house rule(s):\n{}", list.len(), list.join("\n"));
 }
 
-/// For the tests of the rules: exactly these `path:line` are found, in this order.
+/// For the tests of the rules: asserts that exactly these `path:line` are found, in this order.
 #[track_caller]
 pub(crate) fn assert_found(mut findings: Vec<Finding>, expected: &[&str]) {
     findings.sort();

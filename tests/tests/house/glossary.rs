@@ -1,5 +1,5 @@
-//! The glossary's last column: words that the handbook's pages do not use, since another one stands for
-//! the idea. Those in marks of code are looked for; those in italics mean something else somewhere.
+//! The glossary's last column: words that the handbook's pages must not use, since the glossary has another
+//! word for the idea. The rule looks for words in code type; words in italics are also used for other things.
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::markdown::{prose, without_code};
@@ -7,10 +7,10 @@ use super::tree::Tree;
 
 const GLOSSARY: &str = "docs/glossary.md";
 
-/// Fewer would mean that the table has another form than the one that is read here.
+/// With fewer words, the table has a format that this rule does not parse.
 const FEWEST: usize = 40;
 
-/// Each word that is not used, with the one that is.
+/// Each banned word, with its replacement.
 fn unused(glossary: &str) -> Vec<(String, String)> {
     let mut words = Vec::new();
     for (_, line) in prose(glossary) {
@@ -22,14 +22,14 @@ fn unused(glossary: &str) -> Vec<(String, String)> {
     words
 }
 
-/// Pages that say how things are; decisions and the changelog say how they were.
+/// Pages that describe the present; decisions and the changelog describe the past.
 fn is_page(path: &str) -> bool {
     let in_docs = path.strip_prefix("docs/").is_some_and(|name| !name.contains('/'));
     let is_of_root = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].contains(&path);
     path != GLOSSARY && (in_docs || is_of_root)
 }
 
-/// Whether a line has a word, or several in a row, also in the plural.
+/// Whether a line contains a word or phrase, also in the plural.
 fn has(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, found)| {
         let is_letter = |c: char| c.is_alphanumeric() || c == '_';

@@ -1,4 +1,4 @@
-//! What the project may be built from: licences that we can ship under, and crates that we refuse.
+//! The allowed dependencies: licences under which we can ship, and banned crates.
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::packages::{self, Package, sample, sample_member};
@@ -22,7 +22,7 @@ const ALLOWED: &[&str] = &[
     "Zlib",
 ];
 
-/// Never in the graph, however deep: name, the only version that is let in, and what to use.
+/// Banned from the whole dependency graph: name, the only allowed version, and the alternative.
 const BANNED: &[(&str, &str, &str)] = &[
     ("openssl", "", "use rustls"),
     ("openssl-sys", "", "use rustls"),
@@ -32,14 +32,14 @@ const BANNED: &[(&str, &str, &str)] = &[
     ("bincode", "2.0.1", "keep to 2.0.1: see docs/decisions/0002-bincode-behind-our-codec.md"),
 ];
 
-/// Not asked for by our own manifests.
+/// Banned as direct dependencies of our manifests.
 const BANNED_DIRECT: &[(&str, &str)] = &[
     ("chrono", "use `std::time`, and format at the edge"),
     ("lazy_static", "use `std::sync::LazyLock`"),
 ];
 
-/// Whether an SPDX expression can be satisfied with allowed licences alone. `/` is the old way to
-/// write `OR`; an exception after `WITH` only ever gives more rights.
+/// Whether an SPDX expression can be satisfied with allowed licences alone. `/` is the old form of `OR`; an
+/// exception after `WITH` only grants more rights.
 fn is_allowed(expression: &str) -> bool {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let mut words = spaced.split_whitespace().peekable();

@@ -1,13 +1,14 @@
-//! What the manifests must say: the workspace's lints everywhere, and automerge pinned exactly.
+//! Checks the manifests: the workspace's lints everywhere, and automerge pinned exactly.
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::packages::{self, Package, sample_member};
 use super::tree::Tree;
 
-/// automerge makes breaking minors, and its bytes are our bytes: a new one is a decision.
+/// automerge makes breaking minor releases, and its encoding is part of our formats: each upgrade is a
+/// decision.
 const AUTOMERGE: &str = "=0.12.0";
 
-/// Documented public items and all other lints come from the root: `clippy -D warnings` holds them.
+/// The root manifest sets documented public items and all other lints: `clippy -D warnings` enforces them.
 fn lints(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     let inherits = |manifest: &str| {
         let lines = manifest.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -1,6 +1,6 @@
-//! The little of Markdown that the rules need: lines that are prose, their links, and headings.
+//! The subset of Markdown that the rules need: lines of prose, their links, and headings.
 
-/// The lines of prose with their numbers: fenced code is left out.
+/// The lines of prose with their numbers, without fenced code.
 pub(crate) fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut fence: Option<&str> = None;
     text.lines().zip(1..).filter_map(move |(line, number)| {
@@ -40,12 +40,12 @@ pub(crate) fn links(text: &str) -> Vec<(usize, String)> {
     links
 }
 
-/// A line without what stands in marks of code.
+/// A line without its inline code.
 pub(crate) fn without_code(line: &str) -> String {
     let mut parts = line.split('`');
     let mut kept = parts.next().unwrap_or_default().to_owned();
     while let (Some(code), after) = (parts.next(), parts.next()) {
-        // An unpaired mark is a character like any other.
+        // An unpaired backtick is an ordinary character.
         kept.push_str(after.unwrap_or(code));
     }
     kept

@@ -1,11 +1,11 @@
-//! Rooms: who may name what. A library that does I/O is named only in the modules that perform it.
+//! Where libraries that do I/O may be named: only in the modules that perform the I/O.
 
 use std::collections::BTreeMap;
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::tree::Tree;
 
-/// Identifiers that under `within` may stand only in files whose path starts with one of `homes`.
+/// Identifiers that within `within` may occur only in files whose path starts with one of `homes`.
 struct Room {
     names: &'static [&'static str],
     within: &'static str,
@@ -61,7 +61,7 @@ fn outside_their_rooms(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// The demo carries a relay for its tour, and one module is enough to start it.
+/// The demo embeds a relay for its tour; one module suffices to start it.
 fn relay_in_the_demo(tree: &Tree) -> Vec<Finding> {
     let mut naming: BTreeMap<&str, usize> = BTreeMap::new();
     for source in tree.sources().iter().filter(|s| s.path().starts_with("client-demo/src/")) {

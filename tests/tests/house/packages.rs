@@ -1,4 +1,4 @@
-//! The packages of the resolved graph, as `cargo metadata` tells them.
+//! The packages of the resolved graph, from `cargo metadata`.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::tree::{self, Tree};
 
-/// One package: of this workspace, or what it is built from.
+/// One package: a member of this workspace, or a dependency.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Package {
     pub(crate) name: String,
@@ -19,7 +19,7 @@ pub(crate) struct Package {
     pub(crate) dependencies: Vec<Dependency>,
 }
 
-/// One direct dependency, as the manifest asks for it.
+/// One direct dependency, as the manifest requests it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Dependency {
     pub(crate) name: String,
@@ -42,7 +42,7 @@ pub(crate) fn members(packages: &[Package]) -> impl Iterator<Item = (&Package, &
     packages.iter().filter_map(|package| Some((package, package.manifest.as_deref()?)))
 }
 
-/// The line on which a manifest names the dependency.
+/// The line of a dependency in a manifest.
 pub(crate) fn line_of(tree: &Tree, manifest: &str, dependency: &str) -> usize {
     let lines = tree.text(manifest).unwrap_or_default().lines();
     let named = |line: &str| {
@@ -52,7 +52,7 @@ pub(crate) fn line_of(tree: &Tree, manifest: &str, dependency: &str) -> usize {
     lines.zip(1..).find(|(line, _)| named(line)).map_or(0, |(_, number)| number)
 }
 
-/// Without the network first: it is faster, and it works where there is none.
+/// Tries offline mode first: it is faster, and works without a network.
 fn metadata(root: &Path) -> Value {
     let run = |offline: &[&str]| {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| String::from("cargo"));

@@ -1,4 +1,4 @@
-//! The documents: links lead somewhere, and every decision says what would change our mind.
+//! Checks the documents: links resolve, and every decision has all its sections.
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::markdown;
@@ -23,7 +23,7 @@ fn dead_links(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// The file part of a link into the repository; nothing for a URL or a place on the same page.
+/// The file part of a link into the repository; `None` for a URL or an anchor on the same page.
 fn relative_target(target: &str) -> Option<&str> {
     let scheme = target.split_once(':').is_some_and(|(before, _)| {
         !before.is_empty() && before.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
@@ -32,7 +32,7 @@ fn relative_target(target: &str) -> Option<&str> {
     (!scheme && !target.starts_with('#') && !target.starts_with("//")).then_some(file)
 }
 
-/// The path from the root, or nothing where it leads out of the repository.
+/// The path from the root; `None` if it leads out of the repository.
 fn resolve(from: &str, target: &str) -> Option<String> {
     let mut parts: Vec<&str> = from.split('/').collect();
     parts.pop();

@@ -1,4 +1,4 @@
-//! Outside tests nothing panics on purpose, except where a written invariant says why it cannot.
+//! No deliberate panics outside tests, unless a written invariant says why they cannot happen.
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::source::Source;

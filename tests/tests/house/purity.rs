@@ -1,11 +1,11 @@
-//! The protocol decides and never performs: no clock, no thread, no order of a hash map, no output.
-//! `protocol/clippy.toml` bans the same by type; this finds it by name, in every cfg.
+//! The protocol decides and performs no I/O: no clock, no thread, no iteration order of a hash map, no
+//! output. `protocol/clippy.toml` bans these by type; this rule finds them by name, in every cfg.
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::source::Source;
 use super::tree::Tree;
 
-/// Parts of a path that must not occur, one after the other.
+/// Sequences of path segments that must not occur.
 const PATHS: &[(&[&str], &str)] = &[
     (&["time", "Instant"], "take the time as an argument"),
     (&["time", "SystemTime"], "take the time as an argument"),

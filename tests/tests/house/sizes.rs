@@ -1,12 +1,12 @@
-//! Files and functions that a reader can hold in mind, and a first line that says what a file is.
+//! Limits the size of files and functions, and requires a module comment in the first line.
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::source::Source;
 use super::tree::Tree;
 
-/// 150 to 400 is comfortable, split by idea at 500.
+/// 150 to 400 lines are comfortable; split by idea at 500.
 const FILE_LINES_MAX: usize = 800;
-/// From `fn` to the closing brace; mostly 40 or less.
+/// From `fn` to the closing brace; most have 40 or fewer.
 const FUNCTION_LINES_MAX: usize = 70;
 
 fn sizes(tree: &Tree) -> Vec<Finding> {

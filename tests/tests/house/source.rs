@@ -1,11 +1,11 @@
-//! One Rust file as the rules see it: its words with their lines (comments and literals are not
-//! words), its functions, and which of its lines are test code.
+//! One Rust file as the rules see it: its words with their lines (comments and literals are not words), its
+//! functions, and which lines are test code.
 
 use proc_macro2::{TokenStream, TokenTree};
 
 use super::survey::{self, Span, Survey};
 
-/// An identifier or a punctuation character, and the line (from 1) on which it stands.
+/// An identifier or a punctuation character, and its line (from 1).
 struct Word {
     text: String,
     line: usize,
@@ -49,7 +49,7 @@ impl Source {
         &self.lines
     }
 
-    /// Where and why the file does not parse, if it does not.
+    /// The line of a parse error and its reason, if the file does not parse.
     pub(crate) fn broken(&self) -> Option<&(usize, String)> {
         self.broken.as_ref()
     }
@@ -75,7 +75,7 @@ impl Source {
         self.all_test || self.survey.tests.iter().any(|span| span.contains(&line))
     }
 
-    /// The lines on which any of these identifiers stands, with the identifier.
+    /// The lines with any of these identifiers, and the identifier.
     pub(crate) fn names<'a>(
         &'a self,
         names: &'a [&'a str],
@@ -84,7 +84,7 @@ impl Source {
         hits.map(|word| (word.line, word.text.as_str()))
     }
 
-    /// The lines on which these words follow each other.
+    /// The lines where these words occur in sequence.
     pub(crate) fn sequence<'a>(&'a self, words: &'a [&'a str]) -> impl Iterator<Item = usize> {
         self.words
             .windows(words.len())
@@ -92,7 +92,7 @@ impl Source {
             .map(|window| window[window.len() - 1].line)
     }
 
-    /// The lines on which the macro is called.
+    /// The lines that call the macro.
     pub(crate) fn macro_calls<'a>(&'a self, name: &'a str) -> impl Iterator<Item = usize> {
         self.words
             .windows(3)
@@ -101,8 +101,8 @@ impl Source {
             .map(|w| w[0].line)
     }
 
-    /// Every path that is written, with `use` groups spelled out: `std::{fs, time::Instant}` is
-    /// `std::fs` and `std::time::Instant`.
+    /// Every path in the source, with `use` groups expanded: `std::{fs, time::Instant}` gives `std::fs` and
+    /// `std::time::Instant`.
     pub(crate) fn paths(&self) -> Vec<(Vec<&str>, usize)> {
         let mut paths = Vec::new();
         let mut at = 0;
@@ -144,8 +144,8 @@ impl Source {
         if word(at) == "as" { at + 2 } else { at }
     }
 
-    /// Whether a comment that starts with `marker` stands on the line, or directly above it or
-    /// above the statement it belongs to (attributes and further comment lines may lie between).
+    /// Whether a comment that starts with `marker` is on the line, or directly above it or above the
+    /// statement that contains it (attributes and further comment lines may lie between).
     pub(crate) fn is_excused(&self, line: usize, marker: &str) -> bool {
         let statement = self.survey.statements.iter().filter(|span| span.contains(&line));
         let start = statement.min_by_key(|span| span.end() - span.start()).map(|s| *s.start());
@@ -179,7 +179,7 @@ fn flatten(tokens: TokenStream, words: &mut Vec<Word>) {
         match level.next() {
             Some(TokenTree::Ident(ident)) => push(ident.to_string(), ident.span()),
             Some(TokenTree::Punct(punct)) => push(punct.as_char().to_string(), punct.span()),
-            // A literal is a word that equals nothing: it only parts its neighbours.
+            // A literal becomes a word that equals no identifier: it only separates its neighbours.
             Some(TokenTree::Literal(literal)) => push(String::from("\""), literal.span()),
             Some(TokenTree::Group(group)) => {
                 let (open, close) = match group.delimiter() {

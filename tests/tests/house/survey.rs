@@ -1,4 +1,4 @@
-//! Walks a parsed file once and notes functions, statements and what is compiled for tests only.
+//! Walks a parsed file once and collects functions, statements and code that is compiled for tests only.
 
 use std::ops::RangeInclusive;
 
@@ -9,16 +9,16 @@ use syn::{Attribute, Expr, Meta, Stmt};
 /// First and last line, from 1.
 pub(crate) type Span = RangeInclusive<usize>;
 
-/// What [`of`] finds in a file.
+/// The result of [`of`].
 #[derive(Default)]
 pub(crate) struct Survey {
     /// Name and lines of every function with a body.
     pub(crate) functions: Vec<(String, Span)>,
-    /// Statements that are not blocks, and constants: what a comment above them can speak for.
+    /// Statements that are not blocks, and constants: a comment above one of them can excuse it.
     pub(crate) statements: Vec<Span>,
-    /// What is compiled for tests only.
+    /// Code that is compiled for tests only.
     pub(crate) tests: Vec<Span>,
-    /// Modules for tests only that live in other files: `a/b.rs`, and `a/b/` for what is below.
+    /// Test-only modules that live in other files: `a/b.rs`, and `a/b/` for its submodules.
     pub(crate) test_modules: Vec<String>,
     /// The folder in which a module declared here would live.
     folder: String,
@@ -116,7 +116,7 @@ fn lines_of(item: &impl Spanned) -> Span {
     span.start().line..=span.end().line
 }
 
-/// Blocks are too wide to be excused as a whole: their own statements are.
+/// A comment cannot excuse a whole block, only the statements in it.
 fn is_block(statement: &Stmt) -> bool {
     match statement {
         Stmt::Local(_) | Stmt::Macro(_) => false,

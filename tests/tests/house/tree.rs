@@ -1,4 +1,4 @@
-//! The files that the repository keeps, held in memory, so that a rule can be tried on a made-up tree.
+//! The repository's files, held in memory, so that a rule can be tested on a sample tree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use super::source::Source;
 
-/// Larger files are data, not text for people; rules about words skip them.
+/// Larger files are data, not text; rules about words skip them.
 const TEXT_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
 /// The repository, or a sample of one. Paths are relative and use `/`.
@@ -24,7 +24,7 @@ impl Tree {
         &TREE
     }
 
-    /// A made-up tree for the test of a rule.
+    /// A sample tree for the test of a rule.
     pub(crate) fn sample(files: &[(&str, &str)]) -> Self {
         let texts: BTreeMap<_, _> =
             files.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect();
@@ -59,7 +59,7 @@ impl Tree {
         &self.sources
     }
 
-    /// Every text file whose path ends so, with its text.
+    /// Every text file whose path has this ending, with its text.
     pub(crate) fn texts(&self, ending: &str) -> impl Iterator<Item = (&str, &str)> {
         self.texts
             .iter()
@@ -72,7 +72,7 @@ impl Tree {
         self.texts.get(path).map(String::as_str)
     }
 
-    /// Whether a file or a folder of that path is kept.
+    /// Whether the tree has a file or a folder with that path.
     pub(crate) fn has(&self, path: &str) -> bool {
         let folder = format!("{}/", path.trim_end_matches('/'));
         path.is_empty()
@@ -80,7 +80,7 @@ impl Tree {
             || self.paths.range(folder.clone()..).next().is_some_and(|p| p.starts_with(&folder))
     }
 
-    /// The first line (from 1) of `path` that holds `needle`, or 0.
+    /// The first line (from 1) of `path` that contains `needle`, or 0.
     pub(crate) fn line_of(&self, path: &str, needle: &str) -> usize {
         let lines = self.text(path).unwrap_or_default().lines();
         lines.zip(1..).find(|(line, _)| line.contains(needle)).map_or(0, |(_, number)| number)
@@ -92,7 +92,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// Tracked files and new ones that are not ignored: a rule speaks before the commit, not after it.
+/// Tracked files and new ones that are not ignored: a rule must fail before the commit, not after it.
 fn kept_by_git(root: &Path) -> Option<BTreeSet<String>> {
     let output = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -105,7 +105,7 @@ fn kept_by_git(root: &Path) -> Option<BTreeSet<String>> {
     Some(paths.map(str::to_owned).collect())
 }
 
-/// Without git (a source archive): everything but build output and hidden folders.
+/// Without git (a source archive): everything except build output and hidden folders.
 fn found_by_walking(root: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![root.to_path_buf()];

@@ -1,11 +1,10 @@
-//! Words that must not be kept: notes to oneself, paths of one machine, tests that do not run, and
-//! waiting by the clock.
+//! Bans notes to oneself, paths of one machine, ignored tests, and tests that sleep.
 
 use super::finding::{Finding, assert_found, assert_none};
 use super::source::Source;
 use super::tree::Tree;
 
-// In pieces, so that this file keeps its own rules.
+// Written in pieces, so that this file passes its own rule.
 const NOTES: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
 const MACHINE_PATHS: &[&str] = &[concat!("/wo", "rk/")];
 const SLEEP_MARKER: &str = "// sleep:";
@@ -58,7 +57,7 @@ fn ignored_tests(tree: &Tree) -> Vec<Finding> {
         .collect()
 }
 
-/// A test that waits by the clock is slow on a fast machine and fails on a slow one.
+/// A test that sleeps is slow on a fast machine and fails on a slow one.
 fn sleeps(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in tree.sources() {
