@@ -196,9 +196,12 @@ impl Peer {
             // Opening it cost a process, and the peer would send it again and again.
             return self.fail(refusal.code, refusal.what.clone());
         }
+        // Pushes up to here were admitted without the rest, and may be rejected for lack of it.
         if let Some(document) = self.documents.get_mut(&id) {
             document.cut = self.last_push;
         }
+        // Only the first change is known to be bad. The others are pushed again, without its
+        // descendants.
         let first: Vec<ChangeHash> = rest.first().map(|change| change.hash).into_iter().collect();
         self.refuse(id, refusal.code, &first, refusal.what.clone());
         if refusal.code != Code::DELETED {

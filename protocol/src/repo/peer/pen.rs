@@ -95,6 +95,7 @@ impl Pen {
         let mut taken = BTreeSet::new();
         let mut bad = BTreeSet::new();
         let mut next = Vec::new();
+        // First the changes that wait for the arrived ones, then the new ones.
         came.iter().for_each(|hash| self.free(hash, &mut next));
         let new = new.into_iter().map(|change| Waiting { change, there: 0 });
         let all = next.into_iter().chain(new);
@@ -103,12 +104,14 @@ impl Pen {
             let mut next = vec![first];
             while let Some(Waiting { change, mut there }) = next.pop() {
                 let hash = change.hash;
+                // The change may have been deferred before: the same change may arrive twice.
                 self.take(&hash);
                 let is_bad = |hash: &ChangeHash| is_refused(hash) || bad.contains(hash);
                 if is_bad(&hash) || change.dependencies.iter().any(is_bad) {
                     bad.insert(hash);
                     sorted.refused.push(hash);
                 } else {
+                    // Resume at the dependency that was missing: those before it are present.
                     let lacked = |hash: &ChangeHash| !out.contains(hash) && !is_there(hash);
                     let rest = &change.dependencies[there..];
                     there += rest.iter().position(lacked).unwrap_or(rest.len());

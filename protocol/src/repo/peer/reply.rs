@@ -1,4 +1,4 @@
-//! What the session sends about a document, and when.
+//! The session's messages about a document, and their timing.
 //!
 //! It sends nothing while changes of the peer are being checked or pushed: once they are durable,
 //! the log's heads answer them. It answers from memory if it can, and otherwise queries the store.
@@ -26,6 +26,8 @@ enum Step {
 
 impl Document {
     fn step(&self) -> Step {
+        // The next message must announce the peer's own changes, so it waits until they are
+        // durable.
         if self.checks > 0 || self.pushes > 0 || self.planning {
             return Step::Rest;
         }
@@ -37,6 +39,8 @@ impl Document {
             Some(Standing::Absent) => &[],
             Some(Standing::Present { heads, .. }) => heads,
         };
+        // Without an open question, only new entries are sent: from memory, or from the store if the
+        // peer lacks older ones.
         let Some((_, need)) = &self.question else {
             return match (!self.has_live(), self.caught_up, self.paging) {
                 (true, ..) | (_, false, true) => Step::Rest,
@@ -44,12 +48,15 @@ impl Document {
                 (_, false, false) => Step::Ask,
             };
         };
+        // Changes needed by hash come from the store. With deferred changes, the answer also requests
+        // their dependencies.
         if !need.is_empty() || !self.pen.is_empty() {
             return Step::Ask;
         }
         if *theirs == heads {
             return Step::Settled;
         }
+        // Known heads say what the peer lacks only if it was sent everything else before.
         match self.caught_up && theirs.iter().all(|head| self.is_durable(head)) {
             true if !self.has_live() => Step::Settled,
             true => Step::Live,
@@ -272,10 +279,13 @@ impl Peer {
         (document.caught_up, document.paging) = (complete, !complete);
         let missing = document.pen.missing();
         let is_refused = |hash: &ChangeHash| document.refused.contains(hash);
+        // If common changes are lost here, the empty `have` of the plan requests everything
+        // instead.
         let mut need = if lost { Vec::new() } else { missing };
         if need.is_empty() && !lost {
             need.clone_from(&unknown);
         }
+        // A rejected change would be rejected again.
         need.retain(|hash| !is_refused(hash));
         let exact = unknown.is_empty();
         if chunks.is_empty() && exact && need.is_empty() {
@@ -283,6 +293,7 @@ impl Peer {
             return self.say_once(id, heads);
         }
         if chunks.is_empty() && !exact {
+            // A peer may announce heads that it never sends, so the requests for them are bounded.
             if document.asks == limits::REPO_ASKS || unknown.iter().all(is_refused) {
                 return self.say_once(id, heads);
             }
